@@ -1,0 +1,41 @@
+"""What every reader gives: splits of (image, label, name) records."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from segnet_jax.datasets.labels import ClassTable
+
+
+@dataclass(frozen=True)
+class Split:
+    """The records of one split in a fixed order, decoded when read.
+
+    Attributes:
+      names: one name a record, unique, without folder and extension.
+      read: index -> (image uint8 [H,W,3] RGB, label uint8 [H,W] of class ids or VOID), at the size on disk.
+      fingerprint: hex sha256 of what the records are made from; equal fingerprints mean equal records.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set ready to be read.
+
+    Attributes:
+      name: what it is, for the log and `result.json`, such as "camvid-tutorial".
+      classes: its class table.
+      splits: "train", and "val" or "test" where the data set has them.
+    """
+
+    name: str
+    classes: ClassTable
+    splits: Mapping[str, Split]

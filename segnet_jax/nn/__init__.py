@@ -1,0 +1,7 @@
+"""The network: pooling codes, SegNet, and the preprocessing of its input. Needs jax and flax alone."""
+
+from segnet_jax.nn.pooling import max_pool_with_code, unpool
+from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.nn.segnet import SegNet
+
+__all__ = ["Preprocessing", "SegNet", "max_pool_with_code", "normalise", "unpool"]

@@ -1,0 +1,45 @@
+"""From pixels to what the first convolution sees.
+
+Weights mean nothing without the preprocessing that they were trained with, so it travels with them. Everything here is
+in RGB order and in units of pixels, 0..255; weights trained on BGR have their input channels reversed when loaded.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """A mean to subtract and a standard deviation to divide by, each RGB in 0..255."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+TORCH = Preprocessing(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+"""torchvision's ImageNet weights: mean .485 .456 .406 and std .229 .224 .225 of 0..1."""
+
+CAFFE = Preprocessing(mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0))
+"""The VGG authors' weights, also as Keras ships them: mean subtracted, not scaled."""
+
+RAW = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+"""SegNet-Tutorial: 0..255 as they are."""
+
+PREPROCESSINGS = {"torch": TORCH, "caffe": CAFFE, "raw": RAW}
+
+
+def normalise(image: jax.Array, preprocessing: Preprocessing, dtype=jnp.float32) -> jax.Array:
+    """Subtracts the mean and divides by the standard deviation, in float32.
+
+    Args:
+      image: uint8 or float [B,H,W,3] RGB, 0..255.
+      preprocessing: what the network's weights expect.
+      dtype: of the result.
+
+    Returns:
+      [B,H,W,3].
+    """
+    mean, std = (jnp.array(values, jnp.float32)[None, None, None] for values in (preprocessing.mean, preprocessing.std))
+    return ((image.astype(jnp.float32) - mean) / std).astype(dtype)

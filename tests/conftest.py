@@ -1,0 +1,25 @@
+"""Eight CPU devices and strict JAX for every test."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import pathlib  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="session")
+def camvid_folder():
+    """The folder of the real CamVid frames in the tutorial layout; the test is skipped where there are none."""
+    default = pathlib.Path(__file__).parents[2] / "shared" / "camvid"
+    folder = pathlib.Path(os.environ.get("SEGNET_JAX_CAMVID", default))
+    if not (folder / "train.txt").is_file():
+        pytest.skip(f"no CamVid in {folder}: set SEGNET_JAX_CAMVID to the folder that holds train.txt")
+    return folder
