@@ -1,0 +1,251 @@
+"""From a config to the objects of a run: devices, network, optimiser, class weights, first weights, evaluation.
+
+What `train`, `evaluate` and their like share. Each function unpacks the config; nothing below it knows one.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from segnet_jax.config import Config
+from segnet_jax.datasets.choose import open_data_set, open_full_size_counts
+from segnet_jax.datasets.records import DataSet, Split
+from segnet_jax.download import cache_folder
+from segnet_jax.errors import UserError
+from segnet_jax.nn.preprocessing import PREPROCESSINGS, TORCH, Preprocessing
+from segnet_jax.nn.segnet import SegNet
+from segnet_jax.pipeline import host
+from segnet_jax.pipeline.counts import LabelCounts, count_labels
+from segnet_jax.reporting.bar import bar
+from segnet_jax.training import class_weights as rules
+from segnet_jax.training.calibration import calibrate
+from segnet_jax.training.evaluation import Evaluation, evaluate
+from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.parallel import AXIS, Devices, choose_devices, parallel_eval_step, prefetch, replicate
+from segnet_jax.training.precision import DTYPES
+from segnet_jax.training.state import init_variables
+from segnet_jax.training.steps import eval_step
+from segnet_jax.weights.vgg import VGG
+
+NUM_PICTURES = 6
+CALIBRATION_IMAGES = 64  # enough for the statistics of a pretrained encoder to settle
+
+
+def start_devices(config: Config) -> Devices:
+    """Chooses the devices; to be called before anything else asks JAX for one."""
+    if config.fake_devices:
+        flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
+        jax.config.update("jax_platforms", "cpu")
+    return choose_devices(config.devices)
+
+
+def check_init(config: Config) -> None:
+    """Refuses, before anything is read or compiled, first weights that cannot fit the network.
+
+    Raises:
+      UserError: for a width other than the published one.
+    """
+    if config.init != "none" and config.width != 1:
+        raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
+    if config.init in ("vgg16", "vgg16_bn", "vgg19") and not config.init.startswith(config.encoder):
+        raise UserError(f"--init {config.init} does not fit --encoder {config.encoder}")
+
+
+def open_data(config: Config) -> DataSet:
+    """Opens the data set, which must have something to train and something to score."""
+    data_set = open_data_set(
+        config.data,
+        split_rule=config.split_rule,
+        image_size=config.image_size,
+        seed=config.seed,
+        num_train=config.scenes[0],
+        num_val=config.scenes[1],
+    )
+    if not data_set.splits.get("train"):
+        raise UserError(f"the training list of {config.data} is empty: nothing to train on")
+    validation_split(data_set)
+    return data_set
+
+
+def validation_split(data_set: DataSet) -> str:
+    """Which split is scored during training: "val", or "test" where a protocol has no validation split."""
+    for name in ("val", "test"):
+        if data_set.splits.get(name):
+            return name
+    raise UserError(f"{data_set.name} has neither validation nor test images: nothing could be scored")
+
+
+def build_model(config: Config, num_classes: int, precision: str) -> SegNet:
+    """The network that a config describes."""
+    return SegNet(
+        num_classes=num_classes,
+        encoder=config.encoder,
+        depth=config.depth,
+        width=config.width,
+        pooling=config.pooling,
+        conv_bias=config.conv_bias,
+        final_batch_norm=config.final_batch_norm,
+        batch_norm_momentum=config.batch_norm_momentum,
+        batch_norm_epsilon=config.batch_norm_epsilon,
+        sync_axis=AXIS if config.sync_batch_norm else None,
+        dtype=DTYPES[precision],
+    )
+
+
+def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser and the course of its learning rate."""
+    schedule = learning_rate_schedule(
+        config.schedule,
+        peak=config.learning_rate,
+        total_steps=config.epochs * steps_per_epoch,
+        warmup_steps=round(config.warmup_epochs * steps_per_epoch),
+        drop_every=config.step_epochs * steps_per_epoch,
+        drop_factor=config.step_factor,
+        power=config.poly_power,
+    )
+    return sgd(schedule, config.momentum, config.weight_decay), schedule
+
+
+def load_class_weights(config: Config, data_set: DataSet, say: Callable[[str], None]) -> np.ndarray:
+    """The weight of each class in the loss, float32 [C], by the config's rule; counts labels where that needs it."""
+    num_classes = len(data_set.classes)
+    if config.class_weights == "none":
+        return np.ones(num_classes, np.float32)
+    if config.class_weights == "caffe":
+        if num_classes != len(rules.CAFFE_CAMVID):
+            raise UserError(f"--class-weights caffe is for CamVid's 11 classes, {config.data} has {num_classes}")
+        say(
+            "warning: --class-weights caffe: the published SignSymbol weight, 9.6446, does not follow from the labels, "
+            "which give 3.85"
+        )
+        return np.array(rules.CAFFE_CAMVID, np.float32)
+    if config.class_weights == "matlab":
+        counts = _count_everything(config, data_set, say)
+    else:
+        counts = _count(data_set.splits["train"], num_classes)
+    for class_id in np.flatnonzero(counts.pixels == 0):
+        say(f"warning: {data_set.classes.names[class_id]} has 0 labelled pixels: its weight is 0")
+    if config.class_weights == "auto-global":
+        return rules.global_frequency_weights(counts.pixels, counts.total)
+    return rules.present_frequency_weights(counts.pixels, counts.image_pixels)
+
+
+def _count(split: Split, num_classes: int) -> LabelCounts:
+    with bar("counting labels", len(split)) as advance:
+        return count_labels(split, num_classes, cache_folder(), advance)
+
+
+def _count_everything(config: Config, data_set: DataSet, say: Callable[[str], None]) -> LabelCounts:
+    """Counts all splits, at full size where the data set still knows it: what MATLAB's example does, test included."""
+    num_classes = len(data_set.classes)
+    full_size = open_full_size_counts(config.data)
+    if full_size is None:
+        say(f"class weights are counted on {', '.join(data_set.splits)} at the size on disk")
+        return sum(
+            (_count(split, num_classes) for split in data_set.splits.values()),
+            start=LabelCounts(np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64), 0),
+        )
+    pixels = np.stack(list(full_size.values()))  # [frames, classes and void]
+    sizes = pixels.sum(axis=1, keepdims=True)
+    present = pixels[:, :num_classes] > 0
+    return LabelCounts(pixels[:, :num_classes].sum(axis=0), (present * sizes).sum(axis=0), int(sizes.sum()))
+
+
+def read_first_weights(config: Config) -> VGG | None:
+    """Reads the encoder that `--init` names, fetching it if need be; None for "none"."""
+    if config.init == "none":
+        return None
+    from segnet_jax.weights.load import read_vgg
+    from segnet_jax.weights.published import obtain
+
+    return read_vgg(obtain(config.init, cache_folder()), config.encoder)
+
+
+def choose_preprocessing(config: Config, vgg: VGG | None) -> Preprocessing:
+    """What is done to pixels: as the config says, else as the weights were trained."""
+    if config.preprocessing != "auto":
+        return PREPROCESSINGS[config.preprocessing]
+    return vgg.preprocessing if vgg else TORCH
+
+
+def first_variables(
+    config: Config,
+    model: SegNet,
+    vgg: VGG | None,
+    preprocessing: Preprocessing,
+    batches_of: Callable[[range], Iterator[host.Batch]],
+    devices: Devices,
+) -> dict:
+    """Draws the first parameters and puts the trained encoder among them.
+
+    BatchNorm's statistics, of which a plain VGG knows nothing, are then taken from some training images.
+    """
+    variables = init_variables(model, config.seed)
+    if vgg is None:
+        return variables
+    from segnet_jax.weights.insert import insert_encoder
+
+    params, batch_stats = insert_encoder(
+        variables["params"],
+        variables["batch_stats"],
+        vgg,
+        conv_bias=config.conv_bias,
+        batch_norm_epsilon=config.batch_norm_epsilon,
+    )
+    variables = {"params": params, "batch_stats": batch_stats}
+    num_batches = -(-CALIBRATION_IMAGES // (devices.total * config.batch_size_per_device * config.accumulate))
+    with bar("calibrating BatchNorm", num_batches) as advance:
+        batches = prefetch(batches_of(range(num_batches)), devices)
+        batch_stats = calibrate(model, replicate(variables, devices), batches, preprocessing, devices, advance)
+    return {"params": params, "batch_stats": batch_stats}
+
+
+def device_share(devices: Devices, batch_size_per_device: int) -> host.Share:
+    """This process's part of each global batch."""
+    return host.Share(devices.total, devices.first, len(devices.local), batch_size_per_device)
+
+
+def read_ahead(split: Split, config: Config, doing: str) -> host.Read:
+    """Decodes a split at the config's image size."""
+    with bar(doing, len(split)) as advance:
+        return host.decoded(split, *config.image_size, on_record=advance)
+
+
+def picture_indices(num_samples: int) -> list[int]:
+    """The records that are drawn at each evaluation: six, evenly spread."""
+    return sorted({round(place) for place in np.linspace(0, num_samples - 1, NUM_PICTURES)})
+
+
+def build_evaluator(
+    read: host.Read,
+    num_samples: int,
+    model: SegNet,
+    class_weights: np.ndarray,
+    preprocessing: Preprocessing,
+    devices: Devices,
+    batch_size_per_device: int,
+) -> Callable[..., Evaluation | None]:
+    """Returns a function (variables, should_stop) -> Evaluation of a whole split, compiled once."""
+    step = parallel_eval_step(
+        partial(eval_step, model=model, class_weights=jnp.asarray(class_weights), preprocessing=preprocessing), devices
+    )
+    share = device_share(devices, batch_size_per_device)
+
+    def run(variables: dict, should_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
+        num_steps = host.num_evaluation_steps(num_samples, share)
+        return evaluate(
+            step,
+            variables,
+            prefetch(host.evaluation_batches(read, num_samples, share), devices),
+            [host.evaluation_indices(num_samples, share, number) for number in range(num_steps)],
+            wanted=picture_indices(num_samples),
+            should_stop=should_stop,
+        )
+
+    return run

@@ -1,0 +1,218 @@
+"""One training run as one frozen dataclass, and its TOML form.
+
+The order of precedence: the defaults below, the named protocol, the config file, the flags.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import pathlib
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Literal
+
+from segnet_jax.errors import UserError
+
+FREE = {"free": True}  # metadata of what may differ when a run is resumed: it does not change the experiment
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run.
+
+    The defaults are those of the 2018 MATLAB example where it says something: SGD with momentum, 100 epochs, four
+    images a device, flips and shifts. Protocols and experiments write down their differences.
+    """
+
+    protocol: str = ""  # named recipe that the other fields start from: demo, camvid-tutorial, camvid-matlab-2018
+
+    # data
+    data: str = "camvid"  # a folder, "camvid" (what prepare made), or "synthetic" (rendered street scenes)
+    split_rule: Literal["tutorial", "matlab"] = "tutorial"  # 367/101/233 by name, or 60/40 of all 701 frames
+    scenes: tuple[int, int] = (240, 60)  # training and validation scenes to render for --data synthetic
+    image_size: tuple[int, int] = (360, 480)  # height and width that images and labels are resized to
+    flip: bool = True  # reflect left/right with probability 1/2
+    shift: int = 10  # largest shift in x and y, pixels; shifted-in pixels are 0 and void
+
+    # network
+    encoder: Literal["vgg16", "vgg19"] = "vgg16"  # whose convolutions SegNet goes down and up
+    depth: int = 5  # encoder stages, 1 to 5
+    width: float = 1.0  # factor on every hidden layer's channels
+    pooling: Literal["floor", "ceil"] = "floor"  # odd rows: dropped (MATLAB, PyTorch) or kept (Caffe)
+    conv_bias: bool = False  # a bias before each BatchNorm: published, but inert
+    final_batch_norm: bool = False  # BatchNorm and ReLU after the last convolution too
+    batch_norm_momentum: float = 0.9  # share of the old running statistics that a step keeps
+    batch_norm_epsilon: float = 1e-5  # added to the variance
+    sync_batch_norm: bool = True  # statistics over all devices, so that 8 x 4 images equal 1 x 32
+    init: str = "vgg16"  # encoder weights: vgg16, vgg16_bn, vgg19, none, or a weight file
+    preprocessing: Literal["auto", "torch", "caffe", "raw"] = "auto"  # of pixels; auto: what the weights expect
+
+    # training
+    epochs: int = 100  # passes over the training split
+    batch_size_per_device: int = field(default=4, metadata=FREE)  # images a device takes at once
+    accumulate: int = 1  # batches a device takes per step; their gradients are added up
+    learning_rate: float = 1e-3  # of SGD, at its highest
+    schedule: Literal["constant", "step", "poly", "cosine"] = "constant"  # of the learning rate, per step
+    warmup_epochs: float = 0.0  # linear rise of the learning rate at the start
+    step_epochs: int = 30  # schedule step: epochs between two drops
+    step_factor: float = 0.1  # schedule step: factor of each drop
+    poly_power: float = 0.9  # schedule poly: exponent of the remaining share of the training
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 5e-4  # L2 on convolution kernels alone
+    class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = "matlab"  # balancing rule
+    seed: int = 0  # of the first weights, the order of the images, flips and shifts
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of activations
+
+    # devices and input
+    devices: str = field(default="all", metadata=FREE)  # how many devices to train on: a number or "all"
+    fake_devices: int = field(default=0, metadata=FREE)  # pretend that the CPU is so many devices, for trying out
+    input: Literal["auto", "host"] = field(default="auto", metadata=FREE)  # where batches are made
+
+    # the run
+    run: str = field(default="", metadata=FREE)  # folder to leave; default: the next free runs/NAME-NUMBER
+    resume: bool = field(default=False, metadata=FREE)  # go on with --run where it stopped, bit for bit
+    max_steps: int = field(default=0, metadata=FREE)  # stop and save after so many steps in all; 0: never
+    evaluate_every: int = field(default=1, metadata=FREE)  # epochs between two evaluations
+    checkpoint_every: int = field(default=1, metadata=FREE)  # epochs between two checkpoints
+    keep_checkpoints: int = field(default=2, metadata=FREE)  # newest checkpoints to keep, beside the best
+    result_checkpoint: Literal["best", "last"] = "best"  # which one result.json scores; last: nothing was selected
+
+    def __post_init__(self):
+        """Refuses values outside their range, so that no mistake lives to be compiled.
+
+        Raises:
+          UserError: naming the flag, its range and the value.
+        """
+        for name, (low, high) in _RANGES.items():
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                if not (math.isfinite(value) and low <= value <= high):
+                    given = " ".join(map(str, values)) if isinstance(values, tuple) else values
+                    raise UserError(f"{_flag(name)} must be between {low:g} and {high:g}, got {given}")
+        if self.devices != "all" and not (self.devices.isdecimal() and int(self.devices) > 0):
+            raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
+        if self.resume and not self.run:
+            raise UserError("--resume needs the run to go on with: add --run FOLDER")
+
+    def to_toml(self) -> str:
+        """The experiment as TOML: every field but those of this one start (`run`, `resume`, `max_steps`)."""
+        return "".join(
+            f"{name} = {json.dumps(value, ensure_ascii=False)}\n"  # JSON of a flat value is TOML of it
+            for name, value in dataclasses.asdict(self).items()
+            if name not in ("run", "resume", "max_steps")
+        )
+
+
+_POSITIVE = 1e-12
+_RANGES = {
+    "scenes": (1, 1_000_000),
+    "image_size": (1, 16_384),
+    "shift": (0, 16_384),
+    "depth": (1, 5),
+    "width": (1e-3, 16),
+    "batch_norm_momentum": (0, 1 - 1e-6),
+    "batch_norm_epsilon": (_POSITIVE, 1),
+    "epochs": (1, 1_000_000),
+    "batch_size_per_device": (1, 65_536),
+    "accumulate": (1, 65_536),
+    "learning_rate": (_POSITIVE, 10),
+    "warmup_epochs": (0, 1_000_000),
+    "step_epochs": (1, 1_000_000),
+    "step_factor": (_POSITIVE, 1),
+    "poly_power": (_POSITIVE, 100),
+    "momentum": (0, 1 - 1e-6),
+    "weight_decay": (0, 1),
+    "seed": (0, 2**63 - 1),
+    "fake_devices": (0, 1024),
+    "max_steps": (0, 2**31 - 1),
+    "evaluate_every": (1, 1_000_000),
+    "checkpoint_every": (1, 1_000_000),
+    "keep_checkpoints": (1, 1000),
+}
+
+
+def read_config(path: pathlib.Path, base: Config) -> Config:
+    """Overrides `base` with what a TOML file says.
+
+    Raises:
+      UserError: for a file that cannot be read or is no TOML, an unknown key (with the nearest known one), a value of
+        the wrong type or out of range.
+    """
+    try:
+        if path.stat().st_size > 1_000_000:
+            raise UserError(f"{path} has {path.stat().st_size} bytes, which is no config: at most 1,000,000")
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    return override(base, values, source=str(path))
+
+
+def read_protocol(name: str, base: Config) -> Config:
+    """Overrides `base` with a named protocol.
+
+    Raises:
+      UserError: for an unknown name, listing the known ones.
+    """
+    path = resources.files("segnet_jax") / "protocols" / f"{name}.toml"
+    if name not in protocol_names():
+        raise UserError(f"unknown protocol {name!r}; known: {', '.join(protocol_names())}")
+    return override(
+        base, tomllib.loads(path.read_text(encoding="utf-8")) | {"protocol": name}, source=f"protocol {name}"
+    )
+
+
+def protocol_names() -> list[str]:
+    """Names of the protocols that ship with the package."""
+    folder = resources.files("segnet_jax") / "protocols"
+    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+
+
+def override(base: Config, values: dict[str, Any], source: str) -> Config:
+    """Replaces fields of `base` by values read from a file, checked for name and type.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    types = typing.get_type_hints(Config)
+    for key, value in values.items():
+        if key not in types:
+            near = difflib.get_close_matches(key, types, n=1)
+            raise UserError(f"unknown key {key!r} in {source}" + (f"; nearest: {near[0]}" if near else ""))
+        values = values | {key: _checked(key, value, types[key], source)}
+    return dataclasses.replace(base, **values)
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Fields of the experiment that differ: name -> (old, new). What may differ on resuming is not compared."""
+    return {
+        item.name: (getattr(old, item.name), getattr(new, item.name))
+        for item in dataclasses.fields(Config)
+        if not item.metadata.get("free") and getattr(old, item.name) != getattr(new, item.name)
+    }
+
+
+def _checked(key: str, value: Any, expected: Any, source: str) -> Any:
+    """A TOML value as the field's type."""
+    if typing.get_origin(expected) is Literal:
+        choices = typing.get_args(expected)
+        if value in choices:
+            return value
+        raise UserError(f"{key} in {source} must be one of {', '.join(choices)}, got {value!r}")
+    if typing.get_origin(expected) is tuple:
+        kinds = typing.get_args(expected)
+        if isinstance(value, list) and len(value) == len(kinds):
+            return tuple(_checked(key, item, kind, source) for item, kind in zip(value, kinds, strict=True))
+    elif expected is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is expected:  # not isinstance: a bool is no int here
+        return value
+    raise UserError(f"{key} in {source} must be {getattr(expected, '__name__', expected)}, got {value!r}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

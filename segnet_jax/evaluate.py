@@ -1,0 +1,109 @@
+"""Scores a trained run on a split: `python -m segnet_jax.evaluate --help`."""
+
+import dataclasses
+import pathlib
+import sys
+import time
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import jax
+import tyro
+
+from segnet_jax import assembly, runs
+from segnet_jax.command import run_command
+from segnet_jax.errors import UserError
+from segnet_jax.flags import parse_flags
+from segnet_jax.metrics.confusion import scores
+from segnet_jax.reporting.run_folder import atomic_write_json, result
+from segnet_jax.reporting.tables import print_table
+from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.precision import choose_precision
+from segnet_jax.training.state import create_state, init_variables
+
+DESCRIPTION = """Scores a run's checkpoint on every image of a split.
+
+Example:  python -m segnet_jax.evaluate runs/demo-1 --split val --json scores.json"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to score."""
+
+    run: Annotated[str, tyro.conf.Positional]  # folder of the run
+    split: Literal["train", "val", "test"] = "val"  # which images
+    data: str = ""  # where they are, if not where the run was trained
+    checkpoint: Literal["best", "newest"] = "best"  # of the run
+    devices: str = "all"  # how many devices: a number or "all"
+    fake_devices: int = 0  # pretend that the CPU is so many devices
+    batch_size_per_device: int = 4  # images a device takes at once; the scores do not depend on it
+    json: str = ""  # file to write the result to
+
+
+def main() -> int:
+    """The command."""
+    return evaluate(parse_flags(Options, sys.argv[1:], prog="segnet_jax.evaluate", description=DESCRIPTION))
+
+
+def evaluate(options: Options) -> int:
+    """Evaluates, prints the table, and writes the JSON if asked; returns the exit code.
+
+    Raises:
+      UserError: for a missing run or split, or data whose classes are not the run's.
+    """
+    config = dataclasses.replace(
+        runs.read_run(options.run),
+        devices=options.devices,
+        fake_devices=options.fake_devices,
+        batch_size_per_device=options.batch_size_per_device,
+        **({"data": options.data} if options.data else {}),
+    )
+    devices = assembly.start_devices(config)
+    precision = choose_precision(config.precision, devices.local[0])
+    data_set = assembly.open_data(config)
+    split = data_set.splits.get(options.split)
+    if not split:
+        raise UserError(f"{data_set.name} has no {options.split} images, only {', '.join(data_set.splits)}")
+    with Checkpoints(pathlib.Path(options.run) / "checkpoints", devices) as checkpoints:
+        meta = checkpoints.read_meta(options.checkpoint)
+        if meta["classes"] != list(data_set.classes.names):
+            raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")
+        model = assembly.build_model(config, len(data_set.classes), precision)
+        optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
+        like = jax.eval_shape(lambda: create_state(init_variables(model, config.seed), optimizer, precision))
+        state = checkpoints.restore(options.checkpoint, like)
+    class_weights = assembly.load_class_weights(config, data_set, say=lambda _: None)
+    score = assembly.build_evaluator(
+        assembly.read_ahead(split, config, f"reading {options.split} images"),
+        len(split),
+        model,
+        class_weights,
+        runs.preprocessing_of(meta),
+        devices,
+        config.batch_size_per_device,
+    )
+    start = time.monotonic()
+    found = score(state.variables)
+    seconds = time.monotonic() - start
+    if devices.is_writer:
+        print_table(scores(found.confusion), data_set.classes)
+        print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
+    if devices.is_writer and options.json:
+        summary = result(
+            scores(found.confusion),
+            data_set.classes,
+            protocol=config.protocol or "custom",
+            split=options.split,
+            num_images=len(split),
+            seconds=seconds,
+            images_per_second=len(split) / seconds,
+            device=str(devices),
+            seed=config.seed,
+        )
+        extra = {"checkpoint": options.checkpoint, "step": meta["step"], "loss": found.loss, "precision": precision}
+        atomic_write_json(options.json, summary | extra | {"confusion": found.confusion})
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,84 @@
+"""From the command line to a config: defaults, protocol, config file and flags on top of one another."""
+
+import argparse
+import contextlib
+import io
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+from segnet_jax.config import Config, differences, read_config, read_protocol
+from segnet_jax.errors import UserError
+from segnet_jax.runs import read_run
+
+T = TypeVar("T")
+
+
+def parse_config(args: Sequence[str], *, prog: str, description: str) -> Config:
+    """Reads a training's config from flags.
+
+    With `--resume` the resumed run's config takes the place of the defaults, and nothing that makes the experiment may
+    differ from it.
+
+    Raises:
+      UserError: for whatever is wrong in the flags or the files that they name, or for a changed experiment.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--protocol", default="")
+    first.add_argument("--config", default="")
+    try:
+        base, flags = first.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from None
+    run = _resumed_run(flags)
+    old = read_run(run) if run else None
+    config = old or Config()
+    if base.protocol:
+        config = read_protocol(base.protocol, config)
+    if base.config:
+        config = read_config(pathlib.Path(base.config), config)
+    config = parse_flags(Config, flags, default=config, prog=prog, description=description)
+    if old and (changed := differences(old, config)):
+        changes = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changed.items())
+        raise UserError(f"{run} is another experiment: {changes}; leave these out, or start a new --run")
+    return config
+
+
+def _resumed_run(flags: Sequence[str]) -> str:
+    """The run that is to be resumed, or nothing."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--run", nargs="?", default="")
+    first.add_argument("--resume", action="store_true")
+    found, _ = first.parse_known_args(flags)
+    return found.run if found.resume and found.run else ""
+
+
+def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None, prog: str, description: str) -> T:
+    """Reads flags into a dataclass with tyro; `--help` prints and leaves.
+
+    Raises:
+      UserError: for a flag that is unknown or has a wrong value, in one line.
+    """
+    import tyro
+
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            return tyro.cli(kind, args=list(args), prog=f"python -m {prog}", description=description, default=default)
+    except SystemExit as exit_:
+        if not exit_.code:  # --help
+            print(printed.getvalue(), end="")
+            raise
+        raise UserError(f"{_message(printed.getvalue())} (see python -m {prog} --help)") from None
+
+
+def _message(box: str) -> str:
+    """What tyro's error box says, as one line."""
+    lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:-1]]
+    rules = [number for number, line in enumerate(lines) if line and set(line) == {"─"}]
+    message = " ".join(lines[: rules[0]] if rules else lines)
+    if "Perhaps you meant:" in lines:
+        nearest = next((line.split()[0] for line in lines[rules[0] + 1 :] if line.startswith("--")), "")
+        message += f"; nearest: {nearest}"
+    return message

@@ -1,0 +1,16 @@
+"""A progress bar for one pass over something, on terminals alone."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import Progress
+
+
+@contextlib.contextmanager
+def bar(doing: str, total: int) -> Iterator[Callable[[], None]]:
+    """Shows how far a pass has come; yields the function to call after each of its `total` parts."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(doing, total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,117 @@
+"""The pictures that a run leaves: its first batch, its fixed validation images, and the curve of its training."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from segnet_jax.constants import VOID
+from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.metrics.confusion import scores
+from segnet_jax.reporting import sheet
+from segnet_jax.reporting.colors import colorize, overlay
+from segnet_jax.reporting.run_folder import atomic_write_bytes
+from segnet_jax.reporting.tables import percent
+
+_MAX_IMAGES, _COLUMNS = 8, 4  # of a batch
+_RIGHT, _WRONG, _UNKNOWN = (236, 236, 236), (214, 39, 40), (150, 150, 150)
+
+
+def batch_picture(
+    images: np.ndarray, labels: np.ndarray, classes: ClassTable, path: str | os.PathLike, title: str
+) -> None:
+    """Draws up to eight images of a batch as the network gets them, each over itself with its label laid over it.
+
+    Args:
+      images: uint8 [N,H,W,3] RGB.
+      labels: uint8 [N,H,W] of class ids or VOID.
+      classes: names and colours.
+      path: the PNG to write.
+      title: the sheet's heading.
+    """
+    images, labels = images[:_MAX_IMAGES], labels[:_MAX_IMAGES]
+    rows = []
+    for start in range(0, len(images), _COLUMNS):
+        some = slice(start, start + _COLUMNS)
+        rows += [sheet.panel_strip(images[some]), sheet.panel_strip(overlay(images[some], labels[some], classes))]
+    width = max(rows[0].width, sheet.MIN_WIDTH)
+    heading = sheet.text_strip([title], width, scale=1.3, bold=True)
+    note = sheet.text_strip(["Each image, and beneath it its label; void is not coloured."], width)
+    key = sheet.key_strip(list(zip(classes.names, classes.colors, strict=True)), width)
+    atomic_write_bytes(path, sheet.sheet_png([heading, note, *rows, sheet.space_strip(4), key]))
+
+
+def prediction_pictures(
+    images: np.ndarray,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    names: Sequence[str],
+    classes: ClassTable,
+    folder: str | os.PathLike,
+    step: int,
+) -> pathlib.Path:
+    """Draws a row for each image: image, ground truth, prediction, errors, and its own scores above.
+
+    Args:
+      images: uint8 [N,H,W,3] RGB.
+      labels: uint8 [N,H,W] of class ids or VOID.
+      predictions: uint8 [N,H,W] of class ids.
+      names: of the images.
+      classes: names and colours.
+      folder: gets `step_0000123.png` and the same picture as `latest.png`; made where it is missing.
+      step: finished steps.
+
+    Returns:
+      The path of the picture.
+    """
+    rows = []
+    for image, label, prediction, name in zip(images, labels, predictions, names, strict=True):
+        panels = (image, colorize(label, classes), colorize(prediction, classes), error_map(label, prediction))
+        short = name if len(name) <= 40 else f"{name[:39]}…"
+        rows.append((sheet.panel_strip(panels), f"{short}:  {_caption(label, prediction, classes)}"))
+    width = rows[0][0].width
+    strips = [
+        sheet.text_strip([f"Validation images after step {step:,}"], width, scale=1.3, bold=True),
+        sheet.text_strip(["image", "ground truth", "prediction", "errors"], width, bold=True),
+    ]
+    for panels, caption in rows:
+        strips += [panels, sheet.text_strip([caption], width), sheet.space_strip(6)]
+    strips += [
+        sheet.key_strip([*zip(classes.names, classes.colors, strict=True), ("void", (0, 0, 0))], width),
+        sheet.key_strip([("right", _RIGHT), ("wrong", _WRONG), ("void, not scored", _UNKNOWN)], width),
+    ]
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:07}.png"
+    picture = sheet.sheet_png(strips)
+    atomic_write_bytes(path, picture)
+    atomic_write_bytes(folder / "latest.png", picture)
+    return path
+
+
+def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Paints right pixels pale, wrong ones red and VOID ones grey.
+
+    Args:
+      label: uint8 [...,H,W] of class ids or VOID.
+      prediction: uint8 [...,H,W] of class ids.
+
+    Returns:
+      uint8 [...,H,W,3] RGB.
+    """
+    picture = np.where((label == prediction)[..., None], np.uint8(_RIGHT), np.uint8(_WRONG))
+    return np.where((label == VOID)[..., None], np.uint8(_UNKNOWN), picture)
+
+
+def _caption(label: np.ndarray, prediction: np.ndarray, classes: ClassTable) -> str:
+    known, size = label != VOID, len(classes)
+    if not known.any():
+        return "no labelled pixel"
+    cell = label[known].astype(np.int64) * size + prediction[known]
+    found = scores(np.bincount(cell, minlength=size * size).reshape(size, size))
+    lowest = int(np.nanargmin(found.iou))
+    return (
+        f"mIoU {percent(found.miou)} over {size - len(found.absent)} classes, "
+        f"accuracy {percent(found.global_accuracy)}, lowest IoU {classes.names[lowest]} {percent(found.iou[lowest])}"
+    )

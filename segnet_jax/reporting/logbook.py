@@ -1,0 +1,183 @@
+"""All that a training writes and shows while it runs, in one place; of several processes only one keeps it."""
+
+import contextlib
+import pathlib
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.metrics.confusion import Scores
+from segnet_jax.reporting.figures import prediction_pictures
+from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
+from segnet_jax.reporting.progress import Progress
+from segnet_jax.reporting.training_plot import training_plot
+
+_WINDOW = 20  # steps over which images per second are measured
+
+
+class Logbook:
+    """`metrics.jsonl`, TensorBoard events, `progress.png`, `samples/` and the terminal; to be used in a `with`.
+
+    Args:
+      folder: the run folder; None for the processes that keep no logbook, whose calls then do nothing.
+      classes: the data set's.
+      total_steps: of the whole run.
+      steps_per_epoch: of one epoch.
+      images_per_step: the global batch.
+      first_step: finished steps at the start; above 0 for a resumed run.
+      seconds_before: that the run took before it was resumed.
+      resumed: whether the folder holds this run's metrics already.
+      title: heading of the training plot.
+      device: for the plot, such as "8 x Tesla V100-SXM2-16GB".
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path | None,
+        *,
+        classes: ClassTable,
+        total_steps: int,
+        steps_per_epoch: int,
+        images_per_step: int,
+        first_step: int,
+        seconds_before: float,
+        resumed: bool,
+        title: str,
+        device: str,
+    ):
+        self._folder, self._classes, self._title, self._device = folder, classes, title, device
+        self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._images_per_step = images_per_step
+        self._start = time.monotonic() - seconds_before
+        self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)  # (step, when it was known to be finished)
+        self._rates: list[float] = []
+        self._num_skipped: int | None = None
+        if folder:
+            self._log = MetricsLog(folder, resume_step=first_step if resumed else None)
+            self._progress = Progress(total_steps, steps_per_epoch, first_step, elapsed=seconds_before)
+
+    def __enter__(self) -> "Logbook":
+        if self._folder:
+            self._progress.__enter__()
+        return self
+
+    def __exit__(self, *raised) -> None:
+        if self._folder:
+            self._progress.__exit__(*raised)
+            self._log.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, over all its starts."""
+        return time.monotonic() - self._start
+
+    @property
+    def images_per_second(self) -> float:
+        """The median over this start's steps, without compiling and evaluating; NaN before the second step."""
+        return float(np.median(self._rates)) if self._rates else float("nan")
+
+    @property
+    def last_evaluated(self) -> int:
+        """The step of the newest evaluation."""
+        return self._log.last_step("val") if self._folder else 0
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        if self._folder:
+            self._progress.say(text)
+
+    def aside(self, doing: str):
+        """Shows what is done between steps, in a `with`."""
+        self._times.clear()
+        return self._progress.aside(doing) if self._folder else contextlib.nullcontext()
+
+    def step(self, step: int, measures: Mapping[str, np.ndarray]) -> None:
+        """Notes a finished step and the scalars that `training.steps.train_step` measured."""
+        if not self._folder:
+            return
+        now = time.monotonic()
+        if self._times:
+            before, then = self._times[0]
+            rate = (step - before) * self._images_per_step / max(now - then, 1e-9)
+            self._rates.append(rate)
+        else:
+            rate = float("nan")
+        self._times.append((step, now))
+        values = {name: float(value) for name, value in measures.items()}
+        skipped_before = values["skipped"] if self._num_skipped is None else self._num_skipped
+        self._num_skipped = int(values["skipped"])
+        self._log.write(
+            "train",
+            step,
+            epoch=step / self._steps_per_epoch,
+            **values,
+            seconds=self.seconds,
+            images_per_second=rate,
+        )
+        self._progress.step(
+            step,
+            values["loss"],
+            values["learning_rate"],
+            rate,
+            num_skipped=int(self._num_skipped - skipped_before),
+        )
+
+    def evaluated(
+        self,
+        step: int,
+        scores: Scores,
+        loss: float,
+        pictures: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
+    ) -> None:
+        """Notes an evaluation, draws its pictures and the training plot anew.
+
+        Args:
+          step: finished steps.
+          scores: of the scored split.
+          loss: of the scored split.
+          pictures: name, image uint8 [H,W,3], label uint8 [H,W] and prediction uint8 [H,W] of the fixed records.
+        """
+        if not self._folder:
+            return
+        self._log.write(
+            "val",
+            step,
+            epoch=step / self._steps_per_epoch,
+            loss=loss,
+            global_accuracy=scores.global_accuracy,
+            mean_accuracy=scores.mean_accuracy,
+            miou=scores.miou,
+            weighted_iou=scores.weighted_iou,
+            iou=dict(zip(self._classes.names, scores.iou, strict=True)),
+            seconds=self.seconds,
+        )
+        self._progress.evaluated(scores, loss)
+        if pictures:
+            names, images, labels, predictions = zip(*pictures, strict=True)
+            prediction_pictures(
+                np.stack(images),
+                np.stack(labels),
+                np.stack(predictions),
+                names,
+                self._classes,
+                self._folder / "samples",
+                step,
+            )
+        self.draw_plot()
+
+    def draw_plot(self, status: str | None = None) -> None:
+        """Draws `progress.png` from the metrics so far."""
+        if not self._folder:
+            return
+        training_plot(
+            read_metrics(self._folder / FILE_NAME),
+            self._folder / "progress.png",
+            steps_per_epoch=self._steps_per_epoch,
+            title=self._title,
+            total_steps=self._total_steps,
+            device=self._device,
+            status=status,
+        )

@@ -1,0 +1,187 @@
+"""What a person sees while a network trains: one live line on a terminal, one line an epoch elsewhere."""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from segnet_jax.metrics.confusion import Scores
+from segnet_jax.reporting.pace import Pace
+from segnet_jax.reporting.tables import percent
+
+
+class Progress:
+    """Shows epoch, step, loss, learning rate, images a second, time left and time gone; use it in a `with`.
+
+    On a terminal one line is drawn five times a second by a thread of its own, so the loop pays only for storing the
+    numbers. Elsewhere, and on a terminal too, each epoch leaves one line: with scores where it was evaluated.
+
+    Args:
+      total_steps: steps of the whole run.
+      steps_per_epoch: steps of one epoch.
+      first_step: finished steps at the start; above 0 for a resumed run.
+      file: where to; standard error unless told otherwise.
+      elapsed: seconds that the run took before it was resumed.
+      clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        steps_per_epoch: int,
+        first_step: int = 0,
+        *,
+        file: TextIO | None = None,
+        elapsed: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._step = first_step
+        self._file = file or sys.stderr
+        self._clock = clock
+        self._start = clock() - elapsed
+        self._pace = Pace(first_step, clock())
+        self._doing = "compiling"
+        self._loss = self._learning_rate = self._images_per_second = math.nan
+        self._losses: list[float] = []  # finite ones of this epoch
+        self._line_due = False
+        self.num_skipped = 0
+        self._console = Console(file=self._file, highlight=False)
+        self._live = None
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_interactive and self._file.isatty():
+            self._live = Live(console=self._console, get_renderable=self._draw, refresh_per_second=5, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+        if self._line_due:
+            self._epoch_line()
+
+    def step(
+        self,
+        step: int,
+        loss: float,
+        learning_rate: float,
+        images_per_second: float,
+        *,
+        num_skipped: int = 0,
+    ) -> None:
+        """Tells that a step is finished.
+
+        Args:
+          step: finished steps of the run.
+          loss: of this step.
+          learning_rate: of this step.
+          images_per_second: lately; NaN where it is not known, and the one before is shown.
+          num_skipped: float16 steps skipped since the last call.
+        """
+        if self._line_due:  # the epoch before ended without an evaluation
+            self._epoch_line()
+        self._pace.step(step, self._clock())
+        self._step, self._doing = step, ""
+        self._loss, self._learning_rate = loss, learning_rate
+        if not math.isnan(images_per_second):
+            self._images_per_second = images_per_second
+        self.num_skipped += num_skipped
+        if math.isfinite(loss):
+            self._losses.append(loss)
+        self._line_due = step % self._steps_per_epoch == 0 or step == self._total_steps
+
+    @contextlib.contextmanager
+    def aside(self, doing: str) -> Iterator[None]:
+        """Shows what is done between the steps, such as "evaluating", and keeps its time out of the time of a step."""
+        self._doing = doing
+        try:
+            yield
+        finally:
+            self._doing = ""
+            self._pace.aside(self._clock())
+
+    def evaluated(self, scores: Scores, loss: float) -> None:
+        """Writes the epoch's line with what its evaluation found.
+
+        Args:
+          scores: on the validation split.
+          loss: on the validation split.
+        """
+        self._pace.aside(self._clock())
+        self._pace.end_stretch()
+        self._epoch_line(
+            f"val loss {_short(loss)}",
+            f"mIoU {percent(scores.miou)}",
+            f"accuracy {percent(scores.global_accuracy)}",
+        )
+
+    def say(self, text: str) -> None:
+        """Writes a line of text, above the live line where there is one."""
+        if self._live:
+            self._console.print(Text(text), soft_wrap=True)
+        else:
+            print(text, file=self._file, flush=True)
+
+    def _epoch_line(self, *found: str) -> None:
+        losses = [f"loss {_short(sum(self._losses) / len(self._losses))}"] if self._losses else []
+        self.say("  ".join([*self._place(), *losses, *found, *self._speed(), *self._skipped(), *self._times()]))
+        self._losses.clear()
+        self._line_due = False
+
+    def _draw(self) -> Text:
+        """Makes the live line: as many of its parts as fit the width, and a bar in the room that is left."""
+        rate = [] if math.isnan(self._learning_rate) else [f"lr {self._learning_rate:.2g}"]
+        doing = [self._doing] if self._doing else []
+        loss = [] if math.isnan(self._loss) else [f"loss {_short(self._loss)}"]
+        left, *elapsed = self._times()
+        width = self._console.width - 1
+        place, speed, skipped = self._place(), self._speed(), self._skipped()
+        shown = [*place, *doing, *loss, *rate, *speed, *skipped, left, *elapsed]
+        for dispensable in (*elapsed, *rate, *speed, *place[1:], *skipped, *loss):  # the least important first
+            if len("  ".join(shown)) <= width:
+                break
+            shown.remove(dispensable)
+        line = Text("  ".join(shown), no_wrap=True, overflow="crop")
+        room = min(width - len(line) - 2, 40)
+        if room >= 10:
+            full = round(room * self._step / self._total_steps)
+            bar, rest = "━─" if self._console.encoding.startswith("utf") else "=-"
+            line = Text.assemble((bar * full, "green"), (rest * (room - full), "dim"), "  ", line, no_wrap=True)
+        return line
+
+    def _place(self) -> list[str]:
+        epochs, steps = str(-(-self._total_steps // self._steps_per_epoch)), str(self._total_steps)
+        epoch = max(1, -(-self._step // self._steps_per_epoch))  # of the newest step
+        return [f"epoch {epoch:{len(epochs)}}/{epochs}", f"step {self._step:{len(steps)}}/{steps}"]
+
+    def _speed(self) -> list[str]:
+        rate = self._images_per_second
+        return [] if math.isnan(rate) else [f"{rate:.{1 if rate < 100 else 0}f} images/s"]
+
+    def _skipped(self) -> list[str]:
+        return [f"skipped {self.num_skipped}"] if self.num_skipped else []
+
+    def _times(self) -> list[str]:
+        left = self._pace.seconds_left(self._total_steps - self._step)
+        return [f"left {duration(left)}", f"elapsed {duration(self._clock() - self._start)}"]
+
+
+def duration(seconds: float | None) -> str:
+    """Writes 3725 seconds as "1:02:05", 65 as "1:05", and what is not known as "-:--"."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-:--"
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def _short(loss: float) -> str:
+    return f"{loss:#.4g}"

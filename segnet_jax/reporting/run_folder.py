@@ -1,0 +1,165 @@
+"""The small files of a run folder: written whole or not at all, and what `environment.json` and `result.json` say."""
+
+import collections
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Sequence
+
+import numpy as np
+
+from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.metrics.confusion import Scores
+
+_LIBRARIES = ("segnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file under a temporary name beside it, then renames it: a reader or a kill never finds half of it."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def atomic_write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes text as UTF-8, whole or not at all."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_json(path: str | os.PathLike, value) -> None:
+    """Writes a value as indented JSON, whole or not at all; NaN and infinity become null."""
+    atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def plain(value):
+    """Turns numbers and arrays of numpy and JAX, also inside dicts and lists, into what JSON has; NaN becomes None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+    return plain(array.tolist())
+
+
+def environment(devices: Sequence[str] = ()) -> dict:
+    """Describes what a run runs on, without paths, names of hosts or of users.
+
+    Args:
+      devices: the kind of each device in use, such as eight times "Tesla V100-SXM2-16GB".
+
+    Returns:
+      python, platform, num_cpus, devices (kind -> count), versions (library -> version) and commit.
+    """
+    assert not isinstance(devices, str), f"one kind for each device, not {devices!r}"  # its letters would be counted
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "num_cpus": os.cpu_count(),
+        "devices": dict(collections.Counter(devices)),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of ours and of the libraries that the numbers depend on; what is not installed is left out."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of the checkout that the package lies in, with "-dirty" after local changes; None outside one."""
+    checkout = pathlib.Path(__file__).parents[2]
+    if not (checkout / ".git").exists():  # else git would name the repository around an installed package
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},  # git would refresh its index: we only look
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def result(
+    scores: Scores,
+    classes: ClassTable,
+    *,
+    protocol: str,
+    split: str,
+    num_images: int,
+    seconds: float,
+    images_per_second: float,
+    device: str,
+    seed: int,
+    boundary_f1: float | None = None,
+) -> dict:
+    """Builds the content of `result.json`: the scores of one split and all that is needed to obtain them again.
+
+    Args:
+      scores: of the whole split.
+      classes: names for the scores of each class.
+      protocol: name of the published recipe, or "custom".
+      split: "train", "val" or "test".
+      num_images: images evaluated.
+      seconds: wall time of what is reported, a whole training or an evaluation.
+      images_per_second: its speed.
+      device: such as "8 x Tesla V100-SXM2-16GB".
+      seed: the run's.
+      boundary_f1: left out where it was not measured.
+
+    Returns:
+      A dict that is valid JSON as it is: the score of a class without ground truth is None.
+    """
+    per_class = {
+        name: {"iou": iou, "accuracy": accuracy, "pixels": pixels}
+        for name, iou, accuracy, pixels in zip(classes.names, scores.iou, scores.accuracy, scores.pixels, strict=True)
+    }
+    measured = {} if boundary_f1 is None else {"boundary_f1": boundary_f1}
+    return plain(
+        {
+            "protocol": protocol,
+            "split": split,
+            "num_images": num_images,
+            "miou": scores.miou,
+            "mean_accuracy": scores.mean_accuracy,
+            "global_accuracy": scores.global_accuracy,
+            "weighted_iou": scores.weighted_iou,
+            **measured,
+            "per_class": per_class,
+            "images_per_second": images_per_second,
+            "seconds": seconds,
+            "device": device,
+            "versions": versions(),
+            "seed": seed,
+            "commit": commit(),
+        }
+    )

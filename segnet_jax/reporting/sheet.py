@@ -1,0 +1,116 @@
+"""Strips of panels, text and colour keys, and the sheet that they make one beneath the other."""
+
+import functools
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from segnet_jax.datasets.labels import Color
+
+MIN_WIDTH = 640  # pixels, so that a title and a colour key have room over a single small picture
+_MIN_PANEL, _MAX_PANEL = 240, 480  # pixels of width
+_GAP, _MARGIN = 8, 16
+_INK, _PAPER = (32, 32, 32), (255, 255, 255)
+
+
+def panel_strip(panels: Sequence[np.ndarray]) -> Image.Image:
+    """Puts pictures of one size side by side.
+
+    From 240 to 480 pixels of width a picture keeps its pixels; smaller ones are enlarged by whole pixels.
+
+    Args:
+      panels: uint8 [H,W,3] each.
+    """
+    fitted = [_fit(panel) for panel in panels]
+    width, height = fitted[0].size
+    strip = Image.new("RGB", (len(fitted) * (width + _GAP) - _GAP, height), _PAPER)
+    for place, panel in enumerate(fitted):
+        strip.paste(panel, (place * (width + _GAP), 0))
+    return strip
+
+
+def _fit(panel: np.ndarray) -> Image.Image:
+    image = Image.fromarray(panel)
+    if image.width < _MIN_PANEL:
+        factor = -(-_MIN_PANEL // image.width)
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    if image.width > _MAX_PANEL:
+        height = max(1, round(image.height * _MAX_PANEL / image.width))
+        return image.resize((_MAX_PANEL, height), Image.Resampling.BOX)
+    return image
+
+
+def text_strip(texts: Sequence[str], width: int, *, scale: float = 1.0, bold: bool = False) -> Image.Image:
+    """Writes one line: its texts begin at equal distances, and each is cut off where the next begins."""
+    size = round(scale * text_size(width))
+    font = _font(size, bold)
+    strip = Image.new("RGB", (width, round(1.4 * size)), _PAPER)
+    pitch = (width + _GAP) / len(texts)
+    for place, text in enumerate(texts):
+        fitting = _cut(text, font, pitch - _GAP)
+        ImageDraw.Draw(strip).text((round(place * pitch), 0), fitting, font=font, fill=_INK)
+    return strip
+
+
+def key_strip(entries: Sequence[tuple[str, Color]], width: int) -> Image.Image:
+    """Draws a square of each colour with its name, in as many rows as the width asks for."""
+    size = text_size(width)
+    font = _font(size)
+    row, x, places = 0, 0, []
+    for name, color in entries:
+        name = _cut(name, font, width - 2 * size)
+        length = round(1.4 * size + font.getlength(name))
+        if x and x + length > width:
+            row, x = row + 1, 0
+        places.append((x, round(1.7 * size * row), name, color))
+        x += length + round(1.3 * size)
+    strip = Image.new("RGB", (width, round(1.7 * size * (row + 1))), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    for x, y, name, color in places:
+        draw.rectangle((x, y + size // 8, x + size, y + size // 8 + size), fill=color, outline=(120, 120, 120))
+        draw.text((x + round(1.4 * size), y), name, font=font, fill=_INK)
+    return strip
+
+
+def space_strip(height: int) -> Image.Image:
+    """Leaves room between two strips, beyond the usual."""
+    return Image.new("RGB", (1, height), _PAPER)
+
+
+def text_size(width: int) -> int:
+    """Pixels of height that stay readable where the sheet is shrunk to a screen's width."""
+    return max(14, width // 88)
+
+
+def sheet_png(strips: Sequence[Image.Image]) -> bytes:
+    """Lays strips beneath each other on white paper and returns the PNG."""
+    width = max(strip.width for strip in strips)
+    height = sum(strip.height + _GAP for strip in strips) - _GAP
+    sheet = Image.new("RGB", (width + 2 * _MARGIN, height + 2 * _MARGIN), _PAPER)
+    y = _MARGIN
+    for strip in strips:
+        sheet.paste(strip, (_MARGIN, y))
+        y += strip.height + _GAP
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+@functools.cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    import matplotlib  # its DejaVu Sans is on every machine, and in the training plot
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)

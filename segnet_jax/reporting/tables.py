@@ -1,0 +1,68 @@
+"""The table of scores by class that ends a training and an evaluation."""
+
+import math
+import sys
+from typing import TextIO
+
+import numpy as np
+import rich.box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.metrics.confusion import Scores
+
+
+def per_class_table(scores: Scores, classes: ClassTable) -> Table:
+    """Lays out IoU and accuracy of each class in percent; fits 60 columns and says all it says without colour.
+
+    The lowest IoU is marked, a class without ground truth is called absent, and the means stand in the last row.
+    """
+    caption = f"global accuracy {percent(scores.global_accuracy)}, weighted IoU {percent(scores.weighted_iou)}"
+    if scores.absent:
+        caption += "\nabsent from the labels: left out of the means"
+    table = Table(
+        box=rich.box.SIMPLE,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=caption,
+        caption_justify="left",
+        caption_style="",
+    )
+    table.add_column("class", overflow="fold", min_width=8)
+    for heading in ("IoU %", "accuracy %", "pixels"):
+        table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
+    table.add_column("", no_wrap=True, overflow="crop")
+    known = [class_id for class_id in range(len(classes)) if class_id not in scores.absent]
+    lowest = min(known, key=lambda class_id: scores.iou[class_id], default=None)
+    for class_id, name in enumerate(classes.names):
+        absent = class_id in scores.absent
+        table.add_row(
+            Text(name),  # a Text, for a class may be called "[red]"
+            _number(scores.iou[class_id]),
+            _number(scores.accuracy[class_id]),
+            f"{scores.pixels[class_id]:,}",
+            "absent" if absent else "lowest" if class_id == lowest else "",
+            style="dim" if absent else "yellow" if class_id == lowest else "",
+            end_section=class_id == len(classes) - 1,
+        )
+    mean = "mean" if len(known) == len(classes) else f"mean of {len(known)}"
+    pixels = f"{np.sum(scores.pixels):,}"
+    table.add_row(mean, _number(scores.miou), _number(scores.mean_accuracy), pixels, "", style="bold")
+    return table
+
+
+def print_table(scores: Scores, classes: ClassTable, file: TextIO | None = None) -> None:
+    """Prints the table, to standard output unless told otherwise."""
+    console = Console(file=file or sys.stdout, highlight=False)
+    console.print(per_class_table(scores, classes))
+
+
+def percent(fraction: float | None) -> str:
+    """Writes 0.4123 as "41.2 %" and what was not measured as "-"."""
+    return "-" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.1f} %"
+
+
+def _number(fraction: float) -> str:
+    return f"{100 * fraction:.2f}" if math.isfinite(fraction) else "-"

@@ -1,0 +1,252 @@
+"""`progress.png`: accuracy and loss over the iterations, as MATLAB's training window showed them in 2018."""
+
+import io
+import os
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+
+from segnet_jax.reporting.progress import duration
+from segnet_jax.reporting.run_folder import atomic_write_bytes
+from segnet_jax.reporting.tables import percent
+
+_BLUE, _PALE_BLUE = "#0a6ebd", "#a9d0ee"
+_ORANGE, _PALE_ORANGE = "#d1520f", "#f7c6a8"
+_BLACK, _GREEN, _BAND, _GREY = "#1a1a1a", "#2e8b3d", "#f1f1f3", "#6a6a6a"
+_MAX_POINTS = 2000
+_MAX_BANDS = 10
+
+
+def training_plot(
+    metrics: Sequence[dict],
+    path: str | os.PathLike,
+    *,
+    steps_per_epoch: int,
+    title: str,
+    total_steps: int | None = None,
+    device: str = "",
+    status: str | None = None,
+) -> None:
+    """Draws the course of a training from its metrics and replaces the picture at `path`.
+
+    Args:
+      metrics: the rows of `metrics.jsonl`, from `read_metrics`.
+      path: the PNG to write.
+      steps_per_epoch: steps of one epoch.
+      title: the heading, such as the protocol's name.
+      total_steps: steps of the whole run; the newest one where it is not given.
+      device: what it runs on.
+      status: a few words; "training" before the last step and "finished" after it where it is not given.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # no pyplot: it keeps every figure alive
+
+    train = [row for row in metrics if row["kind"] == "train"]
+    val = [row for row in metrics if row["kind"] == "val"]
+    last_step = max((row["step"] for row in metrics), default=0)
+    total_steps = total_steps or last_step
+    status = status or ("finished" if last_step >= total_steps > 0 else "training")
+
+    figure = Figure(figsize=(12.8, 7.2), dpi=110, facecolor="white")
+    FigureCanvasAgg(figure)
+    upper = figure.add_axes((0.06, 0.425, 0.67, 0.475))
+    lower = figure.add_axes((0.06, 0.085, 0.67, 0.305))
+    figure.text(
+        0.06,
+        0.94,
+        textwrap.shorten(title, 100, placeholder="…"),
+        fontsize=15,
+        weight="bold",
+        color=_BLACK,
+        parse_math=False,
+    )
+
+    _draw_training(upper, train, "accuracy", 100, _BLUE, _PALE_BLUE)
+    _draw_validation(upper, val, "global_accuracy", 100, _BLACK, "--", "o")
+    _draw_validation(upper, val, "miou", 100, _GREEN, "-", "D")
+    upper.set(ylim=(0, 100), yticks=range(0, 101, 10))
+    upper.set_ylabel("Accuracy (%)", fontsize=11)
+
+    smooth_loss = _draw_training(lower, train, "loss", 1, _ORANGE, _PALE_ORANGE)
+    val_loss = _draw_validation(lower, val, "loss", 1, _BLACK, "--", "o")
+    lower.set_ylim(0, _loss_top(smooth_loss, _values(train, "loss"), val_loss))
+    lower.set_ylabel("Loss", fontsize=11)
+    lower.set_xlabel("Iteration", fontsize=11)
+
+    _dress(upper, last_step, total_steps, steps_per_epoch, named=True)
+    _dress(lower, last_step, total_steps, steps_per_epoch, named=False)
+    upper.tick_params(labelbottom=False)
+    sections = _facts(train, val, last_step, total_steps, steps_per_epoch, device, status)
+    bottom = _write_facts(figure, sections)
+    _draw_key(figure, bottom)
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def _values(rows: Sequence[dict], key: str) -> np.ndarray:
+    """One number a row; NaN where the row has none that is finite."""
+    values = np.array([np.nan if row.get(key) is None else row[key] for row in rows], float)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """The exponential moving average over a fiftieth of the course, at least five values; NaN is passed over."""
+    decay = 1 - 2 / (max(5, len(values) / 50) + 1)
+    total = weight = 0.0
+    means = []
+    for value in values:
+        if not np.isnan(value):
+            total, weight = decay * total + (1 - decay) * value, decay * weight + (1 - decay)
+        means.append(total / weight if weight else np.nan)
+    return np.array(means)
+
+
+def thinned(values: np.ndarray) -> np.ndarray:
+    """Indices of at most about 2000 values that keep every peak: the lowest and the highest of each stretch."""
+    if len(values) <= _MAX_POINTS:
+        return np.arange(len(values))
+    stretches = np.array_split(np.arange(len(values)), _MAX_POINTS // 2)
+    filled = np.nan_to_num(values, nan=0.0)
+    ends = [(s[filled[s].argmin()], s[filled[s].argmax()]) for s in stretches]
+    return np.unique(ends)
+
+
+def _draw_training(axes, rows, key, factor, dark, pale) -> np.ndarray:
+    steps, values = _values(rows, "step"), factor * _values(rows, key)
+    mean = smoothed(values)
+    some = thinned(values)
+    axes.plot(steps[some], values[some], color=pale, linewidth=0.8, zorder=2, marker="o" if len(rows) == 1 else None)
+    some = some[:: max(1, len(some) // 1000)] if len(rows) > _MAX_POINTS else some
+    axes.plot(steps[some], mean[some], color=dark, linewidth=1.8, zorder=3, solid_joinstyle="round")
+    return mean
+
+
+def _draw_validation(axes, rows, key, factor, color, style, marker) -> np.ndarray:
+    steps, values = _values(rows, "step"), factor * _values(rows, key)
+    size = 5 if len(rows) <= 40 else 3
+    axes.plot(steps, values, color=color, linestyle=style, linewidth=1.1, marker=marker, markersize=size, zorder=4)
+    return values
+
+
+def _loss_top(smooth: np.ndarray, raw: np.ndarray, val: np.ndarray) -> float:
+    """The top of the loss axis: a few wild steps, or one wild evaluation, must not flatten the rest."""
+    raw, val = raw[~np.isnan(raw)], val[~np.isnan(val)]
+    if not raw.size:
+        return 1.05 * val.max() if val.size else 1.0
+    usual = max(np.percentile(raw, 99), np.nanmax(smooth))
+    return 1.05 * max(usual, min(val.max(initial=0), 1.5 * usual), 1e-6)
+
+
+def _dress(axes, last_step: int, total_steps: int, steps_per_epoch: int, *, named: bool) -> None:
+    """Gives a panel its epoch bands, grid and ticks."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    num_epochs = max(1, -(-last_step // steps_per_epoch))
+    end = min(num_epochs * steps_per_epoch, max(total_steps, last_step, 1))
+    for place, (first, last) in enumerate(epoch_bands(num_epochs)):
+        left, right = (first - 1) * steps_per_epoch, min(last * steps_per_epoch, end)
+        if place % 2:
+            axes.axvspan(left, right, color=_BAND, linewidth=0, zorder=0)
+        name = f"{first}" if first == last else f"{first}–{last}"
+        if place == 0:
+            name = f"Epoch {name}" if first == last else f"Epochs {name}"
+        if named and right - left >= 0.05 * end:
+            look = dict(ha="center", va="bottom", fontsize=8.5, color=_GREY, zorder=5)
+            axes.text((left + right) / 2, 0.02, name, transform=axes.get_xaxis_transform(), **look)
+    axes.set_xlim(0, 1.01 * end)  # room for the marker at the end
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+    axes.yaxis.set_label_coords(-0.05, 0.5)
+    axes.grid(color="#d9d9de", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, color=_GREY)
+    for side in axes.spines.values():
+        side.set(color="#b0b0b6", linewidth=0.8)
+
+
+def epoch_bands(num_epochs: int) -> list[tuple[int, int]]:
+    """Cuts the epochs into at most ten bands of a round number of them: (first, last), counted from 1."""
+    round_numbers = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
+    width = next(number for number in round_numbers if num_epochs <= number * _MAX_BANDS)
+    return [(first, min(first + width - 1, num_epochs)) for first in range(1, num_epochs + 1, width)]
+
+
+def _facts(train, val, last_step, total_steps, steps_per_epoch, device, status) -> dict[str, dict[str, str]]:
+    """The text column: section -> name -> value."""
+    newest = train[-1] if train else {}
+    mious = _values(val, "miou")
+    best = "-"
+    if np.isfinite(mious).any():
+        row = val[int(np.nanargmax(mious))]
+        best = f"{percent(row['miou'])} (epoch {row['step'] / steps_per_epoch:.4g})"
+    seconds = max((row.get("seconds") or 0 for row in (*train[-1:], *val[-1:])), default=None)
+    rate = newest.get("learning_rate")
+    speed = next((row["images_per_second"] for row in reversed(train) if row.get("images_per_second")), None)
+    num_epochs = -(-total_steps // steps_per_epoch)
+    epoch = min(last_step // steps_per_epoch + 1, num_epochs)
+    return {
+        "Results": {
+            "Status": status,
+            "Best mIoU": best,
+            "Validation mIoU": percent(val[-1].get("miou")) if val else "-",
+            "Validation accuracy": percent(val[-1].get("global_accuracy")) if val else "-",
+        },
+        "Training time": {
+            "Elapsed": duration(seconds),
+            "Images per second": f"{speed:,.1f}" if speed else "-",
+        },
+        "Training cycle": {
+            "Epoch": f"{epoch} of {num_epochs}",
+            "Iteration": f"{last_step:,} of {total_steps:,}",
+            "Iterations per epoch": f"{steps_per_epoch:,}",
+        },
+        "Other": {
+            "Device": device or "-",
+            "Learning rate": "-" if rate is None else f"{rate:.3g}",
+        },
+    }
+
+
+def _write_facts(figure, sections: dict[str, dict[str, str]]) -> float:
+    """Writes the column from the top down and returns how far it came."""
+    y = 0.885
+    for heading, facts in sections.items():
+        figure.text(0.755, y, heading, fontsize=11, weight="bold", color=_BLACK)
+        y -= 0.032
+        for name, value in facts.items():
+            figure.text(0.755, y, name, fontsize=9.5, color=_GREY)
+            for line in textwrap.wrap(value, 20)[:3] or [""]:
+                figure.text(0.872, y, line, fontsize=9.5, color=_BLACK, parse_math=False)
+                y -= 0.028
+        y -= 0.018
+    return y
+
+
+def _draw_key(figure, top: float) -> None:
+    """Draws the key of both panels below the text column."""
+    from matplotlib.lines import Line2D
+
+    figure.text(0.755, top, "Key", fontsize=11, weight="bold", color=_BLACK)
+    entries = (
+        ("Training accuracy, smoothed", dict(color=_BLUE, linewidth=2)),
+        ("Training accuracy", dict(color=_PALE_BLUE, linewidth=1.5)),
+        ("Training loss, smoothed", dict(color=_ORANGE, linewidth=2)),
+        ("Training loss", dict(color=_PALE_ORANGE, linewidth=1.5)),
+        ("Validation accuracy, loss", dict(color=_BLACK, linestyle="--", marker="o", markersize=5)),
+        ("Validation mIoU", dict(color=_GREEN, marker="D", markersize=5)),
+    )
+    figure.legend(
+        handles=[Line2D([], [], label=name, **look) for name, look in entries],
+        loc="upper left",
+        bbox_to_anchor=(0.75, top - 0.005),
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=_BLACK,
+        handlelength=2.6,
+        labelspacing=0.45,
+        borderpad=0,
+        borderaxespad=0.4,
+    )

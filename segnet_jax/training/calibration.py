@@ -1,0 +1,47 @@
+"""BatchNorm's statistics taken afresh from data, as the authors of SegNet did before testing.
+
+Source: SegNet-Tutorial's `compute_bn_statistics.py`: the means over batches of the batches' means and variances.
+"""
+
+from collections.abc import Callable, Iterable
+
+import jax
+from flax import linen as nn
+
+from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.training.parallel import Devices, parallel_eval_step
+
+
+def calibrate(
+    model: nn.Module,
+    variables: dict,
+    batches: Iterable[dict[str, jax.Array]],
+    preprocessing: Preprocessing,
+    devices: Devices,
+    on_batch: Callable[[], None] = lambda: None,
+) -> dict:
+    """Returns the running statistics that the given batches have under the given parameters.
+
+    Args:
+      model: the network, its BatchNorm synchronised over the devices.
+      variables: the network's, replicated; its running statistics do not matter.
+      batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
+      preprocessing: what the network expects of an image.
+      devices: to compute on.
+      on_batch: called after each batch.
+    """
+    forgetful = model.clone(batch_norm_momentum=0.0)  # whose new running statistics are the batch's own
+
+    def statistics(variables, batch):
+        image = normalise(batch["image"][0], preprocessing, model.dtype)
+        _, updated = forgetful.apply(variables, image, train=True, mutable=["batch_stats"])
+        return updated["batch_stats"], ()
+
+    step = parallel_eval_step(statistics, devices)
+    total, count = None, 0
+    for batch in batches:
+        found = jax.device_get(step(variables, batch)[0])
+        total = found if total is None else jax.tree.map(lambda a, b: a + b, total, found)
+        count += 1
+        on_batch()
+    return jax.tree.map(lambda sum_: (sum_ / count).astype(sum_.dtype), total)

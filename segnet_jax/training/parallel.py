@@ -1,0 +1,130 @@
+"""Data parallelism: which devices, what lies where, and the only `jax.pmap` of the project.
+
+The state has no device axis and is replicated; a batch's leading axis is this process's devices. With several processes
+every array here is local to its process, and `pmap` sums over all of them.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from segnet_jax.errors import UserError
+
+AXIS = "data"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices of a training.
+
+    Attributes:
+      local: this process's.
+      total: how many there are over all processes.
+    """
+
+    local: tuple[jax.Device, ...]
+    total: int
+
+    @property
+    def first(self) -> int:
+        """Place of this process's first device among all."""
+        return jax.process_index() * len(self.local)
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes and prints: one of several does."""
+        return jax.process_index() == 0
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of each device over all processes, taken to be alike."""
+        return [self.local[0].device_kind] * self.total
+
+    def __str__(self) -> str:
+        return f"{self.total} x {self.local[0].device_kind}"
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The whole array on each local device."""
+        return NamedSharding(Mesh(np.array(self.local), (AXIS,)), PartitionSpec())
+
+    @property
+    def split(self) -> NamedSharding:
+        """One element of the leading axis on each local device."""
+        return NamedSharding(Mesh(np.array(self.local), (AXIS,)), PartitionSpec(AXIS))
+
+    @property
+    def world(self) -> NamedSharding:
+        """The whole array on each device of all processes, as only Orbax needs it."""
+        devices = self.local if jax.process_count() == 1 else jax.devices()
+        return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+
+
+def choose_devices(devices: str) -> Devices:
+    """Takes so many devices, or all.
+
+    Raises:
+      UserError: when there are fewer, or when several processes would take only a part of theirs.
+    """
+    found = jax.devices()
+    wanted = len(found) if devices == "all" else int(devices)
+    kind = found[0].platform
+    if wanted > len(found):
+        raise UserError(
+            f"{wanted} devices asked, {len(found)} found ({kind}); use --devices {len(found)}"
+            + (f", or --fake-devices {wanted} to try it out" if kind == "cpu" else "")
+        )
+    if jax.process_count() > 1:
+        if wanted != len(found):
+            raise UserError(f"{jax.process_count()} processes take all their {len(found)} devices: use --devices all")
+        return Devices(tuple(jax.local_devices()), wanted)
+    return Devices(tuple(found[:wanted]), wanted)
+
+
+def parallel_train_step(step: Callable, devices: Devices) -> Callable:
+    """Maps (state, batch) -> (state, measures) over the devices; the old state's memory is taken for the new one."""
+    return jax.pmap(
+        step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=_pmap_devices(devices)
+    )
+
+
+def parallel_eval_step(step: Callable, devices: Devices) -> Callable:
+    """Maps (variables, batch) -> (sums over all devices, outputs of each local device) over the devices."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=_pmap_devices(devices))
+
+
+def _pmap_devices(devices: Devices) -> list[jax.Device] | None:
+    return list(devices.local) if jax.process_count() == 1 else None  # None: all devices of all processes
+
+
+def replicate(tree, devices: Devices):
+    """Copies a tree to every local device.
+
+    It goes through the host: `device_put` alone may share the memory of the array it is given, and the first step,
+    which takes the state's memory over, would then delete that array under its owner.
+    """
+    return jax.device_put(jax.device_get(tree), devices.replicated)
+
+
+def prefetch(batches: Iterable, devices: Devices, ahead: int = 2) -> Iterator:
+    """Sends host batches to the devices a few steps before they are wanted."""
+    sent = deque()
+    for batch in batches:
+        sent.append(jax.device_put(batch, devices.split))
+        if len(sent) > ahead:
+            yield sent.popleft()
+    yield from sent
+
+
+def rewrap(tree, sharding: NamedSharding):
+    """The same buffers under another sharding over the same local devices: no copy, no communication."""
+    return jax.tree.map(
+        lambda array: jax.make_array_from_single_device_arrays(
+            array.shape, sharding, [shard.data for shard in array.addressable_shards]
+        ),
+        tree,
+    )

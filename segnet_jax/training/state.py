@@ -1,0 +1,54 @@
+"""What a training consists of at one moment, and how it begins."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from segnet_jax.training.precision import LossScale
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a step changes. It has no device axis: it is the same on all devices.
+
+    Attributes:
+      step: int32, finished steps; also the place in the plan.
+      skipped: int32, how many of them changed nothing, for float16 gradients that were not finite.
+      params: float32 tree of the network's parameters.
+      batch_stats: float32 tree of BatchNorm's running means and variances.
+      opt_state: the optimiser's, momentum above all.
+      loss_scale: for float16, else None.
+    """
+
+    step: jax.Array
+    skipped: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    loss_scale: LossScale | None
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The network's variables as Flax wants them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
+    """Draws the network's first parameters; statistics are 0 and 1."""
+    image = jnp.zeros((1, 32, 32, 3), jnp.float32)  # any size gives the same parameters
+    return jax.jit(lambda key: model.init(key, image, train=False))(jax.random.key(seed))
+
+
+def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, precision: str) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.int32(0),
+        skipped=jnp.int32(0),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+        loss_scale=LossScale.create() if precision == "float16" else None,
+    )
