@@ -288,7 +288,7 @@ def _reason(error: Exception) -> str:
         error = error.reason if isinstance(error.reason, Exception) else error
     if isinstance(error, TimeoutError):
         return f"no answer within {_TIMEOUT:.0f} s"
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -1,0 +1,72 @@
+"""Colours of label pictures into class ids, and what to say of colours that mean no class."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from segnet_jax.constants import VOID
+from segnet_jax.datasets.labels import Color
+
+_OUTSIDE = 254  # marks colours that mean no class
+
+
+def listed(items: Sequence[str], count: int = 5) -> str:
+    """The first five, and how many more: for messages about many files."""
+    more = f"; and {len(items) - count} more" if len(items) > count else ""
+    return "; ".join(items[:count]) + more
+
+
+def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndarray, dict[Color, int]]:
+    """Turns colours into class ids by one look-up per pixel in a table of all 2^24 colours.
+
+    Args:
+      picture: uint8 [H,W,3].
+      colors: RGB -> class id or VOID.
+
+    Returns:
+      label uint8 [H,W], VOID where the colour is unknown, and the unknown colours {RGB: pixels}.
+    """
+    red, green, blue = (picture[..., channel].astype(np.uint32) for channel in range(3))
+    packed = red << 16 | green << 8 | blue
+    label = _color_table(tuple(colors.items()))[packed]
+    outside = label == _OUTSIDE
+    if not outside.any():
+        return label, {}
+    strange, counts = np.unique(packed[outside], return_counts=True)
+    unknown = {
+        (int(color) >> 16, int(color) >> 8 & 255, int(color) & 255): int(count)
+        for color, count in zip(strange, counts, strict=True)
+    }
+    return np.where(outside, np.uint8(VOID), label), unknown
+
+
+@functools.lru_cache(maxsize=2)
+def _color_table(colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
+    table = np.full(2**24, _OUTSIDE, np.uint8)
+    for (red, green, blue), class_id in colors:
+        table[red << 16 | green << 8 | blue] = class_id
+    return table
+
+
+def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Color, int]) -> str:
+    """Tells unknown colours, the most frequent first, with pixels, files and the nearest known colour.
+
+    Args:
+      unknown: one {RGB: pixels} for each file.
+      colors: the known colours.
+    """
+    total: dict[Color, list[int]] = {}
+    for each in unknown:
+        for color, pixels in each.items():
+            seen = total.setdefault(color, [0, 0])
+            seen[0], seen[1] = seen[0] + pixels, seen[1] + 1
+
+    def nearest(color: Color) -> Color:
+        return min(colors, key=lambda known: sum((a - b) ** 2 for a, b in zip(known, color, strict=True)))
+
+    told = [
+        f"{pixels} px of colour {color} in {files} file{'s' * (files > 1)}, nearest known {nearest(color)}"
+        for color, (pixels, files) in sorted(total.items(), key=lambda item: -item[1][0])
+    ]
+    return f"unknown colours (drawn with anti-aliasing, or resized?): {listed(told)}"

@@ -1,0 +1,120 @@
+"""The host input path: decoding, augmentation, tf.data."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from segnet_jax.constants import VOID
+from segnet_jax.datasets.records import Split
+from segnet_jax.pipeline import host
+from segnet_jax.pipeline.augment import augment
+from segnet_jax.pipeline.counts import count_labels
+from segnet_jax.pipeline.plan import Plan
+
+
+def random_split(count, height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, height, width, 3), np.uint8)
+    labels = rng.choice(np.array([0, 1, 2, VOID], np.uint8), (count, height, width))
+    names = tuple(f"frame{number}" for number in range(count))
+    return Split(names, lambda i: (images[i], labels[i]), hashlib.sha256(images.tobytes()).hexdigest())
+
+
+def augment_by_loop(image, label, flip, shift_y, shift_x):
+    height, width = label.shape
+    new_image, new_label = np.zeros_like(image), np.full_like(label, VOID)
+    for y in range(height):
+        for x in range(width):
+            from_y, from_x = y - shift_y, x - shift_x
+            if 0 <= from_y < height and 0 <= from_x < width:
+                column = width - 1 - from_x if flip else from_x
+                new_image[y, x], new_label[y, x] = image[from_y, column], label[from_y, column]
+    return new_image, new_label
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("shift", [(0, 0), (2, -3), (-4, 1), (5, 7), (-9, 20)])
+def test_augmentation_equals_a_loop_over_pixels(flip, shift):
+    image, label = random_split(1, 5, 7).read(0)
+    for ours, looped in zip(
+        augment(image, label, flip, *shift), augment_by_loop(image, label, flip, *shift), strict=True
+    ):
+        assert np.array_equal(ours, looped)
+
+
+def test_batches_are_the_plan_applied_record_by_record():
+    split, plan = random_split(13, 6, 8), Plan(13, 12, seed=4, flip=True, shift=2)
+    share = host.Share(num_devices=3, first_device=0, num_local_devices=3, batch_size_per_device=2)
+    read = host.decoded(split, 6, 8)
+    batches = list(host.training_batches(read, plan, share, 2, range(3)))
+    assert len(batches) == 3
+    for step, batch in enumerate(batches):
+        assert batch["image"].shape == (3, 2, 2, 6, 8, 3) and batch["label"].shape == (3, 2, 2, 6, 8)
+        draws = plan.batch(step)
+        for device in range(3):
+            for accumulated in range(2):
+                for slot in range(2):
+                    i = accumulated * 6 + device * 2 + slot
+                    image, label = augment_by_loop(
+                        *split.read(int(draws.index[i])), draws.flip[i], draws.shift_y[i], draws.shift_x[i]
+                    )
+                    assert np.array_equal(batch["image"][device, accumulated, slot], image)
+                    assert np.array_equal(batch["label"][device, accumulated, slot], label)
+
+
+def test_batches_from_any_step_on_are_the_tail_of_all_batches():
+    split, plan = random_split(10, 4, 4), Plan(10, 4, seed=0, flip=True, shift=1)
+    share = host.Share(1, 0, 1, 4)
+    whole = list(host.training_batches(split.read, plan, share, 1, range(6)))
+    tail = list(host.training_batches(split.read, plan, share, 1, range(3, 6)))
+    for ours, expected in zip(tail, whole[3:], strict=True):
+        assert np.array_equal(ours["image"], expected["image"]) and np.array_equal(ours["label"], expected["label"])
+
+
+def test_evaluation_shows_every_record_once_and_pads_with_void():
+    split = random_split(11, 4, 6)
+    shares = [host.Share(4, first, 2, 2) for first in (0, 2)]  # two processes of two devices
+    seen = []
+    for share in shares:
+        assert host.num_evaluation_steps(11, share) == 2
+        for step, batch in enumerate(host.evaluation_batches(split.read, 11, share)):
+            indices = host.evaluation_indices(11, share, step)
+            for place, index in np.ndenumerate(indices):
+                if index < 0:
+                    assert (batch["label"][place] == VOID).all() and not batch["image"][place].any()
+                else:
+                    seen.append(index)
+                    assert np.array_equal(batch["image"][place], split.read(index)[0])
+                    assert np.array_equal(batch["label"][place], split.read(index)[1])
+    assert sorted(seen) == list(range(11))
+
+
+def test_a_split_that_does_not_fit_in_memory_is_read_anew_with_the_same_result(monkeypatch):
+    split, calls = random_split(4, 10, 12), []
+    kept = host.decoded(split, 5, 6)
+    monkeypatch.setattr(host, "MEMORY_LIMIT", 0)
+    counted = Split(split.names, lambda i: calls.append(i) or split.read(i), split.fingerprint)
+    streamed = host.decoded(counted, 5, 6)
+    assert calls == []
+    for index in (2, 0, 2):
+        for ours, expected in zip(streamed(index), kept(index), strict=True):
+            assert np.array_equal(ours, expected)
+    assert calls == [2, 0, 2]
+
+
+def test_labels_are_counted_as_by_a_loop_and_kept_by_fingerprint(tmp_path):
+    split = random_split(5, 6, 7)
+    counts = count_labels(split, 4, tmp_path)
+    for class_id in range(4):
+        in_each = [(split.read(i)[1] == class_id).sum() for i in range(5)]
+        assert counts.pixels[class_id] == sum(in_each)
+        assert counts.image_pixels[class_id] == sum(42 for number in in_each if number)
+    assert counts.total == 5 * 42
+
+    def fail(index):
+        raise AssertionError("the labels were read again")
+
+    again = count_labels(Split(split.names, fail, split.fingerprint), 4, tmp_path)
+    assert np.array_equal(again.pixels, counts.pixels) and np.array_equal(again.image_pixels, counts.image_pixels)
+    assert again.total == counts.total
