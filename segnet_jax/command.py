@@ -15,6 +15,9 @@ def run_command(main: Callable[[], int | None]) -> None:
     Args:
       main: the command; what it returns is the exit code, None for 0.
     """
+    # TensorFlow, which reads data for us and computes nothing, greets at length unless told otherwise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         code = main()
     except UserError as error:

@@ -74,11 +74,13 @@ def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None,
 
 
 def _message(box: str) -> str:
-    """What tyro's error box says, as one line."""
-    lines = [line.strip("│ ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:-1]]
-    rules = [number for number, line in enumerate(lines) if line and set(line) == {"─"}]
-    message = " ".join(lines[: rules[0]] if rules else lines)
-    if "Perhaps you meant:" in lines:
-        nearest = next((line.split()[0] for line in lines[rules[0] + 1 :] if line.startswith("--")), "")
-        message += f"; nearest: {nearest}"
-    return message
+    """What tyro's error box says, as one line. Its parts, title, message and hints, stand between rules."""
+    parts = [[]]
+    for line in map(str.strip, box.splitlines()):
+        if line and not line.strip("-"):
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    _, message, *hints = [" ".join(part) for part in parts]
+    nearest = re.search(r"Perhaps you meant: (--[\w-]+)", " ".join(hints))
+    return message + (f"; nearest: {nearest[1]}" if nearest else "")

@@ -123,7 +123,6 @@ def evaluation_batches(read: Read, num_samples: int, share: Share) -> Iterator[B
 
 def _prefetched(make: Callable[[int], tuple[np.ndarray, np.ndarray]], steps: range) -> Iterator[Batch]:
     """Runs `make` for each step in tf.data's threads, a few steps ahead and in order."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it greets on import
     import tensorflow as tf  # not at the top: predicting and exporting need no TensorFlow
 
     tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX

@@ -39,7 +39,9 @@ class TrainState(struct.PyTreeNode):
 def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
     """Draws the network's first parameters; statistics are 0 and 1."""
     image = jnp.zeros((1, 32, 32, 3), jnp.float32)  # any size gives the same parameters
-    return jax.jit(lambda key: model.init(key, image, train=False))(jax.random.key(seed))
+    # It runs once. On the CPU, optimising this program takes five times longer than all the rest of it.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    return jax.jit(lambda key: model.init(key, image, train=False), compiler_options=options)(jax.random.key(seed))
 
 
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, precision: str) -> TrainState:

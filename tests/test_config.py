@@ -1,0 +1,71 @@
+"""Config: TOML there and back, protocols, and errors that name the key."""
+
+import dataclasses
+
+import pytest
+
+from segnet_jax.config import Config, differences, protocol_names, read_config, read_protocol
+from segnet_jax.errors import UserError
+
+
+def test_a_config_survives_its_toml_form(tmp_path):
+    config = dataclasses.replace(Config(), data='a "quoted" \\ folder ü', scenes=(3, 2), learning_rate=1e-5, flip=False)
+    (tmp_path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    assert read_config(tmp_path / "config.toml", Config()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat = 1.0", "unknown key 'learning_rat' in .*; nearest: learning_rate"),
+        ("epochs = 3\nepochs = 4\n", "not valid TOML: .*line 2"),
+        ("epochs = ", "not valid TOML"),
+        ('epochs = "three"', "epochs in .* must be int, got 'three'"),
+        ("epochs = true", "epochs in .* must be int, got True"),
+        ("image_size = [360]", "image_size in .* must be"),
+        ('schedule = "linear"', "schedule in .* must be one of constant, step, poly, cosine, got 'linear'"),
+        ("learning_rate = -1", "--learning-rate must be between .*, got -1"),
+        ("seed = nan", "seed in .* must be int"),
+    ],
+)
+def test_a_faulty_file_is_refused_by_key(tmp_path, text, message):
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_config(tmp_path / "config.toml", Config())
+
+
+def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path):
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot read the config"):
+        read_config(tmp_path / "binary.toml", Config())
+    (tmp_path / "large.toml").write_text("#" * 1_000_001)
+    with pytest.raises(UserError, match="1000001 bytes"):
+        read_config(tmp_path / "large.toml", Config())
+
+
+def test_every_protocol_loads_and_names_itself():
+    assert {"demo", "camvid-tutorial", "camvid-matlab-2018"} <= set(protocol_names())
+    for name in protocol_names():
+        assert read_protocol(name, Config()).protocol == name
+
+
+def test_the_published_protocols_say_what_protocols_md_says():
+    tutorial = read_protocol("camvid-tutorial", Config())
+    matlab = read_protocol("camvid-matlab-2018", Config())
+    for protocol in (tutorial, matlab):
+        assert protocol.image_size == (360, 480) and protocol.depth == 5 and protocol.width == 1
+        assert (protocol.learning_rate, protocol.schedule, protocol.momentum) == (1e-3, "constant", 0.9)
+        assert (protocol.weight_decay, protocol.batch_size_per_device, protocol.init) == (5e-4, 4, "vgg16")
+        assert protocol.result_checkpoint == "last"
+    assert (tutorial.split_rule, tutorial.pooling, tutorial.class_weights) == ("tutorial", "ceil", "caffe")
+    assert not tutorial.flip and tutorial.shift == 0 and tutorial.conv_bias
+    assert 39_000 < tutorial.epochs * (367 // 4) < 40_000  # 40,000 steps, in whole epochs of whole batches
+    assert (matlab.split_rule, matlab.pooling, matlab.class_weights) == ("matlab", "floor", "matlab")
+    assert matlab.flip and matlab.shift == 10 and matlab.final_batch_norm
+    assert matlab.epochs * (421 // 4) == 10_500
+
+
+def test_only_what_makes_the_experiment_counts_as_a_difference():
+    old = Config()
+    new = dataclasses.replace(old, devices="2", run="x", max_steps=3, seed=1, depth=4)
+    assert differences(old, new) == {"depth": (5, 4), "seed": (0, 1)}
