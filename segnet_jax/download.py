@@ -17,6 +17,7 @@ from typing import BinaryIO, Literal
 from urllib.parse import urlsplit
 
 from segnet_jax.errors import UserError
+from segnet_jax.files import atomic_write_text
 
 Kind = Literal["zip", "hdf5", "torch", "any"]
 
@@ -39,9 +40,7 @@ class Resource:
       filename: its name in the folder that it is fetched into.
       urls: http, https or file, in order of preference; each a mirror of the same bytes.
       kind: what its first bytes must show it to be.
-      sha256: hex, where known.
-      sha1: hex, where known.
-      md5: hex, where known.
+      sha256, sha1, md5: hex, where known.
       num_bytes: its size, or the smallest and the largest plausible size, where known.
       hint: how to do without the download, told when no mirror can be reached.
     """
@@ -255,9 +254,7 @@ def _check_first_use(resource: Resource, path: Path, record: Path) -> None:
     if resource.kind == "zip":
         _check_members(path)
     print(f"sha256 of {resource.filename}: {found} (no published sum; kept in {record.name})", file=sys.stderr)
-    temporary = record.with_name(f"{record.name}.part")
-    temporary.write_text(f"{found}  {resource.filename}\n", "ascii")
-    os.replace(temporary, record)
+    atomic_write_text(record, f"{found}  {resource.filename}\n")
 
 
 def _check_members(path: Path) -> None:

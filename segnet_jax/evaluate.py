@@ -13,9 +13,10 @@ import tyro
 from segnet_jax import assembly, runs
 from segnet_jax.command import run_command
 from segnet_jax.errors import UserError
+from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_flags
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.reporting.run_folder import atomic_write_json, result
+from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.precision import choose_precision

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import tyro
 from tyro.conf import Positional, arg
 
 from segnet_jax.command import run_command
@@ -20,6 +20,7 @@ from segnet_jax.datasets.prepared import find_prepared
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.download import cache_folder, fetch
 from segnet_jax.errors import UserError
+from segnet_jax.flags import parse_flags
 from segnet_jax.weights.load import read_vgg
 from segnet_jax.weights.npz import save_npz
 from segnet_jax.weights.published import obtain
@@ -51,13 +52,14 @@ class Options:
     where `train --data camvid` and `train --init vgg16` find it."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Prepares what the command line names.
 
     Raises:
       UserError: a fault in what the user gave, or a download that fails.
     """
-    options = tyro.cli(Options, args=argv, prog="python -m segnet_jax.prepare", description=_DESCRIPTION)
+    args = sys.argv[1:] if args is None else args
+    options = parse_flags(Options, args, prog="segnet_jax.prepare", description=_DESCRIPTION)
     if options.what == "camvid":
         prepare_camvid(options.archives, options.tutorial, options.out or cache_folder())
     elif options.archives or options.tutorial:

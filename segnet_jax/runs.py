@@ -9,9 +9,10 @@ import numpy as np
 from segnet_jax.config import Config, read_config
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.errors import UserError
+from segnet_jax.files import atomic_write_json, atomic_write_text
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.reporting.figures import batch_picture
-from segnet_jax.reporting.run_folder import atomic_write_json, atomic_write_text, environment
+from segnet_jax.reporting.run_folder import environment
 
 CONFIG_FILE = "config.toml"
 

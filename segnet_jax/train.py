@@ -14,12 +14,13 @@ import numpy as np
 from segnet_jax import assembly, runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
+from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_config
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.reporting.logbook import Logbook
-from segnet_jax.reporting.run_folder import atomic_write_json, result
+from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.stopping import Stop
 from segnet_jax.training.checkpoints import Checkpoints

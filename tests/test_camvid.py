@@ -218,7 +218,7 @@ def test_a_folder_with_all_frames_is_dealt_by_the_matlab_rule(tmp_path):
 
 
 def test_the_matlab_rule_needs_all_frames_and_no_others(folder, tmp_path):
-    with pytest.raises(UserError, match="all 701 frames.*701 are missing: 0001TP_006690; .*prepare camvid"):
+    with pytest.raises(UserError, match="all 701 frames.*701 are missing: 0001TP_006690, .*prepare camvid"):
         open_folder(folder, "matlab")
 
 

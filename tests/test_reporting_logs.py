@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segnet_jax import files
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.errors import UserError
 from segnet_jax.metrics.confusion import scores
@@ -124,7 +125,7 @@ def test_tensorboard_is_told_from_which_step_a_resumed_run_replaces_the_old_one(
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
-    run_folder.atomic_write_json(path, {"miou": np.float64(0.5), "none": float("-inf")})
+    files.atomic_write_json(path, {"miou": np.float64(0.5), "none": float("-inf")})
     assert strict_json(path.read_text()) == {"miou": 0.5, "none": None}
     assert os.listdir(tmp_path) == ["result.json"]
 
@@ -133,16 +134,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        run_folder.atomic_write_text(path, "new")
+        files.atomic_write_text(path, "new")
     assert strict_json(path.read_text())["miou"] == 0.5
     assert os.listdir(tmp_path) == ["result.json"]
 
 
 def test_arrays_of_numpy_and_jax_become_plain_json():
     value = {"a": np.int64(3), "b": [np.bool_(True), jnp.bfloat16(0.5)], 7: np.array([[1.0, np.nan]]), "c": ("x", None)}
-    assert run_folder.plain(value) == {"a": 3, "b": [True, 0.5], "7": [[1.0, None]], "c": ["x", None]}
+    assert files.plain(value) == {"a": 3, "b": [True, 0.5], "7": [[1.0, None]], "c": ["x", None]}
     with pytest.raises(TypeError, match="object"):
-        run_folder.plain(object())
+        files.plain(object())
 
 
 def test_the_environment_names_versions_and_devices_but_no_place(tmp_path):

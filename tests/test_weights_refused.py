@@ -86,7 +86,7 @@ def test_more_than_five_misfits_are_counted(small, tmp_path):
     files.write_torch_zip(tmp_path / "w.pth", {f"layer{i}": np.zeros(2, np.float32) for i in range(7)})
     message = complaint(tmp_path / "w.pth")
     assert "26 missing: features.0.weight" in message and "and 21 more" in message
-    assert "7 unknown: layer0, layer1, layer2, layer3, layer4 and 2 more" in message
+    assert "7 unknown: layer0, layer1, layer2, layer3, layer4, and 2 more" in message
 
 
 def test_a_vgg19_in_place_of_a_vgg16_is_called_that(small, tmp_path):

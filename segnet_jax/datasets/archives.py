@@ -17,13 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from segnet_jax.datasets.camvid import pixel_counts
-from segnet_jax.datasets.colors import describe_unknown, listed
+from segnet_jax.datasets.colors import describe_unknown
 from segnet_jax.datasets.decode import check_sizes, read_color_label, read_image
 from segnet_jax.datasets.frames import FRAMES
 from segnet_jax.datasets.labels import CAMVID, CAMVID_ORIGINAL_COLORS
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.download import Resource
-from segnet_jax.errors import UserError
+from segnet_jax.errors import UserError, listed
 
 _HINT = (
     "fetch 701_StillsRaw_full.zip and LabeledApproved_full.zip by hand and pass their folder by "

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segnet_jax.datasets.colors import listed
 from segnet_jax.datasets.decode import (
     Header,
     check_image_header,
@@ -23,7 +22,7 @@ from segnet_jax.datasets.decode import (
 from segnet_jax.datasets.frames import FRAMES, missing_frames, split_names
 from segnet_jax.datasets.labels import CAMVID, CAMVID_TUTORIAL_VOID
 from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.errors import UserError
+from segnet_jax.errors import UserError, listed
 
 SPLITS = ("train", "val", "test")
 
@@ -79,7 +78,7 @@ def tutorial(folder: Path | str) -> DataSet:
         read = functools.partial(_read, tuple(entries), folder)
         splits[split] = Split(tuple(entry.name for entry in entries), read, digest.hexdigest())
     if faults:
-        raise UserError(f"{len(faults)} fault{'s' * (len(faults) > 1)} in {folder}: {listed(faults)}")
+        raise UserError(f"{len(faults)} fault{'s' * (len(faults) > 1)} in {folder}: {listed(faults, '; ')}")
     return DataSet("camvid-tutorial", CAMVID, splits)
 
 

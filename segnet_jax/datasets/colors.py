@@ -7,14 +7,9 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import Color
+from segnet_jax.errors import listed
 
 _OUTSIDE = 254  # marks colours that mean no class
-
-
-def listed(items: Sequence[str], count: int = 5) -> str:
-    """The first five, and how many more: for messages about many files."""
-    more = f"; and {len(items) - count} more" if len(items) > count else ""
-    return "; ".join(items[:count]) + more
 
 
 def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndarray, dict[Color, int]]:
@@ -69,4 +64,4 @@ def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Col
         f"{pixels} px of colour {color} in {files} file{'s' * (files > 1)}, nearest known {nearest(color)}"
         for color, (pixels, files) in sorted(total.items(), key=lambda item: -item[1][0])
     ]
-    return f"unknown colours (drawn with anti-aliasing, or resized?): {listed(told)}"
+    return f"unknown colours (drawn with anti-aliasing, or resized?): {listed(told, '; ')}"

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.colors import color_ids, describe_unknown, listed
+from segnet_jax.datasets.colors import color_ids, describe_unknown
 from segnet_jax.datasets.labels import Color
 from segnet_jax.download import is_web_page
-from segnet_jax.errors import UserError
+from segnet_jax.errors import UserError, listed
 
 MAX_PIXELS = 50_000_000
 """More is refused before decoding: a small file can claim a picture that fills the memory."""

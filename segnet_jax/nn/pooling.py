@@ -8,7 +8,7 @@ Both functions carry their own gradient. JAX's `max` would split the gradient of
 would keep the whole input for the backward pass; here the gradient follows the code, and only the code is kept.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ def max_pool_with_code(x: jax.Array, pooling: Pooling = "floor") -> tuple[jax.Ar
 
     Returns:
       The maxima, [B,h,w,C] in x's dtype, and their codes, uint8 [B,h,w,C] in 0..3.
+
+    Raises:
+      ValueError: for another word than "floor" or "ceil".
     """
     return _pool(_to_even(x, pooling))
 
@@ -42,12 +45,16 @@ def unpool(x: jax.Array, code: jax.Array, height: int, width: int) -> jax.Array:
     Returns:
       [B,height,width,C] in x's dtype.
     """
-    x = _scatter(x, code)[:, :height, :width]
+    x = _scatter(x, code)
+    assert abs(x.shape[1] - height) <= 1 and abs(x.shape[2] - width) <= 1, (x.shape, height, width)
+    x = x[:, :height, :width]
     return jnp.pad(x, ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0)))
 
 
 def _to_even(x: jax.Array, pooling: Pooling) -> jax.Array:
     """Pads or crops [B,H,W,C] at the bottom and right to even height and width."""
+    if pooling not in get_args(Pooling):
+        raise ValueError(f"pooling must be one of {get_args(Pooling)}, got {pooling!r}")
     for axis in (1, 2):
         size = x.shape[axis]
         if size % 2 and (pooling == "ceil" or size == 1):

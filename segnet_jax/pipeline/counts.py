@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segnet_jax.datasets.records import Split
+from segnet_jax.files import atomic_write_json
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,5 @@ def count_labels(
             on_record()
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.write_text(
-            json.dumps(
-                {
-                    "pixels": counts.pixels.tolist(),
-                    "image_pixels": counts.image_pixels.tolist(),
-                    "total": counts.total,
-                }
-            )
-        )
-        unfinished.replace(kept)
+        atomic_write_json(kept, vars(counts))
     return counts

@@ -8,10 +8,10 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.files import atomic_write_bytes
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.colors import colorize, overlay
-from segnet_jax.reporting.run_folder import atomic_write_bytes
 from segnet_jax.reporting.tables import percent
 
 _MAX_IMAGES, _COLUMNS = 8, 4  # of a batch

@@ -6,7 +6,7 @@ import os
 import pathlib
 
 from segnet_jax.errors import UserError
-from segnet_jax.reporting.run_folder import atomic_write_bytes, plain
+from segnet_jax.files import atomic_write_bytes, plain
 
 FILE_NAME = "metrics.jsonl"
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segnet_jax.files import atomic_write_bytes
 from segnet_jax.reporting.progress import duration
-from segnet_jax.reporting.run_folder import atomic_write_bytes
 from segnet_jax.reporting.tables import percent
 
 _BLUE, _PALE_BLUE = "#0a6ebd", "#a9d0ee"

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segnet_jax.errors import UserError
-from segnet_jax.weights.vgg import VGG, BatchNormWeights, ConvWeights, first_five
+from segnet_jax.errors import UserError, listed
+from segnet_jax.weights.vgg import VGG, BatchNormWeights, ConvWeights
 
 Tree = dict[str, dict]
 _ENCODER_CONV = re.compile(r"conv\d_\d")  # the decoder's have _D behind
@@ -37,12 +37,12 @@ def insert_encoder(
     """
     convs = sorted(filter(_ENCODER_CONV.fullmatch, params))
     if missing := [conv for conv in convs if conv not in vgg.convs]:
-        raise UserError(f"the weights of {vgg.encoder} have no {first_five(missing)}: the network is another encoder's")
+        raise UserError(f"the weights of {vgg.encoder} have no {listed(missing)}: the network is another encoder's")
     shapes = {conv: (params[conv]["kernel"].shape, vgg.convs[conv].kernel.shape) for conv in convs}
     if wrong := [f"{conv} {ours} for {theirs}" for conv, (ours, theirs) in shapes.items() if ours != theirs]:
         raise UserError(
             f"pretrained weights need width 1: {len(wrong)} of {len(convs)} kernels have another shape in the "
-            f"network ({first_five(wrong)}); take width 1, or init none"
+            f"network ({listed(wrong)}); take width 1, or init none"
         )
     params, batch_stats = dict(params), dict(batch_stats)
     for conv in convs:

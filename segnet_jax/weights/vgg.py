@@ -5,12 +5,13 @@ sides are compared, names and shapes, before a single number is read. All of the
 the file; `load.read_vgg` puts the file's name before it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from segnet_jax.errors import listed
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import ENCODERS
 
@@ -116,12 +117,6 @@ def assemble(
     }
 
 
-def first_five(items: Iterable[str]) -> str:
-    """The first five of a list, and how many more there are."""
-    items = list(items)
-    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
-
-
 def _compare(tensors, encoder, table_of, unused, layout) -> None:
     table = table_of(encoder)
     channels = conv_channels(encoder)
@@ -141,8 +136,8 @@ def _compare(tensors, encoder, table_of, unused, layout) -> None:
         if other != encoder and table_of(other).keys() == needed:
             raise ValueError(f"these are the weights of {other}, and the encoder is {encoder}")
     faults = {"missing": missing, "unknown": unknown, "of another shape": sorted(misshapen)}
-    listed = "; ".join(f"{len(names)} {fault}: {first_five(names)}" for fault, names in faults.items() if names)
-    raise ValueError(f"does not hold the weights of {encoder}: of {len(table)} tensors {listed}")
+    told = "; ".join(f"{len(names)} {fault}: {listed(names)}" for fault, names in faults.items() if names)
+    raise ValueError(f"does not hold the weights of {encoder}: of {len(table)} tensors {told}")
 
 
 def _kernel_shape(inputs: int, outputs: int, layout: str) -> tuple[int, ...]:
