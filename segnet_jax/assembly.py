@@ -14,13 +14,14 @@ import optax
 
 from segnet_jax.config import Config
 from segnet_jax.datasets.choose import open_data_set, open_full_size_counts
+from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.download import cache_folder
-from segnet_jax.errors import UserError
+from segnet_jax.errors import UserError, listed
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, TORCH, Preprocessing
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline import host
-from segnet_jax.pipeline.counts import LabelCounts, count_labels
+from segnet_jax.pipeline.counts import LabelCounts, count_labels, count_split
 from segnet_jax.reporting.bar import bar
 from segnet_jax.training import class_weights as rules
 from segnet_jax.training.calibration import calibrate
@@ -36,21 +37,31 @@ NUM_PICTURES = 6
 CALIBRATION_IMAGES = 64  # enough for the statistics of a pretrained encoder to settle
 
 
-def start_devices(config: Config) -> Devices:
+def start_devices(config: Config, say: Callable[[str], None] = print) -> Devices:
     """Chooses the devices; to be called before anything else asks JAX for one."""
     if config.fake_devices:
         flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
         jax.config.update("jax_platforms", "cpu")
-    return choose_devices(config.devices)
+    devices = choose_devices(config.devices)
+    if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists("/proc/driver/nvidia/version"):
+        say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
+    return devices
 
 
-def check_init(config: Config) -> None:
-    """Refuses, before anything is read or compiled, first weights that cannot fit the network.
+def check_network(config: Config) -> None:
+    """Refuses, before anything is read or compiled, settings of the network that do not go together.
 
     Raises:
-      UserError: for a width other than the published one.
+      UserError: for an image too small for the poolings, or first weights that cannot fit.
     """
+    smallest = 2**config.depth
+    if min(config.image_size) < smallest:
+        height, width = config.image_size
+        raise UserError(
+            f"--image-size {height} {width} is smaller than the {config.depth} poolings need ({smallest}): take a "
+            "larger one, or a smaller --depth"
+        )
     if config.init != "none" and config.width != 1:
         raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
     if config.init in ("vgg16", "vgg16_bn", "vgg19") and not config.init.startswith(config.encoder):
@@ -129,8 +140,6 @@ def load_class_weights(config: Config, data_set: DataSet, say: Callable[[str], N
         counts = _count_everything(config, data_set, say)
     else:
         counts = _count(data_set.splits["train"], num_classes)
-    for class_id in np.flatnonzero(counts.pixels == 0):
-        say(f"warning: {data_set.classes.names[class_id]} has 0 labelled pixels: its weight is 0")
     if config.class_weights == "auto-global":
         return rules.global_frequency_weights(counts.pixels, counts.total)
     return rules.present_frequency_weights(counts.pixels, counts.image_pixels)
@@ -138,7 +147,7 @@ def load_class_weights(config: Config, data_set: DataSet, say: Callable[[str], N
 
 def _count(split: Split, num_classes: int) -> LabelCounts:
     with bar("counting labels", len(split)) as advance:
-        return count_labels(split, num_classes, cache_folder(), advance)
+        return count_split(split, num_classes, cache_folder(), advance)
 
 
 def _count_everything(config: Config, data_set: DataSet, say: Callable[[str], None]) -> LabelCounts:
@@ -149,12 +158,15 @@ def _count_everything(config: Config, data_set: DataSet, say: Callable[[str], No
         say(f"class weights are counted on {', '.join(data_set.splits)} at the size on disk")
         return sum(
             (_count(split, num_classes) for split in data_set.splits.values()),
-            start=LabelCounts(np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64), 0),
+            start=LabelCounts.zero(num_classes),
         )
     pixels = np.stack(list(full_size.values()))  # [frames, classes and void]
     sizes = pixels.sum(axis=1, keepdims=True)
     present = pixels[:, :num_classes] > 0
-    return LabelCounts(pixels[:, :num_classes].sum(axis=0), (present * sizes).sum(axis=0), int(sizes.sum()))
+    known = pixels[:, :num_classes]
+    return LabelCounts(
+        known.sum(axis=0), (present * sizes).sum(axis=0), int(sizes.sum()), int((known.sum(axis=1) == 0).sum())
+    )
 
 
 def read_first_weights(config: Config) -> VGG | None:
@@ -215,6 +227,27 @@ def read_ahead(split: Split, config: Config, doing: str) -> host.Read:
     """Decodes a split at the config's image size."""
     with bar(doing, len(split)) as advance:
         return host.decoded(split, *config.image_size, on_record=advance)
+
+
+def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **reads: tuple[host.Read, int]) -> None:
+    """Says which classes the labels, as the network gets them, lack, and how many labels hold nothing but void.
+
+    Args:
+      classes: the data set's.
+      say: prints a line.
+      **reads: split -> its reader and number of records; the first is what is trained on.
+    """
+    trained = None
+    for split, (read, num_records) in reads.items():
+        counts = count_labels(lambda index, read=read: read(index)[1], num_records, len(classes))
+        if counts.num_void:
+            say(f"warning: {counts.num_void} of {num_records} {split} labels hold no usable pixel, only void")
+        present = {name for name, pixels in zip(classes.names, counts.pixels, strict=True) if pixels}
+        trained = trained or present
+        if untrained := [name for name in classes.names if name in present - trained]:
+            say(f"warning: {listed(untrained)} in {split} alone: no training pixel, so it cannot be learned")
+        if absent := [name for name in classes.names if name not in present]:
+            say(f"warning: no {split} pixel of {listed(absent)}; where it is scored, it is reported as absent")
 
 
 def picture_indices(num_samples: int) -> list[int]:

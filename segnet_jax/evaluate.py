@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import jax
+import numpy as np
 import tyro
 
 from segnet_jax import assembly, runs
@@ -16,6 +17,7 @@ from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_flags
 from segnet_jax.metrics.confusion import scores
+from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.training.checkpoints import Checkpoints
@@ -39,6 +41,8 @@ class Options:
     fake_devices: int = 0  # pretend that the CPU is so many devices
     batch_size_per_device: int = 4  # images a device takes at once; the scores do not depend on it
     json: str = ""  # file to write the result to
+    pictures: str = ""  # folder for a picture of six records and their predictions
+    masks_only: bool = False  # leave the photographs out of it, where they must not be passed on
 
 
 def main() -> int:
@@ -74,8 +78,9 @@ def evaluate(options: Options) -> int:
         like = jax.eval_shape(lambda: create_state(init_variables(model, config.seed), optimizer, precision))
         state = checkpoints.restore(options.checkpoint, like)
     class_weights = assembly.load_class_weights(config, data_set, say=lambda _: None)
+    read = assembly.read_ahead(split, config, f"reading {options.split} images")
     score = assembly.build_evaluator(
-        assembly.read_ahead(split, config, f"reading {options.split} images"),
+        read,
         len(split),
         model,
         class_weights,
@@ -89,6 +94,19 @@ def evaluate(options: Options) -> int:
     if devices.is_writer:
         print_table(scores(found.confusion), data_set.classes)
         print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
+    if devices.is_writer and options.pictures:
+        chosen = sorted(found.predictions)
+        images, labels = zip(*map(read, chosen), strict=True)
+        drawn = prediction_pictures(
+            None if options.masks_only else np.stack(images),
+            np.stack(labels),
+            np.stack([found.predictions[index] for index in chosen]),
+            [split.names[index] for index in chosen],
+            data_set.classes,
+            options.pictures,
+            meta["step"],
+        )
+        print(f"drew {drawn}")
     if devices.is_writer and options.json:
         summary = result(
             scores(found.confusion),

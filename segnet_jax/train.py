@@ -46,11 +46,15 @@ def train(config: Config) -> int:
     Raises:
       UserError: for the user's mistakes, all of them before anything is compiled.
     """
+
+    def say(text: str) -> None:
+        if jax.process_index() == 0:
+            print(text, file=sys.stderr, flush=True)
+
     with contextlib.ExitStack() as stack:
         # --- devices and data ---
-        assembly.check_init(config)
-        devices = assembly.start_devices(config)
-        say = partial(print, file=sys.stderr, flush=True) if devices.is_writer else lambda _: None
+        assembly.check_network(config)
+        devices = assembly.start_devices(config, say)
         precision = choose_precision(config.precision, devices.local[0])
         say(f"devices  {devices}, {precision}")
 
@@ -85,6 +89,9 @@ def train(config: Config) -> int:
         class_weights = assembly.load_class_weights(config, data_set, say)
         read = assembly.read_ahead(train_split, config, "reading training images")
         read_scored = assembly.read_ahead(scored_split, config, f"reading {scored} images")
+        assembly.warn_of_labels(
+            data_set.classes, say, train=(read, len(train_split)), **{scored: (read_scored, len(scored_split))}
+        )
         share = assembly.device_share(devices, config.batch_size_per_device)
         batches_of = partial(host.training_batches, read, plan, share, config.accumulate)
         if not config.resume:

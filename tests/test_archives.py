@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segnet_jax import prepare
+from segnet_jax import prepare, train
 from segnet_jax.constants import VOID
 from segnet_jax.datasets import archives, frames, prepared
 from segnet_jax.datasets.archives import open_archives, scan_labels
 from segnet_jax.datasets.choose import open_data_set, open_full_size_counts
 from segnet_jax.datasets.labels import CAMVID_ORIGINAL_COLORS
 from segnet_jax.errors import UserError
+from segnet_jax.flags import parse_config
 
 COLORS = np.array(list(CAMVID_ORIGINAL_COLORS), np.uint8)
 THREE = ("0001TP_006690", "0016E5_00901", "Seq05VD_f02610")
@@ -124,6 +125,13 @@ def test_archives_of_the_official_form_go_from_a_server_to_both_splits(tmp_path,
 
     prepare.main(["camvid"])
     assert "prepared in" in capsys.readouterr().out
+
+    flags = (
+        "--data camvid --split-rule matlab --class-weights matlab --image-size 6 8 --init none --depth 1 --width 0.1 "
+        f"--epochs 1 --devices 1 --max-steps 1 --run {tmp_path / 'run'}"
+    )
+    assert train.train(parse_config(flags.split(), prog="segnet_jax.train", description="")) == 0
+    assert "camvid" in (told := capsys.readouterr().err) and "421 train, 280 test" in told
 
 
 def test_full_size_frames_are_mapped_and_resized_to_360x480(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segnet_jax.datasets.camvid import tutorial
-from segnet_jax.pipeline.counts import count_labels
+from segnet_jax.pipeline.counts import count_split
 from segnet_jax.training.class_weights import global_frequency_weights, present_frequency_weights
 
 # protocols.md section 4: recounted from the published labels
@@ -27,8 +27,8 @@ def test_counts_of_unequal_shape_are_refused():
         present_frequency_weights(np.ones(3, np.int64), np.ones(4, np.int64))
 
 
-def test_weights_of_the_real_training_labels_by_both_rules(camvid_folder):
-    counts = count_labels(tutorial(camvid_folder).splits["train"], 11)
+def test_weights_of_the_real_training_labels_by_both_rules(camvid_folder, tmp_path):
+    counts = count_split(tutorial(camvid_folder).splits["train"], 11, tmp_path)
     assert counts.pixels.tolist() == PIXELS
     assert (counts.image_pixels // (360 * 480)).tolist() == IMAGES
     assert counts.total == 367 * 360 * 480

@@ -9,7 +9,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.datasets.records import Split
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.augment import augment
-from segnet_jax.pipeline.counts import count_labels
+from segnet_jax.pipeline.counts import count_labels, count_split
 from segnet_jax.pipeline.plan import Plan
 
 
@@ -105,7 +105,7 @@ def test_a_split_that_does_not_fit_in_memory_is_read_anew_with_the_same_result(m
 
 def test_labels_are_counted_as_by_a_loop_and_kept_by_fingerprint(tmp_path):
     split = random_split(5, 6, 7)
-    counts = count_labels(split, 4, tmp_path)
+    counts = count_split(split, 4, tmp_path)
     for class_id in range(4):
         in_each = [(split.read(i)[1] == class_id).sum() for i in range(5)]
         assert counts.pixels[class_id] == sum(in_each)
@@ -115,6 +115,11 @@ def test_labels_are_counted_as_by_a_loop_and_kept_by_fingerprint(tmp_path):
     def fail(index):
         raise AssertionError("the labels were read again")
 
-    again = count_labels(Split(split.names, fail, split.fingerprint), 4, tmp_path)
+    again = count_split(Split(split.names, fail, split.fingerprint), 4, tmp_path)
     assert np.array_equal(again.pixels, counts.pixels) and np.array_equal(again.image_pixels, counts.image_pixels)
-    assert again.total == counts.total
+    assert (again.total, again.num_void) == (counts.total, counts.num_void) == (5 * 42, 0)
+
+
+def test_labels_of_nothing_but_void_are_counted():
+    labels = [np.full((2, 3), VOID, np.uint8), np.zeros((2, 3), np.uint8), np.full((2, 3), VOID, np.uint8)]
+    assert count_labels(labels.__getitem__, 3, 2).num_void == 2

@@ -172,6 +172,7 @@ MISTAKES = {
     "a missing weight file": (["--init", "no.pth", "--width", "1"], "no weight file no.pth"),
     "weights for another width": (["--init", "vgg16"], "--init vgg16 needs --width 1, got 0.0625"),
     "weights of another encoder": (["--init", "vgg19", "--width", "1"], "does not fit --encoder vgg16"),
+    "an image smaller than the poolings need": (["--depth", "5"], "--image-size 24 32 is smaller than the 5 poolings"),
     "resuming nothing": (["--resume"], "--resume needs the run"),
     "resuming a run that is not there": (["--resume", "--run", "no/run"], "no run no/run"),
     "a missing config": (["--config", "no.toml"], "cannot read the config no.toml"),

@@ -1,11 +1,12 @@
-"""How many pixels each class has in a split, counted once and kept by the data's fingerprint."""
+"""How many pixels each class has in a split; counts of whole data sets are kept by the data's fingerprint."""
 
 import json
 import os
 import pathlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 
 import numpy as np
 
@@ -15,52 +16,71 @@ from segnet_jax.files import atomic_write_json
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Pixels of a split's labels, at the size on disk.
+    """Pixels of a split's labels.
 
     Attributes:
       pixels: int64 [C], pixels of each class.
       image_pixels: int64 [C], all pixels, void included, of the images that contain the class.
       total: all pixels, void included.
+      num_void: labels that hold nothing but void.
     """
 
     pixels: np.ndarray
     image_pixels: np.ndarray
     total: int
+    num_void: int
 
     def __add__(self, other: "LabelCounts") -> "LabelCounts":
-        return LabelCounts(self.pixels + other.pixels, self.image_pixels + other.image_pixels, self.total + other.total)
+        return LabelCounts(*map(add, astuple(self), astuple(other)))
+
+    @classmethod
+    def zero(cls, num_classes: int) -> "LabelCounts":
+        """Counts of no label at all."""
+        nothing = np.zeros(num_classes, np.int64)
+        return cls(nothing, nothing, 0, 0)
 
 
 def count_labels(
-    split: Split, num_classes: int, cache: pathlib.Path | None = None, on_record: Callable[[], None] = lambda: None
+    labels: Callable[[int], np.ndarray], num_labels: int, num_classes: int, on_label: Callable[[], None] = lambda: None
 ) -> LabelCounts:
-    """Counts the pixels of each class in one pass over a split.
+    """Counts the pixels of each class in one pass.
+
+    Args:
+      labels: index -> uint8 [H,W], class ids or VOID.
+      num_labels: how many there are.
+      num_classes: C.
+      on_label: called after each label that is counted.
+    """
+
+    def count(index: int) -> LabelCounts:
+        label = labels(index)
+        pixels = np.bincount(label.ravel(), minlength=256)[:num_classes].astype(np.int64)
+        return LabelCounts(pixels, np.where(pixels > 0, label.size, 0), label.size, int(not pixels.any()))
+
+    counts = LabelCounts.zero(num_classes)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for one in pool.map(count, range(num_labels)):
+            counts += one
+            on_label()
+    return counts
+
+
+def count_split(
+    split: Split, num_classes: int, cache: pathlib.Path, on_label: Callable[[], None] = lambda: None
+) -> LabelCounts:
+    """Counts a split's labels at the size on disk, or reads what was counted before.
 
     Args:
       split: what to count.
       num_classes: C.
-      cache: folder in which the counts are kept under the split's fingerprint; None keeps nothing.
-      on_record: called after each record that is counted.
+      cache: folder in which the counts are kept under the split's fingerprint.
+      on_label: called after each label that is counted.
     """
-    kept = cache / f"label_counts-{split.fingerprint}-{num_classes}.json" if cache else None
-    if kept and kept.is_file():
-        values = json.loads(kept.read_text())
-        return LabelCounts(
-            np.array(values["pixels"], np.int64), np.array(values["image_pixels"], np.int64), values["total"]
-        )
-
-    def count(index: int) -> LabelCounts:
-        _, label = split.read(index)
-        pixels = np.bincount(label.ravel(), minlength=256)[:num_classes].astype(np.int64)
-        return LabelCounts(pixels, np.where(pixels > 0, label.size, 0), label.size)
-
-    nothing = np.zeros(num_classes, np.int64)
-    counts = LabelCounts(nothing, nothing, 0)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for one in pool.map(count, range(len(split))):
-            counts += one
-            on_record()
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(kept, vars(counts))
+    kept = cache / f"label_counts-{split.fingerprint}-{num_classes}.json"
+    if kept.is_file():
+        pixels, image_pixels, total, num_void = json.loads(kept.read_text()).values()
+        return LabelCounts(np.array(pixels, np.int64), np.array(image_pixels, np.int64), total, num_void)
+    counts = count_labels(lambda index: split.read(index)[1], len(split), num_classes, on_label)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(kept, vars(counts))
     return counts

@@ -43,7 +43,7 @@ def batch_picture(
 
 
 def prediction_pictures(
-    images: np.ndarray,
+    images: np.ndarray | None,
     labels: np.ndarray,
     predictions: np.ndarray,
     names: Sequence[str],
@@ -54,7 +54,7 @@ def prediction_pictures(
     """Draws a row for each image: image, ground truth, prediction, errors, and its own scores above.
 
     Args:
-      images: uint8 [N,H,W,3] RGB.
+      images: uint8 [N,H,W,3] RGB; None leaves them out, where photographs must not be passed on.
       labels: uint8 [N,H,W] of class ids or VOID.
       predictions: uint8 [N,H,W] of class ids.
       names: of the images.
@@ -66,14 +66,16 @@ def prediction_pictures(
       The path of the picture.
     """
     rows = []
-    for image, label, prediction, name in zip(images, labels, predictions, names, strict=True):
-        panels = (image, colorize(label, classes), colorize(prediction, classes), error_map(label, prediction))
+    for number, (label, prediction, name) in enumerate(zip(labels, predictions, names, strict=True)):
+        panels = [colorize(label, classes), colorize(prediction, classes), error_map(label, prediction)]
+        if images is not None:
+            panels.insert(0, images[number])
         short = name if len(name) <= 40 else f"{name[:39]}…"
         rows.append((sheet.panel_strip(panels), f"{short}:  {_caption(label, prediction, classes)}"))
     width = rows[0][0].width
     strips = [
         sheet.text_strip([f"Validation images after step {step:,}"], width, scale=1.3, bold=True),
-        sheet.text_strip(["image", "ground truth", "prediction", "errors"], width, bold=True),
+        sheet.text_strip(["image"] * (images is not None) + ["ground truth", "prediction", "errors"], width, bold=True),
     ]
     for panels, caption in rows:
         strips += [panels, sheet.text_strip([caption], width), sheet.space_strip(6)]
