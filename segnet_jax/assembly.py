@@ -3,17 +3,14 @@
 What `train`, `evaluate` and their like share. Each function unpacks the config; nothing below it knows one.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from segnet_jax.config import Config
-from segnet_jax.datasets.choose import open_data_set, open_full_size_counts
+from segnet_jax.datasets.choose import open_full_size_counts
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.download import cache_folder
@@ -27,7 +24,7 @@ from segnet_jax.training import class_weights as rules
 from segnet_jax.training.calibration import calibrate
 from segnet_jax.training.evaluation import Evaluation, evaluate
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
-from segnet_jax.training.parallel import AXIS, Devices, choose_devices, parallel_eval_step, prefetch, replicate
+from segnet_jax.training.parallel import AXIS, Devices, parallel_eval_step, prefetch, replicate
 from segnet_jax.training.precision import DTYPES
 from segnet_jax.training.state import init_variables
 from segnet_jax.training.steps import eval_step
@@ -35,61 +32,6 @@ from segnet_jax.weights.vgg import VGG
 
 NUM_PICTURES = 6
 CALIBRATION_IMAGES = 64  # enough for the statistics of a pretrained encoder to settle
-
-
-def start_devices(config: Config, say: Callable[[str], None] = print) -> Devices:
-    """Chooses the devices; to be called before anything else asks JAX for one."""
-    if config.fake_devices:
-        flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
-        jax.config.update("jax_platforms", "cpu")
-    devices = choose_devices(config.devices)
-    if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists("/proc/driver/nvidia/version"):
-        say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
-    return devices
-
-
-def check_network(config: Config) -> None:
-    """Refuses, before anything is read or compiled, settings of the network that do not go together.
-
-    Raises:
-      UserError: for an image too small for the poolings, or first weights that cannot fit.
-    """
-    smallest = 2**config.depth
-    if min(config.image_size) < smallest:
-        height, width = config.image_size
-        raise UserError(
-            f"--image-size {height} {width} is smaller than the {config.depth} poolings need ({smallest}): take a "
-            "larger one, or a smaller --depth"
-        )
-    if config.init != "none" and config.width != 1:
-        raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
-    if config.init in ("vgg16", "vgg16_bn", "vgg19") and not config.init.startswith(config.encoder):
-        raise UserError(f"--init {config.init} does not fit --encoder {config.encoder}")
-
-
-def open_data(config: Config) -> DataSet:
-    """Opens the data set, which must have something to train and something to score."""
-    data_set = open_data_set(
-        config.data,
-        split_rule=config.split_rule,
-        image_size=config.image_size,
-        seed=config.seed,
-        num_train=config.scenes[0],
-        num_val=config.scenes[1],
-    )
-    if not data_set.splits.get("train"):
-        raise UserError(f"the training list of {config.data} is empty: nothing to train on")
-    validation_split(data_set)
-    return data_set
-
-
-def validation_split(data_set: DataSet) -> str:
-    """Which split is scored during training: "val", or "test" where a protocol has no validation split."""
-    for name in ("val", "test"):
-        if data_set.splits.get(name):
-            return name
-    raise UserError(f"{data_set.name} has neither validation nor test images: nothing could be scored")
 
 
 def build_model(config: Config, num_classes: int, precision: str) -> SegNet:
@@ -256,18 +198,18 @@ def picture_indices(num_samples: int) -> list[int]:
 
 
 def build_evaluator(
-    read: host.Read,
-    num_samples: int,
-    model: SegNet,
-    class_weights: np.ndarray,
-    preprocessing: Preprocessing,
-    devices: Devices,
-    batch_size_per_device: int,
+    read: host.Read, num_samples: int, devices: Devices, batch_size_per_device: int, **step_settings
 ) -> Callable[..., Evaluation | None]:
-    """Returns a function (variables, should_stop) -> Evaluation of a whole split, compiled once."""
-    step = parallel_eval_step(
-        partial(eval_step, model=model, class_weights=jnp.asarray(class_weights), preprocessing=preprocessing), devices
-    )
+    """Returns a function (variables, should_stop) -> Evaluation of a whole split, compiled once.
+
+    Args:
+      read: of the split's records.
+      num_samples: how many there are.
+      devices: to compute on.
+      batch_size_per_device: images a device takes at once; the scores do not depend on it.
+      **step_settings: what `eval_step` wants to know: model, class_weights, preprocessing.
+    """
+    step = parallel_eval_step(partial(eval_step, **step_settings), devices)
     share = device_share(devices, batch_size_per_device)
 
     def run(variables: dict, should_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:

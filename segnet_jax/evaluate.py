@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -20,6 +21,7 @@ from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
+from segnet_jax.setting import open_data, start_devices
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.precision import choose_precision
 from segnet_jax.training.state import create_state, init_variables
@@ -63,9 +65,9 @@ def evaluate(options: Options) -> int:
         batch_size_per_device=options.batch_size_per_device,
         **({"data": options.data} if options.data else {}),
     )
-    devices = assembly.start_devices(config)
+    devices = start_devices(config)
     precision = choose_precision(config.precision, devices.local[0])
-    data_set = assembly.open_data(config)
+    data_set = open_data(config)
     split = data_set.splits.get(options.split)
     if not split:
         raise UserError(f"{data_set.name} has no {options.split} images, only {', '.join(data_set.splits)}")
@@ -82,11 +84,11 @@ def evaluate(options: Options) -> int:
     score = assembly.build_evaluator(
         read,
         len(split),
-        model,
-        class_weights,
-        runs.preprocessing_of(meta),
         devices,
         config.batch_size_per_device,
+        model=model,
+        class_weights=jnp.asarray(class_weights),
+        preprocessing=runs.preprocessing_of(meta),
     )
     start = time.monotonic()
     found = score(state.variables)

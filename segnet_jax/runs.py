@@ -15,6 +15,7 @@ from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.run_folder import environment
 
 CONFIG_FILE = "config.toml"
+RESULT_FILE = "result.json"
 
 
 def claim_folder(config: Config) -> pathlib.Path:
@@ -78,8 +79,13 @@ def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: path
     for name, now in identity.items():
         if meta[name] != now:
             raise UserError(f"{folder} is another experiment: {_changes(name, meta[name], now)}")
-    if meta["step"] >= total_steps:
+    if is_finished(meta, total_steps) and (folder / RESULT_FILE).exists():
         raise UserError(f"{folder} is finished: all {total_steps} steps are done; start a new --run for more")
+
+
+def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
+    """Whether the last step is taken and scored."""
+    return meta["last"] is not None and meta["last"]["step"] == total_steps
 
 
 def _changes(name: str, before: Any, now: Any) -> str:

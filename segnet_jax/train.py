@@ -18,14 +18,13 @@ from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_config
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.pipeline import host
-from segnet_jax.pipeline.plan import Plan
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
+from segnet_jax.setting import settle
 from segnet_jax.stopping import Stop
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.parallel import parallel_train_step, prefetch, replicate
-from segnet_jax.training.precision import choose_precision
 from segnet_jax.training.state import create_state
 from segnet_jax.training.steps import train_step
 
@@ -41,7 +40,7 @@ def main() -> int:
 
 
 def train(config: Config) -> int:
-    """Trains as the config says, read from top to bottom; returns the exit code.
+    """Trains as the config says; returns the exit code.
 
     Raises:
       UserError: for the user's mistakes, all of them before anything is compiled.
@@ -51,87 +50,62 @@ def train(config: Config) -> int:
         if jax.process_index() == 0:
             print(text, file=sys.stderr, flush=True)
 
+    setting = settle(config, say)
+    devices, data_set, plan = setting.devices, setting.data_set, setting.plan
+    classes, scored = data_set.classes, setting.scored
+    open_checkpoints = partial(Checkpoints, devices=devices, keep=config.keep_checkpoints)
+
     with contextlib.ExitStack() as stack:
-        # --- devices and data ---
-        assembly.check_network(config)
-        devices = assembly.start_devices(config, say)
-        precision = choose_precision(config.precision, devices.local[0])
-        say(f"devices  {devices}, {precision}")
-
-        data_set = assembly.open_data(config)
-        scored = assembly.validation_split(data_set)
-        train_split, scored_split = data_set.splits["train"], data_set.splits[scored]
-        sizes = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
-        say(f"data     {data_set.name}: {sizes}; {len(data_set.classes)} classes; {train_split.fingerprint[:12]}")
-
-        global_batch_size = devices.total * config.batch_size_per_device * config.accumulate
-        plan = Plan(len(train_split), global_batch_size, config.seed, config.flip, config.shift)
-        total_steps = config.epochs * plan.steps_per_epoch
-        say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {global_batch_size} images")
-
-        # --- the run: new, or to go on with ---
-        stop = stack.enter_context(Stop())
-        identity = {
-            "classes": list(data_set.classes.names),
-            "data": {name: split.fingerprint for name, split in data_set.splits.items()},
-            "global_batch_size": global_batch_size,
-        }
+        # --- what there is before the first step: of a run to go on with, or of a new one ---
         if config.resume:
             folder = pathlib.Path(config.run)
-            checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", devices, config.keep_checkpoints))
+            checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
             meta = checkpoints.read_meta("newest")
-            runs.check_resumable(meta, identity, folder, total_steps)
+            runs.check_resumable(meta, setting.identity, folder, setting.total_steps)
             vgg, preprocessing = None, runs.preprocessing_of(meta)
         else:
             vgg = assembly.read_first_weights(config)
             preprocessing = assembly.choose_preprocessing(config, vgg)
-            meta = identity | {"step": 0, "seconds": 0.0, "best": None, "preprocessing": vars(preprocessing)}
+            start = {"step": 0, "seconds": 0.0, "last": None, "best": None, "preprocessing": vars(preprocessing)}
+            meta = setting.identity | start
         class_weights = assembly.load_class_weights(config, data_set, say)
-        read = assembly.read_ahead(train_split, config, "reading training images")
-        read_scored = assembly.read_ahead(scored_split, config, f"reading {scored} images")
-        assembly.warn_of_labels(
-            data_set.classes, say, train=(read, len(train_split)), **{scored: (read_scored, len(scored_split))}
-        )
+        read = assembly.read_ahead(setting.train_split, config, "reading training images")
+        read_scored = assembly.read_ahead(setting.scored_split, config, f"reading {scored} images")
+        num_train, num_scored = len(setting.train_split), len(setting.scored_split)
+        assembly.warn_of_labels(classes, say, **{"train": (read, num_train), scored: (read_scored, num_scored)})
         share = assembly.device_share(devices, config.batch_size_per_device)
         batches_of = partial(host.training_batches, read, plan, share, config.accumulate)
         if not config.resume:
             folder = runs.claim_folder(config)
-            checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", devices, config.keep_checkpoints))
+            checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
             if devices.is_writer:
-                runs.write_first_files(folder, config, devices.kinds, data_set.classes, next(batches_of(range(1))))
+                runs.write_first_files(folder, config, devices.kinds, classes, next(batches_of(range(1))))
         say(f"run      {folder}" + ("" if config.resume else ": see its first_batch.png while this compiles"))
 
         # --- network and steps ---
-        model = assembly.build_model(config, len(data_set.classes), precision)
+        model = assembly.build_model(config, len(classes), setting.precision)
         optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
         variables = assembly.first_variables(config, model, vgg, preprocessing, batches_of, devices)
-        state = create_state(variables, optimizer, precision)
+        state = create_state(variables, optimizer, setting.precision)
         state = checkpoints.restore("newest", like=state) if config.resume else replicate(state, devices)
         say(f"network  SegNet, {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
+        step_settings = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
         take_step = parallel_train_step(
-            partial(
-                train_step,
-                model=model,
-                optimizer=optimizer,
-                schedule=schedule,
-                class_weights=jnp.asarray(class_weights),
-                preprocessing=preprocessing,
-            ),
-            devices,
+            partial(train_step, optimizer=optimizer, schedule=schedule, **step_settings), devices
         )
         evaluate = assembly.build_evaluator(
-            read_scored, len(scored_split), model, class_weights, preprocessing, devices, config.batch_size_per_device
+            read_scored, num_scored, devices, config.batch_size_per_device, **step_settings
         )
 
         # --- the loop ---
-        # --- loop ---
+        stop = stack.enter_context(Stop())
         logbook = stack.enter_context(
             Logbook(
                 folder if devices.is_writer else None,
-                classes=data_set.classes,
-                total_steps=total_steps,
+                classes=classes,
+                total_steps=setting.total_steps,
                 steps_per_epoch=plan.steps_per_epoch,
-                images_per_step=global_batch_size,
+                images_per_step=plan.global_batch_size,
                 first_step=meta["step"],
                 seconds_before=meta["seconds"],
                 resumed=config.resume,
@@ -140,68 +114,71 @@ def train(config: Config) -> int:
             )
         )
 
-        def save(which: str, step: int) -> None:
+        def save(which: str) -> None:
             checkpoints.save(which, step, state, meta | {"step": step, "seconds": logbook.seconds})
 
-        def score(step: int) -> None:
+        def score() -> None:
             with logbook.aside("evaluating"):
                 found = evaluate(state.variables, stop.requested)
-            if found is None:  # stopped: it is done again when the run goes on
+            if found is None:  # stopped: it is done first when the run goes on
                 return
-            pictures = [(scored_split.names[i], *read_scored(i), picture) for i, picture in found.predictions.items()]
+            pictures = [(setting.scored_split.names[i], *read_scored(i), p) for i, p in found.predictions.items()]
             logbook.evaluated(step, scores(found.confusion), found.loss, pictures)
             meta["last"] = {"step": step, "confusion": found.confusion.tolist()}
             if meta["best"] is None or _miou(meta["last"]) > _miou(meta["best"]):
                 meta["best"] = meta["last"]
-                save("best", step)
+                save("best")
 
-        step, last_step = meta["step"], min(config.max_steps or total_steps, total_steps)
-        is_due = partial(_is_due, steps_per_epoch=plan.steps_per_epoch, total_steps=total_steps)
+        step, last_step = meta["step"], min(config.max_steps or setting.total_steps, setting.total_steps)
+        is_due = partial(_is_due, steps_per_epoch=plan.steps_per_epoch, total_steps=setting.total_steps)
         if is_due(step, config.evaluate_every) and logbook.last_evaluated < step:
-            score(step)
+            score()
         unread = deque()  # measures are read some steps late, so that the devices never wait for the host
         for batch in prefetch(batches_of(range(step, last_step)), devices):
             state, measures = take_step(state, batch)
             step += 1
             unread.append((step, measures))
-            is_pause = stop.requested() or step == last_step or step % plan.steps_per_epoch == 0
-            while len(unread) > (0 if is_pause else 2):
+            stopping = stop.requested() or step == last_step
+            while len(unread) > (0 if stopping or step % plan.steps_per_epoch == 0 else 2):
                 logbook.step(*unread.popleft())
             if is_due(step, config.evaluate_every) and not stop.requested():
-                score(step)
-            if is_due(step, config.checkpoint_every) or stop.requested() or step == last_step:
-                save("newest", step)
-            if stop.requested():
+                score()
+                stopping |= stop.requested()
+            if stopping or is_due(step, config.checkpoint_every):
+                save("newest")
+            if stopping:
                 break
         checkpoints.wait()
 
-        # --- result ---
-        if step < total_steps:
+        # --- the result ---
+        if not runs.is_finished(meta, setting.total_steps):
             logbook.draw_plot(status=f"stopped after step {step}")
             resume = shlex.join(["python", "-m", "segnet_jax.train", "--run", str(folder), "--resume"])
-            logbook.say(f"stopped after step {step} of {total_steps}, all saved; go on with: {resume}")
+            logbook.say(f"stopped after step {step} of {setting.total_steps}, all saved; go on with: {resume}")
             return stop.exit_code or 0
         chosen = meta[config.result_checkpoint]
         found = scores(np.array(chosen["confusion"]))
         if devices.is_writer:
             summary = result(
                 found,
-                data_set.classes,
+                classes,
                 protocol=config.protocol or "custom",
                 split=scored,
-                num_images=len(scored_split),
+                num_images=num_scored,
                 seconds=logbook.seconds,
                 images_per_second=logbook.images_per_second,
                 device=str(devices),
                 seed=config.seed,
             )
-            atomic_write_json(
-                folder / "result.json",
-                summary
-                | {"checkpoint": config.result_checkpoint, "step": chosen["step"], "num_steps": total_steps}
-                | {"precision": precision, "last_miou": _miou(meta["last"])},
-            )
-            print_table(found, data_set.classes)
+            extra = {
+                "checkpoint": config.result_checkpoint,
+                "step": chosen["step"],
+                "num_steps": setting.total_steps,
+                "last_miou": _miou(meta["last"]),
+                "precision": setting.precision,
+            }
+            atomic_write_json(folder / runs.RESULT_FILE, summary | extra)
+            print_table(found, classes)
             print(f"{scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}")
         return 0
 

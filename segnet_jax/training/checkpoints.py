@@ -88,7 +88,8 @@ class Checkpoints:
     def _restore(self, which: Which, args: ocp.args.Composite):
         manager = self._managers[which]
         if manager.latest_step() is None:
-            raise UserError(f"no {which} checkpoint in {manager.directory}: the run stopped before its first one")
+            told = f"no {which} checkpoint in {manager.directory}: the run stopped before its first one"
+            raise UserError(f"{told}; start it anew in another folder")
         return manager.restore(manager.latest_step(), args=args)
 
     def wait(self) -> None:

@@ -1,0 +1,132 @@
+"""What a config comes to on this machine with this data, checked before anything is read or compiled."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from segnet_jax.config import Config
+from segnet_jax.datasets.choose import open_data_set
+from segnet_jax.datasets.records import DataSet, Split
+from segnet_jax.errors import UserError
+from segnet_jax.pipeline.plan import Plan
+from segnet_jax.training.parallel import Devices, choose_devices
+from segnet_jax.training.precision import choose_precision
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a config comes to on this machine with this data.
+
+    Attributes:
+      devices: to train on.
+      precision: of activations, never "auto".
+      data_set: opened, not read.
+      scored: the split that is scored during training.
+      plan: of the whole training.
+      total_steps: of the whole training.
+    """
+
+    devices: Devices
+    precision: str
+    data_set: DataSet
+    scored: str
+    plan: Plan
+    total_steps: int
+
+    @property
+    def train_split(self) -> Split:
+        """What is trained on."""
+        return self.data_set.splits["train"]
+
+    @property
+    def scored_split(self) -> Split:
+        """What is scored."""
+        return self.data_set.splits[self.scored]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be gone on from, as JSON."""
+        return {
+            "classes": list(self.data_set.classes.names),
+            "data": {name: split.fingerprint for name, split in self.data_set.splits.items()},
+            "global_batch_size": self.plan.global_batch_size,
+        }
+
+
+def settle(config: Config, say: Callable[[str], None]) -> Setting:
+    """Finds devices and data, and says what it found.
+
+    Raises:
+      UserError: if the config does not fit them, or itself.
+    """
+    check_network(config)
+    devices = start_devices(config, say)
+    precision = choose_precision(config.precision, devices.local[0])
+    say(f"devices  {devices}, {precision}")
+    data_set = open_data(config)
+    num_records = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
+    fingerprint = data_set.splits["train"].fingerprint[:12]
+    say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
+    global_batch_size = devices.total * config.batch_size_per_device * config.accumulate
+    plan = Plan(len(data_set.splits["train"]), global_batch_size, config.seed, config.flip, config.shift)
+    say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {global_batch_size} images")
+    total_steps = config.epochs * plan.steps_per_epoch
+    return Setting(devices, precision, data_set, validation_split(data_set), plan, total_steps)
+
+
+def start_devices(config: Config, say: Callable[[str], None] = print) -> Devices:
+    """Chooses the devices; to be called before anything else asks JAX for one."""
+    if config.fake_devices:
+        flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
+        jax.config.update("jax_platforms", "cpu")
+    devices = choose_devices(config.devices)
+    if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists("/proc/driver/nvidia/version"):
+        say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
+    return devices
+
+
+def check_network(config: Config) -> None:
+    """Refuses, before anything is read or compiled, settings of the network that do not go together.
+
+    Raises:
+      UserError: for an image too small for the poolings, or first weights that cannot fit.
+    """
+    smallest = 2**config.depth
+    if min(config.image_size) < smallest:
+        height, width = config.image_size
+        raise UserError(
+            f"--image-size {height} {width} is smaller than the {config.depth} poolings need ({smallest}): take a "
+            "larger one, or a smaller --depth"
+        )
+    if config.init != "none" and config.width != 1:
+        raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
+    if config.init in ("vgg16", "vgg16_bn", "vgg19") and not config.init.startswith(config.encoder):
+        raise UserError(f"--init {config.init} does not fit --encoder {config.encoder}")
+
+
+def open_data(config: Config) -> DataSet:
+    """Opens the data set, which must have something to train and something to score."""
+    data_set = open_data_set(
+        config.data,
+        split_rule=config.split_rule,
+        image_size=config.image_size,
+        seed=config.seed,
+        num_train=config.scenes[0],
+        num_val=config.scenes[1],
+    )
+    if not data_set.splits.get("train"):
+        raise UserError(f"the training list of {config.data} is empty: nothing to train on")
+    validation_split(data_set)
+    return data_set
+
+
+def validation_split(data_set: DataSet) -> str:
+    """Which split is scored during training: "val", or "test" where a protocol has no validation split."""
+    for name in ("val", "test"):
+        if data_set.splits.get(name):
+            return name
+    raise UserError(f"{data_set.name} has neither validation nor test images: nothing could be scored")
