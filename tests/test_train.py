@@ -11,12 +11,14 @@ import sys
 import jax
 import numpy as np
 import pytest
+import weight_files
 
 from segnet_jax import train as command
 from segnet_jax.command import run_command
 from segnet_jax.config import Config, read_config
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config
+from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.parallel import choose_devices
 
@@ -203,6 +205,23 @@ def test_the_command_trains_on_eight_fake_devices(tmp_path):
     assert "devices  8 x cpu, float32" in done.stderr and "1 steps of 16 images" in done.stderr
     assert "oneDNN" not in done.stderr and "Traceback" not in done.stderr
     assert digest_of(pathlib.Path(tmp_path / "eight"))[0] == 1
+
+
+def test_trained_weights_go_into_the_encoder_with_their_preprocessing_and_calibrated_statistics(tmp_path, monkeypatch):
+    convs = weight_files.shrink(monkeypatch, ENCODERS)  # a VGG of few channels, for speed
+    weight_files.write_npz(tmp_path / "vgg.npz", weight_files.own_names(convs))
+    folder = tmp_path / "run"
+    flags = ("--init", tmp_path / "vgg.npz", "--width", 1, "--learning-rate", 1e-12, "--max-steps", 1, "--run", folder)
+    assert run(*flags) == 0
+    with Checkpoints(folder / "checkpoints", choose_devices("1")) as checkpoints:
+        meta = checkpoints.read_meta("newest")
+        state = checkpoints._managers["newest"].restore(1)["state"]
+    assert meta["preprocessing"] == {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
+    for name in ("conv1_1", "conv1_2"):
+        np.testing.assert_allclose(state["params"][name]["kernel"], convs[name][0], atol=1e-6)
+    # Calibrated before the first step: its running mean keeps 0.9 of the images' own, nowhere near the initial 0.
+    mean = np.abs(state["batch_stats"]["conv1_1_bn"]["mean"])
+    assert (mean > 0.1).all() and (state["batch_stats"]["conv1_1_bn"]["var"] > 1).all()
 
 
 def test_help_shows_an_example_and_every_field(capsys):

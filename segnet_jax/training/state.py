@@ -1,5 +1,6 @@
 """What a training consists of at one moment, and how it begins."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -38,10 +39,18 @@ class TrainState(struct.PyTreeNode):
 
 def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
     """Draws the network's first parameters; statistics are 0 and 1."""
-    image = jnp.zeros((1, 32, 32, 3), jnp.float32)  # any size gives the same parameters
     # It runs once. On the CPU, optimising this program takes five times longer than all the rest of it.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    return jax.jit(lambda key: model.init(key, image, train=False), compiler_options=options)(jax.random.key(seed))
+    return jax.jit(partial(_init, model), compiler_options=options)(jax.random.key(seed))
+
+
+def variable_shapes(model: nn.Module) -> dict[str, Any]:
+    """What `init_variables` gives, as shapes and dtypes alone; nothing is computed."""
+    return jax.eval_shape(partial(_init, model), jax.random.key(0))
+
+
+def _init(model: nn.Module, key: jax.Array) -> dict[str, Any]:
+    return model.init(key, jnp.zeros((1, 32, 32, 3), jnp.float32), train=False)  # of any size: parameters do not depend
 
 
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, precision: str) -> TrainState:

@@ -1,0 +1,1 @@
+"""The painter of the rendered street scenes; `segnet_jax.datasets.synthetic` is its door."""

@@ -1,0 +1,74 @@
+"""The evaluation command: the run's own scores, whatever the batch and the devices."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segnet_jax import evaluate as command
+from segnet_jax import train
+from segnet_jax.command import run_command
+from segnet_jax.flags import parse_config, parse_flags
+
+FLAGS = (
+    "--data synthetic --scenes 8 9 --image-size 24 32 --init none --depth 1 --width 0.0625 --epochs 1 --devices 2 "
+    "--batch-size-per-device 2 --class-weights none"
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    config = parse_config([*FLAGS.split(), "--run", str(folder)], prog="segnet_jax.train", description="")
+    assert train.train(config) == 0
+    return folder
+
+
+def evaluate(*flags):
+    return command.evaluate(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+
+
+def test_evaluating_a_run_gives_the_scores_that_its_training_found(trained, tmp_path, capsys):
+    assert evaluate(trained, "--json", tmp_path / "scores.json") == 0
+    ours = json.loads((tmp_path / "scores.json").read_text())
+    told = json.loads((trained / "result.json").read_text())
+    assert ours["per_class"] == told["per_class"] and ours["miou"] == told["miou"] and ours["num_images"] == 9
+    assert "SignSymbol" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("devices", "batch"), [(1, 1), (8, 1), (3, 7)])
+def test_the_confusion_matrix_does_not_depend_on_batch_and_devices(trained, tmp_path, devices, batch):
+    found = []
+    for count, size in ((2, 2), (devices, batch)):
+        flags = ("--devices", count, "--batch-size-per-device", size, "--json", tmp_path / f"{count}.json")
+        assert evaluate(trained, *flags) == 0
+        found.append(json.loads((tmp_path / f"{count}.json").read_text())["confusion"])
+    assert found[0] == found[1] and 0 < np.sum(found[0]) <= 9 * 24 * 32
+
+
+def test_pictures_can_do_without_photographs(trained, tmp_path):
+    for flags, folder in (([], tmp_path / "all"), (["--masks-only"], tmp_path / "masks")):
+        assert evaluate(trained, "--pictures", folder, *flags) == 0
+    widths = [Image.open(tmp_path / kind / "latest.png").width for kind in ("all", "masks")]
+    assert widths[1] < widths[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["no/run"], "no run no/run: there is no such folder"),
+        (["."], "no run in .: it holds no config.toml"),
+        (["RUN", "--split", "test"], "synthetic has no test images, only train, val"),
+        (["RUN", "--data", "nowhere"], "no folder nowhere"),
+        (["RUN", "--checkpoint", "worst"], "--checkpoint"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_exit_code_2(trained, flags, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["evaluate", *(str(trained) if flag == "RUN" else flag for flag in flags)])
+    with pytest.raises(SystemExit) as left:
+        run_command(command.main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and line.startswith("error: ") and message in line
