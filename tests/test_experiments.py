@@ -1,0 +1,44 @@
+"""The published numbers: every config loads, and the README says what the result files say."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from segnet_jax.config import Config, read_config
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXPERIMENTS = sorted(path.parent.name for path in ROOT.glob("experiments/*/result.json"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_there_are_published_numbers():
+    assert EXPERIMENTS
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("experiments/*/config.toml")), ids=lambda path: path.parent.name)
+def test_every_config_loads(path):
+    assert read_config(path, Config()) != Config()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_readme_row_of_an_experiment_says_what_its_result_says(name):
+    result = json.loads((ROOT / "experiments" / name / "result.json").read_text())
+    row = re.search(rf"^\| \[{name}\]\(experiments/{name}/?\) \|(.*)\|$", README, re.MULTILINE)
+    assert row, f"README has no row for experiments/{name}"
+    cells = [cell.strip() for cell in row[1].split("|")]
+    expected = [f"{100 * result[key]:.1f}" for key in ("global_accuracy", "mean_accuracy", "miou")]
+    assert cells[1:4] == expected
+    assert f"{result['num_images']} {result['split']}" in cells[0]
+    assert cells[4] == f"{result['num_steps']}"
+    assert cells[5] == f"{result['seconds'] / 60:.1f} min"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_result_tells_where_it_comes_from(name):
+    result = json.loads((ROOT / "experiments" / name / "result.json").read_text())
+    assert {"command", "date", "machine", "commit", "versions", "seed", "device", "per_class"} <= result.keys()
+    assert "/" not in result["machine"]
+    for picture in ("progress.png", "predictions.png"):
+        assert (ROOT / "experiments" / name / picture).read_bytes().startswith(b"\x89PNG")
