@@ -131,7 +131,7 @@ def train(config: Config) -> int:
 
         step, last_step = meta["step"], min(config.max_steps or setting.total_steps, setting.total_steps)
         is_due = partial(_is_due, steps_per_epoch=plan.steps_per_epoch, total_steps=setting.total_steps)
-        if is_due(step, config.evaluate_every) and logbook.last_evaluated < step:
+        if is_due(step, config.evaluate_every) and (meta["last"] is None or meta["last"]["step"] < step):
             score()
         unread = deque()  # measures are read some steps late, so that the devices never wait for the host
         for batch in prefetch(batches_of(range(step, last_step)), devices):

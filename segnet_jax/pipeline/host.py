@@ -126,6 +126,8 @@ def _prefetched(make: Callable[[int], tuple[np.ndarray, np.ndarray]], steps: ran
     import tensorflow as tf  # not at the top: predicting and exporting need no TensorFlow
 
     tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX
+    options = tf.data.Options()
+    options.autotune.enabled = False  # there is nothing to tune, and its thread holds up the end by half a minute
     batches = (
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(
@@ -134,6 +136,7 @@ def _prefetched(make: Callable[[int], tuple[np.ndarray, np.ndarray]], steps: ran
             deterministic=True,
         )
         .prefetch(2)
+        .with_options(options)
     )
     for image, label in batches.as_numpy_iterator():
         yield {"image": image, "label": label}

@@ -79,11 +79,6 @@ class Logbook:
         """The median over this start's steps, without compiling and evaluating; NaN before the second step."""
         return float(np.median(self._rates)) if self._rates else float("nan")
 
-    @property
-    def last_evaluated(self) -> int:
-        """The step of the newest evaluation."""
-        return self._log.last_step("val") if self._folder else 0
-
     def say(self, text: str) -> None:
         """Prints a line."""
         if self._folder:
