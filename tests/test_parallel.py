@@ -1,0 +1,44 @@
+"""Real processes over loopback take the same steps as one, and save together."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+
+SCRIPT = pathlib.Path(__file__).with_name("two_processes.py")
+
+
+def train_together(count, folder):
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    command = [sys.executable, str(SCRIPT)]
+    running = [
+        subprocess.Popen(
+            [*command, str(rank), str(count), str(port), str(folder)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        told = [process.communicate(timeout=240)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0] * count, "\n".join(told)
+    return dict(np.load(folder / "restored.npz"))
+
+
+def test_two_processes_of_four_devices_end_where_one_of_eight_does(tmp_path):
+    one, two = (train_together(count, tmp_path / str(count)) for count in (1, 2))
+    assert one.keys() == two.keys() and len(one) > 10
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-6, atol=1e-7, err_msg=name)

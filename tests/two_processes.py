@@ -1,0 +1,75 @@
+"""One of several processes that train together: `python two_processes.py RANK COUNT PORT FOLDER`.
+
+Started by test_parallel.py, also alone (COUNT 1). Each has its part of eight fake devices, makes its share of each
+global batch, takes five steps, and saves; process 0 then restores what was saved and writes it down.
+"""
+
+import os
+import pathlib
+import sys
+from functools import partial
+
+rank, count, port = map(int, sys.argv[1:4])
+folder = pathlib.Path(sys.argv[4])
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // count} --xla_backend_optimization_level=0"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax  # noqa: E402
+
+if count > 1:
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=count, process_id=rank)
+
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from segnet_jax.nn.preprocessing import TORCH  # noqa: E402
+from segnet_jax.nn.segnet import SegNet  # noqa: E402
+from segnet_jax.pipeline.host import Share, training_batches  # noqa: E402
+from segnet_jax.pipeline.plan import Plan  # noqa: E402
+from segnet_jax.training.checkpoints import Checkpoints  # noqa: E402
+from segnet_jax.training.optimizer import learning_rate_schedule, sgd  # noqa: E402
+from segnet_jax.training.parallel import (  # noqa: E402
+    AXIS,
+    choose_devices,
+    parallel_train_step,
+    prefetch,
+    replicate,
+)
+from segnet_jax.training.state import create_state, init_variables  # noqa: E402
+from segnet_jax.training.steps import train_step  # noqa: E402
+
+random = np.random.default_rng(0)
+images = random.integers(0, 256, (40, 16, 16, 3), np.uint8)
+labels = random.choice(np.array([0, 1, 2, 255], np.uint8), (40, 16, 16))
+
+devices = choose_devices("all")
+model = SegNet(3, depth=1, width=0.125, sync_axis=AXIS)
+schedule = learning_rate_schedule("constant", peak=0.05, total_steps=5)
+optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
+state = replicate(create_state(init_variables(model, seed=0), optimizer, "float32"), devices)
+step = parallel_train_step(
+    partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        class_weights=jnp.ones(3),
+        preprocessing=TORCH,
+    ),
+    devices,
+)
+plan = Plan(num_samples=40, global_batch_size=16, seed=0, flip=True, shift=2)
+share = Share(devices.total, devices.first, len(devices.local), batch_size_per_device=2)
+batches = training_batches(lambda index: (images[index], labels[index]), plan, share, 1, range(5))
+for batch in prefetch(batches, devices):
+    state, measures = step(state, batch)
+
+with Checkpoints(folder / "checkpoints", devices) as checkpoints:
+    checkpoints.save("newest", 5, state, {"loss": float(measures["loss"])})
+    checkpoints.wait()
+    restored = checkpoints.restore("newest", like=state)
+same = jax.tree.map(np.array_equal, jax.device_get(restored), jax.device_get(state))
+assert all(jax.tree.leaves(same)), "what was restored is not what was saved"
+if devices.is_writer:
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get((restored.params, restored.batch_stats)))
+    np.savez(folder / "restored.npz", **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
