@@ -120,6 +120,17 @@ def test_a_step_of_accumulated_batches_equals_one_made_by_hand():
     assert int(state.step) == 1 and 0 < measures["accuracy"] < 1
 
 
+def test_the_loop_over_accumulated_batches_of_a_gpu_gives_what_the_written_out_one_gives(monkeypatch):
+    batch, states = random_batch((1, 3, 2)), {}
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        _, state, step, _ = make(1)
+        program = step.lower(state, batch).as_text()
+        assert ("stablehlo.while" in program) == (backend == "gpu")
+        states[backend] = jax.device_get(step(state, batch))
+    assert_trees_close(states["gpu"], states["cpu"])
+
+
 @pytest.mark.parametrize("void_heavy", [False, True])
 def test_eight_devices_of_four_images_take_the_same_steps_as_one_of_32(void_heavy):
     results = {}
