@@ -6,6 +6,7 @@ What `train`, `evaluate` and their like share. Each function unpacks the config;
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import jax
 import numpy as np
 import optax
 
@@ -26,7 +27,7 @@ from segnet_jax.training.evaluation import Evaluation, evaluate
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.parallel import AXIS, Devices, parallel_eval_step, prefetch, replicate
 from segnet_jax.training.precision import DTYPES
-from segnet_jax.training.state import init_variables
+from segnet_jax.training.state import TrainState, create_state, init_variables, variable_shapes
 from segnet_jax.training.steps import eval_step
 from segnet_jax.weights.vgg import VGG
 
@@ -128,6 +129,11 @@ def choose_preprocessing(config: Config, vgg: VGG | None) -> Preprocessing:
     return vgg.preprocessing if vgg else TORCH
 
 
+def state_shapes(model: SegNet, optimizer: optax.GradientTransformation, precision: str) -> TrainState:
+    """What a training state looks like, for restoring one: shapes and dtypes, nothing computed."""
+    return jax.eval_shape(partial(create_state, optimizer=optimizer, precision=precision), variable_shapes(model))
+
+
 def first_variables(
     config: Config,
     model: SegNet,
@@ -178,10 +184,15 @@ def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **reads: tup
       classes: the data set's.
       say: prints a line.
       **reads: split -> its reader and number of records; the first is what is trained on.
+
+    Raises:
+      UserError: if a split has no labelled pixel at all.
     """
     trained = None
     for split, (read, num_records) in reads.items():
         counts = count_labels(lambda index, read=read: read(index)[1], num_records, len(classes))
+        if counts.num_void == num_records:
+            raise UserError(f"none of the {num_records} {split} labels holds a usable pixel: all are void")
         if counts.num_void:
             say(f"warning: {counts.num_void} of {num_records} {split} labels hold no usable pixel, only void")
         present = {name for name, pixels in zip(classes.names, counts.pixels, strict=True) if pixels}

@@ -5,10 +5,8 @@ import pathlib
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
@@ -25,7 +23,6 @@ from segnet_jax.reporting.tables import print_table
 from segnet_jax.setting import open_data, start_devices
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.precision import choose_precision
-from segnet_jax.training.state import create_state, variable_shapes
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
 
@@ -78,8 +75,7 @@ def evaluate(options: Options) -> int:
             raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")
         model = assembly.build_model(config, len(data_set.classes), precision)
         optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
-        like = jax.eval_shape(partial(create_state, optimizer=optimizer, precision=precision), variable_shapes(model))
-        state = checkpoints.restore(options.checkpoint, like)
+        state = checkpoints.restore(options.checkpoint, assembly.state_shapes(model, optimizer, precision))
     class_weights = assembly.load_class_weights(config, data_set, say=lambda _: None)
     read = assembly.read_ahead(split, config, f"reading {options.split} images")
     score = assembly.build_evaluator(

@@ -31,6 +31,7 @@ from segnet_jax.training.steps import train_step
 DESCRIPTION = """Trains SegNet; leaves a run folder with checkpoints, scores and pictures.
 
 Try it:  python -m segnet_jax.train --protocol demo
+
 CamVid:  python -m segnet_jax.train --protocol camvid-tutorial --data DIR --devices 8"""
 
 
@@ -62,7 +63,7 @@ def train(config: Config) -> int:
             checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
             meta = checkpoints.read_meta("newest")
             runs.check_resumable(meta, setting.identity, folder, setting.total_steps)
-            vgg, preprocessing = None, runs.preprocessing_of(meta)
+            preprocessing = runs.preprocessing_of(meta)
         else:
             vgg = assembly.read_first_weights(config)
             preprocessing = assembly.choose_preprocessing(config, vgg)
@@ -85,9 +86,11 @@ def train(config: Config) -> int:
         # --- network and steps ---
         model = assembly.build_model(config, len(classes), setting.precision)
         optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
-        variables = assembly.first_variables(config, model, vgg, preprocessing, batches_of, devices)
-        state = create_state(variables, optimizer, setting.precision)
-        state = checkpoints.restore("newest", like=state) if config.resume else replicate(state, devices)
+        if config.resume:
+            state = checkpoints.restore("newest", assembly.state_shapes(model, optimizer, setting.precision))
+        else:
+            variables = assembly.first_variables(config, model, vgg, preprocessing, batches_of, devices)
+            state = replicate(create_state(variables, optimizer, setting.precision), devices)
         say(f"network  SegNet, {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
         step_settings = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
         take_step = parallel_train_step(

@@ -14,8 +14,11 @@ import pytest
 import weight_files
 
 from segnet_jax import train as command
+from segnet_jax.assembly import warn_of_labels
 from segnet_jax.command import run_command
 from segnet_jax.config import Config, read_config
+from segnet_jax.constants import VOID
+from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config
 from segnet_jax.nn.segnet import ENCODERS
@@ -222,6 +225,24 @@ def test_trained_weights_go_into_the_encoder_with_their_preprocessing_and_calibr
     # Calibrated before the first step: its running mean keeps 0.9 of the images' own, nowhere near the initial 0.
     mean = np.abs(state["batch_stats"]["conv1_1_bn"]["mean"])
     assert (mean > 0.1).all() and (state["batch_stats"]["conv1_1_bn"]["var"] > 1).all()
+
+
+def test_labels_that_teach_nothing_are_told():
+    two = ClassTable(("sky", "road"), ((1, 1, 1), (2, 2, 2)))
+    sky, road, void = (np.full((2, 2), value, np.uint8) for value in (0, 1, VOID))
+
+    def read_of(*labels):
+        return lambda index: (None, labels[index]), len(labels)
+
+    told = []
+    warn_of_labels(two, told.append, train=read_of(sky, void), val=read_of(sky, road))
+    assert told == [
+        "warning: 1 of 2 train labels hold no usable pixel, only void",
+        "warning: no train pixel of road; where it is scored, it is reported as absent",
+        "warning: road in val alone: no training pixel, so it cannot be learned",
+    ]
+    with pytest.raises(UserError, match="none of the 2 val labels holds a usable pixel"):
+        warn_of_labels(two, told.append, train=read_of(sky, road), val=read_of(void, void))
 
 
 def test_help_shows_an_example_and_every_field(capsys):

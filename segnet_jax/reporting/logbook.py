@@ -150,18 +150,19 @@ class Logbook:
             seconds=self.seconds,
         )
         self._progress.evaluated(scores, loss)
-        if pictures:
-            names, images, labels, predictions = zip(*pictures, strict=True)
-            prediction_pictures(
-                np.stack(images),
-                np.stack(labels),
-                np.stack(predictions),
-                names,
-                self._classes,
-                self._folder / "samples",
-                step,
-            )
-        self.draw_plot()
+        with self.aside("drawing"):
+            if pictures:
+                names, images, labels, predictions = zip(*pictures, strict=True)
+                prediction_pictures(
+                    np.stack(images),
+                    np.stack(labels),
+                    np.stack(predictions),
+                    names,
+                    self._classes,
+                    self._folder / "samples",
+                    step,
+                )
+            self.draw_plot()
 
     def draw_plot(self, status: str | None = None) -> None:
         """Draws `progress.png` from the metrics so far."""
