@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 from segnet_jax.errors import UserError
 
-FREE = {"free": True}  # metadata of what may differ when a run is resumed: it does not change the experiment
+# Metadata of what may differ when a run is resumed: it does not change the experiment, or the checkpoint guards it, the
+# data by their fingerprints and the images a device takes by the global batch.
+FREE = {"free": True}
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Config:
     protocol: str = ""  # named recipe that the other fields start from: demo, camvid-tutorial, camvid-matlab-2018
 
     # data
-    data: str = "camvid"  # a folder, "camvid" (what prepare made), or "synthetic" (rendered street scenes)
+    data: str = field(default="camvid", metadata=FREE)  # a folder, "camvid" (made by prepare), or "synthetic" scenes
     split_rule: Literal["tutorial", "matlab"] = "tutorial"  # 367/101/233 by name, or 60/40 of all 701 frames
     scenes: tuple[int, int] = (240, 60)  # training and validation scenes to render for --data synthetic
     image_size: tuple[int, int] = (360, 480)  # height and width that images and labels are resized to

@@ -18,19 +18,29 @@ CONFIG_FILE = "config.toml"
 RESULT_FILE = "result.json"
 
 
+def check_free(config: Config) -> None:
+    """Refuses a `--run` that holds something.
+
+    Raises:
+      UserError: if it holds a run, or anything else.
+    """
+    folder = pathlib.Path(config.run)
+    if config.run and (folder / CONFIG_FILE).exists():
+        raise UserError(f"{folder} holds a run already: add --resume to go on with it, or name another --run")
+    if config.run and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder: name another --run, nothing is overwritten")
+
+
 def claim_folder(config: Config) -> pathlib.Path:
     """Makes the folder of a new run: `--run`, or the next free runs/NAME-NUMBER.
 
     Raises:
       UserError: if `--run` holds a run or anything else, or cannot be made.
     """
+    check_free(config)
     try:
         if config.run:
             folder = pathlib.Path(config.run)
-            if (folder / CONFIG_FILE).exists():
-                raise UserError(f"{folder} holds a run already: add --resume to go on with it, or name another --run")
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise UserError(f"{folder} is not an empty folder: name another --run, nothing is overwritten")
             folder.mkdir(parents=True, exist_ok=True)
             return folder
         name = config.protocol or pathlib.Path(config.data).resolve().name

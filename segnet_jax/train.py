@@ -51,6 +51,8 @@ def train(config: Config) -> int:
         if jax.process_index() == 0:
             print(text, file=sys.stderr, flush=True)
 
+    if not config.resume:
+        runs.check_free(config)
     setting = settle(config, say)
     devices, data_set, plan = setting.devices, setting.data_set, setting.plan
     classes, scored = data_set.classes, setting.scored

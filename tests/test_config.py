@@ -67,5 +67,5 @@ def test_the_published_protocols_say_what_protocols_md_says():
 
 def test_only_what_makes_the_experiment_counts_as_a_difference():
     old = Config()
-    new = dataclasses.replace(old, devices="2", run="x", max_steps=3, seed=1, depth=4)
+    new = dataclasses.replace(old, devices="2", run="x", data="elsewhere", max_steps=3, seed=1, depth=4)
     assert differences(old, new) == {"depth": (5, 4), "seed": (0, 1)}
