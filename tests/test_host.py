@@ -7,6 +7,7 @@ import pytest
 
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.records import Split
+from segnet_jax.errors import UserError
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.augment import augment
 from segnet_jax.pipeline.counts import count_labels, count_split
@@ -101,6 +102,15 @@ def test_a_split_that_does_not_fit_in_memory_is_read_anew_with_the_same_result(m
         for ours, expected in zip(streamed(index), kept(index), strict=True):
             assert np.array_equal(ours, expected)
     assert calls == [2, 0, 2]
+
+
+def test_a_fault_found_while_streaming_is_told_as_it_is():
+    def read(index):
+        raise UserError(f"label {index} is damaged")
+
+    plan = Plan(4, 4, seed=0, flip=False, shift=0)
+    with pytest.raises(UserError, match=r"^label \d is damaged$"):
+        list(host.training_batches(read, plan, host.Share(1, 0, 1, 4), 1, range(1)))
 
 
 def test_labels_are_counted_as_by_a_loop_and_kept_by_fingerprint(tmp_path):

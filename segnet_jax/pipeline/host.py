@@ -14,6 +14,7 @@ import numpy as np
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.decode import resize
 from segnet_jax.datasets.records import Split
+from segnet_jax.errors import UserError
 from segnet_jax.pipeline.augment import augment
 from segnet_jax.pipeline.plan import Plan
 
@@ -122,21 +123,39 @@ def evaluation_batches(read: Read, num_samples: int, share: Share) -> Iterator[B
 
 
 def _prefetched(make: Callable[[int], tuple[np.ndarray, np.ndarray]], steps: range) -> Iterator[Batch]:
-    """Runs `make` for each step in tf.data's threads, a few steps ahead and in order."""
+    """Runs `make` for each step in tf.data's threads, a few steps ahead and in order.
+
+    Raises:
+      UserError: that of `make`, which TensorFlow would bury in an error of its own.
+    """
     import tensorflow as tf  # not at the top: predicting and exporting need no TensorFlow
 
     tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX
+    faults = []
+
+    def guarded(step: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return make(step)
+        except UserError as fault:
+            faults.append(fault)
+            raise
+
     options = tf.data.Options()
     options.autotune.enabled = False  # there is nothing to tune, and its thread holds up the end by half a minute
     batches = (
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(
-            lambda step: tf.numpy_function(make, [step], (tf.uint8, tf.uint8), stateful=False),
+            lambda step: tf.numpy_function(guarded, [step], (tf.uint8, tf.uint8), stateful=False),
             num_parallel_calls=2,  # Python holds its lock for most of it: more threads would only queue up
             deterministic=True,
         )
         .prefetch(2)
         .with_options(options)
     )
-    for image, label in batches.as_numpy_iterator():
-        yield {"image": image, "label": label}
+    try:
+        for image, label in batches.as_numpy_iterator():
+            yield {"image": image, "label": label}
+    except tf.errors.OpError:
+        if faults:
+            raise faults[0] from None
+        raise
