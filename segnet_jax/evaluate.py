@@ -76,7 +76,6 @@ def evaluate(options: Options) -> int:
         model = assembly.build_model(config, len(data_set.classes), precision)
         optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
         state = checkpoints.restore(options.checkpoint, assembly.state_shapes(model, optimizer, precision))
-    class_weights = assembly.load_class_weights(config, data_set, say=lambda _: None)
     read = assembly.read_ahead(split, config, f"reading {options.split} images")
     score = assembly.build_evaluator(
         read,
@@ -84,7 +83,7 @@ def evaluate(options: Options) -> int:
         devices,
         config.batch_size_per_device,
         model=model,
-        class_weights=jnp.asarray(class_weights),
+        class_weights=jnp.asarray(runs.class_weights_of(meta)),
         preprocessing=runs.preprocessing_of(meta),
     )
     start = time.monotonic()

@@ -109,3 +109,8 @@ def _changes(name: str, before: Any, now: Any) -> str:
 def preprocessing_of(meta: dict[str, Any]) -> Preprocessing:
     """The preprocessing that a checkpoint's network expects."""
     return Preprocessing(**{name: tuple(values) for name, values in meta["preprocessing"].items()})
+
+
+def class_weights_of(meta: dict[str, Any]) -> np.ndarray:
+    """The class weights, float32 [C], that a checkpoint's network was trained with."""
+    return np.array(meta["class_weights"], np.float32)

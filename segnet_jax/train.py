@@ -65,13 +65,13 @@ def train(config: Config) -> int:
             checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
             meta = checkpoints.read_meta("newest")
             runs.check_resumable(meta, setting.identity, folder, setting.total_steps)
-            preprocessing = runs.preprocessing_of(meta)
+            preprocessing, class_weights = runs.preprocessing_of(meta), runs.class_weights_of(meta)
         else:
             vgg = assembly.read_first_weights(config)
             preprocessing = assembly.choose_preprocessing(config, vgg)
-            start = {"step": 0, "seconds": 0.0, "last": None, "best": None, "preprocessing": vars(preprocessing)}
-            meta = setting.identity | start
-        class_weights = assembly.load_class_weights(config, data_set, say)
+            class_weights = assembly.load_class_weights(config, data_set, say)
+            given = {"preprocessing": vars(preprocessing), "class_weights": class_weights.tolist()}
+            meta = setting.identity | given | {"step": 0, "seconds": 0.0, "last": None, "best": None}
         read = assembly.read_ahead(setting.train_split, config, "reading training images")
         read_scored = assembly.read_ahead(setting.scored_split, config, f"reading {scored} images")
         num_train, num_scored = len(setting.train_split), len(setting.scored_split)

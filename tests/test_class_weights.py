@@ -1,10 +1,13 @@
 """Median-frequency class weights, on a hand-worked case and on CamVid's real labels."""
 
+import json
+
 import numpy as np
 import pytest
 
 from segnet_jax.datasets.camvid import tutorial
 from segnet_jax.pipeline.counts import count_split
+from segnet_jax.runs import class_weights_of
 from segnet_jax.training.class_weights import global_frequency_weights, present_frequency_weights
 
 # protocols.md section 4: recounted from the published labels
@@ -34,3 +37,9 @@ def test_weights_of_the_real_training_labels_by_both_rules(camvid_folder, tmp_pa
     assert counts.total == 367 * 360 * 480
     assert present_frequency_weights(counts.pixels, counts.image_pixels).round(4).tolist() == pytest.approx(PRESENT)
     assert global_frequency_weights(counts.pixels, counts.total).round(4).tolist() == pytest.approx(GLOBAL)
+
+
+def test_a_checkpoint_gives_back_its_class_weights_bit_for_bit():
+    weights = present_frequency_weights(np.array(PIXELS), np.array(IMAGES) * 360 * 480)
+    restored = class_weights_of(json.loads(json.dumps({"class_weights": weights.tolist()})))
+    assert restored.dtype == np.float32 and np.array_equal(restored, weights)

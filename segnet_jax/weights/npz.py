@@ -4,7 +4,7 @@ Kernels are [3,3,in,out] for RGB input; mean and std have three numbers, RGB, 0.
 `conv1_1_bn/scale`, `/bias`, `/mean`, `/var` too, and `batch_norm_epsilon`.
 """
 
-import os
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from segnet_jax.errors import UserError
+from segnet_jax.files import atomic_write_bytes
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.weights.vgg import VGG, StoredTensor, Table, assemble, conv_channels
 
@@ -67,7 +68,7 @@ def read(path: Path, encoder: str) -> VGG:
 
 
 def save_npz(path: Path, vgg: VGG) -> None:
-    """Writes a VGG under our names: to a temporary name first, then renamed.
+    """Writes a VGG under our names, whole or not at all.
 
     Raises:
       UserError: the file cannot be written.
@@ -80,13 +81,11 @@ def save_npz(path: Path, vgg: VGG) -> None:
         if weights.batch_norm:
             for part in ("scale", "bias", "mean", "var"):
                 arrays[f"{conv}_bn/{part}"] = getattr(weights.batch_norm, part)
-    temporary = Path(path).with_name(f"{Path(path).name}.part")
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
     try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
+        atomic_write_bytes(path, packed.getvalue())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
