@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from segnet_jax.nn.batch_norm import BatchNormReLU
+from segnet_jax.nn.convolution import Convolution
 from segnet_jax.nn.pooling import Pooling, max_pool_with_code, unpool
 
 Encoder = Literal["vgg16", "vgg19"]
@@ -19,8 +21,6 @@ ENCODERS: dict[Encoder, tuple[tuple[int, int], ...]] = {  # (channels, convoluti
     "vgg16": ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)),
     "vgg19": ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)),
 }
-
-msra = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # Caffe's filler of that name, not truncated
 
 
 class SegNet(nn.Module):
@@ -36,6 +36,7 @@ class SegNet(nn.Module):
       final_batch_norm: BatchNorm and ReLU after the last convolution too, as MATLAB's layer count tells.
       batch_norm_momentum: share of the old running statistics that a step keeps.
       batch_norm_epsilon: added to the variance.
+      folded: for inference alone, with variables from `fold_batch_norm`: each BatchNorm lies in its convolution.
       sync_axis: the mapped axis over which BatchNorm takes its statistics, or None for each device by itself.
       dtype: of activations; parameters and statistics are float32.
     """
@@ -49,25 +50,23 @@ class SegNet(nn.Module):
     final_batch_norm: bool = False
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
+    folded: bool = False
     sync_axis: str | None = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
         """Returns the logits; with `train`, BatchNorm uses the batch's statistics and updates `batch_stats`."""
-        convolution = partial(nn.Conv, kernel_size=(3, 3), kernel_init=msra, dtype=self.dtype)
         normalisation = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
+            BatchNormReLU,
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
             axis_name=self.sync_axis if train else None,
-            dtype=self.dtype,
         )
 
         def block(x: jax.Array, channels: int, name: str) -> jax.Array:
-            x = convolution(channels, use_bias=self.conv_bias, name=name)(x)
-            return nn.relu(normalisation(name=f"{name}_bn")(x))
+            x = Convolution(channels, use_bias=self.conv_bias or self.folded, name=name)(x)
+            return nn.relu(x) if self.folded else normalisation(name=f"{name}_bn")(x, train=train)
 
         x = image.astype(self.dtype)
         stages = scaled_stages(self.encoder, self.depth, self.width)
@@ -90,7 +89,7 @@ class SegNet(nn.Module):
         if self.final_batch_norm:
             x = block(x, self.num_classes, "conv1_1_D")
         else:
-            x = convolution(self.num_classes, name="conv1_1_D")(x)
+            x = Convolution(self.num_classes, name="conv1_1_D")(x)
         return x.astype(jnp.float32)
 
 
