@@ -3,7 +3,7 @@
 What `train`, `evaluate` and their like share. Each function unpacks the config; nothing below it knows one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -16,19 +16,29 @@ from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.download import cache_folder
 from segnet_jax.errors import UserError, listed
+from segnet_jax.inputs import Input
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, TORCH, Preprocessing
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.counts import LabelCounts, count_labels, count_split
+from segnet_jax.pipeline.decoded import Records, decoded
 from segnet_jax.reporting.bar import bar
 from segnet_jax.training import class_weights as rules
 from segnet_jax.training.calibration import calibrate
 from segnet_jax.training.evaluation import Evaluation, evaluate
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
-from segnet_jax.training.parallel import AXIS, Devices, parallel_eval_step, prefetch, replicate
+from segnet_jax.training.parallel import (
+    AXIS,
+    AheadOfTime,
+    Devices,
+    parallel_eval_step,
+    parallel_train_step,
+    prefetch,
+    replicate,
+)
 from segnet_jax.training.precision import DTYPES
 from segnet_jax.training.state import TrainState, create_state, init_variables, variable_shapes
-from segnet_jax.training.steps import eval_step
+from segnet_jax.training.steps import eval_step, train_steps
 from segnet_jax.weights.vgg import VGG
 
 NUM_PICTURES = 6
@@ -139,7 +149,7 @@ def first_variables(
     model: SegNet,
     vgg: VGG | None,
     preprocessing: Preprocessing,
-    batches_of: Callable[[range], Iterator[host.Batch]],
+    batch_of: Callable[[int], host.Batch],
     devices: Devices,
 ) -> dict:
     """Draws the first parameters and puts the trained encoder among them.
@@ -161,7 +171,7 @@ def first_variables(
     variables = {"params": params, "batch_stats": batch_stats}
     num_batches = -(-CALIBRATION_IMAGES // (devices.total * config.batch_size_per_device * config.accumulate))
     with bar("calibrating BatchNorm", num_batches) as advance:
-        batches = prefetch(batches_of(range(num_batches)), devices)
+        batches = prefetch(map(batch_of, range(num_batches)), devices)
         batch_stats = calibrate(model, replicate(variables, devices), batches, preprocessing, devices, advance)
     return {"params": params, "batch_stats": batch_stats}
 
@@ -171,26 +181,27 @@ def device_share(devices: Devices, batch_size_per_device: int) -> host.Share:
     return host.Share(devices.total, devices.first, len(devices.local), batch_size_per_device)
 
 
-def read_ahead(split: Split, config: Config, doing: str) -> host.Read:
-    """Decodes a split at the config's image size."""
+def decode(split: Split, config: Config, doing: str, say: Callable[[str], None]) -> Records:
+    """Opens a split's records at the config's image size, decoding them where the cache lacks them."""
     with bar(doing, len(split)) as advance:
-        return host.decoded(split, *config.image_size, on_record=advance)
+        return decoded(split, config.image_size, cache_folder(), advance, say)
 
 
-def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **reads: tuple[host.Read, int]) -> None:
+def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Records) -> None:
     """Says which classes the labels, as the network gets them, lack, and how many labels hold nothing but void.
 
     Args:
       classes: the data set's.
       say: prints a line.
-      **reads: split -> its reader and number of records; the first is what is trained on.
+      **splits: by name; the first is what is trained on.
 
     Raises:
       UserError: if a split has no labelled pixel at all.
     """
     trained = None
-    for split, (read, num_records) in reads.items():
-        counts = count_labels(lambda index, read=read: read(index)[1], num_records, len(classes))
+    for split, records in splits.items():
+        num_records = len(records)
+        counts = count_labels(lambda index, records=records: records.read(index)[1], num_records, len(classes))
         if counts.num_void == num_records:
             raise UserError(f"none of the {num_records} {split} labels holds a usable pixel: all are void")
         if counts.num_void:
@@ -208,27 +219,48 @@ def picture_indices(num_samples: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, num_samples - 1, NUM_PICTURES)})
 
 
+def build_train_step(
+    source: Input, devices: Devices, say: Callable[[str], None], **settings
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns a function (state, inputs) -> (state, measures) that takes one call's steps on all devices.
+
+    Args:
+      source: of the training split's batches.
+      devices: to train on.
+      say: told when the step is compiled.
+      **settings: what `train_step` wants to know.
+    """
+    mapped = parallel_train_step(
+        partial(train_steps, make_batch=source.make_batch, **settings), devices, source.store_axis
+    )
+    step = AheadOfTime(mapped, "the training step", devices, say)
+    return lambda state, inputs: step(state, inputs, source.store)
+
+
 def build_evaluator(
-    read: host.Read, num_samples: int, devices: Devices, batch_size_per_device: int, **step_settings
+    source: Input, num_samples: int, share: host.Share, devices: Devices, say: Callable[[str], None], **step_settings
 ) -> Callable[..., Evaluation | None]:
     """Returns a function (variables, should_stop) -> Evaluation of a whole split, compiled once.
 
     Args:
-      read: of the split's records.
-      num_samples: how many there are.
+      source: of the split's batches.
+      num_samples: how many records the split has.
+      share: this process's part of each batch; the scores do not depend on it.
       devices: to compute on.
-      batch_size_per_device: images a device takes at once; the scores do not depend on it.
+      say: told when the step is compiled.
       **step_settings: what `eval_step` wants to know: model, class_weights, preprocessing.
     """
-    step = parallel_eval_step(partial(eval_step, **step_settings), devices)
-    share = device_share(devices, batch_size_per_device)
+    mapped = parallel_eval_step(
+        partial(eval_step, make_batch=source.make_batch, **step_settings), devices, source.store_axis
+    )
+    step = AheadOfTime(mapped, "the evaluation step", devices, say)
 
     def run(variables: dict, should_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         num_steps = host.num_evaluation_steps(num_samples, share)
         return evaluate(
-            step,
+            lambda variables, inputs: step(variables, inputs, source.store),
             variables,
-            prefetch(host.evaluation_batches(read, num_samples, share), devices),
+            prefetch(source.inputs(), devices),
             [host.evaluation_indices(num_samples, share, number) for number in range(num_steps)],
             wanted=picture_indices(num_samples),
             should_stop=should_stop,

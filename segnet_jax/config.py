@@ -71,7 +71,9 @@ class Config:
     # devices and input
     devices: str = field(default="all", metadata=FREE)  # how many devices to train on: a number or "all"
     fake_devices: int = field(default=0, metadata=FREE)  # pretend that the CPU is so many devices, for trying out
-    input: Literal["auto", "host"] = field(default="auto", metadata=FREE)  # where batches are made
+    input: Literal["auto", "host", "device"] = field(default="auto", metadata=FREE)  # where batches are made
+    steps_per_call: int = field(default=1, metadata=FREE)  # steps a dispatch, with input device; 1 on the CPU
+    half_gradients: bool = False  # sum gradients over devices in 16 bits
 
     # the run
     run: str = field(default="", metadata=FREE)  # folder to leave; default: the next free runs/NAME-NUMBER
@@ -96,6 +98,8 @@ class Config:
                     raise UserError(f"{_flag(name)} must be between {low:g} and {high:g}, got {given}")
         if self.devices != "all" and not (self.devices.isdecimal() and int(self.devices) > 0):
             raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
+        if self.steps_per_call > 1 and self.input == "host":
+            raise UserError(f"--steps-per-call {self.steps_per_call} needs --input device, where no batch is sent")
         if self.resume and not self.run:
             raise UserError("--resume needs the run to go on with: add --run FOLDER")
 
@@ -129,6 +133,7 @@ _RANGES = {
     "weight_decay": (0, 1),
     "seed": (0, 2**63 - 1),
     "fake_devices": (0, 1024),
+    "steps_per_call": (1, 10_000),
     "max_steps": (0, 2**31 - 1),
     "evaluate_every": (1, 1_000_000),
     "checkpoint_every": (1, 1_000_000),

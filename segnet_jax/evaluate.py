@@ -5,6 +5,7 @@ import pathlib
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import jax.numpy as jnp
@@ -16,13 +17,13 @@ from segnet_jax.command import run_command
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_flags
+from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.setting import open_data, start_devices
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.precision import choose_precision
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
 
@@ -63,8 +64,7 @@ def evaluate(options: Options) -> int:
         batch_size_per_device=options.batch_size_per_device,
         **({"data": options.data} if options.data else {}),
     )
-    devices = start_devices(config)
-    precision = choose_precision(config.precision, devices.local[0])
+    devices, precision = start_devices(config)
     data_set = open_data(config)
     split = data_set.splits.get(options.split)
     if not split:
@@ -76,12 +76,16 @@ def evaluate(options: Options) -> int:
         model = assembly.build_model(config, len(data_set.classes), precision)
         optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
         state = checkpoints.restore(options.checkpoint, assembly.state_shapes(model, optimizer, precision))
-    read = assembly.read_ahead(split, config, f"reading {options.split} images")
+    say = partial(print, file=sys.stderr)
+    records = assembly.decode(split, config, f"reading {options.split} images", say)
+    share = assembly.device_share(devices, config.batch_size_per_device)
+    source = evaluation_input(choose_place(config.input, devices, records), records, share, devices)
     score = assembly.build_evaluator(
-        read,
+        source,
         len(split),
+        share,
         devices,
-        config.batch_size_per_device,
+        say,
         model=model,
         class_weights=jnp.asarray(runs.class_weights_of(meta)),
         preprocessing=runs.preprocessing_of(meta),
@@ -94,7 +98,7 @@ def evaluate(options: Options) -> int:
         print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
     if devices.is_writer and options.pictures:
         chosen = sorted(found.predictions)
-        images, labels = zip(*map(read, chosen), strict=True)
+        images, labels = zip(*map(records.read, chosen), strict=True)
         drawn = prediction_pictures(
             None if options.masks_only else np.stack(images),
             np.stack(labels),

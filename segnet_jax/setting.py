@@ -10,10 +10,12 @@ import jax
 from segnet_jax.config import Config
 from segnet_jax.datasets.choose import open_data_set
 from segnet_jax.datasets.records import DataSet, Split
+from segnet_jax.download import cache_folder
 from segnet_jax.errors import UserError
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.training.parallel import Devices, choose_devices
 from segnet_jax.training.precision import choose_precision
+from segnet_jax.training.startup import check_device
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Setting:
       scored: the split that is scored during training.
       plan: of the whole training.
       total_steps: of the whole training.
+      steps_per_call: that the devices take at one bidding; one on the CPU, where it would only make the program larger.
     """
 
     devices: Devices
@@ -35,6 +38,7 @@ class Setting:
     scored: str
     plan: Plan
     total_steps: int
+    steps_per_call: int
 
     @property
     def train_split(self) -> Split:
@@ -63,8 +67,7 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
       UserError: if the config does not fit them, or itself.
     """
     check_network(config)
-    devices = start_devices(config, say)
-    precision = choose_precision(config.precision, devices.local[0])
+    devices, precision = start_devices(config, say)
     say(f"devices  {devices}, {precision}")
     data_set = open_data(config)
     num_records = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
@@ -74,19 +77,34 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     plan = Plan(len(data_set.splits["train"]), global_batch_size, config.seed, config.flip, config.shift)
     say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {global_batch_size} images")
     total_steps = config.epochs * plan.steps_per_epoch
-    return Setting(devices, precision, data_set, validation_split(data_set), plan, total_steps)
+    steps_per_call = 1 if devices.local[0].platform == "cpu" else config.steps_per_call
+    return Setting(devices, precision, data_set, validation_split(data_set), plan, total_steps, steps_per_call)
 
 
-def start_devices(config: Config, say: Callable[[str], None] = print) -> Devices:
-    """Chooses the devices; to be called before anything else asks JAX for one."""
+def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[Devices, str]:
+    """Chooses devices and precision and tries them; to be called before anything else asks JAX for a device.
+
+    Raises:
+      UserError: if there are fewer devices than asked for, or they cannot train.
+    """
     if config.fake_devices:
         flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
         jax.config.update("jax_platforms", "cpu")
+    _keep_compiled_programs()
     devices = choose_devices(config.devices)
     if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists("/proc/driver/nvidia/version"):
         say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
-    return devices
+    precision = choose_precision(config.precision, devices.local[0])
+    check_device(devices.local[0], precision)
+    return devices, precision
+
+
+def _keep_compiled_programs() -> None:
+    """Lets a second start find what the first has compiled, in the cache folder unless JAX was told another."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def check_network(config: Config) -> None:

@@ -16,17 +16,18 @@ from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_config
+from segnet_jax.inputs import calls_of, choose_place, evaluation_input, training_input
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.pipeline import host
+from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.setting import settle
 from segnet_jax.stopping import Stop
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.parallel import parallel_train_step, prefetch, replicate
+from segnet_jax.training.parallel import prefetch, replicate
 from segnet_jax.training.state import create_state
-from segnet_jax.training.steps import train_step
 
 DESCRIPTION = """Trains SegNet; leaves a run folder with checkpoints, scores and pictures.
 
@@ -72,17 +73,18 @@ def train(config: Config) -> int:
             class_weights = assembly.load_class_weights(config, data_set, say)
             given = {"preprocessing": vars(preprocessing), "class_weights": class_weights.tolist()}
             meta = setting.identity | given | {"step": 0, "seconds": 0.0, "last": None, "best": None}
-        read = assembly.read_ahead(setting.train_split, config, "reading training images")
-        read_scored = assembly.read_ahead(setting.scored_split, config, f"reading {scored} images")
-        num_train, num_scored = len(setting.train_split), len(setting.scored_split)
-        assembly.warn_of_labels(classes, say, **{"train": (read, num_train), scored: (read_scored, num_scored)})
+        records = assembly.decode(setting.train_split, config, "reading training images", say)
+        records_scored = assembly.decode(setting.scored_split, config, f"reading {scored} images", say)
+        num_scored = len(records_scored)
+        assembly.warn_of_labels(classes, say, **{"train": records, scored: records_scored})
+        place = choose_place("device" if setting.steps_per_call > 1 else config.input, devices, records, records_scored)
         share = assembly.device_share(devices, config.batch_size_per_device)
-        batches_of = partial(host.training_batches, read, plan, share, config.accumulate)
+        batch_of = partial(host.training_batch, records, plan, share, config.accumulate)
         if not config.resume:
             folder = runs.claim_folder(config)
             checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
             if devices.is_writer:
-                runs.write_first_files(folder, config, devices.kinds, classes, next(batches_of(range(1))))
+                runs.write_first_files(folder, config, devices.kinds, classes, batch_of(0))
         say(f"run      {folder}" + ("" if config.resume else ": see its first_batch.png while this compiles"))
 
         # --- network and steps ---
@@ -91,16 +93,23 @@ def train(config: Config) -> int:
         if config.resume:
             state = checkpoints.restore("newest", assembly.state_shapes(model, optimizer, setting.precision))
         else:
-            variables = assembly.first_variables(config, model, vgg, preprocessing, batches_of, devices)
+            variables = assembly.first_variables(config, model, vgg, preprocessing, batch_of, devices)
             state = replicate(create_state(variables, optimizer, setting.precision), devices)
         say(f"network  SegNet, {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
         step_settings = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
-        take_step = parallel_train_step(
-            partial(train_step, optimizer=optimizer, schedule=schedule, **step_settings), devices
+        source = training_input(place, records, plan, share, config.accumulate, devices)
+        take_steps = assembly.build_train_step(
+            source,
+            devices,
+            say,
+            optimizer=optimizer,
+            schedule=schedule,
+            half_gradients=config.half_gradients,
+            **step_settings,
         )
-        evaluate = assembly.build_evaluator(
-            read_scored, num_scored, devices, config.batch_size_per_device, **step_settings
-        )
+        source_scored = evaluation_input(place, records_scored, share, devices)
+        evaluate = assembly.build_evaluator(source_scored, num_scored, share, devices, say, **step_settings)
+        say(f"input    {place}, {in_words(records.num_bytes + records_scored.num_bytes)} of images and labels")
 
         # --- the loop ---
         stop = stack.enter_context(Stop())
@@ -127,7 +136,9 @@ def train(config: Config) -> int:
                 found = evaluate(state.variables, stop.requested)
             if found is None:  # stopped: it is done first when the run goes on
                 return
-            pictures = [(setting.scored_split.names[i], *read_scored(i), p) for i, p in found.predictions.items()]
+            pictures = [
+                (setting.scored_split.names[i], *records_scored.read(i), p) for i, p in found.predictions.items()
+            ]
             logbook.evaluated(step, scores(found.confusion), found.loss, pictures)
             meta["last"] = {"step": step, "confusion": found.confusion.tolist()}
             if meta["best"] is None or _miou(meta["last"]) > _miou(meta["best"]):
@@ -138,14 +149,15 @@ def train(config: Config) -> int:
         is_due = partial(_is_due, steps_per_epoch=plan.steps_per_epoch, total_steps=setting.total_steps)
         if is_due(step, config.evaluate_every) and (meta["last"] is None or meta["last"]["step"] < step):
             score()
-        unread = deque()  # measures are read some steps late, so that the devices never wait for the host
-        for batch in prefetch(batches_of(range(step, last_step)), devices):
-            state, measures = take_step(state, batch)
-            step += 1
-            unread.append((step, measures))
+        unread = deque()  # measures are read some calls late, so that the devices never wait for the host
+        calls = calls_of(range(step, last_step), setting.steps_per_call, plan.steps_per_epoch)
+        for steps, inputs in zip(calls, prefetch(source.inputs(calls), devices), strict=True):
+            state, measures = take_steps(state, inputs)
+            step = steps.stop
+            unread.append((steps, measures))
             stopping = stop.requested() or step == last_step
             while len(unread) > (0 if stopping or step % plan.steps_per_epoch == 0 else 2):
-                logbook.step(*unread.popleft())
+                logbook.steps(*unread.popleft())
             if is_due(step, config.evaluate_every) and not stop.requested():
                 score()
                 stopping |= stop.requested()

@@ -1,12 +1,17 @@
 """Eight CPU devices and strict JAX for every test."""
 
 import os
+import tempfile
 
 # Tests compile much and compute little: programs that are not optimised make the suite twice as fast.
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+# What commands keep, decoded images and compiled programs, comes to a folder of this session's own.
+_CACHE = tempfile.TemporaryDirectory(prefix="segnet_jax_tests_")
+os.environ["SEGNET_JAX_CACHE"] = _CACHE.name
 
 import pathlib  # noqa: E402
 

@@ -16,7 +16,7 @@ from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.parallel import AXIS, choose_devices, parallel_eval_step, parallel_train_step, replicate
 from segnet_jax.training.precision import LossScale, all_finite
 from segnet_jax.training.state import create_state, init_variables
-from segnet_jax.training.steps import eval_step, train_step
+from segnet_jax.training.steps import as_sent, eval_step, train_steps
 
 CLASSES, SIZE = 5, 16
 WEIGHTS = np.array([0.5, 1.0, 2.0, 3.0, 0.25], np.float32)
@@ -29,14 +29,23 @@ def make(devices, *, sync=True, precision="float32", learning_rate=0.05, dtype=j
     optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
     state = create_state(init_variables(model, seed=0), optimizer, precision)
     step = partial(
-        train_step,
+        train_steps,
+        make_batch=as_sent,
         model=model,
         optimizer=optimizer,
         schedule=schedule,
         class_weights=jnp.asarray(WEIGHTS),
         preprocessing=TORCH,
     )
-    return model, replicate(state, devices), parallel_train_step(step, devices), devices
+    mapped = parallel_train_step(step, devices)
+
+    def take(state, batch, program=mapped):
+        """One step; the batch comes as [L,A,B,...], the call's one step is put between."""
+        state, measures = program(state, {name: array[:, None] for name, array in batch.items()}, ())
+        return state, {name: values[0] for name, values in measures.items()}
+
+    take.lower = lambda state, batch: mapped.lower(state, {name: array[:, None] for name, array in batch.items()}, ())
+    return model, replicate(state, devices), take, devices
 
 
 def random_batch(shape, seed=0, void=0.1):
@@ -227,10 +236,11 @@ def test_one_infinity_anywhere_is_not_finite():
 def test_evaluation_counts_all_devices_and_leaves_out_void():
     model, state, _, devices = make(4)
     step = parallel_eval_step(
-        partial(eval_step, model=model, class_weights=jnp.asarray(WEIGHTS), preprocessing=TORCH), devices
+        partial(eval_step, make_batch=as_sent, model=model, class_weights=jnp.asarray(WEIGHTS), preprocessing=TORCH),
+        devices,
     )
     batch = random_batch((4, 3), void=0.4)
-    sums, prediction = step(state.variables, batch)
+    sums, prediction = step(state.variables, batch, ())
     flat = jax.tree.map(lambda x: x.reshape(12, *x.shape[2:]), batch)
     logits = np.asarray(model.apply(jax.device_get(state.variables), normalise(flat["image"], TORCH), train=False))
     assert np.array_equal(np.asarray(prediction).reshape(flat["label"].shape), logits.argmax(-1))

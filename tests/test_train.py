@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import weight_files
 
+from segnet_jax import assembly
 from segnet_jax import train as command
 from segnet_jax.assembly import warn_of_labels
 from segnet_jax.command import run_command
@@ -22,6 +23,7 @@ from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config
 from segnet_jax.nn.segnet import ENCODERS
+from segnet_jax.pipeline.decoded import from_arrays
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.parallel import choose_devices
 
@@ -136,10 +138,10 @@ def test_a_run_never_writes_into_another(unbroken, tmp_path):
 
 
 def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    take_step, steps = command.parallel_train_step, []
+    build, steps = assembly.build_train_step, []
 
-    def interrupted(*args):
-        step = take_step(*args)
+    def interrupted(*args, **settings):
+        step = build(*args, **settings)
 
         def call(*args):
             steps.append(1)
@@ -149,7 +151,7 @@ def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, caps
 
         return call
 
-    monkeypatch.setattr(command, "parallel_train_step", interrupted)
+    monkeypatch.setattr(assembly, "build_train_step", interrupted)
     folder = tmp_path / "interrupted"
     assert run("--run", folder) == 130
     assert digest_of(folder)[0] == 2
@@ -232,7 +234,7 @@ def test_labels_that_teach_nothing_are_told():
     sky, road, void = (np.full((2, 2), value, np.uint8) for value in (0, 1, VOID))
 
     def read_of(*labels):
-        return lambda index: (None, labels[index]), len(labels)
+        return from_arrays(np.zeros((len(labels), 2, 2, 3), np.uint8), np.stack(labels))
 
     told = []
     warn_of_labels(two, told.append, train=read_of(sky, void), val=read_of(sky, road))

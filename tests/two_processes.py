@@ -24,6 +24,7 @@ import numpy as np  # noqa: E402
 
 from segnet_jax.nn.preprocessing import TORCH  # noqa: E402
 from segnet_jax.nn.segnet import SegNet  # noqa: E402
+from segnet_jax.pipeline.decoded import from_arrays  # noqa: E402
 from segnet_jax.pipeline.host import Share, training_batches  # noqa: E402
 from segnet_jax.pipeline.plan import Plan  # noqa: E402
 from segnet_jax.training.checkpoints import Checkpoints  # noqa: E402
@@ -49,7 +50,7 @@ optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
 state = replicate(create_state(init_variables(model, seed=0), optimizer, "float32"), devices)
 step = parallel_train_step(
     partial(
-        train_step,
+        lambda state, batch, _store, **settings: train_step(state, batch, **settings),
         model=model,
         optimizer=optimizer,
         schedule=schedule,
@@ -60,9 +61,9 @@ step = parallel_train_step(
 )
 plan = Plan(num_samples=40, global_batch_size=16, seed=0, flip=True, shift=2)
 share = Share(devices.total, devices.first, len(devices.local), batch_size_per_device=2)
-batches = training_batches(lambda index: (images[index], labels[index]), plan, share, 1, range(5))
+batches = training_batches(from_arrays(images, labels), plan, share, 1, range(5))
 for batch in prefetch(batches, devices):
-    state, measures = step(state, batch)
+    state, measures = step(state, batch, ())
 
 with Checkpoints(folder / "checkpoints", devices) as checkpoints:
     checkpoints.save("newest", 5, state, {"loss": float(measures["loss"])})

@@ -6,23 +6,18 @@ evaluation), B images a device. Each process makes its own devices' share of the
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.decode import resize
-from segnet_jax.datasets.records import Split
 from segnet_jax.errors import UserError
 from segnet_jax.pipeline.augment import augment
+from segnet_jax.pipeline.decoded import Records
 from segnet_jax.pipeline.plan import Plan
 
 Batch = dict[str, np.ndarray]
-Read = Callable[[int], tuple[np.ndarray, np.ndarray]]
-
-MEMORY_LIMIT = 8 * 2**30
-"""Bytes up to which a decoded split is kept in memory; a larger one is decoded anew for each use."""
 
 
 @dataclass(frozen=True)
@@ -48,52 +43,20 @@ class Share:
         return places[self.first_device : self.first_device + self.num_local_devices]
 
 
-def decoded(split: Split, height: int, width: int, on_record: Callable[[], None] = lambda: None) -> Read:
-    """Returns a reader of resized records that decodes the split once, where memory allows.
-
-    Args:
-      split: what to read.
-      height: rows of what is returned.
-      width: columns of what is returned.
-      on_record: called after each record that is decoded ahead.
-
-    Returns:
-      index -> (image uint8 [height,width,3], label uint8 [height,width]); not to be written to.
-    """
-
-    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        return resize(*split.read(index), height, width)
-
-    if len(split) * height * width * 4 > MEMORY_LIMIT:
-        return read
-
-    images = np.empty((len(split), height, width, 3), np.uint8)
-    labels = np.empty((len(split), height, width), np.uint8)
-
-    def keep(index: int) -> None:
-        images[index], labels[index] = read(index)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(keep, range(len(split))):
-            on_record()
-    images.flags.writeable = labels.flags.writeable = False
-    return lambda index: (images[index], labels[index])
-
-
-def training_batches(read: Read, plan: Plan, share: Share, accumulate: int, steps: range) -> Iterator[Batch]:
-    """Yields the augmented batches of the given steps, counted from 0 over all epochs."""
+def training_batch(records: Records, plan: Plan, share: Share, accumulate: int, step: int) -> Batch:
+    """Makes the augmented batch of one step, counted from 0 over all epochs."""
     places = share.places(accumulate)
+    images, labels = _empty(places.shape, records.image_size)
+    draws = plan.batch(step)
+    for place, i in np.ndenumerate(places):
+        flip, shift = bool(draws.flip[i]), (int(draws.shift_y[i]), int(draws.shift_x[i]))
+        augment(*records.read(int(draws.index[i])), flip, *shift, out=(images[place], labels[place]))
+    return {"image": images, "label": labels}
 
-    def make(step: int) -> tuple[np.ndarray, np.ndarray]:
-        draws = plan.batch(int(step))[places.ravel()]
-        pairs = [
-            augment(*read(int(index)), flip, shift_y, shift_x)
-            for index, flip, shift_y, shift_x in zip(draws.index, draws.flip, draws.shift_y, draws.shift_x, strict=True)
-        ]
-        images, labels = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
-        return images.reshape(*places.shape, *images.shape[1:]), labels.reshape(*places.shape, *labels.shape[1:])
 
-    return _prefetched(make, steps)
+def training_batches(records: Records, plan: Plan, share: Share, accumulate: int, steps: range) -> Iterator[Batch]:
+    """Yields the batches of the given steps, made in tf.data's threads a few steps ahead."""
+    return _prefetched(partial(training_batch, records, plan, share, accumulate), steps)
 
 
 def num_evaluation_steps(num_samples: int, share: Share) -> int:
@@ -107,22 +70,26 @@ def evaluation_indices(num_samples: int, share: Share, step: int) -> np.ndarray:
     return np.where(indices < num_samples, indices, -1)
 
 
-def evaluation_batches(read: Read, num_samples: int, share: Share) -> Iterator[Batch]:
-    """Yields every record once, in order; the last batch is padded with black images whose labels are VOID."""
-    height, width, _ = read(0)[0].shape
-
-    def make(step: int) -> tuple[np.ndarray, np.ndarray]:
-        indices = evaluation_indices(num_samples, share, int(step))
-        images = np.zeros((*indices.shape, height, width, 3), np.uint8)
-        labels = np.full((*indices.shape, height, width), VOID, np.uint8)
-        for place in zip(*np.nonzero(indices >= 0), strict=True):
-            images[place], labels[place] = read(int(indices[place]))
-        return images, labels
-
-    return _prefetched(make, range(num_evaluation_steps(num_samples, share)))
+def evaluation_batch(records: Records, share: Share, step: int) -> Batch:
+    """Makes an evaluation batch: records in order, padded at the end with black images whose labels are VOID."""
+    indices = evaluation_indices(len(records), share, step)
+    images, labels = _empty(indices.shape, records.image_size)
+    for place, index in np.ndenumerate(indices):
+        images[place], labels[place] = records.read(int(index)) if index >= 0 else (0, VOID)
+    return {"image": images, "label": labels}
 
 
-def _prefetched(make: Callable[[int], tuple[np.ndarray, np.ndarray]], steps: range) -> Iterator[Batch]:
+def evaluation_batches(records: Records, share: Share) -> Iterator[Batch]:
+    """Yields every record once, in order, made in tf.data's threads a few steps ahead."""
+    steps = range(num_evaluation_steps(len(records), share))
+    return _prefetched(partial(evaluation_batch, records, share), steps)
+
+
+def _empty(places: tuple[int, ...], image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.empty((*places, *image_size, 3), np.uint8), np.empty((*places, *image_size), np.uint8)
+
+
+def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
     """Runs `make` for each step in tf.data's threads, a few steps ahead and in order.
 
     Raises:
@@ -135,7 +102,8 @@ def _prefetched(make: Callable[[int], tuple[np.ndarray, np.ndarray]], steps: ran
 
     def guarded(step: int) -> tuple[np.ndarray, np.ndarray]:
         try:
-            return make(step)
+            batch = make(int(step))
+            return batch["image"], batch["label"]
         except UserError as fault:
             faults.append(fault)
             raise
@@ -146,7 +114,7 @@ def _prefetched(make: Callable[[int], tuple[np.ndarray, np.ndarray]], steps: ran
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(
             lambda step: tf.numpy_function(guarded, [step], (tf.uint8, tf.uint8), stateful=False),
-            num_parallel_calls=2,  # Python holds its lock for most of it: more threads would only queue up
+            num_parallel_calls=os.cpu_count(),
             deterministic=True,
         )
         .prefetch(2)

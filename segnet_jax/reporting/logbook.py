@@ -89,19 +89,26 @@ class Logbook:
         self._times.clear()
         return self._progress.aside(doing) if self._folder else contextlib.nullcontext()
 
-    def step(self, step: int, measures: Mapping[str, np.ndarray]) -> None:
-        """Notes a finished step and the scalars that `training.steps.train_step` measured."""
+    def steps(self, steps: range, measures: Mapping[str, np.ndarray]) -> None:
+        """Notes finished steps, that were taken in one call, and what `training.steps.train_steps` measured.
+
+        Args:
+          steps: counted from 0.
+          measures: each [len(steps)].
+        """
         if not self._folder:
             return
-        now = time.monotonic()
+        now, rate = time.monotonic(), float("nan")
         if self._times:
             before, then = self._times[0]
-            rate = (step - before) * self._images_per_step / max(now - then, 1e-9)
+            rate = (steps.stop - before) * self._images_per_step / max(now - then, 1e-9)
             self._rates.append(rate)
-        else:
-            rate = float("nan")
-        self._times.append((step, now))
-        values = {name: float(value) for name, value in measures.items()}
+        self._times.append((steps.stop, now))
+        measures = {name: np.asarray(values) for name, values in measures.items()}  # one wait for all of them
+        for i, step in enumerate(steps):
+            self._step(step + 1, {name: float(values[i]) for name, values in measures.items()}, rate)
+
+    def _step(self, step: int, values: Mapping[str, float], rate: float) -> None:
         skipped_before = values["skipped"] if self._num_skipped is None else self._num_skipped
         self._num_skipped = int(values["skipped"])
         self._log.write(

@@ -32,7 +32,7 @@ def calibrate(
     """
     forgetful = model.clone(batch_norm_momentum=0.0)  # whose new running statistics are the batch's own
 
-    def statistics(variables, batch):
+    def statistics(variables, batch, _store):
         image = normalise(batch["image"][0], preprocessing, model.dtype)
         _, updated = forgetful.apply(variables, image, train=True, mutable=["batch_stats"])
         return updated["batch_stats"], ()
@@ -40,7 +40,7 @@ def calibrate(
     step = parallel_eval_step(statistics, devices)
     total, count = None, 0
     for batch in batches:
-        found = jax.device_get(step(variables, batch)[0])
+        found = jax.device_get(step(variables, batch, ())[0])
         total = found if total is None else jax.tree.map(lambda a, b: a + b, total, found)
         count += 1
         on_batch()

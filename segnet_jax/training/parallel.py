@@ -4,6 +4,8 @@ The state has no device axis and is replicated; a batch's leading axis is this p
 every array here is local to its process, and `pmap` sums over all of them.
 """
 
+import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -85,16 +87,69 @@ def choose_devices(devices: str) -> Devices:
     return Devices(tuple(found[:wanted]), wanted)
 
 
-def parallel_train_step(step: Callable, devices: Devices) -> Callable:
-    """Maps (state, batch) -> (state, measures) over the devices; the old state's memory is taken for the new one."""
+def parallel_train_step(step: Callable, devices: Devices, store_axis: int | None = None) -> Callable:
+    """Maps (state, inputs, store) -> (state, measures) over the devices; the old state's memory is taken for the new.
+
+    Args:
+      step: as one device sees it.
+      devices: to map over; `inputs` has them as its leading axis.
+      store_axis: of the data that stay on the devices: 0 where they are cut over them, None where each has all.
+    """
     return jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=_pmap_devices(devices)
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0, store_axis),
+        out_axes=None,
+        donate_argnums=0,
+        devices=_pmap_devices(devices),
     )
 
 
-def parallel_eval_step(step: Callable, devices: Devices) -> Callable:
-    """Maps (variables, batch) -> (sums over all devices, outputs of each local device) over the devices."""
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), devices=_pmap_devices(devices))
+def parallel_eval_step(step: Callable, devices: Devices, store_axis: int | None = None) -> Callable:
+    """Maps (variables, inputs, store) -> (sums over all devices, outputs of each local device) over the devices."""
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0, store_axis),
+        out_axes=(None, 0),
+        devices=_pmap_devices(devices),
+    )
+
+
+class AheadOfTime:
+    """A mapped step that is compiled when its inputs' shapes are first met, which is told and timed.
+
+    Args:
+      step: from `parallel_train_step` or `parallel_eval_step`.
+      name: of what is compiled, for the line that tells it.
+      devices: that it is mapped over.
+      say: prints a line.
+    """
+
+    def __init__(self, step: Callable, name: str, devices: Devices, say: Callable[[str], None] = lambda text: None):
+        self._step, self._name, self._say = step, name, say
+        self._options = _compiler_options(devices)
+        self._programs: dict[tuple, Callable] = {}
+
+    def __call__(self, state, inputs, store=()):
+        """Takes the step."""
+        return self.program(state, inputs, store)(state, inputs, store)
+
+    def program(self, state, inputs, store=()):
+        """The compiled program for inputs of these shapes."""
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(inputs))
+        if shapes not in self._programs:
+            start = time.monotonic()
+            lowered = self._step.lower(state, inputs, store)
+            self._programs[shapes] = lowered.compile(compiler_options=self._options)
+            self._say(f"compiled {self._name} in {time.monotonic() - start:.1f} s")
+        return self._programs[shapes]
+
+
+def _compiler_options(devices: Devices) -> dict[str, bool]:
+    """With several GPUs, the gradients of the last layers are summed while the first layers' are still computed."""
+    overlaps = devices.local[0].platform == "gpu" and devices.total > 1
+    return {"xla_gpu_enable_latency_hiding_scheduler": True} if overlaps else {}
 
 
 def _pmap_devices(devices: Devices) -> list[jax.Device] | None:
@@ -118,6 +173,12 @@ def prefetch(batches: Iterable, devices: Devices, ahead: int = 2) -> Iterator:
         if len(sent) > ahead:
             yield sent.popleft()
     yield from sent
+
+
+def memory_of(device: jax.Device) -> int:
+    """Bytes that programs may use on a device: as it says itself, or its part of the machine's where it is the CPU."""
+    told = (device.memory_stats() or {}).get("bytes_limit")
+    return told or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
 
 
 def rewrap(tree, sharding: NamedSharding):

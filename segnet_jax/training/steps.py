@@ -6,6 +6,7 @@ a mean of the devices' means would be wrong wherever they hold different numbers
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,37 @@ from segnet_jax.training.parallel import AXIS
 from segnet_jax.training.precision import all_finite
 from segnet_jax.training.state import TrainState
 
+MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
+"""(inputs, store) -> batch, inside the step: from what the host sends and what stays on the devices."""
+
+
+def as_sent(inputs: dict[str, jax.Array], _store: Any) -> dict[str, jax.Array]:
+    """The batch where the host sends it whole."""
+    return inputs
+
+
+def train_steps(
+    state: TrainState, inputs: dict[str, jax.Array], store: Any, *, make_batch: MakeBatch, **settings
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one optimiser step after another in one program.
+
+    Args:
+      state: the same on all devices.
+      inputs: this device's, each array with a leading axis of K steps.
+      store: data that stay on the devices.
+      make_batch: (one step's inputs, store) -> the batch for `train_step`.
+      **settings: the other arguments of `train_step`.
+
+    Returns:
+      The state after K steps, and the measures of each, [K].
+    """
+
+    def one(state, inputs):
+        # The barrier keeps the step's own program the same, to the last bit, however its batch comes about.
+        return train_step(state, lax.optimization_barrier(make_batch(inputs, store)), **settings)
+
+    return _scan(one, state, inputs)
+
 
 def train_step(
     state: TrainState,
@@ -30,6 +62,7 @@ def train_step(
     schedule: optax.Schedule,
     class_weights: jax.Array,
     preprocessing: Preprocessing,
+    half_gradients: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimiser step.
 
@@ -41,6 +74,8 @@ def train_step(
       schedule: the optimizer's learning rate, for the report.
       class_weights: float32 [C].
       preprocessing: what the network expects of an image.
+      half_gradients: sum the gradients over devices in 16 bits: half the bytes on the wire, seven bits of mantissa, or
+        ten in float16.
 
     Returns:
       The next state, and scalars: "loss", "accuracy" (share of labelled pixels), "learning_rate", and "skipped", the
@@ -65,12 +100,16 @@ def train_step(
         more_grads, (batch_stats, more_loss, more_right) = jax.grad(loss_fn, has_aux=True)(
             state.params, batch_stats, one["image"], one["label"]
         )
-        return jax.tree.map(jnp.add, grads, more_grads), batch_stats, loss + more_loss, right + more_right
+        return (jax.tree.map(jnp.add, grads, more_grads), batch_stats, loss + more_loss, right + more_right), ()
 
     nothing = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, jnp.float32(0.0), jnp.int32(0))
-    grads, batch_stats, loss, right = _fold(add_batch, nothing, batch)
+    (grads, batch_stats, loss, right), _ = _scan(add_batch, nothing, batch)
 
+    if half_gradients:
+        half = jnp.bfloat16 if state.loss_scale is None else jnp.float16  # float16 needs the loss scale
+        grads = jax.tree.map(lambda grad: grad.astype(half), grads)
     grads, loss, right = lax.psum((grads, loss, right), AXIS)  # psum, not pmean: already divided by the total
+    grads = jax.tree.map(lambda grad: grad.astype(jnp.float32), grads)
     if model.sync_axis is None:
         batch_stats = lax.pmean(batch_stats, AXIS)  # synchronised statistics are equal already
     grads = jax.tree.map(lambda grad: grad / factor, grads)
@@ -92,24 +131,28 @@ def train_step(
     return new.replace(step=state.step + 1), measures | {"skipped": new.skipped}
 
 
-def _fold(function: Callable, carry, batch):
-    """Applies `carry = function(carry, element)` along the batch's leading axis.
+def _scan(function: Callable, carry, inputs):
+    """As `lax.scan`: `carry, output = function(carry, element)` along the leading axis; outputs are stacked.
 
     On a GPU or TPU as a loop, so that the program stays small. On the CPU written out: there, XLA computes convolutions
     inside a loop more than ten times slower.
     """
-    length = len(jax.tree.leaves(batch)[0])
+    length = len(jax.tree.leaves(inputs)[0])
     if length > 1 and jax.default_backend() != "cpu":
-        return lax.scan(lambda carry, element: (function(carry, element), None), carry, batch)[0]
+        return lax.scan(function, carry, inputs)
+    outputs = []
     for i in range(length):
-        carry = function(carry, jax.tree.map(lambda array: array[i], batch))  # noqa: B023, called at once
-    return carry
+        carry, output = function(carry, jax.tree.map(lambda array: array[i], inputs))  # noqa: B023, called at once
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *arrays: jnp.stack(arrays), *outputs)
 
 
 def eval_step(
     variables: dict,
-    batch: dict[str, jax.Array],
+    inputs: dict[str, jax.Array],
+    store: Any,
     *,
+    make_batch: MakeBatch,
     model: nn.Module,
     class_weights: jax.Array,
     preprocessing: Preprocessing,
@@ -118,7 +161,9 @@ def eval_step(
 
     Args:
       variables: the network's.
-      batch: this device's "image" uint8 [B,H,W,3] and "label" uint8 [B,H,W]; VOID pixels do not count.
+      inputs: this device's.
+      store: data that stay on the devices.
+      make_batch: (inputs, store) -> "image" uint8 [B,H,W,3] and "label" uint8 [B,H,W]; VOID pixels do not count.
       model: the network.
       class_weights: float32 [C], of the loss.
       preprocessing: what the network expects of an image.
@@ -127,6 +172,7 @@ def eval_step(
       Sums over all devices: "confusion" int32 [C,C] and "loss" float32, undivided; and this device's predictions, uint8
       [B,H,W].
     """
+    batch = lax.optimization_barrier(make_batch(inputs, store))
     logits = model.apply(variables, normalise(batch["image"], preprocessing, model.dtype), train=False)
     prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
     sums = {
