@@ -219,9 +219,7 @@ def picture_indices(num_samples: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, num_samples - 1, NUM_PICTURES)})
 
 
-def build_train_step(
-    source: Input, devices: Devices, say: Callable[[str], None], **settings
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+def build_train_step(source: Input, devices: Devices, say: Callable[[str], None], **settings) -> AheadOfTime:
     """Returns a function (state, inputs) -> (state, measures) that takes one call's steps on all devices.
 
     Args:
@@ -230,11 +228,9 @@ def build_train_step(
       say: told when the step is compiled.
       **settings: what `train_step` wants to know.
     """
-    mapped = parallel_train_step(
-        partial(train_steps, make_batch=source.make_batch, **settings), devices, source.store_axis
-    )
-    step = AheadOfTime(mapped, "the training step", devices, say)
-    return lambda state, inputs: step(state, inputs, source.store)
+    step = partial(train_steps, make_batch=source.make_batch, **settings)
+    mapped = parallel_train_step(step, devices, source.store_axis)
+    return AheadOfTime(mapped, "the training step", devices, say, source.store)
 
 
 def build_evaluator(
@@ -250,15 +246,14 @@ def build_evaluator(
       say: told when the step is compiled.
       **step_settings: what `eval_step` wants to know: model, class_weights, preprocessing.
     """
-    mapped = parallel_eval_step(
-        partial(eval_step, make_batch=source.make_batch, **step_settings), devices, source.store_axis
-    )
-    step = AheadOfTime(mapped, "the evaluation step", devices, say)
+    step = partial(eval_step, make_batch=source.make_batch, **step_settings)
+    mapped = parallel_eval_step(step, devices, source.store_axis)
+    score = AheadOfTime(mapped, "the evaluation step", devices, say, source.store)
 
     def run(variables: dict, should_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         num_steps = host.num_evaluation_steps(num_samples, share)
         return evaluate(
-            lambda variables, inputs: step(variables, inputs, source.store),
+            score,
             variables,
             prefetch(source.inputs(), devices),
             [host.evaluation_indices(num_samples, share, number) for number in range(num_steps)],

@@ -124,25 +124,31 @@ class AheadOfTime:
       name: of what is compiled, for the line that tells it.
       devices: that it is mapped over.
       say: prints a line.
+      store: the step's third argument, which stays on the devices.
     """
 
-    def __init__(self, step: Callable, name: str, devices: Devices, say: Callable[[str], None] = lambda text: None):
-        self._step, self._name, self._say = step, name, say
+    def __init__(
+        self, step: Callable, name: str, devices: Devices, say: Callable[[str], None] = lambda text: None, store=()
+    ):
+        self._step, self._name, self._say, self._store = step, name, say, store
         self._options = _compiler_options(devices)
         self._programs: dict[tuple, Callable] = {}
+        self.seconds = 0.0
 
-    def __call__(self, state, inputs, store=()):
+    def __call__(self, state, inputs):
         """Takes the step."""
-        return self.program(state, inputs, store)(state, inputs, store)
+        return self.program(state, inputs)(state, inputs, self._store)
 
-    def program(self, state, inputs, store=()):
-        """The compiled program for inputs of these shapes."""
+    def program(self, state, inputs):
+        """The compiled program for inputs of these shapes; `seconds` tells how long all compiling has taken."""
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(inputs))
         if shapes not in self._programs:
             start = time.monotonic()
-            lowered = self._step.lower(state, inputs, store)
+            lowered = self._step.lower(state, inputs, self._store)
             self._programs[shapes] = lowered.compile(compiler_options=self._options)
-            self._say(f"compiled {self._name} in {time.monotonic() - start:.1f} s")
+            seconds = time.monotonic() - start
+            self._say(f"compiled {self._name} in {seconds:.1f} s")
+            self.seconds += seconds
         return self._programs[shapes]
 
 

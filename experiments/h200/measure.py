@@ -1,0 +1,157 @@
+"""Everything that is to be measured on one GPU, in one command, each case in a process of its own.
+
+python experiments/h200/measure.py --data DIR --out OUT
+
+DIR holds CamVid in the tutorial's layout. OUT gets a JSON file for each case, `summary.json` and `summary.md`; a case
+that fails is told, with the end of what it printed, and the others go on. To try it out on a CPU, small: `--dry-run`.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import variants  # noqa: E402
+
+BATCHES = (4, 16, 32, 64)
+ABLATION_BATCH = 16
+
+
+def cases(out: pathlib.Path, data: str, dry_run: bool) -> dict[str, list[str]]:
+    """Name -> command of each measurement, in the order in which they matter."""
+    python = sys.executable
+    small = ["--image-size", "24", "32", "--width", "0.0625"] if dry_run else []
+    rounds = ["--steps", "2", "--rounds", "2"] if dry_run else []
+    batches = (1, 2) if dry_run else BATCHES
+    half = "float32" if dry_run else "bfloat16"  # a CPU's 16 bits say nothing
+    benchmark = [python, "-m", "segnet_jax.benchmark"]
+    peers = [python, str(ROOT / "experiments" / "peers" / "compare.py")]
+
+    def json_of(name: str) -> list[str]:
+        return ["--json", str(out / f"{name}.json")]
+
+    found = {}
+    for batch in batches:
+        flags = ["--batch-size-per-device", str(batch), "--precision", half, "--devices", "1", *small, *rounds]
+        for what in ("train", "infer"):
+            found[f"{what}-{half}-{batch}"] = [*benchmark, what, *flags, *json_of(f"{what}-{half}-{batch}")]
+    epochs = "2" if dry_run else "100"
+    found["run"] = [
+        *(python, "-m", "segnet_jax.train", "--config", str(HERE / "config.toml"), "--data", data),
+        *("--run", str(out / "run"), "--epochs", epochs),
+        *(["--precision", half, *small, "--batch-size-per-device", "2"] if dry_run else []),
+    ]
+    for batch in batches[:2]:
+        name = f"peers-{half}-{batch}"
+        flags = ["network", "--batch-size", str(batch), "--precision", half, *small]
+        found[name] = [*peers, *flags, *(["--rounds", "2"] if dry_run else ["--compile"]), *json_of(name)]
+    batch = str(1 if dry_run else ABLATION_BATCH)
+    common = ["--batch-size-per-device", batch, "--devices", "1", *small, *rounds]
+    for name in variants.VARIANTS:
+        flags = [name, *common, "--precision", half, *json_of(f"variant-{name}")]
+        found[f"variant-{name}"] = [python, str(HERE / "variants.py"), *flags]
+    for name, flags in {
+        "input-host": ["--input", "host"],
+        "input-device": ["--input", "device"],
+        "eight-steps-a-call": ["--input", "device", "--steps-per-call", "8"],
+    }.items():
+        found[name] = [*benchmark, "train", *common, "--precision", half, *flags, *json_of(name)]
+    for precision in ("float32", "float16"):
+        name = f"train-{precision}"
+        found[name] = [*benchmark, "train", *common, "--precision", precision, *json_of(name)]
+    found["pooling"] = [*benchmark, "pooling", *common, "--precision", half, *json_of("pooling")]
+    return found
+
+
+def main() -> int:
+    """The command; returns how many cases failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="synthetic", help="CamVid in the tutorial's layout")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the results")
+    parser.add_argument("--only", default="", help="take the cases alone whose names contain this")
+    parser.add_argument("--minutes", type=float, default=9.0, help="begin no case after so long")
+    parser.add_argument("--dry-run", action="store_true", help="small sizes, to see that all cases run")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    start, failed, told = time.monotonic(), 0, []
+    for name, command in cases(given.out.resolve(), given.data, given.dry_run).items():
+        if (
+            given.only not in name
+            or (given.out / f"{name}.json").exists()
+            or (given.out / name / "result.json").exists()
+        ):
+            continue
+        if time.monotonic() - start > 60 * given.minutes:
+            print(f"{name}: left out, the time is up; the same command goes on with it", flush=True)
+            continue
+        begun = time.monotonic()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        seconds = time.monotonic() - begun
+        told.append({"case": name, "seconds": seconds, "exit_code": done.returncode})
+        print(f"{name}: {'done' if done.returncode == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
+        if done.returncode:
+            failed += 1
+            print("\n".join((done.stdout + done.stderr).splitlines()[-15:]), flush=True)
+    summary = summarise(given.out)
+    (given.out / "summary.json").write_text(json.dumps({"cases": told, "results": summary}, indent=2) + "\n")
+    table = as_markdown(summary)
+    (given.out / "summary.md").write_text(table)
+    print(table)
+    return failed
+
+
+def summarise(out: pathlib.Path) -> dict[str, dict]:
+    """The figures of all cases that have left a result, also in earlier calls."""
+    found = {}
+    for path in sorted(out.glob("*.json")):
+        if path.name == "summary.json":
+            continue
+        result = json.loads(path.read_text())
+        for part in ("train", "infer", "pooling"):
+            if isinstance(result.get(part), dict):
+                found[path.stem] = {"device": result.get("device"), **result[part]}
+        if path.stem.startswith("peers-"):
+            found[path.stem] = result
+    if (result := out / "run" / "result.json").is_file():
+        kept = ("miou", "seconds", "images_per_second", "num_steps", "device", "precision", "step")
+        found["run"] = {name: value for name, value in json.loads(result.read_text()).items() if name in kept}
+    return found
+
+
+def as_markdown(summary: dict[str, dict]) -> str:
+    """A table of speeds, with each variant's part of ours."""
+    ours = summary.get("variant-ours", {}).get("images_per_second")
+    lines = [
+        "| case | images/s | ms a step | of the roofline | of the peak | memory, MB | beside ours |",
+        "|---|" + "---|" * 6,
+    ]
+    for name, row in summary.items():
+        if "images_per_second" not in row:
+            continue
+        beside = f"{row['images_per_second'] / ours:.2f}" if ours and name.startswith("variant-") else ""
+        memory = row.get("peak_memory_mb") or row.get("program_memory_mb")
+        cells = [
+            name,
+            f"{row['images_per_second']:.1f}",
+            _number(row.get("ms_per_step"), ".2f"),
+            _number(row.get("share_of_roofline"), ".1%"),
+            _number(row.get("share_of_peak"), ".1%"),
+            _number(memory, ",.0f"),
+            beside,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Measures speed: `python -m segnet_jax.benchmark --help`."""
+
+import datetime
+import json
+import pathlib
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from segnet_jax import speeds
+from segnet_jax.command import run_command
+from segnet_jax.config import Config
+from segnet_jax.errors import UserError
+from segnet_jax.files import atomic_write_json
+from segnet_jax.flags import parse_flags
+from segnet_jax.reporting.measurements import print_measurements
+from segnet_jax.reporting.run_folder import environment
+from segnet_jax.setting import start_devices
+
+DESCRIPTION = """Measures how fast the network trains and infers, and what holds it up.
+
+train: the training step on a batch that lies on the devices, then with its input.  infer: with BatchNorm folded.
+input: the host's batches alone.  pooling: pool and unpool alone.  scaling: the training step on 1, 2, 4, ... devices.
+
+Example:  python -m segnet_jax.benchmark train --batch-size-per-device 16 --json now.json --compare before.json"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure, and how."""
+
+    what: Annotated[Literal["train", "infer", "input", "pooling", "scaling", "all"], tyro.conf.Positional] = "train"
+    batch_size_per_device: int = 4  # images a device takes at once
+    image_size: tuple[int, int] = (360, 480)  # height and width
+    width: float = 1.0  # factor on every hidden layer's channels
+    depth: int = 5  # encoder stages, 1 to 5
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of activations
+    devices: str = "all"  # how many devices: a number or "all"
+    fake_devices: int = 0  # pretend that the CPU is so many devices
+    sync_batch_norm: bool = True  # BatchNorm's statistics over all devices
+    half_gradients: bool = False  # sum gradients over devices in 16 bits
+    input: Literal["auto", "host", "device"] = "auto"  # train: where batches are made
+    steps_per_call: int = 1  # train: steps a dispatch, with input device
+    data: str = "synthetic"  # input: images to decode; a folder, "camvid" or "synthetic"
+    steps: int = 20  # of a round, chained without a wait
+    rounds: int = 5  # of which the median is given
+    json: str = ""  # file to write the measurements to
+    compare: str = ""  # file of an earlier --json to set beside
+
+    def __post_init__(self):
+        """Refuses what cannot be measured.
+
+        Raises:
+          UserError: for fewer than one step or round.
+        """
+        if self.steps < 1 or self.rounds < 1:
+            raise UserError(f"--steps and --rounds must be at least 1, got {self.steps} and {self.rounds}")
+
+    @property
+    def config(self) -> Config:
+        """The training that these options would be."""
+        own = {"json", "compare", "what", "rounds", "steps"}
+        shared = {name: value for name, value in vars(self).items() if name not in own}
+        return Config(init="none", class_weights="none", scenes=(64, 1), **shared)
+
+
+def main() -> int:
+    """The command."""
+    return benchmark(parse_flags(Options, sys.argv[1:], prog="segnet_jax.benchmark", description=DESCRIPTION))
+
+
+def benchmark(options: Options) -> int:
+    """Measures, prints a table, and writes the JSON if asked; returns the exit code.
+
+    Raises:
+      UserError: for devices that are not there, or a file to compare with that is none of ours.
+    """
+    earlier = read_earlier(options.compare) if options.compare else None
+    devices, precision = start_devices(options.config)
+    say = partial(print, file=sys.stderr)
+    measured = speeds.Measured(options.config, devices, precision, options.steps, options.rounds, say)
+    parts = {
+        "train": speeds.train,
+        "infer": speeds.infer,
+        "input": speeds.input_,
+        "pooling": speeds.pooling,
+        "scaling": speeds.scaling,
+    }
+    chosen = parts if options.what == "all" else {options.what: parts[options.what]}
+    found = {
+        "command": " ".join(["python -m segnet_jax.benchmark", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        **{name: value for name, value in vars(options).items() if name not in ("json", "compare", "what")},
+        "precision": precision,
+        "device": str(devices),
+        "environment": environment(devices.kinds),
+    }
+    for name, part in chosen.items():
+        found[name] = part(measured)
+    if devices.is_writer:
+        print_measurements({name: found[name] for name in chosen}, earlier, title=f"{devices}, {precision}")
+        if options.json:
+            atomic_write_json(options.json, found)
+    return 0
+
+
+def read_earlier(path: str) -> dict[str, Any]:
+    """The measurements of an earlier `--json`.
+
+    Raises:
+      UserError: for a file that cannot be read or is none of ours.
+    """
+    try:
+        found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot compare with {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(found, dict) or "command" not in found:
+        raise UserError(f"cannot compare with {path}: it was not written by benchmark --json")
+    return found
+
+
+if __name__ == "__main__":
+    run_command(main)

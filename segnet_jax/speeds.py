@@ -1,0 +1,234 @@
+"""What `benchmark` measures: training, inference, input, pooling, scaling, each on whatever devices there are."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segnet_jax import assembly
+from segnet_jax.config import Config
+from segnet_jax.inputs import Input, calls_of, choose_place, training_input
+from segnet_jax.measuring import Timing, shares, timed, work_of
+from segnet_jax.nn.folding import fold_batch_norm
+from segnet_jax.nn.pooling import max_pool_with_code, unpool
+from segnet_jax.nn.preprocessing import TORCH, normalise
+from segnet_jax.nn.segnet import SegNet
+from segnet_jax.pipeline import host
+from segnet_jax.pipeline.decoded import Records, from_arrays
+from segnet_jax.pipeline.plan import Plan
+from segnet_jax.setting import open_data
+from segnet_jax.training.parallel import AheadOfTime, Devices, choose_devices, parallel_eval_step, prefetch, replicate
+from segnet_jax.training.state import create_state, init_variables
+
+NUM_CLASSES = 11
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured, on what, and how often.
+
+    Attributes:
+      config: the training that is measured.
+      devices: to measure on.
+      precision: of activations, never "auto".
+      steps: of a round, chained without a wait.
+      rounds: of which the median is given.
+      say: prints a line.
+    """
+
+    config: Config
+    devices: Devices
+    precision: str
+    steps: int
+    rounds: int
+    say: Callable[[str], None]
+
+    @property
+    def images_per_step(self) -> int:
+        """Over all devices."""
+        return self.config.batch_size_per_device * self.devices.total
+
+    @property
+    def model(self) -> SegNet:
+        """The network, for training."""
+        return assembly.build_model(self.config, NUM_CLASSES, self.precision)
+
+    def timed(self, run: Callable[[int], object]) -> Timing:
+        """Times a run of so many steps by the rules of `measuring`."""
+        return timed(run, steps=self.steps, rounds=self.rounds)
+
+
+def train(measured: Measured) -> dict[str, Any]:
+    """The training step with its batch on the devices, and with its input path."""
+    config, devices = measured.config, measured.devices
+    share = assembly.device_share(devices, config.batch_size_per_device)
+    records = random_records(max(32, measured.images_per_step), config.image_size)
+    plan = Plan(len(records), measured.images_per_step, seed=0, flip=True, shift=10)
+    per_call = 1 if devices.local[0].platform == "cpu" else config.steps_per_call
+    place = choose_place("device" if per_call > 1 else config.input, devices, records)
+    source = training_input(place, records, plan, share, 1, devices)
+    trainer = Trainer(measured, source)
+
+    calls = calls_of(range(plan.steps_per_epoch), per_call, plan.steps_per_epoch)
+    resident = next(prefetch(source.inputs(calls[:1]), devices))
+    step = measured.timed(lambda steps: trainer.take(resident for _ in range(steps)))
+    endless = calls_of(range(10**6), per_call, 10**6)
+    inputs = prefetch(source.inputs(endless), devices)
+    with_input = measured.timed(lambda steps: trainer.take(next(inputs) for _ in range(steps)))
+    images = measured.images_per_step * len(calls[0])
+    work = work_of(measured.model, *config.image_size)
+    found = step.summary(images)
+    return found | {
+        "input": place,
+        "images_per_second_with_input": images / with_input.median,
+        "input_bound": with_input.median > 1.1 * step.median,
+        **shares(
+            found["images_per_second"] / devices.total,
+            work.train_flop,
+            work.train_bytes,
+            devices.local[0].device_kind,
+            measured.precision,
+        ),
+        "gflop_per_image": work.train_flop / 1e9,
+        **trainer.memory(resident),
+    }
+
+
+class Trainer:
+    """The training step as `train` compiles it, and the state that it goes on from."""
+
+    def __init__(self, measured: Measured, source: Input):
+        config = measured.config
+        model, devices = measured.model, measured.devices
+        optimizer, schedule = assembly.build_optimizer(config, steps_per_epoch=1)
+        variables = init_variables(model, seed=0)
+        self._device = devices.local[0]
+        self.state = replicate(create_state(variables, optimizer, measured.precision), devices)
+        self.step = assembly.build_train_step(
+            source,
+            devices,
+            measured.say,
+            model=model,
+            class_weights=jnp.ones(NUM_CLASSES),
+            preprocessing=TORCH,
+            optimizer=optimizer,
+            schedule=schedule,
+            half_gradients=config.half_gradients,
+        )
+
+    def take(self, inputs) -> tuple:
+        """Takes a step for each of the inputs; returns the last state and measures."""
+        for one in inputs:
+            self.state, measures = self.step(self.state, one)
+        return self.state, measures
+
+    def memory(self, inputs) -> dict[str, float | None]:
+        """MB at the most in use so far, as the device says, and what the program asks for, as the compiler says."""
+        used = (self._device.memory_stats() or {}).get("peak_bytes_in_use")
+        asked = self.step.program(self.state, inputs).memory_analysis()
+        return {
+            "peak_memory_mb": used and used / 1e6,
+            "program_memory_mb": asked and asked.temp_size_in_bytes / 1e6,
+            "compile_seconds": self.step.seconds,
+        }
+
+
+def infer(measured: Measured) -> dict[str, Any]:
+    """From uint8 images to uint8 predictions, BatchNorm folded, the images on the devices."""
+    config, devices = measured.config, measured.devices
+    model = measured.model.clone(folded=True)
+    variables = fold_batch_norm(init_variables(measured.model, seed=0), measured.model.batch_norm_epsilon)
+
+    def predict(variables, image, _store):
+        logits = model.apply(variables, normalise(image, TORCH, model.dtype), train=False)
+        return (), jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+    step = AheadOfTime(parallel_eval_step(predict, devices), "inference", devices, measured.say)
+    shape = (len(devices.local), config.batch_size_per_device, *config.image_size, 3)
+    image = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8), devices.split)
+    variables = replicate(variables, devices)
+
+    def run(steps):
+        return [step(variables, image) for _ in range(steps)][-1]
+
+    found = measured.timed(run).summary(measured.images_per_step)
+    work = work_of(measured.model, *config.image_size)
+    kind = devices.local[0].device_kind
+    rate = found["images_per_second"] / devices.total
+    return found | shares(rate, work.infer_flop, work.infer_bytes, kind, measured.precision)
+
+
+def input_(measured: Measured) -> dict[str, Any]:
+    """The host's batches, flipped and shifted, with nothing that takes them."""
+    config = measured.config
+    split = open_data(config).splits["train"]
+    records = assembly.decode(split, config, "reading images", measured.say)
+    share = assembly.device_share(measured.devices, config.batch_size_per_device)
+    plan = Plan(len(records), measured.images_per_step, seed=0, flip=True, shift=10)
+    batches = host.training_batches(records, plan, share, 1, range(10**9))
+
+    def run(steps):
+        for _ in range(steps):
+            next(batches)
+
+    found = measured.timed(run).summary(measured.images_per_step)
+    return found | {"num_records": len(records), "kept_decoded": records.images is not None}
+
+
+def pooling(measured: Measured) -> dict[str, Any]:
+    """Pool, unpool, and their gradients, on one device at the size of the first stage."""
+    config = measured.config
+    shape = (config.batch_size_per_device, *config.image_size, max(1, round(64 * config.width)))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape), measured.model.dtype)
+
+    @jax.jit
+    def run_once(x):
+        def through(x):
+            maxima, code = max_pool_with_code(x)
+            return unpool(maxima, code, *config.image_size)
+
+        y, pull_back = jax.vjp(through, x)
+        return pull_back(y)[0]
+
+    def run(steps):
+        y = x
+        for _ in range(steps):
+            y = run_once(y)
+        return y
+
+    return measured.timed(run).summary(config.batch_size_per_device)
+
+
+def scaling(measured: Measured) -> list[dict[str, Any]]:
+    """The training step on 1, 2, 4, ... devices, as many images on each, with and without synchronised BatchNorm."""
+    rows = []
+    counts = [2**power for power in range(measured.devices.total.bit_length())]
+    for sync in (True, False):
+        for count in counts:
+            config = dataclasses.replace(measured.config, devices=str(count), sync_batch_norm=sync)
+            part = dataclasses.replace(measured, config=config, devices=choose_devices(str(count)))
+            found = train(part)
+            one = next((row for row in rows if row["devices"] == 1 and row["sync_batch_norm"] == sync), None)
+            rate = found["images_per_second"]
+            rows.append(
+                {
+                    "devices": count,
+                    "batch_size_per_device": config.batch_size_per_device,
+                    "sync_batch_norm": sync,
+                    "images_per_second": rate,
+                    "ms_per_step": found["ms_per_step"],
+                    "efficiency": rate / (count * one["images_per_second"]) if one else 1.0,
+                }
+            )
+    return rows
+
+
+def random_records(count: int, image_size: tuple[int, int]) -> Records:
+    """Noise to train on: speed does not depend on what is in a picture."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, *image_size, 3), np.uint8)
+    return from_arrays(images, rng.integers(0, NUM_CLASSES, (count, *image_size), np.uint8))

@@ -1,0 +1,105 @@
+"""The benchmark: its counts against hand-worked numbers, its rules of timing, its command line."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+
+from segnet_jax import benchmark, measuring
+from segnet_jax.command import run_command
+from segnet_jax.nn.segnet import SegNet
+
+TINY = ["--image-size", "16", "32", "--width", "0.0625", "--depth", "2", "--steps", "2", "--rounds", "3"]
+
+
+def run(monkeypatch, *flags):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, flags)])
+    with pytest.raises(SystemExit) as left:
+        run_command(benchmark.main)
+    return left.value.code
+
+
+def test_the_work_of_the_published_network_is_the_published_one():
+    work = measuring.work_of(SegNet(11, pooling="ceil"), 360, 480)
+    assert round(work.infer_flop / 1e9, 1) == 213.4  # performance tables of the roofline: 213.4 and 639.7 GFLOP,
+    assert round(work.train_flop / 1e9, 1) == 639.7  # 2.42 and 0.43 GB
+    assert round(work.train_bytes / 1e9, 2) == 2.42
+    assert round(work.infer_bytes / 1e9, 2) == 0.43
+
+
+def test_the_work_of_one_stage_is_what_it_comes_to_by_hand():
+    work = measuring.work_of(SegNet(11, depth=1, width=1 / 64), 4, 6)  # one channel, 24 pixels
+    forward = 2 * 9 * 24 * (3 * 1 + 1 * 1 + 1 * 1 + 1 * 11)
+    assert work.infer_flop == forward
+    assert work.train_flop == 3 * forward - 2 * 9 * 24 * 3 * 1
+
+
+def test_a_device_at_its_roofline_is_at_all_of_it():
+    flop, num_bytes = 989e12 * 1e-3, 3350e9 * 1e-3  # a millisecond of each on an H100
+    found = measuring.shares(500, flop, num_bytes, "NVIDIA H100 80GB HBM3", "bfloat16")
+    assert found["share_of_roofline"] == pytest.approx(1) and found["share_of_peak"] == pytest.approx(0.5)
+    assert measuring.shares(500, flop, num_bytes, "cpu", "float32")["share_of_peak"] is None
+    assert measuring.peak_of("Tesla V100-SXM2-16GB", "float16") == (125e12, 900e9)
+    assert measuring.peak_of("Tesla V100-SXM2-16GB", "bfloat16") is None  # it has no units for it
+
+
+def test_a_timing_is_the_median_of_rounds_after_a_warm_up(monkeypatch):
+    clock, asked = iter([0.0, 2.0, 10.0, 11.0, 20.0, 29.0]), []
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
+    timing = measuring.timed(asked.append, steps=10, rounds=3, warm_up=4)
+    assert asked == [4, 10, 10, 10]
+    assert timing.rounds == (0.2, 0.1, 0.9)
+    assert timing.summary(4) == {
+        "images_per_second": 20.0,
+        "ms_per_step": 200.0,
+        "ms_per_step_min": 100.0,
+        "ms_per_step_max": 900.0,
+    }
+
+
+def test_all_parts_are_measured_and_compared_with_an_earlier_time(monkeypatch, tmp_path, capsys):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    data = ["--data", str(pathlib.Path(__file__).parents[1] / "data" / "sample")]
+    flags = ["all", *TINY, *data, "--batch-size-per-device", "1", "--devices", "2", "--json"]
+    assert run(monkeypatch, *flags, first) == 0
+    found = json.loads(first.read_text())
+    assert {"train", "infer", "input", "pooling", "scaling", "date", "environment", "precision"} <= found.keys()
+    assert all(found[part]["images_per_second"] > 0 for part in ("train", "infer", "input", "pooling"))
+    assert found["train"]["images_per_second_with_input"] > 0 and found["train"]["compile_seconds"] > 0
+    assert found["train"]["program_memory_mb"] > 0
+    assert [(row["devices"], row["sync_batch_norm"]) for row in found["scaling"]] == [
+        (1, True),
+        (2, True),
+        (1, False),
+        (2, False),
+    ]
+    assert [row["efficiency"] for row in found["scaling"] if row["devices"] == 1] == [1.0, 1.0]
+    capsys.readouterr()
+    pooling = ["pooling", *TINY, "--batch-size-per-device", "1", "--devices", "2", "--json", second]
+    assert run(monkeypatch, *pooling, "--compare", first) == 0
+    table = capsys.readouterr().out
+    assert "now / before" in table and "pooling images per second" in table and "train" not in table
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--compare", "no.json"], "cannot compare with no.json: No such file"),
+        (["--steps", "0"], "--steps and --rounds must be at least 1"),
+        (["--devices", "9"], "9 devices asked, 8 found"),
+        (["nothing"], "nothing"),
+        (["train", "--input", "host", "--steps-per-call", "2"], "--steps-per-call 2 needs --input device"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(monkeypatch, capsys, tmp_path, flags, message):
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *flags) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
+
+
+def test_a_file_that_is_no_measurement_is_refused(monkeypatch, capsys, tmp_path):
+    (tmp_path / "other.json").write_text("[1]")
+    assert run(monkeypatch, "--compare", tmp_path / "other.json") == 2
+    assert "was not written by benchmark --json" in capsys.readouterr().err
