@@ -73,11 +73,6 @@ def unpool_by_autodiff(x: jax.Array, code: jax.Array, height: int, width: int) -
     return jnp.pad(spread, ((0, 0), (0, height - spread.shape[1]), (0, width - spread.shape[2]), (0, 0)))
 
 
-def kernel_gradient_by_xla(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The kernel's gradient as XLA's CPU backend has it."""
-    return convolution._kernel_gradient(x, gradient)
-
-
 Patch = tuple[str, object]
 VARIANTS: dict[str, tuple[Patch, ...]] = {
     "ours": (),
@@ -88,7 +83,12 @@ VARIANTS: dict[str, tuple[Patch, ...]] = {
     "batch_norm_of_flax": (("segnet_jax.nn.segnet.BatchNormReLU", PlainBatchNormReLU),),
     "batch_norm_recomputed": (("segnet_jax.nn.segnet.BatchNormReLU", RecomputedBatchNormReLU),),
     "channels_not_filled_up": (("segnet_jax.nn.convolution.convolve_padded", convolution.convolve),),
-    "kernel_gradient_of_xla": (("segnet_jax.nn.convolution._kernel_gradient_in_blocks", kernel_gradient_by_xla),),
+    # On a CPU alone; other devices have XLA's own anyway.
+    "convolutions_of_xla": (
+        ("segnet_jax.nn.convolution._convolve_on_cpu", convolution._convolve),
+        ("segnet_jax.nn.convolution._image_gradient_on_cpu", convolution._image_gradient),
+        ("segnet_jax.nn.convolution._kernel_gradient_on_cpu", convolution._kernel_gradient),
+    ),
 }
 VARIANTS["all_plain"] = tuple(
     patch for name, patches in VARIANTS.items() if name != "batch_norm_recomputed" for patch in patches

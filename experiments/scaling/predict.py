@@ -1,7 +1,7 @@
 """Predicts how data-parallel training of SegNet scales, from counted bytes and assumed speeds. It measures nothing.
 
 python experiments/scaling/predict.py
-python experiments/scaling/predict.py --measured experiments/scaling/result.json --machine h200
+python experiments/scaling/predict.py --measured experiments/scaling/measured.json --machine h200
 """
 
 import argparse

@@ -1,9 +1,15 @@
-"""The 3x3 convolution in the forms that the machines compute fast; numbers and parameters are those of `nn.Conv`."""
+"""The 3x3 convolution in the forms that the machines compute fast; parameters are those of `nn.Conv`.
+
+GPUs and TPUs are given XLA's own, with channels filled up in 16 bits. XLA's CPU backend is fast in the forward
+direction and two to five times slower than others in the kernel's gradient; there, ours take its place.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+
+from segnet_jax.nn import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _BLOCK_PIXELS = 1920
@@ -61,46 +67,78 @@ def convolve_padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves [B,H,W,I] with a kernel [3,3,I,O] under zero padding: [B,H,W,O]."""
-    return _convolve(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=_convolve_on_cpu, default=_convolve)
+
+
+def _forward(x, kernel):
+    return convolve(x, kernel), (x, kernel)
+
+
+def _backward(residuals, gradient):
+    x, kernel = residuals
+    return (
+        lax.platform_dependent(gradient, kernel, cpu=_image_gradient_on_cpu, default=_image_gradient),
+        lax.platform_dependent(x, gradient, cpu=_kernel_gradient_on_cpu, default=_kernel_gradient),
+    )
+
+
+convolve.defvjp(_forward, _backward)
+
+
+# --- as XLA has them ---
 
 
 def _convolve(x, kernel, padding="SAME"):
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
 
 
-def _forward(x, kernel):
-    return _convolve(x, kernel), (x, kernel)
-
-
-def _backward(residuals, gradient):
-    x, kernel = residuals
-    (x_gradient,) = jax.linear_transpose(lambda x: _convolve(x, kernel), x)(gradient)
-    kernel_gradient = lax.platform_dependent(x, gradient, cpu=_kernel_gradient_in_blocks, default=_kernel_gradient)
-    return x_gradient, kernel_gradient
-
-
-convolve.defvjp(_forward, _backward)
+def _image_gradient(gradient, kernel):
+    x = jax.ShapeDtypeStruct((*gradient.shape[:3], kernel.shape[2]), gradient.dtype)
+    return jax.linear_transpose(lambda x: _convolve(x, kernel), x)(gradient)[0]
 
 
 def _kernel_gradient(x, gradient):
-    """The kernel's gradient as XLA has it: a convolution whose kernel is as large as the image."""
     kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], gradient.shape[-1]), x.dtype)
     return jax.linear_transpose(lambda kernel: _convolve(x, kernel), kernel)(gradient)[0]
 
 
-def _kernel_gradient_in_blocks(x, gradient):
-    """The same, added up over blocks of rows that fit in the cache, the wider of the two arrays as the kernel.
+# --- on the CPU ---
 
-    XLA's CPU backend reads a kernel as large as the image anew for every few outputs, from main memory: at 360x480 with
-    64 channels that is three times slower.
-    """
-    if gradient.shape[-1] < x.shape[-1]:  # the same sum with the two exchanged: every offset changes its sign
+
+def _convolve_on_cpu(x, kernel):
+    return winograd.convolve(x, kernel) if _multiplies_much(x, kernel.shape[2:]) else _convolve(x, kernel)
+
+
+def _image_gradient_on_cpu(gradient, kernel):
+    if _multiplies_much(gradient, kernel.shape[2:]):
+        return winograd.image_gradient(gradient, kernel)
+    return _image_gradient(gradient, kernel)
+
+
+def _kernel_gradient_on_cpu(x, gradient):
+    channels = x.shape[-1], gradient.shape[-1]
+    if x.dtype == jnp.float32 and min(channels) >= 64:
+        return winograd.kernel_gradient(x, gradient)
+    if channels[1] < channels[0]:  # the same sum with the two exchanged: every offset changes its sign
         return _correlate(gradient, x)[::-1, ::-1].swapaxes(2, 3)
     return _correlate(x, gradient)
 
 
+def _multiplies_much(x, channels):
+    """Whether the products saved outweigh the way to Winograd's tiles and back, as measured.
+
+    Not in other precisions: 16 bits would not bear the rounding, and float64 is for references.
+    """
+    batch, height, width, _ = x.shape
+    tiles = batch * winograd.num_tiles(height) * winograd.num_tiles(width)
+    return x.dtype == jnp.float32 and min(channels) >= 256 and tiles >= 128
+
+
 def _correlate(x, y):
-    """Sums x[b,h+i-1,w+j-1,c] * y[b,h,w,d] over pixels: [3,3,C,D]."""
+    """Sums x[b,h+i-1,w+j-1,c] * y[b,h,w,d] over pixels, [3,3,C,D], in blocks of rows that fit in the cache.
+
+    XLA's own form has a kernel as large as the image, which it reads anew from main memory for every few outputs.
+    """
     batch, height, width, _ = y.shape
     num_blocks = min(max(round(batch * height * width / _BLOCK_PIXELS), 1), height)
     rows = -(-height // num_blocks)

@@ -1,0 +1,35 @@
+"""How soon things begin."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+
+def seconds_of(*command, **environment):
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return time.monotonic() - start, done
+
+
+def test_the_second_start_takes_its_first_step_within_eight_seconds_of_the_command(tmp_path):
+    plain = {"XLA_FLAGS": "", "SEGNET_JAX_CACHE": str(tmp_path / "cache")}  # as a user starts it, not as the tests do
+    command = ["-m", "segnet_jax.train", "--protocol", "demo", "--max-steps", "1", "--run"]
+    _, first = seconds_of(*command, str(tmp_path / "first"), **plain)
+    seconds, second = seconds_of(*command, str(tmp_path / "second"), **plain)  # which ends with a checkpoint besides
+    assert seconds < 8
+    compiling = [
+        float(re.search(r"compiled the training step in ([\d.]+) s", run.stderr)[1]) for run in (first, second)
+    ]
+    assert compiling[1] < compiling[0]  # it was kept
+    assert any(path.is_file() for path in (pathlib.Path(tmp_path) / "cache" / "compiled").rglob("*"))
+
+
+def test_the_package_adds_little_to_the_import_of_jax():
+    code = "import jax, time; start = time.monotonic(); import segnet_jax; print(time.monotonic() - start)"
+    assert min(float(seconds_of("-c", code)[1].stdout) for _ in range(3)) < 0.3
