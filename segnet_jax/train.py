@@ -156,9 +156,10 @@ def train(config: Config) -> int:
             step = steps.stop
             unread.append((steps, measures))
             stopping = stop.requested() or step == last_step
-            while len(unread) > (0 if stopping or step % plan.steps_per_epoch == 0 else 2):
+            scoring = is_due(step, config.evaluate_every)
+            while len(unread) > (0 if stopping or scoring else 2):
                 logbook.steps(*unread.popleft())
-            if is_due(step, config.evaluate_every) and not stop.requested():
+            if scoring and not stop.requested():
                 score()
                 stopping |= stop.requested()
             if stopping or is_due(step, config.checkpoint_every):

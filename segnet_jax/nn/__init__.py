@@ -1,7 +1,8 @@
 """The network: pooling codes, SegNet, and the preprocessing of its input. Needs jax and flax alone."""
 
+from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.pooling import max_pool_with_code, unpool
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.nn.segnet import SegNet
 
-__all__ = ["Preprocessing", "SegNet", "max_pool_with_code", "normalise", "unpool"]
+__all__ = ["Preprocessing", "SegNet", "fold_batch_norm", "max_pool_with_code", "normalise", "unpool"]
