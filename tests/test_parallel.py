@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 SCRIPT = pathlib.Path(__file__).with_name("two_processes.py")
 
 
-def train_together(count, folder):
+def train_together(count, folder, place):
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -20,7 +21,7 @@ def train_together(count, folder):
     command = [sys.executable, str(SCRIPT)]
     running = [
         subprocess.Popen(
-            [*command, str(rank), str(count), str(port), str(folder)],
+            [*command, str(rank), str(count), str(port), str(folder), place],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -37,8 +38,14 @@ def train_together(count, folder):
     return dict(np.load(folder / "restored.npz"))
 
 
-def test_two_processes_of_four_devices_end_where_one_of_eight_does(tmp_path):
-    one, two = (train_together(count, tmp_path / str(count)) for count in (1, 2))
-    assert one.keys() == two.keys() and len(one) > 10
-    for name in one:
-        np.testing.assert_allclose(two[name], one[name], rtol=1e-6, atol=1e-7, err_msg=name)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return train_together(1, tmp_path_factory.mktemp("together") / "alone", "host")
+
+
+@pytest.mark.parametrize("place", ["host", "shards"])  # each process sends its share; asks the other's devices for it
+def test_two_processes_of_four_devices_end_where_one_of_eight_does(alone, tmp_path, place):
+    two = train_together(2, tmp_path / "two", place)
+    assert alone.keys() == two.keys() and len(alone) > 10
+    for name in alone:
+        np.testing.assert_allclose(two[name], alone[name], rtol=1e-6, atol=1e-7, err_msg=name)

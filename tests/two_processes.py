@@ -1,7 +1,8 @@
-"""One of several processes that train together: `python two_processes.py RANK COUNT PORT FOLDER`.
+"""One of several processes that train together: `python two_processes.py RANK COUNT PORT FOLDER [PLACE]`.
 
 Started by test_parallel.py, also alone (COUNT 1). Each has its part of eight fake devices, makes its share of each
-global batch, takes five steps, and saves; process 0 then restores what was saved and writes it down.
+global batch, takes five steps, and saves; process 0 then restores what was saved and writes it down. PLACE says where
+the images lie: "host" (else), "device" or "shards".
 """
 
 import os
@@ -11,6 +12,7 @@ from functools import partial
 
 rank, count, port = map(int, sys.argv[1:4])
 folder = pathlib.Path(sys.argv[4])
+place = sys.argv[5] if len(sys.argv) > 5 else "host"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // count} --xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -22,10 +24,11 @@ if count > 1:
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
+from segnet_jax.inputs import training_input  # noqa: E402
 from segnet_jax.nn.preprocessing import TORCH  # noqa: E402
 from segnet_jax.nn.segnet import SegNet  # noqa: E402
 from segnet_jax.pipeline.decoded import from_arrays  # noqa: E402
-from segnet_jax.pipeline.host import Share, training_batches  # noqa: E402
+from segnet_jax.pipeline.host import Share  # noqa: E402
 from segnet_jax.pipeline.plan import Plan  # noqa: E402
 from segnet_jax.training.checkpoints import Checkpoints  # noqa: E402
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd  # noqa: E402
@@ -37,7 +40,7 @@ from segnet_jax.training.parallel import (  # noqa: E402
     replicate,
 )
 from segnet_jax.training.state import create_state, init_variables  # noqa: E402
-from segnet_jax.training.steps import train_step  # noqa: E402
+from segnet_jax.training.steps import train_steps  # noqa: E402
 
 random = np.random.default_rng(0)
 images = random.integers(0, 256, (40, 16, 16, 3), np.uint8)
@@ -48,9 +51,13 @@ model = SegNet(3, depth=1, width=0.125, sync_axis=AXIS)
 schedule = learning_rate_schedule("constant", peak=0.05, total_steps=5)
 optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
 state = replicate(create_state(init_variables(model, seed=0), optimizer, "float32"), devices)
+plan = Plan(num_samples=40, global_batch_size=16, seed=0, flip=True, shift=2)
+share = Share(devices.total, devices.first, len(devices.local), batch_size_per_device=2)
+source = training_input(place, from_arrays(images, labels), plan, share, 1, devices)
 step = parallel_train_step(
     partial(
-        lambda state, batch, _store, **settings: train_step(state, batch, **settings),
+        train_steps,
+        make_batch=source.make_batch,
         model=model,
         optimizer=optimizer,
         schedule=schedule,
@@ -58,15 +65,13 @@ step = parallel_train_step(
         preprocessing=TORCH,
     ),
     devices,
+    source.store_axis,
 )
-plan = Plan(num_samples=40, global_batch_size=16, seed=0, flip=True, shift=2)
-share = Share(devices.total, devices.first, len(devices.local), batch_size_per_device=2)
-batches = training_batches(from_arrays(images, labels), plan, share, 1, range(5))
-for batch in prefetch(batches, devices):
-    state, measures = step(state, batch, ())
+for inputs in prefetch(source.inputs([range(number, number + 1) for number in range(5)]), devices):
+    state, measures = step(state, inputs, source.store)
 
 with Checkpoints(folder / "checkpoints", devices) as checkpoints:
-    checkpoints.save("newest", 5, state, {"loss": float(measures["loss"])})
+    checkpoints.save("newest", 5, state, {"loss": float(measures["loss"][-1])})
     checkpoints.wait()
     restored = checkpoints.restore("newest", like=state)
 same = jax.tree.map(np.array_equal, jax.device_get(restored), jax.device_get(state))

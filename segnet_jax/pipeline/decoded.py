@@ -33,6 +33,7 @@ LIMIT = 64 * 2**30
 """Bytes up to which a split is kept decoded; a larger one is decoded anew for each use."""
 
 _HEADER = "header.json"
+_ARRAYS = ("images", "labels")
 
 
 @dataclass(frozen=True)
@@ -145,19 +146,24 @@ def _decode(records: Records, folder: pathlib.Path, on_record: Callable[[], None
             on_record()
     for array in arrays.values():
         array.flush()
-    atomic_write_json(folder / _HEADER, {name: _sum(array) for name, array in arrays.items()})
+    atomic_write_json(folder / _HEADER, _sums(folder))
 
 
 def _open(folder: pathlib.Path) -> Records | None:
     """What a folder holds, or None where that is not what was written."""
     try:
-        sums = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels")}
-    except (OSError, ValueError):  # absent, cut off, no JSON, no .npy
+        if json.loads((folder / _HEADER).read_text(encoding="utf-8")) != _sums(folder):
+            return None
+        # Only now, for numpy fails in many ways on a file that is not its own.
+        return from_arrays(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
+    except (OSError, ValueError):  # absent, no JSON
         return None
-    return from_arrays(**arrays) if {name: _sum(array) for name, array in arrays.items()} == sums else None
 
 
-def _sum(array: np.ndarray) -> str:
-    """sha256 of an array's bytes: half a second a gigabyte, and every page is in memory afterwards."""
-    return hashlib.sha256(memoryview(array).cast("B")).hexdigest()
+def _sums(folder: pathlib.Path) -> dict[str, str]:
+    """sha256 of each file of arrays: half a second a gigabyte, and every page is in memory afterwards."""
+    sums = {}
+    for name in _ARRAYS:
+        with open(folder / f"{name}.npy", "rb") as file:
+            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums

@@ -108,5 +108,7 @@ def _shift(array: jax.Array, *, shift_y: jax.Array, shift_x: jax.Array, most: in
     margins = [min(most, size) for size in array.shape[:2]]  # beyond the image's own size nothing is left of it
     padding = [(margin, margin) for margin in margins] + [(0, 0)] * (array.ndim - 2)
     padded = jnp.pad(array, padding, constant_values=fill)
-    start = [margin - shift for margin, shift in zip(margins, (shift_y, shift_x), strict=True)]
+    shifts = zip(margins, (shift_y, shift_x), strict=True)
+    # Clipped, because dynamic_slice takes a negative start to be counted from the end.
+    start = [margin - jnp.clip(shift, -margin, margin) for margin, shift in shifts]
     return lax.dynamic_slice(padded, [*start, *(0,) * (array.ndim - 2)], array.shape)
