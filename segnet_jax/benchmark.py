@@ -22,17 +22,21 @@ from segnet_jax.setting import start_devices
 
 DESCRIPTION = """Measures how fast the network trains and infers, and what holds it up.
 
-train: the training step on a batch that lies on the devices, then with its input.  infer: with BatchNorm folded.
-input: the host's batches alone.  pooling: pool and unpool alone.  scaling: the training step on 1, 2, 4, ... devices.
+train: the training step on a batch that lies on the devices, then with its input; epoch: a whole one over --data, with
+its evaluation; infer: predictions, BatchNorm folded; input: the host's batches alone; pooling: pool and unpool alone;
+scaling: the training step on 1, 2, 4, ... devices.
 
 Example:  python -m segnet_jax.benchmark train --batch-size-per-device 16 --json now.json --compare before.json"""
+
+
+What = Literal["train", "epoch", "infer", "input", "pooling", "scaling", "all"]
 
 
 @dataclass(frozen=True)
 class Options:
     """What to measure, and how."""
 
-    what: Annotated[Literal["train", "infer", "input", "pooling", "scaling", "all"], tyro.conf.Positional] = "train"
+    what: Annotated[What, tyro.conf.Positional] = "train"
     batch_size_per_device: int = 4  # images a device takes at once
     image_size: tuple[int, int] = (360, 480)  # height and width
     width: float = 1.0  # factor on every hidden layer's channels
@@ -44,7 +48,7 @@ class Options:
     half_gradients: bool = False  # sum gradients over devices in 16 bits
     input: Literal["auto", "host", "device"] = "auto"  # train: where batches are made
     steps_per_call: int = 1  # train: steps a dispatch, with input device
-    data: str = "synthetic"  # input: images to decode; a folder, "camvid" or "synthetic"
+    data: str = "synthetic"  # epoch, input: images; a folder, "camvid" or "synthetic"
     steps: int = 20  # of a round, chained without a wait
     rounds: int = 5  # of which the median is given
     json: str = ""  # file to write the measurements to
@@ -64,7 +68,7 @@ class Options:
         """The training that these options would be."""
         own = {"json", "compare", "what", "rounds", "steps"}
         shared = {name: value for name, value in vars(self).items() if name not in own}
-        return Config(init="none", class_weights="none", scenes=(64, 1), **shared)
+        return Config(init="none", class_weights="none", scenes=(64, 16), **shared)
 
 
 def main() -> int:
@@ -84,6 +88,7 @@ def benchmark(options: Options) -> int:
     measured = speeds.Measured(options.config, devices, precision, options.steps, options.rounds, say)
     parts = {
         "train": speeds.train,
+        "epoch": speeds.epoch,
         "infer": speeds.infer,
         "input": speeds.input_,
         "pooling": speeds.pooling,

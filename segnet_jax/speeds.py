@@ -1,4 +1,4 @@
-"""What `benchmark` measures: training, inference, input, pooling, scaling, each on whatever devices there are."""
+"""What `benchmark` measures: training, an epoch, inference, input, pooling, scaling, on whatever devices there are."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 
 from segnet_jax import assembly
 from segnet_jax.config import Config
-from segnet_jax.inputs import Input, calls_of, choose_place, training_input
+from segnet_jax.inputs import Input, calls_of, choose_place, evaluation_input, training_input
 from segnet_jax.measuring import Timing, shares, timed, work_of
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.pooling import max_pool_with_code, unpool
@@ -20,7 +20,7 @@ from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.decoded import Records, from_arrays
 from segnet_jax.pipeline.plan import Plan
-from segnet_jax.setting import open_data
+from segnet_jax.setting import open_data, validation_split
 from segnet_jax.training.parallel import AheadOfTime, Devices, choose_devices, parallel_eval_step, prefetch, replicate
 from segnet_jax.training.state import create_state, init_variables
 
@@ -106,18 +106,18 @@ class Trainer:
         model, devices = measured.model, measured.devices
         optimizer, schedule = assembly.build_optimizer(config, steps_per_epoch=1)
         variables = init_variables(model, seed=0)
+        self.source = source
+        self.step_settings = {"model": model, "class_weights": jnp.ones(NUM_CLASSES), "preprocessing": TORCH}
         self._device = devices.local[0]
         self.state = replicate(create_state(variables, optimizer, measured.precision), devices)
         self.step = assembly.build_train_step(
             source,
             devices,
             measured.say,
-            model=model,
-            class_weights=jnp.ones(NUM_CLASSES),
-            preprocessing=TORCH,
             optimizer=optimizer,
             schedule=schedule,
             half_gradients=config.half_gradients,
+            **self.step_settings,
         )
 
     def take(self, inputs) -> tuple:
@@ -135,6 +135,44 @@ class Trainer:
             "program_memory_mb": asked and asked.temp_size_in_bytes / 1e6,
             "compile_seconds": self.step.seconds,
         }
+
+
+def epoch(measured: Measured) -> dict[str, Any]:
+    """A whole epoch over a data set as `train` takes it, the evaluation at its end included."""
+    config, devices = measured.config, measured.devices
+    data_set = open_data(config)
+    scored = validation_split(data_set)
+    splits = [data_set.splits[name] for name in ("train", scored)]
+    records, records_scored = (assembly.decode(split, config, "reading images", measured.say) for split in splits)
+    plan = Plan(len(records), measured.images_per_step, seed=0, flip=True, shift=10)
+    share = assembly.device_share(devices, config.batch_size_per_device)
+    place = choose_place(config.input, devices, records, records_scored)
+    trainer = Trainer(measured, training_input(place, records, plan, share, 1, devices))
+    evaluate = assembly.build_evaluator(
+        evaluation_input(place, records_scored, share, devices),
+        len(records_scored),
+        share,
+        devices,
+        measured.say,
+        **trainer.step_settings,
+    )
+    per_call = 1 if devices.local[0].platform == "cpu" or place == "host" else config.steps_per_call
+
+    def run(epochs):
+        for number in range(epochs):
+            steps = range(number * plan.steps_per_epoch, (number + 1) * plan.steps_per_epoch)
+            calls = calls_of(steps, per_call, plan.steps_per_epoch)
+            state, _ = trainer.take(prefetch(trainer.source.inputs(calls), devices))
+            evaluate(state.variables)
+
+    timing = timed(run, steps=1, rounds=measured.rounds, warm_up=1)
+    return {
+        "seconds": timing.median,
+        "images_per_second": plan.steps_per_epoch * measured.images_per_step / timing.median,
+        "num_images": len(records),
+        "num_scored": len(records_scored),
+        "input": place,
+    }
 
 
 def infer(measured: Measured) -> dict[str, Any]:

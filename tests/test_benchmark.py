@@ -64,10 +64,21 @@ def test_all_parts_are_measured_and_compared_with_an_earlier_time(monkeypatch, t
     flags = ["all", *TINY, *data, "--batch-size-per-device", "1", "--devices", "2", "--json"]
     assert run(monkeypatch, *flags, first) == 0
     found = json.loads(first.read_text())
-    assert {"train", "infer", "input", "pooling", "scaling", "date", "environment", "precision"} <= found.keys()
-    assert all(found[part]["images_per_second"] > 0 for part in ("train", "infer", "input", "pooling"))
+    assert {
+        "train",
+        "epoch",
+        "infer",
+        "input",
+        "pooling",
+        "scaling",
+        "date",
+        "environment",
+        "precision",
+    } <= found.keys()
+    assert all(found[part]["images_per_second"] > 0 for part in ("train", "epoch", "infer", "input", "pooling"))
     assert found["train"]["images_per_second_with_input"] > 0 and found["train"]["compile_seconds"] > 0
     assert found["train"]["program_memory_mb"] > 0
+    assert (found["epoch"]["num_images"], found["epoch"]["num_scored"]) == (6, 3)  # data/sample
     assert [(row["devices"], row["sync_batch_norm"]) for row in found["scaling"]] == [
         (1, True),
         (2, True),

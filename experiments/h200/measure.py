@@ -42,6 +42,8 @@ def cases(out: pathlib.Path, data: str, dry_run: bool) -> dict[str, list[str]]:
         for what in ("train", "infer"):
             found[f"{what}-{half}-{batch}"] = [*benchmark, what, *flags, *json_of(f"{what}-{half}-{batch}")]
     epochs = "2" if dry_run else "100"
+    flags = ["--batch-size-per-device", str(batches[1]), "--precision", half, "--devices", "1", "--data", data]
+    found["epoch"] = [*benchmark, "epoch", *flags, *small, "--rounds", "2" if dry_run else "5", *json_of("epoch")]
     found["run"] = [
         *(python, "-m", "segnet_jax.train", "--config", str(HERE / "config.toml"), "--data", data),
         *("--run", str(out / "run"), "--epochs", epochs),
@@ -113,7 +115,7 @@ def summarise(out: pathlib.Path) -> dict[str, dict]:
         if path.name == "summary.json":
             continue
         result = json.loads(path.read_text())
-        for part in ("train", "infer", "pooling"):
+        for part in ("train", "epoch", "infer", "pooling"):
             if isinstance(result.get(part), dict):
                 found[path.stem] = {"device": result.get("device"), **result[part]}
         if path.stem.startswith("peers-"):

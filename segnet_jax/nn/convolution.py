@@ -130,8 +130,9 @@ def _multiplies_much(x, channels):
     Not in other precisions: 16 bits would not bear the rounding, and float64 is for references.
     """
     batch, height, width, _ = x.shape
-    tiles = batch * winograd.num_tiles(height) * winograd.num_tiles(width)
-    return x.dtype == jnp.float32 and min(channels) >= 256 and tiles >= 128
+    if x.dtype != jnp.float32 or min(channels) < 256 or not all(isinstance(size, int) for size in x.shape):
+        return False  # also where jax.export has left a size open
+    return batch * winograd.num_tiles(height) * winograd.num_tiles(width) >= 128
 
 
 def _correlate(x, y):
