@@ -82,8 +82,12 @@ def train_step(
       number of steps so far that changed nothing; with float16 also "loss_scale". There, a step whose gradients are not
       finite changes nothing but the step number and the loss scale.
     """
-    total = jnp.maximum(lax.psum(num_valid(batch["label"]), AXIS), 1)
-    factor = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
+    # Gradients are divided by the number of labelled pixels after they are summed over devices, so that the number is
+    # summed in the same message. A power of two near it, which rounds nothing, keeps them in range until then.
+    pixels = batch["label"].size * lax.axis_size(AXIS)
+    factor = jnp.float32(0.5 ** (pixels.bit_length() - 1))
+    if state.loss_scale is not None:
+        factor *= state.loss_scale.scale
 
     def loss_fn(params, batch_stats, image, label):
         logits, updated = model.apply(
@@ -92,7 +96,7 @@ def train_step(
             train=True,
             mutable=["batch_stats"],
         )
-        loss = cross_entropy_sum(logits, label, class_weights) / total.astype(jnp.float32)
+        loss = cross_entropy_sum(logits, label, class_weights)
         return factor * loss, (updated["batch_stats"], loss, num_right(logits, label))
 
     def add_batch(carry, one):
@@ -108,17 +112,19 @@ def train_step(
     if half_gradients:
         half = jnp.bfloat16 if state.loss_scale is None else jnp.float16  # float16 needs the loss scale
         grads = jax.tree.map(lambda grad: grad.astype(half), grads)
-    grads, loss, right = lax.psum((grads, loss, right), AXIS)  # psum, not pmean: already divided by the total
-    grads = jax.tree.map(lambda grad: grad.astype(jnp.float32), grads)
+    # Counts as float32: XLA joins messages of one type alone. Beyond 2^24 they are rounded, as in a division anyway.
+    counts = (right.astype(jnp.float32), num_valid(batch["label"]).astype(jnp.float32))
+    grads, loss, (right, total) = lax.psum((grads, loss, counts), AXIS)  # psum, not pmean: divided by the total below
+    total = jnp.maximum(total, 1)
     if model.sync_axis is None:
         batch_stats = lax.pmean(batch_stats, AXIS)  # synchronised statistics are equal already
-    grads = jax.tree.map(lambda grad: grad / factor, grads)
+    grads = jax.tree.map(lambda grad: grad.astype(jnp.float32) / (factor * total), grads)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state, batch_stats=batch_stats)
     measures = {
-        "loss": loss,
-        "accuracy": right.astype(jnp.float32) / total.astype(jnp.float32),
+        "loss": loss / total,
+        "accuracy": right / total,
         "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
     }
     if state.loss_scale is not None:
