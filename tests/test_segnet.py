@@ -185,9 +185,8 @@ def test_half_precision_computes_in_it_and_keeps_parameters_statistics_and_logit
             variables, image, train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True
         )
 
-    with jax.numpy_dtype_promotion("standard"):  # flax's BatchNorm promotes to float32 by itself
-        variables = shapes_of(model)
-        logits, updated = jax.eval_shape(train, variables)
+    variables = shapes_of(model)
+    logits, updated = jax.eval_shape(train, variables)
 
     layers = {name: outputs for name, outputs in updated.pop("intermediates").items() if name.startswith("conv")}
     assert len(layers) == 26 + 25
@@ -200,8 +199,7 @@ def test_half_precision_comes_near_float32():
     variables, image = random_variables(model), random_image(2, 9, 10, 3)
     expected = jax.tree.leaves(train_and_evaluate(model)(variables, image))
     for dtype in ("bfloat16", "float16"):
-        with jax.numpy_dtype_promotion("standard"):
-            results = jax.tree.leaves(train_and_evaluate(model.clone(dtype=jnp.dtype(dtype)))(variables, image))
+        results = jax.tree.leaves(train_and_evaluate(model.clone(dtype=jnp.dtype(dtype)))(variables, image))
         for half, full in zip(results, expected, strict=True):  # on average: single values move where a maximum does
             assert abs(half - full).mean() < 0.1 * abs(full).mean(), dtype
 
