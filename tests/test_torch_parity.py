@@ -13,7 +13,7 @@ from segnet_jax.nn import SegNet, max_pool_with_code, unpool
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[peers]' runs the parity tests")
 
 from torch.nn import functional  # noqa: E402
-from torch_twin import TorchSegNet, load_flax, to_flax  # noqa: E402
+from torch_segnet import TorchSegNet, load_flax, to_flax  # noqa: E402
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 WIDTH, BATCH, HEIGHT, CLASSES = 0.125, 2, 45, 11
@@ -205,7 +205,7 @@ def test_logits_and_every_parameters_gradient_equal_the_twins(pooling):
         known = jax.nn.one_hot(label, CLASSES, dtype=logits.dtype)
         return -(jax.nn.log_softmax(logits) * known).sum() / label.size, logits
 
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # flax's BatchNorm promotes by itself
+    with jax.enable_x64(True):
         variables = jax.tree.map(np.float64, variables)
         step = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
         gradients, trained = jax.device_get(step(variables["params"], variables))
@@ -229,7 +229,7 @@ def test_the_published_network_equals_its_twin_at_full_size():
     model, variables, twin = network_and_twin(pooling="ceil", conv_bias=True)
     image = random_image((1, 360, 480, 3))
     evaluated, (trained, _) = evaluate(model)(variables, image), train(model)(variables, image)
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(True):
         model, arrays = model.clone(dtype=jnp.float64), (jax.tree.map(np.float64, variables), np.float64(image))
         exactly_evaluated, (exactly_trained, _) = jax.device_get((evaluate(model)(*arrays), train(model)(*arrays)))
     with torch.no_grad():

@@ -1,6 +1,7 @@
-"""SegNet in PyTorch, layer by layer as SegNet-Tutorial's `segnet_train.prototxt` lists it: the oracle of parity tests.
+"""SegNet in PyTorch, layer by layer as SegNet-Tutorial's `segnet_train.prototxt` lists it.
 
-It shares no code with `segnet_jax`. Images are [B,3,H,W] here and kernels OIHW, as PyTorch wants them.
+It is both the oracle of the parity tests and the peer of the measurements, and shares no code with `segnet_jax`. Images
+are [B,3,H,W] here and kernels OIHW, as PyTorch wants them.
 """
 
 import re
@@ -31,7 +32,7 @@ class TorchSegNet(nn.Module):
       num_classes: channels of the logits.
       width: factor on every hidden layer's channels.
       depth: stages; 5 as in the prototxt, fewer leave the inner ones out.
-      ceil_mode: pool as Caffe does; False drops odd rows and columns.
+      ceil_mode: pool as Caffe does; False drops odd rows and columns, but never the only one.
       conv_bias: a bias before each BatchNorm, as in the prototxt.
       final_batch_norm: BatchNorm and ReLU after the last convolution too, which then has a bias only with `conv_bias`.
     """
@@ -50,16 +51,18 @@ class TorchSegNet(nn.Module):
             self.normalisations[LAST] = nn.BatchNorm2d(num_classes)
 
     def forward(self, x):
-        masks, sizes = [], []
+        """Returns the logits of images [B,3,H,W]."""
+        masks, windows, sizes = [], [], []
         for layer in self.layers:
             if isinstance(layer, tuple):
                 x = self._convolve(layer[0], x)
             elif layer.startswith("pool"):
                 sizes.append(x.shape[2:])
-                x, mask = functional.max_pool2d(x, 2, 2, ceil_mode=self.ceil_mode, return_indices=True)
+                windows.append([min(2, size) for size in x.shape[2:]])
+                x, mask = functional.max_pool2d(x, windows[-1], ceil_mode=self.ceil_mode, return_indices=True)
                 masks.append(mask)
             else:
-                x = functional.max_unpool2d(x, masks.pop(), 2, 2, output_size=sizes.pop())
+                x = functional.max_unpool2d(x, masks.pop(), windows.pop(), output_size=sizes.pop())
         return self._convolve(LAST, x)
 
     def _convolve(self, name, x):
@@ -90,7 +93,7 @@ def to_flax(twin, what=lambda tensor: tensor):
     """
     arrays = {key: what(tensor) for key, tensor in _by_flax_name(twin).items()}
     return {
-        key: (array.permute(2, 3, 1, 0) if key[2] == "kernel" else array).detach().numpy().copy()
+        key: (array.permute(2, 3, 1, 0) if key[2] == "kernel" else array).detach().cpu().numpy().copy()
         for key, array in arrays.items()
         if array is not None
     }

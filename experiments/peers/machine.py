@@ -1,0 +1,144 @@
+"""The one device that both compute on, and all that depends on its kind."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import jax
+import torch
+
+from segnet_jax.config import Config
+from segnet_jax.errors import UserError
+from segnet_jax.setting import start_devices
+from segnet_jax.training.parallel import Devices
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Run = Callable[[int], object]
+"""Takes so many steps, and returns when all that they make is ready."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The one device that both compute on.
+
+    Attributes:
+      devices: as JAX knows it.
+      precision: of activations, never "auto".
+      compiled: `torch.compile`'s mode, or "off".
+    """
+
+    devices: Devices
+    precision: str
+    compiled: str
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is the CPU."""
+        return self.devices.local[0].platform == "cpu"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it computes in all of float32's bits: a GPU's float32 is TF32 in both."""
+        return self.is_cpu and self.precision == "float32"
+
+    @property
+    def torch_device(self) -> str:
+        """The device as PyTorch knows it."""
+        return "cpu" if self.is_cpu else "cuda"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of PyTorch's activations."""
+        return DTYPES[self.precision]
+
+    def __str__(self) -> str:
+        where = f"{num_cores()} cores of an {processor()}"
+        return f"{where}, no GPU" if self.is_cpu else f"{torch.cuda.get_device_name()} and {where}"
+
+    def compile(self, function: Callable) -> Callable:
+        """The function as PyTorch's users would have it run."""
+        return function if self.compiled == "off" else torch.compile(function, mode=self.compiled)
+
+    def ours(self, function: Callable, *arguments) -> Run:
+        """Calls a jitted function again and again on arrays that lie on the device."""
+
+        def run(steps: int) -> None:
+            for _ in range(steps):
+                result = function(*arguments)
+                if self.is_cpu:  # there, calls that do not depend on each other might run at once
+                    jax.block_until_ready(result)
+            jax.block_until_ready(result)
+
+        return run
+
+    def theirs(self, function: Callable, *arguments) -> Run:
+        """The same in PyTorch."""
+
+        def run(steps: int) -> None:
+            for _ in range(steps):
+                function(*arguments)
+            self.synchronize()
+
+        return run
+
+    def synchronize(self) -> None:
+        """Waits for all that PyTorch has begun."""
+        if not self.is_cpu:
+            torch.cuda.synchronize()
+
+    @contextlib.contextmanager
+    def exactly(self) -> Iterator["Machine"]:
+        """The same device while this is entered, in all of float32's bits and with nothing compiled by PyTorch."""
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            with jax.default_matmul_precision("highest"):
+                yield dataclasses.replace(self, precision="float32", compiled="off")
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def start(precision: str, compiled: str | None) -> Machine:
+    """Chooses the device and sets PyTorch up as its users would.
+
+    Args:
+      precision: of activations, or "auto".
+      compiled: `torch.compile`'s mode or "off"; None for what suits the device.
+
+    Raises:
+      UserError: if JAX and PyTorch do not see the same kind of device.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the GPU's memory is for both
+    devices, precision = start_devices(Config(devices="1", precision=precision))
+    platform = devices.local[0].platform
+    if platform != ("gpu" if torch.cuda.is_available() else "cpu"):
+        theirs = "a CUDA GPU" if torch.cuda.is_available() else "the CPU"
+        raise UserError(
+            f"JAX has {platform}, PyTorch {theirs}: install both for the same, or set JAX_PLATFORMS=cpu and "
+            "CUDA_VISIBLE_DEVICES= to compare on the CPU"
+        )
+    torch.set_num_threads(num_cores())  # as many as XLA takes
+    if platform == "gpu":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")  # TF32, which XLA takes too
+    return Machine(devices, precision, compiled or ("off" if platform == "cpu" else "default"))
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The CPU's model in words."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0].replace("/", " ") if names else "unknown CPU"

@@ -1,0 +1,71 @@
+"""SegNet's training step and its inference as `segnet_jax` has them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from machine import Machine, Run
+from problem import LOSS_SCALE, Parameters, Problem
+
+from segnet_jax import assembly
+from segnet_jax.inputs import Input
+from segnet_jax.nn.folding import fold_batch_norm
+from segnet_jax.nn.preprocessing import TORCH, normalise
+from segnet_jax.training.parallel import replicate
+from segnet_jax.training.precision import LossScale
+from segnet_jax.training.state import create_state
+from segnet_jax.training.steps import as_sent
+
+
+class OurTraining:
+    """The step as `segnet_jax.train` compiles it, on a batch that lies on the device."""
+
+    def __init__(self, problem: Problem, machine: Machine):
+        devices = machine.devices
+        self._machine = machine
+        self._model = problem.model(machine)
+        optimizer, schedule = assembly.build_optimizer(problem.config, steps_per_epoch=1)
+        state = create_state(problem.variables, optimizer, machine.precision)
+        if state.loss_scale is not None:
+            state = state.replace(loss_scale=LossScale(jnp.float32(LOSS_SCALE), jnp.int32(0)))
+        self._state = replicate(state, devices)
+        self._step = assembly.build_train_step(
+            Input(lambda calls: iter(()), as_sent),
+            devices,
+            lambda text: None,
+            model=self._model,
+            optimizer=optimizer,
+            schedule=schedule,
+            class_weights=jnp.asarray(problem.class_weights),
+            preprocessing=TORCH,
+        )
+        batch = {"image": problem.image, "label": problem.label}  # of one device, one step a call, one batch a step
+        self._inputs = jax.device_put({name: array[None, None, None] for name, array in batch.items()}, devices.split)
+        self._image = jax.device_put(problem.image, devices.local[0])
+
+    def step(self) -> jax.Array:
+        """Takes an optimiser step; returns the loss, on the device."""
+        self._state, measures = self._step(self._state, self._inputs)
+        return measures["loss"]
+
+    def run(self, steps: int) -> None:
+        """Takes so many steps without a wait between them, then waits for all."""
+        for _ in range(steps):
+            self.step()
+        jax.block_until_ready(self._state)
+
+    def parameters(self) -> Parameters:
+        """As they are now."""
+        leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(self._state.params))
+        return {tuple(key.key for key in path): array for path, array in leaves}
+
+    def inference(self) -> tuple[Run, np.ndarray]:
+        """From the batch's images to logits, BatchNorm folded, in the network's present state; and those logits."""
+        folded = fold_batch_norm(jax.device_get(self._state.variables), self._model.batch_norm_epsilon)
+        variables = jax.device_put(folded, self._machine.devices.local[0])
+        model = self._model.clone(folded=True)
+
+        @jax.jit
+        def infer(variables, image):
+            return model.apply(variables, normalise(image, TORCH, model.dtype), train=False)
+
+        return self._machine.ours(infer, variables, self._image), np.asarray(infer(variables, self._image))

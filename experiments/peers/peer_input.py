@@ -1,0 +1,95 @@
+"""The host's training batches: flipped and shifted by the same plan, with nothing that takes them."""
+
+import contextlib
+import itertools
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+import torch_loader
+from side_by_side import Checks, Comparison, take_turns
+
+from segnet_jax.datasets.camvid import tutorial
+from segnet_jax.datasets.choose import CAMVID_VARIABLE
+from segnet_jax.datasets.synthetic import street_scenes, write_tutorial_layout
+from segnet_jax.download import cache_folder
+from segnet_jax.pipeline import host
+from segnet_jax.pipeline.decoded import decoded
+from segnet_jax.pipeline.plan import Plan
+
+NUM_CHECKED = 4  # batches
+OUR_TURNS_ARE_LONGER = 8  # times, for they are over sooner
+REST = 0.5  # seconds: the side before has then made its next batches, and its workers sleep
+NUM_SCENES = 64
+
+
+def compare(
+    folder: pathlib.Path, batch_size: int, image_size: tuple[int, int], workers: int, *, rounds: int, steps: int | None
+) -> Comparison:
+    """Holds the first batches against each other, bit for bit, then times both.
+
+    Args:
+      folder: CamVid in the tutorial's layout.
+      batch_size: images a batch.
+      image_size: height and width to resize to.
+      workers: processes of PyTorch's loader.
+      rounds: turns of each side.
+      steps: batches of a turn of PyTorch's; None for an epoch.
+
+    Raises:
+      UnequalError: if they do not compute the same.
+    """
+    records = decoded(tutorial(folder).splits["train"], image_size, cache_folder())
+    plan = Plan(len(records), batch_size, seed=0, flip=True, shift=10)
+    steps = steps or plan.steps_per_epoch
+    ours = host.training_batches(records, plan, host.Share(1, 0, 1, batch_size), 1, range(10**9))
+    dataset = torch_loader.CamVid(folder, image_size)
+    theirs = iter(torch_loader.loader(dataset, draws(plan), workers))
+    checks = Checks()
+    for number in range(NUM_CHECKED):
+        our, their = next(ours), next(theirs)
+        for name, array in zip(("image", "label"), their, strict=True):
+            checks.close(f"{name}s of batch {number}", our[name][0, 0], array.numpy(), tolerance=0.0)
+
+    times = take_turns(
+        {"ours": lambda steps: take(ours, steps), "PyTorch": lambda steps: take(theirs, steps)},
+        rounds=rounds,
+        steps={"ours": OUR_TURNS_ARE_LONGER * steps, "PyTorch": steps},
+        lead=4 * max(workers, 1),  # twice what its workers make ahead
+        rest=REST,
+    )
+    ours.close()
+    return Comparison(f"batches of {batch_size}", batch_size, times, checks)
+
+
+def take(batches: Iterator, steps: int) -> None:
+    """Lets so many batches come."""
+    for _ in range(steps):
+        next(batches)
+
+
+def draws(plan: Plan) -> Iterator[list[torch_loader.Draw]]:
+    """Our plan, step after step, as PyTorch's loader hands it to its workers."""
+    for step in itertools.count():
+        draw = plan.batch(step)
+        columns = (draw.index, draw.flip, draw.shift_y, draw.shift_x)
+        yield list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+@contextlib.contextmanager
+def camvid(data: str, image_size: tuple[int, int]) -> Iterator[tuple[pathlib.Path, str]]:
+    """The folder of CamVid's training frames, or of rendered scenes where there is none; and what they are, in words.
+
+    Args:
+      data: a folder, or "" for what $SEGNET_JAX_CAMVID names or `../shared/camvid`.
+      image_size: of rendered scenes.
+    """
+    beside = pathlib.Path(__file__).resolve().parents[3] / "shared" / "camvid"
+    folder = pathlib.Path(data or os.environ.get(CAMVID_VARIABLE, beside))
+    if data or (folder / "train.txt").is_file():
+        yield folder, "the training images of a folder" if data else "CamVid's training frames"
+        return
+    with tempfile.TemporaryDirectory() as rendered:
+        write_tutorial_layout(street_scenes(NUM_SCENES, 1, *image_size, seed=0), rendered)
+        yield pathlib.Path(rendered), f"{NUM_SCENES} rendered scenes"

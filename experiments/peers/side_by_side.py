@@ -1,0 +1,149 @@
+"""How ours and PyTorch's are set side by side: equal numbers first, then turns in one process."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from machine import Run
+
+from segnet_jax.measuring import Timing
+
+# --- equality ---
+
+
+class UnequalError(Exception):
+    """What is to be timed side by side does not compute the same."""
+
+
+class Checks(dict[str, dict[str, float]]):
+    """What was held against each other before anything was timed, and how far apart it was."""
+
+    def close(self, what: str, ours: Any, theirs: Any, tolerance: float) -> None:
+        """Holds our array against PyTorch's: the length of their difference as a part of the length of PyTorch's.
+
+        Raises:
+          UnequalError: if that is more than the tolerance, or no number.
+        """
+        ours, theirs = (np.asarray(array, np.float64) for array in (ours, theirs))
+        if ours.shape != theirs.shape:
+            raise UnequalError(f"{what}: ours {ours.shape}, PyTorch's {theirs.shape}; nothing is timed")
+        off = float(np.linalg.norm(ours - theirs)) / (float(np.linalg.norm(theirs)) or 1.0)
+        if not off <= tolerance:
+            raise UnequalError(f"{what}: ours is off PyTorch's by {off:.2g}, over {tolerance:g}; nothing is timed")
+        self[what] = {"off": off, "tolerance": tolerance}
+
+
+# --- turns ---
+
+
+@dataclass(frozen=True)
+class Times:
+    """What one side's turns took, per step.
+
+    Attributes:
+      clock: seconds on the clock.
+      cores: seconds of all cores in this process.
+    """
+
+    clock: Timing
+    cores: Timing
+
+    @property
+    def ms(self) -> float:
+        """The median, in milliseconds."""
+        return 1e3 * self.clock.median
+
+    def summary(self, images: int) -> dict[str, float]:
+        """In numbers, their units in their names."""
+        return self.clock.summary(images) | {"cpu_ms_per_step": 1e3 * self.cores.median}
+
+
+def take_turns(
+    sides: dict[str, Run],
+    *,
+    rounds: int,
+    steps: int | dict[str, int],
+    warm_up: int = 3,
+    lead: int = 0,
+    rest: float = 0.05,
+) -> dict[str, Times]:
+    """Times all sides alternately: A B A B ...
+
+    Args:
+      sides: by name.
+      rounds: turns of each.
+      steps: of a turn, the same for all or by name.
+      warm_up: steps before the first turn, for compiling, autotuning, allocation and caches.
+      lead: steps at the start of a turn that are not timed: they use up what was made ahead in the rest.
+      rest: seconds before each turn, for the threads of the turn before to fall asleep.
+    """
+    if isinstance(steps, int):
+        steps = dict.fromkeys(sides, steps)
+    for run in sides.values():
+        run(warm_up)
+    taken = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            time.sleep(rest)
+            if lead:
+                run(lead)
+            start, start_of_cores = time.perf_counter(), time.process_time()
+            run(steps[name])
+            clock, cores = time.perf_counter() - start, time.process_time() - start_of_cores
+            taken[name].append((clock / steps[name], cores / steps[name]))
+    return {name: Times(*(Timing(column) for column in zip(*turns, strict=True))) for name, turns in taken.items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing that was timed on several sides.
+
+    Attributes:
+      what: was timed.
+      images: in a step.
+      times: by side, ours the first.
+      checks: that went before.
+    """
+
+    what: str
+    images: int
+    times: dict[str, Times]
+    checks: Checks
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Our median time over that of each other side."""
+        ours, *others = self.times.values()
+        return {name: ours.ms / other.ms for name, other in zip(list(self.times)[1:], others, strict=True)}
+
+    @property
+    def over_fastest(self) -> float:
+        """Our median time over that of the fastest other side."""
+        return max(self.ratios.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """All numbers, their units in their names."""
+        return {
+            "what": self.what,
+            "images_per_step": self.images,
+            "sides": {name: times.summary(self.images) for name, times in self.times.items()},
+            "ours_over": self.ratios,
+            "ours_over_fastest": self.over_fastest,
+            "equal": self.checks,
+        }
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """For a table: what, side, ms a step (median, least, most), images a second, our time over it."""
+        what = self.what
+        for name, times in self.times.items():
+            numbers = times.summary(self.images)
+            ms = (f"{numbers[f'ms_per_step{end}']:,.2f}" for end in ("", "_min", "_max"))
+            ratio = f"{self.ratios[name]:.3f}" if name in self.ratios else ""
+            yield what, name, *ms, f"{numbers['images_per_second']:,.4g}", ratio
+            what = ""
+
+
+HEADINGS = ("", "side", "ms a step", "least", "most", "images/s", "ours / it")
+"""Of `Comparison.rows`."""
