@@ -42,3 +42,23 @@ def test_a_result_tells_where_it_comes_from(name):
     assert "/" not in result["machine"]
     for picture in ("progress.png", "predictions.png"):
         assert (ROOT / "experiments" / name / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["network", "pooling", "input"])
+@pytest.mark.parametrize("page", ["README.md", "experiments/peers/README.md"])
+def test_the_speeds_beside_pytorch_are_those_of_the_measurements(name, page):
+    rows = (ROOT / page).read_text(encoding="utf-8")
+    for found in json.loads((ROOT / "experiments" / "peers" / f"{name}.json").read_text())["comparisons"]:
+        ours, peers = found["sides"]["ours"], {side: row for side, row in found["sides"].items() if side != "ours"}
+        fastest = min(peers, key=lambda side: peers[side]["ms_per_step"])
+        speeds = [f"{side['ms_per_step']:,.4g}" for side in (ours, peers[fastest])]
+        cells = [found["what"], fastest, *speeds, f"{found['ours_over_fastest']:.2f}"]
+        assert f"| {' | '.join(cells)} |" in rows
+
+
+def test_the_scores_with_half_gradients_are_those_of_the_measurement():
+    folder = ROOT / "experiments" / "half_gradients"
+    found, page = json.loads((folder / "scores.json").read_text()), (folder / "README.md").read_text(encoding="utf-8")
+    for wire, scores in found["miou"].items():
+        each = ", ".join(f"{100 * score:.1f}" for score in scores)
+        assert f"| {wire} | {each} | {100 * found['mean_miou'][wire]:.1f} |" in page
