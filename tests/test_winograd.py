@@ -65,7 +65,7 @@ def test_in_float32_it_is_off_by_a_hundred_thousandth_of_the_largest_number():
         ((1, 45, 60), (256, 512), "float32", True),
         ((1, 45, 60), (128, 512), "float32", False),  # too few products saved
         ((1, 22, 30), (512, 512), "float32", False),  # too few tiles for the kernel's own way there
-        ((3, 22, 30), (512, 512), "float32", True),
+        ((9, 22, 30), (512, 512), "float32", False),  # an image is computed alike in every batch
         ((1, 45, 60), (256, 512), "bfloat16", False),
         ((1, 45, 60), (256, 512), "float64", False),
     ],

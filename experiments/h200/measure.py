@@ -26,7 +26,7 @@ ABLATION_BATCH = 16
 def cases(out: pathlib.Path, data: str, dry_run: bool) -> dict[str, list[str]]:
     """Name -> command of each measurement, in the order in which they matter."""
     python = sys.executable
-    small = ["--image-size", "24", "32", "--width", "0.0625"] if dry_run else []
+    small = ["--image-size", "32", "48", "--width", "0.0625"] if dry_run else []
     rounds = ["--steps", "2", "--rounds", "2"] if dry_run else []
     batches = (1, 2) if dry_run else BATCHES
     half = "float32" if dry_run else "bfloat16"  # a CPU's 16 bits say nothing

@@ -13,7 +13,7 @@ from segnet_jax.nn import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _BLOCK_PIXELS = 1920
-"""Pixels that a block of the CPU's weight gradient takes: 64 channels of them are half a megabyte, which stays in a
+"""Pixels that a block of the CPU's kernel gradient takes: 64 channels of them are half a megabyte, which stays in a
 core's cache."""
 
 msra = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # Caffe's filler of that name, not truncated
@@ -127,12 +127,13 @@ def _kernel_gradient_on_cpu(x, gradient):
 def _multiplies_much(x, channels):
     """Whether the products saved outweigh the way to Winograd's tiles and back, as measured.
 
-    Not in other precisions: 16 bits would not bear the rounding, and float64 is for references.
+    Not in other precisions: 16 bits would not bear the rounding, and float64 is for references. How many images there
+    are plays no part, so that what the network says of an image does not depend on its batch.
     """
-    batch, height, width, _ = x.shape
-    if x.dtype != jnp.float32 or min(channels) < 256 or not all(isinstance(size, int) for size in x.shape):
-        return False  # also where jax.export has left a size open
-    return batch * winograd.num_tiles(height) * winograd.num_tiles(width) >= 128
+    height, width = x.shape[1:3]
+    if x.dtype != jnp.float32 or min(channels) < 256 or not (isinstance(height, int) and isinstance(width, int)):
+        return False  # also where jax.export has left the size open
+    return winograd.num_tiles(height) * winograd.num_tiles(width) >= 128
 
 
 def _correlate(x, y):
