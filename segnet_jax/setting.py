@@ -29,7 +29,7 @@ class Setting:
       scored: the split that is scored during training.
       plan: of the whole training.
       total_steps: of the whole training.
-      steps_per_call: that the devices take at one bidding; one on the CPU, where it would only make the program larger.
+      steps_per_call: that the devices take at one bidding.
     """
 
     devices: Devices
@@ -77,8 +77,13 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     plan = Plan(len(data_set.splits["train"]), global_batch_size, config.seed, config.flip, config.shift)
     say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {global_batch_size} images")
     total_steps = config.epochs * plan.steps_per_epoch
-    steps_per_call = 1 if devices.local[0].platform == "cpu" else config.steps_per_call
-    return Setting(devices, precision, data_set, validation_split(data_set), plan, total_steps, steps_per_call)
+    scored, per_call = validation_split(data_set), steps_per_call(config, devices)
+    return Setting(devices, precision, data_set, scored, plan, total_steps, per_call)
+
+
+def steps_per_call(config: Config, devices: Devices) -> int:
+    """Steps that the devices take at one bidding; one on the CPU, where more would only make the program larger."""
+    return 1 if devices.local[0].platform == "cpu" else config.steps_per_call
 
 
 def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[Devices, str]:

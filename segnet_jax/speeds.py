@@ -20,11 +20,12 @@ from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.decoded import Records, from_arrays
 from segnet_jax.pipeline.plan import Plan
-from segnet_jax.setting import open_data, validation_split
+from segnet_jax.setting import open_data, steps_per_call, validation_split
 from segnet_jax.training.parallel import AheadOfTime, Devices, choose_devices, parallel_eval_step, prefetch, replicate
 from segnet_jax.training.state import create_state, init_variables
 
 NUM_CLASSES = 11
+WARM_UP = 3  # calls before the first that counts
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ class Measured:
         """The network, for training."""
         return assembly.build_model(self.config, NUM_CLASSES, self.precision)
 
-    def timed(self, run: Callable[[int], object]) -> Timing:
-        """Times a run of so many steps by the rules of `measuring`."""
-        return timed(run, steps=self.steps, rounds=self.rounds)
+    def timed(self, run: Callable[[int], object], steps_per_call: int = 1) -> Timing:
+        """Times a step by the rules of `measuring`; `run` makes so many calls of so many steps."""
+        calls = timed(run, steps=self.steps, rounds=self.rounds, warm_up=WARM_UP)
+        return Timing(tuple(seconds / steps_per_call for seconds in calls.rounds))
 
 
 def train(measured: Measured) -> dict[str, Any]:
@@ -68,23 +70,21 @@ def train(measured: Measured) -> dict[str, Any]:
     share = assembly.device_share(devices, config.batch_size_per_device)
     records = random_records(max(32, measured.images_per_step), config.image_size)
     plan = Plan(len(records), measured.images_per_step, seed=0, flip=True, shift=10)
-    per_call = 1 if devices.local[0].platform == "cpu" else config.steps_per_call
+    per_call = steps_per_call(config, devices)
     place = choose_place("device" if per_call > 1 else config.input, devices, records)
     source = training_input(place, records, plan, share, 1, devices)
     trainer = Trainer(measured, source)
 
-    calls = calls_of(range(plan.steps_per_epoch), per_call, plan.steps_per_epoch)
-    resident = next(prefetch(source.inputs(calls[:1]), devices))
-    step = measured.timed(lambda steps: trainer.take(resident for _ in range(steps)))
-    endless = calls_of(range(10**6), per_call, 10**6)
-    inputs = prefetch(source.inputs(endless), devices)
-    with_input = measured.timed(lambda steps: trainer.take(next(inputs) for _ in range(steps)))
-    images = measured.images_per_step * len(calls[0])
+    resident = next(prefetch(source.inputs([range(per_call)]), devices))
+    step = measured.timed(lambda calls: trainer.take(resident for _ in range(calls)), per_call)
+    num_calls = WARM_UP + measured.steps * measured.rounds
+    inputs = prefetch(source.inputs([range(i * per_call, (i + 1) * per_call) for i in range(num_calls)]), devices)
+    with_input = measured.timed(lambda calls: trainer.take(next(inputs) for _ in range(calls)), per_call)
     work = work_of(measured.model, *config.image_size)
-    found = step.summary(images)
+    found = step.summary(measured.images_per_step)
     return found | {
         "input": place,
-        "images_per_second_with_input": images / with_input.median,
+        "images_per_second_with_input": measured.images_per_step / with_input.median,
         "input_bound": with_input.median > 1.1 * step.median,
         **shares(
             found["images_per_second"] / devices.total,
@@ -156,7 +156,7 @@ def epoch(measured: Measured) -> dict[str, Any]:
         measured.say,
         **trainer.step_settings,
     )
-    per_call = 1 if devices.local[0].platform == "cpu" or place == "host" else config.steps_per_call
+    per_call = 1 if place == "host" else steps_per_call(config, devices)
 
     def run(epochs):
         for number in range(epochs):

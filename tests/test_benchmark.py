@@ -4,11 +4,13 @@ import json
 import pathlib
 import sys
 
+import jax
 import pytest
 
-from segnet_jax import benchmark, measuring
+from segnet_jax import benchmark, measuring, speeds
 from segnet_jax.command import run_command
 from segnet_jax.nn.segnet import SegNet
+from segnet_jax.training.parallel import choose_devices
 
 TINY = ["--image-size", "16", "32", "--width", "0.0625", "--depth", "2", "--steps", "2", "--rounds", "3"]
 
@@ -91,6 +93,22 @@ def test_all_parts_are_measured_and_compared_with_an_earlier_time(monkeypatch, t
     assert run(monkeypatch, *pooling, "--compare", first) == 0
     table = capsys.readouterr().out
     assert "now / before" in table and "pooling images per second" in table and "train" not in table
+
+
+def test_several_steps_a_call_count_as_so_many_steps(monkeypatch):
+    monkeypatch.setattr(speeds, "steps_per_call", lambda config, devices: 3)  # a CPU itself is given one
+    taken = []
+    monkeypatch.setattr(speeds.Trainer, "take", lambda self, inputs: taken.extend(map(jax.device_get, inputs)))
+    monkeypatch.setattr(speeds.Trainer, "memory", lambda self, inputs: {})
+    clock = iter(range(0, 10**6, 6))  # six seconds a round
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
+    options = benchmark.Options(image_size=(16, 32), width=1 / 16, depth=2, batch_size_per_device=16, steps_per_call=3)
+    measured = speeds.Measured(options.config, choose_devices("1"), "float32", steps=2, rounds=2, say=print)
+    found = speeds.train(measured)  # the noise has 32 images: two steps an epoch, fewer than a call takes
+    assert {inputs["index"].shape for inputs in taken} == {(1, 3, 1, 16)}
+    assert len(taken) == 2 * (3 + 2 * 2)
+    assert found["ms_per_step"] == 1000.0  # 6 s for two calls of three steps
+    assert found["images_per_second"] == found["images_per_second_with_input"] == 16.0
 
 
 @pytest.mark.parametrize(
