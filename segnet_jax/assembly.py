@@ -3,7 +3,8 @@
 What `train`, `evaluate` and their like share. Each function unpacks the config; nothing below it knows one.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
@@ -15,13 +16,14 @@ from segnet_jax.datasets.choose import open_full_size_counts
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.download import cache_folder
+from segnet_jax.endings import OutOfMemory, is_out_of_memory
 from segnet_jax.errors import UserError, listed
 from segnet_jax.inputs import Input
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, TORCH, Preprocessing
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.counts import LabelCounts, count_labels, count_split
-from segnet_jax.pipeline.decoded import Records, decoded
+from segnet_jax.pipeline.decoded import Records, decoded, in_words
 from segnet_jax.reporting.bar import bar
 from segnet_jax.training import class_weights as rules
 from segnet_jax.training.calibration import calibrate
@@ -31,6 +33,7 @@ from segnet_jax.training.parallel import (
     AXIS,
     AheadOfTime,
     Devices,
+    memory_of,
     parallel_eval_step,
     parallel_train_step,
     prefetch,
@@ -212,6 +215,28 @@ def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Re
             say(f"warning: {listed(untrained)} in {split} alone: no training pixel, so it cannot be learned")
         if absent := [name for name in classes.names if name not in present]:
             say(f"warning: no {split} pixel of {listed(absent)}; where it is scored, it is reported as absent")
+
+
+@contextlib.contextmanager
+def telling_of_memory(config: Config, devices: Devices) -> Iterator[None]:
+    """Tells what could fit where a device or the host runs out of memory; the batch is never changed in silence.
+
+    Raises:
+      OutOfMemory: in the place of JAX's error.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        batch = config.batch_size_per_device
+        smaller = f"--batch-size-per-device {batch // 2} --accumulate {2 * config.accumulate}, the same global batch"
+        raise OutOfMemory(
+            f"out of memory on {devices}, which have {in_words(memory_of(devices.local[0]))} each, with "
+            f"--batch-size-per-device {batch} at {config.image_size[0]}x{config.image_size[1]}; try "
+            + (f"{smaller}, or " if batch > 1 else "")
+            + "--precision bfloat16, --input host, or a smaller --image-size"
+        ) from error
 
 
 def picture_indices(num_samples: int) -> list[int]:

@@ -4,13 +4,15 @@ import os
 import sys
 from collections.abc import Callable
 
+from segnet_jax.endings import Ending
 from segnet_jax.errors import UserError
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command and leaves the process: 0 after success, 2 after a user's mistake, 130 after Ctrl-C.
+    """Runs a command and leaves the process: 0 after success, 2 after a user's mistake, else as `endings` tells.
 
-    A user's mistake is printed as one line without a traceback; a fault of our own keeps its traceback.
+    A user's mistake is printed without a traceback, in one line, or in one for each kind where there are several; a
+    fault of our own keeps its traceback.
 
     Args:
       main: the command; what it returns is the exit code, None for 0.
@@ -21,8 +23,12 @@ def run_command(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        for line in str(error).splitlines():  # one, or one for each kind of fault
+            print(f"error: {line}", file=sys.stderr)
         code = 2
+    except Ending as ending:
+        print(f"error: {' '.join(str(ending).split())}" if ending.exit_code < 128 else str(ending), file=sys.stderr)
+        code = ending.exit_code
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         code = 130

@@ -5,6 +5,7 @@ The order of precedence: the defaults below, the named protocol, the config file
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import math
 import pathlib
@@ -16,9 +17,11 @@ from typing import Any, Literal
 
 from segnet_jax.errors import UserError
 
-# Metadata of what may differ when a run is resumed: it does not change the experiment, or the checkpoint guards it, the
-# data by their fingerprints and the images a device takes by the global batch.
-FREE = {"free": True}
+# What a resumed run makes of a changed field. FREE: it may differ, for it does not change the experiment, or the
+# checkpoint guards it, the data by their fingerprints and the images a device takes by the global batch. OF_THIS_START:
+# likewise, and it is not written into the run's config. OVERRIDE: the state fits, the experiment becomes another, which
+# --override allows. All others are refused.
+FREE, OF_THIS_START, OVERRIDE = ({"on_resume": rule} for rule in ("free", "of this start", "override"))
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,10 @@ class Config:
     split_rule: Literal["tutorial", "matlab"] = "tutorial"  # 367/101/233 by name, or 60/40 of all 701 frames
     scenes: tuple[int, int] = (240, 60)  # training and validation scenes to render for --data synthetic
     image_size: tuple[int, int] = (360, 480)  # height and width that images and labels are resized to
-    flip: bool = True  # reflect left/right with probability 1/2
-    shift: int = 10  # largest shift in x and y, pixels; shifted-in pixels are 0 and void
+    flip: bool = field(default=True, metadata=OVERRIDE)  # reflect left/right with probability 1/2
+    shift: int = field(
+        default=10, metadata=OVERRIDE
+    )  # largest shift in x and y, pixels; shifted-in pixels are 0 and void
 
     # network
     encoder: Literal["vgg16", "vgg19"] = "vgg16"  # whose convolutions SegNet goes down and up
@@ -46,25 +51,37 @@ class Config:
     pooling: Literal["floor", "ceil"] = "floor"  # odd rows: dropped (MATLAB, PyTorch) or kept (Caffe)
     conv_bias: bool = False  # a bias before each BatchNorm: published, but inert
     final_batch_norm: bool = False  # BatchNorm and ReLU after the last convolution too
-    batch_norm_momentum: float = 0.9  # share of the old running statistics that a step keeps
-    batch_norm_epsilon: float = 1e-5  # added to the variance
-    sync_batch_norm: bool = True  # statistics over all devices, so that 8 x 4 images equal 1 x 32
+    batch_norm_momentum: float = field(
+        default=0.9, metadata=OVERRIDE
+    )  # share of the old running statistics that a step keeps
+    batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to the variance
+    sync_batch_norm: bool = field(
+        default=True, metadata=OVERRIDE
+    )  # statistics over all devices, so that 8 x 4 images equal 1 x 32
     init: str = "vgg16"  # encoder weights: vgg16, vgg16_bn, vgg19, none, or a weight file
     preprocessing: Literal["auto", "torch", "caffe", "raw"] = "auto"  # of pixels; auto: what the weights expect
 
     # training
-    epochs: int = 100  # passes over the training split
+    epochs: int = field(default=100, metadata=OVERRIDE)  # passes over the training split
     batch_size_per_device: int = field(default=4, metadata=FREE)  # images a device takes at once
-    accumulate: int = 1  # batches a device takes per step; their gradients are added up
-    learning_rate: float = 1e-3  # of SGD, at its highest
-    schedule: Literal["constant", "step", "poly", "cosine"] = "constant"  # of the learning rate, per step
-    warmup_epochs: float = 0.0  # linear rise of the learning rate at the start
-    step_epochs: int = 30  # schedule step: epochs between two drops
-    step_factor: float = 0.1  # schedule step: factor of each drop
-    poly_power: float = 0.9  # schedule poly: exponent of the remaining share of the training
-    momentum: float = 0.9  # of SGD
-    weight_decay: float = 5e-4  # L2 on convolution kernels alone
-    class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = "matlab"  # balancing rule
+    accumulate: int = field(
+        default=1, metadata=OVERRIDE
+    )  # batches a device takes per step; their gradients are added up
+    learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # of SGD, at its highest
+    schedule: Literal["constant", "step", "poly", "cosine"] = field(
+        default="constant", metadata=OVERRIDE
+    )  # of the learning rate, per step
+    warmup_epochs: float = field(default=0.0, metadata=OVERRIDE)  # linear rise of the learning rate at the start
+    step_epochs: int = field(default=30, metadata=OVERRIDE)  # schedule step: epochs between two drops
+    step_factor: float = field(default=0.1, metadata=OVERRIDE)  # schedule step: factor of each drop
+    poly_power: float = field(
+        default=0.9, metadata=OVERRIDE
+    )  # schedule poly: exponent of the remaining share of the training
+    momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD
+    weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels alone
+    class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
+        default="matlab", metadata=OVERRIDE
+    )  # balancing rule
     seed: int = 0  # of the first weights, the order of the images, flips and shifts
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of activations
 
@@ -73,16 +90,26 @@ class Config:
     fake_devices: int = field(default=0, metadata=FREE)  # pretend that the CPU is so many devices, for trying out
     input: Literal["auto", "host", "device"] = field(default="auto", metadata=FREE)  # where batches are made
     steps_per_call: int = field(default=1, metadata=FREE)  # steps a dispatch, with input device; 1 on the CPU
-    half_gradients: bool = False  # sum gradients over devices in 16 bits
+    half_gradients: bool = field(default=False, metadata=OVERRIDE)  # sum gradients over devices in 16 bits
+
+    # several hosts; SLURM, Open MPI, Kubernetes and TPU pods are found by themselves
+    coordinator: str = field(default="", metadata=OF_THIS_START)  # host:port of process 0, to join by hand
+    process_id: int = field(default=-1, metadata=OF_THIS_START)  # of this process, from 0; with --coordinator
+    num_processes: int = field(default=0, metadata=OF_THIS_START)  # how many there are; with --coordinator
+    heartbeat: int = field(default=30, metadata=FREE)  # seconds without a sign of life until a process is lost
 
     # the run
-    run: str = field(default="", metadata=FREE)  # folder to leave; default: the next free runs/NAME-NUMBER
-    resume: bool = field(default=False, metadata=FREE)  # go on with --run where it stopped, bit for bit
-    max_steps: int = field(default=0, metadata=FREE)  # stop and save after so many steps in all; 0: never
+    run: str = field(default="", metadata=OF_THIS_START)  # folder to leave; default: the next free runs/NAME-NUMBER
+    resume: bool = field(default=False, metadata=OF_THIS_START)  # go on with --run where it stopped, bit for bit
+    override: bool = field(default=False, metadata=OF_THIS_START)  # resume with a changed recipe, and note the change
+    max_steps: int = field(default=0, metadata=OF_THIS_START)  # stop and save after so many steps in all; 0: never
     evaluate_every: int = field(default=1, metadata=FREE)  # epochs between two evaluations
     checkpoint_every: int = field(default=1, metadata=FREE)  # epochs between two checkpoints
     keep_checkpoints: int = field(default=2, metadata=FREE)  # newest checkpoints to keep, beside the best
-    result_checkpoint: Literal["best", "last"] = "best"  # which one result.json scores; last: nothing was selected
+    on_disk_full: Literal["stop", "wait"] = field(default="stop", metadata=FREE)  # wait: go on once there is room
+    result_checkpoint: Literal["best", "last"] = field(
+        default="best", metadata=OVERRIDE
+    )  # which one result.json scores; last: nothing was selected
 
     def __post_init__(self):
         """Refuses values outside their range, so that no mistake lives to be compiled.
@@ -104,11 +131,18 @@ class Config:
             raise UserError("--resume needs the run to go on with: add --run FOLDER")
 
     def to_toml(self) -> str:
-        """The experiment as TOML: every field but those of this one start (`run`, `resume`, `max_steps`)."""
+        """The run as TOML: every field but those of this one start."""
+        return self._toml_of(("free", "override", "refused"))
+
+    def hash(self) -> str:
+        """sha256 of the experiment: of every field that may not differ, unsaid, when the run is resumed."""
+        return hashlib.sha256(self._toml_of(("override", "refused")).encode()).hexdigest()
+
+    def _toml_of(self, rules: tuple[str, ...]) -> str:
         return "".join(
-            f"{name} = {json.dumps(value, ensure_ascii=False)}\n"  # JSON of a flat value is TOML of it
-            for name, value in dataclasses.asdict(self).items()
-            if name not in ("run", "resume", "max_steps")
+            f"{item.name} = {json.dumps(getattr(self, item.name), ensure_ascii=False)}\n"  # flat JSON is TOML
+            for item in dataclasses.fields(self)
+            if on_resume(item.name) in rules
         )
 
 
@@ -135,6 +169,9 @@ _RANGES = {
     "fake_devices": (0, 1024),
     "steps_per_call": (1, 10_000),
     "max_steps": (0, 2**31 - 1),
+    "process_id": (-1, 2**20),
+    "num_processes": (0, 2**20),
+    "heartbeat": (1, 86_400),
     "evaluate_every": (1, 1_000_000),
     "checkpoint_every": (1, 1_000_000),
     "keep_checkpoints": (1, 1000),
@@ -194,12 +231,17 @@ def override(base: Config, values: dict[str, Any], source: str) -> Config:
     return dataclasses.replace(base, **values)
 
 
+def on_resume(name: str) -> str:
+    """What a resumed run makes of a changed field: "free", "of this start", "override" or "refused"."""
+    return Config.__dataclass_fields__[name].metadata.get("on_resume", "refused")
+
+
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Fields of the experiment that differ: name -> (old, new). What may differ on resuming is not compared."""
     return {
         item.name: (getattr(old, item.name), getattr(new, item.name))
         for item in dataclasses.fields(Config)
-        if not item.metadata.get("free") and getattr(old, item.name) != getattr(new, item.name)
+        if on_resume(item.name) in ("override", "refused") and getattr(old, item.name) != getattr(new, item.name)
     }
 
 

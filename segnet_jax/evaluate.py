@@ -69,14 +69,18 @@ def evaluate(options: Options) -> int:
     split = data_set.splits.get(options.split)
     if not split:
         raise UserError(f"{data_set.name} has no {options.split} images, only {', '.join(data_set.splits)}")
-    with Checkpoints(pathlib.Path(options.run) / "checkpoints", devices) as checkpoints:
-        meta = checkpoints.read_meta(options.checkpoint)
+    say = partial(print, file=sys.stderr)
+    with Checkpoints(pathlib.Path(options.run) / "checkpoints", devices, say=say) as checkpoints:
+        step = checkpoints.latest(options.checkpoint)
+        if step is None:
+            raise UserError(f"no {options.checkpoint} checkpoint in {options.run}: it stopped before its first one")
+        meta = checkpoints.read_meta(options.checkpoint, step)
         if meta["classes"] != list(data_set.classes.names):
             raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")
         model = assembly.build_model(config, len(data_set.classes), precision)
         optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
-        state = checkpoints.restore(options.checkpoint, assembly.state_shapes(model, optimizer, precision))
-    say = partial(print, file=sys.stderr)
+        shapes = assembly.state_shapes(model, optimizer, meta["precision"])
+        state = checkpoints.restore(options.checkpoint, step, shapes)
     records = assembly.decode(split, config, f"reading {options.split} images", say)
     share = assembly.device_share(devices, config.batch_size_per_device)
     source = evaluation_input(choose_place(config.input, devices, records), records, share, devices)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-from segnet_jax.config import Config, differences, read_config, read_protocol
+from segnet_jax.config import Config, read_config, read_protocol
 from segnet_jax.errors import UserError
 from segnet_jax.runs import read_run
 
@@ -18,11 +18,10 @@ T = TypeVar("T")
 def parse_config(args: Sequence[str], *, prog: str, description: str) -> Config:
     """Reads a training's config from flags.
 
-    With `--resume` the resumed run's config takes the place of the defaults, and nothing that makes the experiment may
-    differ from it.
+    With `--resume` the resumed run's config takes the place of the defaults.
 
     Raises:
-      UserError: for whatever is wrong in the flags or the files that they name, or for a changed experiment.
+      UserError: for whatever is wrong in the flags or the files that they name.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--protocol", default="")
@@ -32,17 +31,12 @@ def parse_config(args: Sequence[str], *, prog: str, description: str) -> Config:
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     run = _resumed_run(flags)
-    old = read_run(run) if run else None
-    config = old or Config()
+    config = read_run(run) if run else Config()
     if base.protocol:
         config = read_protocol(base.protocol, config)
     if base.config:
         config = read_config(pathlib.Path(base.config), config)
-    config = parse_flags(Config, flags, default=config, prog=prog, description=description)
-    if old and (changed := differences(old, config)):
-        changes = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changed.items())
-        raise UserError(f"{run} is another experiment: {changes}; leave these out, or start a new --run")
-    return config
+    return parse_flags(Config, flags, default=config, prog=prog, description=description)
 
 
 def _resumed_run(flags: Sequence[str]) -> str:

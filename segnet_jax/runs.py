@@ -1,54 +1,148 @@
-"""Run folders: claiming one for a new run, and what an old one says of itself."""
+"""Run folders: which one a command means, what an old one says of itself, and what may go on in it."""
 
+import contextlib
+import dataclasses
+import json
 import pathlib
-from collections.abc import Mapping
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import Config, read_config
-from segnet_jax.datasets.labels import ClassTable
-from segnet_jax.errors import UserError
+from segnet_jax.config import Config, differences, on_resume, read_config
+from segnet_jax.datasets.records import DataSet
+from segnet_jax.endings import Ending, RunInUse
+from segnet_jax.errors import UserError, listed
 from segnet_jax.files import atomic_write_json, atomic_write_text
+from segnet_jax.locking import LOCK_FILE, RunLock
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.run_folder import environment
 
-CONFIG_FILE = "config.toml"
-RESULT_FILE = "result.json"
+CONFIG_FILE, RESULT_FILE, OUTCOME_FILE = "config.toml", "result.json", "outcome.json"
+_DATA_FILE, _CHANGES_FILE = "data.json", "overrides.json"
+
+
+# --- which run ---
+
+
+def find(config: Config, say: Callable[[str], None]) -> tuple[Config, RunLock | None]:
+    """Looks for the run that a command goes on with: `--run` where it holds one, else the newest of the same command.
+
+    Returns:
+      The config, with `run` and `resume` set where there is such a run, and that run's lock, held; None for a new run.
+
+    Raises:
+      UserError: the run is another experiment, or `--run` holds something else.
+      RunInUse: another process trains in it.
+    """
+    if config.resume or _is_run(pathlib.Path(config.run or ".")) and config.run:
+        folder = pathlib.Path(config.run)
+        _check_changes(folder, read_run(folder), config)
+        return dataclasses.replace(config, resume=True), RunLock(folder, say)
+    if config.run:
+        check_free(config)
+        return config, None
+    folder = _newest(config)
+    if folder is None or (folder / RESULT_FILE).exists() or differences(read_run(folder), config):
+        return config, None
+    try:
+        lock = RunLock(folder, say)
+    except RunInUse:
+        return config, None
+    say(f"goes on with {folder}, an unfinished run of the same command (--run FOLDER begins another)")
+    return dataclasses.replace(config, run=str(folder), resume=True), lock
+
+
+def _is_run(folder: pathlib.Path) -> bool:
+    return (folder / CONFIG_FILE).is_file()
+
+
+def _name(config: Config) -> str:
+    return config.protocol or pathlib.Path(config.data).resolve().name
+
+
+def _newest(config: Config) -> pathlib.Path | None:
+    """The run of the highest number among those that are named for this config."""
+    numbered = {
+        int(number): path
+        for path in pathlib.Path("runs").glob(f"{_name(config)}-*")
+        if (number := path.name.removeprefix(f"{_name(config)}-")).isdecimal() and _is_run(path)
+    }
+    return numbered[max(numbered)] if numbered else None
+
+
+def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:
+    """Refuses to go on with another experiment; what may be overridden is noted in the run where that is wished."""
+    changed = differences(old, new)
+    told = {name: f"{name} {before} -> {after}" for name, (before, after) in changed.items()}
+    refused = [told[name] for name in changed if on_resume(name) == "refused"]
+    if refused:
+        raise UserError(f"{folder} is another experiment: {', '.join(refused)}; leave these out, or start a new --run")
+    if changed and not new.override:
+        raise UserError(
+            f"{folder} is another experiment: {', '.join(told.values())}; leave these out, start a new --run, or add "
+            "--override to go on with the change, which the run then notes"
+        )
+
+
+def note_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
+    """Writes down what an overridden recipe changes from this step on, and makes it the run's own."""
+    changed = differences(read_run(folder), config)
+    if not changed:
+        return
+    note = {"step": step, "changes": {name: {"old": old, "new": new} for name, (old, new) in changed.items()}}
+    atomic_write_json(folder / _CHANGES_FILE, [*overrides(folder), note])
+    atomic_write_text(folder / CONFIG_FILE, config.to_toml())
+
+
+def overrides(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """What was changed in a run on the way: {"step", "changes": {name: {"old", "new"}}}, in order."""
+    path = folder / _CHANGES_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def check_free(config: Config) -> None:
-    """Refuses a `--run` that holds something.
+    """Refuses a `--run` that holds something else than a run.
 
     Raises:
-      UserError: if it holds a run, or anything else.
+      UserError: if it does.
     """
     folder = pathlib.Path(config.run)
-    if config.run and (folder / CONFIG_FILE).exists():
-        raise UserError(f"{folder} holds a run already: add --resume to go on with it, or name another --run")
-    if config.run and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if config.run and folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
         raise UserError(f"{folder} is not an empty folder: name another --run, nothing is overwritten")
 
 
-def claim_folder(config: Config) -> pathlib.Path:
-    """Makes the folder of a new run: `--run`, or the next free runs/NAME-NUMBER.
+def _is_foreign(path: pathlib.Path) -> bool:
+    """Whether a file is none that a start of ours leaves behind when it is killed in its first moment."""
+    return path.name != LOCK_FILE and not (path.name.startswith(f".{CONFIG_FILE}.") and path.suffix == ".tmp")
+
+
+def claim_folder(config: Config, say: Callable[[str], None]) -> tuple[pathlib.Path, RunLock]:
+    """Makes the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and locks it.
 
     Raises:
       UserError: if `--run` holds a run or anything else, or cannot be made.
+      RunInUse: another start was faster.
     """
-    check_free(config)
     try:
         if config.run:
             folder = pathlib.Path(config.run)
             folder.mkdir(parents=True, exist_ok=True)
-            return folder
-        name = config.protocol or pathlib.Path(config.data).resolve().name
+            lock = RunLock(folder, say)
+            if _is_run(folder):
+                raise RunInUse(
+                    f"{folder} holds a run since a moment ago: start the same command again to go on with it"
+                )
+            check_free(config)
+            return folder, lock
         for number in range(1, 1_000_000):
-            folder = pathlib.Path("runs") / f"{name}-{number}"
+            folder = pathlib.Path("runs") / f"{_name(config)}-{number}"
             try:
                 folder.mkdir(parents=True)  # atomic: two starts at once get two folders
-                return folder
+                return folder, RunLock(folder, say)
             except FileExistsError:
                 continue
     except OSError as error:
@@ -65,45 +159,69 @@ def read_run(folder: str | pathlib.Path) -> Config:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"no run {folder}: there is no such folder")
-    if not (folder / CONFIG_FILE).is_file():
+    if not _is_run(folder):
         raise UserError(f"no run in {folder}: it holds no {CONFIG_FILE}")
     return read_config(folder / CONFIG_FILE, Config())
 
 
+# --- what is in it ---
+
+
 def write_first_files(
-    folder: pathlib.Path, config: Config, devices: list[str], classes: ClassTable, batch: Mapping[str, np.ndarray]
+    folder: pathlib.Path, config: Config, devices: list[str], data_set: DataSet, batch: Mapping[str, np.ndarray]
 ) -> None:
-    """Writes what is known before the first step: config, environment, and a picture of the first batch."""
+    """Writes what is known before the first step: config, environment, data, and a picture of the first batch."""
     atomic_write_text(folder / CONFIG_FILE, config.to_toml())
     atomic_write_json(folder / "environment.json", environment(devices))
+    atomic_write_json(folder / _DATA_FILE, {name: dict(split.files) for name, split in data_set.splits.items()})
     images, labels = (batch[name].reshape(-1, *batch[name].shape[3:]) for name in ("image", "label"))
-    batch_picture(images, labels, classes, folder / "first_batch.png", "First batch, as the network gets it")
+    batch_picture(images, labels, data_set.classes, folder / "first_batch.png", "First batch, as the network gets it")
 
 
-def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, total_steps: int) -> None:
+def tidy(folder: pathlib.Path) -> None:
+    """Removes what a killed start has left half written; for the process that holds the run's lock."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob("samples/.*.tmp")):
+        path.unlink(missing_ok=True)
+
+
+def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, data_set: DataSet) -> None:
     """Holds what a checkpoint says of its training against the training that is to go on from it.
 
     Raises:
-      UserError: if it is finished, or another training: other data, classes or global batch.
+      UserError: if it is another training: other data, classes, global batch or precision.
     """
     for name, now in identity.items():
-        if meta[name] != now:
-            raise UserError(f"{folder} is another experiment: {_changes(name, meta[name], now)}")
-    if is_finished(meta, total_steps) and (folder / RESULT_FILE).exists():
-        raise UserError(f"{folder} is finished: all {total_steps} steps are done; start a new --run for more")
+        before = meta[name]
+        if before == now:
+            continue
+        what = f"{name.replace('_', ' ')} {before} -> {now}"
+        if name == "data":
+            what = "; ".join(
+                f"data of {split} changed: {_changed_files(folder, split, data_set)}"
+                for split in sorted(before.keys() | now.keys())
+                if before.get(split) != now.get(split)
+            )
+        raise UserError(f"{folder} is another experiment: {what}; undo the change, or start a new --run")
+
+
+def _changed_files(folder: pathlib.Path, split: str, data_set: DataSet) -> str:
+    """Names the files of a split that are not what they were when the run began."""
+    try:
+        before = json.loads((folder / _DATA_FILE).read_text(encoding="utf-8"))[split]
+    except (OSError, ValueError, KeyError):
+        before = {}
+    now = data_set.splits[split].files if split in data_set.splits else {}
+    changed = [
+        f"{name} {'is gone' if name not in now else 'is new' if name not in before else 'differs'}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    return listed(changed) if changed else "its records are others, or in another order"
 
 
 def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
     """Whether the last step is taken and scored."""
     return meta["last"] is not None and meta["last"]["step"] == total_steps
-
-
-def _changes(name: str, before: Any, now: Any) -> str:
-    name = name.replace("_", " ")
-    if not isinstance(before, dict):
-        return f"{name} {before} -> {now}"
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    return f"{name} of {', '.join(changed)} changed since"
 
 
 def preprocessing_of(meta: dict[str, Any]) -> Preprocessing:
@@ -114,3 +232,42 @@ def preprocessing_of(meta: dict[str, Any]) -> Preprocessing:
 def class_weights_of(meta: dict[str, Any]) -> np.ndarray:
     """The class weights, float32 [C], that a checkpoint's network was trained with."""
     return np.array(meta["class_weights"], np.float32)
+
+
+# --- how it ended ---
+
+
+def command_to_go_on(folder: pathlib.Path) -> str:
+    """What to paste into a shell to go on with a run."""
+    return shlex.join(["python", "-m", "segnet_jax.train", "--run", str(folder), "--resume"])
+
+
+@contextlib.contextmanager
+def outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Iterator[dict[str, Any]]:
+    """Leaves `outcome.json`: how this start of the run ended, whichever way, and how to go on.
+
+    Args:
+      folder: the run's.
+      saved: finds the step of the newest checkpoint that verifies, after another ending than success.
+
+    Yields:
+      A dict to be filled with what is known after success: "saved", that step, and "state", the sum of its state.
+    """
+    facts: dict[str, Any] = {"exit_code": 0, "why": "finished"}
+    try:
+        yield facts
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, Ending) else 2 if isinstance(error, UserError) else 1
+        why = " ".join(str(error).split()) or type(error).__name__
+        with contextlib.suppress(Exception):  # whatever it is that fails now, the first error is what matters
+            facts |= {"exit_code": code, "why": why, "saved": None}
+            facts["saved"] = saved()
+        if isinstance(error, Ending):
+            step = facts["saved"]
+            told = "nothing is saved yet" if step is None else f"step {step} is saved and verified"
+            print(f"{told}; go on with: {command_to_go_on(folder)}", file=sys.stderr, flush=True)
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # the disk may be what ended it
+            go_on = {} if facts["why"] == "finished" else {"go_on": command_to_go_on(folder)}
+            atomic_write_json(folder / OUTCOME_FILE, facts | go_on)

@@ -57,6 +57,7 @@ class Setting:
             "classes": list(self.data_set.classes.names),
             "data": {name: split.fingerprint for name, split in self.data_set.splits.items()},
             "global_batch_size": self.plan.global_batch_size,
+            "precision": self.precision,
         }
 
 

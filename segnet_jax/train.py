@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import shlex
 import sys
 from collections import deque
 from functools import partial
@@ -14,8 +13,11 @@ import numpy as np
 from segnet_jax import assembly, runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
+from segnet_jax.endings import Stopped
+from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_config
+from segnet_jax.incident import not_finite, write_incident
 from segnet_jax.inputs import calls_of, choose_place, evaluation_input, training_input
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.pipeline import host
@@ -23,17 +25,20 @@ from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
-from segnet_jax.setting import settle
+from segnet_jax.room import Room
+from segnet_jax.setting import Setting, settle
 from segnet_jax.stopping import Stop
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.parallel import prefetch, replicate
-from segnet_jax.training.state import create_state
+from segnet_jax.training.state import create_state, is_finite, revived
 
 DESCRIPTION = """Trains SegNet; leaves a run folder with checkpoints, scores and pictures.
 
 Try it:  python -m segnet_jax.train --protocol demo
 
-CamVid:  python -m segnet_jax.train --protocol camvid-tutorial --data DIR --devices 8"""
+CamVid:  python -m segnet_jax.train --protocol camvid-tutorial --data DIR --devices 8
+
+Stopped, killed or out of disk: the same command goes on where it was."""
 
 
 def main() -> int:
@@ -42,56 +47,82 @@ def main() -> int:
 
 
 def train(config: Config) -> int:
-    """Trains as the config says; returns the exit code.
+    """Trains as the config says, or goes on with the run that it began; returns the exit code.
 
     Raises:
       UserError: for the user's mistakes, all of them before anything is compiled.
+      Ending: the training ended early; what was saved before is whole.
     """
 
     def say(text: str) -> None:
         if jax.process_index() == 0:
             print(text, file=sys.stderr, flush=True)
 
-    if not config.resume:
-        runs.check_free(config)
-    setting = settle(config, say)
-    devices, data_set, plan = setting.devices, setting.data_set, setting.plan
-    classes, scored = data_set.classes, setting.scored
-    open_checkpoints = partial(Checkpoints, devices=devices, keep=config.keep_checkpoints)
-
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(Stop())
+        before_the_loop = stack.enter_context(contextlib.ExitStack())
+        before_the_loop.enter_context(stop.at_once())  # until then there is nothing to save
+
+        # --- which run, on what ---
+        asked_to_resume = config.resume
+        config, lock = runs.find(config, say)
+        if lock:
+            stack.enter_context(lock)
+        setting = settle(config, say)
+        devices, data_set, plan = setting.devices, setting.data_set, setting.plan
+        classes, scored = data_set.classes, setting.scored
+        open_checkpoints = partial(Checkpoints, devices=devices, keep=config.keep_checkpoints, say=say)
+
         # --- what there is before the first step: of a run to go on with, or of a new one ---
+        resumed = None  # the step of the checkpoint that is gone on from
         if config.resume:
             folder = pathlib.Path(config.run)
             checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
-            meta = checkpoints.read_meta("newest")
-            runs.check_resumable(meta, setting.identity, folder, setting.total_steps)
+            resumed = checkpoints.latest("newest")
+            checkpoints.latest("best")  # whether it is whole, that is; it is not needed to go on
+        if resumed is not None:
+            meta = checkpoints.read_meta("newest", resumed)
+            runs.check_resumable(meta, setting.identity, folder, data_set)
+            if runs.is_finished(meta, setting.total_steps) and (folder / runs.RESULT_FILE).exists():
+                return _already_finished(folder, setting.total_steps, asked_to_resume, say)
             preprocessing, class_weights = runs.preprocessing_of(meta), runs.class_weights_of(meta)
         else:
             vgg = assembly.read_first_weights(config)
             preprocessing = assembly.choose_preprocessing(config, vgg)
+            meta = setting.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
+            meta |= {"step": 0, "seconds": 0.0, "last": None, "best": None}
+        if config.class_weights != meta["class_weights_by"]:  # new, or overridden
             class_weights = assembly.load_class_weights(config, data_set, say)
-            given = {"preprocessing": vars(preprocessing), "class_weights": class_weights.tolist()}
-            meta = setting.identity | given | {"step": 0, "seconds": 0.0, "last": None, "best": None}
+            meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
         records = assembly.decode(setting.train_split, config, "reading training images", say)
         records_scored = assembly.decode(setting.scored_split, config, f"reading {scored} images", say)
-        num_scored = len(records_scored)
         assembly.warn_of_labels(classes, say, **{"train": records, scored: records_scored})
         place = choose_place("device" if setting.steps_per_call > 1 else config.input, devices, records, records_scored)
         share = assembly.device_share(devices, config.batch_size_per_device)
         batch_of = partial(host.training_batch, records, plan, share, config.accumulate)
         if not config.resume:
-            folder = runs.claim_folder(config)
+            folder, lock = runs.claim_folder(config, say)
+            stack.enter_context(lock)
             checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
-            if devices.is_writer:
-                runs.write_first_files(folder, config, devices.kinds, classes, batch_of(0))
-        say(f"run      {folder}" + ("" if config.resume else ": see its first_batch.png while this compiles"))
+        outcome = stack.enter_context(runs.outcome(folder, saved=partial(checkpoints.latest, "newest")))
+        room = Room(folder, config.on_disk_full == "wait", say, stop)
+        runs.tidy(folder)
+        checkpoints.shelf.tidy()
+        if resumed is None:
+            room(lambda: runs.write_first_files(folder, config, devices.kinds, data_set, batch_of(0)))
+        else:
+            room(lambda: runs.note_overrides(folder, config, resumed))
+            checkpoints.shelf.forget_after(resumed)
+        see = f", goes on after step {resumed}" if resumed else ": see its first_batch.png while this compiles"
+        say(f"run      {folder}{see}")
 
         # --- network and steps ---
         model = assembly.build_model(config, len(classes), setting.precision)
         optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
-        if config.resume:
-            state = checkpoints.restore("newest", assembly.state_shapes(model, optimizer, setting.precision))
+        stack.enter_context(assembly.telling_of_memory(config, devices))
+        if resumed is not None:
+            shapes = assembly.state_shapes(model, optimizer, setting.precision)
+            state = checkpoints.restore("newest", resumed, shapes)
         else:
             variables = assembly.first_variables(config, model, vgg, preprocessing, batch_of, devices)
             state = replicate(create_state(variables, optimizer, setting.precision), devices)
@@ -108,11 +139,10 @@ def train(config: Config) -> int:
             **step_settings,
         )
         source_scored = evaluation_input(place, records_scored, share, devices)
-        evaluate = assembly.build_evaluator(source_scored, num_scored, share, devices, say, **step_settings)
+        evaluate = assembly.build_evaluator(source_scored, len(records_scored), share, devices, say, **step_settings)
         say(f"input    {place}, {in_words(records.num_bytes + records_scored.num_bytes)} of images and labels")
 
         # --- the loop ---
-        stop = stack.enter_context(Stop())
         logbook = stack.enter_context(
             Logbook(
                 folder if devices.is_writer else None,
@@ -125,11 +155,21 @@ def train(config: Config) -> int:
                 resumed=config.resume,
                 title=f"SegNet on {data_set.name}",
                 device=str(devices),
+                write=room,
+                should_stop=stop.requested,
             )
         )
 
         def save(which: str) -> None:
-            checkpoints.save(which, step, state, meta | {"step": step, "seconds": logbook.seconds})
+            def begin() -> None:
+                told = {"step": step, "seconds": logbook.seconds, "config": config.hash()}
+                checkpoints.save(which, step, state, meta | told)
+                if room.waits:  # a save that fails later could not be repeated: its state would be gone
+                    checkpoints.wait()
+
+            if not is_finite(state):
+                raise incident(step)
+            room(begin)
 
         def score() -> None:
             with logbook.aside("evaluating"):
@@ -145,60 +185,75 @@ def train(config: Config) -> int:
                 meta["best"] = meta["last"]
                 save("best")
 
+        def note(steps: range, measures: dict) -> None:
+            """Notes finished steps, up to the first that was not finite, which ends the training."""
+            measures = {name: np.asarray(values) for name, values in measures.items()}
+            finite = measures.pop("finite")
+            good = len(steps) if finite.all() else int(np.argmin(finite))
+            if good:
+                logbook.steps(steps[:good], {name: values[:good] for name, values in measures.items()})
+            if good < len(steps):
+                nonlocal step, state
+                step, state = steps[good], revived(state)  # it is still what it was before that step
+                if step > meta["step"]:
+                    save("newest")
+                raise incident(step, {name: float(values[good]) for name, values in measures.items()})
+
+        def incident(bad: int, measures: dict | None = None):
+            names = [setting.train_split.names[i] for i in plan.batch(bad).index]
+            if devices.is_writer:
+                room(lambda: write_incident(folder, bad + 1, measures or {}, batch_of(bad), names, classes))
+            return not_finite(bad + 1, names, folder, config.learning_rate)
+
         step, last_step = meta["step"], min(config.max_steps or setting.total_steps, setting.total_steps)
         is_due = partial(_is_due, steps_per_epoch=plan.steps_per_epoch, total_steps=setting.total_steps)
+        before_the_loop.close()
         if is_due(step, config.evaluate_every) and (meta["last"] is None or meta["last"]["step"] < step):
             score()
         unread = deque()  # measures are read some calls late, so that the devices never wait for the host
         calls = calls_of(range(step, last_step), setting.steps_per_call, plan.steps_per_epoch)
         for steps, inputs in zip(calls, prefetch(source.inputs(calls), devices), strict=True):
+            if stop.requested():
+                break
             state, measures = take_steps(state, inputs)
             step = steps.stop
             unread.append((steps, measures))
-            stopping = stop.requested() or step == last_step
-            scoring = is_due(step, config.evaluate_every)
-            while len(unread) > (0 if stopping or scoring else 2):
-                logbook.steps(*unread.popleft())
+            scoring, saving = is_due(step, config.evaluate_every), is_due(step, config.checkpoint_every)
+            while len(unread) > (0 if stop.requested() or scoring or saving or step == last_step else 2):
+                note(*unread.popleft())
             if scoring and not stop.requested():
                 score()
-                stopping |= stop.requested()
-            if stopping or is_due(step, config.checkpoint_every):
+            if saving and not stop.requested():
                 save("newest")
-            if stopping:
-                break
-        checkpoints.wait()
+            checkpoints.poll()
+        while unread:
+            note(*unread.popleft())
+        if step > meta["step"]:
+            save("newest")
+        room(checkpoints.wait)
 
-        # --- the result ---
+        # --- the end ---
+        outcome["saved"] = checkpoints.latest("newest")
+        if outcome["saved"] is not None:
+            outcome["state"] = checkpoints.confirm("newest", outcome["saved"])
         if not runs.is_finished(meta, setting.total_steps):
             logbook.draw_plot(status=f"stopped after step {step}")
-            resume = shlex.join(["python", "-m", "segnet_jax.train", "--run", str(folder), "--resume"])
-            logbook.say(f"stopped after step {step} of {setting.total_steps}, all saved; go on with: {resume}")
-            return stop.exit_code or 0
-        chosen = meta[config.result_checkpoint]
-        found = scores(np.array(chosen["confusion"]))
+            if stop.requested():
+                raise Stopped(stop.exit_code, f"stopped after step {step} of {setting.total_steps}")
+            outcome["why"] = f"stopped after step {step} of {setting.total_steps}"
+            logbook.say(f"{outcome['why']}, all saved; go on with: {runs.command_to_go_on(folder)}")
+            return 0
         if devices.is_writer:
-            summary = result(
-                found,
-                classes,
-                protocol=config.protocol or "custom",
-                split=scored,
-                num_images=num_scored,
-                seconds=logbook.seconds,
-                images_per_second=logbook.images_per_second,
-                device=str(devices),
-                seed=config.seed,
-            )
-            extra = {
-                "checkpoint": config.result_checkpoint,
-                "step": chosen["step"],
-                "num_steps": setting.total_steps,
-                "last_miou": _miou(meta["last"]),
-                "precision": setting.precision,
-            }
-            atomic_write_json(folder / runs.RESULT_FILE, summary | extra)
-            print_table(found, classes)
-            print(f"{scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}")
+            room(lambda: _write_result(folder, config, setting, meta, logbook, outcome["state"]))
         return 0
+
+
+def _already_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: bool, say) -> int:
+    told = f"{folder} is finished: all {total_steps} steps are done"
+    if asked_to_resume:
+        raise UserError(f"{told}; start a new --run for more")
+    say(f"{told}; name another --run for a new training, or see its {runs.RESULT_FILE}")
+    return 0
 
 
 def _is_due(step: int, every: int, *, steps_per_epoch: int, total_steps: int) -> bool:
@@ -208,6 +263,38 @@ def _is_due(step: int, every: int, *, steps_per_epoch: int, total_steps: int) ->
 
 def _miou(scored: dict) -> float:
     return scores(np.array(scored["confusion"])).miou
+
+
+def _write_result(
+    folder: pathlib.Path, config: Config, setting: Setting, meta: dict, logbook: Logbook, sum_of_state: str
+) -> None:
+    """Writes `result.json` of a finished run and prints its table."""
+    chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
+    found = scores(np.array(chosen["confusion"]))
+    summary = result(
+        found,
+        classes,
+        protocol=config.protocol or "custom",
+        split=setting.scored,
+        num_images=len(setting.scored_split),
+        seconds=logbook.seconds,
+        images_per_second=logbook.images_per_second,
+        device=str(setting.devices),
+        seed=config.seed,
+    )
+    extra = {
+        "checkpoint": config.result_checkpoint,
+        "step": chosen["step"],
+        "num_steps": setting.total_steps,
+        "last_miou": _miou(meta["last"]),
+        "precision": setting.precision,
+        "state": sum_of_state,
+    }
+    changes = {"overrides": runs.overrides(folder)} if runs.overrides(folder) else {}
+    atomic_write_json(folder / runs.RESULT_FILE, summary | extra | changes)
+    print_table(found, classes)
+    told = f"{setting.scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
+    print(told)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_steps import CLASSES, WEIGHTS, assert_trees_close, random_batch
-from test_train import SMALL, digest_of, leaves_of, run
+from test_train import SMALL, digest_of, leaves_of, meta_of, run
 
 from segnet_jax import assembly, inputs
 from segnet_jax import train as command
 from segnet_jax.command import run_command
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.parallel import AXIS, choose_devices, replicate
 from segnet_jax.training.state import create_state, init_variables
@@ -36,8 +35,7 @@ def only_shards_fit(monkeypatch):
 
 
 def confusion_of(folder):
-    with Checkpoints(folder / "checkpoints", choose_devices("1")) as checkpoints:
-        meta = checkpoints.read_meta("newest")
+    meta = meta_of(folder)
     return meta["last"]["step"], meta["last"]["confusion"], meta["best"]
 
 

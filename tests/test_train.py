@@ -10,6 +10,7 @@ import sys
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import weight_files
 
@@ -20,12 +21,11 @@ from segnet_jax.command import run_command
 from segnet_jax.config import Config, read_config
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.endings import Stopped
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.pipeline.decoded import from_arrays
-from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.parallel import choose_devices
 
 SMALL = [
     *("--data", "synthetic", "--scenes", "26", "9", "--image-size", "24", "32", "--init", "none"),
@@ -39,16 +39,25 @@ def run(*flags):
 
 
 def digest_of(folder, which="newest"):
-    """One sum over all arrays of a run's latest checkpoint, and its step."""
-    with Checkpoints(folder / "checkpoints", choose_devices("1")) as checkpoints:
-        step = checkpoints.steps(which)[-1]
-        restored = checkpoints._managers[which].restore(step)["state"]
-        digest = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(restored):
-            digest.update(
-                f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode() + np.asarray(leaf).tobytes()
-            )
+    """One sum over all arrays of a run's latest checkpoint, and its step; read by Orbax, not by us."""
+    step = latest_of(folder, which)
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(restored(folder, which)):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
     return step, digest.hexdigest()
+
+
+def latest_of(folder, which="newest"):
+    return max(int(path.name) for path in (folder / "checkpoints" / which).iterdir())
+
+
+def restored(folder, which="newest"):
+    return ocp.PyTreeCheckpointer().restore(folder / "checkpoints" / which / str(latest_of(folder, which)) / "state")
+
+
+def meta_of(folder, which="newest"):
+    path = folder / "checkpoints" / which / str(latest_of(folder, which)) / "meta.json"
+    return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +117,7 @@ def test_a_resumed_run_may_be_cut_over_other_devices_with_the_same_global_batch(
 
 
 def leaves_of(folder):
-    with Checkpoints(folder / "checkpoints", choose_devices("1")) as checkpoints:
-        state = checkpoints._managers["newest"].restore(checkpoints.steps("newest")[-1])["state"]
-    return jax.tree_util.tree_leaves_with_path(state["params"])
+    return jax.tree_util.tree_leaves_with_path(restored(folder)["params"])
 
 
 def test_resuming_refuses_another_experiment(unbroken, tmp_path):
@@ -128,10 +135,14 @@ def test_resuming_refuses_another_experiment(unbroken, tmp_path):
 
 
 def test_a_run_never_writes_into_another(unbroken, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
-    with pytest.raises(UserError, match="holds a run already: add --resume"):
-        run("--run", unbroken)
-    assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before
+    def files():
+        return {path: path.stat().st_mtime_ns for path in unbroken.rglob("*") if path.name != "lock"}
+
+    before = files()
+    assert run("--run", unbroken) == 0  # the same command again finds it finished
+    with pytest.raises(UserError, match="another experiment: seed 0 -> 1"):
+        run("--run", unbroken, "--seed", 1)
+    assert files() == before
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(UserError, match="is not an empty folder"):
         run("--run", tmp_path)
@@ -153,8 +164,9 @@ def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(assembly, "build_train_step", interrupted)
     folder = tmp_path / "interrupted"
-    assert run("--run", folder) == 130
-    assert digest_of(folder)[0] == 2
+    with pytest.raises(Stopped) as left:
+        run("--run", folder)
+    assert left.value.exit_code == 130 and digest_of(folder)[0] == 2
     assert f"--run {folder} --resume" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -218,9 +230,7 @@ def test_trained_weights_go_into_the_encoder_with_their_preprocessing_and_calibr
     folder = tmp_path / "run"
     flags = ("--init", tmp_path / "vgg.npz", "--width", 1, "--learning-rate", 1e-12, "--max-steps", 1, "--run", folder)
     assert run(*flags) == 0
-    with Checkpoints(folder / "checkpoints", choose_devices("1")) as checkpoints:
-        meta = checkpoints.read_meta("newest")
-        state = checkpoints._managers["newest"].restore(1)["state"]
+    meta, state = meta_of(folder), restored(folder)
     assert meta["preprocessing"] == {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
     for name in ("conv1_1", "conv1_2"):
         np.testing.assert_allclose(state["params"][name]["kernel"], convs[name][0], atol=1e-6)

@@ -73,7 +73,7 @@ for inputs in prefetch(source.inputs([range(number, number + 1) for number in ra
 with Checkpoints(folder / "checkpoints", devices) as checkpoints:
     checkpoints.save("newest", 5, state, {"loss": float(measures["loss"][-1])})
     checkpoints.wait()
-    restored = checkpoints.restore("newest", like=state)
+    restored = checkpoints.restore("newest", checkpoints.latest("newest"), like=state)
 same = jax.tree.map(np.array_equal, jax.device_get(restored), jax.device_get(state))
 assert all(jax.tree.leaves(same)), "what was restored is not what was saved"
 if devices.is_writer:

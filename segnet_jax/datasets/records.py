@@ -1,7 +1,7 @@
 """What every reader gives: splits of (image, label, name) records."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,11 +16,13 @@ class Split:
       names: one name a record, unique, without folder and extension.
       read: index -> (image uint8 [H,W,3] RGB, label uint8 [H,W] of class ids or VOID), at the size on disk.
       fingerprint: hex sha256 of what the records are made from; equal fingerprints mean equal records.
+      files: name -> checksum of each file that they are made from, to name the one that has changed; may be empty.
     """
 
     names: tuple[str, ...]
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
     fingerprint: str
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -34,8 +36,10 @@ class DataSet:
       name: what it is, for the log and `result.json`, such as "camvid-tutorial".
       classes: its class table.
       splits: "train", and "val" or "test" where the data set has them.
+      notes: what its user should know of it although it is no fault; each a line.
     """
 
     name: str
     classes: ClassTable
     splits: Mapping[str, Split]
+    notes: tuple[str, ...] = ()

@@ -4,7 +4,8 @@ import contextlib
 import pathlib
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class Logbook:
       resumed: whether the folder holds this run's metrics already.
       title: heading of the training plot.
       device: for the plot, such as "8 x Tesla V100-SXM2-16GB".
+      write: calls what it is given, which writes into the folder; may wait and call it again where there is no room.
+      should_stop: asked before each picture, which are left out then.
     """
 
     def __init__(
@@ -47,10 +50,13 @@ class Logbook:
         resumed: bool,
         title: str,
         device: str,
+        write: Callable[[Callable[[], None]], None] = lambda action: action(),
+        should_stop: Callable[[], bool] = lambda: False,
     ):
         self._folder, self._classes, self._title, self._device = folder, classes, title, device
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._images_per_step = images_per_step
+        self._write, self._should_stop = write, should_stop
         self._start = time.monotonic() - seconds_before
         self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)  # (step, when it was known to be finished)
         self._rates: list[float] = []
@@ -111,14 +117,8 @@ class Logbook:
     def _step(self, step: int, values: Mapping[str, float], rate: float) -> None:
         skipped_before = values["skipped"] if self._num_skipped is None else self._num_skipped
         self._num_skipped = int(values["skipped"])
-        self._log.write(
-            "train",
-            step,
-            epoch=step / self._steps_per_epoch,
-            **values,
-            seconds=self.seconds,
-            images_per_second=rate,
-        )
+        clock = {"seconds": self.seconds, "images_per_second": rate}
+        self._write(partial(self._log.write, "train", step, epoch=step / self._steps_per_epoch, **values, **clock))
         self._progress.step(
             step,
             values["loss"],
@@ -144,43 +144,30 @@ class Logbook:
         """
         if not self._folder:
             return
-        self._log.write(
-            "val",
-            step,
-            epoch=step / self._steps_per_epoch,
-            loss=loss,
-            global_accuracy=scores.global_accuracy,
-            mean_accuracy=scores.mean_accuracy,
-            miou=scores.miou,
-            weighted_iou=scores.weighted_iou,
-            iou=dict(zip(self._classes.names, scores.iou, strict=True)),
-            seconds=self.seconds,
-        )
+        values = {
+            "epoch": step / self._steps_per_epoch,
+            "loss": loss,
+            "global_accuracy": scores.global_accuracy,
+            "mean_accuracy": scores.mean_accuracy,
+            "miou": scores.miou,
+            "weighted_iou": scores.weighted_iou,
+            "iou": dict(zip(self._classes.names, scores.iou, strict=True)),
+            "seconds": self.seconds,
+        }
+        self._write(partial(self._log.write, "val", step, **values))
         self._progress.evaluated(scores, loss)
         with self.aside("drawing"):
-            if pictures:
-                names, images, labels, predictions = zip(*pictures, strict=True)
-                prediction_pictures(
-                    np.stack(images),
-                    np.stack(labels),
-                    np.stack(predictions),
-                    names,
-                    self._classes,
-                    self._folder / "samples",
-                    step,
-                )
-            self.draw_plot()
+            if pictures and not self._should_stop():
+                names, *arrays = zip(*pictures, strict=True)
+                drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step)
+                self._write(partial(prediction_pictures, *drawn))
+            if not self._should_stop():
+                self.draw_plot()
 
     def draw_plot(self, status: str | None = None) -> None:
         """Draws `progress.png` from the metrics so far."""
         if not self._folder:
             return
-        training_plot(
-            read_metrics(self._folder / FILE_NAME),
-            self._folder / "progress.png",
-            steps_per_epoch=self._steps_per_epoch,
-            title=self._title,
-            total_steps=self._total_steps,
-            device=self._device,
-            status=status,
-        )
+        rows, path = read_metrics(self._folder / FILE_NAME), self._folder / "progress.png"
+        told = {"title": self._title, "total_steps": self._total_steps, "device": self._device, "status": status}
+        self._write(partial(training_plot, rows, path, steps_per_epoch=self._steps_per_epoch, **told))

@@ -1,9 +1,12 @@
 """The numbers of a run, step by step: `metrics.jsonl` for scripts and TensorBoard's event file beside it."""
 
+import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
+import time
 
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_bytes, plain
@@ -15,7 +18,8 @@ class MetricsLog:
     """Appends one line of JSON a measurement, and the same numbers as a TensorBoard event.
 
     A line reaches the operating system before `write` returns, so a killed run loses none; evaluations are also forced
-    to the disk. Only process 0 makes one, and closes it (or uses it in a `with`).
+    to the disk. Where a line finds no room, nothing of it is left and `write` may be called again; events are a copy
+    for the eye, and those that find none are left out. Only process 0 makes one, and closes it.
 
     Args:
       folder: the run folder, which exists.
@@ -27,7 +31,7 @@ class MetricsLog:
     """
 
     def __init__(self, folder: str | os.PathLike, *, resume_step: int | None = None):
-        from tensorboardX import SummaryWriter  # 1.5 s, so not at the top
+        from tensorboardX.event_file_writer import EventsWriter  # 1.5 s, so not at the top
 
         path = pathlib.Path(folder) / FILE_NAME
         self._last_steps: dict[str, int] = {}
@@ -35,14 +39,14 @@ class MetricsLog:
             kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
             atomic_write_bytes(path, b"".join(_line(row) for row in kept))
             self._last_steps = {row["kind"]: row["step"] for row in kept}
-        self._file = open(path, "xb" if resume_step is None else "ab")
-        self._events = SummaryWriter(
-            str(folder),
-            # TensorBoard hides events from this step on that an earlier file of the folder holds.
-            purge_step=None if resume_step is None else resume_step + 1,
-            flush_secs=5,
-            filename_suffix=f".{resume_step or 0}",  # two starts within a second must not share a file
+        self._file = open(path, "xb" if resume_step is None else "ab", buffering=0)
+        # Without tensorboardX's thread and queue, which wait for ever once the thread has met a full disk.
+        self._events = EventsWriter(
+            str(path.with_name("events")),
+            f".{resume_step or 0}.{os.getpid()}",  # two starts within a second must not share a file
         )
+        if resume_step is not None:
+            self._hide_events_from(resume_step + 1)
 
     def last_step(self, kind: str) -> int:
         """The step of the newest line of this kind; 0 where there is none."""
@@ -61,26 +65,46 @@ class MetricsLog:
         """
         if kind in self._last_steps and step <= self._last_steps[kind]:
             raise ValueError(f"{kind} step {step} comes after {kind} step {self._last_steps[kind]}")
-        self._last_steps[kind] = step
         values = plain(values)
-        self._file.write(_line({"kind": kind, "step": step, **values}))
-        self._file.flush()
-        self._write_event(kind, step, values)
-        if kind == "val":
-            os.fsync(self._file.fileno())
-            self._events.flush()
+        self._append(_line({"kind": kind, "step": step, **values}), to_disk=kind == "val")
+        self._last_steps[kind] = step
+        with contextlib.suppress(OSError):
+            self._write_event(kind, step, values)
+            if kind == "val":
+                self._events.flush()
+
+    def _append(self, line: bytes, to_disk: bool) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(line) < len(line):  # it says so only when asked again
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if to_disk:
+                os.fsync(self._file.fileno())
+        except BaseException:
+            self._file.truncate(end)
+            raise
 
     def _write_event(self, kind: str, step: int, values: dict) -> None:
+        from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        # One event for all values: four times cheaper than add_scalar for each.
+        # One event for all values: four times cheaper than one for each.
         numbers = [Summary.Value(tag=tag, simple_value=number) for tag, number in _numbers(kind, values)]
-        self._events.file_writer.add_summary(Summary(value=numbers), step)
+        self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=numbers)))
+
+    def _hide_events_from(self, step: int) -> None:
+        """TensorBoard hides events from this step on that an earlier file of the folder holds."""
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        start = SessionLog(status=SessionLog.START)
+        with contextlib.suppress(OSError):
+            self._events.write_event(Event(wall_time=time.time(), step=step, session_log=start))
 
     def close(self) -> None:
         """Writes what is waiting and closes both files."""
         self._file.close()
-        self._events.close()
+        with contextlib.suppress(OSError):
+            self._events.close()
 
     def __enter__(self) -> "MetricsLog":
         return self

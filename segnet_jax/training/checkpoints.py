@@ -1,110 +1,238 @@
-"""A run's checkpoints through Orbax: the newest few for resuming, and a copy of the best.
+"""A run's checkpoints: the newest few for resuming, and a copy of the best. The only module that imports Orbax.
 
-Each holds the whole training state as arrays, and beside them as JSON what is needed to understand it. Saving is
-asynchronous and atomic: a kill leaves the checkpoints before it. The only module that imports Orbax.
+Each is a sealed folder, `newest/STEP` or `best/STEP`: the whole training state as Orbax writes it, `meta.json` with
+what is needed to understand it, and the manifest. Saving goes on beside the training. What was saved is read back
+before anything older is removed, and what is restored is held against its manifest first.
 """
 
+import contextlib
+import hashlib
+import json
 import logging
 import os
 import pathlib
-from typing import Any, Literal
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from segnet_jax.errors import UserError
+from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, is_disk_full
+from segnet_jax.files import atomic_write_json
 from segnet_jax.training.parallel import Devices, replicate, rewrap
+from segnet_jax.training.sealing import Damaged, seal, verify
+from segnet_jax.training.shelf import META, Shelf, Which
 from segnet_jax.training.state import TrainState
 
-Which = Literal["newest", "best"]
+_STATE = "state"
+_ROOM = 1.2  # of the state's bytes, asked for before a save: Orbax and the file system take their part
 
 
 class Checkpoints:
-    """The folder `checkpoints` of a run; to be closed, or used in a `with`, so that the last save is waited for.
+    """The folder `checkpoints` of a run; to be used in a `with`, so that the last save is waited for.
 
     Args:
-      folder: made if it is not there.
+      folder: made by the first save.
       devices: where restored states are to lie.
       keep: how many of the newest to keep.
+      say: told of what was found damaged.
+      share: (text of process 0) -> that text in every process; all must restore the same step.
+
+    Attributes:
+      shelf: the folders, without what is in them.
     """
 
-    def __init__(self, folder: str | os.PathLike, devices: Devices, keep: int = 2):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        devices: Devices,
+        keep: int = 2,
+        say: Callable[[str], None] = lambda text: None,
+        share: Callable[[str], str] = lambda text: text,
+    ):
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells each of its steps
-        root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
-        self._devices = devices
-        self._managers = {
-            "newest": ocp.CheckpointManager(root / "newest", options=ocp.CheckpointManagerOptions(max_to_keep=keep)),
-            "best": ocp.CheckpointManager(root / "best", options=ocp.CheckpointManagerOptions(max_to_keep=1)),
-        }
+        self._root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
+        self.shelf = Shelf(self._root, keep, say)
+        self._devices, self._share = devices, share
+        self._writer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._pending: Future | None = None
+        self._there: dict[Which, list[int]] | None = None  # saved or begun; all processes must skip the same saves
 
-    def steps(self, which: Which) -> list[int]:
-        """Steps that can be restored, in order."""
-        return sorted(self._managers[which].all_steps())
+    # --- saving ---
 
     def save(self, which: Which, step: int, state: TrainState, meta: dict[str, Any]) -> None:
-        """Begins to save a state; every process calls it.
+        """Begins to save a state, after the save before it has ended; every process calls it.
 
         Args:
           which: "newest" or "best".
           step: finished steps; a step that is there already is not saved again.
           state: replicated; it may be donated to the next step as soon as this returns.
           meta: JSON to lie beside it.
-        """
-        if step in self.steps(which):
-            return  # the same step of the same run is the same state
-        saved = self._managers[which].save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(rewrap(state, self._devices.world)), meta=ocp.args.JsonSave(meta)
-            ),
-        )
-        if not saved:  # Orbax says so in silence, for a step before its latest
-            raise RuntimeError(f"step {step} was not saved: the {which} checkpoint is {self.steps(which)}")
-
-    def read_meta(self, which: Which) -> dict[str, Any]:
-        """The JSON of the latest checkpoint, without its arrays.
 
         Raises:
-          UserError: if there is none.
+          DiskFull: there is not enough room, or there was not for the save before.
+          DiskFailed: the disk refuses otherwise.
         """
-        return self._restore(which, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        self.wait()
+        if self._there is None:
+            self._there = self._agreed(lambda: {each: self.shelf.steps(each) for each in ("newest", "best")})
+        if step in self._there[which]:
+            return  # the same step of the same run is the same state
+        self._there[which].append(step)
+        partial = self.shelf.place(which, step).with_name(f".{step}.partial")
+        copy = jax.device_get(state) if self._devices.is_writer else None  # before it is donated
+        if copy is not None:
+            self._make_room(partial, sum(leaf.nbytes for leaf in jax.tree.leaves(copy)), step)
+        with self._told_by_disk(partial, step):
+            self._writer.save(
+                partial / _STATE, args=ocp.args.StandardSave(rewrap(state, self._devices.world)), force=True
+            )
+        self._pending = self._thread.submit(self._finish, which, step, partial, copy, meta)
 
-    def restore(self, which: Which, like: TrainState) -> TrainState:
-        """Restores the latest state, replicated over the devices.
+    def poll(self) -> None:
+        """Raises what the save that is under way has met, if it has ended."""
+        if self._pending and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until what was begun is saved, sealed and read back.
+
+        Raises:
+          DiskFull: there was no room for it.
+          DiskFailed: the disk refuses otherwise, or reads back what was not written.
+        """
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def confirm(self, which: Which, step: int) -> str:
+        """Lists a checkpoint from the disk anew and verifies it, before anybody is told that it is saved.
+
+        Returns:
+          The sum of its state, `sum_of_state`.
+
+        Raises:
+          NoCheckpoint: it is not there or does not verify.
+        """
+        self.wait()
+        try:
+            return verify(self.shelf.place(which, step))["state"]
+        except (Damaged, OSError) as error:
+            raise NoCheckpoint(f"step {step} was saved to {self._root / which}, but does not verify: {error}") from None
+
+    def _finish(self, which: Which, step: int, partial: pathlib.Path, copy: TrainState | None, meta: dict) -> None:
+        """Seals what Orbax has written, reads it back, and only then removes what is older. Runs in the thread."""
+        with self._told_by_disk(partial, step):
+            self._writer.wait_until_finished()  # in all processes
+            if copy is None:
+                return
+            atomic_write_json(partial / META, meta)
+            facts = {"step": step, "config": meta.get("config"), "state": sum_of_state(copy)}
+            final = partial.with_name(str(step))
+            seal(partial, final, facts)
+            verify(final)
+            if sum_of_state(self._read(final, copy)) != facts["state"]:
+                raise DiskFailed(f"{final} reads back otherwise than it was written: the disk or memory is at fault")
+            self.shelf.note(which, step)
+            self.shelf.prune()
+
+    def _read(self, folder: pathlib.Path, like: TrainState) -> TrainState:
+        """A checkpoint's state as numpy arrays, read by this process alone."""
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="read"
+        )
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        return handler.restore(folder / _STATE, args=ocp.args.PyTreeRestore(item=like, restore_args=kinds))
+
+    def _make_room(self, partial: pathlib.Path, num_bytes: int, step: int) -> None:
+        with self._told_by_disk(partial, step):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            needed, free = int(_ROOM * num_bytes), shutil.disk_usage(partial.parent).free
+        if free < needed:
+            raise DiskFull(
+                f"saving step {step} needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on {self._root}"
+            )
+
+    @contextlib.contextmanager
+    def _told_by_disk(self, partial: pathlib.Path, step: int):
+        """Tells what the disk refuses; what was written in vain is removed, which gives room again."""
+        try:
+            yield
+        except BaseException as error:
+            self._writer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())  # the old one keeps its error
+            self._there = None
+            free = shutil.disk_usage(self._root).free if self._root.exists() else 0
+            shutil.rmtree(partial, ignore_errors=True)
+            if is_disk_full(error):
+                told = f"no room to save step {step}: {free / 1e6:.1f} MB were free on {self._root}"
+                raise DiskFull(told) from error
+            if isinstance(error, OSError):
+                raise DiskFailed(f"step {step} cannot be saved to {self._root}: {error.strerror or error}") from error
+            raise
+
+    # --- restoring ---
+
+    def latest(self, which: Which) -> int | None:
+        """The latest step whose checkpoint verifies, the same in all processes; as `Shelf.find`."""
+        return self._agreed(lambda: self.shelf.find(which))
+
+    def read_meta(self, which: Which, step: int) -> dict[str, Any]:
+        """The JSON of a checkpoint that was found by `latest`."""
+        return self._agreed(lambda: self.shelf.meta(which, step))
+
+    def _agreed(self, find: Callable[[], Any]) -> Any:
+        """What process 0 finds, for all."""
+        return json.loads(self._share(json.dumps(find()) if self._devices.is_writer else ""))
+
+    def restore(self, which: Which, step: int, like: TrainState) -> TrainState:
+        """Restores a state that was found by `latest`, replicated over the devices.
 
         Args:
           which: "newest" or "best".
+          step: that `latest` gave.
           like: a state of the same shapes, such as `jax.eval_shape` gives.
-
-        Raises:
-          UserError: if there is none.
         """
-        world = self._devices.world
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=world), like)
-        state = self._restore(which, ocp.args.Composite(state=ocp.args.StandardRestore(shapes))).state
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.world), like
+        )
+        folder = self.shelf.place(which, step) / _STATE
+        state = self._writer.restore(folder, args=ocp.args.StandardRestore(shapes))
         # A copy by way of the host: the first step takes the state's memory over, and Orbax may still hold its arrays.
         return replicate(rewrap(state, self._devices.replicated), self._devices)
 
-    def _restore(self, which: Which, args: ocp.args.Composite):
-        manager = self._managers[which]
-        if manager.latest_step() is None:
-            told = f"no {which} checkpoint in {manager.directory}: the run stopped before its first one"
-            raise UserError(f"{told}; start it anew in another folder")
-        return manager.restore(manager.latest_step(), args=args)
-
-    def wait(self) -> None:
-        """Waits until all that was begun is saved."""
-        for manager in self._managers.values():
-            manager.wait_until_finished()
-
     def close(self) -> None:
-        """Waits until all is saved, and lets go of the folder."""
-        self.wait()
-        for manager in self._managers.values():
-            manager.close()
+        """Waits until all is saved."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._writer.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def sum_of_state(state: TrainState) -> str:
+    """One sha256 over all that a step changes: parameters, statistics, momentum, step, place in the plan.
+
+    Args:
+      state: as numpy arrays.
+
+    Returns:
+      Hex; equal for states that are equal to the last bit.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.data if array.nbytes else b"")
+    return digest.hexdigest()

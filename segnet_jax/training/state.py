@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
 
-from segnet_jax.training.precision import LossScale
+from segnet_jax.training.precision import LossScale, all_finite
 
 
 class TrainState(struct.PyTreeNode):
@@ -18,6 +19,8 @@ class TrainState(struct.PyTreeNode):
     Attributes:
       step: int32, finished steps; also the place in the plan.
       skipped: int32, how many of them changed nothing, for float16 gradients that were not finite.
+      finite: bool, whether the next step may still change anything. The first step whose loss, gradients or statistics
+        are not finite turns it off: the state stays what it was before that step until somebody looks.
       params: float32 tree of the network's parameters.
       batch_stats: float32 tree of BatchNorm's running means and variances.
       opt_state: the optimiser's, momentum above all.
@@ -26,6 +29,7 @@ class TrainState(struct.PyTreeNode):
 
     step: jax.Array
     skipped: jax.Array
+    finite: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
@@ -53,11 +57,24 @@ def _init(model: nn.Module, key: jax.Array) -> dict[str, Any]:
     return model.init(key, jnp.zeros((1, 32, 32, 3), jnp.float32), train=False)  # of any size: parameters do not depend
 
 
+@jax.jit
+def is_finite(state: TrainState) -> jax.Array:
+    """Whether the state may be saved: neither a NaN nor an infinity in it, and no step behind it that met one."""
+    return state.finite & all_finite((state.params, state.batch_stats, state.opt_state))
+
+
+def revived(state: TrainState) -> TrainState:
+    """The state that a step which was not finite has left, ready to be saved and gone on from."""
+    finite = jax.device_put(np.bool_(True), state.finite.sharding)
+    return state.replace(finite=finite)
+
+
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, precision: str) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.int32(0),
         skipped=jnp.int32(0),
+        finite=jnp.bool_(True),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),

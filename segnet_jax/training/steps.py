@@ -78,9 +78,10 @@ def train_step(
         ten in float16.
 
     Returns:
-      The next state, and scalars: "loss", "accuracy" (share of labelled pixels), "learning_rate", and "skipped", the
-      number of steps so far that changed nothing; with float16 also "loss_scale". There, a step whose gradients are not
-      finite changes nothing but the step number and the loss scale.
+      The next state, and scalars: "loss", "accuracy" (share of labelled pixels), "learning_rate", "skipped", the number
+      of steps so far that changed nothing, and "finite"; with float16 also "loss_scale". Where loss, gradients or
+      BatchNorm's statistics are not finite, a float16 step changes nothing but the step number and the loss scale, and
+      any other step nothing at all, nor do those after it: "finite" is then false.
     """
     # Gradients are divided by the number of labelled pixels after they are summed over devices, so that the number is
     # summed in the same message. A power of two near it, which rounds nothing, keeps them in range until then.
@@ -122,19 +123,36 @@ def train_step(
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state, batch_stats=batch_stats)
-    measures = {
+    new, measures = _guarded(state, new, all_finite((loss, grads, batch_stats)))
+    return new, {
         "loss": loss / total,
         "accuracy": right / total,
         "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
+        **measures,
     }
-    if state.loss_scale is not None:
-        finite = all_finite(grads)
-        new = jax.tree.map(partial(jnp.where, finite), new, state)
-        new = new.replace(
-            loss_scale=state.loss_scale.adjust(finite), skipped=state.skipped + (~finite).astype(jnp.int32)
-        )
-        measures["loss_scale"] = new.loss_scale.scale
-    return new.replace(step=state.step + 1), measures | {"skipped": new.skipped}
+
+
+def _guarded(state: TrainState, new: TrainState, finite: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The state after a step, which keeps what was finite.
+
+    In float16, a step that is not finite is skipped and the loss scale halved, which is how the scale finds its place;
+    only where it cannot fall further is the training over. Otherwise it is over at once.
+    """
+    can_skip = jnp.bool_(False) if state.loss_scale is None else state.loss_scale.scale > 1
+    goes_on = state.finite & (finite | can_skip)
+    changes = goes_on & finite
+    new = jax.tree.map(partial(jnp.where, changes), new, state)
+    step, skipped = state.step + _one_if(goes_on), state.skipped + _one_if(goes_on & ~finite)
+    new = new.replace(step=step, skipped=skipped, finite=goes_on)
+    measures = {"skipped": new.skipped, "finite": goes_on}
+    if state.loss_scale is None:
+        return new, measures
+    adjusted = jax.tree.map(partial(jnp.where, goes_on), state.loss_scale.adjust(finite), state.loss_scale)
+    return new.replace(loss_scale=adjusted), measures | {"loss_scale": adjusted.scale}
+
+
+def _one_if(condition: jax.Array) -> jax.Array:
+    return condition.astype(jnp.int32)
 
 
 def _scan(function: Callable, carry, inputs):

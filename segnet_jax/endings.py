@@ -1,0 +1,89 @@
+"""Endings of a command that are neither success nor the user's mistake, each with its exit code.
+
+0 done; 2 usage or data (`errors.UserError`); 3 no usable checkpoint; 4 disk; 5 run folder in use; 6 not finite; 7 out
+of memory; 8 a host lost; 130 Ctrl-C; 143 SIGTERM.
+"""
+
+import errno
+
+import jax
+
+
+class Ending(Exception):
+    """A command ends early: the message says why, in one line, and what to do; commands print it and exit so."""
+
+    exit_code = 1
+
+
+class NoCheckpoint(Ending):
+    """A run has no checkpoint left that verifies; it is never begun anew in silence."""
+
+    exit_code = 3
+
+
+class DiskFailed(Ending):
+    """What was to be written could not be."""
+
+    exit_code = 4
+
+
+class DiskFull(DiskFailed):
+    """What was to be written found no room."""
+
+
+class RunInUse(Ending):
+    """Another process trains in this run folder."""
+
+    exit_code = 5
+
+
+class NotFinite(Ending):
+    """The loss, the gradients or BatchNorm's statistics held NaN or infinity."""
+
+    exit_code = 6
+
+
+class OutOfMemory(Ending):
+    """A device or the host had not the memory that was asked for."""
+
+    exit_code = 7
+
+
+class HostLost(Ending):
+    """A process of a training over several hosts has gone or is stuck."""
+
+    exit_code = 8
+
+
+class Stopped(Ending):
+    """Somebody asked to stop.
+
+    Attributes:
+      exit_code: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def __init__(self, exit_code: int, message: str = ""):
+        super().__init__(message or f"stopped by {'Ctrl-C' if exit_code == 130 else 'SIGTERM'}")
+        self.exit_code = exit_code
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that a disk or a quota is full.
+
+    TensorStore, which writes the arrays, tells it in words alone.
+    """
+    while error is not None:
+        if isinstance(error, DiskFull) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(error) for words in ("No space left on device", "Disk quota exceeded")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the host has no memory left."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError)
+        and any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))
+    )

@@ -1,0 +1,64 @@
+"""One training at a time in a run folder: a lock that says who holds it."""
+
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Callable
+
+from segnet_jax.endings import RunInUse
+
+LOCK_FILE = "lock"
+
+
+class RunLock:
+    """Holds a run folder while it is entered.
+
+    The system's lock on the file decides, and goes with the process however that ends, so a lock is never stale; what
+    the file says of its holder is for people. Where it names one and the lock is free, that one has died: it is told.
+
+    Args:
+      folder: the run's.
+      say: prints a line.
+
+    Raises:
+      RunInUse: another process holds it.
+    """
+
+    def __init__(self, folder: pathlib.Path, say: Callable[[str], None] = lambda text: None):
+        self._file = open(folder / LOCK_FILE, "a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            who = holder(folder) or "another process"
+            raise RunInUse(f"{folder} is in use by {who}: wait, or name another --run") from None
+        if before := holder(folder):
+            say(f"took over the lock of {before}, which has gone")
+        self._file.truncate(0)
+        self._file.write(_signed().encode())
+        self._file.flush()
+
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Lets go. The file stays, empty: were it removed, a start that has it open already would lock nothing."""
+        self._file.truncate(0)
+        self._file.close()
+
+
+def holder(folder: pathlib.Path) -> str:
+    """Who signed a run's lock, in words; empty where nobody did."""
+    try:
+        who = json.loads((folder / LOCK_FILE).read_bytes()[:10_000])
+        return f"process {who['pid']} on {who['host']} since {who['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _signed() -> str:
+    since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})

@@ -1,0 +1,119 @@
+"""Folders that can be told from damaged ones: a manifest of every file's size and sum, written last.
+
+Orbax restores arrays of which bits were flipped without a word, hence sums of our own. The order of writing is such
+that a kill or a power cut at any moment leaves either the whole folder under its name or none: data, fsync, manifest,
+fsync, rename, fsync of the folder around it.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from segnet_jax.files import plain
+
+MANIFEST = "manifest.json"
+VERSION = 1
+_MOST_BYTES = 16_000_000  # of a manifest; ours have some ten thousand
+
+
+class Damaged(Exception):
+    """A folder is not what was sealed; the message says in which way."""
+
+
+class NewerFormat(Exception):
+    """A folder is whole, and of a format that a later version of this program writes."""
+
+
+def seal(partial: pathlib.Path, final: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Writes the manifest of a finished folder and gives the folder its name.
+
+    Args:
+      partial: holds all files; on the same disk as `final`.
+      final: where it is to be found; must not exist.
+      facts: JSON to stand in the manifest too.
+
+    Raises:
+      OSError: from the disk.
+    """
+    files = {path.relative_to(partial).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
+    sums = {name: {"bytes": path.stat().st_size, "sha256": _sum_after_sync(path)} for name, path in files.items()}
+    for folder in sorted(path for path in partial.rglob("*") if path.is_dir()):
+        sync_folder(folder)
+    body = {"version": VERSION, **facts, "files": sums}
+    text = json.dumps(plain(body | {"sha256": _sum_of(body)}), indent=1, ensure_ascii=False)
+    with open(partial / MANIFEST, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(partial)
+    os.rename(partial, final)
+    sync_folder(final.parent)
+
+
+def verify(folder: pathlib.Path) -> dict[str, Any]:
+    """Holds a sealed folder against its manifest, every byte of it.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      Damaged: a file is missing, has another size or other content, or the manifest itself is none.
+      NewerFormat: as `read_manifest`.
+      OSError: from the disk, other than a missing file.
+    """
+    manifest = read_manifest(folder)
+    for name, known in manifest["files"].items():
+        path = folder / name
+        try:
+            if path.stat().st_size != known["bytes"]:
+                raise Damaged(f"{name} has {path.stat().st_size} bytes instead of {known['bytes']}")
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != known["sha256"]:
+                    raise Damaged(f"the content of {name} is not what was written")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise Damaged(f"{name} is missing") from None
+    return manifest
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """The manifest of a sealed folder, held against its own sum.
+
+    Raises:
+      Damaged: it is missing or damaged.
+      NewerFormat: it is of a version that this program does not know.
+    """
+    try:
+        data = (folder / MANIFEST).read_bytes()[:_MOST_BYTES]
+        manifest = json.loads(data)
+        known = manifest.pop("sha256")
+        if known != _sum_of(manifest):
+            raise Damaged(f"{MANIFEST} is not what was written")
+    except (FileNotFoundError, NotADirectoryError):
+        raise Damaged(f"{MANIFEST} is missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Damaged(f"{MANIFEST} is damaged") from None
+    if manifest["version"] != VERSION:
+        raise NewerFormat(f"{folder} has the format {manifest['version']}, and this program knows {VERSION}")
+    return manifest
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Forces a folder's list of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sum_after_sync(path: pathlib.Path) -> str:
+    """Forces a file to the disk and returns its sha256."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sum_of(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain(body), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
