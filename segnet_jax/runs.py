@@ -13,7 +13,7 @@ import numpy as np
 
 from segnet_jax.config import Config, differences, on_resume, read_config
 from segnet_jax.datasets.records import DataSet
-from segnet_jax.endings import Ending, RunInUse
+from segnet_jax.endings import Ending, NoCheckpoint, RunInUse
 from segnet_jax.errors import UserError, listed
 from segnet_jax.files import atomic_write_json, atomic_write_text
 from segnet_jax.locking import LOCK_FILE, RunLock
@@ -235,6 +235,21 @@ def class_weights_of(meta: dict[str, Any]) -> np.ndarray:
 
 
 # --- how it ended ---
+
+
+def check_never_saved(folder: pathlib.Path) -> None:
+    """Refuses to begin a run anew of which something was saved, when no checkpoint is to be found.
+
+    Raises:
+      NoCheckpoint: the run tells of one.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+        step = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")).get("saved")
+        if step is not None:
+            raise NoCheckpoint(
+                f"{folder} was saved at step {step}, and holds no checkpoint: put them back, or begin a new run in "
+                "another folder (--run)"
+            )
 
 
 def command_to_go_on(folder: pathlib.Path) -> str:

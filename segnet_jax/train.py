@@ -79,6 +79,8 @@ def train(config: Config) -> int:
             folder = pathlib.Path(config.run)
             checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
             resumed = checkpoints.latest("newest")
+            if resumed is None:
+                runs.check_never_saved(folder)
             checkpoints.latest("best")  # whether it is whole, that is; it is not needed to go on
         if resumed is not None:
             meta = checkpoints.read_meta("newest", resumed)
@@ -104,7 +106,7 @@ def train(config: Config) -> int:
             folder, lock = runs.claim_folder(config, say)
             stack.enter_context(lock)
             checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
-        outcome = stack.enter_context(runs.outcome(folder, saved=partial(checkpoints.latest, "newest")))
+        outcome = stack.enter_context(runs.outcome(folder, saved=checkpoints.newest_saved))
         room = Room(folder, config.on_disk_full == "wait", say, stop)
         runs.tidy(folder)
         checkpoints.shelf.tidy()

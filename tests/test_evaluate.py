@@ -38,14 +38,29 @@ def test_evaluating_a_run_gives_the_scores_that_its_training_found(trained, tmp_
     assert "SignSymbol" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("devices", "batch"), [(1, 1), (8, 1), (3, 7)])
-def test_the_confusion_matrix_does_not_depend_on_batch_and_devices(trained, tmp_path, devices, batch):
-    found = []
-    for count, size in ((2, 2), (devices, batch)):
-        flags = ("--devices", count, "--batch-size-per-device", size, "--json", tmp_path / f"{count}.json")
-        assert evaluate(trained, *flags) == 0
-        found.append(json.loads((tmp_path / f"{count}.json").read_text())["confusion"])
-    assert found[0] == found[1] and 0 < np.sum(found[0]) <= 9 * 24 * 32
+def confusion(trained, folder, devices, batch):
+    path = folder / f"{devices}-{batch}.json"
+    flags = ("--devices", devices, "--batch-size-per-device", batch, "--json", path)
+    assert evaluate(trained, *flags) == 0
+    return json.loads(path.read_text())["confusion"]
+
+
+BATCHES = [(devices, batch) for devices in (1, 8) for batch in (1, 4, 7, 8)]
+
+
+def test_the_confusion_matrix_does_not_depend_on_batch_and_devices(trained, tmp_path):
+    expected = confusion(trained, tmp_path, 3, 2)
+    assert 0 < np.sum(expected) <= 9 * 24 * 32
+    assert {each: confusion(trained, tmp_path, *each) == expected for each in BATCHES} == dict.fromkeys(BATCHES, True)
+
+
+@pytest.mark.slow
+def test_233_images_are_counted_alike_in_every_batch_and_on_all_devices(tmp_path):
+    folder = tmp_path / "run"
+    flags = FLAGS.replace("--scenes 8 9 --image-size 24 32", "--scenes 8 233 --image-size 45 61").split()
+    assert train.train(parse_config([*flags, "--run", str(folder)], prog="p", description="")) == 0
+    found = {each: confusion(folder, tmp_path, *each) for each in BATCHES}
+    assert len({json.dumps(each) for each in found.values()}) == 1
 
 
 def test_pictures_can_do_without_photographs(trained, tmp_path):

@@ -109,6 +109,12 @@ class Checkpoints:
         if pending:
             pending.result()
 
+    def newest_saved(self) -> int | None:
+        """The latest step that verifies, after a training has ended otherwise than well; in one process."""
+        with contextlib.suppress(DiskFailed):
+            self.wait()
+        return self.shelf.find("newest")
+
     def confirm(self, which: Which, step: int) -> str:
         """Lists a checkpoint from the disk anew and verifies it, before anybody is told that it is saved.
 

@@ -1,0 +1,184 @@
+"""What may change when a run is gone on with: each key is free, needs --override, or is refused, with old -> new."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from test_train import SMALL, digest_of, meta_of, run
+
+from segnet_jax import runs
+from segnet_jax.config import Config, on_resume
+from segnet_jax.endings import NoCheckpoint
+from segnet_jax.errors import UserError
+from segnet_jax.flags import parse_config
+from segnet_jax.locking import RunLock
+
+OTHERS = {  # another value for each field
+    "protocol": "demo",
+    "data": "synthetic",
+    "split_rule": "matlab",
+    "scenes": (241, 60),
+    "image_size": (180, 240),
+    "flip": False,
+    "shift": 11,
+    "encoder": "vgg19",
+    "depth": 4,
+    "width": 0.5,
+    "pooling": "ceil",
+    "conv_bias": True,
+    "final_batch_norm": True,
+    "batch_norm_momentum": 0.99,
+    "batch_norm_epsilon": 1e-4,
+    "sync_batch_norm": False,
+    "init": "none",
+    "preprocessing": "raw",
+    "epochs": 101,
+    "batch_size_per_device": 2,
+    "accumulate": 2,
+    "learning_rate": 2e-3,
+    "schedule": "poly",
+    "warmup_epochs": 1.0,
+    "step_epochs": 31,
+    "step_factor": 0.2,
+    "poly_power": 1.0,
+    "momentum": 0.8,
+    "weight_decay": 1e-4,
+    "class_weights": "none",
+    "seed": 1,
+    "precision": "bfloat16",
+    "devices": "2",
+    "fake_devices": 2,
+    "input": "host",
+    "steps_per_call": 2,
+    "half_gradients": True,
+    "coordinator": "a:1",
+    "process_id": 1,
+    "num_processes": 2,
+    "heartbeat": 31,
+    "max_steps": 5,
+    "evaluate_every": 2,
+    "checkpoint_every": 2,
+    "keep_checkpoints": 3,
+    "on_disk_full": "wait",
+    "result_checkpoint": "last",
+}
+NOT_OF_THE_TRAINING = {"run", "resume", "override"}  # they say what is to be gone on with, and how
+
+
+def test_every_key_is_classed_and_tried():
+    fields = {field.name for field in dataclasses.fields(Config)}
+    assert OTHERS.keys() == fields - NOT_OF_THE_TRAINING and len(fields) > 45
+    assert {on_resume(name) for name in fields} == {"free", "of this start", "override", "refused"}
+    assert {on_resume(name) for name in NOT_OF_THE_TRAINING} == {"of this start"}
+    # What makes the state or the plan another is refused, what makes the recipe another can be overridden.
+    assert {name for name in OTHERS if on_resume(name) == "refused"} == {
+        *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
+        *("final_batch_norm", "init", "preprocessing", "seed", "precision"),
+    }
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("again", ["--resume", "the same command"])
+def test_each_key_changed_alone_is_told_with_old_and_new(tmp_path, name, again):
+    old = Config()
+    (tmp_path / "config.toml").write_text(old.to_toml())
+    given = {name: OTHERS[name], "run": str(tmp_path), "resume": again == "--resume"}
+    new = dataclasses.replace(old, **given)
+    told = f"another experiment: {name} {getattr(old, name)} -> {OTHERS[name]};"
+
+    def outcome(config):
+        try:
+            found, lock = runs.find(config, lambda text: None)
+        except UserError as error:
+            return str(error)
+        with lock:
+            return found
+
+    expected = dataclasses.replace(new, resume=True)
+    match on_resume(name):
+        case "refused":
+            assert told in outcome(new) and told in outcome(dataclasses.replace(new, override=True))
+        case "override":
+            assert told in outcome(new) and "add --override" in outcome(new)
+            assert outcome(dataclasses.replace(new, override=True)) == dataclasses.replace(expected, override=True)
+        case _:
+            assert outcome(new) == expected
+
+
+def test_an_overridden_run_goes_on_with_the_change_and_notes_it(tmp_path):
+    folder = tmp_path / "run"
+    assert run("--run", folder, "--max-steps", 2) == 0
+    changed = ("--learning-rate", 0.01, "--class-weights", "auto-present")
+    with pytest.raises(
+        UserError, match=r"learning_rate 0.05 -> 0.01, class_weights none -> auto-present; .*--override"
+    ):
+        run("--run", folder, *changed)
+    assert run("--run", folder, *changed, "--override", "--max-steps", 4) == 0
+    assert run("--run", folder, *changed) == 0  # it is the run's own now: the same command goes on
+    found = json.loads((folder / "result.json").read_text())
+    assert found["overrides"] == [
+        {
+            "step": 2,
+            "changes": {
+                "learning_rate": {"old": 0.05, "new": 0.01},
+                "class_weights": {"old": "none", "new": "auto-present"},
+            },
+        }
+    ]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["learning_rate"] for row in rows if row["kind"] == "train"] == pytest.approx([0.05] * 2 + [0.01] * 4)
+    weights = meta_of(folder)["class_weights"]
+    assert len(set(np.round(weights, 6))) > 3  # counted, no longer all one
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again_in_its_folder(tmp_path):
+    for name in ("stopped", "whole"):
+        assert run("--run", tmp_path / name, "--max-steps", 2) == 0
+    folder = tmp_path / "stopped"
+    for path in sorted((folder / "checkpoints").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(NoCheckpoint, match="was saved at step 2, and holds no checkpoint"):
+        run("--run", folder, "--max-steps", 2)
+    (folder / "outcome.json").unlink()  # as a kill leaves it
+    assert run("--run", folder, "--max-steps", 2) == 0
+    assert digest_of(folder) == digest_of(tmp_path / "whole")
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]
+
+
+def test_a_run_without_a_whole_checkpoint_is_never_begun_anew(tmp_path):
+    folder = tmp_path / "run"
+    assert run("--run", folder, "--max-steps", 2) == 0
+    (folder / "checkpoints" / "newest" / "2" / "manifest.json").unlink()
+    for _ in range(2):
+        with pytest.raises(NoCheckpoint):
+            run("--run", folder)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["damaged", "last.json", "newest"]
+
+
+def test_without_a_name_the_same_command_goes_on_with_its_newest_unfinished_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("--max-steps", 2) == 0  # runs/synthetic-1
+    assert run("--max-steps", 2, "--seed", 1) == 0  # another experiment: another run
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["synthetic-1", "synthetic-2"]
+    assert run("--seed", 1) == 0
+    assert "goes on with runs/synthetic-2, an unfinished run of the same command" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "synthetic-2" / "result.json").exists()
+    assert run("--max-steps", 1, "--seed", 1) == 0  # it is finished: a new one
+    with RunLock(tmp_path / "runs" / "synthetic-3"):
+        assert run("--max-steps", 1, "--seed", 1) == 0  # somebody trains in it: another new one
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir())[2:] == ["synthetic-3", "synthetic-4"]
+
+
+def test_float16_is_gone_on_with_in_float16_alone(tmp_path):
+    config = parse_config(
+        [*SMALL, "--run", str(tmp_path / "run"), "--max-steps", "1", "--precision", "float16"], prog="p", description=""
+    )
+    from segnet_jax.train import train
+
+    assert train(config) == 0
+    path = tmp_path / "run" / "config.toml"
+    path.write_text(path.read_text().replace('precision = "float16"', 'precision = "auto"'))  # as on another device
+    with pytest.raises(UserError, match="another experiment: precision float16 -> float32"):
+        train(parse_config(["--run", str(tmp_path / "run"), "--resume"], prog="p", description=""))
