@@ -201,20 +201,24 @@ def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Re
     Raises:
       UserError: if a split has no labelled pixel at all.
     """
-    trained = None
+    trained, found = None, set()
     for split, records in splits.items():
         num_records = len(records)
         counts = count_labels(lambda index, records=records: records.read(index)[1], num_records, len(classes))
         if counts.num_void == num_records:
-            raise UserError(f"none of the {num_records} {split} labels holds a usable pixel: all are void")
+            what = f"none of the {num_records} {split} labels holds a usable pixel: all are void"
+            raise UserError(what, kind="no-usable-label")
         if counts.num_void:
             say(f"warning: {counts.num_void} of {num_records} {split} labels hold no usable pixel, only void")
         present = {name for name, pixels in zip(classes.names, counts.pixels, strict=True) if pixels}
-        trained = trained or present
+        trained, found = trained or present, found | present
         if untrained := [name for name in classes.names if name in present - trained]:
             say(f"warning: {listed(untrained)} in {split} alone: no training pixel, so it cannot be learned")
         if absent := [name for name in classes.names if name not in present]:
             say(f"warning: no {split} pixel of {listed(absent)}; where it is scored, it is reported as absent")
+    if classes.names[0] not in found:
+        last = len(classes) - 1
+        say(f"warning: no label holds the id 0, {classes.names[0]}: do they start at 1? Class ids are 0..{last}")
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
             try:
                 _check(resource, target, target)
             except _Refused as refusal:
-                raise UserError(f"{target}: {refusal}; move it away and it is fetched again") from None
+                raise UserError(f"{target}: {refusal}; move it away to fetch it again", kind="wrong-file") from None
             return target
         failures = []
         for url in resource.urls:
@@ -126,8 +126,9 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
             else:
                 os.replace(part, target)
                 return target
-    advice = hint or resource.hint or f"fetch it by hand and put it at {target}"
-    raise UserError(f"cannot download {resource.filename}: {'; '.join(failures)}. What to do: {advice}")
+    what = f"cannot download {target.name}: {'; '.join(failures)}"
+    fix = hint or resource.hint or f"fetch it by hand and put it at {target}"
+    raise UserError(what, kind="no-download", file=target.name, fix=fix)
 
 
 def _fetch_from(url: str, part: Path, target: Path, resource: Resource, show_progress: bool) -> None:

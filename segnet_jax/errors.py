@@ -1,16 +1,97 @@
-"""The error that is the user's to mend, told in one line and without a traceback."""
+"""The error that is the user's to mend, told without a traceback: a line for each kind of fault."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+USAGE = "usage"
+"""The kind of a mistake that lies in no file: a flag, a folder's name, what is not prepared yet."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes:
+      kind: its short, stable name, such as "label-out-of-range", by which scripts can tell it.
+      file: the file that is at fault, as messages call it; empty where it is none.
+      what: what is wrong and why that is a fault, naming the file.
+      fix: what to do about it; empty where `what` leaves no question.
+    """
+
+    kind: str
+    file: str
+    what: str
+    fix: str = ""
 
 
 class UserError(Exception):
     """A mistake in what the user gave: the message says what is wrong, what was given and what to do.
 
-    Every command prints it as one line and exits with code 2. Faults of our own stay ordinary exceptions.
+    Every command prints it without a traceback and exits with code 2. Faults of our own stay ordinary exceptions.
+
+    Args:
+      what: the message; it comes to stand on one line.
+      kind: as `Fault`; every kind but USAGE stands in brackets behind the message.
+      file: as `Fault`.
+      fix: as `Fault`; it stands behind the message, as "fix: ...".
+
+    Attributes:
+      faults: what is wrong, as data: one fault, or all those of `UserErrors`.
     """
+
+    def __init__(self, what: str, *, kind: str = USAGE, file: str = "", fix: str = ""):
+        fault = Fault(kind, file, shown(" ".join(line.strip() for line in what.splitlines())), fix)
+        self.faults: tuple[Fault, ...] = (fault,)
+        super().__init__(_line(self.faults))
+
+    @property
+    def kind(self) -> str:
+        """The first fault's kind."""
+        return self.faults[0].kind
+
+    @property
+    def file(self) -> str:
+        """The first fault's file."""
+        return self.faults[0].file
+
+
+class UserErrors(UserError):
+    """All that is wrong in one place: the message has a line for each kind, with the first five faults and a count.
+
+    Args:
+      where: the folder or archive.
+      faults: at least one; what is told twice counts once.
+    """
+
+    def __init__(self, where: object, faults: Iterable[Fault]):
+        self.faults = tuple(dict.fromkeys(faults))
+        kinds: dict[str, list[Fault]] = {}
+        for fault in self.faults:
+            kinds.setdefault(fault.kind, []).append(fault)
+        lines = (
+            f"{len(alike)} fault{'s' * (len(alike) > 1)} in {shown(str(where))}: {shown(_line(alike))}"
+            for alike in kinds.values()
+        )
+        Exception.__init__(self, "\n".join(lines))
 
 
 def listed(items: Sequence[str], separator: str = ", ") -> str:
     """The first five of many items and how many more there are, for a message."""
     more = [f"and {len(items) - 5} more"] if len(items) > 5 else []
     return separator.join([*items[:5], *more])
+
+
+def shown(text: str) -> str:
+    """The text as it is, but that what cannot be printed, such as a line's end in a file's name, is escaped."""
+    return "".join(
+        each if each.isprintable() or unicodedata.category(each) == "Zs" else repr(each)[1:-1] for each in text
+    )
+
+
+def _line(alike: Sequence[Fault]) -> str:
+    """What faults of one kind are, what to do about them, and the kind."""
+    first = alike[0]
+    fix = f"; fix: {first.fix}" if first.fix else ""
+    kind = f" [{first.kind}]" if first.kind != USAGE else ""
+    return shown(listed([fault.what for fault in alike], "; ") + fix) + kind

@@ -15,7 +15,9 @@ from tyro.conf import Positional, arg
 from segnet_jax.command import run_command
 from segnet_jax.datasets import camvid
 from segnet_jax.datasets.archives import IMAGES, LABELS, find_archives, open_archives, scan_labels
+from segnet_jax.datasets.colors import describe_colors
 from segnet_jax.datasets.frames import split_names
+from segnet_jax.datasets.labels import CAMVID, CAMVID_ORIGINAL_COLORS
 from segnet_jax.datasets.prepared import find_prepared
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.download import cache_folder, fetch
@@ -76,7 +78,10 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
         print(f"CamVid lies prepared in {prepared} already; to make it anew, delete that folder first")
         return
     if tutorial:
-        make_records(camvid.tutorial(tutorial), out)
+        data_set = camvid.tutorial(tutorial)
+        for note in data_set.notes:
+            print(note)
+        make_records(data_set, out)
         return
     if archives:
         images, labels = find_archives(archives)
@@ -117,6 +122,7 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
     frames = [frame for chosen in splits.values() for frame in chosen]
     print(f"looking at the {len(frames)} labels in {labels}")
     scan = scan_labels(labels, frames)
+    print(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
     for frame, pixels in scan.mended.items():
         print(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
     return make_records(data_set, out, scan.counts)

@@ -17,6 +17,9 @@ from segnet_jax.training.parallel import Devices, choose_devices
 from segnet_jax.training.precision import choose_precision
 from segnet_jax.training.startup import check_device
 
+NVIDIA_DRIVER = "/proc/driver/nvidia/version"
+"""Is there where Linux has a driver for an NVIDIA GPU, whether JAX can use it or not."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -71,6 +74,8 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     devices, precision = start_devices(config, say)
     say(f"devices  {devices}, {precision}")
     data_set = open_data(config)
+    for note in data_set.notes:
+        say(note)
     num_records = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
     fingerprint = data_set.splits["train"].fingerprint[:12]
     say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
@@ -99,7 +104,7 @@ def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[D
         jax.config.update("jax_platforms", "cpu")
     _keep_compiled_programs()
     devices = choose_devices(config.devices)
-    if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists("/proc/driver/nvidia/version"):
+    if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists(NVIDIA_DRIVER):
         say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
     precision = choose_precision(config.precision, devices.local[0])
     check_device(devices.local[0], precision)
@@ -124,7 +129,8 @@ def check_network(config: Config) -> None:
         height, width = config.image_size
         raise UserError(
             f"--image-size {height} {width} is smaller than the {config.depth} poolings need ({smallest}): take a "
-            "larger one, or a smaller --depth"
+            "larger one, or a smaller --depth",
+            kind="image-too-small",
         )
     if config.init != "none" and config.width != 1:
         raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
@@ -143,7 +149,7 @@ def open_data(config: Config) -> DataSet:
         num_val=config.scenes[1],
     )
     if not data_set.splits.get("train"):
-        raise UserError(f"the training list of {config.data} is empty: nothing to train on")
+        raise UserError(f"the training list of {config.data} is empty: nothing to train on", kind="empty-list")
     validation_split(data_set)
     return data_set
 
@@ -153,4 +159,5 @@ def validation_split(data_set: DataSet) -> str:
     for name in ("val", "test"):
         if data_set.splits.get(name):
             return name
-    raise UserError(f"{data_set.name} has neither validation nor test images: nothing could be scored")
+    what = f"{data_set.name} has neither validation nor test images: nothing could be scored"
+    raise UserError(what, kind="nothing-to-score")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -132,7 +133,75 @@ def test_all_faults_are_told_at_once_the_first_five_and_a_count(tmp_path):
         camvid.tutorial(folder)
     assert str(error.value).startswith(f"8 faults in {folder}: train/a.png is an empty file; ")
     assert "train/e.png" in str(error.value) and "train/f.png" not in str(error.value)
-    assert str(error.value).endswith("; and 3 more")
+    assert str(error.value).endswith("; and 3 more; fix: fetch or export it again [empty-file]")
+    assert [fault.file for fault in error.value.faults] == [
+        *(f"train/{name}.png" for name in "abcdefg"),
+        "trainannot/h.png",
+    ]
+
+
+def test_each_kind_of_fault_has_its_line_also_what_only_decoding_meets(folder):
+    (folder / "train/a.png").write_bytes(b"")
+    write_png(folder / "trainannot/b.png", np.full((6, 8), 12, np.uint8))
+    write_png(folder / "valannot/e.png", np.full((6, 8), 13, np.uint8))
+    (folder / "val.txt").write_text((folder / "val.txt").read_text() + "one\n")
+    with pytest.raises(UserError) as error:
+        camvid.tutorial(folder)
+    assert [(fault.kind, fault.file) for fault in error.value.faults] == [
+        ("bad-list-line", "val.txt"),
+        ("empty-file", "train/a.png"),
+        ("labels-start-at-1", "trainannot/b.png"),
+        ("label-out-of-range", "valannot/e.png"),
+    ]
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4 and all(line.startswith(f"1 fault in {folder}: ") for line in lines)
+    assert [line.rpartition(" ")[2] for line in lines] == [f"[{fault.kind}]" for fault in error.value.faults]
+
+
+def test_reading_one_faulty_record_tells_those_of_all_splits_whoever_reads(folder):
+    for path in ("trainannot/c.png", "valannot/d.png"):
+        write_png(folder / path, np.full((6, 8), 99, np.uint8))
+    splits = open_folder(folder).splits
+    splits["train"].read(0)  # a sound one
+    with ThreadPoolExecutor(4) as pool:
+        reads = [pool.submit(splits[split].read, index) for split, index in (("train", 2), ("val", 0)) * 4]
+    for error in [read.exception() for read in reads]:
+        assert str(error).startswith(f"2 faults in {folder}: ") and error.kind == "label-out-of-range"
+        assert [fault.file for fault in error.faults] == ["trainannot/c.png", "valannot/d.png"]
+
+
+def test_names_with_spaces_stand_where_one_cut_alone_gives_two_files(folder):
+    for new, old in {"train/a dog.png": "train/a.png", "trainannot/a  dog.png": "trainannot/a.png"}.items():
+        (folder / old).rename(folder / new)
+    (folder / "train.txt").write_text(f"{PREFIX}/train/a dog.png {PREFIX}/trainannot/a  dog.png\n")
+    assert camvid.tutorial(folder).splits["train"].names == ("a dog",)
+    (folder / "trainannot/a  dog.png").unlink()
+    with pytest.raises(UserError, match="train.txt line 1: expected `image label`, got 4 parts"):
+        camvid.tutorial(folder)
+
+
+def test_a_split_knows_the_sum_of_each_of_its_files(folder):
+    for split, records in camvid.tutorial(folder).splits.items():
+        expected = {f"{kind}/{name}.png" for kind in (split, f"{split}annot") for name in records.names}
+        assert records.files.keys() == expected
+        for name, digest in records.files.items():
+            assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+def test_what_its_owner_should_know_is_noted_without_being_a_fault(folder):
+    assert camvid.tutorial(folder).notes == (f"note: {PREFIX} in the lists stands for {folder}",)
+    picture = Image.open(folder / "train/a.png")
+    picture.convert("L").save(folder / "train/a.png")
+    picture.save(folder / "train/b.png", "JPEG")
+    write_png(folder / "trainannot/a\nz.png", np.zeros((6, 8), np.uint8))
+    data_set = camvid.tutorial(folder)
+    assert data_set.notes[1:] == (
+        "note: JPEG inside, though named .png: train/b.png",
+        "note: grey images, repeated over three channels: train/a.png",
+        "warning: labels that belong to no image of the lists: trainannot/a\\nz.png",
+    )
+    grey = np.asarray(picture.convert("L"))
+    np.testing.assert_array_equal(data_set.splits["train"].read(0)[0], np.stack([grey] * 3, axis=-1))
 
 
 def test_label_values_outside_the_classes_are_told_when_decoded(folder):

@@ -10,7 +10,8 @@ from PIL import Image
 
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.colors import color_ids
-from segnet_jax.datasets.decode import check_sizes, inspect, read_bytes, read_image, read_label, resize
+from segnet_jax.datasets.decode import read_image, read_label, resize
+from segnet_jax.datasets.headers import check_sizes, inspect, read_bytes
 from segnet_jax.datasets.labels import CAMVID_ORIGINAL_COLORS
 from segnet_jax.errors import UserError
 
@@ -155,11 +156,14 @@ def test_colour_labels_equal_a_pixel_by_pixel_loop_and_unknown_colours_are_count
 
 
 def test_sizes_that_differ_are_told_and_a_turned_label_is_called_rotated():
-    check_sizes((960, 720), (960, 720), "a")
-    with pytest.raises(UserError, match="image is 960x720, label is 480x360"):
-        check_sizes((960, 720), (480, 360), "a")
-    with pytest.raises(UserError, match="rotated"):
-        check_sizes((960, 720), (720, 960), "a")
+    for size in [(960, 720), (720, 720)]:
+        check_sizes(size, size, "a", "labels/a.png")
+    with pytest.raises(UserError, match="a: image is 960x720, label is 480x360") as error:
+        check_sizes((960, 720), (480, 360), "a", "labels/a.png")
+    assert (error.value.kind, error.value.file) == ("label-size-differs", "labels/a.png")
+    with pytest.raises(UserError, match="rotated") as error:
+        check_sizes((960, 720), (720, 960), "a", "labels/a.png")
+    assert error.value.kind == "label-rotated"
 
 
 def test_files_that_cannot_be_read_are_told_apart(tmp_path):

@@ -1,9 +1,14 @@
 """The cache of decoded records: right, made once, never trusted where it is damaged, never in the way."""
 
+import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -164,18 +169,29 @@ def test_what_a_stop_in_mid_decoding_leaves_is_not_taken_for_whole(split, cache,
     assert_holds(decoded(unreadable(split), SIZE, cache), split)
 
 
-def make_room(monkeypatch, cache, *, free=2**40, limit=2**40, writable=True, in_the_way=False):
+def make_room(monkeypatch, cache, *, free=2**40, limit=2**40, writable=True, in_the_way=False, allocate=0):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     monkeypatch.setattr(module, "LIMIT", limit)
     monkeypatch.setattr(os, "access", lambda path, mode: writable)
     if in_the_way:
         cache.write_text("no folder")
+    if allocate:
+        monkeypatch.setattr(os, "posix_fallocate", fails_with(allocate), raising=False)
+
+
+def fails_with(number):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 NEEDED = COUNT * 6 * 7 * 4
 NO_ROOM = {
     "a full disk": ({"free": NEEDED}, "only 0 MB are free in "),
     "more than is ever kept": ({"limit": NEEDED - 1}, "the limit is 0 MB"),
+    "a limit that is not told before": ({"allocate": errno.ENOSPC}, "cannot take them (No space left on device)"),
+    "a quota": ({"allocate": errno.EDQUOT}, "cannot take them (Disk quota exceeded)"),
     "a cache that is not ours": ({"writable": False}, "cache cannot be written to"),
     "a file where the cache should be": ({"in_the_way": True}, "cache cannot be used (File exists)"),
 }
@@ -223,3 +239,102 @@ def test_two_that_decode_at_once_both_get_right_records_and_leave_one_copy(split
         assert_holds(records, split)
         assert records.images is not None
     assert {path.name for path in folder_of(cache).iterdir()} == {"images.npy", "labels.npy", "header.json"}
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_room_is_taken_by_writing_where_the_system_cannot_reserve_it(split, cache, monkeypatch, number):
+    make_room(monkeypatch, cache, allocate=number)
+    monkeypatch.setattr(module, "_BLOCK", 100)
+    assert_holds(decoded(split, SIZE, cache), split)
+    assert_holds(decoded(unreadable(split), SIZE, cache), split)
+
+
+def test_room_is_taken_for_every_byte_before_anything_is_decoded(split, cache):
+    taken = []
+
+    def read(index):
+        (folder,) = cache.glob("decoded-*.*")
+        taken.append([(folder / f"{name}.npy").stat() for name in ("images", "labels")])
+        return split.read(index)
+
+    decoded(Split(split.names, read, split.fingerprint), SIZE, cache)
+    assert all(stat.st_blocks * 512 >= stat.st_size > 0 for stats in taken for stat in stats)
+
+
+@pytest.mark.parametrize("what", ["a file", "a dead link", "a link to a folder"])
+def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp_path, what):
+    decoded(split, SIZE, cache)
+    folder = folder_of(cache)
+    shutil.rmtree(folder)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine").write_text("mine")
+    if what == "a file":
+        folder.write_text("no folder")
+    else:
+        folder.symlink_to(tmp_path / ("gone" if what == "a dead link" else "other"))
+    told = []
+    assert_holds(decoded(split, SIZE, cache, say=told.append), split)
+    assert told == [f"warning: {folder} is damaged; it is made anew"]
+    assert decoded(unreadable(split), SIZE, cache, say=told.append).images is not None and len(told) == 1
+    assert (tmp_path / "other" / "mine").read_text() == "mine"
+
+
+class Stopped(Exception):
+    """Not an error of reading: what a wish to stop raises."""
+
+
+def test_a_stop_while_decoding_ends_it_promptly_and_leaves_nothing(cache):
+    split, asked = counted(random_split(500, *SIZE))
+
+    def read(index):
+        time.sleep(0.01)
+        return split.read(index)
+
+    def stop():
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        decoded(Split(split.names, read, split.fingerprint), SIZE, cache, stop)
+    assert len(asked) < 100
+    assert list(cache.iterdir()) == []
+
+
+DECODES_FOR_EVER = """
+import pathlib, sys, time
+from segnet_jax.datasets.records import Split
+from segnet_jax.pipeline.decoded import decoded
+
+def read(index):
+    print("decoding", flush=True)
+    time.sleep(600)
+
+decoded(Split(("a",), read, "0" * 64), (6, 7), pathlib.Path(sys.argv[1]))
+"""
+
+
+def test_what_a_killed_decoding_leaves_is_swept_and_what_a_living_one_fills_is_not(split, cache):
+    def start():
+        child = subprocess.Popen([sys.executable, "-c", DECODES_FOR_EVER, str(cache)], stdout=subprocess.PIPE)
+        assert child.stdout.readline() == b"decoding\n"
+        return child
+
+    killed = start()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    (left,) = cache.iterdir()
+    living = start()  # sweeps at its own start, too
+    try:
+        (filled,) = cache.iterdir()
+        assert filled != left
+        (cache / "decoded-notes.txt").write_text("not ours to remove")
+        (cache / "decoded-1-just-made.abcd").mkdir()  # whose maker may be about to lock it
+        (cache / "decoded-1-long-ago.abcd").mkdir()
+        os.utime(cache / "decoded-1-long-ago.abcd", (0, 0))
+        assert_holds(decoded(split, SIZE, cache), split)
+        names = {path.name for path in cache.iterdir()}
+        assert len(names) == 4 and {filled.name, "decoded-notes.txt", "decoded-1-just-made.abcd"} < names
+    finally:
+        living.kill()
+        living.wait()
+        living.stdout.close()
+        killed.stdout.close()

@@ -354,7 +354,8 @@ def test_a_keras_file_is_not_followed_into_other_files(small, tmp_path):
     with h5py.File(tmp_path / "w.h5", "a") as file:
         del file["block1_conv1"]
         file["block1_conv1"] = h5py.ExternalLink("other.h5", "block1_conv1")
-    assert "block1_conv1/block1_conv1_W_1:0" in complaint(tmp_path / "w.h5")
+    assert "of a form of HDF5 that is not read here" in complaint(tmp_path / "w.h5")
+    files.write_keras(tmp_path / "w.h5", small)
     with h5py.File(tmp_path / "w.h5", "a") as file:
         del file["block1_conv1"]
         file.create_dataset("block1_conv1/x", (3,), "f4", external=[("secret", 0, 12)])

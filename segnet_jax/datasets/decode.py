@@ -1,165 +1,48 @@
 """Strict readers of image and label files: what is not exactly right is refused with a reason, never guessed.
 
 Common readers ruin labels in silence (a palette becomes grey, 16 bits become 0, four bits are stretched to 0..255).
-Here a file's header is read first, by ourselves, and decides what may be done with the pixels.
+Here a file's header is read first, and decides what may be done with the pixels.
 """
 
-import io
 import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.colors import color_ids, describe_unknown
+from segnet_jax.datasets.essence import orientation
+from segnet_jax.datasets.headers import (
+    AGAIN,
+    EXPORT_IDS,
+    Header,
+    check_image_header,
+    check_label_header,
+    inspect,
+    open_picture,
+    read_bytes,
+)
 from segnet_jax.datasets.labels import Color
-from segnet_jax.download import is_web_page
 from segnet_jax.errors import UserError, listed
 
-MAX_PIXELS = 50_000_000
-"""More is refused before decoding: a small file can claim a picture that fills the memory."""
-MAX_BYTES = 8 * MAX_PIXELS
-
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_PNG_KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey+alpha", 6: "RGBA"}
-_JPEG_KINDS = {"L": "grey", "RGB": "RGB", "CMYK": "CMYK"}
-_ORIENTATION = 0x0112  # the EXIF tag
 _OUTSIDE = 254  # marks label values that mean no class
 
 
-class Header(NamedTuple):
-    """What a picture file says about itself before it is decoded."""
-
-    format: str  # PNG or JPEG
-    width: int
-    height: int
-    kind: str  # grey, grey+alpha, palette, RGB, RGBA, CMYK
-    bits: int  # per channel, or per palette index
-
-
-def read_bytes(path: Path, name: str) -> bytes:
-    """Reads a regular file whole.
-
-    Raises:
-      UserError: if it does not exist, cannot be read, is no regular file, or is larger than any picture we accept.
-    """
-    try:
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "is a dead link" if path.is_symlink() else "does not exist"
-            raise UserError(f"{name} {what}")
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{name} has {path.stat().st_size / 1e6:.0f} MB: no picture of up to 50 million pixels has")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}") from None
-
-
-def inspect(data: bytes, name: str) -> Header:
-    """Reads the header of a picture and, for PNG, verifies the checksums of the whole file; decodes nothing.
-
-    Raises:
-      UserError: if it is empty, a web page, neither PNG nor JPEG, cut off, damaged, or has over 50 million pixels.
-    """
-    if not data:
-        raise UserError(f"{name} is an empty file")
-    if data.startswith(_PNG):
-        header = _inspect_png(data, name)
-    elif data.startswith(_JPEG):
-        header = _inspect_jpeg(data, name)
-    elif is_web_page(data[:512]):
-        raise UserError(f"{name} is a web page, not a picture: its download failed; fetch it again")
-    else:
-        raise UserError(f"{name} is neither PNG nor JPEG: it begins with {data[:8]!r}; convert it to PNG")
-    if header.width * header.height > MAX_PIXELS:
-        raise UserError(
-            f"{name} claims {header.width} x {header.height} pixels = {header.width * header.height / 1e6:.0f} million "
-            f"in a file of {len(data) / 1e3:.0f} kB, over the limit of {MAX_PIXELS / 1e6:.0f} million: not decoded"
-        )
-    return header
-
-
-def _inspect_png(data: bytes, name: str) -> Header:
-    """Walks over the chunks, comparing each with its checksum."""
-    header, place = None, len(_PNG)
-    while True:
-        length, kind = struct.unpack(">I4s", data[place : place + 8].ljust(8, b"\0"))
-        end = place + 12 + length
-        if end > len(data):
-            raise UserError(f"{name} is cut off: the file ends within the PNG, after {len(data)} bytes")
-        if zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
-            raise UserError(f"{name} is damaged: a checksum of the PNG is wrong at byte {place}; fetch it again")
-        if kind == b"IHDR" and length == 13:
-            width, height, bits, color_type = struct.unpack(">IIBB", data[place + 8 : place + 18])
-            header = Header("PNG", width, height, _PNG_KINDS.get(color_type, "unknown"), bits)
-        if kind == b"IEND":
-            break
-        place = end
-    if header is None:
-        raise UserError(f"{name} is damaged: a PNG without a header")
-    return header
-
-
-def _inspect_jpeg(data: bytes, name: str) -> Header:
-    image = _open(data, "JPEG", name)
-    return Header("JPEG", *image.size, _JPEG_KINDS.get(image.mode, image.mode), 8)
-
-
-def _open(data: bytes, kind: str, name: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=[kind])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{name} has too many pixels, not decoded: {error}") from None
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise UserError(f"{name} is a damaged {kind}: {error}") from None
-
-
 def _decode(data: bytes, header: Header, name: str) -> Image.Image:
-    image = _open(data, header.format, name)
+    image = open_picture(data, header.format, name)
     try:
         image.load()
-        orientation = image.getexif().get(_ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        what = "cut off" if "truncated" in str(error) else "damaged"
-        raise UserError(f"{name} is {what}: {error}") from None
-    if orientation not in (0, 1):
-        raise UserError(
-            f"{name} carries an EXIF rotation (orientation {orientation}): image and label would disagree; "
-            "rotate the pixels and save without the tag, e.g. by ImageMagick's -auto-orient"
-        )
+        what, kind = ("cut off", "cut-off") if "truncated" in str(error) else ("damaged", "broken-data")
+        raise UserError(f"{name} is {what}: {error}", kind=kind, file=name, fix=AGAIN) from None
+    if (turned := orientation(data)) != 1:
+        what = f"{name} carries an EXIF rotation (orientation {turned}): image and label would disagree"
+        fix = "rotate the pixels and save without the tag, e.g. by ImageMagick's -auto-orient"
+        raise UserError(what, kind="exif-rotation", file=name, fix=fix)
     return image
-
-
-def check_image_header(header: Header, name: str) -> None:
-    """Refuses images of a kind that would have to be guessed at: CMYK, or 16 bits per channel."""
-    if header.kind not in ("grey", "grey+alpha", "palette", "RGB", "RGBA"):
-        raise UserError(f"image {name} is {header.kind}: convert it to RGB")
-    if header.bits == 16:
-        raise UserError(f"image {name} has 16 bits per channel: convert it to 8")
-
-
-def check_label_header(header: Header, name: str, colored: bool = False) -> None:
-    """Refuses labels whose values are ruined (JPEG) or no class ids (colour pictures, unless `colored`)."""
-    if header.format == "JPEG":
-        raise UserError(f"label {name} is JPEG, which is lossy: its class ids are ruined; export PNG")
-    if header.kind in ("RGB", "RGBA"):
-        if header.bits != 8 or not colored:
-            raise UserError(
-                f"label {name} is a {header.bits}-bit {header.kind} picture: class ids are expected, "
-                "as a grey or palette PNG of 8 bits"
-            )
-    elif header.kind not in ("grey", "grey+alpha", "palette"):
-        raise UserError(f"label {name} is {header.kind}: class ids are expected, as a grey or palette PNG of 8 bits")
-
-
-def check_sizes(image: tuple[int, int], label: tuple[int, int], name: str) -> None:
-    """Refuses an image and a label, both (width, height), of unlike size."""
-    if image != label:
-        cure = "one of them is rotated" if image == label[::-1] else "export the label at the image's size"
-        raise UserError(f"{name}: image is {image[0]}x{image[1]}, label is {label[0]}x{label[1]}: {cure}")
 
 
 def read_image(source: Path | bytes, name: str) -> np.ndarray:
@@ -180,7 +63,7 @@ def read_image(source: Path | bytes, name: str) -> np.ndarray:
     check_image_header(header, name)
     image = _decode(data, header, name)
     if header.kind in ("RGBA", "grey+alpha"):
-        _refuse_transparency(np.asarray(image)[..., -1], f"image {name}")
+        _refuse_transparency(np.asarray(image)[..., -1], "image", name)
     return np.asarray(image.convert("RGB"))
 
 
@@ -209,26 +92,38 @@ def read_label(
     """
     values = _read_values(source, name, colored=colors is not None)
     if values.ndim == 3:
-        label, unknown = color_ids(values, colors)
+        label, unknown = _color_ids(values, colors, name)
         if unknown:
-            raise UserError(f"label {name} holds {describe_unknown([unknown], colors)}")
+            what = f"label {name} holds {describe_unknown([unknown], colors)}"
+            raise UserError(what, kind="unknown-colour", file=name, fix="draw it in the known colours alone")
         return label
     if values.dtype != np.uint8:
         if values.max() > 255:
-            raise UserError(f"label {name} has 16 bits and values up to {values.max()}: instance ids, not classes?")
+            what = f"label {name} has 16 bits and values up to {values.max()}: instance ids, not classes?"
+            raise UserError(what, kind="instance-ids", file=name, fix=EXPORT_IDS)
         values = values.astype(np.uint8)
     table = np.full(256, _OUTSIDE, np.uint8)
     table[:num_classes] = np.arange(num_classes)
     table[void] = VOID
     label = table[values]
     if (label == _OUTSIDE).any():
-        strange, counts = np.unique(values[label == _OUTSIDE], return_counts=True)
-        held = [f"{value} ({count} px)" for value, count in zip(strange, counts, strict=True)]
-        raise UserError(
-            f"label {name} holds {listed(held)}: outside the {num_classes} classes 0..{num_classes - 1} "
-            f"and void {void}; write its ids anew or use {void} where there is no class"
-        )
+        raise _outside(values, label == _OUTSIDE, name, num_classes, void)
     return label
+
+
+def _outside(values: np.ndarray, outside: np.ndarray, name: str, num_classes: int, void: int) -> UserError:
+    """What to say of a label with values that mean no class: two common ways to get them are told by their names."""
+    strange, counts = np.unique(values[outside], return_counts=True)
+    held = [f"{value} ({count} px)" for value, count in zip(strange, counts, strict=True)]
+    what = f"label {name} holds {listed(held)}: outside the {num_classes} classes 0..{num_classes - 1} and void {void}"
+    if strange.tolist() == [255] and not values[~outside].any():
+        fix = f"write the class id where it holds 255, and {void} where there is no class"
+        return UserError(f"{what}; only 0 and 255: a mask, no class ids", kind="mask-0-255", file=name, fix=fix)
+    if strange.tolist() == [num_classes + 1] and void == num_classes and values.all():
+        what += f"; no 0, but {num_classes + 1}: its ids start at 1"
+        return UserError(what, kind="labels-start-at-1", file=name, fix="subtract 1 from all of its values")
+    fix = f"write its ids anew or use {void} where there is no class"
+    return UserError(what, kind="label-out-of-range", file=name, fix=fix)
 
 
 def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int]):
@@ -242,8 +137,17 @@ def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int
     """
     values = _read_values(source, name, colored=True)
     if values.ndim != 3:
-        raise UserError(f"label {name} is not an RGB picture, which the official colour labels are")
-    return color_ids(values, colors)
+        what = f"label {name} is not an RGB picture, which the official colour labels are"
+        raise UserError(what, kind="no-colour-label", file=name, fix="fetch the official archive of labels")
+    return _color_ids(values, colors, name)
+
+
+def _color_ids(values: np.ndarray, colors: Mapping[Color, int], name: str) -> tuple[np.ndarray, dict[Color, int]]:
+    try:
+        return color_ids(values, colors)
+    except ValueError as error:
+        what = f"label {name} holds {error}"
+        raise UserError(what, kind="unknown-colour", file=name, fix="draw it in the known colours alone") from None
 
 
 def _read_values(source: Path | bytes, name: str, colored: bool) -> np.ndarray:
@@ -253,7 +157,7 @@ def _read_values(source: Path | bytes, name: str, colored: bool) -> np.ndarray:
     check_label_header(header, name, colored)
     values = np.asarray(_decode(data, header, name))
     if header.kind in ("RGBA", "grey+alpha"):
-        _refuse_transparency(values[..., -1], f"label {name}")
+        _refuse_transparency(values[..., -1], "label", name)
         values = values[..., :3] if header.kind == "RGBA" else values[..., 0]
     if values.dtype == bool:
         return values.astype(np.uint8)
@@ -262,9 +166,10 @@ def _read_values(source: Path | bytes, name: str, colored: bool) -> np.ndarray:
     return values
 
 
-def _refuse_transparency(alpha: np.ndarray, name: str) -> None:
+def _refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:
     if (alpha < 255).any():
-        raise UserError(f"{name} has {int((alpha < 255).sum())} transparent pixels: save it without alpha channel")
+        what = f"{which} {name} has {int((alpha < 255).sum())} transparent pixels"
+        raise UserError(what, kind="transparent", file=name, fix="save it without alpha channel")
 
 
 def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

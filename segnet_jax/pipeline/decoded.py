@@ -5,14 +5,13 @@ is found by the split's fingerprint, held against its sums when it is opened, an
 does not fit there is decoded for each use.
 """
 
-import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from segnet_jax.datasets.decode import resize
 from segnet_jax.datasets.records import Split
 from segnet_jax.files import atomic_write_json
+from segnet_jax.pipeline.parts import finish, remove, sweep, unfinished
 
 Read = Callable[[int], tuple[np.ndarray, np.ndarray]]
 """index -> (image uint8 [H,W,3], label uint8 [H,W]); not to be written to."""
@@ -32,8 +32,10 @@ VERSION = 1
 LIMIT = 64 * 2**30
 """Bytes up to which a split is kept decoded; a larger one is decoded anew for each use."""
 
+_PREFIX = "decoded-"
 _HEADER = "header.json"
 _ARRAYS = ("images", "labels")
+_BLOCK = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -86,31 +88,32 @@ def decoded(
       split: what to read.
       image_size: height and width that records are resized to.
       cache: folder that keeps decoded splits.
-      on_record: called after each record that is decoded.
+      on_record: called after each record that is decoded; what it raises ends the decoding at once, leaving nothing.
       say: told when the cache cannot be used, and why; the records are streamed then.
 
     Raises:
       UserError: that of the split's reader.
     """
     height, width = image_size
-    folder = cache / f"decoded-{VERSION}-{split.fingerprint[:32]}-{height}x{width}"
+    sweep(cache, _PREFIX)
+    folder = cache / f"{_PREFIX}{VERSION}-{split.fingerprint[:32]}-{height}x{width}"
     if (kept := _open(folder)) is not None:
         return kept
-    if folder.exists():
+    if os.path.lexists(folder):
         say(f"warning: {folder} is damaged; it is made anew")
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
     records = streamed(split, image_size)
-    if why := _why_it_does_not_fit(cache, records.num_bytes):
-        say(f"{in_words(records.num_bytes)} of decoded images are not kept, for {why}: they are decoded for each use")
-        return records
-    parts = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
-    try:
-        _decode(records, parts, on_record)
-        with contextlib.suppress(OSError):  # another process may have been faster: its records are the same
-            parts.rename(folder)
-    finally:
-        shutil.rmtree(parts, ignore_errors=True)
-    return _open(folder) or records
+    why = _why_it_does_not_fit(cache, records.num_bytes)
+    if not why:
+        try:
+            with unfinished(folder) as parts:
+                _decode(records, parts, on_record)
+                finish(parts, folder)  # or another process was faster: its records are the same
+            return _open(folder) or records
+        except OSError as error:  # the disk has filled up since it was looked at, or is limited otherwise
+            why = f"{cache} cannot take them ({error.strerror or error})"
+    say(f"{in_words(records.num_bytes)} of decoded images are not kept, for {why}: they are decoded for each use")
+    return records
 
 
 def in_words(num_bytes: int) -> str:
@@ -137,16 +140,39 @@ def _decode(records: Records, folder: pathlib.Path, on_record: Callable[[], None
         name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
         for name, shape in shapes.items()
     }
+    for array in arrays.values():
+        _reserve(array)
 
     def keep(index: int) -> None:
         arrays["images"][index], arrays["labels"][index] = records.read(index)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(keep, range(len(records))):
-            on_record()
+        try:
+            for _ in pool.map(keep, range(len(records))):
+                on_record()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for array in arrays.values():
         array.flush()
     atomic_write_json(folder / _HEADER, _sums(folder))
+
+
+def _reserve(array: np.memmap) -> None:
+    """Takes the room of a mapped file on the disk: one that finds none when it is written to is a SIGBUS, the end.
+
+    Raises:
+      OSError: there is no room.
+    """
+    with open(array.filename, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+        except (AttributeError, OSError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            file.seek(array.offset)  # a system that does not know the call: what is written has its room
+            for start in range(0, array.nbytes, _BLOCK):
+                file.write(bytes(min(_BLOCK, array.nbytes - start)))
 
 
 def _open(folder: pathlib.Path) -> Records | None:

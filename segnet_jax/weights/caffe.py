@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from segnet_jax.nn.preprocessing import CAFFE
-from segnet_jax.weights.protobuf import Span, fields, floats, varints
+from segnet_jax.weights.protobuf import Span, Wire
 from segnet_jax.weights.vgg import VGG, StoredTensor, Table, assemble, conv_channels
 
 _LAYERS = {2: (4, 6), 100: (1, 7)}  # NetParameter's `layers` of 2014 and `layer` of today -> their name, their blobs
@@ -31,11 +31,11 @@ def table(encoder: str) -> Table:
 
 def read(path: Path, encoder: str) -> VGG:
     """Reads a `.caffemodel` of either form."""
-    data = np.memmap(path, np.uint8, mode="r")
+    wire = Wire(np.memmap(path, np.uint8, mode="r"))
     tensors: dict[str, StoredTensor] = {}
-    for number, value in fields(data, 0, data.size):
+    for number, value in wire.fields(Span(0, wire.data.size)):
         if number in _LAYERS and isinstance(value, Span):
-            for name, tensor in _layer(data, value, *_LAYERS[number]).items():
+            for name, tensor in _layer(wire, value, *_LAYERS[number]).items():
                 if name in tensors:
                     raise ValueError(f"holds the blob {name} twice")
                 tensors[name] = tensor
@@ -43,43 +43,40 @@ def read(path: Path, encoder: str) -> VGG:
     return VGG(encoder, convs, CAFFE)
 
 
-def _layer(data: np.ndarray, layer: Span, name_field: int, blobs_field: int) -> dict[str, StoredTensor]:
+def _layer(wire: Wire, layer: Span, name_field: int, blobs_field: int) -> dict[str, StoredTensor]:
     name, blobs = "", []
-    for number, value in fields(data, layer.start, layer.stop):
+    for number, value in wire.fields(layer):
         if not isinstance(value, Span):
             continue
         if number == name_field:
-            name = data[value.start : value.stop].tobytes()[:80].decode("utf-8", errors="replace")
+            name = wire.data[value.start : value.stop][:80].tobytes().decode("utf-8", errors="replace")
         elif number == blobs_field:
-            blobs.append(_blob(data, value))
+            blobs.append(_blob(wire, value))
     return {f"{name}/{index}": blob for index, blob in enumerate(blobs)}
 
 
-def _blob(data: np.ndarray, blob: Span) -> StoredTensor:
+def _blob(wire: Wire, blob: Span) -> StoredTensor:
     legacy_shape: dict[int, int] = {}
     shape: tuple[int, ...] | None = None
     numbers: list[Span] = []
-    for number, value in fields(data, blob.start, blob.stop):
+    for number, value in wire.fields(blob):
         if number in _LEGACY_SHAPE and isinstance(value, int):
             legacy_shape[number] = value
         elif number == _DATA and isinstance(value, Span):
             numbers.append(value)
         elif number == _SHAPE and isinstance(value, Span):
-            shape = tuple(dim for _, dims in fields(data, value.start, value.stop) for dim in _dims(data, dims))
+            shape = tuple(dim for _, dims in wire.fields(value) for dim in _dims(wire, dims))
         elif number == _DOUBLES:
             raise ValueError("holds float64 numbers, which no published Caffe model does")
     if shape is None:
         shape = tuple(legacy_shape.get(number, 0) for number in _LEGACY_SHAPE)
         shape = shape[3:] if shape[:3] == (1, 1, 1) else shape  # a vector had four axes too
-    return StoredTensor(shape, partial(_read, data, numbers, shape))
+    return StoredTensor(shape, partial(_read, wire, numbers, shape))
 
 
-def _dims(data: np.ndarray, dims: int | Span) -> list[int]:
-    return [dims] if isinstance(dims, int) else varints(data, dims)
+def _dims(wire: Wire, dims: int | Span) -> list[int]:
+    return [dims] if isinstance(dims, int) else wire.varints(dims)
 
 
-def _read(data: np.ndarray, numbers: list[Span], shape: tuple[int, ...]) -> np.ndarray:
-    values = floats(data, numbers)
-    if values.size != math.prod(shape):
-        raise ValueError(f"a blob of shape {shape} holds {values.size} numbers")
-    return values.reshape(shape)
+def _read(wire: Wire, numbers: list[Span], shape: tuple[int, ...]) -> np.ndarray:
+    return wire.floats(numbers, math.prod(shape)).reshape(shape)

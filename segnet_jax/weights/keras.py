@@ -6,7 +6,8 @@ Kernels are [3,3,in,out] as here. The weights are the VGG authors', trained on B
 from pathlib import Path
 
 from segnet_jax.nn.preprocessing import CAFFE
-from segnet_jax.weights.vgg import VGG, StoredTensor, Table, assemble, conv_channels
+from segnet_jax.weights.hdf5 import read_arrays
+from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 
 _SPELLINGS = (  # of kernel and bias of a layer
     ("{0}/{0}_W_1:0", "{0}/{0}_b_1:0"),  # the published files, written by Keras 1
@@ -29,18 +30,8 @@ def table(encoder: str, spelling: tuple[str, str]) -> Table:
 
 def read(path: Path, encoder: str) -> VGG:
     """Reads a Keras file, with or without the classifier; links out of the file are not followed."""
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        tensors: dict[str, StoredTensor] = {}
-
-        def collect(name: str, item: h5py.Group | h5py.Dataset) -> None:  # called for hard links only
-            if isinstance(item, h5py.Dataset):
-                if item.external or item.is_virtual:
-                    raise ValueError(f"{name} keeps its data in another file")
-                tensors[name] = StoredTensor(item.shape or (), lambda: item[()])
-
-        file.visititems(collect)
+    with open(path, "rb") as file:
+        tensors = read_arrays(file)
         spelling = next((pair for pair in _SPELLINGS if pair[0].format("block1_conv1") in tensors), _SPELLINGS[0])
         convs = assemble(
             tensors,

