@@ -3,36 +3,42 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
-import shlex
-import sys
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from segnet_jax.config import Config, differences, on_resume, read_config
 from segnet_jax.datasets.records import DataSet
-from segnet_jax.endings import Ending, NoCheckpoint, RunInUse
+from segnet_jax.endings import RunInUse
 from segnet_jax.errors import UserError, listed
 from segnet_jax.files import atomic_write_json, atomic_write_text
 from segnet_jax.locking import LOCK_FILE, RunLock
 from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.run_folder import environment
 
-CONFIG_FILE, RESULT_FILE, OUTCOME_FILE = "config.toml", "result.json", "outcome.json"
+CONFIG_FILE, RESULT_FILE = "config.toml", "result.json"
 _DATA_FILE, _CHANGES_FILE = "data.json", "overrides.json"
 
 
 # --- which run ---
 
 
-def find(config: Config, say: Callable[[str], None]) -> tuple[Config, RunLock | None]:
+def find(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack) -> Config:
     """Looks for the run that a command goes on with: `--run` where it holds one, else the newest of the same command.
 
+    Args:
+      config: as the command says.
+      say: prints a line.
+      stack: keeps the run's lock.
+
     Returns:
-      The config, with `run` and `resume` set where there is such a run, and that run's lock, held; None for a new run.
+      The config, with `run` and `resume` set where there is such a run.
 
     Raises:
       UserError: the run is another experiment, or `--run` holds something else.
@@ -41,23 +47,25 @@ def find(config: Config, say: Callable[[str], None]) -> tuple[Config, RunLock | 
     if config.resume or _is_run(pathlib.Path(config.run or ".")) and config.run:
         folder = pathlib.Path(config.run)
         _check_changes(folder, read_run(folder), config)
-        return dataclasses.replace(config, resume=True), RunLock(folder, say)
+        stack.enter_context(RunLock(folder, say))
+        return dataclasses.replace(config, resume=True)
     if config.run:
         check_free(config)
-        return config, None
+        return config
+    check_free(config)
     folder = _newest(config)
     if folder is None or (folder / RESULT_FILE).exists() or differences(read_run(folder), config):
-        return config, None
+        return config
     try:
-        lock = RunLock(folder, say)
+        stack.enter_context(RunLock(folder, say))
     except RunInUse:
-        return config, None
+        return config
     say(f"goes on with {folder}, an unfinished run of the same command (--run FOLDER begins another)")
-    return dataclasses.replace(config, run=str(folder), resume=True), lock
+    return dataclasses.replace(config, run=str(folder), resume=True)
 
 
 def _is_run(folder: pathlib.Path) -> bool:
-    return (folder / CONFIG_FILE).is_file()
+    return os.path.isfile(folder / CONFIG_FILE)  # pathlib's raises for a name that is too long
 
 
 def _name(config: Config) -> str:
@@ -105,14 +113,51 @@ def overrides(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def check_free(config: Config) -> None:
-    """Refuses a `--run` that holds something else than a run.
+    """Refuses a place where no new run can be made, before anything is read.
 
     Raises:
-      UserError: if it does.
+      UserError: `--run` holds something else than a run, or nothing can be written there.
     """
-    folder = pathlib.Path(config.run)
-    if config.run and folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
-        raise UserError(f"{folder} is not an empty folder: name another --run, nothing is overwritten")
+    folder = pathlib.Path(config.run or "runs")
+    try:
+        if config.run and folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
+            raise UserError(f"{folder} is not an empty folder: name another --run, nothing is overwritten")
+        inside = _innermost(folder)
+    except OSError as error:
+        raise _cannot_make(folder, error.strerror) from None
+    if not os.access(inside, os.W_OK):
+        raise _cannot_make(folder, f"{inside} cannot be written to")
+
+
+def check_room(config: Config, num_bytes: int) -> None:
+    """Refuses to begin where the run's checkpoints have no room; where room is waited for, that is found out later.
+
+    Args:
+      config: of the run.
+      num_bytes: of one checkpoint.
+
+    Raises:
+      UserError: if so.
+    """
+    most = config.keep_checkpoints + 3  # with one that is being written, and the best and the one before it
+    folder = pathlib.Path(config.run or "runs")
+    needed, free = most * num_bytes, shutil.disk_usage(_innermost(folder)).free
+    if free < needed and config.on_disk_full != "wait":
+        raise UserError(
+            f"{most} checkpoints need {in_words(needed)}, and {in_words(free)} are free on the disk of {folder}; make "
+            "room, keep fewer by --keep-checkpoints, or name another --run",
+            kind="no-room",
+            file=str(folder),
+        )
+
+
+def _innermost(folder: pathlib.Path) -> pathlib.Path:
+    """The folder itself, or the innermost one around it that is there."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+
+
+def _cannot_make(folder: pathlib.Path, why: str | None) -> UserError:
+    return UserError(f"cannot make the run folder {folder}: {why}; name another by --run")
 
 
 def _is_foreign(path: pathlib.Path) -> bool:
@@ -120,8 +165,8 @@ def _is_foreign(path: pathlib.Path) -> bool:
     return path.name != LOCK_FILE and not (path.name.startswith(f".{CONFIG_FILE}.") and path.suffix == ".tmp")
 
 
-def claim_folder(config: Config, say: Callable[[str], None]) -> tuple[pathlib.Path, RunLock]:
-    """Makes the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and locks it.
+def claim_folder(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack) -> pathlib.Path:
+    """Makes the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and locks it as `find` does.
 
     Raises:
       UserError: if `--run` holds a run or anything else, or cannot be made.
@@ -131,22 +176,23 @@ def claim_folder(config: Config, say: Callable[[str], None]) -> tuple[pathlib.Pa
         if config.run:
             folder = pathlib.Path(config.run)
             folder.mkdir(parents=True, exist_ok=True)
-            lock = RunLock(folder, say)
+            stack.enter_context(RunLock(folder, say))
             if _is_run(folder):
                 raise RunInUse(
                     f"{folder} holds a run since a moment ago: start the same command again to go on with it"
                 )
             check_free(config)
-            return folder, lock
+            return folder
         for number in range(1, 1_000_000):
             folder = pathlib.Path("runs") / f"{_name(config)}-{number}"
             try:
                 folder.mkdir(parents=True)  # atomic: two starts at once get two folders
-                return folder, RunLock(folder, say)
             except FileExistsError:
                 continue
+            stack.enter_context(RunLock(folder, say))
+            return folder
     except OSError as error:
-        raise UserError(f"cannot make the run folder {folder}: {error.strerror}; name another by --run") from None
+        raise _cannot_make(folder, error.strerror) from None
     raise UserError("runs/ is full; name a folder by --run")
 
 
@@ -232,57 +278,3 @@ def preprocessing_of(meta: dict[str, Any]) -> Preprocessing:
 def class_weights_of(meta: dict[str, Any]) -> np.ndarray:
     """The class weights, float32 [C], that a checkpoint's network was trained with."""
     return np.array(meta["class_weights"], np.float32)
-
-
-# --- how it ended ---
-
-
-def check_never_saved(folder: pathlib.Path) -> None:
-    """Refuses to begin a run anew of which something was saved, when no checkpoint is to be found.
-
-    Raises:
-      NoCheckpoint: the run tells of one.
-    """
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        step = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")).get("saved")
-        if step is not None:
-            raise NoCheckpoint(
-                f"{folder} was saved at step {step}, and holds no checkpoint: put them back, or begin a new run in "
-                "another folder (--run)"
-            )
-
-
-def command_to_go_on(folder: pathlib.Path) -> str:
-    """What to paste into a shell to go on with a run."""
-    return shlex.join(["python", "-m", "segnet_jax.train", "--run", str(folder), "--resume"])
-
-
-@contextlib.contextmanager
-def outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Iterator[dict[str, Any]]:
-    """Leaves `outcome.json`: how this start of the run ended, whichever way, and how to go on.
-
-    Args:
-      folder: the run's.
-      saved: finds the step of the newest checkpoint that verifies, after another ending than success.
-
-    Yields:
-      A dict to be filled with what is known after success: "saved", that step, and "state", the sum of its state.
-    """
-    facts: dict[str, Any] = {"exit_code": 0, "why": "finished"}
-    try:
-        yield facts
-    except BaseException as error:
-        code = error.exit_code if isinstance(error, Ending) else 2 if isinstance(error, UserError) else 1
-        why = " ".join(str(error).split()) or type(error).__name__
-        with contextlib.suppress(Exception):  # whatever it is that fails now, the first error is what matters
-            facts |= {"exit_code": code, "why": why, "saved": None}
-            facts["saved"] = saved()
-        if isinstance(error, Ending):
-            step = facts["saved"]
-            told = "nothing is saved yet" if step is None else f"step {step} is saved and verified"
-            print(f"{told}; go on with: {command_to_go_on(folder)}", file=sys.stderr, flush=True)
-        raise
-    finally:
-        with contextlib.suppress(OSError):  # the disk may be what ended it
-            go_on = {} if facts["why"] == "finished" else {"go_on": command_to_go_on(folder)}
-            atomic_write_json(folder / OUTCOME_FILE, facts | go_on)

@@ -1,6 +1,8 @@
 """Trains SegNet: `python -m segnet_jax.train --help`."""
 
 import contextlib
+import dataclasses
+import json
 import pathlib
 import sys
 from collections import deque
@@ -15,20 +17,20 @@ from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.endings import Stopped
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_config
 from segnet_jax.incident import not_finite, write_incident
 from segnet_jax.inputs import calls_of, choose_place, evaluation_input, training_input
 from segnet_jax.metrics.confusion import scores
+from segnet_jax.outcome import check_never_saved, command_to_go_on, telling_outcome, write_loss
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.logbook import Logbook
-from segnet_jax.reporting.run_folder import result
-from segnet_jax.reporting.tables import print_table
+from segnet_jax.results import miou, write_result
 from segnet_jax.room import Room
-from segnet_jax.setting import Setting, settle
+from segnet_jax.setting import settle
 from segnet_jax.stopping import Stop
 from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.hosts import join
 from segnet_jax.training.parallel import prefetch, replicate
 from segnet_jax.training.state import create_state, is_finite, revived
 
@@ -39,6 +41,10 @@ Try it:  python -m segnet_jax.train --protocol demo
 CamVid:  python -m segnet_jax.train --protocol camvid-tutorial --data DIR --devices 8
 
 Stopped, killed or out of disk: the same command goes on where it was."""
+
+
+STUCK_SECONDS = 600.0  # that a process may take to come to its next step before it is called stuck
+WAITING_SECONDS = 7 * 86_400.0  # the same where one may be waiting for room on a disk
 
 
 def main() -> int:
@@ -53,25 +59,26 @@ def train(config: Config) -> int:
       UserError: for the user's mistakes, all of them before anything is compiled.
       Ending: the training ended early; what was saved before is whole.
     """
-
-    def say(text: str) -> None:
-        if jax.process_index() == 0:
-            print(text, file=sys.stderr, flush=True)
-
     with contextlib.ExitStack() as stack:
+        hosts = stack.enter_context(join(config.coordinator, config.process_id, config.num_processes, config.heartbeat))
+        say = partial(print, file=sys.stderr, flush=True) if hosts.is_writer else _say_nothing
         stop = stack.enter_context(Stop())
         before_the_loop = stack.enter_context(contextlib.ExitStack())
         before_the_loop.enter_context(stop.at_once())  # until then there is nothing to save
 
         # --- which run, on what ---
         asked_to_resume = config.resume
-        config, lock = runs.find(config, say)
-        if lock:
-            stack.enter_context(lock)
+        if hosts.is_writer:
+            config = runs.find(config, say, stack)
+        run, resume = json.loads(hosts.share("run", json.dumps([config.run, config.resume])))
+        config = dataclasses.replace(config, run=run, resume=resume)
         setting = settle(config, say)
         devices, data_set, plan = setting.devices, setting.data_set, setting.plan
         classes, scored = data_set.classes, setting.scored
-        open_checkpoints = partial(Checkpoints, devices=devices, keep=config.keep_checkpoints, say=say)
+        share_checkpoint = partial(hosts.share, "checkpoint")
+        open_checkpoints = partial(
+            Checkpoints, devices=devices, keep=config.keep_checkpoints, say=say, share=share_checkpoint
+        )
 
         # --- what there is before the first step: of a run to go on with, or of a new one ---
         resumed = None  # the step of the checkpoint that is gone on from
@@ -80,7 +87,7 @@ def train(config: Config) -> int:
             checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
             resumed = checkpoints.latest("newest")
             if resumed is None:
-                runs.check_never_saved(folder)
+                check_never_saved(folder)
             checkpoints.latest("best")  # whether it is whole, that is; it is not needed to go on
         if resumed is not None:
             meta = checkpoints.read_meta("newest", resumed)
@@ -102,28 +109,33 @@ def train(config: Config) -> int:
         place = choose_place("device" if setting.steps_per_call > 1 else config.input, devices, records, records_scored)
         share = assembly.device_share(devices, config.batch_size_per_device)
         batch_of = partial(host.training_batch, records, plan, share, config.accumulate)
+        model = assembly.build_model(config, len(classes), setting.precision)
+        optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
+        shapes = assembly.state_shapes(model, optimizer, setting.precision)
+        if resumed is None and hosts.is_writer:
+            runs.check_room(config, assembly.num_bytes_of(shapes))
         if not config.resume:
-            folder, lock = runs.claim_folder(config, say)
-            stack.enter_context(lock)
+            claimed = str(runs.claim_folder(config, say, stack)) if hosts.is_writer else None
+            folder = pathlib.Path(hosts.share("folder", claimed))
             checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
-        outcome = stack.enter_context(runs.outcome(folder, saved=checkpoints.newest_saved))
+        outcome = {}
         room = Room(folder, config.on_disk_full == "wait", say, stop)
-        runs.tidy(folder)
-        checkpoints.shelf.tidy()
-        if resumed is None:
-            room(lambda: runs.write_first_files(folder, config, devices.kinds, data_set, batch_of(0)))
-        else:
-            room(lambda: runs.note_overrides(folder, config, resumed))
-            checkpoints.shelf.forget_after(resumed)
+        if hosts.is_writer:
+            outcome = stack.enter_context(telling_outcome(folder, saved=checkpoints.newest_saved))
+            hosts.before_lost(partial(write_loss, folder))
+            runs.tidy(folder)
+            checkpoints.shelf.tidy()
+            if resumed is None:
+                room(lambda: runs.write_first_files(folder, config, devices.kinds, data_set, batch_of(0)))
+            else:
+                room(lambda: runs.note_overrides(folder, config, resumed))
+                checkpoints.shelf.forget_after(resumed)
         see = f", goes on after step {resumed}" if resumed else ": see its first_batch.png while this compiles"
         say(f"run      {folder}{see}")
 
-        # --- network and steps ---
-        model = assembly.build_model(config, len(classes), setting.precision)
-        optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
+        # --- the state and the steps ---
         stack.enter_context(assembly.telling_of_memory(config, devices))
         if resumed is not None:
-            shapes = assembly.state_shapes(model, optimizer, setting.precision)
             state = checkpoints.restore("newest", resumed, shapes)
         else:
             variables = assembly.first_variables(config, model, vgg, preprocessing, batch_of, devices)
@@ -145,6 +157,8 @@ def train(config: Config) -> int:
         say(f"input    {place}, {in_words(records.num_bytes + records_scored.num_bytes)} of images and labels")
 
         # --- the loop ---
+        alone = hosts.num_processes == 1  # else all must leave before the same step, which takes a word between them
+        should_stop = stop.requested if alone else _never
         logbook = stack.enter_context(
             Logbook(
                 folder if devices.is_writer else None,
@@ -158,7 +172,7 @@ def train(config: Config) -> int:
                 title=f"SegNet on {data_set.name}",
                 device=str(devices),
                 write=room,
-                should_stop=stop.requested,
+                should_stop=should_stop,
             )
         )
 
@@ -175,7 +189,7 @@ def train(config: Config) -> int:
 
         def score() -> None:
             with logbook.aside("evaluating"):
-                found = evaluate(state.variables, stop.requested)
+                found = evaluate(state.variables, should_stop)
             if found is None:  # stopped: it is done first when the run goes on
                 return
             pictures = [
@@ -183,7 +197,7 @@ def train(config: Config) -> int:
             ]
             logbook.evaluated(step, scores(found.confusion), found.loss, pictures)
             meta["last"] = {"step": step, "confusion": found.confusion.tolist()}
-            if meta["best"] is None or _miou(meta["last"]) > _miou(meta["best"]):
+            if meta["best"] is None or miou(meta["last"]) > miou(meta["best"]):
                 meta["best"] = meta["last"]
                 save("best")
 
@@ -214,18 +228,22 @@ def train(config: Config) -> int:
             score()
         unread = deque()  # measures are read some calls late, so that the devices never wait for the host
         calls = calls_of(range(step, last_step), setting.steps_per_call, plan.steps_per_epoch)
-        for steps, inputs in zip(calls, prefetch(source.inputs(calls), devices), strict=True):
+        leaving = None  # the exit code with which all have agreed to leave
+        for number, (steps, inputs) in enumerate(zip(calls, prefetch(source.inputs(calls), devices), strict=True)):
             if stop.requested():
+                hosts.ask_to_stop(number, stop.exit_code)
+            if (leaving := hosts.stop_at(number)) is not None:
                 break
+            hosts.barrier("step", STUCK_SECONDS if not room.waits else WAITING_SECONDS)
             state, measures = take_steps(state, inputs)
             step = steps.stop
             unread.append((steps, measures))
             scoring, saving = is_due(step, config.evaluate_every), is_due(step, config.checkpoint_every)
-            while len(unread) > (0 if stop.requested() or scoring or saving or step == last_step else 2):
+            while len(unread) > (0 if should_stop() or scoring or saving or step == last_step else 2):
                 note(*unread.popleft())
-            if scoring and not stop.requested():
+            if scoring and not should_stop():
                 score()
-            if saving and not stop.requested():
+            if saving and not should_stop():
                 save("newest")
             checkpoints.poll()
         while unread:
@@ -235,19 +253,27 @@ def train(config: Config) -> int:
         room(checkpoints.wait)
 
         # --- the end ---
-        outcome["saved"] = checkpoints.latest("newest")
-        if outcome["saved"] is not None:
-            outcome["state"] = checkpoints.confirm("newest", outcome["saved"])
+        saved = checkpoints.latest("newest")
+        if hosts.is_writer:
+            outcome |= {"saved": saved, "state": checkpoints.confirm("newest", saved) if saved is not None else None}
         if not runs.is_finished(meta, setting.total_steps):
-            logbook.draw_plot(status=f"stopped after step {step}")
-            if stop.requested():
-                raise Stopped(stop.exit_code, f"stopped after step {step} of {setting.total_steps}")
             outcome["why"] = f"stopped after step {step} of {setting.total_steps}"
-            logbook.say(f"{outcome['why']}, all saved; go on with: {runs.command_to_go_on(folder)}")
+            logbook.draw_plot(status=f"stopped after step {step}")
+            if leaving or should_stop():
+                raise Stopped(leaving or stop.exit_code, outcome["why"])
+            logbook.say(f"{outcome['why']}, all saved; go on with: {command_to_go_on(folder)}")
             return 0
         if devices.is_writer:
-            room(lambda: _write_result(folder, config, setting, meta, logbook, outcome["state"]))
+            room(lambda: write_result(folder, config, setting, meta, logbook, outcome["state"]))
         return 0
+
+
+def _say_nothing(_text: str) -> None:
+    """In the place of printing, for the processes that do not."""
+
+
+def _never() -> bool:
+    return False
 
 
 def _already_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: bool, say) -> int:
@@ -261,42 +287,6 @@ def _already_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: b
 def _is_due(step: int, every: int, *, steps_per_epoch: int, total_steps: int) -> bool:
     """Whether what is done every so many epochs is to be done after this step; always after the last one."""
     return step > 0 and (step % (every * steps_per_epoch) == 0 or step == total_steps)
-
-
-def _miou(scored: dict) -> float:
-    return scores(np.array(scored["confusion"])).miou
-
-
-def _write_result(
-    folder: pathlib.Path, config: Config, setting: Setting, meta: dict, logbook: Logbook, sum_of_state: str
-) -> None:
-    """Writes `result.json` of a finished run and prints its table."""
-    chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
-    found = scores(np.array(chosen["confusion"]))
-    summary = result(
-        found,
-        classes,
-        protocol=config.protocol or "custom",
-        split=setting.scored,
-        num_images=len(setting.scored_split),
-        seconds=logbook.seconds,
-        images_per_second=logbook.images_per_second,
-        device=str(setting.devices),
-        seed=config.seed,
-    )
-    extra = {
-        "checkpoint": config.result_checkpoint,
-        "step": chosen["step"],
-        "num_steps": setting.total_steps,
-        "last_miou": _miou(meta["last"]),
-        "precision": setting.precision,
-        "state": sum_of_state,
-    }
-    changes = {"overrides": runs.overrides(folder)} if runs.overrides(folder) else {}
-    atomic_write_json(folder / runs.RESULT_FILE, summary | extra | changes)
-    print_table(found, classes)
-    told = f"{setting.scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
-    print(told)
 
 
 if __name__ == "__main__":

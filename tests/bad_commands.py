@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import zipfile
 
 import numpy as np
@@ -14,7 +15,7 @@ import test_archives
 import weight_files
 from bad_inputs import Case, encode, label_with, put
 
-from segnet_jax import prepare, setting
+from segnet_jax import prepare, runs, setting
 from segnet_jax.datasets import camvid
 from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.training import sealing
@@ -256,7 +257,13 @@ def read_only(monkeypatch, folder):
     monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
 
 
+def no_room(monkeypatch, folder):
+    usage = shutil.disk_usage(folder)._replace(free=10)
+    monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: usage)
+
+
 RUN = ("--run", "{folder}/../run")
+NEW = ("--run", "{folder}/../new/run", "--input", "host")
 RESUME = (*RUN, "--resume")
 OTHER = "is another experiment"
 ONE_PIXEL = put("trainannot/c.png", encode(label_with(7)))
@@ -280,5 +287,6 @@ RUNS = [
     ),
     Case(48, "usage:not empty", "CamVid", ("is not an empty folder",), flags=("--run", "{folder}")),
     Case(48, "usage:long path", "", ("cannot make the run folder",), flags=("--run", "{folder}/../" + "x" * 300)),
+    Case(48, "no-room", "new", ("5 checkpoints need 0 MB, and 0 MB are free",), flags=NEW, patch=no_room),
     Case(48, "in use", "run", ("in use by another process",), lock, RUN, exit_code=5),
 ]

@@ -161,13 +161,7 @@ def finished(tmp_path_factory):
     return base / "run"
 
 
-# A folder's name of 300 letters is an OSError in `runs` still, before anything looks at it.
-NOT_YET = pytest.mark.xfail(raises=OSError, strict=True)
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[NOT_YET] * case.kind.endswith("long path"), id=str(case)) for case in RUNS]
-)
+@pytest.mark.parametrize("case", RUNS, ids=str)
 def test_a_run_that_cannot_be_gone_on_with_is_told_and_kept(finished, case, folder, monkeypatch, capsys):
     shutil.copytree(finished, folder.parent / "run")
     case.spoil(folder)

@@ -1,5 +1,6 @@
 """What may change when a run is gone on with: each key is free, needs --override, or is refused, with old -> new."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -88,12 +89,11 @@ def test_each_key_changed_alone_is_told_with_old_and_new(tmp_path, name, again):
     told = f"another experiment: {name} {getattr(old, name)} -> {OTHERS[name]};"
 
     def outcome(config):
-        try:
-            found, lock = runs.find(config, lambda text: None)
-        except UserError as error:
-            return str(error)
-        with lock:
-            return found
+        with contextlib.ExitStack() as stack:
+            try:
+                return runs.find(config, lambda text: None, stack)
+            except UserError as error:
+                return str(error)
 
     expected = dataclasses.replace(new, resume=True)
     match on_resume(name):

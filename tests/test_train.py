@@ -34,6 +34,9 @@ SMALL = [
 ]  # three steps an epoch
 
 
+GO_ON = "python -m segnet_jax.train"
+
+
 def run(*flags):
     return command.train(parse_config([*SMALL, *map(str, flags)], prog="segnet_jax.train", description=""))
 
@@ -52,7 +55,9 @@ def latest_of(folder, which="newest"):
 
 
 def restored(folder, which="newest"):
-    return ocp.PyTreeCheckpointer().restore(folder / "checkpoints" / which / str(latest_of(folder, which)) / "state")
+    path, orbax = folder / "checkpoints" / which / str(latest_of(folder, which)) / "state", ocp.PyTreeCheckpointer()
+    kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), orbax.metadata(path).item_metadata.tree)
+    return orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=kinds))
 
 
 def meta_of(folder, which="newest"):
@@ -148,7 +153,7 @@ def test_a_run_never_writes_into_another(unbroken, tmp_path):
         run("--run", tmp_path)
 
 
-def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, capfd):
     build, steps = assembly.build_train_step, []
 
     def interrupted(*args, **settings):
@@ -167,7 +172,8 @@ def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, caps
     with pytest.raises(Stopped) as left:
         run("--run", folder)
     assert left.value.exit_code == 130 and digest_of(folder)[0] == 2
-    assert f"--run {folder} --resume" in capsys.readouterr().err
+    assert f"step 2 is saved and verified; go on with: {GO_ON} --run {folder} --resume" in str(left.value)
+    assert "stopping: the step is finished and saved first; Ctrl-C again leaves at once" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

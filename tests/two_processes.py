@@ -18,8 +18,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402
 
-if count > 1:
-    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=count, process_id=rank)
+from segnet_jax.training.hosts import join  # noqa: E402
+
+hosts = join(f"127.0.0.1:{port}", rank, count, heartbeat=30) if count > 1 else join("", -1, 0, heartbeat=30)
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -70,7 +71,7 @@ step = parallel_train_step(
 for inputs in prefetch(source.inputs([range(number, number + 1) for number in range(5)]), devices):
     state, measures = step(state, inputs, source.store)
 
-with Checkpoints(folder / "checkpoints", devices) as checkpoints:
+with Checkpoints(folder / "checkpoints", devices, share=partial(hosts.share, "checkpoint")) as checkpoints:
     checkpoints.save("newest", 5, state, {"loss": float(measures["loss"][-1])})
     checkpoints.wait()
     restored = checkpoints.restore("newest", checkpoints.latest("newest"), like=state)
@@ -79,3 +80,4 @@ assert all(jax.tree.leaves(same)), "what was restored is not what was saved"
 if devices.is_writer:
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get((restored.params, restored.batch_stats)))
     np.savez(folder / "restored.npz", **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+hosts.leave()

@@ -117,7 +117,7 @@ def parallel_eval_step(step: Callable, devices: Devices, store_axis: int | None 
 
 
 class AheadOfTime:
-    """A mapped step that is compiled when its inputs' shapes are first met, which is told and timed.
+    """A mapped step that is compiled when its inputs' shapes are first met, which is told and timed in one process.
 
     Args:
       step: from `parallel_train_step` or `parallel_eval_step`.
@@ -137,6 +137,8 @@ class AheadOfTime:
 
     def __call__(self, state, inputs):
         """Takes the step."""
+        if jax.process_count() > 1:  # what is compiled ahead wants arrays over all processes, which `pmap` makes
+            return self._step(state, inputs, self._store)
         return self.program(state, inputs)(state, inputs, self._store)
 
     def program(self, state, inputs):

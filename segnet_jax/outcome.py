@@ -1,0 +1,70 @@
+"""How a start of a run ended, left in its `outcome.json`, and how to go on."""
+
+import contextlib
+import json
+import pathlib
+import shlex
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from segnet_jax.endings import Ending, HostLost, NoCheckpoint
+from segnet_jax.errors import UserError
+from segnet_jax.files import atomic_write_json
+
+OUTCOME_FILE = "outcome.json"
+
+
+def check_never_saved(folder: pathlib.Path) -> None:
+    """Refuses to begin a run anew of which something was saved, when no checkpoint is to be found.
+
+    Raises:
+      NoCheckpoint: the run tells of one.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+        step = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")).get("saved")
+        if step is not None:
+            raise NoCheckpoint(
+                f"{folder} was saved at step {step}, and holds no checkpoint: put them back, or begin a new run in "
+                "another folder (--run)"
+            )
+
+
+def command_to_go_on(folder: pathlib.Path) -> str:
+    """What to paste into a shell to go on with a run."""
+    return shlex.join(["python", "-m", "segnet_jax.train", "--run", str(folder), "--resume"])
+
+
+@contextlib.contextmanager
+def telling_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Iterator[dict[str, Any]]:
+    """Leaves `outcome.json`: how this start of the run ended, whichever way, and how to go on.
+
+    Args:
+      folder: the run's.
+      saved: finds the step of the newest checkpoint that verifies, after another ending than success.
+
+    Yields:
+      A dict to be filled with what is known after success: "saved", that step, and "state", the sum of its state.
+    """
+    facts: dict[str, Any] = {"exit_code": 0, "why": "finished"}
+    try:
+        yield facts
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, Ending) else 2 if isinstance(error, UserError) else 1
+        why = " ".join(str(error).split()) or type(error).__name__
+        with contextlib.suppress(Exception):  # whatever it is that fails now, the first error is what matters
+            facts |= {"exit_code": code, "why": why, "saved": None}
+            facts["saved"] = saved()
+        if isinstance(error, Ending):
+            step = facts["saved"]
+            told = "nothing is saved yet" if step is None else f"step {step} is saved and verified"
+            error.args = (f"{why}: {told}; go on with: {command_to_go_on(folder)}",)
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # the disk may be what ended it
+            go_on = {} if facts["why"] == "finished" else {"go_on": command_to_go_on(folder)}
+            atomic_write_json(folder / OUTCOME_FILE, facts | go_on)
+
+
+def write_loss(folder: pathlib.Path, message: str) -> None:
+    """Leaves `outcome.json` where this process is about to leave because another one is lost."""
+    atomic_write_json(folder / OUTCOME_FILE, {"exit_code": HostLost.exit_code, "why": message})

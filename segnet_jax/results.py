@@ -1,0 +1,51 @@
+"""The result of a finished run: `result.json` and the table that is printed of it."""
+
+import pathlib
+
+import numpy as np
+
+from segnet_jax import runs
+from segnet_jax.config import Config
+from segnet_jax.files import atomic_write_json
+from segnet_jax.metrics.confusion import scores
+from segnet_jax.reporting.logbook import Logbook
+from segnet_jax.reporting.run_folder import result
+from segnet_jax.reporting.tables import print_table
+from segnet_jax.setting import Setting
+
+
+def miou(scored: dict) -> float:
+    """Of what a checkpoint's JSON says of a scored step."""
+    return scores(np.array(scored["confusion"])).miou
+
+
+def write_result(
+    folder: pathlib.Path, config: Config, setting: Setting, meta: dict, logbook: Logbook, sum_of_state: str
+) -> None:
+    """Writes `result.json` of a finished run and prints its table."""
+    chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
+    found = scores(np.array(chosen["confusion"]))
+    summary = result(
+        found,
+        classes,
+        protocol=config.protocol or "custom",
+        split=setting.scored,
+        num_images=len(setting.scored_split),
+        seconds=logbook.seconds,
+        images_per_second=logbook.images_per_second,
+        device=str(setting.devices),
+        seed=config.seed,
+    )
+    extra = {
+        "checkpoint": config.result_checkpoint,
+        "step": chosen["step"],
+        "num_steps": setting.total_steps,
+        "last_miou": miou(meta["last"]),
+        "precision": setting.precision,
+        "state": sum_of_state,
+    }
+    changes = {"overrides": runs.overrides(folder)} if runs.overrides(folder) else {}
+    atomic_write_json(folder / runs.RESULT_FILE, summary | extra | changes)
+    print_table(found, classes)
+    told = f"{setting.scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
+    print(told)

@@ -1,0 +1,127 @@
+"""The training command in two processes: as one does, stopping together, and exact after one was killed."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from test_train import SMALL, latest_of, restored, run
+
+from segnet_jax.training.sealing import verify
+
+HEARTBEAT = 5
+SAME = [*SMALL[: SMALL.index("--devices")], *SMALL[SMALL.index("--devices") + 2 :], "--epochs", "7"]  # 21 steps
+
+
+class Two:
+    """Two processes of four fake devices that train in one folder."""
+
+    def __init__(self, folder, *flags):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+        hosts = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--heartbeat", str(HEARTBEAT)]
+        self.log = folder / "metrics.jsonl"
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "segnet_jax.train", *SAME, "--fake-devices", "4", "--run", str(folder)]
+                + [*hosts, "--process-id", str(rank), *flags],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+
+    def wait_for(self, step):
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit and self.processes[0].poll() is None:
+            if self.log.exists() and f'"step": {step},' in self.log.read_text():
+                return
+            time.sleep(0.02)
+
+    def end(self, seconds=90):
+        """The exit codes and what was told, within the time."""
+        try:
+            told = [process.communicate(timeout=seconds)[1] for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [process.returncode for process in self.processes], told
+
+
+def sum_of(folder):
+    return verify(folder / "checkpoints" / "newest" / str(latest_of(folder)))["state"]
+
+
+def rows_of(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clock = {"seconds", "images_per_second"}
+    return [{name: value for name, value in row.items() if name not in clock} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "unbroken"
+    codes, told = Two(folder).end()
+    assert codes == [0, 0], told
+    return folder
+
+
+def test_two_processes_of_four_devices_end_where_one_of_eight_does(unbroken, tmp_path):
+    assert run("--run", tmp_path / "one", "--epochs", 7) == 0
+    ours, expected = (restored(folder)["params"] for folder in (unbroken, tmp_path / "one"))
+    assert latest_of(unbroken) == 21
+    for mine, other in zip(*map(jax.tree.leaves, (ours, expected)), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
+
+
+def test_a_killed_one_is_named_and_a_signal_to_one_stops_both_and_all_of_it_is_exact(unbroken, tmp_path):
+    folder = tmp_path / "run"
+    two = Two(folder)
+    two.wait_for(8)
+    two.processes[1].kill()
+    killed_at = time.monotonic()
+    codes, told = two.end(HEARTBEAT + 20)
+    assert codes == [8, -signal.SIGKILL] and time.monotonic() - killed_at < HEARTBEAT + 20
+    assert f"error: process 1 (host {socket.gethostname()}, pid {two.processes[1].pid}) was lost" in told[0]
+    assert json.loads((folder / "outcome.json").read_text())["exit_code"] == 8
+
+    two = Two(folder)
+    two.wait_for(13)
+    two.processes[1].send_signal(signal.SIGTERM)
+    codes, told = two.end()
+    assert codes == [143, 143], told
+    stopped_at = json.loads((folder / "outcome.json").read_text())["saved"]
+    assert latest_of(folder) == stopped_at and f"stopped after step {stopped_at} of 21" in told[0]
+
+    assert Two(folder).end()[0] == [0, 0]
+    assert sum_of(folder) == sum_of(unbroken) and rows_of(folder) == rows_of(unbroken)
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_either_process_are_named_and_the_restart_is_exact_each_time(unbroken, tmp_path):
+    moments, longest = random.Random(0), 0.0
+    for number in range(20):
+        folder, victim = tmp_path / str(number), moments.randrange(2)
+        two = Two(folder)
+        two.wait_for(moments.randrange(1, 20))
+        time.sleep(moments.random() / 4)
+        two.processes[victim].kill()
+        killed_at = time.monotonic()
+        codes, told = two.end(HEARTBEAT + 20)
+        longest = max(longest, time.monotonic() - killed_at)
+        assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 8), (number, codes, told)
+        assert f"error: process {victim} (host" in told[1 - victim], told
+        assert Two(folder).end()[0] == [0, 0]
+        assert sum_of(folder) == sum_of(unbroken) and rows_of(folder) == rows_of(unbroken), number
+    print(f"20 of 20 named and exact; the other left after at most {longest:.1f} s")
