@@ -10,49 +10,56 @@ import jax
 
 
 class Ending(Exception):
-    """A command ends early: the message says why, in one line, and what to do; commands print it and exit so."""
+    """A command ends early: the message says why, in one line, and what to do; commands print it and exit so.
 
-    exit_code = 1
+    Attributes:
+      exit_code: of the command.
+      short: why, in two or three words, as for a picture.
+    """
+
+    exit_code, short = 1, "ended"
 
 
 class NoCheckpoint(Ending):
     """A run has no checkpoint left that verifies; it is never begun anew in silence."""
 
-    exit_code = 3
+    exit_code, short = 3, "no checkpoint"
 
 
 class DiskFailed(Ending):
     """What was to be written could not be."""
 
-    exit_code = 4
+    exit_code, short = 4, "disk failed"
 
 
 class DiskFull(DiskFailed):
     """What was to be written found no room."""
 
+    short = "disk full"
+
 
 class RunInUse(Ending):
     """Another process trains in this run folder."""
 
-    exit_code = 5
+    exit_code, short = 5, "run in use"
 
 
 class NotFinite(Ending):
     """The loss, the gradients or BatchNorm's statistics held NaN or infinity."""
 
-    exit_code = 6
+    exit_code, short = 6, "not finite"
 
 
 class OutOfMemory(Ending):
     """A device or the host had not the memory that was asked for."""
 
-    exit_code = 7
+    exit_code, short = 7, "out of memory"
 
 
 class HostLost(Ending):
     """A process of a training over several hosts has gone or is stuck."""
 
-    exit_code = 8
+    exit_code, short = 8, "host lost"
 
 
 class Stopped(Ending):
@@ -61,6 +68,8 @@ class Stopped(Ending):
     Attributes:
       exit_code: 130 after Ctrl-C, 143 after SIGTERM.
     """
+
+    short = "stopped"
 
     def __init__(self, exit_code: int, message: str = ""):
         super().__init__(message or f"stopped by {'Ctrl-C' if exit_code == 130 else 'SIGTERM'}")

@@ -56,8 +56,8 @@ def telling_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> It
             facts["saved"] = saved()
         if isinstance(error, Ending):
             step = facts["saved"]
-            told = "nothing is saved yet" if step is None else f"step {step} is saved and verified"
-            error.args = (f"{why}: {told}; go on with: {command_to_go_on(folder)}",)
+            told = "Nothing is saved yet" if step is None else f"Step {step} is saved and verified"
+            error.args = (f"{why}. {told}; go on with: {command_to_go_on(folder)}",)
         raise
     finally:
         with contextlib.suppress(OSError):  # the disk may be what ended it

@@ -258,9 +258,9 @@ def train(config: Config) -> int:
             outcome |= {"saved": saved, "state": checkpoints.confirm("newest", saved) if saved is not None else None}
         if not runs.is_finished(meta, setting.total_steps):
             outcome["why"] = f"stopped after step {step} of {setting.total_steps}"
-            logbook.draw_plot(status=f"stopped after step {step}")
             if leaving or should_stop():
                 raise Stopped(leaving or stop.exit_code, outcome["why"])
+            logbook.draw_plot(status=f"stopped after step {step}")
             logbook.say(f"{outcome['why']}, all saved; go on with: {command_to_go_on(folder)}")
             return 0
         if devices.is_writer:

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.endings import Ending
 from segnet_jax.metrics.confusion import Scores
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
@@ -70,10 +71,15 @@ class Logbook:
             self._progress.__enter__()
         return self
 
-    def __exit__(self, *raised) -> None:
-        if self._folder:
-            self._progress.__exit__(*raised)
-            self._log.close()
+    def __exit__(self, kind, error: BaseException | None, traceback) -> None:
+        if not self._folder:
+            return
+        self._progress.__exit__(kind, error, traceback)
+        self._log.close()
+        if isinstance(error, Ending):
+            self._write = lambda draw: draw()  # nothing is waited for any more
+            with contextlib.suppress(Exception):  # the error counts, not the picture of it
+                self.draw_plot(status=f"{error.short} after step {self._log.last_step('train')}")
 
     @property
     def seconds(self) -> float:
