@@ -1,9 +1,6 @@
 """Trains SegNet: `python -m segnet_jax.train --help`."""
 
 import contextlib
-import dataclasses
-import json
-import pathlib
 import sys
 from collections import deque
 from functools import partial
@@ -13,23 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from segnet_jax import assembly, runs
+from segnet_jax.beginning import begin
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.endings import Stopped
-from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config
 from segnet_jax.incident import not_finite, write_incident
-from segnet_jax.inputs import calls_of, choose_place, evaluation_input, training_input
+from segnet_jax.inputs import calls_of, evaluation_input, training_input
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.outcome import check_never_saved, command_to_go_on, telling_outcome, write_loss
-from segnet_jax.pipeline import host
+from segnet_jax.outcome import command_to_go_on
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.results import miou, write_result
-from segnet_jax.room import Room
-from segnet_jax.setting import settle
 from segnet_jax.stopping import Stop
-from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.hosts import join
 from segnet_jax.training.parallel import prefetch, replicate
 from segnet_jax.training.state import create_state, is_finite, revived
@@ -63,98 +56,46 @@ def train(config: Config) -> int:
         hosts = stack.enter_context(join(config.coordinator, config.process_id, config.num_processes, config.heartbeat))
         say = partial(print, file=sys.stderr, flush=True) if hosts.is_writer else _say_nothing
         stop = stack.enter_context(Stop())
-        before_the_loop = stack.enter_context(contextlib.ExitStack())
-        before_the_loop.enter_context(stop.at_once())  # until then there is nothing to save
+        with stop.at_once():  # until the first step there is nothing to save
+            start = begin(config, hosts, stop, say, stack)
+            if start is None:
+                return 0
+            config, setting, meta, folder = start.config, start.setting, start.meta, start.folder
+            devices, plan, classes = setting.devices, setting.plan, setting.data_set.classes
+            checkpoints, room, outcome = start.checkpoints, start.room, start.outcome
 
-        # --- which run, on what ---
-        asked_to_resume = config.resume
-        if hosts.is_writer:
-            config = runs.find(config, say, stack)
-        run, resume = json.loads(hosts.share("run", json.dumps([config.run, config.resume])))
-        config = dataclasses.replace(config, run=run, resume=resume)
-        setting = settle(config, say)
-        devices, data_set, plan = setting.devices, setting.data_set, setting.plan
-        classes, scored = data_set.classes, setting.scored
-        share_checkpoint = partial(hosts.share, "checkpoint")
-        open_checkpoints = partial(
-            Checkpoints, devices=devices, keep=config.keep_checkpoints, say=say, share=share_checkpoint
-        )
-
-        # --- what there is before the first step: of a run to go on with, or of a new one ---
-        resumed = None  # the step of the checkpoint that is gone on from
-        if config.resume:
-            folder = pathlib.Path(config.run)
-            checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
-            resumed = checkpoints.latest("newest")
-            if resumed is None:
-                check_never_saved(folder)
-            checkpoints.latest("best")  # whether it is whole, that is; it is not needed to go on
-        if resumed is not None:
-            meta = checkpoints.read_meta("newest", resumed)
-            runs.check_resumable(meta, setting.identity, folder, data_set)
-            if runs.is_finished(meta, setting.total_steps) and (folder / runs.RESULT_FILE).exists():
-                return _already_finished(folder, setting.total_steps, asked_to_resume, say)
-            preprocessing, class_weights = runs.preprocessing_of(meta), runs.class_weights_of(meta)
-        else:
-            vgg = assembly.read_first_weights(config)
-            preprocessing = assembly.choose_preprocessing(config, vgg)
-            meta = setting.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
-            meta |= {"step": 0, "seconds": 0.0, "last": None, "best": None}
-        if config.class_weights != meta["class_weights_by"]:  # new, or overridden
-            class_weights = assembly.load_class_weights(config, data_set, say)
-            meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
-        records = assembly.decode(setting.train_split, config, "reading training images", say)
-        records_scored = assembly.decode(setting.scored_split, config, f"reading {scored} images", say)
-        assembly.warn_of_labels(classes, say, **{"train": records, scored: records_scored})
-        place = choose_place("device" if setting.steps_per_call > 1 else config.input, devices, records, records_scored)
-        share = assembly.device_share(devices, config.batch_size_per_device)
-        batch_of = partial(host.training_batch, records, plan, share, config.accumulate)
-        model = assembly.build_model(config, len(classes), setting.precision)
-        optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
-        shapes = assembly.state_shapes(model, optimizer, setting.precision)
-        if resumed is None and hosts.is_writer:
-            runs.check_room(config, assembly.num_bytes_of(shapes))
-        if not config.resume:
-            claimed = str(runs.claim_folder(config, say, stack)) if hosts.is_writer else None
-            folder = pathlib.Path(hosts.share("folder", claimed))
-            checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
-        outcome = {}
-        room = Room(folder, config.on_disk_full == "wait", say, stop)
-        if hosts.is_writer:
-            outcome = stack.enter_context(telling_outcome(folder, saved=checkpoints.newest_saved))
-            hosts.before_lost(partial(write_loss, folder))
-            runs.tidy(folder)
-            checkpoints.shelf.tidy()
-            if resumed is None:
-                room(lambda: runs.write_first_files(folder, config, devices.kinds, data_set, batch_of(0)))
+            # --- the state and the steps ---
+            stack.enter_context(assembly.telling_of_memory(config, devices))
+            if start.resumed is not None:
+                state = checkpoints.restore("newest", start.resumed, start.shapes)
             else:
-                room(lambda: runs.note_overrides(folder, config, resumed))
-                checkpoints.shelf.forget_after(resumed)
-        see = f", goes on after step {resumed}" if resumed else ": see its first_batch.png while this compiles"
-        say(f"run      {folder}{see}")
-
-        # --- the state and the steps ---
-        stack.enter_context(assembly.telling_of_memory(config, devices))
-        if resumed is not None:
-            state = checkpoints.restore("newest", resumed, shapes)
-        else:
-            variables = assembly.first_variables(config, model, vgg, preprocessing, batch_of, devices)
-            state = replicate(create_state(variables, optimizer, setting.precision), devices)
-        say(f"network  SegNet, {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
-        step_settings = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
-        source = training_input(place, records, plan, share, config.accumulate, devices)
-        take_steps = assembly.build_train_step(
-            source,
-            devices,
-            say,
-            optimizer=optimizer,
-            schedule=schedule,
-            half_gradients=config.half_gradients,
-            **step_settings,
-        )
-        source_scored = evaluation_input(place, records_scored, share, devices)
-        evaluate = assembly.build_evaluator(source_scored, len(records_scored), share, devices, say, **step_settings)
-        say(f"input    {place}, {in_words(records.num_bytes + records_scored.num_bytes)} of images and labels")
+                variables = assembly.first_variables(
+                    config, start.model, start.vgg, start.preprocessing, start.batch_of, devices
+                )
+                state = replicate(create_state(variables, start.optimizer, setting.precision), devices)
+            say(f"network  SegNet, {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
+            step_settings = {
+                "model": start.model,
+                "class_weights": jnp.asarray(start.class_weights),
+                "preprocessing": start.preprocessing,
+            }
+            records, records_scored = start.records, start.records_scored
+            source = training_input(start.place, records, plan, start.share, config.accumulate, devices)
+            take_steps = assembly.build_train_step(
+                source,
+                devices,
+                say,
+                optimizer=start.optimizer,
+                schedule=start.schedule,
+                half_gradients=config.half_gradients,
+                **step_settings,
+            )
+            source_scored = evaluation_input(start.place, records_scored, start.share, devices)
+            evaluate = assembly.build_evaluator(
+                source_scored, len(records_scored), start.share, devices, say, **step_settings
+            )
+            num_bytes = records.num_bytes + records_scored.num_bytes
+            say(f"input    {start.place}, {in_words(num_bytes)} of images and labels")
 
         # --- the loop ---
         alone = hosts.num_processes == 1  # else all must leave before the same step, which takes a word between them
@@ -169,7 +110,7 @@ def train(config: Config) -> int:
                 first_step=meta["step"],
                 seconds_before=meta["seconds"],
                 resumed=config.resume,
-                title=f"SegNet on {data_set.name}",
+                title=f"SegNet on {setting.data_set.name}",
                 device=str(devices),
                 write=room,
                 should_stop=should_stop,
@@ -177,15 +118,15 @@ def train(config: Config) -> int:
         )
 
         def save(which: str) -> None:
-            def begin() -> None:
+            def attempt() -> None:
                 told = {"step": step, "seconds": logbook.seconds, "config": config.hash()}
                 checkpoints.save(which, step, state, meta | told)
                 if room.waits:  # a save that fails later could not be repeated: its state would be gone
                     checkpoints.wait()
 
             if not is_finite(state):
-                raise incident(step)
-            room(begin)
+                raise incident(step - 1)
+            room(attempt)
 
         def score() -> None:
             with logbook.aside("evaluating"):
@@ -218,12 +159,11 @@ def train(config: Config) -> int:
         def incident(bad: int, measures: dict | None = None):
             names = [setting.train_split.names[i] for i in plan.batch(bad).index]
             if devices.is_writer:
-                room(lambda: write_incident(folder, bad + 1, measures or {}, batch_of(bad), names, classes))
+                room(lambda: write_incident(folder, bad + 1, measures or {}, start.batch_of(bad), names, classes))
             return not_finite(bad + 1, names, folder, config.learning_rate)
 
         step, last_step = meta["step"], min(config.max_steps or setting.total_steps, setting.total_steps)
         is_due = partial(_is_due, steps_per_epoch=plan.steps_per_epoch, total_steps=setting.total_steps)
-        before_the_loop.close()
         if is_due(step, config.evaluate_every) and (meta["last"] is None or meta["last"]["step"] < step):
             score()
         unread = deque()  # measures are read some calls late, so that the devices never wait for the host
@@ -274,14 +214,6 @@ def _say_nothing(_text: str) -> None:
 
 def _never() -> bool:
     return False
-
-
-def _already_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: bool, say) -> int:
-    told = f"{folder} is finished: all {total_steps} steps are done"
-    if asked_to_resume:
-        raise UserError(f"{told}; start a new --run for more")
-    say(f"{told}; name another --run for a new training, or see its {runs.RESULT_FILE}")
-    return 0
 
 
 def _is_due(step: int, every: int, *, steps_per_epoch: int, total_steps: int) -> bool:

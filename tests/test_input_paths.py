@@ -15,7 +15,7 @@ import pytest
 from test_steps import CLASSES, WEIGHTS, assert_trees_close, random_batch
 from test_train import SMALL, digest_of, leaves_of, meta_of, run
 
-from segnet_jax import assembly, inputs
+from segnet_jax import assembly, beginning, inputs
 from segnet_jax import train as command
 from segnet_jax.command import run_command
 from segnet_jax.nn.preprocessing import TORCH
@@ -78,8 +78,8 @@ def rows_of(folder):
 def test_a_training_of_three_steps_a_call_tells_every_step_and_ends_where_one_of_single_steps_does(
     by_host, tmp_path, monkeypatch
 ):
-    settle = command.settle  # which takes one step a call on a CPU
-    monkeypatch.setattr(command, "settle", lambda *args: replace(settle(*args), steps_per_call=3))
+    settle = beginning.settle  # which takes one step a call on a CPU
+    monkeypatch.setattr(beginning, "settle", lambda *args: replace(settle(*args), steps_per_call=3))
     folder = tmp_path / "three"
     assert run("--run", folder, "--input", "device") == 0
     for (_, ours), (_, expected) in zip(leaves_of(folder), leaves_of(by_host), strict=True):

@@ -76,10 +76,11 @@ class Logbook:
             return
         self._progress.__exit__(kind, error, traceback)
         self._log.close()
-        if isinstance(error, Ending):
+        if error is not None:
             self._write = lambda draw: draw()  # nothing is waited for any more
             with contextlib.suppress(Exception):  # the error counts, not the picture of it
-                self.draw_plot(status=f"{error.short} after step {self._log.last_step('train')}")
+                why = error.short if isinstance(error, Ending) else "ended"
+                self.draw_plot(status=f"{why} after step {self._log.last_step('train')}")
 
     @property
     def seconds(self) -> float:

@@ -1,0 +1,198 @@
+"""What there is before the first step: which run, on what devices and data, from which state; all of it checked."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import optax
+
+from segnet_jax import assembly, runs
+from segnet_jax.config import Config
+from segnet_jax.errors import UserError
+from segnet_jax.inputs import Place, choose_place
+from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.nn.segnet import SegNet
+from segnet_jax.outcome import check_never_saved, telling_outcome, write_loss
+from segnet_jax.pipeline import host
+from segnet_jax.pipeline.decoded import Records
+from segnet_jax.room import Room
+from segnet_jax.setting import Setting, settle
+from segnet_jax.stopping import Stop
+from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.hosts import Hosts
+from segnet_jax.training.state import TrainState
+from segnet_jax.weights.vgg import VGG
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A training before its first step.
+
+    Attributes:
+      config: with the run's folder, and whether it is gone on with.
+      setting: what the config comes to here.
+      folder: the run's, held by a lock.
+      checkpoints: of the run.
+      resumed: the step of the checkpoint that is gone on from; None for a new training.
+      meta: what that checkpoint says, or a new one is to say.
+      vgg: the first weights of a new training, where it has such.
+      preprocessing: of pixels.
+      class_weights: float32 [C].
+      records: to train on.
+      records_scored: to score.
+      place: where both lie.
+      share: this process's part of each global batch.
+      model: the network.
+      optimizer: with its schedule.
+      schedule: the course of the learning rate.
+      shapes: of the state.
+      room: carries out what writes into the folder.
+      outcome: to be filled with how it ended.
+    """
+
+    config: Config
+    setting: Setting
+    folder: pathlib.Path
+    checkpoints: Checkpoints
+    resumed: int | None
+    meta: dict[str, Any]
+    vgg: VGG | None
+    preprocessing: Preprocessing
+    class_weights: np.ndarray
+    records: Records
+    records_scored: Records
+    place: Place
+    share: host.Share
+    model: SegNet
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    shapes: TrainState
+    room: Room
+    outcome: dict[str, Any]
+
+    def batch_of(self, step: int) -> host.Batch:
+        """This process's part of the batch of a step, counted from 0."""
+        return host.training_batch(self.records, self.setting.plan, self.share, self.config.accumulate, step)
+
+
+def begin(
+    config: Config, hosts: Hosts, stop: Stop, say: Callable[[str], None], stack: contextlib.ExitStack
+) -> Beginning | None:
+    """Finds or makes the run, opens the data, and checks that all fits; nothing is compiled.
+
+    Args:
+      config: as the command says.
+      hosts: the processes that train together.
+      stop: ends the waiting for room.
+      say: prints a line.
+      stack: keeps what is held until the training ends: the run's lock, its checkpoints.
+
+    Returns:
+      All that the training needs; None where the run is finished already.
+
+    Raises:
+      UserError: for the user's mistakes.
+      Ending: the run is in use, or none of its checkpoints is whole.
+    """
+    # --- which run, on what ---
+    asked_to_resume = config.resume
+    if hosts.is_writer:
+        config = runs.find(config, say, stack)
+    run, resume = json.loads(hosts.share("run", json.dumps([config.run, config.resume])))
+    config = dataclasses.replace(config, run=run, resume=resume)
+    setting = settle(config, say)
+    devices, data_set, plan = setting.devices, setting.data_set, setting.plan
+    classes, scored = data_set.classes, setting.scored
+    share_checkpoint = partial(hosts.share, "checkpoint")
+    open_checkpoints = partial(
+        Checkpoints, devices=devices, keep=config.keep_checkpoints, say=say, share=share_checkpoint
+    )
+
+    # --- what there is before the first step: of a run to go on with, or of a new one ---
+    resumed = vgg = None
+    if config.resume:
+        folder = pathlib.Path(config.run)
+        checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
+        resumed = checkpoints.latest("newest")
+        if resumed is None:
+            check_never_saved(folder)
+        checkpoints.latest("best")  # whether it is whole, that is; it is not needed to go on
+    if resumed is not None:
+        meta = checkpoints.read_meta("newest", resumed)
+        runs.check_resumable(meta, setting.identity, folder, data_set)
+        if runs.is_finished(meta, setting.total_steps) and (folder / runs.RESULT_FILE).exists():
+            _tell_finished(folder, setting.total_steps, asked_to_resume, say)
+            return None
+        preprocessing, class_weights = runs.preprocessing_of(meta), runs.class_weights_of(meta)
+    else:
+        vgg = assembly.read_first_weights(config)
+        preprocessing = assembly.choose_preprocessing(config, vgg)
+        meta = setting.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
+        meta |= {"step": 0, "seconds": 0.0, "last": None, "best": None}
+    if config.class_weights != meta["class_weights_by"]:  # new, or overridden
+        class_weights = assembly.load_class_weights(config, data_set, say)
+        meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
+    records = assembly.decode(setting.train_split, config, "reading training images", say)
+    records_scored = assembly.decode(setting.scored_split, config, f"reading {scored} images", say)
+    assembly.warn_of_labels(classes, say, **{"train": records, scored: records_scored})
+    place = choose_place("device" if setting.steps_per_call > 1 else config.input, devices, records, records_scored)
+    share = assembly.device_share(devices, config.batch_size_per_device)
+    model = assembly.build_model(config, len(classes), setting.precision)
+    optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
+    shapes = assembly.state_shapes(model, optimizer, setting.precision)
+    if resumed is None and hosts.is_writer:
+        runs.check_room(config, assembly.num_bytes_of(shapes))
+    if not config.resume:
+        claimed = str(runs.claim_folder(config, say, stack)) if hosts.is_writer else None
+        folder = pathlib.Path(hosts.share("folder", claimed))
+        checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
+    outcome: dict[str, Any] = {}
+    room = Room(folder, config.on_disk_full == "wait", say, stop)
+    if hosts.is_writer:
+        outcome = stack.enter_context(telling_outcome(folder, saved=checkpoints.newest_saved))
+    beginning = Beginning(
+        config=config,
+        setting=setting,
+        folder=folder,
+        checkpoints=checkpoints,
+        resumed=resumed,
+        meta=meta,
+        vgg=vgg,
+        preprocessing=preprocessing,
+        class_weights=class_weights,
+        records=records,
+        records_scored=records_scored,
+        place=place,
+        share=share,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        shapes=shapes,
+        room=room,
+        outcome=outcome,
+    )
+    if hosts.is_writer:
+        hosts.before_lost(partial(write_loss, folder))
+        runs.tidy(folder)
+        checkpoints.shelf.tidy()
+        if resumed is None:
+            room(lambda: runs.write_first_files(folder, config, devices.kinds, data_set, beginning.batch_of(0)))
+        else:
+            room(lambda: runs.note_overrides(folder, config, resumed))
+            checkpoints.shelf.forget_after(resumed)
+    see = f", goes on after step {resumed}" if resumed else ": see its first_batch.png while this compiles"
+    say(f"run      {folder}{see}")
+    return beginning
+
+
+def _tell_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: bool, say: Callable[[str], None]) -> None:
+    told = f"{folder} is finished: all {total_steps} steps are done"
+    if asked_to_resume:
+        raise UserError(f"{told}; start a new --run for more")
+    say(f"{told}; name another --run for a new training, or see its {runs.RESULT_FILE}")
