@@ -7,10 +7,12 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import pathlib
+import re
+import reprlib
 import tomllib
 import typing
+import unicodedata
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
@@ -120,10 +122,14 @@ class Config:
         for name, (low, high) in _RANGES.items():
             values = getattr(self, name)
             for value in values if isinstance(values, tuple) else (values,):
-                if not (math.isfinite(value) and low <= value <= high):
+                if not low <= value <= high:  # nor is NaN
                     given = " ".join(map(str, values)) if isinstance(values, tuple) else values
                     raise UserError(f"{_flag(name)} must be between {low:g} and {high:g}, got {given}")
-        if self.devices != "all" and not (self.devices.isdecimal() and int(self.devices) > 0):
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, str) and any(unicodedata.category(each) in ("Cc", "Cs") for each in value):
+                raise UserError(f"{_flag(item.name)} has a character that no name has, got {value!r}")
+        if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
             raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
         if self.steps_per_call > 1 and self.input == "host":
             raise UserError(f"--steps-per-call {self.steps_per_call} needs --input device, where no batch is sent")
@@ -146,6 +152,7 @@ class Config:
         )
 
 
+_MOST_BYTES = 100_000  # of a file; one that sets every field has 2,000. The time to parse TOML grows as its square
 _POSITIVE = 1e-12
 _RANGES = {
     "scenes": (1, 1_000_000),
@@ -186,12 +193,14 @@ def read_config(path: pathlib.Path, base: Config) -> Config:
         the wrong type or out of range.
     """
     try:
-        if path.stat().st_size > 1_000_000:
-            raise UserError(f"{path} has {path.stat().st_size} bytes, which is no config: at most 1,000,000")
+        if not path.is_file() and path.exists():  # a pipe would be waited for, and a device never ends
+            raise UserError(f"cannot read the config {path}: it is not a file")
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} has {path.stat().st_size} bytes, which is no config: at most {_MOST_BYTES:,}")
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits, and for deep nesting
         raise UserError(f"{path} is not valid TOML: {error}") from None
     return override(base, values, source=str(path))
 
@@ -225,6 +234,7 @@ def override(base: Config, values: dict[str, Any], source: str) -> Config:
     types = typing.get_type_hints(Config)
     for key, value in values.items():
         if key not in types:
+            key = key[:100]
             near = difflib.get_close_matches(key, types, n=1)
             raise UserError(f"unknown key {key!r} in {source}" + (f"; nearest: {near[0]}" if near else ""))
         values = values | {key: _checked(key, value, types[key], source)}
@@ -251,16 +261,23 @@ def _checked(key: str, value: Any, expected: Any, source: str) -> Any:
         choices = typing.get_args(expected)
         if value in choices:
             return value
-        raise UserError(f"{key} in {source} must be one of {', '.join(choices)}, got {value!r}")
+        raise UserError(f"{key} in {source} must be one of {', '.join(choices)}, got {_shown(value)}")
     if typing.get_origin(expected) is tuple:
         kinds = typing.get_args(expected)
         if isinstance(value, list) and len(value) == len(kinds):
             return tuple(_checked(key, item, kind, source) for item, kind in zip(value, kinds, strict=True))
-    elif expected is float and type(value) in (int, float):
+    elif expected is float and (type(value) is float or type(value) is int and abs(value) < 2**1000):
         return float(value)
     elif type(value) is expected:  # not isinstance: a bool is no int here
         return value
-    raise UserError(f"{key} in {source} must be {getattr(expected, '__name__', expected)}, got {value!r}")
+    raise UserError(f"{key} in {source} must be {getattr(expected, '__name__', expected)}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value from a file as Python writes it, cut where it is long or deep."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 200
+    return short.repr(value)
 
 
 def _flag(name: str) -> str:

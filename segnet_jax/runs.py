@@ -109,7 +109,13 @@ def note_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
 def overrides(folder: pathlib.Path) -> list[dict[str, Any]]:
     """What was changed in a run on the way: {"step", "changes": {name: {"old", "new"}}}, in order."""
     path = folder / _CHANGES_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    try:
+        noted = json.loads(path.read_bytes()) if path.is_file() else []
+        if all(type(note["step"]) is int and isinstance(note["changes"], dict) for note in noted):
+            return list(noted)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise UserError(f"{path} is damaged: restore the file, or delete it and forget what was changed")
 
 
 def check_free(config: Config) -> None:

@@ -268,7 +268,8 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_name: str) 
     """A member's bytes, which zipfile holds to the size and sum that the archive claims, and its name in messages."""
     name = f"{archive_name}: {member.filename}"
     try:
-        return archive.read(member), name
+        with archive.open(member) as file:
+            return file.read(member.file_size + 1), name  # without a bound zipfile unpacks two gigabytes at once
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
         raise UserError(f"{name} is damaged: {error}", kind="broken-data", file=name, fix=_AGAIN) from None
 

@@ -30,6 +30,7 @@ _WORDS = set(
     "featuresDict features image label name text pythonClassName dtype encodingFormat shape dimensions numClasses "
     "useColormap".split()
 )
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def find_prepared(folder: Path) -> Path | None:
@@ -50,8 +51,10 @@ def read_prepared(folder: Path) -> DataSet:
       UserError: if they cannot be read, or are records of another data set.
     """
     _check_description(folder)
+    _check_files(folder)
     import tensorflow as tf
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
 
     try:
         tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX
@@ -65,7 +68,7 @@ def read_prepared(folder: Path) -> DataSet:
             split: list(builder.as_dataset(split=split, decoders=undecoded).as_numpy_iterator())
             for split in builder.info.splits
         }
-    except (OSError, KeyError, AttributeError, ValueError, tf.errors.OpError) as error:
+    except (OSError, KeyError, AttributeError, ValueError, TypeError, ParseError, tf.errors.OpError) as error:
         what = f"{folder} cannot be read as prepared records ({type(error).__name__}: {str(error)[:200]})"
         raise UserError(what, kind="broken-records", file=str(folder), fix=_ANEW) from None
     if tuple(names) != LABEL_NAMES:
@@ -115,10 +118,47 @@ def _check_description(folder: Path) -> None:
         node = nodes.pop()
         if isinstance(node, dict):
             named = node.get("pythonClassName", f"{_CLASSES}.image_feature.Image")
-            if not node.keys() <= _WORDS or named not in {f"{_CLASSES}.{name}" for name in _CLASS_NAMES}:
+            if not node.keys() <= _WORDS or named not in [f"{_CLASSES}.{name}" for name in _CLASS_NAMES]:
                 what = f"{path} describes other records than `prepare camvid` makes ({listed(sorted(node))}: {named})"
                 raise UserError(what, kind="other-records", file=str(path), fix=_ANEW)
         nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def _check_files(folder: Path) -> None:
+    """Refuses records that lie elsewhere, or claim to be longer than their file: at that TensorFlow crashes.
+
+    Raises:
+      UserError: naming the file.
+    """
+    info = _read_json(path := folder / "dataset_info.json")
+    splits = info.get("splits")
+    ours = info.get("name") == "camvid" and info.get("fileFormat") == "tfrecord" and isinstance(splits, list)
+    if not ours or not all(
+        isinstance(split, dict)
+        and split.get("filepathTemplate") == _TEMPLATE
+        and split.get("name") in ("train", "val", "test")
+        for split in splits
+    ):
+        what = f"{path} names other files than `prepare camvid` makes"
+        raise UserError(what, kind="other-records", file=str(path), fix=_ANEW)
+    for path in sorted(folder.glob("camvid-*.tfrecord-*")):
+        try:
+            whole = path.is_file() and _is_whole(path)
+        except OSError:
+            whole = False
+        if not whole:
+            what = f"{path} cannot be read as prepared records: it is cut off or damaged"
+            raise UserError(what, kind="broken-records", file=str(path), fix=_ANEW)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of records ends where its last record does; each is its length, its bytes, and their sums."""
+    size, place = path.stat().st_size, 0
+    with open(path, "rb") as file:
+        while place < size:
+            file.seek(place)
+            place += 8 + 4 + int.from_bytes(file.read(8), "little") + 4
+    return place == size
 
 
 def _read_json(path: Path) -> dict:

@@ -128,8 +128,10 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            rows.append({"kind": row["kind"], "step": int(row["step"]), **row})
-        except (ValueError, TypeError, KeyError):
+            if not isinstance(row["kind"], str) or type(row["step"]) is not int:
+                raise ValueError("kind and step are of another type")
+            rows.append(row)
+        except (ValueError, TypeError, KeyError, RecursionError):
             if any(rest.strip() for rest in lines[number:]):
                 raise UserError(f"{path} line {number} is damaged: restore the file, or delete that line") from None
     return rows

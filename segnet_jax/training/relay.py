@@ -31,7 +31,8 @@ def open_relay(far_address: tuple[str, int], on_end: Callable[[], None]) -> int:
     """
     far = _connect(far_address)
     far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    far.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)  # firewalls forget who is silent for minutes
+    if hasattr(socket, "TCP_KEEPIDLE"):  # not on macOS
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)  # firewalls forget who is silent for minutes
     door = socket.create_server(("127.0.0.1", 0))
     port = door.getsockname()[1]
     threading.Thread(target=_serve, args=(door, far, on_end), name="relay", daemon=True).start()

@@ -4,9 +4,9 @@ Each keeps a TCP connection to process 0, which passes on what it learns. A proc
 connection; one that is stuck, or whose host is gone, no longer beats. JAX waits for that one for ever (jax #38503).
 """
 
+import contextlib
 import os
 import selectors
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class Watch:
         self._heartbeat, self._beat = heartbeat, min(1.0, heartbeat / 4)
         self._heard = dict.fromkeys(self._links, time.monotonic())
         self._leaving: dict[int, tuple[str, float]] = {}  # who has said that it leaves: why and when
-        self._lock = threading.RLock()
+        self._lock, self._has_lost = threading.RLock(), False
         self._selector = selectors.DefaultSelector()
         for number, link in self._links.items():
             link.socket.settimeout(1)
@@ -65,8 +65,9 @@ class Watch:
     def lose(self, number: int, why: str) -> None:
         """Ends this process because another one is lost; where this one ends by an error already, that goes first."""
         with self._lock:
-            if self.all_leave.is_set() or self._reason(self._me.number):
+            if self.all_leave.is_set() or self._reason(self._me.number) or self._has_lost:
                 return
+            self._has_lost = True
             if reason := self._reason(number):
                 why = f"it ended: {reason}"
             self._tell("lost", number, why)
@@ -76,7 +77,8 @@ class Watch:
         talking = threading.Thread(target=self.last_words, args=(told,), daemon=True)
         talking.start()
         talking.join(LAST_WORDS_SECONDS)
-        os.write(sys.__stderr__.fileno(), f"error: {told}\n".encode())  # past buffers that a stuck thread may hold
+        with contextlib.suppress(OSError):  # nobody may be left to read it
+            os.write(2, f"error: {told}\n".encode())  # past buffers that a stuck thread may hold
         os._exit(HostLost.exit_code)
 
     def _run(self) -> None:

@@ -1,0 +1,403 @@
+"""Reads damaged files until something else than the documented exception comes out.
+
+    python tests/fuzz_readers.py --reader h5 --inputs 100000 --seed 0 --seconds 600 --keep findings
+
+prints one line of JSON. `--reader all` goes through all of them. An input that kills the process (a crash in a library
+written in C) or takes over five seconds is a finding too, and so are a warning and a hundred megabytes of memory.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import fuzz_inputs as inputs
+import weight_files
+
+from segnet_jax.errors import UserError
+
+SECONDS = 5.0
+PICTURE = 500  # megabytes of one of 50 million pixels, decoded and converted
+OWN_FAULT = 70
+
+
+class Reader(NamedTuple):
+    """What is fuzzed: how inputs are made, what reads them, and what it may raise."""
+
+    seeds: Callable[[], list[bytes]]
+    make: Callable
+    open: Callable  # a folder -> (bytes -> None)
+    documented: type[Exception] = UserError
+    megabytes: int = 100  # more than so many in one step are a finding
+
+
+class TookTooLong(BaseException):
+    pass
+
+
+# what is read
+
+
+def _weights(folder):
+    from segnet_jax.weights.load import read_vgg
+
+    def read(data):
+        (folder / "weights").write_bytes(data)
+        read_vgg(folder / "weights", "vgg16")
+
+    return read
+
+
+def _weights_of(name, make):
+    return Reader(lambda: inputs.weight_seeds()[name], make, _weights)
+
+
+def _pickle(folder):
+    import io
+
+    from segnet_jax.weights.pickled import read_pickle
+
+    return lambda data: read_pickle(io.BytesIO(data))
+
+
+def _protobuf(folder):
+    import numpy as np
+
+    from segnet_jax.weights.protobuf import Span, Wire
+
+    def walk(wire, message, depth):
+        for number, value in wire.fields(message):
+            if isinstance(value, Span) and value.packed and depth and number != 5:
+                with contextlib.suppress(ValueError):
+                    walk(wire, value, depth - 1)
+                with contextlib.suppress(ValueError):
+                    wire.varints(value)
+            elif isinstance(value, Span):
+                wire.floats([value], (value.stop - value.start) // (4 if value.packed else 5))
+
+    return lambda data: walk(Wire(np.frombuffer(data, np.uint8)), Span(0, len(data)), 3)
+
+
+def _hdf5(folder):
+    import io
+
+    from segnet_jax.weights.hdf5 import read_arrays
+
+    def read(data):
+        for array in read_arrays(io.BytesIO(data)).values():
+            array.read()
+
+    return read
+
+
+def _image(folder):
+    from segnet_jax.datasets.decode import read_image
+
+    return lambda data: read_image(data, "image")
+
+
+def _label(folder):
+    from segnet_jax.datasets.decode import read_label
+
+    return lambda data: read_label(data, "label", 11, void=11)
+
+
+def _color_label(folder):
+    from segnet_jax.datasets.decode import read_color_label
+    from segnet_jax.datasets.labels import CAMVID_ORIGINAL_COLORS
+
+    return lambda data: read_color_label(data, "label", CAMVID_ORIGINAL_COLORS)
+
+
+def _list(folder):
+    import numpy as np
+    from PIL import Image
+
+    from segnet_jax.datasets.camvid import tutorial
+
+    for index in range(3):
+        Image.fromarray(np.full((6, 8, 3), index, np.uint8)).save(folder / f"{index}.png")
+        Image.fromarray(np.full((6, 8), index, np.uint8)).save(folder / f"{index}_L.png")
+
+    def read(data):
+        (folder / "train.txt").write_bytes(data)
+        tutorial(folder)
+
+    return read
+
+
+FRAMES = ("0001TP_006690", "0016E5_00901")
+
+
+def _archive(folder):
+    from segnet_jax.datasets.archives import scan_labels
+
+    def read(data):
+        (folder / "labels.zip").write_bytes(data)
+        scan_labels(folder / "labels.zip", FRAMES)
+
+    return read
+
+
+def _archive_seeds():
+    import io
+    import zipfile
+
+    label = inputs.picture_seeds()[2]
+    found = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(file := io.BytesIO(), "w", method) as archive:
+            for frame in FRAMES:
+                archive.writestr(f"{frame}_L.png", label)
+        found.append(file.getvalue())
+    return found
+
+
+def _config(folder):
+    from segnet_jax.config import Config, read_config
+
+    def read(data):
+        (folder / "config.toml").write_bytes(data)
+        read_config(folder / "config.toml", Config())
+
+    return read
+
+
+def _config_seeds():
+    from segnet_jax.config import Config
+
+    return [Config().to_toml().encode(), b'data = "x"\nimage_size = [12, 16]\nlearning_rate = 1e-3\nflip = true\n']
+
+
+def _metrics(folder):
+    from segnet_jax.reporting.metrics_log import read_metrics
+
+    def read(data):
+        (folder / "metrics.jsonl").write_bytes(data)
+        for row in read_metrics(folder / "metrics.jsonl"):
+            assert isinstance(row["step"], int), f"step is {type(row['step']).__name__}"
+
+    return read
+
+
+_METRICS = b'{"kind": "train", "step": 3, "loss": 1.5}\n{"kind": "val", "step": 3, "iou": {"Sky": null}, "miou": 0.5}\n'
+
+
+def _run(folder):
+    from segnet_jax.runs import overrides, read_run
+
+    def read(data):
+        config, _, changes = data.partition(b"\0changes\0")
+        (folder / "config.toml").write_bytes(config)
+        (folder / "overrides.json").write_bytes(changes or b"[]")
+        read_run(folder)
+        overrides(folder)
+
+    return read
+
+
+def _run_seeds():
+    changes = b'[{"step": 3, "changes": {"momentum": {"old": 0.9, "new": 0.8}}}]'
+    return [config + b"\0changes\0" + changes for config in _config_seeds()]
+
+
+def _counts(folder):
+    from segnet_jax.datasets.prepared import full_size_counts
+
+    def read(data):
+        (folder / "full_size_counts.json").write_bytes(data)
+        full_size_counts(folder)
+
+    return read
+
+
+READERS = {
+    "torch-zip": _weights_of("torch-zip", inputs.torch_zip),
+    "torch-legacy": _weights_of("torch-legacy", inputs.pickles),
+    "safetensors": _weights_of("safetensors", inputs.safetensors),
+    "npz": _weights_of("npz", inputs.npz),
+    "h5": _weights_of("h5", inputs.raw),
+    "caffe": _weights_of("caffe", inputs.raw),
+    "pickle": Reader(inputs.pickle_seeds, inputs.pickles, _pickle, ValueError),
+    "protobuf": Reader(lambda: inputs.weight_seeds()["caffe"], inputs.raw, _protobuf, ValueError),
+    "hdf5": Reader(lambda: inputs.weight_seeds()["h5"], inputs.raw, _hdf5, ValueError),
+    "image": Reader(inputs.picture_seeds, inputs.png, _image, megabytes=PICTURE),
+    "label": Reader(inputs.picture_seeds, inputs.png, _label, megabytes=PICTURE),
+    "color-label": Reader(inputs.picture_seeds, inputs.png, _color_label, megabytes=PICTURE),
+    "list": Reader(lambda: [b"0.png 0_L.png\n/a/1.png /a/1_L.png\r\n2.png\t2_L.png"], inputs.text, _list),
+    "archive": Reader(_archive_seeds, inputs.zipped_pictures, _archive, megabytes=PICTURE),
+    "config": Reader(_config_seeds, inputs.text, _config),
+    "metrics": Reader(lambda: [_METRICS], inputs.text, _metrics),
+    "run": Reader(_run_seeds, inputs.text, _run),
+    "counts": Reader(
+        lambda: [b'{"frames": {"0001TP_006690": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}}'], inputs.text, _counts
+    ),
+}
+
+
+# the run
+
+
+def generated(name: str, seed: int, index: int, seeds: list[bytes]) -> bytes:
+    """The input of that number; one in twenty is noise."""
+    random = Random(f"{name} {seed} {index}")
+    if random.random() < 0.05:
+        return inputs.noise(random, random.choice(seeds))
+    return READERS[name].make(random, seeds, seeds)
+
+
+def outcome(read: Callable[[bytes], None], data: bytes, reader: Reader) -> str:
+    """Reads one input: "accepted", "refused", or what else happened and where."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read(data)
+        told = "accepted"
+    except reader.documented as error:
+        told = "refused" if "\n" not in str(error) or len(getattr(error, "faults", "")) > 1 else "told in several lines"
+    except (Exception, TookTooLong) as error:
+        ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "fuzz_readers" not in frame.filename]
+        places = {"".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in ours[-1:]): None}
+        inner = [frame for frame in ours if "segnet_jax" in frame.filename]
+        places |= {f"{Path(frame.filename).name}:{frame.lineno}": None for frame in inner[-1:]}
+        told = f"{type(error).__name__} at {' from '.join(places)}: {str(error)[:150]}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
+    return f"memory: {grown:.0f} MB more" if grown > reader.megabytes else told
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[None]:
+    """Lets an input that takes too long end in TookTooLong."""
+
+    def stop(*_):
+        raise TookTooLong(f"over {SECONDS} s")
+
+    old = signal.signal(signal.SIGALRM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+
+def read_many(name: str, seed: int, indices: range, seconds: float, folder: Path, note=lambda index, data: None):
+    """Yields (index, input, outcome) until the time is up."""
+    reader, end = READERS[name], time.monotonic() + seconds
+    seeds = reader.seeds()
+    read = reader.open(folder)
+    with timed():
+        for data in seeds:  # a seed that is refused may be of a kind that is refused; one that breaks is a fault
+            assert outcome(read, data, reader) in ("accepted", "refused")
+        for index in indices:
+            if time.monotonic() > end:
+                return
+            data = generated(name, seed, index, seeds)
+            note(index, data)
+            yield index, data, outcome(read, data, reader)
+
+
+def fuzz(name: str, seed: int, num_inputs: int, seconds: float, keep: Path | None) -> dict:
+    """Reads many inputs in child processes, which may die; a new one goes on behind the input that killed the last."""
+    start, index = time.monotonic(), 0
+    counts, findings = {"accepted": 0, "refused": 0}, {}
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as text:
+        folder = Path(text)
+        while index < num_inputs and time.monotonic() - start < seconds:
+            child = os.fork()
+            if not child:
+                left = seconds - (time.monotonic() - start)
+                try:
+                    _child(name, seed, range(index, num_inputs), left, folder)
+                    os._exit(0)
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(OWN_FAULT)
+            _, status = os.waitpid(child, 0)
+            if status == OWN_FAULT << 8:
+                sys.exit(f"fuzzing {name} failed by a fault of its own")
+            report = [json.loads(line) for line in (folder / "report").read_text().splitlines()]
+            (folder / "report").unlink()
+            for each in report:
+                if each["outcome"] in counts:
+                    counts[each["outcome"]] += each["count"]
+                else:
+                    _keep(findings, each["outcome"], each["index"], bytes.fromhex(each["input"]), keep, name)
+            index = int((folder / "index").read_bytes()) + 1
+            if status:
+                _keep(
+                    findings,
+                    f"died of signal {status & 127} (status {status})",
+                    index - 1,
+                    (folder / "input").read_bytes(),
+                    keep,
+                    name,
+                )
+            else:
+                break
+    taken = time.monotonic() - start
+    return {"reader": name, "seed": seed, "inputs": index, "seconds": round(taken), **counts, "findings": findings}
+
+
+def _child(name, seed, indices, seconds, folder) -> None:
+    weight_files_small()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    (folder / "work").mkdir(exist_ok=True)
+    last = open(folder / "index", "wb", buffering=0)
+    current = open(folder / "input", "wb", buffering=0)
+
+    def note(index, data):
+        os.pwrite(last.fileno(), b"%12d" % index, 0)
+        os.ftruncate(current.fileno(), 0)
+        os.pwrite(current.fileno(), data, 0)
+
+    with open(folder / "report", "w", buffering=1) as report:
+        for index, data, told in read_many(name, seed, indices, seconds, folder / "work", note):
+            known = told in ("accepted", "refused")
+            line = {"outcome": told, "count": 1, "index": index, "input": "" if known else data.hex()}
+            report.write(json.dumps(line) + "\n")
+
+
+def weight_files_small() -> None:
+    """Tells this process that VGGs have a few channels."""
+    from segnet_jax.nn.segnet import ENCODERS
+
+    ENCODERS.update(vgg16=weight_files.SMALL16, vgg19=weight_files.SMALL19)
+
+
+def _keep(findings, told, index, data, keep, name) -> None:
+    place = told.split(": ")[0]
+    seen = findings.setdefault(place, {"example": told, "count": 0, "first": index})
+    seen["count"] += 1
+    if keep and seen["count"] <= 3:
+        keep.mkdir(parents=True, exist_ok=True)
+        (keep / f"{name}-{index}").write_bytes(data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reader", choices=[*READERS, "all"], required=True)
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--keep", type=Path, help="folder for the inputs that found something")
+    options = parser.parse_args()
+    for name in READERS if options.reader == "all" else [options.reader]:
+        print(json.dumps(fuzz(name, options.seed, options.inputs, options.seconds, options.keep)), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

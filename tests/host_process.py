@@ -1,0 +1,88 @@
+"""One of several processes that test_hosts.py starts: `python host_process.py PORT ID COUNT HEARTBEAT WHAT...`.
+
+It joins the others, does WHAT, and tells on stdout, in lines of JSON, what came of it.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import deque
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from segnet_jax.command import run_command  # noqa: E402
+from segnet_jax.endings import Stopped  # noqa: E402
+from segnet_jax.errors import UserError  # noqa: E402
+from segnet_jax.training.hosts import join  # noqa: E402
+
+port, process_id, count, heartbeat = sys.argv[1], *map(int, sys.argv[2:5])
+what, *more = sys.argv[5:]
+
+
+def tell(**values):
+    print(json.dumps(values), flush=True)
+
+
+def psum():
+    return jax.pmap(lambda x: jax.lax.psum(x, "data"), axis_name="data")
+
+
+def agree(hosts, who, call_of_wish):
+    """Shares two values, meets, then steps until all have agreed to stop because one of them wanted to."""
+    shared = [hosts.share("name", f"of {hosts.process_id}, {i}" if hosts.is_writer else None) for i in range(2)]
+    hosts.barrier("begin", 20)
+    step, numbers, unread = psum(), np.ones((2, 1), np.float32), deque()
+    for call in range(100):
+        if hosts.process_id == int(who) and call >= int(call_of_wish):
+            hosts.ask_to_stop(call, 143)
+        if (code := hosts.stop_at(call)) is not None:
+            break
+        unread.append(step(numbers))
+        if len(unread) > 2:
+            assert unread.popleft()[0, 0] == 2 * count
+    tell(shared=shared, stopped_before=call, code=code)
+
+
+def wait(hosts, where):
+    """Computes once with the others, then waits to be killed: the victim, 0 or 1, on the host, the other in WHERE."""
+    victim, where = int(where[-1]), where[:-1]
+    step, numbers = psum(), np.ones((2, 1), np.float32)
+    step(numbers).block_until_ready()
+    hosts.before_lost(lambda message: tell(last_words=message))
+    tell(ready=os.getpid())
+    if where == "collective" and hosts.process_id != victim:
+        step(numbers).block_until_ready()
+    time.sleep(120)
+
+
+def absent(hosts):
+    """Process 1 does not come to the barrier, and leaves by the error that process 0 leaves by."""
+    if hosts.process_id == 1:
+        time.sleep(2.5)
+    hosts.barrier("the check of the data", 1)
+
+
+def fail(hosts, who):
+    """One or all make the user's mistake."""
+    if who == "all" or int(who) == hosts.process_id:
+        raise UserError("no folder /d")
+    time.sleep(120)
+
+
+def stop(hosts):
+    """All are stopped."""
+    raise Stopped(143)
+
+
+def main():
+    with join(f"127.0.0.1:{port}", process_id, count, heartbeat) as hosts:
+        {"agree": agree, "wait": wait, "absent": absent, "fail": fail, "stop": stop}[what](hosts, *more)
+
+
+if __name__ == "__main__":
+    run_command(main)
