@@ -10,9 +10,9 @@ import jax
 from segnet_jax.config import Config
 from segnet_jax.datasets.choose import open_data_set
 from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.download import cache_folder
 from segnet_jax.errors import UserError
 from segnet_jax.pipeline.plan import Plan
+from segnet_jax.programs import keep_compiled_programs
 from segnet_jax.training.parallel import Devices, choose_devices
 from segnet_jax.training.precision import choose_precision
 from segnet_jax.training.startup import check_device
@@ -102,20 +102,13 @@ def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[D
         flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
         jax.config.update("jax_platforms", "cpu")
-    _keep_compiled_programs()
+    keep_compiled_programs()
     devices = choose_devices(config.devices)
     if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists(NVIDIA_DRIVER):
         say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
     precision = choose_precision(config.precision, devices.local[0])
     check_device(devices.local[0], precision)
     return devices, precision
-
-
-def _keep_compiled_programs() -> None:
-    """Lets a second start find what the first has compiled, in the cache folder unless JAX was told another."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def check_network(config: Config) -> None:

@@ -108,6 +108,7 @@ def train(config: Config) -> int:
                 steps_per_epoch=plan.steps_per_epoch,
                 images_per_step=plan.global_batch_size,
                 first_step=meta["step"],
+                scored_step=meta["last"]["step"] if meta["last"] else 0,
                 seconds_before=meta["seconds"],
                 resumed=config.resume,
                 title=f"SegNet on {setting.data_set.name}",

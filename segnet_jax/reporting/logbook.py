@@ -30,6 +30,7 @@ class Logbook:
       steps_per_epoch: of one epoch.
       images_per_step: the global batch.
       first_step: finished steps at the start; above 0 for a resumed run.
+      scored_step: finished steps at the last evaluation that is known at the start; see `MetricsLog`.
       seconds_before: that the run took before it was resumed.
       resumed: whether the folder holds this run's metrics already.
       title: heading of the training plot.
@@ -47,6 +48,7 @@ class Logbook:
         steps_per_epoch: int,
         images_per_step: int,
         first_step: int,
+        scored_step: int | None = None,
         seconds_before: float,
         resumed: bool,
         title: str,
@@ -63,7 +65,7 @@ class Logbook:
         self._rates: list[float] = []
         self._num_skipped: int | None = None
         if folder:
-            self._log = MetricsLog(folder, resume_step=first_step if resumed else None)
+            self._log = MetricsLog(folder, resume_step=first_step if resumed else None, scored_step=scored_step)
             self._progress = Progress(total_steps, steps_per_epoch, first_step, elapsed=seconds_before)
 
     def __enter__(self) -> "Logbook":

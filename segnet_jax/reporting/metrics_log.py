@@ -25,18 +25,21 @@ class MetricsLog:
       folder: the run folder, which exists.
       resume_step: finished steps of the checkpoint that the run continues from. Lines beyond it are dropped, since
         those steps will be taken again. None for a new run, whose folder must hold no metrics yet.
+      scored_step: the last evaluation that this checkpoint knows of. One of the same step that a run wrote down and
+        did not live to save will be done again, so its line is dropped too. None where all are known.
 
     Raises:
       FileExistsError: a new run in a folder that holds metrics.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, resume_step: int | None = None):
+    def __init__(self, folder: str | os.PathLike, *, resume_step: int | None = None, scored_step: int | None = None):
         from tensorboardX.event_file_writer import EventsWriter  # 1.5 s, so not at the top
 
         path = pathlib.Path(folder) / FILE_NAME
         self._last_steps: dict[str, int] = {}
         if resume_step is not None and path.exists():
-            kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
+            last = {"val": resume_step if scored_step is None else scored_step}
+            kept = [row for row in read_metrics(path) if row["step"] <= last.get(row["kind"], resume_step)]
             atomic_write_bytes(path, b"".join(_line(row) for row in kept))
             self._last_steps = {row["kind"]: row["step"] for row in kept}
         self._file = open(path, "xb" if resume_step is None else "ab", buffering=0)

@@ -12,8 +12,10 @@ import logging
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,7 +55,8 @@ class Checkpoints:
         say: Callable[[str], None] = lambda text: None,
         share: Callable[[str], str] = lambda text: text,
     ):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells each of its steps
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells each of its steps, and what it raises too
+        self._hook_before, sys.excepthook = sys.excepthook, partial(_without_closed_loops, sys.excepthook)
         self._root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
         self.shelf = Shelf(self._root, keep, say)
         self._devices, self._share = devices, share
@@ -219,12 +222,19 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._writer.close()
+            sys.excepthook = self._hook_before
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _without_closed_loops(hook: Callable, kind: type, error: BaseException, traceback) -> None:
+    """Where a write fails, TensorStore prints, for each other one, that nobody waits for it any more."""
+    if kind is not RuntimeError or str(error) != "Event loop is closed":
+        hook(kind, error, traceback)
 
 
 def sum_of_state(state: TrainState) -> str:

@@ -1,0 +1,120 @@
+"""Kills trainings by the hundred, at named and at random moments, and holds each against the run that was left alone.
+
+python experiments/reliability/soak.py --kills 200 --seed 0 --machine "2 cores of an AMD EPYC, no GPU"
+
+Writes `result.json` beside this file. Each run is killed 25 times, always started again by the same command, and then
+left to finish. Half of the kills come at moments that `tests/faults.py` names, half from outside, after a random time.
+"""
+
+import argparse
+import collections
+import datetime
+import json
+import os
+import pathlib
+import random
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # as the tests
+
+from broken_runs import EIGHT, FIRST_KILLS, KILLS, Ended, Place, differences, draw_kill, saved  # noqa: E402
+
+from segnet_jax.reporting.run_folder import environment  # noqa: E402
+
+KILLS_PER_RUN, EPOCHS = 25, 40
+PHASES = ["saving"] * 4 + ["evaluating"] * 2 + ["drawing"] * 2 + ["compiling", "training", "starting"]
+MOST_SECONDS = 5.0  # from a start to a kill from outside: the second epoch of those that are left
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--machine", required=True, help="what it ran on, in words")
+    parser.add_argument("--out", type=pathlib.Path, default=HERE / "result.json")
+    given = parser.parse_args()
+    generator, begin = random.Random(given.seed), time.monotonic()
+    named, phases, again, runs = 0, collections.Counter(), [], []
+    with tempfile.TemporaryDirectory() as folder:
+        base = pathlib.Path(folder)
+        alone = place_of(base, "alone")
+        assert alone.train().code == 0
+        while (done := sum(phases.values())) < given.kills:
+            place = place_of(base, f"run-{len(runs)}")
+            most = min(KILLS_PER_RUN, given.kills - done)
+            num_kills = 0
+            while num_kills < most:
+                moment = draw(generator, fresh=saved(place.run) == 0)
+                ended = train(place, moment, generator)
+                if ended.code == 0:
+                    break  # the run was over before the moment came
+                assert ended.code == 137, ended.err
+                num_kills += 1
+                named += moment is not None
+                phases[ended.phase] += 1
+                again.append(ended.finished_steps - saved(place.run))
+                told = (
+                    f"{sum(phases.values())} {moment or 'outside'}: {ended.phase}, {again[-1]} steps to be taken again"
+                )
+                print(told, flush=True)
+            ended = place.train()
+            assert ended.code == 0, ended.err
+            runs.append({"kills": num_kills, "differences": differences(place.run, alone.run)})
+            print(f"run {len(runs)}: {runs[-1]}", flush=True)
+        state = json.loads((alone.run / "result.json").read_text())["state"]
+    shown = [part if " " not in part else f'"{part}"' for part in sys.argv[1:]]
+    told = {
+        "command": " ".join(["python experiments/reliability/soak.py", *shown]),
+        "machine": given.machine,
+        "date": datetime.date.today().isoformat(),
+        "seed": given.seed,
+        "training": " ".join(map(str, alone.flags)),
+        "state": state,
+        "kills": sum(phases.values()),
+        "kills_at_named_moments": named,
+        "kills_by_phase": dict(sorted(phases.items())),
+        "runs": len(runs),
+        "runs_equal_to_the_unbroken_one": sum(not run["differences"] for run in runs),
+        "most_steps_taken_again": max(again),
+        "mean_steps_taken_again": round(sum(again) / len(again), 2),
+        "seconds": round(time.monotonic() - begin),
+        "each_run": runs,
+        **environment(["cpu"] * 8),
+    }
+    given.out.write_text(json.dumps(told, indent=2) + "\n")
+    assert told["runs_equal_to_the_unbroken_one"] == told["runs"]
+
+
+def place_of(base: pathlib.Path, name: str) -> Place:
+    """Where one run lies, with a cache of its own, so that decoding is killed too."""
+    return Place(base / name, base / f"{name}-cache", base / "programs", (*EIGHT, "--epochs", EPOCHS))
+
+
+def draw(generator: random.Random, fresh: bool) -> str | None:
+    """A kill at a named moment, or None for one from outside."""
+    if generator.random() < 0.5:
+        return None
+    if fresh:
+        return f"{generator.choice(FIRST_KILLS + KILLS['saving'][:6])}=kill"
+    return draw_kill(generator, generator.choice(PHASES))
+
+
+def train(place: Place, moment: str | None, generator: random.Random) -> Ended:
+    """Starts the command and kills it; the code is 0 where it was over before."""
+    if moment:
+        return place.train(moment)
+    with place.start() as start:
+        if not start.is_over(generator.uniform(0, MOST_SECONDS)):
+            start.kill()
+        return start.wait()
+
+
+if __name__ == "__main__":
+    main()
