@@ -14,6 +14,7 @@ from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint
 from segnet_jax.errors import UserError
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training import checkpoints as module
+from segnet_jax.training import sealing
 from segnet_jax.training.checkpoints import Checkpoints, sum_of_state
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.parallel import choose_devices, replicate
@@ -243,3 +244,25 @@ def test_a_manifest_lists_every_file_with_size_and_sum(two_saved):
     for name, known in manifest["files"].items():
         data = pathlib.Path(folder, name).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (known["bytes"], known["sha256"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"version": 1},
+        {"version": 1, "files": []},
+        {"files": {}},
+        {"version": 1, "files": {"/dev/zero": {"bytes": 0, "sha256": ""}}},
+        {"version": 1, "files": {"../x": {"bytes": 0, "sha256": ""}}},
+        {"version": 1, "files": {"a\0b": {"bytes": 0, "sha256": ""}}},
+        {"version": 1, "files": {"x": None}},
+        {"version": 1, "files": {"pipe": {"bytes": 0, "sha256": ""}}},
+    ],
+)
+def test_a_forged_manifest_whose_own_sum_is_right_is_damaged(tmp_path, body):
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "manifest.json").write_text(json.dumps(body | {"sha256": sealing._sum_of(body)}))
+    with pytest.raises(Damaged):
+        verify(tmp_path)

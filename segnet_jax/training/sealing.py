@@ -67,6 +67,8 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
     for name, known in manifest["files"].items():
         path = folder / name
         try:
+            if path.exists() and not path.is_file():  # a pipe would never end
+                raise Damaged(f"{name} is not a file")
             if path.stat().st_size != known["bytes"]:
                 raise Damaged(f"{name} has {path.stat().st_size} bytes instead of {known['bytes']}")
             with open(path, "rb") as file:
@@ -84,12 +86,17 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
       Damaged: it is missing or damaged.
       NewerFormat: it is of a version that this program does not know.
     """
+    path = folder / MANIFEST
     try:
-        data = (folder / MANIFEST).read_bytes()[:_MOST_BYTES]
-        manifest = json.loads(data)
+        if path.exists() and not path.is_file():
+            raise Damaged(f"{MANIFEST} is not a file")
+        with open(path, "rb") as file:
+            manifest = json.loads(file.read(_MOST_BYTES))
         known = manifest.pop("sha256")
         if known != _sum_of(manifest):
             raise Damaged(f"{MANIFEST} is not what was written")
+        if manifest["version"] == VERSION and not all(_is_listed_well(*each) for each in manifest["files"].items()):
+            raise Damaged(f"{MANIFEST} lists what is no file of a checkpoint")
     except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"{MANIFEST} is missing") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -97,6 +104,12 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     if manifest["version"] != VERSION:
         raise NewerFormat(f"{folder} has the format {manifest['version']}, and this program knows {VERSION}")
     return manifest
+
+
+def _is_listed_well(name: str, known: dict[str, Any]) -> bool:
+    """Whether an entry of a manifest is one that `seal` writes: a file inside, its size and its sum."""
+    inside = "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
+    return inside and isinstance(known["bytes"], int) and isinstance(known["sha256"], str)
 
 
 def sync_folder(folder: pathlib.Path) -> None:
