@@ -232,7 +232,7 @@ def write_first_files(
 
 def tidy(folder: pathlib.Path) -> None:
     """Removes what a killed start has left half written; for the process that holds the run's lock."""
-    for path in (*folder.glob(".*.tmp"), *folder.glob("samples/.*.tmp")):
+    for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         path.unlink(missing_ok=True)
 
 

@@ -55,8 +55,10 @@ class Checkpoints:
         say: Callable[[str], None] = lambda text: None,
         share: Callable[[str], str] = lambda text: text,
     ):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells each of its steps, and what it raises too
-        self._hook_before, sys.excepthook = sys.excepthook, partial(_without_closed_loops, sys.excepthook)
+        for noisy in ("absl", "asyncio"):  # Orbax tells each of its steps, and what it raises too
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+        if getattr(sys.excepthook, "func", None) is not _without_closed_loops:  # to stay: it may print after we closed
+            sys.excepthook = partial(_without_closed_loops, sys.excepthook)
         self._root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
         self.shelf = Shelf(self._root, keep, say)
         self._devices, self._share = devices, share
@@ -222,7 +224,6 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._writer.close()
-            sys.excepthook = self._hook_before
 
     def __enter__(self) -> "Checkpoints":
         return self
