@@ -78,21 +78,22 @@ class Hosts:
         return told[1:]
 
     def barrier(self, name: str, seconds: float) -> None:
-        """Waits until all processes are here.
+        """Waits until all processes are here, as often as they have been; cheap enough for every step.
 
         Raises:
           HostLost: some are not in time; it names them.
         """
         if self._client is None:
             return
-        key = self._fresh(f"barrier/{name}")
-        self._call("key_value_set", f"{key}/{self.process_id}", "")
+        key = f"barrier/{name}"  # the same each time: the coordinator would keep every other one
+        self._counts[key] += 1
+        self._call("key_value_set", f"{key}/{self.process_id}", str(self._counts[key]), True)
         if self._call("wait_at_barrier", key, _milliseconds(seconds), known="DEADLINE_EXCEEDED") is not None:
             return
-        here = {int(found.rsplit("/", 1)[1]) for found, _ in self._call("key_value_dir_get", key)}
-        absent = ", ".join(str(process) for process in self._watch.processes if process.number not in here)
+        times = {int(found.rsplit("/", 1)[1]): int(value) for found, value in self._call("key_value_dir_get", key)}
+        absent = [each for each in self._watch.processes if times.get(each.number, 0) < self._counts[key]]
         if absent:
-            raise HostLost(f"{absent} did not come to {name} within {seconds:g} s")
+            raise HostLost(f"{', '.join(map(str, absent))} did not come to {name} within {seconds:g} s")
         raise HostLost(f"{self._watch.processes[self.process_id]} came to {name} when the others had stopped waiting")
 
     def ask_to_stop(self, call: int, exit_code: int) -> None:
