@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from segnet_jax.download import cache_folder
 from segnet_jax.endings import Ending
 from segnet_jax.errors import UserError
 
@@ -20,6 +21,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     # TensorFlow, which reads data for us and computes nothing, greets at length unless told otherwise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # it would write to the home folder
     try:
         code = main()
     except UserError as error:

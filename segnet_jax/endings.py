@@ -5,6 +5,8 @@ of memory; 8 a host lost; 130 Ctrl-C; 143 SIGTERM.
 """
 
 import errno
+import os
+import re
 
 import jax
 
@@ -88,6 +90,20 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def disk_refusal(error: BaseException) -> str:
+    """In which words a disk refused, if that is what an error or one that it came from says; else empty.
+
+    TensorStore raises ValueError, with the system's number for it in its words.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        if number := re.search(r"os_error_code='?(\d+)", str(error)):
+            return os.strerror(int(number[1]))
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

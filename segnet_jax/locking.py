@@ -1,5 +1,6 @@
 """One training at a time in a run folder: a lock that says who holds it."""
 
+import contextlib
 import datetime
 import fcntl
 import json
@@ -28,7 +29,7 @@ class RunLock:
     """
 
     def __init__(self, folder: pathlib.Path, say: Callable[[str], None] = lambda text: None):
-        self._file = open(folder / LOCK_FILE, "a+b")
+        self._file = open(folder / LOCK_FILE, "a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -37,9 +38,9 @@ class RunLock:
             raise RunInUse(f"{folder} is in use by {who}: wait, or name another --run") from None
         if before := holder(folder):
             say(f"took over the lock of {before}, which has gone")
-        self._file.truncate(0)
-        self._file.write(_signed().encode())
-        self._file.flush()
+        with contextlib.suppress(OSError):  # on a full disk it holds without a name
+            self._file.truncate(0)
+            self._file.write(_signed().encode())
 
     def __enter__(self) -> "RunLock":
         return self

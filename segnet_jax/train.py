@@ -100,23 +100,23 @@ def train(config: Config) -> int:
         # --- the loop ---
         alone = hosts.num_processes == 1  # else all must leave before the same step, which takes a word between them
         should_stop = stop.requested if alone else _never
-        logbook = stack.enter_context(
-            Logbook(
-                folder if devices.is_writer else None,
-                classes=classes,
-                total_steps=setting.total_steps,
-                steps_per_epoch=plan.steps_per_epoch,
-                images_per_step=plan.global_batch_size,
-                first_step=meta["step"],
-                scored_step=meta["last"]["step"] if meta["last"] else 0,
-                seconds_before=meta["seconds"],
-                resumed=config.resume,
-                title=f"SegNet on {setting.data_set.name}",
-                device=str(devices),
-                write=room,
-                should_stop=should_stop,
-            )
+        open_logbook = partial(
+            Logbook,
+            folder if devices.is_writer else None,
+            classes=classes,
+            total_steps=setting.total_steps,
+            steps_per_epoch=plan.steps_per_epoch,
+            images_per_step=plan.global_batch_size,
+            first_step=meta["step"],
+            scored_step=meta["last"]["step"] if meta["last"] else 0,
+            seconds_before=meta["seconds"],
+            resumed=config.resume,
+            title=f"SegNet on {setting.data_set.name}",
+            device=str(devices),
+            write=room,
+            should_stop=should_stop,
         )
+        logbook = stack.enter_context(room(open_logbook))
 
         def save(which: str) -> None:
             def attempt() -> None:

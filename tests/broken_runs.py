@@ -282,7 +282,8 @@ def differences(run: pathlib.Path, unbroken: pathlib.Path) -> list[str]:
         same(f"sums of {which}", lambda folder, last=last: is_whole(last(folder)))
     same("steps", lambda folder: [row["step"] for row in rows_of(folder) if row["kind"] == "train"])
     same("metrics", rows_of)
-    same("files", _names)
+    if odd := _names(run) ^ _names(unbroken):
+        found.append(f"files of one of both alone: {sorted(odd)}")
     same("scores", lambda folder: json.loads((folder / "result.json").read_text())["per_class"])
     return found
 

@@ -60,7 +60,7 @@ FAULTS = {
     "pause": "the work stands still for two minutes",
     "fill": "the disk of --disk is filled",
     "fill-free": "the same, and emptied two seconds later",
-    "limit": "no file may grow beyond 100 bytes any more",
+    "limit": "no file may grow beyond 8000 bytes any more",
     "clock": "the wall clock is set a day back, the next time two days ahead, and so on",
 }
 FILES = {  # whose half-written file is which moment
@@ -139,7 +139,7 @@ class Faults:
                 if fault == "fill-free":
                     threading.Thread(target=self._free, daemon=True).start()
             case "limit":
-                resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.RLIM_INFINITY))
             case "clock":
                 self._shift_clock()
 

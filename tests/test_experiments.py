@@ -62,3 +62,17 @@ def test_the_scores_with_half_gradients_are_those_of_the_measurement():
     for wire, scores in found["miou"].items():
         each = ", ".join(f"{100 * score:.1f}" for score in scores)
         assert f"| {wire} | {each} | {100 * found['mean_miou'][wire]:.1f} |" in page
+
+
+def test_the_kills_are_those_of_the_soak_and_no_run_differs():
+    folder = ROOT / "experiments" / "reliability"
+    found, page = json.loads((folder / "kills.json").read_text()), (folder / "README.md").read_text(encoding="utf-8")
+    assert found["kills"] == sum(found["kills_by_phase"].values()) == sum(run["kills"] for run in found["each_run"])
+    assert not any(run["differences"] for run in found["each_run"])
+    counts = sorted(found["kills_by_phase"].values(), reverse=True)
+    assert f"| {' | '.join(map(str, (found['kills'], *counts)))} |" in page
+    assert f"{found['runs_equal_to_the_unbroken_one']} of {found['runs']} runs ended as the unbroken one" in page
+    assert (
+        f"{found['most_steps_taken_again']} steps at most" in page
+        and f"{found['mean_steps_taken_again']} in the" in page
+    )

@@ -86,6 +86,17 @@ def test_resuming_drops_the_steps_beyond_the_checkpoint_so_that_each_stands_once
     assert not list(tmp_path.glob(".*tmp"))
 
 
+def test_resuming_drops_an_evaluation_that_the_checkpoint_of_its_step_does_not_know(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        for kind, step in (("train", 3), ("val", 3), ("train", 6), ("val", 6)):
+            log.write(kind, step, loss=1.0)
+    with MetricsLog(tmp_path, resume_step=6, scored_step=3) as log:  # killed after its line, before it was saved
+        assert (log.last_step("train"), log.last_step("val")) == (6, 3)
+        log.write("val", 6, loss=1.0)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["kind"], row["step"]) for row in rows] == [("train", 3), ("val", 3), ("train", 6), ("val", 6)]
+
+
 def test_a_step_cannot_be_written_twice(tmp_path):
     with MetricsLog(tmp_path) as log:
         log.write("train", 4, loss=1.0)

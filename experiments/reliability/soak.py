@@ -2,7 +2,7 @@
 
 python experiments/reliability/soak.py --kills 200 --seed 0 --machine "2 cores of an AMD EPYC, no GPU"
 
-Writes `result.json` beside this file. Each run is killed 25 times, always started again by the same command, and then
+Writes `kills.json` beside this file. Each run is killed 25 times, always started again by the same command, and then
 left to finish. Half of the kills come at moments that `tests/faults.py` names, half from outside, after a random time.
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--machine", required=True, help="what it ran on, in words")
-    parser.add_argument("--out", type=pathlib.Path, default=HERE / "result.json")
+    parser.add_argument("--out", type=pathlib.Path, default=HERE / "kills.json")
     given = parser.parse_args()
     generator, begin = random.Random(given.seed), time.monotonic()
     named, phases, again, runs = 0, collections.Counter(), [], []
@@ -51,7 +51,8 @@ def main() -> None:
             most = min(KILLS_PER_RUN, given.kills - done)
             num_kills = 0
             while num_kills < most:
-                moment = draw(generator, fresh=saved(place.run) == 0)
+                before = saved(place.run)
+                moment = draw(generator, fresh=before == 0)
                 ended = train(place, moment, generator)
                 if ended.code == 0:
                     break  # the run was over before the moment came
@@ -59,11 +60,9 @@ def main() -> None:
                 num_kills += 1
                 named += moment is not None
                 phases[ended.phase] += 1
-                again.append(ended.finished_steps - saved(place.run))
-                told = (
-                    f"{sum(phases.values())} {moment or 'outside'}: {ended.phase}, {again[-1]} steps to be taken again"
-                )
-                print(told, flush=True)
+                again.append(before + ended.count("training: stepped") - saved(place.run))
+                told = f"{moment or 'outside'}: in {ended.phase}, {again[-1]} steps to be taken again"
+                print(f"{sum(phases.values())} {told}", flush=True)
             ended = place.train()
             assert ended.code == 0, ended.err
             runs.append({"kills": num_kills, "differences": differences(place.run, alone.run)})

@@ -51,18 +51,22 @@ def commit() -> str | None:
     checkout = pathlib.Path(__file__).parents[2]
     if not (checkout / ".git").exists():  # else git would name the repository around an installed package
         return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(
-            command,
+
+    def git(*command: str) -> str:
+        # Not `describe --dirty`, which writes to git's index whatever one says; we only look.
+        return subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(checkout), *command],
             capture_output=True,
             text=True,
             timeout=10,
-            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},  # git would refresh its index: we only look
-        )
-    except (OSError, subprocess.TimeoutExpired):
+            check=True,
+        ).stdout.strip()
+
+    try:
+        head = git("rev-parse", "HEAD")
+        return f"{head}-dirty" if git("status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
 def result(

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, is_disk_full
+from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
 from segnet_jax.files import atomic_write_json
 from segnet_jax.training.parallel import Devices, replicate, rewrap
 from segnet_jax.training.sealing import Damaged, seal, verify
@@ -30,6 +30,7 @@ from segnet_jax.training.shelf import META, Shelf, Which
 from segnet_jax.training.state import TrainState
 
 _STATE = "state"
+_PATIENCE = 10 * 365 * 86_400  # seconds
 _ROOM = 1.2  # of the state's bytes, asked for before a save: Orbax and the file system take their part
 
 
@@ -55,14 +56,11 @@ class Checkpoints:
         say: Callable[[str], None] = lambda text: None,
         share: Callable[[str], str] = lambda text: text,
     ):
-        for noisy in ("absl", "asyncio"):  # Orbax tells each of its steps, and what it raises too
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
-        if getattr(sys.excepthook, "func", None) is not _without_closed_loops:  # to stay: it may print after we closed
-            sys.excepthook = partial(_without_closed_loops, sys.excepthook)
+        _hush_orbax()
         self._root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
         self.shelf = Shelf(self._root, keep, say)
         self._devices, self._share = devices, share
-        self._writer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._writer = _writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future | None = None
         self._there: dict[Which, list[int]] | None = None  # saved or begun; all processes must skip the same saves
@@ -176,15 +174,15 @@ class Checkpoints:
         try:
             yield
         except BaseException as error:
-            self._writer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())  # the old one keeps its error
+            self._writer = _writer()  # the old one keeps its error
             self._there = None
             free = shutil.disk_usage(self._root).free if self._root.exists() else 0
             shutil.rmtree(partial, ignore_errors=True)
             if is_disk_full(error):
                 told = f"no room to save step {step}: {free / 1e6:.1f} MB were free on {self._root}"
                 raise DiskFull(told) from error
-            if isinstance(error, OSError):
-                raise DiskFailed(f"step {step} cannot be saved to {self._root}: {error.strerror or error}") from error
+            if refusal := disk_refusal(error):
+                raise DiskFailed(f"step {step} cannot be saved to {self._root}: {refusal}") from error
             raise
 
     # --- restoring ---
@@ -232,10 +230,23 @@ class Checkpoints:
         self.close()
 
 
-def _without_closed_loops(hook: Callable, kind: type, error: BaseException, traceback) -> None:
+def _writer() -> ocp.AsyncCheckpointer:
+    """Orbax's writer, of endless patience: it measures that by the wall clock, which may be set by days meanwhile."""
+    return ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler(), timeout_secs=_PATIENCE)
+
+
+def _hush_orbax() -> None:
+    """Keeps Orbax from printing each of its steps and, in a hundred lines, what it raises too."""
+    for noisy in ("absl", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    if getattr(sys.unraisablehook, "func", None) is not _without_closed_loops:  # to stay: it may print after we closed
+        sys.unraisablehook = partial(_without_closed_loops, sys.unraisablehook)
+
+
+def _without_closed_loops(hook: Callable, unraisable) -> None:
     """Where a write fails, TensorStore prints, for each other one, that nobody waits for it any more."""
-    if kind is not RuntimeError or str(error) != "Event loop is closed":
-        hook(kind, error, traceback)
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def sum_of_state(state: TrainState) -> str:

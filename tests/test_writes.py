@@ -1,0 +1,99 @@
+"""Commands write only into the run's and the cache's folder and need no network: by the system's own record."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from broken_runs import EIGHT, HERE
+
+CALLS = {  # that change what lies on a disk, besides opening for writing
+    *(
+        "creat",
+        "mkdir",
+        "mkdirat",
+        "mknod",
+        "mknodat",
+        "rename",
+        "renameat",
+        "renameat2",
+        "unlink",
+        "unlinkat",
+        "rmdir",
+    ),
+    *("link", "linkat", "symlink", "symlinkat", "truncate", "chmod", "fchmodat", "chown", "lchown", "fchownat"),
+    *("utime", "utimes", "utimensat", "futimesat", "setxattr", "lsetxattr"),
+}
+NO_FILES = ("/dev/null", "/dev/tty", "/proc/")  # the last: how threads are named
+
+
+@pytest.fixture
+def traced(tmp_path):
+    """Runs a command without a network and returns what it wrote to and the addresses it asked for."""
+    if not (shutil.which("strace") and shutil.which("unshare")):
+        pytest.skip("strace and unshare are not both here")
+    tried = subprocess.run(["strace", "-f", "-o", os.devnull, "unshare", "-n", "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"processes may not be traced, or not be cut off from the network: {tried.stderr.strip()[-200:]}")
+    for name in ("home", "tmp", "here"):
+        (tmp_path / name).mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL", "JAX_C"))}
+    environment |= {
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "SEGNET_JAX_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(HERE.parent),
+        "PYTHONDONTWRITEBYTECODE": "1",  # what Python compiles for itself is not ours
+    }
+
+    def run(*command):
+        record = tmp_path / "record"
+        shutil.rmtree(record, ignore_errors=True)
+        record.mkdir()
+        strace = ["strace", "-ff", "-y", "--seccomp-bpf", "-qq", "-s", "4096", "-o", record / "of"]
+        strace += ["-e", "trace=file,connect,sendto", "unshare", "-n", sys.executable, "-m"]
+        done = subprocess.run(
+            [*map(str, strace), *map(str, command)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=tmp_path / "here",
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = [line for path in record.iterdir() for line in path.read_text(errors="replace").splitlines()]
+        assert len(lines) > 1000
+        return written(lines, tmp_path / "here"), [line for line in lines if re.search(r"sa_family=AF_INET", line)]
+
+    return run
+
+
+def written(lines, cwd):
+    """The paths that successful calls created, changed or removed, or opened to write to."""
+    paths = set()
+    for line in lines:
+        call, _, rest = line.partition("(")
+        if re.search(r"\) += -1 ", line):
+            continue
+        if call in ("open", "openat"):
+            if re.search(r"O_WRONLY|O_RDWR|O_CREAT", rest):
+                paths.add(re.search(r"= \d+<(.*)>$", line)[1])
+        elif call in CALLS:
+            around = re.findall(r"(?:AT_FDCWD|\d+)<([^>]*)>", rest) or [cwd]
+            paths |= {os.path.normpath(os.path.join(around[0], path)) for path in re.findall(r'"([^"]*)"', rest)}
+    return paths
+
+
+def test_training_and_evaluating_write_only_where_they_were_told_and_need_no_network(traced, tmp_path):
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    wrote, asked = traced("segnet_jax.train", *EIGHT, "--epochs", 1, "--run", run)
+    files = ("--json", run / "scores.json", "--pictures", run / "drawn")
+    also, too = traced("segnet_jax.evaluate", run, "--fake-devices", 8, *files)
+    assert str(run / "result.json") in wrote and str(run / "scores.json") in also  # they are seen at all
+    allowed = (f"{run}/", f"{cache}/", *NO_FILES)
+    assert {path for path in wrote | also if not f"{path}/".startswith(allowed)} == set()
+    for name in ("home", "tmp", "here"):
+        assert not list((tmp_path / name).iterdir())
+    assert asked + too == []
