@@ -147,11 +147,6 @@ def state_shapes(model: SegNet, optimizer: optax.GradientTransformation, precisi
     return jax.eval_shape(partial(create_state, optimizer=optimizer, precision=precision), variable_shapes(model))
 
 
-def num_bytes_of(state: TrainState) -> int:
-    """Bytes of a state's arrays, given as arrays or as shapes."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-
-
 def first_variables(
     config: Config,
     model: SegNet,

@@ -26,7 +26,7 @@ from segnet_jax.setting import Setting, settle
 from segnet_jax.stopping import Stop
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.hosts import Hosts
-from segnet_jax.training.state import TrainState
+from segnet_jax.training.state import TrainState, num_bytes_of
 from segnet_jax.weights.vgg import VGG
 
 
@@ -147,7 +147,7 @@ def begin(
     optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
     shapes = assembly.state_shapes(model, optimizer, setting.precision)
     if resumed is None and hosts.is_writer:
-        runs.check_room(config, assembly.num_bytes_of(shapes))
+        runs.check_room(config, num_bytes_of(shapes))
     if not config.resume:
         claimed = str(runs.claim_folder(config, say, stack)) if hosts.is_writer else None
         folder = pathlib.Path(hosts.share("folder", claimed))

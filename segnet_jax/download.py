@@ -1,7 +1,6 @@
 """Fetches published files: resumed where they broke off, checked, and never under their final name unless whole."""
 
 import contextlib
-import hashlib
 import http.client
 import os
 import shutil
@@ -17,7 +16,7 @@ from typing import BinaryIO, Literal
 from urllib.parse import urlsplit
 
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_text
+from segnet_jax.files import atomic_write_text, sum_of_file
 
 Kind = Literal["zip", "hdf5", "torch", "any"]
 
@@ -238,7 +237,7 @@ def _check(resource: Resource, path: Path, target: Path) -> None:
         raise _Refused(f"{size} bytes, expected {expected}")
     if resource.sums:
         for algorithm, expected in resource.sums.items():
-            if (found := _sum(path, algorithm)) != expected:
+            if (found := sum_of_file(path, algorithm)) != expected:
                 raise _Refused(f"{algorithm} {found}, expected {expected}")
     else:
         _check_first_use(resource, path, target.with_name(f"{target.name}.sha256"))
@@ -246,7 +245,7 @@ def _check(resource: Resource, path: Path, target: Path) -> None:
 
 def _check_first_use(resource: Resource, path: Path, record: Path) -> None:
     """Holds the file to the sum of the first one of its name, or keeps its sum as that of the first."""
-    found = _sum(path, "sha256")
+    found = sum_of_file(path)
     if record.exists():
         expected = record.read_text("ascii", errors="replace")[:64]
         if found != expected:
@@ -267,11 +266,6 @@ def _check_members(path: Path) -> None:
         raise _Refused(f"a damaged zip: {error}") from None
     if damaged:
         raise _Refused(f"a damaged zip: its member {damaged!r} does not fit its sum")
-
-
-def _sum(path: Path, algorithm: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _size(path: Path) -> int:

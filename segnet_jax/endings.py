@@ -7,6 +7,7 @@ of memory; 8 a host lost; 130 Ctrl-C; 143 SIGTERM.
 import errno
 import os
 import re
+from collections.abc import Iterator
 
 import jax
 
@@ -83,13 +84,12 @@ def is_disk_full(error: BaseException | None) -> bool:
 
     TensorStore, which writes the arrays, tells it in words alone.
     """
-    while error is not None:
-        if isinstance(error, DiskFull) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if any(words in str(error) for words in ("No space left on device", "Disk quota exceeded")):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        isinstance(each, DiskFull)
+        or getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or any(words in str(each) for words in ("No space left on device", "Disk quota exceeded"))
+        for each in _with_causes(error)
+    )
 
 
 def disk_refusal(error: BaseException) -> str:
@@ -97,13 +97,19 @@ def disk_refusal(error: BaseException) -> str:
 
     TensorStore raises ValueError, with the system's number for it in its words.
     """
-    while error is not None:
-        if isinstance(error, OSError):
-            return error.strerror or str(error)
-        if number := re.search(r"os_error_code='?(\d+)", str(error)):
+    for each in _with_causes(error):
+        if isinstance(each, OSError):
+            return each.strerror or str(each)
+        if number := re.search(r"os_error_code='?(\d+)", str(each)):
             return os.strerror(int(number[1]))
-        error = error.__cause__ or error.__context__
     return ""
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it came from, one after another."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

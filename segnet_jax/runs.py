@@ -44,15 +44,14 @@ def find(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack
       UserError: the run is another experiment, or `--run` holds something else.
       RunInUse: another process trains in it.
     """
-    if config.resume or _is_run(pathlib.Path(config.run or ".")) and config.run:
+    if config.resume or (config.run and _is_run(pathlib.Path(config.run))):
         folder = pathlib.Path(config.run)
         _check_changes(folder, read_run(folder), config)
         stack.enter_context(RunLock(folder, say))
         return dataclasses.replace(config, resume=True)
-    if config.run:
-        check_free(config)
-        return config
     check_free(config)
+    if config.run:
+        return config
     folder = _newest(config)
     if folder is None or (folder / RESULT_FILE).exists() or differences(read_run(folder), config):
         return config

@@ -194,9 +194,8 @@ def train(config: Config) -> int:
         room(checkpoints.wait)
 
         # --- the end ---
-        saved = checkpoints.latest("newest")
-        if hosts.is_writer:
-            outcome |= {"saved": saved, "state": checkpoints.confirm("newest", saved) if saved is not None else None}
+        if hosts.is_writer:  # after no step at all nothing is saved
+            outcome |= {"saved": step or None, "state": checkpoints.confirm("newest", step) if step else None}
         if not runs.is_finished(meta, setting.total_steps):
             outcome["why"] = f"stopped after step {step} of {setting.total_steps}"
             if leaving or should_stop():

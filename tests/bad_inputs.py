@@ -2,12 +2,12 @@
 
 import io
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from test_decode import chunk, encode
 
 PREFIX = "/SegNet/CamVid"
 TRAIN, VAL = tuple("abcdef"), tuple("gh")
@@ -45,17 +45,6 @@ class Case:
 
 
 # pictures
-
-
-def encode(array, kind="PNG", mode=None, **options):
-    file = io.BytesIO()
-    image = Image.fromarray(array)
-    (image.convert(mode) if mode else image).save(file, kind, **options)
-    return file.getvalue()
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def raw_png(width, height, bits, color_type, pixels):

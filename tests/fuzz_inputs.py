@@ -98,8 +98,7 @@ def torch_zip(random, seeds, others):
     data = random.choice(seeds)
     if random.random() < 0.3:
         return mutate(random, data, others)
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [(info, archive.read(info)) for info in archive.infolist()]
+    members = _unzipped(data)
     index = 0 if random.random() < 0.8 else random.randrange(len(members))
     info, content = members[index]
     members[index] = info, mutate(random, content, [content], PICKLE_TOKENS)
@@ -124,13 +123,18 @@ def _zipped(random, members):
     return file.getvalue()
 
 
+def _unzipped(data):
+    """The members of a zip, each with its content."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [(info, archive.read(info)) for info in archive.infolist()]
+
+
 def npz(random, seeds, others):
     """An `.npz` of which a member's header was damaged, or which itself was."""
     data = random.choice(seeds)
     if random.random() < 0.3:
         return mutate(random, data, others)
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [(info, archive.read(info)) for info in archive.infolist()]
+    members = _unzipped(data)
     index = random.randrange(len(members))
     info, content = members[index]
     head = mutate(random, content[:128], (), TOKENS) if random.random() < 0.8 else content[:128]
@@ -204,8 +208,7 @@ def zipped_pictures(random, seeds, others):
     data = random.choice(seeds)
     if random.random() < 0.6:
         return mutate(random, data, others)
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [(info, archive.read(info)) for info in archive.infolist()]
+    members = _unzipped(data)
     index = random.randrange(len(members))
     members[index] = members[index][0], png(random, [members[index][1]], ())
     return _zipped(random, members)

@@ -211,10 +211,7 @@ def npy(header, data=b"", length=None):
 @hostile("weights")
 def numpy_archives(folder, canary):
     def archive(content):
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as packed:
-            packed.writestr("conv1_1/kernel.npy", content)
-        return file.getvalue()
+        return zipped(("conv1_1/kernel.npy", content))
 
     np.savez(pickled := io.BytesIO(), **{"conv1_1/kernel": np.array([None, "object"], object)})
     payload = payloads(canary)["reduce"]
@@ -312,15 +309,17 @@ def caffe(folder, canary):
 # CamVid's archives
 
 
+def zipped(*members):
+    """A zip of (name or ZipInfo, data)."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
 @hostile("archive")
 def zip_slips(folder, canary):
-    def archive(*members):
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as packed:
-            for name, data in members:
-                packed.writestr(name, data)
-        return file.getvalue()
-
     link = zipfile.ZipInfo(f"{FRAMES[0]}_L.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     escapes = {
@@ -331,10 +330,10 @@ def zip_slips(folder, canary):
         "backslash": "..\\canary",
         "network": "\\\\host\\share\\canary",
     }
-    made = {f"{name}.zip": archive((member, b"x")) for name, member in escapes.items()}
+    made = {f"{name}.zip": zipped((member, b"x")) for name, member in escapes.items()}
     return made | {
-        "nul.zip": archive(("canary@.png", b"x")).replace(b"canary@", b"canary\0"),
-        "link.zip": archive((link, b"/etc/passwd")),
+        "nul.zip": zipped(("canary@.png", b"x")).replace(b"canary@", b"canary\0"),
+        "link.zip": zipped((link, b"/etc/passwd")),
         "twice.zip": raw_zip([(f"{FRAMES[0]}_L.png", 0, b"x", 1), (f"{FRAMES[0]}_L.png", 0, b"y", 1)]),
         "bomb.zip": raw_zip([(f"{FRAMES[0]}_L.png", 8, zeros(BOMB), BOMB)]),
         "bomb that claims little.zip": raw_zip([(f"{frame}_L.png", 8, zeros(BOMB), 1000) for frame in FRAMES]),

@@ -1,6 +1,8 @@
 """Checkpoints: what is damaged is found, set aside and told; what is older is kept until the new one was read back."""
 
+import hashlib
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -234,8 +236,6 @@ def test_the_sum_of_a_state_tells_one_bit_a_name_and_a_type():
 
 
 def test_a_manifest_lists_every_file_with_size_and_sum(two_saved):
-    import hashlib
-
     folder = two_saved / "newest" / "2"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["step"] == 2 and manifest["files"].keys() == {
@@ -260,8 +260,6 @@ def test_a_manifest_lists_every_file_with_size_and_sum(two_saved):
     ],
 )
 def test_a_forged_manifest_whose_own_sum_is_right_is_damaged(tmp_path, body):
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "manifest.json").write_text(json.dumps(body | {"sha256": sealing._sum_of(body)}))
     with pytest.raises(Damaged):

@@ -1,11 +1,9 @@
 """Damaged input of every kind gives what the readers document: a value or one exception, never another, in time."""
 
-import io
 import json
 import struct
 import subprocess
 import sys
-import zipfile
 import zlib
 
 import fuzz_inputs
@@ -14,6 +12,7 @@ import hostile_files
 import pytest
 import weight_files
 from fuzz_readers import READERS
+from hostile_files import zipped
 
 from segnet_jax.nn.segnet import ENCODERS
 
@@ -67,14 +66,6 @@ def test_a_reader_that_fails_otherwise_is_found(monkeypatch, tmp_path):
 
 
 # What fuzzing has found, each once: the reader, the input, and what comes of it now.
-
-
-def zipped(*members):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in members:
-            archive.writestr(name, data)
-    return file.getvalue()
 
 
 def keras_without(kind, length, flags):

@@ -6,7 +6,6 @@ does not fit there is decoded for each use.
 """
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -20,7 +19,7 @@ import numpy as np
 
 from segnet_jax.datasets.decode import resize
 from segnet_jax.datasets.records import Split
-from segnet_jax.files import atomic_write_json
+from segnet_jax.files import atomic_write_json, sum_of_file
 from segnet_jax.pipeline.parts import finish, remove, sweep, unfinished
 
 Read = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -187,9 +186,5 @@ def _open(folder: pathlib.Path) -> Records | None:
 
 
 def _sums(folder: pathlib.Path) -> dict[str, str]:
-    """sha256 of each file of arrays: half a second a gigabyte, and every page is in memory afterwards."""
-    sums = {}
-    for name in _ARRAYS:
-        with open(folder / f"{name}.npy", "rb") as file:
-            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
+    """sha256 of each file of arrays."""
+    return {name: sum_of_file(folder / f"{name}.npy") for name in _ARRAYS}

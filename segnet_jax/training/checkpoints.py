@@ -27,7 +27,7 @@ from segnet_jax.files import atomic_write_json
 from segnet_jax.training.parallel import Devices, replicate, rewrap
 from segnet_jax.training.sealing import Damaged, seal, verify
 from segnet_jax.training.shelf import META, Shelf, Which
-from segnet_jax.training.state import TrainState
+from segnet_jax.training.state import TrainState, num_bytes_of
 
 _STATE = "state"
 _PATIENCE = 10 * 365 * 86_400  # seconds
@@ -89,7 +89,7 @@ class Checkpoints:
         partial = self.shelf.place(which, step).with_name(f".{step}.partial")
         copy = jax.device_get(state) if self._devices.is_writer else None  # before it is donated
         if copy is not None:
-            self._make_room(partial, sum(leaf.nbytes for leaf in jax.tree.leaves(copy)), step)
+            self._make_room(partial, num_bytes_of(copy), step)
         with self._told_by_disk(partial, step):
             self._writer.save(
                 partial / _STATE, args=ocp.args.StandardSave(rewrap(state, self._devices.world)), force=True

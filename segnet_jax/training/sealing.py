@@ -11,7 +11,7 @@ import os
 import pathlib
 from typing import Any
 
-from segnet_jax.files import plain
+from segnet_jax.files import plain, sum_of_file
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -71,9 +71,8 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
                 raise Damaged(f"{name} is not a file")
             if path.stat().st_size != known["bytes"]:
                 raise Damaged(f"{name} has {path.stat().st_size} bytes instead of {known['bytes']}")
-            with open(path, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != known["sha256"]:
-                    raise Damaged(f"the content of {name} is not what was written")
+            if sum_of_file(path) != known["sha256"]:
+                raise Damaged(f"the content of {name} is not what was written")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise Damaged(f"{name} is missing") from None
     return manifest
@@ -125,7 +124,7 @@ def _sum_after_sync(path: pathlib.Path) -> str:
     """Forces a file to the disk and returns its sha256."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sum_of_file(path)
 
 
 def _sum_of(body: dict[str, Any]) -> str:

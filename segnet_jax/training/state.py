@@ -57,6 +57,11 @@ def _init(model: nn.Module, key: jax.Array) -> dict[str, Any]:
     return model.init(key, jnp.zeros((1, 32, 32, 3), jnp.float32), train=False)  # of any size: parameters do not depend
 
 
+def num_bytes_of(state: TrainState) -> int:
+    """Bytes of a state's arrays, given as arrays or as shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
 @jax.jit
 def is_finite(state: TrainState) -> jax.Array:
     """Whether the state may be saved: neither a NaN nor an infinity in it, and no step behind it that met one."""
