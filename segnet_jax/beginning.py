@@ -134,7 +134,7 @@ def begin(
         vgg = assembly.read_first_weights(config)
         preprocessing = assembly.choose_preprocessing(config, vgg)
         meta = setting.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
-        meta |= {"step": 0, "seconds": 0.0, "last": None, "best": None}
+        meta |= {"colors": classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}
     if config.class_weights != meta["class_weights_by"]:  # new, or overridden
         class_weights = assembly.load_class_weights(config, data_set, say)
         meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}

@@ -1,7 +1,6 @@
 """Scores a trained run on a split: `python -m segnet_jax.evaluate --help`."""
 
 import dataclasses
-import pathlib
 import sys
 import time
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_flags
 from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.metrics.confusion import scores
+from segnet_jax.network import restore
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.setting import open_data, start_devices
-from segnet_jax.training.checkpoints import Checkpoints
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
 
@@ -64,23 +63,16 @@ def evaluate(options: Options) -> int:
         batch_size_per_device=options.batch_size_per_device,
         **({"data": options.data} if options.data else {}),
     )
-    devices, precision = start_devices(config)
+    say = partial(print, file=sys.stderr)
+    devices, precision = start_devices(config, say)
     data_set = open_data(config)
     split = data_set.splits.get(options.split)
     if not split:
         raise UserError(f"{data_set.name} has no {options.split} images, only {', '.join(data_set.splits)}")
-    say = partial(print, file=sys.stderr)
-    with Checkpoints(pathlib.Path(options.run) / "checkpoints", devices, say=say) as checkpoints:
-        step = checkpoints.latest(options.checkpoint)
-        if step is None:
-            raise UserError(f"no {options.checkpoint} checkpoint in {options.run}: it stopped before its first one")
-        meta = checkpoints.read_meta(options.checkpoint, step)
-        if meta["classes"] != list(data_set.classes.names):
-            raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")
-        model = assembly.build_model(config, len(data_set.classes), precision)
-        optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
-        shapes = assembly.state_shapes(model, optimizer, meta["precision"])
-        state = checkpoints.restore(options.checkpoint, step, shapes)
+    restored = restore(options.run, config, options.checkpoint, devices, precision, say)
+    meta = restored.meta
+    if meta["classes"] != list(data_set.classes.names):
+        raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")
     records = assembly.decode(split, config, f"reading {options.split} images", say)
     share = assembly.device_share(devices, config.batch_size_per_device)
     source = evaluation_input(choose_place(config.input, devices, records), records, share, devices)
@@ -90,12 +82,12 @@ def evaluate(options: Options) -> int:
         share,
         devices,
         say,
-        model=model,
+        model=restored.model,
         class_weights=jnp.asarray(runs.class_weights_of(meta)),
         preprocessing=runs.preprocessing_of(meta),
     )
     start = time.monotonic()
-    found = score(state.variables)
+    found = score(restored.variables)
     seconds = time.monotonic() - start
     if devices.is_writer:
         print_table(scores(found.confusion), data_set.classes)

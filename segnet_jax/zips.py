@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 
 _DIRECTORY_BYTES = 1 << 20
@@ -25,6 +26,23 @@ def check_zip(path: Path) -> list[str]:
             if member.compress_type not in _METHODS:
                 raise ValueError(f"member {member.filename[:80]!r} is packed by method {member.compress_type}")
         return archive.namelist()
+
+
+def read_through(path: Path) -> None:
+    """Holds every member of a zip against its own sum.
+
+    Raises:
+      ValueError: one does not fit its sum or cannot be read, or it is not a zip.
+      OSError: the file cannot be read.
+    """
+    try:
+        check_zip(path)
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:  # a NotImplementedError is a RuntimeError
+        raise ValueError(str(error)) from None
+    if damaged:
+        raise ValueError(f"its member {damaged!r} does not fit its sum")
 
 
 class _Frugal(io.FileIO):

@@ -14,7 +14,7 @@ from segnet_jax.programs import remove_cut_off
 
 def test_a_program_that_was_cut_off_is_removed_wherever_the_cut_is(tmp_path):
     whole = zlib.compress(os.urandom(1000) + bytes(1000))
-    for length in range(0, len(whole) + 1, 7):
+    for length in range(0, len(whole), 7):
         (tmp_path / f"{length:04}-cache").write_bytes(whole[:length])
     (tmp_path / "whole-cache").write_bytes(whole)
     (tmp_path / "unknown-cache").write_bytes(b"compressed in some other way")

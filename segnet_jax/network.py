@@ -1,0 +1,175 @@
+"""A trained network, from its run folder alone: what `segnet_jax.load` gives, and what the commands take from a run."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segnet_jax import assembly, runs
+from segnet_jax.config import Config
+from segnet_jax.datasets.labels import ClassTable, Color
+from segnet_jax.errors import UserError
+from segnet_jax.nn.folding import fold_batch_norm
+from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.nn.segnet import SegNet
+from segnet_jax.setting import start_devices
+from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.parallel import Devices
+from segnet_jax.training.shelf import Which
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds of a network.
+
+    Attributes:
+      model: as it was trained, BatchNorm apart.
+      variables: its "params" and "batch_stats", replicated over the devices.
+      meta: the checkpoint's JSON.
+    """
+
+    model: SegNet
+    variables: dict[str, Any]
+    meta: dict[str, Any]
+
+    @property
+    def classes(self) -> ClassTable:
+        """That it was trained on."""
+        return ClassTable(tuple(self.meta["classes"]), tuple(map(tuple, self.meta["colors"])))
+
+
+def restore(
+    run: str, config: Config, which: Which, devices: Devices, precision: str, say: Callable[[str], None]
+) -> Restored:
+    """Restores the network of a run's checkpoint.
+
+    Args:
+      run: the folder.
+      config: the run's.
+      which: the best or the newest checkpoint.
+      devices: where its variables are to lie.
+      precision: of activations, not "auto".
+      say: told of damaged checkpoints.
+
+    Raises:
+      UserError: there is no checkpoint yet.
+      NoCheckpoint: there were some, and none is whole.
+    """
+    with Checkpoints(pathlib.Path(run) / "checkpoints", devices, say=say) as checkpoints:
+        step = checkpoints.latest(which)
+        if step is None:
+            raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
+        meta = checkpoints.read_meta(which, step)
+        model = assembly.build_model(config, len(meta["classes"]), precision)
+        optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
+        shapes = assembly.state_shapes(model, optimizer, meta["precision"])
+        return Restored(model, checkpoints.restore(which, step, shapes).variables, meta)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A trained network, ready to label images of any size.
+
+    Attributes:
+      model: the network, each BatchNorm folded into its convolution.
+      variables: the model's, float32.
+      preprocessing: what it expects of an image; `forward` sees to it.
+      classes: names and colours; a class's id is its place.
+      config: of its run.
+      step: finished steps of the checkpoint.
+    """
+
+    model: SegNet
+    variables: dict[str, Any]
+    preprocessing: Preprocessing
+    classes: ClassTable
+    config: Config
+    step: int
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their ids."""
+        return self.classes.names
+
+    @property
+    def colors(self) -> tuple[Color, ...]:
+        """RGB 0..255 of each class."""
+        return self.classes.colors
+
+    def forward(self, variables: dict[str, Any], images: jax.Array) -> jax.Array:
+        """The network as a pure function of its variables, to be jitted or exported.
+
+        Args:
+          variables: as the attribute.
+          images: uint8 or float [B,H,W,3] RGB, 0..255.
+
+        Returns:
+          Logits, float32 [B,H,W,C].
+        """
+        return self.model.apply(variables, normalise(images, self.preprocessing, self.model.dtype), train=False)
+
+    def logits(self, images: np.ndarray) -> jax.Array:
+        """Logits, float32 [B,H,W,C], of images as `predict` takes them; compiled once for each shape."""
+        return self._logits(self.variables, _batch_of(images))
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Labels every pixel; compiled once for each shape.
+
+        Args:
+          images: uint8 [B,H,W,3] RGB, or [H,W,3] for a single one, of any size.
+
+        Returns:
+          Class ids, uint8 [B,H,W], or [H,W].
+
+        Raises:
+          ValueError: for anything else.
+        """
+        images = np.asarray(images)
+        predictions = np.asarray(self._predict(self.variables, _batch_of(images)))
+        return predictions if images.ndim == 4 else predictions[0]
+
+    @cached_property
+    def _logits(self) -> Callable:
+        return jax.jit(self.forward)
+
+    @cached_property
+    def _predict(self) -> Callable:
+        return jax.jit(lambda *args: jnp.argmax(self.forward(*args), axis=-1).astype(jnp.uint8))
+
+
+def load(run: str | pathlib.Path, checkpoint: Literal["best", "newest"] = "best", precision: str = "auto") -> Network:
+    """Loads a run's network for inference.
+
+    Args:
+      run: the folder that a training left.
+      checkpoint: the best by validation mIoU, or the newest.
+      precision: of activations: float32, bfloat16, float16, or auto: what suits the device.
+
+    Raises:
+      UserError: there is no such run, or no checkpoint in it.
+      NoCheckpoint: none of its checkpoints is whole.
+    """
+    config = dataclasses.replace(runs.read_run(run), devices="1", fake_devices=0, precision=precision)
+    say = partial(print, file=sys.stderr)
+    devices, precision = start_devices(config, say)
+    return folded(restore(str(run), config, checkpoint, devices, precision, say), config)
+
+
+def folded(restored: Restored, config: Config) -> Network:
+    """The network for inference: each BatchNorm folded into its convolution."""
+    model = restored.model.clone(folded=True)
+    variables = fold_batch_norm(restored.variables, model.batch_norm_epsilon)
+    preprocessing = runs.preprocessing_of(restored.meta)
+    return Network(model, variables, preprocessing, restored.classes, config, restored.meta["step"])
+
+
+def _batch_of(images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
+        raise ValueError(f"images must be uint8 [B,H,W,3] or [H,W,3], got {images.dtype} {list(images.shape)}")
+    return images if images.ndim == 4 else images[None]
