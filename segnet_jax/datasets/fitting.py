@@ -1,0 +1,60 @@
+"""Pictures of all sizes brought to one: stretched, or whole between bars, or filled and cut."""
+
+from typing import Literal
+
+import numpy as np
+
+from segnet_jax.constants import VOID
+from segnet_jax.datasets.decode import resize
+
+Fit = Literal["stretch", "letterbox", "crop"]
+"""How a picture comes to a size of another shape: with its own shape lost, with bars, or with its ends cut off."""
+
+
+def scaled_size(size: tuple[int, int], target: tuple[int, int], fit: Fit) -> tuple[int, int]:
+    """Height and width to which a picture is resized on its way to the target size.
+
+    Args:
+      size: height and width of the picture.
+      target: height and width wished.
+      fit: "stretch" gives the target itself; "letterbox" the largest size of the picture's shape inside it, "crop" the
+        smallest around it.
+    """
+    if fit == "stretch":
+        return target
+    ratios = [wished / has for wished, has in zip(target, size, strict=True)]
+    ratio = min(ratios) if fit == "letterbox" else max(ratios)
+    choose = min if fit == "letterbox" else max  # rounding must not leave the target, or bars in it
+    height, width = (choose(wished, max(1, round(has * ratio))) for wished, has in zip(target, size, strict=True))
+    return height, width
+
+
+def fit_record(
+    image: np.ndarray, label: np.ndarray, target: tuple[int, int], fit: Fit
+) -> tuple[np.ndarray, np.ndarray]:
+    """Brings a record to a size.
+
+    Args:
+      image: uint8 [H,W,3].
+      label: uint8 [H,W].
+      target: height and width wished.
+      fit: how; what is cut off is cut off at both ends alike, and bars are black and VOID.
+
+    Returns:
+      image uint8 [*target,3] and label uint8 [*target].
+    """
+    image, label = resize(image, label, *scaled_size(label.shape, target, fit))
+    if label.shape == target:
+        return image, label
+    fitted = np.zeros((*target, 3), np.uint8), np.full(target, VOID, np.uint8)
+    inner, outer = zip(*map(_overlap, label.shape, target), strict=True)
+    fitted[0][outer], fitted[1][outer] = image[inner], label[inner]
+    return fitted
+
+
+def _overlap(has: int, wished: int) -> tuple[slice, slice]:
+    """Which part of so many rows lies where in so many others, both in the middle of one another."""
+    common = min(has, wished)
+    starts = ((size - common) // 2 for size in (has, wished))
+    first, second = (slice(start, start + common) for start in starts)
+    return first, second
