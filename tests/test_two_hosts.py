@@ -125,3 +125,16 @@ def test_twenty_kills_of_either_process_are_named_and_the_restart_is_exact_each_
         assert Two(folder).end()[0] == [0, 0]
         assert sum_of(folder) == sum_of(unbroken) and rows_of(folder) == rows_of(unbroken), number
     print(f"20 of 20 named and exact; the other left after at most {longest:.1f} s")
+
+
+def test_a_signal_while_the_others_are_waited_for_ends_with_a_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        hosts = ["--coordinator", f"127.0.0.1:{nobody.getsockname()[1]}", "--num-processes", "2", "--process-id", "1"]
+        command = [sys.executable, "-m", "segnet_jax.train", *SAME, "--run", str(tmp_path / "run"), *hosts]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        nobody.settimeout(60)
+        with nobody.accept()[0]:
+            process.terminate()
+            told = process.communicate(timeout=20)[1]
+    assert process.returncode == 143 and "stopping: nothing is lost" in told and "Traceback" not in told
+    assert not (tmp_path / "run").exists()
