@@ -1,4 +1,4 @@
-"""The console script `segnet`, and `python -m segnet_jax`: every command by its name, none imported before it is known."""
+"""The console script `segnet`, and `python -m segnet_jax`: each command by its name, imported when that is known."""
 
 import difflib
 import importlib.util
