@@ -68,6 +68,15 @@ class Options:
     batch_size_per_device: int = 4  # images a device takes at once; what is found does not depend on it
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of activations
 
+    def __post_init__(self):
+        """Refuses what no label can hold.
+
+        Raises:
+          UserError: for an id that is none of a byte.
+        """
+        if not -1 <= self.void <= VOID:
+            raise UserError(f"--void must be between 0 and {VOID}, got {self.void}")
+
 
 def main() -> int:
     """The command."""
