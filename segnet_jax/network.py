@@ -5,14 +5,14 @@ import pathlib
 import sys
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from segnet_jax import assembly, runs
-from segnet_jax.config import Config
+from segnet_jax.config import Config, override
 from segnet_jax.datasets.labels import ClassTable, Color
 from segnet_jax.errors import UserError
 from segnet_jax.nn.folding import fold_batch_norm
@@ -58,7 +58,7 @@ def restore(
       say: told of damaged checkpoints.
 
     Raises:
-      UserError: there is no checkpoint yet.
+      UserError: there is no checkpoint yet, or it holds another network than the config tells.
       NoCheckpoint: there were some, and none is whole.
     """
     with Checkpoints(pathlib.Path(run) / "checkpoints", devices, say=say) as checkpoints:
@@ -69,7 +69,11 @@ def restore(
         model = assembly.build_model(config, len(meta["classes"]), precision)
         optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
         shapes = assembly.state_shapes(model, optimizer, meta["precision"])
-        return Restored(model, checkpoints.restore(which, step, shapes).variables, meta)
+        try:
+            return Restored(model, checkpoints.restore(which, step, shapes).variables, meta)
+        except ValueError as error:  # the files are whole: Orbax tells of shapes or names that differ
+            why = " ".join(str(error).split())[:200]
+            raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {why}") from None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,9 +134,8 @@ class Network:
         Raises:
           ValueError: for anything else.
         """
-        images = np.asarray(images)
         predictions = np.asarray(self._predict(self.variables, _batch_of(images)))
-        return predictions if images.ndim == 4 else predictions[0]
+        return predictions if np.ndim(images) == 4 else predictions[0]
 
     @cached_property
     def _logits(self) -> Callable:
@@ -143,7 +146,7 @@ class Network:
         return jax.jit(lambda *args: jnp.argmax(self.forward(*args), axis=-1).astype(jnp.uint8))
 
 
-def load(run: str | pathlib.Path, checkpoint: Literal["best", "newest"] = "best", precision: str = "auto") -> Network:
+def load(run: str | pathlib.Path, checkpoint: Which = "best", precision: str = "auto") -> Network:
     """Loads a run's network for inference.
 
     Args:
@@ -152,10 +155,13 @@ def load(run: str | pathlib.Path, checkpoint: Literal["best", "newest"] = "best"
       precision: of activations: float32, bfloat16, float16, or auto: what suits the device.
 
     Raises:
-      UserError: there is no such run, or no checkpoint in it.
+      UserError: there is no such run, no checkpoint in it, or no such checkpoint or precision.
       NoCheckpoint: none of its checkpoints is whole.
     """
-    config = dataclasses.replace(runs.read_run(run), devices="1", fake_devices=0, precision=precision)
+    if checkpoint not in get_args(Which):
+        raise UserError(f"checkpoint must be one of {', '.join(get_args(Which))}, got {checkpoint!r}")
+    here = {"devices": "1", "fake_devices": 0, "precision": precision}
+    config = override(runs.read_run(run), here, source="segnet_jax.load")
     say = partial(print, file=sys.stderr)
     devices, precision = start_devices(config, say)
     return folded(restore(str(run), config, checkpoint, devices, precision, say), config)
@@ -170,6 +176,7 @@ def folded(restored: Restored, config: Config) -> Network:
 
 
 def _batch_of(images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
         raise ValueError(f"images must be uint8 [B,H,W,3] or [H,W,3], got {images.dtype} {list(images.shape)}")
     return images if images.ndim == 4 else images[None]

@@ -16,11 +16,15 @@ class Stop:
 
     A thread of its own hears the signals, for Python's handlers wait as long as the main thread compiles or computes.
 
+    Args:
+      first: what is done before leaving, for the line that answers the signal.
+
     Attributes:
       exit_code: 130 after Ctrl-C, 143 after SIGTERM, None while nobody asked.
     """
 
-    def __init__(self):
+    def __init__(self, first: str = "the step is finished and saved first"):
+        self._first = first
         self.exit_code: int | None = None
         self._nothing_to_save = False
         self._before: dict[int, object] = {}
@@ -55,7 +59,7 @@ class Stop:
             if self.requested():
                 return
             self.exit_code = 128 + number
-        told = "the step is finished and saved first" if not self._nothing_to_save else "nothing is lost"
+        told = self._first if not self._nothing_to_save else "nothing is lost"
         again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
         _tell(f"stopping: {told}{again}")
 

@@ -23,7 +23,7 @@ ROOMS = {  # what each may import besides itself and the leaves
 # Every other module of the top level is a command, or stands beside the commands.
 LEAVES = {"constants", "errors", "config", "download", "endings", "files", "zips"}
 MOST_LINES = 320
-ONLY_IN = {"orbax": "training/checkpoints.py", "jax.pmap": "training/parallel.py"}
+ONLY_IN = {"orbax": "training/checkpoints.py", "jax.pmap": "training/parallel.py", "av": "video.py"}
 # TensorFlow takes seconds to import and only reading data needs it: imported inside functions. TFDS wants its builder
 # as a class of a module, so that module alone may, and is itself imported inside functions.
 BUILDER = "segnet_jax.datasets.tfds_camvid"

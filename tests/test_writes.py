@@ -8,6 +8,9 @@ import sys
 
 import pytest
 from broken_runs import EIGHT, HERE
+from made_runs import make_run
+
+SAMPLE = HERE.parent / "data/sample"
 
 CALLS = {  # that change what lies on a disk, besides opening for writing
     *(
@@ -93,6 +96,20 @@ def test_training_and_evaluating_write_only_where_they_were_told_and_need_no_net
     also, too = traced("segnet_jax.evaluate", run, "--fake-devices", 8, *files)
     assert str(run / "result.json") in wrote and str(run / "scores.json") in also  # they are seen at all
     allowed = (f"{run}/", f"{cache}/", *NO_FILES)
+    assert {path for path in wrote | also if not f"{path}/".startswith(allowed)} == set()
+    for name in ("home", "tmp", "here"):
+        assert not list((tmp_path / name).iterdir())
+    assert asked + too == []
+
+
+def test_predicting_writes_only_into_its_folder_and_needs_no_network(traced, tmp_path):
+    run, cache, out = make_run(tmp_path / "run"), tmp_path / "cache", tmp_path / "out"
+    more = ["--out", out, "--json", out / "told.json", "--confidence", "--labels", SAMPLE / "valannot"]
+    wrote, asked = traced("segnet_jax.predict", run, SAMPLE / "val", *more)
+    assert {str(out / "told.json"), str(out / "val_00000.png"), str(out / "val_00000_overlay.jpg")} <= wrote
+    also, too = traced("segnet_jax.predict", run, SAMPLE / "val/val_00000.png")
+    assert str(run / "predictions-1/val_00000.png") in also
+    allowed = (f"{out}/", f"{run}/predictions-1/", f"{cache}/", *NO_FILES)
     assert {path for path in wrote | also if not f"{path}/".startswith(allowed)} == set()
     for name in ("home", "tmp", "here"):
         assert not list((tmp_path / name).iterdir())

@@ -29,9 +29,18 @@ from segnet_jax.datasets.labels import Color
 from segnet_jax.errors import UserError, listed
 
 _OUTSIDE = 254  # marks label values that mean no class
+_UPRIGHT = {  # what undoes each EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def _decode(data: bytes, header: Header, name: str) -> Image.Image:
+def _decode(data: bytes, header: Header, name: str, turn: bool = False) -> Image.Image:
     image = open_picture(data, header.format, name)
     try:
         image.load()
@@ -39,29 +48,32 @@ def _decode(data: bytes, header: Header, name: str) -> Image.Image:
         what, kind = ("cut off", "cut-off") if "truncated" in str(error) else ("damaged", "broken-data")
         raise UserError(f"{name} is {what}: {error}", kind=kind, file=name, fix=AGAIN) from None
     if (turned := orientation(data)) != 1:
+        if turn:
+            return image.transpose(_UPRIGHT[turned])
         what = f"{name} carries an EXIF rotation (orientation {turned}): image and label would disagree"
         fix = "rotate the pixels and save without the tag, e.g. by ImageMagick's -auto-orient"
         raise UserError(what, kind="exif-rotation", file=name, fix=fix)
     return image
 
 
-def read_image(source: Path | bytes, name: str) -> np.ndarray:
+def read_image(source: Path | bytes, name: str, *, turn: bool = False) -> np.ndarray:
     """Decodes an image from PNG or JPEG; grey is repeated, a palette's colours are taken.
 
     Args:
       source: the file's path, or its bytes.
       name: what messages call it.
+      turn: turn it upright as its EXIF data say, for an image that no label belongs to.
 
     Returns:
       uint8 [H,W,3], RGB.
 
     Raises:
-      UserError: as `inspect`, and for CMYK, 16 bits, transparency, an EXIF rotation.
+      UserError: as `inspect`, and for CMYK, 16 bits, transparency, an EXIF rotation unless `turn`.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name)
     header = inspect(data, name)
     check_image_header(header, name)
-    image = _decode(data, header, name)
+    image = _decode(data, header, name, turn)
     if header.kind in ("RGBA", "grey+alpha"):
         _refuse_transparency(np.asarray(image)[..., -1], "image", name)
     return np.asarray(image.convert("RGB"))
@@ -187,7 +199,13 @@ def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tup
     old_height, old_width = label.shape
     if (old_height, old_width) == (height, width):
         return image, label
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     rows = (2 * np.arange(height) + 1) * old_height // (2 * height)
     columns = (2 * np.arange(width) + 1) * old_width // (2 * width)
-    return np.asarray(resized), label[rows[:, None], columns]
+    return resize_image(image, height, width), label[rows[:, None], columns]
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes an image, uint8 [H,W,3], by antialiased bilinear sampling; itself if it has that size."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

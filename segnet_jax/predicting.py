@@ -1,0 +1,243 @@
+"""A trained network over many images and devices; each is labelled at its own size."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from segnet_jax.config import Config
+from segnet_jax.datasets.decode import resize_image
+from segnet_jax.datasets.fitting import scaled_size
+from segnet_jax.errors import UserError
+from segnet_jax.network import Network
+from segnet_jax.tiles import blend, check_tiles, crops, cut
+from segnet_jax.training.parallel import AheadOfTime, Devices, parallel_eval_step, replicate
+
+_LARGEST = 16_384  # pixels of a side
+_STRIP = 32  # rows that are looked at together, so that logits at the size of a photograph never lie in memory
+_ROUND = 64  # sizes are rounded up to multiples of this many pixels, so that few programs serve all of them
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network makes of one image.
+
+    Attributes:
+      class_ids: uint8 [H,W].
+      confidence: uint8 [H,W], the probability of that class, 0..255 for 0..1.
+      milliseconds: that the devices took, as its share of the batch; without compiling.
+    """
+
+    class_ids: np.ndarray
+    confidence: np.ndarray
+    milliseconds: float
+
+
+Size = tuple[int, int] | Literal["trained", "native"]
+"""What the network sees of an image: brought to the size it was trained at, as it is, or at a height and width."""
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """At which size the network is applied.
+
+    Attributes:
+      size: as `Size`.
+      trained: height and width that the network was trained at.
+      fit: how images came to that.
+      multiple: what its poolings shrink by.
+      tile: height and width of tiles at the image's own size, or None for whole images.
+      overlap: least pixels that two tiles share.
+    """
+
+    size: Size
+    trained: tuple[int, int]
+    fit: str
+    multiple: int
+    tile: tuple[int, int] | None
+    overlap: int
+
+    @classmethod
+    def of(cls, config: Config, size: Size, tile: tuple[int, int], overlap: int) -> "Sizing":
+        """From a run's config and what was asked for; a tile of 0 0 is none.
+
+        Raises:
+          UserError: if it cannot be so.
+        """
+        multiple = 2**config.depth
+        if tile == (0, 0):
+            tile = None
+        elif size not in ("trained", "native"):
+            raise UserError("--tile takes an image at its native size: leave --size out")
+        else:
+            check_tiles(tile, overlap, multiple)
+        if isinstance(size, tuple) and not all(1 <= side <= _LARGEST for side in size):
+            raise UserError(f"--size must be between 1 and {_LARGEST}, got {' '.join(map(str, size))}")
+        return cls(size, config.image_size, getattr(config, "fit", "stretch"), multiple, tile, overlap)
+
+    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at which the network is to see an image of a size."""
+        if self.size == "native" or self.tile:
+            return size
+        return scaled_size(size, self.trained, self.fit) if self.size == "trained" else self.size
+
+
+class Prepared(NamedTuple):
+    """An image, uint8 [H,W,3], and what the network is to see of it, uint8 [h,w,3]."""
+
+    image: np.ndarray
+    input: np.ndarray
+
+
+class Predictor:
+    """Labels batches of images on all devices.
+
+    Args:
+      network: the network.
+      devices: to compute on, of this process alone.
+      batch_size_per_device: images a device takes at once; fewer are padded, so that no count compiles anew.
+      sizing: at which size.
+      say: told when something is compiled.
+
+    Attributes:
+      batch_size: images over all devices; one where a single one is cut into many tiles.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        devices: Devices,
+        batch_size_per_device: int,
+        sizing: Sizing,
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        self._sizing = sizing
+        self._devices, self._shape = devices, (len(devices.local), batch_size_per_device)
+        self._variables = replicate(network.variables, devices)
+
+        def forward(variables, images, _store):
+            return (), network.forward(variables, images)
+
+        self._forward = AheadOfTime(parallel_eval_step(forward, devices), "the network", devices, say)
+        self._look = AheadOfTime(parallel_eval_step(_look, devices), "the enlargement", devices)
+        self._num_inputs = devices.total * batch_size_per_device
+        self.batch_size = 1 if sizing.tile else self._num_inputs
+
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """Brings an image to the size at which the network is to see it; safe to be called from several threads."""
+        return Prepared(image, resize_image(image, *self._sizing.input_size(image.shape[:2])))
+
+    def predict(self, batch: Sequence[Prepared]) -> list[Prediction]:
+        """Labels images, at most `batch_size`, all of which the network sees at one size."""
+        if self._sizing.tile:
+            return [self._predict_tiled(prepared.image) for prepared in batch]
+        return self._predict_whole([each.input for each in batch], [each.image.shape[:2] for each in batch])
+
+    def _predict_whole(self, inputs: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
+        """Labels inputs of one size, each at a size of its own.
+
+        Logits are brought to the image's size before the classes are compared: class ids themselves could only be
+        repeated, in steps as coarse as the network's pixels.
+        """
+        batch = self._send(_padded(inputs, self._num_inputs))
+        height, width = (-(-max(lengths) // _ROUND) * _ROUND for lengths in zip(*sizes, strict=True))
+        seen_height, seen_width, _ = inputs[0].shape
+        taps = [(*_taps(h, seen_height, height), *_taps(w, seen_width, width)) for h, w in sizes]
+        taps = tuple(self._send(_padded(each, self._num_inputs)) for each in zip(*taps, strict=True))
+        self._forward.program(self._variables, batch)
+        started = time.perf_counter()
+        _, logits = self._forward(self._variables, batch)
+        jax.block_until_ready(logits)
+        seconds = time.perf_counter() - started
+        self._look.program((), (logits, *taps))
+        started = time.perf_counter()
+        _, found = self._look((), (logits, *taps))
+        ids, confidence = (np.asarray(each).reshape(-1, height, width) for each in found)
+        seconds += time.perf_counter() - started
+        each_ms = 1e3 * seconds / len(inputs)
+        return [
+            Prediction(ids[i, :h, :w].copy(), confidence[i, :h, :w].copy(), each_ms) for i, (h, w) in enumerate(sizes)
+        ]
+
+    def _predict_tiled(self, image: np.ndarray) -> Prediction:
+        """Labels one image by tiles at its own size."""
+        started, before = time.perf_counter(), self._forward.seconds
+        sizing = self._sizing
+        rows, columns = (
+            cut(length, side, sizing.overlap, sizing.multiple)
+            for length, side in zip(image.shape[:2], sizing.tile, strict=True)
+        )
+        bands = map(_compared, blend(self._logits(crops(image, rows, columns)), rows, columns))
+        ids, confidence = (np.concatenate(each) for each in zip(*bands, strict=True))
+        seconds = time.perf_counter() - started - (self._forward.seconds - before)
+        return Prediction(ids, confidence, 1e3 * seconds)
+
+    def _logits(self, inputs: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Logits, float32 [h,w,C], of images of one size, one after another."""
+        some: list[np.ndarray] = []
+        for image in inputs:
+            some.append(image)
+            if len(some) == self._num_inputs:
+                yield from self._logits_of(some)
+                some = []
+        if some:
+            yield from self._logits_of(some)
+
+    def _logits_of(self, inputs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        _, logits = self._forward(self._variables, self._send(_padded(inputs, self._num_inputs)))
+        logits = np.asarray(logits)
+        yield from logits.reshape(-1, *logits.shape[2:])[: len(inputs)]
+
+    def _send(self, batch: np.ndarray) -> jax.Array:
+        return jax.device_put(batch.reshape(*self._shape, *batch.shape[1:]), self._devices.split)
+
+
+def _padded(arrays: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Stacks arrays, the last one as often as is needed to make so many."""
+    return np.stack([*arrays, *[arrays[-1]] * (count - len(arrays))])
+
+
+def _taps(length: int, size: int, rounded: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which two of `size` samples each of `length` pixels lies between, as PyTorch's bilinear `interpolate` has it.
+
+    Returns:
+      int32 [2,rounded], the samples, and float32 [rounded], the share of the second; beyond `length` the last repeated.
+    """
+    place = np.clip((np.minimum(np.arange(rounded), length - 1) + 0.5) * size / length - 0.5, 0, size - 1)
+    low = np.floor(place).astype(np.int32)
+    return np.stack([low, np.minimum(low + 1, size - 1)]), (place - low).astype(np.float32)
+
+
+def _look(_variables, inputs, _store):
+    """Brings logits to each image's size and compares the classes there, strip by strip."""
+
+    def one(inputs):
+        logits, rows, row_shares, columns, column_shares = inputs
+
+        def strip(inputs):
+            (above, below), share = inputs
+            lines = _mixed(logits[above], logits[below], share[:, None, None])
+            pixels = _mixed(lines[:, columns[0]], lines[:, columns[1]], column_shares[None, :, None])
+            most = pixels.max(axis=-1, keepdims=True)
+            confidence = 1 / jnp.exp(pixels - most).sum(axis=-1)
+            return pixels.argmax(axis=-1).astype(jnp.uint8), jnp.round(255 * confidence).astype(jnp.uint8)
+
+        strips = rows.reshape(2, -1, _STRIP).swapaxes(0, 1), row_shares.reshape(-1, _STRIP)
+        return tuple(each.reshape(-1, each.shape[-1]) for each in lax.map(strip, strips))
+
+    return (), lax.map(one, inputs)
+
+
+def _mixed(first, second, share):
+    return first * (1 - share) + second * share
+
+
+def _compared(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each pixel and its confidence, both uint8 [H,W], from logits [H,W,C]."""
+    confidence = 1 / np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)
+    return logits.argmax(axis=-1).astype(np.uint8), np.rint(255 * confidence).astype(np.uint8)

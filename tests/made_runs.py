@@ -1,0 +1,49 @@
+"""Run folders of networks that were never trained: random parameters and statistics, saved as a training saves them."""
+
+import dataclasses
+
+from random_variables import random_variables
+
+from segnet_jax import assembly
+from segnet_jax.config import Config
+from segnet_jax.datasets.labels import CAMVID
+from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.parallel import choose_devices, replicate
+from segnet_jax.training.state import create_state
+
+CONFIG = Config(
+    data="synthetic",
+    scenes=(8, 9),
+    image_size=(24, 32),
+    init="none",
+    depth=1,
+    width=1 / 16,
+    devices="1",
+    class_weights="none",
+)
+PREPROCESSING = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+
+
+def make_run(folder, **settings):
+    """Makes a run of rendered scenes with CamVid's classes: its best checkpoint is of step 7, its newest of step 8."""
+    config = dataclasses.replace(CONFIG, **settings)
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(config.to_toml())
+    devices = choose_devices("1")
+    model = assembly.build_model(config, len(CAMVID), "float32")
+    optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)
+    meta = {
+        "classes": list(CAMVID.names),
+        "colors": list(map(list, CAMVID.colors)),
+        "preprocessing": {name: list(values) for name, values in PREPROCESSING.items()},
+        "precision": "float32",
+        "class_weights": [1.0] * len(CAMVID),
+        "last": None,
+        "best": None,
+    }
+    with Checkpoints(folder / "checkpoints", devices) as checkpoints:
+        for which, step in (("best", 7), ("newest", 8)):
+            state = replicate(create_state(random_variables(model, step), optimizer, "float32"), devices)
+            checkpoints.save(which, step, state, meta | {"step": step})
+        checkpoints.wait()
+    return folder
