@@ -13,6 +13,7 @@ from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json, atomic_write_text
 from segnet_jax.flags import parse_flags
 from segnet_jax.reporting.page import content
+from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.compare import comparison
 from segnet_jax.reporting.page.draw import REPORT_FILE, comparison_html, is_ours, write_page
 from segnet_jax.reporting.page.record import Record, read_record, worst_listed
@@ -80,7 +81,7 @@ def report(options: Options) -> int:
 
 def summary(record: Record) -> dict[str, Any]:
     """What a run's report tells, as data."""
-    rows = content.class_rows(record)
+    rows = class_rows(record)
     source, changes = content.changed_settings(record)
     confusion = record.chosen.confusion if record.chosen else None
     return {

@@ -6,6 +6,7 @@ from typing import Any
 
 from segnet_jax.config import differences
 from segnet_jax.reporting.page import content
+from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.record import Record
 
 
@@ -37,16 +38,14 @@ def comparison(records: Sequence[Record]) -> Comparison:
     facts = [("scored on", [content.scored_on(record) for record in records])]
     facts.append(("state", [content.status(record)[0] for record in records]))
     for heading, name in (
-        *(("Speed", each) for each in ("Throughput", "Time", "Steps")),
-        *(("Memory", each) for each in ("Devices", "The process")),
+        *(("Speed and memory", each) for each in ("Throughput", "Time", "Steps")),
+        *(("Speed and memory", each) for each in ("Memory of a device", "Memory of the process")),
         *(("Machine", each) for each in ("Devices", "Precision", "System")),
-        ("Versions", "jax"),
-        ("Versions", "commit"),
+        *(("Versions", each) for each in ("jax", "commit")),
     ):
         values = [each.get(heading, {}).get(name, "-") for each in told]
-        label = {"Speed": name, "Memory": f"memory: {name}", "Machine": name, "Versions": name}[heading]
         if set(values) != {"-"}:
-            facts.append((label.lower(), values))
+            facts.append((name.lower(), values))
     return Comparison(
         names=_names(records),
         warnings=_warnings(records),
@@ -105,6 +104,6 @@ def _settings(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
 
 def _classes(records: Sequence[Record]) -> list[tuple[str, list[float | None]]]:
     """The IoU of each class that any run has, by name."""
-    found = [{row.name: row.iou for row in content.class_rows(record)} for record in records]
+    found = [{row.name: row.iou for row in class_rows(record)} for record in records]
     names = dict.fromkeys(name for each in found for name in each)
     return [(name, [each.get(name) for each in found]) for name in names]

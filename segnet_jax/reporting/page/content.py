@@ -1,11 +1,7 @@
 """What a report says of a run, as plain values for its template: scores, notes, facts and the next commands."""
 
-import csv
-import io
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,31 +19,6 @@ SCORES = {
     "mean_accuracy": "mean class accuracy",
     "weighted_iou": "weighted IoU",
 }
-MOST_CELLS_WIDE = 40
-"""Classes up to which the confusion matrix is a table that can be read."""
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """A class in the table of scores.
-
-    Attributes:
-      name: of the class.
-      color: its RGB, or None where it is not known.
-      iou: a fraction; None where it has none.
-      accuracy: likewise.
-      pixels: that are labelled so; None where that is not known.
-      share: of all labelled pixels.
-      remark: "absent", "lowest" or nothing.
-    """
-
-    name: str
-    color: tuple[int, int, int] | None
-    iou: float | None
-    accuracy: float | None
-    pixels: int | None
-    share: float | None
-    remark: str
 
 
 def headline(record: Record) -> dict[str, float | None]:
@@ -94,7 +65,7 @@ def split_notes(record: Record) -> list[str]:
     if data_set == "synthetic" or record.config is not None and record.config.data == "synthetic":
         return [
             *notes,
-            "These are rendered scenes: the score shows that the network learns, not what it does on a road.",
+            "These are rendered scenes: the score shows that the network learns, and nothing about real roads.",
         ]
     if data_set == "camvid-tutorial" and split == "val":
         notes.append(
@@ -140,69 +111,7 @@ def warnings(record: Record) -> list[str]:
             for name, change in changes.items()
         )
         told.append(f"The recipe was changed after step {text(note.get('step'), 20)}: {what or 'unknown'}.")
-    if text(record.environment.get("commit") or "").endswith("-dirty"):
-        told.append("The code had changes that are in no commit.")
     return [*told, *(f"Of this folder, {problem}." for problem in record.problems)]
-
-
-def class_rows(record: Record) -> list[ClassRow]:
-    """The classes with their scores in the chosen evaluation; the lowest IoU is marked, absent classes are named so."""
-    evaluated = record.chosen
-    found = evaluated.scores if evaluated else None
-    colors = record.colors or (None,) * len(record.classes)
-    if found is not None:
-        values = [
-            (number(float(iou)), number(float(accuracy)), int(pixels))
-            for iou, accuracy, pixels in zip(found.iou, found.accuracy, found.pixels, strict=True)
-        ]
-    else:
-        values = [_told_of_class(record, place) for place in range(len(record.classes))]
-    known = [iou for iou, _, _ in values if iou is not None]
-    total = sum(pixels or 0 for _, _, pixels in values)
-    rows = []
-    for name, color, (iou, accuracy, pixels) in zip(record.classes, colors, values, strict=True):
-        lowest = len(known) > 1 and iou is not None and iou == min(known)
-        remark = "absent" if pixels == 0 or (iou is None and known) else "lowest" if lowest else ""
-        share = pixels / total if pixels is not None and total else None
-        rows.append(ClassRow(name, color, iou, accuracy, pixels, share, remark))
-    return rows if known else []
-
-
-def _told_of_class(record: Record, place: int) -> tuple[float | None, float | None, int | None]:
-    """A class's scores where no confusion matrix was kept."""
-    told = record.result.get("per_class")
-    if isinstance(told, dict) and len(told) == len(record.classes):
-        row = list(told.values())[place]
-        return number(_of(row, "iou")), number(_of(row, "accuracy")), whole(_of(row, "pixels"))
-    ious = record.chosen_row.get("iou")
-    if isinstance(ious, dict) and len(ious) == len(record.classes):
-        return number(list(ious.values())[place]), None, None
-    return None, None, None
-
-
-def confusion_shares(confusion: np.ndarray) -> np.ndarray:
-    """Each known class's pixels by predicted class, as fractions of its row; NaN for a class without pixels."""
-    with np.errstate(invalid="ignore"):
-        return confusion / confusion.sum(axis=1, keepdims=True)
-
-
-def most_confused(confusion: np.ndarray, names: Sequence[str], most: int = 5) -> list[tuple[str, str, float]]:
-    """The largest confusions: known class, what it was taken for, share of the known class."""
-    shares = np.nan_to_num(confusion_shares(confusion))
-    np.fill_diagonal(shares, 0)
-    places = np.argsort(-shares, axis=None, kind="stable")[:most]
-    pairs = (np.unravel_index(place, shares.shape) for place in places)
-    return [(names[known], names[taken], float(shares[known, taken])) for known, taken in pairs if shares[known, taken]]
-
-
-def confusion_csv(confusion: np.ndarray, names: Sequence[str]) -> str:
-    """The counts, a row for each known class and a column for each predicted one."""
-    safe = [f"'{name}" if name[:1] in "=+-@" else name for name in names]  # spreadsheets take such for a formula
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["known \\ predicted", *safe])
-    writer.writerows([name, *row] for name, row in zip(safe, confusion.tolist(), strict=True))
-    return buffer.getvalue()
 
 
 def facts(record: Record) -> dict[str, dict[str, str]]:
@@ -226,15 +135,13 @@ def facts(record: Record) -> dict[str, dict[str, str]]:
     versions = environment.get("versions")
     learning_rate = number((train or [{}])[-1].get("learning_rate"))
     sections = {
-        "Speed": {
+        "Speed and memory": {
             "Throughput": f"{rate:,.1f} images a second" if rate else "",
             "Time": duration(seconds) if seconds else "",
             "Steps": f"{record.last_step:,}" + (f" of {total:,}" if total else ""),
             "Learning rate": f"{learning_rate:.3g}" if learning_rate is not None else "",
-        },
-        "Memory": {
-            "Devices": f"at most {_bytes(memory['device'])}" if memory.get("device") else "",
-            "The process": f"at most {_bytes(memory['host'])}" if memory.get("host") else "",
+            "Memory of a device": f"at most {_bytes(memory['device'])}" if memory.get("device") else "",
+            "Memory of the process": f"at most {_bytes(memory['host'])}" if memory.get("host") else "",
         },
         "Machine": {
             "Devices": ", ".join(kinds),
@@ -248,7 +155,7 @@ def facts(record: Record) -> dict[str, dict[str, str]]:
                 for name, value in (versions if isinstance(versions, dict) else {}).items()
             },
             "python": text(environment.get("python") or "", 20),
-            "commit": text(environment.get("commit") or "", 60),
+            "commit": _commit(text(environment.get("commit") or "", 60)),
         },
     }
     told = {heading: {name: value for name, value in rows.items() if value} for heading, rows in sections.items()}
@@ -301,6 +208,12 @@ def _total_steps(record: Record) -> int | None:
 def _selects_nothing(record: Record) -> bool:
     told = record.result.get("checkpoint") or (record.config.result_checkpoint if record.config else "best")
     return told == "last"
+
+
+def _commit(told: str) -> str:
+    """A commit in short, and whether the code was another."""
+    name, _, changed = told.partition("-")
+    return f"{name[:12]}, with changes" if changed else name[:12]
 
 
 def _bytes(count: int) -> str:

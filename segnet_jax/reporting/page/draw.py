@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from segnet_jax.files import atomic_write_text
-from segnet_jax.reporting.page import content
+from segnet_jax.reporting.page import classes, content
 from segnet_jax.reporting.page.charts import HEIGHT, WIDTH, comparing_charts, training_charts
 from segnet_jax.reporting.page.compare import comparison
 from segnet_jax.reporting.page.record import Record, read_record, worst_listed, worst_pictures
@@ -30,6 +30,7 @@ MARK = '<meta name="generator" content="segnet_jax">'
 MOST_BYTES = 5_000_000
 """A page is smaller than this, whatever a run has kept."""
 
+_MOST_CELLS_WIDE = 40  # classes up to which the confusion matrix is a table that can be read
 _LEVELS = 10  # of heat in the confusion matrix
 _LARGEST_SHEET = 2_500_000  # bytes; of an older run's picture, which is shown as it is
 
@@ -51,7 +52,7 @@ def write_page(record: Record, path: pathlib.Path) -> None:
     """
     if record.chosen is not None and record.chosen.scores is not None:
         atomic_write_text(
-            record.folder / CONFUSION_FILE, content.confusion_csv(record.chosen.confusion, record.classes)
+            record.folder / CONFUSION_FILE, classes.confusion_csv(record.chosen.confusion, record.classes)
         )
     atomic_write_text(path, report_html(record))
 
@@ -70,10 +71,10 @@ def report_html(record: Record) -> str:
         "notes": content.split_notes(record),
         "warnings": content.warnings(record),
         "charts": training_charts(record),
-        "rows": content.class_rows(record),
+        "rows": classes.class_rows(record),
         "matrix": _matrix(confusion),
-        "confused": content.most_confused(confusion, record.classes) if confusion is not None else [],
-        "csv": _base64(content.confusion_csv(confusion, record.classes).encode()) if confusion is not None else "",
+        "confused": classes.most_confused(confusion, record.classes) if confusion is not None else [],
+        "csv": _base64(classes.confusion_csv(confusion, record.classes).encode()) if confusion is not None else "",
         "sheet": "" if flips["pictures"] else _sheet(record),
         "worst_listed": worst_listed(record),
         "facts": content.facts(record),
@@ -137,8 +138,8 @@ def _matrix(confusion: np.ndarray | None) -> dict[str, Any]:
     """The confusion matrix as rows of (level of heat, text) for a table, or as a picture for many classes."""
     if confusion is None:
         return {}
-    shares = content.confusion_shares(confusion)
-    if len(confusion) > content.MOST_CELLS_WIDE:
+    shares = classes.confusion_shares(confusion)
+    if len(confusion) > _MOST_CELLS_WIDE:
         heat = np.nan_to_num(255 - 255 * shares).round().astype(np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(heat).save(buffer, "PNG")
