@@ -109,8 +109,8 @@ def _chart(title: str, told: str, curves: Sequence[tuple[str, str, list, np.ndar
     drawn = []
     for name, look, rows, values in curves:
         some = thinned(values, _MOST_POINTS)
-        epochs = _epochs(rows)
-        points = [(x(epochs[i]), y(values[i])) if math.isfinite(values[i]) else None for i in some]
+        places = zip(_epochs([rows[i] for i in some]), values[some], strict=True)
+        points = [(x(epoch), y(value)) if math.isfinite(value) else None for epoch, value in places]
         known = tuple(point for point in points if point)
         if known:
             marked = known if look not in ("pale", "train") and len(known) <= _MOST_DOTS or len(known) == 1 else ()

@@ -34,8 +34,9 @@ def scored_on(record: Record) -> str:
     images = f"{number_of:,} {split} images" if number_of else f"the {split} images"
     if record.chosen_step is None:
         return images
-    which = record.result.get("checkpoint") or ("last" if _selects_nothing(record) else "best so far")
-    return f"{images}, {'best' if which == 'best' else text(which, 20)} checkpoint, step {record.chosen_step:,}"
+    which = text(record.result.get("checkpoint") or ("last" if _selects_nothing(record) else "best"), 20)
+    so_far = "" if record.result else " so far"
+    return f"{images}, {which} checkpoint{so_far}, step {record.chosen_step:,}"
 
 
 def status(record: Record) -> tuple[str, str]:
