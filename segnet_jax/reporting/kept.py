@@ -106,9 +106,10 @@ def _encoded(picture: Image.Image, kind: str, **settings) -> str:
 
 def _peak_memory() -> dict[str, int | None]:
     """Bytes that this process, and its first device where it counts them, have had in use at most."""
-    unit = 1 if sys.platform == "darwin" else 1024
     told = jax.local_devices()[0].memory_stats() or {}
-    return {
-        "host": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        "device": told.get("peak_bytes_in_use"),
-    }
+    return {"host": peak_of_process(), "device": told.get("peak_bytes_in_use")}
+
+
+def peak_of_process() -> int:
+    """Bytes of memory that this process has had in use at most."""
+    return (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
