@@ -8,9 +8,11 @@ import dataclasses
 import pathlib
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -132,23 +134,33 @@ def try_out(config: Config, material: Material, say: Callable[[str], None]) -> d
 
 
 def _time_steps(take: AheadOfTime, state: TrainState, source, setting: Setting) -> tuple[TrainState, dict[str, Any]]:
-    """Takes two calls' steps, and more while there is time, the first of which does not count."""
+    """Takes two calls' steps, and more while there is time; the first call, which compiles, does not count.
+
+    As in a training some calls are under way at once, for that takes memory too.
+    """
     per_epoch, per_call = setting.plan.steps_per_epoch, setting.steps_per_call
     calls = calls_of(range(min(MOST_CALLS * per_call, setting.total_steps)), per_call, per_epoch)
-    seconds, start = [], time.monotonic()
+    unread, done, num_taken = deque(), [], 0
     for steps, inputs in zip(calls, prefetch(source.inputs(calls), setting.devices), strict=True):
-        then = time.monotonic()
         state, measures = take(state, inputs)
-        jax.block_until_ready((state, measures))
-        seconds.append((time.monotonic() - then) / len(steps))
-        start = time.monotonic() if len(seconds) == 1 else start
-        if len(seconds) > 1 and time.monotonic() - start > MOST_SECONDS:
+        unread.append((len(steps), measures))
+        num_taken += len(steps)
+        while len(unread) > (2 if done else 0):
+            done.append(_finished(*unread.popleft()))
+        if done and len(done) + len(unread) > 1 and time.monotonic() - done[0][1] > MOST_SECONDS:
             break
-    finite = bool(np.asarray(measures["finite"]).all())
-    loss = float(np.asarray(measures["loss"]).ravel()[-1])
-    a_step = float(np.median(seconds[1:] or seconds))
-    told = {"taken": len(seconds), "seconds_a_step": a_step, "compiling": take.seconds, "loss": loss, "finite": finite}
-    return state, told
+    while unread:
+        done.append(_finished(*unread.popleft()))
+    seconds = [(now - before) / num_steps for (_, before, _), (num_steps, now, _) in pairwise(done)]
+    told = {name: np.asarray(values).ravel() for name, values in done[-1][2].items()}
+    found = {"taken": num_taken, "compiling": take.seconds, "seconds_a_step": float(np.median(seconds or [np.nan]))}
+    return state, found | {"loss": float(told["loss"][-1]), "finite": bool(told["finite"].all())}
+
+
+def _finished(num_steps: int, measures: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
+    """Waits for a call; how many steps it took, and when it was done."""
+    measures = jax.device_get(measures)
+    return num_steps, time.monotonic(), measures
 
 
 def _program_memory(take: AheadOfTime, state: TrainState, source, setting: Setting) -> dict[str, Any]:

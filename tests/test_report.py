@@ -317,7 +317,10 @@ def test_several_runs_stand_side_by_side_with_what_differs(run, tmp_path, capsys
     assert rows["=1+1"] == ["-", "0.0 %"]  # transposed it has one pixel, never found
     assert "The data differ: the val images" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "both.json").read_text())["runs"]) == 2
-    assert report(run, other, "--out", out) == 0  # a page of ours is drawn anew
+    assert ">best<" not in out.read_text()  # of scores that do not compare none is the best
+    twin = make_run(tmp_path / "twin", confusion=CONFUSION.T)
+    assert report(run, twin, "--out", out) == 0  # a page of ours is drawn anew
+    assert ">best<" in out.read_text()
 
 
 @pytest.mark.parametrize(

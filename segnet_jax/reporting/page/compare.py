@@ -17,6 +17,7 @@ class Comparison:
     Attributes:
       names: of the runs, each another.
       warnings: why their scores may not compare.
+      compares: whether a best one may be named.
       scores: (score, fractions).
       facts: (name, texts).
       settings: (field, texts), of those that differ.
@@ -25,6 +26,7 @@ class Comparison:
 
     names: list[str]
     warnings: list[str]
+    compares: bool
     scores: list[tuple[str, list[float | None]]]
     facts: list[tuple[str, list[str]]]
     settings: list[tuple[str, list[str]]]
@@ -34,7 +36,7 @@ class Comparison:
 def comparison(records: Sequence[Record]) -> Comparison:
     """Sets runs side by side."""
     headlines = [content.headline(record) for record in records]
-    told = [content.facts(record) for record in records]
+    told, warnings = [content.facts(record) for record in records], _warnings(records)
     facts = [("scored on", [content.scored_on(record) for record in records])]
     facts.append(("state", [content.status(record)[0] for record in records]))
     for heading, name in (
@@ -48,7 +50,8 @@ def comparison(records: Sequence[Record]) -> Comparison:
             facts.append((name.lower(), values))
     return Comparison(
         names=_names(records),
-        warnings=_warnings(records),
+        warnings=warnings,
+        compares=not any("differ" in warning for warning in warnings),
         scores=[(content.SCORES[name], [each[name] for each in headlines]) for name in content.SCORES],
         facts=facts,
         settings=_settings(records),
