@@ -18,7 +18,7 @@ from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.progress import duration
 from segnet_jax.stopping import Stop
 
-DESCRIPTION = """Checks a training before it is begun: reads all data, takes two steps, scores a batch, saves and
+DESCRIPTION = """Checks a training before it is begun: reads all data, takes two steps, scores some images, saves and
 restores, and tells the memory and the time that the whole run will take. Leaves no run. Flags as those of train.
 
 Example:  python -m segnet_jax.check --protocol demo

@@ -1,4 +1,4 @@
-"""A training tried out before it is begun: its data, two steps, a scored batch, a save; and what all of it will take.
+"""A training tried out before it is begun: its data, some steps, scored batches, a save; and what all of it will take.
 
 Nothing of it is left but what any training keeps in the cache.
 """
@@ -38,6 +38,7 @@ from segnet_jax.training.state import TrainState, create_state, num_bytes_of
 
 MOST_SECONDS = 20.0  # for which steps are timed, after the two that are always taken
 MOST_CALLS = 10
+BATCHES = 3  # that are scored: as many as are under way at once
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_material(config: Config, say: Callable[[str], None]) -> Material:
 
 
 def try_out(config: Config, material: Material, say: Callable[[str], None]) -> dict[str, Any]:
-    """Takes two steps and some more, scores a batch, saves and restores, and tells what the whole run will take.
+    """Takes two steps and some more, scores some batches, saves and restores, and tells what the whole run will take.
 
     Returns:
       The measurements, in seconds and bytes, as JSON.
@@ -104,14 +105,15 @@ def try_out(config: Config, material: Material, say: Callable[[str], None]) -> d
         take = assembly.build_train_step(source, devices, say, **chosen, **settings)
         state, steps = _time_steps(take, state, source, setting)
         memory = _program_memory(take, state, source, setting)
-        batch = _first(material.records_scored, devices.total * config.batch_size_per_device)
-        source = evaluation_input(place, batch, share, devices)
-        score = assembly.build_evaluator(source, len(batch), share, devices, say, **settings)
-        found, scoring = _time_scoring(score, state.variables)
+        batch_size = devices.total * config.batch_size_per_device
+        some = _first(material.records_scored, BATCHES * batch_size)
+        source = evaluation_input(place, some, share, devices)
+        score = assembly.build_evaluator(source, len(some), share, devices, say, **settings)
+        found, scoring = _time_scoring(score, state.variables, -(-len(some) // batch_size))
     with _beside_the_run(config) as folder:
         saving = _time_saving(state, devices, folder)
-        drawing = _time_drawing(found, batch, material, folder)
-    num_scored = -(-len(material.records_scored) // len(batch))
+        drawing = _time_drawing(found, some, material, folder)
+    num_scored = -(-len(material.records_scored) // batch_size)
     epoch = plan.steps_per_epoch * steps["seconds_a_step"]
     epoch_with_rest = (
         epoch
@@ -175,13 +177,14 @@ def _program_memory(take: AheadOfTime, state: TrainState, source, setting: Setti
     return {"step": asked, "device": used}
 
 
-def _time_scoring(score: Callable, variables: dict[str, Any]) -> tuple[Evaluation, dict[str, Any]]:
+def _time_scoring(score: Callable, variables: dict[str, Any], num_batches: int) -> tuple[Evaluation, dict[str, Any]]:
+    """Scores the batches twice; the first time it compiles."""
     start = time.monotonic()
     score(variables)
     first = time.monotonic() - start
     found = score(variables)
     again = time.monotonic() - start - first
-    return found, {"seconds_a_batch": again, "compiling": max(first - again, 0.0)}
+    return found, {"seconds_a_batch": again / num_batches, "compiling": max(first - again, 0.0)}
 
 
 @contextlib.contextmanager
@@ -210,10 +213,10 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
     return {"seconds": seconds, "bytes": num_bytes_of(state)}
 
 
-def _time_drawing(found: Evaluation, batch: Records, material: Material, folder: pathlib.Path) -> dict[str, float]:
+def _time_drawing(found: Evaluation, records: Records, material: Material, folder: pathlib.Path) -> dict[str, float]:
     """Draws what a training draws after an evaluation; the second time counts, when all is imported."""
     classes, names = material.setting.data_set.classes, material.setting.scored_split.names
-    pictures = [(names[i], *batch.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
+    pictures = [(names[i], *records.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
     arrays = [np.stack(each) for each in list(zip(*pictures, strict=True))[1:]]
     told = {"about": material.setting.about, "confusion": found.confusion, "loss": found.loss, "accuracies": {}}
     with MetricsLog(folder) as log:
