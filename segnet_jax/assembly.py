@@ -287,6 +287,7 @@ def build_evaluator(
             prefetch(source.inputs(), devices),
             [host.evaluation_indices(num_samples, share, number) for number in range(num_steps)],
             wanted=picture_indices(num_samples),
+            num_worst=NUM_PICTURES,
             should_stop=should_stop,
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 from segnet_jax.endings import Ending, HostLost, NoCheckpoint
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json
+from segnet_jax.reporting.page.draw import write_report
 
 OUTCOME_FILE = "outcome.json"
 
@@ -36,7 +37,7 @@ def command_to_go_on(folder: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def telling_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Iterator[dict[str, Any]]:
-    """Leaves `outcome.json`: how this start of the run ended, whichever way, and how to go on.
+    """Leaves `outcome.json`, how this start of the run ended, whichever way, and how to go on; and the last report.
 
     Args:
       folder: the run's.
@@ -63,6 +64,8 @@ def telling_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> It
         with contextlib.suppress(OSError):  # the disk may be what ended it
             go_on = {} if facts["why"] == "finished" else {"go_on": command_to_go_on(folder)}
             atomic_write_json(folder / OUTCOME_FILE, facts | go_on)
+        with contextlib.suppress(Exception):  # nor is the report worth another ending
+            write_report(folder)
 
 
 def write_loss(folder: pathlib.Path, message: str) -> None:

@@ -127,7 +127,7 @@ def check_free(config: Config) -> None:
     try:
         if config.run and folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
             raise UserError(f"{folder} is not an empty folder: name another --run, nothing is overwritten")
-        inside = _innermost(folder)
+        inside = innermost(folder)
     except OSError as error:
         raise _cannot_make(folder, error.strerror) from None
     if not os.access(inside, os.W_OK):
@@ -146,7 +146,7 @@ def check_room(config: Config, num_bytes: int) -> None:
     """
     most = config.keep_checkpoints + 3  # with one that is being written, and the best and the one before it
     folder = pathlib.Path(config.run or "runs")
-    needed, free = most * num_bytes, shutil.disk_usage(_innermost(folder)).free
+    needed, free = most * num_bytes, shutil.disk_usage(innermost(folder)).free
     if free < needed and config.on_disk_full != "wait":
         raise UserError(
             f"{most} checkpoints need {in_words(needed)}, and {in_words(free)} are free on the disk of {folder}; make "
@@ -156,7 +156,7 @@ def check_room(config: Config, num_bytes: int) -> None:
         )
 
 
-def _innermost(folder: pathlib.Path) -> pathlib.Path:
+def innermost(folder: pathlib.Path) -> pathlib.Path:
     """The folder itself, or the innermost one around it that is there."""
     return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
 

@@ -63,6 +63,16 @@ class Setting:
             "precision": self.precision,
         }
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a report tells of the data, as JSON."""
+        return {
+            "data_set": self.data_set.name,
+            "split": self.scored,
+            "num_images": {name: len(split) for name, split in self.data_set.splits.items()},
+            "fingerprints": self.identity["data"],
+        }
+
 
 def settle(config: Config, say: Callable[[str], None]) -> Setting:
     """Finds devices and data, and says what it found.

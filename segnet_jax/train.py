@@ -17,7 +17,6 @@ from segnet_jax.endings import Stopped
 from segnet_jax.flags import parse_config
 from segnet_jax.incident import not_finite, write_incident
 from segnet_jax.inputs import calls_of, evaluation_input, training_input
-from segnet_jax.metrics.confusion import scores
 from segnet_jax.outcome import command_to_go_on
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.logbook import Logbook
@@ -114,6 +113,7 @@ def train(config: Config) -> int:
             resumed=config.resume,
             title=f"SegNet on {setting.data_set.name}",
             device=str(devices),
+            about=setting.about,
             write=room,
             should_stop=should_stop,
         )
@@ -135,10 +135,13 @@ def train(config: Config) -> int:
                 found = evaluate(state.variables, should_stop)
             if found is None:  # stopped: it is done first when the run goes on
                 return
-            pictures = [
-                (setting.scored_split.names[i], *records_scored.read(i), p) for i, p in found.predictions.items()
-            ]
-            logbook.evaluated(step, scores(found.confusion), found.loss, pictures)
+            names = setting.scored_split.names
+            pictures, worst = (
+                [(names[i], *records_scored.read(i), prediction) for i, prediction in predictions.items()]
+                for predictions in (found.predictions, found.worst)
+            )
+            accuracies = {names[i]: accuracy for i, accuracy in found.accuracies.items()}
+            logbook.evaluated(step, found.confusion, found.loss, pictures, worst, accuracies)
             meta["last"] = {"step": step, "confusion": found.confusion.tolist()}
             if meta["best"] is None or miou(meta["last"]) > miou(meta["best"]):
                 meta["best"] = meta["last"]

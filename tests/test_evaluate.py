@@ -10,7 +10,9 @@ from PIL import Image
 from segnet_jax import evaluate as command
 from segnet_jax import train
 from segnet_jax.command import run_command
+from segnet_jax.constants import VOID
 from segnet_jax.flags import parse_config, parse_flags
+from segnet_jax.training.evaluation import evaluate as score_split
 
 FLAGS = (
     "--data synthetic --scenes 8 9 --image-size 24 32 --init none --depth 1 --width 0.0625 --epochs 1 --devices 2 "
@@ -36,6 +38,26 @@ def test_evaluating_a_run_gives_the_scores_that_its_training_found(trained, tmp_
     told = json.loads((trained / "result.json").read_text())
     assert ours["per_class"] == told["per_class"] and ours["miou"] == told["miou"] and ours["num_images"] == 9
     assert "SignSymbol" in capsys.readouterr().out
+
+
+def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():
+    generator = np.random.default_rng(0)
+    labels = np.where(generator.random((11, 4, 5)) < 0.2, VOID, generator.integers(0, 3, (11, 4, 5))).astype(np.uint8)
+    labels[7] = VOID  # an image without a labelled pixel is none of the worst
+    predictions = generator.integers(0, 3, labels.shape).astype(np.uint8)
+    order = np.append(generator.permutation(11), [-1])  # the last place of the last batch is padding
+    places = order.reshape(3, 2, 2)  # batches, devices, images a device
+
+    def score(_, index):
+        known, predicted = labels[index], predictions[index]  # padding takes whatever stands last
+        counts = {"labelled": (known != VOID).sum((2, 3)), "right": (known == predicted).sum((2, 3))}
+        return {"confusion": np.eye(3, dtype=int), "loss": 1.0}, {"prediction": predicted, **counts}
+
+    found = score_split(score, {}, places, places, wanted=[0, 7], num_worst=4)
+    shares = {i: (predictions[i] == labels[i]).sum() / (labels[i] != VOID).sum() for i in range(11) if i != 7}
+    assert found.accuracies == pytest.approx(shares) and {*found.predictions} == {0, 7}
+    assert list(found.worst) == sorted(shares, key=shares.get)[:4]
+    assert all(np.array_equal(picture, predictions[i]) for i, picture in found.worst.items())
 
 
 def confusion(trained, folder, devices, batch):

@@ -249,10 +249,13 @@ def test_evaluation_counts_all_devices_and_leaves_out_void():
         devices,
     )
     batch = random_batch((4, 3), void=0.4)
-    sums, prediction = step(state.variables, batch, ())
+    sums, seen = step(state.variables, batch, ())
     flat = jax.tree.map(lambda x: x.reshape(12, *x.shape[2:]), batch)
     logits = np.asarray(model.apply(jax.device_get(state.variables), normalise(flat["image"], TORCH), train=False))
-    assert np.array_equal(np.asarray(prediction).reshape(flat["label"].shape), logits.argmax(-1))
+    assert np.array_equal(np.asarray(seen["prediction"]).reshape(flat["label"].shape), logits.argmax(-1))
+    known, hits = flat["label"] != VOID, flat["label"] == logits.argmax(-1)
+    assert np.asarray(seen["labelled"]).ravel().tolist() == [each.sum() for each in known]
+    assert np.asarray(seen["right"]).ravel().tolist() == [each.sum() for each in known & hits]
     expected = np.zeros((CLASSES, CLASSES), int)
     for known, predicted in zip(flat["label"].ravel(), logits.argmax(-1).ravel(), strict=True):
         if known != VOID:

@@ -1,5 +1,6 @@
 """The training command: runs whole, resumes bit for bit, and tells mistakes in one line."""
 
+import csv
 import hashlib
 import json
 import os
@@ -81,6 +82,12 @@ def test_a_run_leaves_what_the_design_names(unbroken):
         "step_0000006.png",
         "latest.png",
     }
+    assert {path.name for path in (unbroken / "evaluations").iterdir()} == {
+        "records.json",
+        "worst.json",
+        "step_0000003.json",
+        "step_0000006.json",
+    }
     rows = [json.loads(line) for line in (unbroken / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in rows if row["kind"] == "val"] == [3, 6]
@@ -91,6 +98,21 @@ def test_a_run_leaves_what_the_design_names(unbroken):
     assert sum(row["pixels"] for row in found["per_class"].values()) <= 9 * 24 * 32
     config = read_config(unbroken / "config.toml", Config())
     assert (config.image_size, config.width, config.scenes) == ((24, 32), 0.0625, (26, 9))
+
+
+def test_the_report_is_that_of_the_finished_run(unbroken):
+    page = (unbroken / "report.html").read_text()
+    assert "finished after step 6 of 6" in page and page.count('data-step="1"') == 6  # of six images
+    per_class = json.loads((unbroken / "result.json").read_text())["per_class"]
+    known, *counts = csv.reader((unbroken / "confusion.csv").open())
+    assert known[1:] == list(per_class)
+    assert [sum(map(int, row[1:])) for row in counts] == [each["pixels"] for each in per_class.values()]
+    rights = {name: int(row[place]) for place, (name, row) in enumerate(zip(known[1:], counts, strict=True), start=1)}
+    for name, told in per_class.items():
+        assert told["accuracy"] is None or rights[name] == round(told["accuracy"] * told["pixels"])
+    worst = json.loads((unbroken / "evaluations" / "worst.json").read_text())
+    accuracies = [each["accuracy"] for each in worst["lowest"]]
+    assert worst["num_images"] == 9 and len(worst["pictures"]) == 6 and accuracies == sorted(accuracies)
 
 
 @pytest.mark.parametrize("stop_at", [2, 3])  # within an epoch, and at its edge

@@ -6,14 +6,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.endings import Ending
-from segnet_jax.metrics.confusion import Scores
+from segnet_jax.metrics.confusion import scores as scores_of
 from segnet_jax.reporting.figures import prediction_pictures
+from segnet_jax.reporting.kept import Picture, keep_evaluation
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
+from segnet_jax.reporting.page.draw import write_report
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.training_plot import training_plot
 
@@ -21,7 +24,9 @@ _WINDOW = 20  # steps over which images per second are measured
 
 
 class Logbook:
-    """`metrics.jsonl`, TensorBoard events, `progress.png`, `samples/` and the terminal; to be used in a `with`.
+    """All that a run's folder tells of its course, and the terminal; to be used in a `with`.
+
+    That is `metrics.jsonl`, TensorBoard events, `progress.png`, `samples/`, `evaluations/` and `report.html`.
 
     Args:
       folder: the run folder; None for the processes that keep no logbook, whose calls then do nothing.
@@ -35,6 +40,7 @@ class Logbook:
       resumed: whether the folder holds this run's metrics already.
       title: heading of the training plot.
       device: for the plot, such as "8 x Tesla V100-SXM2-16GB".
+      about: what the report is to know of the data, as JSON.
       write: calls what it is given, which writes into the folder; may wait and call it again where there is no room.
       should_stop: asked before each picture, which are left out then.
     """
@@ -53,10 +59,12 @@ class Logbook:
         resumed: bool,
         title: str,
         device: str,
+        about: Mapping[str, Any],
         write: Callable[[Callable[[], None]], None] = lambda action: action(),
         should_stop: Callable[[], bool] = lambda: False,
     ):
         self._folder, self._classes, self._title, self._device = folder, classes, title, device
+        self._about = about
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._images_per_step = images_per_step
         self._write, self._should_stop = write, should_stop
@@ -139,20 +147,25 @@ class Logbook:
     def evaluated(
         self,
         step: int,
-        scores: Scores,
+        confusion: np.ndarray,
         loss: float,
-        pictures: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
+        pictures: Sequence[Picture],
+        worst: Sequence[Picture],
+        accuracies: Mapping[str, float],
     ) -> None:
-        """Notes an evaluation, draws its pictures and the training plot anew.
+        """Notes an evaluation, draws its pictures, the training plot and the report anew.
 
         Args:
           step: finished steps.
-          scores: of the scored split.
+          confusion: int64 [C,C] of the scored split.
           loss: of the scored split.
-          pictures: name, image uint8 [H,W,3], label uint8 [H,W] and prediction uint8 [H,W] of the fixed records.
+          pictures: of the fixed records.
+          worst: of the records with the lowest accuracies.
+          accuracies: name -> share of its labelled pixels that are right, of each record.
         """
         if not self._folder:
             return
+        scores = scores_of(confusion)
         values = {
             "epoch": step / self._steps_per_epoch,
             "loss": loss,
@@ -166,12 +179,17 @@ class Logbook:
         self._write(partial(self._log.write, "val", step, **values))
         self._progress.evaluated(scores, loss)
         with self.aside("drawing"):
+            found = {"confusion": confusion, "loss": loss, "accuracies": accuracies, "worst": worst}
+            found |= {"pictures": pictures, "about": self._about, "classes": self._classes}
+            self._write(partial(keep_evaluation, self._folder, step, **found))
             if pictures and not self._should_stop():
                 names, *arrays = zip(*pictures, strict=True)
                 drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step)
                 self._write(partial(prediction_pictures, *drawn))
             if not self._should_stop():
                 self.draw_plot()
+            if not self._should_stop():
+                self._write(partial(write_report, self._folder))
 
     def draw_plot(self, status: str | None = None) -> None:
         """Draws `progress.png` from the metrics so far."""

@@ -70,7 +70,7 @@ def training_plot(
 
     smooth_loss = _draw_training(lower, train, "loss", 1, _ORANGE, _PALE_ORANGE)
     val_loss = _draw_validation(lower, val, "loss", 1, _BLACK, "--", "o")
-    lower.set_ylim(0, _loss_top(smooth_loss, _values(train, "loss"), val_loss))
+    lower.set_ylim(0, loss_top(smooth_loss, _values(train, "loss"), val_loss))
     lower.set_ylabel("Loss", fontsize=11)
     lower.set_xlabel("Iteration", fontsize=11)
 
@@ -104,11 +104,11 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return np.array(means)
 
 
-def thinned(values: np.ndarray) -> np.ndarray:
-    """Indices of at most about 2000 values that keep every peak: the lowest and the highest of each stretch."""
-    if len(values) <= _MAX_POINTS:
+def thinned(values: np.ndarray, most: int = _MAX_POINTS) -> np.ndarray:
+    """Indices of at most about so many values that keep every peak: the lowest and the highest of each stretch."""
+    if len(values) <= most:
         return np.arange(len(values))
-    stretches = np.array_split(np.arange(len(values)), _MAX_POINTS // 2)
+    stretches = np.array_split(np.arange(len(values)), most // 2)
     filled = np.nan_to_num(values, nan=0.0)
     ends = [(s[filled[s].argmin()], s[filled[s].argmax()]) for s in stretches]
     return np.unique(ends)
@@ -131,7 +131,7 @@ def _draw_validation(axes, rows, key, factor, color, style, marker) -> np.ndarra
     return values
 
 
-def _loss_top(smooth: np.ndarray, raw: np.ndarray, val: np.ndarray) -> float:
+def loss_top(smooth: np.ndarray, raw: np.ndarray, val: np.ndarray) -> float:
     """The top of the loss axis: a few wild steps, or one wild evaluation, must not flatten the rest."""
     raw, val = raw[~np.isnan(raw)], val[~np.isnan(val)]
     if not raw.size:

@@ -14,6 +14,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
+from segnet_jax.constants import VOID
 from segnet_jax.metrics.confusion import confusion_matrix
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.training.losses import cross_entropy_sum, num_right, num_valid
@@ -180,7 +181,7 @@ def eval_step(
     model: nn.Module,
     class_weights: jax.Array,
     preprocessing: Preprocessing,
-) -> tuple[dict[str, jax.Array], jax.Array]:
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Scores one batch with BatchNorm's running statistics.
 
     Args:
@@ -193,8 +194,8 @@ def eval_step(
       preprocessing: what the network expects of an image.
 
     Returns:
-      Sums over all devices: "confusion" int32 [C,C] and "loss" float32, undivided; and this device's predictions, uint8
-      [B,H,W].
+      Sums over all devices: "confusion" int32 [C,C] and "loss" float32, undivided; and of each of this device's images
+      its "prediction", uint8 [B,H,W], and how many pixels are "labelled" and, of these, "right", int32 [B].
     """
     batch = lax.optimization_barrier(make_batch(inputs, store))
     logits = model.apply(variables, normalise(batch["image"], preprocessing, model.dtype), train=False)
@@ -203,4 +204,8 @@ def eval_step(
         "confusion": confusion_matrix(batch["label"], prediction, model.num_classes),
         "loss": cross_entropy_sum(logits, batch["label"], class_weights),
     }
-    return lax.psum(sums, AXIS), prediction
+    counts = {
+        "labelled": jnp.sum(batch["label"] != VOID, axis=(1, 2), dtype=jnp.int32),
+        "right": jnp.sum(batch["label"] == prediction, axis=(1, 2), dtype=jnp.int32),  # none is VOID
+    }
+    return lax.psum(sums, AXIS), {"prediction": prediction, **counts}

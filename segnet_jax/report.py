@@ -1,0 +1,128 @@
+"""Draws a run's report, or sets several runs side by side: `python -m segnet_jax.report --help`."""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from segnet_jax.command import run_command
+from segnet_jax.errors import UserError
+from segnet_jax.files import atomic_write_json, atomic_write_text
+from segnet_jax.flags import parse_flags
+from segnet_jax.reporting.page import content
+from segnet_jax.reporting.page.classes import class_rows
+from segnet_jax.reporting.page.compare import comparison
+from segnet_jax.reporting.page.draw import REPORT_FILE, comparison_html, is_ours, write_page
+from segnet_jax.reporting.page.record import Record, read_record, worst_listed
+from segnet_jax.reporting.tables import percent
+
+DESCRIPTION = """Draws a run's report.html anew from its folder alone, or sets several runs side by side.
+
+Example:  python -m segnet_jax.report runs/demo-1
+
+Several:  python -m segnet_jax.report runs/demo-1 runs/demo-2 --out both.html"""
+
+MOST_RUNS = 12
+"""That one page can tell apart."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to draw."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # folders of runs
+    out: str = ""  # file to draw to; default: report.html in the run, or comparison.html here for several
+    json: str = ""  # file to write what the page tells to, as data
+
+
+def main() -> int:
+    """The command."""
+    return report(parse_flags(Options, sys.argv[1:], prog="segnet_jax.report", description=DESCRIPTION))
+
+
+def report(options: Options) -> int:
+    """Draws the page, writes the JSON if asked, and tells where; returns the exit code.
+
+    Raises:
+      UserError: for what is no run, and for a file that is not ours to write.
+    """
+    if not 1 <= len(options.runs) <= MOST_RUNS:
+        raise UserError(f"from 1 to {MOST_RUNS} runs can be drawn, got {len(options.runs)}")
+    folders = [_folder_of(run) for run in options.runs]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError(f"a run is named twice: {' '.join(options.runs)}")
+    alone = len(folders) == 1
+    path = pathlib.Path(options.out or (folders[0] / REPORT_FILE if alone else "comparison.html"))
+    try:
+        if path.exists() and not is_ours(path):
+            raise UserError(f"{path} is there and is no report: name another --out, nothing is overwritten")
+        records = [read_record(folder) for folder in folders]
+        if alone:
+            write_page(records[0], path)
+        else:
+            atomic_write_text(path, comparison_html(records))
+        if options.json:
+            atomic_write_json(options.json, summary(records[0]) if alone else _compared(records))
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or path}: {error.strerror or error}") from None
+    for record in records:
+        for problem in record.problems:
+            print(f"warning: {record.folder}: {problem}", file=sys.stderr)
+        print(f"{record.name}: {content.status(record)[0]}; mIoU {percent(content.headline(record)['miou'])}")
+    if not alone:
+        for warning in comparison(records).warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+    print(f"drew {path}")
+    return 0
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """What a run's report tells, as data."""
+    rows = class_rows(record)
+    source, changes = content.changed_settings(record)
+    confusion = record.chosen.confusion if record.chosen else None
+    return {
+        "run": record.name,
+        "state": content.status(record)[0],
+        "scored_on": content.scored_on(record),
+        "step": record.chosen_step,
+        **content.headline(record),
+        "per_class": {row.name: {"iou": row.iou, "accuracy": row.accuracy, "pixels": row.pixels} for row in rows},
+        "classes": record.classes,
+        "confusion": confusion.tolist() if confusion is not None else None,
+        "worst": [{"name": name, "accuracy": accuracy} for name, accuracy in worst_listed(record)],
+        "notes": content.split_notes(record),
+        "warnings": content.warnings(record),
+        "facts": content.facts(record),
+        "differs_from": source,
+        "differences": [{"name": name, "there": there, "here": here} for name, there, here in changes],
+    }
+
+
+def _compared(records: Sequence[Record]) -> dict[str, Any]:
+    """What a comparison tells, as data."""
+    told = comparison(records)
+    by_run = {name: summary(record) for name, record in zip(told.names, records, strict=True)}
+    settings = {name: dict(zip(told.names, values, strict=True)) for name, values in told.settings}
+    return {"runs": by_run, "warnings": told.warnings, "settings": settings}
+
+
+def _folder_of(run: str) -> pathlib.Path:
+    """The folder of a run.
+
+    Raises:
+      UserError: there is no such run.
+    """
+    folder = pathlib.Path(run)
+    if not folder.is_dir():
+        raise UserError(f"no run {run}: there is no such folder")
+    if not (folder / "config.toml").is_file():
+        raise UserError(f"no run in {run}: it holds no config.toml")
+    return folder
+
+
+if __name__ == "__main__":
+    run_command(main)
