@@ -36,10 +36,9 @@ DESCRIPTION = """Writes a run's network for use elsewhere, reads it back, and co
 
 Example:  python -m segnet_jax.export runs/demo-1 --format stablehlo onnx
 
-stablehlo    for JAX without this package, on CPU, NVIDIA GPU and TPU
-onnx         for onnxruntime and others that read ONNX; needs pip install -e ".[onnx]"
-safetensors  the weights alone, with BatchNorm, by SegNet-Tutorial's and PyTorch's names
-saved-model  for TensorFlow
+Formats: stablehlo for JAX without this package, on CPU, NVIDIA GPU and TPU; onnx for onnxruntime and others, which
+needs pip install -e ".[onnx]"; safetensors for the weights alone, with BatchNorm, by SegNet-Tutorial's names of layers
+and PyTorch's of their tensors; saved-model for TensorFlow.
 
 Each but the weights takes uint8 images [B,H,W,3] of any number and size, sees to their preprocessing, and gives the
 prediction, uint8 [B,H,W], and the logits, float32 [B,H,W,C]. Whatever the run was trained in, this is float32."""
@@ -175,13 +174,12 @@ def _compare(
     subject: Subject, made: dict[Format, pathlib.Path], images: dict[tuple[int, int], list[np.ndarray]]
 ) -> dict[Format, list[Parity]]:
     """Reads everything back and holds it against the network."""
-    call = jax.jit(subject.label)
+    network = subject.jitted(subject.model, subject.variables)
     exported = [MODULES[name].read(subject, path) for name, path in made.items()]
     found: dict[Format, list[Parity]] = {name: [] for name in made}
     for size, pictures in images.items():
         for batch in BATCHES:
             print(f"comparing at {size[0]}x{size[1]}, {batch} at once", file=sys.stderr)
-            network = lambda images: tuple(map(np.asarray, call(images)))  # noqa: E731
             for name, parity in zip(made, compare(network, exported, pictures, batch), strict=True):
                 found[name].append(parity)
     return found

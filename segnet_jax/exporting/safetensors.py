@@ -4,10 +4,8 @@ They are those of the network as trained, BatchNorm with its running statistics 
 """
 
 import pathlib
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from segnet_jax.exporting.parity import Label
@@ -51,8 +49,7 @@ def read(subject: Subject, path: pathlib.Path) -> Label:
     for name, (collection, layer, part) in places.items():
         parts = variables.setdefault(collection, {}).setdefault(layer, {})
         parts[part] = _turned(tensors[name], (2, 3, 1, 0))
-    call = jax.jit(partial(subject.label_as_trained, variables))
-    return lambda images: tuple(map(np.asarray, call(images)))
+    return subject.jitted(subject.model.clone(folded=False), variables)
 
 
 def use(subject: Subject, path: pathlib.Path) -> str:

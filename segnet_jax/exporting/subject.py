@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from segnet_jax.exporting.parity import Label
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.nn.segnet import SegNet
 
@@ -50,7 +53,7 @@ class Subject:
         return {name: each if isinstance(each, str) else json.dumps(each) for name, each in self.about.items()}
 
     def label(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The network as it is exported, a pure function.
+        """The network as it is exported, a pure function with the weights inside.
 
         Args:
           images: uint8 [B,H,W,3] RGB.
@@ -58,13 +61,17 @@ class Subject:
         Returns:
           prediction uint8 [B,H,W] and logits float32 [B,H,W,C].
         """
-        return _label(self.model, self.variables, self.preprocessing, images)
+        return self.label_by(self.model, self.variables, images)
 
-    def label_as_trained(self, variables: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Likewise with other variables of the network that is not folded."""
-        return _label(self.model.clone(folded=False), variables, self.preprocessing, images)
+    def label_by(self, model: SegNet, variables: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Likewise by a network of another form, folded or not, with weights from outside."""
+        logits = model.apply(variables, normalise(images, self.preprocessing), train=False)
+        return jnp.argmax(logits, axis=-1).astype(jnp.uint8), logits
 
+    def jitted(self, model: SegNet, variables: dict[str, Any]) -> Label:
+        """Likewise, compiled, for images in numpy.
 
-def _label(model, variables, preprocessing, images):
-    logits = model.apply(variables, normalise(images, preprocessing), train=False)
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8), logits
+        The weights are arguments: as constants XLA would spend minutes on computing with them beforehand.
+        """
+        call, variables = jax.jit(partial(self.label_by, model)), jax.device_put(variables)
+        return lambda images: tuple(map(np.asarray, call(variables, images)))
