@@ -1,4 +1,10 @@
-"""How far an exported network is from the one that it was made from, counted pixel by pixel."""
+"""How far an exported network is from the one that it was made from, counted pixel by pixel.
+
+Two programs that sum in different orders differ in the last digits, and where two values of a window differ by no more
+than that, each may find the maximum elsewhere. Unpooling then puts it elsewhere, and the logits around it differ by
+more than rounding, between any two implementations of SegNet. So no bound on the largest difference can be promised,
+but one on how many pixels have such neighbours.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +18,10 @@ AGREEMENT = 0.9999
 """Share of pixels whose class must be the same."""
 
 TOLERANCE = 1e-4
-"""By how much a logit may differ."""
+"""By how much a logit may differ, as a share of the largest of its image (of 1, where that is smaller)."""
+
+WITHIN = 0.97
+"""Share of pixels whose logits must all be within TOLERANCE."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class Parity:
       batch: images at once.
       images: how many in all.
       agreement: share of pixels with the same class.
-      within: share of pixels whose logits all differ by at most TOLERANCE.
+      within: share of pixels whose logits are all within TOLERANCE.
       largest_difference: of any logit.
       largest_logit: of the network, its sign apart.
     """
@@ -40,13 +49,14 @@ class Parity:
     @property
     def holds(self) -> bool:
         """Whether what was exported is the network."""
-        return self.agreement >= AGREEMENT and self.largest_difference <= TOLERANCE
+        return self.agreement >= AGREEMENT and self.within >= WITHIN
 
     def __str__(self) -> str:
         return (
             f"{self.images} images of {self.size[0]}x{self.size[1]}, {self.batch} at once: "
             f"{100 * self.agreement:.4f} % of the pixels have the same class, "
-            f"logits differ by {self.largest_difference:.1e} at most"
+            f"{100 * self.within:.2f} % have logits within {TOLERANCE:g} of the largest, {self.largest_logit:.1f}; "
+            f"the largest difference is {self.largest_difference:.1e}"
         )
 
 
@@ -99,12 +109,14 @@ class _Tally:
 
     def add(self, our_prediction, our_logits, their_prediction, their_logits) -> None:
         difference = np.abs(our_logits - their_logits)
+        largest = np.abs(our_logits).max(axis=(1, 2, 3), keepdims=True)
         self._images += len(our_prediction)
         self._size = our_prediction.shape[1:]
         self._same += int((our_prediction == their_prediction).sum())
-        self._near += int((difference.max(axis=-1) <= TOLERANCE).sum())  # NaN is not near
+        near = difference <= TOLERANCE * np.maximum(1, largest)  # NaN is not
+        self._near += int(near.all(axis=-1).sum())
         self._difference = max(self._difference, float(np.nan_to_num(difference, nan=np.inf).max()))
-        self._logit = max(self._logit, float(np.abs(our_logits).max()))
+        self._logit = max(self._logit, float(largest.max()))
 
     def parity(self) -> Parity:
         pixels = self._images * self._size[0] * self._size[1]
