@@ -76,6 +76,8 @@ def export(options: Options) -> int:
       UserError: for a missing run, library or data, or files that are there already.
       Ending: what was exported is not the network, or cannot be written; it is not kept then.
     """
+    if options.images < 1:
+        raise UserError(f"--images must be at least 1, got {options.images}")
     formats = tuple(dict.fromkeys(options.format))
     config = runs.read_run(options.run)
     for name in formats:
@@ -161,8 +163,6 @@ NETWORK_FIELDS = (  # of the config, such as are needed to build the network aga
 
 def _images(options: Options, config: Config) -> dict[tuple[int, int], list[np.ndarray]]:
     """Validation images, evenly spread, at the run's size and at an odd one."""
-    if options.images < 1:
-        raise UserError(f"--images must be at least 1, got {options.images}")
     data_set = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
     split = data_set.splits[validation_split(data_set)]
     chosen = sorted({round(place) for place in np.linspace(0, len(split) - 1, min(options.images, len(split)))})

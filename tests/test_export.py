@@ -98,7 +98,8 @@ def ended(main, capsys):
 def test_a_mistake_is_told_in_one_line_with_exit_code_2(trained, flags, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sys, "argv", ["p", *(str(trained) if flag == "RUN" else flag for flag in flags)])
+    flags = [str(trained) if flag == "RUN" else flag for flag in flags]
+    monkeypatch.setattr(sys, "argv", ["p", "--out", "new", *flags])
     code, line = ended(command.main, capsys)
     assert code == 2 and message in line
 
