@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -140,3 +141,19 @@ def test_parity_counts_each_pixel_once():
     assert (same.agreement, same.largest_difference, same.images) == (1, 0, 4)
     assert (other.agreement, other.within) == (23 / 24, 23 / 24)
     assert (other.largest_difference, other.largest_logit) == (2.5, 3)
+
+
+def test_the_published_comparison_is_that_of_the_measurement_and_keeps_the_promise():
+    folder = pathlib.Path(__file__).parents[1] / "experiments" / "export"
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    for name, told in json.loads((folder / "parity.json").read_text())["exports"].items():
+        assert {(tuple(each["size"]), each["batch"]) for each in told["parity"]} == {
+            (size, batch) for size in ((360, 480), (97, 131)) for batch in (1, 3)
+        }
+        for each in told["parity"]:
+            numbers = f"{each['batch']} | {each['images']} | {100 * each['agreement']:.4f} | {100 * each['within']:.2f}"
+            size = "x".join(map(str, each["size"]))
+            logits = f"{each['largest_difference']:.1e} | {each['largest_logit']:.1f}"
+            assert f"| {name} | {size} | {numbers} | {logits} |" in page
+            assert each["agreement"] >= 0.9999
+            assert name != "stablehlo" or each["largest_difference"] <= 1e-4

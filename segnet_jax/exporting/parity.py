@@ -14,14 +14,14 @@ import numpy as np
 Label = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Images uint8 [B,H,W,3] to prediction uint8 [B,H,W] and logits float32 [B,H,W,C]."""
 
-AGREEMENT = 0.9999
-"""Share of pixels whose class must be the same."""
+AGREEMENT = 0.999
+"""Share of pixels whose class must be the same; rounding alone left 0.9998 of the worst CamVid frame tried."""
 
 TOLERANCE = 1e-4
 """By how much a logit may differ, as a share of the largest of its image (of 1, where that is smaller)."""
 
 WITHIN = 0.97
-"""Share of pixels whose logits must all be within TOLERANCE."""
+"""Share of pixels whose logits must all be within TOLERANCE; rounding alone left 0.983 of the worst frame tried."""
 
 
 @dataclass(frozen=True)
