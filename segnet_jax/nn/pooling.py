@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 Pooling = Literal["floor", "ceil"]
 
@@ -46,24 +47,19 @@ def unpool(x: jax.Array, code: jax.Array, height: int, width: int) -> jax.Array:
       [B,height,width,C] in x's dtype.
     """
     x = _scatter(x, code)
-    assert abs(x.shape[1] - height) <= 1 and abs(x.shape[2] - width) <= 1, (x.shape, height, width)
-    x = x[:, :height, :width]
-    return jnp.pad(x, ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0)))
+    missing = height - x.shape[1], width - x.shape[2]  # -1, 0 or 1: a negative one crops
+    # Where jax.export has left the size open, it is an expression, of which it is not known.
+    assert all(abs(more) <= 1 for more in missing if isinstance(more, int)), (x.shape, height, width)
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((0, more, 0) for more in missing), (0, 0, 0)])
 
 
 def _to_even(x: jax.Array, pooling: Pooling) -> jax.Array:
     """Pads or crops [B,H,W,C] at the bottom and right to even height and width."""
     if pooling not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {get_args(Pooling)}, got {pooling!r}")
-    for axis in (1, 2):
-        size = x.shape[axis]
-        if size % 2 and (pooling == "ceil" or size == 1):
-            padding = [(0, 0)] * 4
-            padding[axis] = (0, 1)
-            x = jnp.pad(x, padding, constant_values=-jnp.inf)
-        elif size % 2:
-            x = jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)
-    return x
+    rounded_up = [(size + 1) // 2 * 2 if pooling == "ceil" or size == 1 else size // 2 * 2 for size in x.shape[1:3]]
+    missing = [(0, wanted - size, 0) for wanted, size in zip(rounded_up, x.shape[1:3], strict=True)]
+    return lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(0, 0, 0), *missing, (0, 0, 0)])
 
 
 @jax.custom_vjp

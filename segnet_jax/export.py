@@ -1,0 +1,234 @@
+"""Writes a trained network in forms that other programs run: `python -m segnet_jax.export --help`."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from segnet_jax import runs
+from segnet_jax.command import run_command
+from segnet_jax.config import Config
+from segnet_jax.endings import DiskFailed, DiskFull, Ending, is_disk_full
+from segnet_jax.errors import UserError, listed
+from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
+from segnet_jax.exporting.parity import Parity, compare
+from segnet_jax.exporting.subject import Subject
+from segnet_jax.files import atomic_write_json, sum_of_file
+from segnet_jax.flags import parse_flags
+from segnet_jax.network import folded, restore
+from segnet_jax.pipeline.decoded import streamed
+from segnet_jax.reporting.run_folder import versions
+from segnet_jax.setting import open_data, start_devices, validation_split
+
+DESCRIPTION = """Writes a run's network for use elsewhere, reads it back, and compares it with the network itself.
+
+Example:  python -m segnet_jax.export runs/demo-1 --format stablehlo onnx
+
+Formats: stablehlo for JAX without this package, on CPU, NVIDIA GPU and TPU; onnx for onnxruntime and others, which
+needs pip install -e ".[onnx]"; safetensors for the weights alone, with BatchNorm, by SegNet-Tutorial's names of layers
+and PyTorch's of their tensors; saved-model for TensorFlow.
+
+Each but the weights takes uint8 images [B,H,W,3] of any number and size, sees to their preprocessing, and gives the
+prediction, uint8 [B,H,W], and the logits, float32 [B,H,W,C]. Whatever the run was trained in, this is float32."""
+
+REPORT_FILE = "export.json"
+BATCHES = (1, 3)
+ODD_SIZE = (97, 131)  # besides the run's own: odd at several stages, where borders are lost or doubled
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to export."""
+
+    run: Annotated[str, tyro.conf.Positional]  # folder of the run
+    format: tuple[Format, ...] = ("stablehlo",)  # one or several
+    out: str = ""  # folder to write to, by default export/ in the run's
+    checkpoint: Literal["best", "newest"] = "best"  # of the run
+    data: str = ""  # where to take images to compare on, if not where the run was trained; "synthetic" renders some
+    images: int = 3  # how many validation images to compare on
+    overwrite: bool = False  # replace what was exported to that folder before
+    json: str = ""  # file to write what was found to, besides export.json
+
+
+def main() -> int:
+    """The command."""
+    options = parse_flags(Options, sys.argv[1:], prog="segnet_jax.export", description=DESCRIPTION)
+    jax.config.update("jax_platforms", "cpu")  # a GPU would round products of float32 to fewer digits
+    return export(options)
+
+
+def export(options: Options) -> int:
+    """Exports, compares, and prints what was found and how to use the files; returns the exit code.
+
+    Raises:
+      UserError: for a missing run, library or data, or files that are there already.
+      Ending: what was exported is not the network, or cannot be written; it is not kept then.
+    """
+    if options.images < 1:
+        raise UserError(f"--images must be at least 1, got {options.images}")
+    formats = tuple(dict.fromkeys(options.format))
+    config = runs.read_run(options.run)
+    for name in formats:
+        check_libraries(name)
+    out = pathlib.Path(options.out or pathlib.Path(options.run) / "export")
+    before = _earlier(out, formats, options.overwrite)
+    subject = _subject(options, config)
+    images = _images(options, config)
+    with _telling_of_the_disk(out), tempfile.TemporaryDirectory(prefix=".export-", dir=_made(out)) as temporary:
+        made = {name: pathlib.Path(temporary) / FILES[name] for name in formats}
+        for name, path in made.items():
+            print(f"writing {name}", file=sys.stderr)
+            MODULES[name].write(subject, path)
+        parities = _compare(subject, made, images)
+        _check_parity(parities)
+        told = {name: _told(name, subject, made[name], out, parities[name], options.checkpoint) for name in formats}
+        for path in made.values():
+            _put(path, out / path.name)
+        atomic_write_json(out / REPORT_FILE, before | told)
+    if options.json:
+        atomic_write_json(options.json, told)
+    for name in formats:
+        print(f"\n{out / FILES[name]}")
+        print(*(f"  {parity}" for parity in parities[name]), sep="\n")
+        print(*(f"    {line}" for line in told[name]["use"].splitlines()), sep="\n")
+    print(f"\nsums, sizes and classes: {out / REPORT_FILE}")
+    return 0
+
+
+# --- before anything is computed ---
+
+
+def _earlier(out: pathlib.Path, formats: tuple[Format, ...], overwrite: bool) -> dict[str, Any]:
+    """What the folder's report says of earlier exports, after a look at what would be overwritten."""
+    names = [FILES[name] for name in formats]
+    there = [name for name in names if os.path.lexists(out / name)]
+    if there and not overwrite:
+        raise UserError(f"{out} holds {listed(there)} already: add --overwrite, or name another folder by --out")
+    path = out / REPORT_FILE
+    try:
+        report = json.loads(path.read_bytes()) if path.exists() else {}
+        if isinstance(report, dict):
+            return report
+    except (OSError, ValueError, RecursionError):
+        pass
+    raise UserError(f"{path} is no report of an export: move it away, or name another folder by --out")
+
+
+def _made(out: pathlib.Path) -> pathlib.Path:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {out}: {error.strerror}; name another by --out") from None
+    return out
+
+
+# --- the network and what it is compared on ---
+
+
+def _subject(options: Options, config: Config) -> Subject:
+    say = partial(print, file=sys.stderr)
+    config = dataclasses.replace(config, devices="1", fake_devices=0, precision="float32")
+    devices, precision = start_devices(config, say)
+    restored = restore(options.run, config, options.checkpoint, devices, precision, say)
+    network = folded(restored, config)
+    about = {
+        "classes": list(network.class_names),
+        "colors": [list(color) for color in network.colors],
+        "preprocessing": dataclasses.asdict(network.preprocessing) | {"channels": "RGB", "range": "0..255"},
+        "network": {name: getattr(config, name) for name in NETWORK_FIELDS},
+        "step": network.step,
+        "made_by": f"segnet_jax {versions()['segnet_jax']}",
+    }
+    variables, trained = (jax.tree.map(np.asarray, each) for each in (network.variables, restored.variables))
+    return Subject(network.model, variables, trained, network.preprocessing, about)
+
+
+NETWORK_FIELDS = (  # of the config, such as are needed to build the network again; no path of a machine is told
+    *("protocol", "image_size", "encoder", "depth", "width", "pooling", "conv_bias", "final_batch_norm"),
+    *("batch_norm_epsilon",),
+)
+
+
+def _images(options: Options, config: Config) -> dict[tuple[int, int], list[np.ndarray]]:
+    """Validation images, evenly spread, at the run's size and at an odd one."""
+    data_set = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
+    split = data_set.splits[validation_split(data_set)]
+    chosen = sorted({round(place) for place in np.linspace(0, len(split) - 1, min(options.images, len(split)))})
+    sizes = {tuple(config.image_size), ODD_SIZE}
+    return {size: [streamed(split, size).read(index)[0] for index in chosen] for size in sorted(sizes, reverse=True)}
+
+
+def _compare(
+    subject: Subject, made: dict[Format, pathlib.Path], images: dict[tuple[int, int], list[np.ndarray]]
+) -> dict[Format, list[Parity]]:
+    """Reads everything back and holds it against the network."""
+    network = subject.jitted(subject.model, subject.variables)
+    exported = [MODULES[name].read(subject, path) for name, path in made.items()]
+    found: dict[Format, list[Parity]] = {name: [] for name in made}
+    for size, pictures in images.items():
+        for batch in BATCHES:
+            print(f"comparing at {size[0]}x{size[1]}, {batch} at once", file=sys.stderr)
+            for name, parity in zip(made, compare(network, exported, pictures, batch), strict=True):
+                found[name].append(parity)
+    return found
+
+
+def _check_parity(parities: dict[Format, list[Parity]]) -> None:
+    for name, found in parities.items():
+        for parity in found:
+            if not parity.holds:
+                raise Ending(f"the {name} export is not the network, and is not kept: {parity}")
+
+
+# --- what is left ---
+
+
+def _told(
+    name: Format, subject: Subject, path: pathlib.Path, out: pathlib.Path, parities: list[Parity], checkpoint: str
+) -> dict[str, Any]:
+    """What the report says of an export."""
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    return {
+        "files": {each.relative_to(path.parent).as_posix(): sum_of_file(each) for each in files},
+        "bytes": sum(each.stat().st_size for each in files),
+        "use": MODULES[name].use(subject, out / path.name),
+        "smallest_size": subject.smallest,
+        "parity": [dataclasses.asdict(parity) for parity in parities],
+        "checkpoint": checkpoint,
+        **subject.about,
+        "versions": versions() | library_versions(name),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _put(path: pathlib.Path, target: pathlib.Path) -> None:
+    """Moves what was made to its place; what was there goes first, where it is a folder."""
+    if target.is_dir() and not target.is_symlink():
+        target.rename(path.with_name(f"old-{path.name}"))  # deleted with the temporary folder
+    os.replace(path, target)
+
+
+@contextlib.contextmanager
+def _telling_of_the_disk(out: pathlib.Path) -> Iterator[None]:
+    """Tells in one line that something could not be written."""
+    try:
+        yield
+    except OSError as error:
+        kind = DiskFull if is_disk_full(error) else DiskFailed
+        raise kind(f"cannot export to {out}: {error.strerror or error}") from error
+
+
+if __name__ == "__main__":
+    run_command(main)

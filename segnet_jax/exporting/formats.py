@@ -1,0 +1,54 @@
+"""The formats of an export: the file of each, the module that writes and reads it, and what that needs."""
+
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Literal
+
+from segnet_jax.errors import UserError
+from segnet_jax.exporting import onnx, safetensors, saved_model, stablehlo
+
+Format = Literal["stablehlo", "onnx", "safetensors", "saved-model"]
+
+FILES: dict[Format, str] = {
+    "stablehlo": "network.stablehlo",
+    "onnx": "network.onnx",
+    "safetensors": "network.safetensors",
+    "saved-model": "saved_model",
+}
+MODULES: dict[Format, ModuleType] = {  # each has `write`, `read` and `use`
+    "stablehlo": stablehlo,
+    "onnx": onnx,
+    "safetensors": safetensors,
+    "saved-model": saved_model,
+}
+_LIBRARIES = {  # what is not JAX's own, and how it is installed
+    "onnx": (("onnx", "onnxruntime"), 'pip install -e ".[onnx]"'),
+    "safetensors": (("safetensors",), "pip install -e ."),
+    "saved-model": (("tensorflow", "jax.experimental.jax2tf"), "pip install -e ."),
+}
+
+
+def check_libraries(name: Format) -> None:
+    """Refuses a format whose libraries are not installed.
+
+    Raises:
+      UserError: naming them and the command that installs them.
+    """
+    libraries, command = _LIBRARIES.get(name, ((), ""))
+    if missing := [each for each in libraries if not _is_installed(each)]:
+        raise UserError(f"--format {name} needs {' and '.join(missing)}, not installed here: {command}")
+
+
+def library_versions(name: Format) -> dict[str, str]:
+    """The versions of the libraries that a format needs."""
+    libraries, _ = _LIBRARIES.get(name, ((), ""))
+    modules = [importlib.import_module(each) for each in libraries if not each.startswith("jax.")]
+    return {each.__name__: each.__version__ for each in modules}
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package around it
+        return False

@@ -1,0 +1,194 @@
+"""The network as an ONNX graph, written node by node: what runtimes without JAX read.
+
+Unpooling needs no MaxUnpool, which hardly any runtime has: SpaceToDepth lays the four cells of a window side by side,
+Greater and Where choose the first largest, and Where and DepthToSpace put a value back where it came from.
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from segnet_jax.exporting.parity import Label
+from segnet_jax.exporting.subject import Subject
+from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.nn.segnet import SegNet, scaled_stages
+
+OPSET = 13
+"""Of 2021, the lowest that has all that is needed in its present form: runtimes read older ones, not newer ones."""
+_IR_VERSION = 7  # of the file itself; what came with that opset
+_BELOW_RELU = -1.0  # less than any value behind a ReLU, and unlike infinity known to every runtime
+
+
+def write(subject: Subject, path: pathlib.Path) -> None:
+    """Writes a graph from "images" uint8 [B,H,W,3] RGB to "prediction" uint8 [B,H,W] and "logits" float32 [B,H,W,C]."""
+    import onnx
+
+    graph = _Graph()
+    x = _normalised(graph, "images", subject.preprocessing)
+    logits = _segnet(graph, x, subject.model, subject.variables["params"])
+    graph.add("Transpose", [logits], "logits", perm=[0, 2, 3, 1])
+    graph.add("Cast", [graph.add("ArgMax", [logits], "class_ids", axis=1, keepdims=0)], "prediction", to=_UINT8)
+    size = ["batch", "height", "width"]
+    made = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            "SegNet",
+            [onnx.helper.make_tensor_value_info("images", _UINT8, [*size, 3])],
+            [
+                onnx.helper.make_tensor_value_info("prediction", _UINT8, size),
+                onnx.helper.make_tensor_value_info("logits", _FLOAT, [*size, subject.model.num_classes]),
+            ],
+            graph.constants,
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="segnet_jax",
+    )
+    onnx.helper.set_model_props(made, subject.metadata)
+    onnx.checker.check_model(made, full_check=True)
+    path.write_bytes(made.SerializeToString())
+
+
+def read(subject: Subject, path: pathlib.Path) -> Label:
+    """Opens a file in onnxruntime, on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: tuple(session.run(["prediction", "logits"], {"images": images}))
+
+
+def use(subject: Subject, path: pathlib.Path) -> str:
+    """How to run the file, in Python."""
+    return f"""import onnxruntime
+network = onnxruntime.InferenceSession({str(path)!r})
+prediction, logits = network.run(None, {{"images": images}})  # uint8 [B,H,W,3] RGB, {subject.smallest} pixels or more\
+ each way"""
+
+
+# --- the network; maps are [B,C,H,W] here ---
+
+
+def _normalised(graph: "_Graph", images: str, preprocessing: Preprocessing) -> str:
+    x = graph.add("Cast", [images], "images_float", to=_FLOAT)
+    x = graph.add("Sub", [x, graph.constant("mean", np.float32(preprocessing.mean))], "images_centred")
+    x = graph.add("Div", [x, graph.constant("std", np.float32(preprocessing.std))], "images_normal")
+    return graph.add("Transpose", [x], "images_channels_first", perm=[0, 3, 1, 2])
+
+
+def _segnet(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> str:
+    """The logits, [B,C,H,W]; the layers are in the order of `SegNet`."""
+
+    def block(x: str, name: str) -> str:
+        return graph.add("Relu", [_convolved(graph, x, params[name], name)], f"{name}_relu")
+
+    stages = list(enumerate(scaled_stages(model.encoder, model.depth, model.width), start=1))
+    pooled = []
+    for stage, (_, num_convolutions) in stages:
+        for i in range(1, num_convolutions + 1):
+            x = block(x, f"conv{stage}_{i}")
+        size = graph.size_of(x)
+        x, is_cell = _pool(graph, x, size, model.pooling, f"pool{stage}")
+        pooled.append((is_cell, size))
+    for stage, (_, num_convolutions) in reversed(stages):
+        x = _unpool(graph, x, *pooled.pop(), model.pooling, f"upsample{stage}")
+        for i in range(num_convolutions, 1 if stage == 1 else 0, -1):
+            x = block(x, f"conv{stage}_{i}_D")
+    last = "conv1_1_D"
+    return block(x, last) if model.final_batch_norm else _convolved(graph, x, params[last], last)
+
+
+def _convolved(graph: "_Graph", x: str, layer: dict[str, Any], name: str) -> str:
+    kernel = graph.constant(f"{name}.weight", np.transpose(layer["kernel"], (3, 2, 0, 1)))
+    bias = graph.constant(f"{name}.bias", layer["bias"])
+    return graph.add("Conv", [x, kernel, bias], name, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+
+
+def _pool(graph: "_Graph", x: str, size: str, pooling: str, name: str) -> tuple[str, list[str]]:
+    """The maxima of 2x2 windows, and for each of the four cells whether it held them; the first wins a tie."""
+    if pooling == "floor":
+        even = graph.add("Mul", [graph.add("Div", [size, graph.two], f"{name}_size"), graph.two], f"{name}_even")
+        x = graph.add("Slice", [x, graph.zeros, even, graph.rows_and_columns], f"{name}_cropped")
+    else:
+        x = graph.padded(x, graph.add("Mod", [size, graph.two], f"{name}_odd"), _BELOW_RELU, f"{name}_padded")
+    cells = graph.add("SpaceToDepth", [x], f"{name}_cells", blocksize=2)
+    a, b, c, d = graph.split(cells, f"{name}_cell", 4)  # row-major in the window
+
+    def larger(first: str, second: str, where: str) -> tuple[str, str]:
+        is_second = graph.add("Greater", [second, first], f"{name}_is_{where}")
+        return graph.add("Where", [is_second, second, first], f"{name}_of_{where}"), is_second
+
+    top, is_right_of_top = larger(a, b, "right_of_top")
+    bottom, is_right_of_bottom = larger(c, d, "right_of_bottom")
+    maximum, is_bottom = larger(top, bottom, "bottom")
+    return maximum, [is_bottom, is_right_of_top, is_right_of_bottom]
+
+
+def _unpool(graph: "_Graph", x: str, choices: list[str], size: str, pooling: str, name: str) -> str:
+    """Puts each value where its maximum came from, zeros elsewhere, at the size before pooling."""
+    is_bottom, is_right_of_top, is_right_of_bottom = choices
+    top = graph.add("Where", [is_bottom, graph.zero, x], f"{name}_top")
+    bottom = graph.add("Where", [is_bottom, x, graph.zero], f"{name}_bottom")
+    cells = [
+        graph.add("Where", [is_right, *values], f"{name}_cell{number}")
+        for number, (is_right, values) in enumerate(
+            [
+                (is_right_of_top, (graph.zero, top)),
+                (is_right_of_top, (top, graph.zero)),
+                (is_right_of_bottom, (graph.zero, bottom)),
+                (is_right_of_bottom, (bottom, graph.zero)),
+            ]
+        )
+    ]
+    side_by_side = graph.add("Concat", cells, f"{name}_cells", axis=1)
+    x = graph.add("DepthToSpace", [side_by_side], name, blocksize=2, mode="DCR")
+    if pooling == "floor":
+        return graph.padded(x, graph.add("Mod", [size, graph.two], f"{name}_odd"), 0.0, f"{name}_padded")
+    return graph.add("Slice", [x, graph.zeros, size, graph.rows_and_columns], f"{name}_cropped")
+
+
+# --- the graph ---
+
+_FLOAT, _UINT8 = 1, 2  # onnx.TensorProto.FLOAT and UINT8
+
+
+class _Graph:
+    """Nodes and constants in the order in which they are added; a value goes by its name."""
+
+    def __init__(self):
+        self.nodes, self.constants = [], []
+        self.zero = self.constant("zero", np.float32(0))
+        self.two = self.constant("two", np.int64([2, 2]))
+        self.zeros = self.constant("zeros", np.int64([0, 0]))
+        self.six_zeros = self.constant("six_zeros", np.int64([0] * 6))
+        self.rows_and_columns = self.constant("rows_and_columns", np.int64([2, 3]))
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        import onnx
+
+        self.constants.append(onnx.numpy_helper.from_array(np.array(value, order="C"), name))
+        return name
+
+    def add(self, kind: str, inputs: list[str], output: str, **attributes) -> str:
+        import onnx
+
+        self.nodes.append(onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    def split(self, x: str, name: str, count: int) -> list[str]:
+        """Cuts the channels into equal parts."""
+        import onnx
+
+        parts = [f"{name}{number}" for number in range(count)]
+        self.nodes.append(onnx.helper.make_node("Split", [x], parts, name=name, axis=1))
+        return parts
+
+    def size_of(self, x: str) -> str:
+        """Height and width, int64 [2]."""
+        shape = self.add("Shape", [x], f"{x}_shape")
+        return self.add("Gather", [shape, self.rows_and_columns], f"{x}_size", axis=0)
+
+    def padded(self, x: str, more: str, value: float, name: str) -> str:
+        """Rows and columns of a value at the bottom and right."""
+        pads = self.add("Concat", [self.six_zeros, more], f"{name}_by", axis=0)  # before all axes, and B and C behind
+        return self.add("Pad", [x, pads, self.constant(f"{name}_with", np.float32(value))], name)

@@ -1,0 +1,59 @@
+"""Small networks to export, and PyTorch's twin of each, whose logits are the measure."""
+
+import jax
+import numpy as np
+import pytest
+from random_variables import random_variables
+
+from segnet_jax.exporting.subject import Subject
+from segnet_jax.nn import SegNet, fold_batch_norm
+from segnet_jax.nn.preprocessing import TORCH
+
+CLASSES = 5
+WIDTH = 0.0625
+NETWORKS = {
+    "default": {},
+    "caffe": {"pooling": "ceil", "conv_bias": True},
+    "matlab": {"depth": 4, "final_batch_norm": True},
+    "vgg19": {"encoder": "vgg19", "depth": 3, "pooling": "ceil"},
+}
+SHAPES = [(1, 45, 61), (3, 32, 38)]  # 45-22-11-5-2-1 with floor, 45-23-12-6-3-2 with ceil
+ODD_NAMES = ["<script>alert(1)</script>", "Straße 道路", 'a "quoted", b', "tab\tnewline\n", "\U0001f6b2"]
+
+
+def subject_of(name, seed=0):
+    """A random network of NETWORKS, as it is exported."""
+    model = SegNet(CLASSES, width=WIDTH, **NETWORKS[name])
+    variables = random_variables(model, seed)
+    folded = jax.tree.map(np.asarray, fold_batch_norm(variables, model.batch_norm_epsilon))
+    return Subject(model.clone(folded=True), folded, variables, TORCH, {"classes": ODD_NAMES, "step": 7})
+
+
+def images_of(shape, seed=0):
+    """Random blocks of colour, which leave ties in many windows."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (shape[0], -(-shape[1] // 4), -(-shape[2] // 4), 3), np.uint8)
+    return blocks.repeat(4, 1).repeat(4, 2)[:, : shape[1], : shape[2]]
+
+
+def expected_of(name, subject, images):
+    """Logits of PyTorch's twin, in float64; of VGG-19, of which there is none, those of the network as trained."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[peers]' runs these tests")
+    from torch_segnet import TorchSegNet, load_flax
+
+    settings = dict(NETWORKS[name])
+    if settings.pop("encoder", "vgg16") == "vgg19":
+        return subject.jitted(subject.model.clone(folded=False), subject.trained)(images)[1]
+    twin = TorchSegNet(CLASSES, WIDTH, ceil_mode=settings.pop("pooling", "floor") == "ceil", **settings)
+    load_flax(twin, subject.trained)
+    mean, std = (np.array(each) for each in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    normal = torch.tensor(((images - mean) / std).transpose(0, 3, 1, 2))
+    with torch.no_grad():
+        return twin.eval().double()(normal).numpy().transpose(0, 2, 3, 1)
+
+
+def assert_is_network(prediction, logits, expected):
+    """Within float32's rounding, and predictions are the logits' own."""
+    assert prediction.dtype == np.uint8 and logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * max(1, np.abs(expected).max()), rtol=0)
+    np.testing.assert_array_equal(prediction, np.argmax(logits, axis=-1))
+    assert (prediction == np.argmax(expected, axis=-1)).mean() >= 0.9999

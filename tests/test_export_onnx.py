@@ -1,0 +1,57 @@
+"""The ONNX export: onnxruntime gives PyTorch's logits at any size, by operators that runtimes have."""
+
+import json
+
+import numpy as np
+import pytest
+from exported_networks import NETWORKS, ODD_NAMES, SHAPES, assert_is_network, expected_of, images_of, subject_of
+
+WHY = "ONNX is not installed: pip install -e '.[onnx]' runs these tests"
+onnx = pytest.importorskip("onnx", reason=WHY)
+onnxruntime = pytest.importorskip("onnxruntime", reason=WHY)
+
+from segnet_jax.exporting import onnx as ours  # noqa: E402
+
+OPERATORS = {  # all of opset 13
+    *("Conv", "Relu", "Greater", "Where", "SpaceToDepth", "DepthToSpace", "Split", "Slice", "Pad", "Concat"),
+    *("Shape", "Gather", "Div", "Mul", "Mod", "Sub", "Cast", "Transpose", "ArgMax"),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    for name in NETWORKS:
+        ours.write(subject_of(name), folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnxruntime_gives_pytorchs_logits_from_the_file(name, shape, written):
+    session = onnxruntime.InferenceSession(written / name, providers=["CPUExecutionProvider"])
+    prediction, logits = session.run(None, {"images": images_of(shape)})
+    assert_is_network(prediction, logits, expected_of(name, subject_of(name), images_of(shape)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_graph_is_valid_and_has_no_operator_that_runtimes_lack(name, written):
+    model = onnx.load(written / name)
+    onnx.checker.check_model(model, full_check=True)
+    used = {node.op_type for node in model.graph.node}
+    assert used <= OPERATORS and not any("MaxPool" in each or "Unpool" in each for each in used)
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", 13)]
+    assert {each.name for each in model.graph.input} == {"images"}
+    assert [each.name for each in model.graph.output] == ["prediction", "logits"]
+
+
+def test_the_first_of_a_tie_wins_all_over_an_image_of_one_colour(written):
+    images = np.full((1, 48, 64, 3), 200, np.uint8)
+    session = onnxruntime.InferenceSession(written / "default", providers=["CPUExecutionProvider"])
+    prediction, logits = session.run(None, {"images": images})
+    assert_is_network(prediction, logits, expected_of("default", subject_of("default"), images))
+
+
+def test_classes_of_any_characters_are_told_in_the_file(written):
+    properties = {each.key: each.value for each in onnx.load(written / "default").metadata_props}
+    assert json.loads(properties["classes"]) == ODD_NAMES and properties["step"] == "7"

@@ -1,0 +1,89 @@
+"""The StableHLO export: run by JAX alone in another process, it gives PyTorch's logits at any size."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from exported_networks import SHAPES, assert_is_network, expected_of, images_of, subject_of
+from jax import export
+from random_variables import random_variables
+
+from segnet_jax.exporting import stablehlo
+from segnet_jax.exporting.subject import Subject
+from segnet_jax.nn import SegNet, fold_batch_norm
+from segnet_jax.nn.preprocessing import RAW
+
+ALONE = """
+import sys
+import numpy as np
+from jax import export
+folder, *names = sys.argv[1:]
+found = {}
+with np.load(f"{folder}/images.npz") as images:
+    for number, name in enumerate(names):
+        network = export.deserialize(bytearray(open(f"{folder}/{name}.stablehlo", "rb").read()))
+        found[f"prediction{number}"], found[f"logits{number}"] = network.call(images[str(number)])
+np.savez(f"{folder}/found.npz", **found)
+assert not [name for name in sys.modules if name.split(".")[0] in ("segnet_jax", "flax")]
+"""
+
+
+CASES = [("default", SHAPES[0]), ("default", SHAPES[1]), ("caffe", SHAPES[0]), ("vgg19", SHAPES[0])]
+
+
+@pytest.fixture(scope="module")
+def found_alone(tmp_path_factory):
+    """What a process that knows JAX alone makes of all networks: name -> shape -> prediction and logits."""
+    folder = tmp_path_factory.mktemp("stablehlo")
+    for name in {name for name, _ in CASES}:
+        stablehlo.write(subject_of(name), folder / f"{name}.stablehlo")
+    np.savez(folder / "images.npz", **{str(number): images_of(shape) for number, (_, shape) in enumerate(CASES)})
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    networks = [name for name, _ in CASES]
+    subprocess.run([sys.executable, "-c", ALONE, folder, *networks], cwd=folder, env=environment, check=True)
+    with np.load(folder / "found.npz") as arrays:
+        return [(arrays[f"prediction{number}"], arrays[f"logits{number}"]) for number in range(len(CASES))]
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=map(str, CASES))
+def test_jax_alone_gives_pytorchs_logits_from_the_file(number, found_alone):
+    name, shape = CASES[number]
+    assert_is_network(*found_alone[number], expected_of(name, subject_of(name), images_of(shape)))
+
+
+def test_the_modules_for_cuda_and_tpu_deserialise_and_can_be_called_there(tmp_path):
+    stablehlo.write(subject_of("default"), tmp_path / "network")
+    network = export.deserialize(bytearray((tmp_path / "network").read_bytes()))
+    assert network.platforms == ("cpu", "cuda", "tpu")
+    images = jax.ShapeDtypeStruct((2, 45, 61, 3), jnp.uint8)
+    for platform in network.platforms:  # a program that calls it is compiled for a platform that is not here
+        there = export.export(jax.jit(network.call), platforms=[platform])(images)
+        prediction, logits = export.deserialize(there.serialize()).out_avals
+        assert (prediction.shape, prediction.dtype) == ((2, 45, 61), np.uint8)
+        assert (logits.shape, logits.dtype) == ((2, 45, 61, 5), np.float32)
+
+
+def test_an_image_too_small_for_the_poolings_is_refused(tmp_path):
+    subject = subject_of("matlab")
+    stablehlo.write(subject, tmp_path / "network")
+    network = export.deserialize(bytearray((tmp_path / "network").read_bytes()))
+    assert subject.smallest == 16
+    network.call(np.zeros((1, 16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match="refining shapes"):  # and JAX prints which: height >= 16
+        network.call(np.zeros((1, 15, 40, 3), np.uint8))
+
+
+def test_wide_convolutions_are_plain_ones_where_the_size_is_open(tmp_path):
+    model = SegNet(2, depth=3)  # 256 channels go by Winograd's tiles on a CPU, where the size is known
+    variables = fold_batch_norm(random_variables(model), model.batch_norm_epsilon)
+    subject = Subject(model.clone(folded=True), variables, {}, RAW, {})
+    traced = jax.jit(subject.label).trace(jax.ShapeDtypeStruct((1, 360, 480, 3), jnp.uint8))
+    assert "dot_general" in str(traced.jaxpr)
+    stablehlo.write(subject, tmp_path / "network")
+    text = export.deserialize(bytearray((tmp_path / "network").read_bytes())).mlir_module()
+    assert "stablehlo.convolution" in text or "dynamic_conv" in text
+    assert "dot_general" not in text
