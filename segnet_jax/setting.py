@@ -1,5 +1,6 @@
 """What a config comes to on this machine with this data, checked before anything is read or compiled."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ import jax
 
 from segnet_jax.config import Config
 from segnet_jax.datasets.choose import open_data_set
+from segnet_jax.datasets.reading import Reading
 from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.errors import UserError
+from segnet_jax.errors import UserError, listed
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.programs import keep_compiled_programs
 from segnet_jax.training.parallel import Devices, choose_devices
@@ -76,6 +78,7 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     data_set = open_data(config)
     for note in data_set.notes:
         say(note)
+    tell_of_sizes(config, data_set, say)
     num_records = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
     fingerprint = data_set.splits["train"].fingerprint[:12]
     say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
@@ -140,11 +143,27 @@ def open_data(config: Config) -> DataSet:
         seed=config.seed,
         num_train=config.scenes[0],
         num_val=config.scenes[1],
+        reading=reading_of(config),
     )
     if not data_set.splits.get("train"):
         raise UserError(f"the training list of {config.data} is empty: nothing to train on", kind="empty-list")
     validation_split(data_set)
     return data_set
+
+
+def reading_of(config: Config) -> Reading:
+    """How the config says that the files of a folder are to be taken."""
+    wishes = {item.name: getattr(config, item.name) for item in dataclasses.fields(Reading)}
+    return Reading(**wishes | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
+
+
+def tell_of_sizes(config: Config, data_set: DataSet, say: Callable[[str], None]) -> None:
+    """Says what becomes of images that have not the shape of `--image-size`, where that is nothing asked for."""
+    height, width = config.image_size
+    others = [size for size in data_set.sizes if abs(size[0] * width / (size[1] * height) - 1) > 0.02]
+    if others and config.fit == "stretch":
+        sizes = listed([f"{h}x{w}" for h, w in others])
+        say(f"warning: images of {sizes} are stretched to {height}x{width}: --fit letterbox or crop keeps their shape")
 
 
 def validation_split(data_set: DataSet) -> str:
@@ -153,4 +172,4 @@ def validation_split(data_set: DataSet) -> str:
         if data_set.splits.get(name):
             return name
     what = f"{data_set.name} has neither validation nor test images: nothing could be scored"
-    raise UserError(what, kind="nothing-to-score")
+    raise UserError(what, kind="nothing-to-score", fix="--val-share 0.2")

