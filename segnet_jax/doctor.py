@@ -80,9 +80,8 @@ def doctor(options: Options) -> int:
     if found.faults:
         fixes = dict.fromkeys(fault.fix for fault in found.faults if fault.fix.startswith("--"))
         if fixes:
-            print(
-                f"see whether the fixes that are flags do:\n  {_prog('doctor')} {' '.join([shlex.join(_given(config)), *fixes])}"
-            )
+            mended = " ".join([_prog("doctor"), shlex.join(_given(config)), *fixes])
+            print(f"see whether the fixes that are flags do:\n  {mended}")
         raise UserErrors(options.data, found.faults)
     suggestion = suggest(found.data_set, found.counts)
     _print_table(found, suggestion)

@@ -17,6 +17,7 @@ from segnet_jax.reporting.bar import bar
 from segnet_jax.training.class_weights import present_frequency_weights
 
 _PIXELS = 360 * 480  # of an image that trains at the speed this project is measured at
+_SMALLEST = 32  # that five poolings need
 _STEP = 8  # that a suggested height and width are multiples of
 _SAME_SHAPE = 0.02  # by which two ratios of height and width may differ
 _UNEVEN = 3.0  # ratio of the largest to the smallest weight from which on weighting is worth it
@@ -106,7 +107,7 @@ def look_at_counts(
     for split, of_split in counts.items():
         if of_split.num_void == num_labels[split]:
             what = f"none of the {num_labels[split]} {split} labels holds a usable pixel: all are void"
-            faults.append(Fault("no-usable-label", "", what))
+            faults.append(Fault("no-usable-label", "", what, "label them, or see what their values mean"))
             continue
         if of_split.num_void:
             warnings.append(
@@ -151,7 +152,7 @@ def suggested_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int
     Args:
       sizes: (height, width) -> images that have it.
     """
-    if len(sizes) == 1 and math.prod(size := next(iter(sizes))) <= _PIXELS and min(size) >= 32:
+    if len(sizes) == 1 and math.prod(size := next(iter(sizes))) <= _PIXELS and min(size) >= _SMALLEST:
         return size, "stretch"
     shapes: dict[float, int] = {}
     for (height, width), images in sizes.items():
@@ -161,7 +162,8 @@ def suggested_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int
     ratio = max(shapes, key=lambda shape: shapes[shape])
     pixels = min(_PIXELS, max(map(math.prod, sizes)))
     height, width = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
-    size = tuple(max(32, _STEP * round(side / _STEP)) for side in (height, width))
+    larger = max(1.0, _SMALLEST / min(height, width))
+    size = tuple(_STEP * round(larger * side / _STEP) for side in (height, width))
     return size, "stretch" if len(shapes) == 1 else "letterbox"
 
 

@@ -68,7 +68,8 @@ def pairs_of(
     """
     found = pictures_below(images, folder, faults, reading.images)
     if not found and not faults:
-        raise UserError(_no_image(images, folder, reading), kind="no-images", file=_relative(images, folder))
+        fix = "save them as PNG or JPEG there" if not reading.images else "give another --images, or none"
+        raise UserError(_no_image(images, folder, reading), kind="no-images", file=_relative(images, folder), fix=fix)
     unique = unique_images(found, images, folder, faults)
     pictures = pictures_below(labels, folder, faults) if labels.is_dir() else []
     if not reading.images:
