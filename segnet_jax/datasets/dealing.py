@@ -37,10 +37,10 @@ def deal(keys: Sequence[Key], share: float) -> Dealt:
       share: of the images that are to come to "val".
     """
     groups = _groups(keys)
-    wanted = max(1, round(share * len(keys)))
+    wanted = min(max(1, round(share * len(keys))), len(keys) - 1)
     val: list[Key] = []
     for group in sorted(groups, key=_drawn):
-        if len(groups) > 1 and len(val) + len(groups[group]) <= 1.25 * wanted:
+        if len(val) + len(groups[group]) <= min(1.25 * wanted, len(keys) - 1):
             val += groups[group]
     how = f"{len(groups)} groups by the beginnings of their names kept together"
     if len(val) < 0.5 * wanted and len(keys) > 1:
@@ -60,7 +60,7 @@ def _groups(keys: Iterable[Key]) -> dict[str, list[Key]]:
     """The images by group; a group that shares a picture with another becomes one with it."""
     groups: dict[str, list[Key]] = {}
     place: dict[str, str] = {}  # of a content or of a name's beginning -> its group
-    for key in keys:
+    for key in sorted(keys):  # in whatever order they come
         name, content = key
         mine, other = place.setdefault(f"name {group_of(name)}", group_of(name)), place.get(f"content {content}")
         if other is not None and other != mine:
