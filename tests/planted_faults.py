@@ -25,14 +25,12 @@ class Planted:
       file: that it must name.
       spoil: changes the sound folder.
       fix: the flags that it must print; empty where no flag can mend it.
-      untold: kinds that stand beside it, for they follow from it.
     """
 
     kind: str
     file: str
     spoil: Callable
     fix: str = ""
-    untold: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.kind.replace(":", "-").replace(" ", "-")
@@ -232,7 +230,7 @@ PLANTED = [
     Planted("dead-link", "images/a.png", instead("images/a.png", lambda path: path.symlink_to("gone.png"))),
     Planted("not-a-file", "images/a.png", instead("images/a.png", os.mkfifo)),
     Planted("not-a-file:folder", "labels/a.png", instead("labels/a.png", os.mkdir)),
-    Planted("points-outside", "images/a.png", outside, untold=("missing-file",)),
+    Planted("points-outside", "images/a.png", outside),
     Planted("points-outside:list", "../../etc/passwd", put("val.txt", b"x\n../../etc/passwd\n")),
     Planted("missing-file", "nowhere.png", put("val.txt", b"x\nimages/nowhere.png\n")),
     Planted("listed-twice", "images/x.png", put("val.txt", b"x\ny\nimages/x.png\n")),

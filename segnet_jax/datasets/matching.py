@@ -112,6 +112,7 @@ def match(
     by_name: dict[str, list[Path]] = {}
     for path in labels:
         by_name.setdefault(name_of(path, root), []).append(path)
+    told = {Path(fault.file).stem for fault in faults if fault.kind == "points-outside"}
     entries, alone = [], set(labels)
     for name, image in images.items():
         mine = [path for ending in LABEL_ENDINGS for path in by_name.get(name + ending, ())]
@@ -121,13 +122,13 @@ def match(
         if len(mine) > 1:
             what = f"{file} has {len(mine)} labels: {listed([_relative(path, folder) for path in mine])}"
             faults.append(Fault("two-labels", file, what, "leave one of them"))
-        elif not mine:
+        elif not mine and not told & {image.stem + ending for ending in LABEL_ENDINGS}:
             place = _relative(root, folder)
             tried = ", ".join(f"{image.stem}{ending}.png" for ending in LABEL_ENDINGS)
             what = f"{file} has no label; looked for {tried} in {place}/"
             fix = "put the label there, or take the image away"
             faults.append(Fault("image-without-label", file, what, fix))
-        else:
+        elif mine:
             entries.append(Entry(name, image, mine[0]))
     return entries, sorted(alone)
 

