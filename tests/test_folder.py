@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+import pathlib
+import re
 
 import numpy as np
 import pytest
 from own_folders import changed, png, save
 from PIL import Image, ImageOps
-from planted_faults import NAMES, SIZE, image_of, label_of, make_sound, values
+from planted_faults import NAMES, PLANTED, SIZE, image_of, label_of, make_sound, values
 from test_layouts import open_folder
 
 from segnet_jax.config import Config, read_config
@@ -61,6 +63,19 @@ def test_names_with_spaces_and_letters_of_all_kinds_are_taken(tmp_path):
     (tmp_path / "val.txt").write_text("a b\nd.e\n", "utf-8")
     splits = open_folder(tmp_path).splits
     assert splits["val"].names == ("a b", "d.e") and sorted(splits["train"].names) == sorted({*names} - {"a b", "d.e"})
+
+
+def test_images_without_a_label_are_no_fault_where_lists_name_others(photos):
+    for name in "uvw":
+        save(photos / f"images/{name}.png", image_of(name))
+    assert [len(split) for split in open_folder(photos).splits.values()] == [6, 2]
+    (photos / "val.txt").write_text("x\nimages/v.png\n")
+    with pytest.raises(UserError) as error:
+        open_folder(photos)
+    assert [(fault.kind, fault.file) for fault in error.value.faults] == [("image-without-label", "images/v.png")]
+    (photos / "train.txt").unlink()  # then the rest is for training
+    with pytest.raises(UserError, match="3 faults.*images/u.png has no label.*images/w.png has no label"):
+        open_folder(photos)
 
 
 def test_hidden_files_and_other_kinds_of_files_are_passed_over(photos):
@@ -310,6 +325,28 @@ def test_a_table_at_fault_is_told_with_its_line(name, text, word, tmp_path):
     with pytest.raises(UserError) as error:
         read_class_table(tmp_path / name)
     assert word in str(error.value) and error.value.kind == "bad-class-table" and error.value.file == name
+
+
+README = pathlib.Path(__file__).parents[1] / "data/README.md"
+
+
+def test_the_table_that_the_readme_shows_is_read_as_it_says(tmp_path):
+    (shown,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "classes.toml").write_text(shown)
+    legend = read_class_table(tmp_path / "classes.toml")
+    assert legend.classes.names == ("road", "car") and dict(legend.ids) == {0: 0, 1: 1, 7: 1, 255: VOID}
+    assert legend.classes.colors == ((128, 64, 128), (64, 0, 128)) and dict(legend.colors)[0, 0, 0] == VOID
+
+
+def test_every_kind_of_fault_and_every_flag_stands_in_the_readme():
+    text = README.read_text(encoding="utf-8")
+    sources = "".join(path.read_text() for path in (README.parents[1] / "segnet_jax/datasets").glob("*.py"))
+    elsewhere = {"no-colour-label", "hostile-archive", "not-a-zip", "wrong-frames", "broken-records", "other-records"}
+    elsewhere |= {"other-classes", "not-prepared", "zip"}  # of CamVid's archives and records
+    kinds = {*re.findall(r'kind="([a-z0-9-]+)"', sources), *(case.kind.split(":")[0] for case in PLANTED)} - elsewhere
+    assert {kind for kind in kinds if f"`{kind}`" not in text} == set()
+    flags = {f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(PLAIN)} | {"--fit"}
+    assert {flag for flag in flags if f"`{flag} " not in text} == set()
 
 
 # --- sizes ---

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from segnet_jax.datasets.class_files import legend_of_folder
 from segnet_jax.datasets.lists import Entry
-from segnet_jax.datasets.matching import match, note_on_labels_alone, pictures_below, unique_images
-from segnet_jax.datasets.name_lists import read_name_list
+from segnet_jax.datasets.matching import WITHOUT_LABEL, match, note_on_labels_alone, pictures_below, unique_images
+from segnet_jax.datasets.name_lists import names_in, read_name_list
 from segnet_jax.datasets.pairs import Found
 from segnet_jax.datasets.reading import Reading
 from segnet_jax.errors import Fault, UserError
@@ -86,8 +86,12 @@ def by_lists(
       entries: all pairs.
       lists: split -> its list.
       folder: the data set's.
-      faults: grows.
+      faults: grows; shrinks by the images without a label that nothing is to be done with.
     """
+    if "train" in lists:  # then an image that no list names need not have a label
+        unlabelled = {fault.file: fault for fault in faults if fault.kind == WITHOUT_LABEL}
+        named = set().union(*(names_in(path, unlabelled) for path in lists.values()))
+        faults[:] = [fault for fault in faults if fault.file not in unlabelled or fault.file in named]
     splits = {split: read_name_list(path, entries, folder, faults) for split, path in lists.items()}
     if "train" not in splits:
         named = {entry.image for chosen in splits.values() for entry in chosen}

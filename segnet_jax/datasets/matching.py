@@ -13,6 +13,9 @@ PICTURES = (".png", ".jpg", ".jpeg")
 LABEL_ENDINGS = ("", "_L", "_P")
 """Behind an image's name, in the name of its label."""
 
+WITHOUT_LABEL = "image-without-label"
+"""The kind of that fault."""
+
 _MOST_FILES = 200_000
 _INSIDE = "put the files themselves into the folder"
 
@@ -126,8 +129,8 @@ def match(
             place = _relative(root, folder)
             tried = ", ".join(f"{image.stem}{ending}.png" for ending in LABEL_ENDINGS)
             what = f"{file} has no label; looked for {tried} in {place}/"
-            fix = "put the label there, or take the image away"
-            faults.append(Fault("image-without-label", file, what, fix))
+            fix = "put the label there, take the image away, or name in train.txt and val.txt those that have one"
+            faults.append(Fault(WITHOUT_LABEL, file, what, fix))
         elif mine:
             entries.append(Entry(name, image, mine[0]))
     return entries, sorted(alone)

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segnet_jax.datasets.lists import Entry, read_lines, read_list
@@ -61,6 +61,20 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
     return [entry for _, entry in chosen.values()]
 
 
+def names_in(path: Path, files: Iterable[str]) -> set[str]:
+    """Which of some image files a list names; none of a list that cannot be read, which is told elsewhere.
+
+    Args:
+      path: of the list.
+      files: places in the data set's folder.
+    """
+    try:
+        ends = {end for _, line in read_lines(path) for end in _ends(line)}
+    except UserError:
+        return set()
+    return {file for file in files if ends & {*_ends(file)}}
+
+
 def _fault(line: str, path: Path, where: str) -> Fault | None:
     if any(unicodedata.category(each) in ("Cc", "Zl", "Zp", "Cs") for each in line):
         return Fault("control-character", line, f"{where} has a control character ({line!r})", "rename the file")
@@ -72,10 +86,11 @@ def _fault(line: str, path: Path, where: str) -> Fault | None:
 
 def _entry(line: str, known: dict[str, Entry]) -> Entry | None:
     """The pair of the image that a line names, whatever folders of another machine it names before."""
+    return next((known[end] for end in _ends(line) if end in known), None)
+
+
+def _ends(line: str) -> list[str]:
+    """The ends of a path, the longest first, each without and with the ending of a picture."""
     parts = [part for part in re.split(r"[/\\]", line) if part not in ("", ".")]
-    for start in range(len(parts)):
-        end = "/".join(parts[start:])
-        bare = re.sub(r"\.(png|jpe?g)$", "", end, flags=re.IGNORECASE)
-        if (entry := known.get(bare) or known.get(end)) is not None:
-            return entry
-    return None
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    return [each for end in ends for each in (re.sub(r"\.(png|jpe?g)$", "", end, flags=re.IGNORECASE), end)]
