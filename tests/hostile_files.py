@@ -498,6 +498,12 @@ def own_folders(folder, canary):
     city = make("city", "leftImg8bit/train/a", "gtFine/train/a")
     (city / "leftImg8bit/train/a/image.png").rename(city / "leftImg8bit/train/a/x_leftImg8bit.png")
     (city / "gtFine/train/a/x_gtFine_labelIds.png").symlink_to("/etc/passwd")
+    city = make("city labels behind a link", "leftImg8bit/train/a", "labels")
+    (city / "leftImg8bit/train/a/image.png").rename(city / "leftImg8bit/train/a/x_leftImg8bit.png")
+    (outside / "a").mkdir()
+    (outside / "a/x_gtFine_labelIds.png").write_bytes(SMALL_LABEL)
+    (city / "gtFine").mkdir()
+    (city / "gtFine/train").symlink_to(outside)
     tables = {
         "deep": b"classes = " + b"[" * 50_000,
         "many": b"\n".join(b"%d" % number for number in range(20_000)),
@@ -512,6 +518,8 @@ def own_folders(folder, canary):
     own = make("table that is a fifo")
     os.mkfifo(own / "classes.toml")
     (make("table that is a link") / "classes.toml").symlink_to("/etc/passwd")
+    own = make("list that is a link")
+    (own / "val.txt").symlink_to("/etc/passwd")
     lists = {"parents": b"../../etc/passwd", "escapes": b"\x1b[2Jimage", "large": b"image\n" * 5_000_000}
     for name, content in lists.items():
         (make(f"list {name}") / "val.txt").write_bytes(content)

@@ -169,6 +169,17 @@ def test_a_share_deals_lists_anew_and_leaves_the_test_images_alone(photos):
     assert {split: len(each) for split, each in data_set.splits.items()} == {"train": 3, "val": 3, "test": 2}
 
 
+def test_images_of_one_name_in_two_subfolders_get_two_names_when_they_are_dealt_anew(tmp_path):
+    for split, names in {"train": "abcd", "val": "ab"}.items():
+        for name in names:
+            save(tmp_path / f"images/{split}/{name}.png", image_of(split + name))
+            save(tmp_path / f"labels/{split}/{name}.png", label_of(name))
+    assert open_folder(tmp_path).splits["val"].names == ("a", "b")
+    splits = open_folder(tmp_path, wishing(val_share=0.5)).splits
+    names = [name for split in splits.values() for name in split.names]
+    assert sorted(names) == ["a", "b", "c", "d", "val-a", "val-b"] and len(splits["val"]) == 3
+
+
 def test_test_images_without_labels_are_left_out_and_said(tmp_path):
     for split, names in {"train": "ab", "val": "c", "test": "d"}.items():
         for name in names:
@@ -347,6 +358,31 @@ def test_every_kind_of_fault_and_every_flag_stands_in_the_readme():
     assert {kind for kind in kinds if f"`{kind}`" not in text} == set()
     flags = {f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(PLAIN)} | {"--fit"}
     assert {flag for flag in flags if f"`{flag} " not in text} == set()
+
+
+def test_a_table_and_lists_that_are_links_out_of_the_folder_are_not_read(photos):
+    (photos.parent / "secret").write_text("secret word")
+    for name in ("codes.txt", "val.txt"):
+        (photos / name).unlink(missing_ok=True)
+        (photos / name).symlink_to(photos.parent / "secret")
+    (photos / "classes.toml").unlink()
+    with pytest.raises(UserError) as error:
+        open_folder(photos)
+    assert {(fault.kind, fault.file) for fault in error.value.faults} == {
+        ("points-outside", "codes.txt"),
+        ("points-outside", "val.txt"),
+    }
+    assert "secret word" not in str(error.value)
+
+
+def test_many_values_far_apart_ask_for_a_table(photos):
+    (photos / "classes.toml").unlink()
+    wide = (np.arange(24 * 32).reshape(24, 32) % 12 * 20).astype(np.uint8)
+    for name in NAMES:
+        save(photos / f"labels/{name}.png", wide)
+    with pytest.raises(UserError, match="only 12 values in all: .*; fix: python -m segnet_jax.doctor") as error:
+        open_folder(photos)
+    assert error.value.kind == "sparse-values"
 
 
 # --- sizes ---

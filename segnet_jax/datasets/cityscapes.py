@@ -9,7 +9,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.datasets.legend import Legend
 from segnet_jax.datasets.lists import Entry
-from segnet_jax.datasets.matching import pictures_below
+from segnet_jax.datasets.matching import WITHOUT_LABEL, is_inside, pictures_below
 from segnet_jax.datasets.pairs import Found
 from segnet_jax.datasets.reading import Reading
 from segnet_jax.errors import Fault, UserError
@@ -89,16 +89,14 @@ def _pairs(images: list[Path], ending: str, folder: Path, faults: list[Fault]) -
         name = image.name.removesuffix(f"_{IMAGES}.png")
         below = image.relative_to(folder / IMAGES).parent
         label = folder / LABELS / below / f"{name}{ending}"
-        if label.is_symlink() and not label.resolve().is_relative_to(folder.resolve()):
-            what = f"{_relative(label, folder)} is a link that leads outside the folder, to {label.resolve()}"
-            fix = "put the file itself into the folder"
-            faults.append(Fault("points-outside", _relative(label, folder), what, fix))
-        elif label.exists():
+        if not is_inside(label, folder, faults):
+            continue
+        if label.exists():
             entries.append(Entry(name, image, label))
         else:
             file = _relative(image, folder)
             what = f"{file} has no label: {_relative(label, folder)} does not exist"
-            faults.append(Fault("image-without-label", file, what, "put the label there, or take the image away"))
+            faults.append(Fault(WITHOUT_LABEL, file, what, "put the label there, or take the image away"))
     return entries
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.headers import read_bytes
+from segnet_jax.datasets.headers import check_inside, read_bytes
 from segnet_jax.datasets.labels import ClassTable, Color, distinct_colors
 from segnet_jax.datasets.legend import MOST_CLASSES, Legend
 from segnet_jax.errors import Fault, UserError
@@ -50,6 +50,7 @@ def read_class_table(path: Path) -> Legend:
       UserError: for a file that cannot be read as such a table, naming the line.
     """
     try:
+        check_inside(path, path.parent)
         data = read_bytes(path, path.name)
         if len(data) > _MOST_BYTES:
             raise _Fault(f"has {len(data)} bytes, more than a class table")

@@ -59,6 +59,18 @@ def read_bytes(path: Path, name: str) -> bytes:
         raise UserError(what, kind="cannot-read", file=name, fix="see to its permissions and to the disk") from None
 
 
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuses a file that a link, its own or one on the way to it, leads out of the data set's folder.
+
+    Raises:
+      UserError: if so.
+    """
+    if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
+        name = path.relative_to(folder).as_posix()
+        what = f"{name} is a link that leads outside the folder, to {path.resolve()}"
+        raise UserError(what, kind="points-outside", file=name, fix="put the file itself into the folder")
+
+
 def inspect(data: bytes, name: str) -> Header:
     """Reads the header of a picture and, for PNG, verifies the checksums of the whole file; decodes nothing.
 

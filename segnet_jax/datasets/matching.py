@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from segnet_jax.datasets.headers import check_inside
 from segnet_jax.datasets.lists import Entry
 from segnet_jax.errors import Fault, UserError, listed, shown
 
@@ -17,7 +18,6 @@ WITHOUT_LABEL = "image-without-label"
 """The kind of that fault."""
 
 _MOST_FILES = 200_000
-_INSIDE = "put the files themselves into the folder"
 
 
 def pictures_below(root: Path, folder: Path, faults: list[Fault], glob: str = "") -> list[Path]:
@@ -33,9 +33,7 @@ def pictures_below(root: Path, folder: Path, faults: list[Fault], glob: str = ""
       UserError: there are too many files.
     """
     found: list[Path] = []
-    home = folder.resolve()
-    if not root.resolve().is_relative_to(home):
-        faults.append(_outside(root, folder))
+    if not is_inside(root, folder, faults):
         return []
     for place, folders, files in os.walk(root):
         inner = [name for name in folders if not name.lower().endswith(PICTURES)]
@@ -50,19 +48,21 @@ def pictures_below(root: Path, folder: Path, faults: list[Fault], glob: str = ""
             if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in name):
                 what = f"{shown(_relative(path, folder))} has a control character in its name"
                 faults.append(Fault("control-character", _relative(path, folder), what, "rename the file"))
-            elif path.is_symlink() and path.exists() and not path.resolve().is_relative_to(home):
-                faults.append(_outside(path, folder))
-            else:
+            elif not path.is_symlink() or is_inside(path, folder, faults):
                 found.append(path)
         if len(found) > _MOST_FILES:
             raise UserError(f"{root} holds over {_MOST_FILES} pictures", kind="too-large", file=str(root))
     return sorted(found)
 
 
-def _outside(path: Path, folder: Path) -> Fault:
-    name = _relative(path, folder) or str(path)
-    what = f"{name} is a link that leads outside the folder, to {path.resolve()}"
-    return Fault("points-outside", name, what, _INSIDE)
+def is_inside(path: Path, folder: Path, faults: list[Fault]) -> bool:
+    """Whether no link leads out of the folder; else `faults` grows."""
+    try:
+        check_inside(path, folder)
+    except UserError as error:
+        faults.extend(error.faults)
+        return False
+    return True
 
 
 def name_of(path: Path, root: Path) -> str:

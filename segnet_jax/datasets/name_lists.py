@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from segnet_jax.datasets.headers import check_inside
 from segnet_jax.datasets.lists import Entry, read_lines, read_list
 from segnet_jax.errors import Fault, UserError, shown
 
@@ -25,6 +26,7 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
       The pairs in the order of the list.
     """
     try:
+        check_inside(path, folder)
         lines = read_lines(path)
     except UserError as error:
         faults.extend(error.faults)

@@ -97,13 +97,8 @@ def open_pairs(found: Found, folder: Path, reading: Reading) -> DataSet:
     sound, notes = sound_pairs(found, folder, reading, faults), list(found.notes)
     share = reading.val_share or (0.0 if found.is_split else PROPOSED_VAL_SHARE)
     if share:
-        keys = {
-            (pair.entry.name, pair.image.sha256): pair for split in ("train", "val") for pair in sound.get(split, ())
-        }
-        dealt = deal(list(keys), share)
-        sound |= {split: [keys[key] for key in chosen] for split, chosen in dealt.splits.items()}
-        sound = {split: sound[split] for split in ("train", "val", "test") if split in sound}
-        notes.append(dealt.told)
+        sound, told = _dealt(sound, share)
+        notes.append(told)
     faults += _leaks(sound)
     legend = found.legend
     if legend is None and not found.is_nameless:
@@ -178,6 +173,21 @@ def _unlike(split: str, pair: Pair, folder: Path, reading: Reading) -> Iterable[
         check_sizes(*sizes, f"{split} {entry.name}", _relative(entry.label, folder))
     except UserError as error:
         yield from error.faults
+
+
+def _dealt(sound: Mapping[str, Sequence[Pair]], share: float) -> tuple[dict[str, list[Pair]], str]:
+    """The pairs of training and validation dealt anew, and what to say of it; names that both have become unlike."""
+    keys: dict[tuple[str, str], Pair] = {}
+    names: set[str] = set()
+    for split in ("train", "val"):
+        for pair in sound.get(split, ()):
+            if pair.entry.name in names:
+                pair = pair._replace(entry=pair.entry._replace(name=f"{split}-{pair.entry.name}"))
+            names.add(pair.entry.name)
+            keys[pair.entry.name, pair.image.sha256] = pair
+    dealt = deal(list(keys), share)
+    splits = {split: [keys[key] for key in chosen] for split, chosen in dealt.splits.items()}
+    return splits | {split: list(pairs) for split, pairs in sound.items() if split not in splits}, dealt.told
 
 
 def _leaks(splits: Mapping[str, Iterable[Pair]]) -> Iterable[Fault]:

@@ -1,6 +1,7 @@
 """The classes of labels that nobody has named: one for each value found, if the values look like class ids."""
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +88,9 @@ def legend_of_values(
     """
     found = scan(labels, reading)
     faults.extend(found.faults)
-    how_to_name = f"python -m segnet_jax.doctor {_quoted(folder)} --classes {_quoted(folder / 'classes.toml')}"
+    how_to_name = (
+        f"python -m segnet_jax.doctor {shlex.quote(str(folder))} --classes {shlex.quote(str(folder / 'classes.toml'))}"
+    )
     if found.colors:
         told = [f"{color} ({pixels} px)" for color, (pixels, _) in _by_pixels(found.colors)]
         first = next(iter(found.colors.values()))[1]
@@ -96,7 +99,7 @@ def legend_of_values(
         return None
     start = reading.labels_start_at
     ids = sorted(value for value in found.values if value != VOID and value >= start)
-    if fault := _no_class_ids(found, ids, reading):
+    if fault := _no_class_ids(found, ids, reading, how_to_name):
         faults.append(fault)
         return None
     if not ids:
@@ -109,7 +112,7 @@ def legend_of_values(
     return Legend("the values found", ClassTable(names, distinct_colors(number + 1)[1:]), legend_ids)
 
 
-def _no_class_ids(found: Values, ids: Sequence[int], reading: Reading) -> Fault | None:
+def _no_class_ids(found: Values, ids: Sequence[int], reading: Reading, how_to_name: str) -> Fault | None:
     """Why the values of labels are no class ids, if so."""
     if not found.values:
         return None
@@ -136,11 +139,12 @@ def _no_class_ids(found: Values, ids: Sequence[int], reading: Reading) -> Fault 
         file = found.values[ids[0]][1]
         what = f"label {file} and all others hold one class alone ({told}): nothing to tell apart"
         return Fault("one-class", file, what, "label a second class, such as the background")
-    if ids[-1] > 2 * len(ids) + 8 and len(ids) <= MOST_MAPPED:
+    if ids[-1] > 2 * len(ids) + 8:
         file = found.values[ids[-1]][1]
         what = f"label {file} holds {ids[-1]}, and the labels only {len(ids)} values in all: {told}"
         changed = [(value, place) for place, value in enumerate(ids, reading.labels_start_at) if value != place]
-        return Fault("sparse-values", file, what, " ".join(f"--map {old}={new}" for old, new in changed))
+        fix = " ".join(f"--map {old}={new}" for old, new in changed) if len(ids) <= MOST_MAPPED else how_to_name
+        return Fault("sparse-values", file, what, fix)
     return None
 
 
@@ -166,9 +170,3 @@ def table_to_edit(found: Values, start: int) -> str:
 
 def _by_pixels(colors: dict[Color, tuple[int, str]]) -> list[tuple[Color, tuple[int, str]]]:
     return sorted(colors.items(), key=lambda item: (-item[1][0], item[0]))[:MOST_CLASSES]
-
-
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
