@@ -14,6 +14,7 @@ from test_bad_inputs import Accepted, all_is_read, left_by, state_of
 
 from segnet_jax import assembly, doctor, train
 from segnet_jax.examination import suggested_size
+from segnet_jax.flags import parse_config
 
 SMALL = "--init none --depth 1 --width 0.0625 --epochs 1 --devices 1 --batch-size-per-device 1 --class-weights none"
 
@@ -82,6 +83,21 @@ def test_a_planted_fault_is_found_by_kind_and_file_and_its_fix_lets_training_beg
         code, faults, printed, told = look(monkeypatch, capsys, *shlex.split(fix))
         assert code == 0 and told["sound"], printed.err
         begin_training(monkeypatch, shlex.split(fix))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in PLANTED if case.fix.startswith("--")], ids=str)
+def test_with_the_fix_pasted_the_command_that_the_doctor_ends_with_trains_to_the_end(
+    case: Planted, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    case.spoil(make_sound(tmp_path / "photos"))
+    code, _, printed, told = look(monkeypatch, capsys, *shlex.split(case.fix))
+    assert code == 0
+    command = shlex.split(told["command"])[3:]
+    flags = [*command, *SMALL.split()[:-2], "--run", "run"]
+    assert train.train(parse_config(flags, prog="segnet_jax.train", description="")) == 0
+    assert json.loads((tmp_path / "run/result.json").read_text())["num_images"] >= 1
 
 
 def test_all_faults_of_a_folder_are_told_in_one_look(photos, monkeypatch, capsys):

@@ -137,15 +137,11 @@ def label_files(data: str, reading: Reading) -> list[tuple[Path, str]]:
 
 def _check_plain(reading: Reading, what: str) -> None:
     """Refuses wishes on how files are to be taken where there are no files."""
-    wished = [
-        f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(reading) if _differs(reading, item.name)
-    ]
+    names = (item.name for item in dataclasses.fields(reading))
+    wished = [name for name in names if getattr(reading, name) != getattr(PLAIN, name)]
     if wished:
-        raise UserError(f"{', '.join(wished)}: for folders of images and labels, not for {what}")
-
-
-def _differs(reading: Reading, name: str) -> bool:
-    return getattr(reading, name) != getattr(PLAIN, name)
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in wished)
+        raise UserError(f"{flags}: for folders of images and labels, not for {what}")
 
 
 def _check_is_camvid(split_rule: str, layout: str) -> None:

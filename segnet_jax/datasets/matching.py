@@ -45,9 +45,10 @@ def pictures_below(root: Path, folder: Path, faults: list[Fault], glob: str = ""
                 continue
             if glob and not fnmatch.fnmatch(name, glob):
                 continue
-            if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in name):
-                what = f"{shown(_relative(path, folder))} has a control character in its name"
-                faults.append(Fault("control-character", _relative(path, folder), what, "rename the file"))
+            file = _relative(path, folder)
+            if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in file):
+                what = f"{shown(file)} has a control character in its name"
+                faults.append(Fault("control-character", file, what, "rename it"))
             elif not path.is_symlink() or is_inside(path, folder, faults):
                 found.append(path)
         if len(found) > _MOST_FILES:
