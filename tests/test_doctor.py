@@ -136,6 +136,29 @@ def test_a_class_table_to_edit_is_written_and_read_again(kind, photos, monkeypat
     assert again == 2 and "nothing is overwritten" in str(raised[0])
 
 
+@pytest.mark.parametrize(
+    "flags, word",
+    [
+        (("--picture", "photos/images/a.png"), "nothing is overwritten"),
+        (("--json", "nowhere/found.json"), "no folder to write it to"),
+        (("--picture", "photos"), "a folder; name a file"),
+        (("--val-share", "2"), "--val-share must be between 0 and 0.9"),
+        (("--map", "255"), "--map must be OLD=NEW"),
+        (("--exfi", "apply"), "nearest: --exif"),
+    ],
+)
+def test_wrong_flags_are_told_before_anything_is_read_or_written(flags, word, photos, monkeypatch, capsys):
+    before = state_of(photos)
+    code, raised = left_by(doctor.main, ["doctor", "photos", *flags], monkeypatch)
+    assert code == 2 and word in str(raised[0]) and state_of(photos) == before
+
+
+def test_no_folder_is_told_in_the_json_too(photos, monkeypatch, capsys):
+    assert left_by(doctor.main, ["doctor", "photo", "--json", "found.json"], monkeypatch)[0] == 2
+    (fault,) = json.loads((photos.parent / "found.json").read_text())["faults"]
+    assert fault["kind"] == "no-folder" and "Did you mean" in fault["what"]
+
+
 def test_the_table_holds_the_share_of_each_class_counted_by_hand(photos, monkeypatch, capsys):
     _, _, printed, told = look(monkeypatch, capsys)
     for place, each in enumerate(told["classes"]):
