@@ -17,7 +17,8 @@ from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.download import cache_folder
 from segnet_jax.endings import OutOfMemory, is_out_of_memory
-from segnet_jax.errors import UserError, listed
+from segnet_jax.errors import UserError
+from segnet_jax.examination import look_at_counts
 from segnet_jax.inputs import Input
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, TORCH, Preprocessing
 from segnet_jax.nn.segnet import SegNet
@@ -187,7 +188,7 @@ def device_share(devices: Devices, batch_size_per_device: int) -> host.Share:
 def decode(split: Split, config: Config, doing: str, say: Callable[[str], None]) -> Records:
     """Opens a split's records at the config's image size, decoding them where the cache lacks them."""
     with bar(doing, len(split)) as advance:
-        return decoded(split, config.image_size, cache_folder(), advance, say)
+        return decoded(split, config.image_size, cache_folder(), advance, say, config.fit)
 
 
 def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Records) -> None:
@@ -201,24 +202,15 @@ def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Re
     Raises:
       UserError: if a split has no labelled pixel at all.
     """
-    trained, found = None, set()
-    for split, records in splits.items():
-        num_records = len(records)
-        counts = count_labels(lambda index, records=records: records.read(index)[1], num_records, len(classes))
-        if counts.num_void == num_records:
-            what = f"none of the {num_records} {split} labels holds a usable pixel: all are void"
-            raise UserError(what, kind="no-usable-label")
-        if counts.num_void:
-            say(f"warning: {counts.num_void} of {num_records} {split} labels hold no usable pixel, only void")
-        present = {name for name, pixels in zip(classes.names, counts.pixels, strict=True) if pixels}
-        trained, found = trained or present, found | present
-        if untrained := [name for name in classes.names if name in present - trained]:
-            say(f"warning: {listed(untrained)} in {split} alone: no training pixel, so it cannot be learned")
-        if absent := [name for name in classes.names if name not in present]:
-            say(f"warning: no {split} pixel of {listed(absent)}; where it is scored, it is reported as absent")
-    if classes.names[0] not in found:
-        last = len(classes) - 1
-        say(f"warning: no label holds the id 0, {classes.names[0]}: do they start at 1? Class ids are 0..{last}")
+    counts = {
+        split: count_labels(lambda index, records=records: records.read(index)[1], len(records), len(classes))
+        for split, records in splits.items()
+    }
+    faults, warnings = look_at_counts(classes, counts, {split: len(records) for split, records in splits.items()})
+    if faults:
+        raise UserError(faults[0].what, kind=faults[0].kind, file=faults[0].file, fix=faults[0].fix)
+    for warning in warnings:
+        say(f"warning: {warning}")
 
 
 @contextlib.contextmanager

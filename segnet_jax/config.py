@@ -15,7 +15,9 @@ import typing
 import unicodedata
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import UseAppendAction
 
 from segnet_jax.errors import UserError
 
@@ -41,6 +43,14 @@ class Config:
     split_rule: Literal["tutorial", "matlab"] = "tutorial"  # 367/101/233 by name, or 60/40 of all 701 frames
     scenes: tuple[int, int] = (240, 60)  # training and validation scenes to render for --data synthetic
     image_size: tuple[int, int] = (360, 480)  # height and width that images and labels are resized to
+    fit: Literal["stretch", "letterbox", "crop"] = "stretch"  # how: shape lost, with void bars, or ends cut off
+    images: str = ""  # of a folder, take only images whose names match, such as "*.jpg"
+    map: Annotated[tuple[str, ...], UseAppendAction] = ()  # OLD=NEW: what the value NEW means in labels, OLD means too
+    labels_start_at: int = 0  # the value of the first class in label files; smaller ones are void
+    unknown_colour: Literal["error", "ignore"] = "error"  # colours of labels that mean no class; ignore: they are void
+    exif: Literal["refuse", "apply", "ignore"] = "refuse"  # images that say they lie on their side: turn them or not
+    resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
+    val_share: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
     flip: bool = field(default=True, metadata=OVERRIDE)  # reflect left/right with probability 1/2
     shift: int = field(
         default=10, metadata=OVERRIDE
@@ -129,6 +139,10 @@ class Config:
             value = getattr(self, item.name)
             if isinstance(value, str) and any(unicodedata.category(each) in ("Cc", "Cs") for each in value):
                 raise UserError(f"{_flag(item.name)} has a character that no name has, got {value!r}")
+        for change in self.map:
+            if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
+                raise UserError(f"--map must be OLD=NEW, two values of label files from 0 to 65535, got {change!r}")
+        object.__setattr__(self, "map", tuple(dict.fromkeys(self.map)))  # a resumed run's, given once more
         if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
             raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
         if self.steps_per_call > 1 and self.input == "host":
@@ -157,6 +171,8 @@ _POSITIVE = 1e-12
 _RANGES = {
     "scenes": (1, 1_000_000),
     "image_size": (1, 16_384),
+    "labels_start_at": (0, 255),
+    "val_share": (0, 0.9),
     "shift": (0, 16_384),
     "depth": (1, 5),
     "width": (1e-3, 16),
@@ -264,6 +280,8 @@ def _checked(key: str, value: Any, expected: Any, source: str) -> Any:
         raise UserError(f"{key} in {source} must be one of {', '.join(choices)}, got {_shown(value)}")
     if typing.get_origin(expected) is tuple:
         kinds = typing.get_args(expected)
+        if kinds[-1] is ... and isinstance(value, list):  # of any length
+            kinds = kinds[:1] * len(value)
         if isinstance(value, list) and len(value) == len(kinds):
             return tuple(_checked(key, item, kind, source) for item, kind in zip(value, kinds, strict=True))
     elif expected is float and (type(value) is float or type(value) is int and abs(value) < 2**1000):

@@ -92,6 +92,15 @@ def shown(text: str) -> str:
 def _line(alike: Sequence[Fault]) -> str:
     """What faults of one kind are, what to do about them, and the kind."""
     first = alike[0]
-    fix = f"; fix: {first.fix}" if first.fix else ""
+    fix = f"; fix: {_fix(alike)}" if first.fix else ""
     kind = f" [{first.kind}]" if first.kind != USAGE else ""
     return shown(listed([fault.what for fault in alike], "; ") + fix) + kind
+
+
+def _fix(alike: Sequence[Fault]) -> str:
+    """What to do about faults of one kind: the first one's fix, but all changes of values at once."""
+    fixes = list(dict.fromkeys(fault.fix for fault in alike))
+    if all(fix.startswith("--map ") for fix in fixes):
+        changes = (change for fix in fixes for change in fix.split() if change != "--map")
+        return " ".join(f"--map {change}" for change in dict.fromkeys(changes))
+    return fixes[0]

@@ -96,7 +96,7 @@ def _read(source: Source, prepare: Callable[[np.ndarray], Prepared]) -> Prepared
     try:
         if source.kind == "camera":
             return prepare(camera_frame(int(str(source.path))))
-        return prepare(read_image(source.path, source.told, turn=True))
+        return prepare(read_image(source.path, source.told, exif="apply"))
     except UserError as error:
         return error
 

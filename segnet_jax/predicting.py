@@ -78,7 +78,7 @@ class Sizing:
             check_tiles(tile, overlap, multiple)
         if isinstance(size, tuple) and not all(1 <= side <= _LARGEST for side in size):
             raise UserError(f"--size must be between 1 and {_LARGEST}, got {' '.join(map(str, size))}")
-        return cls(size, config.image_size, getattr(config, "fit", "stretch"), multiple, tile, overlap)
+        return cls(size, config.image_size, config.fit, multiple, tile, overlap)
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width at which the network is to see an image of a size."""

@@ -1,5 +1,6 @@
 """What a config comes to on this machine with this data, checked before anything is read or compiled."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ import jax
 
 from segnet_jax.config import Config
 from segnet_jax.datasets.choose import open_data_set
+from segnet_jax.datasets.reading import Reading
 from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.errors import UserError
+from segnet_jax.errors import UserError, listed
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.programs import keep_compiled_programs
 from segnet_jax.training.parallel import Devices, choose_devices
@@ -86,15 +88,26 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     data_set = open_data(config)
     for note in data_set.notes:
         say(note)
+    tell_of_sizes(config, data_set, say)
     num_records = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
     fingerprint = data_set.splits["train"].fingerprint[:12]
     say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
-    global_batch_size = devices.total * config.batch_size_per_device * config.accumulate
-    plan = Plan(len(data_set.splits["train"]), global_batch_size, config.seed, config.flip, config.shift)
-    say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {global_batch_size} images")
+    plan = _plan(config, devices, len(data_set.splits["train"]))
+    say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {plan.global_batch_size} images")
     total_steps = config.epochs * plan.steps_per_epoch
     scored, per_call = validation_split(data_set), steps_per_call(config, devices)
     return Setting(devices, precision, data_set, scored, plan, total_steps, per_call)
+
+
+def _plan(config: Config, devices: Devices, num_images: int) -> Plan:
+    """The plan of the whole training; where there are too few images for it, the fix is the batch that would do."""
+    at_once = devices.total * config.accumulate
+    try:
+        return Plan(num_images, at_once * config.batch_size_per_device, config.seed, config.flip, config.shift)
+    except UserError as error:
+        most = num_images // at_once
+        fix = f"--batch-size-per-device {most}" if most else "--devices 1 --accumulate 1 --batch-size-per-device 1"
+        raise UserError(error.faults[0].what, kind=error.kind, fix=fix) from None
 
 
 def steps_per_call(config: Config, devices: Devices) -> int:
@@ -134,6 +147,7 @@ def check_network(config: Config) -> None:
             f"--image-size {height} {width} is smaller than the {config.depth} poolings need ({smallest}): take a "
             "larger one, or a smaller --depth",
             kind="image-too-small",
+            fix=f"--image-size {max(height, smallest)} {max(width, smallest)}",
         )
     if config.init != "none" and config.width != 1:
         raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
@@ -150,11 +164,27 @@ def open_data(config: Config) -> DataSet:
         seed=config.seed,
         num_train=config.scenes[0],
         num_val=config.scenes[1],
+        reading=reading_of(config),
     )
     if not data_set.splits.get("train"):
         raise UserError(f"the training list of {config.data} is empty: nothing to train on", kind="empty-list")
     validation_split(data_set)
     return data_set
+
+
+def reading_of(config: Config) -> Reading:
+    """How the config says that the files of a folder are to be taken."""
+    wishes = {item.name: getattr(config, item.name) for item in dataclasses.fields(Reading)}
+    return Reading(**wishes | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
+
+
+def tell_of_sizes(config: Config, data_set: DataSet, say: Callable[[str], None]) -> None:
+    """Says what becomes of images that have not the shape of `--image-size`, where that is nothing asked for."""
+    height, width = config.image_size
+    others = [size for size in data_set.sizes if abs(size[0] * width / (size[1] * height) - 1) > 0.02]
+    if others and config.fit == "stretch":
+        sizes = listed([f"{h}x{w}" for h, w in others])
+        say(f"warning: images of {sizes} are stretched to {height}x{width}: --fit letterbox or crop keeps their shape")
 
 
 def validation_split(data_set: DataSet) -> str:
@@ -163,4 +193,4 @@ def validation_split(data_set: DataSet) -> str:
         if data_set.splits.get(name):
             return name
     what = f"{data_set.name} has neither validation nor test images: nothing could be scored"
-    raise UserError(what, kind="nothing-to-score")
+    raise UserError(what, kind="nothing-to-score", fix="--val-share 0.2")

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -16,8 +17,9 @@ import weight_files
 from bad_inputs import Case, encode, label_with, put
 
 from segnet_jax import prepare, runs, setting
-from segnet_jax.datasets import camvid
-from segnet_jax.datasets.labels import CAMVID
+from segnet_jax.datasets import camvid, choose
+from segnet_jax.datasets.labels import CAMVID, ClassTable
+from segnet_jax.datasets.legend import TUTORIAL
 from segnet_jax.training import sealing
 
 # --- the official archives ---
@@ -236,7 +238,8 @@ def newer(folder):
 
 
 def other_classes(monkeypatch, folder):
-    monkeypatch.setattr(camvid, "CAMVID", dataclasses.replace(CAMVID, names=("Heaven", *CAMVID.names[1:])))
+    legend = dataclasses.replace(TUTORIAL, classes=ClassTable(("Heaven", *CAMVID.names[1:]), CAMVID.colors))
+    monkeypatch.setattr(choose, "tutorial", functools.partial(camvid.tutorial, legend=legend))
 
 
 HELD = []

@@ -1,7 +1,7 @@
-"""The corpus of bad inputs: folders of images and labels.
+"""The corpus of bad inputs: folders of images and labels, in SegNet-Tutorial's layout.
 
-Where the table speaks of what the project does not have (own layouts, colour tables and the flags that go with them),
-the case is the nearest thing that it has.
+Where the table speaks of colour tables and other layouts, the case is the nearest thing that this layout has;
+`planted_faults.py` has those of a folder of one's own.
 """
 
 import errno
@@ -111,11 +111,13 @@ FOLDERS = [
         12,
         "label-size-differs",
         "train b",
-        ("image is 40x32, label is 20x16", "at the image's size"),
+        ("image is 40x32, label is 20x16", "--resize-labels nearest"),
         labels(label_of((16, 20)), "b"),
     ),
     Case(13, "label-rotated", "train b", ("label is 32x40", "rotated"), labels(label_of(SIZE[::-1]), "b")),
-    Case(14, "exif-rotation", "train/b.png", ("orientation 6", "-auto-orient"), put("train/b.png", turned("JPEG"))),
+    Case(
+        14, "exif-rotation", "train/b.png", ("orientation 6", "fix: --exif ignore"), put("train/b.png", turned("JPEG"))
+    ),
     Case(14, "exif-rotation:PNG", "val/g.png", ("orientation 6",), put("val/g.png", turned("PNG"))),
     Case(15, "empty-file", "train/c.png", (), put("train/c.png", b"")),
     Case(15, "empty-file:label", "valannot/h.png", (), put("valannot/h.png", b"")),
@@ -181,14 +183,14 @@ FOLDERS = [
         28,
         "mask-0-255",
         "trainannot/a.png",
-        ("8 faults", "255 (", "only 0 and 255: a mask", "write the class id"),
+        ("8 faults", "255 (", "only 0 and 255: a mask", "fix: --map 255=1"),
         labels(label_of() % 2 * np.uint8(255)),
     ),
     Case(
         29,
         "labels-start-at-1",
         "trainannot/a.png",
-        ("8 faults", "its ids start at 1", "subtract 1"),
+        ("8 faults", "its ids start at 1", "fix: --labels-start-at 1"),
         labels(SHIFTED),
     ),
     Case(
@@ -220,7 +222,11 @@ FOLDERS = [
         34,
         "too-few-images",
         "",
-        ("6 training images are fewer than the global batch of 7", "no step would run"),
+        (
+            "6 training images are fewer than the global batch of 7",
+            "no step would run",
+            "fix: --batch-size-per-device 6",
+        ),
         flags=("--batch-size-per-device", "7"),
     ),
     Case(
@@ -256,7 +262,7 @@ FOLDERS = [
         36,
         "image-too-small",
         "",
-        ("--image-size 24 24 is smaller than the 5 poolings need (32)",),
+        ("--image-size 24 24 is smaller than the 5 poolings need (32)", "fix: --image-size 32 32"),
         flags=("--image-size", "24", "24", "--depth", "5"),
     ),
     Case(

@@ -222,6 +222,48 @@ def _counts(folder):
     return read
 
 
+def _class_table(name):
+    def opened(folder):
+        from segnet_jax.datasets.class_files import read_class_table
+
+        def read(data):
+            (folder / name).write_bytes(data)
+            read_class_table(folder / name)
+
+        return read
+
+    return opened
+
+
+def _own_folder(folder):
+    import numpy as np
+    from PIL import Image
+
+    from segnet_jax.datasets import folder as own
+    from segnet_jax.datasets.pairs import open_pairs
+    from segnet_jax.datasets.reading import PLAIN
+
+    for name in ("images", "labels"):
+        (folder / name).mkdir(exist_ok=True)
+    for index in range(3):
+        Image.fromarray(np.full((6, 8, 3), index, np.uint8)).save(folder / f"images/{index}.png")
+        Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8) % 3).save(folder / f"labels/{index}.png")
+
+    def read(data):
+        (folder / "val.txt").write_bytes(data)
+        open_pairs(own.find(folder, PLAIN), folder, PLAIN)
+
+    return read
+
+
+_TABLES = {
+    "classes.toml": b'classes = [{ name = "a", id = [1, 2], color = [1, 2, 3] }, { name = "b" }]\nvoid = [255]\n',
+    "labelmap.txt": b"# label:color_rgb:parts:actions\na:1,2,3::\nvoid:0,0,0:x:y\n",
+    "label_colors.txt": b"64 128 64\tAnimal\r\n192 0 128\tArch way\n",
+    "codes.txt": b"Animal\nVoid\nbig car\n",
+}
+
+
 READERS = {
     "torch-zip": _weights_of("torch-zip", inputs.torch_zip),
     "torch-legacy": _weights_of("torch-legacy", inputs.pickles),
@@ -236,6 +278,8 @@ READERS = {
     "label": Reader(inputs.picture_seeds, inputs.png, _label, megabytes=PICTURE),
     "color-label": Reader(inputs.picture_seeds, inputs.png, _color_label, megabytes=PICTURE),
     "list": Reader(lambda: [b"0.png 0_L.png\n/a/1.png /a/1_L.png\r\n2.png\t2_L.png"], inputs.text, _list),
+    "own-folder": Reader(lambda: [b"1\nimages/2.png\r\n", b"/a/b/images/1.png"], inputs.text, _own_folder),
+    **{name: Reader(lambda seed=seed: [seed], inputs.text, _class_table(name)) for name, seed in _TABLES.items()},
     "archive": Reader(_archive_seeds, inputs.zipped_pictures, _archive, megabytes=PICTURE),
     "config": Reader(_config_seeds, inputs.text, _config),
     "metrics": Reader(lambda: [_METRICS], inputs.text, _metrics),

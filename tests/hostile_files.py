@@ -464,6 +464,69 @@ def odd_files(folder, canary):
 
 
 @hostile("data")
+def own_folders(folder, canary):
+    """Folders in the other layouts: links that lead out, bombs, lists and class tables that want too much."""
+    outside = folder / "outside"
+    outside.mkdir()
+    (outside / "image.png").write_bytes(SMALL_PNG)
+
+    def make(name, images="images", labels="labels"):
+        own = folder / name
+        for part, content in ((images, SMALL_PNG), (labels, SMALL_LABEL)):
+            (own / part).mkdir(parents=True)
+            (own / part / "image.png").write_bytes(content)
+        (own / "codes.txt").write_text("a\nb")
+        return own
+
+    for name, layout in (("own", ()), ("voc", ("JPEGImages", "SegmentationClass"))):
+        images, labels = layout or ("images", "labels")
+        link = make(f"{name} link to an image", *layout) / images / "image.png"
+        link.unlink()
+        link.symlink_to(outside / "image.png")
+        link = make(f"{name} link to a label", *layout) / labels / "image.png"
+        link.unlink()
+        link.symlink_to("/etc/passwd")
+        own = make(f"{name} folder that is a link", *layout)
+        (own / images / "image.png").rename(outside / f"{name}.png")
+        (own / images).rmdir()
+        (own / images).symlink_to(outside)
+        (make(f"{name} fifo", *layout) / images / "image.png").unlink()
+        os.mkfifo(folder / f"{name} fifo" / images / "image.png")
+        bomb = png(header(20000, 20000), chunk(b"IDAT", zeros(10_000_000)), chunk(b"IEND", b""))
+        (make(f"{name} bomb", *layout) / labels / "image.png").write_bytes(bomb)
+        (make(f"{name} escapes", *layout) / images / "\x1b[2J\n.png").write_bytes(SMALL_PNG)
+    city = make("city", "leftImg8bit/train/a", "gtFine/train/a")
+    (city / "leftImg8bit/train/a/image.png").rename(city / "leftImg8bit/train/a/x_leftImg8bit.png")
+    (city / "gtFine/train/a/x_gtFine_labelIds.png").symlink_to("/etc/passwd")
+    city = make("city labels behind a link", "leftImg8bit/train/a", "labels")
+    (city / "leftImg8bit/train/a/image.png").rename(city / "leftImg8bit/train/a/x_leftImg8bit.png")
+    (outside / "a").mkdir()
+    (outside / "a/x_gtFine_labelIds.png").write_bytes(SMALL_LABEL)
+    (city / "gtFine").mkdir()
+    (city / "gtFine/train").symlink_to(outside)
+    tables = {
+        "deep": b"classes = " + b"[" * 50_000,
+        "many": b"\n".join(b"%d" % number for number in range(20_000)),
+        "large": b"#" * 5_000_000,
+        "escapes": b'classes = [{ name = "\\u001b[2J" }]',
+        "huge": b"classes = [{ name = 'a', id = 1" + b"0" * 5000 + b" }]",
+        "not utf-8": b"\xff\xfe\0",
+    }
+    for name, content in tables.items():
+        file = "codes.txt" if name == "many" else "classes.toml"
+        (make(f"table {name}") / file).write_bytes(content)
+    own = make("table that is a fifo")
+    os.mkfifo(own / "classes.toml")
+    (make("table that is a link") / "classes.toml").symlink_to("/etc/passwd")
+    own = make("list that is a link")
+    (own / "val.txt").symlink_to("/etc/passwd")
+    lists = {"parents": b"../../etc/passwd", "escapes": b"\x1b[2Jimage", "large": b"image\n" * 5_000_000}
+    for name, content in lists.items():
+        (make(f"list {name}") / "val.txt").write_bytes(content)
+    return dict.fromkeys(path.name for path in folder.iterdir() if path.name != "outside")
+
+
+@hostile("data")
 def records(folder, canary):
     """Prepared records of which the description names a module, which TFDS would import."""
     module = folder / "hostile_module.py"

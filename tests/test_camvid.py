@@ -196,9 +196,9 @@ def test_what_its_owner_should_know_is_noted_without_being_a_fault(folder):
     write_png(folder / "trainannot/a\nz.png", np.zeros((6, 8), np.uint8))
     data_set = camvid.tutorial(folder)
     assert data_set.notes[1:] == (
+        "warning: labels that belong to no image of the lists: trainannot/a\\nz.png",
         "note: JPEG inside, though named .png: train/b.png",
         "note: grey images, repeated over three channels: train/a.png",
-        "warning: labels that belong to no image of the lists: trainannot/a\\nz.png",
     )
     grey = np.asarray(picture.convert("L"))
     np.testing.assert_array_equal(data_set.splits["train"].read(0)[0], np.stack([grey] * 3, axis=-1))

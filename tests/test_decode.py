@@ -112,7 +112,7 @@ def test_a_bad_image_is_refused_with_its_name_and_reason(data, words):
 def test_a_rotation_in_the_exif_data_is_refused_with_a_remedy(kind):
     exif = Image.Exif()
     exif[0x0112] = 6
-    with pytest.raises(UserError, match="a.jpg carries an EXIF rotation.*rotate the pixels"):
+    with pytest.raises(UserError, match="a.jpg carries an EXIF rotation.*--exif apply"):
         read_image(encode(PICTURE, kind, exif=exif), "a.jpg")
 
 

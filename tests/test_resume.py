@@ -21,6 +21,14 @@ OTHERS = {  # another value for each field
     "split_rule": "matlab",
     "scenes": (241, 60),
     "image_size": (180, 240),
+    "fit": "crop",
+    "images": "*.jpg",
+    "map": ("255=1",),
+    "labels_start_at": 1,
+    "unknown_colour": "ignore",
+    "exif": "apply",
+    "resize_labels": "nearest",
+    "val_share": 0.3,
     "flip": False,
     "shift": 11,
     "encoder": "vgg19",
@@ -76,6 +84,7 @@ def test_every_key_is_classed_and_tried():
     assert {name for name in OTHERS if on_resume(name) == "refused"} == {
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
         *("final_batch_norm", "init", "preprocessing", "seed", "precision"),
+        *("fit", "images", "map", "labels_start_at", "unknown_colour", "exif", "resize_labels", "val_share"),
     }
 
 

@@ -3,47 +3,24 @@
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from segnet_jax.datasets.decode import read_image, read_label
-from segnet_jax.datasets.faults import faults_of, told_together
 from segnet_jax.datasets.frames import FRAMES, missing_frames, split_names
-from segnet_jax.datasets.headers import (
-    Header,
-    check_image_header,
-    check_label_header,
-    check_sizes,
-    inspect,
-    read_bytes,
-)
-from segnet_jax.datasets.labels import CAMVID, CAMVID_TUTORIAL_VOID
+from segnet_jax.datasets.labels import CAMVID
+from segnet_jax.datasets.legend import TUTORIAL, Legend
 from segnet_jax.datasets.lists import Entry, read_list
+from segnet_jax.datasets.pairs import Found, open_pairs
+from segnet_jax.datasets.reading import PLAIN, Reading
 from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.errors import Fault, UserError, UserErrors, listed, shown
+from segnet_jax.errors import UserError, listed, shown
 
 SPLITS = ("train", "val", "test")
 
 
-class _File(NamedTuple):
-    """A file that was read and is sound, as far as can be told without decoding it."""
-
-    header: Header
-    sha256: str
-
-
-class _Pair(NamedTuple):
-    """An entry of a list and its files; None for one that is not sound."""
-
-    entry: Entry
-    image: _File | None
-    label: _File | None
-
-
-def tutorial(folder: Path | str) -> DataSet:
+def tutorial(folder: Path | str, reading: Reading = PLAIN, legend: Legend = TUTORIAL) -> DataSet:
     """Reads the lists of a folder and checks every file that they name, so that no fault is met while training.
 
     An entry's own folders may be foreign (`/SegNet/CamVid/train/x.png`): it stands for the file in `folder` that
@@ -52,6 +29,8 @@ def tutorial(folder: Path | str) -> DataSet:
 
     Args:
       folder: holds train.txt, and val.txt and test.txt where there are such splits.
+      reading: its owner's wishes.
+      legend: the classes, and the values of label files that mean them.
 
     Returns:
       The data set, its splits in the order of the lists.
@@ -70,17 +49,10 @@ def tutorial(folder: Path | str) -> DataSet:
         if os.path.lexists(folder / f"{split}.txt")
     }
     faults = [fault for listing in lists.values() for fault in listing.faults]
-    pairs = {split: [_check_pair(entry, folder, faults) for entry in lists[split].entries] for split in lists}
-    sound = {split: [pair for pair in pairs[split] if pair.image and pair.label] for split in pairs}
-    for split in sound:
-        faults += _unlike_sizes(split, sound[split], folder)
-    faults += _leaks(sound)
-    splits = {split: _split(sound[split], folder) for split in sound}
-    if faults:
-        raise UserErrors(folder, [*faults, *faults_of(splits.values())])
+    entries = {split: listing.entries for split, listing in lists.items()}
     prefixes = sorted(set().union(*(listing.prefixes for listing in lists.values())))
-    notes = (*_notes_on_prefixes(prefixes, folder), *_notes_on_files(sound, folder))
-    return told_together(DataSet("camvid-tutorial", CAMVID, splits, notes), folder)
+    notes = (*_notes_on_prefixes(prefixes, folder), *_notes_on_labels(entries, folder))
+    return open_pairs(Found("camvid-tutorial", entries, legend, faults, notes), folder, reading)
 
 
 def deal(data_set: DataSet, rule: str) -> DataSet:
@@ -113,69 +85,14 @@ def deal(data_set: DataSet, rule: str) -> DataSet:
     return DataSet(f"camvid-{rule}", data_set.classes, splits, data_set.notes)
 
 
-def _check_pair(entry: Entry, folder: Path, faults: list[Fault]) -> _Pair:
-    """Reads both files without decoding them; what is wrong with them is added to `faults`."""
-    image = _check(entry.image, folder, check_image_header, faults)
-    return _Pair(entry, image, _check(entry.label, folder, check_label_header, faults))
-
-
-def _check(path: Path, folder: Path, check_header: Callable[[Header, str], None], faults: list[Fault]) -> _File | None:
-    name = _relative(path, folder)
-    try:
-        data = read_bytes(path, name)
-        header = inspect(data, name)
-        check_header(header, name)
-    except UserError as error:
-        faults.extend(error.faults)
-        return None
-    return _File(header, hashlib.sha256(data).hexdigest())
-
-
-def _unlike_sizes(split: str, pairs: Iterable[_Pair], folder: Path) -> Iterable[Fault]:
-    for entry, image, label in pairs:
-        try:
-            sizes = [(file.header.width, file.header.height) for file in (image, label)]
-            check_sizes(*sizes, f"{split} {entry.name}", _relative(entry.label, folder))
-        except UserError as error:
-            yield from error.faults
-
-
-def _leaks(splits: Mapping[str, Iterable[_Pair]]) -> Iterable[Fault]:
-    """Pictures that are in two splits: what is scored was trained on then."""
-    seen: dict[str, tuple[str, str]] = {}
-    for split, pairs in splits.items():
-        for entry, image, _ in pairs:
-            first_split, first_name = seen.setdefault(image.sha256, (split, entry.name))
-            if first_split != split:
-                what = f"{entry.name} of {split} is the same picture as {first_name} of {first_split}: a leak"
-                fix = f"leave it out of {split}.txt or of {first_split}.txt"
-                yield Fault("same-image-in-two-splits", entry.name, what, fix)
-
-
-def _split(pairs: Sequence[_Pair], folder: Path) -> Split:
-    entries = tuple(pair.entry for pair in pairs)
-    sums = (f"{entry.name}\n{image.sha256}\n{label.sha256}\n" for entry, image, label in pairs)
-    fingerprint = hashlib.sha256("".join(sums).encode()).hexdigest()
-    files = {_relative(entry.image, folder): image.sha256 for entry, image, _ in pairs}
-    files |= {_relative(entry.label, folder): label.sha256 for entry, _, label in pairs}
-    names = tuple(entry.name for entry in entries)
-    return Split(names, functools.partial(_read, entries, folder), fingerprint, files)
-
-
 def _notes_on_prefixes(prefixes: Sequence[str], folder: Path) -> list[str]:
     return [f"note: {listed(prefixes)} in the lists stands for {folder}"] if prefixes else []
 
 
-def _notes_on_files(splits: Mapping[str, Iterable[_Pair]], folder: Path) -> Iterable[str]:
-    """What is accepted, but may not be what its owner thinks it is."""
-    pairs = [pair for each in splits.values() for pair in each]
-    images = {shown(_relative(entry.image, folder)): image.header for entry, image, _ in pairs}
-    if jpeg := [name for name, header in images.items() if header.format == "JPEG" and name.lower().endswith(".png")]:
-        yield f"note: JPEG inside, though named .png: {listed(jpeg)}"
-    if grey := [name for name, header in images.items() if header.kind in ("grey", "grey+alpha")]:
-        yield f"note: grey images, repeated over three channels: {listed(grey)}"
-    if alone := sorted(_unlisted({pair.entry.label for pair in pairs}, {pair.entry.image for pair in pairs})):
-        names = [shown(_relative(path, folder)) for path in alone]
+def _notes_on_labels(splits: Mapping[str, Sequence[Entry]], folder: Path) -> Iterable[str]:
+    entries = [entry for each in splits.values() for entry in each]
+    if alone := sorted(_unlisted({entry.label for entry in entries}, {entry.image for entry in entries})):
+        names = [shown(path.relative_to(folder).as_posix()) for path in alone]
         yield f"warning: labels that belong to no image of the lists: {listed(names)}"
 
 
@@ -185,18 +102,6 @@ def _unlisted(labels: set[Path], images: set[Path]) -> Iterable[Path]:
         with os.scandir(folder) as files:
             names = [file.name for file in files if file.name.lower().endswith(".png") and file.name[0] != "."]
         yield from {folder / name for name in names} - labels
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
-
-
-def _read(entries: Sequence[Entry], folder: Path, index: int) -> tuple[np.ndarray, np.ndarray]:
-    _, image, label = entries[index]
-    return (
-        read_image(image, _relative(image, folder)),
-        read_label(label, _relative(label, folder), len(CAMVID), void=CAMVID_TUTORIAL_VOID),
-    )
 
 
 def _read_dealt(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:

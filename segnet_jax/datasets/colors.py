@@ -26,22 +26,39 @@ def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndar
     Raises:
       ValueError: there are so many unknown colours that it is no label.
     """
-    packed = np.zeros(picture.shape[:2], np.uint32)
-    for channel in range(3):  # in place, for a picture may have 50 million pixels
-        packed <<= 8
-        packed |= picture[..., channel]
+    packed = _packed(picture)
     label = _color_table(tuple(colors.items()))[packed]
     outside = label == _OUTSIDE
     if not outside.any():
         return label, {}
-    strange, counts = np.unique(packed[outside], return_counts=True)
-    if strange.size > _MOST_UNKNOWN:
-        raise ValueError(f"{strange.size} unknown colours: a photograph, or a label that was packed with losses")
-    unknown = {
+    return np.where(outside, np.uint8(VOID), label), _counted(packed[outside])
+
+
+def count_colors(picture: np.ndarray) -> dict[Color, int]:
+    """Counts the pixels of each colour of a picture, uint8 [H,W,3].
+
+    Raises:
+      ValueError: there are so many colours that it is no label.
+    """
+    return _counted(_packed(picture))
+
+
+def _packed(picture: np.ndarray) -> np.ndarray:
+    packed = np.zeros(picture.shape[:2], np.uint32)
+    for channel in range(3):  # in place, for a picture may have 50 million pixels
+        packed <<= 8
+        packed |= picture[..., channel]
+    return packed
+
+
+def _counted(packed: np.ndarray) -> dict[Color, int]:
+    colors, counts = np.unique(packed, return_counts=True)
+    if colors.size > _MOST_UNKNOWN:
+        raise ValueError(f"{colors.size} unknown colours: a photograph, or a label that was packed with losses")
+    return {
         (int(color) >> 16, int(color) >> 8 & 255, int(color) & 255): int(count)
-        for color, count in zip(strange, counts, strict=True)
+        for color, count in zip(colors, counts, strict=True)
     }
-    return np.where(outside, np.uint8(VOID), label), unknown
 
 
 @functools.lru_cache(maxsize=2)

@@ -26,43 +26,51 @@ from segnet_jax.datasets.headers import (
     read_bytes,
 )
 from segnet_jax.datasets.labels import Color
+from segnet_jax.datasets.legend import OUTSIDE, LabelRule
+from segnet_jax.datasets.reading import Exif
 from segnet_jax.errors import UserError, listed
 
-_OUTSIDE = 254  # marks label values that mean no class
-_UPRIGHT = {  # what undoes each EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+MOST_STRAY = 0.02
+"""Of a label's pixels that may have a strange colour for it to look like anti-aliasing, and no class left out."""
+MOST_MAPPED = 8
+"""Values of labels that are worth a flag each."""
 
 
-def _decode(data: bytes, header: Header, name: str, turn: bool = False) -> Image.Image:
+def _decode(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
+    """The picture, and the EXIF orientation by which its pixels are still to be turned: 1 for not at all."""
     image = open_picture(data, header.format, name)
     try:
         image.load()
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         what, kind = ("cut off", "cut-off") if "truncated" in str(error) else ("damaged", "broken-data")
         raise UserError(f"{name} is {what}: {error}", kind=kind, file=name, fix=AGAIN) from None
-    if (turned := orientation(data)) != 1:
-        if turn:
-            return image.transpose(_UPRIGHT[turned])
-        what = f"{name} carries an EXIF rotation (orientation {turned}): image and label would disagree"
-        fix = "rotate the pixels and save without the tag, e.g. by ImageMagick's -auto-orient"
-        raise UserError(what, kind="exif-rotation", file=name, fix=fix)
-    return image
+    turned = 1 if exif == "ignore" else orientation(data)
+    if turned != 1 and exif == "refuse":
+        raise turned_picture(name, turned, "--exif apply, or --exif ignore if the label lies as the stored pixels do")
+    return image, turned
 
 
-def read_image(source: Path | bytes, name: str, *, turn: bool = False) -> np.ndarray:
+def turned_picture(name: str, turned: int, fix: str) -> UserError:
+    """What to say of a picture that carries a rotation."""
+    what = f"{name} carries an EXIF rotation (orientation {turned}): image and label would disagree"
+    return UserError(what, kind="exif-rotation", file=name, fix=fix)
+
+
+def upright(picture: np.ndarray, turned: int) -> np.ndarray:
+    """Turns pixels [H,W,...] the way up that an EXIF orientation, 1 to 8, says."""
+    if turned in (5, 6, 7, 8):
+        picture = picture.swapaxes(0, 1)
+    rows, columns = (slice(None, None, -1 if turned in flipped else 1) for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return picture[rows, columns]
+
+
+def read_image(source: Path | bytes, name: str, exif: Exif = "refuse") -> np.ndarray:
     """Decodes an image from PNG or JPEG; grey is repeated, a palette's colours are taken.
 
     Args:
       source: the file's path, or its bytes.
       name: what messages call it.
-      turn: turn it upright as its EXIF data say, for an image that no label belongs to.
+      exif: what becomes of an image that carries a rotation.
 
     Returns:
       uint8 [H,W,3], RGB.
@@ -73,10 +81,10 @@ def read_image(source: Path | bytes, name: str, *, turn: bool = False) -> np.nda
     data = source if isinstance(source, bytes) else read_bytes(source, name)
     header = inspect(data, name)
     check_image_header(header, name)
-    image = _decode(data, header, name, turn)
+    image, turned = _decode(data, header, name, exif)
     if header.kind in ("RGBA", "grey+alpha"):
         _refuse_transparency(np.asarray(image)[..., -1], "image", name)
-    return np.asarray(image.convert("RGB"))
+    return upright(np.asarray(image.convert("RGB")), turned)
 
 
 def read_label(
@@ -87,7 +95,7 @@ def read_label(
     void: int = VOID,
     colors: Mapping[Color, int] | None = None,
 ) -> np.ndarray:
-    """Decodes a label from PNG; of a palette the indices are taken, never the colours.
+    """Decodes a label whose values are the class ids themselves; of a palette the indices are taken, never the colours.
 
     Args:
       source: the file's path, or its bytes.
@@ -100,41 +108,58 @@ def read_label(
       uint8 [H,W], 0..C-1 or VOID.
 
     Raises:
+      UserError: as `read_label_by`.
+    """
+    ids = (*((class_id, class_id) for class_id in range(num_classes)), (void, VOID))
+    return read_label_by(LabelRule(num_classes, ids, None if colors is None else tuple(colors.items())), source, name)
+
+
+def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif = "refuse") -> np.ndarray:
+    """Decodes a label from PNG by a rule.
+
+    Args:
+      rule: which values or colours mean which class.
+      source: the file's path, or its bytes.
+      name: what messages call it.
+      exif: what becomes of a label that carries a rotation.
+
+    Returns:
+      uint8 [H,W], 0..C-1 or VOID.
+
+    Raises:
       UserError: as `inspect`, and for JPEG, transparency, an EXIF rotation, values or colours that mean no class.
     """
-    values = _read_values(source, name, colored=colors is not None)
+    values = read_values(source, name, colored=rule.colors is not None, exif=exif)
     if values.ndim == 3:
-        label, unknown = _color_ids(values, colors, name)
-        if unknown:
-            what = f"label {name} holds {describe_unknown([unknown], colors)}"
-            raise UserError(what, kind="unknown-colour", file=name, fix="draw it in the known colours alone")
+        label, unknown = _color_ids(values, dict(rule.colors), name)
+        if unknown and rule.unknown_colour == "error":
+            what = f"label {name} holds {describe_unknown([unknown], dict(rule.colors))}"
+            few = sum(unknown.values()) <= MOST_STRAY * label.size
+            fix = "--unknown-colour ignore" if few else "draw it in the known colours alone, or name these colours too"
+            raise UserError(what, kind="unknown-colour", file=name, fix=fix)
         return label
-    if values.dtype != np.uint8:
-        if values.max() > 255:
-            what = f"label {name} has 16 bits and values up to {values.max()}: instance ids, not classes?"
-            raise UserError(what, kind="instance-ids", file=name, fix=EXPORT_IDS)
-        values = values.astype(np.uint8)
-    table = np.full(256, _OUTSIDE, np.uint8)
-    table[:num_classes] = np.arange(num_classes)
-    table[void] = VOID
-    label = table[values]
-    if (label == _OUTSIDE).any():
-        raise _outside(values, label == _OUTSIDE, name, num_classes, void)
+    label = rule.table[values]
+    if (label == OUTSIDE).any():
+        raise _outside(values, label == OUTSIDE, name, rule)
     return label
 
 
-def _outside(values: np.ndarray, outside: np.ndarray, name: str, num_classes: int, void: int) -> UserError:
-    """What to say of a label with values that mean no class: two common ways to get them are told by their names."""
+def _outside(values: np.ndarray, outside: np.ndarray, name: str, rule: LabelRule) -> UserError:
+    """What to say of a label with values that mean no class: common ways to get them are told by their names."""
     strange, counts = np.unique(values[outside], return_counts=True)
+    if strange[-1] > 255:
+        what = f"label {name} has 16 bits and values up to {strange[-1]}: instance ids, not classes?"
+        return UserError(what, kind="instance-ids", file=name, fix=EXPORT_IDS)
     held = [f"{value} ({count} px)" for value, count in zip(strange, counts, strict=True)]
-    what = f"label {name} holds {listed(held)}: outside the {num_classes} classes 0..{num_classes - 1} and void {void}"
+    what = f"label {name} holds {listed(held)}: outside {rule.told}"
     if strange.tolist() == [255] and not values[~outside].any():
-        fix = f"write the class id where it holds 255, and {void} where there is no class"
-        return UserError(f"{what}; only 0 and 255: a mask, no class ids", kind="mask-0-255", file=name, fix=fix)
-    if strange.tolist() == [num_classes + 1] and void == num_classes and values.all():
-        what += f"; no 0, but {num_classes + 1}: its ids start at 1"
-        return UserError(what, kind="labels-start-at-1", file=name, fix="subtract 1 from all of its values")
-    fix = f"write its ids anew or use {void} where there is no class"
+        what += "; only 0 and 255: a mask, no class ids"
+        return UserError(what, kind="mask-0-255", file=name, fix="--map 255=1")
+    last = max(value for value, _ in rule.ids if value != VOID)
+    if strange.tolist() == [last + 1] and values.all() and not rule.start:
+        what += f"; no 0, but {last + 1}: its ids start at 1"
+        return UserError(what, kind="labels-start-at-1", file=name, fix="--labels-start-at 1")
+    fix = " ".join(f"--map {value}=255" for value in strange) if len(strange) <= MOST_MAPPED else EXPORT_IDS
     return UserError(what, kind="label-out-of-range", file=name, fix=fix)
 
 
@@ -147,7 +172,7 @@ def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int
     Raises:
       UserError: as `read_label`, and if the label is no RGB picture.
     """
-    values = _read_values(source, name, colored=True)
+    values = read_values(source, name, colored=True)
     if values.ndim != 3:
         what = f"label {name} is not an RGB picture, which the official colour labels are"
         raise UserError(what, kind="no-colour-label", file=name, fix="fetch the official archive of labels")
@@ -162,17 +187,30 @@ def _color_ids(values: np.ndarray, colors: Mapping[Color, int], name: str) -> tu
         raise UserError(what, kind="unknown-colour", file=name, fix="draw it in the known colours alone") from None
 
 
-def _read_values(source: Path | bytes, name: str, colored: bool) -> np.ndarray:
-    """The stored values of a label: uint8 or uint16 [H,W], or uint8 [H,W,3] where colours are stored."""
+def read_values(source: Path | bytes, name: str, colored: bool, exif: Exif = "refuse") -> np.ndarray:
+    """The stored values of a label: uint8 or uint16 [H,W], or uint8 [H,W,3] where colours are stored.
+
+    Args:
+      source: the file's path, or its bytes.
+      name: what messages call it.
+      colored: whether colours are taken at all.
+      exif: what becomes of a label that carries a rotation.
+
+    Raises:
+      UserError: as `inspect`, and for JPEG, transparency, an EXIF rotation, colours where none are taken.
+    """
     data = source if isinstance(source, bytes) else read_bytes(source, name)
     header = inspect(data, name)
     check_label_header(header, name, colored)
-    values = np.asarray(_decode(data, header, name))
+    image, turned = _decode(data, header, name, exif)
+    values = upright(np.asarray(image), turned)
     if header.kind in ("RGBA", "grey+alpha"):
         _refuse_transparency(values[..., -1], "label", name)
         values = values[..., :3] if header.kind == "RGBA" else values[..., 0]
     if values.dtype == bool:
         return values.astype(np.uint8)
+    if values.dtype not in (np.uint8, np.uint16):  # Pillow's I, for 16 bits in its older versions
+        values = values.astype(np.uint16)
     if header.kind == "grey" and header.bits in (2, 4):
         return values // (255 // (2**header.bits - 1))  # Pillow stretches them to 0..255
     return values
@@ -196,12 +234,9 @@ def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tup
     Returns:
       image uint8 [height,width,3] and label uint8 [height,width]; the arrays given if they have that size.
     """
-    old_height, old_width = label.shape
-    if (old_height, old_width) == (height, width):
+    if label.shape == (height, width):
         return image, label
-    rows = (2 * np.arange(height) + 1) * old_height // (2 * height)
-    columns = (2 * np.arange(width) + 1) * old_width // (2 * width)
-    return resize_image(image, height, width), label[rows[:, None], columns]
+    return resize_image(image, height, width), resize_label(label, height, width)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -209,3 +244,11 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes a label [H,W] to the pixel nearest to each new centre."""
+    old_height, old_width = label.shape
+    rows = (2 * np.arange(height) + 1) * old_height // (2 * height)
+    columns = (2 * np.arange(width) + 1) * old_width // (2 * width)
+    return label[rows[:, None], columns]

@@ -19,6 +19,7 @@ MAX_BYTES = 8 * MAX_PIXELS
 # What to do about a file that is not what it should be.
 AGAIN = "fetch or export it again"
 EXPORT_IDS = "export class ids as a grey or palette PNG of 8 bits"
+_SAME_SHAPE = 0.03  # by which two ratios of width and height may differ
 _REPLACE = "put the file there, or leave it out"
 
 _PNG, _JPEG = PNG_SIGNATURE, b"\xff\xd8\xff"
@@ -56,6 +57,18 @@ def read_bytes(path: Path, name: str) -> bytes:
     except OSError as error:
         what = f"{name} cannot be read: {error.strerror}"
         raise UserError(what, kind="cannot-read", file=name, fix="see to its permissions and to the disk") from None
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuses a file that a link, its own or one on the way to it, leads out of the data set's folder.
+
+    Raises:
+      UserError: if so.
+    """
+    if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
+        name = path.relative_to(folder).as_posix()
+        what = f"{name} is a link that leads outside the folder, to {path.resolve()}"
+        raise UserError(what, kind="points-outside", file=name, fix="put the file itself into the folder")
 
 
 def inspect(data: bytes, name: str) -> Header:
@@ -160,4 +173,6 @@ def check_sizes(image: tuple[int, int], label: tuple[int, int], name: str, file:
         fix = "rotate the one that is turned and save it again"
         raise UserError(f"{what}: one of them is rotated", kind="label-rotated", file=file, fix=fix)
     if image != label:
-        raise UserError(what, kind="label-size-differs", file=file, fix="export the label at the image's size")
+        same_shape = abs(image[0] * label[1] - image[1] * label[0]) < _SAME_SHAPE * image[1] * label[0]
+        fix = "--resize-labels nearest" if same_shape else "export the label at the image's size"
+        raise UserError(what, kind="label-size-differs", file=file, fix=fix)

@@ -96,3 +96,12 @@ CAMVID_ORIGINAL_COLORS: dict[Color, int] = {(0, 0, 0): VOID} | {
     color: class_id for class_id, (_, _, original) in enumerate(_CAMVID) for color in original.values()
 }
 """Colour in the official label images -> class id: 31 colours of 11 classes, and black for void."""
+
+
+def distinct_colors(number: int) -> tuple[Color, ...]:
+    """Colours that can be told apart: Pascal VOC's, each bit of the number going to another channel; 0 is black."""
+    colors = []
+    for index in range(number):
+        channels = [sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
+        colors.append(tuple(channels))
+    return tuple(colors)

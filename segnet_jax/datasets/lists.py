@@ -53,7 +53,7 @@ def read_list(path: Path, folder: Path) -> Listing:
     """
     listing = Listing([], [], set())
     try:
-        lines = _lines(path)
+        lines = read_lines(path)
     except UserError as error:
         listing.faults.extend(error.faults)
         return listing
@@ -81,8 +81,12 @@ def read_list(path: Path, folder: Path) -> Listing:
     return listing
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list that are not blank, with their numbers.
+
+    Raises:
+      UserError: if it cannot be read, or is no text, or too long for a list.
+    """
     try:
         data = read_bytes(path, path.name)
         if len(data) > _MOST_BYTES or data.count(b"\n") + data.count(b"\r") > 2 * _MOST_LINES:

@@ -37,9 +37,11 @@ class DataSet:
       classes: its class table.
       splits: "train", and "val" or "test" where the data set has them.
       notes: what its user should know of it although it is no fault; each a line.
+      sizes: (height, width) of images -> how many have it; empty where it is not known or one for all.
     """
 
     name: str
     classes: ClassTable
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
+    sizes: Mapping[tuple[int, int], int] = field(default_factory=dict)

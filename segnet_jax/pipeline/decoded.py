@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segnet_jax.datasets.decode import resize
+from segnet_jax.datasets.fitting import Fit, fit_record
 from segnet_jax.datasets.records import Split
 from segnet_jax.files import atomic_write_json, sum_of_file
 from segnet_jax.pipeline.parts import finish, remove, sweep, unfinished
@@ -69,9 +69,9 @@ def from_arrays(images: np.ndarray, labels: np.ndarray) -> Records:
     return Records(lambda index: (images[index], labels[index]), len(labels), labels.shape[1:], images, labels)
 
 
-def streamed(split: Split, image_size: tuple[int, int]) -> Records:
+def streamed(split: Split, image_size: tuple[int, int], fit: Fit = "stretch") -> Records:
     """Records that are decoded and resized each time they are asked for."""
-    return Records(lambda index: resize(*split.read(index), *image_size), len(split), image_size)
+    return Records(lambda index: fit_record(*split.read(index), image_size, fit), len(split), image_size)
 
 
 def decoded(
@@ -80,6 +80,7 @@ def decoded(
     cache: pathlib.Path,
     on_record: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda text: None,
+    fit: Fit = "stretch",
 ) -> Records:
     """Opens a split's decoded records, after decoding them where the cache has them not.
 
@@ -89,19 +90,20 @@ def decoded(
       cache: folder that keeps decoded splits.
       on_record: called after each record that is decoded; what it raises ends the decoding at once, leaving nothing.
       say: told when the cache cannot be used, and why; the records are streamed then.
+      fit: how records of another shape come to that size.
 
     Raises:
       UserError: that of the split's reader.
     """
     height, width = image_size
     sweep(cache, _PREFIX)
-    folder = cache / f"{_PREFIX}{VERSION}-{split.fingerprint[:32]}-{height}x{width}"
+    folder = cache / f"{_PREFIX}{VERSION}-{split.fingerprint[:32]}-{height}x{width}{f'-{fit}' * (fit != 'stretch')}"
     if (kept := _open(folder)) is not None:
         return kept
     if os.path.lexists(folder):
         say(f"warning: {folder} is damaged; it is made anew")
         remove(folder)
-    records = streamed(split, image_size)
+    records = streamed(split, image_size, fit)
     why = _why_it_does_not_fit(cache, records.num_bytes)
     if not why:
         try:

@@ -19,9 +19,14 @@ _RIGHT, _WRONG, _UNKNOWN = (236, 236, 236), (214, 39, 40), (150, 150, 150)
 
 
 def batch_picture(
-    images: np.ndarray, labels: np.ndarray, classes: ClassTable, path: str | os.PathLike, title: str
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: ClassTable,
+    path: str | os.PathLike,
+    title: str,
+    most: int = _MAX_IMAGES,
 ) -> None:
-    """Draws up to eight images of a batch as the network gets them, each over itself with its label laid over it.
+    """Draws the first images of a batch as the network gets them, each over itself with its label laid over it.
 
     Args:
       images: uint8 [N,H,W,3] RGB.
@@ -29,8 +34,9 @@ def batch_picture(
       classes: names and colours.
       path: the PNG to write.
       title: the sheet's heading.
+      most: images to draw.
     """
-    images, labels = images[:_MAX_IMAGES], labels[:_MAX_IMAGES]
+    images, labels = images[:most], labels[:most]
     rows = []
     for start in range(0, len(images), _COLUMNS):
         some = slice(start, start + _COLUMNS)

@@ -1,0 +1,36 @@
+"""fast.ai's CamVid layout: images/a.png, labels/a_P.png, codes.txt with a class a line, valid.txt."""
+
+from pathlib import Path
+
+from segnet_jax.datasets import folder as own
+from segnet_jax.datasets.class_files import legend_of_folder
+from segnet_jax.datasets.matching import note_on_labels_alone
+from segnet_jax.datasets.pairs import Found
+from segnet_jax.datasets.reading import Reading
+from segnet_jax.errors import Fault
+
+IMAGES, LABELS, CODES, VALID = "images", "labels", "codes.txt", "valid.txt"
+
+
+def why(folder: Path) -> str:
+    """By what a folder is known to be laid out so; nothing where it is not."""
+    there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir() and (folder / CODES).is_file()
+    if there and any((folder / LABELS).glob("*_P.png")):
+        return f"it holds {CODES}, {IMAGES}/ and {LABELS}/ with names in _P"
+    return ""
+
+
+def find(folder: Path, reading: Reading) -> Found:
+    """Finds the pairs; valid.txt names the validation images, and without it they are dealt.
+
+    Args:
+      folder: one that `why` knows.
+      reading: its owner's wishes.
+    """
+    faults: list[Fault] = []
+    legend, _ = legend_of_folder(folder, faults)
+    entries, alone = own.pairs_of(folder / IMAGES, folder / LABELS, folder, reading, faults)
+    notes, splits = note_on_labels_alone(alone, folder), {"train": entries}
+    if is_split := (folder / VALID).is_file():
+        splits = own.by_lists(entries, {"val": folder / VALID}, folder, faults)
+    return Found("fastai", splits, legend, tuple(faults), tuple(notes), is_split, legend is None)

@@ -1,0 +1,77 @@
+"""Pascal VOC's segmentation layout, which CVAT exports too: JPEGImages, SegmentationClass, ImageSets/Segmentation.
+
+Labels are palette pictures of 21 classes with 255 for void, unless the folder has a class table of its own.
+Source of the names and their order: the VOC2012 development kit; the palette is its `VOClabelcolormap`.
+"""
+
+import os
+from pathlib import Path
+
+from segnet_jax.constants import VOID
+from segnet_jax.datasets.class_files import legend_of_folder
+from segnet_jax.datasets.folder import by_lists
+from segnet_jax.datasets.labels import ClassTable, distinct_colors
+from segnet_jax.datasets.legend import Legend
+from segnet_jax.datasets.matching import match, pictures_below, unique_images
+from segnet_jax.datasets.pairs import Found
+from segnet_jax.datasets.reading import Reading
+from segnet_jax.errors import Fault, UserError
+
+IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+
+_NAMES = (
+    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
+    "pottedplant sheep sofa train tvmonitor"
+).split()
+CLASSES = ClassTable(tuple(_NAMES), distinct_colors(len(_NAMES)))
+_COLORS = {color: class_id for class_id, color in enumerate(CLASSES.colors)} | {(224, 224, 192): VOID}
+LEGEND = Legend(
+    "Pascal VOC",
+    CLASSES,
+    (*((class_id, class_id) for class_id in range(len(CLASSES))), (VOID, VOID)),
+    tuple(_COLORS.items()),
+)
+
+
+def why(folder: Path) -> str:
+    """By what a folder is known to be laid out so; nothing where it is not."""
+    there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir()
+    return f"it holds {IMAGES}/ and {LABELS}/" if there else ""
+
+
+def find(folder: Path, reading: Reading) -> Found:
+    """Finds the pairs that the lists name; without lists for training and validation all labelled images are dealt.
+
+    Args:
+      folder: one that `why` knows.
+      reading: its owner's wishes.
+
+    Raises:
+      UserError: there is no label.
+    """
+    faults: list[Fault] = []
+    own, has_table = legend_of_folder(folder, faults)
+    labels = pictures_below(folder / LABELS, folder, faults)
+    if not labels and not faults:
+        raise UserError(f"no label in {LABELS}/", kind="no-images", file=LABELS)
+    images = pictures_below(folder / IMAGES, folder, faults, reading.images)
+    lists, notes = _lists(folder), []
+    # VOC has six times as many images as labels: one without is no fault unless a list names it.
+    labelled = {path.stem for path in labels}
+    unique = unique_images([path for path in images if path.stem in labelled], folder / IMAGES, folder, faults)
+    entries, _ = match(unique, labels, folder / LABELS, folder, faults)
+    splits, is_split = {"train": entries}, "val" in lists or "train" in lists
+    if "test" in lists and not by_lists(entries, {"test": lists["test"]}, folder, [])["test"]:
+        notes.append(f"note: {LISTS}/test.txt names no image with a label, and is left out")
+        del lists["test"]
+    if is_split:
+        splits = by_lists(entries, lists, folder, faults)
+    elif without := len(images) - len(entries):
+        notes.append(f"note: {without} of {len(images)} images in {IMAGES}/ have no label, and are left out")
+    legend = own or (None if has_table else LEGEND)
+    return Found("pascal-voc", splits, legend, tuple(faults), tuple(notes), is_split, has_table and own is None)
+
+
+def _lists(folder: Path) -> dict[str, Path]:
+    paths = {split: folder / LISTS / f"{split}.txt" for split in ("train", "val", "test")}
+    return {split: path for split, path in paths.items() if os.path.lexists(path)}

@@ -1,0 +1,186 @@
+"""Looks at a folder of images and labels before it is trained on: `python -m segnet_jax.doctor --help`."""
+
+import dataclasses
+import os
+import pathlib
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import rich.box
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from segnet_jax.command import run_command
+from segnet_jax.config import Config
+from segnet_jax.datasets.choose import label_files
+from segnet_jax.datasets.fitting import fit_record
+from segnet_jax.datasets.records import DataSet
+from segnet_jax.datasets.values import scan, table_to_edit
+from segnet_jax.errors import UserError, UserErrors, listed
+from segnet_jax.examination import Examination, Suggestion, as_json, examine, suggest
+from segnet_jax.files import atomic_write_json, atomic_write_text
+from segnet_jax.flags import parse_flags
+from segnet_jax.reporting.figures import batch_picture
+from segnet_jax.setting import open_data, reading_of, tell_of_sizes
+
+DESCRIPTION = """Looks at every image and label of a folder, and tells all faults at once, each with a fix to paste.
+
+Example:  python -m segnet_jax.doctor photos --picture look.png
+
+Exit 0: it can be trained on, and the last line is the command for that. Exit 2: it has faults."""
+
+_MOST_PICTURES = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to look at; the flags from --images to --val-share are those of `train`."""
+
+    data: Annotated[str, tyro.conf.Positional]  # the folder
+    json: str = ""  # file to write all that is found to
+    picture: str = ""  # PNG to draw some images to, with their labels laid over them
+    classes: str = ""  # file to write a class table to, for editing: a line for each value or colour of the labels
+    images: str = ""  # only images whose names match, such as "*.jpg"
+    map: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # OLD=NEW, values of label files; 255 is void
+    labels_start_at: int = 0  # the value of the first class in label files; smaller ones are void
+    unknown_colour: Literal["error", "ignore"] = "error"  # colours of labels that mean no class; ignore: they are void
+    exif: Literal["refuse", "apply", "ignore"] = "refuse"  # images that say they lie on their side: turn them or not
+    resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
+    val_share: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
+    split_rule: Literal["tutorial", "matlab"] = "tutorial"  # of CamVid's frames
+
+
+def main() -> int:
+    """The command."""
+    return doctor(parse_flags(Options, sys.argv[1:], prog="segnet_jax.doctor", description=DESCRIPTION))
+
+
+def doctor(options: Options) -> int:
+    """Looks, prints what was found, and writes what was asked for; returns the exit code.
+
+    Raises:
+      UserError: with all faults.
+    """
+    for flag in ("json", "picture", "classes"):
+        _check_place(flag, getattr(options, flag), options.data)
+    wishes = vars(options).keys() & {item.name for item in dataclasses.fields(Config)}
+    config = dataclasses.replace(Config(), **{name: getattr(options, name) for name in wishes})
+    if options.classes:
+        return _write_classes(options, config)
+    found = examine(lambda: open_data(config))
+    if options.json:
+        command = {} if found.faults else {"command": shlex.join(_command(found, config))}
+        atomic_write_json(options.json, as_json(found) | command)
+    if found.data_set is not None:
+        for line in (*found.data_set.notes, *(f"warning: {warning}" for warning in found.warnings)):
+            print(line)
+    if found.faults:
+        fixes = dict.fromkeys(fault.fix for fault in found.faults if fault.fix.startswith("--"))
+        if fixes:
+            mended = " ".join([_prog("doctor"), shlex.join(_given(config)), *fixes])
+            print(f"see whether the fixes that are flags do:\n  {mended}")
+        raise UserErrors(options.data, found.faults)
+    suggestion = suggest(found.data_set, found.counts)
+    _print_table(found, suggestion)
+    _print_sizes(found.data_set, suggestion)
+    if options.picture:
+        _draw(found.data_set, suggestion, options.picture)
+        print(f"drew {options.picture}: see whether the colours lie where they should")
+    print(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
+    return 0
+
+
+def _check_place(flag: str, path: str, data: str) -> None:
+    """Refuses, before anything is read, a file that cannot be written, or may be one of the data set's."""
+    place = pathlib.Path(path)
+    if not path:
+        return
+    if place.is_dir() or not place.absolute().parent.is_dir():
+        raise UserError(f"--{flag} {path}: {'a folder' if place.is_dir() else 'no folder to write it to'}; name a file")
+    if place.exists() and place.resolve().is_relative_to(pathlib.Path(data).resolve()):
+        raise UserError(f"--{flag} {path} is there already, among the data: nothing is overwritten; name another file")
+
+
+def _command(found: Examination, config: Config) -> list[str]:
+    """The command that trains on the folder."""
+    suggestion = suggest(found.data_set, found.counts)
+    return [*_prog("train").split(), "--data", *_given(config), *suggestion.flags()]
+
+
+def _prog(name: str) -> str:
+    return f"python -m segnet_jax.{name}"
+
+
+def _given(config: Config) -> list[str]:
+    """The folder and the flags that were given with it."""
+    words = [config.data]
+    for item in dataclasses.fields(reading_of(config)):
+        value = getattr(config, item.name)
+        if value != getattr(Config(), item.name):
+            flag = f"--{item.name.replace('_', '-')}"
+            words += [word for each in (value if isinstance(value, tuple) else (value,)) for word in (flag, str(each))]
+    return words + (["--split-rule", config.split_rule] if config.split_rule != Config.split_rule else [])
+
+
+def _print_table(found: Examination, suggestion: Suggestion) -> None:
+    """Each class with its share of the labelled pixels and its weight."""
+    classes, counts = found.data_set.classes, found.counts
+    table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("id", justify="right")
+    table.add_column("class", overflow="fold", min_width=8)
+    for split in counts:
+        table.add_column(f"{split} %", justify="right", no_wrap=True)
+    table.add_column("weight", justify="right", no_wrap=True)
+    for place, name in enumerate(classes.names):
+        shares = [100 * each.pixels[place] / max(1, each.pixels.sum()) for each in counts.values()]
+        told = [f"{share:.2f}" if share else "none" for share in shares]
+        table.add_row(str(place), Text(name), *told, f"{suggestion.weights[place]:.2f}")
+    voids = [f"{100 * (1 - each.pixels.sum() / max(1, each.total)):.2f}" for each in counts.values()]
+    table.add_row("255", "void, of all", *voids, "", style="dim")
+    Console(file=sys.stdout, highlight=False).print(table)
+
+
+def _print_sizes(data_set: DataSet, suggestion: Suggestion) -> None:
+    splits = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
+    print(f"images   {splits}")
+    if data_set.sizes:
+        by_number = sorted(data_set.sizes.items(), key=lambda item: -item[1])
+        print(f"sizes    {listed([f'{h}x{w} ({number} images)' for (h, w), number in by_number])}")
+    height, width = suggestion.image_size
+    how = {"stretch": "", "letterbox": " --fit letterbox, for their shapes differ", "crop": " --fit crop"}
+    print(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
+    config = dataclasses.replace(Config(), image_size=suggestion.image_size, fit=suggestion.fit)
+    tell_of_sizes(config, data_set, print)
+
+
+def _draw(data_set: DataSet, suggestion: Suggestion, path: str) -> None:
+    """A sheet of records from all splits, evenly spread."""
+    places = [(split, index) for split in data_set.splits.values() for index in range(len(split))]
+    chosen = sorted({round(place) for place in np.linspace(0, len(places) - 1, _MOST_PICTURES)})
+    records = (split.read(index) for split, index in (places[place] for place in chosen))
+    fitted = [fit_record(*record, suggestion.image_size, suggestion.fit) for record in records]
+    images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
+    title = f"{len(chosen)} of {len(places)} images with their labels"
+    batch_picture(images, labels, data_set.classes, path, title, most=_MOST_PICTURES)
+
+
+def _write_classes(options: Options, config: Config) -> int:
+    """Writes a class table to be edited, with what the labels hold."""
+    path, reading = pathlib.Path(options.classes), reading_of(config)
+    if os.path.lexists(path):
+        raise UserError(f"--classes {path} is there already: nothing is overwritten; delete it, or name another file")
+    found = scan(label_files(options.data, reading), reading)
+    if not found.values and not found.colors:
+        raise UserErrors(options.data, found.faults)
+    atomic_write_text(path, table_to_edit(found, config.labels_start_at))
+    print(f"wrote {path}: change the names in it, then\n  {_prog('doctor')} {shlex.join(_given(config))}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

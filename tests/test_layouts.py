@@ -1,0 +1,156 @@
+"""Every layout is read as it is: what Pillow wrote into it comes back, pixel by pixel."""
+
+import dataclasses
+import json
+
+import numpy as np
+import own_folders
+import pytest
+from own_folders import CITYSCAPES_TRAIN_IDS, VOC_IDS, changed, scenes, voc_colors
+
+from segnet_jax import train
+from segnet_jax.constants import VOID
+from segnet_jax.datasets.choose import open_data_set
+from segnet_jax.datasets.labels import CAMVID
+from segnet_jax.datasets.reading import PLAIN
+from segnet_jax.errors import UserError
+from segnet_jax.evaluate import Options, evaluate
+from segnet_jax.flags import parse_config
+
+SMALL = [
+    *("--image-size", "24", "32", "--init", "none", "--depth", "1", "--width", "0.0625", "--epochs", "1"),
+    *("--devices", "1", "--batch-size-per-device", "1", "--class-weights", "none"),
+]
+
+
+def open_folder(folder, reading=PLAIN, rule="tutorial"):
+    return open_data_set(
+        str(folder), split_rule=rule, image_size=(24, 32), seed=0, num_train=1, num_val=1, reading=reading
+    )
+
+
+@pytest.fixture(scope="module")
+def records():
+    return scenes()
+
+
+def assert_holds(data_set, records, ids=range(11)):
+    """Names in any order; labels as class ids `ids` of CamVid's classes."""
+    assert {split: sorted(each.names) for split, each in data_set.splits.items()} == {
+        split: sorted(name for name, _, _ in each) for split, each in records.items()
+    }
+    for split, each in records.items():
+        held = data_set.splits[split]
+        for name, image, label in each:
+            ours = held.read(held.names.index(name))
+            np.testing.assert_array_equal(ours[0], image)
+            np.testing.assert_array_equal(ours[1], changed(label, tuple(ids)))
+
+
+@pytest.mark.parametrize("layout", own_folders.CAMVID_LAYOUTS, ids=lambda layout: layout.__name__)
+def test_a_layout_is_read_as_it_was_written(layout, records, tmp_path):
+    layout(tmp_path, records)
+    data_set = open_folder(tmp_path)
+    assert_holds(data_set, records)
+    assert data_set.classes.names == CAMVID.names
+    assert data_set.notes[0].startswith("layout   ") and data_set.sizes == {(24, 32): 7}
+
+
+@pytest.mark.parametrize("layout", [own_folders.flat, own_folders.colours, own_folders.parts])
+def test_the_colours_of_a_table_come_through(layout, records, tmp_path):
+    layout(tmp_path, records)
+    assert open_folder(tmp_path).classes.colors == CAMVID.colors
+
+
+@pytest.mark.parametrize("layout", [own_folders.cityscapes, own_folders.cityscapes_train_ids])
+def test_cityscapes_ids_become_its_published_train_ids(layout, records, tmp_path):
+    layout(tmp_path, records)
+    (tmp_path / "leftImg8bit/test/city").mkdir(parents=True)
+    data_set = open_folder(tmp_path)
+    assert_holds(data_set, records, CITYSCAPES_TRAIN_IDS)
+    assert len(data_set.classes) == 19
+    # cityscapesscripts/helpers/labels.py
+    for train_id, name, color in (
+        (0, "road", (128, 64, 128)),
+        (11, "person", (220, 20, 60)),
+        (18, "bicycle", (119, 11, 32)),
+    ):
+        assert (data_set.classes.names[train_id], data_set.classes.colors[train_id]) == (name, color)
+    assert "not published" in data_set.notes[-1]
+
+
+def test_all_other_cityscapes_ids_are_void(tmp_path):
+    from segnet_jax.datasets.cityscapes import OF_IDS
+
+    trained = {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33}
+    assert sorted(OF_IDS) == [*range(34), 255]
+    assert {value for value, train_id in OF_IDS.items() if train_id != VOID} == trained
+    assert [OF_IDS[value] for value in sorted(trained)] == list(range(19))
+
+
+def test_pascal_voc_has_its_21_classes_and_its_palette(records, tmp_path):
+    own_folders.pascal_voc(tmp_path, records)
+    own_folders.save(tmp_path / "JPEGImages/unlabelled.png", records["train"][0][1])
+    (tmp_path / "ImageSets/Segmentation/test.txt").write_text("unlabelled\n")
+    data_set = open_folder(tmp_path)
+    assert_holds(data_set, records, VOC_IDS)
+    assert len(data_set.classes) == 21 and data_set.classes.colors == tuple(voc_colors(21))
+    assert data_set.classes.names[15] == "person" and data_set.classes.colors[15] == (192, 128, 128)
+    assert "test.txt names no image with a label" in data_set.notes[-1]
+
+
+def test_what_cvat_exports_is_read_by_its_labelmap_and_dealt(records, tmp_path):
+    own_folders.cvat(tmp_path, records)
+    data_set = open_folder(tmp_path)
+    together = {name: (image, label) for each in records.values() for name, image, label in each}
+    assert sorted(together) == sorted(name for split in data_set.splits.values() for name in split.names)
+    for split in data_set.splits.values():
+        for index, name in enumerate(split.names):
+            image, label = split.read(index)
+            np.testing.assert_array_equal(image, together[name][0])
+            np.testing.assert_array_equal(label, together[name][1])
+
+
+def test_lists_of_pairs_take_a_class_table_of_their_own(records, tmp_path):
+    own_folders.own(tmp_path, records, "a/{name}.png", "b/{name}.png")
+    own_folders.lists(tmp_path, records, "a/{name}.png b/{name}.png")
+    own_folders.table_toml(tmp_path, names=tuple("abcdefghijk"))
+    data_set = open_folder(tmp_path)
+    assert_holds(data_set, records)
+    assert data_set.classes.names == tuple("abcdefghijk") and data_set.name == "own-lists"
+    assert "classes of classes.toml" in data_set.notes[0]
+    with pytest.raises(UserError, match="--split-rule matlab deals CamVid's frames"):
+        open_folder(tmp_path, rule="matlab")
+
+
+def test_a_folder_around_the_data_set_is_told_which_was_meant(records, tmp_path):
+    own_folders.pascal_voc(tmp_path / "VOC2012", records)
+    with pytest.raises(UserError, match="Did you mean .*VOC2012"):
+        open_folder(tmp_path)
+    (tmp_path / "b/images").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds images/, but no labels/, masks/, annotations/"):
+        open_folder(tmp_path / "b")
+
+
+def test_wishes_for_files_are_refused_where_there_are_none(tmp_path):
+    with pytest.raises(UserError, match="--exif, --val-share: for folders of images .*, not for rendered scenes"):
+        open_folder("synthetic", dataclasses.replace(PLAIN, exif="apply", val_share=0.5))
+
+
+ONE_BY_DEFAULT = [
+    pytest.param(layout, id=layout.__name__, marks=[] if layout is own_folders.colours else pytest.mark.slow)
+    for layout in (*own_folders.CAMVID_LAYOUTS, *own_folders.OTHER_LAYOUTS)
+]
+
+
+@pytest.mark.parametrize("layout", ONE_BY_DEFAULT)
+def test_from_a_layout_to_scores_and_pictures_with_two_commands(layout, records, tmp_path, monkeypatch):
+    layout(tmp_path / "photos", records)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", "photos", *SMALL, "--run", "run"]
+    assert train.train(parse_config(flags, prog="segnet_jax.train", description="")) == 0
+    if layout is own_folders.colours:  # what a network knows of its classes comes from the folder's table
+        (meta,) = tmp_path.glob("run/checkpoints/newest/*/meta.json")
+        assert json.loads(meta.read_text())["colors"] == [list(color) for color in CAMVID.colors]
+    assert evaluate(Options(run="run", pictures="drawn", devices="1")) == 0
+    assert (tmp_path / "drawn/latest.png").is_file()
