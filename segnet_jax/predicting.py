@@ -12,7 +12,7 @@ from jax import lax
 
 from segnet_jax.config import Config
 from segnet_jax.datasets.decode import resize_image
-from segnet_jax.datasets.fitting import scaled_size
+from segnet_jax.datasets.fitting import Fit, scaled_size
 from segnet_jax.errors import UserError
 from segnet_jax.network import Network
 from segnet_jax.tiles import blend, check_tiles, crops, cut
@@ -57,7 +57,7 @@ class Sizing:
 
     size: Size
     trained: tuple[int, int]
-    fit: str
+    fit: Fit
     multiple: int
     tile: tuple[int, int] | None
     overlap: int

@@ -199,7 +199,7 @@ def test_photos_are_turned_upright(tmp_path, orientation):
     path = tmp_path / "a.jpg"
     Image.fromarray(noise(0, 16, 24)).save(path, exif=exif, quality=95)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
-    np.testing.assert_array_equal(read_image(path, "a.jpg", turn=True), expected)
+    np.testing.assert_array_equal(read_image(path, "a.jpg", exif="apply"), expected)
 
 
 def test_a_turned_photo_gets_an_upright_prediction(run, here):
