@@ -89,28 +89,45 @@ def written(lines, cwd):
     return paths
 
 
-def test_training_and_evaluating_write_only_where_they_were_told_and_need_no_network(traced, tmp_path):
-    run, cache = tmp_path / "run", tmp_path / "cache"
-    wrote, asked = traced("segnet_jax.train", *EIGHT, "--epochs", 1, "--run", run)
+@pytest.fixture
+def held_to(tmp_path):
+    """Holds what was traced to the folders where a command may write, and to no network at all."""
+
+    def hold(folders, *traces):
+        allowed = (*(f"{folder}/" for folder in (*folders, tmp_path / "cache")), *NO_FILES)
+        assert {path for wrote, _ in traces for path in wrote if not f"{path}/".startswith(allowed)} == set()
+        for name in ("home", "tmp", "here"):
+            assert not list((tmp_path / name).iterdir())
+        assert [line for _, asked in traces for line in asked] == []
+
+    return hold
+
+
+def test_training_evaluating_and_reporting_write_only_where_they_were_told_and_need_no_network(
+    traced, held_to, tmp_path
+):
+    run = tmp_path / "run"
+    trained = traced("segnet_jax.train", *EIGHT, "--epochs", 1, "--run", run)
     files = ("--json", run / "scores.json", "--pictures", run / "drawn")
-    also, too = traced("segnet_jax.evaluate", run, "--fake-devices", 8, *files)
-    assert str(run / "result.json") in wrote and str(run / "scores.json") in also  # they are seen at all
-    allowed = (f"{run}/", f"{cache}/", *NO_FILES)
-    assert {path for path in wrote | also if not f"{path}/".startswith(allowed)} == set()
-    for name in ("home", "tmp", "here"):
-        assert not list((tmp_path / name).iterdir())
-    assert asked + too == []
+    evaluated = traced("segnet_jax.evaluate", run, "--fake-devices", 8, *files)
+    reported = traced("segnet_jax.report", run)
+    told = zip(("result.json", "scores.json", "report.html"), (trained, evaluated, reported), strict=True)
+    assert all(str(run / name) in wrote for name, (wrote, _) in told)  # they are seen at all
+    held_to([run], trained, evaluated, reported)
 
 
-def test_predicting_writes_only_into_its_folder_and_needs_no_network(traced, tmp_path):
-    run, cache, out = make_run(tmp_path / "run"), tmp_path / "cache", tmp_path / "out"
+def test_predicting_writes_only_into_its_folder_and_needs_no_network(traced, held_to, tmp_path):
+    run, out = make_run(tmp_path / "run"), tmp_path / "out"
     more = ["--out", out, "--json", out / "told.json", "--confidence", "--labels", SAMPLE / "valannot"]
-    wrote, asked = traced("segnet_jax.predict", run, SAMPLE / "val", *more)
-    assert {str(out / "told.json"), str(out / "val_00000.png"), str(out / "val_00000_overlay.jpg")} <= wrote
-    also, too = traced("segnet_jax.predict", run, SAMPLE / "val/val_00000.png")
-    assert str(run / "predictions-1/val_00000.png") in also
-    allowed = (f"{out}/", f"{run}/predictions-1/", f"{cache}/", *NO_FILES)
-    assert {path for path in wrote | also if not f"{path}/".startswith(allowed)} == set()
-    for name in ("home", "tmp", "here"):
-        assert not list((tmp_path / name).iterdir())
-    assert asked + too == []
+    named = traced("segnet_jax.predict", run, SAMPLE / "val", *more)
+    assert {str(out / "told.json"), str(out / "val_00000.png"), str(out / "val_00000_overlay.jpg")} <= named[0]
+    unnamed = traced("segnet_jax.predict", run, SAMPLE / "val/val_00000.png")
+    assert str(run / "predictions-1/val_00000.png") in unnamed[0]
+    held_to([out, run / "predictions-1"], named, unnamed)
+
+
+def test_exporting_writes_only_into_its_folder_and_needs_no_network(traced, held_to, tmp_path):
+    run = make_run(tmp_path / "run")
+    exported = traced("segnet_jax.export", run, "--data", SAMPLE, "--images", 1, "--format", "stablehlo", "safetensors")
+    assert str(run / "export/export.json") in exported[0]
+    held_to([run], exported)
