@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow  # test_two_hosts.py shows the same through the command, on one way of input
+
 SCRIPT = pathlib.Path(__file__).with_name("two_processes.py")
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 
 def processor_seconds():
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -23,6 +25,7 @@ def seconds_of(*command, **environment):
     return time.monotonic() - start, done
 
 
+@pytest.mark.slow
 def test_the_second_start_takes_its_first_step_within_eight_seconds_of_the_command(tmp_path):
     plain = {"XLA_FLAGS": "", "SEGNET_JAX_CACHE": str(tmp_path / "cache")}  # as a user starts it, not as the tests do
     command = ["-m", "segnet_jax.train", "--protocol", "demo", "--max-steps", "1", "--run"]
