@@ -23,17 +23,17 @@ from segnet_jax.endings import OutOfMemory, Stopped, is_out_of_memory
 from segnet_jax.errors import UserError, UserErrors
 from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_flags
-from segnet_jax.labelling import label_all
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.network import folded, restore
-from segnet_jax.outputs import Entry, Outputs, check_nothing_there, endings_of, find_labels
-from segnet_jax.predicting import Predictor, Size, Sizing
+from segnet_jax.prediction.labelling import label_all
+from segnet_jax.prediction.outputs import Entry, Outputs, check_nothing_there, endings_of, find_labels
+from segnet_jax.prediction.predictor import Predictor, Size, Sizing
+from segnet_jax.prediction.sources import Source, find_sources, name_outputs
+from segnet_jax.prediction.video import library
 from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.room import Room
 from segnet_jax.setting import start_devices
-from segnet_jax.sources import Source, find_sources, name_outputs
 from segnet_jax.stopping import Stop
-from segnet_jax.video import library
 
 DESCRIPTION = """Labels every pixel of images, of all images in folders, of videos (extra `video`), or of what a camera
 sees (its number, such as 0).

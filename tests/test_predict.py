@@ -15,14 +15,15 @@ import pytest
 from made_runs import make_run
 from PIL import Image, ImageOps
 
-from segnet_jax import labelling, outputs, runs
 from segnet_jax import predict as command
+from segnet_jax import runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.datasets.decode import read_image
 from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.network import restore
-from segnet_jax.predicting import Sizing
+from segnet_jax.prediction import labelling, outputs
+from segnet_jax.prediction.predictor import Sizing
 from segnet_jax.reporting import overlay
 from segnet_jax.training.parallel import choose_devices
 
@@ -460,7 +461,7 @@ def test_a_camera_that_is_not_there_is_told(run, here, monkeypatch, capsys):
 def test_a_camera_s_frame_is_labelled(run, here, monkeypatch):
     """In the place of a camera, FFmpeg's test picture, which comes through the same door."""
     pytest.importorskip("av", reason="cameras need PyAV: pip install av")
-    from segnet_jax import video
+    from segnet_jax.prediction import video
 
     def picture(number):
         return video._first_frame(video.library(), "testsrc=size=50x38:rate=5", "lavfi", f"camera {number}")

@@ -6,8 +6,8 @@ from made_runs import make_run
 
 import segnet_jax
 from segnet_jax.errors import UserError
-from segnet_jax.predicting import Predictor, Sizing
-from segnet_jax.tiles import blend, check_tiles, crops, cut
+from segnet_jax.prediction.predictor import Predictor, Sizing
+from segnet_jax.prediction.tiles import blend, check_tiles, crops, cut
 from segnet_jax.training.parallel import choose_devices
 
 CUTS = [

@@ -14,13 +14,13 @@ import numpy as np
 from segnet_jax.datasets.decode import read_image
 from segnet_jax.endings import Stopped
 from segnet_jax.errors import Fault, UserError
-from segnet_jax.outputs import FRAMES, VIDEO, Entry, Outputs
-from segnet_jax.predicting import Predictor, Prepared
+from segnet_jax.prediction.outputs import FRAMES, VIDEO, Entry, Outputs
+from segnet_jax.prediction.predictor import Predictor, Prepared
+from segnet_jax.prediction.sources import Source
+from segnet_jax.prediction.video import Video, VideoWriter, camera_frame
 from segnet_jax.reporting import overlay
 from segnet_jax.reporting.bar import bar
-from segnet_jax.sources import Source
 from segnet_jax.stopping import Stop
-from segnet_jax.video import Video, VideoWriter, camera_frame
 
 T, U = TypeVar("T"), TypeVar("U")
 _THREADS = min(os.cpu_count() or 1, 16)

@@ -16,10 +16,10 @@ from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.errors import Fault, UserError, listed, shown
 from segnet_jax.files import atomic_write_bytes
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.predicting import Prediction
+from segnet_jax.prediction.predictor import Prediction
+from segnet_jax.prediction.sources import Source
 from segnet_jax.reporting import overlay
 from segnet_jax.reporting.figures import error_map
-from segnet_jax.sources import Source
 
 T = TypeVar("T")
 INDEX, OVERLAY, CONFIDENCE, ERRORS = ".png", "_overlay", "_confidence.png", "_errors.png"

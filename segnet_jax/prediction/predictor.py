@@ -15,7 +15,7 @@ from segnet_jax.datasets.decode import resize_image
 from segnet_jax.datasets.fitting import Fit, scaled_size
 from segnet_jax.errors import UserError
 from segnet_jax.network import Network
-from segnet_jax.tiles import blend, check_tiles, crops, cut
+from segnet_jax.prediction.tiles import blend, check_tiles, crops, cut
 from segnet_jax.training.parallel import AheadOfTime, Devices, parallel_eval_step, replicate
 
 _LARGEST = 16_384  # pixels of a side
