@@ -1,20 +1,19 @@
 """Every layout is read as it is: what Pillow wrote into it comes back, pixel by pixel."""
 
 import dataclasses
-import json
 
 import numpy as np
 import own_folders
 import pytest
 from own_folders import CITYSCAPES_TRAIN_IDS, VOC_IDS, changed, scenes, voc_colors
+from PIL import Image
 
-from segnet_jax import train
+from segnet_jax import doctor, predict, train
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.choose import open_data_set
 from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.datasets.reading import PLAIN
 from segnet_jax.errors import UserError
-from segnet_jax.evaluate import Options, evaluate
 from segnet_jax.flags import parse_config
 
 SMALL = [
@@ -144,13 +143,17 @@ ONE_BY_DEFAULT = [
 
 
 @pytest.mark.parametrize("layout", ONE_BY_DEFAULT)
-def test_from_a_layout_to_scores_and_pictures_with_two_commands(layout, records, tmp_path, monkeypatch):
+def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout, records, tmp_path, monkeypatch):
     layout(tmp_path / "photos", records)
+    _, image, _ = records["val"][0]
+    own_folders.save(tmp_path / "new/a.png", image)
     monkeypatch.chdir(tmp_path)
+    assert doctor.doctor(doctor.Options(data="photos")) == 0
     flags = ["--data", "photos", *SMALL, "--run", "run"]
     assert train.train(parse_config(flags, prog="segnet_jax.train", description="")) == 0
-    if layout is own_folders.colours:  # what a network knows of its classes comes from the folder's table
-        (meta,) = tmp_path.glob("run/checkpoints/newest/*/meta.json")
-        assert json.loads(meta.read_text())["colors"] == [list(color) for color in CAMVID.colors]
-    assert evaluate(Options(run="run", pictures="drawn", devices="1")) == 0
-    assert (tmp_path / "drawn/latest.png").is_file()
+    assert predict.predict(predict.Options(run="run", paths=("new",), devices="1")) == 0
+    assert (tmp_path / "run/predictions-1/a_overlay.jpg").is_file()
+    with Image.open(tmp_path / "run/predictions-1/a.png") as found:
+        assert found.size == image.shape[1::-1]
+        if layout is own_folders.colours:  # what a network knows of its classes comes from the folder's table
+            assert found.getpalette()[: 3 * len(CAMVID)] == [value for color in CAMVID.colors for value in color]
