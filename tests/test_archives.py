@@ -90,6 +90,7 @@ def server(tmp_path):
         thread.join()
 
 
+@pytest.mark.slow
 def test_archives_of_the_official_form_go_from_a_server_to_both_splits(tmp_path, server, monkeypatch, capsys):
     # all 701 names; the sizes are small so that it takes seconds
     make_archives(tmp_path / "server", frames.FRAMES, size=(12, 16))

@@ -60,6 +60,7 @@ def test_a_timing_is_the_median_of_rounds_after_a_warm_up(monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_all_parts_are_measured_and_compared_with_an_earlier_time(monkeypatch, tmp_path, capsys):
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     data = ["--data", str(pathlib.Path(__file__).parents[1] / "data" / "sample")]

@@ -197,14 +197,18 @@ def test_a_run_stopped_at_15_moments_loses_no_finished_step(place, unbroken):
     finish(place, unbroken(MANY // 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
     [
-        "saving: manifest:4=int-int",
-        *(
-            pytest.param(f"{moment}=int-int", marks=pytest.mark.slow)
-            for moment in ("training: step:7", "evaluating: batch:4", "compiling: XLA:2", "drawing: half:7")
-        ),
+        f"{moment}=int-int"
+        for moment in (
+            "saving: manifest:4",
+            "training: step:7",
+            "evaluating: batch:4",
+            "compiling: XLA:2",
+            "drawing: half:7",
+        )
     ],
 )
 def test_a_second_ctrl_c_leaves_within_two_seconds_and_what_was_saved_before_is_whole(place, unbroken, moment):
@@ -292,20 +296,19 @@ def test_a_file_that_may_not_grow_ends_as_a_full_disk_does(place, unbroken, mome
     finish(place, unbroken(FEW))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moments",
     [
-        ["saving: arrays:3=fill-free"],
-        *(
-            pytest.param([f"{moment}=fill-free"], marks=pytest.mark.slow)
-            for moment in (
-                "training: line:5",
-                "saving: meta:2",
-                "saving: manifest:3",
-                "saving: note:2",
-                "drawing: half:5",
-            )
-        ),
+        [f"{moment}=fill-free"]
+        for moment in (
+            "saving: arrays:3",
+            "training: line:5",
+            "saving: meta:2",
+            "saving: manifest:3",
+            "saving: note:2",
+            "drawing: half:5",
+        )
     ],
 )
 def test_where_room_is_waited_for_a_full_disk_changes_nothing(place, unbroken, small_disk, moments):

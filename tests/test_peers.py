@@ -74,6 +74,7 @@ def test_pooling_is_compared_in_both_layouts_bit_for_bit(monkeypatch, tmp_path, 
 CHECKED = ["logits{}, PyTorch", "logits{}, PyTorch, fused", "losses{}", "change of the parameters by 2 steps{}"]
 
 
+@pytest.mark.slow
 def test_training_and_inference_are_compared_and_in_16_bits_first_in_float32(monkeypatch, tmp_path):
     found = measured(monkeypatch, tmp_path, "network", *NETWORK, "--precision", "bfloat16")
     training, inference = found["comparisons"]
@@ -83,6 +84,7 @@ def test_training_and_inference_are_compared_and_in_16_bits_first_in_float32(mon
     assert (found["precision"], found["compiled"], found["threads"]) == ("bfloat16", "off", 1)
 
 
+@pytest.mark.slow
 def test_each_convolution_is_told_and_the_rest_of_the_step(monkeypatch, tmp_path):
     two = collections.Counter({peer_layers.Layer(24, 32, 3, 4): 1, peer_layers.Layer(24, 32, 4, 4): 2})
     monkeypatch.setattr(peer_layers, "layers_of", lambda *sizes: two)  # all would take a while to compile
