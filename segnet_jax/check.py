@@ -73,8 +73,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"scoring  {scoring['seconds_a_batch']:.3g} s a batch, {scoring['batches']} batches; "
         f"{found['drawing']['seconds']:.1f} s to draw what was found",
         f"saving   {in_words(saving['bytes'])} in {saving['seconds']:.1f} s, restored bit for bit",
-        f"memory   {of_device}the process {in_words(memory['host'])} so far, which grows by up to a "
-        "third in a long training",
+        f"memory   {of_device}the process {in_words(memory['host'])}",
         f"time     {duration(found['seconds_an_epoch'])} an epoch, {duration(found['seconds_in_all'])} for all "
         f"{found['epochs']}",
         f"all is well; checked in {found['seconds']:.0f} s",

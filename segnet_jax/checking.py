@@ -38,6 +38,7 @@ from segnet_jax.training.state import TrainState, create_state, num_bytes_of
 
 MOST_SECONDS = 20.0  # for which steps are timed, after the two that are always taken
 MOST_CALLS = 10
+CALLS_AGAIN = 4  # one more than are under way at once
 BATCHES = 3  # that are scored: as many as are under way at once
 
 
@@ -107,12 +108,15 @@ def try_out(config: Config, material: Material, say: Callable[[str], None]) -> d
         memory = _program_memory(take, state, source, setting)
         batch_size = devices.total * config.batch_size_per_device
         some = _first(material.records_scored, BATCHES * batch_size)
-        source = evaluation_input(place, some, share, devices)
-        score = assembly.build_evaluator(source, len(some), share, devices, say, **settings)
+        source_scored = evaluation_input(place, some, share, devices)
+        score = assembly.build_evaluator(source_scored, len(some), share, devices, say, **settings)
         found, scoring = _time_scoring(score, state.variables, -(-len(some) // batch_size))
     with _beside_the_run(config) as folder:
         saving = _time_saving(state, devices, folder)
         drawing = _time_drawing(found, some, material, folder)
+    # Once more, on top of all that a training has loaded by then: what the process holds now is what it will hold.
+    with assembly.telling_of_memory(config, devices):
+        _time_steps(take, state, source, setting, most_calls=CALLS_AGAIN)
     num_scored = -(-len(material.records_scored) // batch_size)
     epoch = plan.steps_per_epoch * steps["seconds_a_step"]
     epoch_with_rest = (
@@ -135,13 +139,15 @@ def try_out(config: Config, material: Material, say: Callable[[str], None]) -> d
     }
 
 
-def _time_steps(take: AheadOfTime, state: TrainState, source, setting: Setting) -> tuple[TrainState, dict[str, Any]]:
+def _time_steps(
+    take: AheadOfTime, state: TrainState, source, setting: Setting, most_calls: int = MOST_CALLS
+) -> tuple[TrainState, dict[str, Any]]:
     """Takes two calls' steps, and more while there is time; the first call, which compiles, does not count.
 
     As in a training some calls are under way at once, for that takes memory too.
     """
     per_epoch, per_call = setting.plan.steps_per_epoch, setting.steps_per_call
-    calls = calls_of(range(min(MOST_CALLS * per_call, setting.total_steps)), per_call, per_epoch)
+    calls = calls_of(range(min(most_calls * per_call, setting.total_steps)), per_call, per_epoch)
     unread, done, num_taken = deque(), [], 0
     for steps, inputs in zip(calls, prefetch(source.inputs(calls), setting.devices), strict=True):
         state, measures = take(state, inputs)

@@ -76,7 +76,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, flags, mes
 
 @pytest.mark.slow
 def test_on_camvid_memory_and_time_are_what_the_run_then_takes(camvid_folder, tmp_path):
-    """Time within 25 %, the process within 30 %; the machine must do nothing else meanwhile."""
+    """Time within 25 %, the process within 15 %; the machine must do nothing else meanwhile."""
     config = ROOT / "experiments" / "camvid_small" / "config.toml"
     flags = ["--config", config, "--data", camvid_folder, "--evaluate-every", "1", "--checkpoint-every", "1"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # as a user has it
@@ -88,4 +88,4 @@ def test_on_camvid_memory_and_time_are_what_the_run_then_takes(camvid_folder, tm
     times = [row["seconds"] for row in rows if row["kind"] == "val"]
     assert told["seconds_an_epoch"] == pytest.approx((times[2] - times[0]) / 2, rel=0.25)
     found = json.loads((tmp_path / "run" / "evaluations" / "step_0000135.json").read_text())
-    assert told["memory"]["host"] == pytest.approx(found["peak_memory"]["host"], rel=0.3)
+    assert told["memory"]["host"] == pytest.approx(found["peak_memory"]["host"], rel=0.15)
