@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -41,13 +41,22 @@ def timed(run: Callable[[int], object], *, steps: int, rounds: int, warm_up: int
       rounds: how many.
       warm_up: steps before the first, for autotuning, allocation and caches.
     """
-    jax.block_until_ready(run(warm_up))
-    seconds = []
+    return timed_in_turns([run], steps=steps, rounds=rounds, warm_up=warm_up)[0]
+
+
+def timed_in_turns(
+    runs: Sequence[Callable[[int], object]], *, steps: int, rounds: int, warm_up: int = 3
+) -> list[Timing]:
+    """Times several things as `timed` does, a round of each in turns, so that a slow minute falls on all alike."""
+    for run in runs:
+        jax.block_until_ready(run(warm_up))
+    seconds = [[] for _ in runs]
     for _ in range(rounds):
-        start = time.perf_counter()
-        jax.block_until_ready(run(steps))
-        seconds.append((time.perf_counter() - start) / steps)
-    return Timing(tuple(seconds))
+        for run, of_run in zip(runs, seconds, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(run(steps))
+            of_run.append((time.perf_counter() - start) / steps)
+    return [Timing(tuple(of_run)) for of_run in seconds]
 
 
 @dataclass(frozen=True)

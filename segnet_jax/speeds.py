@@ -12,7 +12,7 @@ import numpy as np
 from segnet_jax import assembly
 from segnet_jax.config import Config
 from segnet_jax.inputs import Input, calls_of, choose_place, evaluation_input, training_input
-from segnet_jax.measuring import Timing, shares, timed, work_of
+from segnet_jax.measuring import Timing, shares, timed, timed_in_turns, work_of
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.pooling import max_pool_with_code, unpool
 from segnet_jax.nn.preprocessing import TORCH, normalise
@@ -176,10 +176,23 @@ def epoch(measured: Measured) -> dict[str, Any]:
 
 
 def infer(measured: Measured) -> dict[str, Any]:
-    """From uint8 images to uint8 predictions, BatchNorm folded, the images on the devices."""
+    """From uint8 images to uint8 predictions, BatchNorm folded, images on the devices; in turns with it unfolded."""
+    model = measured.model
+    variables = init_variables(model, seed=0)
+    folded = fold_batch_norm(variables, model.batch_norm_epsilon)
+    runs = [_inference(measured, model.clone(folded=True), folded), _inference(measured, model, variables)]
+    timing, unfolded = timed_in_turns(runs, steps=measured.steps, rounds=measured.rounds, warm_up=WARM_UP)
+    found = timing.summary(measured.images_per_step)
+    found |= {"unfolded_ms_per_step": 1e3 * unfolded.median, "folded_over_unfolded": timing.median / unfolded.median}
+    work = work_of(model, *measured.config.image_size)
+    kind = measured.devices.local[0].device_kind
+    rate = found["images_per_second"] / measured.devices.total
+    return found | shares(rate, work.infer_flop, work.infer_bytes, kind, measured.precision)
+
+
+def _inference(measured: Measured, model: SegNet, variables: dict[str, Any]) -> Callable[[int], object]:
+    """Labels one batch so many times."""
     config, devices = measured.config, measured.devices
-    model = measured.model.clone(folded=True)
-    variables = fold_batch_norm(init_variables(measured.model, seed=0), measured.model.batch_norm_epsilon)
 
     def predict(variables, image, _store):
         logits = model.apply(variables, normalise(image, TORCH, model.dtype), train=False)
@@ -189,15 +202,7 @@ def infer(measured: Measured) -> dict[str, Any]:
     shape = (len(devices.local), config.batch_size_per_device, *config.image_size, 3)
     image = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8), devices.split)
     variables = replicate(variables, devices)
-
-    def run(steps):
-        return [step(variables, image) for _ in range(steps)][-1]
-
-    found = measured.timed(run).summary(measured.images_per_step)
-    work = work_of(measured.model, *config.image_size)
-    kind = devices.local[0].device_kind
-    rate = found["images_per_second"] / devices.total
-    return found | shares(rate, work.infer_flop, work.infer_bytes, kind, measured.precision)
+    return lambda steps: [step(variables, image) for _ in range(steps)][-1]
 
 
 def input_(measured: Measured) -> dict[str, Any]:
