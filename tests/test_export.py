@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+import segnet_jax
 from segnet_jax import export as command
 from segnet_jax import train
 from segnet_jax.command import run_command
@@ -51,6 +52,15 @@ def test_an_export_leaves_its_file_its_sum_and_what_was_compared(trained, tmp_pa
         }
         assert all(each["agreement"] >= 0.9999 and each["images"] == 3 for each in told["parity"])
         assert told["use"].splitlines()[0] in printed
+
+
+def test_tensorflow_alone_finds_in_its_saved_model_what_the_network_finds(trained, tmp_path):
+    assert export(trained, "--format", "saved-model", "--out", tmp_path) == 0
+    use = json.loads((tmp_path / "export.json").read_text())["saved-model"]["use"]
+    names = {"images": np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3), np.uint8)}
+    exec(use, names)
+    np.testing.assert_array_equal(names["prediction"], segnet_jax.load(trained).predict(names["images"]))
+    assert names["logits"].shape == (2, 21, 33, 11)
 
 
 def test_the_printed_lines_run_and_give_what_the_command_evaluates(trained, tmp_path):
