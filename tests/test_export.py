@@ -13,6 +13,7 @@ from segnet_jax import export as command
 from segnet_jax import train
 from segnet_jax.command import run_command
 from segnet_jax.endings import Ending
+from segnet_jax.errors import UserError
 from segnet_jax.exporting import formats, stablehlo
 from segnet_jax.exporting.parity import compare
 from segnet_jax.flags import parse_config, parse_flags
@@ -55,7 +56,11 @@ def test_an_export_leaves_its_file_its_sum_and_what_was_compared(trained, tmp_pa
 
 
 def test_tensorflow_alone_finds_in_its_saved_model_what_the_network_finds(trained, tmp_path):
-    assert export(trained, "--format", "saved-model", "--out", tmp_path) == 0
+    try:
+        assert export(trained, "--format", "saved-model", "--out", tmp_path) == 0
+    except UserError as error:  # jax 0.12 writes what TensorFlow 2.21 does not know; any other error is a fault
+        assert "cannot read what jax" in str(error) and not list(tmp_path.iterdir())
+        pytest.skip(str(error))
     use = json.loads((tmp_path / "export.json").read_text())["saved-model"]["use"]
     names = {"images": np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3), np.uint8)}
     exec(use, names)

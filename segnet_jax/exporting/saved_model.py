@@ -2,8 +2,10 @@
 
 import pathlib
 
+import jax
 import numpy as np
 
+from segnet_jax.errors import UserError
 from segnet_jax.exporting.parity import Label
 from segnet_jax.exporting.stablehlo import PLATFORMS
 from segnet_jax.exporting.subject import Subject
@@ -32,13 +34,25 @@ def write(subject: Subject, path: pathlib.Path) -> None:
 
 
 def read(subject: Subject, path: pathlib.Path) -> Label:
-    """Opens a folder in TensorFlow, on the CPU."""
+    """Opens a folder in TensorFlow, on the CPU.
+
+    Raises:
+      UserError: when it is first used, where this TensorFlow does not know the operations of this JAX yet.
+    """
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
 
     def label(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = loaded.signatures["serving_default"](images=tf.constant(images))
+        try:
+            found = loaded.signatures["serving_default"](images=tf.constant(images))
+        except tf.errors.InvalidArgumentError as error:
+            if "deserialize" not in str(error):
+                raise
+            raise UserError(
+                f"TensorFlow {tf.__version__} cannot read what jax {jax.__version__} writes: --format saved-model "
+                "needs a newer TensorFlow, or an older jax (0.10 with TensorFlow 2.21)"
+            ) from None
         return found["prediction"].numpy(), found["logits"].numpy()
 
     return label
