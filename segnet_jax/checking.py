@@ -24,6 +24,8 @@ from segnet_jax import assembly, runs
 from segnet_jax.config import Config
 from segnet_jax.endings import DiskFailed
 from segnet_jax.inputs import calls_of, choose_place, evaluation_input, training_input
+from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.reporting.figures import prediction_pictures
@@ -36,6 +38,7 @@ from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.parallel import AheadOfTime, Devices, memory_of, prefetch, replicate
 from segnet_jax.training.state import TrainState, create_state, num_bytes_of
+from segnet_jax.weights.vgg import VGG
 
 MOST_SECONDS = 20.0  # for which steps are timed, after the two that are always taken
 MOST_CALLS = 10
@@ -52,14 +55,18 @@ class Material:
       records: to train on.
       records_scored: to score.
       class_weights: float32 [C].
-      weights: the first weights, preprocessing and network: (vgg, preprocessing, model).
+      vgg: the encoder's first weights, if there are any.
+      preprocessing: what the network expects of an image.
+      model: the network.
     """
 
     setting: Setting
     records: Records
     records_scored: Records
     class_weights: np.ndarray
-    weights: tuple[Any, Any, Any]
+    vgg: VGG | None
+    preprocessing: Preprocessing
+    model: SegNet
 
 
 def read_material(config: Config, say: Callable[[str], None]) -> Material:
@@ -77,7 +84,7 @@ def read_material(config: Config, say: Callable[[str], None]) -> Material:
     scored = assembly.decode(setting.scored_split, config, f"reading {setting.scored} images", say)
     assembly.warn_of_labels(setting.data_set.classes, say, **{"train": records, setting.scored: scored})
     model = assembly.build_model(config, len(setting.data_set.classes), setting.precision)
-    return Material(setting, records, scored, class_weights, (vgg, preprocessing, model))
+    return Material(setting, records, scored, class_weights, vgg, preprocessing, model)
 
 
 def try_out(config: Config, material: Material, say: Callable[[str], None]) -> dict[str, Any]:
@@ -89,7 +96,7 @@ def try_out(config: Config, material: Material, say: Callable[[str], None]) -> d
     Raises:
       Ending: what would end the training too: no memory, no room on the disk, a save that does not come back.
     """
-    setting, (vgg, preprocessing, model) = material.setting, material.weights
+    setting, model, preprocessing = material.setting, material.model, material.preprocessing
     devices, plan = setting.devices, setting.plan
     place = choose_place(
         "device" if setting.steps_per_call > 1 else config.input, devices, material.records, material.records_scored
@@ -100,7 +107,7 @@ def try_out(config: Config, material: Material, say: Callable[[str], None]) -> d
     settings = {"model": model, "class_weights": jnp.asarray(material.class_weights), "preprocessing": preprocessing}
     with assembly.telling_of_memory(config, devices):
         batch_of = partial(host.training_batch, material.records, plan, share, config.accumulate)
-        variables = assembly.first_variables(config, model, vgg, preprocessing, batch_of, devices)
+        variables = assembly.first_variables(config, model, material.vgg, preprocessing, batch_of, devices)
         state = replicate(create_state(variables, optimizer, setting.precision), devices)
         source = training_input(place, material.records, plan, share, config.accumulate, devices)
         chosen = {"optimizer": optimizer, "schedule": schedule, "half_gradients": config.half_gradients}
@@ -146,7 +153,7 @@ def try_out(config: Config, material: Material, say: Callable[[str], None]) -> d
 def _time_steps(
     take: AheadOfTime, state: TrainState, source, setting: Setting, most_calls: int = MOST_CALLS
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Takes some calls' steps while there is time, two at least; the first call, by which it starts, does not count.
+    """Takes so many calls' steps, or as many as there is time for; the first call starts the clock and does not count.
 
     As in a training some calls are under way at once, for that takes memory too.
     """

@@ -1,10 +1,12 @@
-"""Small files written whole or not at all."""
+"""Small files written whole or not at all, sums of files, and names that are nearly theirs."""
 
+import difflib
 import hashlib
 import json
 import math
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -54,3 +56,19 @@ def plain(value):
     if array.dtype == object:
         raise TypeError(f"{type(value).__name__} has no JSON form")
     return plain(array.tolist())
+
+
+def did_you_mean(path: pathlib.Path, is_right: Callable[[str], bool] = os.path.lexists) -> str:
+    """Asks whether what is nearly called that was meant, where there is such; for the end of a message.
+
+    Args:
+      path: of what is not there.
+      is_right: whether something beside it could have been meant.
+    """
+    around = path.absolute().parent
+    try:
+        names = [name for name in os.listdir(around) if is_right(os.path.join(around, name))]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f". Did you mean {path.parent / near[0]}?" if near else ""

@@ -1,7 +1,6 @@
 """What `--data` means: rendered scenes, the prepared CamVid, or a folder."""
 
 import dataclasses
-import difflib
 import itertools
 import os
 from collections import Counter
@@ -23,6 +22,7 @@ from segnet_jax.datasets.reading import PLAIN, Reading
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.download import cache_folder
 from segnet_jax.errors import UserError, UserErrors, listed, shown
+from segnet_jax.files import did_you_mean
 
 CAMVID_VARIABLE = "SEGNET_JAX_CAMVID"
 """The environment variable that names CamVid's folder for `--data camvid`."""
@@ -174,12 +174,12 @@ def camvid_folder(data: str) -> Path:
     if data != "camvid":
         folder = Path(data).expanduser()
         if not folder.is_dir():
-            what = f"no folder {data}{_nearest(folder)}; --data takes a folder, camvid, or synthetic"
+            what = f"no folder {data}{did_you_mean(folder, os.path.isdir)}; --data takes a folder, camvid, or synthetic"
             raise UserError(what, kind="no-folder", file=data)
         return folder
     if named := os.environ.get(CAMVID_VARIABLE):
         if not Path(named).is_dir():
-            what = f"no folder {named}, which ${CAMVID_VARIABLE} names{_nearest(Path(named))}"
+            what = f"no folder {named}, which ${CAMVID_VARIABLE} names{did_you_mean(Path(named), os.path.isdir)}"
             raise UserError(what, kind="no-folder", file=named)
         return Path(named)
     if find_prepared(cache_folder()) is None:
@@ -217,13 +217,3 @@ def _held(folder: Path) -> str:
     num_pictures = sum(endings.pop(ending, 0) for ending in (".png", ".jpg", ".jpeg"))
     others = [f"{count} {shown(ending)}" for ending, count in endings.most_common()]
     return f"it holds {listed([f'{num_pictures} pictures (.png .jpg)', *others])}"
-
-
-def _nearest(path: Path) -> str:
-    """Asks whether the folder of nearly that name was meant, where there is one."""
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        return ""
-    names = [each.name for each in parent.iterdir() if each.is_dir()]
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f". Did you mean {path.parent / near[0]}?" if near else ""

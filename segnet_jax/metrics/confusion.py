@@ -33,6 +33,13 @@ def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) 
     return jnp.bincount(cell.ravel(), length=nowhere + 1)[:-1].reshape(num_classes, num_classes).astype(jnp.int32)
 
 
+def count_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+    """What `confusion_matrix` counts, on the host; int64 [C,C]."""
+    known = label != VOID
+    cell = label[known].astype(np.int64) * num_classes + prediction[known]
+    return np.bincount(cell, minlength=num_classes * num_classes).reshape(num_classes, num_classes)
+
+
 @dataclass(frozen=True)
 class Scores:
     """What a confusion matrix says, all fractions 0..1 (protocols.md's definitions; MATLAB's names in brackets).

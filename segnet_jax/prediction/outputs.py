@@ -15,7 +15,7 @@ from segnet_jax.datasets.headers import check_sizes
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.errors import Fault, UserError, listed, shown
 from segnet_jax.files import atomic_write_bytes
-from segnet_jax.metrics.confusion import scores
+from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.prediction.predictor import Prediction
 from segnet_jax.prediction.sources import Source
 from segnet_jax.reporting import overlay
@@ -81,7 +81,7 @@ class Outputs:
         if source in self.labels:
             try:
                 label = self._label(source, image.shape[:2])
-                confusion = self._confusion(label, prediction.class_ids)
+                confusion = count_confusion(label, prediction.class_ids, len(self.classes))
                 files[ERRORS] = overlay.rgb_png(error_map(label, prediction.class_ids))
             except UserError as error:
                 faults = error.faults
@@ -133,11 +133,6 @@ class Outputs:
         label = read_label(path, str(path), len(self.classes), void=self.void)
         check_sizes(size[::-1], label.shape[::-1], source.told, str(path))
         return label
-
-    def _confusion(self, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-        known, size = label != VOID, len(self.classes)
-        cell = label[known].astype(np.int64) * size + prediction[known]
-        return np.bincount(cell, minlength=size * size).reshape(size, size)
 
 
 def endings_of(source: Source, *, confidence: bool, frames: bool, errors: bool) -> list[str]:

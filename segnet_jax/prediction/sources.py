@@ -1,6 +1,5 @@
 """What `predict` was given to label: images, folders of them, videos, a camera; and what its outputs are called."""
 
-import difflib
 import os
 import pathlib
 from collections import Counter
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from segnet_jax.errors import UserError, listed, shown
+from segnet_jax.files import did_you_mean
 
 IMAGES = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts")
@@ -61,7 +61,7 @@ def _sources_of(given: str, say: Callable[[str], None]) -> list[Source]:
     if os.path.isdir(path):
         return _sources_in(path, say)
     if not os.path.lexists(path):
-        raise UserError(f"no file or folder {given}{_nearest(path)}", kind="missing-file", file=given)
+        raise UserError(f"no file or folder {given}{did_you_mean(path)}", kind="missing-file", file=given)
     kind = _kind_of(path)
     if kind is None:
         what = f"{given} is no picture ({' '.join(IMAGES)}) and no video ({' '.join(VIDEOS)}) by its ending"
@@ -94,15 +94,6 @@ def _sources_in(folder: pathlib.Path, say: Callable[[str], None]) -> list[Source
 def _kind_of(path: pathlib.Path) -> Literal["image", "video"] | None:
     ending = path.suffix.lower()
     return "image" if ending in IMAGES else "video" if ending in VIDEOS else None
-
-
-def _nearest(path: pathlib.Path) -> str:
-    """Asks whether what is nearly called that was meant."""
-    try:
-        near = difflib.get_close_matches(path.name, os.listdir(path.absolute().parent), n=1)
-    except OSError:
-        return ""
-    return f". Did you mean {path.parent / near[0]}?" if near else ""
 
 
 def name_outputs(

@@ -9,7 +9,7 @@ import numpy as np
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.files import atomic_write_bytes
-from segnet_jax.metrics.confusion import scores
+from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.colors import colorize, overlay
 from segnet_jax.reporting.tables import percent
@@ -113,13 +113,11 @@ def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def _caption(label: np.ndarray, prediction: np.ndarray, classes: ClassTable) -> str:
-    known, size = label != VOID, len(classes)
-    if not known.any():
+    if (label == VOID).all():
         return "no labelled pixel"
-    cell = label[known].astype(np.int64) * size + prediction[known]
-    found = scores(np.bincount(cell, minlength=size * size).reshape(size, size))
+    found = scores(count_confusion(label, prediction, len(classes)))
     lowest = int(np.nanargmin(found.iou))
     return (
-        f"mIoU {percent(found.miou)} over {size - len(found.absent)} classes, "
+        f"mIoU {percent(found.miou)} over {len(classes) - len(found.absent)} classes, "
         f"accuracy {percent(found.global_accuracy)}, lowest IoU {classes.names[lowest]} {percent(found.iou[lowest])}"
     )
