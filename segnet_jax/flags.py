@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-from segnet_jax.config import Config, read_config, read_protocol
+from segnet_jax.config import Config
+from segnet_jax.config_files import read_config, read_protocol
 from segnet_jax.errors import UserError
 from segnet_jax.runs import read_run
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from segnet_jax import assembly, runs
-from segnet_jax.config import Config, override
+from segnet_jax.config import Config
+from segnet_jax.config_files import override
 from segnet_jax.datasets.labels import ClassTable, Color
 from segnet_jax.errors import UserError
 from segnet_jax.nn.folding import fold_batch_norm

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import Config, differences, on_resume, read_config
+from segnet_jax.config import Config, differences, on_resume
+from segnet_jax.config_files import read_config
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.endings import RunInUse
 from segnet_jax.errors import UserError, listed

@@ -165,7 +165,8 @@ def _archive_seeds():
 
 
 def _config(folder):
-    from segnet_jax.config import Config, read_config
+    from segnet_jax.config import Config
+    from segnet_jax.config_files import read_config
 
     def read(data):
         (folder / "config.toml").write_bytes(data)

@@ -657,7 +657,8 @@ def open_data(path):
 
 
 def open_config(path):
-    from segnet_jax.config import Config, read_config
+    from segnet_jax.config import Config
+    from segnet_jax.config_files import read_config
 
     read_config(path, Config())
 

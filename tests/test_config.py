@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from segnet_jax.config import Config, differences, protocol_names, read_config, read_protocol
+from segnet_jax.config import Config, differences
+from segnet_jax.config_files import protocol_names, read_config, read_protocol
 from segnet_jax.errors import UserError
 
 

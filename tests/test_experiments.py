@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from segnet_jax.config import Config, read_config
+from segnet_jax.config import Config
+from segnet_jax.config_files import read_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 EXPERIMENTS = sorted(path.parent.name for path in ROOT.glob("experiments/*/result.json"))

@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 from planted_faults import NAMES, PLANTED, SIZE, image_of, label_of, make_sound, values
 from test_layouts import open_folder
 
-from segnet_jax.config import Config, read_config
+from segnet_jax.config import Config
+from segnet_jax.config_files import read_config
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.class_files import read_class_table
 from segnet_jax.datasets.dealing import deal, group_of

@@ -19,7 +19,8 @@ from segnet_jax import assembly
 from segnet_jax import train as command
 from segnet_jax.assembly import warn_of_labels
 from segnet_jax.command import run_command
-from segnet_jax.config import Config, read_config
+from segnet_jax.config import Config
+from segnet_jax.config_files import read_config
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.endings import Stopped

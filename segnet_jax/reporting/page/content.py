@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import Config, differences, protocol_names, read_protocol
+from segnet_jax.config import Config, differences
+from segnet_jax.config_files import protocol_names, read_protocol
 from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.errors import UserError
 from segnet_jax.reporting.page.record import Record, number, text, whole

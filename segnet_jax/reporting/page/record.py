@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import Config, read_config
+from segnet_jax.config import Config
+from segnet_jax.config_files import read_config
 from segnet_jax.errors import UserError, shown
 from segnet_jax.metrics.confusion import Scores, scores
 from segnet_jax.reporting.kept import FOLDER, RECORDS_FILE, WORST_FILE

@@ -1,0 +1,98 @@
+"""Configs in files: a TOML file of the user's, a protocol that ships with the package, each over what was there."""
+
+import dataclasses
+import difflib
+import pathlib
+import reprlib
+import tomllib
+import typing
+from importlib import resources
+from typing import Any, Literal
+
+from segnet_jax.config import Config
+from segnet_jax.errors import UserError
+
+_MOST_BYTES = 100_000  # of a file; one that sets every field has 2,000. The time to parse TOML grows as its square
+
+
+def read_config(path: pathlib.Path, base: Config) -> Config:
+    """Overrides `base` with what a TOML file says.
+
+    Raises:
+      UserError: for a file that cannot be read or is no TOML, an unknown key (with the nearest known one), a value of
+        the wrong type or out of range.
+    """
+    try:
+        if not path.is_file() and path.exists():  # a pipe would be waited for, and a device never ends
+            raise UserError(f"cannot read the config {path}: it is not a file")
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} has {path.stat().st_size} bytes, which is no config: at most {_MOST_BYTES:,}")
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
+    except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits, and for deep nesting
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    return override(base, values, source=str(path))
+
+
+def read_protocol(name: str, base: Config) -> Config:
+    """Overrides `base` with a named protocol.
+
+    Raises:
+      UserError: for an unknown name, listing the known ones.
+    """
+    path = resources.files("segnet_jax") / "protocols" / f"{name}.toml"
+    if name not in protocol_names():
+        raise UserError(f"unknown protocol {name!r}; known: {', '.join(protocol_names())}")
+    return override(
+        base, tomllib.loads(path.read_text(encoding="utf-8")) | {"protocol": name}, source=f"protocol {name}"
+    )
+
+
+def protocol_names() -> list[str]:
+    """Names of the protocols that ship with the package."""
+    folder = resources.files("segnet_jax") / "protocols"
+    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+
+
+def override(base: Config, values: dict[str, Any], source: str) -> Config:
+    """Replaces fields of `base` by values read from a file, checked for name and type.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    types = typing.get_type_hints(Config)
+    for key, value in values.items():
+        if key not in types:
+            key = key[:100]
+            near = difflib.get_close_matches(key, types, n=1)
+            raise UserError(f"unknown key {key!r} in {source}" + (f"; nearest: {near[0]}" if near else ""))
+        values = values | {key: _checked(key, value, types[key], source)}
+    return dataclasses.replace(base, **values)
+
+
+def _checked(key: str, value: Any, expected: Any, source: str) -> Any:
+    """A TOML value as the field's type."""
+    if typing.get_origin(expected) is Literal:
+        choices = typing.get_args(expected)
+        if value in choices:
+            return value
+        raise UserError(f"{key} in {source} must be one of {', '.join(choices)}, got {_shown(value)}")
+    if typing.get_origin(expected) is tuple:
+        kinds = typing.get_args(expected)
+        if kinds[-1] is ... and isinstance(value, list):  # of any length
+            kinds = kinds[:1] * len(value)
+        if isinstance(value, list) and len(value) == len(kinds):
+            return tuple(_checked(key, item, kind, source) for item, kind in zip(value, kinds, strict=True))
+    elif expected is float and (type(value) is float or type(value) is int and abs(value) < 2**1000):
+        return float(value)
+    elif type(value) is expected:  # not isinstance: a bool is no int here
+        return value
+    raise UserError(f"{key} in {source} must be {getattr(expected, '__name__', expected)}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value from a file as Python writes it, cut where it is long or deep."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 200
+    return short.repr(value)
