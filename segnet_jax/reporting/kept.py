@@ -33,6 +33,7 @@ _MOST_LISTED = 24  # of the worst images, by name and number
 _ERRORS = ((236, 236, 236), (214, 39, 40), (150, 150, 150))  # right, wrong, void
 
 _MOST_UNPACKED = 2**27  # bytes of single images' matrices
+_MOST_PACKED = 2**20  # bytes of them, compressed, in a JSON file
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,22 @@ def images_path(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 def write_images(path: str | os.PathLike, images: Images) -> None:
     """Writes the names and matrices of single images, compressed, whole or not at all."""
+    atomic_write_bytes(path, _npz(images))
+
+
+def _npz(images: Images) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, names=np.array(images.names, str), confusions=images.confusions)
-    atomic_write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def read_images(path: str | os.PathLike) -> Images | None:
+def packed(images: Images | None) -> str | None:
+    """What `write_images` writes, as base64 for a JSON file; None where that would be large."""
+    data = _npz(images) if images is not None else b""
+    return base64.b64encode(data).decode() if 0 < len(data) <= _MOST_PACKED else None
+
+
+def read_images(path: str | os.PathLike | io.BytesIO) -> Images | None:
     """Reads what `write_images` wrote; None where there is nothing, or something else, or far too much."""
     try:
         with zipfile.ZipFile(path) as packed:
