@@ -89,7 +89,7 @@ def of_images(images: Images | None) -> dict[str, Any]:
         return {"interval": {}}
     told: dict[str, Any] = {"interval": intervals([images.confusions])}
     names = sequences_of(images.names)
-    if names is not None:
+    if names is not None and len(set(names)) > 1:  # of a single one the score is known
         found = {}
         for name in sorted(set(names)):
             mine = images.confusions[[each == name for each in names]]

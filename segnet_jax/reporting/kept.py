@@ -141,6 +141,8 @@ def read_images(path: str | os.PathLike | io.BytesIO) -> Images | None:
         with zipfile.ZipFile(path) as packed:
             if sum(member.file_size for member in packed.infolist()) > _MOST_UNPACKED:
                 return None
+        if isinstance(path, io.BytesIO):
+            path.seek(0)
         with np.load(path, allow_pickle=False) as found:
             names, confusions = found["names"], found["confusions"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError):

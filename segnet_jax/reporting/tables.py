@@ -25,7 +25,7 @@ def per_class_table(scores: Scores, classes: ClassTable, interval: Mapping[str, 
     caption = f"global accuracy {percent(scores.global_accuracy)}, weighted IoU {percent(scores.weighted_iou)}"
     if interval:
         low, high = interval["miou"]
-        caption += f"\n95 % interval of mIoU over images: {percent(low)} to {percent(high)}"
+        caption += f"\nmIoU over images, 95 %: {percent(low)} to {percent(high)}"
     if scores.absent:
         caption += "\nabsent from the labels: left out of the means"
     table = Table(

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,12 @@ def protocol(record: Record) -> str:
 
 def interval(record: Record) -> dict[str, tuple[float, float]]:
     """The bootstrap interval of each score that the result has one of."""
-    found = {name: _dict(record.result.get("interval")).get(name) for name in SCORES}
+    return interval_of(record.result)
+
+
+def interval_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The same of what a `result.json` says."""
+    found = {name: _dict(result.get("interval")).get(name) for name in SCORES}
     pairs = {name: tuple(map(number, both)) for name, both in found.items() if isinstance(both, list)}
     return {name: both for name, both in pairs.items() if len(both) == 2 and None not in both}
 
