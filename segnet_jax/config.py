@@ -61,6 +61,9 @@ class Config:
         default=0.9, metadata=OVERRIDE
     )  # share of the old running statistics that a step keeps
     batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to the variance
+    batch_norm: Literal["running", "recompute"] = field(
+        default="running", metadata=OVERRIDE
+    )  # statistics to score and use; recompute: over the training images after the training, as the authors did
     sync_batch_norm: bool = field(
         default=True, metadata=OVERRIDE
     )  # statistics over all devices, so that 8 x 4 images equal 1 x 32
@@ -85,6 +88,7 @@ class Config:
     )  # schedule poly: exponent of the remaining share of the training
     momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD
     weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels alone
+    average: float = 0.0  # share of the old average of the parameters that a step keeps, such as 0.99; 0: no average
     class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
         default="matlab", metadata=OVERRIDE
     )  # balancing rule
@@ -181,6 +185,7 @@ _RANGES = {
     "poly_power": (_POSITIVE, 100),
     "momentum": (0, 1 - 1e-6),
     "weight_decay": (0, 1),
+    "average": (0, 1 - 1e-6),
     "seed": (0, 2**63 - 1),
     "fake_devices": (0, 1024),
     "steps_per_call": (1, 10_000),
