@@ -49,6 +49,10 @@ class Config:
     shift: int = field(
         default=10, metadata=OVERRIDE
     )  # largest shift in x and y, pixels; shifted-in pixels are 0 and void
+    scale: tuple[float, float] = field(
+        default=(1.0, 1.0), metadata=OVERRIDE
+    )  # least and largest factor that images are enlarged by, about a random place; what is beyond them is 0 and void
+    color: float = field(default=0.0, metadata=OVERRIDE)  # random contrast, brightness, colour cast: strength, 0 to 1
 
     # network
     encoder: Literal["vgg16", "vgg19"] = "vgg16"  # whose convolutions SegNet goes down and up
@@ -141,6 +145,8 @@ class Config:
             if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
                 raise UserError(f"--map must be OLD=NEW, two values of label files from 0 to 65535, got {change!r}")
         object.__setattr__(self, "map", tuple(dict.fromkeys(self.map)))  # a resumed run's, given once more
+        if self.scale[0] > self.scale[1]:
+            raise UserError(f"--scale must be the least and the largest factor, got {self.scale[0]} {self.scale[1]}")
         if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
             raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
         if self.steps_per_call > 1 and self.input == "host":
@@ -171,6 +177,8 @@ _RANGES = {
     "labels_start_at": (0, 255),
     "val_share": (0, 0.9),
     "shift": (0, 16_384),
+    "scale": (0.25, 4),
+    "color": (0, 1),
     "depth": (1, 5),
     "width": (1e-3, 16),
     "batch_norm_momentum": (0, 1 - 1e-6),

@@ -31,6 +31,8 @@ OTHERS = {  # another value for each field
     "val_share": 0.3,
     "flip": False,
     "shift": 11,
+    "scale": (0.5, 2.0),
+    "color": 0.25,
     "encoder": "vgg19",
     "depth": 4,
     "width": 0.5,
