@@ -1,6 +1,7 @@
 """The result of a finished run: `result.json` and the table that is printed of it."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from segnet_jax.datasets.sequences import sequences_of
 from segnet_jax.files import atomic_write_json
 from segnet_jax.metrics.bootstrap import intervals
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.reporting.kept import Images, images_path, read_images
+from segnet_jax.reporting.kept import Images, images_path, read_images, write_images
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.setting import Setting
+from segnet_jax.training.evaluation import Evaluation
 
 
 def merit(scored: dict, selected_by: str = "miou") -> float:
@@ -24,12 +26,46 @@ def merit(scored: dict, selected_by: str = "miou") -> float:
     return getattr(scores(np.array(scored["confusion"])), selected_by)
 
 
+def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """The scores under BatchNorm's running and recomputed statistics, as JSON; nothing where there are only the former.
+
+    Args:
+      confusions: "running", and "recompute" where they were, int64 [C,C].
+    """
+    if confusions.keys() == {"running"}:
+        return {}
+    names = ("miou", "mean_accuracy", "global_accuracy")
+    return {
+        "batch_norm": {
+            rule: {name: getattr(scores(confusion), name) for name in names} for rule, confusion in confusions.items()
+        }
+    }
+
+
 def write_result(
-    folder: pathlib.Path, config: Config, setting: Setting, meta: dict, logbook: Logbook, sum_of_state: str
+    folder: pathlib.Path,
+    config: Config,
+    setting: Setting,
+    meta: dict,
+    logbook: Logbook,
+    sum_of_state: str,
+    recomputed: Evaluation | None = None,
 ) -> None:
-    """Writes `result.json` of a finished run and prints its table."""
+    """Writes `result.json` of a finished run and prints its table.
+
+    Args:
+      folder: the run's.
+      config: its.
+      setting: what that came to.
+      meta: of its last checkpoint.
+      logbook: of its training.
+      sum_of_state: of its last state.
+      recomputed: the evaluation under BatchNorm's recomputed statistics, where it counts.
+    """
     chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
-    found = scores(np.array(chosen["confusion"]))
+    confusions = {"running": np.array(chosen["confusion"])}
+    confusions |= {} if recomputed is None else {"recompute": recomputed.confusion}
+    found = scores(confusions[config.batch_norm])
     summary = result(
         found,
         classes,
@@ -48,9 +84,13 @@ def write_result(
         "last_miou": merit(meta["last"]),
         "precision": setting.precision,
         "state": sum_of_state,
+        **by_statistics(confusions),
     }
-    images = read_images(images_path(folder, chosen["step"]))
-    if images is not None and not np.array_equal(images.confusions.sum(axis=0), chosen["confusion"]):
+    path, names = images_path(folder, chosen["step"]), setting.scored_split.names
+    if recomputed is not None and recomputed.confusions is not None:  # they are what the result is of
+        write_images(path, Images(names, recomputed.confusions))
+    images = read_images(path)
+    if images is not None and not np.array_equal(images.confusions.sum(axis=0), confusions[config.batch_norm]):
         images = None  # of another evaluation
     told = recipe(config, setting.data_set.name, setting.plan.global_batch_size) | of_images(images)
     extra |= told
