@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from report_runs import ABOUT, make_run
+from test_report import Reader
 
 from segnet_jax import report as command
 from segnet_jax.command import run_command
@@ -171,6 +172,7 @@ def test_runs_that_differ_by_seed_alone_are_one_result_with_its_mean_and_interva
     for row in read_rows():
         assert row.name.replace("'", "&#39;") in page and f"{row.scores.get('miou', 0):g}"[:4] in page
     assert "Beside what others published" in page and "3,433 images" in page
+    assert Reader(page).faults == []
 
 
 def test_scores_of_the_test_split_are_taken_where_they_are_given(tmp_path, capsys):

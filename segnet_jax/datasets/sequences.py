@@ -131,7 +131,7 @@ def in_words(found: Audit) -> list[str]:
         if near := [span for span in SPANS if each.num_pairs[span]]:
             counts = [f"{each.num_images[span][one]} and {each.num_images[span][other]}" for span in near[:2]]
             lines.append(
-                f"warning: {counts[0]} images of {one} and {other} have a neighbour in the other within "
+                f"note: {counts[0]} images of {one} and {other} have a neighbour in the other within "
                 f"{_seconds(near[0])}{f', {counts[1]} within {_seconds(near[1])}' if len(near) > 1 else ''}: a score "
                 "on such neighbours flatters"
             )
