@@ -18,6 +18,8 @@ from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.metrics.bootstrap import intervals
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.kept import Images, images_path, packed, read_images, write_images
+from segnet_jax.reporting.page.draw import report_html
+from segnet_jax.reporting.page.record import read_record
 from segnet_jax.reporting.published import Ours, Row, beside, disagreements, read_rows
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -142,6 +144,19 @@ def seeded_run(folder, seed, **settings):
     result = json.loads((folder / "result.json").read_text()) | {"miou": scores(summed).miou}
     (folder / "result.json").write_text(json.dumps(result))
     return folder, images
+
+
+def test_the_report_shows_the_protocol_all_differences_and_the_interval(tmp_path):
+    folder, _ = seeded_run(tmp_path / "run", 0, protocol="camvid-tutorial")
+    told = {"global_batch_size": [4, 32], "<b>width</b>": [1.0, 0.25], "broken": [1]}
+    interval = {"miou": [0.412, 0.498], "mean_accuracy": ["<i>", 1], "global_accuracy": [0.8, 0.9]}
+    result = json.loads((folder / "result.json").read_text()) | {"differences": told, "interval": interval}
+    (folder / "result.json").write_text(json.dumps(result))
+    read = Reader(report_html(read_record(folder)))
+    shown = "".join(read.text)
+    assert "Protocol: camvid-tutorial" in shown and "mean IoU 41.2 % to 49.8 %, pixels right 80.0 % to 90.0 %" in shown
+    rows = [row for row in read.rows if row[0] in ("global_batch_size", "<b>width</b>", "broken", "depth")]
+    assert rows == [["global_batch_size", "4", "32"], ["<b>width</b>", "1.0", "0.25"]] and read.faults == []
 
 
 def test_images_of_another_evaluation_than_the_result_give_no_interval(tmp_path):
