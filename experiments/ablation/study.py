@@ -12,9 +12,9 @@ import datetime
 import json
 import os
 import pathlib
+import queue
 import subprocess
 import sys
-import threading
 import tomllib
 
 import matplotlib
@@ -25,6 +25,7 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 STUDY = tomllib.loads((HERE / "study.toml").read_text(encoding="utf-8"))
+OTHERS = ("own", "none")  # statistics that other_statistics.py takes
 SCORES = ("miou", "mean_accuracy", "global_accuracy")
 
 
@@ -40,12 +41,16 @@ def main() -> None:
     given = parser.parse_args()
     if given.data:
         wanted = [(variant, seed) for seed in given.seeds for variant in given.variants]
-        cores = np.array_split(sorted(os.sched_getaffinity(0)), given.at_once)
-        places = threading.local()
+        free = queue.SimpleQueue()  # groups of cores that no training has at the moment
+        for cores in np.array_split(sorted(os.sched_getaffinity(0)), given.at_once):
+            free.put(cores.tolist())
 
         def carry_out(job: tuple[str, int]) -> None:
-            places.cores = getattr(places, "cores", None) or cores.pop()
-            train_and_score(*job, given.runs, given.data, {int(core) for core in places.cores})
+            cores = free.get()
+            try:
+                train_and_score(*job, given.runs, given.data, cores)
+            finally:
+                free.put(cores)
 
         with concurrent.futures.ThreadPoolExecutor(given.at_once) as pool:
             list(pool.map(carry_out, wanted))
@@ -72,7 +77,7 @@ def settings(variant: str, seed: int) -> tuple[str, str]:
     return protocol, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, cores: set[int]) -> None:
+def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, cores: list[int]) -> None:
     """Carries out what is still missing of one training and its scores.
 
     Raises:
@@ -90,20 +95,29 @@ def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, core
     }
     if "average" in STUDY["variants"][variant]:
         commands[run / "not_averaged.json"] = ["evaluate", run, "--data", data, "--no-averaged"]
+    if any(row["variant"] == variant and row.get("batch_norm") in OTHERS for row in _rows()):
+        commands[run / "other_statistics.json"] = [HERE / "other_statistics.py", run, "--data", data]
     with open(run.with_suffix(".log"), "a", encoding="utf-8") as log:
         for made, (command, *flags) in commands.items():
             if made.exists():
                 continue
             if command == "evaluate":
-                flags += ["--checkpoint", "newest", "--json", made]
-            print(f"{variant}, seed {seed}: {command}", flush=True)
+                flags += ["--checkpoint", "newest"]
+            if command != "train":
+                flags += ["--json", made]
+            program = [command] if isinstance(command, pathlib.Path) else ["-m", f"segnet_jax.{command}"]
+            print(f"{variant}, seed {seed}: {program[-1]}", flush=True)
             subprocess.run(
-                [sys.executable, "-m", f"segnet_jax.{command}", *map(str, flags)],
+                [sys.executable, *map(str, program + flags)],
                 check=True,
                 stdout=log,
                 stderr=log,
                 preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
+
+
+def _rows() -> list[dict]:
+    return [row for table in STUDY["tables"].values() for row in table["rows"]]
 
 
 def collect(table: dict, runs: pathlib.Path) -> list[dict]:
@@ -123,11 +137,13 @@ def collect(table: dict, runs: pathlib.Path) -> list[dict]:
 
 def scores_of(run: pathlib.Path, row: dict) -> dict | None:
     """What one training scored in the way that a row asks for; None where it was not scored yet."""
-    path = run / ("scores.json" if row.get("averaged", True) else "not_averaged.json")
+    rule = row.get("batch_norm", "running")
+    name = "other_statistics" if rule in OTHERS else "scores" if row.get("averaged", True) else "not_averaged"
+    path = run / f"{name}.json"
     if not path.exists():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    return found["batch_norm"][row.get("batch_norm", "running")] if row.get("averaged", True) else found
+    return found["batch_norm"][rule] if "batch_norm" in found else found
 
 
 def in_words(rows: list[dict]) -> str:
