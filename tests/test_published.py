@@ -194,6 +194,7 @@ def test_scores_of_the_test_split_are_taken_where_they_are_given(tmp_path, capsy
     folder, _ = seeded_run(tmp_path / "run", 0)
     images = some_images(7, num_images=233)
     told = {"split": "test", "num_images": 233, "miou": 0.45, "data_set": "camvid-tutorial", "images": packed(images)}
+    told["boundary_f1"] = {"paper": 0.4, "script": 0.3}
     path = tmp_path / "test.json"
     path.write_text(json.dumps(told | {"confusion": images.confusions.sum(axis=0).tolist()}))
     out = ["--out", tmp_path / "page.html", "--json", tmp_path / "told.json"]
@@ -203,6 +204,7 @@ def test_scores_of_the_test_split_are_taken_where_they_are_given(tmp_path, capsy
     assert ours["interval"]["miou"] == list(intervals([images.confusions])["miou"]) and ours["num_images"] == 233
     assert found["published"][0]["ours"][0]["same_protocol"] is True
     assert found["published"][0]["ours"][0]["difference"]["miou"] == pytest.approx(45 - 47.7)
+    assert found["published"][0]["ours"][0]["difference"]["boundary_f1"] == pytest.approx(40 - 35.78)
     assert "-2.7, yes" in capsys.readouterr().out
 
 

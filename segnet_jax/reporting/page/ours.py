@@ -36,7 +36,7 @@ class Scored:
     def scores(self) -> dict[str, float]:
         """Those of published results that it has, as fractions."""
         own = {} if self.told is not self.record.result else content.headline(self.record)
-        found = {name: own.get(name) or number(self.told.get(name)) for name in SCORES}
+        found = {name: own.get(name) or _number(self.told.get(name)) for name in SCORES}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
@@ -58,6 +58,11 @@ def of_run(record: Record) -> Scored:
     if images is not None and (told is None or abs(_miou(images) - told) > 1e-9):
         images = None  # of another evaluation
     return Scored(record, record.result, images)
+
+
+def _number(value: Any) -> float | None:
+    """A score; boundary F1 by the paper's definition, by which the published ones are told."""
+    return number(value.get("paper") if isinstance(value, dict) else value)
 
 
 def _miou(images: Images) -> float:
