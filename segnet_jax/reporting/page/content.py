@@ -14,6 +14,8 @@ from segnet_jax.reporting.page.record import Record, number, text, whole
 from segnet_jax.reporting.progress import duration
 from segnet_jax.reporting.tables import percent
 
+_MOST_CHANGES = 200  # settings that a page lists
+
 SCORES = {
     "miou": "mean IoU",
     "global_accuracy": "pixels right",
@@ -182,7 +184,11 @@ def changed_settings(record: Record) -> tuple[str, list[tuple[str, str, str]]]:
     source = "the defaults" if name == "custom" else f"protocol {name}"
     told = record.result.get("differences")
     if isinstance(told, dict):
-        changes = {text(key, 60): both for key, both in told.items() if isinstance(both, list) and len(both) == 2}
+        changes = {
+            text(key, 60): both
+            for key, both in list(told.items())[:_MOST_CHANGES]
+            if isinstance(both, list) and len(both) == 2
+        }
     return source, [(key, shown(old), shown(new)) for key, (old, new) in changes.items()]
 
 
