@@ -85,7 +85,7 @@ def split_notes(record: Record) -> list[str]:
             "compare."
         )
     elif record.config is not None and record.config.split_rule == "leave-out":
-        notes.append("The scored sequence is another drive, or another hour, than those trained on.")
+        notes.append("No image of the scored sequence was trained on.")
     elif record.classes != CAMVID.names or data_set:
         notes.append(
             "Where video neighbours, or pictures of one place, are both trained on and scored, a score flatters: make "
