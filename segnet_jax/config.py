@@ -100,7 +100,7 @@ class Config:
     momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD
     weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels
     decay_scale: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's scale too, as in Caffe's files
-    bias_learning_rate: float = field(default=1.0, metadata=OVERRIDE)  # factor for convolutions' biases; Caffe's: 2
+    bias_learning_rate: float = 1.0  # factor for convolutions' biases; Caffe's: 2
     average: float = 0.0  # share of the old average of the parameters that a step keeps, such as 0.99; 0: no average
     class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
         default="matlab", metadata=OVERRIDE
