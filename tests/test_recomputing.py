@@ -29,7 +29,7 @@ from segnet_jax.training import statistics
 from segnet_jax.training.parallel import AXIS, choose_devices, replicate
 from segnet_jax.training.state import init_variables
 
-RECIPE = ("--average", "0.7", "--batch-norm", "recompute")
+RECIPE = ("--average", "0.7", "--batch-norm", "recompute", "--devices", "2", "--batch-size-per-device", "4")
 RULES = {"running", "recompute"}
 
 
