@@ -45,6 +45,7 @@ class Options:
     data: str = ""  # where they are, if not where the run was trained
     checkpoint: Literal["best", "newest"] = "best"  # of the run
     batch_norm: Literal["run", "running", "recompute"] = "run"  # whose statistics; recompute: of the run's data
+    averaged: bool = True  # take the run's averaged parameters where it has such, not those of the step itself
     devices: str = "all"  # how many devices: a number or "all"
     fake_devices: int = 0  # pretend that the CPU is so many devices
     batch_size_per_device: int = 4  # images a device takes at once; the scores do not depend on it
@@ -80,7 +81,7 @@ def evaluate(options: Options) -> int:
     split = data_set.splits.get(options.split)
     if not split:
         raise UserError(f"{data_set.name} has no {options.split} images, only {', '.join(data_set.splits)}")
-    restored = restore(options.run, config, options.checkpoint, devices, precision, say)
+    restored = restore(options.run, config, options.checkpoint, devices, precision, say, options.averaged)
     meta = restored.meta
     if meta["classes"] != list(data_set.classes.names):
         raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")

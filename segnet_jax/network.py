@@ -49,7 +49,13 @@ class Restored:
 
 
 def restore(
-    run: str, config: Config, which: Which, devices: Devices, precision: str, say: Callable[[str], None]
+    run: str,
+    config: Config,
+    which: Which,
+    devices: Devices,
+    precision: str,
+    say: Callable[[str], None],
+    averaged: bool = True,
 ) -> Restored:
     """Restores the network of a run's checkpoint, with the statistics that `--batch-norm` of the run names.
 
@@ -60,6 +66,7 @@ def restore(
       devices: where its variables are to lie.
       precision: of activations, not "auto".
       say: told of damaged checkpoints.
+      averaged: take the average of the parameters where the run has one, not those of the step itself.
 
     Raises:
       UserError: there is no checkpoint yet, or it holds another network than the config tells.
@@ -75,11 +82,14 @@ def restore(
         optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
         shapes = assembly.state_shapes(model, optimizer, meta["precision"], config.average > 0)
         try:
-            variables = checkpoints.restore(which, step, shapes).variables
+            state = checkpoints.restore(which, step, shapes)
         except ValueError as error:  # the files are whole: Orbax tells of shapes or names that differ
             why = " ".join(str(error).split())[:200]
             raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {why}") from None
+        variables = state.variables if averaged else state.replace(average=None).variables
         recomputed = statistics.kept(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
+    if state.average is not None and not averaged:  # they belong to the average
+        recomputed = None
     if config.batch_norm == "recompute" and recomputed is None:
         say(f"the {which} checkpoint of {run} has no recomputed BatchNorm statistics: the running ones are used")
     elif config.batch_norm == "recompute":
