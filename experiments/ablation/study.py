@@ -25,6 +25,7 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 STUDY = tomllib.loads((HERE / "study.toml").read_text(encoding="utf-8"))
+OTHERS = ("own", "none")  # statistics that other_statistics.py takes
 SCORES = ("miou", "mean_accuracy", "global_accuracy")
 
 
@@ -90,20 +91,29 @@ def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, core
     }
     if "average" in STUDY["variants"][variant]:
         commands[run / "not_averaged.json"] = ["evaluate", run, "--data", data, "--no-averaged"]
+    if any(row["variant"] == variant and row.get("batch_norm") in OTHERS for row in _rows()):
+        commands[run / "other_statistics.json"] = [HERE / "other_statistics.py", run, "--data", data]
     with open(run.with_suffix(".log"), "a", encoding="utf-8") as log:
         for made, (command, *flags) in commands.items():
             if made.exists():
                 continue
             if command == "evaluate":
-                flags += ["--checkpoint", "newest", "--json", made]
-            print(f"{variant}, seed {seed}: {command}", flush=True)
+                flags += ["--checkpoint", "newest"]
+            if command != "train":
+                flags += ["--json", made]
+            program = [command] if isinstance(command, pathlib.Path) else ["-m", f"segnet_jax.{command}"]
+            print(f"{variant}, seed {seed}: {program[-1]}", flush=True)
             subprocess.run(
-                [sys.executable, "-m", f"segnet_jax.{command}", *map(str, flags)],
+                [sys.executable, *map(str, program + flags)],
                 check=True,
                 stdout=log,
                 stderr=log,
                 preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
+
+
+def _rows() -> list[dict]:
+    return [row for table in STUDY["tables"].values() for row in table["rows"]]
 
 
 def collect(table: dict, runs: pathlib.Path) -> list[dict]:
@@ -123,11 +133,13 @@ def collect(table: dict, runs: pathlib.Path) -> list[dict]:
 
 def scores_of(run: pathlib.Path, row: dict) -> dict | None:
     """What one training scored in the way that a row asks for; None where it was not scored yet."""
-    path = run / ("scores.json" if row.get("averaged", True) else "not_averaged.json")
+    rule = row.get("batch_norm", "running")
+    name = "other_statistics" if rule in OTHERS else "scores" if row.get("averaged", True) else "not_averaged"
+    path = run / f"{name}.json"
     if not path.exists():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    return found["batch_norm"][row.get("batch_norm", "running")] if row.get("averaged", True) else found
+    return found["batch_norm"][rule] if "batch_norm" in found else found
 
 
 def in_words(rows: list[dict]) -> str:
