@@ -79,6 +79,7 @@ def write_result(
         "precision": setting.precision,
         "state": sum_of_state,
         **by_statistics(confusions),
+        **({} if recomputed is None else {"confusion": recomputed}),
     }
     changes = {"overrides": runs.overrides(folder)} if runs.overrides(folder) else {}
     atomic_write_json(folder / runs.RESULT_FILE, summary | extra | changes)

@@ -1,5 +1,6 @@
 """BatchNorm's statistics taken afresh: numpy's over the training images, kept beside the checkpoint, scored, used."""
 
+import csv
 import json
 import re
 import shutil
@@ -129,6 +130,15 @@ def test_the_result_holds_both_scores_and_its_own_are_the_recomputed_ones(unbrok
         told = json.loads((tmp_path / "scores.json").read_text())
         assert told["miou"] == pytest.approx(both[expected]["miou"], abs=1e-3)
         assert set(told.get("batch_norm", {})) == (RULES if expected == "recompute" else set())
+
+
+def test_the_report_tells_the_recomputed_scores_throughout(unbroken):
+    found = result_of(unbroken)
+    assert "BatchNorm&#39;s statistics recomputed" in (unbroken / "report.html").read_text()
+    names, *rows = csv.reader((unbroken / "confusion.csv").open())
+    counts = np.array([row[1:] for row in rows], int)
+    assert counts.tolist() == found["confusion"] and names[1:] == list(found["per_class"])
+    assert np.trace(counts) / counts.sum() == pytest.approx(found["batch_norm"]["recompute"]["global_accuracy"])
 
 
 def test_a_run_of_running_statistics_is_scored_with_both_as_one_of_recomputed_ones_is(unbroken, tmp_path):
