@@ -69,9 +69,7 @@ def recompute(
     return calibrate(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))
 
 
-def finish(
-    start: Beginning, state: TrainState, step: int, evaluate: Callable[..., Evaluation], keep: Callable
-) -> Evaluation:
+def finish(start: Beginning, state: TrainState, step: int, evaluate: Callable[..., Evaluation]) -> Evaluation:
     """Takes the statistics of a finished training's best and newest checkpoint, and scores the one that counts.
 
     Every process calls it.
@@ -81,7 +79,6 @@ def finish(
       state: after its last step.
       step: the last.
       evaluate: (variables) -> the scores of the split.
-      keep: carries out what writes into the run's folder, in one process.
 
     Returns:
       The scores of the checkpoint that `--result-checkpoint` names.
@@ -91,15 +88,16 @@ def finish(
     for which, of_step in (("best", best), ("newest", step)):
         if of_step in found:
             continue
-        sum_of_state = checkpoints.confirm(which, of_step)
         of_which = state if of_step == step else checkpoints.restore(which, of_step, start.shapes)
         variables = of_which.variables
         global_batch_size = start.setting.plan.global_batch_size
         batch_stats = recompute(
             start.config, global_batch_size, start.model, variables, start.records, start.preprocessing, devices
         )
-        facts = {"step": of_step, "data": start.setting.train_split.fingerprint}
-        keep(partial(statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
+        if devices.is_writer:
+            sum_of_state = checkpoints.confirm(which, of_step)
+            facts = {"step": of_step, "data": start.setting.train_split.fingerprint}
+            start.room(partial(statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
         found[of_step] = variables | {"batch_stats": replicate(batch_stats, devices)}
     chosen = best if start.config.result_checkpoint == "best" else step
     return evaluate(found[chosen])

@@ -85,6 +85,7 @@ def write_result(
         "precision": setting.precision,
         "state": sum_of_state,
         **by_statistics(confusions),
+        **({} if recomputed is None else {"confusion": recomputed}),
     }
     path, names = images_path(folder, chosen["step"]), setting.scored_split.names
     if recomputed is not None and recomputed.confusions is not None:  # they are what the result is of

@@ -219,8 +219,7 @@ def train(config: Config) -> int:
         recomputed = None
         if config.batch_norm == "recompute":
             with stop.at_once(), logbook.aside("recomputing BatchNorm"):
-                keep = room if devices.is_writer else _never
-                recomputed = recomputing.finish(start, state, step, evaluate, keep)
+                recomputed = recomputing.finish(start, state, step, evaluate)
         if devices.is_writer:
             room(lambda: write_result(folder, config, setting, meta, logbook, outcome["state"], recomputed))
         return 0
@@ -230,7 +229,7 @@ def _say_nothing(_text: str) -> None:
     """In the place of printing, for the processes that do not."""
 
 
-def _never(*_) -> bool:
+def _never() -> bool:
     return False
 
 

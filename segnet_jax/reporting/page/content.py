@@ -39,7 +39,8 @@ def scored_on(record: Record) -> str:
         return images
     which = text(record.result.get("checkpoint") or ("last" if _selects_nothing(record) else "best"), 20)
     so_far = "" if record.result else " so far"
-    return f"{images}, {which} checkpoint{so_far}, step {record.chosen_step:,}"
+    statistics = ", BatchNorm's statistics recomputed" if "recompute" in _dict(record.result.get("batch_norm")) else ""
+    return f"{images}, {which} checkpoint{so_far}, step {record.chosen_step:,}{statistics}"
 
 
 def status(record: Record) -> tuple[str, str]:
