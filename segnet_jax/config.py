@@ -34,7 +34,8 @@ class Config:
 
     # data
     data: str = field(default="camvid", metadata=FREE)  # a folder, "camvid" (made by prepare), or "synthetic" scenes
-    split_rule: Literal["tutorial", "matlab"] = "tutorial"  # 367/101/233 by name, or 60/40 of all 701 frames
+    split_rule: Literal["tutorial", "matlab", "leave-out"] = "tutorial"  # 367/101/233, 60/40 of 701, or a sequence out
+    leave_out: str = ""  # sequence to validate on, such as 0016E5, all others trained on; with --split-rule leave-out
     scenes: tuple[int, int] = (240, 60)  # training and validation scenes to render for --data synthetic
     image_size: tuple[int, int] = (360, 480)  # height and width that images and labels are resized to
     fit: Literal["stretch", "letterbox", "crop"] = "stretch"  # how: shape lost, with void bars, or ends cut off

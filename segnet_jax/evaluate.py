@@ -20,8 +20,10 @@ from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.network import restore
 from segnet_jax.reporting.figures import prediction_pictures
+from segnet_jax.reporting.kept import Images, packed
 from segnet_jax.reporting.run_folder import result
-from segnet_jax.reporting.tables import print_table
+from segnet_jax.reporting.tables import print_sequences, print_table
+from segnet_jax.results import of_images, recipe
 from segnet_jax.setting import open_data, start_devices
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
@@ -90,7 +92,11 @@ def evaluate(options: Options) -> int:
     found = score(restored.variables)
     seconds = time.monotonic() - start
     if devices.is_writer:
-        print_table(scores(found.confusion), data_set.classes)
+        images = Images(split.names, found.confusions) if found.confusions is not None else None
+        told = of_images(images)
+        print_table(scores(found.confusion), data_set.classes, interval=told["interval"])
+        if len(told.get("sequences", {})) > 1:
+            print_sequences(told["sequences"])
         print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
     if devices.is_writer and options.pictures:
         chosen = sorted(found.predictions)
@@ -118,7 +124,9 @@ def evaluate(options: Options) -> int:
             seed=config.seed,
         )
         extra = {"checkpoint": options.checkpoint, "step": meta["step"], "loss": found.loss, "precision": precision}
-        atomic_write_json(options.json, summary | extra | {"confusion": found.confusion})
+        extra |= recipe(config, data_set.name, meta.get("global_batch_size")) | told | {"confusion": found.confusion}
+        extra |= {"image_size": config.image_size, "images": packed(images)}
+        atomic_write_json(options.json, summary | extra)
     return 0
 
 

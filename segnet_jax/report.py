@@ -90,6 +90,8 @@ def summary(record: Record) -> dict[str, Any]:
         "scored_on": content.scored_on(record),
         "step": record.chosen_step,
         **content.headline(record),
+        "interval": content.interval(record),
+        "protocol": content.protocol(record),
         "per_class": {row.name: {"iou": row.iou, "accuracy": row.accuracy, "pixels": row.pixels} for row in rows},
         "classes": record.classes,
         "confusion": confusion.tolist() if confusion is not None else None,

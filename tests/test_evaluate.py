@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -48,12 +49,18 @@ def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():
     order = np.append(generator.permutation(11), [-1])  # the last place of the last batch is padding
     places = order.reshape(3, 2, 2)  # batches, devices, images a device
 
+    def matrix(i):
+        pairs = zip(labels[i].ravel(), predictions[i].ravel(), strict=True)
+        counts = Counter(pair for pair in pairs if i >= 0 and pair[0] != VOID)
+        return [[counts[known, predicted] for predicted in range(3)] for known in range(3)]
+
     def score(_, index):
-        known, predicted = labels[index], predictions[index]  # padding takes whatever stands last
-        counts = {"labelled": (known != VOID).sum((2, 3)), "right": (known == predicted).sum((2, 3))}
-        return {"confusion": np.eye(3, dtype=int), "loss": 1.0}, {"prediction": predicted, **counts}
+        confusions = np.array([[matrix(i) for i in of_device] for of_device in index], np.int32)
+        return {"confusions": confusions, "loss": 1.0}, {"prediction": predictions[index]}
 
     found = score_split(score, {}, places, places, wanted=[0, 7], num_worst=4)
+    assert found.confusions.tolist() == [matrix(i) for i in range(11)]
+    assert found.confusion.tolist() == found.confusions.sum(axis=0).tolist()
     shares = {i: (predictions[i] == labels[i]).sum() / (labels[i] != VOID).sum() for i in range(11) if i != 7}
     assert found.accuracies == pytest.approx(shares) and {*found.predictions} == {0, 7}
     assert list(found.worst) == sorted(shares, key=shares.get)[:4]

@@ -19,6 +19,7 @@ OTHERS = {  # another value for each field
     "protocol": "demo",
     "data": "synthetic",
     "split_rule": "matlab",
+    "leave_out": "0016E5",
     "scenes": (241, 60),
     "image_size": (180, 240),
     "fit": "crop",
@@ -83,6 +84,7 @@ def test_every_key_is_classed_and_tried():
     # What makes the state or the plan another is refused, what makes the recipe another can be overridden.
     assert {name for name in OTHERS if on_resume(name) == "refused"} == {
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
+        "leave_out",
         *("final_batch_norm", "init", "preprocessing", "seed", "precision"),
         *("fit", "images", "map", "labels_start_at", "unknown_colour", "exif", "resize_labels", "val_share"),
     }

@@ -68,6 +68,8 @@ def report_html(record: Record) -> str:
         "headline": content.headline(record),
         "score_names": content.SCORES,
         "scored_on": content.scored_on(record),
+        "interval": content.interval(record),
+        "protocol": content.protocol(record),
         "notes": content.split_notes(record),
         "warnings": content.warnings(record),
         "charts": training_charts(record),
