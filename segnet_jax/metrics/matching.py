@@ -1,9 +1,9 @@
-"""One-to-one pairs between two boundaries, as BSDS's `correspondPixels` makes them: on the host, exactly.
+"""One-to-one pairs between the boundaries of a label and a prediction, as BSDS's `correspondPixels` makes them.
 
-`correspondPixels` looks for the pairs with the smallest sum of distances, where leaving a pixel alone costs a hundred
-times the tolerance: so it makes as many pairs as there can be, and their number is all that precision and recall take of
-it. That number is the largest matching of a bipartite graph. Nearest pixels are paired first, which comes within some
-percent of it; the largest flow from those left over on one side to those on the other tells what is lacking.
+It looks for the pairs with the smallest sum of distances, where a pixel left alone costs a hundred times the tolerance:
+so it makes as many pairs as there can be, and their number is all that precision and recall take of it. That number is
+found here exactly, on the host, as the largest matching of a bipartite graph: the nearest pixels are paired first, which
+comes within some percent of it, and the largest flow from those left over here to those left over there adds the rest.
 """
 
 import numpy as np
@@ -29,55 +29,54 @@ def count_pairs(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> 
     reach = len(disc) - 1
     steps = [(y, x) for y in range(-reach, reach + 1) for x in range(-disc[abs(y)], disc[abs(y)] + 1)]
     steps = np.array(sorted(steps, key=lambda step: step[0] ** 2 + step[1] ** 2))
-    (node_class, nodes), (other_class, others) = (_boundary_pixels(ids, num_classes) for ids in (label, prediction))
-    there = np.full((num_classes, height + 2 * reach, width + 2 * reach), -1, np.int32)  # which of the others
-    there[other_class, *(others + reach).T] = np.arange(len(others))
-    partners = there[node_class, *(nodes.T[:, None] + reach + steps.T[:, :, None])]
-    return np.bincount(node_class[_largest_matching(partners, len(others))], minlength=num_classes)
+    classes, places = _boundary_pixels(label, num_classes)
+    other_classes, other_places = _boundary_pixels(prediction, num_classes)
+    there = np.full((num_classes, height + 2 * reach, width + 2 * reach), -1, np.int32)  # which of the others is where
+    there[other_classes, *(other_places + reach).T] = np.arange(len(other_places))
+    candidates = there[classes, *(places + reach + steps[:, None]).transpose(2, 0, 1)]
+    return np.bincount(classes[_has_partner(candidates, len(other_places))], minlength=num_classes)
 
 
-def _mixed_blocks(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels whose 2x2 block holds several ids, int [N,2], and their blocks [N,4].
+def _boundary_pixels(ids: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """All classes' boundaries, as `boundary.boundaries` has them: the class of each pixel, int [N], its place, [N,2].
 
-    Such a pixel is on the boundary of each of them.
+    A pixel whose 2x2 block holds several ids is on the boundary of each of them.
     """
     wide = np.pad(ids, (0, 1), mode="edge")
-    blocks = np.stack([wide[:-1, :-1], wide[:-1, 1:], wide[1:, :-1], wide[1:, 1:]], axis=-1)
-    mixed = (blocks != blocks[..., :1]).any(axis=-1)
-    return np.argwhere(mixed), blocks[mixed]
+    block = np.stack([wide[:-1, :-1], wide[:-1, 1:], wide[1:, :-1], wide[1:, 1:]])
+    mixed = (block != block[0]).any(axis=0)
+    block, place = block[:, mixed], np.argwhere(mixed)
+    here = [np.flatnonzero((block == class_id).any(axis=0)) for class_id in range(num_classes)]
+    return np.repeat(np.arange(num_classes), [len(each) for each in here]), place[np.concatenate(here)]
 
 
-def _largest_matching(partners: np.ndarray, num_others: int) -> int:
-    """The number of pairs in the largest matching.
+def _has_partner(candidates: np.ndarray, num_others: int) -> np.ndarray:
+    """Which nodes have a partner in a largest matching, bool [N].
 
     Args:
-      partners: int [N,K], the possible partners of each of N nodes, the nearest first; -1 is none.
-      num_others: how many partners there are.
+      candidates: int [K,N], the possible partners of each node, the nearest first, -1 where there is none; no two nodes
+        have the same one at the same place.
+      num_others: how many there are to choose from.
     """
-    possible = partners >= 0
-    if not possible.any():
-        return 0
-    partner_of = np.full(len(partners), -1)
-    taken_by = np.full(num_others, -1)
-    for wanted in partners.T:  # no two nodes have the same partner at the same step from them
-        free = np.flatnonzero((partner_of < 0) & (wanted >= 0))
-        free = free[taken_by[wanted[free]] < 0]
-        partner_of[free], taken_by[wanted[free]] = wanted[free], free
-    paired = int((partner_of >= 0).sum())
-    left, left_others = np.flatnonzero((partner_of < 0) & possible.any(axis=1)), np.flatnonzero(taken_by < 0)
-    if not len(left) or not len(left_others):
-        return paired
-    # A path that makes one pair more goes from a node left over to a partner, back to whose node it is, and so on.
-    node, other = np.nonzero(possible)[0], partners[possible] + len(partners)
-    back = partner_of[node] + len(partners) == other
-    source = len(partners) + num_others
-    ways = np.concatenate(
-        [
-            np.where(back, [other, node], [node, other]),
-            [np.full(len(left), source), left],
-            [left_others + len(partners), np.full(len(left_others), source + 1)],
-        ],
-        axis=1,
-    )
-    graph = csr_array((np.ones(ways.shape[1], np.int32), tuple(ways.astype(np.int32))), shape=(source + 2, source + 2))
-    return paired + int(maximum_flow(graph, source, source + 1).flow_value)
+    num_nodes = candidates.shape[1]
+    partner, taken = np.full(num_nodes, -1), np.zeros(num_others + 1, bool)
+    free = np.flatnonzero((candidates >= 0).any(axis=0))
+    for wanted in candidates:
+        chosen = wanted[free]
+        pairs = (chosen >= 0) & ~taken[chosen]
+        partner[free[pairs]], taken[chosen[pairs]] = chosen[pairs], True
+        free = free[~pairs]
+    found, free_others = partner >= 0, np.flatnonzero(~taken[:-1])
+    if not len(free) or not len(free_others):
+        return found
+    # One more pair is a way from a free node to a candidate, back to the node that has it, and so on to a free one.
+    place, node = np.nonzero(candidates >= 0)
+    other = candidates[place, node]
+    back = partner[node] == other
+    source, sink = num_nodes + num_others, num_nodes + num_others + 1
+    starts = np.concatenate([np.where(back, num_nodes + other, node), np.full(len(free), source), num_nodes + free_others])
+    ends = np.concatenate([np.where(back, node, num_nodes + other), free, np.full(len(free_others), sink)])
+    graph = csr_array((np.ones(len(starts), np.int32), (starts, ends)), shape=(sink + 1, sink + 1))
+    flow = maximum_flow(graph, source, sink).flow
+    found[free] = flow[[source], :].toarray()[0, free] > 0
+    return found
