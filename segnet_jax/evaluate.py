@@ -13,6 +13,7 @@ import tyro
 
 from segnet_jax import assembly, runs
 from segnet_jax.command import run_command
+from segnet_jax.delineation import evaluate_boundaries
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_flags
@@ -89,12 +90,12 @@ def evaluate(options: Options) -> int:
         preprocessing=runs.preprocessing_of(meta),
     )
     start = time.monotonic()
-    found = score(restored.variables)
+    found, boundary = evaluate_boundaries(partial(score, restored.variables), records, len(data_set.classes))
     seconds = time.monotonic() - start
     if devices.is_writer:
         images = Images(split.names, found.confusions) if found.confusions is not None else None
         told = of_images(images)
-        print_table(scores(found.confusion), data_set.classes, interval=told["interval"])
+        print_table(scores(found.confusion), data_set.classes, interval=told["interval"], boundary=boundary)
         if len(told.get("sequences", {})) > 1:
             print_sequences(told["sequences"])
         print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
@@ -122,6 +123,7 @@ def evaluate(options: Options) -> int:
             images_per_second=len(split) / seconds,
             device=str(devices),
             seed=config.seed,
+            boundary_f1=boundary,
         )
         extra = {"checkpoint": options.checkpoint, "step": meta["step"], "loss": found.loss, "precision": precision}
         extra |= recipe(config, data_set.name, meta.get("global_batch_size")) | told | {"confusion": found.confusion}

@@ -11,6 +11,7 @@ from segnet_jax.config_files import recipe_differences
 from segnet_jax.datasets.sequences import sequences_of
 from segnet_jax.files import atomic_write_json
 from segnet_jax.metrics.bootstrap import intervals
+from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.kept import Images, images_path, read_images
 from segnet_jax.reporting.logbook import Logbook
@@ -25,9 +26,25 @@ def merit(scored: dict, selected_by: str = "miou") -> float:
 
 
 def write_result(
-    folder: pathlib.Path, config: Config, setting: Setting, meta: dict, logbook: Logbook, sum_of_state: str
+    folder: pathlib.Path,
+    config: Config,
+    setting: Setting,
+    meta: dict,
+    logbook: Logbook,
+    sum_of_state: str,
+    boundary: BoundaryF1 | None,
 ) -> None:
-    """Writes `result.json` of a finished run and prints its table."""
+    """Writes `result.json` of a finished run and prints its table.
+
+    Args:
+      folder: the run's.
+      config: its.
+      setting: what that came to.
+      meta: of its last checkpoint.
+      logbook: of its training.
+      sum_of_state: of its last state.
+      boundary: of the checkpoint that counts; None where that could not be evaluated.
+    """
     chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
     found = scores(np.array(chosen["confusion"]))
     summary = result(
@@ -40,6 +57,7 @@ def write_result(
         images_per_second=logbook.images_per_second,
         device=str(setting.devices),
         seed=config.seed,
+        boundary_f1=boundary,
     )
     extra = {
         "checkpoint": config.result_checkpoint,
@@ -56,7 +74,7 @@ def write_result(
     extra |= told
     changes = {"overrides": runs.overrides(folder)} if runs.overrides(folder) else {}
     atomic_write_json(folder / runs.RESULT_FILE, summary | extra | changes)
-    print_table(found, classes, interval=told["interval"])
+    print_table(found, classes, interval=told["interval"], boundary=boundary)
     which = f"{setting.scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
     print(which)
 

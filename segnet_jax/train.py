@@ -13,6 +13,7 @@ from segnet_jax import assembly, runs
 from segnet_jax.beginning import begin
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
+from segnet_jax.delineation import chosen_state, evaluate_boundaries
 from segnet_jax.endings import Stopped
 from segnet_jax.flags import parse_config
 from segnet_jax.incident import not_finite, write_incident
@@ -213,8 +214,19 @@ def train(config: Config) -> int:
             logbook.draw_plot(status=f"stopped after step {step}")
             logbook.say(f"{outcome['why']}, all saved; go on with: {command_to_go_on(folder)}")
             return 0
+        boundary = None
+        if (chosen := chosen_state(start, state, step)) is None:
+            logbook.say("warning: the best checkpoint is not whole any more: the result has no boundary F1")
+        else:
+            with logbook.aside("scoring boundaries"):
+                score_chosen = partial(evaluate, chosen.variables, should_stop)
+                delineated = evaluate_boundaries(score_chosen, records_scored, len(classes))
+            if delineated is None:
+                outcome["why"] = "stopped before the result was written, all steps done"
+                raise Stopped(stop.exit_code, outcome["why"])
+            _, boundary = delineated
         if devices.is_writer:
-            room(lambda: write_result(folder, config, setting, meta, logbook, outcome["state"]))
+            room(lambda: write_result(folder, config, setting, meta, logbook, outcome["state"], boundary))
         return 0
 
 

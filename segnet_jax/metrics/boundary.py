@@ -1,22 +1,22 @@
-"""Boundary F1: how well a prediction's class boundaries lie on those of the label.
+"""Boundary F1: how well the boundaries of a prediction's classes lie on those of the label's.
 
-A class's boundary is what the released script takes, BSDS's `seg2bdry` of the class against all else: the pixels whose
-2x2 block (itself, right, below, right below) holds the class, but not in all four places. A block that would reach over
-the frame repeats its pixels, so the frame is no boundary. VOID is one of "all else" and is not masked, as in the script:
-the label's boundary between a class and VOID counts.
+A class's boundary is what SegNet-Tutorial's script takes, BSDS's `seg2bdry` of the class against all else: the pixels
+whose 2x2 block (itself, right, below, right below) holds the class, but not in all four places. At the frame the block
+repeats its pixels, so the frame is no boundary. VOID is one of "all else" and is not masked, as in the script: where a
+class of the label ends at VOID, it has a boundary.
 
-A boundary pixel is right if one of the other boundary of that class is within 0.75 % of the image's diagonal: 4.5 pixels
-at 360x480. Precision is the right share of the prediction's boundary, recall that of the label's, F1 their harmonic mean.
+A pixel of one boundary is right if the other boundary of its class has a pixel within 0.75 % of the image's diagonal:
+4.5 pixels at 360x480. Precision is the right share of the prediction's boundary, recall that of the label's.
 
-| | paper | script |
+| | `paper` | `script` |
 |---|---|---|
-| right is | who has a partner within the tolerance, however many share it | who has a partner of its own |
-| averaged in an image | the classes with a boundary in the label | those with one in label or prediction |
-| averaged over | the images with such a class | all images; one without any boundary counts 0 |
+| a pixel is right that has | some pixel within the tolerance | one there of its own: they are paired one to one |
+| an image's F1 is the mean over | classes with a boundary in the label | those with one in label or prediction |
+| the F1 is the mean over | images with such a class | all images; one without boundaries counts 0 |
 
-`paper`: the SegNet paper after Csurka et al. 2013, by distance, on the device. `script`: SegNet-Tutorial's
-`computeBFmeasure.m`, whose `correspondPixels` pairs one to one; how many pairs there can be, `matching.py` finds on the
-host, for no device does that in lockstep. By distance, a score is never lower than one to one.
+`paper` is what the SegNet paper says, by distance as in Csurka et al. 2013: on the device, all classes and images of a
+batch at once. `script` is `computeBFmeasure.m`; how many pairs its `correspondPixels` finds, `matching.py` tells on the
+host. By distance a class's F1 is at least what it is one to one. A precision or recall without pixels is 0, as there.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ KNOWN, KNOWN_NEAR, PREDICTED, PREDICTED_NEAR = range(4)
 def half_widths(height: int, width: int) -> list[int]:
     """The disc of the tolerance: how far it reaches to either side, in the rows 0, 1, 2, ... from its middle.
 
-    In integers, as 0.0075 has no float32 or float64 and 0.75 % of a 720x960 image's diagonal is exactly 9 pixels.
+    In integers: 0.75 % of a 720x960 image's diagonal is 9 pixels exactly, and no rounding may decide on that.
     """
     limit = 9 * (height**2 + width**2)  # of 160000 (x^2 + y^2), for (3 / 400)^2 is 9 / 160000
     reach = int((limit / 160_000) ** 0.5) + 1
@@ -42,15 +42,24 @@ def half_widths(height: int, width: int) -> list[int]:
 
 
 def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
-    """One bit for each class, set where a pixel is of it: uint16 [1,...], or uint32 [K,...] of more than 16 classes."""
-    if num_classes <= 16:
-        kind, bits, starts = jnp.uint16, 16, jnp.zeros(1, jnp.int32)
-    else:
-        kind, bits = jnp.uint32, 32
-        starts = jnp.arange(0, num_classes, bits)
-    place = ids.astype(jnp.int32)[None] - starts.reshape(-1, *(1,) * ids.ndim)
-    here = (place >= 0) & (place < bits) & (ids < num_classes)[None]
-    return jnp.where(here, jnp.left_shift(kind(1), jnp.where(here, place, 0).astype(kind)), kind(0))
+    """One bit for each class, set where a pixel is of it; VOID and what else is no class sets none.
+
+    Args:
+      ids: uint8 [...].
+      num_classes: C.
+
+    Returns:
+      uint16 [1,...] for up to 16 classes, which is the faster; else uint32 [K,...], 32 classes in each.
+    """
+    kind, bits = (jnp.uint16, 16) if num_classes <= 16 else (jnp.uint32, 32)
+    ids = ids.astype(jnp.int32)
+    places = [jnp.where(ids < num_classes, ids - first, -1) for first in range(0, num_classes, bits)]
+    return jnp.stack([_bit(place, kind, bits) for place in places])
+
+
+def _bit(place: jax.Array, kind: type, bits: int) -> jax.Array:
+    inside = (place >= 0) & (place < bits)
+    return jnp.where(inside, kind(1) << jnp.where(inside, place, 0).astype(kind), kind(0))
 
 
 def boundaries(words: jax.Array) -> jax.Array:
