@@ -52,14 +52,14 @@ def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
       uint16 [1,...] for up to 16 classes, which is the faster; else uint32 [K,...], 32 classes in each.
     """
     kind, bits = (jnp.uint16, 16) if num_classes <= 16 else (jnp.uint32, 32)
-    ids = ids.astype(jnp.int32)
-    places = [jnp.where(ids < num_classes, ids - first, -1) for first in range(0, num_classes, bits)]
-    return jnp.stack([_bit(place, kind, bits) for place in places])
+    ids, firsts = ids.astype(kind), range(0, num_classes, bits)
+    return jnp.stack([_bits_of(ids - kind(first), min(bits, num_classes - first)) for first in firsts])
 
 
-def _bit(place: jax.Array, kind: type, bits: int) -> jax.Array:
-    inside = (place >= 0) & (place < bits)
-    return jnp.where(inside, kind(1) << jnp.where(inside, place, 0).astype(kind), kind(0))
+def _bits_of(place: jax.Array, num_bits: int) -> jax.Array:
+    """The word whose bit at a place is set; none where that lies beyond the bits, as it does after wrapping below 0."""
+    kind = place.dtype.type
+    return jnp.where(place < kind(num_bits), kind(1) << place, kind(0))
 
 
 def boundaries(words: jax.Array) -> jax.Array:
@@ -103,8 +103,8 @@ def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int) -
     disc = half_widths(*label.shape[-2:])
 
     def count(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        known, predicted = (boundaries(class_words(ids, num_classes)) for ids in pair)
-        known, predicted = lax.optimization_barrier((known, predicted))
+        words = lax.optimization_barrier([class_words(ids, num_classes) for ids in pair])
+        known, predicted = lax.optimization_barrier([boundaries(each) for each in words])
         found = jnp.stack([known, known & spread(predicted, disc), predicted, predicted & spread(known, disc)])
         return _count_bits(found, num_classes).T
 
