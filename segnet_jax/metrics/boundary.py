@@ -124,7 +124,9 @@ def _count_bits(words: jax.Array, num_classes: int) -> jax.Array:
     every_fourth = kind(int("0001" * (bits // 4), 2))
     sums = [jnp.sum((words >> kind(i)) & every_fourth, axis=-2, dtype=words.dtype) for i in range(4)]
     fours = jnp.arange(0, bits, 4).astype(kind).reshape(-1, *(1,) * (len(lead) + 3))
-    counts = jnp.sum((jnp.stack(sums) >> fours) & kind(15), axis=(-2, -1), dtype=jnp.int32)  # [fours, places, ...]
+    counts = jnp.sum(
+        (jnp.stack(sums)[None] >> fours) & kind(15), axis=(-2, -1), dtype=jnp.int32
+    )  # [fours, places, ...]
     return jnp.moveaxis(counts.reshape(bits, *lead), 0, -1).reshape(*lead[:-1], -1)[..., :num_classes]
 
 
