@@ -120,26 +120,25 @@ def test_50_random_pairs_count_as_the_oracle_counts_them(height, width, num_clas
     check(*zip(*(random_pair(generator, height, width, num_classes) for _ in range(number)), strict=True), num_classes)
 
 
-def real_pairs(folder, number=20):
-    """Labels of the validation clip, and those of the next frame as predictions; the network predicts no void."""
+def real_pairs(folder, number=20, ahead=1):
+    """Labels of the validation clip, and those some frames ahead as predictions; the network predicts no void."""
     paths = sorted((folder / "valannot").iterdir())
     labels = [np.where((ids := np.asarray(Image.open(path))) == 11, VOID, ids) for path in paths]
-    chosen = range(0, len(paths) - 1, len(paths) // number)[:number]
-    return [labels[i] for i in chosen], [np.where(labels[i + 1] == VOID, 0, labels[i + 1]) for i in chosen]
+    chosen = range(0, len(paths) - ahead, (len(paths) - ahead) // number)[:number]
+    return [labels[i] for i in chosen], [np.where(labels[i + ahead] == VOID, 0, labels[i + ahead]) for i in chosen]
 
 
 def test_20_real_pairs_count_as_the_oracle_counts_them(camvid_folder):
-    thirds = [[ids[::3, ::3] for ids in each] for each in real_pairs(camvid_folder)]  # Hopcroft-Karp takes its time
+    thirds = [[ids[::3, ::3] for ids in each] for each in real_pairs(camvid_folder)]
     found = check(*thirds, 11)
     assert 0.5 < found.script < found.paper < 1
 
 
 @pytest.mark.slow
 def test_20_real_pairs_count_as_the_oracle_counts_them_at_full_size(camvid_folder):
-    labels, predictions = real_pairs(camvid_folder)
-    found = check(labels, predictions, 11)
+    found = check(*real_pairs(camvid_folder, ahead=6), 11)  # of the next frame's, Hopcroft-Karp takes minutes a pair
     print(f"paper {found.paper:.4f}, script {found.script:.4f}")
-    assert 0.5 < found.script < found.paper < 1
+    assert 0.3 < found.script < found.paper < 1
 
 
 def f1_of(label, prediction, num_classes=2):
