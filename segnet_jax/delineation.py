@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -51,8 +52,8 @@ def evaluate_boundaries(
     return found, boundary_f1(found.boundaries, sum_over_processes(pairs))
 
 
-def chosen_state(start: Beginning, state: TrainState, step: int) -> TrainState | None:
-    """The state that a finished training's result is of; every process calls it.
+def chosen_variables(start: Beginning, state: TrainState, step: int) -> dict[str, Any] | None:
+    """The network's variables that a finished training's result is of; every process calls it.
 
     Args:
       start: the training.
@@ -60,12 +61,12 @@ def chosen_state(start: Beginning, state: TrainState, step: int) -> TrainState |
       step: the last.
 
     Returns:
-      That of the checkpoint that `--result-checkpoint` names; None where it is the best and is not whole any more.
+      Those of the checkpoint that `--result-checkpoint` names; None where it is the best and is not whole any more.
     """
     chosen = start.meta[start.config.result_checkpoint]["step"]
     if chosen == step:
-        return state
+        return state.variables
     start.checkpoints.wait()
     if start.checkpoints.latest("best") != chosen:
         return None
-    return start.checkpoints.restore("best", chosen, start.shapes)
+    return start.checkpoints.restore("best", chosen, start.shapes).variables

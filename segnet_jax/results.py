@@ -1,6 +1,7 @@
 """The result of a finished run: `result.json` and the table that is printed of it."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,28 @@ from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.setting import Setting
+from segnet_jax.training.evaluation import Evaluation
 
 
 def merit(scored: dict, selected_by: str = "miou") -> float:
     """The score by which checkpoints are compared, of what a checkpoint's JSON says of a scored step."""
     return getattr(scores(np.array(scored["confusion"])), selected_by)
+
+
+def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """The scores under BatchNorm's running and recomputed statistics, as JSON; nothing where there are only the former.
+
+    Args:
+      confusions: "running", and "recompute" where they were, int64 [C,C].
+    """
+    if confusions.keys() == {"running"}:
+        return {}
+    names = ("miou", "mean_accuracy", "global_accuracy")
+    return {
+        "batch_norm": {
+            rule: {name: getattr(scores(confusion), name) for name in names} for rule, confusion in confusions.items()
+        }
+    }
 
 
 def write_result(
@@ -32,6 +50,7 @@ def write_result(
     meta: dict,
     logbook: Logbook,
     sum_of_state: str,
+    evaluation: Evaluation | None,
     boundary: BoundaryF1 | None,
 ) -> None:
     """Writes `result.json` of a finished run and prints its table.
@@ -43,10 +62,15 @@ def write_result(
       meta: of its last checkpoint.
       logbook: of its training.
       sum_of_state: of its last state.
-      boundary: of the checkpoint that counts; None where that could not be evaluated.
+      evaluation: of the checkpoint that counts, once more after the training: with BatchNorm's recomputed statistics,
+        where they count; None where that checkpoint is not whole any more.
+      boundary: likewise.
     """
     chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
-    found = scores(np.array(chosen["confusion"]))
+    confusions = {"running": np.array(chosen["confusion"])}
+    if config.batch_norm == "recompute":
+        confusions["recompute"] = evaluation.confusion
+    found = scores(confusions[config.batch_norm])
     summary = result(
         found,
         classes,
@@ -66,9 +90,13 @@ def write_result(
         "last_miou": merit(meta["last"]),
         "precision": setting.precision,
         "state": sum_of_state,
+        **by_statistics(confusions),
     }
     images = read_images(images_path(folder, chosen["step"]))
-    if images is not None and not np.array_equal(images.confusions.sum(axis=0), chosen["confusion"]):
+    if config.batch_norm == "recompute":
+        every = evaluation.confusions
+        images = None if every is None else Images(setting.scored_split.names, every)
+    elif images is not None and not np.array_equal(images.confusions.sum(axis=0), chosen["confusion"]):
         images = None  # of another evaluation
     told = recipe(config, setting.data_set.name, setting.plan.global_batch_size) | of_images(images)
     extra |= told

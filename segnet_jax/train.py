@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segnet_jax import assembly, runs
+from segnet_jax import assembly, recomputing, runs
 from segnet_jax.beginning import begin
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
-from segnet_jax.delineation import chosen_state, evaluate_boundaries
+from segnet_jax.delineation import chosen_variables, evaluate_boundaries
 from segnet_jax.endings import Stopped
 from segnet_jax.flags import parse_config
 from segnet_jax.incident import not_finite, write_incident
@@ -74,7 +74,9 @@ def train(config: Config) -> int:
                 variables = assembly.first_variables(
                     config, start.model, start.vgg, start.preprocessing, start.batch_of, devices
                 )
-                state = replicate(create_state(variables, start.optimizer, setting.precision), devices)
+                has_average = config.average > 0
+                state = create_state(variables, start.optimizer, setting.precision, has_average)
+                state = replicate(state, devices)
             say(f"network  SegNet, {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
             step_settings = {
                 "model": start.model,
@@ -91,6 +93,7 @@ def train(config: Config) -> int:
                 schedule=start.schedule,
                 half_gradients=config.half_gradients,
                 seed=config.seed,
+                average=config.average,
                 **step_settings,
             )
             source_scored = evaluation_input(start.place, records_scored, start.share, devices)
@@ -214,19 +217,23 @@ def train(config: Config) -> int:
             logbook.draw_plot(status=f"stopped after step {step}")
             logbook.say(f"{outcome['why']}, all saved; go on with: {command_to_go_on(folder)}")
             return 0
-        boundary = None
-        if (chosen := chosen_state(start, state, step)) is None:
+        if config.batch_norm == "recompute":
+            with stop.at_once(), logbook.aside("recomputing BatchNorm"):
+                variables = recomputing.finish(start, state, step, room if devices.is_writer else _never)
+        else:
+            variables = chosen_variables(start, state, step)
+        scored = None, None
+        if variables is None:
             logbook.say("warning: the best checkpoint is not whole any more: the result has no boundary F1")
         else:
             with logbook.aside("scoring boundaries"):
-                score_chosen = partial(evaluate, chosen.variables, should_stop)
-                delineated = evaluate_boundaries(score_chosen, records_scored, len(classes))
-            if delineated is None:
-                outcome["why"] = "stopped before the result was written, all steps done"
-                raise Stopped(stop.exit_code, outcome["why"])
-            _, boundary = delineated
+                score_chosen = partial(evaluate, variables, should_stop)
+                scored = evaluate_boundaries(score_chosen, records_scored, len(classes))
+        if scored is None:
+            outcome["why"] = "stopped before the result was written, all steps done"
+            raise Stopped(stop.exit_code, outcome["why"])
         if devices.is_writer:
-            room(lambda: write_result(folder, config, setting, meta, logbook, outcome["state"], boundary))
+            room(lambda: write_result(folder, config, setting, meta, logbook, outcome["state"], *scored))
         return 0
 
 
@@ -234,7 +241,7 @@ def _say_nothing(_text: str) -> None:
     """In the place of printing, for the processes that do not."""
 
 
-def _never() -> bool:
+def _never(*_) -> bool:
     return False
 
 

@@ -1,6 +1,6 @@
 """SegNet-Basic: four convolutions of 7x7 down, four up without ReLU, and the paper's variants of its decoder.
 
-Source: Badrinarayanan, Kendall, Cipolla: SegNet (arXiv 1511.00561), section 3 and Table 1; names, local response
+Source: Badrinarayanan, Kendall, Cipolla: SegNet (arXiv 1511.00561), Table 1; names, local response
 normalisation and the 1x1 classifier as in SegNet-Tutorial's `segnet_basic_train.prototxt`.
 """
 
@@ -43,7 +43,8 @@ class SegNetBasic(SegNet):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
         """As `SegNet`."""
-        x = local_response_normalisation(image.astype(jnp.promote_types(image.dtype, jnp.float32))).astype(self.dtype)
+        wide = image.astype(jnp.float32) if image.dtype.itemsize == 2 else image  # its squares go up to 65,025
+        x = local_response_normalisation(wide).astype(self.dtype)
         pooled = []
         stages = list(enumerate(self.stages, start=1))
         for stage, (channels, _) in stages:
