@@ -1,13 +1,14 @@
 """Evaluation, held against a port of SegNet-Tutorial's `compute_test_results.m`, to the last digit."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from segnet_jax import evaluate, train
+from segnet_jax import assembly, evaluate, train
 from segnet_jax.constants import VOID
 from segnet_jax.flags import parse_config, parse_flags
 from segnet_jax.metrics.confusion import confusion_matrix, scores
@@ -87,25 +88,24 @@ def test_a_class_that_does_not_occur_is_zero_to_the_script_and_left_out_by_us():
 @pytest.mark.slow
 def test_evaluating_a_run_on_the_101_frames_gives_the_scripts_scores(camvid_folder, tmp_path, monkeypatch):
     flags = (
-        f"--data {camvid_folder} --image-size 360 480 --init none --depth 2 --width 0.0625 --epochs 1 --devices 2 "
-        f"--batch-size-per-device 4 --class-weights none --run {tmp_path / 'run'}"
+        f"--data {camvid_folder} --image-size 360 480 --init none --depth 1 --width 0.0625 --max-steps 1 --devices 1 "
+        f"--batch-size-per-device 1 --class-weights none --run {tmp_path / 'run'}"
     )
     assert train.train(parse_config(flags.split(), prog="p", description="")) == 0
-    predictions = {}
+    predictions, build = {}, assembly.build_evaluator
 
-    def recording(run, *others):
-        def tee(*, on_prediction):
-            def both(index, prediction):
-                predictions[index] = prediction
-                on_prediction(index, prediction)
+    def build_recording(*args, **settings):
+        return partial(build(*args, **settings), on_prediction=predictions.__setitem__)
 
-            return run(on_prediction=both)
-
-        return real(tee, *others)
-
-    real = evaluate.evaluate_boundaries
-    monkeypatch.setattr(evaluate, "evaluate_boundaries", recording)
-    options = [str(tmp_path / "run"), "--json", str(tmp_path / "scores.json")]
+    monkeypatch.setattr(assembly, "build_evaluator", build_recording)
+    options = [
+        str(tmp_path / "run"),
+        "--checkpoint",
+        "newest",
+        "--no-boundary",
+        "--json",
+        str(tmp_path / "scores.json"),
+    ]
     assert evaluate.evaluate(parse_flags(evaluate.Options, options, prog="p", description="")) == 0
     told = json.loads((tmp_path / "scores.json").read_text())
     expected = compute_test_results(read_annotations(camvid_folder), [predictions[i] for i in range(101)])
