@@ -22,7 +22,6 @@ from segnet_jax.pipeline.decoded import Records
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.training import statistics
 from segnet_jax.training.calibration import calibrate
-from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.parallel import Devices, prefetch, replicate
 from segnet_jax.training.state import TrainState
 
@@ -69,8 +68,8 @@ def recompute(
     return calibrate(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))
 
 
-def finish(start: Beginning, state: TrainState, step: int, evaluate: Callable[..., Evaluation]) -> Evaluation:
-    """Takes the statistics of a finished training's best and newest checkpoint, and scores the one that counts.
+def finish(start: Beginning, state: TrainState, step: int) -> dict[str, Any]:
+    """Takes the statistics of a finished training's best and newest checkpoint.
 
     Every process calls it.
 
@@ -78,10 +77,9 @@ def finish(start: Beginning, state: TrainState, step: int, evaluate: Callable[..
       start: the training.
       state: after its last step.
       step: the last.
-      evaluate: (variables) -> the scores of the split.
 
     Returns:
-      The scores of the checkpoint that `--result-checkpoint` names.
+      The variables, with them, of the checkpoint that `--result-checkpoint` names.
     """
     checkpoints, devices = start.checkpoints, start.setting.devices
     best, found = start.meta["best"]["step"], {}
@@ -100,4 +98,4 @@ def finish(start: Beginning, state: TrainState, step: int, evaluate: Callable[..
             start.room(partial(statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
         found[of_step] = variables | {"batch_stats": replicate(batch_stats, devices)}
     chosen = best if start.config.result_checkpoint == "best" else step
-    return evaluate(found[chosen])
+    return found[chosen]

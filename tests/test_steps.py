@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segnet_jax.constants import VOID
+from segnet_jax.metrics.boundary import boundary_counts
 from segnet_jax.nn.preprocessing import TORCH, normalise
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training.calibration import calibrate
@@ -293,6 +294,8 @@ def test_evaluation_counts_all_devices_and_leaves_out_void():
             if known != VOID:
                 expected[image, known, predicted] += 1
     assert np.array_equal(np.asarray(sums["confusions"]).reshape(expected.shape), expected)
+    boundaries = boundary_counts(flat["label"], np.asarray(seen["prediction"]).reshape(flat["label"].shape), CLASSES)
+    assert np.array_equal(np.asarray(sums["boundaries"]).reshape(boundaries.shape), boundaries)
     np.testing.assert_allclose(sums["loss"], loss_by_loop(logits, flat["label"])[0], rtol=1e-5)
 
 

@@ -210,6 +210,13 @@ def interval_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     return {name: both for name, both in pairs.items() if len(both) == 2 and None not in both}
 
 
+def boundary(record: Record) -> dict[str, float]:
+    """Boundary F1 of the result, by definition: "paper" and "script"."""
+    told = _dict(record.result.get("boundary_f1"))
+    found = {name: number(told.get(name)) for name in ("paper", "script")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def next_commands(record: Record) -> list[tuple[str, str]]:
     """What to paste into a shell next: (what for, command)."""
     run = shlex.quote(text(record.folder, 1000))
