@@ -25,6 +25,7 @@ class Tiny(nn.Module):
     """A convolution, BatchNorm and a classifier: all that a step needs of a network, compiled in a second."""
 
     num_classes: int = CLASSES
+    dropout: float = 0.0
     sync_axis: str | None = AXIS
     dtype: jnp.dtype = jnp.float32
 
