@@ -30,7 +30,7 @@ class Tiny(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image, *, train):
+    def __call__(self, image, *, train, keys=None):
         x = nn.Conv(4, (3, 3), use_bias=False, dtype=self.dtype, name="conv")(image)
         x = BatchNormReLU(axis_name=self.sync_axis if train else None, momentum=0.9, epsilon=1e-5)(x, train=train)
         return nn.Conv(CLASSES, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
