@@ -25,11 +25,12 @@ class Tiny(nn.Module):
     """A convolution, BatchNorm and a classifier: all that a step needs of a network, compiled in a second."""
 
     num_classes: int = CLASSES
+    dropout: float = 0.0
     sync_axis: str | None = AXIS
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image, *, train):
+    def __call__(self, image, *, train, keys=None):
         x = nn.Conv(4, (3, 3), use_bias=False, dtype=self.dtype, name="conv")(image)
         x = BatchNormReLU(axis_name=self.sync_axis if train else None, momentum=0.9, epsilon=1e-5)(x, train=train)
         return nn.Conv(CLASSES, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
