@@ -84,7 +84,7 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.Gradien
         drop_factor=config.step_factor,
         power=config.poly_power,
     )
-    factors = {"decay_scale": config.decay_scale, "bias_learning_rate": config.bias_learning_rate}
+    factors = {"decay_scale": config.decay_scale, "bias_rate": config.bias_rate}
     return sgd(schedule, config.momentum, config.weight_decay, **factors), schedule
 
 

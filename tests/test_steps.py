@@ -197,7 +197,7 @@ def test_caffes_factors_double_the_rate_of_convolutions_biases_and_decay_batch_n
         "conv_bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
     }
     schedule = learning_rate_schedule("constant", peak=0.1, total_steps=1)
-    optimizer = sgd(schedule, momentum=0.9, weight_decay=0.5, decay_scale=True, bias_learning_rate=2.0)
+    optimizer = sgd(schedule, momentum=0.9, weight_decay=0.5, decay_scale=True, bias_rate=2.0)
     state, gradients = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
     for momentum in (1.0, 1.9):  # the second update has the first one's 0.9 besides
         updates, state = optimizer.update(gradients, state, params)
