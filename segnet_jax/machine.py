@@ -155,16 +155,20 @@ class Machine:
         """Each convolution's difference, and the pixels whose class is another."""
         folder = pathlib.Path(self._reference.name)
 
-        @jax.jit
-        def compute(variables, images):
+        def results(variables, images):
             image = normalise(images, network.preprocessing, network.model.dtype)
-            return convolution_results(network.model, variables, image)
+            found = convolution_results(network.model, variables, image)
+            names[:] = found  # while it is traced: a dict that comes out of jit has lost the network's order
+            return list(found.values())
 
+        names: list[str] = []
+        compute = jax.jit(results)
         layers: dict[str, Difference] = {}
         changed = num_pixels = 0
         for number, index in enumerate(self._compared):
             expected = reference.results_of(folder, number)
-            found = jax.device_get(compute(network.variables, self.records_scored.read(index)[0][None]))
+            arrays = jax.device_get(compute(network.variables, self.records_scored.read(index)[0][None]))
+            found = dict(zip(names, arrays, strict=True))
             for name, difference in differences(found, expected).items():
                 layers[name] = layers.get(name, Difference()) + difference
             changed += int((reference.prediction_of(found) != reference.prediction_of(expected)).sum())

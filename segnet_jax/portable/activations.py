@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from segnet_jax.nn.convolution import Convolution
 from segnet_jax.nn.segnet import SegNet
@@ -29,9 +30,7 @@ def convolution_results(model: SegNet, variables: dict[str, Any], image: jax.Arr
         capture_intermediates=lambda module, _: isinstance(module, Convolution),
         mutable=["intermediates"],
     )
-    results = {}
-    for path, array in jax.tree_util.tree_leaves_with_path(seen["intermediates"]):
-        results["/".join(key.key for key in path if getattr(key, "key", "__call__") != "__call__")] = array
+    results = {"/".join(path[:-1]): arrays[0] for path, arrays in flatten_dict(seen["intermediates"]).items()}
     return results | {LOGITS: logits}
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 _OPERATION = re.compile(r'^\s*(?:%\S+(?:, %\S+)* = )?"?((?:[a-z_]+\.)+\w+)"?(?= |\(|<)(.*)$', re.MULTILINE)
 _WITHIN = re.compile(r"\bapplies ((?:[a-z_]+\.)+\w+)")  # the short form of a reduction
 _NAME = re.compile(r"@(\w+)")
-_FRAME = ("func", "builtin", "sdy")  # what holds operations and is none itself
+_FRAME = ("func", "builtin", "sdy")  # dialects of what holds operations and is none itself
+_END = "stablehlo.return"  # of a region
 _PREFIX = "stablehlo."
 
 
@@ -22,7 +23,7 @@ def count_operations(module: str) -> dict[str, int]:
     """
     counts = Counter()
     for kind, rest in _OPERATION.findall(module):
-        if kind.split(".")[0] in _FRAME:
+        if kind.split(".")[0] in _FRAME or kind == _END:
             continue
         if kind == f"{_PREFIX}custom_call" and (called := _NAME.search(rest)):
             kind = f"{kind} {called[1]}"
