@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from segnet_jax import assembly, reference, runs, speeds
+from segnet_jax import assembly, reference, runs
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
 from segnet_jax.lowered import lower_steps
-from segnet_jax.measuring import timed
+from segnet_jax.measuring import Timing, shares, timed, work_of
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.network import Network, Restored, folded, restore
 from segnet_jax.nn.preprocessing import normalise
@@ -27,7 +27,7 @@ from segnet_jax.pipeline.decoded import Records
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.portable.activations import Difference, convolution_results, differences
 from segnet_jax.setting import open_data, start_devices, validation_split
-from segnet_jax.training.parallel import Devices, choose_devices, replicate
+from segnet_jax.training.parallel import Devices, choose_devices
 from segnet_jax.training.startup import check_device
 
 
@@ -119,7 +119,7 @@ class Machine:
             check_device(self.devices.local[0], precision)
             restored = self._restored(precision)
             network = folded(restored, self.config)
-            found = self._compare(network) | {"score": self._score(network), "infer": self._infer(network)}
+            found = self._compare(network) | {"score": self._score(network), "infer": self._infer(network, precision)}
             return found | {"train": self._train(restored, precision), "operations": self._operations(precision)}
         except (UserError, jax.errors.JaxRuntimeError) as error:
             if precision == "float32":
@@ -203,7 +203,7 @@ class Machine:
             "global_accuracy": found.global_accuracy,
         }
 
-    def _infer(self, network: Network) -> dict[str, Any]:
+    def _infer(self, network: Network, precision: str) -> dict[str, Any]:
         shape = (self.config.batch_size_per_device, *self.config.image_size, 3)
         images = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
 
@@ -212,46 +212,55 @@ class Machine:
 
         start = time.monotonic()
         program = jax.jit(predict).lower(network.variables, images).compile()
-        seconds, asked = time.monotonic() - start, program.memory_analysis()
+        seconds = time.monotonic() - start
         timing = timed(
             lambda steps: [program(network.variables, images) for _ in range(steps)][-1],
             steps=self.wishes.steps,
             rounds=self.wishes.rounds,
         )
-        found = timing.summary(shape[0])
-        work = speeds.work_of(network.model, *self.config.image_size)
-        kind, precision = self.devices.local[0].device_kind, str(jnp.dtype(network.model.dtype))
-        found |= speeds.shares(found["images_per_second"], work.infer_flop, work.infer_bytes, kind, precision)
-        return found | {"compile_seconds": seconds, "program_memory_mb": asked and asked.temp_size_in_bytes / 1e6}
+        work = work_of(network.model, *self.config.image_size)
+        speed = self._speed(timing, 1, work.infer_flop, work.infer_bytes, precision)
+        return speed | _compiled(program, seconds)
 
     def _train(self, restored: Restored, precision: str) -> dict[str, Any]:
-        """Speed of the step, and where the next steps lead, held against the reference's."""
-        measured = speeds.Measured(
-            self.config, self.devices, precision, self.wishes.steps, self.wishes.rounds, self.say
-        )
-        speed = speeds.train(measured)
-        if not self._batches:
-            return speed
+        """Where the next steps lead, beside the reference, and the speed of the step on a batch that lies here."""
         before = reference.by_path(restored.variables["params"])
-        params, losses = reference.go_on(
-            self.config,
-            restored.model,
-            replicate(restored.variables, self.devices),
-            restored,
-            precision,
-            self._batches,
-            self.devices,
+        step, state = reference.training(
+            self.config, restored.model, restored.variables, restored, precision, self.devices
         )
+        state, losses = reference.go_on(step, state, self._batches, self.devices)
+        params = reference.by_path(state.params)
         expected, expected_losses = reference.trained_of(pathlib.Path(self._reference.name))
         moved = sum(
             (Difference.of(params[name] - before[name], expected[name] - before[name]) for name in params),
             start=Difference(),
         )
-        return speed | {
+        batch = reference.on_devices(self._batches[0], self.devices)
+
+        def take(steps):
+            nonlocal state
+            for _ in range(steps):
+                state, measures = step(state, batch)
+            return state, measures
+
+        timing = timed(take, steps=self.wishes.steps, rounds=self.wishes.rounds)
+        used = (self.devices.local[0].memory_stats() or {}).get("peak_bytes_in_use")
+        work = work_of(restored.model, *self.config.image_size)
+        return {
             "losses": losses.tolist(),
             "reference_losses": expected_losses.tolist(),
             "update_difference": moved.relative["rms"],
+            "finite": bool(state.finite),
+            "skipped": int(state.skipped),
+            **self._speed(timing, self.devices.total, work.train_flop, work.train_bytes, precision),
+            "peak_memory_mb": used and used / 1e6,
+            **_compiled(step.program(state, batch), step.seconds),
         }
+
+    def _speed(self, timing: Timing, num_devices: int, flop: float, num_bytes: float, precision: str) -> dict[str, Any]:
+        found = timing.summary(self.config.batch_size_per_device * num_devices)
+        kind = self.devices.local[0].device_kind
+        return found | shares(found["images_per_second"] / num_devices, flop, num_bytes, kind, precision)
 
     def _operations(self, precision: str) -> dict[str, dict[str, int]]:
         """Of each step as it is lowered for this platform."""
@@ -263,6 +272,12 @@ class Machine:
             num_devices=self.devices.total,
         )
         return {one.step: one.operations for one in lowered}
+
+
+def _compiled(program: Any, seconds: float) -> dict[str, float | None]:
+    """What compiling took, and the memory that the compiler says the program asks for beside its arguments."""
+    asked = program.memory_analysis()
+    return {"compile_seconds": seconds, "program_memory_mb": asked and asked.temp_size_in_bytes / 1e6}
 
 
 def _evenly(wanted: int, num: int) -> list[int]:

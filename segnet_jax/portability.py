@@ -185,7 +185,7 @@ class Measure:
         Raises:
           UserError: for numbers below their least.
         """
-        for name, least in (("images", 0), ("compared", 1), ("training_steps", 0), ("steps", 1), ("rounds", 1)):
+        for name, least in (("images", 0), ("compared", 1), ("training_steps", 1), ("steps", 1), ("rounds", 1)):
             if getattr(self, name) < least:
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag} must be at least {least}, got {getattr(self, name)}")

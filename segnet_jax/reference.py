@@ -26,8 +26,8 @@ from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline.host import Batch
 from segnet_jax.portable.activations import LOGITS, convolution_results
-from segnet_jax.training.parallel import Devices, choose_devices, replicate
-from segnet_jax.training.state import create_state
+from segnet_jax.training.parallel import AheadOfTime, Devices, choose_devices, replicate
+from segnet_jax.training.state import TrainState, create_state
 from segnet_jax.training.steps import as_sent
 
 _REQUEST, _IMAGES, _BATCHES, _TRAINED = "request.json", "images.npy", "batches.npz", "trained.npz"
@@ -99,20 +99,20 @@ def main() -> None:
         batches = [{name: arrays[f"{i} {name}"] for name in ("image", "label")} for i in range(request["num_batches"])]
     # One device takes all images: with synchronised BatchNorm it is the same step.
     merged = [{name: each.reshape(1, 1, -1, *each.shape[3:]) for name, each in batch.items()} for batch in batches]
-    params, losses = go_on(config, model, variables, restored, "float32", merged, device)
-    np.savez(folder / _TRAINED, losses=losses, **params)
+    step, state = training(config, model, variables, restored, "float32", device)
+    state, losses = go_on(step, state, merged, device)
+    np.savez(folder / _TRAINED, losses=losses, **by_path(state.params))
 
 
-def go_on(
+def training(
     config: Config,
     model: SegNet,
     variables: dict[str, Any],
     restored: Restored,
     precision: str,
-    batches: Iterable[Batch],
     devices: Devices,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Takes the next training steps, from a checkpoint's network and with new momentum.
+) -> tuple[AheadOfTime, TrainState]:
+    """The training step, to which the host sends its batches, and a state with new momentum.
 
     Args:
       config: the run's.
@@ -120,11 +120,7 @@ def go_on(
       variables: to go on from.
       restored: the checkpoint.
       precision: for float16's loss scale.
-      batches: one a step, each [L,A,B,...].
       devices: to train on.
-
-    Returns:
-      The parameters, by name, in float64; the loss of each step.
     """
     optimizer, schedule = assembly.build_optimizer(config, steps_per_epoch=1000)
     step = assembly.build_train_step(
@@ -137,12 +133,23 @@ def go_on(
         class_weights=jnp.asarray(runs.class_weights_of(restored.meta)),
         preprocessing=runs.preprocessing_of(restored.meta),
     )
-    state, losses = replicate(create_state(variables, optimizer, precision), devices), []
+    return step, replicate(create_state(variables, optimizer, precision), devices)
+
+
+def go_on(
+    step: AheadOfTime, state: TrainState, batches: Iterable[Batch], devices: Devices
+) -> tuple[TrainState, np.ndarray]:
+    """Takes a step for each batch [L,A,B,...]; returns the last state and the loss of each."""
+    losses = []
     for batch in batches:
-        inputs = jax.device_put({name: each[:, None] for name, each in batch.items()}, devices.split)
-        state, measures = step(state, inputs)
+        state, measures = step(state, on_devices(batch, devices))
         losses.append(float(measures["loss"][0]))
-    return by_path(state.params), np.array(losses)
+    return state, np.array(losses)
+
+
+def on_devices(batch: Batch, devices: Devices) -> dict[str, jax.Array]:
+    """A batch [L,A,B,...] as a call of one step takes it."""
+    return jax.device_put({name: each[:, None] for name, each in batch.items()}, devices.split)
 
 
 def by_path(params: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 from jax import export
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from segnet_jax.training.parallel import AXIS
 from segnet_jax.training.state import TrainState
@@ -49,7 +49,7 @@ def lower_mapped(
 
     mapped = jax.shard_map(
         of_a_device,
-        mesh=AbstractMesh((num_devices,), (AXIS,)),
+        mesh=AbstractMesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,)),
         in_specs=tuple(_OVER_DEVICES if is_split else _SAME for is_split in split),
         out_specs=tuple(_OVER_DEVICES if is_split else _SAME for is_split in outputs_split),
         check_vma=False,  # else gradients of what is the same on all devices would be summed twice
