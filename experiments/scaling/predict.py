@@ -460,6 +460,41 @@ def _draw_key(figure) -> None:
     figure.text(0.637, 0.193, "\n".join(assumed), fontsize=8, color=_GREY, linespacing=1.6, va="top")
 
 
+def draw_measured(machine: Machine, rows: Sequence[Measured]) -> bytes:
+    """Measured efficiencies over the bands that are predicted, as PNG; a panel for each way of BatchNorm."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6), dpi=130, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, sync in zip(figure.subplots(1, 2, sharey=True), (True, False), strict=True):
+        known = [(row, one_device(row, rows)) for row in rows if row.sync_batch_norm == sync]
+        for batch, color in zip(sorted({row.batch_size_per_device for row, _ in known}), _COLORS * 9, strict=False):
+            line = sorted(
+                ((r, b) for r, b in known if b and r.batch_size_per_device == batch), key=lambda x: x[0].devices
+            )
+            if len(line) < 2:
+                continue  # nothing but the one device itself
+            devices = [row.devices for row, _ in line]
+            ends = [[100 * end for end in predicted_efficiencies(machine, *pair)] for pair in line]
+            axes.fill_between(devices, *zip(*ends, strict=True), color=color, alpha=0.25, linewidth=0)
+            axes.plot(devices, ends, color=color, linewidth=0.8, linestyle=":")
+            found = [100 * row.images_per_second / (row.devices * base.images_per_second) for row, base in line]
+            axes.plot(devices, found, color=color, marker="o", markersize=4, label=f"{batch} images a device, measured")
+        axes.set_xscale("log", base=2)
+        counts = sorted({row.devices for row in rows})
+        axes.set_xticks(counts, counts)
+        axes.set_title(f"BatchNorm {'synchronised' if sync else 'of each device'}", fontsize=10, loc="left")
+        axes.set(xlabel="devices", ylim=(0, 110))
+        axes.grid(color="#d9d9de", linewidth=0.6)
+        axes.legend(fontsize=8, frameon=False, loc="lower left")
+    figure.axes[0].set_ylabel("efficiency, % of ideal")
+    figure.suptitle(f"Measured, and shaded what the links of {machine.title} predict", fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 # --- The command -----------------------------------------------------------------------------------------------------
 
 
@@ -468,14 +503,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = pathlib.Path(__file__).parent
     parser.add_argument("--out", type=pathlib.Path, default=here / "prediction.json", help="the figure goes beside it")
-    parser.add_argument("--measured", type=pathlib.Path, help="a benchmark's JSON to compare with; writes nothing")
+    parser.add_argument("--measured", type=pathlib.Path, help="a benchmark's JSON to compare with")
+    parser.add_argument("--figure", type=pathlib.Path, help="PNG to draw what was --measured and what is predicted to")
     parser.add_argument(
         "--machine", choices=MACHINES, default="p3.16xlarge", help="whose links --measured is held against"
     )
     given = parser.parse_args(argv)
     console = Console(highlight=False)
     if given.measured:
-        console.print(measured_table(MACHINES[given.machine], read_measured(given.measured)))
+        machine, rows = MACHINES[given.machine], read_measured(given.measured)
+        console.print(measured_table(machine, rows))
+        if given.figure:
+            atomic_write_bytes(given.figure, draw_measured(machine, rows))
         return
     if not given.out.parent.is_dir():
         raise UserError(f"--out {given.out}: there is no folder {given.out.parent}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 from jax import export
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from segnet_jax.training.parallel import AXIS
 from segnet_jax.training.state import TrainState
@@ -47,19 +47,27 @@ def lower_mapped(
         outputs = zip(step(*taken), outputs_split, strict=True)
         return tuple(_each(output, None) if is_split else output for output, is_split in outputs)
 
+    mesh = AbstractMesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,))
+    specs = tuple(_OVER_DEVICES if is_split else _SAME for is_split in split)
     mapped = jax.shard_map(
         of_a_device,
-        mesh=AbstractMesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,)),
-        in_specs=tuple(_OVER_DEVICES if is_split else _SAME for is_split in split),
+        mesh=mesh,
+        in_specs=specs,
         out_specs=tuple(_OVER_DEVICES if is_split else _SAME for is_split in outputs_split),
         check_vma=False,  # else gradients of what is the same on all devices would be summed twice
     )
+    if num_devices > 1:  # what lies where tells the program how many there are
+        arguments = [_placed(part, NamedSharding(mesh, spec)) for part, spec in zip(arguments, specs, strict=True)]
     return lower(mapped, arguments, platform)
 
 
 def lower(function: Callable, arguments: Sequence[Any], platform: str) -> export.Exported:
     """Lowers a pure function of trees for a platform, whatever device is here."""
     return export.export(jax.jit(function), platforms=[platform])(*arguments)
+
+
+def _placed(tree, sharding):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _each(tree, index):

@@ -148,7 +148,7 @@ def _operations(parts: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[tup
         kinds = sorted({kind for count in counts if count for kind in count})
         rows = [(kind, [count and count.get(kind, 0) for count in counts]) for kind in kinds]
         total = ("all", [count and sum(count.values()) for count in counts])
-        yield step, [total, *(row for row in rows if len(set(row[1])) > 1)]
+        yield step, [total, *(row for row in rows if len({*row[1]} - {None}) > 1)]
 
 
 def _at(value: Any, path: Sequence[Any]) -> Any:
