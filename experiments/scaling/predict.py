@@ -302,6 +302,7 @@ class Measured:
     batch_size_per_device: int
     sync_batch_norm: bool
     images_per_second: float
+    scaling: str = "weak"
 
     def is_sound(self) -> bool:
         """Whether types and ranges are right; a bool is no count."""
@@ -323,7 +324,8 @@ def read_measured(path: pathlib.Path) -> list[Measured]:
     names = Measured.__annotations__
     try:
         rows = [
-            Measured(**{name: row[name] for name in names}) for row in json.loads(path.read_text("utf-8"))["scaling"]
+            Measured(**{name: row[name] for name in names if name != "scaling" or name in row})
+            for row in json.loads(path.read_text("utf-8"))["scaling"]
         ]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -341,13 +343,14 @@ def read_measured(path: pathlib.Path) -> list[Measured]:
 
 def one_device(row: Measured, rows: Sequence[Measured]) -> Measured | None:
     """The row of one device with the same batch, if there is one; preferably with the same BatchNorm."""
-    found = [r for r in rows if r.devices == 1 and r.batch_size_per_device == row.batch_size_per_device]
+    alone = [r for r in rows if r.devices == 1 and r.scaling == row.scaling]
+    found = [r for r in alone if row.scaling == "strong" or r.batch_size_per_device == row.batch_size_per_device]
     return min(found, key=lambda r: r.sync_batch_norm != row.sync_batch_norm, default=None)
 
 
 def predicted_efficiencies(machine: Machine, row: Measured, base: Measured) -> list[float]:
     """Without and with full overlap, 0 to 1; compute time is the measured one, so only communication is predicted."""
-    compute = base.batch_size_per_device / base.images_per_second
+    compute = row.batch_size_per_device / base.images_per_second
     links = OURS | {"sync_batch_norm": row.sync_batch_norm}
     return [compute / step_seconds(machine, row.devices, compute, **links, overlap=overlap) for overlap in OVERLAPS]
 
@@ -357,7 +360,7 @@ def measured_table(machine: Machine, rows: Sequence[Measured]) -> Table:
     title = f"Measured, beside what the measured speed of one device and\nthe links of {machine.title} predict"
     headings = ["images/s\nmeasured", "images/s\npredicted", "% of ideal\nmeasured", "% of ideal\npredicted"]
     table = new_table(title, "BatchNorm", "images a\ndevice", "devices", *headings)
-    for row in sorted(rows, key=lambda r: (not r.sync_batch_norm, r.batch_size_per_device, r.devices)):
+    for row in sorted(rows, key=lambda r: (not r.sync_batch_norm, _held(r), r.devices)):
         cells = ["-", "-", "-"]
         if base := one_device(row, rows):
             ideal = row.devices * base.images_per_second
@@ -460,6 +463,12 @@ def _draw_key(figure) -> None:
     figure.text(0.637, 0.193, "\n".join(assumed), fontsize=8, color=_GREY, linespacing=1.6, va="top")
 
 
+def _held(row: Measured) -> str:
+    """What is held while devices are added, in words."""
+    batch = row.batch_size_per_device
+    return f"strong: {batch * row.devices} images in all" if row.scaling == "strong" else f"weak: {batch} a device"
+
+
 def draw_measured(machine: Machine, rows: Sequence[Measured]) -> bytes:
     """Measured efficiencies over the bands that are predicted, as PNG; a panel for each way of BatchNorm."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -480,7 +489,7 @@ def draw_measured(machine: Machine, rows: Sequence[Measured]) -> bytes:
             axes.fill_between(devices, *zip(*ends, strict=True), color=color, alpha=0.25, linewidth=0)
             axes.plot(devices, ends, color=color, linewidth=0.8, linestyle=":")
             found = [100 * row.images_per_second / (row.devices * base.images_per_second) for row, base in line]
-            axes.plot(devices, found, color=color, marker="o", markersize=4, label=f"{batch} images a device, measured")
+            axes.plot(devices, found, color=color, marker="o", markersize=4, label=f"measured, {kind}")
         axes.set_xscale("log", base=2)
         counts = sorted({row.devices for row in rows})
         axes.set_xticks(counts, counts)
