@@ -478,10 +478,10 @@ def draw_measured(machine: Machine, rows: Sequence[Measured]) -> bytes:
     FigureCanvasAgg(figure)
     for axes, sync in zip(figure.subplots(1, 2, sharey=True), (True, False), strict=True):
         known = [(row, one_device(row, rows)) for row in rows if row.sync_batch_norm == sync]
-        for batch, color in zip(sorted({row.batch_size_per_device for row, _ in known}), _COLORS * 9, strict=False):
-            line = sorted(
-                ((r, b) for r, b in known if b and r.batch_size_per_device == batch), key=lambda x: x[0].devices
-            )
+        kinds = sorted({_held(row) for row, _ in known}, reverse=True)
+        for kind, color in zip(kinds, _COLORS * 9, strict=False):
+            line = [(row, base) for row, base in known if base and _held(row) == kind]
+            line.sort(key=lambda pair: pair[0].devices)
             if len(line) < 2:
                 continue  # nothing but the one device itself
             devices = [row.devices for row, _ in line]
