@@ -18,6 +18,7 @@ COMMANDS = {  # each a module of this name with a `main`
     "check": "try a training in short, and estimate its memory and time",
     "prepare": "download and prepare CamVid and first weights",
     "benchmark": "measure speed",
+    "portability": "lower the steps for other platforms, compare machines",
 }
 COMPLETION = "completion"
 SHELLS = ("bash", "zsh")

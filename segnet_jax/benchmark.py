@@ -49,6 +49,7 @@ class Options:
     input: Literal["auto", "host", "device"] = "auto"  # train: where batches are made
     steps_per_call: int = 1  # train: steps a dispatch, with input device
     data: str = "synthetic"  # epoch, input: images; a folder, "camvid" or "synthetic"
+    strong: bool = False  # scaling: also with as many images over all devices, divided among more and more
     steps: int = 20  # of a round, chained without a wait
     rounds: int = 5  # of which the median is given
     json: str = ""  # file to write the measurements to
@@ -66,7 +67,7 @@ class Options:
     @property
     def config(self) -> Config:
         """The training that these options would be."""
-        own = {"json", "compare", "what", "rounds", "steps"}
+        own = {"json", "compare", "what", "rounds", "steps", "strong"}
         shared = {name: value for name, value in vars(self).items() if name not in own}
         return Config(init="none", class_weights="none", scenes=(64, 16), **shared)
 
@@ -92,7 +93,7 @@ def benchmark(options: Options) -> int:
         "infer": speeds.infer,
         "input": speeds.input_,
         "pooling": speeds.pooling,
-        "scaling": speeds.scaling,
+        "scaling": partial(speeds.scaling, strong=options.strong),
     }
     chosen = parts if options.what == "all" else {options.what: parts[options.what]}
     found = {

@@ -246,27 +246,36 @@ def pooling(measured: Measured) -> dict[str, Any]:
     return measured.timed(run).summary(config.batch_size_per_device)
 
 
-def scaling(measured: Measured) -> list[dict[str, Any]]:
-    """The training step on 1, 2, 4, ... devices, as many images on each, with and without synchronised BatchNorm."""
+def scaling(measured: Measured, strong: bool = False) -> list[dict[str, Any]]:
+    """The training step on 1, 2, 4, ... devices, as many images on each, with and without synchronised BatchNorm.
+
+    Args:
+      measured: with the most devices.
+      strong: take the step with as many images over all devices too, those that all devices together take otherwise.
+    """
     rows = []
     counts = [2**power for power in range(measured.devices.total.bit_length())]
-    for sync in (True, False):
-        for count in counts:
-            config = dataclasses.replace(measured.config, devices=str(count), sync_batch_norm=sync)
-            part = dataclasses.replace(measured, config=config, devices=choose_devices(str(count)))
-            found = train(part)
-            one = next((row for row in rows if row["devices"] == 1 and row["sync_batch_norm"] == sync), None)
-            rate = found["images_per_second"]
-            rows.append(
-                {
-                    "devices": count,
-                    "batch_size_per_device": config.batch_size_per_device,
-                    "sync_batch_norm": sync,
-                    "images_per_second": rate,
-                    "ms_per_step": found["ms_per_step"],
-                    "efficiency": rate / (count * one["images_per_second"]) if one else 1.0,
-                }
-            )
+    for kind in ("weak", "strong") if strong else ("weak",):
+        for sync in (True, False):
+            alone = None
+            for count in counts:
+                batch = measured.config.batch_size_per_device * (counts[-1] // count if kind == "strong" else 1)
+                change = {"devices": str(count), "sync_batch_norm": sync, "batch_size_per_device": batch}
+                config = dataclasses.replace(measured.config, **change)
+                found = train(dataclasses.replace(measured, config=config, devices=choose_devices(str(count))))
+                rate = found["images_per_second"]
+                alone = alone or rate
+                rows.append(
+                    {
+                        "devices": count,
+                        "scaling": kind,
+                        "batch_size_per_device": batch,
+                        "sync_batch_norm": sync,
+                        "images_per_second": rate,
+                        "ms_per_step": found["ms_per_step"],
+                        "efficiency": rate / (count * alone),
+                    }
+                )
     return rows
 
 

@@ -112,6 +112,19 @@ def test_several_steps_a_call_count_as_so_many_steps(monkeypatch):
     assert found["images_per_second"] == found["images_per_second_with_input"] == 16.0
 
 
+def test_strong_scaling_divides_as_many_images_among_more_devices(monkeypatch):
+    rate = {1: 10.0, 2: 20.0, 4: 20.0}
+    monkeypatch.setattr(speeds, "train", lambda one: {"images_per_second": rate[one.devices.total], "ms_per_step": 1.0})
+    options = benchmark.Options(batch_size_per_device=3, strong=True)
+    measured = speeds.Measured(options.config, choose_devices("4"), "float32", steps=1, rounds=1, say=print)
+    rows = [row for row in speeds.scaling(measured, strong=True) if row["sync_batch_norm"]]
+    assert [(row["scaling"], row["devices"], row["batch_size_per_device"]) for row in rows] == [
+        *(("weak", 1, 3), ("weak", 2, 3), ("weak", 4, 3)),
+        *(("strong", 1, 12), ("strong", 2, 6), ("strong", 4, 3)),
+    ]
+    assert [row["efficiency"] for row in rows] == [1.0, 1.0, 0.5] * 2
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from segnet_jax.constants import VOID
-from segnet_jax.metrics.confusion import confusion_matrix, scores
+from segnet_jax.metrics import confusion
+from segnet_jax.metrics.confusion import confusion_matrix, count_by_products, scores
 
 count = jax.jit(confusion_matrix, static_argnames="num_classes")
 
@@ -27,6 +28,17 @@ def test_counts_equal_a_loop_over_pixels_and_void_does_not_count(num_classes):
     assert matrix.dtype == np.int32
     np.testing.assert_array_equal(matrix, count_by_loop(label, prediction, num_classes))
     assert matrix.sum() == (label != VOID).sum()
+
+
+@pytest.mark.parametrize("num_classes, block", [(11, 2**23), (11, 11 * 100), (200, 200 * 1000)])
+def test_counts_by_products_of_matrices_equal_a_loop_over_pixels(num_classes, block, monkeypatch):
+    monkeypatch.setattr(confusion, "_BLOCK_NUMBERS", block)  # all pixels at once; blocks whose last is filled up
+    rng = np.random.default_rng(num_classes)
+    label, prediction = rng.integers(0, num_classes, (2, 2139), np.uint8)
+    label[rng.random(label.shape) < 0.3] = VOID
+    matrix = jax.jit(count_by_products, static_argnums=2)(label, prediction, num_classes)
+    assert matrix.dtype == np.int32
+    np.testing.assert_array_equal(matrix, count_by_loop(label, prediction, num_classes))
 
 
 def test_rows_are_the_known_class_and_columns_the_predicted_one():
@@ -53,6 +65,8 @@ def test_splitting_and_padding_with_void_change_nothing():
 def test_more_pixels_than_float32_can_count_are_counted_exactly_on_the_device():
     label = np.zeros(2**24 + 1, np.uint8)  # 2**24 + 1 is the first integer that float32 lacks
     np.testing.assert_array_equal(count(label, label, num_classes=2), [[2**24 + 1, 0], [0, 0]])
+    by_products = jax.jit(count_by_products, static_argnums=2)
+    np.testing.assert_array_equal(by_products(label, label, 2), [[2**24 + 1, 0], [0, 0]])
 
 
 def test_scores_of_four_classes_worked_by_hand():

@@ -20,6 +20,7 @@ ROOMS = {  # what each may import besides itself and the leaves
     "training": {"nn", "metrics"},
     "reporting": {"metrics", "datasets.labels"},
     "exporting": {"nn"},
+    "portable": {"nn", "training"},  # the steps on other platforms and machines
     "prediction": {"datasets", "metrics", "training", "reporting", "network"},  # a trained network's inputs and outputs
 }
 # Every other module of the top level is a command, or stands beside the commands.

@@ -161,6 +161,12 @@ def test_measured_rows_stand_beside_what_their_own_compute_time_predicts(tmp_pat
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_what_is_measured_is_drawn_over_what_is_predicted(tmp_path):
+    rows = [ROW, ROW | {"devices": 8, "images_per_second": 300.0}]
+    model.main(["--measured", str(write(tmp_path, {"scaling": rows})), "--figure", str(tmp_path / "both.png")])
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_row_is_held_against_one_device_with_its_own_batch_norm():
     sync, local = model.Measured(1, 4, True, 50.0), model.Measured(1, 4, False, 60.0)
     assert model.one_device(dataclasses.replace(local, devices=8), [sync, local]) == local

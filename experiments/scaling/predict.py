@@ -302,6 +302,7 @@ class Measured:
     batch_size_per_device: int
     sync_batch_norm: bool
     images_per_second: float
+    scaling: str = "weak"
 
     def is_sound(self) -> bool:
         """Whether types and ranges are right; a bool is no count."""
@@ -323,7 +324,8 @@ def read_measured(path: pathlib.Path) -> list[Measured]:
     names = Measured.__annotations__
     try:
         rows = [
-            Measured(**{name: row[name] for name in names}) for row in json.loads(path.read_text("utf-8"))["scaling"]
+            Measured(**{name: row[name] for name in names if name != "scaling" or name in row})
+            for row in json.loads(path.read_text("utf-8"))["scaling"]
         ]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -341,13 +343,14 @@ def read_measured(path: pathlib.Path) -> list[Measured]:
 
 def one_device(row: Measured, rows: Sequence[Measured]) -> Measured | None:
     """The row of one device with the same batch, if there is one; preferably with the same BatchNorm."""
-    found = [r for r in rows if r.devices == 1 and r.batch_size_per_device == row.batch_size_per_device]
+    alone = [r for r in rows if r.devices == 1 and r.scaling == row.scaling]
+    found = [r for r in alone if row.scaling == "strong" or r.batch_size_per_device == row.batch_size_per_device]
     return min(found, key=lambda r: r.sync_batch_norm != row.sync_batch_norm, default=None)
 
 
 def predicted_efficiencies(machine: Machine, row: Measured, base: Measured) -> list[float]:
     """Without and with full overlap, 0 to 1; compute time is the measured one, so only communication is predicted."""
-    compute = base.batch_size_per_device / base.images_per_second
+    compute = row.batch_size_per_device / base.images_per_second
     links = OURS | {"sync_batch_norm": row.sync_batch_norm}
     return [compute / step_seconds(machine, row.devices, compute, **links, overlap=overlap) for overlap in OVERLAPS]
 
@@ -357,7 +360,7 @@ def measured_table(machine: Machine, rows: Sequence[Measured]) -> Table:
     title = f"Measured, beside what the measured speed of one device and\nthe links of {machine.title} predict"
     headings = ["images/s\nmeasured", "images/s\npredicted", "% of ideal\nmeasured", "% of ideal\npredicted"]
     table = new_table(title, "BatchNorm", "images a\ndevice", "devices", *headings)
-    for row in sorted(rows, key=lambda r: (not r.sync_batch_norm, r.batch_size_per_device, r.devices)):
+    for row in sorted(rows, key=lambda r: (not r.sync_batch_norm, _held(r), r.devices)):
         cells = ["-", "-", "-"]
         if base := one_device(row, rows):
             ideal = row.devices * base.images_per_second
@@ -460,6 +463,47 @@ def _draw_key(figure) -> None:
     figure.text(0.637, 0.193, "\n".join(assumed), fontsize=8, color=_GREY, linespacing=1.6, va="top")
 
 
+def _held(row: Measured) -> str:
+    """What is held while devices are added, in words."""
+    batch = row.batch_size_per_device
+    return f"strong: {batch * row.devices} images in all" if row.scaling == "strong" else f"weak: {batch} a device"
+
+
+def draw_measured(machine: Machine, rows: Sequence[Measured]) -> bytes:
+    """Measured efficiencies over the bands that are predicted, as PNG; a panel for each way of BatchNorm."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6), dpi=130, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, sync in zip(figure.subplots(1, 2, sharey=True), (True, False), strict=True):
+        known = [(row, one_device(row, rows)) for row in rows if row.sync_batch_norm == sync]
+        kinds = sorted({_held(row) for row, _ in known}, reverse=True)
+        for kind, color in zip(kinds, _COLORS * 9, strict=False):
+            line = [(row, base) for row, base in known if base and _held(row) == kind]
+            line.sort(key=lambda pair: pair[0].devices)
+            if len(line) < 2:
+                continue  # nothing but the one device itself
+            devices = [row.devices for row, _ in line]
+            ends = [[100 * end for end in predicted_efficiencies(machine, *pair)] for pair in line]
+            axes.fill_between(devices, *zip(*ends, strict=True), color=color, alpha=0.25, linewidth=0)
+            axes.plot(devices, ends, color=color, linewidth=0.8, linestyle=":")
+            found = [100 * row.images_per_second / (row.devices * base.images_per_second) for row, base in line]
+            axes.plot(devices, found, color=color, marker="o", markersize=4, label=f"measured, {kind}")
+        axes.set_xscale("log", base=2)
+        counts = sorted({row.devices for row in rows})
+        axes.set_xticks(counts, counts)
+        axes.set_title(f"BatchNorm {'synchronised' if sync else 'of each device'}", fontsize=10, loc="left")
+        axes.set(xlabel="devices", ylim=(0, 110))
+        axes.grid(color="#d9d9de", linewidth=0.6)
+        axes.legend(fontsize=8, frameon=False, loc="lower left")
+    figure.axes[0].set_ylabel("efficiency, % of ideal")
+    figure.suptitle(f"Measured, and shaded what the links of {machine.title} predict", fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 # --- The command -----------------------------------------------------------------------------------------------------
 
 
@@ -468,14 +512,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = pathlib.Path(__file__).parent
     parser.add_argument("--out", type=pathlib.Path, default=here / "prediction.json", help="the figure goes beside it")
-    parser.add_argument("--measured", type=pathlib.Path, help="a benchmark's JSON to compare with; writes nothing")
+    parser.add_argument("--measured", type=pathlib.Path, help="a benchmark's JSON to compare with")
+    parser.add_argument("--figure", type=pathlib.Path, help="PNG to draw what was --measured and what is predicted to")
     parser.add_argument(
         "--machine", choices=MACHINES, default="p3.16xlarge", help="whose links --measured is held against"
     )
     given = parser.parse_args(argv)
     console = Console(highlight=False)
     if given.measured:
-        console.print(measured_table(MACHINES[given.machine], read_measured(given.measured)))
+        machine, rows = MACHINES[given.machine], read_measured(given.measured)
+        console.print(measured_table(machine, rows))
+        if given.figure:
+            atomic_write_bytes(given.figure, draw_measured(machine, rows))
         return
     if not given.out.parent.is_dir():
         raise UserError(f"--out {given.out}: there is no folder {given.out.parent}")

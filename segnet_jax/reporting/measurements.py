@@ -45,10 +45,10 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         for item in value:
             sync = "synchronised" if item.get("sync_batch_norm") else "local"
-            kept = {
-                key: item[key] for key in item if key not in ("devices", "sync_batch_norm", "batch_size_per_device")
-            }
-            yield from _flat(kept, f"{name} {item.get('devices')} devices, {sync} BatchNorm:")
+            told = ("devices", "sync_batch_norm", "batch_size_per_device", "scaling")
+            kept = {key: item[key] for key in item if key not in told}
+            strong = "strong, " if item.get("scaling") == "strong" else ""
+            yield from _flat(kept, f"{name} {strong}{item.get('devices')} devices, {sync} BatchNorm:")
     else:
         yield name, value
 

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from segnet_jax.constants import VOID
 
@@ -28,9 +27,27 @@ def cross_entropy_sum(logits: jax.Array, label: jax.Array, class_weights: jax.Ar
     """
     valid = label != VOID
     class_id = jnp.where(valid, label, 0).astype(jnp.int32)
-    each = optax.softmax_cross_entropy_with_integer_labels(logits, class_id)
+    each = jax.nn.logsumexp(logits, axis=-1) - _chosen(logits, class_id)
     weight = jnp.where(valid, class_weights[class_id], 0.0)
     return jnp.sum(weight * each)
+
+
+@jax.custom_vjp
+def _chosen(logits: jax.Array, class_id: jax.Array) -> jax.Array:
+    """The logit of each pixel's class. Its gradient compares and selects; JAX's own would be a scatter."""
+    return jnp.take_along_axis(logits, class_id[..., None], axis=-1)[..., 0]
+
+
+def _chosen_forward(logits, class_id):
+    return _chosen(logits, class_id), (class_id, jnp.arange(logits.shape[-1], dtype=class_id.dtype))
+
+
+def _chosen_backward(residuals, gradient):
+    class_id, classes = residuals
+    return jnp.where(class_id[..., None] == classes[None, None, None], gradient[..., None], 0), None
+
+
+_chosen.defvjp(_chosen_forward, _chosen_backward)
 
 
 def num_right(logits: jax.Array, label: jax.Array) -> jax.Array:

@@ -1,0 +1,82 @@
+"""What each convolution of a network gives, and how far that is from a reference."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from segnet_jax.nn.convolution import Convolution
+from segnet_jax.nn.segnet import SegNet
+
+LOGITS = "logits"
+
+
+def convolution_results(model: SegNet, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
+    """The result of every convolution, by its name, and the logits: a pure function, to be jitted.
+
+    Args:
+      model: in any form.
+      variables: the model's.
+      image: [B,H,W,3] as the network expects it.
+    """
+    logits, seen = model.apply(
+        variables,
+        image,
+        train=False,
+        capture_intermediates=lambda module, _: isinstance(module, Convolution),
+        mutable=["intermediates"],
+    )
+    results = {"/".join(path[:-1]): arrays[0] for path, arrays in flatten_dict(seen["intermediates"]).items()}
+    return results | {LOGITS: logits}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far arrays are from a reference; differences of several arrays add up to that of all of them.
+
+    Attributes:
+      squares: sum of the squared differences.
+      reference_squares: sum of the reference's squares.
+      largest: difference.
+      reference_largest: absolute value of the reference.
+    """
+
+    squares: float = 0.0
+    reference_squares: float = 0.0
+    largest: float = 0.0
+    reference_largest: float = 0.0
+
+    @classmethod
+    def of(cls, found: np.ndarray, reference: np.ndarray) -> "Difference":
+        """Of two arrays; computed in float64, whatever they are in."""
+        found, reference = (np.asarray(array).astype(np.float64).ravel() for array in (found, reference))
+        difference = found - reference
+        return cls(
+            float(difference @ difference),
+            float(reference @ reference),
+            float(np.abs(difference).max(initial=0)),
+            float(np.abs(reference).max(initial=0)),
+        )
+
+    def __add__(self, other: "Difference") -> "Difference":
+        return Difference(
+            self.squares + other.squares,
+            self.reference_squares + other.reference_squares,
+            max(self.largest, other.largest),
+            max(self.reference_largest, other.reference_largest),
+        )
+
+    @property
+    def relative(self) -> dict[str, float]:
+        """As "rms", of the reference's root mean square, and "largest", of its largest absolute value."""
+        rms = math.sqrt(self.squares / self.reference_squares) if self.reference_squares else math.nan
+        return {"rms": rms, "largest": self.largest / self.reference_largest if self.reference_largest else math.nan}
+
+
+def differences(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, Difference]:
+    """Of each array by its name, in the order of the first."""
+    return {name: Difference.of(array, reference[name]) for name, array in found.items()}
