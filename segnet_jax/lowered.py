@@ -16,6 +16,7 @@ from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH, normalise
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline import device
+from segnet_jax.pipeline.plan import Plan
 from segnet_jax.portable.lowering import by_name, lower, lower_mapped, with_named_state
 from segnet_jax.portable.operations import count_operations
 from segnet_jax.training.state import variable_shapes
@@ -99,7 +100,7 @@ def lower_steps(
 
 def _train(config: Config, model: SegNet, precision: str, num_devices: int, platform: str) -> export.Exported:
     optimizer, schedule = assembly.build_optimizer(config, steps_per_epoch=1)
-    state = assembly.state_shapes(model, optimizer, precision)
+    state = assembly.state_shapes(model, optimizer, precision, config.average > 0)
     make_batch, inputs, store = _input(
         config, (num_devices, 1, config.accumulate), partial(device.training_batch, most=config.shift)
     )
@@ -112,6 +113,8 @@ def _train(config: Config, model: SegNet, precision: str, num_devices: int, plat
         class_weights=jnp.ones(model.num_classes),
         preprocessing=TORCH,
         half_gradients=config.half_gradients,
+        seed=config.seed,
+        average=config.average,
     )
     return lower_mapped(
         with_named_state(step, state),
@@ -161,10 +164,14 @@ def _input(config: Config, leading: tuple[int, ...], make_batch: Callable) -> tu
     if config.input == "host":
         inputs = {"image": (*shape, *size, 3), "label": (*shape, *size)}
         return as_sent, {name: jax.ShapeDtypeStruct(each, jnp.uint8) for name, each in inputs.items()}, ()
-    names = ("index", "flip", "shift_y", "shift_x") if make_batch is not device.evaluation_batch else ("index",)
+    if make_batch is device.evaluation_batch:
+        draws = {"index": shape}
+    else:
+        plan = Plan(1, 1, config.seed, config.flip, config.shift, config.scale, config.color)
+        draws = {name: (*shape, *array.shape[1:]) for name, array in plan.batch(0).drawn().items()}
     store = {"images": (_NUM_RECORDS, *size, 3), "labels": (_NUM_RECORDS, *size)}
     return (
         make_batch,
-        {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names},
+        {name: jax.ShapeDtypeStruct(each, jnp.int32) for name, each in draws.items()},
         {name: jax.ShapeDtypeStruct(each, jnp.uint8) for name, each in store.items()},
     )

@@ -92,7 +92,8 @@ def of_two_devices():
 
     def score(_, index):
         prediction = np.full((1, 1, 2, 2), index[1, 0], np.uint8)
-        return {"confusions": matrices[index], "loss": 0.0}, {"prediction": prediction}
+        told = {"confusions": matrices[index], "boundaries": np.zeros((*index.shape, 2, 4), np.int32), "loss": 0.0}
+        return told, {"prediction": prediction}
 
     return matrices, score_split(score, {}, places, places, first_device=1, wanted=[0, 1], num_worst=6)
 

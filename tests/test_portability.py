@@ -72,6 +72,22 @@ def test_so_do_they_where_the_host_makes_the_batches(platform):
         assert_allowed(one)
 
 
+VARIANTS = {
+    "scaled, recoloured and averaged": {"scale": (0.75, 1.5), "color": 0.3, "average": 0.99},
+    "with dropout": {"dropout": 0.5, "depth": 3},
+    "SegNet-Basic with the encoder's maps": {"network": "segnet-basic", "encoder_addition": True},
+    "SegNet-Basic with one map a kernel": {"network": "segnet-basic", "decoder": "single-channel"},
+    "learnt upsampling": {"upsampling": "learnt"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_so_do_those_of_other_networks_and_recipes(variant):
+    config = Config(**vars(TINY) | VARIANTS[variant])
+    for one in lowered(config, platforms=["cuda", "tpu"], precisions=["bfloat16"], steps=["train"]):
+        assert_allowed(one)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_so_do_the_steps_of_the_published_network(precision):

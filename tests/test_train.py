@@ -85,6 +85,8 @@ def test_a_run_leaves_what_the_design_names(unbroken):
     }
     assert {path.name for path in (unbroken / "evaluations").iterdir()} == {
         "records.json",
+        "images_0000003.npz",
+        "images_0000006.npz",
         "worst.json",
         "step_0000003.json",
         "step_0000006.json",
