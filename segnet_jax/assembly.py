@@ -20,8 +20,9 @@ from segnet_jax.endings import OutOfMemory, is_out_of_memory
 from segnet_jax.errors import UserError
 from segnet_jax.examination import look_at_counts
 from segnet_jax.inputs import Input
-from segnet_jax.nn.preprocessing import PREPROCESSINGS, TORCH, Preprocessing
+from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW, TORCH, Preprocessing
 from segnet_jax.nn.segnet import SegNet
+from segnet_jax.nn.segnet_basic import SegNetBasic
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.counts import LabelCounts, count_labels, count_split
 from segnet_jax.pipeline.decoded import Records, decoded, in_words
@@ -51,19 +52,24 @@ CALIBRATION_IMAGES = 64  # enough for the statistics of a pretrained encoder to 
 
 def build_model(config: Config, num_classes: int, precision: str) -> SegNet:
     """The network that a config describes."""
-    return SegNet(
-        num_classes=num_classes,
-        encoder=config.encoder,
-        depth=config.depth,
-        width=config.width,
-        pooling=config.pooling,
-        conv_bias=config.conv_bias,
-        final_batch_norm=config.final_batch_norm,
-        batch_norm_momentum=config.batch_norm_momentum,
-        batch_norm_epsilon=config.batch_norm_epsilon,
-        sync_axis=AXIS if config.sync_batch_norm else None,
-        dtype=DTYPES[precision],
-    )
+    settings = {
+        "num_classes": num_classes,
+        "depth": config.depth,
+        "width": config.width,
+        "pooling": config.pooling,
+        "upsampling": config.upsampling,
+        "encoder_addition": config.encoder_addition,
+        "dropout": config.dropout,
+        "conv_bias": config.conv_bias,
+        "batch_norm_momentum": config.batch_norm_momentum,
+        "batch_norm_epsilon": config.batch_norm_epsilon,
+        "batch_norm_bias": config.batch_norm_bias,
+        "sync_axis": AXIS if config.sync_batch_norm else None,
+        "dtype": DTYPES[precision],
+    }
+    if config.network == "segnet-basic":
+        return SegNetBasic(decoder=config.decoder, **settings)
+    return SegNet(encoder=config.encoder, final_batch_norm=config.final_batch_norm, **settings)
 
 
 def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -77,7 +83,8 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.Gradien
         drop_factor=config.step_factor,
         power=config.poly_power,
     )
-    return sgd(schedule, config.momentum, config.weight_decay), schedule
+    factors = {"decay_scale": config.decay_scale, "bias_learning_rate": config.bias_learning_rate}
+    return sgd(schedule, config.momentum, config.weight_decay, **factors), schedule
 
 
 def load_class_weights(config: Config, data_set: DataSet, say: Callable[[str], None]) -> np.ndarray:
@@ -140,6 +147,8 @@ def choose_preprocessing(config: Config, vgg: VGG | None) -> Preprocessing:
     """What is done to pixels: as the config says, else as the weights were trained."""
     if config.preprocessing != "auto":
         return PREPROCESSINGS[config.preprocessing]
+    if config.network == "segnet-basic":
+        return RAW
     return vgg.preprocessing if vgg else TORCH
 
 

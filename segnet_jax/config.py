@@ -51,16 +51,22 @@ class Config:
     )  # largest shift in x and y, pixels; shifted-in pixels are 0 and void
 
     # network
+    network: Literal["segnet", "segnet-basic"] = "segnet"  # segnet-basic: four stages of 7x7, the paper's small one
     encoder: Literal["vgg16", "vgg19"] = "vgg16"  # whose convolutions SegNet goes down and up
     depth: int = 5  # encoder stages, 1 to 5
     width: float = 1.0  # factor on every hidden layer's channels
     pooling: Literal["floor", "ceil"] = "floor"  # odd rows: dropped (MATLAB, PyTorch) or kept (Caffe)
+    upsampling: Literal["indices", "bilinear", "learnt"] = "indices"  # by pooling indices, or what in their place
+    encoder_addition: bool = False  # add the encoder's maps to the decoder's (SegNet-Basic-EncoderAddition)
+    decoder: Literal["full", "single-channel"] = "full"  # of segnet-basic: single-channel kernels see one map alone
+    dropout: float = field(default=0.0, metadata=OVERRIDE)  # share of numbers dropped, Bayesian SegNet's 0.5
     conv_bias: bool = False  # a bias before each BatchNorm: published, but inert
     final_batch_norm: bool = False  # BatchNorm and ReLU after the last convolution too
     batch_norm_momentum: float = field(
         default=0.9, metadata=OVERRIDE
     )  # share of the old running statistics that a step keeps
     batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to the variance
+    batch_norm_bias: float = 0.0  # what BatchNorm's shift begins with
     sync_batch_norm: bool = field(
         default=True, metadata=OVERRIDE
     )  # statistics over all devices, so that 8 x 4 images equal 1 x 32
@@ -84,7 +90,9 @@ class Config:
         default=0.9, metadata=OVERRIDE
     )  # schedule poly: exponent of the remaining share of the training
     momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD
-    weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels alone
+    weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels
+    decay_scale: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's scale too, as in Caffe's files
+    bias_learning_rate: float = field(default=1.0, metadata=OVERRIDE)  # factor for convolutions' biases; Caffe's: 2
     class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
         default="matlab", metadata=OVERRIDE
     )  # balancing rule
@@ -116,6 +124,9 @@ class Config:
     result_checkpoint: Literal["best", "last"] = field(
         default="best", metadata=OVERRIDE
     )  # which one result.json scores; last: nothing was selected
+    selected_by: Literal["miou", "global_accuracy"] = field(
+        default="miou", metadata=OVERRIDE
+    )  # what the best is best in
 
     def __post_init__(self):
         """Refuses values outside their range, so that no mistake lives to be compiled.
@@ -171,6 +182,8 @@ _RANGES = {
     "width": (1e-3, 16),
     "batch_norm_momentum": (0, 1 - 1e-6),
     "batch_norm_epsilon": (_POSITIVE, 1),
+    "batch_norm_bias": (-1, 1),
+    "dropout": (0, 0.9),
     "epochs": (1, 1_000_000),
     "batch_size_per_device": (1, 65_536),
     "accumulate": (1, 65_536),
@@ -181,6 +194,7 @@ _RANGES = {
     "poly_power": (_POSITIVE, 100),
     "momentum": (0, 1 - 1e-6),
     "weight_decay": (0, 1),
+    "bias_learning_rate": (0, 100),
     "seed": (0, 2**63 - 1),
     "fake_devices": (0, 1024),
     "steps_per_call": (1, 10_000),

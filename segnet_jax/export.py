@@ -82,6 +82,15 @@ def export(options: Options) -> int:
     config = runs.read_run(options.run)
     for name in formats:
         check_libraries(name)
+    if "onnx" in formats and (config.network, config.upsampling, config.encoder_addition) != (
+        "segnet",
+        "indices",
+        False,
+    ):
+        raise UserError(
+            f"--format onnx knows SegNet with pooling indices alone, and {options.run} is a variant of it: take "
+            "--format stablehlo or safetensors"
+        )
     out = pathlib.Path(options.out or pathlib.Path(options.run) / "export")
     before = _earlier(out, formats, options.overwrite)
     subject = _subject(options, config)

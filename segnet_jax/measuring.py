@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from segnet_jax.nn.segnet import SegNet, scaled_stages
+from segnet_jax.nn.segnet_basic import SIZE, SegNetBasic
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ class Work:
 def work_of(model: SegNet, height: int, width: int, bytes_per_number: int = 2) -> Work:
     """Counts the work from the layers' sizes: 640 GFLOP and 2.4 GB an image for the published network at 360x480."""
     layers, pooled = _layers(model, height, width)
-    forward = sum(2 * 9 * pixels * inputs * outputs for pixels, inputs, outputs in layers)
-    first = 2 * 9 * math.prod(layers[0])  # no gradient by the image
-    read = bytes_per_number * sum(pixels * inputs for pixels, inputs, _ in layers)
-    written = bytes_per_number * sum(pixels * outputs for pixels, _, outputs in layers)
-    normalised = bytes_per_number * sum(pixels * outputs for pixels, _, outputs in layers[:-1])
+    forwards = [2 * math.prod(layer) for layer in layers]
+    forward, first = sum(forwards), forwards[0]  # no gradient by the image
+    read = bytes_per_number * sum(pixels * inputs for pixels, inputs, *_ in layers)
+    written = bytes_per_number * sum(pixels * outputs for pixels, _, outputs, _ in layers)
+    normalised = bytes_per_number * sum(pixels * outputs for pixels, _, outputs, _ in layers[:-1])
     # Pooling reads a map and writes a quarter of it, unpooling the reverse, each with a code of one byte.
     pools = sum(2 * (cells * 4 + cells) * bytes_per_number + 2 * cells for cells in pooled)
     # Forward: convolution, statistics, normalisation. Backward: both gradients of each.
@@ -92,13 +93,21 @@ def work_of(model: SegNet, height: int, width: int, bytes_per_number: int = 2) -
     return Work(3 * forward - first, forward, train, read + written + pools)
 
 
-def _layers(model: SegNet, height: int, width: int) -> tuple[list[tuple[int, int, int]], list[int]]:
-    """(pixels, channels in, channels out) of each convolution, and the cells (windows x channels) of each pooling."""
+Layer = tuple[int, int, int, int]
+"""Of a convolution: pixels, channels that each output sees, channels out, and cells of the kernel."""
+
+
+def _layers(model: SegNet, height: int, width: int) -> tuple[list[Layer], list[int]]:
+    """Each convolution, and the cells (windows x channels) of each pooling."""
     layers, sizes, cells, channels = [], [], [], 3
-    stages = scaled_stages(model.encoder, model.depth, model.width)
+    is_basic = isinstance(model, SegNetBasic)
+    if is_basic:
+        stages, taps = model.stages, SIZE**2
+    else:
+        stages, taps = scaled_stages(model.encoder, model.depth, model.width), 9
     for outputs, count in stages:
         for _ in range(count):
-            layers.append((height * width, channels, outputs))
+            layers.append((height * width, channels, outputs, taps))
             channels = outputs
         sizes.append((height, width))
         half = (lambda size: -(-size // 2)) if model.pooling == "ceil" else (lambda size: max(size // 2, 1))
@@ -107,11 +116,14 @@ def _layers(model: SegNet, height: int, width: int) -> tuple[list[tuple[int, int
     for stage in reversed(range(len(stages))):
         height, width = sizes[stage]
         _, count = stages[stage]
-        last = stages[stage - 1][0] if stage else model.num_classes
+        last = channels if is_basic else stages[stage - 1][0] if stage else model.num_classes
         for i in range(count):
             outputs = last if i == count - 1 else channels
-            layers.append((height * width, channels, outputs))
+            inputs = 1 if is_basic and model.decoder == "single-channel" else channels
+            layers.append((height * width, inputs, outputs, taps))
             channels = outputs
+    if is_basic:
+        layers.append((height * width, channels, model.num_classes, 1))
     return layers, cells
 
 

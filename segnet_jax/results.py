@@ -14,9 +14,9 @@ from segnet_jax.reporting.tables import print_table
 from segnet_jax.setting import Setting
 
 
-def miou(scored: dict) -> float:
-    """Of what a checkpoint's JSON says of a scored step."""
-    return scores(np.array(scored["confusion"])).miou
+def merit(scored: dict, selected_by: str = "miou") -> float:
+    """The score by which checkpoints are compared, of what a checkpoint's JSON says of a scored step."""
+    return getattr(scores(np.array(scored["confusion"])), selected_by)
 
 
 def write_result(
@@ -40,7 +40,7 @@ def write_result(
         "checkpoint": config.result_checkpoint,
         "step": chosen["step"],
         "num_steps": setting.total_steps,
-        "last_miou": miou(meta["last"]),
+        "last_miou": merit(meta["last"]),
         "precision": setting.precision,
         "state": sum_of_state,
     }

@@ -13,6 +13,7 @@ from segnet_jax.datasets.choose import open_data_set
 from segnet_jax.datasets.reading import Reading
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.errors import UserError, listed
+from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.programs import keep_compiled_programs
 from segnet_jax.training.parallel import Devices, choose_devices
@@ -138,8 +139,12 @@ def check_network(config: Config) -> None:
     """Refuses, before anything is read or compiled, settings of the network that do not go together.
 
     Raises:
-      UserError: for an image too small for the poolings, or first weights that cannot fit.
+      UserError: for an image too small for the poolings, first weights that cannot fit, or what the network has not.
     """
+    if config.network == "segnet-basic":
+        _check_basic(config)
+    elif config.decoder != "full":
+        raise UserError(f"--decoder {config.decoder} is for --network segnet-basic, got --network {config.network}")
     smallest = 2**config.depth
     if min(config.image_size) < smallest:
         height, width = config.image_size
@@ -153,6 +158,25 @@ def check_network(config: Config) -> None:
         raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
     if config.init in ("vgg16", "vgg16_bn", "vgg19") and not config.init.startswith(config.encoder):
         raise UserError(f"--init {config.init} does not fit --encoder {config.encoder}")
+
+
+def _check_basic(config: Config) -> None:
+    """Refuses what SegNet-Basic has not.
+
+    Raises:
+      UserError: naming the flag to change.
+    """
+    if config.depth > STAGES:
+        raise UserError(f"--network segnet-basic has {STAGES} stages, got --depth {config.depth}: add --depth {STAGES}")
+    if config.init != "none":
+        raise UserError(f"--init {config.init} is for --network segnet: add --init none to start afresh")
+    if config.final_batch_norm:
+        raise UserError("--final-batch-norm is for --network segnet: add --no-final-batch-norm")
+    if config.preprocessing not in ("auto", "raw"):
+        raise UserError(
+            f"--network segnet-basic normalises pixels of 0..255 itself, got --preprocessing {config.preprocessing}: "
+            "add --preprocessing raw"
+        )
 
 
 def open_data(config: Config) -> DataSet:

@@ -20,7 +20,7 @@ from segnet_jax.inputs import calls_of, evaluation_input, training_input
 from segnet_jax.outcome import command_to_go_on
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.logbook import Logbook
-from segnet_jax.results import miou, write_result
+from segnet_jax.results import merit, write_result
 from segnet_jax.stopping import Stop
 from segnet_jax.training.hosts import join
 from segnet_jax.training.parallel import prefetch, replicate
@@ -88,6 +88,7 @@ def train(config: Config) -> int:
                 optimizer=start.optimizer,
                 schedule=start.schedule,
                 half_gradients=config.half_gradients,
+                seed=config.seed,
                 **step_settings,
             )
             source_scored = evaluation_input(start.place, records_scored, start.share, devices)
@@ -119,6 +120,8 @@ def train(config: Config) -> int:
         )
         logbook = stack.enter_context(room(open_logbook))
 
+        worth = partial(merit, selected_by=config.selected_by)
+
         def save(which: str) -> None:
             def attempt() -> None:
                 told = {"step": step, "seconds": logbook.seconds, "config": config.hash()}
@@ -143,7 +146,7 @@ def train(config: Config) -> int:
             accuracies = {names[i]: accuracy for i, accuracy in found.accuracies.items()}
             logbook.evaluated(step, found.confusion, found.loss, pictures, worst, accuracies)
             meta["last"] = {"step": step, "confusion": found.confusion.tolist()}
-            if meta["best"] is None or miou(meta["last"]) > miou(meta["best"]):
+            if meta["best"] is None or worth(meta["last"]) > worth(meta["best"]):
                 meta["best"] = meta["last"]
                 save("best")
 

@@ -127,7 +127,7 @@ def test_the_kernels_gradient_is_the_same_in_however_many_blocks(
     with jax.enable_x64(True):
         x, kernel, gradient = map(jnp.asarray, drawn(shape, channels, normal()))
         # A function of its own: what is traced once is not traced again, whatever a block's size is by then.
-        traced = jax.jit(lambda *arrays: convolution._kernel_gradient_on_cpu(*arrays)).trace(x, gradient)
+        traced = jax.jit(lambda *arrays: convolution._kernel_gradient_on_cpu(3, *arrays)).trace(x, gradient)
         loops = [each.params["length"] for each in traced.jaxpr.eqns if each.primitive.name == "scan"]
         assert loops == ([num_blocks] if num_blocks > 1 else [])
         ours = traced.lower().compile()(x, gradient)

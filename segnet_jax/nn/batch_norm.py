@@ -16,7 +16,7 @@ _PIXELS = (0, 1, 2)  # the axes of [B,H,W,C] that statistics are taken over
 
 
 class BatchNormReLU(nn.Module):
-    """Normalises each channel of [B,H,W,C], scales and shifts it, and cuts it off below zero.
+    """Normalises each channel of [B,H,W,C], scales and shifts it, and cuts it off below zero unless told not to.
 
     Parameters are "scale" and "bias", float32 [C]; running statistics "mean" and "var" in the collection `batch_stats`.
 
@@ -24,11 +24,15 @@ class BatchNormReLU(nn.Module):
       momentum: share of the old running statistics that a step keeps.
       epsilon: added to the variance.
       axis_name: the mapped axis over which statistics are taken, or None for each device by itself.
+      relu: whether what is below zero is cut off.
+      first_bias: what the shift begins with.
     """
 
     momentum: float
     epsilon: float
     axis_name: str | None = None
+    relu: bool = True
+    first_bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -37,19 +41,20 @@ class BatchNormReLU(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         scale = self.param("scale", nn.initializers.ones, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
+        bias = self.param("bias", nn.initializers.constant(self.first_bias), channels)
         if not train:
-            return _normalise(x, scale, bias, running_mean.value, lax.rsqrt(running_var.value + self.epsilon))
-        y, mean, var = batch_norm_relu(x, scale, bias, self.epsilon, self.axis_name)
+            rstd = lax.rsqrt(running_var.value + self.epsilon)
+            return _normalise(x, scale, bias, running_mean.value, rstd, self.relu)
+        y, mean, var = batch_norm_relu(x, scale, bias, self.epsilon, self.axis_name, self.relu)
         if not self.is_initializing():
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
         return y
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def batch_norm_relu(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None, relu: bool = True
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises by the batch's own statistics, scales, shifts, and cuts off below zero.
 
@@ -59,25 +64,28 @@ def batch_norm_relu(
       bias: float32 [C].
       epsilon: added to the variance.
       axis_name: the mapped axis that the statistics also run over, or None.
+      relu: whether to cut off.
 
     Returns:
       [B,H,W,C] in x's dtype; mean and biased variance of x, float32 [C], through which no gradient flows.
 
     Source: Ioffe & Szegedy 2015 (arXiv 1502.03167), with the gradient of its section 3.
     """
-    return _forward(x, scale, bias, epsilon, axis_name)[0]
+    return _forward(x, scale, bias, epsilon, axis_name, relu)[0]
 
 
-def _forward(x, scale, bias, epsilon, axis_name):
+def _forward(x, scale, bias, epsilon, axis_name, relu):
     mean, var = _statistics(x, axis_name)
     rstd = lax.rsqrt(var + epsilon)
-    return (_normalise(x, scale, bias, mean, rstd), mean, var), (x, scale, bias, mean, rstd)
+    return (_normalise(x, scale, bias, mean, rstd, relu), mean, var), (x, scale, bias, mean, rstd)
 
 
-def _backward(_epsilon, axis_name, residuals, gradients):
+def _backward(_epsilon, axis_name, relu, residuals, gradients):
     x, scale, bias, mean, rstd = residuals
     normal = (_wide(x) - _row(mean)) * _row(rstd)
-    passed = jnp.where(normal * _row(scale) + _row(bias) > 0, _wide(gradients[0]), 0)  # through the ReLU
+    passed = _wide(gradients[0])
+    if relu:
+        passed = jnp.where(normal * _row(scale) + _row(bias) > 0, passed, 0)
     bias_gradient, scale_gradient = (jnp.sum(array, _PIXELS) for array in (passed, passed * normal))
     # What a pixel changes by way of mean and variance: they belong to all pixels of all devices alike.
     bias_mean, scale_mean = _mean_of_sums(jnp.stack([bias_gradient, scale_gradient]), x, axis_name)
@@ -102,8 +110,9 @@ def _mean_of_sums(sums, x, axis_name):
     return means if axis_name is None else lax.pmean(means, axis_name)
 
 
-def _normalise(x, scale, bias, mean, rstd):
-    return nn.relu((_wide(x) - _row(mean)) * _row(rstd * scale) + _row(bias)).astype(x.dtype)
+def _normalise(x, scale, bias, mean, rstd, relu):
+    y = (_wide(x) - _row(mean)) * _row(rstd * scale) + _row(bias)
+    return (nn.relu(y) if relu else y).astype(x.dtype)
 
 
 def _wide(x):

@@ -1,8 +1,10 @@
-"""The 3x3 convolution in the forms that the machines compute fast; parameters are those of `nn.Conv`.
+"""The convolution in the forms that the machines compute fast; parameters are those of `nn.Conv`.
 
 GPUs and TPUs are given XLA's own, with channels filled up in 16 bits. XLA's CPU backend is fast in the forward
 direction and two to five times slower than others in the kernel's gradient; there, ours take its place.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +22,28 @@ msra = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # Caffe's fill
 
 
 class Convolution(nn.Module):
-    """A 3x3 convolution with zero padding: [B,H,W,I] to [B,H,W,channels] in x's dtype.
+    """A convolution with zero padding: [B,H,W,I] to [B,H,W,channels] in x's dtype.
 
-    Parameters are "kernel", float32 [3,3,I,channels], and "bias", float32 [channels].
+    Parameters are "kernel", float32 [size,size,I,channels], and "bias", float32 [channels].
 
     Attributes:
       channels: of the result.
       use_bias: whether there is a bias.
+      size: rows and columns of the kernel, odd.
+      by_channel: each channel is convolved by itself, I being `channels`; the kernel is [size,size,1,channels].
     """
 
     channels: int
     use_bias: bool = True
+    size: int = 3
+    by_channel: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the convolution's result."""
-        kernel = self.param("kernel", msra, (3, 3, x.shape[-1], self.channels)).astype(x.dtype)
-        y = convolve_padded(x, kernel)
+        inputs = 1 if self.by_channel else x.shape[-1]
+        kernel = self.param("kernel", msra, (self.size, self.size, inputs, self.channels)).astype(x.dtype)
+        y = convolve_channels(x, kernel) if self.by_channel else convolve_padded(x, kernel)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.channels,)).astype(x.dtype)[None, None, None]
         return y
@@ -50,7 +57,7 @@ def convolve_padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Args:
       x: float [B,H,W,I].
-      kernel: x's dtype [3,3,I,O].
+      kernel: x's dtype [k,k,I,O].
 
     Returns:
       [B,H,W,O] in x's dtype.
@@ -64,9 +71,16 @@ def convolve_padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return convolve(x, kernel)[..., :outputs]
 
 
+def convolve_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves each channel of [B,H,W,C] with its own kernel, [k,k,1,C], under zero padding: [B,H,W,C]."""
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT, feature_group_count=x.shape[-1]
+    )
+
+
 @jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves [B,H,W,I] with a kernel [3,3,I,O] under zero padding: [B,H,W,O]."""
+    """Convolves [B,H,W,I] with a kernel [k,k,I,O] under zero padding: [B,H,W,O]."""
     return lax.platform_dependent(x, kernel, cpu=_convolve_on_cpu, default=_convolve)
 
 
@@ -76,9 +90,10 @@ def _forward(x, kernel):
 
 def _backward(residuals, gradient):
     x, kernel = residuals
+    on_cpu, elsewhere = (partial(each, len(kernel)) for each in (_kernel_gradient_on_cpu, _kernel_gradient))
     return (
         lax.platform_dependent(gradient, kernel, cpu=_image_gradient_on_cpu, default=_image_gradient),
-        lax.platform_dependent(x, gradient, cpu=_kernel_gradient_on_cpu, default=_kernel_gradient),
+        lax.platform_dependent(x, gradient, cpu=on_cpu, default=elsewhere),
     )
 
 
@@ -97,8 +112,8 @@ def _image_gradient(gradient, kernel):
     return jax.linear_transpose(lambda x: _convolve(x, kernel), x)(gradient)[0]
 
 
-def _kernel_gradient(x, gradient):
-    kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], gradient.shape[-1]), x.dtype)
+def _kernel_gradient(size, x, gradient):
+    kernel = jax.ShapeDtypeStruct((size, size, x.shape[-1], gradient.shape[-1]), x.dtype)
     return jax.linear_transpose(lambda kernel: _convolve(x, kernel), kernel)(gradient)[0]
 
 
@@ -106,55 +121,61 @@ def _kernel_gradient(x, gradient):
 
 
 def _convolve_on_cpu(x, kernel):
-    return winograd.convolve(x, kernel) if _multiplies_much(x, kernel.shape[2:]) else _convolve(x, kernel)
+    return winograd.convolve(x, kernel) if _multiplies_much(x, kernel) else _convolve(x, kernel)
 
 
 def _image_gradient_on_cpu(gradient, kernel):
-    if _multiplies_much(gradient, kernel.shape[2:]):
+    if _multiplies_much(gradient, kernel):
         return winograd.image_gradient(gradient, kernel)
     return _image_gradient(gradient, kernel)
 
 
-def _kernel_gradient_on_cpu(x, gradient):
+def _kernel_gradient_on_cpu(size, x, gradient):
     channels = x.shape[-1], gradient.shape[-1]
-    if x.dtype == jnp.float32 and min(channels) >= 64:
+    if size == 3 and x.dtype == jnp.float32 and min(channels) >= 64:
         return winograd.kernel_gradient(x, gradient)
     if channels[1] < channels[0]:  # the same sum with the two exchanged: every offset changes its sign
-        return _correlate(gradient, x)[::-1, ::-1].swapaxes(2, 3)
-    return _correlate(x, gradient)
+        return _correlate(size, gradient, x)[::-1, ::-1].swapaxes(2, 3)
+    return _correlate(size, x, gradient)
 
 
-def _multiplies_much(x, channels):
+def _multiplies_much(x, kernel):
     """Whether the products saved outweigh the way to Winograd's tiles and back, as measured.
 
     Not in other precisions: 16 bits would not bear the rounding, and float64 is for references. How many images there
     are plays no part, so that what the network says of an image does not depend on its batch.
     """
     height, width = x.shape[1:3]
-    if x.dtype != jnp.float32 or min(channels) < 256 or not (isinstance(height, int) and isinstance(width, int)):
-        return False  # also where jax.export has left the size open
+    if len(kernel) != 3 or x.dtype != jnp.float32 or min(kernel.shape[2:]) < 256:
+        return False
+    if not (isinstance(height, int) and isinstance(width, int)):
+        return False  # jax.export has left the size open
     return winograd.num_tiles(height) * winograd.num_tiles(width) >= 128
 
 
-def _correlate(x, y):
-    """Sums x[b,h+i-1,w+j-1,c] * y[b,h,w,d] over pixels, [3,3,C,D], in blocks of rows that fit in the cache.
+def _correlate(size, x, y):
+    """Sums x[b,h+i-r,w+j-r,c] * y[b,h,w,d] over pixels, with r = size // 2: [size,size,C,D].
 
+    It goes by blocks of rows that fit in the cache.
     XLA's own form has a kernel as large as the image, which it reads anew from main memory for every few outputs.
     """
     batch, height, width, _ = y.shape
+    reach = size // 2
     num_blocks = min(max(round(batch * height * width / _BLOCK_PIXELS), 1), height)
     rows = -(-height // num_blocks)
     missing = num_blocks * rows - height
-    x = jnp.pad(x, ((0, 0), (1, 1 + missing), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (reach, reach + missing), (0, 0), (0, 0)))
     y = jnp.pad(y, ((0, 0), (0, missing), (0, 0), (0, 0)))
 
     def add_block(total, block):
         start = block * rows
-        lhs = lax.dynamic_slice_in_dim(x, start, rows + 2, axis=1).transpose(3, 1, 2, 0)  # its channels as a batch
+        lhs = lax.dynamic_slice_in_dim(x, start, rows + 2 * reach, axis=1).transpose(
+            3, 1, 2, 0
+        )  # its channels as a batch
         rhs = lax.dynamic_slice_in_dim(y, start, rows, axis=1).transpose(1, 2, 0, 3)
-        return total + _convolve(lhs, rhs, padding=((0, 0), (1, 1))), None
+        return total + _convolve(lhs, rhs, padding=((0, 0), (reach, reach))), None
 
-    total = jnp.zeros((x.shape[-1], 3, 3, y.shape[-1]), x.dtype)
+    total = jnp.zeros((x.shape[-1], size, size, y.shape[-1]), x.dtype)
     if num_blocks == 1:
         total, _ = add_block(total, 0)
     else:  # a loop: written out, the program of a full-size network would hold hundreds of convolutions

@@ -1,6 +1,8 @@
-"""SGD with momentum, L2 on kernels alone, and the learning rate's course."""
+"""SGD with momentum, L2, factors by kind of parameter, and the learning rate's course."""
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import optax
@@ -43,13 +45,33 @@ def learning_rate_schedule(
     return optax.join_schedules([rise, course], [warmup_steps])
 
 
-def sgd(learning_rate: optax.Schedule, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """SGD with momentum; L2 pulls on convolution kernels, not on biases nor on BatchNorm's scale and shift."""
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask=_kernels),
+def sgd(
+    learning_rate: optax.Schedule,
+    momentum: float,
+    weight_decay: float,
+    decay_scale: bool = False,
+    bias_learning_rate: float = 1.0,
+) -> optax.GradientTransformation:
+    """SGD with momentum; L2 pulls on convolution kernels, never on biases nor on BatchNorm's shift.
+
+    Args:
+      learning_rate: by the step.
+      momentum: share of the last update that goes on.
+      weight_decay: times the parameter is added to its gradient.
+      decay_scale: L2 pulls on BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
+      bias_learning_rate: factor on the learning rate of the convolutions' biases; there 2.
+    """
+    decayed = {"kernel", "scale"} if decay_scale else {"kernel"}
+    steps = [
+        optax.add_decayed_weights(weight_decay, mask=partial(_where, lambda path: path[-1] in decayed)),
         optax.sgd(learning_rate, momentum=momentum),
-    )
+    ]
+    if bias_learning_rate != 1:
+        biases = partial(_where, lambda path: path[-1] == "bias" and not path[-2].endswith("_bn"))
+        steps.append(optax.masked(optax.scale(bias_learning_rate), biases))
+    return optax.chain(*steps)
 
 
-def _kernels(params):
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+def _where(condition: Callable[[list[str]], bool], params) -> Any:
+    """A tree that tells of each parameter whether its path, such as ["conv1_1_bn", "scale"], fulfils a condition."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: condition([part.key for part in path]), params)

@@ -64,6 +64,7 @@ def train_step(
     class_weights: jax.Array,
     preprocessing: Preprocessing,
     half_gradients: bool = False,
+    seed: int = 0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimiser step.
 
@@ -77,6 +78,7 @@ def train_step(
       preprocessing: what the network expects of an image.
       half_gradients: sum the gradients over devices in 16 bits: half the bytes on the wire, seven bits of mantissa, or
         ten in float16.
+      seed: of dropout's random numbers, which an image gets by its place in the global batch, on whatever device.
 
     Returns:
       The next state, and scalars: "loss", "accuracy" (share of labelled pixels), "learning_rate", "skipped", the number
@@ -91,11 +93,12 @@ def train_step(
     if state.loss_scale is not None:
         factor *= state.loss_scale.scale
 
-    def loss_fn(params, batch_stats, image, label):
+    def loss_fn(params, batch_stats, image, label, keys=None):
         logits, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
             normalise(image, preprocessing, model.dtype),
             train=True,
+            keys=keys,
             mutable=["batch_stats"],
         )
         loss = cross_entropy_sum(logits, label, class_weights)
@@ -104,11 +107,13 @@ def train_step(
     def add_batch(carry, one):
         grads, batch_stats, loss, right = carry
         more_grads, (batch_stats, more_loss, more_right) = jax.grad(loss_fn, has_aux=True)(
-            state.params, batch_stats, one["image"], one["label"]
+            state.params, batch_stats, **one
         )
         return (jax.tree.map(jnp.add, grads, more_grads), batch_stats, loss + more_loss, right + more_right), ()
 
     nothing = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, jnp.float32(0.0), jnp.int32(0))
+    if model.dropout:
+        batch = batch | {"keys": _keys(seed, state.step, *batch["label"].shape[:2])}
     (grads, batch_stats, loss, right), _ = _scan(add_batch, nothing, batch)
 
     if half_gradients:
@@ -131,6 +136,14 @@ def train_step(
         "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
         **measures,
     }
+
+
+def _keys(seed: int, step: jax.Array, accumulate: int, batch_size: int) -> jax.Array:
+    """Random keys of this device's images in a step, [A,B], by their places in the global batch (`host.Share`)."""
+    batch, place = jnp.arange(accumulate)[:, None], jnp.arange(batch_size)[None]
+    device = batch * lax.axis_size(AXIS) + lax.axis_index(AXIS)
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(jax.vmap(partial(jax.random.fold_in, key)))(device * batch_size + place)
 
 
 def _guarded(state: TrainState, new: TrainState, finite: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -1,0 +1,75 @@
+"""SegNet-Basic: four convolutions of 7x7 down, four up without ReLU, and the paper's variants of its decoder.
+
+Source: Badrinarayanan, Kendall, Cipolla: SegNet (arXiv 1511.00561), section 3 and Table 1; names, local response
+normalisation and the 1x1 classifier as in SegNet-Tutorial's `segnet_basic_train.prototxt`.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from segnet_jax.nn.convolution import Convolution
+from segnet_jax.nn.segnet import SegNet
+
+Decoder = Literal["full", "single-channel"]
+
+STAGES = 4
+SIZE = 7
+"""Rows and columns of each kernel."""
+_CHANNELS = 64
+_WINDOW = 5  # channels that local response normalisation looks at
+
+
+class SegNetBasic(SegNet):
+    """Labels every pixel, as `SegNet` does; image [B,H,W,3] in 0..255, not normalised.
+
+    Attributes:
+      decoder: "full", or "single-channel": each of its kernels sees one map alone (SegNet-Basic-SingleChannelDecoder).
+      others: as `SegNet`'s; `encoder` and `final_batch_norm` play no part, and depth is 1 to 4.
+    """
+
+    depth: int = STAGES
+    decoder: Decoder = "full"
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """(channels, convolutions) of each encoder stage."""
+        if not 1 <= self.depth <= STAGES:
+            raise ValueError(f"depth must be 1 to {STAGES}, got {self.depth}")
+        return ((max(1, round(_CHANNELS * self.width)), 1),) * self.depth
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
+        """As `SegNet`."""
+        x = local_response_normalisation(image.astype(jnp.promote_types(image.dtype, jnp.float32))).astype(self.dtype)
+        pooled = []
+        stages = list(enumerate(self.stages, start=1))
+        for stage, (channels, _) in stages:
+            x = self.block(x, channels, f"conv{stage}", train, size=SIZE)
+            x = self.down(x, pooled)
+            x = self.drop(x, stage, keys, stage)
+        for stage, (channels, _) in reversed(stages):
+            maps = pooled[-1].maps
+            x = self.up(x, pooled.pop(), f"upsample{stage}")
+            by_channel = self.decoder == "single-channel"
+            x = self.block(x, channels, f"conv_decode{stage}", train, relu=False, size=SIZE, by_channel=by_channel)
+            if self.encoder_addition:
+                x += maps
+            x = self.drop(x, stage, keys, self.depth + stage)
+        return Convolution(self.num_classes, name="conv_classifier", size=1)(x).astype(jnp.float32)
+
+
+def local_response_normalisation(image: jax.Array, alpha: float = 1e-4, beta: float = 0.75) -> jax.Array:
+    """Divides each number by (1 + alpha / 5 * the sum of squares of the five channels around it) ** beta.
+
+    Args:
+      image: float [B,H,W,3]; of three channels all lie in a window of five, those beyond counting as zero.
+      alpha: weight of the squares.
+      beta: exponent.
+
+    Source: Caffe's LRN layer, https://caffe.berkeleyvision.org/tutorial/layers/lrn.html, there local_size 5.
+    """
+    squares = jnp.sum(image * image, axis=-1, keepdims=True)
+    return image * (1 + alpha / _WINDOW * squares) ** -beta
