@@ -22,6 +22,7 @@ from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json, atomic_write_text, sum_of_file
 from segnet_jax.flags import parse_flags
 from segnet_jax.nn.preprocessing import PREPROCESSINGS
+from segnet_jax.nn.segnet_basic import STAGES as BASIC_STAGES
 from segnet_jax.reporting.run_folder import environment
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import CAFFE_CAMVID
@@ -31,11 +32,15 @@ from segnet_jax.weights.caffe_segnet import BATCH_NORM_EPSILON, CaffeSegNet
 from segnet_jax.weights.load import read_caffe_segnet
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain_segnet
 
+DROPOUT = 0.5
+"""Of Bayesian SegNet, at each of its places."""
+
 DESCRIPTION = f"""Makes a run folder of a SegNet or SegNet-Basic that Caffe SegNet has trained, for evaluate, predict,
 export and segnet_jax.load, as one that was trained here.
 
 FILE is a .caffemodel after compute_bn_statistics.py, as all published ones are, or the name of a published one, which
 is fetched: {", ".join(PUBLISHED_SEGNETS)}.
+A Bayesian SegNet is a plain one where no samples are asked for; --dropout 0 makes it one for good.
 
 Example:  python -m segnet_jax.convert bayesian_segnet_camvid --run runs/caffe"""
 
@@ -46,6 +51,7 @@ class Options:
 
     file: Annotated[str, tyro.conf.Positional]  # a .caffemodel, or the name of a published one
     run: str = ""  # folder to leave; default: runs/ and the file's name
+    dropout: float = -1.0  # share of numbers dropped where samples are drawn; -1: 0.5 where the file has such layers
     classes: str = ""  # file of names and colours, where the classes are not CamVid's 11: classes.toml, codes.txt, ...
 
 
@@ -100,7 +106,8 @@ def convert(options: Options) -> int:
         checkpoints.wait()
         atomic_write_json(folder / "outcome.json", {"exit_code": 0, "why": "converted", "converted_from": path.name})
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    print(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {len(classes)} classes")
+    dropout = f"dropout {config.dropout:g}" if config.dropout else "no dropout"
+    print(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {dropout}, {len(classes)} classes")
     print(f"made {folder}: python -m segnet_jax.predict {folder} IMAGE")
     return 0
 
@@ -126,8 +133,12 @@ def _classes_of(trained: CaffeSegNet, table: str, path: pathlib.Path) -> ClassTa
 def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, options: Options) -> Config:
     """The run's config: the published recipe's, as far as the file is of it."""
     config = read_protocol("camvid-tutorial", Config())
+    given = options.dropout if options.dropout != -1 else DROPOUT if trained.has_dropout else 0.0
     return dataclasses.replace(
         config,
+        network=trained.network,
+        depth=5 if trained.network == "segnet" else BASIC_STAGES,
+        dropout=given,
         protocol=config.protocol if classes == CAMVID else "",
         class_weights=config.class_weights if classes == CAMVID else "none",
         pooling="ceil",

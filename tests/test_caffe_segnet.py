@@ -20,6 +20,7 @@ from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config, parse_flags
 from segnet_jax.network import restore
+from segnet_jax.nn import segnet_basic
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.training.parallel import choose_devices
 from segnet_jax.weights import published
@@ -108,6 +109,48 @@ def test_dropout_layers_are_seen_in_every_form(small, tmp_path):
         for dropout in ((), ("conv4_1_D",)):
             files.write_caffe_segnet(tmp_path / "w", small, form, dropout)
             assert read_caffe_segnet(tmp_path / "w").has_dropout == bool(dropout)
+
+
+@pytest.fixture(scope="module")
+def basic():
+    """SegNet-Basic, with few channels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segnet_basic, "CHANNELS", 12)
+        yield files.random_caffe_basic(channels=12)
+
+
+def test_a_converted_segnet_basic_computes_what_caffes_layers_do(basic, tmp_path):
+    run, image = converted(basic, tmp_path, form="layers", dropout=("conv_decode3",)), random_image(*SIZE)
+    assert_equals_caffe(run, image, caffe.segnet_basic(basic, image[:, :, ::-1].transpose(2, 0, 1), SIZES))
+    config = runs.read_run(run)
+    assert (config.network, config.depth, config.dropout) == ("segnet-basic", 4, 0.5)
+
+
+def test_both_names_of_the_classifier_are_known(basic, tmp_path):
+    arrays = basic["dense_softmax_inner_prod"]
+    renamed = {name: layer for name, layer in basic.items() if layer is not arrays} | {"conv_classifier": arrays}
+    for blobs in (basic, renamed):
+        files.write_caffe_segnet(tmp_path / "w", blobs)
+        kernel = read_caffe_segnet(tmp_path / "w").params["conv_classifier"]["kernel"]
+        np.testing.assert_array_equal(kernel[0, 0], arrays[0][:, :, 0, 0].T)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "flags", "expected"), [((), (), 0.0), (("conv3",), (), 0.5), (("conv3",), (0,), 0.0)]
+)
+def test_a_file_with_dropout_layers_becomes_a_bayesian_segnet_unless_told_otherwise(
+    dropout, flags, expected, basic, tmp_path
+):
+    given = [flag for each in flags for flag in ("--dropout", each)]
+    assert runs.read_run(converted(basic, tmp_path, *given, dropout=dropout)).dropout == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classifier", ["conv_classifier", "dense_softmax_inner_prod"])
+def test_segnet_basic_at_full_size_has_the_padding_that_the_prototxt_asks_for(classifier, tmp_path):
+    blobs, image = files.random_caffe_basic(classifier=classifier), random_image(360, 480)
+    run, bgr = converted(blobs, tmp_path), image[:, :, ::-1].transpose(2, 0, 1)
+    assert_equals_caffe(run, image, caffe.segnet_basic(blobs, bgr, caffe.BASIC_SIZES_360x480))
 
 
 @pytest.mark.slow

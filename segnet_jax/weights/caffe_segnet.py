@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segnet_jax.constants import VOID
+from segnet_jax.nn import segnet_basic
 from segnet_jax.weights import caffe
 from segnet_jax.weights.stored import StoredTensor, misfits, read_numbers
 from segnet_jax.weights.vgg import conv_channels
@@ -21,7 +22,6 @@ BATCH_NORM_EPSILON = 1e-9
 """Caffe SegNet's. In float32, 1 + 1e-9 is 1: with a running mean of 0 and a variance of 1, BatchNorm is
 scale * x + shift to the last bit."""
 
-_BASIC_CHANNELS = 64
 _CLASSIFIERS = ("conv_classifier", "dense_softmax_inner_prod")
 """What SegNet-Basic's last layer is called, in the training prototxts and in the published files."""
 
@@ -98,9 +98,9 @@ def _network_of(tensors: dict[str, StoredTensor]) -> tuple[str, str, dict[str, _
         inputs, side = down["conv1_2"].inputs, 3
     elif found := [name for name in _CLASSIFIERS if f"{name}/0" in tensors]:
         network, last = "segnet-basic", found[0]
-        inputs, side = _BASIC_CHANNELS, 1
-        down = {f"conv{i}": _Conv(3 if i == 1 else inputs, inputs, side=7) for i in (1, 2, 3, 4)}
-        up = {f"conv_decode{i}": _Conv(inputs, inputs, side=7) for i in (4, 3, 2, 1)}
+        inputs, side = segnet_basic.CHANNELS, 1
+        down = {f"conv{i}": _Conv(3 if i == 1 else inputs, inputs, side=segnet_basic.SIZE) for i in (1, 2, 3, 4)}
+        up = {f"conv_decode{i}": _Conv(inputs, inputs, side=segnet_basic.SIZE) for i in (4, 3, 2, 1)}
     else:
         raise ValueError(f"holds no SegNet: it has neither conv1_1_D nor {' nor '.join(_CLASSIFIERS)}")
     num_classes = (*tensors[f"{last}/0"].shape, 0)[0]
