@@ -81,8 +81,8 @@ def assert_equals_caffe(run, image, expected):
     assert np.abs(exact_logits(run, image) - expected).max() < 1e-6 * np.abs(expected).max()
     network = segnet_jax.load(run)
     off = np.abs(np.asarray(network.logits(image))[0] - expected).max(axis=-1)
-    assert (off < 1e-4 * np.abs(expected).max()).mean() > 0.999  # a tie in a pooling may fall otherwise
-    assert (network.predict(image) == expected.argmax(axis=-1)).mean() > 0.999
+    assert (off < 1e-4 * np.abs(expected).max()).mean() > 0.99  # where maxima are near each other, another may win
+    assert (network.predict(image) == expected.argmax(axis=-1)).mean() > 0.99
 
 
 def test_a_converted_segnet_computes_what_caffes_layers_do(small, run):
