@@ -22,7 +22,6 @@ from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json, atomic_write_text, sum_of_file
 from segnet_jax.flags import parse_flags
 from segnet_jax.nn.preprocessing import PREPROCESSINGS
-from segnet_jax.nn.segnet_basic import STAGES as BASIC_STAGES
 from segnet_jax.reporting.run_folder import environment
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import CAFFE_CAMVID
@@ -132,22 +131,21 @@ def _classes_of(trained: CaffeSegNet, table: str, path: pathlib.Path) -> ClassTa
 
 def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, options: Options) -> Config:
     """The run's config: the published recipe's, as far as the file is of it."""
-    config = read_protocol("camvid-tutorial", Config())
-    given = options.dropout if options.dropout != -1 else DROPOUT if trained.has_dropout else 0.0
+    dropout = options.dropout if options.dropout != -1 else DROPOUT if trained.has_dropout else 0.0
+    recipe = (
+        "segnet-basic" if trained.network == "segnet-basic" else "bayesian-segnet" if dropout else "camvid-tutorial"
+    )
+    config = read_protocol(recipe, Config())
+    others = {} if classes == CAMVID else {"protocol": "", "class_weights": "none"}  # it was trained on other images
     return dataclasses.replace(
         config,
-        network=trained.network,
-        depth=5 if trained.network == "segnet" else BASIC_STAGES,
-        dropout=given,
-        protocol=config.protocol if classes == CAMVID else "",
-        class_weights=config.class_weights if classes == CAMVID else "none",
-        pooling="ceil",
-        conv_bias=True,
+        dropout=dropout,
         batch_norm_epsilon=BATCH_NORM_EPSILON,
         init=path.name,
         preprocessing="raw",
         precision="float32",
         run=options.run or str(pathlib.Path("runs") / path.stem),
+        **others,
     )
 
 

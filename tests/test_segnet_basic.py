@@ -111,9 +111,9 @@ def in_torch(variables, image, depth=4, pooling="floor", decoder="full", encoder
 def test_the_forward_pass_is_that_of_pytorchs_layers(variant):
     pytest.importorskip("torch")
     size = (45, 61) if variant.get("pooling") == "ceil" or not variant else (48, 64)  # interpolation: see below
+    variables = random_variables(SegNetBasic(5, width=1 / 16, **variant))
     with jax.enable_x64(True):
         model = SegNetBasic(5, width=1 / 16, dtype=jnp.float64, **variant)
-        variables = random_variables(model, 0)
         image = np.random.default_rng(1).integers(0, 256, (2, *size, 3)).astype(np.float64)
         ours = model.apply(jax.tree.map(np.float64, variables), image, train=False)
     expected = in_torch(variables, image, **{name: variant[name] for name in variant if name != "conv_bias"})

@@ -22,9 +22,12 @@ CLASSES, SIZE = 5, 16
 WEIGHTS = np.array([0.5, 1.0, 2.0, 3.0, 0.25], np.float32)
 
 
-def make(devices, *, sync=True, precision="float32", learning_rate=0.05, dtype=jnp.float32, half_gradients=False):
+def make(
+    devices, *, sync=True, precision="float32", learning_rate=0.05, dtype=jnp.float32, half_gradients=False, **network
+):
     devices = choose_devices(str(devices))
-    model = SegNet(CLASSES, depth=2, width=0.125, sync_axis=AXIS if sync else None, dtype=dtype)
+    network = {"depth": 2, "width": 0.125} | network
+    model = SegNet(CLASSES, sync_axis=AXIS if sync else None, dtype=dtype, **network)
     schedule = learning_rate_schedule("constant", peak=learning_rate, total_steps=100)
     optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
     state = create_state(init_variables(model, seed=0), optimizer, precision)
@@ -156,6 +159,21 @@ def test_eight_devices_of_four_images_take_the_same_steps_as_one_of_32(void_heav
     assert_trees_close(results[8], results[1])
 
 
+def test_dropout_drops_the_same_on_eight_devices_as_on_one_and_otherwise_in_each_step():
+    results, losses = {}, []
+    batch = random_batch((1, 1, 16))
+    for count in (1, 8):
+        _, state, step, _ = make(count, depth=3, width=1 / 16, dropout=0.5, learning_rate=1e-12)
+        for _ in range(2):
+            inputs = jax.tree.map(lambda x, count=count: x.reshape(count, 1, 16 // count, *x.shape[3:]), batch)
+            state, measures = step(state, inputs)
+            losses.append(float(measures["loss"]))
+        results[count] = jax.device_get(state.batch_stats)
+    assert_trees_close(results[8], results[1])
+    np.testing.assert_allclose(losses[2:], losses[:2], rtol=1e-5)
+    assert abs(losses[0] - losses[1]) > 1e-3  # nothing was learnt between them
+
+
 def test_without_synchronised_batch_norm_devices_still_agree_on_one_state():
     _, state, step, _ = make(8, sync=False)
     state, _ = step(state, random_batch((8, 1, 2)))
@@ -170,6 +188,22 @@ def test_l2_pulls_on_kernels_alone():
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     np.testing.assert_allclose(updates["conv"]["kernel"], -0.5)
     assert not any(leaf.any() for leaf in jax.tree.leaves((updates["conv"]["bias"], updates["bn"])))
+
+
+def test_caffes_factors_double_the_rate_of_convolutions_biases_and_decay_batch_norms_scale():
+    params = {
+        "conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.ones(3)},
+        "conv_bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
+    }
+    schedule = learning_rate_schedule("constant", peak=0.1, total_steps=1)
+    optimizer = sgd(schedule, momentum=0.9, weight_decay=0.5, decay_scale=True, bias_learning_rate=2.0)
+    state, gradients = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
+    for momentum in (1.0, 1.9):  # the second update has the first one's 0.9 besides
+        updates, state = optimizer.update(gradients, state, params)
+        np.testing.assert_allclose(updates["conv"]["kernel"], -0.1 * (1 + 0.5 * 2) * momentum, rtol=1e-6)
+        np.testing.assert_allclose(updates["conv"]["bias"], -0.2 * momentum, rtol=1e-6)
+        np.testing.assert_allclose(updates["conv_bn"]["scale"], -0.1 * 1.5 * momentum, rtol=1e-6)
+        np.testing.assert_allclose(updates["conv_bn"]["bias"], -0.1 * momentum, rtol=1e-6)
 
 
 def test_learning_rates_of_hand_worked_courses():

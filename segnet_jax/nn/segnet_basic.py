@@ -43,7 +43,7 @@ class SegNetBasic(SegNet):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
         """As `SegNet`."""
-        wide = image if image.dtype.itemsize > 4 else image.astype(jnp.float32)
+        wide = image.astype(jnp.float32) if image.dtype.itemsize == 2 else image  # its squares go up to 65,025
         x = local_response_normalisation(wide).astype(self.dtype)
         pooled = []
         stages = list(enumerate(self.stages, start=1))

@@ -1,0 +1,129 @@
+"""The named protocols against the tables of protocols.md, sections 2, 4 and 5, transcribed here by hand."""
+
+import pathlib
+import re
+import tomllib
+
+import pytest
+
+from segnet_jax.config import Config
+from segnet_jax.config_files import protocol_names, read_protocol
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDER = ROOT / "segnet_jax" / "protocols"
+TABLES = ROOT.parent / "shared" / "reference" / "protocols.md"
+
+ALL = {"image_size": (360, 480), "width": 1.0, "schedule": "constant", "momentum": 0.9, "weight_decay": 5e-4}
+CAFFE = {  # what the released prototxts have in common
+    "split_rule": "tutorial",
+    "batch_size_per_device": 4,
+    "flip": False,
+    "shift": 0,
+    "pooling": "ceil",
+    "upsampling": "indices",
+    "conv_bias": True,
+    "final_batch_norm": False,
+    "batch_norm_epsilon": 1e-9,
+    "batch_norm_bias": 1e-3,
+    "preprocessing": "raw",
+    "bias_learning_rate": 2.0,
+    "decay_scale": True,
+    "class_weights": "caffe",
+    "result_checkpoint": "last",
+}
+PAPER = CAFFE | {"batch_norm_bias": 0.0, "bias_learning_rate": 1.0, "decay_scale": False}
+TABLE = {
+    "camvid-matlab-2018": {
+        "split_rule": "matlab",
+        "network": "segnet",
+        "init": "vgg16",
+        "depth": 5,
+        "pooling": "floor",
+        "dropout": 0.0,
+        "final_batch_norm": True,
+        "class_weights": "matlab",
+        "learning_rate": 1e-3,
+        "batch_size_per_device": 4,
+        "flip": True,
+        "shift": 10,
+        "result_checkpoint": "last",
+    },
+    "camvid-tutorial": CAFFE | {"network": "segnet", "init": "vgg16", "dropout": 0.0, "learning_rate": 1e-3},
+    "segnet-basic": CAFFE
+    | {"network": "segnet-basic", "init": "none", "depth": 4, "dropout": 0.0, "learning_rate": 0.1},
+    "bayesian-segnet": CAFFE | {"network": "segnet", "init": "vgg16", "dropout": 0.5, "learning_rate": 1e-3},
+    "paper-2017": PAPER
+    | {
+        "network": "segnet",
+        "init": "vgg16",
+        "dropout": 0.5,
+        "learning_rate": 1e-3,
+        "batch_size_per_device": 5,
+        "class_weights": "none",
+    },
+    "paper-2017-basic": PAPER
+    | {
+        "network": "segnet-basic",
+        "init": "none",
+        "depth": 4,
+        "dropout": 0.0,
+        "conv_bias": False,
+        "learning_rate": 0.1,
+        "batch_size_per_device": 12,
+        "class_weights": "auto-present",
+        "result_checkpoint": "best",
+        "selected_by": "global_accuracy",
+    },
+}
+STEPS = {  # images of the training split, published steps of the published batch
+    "camvid-matlab-2018": (421, 10_500),
+    "camvid-tutorial": (367, 40_000),
+    "segnet-basic": (367, 10_000),
+    "bayesian-segnet": (367, 60_000),
+}
+
+
+def test_every_published_protocol_is_in_the_table():
+    assert set(protocol_names()) - {"demo", "camvid-strong"} == TABLE.keys()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_protocol_says_what_the_table_says(name):
+    protocol = read_protocol(name, Config())
+    assert {field: getattr(protocol, field) for field in ALL | TABLE[name]} == ALL | TABLE[name]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_protocol_is_as_long_as_published_but_for_ragged_batches(name):
+    images, steps = STEPS[name]
+    protocol = read_protocol(name, Config())
+    batch = protocol.batch_size_per_device
+    assert protocol.epochs == round(steps * batch / images) or protocol.epochs * (images // batch) == steps
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_value_has_its_source_in_a_comment(name):
+    lines = (FOLDER / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    values = tomllib.loads("\n".join(lines))
+    assert not [line for line in lines if "=" in line.split("#")[0] and not line.partition("#")[2].strip()]
+    assert len(values) > 12
+
+
+@pytest.mark.skipif(not TABLES.exists(), reason=f"the reference tables are not at {TABLES}")
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ("learning rate", ["1e-3 constant", "1e-3 constant", "**0.1** constant", "1e-3 / 0.1"]),
+        ("batch, length", ["100 epochs = 10,500 steps", "40,000 steps", "10,000 steps", "60,000 / 10,000"]),
+        ("dropout", ["none", "none", "none", "0.5"]),
+        ("split", ["random 60/40 of 701", "367/101/233", "same", "same"]),
+        ("L2", ["5e-4", "not on biases and BN shift; **is** on BN scale", "same", "same"]),
+        ("augmentation", ["flip x 50%; shift x, y uniform in +-10 px", "none", "none", "none"]),
+        ("optimiser", ["sgdm, momentum 0.9", "momentum 0.9", "same", "same"]),
+        ("class weights", ["median frequency on **all 701**", "11 fixed numbers", "same numbers", "same"]),
+    ],
+)
+def test_the_transcription_is_that_of_the_reference(row, words):
+    found = re.search(rf"^\| {re.escape(row)}[^|]*\|(.*)\|$", TABLES.read_text(encoding="utf-8"), re.MULTILINE)
+    for cell, expected in zip(found[1].split("|"), words, strict=True):
+        assert expected in cell
