@@ -1,6 +1,7 @@
 """Scores a trained run on a split: `python -m segnet_jax.evaluate --help`."""
 
 import dataclasses
+import pathlib
 import sys
 import time
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_flags
 from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import restore
+from segnet_jax.network import folded, restore
+from segnet_jax.prediction.sampling import check_samples
 from segnet_jax.reporting.figures import prediction_pictures
+from segnet_jax.reporting.kept import keep_uncertainty
 from segnet_jax.reporting.run_folder import result
-from segnet_jax.reporting.tables import print_table
+from segnet_jax.reporting.tables import percent, print_table
+from segnet_jax.sampled_scores import SampledScores, score_samples
 from segnet_jax.setting import open_data, start_devices
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
@@ -42,6 +46,7 @@ class Options:
     batch_size_per_device: int = 4  # images a device takes at once; the scores do not depend on it
     json: str = ""  # file to write the result to
     pictures: str = ""  # folder for a picture of six records and their predictions
+    samples: int = 0  # also score the mean of so many samples under dropout (Bayesian SegNet), with its uncertainty
     masks_only: bool = False  # leave the photographs out of it, where they must not be passed on
 
 
@@ -73,6 +78,10 @@ def evaluate(options: Options) -> int:
     meta = restored.meta
     if meta["classes"] != list(data_set.classes.names):
         raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")
+    network = None
+    if options.samples:
+        network = folded(restored, config)
+        check_samples(network, options.samples, options.run)
     records = assembly.decode(split, config, f"reading {options.split} images", say)
     share = assembly.device_share(devices, config.batch_size_per_device)
     source = evaluation_input(choose_place(config.input, devices, records), records, share, devices)
@@ -92,6 +101,20 @@ def evaluate(options: Options) -> int:
     if devices.is_writer:
         print_table(scores(found.confusion), data_set.classes)
         print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
+    sampled = None
+    if network is not None:
+        chosen = assembly.picture_indices(len(split))
+        sampled = score_samples(
+            network, source, len(split), share, devices, options.samples, seed=config.seed, wanted=chosen, say=say
+        )
+    if sampled is not None and devices.is_writer:
+        _tell_samples(sampled)
+        pictures = [
+            (split.names[i], None if options.masks_only else records.read(i)[0], maps)
+            for i, maps in sorted(sampled.maps.items())
+        ]
+        told = {"split": options.split, "num_images": len(split), "step": meta["step"]} | sampled.as_json()
+        keep_uncertainty(pathlib.Path(options.run), told, pictures, data_set.classes)
     if devices.is_writer and options.pictures:
         chosen = sorted(found.predictions)
         images, labels = zip(*map(records.read, chosen), strict=True)
@@ -118,8 +141,22 @@ def evaluate(options: Options) -> int:
             seed=config.seed,
         )
         extra = {"checkpoint": options.checkpoint, "step": meta["step"], "loss": found.loss, "precision": precision}
-        atomic_write_json(options.json, summary | extra | {"confusion": found.confusion})
+        drawn = {"samples": sampled.as_json()} if sampled is not None else {}
+        atomic_write_json(options.json, summary | extra | {"confusion": found.confusion} | drawn)
     return 0
+
+
+def _tell_samples(sampled: SampledScores) -> None:
+    """Prints what the samples say together, beside the network without dropout."""
+    told = sampled.as_json()
+    for name, which in (("mean", f"mean of {sampled.num_samples} samples"), ("plain", "without dropout")):
+        one = told[name]
+        coverage = one["accuracy_over_coverage"]["entropy"]
+        print(
+            f"{which}: mIoU {percent(one['miou'])}, global accuracy {percent(one['global_accuracy'])}, calibration "
+            f"error {percent(one['calibration_error'])}; right of the surest 90 % and 50 % of all pixels: "
+            f"{percent(coverage['0.9'])} and {percent(coverage['0.5'])}"
+        )
 
 
 if __name__ == "__main__":
