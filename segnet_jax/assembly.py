@@ -152,9 +152,12 @@ def choose_preprocessing(config: Config, vgg: VGG | None) -> Preprocessing:
     return vgg.preprocessing if vgg else TORCH
 
 
-def state_shapes(model: SegNet, optimizer: optax.GradientTransformation, precision: str) -> TrainState:
+def state_shapes(
+    model: SegNet, optimizer: optax.GradientTransformation, precision: str, has_average: bool
+) -> TrainState:
     """What a training state looks like, for restoring one: shapes and dtypes, nothing computed."""
-    return jax.eval_shape(partial(create_state, optimizer=optimizer, precision=precision), variable_shapes(model))
+    create = partial(create_state, optimizer=optimizer, precision=precision, has_average=has_average)
+    return jax.eval_shape(create, variable_shapes(model))
 
 
 def first_variables(

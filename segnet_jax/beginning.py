@@ -145,7 +145,7 @@ def begin(
     share = assembly.device_share(devices, config.batch_size_per_device)
     model = assembly.build_model(config, len(classes), setting.precision)
     optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
-    shapes = assembly.state_shapes(model, optimizer, setting.precision)
+    shapes = assembly.state_shapes(model, optimizer, setting.precision, config.average > 0)
     if resumed is None and hosts.is_writer:
         runs.check_room(config, num_bytes_of(shapes))
     if not config.resume:

@@ -103,15 +103,17 @@ def try_out(config: Config, material: Material, say: Callable[[str], None]) -> d
     )
     share = assembly.device_share(devices, config.batch_size_per_device)
     optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
-    runs.check_room(config, num_bytes_of(assembly.state_shapes(model, optimizer, setting.precision)))
+    has_average = config.average > 0
+    shapes = assembly.state_shapes(model, optimizer, setting.precision, has_average)
+    runs.check_room(config, num_bytes_of(shapes))
     settings = {"model": model, "class_weights": jnp.asarray(material.class_weights), "preprocessing": preprocessing}
     with assembly.telling_of_memory(config, devices):
         batch_of = partial(host.training_batch, material.records, plan, share, config.accumulate)
         variables = assembly.first_variables(config, model, material.vgg, preprocessing, batch_of, devices)
-        state = replicate(create_state(variables, optimizer, setting.precision), devices)
+        state = replicate(create_state(variables, optimizer, setting.precision, has_average), devices)
         source = training_input(place, material.records, plan, share, config.accumulate, devices)
         chosen = {"optimizer": optimizer, "schedule": schedule, "half_gradients": config.half_gradients}
-        take = assembly.build_train_step(source, devices, say, **chosen, **settings)
+        take = assembly.build_train_step(source, devices, say, average=config.average, **chosen, **settings)
         state, first = _time_steps(take, state, source, setting, most_calls=1)
         _forget_peak()  # of compiling: the training will find the program in the cache
         state, steps = _time_steps(take, state, source, setting)

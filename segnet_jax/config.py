@@ -49,6 +49,10 @@ class Config:
     shift: int = field(
         default=10, metadata=OVERRIDE
     )  # largest shift in x and y, pixels; shifted-in pixels are 0 and void
+    scale: tuple[float, float] = field(
+        default=(1.0, 1.0), metadata=OVERRIDE
+    )  # least and largest factor that images are enlarged by, about a random place; what is beyond them is 0 and void
+    color: float = field(default=0.0, metadata=OVERRIDE)  # random contrast, brightness, colour cast: strength, 0 to 1
 
     # network
     network: Literal["segnet", "segnet-basic"] = "segnet"  # segnet-basic: four stages of 7x7, the paper's small one
@@ -67,6 +71,9 @@ class Config:
     )  # share of the old running statistics that a step keeps
     batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to the variance
     batch_norm_bias: float = 0.0  # what BatchNorm's shift begins with
+    batch_norm: Literal["running", "recompute"] = field(
+        default="running", metadata=OVERRIDE
+    )  # statistics to score and use; recompute: over the training images after the training, as the authors did
     sync_batch_norm: bool = field(
         default=True, metadata=OVERRIDE
     )  # statistics over all devices, so that 8 x 4 images equal 1 x 32
@@ -93,6 +100,7 @@ class Config:
     weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels
     decay_scale: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's scale too, as in Caffe's files
     bias_learning_rate: float = field(default=1.0, metadata=OVERRIDE)  # factor for convolutions' biases; Caffe's: 2
+    average: float = 0.0  # share of the old average of the parameters that a step keeps, such as 0.99; 0: no average
     class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
         default="matlab", metadata=OVERRIDE
     )  # balancing rule
@@ -148,6 +156,8 @@ class Config:
             if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
                 raise UserError(f"--map must be OLD=NEW, two values of label files from 0 to 65535, got {change!r}")
         object.__setattr__(self, "map", tuple(dict.fromkeys(self.map)))  # a resumed run's, given once more
+        if self.scale[0] > self.scale[1]:
+            raise UserError(f"--scale must be the least and the largest factor, got {self.scale[0]} {self.scale[1]}")
         if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
             raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
         if self.steps_per_call > 1 and self.input == "host":
@@ -178,6 +188,8 @@ _RANGES = {
     "labels_start_at": (0, 255),
     "val_share": (0, 0.9),
     "shift": (0, 16_384),
+    "scale": (0.25, 4),
+    "color": (0, 1),
     "depth": (1, 5),
     "width": (1e-3, 16),
     "batch_norm_momentum": (0, 1 - 1e-6),
@@ -195,6 +207,7 @@ _RANGES = {
     "momentum": (0, 1 - 1e-6),
     "weight_decay": (0, 1),
     "bias_learning_rate": (0, 100),
+    "average": (0, 1 - 1e-6),
     "seed": (0, 2**63 - 1),
     "fake_devices": (0, 1024),
     "steps_per_call": (1, 10_000),

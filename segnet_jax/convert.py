@@ -88,7 +88,7 @@ def convert(options: Options) -> int:
         "class_weights": list(CAFFE_CAMVID) if classes == CAMVID else [1.0] * len(classes),
         "class_weights_by": config.class_weights,
         "global_batch_size": config.batch_size_per_device,
-        "data": {},  # what it was trained on is not known, so that no training here takes it for its own
+        "data": {"train": "unknown"},  # so that no training here takes it for its own
         "last": None,
         "best": None,
         "converted_from": {"file": path.name, "sha256": sum_of_file(path)},
@@ -144,6 +144,7 @@ def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, op
         init=path.name,
         preprocessing="raw",
         precision="float32",
+        batch_norm="running",  # statistics were recomputed by the authors, and cannot be again
         run=options.run or str(pathlib.Path("runs") / path.stem),
         **others,
     )

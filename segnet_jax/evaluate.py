@@ -1,12 +1,12 @@
 """Scores a trained run on a split: `python -m segnet_jax.evaluate --help`."""
 
 import dataclasses
-import pathlib
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,19 +14,24 @@ import tyro
 
 from segnet_jax import assembly, runs
 from segnet_jax.command import run_command
+from segnet_jax.config import Config
+from segnet_jax.datasets.records import DataSet
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json
 from segnet_jax.flags import parse_flags
 from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import folded, restore
+from segnet_jax.network import Restored, folded, restore
 from segnet_jax.prediction.sampling import check_samples
+from segnet_jax.recomputing import recompute
+from segnet_jax.reporting.bar import bar
 from segnet_jax.reporting.figures import prediction_pictures
-from segnet_jax.reporting.kept import keep_uncertainty
 from segnet_jax.reporting.run_folder import result
-from segnet_jax.reporting.tables import percent, print_table
-from segnet_jax.sampled_scores import SampledScores, score_samples
+from segnet_jax.reporting.tables import print_table
+from segnet_jax.results import by_statistics
+from segnet_jax.sampled_scores import score_samples
 from segnet_jax.setting import open_data, start_devices
+from segnet_jax.training.parallel import Devices, replicate
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
 
@@ -41,12 +46,14 @@ class Options:
     split: Literal["train", "val", "test"] = "val"  # which images
     data: str = ""  # where they are, if not where the run was trained
     checkpoint: Literal["best", "newest"] = "best"  # of the run
+    batch_norm: Literal["run", "running", "recompute"] = "run"  # whose statistics; recompute: of the run's data
+    averaged: bool = True  # take the run's averaged parameters where it has such, not those of the step itself
+    samples: int = 0  # also score the mean of so many samples under dropout (Bayesian SegNet), with its uncertainty
     devices: str = "all"  # how many devices: a number or "all"
     fake_devices: int = 0  # pretend that the CPU is so many devices
     batch_size_per_device: int = 4  # images a device takes at once; the scores do not depend on it
     json: str = ""  # file to write the result to
     pictures: str = ""  # folder for a picture of six records and their predictions
-    samples: int = 0  # also score the mean of so many samples under dropout (Bayesian SegNet), with its uncertainty
     masks_only: bool = False  # leave the photographs out of it, where they must not be passed on
 
 
@@ -61,8 +68,11 @@ def evaluate(options: Options) -> int:
     Raises:
       UserError: for a missing run or split, or data whose classes are not the run's.
     """
+    trained = runs.read_run(options.run)
+    rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     config = dataclasses.replace(
-        runs.read_run(options.run),
+        trained,
+        batch_norm="running",  # both are scored
         devices=options.devices,
         fake_devices=options.fake_devices,
         batch_size_per_device=options.batch_size_per_device,
@@ -74,14 +84,14 @@ def evaluate(options: Options) -> int:
     split = data_set.splits.get(options.split)
     if not split:
         raise UserError(f"{data_set.name} has no {options.split} images, only {', '.join(data_set.splits)}")
-    restored = restore(options.run, config, options.checkpoint, devices, precision, say)
+    restored = restore(options.run, config, options.checkpoint, devices, precision, say, options.averaged)
     meta = restored.meta
     if meta["classes"] != list(data_set.classes.names):
         raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")
-    network = None
+    if rule == "recompute" and "converted_from" in meta:
+        raise UserError(f"{options.run} was converted: its statistics lie in BatchNorm's scale and shift, for good")
     if options.samples:
-        network = folded(restored, config)
-        check_samples(network, options.samples, options.run)
+        check_samples(restored.model.dropout, options.samples, options.run)
     records = assembly.decode(split, config, f"reading {options.split} images", say)
     share = assembly.device_share(devices, config.batch_size_per_device)
     source = evaluation_input(choose_place(config.input, devices, records), records, share, devices)
@@ -98,23 +108,28 @@ def evaluate(options: Options) -> int:
     start = time.monotonic()
     found = score(restored.variables)
     seconds = time.monotonic() - start
+    confusions = {"running": found.confusion}
+    if rule == "recompute":
+        batch_stats = restored.recomputed or _recompute(options.run, trained, restored, data_set, devices, say)
+        variables = restored.variables | {"batch_stats": replicate(batch_stats, devices)}
+        restored = dataclasses.replace(restored, variables=variables)
+        found = score(variables)
+        confusions["recompute"] = found.confusion
     if devices.is_writer:
         print_table(scores(found.confusion), data_set.classes)
         print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
-    sampled = None
-    if network is not None:
-        chosen = assembly.picture_indices(len(split))
+        if rule == "recompute":
+            mious = [f"{scores(confusion).miou:.4f}" for confusion in confusions.values()]
+            print(f"BatchNorm's statistics recomputed: mIoU {mious[1]}; with the running ones: {mious[0]}")
+    samples = {}
+    if options.samples:
         sampled = score_samples(
-            network, source, len(split), share, devices, options.samples, seed=config.seed, wanted=chosen, say=say
+            folded(restored, config), source, records, share, devices, options.samples, config.seed, say
         )
-    if sampled is not None and devices.is_writer:
-        _tell_samples(sampled)
-        pictures = [
-            (split.names[i], None if options.masks_only else records.read(i)[0], maps)
-            for i, maps in sorted(sampled.maps.items())
-        ]
-        told = {"split": options.split, "num_images": len(split), "step": meta["step"]} | sampled.as_json()
-        keep_uncertainty(pathlib.Path(options.run), told, pictures, data_set.classes)
+        samples = {"samples": sampled.as_json()}
+        if devices.is_writer:
+            on = {"split": options.split, "num_images": len(split), "step": meta["step"]}
+            sampled.show(options.run, on, split.names, None if options.masks_only else records, data_set.classes)
     if devices.is_writer and options.pictures:
         chosen = sorted(found.predictions)
         images, labels = zip(*map(records.read, chosen), strict=True)
@@ -141,22 +156,27 @@ def evaluate(options: Options) -> int:
             seed=config.seed,
         )
         extra = {"checkpoint": options.checkpoint, "step": meta["step"], "loss": found.loss, "precision": precision}
-        drawn = {"samples": sampled.as_json()} if sampled is not None else {}
-        atomic_write_json(options.json, summary | extra | {"confusion": found.confusion} | drawn)
+        extra |= by_statistics(confusions)
+        atomic_write_json(options.json, summary | extra | {"confusion": found.confusion} | samples)
     return 0
 
 
-def _tell_samples(sampled: SampledScores) -> None:
-    """Prints what the samples say together, beside the network without dropout."""
-    told = sampled.as_json()
-    for name, which in (("mean", f"mean of {sampled.num_samples} samples"), ("plain", "without dropout")):
-        one = told[name]
-        coverage = one["accuracy_over_coverage"]["entropy"]
-        print(
-            f"{which}: mIoU {percent(one['miou'])}, global accuracy {percent(one['global_accuracy'])}, calibration "
-            f"error {percent(one['calibration_error'])}; right of the surest 90 % and 50 % of all pixels: "
-            f"{percent(coverage['0.9'])} and {percent(coverage['0.5'])}"
-        )
+def _recompute(
+    run: str, trained: Config, restored: Restored, data_set: DataSet, devices: Devices, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """BatchNorm's statistics of a run's network over the images that it was trained on."""
+    known = restored.meta["data"]["train"]
+    split = data_set.splits["train"]
+    if split.fingerprint != known:  # scored on other data
+        split = open_data(trained).splits["train"]
+    if split.fingerprint != known:
+        say(f"warning: the training images of {trained.data} are not those that {run} was trained on")
+    records = assembly.decode(split, trained, "reading train images", say)
+    preprocessing = runs.preprocessing_of(restored.meta)
+    size = restored.meta["global_batch_size"]
+    with bar("recomputing BatchNorm", len(split)) as advance:
+        network = (restored.model, restored.variables, records, preprocessing)
+        return recompute(trained, size, *network, devices, advance)
 
 
 if __name__ == "__main__":

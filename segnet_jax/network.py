@@ -20,8 +20,9 @@ from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.setting import start_devices
+from segnet_jax.training import statistics
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.parallel import Devices
+from segnet_jax.training.parallel import Devices, replicate
 from segnet_jax.training.shelf import Which
 
 
@@ -33,11 +34,13 @@ class Restored:
       model: as it was trained, BatchNorm apart.
       variables: its "params" and "batch_stats", replicated over the devices.
       meta: the checkpoint's JSON.
+      recomputed: "batch_stats" that were taken afresh after the training, on the host; None where there are none.
     """
 
     model: SegNet
     variables: dict[str, Any]
     meta: dict[str, Any]
+    recomputed: dict[str, Any] | None = None
 
     @property
     def classes(self) -> ClassTable:
@@ -46,35 +49,52 @@ class Restored:
 
 
 def restore(
-    run: str, config: Config, which: Which, devices: Devices, precision: str, say: Callable[[str], None]
+    run: str,
+    config: Config,
+    which: Which,
+    devices: Devices,
+    precision: str,
+    say: Callable[[str], None],
+    averaged: bool = True,
 ) -> Restored:
-    """Restores the network of a run's checkpoint.
+    """Restores the network of a run's checkpoint, with the statistics that `--batch-norm` of the run names.
 
     Args:
       run: the folder.
-      config: the run's.
+      config: the run's; with `batch_norm` "recompute", statistics that were taken afresh replace the running ones.
       which: the best or the newest checkpoint.
       devices: where its variables are to lie.
       precision: of activations, not "auto".
       say: told of damaged checkpoints.
+      averaged: take the average of the parameters where the run has one, not those of the step itself.
 
     Raises:
       UserError: there is no checkpoint yet, or it holds another network than the config tells.
       NoCheckpoint: there were some, and none is whole.
     """
-    with Checkpoints(pathlib.Path(run) / "checkpoints", devices, say=say) as checkpoints:
+    folder = pathlib.Path(run) / "checkpoints"
+    with Checkpoints(folder, devices, say=say) as checkpoints:
         step = checkpoints.latest(which)
         if step is None:
             raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
         meta = checkpoints.read_meta(which, step)
         model = assembly.build_model(config, len(meta["classes"]), precision)
         optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
-        shapes = assembly.state_shapes(model, optimizer, meta["precision"])
+        shapes = assembly.state_shapes(model, optimizer, meta["precision"], config.average > 0)
         try:
-            return Restored(model, checkpoints.restore(which, step, shapes).variables, meta)
+            state = checkpoints.restore(which, step, shapes)
         except ValueError as error:  # the files are whole: Orbax tells of shapes or names that differ
             why = " ".join(str(error).split())[:200]
             raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {why}") from None
+        variables = state.variables if averaged else state.replace(average=None).variables
+        recomputed = statistics.kept(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
+    if state.average is not None and not averaged:  # they belong to the average
+        recomputed = None
+    if config.batch_norm == "recompute" and recomputed is None:
+        say(f"the {which} checkpoint of {run} has no recomputed BatchNorm statistics: the running ones are used")
+    elif config.batch_norm == "recompute":
+        variables = variables | {"batch_stats": replicate(recomputed, devices)}
+    return Restored(model, variables, meta, recomputed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -119,7 +119,7 @@ def predict(options: Options) -> int:
             devices, precision = start_devices(config, say)
             network = folded(restore(options.run, config, options.checkpoint, devices, precision, say), config)
             if options.samples:
-                check_samples(network, options.samples, options.run)
+                check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device
             if all(source.kind == "image" for source in sources) and not sizing.tile:
                 per_device = min(per_device, -(-len(sources) // devices.total))

@@ -1,6 +1,7 @@
 """The result of a finished run: `result.json` and the table that is printed of it."""
 
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -19,12 +20,46 @@ def merit(scored: dict, selected_by: str = "miou") -> float:
     return getattr(scores(np.array(scored["confusion"])), selected_by)
 
 
+def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """The scores under BatchNorm's running and recomputed statistics, as JSON; nothing where there are only the former.
+
+    Args:
+      confusions: "running", and "recompute" where they were, int64 [C,C].
+    """
+    if confusions.keys() == {"running"}:
+        return {}
+    names = ("miou", "mean_accuracy", "global_accuracy")
+    return {
+        "batch_norm": {
+            rule: {name: getattr(scores(confusion), name) for name in names} for rule, confusion in confusions.items()
+        }
+    }
+
+
 def write_result(
-    folder: pathlib.Path, config: Config, setting: Setting, meta: dict, logbook: Logbook, sum_of_state: str
+    folder: pathlib.Path,
+    config: Config,
+    setting: Setting,
+    meta: dict,
+    logbook: Logbook,
+    sum_of_state: str,
+    recomputed: np.ndarray | None = None,
 ) -> None:
-    """Writes `result.json` of a finished run and prints its table."""
+    """Writes `result.json` of a finished run and prints its table.
+
+    Args:
+      folder: the run's.
+      config: its.
+      setting: what that came to.
+      meta: of its last checkpoint.
+      logbook: of its training.
+      sum_of_state: of its last state.
+      recomputed: the confusion matrix under BatchNorm's recomputed statistics, where it counts.
+    """
     chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
-    found = scores(np.array(chosen["confusion"]))
+    confusions = {"running": np.array(chosen["confusion"])}
+    confusions |= {} if recomputed is None else {"recompute": recomputed}
+    found = scores(confusions[config.batch_norm])
     summary = result(
         found,
         classes,
@@ -43,6 +78,7 @@ def write_result(
         "last_miou": merit(meta["last"]),
         "precision": setting.precision,
         "state": sum_of_state,
+        **by_statistics(confusions),
     }
     changes = {"overrides": runs.overrides(folder)} if runs.overrides(folder) else {}
     atomic_write_json(folder / runs.RESULT_FILE, summary | extra | changes)

@@ -1,5 +1,7 @@
 """Scores of what many samples of a network say together, beside those of the network without dropout."""
 
+import pathlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,13 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from segnet_jax.assembly import picture_indices
+from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.inputs import Input
 from segnet_jax.metrics.calibration import Calibration, accuracy_over_coverage, calibration, count_in_bins
 from segnet_jax.metrics.confusion import confusion_matrix, scores
 from segnet_jax.metrics.uncertainty import entropy, uncertainty
 from segnet_jax.network import Network
 from segnet_jax.pipeline import host
+from segnet_jax.pipeline.decoded import Records
 from segnet_jax.prediction.sampling import MEASURES, image_keys, largest, measured, sample
+from segnet_jax.reporting.kept import keep_uncertainty
+from segnet_jax.reporting.tables import percent
 from segnet_jax.training.parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
 
 
@@ -56,32 +63,56 @@ class SampledScores:
             "plain": _told(self.plain_confusion, self.plain_calibration, {"entropy": self.counts["plain_entropy"]}),
         }
 
+    def show(
+        self, run: str, on: dict[str, Any], names: Sequence[str], records: Records | None, classes: ClassTable
+    ) -> None:
+        """Prints the scores beside those without dropout, and keeps them and the maps for the run's report.
+
+        Args:
+          run: the folder.
+          on: what they are of, as JSON.
+          names: of the records.
+          records: for their images; None where those must not be passed on.
+          classes: names and colours.
+        """
+        told = self.as_json()
+        for which, name in (("mean", f"mean of {self.num_samples} samples"), ("plain", "without dropout")):
+            one, coverage = told[which], told[which]["accuracy_over_coverage"]["entropy"]
+            print(
+                f"{name}: mIoU {percent(one['miou'])}, global accuracy {percent(one['global_accuracy'])}, calibration "
+                f"error {percent(one['calibration_error'])}; right of the surest 90 % and 50 % of all pixels: "
+                f"{percent(coverage['0.9'])} and {percent(coverage['0.5'])}"
+            )
+        pictures = [
+            (names[i], records.read(i)[0] if records is not None else None, maps)
+            for i, maps in sorted(self.maps.items())
+        ]
+        keep_uncertainty(pathlib.Path(run), on | told, pictures, classes)
+
 
 def score_samples(
     network: Network,
     source: Input,
-    num_records: int,
+    records: Records,
     share: host.Share,
     devices: Devices,
     num_samples: int,
-    *,
     seed: int,
-    wanted: list[int],
-    say=lambda text: None,
+    say: Callable[[str], None],
 ) -> SampledScores:
     """Draws samples of every image of a split, and scores what they say together.
 
     Args:
       network: with dropout.
       source: of the split's batches.
-      num_records: how many there are.
+      records: of the split.
       share: this process's part of each batch; the scores do not depend on it.
       devices: to compute on.
       num_samples: T, all of an image in one call.
       seed: of dropout.
-      wanted: indices of the records whose maps are to be kept.
       say: told when the step is compiled.
     """
+    num_records, wanted = len(records), picture_indices(len(records))
     step = partial(
         _score,
         make_batch=source.make_batch,

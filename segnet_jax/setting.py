@@ -104,7 +104,8 @@ def _plan(config: Config, devices: Devices, num_images: int) -> Plan:
     """The plan of the whole training; where there are too few images for it, the fix is the batch that would do."""
     at_once = devices.total * config.accumulate
     try:
-        return Plan(num_images, at_once * config.batch_size_per_device, config.seed, config.flip, config.shift)
+        drawn = (config.flip, config.shift, config.scale, config.color)
+        return Plan(num_images, at_once * config.batch_size_per_device, config.seed, *drawn)
     except UserError as error:
         most = num_images // at_once
         fix = f"--batch-size-per-device {most}" if most else "--devices 1 --accumulate 1 --batch-size-per-device 1"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segnet_jax import assembly, runs
+from segnet_jax import assembly, recomputing, runs
 from segnet_jax.beginning import begin
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
@@ -72,7 +72,9 @@ def train(config: Config) -> int:
                 variables = assembly.first_variables(
                     config, start.model, start.vgg, start.preprocessing, start.batch_of, devices
                 )
-                state = replicate(create_state(variables, start.optimizer, setting.precision), devices)
+                has_average = config.average > 0
+                state = create_state(variables, start.optimizer, setting.precision, has_average)
+                state = replicate(state, devices)
             say(f"network  SegNet, {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
             step_settings = {
                 "model": start.model,
@@ -89,6 +91,7 @@ def train(config: Config) -> int:
                 schedule=start.schedule,
                 half_gradients=config.half_gradients,
                 seed=config.seed,
+                average=config.average,
                 **step_settings,
             )
             source_scored = evaluation_input(start.place, records_scored, start.share, devices)
@@ -210,8 +213,13 @@ def train(config: Config) -> int:
             logbook.draw_plot(status=f"stopped after step {step}")
             logbook.say(f"{outcome['why']}, all saved; go on with: {command_to_go_on(folder)}")
             return 0
+        recomputed = None
+        if config.batch_norm == "recompute":
+            with stop.at_once(), logbook.aside("recomputing BatchNorm"):
+                keep = room if devices.is_writer else _never
+                recomputed = recomputing.finish(start, state, step, evaluate, keep)
         if devices.is_writer:
-            room(lambda: write_result(folder, config, setting, meta, logbook, outcome["state"]))
+            room(lambda: write_result(folder, config, setting, meta, logbook, outcome["state"], recomputed))
         return 0
 
 
@@ -219,7 +227,7 @@ def _say_nothing(_text: str) -> None:
     """In the place of printing, for the processes that do not."""
 
 
-def _never() -> bool:
+def _never(*_) -> bool:
     return False
 
 

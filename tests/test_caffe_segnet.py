@@ -260,6 +260,13 @@ def test_nothing_is_overwritten_and_no_training_goes_on_in_a_converted_run(small
         train.train(parse_config(flags, prog="p", description=""))
 
 
+def test_statistics_that_are_folded_for_good_are_not_recomputed(run, camvid_like):
+    assert runs.read_run(run).batch_norm == "running"
+    flags = [str(run), "--data", str(camvid_like), "--devices", "1", "--batch-norm", "recompute"]
+    with pytest.raises(UserError, match="was converted: its statistics lie in BatchNorm's scale and shift"):
+        evaluate.evaluate(parse_flags(evaluate.Options, flags, prog="p", description=""))
+
+
 @pytest.fixture
 def camvid_like(tmp_path):
     """Two frames in the tutorial's layout."""

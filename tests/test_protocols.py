@@ -25,6 +25,7 @@ CAFFE = {  # what the released prototxts have in common
     "final_batch_norm": False,
     "batch_norm_epsilon": 1e-9,
     "batch_norm_bias": 1e-3,
+    "batch_norm": "recompute",
     "preprocessing": "raw",
     "bias_learning_rate": 2.0,
     "decay_scale": True,

@@ -31,6 +31,8 @@ OTHERS = {  # another value for each field
     "val_share": 0.3,
     "flip": False,
     "shift": 11,
+    "scale": (0.5, 2.0),
+    "color": 0.25,
     "encoder": "vgg19",
     "depth": 4,
     "width": 0.5,
@@ -38,6 +40,7 @@ OTHERS = {  # another value for each field
     "conv_bias": True,
     "final_batch_norm": True,
     "batch_norm_momentum": 0.99,
+    "batch_norm": "recompute",
     "batch_norm_epsilon": 1e-4,
     "sync_batch_norm": False,
     "init": "none",
@@ -53,6 +56,7 @@ OTHERS = {  # another value for each field
     "poly_power": 1.0,
     "momentum": 0.8,
     "weight_decay": 1e-4,
+    "average": 0.99,
     "class_weights": "none",
     "seed": 1,
     "precision": "bfloat16",
@@ -83,7 +87,7 @@ def test_every_key_is_classed_and_tried():
     # What makes the state or the plan another is refused, what makes the recipe another can be overridden.
     assert {name for name in OTHERS if on_resume(name) == "refused"} == {
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
-        *("final_batch_norm", "init", "preprocessing", "seed", "precision"),
+        *("final_batch_norm", "init", "preprocessing", "seed", "precision", "average"),
         *("fit", "images", "map", "labels_start_at", "unknown_colour", "exif", "resize_labels", "val_share"),
     }
 

@@ -1,6 +1,6 @@
 """SegNet-Basic: four convolutions of 7x7 down, four up without ReLU, and the paper's variants of its decoder.
 
-Source: Badrinarayanan, Kendall, Cipolla: SegNet (arXiv 1511.00561), section 3 and Table 1; names, local response
+Source: Badrinarayanan, Kendall, Cipolla: SegNet (arXiv 1511.00561), Table 1; names, local response
 normalisation and the 1x1 classifier as in SegNet-Tutorial's `segnet_basic_train.prototxt`.
 """
 

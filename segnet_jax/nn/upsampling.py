@@ -1,6 +1,6 @@
 """Upsampling without pooling codes, for the question whether they help: bilinear interpolation, fixed or learnt.
 
-Source: SegNet's paper (arXiv 1511.00561, section 3.3, Table 1) compares unpooling with fixed bilinear interpolation and
+Source: SegNet's paper (arXiv 1511.00561, Table 1) compares unpooling with fixed bilinear interpolation and
 with FCN's learnt one: a transposed convolution 4x4 of stride 2 that begins as bilinear interpolation (arXiv 1411.4038).
 """
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from segnet_jax.constants import VOID
+from segnet_jax.pipeline.augment import recolor, resample
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.pipeline.host import Share, evaluation_indices, num_evaluation_steps
 from segnet_jax.pipeline.plan import Plan
@@ -37,14 +38,11 @@ def shards(records: Records, share: Share) -> dict[str, np.ndarray]:
 
 
 def training_draws(plan: Plan, share: Share, accumulate: int, calls: list[range]) -> Iterator[dict[str, np.ndarray]]:
-    """Yields what the plan says of each call's steps, for `training_batch`: int32 arrays [L,K,A,B]."""
+    """Yields what the plan says of each call's steps, for `training_batch`: int32 [L,K,A,B] or [L,K,A,B,3]."""
     places = share.places(accumulate)
     for steps in calls:
-        batches = [plan.batch(step)[places] for step in steps]
-        yield {
-            name: np.stack([getattr(draws, name) for draws in batches], axis=1).astype(np.int32)
-            for name in ("index", "flip", "shift_y", "shift_x")
-        }
+        batches = [plan.batch(step)[places].drawn() for step in steps]
+        yield {name: np.stack([draws[name] for draws in batches], axis=1).astype(np.int32) for name in batches[0]}
 
 
 def evaluation_draws(num_samples: int, share: Share) -> Iterator[dict[str, np.ndarray]]:
@@ -57,7 +55,7 @@ def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis
     """Makes one device's augmented batch, inside the step.
 
     Args:
-      draws: "index", "flip", "shift_y" and "shift_x", int32 [A,B].
+      draws: of the plan, int32 [A,B] or [A,B,3]; what it does not draw is not in the program either.
       store: the split.
       most: the largest shift that the plan draws.
       axis: the mapped axis over which the split is cut, or None where each device holds all of it.
@@ -66,14 +64,18 @@ def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis
       "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W], as `host.training_batch` makes them.
     """
 
-    def augment(image, label, flip, shift_y, shift_x):
-        image, label = (jnp.where(flip != 0, array[:, ::-1], array) for array in (image, label))
-        shift = partial(_shift, shift_y=shift_y, shift_x=shift_x, most=most)
+    def augment(image, label, draws):
+        if "gain" in draws:
+            image = recolor(image, draws["gain"], draws["offset"], jnp)
+        if "step" in draws:
+            image, label = resample(image, label, draws["step"], draws["place_y"], draws["place_x"], jnp)
+        image, label = (jnp.where(draws["flip"] != 0, array[:, ::-1], array) for array in (image, label))
+        shift = partial(_shift, shift_y=draws["shift_y"], shift_x=draws["shift_x"], most=most)
         return shift(image, fill=0), shift(label, fill=VOID)
 
     images, labels = _gather(store, draws["index"], axis)
     augment = jax.vmap(jax.vmap(augment))  # over accumulated batches and over images
-    image, label = augment(images, labels, draws["flip"], draws["shift_y"], draws["shift_x"])
+    image, label = augment(images, labels, draws)
     return {"image": image, "label": label}
 
 

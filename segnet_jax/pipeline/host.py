@@ -13,7 +13,7 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 from segnet_jax.errors import UserError
-from segnet_jax.pipeline.augment import augment
+from segnet_jax.pipeline.augment import augment, recolor, resample
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.pipeline.plan import Plan
 
@@ -50,7 +50,12 @@ def training_batch(records: Records, plan: Plan, share: Share, accumulate: int, 
     draws = plan.batch(step)
     for place, i in np.ndenumerate(places):
         flip, shift = bool(draws.flip[i]), (int(draws.shift_y[i]), int(draws.shift_x[i]))
-        augment(*records.read(int(draws.index[i])), flip, *shift, out=(images[place], labels[place]))
+        image, label = records.read(int(draws.index[i]))
+        if draws.gain is not None:
+            image = recolor(image, draws.gain[i].astype(np.int32), draws.offset[i].astype(np.int32), np)
+        if draws.step is not None:
+            image, label = resample(image, label, int(draws.step[i]), int(draws.place_y[i]), int(draws.place_x[i]), np)
+        augment(image, label, flip, *shift, out=(images[place], labels[place]))
     return {"image": images, "label": labels}
 
 

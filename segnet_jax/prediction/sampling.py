@@ -8,14 +8,13 @@ import jax.numpy as jnp
 
 from segnet_jax.errors import UserError
 from segnet_jax.metrics.uncertainty import Uncertainty, uncertainty
-from segnet_jax.network import Network
 
 MOST_SAMPLES = 10_000
 MEASURES = ("entropy", "information", "variance")
 """Of uncertainty, as in `metrics.uncertainty.Uncertainty`."""
 
 
-def check_samples(network: Network, num_samples: int, run: str) -> None:
+def check_samples(dropout: float, num_samples: int, run: str) -> None:
     """Refuses samples that could not be drawn, or would all be alike.
 
     Raises:
@@ -23,7 +22,7 @@ def check_samples(network: Network, num_samples: int, run: str) -> None:
     """
     if not 1 <= num_samples <= MOST_SAMPLES:
         raise UserError(f"--samples must be between 1 and {MOST_SAMPLES}, got {num_samples}")
-    if not network.model.dropout:
+    if not dropout:
         raise UserError(
             f"the network of {run} has no dropout, so that all samples of it are alike: leave --samples out"
         )

@@ -8,9 +8,9 @@ from rich.progress import Progress
 
 
 @contextlib.contextmanager
-def bar(doing: str, total: int) -> Iterator[Callable[[], None]]:
-    """Shows how far a pass has come; yields the function to call after each of its `total` parts."""
+def bar(doing: str, total: int) -> Iterator[Callable[..., None]]:
+    """Shows how far a pass has come; yields the function to call after one, or so many, of its `total` parts."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(doing, total=total)
-        yield lambda: progress.advance(task)
+        yield lambda parts=1: progress.advance(task, parts)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 
 import jax
 from flax import linen as nn
+from jax import lax
 
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
-from segnet_jax.training.parallel import Devices, parallel_eval_step
+from segnet_jax.training.parallel import AXIS, Devices, parallel_eval_step
 
 
 def calibrate(
@@ -23,7 +24,7 @@ def calibrate(
     """Returns the running statistics that the given batches have under the given parameters.
 
     Args:
-      model: the network, its BatchNorm synchronised over the devices.
+      model: the network. Where its BatchNorm is not synchronised, the batches are those of single devices.
       variables: the network's, replicated; its running statistics do not matter.
       batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
       preprocessing: what the network expects of an image.
@@ -35,7 +36,8 @@ def calibrate(
     def statistics(variables, batch, _store):
         image = normalise(batch["image"][0], preprocessing, model.dtype)
         _, updated = forgetful.apply(variables, image, train=True, mutable=["batch_stats"])
-        return updated["batch_stats"], ()
+        found = updated["batch_stats"]
+        return (found if model.sync_axis else lax.pmean(found, AXIS)), ()
 
     step = parallel_eval_step(statistics, devices)
     total, count = None, 0

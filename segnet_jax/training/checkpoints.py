@@ -6,6 +6,7 @@ before anything older is removed, and what is restored is held against its manif
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -25,7 +26,7 @@ import orbax.checkpoint as ocp
 from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
 from segnet_jax.files import atomic_write_json
 from segnet_jax.training.parallel import Devices, replicate, rewrap
-from segnet_jax.training.sealing import Damaged, seal, verify
+from segnet_jax.training.sealing import Damaged, read_manifest, seal, verify
 from segnet_jax.training.shelf import META, Shelf, Which
 from segnet_jax.training.state import TrainState, num_bytes_of
 
@@ -92,7 +93,7 @@ class Checkpoints:
             self._make_room(partial, num_bytes_of(copy), step)
         with self._told_by_disk(partial, step):
             self._writer.save(
-                partial / _STATE, args=ocp.args.StandardSave(rewrap(state, self._devices.world)), force=True
+                partial / _STATE, args=ocp.args.StandardSave(_as_kept(rewrap(state, self._devices.world))), force=True
             )
         self._pending = self._thread.submit(self._finish, which, step, partial, copy, meta)
 
@@ -155,8 +156,10 @@ class Checkpoints:
             primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="read"
         )
         handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-        return handler.restore(folder / _STATE, args=ocp.args.PyTreeRestore(item=like, restore_args=kinds))
+        kept = _as_kept(like)
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept)
+        found = handler.restore(folder / _STATE, args=ocp.args.PyTreeRestore(item=kept, restore_args=kinds))
+        return like.replace(**found)
 
     def _make_room(self, partial: pathlib.Path, num_bytes: int, step: int) -> None:
         with self._told_by_disk(partial, step):
@@ -195,6 +198,10 @@ class Checkpoints:
         """The JSON of a checkpoint that was found by `latest`."""
         return self._agreed(lambda: self.shelf.meta(which, step))
 
+    def sum_of_state(self, which: Which, step: int) -> str:
+        """The sum of the state of a checkpoint that was found by `latest`."""
+        return self._agreed(lambda: read_manifest(self.shelf.place(which, step))["state"])
+
     def _agreed(self, find: Callable[[], Any]) -> Any:
         """What process 0 finds, for all."""
         return json.loads(self._share(json.dumps(find()) if self._devices.is_writer else ""))
@@ -211,7 +218,7 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.world), like
         )
         folder = self.shelf.place(which, step) / _STATE
-        state = self._writer.restore(folder, args=ocp.args.StandardRestore(shapes))
+        state = like.replace(**self._writer.restore(folder, args=ocp.args.StandardRestore(_as_kept(shapes))))
         # A copy by way of the host: the first step takes the state's memory over, and Orbax may still hold its arrays.
         return replicate(rewrap(state, self._devices.replicated), self._devices)
 
@@ -228,6 +235,12 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _as_kept(state: TrainState) -> dict[str, Any]:
+    """The state as Orbax gets it, by names: without a part that is not there, which older checkpoints do not name."""
+    named = {item.name: getattr(state, item.name) for item in dataclasses.fields(state)}
+    return {name: part for name, part in named.items() if name != "average" or part is not None}
 
 
 def _writer() -> ocp.AsyncCheckpointer:

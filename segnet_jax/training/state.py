@@ -10,6 +10,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
+from segnet_jax.training.averaging import begun
 from segnet_jax.training.precision import LossScale, all_finite
 
 
@@ -25,6 +26,7 @@ class TrainState(struct.PyTreeNode):
       batch_stats: float32 tree of BatchNorm's running means and variances.
       opt_state: the optimiser's, momentum above all.
       loss_scale: for float16, else None.
+      average: of "params" and "batch_stats" over the steps, None where none is kept.
     """
 
     step: jax.Array
@@ -34,11 +36,12 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Any
     opt_state: optax.OptState
     loss_scale: LossScale | None
+    average: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The network's variables as Flax wants them."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """The network's variables as Flax wants them, such as are scored and used: the average where there is one."""
+        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
@@ -74,7 +77,9 @@ def revived(state: TrainState) -> TrainState:
     return state.replace(finite=finite)
 
 
-def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, precision: str) -> TrainState:
+def create_state(
+    variables: dict[str, Any], optimizer: optax.GradientTransformation, precision: str, has_average: bool = False
+) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.int32(0),
@@ -84,4 +89,5 @@ def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformat
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
         loss_scale=LossScale.create() if precision == "float16" else None,
+        average=begun(variables) if has_average else None,
     )

@@ -17,6 +17,7 @@ from jax import lax
 from segnet_jax.constants import VOID
 from segnet_jax.metrics.confusion import confusion_matrix
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.training.averaging import averaged
 from segnet_jax.training.losses import cross_entropy_sum, num_right, num_valid
 from segnet_jax.training.parallel import AXIS
 from segnet_jax.training.precision import all_finite
@@ -65,6 +66,7 @@ def train_step(
     preprocessing: Preprocessing,
     half_gradients: bool = False,
     seed: int = 0,
+    average: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimiser step.
 
@@ -79,6 +81,7 @@ def train_step(
       half_gradients: sum the gradients over devices in 16 bits: half the bytes on the wire, seven bits of mantissa, or
         ten in float16.
       seed: of dropout's random numbers, which an image gets by its place in the global batch, on whatever device.
+      average: share of the old average of the variables that is kept, where the state has one.
 
     Returns:
       The next state, and scalars: "loss", "accuracy" (share of labelled pixels), "learning_rate", "skipped", the number
@@ -129,6 +132,9 @@ def train_step(
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state, batch_stats=batch_stats)
+    if state.average is not None:
+        variables = {"params": new.params, "batch_stats": batch_stats}
+        new = new.replace(average=averaged(state.average, variables, average, state.step - state.skipped))
     new, measures = _guarded(state, new, all_finite((loss, grads, batch_stats)))
     return new, {
         "loss": loss / total,

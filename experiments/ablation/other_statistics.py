@@ -1,0 +1,66 @@
+"""Scores a run as Caffe does where the pass over the training set was left out: the suspect of many a 0.10 mIoU.
+
+python experiments/ablation/other_statistics.py RUN --data DIR --json FILE
+
+Caffe's BN layer keeps no running average. Before that pass it either takes each test batch's own statistics (bn_mode
+LEARN, here of one image at a time), or none at all (bn_mode INFERENCE: scale * x + shift alone). The numbers come as
+`evaluate` writes its own, under "batch_norm": "own" and "none".
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segnet_jax import assembly, runs
+from segnet_jax.metrics.confusion import confusion_matrix, scores
+from segnet_jax.network import restore
+from segnet_jax.nn.preprocessing import normalise
+from segnet_jax.setting import open_data, start_devices
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--json", required=True)
+    given = parser.parse_args()
+    config = dataclasses.replace(runs.read_run(given.run), data=given.data, devices="1", batch_norm="running")
+    say = partial(print, file=sys.stderr)
+    devices, precision = start_devices(config, say)
+    restored = restore(given.run, config, "newest", devices, precision, say)
+    model, preprocessing = restored.model.clone(sync_axis=None), runs.preprocessing_of(restored.meta)
+    without = model.clone(batch_norm_epsilon=0.0)
+    ones = jax.tree_util.tree_map_with_path(
+        lambda path, array: jnp.full_like(array, path[-1].key == "var"), restored.variables["batch_stats"]
+    )
+
+    @jax.jit
+    def label(variables, image):
+        image = normalise(image, preprocessing, model.dtype)
+        own, _ = model.apply(variables, image, train=True, mutable=["batch_stats"])
+        none = without.apply(variables | {"batch_stats": ones}, image, train=False)
+        return [jnp.argmax(logits, axis=-1).astype(jnp.uint8) for logits in (own, none)]
+
+    records = assembly.decode(open_data(config).splits["val"], config, "reading val images", say)
+    counts = {"own": 0, "none": 0}
+    for index in range(len(records)):
+        image, truth = records.read(index)
+        for name, prediction in zip(counts, label(restored.variables, image[None]), strict=True):
+            counts[name] = counts[name] + np.asarray(confusion_matrix(truth[None], prediction, model.num_classes))
+    told = {}
+    for name, confusion in counts.items():
+        found = scores(confusion)
+        told[name] = {score: getattr(found, score) for score in ("miou", "mean_accuracy", "global_accuracy")}
+    with open(given.json, "w", encoding="utf-8") as file:
+        json.dump({"batch_norm": told}, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Trains what study.toml lists, on several seeds, and sets the scores side by side: a JSON file and a figure a table.
+
+python experiments/ablation/study.py --data DIR --runs FOLDER
+
+Trainings that are finished are not repeated, those that were broken off go on: it may be stopped at any time. On a CPU,
+`--at-once 2` gives each training half of the cores, which takes less time in all.
+"""
+
+import argparse
+import concurrent.futures
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import tomllib
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+HERE = pathlib.Path(__file__).parent
+STUDY = tomllib.loads((HERE / "study.toml").read_text(encoding="utf-8"))
+OTHERS = ("own", "none")  # statistics that other_statistics.py takes
+SCORES = ("miou", "mean_accuracy", "global_accuracy")
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="CamVid; without it nothing is trained, what is there is collected")
+    parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the trainings' run folders")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=list(STUDY["variants"]), default=list(STUDY["variants"]))
+    parser.add_argument("--at-once", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--machine", help="what it runs on, in words; without it nothing is written")
+    given = parser.parse_args()
+    if given.data:
+        wanted = [(variant, seed) for seed in given.seeds for variant in given.variants]
+        cores = np.array_split(sorted(os.sched_getaffinity(0)), given.at_once)
+        places = threading.local()
+
+        def carry_out(job: tuple[str, int]) -> None:
+            places.cores = getattr(places, "cores", None) or cores.pop()
+            train_and_score(*job, given.runs, given.data, {int(core) for core in places.cores})
+
+        with concurrent.futures.ThreadPoolExecutor(given.at_once) as pool:
+            list(pool.map(carry_out, wanted))
+    for name, table in STUDY["tables"].items():
+        found = collect(table, given.runs)
+        print(f"\n{table['question']}\n{in_words(found)}")
+        if given.machine:
+            origin = {
+                "command": "python experiments/ablation/study.py --data DIR --runs FOLDER",
+                "machine": given.machine,
+                "date": datetime.date.today().isoformat(),
+            }
+            folder = HERE.parent / table["folder"]
+            text = json.dumps(origin | {"question": table["question"], "rows": found}, indent=2)
+            (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+            draw(table["question"], found, folder / f"{name}.png")
+
+
+def settings(variant: str, seed: int) -> tuple[str, str]:
+    """The protocol that a training starts from, or "", and its config file's text."""
+    changes = dict(STUDY["variants"][variant])
+    protocol = changes.pop("protocol", "")
+    values = STUDY["small"] | ({} if protocol else STUDY["recipe"]) | changes | {"seed": seed}
+    return protocol, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+
+
+def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, cores: set[int]) -> None:
+    """Carries out what is still missing of one training and its scores.
+
+    Raises:
+      subprocess.CalledProcessError: it failed; its last words stand in RUN.log.
+    """
+    run = runs / f"{variant}-{seed}"
+    runs.mkdir(parents=True, exist_ok=True)
+    protocol, text = settings(variant, seed)
+    config = run.with_suffix(".toml")
+    config.write_text(text, encoding="utf-8")
+    named = ["--protocol", protocol] if protocol else []
+    commands = {
+        run / "result.json": ["train", *named, "--config", config, "--data", data, "--run", run],
+        run / "scores.json": ["evaluate", run, "--data", data, "--batch-norm", "recompute"],
+    }
+    if "average" in STUDY["variants"][variant]:
+        commands[run / "not_averaged.json"] = ["evaluate", run, "--data", data, "--no-averaged"]
+    if any(row["variant"] == variant and row.get("batch_norm") in OTHERS for row in _rows()):
+        commands[run / "other_statistics.json"] = [HERE / "other_statistics.py", run, "--data", data]
+    with open(run.with_suffix(".log"), "a", encoding="utf-8") as log:
+        for made, (command, *flags) in commands.items():
+            if made.exists():
+                continue
+            if command == "evaluate":
+                flags += ["--checkpoint", "newest"]
+            if command != "train":
+                flags += ["--json", made]
+            program = [command] if isinstance(command, pathlib.Path) else ["-m", f"segnet_jax.{command}"]
+            print(f"{variant}, seed {seed}: {program[-1]}", flush=True)
+            subprocess.run(
+                [sys.executable, *map(str, program + flags)],
+                check=True,
+                stdout=log,
+                stderr=log,
+                preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            )
+
+
+def _rows() -> list[dict]:
+    return [row for table in STUDY["tables"].values() for row in table["rows"]]
+
+
+def collect(table: dict, runs: pathlib.Path) -> list[dict]:
+    """The scores of a table's rows, a list of each over the seeds that are there."""
+    rows = []
+    for row in table["rows"]:
+        seeds, found = [], []
+        for path in sorted(runs.glob(f"{row['variant']}-[0-9]*/result.json")):
+            part = scores_of(path.parent, row)
+            if part:
+                seeds.append(int(path.parent.name.rpartition("-")[2]))
+                found.append(part)
+        scored = {name: [one[name] for one in found] for name in SCORES}
+        rows.append({"name": row["name"], "variant": row["variant"], "seeds": seeds} | scored)
+    return rows
+
+
+def scores_of(run: pathlib.Path, row: dict) -> dict | None:
+    """What one training scored in the way that a row asks for; None where it was not scored yet."""
+    rule = row.get("batch_norm", "running")
+    name = "other_statistics" if rule in OTHERS else "scores" if row.get("averaged", True) else "not_averaged"
+    path = run / f"{name}.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["batch_norm"][rule] if "batch_norm" in found else found
+
+
+def in_words(rows: list[dict]) -> str:
+    """The rows as a Markdown table: percent, mean over the seeds, mIoU also with its smallest and largest."""
+    lines = ["| training | seeds | mIoU | from, to | class acc. | global acc. |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        if row["seeds"]:
+            miou, mean, right = (f"{100 * np.mean(row[name]):.1f}" for name in SCORES)
+            ends = f"{100 * min(row['miou']):.1f}, {100 * max(row['miou']):.1f}"
+            lines.append(f"| {row['name']} | {len(row['seeds'])} | {miou} | {ends} | {mean} | {right} |")
+    return "\n".join(lines)
+
+
+def draw(question: str, rows: list[dict], path: pathlib.Path) -> None:
+    """A dot for each seed's mIoU, a line at their mean."""
+    rows = [row for row in rows if row["seeds"]][::-1]
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.45 * len(rows)), layout="constrained")
+    for height, row in enumerate(rows):
+        values = 100 * np.array(row["miou"])
+        axes.plot(values, np.full(len(values), height), "o", color="#1f5fa8", alpha=0.7)
+        axes.plot([values.mean()] * 2, [height - 0.3, height + 0.3], color="#c2410c", linewidth=2)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_xlabel("validation mIoU, percent: a dot a seed, a line their mean")
+    axes.set_title(question, loc="left")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

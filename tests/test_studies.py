@@ -1,0 +1,114 @@
+"""The trainings of experiments/ablation: each a config that loads, set side by side as their scores say."""
+
+import importlib.util
+import json
+import pathlib
+import tomllib
+
+import numpy as np
+import pytest
+
+from segnet_jax.assembly import build_model
+from segnet_jax.config import Config, differences
+from segnet_jax.config_files import override, read_config, read_protocol
+from segnet_jax.setting import check_network
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDER = ROOT / "experiments" / "ablation"
+STRONG_PARTS = {"scale", "color", "average"}
+
+
+def load_study():
+    spec = importlib.util.spec_from_file_location("study", FOLDER / "study.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+study = load_study()
+
+
+def config_of(variant, seed=0):
+    protocol, text = study.settings(variant, seed)
+    base = read_protocol(protocol, Config()) if protocol else Config()
+    return override(base, tomllib.loads(text), source=variant)
+
+
+def test_all_trainings_have_the_same_size_and_length_and_select_nothing():
+    for variant in study.STUDY["variants"]:
+        config = config_of(variant, seed=2)
+        check_network(config)
+        assert (config.image_size, config.width, config.epochs, config.init) == ((120, 160), 0.25, 30, "none")
+        assert (config.result_checkpoint, config.seed) == ("last", 2)
+
+
+@pytest.mark.parametrize(
+    "one, other, changed",
+    [
+        ("base", "bilinear", {"upsampling"}),
+        ("base", "learnt", {"upsampling"}),
+        ("base", "weights-caffe", {"class_weights"}),
+        ("base", "weights-auto-present", {"class_weights"}),
+        ("schedule", "weights-caffe", {"flip", "shift"}),
+        ("base", "slow-average", {"batch_norm_momentum"}),
+        ("base", "scale", {"scale"}),
+        ("base", "strong", STRONG_PARTS),
+    ],
+)
+def test_two_trainings_differ_in_what_their_rows_say_alone(one, other, changed):
+    assert differences(config_of(one), config_of(other)).keys() == changed
+
+
+def test_the_strong_training_has_the_protocols_parts():
+    protocol, ours = read_protocol("camvid-strong", Config()), config_of("strong")
+    for field in (*STRONG_PARTS, "learning_rate", "schedule", "class_weights", "flip", "batch_size_per_device"):
+        assert getattr(protocol, field) == getattr(ours, field), field
+
+
+def test_tables_set_known_trainings_side_by_side():
+    for table in study.STUDY["tables"].values():
+        assert {row["variant"] for row in table["rows"]} <= study.STUDY["variants"].keys()
+        assert (ROOT / "experiments" / table["folder"]).is_dir()
+
+
+@pytest.mark.parametrize("name", ["bilinear", "learnt", "encoder_addition", "single_channel_decoder"])
+def test_the_papers_variants_are_configs_over_its_protocol(name):
+    config = read_config(FOLDER / f"{name}.toml", read_protocol("paper-2017-basic", Config()))
+    check_network(config)
+    assert len(differences(read_protocol("paper-2017-basic", Config()), config)) == 1
+    assert type(build_model(config, 11, "float32")).__name__ == "SegNetBasic"
+
+
+def made_run(folder, name, running, recompute):
+    run = folder / name
+    run.mkdir()
+    (run / "result.json").write_text("{}")
+    told = {
+        rule: {"miou": value, "mean_accuracy": value + 0.1, "global_accuracy": 0.8}
+        for rule, value in (("running", running), ("recompute", recompute))
+    }
+    (run / "scores.json").write_text(json.dumps({"batch_norm": told}))
+
+
+def test_scores_are_collected_by_seed_and_rule(tmp_path):
+    made_run(tmp_path, "base-0", 0.40, 0.41)
+    made_run(tmp_path, "base-2", 0.44, 0.43)
+    made_run(tmp_path, "tutorial-0", 0.10, 0.20)
+    (tmp_path / "base-1").mkdir()  # not finished
+    base, _, recomputed, *_, tutorial, _, _, _ = study.collect(study.STUDY["tables"]["batch_norm"], tmp_path)
+    assert base["seeds"] == [0, 2] and base["miou"] == [0.40, 0.44]
+    assert recomputed["miou"] == [0.41, 0.43] and tutorial["miou"] == [0.10]
+    rows = study.in_words([base, tutorial]).splitlines()
+    assert rows[2] == "| our recipe, running average 0.9 | 2 | 42.0 | 40.0, 44.0 | 52.0 | 80.0 |"
+    study.draw("Whose?", [base, tutorial], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name, table", study.STUDY["tables"].items())
+def test_the_table_in_the_experiments_readme_is_that_of_its_scores(name, table):
+    folder = ROOT / "experiments" / table["folder"]
+    found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    assert {"command", "machine", "date"} <= found.keys() and found["question"] == table["question"]
+    assert [row["name"] for row in found["rows"]] == [row["name"] for row in table["rows"]]
+    assert all(0 < score < 1 for row in found["rows"] for score in np.ravel(row["miou"]))
+    assert study.in_words(found["rows"]) in (folder / "README.md").read_text(encoding="utf-8")
