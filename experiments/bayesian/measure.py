@@ -70,7 +70,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "versions": versions(),
-        "config": {item: getattr(config, item) for item in ("network", "width", "image_size", "dropout", "epochs")},
+        "config": {item: getattr(config, item) for item in ("network", "width", "image_size", "dropout")},
         "step": network.step,
         "frames": f"{len(frames)} of {len(records)} val frames",
         "num_samples": given.samples,
