@@ -4,6 +4,7 @@ What `train`, `evaluate` and their like share. Each function unpacks the config;
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -285,11 +286,13 @@ def build_evaluator(
 
     def run(variables: dict, should_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         num_steps = host.num_evaluation_steps(num_samples, share)
+        everyone = dataclasses.replace(share, first_device=0, num_local_devices=share.num_devices)
         return evaluate(
             score,
             variables,
             prefetch(source.inputs(), devices),
-            [host.evaluation_indices(num_samples, share, number) for number in range(num_steps)],
+            [host.evaluation_indices(num_samples, everyone, number) for number in range(num_steps)],
+            first_device=share.first_device,
             wanted=picture_indices(num_samples),
             num_worst=NUM_PICTURES,
             should_stop=should_stop,

@@ -34,7 +34,8 @@ class Config:
 
     # data
     data: str = field(default="camvid", metadata=FREE)  # a folder, "camvid" (made by prepare), or "synthetic" scenes
-    split_rule: Literal["tutorial", "matlab"] = "tutorial"  # 367/101/233 by name, or 60/40 of all 701 frames
+    split_rule: Literal["tutorial", "matlab", "leave-out"] = "tutorial"  # 367/101/233, 60/40 of 701, or a sequence out
+    leave_out: str = ""  # sequence to validate on, such as 0016E5, all others trained on; with --split-rule leave-out
     scenes: tuple[int, int] = (240, 60)  # training and validation scenes to render for --data synthetic
     image_size: tuple[int, int] = (360, 480)  # height and width that images and labels are resized to
     fit: Literal["stretch", "letterbox", "crop"] = "stretch"  # how: shape lost, with void bars, or ends cut off
@@ -99,7 +100,7 @@ class Config:
     momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD
     weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels
     decay_scale: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's scale too, as in Caffe's files
-    bias_learning_rate: float = field(default=1.0, metadata=OVERRIDE)  # factor for convolutions' biases; Caffe's: 2
+    bias_learning_rate: float = 1.0  # factor for convolutions' biases; Caffe's: 2
     average: float = 0.0  # share of the old average of the parameters that a step keeps, such as 0.99; 0: no average
     class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
         default="matlab", metadata=OVERRIDE

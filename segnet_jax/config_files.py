@@ -9,7 +9,7 @@ import typing
 from importlib import resources
 from typing import Any, Literal
 
-from segnet_jax.config import Config
+from segnet_jax.config import Config, differences
 from segnet_jax.errors import UserError
 
 _MOST_BYTES = 100_000  # of a file; one that sets every field has 2,000. The time to parse TOML grows as its square
@@ -53,6 +53,20 @@ def protocol_names() -> list[str]:
     """Names of the protocols that ship with the package."""
     folder = resources.files("segnet_jax") / "protocols"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+
+
+def recipe_differences(config: Config) -> tuple[str, Config, dict[str, tuple[Any, Any]]]:
+    """What a recipe differs from.
+
+    Returns:
+      Its protocol's name, "custom" without one; that protocol, else the defaults; and the fields of the experiment that
+      differ: name -> (there, here).
+    """
+    name, base = "custom", Config()
+    if config.protocol in protocol_names():
+        name, base = config.protocol, read_protocol(config.protocol, Config())
+    changes = differences(base, config)
+    return name, base, {field: both for field, both in changes.items() if field != "protocol"}
 
 
 def override(base: Config, values: dict[str, Any], source: str) -> Config:

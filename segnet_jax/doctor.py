@@ -17,6 +17,7 @@ from rich.text import Text
 
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
+from segnet_jax.datasets import sequences
 from segnet_jax.datasets.choose import label_files
 from segnet_jax.datasets.fitting import fit_record
 from segnet_jax.datasets.records import DataSet
@@ -52,7 +53,8 @@ class Options:
     exif: Literal["refuse", "apply", "ignore"] = "refuse"  # images that say they lie on their side: turn them or not
     resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
     val_share: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
-    split_rule: Literal["tutorial", "matlab"] = "tutorial"  # of CamVid's frames
+    split_rule: Literal["tutorial", "matlab", "leave-out"] = "tutorial"  # of CamVid's frames, or a sequence left out
+    leave_out: str = ""  # the sequence that --split-rule leave-out validates on
 
 
 def main() -> int:
@@ -74,8 +76,10 @@ def doctor(options: Options) -> int:
         return _write_classes(options, config)
     found = examine(lambda: open_data(config))
     if options.json:
-        command = {} if found.faults else {"command": shlex.join(_command(found, config))}
-        atomic_write_json(options.json, as_json(found) | command)
+        told = as_json(found) | ({} if found.faults else {"command": shlex.join(_command(found, config))})
+        if found.data_set is not None and (neighbours := _audit(found.data_set)):
+            told["audit"] = sequences.as_json(neighbours)
+        atomic_write_json(options.json, told)
     if found.data_set is not None:
         for line in (*found.data_set.notes, *(f"warning: {warning}" for warning in found.warnings)):
             print(line)
@@ -88,6 +92,8 @@ def doctor(options: Options) -> int:
     suggestion = suggest(found.data_set, found.counts)
     _print_table(found, suggestion)
     _print_sizes(found.data_set, suggestion)
+    if neighbours := _audit(found.data_set):
+        print("\n".join(sequences.in_words(neighbours)))
     if options.picture:
         _draw(found.data_set, suggestion, options.picture)
         print(f"drew {options.picture}: see whether the colours lie where they should")
@@ -124,7 +130,8 @@ def _given(config: Config) -> list[str]:
         if value != getattr(Config(), item.name):
             flag = f"--{item.name.replace('_', '-')}"
             words += [word for each in (value if isinstance(value, tuple) else (value,)) for word in (flag, str(each))]
-    return words + (["--split-rule", config.split_rule] if config.split_rule != Config.split_rule else [])
+    words += ["--split-rule", config.split_rule] if config.split_rule != Config.split_rule else []
+    return words + (["--leave-out", config.leave_out] if config.leave_out else [])
 
 
 def _print_table(found: Examination, suggestion: Suggestion) -> None:
@@ -156,6 +163,12 @@ def _print_sizes(data_set: DataSet, suggestion: Suggestion) -> None:
     print(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
     config = dataclasses.replace(Config(), image_size=suggestion.image_size, fit=suggestion.fit)
     tell_of_sizes(config, data_set, print)
+
+
+def _audit(data_set: DataSet) -> sequences.Audit | None:
+    """Neighbours in time across splits, where names tell more than one sequence, or one in several splits."""
+    found = sequences.audit({name: split.names for name, split in data_set.splits.items()})
+    return found if found is not None and (len(found.sequences) > 1 or found.neighbours) else None
 
 
 def _draw(data_set: DataSet, suggestion: Suggestion, path: str) -> None:

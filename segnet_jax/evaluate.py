@@ -26,9 +26,10 @@ from segnet_jax.prediction.sampling import check_samples
 from segnet_jax.recomputing import recompute
 from segnet_jax.reporting.bar import bar
 from segnet_jax.reporting.figures import prediction_pictures
+from segnet_jax.reporting.kept import Images, packed
 from segnet_jax.reporting.run_folder import result
-from segnet_jax.reporting.tables import print_table
-from segnet_jax.results import by_statistics
+from segnet_jax.reporting.tables import print_sequences, print_table
+from segnet_jax.results import by_statistics, of_images, recipe
 from segnet_jax.sampled_scores import score_samples
 from segnet_jax.setting import open_data, start_devices
 from segnet_jax.training.parallel import Devices, replicate
@@ -116,7 +117,11 @@ def evaluate(options: Options) -> int:
         found = score(variables)
         confusions["recompute"] = found.confusion
     if devices.is_writer:
-        print_table(scores(found.confusion), data_set.classes)
+        by_image = Images(split.names, found.confusions) if found.confusions is not None else None
+        told = of_images(by_image)
+        print_table(scores(found.confusion), data_set.classes, interval=told["interval"])
+        if len(told.get("sequences", {})) > 1:
+            print_sequences(told["sequences"])
         print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
         if rule == "recompute":
             mious = [f"{scores(confusion).miou:.4f}" for confusion in confusions.values()]
@@ -156,8 +161,10 @@ def evaluate(options: Options) -> int:
             seed=config.seed,
         )
         extra = {"checkpoint": options.checkpoint, "step": meta["step"], "loss": found.loss, "precision": precision}
-        extra |= by_statistics(confusions)
-        atomic_write_json(options.json, summary | extra | {"confusion": found.confusion} | samples)
+        extra |= by_statistics(confusions) | {"confusion": found.confusion}
+        extra |= recipe(trained, data_set.name, meta.get("global_batch_size")) | told
+        extra |= {"image_size": config.image_size, "images": packed(by_image)}
+        atomic_write_json(options.json, summary | extra | samples)
     return 0
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 from flax import linen as nn
 
 from segnet_jax import assembly
@@ -72,7 +71,7 @@ def recompute(
 
 def finish(
     start: Beginning, state: TrainState, step: int, evaluate: Callable[..., Evaluation], keep: Callable
-) -> np.ndarray:
+) -> Evaluation:
     """Takes the statistics of a finished training's best and newest checkpoint, and scores the one that counts.
 
     Every process calls it.
@@ -85,7 +84,7 @@ def finish(
       keep: carries out what writes into the run's folder, in one process.
 
     Returns:
-      The confusion matrix, int64 [C,C], of the checkpoint that `--result-checkpoint` names.
+      The scores of the checkpoint that `--result-checkpoint` names.
     """
     checkpoints, devices = start.checkpoints, start.setting.devices
     best, found = start.meta["best"]["step"], {}
@@ -103,4 +102,4 @@ def finish(
         keep(partial(statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
         found[of_step] = variables | {"batch_stats": replicate(batch_stats, devices)}
     chosen = best if start.config.result_checkpoint == "best" else step
-    return evaluate(found[chosen]).confusion
+    return evaluate(found[chosen])

@@ -1,5 +1,6 @@
 """Draws a run's report, or sets several runs side by side: `python -m segnet_jax.report --help`."""
 
+import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -16,14 +17,18 @@ from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.compare import comparison
 from segnet_jax.reporting.page.draw import REPORT_FILE, comparison_html, is_ours, write_page
+from segnet_jax.reporting.page.ours import of_evaluation, of_run, results
 from segnet_jax.reporting.page.record import Record, read_record, worst_listed
+from segnet_jax.reporting.published import beside, print_published
 from segnet_jax.reporting.tables import percent
 
 DESCRIPTION = """Draws a run's report.html anew from its folder alone, or sets several runs side by side.
 
 Example:  python -m segnet_jax.report runs/demo-1
 
-Several:  python -m segnet_jax.report runs/demo-1 runs/demo-2 --out both.html"""
+Several:  python -m segnet_jax.report runs/demo-1 runs/demo-2 --out both.html
+
+Beside what others published:  python -m segnet_jax.report runs/seed-0 runs/seed-1 --published --scores 0.json 1.json"""
 
 MOST_RUNS = 12
 """That one page can tell apart."""
@@ -36,6 +41,8 @@ class Options:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # folders of runs
     out: str = ""  # file to draw to; default: report.html in the run, or comparison.html here for several
     json: str = ""  # file to write what the page tells to, as data
+    published: bool = False  # set the scores beside each published one, runs that differ by seed alone as one
+    scores: tuple[str, ...] = ()  # with --published: for each run what evaluate --json wrote, such as its test scores
 
 
 def main() -> int:
@@ -54,18 +61,22 @@ def report(options: Options) -> int:
     folders = [_folder_of(run) for run in options.runs]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError(f"a run is named twice: {' '.join(options.runs)}")
+    if options.scores and not options.published:
+        raise UserError("--scores needs --published")
     alone = len(folders) == 1
     path = pathlib.Path(options.out or (folders[0] / REPORT_FILE if alone else "comparison.html"))
     try:
         if path.exists() and not is_ours(path):
             raise UserError(f"{path} is there and is no report: name another --out, nothing is overwritten")
         records = [read_record(folder) for folder in folders]
+        told = _beside_published(records, options) if options.published else None
         if alone:
-            write_page(records[0], path)
+            write_page(records[0], path, told)
         else:
-            atomic_write_text(path, comparison_html(records))
+            atomic_write_text(path, comparison_html(records, told))
         if options.json:
-            atomic_write_json(options.json, summary(records[0]) if alone else _compared(records))
+            found = summary(records[0]) if alone else _compared(records)
+            atomic_write_json(options.json, found | ({"beside": told} if told else {}))
     except OSError as error:
         raise UserError(f"cannot write {error.filename or path}: {error.strerror or error}") from None
     for record in records:
@@ -75,8 +86,32 @@ def report(options: Options) -> int:
     if not alone:
         for warning in comparison(records).warnings:
             print(f"warning: {warning}", file=sys.stderr)
+    if told:
+        print_published(told)
     print(f"drew {path}")
     return 0
+
+
+def _beside_published(records: Sequence[Record], options: Options) -> dict[str, Any]:
+    """The runs' scores beside the published ones.
+
+    Raises:
+      UserError: there is not one file of scores for each run, or it is none.
+    """
+    if not options.scores:
+        return beside(results([of_run(record) for record in records]))
+    if len(options.scores) != len(records):
+        raise UserError(f"--scores takes one file for each run, got {len(options.scores)} for {len(records)} runs")
+    found = []
+    for record, path in zip(records, options.scores, strict=True):
+        try:
+            told = json.loads(pathlib.Path(path).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no JSON'}") from None
+        if not isinstance(told, dict) or "confusion" not in told:
+            raise UserError(f"{path} was not written by evaluate --json")
+        found.append(of_evaluation(record, told))
+    return beside(results(found))
 
 
 def summary(record: Record) -> dict[str, Any]:
@@ -90,6 +125,8 @@ def summary(record: Record) -> dict[str, Any]:
         "scored_on": content.scored_on(record),
         "step": record.chosen_step,
         **content.headline(record),
+        "interval": content.interval(record),
+        "protocol": content.protocol(record),
         "per_class": {row.name: {"iou": row.iou, "accuracy": row.accuracy, "pixels": row.pixels} for row in rows},
         "classes": record.classes,
         "confusion": confusion.tolist() if confusion is not None else None,

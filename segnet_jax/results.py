@@ -2,17 +2,23 @@
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from segnet_jax import runs
 from segnet_jax.config import Config
+from segnet_jax.config_files import recipe_differences
+from segnet_jax.datasets.sequences import sequences_of
 from segnet_jax.files import atomic_write_json
+from segnet_jax.metrics.bootstrap import intervals
 from segnet_jax.metrics.confusion import scores
+from segnet_jax.reporting.kept import Images, images_path, read_images, write_images
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.setting import Setting
+from segnet_jax.training.evaluation import Evaluation
 
 
 def merit(scored: dict, selected_by: str = "miou") -> float:
@@ -43,7 +49,7 @@ def write_result(
     meta: dict,
     logbook: Logbook,
     sum_of_state: str,
-    recomputed: np.ndarray | None = None,
+    recomputed: Evaluation | None = None,
 ) -> None:
     """Writes `result.json` of a finished run and prints its table.
 
@@ -54,11 +60,11 @@ def write_result(
       meta: of its last checkpoint.
       logbook: of its training.
       sum_of_state: of its last state.
-      recomputed: the confusion matrix under BatchNorm's recomputed statistics, where it counts.
+      recomputed: the evaluation under BatchNorm's recomputed statistics, where it counts.
     """
     chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
     confusions = {"running": np.array(chosen["confusion"])}
-    confusions |= {} if recomputed is None else {"recompute": recomputed}
+    confusions |= {} if recomputed is None else {"recompute": recomputed.confusion}
     found = scores(confusions[config.batch_norm])
     summary = result(
         found,
@@ -80,8 +86,54 @@ def write_result(
         "state": sum_of_state,
         **by_statistics(confusions),
     }
+    path, names = images_path(folder, chosen["step"]), setting.scored_split.names
+    if recomputed is not None and recomputed.confusions is not None:  # they are what the result is of
+        write_images(path, Images(names, recomputed.confusions))
+    images = read_images(path)
+    if images is not None and not np.array_equal(images.confusions.sum(axis=0), confusions[config.batch_norm]):
+        images = None  # of another evaluation
+    told = recipe(config, setting.data_set.name, setting.plan.global_batch_size) | of_images(images)
+    extra |= told
     changes = {"overrides": runs.overrides(folder)} if runs.overrides(folder) else {}
     atomic_write_json(folder / runs.RESULT_FILE, summary | extra | changes)
-    print_table(found, classes)
-    told = f"{setting.scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
-    print(told)
+    print_table(found, classes, interval=told["interval"])
+    which = f"{setting.scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
+    print(which)
+
+
+def recipe(config: Config, data_set: str, global_batch_size: int | None) -> dict[str, Any]:
+    """What a result says of its recipe: the data, and all that differs from the protocol, else from the defaults.
+
+    Args:
+      config: of the run.
+      data_set: name of the data that it was trained on.
+      global_batch_size: images a step, which a protocol means for one device; None where it is not known.
+    """
+    _, base, changes = recipe_differences(config)
+    changes = {name: both for name, both in changes.items() if name != "accumulate"}  # the batch tells it
+    data = f"camvid-{base.split_rule}" if base.data == "camvid" else base.data
+    batch = base.batch_size_per_device * base.accumulate
+    for name, both in {"data_set": (data, data_set), "global_batch_size": (batch, global_batch_size)}.items():
+        if both[1] is not None and both[0] != both[1]:
+            changes[name] = both
+    return {"data_set": data_set, "differences": {name: list(both) for name, both in changes.items()}}
+
+
+def of_images(images: Images | None) -> dict[str, Any]:
+    """What a result says of single images: how far the choice of images may move its scores, and each sequence's score.
+
+    Args:
+      images: the confusion matrix of each; None where they were not kept, and then there is no interval.
+    """
+    if images is None:
+        return {"interval": {}}
+    told: dict[str, Any] = {"interval": intervals([images.confusions])}
+    names = sequences_of(images.names)
+    if names is not None and len(set(names)) > 1:  # of a single one the score is known
+        found = {}
+        for name in sorted(set(names)):
+            mine = images.confusions[[each == name for each in names]]
+            matrix = mine.sum(axis=0, dtype=np.int64)
+            found[name] = {"miou": scores(matrix).miou if matrix.any() else np.nan, "num_images": len(mine)}
+        told["sequences"] = found
+    return told

@@ -182,6 +182,8 @@ def _check_basic(config: Config) -> None:
 
 def open_data(config: Config) -> DataSet:
     """Opens the data set, which must have something to train and something to score."""
+    if config.leave_out and config.split_rule != "leave-out":
+        raise UserError(f"--leave-out {config.leave_out} needs --split-rule leave-out")
     data_set = open_data_set(
         config.data,
         split_rule=config.split_rule,
@@ -190,6 +192,7 @@ def open_data(config: Config) -> DataSet:
         num_train=config.scenes[0],
         num_val=config.scenes[1],
         reading=reading_of(config),
+        leave_out=config.leave_out,
     )
     if not data_set.splits.get("train"):
         raise UserError(f"the training list of {config.data} is empty: nothing to train on", kind="empty-list")

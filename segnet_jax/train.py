@@ -19,6 +19,7 @@ from segnet_jax.incident import not_finite, write_incident
 from segnet_jax.inputs import calls_of, evaluation_input, training_input
 from segnet_jax.outcome import command_to_go_on
 from segnet_jax.pipeline.decoded import in_words
+from segnet_jax.reporting.kept import Images
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.results import merit, write_result
 from segnet_jax.stopping import Stop
@@ -147,7 +148,9 @@ def train(config: Config) -> int:
                 for predictions in (found.predictions, found.worst)
             )
             accuracies = {names[i]: accuracy for i, accuracy in found.accuracies.items()}
-            logbook.evaluated(step, found.confusion, found.loss, pictures, worst, accuracies)
+            images = Images(names, found.confusions) if found.confusions is not None else None
+            best = meta["best"] and meta["best"]["step"]
+            logbook.evaluated(step, found.confusion, found.loss, pictures, worst, accuracies, images, best)
             meta["last"] = {"step": step, "confusion": found.confusion.tolist()}
             if meta["best"] is None or worth(meta["last"]) > worth(meta["best"]):
                 meta["best"] = meta["last"]

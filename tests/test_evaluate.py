@@ -1,17 +1,23 @@
 """The evaluation command: the run's own scores, whatever the batch and the devices."""
 
+import base64
+import io
 import json
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
+from report_runs import ABOUT, CONFUSION, HOSTILE, make_run
 
 from segnet_jax import evaluate as command
 from segnet_jax import train
 from segnet_jax.command import run_command
 from segnet_jax.constants import VOID
 from segnet_jax.flags import parse_config, parse_flags
+from segnet_jax.reporting.kept import Images, keep_evaluation, read_images
+from segnet_jax.training import evaluation
 from segnet_jax.training.evaluation import evaluate as score_split
 
 FLAGS = (
@@ -37,6 +43,14 @@ def test_evaluating_a_run_gives_the_scores_that_its_training_found(trained, tmp_
     ours = json.loads((tmp_path / "scores.json").read_text())
     told = json.loads((trained / "result.json").read_text())
     assert ours["per_class"] == told["per_class"] and ours["miou"] == told["miou"] and ours["num_images"] == 9
+    low, high = ours["interval"]["miou"]
+    assert ours["interval"] == told["interval"] and low < ours["miou"] < high
+    assert ours["differences"] == told["differences"] and told["protocol"] == "custom"
+    differences = told["differences"]
+    assert differences["depth"] == [5, 1] and differences["data_set"] == ["camvid-tutorial", "synthetic"]
+    assert "devices" not in differences and "global_batch_size" not in differences  # two devices of two images
+    images = read_images(io.BytesIO(base64.b64decode(ours["images"])))
+    assert images.confusions.sum(axis=0).tolist() == ours["confusion"] and len(images.names) == 9
     assert "SignSymbol" in capsys.readouterr().out
 
 
@@ -48,16 +62,58 @@ def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():
     order = np.append(generator.permutation(11), [-1])  # the last place of the last batch is padding
     places = order.reshape(3, 2, 2)  # batches, devices, images a device
 
+    def matrix(i):
+        pairs = zip(labels[i].ravel(), predictions[i].ravel(), strict=True)
+        counts = Counter(pair for pair in pairs if i >= 0 and pair[0] != VOID)
+        return [[counts[known, predicted] for predicted in range(3)] for known in range(3)]
+
     def score(_, index):
-        known, predicted = labels[index], predictions[index]  # padding takes whatever stands last
-        counts = {"labelled": (known != VOID).sum((2, 3)), "right": (known == predicted).sum((2, 3))}
-        return {"confusion": np.eye(3, dtype=int), "loss": 1.0}, {"prediction": predicted, **counts}
+        confusions = np.array([[matrix(i) for i in of_device] for of_device in index], np.int32)
+        return {"confusions": confusions, "loss": 1.0}, {"prediction": predictions[index]}
 
     found = score_split(score, {}, places, places, wanted=[0, 7], num_worst=4)
+    assert found.confusions.tolist() == [matrix(i) for i in range(11)]
+    assert found.confusion.tolist() == found.confusions.sum(axis=0).tolist()
     shares = {i: (predictions[i] == labels[i]).sum() / (labels[i] != VOID).sum() for i in range(11) if i != 7}
     assert found.accuracies == pytest.approx(shares) and {*found.predictions} == {0, 7}
     assert list(found.worst) == sorted(shares, key=shares.get)[:4]
     assert all(np.array_equal(picture, predictions[i]) for i, picture in found.worst.items())
+
+
+def of_two_devices():
+    """Six images on two devices of one image a batch; of the second device's process."""
+    generator = np.random.default_rng(1)
+    matrices = generator.integers(1, 9, (6, 2, 2)).astype(np.int32)
+    places = np.arange(6).reshape(3, 2, 1)
+
+    def score(_, index):
+        prediction = np.full((1, 1, 2, 2), index[1, 0], np.uint8)
+        return {"confusions": matrices[index], "loss": 0.0}, {"prediction": prediction}
+
+    return matrices, score_split(score, {}, places, places, first_device=1, wanted=[0, 1], num_worst=6)
+
+
+def test_a_process_of_several_knows_all_matrices_and_the_predictions_of_its_own_images():
+    matrices, found = of_two_devices()
+    assert np.array_equal(found.confusions, matrices) and np.array_equal(found.confusion, matrices.sum(axis=0))
+    assert found.accuracies.keys() == found.worst.keys() == {1, 3, 5} and found.predictions.keys() == {1}
+    assert all((picture == i).all() for i, picture in found.worst.items())
+
+
+def test_matrices_of_more_images_than_there_is_room_for_are_summed_and_not_kept(monkeypatch):
+    monkeypatch.setattr(evaluation, "MOST_CELLS", 5 * 4)
+    matrices, found = of_two_devices()
+    assert found.confusions is None and np.array_equal(found.confusion, matrices.sum(axis=0))
+
+
+def test_matrices_of_single_images_stay_kept_of_the_newest_evaluation_and_the_best(tmp_path):
+    folder = make_run(tmp_path / "run", steps=(5,))
+    classes, images = HOSTILE, Images(("a",), CONFUSION[None].astype(np.int32))
+    for step, best in ((5, None), (10, 5), (15, 5), (20, 15)):
+        found = {"about": ABOUT, "classes": classes, "confusion": CONFUSION, "loss": 1.0, "accuracies": {"a": 0.5}}
+        keep_evaluation(folder, step, **found, pictures=[], worst=[], images=images, best=best)
+        there = {int(path.stem.split("_")[1]) for path in (folder / "evaluations").glob("images_*.npz")}
+        assert there == {step, best} - {None}
 
 
 def confusion(trained, folder, devices, batch):

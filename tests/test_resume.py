@@ -19,6 +19,7 @@ OTHERS = {  # another value for each field
     "protocol": "demo",
     "data": "synthetic",
     "split_rule": "matlab",
+    "leave_out": "0016E5",
     "scenes": (241, 60),
     "image_size": (180, 240),
     "fit": "crop",
@@ -33,15 +34,21 @@ OTHERS = {  # another value for each field
     "shift": 11,
     "scale": (0.5, 2.0),
     "color": 0.25,
+    "network": "segnet-basic",
     "encoder": "vgg19",
     "depth": 4,
     "width": 0.5,
     "pooling": "ceil",
+    "upsampling": "learnt",
+    "encoder_addition": True,
+    "decoder": "single-channel",
+    "dropout": 0.5,
     "conv_bias": True,
     "final_batch_norm": True,
     "batch_norm_momentum": 0.99,
     "batch_norm": "recompute",
     "batch_norm_epsilon": 1e-4,
+    "batch_norm_bias": 1e-3,
     "sync_batch_norm": False,
     "init": "none",
     "preprocessing": "raw",
@@ -56,6 +63,8 @@ OTHERS = {  # another value for each field
     "poly_power": 1.0,
     "momentum": 0.8,
     "weight_decay": 1e-4,
+    "decay_scale": True,
+    "bias_learning_rate": 2.0,
     "average": 0.99,
     "class_weights": "none",
     "seed": 1,
@@ -75,6 +84,7 @@ OTHERS = {  # another value for each field
     "keep_checkpoints": 3,
     "on_disk_full": "wait",
     "result_checkpoint": "last",
+    "selected_by": "global_accuracy",
 }
 NOT_OF_THE_TRAINING = {"run", "resume", "override"}  # they say what is to be gone on with, and how
 
@@ -87,7 +97,8 @@ def test_every_key_is_classed_and_tried():
     # What makes the state or the plan another is refused, what makes the recipe another can be overridden.
     assert {name for name in OTHERS if on_resume(name) == "refused"} == {
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
-        *("final_batch_norm", "init", "preprocessing", "seed", "precision", "average"),
+        *("final_batch_norm", "init", "preprocessing", "seed", "precision", "average", "leave_out"),
+        *("network", "upsampling", "encoder_addition", "decoder", "batch_norm_bias", "bias_learning_rate"),
         *("fit", "images", "map", "labels_start_at", "unknown_colour", "exif", "resize_labels", "val_share"),
     }
 

@@ -12,9 +12,9 @@ import datetime
 import json
 import os
 import pathlib
+import queue
 import subprocess
 import sys
-import threading
 import tomllib
 
 import matplotlib
@@ -41,12 +41,16 @@ def main() -> None:
     given = parser.parse_args()
     if given.data:
         wanted = [(variant, seed) for seed in given.seeds for variant in given.variants]
-        cores = np.array_split(sorted(os.sched_getaffinity(0)), given.at_once)
-        places = threading.local()
+        free = queue.SimpleQueue()  # groups of cores that no training has at the moment
+        for cores in np.array_split(sorted(os.sched_getaffinity(0)), given.at_once):
+            free.put(cores.tolist())
 
         def carry_out(job: tuple[str, int]) -> None:
-            places.cores = getattr(places, "cores", None) or cores.pop()
-            train_and_score(*job, given.runs, given.data, {int(core) for core in places.cores})
+            cores = free.get()
+            try:
+                train_and_score(*job, given.runs, given.data, cores)
+            finally:
+                free.put(cores)
 
         with concurrent.futures.ThreadPoolExecutor(given.at_once) as pool:
             list(pool.map(carry_out, wanted))
@@ -73,7 +77,7 @@ def settings(variant: str, seed: int) -> tuple[str, str]:
     return protocol, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, cores: set[int]) -> None:
+def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, cores: list[int]) -> None:
     """Carries out what is still missing of one training and its scores.
 
     Raises:

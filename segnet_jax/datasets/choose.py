@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segnet_jax.datasets import cityscapes, fastai, pascal_voc
+from segnet_jax.datasets import cityscapes, fastai, pascal_voc, sequences
 from segnet_jax.datasets import folder as own_folder
 from segnet_jax.datasets.archives import IMAGES, LABELS
 from segnet_jax.datasets.camvid import deal, tutorial
@@ -39,18 +39,21 @@ def open_data_set(
     num_train: int,
     num_val: int,
     reading: Reading = PLAIN,
+    leave_out: str = "",
 ) -> DataSet:
     """Opens the data set that `--data` names.
 
     Args:
       data: "synthetic", rendered street scenes; "camvid", what `prepare camvid` made, or the folder that
         $SEGNET_JAX_CAMVID names; else a folder of prepared records or in one of the layouts of data/README.md.
-      split_rule: how CamVid's frames are split, "tutorial" or "matlab"; of no effect on other data.
+      split_rule: how CamVid's frames are split, "tutorial" or "matlab", which have no effect on other data; or
+        "leave-out", for all images whose names tell sequences.
       image_size: height and width of rendered scenes; others come at the size on disk.
       seed: of rendered scenes.
       num_train: training scenes to render.
       num_val: validation scenes to render.
       reading: how the files of a folder are to be taken.
+      leave_out: the sequence that "leave-out" validates on.
 
     Raises:
       UserError: for a folder that is not there or holds no data set, and for every fault found in it.
@@ -60,6 +63,7 @@ def open_data_set(
 
         _check_plain(reading, "rendered scenes")
         return street_scenes(num_train, num_val, *image_size, seed)
+    dealt_by, split_rule = split_rule, "tutorial" if split_rule == "leave-out" else split_rule
     split_names(split_rule)  # an unknown rule is told before anything is read
     folder = camvid_folder(data)
     if (prepared := find_prepared(folder)) is not None:
@@ -74,6 +78,8 @@ def open_data_set(
         data_set = _by_lists(folder, reading, split_rule)
     else:
         raise UserError(_no_data_set(folder), kind="no-data-set", file=str(folder))
+    if dealt_by == "leave-out":
+        return sequences.leave_out(data_set, leave_out)
     return data_set if split_rule == "tutorial" else deal(data_set, split_rule)
 
 

@@ -33,6 +33,26 @@ def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) 
     return jnp.bincount(cell.ravel(), length=nowhere + 1)[:-1].reshape(num_classes, num_classes).astype(jnp.int32)
 
 
+def confusion_matrices(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
+    """What `confusion_matrix` counts, of each image by itself.
+
+    Args:
+      label: uint8 [B,H,W], class ids below num_classes, or VOID.
+      prediction: uint8 [B,H,W], class ids below num_classes.
+      num_classes: C.
+
+    Returns:
+      int32 [B,C,C], of each image rows the known class, columns the predicted one.
+    """
+    num_images, known, predicted = len(label), label.astype(jnp.int32), prediction.astype(jnp.int32)
+    nowhere = num_classes * num_classes
+    cell = jnp.where(label == VOID, nowhere, known * num_classes + predicted)
+    first = (nowhere + 1) * jnp.arange(num_images, dtype=jnp.int32)  # each image counts into cells of its own
+    cell = cell.reshape(num_images, -1) + first[:, None]
+    counts = jnp.bincount(cell.ravel(), length=num_images * (nowhere + 1)).reshape(num_images, nowhere + 1)
+    return counts[:, :-1].reshape(num_images, num_classes, num_classes).astype(jnp.int32)
+
+
 def count_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
     """What `confusion_matrix` counts, on the host; int64 [C,C]."""
     known = label != VOID

@@ -14,7 +14,7 @@ from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.endings import Ending
 from segnet_jax.metrics.confusion import scores as scores_of
 from segnet_jax.reporting.figures import prediction_pictures
-from segnet_jax.reporting.kept import Picture, keep_evaluation
+from segnet_jax.reporting.kept import Images, Picture, keep_evaluation
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.page.draw import write_report
 from segnet_jax.reporting.progress import Progress
@@ -152,6 +152,8 @@ class Logbook:
         pictures: Sequence[Picture],
         worst: Sequence[Picture],
         accuracies: Mapping[str, float],
+        images: Images | None = None,
+        best: int | None = None,
     ) -> None:
         """Notes an evaluation, draws its pictures, the training plot and the report anew.
 
@@ -162,6 +164,8 @@ class Logbook:
           pictures: of the fixed records.
           worst: of the records with the lowest accuracies.
           accuracies: name -> share of its labelled pixels that are right, of each record.
+          images: the confusion matrix of each image, where they are known.
+          best: the step of the best evaluation before this one.
         """
         if not self._folder:
             return
@@ -181,6 +185,7 @@ class Logbook:
         with self.aside("drawing"):
             found = {"confusion": confusion, "loss": loss, "accuracies": accuracies, "worst": worst}
             found |= {"pictures": pictures, "about": self._about, "classes": self._classes}
+            found |= {"images": images, "best": best}
             self._write(partial(keep_evaluation, self._folder, step, **found))
             if pictures and not self._should_stop():
                 names, *arrays = zip(*pictures, strict=True)

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from typing import TextIO
 
 import numpy as np
@@ -11,15 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.metrics.bootstrap import Interval
 from segnet_jax.metrics.confusion import Scores
 
 
-def per_class_table(scores: Scores, classes: ClassTable) -> Table:
+def per_class_table(scores: Scores, classes: ClassTable, interval: Mapping[str, Interval] | None = None) -> Table:
     """Lays out IoU and accuracy of each class in percent; fits 60 columns and says all it says without colour.
 
-    The lowest IoU is marked, a class without ground truth is called absent, and the means stand in the last row.
+    The lowest IoU is marked, a class without ground truth is called absent, the means stand in the last row, and below
+    it the bootstrap interval over images, where it is known.
     """
     caption = f"global accuracy {percent(scores.global_accuracy)}, weighted IoU {percent(scores.weighted_iou)}"
+    if interval:
+        low, high = interval["miou"]
+        caption += f"\nmIoU over images, 95 %: {percent(low)} to {percent(high)}"
     if scores.absent:
         caption += "\nabsent from the labels: left out of the means"
     table = Table(
@@ -53,10 +59,26 @@ def per_class_table(scores: Scores, classes: ClassTable) -> Table:
     return table
 
 
-def print_table(scores: Scores, classes: ClassTable, file: TextIO | None = None) -> None:
+def print_table(
+    scores: Scores,
+    classes: ClassTable,
+    file: TextIO | None = None,
+    interval: Mapping[str, Interval] | None = None,
+) -> None:
     """Prints the table, to standard output unless told otherwise."""
     console = Console(file=file or sys.stdout, highlight=False)
-    console.print(per_class_table(scores, classes))
+    console.print(per_class_table(scores, classes, interval))
+
+
+def print_sequences(found: Mapping[str, Mapping[str, float]]) -> None:
+    """Prints the score of each video sequence; found: sequence -> "miou" and "num_images"."""
+    table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("sequence", overflow="fold", min_width=8)
+    table.add_column("mIoU %", justify="right", no_wrap=True)
+    table.add_column("images", justify="right", no_wrap=True)
+    for name, scored in found.items():
+        table.add_row(Text(name), _number(scored["miou"]), f"{scored['num_images']:,}")
+    Console(file=sys.stdout, highlight=False).print(table)
 
 
 def percent(fraction: float | None) -> str:

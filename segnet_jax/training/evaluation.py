@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+MOST_CELLS = 2**24
+"""Of the confusion matrices of all images: up to here, 64 MB, each is kept, which 138,000 images of 11 classes have."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -14,6 +17,7 @@ class Evaluation:
 
     Attributes:
       confusion: int64 [C,C], rows the known class.
+      confusions: int32 [N,C,C], likewise of each image, in the order of the records; None where there are too many.
       loss: weighted cross-entropy, a mean over the labelled pixels.
       predictions: index -> uint8 [H,W], of the records asked for that this process saw.
       accuracies: index -> share of its labelled pixels that are right, of all records that this process saw and that
@@ -22,6 +26,7 @@ class Evaluation:
     """
 
     confusion: np.ndarray
+    confusions: np.ndarray | None
     loss: float
     predictions: dict[int, np.ndarray]
     accuracies: dict[int, float]
@@ -33,6 +38,7 @@ def evaluate(
     variables: dict,
     batches: Iterable[dict[str, jax.Array]],
     indices: Iterable[np.ndarray],
+    first_device: int = 0,
     wanted: Collection[int] = (),
     num_worst: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
@@ -43,7 +49,8 @@ def evaluate(
       eval_step: the mapped step of `steps.eval_step`.
       variables: the network's, replicated.
       batches: on the devices; padding carries VOID labels, which do not count.
-      indices: which record stands where in each batch, int [L,B], -1 for padding.
+      indices: which record stands where in each batch, over the devices of all processes, int [D,B], -1 for padding.
+      first_device: this process's first, among all.
       wanted: indices of the records whose predictions are to be kept.
       num_worst: how many of the worst predictions are to be kept.
       should_stop: asked after each batch.
@@ -51,13 +58,24 @@ def evaluate(
     Returns:
       The sums over all devices and processes; None if it was stopped.
     """
-    sums, unread, predictions = [], deque(), {}
+    losses, unread, predictions = [], deque(), {}
     accuracies: dict[int, float] = {}
     worst: dict[int, np.ndarray] = {}
+    confusion, confusions = 0, {}
 
-    def look(index: np.ndarray, seen: dict[str, jax.Array]) -> None:
+    def look(index: np.ndarray, told: dict[str, jax.Array], seen: dict[str, jax.Array]) -> None:
+        nonlocal confusion
+        losses.append(float(told["loss"]))
+        matrices = np.asarray(told["confusions"])
+        confusion = confusion + matrices.sum(axis=(0, 1), dtype=np.int64)
+        if (len(confusions) + index.size) * matrices[0, 0].size <= MOST_CELLS:
+            confusions.update(
+                {int(index[place]): matrices[place] for place in zip(*np.nonzero(index >= 0), strict=True)}
+            )
+        mine = slice(first_device, first_device + len(seen["prediction"]))
+        index, matrices = index[mine], matrices[mine]
         here = index >= 0
-        right, labelled = (np.asarray(seen[name])[here] for name in ("right", "labelled"))
+        right, labelled = np.trace(matrices, axis1=2, axis2=3)[here], matrices.sum(axis=(2, 3))[here]
         known = {int(i): r / n for i, r, n in zip(index[here], right, labelled, strict=True) if n}
         accuracies.update(known)
         lowest = sorted({*worst, *known}, key=lambda i: (accuracies[i], i))[:num_worst]
@@ -70,17 +88,16 @@ def evaluate(
         worst.clear()
         worst.update(kept)
 
+    num_images = 0
     for batch, index in zip(batches, indices, strict=True):
-        batch_sums, seen = eval_step(variables, batch)
-        sums.append(batch_sums)
-        unread.append((index, seen))
+        num_images += int((index >= 0).sum())
+        unread.append((index, *eval_step(variables, batch)))
         if len(unread) > 2:  # some batches late, so that the devices are kept busy meanwhile
             look(*unread.popleft())
         if should_stop():
             return None
     while unread:
         look(*unread.popleft())
-    sums = jax.device_get(sums)
-    confusion = np.sum([one["confusion"] for one in sums], axis=0, dtype=np.int64)
-    loss = sum(float(one["loss"]) for one in sums) / max(int(confusion.sum()), 1)
-    return Evaluation(confusion, loss, predictions, accuracies, worst)
+    every = np.stack([confusions[i] for i in range(num_images)]) if len(confusions) == num_images else None
+    loss = sum(losses) / max(int(np.sum(confusion)), 1)
+    return Evaluation(confusion, every, loss, predictions, accuracies, worst)

@@ -14,8 +14,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from segnet_jax.constants import VOID
-from segnet_jax.metrics.confusion import confusion_matrix
+from segnet_jax.metrics.confusion import confusion_matrices
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.training.averaging import averaged
 from segnet_jax.training.losses import cross_entropy_sum, num_right, num_valid
@@ -213,18 +212,13 @@ def eval_step(
       preprocessing: what the network expects of an image.
 
     Returns:
-      Sums over all devices: "confusion" int32 [C,C] and "loss" float32, undivided; and of each of this device's images
-      its "prediction", uint8 [B,H,W], and how many pixels are "labelled" and, of these, "right", int32 [B].
+      Of all devices: the sum of the "loss", float32, undivided, and the "confusions" of each image, int32 [D,B,C,C],
+      gathered so that every process knows all; and of each of this device's images its "prediction", uint8 [B,H,W].
     """
     batch = lax.optimization_barrier(make_batch(inputs, store))
     logits = model.apply(variables, normalise(batch["image"], preprocessing, model.dtype), train=False)
     prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-    sums = {
-        "confusion": confusion_matrix(batch["label"], prediction, model.num_classes),
-        "loss": cross_entropy_sum(logits, batch["label"], class_weights),
-    }
-    counts = {
-        "labelled": jnp.sum(batch["label"] != VOID, axis=(1, 2), dtype=jnp.int32),
-        "right": jnp.sum(batch["label"] == prediction, axis=(1, 2), dtype=jnp.int32),  # none is VOID
-    }
-    return lax.psum(sums, AXIS), {"prediction": prediction, **counts}
+    loss = cross_entropy_sum(logits, batch["label"], class_weights)
+    confusions = confusion_matrices(batch["label"], prediction, model.num_classes)
+    told = {"loss": lax.psum(loss, AXIS), "confusions": lax.all_gather(confusions, AXIS)}
+    return told, {"prediction": prediction}

@@ -2,17 +2,19 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import Config, differences
-from segnet_jax.config_files import protocol_names, read_protocol
+from segnet_jax.config_files import recipe_differences
 from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.errors import UserError
 from segnet_jax.reporting.page.record import Record, number, text, whole
 from segnet_jax.reporting.progress import duration
 from segnet_jax.reporting.tables import percent
+
+_MOST_CHANGES = 200  # settings that a page lists
 
 SCORES = {
     "miou": "mean IoU",
@@ -84,6 +86,8 @@ def split_notes(record: Record) -> list[str]:
             "apart, are on both sides. Expect clearly higher numbers than with the tutorial's split; the two do not "
             "compare."
         )
+    elif record.config is not None and record.config.split_rule == "leave-out":
+        notes.append("The scored sequence is another drive, or another hour, than those trained on.")
     elif record.classes != CAMVID.names or data_set:
         notes.append(
             "Where video neighbours, or pictures of one place, are both trained on and scored, a score flatters: make "
@@ -147,6 +151,11 @@ def facts(record: Record) -> dict[str, dict[str, str]]:
             "Memory of a device": f"at most {_bytes(memory['device'])}" if memory.get("device") else "",
             "Memory of the process": f"at most {_bytes(memory['host'])}" if memory.get("host") else "",
         },
+        "Recipe": {
+            "Protocol": protocol(record),
+            "Differences from it": f"{len(changed_settings(record)[1])}, listed below",
+            "Data": text(record.result.get("data_set") or record.about.get("data_set") or "", 60),
+        },
         "Machine": {
             "Devices": ", ".join(kinds),
             "Precision": text(record.result.get("precision") or "", 20),
@@ -167,14 +176,39 @@ def facts(record: Record) -> dict[str, dict[str, str]]:
 
 
 def changed_settings(record: Record) -> tuple[str, list[tuple[str, str, str]]]:
-    """What the run's recipe differs from, in words, and the fields: name, there, here."""
+    """What the run's recipe differs from, in words, and what differs: name, there, here.
+
+    A finished run has written it down, with the data and the batch over all devices; of another, the config tells.
+    """
     if record.config is None:
         return "", []
-    base, source = Config(), "the defaults"
-    if record.config.protocol in protocol_names():
-        base, source = read_protocol(record.config.protocol, Config()), f"protocol {record.config.protocol}"
-    changes = differences(base, record.config).items()
-    return source, [(name, shown(old), shown(new)) for name, (old, new) in changes if name != "protocol"]
+    name, _, changes = recipe_differences(record.config)
+    source = "the defaults" if name == "custom" else f"protocol {name}"
+    told = record.result.get("differences")
+    if isinstance(told, dict):
+        changes = {
+            text(key, 60): both
+            for key, both in list(told.items())[:_MOST_CHANGES]
+            if isinstance(both, list) and len(both) == 2
+        }
+    return source, [(key, shown(old), shown(new)) for key, (old, new) in changes.items()]
+
+
+def protocol(record: Record) -> str:
+    """The protocol's name, or that the recipe is the user's own."""
+    return text(record.config.protocol, 60) if record.config is not None and record.config.protocol else "custom"
+
+
+def interval(record: Record) -> dict[str, tuple[float, float]]:
+    """The bootstrap interval of each score that the result has one of."""
+    return interval_of(record.result)
+
+
+def interval_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The same of what a `result.json` says."""
+    found = {name: _dict(result.get("interval")).get(name) for name in SCORES}
+    pairs = {name: tuple(map(number, both)) for name, both in found.items() if isinstance(both, list)}
+    return {name: both for name, both in pairs.items() if len(both) == 2 and None not in both}
 
 
 def next_commands(record: Record) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -23,6 +23,7 @@ from segnet_jax.reporting.page.charts import HEIGHT, WIDTH, comparing_charts, tr
 from segnet_jax.reporting.page.compare import comparison
 from segnet_jax.reporting.page.record import Record, read_record, worst_listed, worst_pictures
 from segnet_jax.reporting.page.uncertainty import uncertainty_told
+from segnet_jax.reporting.published import verdict
 
 REPORT_FILE, CONFUSION_FILE = "report.html", "confusion.csv"
 MARK = '<meta name="generator" content="segnet_jax">'
@@ -45,8 +46,13 @@ def write_report(folder: pathlib.Path) -> None:
     write_page(read_record(folder), folder / REPORT_FILE)
 
 
-def write_page(record: Record, path: pathlib.Path) -> None:
+def write_page(record: Record, path: pathlib.Path, beside: Mapping[str, Any] | None = None) -> None:
     """Draws a run's report to a file of any name; `confusion.csv` comes to the run's folder where it has a matrix.
+
+    Args:
+      record: of the run.
+      path: of the page.
+      beside: what `published.beside` tells, to be shown too.
 
     Raises:
       OSError: it cannot be written.
@@ -55,20 +61,23 @@ def write_page(record: Record, path: pathlib.Path) -> None:
         atomic_write_text(
             record.folder / CONFUSION_FILE, classes.confusion_csv(record.chosen.confusion, record.classes)
         )
-    atomic_write_text(path, report_html(record))
+    atomic_write_text(path, report_html(record, beside))
 
 
-def report_html(record: Record) -> str:
+def report_html(record: Record, beside: Mapping[str, Any] | None = None) -> str:
     """The report of a run."""
     confusion = _confusion(record)
     flips, worst = _flips(record), worst_pictures(record)
     source, changes = content.changed_settings(record)
     values = {
         "record": record,
+        "beside": beside,
         "status": content.status(record),
         "headline": content.headline(record),
         "score_names": content.SCORES,
         "scored_on": content.scored_on(record),
+        "interval": content.interval(record),
+        "protocol": content.protocol(record),
         "notes": content.split_notes(record),
         "warnings": content.warnings(record),
         "charts": training_charts(record),
@@ -92,10 +101,11 @@ def report_html(record: Record) -> str:
     return page
 
 
-def comparison_html(records: Sequence[Record]) -> str:
-    """Several runs side by side."""
+def comparison_html(records: Sequence[Record], beside: Mapping[str, Any] | None = None) -> str:
+    """Several runs side by side, and beside published results."""
     told = comparison(records)
-    return _render("compare.html.j2", "", charts=comparing_charts(records, told.names), told=told, records=records)
+    values = {"charts": comparing_charts(records, told.names), "told": told, "records": records, "beside": beside}
+    return _render("compare.html.j2", "", **values)
 
 
 def _confusion(record: Record) -> np.ndarray | None:
@@ -215,6 +225,7 @@ def _templates():
         keep_trailing_newline=True,
     )
     environment.filters["percent"] = content.score_text
+    environment.filters["verdict"] = verdict
     return environment
 
 
