@@ -1,6 +1,7 @@
 """Samples under dropout: what they are drawn from, and what is scored, drawn and reported of them."""
 
 import json
+import pathlib
 from functools import partial
 
 import jax
@@ -164,3 +165,18 @@ def test_uncertainty_pictures_are_of_the_samples_of_the_image(tile, run, tmp_pat
 def test_uncertainty_wants_samples(run, tmp_path):
     with pytest.raises(UserError, match="--uncertainty is of samples: add --samples"):
         command(predict, predict.predict, run, photo(tmp_path, 24, 32), "--uncertainty")
+
+
+def test_on_real_frames_the_mean_settles_as_one_by_the_samples_and_uncertain_pixels_are_wrong():
+    folder = pathlib.Path(__file__).parents[1] / "experiments" / "bayesian"
+    found, page = json.loads((folder / "samples.json").read_text()), (folder / "README.md").read_text(encoding="utf-8")
+    for size, row in found["variance_of_the_mean"].items():
+        assert 0.9 < row["times_samples_by_that_of_one"] < 1.1
+        assert f"| {size} | {row['variance']:.2e} | {row['times_samples_by_that_of_one']:.3f} |" in page
+    for which, name in (("mean", "mean of the samples"), ("plain", "without dropout")):
+        scored = [100 * found[which][score] for score in ("miou", "global_accuracy", "calibration_error")]
+        assert f"| {name} | {' | '.join(f'{score:.1f}' for score in scored)} |" in page
+    for name, row in found["mean"]["error_over_coverage"].items():
+        assert row["falls_at_every_step"]
+        assert f"| {name} | {' | '.join(f'{100 * error:.1f}' for error in row['errors'].values())} |" in page
+    assert found["frames"] in page and f"step {found['step']}" in page
