@@ -84,7 +84,7 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.Gradien
         drop_factor=config.step_factor,
         power=config.poly_power,
     )
-    factors = {"decay_scale": config.decay_scale, "bias_learning_rate": config.bias_learning_rate}
+    factors = {"decay_scale": config.decay_scale, "bias_rate": config.bias_rate}
     return sgd(schedule, config.momentum, config.weight_decay, **factors), schedule
 
 
@@ -270,7 +270,7 @@ def build_train_step(source: Input, devices: Devices, say: Callable[[str], None]
 def build_evaluator(
     source: Input, num_samples: int, share: host.Share, devices: Devices, say: Callable[[str], None], **step_settings
 ) -> Callable[..., Evaluation | None]:
-    """Returns a function (variables, should_stop) -> Evaluation of a whole split, compiled once.
+    """Returns a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
 
     Args:
       source: of the split's batches.
@@ -284,7 +284,11 @@ def build_evaluator(
     mapped = parallel_eval_step(step, devices, source.store_axis)
     score = AheadOfTime(mapped, "the evaluation step", devices, say, source.store)
 
-    def run(variables: dict, should_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
+    def run(
+        variables: dict,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_prediction: Callable[[int, np.ndarray], None] | None = None,
+    ) -> Evaluation | None:
         num_steps = host.num_evaluation_steps(num_samples, share)
         everyone = dataclasses.replace(share, first_device=0, num_local_devices=share.num_devices)
         return evaluate(
@@ -295,6 +299,7 @@ def build_evaluator(
             first_device=share.first_device,
             wanted=picture_indices(num_samples),
             num_worst=NUM_PICTURES,
+            on_prediction=on_prediction,
             should_stop=should_stop,
         )
 

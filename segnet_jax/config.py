@@ -100,7 +100,7 @@ class Config:
     momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD
     weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels
     decay_scale: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's scale too, as in Caffe's files
-    bias_learning_rate: float = 1.0  # factor for convolutions' biases; Caffe's: 2
+    bias_rate: float = 1.0  # factor for convolutions' biases; Caffe's: 2
     average: float = 0.0  # share of the old average of the parameters that a step keeps, such as 0.99; 0: no average
     class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
         default="matlab", metadata=OVERRIDE
@@ -207,7 +207,7 @@ _RANGES = {
     "poly_power": (_POSITIVE, 100),
     "momentum": (0, 1 - 1e-6),
     "weight_decay": (0, 1),
-    "bias_learning_rate": (0, 100),
+    "bias_rate": (0, 100),
     "average": (0, 1 - 1e-6),
     "seed": (0, 2**63 - 1),
     "fake_devices": (0, 1024),

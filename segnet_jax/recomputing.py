@@ -22,7 +22,6 @@ from segnet_jax.pipeline.decoded import Records
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.training import statistics
 from segnet_jax.training.calibration import calibrate
-from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.parallel import Devices, prefetch, replicate
 from segnet_jax.training.state import TrainState
 
@@ -69,10 +68,8 @@ def recompute(
     return calibrate(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))
 
 
-def finish(
-    start: Beginning, state: TrainState, step: int, evaluate: Callable[..., Evaluation], keep: Callable
-) -> Evaluation:
-    """Takes the statistics of a finished training's best and newest checkpoint, and scores the one that counts.
+def finish(start: Beginning, state: TrainState, step: int) -> dict[str, Any]:
+    """Takes the statistics of a finished training's best and newest checkpoint.
 
     Every process calls it.
 
@@ -80,26 +77,25 @@ def finish(
       start: the training.
       state: after its last step.
       step: the last.
-      evaluate: (variables) -> the scores of the split.
-      keep: carries out what writes into the run's folder, in one process.
 
     Returns:
-      The scores of the checkpoint that `--result-checkpoint` names.
+      The variables, with them, of the checkpoint that `--result-checkpoint` names.
     """
     checkpoints, devices = start.checkpoints, start.setting.devices
     best, found = start.meta["best"]["step"], {}
     for which, of_step in (("best", best), ("newest", step)):
         if of_step in found:
             continue
-        sum_of_state = checkpoints.confirm(which, of_step)
         of_which = state if of_step == step else checkpoints.restore(which, of_step, start.shapes)
         variables = of_which.variables
         global_batch_size = start.setting.plan.global_batch_size
         batch_stats = recompute(
             start.config, global_batch_size, start.model, variables, start.records, start.preprocessing, devices
         )
-        facts = {"step": of_step, "data": start.setting.train_split.fingerprint}
-        keep(partial(statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
+        if devices.is_writer:
+            sum_of_state = checkpoints.confirm(which, of_step)
+            facts = {"step": of_step, "data": start.setting.train_split.fingerprint}
+            start.room(partial(statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
         found[of_step] = variables | {"batch_stats": replicate(batch_stats, devices)}
     chosen = best if start.config.result_checkpoint == "best" else step
-    return evaluate(found[chosen])
+    return found[chosen]

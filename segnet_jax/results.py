@@ -12,6 +12,7 @@ from segnet_jax.config_files import recipe_differences
 from segnet_jax.datasets.sequences import sequences_of
 from segnet_jax.files import atomic_write_json
 from segnet_jax.metrics.bootstrap import intervals
+from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.kept import Images, images_path, read_images, write_images
 from segnet_jax.reporting.logbook import Logbook
@@ -49,7 +50,8 @@ def write_result(
     meta: dict,
     logbook: Logbook,
     sum_of_state: str,
-    recomputed: Evaluation | None = None,
+    evaluation: Evaluation | None,
+    boundary: BoundaryF1 | None,
 ) -> None:
     """Writes `result.json` of a finished run and prints its table.
 
@@ -60,11 +62,14 @@ def write_result(
       meta: of its last checkpoint.
       logbook: of its training.
       sum_of_state: of its last state.
-      recomputed: the evaluation under BatchNorm's recomputed statistics, where it counts.
+      evaluation: of the checkpoint that counts, once more after the training: with BatchNorm's recomputed statistics,
+        where they count; None where that checkpoint is not whole any more.
+      boundary: likewise.
     """
     chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
     confusions = {"running": np.array(chosen["confusion"])}
-    confusions |= {} if recomputed is None else {"recompute": recomputed.confusion}
+    if config.batch_norm == "recompute":
+        confusions["recompute"] = evaluation.confusion
     found = scores(confusions[config.batch_norm])
     summary = result(
         found,
@@ -76,6 +81,7 @@ def write_result(
         images_per_second=logbook.images_per_second,
         device=str(setting.devices),
         seed=config.seed,
+        boundary_f1=boundary,
     )
     extra = {
         "checkpoint": config.result_checkpoint,
@@ -85,10 +91,11 @@ def write_result(
         "precision": setting.precision,
         "state": sum_of_state,
         **by_statistics(confusions),
+        **({"confusion": evaluation.confusion} if config.batch_norm == "recompute" else {}),
     }
     path, names = images_path(folder, chosen["step"]), setting.scored_split.names
-    if recomputed is not None and recomputed.confusions is not None:  # they are what the result is of
-        write_images(path, Images(names, recomputed.confusions))
+    if config.batch_norm == "recompute" and evaluation.confusions is not None:  # they are what the result is of
+        write_images(path, Images(names, evaluation.confusions))
     images = read_images(path)
     if images is not None and not np.array_equal(images.confusions.sum(axis=0), confusions[config.batch_norm]):
         images = None  # of another evaluation
@@ -96,7 +103,7 @@ def write_result(
     extra |= told
     changes = {"overrides": runs.overrides(folder)} if runs.overrides(folder) else {}
     atomic_write_json(folder / runs.RESULT_FILE, summary | extra | changes)
-    print_table(found, classes, interval=told["interval"])
+    print_table(found, classes, interval=told["interval"], boundary=boundary)
     which = f"{setting.scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
     print(which)
 

@@ -13,6 +13,7 @@ from segnet_jax import assembly, recomputing, runs
 from segnet_jax.beginning import begin
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
+from segnet_jax.delineation import chosen_variables, evaluate_boundaries
 from segnet_jax.endings import Stopped
 from segnet_jax.flags import parse_config
 from segnet_jax.incident import not_finite, write_incident
@@ -216,13 +217,23 @@ def train(config: Config) -> int:
             logbook.draw_plot(status=f"stopped after step {step}")
             logbook.say(f"{outcome['why']}, all saved; go on with: {command_to_go_on(folder)}")
             return 0
-        recomputed = None
         if config.batch_norm == "recompute":
             with stop.at_once(), logbook.aside("recomputing BatchNorm"):
-                keep = room if devices.is_writer else _never
-                recomputed = recomputing.finish(start, state, step, evaluate, keep)
+                variables = recomputing.finish(start, state, step)
+        else:
+            variables = chosen_variables(start, state, step)
+        scored = None, None
+        if variables is None:
+            logbook.say("warning: the best checkpoint is not whole any more: the result has no boundary F1")
+        else:
+            with logbook.aside("scoring boundaries"):
+                score_chosen = partial(evaluate, variables, should_stop)
+                scored = evaluate_boundaries(score_chosen, records_scored, len(classes))
+        if scored is None:
+            outcome["why"] = "stopped before the result was written, all steps done"
+            raise Stopped(stop.exit_code, outcome["why"])
         if devices.is_writer:
-            room(lambda: write_result(folder, config, setting, meta, logbook, outcome["state"], recomputed))
+            room(lambda: write_result(folder, config, setting, meta, logbook, outcome["state"], *scored))
         return 0
 
 
@@ -230,7 +241,7 @@ def _say_nothing(_text: str) -> None:
     """In the place of printing, for the processes that do not."""
 
 
-def _never(*_) -> bool:
+def _never() -> bool:
     return False
 
 

@@ -69,13 +69,17 @@ def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():
 
     def score(_, index):
         confusions = np.array([[matrix(i) for i in of_device] for of_device in index], np.int32)
-        return {"confusions": confusions, "loss": 1.0}, {"prediction": predictions[index]}
+        boundaries = np.stack([index] * 4, axis=-1)[:, :, None]  # what is counted of an image, here its number
+        return {"confusions": confusions, "boundaries": boundaries, "loss": 1.0}, {"prediction": predictions[index]}
 
-    found = score_split(score, {}, places, places, wanted=[0, 7], num_worst=4)
+    seen = {}
+    found = score_split(score, {}, places, places, wanted=[0, 7], num_worst=4, on_prediction=seen.__setitem__)
     assert found.confusions.tolist() == [matrix(i) for i in range(11)]
     assert found.confusion.tolist() == found.confusions.sum(axis=0).tolist()
     shares = {i: (predictions[i] == labels[i]).sum() / (labels[i] != VOID).sum() for i in range(11) if i != 7}
     assert found.accuracies == pytest.approx(shares) and {*found.predictions} == {0, 7}
+    assert np.array_equal([seen[i] for i in range(11)], predictions) and len(seen) == 11
+    assert found.boundaries.tolist() == [[[i] * 4] for i in range(11)]
     assert list(found.worst) == sorted(shares, key=shares.get)[:4]
     assert all(np.array_equal(picture, predictions[i]) for i, picture in found.worst.items())
 
@@ -116,20 +120,21 @@ def test_matrices_of_single_images_stay_kept_of_the_newest_evaluation_and_the_be
         assert there == {step, best} - {None}
 
 
-def confusion(trained, folder, devices, batch):
+def counted(trained, folder, devices, batch):
     path = folder / f"{devices}-{batch}.json"
     flags = ("--devices", devices, "--batch-size-per-device", batch, "--json", path)
     assert evaluate(trained, *flags) == 0
-    return json.loads(path.read_text())["confusion"]
+    told = json.loads(path.read_text())
+    return told["confusion"], told["boundary_f1"]
 
 
 BATCHES = [(devices, batch) for devices in (1, 8) for batch in (1, 4, 7, 8)]
 
 
-def test_the_confusion_matrix_does_not_depend_on_batch_and_devices(trained, tmp_path):
-    expected = confusion(trained, tmp_path, 3, 2)
-    assert 0 < np.sum(expected) <= 9 * 24 * 32
-    assert {each: confusion(trained, tmp_path, *each) == expected for each in BATCHES} == dict.fromkeys(BATCHES, True)
+def test_confusion_matrix_and_boundary_f1_do_not_depend_on_batch_and_devices(trained, tmp_path):
+    expected = counted(trained, tmp_path, 3, 2)
+    assert 0 < np.sum(expected[0]) <= 9 * 24 * 32 and 0 < expected[1]["script"] <= expected[1]["paper"] < 1
+    assert {each: counted(trained, tmp_path, *each) == expected for each in BATCHES} == dict.fromkeys(BATCHES, True)
 
 
 @pytest.mark.slow
@@ -137,7 +142,7 @@ def test_233_images_are_counted_alike_in_every_batch_and_on_all_devices(tmp_path
     folder = tmp_path / "run"
     flags = FLAGS.replace("--scenes 8 9 --image-size 24 32", "--scenes 8 233 --image-size 45 61").split()
     assert train.train(parse_config([*flags, "--run", str(folder)], prog="p", description="")) == 0
-    found = {each: confusion(folder, tmp_path, *each) for each in BATCHES}
+    found = {each: counted(folder, tmp_path, *each) for each in BATCHES}
     assert len({json.dumps(each) for each in found.values()}) == 1
 
 

@@ -27,12 +27,12 @@ CAFFE = {  # what the released prototxts have in common
     "batch_norm_bias": 1e-3,
     "batch_norm": "recompute",
     "preprocessing": "raw",
-    "bias_learning_rate": 2.0,
+    "bias_rate": 2.0,
     "decay_scale": True,
     "class_weights": "caffe",
     "result_checkpoint": "last",
 }
-PAPER = CAFFE | {"batch_norm_bias": 0.0, "bias_learning_rate": 1.0, "decay_scale": False}
+PAPER = CAFFE | {"batch_norm_bias": 0.0, "bias_rate": 1.0, "decay_scale": False}
 TABLE = {
     "camvid-matlab-2018": {
         "split_rule": "matlab",

@@ -12,6 +12,7 @@ import pytest
 from segnet_jax import files
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.errors import UserError
+from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting import run_folder
 from segnet_jax.reporting.metrics_log import MetricsLog, read_metrics
@@ -213,3 +214,13 @@ def test_a_result_says_what_was_measured_on_what():
     assert (found["device"], found["seed"], found["seconds"]) == ("1 x cpu", 3, 4.0)
     assert {"miou", "mean_accuracy", "weighted_iou", "versions", "commit"} < found.keys()
     assert "boundary_f1" not in found
+
+
+def test_a_result_tells_boundary_f1_in_both_definitions_and_of_each_class():
+    boundary = BoundaryF1(0.5, 0.25, np.array([0.75, 0.25]), np.array([0.5, np.nan]))
+    about = {"protocol": "demo", "split": "val", "num_images": 1, "seconds": 1.0, "images_per_second": 1.0, "seed": 0}
+    classes = ClassTable(names=("Sky", "Car"), colors=((0, 0, 0),) * 2)
+    found = run_folder.result(scores(np.eye(2, dtype=int)), classes, device="1 x cpu", boundary_f1=boundary, **about)
+    assert found["boundary_f1"] == {"paper": 0.5, "script": 0.25}
+    told = [each["boundary_f1"] for each in found["per_class"].values()]
+    assert told == [{"paper": 0.75, "script": 0.5}, {"paper": 0.25, "script": None}]

@@ -64,7 +64,7 @@ OTHERS = {  # another value for each field
     "momentum": 0.8,
     "weight_decay": 1e-4,
     "decay_scale": True,
-    "bias_learning_rate": 2.0,
+    "bias_rate": 2.0,
     "average": 0.99,
     "class_weights": "none",
     "seed": 1,
@@ -98,7 +98,7 @@ def test_every_key_is_classed_and_tried():
     assert {name for name in OTHERS if on_resume(name) == "refused"} == {
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
         *("final_batch_norm", "init", "preprocessing", "seed", "precision", "average", "leave_out"),
-        *("network", "upsampling", "encoder_addition", "decoder", "batch_norm_bias", "bias_learning_rate"),
+        *("network", "upsampling", "encoder_addition", "decoder", "batch_norm_bias", "bias_rate"),
         *("fit", "images", "map", "labels_start_at", "unknown_colour", "exif", "resize_labels", "val_share"),
     }
 

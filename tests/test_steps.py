@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from segnet_jax.constants import VOID
+from segnet_jax.metrics.boundary import boundary_counts
 from segnet_jax.nn.preprocessing import TORCH, normalise
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training.calibration import calibrate
@@ -196,7 +197,7 @@ def test_caffes_factors_double_the_rate_of_convolutions_biases_and_decay_batch_n
         "conv_bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
     }
     schedule = learning_rate_schedule("constant", peak=0.1, total_steps=1)
-    optimizer = sgd(schedule, momentum=0.9, weight_decay=0.5, decay_scale=True, bias_learning_rate=2.0)
+    optimizer = sgd(schedule, momentum=0.9, weight_decay=0.5, decay_scale=True, bias_rate=2.0)
     state, gradients = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
     for momentum in (1.0, 1.9):  # the second update has the first one's 0.9 besides
         updates, state = optimizer.update(gradients, state, params)
@@ -293,6 +294,8 @@ def test_evaluation_counts_all_devices_and_leaves_out_void():
             if known != VOID:
                 expected[image, known, predicted] += 1
     assert np.array_equal(np.asarray(sums["confusions"]).reshape(expected.shape), expected)
+    boundaries = boundary_counts(flat["label"], np.asarray(seen["prediction"]).reshape(flat["label"].shape), CLASSES)
+    assert np.array_equal(np.asarray(sums["boundaries"]).reshape(boundaries.shape), boundaries)
     np.testing.assert_allclose(sums["loss"], loss_by_loop(logits, flat["label"])[0], rtol=1e-5)
 
 

@@ -215,7 +215,10 @@ MISTAKES = {
         ["--batch-size-per-device", "9"],
         "26 training images are fewer than the global batch",
     ),
-    "an unknown protocol": (["--protocol", "camvit"], "unknown protocol 'camvit'; known: camvid-matlab-2018"),
+    "an unknown protocol": (
+        ["--protocol", "camvit"],
+        "unknown protocol 'camvit'; known: bayesian-segnet",
+    ),
     "a missing data folder": (["--data", "no/such/folder"], "no folder no/such/folder"),
     "a missing weight file": (["--init", "no.pth", "--width", "1"], "no weight file no.pth"),
     "weights for another width": (["--init", "vgg16"], "--init vgg16 needs --width 1, got 0.0625"),

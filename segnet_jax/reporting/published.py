@@ -190,7 +190,7 @@ def print_published(told: Mapping[str, Any], file: TextIO | None = None) -> None
     table.add_column("ours, mIoU; same protocol?", overflow="fold", ratio=2, min_width=16)
     for row in told["published"]:
         cells = [_cell(row["scores"].get(name)) for name in SCORES]
-        source = row["told_by"] + (f". {row['remark']}" if row["remark"] else "")
+        source = row["told_by"] + (f"; {row['remark']}" if row["remark"] else "")
         name = Text(f"{row['name']}\n").append(source, style="dim")
         verdicts = "\n".join(_short_verdict(place, each) for place, each in enumerate(row["ours"], start=1))
         table.add_row(name, *cells, Text(verdicts), end_section=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.files import plain
+from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import Scores
 
 _LIBRARIES = ("segnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -80,7 +81,7 @@ def result(
     images_per_second: float,
     device: str,
     seed: int,
-    boundary_f1: float | None = None,
+    boundary_f1: BoundaryF1 | None = None,
 ) -> dict:
     """Builds the content of `result.json`: the scores of one split and all that is needed to obtain them again.
 
@@ -103,7 +104,12 @@ def result(
         name: {"iou": iou, "accuracy": accuracy, "pixels": pixels}
         for name, iou, accuracy, pixels in zip(classes.names, scores.iou, scores.accuracy, scores.pixels, strict=True)
     }
-    measured = {} if boundary_f1 is None else {"boundary_f1": boundary_f1}
+    measured = {}
+    if boundary_f1 is not None:
+        measured = {"boundary_f1": {"paper": boundary_f1.paper, "script": boundary_f1.script}}
+        both = zip(boundary_f1.paper_classes, boundary_f1.script_classes, strict=True)
+        for row, (paper, script) in zip(per_class.values(), both, strict=True):
+            row["boundary_f1"] = {"paper": paper, "script": script}
     return plain(
         {
             "protocol": protocol,

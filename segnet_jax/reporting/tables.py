@@ -13,19 +13,27 @@ from rich.text import Text
 
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.metrics.bootstrap import Interval
+from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import Scores
 
 
-def per_class_table(scores: Scores, classes: ClassTable, interval: Mapping[str, Interval] | None = None) -> Table:
+def per_class_table(
+    scores: Scores,
+    classes: ClassTable,
+    interval: Mapping[str, Interval] | None = None,
+    boundary: BoundaryF1 | None = None,
+) -> Table:
     """Lays out IoU and accuracy of each class in percent; fits 60 columns and says all it says without colour.
 
     The lowest IoU is marked, a class without ground truth is called absent, the means stand in the last row, and below
-    it the bootstrap interval over images, where it is known.
+    it the bootstrap interval over images and boundary F1, where they are known.
     """
     caption = f"global accuracy {percent(scores.global_accuracy)}, weighted IoU {percent(scores.weighted_iou)}"
     if interval:
         low, high = interval["miou"]
         caption += f"\nmIoU over images, 95 %: {percent(low)} to {percent(high)}"
+    if boundary:
+        caption += f"\nboundary F1: paper {percent(boundary.paper)}, script {percent(boundary.script)}"
     if scores.absent:
         caption += "\nabsent from the labels: left out of the means"
     table = Table(
@@ -64,10 +72,11 @@ def print_table(
     classes: ClassTable,
     file: TextIO | None = None,
     interval: Mapping[str, Interval] | None = None,
+    boundary: BoundaryF1 | None = None,
 ) -> None:
     """Prints the table, to standard output unless told otherwise."""
     console = Console(file=file or sys.stdout, highlight=False)
-    console.print(per_class_table(scores, classes, interval))
+    console.print(per_class_table(scores, classes, interval, boundary))
 
 
 def print_sequences(found: Mapping[str, Mapping[str, float]]) -> None:

@@ -18,6 +18,7 @@ class Evaluation:
     Attributes:
       confusion: int64 [C,C], rows the known class.
       confusions: int32 [N,C,C], likewise of each image, in the order of the records; None where there are too many.
+      boundaries: int32 [N,C,4], of each image what `metrics.boundary.boundary_counts` counts.
       loss: weighted cross-entropy, a mean over the labelled pixels.
       predictions: index -> uint8 [H,W], of the records asked for that this process saw.
       accuracies: index -> share of its labelled pixels that are right, of all records that this process saw and that
@@ -27,6 +28,7 @@ class Evaluation:
 
     confusion: np.ndarray
     confusions: np.ndarray | None
+    boundaries: np.ndarray
     loss: float
     predictions: dict[int, np.ndarray]
     accuracies: dict[int, float]
@@ -41,6 +43,7 @@ def evaluate(
     first_device: int = 0,
     wanted: Collection[int] = (),
     num_worst: int = 0,
+    on_prediction: Callable[[int, np.ndarray], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Evaluates the network on all batches.
@@ -53,6 +56,7 @@ def evaluate(
       first_device: this process's first, among all.
       wanted: indices of the records whose predictions are to be kept.
       num_worst: how many of the worst predictions are to be kept.
+      on_prediction: called with the index and the prediction, uint8 [H,W], of each record that this process sees.
       should_stop: asked after each batch.
 
     Returns:
@@ -61,7 +65,7 @@ def evaluate(
     losses, unread, predictions = [], deque(), {}
     accuracies: dict[int, float] = {}
     worst: dict[int, np.ndarray] = {}
-    confusion, confusions = 0, {}
+    confusion, confusions, boundaries = 0, {}, {}
 
     def look(index: np.ndarray, told: dict[str, jax.Array], seen: dict[str, jax.Array]) -> None:
         nonlocal confusion
@@ -72,6 +76,8 @@ def evaluate(
             confusions.update(
                 {int(index[place]): matrices[place] for place in zip(*np.nonzero(index >= 0), strict=True)}
             )
+        counts = np.asarray(told["boundaries"])
+        boundaries.update({int(index[place]): counts[place] for place in zip(*np.nonzero(index >= 0), strict=True)})
         mine = slice(first_device, first_device + len(seen["prediction"]))
         index, matrices = index[mine], matrices[mine]
         here = index >= 0
@@ -79,10 +85,12 @@ def evaluate(
         known = {int(i): r / n for i, r, n in zip(index[here], right, labelled, strict=True) if n}
         accuracies.update(known)
         lowest = sorted({*worst, *known}, key=lambda i: (accuracies[i], i))[:num_worst]
-        if set(lowest) <= worst.keys() and not np.isin(index, list(wanted)).any():
+        if set(lowest) <= worst.keys() and not on_prediction and not np.isin(index, list(wanted)).any():
             return  # no picture of this batch is needed
         prediction = np.asarray(seen["prediction"])
         found = {int(index[place]): prediction[place].copy() for place in zip(*np.nonzero(here), strict=True)}
+        for each in found.items() if on_prediction else ():
+            on_prediction(*each)
         predictions.update({i: found[i] for i in found if i in wanted})
         kept = {i: worst[i] if i in worst else found[i] for i in lowest}
         worst.clear()
@@ -100,4 +108,5 @@ def evaluate(
         look(*unread.popleft())
     every = np.stack([confusions[i] for i in range(num_images)]) if len(confusions) == num_images else None
     loss = sum(losses) / max(int(np.sum(confusion)), 1)
-    return Evaluation(confusion, every, loss, predictions, accuracies, worst)
+    counts = np.stack([boundaries[i] for i in range(num_images)])
+    return Evaluation(confusion, every, counts, loss, predictions, accuracies, worst)

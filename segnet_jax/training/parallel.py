@@ -183,6 +183,15 @@ def prefetch(batches: Iterable, devices: Devices, ahead: int = 2) -> Iterator:
     yield from sent
 
 
+def sum_over_processes(array: np.ndarray) -> np.ndarray:
+    """The sum over all processes, in each of them, of integers that fit into 32 bits; every process calls it."""
+    if jax.process_count() == 1:
+        return array
+    from jax.experimental.multihost_utils import process_allgather
+
+    return np.sum(process_allgather(array), axis=0)
+
+
 def memory_of(device: jax.Device) -> int:
     """Bytes that programs may use on a device: as it says itself, or its part of the machine's where it is the CPU."""
     told = (device.memory_stats() or {}).get("bytes_limit")

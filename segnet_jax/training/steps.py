@@ -14,6 +14,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
+from segnet_jax.metrics.boundary import boundary_counts
 from segnet_jax.metrics.confusion import confusion_matrices
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.training.averaging import averaged
@@ -212,13 +213,15 @@ def eval_step(
       preprocessing: what the network expects of an image.
 
     Returns:
-      Of all devices: the sum of the "loss", float32, undivided, and the "confusions" of each image, int32 [D,B,C,C],
-      gathered so that every process knows all; and of each of this device's images its "prediction", uint8 [B,H,W].
+      Of all devices: the sum of the "loss", float32, undivided, and of each image the "confusions", int32 [D,B,C,C],
+      and the counts of "boundaries", int32 [D,B,C,4], gathered so that every process knows all; and of each of this
+      device's images its "prediction", uint8 [B,H,W].
     """
     batch = lax.optimization_barrier(make_batch(inputs, store))
     logits = model.apply(variables, normalise(batch["image"], preprocessing, model.dtype), train=False)
     prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
     loss = cross_entropy_sum(logits, batch["label"], class_weights)
     confusions = confusion_matrices(batch["label"], prediction, model.num_classes)
-    told = {"loss": lax.psum(loss, AXIS), "confusions": lax.all_gather(confusions, AXIS)}
+    boundaries = boundary_counts(batch["label"], prediction, model.num_classes)
+    told = {"loss": lax.psum(loss, AXIS)} | lax.all_gather({"confusions": confusions, "boundaries": boundaries}, AXIS)
     return told, {"prediction": prediction}

@@ -39,7 +39,8 @@ def scored_on(record: Record) -> str:
         return images
     which = text(record.result.get("checkpoint") or ("last" if _selects_nothing(record) else "best"), 20)
     so_far = "" if record.result else " so far"
-    return f"{images}, {which} checkpoint{so_far}, step {record.chosen_step:,}"
+    statistics = ", BatchNorm's statistics recomputed" if "recompute" in _dict(record.result.get("batch_norm")) else ""
+    return f"{images}, {which} checkpoint{so_far}, step {record.chosen_step:,}{statistics}"
 
 
 def status(record: Record) -> tuple[str, str]:
@@ -87,7 +88,7 @@ def split_notes(record: Record) -> list[str]:
             "compare."
         )
     elif record.config is not None and record.config.split_rule == "leave-out":
-        notes.append("The scored sequence is another drive, or another hour, than those trained on.")
+        notes.append("No image of the scored sequence was trained on.")
     elif record.classes != CAMVID.names or data_set:
         notes.append(
             "Where video neighbours, or pictures of one place, are both trained on and scored, a score flatters: make "
@@ -209,6 +210,13 @@ def interval_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     found = {name: _dict(result.get("interval")).get(name) for name in SCORES}
     pairs = {name: tuple(map(number, both)) for name, both in found.items() if isinstance(both, list)}
     return {name: both for name, both in pairs.items() if len(both) == 2 and None not in both}
+
+
+def boundary(record: Record) -> dict[str, float]:
+    """Boundary F1 of the result, by definition: "paper" and "script"."""
+    told = _dict(record.result.get("boundary_f1"))
+    found = {name: number(told.get(name)) for name in ("paper", "script")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def next_commands(record: Record) -> list[tuple[str, str]]:

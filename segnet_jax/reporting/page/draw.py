@@ -75,6 +75,7 @@ def report_html(record: Record, beside: Mapping[str, Any] | None = None) -> str:
         "status": content.status(record),
         "headline": content.headline(record),
         "score_names": content.SCORES,
+        "boundary": content.boundary(record),
         "scored_on": content.scored_on(record),
         "interval": content.interval(record),
         "protocol": content.protocol(record),

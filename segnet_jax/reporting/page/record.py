@@ -1,6 +1,7 @@
 """What a run folder tells of its run, read with patience: what is missing or damaged is left out, and said."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -110,8 +111,10 @@ class Record:
 
     @property
     def chosen(self) -> Evaluation | None:
-        """What was kept of it."""
-        return next((each for each in self.evaluations if each.step == self.chosen_step), None)
+        """What was kept of it; with the result's own confusion matrix, where BatchNorm was recomputed after it."""
+        kept = next((each for each in self.evaluations if each.step == self.chosen_step), None)
+        own = _confusion(self.result.get("confusion"), len(self.classes))
+        return kept if kept is None or own is None else dataclasses.replace(kept, confusion=own)
 
     @property
     def chosen_row(self) -> dict[str, Any]:
