@@ -17,6 +17,7 @@ COMMANDS = {  # each a module of this name with a `main`
     "doctor": "find what is wrong with a data folder",
     "check": "try a training in short, and estimate its memory and time",
     "prepare": "download and prepare CamVid and first weights",
+    "convert": "make a run of a SegNet that Caffe has trained",
     "benchmark": "measure speed",
     "portability": "lower the steps for other platforms, compare machines",
 }

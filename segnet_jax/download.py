@@ -17,12 +17,13 @@ from segnet_jax import zips
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_text, sum_of_file
 
-Kind = Literal["zip", "hdf5", "torch", "any"]
+Kind = Literal["zip", "hdf5", "torch", "caffe", "any"]
 
 _KINDS: dict[Kind, tuple[str, tuple[bytes, ...]]] = {  # what to call it, and how it may begin
     "zip": ("a zip", (b"PK\x03\x04",)),
     "hdf5": ("an HDF5 file", (b"\x89HDF\r\n\x1a\n",)),
     "torch": ("a torch file", (b"PK\x03\x04", b"\x80\x02\x8a\n")),
+    "caffe": ("a .caffemodel", (b"\n", b"\x12", b"\xa2\x06")),  # the tags of a NetParameter's name, layers, layer
     "any": ("a file", (b"",)),
 }
 _CHUNK = 1 << 20  # bytes

@@ -23,7 +23,8 @@ from segnet_jax.flags import parse_flags
 from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import Restored, restore
+from segnet_jax.network import Restored, folded, restore
+from segnet_jax.prediction.sampling import check_samples
 from segnet_jax.recomputing import recompute
 from segnet_jax.reporting.bar import bar
 from segnet_jax.reporting.figures import prediction_pictures
@@ -31,6 +32,7 @@ from segnet_jax.reporting.kept import Images, packed
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_sequences, print_table
 from segnet_jax.results import by_statistics, of_images, recipe
+from segnet_jax.sampled_scores import score_samples
 from segnet_jax.setting import open_data, start_devices
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.parallel import Devices, replicate
@@ -50,6 +52,7 @@ class Options:
     checkpoint: Literal["best", "newest"] = "best"  # of the run
     batch_norm: Literal["run", "running", "recompute"] = "run"  # whose statistics; recompute: of the run's data
     averaged: bool = True  # take the run's averaged parameters where it has such, not those of the step itself
+    samples: int = 0  # also score the mean of so many samples under dropout (Bayesian SegNet), with its uncertainty
     devices: str = "all"  # how many devices: a number or "all"
     fake_devices: int = 0  # pretend that the CPU is so many devices
     batch_size_per_device: int = 4  # images a device takes at once; the scores do not depend on it
@@ -90,6 +93,10 @@ def evaluate(options: Options) -> int:
     meta = restored.meta
     if meta["classes"] != list(data_set.classes.names):
         raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")
+    if rule == "recompute" and "converted_from" in meta:
+        raise UserError(f"{options.run} was converted: its statistics lie in BatchNorm's scale and shift, for good")
+    if options.samples:
+        check_samples(restored.model.dropout, options.samples, options.run)
     records = assembly.decode(split, config, f"reading {options.split} images", say)
     share = assembly.device_share(devices, config.batch_size_per_device)
     source = evaluation_input(choose_place(config.input, devices, records), records, share, devices)
@@ -114,7 +121,9 @@ def evaluate(options: Options) -> int:
     confusions = {"running": found.confusion}
     if rule == "recompute":
         batch_stats = restored.recomputed or _recompute(options.run, trained, restored, data_set, devices, say)
-        found, boundary = evaluated(restored.variables | {"batch_stats": replicate(batch_stats, devices)})
+        variables = restored.variables | {"batch_stats": replicate(batch_stats, devices)}
+        restored = dataclasses.replace(restored, variables=variables)
+        found, boundary = evaluated(variables)
         confusions["recompute"] = found.confusion
     if devices.is_writer:
         by_image = Images(split.names, found.confusions) if found.confusions is not None else None
@@ -126,6 +135,15 @@ def evaluate(options: Options) -> int:
         if rule == "recompute":
             mious = [f"{scores(confusion).miou:.4f}" for confusion in confusions.values()]
             print(f"BatchNorm's statistics recomputed: mIoU {mious[1]}; with the running ones: {mious[0]}")
+    samples = {}
+    if options.samples:
+        sampled = score_samples(
+            folded(restored, config), source, records, share, devices, options.samples, config.seed, say
+        )
+        samples = {"samples": sampled.as_json()}
+        if devices.is_writer:
+            on = {"split": options.split, "num_images": len(split), "step": meta["step"]}
+            sampled.show(options.run, on, split.names, None if options.masks_only else records, data_set.classes)
     if devices.is_writer and options.pictures:
         chosen = sorted(found.predictions)
         photographs, labels = zip(*map(records.read, chosen), strict=True)
@@ -156,7 +174,7 @@ def evaluate(options: Options) -> int:
         extra |= by_statistics(confusions) | {"confusion": found.confusion}
         extra |= recipe(trained, data_set.name, meta.get("global_batch_size")) | told
         extra |= {"image_size": config.image_size, "images": packed(by_image)}
-        atomic_write_json(options.json, summary | extra)
+        atomic_write_json(options.json, summary | extra | samples)
     return 0
 
 

@@ -127,17 +127,19 @@ class Network:
         """RGB 0..255 of each class."""
         return self.classes.colors
 
-    def forward(self, variables: dict[str, Any], images: jax.Array) -> jax.Array:
+    def forward(self, variables: dict[str, Any], images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """The network as a pure function of its variables, to be jitted or exported.
 
         Args:
           variables: as the attribute.
           images: uint8 or float [B,H,W,3] RGB, 0..255.
+          keys: of dropout, one for each image, [B]; without them nothing is dropped.
 
         Returns:
           Logits, float32 [B,H,W,C].
         """
-        return self.model.apply(variables, normalise(images, self.preprocessing, self.model.dtype), train=False)
+        seen = normalise(images, self.preprocessing, self.model.dtype)
+        return self.model.apply(variables, seen, train=False, keys=keys)
 
     def logits(self, images: np.ndarray) -> jax.Array:
         """Logits, float32 [B,H,W,C], of images as `predict` takes them; compiled once for each shape."""

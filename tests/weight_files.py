@@ -239,6 +239,61 @@ def write_caffe(path, convs, form="layers", classifier=False):
                 write(name, np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
 
 
+def random_caffe_segnet(stages, num_classes=11, seed=0):
+    """The layers of Caffe's SegNet that have numbers: name -> blobs, BGR and [out,in,3,3], BatchNorm's [1,out,1,1]."""
+    convs, inputs = [], 3
+    for stage, (outputs, num_convolutions) in enumerate(stages, start=1):
+        for i in range(1, num_convolutions + 1):
+            convs.append((f"conv{stage}_{i}", inputs, outputs))
+            inputs = outputs
+    convs += [(f"{name}_D", outputs, inputs) for name, inputs, outputs in reversed(convs[1:])]
+    random, layers = np.random.default_rng(seed), {}
+    for name, inputs, outputs in convs:
+        layers |= _random_caffe_conv(random, name, inputs, outputs, 3)
+        layers[f"{name}_bn"] = _random_caffe_norm(random, outputs)
+    return layers | _random_caffe_conv(random, "conv1_1_D", stages[0][0], num_classes, 3)
+
+
+def random_caffe_basic(num_classes=11, channels=64, classifier="dense_softmax_inner_prod", seed=0):
+    """As `random_caffe_segnet`, of SegNet-Basic; the training prototxts call its last layer conv_classifier."""
+    random, layers, inputs = np.random.default_rng(seed), {}, 3
+    for name in ("conv1", "conv2", "conv3", "conv4", *(f"conv_decode{i}" for i in (4, 3, 2, 1))):
+        layers |= _random_caffe_conv(random, name, inputs, channels, 7)
+        layers[f"{name}_bn"] = _random_caffe_norm(random, channels)
+        inputs = channels
+    return layers | _random_caffe_conv(random, classifier, channels, num_classes, 1)
+
+
+def _random_caffe_conv(random, name, inputs, outputs, side):
+    kernel = random.normal(0, np.sqrt(2 / (inputs * side * side)), (outputs, inputs, side, side))
+    return {name: [kernel.astype(np.float32), random.normal(0, 0.1, outputs).astype(np.float32)]}
+
+
+def _random_caffe_norm(random, channels):
+    shape = (1, channels, 1, 1)
+    return [random.uniform(0.5, 1.5, shape).astype(np.float32), random.normal(0, 0.1, shape).astype(np.float32)]
+
+
+def write_caffe_segnet(path, layers, form="layer", dropout=()):
+    """A NetParameter of those layers, between others without numbers; `dropout` names layers that one follows."""
+    layer_field, name_field, kind_field, blobs_field = (2, 4, 5, 6) if form == "layers" else (100, 1, 2, 7)
+    kinds = {"Convolution": 4, "BN": 0, "ReLU": 18, "Dropout": 6}  # the numbers of 2014, which had no BN
+    with open(path, "wb") as file:
+        file.write(message(1, b"segnet"))
+
+        def write(name, kind, *arrays):
+            of_kind = integer(kind_field, kinds[kind]) if form == "layers" else message(kind_field, kind.encode())
+            blobs = b"".join(message(blobs_field, blob(array, form)) for array in arrays)
+            file.write(message(layer_field, message(name_field, name.encode()) + of_kind + blobs))
+
+        for name, arrays in layers.items():
+            write(name, "BN" if name.endswith("_bn") else "Convolution", *arrays)
+            if name.endswith("_bn"):
+                write(f"relu_{name}", "ReLU")
+            if name in dropout:
+                write(f"drop_{name}", "Dropout")
+
+
 # our own names
 
 

@@ -18,7 +18,7 @@ Decoder = Literal["full", "single-channel"]
 STAGES = 4
 SIZE = 7
 """Rows and columns of each kernel."""
-_CHANNELS = 64
+CHANNELS = 64
 _WINDOW = 5  # channels that local response normalisation looks at
 
 
@@ -38,7 +38,7 @@ class SegNetBasic(SegNet):
         """(channels, convolutions) of each encoder stage."""
         if not 1 <= self.depth <= STAGES:
             raise ValueError(f"depth must be 1 to {STAGES}, got {self.depth}")
-        return ((max(1, round(_CHANNELS * self.width)), 1),) * self.depth
+        return ((max(1, round(CHANNELS * self.width)), 1),) * self.depth
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:

@@ -17,6 +17,7 @@ from segnet_jax.errors import Fault, UserError, listed, shown
 from segnet_jax.files import atomic_write_bytes
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.prediction.predictor import Prediction
+from segnet_jax.prediction.sampling import MEASURES
 from segnet_jax.prediction.sources import Source
 from segnet_jax.reporting import overlay
 from segnet_jax.reporting.figures import error_map
@@ -53,6 +54,7 @@ class Outputs:
       write: carries out a write, and tells of a full disk.
       key: whether overlays have a key of the classes beneath.
       confidence: whether a picture of the confidence is written too.
+      uncertainty: whether pictures of each measure of uncertainty are, of samples.
       frames: whether a video's frames are written one by one too, as class ids.
       labels: of the sources that have one, its file.
       void: the id that stands for void in them.
@@ -63,6 +65,7 @@ class Outputs:
     write: Callable[[Callable[[], T]], T]
     key: bool = True
     confidence: bool = False
+    uncertainty: bool = False
     frames: bool = False
     labels: Mapping[Source, pathlib.Path] = field(default_factory=dict)
     void: int = VOID
@@ -77,6 +80,8 @@ class Outputs:
         files = {INDEX: overlay.index_png(prediction.class_ids, self.classes), OVERLAY + ending: picture}
         if self.confidence:
             files[CONFIDENCE] = overlay.grey_png(prediction.confidence)
+        if self.uncertainty:
+            files |= {f"_{name}.png": overlay.grey_png(values) for name, values in prediction.uncertainty.items()}
         confusion, faults = None, ()
         if source in self.labels:
             try:
@@ -135,11 +140,12 @@ class Outputs:
         return label
 
 
-def endings_of(source: Source, *, confidence: bool, frames: bool, errors: bool) -> list[str]:
+def endings_of(source: Source, *, confidence: bool, frames: bool, errors: bool, uncertainty: bool = False) -> list[str]:
     """What the names of a source's outputs may end in."""
     if source.kind == "video":
         return [VIDEO, *[FRAMES] * frames]
-    return [INDEX, f"{OVERLAY}.jpg", f"{OVERLAY}.png", *[CONFIDENCE] * confidence, *[ERRORS] * errors]
+    measures = [f"_{name}.png" for name in MEASURES] if uncertainty else []
+    return [INDEX, f"{OVERLAY}.jpg", f"{OVERLAY}.png", *[CONFIDENCE] * confidence, *[ERRORS] * errors, *measures]
 
 
 def check_nothing_there(files: Iterable[pathlib.Path]) -> None:

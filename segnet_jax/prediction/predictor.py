@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from segnet_jax.datasets.decode import resize_image
 from segnet_jax.datasets.fitting import Fit, scaled_size
 from segnet_jax.errors import UserError
 from segnet_jax.network import Network
+from segnet_jax.prediction.sampling import MEASURES, sampled_maps
 from segnet_jax.prediction.tiles import blend, check_tiles, crops, cut
 from segnet_jax.training.parallel import AheadOfTime, Devices, parallel_eval_step, replicate
 
@@ -31,11 +33,13 @@ class Prediction:
       class_ids: uint8 [H,W].
       confidence: uint8 [H,W], the probability of that class, 0..255 for 0..1.
       milliseconds: that the devices took, as its share of the batch; without compiling.
+      uncertainty: of samples: name of the measure -> uint8 [H,W], 255 for its largest value; else empty.
     """
 
     class_ids: np.ndarray
     confidence: np.ndarray
     milliseconds: float
+    uncertainty: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 Size = tuple[int, int] | Literal["trained", "native"]
@@ -103,6 +107,7 @@ class Predictor:
       batch_size_per_device: images a device takes at once; fewer are padded, so that no count compiles anew.
       sizing: at which size.
       say: told when something is compiled.
+      num_samples: under dropout, whose mean is what is found; 0 for none.
 
     Attributes:
       batch_size: images over all devices; one where a single one is cut into many tiles.
@@ -115,16 +120,21 @@ class Predictor:
         batch_size_per_device: int,
         sizing: Sizing,
         say: Callable[[str], None] = lambda text: None,
+        num_samples: int = 0,
     ):
-        self._sizing = sizing
+        self._sizing, self._num_classes = sizing, len(network.classes)
+        self._measures = MEASURES if num_samples else ()
         self._devices, self._shape = devices, (len(devices.local), batch_size_per_device)
         self._variables = replicate(network.variables, devices)
 
         def forward(variables, images, _store):
-            return (), network.forward(variables, images)
+            if not num_samples:
+                return (), network.forward(variables, images)
+            return (), sampled_maps(partial(network.forward, variables), images, num_samples, self._num_classes)
 
         self._forward = AheadOfTime(parallel_eval_step(forward, devices), "the network", devices, say)
-        self._look = AheadOfTime(parallel_eval_step(_look, devices), "the enlargement", devices)
+        look = partial(_look, num_classes=self._num_classes)
+        self._look = AheadOfTime(parallel_eval_step(look, devices), "the enlargement", devices)
         self._num_inputs = devices.total * batch_size_per_device
         self.batch_size = 1 if sizing.tile else self._num_inputs
 
@@ -157,12 +167,10 @@ class Predictor:
         self._look.program((), (logits, *taps))
         started = time.perf_counter()
         _, found = self._look((), (logits, *taps))
-        ids, confidence = (np.asarray(each).reshape(-1, height, width) for each in found)
+        maps = [np.asarray(each).reshape(-1, height, width) for each in found]
         seconds += time.perf_counter() - started
         each_ms = 1e3 * seconds / len(inputs)
-        return [
-            Prediction(ids[i, :h, :w].copy(), confidence[i, :h, :w].copy(), each_ms) for i, (h, w) in enumerate(sizes)
-        ]
+        return [self._prediction([each[i, :h, :w].copy() for each in maps], each_ms) for i, (h, w) in enumerate(sizes)]
 
     def _predict_tiled(self, image: np.ndarray) -> Prediction:
         """Labels one image by tiles at its own size."""
@@ -172,10 +180,15 @@ class Predictor:
             cut(length, side, sizing.overlap, sizing.multiple)
             for length, side in zip(image.shape[:2], sizing.tile, strict=True)
         )
-        bands = map(_compared, blend(self._logits(crops(image, rows, columns)), rows, columns))
-        ids, confidence = (np.concatenate(each) for each in zip(*bands, strict=True))
+        blended = blend(self._logits(crops(image, rows, columns)), rows, columns)
+        bands = (_compared(band, self._num_classes) for band in blended)
+        maps = [np.concatenate(each) for each in zip(*bands, strict=True)]
         seconds = time.perf_counter() - started - (self._forward.seconds - before)
-        return Prediction(ids, confidence, 1e3 * seconds)
+        return self._prediction(maps, 1e3 * seconds)
+
+    def _prediction(self, maps: Sequence[np.ndarray], milliseconds: float) -> Prediction:
+        ids, confidence, *measured = maps
+        return Prediction(ids, confidence, milliseconds, dict(zip(self._measures, measured, strict=True)))
 
     def _logits(self, inputs: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Logits, float32 [h,w,C], of images of one size, one after another."""
@@ -213,8 +226,11 @@ def _taps(length: int, size: int, rounded: int) -> tuple[np.ndarray, np.ndarray]
     return np.stack([low, np.minimum(low + 1, size - 1)]), (place - low).astype(np.float32)
 
 
-def _look(_variables, inputs, _store):
-    """Brings logits to each image's size and compares the classes there, strip by strip."""
+def _look(_variables, inputs, _store, *, num_classes):
+    """Brings logits to each image's size and compares the classes there, strip by strip.
+
+    Maps of values from 0 to 1 that stand behind the logits are brought there too.
+    """
 
     def one(inputs):
         logits, rows, row_shares, columns, column_shares = inputs
@@ -223,9 +239,13 @@ def _look(_variables, inputs, _store):
             (above, below), share = inputs
             lines = _mixed(logits[above], logits[below], share[:, None, None])
             pixels = _mixed(lines[:, columns[0]], lines[:, columns[1]], column_shares[None, :, None])
+            pixels, measured = pixels[..., :num_classes], pixels[..., num_classes:]
             most = pixels.max(axis=-1, keepdims=True)
             confidence = 1 / jnp.exp(pixels - most).sum(axis=-1)
-            return pixels.argmax(axis=-1).astype(jnp.uint8), jnp.round(255 * confidence).astype(jnp.uint8)
+            shares = (confidence, *jnp.moveaxis(measured, -1, 0))
+            return pixels.argmax(axis=-1).astype(jnp.uint8), *(
+                jnp.round(255 * each).astype(jnp.uint8) for each in shares
+            )
 
         strips = rows.reshape(2, -1, _STRIP).swapaxes(0, 1), row_shares.reshape(-1, _STRIP)
         return tuple(each.reshape(-1, each.shape[-1]) for each in lax.map(strip, strips))
@@ -237,7 +257,9 @@ def _mixed(first, second, share):
     return first * (1 - share) + second * share
 
 
-def _compared(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The class of each pixel and its confidence, both uint8 [H,W], from logits [H,W,C]."""
+def _compared(maps: np.ndarray, num_classes: int) -> tuple[np.ndarray, ...]:
+    """The class of each pixel, its confidence and what stands behind the logits, all uint8 [H,W], from [H,W,C...]."""
+    logits, measured = maps[..., :num_classes], maps[..., num_classes:]
     confidence = 1 / np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)
-    return logits.argmax(axis=-1).astype(np.uint8), np.rint(255 * confidence).astype(np.uint8)
+    shares = (confidence, *np.moveaxis(measured, -1, 0))
+    return logits.argmax(axis=-1).astype(np.uint8), *(np.rint(255 * each).astype(np.uint8) for each in shares)

@@ -27,7 +27,7 @@ from segnet_jax.datasets.labels import ClassTable, Color
 from segnet_jax.files import atomic_write_bytes, atomic_write_json
 
 FOLDER = "evaluations"
-RECORDS_FILE, WORST_FILE = "records.json", "worst.json"
+RECORDS_FILE, WORST_FILE, UNCERTAINTY_FILE = "records.json", "worst.json", "uncertainty.json"
 _LONGEST = 512  # pixels of a side: as large as a page shows one
 _MOST_LISTED = 24  # of the worst images, by name and number
 _ERRORS = ((236, 236, 236), (214, 39, 40), (150, 150, 150))  # right, wrong, void
@@ -151,6 +151,43 @@ def read_images(path: str | os.PathLike | io.BytesIO) -> Images | None:
     if not sound or confusions.shape[0] != len(names) or confusions.shape[1] != confusions.shape[2]:
         return None
     return Images(tuple(map(str, names)), confusions) if (confusions >= 0).all() else None
+
+
+def keep_uncertainty(
+    folder: pathlib.Path,
+    told: Mapping[str, Any],
+    pictures: Sequence[tuple[str, np.ndarray | None, Mapping[str, np.ndarray]]],
+    classes: ClassTable,
+) -> None:
+    """Keeps for the report what samples under dropout have shown; a later one takes its place.
+
+    Args:
+      folder: the run's.
+      told: scores, as JSON.
+      pictures: of some records: name, image uint8 [H,W,3], or None where it must not be passed on, and maps, uint8
+        [H,W]: the "prediction" and how unsure it is, by name of the measure, 255 for most.
+      classes: names and colours.
+    """
+    place = folder / FOLDER
+    place.mkdir(exist_ok=True)
+    shown = [
+        {
+            "name": name,
+            "image": "" if image is None else _photo(image),
+            "prediction": _mask(maps["prediction"], classes.colors),
+            **{measure: _heat(values) for measure, values in maps.items() if measure != "prediction"},
+        }
+        for name, image, maps in pictures
+    ]
+    atomic_write_json(place / UNCERTAINTY_FILE, {**told, "pictures": shown})
+
+
+def _heat(values: np.ndarray) -> str:
+    """A map, uint8 [H,W], as base64 of a PNG, dark where it is high; its contrast is stretched to be seen."""
+    stretched = 255 - np.round(values * (255 / max(int(values.max()), 1))).astype(np.uint8)
+    picture = Image.fromarray(stretched)
+    picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.BOX)
+    return _encoded(picture, "PNG")
 
 
 def _photo(image: np.ndarray) -> str:

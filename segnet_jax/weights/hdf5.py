@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from segnet_jax.weights.vgg import StoredTensor
+from segnet_jax.weights.stored import StoredTensor
 
 _SUPERBLOCK = struct.Struct("<8s8B2HI4Q2Q")  # II.A, version 0
 _FLOATS = {  # IV.A.2.d: a datatype message less its first byte, the version and class -> type

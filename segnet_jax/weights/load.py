@@ -1,15 +1,17 @@
-"""Reads a VGG from a file of any known format, told by the file's content."""
+"""Reads a VGG from a file of any known format, told by the file's content; and a whole SegNet of Caffe's."""
 
+import contextlib
 import dataclasses
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from segnet_jax.download import is_web_page
 from segnet_jax.errors import UserError
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.weights import caffe, keras, npz, safetensors, torch
+from segnet_jax.weights import caffe, caffe_segnet, keras, npz, safetensors, torch
+from segnet_jax.weights.caffe_segnet import CaffeSegNet
 from segnet_jax.weights.pickled import CodeInside
 from segnet_jax.weights.vgg import VGG
 from segnet_jax.zips import check_zip
@@ -31,10 +33,34 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
       UserError: there is no such file, it is none of the formats, is damaged, or does not hold this encoder.
     """
     path = Path(path)
+    with _telling_faults(path):
+        vgg = _format(path)(path, encoder)
+    return dataclasses.replace(vgg, preprocessing=preprocessing) if preprocessing else vgg
+
+
+def read_caffe_segnet(path: Path) -> CaffeSegNet:
+    """Reads a SegNet that Caffe has trained, whole and checked, without running anything that the file contains.
+
+    Args:
+      path: a `.caffemodel`.
+
+    Raises:
+      UserError: there is no such file, it is none, is damaged, or does not hold just a SegNet.
+    """
+    path = Path(path)
+    with _telling_faults(path):
+        if _format(path) is not caffe.read:
+            raise ValueError("is not a .caffemodel")
+        return caffe_segnet.read(path)
+
+
+@contextlib.contextmanager
+def _telling_faults(path: Path) -> Iterator[None]:
+    """Tells what is wrong in a file in one line that begins with its name."""
     try:
         if path.is_file() and path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"has {path.stat().st_size} bytes, more than any VGG: at most {_MOST_BYTES}")
-        vgg = _format(path)(path, encoder)
+        yield
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # RuntimeError is zipfile's for an encrypted member.
         what = " ".join(str(error).split()) or type(error).__name__
@@ -43,7 +69,6 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
             fix = "take a file that holds tensors alone, such as .safetensors"
             raise UserError(what, kind="no-code", file=str(path), fix=fix) from error
         raise UserError(what, kind="bad-weights", file=str(path)) from error
-    return dataclasses.replace(vgg, preprocessing=preprocessing) if preprocessing else vgg
 
 
 def _format(path: Path) -> Callable[[Path, str], VGG]:

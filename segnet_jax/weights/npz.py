@@ -17,7 +17,8 @@ import numpy as np
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_bytes
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.weights.vgg import VGG, StoredTensor, Table, assemble, conv_channels
+from segnet_jax.weights.stored import StoredTensor
+from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 from segnet_jax.zips import check_zip
 
 _MEAN, _STD, _EPSILON = "preprocessing/mean", "preprocessing/std", "batch_norm_epsilon"

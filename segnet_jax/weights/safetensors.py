@@ -14,8 +14,9 @@ import numpy as np
 
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.weights.npz import read_own_names
+from segnet_jax.weights.stored import StoredTensor
 from segnet_jax.weights.torch import read_torchvision_names
-from segnet_jax.weights.vgg import VGG, StoredTensor
+from segnet_jax.weights.vgg import VGG
 
 _HEADER_BYTES = 1 << 20  # of a VGG's header there are some ten thousand
 _DTYPES = {

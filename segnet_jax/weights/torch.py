@@ -18,7 +18,8 @@ import numpy as np
 from segnet_jax.nn.preprocessing import TORCH, Preprocessing
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.weights.pickled import Storage, Tensor, read_pickle
-from segnet_jax.weights.vgg import VGG, StoredTensor, Table, assemble
+from segnet_jax.weights.stored import StoredTensor
+from segnet_jax.weights.vgg import VGG, Table, assemble
 from segnet_jax.zips import check_zip
 
 LEGACY_SIGNATURE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of the magic number

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from segnet_jax.errors import listed
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import ENCODERS
+from segnet_jax.weights.stored import StoredTensor, misfits, read_numbers
 
 Role = Literal["kernel", "bias", "bn_scale", "bn_bias", "bn_mean", "bn_var"]
 Table = dict[str, tuple[str, Role]]
@@ -56,14 +56,6 @@ class VGG:
     batch_norm_epsilon: float | None = None
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a file, not yet read."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
-
-
 def conv_channels(encoder: str) -> dict[str, tuple[int, int]]:
     """Each convolution's channels, in and out, in the order of the network."""
     channels, inputs = {}, 3
@@ -97,7 +89,7 @@ def assemble(
       ValueError: tensors are missing, unknown or of another shape, or one holds a number that is not finite.
     """
     table = table_of(encoder)
-    _compare(tensors, encoder, table_of, unused, layout)
+    _check(tensors, encoder, table_of, unused, layout)
     values: dict[tuple[str, Role], np.ndarray] = {}
     for name, (conv, role) in table.items():
         values[conv, role] = _read(name, tensors[name], role)
@@ -117,26 +109,18 @@ def assemble(
     }
 
 
-def _compare(tensors, encoder, table_of, unused, layout) -> None:
-    table = table_of(encoder)
-    channels = conv_channels(encoder)
-    needed = tensors.keys() - set(unused)
-    missing = [name for name in table if name not in tensors]
-    unknown = sorted(needed - table.keys())
-    misshapen = []
-    for name in table.keys() & tensors.keys():
-        conv, role = table[name]
-        inputs, outputs = channels[conv]
-        expected = (outputs,) if role != "kernel" else _kernel_shape(inputs, outputs, layout)
-        if tuple(tensors[name].shape) != expected:
-            misshapen.append(f"{name} {_text(tensors[name].shape)} where {_text(expected)} is needed")
-    if not (missing or unknown or misshapen):
+def _check(tensors, encoder, table_of, unused, layout) -> None:
+    table, channels = table_of(encoder), conv_channels(encoder)
+    needed = {
+        name: channels[conv][1:] if role != "kernel" else _kernel_shape(*channels[conv], layout)
+        for name, (conv, role) in table.items()
+    }
+    told = misfits(tensors, needed, unused)
+    if not told:
         return
     for other in ENCODERS:
-        if other != encoder and table_of(other).keys() == needed:
+        if other != encoder and table_of(other).keys() == tensors.keys() - set(unused):
             raise ValueError(f"these are the weights of {other}, and the encoder is {encoder}")
-    faults = {"missing": missing, "unknown": unknown, "of another shape": sorted(misshapen)}
-    told = "; ".join(f"{len(names)} {fault}: {listed(names)}" for fault, names in faults.items() if names)
     raise ValueError(f"does not hold the weights of {encoder}: of {len(table)} tensors {told}")
 
 
@@ -145,19 +129,7 @@ def _kernel_shape(inputs: int, outputs: int, layout: str) -> tuple[int, ...]:
 
 
 def _read(name: str, tensor: StoredTensor, role: Role) -> np.ndarray:
-    stored = tensor.read()
-    if stored.dtype.kind != "f":
-        raise ValueError(f"tensor {name} holds {stored.dtype}, and weights are floating-point numbers")
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # a float64 beyond float32's range becomes infinite, and is refused as that
-        values = np.ascontiguousarray(stored, np.float32)
-    if num_bad := values.size - np.count_nonzero(np.isfinite(values)):
-        raise ValueError(f"tensor {name} holds {num_bad} numbers that are not finite (NaN or infinite)")
+    values = read_numbers(name, tensor)
     if role == "bn_var" and values.min() < 0:
         raise ValueError(f"tensor {name} is a variance and holds negative numbers")
     return values
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"

@@ -50,6 +50,8 @@ def status(record: Record) -> tuple[str, str]:
     code = whole(record.outcome.get("exit_code"))
     if record.result:
         return f"finished after {place}", "good"
+    if source := record.outcome.get("converted_from"):
+        return f"converted from {text(source, 80)}", "good"
     if code == 0 or code is not None and code >= 128:
         return f"stopped at {place}", "open"
     if code is not None:

@@ -16,7 +16,7 @@ from segnet_jax.config import Config
 from segnet_jax.config_files import read_config
 from segnet_jax.errors import UserError, shown
 from segnet_jax.metrics.confusion import Scores, scores
-from segnet_jax.reporting.kept import FOLDER, RECORDS_FILE, WORST_FILE
+from segnet_jax.reporting.kept import FOLDER, RECORDS_FILE, UNCERTAINTY_FILE, WORST_FILE
 from segnet_jax.reporting.metrics_log import FILE_NAME, read_metrics
 
 _MOST_BYTES = 64 * 2**20  # of a file that is read whole
@@ -67,6 +67,7 @@ class Record:
       records: the fixed records, each with its name, image and label.
       evaluations: some that were kept, in order: the first, the newest, the best and some between.
       worst: the newest evaluation's worst images.
+      uncertainty: what `evaluate --samples` has found.
       problems: what could not be read, a sentence each.
     """
 
@@ -85,6 +86,7 @@ class Record:
     records: list[dict[str, str]] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     worst: dict[str, Any] = field(default_factory=dict)
+    uncertainty: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -136,6 +138,7 @@ def read_record(folder: pathlib.Path) -> Record:
     _read_classes(record)
     _read_evaluations(record)
     record.worst = _dict(_json(record, f"{FOLDER}/{WORST_FILE}"))
+    record.uncertainty = _dict(_json(record, f"{FOLDER}/{UNCERTAINTY_FILE}"))
     return record
 
 

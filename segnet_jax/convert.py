@@ -1,0 +1,160 @@
+"""Makes a run of a SegNet that Caffe has trained: `python -m segnet_jax.convert --help`."""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+
+from segnet_jax import assembly, runs
+from segnet_jax.command import run_command
+from segnet_jax.config import Config
+from segnet_jax.config_files import read_protocol
+from segnet_jax.datasets.class_files import TABLES, read_class_table
+from segnet_jax.datasets.labels import CAMVID, ClassTable
+from segnet_jax.errors import UserError
+from segnet_jax.files import atomic_write_json, atomic_write_text, sum_of_file
+from segnet_jax.flags import parse_flags
+from segnet_jax.nn.preprocessing import PREPROCESSINGS
+from segnet_jax.reporting.run_folder import environment
+from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.class_weights import CAFFE_CAMVID
+from segnet_jax.training.parallel import choose_devices, replicate
+from segnet_jax.training.state import create_state, variable_shapes
+from segnet_jax.weights.caffe_segnet import BATCH_NORM_EPSILON, CaffeSegNet
+from segnet_jax.weights.load import read_caffe_segnet
+from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain_segnet
+
+DROPOUT = 0.5
+"""Of Bayesian SegNet, at each of its places."""
+
+DESCRIPTION = f"""Makes a run folder of a SegNet or SegNet-Basic that Caffe SegNet has trained, for evaluate, predict,
+export and segnet_jax.load, as one that was trained here.
+
+FILE is a .caffemodel after compute_bn_statistics.py, as all published ones are, or the name of a published one, which
+is fetched: {", ".join(PUBLISHED_SEGNETS)}.
+A Bayesian SegNet is a plain one where no samples are asked for; --dropout 0 makes it one for good.
+
+Example:  python -m segnet_jax.convert bayesian_segnet_camvid --run runs/caffe"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to convert."""
+
+    file: Annotated[str, tyro.conf.Positional]  # a .caffemodel, or the name of a published one
+    run: str = ""  # folder to leave; default: runs/ and the file's name
+    dropout: float = -1.0  # share of numbers dropped where samples are drawn; -1: 0.5 where the file has such layers
+    classes: str = ""  # file of names and colours, where the classes are not CamVid's 11: classes.toml, codes.txt, ...
+
+
+def main() -> int:
+    """The command."""
+    return convert(parse_flags(Options, sys.argv[1:], prog="segnet_jax.convert", description=DESCRIPTION))
+
+
+def convert(options: Options) -> int:
+    """Reads the file and leaves the run; returns the exit code.
+
+    Raises:
+      UserError: for a file that holds no such network, classes that are not given or not as many as the network's, and
+        a folder that is not free.
+    """
+    say = partial(print, file=sys.stderr)
+    path = obtain_segnet(options.file, say)
+    trained = read_caffe_segnet(path)
+    classes = _classes_of(trained, options.classes, path)
+    config = _config_of(trained, classes, path, options)
+    runs.check_free(config)
+    devices = choose_devices("1")
+    model = assembly.build_model(config, len(classes), "float32")
+    variables = {"params": trained.params, "batch_stats": trained.batch_stats}
+    _check_shapes(variables, variable_shapes(model))
+    preprocessing = PREPROCESSINGS[config.preprocessing]
+    meta = {
+        "step": 0,
+        "seconds": 0.0,
+        "config": config.hash(),
+        "classes": list(classes.names),
+        "colors": classes.colors,
+        "preprocessing": vars(preprocessing),
+        "precision": "float32",
+        "class_weights": list(CAFFE_CAMVID) if classes == CAMVID else [1.0] * len(classes),
+        "class_weights_by": config.class_weights,
+        "global_batch_size": config.batch_size_per_device,
+        "data": {"train": "unknown"},  # so that no training here takes it for its own
+        "last": None,
+        "best": None,
+        "converted_from": {"file": path.name, "sha256": sum_of_file(path)},
+    }
+    with contextlib.ExitStack() as stack:
+        folder = runs.claim_folder(config, say, stack)
+        atomic_write_text(folder / runs.CONFIG_FILE, config.to_toml())
+        atomic_write_json(folder / "environment.json", environment(devices.kinds))
+        optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)
+        state = replicate(create_state(variables, optimizer, "float32"), devices)
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", devices, say=say))
+        for which in ("best", "newest"):
+            checkpoints.save(which, 0, state, meta)
+        checkpoints.wait()
+        atomic_write_json(folder / "outcome.json", {"exit_code": 0, "why": "converted", "converted_from": path.name})
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    dropout = f"dropout {config.dropout:g}" if config.dropout else "no dropout"
+    print(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {dropout}, {len(classes)} classes")
+    print(f"made {folder}: python -m segnet_jax.predict {folder} IMAGE")
+    return 0
+
+
+def _classes_of(trained: CaffeSegNet, table: str, path: pathlib.Path) -> ClassTable:
+    """The classes: CamVid's eleven, or those of a file."""
+    if not table:
+        if trained.num_classes == len(CAMVID):
+            return CAMVID
+        raise UserError(
+            f"{path.name} tells {trained.num_classes} classes apart, which has no names here: give them, in order, by "
+            f"--classes FILE ({', '.join(TABLES)}, as data/README.md shows)"
+        )
+    file = pathlib.Path(table).expanduser()
+    if file.name not in TABLES:
+        raise UserError(f"--classes must be a file named {', '.join(TABLES)}, which tells its form; got {table}")
+    classes = read_class_table(file).classes
+    if len(classes) != trained.num_classes:
+        raise UserError(f"{table} names {len(classes)} classes, and {path.name} tells {trained.num_classes} apart")
+    return classes
+
+
+def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, options: Options) -> Config:
+    """The run's config: the published recipe's, as far as the file is of it."""
+    dropout = options.dropout if options.dropout != -1 else DROPOUT if trained.has_dropout else 0.0
+    recipe = (
+        "segnet-basic" if trained.network == "segnet-basic" else "bayesian-segnet" if dropout else "camvid-tutorial"
+    )
+    config = read_protocol(recipe, Config())
+    others = {} if classes == CAMVID else {"protocol": "", "class_weights": "none"}  # it was trained on other images
+    return dataclasses.replace(
+        config,
+        dropout=dropout,
+        batch_norm_epsilon=BATCH_NORM_EPSILON,
+        init=path.name,
+        preprocessing="raw",
+        precision="float32",
+        batch_norm="running",  # statistics were recomputed by the authors, and cannot be again
+        run=options.run or str(pathlib.Path("runs") / path.stem),
+        **others,
+    )
+
+
+def _check_shapes(variables: dict, expected: dict) -> None:
+    """Makes sure that what was read is what the network here has."""
+    ours, theirs = (jax.tree.map(np.shape, tree) for tree in (expected, variables))
+    assert ours == theirs, f"the tables of weights/caffe_segnet.py and of nn do not agree: {ours} {theirs}"
+
+
+if __name__ == "__main__":
+    run_command(main)
