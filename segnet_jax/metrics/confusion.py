@@ -29,20 +29,36 @@ def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) 
     Returns:
       int32 [C,C], rows the known class, columns the predicted one.
     """
+    return confusion_matrices(label.ravel()[None], prediction.ravel()[None], num_classes)[0]
+
+
+def confusion_matrices(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
+    """What `confusion_matrix` counts, of each image by itself.
+
+    Args:
+      label: uint8 [B,...], class ids below num_classes, or VOID.
+      prediction: uint8 [B,...], class ids below num_classes.
+      num_classes: C.
+
+    Returns:
+      int32 [B,C,C], of each image rows the known class, columns the predicted one.
+    """
     # A scatter of ones is the fastest on a CPU and among the slowest of all things on a GPU or TPU.
     return lax.platform_dependent(
-        label.ravel(),
-        prediction.ravel(),
+        label.reshape(len(label), -1),
+        prediction.reshape(len(label), -1),
         cpu=partial(_count_by_scatter, num_classes=num_classes),
-        default=partial(count_by_products, num_classes=num_classes),
+        default=lambda *images: lax.map(lambda image: count_by_products(*image, num_classes), images),
     )
 
 
 def _count_by_scatter(label, prediction, num_classes):
     known, predicted = label.astype(jnp.int32), prediction.astype(jnp.int32)  # a byte would wrap from 16 classes on
-    nowhere = num_classes * num_classes
-    cell = jnp.where(label == VOID, nowhere, known * num_classes + predicted)
-    return jnp.bincount(cell, length=nowhere + 1)[:-1].reshape(num_classes, num_classes).astype(jnp.int32)
+    num_images, nowhere = len(label), num_classes * num_classes
+    first = (nowhere + 1) * jnp.arange(num_images, dtype=jnp.int32)  # each image counts into cells of its own
+    cell = jnp.where(label == VOID, nowhere, known * num_classes + predicted) + first[:, None]
+    counts = jnp.bincount(cell.ravel(), length=num_images * (nowhere + 1)).reshape(num_images, nowhere + 1)
+    return counts[:, :-1].reshape(num_images, num_classes, num_classes).astype(jnp.int32)
 
 
 def count_by_products(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
@@ -64,26 +80,6 @@ def count_by_products(label: jax.Array, prediction: jax.Array, num_classes: int)
 
     total, _ = lax.scan(add_block, jnp.zeros((num_classes, num_classes), jnp.int32), tuple(blocks))
     return total
-
-
-def confusion_matrices(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
-    """What `confusion_matrix` counts, of each image by itself.
-
-    Args:
-      label: uint8 [B,H,W], class ids below num_classes, or VOID.
-      prediction: uint8 [B,H,W], class ids below num_classes.
-      num_classes: C.
-
-    Returns:
-      int32 [B,C,C], of each image rows the known class, columns the predicted one.
-    """
-    num_images, known, predicted = len(label), label.astype(jnp.int32), prediction.astype(jnp.int32)
-    nowhere = num_classes * num_classes
-    cell = jnp.where(label == VOID, nowhere, known * num_classes + predicted)
-    first = (nowhere + 1) * jnp.arange(num_images, dtype=jnp.int32)  # each image counts into cells of its own
-    cell = cell.reshape(num_images, -1) + first[:, None]
-    counts = jnp.bincount(cell.ravel(), length=num_images * (nowhere + 1)).reshape(num_images, nowhere + 1)
-    return counts[:, :-1].reshape(num_images, num_classes, num_classes).astype(jnp.int32)
 
 
 def count_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
