@@ -67,6 +67,7 @@ def main() -> None:
             text = json.dumps(origin | {"question": table["question"], "rows": found}, indent=2)
             (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
             draw(table["question"], found, folder / f"{name}.png")
+            put(in_words(found), folder / "README.md", name)
 
 
 def settings(variant: str, seed: int) -> tuple[str, str]:
@@ -155,6 +156,13 @@ def in_words(rows: list[dict]) -> str:
             ends = f"{100 * min(row['miou']):.1f}, {100 * max(row['miou']):.1f}"
             lines.append(f"| {row['name']} | {len(row['seeds'])} | {miou} | {ends} | {mean} | {right} |")
     return "\n".join(lines)
+
+
+def put(words: str, page: pathlib.Path, name: str) -> None:
+    """Puts a table into its place in a page, between <!-- NAME --> and <!-- / -->."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->")
+    _, end, after = rest.partition("<!-- / -->")
+    page.write_text(f"{before}<!-- {name} -->\n{words}\n{end}{after}", encoding="utf-8")
 
 
 def draw(question: str, rows: list[dict], path: pathlib.Path) -> None:
