@@ -77,7 +77,7 @@ def train(config: Config) -> int:
                 has_average = config.average > 0
                 state = create_state(variables, start.optimizer, setting.precision, has_average)
                 state = replicate(state, devices)
-            say(f"network  SegNet, {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
+            say(f"network  {type(start.model).__name__}, {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
             step_settings = {
                 "model": start.model,
                 "class_weights": jnp.asarray(start.class_weights),
