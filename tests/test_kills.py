@@ -113,9 +113,7 @@ def test_a_run_killed_and_stopped_by_turns_ends_as_the_unbroken_run(place, unbro
         generator.choice(["evaluating: batch=term", "training: step:2=term"]),
         draw_kill(generator, generator.choice(["evaluating", "drawing"])),
         generator.choice(["saving: arrays=int", "drawing: half:2=int", "training: stepped:2=int"]),
-        draw_kill(generator, "compiling"),
-        generator.choice(["saving: manifest=term", "drawing: plot=term", "compiling: XLA=term"]),
-    ]
+    ]  # while compiling: in the slow ones
     for moment in moments:
         break_at(place, moment)
     finish(place, unbroken(FEW))

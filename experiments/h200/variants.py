@@ -28,6 +28,8 @@ class PlainBatchNormReLU(nn.Module):
     momentum: float
     epsilon: float
     axis_name: str | None = None
+    relu: bool = True
+    first_bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -38,8 +40,9 @@ class PlainBatchNormReLU(nn.Module):
             epsilon=self.epsilon,
             axis_name=self.axis_name,
             dtype=x.dtype,
+            bias_init=nn.initializers.constant(self.first_bias),
         )
-        return nn.relu(norm(x))
+        return nn.relu(norm(x)) if self.relu else norm(x)
 
 
 class RecomputedBatchNormReLU(PlainBatchNormReLU):
@@ -49,7 +52,7 @@ class RecomputedBatchNormReLU(PlainBatchNormReLU):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """As `BatchNormReLU`."""
         recomputed = nn.remat(PlainBatchNormReLU, static_argnums=(2,))
-        return recomputed(self.momentum, self.epsilon, self.axis_name)(x, train)
+        return recomputed(self.momentum, self.epsilon, self.axis_name, self.relu, self.first_bias)(x, train)
 
 
 def pool_by_autodiff(x: jax.Array, pooling: str = "floor") -> tuple[jax.Array, jax.Array]:
