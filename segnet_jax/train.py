@@ -77,7 +77,8 @@ def train(config: Config) -> int:
                 has_average = config.average > 0
                 state = create_state(variables, start.optimizer, setting.precision, has_average)
                 state = replicate(state, devices)
-            say(f"network  {type(start.model).__name__}, {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
+            num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+            say(f"network  {type(start.model).__name__}, {num_parameters:,} parameters")
             step_settings = {
                 "model": start.model,
                 "class_weights": jnp.asarray(start.class_weights),
