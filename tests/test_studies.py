@@ -79,23 +79,17 @@ def test_the_papers_variants_are_configs_over_its_protocol(name):
     assert type(build_model(config, 11, "float32")).__name__ == "SegNetBasic"
 
 
-def made_run(folder, name, running, recompute):
-    run = folder / name
-    run.mkdir()
-    (run / "result.json").write_text("{}")
-    told = {
-        rule: {"miou": value, "mean_accuracy": value + 0.1, "global_accuracy": 0.8}
-        for rule, value in (("running", running), ("recompute", recompute))
-    }
-    (run / "scores.json").write_text(json.dumps({"batch_norm": told}))
+def keep(folder, name, **mious):
+    told = {rule: {"miou": miou, "mean_accuracy": miou + 0.1, "global_accuracy": 0.8} for rule, miou in mious.items()}
+    (folder / f"{name}.json").write_text(json.dumps({"scores": told}))
 
 
-def test_scores_are_collected_by_seed_and_rule(tmp_path):
-    made_run(tmp_path, "base-0", 0.40, 0.41)
-    made_run(tmp_path, "base-2", 0.44, 0.43)
-    made_run(tmp_path, "tutorial-0", 0.10, 0.20)
-    (tmp_path / "base-1").mkdir()  # not finished
-    base, _, recomputed, *_, tutorial, _, _, _ = study.collect(study.STUDY["tables"]["batch_norm"], tmp_path)
+def test_scores_are_collected_by_seed_and_rule(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "KEPT", tmp_path)
+    keep(tmp_path, "base-0", running=0.40, recompute=0.41)
+    keep(tmp_path, "base-2", running=0.44, recompute=0.43)
+    keep(tmp_path, "tutorial-0", running=0.10, recompute=0.20)
+    base, _, recomputed, *_, tutorial, _, _, _ = study.collect(study.STUDY["tables"]["batch_norm"])
     assert base["seeds"] == [0, 2] and base["miou"] == [0.40, 0.44]
     assert recomputed["miou"] == [0.41, 0.43] and tutorial["miou"] == [0.10]
     rows = study.in_words([base, tutorial]).splitlines()

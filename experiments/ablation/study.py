@@ -2,8 +2,8 @@
 
 python experiments/ablation/study.py --data DIR --runs FOLDER
 
-Trainings that are finished are not repeated, those that were broken off go on: it may be stopped at any time. On a CPU,
-`--at-once 2` gives each training half of the cores, which takes less time in all.
+Each training leaves its scores in scores/, and is not repeated while they are there; one that was broken off goes on.
+On a CPU, `--at-once 2` gives each training half of the cores, which takes less time in all.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 STUDY = tomllib.loads((HERE / "study.toml").read_text(encoding="utf-8"))
+KEPT = HERE / "scores"
 OTHERS = ("own", "none")  # statistics that other_statistics.py takes
 SCORES = ("miou", "mean_accuracy", "global_accuracy")
 
@@ -55,7 +56,7 @@ def main() -> None:
         with concurrent.futures.ThreadPoolExecutor(given.at_once) as pool:
             list(pool.map(carry_out, wanted))
     for name, table in STUDY["tables"].items():
-        found = collect(table, given.runs)
+        found = collect(table)
         print(f"\n{table['question']}\n{in_words(found)}")
         if given.machine:
             origin = {
@@ -79,72 +80,68 @@ def settings(variant: str, seed: int) -> tuple[str, str]:
 
 
 def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, cores: list[int]) -> None:
-    """Carries out what is still missing of one training and its scores.
+    """Carries out what is still missing of one training and its scores, and keeps these.
 
     Raises:
       subprocess.CalledProcessError: it failed; its last words stand in RUN.log.
     """
+    kept = KEPT / f"{variant}-{seed}.json"
+    if kept.exists():
+        return
     run = runs / f"{variant}-{seed}"
     runs.mkdir(parents=True, exist_ok=True)
     protocol, text = settings(variant, seed)
     config = run.with_suffix(".toml")
     config.write_text(text, encoding="utf-8")
     named = ["--protocol", protocol] if protocol else []
+    evaluate = ["-m", "segnet_jax.evaluate", run, "--data", data, "--checkpoint", "newest"]
     commands = {
-        run / "result.json": ["train", *named, "--config", config, "--data", data, "--run", run],
-        run / "scores.json": ["evaluate", run, "--data", data, "--batch-norm", "recompute"],
+        "result": ["-m", "segnet_jax.train", *named, "--config", config, "--data", data, "--run", run],
+        "scores": [*evaluate, "--batch-norm", "recompute", "--json"],
     }
     if "average" in STUDY["variants"][variant]:
-        commands[run / "not_averaged.json"] = ["evaluate", run, "--data", data, "--no-averaged"]
-    if any(row["variant"] == variant and row.get("batch_norm") in OTHERS for row in _rows()):
-        commands[run / "other_statistics.json"] = [HERE / "other_statistics.py", run, "--data", data]
+        commands["not_averaged"] = [*evaluate, "--no-averaged", "--json"]
+    rows = [row for table in STUDY["tables"].values() for row in table["rows"] if row["variant"] == variant]
+    if any(row.get("batch_norm") in OTHERS for row in rows):
+        commands["others"] = [HERE / "other_statistics.py", run, "--data", data, "--json"]
     with open(run.with_suffix(".log"), "a", encoding="utf-8") as log:
-        for made, (command, *flags) in commands.items():
+        for name, command in commands.items():
+            made = run / f"{name}.json"
             if made.exists():
                 continue
-            if command == "evaluate":
-                flags += ["--checkpoint", "newest"]
-            if command != "train":
-                flags += ["--json", made]
-            program = [command] if isinstance(command, pathlib.Path) else ["-m", f"segnet_jax.{command}"]
-            print(f"{variant}, seed {seed}: {program[-1]}", flush=True)
+            print(f"{variant}, seed {seed}: {name}", flush=True)
             subprocess.run(
-                [sys.executable, *map(str, program + flags)],
+                [sys.executable, *map(str, command), *([str(made)] if command[-1] == "--json" else [])],
                 check=True,
                 stdout=log,
                 stderr=log,
                 preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )
+    found = {name: json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in commands}
+    scores = found["scores"]["batch_norm"] | found.get("others", {"batch_norm": {}})["batch_norm"]
+    if "not_averaged" in found:
+        scores["not_averaged"] = {score: found["not_averaged"][score] for score in SCORES}
+    result = found["result"]
+    told = {name: result[name] for name in ("num_steps", "seconds", "commit", "versions")}
+    KEPT.mkdir(exist_ok=True)
+    per_class = {name: each["iou"] for name, each in found["scores"]["per_class"].items()}
+    whole = {"protocol": protocol, "config": text} | told | {"scores": scores, "iou_recomputed": per_class}
+    kept.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
-def _rows() -> list[dict]:
-    return [row for table in STUDY["tables"].values() for row in table["rows"]]
-
-
-def collect(table: dict, runs: pathlib.Path) -> list[dict]:
+def collect(table: dict) -> list[dict]:
     """The scores of a table's rows, a list of each over the seeds that are there."""
     rows = []
     for row in table["rows"]:
-        seeds, found = [], []
-        for path in sorted(runs.glob(f"{row['variant']}-[0-9]*/result.json")):
-            part = scores_of(path.parent, row)
-            if part:
-                seeds.append(int(path.parent.name.rpartition("-")[2]))
-                found.append(part)
-        scored = {name: [one[name] for one in found] for name in SCORES}
-        rows.append({"name": row["name"], "variant": row["variant"], "seeds": seeds} | scored)
+        rule = row.get("batch_norm", "running") if row.get("averaged", True) else "not_averaged"
+        found = {}
+        for path in sorted(KEPT.glob(f"{row['variant']}-[0-9]*.json")):
+            scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+            if rule in scores:
+                found[int(path.stem.rpartition("-")[2])] = scores[rule]
+        scored = {name: [one[name] for one in found.values()] for name in SCORES}
+        rows.append({"name": row["name"], "variant": row["variant"], "seeds": list(found)} | scored)
     return rows
-
-
-def scores_of(run: pathlib.Path, row: dict) -> dict | None:
-    """What one training scored in the way that a row asks for; None where it was not scored yet."""
-    rule = row.get("batch_norm", "running")
-    name = "other_statistics" if rule in OTHERS else "scores" if row.get("averaged", True) else "not_averaged"
-    path = run / f"{name}.json"
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found["batch_norm"][rule] if "batch_norm" in found else found
 
 
 def in_words(rows: list[dict]) -> str:
