@@ -46,6 +46,7 @@ def test_it_is_small_and_names_no_place_of_the_machine_that_ran_it():
     assert not re.search(r"/(home|root|tmp|work|Users)/", text)
 
 
+@pytest.mark.slow
 def test_its_cells_run_from_the_first_to_the_last(tmp_path):
     command = [
         sys.executable,

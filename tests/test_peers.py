@@ -149,9 +149,21 @@ A_WRONG_PASS = {
     [
         (["pooling", *NETWORK], (peer_pooling.TorchPooling, "_through"), staticmethod(ties_to_the_last), "gradient"),
         (["network", *NETWORK], (torch_training, "fuse"), lambda network: network.train(), "logits, PyTorch, fused"),
-        (["network", *NETWORK], (torch_training, "MEAN"), torch_training.MEAN[::-1], "logits, PyTorch"),
+        pytest.param(
+            ["network", *NETWORK],
+            (torch_training, "MEAN"),
+            torch_training.MEAN[::-1],
+            "logits, PyTorch",
+            marks=pytest.mark.slow,
+        ),
         (["network", *NETWORK], ("peer_network.TorchTraining",), without_class_weights, "losses"),
-        (["network", *NETWORK], ("peer_network.TorchTraining",), without_momentum, "change of the parameters"),
+        pytest.param(
+            ["network", *NETWORK],
+            ("peer_network.TorchTraining",),
+            without_momentum,
+            "change of the parameters",
+            marks=pytest.mark.slow,
+        ),
         (["layers", *NETWORK], (peer_layers, "_PASSES"), A_WRONG_PASS, "24x32, 3 to 4: gradient by kernel"),
         (["input", *INPUT, "--workers", "0"], (torch_loader, "VOID"), 254, "labels of batch 0"),
     ],

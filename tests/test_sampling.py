@@ -140,7 +140,8 @@ def photo(folder, *size):
 TILES = ("--tile", 16, 16, "--overlap", 4)
 
 
-@pytest.mark.parametrize("tile", [(), pytest.param(TILES, marks=pytest.mark.slow)], ids=["whole", "tiles"])
+@pytest.mark.slow
+@pytest.mark.parametrize("tile", [(), TILES], ids=["whole", "tiles"])
 def test_uncertainty_pictures_are_of_the_samples_of_the_image(tile, run, tmp_path):
     path, out = photo(tmp_path, 24, 32), tmp_path / "out"
     flags = ("--samples", 4, "--uncertainty", "--devices", 1, "--out", out, *tile)

@@ -160,17 +160,17 @@ def test_eight_devices_of_four_images_take_the_same_steps_as_one_of_32(void_heav
     assert_trees_close(results[8], results[1])
 
 
-def test_dropout_drops_the_same_on_eight_devices_as_on_one_and_otherwise_in_each_step():
+def test_dropout_drops_the_same_on_two_devices_as_on_one_and_otherwise_in_each_step():
     results, losses = {}, []
-    batch = random_batch((1, 1, 16))
-    for count in (1, 8):
+    batch = random_batch((1, 1, 8))
+    for count in (1, 2):
         _, state, step, _ = make(count, depth=3, width=1 / 16, dropout=0.5, learning_rate=1e-12)
         for _ in range(2):
-            inputs = jax.tree.map(lambda x, count=count: x.reshape(count, 1, 16 // count, *x.shape[3:]), batch)
+            inputs = jax.tree.map(lambda x, count=count: x.reshape(count, 1, 8 // count, *x.shape[3:]), batch)
             state, measures = step(state, inputs)
             losses.append(float(measures["loss"]))
         results[count] = jax.device_get(state.batch_stats)
-    assert_trees_close(results[8], results[1])
+    assert_trees_close(results[2], results[1])
     np.testing.assert_allclose(losses[2:], losses[:2], rtol=1e-5)
     assert abs(losses[0] - losses[1]) > 1e-3  # nothing was learnt between them
 
