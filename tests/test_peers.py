@@ -4,6 +4,7 @@ import collections
 import json
 import pathlib
 import sys
+from functools import partial
 
 import pytest
 
@@ -139,6 +140,7 @@ def without_momentum(problem, machine):
 
 TorchTraining = torch_training.TorchTraining
 KERNEL = "gradient by kernel"
+slow = partial(pytest.param, marks=pytest.mark.slow)
 A_WRONG_PASS = {
     KERNEL: (peer_layers._PASSES[KERNEL][0], lambda *arrays: 1.001 * peer_layers._their_gradient(1)(*arrays))
 }
