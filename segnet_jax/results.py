@@ -11,7 +11,7 @@ from segnet_jax.config import Config
 from segnet_jax.config_files import recipe_differences
 from segnet_jax.datasets.sequences import sequences_of
 from segnet_jax.files import atomic_write_json
-from segnet_jax.metrics.bootstrap import intervals
+from segnet_jax.metrics.bootstrap import SCORES, intervals
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.kept import Images, images_path, read_images, write_images
@@ -35,12 +35,8 @@ def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
     """
     if confusions.keys() == {"running"}:
         return {}
-    names = ("miou", "mean_accuracy", "global_accuracy")
-    return {
-        "batch_norm": {
-            rule: {name: getattr(scores(confusion), name) for name in names} for rule, confusion in confusions.items()
-        }
-    }
+    found = {rule: scores(confusion) for rule, confusion in confusions.items()}
+    return {"batch_norm": {rule: {name: getattr(each, name) for name in SCORES} for rule, each in found.items()}}
 
 
 def write_result(

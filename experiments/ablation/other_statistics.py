@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from segnet_jax import assembly, runs
-from segnet_jax.metrics.confusion import confusion_matrix, scores
+from segnet_jax.metrics.confusion import confusion_matrix
 from segnet_jax.network import restore
 from segnet_jax.nn.preprocessing import normalise
+from segnet_jax.results import by_statistics
 from segnet_jax.setting import open_data, start_devices
 
 
@@ -54,12 +55,8 @@ def main() -> None:
         image, truth = records.read(index)
         for name, prediction in zip(counts, label(restored.variables, image[None]), strict=True):
             counts[name] = counts[name] + np.asarray(confusion_matrix(truth[None], prediction, model.num_classes))
-    told = {}
-    for name, confusion in counts.items():
-        found = scores(confusion)
-        told[name] = {score: getattr(found, score) for score in ("miou", "mean_accuracy", "global_accuracy")}
     with open(given.json, "w", encoding="utf-8") as file:
-        json.dump({"batch_norm": told}, file, indent=2)
+        json.dump(by_statistics(counts), file, indent=2)
 
 
 if __name__ == "__main__":
