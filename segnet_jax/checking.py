@@ -113,7 +113,9 @@ def try_out(config: Config, material: Material, say: Callable[[str], None]) -> d
         state = replicate(create_state(variables, optimizer, setting.precision, has_average), devices)
         source = training_input(place, material.records, plan, share, config.accumulate, devices)
         chosen = {"optimizer": optimizer, "schedule": schedule, "half_gradients": config.half_gradients}
-        take = assembly.build_train_step(source, devices, say, average=config.average, **chosen, **settings)
+        take = assembly.build_train_step(
+            source, devices, say, seed=config.seed, average=config.average, **chosen, **settings
+        )
         state, first = _time_steps(take, state, source, setting, most_calls=1)
         _forget_peak()  # of compiling: the training will find the program in the cache
         state, steps = _time_steps(take, state, source, setting)

@@ -73,11 +73,8 @@ def evaluate(
         matrices = np.asarray(told["confusions"])
         confusion = confusion + matrices.sum(axis=(0, 1), dtype=np.int64)
         if (len(confusions) + index.size) * matrices[0, 0].size <= MOST_CELLS:
-            confusions.update(
-                {int(index[place]): matrices[place] for place in zip(*np.nonzero(index >= 0), strict=True)}
-            )
-        counts = np.asarray(told["boundaries"])
-        boundaries.update({int(index[place]): counts[place] for place in zip(*np.nonzero(index >= 0), strict=True)})
+            confusions.update(_by_index(index, matrices))
+        boundaries.update(_by_index(index, np.asarray(told["boundaries"])))
         mine = slice(first_device, first_device + len(seen["prediction"]))
         index, matrices = index[mine], matrices[mine]
         here = index >= 0
@@ -88,7 +85,7 @@ def evaluate(
         if set(lowest) <= worst.keys() and not on_prediction and not np.isin(index, list(wanted)).any():
             return  # no picture of this batch is needed
         prediction = np.asarray(seen["prediction"])
-        found = {int(index[place]): prediction[place].copy() for place in zip(*np.nonzero(here), strict=True)}
+        found = {i: each.copy() for i, each in _by_index(index, prediction).items()}
         for each in found.items() if on_prediction else ():
             on_prediction(*each)
         predictions.update({i: found[i] for i in found if i in wanted})
@@ -110,3 +107,8 @@ def evaluate(
     loss = sum(losses) / max(int(np.sum(confusion)), 1)
     counts = np.stack([boundaries[i] for i in range(num_images)])
     return Evaluation(confusion, every, counts, loss, predictions, accuracies, worst)
+
+
+def _by_index(index: np.ndarray, values: np.ndarray) -> dict[int, np.ndarray]:
+    """Record -> its part of values [D,B,...], where a batch has one and no padding."""
+    return {int(index[place]): values[place] for place in zip(*np.nonzero(index >= 0), strict=True)}
