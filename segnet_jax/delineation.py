@@ -1,11 +1,14 @@
 """Boundary F1 of a whole split: the devices count by distance, the host pairs one to one beside them."""
 
-import os
+import math
+import signal
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
+import loky
 import numpy as np
 
 from segnet_jax.beginning import Beginning
@@ -31,25 +34,38 @@ def evaluate_boundaries(
       What was found, and boundary F1; None if it was stopped.
     """
     pairs = np.zeros((len(records), num_classes), np.int32)
-    num_threads = os.cpu_count() or 1
     waiting = deque()
 
-    def pair(index: int, prediction: np.ndarray) -> None:
-        pairs[index] = count_pairs(records.read(index)[1], prediction, num_classes)
-
     def look(index: int, prediction: np.ndarray) -> None:
-        waiting.append(threads.submit(pair, index, prediction))
-        if len(waiting) > 4 * num_threads:  # predictions wait in memory
-            waiting.popleft().result()
+        waiting.append((index, pool.submit(count_pairs, records.read(index)[1], prediction, num_classes)))
+        if len(waiting) > 4 * num_workers:  # predictions wait in memory
+            take()
 
-    with ThreadPoolExecutor(num_threads, "boundaries") as threads:
+    def take() -> None:
+        index, counting = waiting.popleft()
+        pairs[index] = counting.result()
+
+    num_workers = min(loky.cpu_count(), 16)
+    with _pool(num_workers, len(records) * math.prod(records.image_size)) as pool:
         found = evaluate(on_prediction=look)
         if found is None:
-            threads.shutdown(cancel_futures=True)
+            for _, counting in waiting:
+                counting.cancel()
             return None
         while waiting:
-            waiting.popleft().result()
+            take()
     return found, boundary_f1(found.boundaries, sum_over_processes(pairs))
+
+
+def _pool(num_workers: int, num_pixels: int) -> Executor:
+    """What the pairing runs on: threads, or processes where it takes longer than these take to start.
+
+    Threads do not help each other much: scipy's flow, which is most of the pairing, holds the interpreter.
+    """
+    if num_pixels <= 50 * 360 * 480:
+        return ThreadPoolExecutor(num_workers, "boundaries")
+    ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # it is for the one who asked
+    return loky.ProcessPoolExecutor(num_workers, initializer=ignore_interrupt)
 
 
 def chosen_variables(start: Beginning, state: TrainState, step: int) -> dict[str, Any] | None:
