@@ -6,18 +6,15 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import loky
 import numpy as np
 
-from segnet_jax.beginning import Beginning
 from segnet_jax.metrics.boundary import BoundaryF1, boundary_f1
 from segnet_jax.metrics.matching import count_pairs
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.parallel import sum_over_processes
-from segnet_jax.training.state import TrainState
 
 
 def evaluate_boundaries(
@@ -66,23 +63,3 @@ def _pool(num_workers: int, num_pixels: int) -> Executor:
         return ThreadPoolExecutor(num_workers, "boundaries")
     ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # it is for the one who asked
     return loky.ProcessPoolExecutor(num_workers, initializer=ignore_interrupt)
-
-
-def chosen_variables(start: Beginning, state: TrainState, step: int) -> dict[str, Any] | None:
-    """The network's variables that a finished training's result is of; every process calls it.
-
-    Args:
-      start: the training.
-      state: after its last step.
-      step: the last.
-
-    Returns:
-      Those of the checkpoint that `--result-checkpoint` names; None where it is the best and is not whole any more.
-    """
-    chosen = start.meta[start.config.result_checkpoint]["step"]
-    if chosen == step:
-        return state.variables
-    start.checkpoints.wait()
-    if start.checkpoints.latest("best") != chosen:
-        return None
-    return start.checkpoints.restore("best", chosen, start.shapes).variables

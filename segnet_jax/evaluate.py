@@ -15,7 +15,8 @@ import tyro
 from segnet_jax import assembly, runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
-from segnet_jax.datasets.records import DataSet
+from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.delineation import evaluate_boundaries
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json
@@ -24,6 +25,7 @@ from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.network import Restored, folded, restore
+from segnet_jax.pipeline.decoded import Records
 from segnet_jax.prediction.sampling import check_samples
 from segnet_jax.recomputing import recompute
 from segnet_jax.reporting.bar import bar
@@ -111,53 +113,42 @@ def evaluate(options: Options) -> int:
         preprocessing=runs.preprocessing_of(meta),
     )
 
-    def evaluated(variables: dict) -> tuple[Evaluation, BoundaryF1 | None]:
+    def scored_under(variables: dict) -> tuple[Evaluation, BoundaryF1 | None]:
         run = partial(score, variables)
         return evaluate_boundaries(run, records, len(data_set.classes)) if options.boundary else (run(), None)
 
     start = time.monotonic()
-    found, boundary = evaluated(restored.variables)
+    found, boundary = scored_under(restored.variables)
     seconds = time.monotonic() - start
     confusions = {"running": found.confusion}
     if rule == "recompute":
         batch_stats = restored.recomputed or _recompute(options.run, trained, restored, data_set, devices, say)
         variables = restored.variables | {"batch_stats": replicate(batch_stats, devices)}
         restored = dataclasses.replace(restored, variables=variables)
-        found, boundary = evaluated(variables)
+        found, boundary = scored_under(variables)
         confusions["recompute"] = found.confusion
-    if devices.is_writer:
-        by_image = Images(split.names, found.confusions) if found.confusions is not None else None
-        told = of_images(by_image)
-        print_table(scores(found.confusion), data_set.classes, interval=told["interval"], boundary=boundary)
-        if len(told.get("sequences", {})) > 1:
-            print_sequences(told["sequences"])
-        print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
-        if rule == "recompute":
-            mious = [f"{scores(confusion).miou:.4f}" for confusion in confusions.values()]
-            print(f"BatchNorm's statistics recomputed: mIoU {mious[1]}; with the running ones: {mious[0]}")
-    samples = {}
+    sampled = None
     if options.samples:
-        sampled = score_samples(
-            folded(restored, config), source, records, share, devices, options.samples, config.seed, say
-        )
-        samples = {"samples": sampled.as_json()}
-        if devices.is_writer:
-            on = {"split": options.split, "num_images": len(split), "step": meta["step"]}
-            sampled.show(options.run, on, split.names, None if options.masks_only else records, data_set.classes)
-    if devices.is_writer and options.pictures:
-        chosen = sorted(found.predictions)
-        photographs, labels = zip(*map(records.read, chosen), strict=True)
-        drawn = prediction_pictures(
-            None if options.masks_only else np.stack(photographs),
-            np.stack(labels),
-            np.stack([found.predictions[index] for index in chosen]),
-            [split.names[index] for index in chosen],
-            data_set.classes,
-            options.pictures,
-            meta["step"],
-        )
-        print(f"drew {drawn}")
-    if devices.is_writer and options.json:
+        network = folded(restored, config)
+        sampled = score_samples(network, source, records, share, devices, options.samples, config.seed, say)
+    if not devices.is_writer:
+        return 0
+    by_image = Images(split.names, found.confusions) if found.confusions is not None else None
+    told = of_images(by_image)
+    print_table(scores(found.confusion), data_set.classes, interval=told["interval"], boundary=boundary)
+    if len(told.get("sequences", {})) > 1:
+        print_sequences(told["sequences"])
+    print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
+    if rule == "recompute":
+        mious = [f"{scores(confusion).miou:.4f}" for confusion in confusions.values()]
+        print(f"BatchNorm's statistics recomputed: mIoU {mious[1]}; with the running ones: {mious[0]}")
+    photographs = None if options.masks_only else records
+    if sampled:
+        on = {"split": options.split, "num_images": len(split), "step": meta["step"]}
+        sampled.show(options.run, on, split.names, photographs, data_set.classes)
+    if options.pictures:
+        _draw(found, split, records, options, data_set.classes, meta["step"])
+    if options.json:
         summary = result(
             scores(found.confusion),
             data_set.classes,
@@ -170,12 +161,28 @@ def evaluate(options: Options) -> int:
             seed=config.seed,
             boundary_f1=boundary,
         )
-        extra = {"checkpoint": options.checkpoint, "step": meta["step"], "loss": found.loss, "precision": precision}
-        extra |= by_statistics(confusions) | {"confusion": found.confusion}
-        extra |= recipe(trained, data_set.name, meta.get("global_batch_size")) | told
-        extra |= {"image_size": config.image_size, "images": packed(by_image)}
-        atomic_write_json(options.json, summary | extra | samples)
+        summary |= {"checkpoint": options.checkpoint, "step": meta["step"], "loss": found.loss, "precision": precision}
+        summary |= by_statistics(confusions) | {"confusion": found.confusion}
+        summary |= recipe(trained, data_set.name, meta.get("global_batch_size")) | told
+        summary |= {"image_size": config.image_size, "images": packed(by_image)}
+        atomic_write_json(options.json, summary | ({"samples": sampled.as_json()} if sampled else {}))
     return 0
+
+
+def _draw(found: Evaluation, split: Split, records: Records, options: Options, classes: ClassTable, step: int) -> None:
+    """The pictures that `--pictures` asks for."""
+    chosen = sorted(found.predictions)
+    photographs, labels = zip(*map(records.read, chosen), strict=True)
+    drawn = prediction_pictures(
+        None if options.masks_only else np.stack(photographs),
+        np.stack(labels),
+        np.stack([found.predictions[index] for index in chosen]),
+        [split.names[index] for index in chosen],
+        classes,
+        options.pictures,
+        step,
+    )
+    print(f"drew {drawn}")
 
 
 def _recompute(

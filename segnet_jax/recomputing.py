@@ -23,7 +23,7 @@ from segnet_jax.pipeline.plan import Plan
 from segnet_jax.training import statistics
 from segnet_jax.training.calibration import calibrate
 from segnet_jax.training.parallel import Devices, prefetch, replicate
-from segnet_jax.training.state import TrainState
+from segnet_jax.training.shelf import Which
 
 
 def recompute(
@@ -68,34 +68,23 @@ def recompute(
     return calibrate(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))
 
 
-def finish(start: Beginning, state: TrainState, step: int) -> dict[str, Any]:
-    """Takes the statistics of a finished training's best and newest checkpoint.
-
-    Every process calls it.
+def recompute_and_keep(start: Beginning, which: Which, step: int, variables: dict[str, Any]) -> dict[str, Any]:
+    """Takes the statistics of a finished training's checkpoint and keeps them beside it; every process calls it.
 
     Args:
       start: the training.
-      state: after its last step.
-      step: the last.
+      which: the best or the newest checkpoint.
+      step: its.
+      variables: its.
 
     Returns:
-      The variables, with them, of the checkpoint that `--result-checkpoint` names.
+      The variables with them.
     """
-    checkpoints, devices = start.checkpoints, start.setting.devices
-    best, found = start.meta["best"]["step"], {}
-    for which, of_step in (("best", best), ("newest", step)):
-        if of_step in found:
-            continue
-        of_which = state if of_step == step else checkpoints.restore(which, of_step, start.shapes)
-        variables = of_which.variables
-        global_batch_size = start.setting.plan.global_batch_size
-        batch_stats = recompute(
-            start.config, global_batch_size, start.model, variables, start.records, start.preprocessing, devices
-        )
-        if devices.is_writer:
-            sum_of_state = checkpoints.confirm(which, of_step)
-            facts = {"step": of_step, "data": start.setting.train_split.fingerprint}
-            start.room(partial(statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
-        found[of_step] = variables | {"batch_stats": replicate(batch_stats, devices)}
-    chosen = best if start.config.result_checkpoint == "best" else step
-    return found[chosen]
+    checkpoints, devices, setting = start.checkpoints, start.setting.devices, start.setting
+    network = (start.model, variables, start.records, start.preprocessing)
+    batch_stats = recompute(start.config, setting.plan.global_batch_size, *network, devices)
+    if devices.is_writer:
+        sum_of_state = checkpoints.confirm(which, step)
+        facts = {"step": step, "data": setting.train_split.fingerprint}
+        start.room(partial(statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
+    return variables | {"batch_stats": replicate(batch_stats, devices)}

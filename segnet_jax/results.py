@@ -64,9 +64,11 @@ def write_result(
     """
     chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
     confusions = {"running": np.array(chosen["confusion"])}
-    if config.batch_norm == "recompute":
+    recomputed = config.batch_norm == "recompute" and evaluation is not None
+    if recomputed:
         confusions["recompute"] = evaluation.confusion
-    found = scores(confusions[config.batch_norm])
+    counted = confusions["recompute" if recomputed else "running"]
+    found = scores(counted)
     summary = result(
         found,
         classes,
@@ -87,13 +89,13 @@ def write_result(
         "precision": setting.precision,
         "state": sum_of_state,
         **by_statistics(confusions),
-        **({"confusion": evaluation.confusion} if config.batch_norm == "recompute" else {}),
+        **({"confusion": counted} if recomputed else {}),
     }
     path, names = images_path(folder, chosen["step"]), setting.scored_split.names
-    if config.batch_norm == "recompute" and evaluation.confusions is not None:  # they are what the result is of
+    if recomputed and evaluation.confusions is not None:  # they are what the result is of
         write_images(path, Images(names, evaluation.confusions))
     images = read_images(path)
-    if images is not None and not np.array_equal(images.confusions.sum(axis=0), confusions[config.batch_norm]):
+    if images is not None and not np.array_equal(images.confusions.sum(axis=0), counted):
         images = None  # of another evaluation
     told = recipe(config, setting.data_set.name, setting.plan.global_batch_size) | of_images(images)
     extra |= told

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segnet_jax import assembly, recomputing, runs
+from segnet_jax import assembly, runs
 from segnet_jax.beginning import begin
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
-from segnet_jax.delineation import chosen_variables, evaluate_boundaries
+from segnet_jax.delineation import evaluate_boundaries
 from segnet_jax.endings import Stopped
+from segnet_jax.finishing import finish
 from segnet_jax.flags import parse_config
 from segnet_jax.incident import not_finite, write_incident
 from segnet_jax.inputs import calls_of, evaluation_input, training_input
@@ -218,14 +219,12 @@ def train(config: Config) -> int:
             logbook.draw_plot(status=f"stopped after step {step}")
             logbook.say(f"{outcome['why']}, all saved; go on with: {command_to_go_on(folder)}")
             return 0
-        if config.batch_norm == "recompute":
-            with stop.at_once(), logbook.aside("recomputing BatchNorm"):
-                variables = recomputing.finish(start, state, step)
-        else:
-            variables = chosen_variables(start, state, step)
+        with stop.at_once(), logbook.aside("choosing the checkpoint"):
+            variables = finish(start, state, step)
         scored = None, None
         if variables is None:
-            logbook.say("warning: the best checkpoint is not whole any more: the result has no boundary F1")
+            rule = " and is of the running statistics" if config.batch_norm == "recompute" else ""
+            logbook.say(f"warning: the best checkpoint is not whole any more: the result has no boundary F1{rule}")
         else:
             with logbook.aside("scoring boundaries"):
                 score_chosen = partial(evaluate, variables, should_stop)

@@ -66,7 +66,7 @@ def zeros(num_bytes):
 
 def raw_zip(members):
     """A zip of (name, method, packed bytes, claimed size), whatever these are."""
-    body, directory = b"", b""
+    body, directory = bytearray(), bytearray()
     for name, method, packed, size in members:
         name = name.encode()
         sizes = struct.pack("<HHQQ", 1, 16, size, len(packed))
@@ -74,7 +74,8 @@ def raw_zip(members):
         directory += b"PK\1\2\x2d\0" + fields + struct.pack("<HHHII", 0, 0, 0, 0, len(body)) + name + sizes
         body += b"PK\3\4" + fields + name + sizes + packed
     count = min(len(members), 0xFFFF)
-    return body + directory + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, len(directory), len(body), 0)
+    return bytes(body + directory + end)
 
 
 BOMB = 10_000_000_000

@@ -79,7 +79,7 @@ def compiled(program):
 
 
 # Synchronised, each of the 25 BatchNorms waits for one sum forward and for one backward.
-EXPECTED = pytest.mark.parametrize("synchronised, count", [(False, 1), (True, 51)])
+EXPECTED = pytest.mark.parametrize("synchronised, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 51)])
 
 
 @EXPECTED
@@ -93,7 +93,7 @@ def test_the_published_network_sums_no_more_often(synchronised, count):
     assert_sums_alone(compiled(lowered(synchronised=synchronised)), count)
 
 
-@pytest.mark.parametrize("synchronised, count", [(False, 1), (True, 1 + 2 * 3)])
+@pytest.mark.parametrize("synchronised, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 1 + 2 * 3)])
 def test_three_steps_in_one_call_send_what_one_does_three_times(synchronised, count, monkeypatch):
     settings = {"synchronised": synchronised, "width": 1 / 32, "depth": 1}
     once = bytes_sent(lowered(**settings))
@@ -107,7 +107,7 @@ def test_three_steps_in_one_call_send_what_one_does_three_times(synchronised, co
     assert_sums_alone(program, count)
 
 
-@pytest.mark.parametrize("synchronised", [False, True])
+@pytest.mark.parametrize("synchronised", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_is_summed_is_the_gradient_the_measures_and_the_statistics(synchronised):
     statistics = 2 * CHANNELS * (2 if synchronised else 1)  # two sums forward, two backward; else two at the end
     sent = bytes_sent(lowered(synchronised=synchronised))
@@ -115,7 +115,9 @@ def test_what_is_summed_is_the_gradient_the_measures_and_the_statistics(synchron
     assert 117.8e6 <= sent["f32"] < 117.9e6
 
 
-@pytest.mark.parametrize("precision, kind", [("float32", "bf16"), ("float16", "f16")])
+@pytest.mark.parametrize(
+    "precision, kind", [("float32", "bf16"), pytest.param("float16", "f16", marks=pytest.mark.slow)]
+)
 def test_half_gradients_are_half_the_bytes(precision, kind):
     sent = bytes_sent(lowered(synchronised=False, precision=precision, half_gradients=True))
     assert sent == {kind: 2 * PARAMETERS, "f32": 4 * (MEASURES + 2 * CHANNELS)}

@@ -59,6 +59,7 @@ def test_each_input_path_leaves_the_same_state_and_scores(by_host, tmp_path, mon
     assert np.sum(confusion_of(folder)[1]) > 0
 
 
+@pytest.mark.slow
 def test_a_run_stopped_on_one_input_path_goes_on_bit_for_bit_on_another(by_host, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "moved"
     go_on = partial(run, "--run", folder, "--resume")
@@ -75,6 +76,7 @@ def rows_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_training_of_three_steps_a_call_tells_every_step_and_ends_where_one_of_single_steps_does(
     by_host, tmp_path, monkeypatch
 ):
@@ -113,6 +115,7 @@ for place in ("device", "auto"):
 """
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_is_trained_on_without_tensorflow(tmp_path):
     flags = [
         *("--data", str(SAMPLE), "--image-size", "24", "32", "--init", "none", "--depth", "1", "--width", "0.0625"),
@@ -131,7 +134,9 @@ def test_a_folder_of_images_is_trained_on_without_tensorflow(tmp_path):
     assert digest_of(tmp_path / "device") == digest_of(tmp_path / "auto")
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])  # on the CPU written out, elsewhere as a loop
+@pytest.mark.parametrize(
+    "backend", [pytest.param("cpu", marks=pytest.mark.slow), "gpu"]
+)  # on the CPU written out, elsewhere as a loop
 def test_three_steps_in_one_call_are_three_calls_of_one(monkeypatch, backend):
     devices = choose_devices("2")
     model = SegNet(CLASSES, depth=1, width=0.0625, sync_axis=AXIS)

@@ -158,7 +158,13 @@ A_WRONG_PASS = {
             "logits, PyTorch",
             marks=pytest.mark.slow,
         ),
-        (["network", *NETWORK], ("peer_network.TorchTraining",), without_class_weights, "losses"),
+        pytest.param(
+            ["network", *NETWORK],
+            ("peer_network.TorchTraining",),
+            without_class_weights,
+            "losses",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["network", *NETWORK],
             ("peer_network.TorchTraining",),

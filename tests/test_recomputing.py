@@ -20,6 +20,7 @@ from segnet_jax import runs, train
 from segnet_jax.config import Config
 from segnet_jax.datasets.synthetic import street_scenes
 from segnet_jax.endings import Stopped
+from segnet_jax.finishing import finish
 from segnet_jax.flags import parse_config
 from segnet_jax.network import restore
 from segnet_jax.nn.folding import fold_batch_norm
@@ -194,6 +195,26 @@ def test_a_run_killed_before_its_statistics_takes_them_when_it_goes_on(unbroken,
     assert run("--run", folder, *RECIPE) == 0
     assert result_of(folder)["batch_norm"] == result_of(unbroken)["batch_norm"]
     assert digest_of(folder) == digest_of(unbroken)
+
+
+@pytest.mark.slow
+def test_where_the_best_checkpoint_breaks_while_training_the_result_is_of_its_running_statistics(
+    unbroken, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "broken"
+
+    def finish_a_broken_one(start, state, step):
+        best = folder / "checkpoints" / "best" / str(latest_of(folder, "best"))
+        (best / "meta.json").write_bytes((best / "meta.json").read_bytes()[:-1])
+        return finish(start, state, step)
+
+    monkeypatch.setattr(train, "finish", finish_a_broken_one)
+    assert run("--run", folder, *RECIPE) == 0
+    told, whole = result_of(folder), result_of(unbroken)
+    assert told["miou"] == whole["batch_norm"]["running"]["miou"] and told["step"] == whole["step"]
+    assert not {"boundary_f1", "batch_norm"} & told.keys() and "boundary_f1" in whole
+    assert "not whole any more: the result has no boundary F1 and is of the running" in "".join(capsys.readouterr())
+    assert kept_of(folder, "newest").is_dir()
 
 
 @pytest.mark.slow

@@ -134,6 +134,7 @@ def test_a_step_of_accumulated_batches_equals_one_made_by_hand():
     assert int(state.step) == 1 and 0 < measures["accuracy"] < 1
 
 
+@pytest.mark.slow
 def test_the_loop_over_accumulated_batches_of_a_gpu_gives_what_the_written_out_one_gives(monkeypatch):
     batch, states = random_batch((1, 3, 2)), {}
     for backend in ("cpu", "gpu"):
@@ -145,7 +146,7 @@ def test_the_loop_over_accumulated_batches_of_a_gpu_gives_what_the_written_out_o
     assert_trees_close(states["gpu"], states["cpu"])
 
 
-@pytest.mark.parametrize("void_heavy", [False, True])
+@pytest.mark.parametrize("void_heavy", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_eight_devices_of_four_images_take_the_same_steps_as_one_of_32(void_heavy):
     results = {}
     for count in (1, 8):
@@ -160,6 +161,7 @@ def test_eight_devices_of_four_images_take_the_same_steps_as_one_of_32(void_heav
     assert_trees_close(results[8], results[1])
 
 
+@pytest.mark.slow
 def test_dropout_drops_the_same_on_two_devices_as_on_one_and_otherwise_in_each_step():
     results, losses = {}, []
     batch = random_batch((1, 1, 8))
@@ -175,6 +177,7 @@ def test_dropout_drops_the_same_on_two_devices_as_on_one_and_otherwise_in_each_s
     assert abs(losses[0] - losses[1]) > 1e-3  # nothing was learnt between them
 
 
+@pytest.mark.slow
 def test_without_synchronised_batch_norm_devices_still_agree_on_one_state():
     _, state, step, _ = make(8, sync=False)
     state, _ = step(state, random_batch((8, 1, 2)))

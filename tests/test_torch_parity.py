@@ -163,7 +163,7 @@ def as_flax_would_have_it(twin, old, pooling):
     "settings",
     [
         {"pooling": "floor"},
-        {"pooling": "ceil", "conv_bias": True},  # as published
+        pytest.param({"pooling": "ceil", "conv_bias": True}, marks=pytest.mark.slow),  # as published
         {"pooling": "floor", "depth": 4, "final_batch_norm": True},  # as in MATLAB's example
     ],
     ids=["default", "caffe", "matlab"],
@@ -193,7 +193,7 @@ def test_logits_and_statistics_equal_the_twins_in_float32(settings):
     assert np.median(errors) < 1e-4, errors
 
 
-@pytest.mark.parametrize("pooling", ["floor", "ceil"])
+@pytest.mark.parametrize("pooling", [pytest.param("floor", marks=pytest.mark.slow), "ceil"])
 def test_logits_and_every_parameters_gradient_equal_the_twins(pooling):
     model, variables, twin = network_and_twin(pooling=pooling, width=WIDTH)
     model, twin = model.clone(dtype=jnp.float64), twin.double()

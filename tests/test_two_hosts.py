@@ -85,6 +85,7 @@ def test_two_processes_of_four_devices_end_where_one_of_eight_does(unbroken, tmp
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_one_is_named_and_a_signal_to_one_stops_both_and_all_of_it_is_exact(unbroken, tmp_path):
     folder = tmp_path / "run"
     two = Two(folder)

@@ -103,6 +103,7 @@ def held_to(tmp_path):
     return hold
 
 
+@pytest.mark.slow
 def test_training_evaluating_and_reporting_write_only_where_they_were_told_and_need_no_network(
     traced, held_to, tmp_path
 ):
