@@ -30,8 +30,8 @@ OTHERS = ("own", "none")  # statistics that other_statistics.py takes
 SCORES = ("miou", "mean_accuracy", "global_accuracy")
 
 
-def main() -> None:
-    """The command."""
+def main() -> int:
+    """The command; returns 1 where a training failed, which stops none of the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="CamVid; without it nothing is trained, what is there is collected")
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the trainings' run folders")
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=1, help="trainings side by side")
     parser.add_argument("--machine", help="what it runs on, in words; without it nothing is written")
     given = parser.parse_args()
+    failed = []
     if given.data:
         wanted = [(variant, seed) for seed in given.seeds for variant in given.variants]
         free = queue.SimpleQueue()  # groups of cores that no training has at the moment
@@ -50,6 +51,8 @@ def main() -> None:
             cores = free.get()
             try:
                 train_and_score(*job, given.runs, given.data, cores)
+            except subprocess.CalledProcessError:
+                failed.append(job)
             finally:
                 free.put(cores)
 
@@ -69,6 +72,9 @@ def main() -> None:
             (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
             draw(table["question"], found, folder / f"{name}.png")
             put(in_words(found), folder / "README.md", name)
+    for variant, seed in failed:
+        print(f"failed: {variant}, seed {seed}; see {given.runs / f'{variant}-{seed}.log'}", file=sys.stderr)
+    return int(bool(failed))
 
 
 def settings(variant: str, seed: int) -> tuple[str, str]:
@@ -179,4 +185,4 @@ def draw(question: str, rows: list[dict], path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
