@@ -3,9 +3,7 @@
 from typing import Any
 
 from segnet_jax.beginning import Beginning
-from segnet_jax.endings import NoCheckpoint
 from segnet_jax.recomputing import recompute_and_keep
-from segnet_jax.training.shelf import Which
 from segnet_jax.training.state import TrainState
 
 
@@ -22,24 +20,19 @@ def finish(start: Beginning, state: TrainState, step: int) -> dict[str, Any] | N
     Returns:
       The variables; None where they are the best checkpoint's and that is not whole any more.
     """
-    config, best = start.config, start.meta["best"]["step"]
+    config, checkpoints, best = start.config, start.checkpoints, start.meta["best"]["step"]
     chosen = best if config.result_checkpoint == "best" else step
     recomputes = config.batch_norm == "recompute"
     found = {}
     for which, of_step in (("newest", step), ("best", best)):
         if of_step in found or not (recomputes or of_step == chosen):
             continue
-        of_which = state if of_step == step else _restored(start, which, of_step)
-        if of_which is not None:
-            variables = of_which.variables
-            found[of_step] = recompute_and_keep(start, which, of_step, variables) if recomputes else variables
+        if of_step == step:
+            variables = state.variables
+        else:
+            checkpoints.wait()
+            if not checkpoints.is_whole(which, of_step):
+                continue
+            variables = checkpoints.restore(which, of_step, start.shapes).variables
+        found[of_step] = recompute_and_keep(start, which, of_step, variables) if recomputes else variables
     return found.get(chosen)
-
-
-def _restored(start: Beginning, which: Which, step: int) -> TrainState | None:
-    start.checkpoints.wait()
-    try:
-        is_whole = start.checkpoints.latest(which) == step
-    except NoCheckpoint:
-        return None
-    return start.checkpoints.restore(which, step, start.shapes) if is_whole else None

@@ -219,7 +219,8 @@ def train(config: Config) -> int:
             logbook.draw_plot(status=f"stopped after step {step}")
             logbook.say(f"{outcome['why']}, all saved; go on with: {command_to_go_on(folder)}")
             return 0
-        with stop.at_once(), logbook.aside("choosing the checkpoint"):
+        doing = "recomputing BatchNorm" if config.batch_norm == "recompute" else "choosing the checkpoint"
+        with stop.at_once(), logbook.aside(doing):
             variables = finish(start, state, step)
         scored = None, None
         if variables is None:

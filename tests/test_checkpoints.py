@@ -264,3 +264,14 @@ def test_a_forged_manifest_whose_own_sum_is_right_is_damaged(tmp_path, body):
     (tmp_path / "manifest.json").write_text(json.dumps(body | {"sha256": sealing._sum_of(body)}))
     with pytest.raises(Damaged):
         verify(tmp_path)
+
+
+def test_whether_a_checkpoint_is_whole_is_told_to_all_processes_also_where_none_is(two_saved, tmp_path):
+    folder, shared = tmp_path / "checkpoints", []
+    shutil.copytree(two_saved, folder)
+    with opened(folder, share=lambda text: shared.append(text) or text) as checkpoints:
+        assert checkpoints.is_whole("newest", 2) and not checkpoints.is_whole("newest", 1)
+        for step in (1, 2):
+            (folder / "newest" / str(step) / "meta.json").write_bytes(b"{")
+        assert not checkpoints.is_whole("newest", 2)
+    assert shared == ["true", "false", "false"]

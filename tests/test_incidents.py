@@ -118,7 +118,6 @@ def test_float16_gives_up_when_the_loss_scale_cannot_fall_further(tmp_path, monk
     assert [(row["step"], row["skipped"], row["loss_scale"]) for row in rows] == [(1, 1, 2.0), (2, 2, 1.0)]
 
 
-@pytest.mark.slow
 def test_out_of_memory_tells_what_was_tried_and_what_may_fit(tmp_path, monkeypatch):
     build, calls = assembly.build_train_step, []
 

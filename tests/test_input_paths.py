@@ -115,7 +115,6 @@ for place in ("device", "auto"):
 """
 
 
-@pytest.mark.slow
 def test_a_folder_of_images_is_trained_on_without_tensorflow(tmp_path):
     flags = [
         *("--data", str(SAMPLE), "--image-size", "24", "32", "--init", "none", "--depth", "1", "--width", "0.0625"),

@@ -108,8 +108,12 @@ def finish(place, unbroken):
 def test_a_run_killed_and_stopped_by_turns_ends_as_the_unbroken_run(place, unbroken):
     generator, place = random.Random(SEED), place(FEW)
     print("seed", SEED)
-    stops = ["evaluating: batch=term", "training: step:2=term", "saving: arrays=int", "drawing: half:2=int"]
-    moments = [draw_kill(generator, "saving"), generator.choice(stops)]  # many more, while compiling too: the slow ones
+    moments = [
+        draw_kill(generator, "saving"),
+        generator.choice(["evaluating: batch=term", "training: step:2=term"]),
+        draw_kill(generator, generator.choice(["evaluating", "drawing"])),
+        generator.choice(["saving: arrays=int", "drawing: half:2=int", "training: stepped:2=int"]),
+    ]  # while compiling: in the slow ones
     for moment in moments:
         break_at(place, moment)
     finish(place, unbroken(FEW))

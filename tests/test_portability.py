@@ -81,7 +81,6 @@ VARIANTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_so_do_those_of_other_networks_and_recipes(variant):
     config = Config(**vars(TINY) | VARIANTS[variant])

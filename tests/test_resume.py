@@ -130,7 +130,6 @@ def test_each_key_changed_alone_is_told_with_old_and_new(tmp_path, name, again):
             assert outcome(new) == expected
 
 
-@pytest.mark.slow
 def test_an_overridden_run_goes_on_with_the_change_and_notes_it(tmp_path):
     folder = tmp_path / "run"
     assert run("--run", folder, "--max-steps", 2) == 0

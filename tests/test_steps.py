@@ -161,7 +161,6 @@ def test_eight_devices_of_four_images_take_the_same_steps_as_one_of_32(void_heav
     assert_trees_close(results[8], results[1])
 
 
-@pytest.mark.slow
 def test_dropout_drops_the_same_on_two_devices_as_on_one_and_otherwise_in_each_step():
     results, losses = {}, []
     batch = random_batch((1, 1, 8))
@@ -177,7 +176,6 @@ def test_dropout_drops_the_same_on_two_devices_as_on_one_and_otherwise_in_each_s
     assert abs(losses[0] - losses[1]) > 1e-3  # nothing was learnt between them
 
 
-@pytest.mark.slow
 def test_without_synchronised_batch_norm_devices_still_agree_on_one_state():
     _, state, step, _ = make(8, sync=False)
     state, _ = step(state, random_batch((8, 1, 2)))

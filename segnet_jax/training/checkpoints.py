@@ -194,6 +194,17 @@ class Checkpoints:
         """The latest step whose checkpoint verifies, the same in all processes; as `Shelf.find`."""
         return self._agreed(lambda: self.shelf.find(which))
 
+    def is_whole(self, which: Which, step: int) -> bool:
+        """Whether the latest checkpoint that verifies is of this step, the same in all processes; none is no error."""
+
+        def look() -> bool:
+            try:
+                return self.shelf.find(which) == step
+            except NoCheckpoint:  # of process 0 alone, and the others wait for its answer
+                return False
+
+        return self._agreed(look)
+
     def read_meta(self, which: Which, step: int) -> dict[str, Any]:
         """The JSON of a checkpoint that was found by `latest`."""
         return self._agreed(lambda: self.shelf.meta(which, step))
