@@ -115,12 +115,21 @@ PICKLE_TOKENS = (
 
 
 def _zipped(random, members):
+    methods = (zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    return zipped([(info.filename, content, random.choice(methods)) for info, content in members])
+
+
+def zipped(members):
+    """A zip of (name, content, method), the same bytes whenever it is made."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        for info, content in members:
-            method = random.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
-            archive.writestr(info.filename, content, method)
+        for name, content, method in members:
+            archive.writestr(zipfile.ZipInfo(name), content, method)  # its date is 1980, not the clock's
     return file.getvalue()
+
+
+def _undated(data):
+    return zipped([(info.filename, content, info.compress_type) for info, content in _unzipped(data)])
 
 
 def _unzipped(data):
@@ -256,7 +265,7 @@ def weight_seeds():
             return data
 
         return {
-            "torch-zip": [written(files.write_torch_zip, state) for state in (plain, normed)],
+            "torch-zip": [_undated(written(files.write_torch_zip, state)) for state in (plain, normed)],
             "torch-legacy": [
                 written(files.write_torch_legacy, plain),
                 written(files.write_torch_legacy, normed, files.REBUILD_V2),
@@ -269,8 +278,8 @@ def weight_seeds():
                 ),
             ],
             "npz": [
-                written(files.write_npz, files.own_names(small)),
-                written(files.write_npz, files.own_names(small, norm), np.savez_compressed),
+                _undated(written(files.write_npz, files.own_names(small))),
+                _undated(written(files.write_npz, files.own_names(small, norm), np.savez_compressed)),
             ],
             "h5": [
                 written(files.write_keras, small),

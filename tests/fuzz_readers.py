@@ -161,17 +161,11 @@ def _archive(folder):
 
 
 def _archive_seeds():
-    import io
     import zipfile
 
     label = inputs.picture_seeds()[2]
-    found = []
-    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        with zipfile.ZipFile(file := io.BytesIO(), "w", method) as archive:
-            for frame in FRAMES:
-                archive.writestr(f"{frame}_L.png", label)
-        found.append(file.getvalue())
-    return found
+    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    return [inputs.zipped([(f"{frame}_L.png", label, method) for frame in FRAMES]) for method in methods]
 
 
 def _config(folder):
