@@ -3,9 +3,9 @@
 import os
 import tempfile
 
-# Tests compile much and compute little: programs that are not optimised make the suite twice as fast.
-_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
+from xla_flags import with_fake_devices
+
+os.environ["XLA_FLAGS"] = f"{with_fake_devices(8)} {os.environ.get('XLA_FLAGS', '')}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 

@@ -9,7 +9,9 @@ import sys
 import time
 from collections import deque
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+from xla_flags import with_fake_devices
+
+os.environ["XLA_FLAGS"] = with_fake_devices(2)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402

@@ -74,23 +74,19 @@ def assert_sums_alone(program, count):
     assert not re.search(r'custom_call_target="[^"]*callback', program.as_text())
 
 
-def compiled(program):
-    return program.compile(compiler_options={"xla_backend_optimization_level": 0})
-
-
 # Synchronised, each of the 25 BatchNorms waits for one sum forward and for one backward.
 EXPECTED = pytest.mark.parametrize("synchronised, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 51)])
 
 
 @EXPECTED
 def test_a_step_sums_once_and_twice_more_for_each_synchronised_batch_norm(synchronised, count):
-    assert_sums_alone(compiled(lowered(synchronised=synchronised, width=1 / 32)), count)
+    assert_sums_alone(lowered(synchronised=synchronised, width=1 / 32).compile(), count)
 
 
 @pytest.mark.slow
 @EXPECTED
 def test_the_published_network_sums_no_more_often(synchronised, count):
-    assert_sums_alone(compiled(lowered(synchronised=synchronised)), count)
+    assert_sums_alone(lowered(synchronised=synchronised).compile(), count)
 
 
 @pytest.mark.parametrize("synchronised, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 1 + 2 * 3)])
@@ -102,7 +98,7 @@ def test_three_steps_in_one_call_send_what_one_does_three_times(synchronised, co
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # steps as a loop, as on all but the CPU
     program = lowered(**settings, steps=3)
     assert bytes_sent(program) == once
-    program = compiled(program)
+    program = program.compile()
     assert operations(program)["while"] == 1
     assert_sums_alone(program, count)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from test_steps import CLASSES, WEIGHTS, assert_trees_close, random_batch
 from test_train import SMALL, digest_of, leaves_of, meta_of, run
+from xla_flags import QUICK
 
 from segnet_jax import assembly, beginning, inputs
 from segnet_jax import train as command
@@ -120,7 +121,7 @@ def test_a_folder_of_images_is_trained_on_without_tensorflow(tmp_path):
         *("--data", str(SAMPLE), "--image-size", "24", "32", "--init", "none", "--depth", "1", "--width", "0.0625"),
         *("--epochs", "1", "--max-steps", "2", "--batch-size-per-device", "1", "--devices", "1"),
     ]
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"XLA_FLAGS": QUICK}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path), *flags],
         capture_output=True,

@@ -1,7 +1,5 @@
 """The network's names, sizes, dtypes and statistics, against numbers worked by hand."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,6 @@ from random_variables import random_variables
 from segnet_jax.nn import SegNet
 
 TINY = 1 / 32  # widths 2, 4, 8, 16, 16
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
 # SegNet-Tutorial's segnet_train.prototxt: every convolution in order, with its inputs and outputs
 PUBLISHED = {
@@ -49,7 +46,7 @@ def count(tree):
 def train_and_evaluate(model):
     """Jitted: (variables, image) -> logits in training, statistics after it, logits with the running statistics."""
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(variables, image):
         logits, updated = model.apply(variables, image, train=True, mutable=["batch_stats"])
         return logits, updated["batch_stats"], model.apply(variables, image, train=False)
@@ -268,7 +265,7 @@ def test_statistics_over_the_mapped_axis_are_those_of_the_whole_batch():
     plain, synchronised = (SegNet(3, depth=2, width=TINY, sync_axis=axis) for axis in (None, "data"))
     variables, image = random_variables(plain), random_image(4, 6, 7, 3)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run_in_halves(variables, halves):
         def run(half):
             return synchronised.apply(variables, half, train=True, mutable=["batch_stats"])

@@ -27,7 +27,7 @@ VARIANTS = [
 
 def evaluated(model):
     """The network in evaluation mode, jitted: (variables, image) -> logits."""
-    return jax.jit(partial(model.apply, train=False), compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(partial(model.apply, train=False))
 
 
 def count(model):

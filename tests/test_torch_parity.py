@@ -15,7 +15,6 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip insta
 from torch.nn import functional  # noqa: E402
 from torch_segnet import TorchSegNet, load_flax, to_flax  # noqa: E402
 
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 WIDTH, BATCH, HEIGHT, CLASSES = 0.125, 2, 45, 11
 IMAGE_SHAPE = (BATCH, HEIGHT, 61, 3)  # odd at several stages: 45-22-11-5-2-1 with floor, 45-23-12-6-3-2 with ceil
 
@@ -131,12 +130,12 @@ def error(ours, theirs):
 
 def train(model):
     """Jitted: (variables, image) -> logits with the batch's statistics, updated running statistics."""
-    return jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]), compiler_options=QUICK)
+    return jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))
 
 
 def evaluate(model):
     """Jitted: (variables, image) -> logits with the running statistics."""
-    return jax.jit(partial(model.apply, train=False), compiler_options=QUICK)
+    return jax.jit(partial(model.apply, train=False))
 
 
 def as_flax_would_have_it(twin, old, pooling):
@@ -207,7 +206,7 @@ def test_logits_and_every_parameters_gradient_equal_the_twins(pooling):
 
     with jax.enable_x64(True):
         variables = jax.tree.map(np.float64, variables)
-        step = jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
+        step = jax.jit(jax.grad(loss, has_aux=True))
         gradients, trained = jax.device_get(step(variables["params"], variables))
         evaluated = jax.device_get(evaluate(model)(variables, np.float64(image)))
 

@@ -10,10 +10,12 @@ import pathlib
 import sys
 from functools import partial
 
+from xla_flags import with_fake_devices
+
 rank, count, port = map(int, sys.argv[1:4])
 folder = pathlib.Path(sys.argv[4])
 place = sys.argv[5] if len(sys.argv) > 5 else "host"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // count} --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = with_fake_devices(8 // count)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402
