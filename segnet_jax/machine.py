@@ -25,7 +25,7 @@ from segnet_jax.nn.preprocessing import normalise
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.pipeline.plan import Plan
-from segnet_jax.portable.activations import Difference, convolution_results, differences
+from segnet_jax.portable.activations import Difference, differences, intermediates, other_choices
 from segnet_jax.setting import open_data, start_devices, validation_split
 from segnet_jax.training.parallel import Devices, choose_devices
 from segnet_jax.training.startup import check_device
@@ -152,18 +152,19 @@ class Machine:
         return [host.training_batch(self.records, plan, share, 1, step) for step in steps]
 
     def _compare(self, network: Network) -> dict[str, Any]:
-        """Each convolution's difference, and the pixels whose class is another."""
+        """Convolutions' differences, pooling windows that chose another pixel, pixels whose class is another."""
         folder = pathlib.Path(self._reference.name)
 
         def results(variables, images):
             image = normalise(images, network.preprocessing, network.model.dtype)
-            found = convolution_results(network.model, variables, image)
+            found = intermediates(network.model, variables, image)
             names[:] = found  # while it is traced: a dict that comes out of jit has lost the network's order
             return list(found.values())
 
         names: list[str] = []
         compute = jax.jit(results)
         layers: dict[str, Difference] = {}
+        poolings: dict[str, np.ndarray] = {}
         changed = num_pixels = 0
         for number, index in enumerate(self._compared):
             expected = reference.results_of(folder, number)
@@ -171,10 +172,16 @@ class Machine:
             found = dict(zip(names, arrays, strict=True))
             for name, difference in differences(found, expected).items():
                 layers[name] = layers.get(name, Difference()) + difference
+            for name, counts in other_choices(found, expected).items():
+                poolings[name] = poolings.get(name, 0) + counts
             changed += int((reference.prediction_of(found) != reference.prediction_of(expected)).sum())
             num_pixels += expected["logits"][..., 0].size
         return {
             "layers": {name: difference.relative for name, difference in layers.items()},
+            "poolings": {
+                name: {"other_choices": int(other), "windows": int(windows)}
+                for name, (other, windows) in poolings.items()
+            },
             "pixels_changed": changed / num_pixels,
             "pixels_compared": num_pixels,
         }

@@ -25,7 +25,7 @@ from segnet_jax.network import Restored, restore
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline.host import Batch
-from segnet_jax.portable.activations import LOGITS, convolution_results
+from segnet_jax.portable.activations import LOGITS, intermediates
 from segnet_jax.training.parallel import AheadOfTime, Devices, choose_devices, replicate
 from segnet_jax.training.state import TrainState, create_state
 from segnet_jax.training.steps import as_sent
@@ -66,7 +66,7 @@ def ask(
 
 
 def results_of(folder: pathlib.Path, number: int) -> dict[str, np.ndarray]:
-    """What every convolution of the reference gives for one of the images, and the logits: float64 [1,H,W,C]."""
+    """What the reference computes on its way for one of the images, by name: float64 [1,H,W,C], codes uint8."""
     with np.load(folder / f"{number}.npz") as arrays:
         return dict(arrays)
 
@@ -91,7 +91,7 @@ def main() -> None:
     model = restored.model.clone(dtype=jnp.float64)
     preprocessing = runs.preprocessing_of(restored.meta)
     folded = jax.jit(partial(fold_batch_norm, epsilon=model.batch_norm_epsilon))(variables)
-    compute = jax.jit(partial(convolution_results, model.clone(folded=True)))
+    compute = jax.jit(partial(intermediates, model.clone(folded=True)))
     for number, image in enumerate(np.load(folder / _IMAGES)):
         normal = (image[None].astype(np.float64) - preprocessing.mean) / preprocessing.std
         np.savez(folder / f"{number}.npz", **jax.device_get(compute(folded, normal)))

@@ -18,7 +18,7 @@ from segnet_jax.config import Config
 from segnet_jax.lowered import STEPS, lower_steps
 from segnet_jax.nn import SegNet, fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH, normalise
-from segnet_jax.portable.activations import Difference, convolution_results
+from segnet_jax.portable.activations import Difference, differences, intermediates, other_choices
 from segnet_jax.portable.lowering import PLATFORMS
 from segnet_jax.portable.operations import count_operations
 from segnet_jax.portable.sides import as_markdown, side_by_side
@@ -212,8 +212,8 @@ def test_a_convolutions_result_is_what_pytorch_gives():
     model = SegNet(3, depth=1, width=1 / 16)
     variables = fold_batch_norm(random_variables(model), model.batch_norm_epsilon)
     image = np.random.default_rng(0).normal(size=(1, 6, 8, 3)).astype(np.float32)
-    results = convolution_results(model.clone(folded=True), variables, jnp.asarray(image))
-    assert list(results) == ["conv1_1", "conv1_2", "conv1_2_D", "conv1_1_D", "logits"]
+    results = intermediates(model.clone(folded=True), variables, jnp.asarray(image))
+    assert list(results) == ["conv1_1", "conv1_2", "conv1_2_D", "conv1_1_D", "logits", "pooling 1"]
     layer = jax.device_get(variables["params"]["conv1_1"])
     expected = torch.nn.functional.conv2d(
         torch.from_numpy(image.transpose(0, 3, 1, 2)),
@@ -222,11 +222,24 @@ def test_a_convolutions_result_is_what_pytorch_gives():
         padding=1,
     )
     np.testing.assert_allclose(results["conv1_1"][0], expected[0].permute(1, 2, 0), rtol=1e-4, atol=1e-5)
+    pooled = np.maximum(results["conv1_2"], 0)[0].reshape(3, 2, 4, 2, -1).transpose(0, 2, 4, 1, 3).reshape(3, 4, -1, 4)
+    np.testing.assert_array_equal(results["pooling 1"][0], pooled.argmax(-1))
+
+
+def test_windows_that_chose_another_pixel_are_counted_beside_all_of_them():
+    one = {"conv1_1": np.ones((1, 2, 2, 1)), "pooling 1": np.uint8([[[[0], [3]]]]), "pooling 2": np.uint8([[[[1]]]])}
+    other = one | {"pooling 1": np.uint8([[[[0], [2]]]])}
+    assert {name: counts.tolist() for name, counts in other_choices(one, other).items()} == {
+        "pooling 1": [1, 2],
+        "pooling 2": [0, 1],
+    }
+    assert list(differences(one, other)) == ["conv1_1"]
 
 
 def machine(name, **changes):
     part = {
         "layers": {"conv1_1": {"rms": 1e-7, "largest": 2e-7}},
+        "poolings": {"pooling 1": {"other_choices": 3, "windows": 4800}},
         "pixels_changed": 0.0125,
         "score": {"miou": 0.5, "num_images": 9},
         "operations": {"train": {"add": 3, "scatter": 1}},
@@ -245,6 +258,7 @@ def test_machines_stand_side_by_side_with_what_differs_in_their_operations():
     assert rows == {"all": [4, 3, None], "scatter": [1, 0, None]}
     page = as_markdown(sides)
     assert "| pixels that change class | 1.250 % | 1.250 % | - |" in page and "no such unit" in page
+    assert "| pooling 1 | 3 of 4,800 | 3 of 4,800 | - |" in page
 
 
 def test_machines_that_measured_other_weights_are_warned_of():
@@ -299,7 +313,13 @@ def test_a_run_is_measured_and_reported(monkeypatch, tmp_path, capsys):
         *("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv2_2_D", "conv2_1_D", "conv1_2_D", "conv1_1_D", "logits"),
     ]
     for name, layer in exact["layers"].items():
-        assert 0 < layer["rms"] < 1e-5 and 1e-4 < rounded["layers"][name]["rms"] < 0.1
+        moved = name.endswith("_D") or name == "logits"  # by a window that chose another pixel
+        assert 0 < layer["rms"] < 1e-5 and 1e-4 < rounded["layers"][name]["rms"] < (0.5 if moved else 0.05)
+    assert list(exact["poolings"]) == ["pooling 1", "pooling 2"]
+    for name, of_exact in exact["poolings"].items():
+        of_rounded = rounded["poolings"][name]
+        assert of_exact["windows"] == of_rounded["windows"] > 300
+        assert of_exact["other_choices"] <= 2 < of_rounded["other_choices"] < of_rounded["windows"] / 4
     assert exact["pixels_changed"] <= 0.001 and exact["score"]["num_images"] == 9
     assert exact["train"]["losses"] == pytest.approx(exact["train"]["reference_losses"], rel=1e-4)
     assert exact["train"]["update_difference"] < 1e-3 < rounded["train"]["update_difference"]

@@ -1,4 +1,4 @@
-"""What each convolution of a network gives, and how far that is from a reference."""
+"""What each convolution and each pooling of a network gives, and how far that is from a reference."""
 
 import math
 from collections.abc import Mapping
@@ -7,31 +7,46 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from segnet_jax.nn.convolution import Convolution
 from segnet_jax.nn.segnet import SegNet
 
 LOGITS = "logits"
+_POOLING = "pooling "
 
 
-def convolution_results(model: SegNet, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
-    """The result of every convolution, by its name, and the logits: a pure function, to be jitted.
+def intermediates(model: SegNet, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
+    """What a network computes on its way, by name: a pure function, to be jitted.
 
     Args:
       model: in any form.
       variables: the model's.
       image: [B,H,W,3] as the network expects it.
+
+    Returns:
+      The result of each convolution, the logits, and of each pooling the codes: which pixel of a window it chose.
     """
-    logits, seen = model.apply(
-        variables,
-        image,
-        train=False,
-        capture_intermediates=lambda module, _: isinstance(module, Convolution),
-        mutable=["intermediates"],
-    )
+    codes = []
+
+    def note_codes(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        if context.method_name == "down":
+            _, pooled = args
+            codes.append(pooled[-1].code)
+        return result
+
+    with nn.intercept_methods(note_codes):
+        logits, seen = model.apply(
+            variables,
+            image,
+            train=False,
+            capture_intermediates=lambda module, _: isinstance(module, Convolution),
+            mutable=["intermediates"],
+        )
     results = {"/".join(path[:-1]): arrays[0] for path, arrays in flatten_dict(seen["intermediates"]).items()}
-    return results | {LOGITS: logits}
+    return results | {LOGITS: logits} | {f"{_POOLING}{stage}": code for stage, code in enumerate(codes, start=1)}
 
 
 @dataclass(frozen=True)
@@ -78,5 +93,12 @@ class Difference:
 
 
 def differences(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, Difference]:
-    """Of each array by its name, in the order of the first."""
-    return {name: Difference.of(array, reference[name]) for name, array in found.items()}
+    """Of each convolution and of the logits, in the order of the first."""
+    names = [name for name in found if not name.startswith(_POOLING)]
+    return {name: Difference.of(found[name], reference[name]) for name in names}
+
+
+def other_choices(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of each pooling, int [2]: windows that chose another pixel than those of the reference, and all of them."""
+    names = [name for name in found if name.startswith(_POOLING)]
+    return {name: np.array([(found[name] != reference[name]).sum(), found[name].size]) for name in names}

@@ -52,7 +52,9 @@ def side_by_side(machines: Sequence[dict[str, Any]]) -> Sides:
     versions = [(name, [_at(one, ("environment", "versions", name)) for one in of_columns]) for name in _VERSIONS]
     machine = [(name, [_at(one, path) for one in of_columns]) for name, path in _OF_MACHINE.items()]
     machine.append(("python", [_at(one, ("environment", "python")) for one in of_columns]))
-    layers = list(dict.fromkeys(name for part in parts for name in part.get("layers", {})))
+    layers, poolings = (
+        list(dict.fromkeys(name for part in parts for name in part.get(kind, {}))) for kind in ("layers", "poolings")
+    )
     losses = max((len(_at(part, ("train", "losses")) or ()) for part in parts), default=0)
     sections = [
         ("Machine", [*machine, *versions, ("fails", row("fails"))]),
@@ -76,6 +78,10 @@ def side_by_side(machines: Sequence[dict[str, Any]]) -> Sides:
             ],
         ),
         ("Inference", [(name, row("infer", key)) for name, key in _SPEEDS.items()]),
+        (
+            "Pooling windows that chose another pixel than in float64",
+            [(name, [_of_all(one) for one in row("poolings", name)]) for name in poolings],
+        ),
         ("Difference from float64, of the root mean square", [(name, row("layers", name, "rms")) for name in layers]),
         (
             "Largest difference from float64, of the largest",
@@ -149,6 +155,10 @@ def _operations(parts: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[tup
         rows = [(kind, [count and count.get(kind, 0) for count in counts]) for kind in kinds]
         total = ("all", [count and sum(count.values()) for count in counts])
         yield step, [total, *(row for row in rows if len({*row[1]} - {None}) > 1)]
+
+
+def _of_all(choices: dict[str, int] | None) -> str | None:
+    return choices and f"{choices['other_choices']:,} of {choices['windows']:,}"
 
 
 def _at(value: Any, path: Sequence[Any]) -> Any:
