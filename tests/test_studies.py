@@ -16,6 +16,7 @@ from segnet_jax.setting import check_network
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "ablation"
 STRONG_PARTS = {"scale", "color", "average"}
+LENGTH = {"epochs", "image_size", "shift", "evaluate_every"}
 
 
 def load_study():
@@ -38,8 +39,8 @@ def test_all_trainings_have_the_same_size_and_their_tables_length_and_select_not
     for variant in study.STUDY["variants"]:
         config = config_of(variant, seed=2)
         check_network(config)
-        epochs = 90 if variant.endswith("-longer") else 30
-        assert (config.image_size, config.width, config.epochs, config.init) == ((120, 160), 0.25, epochs, "none")
+        size, epochs = ((60, 80), 300) if variant.startswith("longer-") else ((120, 160), 30)
+        assert (config.image_size, config.width, config.epochs, config.init) == (size, 0.25, epochs, "none")
         assert (config.result_checkpoint, config.seed) == ("last", 2)
 
 
@@ -52,8 +53,10 @@ def test_all_trainings_have_the_same_size_and_their_tables_length_and_select_not
         ("base", "weights-auto-present", {"class_weights"}),
         ("schedule", "plain", {"class_weights"}),
         ("plain", "base", {"flip", "shift"}),
-        ("plain", "plain-longer", {"epochs"}),
-        ("strong", "strong-longer", {"epochs"}),
+        ("longer-plain", "longer-base", {"flip", "shift"}),
+        ("longer-base", "longer-scale", {"scale"}),
+        ("longer-base", "longer-strong", STRONG_PARTS),
+        ("strong", "longer-strong", LENGTH),
         ("base", "slow-average", {"batch_norm_momentum"}),
         ("base", "scale", {"scale"}),
         ("base", "strong", STRONG_PARTS),
