@@ -16,7 +16,7 @@ from segnet_jax.setting import check_network
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "ablation"
 STRONG_PARTS = {"scale", "color", "average"}
-LENGTH = {"epochs", "image_size", "shift", "evaluate_every"}
+LENGTH = {"epochs", "image_size", "shift"}
 
 
 def load_study():
