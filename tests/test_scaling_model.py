@@ -1,28 +1,19 @@
 """The communication model of experiments/scaling: numbers worked by hand, its published files, its errors."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import re
-import sys
 
+import communication as model
+import predict as command
 import pytest
+from measured_rows import Measured, one_device
 
 from segnet_jax.command import run_command
+from segnet_jax.errors import UserError
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments" / "scaling"
-
-
-def load(name, path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-model = load("scaling_predict", FOLDER / "predict.py")
 P3, H200 = model.MACHINES["p3.16xlarge"], model.MACHINES["h200"]
 WEAK_4, WEAK_16, STRONG_32 = model.SCALINGS
 EVERY = [
@@ -111,7 +102,7 @@ def test_strong_scaling_holds_the_batch_in_all():
 
 
 def test_the_published_files_are_what_the_script_writes_today(tmp_path, capsys):
-    model.main(["--out", str(tmp_path / "prediction.json")])
+    command.main(["--out", str(tmp_path / "prediction.json")])
     ours = json.loads((FOLDER / "prediction.json").read_text())
     assert json.loads((tmp_path / "prediction.json").read_text()) == ours
     assert (tmp_path / "prediction.png").read_bytes().startswith(b"\x89PNG")
@@ -136,8 +127,8 @@ def test_the_readme_says_what_the_model_says(machine, heading):
     cells = [cell.strip() for cell in row.split("|")[2:-1]]
     for cell, scaling in zip(cells, model.SCALINGS, strict=True):
         ends = [model.predict(machine, scaling, 8, **model.OURS, overlap=overlap) for overlap in model.OVERLAPS]
-        speed_ups = model.span(*(end.speed_up for end in ends), decimals=1)
-        assert cell == f"{speed_ups}x, {model.span(*(100 * end.efficiency for end in ends))} %"
+        speed_ups = command.span(*(end.speed_up for end in ends), decimals=1)
+        assert cell == f"{speed_ups}x, {command.span(*(100 * end.efficiency for end in ends))} %"
 
 
 ROW = {"devices": 1, "batch_size_per_device": 4, "sync_batch_norm": True, "images_per_second": 50.0}
@@ -152,7 +143,7 @@ def write(tmp_path, value):
 def test_measured_rows_stand_beside_what_their_own_compute_time_predicts(tmp_path, capsys):
     rows = [ROW, ROW | {"devices": 8, "images_per_second": 300.0}, ROW | {"devices": 8, "batch_size_per_device": 16}]
     path = write(tmp_path, {"scaling": rows, "more": 1})
-    model.main(["--measured", str(path)])
+    command.main(["--measured", str(path)])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["sync", "4", "1", "50.0", "50.0", "100", "100"] in lines
     # one device takes 80 ms a step: 80 / (80 + 2 + 3.43) = 93.6 %, with full overlap 80 / 82 = 97.6 %, of 400 images/s
@@ -163,15 +154,15 @@ def test_measured_rows_stand_beside_what_their_own_compute_time_predicts(tmp_pat
 
 def test_what_is_measured_is_drawn_over_what_is_predicted(tmp_path):
     rows = [ROW, ROW | {"devices": 8, "images_per_second": 300.0}]
-    model.main(["--measured", str(write(tmp_path, {"scaling": rows})), "--figure", str(tmp_path / "both.png")])
+    command.main(["--measured", str(write(tmp_path, {"scaling": rows})), "--figure", str(tmp_path / "both.png")])
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_row_is_held_against_one_device_with_its_own_batch_norm():
-    sync, local = model.Measured(1, 4, True, 50.0), model.Measured(1, 4, False, 60.0)
-    assert model.one_device(dataclasses.replace(local, devices=8), [sync, local]) == local
-    assert model.one_device(dataclasses.replace(local, devices=8), [sync]) == sync
-    assert model.one_device(model.Measured(8, 16, True, 1.0), [sync, local]) is None
+    sync, local = Measured(1, 4, True, 50.0), Measured(1, 4, False, 60.0)
+    assert one_device(dataclasses.replace(local, devices=8), [sync, local]) == local
+    assert one_device(dataclasses.replace(local, devices=8), [sync]) == sync
+    assert one_device(Measured(8, 16, True, 1.0), [sync, local]) is None
 
 
 @pytest.mark.parametrize(
@@ -196,7 +187,7 @@ def test_a_row_is_held_against_one_device_with_its_own_batch_norm():
 def test_a_file_that_will_not_do_is_told_in_one_line(tmp_path, capsys, content, words):
     path = tmp_path / "missing.json" if content is None else write(tmp_path, content)
     with pytest.raises(SystemExit) as left:
-        run_command(lambda: model.main(["--measured", str(path)]))
+        run_command(lambda: command.main(["--measured", str(path)]))
     assert left.value.code == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and words in told and str(path) in told
@@ -204,5 +195,5 @@ def test_a_file_that_will_not_do_is_told_in_one_line(tmp_path, capsys, content, 
 
 
 def test_a_missing_output_folder_is_the_users_mistake(tmp_path):
-    with pytest.raises(model.UserError, match="there is no folder"):
-        model.main(["--out", str(tmp_path / "no" / "prediction.json")])
+    with pytest.raises(UserError, match="there is no folder"):
+        command.main(["--out", str(tmp_path / "no" / "prediction.json")])
