@@ -15,7 +15,6 @@ import tyro
 from segnet_jax import assembly, runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
-from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.delineation import evaluate_boundaries
 from segnet_jax.errors import UserError
@@ -34,7 +33,7 @@ from segnet_jax.reporting.kept import Images, packed
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.tables import print_sequences, print_table
 from segnet_jax.results import by_statistics, of_images, recipe
-from segnet_jax.sampled_scores import score_samples
+from segnet_jax.sampled_scores import SampledScores, score_samples
 from segnet_jax.setting import open_data, start_devices
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.parallel import Devices, replicate
@@ -69,12 +68,80 @@ def main() -> int:
     return evaluate(parse_flags(Options, sys.argv[1:], prog="segnet_jax.evaluate", description=DESCRIPTION))
 
 
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is scored.
+
+    Attributes:
+      options: of the command.
+      trained: the run's config.
+      config: that config as it is scored here.
+      devices: to compute on.
+      precision: of activations.
+      data_set: whose split is scored.
+      split: that.
+      restored: the network, with its running statistics.
+      recomputes: whether the scores that count are those under recomputed statistics.
+    """
+
+    options: Options
+    trained: Config
+    config: Config
+    devices: Devices
+    precision: str
+    data_set: DataSet
+    split: Split
+    restored: Restored
+    recomputes: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Its scores.
+
+    Attributes:
+      evaluation: under the statistics that count.
+      boundary: boundary F1, if it was asked for.
+      confusions: "running" and, where they are recomputed, "recompute" -> int64 [C,C].
+      by_image: the confusion matrix of each image, where they were kept.
+      sampled: the scores of dropout's samples, if they were asked for.
+      seconds: that the first evaluation took.
+    """
+
+    evaluation: Evaluation
+    boundary: BoundaryF1 | None
+    confusions: dict[str, np.ndarray]
+    by_image: Images | None
+    sampled: SampledScores | None
+    seconds: float
+
+
 def evaluate(options: Options) -> int:
     """Evaluates, prints the table, and writes the JSON if asked; returns the exit code.
 
     Raises:
       UserError: for a missing run or split, or data whose classes are not the run's.
     """
+    say = partial(print, file=sys.stderr)
+    subject = _open(options, say)
+    records = assembly.decode(subject.split, subject.config, f"reading {options.split} images", say)
+    found = _score(subject, records, say)
+    if not subject.devices.is_writer:
+        return 0
+    told = of_images(found.by_image)
+    _print(subject, found, told)
+    if found.sampled:
+        on = {"split": options.split, "num_images": len(subject.split), "step": subject.restored.meta["step"]}
+        photographs = None if options.masks_only else records
+        found.sampled.show(options.run, on, subject.split.names, photographs, subject.data_set.classes)
+    if options.pictures:
+        _draw(subject, found, records)
+    if options.json:
+        atomic_write_json(options.json, _summary(subject, found) | told)
+    return 0
+
+
+def _open(options: Options, say: Callable[[str], None]) -> Subject:
     trained = runs.read_run(options.run)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     config = dataclasses.replace(
@@ -85,122 +152,127 @@ def evaluate(options: Options) -> int:
         batch_size_per_device=options.batch_size_per_device,
         **({"data": options.data} if options.data else {}),
     )
-    say = partial(print, file=sys.stderr)
     devices, precision = start_devices(config, say)
     data_set = open_data(config)
     split = data_set.splits.get(options.split)
     if not split:
         raise UserError(f"{data_set.name} has no {options.split} images, only {', '.join(data_set.splits)}")
     restored = restore(options.run, config, options.checkpoint, devices, precision, say, options.averaged)
-    meta = restored.meta
-    if meta["classes"] != list(data_set.classes.names):
+    if restored.meta["classes"] != list(data_set.classes.names):
         raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")
-    if rule == "recompute" and "converted_from" in meta:
+    if rule == "recompute" and "converted_from" in restored.meta:
         raise UserError(f"{options.run} was converted: its statistics lie in BatchNorm's scale and shift, for good")
     if options.samples:
         check_samples(restored.model.dropout, options.samples, options.run)
-    records = assembly.decode(split, config, f"reading {options.split} images", say)
+    return Subject(options, trained, config, devices, precision, data_set, split, restored, rule == "recompute")
+
+
+def _score(subject: Subject, records: Records, say: Callable[[str], None]) -> Found:
+    options, config, devices, restored = subject.options, subject.config, subject.devices, subject.restored
     share = assembly.device_share(devices, config.batch_size_per_device)
     source = evaluation_input(choose_place(config.input, devices, records), records, share, devices)
     score = assembly.build_evaluator(
         source,
-        len(split),
+        len(subject.split),
         share,
         devices,
         say,
         model=restored.model,
-        class_weights=jnp.asarray(runs.class_weights_of(meta)),
-        preprocessing=runs.preprocessing_of(meta),
+        class_weights=jnp.asarray(runs.class_weights_of(restored.meta)),
+        preprocessing=runs.preprocessing_of(restored.meta),
     )
+    num_classes = len(subject.data_set.classes)
 
     def scored_under(variables: dict) -> tuple[Evaluation, BoundaryF1 | None]:
         run = partial(score, variables)
-        return evaluate_boundaries(run, records, len(data_set.classes)) if options.boundary else (run(), None)
+        return evaluate_boundaries(run, records, num_classes) if options.boundary else (run(), None)
 
     start = time.monotonic()
-    found, boundary = scored_under(restored.variables)
+    evaluation, boundary = scored_under(restored.variables)
     seconds = time.monotonic() - start
-    confusions = {"running": found.confusion}
-    if rule == "recompute":
-        batch_stats = restored.recomputed or _recompute(options.run, trained, restored, data_set, devices, say)
+    confusions = {"running": evaluation.confusion}
+    if subject.recomputes:
+        batch_stats = restored.recomputed or _recompute(subject, say)
         variables = restored.variables | {"batch_stats": replicate(batch_stats, devices)}
         restored = dataclasses.replace(restored, variables=variables)
-        found, boundary = scored_under(variables)
-        confusions["recompute"] = found.confusion
+        evaluation, boundary = scored_under(variables)
+        confusions["recompute"] = evaluation.confusion
     sampled = None
     if options.samples:
         network = folded(restored, config)
         sampled = score_samples(network, source, records, share, devices, options.samples, config.seed, say)
-    if not devices.is_writer:
-        return 0
-    by_image = Images(split.names, found.confusions) if found.confusions is not None else None
-    told = of_images(by_image)
-    print_table(scores(found.confusion), data_set.classes, interval=told["interval"], boundary=boundary)
-    if len(told.get("sequences", {})) > 1:
-        print_sequences(told["sequences"])
-    print(f"{len(split)} {options.split} images, {options.checkpoint} checkpoint (step {meta['step']})")
-    if rule == "recompute":
-        mious = [f"{scores(confusion).miou:.4f}" for confusion in confusions.values()]
-        print(f"BatchNorm's statistics recomputed: mIoU {mious[1]}; with the running ones: {mious[0]}")
-    photographs = None if options.masks_only else records
-    if sampled:
-        on = {"split": options.split, "num_images": len(split), "step": meta["step"]}
-        sampled.show(options.run, on, split.names, photographs, data_set.classes)
-    if options.pictures:
-        _draw(found, split, records, options, data_set.classes, meta["step"])
-    if options.json:
-        summary = result(
-            scores(found.confusion),
-            data_set.classes,
-            protocol=config.protocol or "custom",
-            split=options.split,
-            num_images=len(split),
-            seconds=seconds,
-            images_per_second=len(split) / seconds,
-            device=str(devices),
-            seed=config.seed,
-            boundary_f1=boundary,
-        )
-        summary |= {"checkpoint": options.checkpoint, "step": meta["step"], "loss": found.loss, "precision": precision}
-        summary |= by_statistics(confusions) | {"confusion": found.confusion}
-        summary |= recipe(trained, data_set.name, meta.get("global_batch_size")) | told
-        summary |= {"image_size": config.image_size, "images": packed(by_image)}
-        atomic_write_json(options.json, summary | ({"samples": sampled.as_json()} if sampled else {}))
-    return 0
+    by_image = Images(subject.split.names, evaluation.confusions) if evaluation.confusions is not None else None
+    return Found(evaluation, boundary, confusions, by_image, sampled, seconds)
 
 
-def _draw(found: Evaluation, split: Split, records: Records, options: Options, classes: ClassTable, step: int) -> None:
-    """The pictures that `--pictures` asks for."""
-    chosen = sorted(found.predictions)
-    photographs, labels = zip(*map(records.read, chosen), strict=True)
-    drawn = prediction_pictures(
-        None if options.masks_only else np.stack(photographs),
-        np.stack(labels),
-        np.stack([found.predictions[index] for index in chosen]),
-        [split.names[index] for index in chosen],
-        classes,
-        options.pictures,
-        step,
-    )
-    print(f"drew {drawn}")
-
-
-def _recompute(
-    run: str, trained: Config, restored: Restored, data_set: DataSet, devices: Devices, say: Callable[[str], None]
-) -> dict[str, Any]:
+def _recompute(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
     """BatchNorm's statistics of a run's network over the images that it was trained on."""
+    trained, restored = subject.trained, subject.restored
     known = restored.meta["data"]["train"]
-    split = data_set.splits["train"]
+    split = subject.data_set.splits["train"]
     if split.fingerprint != known:  # scored on other data
         split = open_data(trained).splits["train"]
     if split.fingerprint != known:
-        say(f"warning: the training images of {trained.data} are not those that {run} was trained on")
+        say(f"warning: the training images of {trained.data} are not those that {subject.options.run} was trained on")
     records = assembly.decode(split, trained, "reading train images", say)
     preprocessing = runs.preprocessing_of(restored.meta)
     size = restored.meta["global_batch_size"]
     with bar("recomputing BatchNorm", len(split)) as advance:
         network = (restored.model, restored.variables, records, preprocessing)
-        return recompute(trained, size, *network, devices, advance)
+        return recompute(trained, size, *network, subject.devices, advance)
+
+
+def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
+    options = subject.options
+    table = scores(found.evaluation.confusion)
+    print_table(table, subject.data_set.classes, interval=told["interval"], boundary=found.boundary)
+    if len(told.get("sequences", {})) > 1:
+        print_sequences(told["sequences"])
+    step = subject.restored.meta["step"]
+    print(f"{len(subject.split)} {options.split} images, {options.checkpoint} checkpoint (step {step})")
+    if subject.recomputes:
+        running, recomputed = (scores(found.confusions[name]).miou for name in ("running", "recompute"))
+        print(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
+
+
+def _summary(subject: Subject, found: Found) -> dict[str, Any]:
+    """What `--json` writes, but for what is told of single images."""
+    options, config, restored = subject.options, subject.config, subject.restored
+    num_images = len(subject.split)
+    summary = result(
+        scores(found.evaluation.confusion),
+        subject.data_set.classes,
+        protocol=config.protocol or "custom",
+        split=options.split,
+        num_images=num_images,
+        seconds=found.seconds,
+        images_per_second=num_images / found.seconds,
+        device=str(subject.devices),
+        seed=config.seed,
+        boundary_f1=found.boundary,
+    )
+    summary |= {"checkpoint": options.checkpoint, "step": restored.meta["step"], "loss": found.evaluation.loss}
+    summary |= {"precision": subject.precision, "image_size": config.image_size, "images": packed(found.by_image)}
+    summary |= by_statistics(found.confusions) | {"confusion": found.evaluation.confusion}
+    summary |= recipe(subject.trained, subject.data_set.name, restored.meta.get("global_batch_size"))
+    return summary | ({"samples": found.sampled.as_json()} if found.sampled else {})
+
+
+def _draw(subject: Subject, found: Found, records: Records) -> None:
+    """The pictures that `--pictures` asks for."""
+    options, predictions = subject.options, found.evaluation.predictions
+    chosen = sorted(predictions)
+    photographs, labels = zip(*map(records.read, chosen), strict=True)
+    drawn = prediction_pictures(
+        None if options.masks_only else np.stack(photographs),
+        np.stack(labels),
+        np.stack([predictions[index] for index in chosen]),
+        [subject.split.names[index] for index in chosen],
+        subject.data_set.classes,
+        options.pictures,
+        subject.restored.meta["step"],
+    )
+    print(f"drew {drawn}")
 
 
 if __name__ == "__main__":
