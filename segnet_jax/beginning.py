@@ -100,25 +100,21 @@ def begin(
       UserError: for the user's mistakes.
       Ending: the run is in use, or none of its checkpoints is whole.
     """
-    # --- which run, on what ---
     asked_to_resume = config.resume
-    if hosts.is_writer:
-        config = runs.find(config, say, stack)
-    run, resume = json.loads(hosts.share("run", json.dumps([config.run, config.resume])))
-    config = dataclasses.replace(config, run=run, resume=resume)
+    config = _agree_on_run(config, hosts, say, stack)
     setting = settle(config, say)
     devices, data_set, plan = setting.devices, setting.data_set, setting.plan
     classes, scored = data_set.classes, setting.scored
-    share_checkpoint = partial(hosts.share, "checkpoint")
-    open_checkpoints = partial(
-        Checkpoints, devices=devices, keep=config.keep_checkpoints, say=say, share=share_checkpoint
-    )
 
-    # --- what there is before the first step: of a run to go on with, or of a new one ---
+    def open_checkpoints(folder: pathlib.Path) -> Checkpoints:
+        share = partial(hosts.share, "checkpoint")
+        settings = {"keep": config.keep_checkpoints, "say": say, "share": share}
+        return stack.enter_context(Checkpoints(folder / "checkpoints", devices=devices, **settings))
+
     resumed = vgg = None
     if config.resume:
         folder = pathlib.Path(config.run)
-        checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
+        checkpoints = open_checkpoints(folder)
         resumed = checkpoints.latest("newest")
         if resumed is None:
             check_never_saved(folder)
@@ -129,7 +125,7 @@ def begin(
         if runs.is_finished(meta, setting.total_steps) and (folder / runs.RESULT_FILE).exists():
             _tell_finished(folder, setting.total_steps, asked_to_resume, say)
             return None
-        preprocessing, class_weights = runs.preprocessing_of(meta), runs.class_weights_of(meta)
+        preprocessing = runs.preprocessing_of(meta)
     else:
         vgg = assembly.read_first_weights(config)
         preprocessing = assembly.choose_preprocessing(config, vgg)
@@ -141,21 +137,17 @@ def begin(
     records = assembly.decode(setting.train_split, config, "reading training images", say)
     records_scored = assembly.decode(setting.scored_split, config, f"reading {scored} images", say)
     assembly.warn_of_labels(classes, say, **{"train": records, scored: records_scored})
-    place = choose_place("device" if setting.steps_per_call > 1 else config.input, devices, records, records_scored)
-    share = assembly.device_share(devices, config.batch_size_per_device)
     model = assembly.build_model(config, len(classes), setting.precision)
     optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
     shapes = assembly.state_shapes(model, optimizer, setting.precision, config.average > 0)
+    place = choose_place("device" if setting.steps_per_call > 1 else config.input, devices, records, records_scored)
     if resumed is None and hosts.is_writer:
         runs.check_room(config, num_bytes_of(shapes))
     if not config.resume:
         claimed = str(runs.claim_folder(config, say, stack)) if hosts.is_writer else None
         folder = pathlib.Path(hosts.share("folder", claimed))
-        checkpoints = stack.enter_context(open_checkpoints(folder / "checkpoints"))
-    outcome: dict[str, Any] = {}
-    room = Room(folder, config.on_disk_full == "wait", say, stop)
-    if hosts.is_writer:
-        outcome = stack.enter_context(telling_outcome(folder, saved=checkpoints.newest_saved))
+        checkpoints = open_checkpoints(folder)
+    tells = telling_outcome(folder, saved=checkpoints.newest_saved) if hosts.is_writer else contextlib.nullcontext({})
     beginning = Beginning(
         config=config,
         setting=setting,
@@ -165,30 +157,46 @@ def begin(
         meta=meta,
         vgg=vgg,
         preprocessing=preprocessing,
-        class_weights=class_weights,
+        class_weights=runs.class_weights_of(meta),
         records=records,
         records_scored=records_scored,
         place=place,
-        share=share,
+        share=assembly.device_share(devices, config.batch_size_per_device),
         model=model,
         optimizer=optimizer,
         schedule=schedule,
         shapes=shapes,
-        room=room,
-        outcome=outcome,
+        room=Room(folder, config.on_disk_full == "wait", say, stop),
+        outcome=stack.enter_context(tells),
     )
     if hosts.is_writer:
         hosts.before_lost(partial(write_loss, folder))
-        runs.tidy(folder)
-        checkpoints.shelf.tidy()
-        if resumed is None:
-            room(lambda: runs.write_first_files(folder, config, devices.kinds, data_set, beginning.batch_of(0)))
-        else:
-            room(lambda: runs.note_overrides(folder, config, resumed))
-            checkpoints.shelf.forget_after(resumed)
+        _lay_out(beginning)
     see = f", goes on after step {resumed}" if resumed else ": see its first_batch.png while this compiles"
     say(f"run      {folder}{see}")
     return beginning
+
+
+def _agree_on_run(config: Config, hosts: Hosts, say: Callable[[str], None], stack: contextlib.ExitStack) -> Config:
+    """The config with the run that all processes go on with, if there is one."""
+    if hosts.is_writer:
+        config = runs.find(config, say, stack)
+    run, resume = json.loads(hosts.share("run", json.dumps([config.run, config.resume])))
+    return dataclasses.replace(config, run=run, resume=resume)
+
+
+def _lay_out(beginning: Beginning) -> None:
+    """Leaves in the folder what the run is, and takes away what a start that was broken off has left."""
+    folder, config, resumed = beginning.folder, beginning.config, beginning.resumed
+    shelf = beginning.checkpoints.shelf
+    runs.tidy(folder)
+    shelf.tidy()
+    if resumed is None:
+        kinds, data_set = beginning.setting.devices.kinds, beginning.setting.data_set
+        beginning.room(lambda: runs.write_first_files(folder, config, kinds, data_set, beginning.batch_of(0)))
+    else:
+        beginning.room(lambda: runs.note_overrides(folder, config, resumed))
+        shelf.forget_after(resumed)
 
 
 def _tell_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: bool, say: Callable[[str], None]) -> None:
