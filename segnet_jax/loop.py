@@ -50,6 +50,7 @@ class Training:
       logbook: open.
       hosts: the processes that train together.
       stop: the wish to stop.
+      should_stop: whether to stop at once what can be.
 
     Attributes:
       step: finished steps.
@@ -57,10 +58,17 @@ class Training:
     """
 
     def __init__(
-        self, start: Beginning, steps: Steps, state: TrainState, logbook: Logbook, hosts: Hosts, stop: Stop
+        self,
+        start: Beginning,
+        steps: Steps,
+        state: TrainState,
+        logbook: Logbook,
+        hosts: Hosts,
+        stop: Stop,
+        should_stop: Callable[[], bool],
     ) -> None:
         self._start, self._steps, self._logbook, self._hosts, self._stop = start, steps, logbook, hosts, stop
-        self._should_stop = may_stop(hosts, stop)
+        self._should_stop = should_stop
         self.step, self.state = start.meta["step"], state
 
     def run(self) -> int | None:
@@ -168,8 +176,3 @@ class Training:
             batch, classes = start.batch_of(bad), setting.data_set.classes
             start.room(lambda: write_incident(start.folder, bad + 1, measures or {}, batch, names, classes))
         return not_finite(bad + 1, names, start.folder, start.config.learning_rate)
-
-
-def may_stop(hosts: Hosts, stop: Stop) -> Callable[[], bool]:
-    """Asks whether a process may stop what it does at once: alone it may; else all must leave before the same step."""
-    return stop.requested if hosts.num_processes == 1 else lambda: False

@@ -17,13 +17,13 @@ from segnet_jax.endings import Stopped
 from segnet_jax.finishing import finish
 from segnet_jax.flags import parse_config
 from segnet_jax.inputs import evaluation_input, training_input
-from segnet_jax.loop import Steps, Training, may_stop
+from segnet_jax.loop import Steps, Training
 from segnet_jax.outcome import command_to_go_on
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.results import write_result
 from segnet_jax.stopping import Stop
-from segnet_jax.training.hosts import Hosts, join
+from segnet_jax.training.hosts import join
 from segnet_jax.training.parallel import replicate
 from segnet_jax.training.state import TrainState, create_state
 
@@ -62,8 +62,10 @@ def train(config: Config) -> int:
             num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             say(f"network  {type(start.model).__name__}, {num_parameters:,} parameters")
             steps = _build_steps(start, say)
-        logbook = stack.enter_context(start.room(partial(_open_logbook, start, hosts, stop)))
-        training = Training(start, steps, state, logbook, hosts, stop)
+        alone = hosts.num_processes == 1  # else all must leave before the same step, which takes a word between them
+        should_stop = stop.requested if alone else _never
+        logbook = stack.enter_context(start.room(partial(_open_logbook, start, should_stop)))
+        training = Training(start, steps, state, logbook, hosts, stop, should_stop)
         leaving = training.run()
         step, total_steps = training.step, start.setting.total_steps
         if hosts.is_writer:  # after no step at all nothing is saved
@@ -71,12 +73,12 @@ def train(config: Config) -> int:
             start.outcome.update(saved=step or None, state=sum_of_state)
         if not runs.is_finished(start.meta, total_steps):
             start.outcome["why"] = f"stopped after step {step} of {total_steps}"
-            if leaving or may_stop(hosts, stop)():
+            if leaving or should_stop():
                 raise Stopped(leaving or stop.exit_code, start.outcome["why"])
             logbook.draw_plot(status=f"stopped after step {step}")
             logbook.say(f"{start.outcome['why']}, all saved; go on with: {command_to_go_on(start.folder)}")
             return 0
-        _write_result(training, start, steps, logbook, hosts, stop)
+        _write_result(start, training, steps, logbook, stop, should_stop)
         return 0
 
 
@@ -117,10 +119,10 @@ def _build_steps(start: Beginning, say: Callable[[str], None]) -> Steps:
     return Steps(source, take, evaluate)
 
 
-def _open_logbook(start: Beginning, hosts: Hosts, stop: Stop) -> Logbook:
+def _open_logbook(start: Beginning, should_stop: Callable[[], bool]) -> Logbook:
     setting, meta = start.setting, start.meta
     return Logbook(
-        start.folder if hosts.is_writer else None,
+        start.folder if setting.devices.is_writer else None,
         classes=setting.data_set.classes,
         total_steps=setting.total_steps,
         steps_per_epoch=setting.plan.steps_per_epoch,
@@ -133,12 +135,17 @@ def _open_logbook(start: Beginning, hosts: Hosts, stop: Stop) -> Logbook:
         device=str(setting.devices),
         about=setting.about,
         write=start.room,
-        should_stop=may_stop(hosts, stop),
+        should_stop=should_stop,
     )
 
 
 def _write_result(
-    training: Training, start: Beginning, steps: Steps, logbook: Logbook, hosts: Hosts, stop: Stop
+    start: Beginning,
+    training: Training,
+    steps: Steps,
+    logbook: Logbook,
+    stop: Stop,
+    should_stop: Callable[[], bool],
 ) -> None:
     """Scores what the result of a finished training is of, and writes it.
 
@@ -155,17 +162,21 @@ def _write_result(
         logbook.say(f"warning: the best checkpoint is not whole any more: the result has no boundary F1{rule}")
     else:
         with logbook.aside("scoring boundaries"):
-            evaluate = partial(steps.evaluate, variables, may_stop(hosts, stop))
+            evaluate = partial(steps.evaluate, variables, should_stop)
             scored = evaluate_boundaries(evaluate, start.records_scored, len(setting.data_set.classes))
     if scored is None:
         outcome["why"] = "stopped before the result was written, all steps done"
         raise Stopped(stop.exit_code, outcome["why"])
-    if hosts.is_writer:
+    if setting.devices.is_writer:
         start.room(lambda: write_result(start.folder, config, setting, start.meta, logbook, outcome["state"], *scored))
 
 
 def _say_nothing(_text: str) -> None:
     """In the place of printing, for the processes that do not."""
+
+
+def _never() -> bool:
+    return False
 
 
 if __name__ == "__main__":

@@ -81,7 +81,9 @@ def settings(variant: str, seed: int) -> tuple[str, str]:
     """The protocol that a training starts from, or "", and its config file's text."""
     changes = dict(STUDY["variants"][variant])
     protocol = changes.pop("protocol", "")
-    values = STUDY["small"] | ({} if protocol else STUDY["recipe"]) | changes | {"seed": seed}
+    recipe = {} if protocol else STUDY["recipe"]
+    longer = STUDY["longer"] if variant.startswith("longer-") else {}
+    values = STUDY["small"] | recipe | longer | changes | {"seed": seed}
     return protocol, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 

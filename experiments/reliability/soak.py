@@ -21,7 +21,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # as the tests
+
+from xla_flags import with_fake_devices  # noqa: E402
+
+os.environ["XLA_FLAGS"] = with_fake_devices(8)
 
 from broken_runs import EIGHT, FIRST_KILLS, KILLS, Ended, Place, differences, draw_kill, saved  # noqa: E402
 
