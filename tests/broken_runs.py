@@ -215,7 +215,8 @@ def draw_kill(generator: random.Random, phase: str) -> str:
         return f"{moment}=kill"
     if moment in ("compiling: step", "training: step"):  # beside what goes on
         return f"{moment}=kill+{generator.uniform(0.001, 0.2):.3f}"
-    return f"{moment}:{1 if phase == 'compiling' else generator.choice((1, 1, 2))}=kill"
+    certain_once = phase == "compiling" or moment == "drawing: plot"
+    return f"{moment}:{1 if certain_once else generator.choice((1, 1, 2))}=kill"
 
 
 # --- what a run has become ---

@@ -200,7 +200,7 @@ def test_a_run_stopped_at_15_moments_loses_no_finished_step(place, unbroken):
             "training: step:7",
             "evaluating: batch:4",
             "compiling: XLA:2",
-            "drawing: half:7",
+            "drawing: half:5",
         )
     ],
 )
@@ -282,7 +282,7 @@ def test_a_start_on_a_full_disk_ends_with_4_and_costs_nothing(place, unbroken, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "moment", ["saving: begin:2", "saving: arrays:4", "training: stepped:6", "drawing: plot:2", "drawing: half:8"]
+    "moment", ["saving: begin:2", "saving: arrays:4", "training: stepped:6", "drawing: plot:2", "drawing: half:5"]
 )
 def test_a_file_that_may_not_grow_ends_as_a_full_disk_does(place, unbroken, moment, tmp_path):
     place = on_disk(place(FEW), tmp_path)

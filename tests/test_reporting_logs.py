@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +134,13 @@ def test_tensorboard_is_told_from_which_step_a_resumed_run_replaces_the_old_one(
     starts = [event.step for event in events(tmp_path) if event.HasField("session_log")]
     assert starts == [3]
     assert len(list(tmp_path.glob("events.*"))) == 2
+
+
+def test_pytorch_is_not_imported_for_tensorboards_sake_and_found_afterwards(tmp_path):
+    (tmp_path / "torch.py").write_text("print('imported')")
+    code = "from segnet_jax.reporting.metrics_log import MetricsLog as Log; Log('.'); print('written'); import torch"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "written\nimported\n", done.stderr
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.training_plot import training_plot
 
 _WINDOW = 20  # steps over which images per second are measured
+_DRAWING_SHARE = 0.1  # of the time, at most, goes into drawing the plot and the report before the last evaluation
 
 
 class Logbook:
@@ -72,6 +73,7 @@ class Logbook:
         self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)  # (step, when it was known to be finished)
         self._rates: list[float] = []
         self._num_skipped: int | None = None
+        self._draw_again_at = 0.0  # monotonic seconds
         if folder:
             self._log = MetricsLog(folder, resume_step=first_step if resumed else None, scored_step=scored_step)
             self._progress = Progress(total_steps, steps_per_epoch, first_step, elapsed=seconds_before)
@@ -155,7 +157,10 @@ class Logbook:
         images: Images | None = None,
         best: int | None = None,
     ) -> None:
-        """Notes an evaluation, draws its pictures, the training plot and the report anew.
+        """Notes an evaluation and draws its pictures; also the training plot and the report, if it is time for them.
+
+        It is at the first evaluation of a start, at the run's last, and between them as often as leaves nine tenths of
+        the time to the training: an epoch of a fast device may be shorter than the drawing.
 
         Args:
           step: finished steps.
@@ -191,10 +196,14 @@ class Logbook:
                 names, *arrays = zip(*pictures, strict=True)
                 drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step)
                 self._write(partial(prediction_pictures, *drawn))
+            begin = time.monotonic()
+            if step < self._total_steps and begin < self._draw_again_at:
+                return
             if not self._should_stop():
                 self.draw_plot()
             if not self._should_stop():
                 self._write(partial(write_report, self._folder))
+            self._draw_again_at = begin + (time.monotonic() - begin) / _DRAWING_SHARE
 
     def draw_plot(self, status: str | None = None) -> None:
         """Draws `progress.png` from the metrics so far."""

@@ -6,7 +6,9 @@ import json
 import math
 import os
 import pathlib
+import sys
 import time
+from collections.abc import Iterator
 
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_bytes, plain
@@ -33,7 +35,8 @@ class MetricsLog:
     """
 
     def __init__(self, folder: str | os.PathLike, *, resume_step: int | None = None, scored_step: int | None = None):
-        from tensorboardX.event_file_writer import EventsWriter  # 1.5 s, so not at the top
+        with _without_torch():
+            from tensorboardX.event_file_writer import EventsWriter  # takes its time, so not at the top
 
         path = pathlib.Path(folder) / FILE_NAME
         self._last_steps: dict[str, int] = {}
@@ -138,6 +141,23 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
             if any(rest.strip() for rest in lines[number:]):
                 raise UserError(f"{path} line {number} is damaged: restore the file, or delete that line") from None
     return rows
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """PyTorch is not found meanwhile, unless it is imported already.
+
+    tensorboardX imports it where it is installed, to know its tensors, of which we give it none: two seconds and
+    200 MB of each start.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def _line(row: dict) -> bytes:

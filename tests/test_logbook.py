@@ -1,0 +1,39 @@
+"""What a training's logbook draws, and when."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.reporting import logbook
+from segnet_jax.reporting.logbook import Logbook
+
+DRAWING, EPOCH = 0.5, 2.0  # seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock of the logbook's own, which only drawing and the test put forward."""
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(logbook, "time", clock)
+    return clock
+
+
+def test_the_plot_and_the_report_take_a_tenth_of_the_time_at_most_and_the_last_shows_all(tmp_path, monkeypatch, clock):
+    plots, reports = [], []
+
+    def plot(rows, *_, **__):
+        plots.append(rows[-1]["step"])
+        clock.now += DRAWING
+
+    monkeypatch.setattr(logbook, "training_plot", plot)
+    monkeypatch.setattr(logbook, "write_report", lambda _: reports.append(plots[-1]))
+    run = {"total_steps": 12, "steps_per_epoch": 1, "images_per_step": 1, "first_step": 0, "seconds_before": 0.0}
+    told = {"resumed": False, "title": "", "device": "", "about": {}, "classes": ClassTable(("a",), ((0, 0, 0),))}
+    with Logbook(tmp_path, **run, **told) as book:
+        for step in range(1, 13):
+            clock.now += EPOCH
+            book.evaluated(step, np.ones((1, 1), int), 0.5, (), (), {})
+    assert plots == reports == [1, 4, 7, 10, 12]  # each 5 s after the one before began, by the next evaluation
+    assert len(list((tmp_path / "evaluations").glob("step_*.json"))) == 12  # what they are drawn from is kept each time
