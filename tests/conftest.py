@@ -13,10 +13,13 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 _CACHE = tempfile.TemporaryDirectory(prefix="segnet_jax_tests_")
 os.environ["SEGNET_JAX_CACHE"] = _CACHE.name
 
+import gc  # noqa: E402
 import pathlib  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+gc.set_threshold(200_000, 20, 100)  # tracing makes many objects that stay: to look for garbage as often takes long
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

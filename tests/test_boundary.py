@@ -211,7 +211,10 @@ def test_counting_lowers_to_no_scatter_on_any_platform():
         assert "stablehlo.or" in text and "scatter" not in text and "gather" not in text
 
 
-@pytest.mark.parametrize("size", [(40, 60), (400, 600)], ids=["threads", "processes"])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param((40, 60), id="threads"), pytest.param((400, 600), id="processes", marks=pytest.mark.slow)],
+)
 def test_every_image_of_a_split_is_paired_with_its_own_label(size):
     labels = np.zeros((60, *size), np.uint8)
     for i, label in enumerate(labels):

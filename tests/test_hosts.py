@@ -81,7 +81,9 @@ def errors(text):
     return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
-@pytest.mark.parametrize("who, proxy", [("0", {}), ("1", {"http_proxy": "http://127.0.0.1:9"})])
+@pytest.mark.parametrize(
+    "who, proxy", [pytest.param("0", {}, marks=pytest.mark.slow), ("1", {"http_proxy": "http://127.0.0.1:9"})]
+)
 def test_all_stop_before_the_same_call_whoever_asks(who, proxy):
     with started("agree", who, "5", **proxy) as running:
         ends = [end(process) for process in running]
@@ -157,7 +159,7 @@ def test_a_barrier_names_who_is_absent():
     assert errors(ends[1][2]) == [f"error: {absent} came to the check of the data when the others had stopped waiting"]
 
 
-@pytest.mark.parametrize("what, code", [(("fail", "all"), 2), (("stop",), 143)])
+@pytest.mark.parametrize("what, code", [(("fail", "all"), 2), pytest.param(("stop",), 143, marks=pytest.mark.slow)])
 def test_an_error_of_all_is_nobodys_loss(what, code):
     with started(*what) as running:
         ends = [end(process) for process in running]

@@ -73,11 +73,12 @@ def test_so_do_they_where_the_host_makes_the_batches(platform):
 
 
 VARIANTS = {
-    "scaled, recoloured and averaged": {"scale": (0.75, 1.5), "color": 0.3, "average": 0.99},
-    "with dropout": {"dropout": 0.5, "depth": 3},
+    "scaled, recoloured and averaged, with dropout and learnt upsampling": {
+        **{"scale": (0.75, 1.5), "color": 0.3, "average": 0.99},
+        **{"dropout": 0.5, "depth": 3, "upsampling": "learnt"},
+    },
     "SegNet-Basic with the encoder's maps": {"network": "segnet-basic", "encoder_addition": True},
     "SegNet-Basic with one map a kernel": {"network": "segnet-basic", "decoder": "single-channel"},
-    "learnt upsampling": {"upsampling": "learnt"},
 }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import weight_files
+from xla_flags import QUICK
 
 from segnet_jax import assembly
 from segnet_jax import train as command
@@ -118,7 +119,7 @@ def test_the_report_is_that_of_the_finished_run(unbroken):
     assert worst["num_images"] == 9 and len(worst["pictures"]) == 6 and accuracies == sorted(accuracies)
 
 
-@pytest.mark.parametrize("stop_at", [2, 3])  # within an epoch, and at its edge
+@pytest.mark.parametrize("stop_at", [2, pytest.param(3, marks=pytest.mark.slow)])  # within an epoch, and at its edge
 def test_stopping_and_resuming_gives_the_unbroken_run_bit_for_bit(unbroken, tmp_path, stop_at):
     folder = tmp_path / "broken"
     assert run("--run", folder, "--max-steps", stop_at) == 0
@@ -248,7 +249,7 @@ def test_a_mistake_is_told_in_one_line_with_exit_code_2(mistake, monkeypatch, ca
 
 def test_the_command_trains_on_eight_fake_devices(tmp_path):
     flags = [*SMALL, "--fake-devices", "8", "--max-steps", "1", "--accumulate", "2", "--run", str(tmp_path / "eight")]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = os.environ | {"XLA_FLAGS": QUICK}
     done = subprocess.run(
         [sys.executable, "-m", "segnet_jax.train", *flags], capture_output=True, text=True, env=environment, timeout=300
     )

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from test_train import SMALL, latest_of, restored, run
+from xla_flags import QUICK
 
 from segnet_jax.training.sealing import verify
 
@@ -27,7 +28,8 @@ class Two:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+        environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+        environment["XLA_FLAGS"] = QUICK
         hosts = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--heartbeat", str(HEARTBEAT)]
         self.log = folder / "metrics.jsonl"
         self.processes = [

@@ -127,6 +127,7 @@ def test_predicting_writes_only_into_its_folder_and_needs_no_network(traced, hel
     held_to([out, run / "predictions-1"], named, unnamed)
 
 
+@pytest.mark.slow
 def test_exporting_writes_only_into_its_folder_and_needs_no_network(traced, held_to, tmp_path):
     run = make_run(tmp_path / "run")
     exported = traced("segnet_jax.export", run, "--data", SAMPLE, "--images", 1, "--format", "stablehlo", "safetensors")
