@@ -9,25 +9,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import optax
-
 from segnet_jax import assembly, runs
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
-from segnet_jax.inputs import Place, choose_place
-from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.nn.segnet import SegNet
+from segnet_jax.material import Material, read_material
 from segnet_jax.outcome import check_never_saved, telling_outcome, write_loss
-from segnet_jax.pipeline import host
-from segnet_jax.pipeline.decoded import Records
 from segnet_jax.room import Room
 from segnet_jax.setting import Setting, settle
 from segnet_jax.stopping import Stop
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.hosts import Hosts
 from segnet_jax.training.state import TrainState, num_bytes_of
-from segnet_jax.weights.vgg import VGG
 
 
 @dataclass(frozen=True)
@@ -35,50 +27,38 @@ class Beginning:
     """A training before its first step.
 
     Attributes:
-      config: with the run's folder, and whether it is gone on with.
-      setting: what the config comes to here.
+      material: what it is made of; its config has the run's folder, and whether it is gone on with.
       folder: the run's, held by a lock.
       checkpoints: of the run.
       resumed: the step of the checkpoint that is gone on from; None for a new training.
       meta: what that checkpoint says, or a new one is to say.
-      vgg: the first weights of a new training, where it has such.
-      preprocessing: of pixels.
-      class_weights: float32 [C].
-      records: to train on.
-      records_scored: to score.
-      place: where both lie.
-      share: this process's part of each global batch.
-      model: the network.
-      optimizer: with its schedule.
-      schedule: the course of the learning rate.
-      shapes: of the state.
       room: carries out what writes into the folder.
       outcome: to be filled with how it ended.
     """
 
-    config: Config
-    setting: Setting
+    material: Material
     folder: pathlib.Path
     checkpoints: Checkpoints
     resumed: int | None
     meta: dict[str, Any]
-    vgg: VGG | None
-    preprocessing: Preprocessing
-    class_weights: np.ndarray
-    records: Records
-    records_scored: Records
-    place: Place
-    share: host.Share
-    model: SegNet
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    shapes: TrainState
     room: Room
     outcome: dict[str, Any]
 
-    def batch_of(self, step: int) -> host.Batch:
-        """This process's part of the batch of a step, counted from 0."""
-        return host.training_batch(self.records, self.setting.plan, self.share, self.config.accumulate, step)
+    @property
+    def config(self) -> Config:
+        """The training's."""
+        return self.material.config
+
+    @property
+    def setting(self) -> Setting:
+        """What the config comes to here."""
+        return self.material.setting
+
+    def first_state(self) -> TrainState:
+        """That of the checkpoint, or a new one, on the devices."""
+        if self.resumed is None:
+            return self.material.first_state()
+        return self.checkpoints.restore("newest", self.resumed, self.material.shapes)
 
 
 def begin(
@@ -103,13 +83,12 @@ def begin(
     asked_to_resume = config.resume
     config = _agree_on_run(config, hosts, say, stack)
     setting = settle(config, say)
-    devices, data_set, plan = setting.devices, setting.data_set, setting.plan
-    classes, scored = data_set.classes, setting.scored
+    data_set = setting.data_set
 
     def open_checkpoints(folder: pathlib.Path) -> Checkpoints:
         share = partial(hosts.share, "checkpoint")
         settings = {"keep": config.keep_checkpoints, "say": say, "share": share}
-        return stack.enter_context(Checkpoints(folder / "checkpoints", devices=devices, **settings))
+        return stack.enter_context(Checkpoints(folder / "checkpoints", devices=setting.devices, **settings))
 
     resumed = vgg = None
     if config.resume:
@@ -130,42 +109,24 @@ def begin(
         vgg = assembly.read_first_weights(config)
         preprocessing = assembly.choose_preprocessing(config, vgg)
         meta = setting.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
-        meta |= {"colors": classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}
+        meta |= {"colors": data_set.classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}
     if config.class_weights != meta["class_weights_by"]:  # new, or overridden
         class_weights = assembly.load_class_weights(config, data_set, say)
         meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
-    records = assembly.decode(setting.train_split, config, "reading training images", say)
-    records_scored = assembly.decode(setting.scored_split, config, f"reading {scored} images", say)
-    assembly.warn_of_labels(classes, say, **{"train": records, scored: records_scored})
-    model = assembly.build_model(config, len(classes), setting.precision)
-    optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
-    shapes = assembly.state_shapes(model, optimizer, setting.precision, config.average > 0)
-    place = choose_place("device" if setting.steps_per_call > 1 else config.input, devices, records, records_scored)
+    material = read_material(config, setting, vgg, preprocessing, runs.class_weights_of(meta), say)
     if resumed is None and hosts.is_writer:
-        runs.check_room(config, num_bytes_of(shapes))
+        runs.check_room(config, num_bytes_of(material.shapes))
     if not config.resume:
         claimed = str(runs.claim_folder(config, say, stack)) if hosts.is_writer else None
         folder = pathlib.Path(hosts.share("folder", claimed))
         checkpoints = open_checkpoints(folder)
     tells = telling_outcome(folder, saved=checkpoints.newest_saved) if hosts.is_writer else contextlib.nullcontext({})
     beginning = Beginning(
-        config=config,
-        setting=setting,
+        material=material,
         folder=folder,
         checkpoints=checkpoints,
         resumed=resumed,
         meta=meta,
-        vgg=vgg,
-        preprocessing=preprocessing,
-        class_weights=runs.class_weights_of(meta),
-        records=records,
-        records_scored=records_scored,
-        place=place,
-        share=assembly.device_share(devices, config.batch_size_per_device),
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        shapes=shapes,
         room=Room(folder, config.on_disk_full == "wait", say, stop),
         outcome=stack.enter_context(tells),
     )
@@ -193,7 +154,7 @@ def _lay_out(beginning: Beginning) -> None:
     shelf.tidy()
     if resumed is None:
         kinds, data_set = beginning.setting.devices.kinds, beginning.setting.data_set
-        beginning.room(lambda: runs.write_first_files(folder, config, kinds, data_set, beginning.batch_of(0)))
+        beginning.room(lambda: runs.write_first_files(folder, config, kinds, data_set, beginning.material.batch_of(0)))
     else:
         beginning.room(lambda: runs.note_overrides(folder, config, resumed))
         shelf.forget_after(resumed)

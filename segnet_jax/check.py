@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
-from segnet_jax.checking import read_material, try_out
+from segnet_jax.checking import read, try_out
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.endings import NotFinite
@@ -48,9 +48,9 @@ def check(config: Config, json: str = "") -> int:
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
         stack.enter_context(stop.at_once())
-        material = read_material(config, say)
-        read = time.monotonic() - start
-        found = {"reading": {"seconds": read}} | try_out(config, material, say)
+        material = read(config, say)
+        reading = {"seconds": time.monotonic() - start}
+        found = {"reading": reading} | try_out(material, say)
     found["seconds"] = time.monotonic() - start
     print("\n".join(lines(found)))
     if json:
@@ -62,7 +62,9 @@ def check(config: Config, json: str = "") -> int:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """What was found, a line each."""
-    step, scoring, saving, memory = (found[name] for name in ("step", "scoring", "saving", "memory"))
+    step, scoring, drawing, saving, memory = (
+        found[name] for name in ("step", "scoring", "drawing", "saving", "memory")
+    )
     rate = found["global_batch_size"] / step["seconds_a_step"]
     device = max(memory["step"] or 0, memory["device"] or 0)
     of_device = f"a device {in_words(device)} of {in_words(memory['of_a_device'])}, " if device else ""
@@ -71,7 +73,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"step     {step['seconds_a_step']:.3g} s for {found['global_batch_size']} images, {rate:.1f} images/s; "
         f"loss {step['loss']:.4g} after {step['taken']}, compiled in {step['compiling']:.1f} s",
         f"scoring  {scoring['seconds_a_batch']:.3g} s a batch, {scoring['batches']} batches; "
-        f"{found['drawing']['seconds']:.1f} s to draw what was found",
+        f"{drawing['seconds'] + drawing['seconds_of_pages']:.1f} s to draw what was found",
         f"saving   {in_words(saving['bytes'])} in {saving['seconds']:.1f} s, restored bit for bit",
         f"memory   {of_device}the process {in_words(memory['host'])}",
         f"time     {duration(found['seconds_an_epoch'])} an epoch, {duration(found['seconds_in_all'])} for all "

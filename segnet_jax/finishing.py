@@ -33,6 +33,6 @@ def finish(start: Beginning, state: TrainState, step: int) -> dict[str, Any] | N
             checkpoints.wait()
             if not checkpoints.is_whole(which, of_step):
                 continue
-            variables = checkpoints.restore(which, of_step, start.shapes).variables
+            variables = checkpoints.restore(which, of_step, start.material.shapes).variables
         found[of_step] = recompute_and_keep(start, which, of_step, variables) if recomputes else variables
     return found.get(chosen)

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,34 +9,19 @@ import numpy as np
 from segnet_jax.beginning import Beginning
 from segnet_jax.endings import NotFinite
 from segnet_jax.incident import not_finite, write_incident
-from segnet_jax.inputs import Input, calls_of
+from segnet_jax.inputs import calls_of
+from segnet_jax.material import Steps
 from segnet_jax.reporting.kept import Images
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.results import merit
 from segnet_jax.stopping import Stop
-from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.hosts import Hosts
-from segnet_jax.training.parallel import AheadOfTime, prefetch
+from segnet_jax.training.parallel import prefetch
 from segnet_jax.training.state import TrainState, is_finite, revived
 
 STUCK_SECONDS = 600.0  # that a process may take to come to its next step before it is called stuck
 WAITING_SECONDS = 7 * 86_400.0  # the same where one may be waiting for room on a disk
 _UNREAD = 2  # calls whose measures are read later, so that the devices never wait for the host
-
-
-@dataclass(frozen=True)
-class Steps:
-    """What a training computes.
-
-    Attributes:
-      source: of the training's batches.
-      take: the training step; with the state and a call's inputs it gives the state after them, and measures.
-      evaluate: with variables and what asks whether to stop, it scores them; None where it was to stop.
-    """
-
-    source: Input
-    take: AheadOfTime
-    evaluate: Callable[..., Evaluation | None]
 
 
 class Training:
@@ -134,7 +118,7 @@ class Training:
 
     def _score(self) -> None:
         """Evaluates, draws, and saves where it is the best."""
-        setting, meta, records = self._start.setting, self._start.meta, self._start.records_scored
+        setting, meta, records = self._start.setting, self._start.meta, self._start.material.records_scored
         with self._logbook.aside("evaluating"):
             found = self._steps.evaluate(self.state.variables, self._should_stop)
         if found is None:  # stopped: it is done first when the run goes on
@@ -173,6 +157,6 @@ class Training:
         start, setting = self._start, self._start.setting
         names = [setting.train_split.names[i] for i in setting.plan.batch(bad).index]
         if setting.devices.is_writer:
-            batch, classes = start.batch_of(bad), setting.data_set.classes
+            batch, classes = start.material.batch_of(bad), setting.data_set.classes
             start.room(lambda: write_incident(start.folder, bad + 1, measures or {}, batch, names, classes))
         return not_finite(bad + 1, names, start.folder, start.config.learning_rate)

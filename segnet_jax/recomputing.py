@@ -81,7 +81,8 @@ def recompute_and_keep(start: Beginning, which: Which, step: int, variables: dic
       The variables with them.
     """
     checkpoints, devices, setting = start.checkpoints, start.setting.devices, start.setting
-    network = (start.model, variables, start.records, start.preprocessing)
+    material = start.material
+    network = (material.model, variables, material.records, material.preprocessing)
     batch_stats = recompute(start.config, setting.plan.global_batch_size, *network, devices)
     if devices.is_writer:
         sum_of_state = checkpoints.confirm(which, step)

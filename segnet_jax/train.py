@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
 from segnet_jax import assembly, runs
 from segnet_jax.beginning import Beginning, begin
@@ -16,16 +15,14 @@ from segnet_jax.delineation import evaluate_boundaries
 from segnet_jax.endings import Stopped
 from segnet_jax.finishing import finish
 from segnet_jax.flags import parse_config
-from segnet_jax.inputs import evaluation_input, training_input
-from segnet_jax.loop import Steps, Training
+from segnet_jax.loop import Training
+from segnet_jax.material import Steps
 from segnet_jax.outcome import command_to_go_on
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.results import write_result
 from segnet_jax.stopping import Stop
 from segnet_jax.training.hosts import join
-from segnet_jax.training.parallel import replicate
-from segnet_jax.training.state import TrainState, create_state
 
 DESCRIPTION = """Trains SegNet; leaves a run folder with checkpoints, scores and pictures.
 
@@ -58,10 +55,11 @@ def train(config: Config) -> int:
             if start is None:
                 return 0
             stack.enter_context(assembly.telling_of_memory(start.config, start.setting.devices))
-            state = _first_state(start)
+            state, material = start.first_state(), start.material
             num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-            say(f"network  {type(start.model).__name__}, {num_parameters:,} parameters")
-            steps = _build_steps(start, say)
+            say(f"network  {type(material.model).__name__}, {num_parameters:,} parameters")
+            steps = material.build_steps(say)
+            say(f"input    {material.place}, {in_words(material.num_bytes)} of images and labels")
         alone = hosts.num_processes == 1  # else all must leave before the same step, which takes a word between them
         should_stop = stop.requested if alone else _never
         logbook = stack.enter_context(start.room(partial(_open_logbook, start, should_stop)))
@@ -80,43 +78,6 @@ def train(config: Config) -> int:
             return 0
         _write_result(start, training, steps, logbook, stop, should_stop)
         return 0
-
-
-def _first_state(start: Beginning) -> TrainState:
-    """That of the checkpoint, or a new one."""
-    config, devices = start.config, start.setting.devices
-    if start.resumed is not None:
-        return start.checkpoints.restore("newest", start.resumed, start.shapes)
-    first = (start.model, start.vgg, start.preprocessing, start.batch_of, devices)
-    variables = assembly.first_variables(config, *first)
-    return replicate(create_state(variables, start.optimizer, start.setting.precision, config.average > 0), devices)
-
-
-def _build_steps(start: Beginning, say: Callable[[str], None]) -> Steps:
-    """The steps of training and evaluation; each is compiled when it is first taken."""
-    config, devices, plan = start.config, start.setting.devices, start.setting.plan
-    records, records_scored = start.records, start.records_scored
-    settings = {
-        "model": start.model,
-        "class_weights": jnp.asarray(start.class_weights),
-        "preprocessing": start.preprocessing,
-    }
-    source = training_input(start.place, records, plan, start.share, config.accumulate, devices)
-    take = assembly.build_train_step(
-        source,
-        devices,
-        say,
-        optimizer=start.optimizer,
-        schedule=start.schedule,
-        half_gradients=config.half_gradients,
-        seed=config.seed,
-        average=config.average,
-        **settings,
-    )
-    source_scored = evaluation_input(start.place, records_scored, start.share, devices)
-    evaluate = assembly.build_evaluator(source_scored, len(records_scored), start.share, devices, say, **settings)
-    say(f"input    {start.place}, {in_words(records.num_bytes + records_scored.num_bytes)} of images and labels")
-    return Steps(source, take, evaluate)
 
 
 def _open_logbook(start: Beginning, should_stop: Callable[[], bool]) -> Logbook:
@@ -163,7 +124,7 @@ def _write_result(
     else:
         with logbook.aside("scoring boundaries"):
             evaluate = partial(steps.evaluate, variables, should_stop)
-            scored = evaluate_boundaries(evaluate, start.records_scored, len(setting.data_set.classes))
+            scored = evaluate_boundaries(evaluate, start.material.records_scored, len(setting.data_set.classes))
     if scored is None:
         outcome["why"] = "stopped before the result was written, all steps done"
         raise Stopped(stop.exit_code, outcome["why"])

@@ -20,8 +20,10 @@ from segnet_jax.reporting.page.draw import write_report
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.training_plot import training_plot
 
+DRAWING_SHARE = 0.1
+"""Of the time, at most, that the plot and the report take before the last evaluation."""
+
 _WINDOW = 20  # steps over which images per second are measured
-_DRAWING_SHARE = 0.1  # of the time, at most, goes into drawing the plot and the report before the last evaluation
 
 
 class Logbook:
@@ -203,7 +205,7 @@ class Logbook:
                 self.draw_plot()
             if not self._should_stop():
                 self._write(partial(write_report, self._folder))
-            self._draw_again_at = begin + (time.monotonic() - begin) / _DRAWING_SHARE
+            self._draw_again_at = begin + (time.monotonic() - begin) / DRAWING_SHARE
 
     def draw_plot(self, status: str | None = None) -> None:
         """Draws `progress.png` from the metrics so far."""
