@@ -5,6 +5,7 @@ What `train`, `evaluate` and their like share. Each function unpacks the config;
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -291,7 +292,8 @@ def build_evaluator(
     ) -> Evaluation | None:
         num_steps = host.num_evaluation_steps(num_samples, share)
         everyone = dataclasses.replace(share, first_device=0, num_local_devices=share.num_devices)
-        return evaluate(
+        start, compiling = time.monotonic(), score.seconds
+        found = evaluate(
             score,
             variables,
             prefetch(source.inputs(), devices),
@@ -302,5 +304,7 @@ def build_evaluator(
             on_prediction=on_prediction,
             should_stop=should_stop,
         )
+        seconds = time.monotonic() - start - (score.seconds - compiling)
+        return found and dataclasses.replace(found, seconds=seconds)
 
     return run

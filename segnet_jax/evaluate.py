@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -105,7 +104,7 @@ class Found:
       confusions: "running" and, where they are recomputed, "recompute" -> int64 [C,C].
       by_image: the confusion matrix of each image, where they were kept.
       sampled: the scores of dropout's samples, if they were asked for.
-      seconds: that the first evaluation took.
+      seconds: that the first evaluation took, without compiling; pairing boundaries may hold it up.
     """
 
     evaluation: Evaluation
@@ -187,9 +186,8 @@ def _score(subject: Subject, records: Records, say: Callable[[str], None]) -> Fo
         run = partial(score, variables)
         return evaluate_boundaries(run, records, num_classes) if options.boundary else (run(), None)
 
-    start = time.monotonic()
     evaluation, boundary = scored_under(restored.variables)
-    seconds = time.monotonic() - start
+    seconds = evaluation.seconds
     confusions = {"running": evaluation.confusion}
     if subject.recomputes:
         batch_stats = restored.recomputed or _recompute(subject, say)

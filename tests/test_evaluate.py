@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import sys
+import time
 from collections import Counter
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,6 +54,19 @@ def test_evaluating_a_run_gives_the_scores_that_its_training_found(trained, tmp_
     images = read_images(io.BytesIO(base64.b64decode(ours["images"])))
     assert images.confusions.sum(axis=0).tolist() == ours["confusion"] and len(images.names) == 9
     assert "SignSymbol" in capsys.readouterr().out
+
+
+def test_the_seconds_of_an_evaluation_are_without_compiling(trained, tmp_path, monkeypatch):
+    compiled = jax.stages.Lowered.compile
+
+    def slowly(*args, **settings):
+        time.sleep(3)
+        return compiled(*args, **settings)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", slowly)
+    assert evaluate(trained, "--json", tmp_path / "scores.json", "--no-boundary") == 0
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert 0 < found["seconds"] < 3 and found["images_per_second"] == pytest.approx(9 / found["seconds"])
 
 
 def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():

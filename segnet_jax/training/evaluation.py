@@ -1,5 +1,6 @@
 """Scoring a whole split: every image once, counted in integers."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Evaluation:
       accuracies: index -> share of its labelled pixels that are right, of all records that this process saw and that
         have such pixels.
       worst: index -> uint8 [H,W], of those with the lowest accuracies, the lowest first.
+      seconds: that it took, without compiling; NaN where nobody has timed it.
     """
 
     confusion: np.ndarray
@@ -33,6 +35,7 @@ class Evaluation:
     predictions: dict[int, np.ndarray]
     accuracies: dict[int, float]
     worst: dict[int, np.ndarray]
+    seconds: float = math.nan
 
 
 def evaluate(
