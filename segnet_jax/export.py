@@ -29,6 +29,7 @@ from segnet_jax.files import atomic_write_json, sum_of_file
 from segnet_jax.flags import parse_flags
 from segnet_jax.network import folded, restore
 from segnet_jax.pipeline.decoded import streamed
+from segnet_jax.programs import keep_no_paths
 from segnet_jax.reporting.run_folder import versions
 from segnet_jax.setting import open_data, start_devices, validation_split
 
@@ -93,6 +94,7 @@ def export(options: Options) -> int:
         )
     out = pathlib.Path(options.out or pathlib.Path(options.run) / "export")
     before = _earlier(out, formats, options.overwrite)
+    keep_no_paths()
     subject = _subject(options, config)
     images = _images(options, config)
     with _telling_of_the_disk(out), tempfile.TemporaryDirectory(prefix=".export-", dir=_made(out)) as temporary:

@@ -118,7 +118,7 @@ def lower(config: Config, out: pathlib.Path, platforms: Sequence[str]) -> int:
 
     from segnet_jax.datasets.labels import CAMVID
     from segnet_jax.lowered import lower_steps
-    from segnet_jax.portable.lowering import keep_no_paths
+    from segnet_jax.programs import keep_no_paths
 
     _make_folder(out)
     jax.config.update("jax_platforms", "cpu")  # whatever device is here has no part in it

@@ -1,4 +1,4 @@
-"""Compiled programs that a second start finds again, in the cache folder, where JAX keeps them."""
+"""Programs outside the process: compiled ones, that a second start finds again, and lowered ones, that go elsewhere."""
 
 import contextlib
 import os
@@ -22,6 +22,11 @@ def keep_compiled_programs() -> None:
         remove_cut_off(folder)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
+
+
+def keep_no_paths() -> None:
+    """Lets lowered programs name the lines they come from by file alone: no folder of this machine gets about."""
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
 
 
 def remove_cut_off(folder: pathlib.Path) -> None:

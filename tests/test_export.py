@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -53,6 +54,8 @@ def test_an_export_leaves_its_file_its_sum_and_what_was_compared(trained, tmp_pa
         }
         assert all(each["agreement"] >= 0.9999 and each["images"] == 3 for each in told["parity"])
         assert told["use"].splitlines()[0] in printed
+    for module in (segnet_jax, jax):  # whose lines a program names: without the folders of this machine
+        assert str(pathlib.Path(module.__file__).parents[1]).encode() not in (folder / "network.stablehlo").read_bytes()
 
 
 def test_tensorflow_alone_finds_in_its_saved_model_what_the_network_finds(trained, tmp_path):

@@ -14,11 +14,6 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _OVER_DEVICES, _SAME = PartitionSpec(AXIS), PartitionSpec()
 
 
-def keep_no_paths() -> None:
-    """Lets lowered programs name the lines they come from by file alone: no folder of this machine gets about."""
-    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
-
-
 def lower_mapped(
     step: Callable[..., tuple],
     arguments: Sequence[Any],
