@@ -8,38 +8,30 @@ import sys
 import jax
 import numpy as np
 import pytest
+from made_runs import make_run
 
 import segnet_jax
 from segnet_jax import export as command
-from segnet_jax import train
 from segnet_jax.command import run_command
 from segnet_jax.endings import Ending
 from segnet_jax.errors import UserError
 from segnet_jax.exporting import formats, stablehlo
 from segnet_jax.exporting.parity import compare
-from segnet_jax.flags import parse_config, parse_flags
-
-FLAGS = (
-    "--data synthetic --scenes 8 4 --image-size 24 32 --init none --depth 1 --width 0.0625 --epochs 1 --devices 2 "
-    "--batch-size-per-device 2 --class-weights none"
-)
+from segnet_jax.flags import parse_flags
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "trained"
-    config = parse_config([*FLAGS.split(), "--run", str(folder)], prog="segnet_jax.train", description="")
-    assert train.train(config) == 0
-    return folder
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 def export(*flags):
     return command.export(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
 
 
-def test_an_export_leaves_its_file_its_sum_and_what_was_compared(trained, tmp_path, capsys):
-    assert export(trained, "--format", "safetensors", "stablehlo", "--json", tmp_path / "found.json") == 0
-    folder = trained / "export"
+def test_an_export_leaves_its_file_its_sum_and_what_was_compared(run, tmp_path, capsys):
+    assert export(run, "--format", "safetensors", "stablehlo", "--json", tmp_path / "found.json") == 0
+    folder = run / "export"
     assert {path.name for path in folder.iterdir()} == {"network.stablehlo", "network.safetensors", "export.json"}
     report = json.loads((folder / "export.json").read_text())
     assert report == json.loads((tmp_path / "found.json").read_text()) and set(report) == {"safetensors", "stablehlo"}
@@ -58,39 +50,39 @@ def test_an_export_leaves_its_file_its_sum_and_what_was_compared(trained, tmp_pa
         assert str(pathlib.Path(module.__file__).parents[1]).encode() not in (folder / "network.stablehlo").read_bytes()
 
 
-def test_tensorflow_alone_finds_in_its_saved_model_what_the_network_finds(trained, tmp_path):
+def test_tensorflow_alone_finds_in_its_saved_model_what_the_network_finds(run, tmp_path):
     try:
-        assert export(trained, "--format", "saved-model", "--out", tmp_path) == 0
+        assert export(run, "--format", "saved-model", "--out", tmp_path) == 0
     except UserError as error:  # jax 0.12 writes what TensorFlow 2.21 does not know; any other error is a fault
         assert "cannot read what jax" in str(error) and not list(tmp_path.iterdir())
         pytest.skip(str(error))
     use = json.loads((tmp_path / "export.json").read_text())["saved-model"]["use"]
     names = {"images": np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3), np.uint8)}
     exec(use, names)
-    np.testing.assert_array_equal(names["prediction"], segnet_jax.load(trained).predict(names["images"]))
+    np.testing.assert_array_equal(names["prediction"], segnet_jax.load(run).predict(names["images"]))
     assert names["logits"].shape == (2, 21, 33, 11)
 
 
-def test_the_printed_lines_run_and_give_what_the_command_evaluates(trained, tmp_path):
-    assert export(trained, "--out", tmp_path / "out") == 0
+def test_the_printed_lines_run_and_give_what_the_command_evaluates(run, tmp_path):
+    assert export(run, "--out", tmp_path / "out") == 0
     use = json.loads((tmp_path / "out" / "export.json").read_text())["stablehlo"]["use"]
     names = {"images": np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3), np.uint8)}
     exec(use, names)
     assert names["prediction"].shape == (2, 21, 33) and names["logits"].shape == (2, 21, 33, 11)
 
 
-def test_an_earlier_export_is_not_overwritten_unless_that_is_said(trained, tmp_path, monkeypatch, capsys):
+def test_an_earlier_export_is_not_overwritten_unless_that_is_said(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     out.mkdir()
     (out / "network.safetensors").write_text("mine")
-    monkeypatch.setattr(sys, "argv", ["p", str(trained), "--format", "safetensors", "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["p", str(run), "--format", "safetensors", "--out", str(out)])
     assert ended(command.main, capsys) == (
         2,
         f"error: {out} holds network.safetensors already: add --overwrite, or name another folder by --out",
     )
     assert (out / "network.safetensors").read_text() == "mine" and len(list(out.iterdir())) == 1
-    assert export(trained, "--format", "safetensors", "--out", out, "--overwrite") == 0
-    assert export(trained, "--format", "stablehlo", "--out", out) == 0  # beside what is there
+    assert export(run, "--format", "safetensors", "--out", out, "--overwrite") == 0
+    assert export(run, "--format", "stablehlo", "--out", out) == 0  # beside what is there
     assert set(json.loads((out / "export.json").read_text())) == {"safetensors", "stablehlo"}
 
 
@@ -114,30 +106,30 @@ def ended(main, capsys):
         (["RUN", "--out", "file/in"], "cannot make the folder file/in"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_with_exit_code_2(trained, flags, message, monkeypatch, capsys, tmp_path):
+def test_a_mistake_is_told_in_one_line_with_exit_code_2(run, flags, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    flags = [str(trained) if flag == "RUN" else flag for flag in flags]
+    flags = [str(run) if flag == "RUN" else flag for flag in flags]
     monkeypatch.setattr(sys, "argv", ["p", "--out", "new", *flags])
     code, line = ended(command.main, capsys)
     assert code == 2 and message in line
 
 
-def test_a_missing_library_is_told_with_the_command_that_installs_it(trained, monkeypatch, capsys):
+def test_a_missing_library_is_told_with_the_command_that_installs_it(run, monkeypatch, capsys):
     monkeypatch.setattr(formats, "_is_installed", lambda module: module != "onnxruntime")
-    monkeypatch.setattr(sys, "argv", ["p", str(trained), "--format", "onnx"])
+    monkeypatch.setattr(sys, "argv", ["p", str(run), "--format", "onnx"])
     told = 'error: --format onnx needs onnxruntime, not installed here: pip install -e ".[onnx]"'
     assert ended(command.main, capsys) == (2, told)
 
 
-def test_an_export_that_is_not_the_network_is_not_kept(trained, tmp_path, monkeypatch):
+def test_an_export_that_is_not_the_network_is_not_kept(run, tmp_path, monkeypatch):
     def read(subject, path):
         right = subject.jitted(subject.model, subject.variables)
         return lambda images: (right(images)[0], right(images)[1] + np.float32(1))
 
     monkeypatch.setattr(stablehlo, "read", read)
     with pytest.raises(Ending, match="is not the network, and is not kept") as ending:
-        export(trained, "--out", tmp_path / "out")
+        export(run, "--out", tmp_path / "out")
     assert ending.value.exit_code == 1 and not list((tmp_path / "out").iterdir())
 
 
