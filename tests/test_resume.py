@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -130,9 +131,20 @@ def test_each_key_changed_alone_is_told_with_old_and_new(tmp_path, name, again):
             assert outcome(new) == expected
 
 
-def test_an_overridden_run_goes_on_with_the_change_and_notes_it(tmp_path):
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def stopped_at_2(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
     assert run("--run", folder, "--max-steps", 2) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(stopped_at_2, tmp_path):
+    """A copy of a run that was stopped after its second step."""
+    return shutil.copytree(stopped_at_2, tmp_path / "run")
+
+
+def test_an_overridden_run_goes_on_with_the_change_and_notes_it(folder):
     changed = ("--learning-rate", 0.01, "--class-weights", "auto-present")
     with pytest.raises(
         UserError, match=r"learning_rate 0.05 -> 0.01, class_weights none -> auto-present; .*--override"
@@ -156,9 +168,7 @@ def test_an_overridden_run_goes_on_with_the_change_and_notes_it(tmp_path):
     assert len(set(np.round(weights, 6))) > 3  # counted, no longer all one
 
 
-def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again_in_its_folder(tmp_path):
-    folder = tmp_path / "stopped"
-    assert run("--run", folder, "--max-steps", 2) == 0
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again_in_its_folder(folder):
     whole = digest_of(folder)
     for path in sorted((folder / "checkpoints").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -171,9 +181,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again_in_its_
     assert steps == [1, 2]
 
 
-def test_a_run_without_a_whole_checkpoint_is_never_begun_anew(tmp_path):
-    folder = tmp_path / "run"
-    assert run("--run", folder, "--max-steps", 2) == 0
+def test_a_run_without_a_whole_checkpoint_is_never_begun_anew(folder):
     (folder / "checkpoints" / "newest" / "2" / "manifest.json").unlink()
     for _ in range(2):
         with pytest.raises(NoCheckpoint):
@@ -181,9 +189,11 @@ def test_a_run_without_a_whole_checkpoint_is_never_begun_anew(tmp_path):
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["damaged", "last.json", "newest"]
 
 
-def test_without_a_name_the_same_command_goes_on_with_its_newest_unfinished_run(tmp_path, monkeypatch, capsys):
+def test_without_a_name_the_same_command_goes_on_with_its_newest_unfinished_run(
+    stopped_at_2, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    assert run("--max-steps", 2) == 0  # runs/synthetic-1
+    shutil.copytree(stopped_at_2, tmp_path / "runs" / "synthetic-1")
     assert run("--max-steps", 2, "--seed", 1) == 0  # another experiment: another run
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["synthetic-1", "synthetic-2"]
     assert run("--seed", 1) == 0
