@@ -62,8 +62,8 @@ def check(config: Config, json: str = "") -> int:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """What was found, a line each."""
-    step, scoring, drawing, saving, memory = (
-        found[name] for name in ("step", "scoring", "drawing", "saving", "memory")
+    step, scoring, showing, saving, memory = (
+        found[name] for name in ("step", "scoring", "showing", "saving", "memory")
     )
     rate = found["global_batch_size"] / step["seconds_a_step"]
     device = max(memory["step"] or 0, memory["device"] or 0)
@@ -73,7 +73,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"step     {step['seconds_a_step']:.3g} s for {found['global_batch_size']} images, {rate:.1f} images/s; "
         f"loss {step['loss']:.4g} after {step['taken']}, compiled in {step['compiling']:.1f} s",
         f"scoring  {scoring['seconds_a_batch']:.3g} s a batch, {scoring['batches']} batches; "
-        f"{drawing['seconds'] + drawing['seconds_of_pages']:.1f} s to draw what was found",
+        f"{sum(showing.values()):.1f} s to draw what was found",
         f"saving   {in_words(saving['bytes'])} in {saving['seconds']:.1f} s, restored bit for bit",
         f"memory   {of_device}the process {in_words(memory['host'])}",
         f"time     {duration(found['seconds_an_epoch'])} an epoch, {duration(found['seconds_in_all'])} for all "

@@ -80,17 +80,17 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
         found, scoring = _time_scoring(steps.evaluate, state.variables, -(-len(some.records_scored) // batch_size))
     with _beside_the_run(config) as folder:
         saving = _time_saving(state, devices, folder)
-        drawing = _time_drawing(found, some, folder)
+        showing = _time_showing(found, some, folder)
     # Once more, on top of all that a training has loaded by then: what the process holds now is what it will hold.
     with assembly.telling_of_memory(config, devices):
         _time_steps(steps, state, setting, most_calls=CALLS_AGAIN)
     num_scored = -(-len(material.records_scored) // batch_size)
     epoch = (
         plan.steps_per_epoch * step["seconds_a_step"]
-        + (num_scored * scoring["seconds_a_batch"] + drawing["seconds"]) / config.evaluate_every
+        + (num_scored * scoring["seconds_a_batch"] + showing["keeping"]) / config.evaluate_every
         + saving["seconds"] / config.checkpoint_every
     )
-    epoch = min(epoch + drawing["seconds_of_pages"] / config.evaluate_every, epoch / (1 - DRAWING_SHARE))
+    epoch = min(epoch + showing["drawing"] / config.evaluate_every, epoch / (1 - DRAWING_SHARE))
     return {
         "input": material.place,
         "global_batch_size": plan.global_batch_size,
@@ -99,7 +99,7 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
         "step": step,
         "scoring": scoring | {"batches": num_scored},
         "saving": saving,
-        "drawing": drawing,
+        "showing": showing,
         "memory": memory | {"host": peak_of_process(), "of_a_device": memory_of(devices.local[0])},
         "seconds_an_epoch": epoch,
         "seconds_in_all": config.epochs * epoch + step["compiling"] + scoring["compiling"],
@@ -197,8 +197,8 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
     return {"seconds": seconds, "bytes": num_bytes_of(state)}
 
 
-def _time_drawing(found: Evaluation, material: Material, folder: pathlib.Path) -> dict[str, float]:
-    """Draws what a training draws after an evaluation; the second time counts, when all is imported."""
+def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -> dict[str, float]:
+    """Keeps and draws what a training does of an evaluation; the second time counts, when all is imported."""
     setting, records = material.setting, material.records_scored
     classes, names = setting.data_set.classes, setting.scored_split.names
     pictures = [(names[i], *records.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
@@ -209,11 +209,11 @@ def _time_drawing(found: Evaluation, material: Material, folder: pathlib.Path) -
             start = time.monotonic()
             log.write("train", step, loss=0.0)
             keep_evaluation(folder, step, classes=classes, pictures=pictures, worst=pictures, **told)
+            kept = time.monotonic()
             prediction_pictures(*arrays, [picture[0] for picture in pictures], classes, folder / "samples", step)
-            drawn = time.monotonic()
             training_plot(read_metrics(folder / FILE_NAME), folder / "progress.png", steps_per_epoch=1, title="check")
             write_report(folder)
-    return {"seconds": drawn - start, "seconds_of_pages": time.monotonic() - drawn}
+    return {"keeping": kept - start, "drawing": time.monotonic() - kept}
 
 
 def _first(records: Records, most: int) -> Records:

@@ -215,7 +215,7 @@ def draw_kill(generator: random.Random, phase: str) -> str:
         return f"{moment}=kill"
     if moment in ("compiling: step", "training: step"):  # beside what goes on
         return f"{moment}=kill+{generator.uniform(0.001, 0.2):.3f}"
-    certain_once = phase == "compiling" or moment == "drawing: plot"
+    certain_once = phase in ("compiling", "drawing")
     return f"{moment}:{1 if certain_once else generator.choice((1, 1, 2))}=kill"
 
 
@@ -293,4 +293,4 @@ def _names(run: pathlib.Path) -> set[str]:
     """The files of a run, but for checkpoints and those that each start adds; nothing half-written among them."""
     names = {path.relative_to(run).as_posix() for path in run.rglob("*")}
     of_saves = {name for name in names if name.startswith("checkpoints/") and "/." not in name}
-    return {name for name in names - of_saves if not name.startswith("events.")}
+    return {name for name in names - of_saves if not name.startswith(("events.", "samples/step_"))}

@@ -35,11 +35,11 @@ def test_a_sound_training_is_told_what_it_will_take_and_leaves_nothing(tmp_path,
     assert "restored bit for bit" in out and "all is well" in out
     assert (told["steps_per_epoch"], told["epochs"], told["global_batch_size"]) == (2, 2, 4)
     # 9 images are three batches of four
-    rest = 3 * told["scoring"]["seconds_a_batch"] + told["drawing"]["seconds"] + told["saving"]["seconds"]
+    rest = 3 * told["scoring"]["seconds_a_batch"] + told["showing"]["keeping"] + told["saving"]["seconds"]
     assert told["scoring"]["batches"] == 3 and told["step"]["finite"]
     epoch = 2 * told["step"]["seconds_a_step"] + rest
-    pages = min(told["drawing"]["seconds_of_pages"], epoch / 9)  # a tenth of all at most
-    assert told["seconds_an_epoch"] == pytest.approx(epoch + pages)
+    drawing = min(told["showing"]["drawing"], epoch / 9)  # a tenth of all at most
+    assert told["seconds_an_epoch"] == pytest.approx(epoch + drawing)
     # parameters, momentum and statistics in float32, two devices: the state alone is more than this
     assert told["memory"]["step"] > told["saving"]["bytes"] > 0
 

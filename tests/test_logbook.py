@@ -20,7 +20,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_the_plot_and_the_report_take_a_tenth_of_the_time_at_most_and_the_last_shows_all(tmp_path, monkeypatch, clock):
+def test_drawing_takes_a_tenth_of_the_time_at_most_and_the_last_evaluation_is_drawn(tmp_path, monkeypatch, clock):
     plots, reports = [], []
 
     def plot(rows, *_, **__):
@@ -31,9 +31,12 @@ def test_the_plot_and_the_report_take_a_tenth_of_the_time_at_most_and_the_last_s
     monkeypatch.setattr(logbook, "write_report", lambda _: reports.append(plots[-1]))
     run = {"total_steps": 12, "steps_per_epoch": 1, "images_per_step": 1, "first_step": 0, "seconds_before": 0.0}
     told = {"resumed": False, "title": "", "device": "", "about": {}, "classes": ClassTable(("a",), ((0, 0, 0),))}
+    picture = ("a", *(np.zeros(shape, np.uint8) for shape in ((4, 5, 3), (4, 5), (4, 5))))
     with Logbook(tmp_path, **run, **told) as book:
         for step in range(1, 13):
             clock.now += EPOCH
-            book.evaluated(step, np.ones((1, 1), int), 0.5, (), (), {})
+            book.evaluated(step, np.ones((1, 1), int), 0.5, [picture], (), {})
     assert plots == reports == [1, 4, 7, 10, 12]  # each 5 s after the one before began, by the next evaluation
+    drawn = {path.name for path in (tmp_path / "samples").iterdir()}
+    assert drawn == {"latest.png", *(f"step_{step:07}.png" for step in plots)}
     assert len(list((tmp_path / "evaluations").glob("step_*.json"))) == 12  # what they are drawn from is kept each time

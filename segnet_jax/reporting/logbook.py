@@ -21,7 +21,7 @@ from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.training_plot import training_plot
 
 DRAWING_SHARE = 0.1
-"""Of the time, at most, that the plot and the report take before the last evaluation."""
+"""Of the time, at most, that pictures, plot and report take before the last evaluation."""
 
 _WINDOW = 20  # steps over which images per second are measured
 
@@ -159,7 +159,7 @@ class Logbook:
         images: Images | None = None,
         best: int | None = None,
     ) -> None:
-        """Notes an evaluation and draws its pictures; also the training plot and the report, if it is time for them.
+        """Notes an evaluation, keeps what the report shows of it, and if it is time draws pictures, plot and report.
 
         It is at the first evaluation of a start, at the run's last, and between them as often as leaves nine tenths of
         the time to the training: an epoch of a fast device may be shorter than the drawing.
@@ -194,13 +194,13 @@ class Logbook:
             found |= {"pictures": pictures, "about": self._about, "classes": self._classes}
             found |= {"images": images, "best": best}
             self._write(partial(keep_evaluation, self._folder, step, **found))
+            begin = time.monotonic()
+            if step < self._total_steps and begin < self._draw_again_at:
+                return
             if pictures and not self._should_stop():
                 names, *arrays = zip(*pictures, strict=True)
                 drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step)
                 self._write(partial(prediction_pictures, *drawn))
-            begin = time.monotonic()
-            if step < self._total_steps and begin < self._draw_again_at:
-                return
             if not self._should_stop():
                 self.draw_plot()
             if not self._should_stop():

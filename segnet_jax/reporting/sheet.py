@@ -95,7 +95,7 @@ def sheet_png(strips: Sequence[Image.Image]) -> bytes:
         sheet.paste(strip, (_MARGIN, y))
         y += strip.height + _GAP
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    sheet.save(buffer, "PNG", compress_level=3)  # a tenth larger than usual, in little over half the time
     return buffer.getvalue()
 
 
