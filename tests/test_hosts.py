@@ -115,7 +115,7 @@ def lose(victim, where, how):
         (0, "collective", signal.SIGKILL),
         pytest.param(1, "collective", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(0, "host", signal.SIGKILL, marks=pytest.mark.slow),
-        (1, "host", signal.SIGKILL),
+        pytest.param(1, "host", signal.SIGKILL, marks=pytest.mark.slow),
         (1, "host", signal.SIGTERM),  # JAX would keep it for itself
         pytest.param(0, "collective", signal.SIGSTOP, marks=pytest.mark.slow),
         (1, "host", signal.SIGSTOP),

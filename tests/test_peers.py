@@ -172,7 +172,13 @@ A_WRONG_PASS = {
             "change of the parameters",
             marks=pytest.mark.slow,
         ),
-        (["layers", *NETWORK], (peer_layers, "_PASSES"), A_WRONG_PASS, "24x32, 3 to 4: gradient by kernel"),
+        pytest.param(
+            ["layers", *NETWORK],
+            (peer_layers, "_PASSES"),
+            A_WRONG_PASS,
+            "24x32, 3 to 4: gradient by kernel",
+            marks=pytest.mark.slow,
+        ),
         (["input", *INPUT, "--workers", "0"], (torch_loader, "VOID"), 254, "labels of batch 0"),
     ],
 )

@@ -163,7 +163,9 @@ def as_flax_would_have_it(twin, old, pooling):
     [
         {"pooling": "floor"},
         pytest.param({"pooling": "ceil", "conv_bias": True}, marks=pytest.mark.slow),  # as published
-        {"pooling": "floor", "depth": 4, "final_batch_norm": True},  # as in MATLAB's example
+        pytest.param(  # as in MATLAB's example
+            {"pooling": "floor", "depth": 4, "final_batch_norm": True}, marks=pytest.mark.slow
+        ),
     ],
     ids=["default", "caffe", "matlab"],
 )
