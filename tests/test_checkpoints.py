@@ -1,11 +1,13 @@
 """Checkpoints: what is damaged is found, set aside and told; what is older is kept until the new one was read back."""
 
+import errno
 import hashlib
 import json
 import os
 import pathlib
 import random
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -185,6 +187,69 @@ def test_the_newest_few_and_the_bests_that_they_speak_of_are_kept(state, tmp_pat
         assert (shelf.steps("newest"), shelf.steps("best")) == ([4, 5], [3, 5])
         shelf.forget_after(4)  # as where step 5 is damaged: what step 4 calls the best is still there
         assert (shelf.steps("newest"), shelf.steps("best")) == ([4], [3])
+
+
+def saved_twice(folder, state, names=("best", "newest"), step=3):
+    """Saves one state under both names, and tells how often Orbax wrote."""
+    with opened(folder) as checkpoints:
+        write, times = checkpoints._writer.save, []
+        checkpoints._writer.save = lambda *args, **settings: times.append(1) or write(*args, **settings)
+        for name in names:
+            checkpoints.save(name, step, at(state, step), {"of": name, "best": {"step": step}})
+        checkpoints.wait()
+        return checkpoints, len(times)
+
+
+@pytest.mark.parametrize("names", [("best", "newest"), ("newest", "best")])
+def test_a_step_that_is_newest_and_best_is_written_once_and_whole_under_either_name(state, tmp_path, names):
+    checkpoints, times = saved_twice(tmp_path, state, names)
+    places = [checkpoints.shelf.place(name, 3) for name in names]
+    assert times == 1 and [json.loads((place / "meta.json").read_text())["of"] for place in places] == list(names)
+    assert {verify(place)["state"] for place in places} == {sum_of_state(jax.device_get(at(state, 3)))}
+    arrays = [path.relative_to(places[0]) for path in files_of(places[0] / "state")]
+    assert len(arrays) > 5 and all((places[0] / name).samefile(places[1] / name) for name in arrays)
+    shutil.rmtree(places[0])
+    with opened(tmp_path) as checkpoints:
+        restored = checkpoints.restore(names[1], checkpoints.latest(names[1]), jax.eval_shape(lambda: state))
+    assert sum_of_state(jax.device_get(restored)) == sum_of_state(jax.device_get(at(state, 3)))
+
+
+def test_where_a_disk_has_no_links_the_second_name_has_copies(state, tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    checkpoints, times = saved_twice(tmp_path, state)
+    best, newest = (checkpoints.shelf.place(name, 3) for name in ("best", "newest"))
+    assert times == 1 and verify(best)["state"] == verify(newest)["state"]
+    assert not any(path.samefile(best / path.relative_to(newest)) for path in files_of(newest))
+
+
+def test_the_second_name_is_not_waited_for(state, tmp_path, monkeypatch):
+    finish, may_go_on = Checkpoints._finish, threading.Event()
+
+    def slowly(*args):
+        assert may_go_on.wait(60)
+        finish(*args)
+
+    monkeypatch.setattr(Checkpoints, "_finish", slowly)
+    with opened(tmp_path) as checkpoints:
+        for name in ("best", "newest"):
+            checkpoints.save(name, 3, at(state, 3), {"best": {"step": 3}})
+        assert not checkpoints.shelf.steps("best")  # it came back while the first is still being written
+        may_go_on.set()
+        checkpoints.wait()
+        assert checkpoints.shelf.steps("best") == checkpoints.shelf.steps("newest") == [3]
+
+
+def test_files_that_have_gone_meanwhile_are_told(state, tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save("best", 3, at(state, 3), {"best": {"step": 3}})
+        checkpoints.wait()
+        shutil.rmtree(checkpoints.shelf.place("best", 3))
+        checkpoints.save("newest", 3, at(state, 3), {"best": {"step": 3}})
+        with pytest.raises(DiskFailed, match="which was saved and read back, is damaged: manifest.json is missing"):
+            checkpoints.wait()
 
 
 def test_nothing_older_is_removed_before_the_new_one_was_read_back(state, tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 Each is a sealed folder, `newest/STEP` or `best/STEP`: the whole training state as Orbax writes it, `meta.json` with
 what is needed to understand it, and the manifest. Saving goes on beside the training. What was saved is read back
-before anything older is removed, and what is restored is held against its manifest first.
+before anything older is removed, and what is restored is held against its manifest first. A step that is both the
+newest and the best is written once: its second folder has the same files.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ import orbax.checkpoint as ocp
 from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
 from segnet_jax.files import atomic_write_json
 from segnet_jax.training.parallel import Devices, replicate, rewrap
-from segnet_jax.training.sealing import Damaged, read_manifest, seal, verify
+from segnet_jax.training.sealing import Damaged, link_files, read_manifest, seal, verify
 from segnet_jax.training.shelf import META, Shelf, Which
 from segnet_jax.training.state import TrainState, num_bytes_of
 
@@ -63,13 +64,15 @@ class Checkpoints:
         self._devices, self._share = devices, share
         self._writer = _writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
-        self._pending: Future | None = None
+        self._pending: list[Future] = []
         self._there: dict[Which, list[int]] | None = None  # saved or begun; all processes must skip the same saves
 
     # --- saving ---
 
     def save(self, which: Which, step: int, state: TrainState, meta: dict[str, Any]) -> None:
-        """Begins to save a state, after the save before it has ended; every process calls it.
+        """Begins to save a state, after the saves before it have ended; every process calls it.
+
+        A state that is saved under the other name already, or is being saved, is not waited for and not written again.
 
         Args:
           which: "newest" or "best".
@@ -81,13 +84,19 @@ class Checkpoints:
           DiskFull: there is not enough room, or there was not for the save before.
           DiskFailed: the disk refuses otherwise.
         """
-        self.wait()
+        self.poll()
         if self._there is None:
             self._there = self._agreed(lambda: {each: self.shelf.steps(each) for each in ("newest", "best")})
         if step in self._there[which]:
             return  # the same step of the same run is the same state
-        self._there[which].append(step)
         partial = self.shelf.place(which, step).with_name(f".{step}.partial")
+        other: Which = "best" if which == "newest" else "newest"
+        if step in self._there[other]:
+            self._there[which].append(step)
+            self._pending.append(self._thread.submit(self._share_files, other, which, step, partial, meta))
+            return
+        self.wait()
+        self._there[which].append(step)
         copy = jax.device_get(state) if self._devices.is_writer else None  # before it is donated
         if copy is not None:
             self._make_room(partial, num_bytes_of(copy), step)
@@ -95,11 +104,11 @@ class Checkpoints:
             self._writer.save(
                 partial / _STATE, args=ocp.args.StandardSave(_as_kept(rewrap(state, self._devices.world))), force=True
             )
-        self._pending = self._thread.submit(self._finish, which, step, partial, copy, meta)
+        self._pending.append(self._thread.submit(self._finish, which, step, partial, copy, meta))
 
     def poll(self) -> None:
-        """Raises what the save that is under way has met, if it has ended."""
-        if self._pending and self._pending.done():
+        """Raises what a save that has ended has met."""
+        if any(each.done() and each.exception() for each in self._pending):
             self.wait()
 
     def wait(self) -> None:
@@ -109,9 +118,12 @@ class Checkpoints:
           DiskFull: there was no room for it.
           DiskFailed: the disk refuses otherwise, or reads back what was not written.
         """
-        pending, self._pending = self._pending, None
-        if pending:
-            pending.result()
+        pending, self._pending = self._pending, []
+        try:
+            for each in pending:
+                each.result()
+        finally:
+            wait(pending)
 
     def newest_saved(self) -> int | None:
         """The latest step that verifies, after a training has ended otherwise than well; in one process."""
@@ -137,16 +149,33 @@ class Checkpoints:
     def _finish(self, which: Which, step: int, partial: pathlib.Path, copy: TrainState | None, meta: dict) -> None:
         """Seals what Orbax has written, reads it back, and only then removes what is older. Runs in the thread."""
         with self._told_by_disk(partial, step):
+            sum_of_copy = sum_of_state(copy) if copy is not None else ""  # while Orbax writes
             self._writer.wait_until_finished()  # in all processes
             if copy is None:
                 return
             atomic_write_json(partial / META, meta)
-            facts = {"step": step, "config": meta.get("config"), "state": sum_of_state(copy)}
             final = partial.with_name(str(step))
-            seal(partial, final, facts)
-            verify(final)
-            if sum_of_state(self._read(final, copy)) != facts["state"]:
+            seal(partial, final, {"step": step, "config": meta.get("config"), "state": sum_of_copy})
+            if not _are_same(self._read(final, copy), copy):
                 raise DiskFailed(f"{final} reads back otherwise than it was written: the disk or memory is at fault")
+            self.shelf.note(which, step)
+            self.shelf.prune()
+
+    def _share_files(self, other: Which, which: Which, step: int, partial: pathlib.Path, meta: dict) -> None:
+        """Gives a state that is saved under one name its other one, with a `meta.json` of its own; in the thread."""
+        if not self._devices.is_writer:
+            return
+        with self._told_by_disk(partial, step):
+            source = self.shelf.place(other, step)
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                sum_of_source = read_manifest(source)["state"]
+                sums = link_files(source, partial, _STATE)
+            except Damaged as error:
+                raise DiskFailed(f"{source}, which was saved and read back, is damaged: {error}") from None
+            atomic_write_json(partial / META, meta)
+            facts = {"step": step, "config": meta.get("config"), "state": sum_of_source}
+            seal(partial, partial.with_name(str(step)), facts, sums)
             self.shelf.note(which, step)
             self.shelf.prune()
 
@@ -181,6 +210,8 @@ class Checkpoints:
             self._there = None
             free = shutil.disk_usage(self._root).free if self._root.exists() else 0
             shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, DiskFailed):  # told already
+                raise
             if is_disk_full(error):
                 told = f"no room to save step {step}: {free / 1e6:.1f} MB were free on {self._root}"
                 raise DiskFull(told) from error
@@ -271,6 +302,16 @@ def _without_closed_loops(hook: Callable, unraisable) -> None:
     """Where a write fails, TensorStore prints, for each other one, that nobody waits for it any more."""
     if str(unraisable.exc_value) != "Event loop is closed":
         hook(unraisable)
+
+
+def _are_same(state: TrainState, other: TrainState) -> bool:
+    """Whether two states are the same to the last bit: numpy arrays of the same names, shapes and types."""
+    pairs = zip(*map(jax.tree.leaves, (state, other)), strict=True)
+    return all(one.dtype == two.dtype and np.array_equal(_bytes_of(one), _bytes_of(two)) for one, two in pairs)
+
+
+def _bytes_of(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def sum_of_state(state: TrainState) -> str:

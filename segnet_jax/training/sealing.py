@@ -5,10 +5,13 @@ that a kill or a power cut at any moment leaves either the whole folder under it
 fsync, rename, fsync of the folder around it.
 """
 
+import errno
 import hashlib
 import json
 import os
 import pathlib
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from segnet_jax.files import plain, sum_of_file
@@ -16,6 +19,8 @@ from segnet_jax.files import plain, sum_of_file
 MANIFEST = "manifest.json"
 VERSION = 1
 _MOST_BYTES = 16_000_000  # of a manifest; ours have some ten thousand
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+"""How disks that know no second name of a file, or bear no more of them, refuse one."""
 
 
 class Damaged(Exception):
@@ -26,19 +31,26 @@ class NewerFormat(Exception):
     """A folder is whole, and of a format that a later version of this program writes."""
 
 
-def seal(partial: pathlib.Path, final: pathlib.Path, facts: dict[str, Any]) -> None:
+def seal(
+    partial: pathlib.Path, final: pathlib.Path, facts: dict[str, Any], known: Mapping[str, dict[str, Any]] | None = None
+) -> None:
     """Writes the manifest of a finished folder and gives the folder its name.
 
     Args:
       partial: holds all files; on the same disk as `final`.
       final: where it is to be found; must not exist.
       facts: JSON to stand in the manifest too.
+      known: what the manifest is to say of files that are on the disk already, from `link_files`.
 
     Raises:
       OSError: from the disk.
     """
+    known = known or {}
     files = {path.relative_to(partial).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
-    sums = {name: {"bytes": path.stat().st_size, "sha256": _sum_after_sync(path)} for name, path in files.items()}
+    sums = {
+        name: known.get(name) or {"bytes": path.stat().st_size, "sha256": _sum_after_sync(path)}
+        for name, path in files.items()
+    }
     for folder in sorted(path for path in partial.rglob("*") if path.is_dir()):
         sync_folder(folder)
     body = {"version": VERSION, **facts, "files": sums}
@@ -50,6 +62,36 @@ def seal(partial: pathlib.Path, final: pathlib.Path, facts: dict[str, Any]) -> N
     sync_folder(partial)
     os.rename(partial, final)
     sync_folder(final.parent)
+
+
+def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[str, dict[str, Any]]:
+    """Puts a part of a sealed folder into another one too: the same files, or copies where the disk has no links.
+
+    Args:
+      source: sealed.
+      partial: made where it is missing.
+      part: a folder in both.
+
+    Returns:
+      What the source's manifest says of each file that became the same.
+
+    Raises:
+      Damaged: the source's manifest is none.
+      OSError: from the disk.
+    """
+    linked = {}
+    for name, known in read_manifest(source)["files"].items():
+        if not name.startswith(f"{part}/"):
+            continue
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source / name, partial / name)
+            linked[name] = known
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            shutil.copyfile(source / name, partial / name)
+    return linked
 
 
 def verify(folder: pathlib.Path) -> dict[str, Any]:
