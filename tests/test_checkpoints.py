@@ -19,11 +19,11 @@ from segnet_jax.errors import UserError
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training import checkpoints as module
 from segnet_jax.training import sealing
-from segnet_jax.training.checkpoints import Checkpoints, sum_of_state
+from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.parallel import choose_devices, replicate
 from segnet_jax.training.sealing import Damaged, seal, verify
-from segnet_jax.training.state import create_state, init_variables
+from segnet_jax.training.state import create_state, init_variables, sum_of_state
 
 SCHEDULE = learning_rate_schedule("constant", peak=0.1, total_steps=5)
 

@@ -8,7 +8,6 @@ newest and the best is written once: its second folder has the same files.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -29,7 +28,7 @@ from segnet_jax.files import atomic_write_json
 from segnet_jax.training.parallel import Devices, replicate, rewrap
 from segnet_jax.training.sealing import Damaged, link_files, read_manifest, seal, verify
 from segnet_jax.training.shelf import META, Shelf, Which
-from segnet_jax.training.state import TrainState, num_bytes_of
+from segnet_jax.training.state import TrainState, are_same, num_bytes_of, sum_of_state
 
 _STATE = "state"
 _PATIENCE = 10 * 365 * 86_400  # seconds
@@ -156,7 +155,7 @@ class Checkpoints:
             atomic_write_json(partial / META, meta)
             final = partial.with_name(str(step))
             seal(partial, final, {"step": step, "config": meta.get("config"), "state": sum_of_copy})
-            if not _are_same(self._read(final, copy), copy):
+            if not are_same(self._read(final, copy), copy):
                 raise DiskFailed(f"{final} reads back otherwise than it was written: the disk or memory is at fault")
             self.shelf.note(which, step)
             self.shelf.prune()
@@ -302,30 +301,3 @@ def _without_closed_loops(hook: Callable, unraisable) -> None:
     """Where a write fails, TensorStore prints, for each other one, that nobody waits for it any more."""
     if str(unraisable.exc_value) != "Event loop is closed":
         hook(unraisable)
-
-
-def _are_same(state: TrainState, other: TrainState) -> bool:
-    """Whether two states are the same to the last bit: numpy arrays of the same names, shapes and types."""
-    pairs = zip(*map(jax.tree.leaves, (state, other)), strict=True)
-    return all(one.dtype == two.dtype and np.array_equal(_bytes_of(one), _bytes_of(two)) for one, two in pairs)
-
-
-def _bytes_of(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def sum_of_state(state: TrainState) -> str:
-    """One sha256 over all that a step changes: parameters, statistics, momentum, step, place in the plan.
-
-    Args:
-      state: as numpy arrays.
-
-    Returns:
-      Hex; equal for states that are equal to the last bit.
-    """
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.data if array.nbytes else b"")
-    return digest.hexdigest()
