@@ -84,18 +84,17 @@ class Checkpoints:
           DiskFailed: the disk refuses otherwise.
         """
         self.poll()
-        if self._there is None:
-            self._there = self._agreed(lambda: {each: self.shelf.steps(each) for each in ("newest", "best")})
-        if step in self._there[which]:
+        there = self._there = self._there or self._agreed(self._steps_there)  # the thread forgets it where a save fails
+        if step in there[which]:
             return  # the same step of the same run is the same state
         partial = self.shelf.place(which, step).with_name(f".{step}.partial")
         other: Which = "best" if which == "newest" else "newest"
-        if step in self._there[other]:
-            self._there[which].append(step)
+        if step in there[other]:
+            there[which].append(step)
             self._pending.append(self._thread.submit(self._share_files, other, which, step, partial, meta))
             return
         self.wait()
-        self._there[which].append(step)
+        there[which].append(step)
         copy = jax.device_get(state) if self._devices.is_writer else None  # before it is donated
         if copy is not None:
             self._make_room(partial, num_bytes_of(copy), step)
@@ -104,6 +103,9 @@ class Checkpoints:
                 partial / _STATE, args=ocp.args.StandardSave(_as_kept(rewrap(state, self._devices.world))), force=True
             )
         self._pending.append(self._thread.submit(self._finish, which, step, partial, copy, meta))
+
+    def _steps_there(self) -> dict[Which, list[int]]:
+        return {which: self.shelf.steps(which) for which in ("newest", "best")}
 
     def poll(self) -> None:
         """Raises what a save that has ended has met."""
