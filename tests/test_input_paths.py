@@ -106,8 +106,13 @@ def test_several_steps_a_call_from_the_host_are_refused_in_one_line(tmp_path, mo
 WITHOUT_TENSORFLOW = """
 import runpy, sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # to import either is an ImportError
-sys.argv[0] = "train"
-runpy.run_module("segnet_jax.train", run_name="__main__")
+folder, *flags = sys.argv[1:]
+for place in ("device", "auto"):
+    sys.argv = ["train", *flags, "--input", place, "--run", f"{folder}/{place}"]
+    try:
+        runpy.run_module("segnet_jax.train", run_name="__main__")
+    except SystemExit as left:
+        print("left with", left.code)
 """
 
 
@@ -115,19 +120,18 @@ def test_a_folder_of_images_is_trained_on_without_tensorflow(tmp_path):
     flags = [
         *("--data", str(SAMPLE), "--image-size", "24", "32", "--init", "none", "--depth", "1", "--width", "0.0625"),
         *("--epochs", "1", "--max-steps", "2", "--batch-size-per-device", "1", "--devices", "1"),
-        *("--run", str(tmp_path / "run")),
     ]
     environment = os.environ | {"XLA_FLAGS": QUICK}
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TENSORFLOW, *flags],
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path), *flags],
         capture_output=True,
         text=True,
         env=environment,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    assert "\ninput    device, " in done.stderr and "Traceback" not in done.stderr
-    assert digest_of(tmp_path / "run")[0] == 2
+    assert done.stdout.splitlines() == ["left with 0", "left with 0"] and done.returncode == 0, done.stderr
+    assert done.stderr.count("\ninput    device, ") == 2 and "Traceback" not in done.stderr
+    assert digest_of(tmp_path / "device") == digest_of(tmp_path / "auto")
 
 
 @pytest.mark.parametrize(

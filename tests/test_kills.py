@@ -82,8 +82,10 @@ def break_at(place, moment):
     assert ended.code == EXPECTED[fault], ended.err
     assert "Traceback" not in ended.err
     assert saved(place.run) >= before  # nothing that was saved is lost
-    if ended.phase != "starting" or ended.first_step:  # it came so far as to say where it goes on
+    if re.search("^run  ", ended.err, re.MULTILINE):  # it came so far as to say where it goes on
         assert ended.first_step == before
+    else:
+        assert ended.finished_steps == 0
     if fault == "kill":
         # Not saved is what was taken since the last epoch's end, and the save that was under way.
         assert ended.finished_steps - saved(place.run) <= 2 * STEPS_PER_EPOCH

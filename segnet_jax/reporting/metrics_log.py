@@ -36,7 +36,7 @@ class MetricsLog:
 
     def __init__(self, folder: str | os.PathLike, *, resume_step: int | None = None, scored_step: int | None = None):
         with _without_torch():
-            from tensorboardX.event_file_writer import EventsWriter  # takes its time, so not at the top
+            from tensorboardX.event_file_writer import EventsWriter  # which only a training needs
 
         path = pathlib.Path(folder) / FILE_NAME
         self._last_steps: dict[str, int] = {}
