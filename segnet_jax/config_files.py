@@ -16,23 +16,39 @@ _MOST_BYTES = 100_000  # of a file; one that sets every field has 2,000. The tim
 
 
 def read_config(path: pathlib.Path, base: Config) -> Config:
-    """Overrides `base` with what a TOML file says.
+    """Overrides `base` with the protocol that a TOML file names, if it names one, and that with what the file says.
 
     Raises:
-      UserError: for a file that cannot be read or is no TOML, an unknown key (with the nearest known one), a value of
-        the wrong type or out of range.
+      UserError: for a file that cannot be read or is no TOML, an unknown key (with the nearest known one) or protocol,
+        a value of the wrong type or out of range.
     """
+    values = _read(path)
+    if isinstance(name := values.get("protocol"), str) and name:
+        base = read_protocol(name, base)
+    return override(base, values, source=str(path))
+
+
+def read_whole_config(path: pathlib.Path) -> Config:
+    """What `Config.to_toml` has written, every field, so that the protocol is but a name, of another version perhaps.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    return override(Config(), _read(path), source=str(path))
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """A file's values as TOML has them."""
     try:
         if not path.is_file() and path.exists():  # a pipe would be waited for, and a device never ends
             raise UserError(f"cannot read the config {path}: it is not a file")
         if path.stat().st_size > _MOST_BYTES:
             raise UserError(f"{path} has {path.stat().st_size} bytes, which is no config: at most {_MOST_BYTES:,}")
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
     except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits, and for deep nesting
         raise UserError(f"{path} is not valid TOML: {error}") from None
-    return override(base, values, source=str(path))
 
 
 def read_protocol(name: str, base: Config) -> Config:

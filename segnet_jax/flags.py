@@ -37,6 +37,9 @@ def parse_config(args: Sequence[str], *, prog: str, description: str) -> Config:
         config = read_protocol(base.protocol, config)
     if base.config:
         config = read_config(pathlib.Path(base.config), config)
+        if base.protocol not in ("", config.protocol):
+            of = config.protocol or "none"
+            raise UserError(f"--protocol {base.protocol}, but {base.config} is of protocol {of}: leave one away")
     return parse_flags(Config, flags, default=config, prog=prog, description=description)
 
 

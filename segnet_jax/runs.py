@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segnet_jax.config import Config, differences, on_resume
-from segnet_jax.config_files import read_config
+from segnet_jax.config_files import read_whole_config
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.endings import RunInUse
 from segnet_jax.errors import UserError, listed
@@ -213,7 +213,7 @@ def read_run(folder: str | pathlib.Path) -> Config:
         raise UserError(f"no run {folder}: there is no such folder")
     if not _is_run(folder):
         raise UserError(f"no run in {folder}: it holds no {CONFIG_FILE}")
-    return read_config(folder / CONFIG_FILE, Config())
+    return read_whole_config(folder / CONFIG_FILE)
 
 
 # --- what is in it ---

@@ -8,6 +8,9 @@ import sys
 import pytest
 
 from segnet_jax.command import run_command
+from segnet_jax.config import Config
+from segnet_jax.config_files import read_config
+from segnet_jax.datasets.frames import split_names
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments" / "blog"
 _SPEC = importlib.util.spec_from_file_location("blog_measure", FOLDER / "measure.py")
@@ -32,6 +35,13 @@ def test_the_time_of_100_epochs_is_that_worked_by_hand():
     assert [each["speed_up"] for each in found["ours"]] == pytest.approx([1, 14 / (41_600 / 320 / 60)])
     assert measure.draw(found).startswith(b"\x89PNG")
     assert "| the article, V100 | 8 | 37 | 3.27 |" in measure.table(found)
+
+
+def test_the_articles_training_is_of_its_421_frames():
+    config = read_config(FOLDER / "config.toml", Config())
+    assert len(split_names(config.split_rule)["train"]) == 421 and config.epochs == 100
+    assert config.final_batch_norm and config.class_weights != "none" and config.result_checkpoint == "last"
+    assert [each["steps"] for each in TIMES["ours"]] == [100 * (421 // each["global_batch_size"]) for each in TIMES["ours"]]
 
 
 def test_what_was_measured_on_a_cpu_says_that_it_does_not_compare():

@@ -7,6 +7,8 @@ import pytest
 from segnet_jax.config import Config, differences
 from segnet_jax.config_files import protocol_names, read_config, read_protocol
 from segnet_jax.errors import UserError
+from segnet_jax.flags import parse_config
+from segnet_jax.runs import read_run
 
 
 def test_a_config_survives_its_toml_form(tmp_path):
@@ -48,6 +50,26 @@ def test_every_protocol_loads_and_names_itself():
     assert {"demo", "camvid-tutorial", "camvid-matlab-2018"} <= set(protocol_names())
     for name in protocol_names():
         assert read_protocol(name, Config()).protocol == name
+
+
+def test_a_file_that_names_a_protocol_is_over_that_protocol(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('epochs = 3\nprotocol = "camvid-matlab-2018"\n')
+    mine = read_config(path, Config())
+    assert mine == dataclasses.replace(read_protocol("camvid-matlab-2018", Config()), epochs=3)
+    assert mine == parse_config(["--config", str(path)], prog="x", description="")
+    assert mine == parse_config(["--config", str(path), "--protocol", mine.protocol], prog="x", description="")
+    with pytest.raises(UserError, match="--protocol demo, but .* is of protocol camvid-matlab-2018: leave one away"):
+        parse_config(["--config", str(path), "--protocol", "demo"], prog="x", description="")
+    path.write_text('protocol = "camvid-tutorail"')
+    with pytest.raises(UserError, match="unknown protocol 'camvid-tutorail'; known: .*camvid-tutorial"):
+        read_config(path, Config())
+
+
+def test_a_run_of_a_protocol_that_is_no_more_is_still_read(tmp_path):
+    config = dataclasses.replace(Config(), protocol="of-an-earlier-version", epochs=3)
+    (tmp_path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    assert read_run(tmp_path) == config
 
 
 def test_only_what_makes_the_experiment_counts_as_a_difference():

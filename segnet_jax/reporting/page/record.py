@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segnet_jax.config import Config
-from segnet_jax.config_files import read_config
+from segnet_jax.config_files import read_whole_config
 from segnet_jax.errors import UserError, shown
 from segnet_jax.metrics.confusion import Scores, scores
 from segnet_jax.reporting.kept import FOLDER, RECORDS_FILE, UNCERTAINTY_FILE, WORST_FILE
@@ -126,7 +126,7 @@ def read_record(folder: pathlib.Path) -> Record:
     """Reads a run folder; whatever it holds, this does not raise."""
     record = Record(folder)
     try:
-        record.config = read_config(folder / "config.toml", Config())
+        record.config = read_whole_config(folder / "config.toml")
     except UserError as error:
         record.problems.append(f"its config is left out: {text(error, 300)}")
     for name in ("environment", "result", "outcome"):
