@@ -14,7 +14,7 @@ from segnet_jax import speeds
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json
+from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.reporting.measurements import print_measurements
 from segnet_jax.reporting.run_folder import environment
@@ -81,8 +81,9 @@ def benchmark(options: Options) -> int:
     """Measures, prints a table, and writes the JSON if asked; returns the exit code.
 
     Raises:
-      UserError: for devices that are not there, or a file to compare with that is none of ours.
+      UserError: for devices that are not there, or a file that cannot be written or, to compare with, is none of ours.
     """
+    check_place("json", options.json)
     earlier = read_earlier(options.compare) if options.compare else None
     devices, precision = start_devices(options.config)
     say = partial(print, file=sys.stderr)

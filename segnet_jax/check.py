@@ -12,7 +12,7 @@ from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.endings import NotFinite
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json
+from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_config
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.progress import duration
@@ -43,6 +43,7 @@ def check(config: Config, json: str = "") -> int:
         raise UserError("check looks at a training before it is begun: leave out --resume")
     if config.coordinator:
         raise UserError("check looks at this machine alone: leave out --coordinator")
+    check_place("json", json)
     start = time.monotonic()
     say = partial(print, file=sys.stderr, flush=True)
     with contextlib.ExitStack() as stack:

@@ -24,7 +24,7 @@ from segnet_jax.datasets.records import DataSet
 from segnet_jax.datasets.values import scan, table_to_edit
 from segnet_jax.errors import UserError, UserErrors, listed
 from segnet_jax.examination import Examination, Suggestion, as_json, examine, suggest
-from segnet_jax.files import atomic_write_json, atomic_write_text
+from segnet_jax.files import atomic_write_json, atomic_write_text, check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.setting import open_data, reading_of, tell_of_sizes
@@ -69,7 +69,7 @@ def doctor(options: Options) -> int:
       UserError: with all faults.
     """
     for flag in ("json", "picture", "classes"):
-        _check_place(flag, getattr(options, flag), options.data)
+        _check_writable(flag, getattr(options, flag), options.data)
     wishes = vars(options).keys() & {item.name for item in dataclasses.fields(Config)}
     config = dataclasses.replace(Config(), **{name: getattr(options, name) for name in wishes})
     if options.classes:
@@ -101,14 +101,11 @@ def doctor(options: Options) -> int:
     return 0
 
 
-def _check_place(flag: str, path: str, data: str) -> None:
+def _check_writable(flag: str, path: str, data: str) -> None:
     """Refuses, before anything is read, a file that cannot be written, or may be one of the data set's."""
+    check_place(flag, path)
     place = pathlib.Path(path)
-    if not path:
-        return
-    if place.is_dir() or not place.absolute().parent.is_dir():
-        raise UserError(f"--{flag} {path}: {'a folder' if place.is_dir() else 'no folder to write it to'}; name a file")
-    if place.exists() and place.resolve().is_relative_to(pathlib.Path(data).resolve()):
+    if path and place.exists() and place.resolve().is_relative_to(pathlib.Path(data).resolve()):
         raise UserError(f"--{flag} {path} is there already, among the data: nothing is overwritten; name another file")
 
 

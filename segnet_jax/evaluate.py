@@ -1,6 +1,7 @@
 """Scores a trained run on a split: `python -m segnet_jax.evaluate --help`."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from segnet_jax.config import Config
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.delineation import evaluate_boundaries
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json
+from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.metrics.boundary import BoundaryF1
@@ -119,8 +120,11 @@ def evaluate(options: Options) -> int:
     """Evaluates, prints the table, and writes the JSON if asked; returns the exit code.
 
     Raises:
-      UserError: for a missing run or split, or data whose classes are not the run's.
+      UserError: for a missing run or split, data whose classes are not the run's, or what cannot be written.
     """
+    check_place("json", options.json)
+    if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
+        raise UserError(f"--pictures {options.pictures} is a file: name a folder")
     say = partial(print, file=sys.stderr)
     subject = _open(options, say)
     records = assembly.decode(subject.split, subject.config, f"reading {options.split} images", say)
@@ -129,14 +133,17 @@ def evaluate(options: Options) -> int:
         return 0
     told = of_images(found.by_image)
     _print(subject, found, told)
-    if found.sampled:
-        on = {"split": options.split, "num_images": len(subject.split), "step": subject.restored.meta["step"]}
-        photographs = None if options.masks_only else records
-        found.sampled.show(options.run, on, subject.split.names, photographs, subject.data_set.classes)
-    if options.pictures:
-        _draw(subject, found, records)
-    if options.json:
-        atomic_write_json(options.json, _summary(subject, found) | told)
+    try:
+        if options.json:
+            atomic_write_json(options.json, _summary(subject, found) | told)
+        if found.sampled:
+            on = {"split": options.split, "num_images": len(subject.split), "step": subject.restored.meta["step"]}
+            photographs = None if options.masks_only else records
+            found.sampled.show(options.run, on, subject.split.names, photographs, subject.data_set.classes)
+        if options.pictures:
+            _draw(subject, found, records)
+    except OSError as error:  # such as a run of somebody else's, which keeps the maps of samples
+        raise UserError(f"cannot write {error.filename}: {error.strerror}; what is told above is whole") from None
     return 0
 
 

@@ -25,7 +25,7 @@ from segnet_jax.errors import UserError, listed
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.parity import Parity, compare
 from segnet_jax.exporting.subject import Subject
-from segnet_jax.files import atomic_write_json, sum_of_file
+from segnet_jax.files import atomic_write_json, check_place, sum_of_file
 from segnet_jax.flags import parse_flags
 from segnet_jax.network import folded, restore
 from segnet_jax.pipeline.decoded import streamed
@@ -79,6 +79,8 @@ def export(options: Options) -> int:
     """
     if options.images < 1:
         raise UserError(f"--images must be at least 1, got {options.images}")
+    out = pathlib.Path(options.out or pathlib.Path(options.run) / "export")
+    check_place("json", options.json, made=out)
     formats = tuple(dict.fromkeys(options.format))
     config = runs.read_run(options.run)
     for name in formats:
@@ -92,7 +94,6 @@ def export(options: Options) -> int:
             f"--format onnx knows SegNet with pooling indices alone, and {options.run} is a variant of it: take "
             "--format stablehlo or safetensors"
         )
-    out = pathlib.Path(options.out or pathlib.Path(options.run) / "export")
     before = _earlier(out, formats, options.overwrite)
     keep_no_paths()
     subject = _subject(options, config)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from segnet_jax.errors import UserError
+
 
 def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Writes a file under a temporary name beside it, then renames it: a reader or a kill never finds half of it."""
@@ -34,6 +36,28 @@ def atomic_write_text(path: str | os.PathLike, text: str) -> None:
 def atomic_write_json(path: str | os.PathLike, value) -> None:
     """Writes a value as indented JSON, whole or not at all; NaN and infinity become null."""
     atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def check_place(flag: str, path: str, made: str | os.PathLike = "") -> None:
+    """Refuses a file that a command could not write at its end, before it begins.
+
+    Args:
+      flag: that names the file.
+      path: the file; "" is none.
+      made: a folder that the command makes by itself, "" for none.
+
+    Raises:
+      UserError: naming the flag: the file is a folder, or its own folder is not there or cannot be written to.
+    """
+    place = pathlib.Path(path).absolute()
+    if not path or made and place.parent == pathlib.Path(made).absolute():
+        return
+    if place.is_dir():
+        raise UserError(f"--{flag} {path} is a folder: name a file")
+    if not place.parent.is_dir():
+        raise UserError(f"--{flag} {path}: there is no folder {place.parent}; make it, or name another file")
+    if not os.access(place.parent, os.W_OK):
+        raise UserError(f"--{flag} {path}: the folder {place.parent} cannot be written to; name another file")
 
 
 def sum_of_file(path: str | os.PathLike, algorithm: str = "sha256") -> str:

@@ -19,7 +19,7 @@ from segnet_jax import runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError, listed
-from segnet_jax.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from segnet_jax.files import atomic_write_bytes, atomic_write_json, atomic_write_text, check_place
 from segnet_jax.flags import parse_config, parse_flags
 from segnet_jax.portable.lowering import PLATFORMS
 from segnet_jax.portable.sides import as_markdown, print_sides, side_by_side
@@ -199,9 +199,7 @@ def measure(options: Measure) -> int:
     """
     from segnet_jax.machine import Machine
 
-    folder = pathlib.Path(options.json).absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"--json {options.json}: there is no folder {folder} to write to")
+    check_place("json", options.json)
     say = partial(print, file=sys.stderr, flush=True)
     machine = Machine.of(options, say)
     found: dict[str, Any] = {

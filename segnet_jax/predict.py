@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import os
 import pathlib
 import sys
 import time
@@ -21,7 +22,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import CAMVID, CAMVID_TUTORIAL_VOID, ClassTable
 from segnet_jax.endings import OutOfMemory, Stopped, is_out_of_memory
 from segnet_jax.errors import UserError, UserErrors
-from segnet_jax.files import atomic_write_json
+from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.network import folded, restore
@@ -98,6 +99,9 @@ def predict(options: Options) -> int:
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop(first="what is begun is written first"))
         with stop.at_once():
+            check_place("json", options.json, made=options.out)
+            if options.json and os.path.lexists(options.json):
+                raise UserError(f"--json {options.json} is there already: nothing is overwritten, name another file")
             config = dataclasses.replace(
                 runs.read_run(options.run),
                 devices=options.devices,

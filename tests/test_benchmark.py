@@ -129,6 +129,7 @@ def test_strong_scaling_divides_as_many_images_among_more_devices(monkeypatch):
     "flags, message",
     [
         (["--compare", "no.json"], "cannot compare with no.json: No such file"),
+        (["all", "--json", "no/now.json"], "--json no/now.json: there is no folder"),
         (["--steps", "0"], "--steps and --rounds must be at least 1"),
         (["--devices", "9"], "9 devices asked, 8 found"),
         (["nothing"], "nothing"),

@@ -62,6 +62,7 @@ def test_a_fault_of_the_data_is_found_by_file_before_anything_is_compiled(tmp_pa
         (["--resume", "--run", "RUN"], "leave out --resume"),
         (["--run", "OTHER"], "is not an empty folder"),
         (["--json"], "--json needs the file to write to"),
+        (["--json", "no/told.json"], "there is no folder"),
         (["--learning-rate", "0"], "--learning-rate must be between"),
     ],
 )

@@ -102,6 +102,7 @@ def ended(main, capsys):
         (["no/run"], "no run no/run"),
         (["RUN", "--format", "torchscript"], "torchscript"),
         (["RUN", "--data", "nowhere"], "no folder nowhere"),
+        (["RUN", "--json", "no/found.json"], "--json no/found.json: there is no folder"),
         (["RUN", "--images", "0"], "--images must be at least 1, got 0"),
         (["RUN", "--out", "file/in"], "cannot make the folder file/in"),
     ],

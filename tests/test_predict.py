@@ -303,6 +303,8 @@ def test_a_label_at_fault_or_missing_leaves_the_prediction(run, here, monkeypatc
         (["RUN", "photos", "--devices", "9"], "9 devices asked, 8 found"),
         (["RUN", "photos", "--labels", "nowhere"], "no folder nowhere for --labels"),
         (["RUN", "photos", "--out", "notes.txt/out"], "cannot make the folder notes.txt/out"),
+        (["RUN", "photos", "--json", "no/told.json"], "--json no/told.json: there is no folder"),
+        (["RUN", "photos", "--json", "notes.txt"], "--json notes.txt is there already: nothing is overwritten"),
         (["RUN", "photos", "--outt", "x"], "nearest: --out"),
     ],
     ids=str,
