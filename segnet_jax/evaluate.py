@@ -50,7 +50,7 @@ class Options:
     run: Annotated[str, tyro.conf.Positional]  # folder of the run
     split: Literal["train", "val", "test"] = "val"  # which images
     data: str = ""  # where they are, if not where the run was trained
-    checkpoint: Literal["best", "newest"] = "best"  # of the run
+    checkpoint: Literal["result", "best", "newest"] = "result"  # of the run; result: the one that its result is of
     batch_norm: Literal["run", "running", "recompute"] = "run"  # whose statistics; recompute: of the run's data
     averaged: bool = True  # take the run's averaged parameters where it has such, not those of the step itself
     samples: int = 0  # also score the mean of so many samples under dropout (Bayesian SegNet), with its uncertainty
@@ -234,7 +234,7 @@ def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
     if len(told.get("sequences", {})) > 1:
         print_sequences(told["sequences"])
     step = subject.restored.meta["step"]
-    print(f"{len(subject.split)} {options.split} images, {options.checkpoint} checkpoint (step {step})")
+    print(f"{len(subject.split)} {options.split} images, {subject.restored.which} checkpoint (step {step})")
     if subject.recomputes:
         running, recomputed = (scores(found.confusions[name]).miou for name in ("running", "recompute"))
         print(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
@@ -256,7 +256,7 @@ def _summary(subject: Subject, found: Found) -> dict[str, Any]:
         seed=config.seed,
         boundary_f1=found.boundary,
     )
-    summary |= {"checkpoint": options.checkpoint, "step": restored.meta["step"], "loss": found.evaluation.loss}
+    summary |= {"checkpoint": restored.which, "step": restored.meta["step"], "loss": found.evaluation.loss}
     summary |= {"precision": subject.precision, "image_size": config.image_size, "images": packed(found.by_image)}
     summary |= by_statistics(found.confusions) | {"confusion": found.evaluation.confusion}
     summary |= recipe(subject.trained, subject.data_set.name, restored.meta.get("global_batch_size"))

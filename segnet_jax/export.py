@@ -56,7 +56,7 @@ class Options:
     run: Annotated[str, tyro.conf.Positional]  # folder of the run
     format: tuple[Format, ...] = ("stablehlo",)  # one or several
     out: str = ""  # folder to write to, by default export/ in the run's
-    checkpoint: Literal["best", "newest"] = "best"  # of the run
+    checkpoint: Literal["result", "best", "newest"] = "result"  # of the run; result: the one that its result is of
     data: str = ""  # where to take images to compare on, if not where the run was trained; "synthetic" renders some
     images: int = 3  # how many validation images to compare on
     overwrite: bool = False  # replace what was exported to that folder before
@@ -105,7 +105,7 @@ def export(options: Options) -> int:
             MODULES[name].write(subject, path)
         parities = _compare(subject, made, images)
         _check_parity(parities)
-        told = {name: _told(name, subject, made[name], out, parities[name], options.checkpoint) for name in formats}
+        told = {name: _told(name, subject, made[name], out, parities[name]) for name in formats}
         for path in made.values():
             _put(path, out / path.name)
         atomic_write_json(out / REPORT_FILE, before | told)
@@ -160,6 +160,7 @@ def _subject(options: Options, config: Config) -> Subject:
         "colors": [list(color) for color in network.colors],
         "preprocessing": dataclasses.asdict(network.preprocessing) | {"channels": "RGB", "range": "0..255"},
         "network": {name: getattr(config, name) for name in NETWORK_FIELDS},
+        "checkpoint": restored.which,
         "step": network.step,
         "made_by": f"segnet_jax {versions()['segnet_jax']}",
     }
@@ -208,7 +209,7 @@ def _check_parity(parities: dict[Format, list[Parity]]) -> None:
 
 
 def _told(
-    name: Format, subject: Subject, path: pathlib.Path, out: pathlib.Path, parities: list[Parity], checkpoint: str
+    name: Format, subject: Subject, path: pathlib.Path, out: pathlib.Path, parities: list[Parity]
 ) -> dict[str, Any]:
     """What the report says of an export."""
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
@@ -218,7 +219,6 @@ def _told(
         "use": MODULES[name].use(subject, out / path.name),
         "smallest_size": subject.smallest,
         "parity": [dataclasses.asdict(parity) for parity in parities],
-        "checkpoint": checkpoint,
         **subject.about,
         "versions": versions() | library_versions(name),
         "date": datetime.date.today().isoformat(),

@@ -5,7 +5,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.parallel import Devices, replicate
 from segnet_jax.training.shelf import Which
 
+Asked = Literal["result", Which]
+"""A checkpoint as it is asked for; "result": the one that the run's own result is of."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
@@ -35,12 +38,14 @@ class Restored:
       variables: its "params" and "batch_stats", replicated over the devices.
       meta: the checkpoint's JSON.
       recomputed: "batch_stats" that were taken afresh after the training, on the host; None where there are none.
+      which: of the run's checkpoints it is.
     """
 
     model: SegNet
     variables: dict[str, Any]
     meta: dict[str, Any]
     recomputed: dict[str, Any] | None = None
+    which: Which = "newest"
 
     @property
     def classes(self) -> ClassTable:
@@ -51,7 +56,7 @@ class Restored:
 def restore(
     run: str,
     config: Config,
-    which: Which,
+    asked: Asked,
     devices: Devices,
     precision: str,
     say: Callable[[str], None],
@@ -62,7 +67,7 @@ def restore(
     Args:
       run: the folder.
       config: the run's; with `batch_norm` "recompute", statistics that were taken afresh replace the running ones.
-      which: the best or the newest checkpoint.
+      asked: the best or the newest checkpoint, or the one of the two that the run's result is of.
       devices: where its variables are to lie.
       precision: of activations, not "auto".
       say: told of damaged checkpoints.
@@ -72,6 +77,9 @@ def restore(
       UserError: there is no checkpoint yet, or it holds another network than the config tells.
       NoCheckpoint: there were some, and none is whole.
     """
+    which = asked
+    if asked == "result":  # a best one was chosen by its score, which not every protocol allows
+        which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
     with Checkpoints(folder, devices, say=say) as checkpoints:
         step = checkpoints.latest(which)
@@ -94,7 +102,7 @@ def restore(
         say(f"the {which} checkpoint of {run} has no recomputed BatchNorm statistics: the running ones are used")
     elif config.batch_norm == "recompute":
         variables = variables | {"batch_stats": replicate(recomputed, devices)}
-    return Restored(model, variables, meta, recomputed)
+    return Restored(model, variables, meta, recomputed, which)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,20 +177,20 @@ class Network:
         return jax.jit(lambda *args: jnp.argmax(self.forward(*args), axis=-1).astype(jnp.uint8))
 
 
-def load(run: str | pathlib.Path, checkpoint: Which = "best", precision: str = "auto") -> Network:
+def load(run: str | pathlib.Path, checkpoint: Asked = "result", precision: str = "auto") -> Network:
     """Loads a run's network for inference.
 
     Args:
       run: the folder that a training left.
-      checkpoint: the best by validation mIoU, or the newest.
+      checkpoint: the best by validation mIoU, the newest, or the one of the two that the run's result is of.
       precision: of activations: float32, bfloat16, float16, or auto: what suits the device.
 
     Raises:
       UserError: there is no such run, no checkpoint in it, or no such checkpoint or precision.
       NoCheckpoint: none of its checkpoints is whole.
     """
-    if checkpoint not in get_args(Which):
-        raise UserError(f"checkpoint must be one of {', '.join(get_args(Which))}, got {checkpoint!r}")
+    if checkpoint not in get_args(Asked):
+        raise UserError(f"checkpoint must be one of {', '.join(get_args(Asked))}, got {checkpoint!r}")
     here = {"devices": "1", "fake_devices": 0, "precision": precision}
     config = override(runs.read_run(run), here, source="segnet_jax.load")
     say = partial(print, file=sys.stderr)

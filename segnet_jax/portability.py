@@ -169,7 +169,7 @@ class Measure:
     json: str  # file to write what was found to
     data: str = ""  # where its images are, if not where the run was trained
     precision: tuple[Literal["float32", "bfloat16", "float16"], ...] = PRECISIONS  # of activations, one or several
-    checkpoint: Literal["best", "newest"] = "best"  # of the run
+    checkpoint: Literal["result", "best", "newest"] = "result"  # of the run; result: the one that its result is of
     images: int = 0  # validation images to score, evenly spread; 0: all
     compared: int = 2  # of these, images whose every convolution is compared with float64
     training_steps: int = 5  # that are taken from the checkpoint

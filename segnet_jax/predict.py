@@ -55,7 +55,7 @@ class Options:
     run: Annotated[str, tyro.conf.Positional]  # folder of the run
     paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # images, folders, videos, numbers of cameras
     out: str = ""  # folder for all outputs; default: the next free RUN/predictions-NUMBER
-    checkpoint: Literal["best", "newest"] = "best"  # of the run
+    checkpoint: Literal["result", "best", "newest"] = "result"  # of the run; result: the one that its result is of
     size: Size = "trained"  # what the network sees; or its height and width
     tile: tuple[int, int] = (0, 0)  # height and width of tiles, for images too large at once; taken at native size
     overlap: int = 64  # pixels that tiles share, of which the outer quarters do not count
@@ -121,7 +121,8 @@ def predict(options: Options) -> int:
             if any(source.kind != "image" for source in sources):
                 library()  # that it is missing is told before anything is done
             devices, precision = start_devices(config, say)
-            network = folded(restore(options.run, config, options.checkpoint, devices, precision, say), config)
+            restored = restore(options.run, config, options.checkpoint, devices, precision, say)
+            network = folded(restored, config)
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device
@@ -152,7 +153,7 @@ def predict(options: Options) -> int:
         found = [fault for source in sources for fault in faults.get(source, ())]
         summary = {
             "run": options.run,
-            "checkpoint": options.checkpoint,
+            "checkpoint": restored.which,
             "step": network.step,
             "out": str(out),
             "device": str(devices),

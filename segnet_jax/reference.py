@@ -42,7 +42,7 @@ def ask(
       folder: empty.
       run: folder of the run.
       config: the run's.
-      checkpoint: "best" or "newest".
+      checkpoint: "result", "best" or "newest".
       images: uint8 [N,H,W,3].
       batches: of the next training steps, each [L,A,B,...].
 

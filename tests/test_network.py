@@ -1,5 +1,6 @@
 """A trained network as `segnet_jax.load` gives it: what the unfolded one of its checkpoint computes, at any size."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -134,7 +135,7 @@ def damaged(folder):
         (lambda folder: (folder / "config.toml").unlink(), {}, UserError, "holds no config.toml"),
         (emptied, {}, UserError, "no best checkpoint"),
         (damaged, {}, NoCheckpoint, "checkpoint"),
-        (None, {"checkpoint": "worst"}, UserError, "checkpoint must be one of newest, best, got 'worst'"),
+        (None, {"checkpoint": "worst"}, UserError, "checkpoint must be one of result, newest, best, got 'worst'"),
         (None, {"precision": "float8"}, UserError, "precision in segnet_jax.load must be one of auto, float32"),
     ],
 )
@@ -167,6 +168,12 @@ def test_the_checkpoint_itself_is_left_unfolded(run):
     restored = restore(str(run), runs.read_run(run), "best", devices, "float32", print)
     assert not restored.model.folded and "batch_stats" in restored.variables
     assert any(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(restored.variables["batch_stats"]))
+
+
+@pytest.mark.parametrize(("selected", "which"), [("best", "best"), ("last", "newest")])
+def test_what_is_loaded_unless_asked_otherwise_is_what_the_runs_result_is_of(run, selected, which):
+    config = dataclasses.replace(runs.read_run(run), result_checkpoint=selected)
+    assert restore(str(run), config, "result", choose_devices("1"), "float32", print).which == which
 
 
 def test_loading_is_offered_by_the_package_and_imported_when_it_is_asked_for():

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--machine", required=True, help="what it ran on, in words")
     parser.add_argument("--samples", type=int, default=64, help="of each frame, a multiple of 16")
     parser.add_argument("--frames", type=int, default=101, help="at most, evenly spread")
-    parser.add_argument("--checkpoint", default="best", choices=["best", "newest"])
+    parser.add_argument("--checkpoint", default="result", choices=["result", "best", "newest"])
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "samples.json")
     given = parser.parse_args()
 
