@@ -210,7 +210,8 @@ def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -
             log.write("train", step, loss=0.0)
             keep_evaluation(folder, step, classes=classes, pictures=pictures, worst=pictures, **told)
             kept = time.monotonic()
-            prediction_pictures(*arrays, [picture[0] for picture in pictures], classes, folder / "samples", step)
+            names = [picture[0] for picture in pictures]
+            prediction_pictures(*arrays, names, classes, folder / "samples", step, setting.scored)
             training_plot(read_metrics(folder / FILE_NAME), folder / "progress.png", steps_per_epoch=1, title="check")
             write_report(folder)
     return {"keeping": kept - start, "drawing": time.monotonic() - kept}

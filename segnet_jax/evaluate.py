@@ -276,6 +276,7 @@ def _draw(subject: Subject, found: Found, records: Records) -> None:
         subject.data_set.classes,
         options.pictures,
         subject.restored.meta["step"],
+        options.split,
     )
     print(f"drew {drawn}")
 

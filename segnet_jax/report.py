@@ -110,8 +110,21 @@ def _beside_published(records: Sequence[Record], options: Options) -> dict[str, 
             raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no JSON'}") from None
         if not isinstance(told, dict) or "confusion" not in told:
             raise UserError(f"{path} was not written by evaluate --json")
+        if record.result and record.config is not None and not _is_of(record, told):
+            raise UserError(f"{path} is of another run than {record.folder}: give the files in the order of the runs")
         found.append(of_evaluation(record, told))
     return beside(results(found))
+
+
+def _is_of(record: Record, told: dict[str, Any]) -> bool:
+    """Whether an evaluation can be of the run, by seed and recipe; not by data, for a run is scored on others too."""
+
+    def recipe(result: dict[str, Any]) -> dict[str, Any]:
+        differences = result.get("differences")
+        known = differences if isinstance(differences, dict) else {}
+        return {name: both for name, both in known.items() if name != "data_set"}
+
+    return told.get("seed") == record.config.seed and recipe(told) == recipe(record.result)
 
 
 def summary(record: Record) -> dict[str, Any]:

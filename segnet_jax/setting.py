@@ -68,12 +68,13 @@ class Setting:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a report tells of the data, as JSON."""
+        """What a report tells of the data and the batch, as JSON."""
         return {
             "data_set": self.data_set.name,
             "split": self.scored,
             "num_images": {name: len(split) for name, split in self.data_set.splits.items()},
             "fingerprints": self.identity["data"],
+            "global_batch_size": self.plan.global_batch_size,
         }
 
 

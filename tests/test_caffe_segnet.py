@@ -22,6 +22,8 @@ from segnet_jax.flags import parse_config, parse_flags
 from segnet_jax.network import restore
 from segnet_jax.nn import segnet_basic
 from segnet_jax.nn.segnet import ENCODERS
+from segnet_jax.reporting.page import content
+from segnet_jax.reporting.page.record import read_record
 from segnet_jax.training.parallel import choose_devices
 from segnet_jax.weights import published
 from segnet_jax.weights.load import read_caffe_segnet
@@ -258,6 +260,8 @@ def test_nothing_is_overwritten_and_no_training_goes_on_in_a_converted_run(small
     flags += ["--batch-size-per-device", "1"]
     with pytest.raises(UserError, match="is another experiment"):
         train.train(parse_config(flags, prog="p", description=""))
+    offered = [command.split()[2] for _, command in content.next_commands(read_record(run))]
+    assert offered == [f"segnet_jax.{name}" for name in ("evaluate", "predict", "export", "report")]
 
 
 def test_statistics_that_are_folded_for_good_are_not_recomputed(run, camvid_like):

@@ -20,6 +20,16 @@ def clock(monkeypatch):
     return clock
 
 
+def test_a_new_runs_first_step_is_counted_where_it_is_skipped(tmp_path, capsys):
+    run = {"total_steps": 2, "steps_per_epoch": 1, "images_per_step": 1, "first_step": 0, "seconds_before": 0.0}
+    told = {"resumed": False, "title": "", "device": "", "about": {}, "classes": ClassTable(("a",), ((0, 0, 0),))}
+    with Logbook(tmp_path, **run, **told) as book:
+        for step in (0, 1):
+            measures = {"loss": [np.nan], "learning_rate": [0.1], "accuracy": [0.5], "skipped": [step + 1.0]}
+            book.steps(range(step, step + 1), measures)
+    assert "skipped 2" in capsys.readouterr().err
+
+
 def test_drawing_takes_a_tenth_of_the_time_at_most_and_the_last_evaluation_is_drawn(tmp_path, monkeypatch, clock):
     plots, reports = [], []
 

@@ -15,9 +15,11 @@ from segnet_jax import report as command
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.datasets.labels import CAMVID
+from segnet_jax.errors import UserError
 from segnet_jax.metrics.bootstrap import intervals
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.kept import Images, images_path, packed, read_images, write_images
+from segnet_jax.reporting.page.compare import comparison
 from segnet_jax.reporting.page.draw import report_html
 from segnet_jax.reporting.page.record import read_record
 from segnet_jax.reporting.published import Ours, Row, beside, disagreements, read_rows
@@ -190,11 +192,22 @@ def test_runs_that_differ_by_seed_alone_are_one_result_with_its_mean_and_interva
     assert Reader(page).faults == []
 
 
+def test_runs_of_another_batch_or_the_same_seed_are_not_seeds_of_one_recipe(tmp_path):
+    folders = [seeded_run(tmp_path / name, seed)[0] for name, seed in (("a", 0), ("b", 1), ("again", 1), ("wide", 2))]
+    result = json.loads((folders[3] / "result.json").read_text())  # 8 devices of 4 images, where the others had one
+    (folders[3] / "result.json").write_text(json.dumps(result | {"differences": {"global_batch_size": [4, 32]}}))
+    assert report(*folders, "--published", "--out", tmp_path / "page.html", "--json", tmp_path / "told.json") == 0
+    ours = json.loads((tmp_path / "told.json").read_text())["beside"]["ours"]
+    assert [each["seeds"] for each in ours] == [[0, 1], [1], [2]]
+    rows = dict(comparison([read_record(folder) for folder in folders]).settings)
+    assert rows["global_batch_size"] == ["-", "-", "-", "32"] and rows["seed"] == ["0", "1", "1", "2"]
+
+
 def test_scores_of_the_test_split_are_taken_where_they_are_given(tmp_path, capsys):
     folder, _ = seeded_run(tmp_path / "run", 0)
     images = some_images(7, num_images=233)
     told = {"split": "test", "num_images": 233, "miou": 0.45, "data_set": "camvid-tutorial", "images": packed(images)}
-    told["boundary_f1"] = {"paper": 0.4, "script": 0.3}
+    told |= {"boundary_f1": {"paper": 0.4, "script": 0.3}, "seed": 0}
     path = tmp_path / "test.json"
     path.write_text(json.dumps(told | {"confusion": images.confusions.sum(axis=0).tolist()}))
     out = ["--out", tmp_path / "page.html", "--json", tmp_path / "told.json"]
@@ -206,6 +219,18 @@ def test_scores_of_the_test_split_are_taken_where_they_are_given(tmp_path, capsy
     assert found["published"][0]["ours"][0]["difference"]["miou"] == pytest.approx(45 - 47.7)
     assert found["published"][0]["ours"][0]["difference"]["boundary_f1"] == pytest.approx(40 - 35.78)
     assert "-2.7, yes" in capsys.readouterr().out
+
+
+def test_scores_of_another_run_are_refused(tmp_path):
+    folders = [seeded_run(tmp_path / f"seed-{seed}", seed)[0] for seed in (0, 1)]
+    paths = [tmp_path / f"{seed}.json" for seed in (0, 1)]
+    for seed, path in enumerate(paths):
+        told = {"split": "test", "miou": 0.45, "seed": seed, "differences": {"data_set": ["camvid-tutorial", "other"]}}
+        path.write_text(json.dumps(told | {"confusion": np.eye(len(CAMVID), dtype=int).tolist()}))
+    out = ["--out", tmp_path / "page.html"]
+    assert report(*folders, "--published", "--scores", *paths, *out) == 0
+    with pytest.raises(UserError, match="1.json is of another run than .*seed-0: give the files in the order of the"):
+        report(*folders, "--published", "--scores", *paths[::-1], *out)
 
 
 @pytest.mark.parametrize(

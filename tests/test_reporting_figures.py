@@ -80,7 +80,7 @@ def test_sheets_take_images_of_any_size_and_odd_names(tmp_path, size):
     images, labels = random_batch(2, *size, 2)
     labels[1] = VOID
     names = ["<script>\n" + "long" * 99, "$\\frac{$"]
-    path = prediction_pictures(images, labels, np.zeros_like(labels), names, HOSTILE, tmp_path / "samples", 123)
+    path = prediction_pictures(images, labels, np.zeros_like(labels), names, HOSTILE, tmp_path / "samples", 123, "val")
     assert path.name == "step_0000123.png"
     assert sorted(os.listdir(path.parent)) == ["latest.png", "step_0000123.png"]
     assert path.read_bytes() == (path.parent / "latest.png").read_bytes()
@@ -90,7 +90,7 @@ def test_sheets_take_images_of_any_size_and_odd_names(tmp_path, size):
 def test_the_row_of_an_image_holds_label_prediction_and_errors(tmp_path):
     images, labels = random_batch(1, 20, 240, 2)
     predictions = np.where(labels == VOID, 1, 1 - labels).astype(np.uint8)  # wrong everywhere
-    path = prediction_pictures(images, labels, predictions, ["a"], HOSTILE, tmp_path, 1)
+    path = prediction_pictures(images, labels, predictions, ["a"], HOSTILE, tmp_path, 1, "val")
     picture = np.array(Image.open(path))
     top = next(y for y in range(len(picture) - 20) if (picture[y : y + 20, 16:256] == images[0]).all())
     panels = [picture[top : top + 20, 16 + 248 * place : 256 + 248 * place] for place in range(4)]
@@ -99,6 +99,19 @@ def test_the_row_of_an_image_holds_label_prediction_and_errors(tmp_path):
     np.testing.assert_array_equal(panels[3], error_map(labels[0], predictions[0]))
     wrong = (panels[3] == (214, 39, 40)).all(-1)
     np.testing.assert_array_equal(wrong, labels[0] != VOID)
+
+
+def test_pictures_say_which_split_they_are_of(tmp_path, monkeypatch):
+    images, labels = random_batch(1, 20, 30, 2)
+    written, text_strip = [], sheet.text_strip
+
+    def noted(texts, *args, **looks):
+        written.extend(texts)
+        return text_strip(texts, *args, **looks)
+
+    monkeypatch.setattr(sheet, "text_strip", noted)
+    prediction_pictures(images, labels, labels, ["a"], HOSTILE, tmp_path, 7, "test")
+    assert "Test images after step 7" in written
 
 
 def test_names_are_drawn_letter_by_letter():

@@ -15,6 +15,7 @@ from segnet_jax.reporting.colors import colorize, overlay
 from segnet_jax.reporting.tables import percent
 
 _MAX_IMAGES, _COLUMNS = 8, 4  # of a batch
+SPLIT_WORDS = {"train": "Training", "val": "Validation", "test": "Test"}
 _RIGHT, _WRONG, _UNKNOWN = (236, 236, 236), (214, 39, 40), (150, 150, 150)
 
 
@@ -56,6 +57,7 @@ def prediction_pictures(
     classes: ClassTable,
     folder: str | os.PathLike,
     step: int,
+    split: str,
 ) -> pathlib.Path:
     """Draws a row for each image: image, ground truth, prediction, errors, and its own scores above.
 
@@ -67,6 +69,7 @@ def prediction_pictures(
       classes: names and colours.
       folder: gets `step_0000123.png` and the same picture as `latest.png`; made where it is missing.
       step: finished steps.
+      split: that they are of.
 
     Returns:
       The path of the picture.
@@ -80,7 +83,7 @@ def prediction_pictures(
         rows.append((sheet.panel_strip(panels), f"{short}:  {_caption(label, prediction, classes)}"))
     width = rows[0][0].width
     strips = [
-        sheet.text_strip([f"Validation images after step {step:,}"], width, scale=1.3, bold=True),
+        sheet.text_strip([f"{SPLIT_WORDS[split]} images after step {step:,}"], width, scale=1.3, bold=True),
         sheet.text_strip(["image"] * (images is not None) + ["ground truth", "prediction", "errors"], width, bold=True),
     ]
     for panels, caption in rows:

@@ -67,14 +67,14 @@ class Logbook:
         should_stop: Callable[[], bool] = lambda: False,
     ):
         self._folder, self._classes, self._title, self._device = folder, classes, title, device
-        self._about = about
+        self._about, self._split = about, about.get("split", "val")
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._images_per_step = images_per_step
         self._write, self._should_stop = write, should_stop
         self._start = time.monotonic() - seconds_before
         self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)  # (step, when it was known to be finished)
         self._rates: list[float] = []
-        self._num_skipped: int | None = None
+        self._num_skipped: int | None = None if first_step else 0  # a resumed run's is in its state
         self._draw_again_at = 0.0  # monotonic seconds
         if folder:
             self._log = MetricsLog(folder, resume_step=first_step if resumed else None, scored_step=scored_step)
@@ -199,7 +199,7 @@ class Logbook:
                 return
             if pictures and not self._should_stop():
                 names, *arrays = zip(*pictures, strict=True)
-                drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step)
+                drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step, self._split)
                 self._write(partial(prediction_pictures, *drawn))
             if not self._should_stop():
                 self.draw_plot()
@@ -213,4 +213,5 @@ class Logbook:
             return
         rows, path = read_metrics(self._folder / FILE_NAME), self._folder / "progress.png"
         told = {"title": self._title, "total_steps": self._total_steps, "device": self._device, "status": status}
+        told["split"] = self._split
         self._write(partial(training_plot, rows, path, steps_per_epoch=self._steps_per_epoch, **told))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from segnet_jax.files import atomic_write_bytes
+from segnet_jax.reporting.figures import SPLIT_WORDS
 from segnet_jax.reporting.progress import duration
 from segnet_jax.reporting.tables import percent
 
@@ -27,6 +28,7 @@ def training_plot(
     total_steps: int | None = None,
     device: str = "",
     status: str | None = None,
+    split: str = "val",
 ) -> None:
     """Draws the course of a training from its metrics and replaces the picture at `path`.
 
@@ -38,6 +40,7 @@ def training_plot(
       total_steps: steps of the whole run; the newest one where it is not given.
       device: what it runs on.
       status: a few words; "training" before the last step and "finished" after it where it is not given.
+      split: that is scored.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no pyplot: it keeps every figure alive
@@ -77,9 +80,10 @@ def training_plot(
     _dress(upper, last_step, total_steps, steps_per_epoch, named=True)
     _dress(lower, last_step, total_steps, steps_per_epoch, named=False)
     upper.tick_params(labelbottom=False)
-    sections = _facts(train, val, last_step, total_steps, steps_per_epoch, device, status)
+    scored = SPLIT_WORDS[split]
+    sections = _facts(train, val, last_step, total_steps, steps_per_epoch, device, status, scored)
     bottom = _write_facts(figure, sections)
-    _draw_key(figure, bottom)
+    _draw_key(figure, bottom, scored)
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -174,7 +178,7 @@ def epoch_bands(num_epochs: int) -> list[tuple[int, int]]:
     return [(first, min(first + width - 1, num_epochs)) for first in range(1, num_epochs + 1, width)]
 
 
-def _facts(train, val, last_step, total_steps, steps_per_epoch, device, status) -> dict[str, dict[str, str]]:
+def _facts(train, val, last_step, total_steps, steps_per_epoch, device, status, scored) -> dict[str, dict[str, str]]:
     """The text column: section -> name -> value."""
     newest = train[-1] if train else {}
     mious = _values(val, "miou")
@@ -191,8 +195,8 @@ def _facts(train, val, last_step, total_steps, steps_per_epoch, device, status) 
         "Results": {
             "Status": status,
             "Best mIoU": best,
-            "Validation mIoU": percent(val[-1].get("miou")) if val else "-",
-            "Validation accuracy": percent(val[-1].get("global_accuracy")) if val else "-",
+            f"{scored} mIoU": percent(val[-1].get("miou")) if val else "-",
+            f"{scored} accuracy": percent(val[-1].get("global_accuracy")) if val else "-",
         },
         "Training time": {
             "Elapsed": duration(seconds),
@@ -225,7 +229,7 @@ def _write_facts(figure, sections: dict[str, dict[str, str]]) -> float:
     return y
 
 
-def _draw_key(figure, top: float) -> None:
+def _draw_key(figure, top: float, scored: str) -> None:
     """Draws the key of both panels below the text column."""
     from matplotlib.lines import Line2D
 
@@ -235,8 +239,8 @@ def _draw_key(figure, top: float) -> None:
         ("Training accuracy", dict(color=_PALE_BLUE, linewidth=1.5)),
         ("Training loss, smoothed", dict(color=_ORANGE, linewidth=2)),
         ("Training loss", dict(color=_PALE_ORANGE, linewidth=1.5)),
-        ("Validation accuracy, loss", dict(color=_BLACK, linestyle="--", marker="o", markersize=5)),
-        ("Validation mIoU", dict(color=_GREEN, marker="D", markersize=5)),
+        (f"{scored} accuracy, loss", dict(color=_BLACK, linestyle="--", marker="o", markersize=5)),
+        (f"{scored} mIoU", dict(color=_GREEN, marker="D", markersize=5)),
     )
     figure.legend(
         handles=[Line2D([], [], label=name, **look) for name, look in entries],

@@ -99,10 +99,14 @@ def _settings(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     if not configs:
         return []
     names = list(dict.fromkeys(name for config in configs for name in differences(configs[0], config)))
-    return [
+    rows = [
         (name, [content.shown(getattr(record.config, name)) if record.config else "-" for record in records])
         for name in names
     ]
+    batches = [content.global_batch_size(record) for record in records]
+    if len(set(batches)) > 1:  # devices and their batches may differ where this does not
+        rows.append(("global_batch_size", ["-" if each is None else str(each) for each in batches]))
+    return rows
 
 
 def _classes(records: Sequence[Record]) -> list[tuple[str, list[float | None]]]:

@@ -67,7 +67,7 @@ def split_notes(record: Record) -> list[str]:
         return []
     if _selects_nothing(record):
         notes.append("Nothing was selected by these images: the score is that of the last step.")
-    elif split == "val":
+    else:
         notes.append("The checkpoint was chosen by the same images that it is scored on, so the score flatters.")
     if data_set == "synthetic" or record.config is not None and record.config.data == "synthetic":
         return [
@@ -200,6 +200,13 @@ def protocol(record: Record) -> str:
     return text(record.config.protocol, 60) if record.config is not None and record.config.protocol else "custom"
 
 
+def global_batch_size(record: Record) -> int | None:
+    """Images a step; None where the run does not tell it, or as an earlier version only if it is not its protocol's."""
+    both = _dict(record.result.get("differences")).get("global_batch_size")
+    of_result = whole(both[-1]) if isinstance(both, list) and both else None
+    return whole(record.about.get("global_batch_size")) or of_result
+
+
 def interval(record: Record) -> dict[str, tuple[float, float]]:
     """The bootstrap interval of each score that the result has one of."""
     return interval_of(record.result)
@@ -223,9 +230,9 @@ def next_commands(record: Record) -> list[tuple[str, str]]:
     """What to paste into a shell next: (what for, command)."""
     run = shlex.quote(text(record.folder, 1000))
     commands = []
-    if not record.result:
+    if not record.result and "converted_from" not in record.outcome:
         commands.append(("go on with the training", f"python -m segnet_jax.train --run {run} --resume"))
-    if not record.val:
+    if not record.val and "converted_from" not in record.outcome:
         return commands
     has_test = whole(_of(record.about.get("num_images"), "test"))
     split = "test" if has_test else "val"

@@ -41,13 +41,22 @@ class Scored:
 
     @property
     def place(self) -> tuple:
-        """What was scored, and what was trained on."""
+        """What was scored, and what was trained on, how many images a step."""
         about = self.record.about
         split = text(self.told.get("split") or about.get("split") or "val", 20)
         counts = about.get("num_images") if isinstance(about.get("num_images"), dict) else {}
         num_images = whole(self.told.get("num_images")) or whole(counts.get(split))
         data_set = text(self.told.get("data_set") or about.get("data_set") or "unknown data", 60)
-        return data_set, split, num_images, whole(counts.get("train")), repr(about.get("fingerprints"))
+        return (
+            data_set,
+            split,
+            num_images,
+            whole(counts.get("train")),
+            (
+                repr(about.get("fingerprints")),
+                content.global_batch_size(self.record),
+            ),
+        )
 
 
 def of_run(record: Record) -> Scored:
@@ -85,7 +94,7 @@ def results(all_scored: Sequence[Scored]) -> list[Ours]:
     """One result for each recipe: the mean over runs that differ by their seed alone."""
     groups: list[list[Scored]] = []
     for scored in all_scored:
-        group = next((each for each in groups if _differ_by_seed_alone(each[0], scored)), None)
+        group = next((each for each in groups if all(_differ_by_seed_alone(one, scored) for one in each)), None)
         if group is None:
             groups.append([scored])
         else:
