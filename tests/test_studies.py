@@ -87,8 +87,9 @@ def test_the_papers_variants_are_configs_over_its_protocol(name):
 
 
 def keep(folder, name, **mious):
+    protocol, config = study.settings(name[:-2], int(name[-1]))
     told = {rule: {"miou": miou, "mean_accuracy": miou + 0.1, "global_accuracy": 0.8} for rule, miou in mious.items()}
-    (folder / f"{name}.json").write_text(json.dumps({"scores": told}))
+    (folder / f"{name}.json").write_text(json.dumps({"protocol": protocol, "config": config, "scores": told}))
 
 
 def test_scores_are_collected_by_seed_and_rule(tmp_path, monkeypatch):
@@ -103,6 +104,21 @@ def test_scores_are_collected_by_seed_and_rule(tmp_path, monkeypatch):
     assert rows[2] == "| our recipe, running average 0.9 | 2 | 42.0 | 40.0, 44.0 | 52.0 | 80.0 |"
     study.draw("Whose?", [base, tutorial], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scores_of_another_study_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "KEPT", tmp_path)
+    keep(tmp_path, "base-0", running=0.40)
+    monkeypatch.setitem(study.STUDY["small"], "width", 1.0)
+    with pytest.raises(SystemExit, match="base-0.json is of another study.toml"):
+        study.collect(study.STUDY["tables"]["upsampling"])
+
+
+def test_the_fit_is_the_mean_over_the_last_epoch(tmp_path):
+    rows = [{"kind": "train", "epoch": step / 2, "accuracy": step / 10} for step in (1, 2, 3, 4)]
+    rows += [{"kind": "val", "loss": 0.5}, {"kind": "val", "loss": 0.25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert study.fit(tmp_path / "metrics.jsonl") == {"training_accuracy": pytest.approx(0.35), "validation_loss": 0.25}
 
 
 @pytest.mark.parametrize("name, table", study.STUDY["tables"].items())

@@ -40,6 +40,10 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=1, help="trainings side by side")
     parser.add_argument("--machine", help="what it runs on, in words; without it nothing is written")
     given = parser.parse_args()
+    if not 1 <= given.at_once <= len(os.sched_getaffinity(0)):
+        parser.error(f"--at-once must be between 1 and the {len(os.sched_getaffinity(0))} cores that there are")
+    for path in KEPT.glob("*.json"):
+        read_kept(path)
     failed = []
     if given.data:
         wanted = [(variant, seed) for seed in given.seeds for variant in given.variants]
@@ -100,6 +104,8 @@ def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, core
     runs.mkdir(parents=True, exist_ok=True)
     protocol, text = settings(variant, seed)
     config = run.with_suffix(".toml")
+    if config.exists() and config.read_text(encoding="utf-8") != text:
+        sys.exit(f"error: {run} was trained by another study.toml: name another --runs")
     config.write_text(text, encoding="utf-8")
     named = ["--protocol", protocol] if protocol else []
     evaluate = ["-m", "segnet_jax.evaluate", run, "--data", data, "--checkpoint", "newest"]
@@ -131,10 +137,28 @@ def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, core
         scores["not_averaged"] = {score: found["not_averaged"][score] for score in SCORES}
     result = found["result"]
     told = {name: result[name] for name in ("num_steps", "seconds", "commit", "versions")}
+    told |= fit(run / "metrics.jsonl")
     KEPT.mkdir(exist_ok=True)
     per_class = {name: each["iou"] for name, each in found["scores"]["per_class"].items()}
     whole = {"protocol": protocol, "config": text} | told | {"scores": scores, "iou_recomputed": per_class}
     kept.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+
+def fit(metrics: pathlib.Path) -> dict[str, float]:
+    """How well the training's own pixels were labelled over its last epoch, and the validation loss at its end."""
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    train, val = ([row for row in rows if row["kind"] == kind] for kind in ("train", "val"))
+    last = [row["accuracy"] for row in train if row["epoch"] > train[-1]["epoch"] - 1]
+    return {"training_accuracy": float(np.mean(last)), "validation_loss": val[-1]["loss"]}
+
+
+def read_kept(path: pathlib.Path) -> dict:
+    """What is kept of a training, which must be one of today's study.toml: no table holds two sizes."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    variant, _, seed = path.stem.rpartition("-")
+    if (kept["protocol"], kept["config"]) != settings(variant, int(seed)):
+        sys.exit(f"error: {path} is of another study.toml: move the scores of that one away")
+    return kept
 
 
 def collect(table: dict) -> list[dict]:
@@ -144,7 +168,7 @@ def collect(table: dict) -> list[dict]:
         rule = row.get("batch_norm", "running") if row.get("averaged", True) else "not_averaged"
         found = {}
         for path in sorted(KEPT.glob(f"{row['variant']}-[0-9]*.json")):
-            scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+            scores = read_kept(path)["scores"]
             if rule in scores:
                 found[int(path.stem.rpartition("-")[2])] = scores[rule]
         scored = {name: [one[name] for one in found.values()] for name in SCORES}
