@@ -1,6 +1,7 @@
 """Every layout is read as it is: what Pillow wrote into it comes back, pixel by pixel."""
 
 import dataclasses
+import tomllib
 
 import numpy as np
 import own_folders
@@ -120,6 +121,44 @@ def test_lists_of_pairs_take_a_class_table_of_their_own(records, tmp_path):
     assert "classes of classes.toml" in data_set.notes[0]
     with pytest.raises(UserError, match="--split-rule matlab deals CamVid's frames"):
         open_folder(tmp_path, rule="matlab")
+
+
+def written_table(folder):
+    """What `doctor FOLDER --classes` writes: the names and the values of the classes."""
+    path = folder / "classes.toml"
+    assert doctor.doctor(doctor.Options(data=str(folder), classes=str(path))) == 0
+    return [(each["name"], each["id"]) for each in tomllib.loads(path.read_text())["classes"]]
+
+
+def test_a_class_table_of_lists_of_pairs_is_written_from_the_labels_that_they_name(records, tmp_path):
+    own_folders.own(tmp_path, records, "a/{name}.png", "b/{name}.png", lambda label: changed(label, range(3, 14)))
+    own_folders.save(tmp_path / "b/unlisted.png", np.full((24, 32), 77, np.uint8))
+    own_folders.lists(tmp_path, records, "/SegNet/x/a/{name}.png /SegNet/x/b/{name}.png")
+    labels = [label for each in records.values() for _, _, label in each]
+    held = sorted({3 + int(value) for label in labels for value in {*label.flat} - {VOID}})
+    assert written_table(tmp_path) == [(f"class {value}", value) for value in held]
+    assert_holds(open_folder(tmp_path), records, [held.index(value) if value in held else 0 for value in range(3, 14)])
+    with pytest.raises(UserError, match="has a class table already, classes.toml: edit that"):
+        doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "again.toml")))
+
+
+def test_a_class_table_for_cityscapes_is_neither_written_nor_said_to_be_read(records, tmp_path):
+    own_folders.cityscapes(tmp_path, records)
+    with pytest.raises(UserError, match="no class table changes the classes of Cityscapes, which .*: leave --classes"):
+        doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
+    assert not (tmp_path / "classes.toml").exists()
+    own_folders.table_toml(tmp_path)
+    data_set = open_folder(tmp_path)
+    assert_holds(data_set, records, CITYSCAPES_TRAIN_IDS)
+    assert "classes.toml" not in data_set.notes[0] and data_set.classes.names[:2] == ("road", "sidewalk")
+    assert "note: classes.toml is not read: the classes are Cityscapes' 19" in data_set.notes
+
+
+def test_a_class_table_for_prepared_records_is_refused(tmp_path):
+    (tmp_path / "camvid/1.0.0").mkdir(parents=True)
+    (tmp_path / "camvid/1.0.0/dataset_info.json").write_text("{}")
+    with pytest.raises(UserError, match="no class table changes the classes of prepared records"):
+        doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
 
 
 def test_a_folder_around_the_data_set_is_told_which_was_meant(records, tmp_path):
