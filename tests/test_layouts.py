@@ -111,6 +111,49 @@ def test_what_cvat_exports_is_read_by_its_labelmap_and_dealt(records, tmp_path):
             np.testing.assert_array_equal(label, together[name][1])
 
 
+def names_of(data_set):
+    return {split: sorted(each.names) for split, each in data_set.splits.items()}
+
+
+def write_list(folder, name, names):
+    (folder / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+    (folder / f"ImageSets/Segmentation/{name}.txt").write_text("\n".join(names))
+
+
+def test_subsets_that_cvat_names_in_capitals_are_the_splits(records, tmp_path):
+    own_folders.cvat(tmp_path, records)
+    names = sorted(name for each in records.values() for name, _, _ in each)
+    for subset, chosen in (("Train", names[:3]), ("Validation", names[3:5]), ("Test", names[5:])):
+        write_list(tmp_path, subset, chosen)
+    data_set = open_folder(tmp_path)
+    assert names_of(data_set) == {"train": names[:3], "val": names[3:5], "test": names[5:]}
+    assert not [note for note in data_set.notes if "dealt" in note or "not used" in note]
+
+
+def test_test_images_are_not_dealt_where_a_list_names_them_alone(records, tmp_path):
+    own_folders.cvat(tmp_path, records)
+    names = sorted(name for each in records.values() for name, _, _ in each)
+    write_list(tmp_path, "default", names)
+    write_list(tmp_path, "test", names[2:4])
+    for reading in (PLAIN, dataclasses.replace(PLAIN, val_share=0.4)):
+        data_set = open_folder(tmp_path, reading)
+        found = names_of(data_set)
+        assert found["test"] == names[2:4] and found["train"] and found["val"]
+        assert sorted(found["train"] + found["val"]) == names[:2] + names[4:]
+        note = "note: lists in ImageSets/Segmentation that are not used: default.txt; used: test.txt"
+        assert note in data_set.notes
+
+
+def test_fast_ais_layout_honours_lists_of_other_splits(records, tmp_path):
+    own_folders.fast_ai(tmp_path, records)
+    train = sorted(name for name, _, _ in records["train"])
+    (tmp_path / "test.txt").write_text(train[0])
+    held = {"train": train[1:], "val": sorted(name for name, _, _ in records["val"]), "test": train[:1]}
+    assert names_of(open_folder(tmp_path)) == held
+    (tmp_path / "valid.txt").unlink()
+    assert names_of(open_folder(tmp_path))["test"] == train[:1]
+
+
 def test_lists_of_pairs_take_a_class_table_of_their_own(records, tmp_path):
     own_folders.own(tmp_path, records, "a/{name}.png", "b/{name}.png")
     own_folders.lists(tmp_path, records, "a/{name}.png b/{name}.png")
