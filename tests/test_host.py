@@ -1,7 +1,10 @@
 """The host input path: decoding, augmentation, tf.data."""
 
 import hashlib
+import os
+import time
 
+import loky
 import numpy as np
 import pytest
 
@@ -90,6 +93,27 @@ def test_evaluation_shows_every_record_once_and_pads_with_void():
                     assert np.array_equal(batch["image"][place], split.read(index)[0])
                     assert np.array_equal(batch["label"][place], split.read(index)[1])
     assert sorted(seen) == list(range(11))
+
+
+@pytest.mark.parametrize("num_cpus, most", [(2, 2), (192, 16)])
+def test_no_more_batches_wait_than_there_are_threads_and_two(num_cpus, most, monkeypatch):
+    monkeypatch.setattr(loky, "cpu_count", lambda: num_cpus)
+    monkeypatch.setattr(os, "cpu_count", lambda: 192)  # of the machine, whatever this process may use of it
+    split, asked = random_split(1, 2, 2), []
+
+    def read(index):
+        asked.append(index)
+        return split.read(0)
+
+    plan = Plan(100, 1, seed=0, flip=False, shift=0)
+    batches = host.training_batches(Records(read, 100, (2, 2)), plan, host.Share(1, 0, 1, 1), 1, range(100))
+    next(batches)
+    seen = -1
+    while seen != len(asked):  # until it stands still, for nobody takes the next
+        seen = len(asked)
+        time.sleep(0.3)
+    assert most <= seen <= most + 2 + 1  # the one is what was taken
+    assert len(list(batches)) == 99 and len(asked) == 100
 
 
 def test_a_fault_found_while_streaming_is_told_as_it_is():
