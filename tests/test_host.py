@@ -1,5 +1,6 @@
 """The host input path: decoding, augmentation, tf.data."""
 
+import errno
 import hashlib
 import os
 import time
@@ -8,6 +9,7 @@ import loky
 import numpy as np
 import pytest
 
+from segnet_jax import files
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.records import Split
 from segnet_jax.errors import UserError
@@ -16,6 +18,13 @@ from segnet_jax.pipeline.augment import augment
 from segnet_jax.pipeline.counts import count_labels, count_split
 from segnet_jax.pipeline.decoded import Records, streamed
 from segnet_jax.pipeline.plan import Plan
+
+
+def fails_with(number):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def random_split(count, height, width, seed=0):
@@ -140,6 +149,51 @@ def test_labels_are_counted_as_by_a_loop_and_kept_by_fingerprint(tmp_path):
     again = count_split(Split(split.names, fail, split.fingerprint), 4, tmp_path)
     assert np.array_equal(again.pixels, counts.pixels) and np.array_equal(again.image_pixels, counts.image_pixels)
     assert (again.total, again.num_void) == (counts.total, counts.num_void) == (5 * 42, 0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text(""),
+        lambda path: path.write_text(path.read_text()[:30]),
+        lambda path: path.write_bytes(b"\xff\0"),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text('{"pixels": 7, "image_pixels": 7, "total": 1, "num_void": 0}'),
+        lambda path: path.write_text(path.read_text().replace("num_void", "num")),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["emptied", "cut off", "no text", "of another kind", "of no classes", "a key lacks", "a folder"],
+)
+def test_counts_that_cannot_be_read_are_counted_again(damage, tmp_path):
+    split = random_split(5, 6, 7)
+    counts = count_split(split, 4, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    damage(kept)
+    again = count_split(split, 4, tmp_path)
+    assert np.array_equal(again.pixels, counts.pixels) and np.array_equal(again.image_pixels, counts.image_pixels)
+    assert (again.total, again.num_void) == (counts.total, counts.num_void)
+
+
+def in_the_way(cache, monkeypatch):
+    cache.write_text("a file where the cache should be")
+
+
+def read_only(cache, monkeypatch):
+    cache.mkdir()
+    monkeypatch.setattr(files, "open", fails_with(errno.EROFS), raising=False)
+
+
+def full(cache, monkeypatch):
+    monkeypatch.setattr(os, "fsync", fails_with(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("hinder", [in_the_way, read_only, full])
+def test_counts_are_not_kept_where_nothing_can_be_written(hinder, tmp_path, monkeypatch):
+    split, cache = random_split(5, 6, 7), tmp_path / "cache"
+    hinder(cache, monkeypatch)
+    counts = count_split(split, 4, cache)
+    assert counts.pixels[2] == sum((split.read(i)[1] == 2).sum() for i in range(5))
+    assert not cache.is_dir() or not list(cache.iterdir())
 
 
 def test_labels_of_nothing_but_void_are_counted():
