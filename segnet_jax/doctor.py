@@ -163,7 +163,7 @@ def _print_sizes(data_set: DataSet, suggestion: Suggestion) -> None:
 
 
 def _audit(data_set: DataSet) -> sequences.Audit | None:
-    """Neighbours in time across splits, where names tell more than one sequence, or one in several splits."""
+    """Neighbours across splits, where names tell more than one sequence, or one in several splits."""
     found = sequences.audit({name: split.names for name, split in data_set.splits.items()})
     return found if found is not None and (len(found.sequences) > 1 or found.neighbours) else None
 

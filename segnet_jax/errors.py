@@ -16,7 +16,8 @@ class Fault:
       kind: its short, stable name, such as "label-out-of-range", by which scripts can tell it.
       file: the file that is at fault, as messages call it; empty where it is none.
       what: what is wrong and why that is a fault, naming the file.
-      fix: what to do about it; empty where `what` leaves no question.
+      fix: what to do about it; empty where `what` leaves no question. One that begins with -- is flags alone, to be
+        pasted behind a command.
     """
 
     kind: str
@@ -61,11 +62,14 @@ class UserErrors(UserError):
 
     Args:
       where: the folder or archive.
-      faults: at least one; what is told twice counts once.
+      faults: at least one; what is told twice counts once, with the fix that was told first.
     """
 
     def __init__(self, where: object, faults: Iterable[Fault]):
-        self.faults = tuple(dict.fromkeys(faults))
+        told: dict[tuple[str, str, str], Fault] = {}
+        for fault in faults:  # whoever sees more of the data may know a better fix, and looks first
+            told.setdefault((fault.kind, fault.file, fault.what), fault)
+        self.faults = tuple(told.values())
         kinds: dict[str, list[Fault]] = {}
         for fault in self.faults:
             kinds.setdefault(fault.kind, []).append(fault)

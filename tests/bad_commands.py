@@ -17,7 +17,7 @@ import weight_files
 from bad_inputs import Case, encode, label_with, put
 
 from segnet_jax import prepare, runs, setting
-from segnet_jax.datasets import camvid, choose
+from segnet_jax.datasets import camvid
 from segnet_jax.datasets.labels import CAMVID, ClassTable
 from segnet_jax.datasets.legend import TUTORIAL
 from segnet_jax.training import sealing
@@ -239,7 +239,7 @@ def newer(folder):
 
 def other_classes(monkeypatch, folder):
     legend = dataclasses.replace(TUTORIAL, classes=ClassTable(("Heaven", *CAMVID.names[1:]), CAMVID.colors))
-    monkeypatch.setattr(choose, "tutorial", functools.partial(camvid.tutorial, legend=legend))
+    monkeypatch.setattr(camvid, "tutorial", functools.partial(camvid.tutorial, legend=legend))
 
 
 HELD = []

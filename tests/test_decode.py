@@ -48,6 +48,7 @@ def palette_png():
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
 WHOLE = encode(PICTURE)
+GREY_ALPHA_16 = png(3, 1, 16, 4, [struct.pack(">6H", 0, 0xFFFF, 7, 0xFFFF, 10, 0xFFFF)])  # ids 0, 7, 10, all opaque
 
 
 @pytest.mark.parametrize(
@@ -124,9 +125,10 @@ def test_a_rotation_in_the_exif_data_is_refused_with_a_remedy(kind):
         (encode(np.array([[0, 4096]], np.uint16)), ["16 bits", "4096", "instance ids"]),
         (encode(PICTURE), ["8-bit RGB", "grey or palette"]),
         (encode(np.stack([IDS, np.full_like(IDS, 9)], -1)), ["transparent"]),
+        (GREY_ALPHA_16, ["16 bits", "save it without alpha channel"]),
         (WHOLE[:100], ["cut off"]),
     ],
-    ids=["JPEG", "outside", "instance ids", "RGB", "alpha", "cut off"],
+    ids=["JPEG", "outside", "instance ids", "RGB", "alpha", "16 bits and alpha", "cut off"],
 )
 def test_a_bad_label_is_refused_with_its_name_and_reason(data, words):
     with pytest.raises(UserError) as error:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_host import random_split
+from test_host import fails_with, random_split
 
 from segnet_jax.datasets.decode import resize
 from segnet_jax.datasets.records import Split
@@ -177,13 +177,6 @@ def make_room(monkeypatch, cache, *, free=2**40, limit=2**40, writable=True, in_
         cache.write_text("no folder")
     if allocate:
         monkeypatch.setattr(os, "posix_fallocate", fails_with(allocate), raising=False)
-
-
-def fails_with(number):
-    def fail(*args):
-        raise OSError(number, os.strerror(number))
-
-    return fail
 
 
 NEEDED = COUNT * 6 * 7 * 4

@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from planted_faults import NAMES, PLANTED, SIZE, Planted, colours, label_of, make_sound, values
+from planted_faults import NAMES, PLANTED, SIZE, Planted, colours, image_of, label_of, make_sound, values
 from test_bad_inputs import Accepted, all_is_read, left_by, state_of
 
 from segnet_jax import assembly, doctor, train
 from segnet_jax.examination import suggested_size
-from segnet_jax.flags import parse_config
+from segnet_jax.flags import parse_config, parse_flags
 
 SMALL = "--init none --depth 1 --width 0.0625 --epochs 1 --devices 1 --batch-size-per-device 1 --class-weights none"
 
@@ -33,6 +33,14 @@ def look(monkeypatch, capsys, *flags):
     printed = capsys.readouterr()
     with open("found.json") as file:
         return code, raised[0].faults if raised else (), printed, json.load(file)
+
+
+def pasted(printed):
+    """The flags of the command by which the doctor says that its fixes can be tried."""
+    command = printed.splitlines()[printed.splitlines().index("see whether the fixes that are flags do:") + 1]
+    words = shlex.split(command)
+    assert words[:4] == ["python", "-m", "segnet_jax.doctor", "photos"]
+    return words[4:]
 
 
 def begin_training(monkeypatch, flags):
@@ -76,11 +84,15 @@ def test_a_planted_fault_is_found_by_kind_and_file_and_its_fix_lets_training_beg
     assert line.startswith("error: ") and "Traceback" not in printed.err
     assert not told["sound"] and {fault["kind"] for fault in told["faults"]} == {fault.kind for fault in faults}
     assert state_of(photos) == before
+    assert len({(fault.kind, fault.file, fault.what) for fault in faults}) == len(faults) == len(told["faults"])
+    for flags in (fault.fix for fault in faults if fault.fix.startswith("--")):
+        parse_flags(doctor.Options, ["photos", *shlex.split(flags)], prog="p", description="")
+        parse_config(shlex.split(flags), prog="p", description="")
     (fix,) = re.findall(r"; fix: (.*) \[", line)
     assert fix.startswith(case.fix) if case.fix else not fix.startswith("--")
     if fix.startswith("--"):
-        assert fix == case.fix and fix in printed.out  # in the command to see whether it does
-        code, faults, printed, told = look(monkeypatch, capsys, *shlex.split(fix))
+        assert fix == case.fix and pasted(printed.out) == shlex.split(fix)
+        code, faults, printed, told = look(monkeypatch, capsys, *pasted(printed.out))
         assert code == 0 and told["sound"], printed.err
         begin_training(monkeypatch, shlex.split(fix))
 
@@ -109,6 +121,19 @@ def test_all_faults_of_a_folder_are_told_in_one_look(photos, monkeypatch, capsys
     assert code == 2 and {fault.kind for fault in faults} == {kind.split(":")[0] for kind in singly}
     assert len(told["faults"]) == len(faults)
     assert len([line for line in printed.err.splitlines() if line.startswith("error: ")]) == len(singly)
+
+
+def test_each_rotated_photograph_is_one_fault(photos, monkeypatch, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in "bdx":
+        Image.fromarray(image_of(name)).save(photos / f"images/{name}.png", exif=exif)
+        Image.fromarray(label_of(name, SIZE[::-1])).save(photos / f"labels/{name}.png")
+    _, faults, printed, told = look(monkeypatch, capsys)
+    expected = {"images/b.png", "images/d.png", "images/x.png"}
+    assert len(faults) == len(told["faults"]) == 3 and {fault.file for fault in faults} == expected
+    assert "error: 3 faults in photos: " in printed.err and printed.err.count("images/d.png") == 1
+    assert pasted(printed.out) == ["--exif", "apply"]
 
 
 def test_a_training_tells_what_the_doctor_tells(photos, monkeypatch, capsys):

@@ -38,6 +38,13 @@ def test_many_faults_have_a_line_for_each_kind_with_five_files_and_a_count(capsy
     ]
 
 
+def test_a_fault_told_twice_counts_once_with_the_fix_that_was_told_first():
+    first = Fault("exif-rotation", "a.jpg", "a.jpg is turned", "--exif apply")
+    error = UserErrors("/d", [first, Fault("exif-rotation", "a.jpg", "a.jpg is turned", "see which it is")])
+    assert error.faults == (first,)
+    assert str(error) == "1 fault in /d: a.jpg is turned; fix: --exif apply [exif-rotation]"
+
+
 def test_the_whole_list_can_be_had_as_json():
     faults = [Fault("empty-file", f"{i}.png", f"{i}.png is empty", "fetch it again") for i in range(20)]
     told = json.loads(json.dumps([dataclasses.asdict(fault) for fault in UserErrors("/d", faults).faults]))

@@ -54,6 +54,8 @@ def test_without_a_list_for_training_the_rest_is_for_training(photos):
     assert open_folder(photos).splits["train"].names == tuple("abcdef")
     (photos / "val.txt").rename(photos / "valid.txt")
     assert open_folder(photos).splits["val"].names == ("x", "y")
+    (photos / "valid.txt").rename(photos / "Validation.txt")
+    assert open_folder(photos).splits["val"].names == ("x", "y")
 
 
 def test_names_with_spaces_and_letters_of_all_kinds_are_taken(tmp_path):

@@ -1,10 +1,15 @@
 """The host input path: decoding, augmentation, tf.data."""
 
+import errno
 import hashlib
+import os
+import time
 
+import loky
 import numpy as np
 import pytest
 
+from segnet_jax import files
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.records import Split
 from segnet_jax.errors import UserError
@@ -13,6 +18,13 @@ from segnet_jax.pipeline.augment import augment
 from segnet_jax.pipeline.counts import count_labels, count_split
 from segnet_jax.pipeline.decoded import Records, streamed
 from segnet_jax.pipeline.plan import Plan
+
+
+def fails_with(number):
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def random_split(count, height, width, seed=0):
@@ -92,6 +104,27 @@ def test_evaluation_shows_every_record_once_and_pads_with_void():
     assert sorted(seen) == list(range(11))
 
 
+@pytest.mark.parametrize("num_cpus, most", [(2, 2), (192, 16)])
+def test_no_more_batches_wait_than_there_are_threads_and_two(num_cpus, most, monkeypatch):
+    monkeypatch.setattr(loky, "cpu_count", lambda: num_cpus)
+    monkeypatch.setattr(os, "cpu_count", lambda: 192)  # of the machine, whatever this process may use of it
+    split, asked = random_split(1, 2, 2), []
+
+    def read(index):
+        asked.append(index)
+        return split.read(0)
+
+    plan = Plan(100, 1, seed=0, flip=False, shift=0)
+    batches = host.training_batches(Records(read, 100, (2, 2)), plan, host.Share(1, 0, 1, 1), 1, range(100))
+    next(batches)
+    seen = -1
+    while seen != len(asked):  # until it stands still, for nobody takes the next
+        seen = len(asked)
+        time.sleep(0.3)
+    assert most <= seen <= most + 2 + 1  # the one is what was taken
+    assert len(list(batches)) == 99 and len(asked) == 100
+
+
 def test_a_fault_found_while_streaming_is_told_as_it_is():
     def read(index):
         raise UserError(f"label {index} is damaged")
@@ -116,6 +149,51 @@ def test_labels_are_counted_as_by_a_loop_and_kept_by_fingerprint(tmp_path):
     again = count_split(Split(split.names, fail, split.fingerprint), 4, tmp_path)
     assert np.array_equal(again.pixels, counts.pixels) and np.array_equal(again.image_pixels, counts.image_pixels)
     assert (again.total, again.num_void) == (counts.total, counts.num_void) == (5 * 42, 0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text(""),
+        lambda path: path.write_text(path.read_text()[:30]),
+        lambda path: path.write_bytes(b"\xff\0"),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text('{"pixels": 7, "image_pixels": 7, "total": 1, "num_void": 0}'),
+        lambda path: path.write_text(path.read_text().replace("num_void", "num")),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["emptied", "cut off", "no text", "of another kind", "of no classes", "a key lacks", "a folder"],
+)
+def test_counts_that_cannot_be_read_are_counted_again(damage, tmp_path):
+    split = random_split(5, 6, 7)
+    counts = count_split(split, 4, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    damage(kept)
+    again = count_split(split, 4, tmp_path)
+    assert np.array_equal(again.pixels, counts.pixels) and np.array_equal(again.image_pixels, counts.image_pixels)
+    assert (again.total, again.num_void) == (counts.total, counts.num_void)
+
+
+def in_the_way(cache, monkeypatch):
+    cache.write_text("a file where the cache should be")
+
+
+def read_only(cache, monkeypatch):
+    cache.mkdir()
+    monkeypatch.setattr(files, "open", fails_with(errno.EROFS), raising=False)
+
+
+def full(cache, monkeypatch):
+    monkeypatch.setattr(os, "fsync", fails_with(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("hinder", [in_the_way, read_only, full])
+def test_counts_are_not_kept_where_nothing_can_be_written(hinder, tmp_path, monkeypatch):
+    split, cache = random_split(5, 6, 7), tmp_path / "cache"
+    hinder(cache, monkeypatch)
+    counts = count_split(split, 4, cache)
+    assert counts.pixels[2] == sum((split.read(i)[1] == 2).sum() for i in range(5))
+    assert not cache.is_dir() or not list(cache.iterdir())
 
 
 def test_labels_of_nothing_but_void_are_counted():

@@ -1,6 +1,7 @@
 """Every layout is read as it is: what Pillow wrote into it comes back, pixel by pixel."""
 
 import dataclasses
+import tomllib
 
 import numpy as np
 import own_folders
@@ -110,6 +111,49 @@ def test_what_cvat_exports_is_read_by_its_labelmap_and_dealt(records, tmp_path):
             np.testing.assert_array_equal(label, together[name][1])
 
 
+def names_of(data_set):
+    return {split: sorted(each.names) for split, each in data_set.splits.items()}
+
+
+def write_list(folder, name, names):
+    (folder / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+    (folder / f"ImageSets/Segmentation/{name}.txt").write_text("\n".join(names))
+
+
+def test_subsets_that_cvat_names_in_capitals_are_the_splits(records, tmp_path):
+    own_folders.cvat(tmp_path, records)
+    names = sorted(name for each in records.values() for name, _, _ in each)
+    for subset, chosen in (("Train", names[:3]), ("Validation", names[3:5]), ("Test", names[5:])):
+        write_list(tmp_path, subset, chosen)
+    data_set = open_folder(tmp_path)
+    assert names_of(data_set) == {"train": names[:3], "val": names[3:5], "test": names[5:]}
+    assert not [note for note in data_set.notes if "dealt" in note or "not used" in note]
+
+
+def test_test_images_are_not_dealt_where_a_list_names_them_alone(records, tmp_path):
+    own_folders.cvat(tmp_path, records)
+    names = sorted(name for each in records.values() for name, _, _ in each)
+    write_list(tmp_path, "default", names)
+    write_list(tmp_path, "test", names[2:4])
+    for reading in (PLAIN, dataclasses.replace(PLAIN, val_share=0.4)):
+        data_set = open_folder(tmp_path, reading)
+        found = names_of(data_set)
+        assert found["test"] == names[2:4] and found["train"] and found["val"]
+        assert sorted(found["train"] + found["val"]) == names[:2] + names[4:]
+        note = "note: lists in ImageSets/Segmentation that are not used: default.txt; used: test.txt"
+        assert note in data_set.notes
+
+
+def test_fast_ais_layout_honours_lists_of_other_splits(records, tmp_path):
+    own_folders.fast_ai(tmp_path, records)
+    train = sorted(name for name, _, _ in records["train"])
+    (tmp_path / "test.txt").write_text(train[0])
+    held = {"train": train[1:], "val": sorted(name for name, _, _ in records["val"]), "test": train[:1]}
+    assert names_of(open_folder(tmp_path)) == held
+    (tmp_path / "valid.txt").unlink()
+    assert names_of(open_folder(tmp_path))["test"] == train[:1]
+
+
 def test_lists_of_pairs_take_a_class_table_of_their_own(records, tmp_path):
     own_folders.own(tmp_path, records, "a/{name}.png", "b/{name}.png")
     own_folders.lists(tmp_path, records, "a/{name}.png b/{name}.png")
@@ -120,6 +164,44 @@ def test_lists_of_pairs_take_a_class_table_of_their_own(records, tmp_path):
     assert "classes of classes.toml" in data_set.notes[0]
     with pytest.raises(UserError, match="--split-rule matlab deals CamVid's frames"):
         open_folder(tmp_path, rule="matlab")
+
+
+def written_table(folder):
+    """What `doctor FOLDER --classes` writes: the names and the values of the classes."""
+    path = folder / "classes.toml"
+    assert doctor.doctor(doctor.Options(data=str(folder), classes=str(path))) == 0
+    return [(each["name"], each["id"]) for each in tomllib.loads(path.read_text())["classes"]]
+
+
+def test_a_class_table_of_lists_of_pairs_is_written_from_the_labels_that_they_name(records, tmp_path):
+    own_folders.own(tmp_path, records, "a/{name}.png", "b/{name}.png", lambda label: changed(label, range(3, 14)))
+    own_folders.save(tmp_path / "b/unlisted.png", np.full((24, 32), 77, np.uint8))
+    own_folders.lists(tmp_path, records, "/SegNet/x/a/{name}.png /SegNet/x/b/{name}.png")
+    labels = [label for each in records.values() for _, _, label in each]
+    held = sorted({3 + int(value) for label in labels for value in {*label.flat} - {VOID}})
+    assert written_table(tmp_path) == [(f"class {value}", value) for value in held]
+    assert_holds(open_folder(tmp_path), records, [held.index(value) if value in held else 0 for value in range(3, 14)])
+    with pytest.raises(UserError, match="has a class table already, classes.toml: edit that"):
+        doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "again.toml")))
+
+
+def test_a_class_table_for_cityscapes_is_neither_written_nor_said_to_be_read(records, tmp_path):
+    own_folders.cityscapes(tmp_path, records)
+    with pytest.raises(UserError, match="no class table changes the classes of Cityscapes, which .*: leave --classes"):
+        doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
+    assert not (tmp_path / "classes.toml").exists()
+    own_folders.table_toml(tmp_path)
+    data_set = open_folder(tmp_path)
+    assert_holds(data_set, records, CITYSCAPES_TRAIN_IDS)
+    assert "classes.toml" not in data_set.notes[0] and data_set.classes.names[:2] == ("road", "sidewalk")
+    assert "note: classes.toml is not read: the classes are Cityscapes' 19" in data_set.notes
+
+
+def test_a_class_table_for_prepared_records_is_refused(tmp_path):
+    (tmp_path / "camvid/1.0.0").mkdir(parents=True)
+    (tmp_path / "camvid/1.0.0/dataset_info.json").write_text("{}")
+    with pytest.raises(UserError, match="no class table changes the classes of prepared records"):
+        doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
 
 
 def test_a_folder_around_the_data_set_is_told_which_was_meant(records, tmp_path):

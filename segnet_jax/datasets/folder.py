@@ -1,6 +1,5 @@
 """A folder of one's own: images/ and labels/ (or masks/, annotations/), split by lists, by subfolders, or dealt."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def find(folder: Path, reading: Reading) -> Found:
         of_split, alone = pairs_of(images, labels, folder, reading, faults)
         notes += note_on_labels_alone(alone, folder)
         entries[split or "train"] = of_split
-    if not is_split and (lists := _lists(folder)):
+    if not is_split and (lists := lists_in(folder)):
         entries, is_split = by_lists(entries["train"], lists, folder, faults), True
     return Found("own-folder", entries, legend, tuple(faults), tuple(notes), is_split, has_table and legend is None)
 
@@ -75,6 +74,17 @@ def pairs_of(
     if not reading.images:
         return match(unique, pictures, labels, folder, faults)
     return match(unique, pictures, labels, folder, faults)[0], []
+
+
+def lists_in(place: Path) -> dict[str, Path]:
+    """Split -> its list in a folder, by the names of `SPLITS` in any case; of several the first."""
+    there = sorted(place.glob("*"), reverse=True)  # lower case first; dead links too, which are told when they are read
+    found = {}
+    for split, names in SPLITS.items():
+        of_split = [path for name in names for path in there if path.name.lower() == f"{name}.txt"]
+        if of_split:
+            found[split] = of_split[0]
+    return found
 
 
 def by_lists(
@@ -127,15 +137,6 @@ def _labels(folder: Path) -> Path:
 
 def _first(folder: Path, names: tuple[str, ...]) -> str:
     return next((name for name in names if (folder / name).is_dir()), "")
-
-
-def _lists(folder: Path) -> dict[str, Path]:
-    found = {}
-    for split, names in SPLITS.items():
-        paths = [folder / f"{name}.txt" for name in names if os.path.lexists(folder / f"{name}.txt")]
-        if paths:
-            found[split] = paths[0]
-    return found
 
 
 def _no_image(images: Path, folder: Path, reading: Reading) -> str:

@@ -29,6 +29,8 @@ VAL = _frames("0016E5_", 5, 7959, 8159, step=2)
 TEST = (*_frames("0001TP_", 6, 8550, 10380), *_frames("Seq05VD_f", 5, 0, 5100))
 FRAMES = (*TRAIN, *VAL, *TEST)
 """All frames of the official archives."""
+DRIVES = frozenset(name.rpartition("_")[0] for name in FRAMES)
+"""The four videos that they are from."""
 
 MATLAB_SEED = 0
 MATLAB_TRAIN = 421

@@ -153,7 +153,7 @@ def check_image_header(header: Header, name: str) -> None:
 
 
 def check_label_header(header: Header, name: str, colored: bool = False) -> None:
-    """Refuses labels whose values are ruined (JPEG) or no class ids (colour pictures, unless `colored`)."""
+    """Refuses labels whose values are ruined (JPEG), would be while decoding, or are colours (unless `colored`)."""
     if header.format == "JPEG":
         what = f"label {name} is JPEG, which is lossy: its class ids are ruined"
         raise UserError(what, kind="lossy-label", file=name, fix="export PNG from the labels' source")
@@ -164,6 +164,10 @@ def check_label_header(header: Header, name: str, colored: bool = False) -> None
     elif header.kind not in ("grey", "grey+alpha", "palette"):
         what = f"label {name} is {header.kind}: class ids are expected"
         raise UserError(what, kind="colour-label", file=name, fix=EXPORT_IDS)
+    elif header.kind == "grey+alpha" and header.bits == 16:
+        # Pillow gives the high bytes alone, which are 0 for every id below 256.
+        what = f"label {name} has 16 bits and an alpha channel: its class ids cannot be read"
+        raise UserError(what, kind="sixteen-bits", file=name, fix="save it without alpha channel")
 
 
 def check_sizes(image: tuple[int, int], label: tuple[int, int], name: str, file: str) -> None:

@@ -4,18 +4,18 @@ Labels are palette pictures of 21 classes with 255 for void, unless the folder h
 Source of the names and their order: the VOC2012 development kit; the palette is its `VOClabelcolormap`.
 """
 
-import os
 from pathlib import Path
 
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.class_files import legend_of_folder
-from segnet_jax.datasets.folder import by_lists
+from segnet_jax.datasets.folder import by_lists, lists_in
 from segnet_jax.datasets.labels import ClassTable, distinct_colors
 from segnet_jax.datasets.legend import Legend
-from segnet_jax.datasets.matching import match, pictures_below, unique_images
+from segnet_jax.datasets.lists import Entry
+from segnet_jax.datasets.matching import is_inside, match, pictures_below, unique_images
 from segnet_jax.datasets.pairs import Found
 from segnet_jax.datasets.reading import Reading
-from segnet_jax.errors import Fault, UserError
+from segnet_jax.errors import Fault, UserError, listed, shown
 
 IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 
@@ -40,7 +40,7 @@ def why(folder: Path) -> str:
 
 
 def find(folder: Path, reading: Reading) -> Found:
-    """Finds the pairs that the lists name; without lists for training and validation all labelled images are dealt.
+    """Finds the pairs that the lists name; without one for training or validation, all that are not of test are dealt.
 
     Args:
       folder: one that `why` knows.
@@ -55,23 +55,26 @@ def find(folder: Path, reading: Reading) -> Found:
     if not labels and not faults:
         raise UserError(f"no label in {LABELS}/", kind="no-images", file=LABELS)
     images = pictures_below(folder / IMAGES, folder, faults, reading.images)
-    lists, notes = _lists(folder), []
     # VOC has six times as many images as labels: one without is no fault unless a list names it.
     labelled = {path.stem for path in labels}
     unique = unique_images([path for path in images if path.stem in labelled], folder / IMAGES, folder, faults)
     entries, _ = match(unique, labels, folder / LABELS, folder, faults)
-    splits, is_split = {"train": entries}, "val" in lists or "train" in lists
-    if "test" in lists and not by_lists(entries, {"test": lists["test"]}, folder, [])["test"]:
-        notes.append(f"note: {LISTS}/test.txt names no image with a label, and is left out")
-        del lists["test"]
-    if is_split:
-        splits = by_lists(entries, lists, folder, faults)
-    elif without := len(images) - len(entries):
+    lists, notes = _lists(folder, entries, faults)
+    splits, is_split = by_lists(entries, lists, folder, faults), "val" in lists or "train" in lists
+    if not is_split and (without := len(images) - len(entries)):
         notes.append(f"note: {without} of {len(images)} images in {IMAGES}/ have no label, and are left out")
     legend = own or (None if has_table else LEGEND)
     return Found("pascal-voc", splits, legend, tuple(faults), tuple(notes), is_split, has_table and own is None)
 
 
-def _lists(folder: Path) -> dict[str, Path]:
-    paths = {split: folder / LISTS / f"{split}.txt" for split in ("train", "val", "test")}
-    return {split: path for split, path in paths.items() if os.path.lexists(path)}
+def _lists(folder: Path, entries: list[Entry], faults: list[Fault]) -> tuple[dict[str, Path], list[str]]:
+    """Split -> its list, and a note on each that is not used, such as CVAT's default.txt."""
+    place, notes = folder / LISTS, []
+    lists = lists_in(place) if is_inside(place, folder, faults) else {}
+    others = sorted({path.name for path in place.glob("*.txt")} - {path.name for path in lists.values()})
+    if "test" in lists and not by_lists(entries, {"test": lists["test"]}, folder, [])["test"]:
+        notes.append(f"note: {LISTS}/{lists.pop('test').name} names no image with a label, and is left out")
+    if others:
+        used = listed([path.name for path in lists.values()]) or "none"
+        notes.append(f"note: lists in {LISTS} that are not used: {shown(listed(others))}; used: {used}")
+    return lists, notes

@@ -1,6 +1,7 @@
 """Video sequences by their images' names: neighbours in time across splits, and a sequence left out for validation.
 
-A name such as 0016E5_07959 or Seq05VD_f00930 is a sequence and the number of a frame of its video.
+A name such as 0016E5_07959 or Seq05VD_f00930 is a sequence and the number of a frame of its video. Pascal VOC's
+photographs have such names too: only of CamVid's drives is it known that numbers are time, and how much.
 """
 
 import functools
@@ -13,6 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
+from segnet_jax.datasets.frames import DRIVES
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.errors import UserError, listed
 
@@ -20,6 +22,8 @@ FRAMES_PER_SECOND = 30
 """Of CamVid's videos, deduced: its lists take every 30th frame, and its paper tells of one image a second."""
 
 SPANS = (1 / 15, 0.5, 1.0, 2.0, 5.0)  # seconds within which neighbours across splits are counted
+
+_MOST_TOLD = 10  # sequences; Cityscapes has hundreds, most of them one image
 
 _NAME = re.compile(r"(?P<sequence>.*[^_-])[_-]f?(?P<frame>\d{1,12})")
 
@@ -38,14 +42,14 @@ def sequences_of(names: Iterable[str]) -> list[str] | None:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """How near in time the images of two splits come to each other.
+    """How near the images of two splits come to each other; a gap is in seconds where these are known, else in numbers.
 
     Attributes:
       splits: the two.
-      nearest: of each image of either split with one of the other in its sequence: name -> (name, seconds).
-      num_pairs: span in seconds -> pairs of images, one of each split, that far apart at most.
-      num_images: span in seconds -> split -> its images with such a neighbour.
-      seams: pairs that follow each other in a sequence, one of each split: (earlier, later, seconds), nearest first.
+      nearest: of each image of either split with one of the other in its sequence: name -> (name, gap).
+      num_pairs: span in seconds -> pairs of images, one of each split, that far apart at most; empty without seconds.
+      num_images: span in seconds -> split -> its images with such a neighbour; likewise.
+      seams: pairs that follow each other in a sequence, one of each split: (earlier, later, gap), nearest first.
     """
 
     splits: tuple[str, str]
@@ -62,18 +66,19 @@ class Audit:
     Attributes:
       sequences: sequence -> split -> images.
       neighbours: of each two splits that have a sequence in common.
+      frames_per_second: of the videos; None where numbers may not be time.
     """
 
     sequences: dict[str, dict[str, int]]
     neighbours: list[Neighbours]
+    frames_per_second: int | None
 
 
-def audit(splits: Mapping[str, Sequence[str]], frames_per_second: float = FRAMES_PER_SECOND) -> Audit | None:
-    """Looks for neighbours in time across splits; None where some names tell no sequence.
+def audit(splits: Mapping[str, Sequence[str]]) -> Audit | None:
+    """Looks for neighbours across splits; None where some names tell no sequence.
 
     Args:
       splits: split -> its images' names.
-      frames_per_second: of the videos.
     """
     frames: dict[str, dict[str, list[tuple[int, str]]]] = {}  # sequence -> split -> (frame, name), in order
     for split, names in splits.items():
@@ -82,53 +87,65 @@ def audit(splits: Mapping[str, Sequence[str]], frames_per_second: float = FRAMES
                 return None
             frames.setdefault(found[0], {}).setdefault(split, []).append((found[1], name))
     frames = {sequence: {split: sorted(each) for split, each in found.items()} for sequence, found in frames.items()}
-    told = [_neighbours(one, other, frames, frames_per_second) for one, other in combinations(splits, 2)]
+    rate = FRAMES_PER_SECOND if frames.keys() <= DRIVES else None
+    told = [_neighbours(one, other, frames, rate) for one, other in combinations(splits, 2)]
     counts = {sequence: {split: len(each) for split, each in frames[sequence].items()} for sequence in sorted(frames)}
-    return Audit(counts, [each for each in told if each is not None])
+    return Audit(counts, [each for each in told if each is not None], rate)
 
 
-def _neighbours(one: str, other: str, frames, frames_per_second: float) -> Neighbours | None:
+def _neighbours(one: str, other: str, frames, rate: int | None) -> Neighbours | None:
     both = [(found[one], found[other]) for found in frames.values() if one in found and other in found]
     if not both:
         return None
     nearest, seams = {}, []
-    num_pairs = dict.fromkeys(SPANS, 0)
+    spans = SPANS if rate else ()
+    num_pairs = dict.fromkeys(spans, 0)
     for here, there in both:
         for mine, others in ((here, there), (there, here)):
             numbers = [frame for frame, _ in others]
             for frame, name in mine:
                 place = bisect_left(numbers, frame)
                 near = min(others[max(place - 1, 0) : place + 1], key=lambda each, frame=frame: abs(each[0] - frame))
-                nearest[name] = (near[1], abs(near[0] - frame) / frames_per_second)
-        gaps = np.abs(np.subtract.outer([frame for frame, _ in here], [frame for frame, _ in there]))
-        for span in SPANS:
-            num_pairs[span] += int((gaps <= span * frames_per_second + 1e-6).sum())
+                nearest[name] = (near[1], _gap(abs(near[0] - frame), rate))
+        if spans:  # not for a folder of photographs: one sequence, of which the table of all gaps may fill the memory
+            gaps = np.abs(np.subtract.outer([frame for frame, _ in here], [frame for frame, _ in there]))
+            for span in spans:
+                num_pairs[span] += int((gaps <= span * rate + 1e-6).sum())
         merged = sorted([(*each, one) for each in here] + [(*each, other) for each in there])
         follow = [pair for pair in zip(merged, merged[1:], strict=False) if pair[0][2] != pair[1][2]]
-        seams += [(a[1], b[1], (b[0] - a[0]) / frames_per_second) for a, b in follow]
+        seams += [(a[1], b[1], _gap(b[0] - a[0], rate)) for a, b in follow]
     of_split = {name: split for split, place in ((one, 0), (other, 1)) for pair in both for _, name in pair[place]}
     num_images = {
         span: {
             split: sum(of_split[name] == split and seconds <= span + 1e-6 for name, (_, seconds) in nearest.items())
             for split in (one, other)
         }
-        for span in SPANS
+        for span in spans
     }
     return Neighbours((one, other), nearest, num_pairs, num_images, sorted(seams, key=lambda seam: seam[2]))
 
 
+def _gap(numbers: int, rate: int | None) -> float:
+    return numbers / rate if rate else numbers
+
+
 def in_words(found: Audit) -> list[str]:
-    """An audit, a line for each thing to know."""
+    """An audit, a line for each thing to know; of many sequences those with the most images."""
+    rate = found.frames_per_second
+    by_size = sorted(found.sequences.items(), key=lambda item: -sum(item[1].values()))
     lines = [
         f"sequence {name}: {', '.join(f'{count} {split}' for split, count in counts.items())}"
-        for name, counts in found.sequences.items()
+        for name, counts in by_size[:_MOST_TOLD]
     ]
+    if len(by_size) > _MOST_TOLD:
+        lines.append(f"and {len(by_size) - _MOST_TOLD} more sequences; --json FILE has all")
     for each in found.neighbours:
         one, other = each.splits
-        shown = ", ".join(f"{a} and {b} {_seconds(gap)}" for a, b, gap in each.seams[:3])
+        shown = ", ".join(f"{a} and {b} {_seconds(gap) if rate else f'{gap} apart'}" for a, b, gap in each.seams[:3])
         more = f" and {len(each.seams) - 3} more" if len(each.seams) > 3 else ""
-        lines.append(f"seams    {one} to {other}, at {FRAMES_PER_SECOND} frames a second: {shown}{more}")
-        if near := [span for span in SPANS if each.num_pairs[span]]:
+        how = f"at {rate} frames a second" if rate else "by the numbers in their names"
+        lines.append(f"seams    {one} to {other}, {how}: {shown}{more}")
+        if near := [span for span, number in each.num_pairs.items() if number]:
             counts = [f"{each.num_images[span][one]} and {each.num_images[span][other]}" for span in near[:2]]
             lines.append(
                 f"note: {counts[0]} images of {one} and {other} have a neighbour in the other within "
@@ -139,14 +156,16 @@ def in_words(found: Audit) -> list[str]:
 
 
 def as_json(found: Audit) -> dict:
-    """An audit as JSON."""
-    told = []
+    """An audit as JSON; gaps are called "seconds" or "numbers"."""
+    told, unit = [], "seconds" if found.frames_per_second else "numbers"
     for each in found.neighbours:
-        within = {_seconds(span): {"pairs": each.num_pairs[span], "images": each.num_images[span]} for span in SPANS}
-        seams = [{"earlier": a, "later": b, "seconds": gap} for a, b, gap in each.seams]
-        nearest = {name: {"name": other, "seconds": gap} for name, (other, gap) in each.nearest.items()}
+        within = {
+            _seconds(span): {"pairs": pairs, "images": each.num_images[span]} for span, pairs in each.num_pairs.items()
+        }
+        seams = [{"earlier": a, "later": b, unit: gap} for a, b, gap in each.seams]
+        nearest = {name: {"name": other, unit: gap} for name, (other, gap) in each.nearest.items()}
         told.append({"splits": each.splits, "within": within, "seams": seams, "nearest": nearest})
-    return {"frames_per_second": FRAMES_PER_SECOND, "sequences": found.sequences, "neighbours": told}
+    return {"frames_per_second": found.frames_per_second, "sequences": found.sequences, "neighbours": told}
 
 
 def _seconds(span: float) -> str:

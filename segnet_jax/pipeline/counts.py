@@ -1,5 +1,6 @@
 """How many pixels each class has in a split; counts of whole data sets are kept by the data's fingerprint."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -70,6 +71,8 @@ def count_split(
 ) -> LabelCounts:
     """Counts a split's labels at the size on disk, or reads what was counted before.
 
+    What cannot be read is counted again, and where nothing can be written the counts are not kept: it takes seconds.
+
     Args:
       split: what to count.
       num_classes: C.
@@ -77,10 +80,21 @@ def count_split(
       on_label: called after each label that is counted.
     """
     kept = cache / f"label_counts-{split.fingerprint}-{num_classes}.json"
-    if kept.is_file():
-        pixels, image_pixels, total, num_void = json.loads(kept.read_text()).values()
-        return LabelCounts(np.array(pixels, np.int64), np.array(image_pixels, np.int64), total, num_void)
+    if (counts := _read(kept, num_classes)) is not None:
+        return counts
     counts = count_labels(lambda index: split.read(index)[1], len(split), num_classes, on_label)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(kept, vars(counts))
+    with contextlib.suppress(OSError):  # a cache that is full, or not ours
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(kept, vars(counts))
     return counts
+
+
+def _read(path: pathlib.Path, num_classes: int) -> LabelCounts | None:
+    """The counts that a file holds, or None where that is not what was written."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        pixels, image_pixels = (np.array(told[name], np.int64) for name in ("pixels", "image_pixels"))
+        counts = LabelCounts(pixels, image_pixels, int(told["total"]), int(told["num_void"]))
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):  # absent, cut off, of another kind
+        return None
+    return counts if pixels.shape == image_pixels.shape == (num_classes,) else None

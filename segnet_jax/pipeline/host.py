@@ -1,14 +1,15 @@
-"""The host's input path: tf.data assembles each step's batch by the plan and keeps a few ready.
+"""The host's input path: tf.data assembles each step's batch by the plan and keeps some ready.
 
 A batch is {"image": uint8 [L,A,B,H,W,3], "label": uint8 [L,A,B,H,W]}: L local devices, A accumulated batches (absent in
-evaluation), B images a device. Each process makes its own devices' share of the global batch and nothing else.
+evaluation), B images a device. Each process makes its own devices' share of the global batch and nothing else. As many
+batches are kept as there are threads that make them, one for each CPU up to 16, and two more.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import loky
 import numpy as np
 
 from segnet_jax.constants import VOID
@@ -18,6 +19,9 @@ from segnet_jax.pipeline.decoded import Records
 from segnet_jax.pipeline.plan import Plan
 
 Batch = dict[str, np.ndarray]
+
+_MOST_THREADS = 16
+"""Each of them holds a batch until its turn comes: 51 GB, were there 192 at 1024x2048 on 8 devices of 4 images."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def training_batch(records: Records, plan: Plan, share: Share, accumulate: int, 
 
 
 def training_batches(records: Records, plan: Plan, share: Share, accumulate: int, steps: range) -> Iterator[Batch]:
-    """Yields the batches of the given steps, made in tf.data's threads a few steps ahead."""
+    """Yields the batches of the given steps, made in tf.data's threads up to 18 steps ahead."""
     return _prefetched(partial(training_batch, records, plan, share, accumulate), steps)
 
 
@@ -85,7 +89,7 @@ def evaluation_batch(records: Records, share: Share, step: int) -> Batch:
 
 
 def evaluation_batches(records: Records, share: Share) -> Iterator[Batch]:
-    """Yields every record once, in order, made in tf.data's threads a few steps ahead."""
+    """Yields every record once, in order, made in tf.data's threads up to 18 steps ahead."""
     steps = range(num_evaluation_steps(len(records), share))
     return _prefetched(partial(evaluation_batch, records, share), steps)
 
@@ -95,7 +99,7 @@ def _empty(places: tuple[int, ...], image_size: tuple[int, int]) -> tuple[np.nda
 
 
 def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
-    """Runs `make` for each step in tf.data's threads, a few steps ahead and in order.
+    """Runs `make` for each step in tf.data's threads, as many steps ahead as there are threads and two, and in order.
 
     Raises:
       UserError: that of `make`, which TensorFlow would bury in an error of its own.
@@ -119,7 +123,7 @@ def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(
             lambda step: tf.numpy_function(guarded, [step], (tf.uint8, tf.uint8), stateful=False),
-            num_parallel_calls=os.cpu_count(),
+            num_parallel_calls=min(loky.cpu_count(), _MOST_THREADS),  # of this process: a container may have fewer
             deterministic=True,
         )
         .prefetch(2)

@@ -16,6 +16,8 @@ from segnet_jax.metrics.bootstrap import Interval
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import Scores
 
+_MOST_SEQUENCES = 10  # whose scores are shown; the names of a folder of photographs may tell hundreds
+
 
 def per_class_table(
     scores: Scores,
@@ -80,14 +82,21 @@ def print_table(
 
 
 def print_sequences(found: Mapping[str, Mapping[str, float]]) -> None:
-    """Prints the score of each video sequence; found: sequence -> "miou" and "num_images"."""
+    """Prints the score of each video sequence, of many those with the most images.
+
+    Args:
+      found: sequence -> "miou" and "num_images".
+    """
+    by_size = sorted(found.items(), key=lambda item: -item[1]["num_images"])
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("sequence", overflow="fold", min_width=8)
     table.add_column("mIoU %", justify="right", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
-    for name, scored in found.items():
+    for name, scored in by_size[:_MOST_SEQUENCES]:
         table.add_row(Text(name), _number(scored["miou"]), f"{scored['num_images']:,}")
     Console(file=sys.stdout, highlight=False).print(table)
+    if len(found) > _MOST_SEQUENCES:
+        print(f"and {len(found) - _MOST_SEQUENCES} more sequences; --json FILE has all")
 
 
 def percent(fraction: float | None) -> str:
