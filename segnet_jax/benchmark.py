@@ -46,6 +46,7 @@ class Options:
     fake_devices: int = 0  # pretend that the CPU is so many devices
     sync_batch_norm: bool = True  # BatchNorm's statistics over all devices
     half_gradients: bool = False  # sum gradients over devices in 16 bits
+    deterministic: bool = False  # on GPUs, the same bits at every start
     input: Literal["auto", "host", "device"] = "auto"  # train: where batches are made
     steps_per_call: int = 1  # train: steps a dispatch, with input device
     data: str = "synthetic"  # epoch, input: images; a folder, "camvid" or "synthetic"

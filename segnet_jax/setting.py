@@ -1,6 +1,7 @@
 """What a config comes to on this machine with this data, checked before anything is read or compiled."""
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from segnet_jax.errors import UserError, listed
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.programs import keep_compiled_programs
-from segnet_jax.training.parallel import Devices, choose_devices
+from segnet_jax.training.parallel import Devices, choose_devices, gpu_options, with_options
 from segnet_jax.training.precision import choose_precision
-from segnet_jax.training.startup import check_device
+from segnet_jax.training.startup import PLUGINS, check_device
 
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 """Is there where Linux has a driver for an NVIDIA GPU, whether JAX can use it or not."""
@@ -127,13 +128,27 @@ def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[D
         flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
         jax.config.update("jax_platforms", "cpu")
+    if jax.distributed.is_initialized() and _expects_cuda():  # XLA reads them with the first device; see AheadOfTime
+        options = gpu_options(are_several=True, deterministic=config.deterministic)
+        os.environ["XLA_FLAGS"] = with_options(os.environ.get("XLA_FLAGS", ""), options)
     keep_compiled_programs()
-    devices = choose_devices(config.devices)
+    devices = choose_devices(config.devices, config.deterministic)
     if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists(NVIDIA_DRIVER):
         say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
     precision = choose_precision(config.precision, devices.local[0])
     check_device(devices.local[0], precision)
     return devices, precision
+
+
+def _expects_cuda() -> bool:
+    """Whether JAX will choose NVIDIA GPUs, as far as can be told before it is asked for a device.
+
+    Of a CPU, a TPU or another maker's GPU XLA never sees a flag that is for these, for it ends the process at an
+    unknown one.
+    """
+    wanted = (jax.config.jax_platforms or "cuda").split(",")
+    has_plugin = any(importlib.util.find_spec(plugin) for plugin in PLUGINS)
+    return has_plugin and os.path.exists(NVIDIA_DRIVER) and not {"cuda", "gpu"}.isdisjoint(wanted)
 
 
 def check_network(config: Config) -> None:
