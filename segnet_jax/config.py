@@ -118,7 +118,7 @@ class Config:
         default=False, metadata=FREE
     )  # on GPUs, the same bits whenever the same command is started on the same machine; slower. A CPU's always are
 
-    # several hosts; SLURM, Open MPI, Kubernetes and TPU pods are found by themselves
+    # several hosts; SLURM, Open MPI, Kubernetes (with the extra k8s) and TPU pods are found by themselves
     coordinator: str = field(default="", metadata=OF_THIS_START)  # host:port of process 0, to join by hand
     process_id: int = field(default=-1, metadata=OF_THIS_START)  # of this process, from 0; with --coordinator
     num_processes: int = field(default=0, metadata=OF_THIS_START)  # how many there are; with --coordinator

@@ -49,8 +49,9 @@ def train(config: Config) -> int:
         stop = stack.enter_context(Stop())
         with stop.at_once():  # until the first step there is nothing to save
             place = (config.coordinator, config.process_id, config.num_processes)
-            hosts = stack.enter_context(join(*place, config.heartbeat))
-            say = partial(print, file=sys.stderr, flush=True) if hosts.is_writer else _say_nothing
+            say = partial(print, file=sys.stderr, flush=True)
+            hosts = stack.enter_context(join(*place, config.heartbeat, say=say))
+            say = say if hosts.is_writer else _say_nothing
             start = begin(config, hosts, stop, say, stack)
             if start is None:
                 return 0
