@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 
 from segnet_jax.config import Config
+from segnet_jax.config_files import protocol_batch, recipe_differences
 from segnet_jax.datasets.choose import open_data_set
 from segnet_jax.datasets.reading import Reading
 from segnet_jax.datasets.records import DataSet, Split
@@ -96,6 +98,8 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
     plan = _plan(config, devices, len(data_set.splits["train"]))
     say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {plan.global_batch_size} images")
+    if told := another_batch(config, devices, plan):
+        say(f"warning: {told}")
     total_steps = config.epochs * plan.steps_per_epoch
     scored, per_call = validation_split(data_set), steps_per_call(config, devices)
     return Setting(devices, precision, data_set, scored, plan, total_steps, per_call)
@@ -111,6 +115,26 @@ def _plan(config: Config, devices: Devices, num_images: int) -> Plan:
         most = num_images // at_once
         fix = f"--batch-size-per-device {most}" if most else "--devices 1 --accumulate 1 --batch-size-per-device 1"
         raise UserError(error.faults[0].what, kind=error.kind, fix=fix) from None
+
+
+def another_batch(config: Config, devices: Devices, plan: Plan) -> str:
+    """What to say where steps are of another batch than the named protocol's: it is another recipe; else nothing."""
+    name, protocol, _ = recipe_differences(config)
+    batch = protocol_batch(protocol, devices.total)
+    if name == "custom" or batch == plan.global_batch_size or batch > plan.num_samples:
+        return ""
+    theirs, ours = (
+        each.epochs * (plan.num_samples // size) for each, size in ((protocol, batch), (config, plan.global_batch_size))
+    )
+    rate = "the same learning rate"
+    if config.learning_rate != protocol.learning_rate:
+        rate = f"a learning rate of {config.learning_rate:g}, not {protocol.learning_rate:g}"
+    told = f"{name} takes {theirs:,} steps of {batch} images; this takes {ours:,} of {plan.global_batch_size} at {rate}"
+    count = math.gcd(batch, devices.total)
+    if count == devices.total or jax.process_count() == 1:  # several processes take all their devices
+        at_once = " --accumulate 1" * (config.accumulate > 1)
+        told += f"; --devices {count} --batch-size-per-device {batch // count}{at_once} keeps to it"
+    return told
 
 
 def steps_per_call(config: Config, devices: Devices) -> int:

@@ -28,7 +28,7 @@ DESCRIPTION = """Trains SegNet; leaves a run folder with checkpoints, scores and
 
 Try it:  python -m segnet_jax.train --protocol demo
 
-CamVid:  python -m segnet_jax.train --protocol camvid-tutorial --data DIR --devices 8
+CamVid:  python -m segnet_jax.train --protocol camvid-matlab-2018 --data DIR --devices 8
 
 Stopped, killed or out of disk: the same command goes on where it was."""
 
