@@ -3,7 +3,7 @@
 #   docker build --target gpu  -t segnet .
 #   docker build --target v100 -t segnet:v100 .
 #   docker run --rm --gpus all --user "$(id -u):$(id -g)" -v /my/CamVid:/data:ro -v /my/runs:/runs segnet \
-#       python -m segnet_jax.train --data /data --protocol camvid-tutorial --devices 8 --run /runs/a
+#       python -m segnet_jax.train --data /data --protocol camvid-matlab-2018 --devices 8 --run /runs/a
 #
 # The host brings the driver and the NVIDIA container toolkit, no CUDA: the wheels below carry CUDA, cuDNN and NCCL.
 # What was tried of this file and what was not: experiments/clusters/p3.md.

@@ -228,8 +228,13 @@ def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Re
 
 
 @contextlib.contextmanager
-def telling_of_memory(config: Config, devices: Devices) -> Iterator[None]:
+def telling_of_memory(config: Config, devices: Devices, flags: type = Config) -> Iterator[None]:
     """Tells what could fit where a device or the host runs out of memory; the batch is never changed in silence.
+
+    Args:
+      config: what is computed.
+      devices: on these.
+      flags: the dataclass of the command's flags: only what it has is advised.
 
     Raises:
       OutOfMemory: in the place of JAX's error.
@@ -239,13 +244,15 @@ def telling_of_memory(config: Config, devices: Devices) -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        batch = config.batch_size_per_device
-        smaller = f"--batch-size-per-device {batch // 2} --accumulate {2 * config.accumulate}, the same global batch"
+        batch, has = config.batch_size_per_device, {item.name for item in dataclasses.fields(flags)}
+        same = f" --accumulate {2 * config.accumulate}, the same global batch" if "accumulate" in has else ""
+        smaller = [f"--batch-size-per-device {batch // 2}{same}"] if batch > 1 else []
+        others = {"precision": "--precision bfloat16", "input": "--input host", "image_size": "a smaller --image-size"}
+        advice = smaller + [text for name, text in others.items() if name in has]
         raise OutOfMemory(
             f"out of memory on {devices}, which have {in_words(memory_of(devices.local[0]))} each, with "
-            f"--batch-size-per-device {batch} at {config.image_size[0]}x{config.image_size[1]}; try "
-            + (f"{smaller}, or " if batch > 1 else "")
-            + "--precision bfloat16, --input host, or a smaller --image-size"
+            f"--batch-size-per-device {batch} at {config.image_size[0]}x{config.image_size[1]}; "
+            + (f"try {', or '.join(advice)}" if advice else "it takes a device with more")
         ) from error
 
 

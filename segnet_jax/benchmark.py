@@ -1,16 +1,20 @@
 """Measures speed: `python -m segnet_jax.benchmark --help`."""
 
+import dataclasses
 import datetime
 import json
 import pathlib
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
+import jax
 import tyro
 
 from segnet_jax import speeds
+from segnet_jax.assembly import telling_of_memory
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
@@ -46,13 +50,14 @@ class Options:
     fake_devices: int = 0  # pretend that the CPU is so many devices
     sync_batch_norm: bool = True  # BatchNorm's statistics over all devices
     half_gradients: bool = False  # sum gradients over devices in 16 bits
+    deterministic: bool = False  # on GPUs, the same bits at every start
     input: Literal["auto", "host", "device"] = "auto"  # train: where batches are made
     steps_per_call: int = 1  # train: steps a dispatch, with input device
     data: str = "synthetic"  # epoch, input: images; a folder, "camvid" or "synthetic"
     strong: bool = False  # scaling: also with as many images over all devices, divided among more and more
     steps: int = 20  # of a round, chained without a wait
     rounds: int = 5  # of which the median is given
-    json: str = ""  # file to write the measurements to
+    json: str = ""  # file to write the measurements to, after each part
     compare: str = ""  # file of an earlier --json to set beside
 
     def __post_init__(self):
@@ -69,7 +74,7 @@ class Options:
         """The training that these options would be."""
         own = {"json", "compare", "what", "rounds", "steps", "strong"}
         shared = {name: value for name, value in vars(self).items() if name not in own}
-        return Config(init="none", class_weights="none", scenes=(64, 16), **shared)
+        return Config(init="none", class_weights="none", **shared)
 
 
 def main() -> int:
@@ -80,23 +85,23 @@ def main() -> int:
 def benchmark(options: Options) -> int:
     """Measures, prints a table, and writes the JSON if asked; returns the exit code.
 
+    What was measured before it ends early is printed and written all the same.
+
     Raises:
-      UserError: for devices that are not there, or a file that cannot be written or, to compare with, is none of ours.
+      UserError: for devices that are not there, too few images, or a file that cannot be written or, to compare with,
+        is none of ours.
+      OutOfMemory: it does not fit.
     """
     check_place("json", options.json)
     earlier = read_earlier(options.compare) if options.compare else None
+    # Compiling is timed. Before the first program, for JAX looks at this once.
+    jax.config.update("jax_enable_compilation_cache", False)
     devices, precision = start_devices(options.config)
-    say = partial(print, file=sys.stderr)
-    measured = speeds.Measured(options.config, devices, precision, options.steps, options.rounds, say)
-    parts = {
-        "train": speeds.train,
-        "epoch": speeds.epoch,
-        "infer": speeds.infer,
-        "input": speeds.input_,
-        "pooling": speeds.pooling,
-        "scaling": partial(speeds.scaling, strong=options.strong),
-    }
-    chosen = parts if options.what == "all" else {options.what: parts[options.what]}
+    images_per_step = devices.total * options.batch_size_per_device
+    config = dataclasses.replace(options.config, scenes=scenes_for(images_per_step))
+    say = partial(print, file=sys.stderr, flush=True)
+    measured = speeds.Measured(config, devices, precision, options.steps, options.rounds, say)
+    chosen = get_args(What)[:-1] if options.what == "all" else (options.what,)
     found = {
         "command": " ".join(["python -m segnet_jax.benchmark", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
@@ -105,13 +110,36 @@ def benchmark(options: Options) -> int:
         "device": str(devices),
         "environment": environment(devices.kinds),
     }
-    for name, part in chosen.items():
-        found[name] = part(measured)
-    if devices.is_writer:
-        print_measurements({name: found[name] for name in chosen}, earlier, title=f"{devices}, {precision}")
-        if options.json:
-            atomic_write_json(options.json, found)
+    try:
+        with telling_of_memory(config, devices, flags=Options):
+            for _ in _measure(chosen, measured, options.strong, found):
+                if devices.is_writer and options.json:
+                    atomic_write_json(options.json, found)
+    finally:
+        done = {name: found[name] for name in chosen if found.get(name)}
+        if devices.is_writer and done:
+            print_measurements(done, earlier, title=f"{devices}, {precision}")
     return 0
+
+
+def _measure(chosen: Sequence[str], measured: speeds.Measured, strong: bool, found: dict[str, Any]) -> Iterator[None]:
+    """Puts what it measures into `found`, and comes back after each part and each row of scaling."""
+    parts = {"train": speeds.train, "epoch": speeds.epoch, "infer": speeds.infer}
+    parts |= {"input": speeds.input_, "pooling": speeds.pooling}
+    for name in chosen:
+        if name == "scaling":
+            for row in speeds.scaling(measured, strong):
+                found.setdefault("left_out" if "left_out" in row else "scaling", []).append(row)
+                yield
+        else:
+            found[name] = parts[name](measured)
+            yield
+
+
+def scenes_for(images_per_step: int) -> tuple[int, int]:
+    """Training and validation scenes of an epoch: four steps' worth, if rendering them takes a minute at most."""
+    train = max(64, images_per_step, min(4 * images_per_step, 512))
+    return train, train // 4
 
 
 def read_earlier(path: str) -> dict[str, Any]:

@@ -114,8 +114,11 @@ class Config:
     input: Literal["auto", "host", "device"] = field(default="auto", metadata=FREE)  # where batches are made
     steps_per_call: int = field(default=1, metadata=FREE)  # steps a dispatch, with input device; 1 on the CPU
     half_gradients: bool = field(default=False, metadata=OVERRIDE)  # sum gradients over devices in 16 bits
+    deterministic: bool = field(
+        default=False, metadata=FREE
+    )  # on GPUs, the same bits whenever the same command is started on the same machine; slower. A CPU's always are
 
-    # several hosts; SLURM, Open MPI, Kubernetes and TPU pods are found by themselves
+    # several hosts; SLURM, Open MPI, Kubernetes (with the extra k8s) and TPU pods are found by themselves
     coordinator: str = field(default="", metadata=OF_THIS_START)  # host:port of process 0, to join by hand
     process_id: int = field(default=-1, metadata=OF_THIS_START)  # of this process, from 0; with --coordinator
     num_processes: int = field(default=0, metadata=OF_THIS_START)  # how many there are; with --coordinator
@@ -123,7 +126,9 @@ class Config:
 
     # the run
     run: str = field(default="", metadata=OF_THIS_START)  # folder to leave; default: the next free runs/NAME-NUMBER
-    resume: bool = field(default=False, metadata=OF_THIS_START)  # go on with --run where it stopped, bit for bit
+    resume: bool = field(
+        default=False, metadata=OF_THIS_START
+    )  # go on with --run where it stopped, bit for bit on a CPU, on GPUs with --deterministic
     override: bool = field(default=False, metadata=OF_THIS_START)  # resume with a changed recipe, and note the change
     max_steps: int = field(default=0, metadata=OF_THIS_START)  # stop and save after so many steps in all; 0: never
     evaluate_every: int = field(default=1, metadata=FREE)  # epochs between two evaluations

@@ -12,6 +12,9 @@ from typing import Any, Literal
 from segnet_jax.config import Config, differences
 from segnet_jax.errors import UserError
 
+BATCH_OF_A_DEVICE = ("camvid-matlab-2018",)
+"""Protocols whose batch is what each device takes, however many there are; of all others it is a step's."""
+
 _MOST_BYTES = 100_000  # of a file; one that sets every field has 2,000. The time to parse TOML grows as its square
 
 
@@ -83,6 +86,17 @@ def recipe_differences(config: Config) -> tuple[str, Config, dict[str, tuple[Any
         name, base = config.protocol, read_protocol(config.protocol, Config())
     changes = differences(base, config)
     return name, base, {field: both for field, both in changes.items() if field != "protocol"}
+
+
+def protocol_batch(protocol: Config, num_devices: int) -> int:
+    """Images a step by a protocol, or by the defaults, whatever one device takes at once.
+
+    Args:
+      protocol: from `read_protocol`.
+      num_devices: that it is trained on.
+    """
+    batch = protocol.batch_size_per_device * protocol.accumulate
+    return batch * num_devices if protocol.protocol in BATCH_OF_A_DEVICE else batch
 
 
 def override(base: Config, values: dict[str, Any], source: str) -> Config:

@@ -121,6 +121,7 @@ def evaluate(options: Options) -> int:
 
     Raises:
       UserError: for a missing run or split, data whose classes are not the run's, or what cannot be written.
+      OutOfMemory: a batch does not fit.
     """
     check_place("json", options.json)
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
@@ -128,7 +129,8 @@ def evaluate(options: Options) -> int:
     say = partial(print, file=sys.stderr)
     subject = _open(options, say)
     records = assembly.decode(subject.split, subject.config, f"reading {options.split} images", say)
-    found = _score(subject, records, say)
+    with assembly.telling_of_memory(subject.config, subject.devices, flags=Options):
+        found = _score(subject, records, say)
     if not subject.devices.is_writer:
         return 0
     told = of_images(found.by_image)

@@ -88,8 +88,9 @@ class Machine:
             input="auto",
             **({"data": wishes.data} if wishes.data else {}),
         )
+        # Compiling is timed. Before the first program, for JAX looks at this once.
+        jax.config.update("jax_enable_compilation_cache", False)
         devices, _ = start_devices(config, say)
-        jax.config.update("jax_enable_compilation_cache", False)  # compiling is timed
         data_set = open_data(config)
         split = validation_split(data_set)
         records = [assembly.decode(data_set.splits[name], config, "reading images", say) for name in ("train", split)]

@@ -196,7 +196,9 @@ def measure(options: Measure) -> int:
 
     Raises:
       UserError: for a missing run or data, or a file that cannot be written.
+      OutOfMemory: float32 does not fit.
     """
+    from segnet_jax.assembly import telling_of_memory
     from segnet_jax.machine import Machine
 
     check_place("json", options.json)
@@ -217,9 +219,10 @@ def measure(options: Measure) -> int:
         },
         "precisions": {},
     }
-    for precision in dict.fromkeys(options.precision):
-        found["precisions"][precision] = machine.measure(precision)
-        atomic_write_json(options.json, found)  # after each, so that a long one that breaks off has left the others
+    with telling_of_memory(machine.config, machine.devices, flags=Measure):
+        for precision in dict.fromkeys(options.precision):
+            found["precisions"][precision] = machine.measure(precision)
+            atomic_write_json(options.json, found)  # after each, so that a long one that breaks off has left the others
     print_sides(side_by_side([found]))
     print(f"wrote {options.json}")
     return 0

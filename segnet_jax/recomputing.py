@@ -7,6 +7,7 @@ training, of the batches' own means and variances. SegNet's authors did so befor
 Source: SegNet-Tutorial, Scripts/compute_bn_statistics.py.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -56,7 +57,7 @@ def recompute(
         batch_size = global_batch_size // config.accumulate
         count = max(count for count in range(1, devices.total + 1) if batch_size % count == 0)
         if count < devices.total:
-            devices = Devices(devices.local[:count], count)
+            devices = dataclasses.replace(devices, local=devices.local[:count], total=count)
             variables = replicate(variables, devices)
     else:
         batch_size = config.batch_size_per_device * devices.total

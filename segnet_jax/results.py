@@ -8,7 +8,7 @@ import numpy as np
 
 from segnet_jax import runs
 from segnet_jax.config import Config
-from segnet_jax.config_files import recipe_differences
+from segnet_jax.config_files import protocol_batch, recipe_differences
 from segnet_jax.datasets.sequences import sequences_of
 from segnet_jax.files import atomic_write_json
 from segnet_jax.metrics.bootstrap import SCORES, intervals
@@ -112,12 +112,13 @@ def recipe(config: Config, data_set: str, global_batch_size: int | None) -> dict
     Args:
       config: of the run.
       data_set: name of the data that it was trained on.
-      global_batch_size: images a step, which a protocol means for one device; None where it is not known.
+      global_batch_size: images a step; None where it is not known.
     """
     _, base, changes = recipe_differences(config)
     changes = {name: both for name, both in changes.items() if name != "accumulate"}  # the batch tells it
     data = f"camvid-{base.split_rule}" if base.data == "camvid" else base.data
-    batch = base.batch_size_per_device * base.accumulate
+    num_devices = (global_batch_size or 0) // (config.batch_size_per_device * config.accumulate)
+    batch = protocol_batch(base, num_devices)
     for name, both in {"data_set": (data, data_set), "global_batch_size": (batch, global_batch_size)}.items():
         if both[1] is not None and both[0] != both[1]:
             changes[name] = both

@@ -1,6 +1,8 @@
 """What a config comes to on this machine with this data, checked before anything is read or compiled."""
 
 import dataclasses
+import importlib.util
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Any
 import jax
 
 from segnet_jax.config import Config
+from segnet_jax.config_files import protocol_batch, recipe_differences
 from segnet_jax.datasets.choose import open_data_set
 from segnet_jax.datasets.reading import Reading
 from segnet_jax.datasets.records import DataSet, Split
@@ -16,9 +19,9 @@ from segnet_jax.errors import UserError, listed
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.programs import keep_compiled_programs
-from segnet_jax.training.parallel import Devices, choose_devices
+from segnet_jax.training.parallel import Devices, choose_devices, gpu_options, with_options
 from segnet_jax.training.precision import choose_precision
-from segnet_jax.training.startup import check_device
+from segnet_jax.training.startup import PLUGINS, check_device
 
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 """Is there where Linux has a driver for an NVIDIA GPU, whether JAX can use it or not."""
@@ -96,6 +99,8 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
     plan = _plan(config, devices, len(data_set.splits["train"]))
     say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {plan.global_batch_size} images")
+    if told := another_batch(config, devices, plan):
+        say(f"warning: {told}")
     total_steps = config.epochs * plan.steps_per_epoch
     scored, per_call = validation_split(data_set), steps_per_call(config, devices)
     return Setting(devices, precision, data_set, scored, plan, total_steps, per_call)
@@ -113,6 +118,26 @@ def _plan(config: Config, devices: Devices, num_images: int) -> Plan:
         raise UserError(error.faults[0].what, kind=error.kind, fix=fix) from None
 
 
+def another_batch(config: Config, devices: Devices, plan: Plan) -> str:
+    """What to say where steps are of another batch than the named protocol's: it is another recipe; else nothing."""
+    name, protocol, _ = recipe_differences(config)
+    batch = protocol_batch(protocol, devices.total)
+    if name == "custom" or batch == plan.global_batch_size or batch > plan.num_samples:
+        return ""
+    theirs, ours = (
+        each.epochs * (plan.num_samples // size) for each, size in ((protocol, batch), (config, plan.global_batch_size))
+    )
+    rate = "the same learning rate"
+    if config.learning_rate != protocol.learning_rate:
+        rate = f"a learning rate of {config.learning_rate:g}, not {protocol.learning_rate:g}"
+    told = f"{name} takes {theirs:,} steps of {batch} images; this takes {ours:,} of {plan.global_batch_size} at {rate}"
+    count = math.gcd(batch, devices.total)
+    if count == devices.total or jax.process_count() == 1:  # several processes take all their devices
+        at_once = " --accumulate 1" * (config.accumulate > 1)
+        told += f"; --devices {count} --batch-size-per-device {batch // count}{at_once} keeps to it"
+    return told
+
+
 def steps_per_call(config: Config, devices: Devices) -> int:
     """Steps that the devices take at one bidding; one on the CPU, where more would only make the program larger."""
     return 1 if devices.local[0].platform == "cpu" else config.steps_per_call
@@ -128,13 +153,27 @@ def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[D
         flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
         jax.config.update("jax_platforms", "cpu")
+    if jax.distributed.is_initialized() and _expects_cuda():  # XLA reads them with the first device; see AheadOfTime
+        options = gpu_options(are_several=True, deterministic=config.deterministic)
+        os.environ["XLA_FLAGS"] = with_options(os.environ.get("XLA_FLAGS", ""), options)
     keep_compiled_programs()
-    devices = choose_devices(config.devices)
+    devices = choose_devices(config.devices, config.deterministic)
     if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists(NVIDIA_DRIVER):
         say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
     precision = choose_precision(config.precision, devices.local[0])
     check_device(devices.local[0], precision)
     return devices, precision
+
+
+def _expects_cuda() -> bool:
+    """Whether JAX will choose NVIDIA GPUs, as far as can be told before it is asked for a device.
+
+    Of a CPU, a TPU or another maker's GPU XLA never sees a flag that is for these, for it ends the process at an
+    unknown one.
+    """
+    wanted = (jax.config.jax_platforms or "cuda").split(",")
+    has_plugin = any(importlib.util.find_spec(plugin) for plugin in PLUGINS)
+    return has_plugin and os.path.exists(NVIDIA_DRIVER) and not {"cuda", "gpu"}.isdisjoint(wanted)
 
 
 def check_network(config: Config) -> None:

@@ -1,7 +1,7 @@
 """What `benchmark` measures: training, an epoch, inference, input, pooling, scaling, on whatever devices there are."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from segnet_jax import assembly
 from segnet_jax.config import Config
+from segnet_jax.endings import is_out_of_memory
 from segnet_jax.inputs import Input, calls_of, choose_place, evaluation_input, training_input
 from segnet_jax.measuring import Timing, shares, timed, timed_in_turns, work_of
 from segnet_jax.nn.folding import fold_batch_norm
@@ -246,37 +247,46 @@ def pooling(measured: Measured) -> dict[str, Any]:
     return measured.timed(run).summary(config.batch_size_per_device)
 
 
-def scaling(measured: Measured, strong: bool = False) -> list[dict[str, Any]]:
+def scaling(measured: Measured, strong: bool = False) -> Iterator[dict[str, Any]]:
     """The training step on 1, 2, 4, ... devices, as many images on each, with and without synchronised BatchNorm.
 
     Args:
       measured: with the most devices.
       strong: take the step with as many images over all devices too, those that all devices together take otherwise.
+
+    Yields:
+      A row of each, with its efficiency beside the fewest devices; in place of measurements "left_out" says why there
+      are none, where all those images are too many for fewer devices.
     """
-    rows = []
-    counts = [2**power for power in range(measured.devices.total.bit_length())]
+    most = 2 ** (measured.devices.total.bit_length() - 1)
     for kind in ("weak", "strong") if strong else ("weak",):
         for sync in (True, False):
-            alone = None
-            for count in counts:
-                batch = measured.config.batch_size_per_device * (counts[-1] // count if kind == "strong" else 1)
-                change = {"devices": str(count), "sync_batch_norm": sync, "batch_size_per_device": batch}
-                config = dataclasses.replace(measured.config, **change)
-                found = train(dataclasses.replace(measured, config=config, devices=choose_devices(str(count))))
+            alone = None  # images a second on each of the fewest devices
+            for count in (2**power for power in range(most.bit_length())):
+                batch = measured.config.batch_size_per_device * (most // count if kind == "strong" else 1)
+                row = {"devices": count, "scaling": kind, "batch_size_per_device": batch, "sync_batch_norm": sync}
+                found = _train_on(count, batch, sync, measured, may_not_fit=kind == "strong")
+                if found is None:
+                    measured.say(f"left out: strong scaling on {count}, {batch} images a device do not fit into memory")
+                    yield row | {"left_out": "out of memory"}
+                    continue
                 rate = found["images_per_second"]
-                alone = alone or rate
-                rows.append(
-                    {
-                        "devices": count,
-                        "scaling": kind,
-                        "batch_size_per_device": batch,
-                        "sync_batch_norm": sync,
-                        "images_per_second": rate,
-                        "ms_per_step": found["ms_per_step"],
-                        "efficiency": rate / (count * alone),
-                    }
-                )
-    return rows
+                alone = alone or rate / count
+                speed = {"images_per_second": rate, "ms_per_step": found["ms_per_step"]}
+                yield row | speed | {"efficiency": rate / (count * alone)}
+
+
+def _train_on(count: int, batch: int, sync: bool, measured: Measured, may_not_fit: bool) -> dict[str, Any] | None:
+    """`train` on so many devices; None where it does not fit into their memory and need not."""
+    change = {"devices": str(count), "sync_batch_norm": sync, "batch_size_per_device": batch}
+    config = dataclasses.replace(measured.config, **change)
+    devices = choose_devices(str(count), config.deterministic)
+    try:
+        return train(dataclasses.replace(measured, config=config, devices=devices))
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not (may_not_fit and is_out_of_memory(error)):
+            raise
+        return None
 
 
 def random_records(count: int, image_size: tuple[int, int]) -> Records:

@@ -28,7 +28,7 @@ DESCRIPTION = """Trains SegNet; leaves a run folder with checkpoints, scores and
 
 Try it:  python -m segnet_jax.train --protocol demo
 
-CamVid:  python -m segnet_jax.train --protocol camvid-tutorial --data DIR --devices 8
+CamVid:  python -m segnet_jax.train --protocol camvid-matlab-2018 --data DIR --devices 8
 
 Stopped, killed or out of disk: the same command goes on where it was."""
 
@@ -49,8 +49,9 @@ def train(config: Config) -> int:
         stop = stack.enter_context(Stop())
         with stop.at_once():  # until the first step there is nothing to save
             place = (config.coordinator, config.process_id, config.num_processes)
-            hosts = stack.enter_context(join(*place, config.heartbeat))
-            say = partial(print, file=sys.stderr, flush=True) if hosts.is_writer else _say_nothing
+            say = partial(print, file=sys.stderr, flush=True)
+            hosts = stack.enter_context(join(*place, config.heartbeat, say=say))
+            say = say if hosts.is_writer else _say_nothing
             start = begin(config, hosts, stop, say, stack)
             if start is None:
                 return 0

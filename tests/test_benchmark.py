@@ -1,7 +1,9 @@
 """The benchmark: its counts against hand-worked numbers, its rules of timing, its command line."""
 
 import json
+import os
 import pathlib
+import subprocess
 import sys
 
 import jax
@@ -13,6 +15,13 @@ from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training.parallel import choose_devices
 
 TINY = ["--image-size", "16", "32", "--width", "0.0625", "--depth", "2", "--steps", "2", "--rounds", "3"]
+
+
+@pytest.fixture(autouse=True)
+def programs_kept_afterwards():
+    before = jax.config.jax_enable_compilation_cache
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
 
 
 def run(monkeypatch, *flags):
@@ -123,6 +132,81 @@ def test_strong_scaling_divides_as_many_images_among_more_devices(monkeypatch):
         *(("strong", 1, 12), ("strong", 2, 6), ("strong", 4, 3)),
     ]
     assert [row["efficiency"] for row in rows] == [1.0, 1.0, 0.5] * 2
+
+
+def full(*_, **__):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
+
+
+def test_what_does_not_fit_on_few_devices_is_left_out_of_strong_scaling(monkeypatch, tmp_path, capsys):
+    def train(one):
+        if one.config.batch_size_per_device > 8:
+            full()
+        return {"images_per_second": {1: 10.0, 2: 18.0, 4: 27.0}[one.devices.total], "ms_per_step": 1.0}
+
+    monkeypatch.setattr(speeds, "train", train)
+    flags = ["scaling", "--strong", "--devices", "4", "--batch-size-per-device", "4", "--json", tmp_path / "now.json"]
+    assert run(monkeypatch, *flags) == 0
+    told, found = capsys.readouterr(), json.loads((tmp_path / "now.json").read_text())
+    strong = [row for row in found["scaling"] if row["scaling"] == "strong"]
+    assert [(row["devices"], row["batch_size_per_device"]) for row in strong] == 2 * [(2, 8), (4, 4)]
+    assert [row["efficiency"] for row in strong] == 2 * [1.0, 27 / 36]  # of two devices' 18, not of one's
+    assert [row["efficiency"] for row in found["scaling"] if row["scaling"] == "weak"] == 2 * [1.0, 0.9, 27 / 40]
+    of_one = {"devices": 1, "scaling": "strong", "batch_size_per_device": 16, "left_out": "out of memory"}
+    assert found["left_out"] == [of_one | {"sync_batch_norm": True}, of_one | {"sync_batch_norm": False}]
+    assert told.err.count("left out: strong scaling on 1, 16 images a device do not fit into memory") == 2
+    assert "strong, 2 devices" in told.out and "strong, 1 devices" not in told.out
+
+
+def test_the_rows_before_one_that_does_not_fit_are_kept(monkeypatch, tmp_path, capsys):
+    rows = iter([{"images_per_second": 10.0, "ms_per_step": 1.0}] * 2)
+    monkeypatch.setattr(speeds, "train", lambda _: next(rows, None) or full())
+    flags = ["scaling", "--devices", "4", "--batch-size-per-device", "16", "--json", tmp_path / "now.json"]
+    assert run(monkeypatch, *flags) == 7
+    assert [row["devices"] for row in json.loads((tmp_path / "now.json").read_text())["scaling"]] == [1, 2]
+    told = capsys.readouterr()
+    errors = [line for line in told.err.splitlines() if line.startswith("error: ")]
+    assert (
+        len(errors) == 1 and "with --batch-size-per-device 16 at 360x480; try --batch-size-per-device 8," in errors[0]
+    )
+    assert "--accumulate" not in errors[0] and "--precision bfloat16" in errors[0]  # only flags that benchmark has
+    assert "scaling 2 devices, synchronised BatchNorm: ms per step" in told.out
+
+
+def test_the_parts_before_one_that_breaks_off_are_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(speeds, "train", lambda _: {"images_per_second": 10.0})
+    data = ["--data", str(pathlib.Path(__file__).parents[1] / "data" / "sample")]
+    flags = ["all", *TINY, *data, "--devices", "8", "--batch-size-per-device", "1", "--json", tmp_path / "now.json"]
+    assert run(monkeypatch, *flags) == 2
+    assert json.loads((tmp_path / "now.json").read_text())["train"] == {"images_per_second": 10.0}
+    told = capsys.readouterr()
+    assert "6 training images are fewer than the global batch of 8" in told.err and "--accumulate" not in told.err
+    assert "train images per second" in told.out
+
+
+def test_an_epoch_of_rendered_scenes_has_steps_for_every_batch():
+    assert benchmark.scenes_for(4) == benchmark.scenes_for(16) == (64, 16)
+    assert benchmark.scenes_for(32) == (128, 32)
+    assert benchmark.scenes_for(128) == (512, 128)  # 8 devices of 16
+    assert benchmark.scenes_for(400) == (512, 128)  # 0.1 s a scene
+    assert benchmark.scenes_for(1000) == (1000, 250)
+
+
+def test_an_epoch_on_8_devices_of_16_images_has_them(monkeypatch):
+    met = []
+    monkeypatch.setattr(speeds, "epoch", lambda one: met.append((one.config.scenes, one.images_per_step)) or {})
+    assert run(monkeypatch, "epoch", "--devices", "8", "--batch-size-per-device", "16") == 0
+    assert met == [((512, 128), 128)]
+
+
+def test_compiling_is_timed_without_the_programs_that_are_kept(tmp_path):
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [sys.executable, "-m", "segnet_jax.benchmark", "pooling", *TINY, "--devices", "1"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert not list(tmp_path.glob("*-cache"))  # neither written nor read
 
 
 @pytest.mark.parametrize(

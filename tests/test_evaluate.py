@@ -17,6 +17,7 @@ from segnet_jax import evaluate as command
 from segnet_jax import train
 from segnet_jax.command import run_command
 from segnet_jax.constants import VOID
+from segnet_jax.endings import OutOfMemory
 from segnet_jax.flags import parse_config, parse_flags
 from segnet_jax.reporting.kept import Images, keep_evaluation, read_images
 from segnet_jax.training import evaluation
@@ -67,6 +68,17 @@ def test_the_seconds_of_an_evaluation_are_without_compiling(trained, tmp_path, m
     assert evaluate(trained, "--json", tmp_path / "scores.json", "--no-boundary") == 0
     found = json.loads((tmp_path / "scores.json").read_text())
     assert 0 < found["seconds"] < 3 and found["images_per_second"] == pytest.approx(9 / found["seconds"])
+
+
+def test_out_of_memory_advises_only_flags_that_evaluate_has(trained, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
+
+    monkeypatch.setattr(command, "_score", full)
+    with pytest.raises(OutOfMemory, match="--batch-size-per-device 4 at 24x32; try --batch-size-per-device 2$"):
+        evaluate(trained, "--devices", 1)
+    with pytest.raises(OutOfMemory, match="--batch-size-per-device 1 at 24x32; it takes a device with more$"):
+        evaluate(trained, "--devices", 1, "--batch-size-per-device", 1)
 
 
 def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():

@@ -347,6 +347,29 @@ def test_where_nothing_says_that_there_are_several_a_process_is_alone(monkeypatc
     assert place_in(monkeypatch, environment) is None
 
 
+@pytest.mark.parametrize(
+    "index, has_package, warns", [("1", False, True), ("0", False, True), ("1", True, False), (None, False, False)]
+)
+def test_a_pod_that_cannot_find_the_others_says_so_and_trains_alone(monkeypatch, index, has_package, warns):
+    place_in(monkeypatch, {})  # clears what else would say where this process stands
+    if index is not None:
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
+    monkeypatch.setattr(places, "_has_kubernetes", lambda: has_package)
+    monkeypatch.setattr(places, "_found_by_jax", lambda: ("segnet-0:4321", 0, 1, None))  # a Job of one completion
+    told = []
+    assert join("", -1, 0, 2.0, say=told.append).num_processes == 1
+    assert len(told) == warns
+    if warns:
+        assert told[0].startswith(f"warning: pod {index} of an indexed Job trains alone; ")
+        assert 'pip install "jax[k8s]"' in told[0] and "--coordinator HOST:PORT" in told[0] and "\n" not in told[0]
+
+
+def test_a_process_named_by_hand_is_not_warned_of(monkeypatch):
+    place_in(monkeypatch, {"JOB_COMPLETION_INDEX": "0"})
+    told = []
+    assert join("segnet-0:4321", 0, 1, 2.0, say=told.append).num_processes == 1 and not told
+
+
 def test_kubernetes_is_asked_through_jax(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(places.importlib.util, "find_spec", lambda name: name if name == "kubernetes" else found(name))

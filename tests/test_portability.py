@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -260,6 +261,22 @@ def test_machines_stand_side_by_side_with_what_differs_in_their_operations():
     page = as_markdown(sides)
     assert "| pixels that change class | 1.250 % | 1.250 % | - |" in page and "no such unit" in page
     assert "| pooling 1 | 3 of 4,800 | 3 of 4,800 | - |" in page
+
+
+def test_out_of_memory_in_float32_is_told_in_a_line_and_leaves_what_was_measured(monkeypatch, tmp_path, capsys):
+    def measure(precision):
+        if precision == "float32":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
+        return {"fails": "no such unit"}
+
+    full = SimpleNamespace(config=TINY, devices=choose_devices("1"), platform="cpu", subject={}, measure=measure)
+    monkeypatch.setattr("segnet_jax.machine.Machine.of", lambda *_: full)
+    file = tmp_path / "here.json"
+    assert run(monkeypatch, "measure", "--run", "r", "--json", file, "--precision", "bfloat16", "float32") == 7
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: out of memory on 1 x cpu") and "--precision bfloat16" in error
+    assert "--accumulate" not in error and "--image-size" not in error
+    assert json.loads(file.read_text())["precisions"] == {"bfloat16": {"fails": "no such unit"}}
 
 
 def test_machines_that_measured_other_weights_are_warned_of():

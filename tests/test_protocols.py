@@ -1,13 +1,19 @@
 """The named protocols against the tables of protocols.md, sections 2, 4 and 5, transcribed here by hand."""
 
+import dataclasses
 import pathlib
 import re
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
 from segnet_jax.config import Config
-from segnet_jax.config_files import protocol_names, read_protocol
+from segnet_jax.config_files import BATCH_OF_A_DEVICE, protocol_names, read_protocol
+from segnet_jax.flags import parse_config
+from segnet_jax.pipeline.plan import Plan
+from segnet_jax.results import recipe
+from segnet_jax.setting import another_batch
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "segnet_jax" / "protocols"
@@ -128,3 +134,63 @@ def test_the_transcription_is_that_of_the_reference(row, words):
     found = re.search(rf"^\| {re.escape(row)}[^|]*\|(.*)\|$", TABLES.read_text(encoding="utf-8"), re.MULTILINE)
     for cell, expected in zip(found[1].split("|"), words, strict=True):
         assert expected in cell
+
+
+# --- the batch of a protocol, and that of the devices ---
+
+
+def told_of(name, num_devices, num_images=367, **changes):
+    """What is said of a protocol's batch on so many devices, and which the result says that it differs by."""
+    config = dataclasses.replace(read_protocol(name, Config()), **changes)
+    batch = num_devices * config.batch_size_per_device * config.accumulate
+    plan = Plan(num_images, batch, seed=0, flip=False, shift=0)
+    in_result = recipe(config, "camvid-tutorial", batch)["differences"].get("global_batch_size")
+    return another_batch(config, SimpleNamespace(total=num_devices), plan), in_result
+
+
+def test_a_batch_that_is_not_the_protocols_is_told_with_both_trainings():
+    told, in_result = told_of("camvid-tutorial", 8)
+    assert told == (  # 436 epochs of 91 steps; of 11
+        "camvid-tutorial takes 39,676 steps of 4 images; this takes 4,796 of 32 at the same learning rate; "
+        "--devices 4 --batch-size-per-device 1 keeps to it"
+    )
+    assert in_result == [4, 32]
+    told, in_result = told_of("camvid-strong", 8)
+    assert told.startswith("camvid-strong takes 13,500 steps of 8 images; this takes 1,500 of 64 ")
+    assert told.endswith("; --devices 8 --batch-size-per-device 1 keeps to it") and in_result == [8, 64]
+    told, in_result = told_of("camvid-tutorial", 1, accumulate=8, learning_rate=8e-3)
+    assert "; this takes 4,796 of 32 at a learning rate of 0.008, not 0.001; --devices 1 --batch" in told
+    assert told.endswith(" --batch-size-per-device 4 --accumulate 1 keeps to it") and in_result == [4, 32]
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_a_protocols_own_batch_is_no_difference(name):
+    assert told_of(name, 1) == ("", None)
+    batch = read_protocol(name, Config()).batch_size_per_device
+    assert told_of(name, batch, batch_size_per_device=1) == ("", None) or name in BATCH_OF_A_DEVICE
+
+
+def test_matlabs_batch_is_four_images_on_each_gpu():
+    assert told_of("camvid-matlab-2018", 8, 421) == ("", None)
+    told, in_result = told_of("camvid-matlab-2018", 8, 421, batch_size_per_device=2)
+    assert told.startswith("camvid-matlab-2018 takes 1,300 steps of 32 images; this takes 2,600 of 16 ")
+    assert in_result == [32, 16]
+
+
+def test_without_a_protocol_or_with_too_few_images_for_its_batch_nothing_is_said():
+    plan = Plan(367, 32, seed=0, flip=False, shift=0)
+    assert another_batch(Config(), SimpleNamespace(total=8), plan) == ""
+    assert told_of("camvid-strong", 1, num_images=6, batch_size_per_device=2)[0] == ""
+
+
+@pytest.mark.parametrize("page", ["README.md", "Dockerfile", "experiments/camvid_strong/README.md"])
+def test_the_commands_of_a_page_train_by_the_protocol_that_they_name(page):
+    text = re.sub(r"\\\n#?", "", (ROOT / page).read_text(encoding="utf-8"))
+    commands = re.findall(r"python -m segnet_jax\.train ([^#`\n]*--protocol[^#`\n]*)", text)
+    assert commands
+    for command in commands:
+        config = parse_config(command.split("<")[0].split(), prog="segnet_jax.train", description="")
+        num_devices = 1 if config.devices == "all" else int(config.devices)
+        images = 421 if config.split_rule == "matlab" else 367
+        plan = Plan(images, num_devices * config.batch_size_per_device * config.accumulate, 0, False, 0)
+        assert another_batch(config, SimpleNamespace(total=num_devices), plan) == "", command

@@ -75,6 +75,7 @@ OTHERS = {  # another value for each field
     "input": "host",
     "steps_per_call": 2,
     "half_gradients": True,
+    "deterministic": True,
     "coordinator": "a:1",
     "process_id": 1,
     "num_processes": 2,

@@ -1,6 +1,8 @@
 #!/bin/bash
 # Trains SegNet on CamVid on several nodes of eight GPUs:  sbatch experiments/clusters/slurm.sh
 #
+# The protocol is the one whose batch is four images on each GPU; others mean a step's (README.md).
+#
 # One process a node, which takes all the node's GPUs; segnet_jax finds from SLURM which is which. DATA and RUN lie on a
 # file system that all nodes see. A stopped, preempted or failed job is put into the queue again and goes on where it was:
 # the same command, the same --run.
@@ -20,8 +22,8 @@ DATA=${DATA:-$HOME/CamVid}
 RUN=${RUN:-$HOME/runs/camvid-$SLURM_JOB_ID}
 
 # --kill-on-bad-exit=0: the processes end one another by themselves, process 0 perhaps while it still saves.
-srun --kill-on-bad-exit=0 python -m segnet_jax.train --protocol camvid-tutorial --data "$DATA" \
-  --devices all --batch-size-per-device 4 --run "$RUN"
+srun --kill-on-bad-exit=0 python -m segnet_jax.train --protocol camvid-matlab-2018 --data "$DATA" \
+  --devices all --run "$RUN"
 code=$?
 
 # 143: SIGTERM, the time is up. 8: a process was lost. 137: this is the one that was killed. All else is for a person.

@@ -79,7 +79,7 @@ class Plan:
         if self.num_samples < self.global_batch_size:
             raise UserError(
                 f"{self.num_samples} training images are fewer than the global batch of {self.global_batch_size}: no "
-                "step would run; use fewer --devices, a smaller --batch-size-per-device or --accumulate",
+                "step would run; use fewer --devices or a smaller --batch-size-per-device",
                 kind="too-few-images",
             )
 

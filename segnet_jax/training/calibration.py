@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import lax
 
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
-from segnet_jax.training.parallel import AXIS, Devices, parallel_eval_step
+from segnet_jax.training.parallel import AXIS, AheadOfTime, Devices, parallel_eval_step
 
 
 def calibrate(
@@ -39,10 +39,10 @@ def calibrate(
         found = updated["batch_stats"]
         return (found if model.sync_axis else lax.pmean(found, AXIS)), ()
 
-    step = parallel_eval_step(statistics, devices)
+    step = AheadOfTime(parallel_eval_step(statistics, devices), "the calibration", devices)
     total, count = None, 0
     for batch in batches:
-        found = jax.device_get(step(variables, batch, ())[0])
+        found = jax.device_get(step(variables, batch)[0])
         total = found if total is None else jax.tree.map(lambda a, b: a + b, total, found)
         count += 1
         on_batch()

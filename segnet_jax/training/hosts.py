@@ -210,6 +210,8 @@ def join(
       HostLost: process 0 is not to be reached, or some have not come in time.
     """
     place = places.by_hand(coordinator, process_id, num_processes) or places.by_cluster(os.environ)
+    if place is None and (why := places.why_alone(os.environ)):
+        say(f"warning: {why}")
     if place is None or place.num_processes == 1:
         return Hosts()
     me, (host, port) = Process(place.process_id), place.address

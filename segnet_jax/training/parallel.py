@@ -26,10 +26,12 @@ class Devices:
     Attributes:
       local: this process's.
       total: how many there are over all processes.
+      deterministic: whether GPUs are to give the same bits at every start.
     """
 
     local: tuple[jax.Device, ...]
     total: int
+    deterministic: bool = False
 
     @property
     def first(self) -> int:
@@ -66,8 +68,12 @@ class Devices:
         return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
 
 
-def choose_devices(devices: str) -> Devices:
+def choose_devices(devices: str, deterministic: bool = False) -> Devices:
     """Takes so many devices, or all.
+
+    Args:
+      devices: how many, or "all".
+      deterministic: as `Devices`.
 
     Raises:
       UserError: when there are fewer, or when several processes would take only a part of theirs.
@@ -83,8 +89,8 @@ def choose_devices(devices: str) -> Devices:
     if jax.process_count() > 1:
         if wanted != len(found):
             raise UserError(f"{jax.process_count()} processes take all their {len(found)} devices: use --devices all")
-        return Devices(tuple(jax.local_devices()), wanted)
-    return Devices(tuple(found[:wanted]), wanted)
+        return Devices(tuple(jax.local_devices()), wanted, deterministic)
+    return Devices(tuple(found[:wanted]), wanted, deterministic)
 
 
 def parallel_train_step(step: Callable, devices: Devices, store_axis: int | None = None) -> Callable:
@@ -119,6 +125,8 @@ def parallel_eval_step(step: Callable, devices: Devices, store_axis: int | None 
 class AheadOfTime:
     """A mapped step that is compiled when its inputs' shapes are first met, which is told and timed in one process.
 
+    There it is compiled with `gpu_options`; of several processes `XLA_FLAGS` must have them, for `pmap` takes none.
+
     Args:
       step: from `parallel_train_step` or `parallel_eval_step`.
       name: of what is compiled, for the line that tells it.
@@ -131,7 +139,8 @@ class AheadOfTime:
         self, step: Callable, name: str, devices: Devices, say: Callable[[str], None] = lambda text: None, store=()
     ):
         self._step, self._name, self._say, self._store = step, name, say, store
-        self._options = _compiler_options(devices)
+        on_gpu = devices.local[0].platform == "gpu"
+        self._options = gpu_options(devices.total > 1, devices.deterministic) if on_gpu else {}
         self._programs: dict[tuple, Callable] = {}
         self.seconds = 0.0
 
@@ -154,10 +163,26 @@ class AheadOfTime:
         return self._programs[shapes]
 
 
-def _compiler_options(devices: Devices) -> dict[str, bool]:
-    """With several GPUs, the gradients of the last layers are summed while the first layers' are still computed."""
-    overlaps = devices.local[0].platform == "gpu" and devices.total > 1
-    return {"xla_gpu_enable_latency_hiding_scheduler": True} if overlaps else {}
+def gpu_options(are_several: bool, deterministic: bool) -> dict[str, bool]:
+    """What XLA is told of programs for GPUs.
+
+    Args:
+      are_several: of several GPUs the gradients of the last layers are summed while the first layers' are still
+        computed.
+      deterministic: only operations are taken that sum in a fixed order, and of the algorithms of an operation the
+        first, not the one that a trial has found the fastest, which may be another at every start.
+    """
+    overlap = {"xla_gpu_enable_latency_hiding_scheduler": True} if are_several else {}
+    return overlap | ({"xla_gpu_deterministic_ops": True} if deterministic else {})
+
+
+def with_options(xla_flags: str, options: dict[str, bool]) -> str:
+    """The text of `XLA_FLAGS` with further options, but those that it has; the name of a file of flags stays alone."""
+    if xla_flags.strip() and not xla_flags.lstrip().startswith("-"):
+        return xla_flags
+    there = {flag.partition("=")[0] for flag in xla_flags.split()}
+    added = (f"--{name}={str(value).lower()}" for name, value in options.items() if f"--{name}" not in there)
+    return " ".join([*xla_flags.split(), *added])
 
 
 def _pmap_devices(devices: Devices) -> list[jax.Device] | None:

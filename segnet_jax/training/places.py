@@ -89,6 +89,19 @@ def by_cluster(environment: Mapping[str, str]) -> Place | None:
     return Place(coordinator, process_id, num_processes, device_ids)
 
 
+def why_alone(environment: Mapping[str, str]) -> str:
+    """What to say where a process may be one of several that cannot find one another; empty where nothing hints at it.
+
+    A pod is not told how many its Job has: it may be the only one, or be meant to train something of its own.
+    """
+    if not _is_pod_of_indexed_job(environment) or _has_kubernetes():
+        return ""
+    return (
+        f"pod {environment['JOB_COMPLETION_INDEX']} of an indexed Job trains alone; where it is to train with the "
+        f'others, pip install "jax[k8s]", or {BY_HAND}'
+    )
+
+
 def _found_by_jax() -> tuple:
     """Coordinator, process's number, how many, devices, by JAX's own detection; None each where it finds no cluster.
 
@@ -107,10 +120,19 @@ def _is_one_of_several(environment: Mapping[str, str]) -> bool:
     return (
         _is_slurm_step(environment)
         or int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-        or ("JOB_COMPLETION_INDEX" in environment and importlib.util.find_spec("kubernetes") is not None)
+        or (_is_pod_of_indexed_job(environment) and _has_kubernetes())
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "") + environment.get("TPU_PROCESS_ADDRESSES", "")
         or int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1
     )
+
+
+def _is_pod_of_indexed_job(environment: Mapping[str, str]) -> bool:
+    return "JOB_COMPLETION_INDEX" in environment
+
+
+def _has_kubernetes() -> bool:
+    """Whether the package is there through which JAX asks Kubernetes for the other pods."""
+    return importlib.util.find_spec("kubernetes") is not None
 
 
 def _is_slurm_step(environment: Mapping[str, str]) -> bool:
