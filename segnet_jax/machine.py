@@ -231,7 +231,7 @@ class Machine:
 
     def _train(self, restored: Restored, precision: str) -> dict[str, Any]:
         """Where the next steps lead, beside the reference, and the speed of the step on a batch that lies here."""
-        before = reference.by_path(restored.variables["params"])
+        before, peak = reference.by_path(restored.variables["params"]), self._peak()
         step, state = reference.training(
             self.config, restored.model, restored.variables, restored, precision, self.devices
         )
@@ -251,7 +251,6 @@ class Machine:
             return state, measures
 
         timing = timed(take, steps=self.wishes.steps, rounds=self.wishes.rounds)
-        used = (self.devices.local[0].memory_stats() or {}).get("peak_bytes_in_use")
         work = work_of(restored.model, *self.config.image_size)
         return {
             "losses": losses.tolist(),
@@ -260,9 +259,13 @@ class Machine:
             "finite": bool(state.finite),
             "skipped": int(state.skipped),
             **self._speed(timing, self.devices.total, work.train_flop, work.train_bytes, precision),
-            "peak_memory_mb": used and used / 1e6,
+            "peak_memory_mb": peak_of_this_part(peak, self._peak()),
             **_compiled(step.program(state, batch), step.seconds),
         }
+
+    def _peak(self) -> int | None:
+        """Bytes that the device has had in use at most since this process began, where it counts them."""
+        return (self.devices.local[0].memory_stats() or {}).get("peak_bytes_in_use")
 
     def _speed(self, timing: Timing, num_devices: int, flop: float, num_bytes: float, precision: str) -> dict[str, Any]:
         found = timing.summary(self.config.batch_size_per_device * num_devices)
@@ -279,6 +282,18 @@ class Machine:
             num_devices=self.devices.total,
         )
         return {one.step: one.operations for one in lowered}
+
+
+def peak_of_this_part(before: int | None, after: int | None) -> float | None:
+    """MB that were in use at most while something ran, where that can be told.
+
+    A device tells its highest since the process began, which is that of an earlier part unless it has risen.
+
+    Args:
+      before: the device's highest when the part began, in bytes; None where it does not count them.
+      after: likewise, when it ended.
+    """
+    return after / 1e6 if after and after > (before or 0) else None
 
 
 def _compiled(program: Any, seconds: float) -> dict[str, float | None]:

@@ -49,6 +49,8 @@ auto makes the batch in the step. A file is run by jax.export.deserialize, on su
 
 MEASURE = """Measures a run's network on the device at hand in several precisions: how far each convolution's result is
 from a float64 reference, how many pixels change their class, the score, speed, memory, and how it goes on training.
+A device tells the most memory that was in use since the start: a later precision has such a number only where it needs
+more than those before it. --precision NAME measures one alone.
 
 Example:  python -m segnet_jax.portability measure --run runs/demo-1 --json here.json"""
 

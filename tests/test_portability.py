@@ -16,6 +16,7 @@ from segnet_jax import portability
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.lowered import STEPS, lower_steps
+from segnet_jax.machine import peak_of_this_part
 from segnet_jax.nn import SegNet, fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH, normalise
 from segnet_jax.portable.activations import Difference, differences, intermediates, other_choices
@@ -260,6 +261,20 @@ def test_machines_stand_side_by_side_with_what_differs_in_their_operations():
     page = as_markdown(sides)
     assert "| pixels that change class | 1.250 % | 1.250 % | - |" in page and "no such unit" in page
     assert "| pooling 1 | 3 of 4,800 | 3 of 4,800 | - |" in page
+
+
+@pytest.mark.parametrize(
+    "before, after, expected",
+    [
+        (100_000_000, 900_000_000, 900.0),  # the first precision's training is the highest so far
+        (900_000_000, 900_000_000, None),  # the next one needed less: 900 MB were the first one's
+        (900_000_000, 950_000_000, 950.0),
+        (0, 5_000_000, 5.0),
+        (None, None, None),  # a CPU counts nothing
+    ],
+)
+def test_the_memory_in_use_at_most_is_told_only_of_the_part_that_used_it(before, after, expected):
+    assert peak_of_this_part(before, after) == expected
 
 
 def test_machines_that_measured_other_weights_are_warned_of():
