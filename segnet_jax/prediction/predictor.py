@@ -1,5 +1,6 @@
 """A trained network over many images and devices; each is labelled at its own size."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ class Prediction:
     Attributes:
       class_ids: uint8 [H,W].
       confidence: uint8 [H,W], the probability of that class, 0..255 for 0..1.
-      milliseconds: that the devices took, as its share of the batch; without compiling.
+      milliseconds: that the devices took, as its share of the batch; of tiles, from cutting the first to blending the
+        last, the host's work among it. Without compiling.
       uncertainty: of samples: name of the measure -> uint8 [H,W], 255 for its largest value; else empty.
     """
 
@@ -209,23 +211,27 @@ class Predictor:
         return Prediction(ids, confidence, milliseconds, dict(zip(self._measures, measured, strict=True)))
 
     def _logits(self, inputs: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Logits, float32 [h,w,C], of images of one size, one after another."""
-        some: list[np.ndarray] = []
-        for image in inputs:
-            some.append(image)
-            if len(some) == self._num_inputs:
-                yield from self._logits_of(some)
-                some = []
-        if some:
-            yield from self._logits_of(some)
+        """Logits, float32 [h,w,C], of images of one size, one after another.
 
-    def _logits_of(self, inputs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        _, logits = self._forward(self._variables, self._send(_padded(inputs, self._num_inputs)))
-        logits = np.asarray(logits)
-        yield from logits.reshape(-1, *logits.shape[2:])[: len(inputs)]
+        The devices have the next batch already while the host takes what they found in the last one.
+        """
+        inputs, before = iter(inputs), None
+        while batch := list(itertools.islice(inputs, self._num_inputs)):
+            sent = len(batch), self._forward(self._variables, self._send(_padded(batch, self._num_inputs)))
+            if before:
+                yield from _received(*before)
+            before = sent
+        if before:
+            yield from _received(*before)
 
     def _send(self, batch: np.ndarray) -> jax.Array:
         return jax.device_put(batch.reshape(*self._shape, *batch.shape[1:]), self._devices.split)
+
+
+def _received(count: int, found: tuple[tuple, jax.Array]) -> Iterator[np.ndarray]:
+    """Waits for what the network makes of a batch, and gives its first `count` logits."""
+    logits = np.asarray(found[1])
+    yield from logits.reshape(-1, *logits.shape[2:])[:count]
 
 
 def _padded(arrays: Sequence[np.ndarray], count: int) -> np.ndarray:
