@@ -17,7 +17,7 @@ from jax import export
 from segnet_jax import assembly, reference, runs
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
-from segnet_jax.lowered import lower_steps
+from segnet_jax.lowered import Given, lower_steps
 from segnet_jax.measuring import Timing, shares, timed, work_of
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.network import Network, Restored, folded, restore
@@ -276,7 +276,7 @@ class Machine:
         """Of each step as it is lowered for this platform."""
         lowered = lower_steps(
             self.config,
-            len(self._restored("float32").classes),
+            Given(len(self._restored("float32").classes)),
             precisions=[precision],
             platforms=[self.platform],
             num_devices=self.devices.total,
