@@ -1,6 +1,8 @@
 """A config's steps for training, evaluation and inference, lowered for each platform, and what is told of them."""
 
+import dataclasses
 import hashlib
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,22 +10,86 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 
-from segnet_jax import assembly
+from segnet_jax import assembly, runs
 from segnet_jax.config import Config
+from segnet_jax.errors import UserError
 from segnet_jax.nn.folding import fold_batch_norm
-from segnet_jax.nn.preprocessing import TORCH, normalise
+from segnet_jax.nn.preprocessing import TORCH, Preprocessing, normalise
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline import device
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.portable.lowering import by_name, lower, lower_mapped, with_named_state
 from segnet_jax.portable.operations import count_operations
+from segnet_jax.training.shelf import Shelf
 from segnet_jax.training.state import variable_shapes
 from segnet_jax.training.steps import as_sent, eval_step, train_steps
 
 STEPS = ("train", "evaluate", "infer")
 _NUM_RECORDS = 16  # of a split that lies on the device; the program but for this size is the same for any
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What the steps hold besides the config; where operations are but counted, the number of classes is enough.
+
+    Attributes:
+      num_classes: of the network.
+      preprocessing: what the network expects of an image.
+      class_weights: float32 [C], of the loss; None: 1 for each.
+      steps_per_epoch: by which the learning rate takes its course.
+    """
+
+    num_classes: int
+    preprocessing: Preprocessing = TORCH
+    class_weights: np.ndarray | None = None
+    steps_per_epoch: int = 1
+
+    @classmethod
+    def of_run(cls, run: str, config: Config, num_devices: int, say: Callable[[str], None]) -> "Given":
+        """As the newest checkpoint of a run says.
+
+        Args:
+          run: the folder.
+          config: the run's, or one near it.
+          num_devices: to train on.
+          say: told of damaged checkpoints, and where the run does not say how long an epoch is.
+
+        Raises:
+          UserError: there is no checkpoint yet.
+          NoCheckpoint: there were some, and none is whole.
+        """
+        shelf = Shelf(pathlib.Path(run) / "checkpoints", config.keep_checkpoints, say)
+        step = shelf.find("newest")
+        if step is None:
+            raise UserError(f"no newest checkpoint in {run}: it stopped before its first one")
+        meta, num_images = shelf.meta("newest", step), runs.num_training_images(run)
+        if num_images is None and (config.schedule != "constant" or config.warmup_epochs):
+            say(f"note: {run} does not say how many images an epoch has: the learning rate takes one step for one")
+        at_once = num_devices * config.batch_size_per_device * config.accumulate
+        return cls(
+            len(meta["classes"]),
+            runs.preprocessing_of(meta),
+            runs.class_weights_of(meta),
+            max(1, (num_images or 0) // at_once),
+        )
+
+    @property
+    def weights(self) -> jax.Array:
+        """The class weights, float32 [C]."""
+        return jnp.ones(self.num_classes) if self.class_weights is None else jnp.asarray(self.class_weights)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is told of it, as JSON."""
+        return {
+            "num_classes": self.num_classes,
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "class_weights": self.weights.tolist(),
+            "steps_per_epoch": self.steps_per_epoch,
+        }
 
 
 @dataclass(frozen=True)
@@ -69,7 +135,7 @@ class Lowered:
 
 def lower_steps(
     config: Config,
-    num_classes: int,
+    given: Given,
     *,
     precisions: Sequence[str],
     platforms: Sequence[str],
@@ -80,26 +146,28 @@ def lower_steps(
 
     Args:
       config: whose network, batch and input are taken; with input "host" a batch comes whole, else the step makes it.
-      num_classes: of the network.
+      given: what they hold besides.
       precisions: of activations.
       platforms: to lower for.
       steps: which ones.
       num_devices: that training and evaluation are mapped over.
     """
     for precision in precisions:
-        model = assembly.build_model(config, num_classes, precision)
+        model = assembly.build_model(config, given.num_classes, precision)
         functions = {
-            "train": partial(_train, config, model, precision, num_devices),
-            "evaluate": partial(_evaluate, config, model, num_devices),
-            "infer": partial(_infer, config, model),
+            "train": partial(_train, config, given, model, precision, num_devices),
+            "evaluate": partial(_evaluate, config, given, model, num_devices),
+            "infer": partial(_infer, config, given, model),
         }
         for step in steps:
             for platform in platforms:
                 yield Lowered(step, platform, precision, functions[step](platform))
 
 
-def _train(config: Config, model: SegNet, precision: str, num_devices: int, platform: str) -> export.Exported:
-    optimizer, schedule = assembly.build_optimizer(config, steps_per_epoch=1)
+def _train(
+    config: Config, given: Given, model: SegNet, precision: str, num_devices: int, platform: str
+) -> export.Exported:
+    optimizer, schedule = assembly.build_optimizer(config, given.steps_per_epoch)
     state = assembly.state_shapes(model, optimizer, precision, config.average > 0)
     make_batch, inputs, store = _input(
         config, (num_devices, 1, config.accumulate), partial(device.training_batch, most=config.shift)
@@ -110,8 +178,8 @@ def _train(config: Config, model: SegNet, precision: str, num_devices: int, plat
         model=model,
         optimizer=optimizer,
         schedule=schedule,
-        class_weights=jnp.ones(model.num_classes),
-        preprocessing=TORCH,
+        class_weights=given.weights,
+        preprocessing=given.preprocessing,
         half_gradients=config.half_gradients,
         seed=config.seed,
         average=config.average,
@@ -126,14 +194,14 @@ def _train(config: Config, model: SegNet, precision: str, num_devices: int, plat
     )
 
 
-def _evaluate(config: Config, model: SegNet, num_devices: int, platform: str) -> export.Exported:
+def _evaluate(config: Config, given: Given, model: SegNet, num_devices: int, platform: str) -> export.Exported:
     make_batch, inputs, store = _input(config, (num_devices,), device.evaluation_batch)
     step = partial(
         eval_step,
         make_batch=make_batch,
         model=model,
-        class_weights=jnp.ones(model.num_classes),
-        preprocessing=TORCH,
+        class_weights=given.weights,
+        preprocessing=given.preprocessing,
     )
     return lower_mapped(
         step,
@@ -145,13 +213,13 @@ def _evaluate(config: Config, model: SegNet, num_devices: int, platform: str) ->
     )
 
 
-def _infer(config: Config, model: SegNet, platform: str) -> export.Exported:
+def _infer(config: Config, given: Given, model: SegNet, platform: str) -> export.Exported:
     """From uint8 images to uint8 predictions, BatchNorm folded, on one device."""
     folded = model.clone(folded=True)
     variables = jax.eval_shape(partial(fold_batch_norm, epsilon=model.batch_norm_epsilon), variable_shapes(model))
 
     def predict(variables, images):
-        logits = folded.apply(variables, normalise(images, TORCH, folded.dtype), train=False)
+        logits = folded.apply(variables, normalise(images, given.preprocessing, folded.dtype), train=False)
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
     images = jax.ShapeDtypeStruct((config.batch_size_per_device, *config.image_size, 3), jnp.uint8)

@@ -17,7 +17,7 @@ from jax import export
 from segnet_jax import assembly, reference, runs
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
-from segnet_jax.lowered import lower_steps
+from segnet_jax.lowered import Given, lower_steps
 from segnet_jax.measuring import Timing, shares, timed, work_of
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.network import Network, Restored, folded, restore
@@ -232,7 +232,7 @@ class Machine:
 
     def _train(self, restored: Restored, precision: str) -> dict[str, Any]:
         """Where the next steps lead, beside the reference, and the speed of the step on a batch that lies here."""
-        before = reference.by_path(restored.variables["params"])
+        before, peak = reference.by_path(restored.variables["params"]), self._peak()
         step, state = reference.training(
             self.config, restored.model, restored.variables, restored, precision, self.devices
         )
@@ -252,7 +252,6 @@ class Machine:
             return state, measures
 
         timing = timed(take, steps=self.wishes.steps, rounds=self.wishes.rounds)
-        used = (self.devices.local[0].memory_stats() or {}).get("peak_bytes_in_use")
         work = work_of(restored.model, *self.config.image_size)
         return {
             "losses": losses.tolist(),
@@ -261,9 +260,13 @@ class Machine:
             "finite": bool(state.finite),
             "skipped": int(state.skipped),
             **self._speed(timing, self.devices.total, work.train_flop, work.train_bytes, precision),
-            "peak_memory_mb": used and used / 1e6,
+            "peak_memory_mb": peak_of_this_part(peak, self._peak()),
             **_compiled(step.program(state, batch), step.seconds),
         }
+
+    def _peak(self) -> int | None:
+        """Bytes that the device has had in use at most since this process began, where it counts them."""
+        return (self.devices.local[0].memory_stats() or {}).get("peak_bytes_in_use")
 
     def _speed(self, timing: Timing, num_devices: int, flop: float, num_bytes: float, precision: str) -> dict[str, Any]:
         found = timing.summary(self.config.batch_size_per_device * num_devices)
@@ -274,12 +277,24 @@ class Machine:
         """Of each step as it is lowered for this platform."""
         lowered = lower_steps(
             self.config,
-            len(self._restored("float32").classes),
+            Given(len(self._restored("float32").classes)),
             precisions=[precision],
             platforms=[self.platform],
             num_devices=self.devices.total,
         )
         return {one.step: one.operations for one in lowered}
+
+
+def peak_of_this_part(before: int | None, after: int | None) -> float | None:
+    """MB that were in use at most while something ran, where that can be told.
+
+    A device tells its highest since the process began, which is that of an earlier part unless it has risen.
+
+    Args:
+      before: the device's highest when the part began, in bytes; None where it does not count them.
+      after: likewise, when it ended.
+    """
+    return after / 1e6 if after and after > (before or 0) else None
 
 
 def _compiled(program: Any, seconds: float) -> dict[str, float | None]:

@@ -1,11 +1,13 @@
 """How speed is measured here, and against what limit: the rules of timing, the network's work, the devices' peaks."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from segnet_jax.nn.segnet import SegNet, scaled_stages
@@ -68,7 +70,7 @@ class Work:
       train_flop: floating-point operations of a training step's convolutions, multiply and add as two, taps on the
         padding counted, nothing recomputed.
       infer_flop: of a forward pass.
-      train_bytes: moved between memory and chip by a training step in 16 bits, nothing fused across a convolution.
+      train_bytes: moved between memory and chip by a training step, nothing fused across a convolution.
       infer_bytes: of a forward pass with BatchNorm folded.
     """
 
@@ -78,8 +80,12 @@ class Work:
     infer_bytes: float
 
 
-def work_of(model: SegNet, height: int, width: int, bytes_per_number: int = 2) -> Work:
-    """Counts the work from the layers' sizes: 640 GFLOP and 2.4 GB an image for the published network at 360x480."""
+def work_of(model: SegNet, height: int, width: int) -> Work:
+    """Counts the work from the layers' sizes, and the bytes as the model's dtype has them.
+
+    The published network at 360x480 has 640 GFLOP an image, and 2.4 GB in 16 bits.
+    """
+    bytes_per_number = jnp.dtype(model.dtype).itemsize
     layers, pooled = _layers(model, height, width)
     forwards = [2 * math.prod(layer) for layer in layers]
     forward, first = sum(forwards), forwards[0]  # no gradient by the image
@@ -136,15 +142,19 @@ PEAKS = {  # device kind -> TFLOP/s of its matrix units by precision (float32 as
     "TPU v4": ({"bfloat16": 275}, 1228),
     "TPU v5 lite": ({"bfloat16": 197}, 819),
     "TPU v5": ({"bfloat16": 459}, 2765),
+    "TPU v5p": ({"bfloat16": 459}, 2765),  # another name of it
     "TPU v6 lite": ({"bfloat16": 918}, 1640),
 }
 """From the makers' data sheets, dense, of the largest variant (A100 of 80 GB, H100 SXM)."""
 
 
 def peak_of(device_kind: str, precision: str) -> tuple[float, float] | None:
-    """FLOP/s and bytes/s that a device's data sheet promises; None for a device or precision that is not listed."""
+    """FLOP/s and bytes/s that a device's data sheet promises; None for a device or precision that is not listed.
+
+    A name is one of whole words: an RTX A1000 is no A100, a GH200 no H200, and a "lite" chip another one.
+    """
     for kind, (tera_flops, gigabytes) in PEAKS.items():
-        if kind in device_kind and precision in tera_flops:
+        if re.search(rf"\b{kind}\b(?! lite)", device_kind) and precision in tera_flops:
             return tera_flops[precision] * 1e12, gigabytes * 1e9
     return None
 

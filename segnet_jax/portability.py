@@ -18,6 +18,7 @@ import tyro
 from segnet_jax import runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
+from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.errors import UserError, listed
 from segnet_jax.files import atomic_write_bytes, atomic_write_json, atomic_write_text, check_place
 from segnet_jax.flags import parse_config, parse_flags
@@ -44,11 +45,16 @@ without the devices. Writes a file for each and lowered.json, which counts their
 Example:  python -m segnet_jax.portability lower --width 0.25 --image-size 120 160 --out lowered
 
 Flags as those of train, and: --out DIR, where to; --platforms NAME..., of {", ".join(PLATFORMS)}; --run RUN takes the
-config of that run in place of the defaults. --devices N lowers for N devices. --precision auto takes all three, --input
-auto makes the batch in the step. A file is run by jax.export.deserialize, on such a device, with arrays by name."""
+config of that run in place of the defaults, and classes, preprocessing and class weights from its newest checkpoint.
+Without a run the programs are there to be counted: of CamVid's {len(CAMVID)} classes, all of weight 1, with the
+preprocessing of torchvision's weights and epochs of one step. --devices N lowers for N devices. --precision auto takes
+all three, --input auto makes the batch in the step. A file is run by jax.export.deserialize, on such a device, with
+arrays by name."""
 
 MEASURE = """Measures a run's network on the device at hand in several precisions: how far each convolution's result is
 from a float64 reference, how many pixels change their class, the score, speed, memory, and how it goes on training.
+A device tells the most memory that was in use since the start: a later precision has such a number only where it needs
+more than those before it. --precision NAME measures one alone.
 
 Example:  python -m segnet_jax.portability measure --run runs/demo-1 --json here.json"""
 
@@ -82,8 +88,8 @@ def main() -> int:
 # --- lower ---
 
 
-def _lower_options(args: Sequence[str]) -> tuple[Config, pathlib.Path, tuple[str, ...]]:
-    """The config, the folder to write to, and the platforms.
+def _lower_options(args: Sequence[str]) -> tuple[Config, pathlib.Path, tuple[str, ...], str]:
+    """The config, the folder to write to, the platforms, and the run, if any.
 
     Raises:
       UserError: for a flag that is wrong, or no `--out`.
@@ -105,37 +111,48 @@ def _lower_options(args: Sequence[str]) -> tuple[Config, pathlib.Path, tuple[str
         raise UserError("lower needs the folder to write to: add --out DIR")
     if unknown := [name for name in given.platforms if name not in PLATFORMS]:
         raise UserError(f"--platforms are {', '.join(PLATFORMS)}; got {' '.join(unknown)}")
-    return config, pathlib.Path(given.out), tuple(dict.fromkeys(given.platforms))
+    return config, pathlib.Path(given.out), tuple(dict.fromkeys(given.platforms)), given.run
 
 
-def lower(config: Config, out: pathlib.Path, platforms: Sequence[str]) -> int:
+def lower(config: Config, out: pathlib.Path, platforms: Sequence[str], run: str = "") -> int:
     """Lowers all steps, writes them, and prints how many operations each has; returns the exit code.
 
+    Args:
+      config: of the training.
+      out: the folder to write to.
+      platforms: to lower for.
+      run: the folder of the run whose programs they are to be, if any.
+
     Raises:
-      UserError: the folder holds something already, or cannot be written to.
+      UserError: the config does not fit itself, the run has no checkpoint, or the folder holds something already or
+        cannot be written to.
     """
     import jax
 
-    from segnet_jax.datasets.labels import CAMVID
-    from segnet_jax.lowered import lower_steps
+    from segnet_jax.lowered import Given, lower_steps
     from segnet_jax.programs import keep_no_paths
+    from segnet_jax.setting import check_network
 
-    _make_folder(out)
+    check_network(dataclasses.replace(config, init="none"))  # no weights are in the programs
     jax.config.update("jax_platforms", "cpu")  # whatever device is here has no part in it
     keep_no_paths()
     precisions = PRECISIONS if config.precision == "auto" else (config.precision,)
     num_devices = 1 if config.devices == "all" else int(config.devices)
+    say = partial(print, file=sys.stderr)
+    given = Given.of_run(run, config, num_devices, say) if run else Given(len(CAMVID))
+    _make_folder(out)
     told = []
-    for lowered in lower_steps(
-        config, len(CAMVID), precisions=precisions, platforms=platforms, num_devices=num_devices
-    ):
+    for lowered in lower_steps(config, given, precisions=precisions, platforms=platforms, num_devices=num_devices):
         serialised = lowered.exported.serialize()
         atomic_write_bytes(out / lowered.file, serialised)
         told.append(lowered.about(serialised))
         one = told[-1]
         print(f"{one['file']:40} {one['num_operations']:6} operations  {one['bytes'] / 1e3:8.1f} kB", flush=True)
-    kept = ("protocol", "image_size", "encoder", "depth", "width", "batch_size_per_device", "accumulate", "input")
-    about = {"config": {name: getattr(config, name) for name in kept}, "num_devices": num_devices}
+    kept = (
+        *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling"),
+        *("encoder_addition", "decoder", "dropout", "batch_size_per_device", "accumulate", "input"),
+    )
+    about = {"config": {name: getattr(config, name) for name in kept}, "num_devices": num_devices, **given.about}
     atomic_write_json(
         out / LOWERED_FILE,
         {"date": datetime.date.today().isoformat(), "versions": versions(), **about, "programs": told},

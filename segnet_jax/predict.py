@@ -56,7 +56,7 @@ class Options:
     paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # images, folders, videos, numbers of cameras
     out: str = ""  # folder for all outputs; default: the next free RUN/predictions-NUMBER
     checkpoint: Literal["result", "best", "newest"] = "result"  # of the run; result: the one that its result is of
-    size: Size = "trained"  # what the network sees; or its height and width
+    size: Size = "trained"  # what the network sees, as in training with its bars; or its height and width
     tile: tuple[int, int] = (0, 0)  # height and width of tiles, for images too large at once; taken at native size
     overlap: int = 64  # pixels that tiles share, of which the outer quarters do not count
     key: bool = True  # a key of the classes beneath each overlay, which is higher by it

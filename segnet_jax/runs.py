@@ -21,6 +21,8 @@ from segnet_jax.locking import LOCK_FILE, RunLock
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.figures import batch_picture
+from segnet_jax.reporting.kept import FOLDER as EVALUATIONS
+from segnet_jax.reporting.kept import RECORDS_FILE
 from segnet_jax.reporting.run_folder import environment
 
 CONFIG_FILE, RESULT_FILE = "config.toml", "result.json"
@@ -279,6 +281,15 @@ def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
 def preprocessing_of(meta: dict[str, Any]) -> Preprocessing:
     """The preprocessing that a checkpoint's network expects."""
     return Preprocessing(**{name: tuple(values) for name, values in meta["preprocessing"].items()})
+
+
+def num_training_images(folder: str | pathlib.Path) -> int | None:
+    """How many images a run trains on, as it notes at its first evaluation; None where it has not."""
+    try:
+        number = json.loads((pathlib.Path(folder) / EVALUATIONS / RECORDS_FILE).read_bytes())["num_images"]["train"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return number if type(number) is int and number > 0 else None
 
 
 def class_weights_of(meta: dict[str, Any]) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Small networks to export, and PyTorch's twin of each, whose logits are the measure."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
 from random_variables import random_variables
 
 from segnet_jax.exporting.subject import Subject
-from segnet_jax.nn import SegNet, fold_batch_norm
-from segnet_jax.nn.preprocessing import TORCH
+from segnet_jax.nn import SegNet, SegNetBasic, fold_batch_norm
+from segnet_jax.nn.preprocessing import RAW, TORCH
 
 CLASSES = 5
 WIDTH = 0.0625
@@ -17,16 +19,24 @@ NETWORKS = {
     "matlab": {"depth": 4, "final_batch_norm": True},
     "vgg19": {"encoder": "vgg19", "depth": 3, "pooling": "ceil"},
 }
+VARIANTS = {  # that ONNX and PyTorch's twin do not know: upsampling with both poolings, encoder's maps, SegNet-Basic
+    "bilinear": partial(SegNet, depth=2, upsampling="bilinear"),
+    "bilinear-caffe": partial(SegNetBasic, depth=2, upsampling="bilinear", pooling="ceil"),
+    "learnt": partial(SegNetBasic, depth=2, upsampling="learnt", encoder_addition=True),
+    "learnt-caffe": partial(SegNet, depth=2, upsampling="learnt", pooling="ceil", encoder_addition=True),
+    "single-channel": partial(SegNetBasic, depth=2, decoder="single-channel"),
+}
 SHAPES = [(1, 45, 61), (3, 32, 38)]  # 45-22-11-5-2-1 with floor, 45-23-12-6-3-2 with ceil
 ODD_NAMES = ["<script>alert(1)</script>", "Straße 道路", 'a "quoted", b', "tab\tnewline\n", "\U0001f6b2"]
 
 
 def subject_of(name, seed=0):
-    """A random network of NETWORKS, as it is exported."""
-    model = SegNet(CLASSES, width=WIDTH, **NETWORKS[name])
+    """A random network of NETWORKS or VARIANTS, as it is exported."""
+    model = (VARIANTS.get(name) or partial(SegNet, **NETWORKS[name]))(CLASSES, width=WIDTH)
     variables = random_variables(model, seed)
     folded = jax.tree.map(np.asarray, fold_batch_norm(variables, model.batch_norm_epsilon))
-    return Subject(model.clone(folded=True), folded, variables, TORCH, {"classes": ODD_NAMES, "step": 7})
+    preprocessing = RAW if isinstance(model, SegNetBasic) else TORCH
+    return Subject(model.clone(folded=True), folded, variables, preprocessing, {"classes": ODD_NAMES, "step": 7})
 
 
 def images_of(shape, seed=0):
@@ -36,7 +46,12 @@ def images_of(shape, seed=0):
 
 
 def expected_of(name, subject, images):
-    """Logits of PyTorch's twin, in float64; of VGG-19, of which there is none, those of the network as trained."""
+    """Logits of PyTorch's twin, in float64; of VGG-19 and VARIANTS, which have none, of the network as trained.
+
+    Its size is known to it, and test_segnet_basic.py holds it against PyTorch's layers.
+    """
+    if name in VARIANTS:
+        return subject.jitted(subject.model.clone(folded=False), subject.trained)(images)[1]
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[peers]' runs these tests")
     from torch_segnet import TorchSegNet, load_flax
 

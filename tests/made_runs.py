@@ -24,22 +24,30 @@ CONFIG = Config(
 PREPROCESSING = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 
 
-def make_run(folder, **settings):
-    """Makes a run of rendered scenes with CamVid's classes: its best checkpoint is of step 7, its newest of step 8."""
+def make_run(folder, classes=CAMVID, told=None, **settings):
+    """Makes a run of rendered scenes: its best checkpoint is of step 7, its newest of step 8.
+
+    Args:
+      folder: of the run.
+      classes: its class table.
+      told: what its checkpoints say otherwise.
+      **settings: what its config says otherwise.
+    """
     config = dataclasses.replace(CONFIG, **settings)
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(config.to_toml())
     devices = choose_devices("1")
-    model = assembly.build_model(config, len(CAMVID), "float32")
+    model = assembly.build_model(config, len(classes), "float32")
     optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)
     meta = {
-        "classes": list(CAMVID.names),
-        "colors": list(map(list, CAMVID.colors)),
+        "classes": list(classes.names),
+        "colors": list(map(list, classes.colors)),
         "preprocessing": {name: list(values) for name, values in PREPROCESSING.items()},
         "precision": "float32",
-        "class_weights": [1.0] * len(CAMVID),
+        "class_weights": [1.0] * len(classes),
         "last": None,
         "best": None,
+        **(told or {}),
     }
     with Checkpoints(folder / "checkpoints", devices) as checkpoints:
         for which, step in (("best", 7), ("newest", 8)):

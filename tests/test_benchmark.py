@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from segnet_jax import benchmark, measuring, speeds
@@ -32,7 +33,7 @@ def run(monkeypatch, *flags):
 
 
 def test_the_work_of_the_published_network_is_the_published_one():
-    work = measuring.work_of(SegNet(11, pooling="ceil"), 360, 480)
+    work = measuring.work_of(SegNet(11, pooling="ceil", dtype=jnp.bfloat16), 360, 480)
     assert round(work.infer_flop / 1e9, 1) == 213.4  # performance tables of the roofline: 213.4 and 639.7 GFLOP,
     assert round(work.train_flop / 1e9, 1) == 639.7  # 2.42 and 0.43 GB
     assert round(work.train_bytes / 1e9, 2) == 2.42
@@ -46,6 +47,15 @@ def test_the_work_of_one_stage_is_what_it_comes_to_by_hand():
     assert work.train_flop == 3 * forward - 2 * 9 * 24 * 3 * 1
 
 
+@pytest.mark.parametrize("dtype, num_bytes", [(jnp.float32, 4), (jnp.bfloat16, 2), (jnp.float16, 2)])
+def test_bytes_are_those_of_the_precision_by_hand(dtype, num_bytes):
+    work = measuring.work_of(SegNet(11, depth=1, width=1 / 64, dtype=dtype), 4, 6)
+    read, written, normalised = 24 * (3 + 1 + 1 + 1), 24 * (1 + 1 + 1 + 11), 24 * (1 + 1 + 1)
+    pools = 2 * (24 + 6) * num_bytes + 2 * 6  # pooling and unpooling: 24 pixels, 6 windows, 6 codes of a byte
+    assert work.infer_bytes == (read + written) * num_bytes + pools
+    assert work.train_bytes == (3 * (read + written) + 8 * normalised) * num_bytes + 2 * pools
+
+
 def test_a_device_at_its_roofline_is_at_all_of_it():
     flop, num_bytes = 989e12 * 1e-3, 3350e9 * 1e-3  # a millisecond of each on an H100
     found = measuring.shares(500, flop, num_bytes, "NVIDIA H100 80GB HBM3", "bfloat16")
@@ -53,6 +63,27 @@ def test_a_device_at_its_roofline_is_at_all_of_it():
     assert measuring.shares(500, flop, num_bytes, "cpu", "float32")["share_of_peak"] is None
     assert measuring.peak_of("Tesla V100-SXM2-16GB", "float16") == (125e12, 900e9)
     assert measuring.peak_of("Tesla V100-SXM2-16GB", "bfloat16") is None  # it has no units for it
+
+
+@pytest.mark.parametrize(
+    "device_kind, expected",
+    [
+        ("NVIDIA A100-SXM4-80GB", (312e12, 2039e9)),
+        ("NVIDIA H200", (989e12, 4800e9)),
+        ("TPU v5 lite", (197e12, 819e9)),
+        ("TPU v5", (459e12, 2765e9)),
+        ("TPU v5p", (459e12, 2765e9)),
+        ("NVIDIA RTX A1000 Laptop GPU", None),
+        ("NVIDIA T400 4GB", None),
+        ("NVIDIA GH200 480GB", None),
+        ("TPU v4 lite", None),
+        ("cpu", None),
+    ],
+)
+def test_a_device_is_known_by_whole_words_of_its_name(device_kind, expected):
+    assert measuring.peak_of(device_kind, "bfloat16") == expected
+    if expected is None:
+        assert all(measuring.peak_of(device_kind, precision) is None for precision in ("float16", "float32"))
 
 
 def test_a_timing_is_the_median_of_rounds_after_a_warm_up(monkeypatch):

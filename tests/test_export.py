@@ -9,15 +9,19 @@ import jax
 import numpy as np
 import pytest
 from made_runs import make_run
+from safetensors import safe_open
 
 import segnet_jax
+from segnet_jax import assembly
 from segnet_jax import export as command
 from segnet_jax.command import run_command
+from segnet_jax.config import Config
 from segnet_jax.endings import Ending
 from segnet_jax.errors import UserError
 from segnet_jax.exporting import formats, stablehlo
 from segnet_jax.exporting.parity import compare
 from segnet_jax.flags import parse_flags
+from segnet_jax.runs import read_run
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,20 @@ def test_the_printed_lines_run_and_give_what_the_command_evaluates(run, tmp_path
     names = {"images": np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3), np.uint8)}
     exec(use, names)
     assert names["prediction"].shape == (2, 21, 33) and names["logits"].shape == (2, 21, 33, 11)
+
+
+def test_what_the_weights_say_of_their_network_is_enough_to_build_it_again(tmp_path):
+    run = make_run(
+        tmp_path / "run",
+        **{"network": "segnet-basic", "depth": 2, "decoder": "single-channel", "upsampling": "learnt"},
+        **{"pooling": "ceil", "encoder_addition": True, "dropout": 0.5, "conv_bias": True, "batch_norm_epsilon": 1e-3},
+    )
+    assert export(run, "--format", "safetensors", "--out", tmp_path / "out", "--images", 1) == 0
+    with safe_open(tmp_path / "out" / "network.safetensors", "np") as file:
+        fields, classes = (json.loads(file.metadata()[key]) for key in ("network", "classes"))
+    fields["image_size"] = tuple(fields["image_size"])
+    built = assembly.build_model(Config(**fields), len(classes), "float32")
+    assert built == assembly.build_model(read_run(run), 11, "float32")
 
 
 def test_an_earlier_export_is_not_overwritten_unless_that_is_said(run, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exported_networks import SHAPES, assert_is_network, expected_of, images_of, subject_of
+from exported_networks import SHAPES, VARIANTS, assert_is_network, expected_of, images_of, subject_of
 from jax import export
 from random_variables import random_variables
 
@@ -33,6 +33,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("segnet_jax",
 
 
 CASES = [("default", SHAPES[0]), ("default", SHAPES[1]), ("caffe", SHAPES[0]), ("vgg19", SHAPES[0])]
+CASES += [(name, SHAPES[0]) for name in VARIANTS]  # odd, then even: with floor a row is missing, then none is
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,21 @@ import pytest
 from made_runs import make_run
 from random_variables import random_variables
 
+import segnet_jax
 from segnet_jax import portability
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
-from segnet_jax.lowered import STEPS, lower_steps
+from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.lowered import STEPS, Given, lower_steps
+from segnet_jax.machine import peak_of_this_part
+from segnet_jax.network import restore
 from segnet_jax.nn import SegNet, fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH, normalise
 from segnet_jax.portable.activations import Difference, differences, intermediates, other_choices
-from segnet_jax.portable.lowering import PLATFORMS
+from segnet_jax.portable.lowering import PLATFORMS, by_name
 from segnet_jax.portable.operations import count_operations
 from segnet_jax.portable.sides import as_markdown, side_by_side
+from segnet_jax.runs import read_run
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.parallel import choose_devices, parallel_train_step, replicate
 from segnet_jax.training.state import create_state
@@ -46,7 +51,7 @@ def lowered(config=TINY, **wishes):
         "platforms": ["cpu"],
         "steps": STEPS,
     } | wishes  # float16 has all that others have
-    return list(lower_steps(config, CLASSES, **wishes))
+    return list(lower_steps(config, Given(CLASSES), **wishes))
 
 
 # --- what the steps consist of ---
@@ -187,6 +192,41 @@ def test_the_file_of_inference_labels_as_the_network_does():
     assert (np.asarray(prediction) == np.argmax(np.asarray(logits), axis=-1)).mean() > 0.999
 
 
+def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path):
+    classes = ClassTable(("road", "sky", "tree"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
+    weights = np.array([0.5, 1, 4])
+    told = {"preprocessing": {"mean": [103.0, 116.0, 123.0], "std": [2.0, 2.0, 2.0]}, "class_weights": weights.tolist()}
+    settings = {"schedule": "step", "step_epochs": 2, "learning_rate": 0.1, "batch_size_per_device": 2}
+    made = make_run(tmp_path / "run", classes, told, **settings)
+    (made / "evaluations").mkdir()
+    (made / "evaluations" / "records.json").write_text('{"num_images": {"train": 9}}')  # 4 steps of 2 images an epoch
+    flags = ["--platforms", "cpu", "--precision", "float32", "--input", "host"]
+    assert run(monkeypatch, "lower", "--run", made, *flags, "--out", tmp_path / "out") == 0
+    programs = {
+        step: jax.export.deserialize(bytearray((tmp_path / "out" / f"{step}-cpu-float32.stablehlo").read_bytes()))
+        for step in STEPS
+    }
+    restored = restore(str(made), read_run(made), "newest", choose_devices("1"), "float32", print)
+    variables, rng = jax.device_get(restored.variables), np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (2, 24, 32, 3), np.uint8), rng.integers(0, 3, (2, 24, 32), np.uint8)
+
+    prediction = programs["infer"].call(fold_batch_norm(variables, restored.model.batch_norm_epsilon), images)
+    assert (np.asarray(prediction) == segnet_jax.load(made, "newest").predict(images)).mean() > 0.999
+
+    found, _ = programs["evaluate"].call(variables, {"image": images[None], "label": labels[None]}, ())
+    normal = ((images - np.array([103, 116, 123])) / 2).astype(np.float32)
+    logits = np.float64(restored.model.apply(variables, normal, train=False))
+    surprise = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, labels[..., None], -1)[..., 0]
+    assert float(np.ravel(found["loss"])[0]) == pytest.approx((weights[labels] * surprise).sum(), rel=1e-4)
+
+    optimizer = sgd(lambda step: 0.0, 0.9, 0.0)  # for the names of its state alone
+    state = jax.device_get(create_state(variables, optimizer, "float32"))
+    batch = {"image": images[None, None, None], "label": labels[None, None, None]}
+    for step, rate in ((7, 0.1), (8, 0.01)):  # two epochs of four steps, then a tenth
+        _, measures = programs["train"].call(by_name(state.replace(step=np.int32(step))), batch, ())
+        assert float(np.ravel(measures["learning_rate"])[0]) == pytest.approx(rate)
+
+
 def test_lower_writes_a_file_for_each_step_without_a_path_of_this_machine(monkeypatch, tmp_path):
     flags = ["--width", "0.03", "--depth", "1", "--image-size", "8", "8", "--precision", "float32"]
     assert run(monkeypatch, "lower", *flags, "--platforms", "tpu", "--out", tmp_path / "out") == 0
@@ -279,6 +319,20 @@ def test_out_of_memory_in_float32_is_told_in_a_line_and_leaves_what_was_measured
     assert json.loads(file.read_text())["precisions"] == {"bfloat16": {"fails": "no such unit"}}
 
 
+@pytest.mark.parametrize(
+    "before, after, expected",
+    [
+        (100_000_000, 900_000_000, 900.0),  # the first precision's training is the highest so far
+        (900_000_000, 900_000_000, None),  # the next one needed less: 900 MB were the first one's
+        (900_000_000, 950_000_000, 950.0),
+        (0, 5_000_000, 5.0),
+        (None, None, None),  # a CPU counts nothing
+    ],
+)
+def test_the_memory_in_use_at_most_is_told_only_of_the_part_that_used_it(before, after, expected):
+    assert peak_of_this_part(before, after) == expected
+
+
 def test_machines_that_measured_other_weights_are_warned_of():
     sides = side_by_side([machine("one"), machine("one", subject={"weights": "b"})])
     assert re.search("weights are not the same", sides.warnings[0])
@@ -292,6 +346,9 @@ def test_machines_that_measured_other_weights_are_warned_of():
         (["lower"], "add --out DIR"),
         (["lower", "--out", "new", "--platforms", "gpu"], "--platforms are cpu, cuda, rocm, tpu; got gpu"),
         (["lower", "--out", "new", "--run", "none"], "no run none"),
+        (["lower", "--out", "new", "--run", "begun"], "no newest checkpoint in begun"),
+        (["lower", "--out", "new", "--network", "segnet-basic"], "got --depth 5: add --depth 4"),
+        (["lower", "--out", "new", "--image-size", "16", "16"], "smaller than the 5 poolings need (32)"),
         (["lower", "--out", "full"], "full holds a already"),
         (["lower", "--out", "new", "--witdh", "1"], "nearest: --width"),
         (["measure", "--run", "none", "--json", "x.json"], "no run none"),
@@ -306,6 +363,8 @@ def test_a_mistake_is_told_in_one_line(monkeypatch, capsys, tmp_path, flags, mes
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.toml").write_text(TINY.to_toml())
     (tmp_path / "other.json").write_text("[1]")
     (tmp_path / "good.json").write_text(json.dumps(machine("one")))
     assert run(monkeypatch, *flags) == 2

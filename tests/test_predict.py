@@ -15,15 +15,18 @@ import pytest
 from made_runs import make_run
 from PIL import Image, ImageOps
 
+import segnet_jax
 from segnet_jax import predict as command
 from segnet_jax import runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
+from segnet_jax.constants import VOID
 from segnet_jax.datasets.decode import read_image
+from segnet_jax.datasets.fitting import fit_record
 from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.network import restore
 from segnet_jax.prediction import labelling, outputs
-from segnet_jax.prediction.predictor import Sizing
+from segnet_jax.prediction.predictor import Predictor, Sizing
 from segnet_jax.reporting import overlay
 from segnet_jax.training.parallel import choose_devices
 
@@ -71,12 +74,23 @@ def left(monkeypatch, capsys, *flags):
     return ended.value.code, [line for line in printed.splitlines() if line.startswith("error: ")]
 
 
-def logits_by_hand(run, image, size=TRAINED):
-    """Logits of the unfolded network at the image's size: resized by Pillow, and back by numpy's interpolation."""
+def logits_by_hand(run, image, size=TRAINED, inside=None):
+    """Logits of the unfolded network at the image's size: resized by Pillow, and back by numpy's interpolation.
+
+    Args:
+      run: the run's folder.
+      image: uint8 [H,W,3].
+      size: to which it is resized.
+      inside: height and width of the black picture in whose middle it is shown to the network, if any.
+    """
     restored = restore(str(run), runs.read_run(run), "best", choose_devices("1"), "float32", print)
     seen = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    top, left = ((whole - part) // 2 for whole, part in zip(inside or size, size, strict=True))
+    picture = np.zeros((*(inside or size), 3), np.uint8)
+    picture[top : top + size[0], left : left + size[1]] = seen
     apply = jax.jit(lambda variables, x: restored.model.apply(variables, x, train=False))
-    found = np.asarray(apply(restored.variables, ((seen[None] - MEAN) / STD).astype(np.float32)))[0].astype(np.float64)
+    found = np.asarray(apply(restored.variables, ((picture[None] - MEAN) / STD).astype(np.float32)))[0]
+    found = found[top : top + size[0], left : left + size[1]].astype(np.float64)
     for axis, length in enumerate(image.shape[:2]):
         places = (np.arange(length) + 0.5) * size[axis] / length - 0.5
         between = lambda values, places=places: np.interp(places, np.arange(len(values)), values)  # noqa: E731
@@ -174,14 +188,58 @@ def test_predictions_do_not_depend_on_batch_and_devices_and_compile_once(run, he
     ("fit", "size", "seen"),
     [
         ("stretch", "trained", (24, 32)),
-        ("letterbox", "trained", (24, 12)),
+        ("letterbox", "trained", (24, 32)),
+        ("letterbox", "native", (100, 50)),
+        ("letterbox", (40, 48), (40, 48)),
         ("crop", "trained", (64, 32)),
         ("crop", "native", (100, 50)),
         ("stretch", (40, 48), (40, 48)),
     ],
 )
 def test_the_network_sees_an_image_as_in_training_or_as_asked_for(fit, size, seen):
-    assert Sizing(size, (24, 32), fit, 2, None, 0).input_size((100, 50)) == seen
+    sizing = Sizing(size, (24, 32), fit, 2, None, 0)
+    assert sizing.input_size((100, 50)) == seen
+    assert (
+        fit != "letterbox"
+        or sizing.place((100, 50))
+        == {  # 24 / 100 of 50 columns are 12, with ten on either side
+            (24, 32): (slice(0, 24), slice(10, 22)),
+            (100, 50): (slice(0, 100), slice(0, 50)),
+            (40, 48): (slice(0, 40), slice(0, 48)),
+        }[seen]
+    )
+
+
+SHAPES = {  # height and width of pictures -> of what becomes of them within 24x32, by hand
+    **{(24, 32): (24, 32), (24, 20): (24, 20), (9, 32): (9, 32), (24, 7): (24, 7)},
+    **{(100, 50): (24, 12), (37, 50): (24, 32), (16, 70): (7, 32)},
+}
+
+
+def test_between_bars_the_network_sees_what_it_saw_in_training_and_finds_what_evaluation_finds(tmp_path, capsys):
+    run, photos = make_run(tmp_path / "run", fit="letterbox"), tmp_path / "photos"
+    photos.mkdir()
+    images = {f"{height}x{width}": noise(height, height, width) for height, width in SHAPES}
+    for name, image in images.items():
+        Image.fromarray(image).save(photos / f"{name}.png")
+    assert predict(run, photos, "--out", tmp_path / "out", "--devices", 1) == 0
+    assert capsys.readouterr().err.count("compiled the network") == 1
+
+    network = segnet_jax.load(run)
+    predictor = Predictor(network, choose_devices("1"), 1, Sizing.of(network.config, "trained", (0, 0), 64))
+    for (name, image), scaled in zip(images.items(), SHAPES.values(), strict=True):
+        found = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
+        label = np.zeros(image.shape[:2], np.uint8)
+        trained_on, inside = fit_record(image, label, TRAINED, "letterbox")
+        np.testing.assert_array_equal(predictor.prepare(image).input, trained_on)
+        logits = logits_by_hand(run, image, scaled, TRAINED)
+        two = np.sort(logits, axis=-1)[..., -2:]
+        clear = two[..., 1] - two[..., 0] > 1e-4 * np.abs(logits).max()
+        assert found.shape == image.shape[:2] and clear.mean() > 0.99
+        np.testing.assert_array_equal(found[clear], logits.argmax(axis=-1)[clear])
+        if scaled == image.shape[:2]:  # nothing is scaled back: pixel by pixel what is scored
+            evaluated = network.predict(trained_on)[inside != VOID].reshape(scaled)
+            assert (found == evaluated)[clear].all()
 
 
 def test_native_size_and_tiles_leave_the_pixels_alone(run, here):

@@ -185,6 +185,19 @@ def test_an_images_mask_is_its_own_wherever_it_stands():
     assert not np.array_equal(drop(x, keys_at(keys, 1), 0.5), drop(x, keys_at(keys, 2), 0.5))
 
 
+@pytest.mark.parametrize("rate", [0.5, 0.1])
+def test_a_mask_is_the_same_in_every_precision(rate):
+    x, keys = np.ones((2, 16, 16, 8)), jax.random.split(jax.random.key(0), 2)
+    mask = np.asarray(drop(jnp.asarray(x, jnp.float32), keys, rate)) == 0
+    for dtype in (jnp.bfloat16, jnp.float16):
+        np.testing.assert_array_equal(drop(jnp.asarray(x, dtype), keys, rate) == 0, mask)
+    with jax.enable_x64(True):  # as the float64 reference of `portability measure` computes
+        dropped = np.asarray(drop(jnp.asarray(x, jnp.float64), keys, rate))
+    assert dropped.dtype == np.float64
+    np.testing.assert_array_equal(dropped == 0, mask)
+    np.testing.assert_array_equal(dropped[~mask], 1 / (1 - rate))
+
+
 @pytest.mark.parametrize(
     "model, places",
     [

@@ -85,3 +85,15 @@ def test_a_network_that_sees_no_farther_than_the_overlap_allows_finds_the_same_i
     logits = np.asarray(network.logits(image), np.float64)[0]
     sure = np.exp(logits).max(axis=-1) / np.exp(logits).sum(axis=-1)
     assert np.abs(tiled.confidence / 255 - sure).max() < 0.0025
+
+
+def test_the_next_tiles_are_sent_before_the_last_ones_are_taken(tmp_path, monkeypatch):
+    network = segnet_jax.load(make_run(tmp_path / "run"))
+    predictor = Predictor(network, choose_devices("2"), 1, Sizing.of(network.config, "native", (8, 8), 2))
+    tiles = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
+    forward, sent, taken = predictor._forward, [], []
+    monkeypatch.setattr(predictor, "_forward", lambda *inputs: sent.append(len(taken)) or forward(*inputs))
+    for logits in predictor._logits(tiles):
+        taken.append(logits)
+    assert sent == [0, 0, 2, 4]  # batches of two; never more than one lies ahead
+    np.testing.assert_allclose(taken, network.logits(tiles), rtol=1e-4, atol=1e-5)

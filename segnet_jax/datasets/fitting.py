@@ -44,15 +44,29 @@ def fit_record(
       image uint8 [*target,3] and label uint8 [*target].
     """
     image, label = resize(image, label, *scaled_size(label.shape, target, fit))
-    if label.shape == target:
-        return image, label
-    fitted = np.zeros((*target, 3), np.uint8), np.full(target, VOID, np.uint8)
-    inner, outer = zip(*map(_overlap, label.shape, target), strict=True)
-    fitted[0][outer], fitted[1][outer] = image[inner], label[inner]
+    return centred(image, target, 0), centred(label, target, VOID)
+
+
+def centred(array: np.ndarray, target: tuple[int, int], bars: int) -> np.ndarray:
+    """Puts an image or a label into the middle of another height and width.
+
+    Args:
+      array: [H,W,...].
+      target: height and width wished.
+      bars: the value of what is not covered.
+
+    Returns:
+      [*target,...] in the array's dtype; the array given if it has that size.
+    """
+    if array.shape[:2] == target:
+        return array
+    fitted = np.full((*target, *array.shape[2:]), bars, array.dtype)
+    inner, outer = zip(*map(overlap, array.shape[:2], target), strict=True)
+    fitted[outer] = array[inner]
     return fitted
 
 
-def _overlap(has: int, wished: int) -> tuple[slice, slice]:
+def overlap(has: int, wished: int) -> tuple[slice, slice]:
     """Which part of so many rows lies where in so many others, both in the middle of one another."""
     common = min(has, wished)
     starts = ((size - common) // 2 for size in (has, wished))

@@ -15,7 +15,8 @@ def drop(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
     Returns:
       [B,H,W,C] in x's dtype. The mean over many keys is x.
     """
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    share = jnp.float32(1 - rate)  # its type is that of the draws: float64 would draw another mask under JAX_ENABLE_X64
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, share, x.shape[1:]))(keys)
     return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
 
 

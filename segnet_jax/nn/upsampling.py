@@ -62,9 +62,10 @@ def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Ar
     cells = jnp.stack([jnp.stack([cell(i, j) for j in range(2)], axis=3) for i in range(2)], axis=2)
     doubled = cells.reshape(batch, 2 * rows, 2 * columns, channels)
     for axis, size in ((1, height), (2, width)):
-        doubled = doubled[(slice(None),) * axis + (slice(size),)]
-        if doubled.shape[axis] < size:
+        # Where jax.export has left the size open, whether a row is missing is not known: one is added, and cut off.
+        if not isinstance(size, int) or doubled.shape[axis] < size:
             doubled = _with_edge(doubled, axis, before=False)
+        doubled = doubled[(slice(None),) * axis + (slice(size),)]
     return doubled
 
 

@@ -1,5 +1,6 @@
 """A trained network over many images and devices; each is labelled at its own size."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from jax import lax
 
 from segnet_jax.config import Config
 from segnet_jax.datasets.decode import resize_image
-from segnet_jax.datasets.fitting import Fit, scaled_size
+from segnet_jax.datasets.fitting import Fit, centred, overlap, scaled_size
 from segnet_jax.errors import UserError
 from segnet_jax.network import Network
 from segnet_jax.prediction.sampling import MEASURES, sampled_maps
@@ -32,7 +33,8 @@ class Prediction:
     Attributes:
       class_ids: uint8 [H,W].
       confidence: uint8 [H,W], the probability of that class, 0..255 for 0..1.
-      milliseconds: that the devices took, as its share of the batch; without compiling.
+      milliseconds: that the devices took, as its share of the batch; of tiles, from cutting the first to blending the
+        last, the host's work among it. Without compiling.
       uncertainty: of samples: name of the measure -> uint8 [H,W], 255 for its largest value; else empty.
     """
 
@@ -43,7 +45,10 @@ class Prediction:
 
 
 Size = tuple[int, int] | Literal["trained", "native"]
-"""What the network sees of an image: brought to the size it was trained at, as it is, or at a height and width."""
+"""What the network sees of an image: brought to the size it was trained at, as it is, or at a height and width.
+
+Brought there as in training, between the bars of a letterbox; but "crop" cuts nothing off, for all is to be labelled.
+"""
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,21 @@ class Sizing:
             raise UserError(f"--size must be between 1 and {_LARGEST}, got {' '.join(map(str, size))}")
         return cls(size, config.image_size, config.fit, multiple, tile, overlap)
 
-    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width at which the network is to see an image of a size."""
+    def scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width to which an image of a size is brought for the network."""
         if self.size == "native" or self.tile:
             return size
         return scaled_size(size, self.trained, self.fit) if self.size == "trained" else self.size
+
+    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what the network is to see of it, bars included."""
+        has_bars = self.size == "trained" and self.fit == "letterbox" and not self.tile
+        return self.trained if has_bars else self.scaled_size(size)
+
+    def place(self, size: tuple[int, int]) -> tuple[slice, slice]:
+        """The rows and columns of that in which the image lies."""
+        rows, columns = map(overlap, self.scaled_size(size), self.input_size(size))
+        return rows[1], columns[1]
 
 
 class Prepared(NamedTuple):
@@ -139,8 +154,10 @@ class Predictor:
         self.batch_size = 1 if sizing.tile else self._num_inputs
 
     def prepare(self, image: np.ndarray) -> Prepared:
-        """Brings an image to the size at which the network is to see it; safe to be called from several threads."""
-        return Prepared(image, resize_image(image, *self._sizing.input_size(image.shape[:2])))
+        """Brings an image to what the network is to see of it; safe to be called from several threads."""
+        size = image.shape[:2]
+        scaled = resize_image(image, *self._sizing.scaled_size(size))
+        return Prepared(image, centred(scaled, self._sizing.input_size(size), 0))
 
     def predict(self, batch: Sequence[Prepared]) -> list[Prediction]:
         """Labels images, at most `batch_size`, all of which the network sees at one size."""
@@ -156,8 +173,11 @@ class Predictor:
         """
         batch = self._send(_padded(inputs, self._num_inputs))
         height, width = (-(-max(lengths) // _ROUND) * _ROUND for lengths in zip(*sizes, strict=True))
-        seen_height, seen_width, _ = inputs[0].shape
-        taps = [(*_taps(h, seen_height, height), *_taps(w, seen_width, width)) for h, w in sizes]
+        places = map(self._sizing.place, sizes)
+        taps = [
+            (*_taps(h, rows, height), *_taps(w, columns, width))
+            for (h, w), (rows, columns) in zip(sizes, places, strict=True)
+        ]
         taps = tuple(self._send(_padded(each, self._num_inputs)) for each in zip(*taps, strict=True))
         self._forward.program(self._variables, batch)
         started = time.perf_counter()
@@ -191,23 +211,27 @@ class Predictor:
         return Prediction(ids, confidence, milliseconds, dict(zip(self._measures, measured, strict=True)))
 
     def _logits(self, inputs: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Logits, float32 [h,w,C], of images of one size, one after another."""
-        some: list[np.ndarray] = []
-        for image in inputs:
-            some.append(image)
-            if len(some) == self._num_inputs:
-                yield from self._logits_of(some)
-                some = []
-        if some:
-            yield from self._logits_of(some)
+        """Logits, float32 [h,w,C], of images of one size, one after another.
 
-    def _logits_of(self, inputs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        _, logits = self._forward(self._variables, self._send(_padded(inputs, self._num_inputs)))
-        logits = np.asarray(logits)
-        yield from logits.reshape(-1, *logits.shape[2:])[: len(inputs)]
+        The devices have the next batch already while the host takes what they found in the last one.
+        """
+        inputs, before = iter(inputs), None
+        while batch := list(itertools.islice(inputs, self._num_inputs)):
+            sent = len(batch), self._forward(self._variables, self._send(_padded(batch, self._num_inputs)))
+            if before:
+                yield from _received(*before)
+            before = sent
+        if before:
+            yield from _received(*before)
 
     def _send(self, batch: np.ndarray) -> jax.Array:
         return jax.device_put(batch.reshape(*self._shape, *batch.shape[1:]), self._devices.split)
+
+
+def _received(count: int, found: tuple[tuple, jax.Array]) -> Iterator[np.ndarray]:
+    """Waits for what the network makes of a batch, and gives its first `count` logits."""
+    logits = np.asarray(found[1])
+    yield from logits.reshape(-1, *logits.shape[2:])[:count]
 
 
 def _padded(arrays: Sequence[np.ndarray], count: int) -> np.ndarray:
@@ -215,15 +239,21 @@ def _padded(arrays: Sequence[np.ndarray], count: int) -> np.ndarray:
     return np.stack([*arrays, *[arrays[-1]] * (count - len(arrays))])
 
 
-def _taps(length: int, size: int, rounded: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which two of `size` samples each of `length` pixels lies between, as PyTorch's bilinear `interpolate` has it.
+def _taps(length: int, part: slice, rounded: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which two samples each of `length` pixels lies between, as PyTorch's bilinear `interpolate` has it.
+
+    Args:
+      length: pixels of the image.
+      part: the samples that are of the image; those around it, of bars, are never taken.
+      rounded: pixels wished; beyond `length` the last is repeated.
 
     Returns:
-      int32 [2,rounded], the samples, and float32 [rounded], the share of the second; beyond `length` the last repeated.
+      int32 [2,rounded], the samples, and float32 [rounded], the share of the second.
     """
+    size = part.stop - part.start
     place = np.clip((np.minimum(np.arange(rounded), length - 1) + 0.5) * size / length - 0.5, 0, size - 1)
     low = np.floor(place).astype(np.int32)
-    return np.stack([low, np.minimum(low + 1, size - 1)]), (place - low).astype(np.float32)
+    return part.start + np.stack([low, np.minimum(low + 1, size - 1)]), (place - low).astype(np.float32)
 
 
 def _look(_variables, inputs, _store, *, num_classes):
