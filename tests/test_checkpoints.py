@@ -8,6 +8,7 @@ import pathlib
 import random
 import shutil
 import threading
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,6 +18,8 @@ import pytest
 from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint
 from segnet_jax.errors import UserError
 from segnet_jax.nn.segnet import SegNet
+from segnet_jax.room import Room
+from segnet_jax.stopping import Stop
 from segnet_jax.training import checkpoints as module
 from segnet_jax.training import sealing
 from segnet_jax.training.checkpoints import Checkpoints
@@ -271,6 +274,35 @@ def test_too_little_room_is_told_with_both_numbers_before_anything_is_written(st
         with pytest.raises(DiskFull, match=r"saving step 1 needs 0\.\d MB, and 0\.0 MB are free"):
             checkpoints.save("newest", 1, state, {"best": None})
         assert files_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("names", [("newest",), ("best", "newest")])
+def test_a_save_is_repeated_until_there_is_room_and_asks_the_other_processes_once(state, tmp_path, monkeypatch, names):
+    usage, told, shared = shutil.disk_usage(tmp_path), [], []
+    free = iter([1000, 1000, usage.free])
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=next(free, usage.free)))
+    monkeypatch.setattr("segnet_jax.room.time", SimpleNamespace(sleep=lambda _: None))
+    room = Room(tmp_path, waits=True, say=told.append, stop=Stop())
+    with opened(tmp_path / "checkpoints", share=lambda text: shared.append(text) or text) as checkpoints:
+        for name in names:
+            room(lambda name=name: checkpoints.save(name, 1, at(state, 1), {"best": None}))
+            assert checkpoints.confirm(name, 1) == sum_of_state(jax.device_get(at(state, 1)))
+    assert len(told) == 2 and "waiting for room" in told[0] and told[1] == "there is room again: going on"
+    assert shared == ['{"newest": [], "best": []}']
+
+
+def test_a_save_that_is_whole_when_the_disk_fills_up_is_not_repeated(state, tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    with opened(tmp_path) as checkpoints:
+        with monkeypatch.context() as full:
+            full.setattr(checkpoints.shelf, "note", no_room)
+            checkpoints.save("newest", 1, at(state, 1), {"best": None})
+            with pytest.raises(DiskFull, match="no room to save step 1"):
+                checkpoints.wait()
+        checkpoints.save("newest", 1, at(state, 1), {"best": None})
+        assert checkpoints.confirm("newest", 1) == sum_of_state(jax.device_get(at(state, 1)))
 
 
 def test_a_save_that_fails_late_is_told_and_may_be_repeated(state, tmp_path, monkeypatch):

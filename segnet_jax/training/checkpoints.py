@@ -64,7 +64,7 @@ class Checkpoints:
         self._writer = _writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._pending: list[Future] = []
-        self._there: dict[Which, list[int]] | None = None  # saved or begun; all processes must skip the same saves
+        self._there: dict[Which, set[int]] | None = None  # saved or begun; all processes must skip the same saves
 
     # --- saving ---
 
@@ -84,28 +84,27 @@ class Checkpoints:
           DiskFailed: the disk refuses otherwise.
         """
         self.poll()
-        there = self._there = self._there or self._agreed(self._steps_there)  # the thread forgets it where a save fails
-        if step in there[which]:
+        if self._there is None:  # asked once: a save that is repeated by one process alone may ask the others nothing
+            found = self._agreed(lambda: {which: self.shelf.steps(which) for which in ("newest", "best")})
+            self._there = {which: set(steps) for which, steps in found.items()}
+        if step in self._there[which]:
             return  # the same step of the same run is the same state
         partial = self.shelf.place(which, step).with_name(f".{step}.partial")
         other: Which = "best" if which == "newest" else "newest"
-        if step in there[other]:
-            there[which].append(step)
+        if step in self._there[other]:
+            self._there[which].add(step)
             self._pending.append(self._thread.submit(self._share_files, other, which, step, partial, meta))
             return
         self.wait()
-        there[which].append(step)
         copy = jax.device_get(state) if self._devices.is_writer else None  # before it is donated
         if copy is not None:
-            self._make_room(partial, num_bytes_of(copy), step)
-        with self._told_by_disk(partial, step):
+            self._make_room(which, step, partial, num_bytes_of(copy))
+        self._there[which].add(step)
+        with self._told_by_disk(which, step, partial):
             self._writer.save(
                 partial / _STATE, args=ocp.args.StandardSave(_as_kept(rewrap(state, self._devices.world))), force=True
             )
         self._pending.append(self._thread.submit(self._finish, which, step, partial, copy, meta))
-
-    def _steps_there(self) -> dict[Which, list[int]]:
-        return {which: self.shelf.steps(which) for which in ("newest", "best")}
 
     def poll(self) -> None:
         """Raises what a save that has ended has met."""
@@ -149,7 +148,7 @@ class Checkpoints:
 
     def _finish(self, which: Which, step: int, partial: pathlib.Path, copy: TrainState | None, meta: dict) -> None:
         """Seals what Orbax has written, reads it back, and only then removes what is older. Runs in the thread."""
-        with self._told_by_disk(partial, step):
+        with self._told_by_disk(which, step, partial):
             sum_of_copy = sum_of_state(copy) if copy is not None else ""  # while Orbax writes
             self._writer.wait_until_finished()  # in all processes
             if copy is None:
@@ -166,7 +165,7 @@ class Checkpoints:
         """Gives a state that is saved under one name its other one, with a `meta.json` of its own; in the thread."""
         if not self._devices.is_writer:
             return
-        with self._told_by_disk(partial, step):
+        with self._told_by_disk(which, step, partial):
             source = self.shelf.place(other, step)
             shutil.rmtree(partial, ignore_errors=True)
             try:
@@ -191,8 +190,8 @@ class Checkpoints:
         found = handler.restore(folder / _STATE, args=ocp.args.PyTreeRestore(item=kept, restore_args=kinds))
         return like.replace(**found)
 
-    def _make_room(self, partial: pathlib.Path, num_bytes: int, step: int) -> None:
-        with self._told_by_disk(partial, step):
+    def _make_room(self, which: Which, step: int, partial: pathlib.Path, num_bytes: int) -> None:
+        with self._told_by_disk(which, step, partial):
             partial.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
             needed, free = int(_ROOM * num_bytes), shutil.disk_usage(partial.parent).free
@@ -202,13 +201,14 @@ class Checkpoints:
             )
 
     @contextlib.contextmanager
-    def _told_by_disk(self, partial: pathlib.Path, step: int):
-        """Tells what the disk refuses; what was written in vain is removed, which gives room again."""
+    def _told_by_disk(self, which: Which, step: int, partial: pathlib.Path):
+        """Tells what the disk refuses; what was written in vain is removed, which gives room again to repeat it."""
         try:
             yield
         except BaseException as error:
             self._writer = _writer()  # the old one keeps its error
-            self._there = None
+            if not os.path.isdir(self.shelf.place(which, step)):  # else it is saved, and what failed came after that
+                self._there[which].discard(step)
             free = shutil.disk_usage(self._root).free if self._root.exists() else 0
             shutil.rmtree(partial, ignore_errors=True)
             if isinstance(error, DiskFailed):  # told already
