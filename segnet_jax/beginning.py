@@ -14,6 +14,7 @@ from segnet_jax.config import Config
 from segnet_jax.errors import UserError
 from segnet_jax.material import Material, read_material
 from segnet_jax.outcome import check_never_saved, telling_outcome, write_loss
+from segnet_jax.results import merit
 from segnet_jax.room import Room
 from segnet_jax.setting import Setting, settle
 from segnet_jax.stopping import Stop
@@ -97,13 +98,13 @@ def begin(
         resumed = checkpoints.latest("newest")
         if resumed is None:
             check_never_saved(folder)
-        checkpoints.latest("best")  # whether it is whole, that is; it is not needed to go on
     if resumed is not None:
         meta = checkpoints.read_meta("newest", resumed)
         runs.check_resumable(meta, setting.identity, folder, data_set)
         if runs.is_finished(meta, setting.total_steps) and (folder / runs.RESULT_FILE).exists():
             _tell_finished(folder, setting.total_steps, asked_to_resume, say)
             return None
+        meta |= {"best": _best_that_is_whole(checkpoints, resumed, meta, config.selected_by, say)}
         preprocessing = runs.preprocessing_of(meta)
     else:
         vgg = assembly.read_first_weights(config)
@@ -146,6 +147,37 @@ def _agree_on_run(config: Config, hosts: Hosts, say: Callable[[str], None], stac
     return dataclasses.replace(config, run=run, resume=resume)
 
 
+def _best_that_is_whole(
+    checkpoints: Checkpoints, resumed: int, meta: dict[str, Any], selected_by: str, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The best of a run that goes on; where it is not whole any more, what is left takes its place, and that is told.
+
+    Args:
+      checkpoints: of the run.
+      resumed: the step of the checkpoint that is gone on from.
+      meta: what that says.
+      selected_by: the score that the best is best in.
+      say: prints a line.
+
+    Returns:
+      Its step and confusion matrix; None where the next evaluation is to be the best.
+    """
+    best, step = meta["best"], checkpoints.latest_best(until=resumed)
+    if step == (best and best["step"]):
+        return best
+    left = [checkpoints.read_meta("best", step)["best"]] if step is not None else []
+    left += [meta["last"]] if meta["last"] and meta["last"]["step"] == resumed else []  # the newest itself was scored
+    found = max(filter(None, left), key=lambda each: merit(each, selected_by), default=None)
+    if best and found != best:
+        was = f"of step {best['step']}, {selected_by} {merit(best, selected_by):.4f}"
+        now = f"that of step {found['step']}" if found else "the next that is evaluated"
+        say(
+            f"warning: the best checkpoint, {was}, is lost: {now} is the best from here on, the result may be worse; "
+            f"to have it back, stop, put a copy to {checkpoints.shelf.place('best', best['step'])}, and start again"
+        )
+    return found
+
+
 def _lay_out(beginning: Beginning) -> None:
     """Leaves in the folder what the run is, and takes away what a start that was broken off has left."""
     folder, config, resumed = beginning.folder, beginning.config, beginning.resumed
@@ -157,7 +189,7 @@ def _lay_out(beginning: Beginning) -> None:
         beginning.room(lambda: runs.write_first_files(folder, config, kinds, data_set, beginning.material.batch_of(0)))
     else:
         beginning.room(lambda: runs.note_overrides(folder, config, resumed))
-        shelf.forget_after(resumed)
+        beginning.room(lambda: shelf.forget_after(resumed))
 
 
 def _tell_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: bool, say: Callable[[str], None]) -> None:

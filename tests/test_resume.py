@@ -4,17 +4,21 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_train import SMALL, digest_of, meta_of, run
+from test_train import SMALL, digest_of, latest_of, meta_of, run
 
 from segnet_jax import runs
+from segnet_jax.beginning import _best_that_is_whole
 from segnet_jax.config import Config, on_resume
-from segnet_jax.endings import NoCheckpoint
+from segnet_jax.endings import DiskFull, NoCheckpoint
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config
 from segnet_jax.locking import RunLock
+from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.sealing import verify
 
 OTHERS = {  # another value for each field
     "protocol": "demo",
@@ -87,6 +91,7 @@ OTHERS = {  # another value for each field
     "result_checkpoint": "last",
     "selected_by": "global_accuracy",
 }
+WHICH = ("newest", "best")
 NOT_OF_THE_TRAINING = {"run", "resume", "override"}  # they say what is to be gone on with, and how
 
 
@@ -187,6 +192,121 @@ def test_a_run_without_a_whole_checkpoint_is_never_begun_anew(folder):
         with pytest.raises(NoCheckpoint):
             run("--run", folder)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["damaged", "last.json", "newest"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(stopped_at_2, tmp_path_factory):
+    """The same run, gone on with to its end."""
+    folder = shutil.copytree(stopped_at_2, tmp_path_factory.mktemp("runs") / "unbroken")
+    assert run("--run", folder) == 0
+    return folder
+
+
+def is_as_unbroken(folder, unbroken):
+    told = [json.loads((each / "result.json").read_text()) for each in (folder, unbroken)]
+    scores = [(each["miou"], each["step"], each["state"], each["per_class"]) for each in told]
+    return scores[0] == scores[1] and all(digest_of(folder, which) == digest_of(unbroken, which) for which in WHICH)
+
+
+def flip_a_bit(path):
+    """In the file itself, so that it is flipped under each of its names."""
+    with open(path, "r+b") as file:
+        first = file.read(1)
+        file.seek(0)
+        file.write(bytes([first[0] ^ 1]))
+
+
+def test_a_run_broken_twice_between_its_best_and_its_newest_goes_on(folder, unbroken, monkeypatch):
+    save = Checkpoints.save
+
+    def full_after_the_best(self, which, step, *args):
+        if which == "newest":
+            raise DiskFull("no room")
+        save(self, which, step, *args)
+
+    with monkeypatch.context() as full:
+        full.setattr(Checkpoints, "save", full_after_the_best)
+        with pytest.raises(DiskFull, match="Step 2 is saved"):
+            run("--run", folder)
+    assert (latest_of(folder, "best"), latest_of(folder)) == (3, 2)
+    assert run("--run", folder, "--max-steps", 2) == 0  # gone on from step 2, and left before the next best
+    assert json.loads((folder / "checkpoints" / "last.json").read_text()) == {"newest": 2}
+    assert run("--run", folder) == 0
+    assert is_as_unbroken(folder, unbroken)
+
+
+def test_one_bit_under_both_names_of_a_step_costs_that_step_alone(folder, unbroken, capsys):
+    assert run("--run", folder, "--max-steps", 3) == 0
+    best, newest = (folder / "checkpoints" / which / "3" for which in ("best", "newest"))
+    array = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    assert array.samefile(best / array.relative_to(newest))
+    flip_a_bit(array)
+    assert run("--run", folder) == 0
+    assert "goes on after step 2" in capsys.readouterr().err
+    assert is_as_unbroken(folder, unbroken)
+
+
+def test_a_best_that_is_the_newest_too_is_made_again_from_that(folder, unbroken, capsys):
+    assert run("--run", folder, "--max-steps", 3) == 0
+    flip_a_bit(folder / "checkpoints" / "best" / "3" / "meta.json")
+    assert run("--run", folder, "--max-steps", 3) == 0
+    told = capsys.readouterr().err
+    assert "best checkpoint of step 3 is damaged" in told and "is lost" not in told
+    verify(folder / "checkpoints" / "best" / "3")
+    assert run("--run", folder) == 0
+    assert is_as_unbroken(folder, unbroken)
+
+
+def test_without_its_only_best_a_run_goes_on_and_says_so_and_a_copy_put_back_is_taken_up(folder, unbroken, capsys):
+    assert run("--run", folder, "--max-steps", 4) == 0
+    best = folder / "checkpoints" / "best" / "3"
+    copy = shutil.copytree(best, folder.with_name("copy"))
+    score = next(row["miou"] for row in rows_of(folder) if row["kind"] == "val")
+    flip_a_bit(best / "meta.json")
+    assert run("--run", folder, "--max-steps", 5) == 0
+    told = capsys.readouterr().err
+    assert f"warning: the best checkpoint, of step 3, miou {score:.4f}, is lost: the next that is evaluated is" in told
+    assert "goes on after step 4" in told and f"put a copy to {best}, and start again" in told
+    lost = shutil.copytree(folder, folder.with_name("lost"))
+    shutil.copytree(copy, best)
+    assert run("--run", folder) == 0
+    assert is_as_unbroken(folder, unbroken)
+    assert run("--run", lost) == 0  # without it the result is of the evaluation after it, and says so
+    told, scored = json.loads((lost / "result.json").read_text()), rows_of(lost)[-1]
+    assert (told["step"], told["miou"]) == (scored["step"], scored["miou"]) == (6, scored["miou"])
+    verify(lost / "checkpoints" / "best" / "6")
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "of_newest, whole, last, expected",
+    [  # right pixels of ten, by step: what the newest tells, the latest best that is whole, the last evaluation
+        ((90, 9), (90, 9), (90, 9), (90, 9)),
+        ((90, 9), (45, 5), (100, 4), (45, 5)),
+        ((90, 9), (45, 5), (100, 6), (100, 6)),  # the newest is better than what is left
+        ((90, 9), None, (100, 6), (100, 6)),
+        ((100, 9), (45, 5), (100, 9), (100, 9)),  # the newest is what is not whole: nothing is lost
+        ((90, 9), None, (90, 9), None),  # and nothing else was scored
+        (None, None, None, None),
+        (None, (45, 5), None, (45, 5)),  # put back
+    ],
+)
+def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected):
+    def scored(step_and_right):
+        step, right = step_and_right or (None, 0)
+        return step and {"step": step, "confusion": [[right, 10 - right], [0, 10]]}
+
+    held = SimpleNamespace(
+        latest_best=lambda until: whole and whole[0],
+        read_meta=lambda which, step: {"best": scored(whole)},
+        shelf=SimpleNamespace(place=lambda which, step: f"{which}/{step}"),
+    )
+    told, meta = [], {"best": scored(of_newest), "last": scored(last)}
+    assert _best_that_is_whole(held, 100, meta, "miou", told.append) == scored(expected)
+    assert len(told) == (of_newest is not None and expected != of_newest)
 
 
 def test_without_a_name_the_same_command_goes_on_with_its_newest_unfinished_run(

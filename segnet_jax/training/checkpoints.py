@@ -226,6 +226,10 @@ class Checkpoints:
         """The latest step whose checkpoint verifies, the same in all processes; as `Shelf.find`."""
         return self._agreed(lambda: self.shelf.find(which))
 
+    def latest_best(self, until: int) -> int | None:
+        """The latest best of steps up to `until` that verifies, the same in all processes; none is no error."""
+        return self._agreed(lambda: self.shelf.latest_whole("best", until))
+
     def is_whole(self, which: Which, step: int) -> bool:
         """Whether the latest checkpoint that verifies is of this step, the same in all processes; none is no error."""
 

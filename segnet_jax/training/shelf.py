@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -46,11 +47,16 @@ class Shelf:
             shutil.rmtree(path, ignore_errors=True)
 
     def forget_after(self, step: int) -> None:
-        """Removes checkpoints of steps that will be taken again."""
+        """Removes checkpoints of steps that will be taken again, which nobody is to miss then."""
         for which in ("newest", "best"):
             for later in self.steps(which):
                 if later > step:
                     self._remove(self.place(which, later))
+        noted = self._last()
+        left = {which: [last] if last <= step else self.steps(which)[-1:] for which, last in noted.items()}
+        kept = {which: steps[0] for which, steps in left.items() if steps}
+        if kept != noted:
+            atomic_write_json(self.root / _LAST, kept)
 
     def prune(self) -> None:
         """Keeps the newest few, the latest best, and each best that one of the newest few speaks of."""
@@ -102,29 +108,39 @@ class Shelf:
         """
         found, last = self.steps(which), self._last().get(which)
         is_lost = last is not None and last not in found
-        for step in reversed(found):
+        step = self.latest_whole(which)
+        if step is None:
+            if found or is_lost or any(self.root.glob(f"damaged/{which}-*")):
+                raise NoCheckpoint(
+                    f"no {which} checkpoint in {self.root} is whole; put one back from a copy, or begin a new run in "
+                    "another folder (--run)"
+                )
+            return None
+        if is_lost and last > step:
+            self._say(f"warning: the {which} checkpoint of step {last} is gone")
+        if step != found[-1] or is_lost:
+            self._say(f"the {which} checkpoint of step {step} is used instead")
+        return step
+
+    def latest_whole(self, which: Which, until: float = math.inf) -> int | None:
+        """The latest step, `until` at most, whose checkpoint verifies; None if none does. Damaged ones as in `find`.
+
+        Raises:
+          UserError: as `find`.
+        """
+        for step in reversed(self.steps(which)):
             folder = self.place(which, step)
+            if step > until:
+                continue
             try:
                 verify(folder)
+                return step
             except NewerFormat as error:
                 raise UserError(f"{error}: it was written by a newer segnet_jax, use that") from None
             except Damaged as error:
-                if not folder.exists():
-                    continue  # a training that goes on beside us has removed it meanwhile
-                self._say(
-                    f"warning: the {which} checkpoint of step {step} is damaged: {error}; {self._set_aside(folder)}"
-                )
-                continue
-            if is_lost and last > step:
-                self._say(f"warning: the {which} checkpoint of step {last} is gone")
-            if step != found[-1] or is_lost:
-                self._say(f"the {which} checkpoint of step {step} is used instead")
-            return step
-        if found or is_lost or any(self.root.glob(f"damaged/{which}-*")):
-            raise NoCheckpoint(
-                f"no {which} checkpoint in {self.root} is whole; put one back from a copy, or begin a new run in "
-                "another folder (--run)"
-            )
+                if folder.exists():  # else a training that goes on beside us has removed it meanwhile
+                    aside = self._set_aside(folder)
+                    self._say(f"warning: the {which} checkpoint of step {step} is damaged: {error}; {aside}")
         return None
 
     def _set_aside(self, folder: pathlib.Path) -> str:
