@@ -31,7 +31,9 @@ _DATA_FILE, _CHANGES_FILE = "data.json", "overrides.json"
 
 
 def find(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack) -> Config:
-    """Looks for the run that a command goes on with: `--run` where it holds one, else the newest of the same command.
+    """Looks for the run to go on with: `--run` where it holds one, else the newest unfinished one of the same command.
+
+    Runs that others train in, of other experiments, or of which the config is damaged, are passed over.
 
     Args:
       config: as the command says.
@@ -53,15 +55,21 @@ def find(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack
     check_free(config)
     if config.run:
         return config
-    folder = _newest(config)
-    if folder is None or (folder / RESULT_FILE).exists() or differences(read_run(folder), config):
-        return config
-    try:
-        stack.enter_context(RunLock(folder, say))
-    except RunInUse:
-        return config
-    say(f"goes on with {folder}, an unfinished run of the same command (--run FOLDER begins another)")
-    return dataclasses.replace(config, run=str(folder), resume=True)
+    for folder in _newest_first(config):
+        if (folder / RESULT_FILE).exists():
+            continue
+        try:
+            if differences(read_run(folder), config):
+                continue
+            stack.enter_context(RunLock(folder, say))
+        except RunInUse:
+            continue
+        except UserError as error:
+            say(f"warning: {folder} is passed over: {error}")
+            continue
+        say(f"goes on with {folder}, an unfinished run of the same command (--run FOLDER begins another)")
+        return dataclasses.replace(config, run=str(folder), resume=True)
+    return config
 
 
 def _is_run(folder: pathlib.Path) -> bool:
@@ -72,14 +80,17 @@ def _name(config: Config) -> str:
     return config.protocol or pathlib.Path(config.data).resolve().name
 
 
-def _newest(config: Config) -> pathlib.Path | None:
-    """The run of the highest number among those that are named for this config."""
-    numbered = {
-        int(number): path
-        for path in pathlib.Path("runs").glob(f"{_name(config)}-*")
-        if (number := path.name.removeprefix(f"{_name(config)}-")).isdecimal() and _is_run(path)
-    }
-    return numbered[max(numbered)] if numbered else None
+def _newest_first(config: Config) -> list[pathlib.Path]:
+    """The runs that are named for this config, that of the highest number first."""
+    start = f"{_name(config)}-"
+    try:
+        names = os.listdir("runs")
+    except OSError:  # none yet
+        return []
+    numbers = {name: name.removeprefix(start) for name in names if name.startswith(start)}
+    numbered = [(int(number), name) for name, number in numbers.items() if number.isdecimal()]
+    paths = [pathlib.Path("runs") / name for _, name in sorted(numbered, reverse=True)]
+    return [path for path in paths if _is_run(path)]
 
 
 def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:

@@ -325,6 +325,43 @@ def test_without_a_name_the_same_command_goes_on_with_its_newest_unfinished_run(
     assert sorted(path.name for path in (tmp_path / "runs").iterdir())[2:] == ["synthetic-3", "synthetic-4"]
 
 
+def found_without_a_name(config):
+    """Which run the command goes on with, or none, and what it says."""
+    told = []
+    with contextlib.ExitStack() as stack:
+        return runs.find(config, told.append, stack).run, told
+
+
+def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos [2024]").mkdir()
+    config = Config(data="photos [2024]")
+
+    def make(number, of=config):
+        folder = tmp_path / "runs" / f"photos [2024]-{number}"
+        folder.mkdir(parents=True)
+        (folder / "config.toml").write_text(of.to_toml())
+        return folder
+
+    assert found_without_a_name(config) == ("", [])
+    for number in (1, 2, 9):
+        make(number)
+    make(10, dataclasses.replace(config, seed=1))
+    (make(11) / "result.json").write_text("{}")
+    damaged = make(12)
+    (damaged / "config.toml").write_bytes(b"seed = ")
+    (tmp_path / "runs" / "photos [2024]-13").mkdir()  # no run
+    (tmp_path / "runs" / "photos 2-14").mkdir()  # what the name would match as a pattern
+    for seed, expected in ((0, 9), (1, 10)):  # two that are requeued in turn both go on
+        run, told = found_without_a_name(dataclasses.replace(config, seed=seed))
+        assert run == f"runs/photos [2024]-{expected}"
+        assert len(told) == 2 and told[0].startswith("warning: runs/photos [2024]-12 is passed over: ")
+        assert "config.toml" in told[0] and told[1].startswith(f"goes on with {run}, an unfinished run of the same")
+    with RunLock(tmp_path / "runs" / "photos [2024]-9"):
+        assert found_without_a_name(config)[0] == "runs/photos [2024]-2"
+    assert found_without_a_name(dataclasses.replace(config, seed=2))[0] == ""
+
+
 def test_float16_is_gone_on_with_in_float16_alone(tmp_path):
     config = parse_config(
         [*SMALL, "--run", str(tmp_path / "run"), "--max-steps", "1", "--precision", "float16"], prog="p", description=""
