@@ -1,9 +1,9 @@
 """A run's checkpoints: the newest few for resuming, and a copy of the best. The only module that imports Orbax.
 
 Each is a sealed folder, `newest/STEP` or `best/STEP`: the whole training state as Orbax writes it, `meta.json` with
-what is needed to understand it, and the manifest. Saving goes on beside the training. What was saved is read back
-before anything older is removed, and what is restored is held against its manifest first. A step that is both the
-newest and the best is written once: its second folder has the same files.
+what is needed to understand it, and the manifest. Saving goes on beside the training. What was written is read back
+before it gets its name and anything older is removed, and what is restored is held against its manifest first. A step
+that is both the newest and the best is written once: its second folder has the same files.
 """
 
 import contextlib
@@ -147,17 +147,17 @@ class Checkpoints:
             raise NoCheckpoint(f"step {step} was saved to {self._root / which}, but does not verify: {error}") from None
 
     def _finish(self, which: Which, step: int, partial: pathlib.Path, copy: TrainState | None, meta: dict) -> None:
-        """Seals what Orbax has written, reads it back, and only then removes what is older. Runs in the thread."""
+        """Reads back what Orbax has written, seals it, and only then removes what is older. Runs in the thread."""
         with self._told_by_disk(which, step, partial):
             sum_of_copy = sum_of_state(copy) if copy is not None else ""  # while Orbax writes
             self._writer.wait_until_finished()  # in all processes
             if copy is None:
                 return
-            atomic_write_json(partial / META, meta)
-            final = partial.with_name(str(step))
-            seal(partial, final, {"step": step, "config": meta.get("config"), "state": sum_of_copy})
-            if not are_same(self._read(final, copy), copy):
+            final = self.shelf.place(which, step)
+            if not are_same(self._read(partial, copy), copy):
                 raise DiskFailed(f"{final} reads back otherwise than it was written: the disk or memory is at fault")
+            atomic_write_json(partial / META, meta)
+            seal(partial, final, {"step": step, "config": meta.get("config"), "state": sum_of_copy})
             self.shelf.note(which, step)
             self.shelf.prune()
 
