@@ -104,6 +104,12 @@ def begin(
         if runs.is_finished(meta, setting.total_steps) and (folder / runs.RESULT_FILE).exists():
             _tell_finished(folder, setting.total_steps, asked_to_resume, say)
             return None
+        if resumed > setting.total_steps:
+            least = -(-resumed // setting.plan.steps_per_epoch)
+            raise UserError(
+                f"{folder} has taken {resumed} steps, and --epochs {config.epochs} makes {setting.total_steps}: give "
+                f"--epochs {least} --override, or more, or start a new --run"
+            )
         meta |= {"best": _best_that_is_whole(checkpoints, resumed, meta, config.selected_by, say)}
         preprocessing = runs.preprocessing_of(meta)
     else:
@@ -188,6 +194,7 @@ def _lay_out(beginning: Beginning) -> None:
         kinds, data_set = beginning.setting.devices.kinds, beginning.setting.data_set
         beginning.room(lambda: runs.write_first_files(folder, config, kinds, data_set, beginning.material.batch_of(0)))
     else:
+        beginning.room(lambda: runs.put_result_aside(folder))
         beginning.room(lambda: runs.note_overrides(folder, config, resumed))
         beginning.room(lambda: shelf.forget_after(resumed))
 

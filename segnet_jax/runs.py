@@ -24,7 +24,7 @@ from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.run_folder import environment
 
 CONFIG_FILE, RESULT_FILE = "config.toml", "result.json"
-_DATA_FILE, _CHANGES_FILE = "data.json", "overrides.json"
+_DATA_FILE, _CHANGES_FILE, _OLD_RESULT_FILE = "data.json", "overrides.json", "result_before.json"
 
 
 # --- which run ---
@@ -245,6 +245,12 @@ def tidy(folder: pathlib.Path) -> None:
     """Removes what a killed start has left half written; for the process that holds the run's lock."""
     for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         path.unlink(missing_ok=True)
+
+
+def put_result_aside(folder: pathlib.Path) -> None:
+    """Keeps the result that a finished run had, when it goes on, under another name."""
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(folder / RESULT_FILE, folder / _OLD_RESULT_FILE)
 
 
 def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, data_set: DataSet) -> None:

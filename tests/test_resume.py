@@ -173,6 +173,28 @@ def test_an_overridden_run_goes_on_with_the_change_and_notes_it(folder):
     assert len(set(np.round(weights, 6))) > 3  # counted, no longer all one
 
 
+def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
+    assert run("--run", folder, "--max-steps", 5) == 0
+    before = (folder / "config.toml").read_text()
+    for _ in range(2):
+        with pytest.raises(UserError, match="taken 5 steps, and --epochs 1 makes 3: give --epochs 2 --override, or"):
+            run("--run", folder, "--epochs", 1, "--override")
+    assert (folder / "config.toml").read_text() == before and not (folder / "overrides.json").exists()
+
+
+def test_a_finished_run_that_goes_on_for_more_epochs_has_no_result_until_it_has_another(unbroken, tmp_path):
+    folder = shutil.copytree(unbroken, tmp_path / "run")
+    before = (folder / "result.json").read_bytes()
+    with pytest.raises(UserError, match="has taken 6 steps, and --epochs 1 makes 3"):
+        run("--run", folder, "--epochs", 1, "--override")
+    assert (folder / "result.json").read_bytes() == before
+    assert run("--run", folder, "--epochs", 3, "--override", "--max-steps", 7) == 0
+    assert not (folder / "result.json").exists() and (folder / "result_before.json").read_bytes() == before
+    assert run("--run", folder, "--epochs", 3) == 0
+    assert json.loads((folder / "result.json").read_text())["num_steps"] == 9
+    assert (folder / "result_before.json").read_bytes() == before
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again_in_its_folder(folder):
     whole = digest_of(folder)
     for path in sorted((folder / "checkpoints").rglob("*"), reverse=True):
