@@ -101,7 +101,7 @@ def begin(
     if resumed is not None:
         meta = checkpoints.read_meta("newest", resumed)
         runs.check_resumable(meta, setting.identity, folder, data_set)
-        if runs.is_finished(meta, setting.total_steps) and (folder / runs.RESULT_FILE).exists():
+        if resumed == setting.total_steps == runs.steps_of_result(folder):
             _tell_finished(folder, setting.total_steps, asked_to_resume, say)
             return None
         if resumed > setting.total_steps:

@@ -288,6 +288,15 @@ def _changed_files(folder: pathlib.Path, split: str, data_set: DataSet) -> str:
     return listed(changed) if changed else "its records are others, or in another order"
 
 
+def steps_of_result(folder: pathlib.Path) -> int | None:
+    """The steps of the training that a run's result is of; None where it has none that can be read.
+
+    It tells whether all is done: the last checkpoint does not, where the training was stopped while that was scored.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+        return json.loads((folder / RESULT_FILE).read_bytes()).get("num_steps")
+
+
 def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
     """Whether the last step is taken and scored."""
     return meta["last"] is not None and meta["last"]["step"] == total_steps

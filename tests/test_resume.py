@@ -3,17 +3,19 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_train import SMALL, digest_of, latest_of, meta_of, run
 
-from segnet_jax import runs
+from segnet_jax import assembly, runs
 from segnet_jax.beginning import _best_that_is_whole
 from segnet_jax.config import Config, on_resume
-from segnet_jax.endings import DiskFull, NoCheckpoint
+from segnet_jax.endings import DiskFull, NoCheckpoint, Stopped
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config
 from segnet_jax.locking import RunLock
@@ -171,6 +173,36 @@ def test_an_overridden_run_goes_on_with_the_change_and_notes_it(folder):
     assert [row["learning_rate"] for row in rows if row["kind"] == "train"] == pytest.approx([0.05] * 2 + [0.01] * 4)
     weights = meta_of(folder)["class_weights"]
     assert len(set(np.round(weights, 6))) > 3  # counted, no longer all one
+
+
+def test_a_run_that_was_stopped_while_its_last_step_was_scored_is_finished_by_the_next_start(
+    folder, unbroken, monkeypatch, capsys
+):
+    evaluator = assembly.build_evaluator
+
+    def stopped_at_the_second(*args, **settings):
+        score, times = evaluator(*args, **settings), []
+
+        def scored(*given):
+            times.append(1)
+            if len(times) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return score(*given)
+
+        return scored
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(assembly, "build_evaluator", stopped_at_the_second)
+        with pytest.raises(Stopped, match="Step 6 is saved"):
+            run("--run", folder)
+    assert meta_of(folder)["last"]["step"] == 3
+    assert run("--run", folder) == 0
+    assert is_as_unbroken(folder, unbroken)
+    before = (folder / "result.json").read_bytes(), (folder / "result.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run("--run", folder) == 0
+    assert "is finished: all 6 steps are done" in capsys.readouterr().err
+    assert before == ((folder / "result.json").read_bytes(), (folder / "result.json").stat().st_mtime_ns)
 
 
 def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
