@@ -44,7 +44,7 @@ def find(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack
       The config, with `run` and `resume` set where there is such a run.
 
     Raises:
-      UserError: the run is another experiment, or `--run` holds something else.
+      UserError: the run is another experiment, or cannot be written to, or `--run` holds something else.
       RunInUse: another process trains in it.
     """
     if config.resume or (config.run and _is_run(pathlib.Path(config.run))):
@@ -61,7 +61,7 @@ def find(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack
         try:
             if differences(read_run(folder), config):
                 continue
-            stack.enter_context(RunLock(folder, say))
+            stack.enter_context(RunLock(folder, say, is_named=False))
         except RunInUse:
             continue
         except UserError as error:

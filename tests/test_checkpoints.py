@@ -161,6 +161,29 @@ def test_a_checkpoint_that_has_gone_is_missed(two_saved, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_read_is_told_the_older_one_used_and_nothing_lost(two_saved, tmp_path, monkeypatch, number):
+    folder, told = tmp_path / "checkpoints", []
+    shutil.copytree(two_saved, folder)
+    check = verify
+
+    def refuse(place):
+        if place.name == "2":
+            raise OSError(number, os.strerror(number))
+        return check(place)
+
+    with opened(folder, told) as checkpoints:
+        monkeypatch.setattr("segnet_jax.training.shelf.verify", refuse)
+        assert checkpoints.latest("newest") == 1
+        assert told == [
+            f"warning: the newest checkpoint of step 2 cannot be read: {os.strerror(number)}",
+            "the newest checkpoint of step 1 is used instead",
+        ]
+        assert checkpoints.shelf.steps("newest") == [1, 2]  # who only reads moves nothing
+        checkpoints.shelf.forget_after(1)
+    assert checkpoints.shelf.steps("newest") == [1] and check(folder / "damaged" / "newest-2")["step"] == 2
+
+
 def test_where_none_was_ever_saved_there_is_none(tmp_path):
     with opened(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest("newest") is None

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -420,6 +421,46 @@ def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_gone_o
     with RunLock(tmp_path / "runs" / "photos [2024]-9"):
         assert found_without_a_name(config)[0] == "runs/photos [2024]-2"
     assert found_without_a_name(dataclasses.replace(config, seed=2))[0] == ""
+
+
+def refusing(number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(folder, monkeypatch, number):
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr("segnet_jax.locking.open", refusing(number), raising=False)
+    config = dataclasses.replace(runs.read_run(folder), run=str(folder))
+    with pytest.raises(UserError, match=f"cannot train in {folder}: {os.strerror(number)}; name another --run"):
+        found_without_a_name(config)
+    (folder.parent / "runs").mkdir()
+    folder.rename(folder.parent / "runs" / "synthetic-1")
+    run, (told,) = found_without_a_name(dataclasses.replace(config, run=""))
+    assert run == "" and told.startswith("warning: runs/synthetic-1 is passed over: cannot train in")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_on_a_disk_without_locks_a_run_that_is_named_goes_on_with_a_warning(folder, monkeypatch, number):
+    monkeypatch.chdir(folder.parent)
+    config = dataclasses.replace(runs.read_run(folder), run=str(folder))
+    with RunLock(folder):
+        signed = (folder / "lock").read_bytes()
+    monkeypatch.setattr("segnet_jax.locking.fcntl.flock", refusing(number))
+    run, (told,) = found_without_a_name(config)
+    why = f"the disk of {folder} gives no lock ({os.strerror(number)})"
+    assert run == str(folder) and told == f"warning: {why}: see that no other training is begun in it"
+    (folder / "lock").write_bytes(signed)  # as a kill leaves it, or as it is while that one trains
+    assert f"see that process {os.getpid()} on " in found_without_a_name(config)[1][0]
+    (folder.parent / "runs").mkdir()
+    folder.rename(folder.parent / "runs" / "synthetic-1")
+    (folder.parent / "runs" / "synthetic-1" / "lock").write_bytes(signed)
+    run, (told,) = found_without_a_name(dataclasses.replace(config, run=""))
+    assert run == "" and told.endswith(f"gives no lock ({os.strerror(number)}): to go on with it, name it by --run")
+    assert (folder.parent / "runs" / "synthetic-1" / "lock").read_bytes() == signed
 
 
 def test_float16_is_gone_on_with_in_float16_alone(tmp_path):

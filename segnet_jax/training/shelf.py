@@ -31,15 +31,25 @@ class Shelf:
 
     def __init__(self, root: pathlib.Path, keep: int, say: Callable[[str], None]):
         self.root, self._keep, self._say = root, keep, say
+        self._unread: set[pathlib.Path] = set()  # that could not be read, which does not tell whether they are whole
 
     def place(self, which: Which, step: int) -> pathlib.Path:
         """Where a checkpoint stands."""
         return self.root / which / str(step)
 
     def steps(self, which: Which) -> list[int]:
-        """Steps that are there, in order; not verified."""
-        folder = self.root / which
-        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+        """Steps that are there, in order; not verified.
+
+        Raises:
+          UserError: the disk does not let them be listed.
+        """
+        try:
+            names = os.listdir(self.root / which)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise UserError(f"cannot read {self.root / which}: {error.strerror}") from None
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def tidy(self) -> None:
         """Removes what killed saves and removals have left; for the one process that trains in the run."""
@@ -47,11 +57,16 @@ class Shelf:
             shutil.rmtree(path, ignore_errors=True)
 
     def forget_after(self, step: int) -> None:
-        """Removes checkpoints of steps that will be taken again, which nobody is to miss then."""
+        """Removes checkpoints of steps that will be taken again, which nobody is to miss then.
+
+        Those that could not be read are moved to the folder `damaged`: they may be whole.
+        """
         for which in ("newest", "best"):
-            for later in self.steps(which):
-                if later > step:
-                    self._remove(self.place(which, later))
+            for folder in (self.place(which, later) for later in self.steps(which) if later > step):
+                if folder in self._unread:
+                    self._say(f"the {which} checkpoint of step {folder.name}: {self._set_aside(folder)}")
+                else:
+                    self._remove(folder)
         noted = self._last()
         left = {which: [last] if last <= step else self.steps(which)[-1:] for which, last in noted.items()}
         kept = {which: steps[0] for which, steps in left.items() if steps}
@@ -100,7 +115,7 @@ class Shelf:
     def find(self, which: Which) -> int | None:
         """The latest step whose checkpoint verifies; None if none was ever saved.
 
-        Damaged ones are moved to the folder `damaged` and told.
+        Damaged ones are moved to the folder `damaged` and told; what the disk does not let be read is told and stays.
 
         Raises:
           NoCheckpoint: there were some, and none is left that verifies.
@@ -141,6 +156,9 @@ class Shelf:
                 if folder.exists():  # else a training that goes on beside us has removed it meanwhile
                     aside = self._set_aside(folder)
                     self._say(f"warning: the {which} checkpoint of step {step} is damaged: {error}; {aside}")
+            except OSError as error:
+                self._unread.add(folder)
+                self._say(f"warning: the {which} checkpoint of step {step} cannot be read: {error.strerror or error}")
         return None
 
     def _set_aside(self, folder: pathlib.Path) -> str:
