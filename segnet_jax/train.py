@@ -50,7 +50,7 @@ def train(config: Config) -> int:
         with stop.at_once():  # until the first step there is nothing to save
             place = (config.coordinator, config.process_id, config.num_processes)
             hosts = stack.enter_context(join(*place, config.heartbeat))
-            say = partial(print, file=sys.stderr, flush=True) if hosts.is_writer else _say_nothing
+            say = _say if hosts.is_writer else _say_nothing
             start = begin(config, hosts, stop, say, stack)
             if start is None:
                 return 0
@@ -130,6 +130,11 @@ def _write_result(
         raise Stopped(stop.exit_code, outcome["why"])
     if setting.devices.is_writer:
         start.room(lambda: write_result(start.folder, config, setting, start.meta, logbook, outcome["state"], *scored))
+
+
+def _say(text: str) -> None:
+    """Prints a line to what standard error is now: while a live line is shown, what puts others above it."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _say_nothing(_text: str) -> None:
