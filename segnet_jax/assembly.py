@@ -3,10 +3,9 @@
 What `train`, `evaluate` and their like share. Each function unpacks the config; nothing below it knows one.
 """
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -18,7 +17,6 @@ from segnet_jax.datasets.choose import open_full_size_counts
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.download import cache_folder
-from segnet_jax.endings import OutOfMemory, is_out_of_memory
 from segnet_jax.errors import UserError
 from segnet_jax.examination import look_at_counts
 from segnet_jax.inputs import Input
@@ -27,7 +25,7 @@ from segnet_jax.nn.segnet import SegNet
 from segnet_jax.nn.segnet_basic import SegNetBasic
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.counts import LabelCounts, count_labels, count_split
-from segnet_jax.pipeline.decoded import Records, decoded, in_words
+from segnet_jax.pipeline.decoded import Records, decoded
 from segnet_jax.reporting.bar import bar
 from segnet_jax.training import class_weights as rules
 from segnet_jax.training.calibration import calibrate
@@ -37,7 +35,6 @@ from segnet_jax.training.parallel import (
     AXIS,
     AheadOfTime,
     Devices,
-    memory_of,
     parallel_eval_step,
     parallel_train_step,
     prefetch,
@@ -225,28 +222,6 @@ def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Re
         raise UserError(faults[0].what, kind=faults[0].kind, file=faults[0].file, fix=faults[0].fix)
     for warning in warnings:
         say(f"warning: {warning}")
-
-
-@contextlib.contextmanager
-def telling_of_memory(config: Config, devices: Devices) -> Iterator[None]:
-    """Tells what could fit where a device or the host runs out of memory; the batch is never changed in silence.
-
-    Raises:
-      OutOfMemory: in the place of JAX's error.
-    """
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        batch = config.batch_size_per_device
-        smaller = f"--batch-size-per-device {batch // 2} --accumulate {2 * config.accumulate}, the same global batch"
-        raise OutOfMemory(
-            f"out of memory on {devices}, which have {in_words(memory_of(devices.local[0]))} each, with "
-            f"--batch-size-per-device {batch} at {config.image_size[0]}x{config.image_size[1]}; try "
-            + (f"{smaller}, or " if batch > 1 else "")
-            + "--precision bfloat16, --input host, or a smaller --image-size"
-        ) from error
 
 
 def picture_indices(num_samples: int) -> list[int]:

@@ -22,6 +22,7 @@ from segnet_jax.config import Config
 from segnet_jax.endings import DiskFailed
 from segnet_jax.inputs import calls_of
 from segnet_jax.material import Material, Steps, read_material
+from segnet_jax.memory import telling_of_memory
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.kept import keep_evaluation, peak_of_process
@@ -69,7 +70,7 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
     runs.check_room(config, num_bytes_of(material.shapes))
     batch_size = devices.total * config.batch_size_per_device
     some = dataclasses.replace(material, records_scored=_first(material.records_scored, BATCHES * batch_size))
-    with assembly.telling_of_memory(config, devices):
+    with telling_of_memory(config, devices, has_run=False):
         state = material.first_state()
         steps = some.build_steps(say)
         state, first = _time_steps(steps, state, setting, most_calls=1)
@@ -82,7 +83,7 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
         saving = _time_saving(state, devices, folder)
         showing = _time_showing(found, some, folder)
     # Once more, on top of all that a training has loaded by then: what the process holds now is what it will hold.
-    with assembly.telling_of_memory(config, devices):
+    with telling_of_memory(config, devices, has_run=False):
         _time_steps(steps, state, setting, most_calls=CALLS_AGAIN)
     num_scored = -(-len(material.records_scored) // batch_size)
     epoch = (
