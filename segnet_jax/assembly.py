@@ -184,7 +184,8 @@ def first_variables(
         batch_norm_epsilon=config.batch_norm_epsilon,
     )
     variables = {"params": params, "batch_stats": batch_stats}
-    num_batches = -(-CALIBRATION_IMAGES // (devices.total * config.batch_size_per_device * config.accumulate))
+    at_once = devices.total * config.batch_size_per_device  # of what is accumulated only the first is looked at
+    num_batches = -(-CALIBRATION_IMAGES // at_once)
     with bar("calibrating BatchNorm", num_batches) as advance:
         batches = prefetch(map(batch_of, range(num_batches)), devices)
         batch_stats = calibrate(model, replicate(variables, devices), batches, preprocessing, devices, advance)
