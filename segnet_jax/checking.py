@@ -25,7 +25,7 @@ from segnet_jax.material import Material, Steps, read_material
 from segnet_jax.memory import telling_of_memory
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.reporting.figures import prediction_pictures
-from segnet_jax.reporting.kept import keep_evaluation, peak_of_process
+from segnet_jax.reporting.kept import keep_evaluation, keep_records, keep_worst, peak_of_process
 from segnet_jax.reporting.logbook import DRAWING_SHARE
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.page.draw import write_report
@@ -204,13 +204,15 @@ def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -
     classes, names = setting.data_set.classes, setting.scored_split.names
     pictures = [(names[i], *records.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
     arrays = [np.stack(each) for each in list(zip(*pictures, strict=True))[1:]]
-    told = {"about": setting.about, "confusion": found.confusion, "loss": found.loss, "accuracies": {}}
+    told = {"confusion": found.confusion, "loss": found.loss, "pictures": pictures}
+    keep_records(folder, setting.about, classes, pictures)
     with MetricsLog(folder) as log:
         for step in (1, 2):
             start = time.monotonic()
             log.write("train", step, loss=0.0)
-            keep_evaluation(folder, step, classes=classes, pictures=pictures, worst=pictures, **told)
+            keep_evaluation(folder, step, classes=classes, **told)
             kept = time.monotonic()
+            keep_worst(folder, step, classes, pictures, {})
             prediction_pictures(*arrays, [picture[0] for picture in pictures], classes, folder / "samples", step)
             training_plot(read_metrics(folder / FILE_NAME), folder / "progress.png", steps_per_epoch=1, title="check")
             write_report(folder)
