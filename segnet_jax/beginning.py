@@ -120,7 +120,8 @@ def begin(
     if config.class_weights != meta["class_weights_by"]:  # new, or overridden
         class_weights = assembly.load_class_weights(config, data_set, say)
         meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
-    material = read_material(config, setting, vgg, preprocessing, runs.class_weights_of(meta), say)
+    tell_each_other = partial(hosts.exchange, "where the images lie")
+    material = read_material(config, setting, vgg, preprocessing, runs.class_weights_of(meta), say, tell_each_other)
     if resumed is None and hosts.is_writer:
         runs.check_room(config, num_bytes_of(material.shapes))
     if not config.resume:
