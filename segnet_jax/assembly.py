@@ -3,10 +3,9 @@
 What `train`, `evaluate` and their like share. Each function unpacks the config; nothing below it knows one.
 """
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -18,7 +17,6 @@ from segnet_jax.datasets.choose import open_full_size_counts
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.download import cache_folder
-from segnet_jax.endings import OutOfMemory, is_out_of_memory
 from segnet_jax.errors import UserError
 from segnet_jax.examination import look_at_counts
 from segnet_jax.inputs import Input
@@ -27,7 +25,7 @@ from segnet_jax.nn.segnet import SegNet
 from segnet_jax.nn.segnet_basic import SegNetBasic
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.counts import LabelCounts, count_labels, count_split
-from segnet_jax.pipeline.decoded import Records, decoded, in_words
+from segnet_jax.pipeline.decoded import Records, decoded
 from segnet_jax.reporting.bar import bar
 from segnet_jax.training import class_weights as rules
 from segnet_jax.training.calibration import calibrate
@@ -37,7 +35,6 @@ from segnet_jax.training.parallel import (
     AXIS,
     AheadOfTime,
     Devices,
-    memory_of,
     parallel_eval_step,
     parallel_train_step,
     prefetch,
@@ -187,7 +184,8 @@ def first_variables(
         batch_norm_epsilon=config.batch_norm_epsilon,
     )
     variables = {"params": params, "batch_stats": batch_stats}
-    num_batches = -(-CALIBRATION_IMAGES // (devices.total * config.batch_size_per_device * config.accumulate))
+    at_once = devices.total * config.batch_size_per_device  # of what is accumulated only the first is looked at
+    num_batches = -(-CALIBRATION_IMAGES // at_once)
     with bar("calibrating BatchNorm", num_batches) as advance:
         batches = prefetch(map(batch_of, range(num_batches)), devices)
         batch_stats = calibrate(model, replicate(variables, devices), batches, preprocessing, devices, advance)
@@ -225,35 +223,6 @@ def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Re
         raise UserError(faults[0].what, kind=faults[0].kind, file=faults[0].file, fix=faults[0].fix)
     for warning in warnings:
         say(f"warning: {warning}")
-
-
-@contextlib.contextmanager
-def telling_of_memory(config: Config, devices: Devices, flags: type = Config) -> Iterator[None]:
-    """Tells what could fit where a device or the host runs out of memory; the batch is never changed in silence.
-
-    Args:
-      config: what is computed.
-      devices: on these.
-      flags: the dataclass of the command's flags: only what it has is advised.
-
-    Raises:
-      OutOfMemory: in the place of JAX's error.
-    """
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        batch, has = config.batch_size_per_device, {item.name for item in dataclasses.fields(flags)}
-        same = f" --accumulate {2 * config.accumulate}, the same global batch" if "accumulate" in has else ""
-        smaller = [f"--batch-size-per-device {batch // 2}{same}"] if batch > 1 else []
-        others = {"precision": "--precision bfloat16", "input": "--input host", "image_size": "a smaller --image-size"}
-        advice = smaller + [text for name, text in others.items() if name in has]
-        raise OutOfMemory(
-            f"out of memory on {devices}, which have {in_words(memory_of(devices.local[0]))} each, with "
-            f"--batch-size-per-device {batch} at {config.image_size[0]}x{config.image_size[1]}; "
-            + (f"try {', or '.join(advice)}" if advice else "it takes a device with more")
-        ) from error
 
 
 def picture_indices(num_samples: int) -> list[int]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from segnet_jax import assembly, runs
+from segnet_jax import assembly, claiming, runs
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
 from segnet_jax.material import Material, read_material
 from segnet_jax.outcome import check_never_saved, telling_outcome, write_loss
+from segnet_jax.results import merit
 from segnet_jax.room import Room
 from segnet_jax.setting import Setting, settle
 from segnet_jax.stopping import Stop
@@ -97,13 +98,19 @@ def begin(
         resumed = checkpoints.latest("newest")
         if resumed is None:
             check_never_saved(folder)
-        checkpoints.latest("best")  # whether it is whole, that is; it is not needed to go on
     if resumed is not None:
         meta = checkpoints.read_meta("newest", resumed)
         runs.check_resumable(meta, setting.identity, folder, data_set)
-        if runs.is_finished(meta, setting.total_steps) and (folder / runs.RESULT_FILE).exists():
+        if resumed == setting.total_steps == runs.steps_of_result(folder):
             _tell_finished(folder, setting.total_steps, asked_to_resume, say)
             return None
+        if resumed > setting.total_steps:
+            least = -(-resumed // setting.plan.steps_per_epoch)
+            raise UserError(
+                f"{folder} has taken {resumed} steps, and --epochs {config.epochs} makes {setting.total_steps}: give "
+                f"--epochs {least} --override, or more, or start a new --run"
+            )
+        meta |= {"best": _best_that_is_whole(checkpoints, resumed, meta, config.selected_by, say)}
         preprocessing = runs.preprocessing_of(meta)
     else:
         vgg = assembly.read_first_weights(config)
@@ -113,11 +120,12 @@ def begin(
     if config.class_weights != meta["class_weights_by"]:  # new, or overridden
         class_weights = assembly.load_class_weights(config, data_set, say)
         meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
-    material = read_material(config, setting, vgg, preprocessing, runs.class_weights_of(meta), say)
+    tell_each_other = partial(hosts.exchange, "where the images lie")
+    material = read_material(config, setting, vgg, preprocessing, runs.class_weights_of(meta), say, tell_each_other)
     if resumed is None and hosts.is_writer:
-        runs.check_room(config, num_bytes_of(material.shapes))
+        claiming.check_room(config, num_bytes_of(material.shapes))
     if not config.resume:
-        claimed = str(runs.claim_folder(config, say, stack)) if hosts.is_writer else None
+        claimed = str(claiming.claim_folder(config, say, stack)) if hosts.is_writer else None
         folder = pathlib.Path(hosts.share("folder", claimed))
         checkpoints = open_checkpoints(folder)
     tells = telling_outcome(folder, saved=checkpoints.newest_saved) if hosts.is_writer else contextlib.nullcontext({})
@@ -141,9 +149,40 @@ def begin(
 def _agree_on_run(config: Config, hosts: Hosts, say: Callable[[str], None], stack: contextlib.ExitStack) -> Config:
     """The config with the run that all processes go on with, if there is one."""
     if hosts.is_writer:
-        config = runs.find(config, say, stack)
+        config = claiming.find(config, say, stack)
     run, resume = json.loads(hosts.share("run", json.dumps([config.run, config.resume])))
     return dataclasses.replace(config, run=run, resume=resume)
+
+
+def _best_that_is_whole(
+    checkpoints: Checkpoints, resumed: int, meta: dict[str, Any], selected_by: str, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The best of a run that goes on; where it is not whole any more, what is left takes its place, and that is told.
+
+    Args:
+      checkpoints: of the run.
+      resumed: the step of the checkpoint that is gone on from.
+      meta: what that says.
+      selected_by: the score that the best is best in.
+      say: prints a line.
+
+    Returns:
+      Its step and confusion matrix; None where the next evaluation is to be the best.
+    """
+    best, step = meta["best"], checkpoints.latest_best(until=resumed)
+    if step == (best and best["step"]):
+        return best
+    left = [checkpoints.read_meta("best", step)["best"]] if step is not None else []
+    left += [meta["last"]] if meta["last"] and meta["last"]["step"] == resumed else []  # the newest itself was scored
+    found = max(filter(None, left), key=lambda each: merit(each, selected_by), default=None)
+    if best and found != best:
+        was = f"of step {best['step']}, {selected_by} {merit(best, selected_by):.4f}"
+        now = f"that of step {found['step']}" if found else "the next that is evaluated"
+        say(
+            f"warning: the best checkpoint, {was}, is lost: {now} is the best from here on, the result may be worse; "
+            f"to have it back, stop, put a copy to {checkpoints.shelf.place('best', best['step'])}, and start again"
+        )
+    return found
 
 
 def _lay_out(beginning: Beginning) -> None:
@@ -156,8 +195,9 @@ def _lay_out(beginning: Beginning) -> None:
         kinds, data_set = beginning.setting.devices.kinds, beginning.setting.data_set
         beginning.room(lambda: runs.write_first_files(folder, config, kinds, data_set, beginning.material.batch_of(0)))
     else:
+        beginning.room(lambda: runs.put_result_aside(folder))
         beginning.room(lambda: runs.note_overrides(folder, config, resumed))
-        shelf.forget_after(resumed)
+        beginning.room(lambda: shelf.forget_after(resumed))
 
 
 def _tell_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: bool, say: Callable[[str], None]) -> None:

@@ -14,12 +14,12 @@ import jax
 import tyro
 
 from segnet_jax import speeds
-from segnet_jax.assembly import telling_of_memory
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_flags
+from segnet_jax.memory import telling_of_memory
 from segnet_jax.reporting.measurements import print_measurements
 from segnet_jax.reporting.run_folder import environment
 from segnet_jax.setting import start_devices

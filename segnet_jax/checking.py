@@ -17,14 +17,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from segnet_jax import assembly, runs
+from segnet_jax import assembly, claiming
 from segnet_jax.config import Config
 from segnet_jax.endings import DiskFailed
 from segnet_jax.inputs import calls_of
 from segnet_jax.material import Material, Steps, read_material
+from segnet_jax.memory import telling_of_memory
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.reporting.figures import prediction_pictures
-from segnet_jax.reporting.kept import keep_evaluation, peak_of_process
+from segnet_jax.reporting.kept import keep_evaluation, keep_records, keep_worst, peak_of_process
 from segnet_jax.reporting.logbook import DRAWING_SHARE
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.page.draw import write_report
@@ -47,7 +48,7 @@ def read(config: Config, say: Callable[[str], None]) -> Material:
     Raises:
       UserError: for what a training would refuse.
     """
-    runs.check_free(config)
+    claiming.check_free(config)
     setting = settle(config, say)
     vgg = assembly.read_first_weights(config)
     preprocessing = assembly.choose_preprocessing(config, vgg)
@@ -66,10 +67,10 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
     """
     config, setting = material.config, material.setting
     devices, plan = setting.devices, setting.plan
-    runs.check_room(config, num_bytes_of(material.shapes))
+    claiming.check_room(config, num_bytes_of(material.shapes))
     batch_size = devices.total * config.batch_size_per_device
     some = dataclasses.replace(material, records_scored=_first(material.records_scored, BATCHES * batch_size))
-    with assembly.telling_of_memory(config, devices):
+    with telling_of_memory(config, devices, has_run=False):
         state = material.first_state()
         steps = some.build_steps(say)
         state, first = _time_steps(steps, state, setting, most_calls=1)
@@ -82,7 +83,7 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
         saving = _time_saving(state, devices, folder)
         showing = _time_showing(found, some, folder)
     # Once more, on top of all that a training has loaded by then: what the process holds now is what it will hold.
-    with assembly.telling_of_memory(config, devices):
+    with telling_of_memory(config, devices, has_run=False):
         _time_steps(steps, state, setting, most_calls=CALLS_AGAIN)
     num_scored = -(-len(material.records_scored) // batch_size)
     epoch = (
@@ -174,7 +175,7 @@ def _time_scoring(score: Callable, variables: dict[str, Any], num_batches: int) 
 @contextlib.contextmanager
 def _beside_the_run(config: Config) -> Iterator[pathlib.Path]:
     """A folder on the disk that the run will lie on, removed at the end."""
-    around = runs.innermost(pathlib.Path(config.run or "runs"))
+    around = claiming.innermost(pathlib.Path(config.run or "runs"))
     with tempfile.TemporaryDirectory(prefix=".segnet_jax_check-", dir=around, ignore_cleanup_errors=True) as folder:
         yield pathlib.Path(folder)
 
@@ -203,14 +204,16 @@ def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -
     classes, names = setting.data_set.classes, setting.scored_split.names
     pictures = [(names[i], *records.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
     arrays = [np.stack(each) for each in list(zip(*pictures, strict=True))[1:]]
-    told = {"about": setting.about, "confusion": found.confusion, "loss": found.loss, "accuracies": {}}
+    told = {"confusion": found.confusion, "loss": found.loss, "pictures": pictures}
+    keep_records(folder, setting.about, classes, pictures)
     with MetricsLog(folder) as log:
         for step in (1, 2):
             start = time.monotonic()
             log.write("train", step, loss=0.0)
-            keep_evaluation(folder, step, classes=classes, pictures=pictures, worst=pictures, **told)
+            keep_evaluation(folder, step, classes=classes, **told)
             kept = time.monotonic()
             names = [picture[0] for picture in pictures]
+            keep_worst(folder, step, classes, pictures, {})
             prediction_pictures(*arrays, names, classes, folder / "samples", step, setting.scored)
             training_plot(read_metrics(folder / FILE_NAME), folder / "progress.png", steps_per_epoch=1, title="check")
             write_report(folder)

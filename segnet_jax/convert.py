@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import tyro
 
-from segnet_jax import assembly, runs
+from segnet_jax import assembly, claiming, runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.config_files import read_protocol
@@ -71,7 +71,7 @@ def convert(options: Options) -> int:
     trained = read_caffe_segnet(path)
     classes = _classes_of(trained, options.classes, path)
     config = _config_of(trained, classes, path, options)
-    runs.check_free(config)
+    claiming.check_free(config)
     devices = choose_devices("1")
     model = assembly.build_model(config, len(classes), "float32")
     variables = {"params": trained.params, "batch_stats": trained.batch_stats}
@@ -94,7 +94,7 @@ def convert(options: Options) -> int:
         "converted_from": {"file": path.name, "sha256": sum_of_file(path)},
     }
     with contextlib.ExitStack() as stack:
-        folder = runs.claim_folder(config, say, stack)
+        folder = claiming.claim_folder(config, say, stack)
         atomic_write_text(folder / runs.CONFIG_FILE, config.to_toml())
         atomic_write_json(folder / "environment.json", environment(devices.kinds))
         optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)

@@ -21,6 +21,7 @@ from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.inputs import choose_place, evaluation_input
+from segnet_jax.memory import telling_of_memory
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.network import Restored, folded, restore
@@ -129,7 +130,7 @@ def evaluate(options: Options) -> int:
     say = partial(print, file=sys.stderr)
     subject = _open(options, say)
     records = assembly.decode(subject.split, subject.config, f"reading {options.split} images", say)
-    with assembly.telling_of_memory(subject.config, subject.devices, flags=Options):
+    with telling_of_memory(subject.config, subject.devices, flags=Options):
         found = _score(subject, records, say)
     if not subject.devices.is_writer:
         return 0

@@ -13,6 +13,7 @@ from segnet_jax.pipeline import device, host
 from segnet_jax.pipeline.decoded import Records, in_words
 from segnet_jax.pipeline.host import Share
 from segnet_jax.pipeline.plan import Plan
+from segnet_jax.training.meeting import in_words as processes_in_words
 from segnet_jax.training.parallel import AXIS, Devices, memory_of
 from segnet_jax.training.steps import MakeBatch, as_sent
 
@@ -66,6 +67,26 @@ def choose_place(wanted: str, devices: Devices, *splits: Records) -> Place:
     if wanted == "device":
         raise UserError(f"--input device is not possible: {why}; use --input host")
     return "host"
+
+
+def agree_on_place(place: Place, exchange: Callable[[str], list[str]], say: Callable[[str], None]) -> Place:
+    """Where the splits lie in all processes, which must compile one program: at the most modest place that any chooses.
+
+    What each chooses by is its own: its disk for decoded images, its devices' memory.
+
+    Args:
+      place: that this process would choose.
+      exchange: (its text) -> that of each process, in the order of their numbers.
+      say: prints a line.
+    """
+    places = exchange(place)
+    agreed = max(places, key=("device", "shards", "host").index)
+    if len(set(places)) > 1:
+        who = processes_in_words([number for number, each in enumerate(places) if each == agreed])
+        say(
+            f"input    {agreed} in all processes, for {who} cannot hold the images otherwise, on its devices or decoded"
+        )
+    return agreed
 
 
 def training_input(

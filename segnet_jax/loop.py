@@ -66,6 +66,8 @@ class Training:
         """
         config, setting, meta, room = self._start.config, self._start.setting, self._start.meta, self._start.room
         last_step = min(config.max_steps or setting.total_steps, setting.total_steps)
+        if meta["best"] is not None and meta["best"]["step"] == self.step:
+            self._save("best")  # where it was damaged: what is gone on from is the same state
         if self._is_due(config.evaluate_every) and (meta["last"] is None or meta["last"]["step"] < self.step):
             self._score()
         unread = deque()

@@ -9,7 +9,7 @@ import optax
 
 from segnet_jax import assembly
 from segnet_jax.config import Config
-from segnet_jax.inputs import Input, Place, choose_place, evaluation_input, training_input
+from segnet_jax.inputs import Input, Place, agree_on_place, choose_place, evaluation_input, training_input
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline import host
@@ -118,8 +118,18 @@ def read_material(
     preprocessing: Preprocessing,
     class_weights: np.ndarray,
     say: Callable[[str], None],
+    exchange: Callable[[str], list[str]] = lambda text: [text],
 ) -> Material:
     """Decodes every record, looks at every label, and chooses where all of it lies; nothing is compiled.
+
+    Args:
+      config: of the training.
+      setting: what it comes to here.
+      vgg: the encoder's first weights, if there are any.
+      preprocessing: of pixels.
+      class_weights: float32 [C].
+      say: prints a line.
+      exchange: (this process's text) -> that of each process, for what they must agree on.
 
     Raises:
       UserError: if the labels teach nothing, or the records do not fit where they are wanted.
@@ -131,6 +141,7 @@ def read_material(
     model = assembly.build_model(config, len(classes), setting.precision)
     optimizer, schedule = assembly.build_optimizer(config, plan.steps_per_epoch)
     wanted = "device" if setting.steps_per_call > 1 else config.input
+    place = agree_on_place(choose_place(wanted, devices, records, records_scored), exchange, say)
     return Material(
         config=config,
         setting=setting,
@@ -139,7 +150,7 @@ def read_material(
         class_weights=class_weights,
         records=records,
         records_scored=records_scored,
-        place=choose_place(wanted, devices, records, records_scored),
+        place=place,
         share=assembly.device_share(devices, config.batch_size_per_device),
         model=model,
         optimizer=optimizer,

@@ -215,8 +215,8 @@ def measure(options: Measure) -> int:
       UserError: for a missing run or data, or a file that cannot be written.
       OutOfMemory: float32 does not fit.
     """
-    from segnet_jax.assembly import telling_of_memory
     from segnet_jax.machine import Machine
+    from segnet_jax.memory import telling_of_memory
 
     check_place("json", options.json)
     say = partial(print, file=sys.stderr, flush=True)

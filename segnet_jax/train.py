@@ -7,7 +7,7 @@ from functools import partial
 
 import jax
 
-from segnet_jax import assembly, runs
+from segnet_jax import runs
 from segnet_jax.beginning import Beginning, begin
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
@@ -17,6 +17,7 @@ from segnet_jax.finishing import finish
 from segnet_jax.flags import parse_config
 from segnet_jax.loop import Training
 from segnet_jax.material import Steps
+from segnet_jax.memory import telling_of_memory
 from segnet_jax.outcome import command_to_go_on
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.logbook import Logbook
@@ -49,13 +50,12 @@ def train(config: Config) -> int:
         stop = stack.enter_context(Stop())
         with stop.at_once():  # until the first step there is nothing to save
             place = (config.coordinator, config.process_id, config.num_processes)
-            say = partial(print, file=sys.stderr, flush=True)
-            hosts = stack.enter_context(join(*place, config.heartbeat, say=say))
-            say = say if hosts.is_writer else _say_nothing
+            hosts = stack.enter_context(join(*place, config.heartbeat, say=_say))
+            say = _say if hosts.is_writer else _say_nothing
             start = begin(config, hosts, stop, say, stack)
             if start is None:
                 return 0
-            stack.enter_context(assembly.telling_of_memory(start.config, start.setting.devices))
+            stack.enter_context(telling_of_memory(start.config, start.setting.devices, has_run=True))
             state, material = start.first_state(), start.material
             num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             say(f"network  {type(material.model).__name__}, {num_parameters:,} parameters")
@@ -131,6 +131,11 @@ def _write_result(
         raise Stopped(stop.exit_code, outcome["why"])
     if setting.devices.is_writer:
         start.room(lambda: write_result(start.folder, config, setting, start.meta, logbook, outcome["state"], *scored))
+
+
+def _say(text: str) -> None:
+    """Prints a line to what standard error is now: while a live line is shown, what puts others above it."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _say_nothing(_text: str) -> None:

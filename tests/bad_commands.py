@@ -16,7 +16,7 @@ import test_archives
 import weight_files
 from bad_inputs import Case, encode, label_with, put
 
-from segnet_jax import prepare, runs, setting
+from segnet_jax import claiming, prepare, setting
 from segnet_jax.datasets import camvid
 from segnet_jax.datasets.labels import CAMVID, ClassTable
 from segnet_jax.datasets.legend import TUTORIAL
@@ -262,7 +262,7 @@ def read_only(monkeypatch, folder):
 
 def no_room(monkeypatch, folder):
     usage = shutil.disk_usage(folder)._replace(free=10)
-    monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(claiming.shutil, "disk_usage", lambda path: usage)
 
 
 RUN = ("--run", "{folder}/../run")

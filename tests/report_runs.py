@@ -8,7 +8,7 @@ import numpy as np
 from segnet_jax.config import Config
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import ClassTable
-from segnet_jax.reporting.kept import keep_evaluation
+from segnet_jax.reporting.kept import keep_evaluation, keep_records, keep_worst
 from segnet_jax.reporting.metrics_log import MetricsLog
 
 HOSTILE = ClassTable(
@@ -70,8 +70,9 @@ def make_run(
             predictions = generator.integers(0, len(classes), (6, *size), np.uint8)
             pictures = list(zip(NAMES, images, labels, predictions, strict=True))
             accuracies = {name: 0.1 * (place + 1) for place, name in enumerate(NAMES)}
-            found = {"about": about, "classes": classes, "confusion": confusion, "loss": 2.0, "accuracies": accuracies}
-            keep_evaluation(folder, step, **found, pictures=pictures, worst=pictures[:2])
+            keep_records(folder, about, classes, pictures)
+            keep_worst(folder, step, classes, pictures[:2], accuracies)
+            keep_evaluation(folder, step, classes=classes, confusion=confusion, loss=2.0, pictures=pictures)
     if finished:
         result = {"split": about["split"], "num_images": 9, "miou": 0.5386, "step": steps[-1], "checkpoint": "best"}
         (folder / "result.json").write_text(json.dumps(result | {"num_steps": max(steps)}))

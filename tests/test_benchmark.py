@@ -200,7 +200,7 @@ def test_the_rows_before_one_that_does_not_fit_are_kept(monkeypatch, tmp_path, c
     assert (
         len(errors) == 1 and "with --batch-size-per-device 16 at 360x480; try --batch-size-per-device 8," in errors[0]
     )
-    assert "--accumulate" not in errors[0] and "--precision bfloat16" in errors[0]  # only flags that benchmark has
+    assert "--accumulate" not in errors[0] and "--image-size" in errors[0]  # only flags that benchmark has
     assert "scaling 2 devices, synchronised BatchNorm: ms per step" in told.out
 
 

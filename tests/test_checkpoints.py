@@ -8,6 +8,7 @@ import pathlib
 import random
 import shutil
 import threading
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,6 +18,8 @@ import pytest
 from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint
 from segnet_jax.errors import UserError
 from segnet_jax.nn.segnet import SegNet
+from segnet_jax.room import Room
+from segnet_jax.stopping import Stop
 from segnet_jax.training import checkpoints as module
 from segnet_jax.training import sealing
 from segnet_jax.training.checkpoints import Checkpoints
@@ -158,6 +161,29 @@ def test_a_checkpoint_that_has_gone_is_missed(two_saved, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_read_is_told_the_older_one_used_and_nothing_lost(two_saved, tmp_path, monkeypatch, number):
+    folder, told = tmp_path / "checkpoints", []
+    shutil.copytree(two_saved, folder)
+    check = verify
+
+    def refuse(place):
+        if place.name == "2":
+            raise OSError(number, os.strerror(number))
+        return check(place)
+
+    with opened(folder, told) as checkpoints:
+        monkeypatch.setattr("segnet_jax.training.shelf.verify", refuse)
+        assert checkpoints.latest("newest") == 1
+        assert told == [
+            f"warning: the newest checkpoint of step 2 cannot be read: {os.strerror(number)}",
+            "the newest checkpoint of step 1 is used instead",
+        ]
+        assert checkpoints.shelf.steps("newest") == [1, 2]  # who only reads moves nothing
+        checkpoints.shelf.forget_after(1)
+    assert checkpoints.shelf.steps("newest") == [1] and check(folder / "damaged" / "newest-2")["step"] == 2
+
+
 def test_where_none_was_ever_saved_there_is_none(tmp_path):
     with opened(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest("newest") is None
@@ -260,7 +286,8 @@ def test_nothing_older_is_removed_before_the_new_one_was_read_back(state, tmp_pa
         checkpoints.save("newest", 2, at(state, 2), {"best": None})
         with pytest.raises(DiskFailed, match="reads back otherwise than it was written"):
             checkpoints.wait()
-        assert 1 in checkpoints.shelf.steps("newest")
+        assert checkpoints.shelf.steps("newest") == [1]  # what is wrong is not there
+        assert checkpoints.newest_saved() == 1
         verify(checkpoints.shelf.place("newest", 1))
 
 
@@ -271,6 +298,35 @@ def test_too_little_room_is_told_with_both_numbers_before_anything_is_written(st
         with pytest.raises(DiskFull, match=r"saving step 1 needs 0\.\d MB, and 0\.0 MB are free"):
             checkpoints.save("newest", 1, state, {"best": None})
         assert files_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("names", [("newest",), ("best", "newest")])
+def test_a_save_is_repeated_until_there_is_room_and_asks_the_other_processes_once(state, tmp_path, monkeypatch, names):
+    usage, told, shared = shutil.disk_usage(tmp_path), [], []
+    free = iter([1000, 1000, usage.free])
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=next(free, usage.free)))
+    monkeypatch.setattr("segnet_jax.room.time", SimpleNamespace(sleep=lambda _: None))
+    room = Room(tmp_path, waits=True, say=told.append, stop=Stop())
+    with opened(tmp_path / "checkpoints", share=lambda text: shared.append(text) or text) as checkpoints:
+        for name in names:
+            room(lambda name=name: checkpoints.save(name, 1, at(state, 1), {"best": None}))
+            assert checkpoints.confirm(name, 1) == sum_of_state(jax.device_get(at(state, 1)))
+    assert len(told) == 2 and "waiting for room" in told[0] and told[1] == "there is room again: going on"
+    assert shared == ['{"newest": [], "best": []}']
+
+
+def test_a_save_that_is_whole_when_the_disk_fills_up_is_not_repeated(state, tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    with opened(tmp_path) as checkpoints:
+        with monkeypatch.context() as full:
+            full.setattr(checkpoints.shelf, "note", no_room)
+            checkpoints.save("newest", 1, at(state, 1), {"best": None})
+            with pytest.raises(DiskFull, match="no room to save step 1"):
+                checkpoints.wait()
+        checkpoints.save("newest", 1, at(state, 1), {"best": None})
+        assert checkpoints.confirm("newest", 1) == sum_of_state(jax.device_get(at(state, 1)))
 
 
 def test_a_save_that_fails_late_is_told_and_may_be_repeated(state, tmp_path, monkeypatch):

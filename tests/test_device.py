@@ -159,6 +159,22 @@ def test_streamed_records_stay_on_the_host(monkeypatch):
     assert inputs.choose_place("auto", choose_devices("1"), TRAIN, streamed(random_split(2, 5, 5), (5, 5))) == "host"
 
 
+@pytest.mark.parametrize(
+    "places, agreed, who",
+    [
+        (["device", "device"], "device", ""),
+        (["device", "host"], "host", "process 1"),
+        (["host", "device", "shards", "host"], "host", "processes 0, 3"),
+        (["device", "shards"], "shards", "process 1"),
+    ],
+)
+def test_all_processes_take_the_most_modest_place_that_any_chooses_and_it_is_told(places, agreed, who):
+    for place in places:
+        told = []
+        assert inputs.agree_on_place(place, lambda mine: places, told.append) == agreed
+        assert len(told) == bool(who) and all(f"{agreed} in all processes, for {who} cannot" in each for each in told)
+
+
 def test_a_device_that_cannot_be_the_place_is_refused_with_what_to_do(monkeypatch):
     with_memory(monkeypatch, 64 * 10**6)
     large = Records(TRAIN.read, 1000, (500, 500), TRAIN.images, TRAIN.labels)  # claims 1 GB

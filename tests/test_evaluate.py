@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from report_runs import ABOUT, CONFUSION, HOSTILE, make_run
+from report_runs import CONFUSION, HOSTILE, make_run
 
 from segnet_jax import evaluate as command
 from segnet_jax import train
@@ -142,8 +142,8 @@ def test_matrices_of_single_images_stay_kept_of_the_newest_evaluation_and_the_be
     folder = make_run(tmp_path / "run", steps=(5,))
     classes, images = HOSTILE, Images(("a",), CONFUSION[None].astype(np.int32))
     for step, best in ((5, None), (10, 5), (15, 5), (20, 15)):
-        found = {"about": ABOUT, "classes": classes, "confusion": CONFUSION, "loss": 1.0, "accuracies": {"a": 0.5}}
-        keep_evaluation(folder, step, **found, pictures=[], worst=[], images=images, best=best)
+        found = {"classes": classes, "confusion": CONFUSION, "loss": 1.0, "pictures": []}
+        keep_evaluation(folder, step, **found, images=images, best=best)
         there = {int(path.stem.split("_")[1]) for path in (folder / "evaluations").glob("images_*.npz")}
         assert there == {step, best} - {None}
 

@@ -87,7 +87,8 @@ def errors(text):
 def test_all_stop_before_the_same_call_whoever_asks(who, proxy):
     with started("agree", who, "5", **proxy) as running:
         ends = [end(process) for process in running]
-    expected = {"shared": ["of 0, 0", "of 0, 1"], "stopped_before": 9, "code": 143}
+    told = [["0, 0", "1, 0"], ["0, 1", "1, 1"]]
+    expected = {"shared": ["of 0, 0", "of 0, 1"], "told": told, "stopped_before": 9, "code": 143}
     assert ends == [(0, expected, "")] * 2
 
 
@@ -178,7 +179,7 @@ def test_an_error_of_one_is_told_to_the_other():
 def test_a_process_alone_agrees_with_itself():
     with Hosts() as hosts:
         assert hosts.is_writer and (hosts.process_id, hosts.num_processes) == (0, 1)
-        assert hosts.share("name", "value") == "value"
+        assert hosts.share("name", "value") == "value" and hosts.exchange("name", "value") == ["value"]
         hosts.barrier("here", 1)
         assert hosts.stop_at(3) is None
         hosts.ask_to_stop(3, 130)

@@ -1,6 +1,7 @@
 """What is not finite ends the training: told with step and images, kept to be looked at, never saved."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from test_train import latest_of, restored, run
 
-from segnet_jax import assembly
+from segnet_jax import assembly, benchmark, evaluate
+from segnet_jax.config import Config
 from segnet_jax.endings import NotFinite, OutOfMemory
+from segnet_jax.memory import what_may_fit
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.training import steps as module
 from segnet_jax.training.precision import LossScale, all_finite
@@ -141,3 +144,56 @@ def test_out_of_memory_tells_what_was_tried_and_what_may_fit(tmp_path, monkeypat
     assert "with --batch-size-per-device 2 at 24x32; try --batch-size-per-device 1 --accumulate 2" in told
     outcome = json.loads((folder / "outcome.json").read_text())
     assert (outcome["exit_code"], outcome["saved"]) == (7, 3)  # the first epoch's
+    advised = ("--batch-size-per-device", 1, "--accumulate", 2, "--override")
+    assert " ".join(map(str, advised)) in told and run("--run", folder, "--devices", 4, *advised, "--max-steps", 3) == 0
+
+
+def a_gpu(capability):
+    return SimpleNamespace(platform="gpu", compute_capability=capability)
+
+
+@pytest.mark.parametrize(
+    "given, device, has_run, expected",
+    [
+        (
+            {"batch_size_per_device": 15, "accumulate": 2},
+            a_gpu("8.0"),
+            True,
+            "--batch-size-per-device 5 --accumulate 6 --override, the same global batch, or --input host, or in a new "
+            "--run --precision bfloat16 or a smaller --image-size",
+        ),
+        (
+            {"batch_size_per_device": 7, "precision": "float32"},
+            a_gpu("7.0"),
+            False,
+            "--batch-size-per-device 1 --accumulate 7, the same global batch, or --input host, or --precision float16 "
+            "or a smaller --image-size",
+        ),
+        ({"batch_size_per_device": 1, "input": "host", "precision": "auto"}, a_gpu("9.0"), False, None),
+        ({"batch_size_per_device": 1, "input": "host", "precision": "bfloat16"}, a_gpu("7.5"), False, None),
+        (
+            {"batch_size_per_device": 1, "steps_per_call": 4},
+            SimpleNamespace(platform="cpu"),
+            False,
+            "--input host --steps-per-call 1, or a smaller --image-size",
+        ),
+    ],
+)
+def test_what_is_advised_is_the_same_batch_and_what_the_device_and_the_run_can_bear(given, device, has_run, expected):
+    config = Config(**{"precision": "float32", **given})
+    assert what_may_fit(config, device, has_run) == (expected or "a smaller --image-size")
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (evaluate.Options, "--batch-size-per-device 2"),
+        (
+            benchmark.Options,
+            "--batch-size-per-device 2, or --input host, or --precision bfloat16 or a smaller --image-size",
+        ),
+    ],
+)
+def test_only_flags_that_the_command_has_are_advised(flags, expected):
+    config = Config(batch_size_per_device=5, precision="float32")
+    assert what_may_fit(config, a_gpu("8.0"), False, flags) == expected

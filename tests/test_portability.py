@@ -314,7 +314,7 @@ def test_out_of_memory_in_float32_is_told_in_a_line_and_leaves_what_was_measured
     file = tmp_path / "here.json"
     assert run(monkeypatch, "measure", "--run", "r", "--json", file, "--precision", "bfloat16", "float32") == 7
     (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: out of memory on 1 x cpu") and "--precision bfloat16" in error
+    assert error.startswith("error: out of memory on 1 x cpu")
     assert "--accumulate" not in error and "--image-size" not in error
     assert json.loads(file.read_text())["precisions"] == {"bfloat16": {"fails": "no such unit"}}
 

@@ -129,6 +129,14 @@ def test_the_pictures_are_the_kept_ones_and_void_is_black(tmp_path):
     assert np.array_equal(picture, colors[label]) and VOID == 255
 
 
+def test_the_worst_images_are_said_to_be_of_the_evaluation_that_they_are_of(tmp_path):
+    folder = make_run(tmp_path / "run", steps=(5, 10))
+    kept = folder / "evaluations" / "worst.json"
+    for step, expected in ((5, "right at the evaluation after step 5, the"), ("<b>", "right at the evaluation, the")):
+        kept.write_text(json.dumps(json.loads(kept.read_text()) | {"step": step}))
+        assert expected in report_html(read_record(folder))
+
+
 def test_everything_of_others_is_text_and_nothing_of_it_an_element(page):
     read = Reader(page)
     assert len(read.all("script")) == 1 and not any("onerror" in attrs for _, attrs in read.elements)

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from segnet_jax import train
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.pace import Pace
@@ -111,6 +112,19 @@ def test_a_resumed_run_counts_on_from_its_step_and_its_time():
             clock.now += 2
             progress.step(step, 1.0, 1e-3, 1.0)
     assert file.getvalue().startswith("epoch 2/2  step 8/8") and "elapsed 1:00:06" in file.getvalue()
+
+
+def test_what_a_training_says_while_the_live_line_is_shown_gets_a_line_of_its_own(terminal, monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal)
+    say = train._say  # as the training has it, from before there is a live line
+    with Progress(20, 5) as progress:
+        progress.step(1, loss=1.0, learning_rate=1e-3, images_per_second=1.0)
+        progress._live.refresh()
+        say("compiled the training step in 0.6 s")
+        progress._live.refresh()
+    before, after = terminal.getvalue().split("compiled the training step in 0.6 s")
+    assert "step  1/20" in before and before.endswith("\r\x1b[2K")  # the live line is wiped away first
+    assert after.startswith("\n")
 
 
 def test_what_is_said_is_printed_as_it_is():

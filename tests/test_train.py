@@ -27,8 +27,9 @@ from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.endings import Stopped
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config
-from segnet_jax.nn.segnet import ENCODERS
+from segnet_jax.nn.segnet import ENCODERS, SegNet
 from segnet_jax.pipeline.decoded import from_arrays
+from segnet_jax.training.parallel import choose_devices
 
 SMALL = [
     *("--data", "synthetic", "--scenes", "26", "9", "--image-size", "24", "32", "--init", "none"),
@@ -272,6 +273,24 @@ def test_trained_weights_go_into_the_encoder_with_their_preprocessing_and_calibr
     # Calibrated before the first step: its running mean keeps 0.9 of the images' own, nowhere near the initial 0.
     mean = np.abs(state["batch_stats"]["conv1_1_bn"]["mean"])
     assert (mean > 0.1).all() and (state["batch_stats"]["conv1_1_bn"]["var"] > 1).all()
+
+
+def test_the_statistics_are_calibrated_on_as_many_images_however_many_batches_a_step_accumulates(monkeypatch):
+    seen = []
+
+    def look(model, variables, batches, *_):
+        seen.extend(batch["image"][0, 0].shape[0] for batch in batches)  # as `calibrate`, the first of what accumulates
+        return {}
+
+    monkeypatch.setattr(assembly, "calibrate", look)
+    monkeypatch.setattr("segnet_jax.weights.insert.insert_encoder", lambda params, stats, *_, **__: (params, stats))
+    model = SegNet(3, depth=1, width=1 / 16)
+    for accumulate in (1, 8):
+        config = Config(batch_size_per_device=4, accumulate=accumulate)
+        batch = {"image": np.zeros((1, accumulate, 4, 2, 2, 3), np.uint8)}
+        assembly.first_variables(config, model, object(), None, lambda step, batch=batch: batch, choose_devices("1"))
+        assert sum(seen) == 64
+        seen.clear()
 
 
 def test_labels_that_teach_nothing_are_told():

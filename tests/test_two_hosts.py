@@ -24,7 +24,7 @@ SAME = [*SMALL[: SMALL.index("--devices")], *SMALL[SMALL.index("--devices") + 2 
 class Two:
     """Two processes of four fake devices that train in one folder."""
 
-    def __init__(self, folder, *flags):
+    def __init__(self, folder, *flags, of_second=()):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -36,7 +36,7 @@ class Two:
             subprocess.Popen(
                 [sys.executable, "-m", "segnet_jax.train", *SAME, "--fake-devices", "4", "--run", str(folder)]
                 + [*hosts, "--process-id", str(rank), *flags],
-                env=environment,
+                env=environment | dict(of_second) if rank else environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -128,6 +128,15 @@ def test_twenty_kills_of_either_process_are_named_and_the_restart_is_exact_each_
         assert Two(folder).end()[0] == [0, 0]
         assert sum_of(folder) == sum_of(unbroken) and rows_of(folder) == rows_of(unbroken), number
     print(f"20 of 20 named and exact; the other left after at most {longest:.1f} s")
+
+
+@pytest.mark.slow
+def test_where_one_has_no_room_for_decoded_images_both_take_batches_from_the_host(unbroken, tmp_path):
+    (tmp_path / "file").touch()
+    codes, told = Two(tmp_path / "run", of_second={"SEGNET_JAX_CACHE": str(tmp_path / "file" / "cache")}).end()
+    assert codes == [0, 0], told
+    assert "input    host in all processes, for process 1 cannot hold the images" in told[0]
+    assert sum_of(tmp_path / "run") == sum_of(unbroken)
 
 
 def test_a_signal_while_the_others_are_waited_for_ends_with_a_line(tmp_path):

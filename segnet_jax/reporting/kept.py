@@ -1,9 +1,10 @@
 """What a run keeps of each evaluation, in `evaluations/`: the numbers and pictures that its report is drawn from.
 
 `records.json` has what is one for all evaluations, the classes and the fixed records' images and labels; `step_N.json`
-the confusion matrix and the fixed records' predictions; `worst.json` those that the newest evaluation found worst. They
-hold pictures as base64, so that each file is whole or not there, and a page can show them as they are. `images_N.npz`
-has the confusion matrix of each image, of the newest evaluation and the best: some 20 kB for 101 images of CamVid.
+the confusion matrix and the fixed records' predictions; `worst.json` those that an evaluation found worst: the newest,
+or while a training goes on the last that it has drawn. They hold pictures as base64, so that each file is whole or not
+there, and a page can show them as they are. `images_N.npz` has the confusion matrix of each image, of the newest
+evaluation and the best: some 20 kB for 101 images of CamVid.
 """
 
 import base64
@@ -53,45 +54,40 @@ Picture = tuple[str, np.ndarray, np.ndarray, np.ndarray]
 """Name, image uint8 [H,W,3], label uint8 [H,W] and prediction uint8 [H,W] of a record."""
 
 
-def keep_evaluation(
-    folder: pathlib.Path,
-    step: int,
-    *,
-    about: Mapping[str, Any],
-    classes: ClassTable,
-    confusion: np.ndarray,
-    loss: float,
-    pictures: Sequence[Picture],
-    worst: Sequence[Picture],
-    accuracies: Mapping[str, float],
-    images: Images | None = None,
-    best: int | None = None,
+def keep_records(
+    folder: pathlib.Path, about: Mapping[str, Any], classes: ClassTable, pictures: Sequence[Picture]
 ) -> None:
-    """Keeps an evaluation for the report.
+    """Keeps for the report what is one for all evaluations.
 
     Args:
       folder: the run's.
-      step: finished steps.
       about: what the report is to know of the data besides.
       classes: names and colours.
-      confusion: int64 [C,C].
-      loss: of the split.
-      pictures: of the fixed records.
-      worst: of those with the lowest accuracies, the lowest first.
-      accuracies: name -> share of its labelled pixels that are right, of each record.
-      images: the confusion matrix of each image, where they are known.
-      best: the step of the best evaluation before this one; with `step`, that whose images stay kept.
+      pictures: of the fixed records, of any evaluation.
     """
-    place = folder / FOLDER
-    place.mkdir(exist_ok=True)
-    lowest = sorted(accuracies, key=lambda name: (accuracies[name], name))[:_MOST_LISTED]
-    listed = [{"name": name, "accuracy": accuracies[name]} for name in lowest]
-    colors = [*classes.colors, *[(0, 0, 0)] * (256 - len(classes))]
+    colors = _palette(classes)
     fixed = [
         {"name": name, "image": _photo(image), "label": _mask(label, colors)} for name, image, label, _ in pictures
     ]
     told = {"classes": classes.names, "colors": classes.colors, **about, "records": fixed}
-    atomic_write_json(place / RECORDS_FILE, told)
+    atomic_write_json(_place(folder) / RECORDS_FILE, told)
+
+
+def keep_worst(
+    folder: pathlib.Path, step: int, classes: ClassTable, worst: Sequence[Picture], accuracies: Mapping[str, float]
+) -> None:
+    """Keeps for the report what an evaluation found worst; a later one takes its place.
+
+    Args:
+      folder: the run's.
+      step: finished steps.
+      classes: names and colours.
+      worst: of the records with the lowest accuracies, the lowest first.
+      accuracies: name -> share of its labelled pixels that are right, of each record.
+    """
+    colors = _palette(classes)
+    lowest = sorted(accuracies, key=lambda name: (accuracies[name], name))[:_MOST_LISTED]
+    listed = [{"name": name, "accuracy": accuracies[name]} for name in lowest]
     shown = [
         {
             "name": name,
@@ -103,7 +99,33 @@ def keep_evaluation(
         for name, image, label, prediction in worst
     ]
     found = {"step": step, "num_images": len(accuracies), "lowest": listed, "pictures": shown}
-    atomic_write_json(place / WORST_FILE, found)
+    atomic_write_json(_place(folder) / WORST_FILE, found)
+
+
+def keep_evaluation(
+    folder: pathlib.Path,
+    step: int,
+    *,
+    classes: ClassTable,
+    confusion: np.ndarray,
+    loss: float,
+    pictures: Sequence[Picture],
+    images: Images | None = None,
+    best: int | None = None,
+) -> None:
+    """Keeps an evaluation for the report.
+
+    Args:
+      folder: the run's.
+      step: finished steps.
+      classes: names and colours.
+      confusion: int64 [C,C].
+      loss: of the split.
+      pictures: of the fixed records.
+      images: the confusion matrix of each image, where they are known.
+      best: the step of the best evaluation before this one; with `step`, that whose images stay kept.
+    """
+    place, colors = _place(folder), _palette(classes)
     scored = {"step": step, "loss": loss, "confusion": confusion, "peak_memory": _peak_memory()}
     scored["predictions"] = [_mask(prediction, colors) for *_, prediction in pictures]
     atomic_write_json(place / f"step_{step:07}.json", scored)
@@ -111,6 +133,16 @@ def keep_evaluation(
         write_images(images_path(folder, step), images)
     for old in {*place.glob("images_*.npz")} - {images_path(folder, each) for each in (step, best) if each is not None}:
         old.unlink(missing_ok=True)
+
+
+def _place(folder: pathlib.Path) -> pathlib.Path:
+    place = folder / FOLDER
+    place.mkdir(exist_ok=True)
+    return place
+
+
+def _palette(classes: ClassTable) -> list[Color]:
+    return [*classes.colors, *[(0, 0, 0)] * (256 - len(classes))]
 
 
 def images_path(folder: pathlib.Path, step: int) -> pathlib.Path:
@@ -168,8 +200,6 @@ def keep_uncertainty(
         [H,W]: the "prediction" and how unsure it is, by name of the measure, 255 for most.
       classes: names and colours.
     """
-    place = folder / FOLDER
-    place.mkdir(exist_ok=True)
     shown = [
         {
             "name": name,
@@ -179,7 +209,7 @@ def keep_uncertainty(
         }
         for name, image, maps in pictures
     ]
-    atomic_write_json(place / UNCERTAINTY_FILE, {**told, "pictures": shown})
+    atomic_write_json(_place(folder) / UNCERTAINTY_FILE, {**told, "pictures": shown})
 
 
 def _heat(values: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.endings import Ending
 from segnet_jax.metrics.confusion import scores as scores_of
 from segnet_jax.reporting.figures import prediction_pictures
-from segnet_jax.reporting.kept import Images, Picture, keep_evaluation
+from segnet_jax.reporting.kept import Images, Picture, keep_evaluation, keep_records, keep_worst
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.page.draw import write_report
 from segnet_jax.reporting.progress import Progress
@@ -76,6 +76,8 @@ class Logbook:
         self._rates: list[float] = []
         self._num_skipped: int | None = None if first_step else 0  # a resumed run's is in its state
         self._draw_again_at = 0.0  # monotonic seconds
+        self._has_kept_records = False
+        self._unkept_worst: Callable[[], None] | None = None
         if folder:
             self._log = MetricsLog(folder, resume_step=first_step if resumed else None, scored_step=scored_step)
             self._progress = Progress(total_steps, steps_per_epoch, first_step, elapsed=seconds_before)
@@ -90,11 +92,14 @@ class Logbook:
             return
         self._progress.__exit__(kind, error, traceback)
         self._log.close()
-        if error is not None:
-            self._write = lambda draw: draw()  # nothing is waited for any more
-            with contextlib.suppress(Exception):  # the error counts, not the picture of it
-                why = error.short if isinstance(error, Ending) else "ended"
-                self.draw_plot(status=f"{why} after step {self._log.last_step('train')}")
+        if error is None:
+            self._keep_worst()
+            return
+        self._write = lambda draw: draw()  # nothing is waited for any more
+        with contextlib.suppress(Exception):  # the error counts, not the picture of it
+            self._keep_worst()
+            why = error.short if isinstance(error, Ending) else "ended"
+            self.draw_plot(status=f"{why} after step {self._log.last_step('train')}")
 
     @property
     def seconds(self) -> float:
@@ -162,7 +167,8 @@ class Logbook:
         """Notes an evaluation, keeps what the report shows of it, and if it is time draws pictures, plot and report.
 
         It is at the first evaluation of a start, at the run's last, and between them as often as leaves nine tenths of
-        the time to the training: an epoch of a fast device may be shorter than the drawing.
+        the time to the training: an epoch of a fast device may be shorter than the drawing. What the newest found worst
+        is kept then too, and when the training ends.
 
         Args:
           step: finished steps.
@@ -190,13 +196,16 @@ class Logbook:
         self._write(partial(self._log.write, "val", step, **values))
         self._progress.evaluated(scores, loss)
         with self.aside("drawing"):
-            found = {"confusion": confusion, "loss": loss, "accuracies": accuracies, "worst": worst}
-            found |= {"pictures": pictures, "about": self._about, "classes": self._classes}
-            found |= {"images": images, "best": best}
-            self._write(partial(keep_evaluation, self._folder, step, **found))
+            if not self._has_kept_records:
+                self._write(partial(keep_records, self._folder, self._about, self._classes, pictures))
+            self._has_kept_records = True
+            found = {"confusion": confusion, "loss": loss, "pictures": pictures, "classes": self._classes}
+            self._write(partial(keep_evaluation, self._folder, step, **found, images=images, best=best))
+            self._unkept_worst = partial(keep_worst, self._folder, step, self._classes, worst, accuracies)
             begin = time.monotonic()
             if step < self._total_steps and begin < self._draw_again_at:
                 return
+            self._keep_worst()
             if pictures and not self._should_stop():
                 names, *arrays = zip(*pictures, strict=True)
                 drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step, self._split)
@@ -206,6 +215,12 @@ class Logbook:
             if not self._should_stop():
                 self._write(partial(write_report, self._folder))
             self._draw_again_at = begin + (time.monotonic() - begin) / DRAWING_SHARE
+
+    def _keep_worst(self) -> None:
+        """Keeps what the newest evaluation found worst, if that is not kept yet."""
+        if self._unkept_worst:
+            self._write(self._unkept_worst)
+        self._unkept_worst = None
 
     def draw_plot(self, status: str | None = None) -> None:
         """Draws `progress.png` from the metrics so far."""

@@ -1,9 +1,9 @@
 """A run's checkpoints: the newest few for resuming, and a copy of the best. The only module that imports Orbax.
 
 Each is a sealed folder, `newest/STEP` or `best/STEP`: the whole training state as Orbax writes it, `meta.json` with
-what is needed to understand it, and the manifest. Saving goes on beside the training. What was saved is read back
-before anything older is removed, and what is restored is held against its manifest first. A step that is both the
-newest and the best is written once: its second folder has the same files.
+what is needed to understand it, and the manifest. Saving goes on beside the training. What was written is read back
+before it gets its name and anything older is removed, and what is restored is held against its manifest first. A step
+that is both the newest and the best is written once: its second folder has the same files.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ class Checkpoints:
         self._writer = _writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._pending: list[Future] = []
-        self._there: dict[Which, list[int]] | None = None  # saved or begun; all processes must skip the same saves
+        self._there: dict[Which, set[int]] | None = None  # saved or begun; all processes must skip the same saves
 
     # --- saving ---
 
@@ -84,28 +84,27 @@ class Checkpoints:
           DiskFailed: the disk refuses otherwise.
         """
         self.poll()
-        there = self._there = self._there or self._agreed(self._steps_there)  # the thread forgets it where a save fails
-        if step in there[which]:
+        if self._there is None:  # asked once: a save that is repeated by one process alone may ask the others nothing
+            found = self._agreed(lambda: {which: self.shelf.steps(which) for which in ("newest", "best")})
+            self._there = {which: set(steps) for which, steps in found.items()}
+        if step in self._there[which]:
             return  # the same step of the same run is the same state
         partial = self.shelf.place(which, step).with_name(f".{step}.partial")
         other: Which = "best" if which == "newest" else "newest"
-        if step in there[other]:
-            there[which].append(step)
+        if step in self._there[other]:
+            self._there[which].add(step)
             self._pending.append(self._thread.submit(self._share_files, other, which, step, partial, meta))
             return
         self.wait()
-        there[which].append(step)
         copy = jax.device_get(state) if self._devices.is_writer else None  # before it is donated
         if copy is not None:
-            self._make_room(partial, num_bytes_of(copy), step)
-        with self._told_by_disk(partial, step):
+            self._make_room(which, step, partial, num_bytes_of(copy))
+        self._there[which].add(step)
+        with self._told_by_disk(which, step, partial):
             self._writer.save(
                 partial / _STATE, args=ocp.args.StandardSave(_as_kept(rewrap(state, self._devices.world))), force=True
             )
         self._pending.append(self._thread.submit(self._finish, which, step, partial, copy, meta))
-
-    def _steps_there(self) -> dict[Which, list[int]]:
-        return {which: self.shelf.steps(which) for which in ("newest", "best")}
 
     def poll(self) -> None:
         """Raises what a save that has ended has met."""
@@ -148,17 +147,17 @@ class Checkpoints:
             raise NoCheckpoint(f"step {step} was saved to {self._root / which}, but does not verify: {error}") from None
 
     def _finish(self, which: Which, step: int, partial: pathlib.Path, copy: TrainState | None, meta: dict) -> None:
-        """Seals what Orbax has written, reads it back, and only then removes what is older. Runs in the thread."""
-        with self._told_by_disk(partial, step):
+        """Reads back what Orbax has written, seals it, and only then removes what is older. Runs in the thread."""
+        with self._told_by_disk(which, step, partial):
             sum_of_copy = sum_of_state(copy) if copy is not None else ""  # while Orbax writes
             self._writer.wait_until_finished()  # in all processes
             if copy is None:
                 return
-            atomic_write_json(partial / META, meta)
-            final = partial.with_name(str(step))
-            seal(partial, final, {"step": step, "config": meta.get("config"), "state": sum_of_copy})
-            if not are_same(self._read(final, copy), copy):
+            final = self.shelf.place(which, step)
+            if not are_same(self._read(partial, copy), copy):
                 raise DiskFailed(f"{final} reads back otherwise than it was written: the disk or memory is at fault")
+            atomic_write_json(partial / META, meta)
+            seal(partial, final, {"step": step, "config": meta.get("config"), "state": sum_of_copy})
             self.shelf.note(which, step)
             self.shelf.prune()
 
@@ -166,7 +165,7 @@ class Checkpoints:
         """Gives a state that is saved under one name its other one, with a `meta.json` of its own; in the thread."""
         if not self._devices.is_writer:
             return
-        with self._told_by_disk(partial, step):
+        with self._told_by_disk(which, step, partial):
             source = self.shelf.place(other, step)
             shutil.rmtree(partial, ignore_errors=True)
             try:
@@ -191,8 +190,8 @@ class Checkpoints:
         found = handler.restore(folder / _STATE, args=ocp.args.PyTreeRestore(item=kept, restore_args=kinds))
         return like.replace(**found)
 
-    def _make_room(self, partial: pathlib.Path, num_bytes: int, step: int) -> None:
-        with self._told_by_disk(partial, step):
+    def _make_room(self, which: Which, step: int, partial: pathlib.Path, num_bytes: int) -> None:
+        with self._told_by_disk(which, step, partial):
             partial.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
             needed, free = int(_ROOM * num_bytes), shutil.disk_usage(partial.parent).free
@@ -202,13 +201,14 @@ class Checkpoints:
             )
 
     @contextlib.contextmanager
-    def _told_by_disk(self, partial: pathlib.Path, step: int):
-        """Tells what the disk refuses; what was written in vain is removed, which gives room again."""
+    def _told_by_disk(self, which: Which, step: int, partial: pathlib.Path):
+        """Tells what the disk refuses; what was written in vain is removed, which gives room again to repeat it."""
         try:
             yield
         except BaseException as error:
             self._writer = _writer()  # the old one keeps its error
-            self._there = None
+            if not os.path.isdir(self.shelf.place(which, step)):  # else it is saved, and what failed came after that
+                self._there[which].discard(step)
             free = shutil.disk_usage(self._root).free if self._root.exists() else 0
             shutil.rmtree(partial, ignore_errors=True)
             if isinstance(error, DiskFailed):  # told already
@@ -225,6 +225,10 @@ class Checkpoints:
     def latest(self, which: Which) -> int | None:
         """The latest step whose checkpoint verifies, the same in all processes; as `Shelf.find`."""
         return self._agreed(lambda: self.shelf.find(which))
+
+    def latest_best(self, until: int) -> int | None:
+        """The latest best of steps up to `until` that verifies, the same in all processes; none is no error."""
+        return self._agreed(lambda: self.shelf.latest_whole("best", until))
 
     def is_whole(self, which: Which, step: int) -> bool:
         """Whether the latest checkpoint that verifies is of this step, the same in all processes; none is no error."""

@@ -72,9 +72,30 @@ class Hosts:
         if self.is_writer:
             self._call("key_value_set", key, f"={value}")
             return value
+        return self._told(key, self._watch.processes[0], name, seconds)
+
+    def exchange(self, name: str, value: str, seconds: float = LEAVE_SECONDS) -> list[str]:
+        """Gives each process's value to all, in the order of their numbers; all must call it as often for each name.
+
+        Args:
+          name: of what is told.
+          value: this process's.
+          seconds: how long each is waited for.
+
+        Raises:
+          HostLost: one has not told its own in time.
+        """
+        if self._client is None:
+            return [value]
+        key = self._fresh(f"exchange/{name}")
+        self._call("key_value_set", f"{key}/{self.process_id}", f"={value}")
+        return [self._told(f"{key}/{each.number}", each, name, seconds) for each in self._watch.processes]
+
+    def _told(self, key: str, process: Process, name: str, seconds: float) -> str:
+        """What a process tells under a key."""
         told = self._call("blocking_key_value_get", key, _milliseconds(seconds), known="DEADLINE_EXCEEDED")
         if told is None:
-            raise HostLost(f"{self._watch.processes[0]} has not told {name} within {seconds:g} s")
+            raise HostLost(f"{process} has not told {name} within {seconds:g} s")
         return told[1:]
 
     def barrier(self, name: str, seconds: float) -> None:

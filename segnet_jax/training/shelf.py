@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -30,15 +31,25 @@ class Shelf:
 
     def __init__(self, root: pathlib.Path, keep: int, say: Callable[[str], None]):
         self.root, self._keep, self._say = root, keep, say
+        self._unread: set[pathlib.Path] = set()  # that could not be read, which does not tell whether they are whole
 
     def place(self, which: Which, step: int) -> pathlib.Path:
         """Where a checkpoint stands."""
         return self.root / which / str(step)
 
     def steps(self, which: Which) -> list[int]:
-        """Steps that are there, in order; not verified."""
-        folder = self.root / which
-        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+        """Steps that are there, in order; not verified.
+
+        Raises:
+          UserError: the disk does not let them be listed.
+        """
+        try:
+            names = os.listdir(self.root / which)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise UserError(f"cannot read {self.root / which}: {error.strerror}") from None
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def tidy(self) -> None:
         """Removes what killed saves and removals have left; for the one process that trains in the run."""
@@ -46,11 +57,21 @@ class Shelf:
             shutil.rmtree(path, ignore_errors=True)
 
     def forget_after(self, step: int) -> None:
-        """Removes checkpoints of steps that will be taken again."""
+        """Removes checkpoints of steps that will be taken again, which nobody is to miss then.
+
+        Those that could not be read are moved to the folder `damaged`: they may be whole.
+        """
         for which in ("newest", "best"):
-            for later in self.steps(which):
-                if later > step:
-                    self._remove(self.place(which, later))
+            for folder in (self.place(which, later) for later in self.steps(which) if later > step):
+                if folder in self._unread:
+                    self._say(f"the {which} checkpoint of step {folder.name}: {self._set_aside(folder)}")
+                else:
+                    self._remove(folder)
+        noted = self._last()
+        left = {which: [last] if last <= step else self.steps(which)[-1:] for which, last in noted.items()}
+        kept = {which: steps[0] for which, steps in left.items() if steps}
+        if kept != noted:
+            atomic_write_json(self.root / _LAST, kept)
 
     def prune(self) -> None:
         """Keeps the newest few, the latest best, and each best that one of the newest few speaks of."""
@@ -94,7 +115,7 @@ class Shelf:
     def find(self, which: Which) -> int | None:
         """The latest step whose checkpoint verifies; None if none was ever saved.
 
-        Damaged ones are moved to the folder `damaged` and told.
+        Damaged ones are moved to the folder `damaged` and told; what the disk does not let be read is told and stays.
 
         Raises:
           NoCheckpoint: there were some, and none is left that verifies.
@@ -102,29 +123,42 @@ class Shelf:
         """
         found, last = self.steps(which), self._last().get(which)
         is_lost = last is not None and last not in found
-        for step in reversed(found):
+        step = self.latest_whole(which)
+        if step is None:
+            if found or is_lost or any(self.root.glob(f"damaged/{which}-*")):
+                raise NoCheckpoint(
+                    f"no {which} checkpoint in {self.root} is whole; put one back from a copy, or begin a new run in "
+                    "another folder (--run)"
+                )
+            return None
+        if is_lost and last > step:
+            self._say(f"warning: the {which} checkpoint of step {last} is gone")
+        if step != found[-1] or is_lost:
+            self._say(f"the {which} checkpoint of step {step} is used instead")
+        return step
+
+    def latest_whole(self, which: Which, until: float = math.inf) -> int | None:
+        """The latest step, `until` at most, whose checkpoint verifies; None if none does. Damaged ones as in `find`.
+
+        Raises:
+          UserError: as `find`.
+        """
+        for step in reversed(self.steps(which)):
             folder = self.place(which, step)
+            if step > until:
+                continue
             try:
                 verify(folder)
+                return step
             except NewerFormat as error:
                 raise UserError(f"{error}: it was written by a newer segnet_jax, use that") from None
             except Damaged as error:
-                if not folder.exists():
-                    continue  # a training that goes on beside us has removed it meanwhile
-                self._say(
-                    f"warning: the {which} checkpoint of step {step} is damaged: {error}; {self._set_aside(folder)}"
-                )
-                continue
-            if is_lost and last > step:
-                self._say(f"warning: the {which} checkpoint of step {last} is gone")
-            if step != found[-1] or is_lost:
-                self._say(f"the {which} checkpoint of step {step} is used instead")
-            return step
-        if found or is_lost or any(self.root.glob(f"damaged/{which}-*")):
-            raise NoCheckpoint(
-                f"no {which} checkpoint in {self.root} is whole; put one back from a copy, or begin a new run in "
-                "another folder (--run)"
-            )
+                if folder.exists():  # else a training that goes on beside us has removed it meanwhile
+                    aside = self._set_aside(folder)
+                    self._say(f"warning: the {which} checkpoint of step {step} is damaged: {error}; {aside}")
+            except OSError as error:
+                self._unread.add(folder)
+                self._say(f"warning: the {which} checkpoint of step {step} cannot be read: {error.strerror or error}")
         return None
 
     def _set_aside(self, folder: pathlib.Path) -> str:

@@ -21,7 +21,7 @@ from segnet_jax.files import atomic_write_text
 from segnet_jax.reporting.page import classes, content
 from segnet_jax.reporting.page.charts import HEIGHT, WIDTH, comparing_charts, training_charts
 from segnet_jax.reporting.page.compare import comparison
-from segnet_jax.reporting.page.record import Record, read_record, worst_listed, worst_pictures
+from segnet_jax.reporting.page.record import Record, read_record, whole, worst_listed, worst_pictures
 from segnet_jax.reporting.page.uncertainty import uncertainty_told
 from segnet_jax.reporting.published import verdict
 
@@ -88,6 +88,7 @@ def report_html(record: Record, beside: Mapping[str, Any] | None = None) -> str:
         "csv": _base64(classes.confusion_csv(confusion, record.classes).encode()) if confusion is not None else "",
         "sheet": "" if flips["pictures"] else _sheet(record),
         "worst_listed": worst_listed(record),
+        "worst_step": whole(record.worst.get("step")),
         "unsure": uncertainty_told(record),
         "facts": content.facts(record),
         "changes": changes,

@@ -66,7 +66,7 @@ class Record:
       colors: RGB 0..255 of each.
       records: the fixed records, each with its name, image and label.
       evaluations: some that were kept, in order: the first, the newest, the best and some between.
-      worst: the newest evaluation's worst images.
+      worst: images that the newest evaluation, or the last that was drawn, found worst.
       uncertainty: what `evaluate --samples` has found.
       problems: what could not be read, a sentence each.
     """
