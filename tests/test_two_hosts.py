@@ -24,7 +24,7 @@ SAME = [*SMALL[: SMALL.index("--devices")], *SMALL[SMALL.index("--devices") + 2 
 class Two:
     """Two processes of four fake devices that train in one folder."""
 
-    def __init__(self, folder, *flags, of_second=()):
+    def __init__(self, folder, *flags, first=("-m", "segnet_jax.train"), of_second=()):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -34,8 +34,8 @@ class Two:
         self.log = folder / "metrics.jsonl"
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "segnet_jax.train", *SAME, "--fake-devices", "4", "--run", str(folder)]
-                + [*hosts, "--process-id", str(rank), *flags],
+                [sys.executable, *(("-m", "segnet_jax.train") if rank else first), *SAME, "--fake-devices", "4"]
+                + ["--run", str(folder), *hosts, "--process-id", str(rank), *flags],
                 env=environment | dict(of_second) if rank else environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -128,6 +128,32 @@ def test_twenty_kills_of_either_process_are_named_and_the_restart_is_exact_each_
         assert Two(folder).end()[0] == [0, 0]
         assert sum_of(folder) == sum_of(unbroken) and rows_of(folder) == rows_of(unbroken), number
     print(f"20 of 20 named and exact; the other left after at most {longest:.1f} s")
+
+
+FULL_ONCE = """
+from segnet_jax import train
+from segnet_jax.command import run_command
+from segnet_jax.training import checkpoints
+
+seal, times = checkpoints.seal, []
+
+def full_at_the_third(*args):
+    times.append(1)
+    if len(times) == 3:
+        raise OSError(28, "No space left on device")
+    return seal(*args)
+
+checkpoints.seal = full_at_the_third
+run_command(train.main)
+"""
+
+
+@pytest.mark.slow
+def test_the_one_that_saves_waits_for_room_in_the_midst_of_a_save_and_the_other_for_it(unbroken, tmp_path):
+    codes, told = Two(tmp_path / "run", "--on-disk-full", "wait", first=("-c", FULL_ONCE)).end()
+    assert codes == [0, 0], told
+    assert "waiting for room" in told[0] and "there is room again" in told[0]
+    assert sum_of(tmp_path / "run") == sum_of(unbroken) and rows_of(tmp_path / "run") == rows_of(unbroken)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 
 from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
 from segnet_jax.files import atomic_write_json
-from segnet_jax.training.parallel import Devices, replicate, rewrap
+from segnet_jax.training.parallel import Devices, replicate
 from segnet_jax.training.sealing import Damaged, link_files, read_manifest, seal, verify
 from segnet_jax.training.shelf import META, Shelf, Which
 from segnet_jax.training.state import TrainState, are_same, num_bytes_of, sum_of_state
@@ -64,12 +64,12 @@ class Checkpoints:
         self._writer = _writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._pending: list[Future] = []
-        self._there: dict[Which, set[int]] | None = None  # saved or begun; all processes must skip the same saves
+        self._there: dict[Which, set[int]] | None = None  # saved or begun
 
     # --- saving ---
 
     def save(self, which: Which, step: int, state: TrainState, meta: dict[str, Any]) -> None:
-        """Begins to save a state, after the saves before it have ended; every process calls it.
+        """Begins to save a state, after the saves before it have ended; of several processes one saves.
 
         A state that is saved under the other name already, or is being saved, is not waited for and not written again.
 
@@ -83,10 +83,11 @@ class Checkpoints:
           DiskFull: there is not enough room, or there was not for the save before.
           DiskFailed: the disk refuses otherwise.
         """
+        if not self._devices.is_writer:
+            return
         self.poll()
-        if self._there is None:  # asked once: a save that is repeated by one process alone may ask the others nothing
-            found = self._agreed(lambda: {which: self.shelf.steps(which) for which in ("newest", "best")})
-            self._there = {which: set(steps) for which, steps in found.items()}
+        if self._there is None:
+            self._there = {which: set(self.shelf.steps(which)) for which in ("newest", "best")}
         if step in self._there[which]:
             return  # the same step of the same run is the same state
         partial = self.shelf.place(which, step).with_name(f".{step}.partial")
@@ -96,14 +97,11 @@ class Checkpoints:
             self._pending.append(self._thread.submit(self._share_files, other, which, step, partial, meta))
             return
         self.wait()
-        copy = jax.device_get(state) if self._devices.is_writer else None  # before it is donated
-        if copy is not None:
-            self._make_room(which, step, partial, num_bytes_of(copy))
+        copy = jax.device_get(state)  # before it is donated; and the arrays of one process Orbax does not take
+        self._make_room(which, step, partial, num_bytes_of(copy))
         self._there[which].add(step)
         with self._told_by_disk(which, step, partial):
-            self._writer.save(
-                partial / _STATE, args=ocp.args.StandardSave(_as_kept(rewrap(state, self._devices.world))), force=True
-            )
+            self._writer.save(partial / _STATE, args=ocp.args.StandardSave(_as_kept(copy)), force=True)
         self._pending.append(self._thread.submit(self._finish, which, step, partial, copy, meta))
 
     def poll(self) -> None:
@@ -146,13 +144,11 @@ class Checkpoints:
         except (Damaged, OSError) as error:
             raise NoCheckpoint(f"step {step} was saved to {self._root / which}, but does not verify: {error}") from None
 
-    def _finish(self, which: Which, step: int, partial: pathlib.Path, copy: TrainState | None, meta: dict) -> None:
+    def _finish(self, which: Which, step: int, partial: pathlib.Path, copy: TrainState, meta: dict) -> None:
         """Reads back what Orbax has written, seals it, and only then removes what is older. Runs in the thread."""
         with self._told_by_disk(which, step, partial):
-            sum_of_copy = sum_of_state(copy) if copy is not None else ""  # while Orbax writes
-            self._writer.wait_until_finished()  # in all processes
-            if copy is None:
-                return
+            sum_of_copy = sum_of_state(copy)  # while Orbax writes
+            self._writer.wait_until_finished()
             final = self.shelf.place(which, step)
             if not are_same(self._read(partial, copy), copy):
                 raise DiskFailed(f"{final} reads back otherwise than it was written: the disk or memory is at fault")
@@ -163,8 +159,6 @@ class Checkpoints:
 
     def _share_files(self, other: Which, which: Which, step: int, partial: pathlib.Path, meta: dict) -> None:
         """Gives a state that is saved under one name its other one, with a `meta.json` of its own; in the thread."""
-        if not self._devices.is_writer:
-            return
         with self._told_by_disk(which, step, partial):
             source = self.shelf.place(other, step)
             shutil.rmtree(partial, ignore_errors=True)
@@ -180,11 +174,8 @@ class Checkpoints:
             self.shelf.prune()
 
     def _read(self, folder: pathlib.Path, like: TrainState) -> TrainState:
-        """A checkpoint's state as numpy arrays, read by this process alone."""
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="read"
-        )
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        """A checkpoint's state as numpy arrays."""
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone("read"))
         kept = _as_kept(like)
         kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept)
         found = handler.restore(folder / _STATE, args=ocp.args.PyTreeRestore(item=kept, restore_args=kinds))
@@ -262,12 +253,11 @@ class Checkpoints:
           like: a state of the same shapes, such as `jax.eval_shape` gives.
         """
         shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.world), like
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.replicated), like
         )
         folder = self.shelf.place(which, step) / _STATE
         state = like.replace(**self._writer.restore(folder, args=ocp.args.StandardRestore(_as_kept(shapes))))
-        # A copy by way of the host: the first step takes the state's memory over, and Orbax may still hold its arrays.
-        return replicate(rewrap(state, self._devices.replicated), self._devices)
+        return replicate(state, self._devices)  # which copies: Orbax may still hold its arrays, and a step takes them
 
     def close(self) -> None:
         """Waits until all is saved."""
@@ -292,7 +282,17 @@ def _as_kept(state: TrainState) -> dict[str, Any]:
 
 def _writer() -> ocp.AsyncCheckpointer:
     """Orbax's writer, of endless patience: it measures that by the wall clock, which may be set by days meanwhile."""
-    return ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler(), timeout_secs=_PATIENCE)
+    alone = _alone("write")
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.AsyncCheckpointer(handler, timeout_secs=_PATIENCE, multiprocessing_options=alone)
+
+
+def _alone(doing: str) -> ocp.options.MultiprocessingOptions:
+    """Lets Orbax wait for no other process: each holds the whole state, and one may repeat what others need not."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{doing}-{me}"
+    )
 
 
 def _hush_orbax() -> None:

@@ -61,12 +61,6 @@ class Devices:
         """One element of the leading axis on each local device."""
         return NamedSharding(Mesh(np.array(self.local), (AXIS,)), PartitionSpec(AXIS))
 
-    @property
-    def world(self) -> NamedSharding:
-        """The whole array on each device of all processes, as only Orbax needs it."""
-        devices = self.local if jax.process_count() == 1 else jax.devices()
-        return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
-
 
 def choose_devices(devices: str, deterministic: bool = False) -> Devices:
     """Takes so many devices, or all.
@@ -221,13 +215,3 @@ def memory_of(device: jax.Device) -> int:
     """Bytes that programs may use on a device: as it says itself, or its part of the machine's where it is the CPU."""
     told = (device.memory_stats() or {}).get("bytes_limit")
     return told or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
-
-
-def rewrap(tree, sharding: NamedSharding):
-    """The same buffers under another sharding over the same local devices: no copy, no communication."""
-    return jax.tree.map(
-        lambda array: jax.make_array_from_single_device_arrays(
-            array.shape, sharding, [shard.data for shard in array.addressable_shards]
-        ),
-        tree,
-    )
