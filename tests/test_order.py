@@ -72,7 +72,7 @@ def test_it_does_not_depend_on_devices_and_processes(expected, num_devices, num_
 
 @pytest.mark.parametrize("num_threads", [1, 4, 16])
 def test_it_does_not_depend_on_the_number_of_reader_threads(expected, monkeypatch, num_threads):
-    monkeypatch.setattr(host.os, "cpu_count", lambda: num_threads)
+    monkeypatch.setattr(host.loky, "cpu_count", lambda: num_threads)
     (share,) = shares(4, 1)
     assert sum_of(global_batches([host.training_batches(marked_records(), PLAN, share, 1, STEPS)])) == expected
 
