@@ -7,7 +7,6 @@ import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 import jax
@@ -22,6 +21,7 @@ from segnet_jax.flags import parse_flags
 from segnet_jax.memory import telling_of_memory
 from segnet_jax.reporting.measurements import print_measurements
 from segnet_jax.reporting.run_folder import environment
+from segnet_jax.reporting.saying import say
 from segnet_jax.setting import start_devices
 
 DESCRIPTION = """Measures how fast the network trains and infers, and what holds it up.
@@ -99,7 +99,6 @@ def benchmark(options: Options) -> int:
     devices, precision = start_devices(options.config)
     images_per_step = devices.total * options.batch_size_per_device
     config = dataclasses.replace(options.config, scenes=scenes_for(images_per_step))
-    say = partial(print, file=sys.stderr, flush=True)
     measured = speeds.Measured(config, devices, precision, options.steps, options.rounds, say)
     chosen = get_args(What)[:-1] if options.what == "all" else (options.what,)
     found = {

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import sys
 import time
-from functools import partial
 from typing import Any
 
 from segnet_jax.checking import read, try_out
@@ -16,6 +15,7 @@ from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_config
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.progress import duration
+from segnet_jax.reporting.saying import say
 from segnet_jax.stopping import Stop
 
 DESCRIPTION = """Checks a training before it is begun: reads all data, takes two steps, scores some images, saves and
@@ -45,7 +45,6 @@ def check(config: Config, json: str = "") -> int:
         raise UserError("check looks at this machine alone: leave out --coordinator")
     check_place("json", json)
     start = time.monotonic()
-    say = partial(print, file=sys.stderr, flush=True)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
         stack.enter_context(stop.at_once())

@@ -5,7 +5,6 @@ import dataclasses
 import pathlib
 import sys
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 import jax
@@ -23,6 +22,7 @@ from segnet_jax.files import atomic_write_json, atomic_write_text, sum_of_file
 from segnet_jax.flags import parse_flags
 from segnet_jax.nn.preprocessing import PREPROCESSINGS
 from segnet_jax.reporting.run_folder import environment
+from segnet_jax.reporting.saying import say
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import CAFFE_CAMVID
 from segnet_jax.training.parallel import choose_devices, replicate
@@ -66,7 +66,6 @@ def convert(options: Options) -> int:
       UserError: for a file that holds no such network, classes that are not given or not as many as the network's, and
         a folder that is not free.
     """
-    say = partial(print, file=sys.stderr)
     path = obtain_segnet(options.file, say)
     trained = read_caffe_segnet(path)
     classes = _classes_of(trained, options.classes, path)

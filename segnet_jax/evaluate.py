@@ -32,6 +32,7 @@ from segnet_jax.reporting.bar import bar
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.kept import Images, packed
 from segnet_jax.reporting.run_folder import result
+from segnet_jax.reporting.saying import say
 from segnet_jax.reporting.tables import print_sequences, print_table
 from segnet_jax.results import by_statistics, of_images, recipe
 from segnet_jax.sampled_scores import SampledScores, score_samples
@@ -127,7 +128,6 @@ def evaluate(options: Options) -> int:
     check_place("json", options.json)
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
         raise UserError(f"--pictures {options.pictures} is a file: name a folder")
-    say = partial(print, file=sys.stderr)
     subject = _open(options, say)
     records = assembly.decode(subject.split, subject.config, f"reading {options.split} images", say)
     with telling_of_memory(subject.config, subject.devices, flags=Options):

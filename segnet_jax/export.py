@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import jax
@@ -31,6 +30,7 @@ from segnet_jax.network import folded, restore
 from segnet_jax.pipeline.decoded import streamed
 from segnet_jax.programs import keep_no_paths
 from segnet_jax.reporting.run_folder import versions
+from segnet_jax.reporting.saying import say
 from segnet_jax.setting import open_data, start_devices, validation_split
 
 DESCRIPTION = """Writes a run's network for use elsewhere, reads it back, and compares it with the network itself.
@@ -150,7 +150,6 @@ def _made(out: pathlib.Path) -> pathlib.Path:
 
 
 def _subject(options: Options, config: Config) -> Subject:
-    say = partial(print, file=sys.stderr)
     config = dataclasses.replace(config, devices="1", fake_devices=0, precision="float32")
     devices, precision = start_devices(config, say)
     restored = restore(options.run, config, options.checkpoint, devices, precision, say)

@@ -2,9 +2,8 @@
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import jax
@@ -19,6 +18,7 @@ from segnet_jax.errors import UserError
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.nn.segnet import SegNet
+from segnet_jax.reporting.saying import say
 from segnet_jax.setting import start_devices
 from segnet_jax.training import statistics
 from segnet_jax.training.checkpoints import Checkpoints
@@ -193,7 +193,6 @@ def load(run: str | pathlib.Path, checkpoint: Asked = "result", precision: str =
         raise UserError(f"checkpoint must be one of {', '.join(get_args(Asked))}, got {checkpoint!r}")
     here = {"devices": "1", "fake_devices": 0, "precision": precision}
     config = override(runs.read_run(run), here, source="segnet_jax.load")
-    say = partial(print, file=sys.stderr)
     devices, precision = start_devices(config, say)
     return folded(restore(str(run), config, checkpoint, devices, precision, say), config)
 

@@ -10,7 +10,6 @@ import pathlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -25,6 +24,7 @@ from segnet_jax.flags import parse_config, parse_flags
 from segnet_jax.portable.lowering import PLATFORMS
 from segnet_jax.portable.sides import as_markdown, print_sides, side_by_side
 from segnet_jax.reporting.run_folder import environment, versions
+from segnet_jax.reporting.saying import say
 
 PROG = "segnet_jax.portability"
 OVERVIEW = """usage: python -m segnet_jax.portability lower|measure|report ...
@@ -138,7 +138,6 @@ def lower(config: Config, out: pathlib.Path, platforms: Sequence[str], run: str 
     keep_no_paths()
     precisions = PRECISIONS if config.precision == "auto" else (config.precision,)
     num_devices = 1 if config.devices == "all" else int(config.devices)
-    say = partial(print, file=sys.stderr)
     given = Given.of_run(run, config, num_devices, say) if run else Given(len(CAMVID))
     _make_folder(out)
     told = []
@@ -219,7 +218,6 @@ def measure(options: Measure) -> int:
     from segnet_jax.memory import telling_of_memory
 
     check_place("json", options.json)
-    say = partial(print, file=sys.stderr, flush=True)
     machine = Machine.of(options, say)
     found: dict[str, Any] = {
         "portability": 1,

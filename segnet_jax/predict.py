@@ -32,6 +32,7 @@ from segnet_jax.prediction.predictor import Predictor, Size, Sizing
 from segnet_jax.prediction.sampling import check_samples
 from segnet_jax.prediction.sources import Source, find_sources, name_outputs
 from segnet_jax.prediction.video import library
+from segnet_jax.reporting.saying import say
 from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.room import Room
 from segnet_jax.setting import start_devices
@@ -95,7 +96,6 @@ def predict(options: Options) -> int:
         fault, when all others are done.
       Ending: somebody asked to stop, or the disk is full; what was written before is whole.
     """
-    say = partial(print, file=sys.stderr, flush=True)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop(first="what is begun is written first"))
         with stop.at_once():

@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +23,7 @@ from segnet_jax.datasets.records import DataSet
 from segnet_jax.download import cache_folder, fetch
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_flags
+from segnet_jax.reporting.saying import say
 from segnet_jax.weights.load import read_caffe_segnet, read_vgg
 from segnet_jax.weights.npz import save_npz
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
@@ -123,7 +123,7 @@ def prepare_vgg(name: str, out: Path | None) -> None:
 
 def prepare_segnet(name: str) -> None:
     """Fetches a SegNet that Caffe has trained, after telling its licence, and reads it to be sure."""
-    path = obtain_segnet(name, partial(print, file=sys.stderr))
+    path = obtain_segnet(name, say)
     read_caffe_segnet(path)
     print(f"{path} is whole: python -m segnet_jax.convert {name} makes a run of it")
 

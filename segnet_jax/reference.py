@@ -26,6 +26,7 @@ from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline.host import Batch
 from segnet_jax.portable.activations import LOGITS, intermediates
+from segnet_jax.reporting.saying import say
 from segnet_jax.training.parallel import AheadOfTime, Devices, choose_devices, replicate
 from segnet_jax.training.state import TrainState, create_state
 from segnet_jax.training.steps import as_sent
@@ -84,9 +85,7 @@ def main() -> None:
     request = json.loads((folder / _REQUEST).read_text())
     config = runs.read_run(folder)
     device = choose_devices("1")
-    restored = restore(
-        request["run"], config, request["checkpoint"], device, "float32", partial(print, file=sys.stderr)
-    )
+    restored = restore(request["run"], config, request["checkpoint"], device, "float32", say)
     variables = jax.tree.map(lambda array: np.asarray(array, np.float64), restored.variables)
     model = restored.model.clone(dtype=jnp.float64)
     preprocessing = runs.preprocessing_of(restored.meta)

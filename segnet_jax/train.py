@@ -21,6 +21,7 @@ from segnet_jax.memory import telling_of_memory
 from segnet_jax.outcome import command_to_go_on
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.logbook import Logbook
+from segnet_jax.reporting.saying import say, say_nothing
 from segnet_jax.results import write_result
 from segnet_jax.stopping import Stop
 from segnet_jax.training.hosts import join
@@ -50,17 +51,17 @@ def train(config: Config) -> int:
         stop = stack.enter_context(Stop())
         with stop.at_once():  # until the first step there is nothing to save
             place = (config.coordinator, config.process_id, config.num_processes)
-            hosts = stack.enter_context(join(*place, config.heartbeat, say=_say))
-            say = _say if hosts.is_writer else _say_nothing
-            start = begin(config, hosts, stop, say, stack)
+            hosts = stack.enter_context(join(*place, config.heartbeat, say=say))
+            tell = say if hosts.is_writer else say_nothing
+            start = begin(config, hosts, stop, tell, stack)
             if start is None:
                 return 0
             stack.enter_context(telling_of_memory(start.config, start.setting.devices, has_run=True))
             state, material = start.first_state(), start.material
             num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-            say(f"network  {type(material.model).__name__}, {num_parameters:,} parameters")
-            steps = material.build_steps(say)
-            say(f"input    {material.place}, {in_words(material.num_bytes)} of images and labels")
+            tell(f"network  {type(material.model).__name__}, {num_parameters:,} parameters")
+            steps = material.build_steps(tell)
+            tell(f"input    {material.place}, {in_words(material.num_bytes)} of images and labels")
         alone = hosts.num_processes == 1  # else all must leave before the same step, which takes a word between them
         should_stop = stop.requested if alone else _never
         logbook = stack.enter_context(start.room(partial(_open_logbook, start, should_stop)))
@@ -131,15 +132,6 @@ def _write_result(
         raise Stopped(stop.exit_code, outcome["why"])
     if setting.devices.is_writer:
         start.room(lambda: write_result(start.folder, config, setting, start.meta, logbook, outcome["state"], *scored))
-
-
-def _say(text: str) -> None:
-    """Prints a line to what standard error is now: while a live line is shown, what puts others above it."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _say_nothing(_text: str) -> None:
-    """In the place of printing, for the processes that do not."""
 
 
 def _never() -> bool:

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from segnet_jax import train
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.metrics.confusion import scores
+from segnet_jax.reporting import saying
 from segnet_jax.reporting.pace import Pace
 from segnet_jax.reporting.progress import Progress, duration
 from segnet_jax.reporting.tables import percent, print_table
@@ -116,7 +116,7 @@ def test_a_resumed_run_counts_on_from_its_step_and_its_time():
 
 def test_what_a_training_says_while_the_live_line_is_shown_gets_a_line_of_its_own(terminal, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
-    say = train._say  # as the training has it, from before there is a live line
+    say = saying.say  # as commands have it, from before there is a live line
     with Progress(20, 5) as progress:
         progress.step(1, loss=1.0, learning_rate=1e-3, images_per_second=1.0)
         progress._live.refresh()

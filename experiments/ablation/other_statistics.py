@@ -10,8 +10,6 @@ LEARN, here of one image at a time), or none at all (bn_mode INFERENCE: scale * 
 import argparse
 import dataclasses
 import json
-import sys
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +19,7 @@ from segnet_jax import assembly, runs
 from segnet_jax.metrics.confusion import confusion_matrix
 from segnet_jax.network import restore
 from segnet_jax.nn.preprocessing import normalise
+from segnet_jax.reporting.saying import say
 from segnet_jax.results import by_statistics
 from segnet_jax.setting import open_data, start_devices
 
@@ -33,7 +32,6 @@ def main() -> None:
     parser.add_argument("--json", required=True)
     given = parser.parse_args()
     config = dataclasses.replace(runs.read_run(given.run), data=given.data, devices="1", batch_norm="running")
-    say = partial(print, file=sys.stderr)
     devices, precision = start_devices(config, say)
     restored = restore(given.run, config, "newest", devices, precision, say)
     model, preprocessing = restored.model.clone(sync_axis=None), runs.preprocessing_of(restored.meta)
