@@ -33,7 +33,7 @@ from segnet_jax.reporting.training_plot import training_plot
 from segnet_jax.setting import Setting, settle
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation
-from segnet_jax.training.parallel import Devices, memory_of, prefetch
+from segnet_jax.training.parallel import Devices, memory_of, peak_memory_of, prefetch
 from segnet_jax.training.state import TrainState, num_bytes_of
 
 MOST_SECONDS = 20.0  # for which steps are timed, after the two that are always taken
@@ -70,7 +70,7 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
     claiming.check_room(config, num_bytes_of(material.shapes))
     batch_size = devices.total * config.batch_size_per_device
     some = dataclasses.replace(material, records_scored=_first(material.records_scored, BATCHES * batch_size))
-    with telling_of_memory(config, devices, has_run=False):
+    with telling_of_memory(config, devices):
         state = material.first_state()
         steps = some.build_steps(say)
         state, first = _time_steps(steps, state, setting, most_calls=1)
@@ -83,7 +83,7 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
         saving = _time_saving(state, devices, folder)
         showing = _time_showing(found, some, folder)
     # Once more, on top of all that a training has loaded by then: what the process holds now is what it will hold.
-    with telling_of_memory(config, devices, has_run=False):
+    with telling_of_memory(config, devices):
         _time_steps(steps, state, setting, most_calls=CALLS_AGAIN)
     num_scored = -(-len(material.records_scored) // batch_size)
     epoch = (
@@ -151,8 +151,7 @@ def _program_memory(steps: Steps, state: TrainState, setting: Setting) -> dict[s
     if asked is not None:
         kept = asked.argument_size_in_bytes + asked.output_size_in_bytes - asked.alias_size_in_bytes
         asked = kept + asked.temp_size_in_bytes + asked.generated_code_size_in_bytes
-    used = (setting.devices.local[0].memory_stats() or {}).get("peak_bytes_in_use")
-    return {"step": asked, "device": used}
+    return {"step": asked, "device": peak_memory_of(setting.devices.local[0])}
 
 
 def _forget_peak() -> None:
@@ -203,7 +202,8 @@ def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -
     setting, records = material.setting, material.records_scored
     classes, names = setting.data_set.classes, setting.scored_split.names
     pictures = [(names[i], *records.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
-    arrays = [np.stack(each) for each in list(zip(*pictures, strict=True))[1:]]
+    chosen, *arrays = zip(*pictures, strict=True)
+    drawn = (*map(np.stack, arrays), chosen, classes, folder / "samples")
     told = {"confusion": found.confusion, "loss": found.loss, "pictures": pictures}
     keep_records(folder, setting.about, classes, pictures)
     with MetricsLog(folder) as log:
@@ -212,9 +212,8 @@ def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -
             log.write("train", step, loss=0.0)
             keep_evaluation(folder, step, classes=classes, **told)
             kept = time.monotonic()
-            names = [picture[0] for picture in pictures]
             keep_worst(folder, step, classes, pictures, {})
-            prediction_pictures(*arrays, names, classes, folder / "samples", step, setting.scored)
+            prediction_pictures(*drawn, step, setting.scored)
             training_plot(read_metrics(folder / FILE_NAME), folder / "progress.png", steps_per_epoch=1, title="check")
             write_report(folder)
     return {"keeping": kept - start, "drawing": time.monotonic() - kept}

@@ -24,7 +24,7 @@ from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.memory import telling_of_memory
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import Restored, folded, restore
+from segnet_jax.network import Asked, Restored, folded, restore
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.prediction.sampling import check_samples
 from segnet_jax.recomputing import recompute
@@ -52,7 +52,7 @@ class Options:
     run: Annotated[str, tyro.conf.Positional]  # folder of the run
     split: Literal["train", "val", "test"] = "val"  # which images
     data: str = ""  # where they are, if not where the run was trained
-    checkpoint: Literal["result", "best", "newest"] = "result"  # of the run; result: the one that its result is of
+    checkpoint: Asked = "result"  # of the run; result: the one that its result is of
     batch_norm: Literal["run", "running", "recompute"] = "run"  # whose statistics; recompute: of the run's data
     averaged: bool = True  # take the run's averaged parameters where it has such, not those of the step itself
     samples: int = 0  # also score the mean of so many samples under dropout (Bayesian SegNet), with its uncertainty

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from segnet_jax.exporting.parity import Parity, compare
 from segnet_jax.exporting.subject import Subject
 from segnet_jax.files import atomic_write_json, check_place, sum_of_file
 from segnet_jax.flags import parse_flags
-from segnet_jax.network import folded, restore
+from segnet_jax.network import Asked, folded, restore
 from segnet_jax.pipeline.decoded import streamed
 from segnet_jax.programs import keep_no_paths
 from segnet_jax.reporting.run_folder import versions
@@ -56,7 +56,7 @@ class Options:
     run: Annotated[str, tyro.conf.Positional]  # folder of the run
     format: tuple[Format, ...] = ("stablehlo",)  # one or several
     out: str = ""  # folder to write to, by default export/ in the run's
-    checkpoint: Literal["result", "best", "newest"] = "result"  # of the run; result: the one that its result is of
+    checkpoint: Asked = "result"  # of the run; result: the one that its result is of
     data: str = ""  # where to take images to compare on, if not where the run was trained; "synthetic" renders some
     images: int = 3  # how many validation images to compare on
     overwrite: bool = False  # replace what was exported to that folder before

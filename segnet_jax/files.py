@@ -49,8 +49,8 @@ def check_place(flag: str, path: str, made: str | os.PathLike = "") -> None:
     Raises:
       UserError: naming the flag: the file is a folder, or its own folder is not there or cannot be written to.
     """
-    place = pathlib.Path(path).absolute()
-    if not path or made and place.parent == pathlib.Path(made).absolute():
+    place = pathlib.Path(path)
+    if not path or made and place.absolute().parent == pathlib.Path(made).absolute():
         return
     if place.is_dir():
         raise UserError(f"--{flag} {path} is a folder: name a file")

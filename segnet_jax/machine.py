@@ -27,7 +27,7 @@ from segnet_jax.pipeline.decoded import Records
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.portable.activations import Difference, differences, intermediates, other_choices
 from segnet_jax.setting import open_data, start_devices, validation_split
-from segnet_jax.training.parallel import Devices, choose_devices
+from segnet_jax.training.parallel import Devices, choose_devices, peak_memory_of
 from segnet_jax.training.startup import check_device
 
 
@@ -232,7 +232,7 @@ class Machine:
 
     def _train(self, restored: Restored, precision: str) -> dict[str, Any]:
         """Where the next steps lead, beside the reference, and the speed of the step on a batch that lies here."""
-        before, peak = reference.by_path(restored.variables["params"]), self._peak()
+        before, peak = reference.by_path(restored.variables["params"]), peak_memory_of(self.devices.local[0])
         step, state = reference.training(
             self.config, restored.model, restored.variables, restored, precision, self.devices
         )
@@ -260,13 +260,9 @@ class Machine:
             "finite": bool(state.finite),
             "skipped": int(state.skipped),
             **self._speed(timing, self.devices.total, work.train_flop, work.train_bytes, precision),
-            "peak_memory_mb": peak_of_this_part(peak, self._peak()),
+            "peak_memory_mb": peak_of_this_part(peak, peak_memory_of(self.devices.local[0])),
             **_compiled(step.program(state, batch), step.seconds),
         }
-
-    def _peak(self) -> int | None:
-        """Bytes that the device has had in use at most since this process began, where it counts them."""
-        return (self.devices.local[0].memory_stats() or {}).get("peak_bytes_in_use")
 
     def _speed(self, timing: Timing, num_devices: int, flop: float, num_bytes: float, precision: str) -> dict[str, Any]:
         found = timing.summary(self.config.batch_size_per_device * num_devices)

@@ -25,7 +25,7 @@ from segnet_jax.errors import UserError, UserErrors
 from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import folded, restore
+from segnet_jax.network import Asked, folded, restore
 from segnet_jax.prediction.labelling import label_all
 from segnet_jax.prediction.outputs import Entry, Outputs, check_nothing_there, endings_of, find_labels
 from segnet_jax.prediction.predictor import Predictor, Size, Sizing
@@ -56,7 +56,7 @@ class Options:
     run: Annotated[str, tyro.conf.Positional]  # folder of the run
     paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # images, folders, videos, numbers of cameras
     out: str = ""  # folder for all outputs; default: the next free RUN/predictions-NUMBER
-    checkpoint: Literal["result", "best", "newest"] = "result"  # of the run; result: the one that its result is of
+    checkpoint: Asked = "result"  # of the run; result: the one that its result is of
     size: Size = "trained"  # what the network sees, as in training with its bars; or its height and width
     tile: tuple[int, int] = (0, 0)  # height and width of tiles, for images too large at once; taken at native size
     overlap: int = 64  # pixels that tiles share, of which the outer quarters do not count

@@ -22,7 +22,15 @@ from segnet_jax.pipeline import host
 from segnet_jax.pipeline.decoded import Records, from_arrays
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.setting import open_data, steps_per_call, validation_split
-from segnet_jax.training.parallel import AheadOfTime, Devices, choose_devices, parallel_eval_step, prefetch, replicate
+from segnet_jax.training.parallel import (
+    AheadOfTime,
+    Devices,
+    choose_devices,
+    parallel_eval_step,
+    peak_memory_of,
+    prefetch,
+    replicate,
+)
 from segnet_jax.training.state import create_state, init_variables
 
 NUM_CLASSES = 11
@@ -129,7 +137,7 @@ class Trainer:
 
     def memory(self, inputs) -> dict[str, float | None]:
         """MB at the most in use so far, as the device says, and what the program asks for, as the compiler says."""
-        used = (self._device.memory_stats() or {}).get("peak_bytes_in_use")
+        used = peak_memory_of(self._device)
         asked = self.step.program(self.state, inputs).memory_analysis()
         return {
             "peak_memory_mb": used and used / 1e6,

@@ -22,7 +22,7 @@ from segnet_jax.config import Config
 from segnet_jax.config_files import read_config
 from segnet_jax.datasets.frames import split_names
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_bytes, atomic_write_json
+from segnet_jax.files import atomic_write_bytes, atomic_write_json, check_place
 
 HERE = pathlib.Path(__file__).resolve().parent
 ARTICLE = {
@@ -176,8 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scaled-down", action="store_true", help="small images and a narrow network")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "times.json", help="the figure goes beside it")
     given = parser.parse_args(argv)
-    if not given.out.parent.is_dir():
-        raise UserError(f"--out {given.out}: there is no folder {given.out.parent}")
+    check_place("out", str(given.out))
     if min(given.devices) < 1:
         raise UserError(f"--devices must be positive, got {' '.join(map(str, given.devices))}")
     config = read_config(HERE / "config.toml", Config())

@@ -31,8 +31,7 @@ from rich.table import Table
 from scaling_figures import draw_measured, draw_predictions
 
 from segnet_jax.command import run_command
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_bytes, atomic_write_text
+from segnet_jax.files import atomic_write_bytes, atomic_write_text, check_place
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if given.figure:
             atomic_write_bytes(given.figure, draw_measured(machine, rows))
         return
-    if not given.out.parent.is_dir():
-        raise UserError(f"--out {given.out}: there is no folder {given.out.parent}")
+    check_place("out", str(given.out))
     print_predictions(console)
     atomic_write_text(given.out, prediction_json())
     atomic_write_bytes(given.out.with_suffix(".png"), draw_predictions())

@@ -215,3 +215,8 @@ def memory_of(device: jax.Device) -> int:
     """Bytes that programs may use on a device: as it says itself, or its part of the machine's where it is the CPU."""
     told = (device.memory_stats() or {}).get("bytes_limit")
     return told or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+
+
+def peak_memory_of(device: jax.Device) -> int | None:
+    """Bytes that a device has had in use at most since this process began; None where it does not count them."""
+    return (device.memory_stats() or {}).get("peak_bytes_in_use")
