@@ -1,5 +1,6 @@
 """Small files written whole or not at all, sums of files, and names that are nearly theirs."""
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -47,7 +48,8 @@ def check_place(flag: str, path: str, made: str | os.PathLike = "") -> None:
       made: a folder that the command makes by itself, "" for none.
 
     Raises:
-      UserError: naming the flag: the file is a folder, or its own folder is not there or cannot be written to.
+      UserError: naming the flag: the file is a folder, its own folder is not there or cannot be written to, or --json
+        would replace something else than JSON.
     """
     place = pathlib.Path(path)
     if not path or made and place.absolute().parent == pathlib.Path(made).absolute():
@@ -58,6 +60,15 @@ def check_place(flag: str, path: str, made: str | os.PathLike = "") -> None:
         raise UserError(f"--{flag} {path}: there is no folder {place.parent}; make it, or name another file")
     if not os.access(place.parent, os.W_OK):
         raise UserError(f"--{flag} {path}: the folder {place.parent} cannot be written to; name another file")
+    if flag == "json" and place.is_file() and not _may_be_a_result(place):
+        raise UserError(f"--json {path} is there already and holds no JSON: nothing is overwritten, name another file")
+
+
+def _may_be_a_result(place: pathlib.Path) -> bool:
+    """Whether a file is empty or begins as what a command wrote to it before, which its next run may replace."""
+    with contextlib.suppress(PermissionError), open(place, "rb") as file:
+        return file.read(1) in (b"", b"{")
+    return False
 
 
 def sum_of_file(path: str | os.PathLike, algorithm: str = "sha256") -> str:

@@ -191,12 +191,14 @@ def test_pictures_can_do_without_photographs(trained, tmp_path):
         (["RUN", "--checkpoint", "worst"], "--checkpoint"),
         (["RUN", "--json", "no/scores.json"], "--json no/scores.json: there is no folder"),
         (["RUN", "--json", "."], "--json . is a folder: name a file"),
+        (["RUN", "--json", "photo.png"], "--json photo.png is there already and holds no JSON"),
         (["RUN", "--pictures", "scores.json"], "--pictures scores.json is a file: name a folder"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_exit_code_2(trained, flags, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scores.json").touch()
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG")
     monkeypatch.setattr(sys, "argv", ["evaluate", *(str(trained) if flag == "RUN" else flag for flag in flags)])
     with pytest.raises(SystemExit) as left:
         run_command(command.main)
