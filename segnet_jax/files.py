@@ -61,7 +61,7 @@ def check_place(flag: str, path: str, made: str | os.PathLike = "") -> None:
     if not os.access(place.parent, os.W_OK):
         raise UserError(f"--{flag} {path}: the folder {place.parent} cannot be written to; name another file")
     if flag == "json" and place.is_file() and not _may_be_a_result(place):
-        raise UserError(f"--json {path} is there already and holds no JSON: nothing is overwritten, name another file")
+        raise UserError(f"--json {path} is there already: nothing is overwritten but JSON, name another file")
 
 
 def _may_be_a_result(place: pathlib.Path) -> bool:
