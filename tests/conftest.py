@@ -9,9 +9,10 @@ os.environ["XLA_FLAGS"] = f"{with_fake_devices(8)} {os.environ.get('XLA_FLAGS', 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-# What commands keep, decoded images and compiled programs, comes to a folder of this session's own.
-_CACHE = tempfile.TemporaryDirectory(prefix="segnet_jax_tests_")
-os.environ["SEGNET_JAX_CACHE"] = _CACHE.name
+# What commands keep, decoded images and compiled programs, comes to one folder of this session and its processes.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="segnet_jax_tests_")
+    os.environ["SEGNET_JAX_CACHE"] = _CACHE.name
 
 import gc  # noqa: E402
 import pathlib  # noqa: E402
@@ -27,7 +28,7 @@ gc.set_threshold(200_000, 20, 100)  # tracing makes many objects that stay: to l
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-_draw, _drawn = logbook.training_plot, pathlib.Path(_CACHE.name, "progress.png")
+_draw, _drawn = logbook.training_plot, pathlib.Path(os.environ["SEGNET_JAX_CACHE"], "progress.png")
 
 
 def _draw_once(rows, path, **told):
