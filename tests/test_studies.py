@@ -54,7 +54,6 @@ def test_all_trainings_have_the_same_size_and_their_tables_length_and_select_not
         ("schedule", "plain", {"class_weights"}),
         ("plain", "base", {"flip", "shift"}),
         ("longer-plain", "longer-base", {"flip", "shift"}),
-        ("longer-base", "longer-scale", {"scale"}),
         ("longer-base", "longer-strong", STRONG_PARTS),
         ("strong", "longer-strong", LENGTH),
         ("base", "slow-average", {"batch_norm_momentum"}),
