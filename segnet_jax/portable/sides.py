@@ -83,10 +83,7 @@ def side_by_side(machines: Sequence[dict[str, Any]]) -> Sides:
             [(name, [_of_all(one) for one in row("poolings", name)]) for name in poolings],
         ),
         ("Difference from float64, of the root mean square", [(name, row("layers", name, "rms")) for name in layers]),
-        (
-            "Largest difference from float64, of the largest",
-            [(name, row("layers", name, "largest")) for name in layers],
-        ),
+        (_LARGEST, [(name, row("layers", name, "largest")) for name in layers]),
         *((f"Operations of the step: {step}", rows) for step, rows in _operations(parts)),
     ]
     kept = [
