@@ -67,7 +67,8 @@ def test_two_trainings_differ_in_what_their_rows_say_alone(one, other, changed):
 
 def test_the_strong_training_has_the_protocols_parts():
     protocol, ours = read_protocol("camvid-strong", Config()), config_of("strong")
-    for field in (*STRONG_PARTS, "learning_rate", "schedule", "class_weights", "flip", "batch_size_per_device"):
+    recipe = ("learning_rate", "schedule", "class_weights", "flip", "batch_size_per_device", "batch_norm")
+    for field in (*STRONG_PARTS, *recipe):
         assert getattr(protocol, field) == getattr(ours, field), field
 
 
