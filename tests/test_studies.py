@@ -15,28 +15,31 @@ from segnet_jax.setting import check_network
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "ablation"
+STUDIES = sorted((ROOT / "experiments").glob("*/study.toml"))
 STRONG_PARTS = {"scale", "color", "average"}
 LENGTH = {"epochs", "image_size", "shift"}
 
 
 def load_study():
-    spec = importlib.util.spec_from_file_location("study", FOLDER / "study.py")
+    spec = importlib.util.spec_from_file_location("study", ROOT / "experiments" / "study.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 study = load_study()
+ablation = study.Study(FOLDER / "study.toml")
+TABLES = [(each, name) for each in map(study.Study, STUDIES) for name in each.tables]
 
 
 def config_of(variant, seed=0):
-    protocol, text = study.settings(variant, seed)
+    protocol, text = ablation.settings(variant, seed)
     base = read_protocol(protocol, Config()) if protocol else Config()
     return override(base, tomllib.loads(text), source=variant)
 
 
 def test_all_trainings_have_the_same_size_and_their_tables_length_and_select_nothing():
-    for variant in study.STUDY["variants"]:
+    for variant in ablation.variants:
         config = config_of(variant, seed=2)
         check_network(config)
         size, epochs = ((60, 80), 300) if variant.startswith("longer-") else ((120, 160), 30)
@@ -73,9 +76,9 @@ def test_the_strong_training_has_the_protocols_parts():
 
 
 def test_tables_set_known_trainings_side_by_side():
-    for table in study.STUDY["tables"].values():
-        assert {row["variant"] for row in table["rows"]} <= study.STUDY["variants"].keys()
-        assert (ROOT / "experiments" / table["folder"]).is_dir()
+    for each, name in TABLES:
+        assert {row["variant"] for row in each.tables[name]["rows"]} <= each.variants.keys()
+        assert (ROOT / "experiments" / each.tables[name]["folder"]).is_dir()
 
 
 @pytest.mark.parametrize("name", ["bilinear", "learnt", "encoder_addition", "single_channel_decoder"])
@@ -87,45 +90,57 @@ def test_the_papers_variants_are_configs_over_its_protocol(name):
 
 
 def keep(folder, name, **mious):
-    protocol, config = study.settings(name[:-2], int(name[-1]))
+    protocol, config = ablation.settings(name[:-2], int(name[-1]))
     told = {rule: {"miou": miou, "mean_accuracy": miou + 0.1, "global_accuracy": 0.8} for rule, miou in mious.items()}
     (folder / f"{name}.json").write_text(json.dumps({"protocol": protocol, "config": config, "scores": told}))
 
 
 def test_scores_are_collected_by_seed_and_rule(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "KEPT", tmp_path)
+    monkeypatch.setattr(study.Study, "kept", tmp_path)
     keep(tmp_path, "base-0", running=0.40, recompute=0.41)
     keep(tmp_path, "base-2", running=0.44, recompute=0.43)
     keep(tmp_path, "tutorial-0", running=0.10, recompute=0.20)
-    base, _, recomputed, *_, tutorial, _, _, _ = study.collect(study.STUDY["tables"]["batch_norm"])
+    base, _, recomputed, *_, tutorial, _, _, _ = ablation.collect(ablation.tables["batch_norm"])
     assert base["seeds"] == [0, 2] and base["miou"] == [0.40, 0.44]
     assert recomputed["miou"] == [0.41, 0.43] and tutorial["miou"] == [0.10]
-    rows = study.in_words([base, tutorial]).splitlines()
+    rows = study.as_markdown([base, tutorial]).splitlines()
     assert rows[2] == "| our recipe, running average 0.9 | 2 | 42.0 | 40.0, 44.0 | 52.0 | 80.0 |"
-    study.draw("Whose?", [base, tutorial], tmp_path / "figure.png")
+    study.draw_scores("Whose?", [base, tutorial], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_training_of_a_study_is_a_valid_config():
+    for each in map(study.Study, STUDIES):
+        for variant in each.variants:
+            protocol, text = each.settings(variant, seed=1)
+            base = read_protocol(protocol, Config()) if protocol else Config()
+            check_network(override(base, tomllib.loads(text), source=variant))
+
+
 def test_scores_of_another_study_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "KEPT", tmp_path)
+    monkeypatch.setattr(study.Study, "kept", tmp_path)
     keep(tmp_path, "base-0", running=0.40)
-    monkeypatch.setitem(study.STUDY["small"], "width", 1.0)
-    with pytest.raises(SystemExit, match="base-0.json is of another study.toml"):
-        study.collect(study.STUDY["tables"]["upsampling"])
+    monkeypatch.setitem(ablation.content["small"], "width", 1.0)
+    with pytest.raises(SystemExit, match="base-0.json was made with another study.toml"):
+        ablation.collect(ablation.tables["upsampling"])
 
 
 def test_the_fit_is_the_mean_over_the_last_epoch(tmp_path):
     rows = [{"kind": "train", "epoch": step / 2, "accuracy": step / 10} for step in (1, 2, 3, 4)]
     rows += [{"kind": "val", "loss": 0.5}, {"kind": "val", "loss": 0.25}]
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    assert study.fit(tmp_path / "metrics.jsonl") == {"training_accuracy": pytest.approx(0.35), "validation_loss": 0.25}
+    assert study.read_fit(tmp_path / "metrics.jsonl") == {
+        "training_accuracy": pytest.approx(0.35),
+        "validation_loss": 0.25,
+    }
 
 
-@pytest.mark.parametrize("name, table", study.STUDY["tables"].items())
-def test_the_table_in_the_experiments_readme_is_that_of_its_scores(name, table):
+@pytest.mark.parametrize("each, name", TABLES, ids=lambda value: value if isinstance(value, str) else "")
+def test_the_table_in_the_experiments_readme_is_that_of_its_scores(each, name):
+    table = each.tables[name]
     folder = ROOT / "experiments" / table["folder"]
     found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     assert {"command", "machine", "date"} <= found.keys() and found["question"] == table["question"]
     assert [row["name"] for row in found["rows"]] == [row["name"] for row in table["rows"]]
     assert all(0 < score < 1 for row in found["rows"] for score in np.ravel(row["miou"]))
-    assert study.in_words(found["rows"]) in (folder / "README.md").read_text(encoding="utf-8")
+    assert study.as_markdown(found["rows"]) in (folder / "README.md").read_text(encoding="utf-8")
