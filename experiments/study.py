@@ -2,8 +2,8 @@
 
 python experiments/study.py experiments/ablation/study.toml --data DIR --runs FOLDER
 
-A study.toml lists variants (config fields over `[small]` and `[recipe]`) and tables of variants. Each training leaves its
-scores in `scores/` beside the study.toml and is not repeated while they are there; an interrupted training is resumed.
+A study.toml lists variants (config fields over `[small]` and `[recipe]`) and tables of variants. Each training leaves
+its scores in `scores/` beside the study.toml and is not repeated while they are there; an interrupted one is resumed.
 On a CPU, `--at-once 2` gives each of two trainings half of the cores, which takes less time in total.
 """
 
