@@ -133,7 +133,10 @@ def test_every_value_has_its_source_in_a_comment(name):
         ("batch, length", ["100 epochs = 10,500 steps", "40,000 steps", "10,000 steps", "60,000 / 10,000"]),
         ("dropout", ["none", "none", "none", "0.5"]),
         ("split", ["random 60/40 of 701", "367/101/233", "same", "same"]),
-        ("L2", ["5e-4, **also on BN scale and offset**", "not on biases and BN shift; **is** on BN scale", "same", "same"]),
+        (
+            "L2",
+            ["5e-4, **also on BN scale and offset**", "not on biases and BN shift; **is** on BN scale", "same", "same"],
+        ),
         ("augmentation", ["flip x 50%; shift x, y uniform in +-10 px", "none", "none", "none"]),
         ("conv bias", ["fixed at zero, VGG's own zeroed too [V]", "yes", "yes (paper says none)", "yes"]),
         ("BN at test", ["**over the whole training set**", "recomputed after training", "recomputed", "recomputed"]),
