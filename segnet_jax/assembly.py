@@ -68,7 +68,14 @@ def build_model(config: Config, num_classes: int, precision: str) -> SegNet:
     }
     if config.network == "segnet-basic":
         return SegNetBasic(decoder=config.decoder, **settings)
-    return SegNet(encoder=config.encoder, final_batch_norm=config.final_batch_norm, **settings)
+    return SegNet(
+        encoder=config.encoder,
+        stage_convolutions=config.stage_convolutions,
+        stage_channels=config.stage_channels,
+        kernel_size=config.kernel_size,
+        final_batch_norm=config.final_batch_norm,
+        **settings,
+    )
 
 
 def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -82,7 +89,7 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.Gradien
         drop_factor=config.step_factor,
         power=config.poly_power,
     )
-    factors = {"decay_scale": config.decay_scale, "bias_rate": config.bias_rate}
+    factors = {"decay_scale": config.decay_scale, "decay_shift": config.decay_shift, "bias_rate": config.bias_rate}
     return sgd(schedule, config.momentum, config.weight_decay, **factors), schedule
 
 

@@ -30,7 +30,7 @@ from segnet_jax.reporting.logbook import DRAWING_SHARE
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.page.draw import write_report
 from segnet_jax.reporting.training_plot import training_plot
-from segnet_jax.setting import Setting, settle
+from segnet_jax.setting import Setting, epochs_between_scores, settle
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.parallel import Devices, memory_of, peak_memory_of, prefetch
@@ -86,12 +86,13 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
     with telling_of_memory(config, devices):
         _time_steps(steps, state, setting, most_calls=CALLS_AGAIN)
     num_scored = -(-len(material.records_scored) // batch_size)
+    score_every = epochs_between_scores(config)
     epoch = (
         plan.steps_per_epoch * step["seconds_a_step"]
-        + (num_scored * scoring["seconds_a_batch"] + showing["keeping"]) / config.evaluate_every
+        + (num_scored * scoring["seconds_a_batch"] + showing["keeping"]) / score_every
         + saving["seconds"] / config.checkpoint_every
     )
-    epoch = min(epoch + showing["drawing"] / config.evaluate_every, epoch / (1 - DRAWING_SHARE))
+    epoch = min(epoch + showing["drawing"] / score_every, epoch / (1 - DRAWING_SHARE))
     return {
         "input": material.place,
         "global_batch_size": plan.global_batch_size,

@@ -34,8 +34,9 @@ class Config:
 
     # data
     data: str = field(default="camvid", metadata=FREE)  # a folder, "camvid" (made by prepare), or "synthetic" scenes
-    split_rule: Literal["tutorial", "matlab", "leave-out"] = "tutorial"  # 367/101/233, 60/40 of 701, or a sequence out
+    split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how CamVid's frames are split
     leave_out: str = ""  # sequence to validate on, such as 0016E5, all others trained on; with --split-rule leave-out
+    leave_out_train: int = 0  # train only on the first N frames of --leave-out, validate on its others; 0: as above
     scenes: tuple[int, int] = (240, 60)  # training and validation scenes to render for --data synthetic
     image_size: tuple[int, int] = (360, 480)  # height and width that images and labels are resized to
     fit: Literal["stretch", "letterbox", "crop"] = "stretch"  # how: shape lost, with void bars, or ends cut off
@@ -60,6 +61,9 @@ class Config:
     encoder: Literal["vgg16", "vgg19"] = "vgg16"  # whose convolutions SegNet goes down and up
     depth: int = 5  # encoder stages, 1 to 5
     width: float = 1.0  # factor on every hidden layer's channels
+    stage_convolutions: tuple[int, ...] = ()  # convolutions of each encoder stage, such as 2 2 2 2; empty: --encoder's
+    stage_channels: tuple[int, ...] = ()  # channels of each encoder stage, such as 64 64 64 64; empty: --encoder's
+    kernel_size: int = 3  # rows and columns of segnet's kernels, odd
     pooling: Literal["floor", "ceil"] = "floor"  # odd rows: dropped (MATLAB, PyTorch) or kept (Caffe)
     upsampling: Literal["indices", "bilinear", "learnt"] = "indices"  # by pooling indices, or what in their place
     encoder_addition: bool = False  # add the encoder's maps to the decoder's (SegNet-Basic-EncoderAddition)
@@ -75,6 +79,9 @@ class Config:
     batch_norm: Literal["running", "recompute"] = field(
         default="running", metadata=OVERRIDE
     )  # statistics to score and use; recompute: over the training images after the training, as the authors did
+    batch_norm_variance: Literal["batches", "population"] = field(  # of recompute: mean over batches, or of all pixels
+        default="batches", metadata=OVERRIDE
+    )
     sync_batch_norm: bool = field(
         default=True, metadata=OVERRIDE
     )  # statistics over all devices, so that 8 x 4 images equal 1 x 32
@@ -100,6 +107,7 @@ class Config:
     momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD
     weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels
     decay_scale: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's scale too, as in Caffe's files
+    decay_shift: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's shift (offset) too, as in MATLAB
     bias_rate: float = 1.0  # factor for convolutions' biases; Caffe's: 2
     average: float = 0.0  # share of the old average of the parameters that a step keeps, such as 0.99; 0: no average
     class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
@@ -164,12 +172,31 @@ class Config:
         object.__setattr__(self, "map", tuple(dict.fromkeys(self.map)))  # a resumed run's, given once more
         if self.scale[0] > self.scale[1]:
             raise UserError(f"--scale must be the least and the largest factor, got {self.scale[0]} {self.scale[1]}")
+        if self.kernel_size % 2 == 0:
+            raise UserError(f"--kernel-size must be odd, got {self.kernel_size}")
+        self._check_stages()
         if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
             raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
         if self.steps_per_call > 1 and self.input == "host":
             raise UserError(f"--steps-per-call {self.steps_per_call} needs --input device, where no batch is sent")
         if self.resume and not self.run:
             raise UserError("--resume needs the run to go on with: add --run FOLDER")
+
+    def _check_stages(self) -> None:
+        counts = {len(stages) for stages in (self.stage_convolutions, self.stage_channels) if stages}
+        if len(counts) > 1:
+            raise UserError(
+                f"--stage-convolutions has {len(self.stage_convolutions)} stages and --stage-channels "
+                f"{len(self.stage_channels)}: give one number per stage in both"
+            )
+        if counts and max(counts) > MAX_STAGES:
+            raise UserError(f"a network has at most {MAX_STAGES} stages, got {max(counts)}: give fewer numbers")
+
+    @property
+    def num_stages(self) -> int:
+        """Return the number of encoder stages: `depth`, or fewer where the stages are given and are fewer."""
+        given = len(self.stage_convolutions or self.stage_channels)
+        return min(self.depth, given) if given else self.depth
 
     def to_toml(self) -> str:
         """The run as TOML: every field but those of this one start."""
@@ -187,17 +214,22 @@ class Config:
         )
 
 
+MAX_STAGES = 5
 _POSITIVE = 1e-12
 _RANGES = {
     "scenes": (1, 1_000_000),
     "image_size": (1, 16_384),
+    "leave_out_train": (0, 1_000_000),
     "labels_start_at": (0, 255),
     "val_share": (0, 0.9),
     "shift": (0, 16_384),
     "scale": (0.25, 4),
     "color": (0, 1),
-    "depth": (1, 5),
+    "depth": (1, MAX_STAGES),
     "width": (1e-3, 16),
+    "stage_convolutions": (1, 8),
+    "stage_channels": (1, 4096),
+    "kernel_size": (1, 31),
     "batch_norm_momentum": (0, 1 - 1e-6),
     "batch_norm_epsilon": (_POSITIVE, 1),
     "batch_norm_bias": (-1, 1),

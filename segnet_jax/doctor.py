@@ -53,8 +53,9 @@ class Options:
     exif: Literal["refuse", "apply", "ignore"] = "refuse"  # images that say they lie on their side: turn them or not
     resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
     val_share: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
-    split_rule: Literal["tutorial", "matlab", "leave-out"] = "tutorial"  # of CamVid's frames, or a sequence left out
+    split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how CamVid's frames are split
     leave_out: str = ""  # the sequence that --split-rule leave-out validates on
+    leave_out_train: int = 0  # train only on the first N frames of --leave-out, validate on its others
 
 
 def main() -> int:
@@ -112,7 +113,8 @@ def _check_writable(flag: str, path: str, data: str) -> None:
 def _command(found: Examination, config: Config) -> list[str]:
     """The command that trains on the folder."""
     suggestion = suggest(found.data_set, found.counts)
-    return [*_prog("train").split(), "--data", *_given(config), *suggestion.flags()]
+    selecting = ["--result-checkpoint", "last"] if config.split_rule == "trainval" else []
+    return [*_prog("train").split(), "--data", *_given(config), *selecting, *suggestion.flags()]
 
 
 def _prog(name: str) -> str:
@@ -128,7 +130,8 @@ def _given(config: Config) -> list[str]:
             flag = f"--{item.name.replace('_', '-')}"
             words += [word for each in (value if isinstance(value, tuple) else (value,)) for word in (flag, str(each))]
     words += ["--split-rule", config.split_rule] if config.split_rule != Config.split_rule else []
-    return words + (["--leave-out", config.leave_out] if config.leave_out else [])
+    words += ["--leave-out", config.leave_out] if config.leave_out else []
+    return words + (["--leave-out-train", str(config.leave_out_train)] if config.leave_out_train else [])
 
 
 def _print_table(found: Examination, suggestion: Suggestion) -> None:

@@ -169,6 +169,7 @@ def _subject(options: Options, config: Config) -> Subject:
 
 NETWORK_FIELDS = (  # of the config, such as are needed to build the network again; no path of a machine is told
     *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling", "encoder_addition"),
+    *("stage_convolutions", "stage_channels", "kernel_size"),
     *("decoder", "dropout", "conv_bias", "final_batch_norm", "batch_norm_epsilon"),
 )
 

@@ -14,6 +14,7 @@ from segnet_jax.material import Steps
 from segnet_jax.reporting.kept import Images
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.results import merit
+from segnet_jax.setting import epochs_between_scores
 from segnet_jax.stopping import Stop
 from segnet_jax.training.hosts import Hosts
 from segnet_jax.training.parallel import prefetch
@@ -68,7 +69,8 @@ class Training:
         last_step = min(config.max_steps or setting.total_steps, setting.total_steps)
         if meta["best"] is not None and meta["best"]["step"] == self.step:
             self._save("best")  # where it was damaged: what is gone on from is the same state
-        if self._is_due(config.evaluate_every) and (meta["last"] is None or meta["last"]["step"] < self.step):
+        score_every = epochs_between_scores(config)
+        if self._is_due(score_every) and (meta["last"] is None or meta["last"]["step"] < self.step):
             self._score()
         unread = deque()
         calls = calls_of(range(self.step, last_step), setting.steps_per_call, setting.plan.steps_per_epoch)
@@ -83,7 +85,7 @@ class Training:
             self.state, measures = self._steps.take(self.state, inputs)
             self.step = steps.stop
             unread.append((steps, measures))
-            scoring, saving = self._is_due(config.evaluate_every), self._is_due(config.checkpoint_every)
+            scoring, saving = self._is_due(score_every), self._is_due(config.checkpoint_every)
             at_once = self._should_stop() or scoring or saving or self.step == last_step
             while len(unread) > (0 if at_once else _UNREAD):
                 self._note(*unread.popleft())

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segnet_jax.nn.segnet import SegNet, scaled_stages
+from segnet_jax.nn.segnet import SegNet
 from segnet_jax.nn.segnet_basic import SIZE, SegNetBasic
 
 
@@ -107,10 +107,7 @@ def _layers(model: SegNet, height: int, width: int) -> tuple[list[Layer], list[i
     """Each convolution, and the cells (windows x channels) of each pooling."""
     layers, sizes, cells, channels = [], [], [], 3
     is_basic = isinstance(model, SegNetBasic)
-    if is_basic:
-        stages, taps = model.stages, SIZE**2
-    else:
-        stages, taps = scaled_stages(model.encoder, model.depth, model.width), 9
+    stages, taps = model.stages, (SIZE if is_basic else model.kernel_size) ** 2
     for outputs, count in stages:
         for _ in range(count):
             layers.append((height * width, channels, outputs, taps))

@@ -1,17 +1,21 @@
 """BatchNorm's statistics over the whole training set, taken when the training is over: `--batch-norm recompute`.
 
 The running averages are of the last few dozen batches, augmented, under parameters that were still changing. These are
-of every training image as it is, under the parameters that are scored: the mean over batches, as large as those of the
-training, of the batches' own means and variances. SegNet's authors did so before each test.
+of every training image as it is, under the parameters that are scored. `--batch-norm-variance` says which variance:
 
-Source: SegNet-Tutorial, Scripts/compute_bn_statistics.py.
+* "batches": mean over batches, as large as those of the training, of the batches' own means and variances. SegNet's
+  authors did so before each test (SegNet-Tutorial, Scripts/compute_bn_statistics.py).
+* "population": mean and variance over all pixels of the training set, as MATLAB takes them after training (MathWorks'
+  page on batch normalization, an older text). It exceeds the former by the variance of the batches' means.
 """
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
 
 from segnet_jax import assembly
@@ -22,7 +26,7 @@ from segnet_jax.pipeline import host
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.training import statistics
-from segnet_jax.training.calibration import calibrate
+from segnet_jax.training.calibration import CountedBatch, calibrate, population_statistics
 from segnet_jax.training.parallel import Devices, prefetch, replicate
 from segnet_jax.training.shelf import Which
 
@@ -37,7 +41,10 @@ def recompute(
     devices: Devices,
     on_images: Callable[[int], None] = lambda number: None,
 ) -> dict[str, Any]:
-    """The statistics of a trained network over its training images, each once, as far as whole batches go.
+    """The statistics of a trained network over its training images, each once.
+
+    With `batch_norm_variance` "batches" the images that fill no whole batch are left out, as in the tutorial's script;
+    with "population" they are passed in batches of their own.
 
     Args:
       config: the run's.
@@ -66,7 +73,22 @@ def recompute(
     share = assembly.device_share(devices, batch_size // devices.total)
     batch_of = partial(host.training_batch, records, plan, share, 1)
     batches = prefetch(map(batch_of, range(plan.steps_per_epoch)), devices)
-    return calibrate(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))
+    if config.batch_norm_variance == "batches":
+        return calibrate(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))
+    num_images = batch_size if config.sync_batch_norm else config.batch_size_per_device
+    whole = (CountedBatch(batch, num_images) for batch in batches)
+    rest = _remaining_batches(records, plan, devices, config.batch_size_per_device)
+    return population_statistics(model, variables, itertools.chain(whole, rest), preprocessing, devices, on_images)
+
+
+def _remaining_batches(records: Records, plan: Plan, devices: Devices, batch_size: int) -> Iterator[CountedBatch]:
+    """Yield the images of an epoch that fill no whole batch, at most `batch_size` at once, the same on each device."""
+    remaining = plan.remainder(0)
+    for first in range(0, len(remaining), batch_size):
+        images = np.stack([records.read(int(index))[0] for index in remaining[first : first + batch_size]])
+        repeated = np.broadcast_to(images, (len(devices.local), 1, *images.shape))
+        (batch,) = prefetch([{"image": repeated}], devices)
+        yield CountedBatch(batch, len(images), is_repeated=True)
 
 
 def recompute_and_keep(start: Beginning, which: Which, step: int, variables: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +109,7 @@ def recompute_and_keep(start: Beginning, which: Which, step: int, variables: dic
     batch_stats = recompute(start.config, setting.plan.global_batch_size, *network, devices)
     if devices.is_writer:
         sum_of_state = checkpoints.confirm(which, step)
-        facts = {"step": step, "data": setting.train_split.fingerprint}
+        variance = start.config.batch_norm_variance
+        facts = {"step": step, "data": setting.train_split.fingerprint, "variance": variance}
         start.room(partial(statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
     return variables | {"batch_stats": replicate(batch_stats, devices)}

@@ -16,12 +16,14 @@ from segnet_jax.datasets.choose import open_data_set
 from segnet_jax.datasets.reading import Reading
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.errors import UserError, listed
+from segnet_jax.nn.segnet import scaled_stages
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.programs import keep_compiled_programs
 from segnet_jax.training.parallel import Devices, choose_devices, gpu_options, with_options
 from segnet_jax.training.precision import choose_precision
 from segnet_jax.training.startup import PLUGINS, check_device
+from segnet_jax.weights.vgg import check_stages
 
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 """Is there where Linux has a driver for an NVIDIA GPU, whether JAX can use it or not."""
@@ -88,12 +90,15 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
       UserError: if the config does not fit them, or itself.
     """
     check_network(config)
+    _check_selection(config)
     devices, precision = start_devices(config, say)
     say(f"devices  {devices}, {precision}")
     data_set = open_data(config)
     for note in data_set.notes:
         say(note)
     tell_of_sizes(config, data_set, say)
+    if config.split_rule == "trainval":
+        say("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
     num_records = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
     fingerprint = data_set.splits["train"].fingerprint[:12]
     say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
@@ -104,6 +109,28 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     total_steps = config.epochs * plan.steps_per_epoch
     scored, per_call = validation_split(data_set), steps_per_call(config, devices)
     return Setting(devices, precision, data_set, scored, plan, total_steps, per_call)
+
+
+def _check_selection(config: Config) -> None:
+    """Check that no checkpoint is selected by test images.
+
+    Raises:
+      UserError: `--split-rule trainval`, which has no validation images, with the best checkpoint's result.
+    """
+    if config.split_rule == "trainval" and config.result_checkpoint != "last":
+        raise UserError(
+            "--split-rule trainval has no validation images to select the best checkpoint by, got --result-checkpoint "
+            f"{config.result_checkpoint}: add --result-checkpoint last"
+        )
+
+
+def epochs_between_scores(config: Config) -> int:
+    """Return how many epochs lie between two evaluations.
+
+    All of them with `--split-rule trainval`: its test images are scored once, after the last step, so that nothing is
+    chosen by them while training.
+    """
+    return config.epochs if config.split_rule == "trainval" else config.evaluate_every
 
 
 def _plan(config: Config, devices: Devices, num_images: int) -> Plan:
@@ -186,11 +213,11 @@ def check_network(config: Config) -> None:
         _check_basic(config)
     elif config.decoder != "full":
         raise UserError(f"--decoder {config.decoder} is for --network segnet-basic, got --network {config.network}")
-    smallest = 2**config.depth
+    smallest = 2**config.num_stages
     if min(config.image_size) < smallest:
         height, width = config.image_size
         raise UserError(
-            f"--image-size {height} {width} is smaller than the {config.depth} poolings need ({smallest}): take a "
+            f"--image-size {height} {width} is smaller than the {config.num_stages} poolings need ({smallest}): take a "
             "larger one, or a smaller --depth",
             kind="image-too-small",
             fix=f"--image-size {max(height, smallest)} {max(width, smallest)}",
@@ -199,6 +226,14 @@ def check_network(config: Config) -> None:
         raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
     if config.init in ("vgg16", "vgg16_bn", "vgg19") and not config.init.startswith(config.encoder):
         raise UserError(f"--init {config.init} does not fit --encoder {config.encoder}")
+    if config.init != "none":
+        stages = scaled_stages(config.encoder, config.depth, 1, config.stage_convolutions, config.stage_channels)
+        check_stages(config.init, config.encoder, stages, config.kernel_size)
+    if config.encoder_addition and 1 in config.stage_convolutions:
+        raise UserError(
+            "--encoder-addition adds to the first of a stage's two or more convolutions, got --stage-convolutions "
+            f"{' '.join(map(str, config.stage_convolutions))}: give at least 2, or leave --encoder-addition out"
+        )
 
 
 def _check_basic(config: Config) -> None:
@@ -209,6 +244,10 @@ def _check_basic(config: Config) -> None:
     """
     if config.depth > STAGES:
         raise UserError(f"--network segnet-basic has {STAGES} stages, got --depth {config.depth}: add --depth {STAGES}")
+    if config.stage_convolutions or config.stage_channels or config.kernel_size != 3:
+        raise UserError(
+            "--stage-convolutions, --stage-channels and --kernel-size are for --network segnet: leave them out"
+        )
     if config.init != "none":
         raise UserError(f"--init {config.init} is for --network segnet: add --init none to start afresh")
     if config.final_batch_norm:
@@ -224,6 +263,8 @@ def open_data(config: Config) -> DataSet:
     """Opens the data set, which must have something to train and something to score."""
     if config.leave_out and config.split_rule != "leave-out":
         raise UserError(f"--leave-out {config.leave_out} needs --split-rule leave-out")
+    if config.leave_out_train and config.split_rule != "leave-out":
+        raise UserError(f"--leave-out-train {config.leave_out_train} needs --split-rule leave-out --leave-out SEQUENCE")
     data_set = open_data_set(
         config.data,
         split_rule=config.split_rule,
@@ -233,6 +274,7 @@ def open_data(config: Config) -> DataSet:
         num_val=config.scenes[1],
         reading=reading_of(config),
         leave_out=config.leave_out,
+        leave_out_train=config.leave_out_train,
     )
     if not data_set.splits.get("train"):
         raise UserError(f"the training list of {config.data} is empty: nothing to train on", kind="empty-list")

@@ -1,6 +1,7 @@
 """CamVid in the tutorial's layout: its lists, its faults, its splits by name, and the real frames' counts."""
 
 import hashlib
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segnet_jax import train as command
 from segnet_jax.constants import VOID
 from segnet_jax.datasets import camvid, frames
 from segnet_jax.datasets.choose import open_data_set, open_full_size_counts
 from segnet_jax.datasets.decode import read_label
 from segnet_jax.errors import UserError
+from segnet_jax.flags import parse_config
 
 PREFIX = "/SegNet/CamVid"
 
@@ -270,20 +273,65 @@ def test_the_shipped_matlab_list_is_the_seeded_deal_of_60_to_40():
     assert set(names["train"]) | set(names["test"]) == set(frames.FRAMES)
     val_in_train = len(set(frames.VAL) & set(names["train"]))
     assert 40 < val_in_train < 80  # a fair draw of the clip's 101 frames: 60.7 expected, deviation 4.5
-    with pytest.raises(UserError, match="unknown split rule 'random'; known: tutorial, matlab"):
+    with pytest.raises(UserError, match="unknown split rule 'random'; known: tutorial, matlab, trainval"):
         frames.split_names("random")
 
 
-def test_a_folder_with_all_frames_is_dealt_by_the_matlab_rule(tmp_path):
-    folder = make_tutorial(tmp_path, frames.split_names("tutorial"), size=(2, 2))
-    data_set = open_folder(folder, "matlab")
+@pytest.fixture(scope="module")
+def all_frames(tmp_path_factory):
+    return make_tutorial(tmp_path_factory.mktemp("camvid"), frames.split_names("tutorial"), size=(8, 8))
+
+
+def test_a_folder_with_all_frames_is_dealt_by_the_matlab_rule(all_frames):
+    data_set = open_folder(all_frames, "matlab")
     assert data_set.name == "camvid-matlab"
     assert {split: len(data_set.splits[split]) for split in data_set.splits} == {"train": 421, "test": 280}
     test = data_set.splits["test"]
     for index in (0, 100, 279):
         name = test.names[index]
-        (path,) = (path for path in folder.glob(f"*/{name}.png") if "annot" not in path.parent.name)
+        (path,) = (path for path in all_frames.glob(f"*/{name}.png") if "annot" not in path.parent.name)
         np.testing.assert_array_equal(test.read(index)[0], np.asarray(Image.open(path)))
+
+
+def test_trainval_trains_on_the_published_training_and_validation_lists_and_keeps_the_test_list():
+    names, tutorial = frames.split_names("trainval"), frames.split_names("tutorial")
+    assert names.keys() == {"train", "test"} and {split: len(names[split]) for split in names} == {
+        "train": 468,
+        "test": 233,
+    }
+    assert names["train"] == tutorial["train"] + tutorial["val"] and names["test"] == tutorial["test"]
+    assert not set(names["train"]) & set(names["test"])
+
+
+def train(folder, run, *flags):
+    given = f"--data {folder} --run {run} --split-rule trainval --image-size 8 8 --init none --width 0.0625 --epochs 3 "
+    given += "--stage-convolutions 1 --kernel-size 1 --class-weights none --devices 1 --batch-size-per-device 150 "
+    given += "--batch-norm recompute --batch-norm-variance population --decay-scale --decay-shift --final-batch-norm"
+    return command.train(parse_config([*given.split(), *flags], prog="segnet_jax.train", description=""))
+
+
+def test_trainval_scores_the_test_images_once_after_the_last_step(all_frames, tmp_path, capsys):
+    """Three epochs of three steps, with an evaluation asked for after each."""
+    run = tmp_path / "run"
+    assert train(all_frames, run, "--result-checkpoint", "last", "--evaluate-every", "1", "--max-steps", "6") == 0
+    assert "the test images are scored once, at the end" in capsys.readouterr().err
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["kind"] for row in rows} == {"train"}  # two epochs are done
+    assert not list(run.glob("evaluations/step*")) and not (run / "checkpoints" / "best").exists()
+    assert train(all_frames, run, "--result-checkpoint", "last", "--evaluate-every", "1") == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] not in ("train", "start")] == [9]
+    result = json.loads((run / "result.json").read_text())
+    assert (result["split"], result["num_images"], result["data_set"]) == ("test", 233, "camvid-trainval")
+    assert (result["checkpoint"], result["step"], result["num_steps"]) == ("last", 9, 9)
+    (manifest,) = (run / "checkpoints" / "statistics").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["variance"] == "population"
+
+
+def test_trainval_selects_no_checkpoint_by_the_test_images(all_frames, tmp_path):
+    with pytest.raises(UserError, match="no validation images to select the best .*: add --result-checkpoint last"):
+        train(all_frames, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_matlab_rule_needs_all_frames_and_no_others(folder, tmp_path):

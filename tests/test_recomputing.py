@@ -1,10 +1,12 @@
 """BatchNorm's statistics taken afresh: numpy's over the training images, kept beside the checkpoint, scored, used."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
 import tomllib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +28,10 @@ from segnet_jax.network import restore
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.nn.segnet import SegNet
+from segnet_jax.pipeline.decoded import from_arrays
 from segnet_jax.recomputing import recompute
 from segnet_jax.training import statistics
+from segnet_jax.training.calibration import pool_moments
 from segnet_jax.training.parallel import AXIS, choose_devices, replicate
 from segnet_jax.training.state import init_variables
 
@@ -104,6 +108,88 @@ def test_without_synchronised_statistics_the_batches_are_those_of_single_devices
     mean, var = first_layer_by_numpy(records.images, kernel, TORCH, seed=3, batch_size=4)
     np.testing.assert_allclose(found["conv1_1_bn"]["mean"], mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["conv1_1_bn"]["var"], var, rtol=1e-4)
+
+
+def convolution_inputs_by_numpy(images, params, batch_size, chunk_size):
+    """What each BatchNorm of a SegNet of one stage sees of all images, by name: float64 [N,H,W,C].
+
+    The batches, each normalized by its own statistics, are whole ones in Philox's order, then chunks of what is left.
+    """
+    order = np.argsort(np.random.Philox(key=[3, 0]).random_raw((1, len(images)))[0], kind="stable")
+    whole = len(images) // batch_size * batch_size
+    parts = [order[i : i + batch_size] for i in range(0, whole, batch_size)]
+    parts += [order[i : i + chunk_size] for i in range(whole, len(images), chunk_size)]
+    seen = {}
+
+    def block(x, name):
+        kernel = np.float64(params[name]["kernel"])
+        height, width = x.shape[1:3]
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3))
+        seen.setdefault(name, []).append(x)
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        return np.maximum((x - mean) / np.sqrt(var + 1e-5), 0)  # scale 1 and shift 0
+
+    for part in parts:
+        x = (images[part].astype(np.float64) - TORCH.mean) / TORCH.std
+        x = block(block(x, "conv1_1"), "conv1_2")
+        n, height, width, channels = x.shape
+        windows = x.reshape(n, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3).reshape(n, -1, 4, channels)
+        first = windows.argmax(2, keepdims=True) == np.arange(4)[:, None]
+        cells = np.where(first, windows, 0).reshape(n, height // 2, width // 2, 2, 2, channels)
+        block(block(cells.swapaxes(2, 3).reshape(x.shape), "conv1_2_D"), "conv1_1_D")
+    return {name: np.concatenate(each) for name, each in seen.items()}
+
+
+@pytest.mark.parametrize(
+    ("count", "sync", "batch_size"),
+    [(1, True, 8), pytest.param(3, True, 8, marks=pytest.mark.slow), (8, True, 8), (2, False, 3)],
+)
+def test_population_statistics_are_those_of_all_pixels_of_the_training_set(count, sync, batch_size):
+    """Of 27 images of very different brightness; of batches of eight three are left over, taken as two and one."""
+    config = Config(seed=3, accumulate=2, batch_size_per_device=2 if sync else 3, batch_norm_variance="population")
+    config = dataclasses.replace(config, sync_batch_norm=sync)
+    noise = np.random.default_rng(1).integers(0, 60, (27, 8, 10, 3))
+    images = (noise + np.random.default_rng(2).integers(0, 196, (27, 1, 1, 3))).astype(np.uint8)
+    records = from_arrays(images, np.zeros((27, 8, 10), np.uint8))
+    settings = {"depth": 1, "width": 1 / 16, "final_batch_norm": True}
+    model = SegNet(3, sync_axis=AXIS if sync else None, **settings)
+    variables, passed = replicate(init_variables(model, seed=0), devices := choose_devices(str(count))), []
+    recomputed = partial(recompute, model=model, variables=variables, records=records, preprocessing=TORCH)
+    global_batch_size = 2 * batch_size * (1 if sync else count)  # of two accumulated batches
+    found = recomputed(config, global_batch_size, devices=devices, on_images=passed.append)
+    assert sum(passed) == 27
+    whole, chunk = (8, 2) if sync else (3, 3)  # not synchronized: three images of each device, and of what is left
+    seen = convolution_inputs_by_numpy(images, variables["params"], whole, chunk)
+    assert {f"{name}_bn" for name in seen} == found.keys() and all(len(each) == 27 for each in seen.values())
+    for name, values in seen.items():
+        statistics = found[f"{name}_bn"]
+        np.testing.assert_allclose(statistics["mean"], values.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(statistics["var"], values.var((0, 1, 2)), rtol=1e-4)
+        assert {array.dtype for array in statistics.values()} == {np.dtype(np.float32)}
+    if count == 1:  # the mean of the batches' variances lacks the variance of their means
+        config = dataclasses.replace(config, batch_norm_variance="batches")
+        by_batch = recomputed(config, global_batch_size, devices=devices)
+        assert (found["conv1_1_bn"]["var"] > 1.05 * by_batch["conv1_1_bn"]["var"]).any()
+
+
+def test_moments_of_unequal_parts_pool_to_those_of_the_whole():
+    values = np.random.default_rng(0).normal(50, [1, 3], (100, 2)) + np.arange(100)[:, None] // 40
+    parts = [values[:7], values[7:60], values[60:]]
+    moments = [{"mean": part.mean(0), "var": part.var(0)} for part in parts]
+    pooled = pool_moments([7, 53, 40], moments)
+    np.testing.assert_allclose(pooled["mean"], values.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(pooled["var"], values.var(0), rtol=1e-6)
+
+
+def test_statistics_taken_in_another_way_take_the_place_of_those_that_are_kept(tmp_path):
+    ways = [("batches", 1.0), ("batches", 2.0), ("population", 3.0)]
+    kept = []
+    for way, value in ways:
+        batch_stats = {"a_bn": {"mean": np.full(2, value, np.float32)}}
+        statistics.keep(tmp_path, "0" * 64, batch_stats, {"variance": way})
+        kept.append(float(statistics.kept(tmp_path, "0" * 64, batch_stats)["a_bn"]["mean"][0]))
+    assert kept == [1.0, 1.0, 3.0]
 
 
 @pytest.mark.parametrize("which", ["newest", "best"])

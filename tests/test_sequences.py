@@ -154,9 +154,10 @@ def folder(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("drives") / "data", SPLITS)
 
 
-def opened(folder, sequence):
+def opened(folder, sequence, num_train=0):
     options = {"image_size": (24, 32), "seed": 0, "num_train": 1, "num_val": 1}
-    return open_data_set(str(folder), split_rule="leave-out", leave_out=sequence, **options)
+    options |= {"leave_out": sequence, "leave_out_train": num_train}
+    return open_data_set(str(folder), split_rule="leave-out", **options)
 
 
 def test_a_sequence_left_out_is_validated_on_and_all_others_are_trained_on(folder):
@@ -174,6 +175,49 @@ def test_a_sequence_left_out_is_validated_on_and_all_others_are_trained_on(folde
         for i, name in enumerate(split.names):
             assert all(np.array_equal(a, b) for a, b in zip(split.read(i), where[name], strict=True))
     assert found.splits["train"].fingerprint != opened(folder, "c").splits["train"].fingerprint
+
+
+def test_the_first_frames_of_a_left_out_sequence_are_trained_on_and_its_others_validated(folder):
+    """a_0030 and a_0060 are of train, a_0090 and a_0092 of val: the order is that of the frames, whatever the split."""
+    found, whole = opened(folder, "a", num_train=3), opened(folder, "a")
+    assert {split: each.names for split, each in found.splits.items()} == {
+        "train": ("a_0030", "a_0060", "a_0090"),
+        "val": ("a_0092",),
+    }
+    assert found.name == "camvid-tutorial-first-3-of-a" and whole.name == "camvid-tutorial-without-a"
+    where = {name: whole.splits["val"].read(i) for i, name in enumerate(whole.splits["val"].names)}
+    for split in found.splits.values():
+        for i, name in enumerate(split.names):
+            assert all(np.array_equal(a, b) for a, b in zip(split.read(i), where[name], strict=True))
+    prints = [
+        each.splits["train"].fingerprint for each in (found, opened(folder, "a", 3), opened(folder, "a", 2), whole)
+    ]
+    assert prints[0] == prints[1] and len(set(prints)) == 3
+
+
+def test_thirty_frames_of_camvids_short_drive_leave_71_with_one_seam(tmp_path):
+    """Of 0006R0, every 30th frame from 930 to 3930: 930 to 1800 for training, 1830 to 3930 for validation."""
+    folder = make_folder(tmp_path / "data", {"train": list(split_names("tutorial")["train"][62:163])})
+    found = opened(folder, "0006R0", num_train=30)
+    names = {split: each.names for split, each in found.splits.items()}
+    assert names["train"] == tuple(f"0006R0_f{frame:05}" for frame in range(930, 1801, 30))
+    assert names["val"] == tuple(f"0006R0_f{frame:05}" for frame in range(1830, 3931, 30))
+    assert (len(names["train"]), len(names["val"])) == (30, 71)
+    (between,) = audit(names).neighbours
+    assert between.seams == [("0006R0_f01800", "0006R0_f01830", 1.0)]
+    assert between.num_images[1.0] == {"train": 1, "val": 1}  # evenly spaced frames would have 30 and 58
+    spaced = {round(place) for place in np.linspace(0, 100, 30)}
+    near = [place for place in set(range(101)) - spaced if {place - 1, place + 1} & spaced]
+    assert len(near) == 58
+
+
+@pytest.mark.parametrize(
+    ("num_train", "message"),
+    [(4, "--leave-out-train 4 leaves none of the 4 frames of a to validate on: give at most 3"), (9, "at most 3")],
+)
+def test_more_frames_than_the_sequence_can_give_are_refused(folder, num_train, message):
+    with pytest.raises(UserError, match=message):
+        opened(folder, "a", num_train)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +238,8 @@ def test_names_without_sequences_and_a_single_sequence_cannot_be_left_out(tmp_pa
 def test_a_sequence_to_leave_out_needs_the_rule(folder):
     with pytest.raises(UserError, match="--leave-out a needs --split-rule leave-out"):
         open_data(Config(data=str(folder), leave_out="a"))
+    with pytest.raises(UserError, match="--leave-out-train 2 needs --split-rule leave-out --leave-out SEQUENCE"):
+        open_data(Config(data=str(folder), leave_out_train=2))
 
 
 def looked_at(folder, told, capsys, monkeypatch):

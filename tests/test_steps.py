@@ -208,6 +208,23 @@ def test_caffes_factors_double_the_rate_of_convolutions_biases_and_decay_batch_n
         np.testing.assert_allclose(updates["conv_bn"]["bias"], -0.1 * momentum, rtol=1e-6)
 
 
+def test_matlabs_l2_pulls_on_kernels_and_batch_norms_scale_and_offset_and_on_no_bias():
+    params = {
+        "conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(3, 2.0)},
+        "conv_bn": {"scale": jnp.full(3, 3.0), "bias": jnp.full(3, -4.0)},
+    }
+    schedule = learning_rate_schedule("constant", peak=0.1, total_steps=1)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    expected = {"kernel": -0.1 * 0.5 * 2, "scale": -0.1 * 0.5 * 3, "bias": -0.1 * 0.5 * -4}
+    for scale, shift in ((False, False), (True, False), (False, True), (True, True)):
+        optimizer = sgd(schedule, momentum=0.9, weight_decay=0.5, decay_scale=scale, decay_shift=shift)
+        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        np.testing.assert_allclose(updates["conv"]["kernel"], expected["kernel"], rtol=1e-6)
+        np.testing.assert_array_equal(updates["conv"]["bias"], 0)
+        np.testing.assert_allclose(updates["conv_bn"]["scale"], expected["scale"] * scale, rtol=1e-6)
+        np.testing.assert_allclose(updates["conv_bn"]["bias"], expected["bias"] * shift, rtol=1e-6)
+
+
 def test_learning_rates_of_hand_worked_courses():
     make_schedule = partial(learning_rate_schedule, peak=0.8, total_steps=8)
     rates = {

@@ -39,20 +39,22 @@ def open_data_set(
     num_val: int,
     reading: Reading = PLAIN,
     leave_out: str = "",
+    leave_out_train: int = 0,
 ) -> DataSet:
     """Opens the data set that `--data` names.
 
     Args:
       data: "synthetic", rendered street scenes; "camvid", what `prepare camvid` made, or the folder that
         $SEGNET_JAX_CAMVID names; else a folder of prepared records or in one of the layouts of data/README.md.
-      split_rule: how CamVid's frames are split, "tutorial" or "matlab", which have no effect on other data; or
-        "leave-out", for all images whose names tell sequences.
+      split_rule: how CamVid's frames are split, "tutorial", "matlab" or "trainval"; or "leave-out", for all images
+        whose names tell sequences.
       image_size: height and width of rendered scenes; others come at the size on disk.
       seed: of rendered scenes.
       num_train: training scenes to render.
       num_val: validation scenes to render.
       reading: how the files of a folder are to be taken.
       leave_out: the sequence that "leave-out" validates on.
+      leave_out_train: as `sequences.leave_out`.
 
     Raises:
       UserError: for a folder that is not there or holds no data set, and for every fault found in it.
@@ -78,7 +80,7 @@ def open_data_set(
     else:
         raise UserError(_no_data_set(folder), kind="no-data-set", file=str(folder))
     if dealt_by == "leave-out":
-        return sequences.leave_out(data_set, leave_out)
+        return sequences.leave_out(data_set, leave_out, leave_out_train)
     return data_set if split_rule == "tutorial" else camvid.deal(data_set, split_rule)
 
 

@@ -1,4 +1,4 @@
-"""CamVid's 701 frames by name, and the two ways to split them.
+"""CamVid's 701 frames by name, and the three ways to split them.
 
 The names follow rules: a sequence and every 30th (validation: every 2nd) frame of its video. The md5 of the lists
 that the rules give is that of the published lists; a test compares them.
@@ -57,7 +57,8 @@ def split_names(rule: str) -> dict[str, tuple[str, ...]]:
     """The frames of each split, in a fixed order.
 
     Args:
-      rule: "tutorial" (367 train, 101 val, 233 test) or "matlab" (421 train, 280 test, from the shipped list).
+      rule: "tutorial" (367 train, 101 val, 233 test), "matlab" (421 train, 280 test, from the shipped list) or
+        "trainval" (the tutorial's 367 and 101 for training, 233 test).
 
     Raises:
       UserError: for another rule.
@@ -68,7 +69,9 @@ def split_names(rule: str) -> dict[str, tuple[str, ...]]:
         listed = resources.files("segnet_jax.datasets") / "splits" / "matlab_train.txt"
         train = tuple(listed.read_text(encoding="ascii").split())
         return {"train": train, "test": tuple(sorted(set(FRAMES) - set(train)))}
-    raise UserError(f"unknown split rule {rule!r}; known: tutorial, matlab")
+    if rule == "trainval":
+        return {"train": (*TRAIN, *VAL), "test": TEST}
+    raise UserError(f"unknown split rule {rule!r}; known: tutorial, matlab, trainval")
 
 
 def missing_frames(names: Iterable[str]) -> list[str]:

@@ -172,15 +172,22 @@ def _seconds(span: float) -> str:
     return "1/15 s" if abs(span - 1 / 15) < 1e-6 else f"{span:.2g} s" if span < 10 else f"{span:.0f} s"
 
 
-def leave_out(data_set: DataSet, sequence: str) -> DataSet:
+def leave_out(data_set: DataSet, sequence: str, num_train: int = 0) -> DataSet:
     """Makes a sequence the validation images, and all other images, of all splits, the training images.
+
+    With `num_train` the training images are the first so many frames of the sequence instead, and its other frames are
+    validated on: a network that was trained without the sequence is fine-tuned to it. The first ones, not every n-th:
+    one seam alone has neighbors in time on both sides, where evenly spaced frames would put one beside each scored
+    frame.
 
     Args:
       data_set: whose names tell sequences.
       sequence: to be left out of the training.
+      num_train: 0, or the number of frames of the sequence to train on, in the order of their numbers.
 
     Raises:
-      UserError: the names tell no sequences, this one is none of them or the only one, or a name is there twice.
+      UserError: the names tell no sequences, this one is none of them, the only one or too short, or a name is there
+        twice.
     """
     places = [(split, index) for split in data_set.splits.values() for index in range(len(split))]
     names = [split.names[index] for split, index in places]
@@ -193,21 +200,28 @@ def leave_out(data_set: DataSet, sequence: str) -> DataSet:
     if sequence not in known:
         given = f"no sequence {sequence}" if sequence else "--split-rule leave-out needs --leave-out SEQUENCE"
         raise UserError(f"{given}; {data_set.name} has {listed(known)}")
-    if len(known) == 1:
+    if len(known) == 1 and not num_train:
         raise UserError(f"{sequence} is the only sequence of {data_set.name}: nothing would be left to train on")
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(f"the same name in two splits, which leave-out would put together: {listed(twice)}")
     source = ",".join(split.fingerprint for split in data_set.splits.values())
     files = {name: digest for split in data_set.splits.values() for name, digest in split.files.items()}
-    splits = {}
-    for split, is_left_out in (("train", False), ("val", True)):
-        chosen = [place for place, each in enumerate(found) if (each == sequence) is is_left_out]
+    splits, of_sequence = {}, [place for place, each in enumerate(found) if each == sequence]
+    others = [place for place, each in enumerate(found) if each != sequence]
+    if num_train >= len(of_sequence):
+        raise UserError(
+            f"--leave-out-train {num_train} leaves none of the {len(of_sequence)} frames of {sequence} to validate on: "
+            f"give at most {len(of_sequence) - 1}"
+        )
+    in_time = sorted(of_sequence, key=lambda place: sequence_and_frame(names[place])[1])
+    parts = (in_time[:num_train], in_time[num_train:]) if num_train else (others, of_sequence)
+    for split, chosen in zip(("train", "val"), parts, strict=True):
         chosen_names = tuple(names[place] for place in chosen)
         digest = hashlib.sha256("\n".join((source, *chosen_names)).encode()).hexdigest()
         read = functools.partial(_read, [places[place] for place in chosen])
         splits[split] = Split(chosen_names, read, digest, files)
-    name = f"{data_set.name}-without-{sequence}"
+    name = f"{data_set.name}-{f'first-{num_train}-of' if num_train else 'without'}-{sequence}"
     return DataSet(name, data_set.classes, splits, data_set.notes, data_set.sizes)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from segnet_jax.exporting.parity import Label
 from segnet_jax.exporting.subject import Subject
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.nn.segnet import SegNet, scaled_stages
+from segnet_jax.nn.segnet import SegNet
 
 OPSET = 13
 """Of 2021, the lowest that has all that is needed in its present form: runtimes read older ones, not newer ones."""
@@ -82,7 +82,7 @@ def _segnet(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> s
     def block(x: str, name: str) -> str:
         return graph.add("Relu", [_convolved(graph, x, params[name], name)], f"{name}_relu")
 
-    stages = list(enumerate(scaled_stages(model.encoder, model.depth, model.width), start=1))
+    stages = list(enumerate(model.stages, start=1))
     pooled = []
     for stage, (_, num_convolutions) in stages:
         for i in range(1, num_convolutions + 1):
@@ -101,7 +101,8 @@ def _segnet(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> s
 def _convolved(graph: "_Graph", x: str, layer: dict[str, Any], name: str) -> str:
     kernel = graph.constant(f"{name}.weight", np.transpose(layer["kernel"], (3, 2, 0, 1)))
     bias = graph.constant(f"{name}.bias", layer["bias"])
-    return graph.add("Conv", [x, kernel, bias], name, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    size = layer["kernel"].shape[0]
+    return graph.add("Conv", [x, kernel, bias], name, kernel_shape=[size, size], pads=[size // 2] * 4)
 
 
 def _pool(graph: "_Graph", x: str, size: str, pooling: str, name: str) -> tuple[str, list[str]]:

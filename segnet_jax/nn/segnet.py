@@ -49,12 +49,15 @@ class SegNet(nn.Module):
       encoder: "vgg16" or "vgg19".
       depth: stages, 1 to 5; 5 as published, 4 as the MATLAB example's "four encoder layers and four decoder layers".
       width: factor on every hidden layer's channels.
+      stage_convolutions: convolutions of each encoder stage; empty for the encoder's own.
+      stage_channels: channels of each encoder stage before `width`; empty for the encoder's own.
+      kernel_size: rows and columns of every kernel, odd.
       pooling: "floor" drops odd rows and columns (PyTorch, MATLAB), "ceil" keeps them (Caffe).
       upsampling: "indices", SegNet's own; "bilinear" or "learnt" in its place.
       encoder_addition: adds the encoder's maps to those of the decoder's first convolution of the stage.
       dropout: share of numbers set to zero at Bayesian SegNet's places, where keys are given.
       conv_bias: a bias before each BatchNorm, as published. It is inert there, hence off.
-      final_batch_norm: BatchNorm and ReLU after the last convolution too, as MATLAB's layer count tells.
+      final_batch_norm: BatchNorm and ReLU after the last convolution too, as in MATLAB's `segnetLayers`.
       batch_norm_momentum: share of the old running statistics that a step keeps.
       batch_norm_epsilon: added to the variance.
       batch_norm_bias: what BatchNorm's shift begins with.
@@ -67,6 +70,9 @@ class SegNet(nn.Module):
     encoder: Encoder = "vgg16"
     depth: int = 5
     width: float = 1.0
+    stage_convolutions: tuple[int, ...] = ()
+    stage_channels: tuple[int, ...] = ()
+    kernel_size: int = 3
     pooling: Pooling = "floor"
     upsampling: Upsampling = "indices"
     encoder_addition: bool = False
@@ -80,6 +86,11 @@ class SegNet(nn.Module):
     sync_axis: str | None = None
     dtype: jnp.dtype = jnp.float32
 
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """(channels, convolutions) of each encoder stage."""
+        return scaled_stages(self.encoder, self.depth, self.width, self.stage_convolutions, self.stage_channels)
+
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
         """Returns the logits.
@@ -90,7 +101,7 @@ class SegNet(nn.Module):
           keys: of dropout, one for each image, [B]; without them nothing is dropped.
         """
         x = image.astype(self.dtype)
-        stages = scaled_stages(self.encoder, self.depth, self.width)
+        stages = self.stages
         pooled = []
         for stage, (channels, num_convolutions) in enumerate(stages, start=1):
             for i in range(1, num_convolutions + 1):
@@ -112,11 +123,12 @@ class SegNet(nn.Module):
         if self.final_batch_norm:
             x = self.block(x, self.num_classes, "conv1_1_D", train)
         else:
-            x = Convolution(self.num_classes, name="conv1_1_D")(x)
+            x = Convolution(self.num_classes, size=self.kernel_size, name="conv1_1_D")(x)
         return x.astype(jnp.float32)
 
     def block(self, x: jax.Array, channels: int, name: str, train: bool, relu: bool = True, **form) -> jax.Array:
         """A convolution with BatchNorm and ReLU; `form` says more of the convolution."""
+        form = {"size": self.kernel_size} | form
         x = Convolution(channels, use_bias=self.conv_bias or self.folded, name=name, **form)(x)
         if self.folded:
             return nn.relu(x) if relu else x
@@ -153,11 +165,25 @@ class SegNet(nn.Module):
         return drop(x, keys_at(keys, place), self.dropout)
 
 
-def scaled_stages(encoder: Encoder, depth: int, width: float) -> tuple[tuple[int, int], ...]:
-    """(channels, convolutions) of each encoder stage.
+def scaled_stages(
+    encoder: Encoder,
+    depth: int,
+    width: float,
+    convolutions: tuple[int, ...] = (),
+    channels: tuple[int, ...] = (),
+) -> tuple[tuple[int, int], ...]:
+    """Return (channels, convolutions) of each encoder stage.
+
+    Args:
+      encoder: whose stages are taken where `convolutions` or `channels` is empty.
+      depth: the number of stages; fewer where fewer are given.
+      width: factor on the channels.
+      convolutions: of each stage, or empty.
+      channels: of each stage, or empty.
 
     Raises:
-      ValueError: for an unknown encoder, a depth outside 1..5, or a width that is not positive.
+      ValueError: for an unknown encoder, a depth outside 1..5, a width that is not positive, or lists of stages that
+        differ in length or are longer than the encoder has stages.
     """
     if encoder not in ENCODERS:
         raise ValueError(f"encoder must be one of {sorted(ENCODERS)}, got {encoder!r}")
@@ -165,4 +191,10 @@ def scaled_stages(encoder: Encoder, depth: int, width: float) -> tuple[tuple[int
         raise ValueError(f"depth must be 1 to {len(ENCODERS[encoder])}, got {depth}")
     if not width > 0:
         raise ValueError(f"width must be positive, got {width}")
-    return tuple((max(1, round(channels * width)), count) for channels, count in ENCODERS[encoder][:depth])
+    own_channels, own_convolutions = zip(*ENCODERS[encoder], strict=True)
+    lengths = {len(given) for given in (convolutions, channels) if given} or {len(ENCODERS[encoder])}
+    if len(lengths) > 1 or max(lengths) > len(ENCODERS[encoder]):
+        raise ValueError(f"convolutions {convolutions} and channels {channels} do not give up to 5 stages alike")
+    num_stages = min(depth, *lengths)
+    stages = zip((channels or own_channels)[:num_stages], (convolutions or own_convolutions)[:num_stages], strict=True)
+    return tuple((max(1, round(each * width)), count) for each, count in stages)

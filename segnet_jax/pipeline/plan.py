@@ -94,6 +94,10 @@ class Plan:
         first = place * self.global_batch_size
         return _epoch(self, epoch)[first : first + self.global_batch_size]
 
+    def remainder(self, epoch: int) -> np.ndarray:
+        """Return the indices of the samples that an epoch leaves out, int64, fewer than a global batch."""
+        return _epoch(self, epoch).index[self.steps_per_epoch * self.global_batch_size :]
+
 
 @functools.lru_cache(maxsize=4)
 def _epoch(plan: Plan, epoch: int) -> Draws:

@@ -78,7 +78,7 @@ class Sizing:
         Raises:
           UserError: if it cannot be so.
         """
-        multiple = 2**config.depth
+        multiple = 2**config.num_stages
         if tile == (0, 0):
             tile = None
         elif size not in ("trained", "native"):

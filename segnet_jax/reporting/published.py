@@ -36,9 +36,8 @@ class Row:
       network: its kind.
       pretrained: the first weights of the encoder.
       data: what it was trained and scored on.
-      split: "tutorial", "matlab", or in words.
+      split: "tutorial", "matlab", "trainval", or in words.
       scores: name -> percent, of SCORES, as printed.
-      line: the beginning of its line in the notes that it is held against.
       quoted_by: who told it, of mark S.
       url: of the source.
       remark: what to know of it.
@@ -55,7 +54,6 @@ class Row:
     data: str
     split: str
     scores: Mapping[str, float]
-    line: str
     quoted_by: str = ""
     url: str = ""
     remark: str = ""
@@ -166,7 +164,7 @@ def beside(all_ours: Sequence[Ours]) -> dict[str, Any]:
     """Sets results of ours beside each published one, as data."""
     rows = []
     for row in read_rows():
-        told = {name: value for name, value in asdict(row).items() if name != "line"}
+        told = asdict(row)
         compared = []
         for ours in all_ours:
             reasons = disagreements(row, ours)

@@ -51,8 +51,9 @@ def sgd(
     weight_decay: float,
     decay_scale: bool = False,
     bias_rate: float = 1.0,
+    decay_shift: bool = False,
 ) -> optax.GradientTransformation:
-    """SGD with momentum; L2 pulls on convolution kernels, never on biases nor on BatchNorm's shift.
+    """SGD with momentum; L2 pulls on convolution kernels, never on their biases; on BatchNorm as told.
 
     Args:
       learning_rate: by the step.
@@ -60,10 +61,15 @@ def sgd(
       weight_decay: times the parameter is added to its gradient.
       decay_scale: L2 pulls on BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
       bias_rate: factor on the learning rate of the convolutions' biases; there 2.
+      decay_shift: L2 pulls on BatchNorm's shift too, as in MATLAB (OffsetL2Factor 1).
     """
-    decayed = {"kernel", "scale"} if decay_scale else {"kernel"}
+
+    def is_decayed(path: list[str]) -> bool:
+        is_shift = path[-1] == "bias" and path[-2].endswith("_bn")
+        return path[-1] == "kernel" or (decay_scale and path[-1] == "scale") or (decay_shift and is_shift)
+
     steps = [
-        optax.add_decayed_weights(weight_decay, mask=partial(_where, lambda path: path[-1] in decayed)),
+        optax.add_decayed_weights(weight_decay, mask=partial(_where, is_decayed)),
         optax.sgd(learning_rate, momentum=momentum),
     ]
     if bias_rate != 1:

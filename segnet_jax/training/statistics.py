@@ -19,7 +19,7 @@ _FOLDER, _FILE = "statistics", "batch_stats.safetensors"
 
 
 def keep(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Keeps statistics; the same are not kept twice.
+    """Keeps statistics; the same, taken in the same way, are not kept twice.
 
     Args:
       checkpoints: the folder of the run's checkpoints.
@@ -31,7 +31,7 @@ def keep(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], fac
       OSError: from the disk.
     """
     folder = _place(checkpoints, state)
-    if kept(checkpoints, state, batch_stats) is not None:
+    if kept(checkpoints, state, batch_stats) is not None and facts.items() <= verify(folder).items():
         return
     partial = folder.with_name(f".{folder.name}.partial")
     for path in (partial, folder):  # what a kill has left, or what is damaged

@@ -5,12 +5,13 @@ sides are compared, names and shapes, before a single number is read. All of the
 the file; `load.read_vgg` puts the file's name before it.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from segnet_jax.errors import UserError
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.weights.stored import StoredTensor, misfits, read_numbers
@@ -64,6 +65,31 @@ def conv_channels(encoder: str) -> dict[str, tuple[int, int]]:
             channels[f"conv{stage}_{i}"] = (inputs, outputs)
             inputs = outputs
     return channels
+
+
+def check_stages(init: str, encoder: str, stages: Sequence[tuple[int, int]], kernel_size: int) -> None:
+    """Check that a network's encoder has the shape of a VGG, before its weights are read.
+
+    Args:
+      init: the name or file of the weights, for the message.
+      encoder: the VGG that they are of.
+      stages: (channels, convolutions) of each of the network's stages, at width 1.
+      kernel_size: of the network.
+
+    Raises:
+      UserError: for other stages or another kernel size.
+    """
+    if kernel_size != 3:
+        raise UserError(
+            f"--init {init} has kernels of 3x3, got --kernel-size {kernel_size}: add --init none to start from random "
+            "weights"
+        )
+    if tuple(stages) != ENCODERS[encoder][: len(stages)]:
+        convolutions, channels = (" ".join(map(str, each)) for each in ([c for _, c in stages], [c for c, _ in stages]))
+        raise UserError(
+            f"--init {init} needs the stages of {encoder}, got stages of {convolutions} convolutions with {channels} "
+            "channels: add --init none to start from random weights"
+        )
 
 
 def assemble(

@@ -79,7 +79,7 @@ def split_notes(record: Record) -> list[str]:
             "CamVid's validation images are one clip of 6.7 seconds, cut out of a training drive. Others report 12 to "
             "19 points less mIoU on the test images for the same network: score those before you quote a number."
         )
-    elif data_set == "camvid-tutorial":
+    elif data_set in ("camvid-tutorial", "camvid-trainval"):
         notes.append("73 % of CamVid's test frames are of a drive, at dusk, that never occurs in training.")
     elif data_set == "camvid-matlab":
         notes.append(
@@ -88,7 +88,12 @@ def split_notes(record: Record) -> list[str]:
             "compare."
         )
     elif record.config is not None and record.config.split_rule == "leave-out":
-        notes.append("No image of the scored sequence was trained on.")
+        first = record.config.leave_out_train
+        notes.append(
+            f"Trained on the first {first} frames of the scored sequence alone."
+            if first
+            else "No image of the scored sequence was trained on."
+        )
     elif record.classes != CAMVID.names or data_set:
         notes.append(
             "Where video neighbours, or pictures of one place, are both trained on and scored, a score flatters: make "
