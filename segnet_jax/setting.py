@@ -99,6 +99,8 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
     plan = _plan(config, devices, len(data_set.splits["train"]))
     say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {plan.global_batch_size} images")
+    if config.freeze != "none" and config.init == "none":
+        say(f"warning: --freeze {config.freeze} with --init none keeps random weights as they are: add --init")
     if told := another_batch(config, devices, plan):
         say(f"warning: {told}")
     total_steps = config.epochs * plan.steps_per_epoch
@@ -194,6 +196,11 @@ def check_network(config: Config) -> None:
             "larger one, or a smaller --depth",
             kind="image-too-small",
             fix=f"--image-size {max(height, smallest)} {max(width, smallest)}",
+        )
+    if config.frozen_stages > config.depth:
+        raise UserError(
+            f"--freeze {config.freeze} names a stage that the network does not have: it has {config.depth} encoder "
+            f"stages; give a number up to {config.depth}, or --freeze encoder"
         )
     if config.init != "none" and config.width != 1:
         raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")

@@ -48,7 +48,7 @@ class SegNetBasic(SegNet):
         pooled = []
         stages = list(enumerate(self.stages, start=1))
         for stage, (channels, _) in stages:
-            x = self.block(x, channels, f"conv{stage}", train, size=SIZE)
+            x = self.block(x, channels, f"conv{stage}", train and stage > self.frozen_stages, size=SIZE)
             x = self.down(x, pooled)
             x = self.drop(x, stage, keys, stage)
         for stage, (channels, _) in reversed(stages):

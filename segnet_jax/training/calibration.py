@@ -11,6 +11,7 @@ from jax import lax
 
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.training.parallel import AXIS, AheadOfTime, Devices, parallel_eval_step
+from segnet_jax.training.state import split_layers
 
 
 def calibrate(
@@ -25,7 +26,7 @@ def calibrate(
 
     Args:
       model: the network. Where its BatchNorm is not synchronised, the batches are those of single devices.
-      variables: the network's, replicated; its running statistics do not matter.
+      variables: the network's, replicated; of its running statistics only those of frozen layers matter, and stay.
       batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
       preprocessing: what the network expects of an image.
       devices: to compute on.
@@ -46,4 +47,5 @@ def calibrate(
         total = found if total is None else jax.tree.map(lambda a, b: a + b, total, found)
         count += 1
         on_batch()
-    return jax.tree.map(lambda sum_: (sum_ / count).astype(sum_.dtype), total)
+    mean = jax.tree.map(lambda sum_: (sum_ / count).astype(sum_.dtype), total)
+    return mean | split_layers(jax.device_get(variables["batch_stats"]), model.is_frozen)[0]
