@@ -5,7 +5,7 @@ What `train`, `evaluate` and their like share. Each function unpacks the config;
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -30,6 +30,7 @@ from segnet_jax.reporting.bar import bar
 from segnet_jax.training import class_weights as rules
 from segnet_jax.training.calibration import calibrate
 from segnet_jax.training.evaluation import Evaluation, evaluate
+from segnet_jax.training.initial_weights import TrainedSegNet, start_from
 from segnet_jax.training.optimizer import OPTIMIZERS, learning_rate_schedule, of_trainable, scale_encoder
 from segnet_jax.training.parallel import (
     AXIS,
@@ -139,23 +140,26 @@ def _count_everything(config: Config, data_set: DataSet, say: Callable[[str], No
     )
 
 
-def read_first_weights(config: Config) -> VGG | None:
-    """Reads the encoder that `--init` names, fetching it if need be; None for "none"."""
-    if config.init == "none":
-        return None
-    from segnet_jax.weights.load import read_vgg
-    from segnet_jax.weights.published import obtain
+def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) -> Preprocessing:
+    """What is done to pixels: what the whole trained network expects, else as the config says, else as the encoder.
 
-    return read_vgg(obtain(config.init, cache_folder()), config.encoder)
-
-
-def choose_preprocessing(config: Config, vgg: VGG | None) -> Preprocessing:
-    """What is done to pixels: as the config says, else as the weights were trained."""
-    if config.preprocessing != "auto":
-        return PREPROCESSINGS[config.preprocessing]
+    Raises:
+      UserError: the config says otherwise than a whole trained network expects.
+    """
+    wanted = PREPROCESSINGS.get(config.preprocessing)
+    if isinstance(initial, TrainedSegNet):
+        if wanted not in (None, initial.preprocessing):
+            raise UserError(
+                f"--preprocessing {config.preprocessing} is not that of --init {initial.source}, whose mean and "
+                f"deviation are {initial.preprocessing.mean} and {initial.preprocessing.std}",
+                fix="--preprocessing auto",
+            )
+        return initial.preprocessing
+    if wanted is not None:
+        return wanted
     if config.network == "segnet-basic":
         return RAW
-    return vgg.preprocessing if vgg else TORCH
+    return initial.preprocessing if initial else TORCH
 
 
 def state_shapes(
@@ -169,25 +173,29 @@ def state_shapes(
 def first_variables(
     config: Config,
     model: SegNet,
-    vgg: VGG | None,
+    initial: VGG | TrainedSegNet | None,
     preprocessing: Preprocessing,
     batch_of: Callable[[int], host.Batch],
     devices: Devices,
+    classes: Sequence[str] = (),
 ) -> dict:
-    """Draws the first parameters and puts the trained encoder among them.
+    """Draws the first parameters and puts the trained encoder among them, or takes those of a whole trained network.
 
     BatchNorm's statistics, of which a plain VGG knows nothing, are then taken from some training images, and the
     encoder's scale and shift with them where `--init-batch-norm` says so.
     """
-    variables = init_variables(model, config.seed)
-    if vgg is None:
+    draw = partial(init_variables, model, config.seed)
+    if isinstance(initial, TrainedSegNet):
+        return start_from(initial, classes, model.head, draw)
+    variables = draw()
+    if initial is None:
         return variables
     from segnet_jax.weights.insert import affine_maps, insert_encoder
 
     params, batch_stats = insert_encoder(
         variables["params"],
         variables["batch_stats"],
-        vgg,
+        initial,
         conv_bias=config.conv_bias,
         batch_norm_epsilon=config.batch_norm_epsilon,
     )
@@ -203,7 +211,7 @@ def first_variables(
     if config.init_batch_norm == "identity":
         model = model.clone(frozen_stages=0)
     else:
-        affine = {conv: Affine(*maps) for conv, maps in affine_maps(vgg).items() if conv in params}
+        affine = {conv: Affine(*maps) for conv, maps in affine_maps(initial).items() if conv in params}
         kernels = {conv: params[conv]["kernel"] for conv in affine}
         found = measure(measure_convolutions, model, kernels, affine)
         rescale = config.init_batch_norm == "rescale"

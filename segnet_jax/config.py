@@ -78,7 +78,7 @@ class Config:
     sync_batch_norm: bool = field(
         default=True, metadata=OVERRIDE
     )  # statistics over all devices, so that 8 x 4 images equal 1 x 32
-    init: str = "vgg16"  # encoder weights: vgg16, vgg16_bn, vgg19, none, or a weight file
+    init: str = "vgg16"  # first weights: vgg16, vgg16_bn or vgg19, a file of such; a run or file of a SegNet; none
     # BatchNorm behind a VGG's convolutions. identity: scale 1, shift 0; preserve: scale and shift measured so that the
     # encoder computes what the VGG computes; rescale: preserve, with kernels rescaled to the norm of He initialization
     init_batch_norm: Literal["identity", "preserve", "rescale"] = "identity"

@@ -202,10 +202,22 @@ def check_network(config: Config) -> None:
             f"--freeze {config.freeze} names a stage that the network does not have: it has {config.depth} encoder "
             f"stages; give a number up to {config.depth}, or --freeze encoder"
         )
-    if config.init != "none" and config.width != 1:
+    if config.init in ("vgg16", "vgg16_bn", "vgg19"):  # what a file or a run holds is known once it is read
+        check_takes_vgg(config)
+        if not config.init.startswith(config.encoder):
+            raise UserError(f"--init {config.init} does not fit --encoder {config.encoder}")
+
+
+def check_takes_vgg(config: Config) -> None:
+    """Refuse a network whose encoder no VGG fits.
+
+    Raises:
+      UserError: naming the flag to change.
+    """
+    if config.network != "segnet":
+        raise UserError(f"--init {config.init} is for --network segnet: add --init none to start afresh")
+    if config.width != 1:
         raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
-    if config.init in ("vgg16", "vgg16_bn", "vgg19") and not config.init.startswith(config.encoder):
-        raise UserError(f"--init {config.init} does not fit --encoder {config.encoder}")
 
 
 def _check_basic(config: Config) -> None:
@@ -216,8 +228,6 @@ def _check_basic(config: Config) -> None:
     """
     if config.depth > STAGES:
         raise UserError(f"--network segnet-basic has {STAGES} stages, got --depth {config.depth}: add --depth {STAGES}")
-    if config.init != "none":
-        raise UserError(f"--init {config.init} is for --network segnet: add --init none to start afresh")
     if config.final_batch_norm:
         raise UserError("--final-batch-norm is for --network segnet: add --no-final-batch-norm")
     if config.preprocessing not in ("auto", "raw"):

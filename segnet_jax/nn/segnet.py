@@ -125,10 +125,15 @@ class SegNet(nn.Module):
                 x = self.drop(x, stage, keys, len(stages) + stage)
 
         if self.final_batch_norm:
-            x = self.block(x, self.num_classes, "conv1_1_D", train)
+            x = self.block(x, self.num_classes, self.head, train)
         else:
-            x = Convolution(self.num_classes, name="conv1_1_D")(x)
+            x = Convolution(self.num_classes, name=self.head)(x)
         return x.astype(jnp.float32)
+
+    @property
+    def head(self) -> str:
+        """The name of the last convolution, whose channels are the classes."""
+        return "conv1_1_D"
 
     def is_frozen(self, layer: str) -> bool:
         """Return whether a layer, such as "conv1_1" or "conv1_1_bn", is in a frozen stage."""
