@@ -5,7 +5,7 @@ What `train`, `evaluate` and their like share. Each function unpacks the config;
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -30,7 +30,8 @@ from segnet_jax.reporting.bar import bar
 from segnet_jax.training import class_weights as rules
 from segnet_jax.training.calibration import calibrate
 from segnet_jax.training.evaluation import Evaluation, evaluate
-from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.initial_weights import TrainedSegNet, start_from
+from segnet_jax.training.optimizer import OPTIMIZERS, learning_rate_schedule, of_trainable, scale_encoder
 from segnet_jax.training.parallel import (
     AXIS,
     AheadOfTime,
@@ -41,6 +42,7 @@ from segnet_jax.training.parallel import (
     replicate,
 )
 from segnet_jax.training.precision import DTYPES
+from segnet_jax.training.pretrained_batch_norm import Affine, measure_convolutions, preserve_features
 from segnet_jax.training.state import TrainState, create_state, init_variables, variable_shapes
 from segnet_jax.training.steps import eval_step, train_steps
 from segnet_jax.weights.vgg import VGG
@@ -63,6 +65,7 @@ def build_model(config: Config, num_classes: int, precision: str) -> SegNet:
         "batch_norm_momentum": config.batch_norm_momentum,
         "batch_norm_epsilon": config.batch_norm_epsilon,
         "batch_norm_bias": config.batch_norm_bias,
+        "frozen_stages": config.frozen_stages,
         "sync_axis": AXIS if config.sync_batch_norm else None,
         "dtype": DTYPES[precision],
     }
@@ -90,7 +93,12 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.Gradien
         power=config.poly_power,
     )
     factors = {"decay_scale": config.decay_scale, "decay_shift": config.decay_shift, "bias_rate": config.bias_rate}
-    return sgd(schedule, config.momentum, config.weight_decay, **factors), schedule
+    optimizer = OPTIMIZERS[config.optimizer](schedule, config.momentum, config.weight_decay, **factors)
+    if config.encoder_lr_mult != 1:
+        optimizer = scale_encoder(optimizer, config.encoder_lr_mult)
+    if config.frozen_stages:
+        optimizer = of_trainable(optimizer, config.frozen_stages)
+    return optimizer, schedule
 
 
 def load_class_weights(config: Config, data_set: DataSet, say: Callable[[str], None]) -> np.ndarray:
@@ -139,23 +147,26 @@ def _count_everything(config: Config, data_set: DataSet, say: Callable[[str], No
     )
 
 
-def read_first_weights(config: Config) -> VGG | None:
-    """Reads the encoder that `--init` names, fetching it if need be; None for "none"."""
-    if config.init == "none":
-        return None
-    from segnet_jax.weights.load import read_vgg
-    from segnet_jax.weights.published import obtain
+def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) -> Preprocessing:
+    """What is done to pixels: what the whole trained network expects, else as the config says, else as the encoder.
 
-    return read_vgg(obtain(config.init, cache_folder()), config.encoder)
-
-
-def choose_preprocessing(config: Config, vgg: VGG | None) -> Preprocessing:
-    """What is done to pixels: as the config says, else as the weights were trained."""
-    if config.preprocessing != "auto":
-        return PREPROCESSINGS[config.preprocessing]
+    Raises:
+      UserError: the config says otherwise than a whole trained network expects.
+    """
+    wanted = PREPROCESSINGS.get(config.preprocessing)
+    if isinstance(initial, TrainedSegNet):
+        if wanted not in (None, initial.preprocessing):
+            raise UserError(
+                f"--preprocessing {config.preprocessing} is not that of --init {initial.source}, whose mean and "
+                f"deviation are {initial.preprocessing.mean} and {initial.preprocessing.std}",
+                fix="--preprocessing auto",
+            )
+        return initial.preprocessing
+    if wanted is not None:
+        return wanted
     if config.network == "segnet-basic":
         return RAW
-    return vgg.preprocessing if vgg else TORCH
+    return initial.preprocessing if initial else TORCH
 
 
 def state_shapes(
@@ -169,34 +180,52 @@ def state_shapes(
 def first_variables(
     config: Config,
     model: SegNet,
-    vgg: VGG | None,
+    initial: VGG | TrainedSegNet | None,
     preprocessing: Preprocessing,
     batch_of: Callable[[int], host.Batch],
     devices: Devices,
+    classes: Sequence[str] = (),
 ) -> dict:
-    """Draws the first parameters and puts the trained encoder among them.
+    """Draws the first parameters and puts the trained encoder among them, or takes those of a whole trained network.
 
-    BatchNorm's statistics, of which a plain VGG knows nothing, are then taken from some training images.
+    BatchNorm's statistics, of which a plain VGG knows nothing, are then taken from some training images, and the
+    encoder's scale and shift with them where `--init-batch-norm` says so.
     """
-    variables = init_variables(model, config.seed)
-    if vgg is None:
+    draw = partial(init_variables, model, config.seed)
+    if isinstance(initial, TrainedSegNet):
+        return start_from(initial, classes, model.head, draw)
+    variables = draw()
+    if initial is None:
         return variables
-    from segnet_jax.weights.insert import insert_encoder
+    from segnet_jax.weights.insert import affine_maps, insert_encoder
 
     params, batch_stats = insert_encoder(
         variables["params"],
         variables["batch_stats"],
-        vgg,
+        initial,
         conv_bias=config.conv_bias,
         batch_norm_epsilon=config.batch_norm_epsilon,
     )
     variables = {"params": params, "batch_stats": batch_stats}
     at_once = devices.total * config.batch_size_per_device  # of what is accumulated only the first is looked at
     num_batches = -(-CALIBRATION_IMAGES // at_once)
-    with bar("calibrating BatchNorm", num_batches) as advance:
-        batches = prefetch(map(batch_of, range(num_batches)), devices)
-        batch_stats = calibrate(model, replicate(variables, devices), batches, preprocessing, devices, advance)
-    return {"params": params, "batch_stats": batch_stats}
+
+    def measure(measurement: Callable, *args) -> dict:
+        with bar("calibrating BatchNorm", num_batches) as advance:
+            batches = prefetch(map(batch_of, range(num_batches)), devices)
+            return measurement(*args, batches, preprocessing, devices, advance)
+
+    if config.init_batch_norm == "identity":
+        model = model.clone(frozen_stages=0)
+    else:
+        affine = {conv: Affine(*maps) for conv, maps in affine_maps(initial).items() if conv in params}
+        kernels = {conv: params[conv]["kernel"] for conv in affine}
+        found = measure(measure_convolutions, model, kernels, affine)
+        rescale = config.init_batch_norm == "rescale"
+        variables = preserve_features(variables, affine, found, config.batch_norm_epsilon, rescale)
+        model = model.clone(frozen_stages=config.num_stages)  # the decoder is measured behind these very features
+    batch_stats = measure(calibrate, model, replicate(variables, devices))
+    return {"params": variables["params"], "batch_stats": batch_stats}
 
 
 def device_share(devices: Devices, batch_size_per_device: int) -> host.Share:

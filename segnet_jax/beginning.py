@@ -12,6 +12,7 @@ from typing import Any
 from segnet_jax import assembly, claiming, runs
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
+from segnet_jax.initialization import check_is_other_run, read_initial
 from segnet_jax.material import Material, read_material
 from segnet_jax.outcome import check_never_saved, telling_outcome, write_loss
 from segnet_jax.results import merit
@@ -20,6 +21,7 @@ from segnet_jax.setting import Setting, settle
 from segnet_jax.stopping import Stop
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.hosts import Hosts
+from segnet_jax.training.initial_weights import TrainedSegNet, described
 from segnet_jax.training.state import TrainState, num_bytes_of
 
 
@@ -82,6 +84,7 @@ def begin(
       Ending: the run is in use, or none of its checkpoints is whole.
     """
     asked_to_resume = config.resume
+    check_is_other_run(config)
     config = _agree_on_run(config, hosts, say, stack)
     setting = settle(config, say)
     data_set = setting.data_set
@@ -91,7 +94,7 @@ def begin(
         settings = {"keep": config.keep_checkpoints, "say": say, "share": share}
         return stack.enter_context(Checkpoints(folder / "checkpoints", devices=setting.devices, **settings))
 
-    resumed = vgg = None
+    resumed = initial = None
     if config.resume:
         folder = pathlib.Path(config.run)
         checkpoints = open_checkpoints(folder)
@@ -113,15 +116,17 @@ def begin(
         meta |= {"best": _best_that_is_whole(checkpoints, resumed, meta, config.selected_by, say)}
         preprocessing = runs.preprocessing_of(meta)
     else:
-        vgg = assembly.read_first_weights(config)
-        preprocessing = assembly.choose_preprocessing(config, vgg)
+        initial = read_initial(config, setting.devices, say, partial(hosts.share, "initial weights"))
+        if isinstance(initial, TrainedSegNet):
+            say(f"init     {described(initial, data_set.classes.names)}")
+        preprocessing = assembly.choose_preprocessing(config, initial)
         meta = setting.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
         meta |= {"colors": data_set.classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}
     if config.class_weights != meta["class_weights_by"]:  # new, or overridden
         class_weights = assembly.load_class_weights(config, data_set, say)
         meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
     tell_each_other = partial(hosts.exchange, "where the images lie")
-    material = read_material(config, setting, vgg, preprocessing, runs.class_weights_of(meta), say, tell_each_other)
+    material = read_material(config, setting, initial, preprocessing, runs.class_weights_of(meta), say, tell_each_other)
     if resumed is None and hosts.is_writer:
         claiming.check_room(config, num_bytes_of(material.shapes))
     if not config.resume:

@@ -20,6 +20,7 @@ import numpy as np
 from segnet_jax import assembly, claiming
 from segnet_jax.config import Config
 from segnet_jax.endings import DiskFailed
+from segnet_jax.initialization import read_initial
 from segnet_jax.inputs import calls_of
 from segnet_jax.material import Material, Steps, read_material
 from segnet_jax.memory import telling_of_memory
@@ -50,10 +51,10 @@ def read(config: Config, say: Callable[[str], None]) -> Material:
     """
     claiming.check_free(config)
     setting = settle(config, say)
-    vgg = assembly.read_first_weights(config)
-    preprocessing = assembly.choose_preprocessing(config, vgg)
+    initial = read_initial(config, setting.devices, say)
+    preprocessing = assembly.choose_preprocessing(config, initial)
     class_weights = assembly.load_class_weights(config, setting.data_set, say)
-    return read_material(config, setting, vgg, preprocessing, class_weights, say)
+    return read_material(config, setting, initial, preprocessing, class_weights, say)
 
 
 def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:

@@ -85,8 +85,12 @@ class Config:
     sync_batch_norm: bool = field(
         default=True, metadata=OVERRIDE
     )  # statistics over all devices, so that 8 x 4 images equal 1 x 32
-    init: str = "vgg16"  # encoder weights: vgg16, vgg16_bn, vgg19, none, or a weight file
+    init: str = "vgg16"  # first weights: vgg16, vgg16_bn or vgg19, a file of such; a run or file of a SegNet; none
+    # BatchNorm behind a VGG's convolutions. identity: scale 1, shift 0; preserve: scale and shift measured so that the
+    # encoder computes what the VGG computes; rescale: preserve, with kernels rescaled to the norm of He initialization
+    init_batch_norm: Literal["identity", "preserve", "rescale"] = "identity"
     preprocessing: Literal["auto", "torch", "caffe", "raw"] = "auto"  # of pixels; auto: what the weights expect
+    freeze: str = "none"  # stages that are not trained: "encoder", or N for stages 1 to N; their BatchNorm too
 
     # training
     epochs: int = field(default=100, metadata=OVERRIDE)  # passes over the training split
@@ -94,7 +98,9 @@ class Config:
     accumulate: int = field(
         default=1, metadata=OVERRIDE
     )  # batches a device takes per step; their gradients are added up
-    learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # of SGD, at its highest
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW: its weight decay is decoupled
+    learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # at its highest
+    encoder_lr_mult: float = 1.0  # learning-rate multiplier of the encoder's parameters
     schedule: Literal["constant", "step", "poly", "cosine"] = field(
         default="constant", metadata=OVERRIDE
     )  # of the learning rate, per step
@@ -104,7 +110,7 @@ class Config:
     poly_power: float = field(
         default=0.9, metadata=OVERRIDE
     )  # schedule poly: exponent of the remaining share of the training
-    momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD
+    momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD; AdamW's beta1
     weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels
     decay_scale: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's scale too, as in Caffe's files
     decay_shift: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's shift (offset) too, as in MATLAB
@@ -177,6 +183,8 @@ class Config:
         self._check_stages()
         if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
             raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
+        if self.freeze not in ("none", "encoder") and not re.fullmatch("0*[1-9][0-9]{0,3}", self.freeze):
+            raise UserError(f'--freeze must be "none", "encoder" or a number of stages, got {self.freeze!r}')
         if self.steps_per_call > 1 and self.input == "host":
             raise UserError(f"--steps-per-call {self.steps_per_call} needs --input device, where no batch is sent")
         if self.resume and not self.run:
@@ -197,6 +205,13 @@ class Config:
         """Return the number of encoder stages: `depth`, or fewer where the stages are given and are fewer."""
         given = len(self.stage_convolutions or self.stage_channels)
         return min(self.depth, given) if given else self.depth
+
+    @property
+    def frozen_stages(self) -> int:
+        """Encoder stages that are not trained, counted from the first."""
+        if self.freeze == "encoder":
+            return self.num_stages
+        return 0 if self.freeze == "none" else int(self.freeze)
 
     def to_toml(self) -> str:
         """The run as TOML: every field but those of this one start."""
@@ -238,6 +253,7 @@ _RANGES = {
     "batch_size_per_device": (1, 65_536),
     "accumulate": (1, 65_536),
     "learning_rate": (_POSITIVE, 10),
+    "encoder_lr_mult": (0, 100),
     "warmup_epochs": (0, 1_000_000),
     "step_epochs": (1, 1_000_000),
     "step_factor": (_POSITIVE, 1),

@@ -69,6 +69,21 @@ class RunLock:
         self._file.close()
 
 
+def is_held(folder: pathlib.Path) -> str:
+    """Return who trains in a run folder, in words; empty where nobody does, or where the disk knows no locks.
+
+    Nothing is written, unlike by `RunLock`.
+    """
+    try:
+        with open(folder / LOCK_FILE, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return holder(folder) or "another process"
+    except OSError:
+        return ""
+    return ""
+
+
 def holder(folder: pathlib.Path) -> str:
     """Who signed a run's lock, in words; empty where nobody did."""
     try:

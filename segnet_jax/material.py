@@ -16,6 +16,7 @@ from segnet_jax.pipeline import host
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.setting import Setting
 from segnet_jax.training.evaluation import Evaluation
+from segnet_jax.training.initial_weights import TrainedSegNet
 from segnet_jax.training.parallel import AheadOfTime, replicate
 from segnet_jax.training.state import TrainState, create_state
 from segnet_jax.weights.vgg import VGG
@@ -43,7 +44,7 @@ class Material:
     Attributes:
       config: of it.
       setting: what the config comes to here.
-      vgg: the encoder's first weights; None where there are none, or none are needed any more.
+      initial: the encoder or the whole network to start from; None where there is none, or it is not needed any more.
       preprocessing: of pixels.
       class_weights: float32 [C].
       records: to train on.
@@ -58,7 +59,7 @@ class Material:
 
     config: Config
     setting: Setting
-    vgg: VGG | None
+    initial: VGG | TrainedSegNet | None
     preprocessing: Preprocessing
     class_weights: np.ndarray
     records: Records
@@ -82,7 +83,14 @@ class Material:
     def first_state(self) -> TrainState:
         """That before the first step, on the devices."""
         devices, precision = self.setting.devices, self.setting.precision
-        first = (self.model, self.vgg, self.preprocessing, self.batch_of, devices)
+        first = (
+            self.model,
+            self.initial,
+            self.preprocessing,
+            self.batch_of,
+            devices,
+            self.setting.data_set.classes.names,
+        )
         variables = assembly.first_variables(self.config, *first)
         return replicate(create_state(variables, self.optimizer, precision, self.config.average > 0), devices)
 
@@ -114,7 +122,7 @@ class Material:
 def read_material(
     config: Config,
     setting: Setting,
-    vgg: VGG | None,
+    initial: VGG | TrainedSegNet | None,
     preprocessing: Preprocessing,
     class_weights: np.ndarray,
     say: Callable[[str], None],
@@ -125,7 +133,7 @@ def read_material(
     Args:
       config: of the training.
       setting: what it comes to here.
-      vgg: the encoder's first weights, if there are any.
+      initial: the encoder or the whole network to start from, if there is one.
       preprocessing: of pixels.
       class_weights: float32 [C].
       say: prints a line.
@@ -145,7 +153,7 @@ def read_material(
     return Material(
         config=config,
         setting=setting,
-        vgg=vgg,
+        initial=initial,
         preprocessing=preprocessing,
         class_weights=class_weights,
         records=records,

@@ -61,6 +61,8 @@ def restore(
     precision: str,
     say: Callable[[str], None],
     averaged: bool = True,
+    intact: bool = False,
+    share: Callable[[str], str] = lambda text: text,
 ) -> Restored:
     """Restores the network of a run's checkpoint, with the statistics that `--batch-norm` of the run names.
 
@@ -72,17 +74,20 @@ def restore(
       precision: of activations, not "auto".
       say: told of damaged checkpoints.
       averaged: take the average of the parameters where the run has one, not those of the step itself.
+      intact: refuse a run whose latest checkpoint is damaged, and leave its folder as it is.
+      share: (text of process 0) -> that text in every process that restores.
 
     Raises:
-      UserError: there is no checkpoint yet, or it holds another network than the config tells.
+      UserError: there is no checkpoint yet, it holds another network than the config tells, or it is to be intact and
+        is not.
       NoCheckpoint: there were some, and none is whole.
     """
     which = asked
     if asked == "result":  # a best one was chosen by its score, which not every protocol allows
         which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
-    with Checkpoints(folder, devices, say=say) as checkpoints:
-        step = checkpoints.latest(which)
+    with Checkpoints(folder, devices, say=say, share=share) as checkpoints:
+        step = checkpoints.latest_intact(which) if intact else checkpoints.latest(which)
         if step is None:
             raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
         meta = checkpoints.read_meta(which, step)

@@ -104,6 +104,8 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
     plan = _plan(config, devices, len(data_set.splits["train"]))
     say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {plan.global_batch_size} images")
+    if config.freeze != "none" and config.init == "none":
+        say(f"warning: --freeze {config.freeze} with --init none keeps random weights as they are: add --init")
     if told := another_batch(config, devices, plan):
         say(f"warning: {told}")
     total_steps = config.epochs * plan.steps_per_epoch
@@ -222,18 +224,34 @@ def check_network(config: Config) -> None:
             kind="image-too-small",
             fix=f"--image-size {max(height, smallest)} {max(width, smallest)}",
         )
-    if config.init != "none" and config.width != 1:
-        raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
-    if config.init in ("vgg16", "vgg16_bn", "vgg19") and not config.init.startswith(config.encoder):
-        raise UserError(f"--init {config.init} does not fit --encoder {config.encoder}")
-    if config.init != "none":
-        stages = scaled_stages(config.encoder, config.depth, 1, config.stage_convolutions, config.stage_channels)
-        check_stages(config.init, config.encoder, stages, config.kernel_size)
+    if config.frozen_stages > config.num_stages:
+        raise UserError(
+            f"--freeze {config.freeze} names a stage that the network does not have: it has {config.num_stages} "
+            f"encoder stages; give a number up to {config.num_stages}, or --freeze encoder"
+        )
     if config.encoder_addition and 1 in config.stage_convolutions:
         raise UserError(
             "--encoder-addition adds to the first of a stage's two or more convolutions, got --stage-convolutions "
             f"{' '.join(map(str, config.stage_convolutions))}: give at least 2, or leave --encoder-addition out"
         )
+    if config.init in ("vgg16", "vgg16_bn", "vgg19"):  # what a file or a run holds is known once it is read
+        check_takes_vgg(config)
+        if not config.init.startswith(config.encoder):
+            raise UserError(f"--init {config.init} does not fit --encoder {config.encoder}")
+
+
+def check_takes_vgg(config: Config) -> None:
+    """Refuse a network whose encoder no VGG fits.
+
+    Raises:
+      UserError: naming the flag to change.
+    """
+    if config.network != "segnet":
+        raise UserError(f"--init {config.init} is for --network segnet: add --init none to start afresh")
+    if config.width != 1:
+        raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
+    stages = scaled_stages(config.encoder, config.depth, 1, config.stage_convolutions, config.stage_channels)
+    check_stages(config.init, config.encoder, stages, config.kernel_size)
 
 
 def _check_basic(config: Config) -> None:
@@ -248,8 +266,6 @@ def _check_basic(config: Config) -> None:
         raise UserError(
             "--stage-convolutions, --stage-channels and --kernel-size are for --network segnet: leave them out"
         )
-    if config.init != "none":
-        raise UserError(f"--init {config.init} is for --network segnet: add --init none to start afresh")
     if config.final_batch_norm:
         raise UserError("--final-batch-norm is for --network segnet: add --no-final-batch-norm")
     if config.preprocessing not in ("auto", "raw"):

@@ -65,11 +65,15 @@ OTHERS = {  # another value for each field
     "batch_norm_bias": 1e-3,
     "sync_batch_norm": False,
     "init": "none",
+    "init_batch_norm": "preserve",
+    "freeze": "encoder",
     "preprocessing": "raw",
     "epochs": 101,
     "batch_size_per_device": 2,
     "accumulate": 2,
+    "optimizer": "adamw",
     "learning_rate": 2e-3,
+    "encoder_lr_mult": 0.1,
     "schedule": "poly",
     "warmup_epochs": 1.0,
     "step_epochs": 31,
@@ -117,6 +121,7 @@ def test_every_key_is_classed_and_tried():
         *("final_batch_norm", "init", "preprocessing", "seed", "precision", "average", "leave_out"),
         *("leave_out_train", "stage_convolutions", "stage_channels", "kernel_size"),
         *("network", "upsampling", "encoder_addition", "decoder", "batch_norm_bias", "bias_rate"),
+        *("init_batch_norm", "freeze", "optimizer", "encoder_lr_mult"),
         *("fit", "images", "map", "labels_start_at", "unknown_colour", "exif", "resize_labels", "val_share"),
     }
 

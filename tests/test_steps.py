@@ -13,7 +13,7 @@ from segnet_jax.nn.preprocessing import TORCH, normalise
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training.calibration import calibrate
 from segnet_jax.training.losses import cross_entropy_sum
-from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.optimizer import adamw, learning_rate_schedule, scale_encoder, sgd
 from segnet_jax.training.parallel import AXIS, choose_devices, parallel_eval_step, parallel_train_step, replicate
 from segnet_jax.training.precision import LossScale, all_finite
 from segnet_jax.training.state import create_state, init_variables
@@ -223,6 +223,35 @@ def test_matlabs_l2_pulls_on_kernels_and_batch_norms_scale_and_offset_and_on_no_
         np.testing.assert_array_equal(updates["conv"]["bias"], 0)
         np.testing.assert_allclose(updates["conv_bn"]["scale"], expected["scale"] * scale, rtol=1e-6)
         np.testing.assert_allclose(updates["conv_bn"]["bias"], expected["bias"] * shift, rtol=1e-6)
+
+
+def test_adamw_takes_the_step_of_its_paper_and_decays_kernels_alone():
+    """Algorithm 2 of Loshchilov & Hutter, by hand, over two steps."""
+    params = {"conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(3, 2.0)}}
+    optimizer = adamw(learning_rate_schedule("constant", peak=0.1, total_steps=2), momentum=0.8, weight_decay=0.5)
+    state, first, second = optimizer.init(params), 0.0, 0.0
+    for number, gradient in enumerate((0.3, -0.1), start=1):
+        updates, state = optimizer.update(
+            jax.tree.map(lambda leaf, g=gradient: jnp.full_like(leaf, g), params), state, params
+        )
+        first, second = 0.8 * first + 0.2 * gradient, 0.999 * second + 0.001 * gradient**2
+        step = first / (1 - 0.8**number) / (np.sqrt(second / (1 - 0.999**number)) + 1e-8)
+        np.testing.assert_allclose(updates["conv"]["bias"], -0.1 * step, rtol=1e-4)
+        np.testing.assert_allclose(updates["conv"]["kernel"], -0.1 * (step + 0.5 * 2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("build", [sgd, adamw])
+def test_the_encoders_multiplier_multiplies_every_update_of_an_encoder_layer_and_no_other(build):
+    layers = ("conv1_1", "conv1_1_bn", "conv5_3", "conv1_1_D", "conv2_1_D_bn", "conv_decode1", "conv_classifier")
+    params = {layer: {"kernel": jnp.ones(2), "bias": jnp.ones(2)} for layer in layers}
+    plain = build(learning_rate_schedule("constant", peak=0.1, total_steps=2), momentum=0.9, weight_decay=0.5)
+    scaled, gradients = scale_encoder(plain, 0.1), jax.tree.map(lambda leaf: 3 * jnp.ones_like(leaf), params)
+    expected, found = (each.update(gradients, each.init(params), params)[0] for each in (plain, scaled))
+    for layer in layers:
+        factor = 0.1 if layer in layers[:3] else 1.0
+        jax.tree.map(
+            lambda a, b, f=factor: np.testing.assert_allclose(a, f * b, rtol=1e-6), found[layer], expected[layer]
+        )
 
 
 def test_learning_rates_of_hand_worked_courses():

@@ -35,7 +35,7 @@ class Subject:
     @property
     def smallest(self) -> int:
         """The least height and width that an exported network takes: each pooling with "floor" must find two rows."""
-        return 2**self.model.depth if self.model.pooling == "floor" else 1
+        return 2 ** len(self.model.stages) if self.model.pooling == "floor" else 1
 
     @property
     def shape(self) -> str:

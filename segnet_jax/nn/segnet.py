@@ -5,6 +5,7 @@ Source: Badrinarayanan, Kendall, Cipolla: SegNet, PAMI 2017 (arXiv 1511.00561); 
 `bayesian_segnet_train.prototxt` (Bayesian SegNet, arXiv 1511.02680).
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,17 @@ ENCODERS: dict[Encoder, tuple[tuple[int, int], ...]] = {  # (channels, convoluti
 }
 FIRST_TO_DROP = 3
 """The stage from which on maps are dropped, behind its pooling and behind its decoder."""
+_ENCODER_LAYER = re.compile(r"conv(\d)(_\d+)?(_bn)?")  # the decoder's have _D or _decode in their names
+
+
+def encoder_stage(layer: str) -> int | None:
+    """Return the encoder stage of a layer of SegNet or SegNet-Basic, counted from 1; None for a layer behind it.
+
+    Args:
+      layer: a key of "params" or "batch_stats", such as "conv1_1", "conv1_1_bn" or "conv1".
+    """
+    found = _ENCODER_LAYER.fullmatch(layer)
+    return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,8 @@ class SegNet(nn.Module):
       batch_norm_momentum: share of the old running statistics that a step keeps.
       batch_norm_epsilon: added to the variance.
       batch_norm_bias: what BatchNorm's shift begins with.
+      frozen_stages: encoder stages, from the first, whose BatchNorm keeps its running statistics and normalizes by
+        them in training too. The step takes no gradient of their parameters (`is_frozen`).
       folded: for inference alone, with variables from `fold_batch_norm`: each BatchNorm lies in its convolution.
       sync_axis: the mapped axis over which BatchNorm takes its statistics, or None for each device by itself.
       dtype: of activations; parameters and statistics are float32.
@@ -82,6 +96,7 @@ class SegNet(nn.Module):
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
     batch_norm_bias: float = 0.0
+    frozen_stages: int = 0
     folded: bool = False
     sync_axis: str | None = None
     dtype: jnp.dtype = jnp.float32
@@ -105,7 +120,7 @@ class SegNet(nn.Module):
         pooled = []
         for stage, (channels, num_convolutions) in enumerate(stages, start=1):
             for i in range(1, num_convolutions + 1):
-                x = self.block(x, channels, f"conv{stage}_{i}", train)
+                x = self.block(x, channels, f"conv{stage}_{i}", train and stage > self.frozen_stages)
             x = self.down(x, pooled)
             x = self.drop(x, stage, keys, stage)
 
@@ -121,10 +136,20 @@ class SegNet(nn.Module):
                 x = self.drop(x, stage, keys, len(stages) + stage)
 
         if self.final_batch_norm:
-            x = self.block(x, self.num_classes, "conv1_1_D", train)
+            x = self.block(x, self.num_classes, self.head, train)
         else:
-            x = Convolution(self.num_classes, size=self.kernel_size, name="conv1_1_D")(x)
+            x = Convolution(self.num_classes, size=self.kernel_size, name=self.head)(x)
         return x.astype(jnp.float32)
+
+    @property
+    def head(self) -> str:
+        """The name of the last convolution, whose channels are the classes."""
+        return "conv1_1_D"
+
+    def is_frozen(self, layer: str) -> bool:
+        """Return whether a layer, such as "conv1_1" or "conv1_1_bn", is in a frozen stage."""
+        stage = encoder_stage(layer)
+        return stage is not None and stage <= self.frozen_stages
 
     def block(self, x: jax.Array, channels: int, name: str, train: bool, relu: bool = True, **form) -> jax.Array:
         """A convolution with BatchNorm and ReLU; `form` says more of the convolution."""

@@ -40,6 +40,11 @@ class SegNetBasic(SegNet):
             raise ValueError(f"depth must be 1 to {STAGES}, got {self.depth}")
         return ((max(1, round(CHANNELS * self.width)), 1),) * self.depth
 
+    @property
+    def head(self) -> str:
+        """As `SegNet`."""
+        return "conv_classifier"
+
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
         """As `SegNet`."""
@@ -48,7 +53,7 @@ class SegNetBasic(SegNet):
         pooled = []
         stages = list(enumerate(self.stages, start=1))
         for stage, (channels, _) in stages:
-            x = self.block(x, channels, f"conv{stage}", train, size=SIZE)
+            x = self.block(x, channels, f"conv{stage}", train and stage > self.frozen_stages, size=SIZE)
             x = self.down(x, pooled)
             x = self.drop(x, stage, keys, stage)
         for stage, (channels, _) in reversed(stages):
@@ -59,7 +64,7 @@ class SegNetBasic(SegNet):
             if self.encoder_addition:
                 x += maps
             x = self.drop(x, stage, keys, self.depth + stage)
-        return Convolution(self.num_classes, name="conv_classifier", size=1)(x).astype(jnp.float32)
+        return Convolution(self.num_classes, name=self.head, size=1)(x).astype(jnp.float32)
 
 
 def local_response_normalisation(image: jax.Array, alpha: float = 1e-4, beta: float = 0.75) -> jax.Array:

@@ -15,6 +15,7 @@ from jax import lax
 
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.training.parallel import AXIS, AheadOfTime, Devices, parallel_eval_step
+from segnet_jax.training.state import split_layers
 
 
 def calibrate(
@@ -29,7 +30,7 @@ def calibrate(
 
     Args:
       model: the network. Where its BatchNorm is not synchronised, the batches are those of single devices.
-      variables: the network's, replicated; its running statistics do not matter.
+      variables: the network's, replicated; of its running statistics only those of frozen layers matter, and stay.
       batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
       preprocessing: what the network expects of an image.
       devices: to compute on.
@@ -48,7 +49,8 @@ def calibrate(
         total = found if total is None else jax.tree.map(lambda a, b: a + b, total, found)
         count += 1
         on_batch()
-    return jax.tree.map(lambda sum_: (sum_ / count).astype(sum_.dtype), total)
+    mean = jax.tree.map(lambda sum_: (sum_ / count).astype(sum_.dtype), total)
+    return mean | split_layers(jax.device_get(variables["batch_stats"]), model.is_frozen)[0]
 
 
 class CountedBatch(NamedTuple):
@@ -106,7 +108,8 @@ def population_statistics(
             found.append(jax.tree.map(lambda leaf, group=group: leaf[group], by_device))
             counts.append(num_images)
         on_batch(num_images * num_groups)
-    return {layer: pool_moments(counts, [each[layer] for each in found]) for layer in found[0]}
+    pooled = {layer: pool_moments(counts, [each[layer] for each in found]) for layer in found[0]}
+    return pooled | split_layers(jax.device_get(variables["batch_stats"]), model.is_frozen)[0]
 
 
 def pool_moments(counts: list[int], moments: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -217,6 +217,10 @@ class Checkpoints:
         """The latest step whose checkpoint verifies, the same in all processes; as `Shelf.find`."""
         return self._agreed(lambda: self.shelf.find(which))
 
+    def latest_intact(self, which: Which) -> int | None:
+        """The latest step, the same in all processes; as `Shelf.find_intact`."""
+        return self._agreed(lambda: self.shelf.find_intact(which))
+
     def latest_best(self, until: int) -> int | None:
         """The latest best of steps up to `until` that verifies, the same in all processes; none is no error."""
         return self._agreed(lambda: self.shelf.latest_whole("best", until))

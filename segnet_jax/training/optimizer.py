@@ -1,4 +1,4 @@
-"""SGD with momentum, L2, factors by kind of parameter, and the learning rate's course."""
+"""SGD with momentum or AdamW, factors by kind of parameter, frozen stages, and the learning rate's course."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import jax
 import optax
+
+from segnet_jax.nn.segnet import encoder_stage
 
 Schedule = Literal["constant", "step", "poly", "cosine"]
 
@@ -63,19 +65,82 @@ def sgd(
       bias_rate: factor on the learning rate of the convolutions' biases; there 2.
       decay_shift: L2 pulls on BatchNorm's shift too, as in MATLAB (OffsetL2Factor 1).
     """
+    decay = optax.add_decayed_weights(weight_decay, mask=_decayed(decay_scale, decay_shift))
+    return _with_bias_rate(bias_rate, decay, optax.sgd(learning_rate, momentum=momentum))
+
+
+def adamw(
+    learning_rate: optax.Schedule,
+    momentum: float,
+    weight_decay: float,
+    decay_scale: bool = False,
+    bias_rate: float = 1.0,
+    decay_shift: bool = False,
+) -> optax.GradientTransformation:
+    """Build AdamW with the weight-decay mask of `sgd`; beta2 is 0.999 and epsilon 1e-8.
+
+    Args:
+      learning_rate: by the step.
+      momentum: beta1.
+      weight_decay: times the parameter and the learning rate is subtracted, whatever the gradient.
+      decay_scale: as `sgd`.
+      bias_rate: as `sgd`.
+      decay_shift: as `sgd`.
+
+    Source: Loshchilov & Hutter 2019 (arXiv 1711.05101).
+    """
+    adam = optax.adamw(learning_rate, b1=momentum, weight_decay=weight_decay, mask=_decayed(decay_scale, decay_shift))
+
+    def update(grads, state, params):
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an integer count
+            return adam.update(grads, state, params)
+
+    return _with_bias_rate(bias_rate, optax.GradientTransformation(adam.init, update))
+
+
+OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
+
+
+def scale_encoder(optimizer: optax.GradientTransformation, factor: float) -> optax.GradientTransformation:
+    """Multiply the encoder's updates by a factor, which is a factor on its learning rate."""
+    encoder = partial(_where, lambda path: encoder_stage(path[0]) is not None)
+    return optax.chain(optimizer, optax.masked(optax.scale(factor), encoder))
+
+
+def of_trainable(optimizer: optax.GradientTransformation, frozen_stages: int) -> optax.GradientTransformation:
+    """Restrict an optimizer to the layers that are not frozen: it keeps no state for those that are.
+
+    Its `init` and `update` take all parameters as before; gradients and updates are of the trainable layers alone.
+    """
+
+    def trainable(params):
+        stages = {layer: encoder_stage(layer) for layer in params}
+        return {layer: params[layer] for layer, stage in stages.items() if stage is None or stage > frozen_stages}
+
+    def init(params):
+        return optimizer.init(trainable(params))
+
+    def update(grads, state, params):
+        return optimizer.update(grads, state, trainable(params))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _decayed(decay_scale: bool, decay_shift: bool) -> Callable:
+    """The mask of the parameters that weight decay applies to."""
 
     def is_decayed(path: list[str]) -> bool:
         is_shift = path[-1] == "bias" and path[-2].endswith("_bn")
         return path[-1] == "kernel" or (decay_scale and path[-1] == "scale") or (decay_shift and is_shift)
 
-    steps = [
-        optax.add_decayed_weights(weight_decay, mask=partial(_where, is_decayed)),
-        optax.sgd(learning_rate, momentum=momentum),
-    ]
-    if bias_rate != 1:
-        biases = partial(_where, lambda path: path[-1] == "bias" and not path[-2].endswith("_bn"))
-        steps.append(optax.masked(optax.scale(bias_rate), biases))
-    return optax.chain(*steps)
+    return partial(_where, is_decayed)
+
+
+def _with_bias_rate(bias_rate: float, *steps: optax.GradientTransformation) -> optax.GradientTransformation:
+    if bias_rate == 1:
+        return optax.chain(*steps)
+    biases = partial(_where, lambda path: path[-1] == "bias" and not path[-2].endswith("_bn"))
+    return optax.chain(*steps, optax.masked(optax.scale(bias_rate), biases))
 
 
 def _where(condition: Callable[[list[str]], bool], params) -> Any:

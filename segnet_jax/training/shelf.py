@@ -137,6 +137,31 @@ class Shelf:
             self._say(f"the {which} checkpoint of step {step} is used instead")
         return step
 
+    def find_intact(self, which: Which) -> int | None:
+        """Return the latest step that was saved, None if none ever was; nothing is moved aside or replaced.
+
+        Raises:
+          UserError: its checkpoint is damaged or gone.
+        """
+        found = self.steps(which)
+        step = max([*found, self._last().get(which, -1)], default=-1)
+        if step < 0:
+            return None
+        folder = self.place(which, step)
+        try:
+            if step not in found:
+                raise Damaged("it is gone")
+            verify(folder)
+        except (Damaged, NewerFormat, OSError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"the {which} checkpoint of step {step} in {self.root} cannot be used: {why}",
+                kind="damaged-checkpoint",
+                file=str(folder),
+                fix="put it back from a copy, or start from another run or a network.safetensors",
+            ) from None
+        return step
+
     def latest_whole(self, which: Which, until: float = math.inf) -> int | None:
         """The latest step, `until` at most, whose checkpoint verifies; None if none does. Damaged ones as in `find`.
 

@@ -1,6 +1,7 @@
 """What a training consists of at one moment, and how it begins."""
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,12 @@ class TrainState(struct.PyTreeNode):
     def variables(self) -> dict[str, Any]:
         """The network's variables as Flax wants them, such as are scored and used: the average where there is one."""
         return self.average or {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def split_layers(tree: dict[str, Any], condition: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split parameters or statistics by layer: those whose name fulfills a condition, and the others."""
+    chosen = {layer: parts for layer, parts in tree.items() if condition(layer)}
+    return chosen, {layer: parts for layer, parts in tree.items() if layer not in chosen}
 
 
 def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from segnet_jax.training.averaging import averaged
 from segnet_jax.training.losses import cross_entropy_sum, num_right, num_valid
 from segnet_jax.training.parallel import AXIS
 from segnet_jax.training.precision import all_finite
-from segnet_jax.training.state import TrainState
+from segnet_jax.training.state import TrainState, split_layers
 
 MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
 """(inputs, store) -> batch, inside the step: from what the host sends and what stays on the devices."""
@@ -96,9 +96,12 @@ def train_step(
     if state.loss_scale is not None:
         factor *= state.loss_scale.scale
 
+    # Frozen layers are constants of the loss: no gradient of theirs is computed, nor anything that it would need.
+    frozen, trainable = split_layers(state.params, model.is_frozen)
+
     def loss_fn(params, batch_stats, image, label, keys=None):
         logits, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
+            {"params": params | frozen, "batch_stats": batch_stats},
             normalise(image, preprocessing, model.dtype),
             train=True,
             keys=keys,
@@ -110,11 +113,11 @@ def train_step(
     def add_batch(carry, one):
         grads, batch_stats, loss, right = carry
         more_grads, (batch_stats, more_loss, more_right) = jax.grad(loss_fn, has_aux=True)(
-            state.params, batch_stats, **one
+            trainable, batch_stats, **one
         )
         return (jax.tree.map(jnp.add, grads, more_grads), batch_stats, loss + more_loss, right + more_right), ()
 
-    nothing = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, jnp.float32(0.0), jnp.int32(0))
+    nothing = (jax.tree.map(jnp.zeros_like, trainable), state.batch_stats, jnp.float32(0.0), jnp.int32(0))
     if model.dropout:
         batch = batch | {"keys": _keys(seed, state.step, *batch["label"].shape[:2])}
     (grads, batch_stats, loss, right), _ = _scan(add_batch, nothing, batch)
@@ -128,13 +131,17 @@ def train_step(
     total = jnp.maximum(total, 1)
     if model.sync_axis is None:
         batch_stats = lax.pmean(batch_stats, AXIS)  # synchronised statistics are equal already
+    batch_stats |= split_layers(state.batch_stats, model.is_frozen)[0]  # to the last bit: a mean may round
     grads = jax.tree.map(lambda grad: grad.astype(jnp.float32) / (factor * total), grads)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    new = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state, batch_stats=batch_stats)
+    params = optax.apply_updates(trainable, updates) | frozen
+    new = state.replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
     if state.average is not None:
         variables = {"params": new.params, "batch_stats": batch_stats}
-        new = new.replace(average=averaged(state.average, variables, average, state.step - state.skipped))
+        mean = averaged(state.average, variables, average, state.step - state.skipped)
+        held = {name: split_layers(tree, model.is_frozen)[0] for name, tree in state.average.items()}
+        new = new.replace(average={name: tree | held[name] for name, tree in mean.items()})
     new, measures = _guarded(state, new, all_finite((loss, grads, batch_stats)))
     return new, {
         "loss": loss / total,

@@ -25,6 +25,9 @@ scale * x + shift to the last bit."""
 _CLASSIFIERS = ("conv_classifier", "dense_softmax_inner_prod")
 """What SegNet-Basic's last layer is called, in the training prototxts and in the published files."""
 
+LAST_LAYERS = {"conv1_1_D", *_CLASSIFIERS}
+"""Layers that every SegNet has one of, and no VGG has."""
+
 
 @dataclass(frozen=True)
 class CaffeSegNet:

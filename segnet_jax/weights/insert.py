@@ -56,6 +56,22 @@ def insert_encoder(
     return params, batch_stats
 
 
+def affine_maps(vgg: VGG) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return what follows each convolution of a VGG before its ReLU, BatchNorm included: (factor, offset), float32.
+
+    The layer computes relu(factor * conv(x) + offset), where conv has no bias.
+    """
+
+    def affine(weights: ConvWeights) -> tuple[np.ndarray, np.ndarray]:
+        norm = weights.batch_norm
+        if norm is None:
+            return np.ones_like(weights.bias), weights.bias
+        factor = norm.scale / np.sqrt(norm.var + np.float32(vgg.batch_norm_epsilon))
+        return factor, norm.bias + (weights.bias - norm.mean) * factor
+
+    return {conv: affine(weights) for conv, weights in vgg.convs.items()}
+
+
 def _batch_norm(weights: ConvWeights, their_epsilon: float | None, our_epsilon: float) -> BatchNormWeights:
     """The BatchNorm after a convolution, its scale corrected where the network's epsilon is not the file's."""
     if weights.batch_norm is None:

@@ -6,12 +6,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from segnet_jax.download import is_web_page
 from segnet_jax.errors import UserError
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.weights import caffe, caffe_segnet, keras, npz, safetensors, torch
+from segnet_jax.weights import caffe, caffe_segnet, keras, npz, own_segnet, safetensors, torch
 from segnet_jax.weights.caffe_segnet import CaffeSegNet
+from segnet_jax.weights.own_segnet import OwnSegNet
 from segnet_jax.weights.pickled import CodeInside
 from segnet_jax.weights.vgg import VGG
 from segnet_jax.zips import check_zip
@@ -52,6 +54,33 @@ def read_caffe_segnet(path: Path) -> CaffeSegNet:
         if _format(path) is not caffe.read:
             raise ValueError("is not a .caffemodel")
         return caffe_segnet.read(path)
+
+
+def read_own_segnet(path: Path) -> OwnSegNet:
+    """Reads a SegNet that `export --format safetensors` has written, whole and checked.
+
+    Raises:
+      UserError: there is no such file, it is none, is damaged, or does not say what network it holds.
+    """
+    path = Path(path)
+    with _telling_faults(path):
+        return own_segnet.read(path)
+
+
+def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
+    """Returns what a weight file holds, by the names of its tensors: our own SegNet, Caffe's, or else a VGG.
+
+    Raises:
+      UserError: there is no such file, it is none of the formats, or damaged.
+    """
+    path = Path(path)
+    with _telling_faults(path):
+        reader = _format(path)
+        if reader is safetensors.read and own_segnet.LAST_LAYERS & own_segnet.names_in(path):
+            return "segnet"
+        if reader is caffe.read and caffe_segnet.LAST_LAYERS & {layer.name for layer in caffe.read_layers(path)}:
+            return "caffe-segnet"
+    return "vgg"
 
 
 @contextlib.contextmanager

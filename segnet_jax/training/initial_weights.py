@@ -1,0 +1,156 @@
+"""A trained SegNet as the start of another training: what must fit, and the head where the classes differ.
+
+The head is the last convolution with its BatchNorm, if it has one: the only layers whose size depends on the classes.
+Along the last axis of each of their arrays lie the classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from segnet_jax.config import Config
+from segnet_jax.errors import UserError, listed
+from segnet_jax.nn.preprocessing import Preprocessing
+
+Tree = dict[str, dict[str, dict[str, Any]]]
+"""Collection -> layer -> part: a network's variables."""
+
+FITTING = (
+    *("network", "encoder", "depth", "stage_convolutions", "stage_channels", "kernel_size", "width", "pooling"),
+    *("upsampling", "encoder_addition", "decoder", "conv_bias", "final_batch_norm", "batch_norm_epsilon"),
+)
+"""Fields of the config that say what the network computes: they must be those of the network to start from."""
+
+
+@dataclass(frozen=True)
+class TrainedSegNet:
+    """A trained network to start from.
+
+    Attributes:
+      source: as `--init` names it.
+      about: which of the source's parameters they are, such as "step 7, the best".
+      config: its `FITTING` fields are the network's.
+      classes: their names; None where the source does not tell them.
+      preprocessing: what the network expects of an image.
+      variables: "params" and "batch_stats", float32 numpy.
+    """
+
+    source: str
+    about: str
+    config: Config
+    classes: tuple[str, ...] | None
+    preprocessing: Preprocessing
+    variables: Tree
+
+
+def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: str) -> None:
+    """Check that a trained network has the structure of the one to be trained, but for its classes.
+
+    Args:
+      trained: the network to start from.
+      config: of the training.
+      shapes: of the variables of the network to be trained.
+      head: the name of its last convolution.
+
+    Raises:
+      UserError: naming what differs and the flags that would make it fit.
+    """
+    differing = {name: (getattr(trained.config, name), getattr(config, name)) for name in FITTING}
+    if config.network == trained.config.network == "segnet-basic":  # which has neither
+        differing |= dict.fromkeys(("encoder", "final_batch_norm"), (None, None))
+    differing = {name: both for name, both in differing.items() if both[0] != both[1]}
+    if differing:
+        told = listed([f"{name} {theirs} there and {ours} here" for name, (theirs, ours) in differing.items()])
+        raise UserError(
+            f"the network of --init {trained.source} is not the one to be trained: {told}",
+            kind="other-network",
+            file=trained.source,
+            fix=" ".join(_flag(name, theirs) for name, (theirs, _) in differing.items()),
+        )
+    theirs, ours = (_sizes(tree, head) for tree in (trained.variables, shapes))
+    if wrong := [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]:
+        told = listed([f"{name} {theirs.get(name, 'missing')} for {ours.get(name, 'none')}" for name in wrong])
+        raise UserError(
+            f"the network of --init {trained.source} is not the one to be trained: {told}",
+            kind="other-network",
+            file=trained.source,
+        )
+
+
+def _flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    return f"--{flag} {value}" if not isinstance(value, bool) else f"--{flag}" if value else f"--no-{flag}"
+
+
+def _sizes(tree: Tree, head: str) -> dict[str, list[int]]:
+    """The shape of each array by its name, without the axis of the classes."""
+    return {
+        f"{layer}/{part}": list(array.shape[:-1] if _is_head(layer, head) else array.shape)
+        for layers in tree.values()
+        for layer, parts in layers.items()
+        for part, array in parts.items()
+    }
+
+
+def start_from(trained: TrainedSegNet, classes: Sequence[str], head: str, draw: Callable[[], Tree]) -> Tree:
+    """Return the variables to begin with: the trained ones, and in the head what the same classes had.
+
+    Args:
+      trained: the network to start from; it fits.
+      classes: of the training.
+      head: the name of the last convolution.
+      draw: makes random variables of the network to be trained; called where there is a class to be drawn for.
+    """
+    places = kept_classes(trained, classes)
+    drawn = draw() if len(places) < len(classes) else trained.variables
+
+    def headed(collection: str, layer: str, parts: Mapping[str, Any]) -> dict[str, Any]:
+        if not _is_head(layer, head):
+            return dict(parts)
+        return {part: _rows(array, drawn[collection][layer][part], places, classes) for part, array in parts.items()}
+
+    return {
+        collection: {layer: headed(collection, layer, parts) for layer, parts in layers.items()}
+        for collection, layers in trained.variables.items()
+    }
+
+
+def kept_classes(trained: TrainedSegNet, classes: Sequence[str]) -> dict[str, int]:
+    """Return the classes of a training that the trained network knows by the same name, and their places there."""
+    there = {name: place for place, name in enumerate(trained.classes or ())}
+    return {name: there[name] for name in classes if name in there}
+
+
+def described(trained: TrainedSegNet, classes: Sequence[str]) -> str:
+    """Return one line that says what a training starts from, which classes keep their rows of the head, which are new.
+
+    Args:
+      trained: the network to start from.
+      classes: of the training.
+    """
+    kept = kept_classes(trained, classes)
+    start = f"{trained.source}, {trained.about}"
+    if trained.classes is None:
+        return f"{start}: the head is new, for the file does not name its classes"
+    new = [name for name in classes if name not in kept]
+    left = [name for name in trained.classes if name not in kept]
+    if not new and not left:
+        return f"{start}: all {len(classes)} classes kept"
+    parts = (("kept", list(kept)), ("new", new), ("left out", left))
+    return f"{start}: " + "; ".join(f"{what} {', '.join(names) or 'none'}" for what, names in parts)
+
+
+def _is_head(layer: str, head: str) -> bool:
+    return layer in (head, f"{head}_bn")
+
+
+def _rows(trained: Any, drawn: Any, places: Mapping[str, int], classes: Sequence[str]) -> np.ndarray:
+    """An array of the head, with the classes along its last axis: those that are kept, and those that were drawn."""
+    rows = [
+        np.asarray(trained)[..., places[name]] if name in places else np.asarray(jax.device_get(drawn))[..., place]
+        for place, name in enumerate(classes)
+    ]
+    return np.stack(rows, axis=-1)

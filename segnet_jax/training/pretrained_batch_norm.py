@@ -1,0 +1,123 @@
+"""BatchNorm behind pretrained convolutions, set so that the encoder computes what the pretrained network computes.
+
+A VGG has no BatchNorm. Put behind its convolutions with scale 1 and shift 0, BatchNorm makes other features of them.
+With the deviation of a convolution's output as scale and its mean as shift, it passes the output on unchanged. The
+means and variances are those that each convolution has in the pretrained network itself, on some training images.
+
+Under BatchNorm a kernel's norm changes nothing but the effective learning rate, which falls as its square grows (van
+Laarhoven 2017, arXiv 1706.05350). `preserve_features` can give each kernel the norm that He initialization would.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+from segnet_jax.nn.convolution import convolve_padded
+from segnet_jax.nn.pooling import max_pool_with_code
+from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.nn.segnet import SegNet, scaled_stages
+from segnet_jax.training.parallel import AXIS, AheadOfTime, Devices, parallel_eval_step
+
+_PIXELS = (0, 1, 2)
+
+
+class Affine(NamedTuple):
+    """What follows a pretrained convolution before its ReLU: factor * conv(x) + offset, each float32 [C]."""
+
+    factor: np.ndarray
+    offset: np.ndarray
+
+
+def measure_convolutions(
+    model: SegNet,
+    kernels: Mapping[str, jax.Array],
+    affine: Mapping[str, Affine],
+    batches: Iterable[dict[str, jax.Array]],
+    preprocessing: Preprocessing,
+    devices: Devices,
+    on_batch: Callable[[], None] = lambda: None,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the mean and variance of each convolution's output, without a bias, in the pretrained network.
+
+    Args:
+      model: the network whose encoder has the same convolutions; its `sync_axis` says whether statistics are taken
+        over all devices.
+      kernels: "conv1_1" -> float32 [3,3,in,out] and so on.
+      affine: of each convolution.
+      batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
+      preprocessing: what the pretrained network expects of an image.
+      devices: to compute on.
+      on_batch: called after each batch.
+
+    Returns:
+      Convolution -> {"mean", "var"}, float64 [out]: means over the batches of the batches' means and variances.
+    """
+
+    def statistics(weights, batch, _store):
+        kernels, affine = weights
+        x, found = normalise(batch["image"][0], preprocessing), {}
+        for stage, (_, num_convolutions) in enumerate(scaled_stages(model.encoder, model.depth, model.width), start=1):
+            for conv in (f"conv{stage}_{i}" for i in range(1, num_convolutions + 1)):
+                y = convolve_padded(x, kernels[conv])
+                means = jnp.stack([jnp.mean(y, _PIXELS), jnp.mean(y * y, _PIXELS)])
+                mean, mean_of_squares = means if model.sync_axis is None else lax.pmean(means, AXIS)
+                found[conv] = {"mean": mean, "var": jnp.maximum(mean_of_squares - mean * mean, 0)}
+                factor, offset = (part[None, None, None] for part in affine[conv])
+                x = nn.relu(y * factor + offset)
+            x, _ = max_pool_with_code(x, model.pooling)
+        return lax.pmean(found, AXIS), ()
+
+    step = AheadOfTime(parallel_eval_step(statistics, devices), "the measurement of the encoder", devices)
+    weights = jax.device_put((dict(kernels), dict(affine)), devices.replicated)
+    found = []
+    for batch in batches:
+        found.append(jax.device_get(step(weights, batch)[0]))
+        on_batch()
+    return jax.tree.map(lambda *arrays: np.mean(arrays, axis=0, dtype=np.float64), *found)
+
+
+def preserve_features(
+    variables: dict[str, Any],
+    affine: Mapping[str, Affine],
+    statistics: Mapping[str, Mapping[str, np.ndarray]],
+    epsilon: float,
+    rescale: bool = False,
+) -> dict[str, Any]:
+    """Return the network's variables with BatchNorm set so that the encoder computes the pretrained network's features.
+
+    By its running statistics it computes them on every image; by a batch's, as far as the batch is like the images that
+    were measured.
+
+    Args:
+      variables: "params" and "batch_stats", with the pretrained kernels, and biases where convolutions have one.
+      affine: of each pretrained convolution.
+      statistics: from `measure_convolutions`.
+      epsilon: what BatchNorm adds to the variance.
+      rescale: multiply each kernel, and the bias of its convolution, by a number that gives the kernel the L2 norm
+        that He initialization would; BatchNorm takes the number out again.
+    """
+    params, batch_stats = dict(variables["params"]), dict(variables["batch_stats"])
+    for conv, (factor, offset) in affine.items():
+        layer, mean, var = params[conv], *(np.asarray(statistics[conv][part], np.float64) for part in ("mean", "var"))
+        gain = he_norm(layer["kernel"].shape) / np.linalg.norm(np.float64(layer["kernel"])) if rescale else 1.0
+        deviation = np.sqrt(gain**2 * var + epsilon) / gain
+        params[conv] = _float32({name: gain * np.float64(array) for name, array in layer.items()})
+        params[f"{conv}_bn"] = _float32({"scale": factor * deviation, "bias": factor * mean + offset})
+        bias = np.float64(layer.get("bias", 0.0))
+        batch_stats[f"{conv}_bn"] = _float32({"mean": gain * (mean + bias), "var": gain**2 * var})
+    return {"params": params, "batch_stats": batch_stats}
+
+
+def he_norm(shape: tuple[int, ...]) -> float:
+    """The expected L2 norm of a kernel [k,k,in,out] of independent normal numbers of variance 2 / (k * k * in)."""
+    return math.sqrt(2 * shape[-1])
+
+
+def _float32(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}

@@ -1,0 +1,129 @@
+"""Our own `network.safetensors`, as `export --format safetensors` writes it: a SegNet that can be trained on.
+
+Its tensors are the network's variables as trained, BatchNorm apart, by SegNet-Tutorial's names of layers and PyTorch's
+of tensors. Its metadata, JSON, name the classes, the preprocessing and the settings of the network.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segnet_jax.config import Config
+from segnet_jax.config_files import override
+from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.weights.stored import StoredTensor, read_numbers
+
+_PLACES = {  # a tensor's name behind the layer's and its number of axes -> where it is in Flax
+    ("weight", 4): ("params", "kernel"),
+    ("weight", 1): ("params", "scale"),
+    ("bias", 1): ("params", "bias"),
+    ("running_mean", 1): ("batch_stats", "mean"),
+    ("running_var", 1): ("batch_stats", "var"),
+}
+LAST_LAYERS = {"conv1_1_D.weight", "conv_classifier.weight"}
+"""Tensors that every such file has one of, and no VGG has."""
+
+
+@dataclass(frozen=True)
+class OwnSegNet:
+    """What a file holds.
+
+    Attributes:
+      config: the settings of the network; all else are the defaults.
+      classes: their names.
+      preprocessing: what the network expects of an image.
+      variables: "params" and "batch_stats", float32.
+      about: which checkpoint it was, such as "step 7, the best".
+    """
+
+    config: Config
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    variables: dict[str, Any]
+    about: str
+
+
+def names_in(path: Path) -> set[str]:
+    """The names of a file's tensors.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    with _opened(path) as file:
+        return set(file.keys())
+
+
+def read(path: Path) -> OwnSegNet:
+    """Reads a file whole.
+
+    Raises:
+      ValueError: it is damaged, or does not say what network it holds.
+      UserError: the network's settings are not those of this version.
+    """
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        config = override(Config(), _parsed(metadata, "network", dict), source=str(path))
+        classes = tuple(_parsed(metadata, "classes", list))
+        if not classes or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+            raise ValueError("does not name its classes, each by a name of its own")
+        variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+        for name in file.keys():  # noqa: SIM118, it is no dict
+            stored = StoredTensor(tuple(file.get_slice(name).get_shape()), lambda name=name: file.get_tensor(name))
+            layer, _, kind = name.rpartition(".")
+            if (kind, len(stored.shape)) not in _PLACES:
+                raise ValueError(f"holds the tensor {name} of {len(stored.shape)} axes, which no SegNet has")
+            collection, part = _PLACES[kind, len(stored.shape)]
+            values = read_numbers(name, stored)
+            if values.ndim == 4:
+                values = np.ascontiguousarray(values.transpose(2, 3, 1, 0))
+            if part == "var" and values.min(initial=0) < 0:
+                raise ValueError(f"tensor {name} is a variance and holds negative numbers")
+            variables[collection].setdefault(layer, {})[part] = values
+    about = f"step {metadata.get('step', 'unknown')}, the {metadata.get('checkpoint', 'exported')}"
+    return OwnSegNet(config, classes, _preprocessing(metadata), variables, about)
+
+
+def _opened(path: Path):
+    """The file, opened by the safetensors library, which checks its header before anything is read.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, "np")
+    except SafetensorError as error:
+        raise ValueError(f"is damaged: {error}") from None
+
+
+def _parsed(metadata: dict[str, str], name: str, kind: type) -> Any:
+    try:
+        value = json.loads(metadata[name])
+        if isinstance(value, kind):
+            return value
+    except (KeyError, ValueError, RecursionError):
+        pass
+    raise ValueError(
+        f"has no {name} among its metadata, so that it is not known what network it holds: export it by "
+        "python -m segnet_jax.export RUN --format safetensors"
+    )
+
+
+def _preprocessing(metadata: dict[str, str]) -> Preprocessing:
+    told = _parsed(metadata, "preprocessing", dict)
+    values = [told.get(name) for name in ("mean", "std")]
+    if (
+        not all(isinstance(each, list) and len(each) == 3 and _are_finite(each) for each in values)
+        or min(values[1]) <= 0
+    ):
+        raise ValueError(f"has the preprocessing {told}: a mean and a std of 3 finite numbers, the std above 0")
+    mean, std = (tuple(map(float, each)) for each in values)
+    return Preprocessing(mean, std)
+
+
+def _are_finite(values: list[Any]) -> bool:
+    return all(type(each) in (int, float) and abs(each) < float("inf") for each in values)
