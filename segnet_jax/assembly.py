@@ -221,8 +221,8 @@ def first_variables(
         affine = {conv: Affine(*maps) for conv, maps in affine_maps(initial).items() if conv in params}
         kernels = {conv: params[conv]["kernel"] for conv in affine}
         found = measure(measure_convolutions, model, kernels, affine)
-        rescale = config.init_batch_norm == "rescale"
-        variables = preserve_features(variables, affine, found, config.batch_norm_epsilon, rescale)
+        rescale, normalize = config.init_batch_norm != "preserve", config.init_batch_norm == "normalize"
+        variables = preserve_features(variables, affine, found, config.batch_norm_epsilon, rescale, normalize)
         model = model.clone(frozen_stages=config.num_stages)  # the decoder is measured behind these very features
     batch_stats = measure(calibrate, model, replicate(variables, devices))
     return {"params": variables["params"], "batch_stats": batch_stats}

@@ -87,8 +87,9 @@ class Config:
     )  # statistics over all devices, so that 8 x 4 images equal 1 x 32
     init: str = "vgg16"  # first weights: vgg16, vgg16_bn or vgg19, a file of such; a run or file of a SegNet; none
     # BatchNorm behind a VGG's convolutions. identity: scale 1, shift 0; preserve: scale and shift measured so that the
-    # encoder computes what the VGG computes; rescale: preserve, with kernels rescaled to the norm of He initialization
-    init_batch_norm: Literal["identity", "preserve", "rescale"] = "identity"
+    # encoder computes what the VGG computes; rescale: preserve, with kernels rescaled to the norm of He initialization;
+    # normalize: rescale, with each layer's output divided by one number that makes its scales about 1
+    init_batch_norm: Literal["identity", "preserve", "rescale", "normalize"] = "identity"
     preprocessing: Literal["auto", "torch", "caffe", "raw"] = "auto"  # of pixels; auto: what the weights expect
     freeze: str = "none"  # stages that are not trained: "encoder", or N for stages 1 to N; their BatchNorm too
 

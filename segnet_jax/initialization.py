@@ -58,10 +58,8 @@ def read_initial(
             check_takes_vgg(config)
             return read_vgg(path, config.encoder)
         trained = _read_own(config, path) if kind == "segnet" else _read_caffe(config, path)
-    head = assembly.build_model(config, 1, "float32").head
-    num_classes = trained.variables["params"].get(head, {"kernel": [0]})["kernel"].shape[-1]
-    model = assembly.build_model(config, num_classes, "float32")
-    check_fits(trained, config, variable_shapes(model), head)
+    model = assembly.build_model(config, 1, "float32")  # of any number of classes: what fits does not depend on it
+    check_fits(trained, config, variable_shapes(model), model.head)
     return trained
 
 

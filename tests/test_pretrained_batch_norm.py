@@ -112,6 +112,26 @@ def test_with_scale_one_and_shift_zero_it_computes_something_else(vgg):
     assert np.abs(ours - expected).max() > 0.5 * expected.max()
 
 
+@pytest.mark.parametrize("conv_bias", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_normalized_features_are_the_vggs_divided_by_one_number_a_layer(vgg, conv_bias):
+    model, variables = first(vgg, init_batch_norm="normalize", conv_bias=conv_bias)
+    image = image_for(vgg)
+    for stage, (ours, expected) in enumerate(
+        zip(features(model, variables, image), features_by_torch(vgg, image), strict=True), start=1
+    ):
+        number = expected.max() / ours.max()
+        assert number > 10  # of these kernels and images
+        np.testing.assert_allclose(number * ours, expected, rtol=1e-4, atol=1e-5 * expected.max())
+        scale = variables["params"][f"conv{stage}_2_bn"]["scale"]
+        np.testing.assert_allclose(np.sqrt(np.mean(scale**2)), 1, rtol=1e-5)
+    for conv in ENCODER:
+        kernel = variables["params"][conv]["kernel"]
+        np.testing.assert_allclose(np.linalg.norm(kernel), np.sqrt(2 * kernel.shape[-1]), rtol=1e-5)
+    preserved = first(vgg, init_batch_norm="preserve", conv_bias=conv_bias)[1]
+    logits, expected = (model.apply(each, image, train=False) for each in (variables, preserved))
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
 def test_scale_and_shift_are_the_deviation_and_mean_of_the_vggs_own_outputs(vgg):
     """The first convolution's, measured here by numpy over all images that calibration sees."""
     _, variables = first(vgg, init_batch_norm="preserve")

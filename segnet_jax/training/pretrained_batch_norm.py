@@ -5,7 +5,9 @@ With the deviation of a convolution's output as scale and its mean as shift, it 
 means and variances are those that each convolution has in the pretrained network itself, on some training images.
 
 Under BatchNorm a kernel's norm changes nothing but the effective learning rate, which falls as its square grows (van
-Laarhoven 2017, arXiv 1706.05350). `preserve_features` can give each kernel the norm that He initialization would.
+Laarhoven 2017, arXiv 1706.05350), and so does the size of a layer's output, which the next BatchNorm takes out again:
+but where scales are of several hundred, as of a VGG's features, no step moves them. `preserve_features` can give each
+kernel the norm that He initialization would, and each layer's output a size of about 1.
 """
 
 import math
@@ -88,6 +90,7 @@ def preserve_features(
     statistics: Mapping[str, Mapping[str, np.ndarray]],
     epsilon: float,
     rescale: bool = False,
+    normalize: bool = False,
 ) -> dict[str, Any]:
     """Return the network's variables with BatchNorm set so that the encoder computes the pretrained network's features.
 
@@ -96,21 +99,25 @@ def preserve_features(
 
     Args:
       variables: "params" and "batch_stats", with the pretrained kernels, and biases where convolutions have one.
-      affine: of each pretrained convolution.
+      affine: of each pretrained convolution, in the order of the network.
       statistics: from `measure_convolutions`.
       epsilon: what BatchNorm adds to the variance.
       rescale: multiply each kernel, and the bias of its convolution, by a number that gives the kernel the L2 norm
         that He initialization would; BatchNorm takes the number out again.
+      normalize: divide each layer's features by one number, which makes the root mean square of BatchNorm's scales 1;
+        the next BatchNorm takes the number out again.
     """
-    params, batch_stats = dict(variables["params"]), dict(variables["batch_stats"])
+    params, batch_stats, divisor = dict(variables["params"]), dict(variables["batch_stats"]), 1.0
     for conv, (factor, offset) in affine.items():
         layer, mean, var = params[conv], *(np.asarray(statistics[conv][part], np.float64) for part in ("mean", "var"))
         gain = he_norm(layer["kernel"].shape) / np.linalg.norm(np.float64(layer["kernel"])) if rescale else 1.0
-        deviation = np.sqrt(gain**2 * var + epsilon) / gain
-        params[conv] = _float32({name: gain * np.float64(array) for name, array in layer.items()})
-        params[f"{conv}_bn"] = _float32({"scale": factor * deviation, "bias": factor * mean + offset})
-        bias = np.float64(layer.get("bias", 0.0))
-        batch_stats[f"{conv}_bn"] = _float32({"mean": gain * (mean + bias), "var": gain**2 * var})
+        kernel, bias = gain * np.float64(layer["kernel"]), gain / divisor * np.float64(layer.get("bias", 0.0))
+        params[conv] = _float32({"kernel": kernel} | ({"bias": bias} if "bias" in layer else {}))
+        gain /= divisor  # of what is convolved here over what the pretrained network convolves
+        scale, shift = factor * np.sqrt(gain**2 * var + epsilon) / gain, factor * mean + offset
+        divisor = np.sqrt(np.mean(scale**2)) if normalize else 1.0
+        params[f"{conv}_bn"] = _float32({"scale": scale / divisor, "bias": shift / divisor})
+        batch_stats[f"{conv}_bn"] = _float32({"mean": gain * mean + bias, "var": gain**2 * var})
     return {"params": params, "batch_stats": batch_stats}
 
 
