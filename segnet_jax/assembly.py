@@ -139,7 +139,8 @@ def read_first_weights(config: Config) -> VGG | None:
     from segnet_jax.weights.load import read_vgg
     from segnet_jax.weights.published import obtain
 
-    return read_vgg(obtain(config.init, cache_folder()), config.encoder)
+    preprocessing = PREPROCESSINGS.get(config.preprocessing)  # None for "auto"
+    return read_vgg(obtain(config.init, cache_folder()), config.encoder, preprocessing)
 
 
 def choose_preprocessing(config: Config, vgg: VGG | None) -> Preprocessing:

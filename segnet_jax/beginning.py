@@ -21,6 +21,7 @@ from segnet_jax.stopping import Stop
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.hosts import Hosts
 from segnet_jax.training.state import TrainState, num_bytes_of
+from segnet_jax.weights.published import describe
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def begin(
         preprocessing = runs.preprocessing_of(meta)
     else:
         vgg = assembly.read_first_weights(config)
+        if vgg:
+            say(f"init     {config.init}: {describe(vgg)}")
         preprocessing = assembly.choose_preprocessing(config, vgg)
         meta = setting.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
         meta |= {"colors": data_set.classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}

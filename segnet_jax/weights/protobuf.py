@@ -72,7 +72,7 @@ def text(value: bytes) -> str:
     return value[:200].decode("utf-8", errors="replace")
 
 
-def floats(values: Iterable[float], shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+def floats(values: Iterable[float], shape: tuple[int, ...], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
     """Return a repeated field of numbers as an array.
 
     Raises:
