@@ -47,7 +47,9 @@ SMALL_FORMS = {
     "keras-2": lambda path, convs: files.write_keras(path, convs, "{layer}/kernel:0 {layer}/bias:0"),
     "keras-2-flat": lambda path, convs: files.write_keras(path, convs, "kernel:0 bias:0"),
     "keras-classifier": lambda path, convs: files.write_keras(path, convs, classifier=True),
-    "keras-3-whole": lambda path, convs: files.write_keras(path, convs, "{layer}/kernel {layer}/bias", "model_weights/"),
+    "keras-3-whole": lambda path, convs: files.write_keras(
+        path, convs, "{layer}/kernel {layer}/bias", "model_weights/"
+    ),
     "keras-3-nested": lambda path, convs: files.write_keras3(path, convs, "layers/functional/layers/"),
     "keras-3-larger": lambda path, convs: files.write_keras3_archive(path, convs, more=2),
     "onnx-constants": lambda path, convs: files.write_onnx(path, convs, style="constants"),

@@ -366,7 +366,9 @@ def onnx_model(nodes, initializers=(), inputs=("image",), more=b""):
     graph += b"".join(message(5, tensor) for tensor in initializers)
     graph += b"".join(message(11, message(1, name.encode()) + message(2, _ONNX_FLOATS)) for name in inputs)
     graph += message(12, message(1, b"features") + message(2, _ONNX_FLOATS))
-    return integer(1, 8) + message(2, b"a test") + message(8, message(1, b"") + integer(2, 13)) + message(7, graph) + more
+    return (
+        integer(1, 8) + message(2, b"a test") + message(8, message(1, b"") + integer(2, 13)) + message(7, graph) + more
+    )
 
 
 _ONNX_FLOATS = message(1, integer(1, 1) + message(2, message(1, message(2, b"n")) * 4))  # tensor(float), n x n x n x n

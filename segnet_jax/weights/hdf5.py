@@ -1,87 +1,77 @@
-"""Read the floating-point arrays of an HDF5 file by h5py, without leaving the file.
+"""Find and read the floating-point arrays of an HDF5 file, without leaving the file.
 
-Only hard links are followed, and arrays must lie in one piece inside the file: no external links, external storage,
-virtual datasets, chunks or filters. Attributes and objects of other types are never opened.
+h5py finds the arrays in a process of its own (`hdf5_layout`), so that a file on which the HDF5 library crashes, hangs
+or takes all memory is refused like any other damaged file; the numbers are then read here. Arrays must lie in one piece
+inside the file: no external links or storage, virtual datasets, chunks or filters.
 """
 
-import contextlib
+import json
 import math
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
-import h5py
 import numpy as np
-from h5py import h5d, h5g, h5l, h5o
 
 from segnet_jax.weights.stored import StoredTensor
 
-_MAX_LINKS = 20_000  # a VGG's file has about a hundred
-_PIECES = (h5d.COMPACT, h5d.CONTIGUOUS)
+_SCRIPT = Path(__file__).with_name("hdf5_layout.py")
+_SECONDS = 60
+_FLOATS = ("<f2", "<f4", "<f8", ">f2", ">f4", ">f8")
 
 
-@contextlib.contextmanager
-def open_arrays(file: BinaryIO) -> Iterator[dict[str, StoredTensor]]:
-    """Find the arrays in all groups of a file; they can be read until the context is left.
+def read_arrays(file: BinaryIO) -> dict[str, StoredTensor]:
+    """Find the arrays in all groups of a file.
 
     Args:
-      file: open for reading, anywhere in memory or on disk.
+      file: a file on disk, or a BytesIO; stays open until the arrays are read.
 
-    Yields:
+    Returns:
       Path such as "block1_conv1/block1_conv1/kernel:0" -> array.
 
     Raises:
-      ValueError: the file is damaged or refers to something outside it.
+      ValueError: the file is damaged.
     """
-    with _as_value_errors(), h5py.File(file, "r") as opened:
-        yield _find(opened.id, file.seek(0, 2))
+    num_bytes = file.seek(0, 2)
+    return {
+        path: StoredTensor(tuple(shape), partial(_read, file, num_bytes, path, tuple(shape), dtype, start))
+        for path, shape, dtype, start in _layout(file)
+    }
 
 
-@contextlib.contextmanager
-def _as_value_errors() -> Iterator[None]:
-    """Turn what h5py raises for damaged files into ValueError."""
+def _layout(file: BinaryIO) -> list[tuple[str, list[int], str, int | None]]:
+    """Return the rows of `hdf5_layout` for a file."""
+    file.seek(0)
+    source = {"input": file.getbuffer()} if hasattr(file, "getbuffer") else {"stdin": file}
+    command = [sys.executable, "-P", str(_SCRIPT)]  # -P: modules beside the script have names of libraries
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # its threads would take address space
     try:
-        yield
-    except (OSError, RuntimeError, KeyError, TypeError, OverflowError, NotImplementedError) as error:
-        raise ValueError(f"is damaged, or of a kind of HDF5 that is not read here: {error}") from error
+        done = subprocess.run(command, **source, env=environment, capture_output=True, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"is damaged: the HDF5 library needs more than {_SECONDS} seconds for it") from None
+    if done.returncode < 0:
+        raise ValueError(f"is damaged: the HDF5 library crashed on it (signal {-done.returncode})")
+    if done.returncode:
+        cause = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ValueError(f"cannot be read: h5py failed with {cause!r}")
+    found = json.loads(done.stdout)
+    if "error" in found:
+        raise ValueError(f"is damaged, or of no kind of HDF5 that is read here: {found['error']}")
+    return found["rows"]
 
 
-def _find(root: h5g.GroupID, num_bytes: int) -> dict[str, StoredTensor]:
-    """Walk over all groups; an object that is met twice would be a loop."""
-    arrays: dict[str, StoredTensor] = {}
-    groups, seen = [("", root)], {h5o.get_info(root).addr}
-    while groups:
-        folder, group = groups.pop()
-        names: list[bytes] = []
-        group.links.iterate(names.append)
-        for name in names:
-            link = group.links.get_info(name)
-            if link.type != h5l.TYPE_HARD:
-                continue
-            path = folder + name.decode(errors="replace")
-            if link.u in seen or len(seen) > _MAX_LINKS:
-                raise ValueError(f"{path} is a second name of another object" if link.u in seen else "has too many links")
-            seen.add(link.u)
-            target = h5o.open(group, name)
-            if isinstance(target, h5g.GroupID):
-                groups.append((f"{path}/", target))
-            elif isinstance(target, h5d.DatasetID):
-                arrays[path] = StoredTensor(target.shape or (), partial(_read, target, path, num_bytes))
-    return arrays
-
-
-def _read(dataset: h5d.DatasetID, path: str, num_bytes: int) -> np.ndarray:
-    """Read an array that lies inside the file in one piece."""
-    storage = dataset.get_create_plist()
-    if storage.get_layout() not in _PIECES:
-        raise ValueError(f"tensor {path} is chunked or virtual; write it without chunks and compression")
-    if storage.get_external_count():
-        raise ValueError(f"tensor {path} keeps its data in another file")
-    dtype = dataset.dtype
-    if dtype.kind != "f" or dtype.itemsize > 8:
+def _read(
+    file: BinaryIO, num_bytes: int, path: str, shape: tuple[int, ...], dtype: str, start: int | None
+) -> np.ndarray:
+    if dtype not in _FLOATS:
         raise ValueError(f"tensor {path} holds {dtype}, and weights are floating-point numbers")
-    needed = math.prod(dataset.shape) * dtype.itemsize
-    start = dataset.get_offset() if storage.get_layout() == h5d.CONTIGUOUS else 0
-    if start is None or start + needed > num_bytes:
-        raise ValueError(f"tensor {path} of shape {dataset.shape} reaches beyond the file's {num_bytes} bytes")
-    return h5py.Dataset(dataset)[()]
+    if start is None:
+        raise ValueError(f"tensor {path} is not in one piece inside the file; write it without chunks and compression")
+    needed = math.prod(shape) * np.dtype(dtype).itemsize
+    if start + needed > num_bytes:
+        raise ValueError(f"tensor {path} of shape {shape} reaches beyond the file's {num_bytes} bytes")
+    file.seek(start)
+    return np.frombuffer(file.read(needed), dtype).reshape(shape)

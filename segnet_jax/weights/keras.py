@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from segnet_jax.nn.preprocessing import CAFFE
-from segnet_jax.weights.hdf5 import open_arrays
+from segnet_jax.weights.hdf5 import read_arrays
 from segnet_jax.weights.stored import StoredTensor
 from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 
@@ -71,20 +71,20 @@ def read_archive(path: Path, encoder: str) -> VGG:
 
 
 def _read(file: BinaryIO, encoder: str) -> VGG:
-    with open_arrays(file) as tensors:
-        if models := _keras3_models(tensors):
-            if len(models) > 1:
-                raise ValueError(f"holds {len(models)} networks that begin with an image: {', '.join(models[:5])}")
-            unused = tensors.keys() - table3(encoder, models[0]).keys()
-            entries = (encoder, lambda name: table3(name, models[0]))
-        else:
-            if any(name.startswith(_WHOLE_MODEL) for name in tensors):  # the rest is the optimizer's
-                model = (name for name in tensors if name.startswith(_WHOLE_MODEL))
-                tensors = {name.removeprefix(_WHOLE_MODEL): tensors[name] for name in model}
-            spelling = next((pair for pair in _SPELLINGS if pair[0].format("block1_conv1") in tensors), _SPELLINGS[0])
-            unused = {part.format(layer) for layer in _CLASSIFIER for part in spelling}
-            entries = (encoder, lambda name: table(name, spelling))
-        convs = assemble(tensors, *entries, unused=unused, layout="HWIO", channel_order="BGR")
+    tensors = read_arrays(file)
+    if models := _keras3_models(tensors):
+        if len(models) > 1:
+            raise ValueError(f"holds {len(models)} networks that begin with an image: {', '.join(models[:5])}")
+        unused = tensors.keys() - table3(encoder, models[0]).keys()
+        entries = (encoder, lambda name: table3(name, models[0]))
+    else:
+        if any(name.startswith(_WHOLE_MODEL) for name in tensors):  # the rest is the optimizer's
+            model = (name for name in tensors if name.startswith(_WHOLE_MODEL))
+            tensors = {name.removeprefix(_WHOLE_MODEL): tensors[name] for name in model}
+        spelling = next((pair for pair in _SPELLINGS if pair[0].format("block1_conv1") in tensors), _SPELLINGS[0])
+        unused = {part.format(layer) for layer in _CLASSIFIER for part in spelling}
+        entries = (encoder, lambda name: table(name, spelling))
+    convs = assemble(tensors, *entries, unused=unused, layout="HWIO", channel_order="BGR")
     return VGG(encoder, convs, CAFFE)
 
 

@@ -108,7 +108,7 @@ def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[
             return npz.read
         raise ValueError("is a zip, but not one of torch, Keras or numpy")
     if head[:1] == b"\x80":
-        raise CodeInside("is a bare pickle instead of what torch.save writes, and the code in it is not run")
+        raise CodeInside("holds code, which is not run: it is a bare pickle, not what torch.save writes")
     if head.startswith((b"\n", b"\x12", b"\xa2\x06")):  # the tags of a NetParameter's name, `layers` and `layer`
         return caffe.read
     if head[:1] == b"\x08":  # the tag of a ModelProto's version

@@ -1,7 +1,7 @@
 """VGGs in ONNX files: any network that begins with the convolutions of a VGG, whatever its tensors are called.
 
-The graph is followed from its input through convolutions, biases, BatchNorm, ReLU and max pooling. What follows the last
-convolution of the VGG does not matter. Kernels are [out,in,3,3].
+The graph is followed from its input through convolutions, biases, BatchNorm, ReLU and max pooling. What follows the
+last convolution of the VGG does not matter. Kernels are [out,in,3,3].
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ from segnet_jax.weights.vgg import VGG, assemble, conv_channels
 
 _NEUTRAL = ("Identity", "Dropout", "Cast")
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+_MAX_INPUTS = 100
 _BATCH_NORM_EPSILON = 1e-5  # ONNX's default
 _BATCH_NORM_PARTS = ("scale", "bias", "mean", "var")  # the order of the operands
 
@@ -71,10 +72,9 @@ def read(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -
       ValueError: the file is damaged, does not begin with this encoder, or leaves its preprocessing open.
     """
     graph = read_graph(path)
-    chains = [_follow(graph, name) for name in graph.inputs]
-    chain = max(chains, key=lambda chain: len(chain.convs), default=None)
-    if chain is None:
-        raise ValueError("has no input")
+    if not 1 <= len(graph.inputs) <= _MAX_INPUTS:
+        raise ValueError(f"has {len(graph.inputs)} inputs; a network with a VGG has at least one, for images")
+    chain = max((_follow(graph, name) for name in graph.inputs), key=lambda chain: len(chain.convs))
     _check_is_vgg(chain, encoder)
     tensors, batch_norm, epsilon = _tensors(chain, encoder)
 

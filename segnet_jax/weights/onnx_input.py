@@ -82,7 +82,9 @@ class InputScaling:
                         return Preprocessing(*map(tuple, rounded)), order
         if (self.scale == 1).all() and (self.shift == 0).all():
             raise ValueError(_UNDECIDED)
-        raise ValueError(f"normalizes images by the mean {_numbers(mean)} and deviation {_numbers(std)}, and {_UNDECIDED}")
+        raise ValueError(
+            f"normalizes images by the mean {_numbers(mean)} and deviation {_numbers(std)}, and {_UNDECIDED}"
+        )
 
     def _combine(self, op: str, values: np.ndarray) -> None:
         with np.errstate(all="ignore"):

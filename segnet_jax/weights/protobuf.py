@@ -1,8 +1,8 @@
 """Parse protobuf files with a few hand-declared fields, after a bounded walk over the file.
 
 The `protobuf` library allocates an object for every submessage, so a hostile file of two-byte submessages would take
-thirty times its size in memory. The walk therefore counts the fields of all declared messages first. Fields that are not
-declared stay unparsed bytes; messages are only as deep as their declaration.
+thirty times its size in memory. The walk therefore counts the fields of all declared messages first. Fields that are
+not declared stay unparsed bytes; messages are only as deep as their declaration.
 """
 
 import mmap

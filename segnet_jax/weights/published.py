@@ -105,7 +105,7 @@ def describe(vgg: VGG) -> str:
 
 
 def obtain(init: str, folder: Path | None = None) -> Path:
-    """Return the weight file that `--init` names: an existing file, or a published one, downloaded unless it is cached.
+    """Return the weight file that `--init` names: an existing one, or a published one, downloaded unless cached.
 
     Args:
       init: a key of `PUBLISHED`, or a path.
@@ -123,7 +123,7 @@ def obtain(init: str, folder: Path | None = None) -> Path:
 
 
 def obtain_segnet(name: str, say: Callable[[str], None], folder: Path | None = None) -> Path:
-    """Return the file of a SegNet trained with Caffe: an existing file, or a published one, downloaded unless it is cached.
+    """Return the file of a SegNet trained with Caffe: an existing one, or a published one, downloaded unless cached.
 
     Args:
       name: a key of `PUBLISHED_SEGNETS`, or a path.
