@@ -23,6 +23,7 @@ from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.hosts import Hosts
 from segnet_jax.training.initial_weights import TrainedSegNet, described
 from segnet_jax.training.state import TrainState, num_bytes_of
+from segnet_jax.weights.published import describe
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ def begin(
         initial = read_initial(config, setting.devices, say, partial(hosts.share, "initial weights"))
         if isinstance(initial, TrainedSegNet):
             say(f"init     {described(initial, data_set.classes.names)}")
+        elif initial:
+            say(f"init     {config.init}: {describe(initial)}")
         preprocessing = assembly.choose_preprocessing(config, initial)
         meta = setting.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
         meta |= {"colors": data_set.classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}

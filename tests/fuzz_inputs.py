@@ -236,6 +236,39 @@ def text(random, seeds, others):
 VALUE = re.compile(rb'-?\d+(?:\.\d+)?|"[^"]*"|true|false|null|\[[^]]*\]|[\w./]+')
 
 
+def keras3(random, seeds, others):
+    """A bare HDF5 file, or one in a `.keras` archive, of which either was damaged."""
+    data = random.choice(seeds)
+    if not data.startswith(b"PK") or random.random() < 0.2:
+        return mutate(random, data, others)
+    members = _unzipped(data)
+    info, content = members[-1]
+    members[-1] = info, mutate(random, content, [content])
+    return zipped([(info.filename, content, zipfile.ZIP_STORED) for info, content in members])
+
+
+ONNX_TOKENS = (
+    b"Conv", b"Relu", b"Add", b"Sub", b"Gemm", b"Clip", b"Transpose", b"MaxPool", b"image", b"maps0", b"tensor0",
+    b"perm", b"pads", b"axis", b"\x08\x01", b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x0a\0" * 50,
+    b"\x70\x01", b"\x10\x0a",
+)  # fmt: skip
+
+
+def onnx(random, seeds, others):
+    """A graph with bytes damaged, or a name or operation exchanged for another of the same length."""
+    data = random.choice(seeds)
+    if random.random() < 0.5:
+        return mutate(random, data, others, ONNX_TOKENS)
+    for _ in range(random.choice((1, 1, 3))):
+        token = random.choice(ONNX_TOKENS)
+        places = [found.start() for found in re.finditer(re.escape(token), data)]
+        same = [other for other in ONNX_TOKENS if len(other) == len(token)]
+        if places:
+            place = random.choice(places)
+            data = data[:place] + random.choice(same) + data[place + len(token) :]
+    return data if random.random() < 0.5 else mutate(random, data, (), ONNX_TOKENS)
+
+
 def raw(random, seeds, others):
     return mutate(random, random.choice(seeds), others)
 
@@ -284,6 +317,15 @@ def weight_seeds():
             "h5": [
                 written(files.write_keras, small),
                 written(files.write_keras, small, "{layer}/kernel:0 {layer}/bias:0", classifier=True),
+            ],
+            "keras-3": [
+                written(files.write_keras3, small),
+                _undated(written(files.write_keras3_archive, small, model="layers/functional/layers/", more=1)),
+            ],
+            "onnx": [
+                written(files.write_onnx, small, norm),
+                *(written(files.write_onnx, small, style=style) for style in ("constants", "unfused")),
+                written(files.write_onnx, small, form="typed"),
             ],
             "caffe": [written(files.write_caffe, small, form) for form in ("layers", "layer", "unpacked")],
         }

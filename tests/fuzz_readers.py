@@ -29,6 +29,7 @@ from segnet_jax.errors import UserError
 
 SECONDS = 5.0
 PICTURE = 500  # megabytes of one of 50 million pixels, decoded and converted
+PROCESSES = 30  # inputs of the quick test where each is read by a process of its own
 OWN_FAULT = 70
 
 
@@ -40,6 +41,7 @@ class Reader(NamedTuple):
     open: Callable  # a folder -> (bytes -> None)
     documented: type[Exception] = UserError
     megabytes: int = 100  # more than so many in one step are a finding
+    quick: int = 100  # inputs of the quick test
 
 
 class TookTooLong(BaseException):
@@ -69,8 +71,8 @@ def _segnet(folder):
     return read
 
 
-def _weights_of(name, make):
-    return Reader(lambda: inputs.weight_seeds()[name], make, _weights)
+def _weights_of(name, make, **options):
+    return Reader(lambda: inputs.weight_seeds()[name], make, _weights, **options)
 
 
 def _pickle(folder):
@@ -81,22 +83,34 @@ def _pickle(folder):
     return lambda data: read_pickle(io.BytesIO(data))
 
 
+def _onnx(folder):
+    """With the preprocessing given, so that more than the graph is read."""
+    from segnet_jax.nn.preprocessing import TORCH
+    from segnet_jax.weights.load import read_vgg
+
+    def read(data):
+        (folder / "weights").write_bytes(data)
+        read_vgg(folder / "weights", "vgg16", TORCH)
+
+    return read
+
+
 def _protobuf(folder):
-    import numpy as np
+    from segnet_jax.weights.caffe import read_layers
+    from segnet_jax.weights.onnx_graph import read_graph
 
-    from segnet_jax.weights.protobuf import Span, Wire
+    def read(data):
+        (folder / "message").write_bytes(data)
+        for tensors in (
+            lambda: [blob for layer in read_layers(folder / "message") for blob in layer.blobs],
+            lambda: read_graph(folder / "message").constants.values(),
+        ):
+            with contextlib.suppress(ValueError):
+                for tensor in tensors():
+                    with contextlib.suppress(ValueError):
+                        tensor.read()
 
-    def walk(wire, message, depth):
-        for number, value in wire.fields(message):
-            if isinstance(value, Span) and value.packed and depth and number != 5:
-                with contextlib.suppress(ValueError):
-                    walk(wire, value, depth - 1)
-                with contextlib.suppress(ValueError):
-                    wire.varints(value)
-            elif isinstance(value, Span):
-                wire.floats([value], (value.stop - value.start) // (4 if value.packed else 5))
-
-    return lambda data: walk(Wire(np.frombuffer(data, np.uint8)), Span(0, len(data)), 3)
+    return read
 
 
 def _hdf5(folder):
@@ -274,12 +288,16 @@ READERS = {
     "torch-legacy": _weights_of("torch-legacy", inputs.pickles),
     "safetensors": _weights_of("safetensors", inputs.safetensors),
     "npz": _weights_of("npz", inputs.npz),
-    "h5": _weights_of("h5", inputs.raw),
+    "h5": _weights_of("h5", inputs.raw, quick=PROCESSES),
+    "keras-3": _weights_of("keras-3", inputs.keras3, quick=PROCESSES),
+    "onnx": Reader(lambda: inputs.weight_seeds()["onnx"], inputs.onnx, _onnx),
     "caffe": _weights_of("caffe", inputs.raw),
     "caffe-segnet": Reader(inputs.segnet_seeds, inputs.raw, _segnet),
     "pickle": Reader(inputs.pickle_seeds, inputs.pickles, _pickle, ValueError),
-    "protobuf": Reader(lambda: inputs.weight_seeds()["caffe"], inputs.raw, _protobuf, ValueError),
-    "hdf5": Reader(lambda: inputs.weight_seeds()["h5"], inputs.raw, _hdf5, ValueError),
+    "protobuf": Reader(
+        lambda: inputs.weight_seeds()["caffe"] + inputs.weight_seeds()["onnx"], inputs.raw, _protobuf, ValueError
+    ),
+    "hdf5": Reader(lambda: inputs.weight_seeds()["h5"], inputs.raw, _hdf5, ValueError, quick=PROCESSES),
     "image": Reader(inputs.picture_seeds, inputs.png, _image, megabytes=PICTURE),
     "label": Reader(inputs.picture_seeds, inputs.png, _label, megabytes=PICTURE),
     "color-label": Reader(inputs.picture_seeds, inputs.png, _color_label, megabytes=PICTURE),

@@ -307,6 +307,82 @@ def caffe(folder, canary):
     }
 
 
+@hostile("weights")
+def keras_archives(folder, canary):
+    """Keras 3: classes named in the configuration, which Keras would import, and archives that are bombs."""
+    config = {"module": "os", "class_name": "system", "config": {"command": f"touch {canary}"}}
+    files.write_keras3(whole := io.BytesIO(), files.random_vgg(files.SMALL16))
+    data, name = whole.getvalue(), "model.weights.h5"
+
+    def archive(content):
+        return zipped(("config.json", json.dumps(config)), ("metadata.json", "{}"), (name, content))
+
+    return {
+        "code in the config.keras": archive(data[:5000]),
+        "bomb.keras": raw_zip([(name, 8, zeros(BOMB), BOMB)]),
+        "claims.keras": raw_zip([(name, 0, data, BOMB)]),
+        "escapes.keras": zipped(("../canary", b"x"), (name, b"\x89HDF")),
+        "lzma.keras": raw_zip([(name, 14, b"\x09\4\5\0\x5d\xff\xff\xff\xff", 100)]),
+        "no hdf5.keras": archive(b"a" * 100),
+        "encrypted.keras": archive(data).replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"),
+    }
+
+
+@hostile("weights")
+def onnx(folder, canary):
+    small = files.random_vgg(files.SMALL16)
+    (folder / "secret").write_bytes(bytes(1000))
+    message, integer, node = files.message, files.integer, files.onnx_node
+
+    def external(location):
+        net = files.OnnxVGG().vgg(small)
+        entry = message(1, b"location") + message(2, location.encode())
+        shape = b"".join(integer(1, size) for size in (3, 3, 3, 3))
+        net.initializers[0] = shape + integer(2, 1) + message(8, b"tensor0") + message(13, entry) + integer(14, 1)
+        return net.model()
+
+    def graph(content):
+        return integer(1, 8) + message(7, content)
+
+    deep = b""
+    for _ in range(3000):  # If nodes in the branches of If nodes
+        deep = message(1, message(4, b"If") + message(5, message(1, b"then_branch") + message(6, deep)))
+    folded = [node("Constant", [], "c0", value=np.float32([1]))]
+    folded += [node("Identity", [f"c{index}"], f"c{index + 1}") for index in range(5000)]
+    claims = integer(1, 1 << 40) + integer(1, 1 << 40) + integer(2, 1) + message(8, b"c0")
+    growing = [node("Unsqueeze", [f"c{index}"], f"c{index + 1}", axes=[0]) for index in range(5000)]
+    chain = [node("Identity" if index else "Cast", [f"m{index}"], f"m{index + 1}") for index in range(9000)]
+    image = message(11, message(1, b"m0"))
+    return {
+        "secret.onnx": external("secret"),
+        "passwd.onnx": external("/etc/passwd"),
+        "device.onnx": external("/dev/zero"),
+        "deep.onnx": graph(deep),
+        "nodes.onnx": graph(b"\x0a\0" * 20_000_000),
+        "initializers.onnx": graph(b"\x2a\0" * 20_000_000),
+        "inputs.onnx": graph(b"\x5a\0" * 20_000_000),
+        "operands.onnx": graph(message(1, b"\x0a\0" * 20_000_000)),
+        "dims.onnx": graph(message(5, message(1, b"\1" * 30_000_000))),
+        "unpacked dims.onnx": graph(message(5, b"\x08\1" * 20_000_000)),
+        "axes.onnx": graph(message(1, message(5, message(8, b"\1" * 30_000_000)))),
+        "groups.onnx": graph(b"\x0b" * 1_000_000),
+        "beyond.onnx": integer(1, 8) + b"\x3a" + files.varint(1 << 62),
+        "a long number.onnx": b"\x08" + b"\xff" * 1_000_000,
+        "10^24 numbers.onnx": graph(message(5, claims + message(9, bytes(8)))),
+        "10^24 numbers reshaped.onnx": graph(
+            message(5, claims + integer(2, 16)) + b"".join(message(1, each) for each in growing) + image
+        ),
+        "folded.onnx": graph(b"".join(message(1, each) for each in folded) + image),
+        "folded and used.onnx": files.onnx_model(
+            [*folded, node("Conv", ["image", "c5000"], "m1", pads=[1, 1, 1, 1])],
+        ),
+        "a long chain.onnx": graph(b"".join(message(1, each) for each in chain) + image),
+        "all branches.onnx": graph(message(1, node("Relu", ["m0"], "m1")) * 5000 + image),
+        "inputs of a chain.onnx": files.onnx_model(chain[:2000], inputs=[f"m{index}" for index in range(2000)]),
+        "code.onnx": graph(message(1, node("PyOp", ["m0"], "m1", domain="ai.onnx.contrib", module="os")) + image),
+    }
+
+
 # CamVid's archives
 
 

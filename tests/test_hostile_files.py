@@ -103,6 +103,10 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 
 
+ONLY_IN = {"h5py": "weights/hdf5_layout.py", "safe_open": "weights/safetensors.py"}
+"""Libraries that open whole files by themselves, each behind the checks of one module."""
+
+
 def dangers(tree):
     """Calls and keywords by which a file, or a part of one, could come to run or be unpacked unseen."""
     for node in ast.walk(tree):
@@ -116,19 +120,24 @@ def dangers(tree):
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names = {alias.name for alias in node.names}
             module = getattr(node, "module", None) or ""
-            if {"pickle", "marshal", "shelve", "dill", "yaml", "h5py"} & {module.split(".")[0], *names}:
+            if {"pickle", "marshal", "shelve", "dill", "yaml", *ONLY_IN} & {module.split(".")[0], *names}:
                 yield ast.unparse(node)
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_source_file_could_run_what_a_file_says(path):
-    assert list(dangers(ast.parse(path.read_text()))) == []
+    allowed = {name for name, place in ONLY_IN.items() if path.relative_to(PACKAGE).as_posix() == place}
+    found = [each for each in dangers(ast.parse(path.read_text())) if not any(name in each for name in allowed)]
+    assert found == []
 
 
 @pytest.mark.parametrize(
     "code",
     [
         "pickle.load(file)",
+        "import h5py",
+        "from h5py import h5o",
+        "from safetensors import safe_open",
         "import pickle",
         "from pickle import loads",
         "eval(text)",
@@ -160,5 +169,5 @@ def test_the_commands_refuse_a_hostile_weight_file_too(tmp_path):
         timeout=120,
     )
     assert result.returncode == 2, result.stderr
-    assert result.stderr.splitlines()[-1].startswith("error: w.pth: refuses to run code")
+    assert result.stderr.splitlines()[-1].startswith("error: w.pth: holds code, which is not run")
     assert not canary.exists()

@@ -26,6 +26,9 @@ def torch_save(path, state, **how):
 
 FORMS = {  # name -> file name, the preprocessing that belongs to it, writer
     "keras": ("w.h5", CAFFE, files.write_keras),
+    "keras-3": ("w.weights.h5", CAFFE, files.write_keras3),
+    "keras-3-archive": ("w.keras", CAFFE, files.write_keras3_archive),
+    "onnx": ("w.onnx", TORCH, files.write_onnx),
     "torch-zip": ("w.pth", TORCH, lambda path, convs: files.write_torch_zip(path, files.state_dict(convs))),
     "torch-legacy": ("w.pth", TORCH, lambda path, convs: files.write_torch_legacy(path, files.state_dict(convs))),
     "torch-itself": ("w.pth", TORCH, lambda path, convs: torch_save(path, files.state_dict(convs))),
@@ -44,6 +47,16 @@ SMALL_FORMS = {
     "keras-2": lambda path, convs: files.write_keras(path, convs, "{layer}/kernel:0 {layer}/bias:0"),
     "keras-2-flat": lambda path, convs: files.write_keras(path, convs, "kernel:0 bias:0"),
     "keras-classifier": lambda path, convs: files.write_keras(path, convs, classifier=True),
+    "keras-3-whole": lambda path, convs: files.write_keras(
+        path, convs, "{layer}/kernel {layer}/bias", "model_weights/"
+    ),
+    "keras-3-nested": lambda path, convs: files.write_keras3(path, convs, "layers/functional/layers/"),
+    "keras-3-larger": lambda path, convs: files.write_keras3_archive(path, convs, more=2),
+    "onnx-constants": lambda path, convs: files.write_onnx(path, convs, style="constants"),
+    "onnx-unfused": lambda path, convs: files.write_onnx(path, convs, style="unfused"),
+    "onnx-typed": lambda path, convs: files.write_onnx(path, convs, form="typed"),
+    "onnx-float64": lambda path, convs: files.write_onnx(path, convs, dtype=np.float64),
+    "onnx-larger": lambda path, convs: files.write_onnx(path, convs | {"conv6_1": convs["conv1_1"]}),
     "caffe-unpacked": lambda path, convs: files.write_caffe(path, convs, "unpacked"),
     "caffe-classifier": lambda path, convs: files.write_caffe(path, convs, classifier=True),
     "npz-compressed": lambda path, convs: files.write_npz(path, files.own_names(convs), np.savez_compressed),
@@ -97,7 +110,7 @@ def test_variants_of_a_form_give_the_same_vgg_whatever_the_file_is_called(form, 
     assert_holds(read_vgg(path, "vgg16"), small)
 
 
-@pytest.mark.parametrize("form", ["torch-zip", "torch-legacy", "torch-itself", "safetensors", "npz"])
+@pytest.mark.parametrize("form", ["torch-zip", "torch-legacy", "torch-itself", "safetensors", "npz", "onnx"])
 def test_batch_norm_comes_along(form, small, tmp_path):
     batch_norm = files.random_batch_norm(small)
     state, path = files.state_dict(small, batch_norm), tmp_path / "weights"
@@ -112,9 +125,11 @@ def test_batch_norm_comes_along(form, small, tmp_path):
             save_file({name: np.array(array) for name, array in state.items()}, path)
         case "npz":
             files.write_npz(path, files.own_names(small, batch_norm))
+        case "onnx":
+            files.write_onnx(path, small, batch_norm)
     vgg = read_vgg(path, "vgg16")
     assert_holds(vgg, small, batch_norm)
-    assert vgg.batch_norm_epsilon == (1e-3 if form == "npz" else 1e-5)
+    assert vgg.batch_norm_epsilon == (pytest.approx(1e-3) if form in ("npz", "onnx") else 1e-5)
 
 
 def test_vgg19_is_read_by_its_own_table(small, tmp_path):
@@ -122,7 +137,9 @@ def test_vgg19_is_read_by_its_own_table(small, tmp_path):
     files.write_torch_legacy(tmp_path / "w.pth", files.state_dict(convs, features=files.FEATURES_19))
     files.write_keras(tmp_path / "w.h5", convs)
     files.write_caffe(tmp_path / "w.caffemodel", convs)
-    for filename in ("w.pth", "w.h5", "w.caffemodel"):
+    files.write_keras3(tmp_path / "w.weights.h5", convs)
+    files.write_onnx(tmp_path / "w.onnx", convs)
+    for filename in ("w.pth", "w.h5", "w.caffemodel", "w.weights.h5", "w.onnx"):
         assert_holds(read_vgg(tmp_path / filename, "vgg19"), convs)
 
 

@@ -4,6 +4,7 @@ Nothing here uses the package's readers or tables: names, layouts and bytes are 
 """
 
 import collections
+import io
 import pickle
 import struct
 import zipfile
@@ -66,7 +67,7 @@ def oihw(kernel):
 # Keras
 
 
-def write_keras(path, convs, spelling="{layer}_W_1:0 {layer}_b_1:0", classifier=False):
+def write_keras(path, convs, spelling="{layer}_W_1:0 {layer}_b_1:0", root="/", classifier=False):
     """The file of `keras.applications`: a group a layer, the names listed in attributes."""
     import h5py
 
@@ -83,10 +84,37 @@ def write_keras(path, convs, spelling="{layer}_W_1:0 {layer}_b_1:0", classifier=
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.encode() for layer in layers]
         for layer, tensors in layers.items():
-            group = file.create_group(layer)
+            group = file.create_group(root + layer)
             group.attrs["weight_names"] = [name.encode() for name, _ in tensors]
             for name, value in tensors:
                 group.create_dataset(name, data=value)
+
+
+def write_keras3(path, convs, model="layers/", more=0):
+    """The `.weights.h5` of Keras 3: layers numbered by class, under the group of the model that holds them."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.create_group("vars")
+        for index, (conv, (kernel, bias)) in enumerate(convs.items()):
+            variables = file.create_group(f"{model}conv2d{f'_{index}' if index else ''}/vars")
+            variables.attrs["name"] = f"block{conv[4]}_conv{conv[6]}"
+            variables["0"], variables["1"] = bgr(conv, kernel), bias
+            file.require_group(f"{model}max_pooling2d/vars")
+        for index in range(len(convs), len(convs) + more):  # what follows the VGG in a larger network
+            variables = file.create_group(f"{model}conv2d_{index}/vars")
+            variables["0"], variables["1"] = np.ones((1, 1, 4, 2), np.float32), np.ones(2, np.float32)
+        file["layers/dense/vars/0"] = np.ones((4, 2), np.float32)
+        file["optimizer/vars/0"] = np.int64(7)
+
+
+def write_keras3_archive(path, convs, method=zipfile.ZIP_STORED, **options):
+    """The `.keras` of Keras 3."""
+    write_keras3(file := io.BytesIO(), convs, **options)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("metadata.json", '{"keras_version": "3.15.1"}')
+        archive.writestr("config.json", '{"module": "keras", "class_name": "Functional"}')
+        archive.writestr("model.weights.h5", file.getvalue())
 
 
 # torch
@@ -292,6 +320,133 @@ def write_caffe_segnet(path, layers, form="layer", dropout=()):
                 write(f"relu_{name}", "ReLU")
             if name in dropout:
                 write(f"drop_{name}", "Dropout")
+
+
+# ONNX
+
+ONNX_TYPES = {"float32": 1, "int64": 7, "float16": 10, "float64": 11}
+
+
+def onnx_tensor(array, name="", form="raw", more=b""):
+    """A TensorProto; `form` "typed" has its numbers in the field of their type."""
+    array = np.asarray(array)
+    head = b"".join(integer(1, size) for size in array.shape) + integer(2, ONNX_TYPES[str(array.dtype)])
+    if form == "raw":
+        data = message(9, array.tobytes())
+    elif array.dtype == np.int64:
+        data = message(7, b"".join(varint(value % (1 << 64)) for value in array.ravel().tolist()))
+    else:
+        data = message({4: 4, 8: 10}[array.itemsize], array.tobytes())
+    return head + message(8, name.encode()) + data + more
+
+
+def onnx_node(op, inputs, output, domain="", **attributes):
+    """A NodeProto; attributes are integers, floats, text, lists of integers, or arrays."""
+    content = b"".join(message(1, name.encode()) for name in inputs) + message(2, output.encode())
+    content += message(3, f"the {output}".encode()) + message(4, op.encode())
+    for name, value in attributes.items():
+        match value:
+            case int():
+                kind, data = 2, integer(3, value % (1 << 64))
+            case float():
+                kind, data = 1, varint(2 << 3 | 5) + struct.pack("<f", value)
+            case str():
+                kind, data = 3, message(4, value.encode())
+            case list():
+                kind, data = 7, b"".join(integer(8, each % (1 << 64)) for each in value)
+            case _:
+                kind, data = 4, message(5, onnx_tensor(value))
+        content += message(5, message(1, name.encode()) + data + integer(20, kind))
+    return content + message(7, domain.encode())
+
+
+def onnx_model(nodes, initializers=(), inputs=("image",), more=b""):
+    """A ModelProto of encoded nodes and tensors."""
+    graph = b"".join(message(1, node) for node in nodes) + message(2, b"graph")
+    graph += b"".join(message(5, tensor) for tensor in initializers)
+    graph += b"".join(message(11, message(1, name.encode()) + message(2, _ONNX_FLOATS)) for name in inputs)
+    graph += message(12, message(1, b"features") + message(2, _ONNX_FLOATS))
+    return (
+        integer(1, 8) + message(2, b"a test") + message(8, message(1, b"") + integer(2, 13)) + message(7, graph) + more
+    )
+
+
+_ONNX_FLOATS = message(1, integer(1, 1) + message(2, message(1, message(2, b"n")) * 4))  # tensor(float), n x n x n x n
+
+
+class OnnxVGG:
+    """Builds the graph of a VGG node by node, as some exporter would.
+
+    Args:
+      style: "plain" as torch and tf2onnx write it; "constants": every weight behind Constant, Identity, Transpose and
+        Cast; "unfused": biases as Add, here and there on channels-last maps, Clip for ReLU.
+    """
+
+    def __init__(self, style="plain", form="raw", dtype=np.float32):
+        self.style, self.form, self.dtype = style, form, dtype
+        self.nodes, self.initializers, self.last = [], [], "image"
+
+    def constant(self, array):
+        name = f"tensor{len(self.initializers) + len(self.nodes)}"
+        if self.style != "constants":
+            self.initializers.append(onnx_tensor(array, name, self.form))
+            return name
+        array = np.asarray(array)
+        self.nodes.append(onnx_node("Constant", [], f"{name}a", value=np.ascontiguousarray(array.T)))
+        self.nodes.append(onnx_node("Identity", [f"{name}a"], f"{name}b"))
+        self.nodes.append(onnx_node("Transpose", [f"{name}b"], f"{name}c"))
+        self.nodes.append(onnx_node("Cast", [f"{name}c"], name, to=1))
+        return name
+
+    def add(self, op, *arrays, first=False, **attributes):
+        """A node whose other operands are constants; `first` puts the constants before the maps."""
+        constants = [array if isinstance(array, str) else self.constant(array) for array in arrays]
+        inputs = [*constants, self.last] if first else [self.last, *constants]
+        self.last, before = f"maps{len(self.nodes)}", self.last
+        self.nodes.append(onnx_node(op, inputs, self.last, **attributes))
+        return before
+
+    def convolution(self, kernel, bias, batch_norm=None, epsilon=1e-3, **attributes):
+        form = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1]} | attributes
+        kernel, bias = oihw(kernel).astype(self.dtype), bias.astype(self.dtype)
+        if self.style == "unfused":
+            self.add("Conv", kernel, **form)
+            self.add("Transpose", perm=[0, 2, 3, 1])
+            self.add("Add", bias, first=True)
+            self.add("Transpose", perm=[0, 3, 1, 2])
+        else:
+            self.add("Conv", kernel, bias, **form)
+        if batch_norm is not None:
+            self.add("BatchNormalization", *batch_norm, epsilon=epsilon)
+        if self.style == "unfused":
+            self.add("Clip", np.float32(0), np.float32(np.inf))
+        else:
+            self.add("Relu")
+
+    def vgg(self, convs, batch_norm=None, first_for="RGB"):
+        stages = {}
+        for conv in convs:
+            stages.setdefault(conv[:5], []).append(conv)
+        for stage in stages.values():
+            for conv in stage:
+                kernel, bias = convs[conv]
+                kernel = bgr(conv, kernel) if first_for == "BGR" else kernel
+                self.convolution(kernel, bias, batch_norm and batch_norm[conv])
+            self.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+        return self
+
+    def model(self, **options):
+        nodes = [*self.nodes, onnx_node("GlobalAveragePool", [self.last], "features")]
+        return onnx_model(nodes, self.initializers, **options)
+
+
+def write_onnx(path, convs, batch_norm=None, **options):
+    """A network with torchvision's preprocessing in its graph."""
+    net = OnnxVGG(**options)
+    net.add("Sub", np.float32([123.675, 116.28, 103.53]).reshape(3, 1, 1))
+    net.add("Div", np.float32([58.395, 57.12, 57.375]).reshape(1, 3, 1, 1))
+    with open(path, "wb") as file:
+        file.write(net.vgg(convs, batch_norm).model())
 
 
 # our own names

@@ -1,56 +1,58 @@
-"""Reads a VGG from a file of any known format, told by the file's content; and a whole SegNet of Caffe's."""
+"""Read a VGG from a file of any known format, recognized by its content, or a whole SegNet trained with Caffe."""
 
 import contextlib
 import dataclasses
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from segnet_jax.download import is_web_page
 from segnet_jax.errors import UserError
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.weights import caffe, caffe_segnet, keras, npz, own_segnet, safetensors, torch
+from segnet_jax.weights import caffe, caffe_segnet, keras, npz, onnx, own_segnet, safetensors, torch
 from segnet_jax.weights.caffe_segnet import CaffeSegNet
 from segnet_jax.weights.own_segnet import OwnSegNet
 from segnet_jax.weights.pickled import CodeInside
 from segnet_jax.weights.vgg import VGG
 from segnet_jax.zips import check_zip
 
-FORMATS = "torch .pth, .safetensors, Keras .h5, .npz, .caffemodel"
-_MOST_BYTES = 2_000_000_000  # a VGG-19 with its classifier takes 575 million, in float64 twice as many
-_MOST_WORDS = 2000  # letters of a message, which may quote names from the file
+FORMATS = "torch .pth, .safetensors, Keras .h5 or .keras, ONNX, .npz, .caffemodel"
+_MAX_BYTES = 2_000_000_000  # VGG-19 with its classifier has 575 million, in float64 twice as many
+_MAX_MESSAGE = 2000  # letters; messages may quote names from the file
 
 
 def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
-    """Reads a trained VGG, whole and checked, without running anything that the file contains.
+    """Read a trained VGG and check it completely, without running anything that the file contains.
 
     Args:
       path: the file.
       encoder: "vgg16" or "vgg19", what the file must hold.
-      preprocessing: what the weights were trained on, where it is not what files of that format are trained on.
+      preprocessing: what the weights were trained on, where it differs from what files of that format usually expect.
+        An ONNX file may need it.
 
     Raises:
-      UserError: there is no such file, it is none of the formats, is damaged, or does not hold this encoder.
+      UserError: the file does not exist, has an unknown format, is damaged, or does not hold this encoder.
     """
     path = Path(path)
-    with _telling_faults(path):
-        vgg = _format(path)(path, encoder)
+    with _naming(path):
+        vgg = _format(path, preprocessing)(path, encoder)
     return dataclasses.replace(vgg, preprocessing=preprocessing) if preprocessing else vgg
 
 
 def read_caffe_segnet(path: Path) -> CaffeSegNet:
-    """Reads a SegNet that Caffe has trained, whole and checked, without running anything that the file contains.
+    """Read a SegNet trained with Caffe and check it completely, without running anything that the file contains.
 
     Args:
       path: a `.caffemodel`.
 
     Raises:
-      UserError: there is no such file, it is none, is damaged, or does not hold just a SegNet.
+      UserError: the file does not exist, is no `.caffemodel`, is damaged, or holds anything but a SegNet.
     """
     path = Path(path)
-    with _telling_faults(path):
+    with _naming(path):
         if _format(path) is not caffe.read:
             raise ValueError("is not a .caffemodel")
         return caffe_segnet.read(path)
@@ -63,7 +65,7 @@ def read_own_segnet(path: Path) -> OwnSegNet:
       UserError: there is no such file, it is none, is damaged, or does not say what network it holds.
     """
     path = Path(path)
-    with _telling_faults(path):
+    with _naming(path):
         return own_segnet.read(path)
 
 
@@ -74,7 +76,7 @@ def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
       UserError: there is no such file, it is none of the formats, or damaged.
     """
     path = Path(path)
-    with _telling_faults(path):
+    with _naming(path):
         reader = _format(path)
         if reader is safetensors.read and own_segnet.LAST_LAYERS & own_segnet.names_in(path):
             return "segnet"
@@ -84,24 +86,28 @@ def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
 
 
 @contextlib.contextmanager
-def _telling_faults(path: Path) -> Iterator[None]:
-    """Tells what is wrong in a file in one line that begins with its name."""
+def _naming(path: Path) -> Iterator[None]:
+    """Turn an error into one line that begins with the file's name."""
     try:
-        if path.is_file() and path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"has {path.stat().st_size} bytes, more than any VGG: at most {_MOST_BYTES}")
+        if path.is_file() and path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"has {path.stat().st_size} bytes, more than any VGG: at most {_MAX_BYTES}")
         yield
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # RuntimeError is zipfile's for an encrypted member.
         what = " ".join(str(error).split()) or type(error).__name__
-        what = f"{path}: {what if len(what) <= _MOST_WORDS else what[:_MOST_WORDS] + ' ...'}"
+        what = f"{path}: {what if len(what) <= _MAX_MESSAGE else what[:_MAX_MESSAGE] + ' ...'}"
         if isinstance(error, CodeInside):
-            fix = "take a file that holds tensors alone, such as .safetensors"
+            fix = "use a file that holds nothing but tensors, such as .safetensors"
             raise UserError(what, kind="no-code", file=str(path), fix=fix) from error
         raise UserError(what, kind="bad-weights", file=str(path)) from error
 
 
-def _format(path: Path) -> Callable[[Path, str], VGG]:
-    """The reader for a file.
+def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[[Path, str], VGG]:
+    """Return the reader for a file.
+
+    Args:
+      path: the file.
+      preprocessing: as for `read_vgg`.
 
     Raises:
       ValueError: with what the file is instead.
@@ -116,7 +122,7 @@ def _format(path: Path) -> Callable[[Path, str], VGG]:
         raise ValueError("is a web page, not a weight file (the download failed)")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return keras.read
-    # A safetensors file begins with its header's length, which may look like anything.
+    # A safetensors file begins with the length of its header, which may look like any other format.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
         return safetensors.read
     if head.startswith(torch.LEGACY_SIGNATURE):
@@ -125,11 +131,15 @@ def _format(path: Path) -> Callable[[Path, str], VGG]:
         names = check_zip(path)
         if any(name.split("/")[-1] == "data.pkl" for name in names):
             return torch.read
+        if keras.ARCHIVED in names:
+            return keras.read_archive
         if any(name.endswith(".npy") for name in names):
             return npz.read
-        raise ValueError("is a zip, but neither torch's nor numpy's")
+        raise ValueError("is a zip, but not one of torch, Keras or numpy")
     if head[:1] == b"\x80":
-        raise CodeInside("refuses to run code in it: it is a bare pickle, not what torch.save writes")
+        raise CodeInside("holds code, which is not run: it is a bare pickle, not what torch.save writes")
     if head.startswith((b"\n", b"\x12", b"\xa2\x06")):  # the tags of a NetParameter's name, `layers` and `layer`
         return caffe.read
-    raise ValueError(f"is none of the weight files known here: {FORMATS}")
+    if head[:1] == b"\x08":  # the tag of a ModelProto's version
+        return partial(onnx.read, preprocessing=preprocessing)
+    raise ValueError(f"has an unknown format; known are {FORMATS}")

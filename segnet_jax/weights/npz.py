@@ -6,13 +6,15 @@ Kernels are [3,3,in,out] for RGB input; mean and std have three numbers, RGB, 0.
 
 import io
 import math
-import re
+import tokenize
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 
 from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_bytes
@@ -23,12 +25,8 @@ from segnet_jax.zips import check_zip
 
 _MEAN, _STD, _EPSILON = "preprocessing/mean", "preprocessing/std", "batch_norm_epsilon"
 
-# A `.npy` header is a Python literal. It is not read as one: this is the one form in which numpy writes it.
-_NPY_HEADER = re.compile(
-    rb"\{'descr': '([^'\\]{1,40})', 'fortran_order': (True|False), 'shape': (\([\d, ]{0,160}\)), \} *\n"
-)
-_NPY_HEADER_BYTES = 10_000
-_FLOATS = ("<f2", "<f4", "<f8", ">f2", ">f4", ">f8")
+_MAX_HEADER = 1000
+"""Bytes of a `.npy` header, which numpy parses as a Python literal: too few to nest deeply. A tensor's has some 120."""
 
 
 def table(encoder: str, batch_norm: bool) -> Table:
@@ -46,7 +44,7 @@ def table(encoder: str, batch_norm: bool) -> Table:
 
 
 def read_own_names(tensors: Mapping[str, StoredTensor], encoder: str) -> VGG:
-    """Reads a VGG from tensors that carry our names.
+    """Return a VGG from tensors that have our names.
 
     Raises:
       ValueError: the tensors do not fit the table.
@@ -55,7 +53,7 @@ def read_own_names(tensors: Mapping[str, StoredTensor], encoder: str) -> VGG:
     extras = {_MEAN: (3,), _STD: (3,)} | ({_EPSILON: ()} if batch_norm else {})
     if absent := [name for name, shape in extras.items() if name not in tensors or tensors[name].shape != shape]:
         raise ValueError(
-            f"lacks {' and '.join(absent)} (what the weights were trained on: 3 numbers each, RGB, 0..255)"
+            f"lacks {' and '.join(absent)}, the preprocessing that the weights expect (3 numbers each, RGB, 0..255)"
         )
     convs = assemble(
         tensors,
@@ -67,25 +65,25 @@ def read_own_names(tensors: Mapping[str, StoredTensor], encoder: str) -> VGG:
     )
     mean, std = (tuple(float(value) for value in tensors[name].read()) for name in (_MEAN, _STD))
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and min(std) > 0):
-        raise ValueError(f"has the preprocessing mean {mean} and std {std}: finite numbers, std above 0")
+        raise ValueError(f"has the preprocessing mean {mean} and std {std}; they must be finite, std above 0")
     epsilon = float(tensors[_EPSILON].read()) if batch_norm else None
     if epsilon is not None and not 0 < epsilon <= 1:
-        raise ValueError(f"has the {_EPSILON} {epsilon}: above 0, 1 at most")
+        raise ValueError(f"has the {_EPSILON} {epsilon}; it must be above 0 and at most 1")
     return VGG(encoder, convs, Preprocessing(mean, std), epsilon)
 
 
 def read(path: Path, encoder: str) -> VGG:
-    """Reads an `.npz` file; a member's header is checked before its data is read, and pickled arrays are refused."""
+    """Read an `.npz` file; headers are checked before any data is read, and pickled arrays are refused."""
     check_zip(path)
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
         if len(set(members)) != len(members):
-            raise ValueError("holds an array twice")
+            raise ValueError("contains an array twice")
         return read_own_names({name.removesuffix(".npy"): _stored(archive, name) for name in members}, encoder)
 
 
 def save_npz(path: Path, vgg: VGG) -> None:
-    """Writes a VGG under our names, whole or not at all.
+    """Write a VGG under our names, atomically.
 
     Raises:
       UserError: the file cannot be written.
@@ -107,35 +105,31 @@ def save_npz(path: Path, vgg: VGG) -> None:
 
 
 def _stored(archive: zipfile.ZipFile, member: str) -> StoredTensor:
+    """Return an array whose member is as long as its header says, so that its size is known before it is unpacked."""
     with archive.open(member) as file:
-        dtype, fortran_order, shape = _npy_header(file, member)
+        shape, dtype = _read_header(file, member)
         start = file.tell()
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if archive.getinfo(member).file_size != start + num_bytes:
-        raise ValueError(f"{member} has the shape {shape} and not as many numbers")
+    if dtype.kind != "f":  # objects among them, which would be pickles
+        raise ValueError(f"{member} holds {dtype}, and weights are floating-point numbers")
+    if archive.getinfo(member).file_size != start + math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{member} has the shape {shape} and another number of bytes")
 
     def read_array() -> np.ndarray:
         with archive.open(member) as file:
-            data = file.read(start + num_bytes)[start:]  # from the beginning, for zipfile to check its sum
-        if len(data) != num_bytes:
-            raise ValueError(f"{member} is cut off")
-        return np.ndarray(shape, dtype, data, order="F" if fortran_order else "C")
+            return npy.read_array(file, allow_pickle=False, max_header_size=_MAX_HEADER)
 
     return StoredTensor(shape, read_array)
 
 
-def _npy_header(file: BinaryIO, member: str) -> tuple[np.dtype, bool, tuple[int, ...]]:
-    magic, version = file.read(6), file.read(2)
-    if magic != b"\x93NUMPY" or version not in (b"\1\0", b"\2\0"):
-        raise ValueError(f"{member} is no .npy of version 1 or 2")
-    length = int.from_bytes(file.read(2 * version[0]), "little")
-    header = _NPY_HEADER.fullmatch(file.read(length)) if length <= _NPY_HEADER_BYTES else None
-    if header is None:
-        raise ValueError(f"{member} has no header as numpy writes it for an array of numbers")
-    kind, fortran_order, shape = (part.decode("latin1") for part in header.groups())
-    if kind not in _FLOATS:
-        raise ValueError(f"{member} holds {kind}, and weights are floating-point numbers")
-    sizes = tuple(int(size) for size in re.findall(r"\d+", shape))
-    if str(sizes) != shape or len(sizes) > 8:
-        raise ValueError(f"{member} has the shape {shape}, not as numpy writes it")
-    return np.dtype(kind), fortran_order == "True", sizes
+def _read_header(file: BinaryIO, member: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Read a `.npy` header; the file then stands at the numbers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about types and headers of Python 2
+            read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
+            shape, _, dtype = read(file, max_header_size=_MAX_HEADER)
+    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        raise ValueError(f"{member} has no header as numpy writes it for an array: {error}") from None
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{member} has the impossible shape {shape}")
+    return shape, dtype

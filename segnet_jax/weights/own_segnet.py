@@ -14,6 +14,7 @@ import numpy as np
 from segnet_jax.config import Config
 from segnet_jax.config_files import override
 from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.weights.safetensors import open_checked
 from segnet_jax.weights.stored import StoredTensor, read_numbers
 
 _PLACES = {  # a tensor's name behind the layer's and its number of axes -> where it is in Flax
@@ -52,7 +53,7 @@ def names_in(path: Path) -> set[str]:
     Raises:
       ValueError: it is damaged.
     """
-    with _opened(path) as file:
+    with open_checked(path) as file:
         return set(file.keys())
 
 
@@ -63,7 +64,7 @@ def read(path: Path) -> OwnSegNet:
       ValueError: it is damaged, or does not say what network it holds.
       UserError: the network's settings are not those of this version.
     """
-    with _opened(path) as file:
+    with open_checked(path) as file:
         metadata = file.metadata() or {}
         config = override(Config(), _parsed(metadata, "network", dict), source=str(path))
         classes = tuple(_parsed(metadata, "classes", list))
@@ -84,20 +85,6 @@ def read(path: Path) -> OwnSegNet:
             variables[collection].setdefault(layer, {})[part] = values
     about = f"step {metadata.get('step', 'unknown')}, the {metadata.get('checkpoint', 'exported')}"
     return OwnSegNet(config, classes, _preprocessing(metadata), variables, about)
-
-
-def _opened(path: Path):
-    """The file, opened by the safetensors library, which checks its header before anything is read.
-
-    Raises:
-      ValueError: it is damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, "np")
-    except SafetensorError as error:
-        raise ValueError(f"is damaged: {error}") from None
 
 
 def _parsed(metadata: dict[str, str], name: str, kind: type) -> Any:

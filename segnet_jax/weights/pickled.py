@@ -171,7 +171,7 @@ def _next_step(stream: BinaryIO) -> tuple[str, object]:
         raise ValueError("the pickle inside is cut off")
     if code not in _STEPS:
         name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == code), repr(code))
-        raise CodeInside(f"refuses to run code in it: the pickle step {name}")
+        raise CodeInside(f"holds code, which is not run: the pickle step {name}")
     name, argument = _STEPS[code]
     if name == "GLOBAL":  # pickletools would look for escapes in the names, and warn of some
         return name, f"{_line(stream)}.{_line(stream)}"
@@ -199,7 +199,7 @@ def _put(pairs: Iterable, target: object) -> None:
 
 def _name(text: str) -> Name:
     if text not in _KNOWN:
-        raise CodeInside(f"refuses to run code in it: it asks for {text}, and a weight file may hold tensors only")
+        raise CodeInside(f"holds code, which is not run: it asks for {text}, and a weight file may hold tensors only")
     return Name(text)
 
 

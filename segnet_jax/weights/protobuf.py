@@ -1,115 +1,157 @@
-"""The outside of a protobuf message: its fields, without a schema and without trusting any length."""
+"""Parse protobuf files with a few hand-declared fields, after a bounded walk over the file.
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+The `protobuf` library allocates an object for every submessage, so a hostile file of two-byte submessages would take
+thirty times its size in memory. The walk therefore counts the fields of all declared messages first. Fields that are
+not declared stay unparsed bytes; messages are only as deep as their declaration.
+"""
+
+import mmap
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError
 
-_MOST_FIELDS = 100_000
-"""In all that is read of one file; a network has some thousand. Each costs a microsecond and some bytes of memory."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Bytes of a field, [start, stop) in the file.
-
-    `packed` is false for single 32-bit values, each with its own tag: a run of them is one span with the tags in it.
-    """
-
-    start: int
-    stop: int
-    packed: bool = True
+_MAX_BYTES = 1_000_000_000  # VGG-19 with its classifier has 575 million; the library copies the file into memory
+_MAX_FIELDS = 100_000  # a network has a few thousand
+_INTEGERS = (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64)
 
 
-class Wire:
-    """The bytes of a file as protobuf sends them.
+def message_classes(package: str, declarations: Mapping[str, Mapping[str, tuple[int, str]]]) -> dict[str, type]:
+    """Build message classes that know a subset of a format's fields.
 
     Args:
-      data: uint8 [bytes].
+      package: name of the format, unique among those declared.
+      declarations: message -> field -> (number, type); a type is a scalar such as "int32" or another message of the
+        format, with "repeated " before it where there may be several.
+
+    Returns:
+      Message -> class.
+    """
+    file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto2")
+    for message, fields in declarations.items():
+        declared = file.message_type.add(name=message)
+        for name, (number, kind) in fields.items():
+            *repeated, kind = kind.split()
+            field = declared.field.add(name=name, number=number)
+            field.label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
+            if kind in declarations:
+                field.type, field.type_name = field.TYPE_MESSAGE, f".{package}.{kind}"
+            else:
+                field.type = getattr(field, f"TYPE_{kind.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    classes = message_factory.GetMessageClassesForFiles([file.name], pool)
+    return {name.removeprefix(f"{package}."): each for name, each in classes.items()}
+
+
+def parse(path: Path, message_class: type) -> Any:
+    """Return the message in a file.
 
     Raises:
-      ValueError: from all methods: a field reaches beyond its message or is of a type that no message here has, or
-        there are more fields than any file read here has.
+      ValueError: the file is damaged or too large, or has more fields than any network.
     """
+    if (size := os.path.getsize(path)) > _MAX_BYTES:
+        raise ValueError(f"has {size} bytes; at most {_MAX_BYTES} are read from a protobuf file")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        _count_fields(data, 0, size, message_class.DESCRIPTOR, _MAX_FIELDS)
+        message = message_class()
+        try:
+            message.ParseFromString(data[:])
+        except DecodeError as error:
+            raise ValueError(f"is damaged: {error}") from None
+    return message
 
-    def __init__(self, data: np.ndarray):
-        self.data = data
-        self._left = _MOST_FIELDS
 
-    def fields(self, message: Span) -> Iterator[tuple[int, int | Span]]:
-        """Walks over a message.
+def text(value: bytes) -> str:
+    """Decode a name, cut to a length that fits a message."""
+    return value[:200].decode("utf-8", errors="replace")
 
-        Yields:
-          Each field's number, and its value: an int (unsigned) or where its bytes are.
-        """
-        start = message.start
-        while start < message.stop:
-            tag_start = start
-            tag, start = self._varint(start, message.stop)
-            number, wire_type = tag >> 3, tag & 7
-            match wire_type:
-                case 0:
-                    value, start = self._varint(start, message.stop)
-                    yield number, value
-                    continue
-                case 1:
-                    end = start + 8
-                case 2:
-                    length, start = self._varint(start, message.stop)
-                    end = start + length
-                case 5:
-                    end = start + 4
-                case _:
-                    raise ValueError(f"field {number} at byte {tag_start} has the unknown type {wire_type}")
-            if end > message.stop:
-                raise ValueError(f"field {number} at byte {tag_start} reaches beyond its message: cut off or damaged")
-            if wire_type == 5 and start == tag_start + 1:
-                start = tag_start
-                end = self._end_of_run(start, message.stop)
-                yield number, Span(start, end, packed=False)
-            else:
-                yield number, Span(start, end)
-            start = end
 
-    def varints(self, span: Span) -> list[int]:
-        """The numbers of a packed field of integers."""
-        values, position = [], span.start
-        while position < span.stop:
-            value, position = self._varint(position, span.stop)
-            values.append(value)
-        return values
+def floats(values: Iterable[float], shape: tuple[int, ...], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
+    """Return a repeated field of numbers as an array.
 
-    def floats(self, spans: Iterable[Span], count: int) -> np.ndarray:
-        """The float32 numbers of a repeated field, packed or each with its tag: so many, or nothing is read."""
-        num_bytes = sum((span.stop - span.start) * (5 if span.packed else 4) // 5 for span in spans)
-        if num_bytes != 4 * count:
-            raise ValueError(f"a field of {count} numbers holds {num_bytes / 4:g}")
-        parts = [(self.data[span.start : span.stop], span.packed) for span in spans]
-        values = [part if packed else part.reshape(-1, 5)[:, 1:].ravel() for part, packed in parts]
-        return np.concatenate([np.zeros(0, np.uint8), *values]).view("<f4")
+    Raises:
+      ValueError: there are more or fewer numbers than the shape holds.
+    """
+    array = np.fromiter(values, dtype)
+    if array.size != int(np.prod(shape, dtype=object)):
+        raise ValueError(f"a tensor of shape {shape} holds {array.size} numbers")
+    return array.reshape(shape)
 
-    def _end_of_run(self, start: int, stop: int) -> int:
-        """Where the run of 5-byte fields ends that all have the tag at `start`."""
-        end, step = start, 64  # steps that grow: to look at all that is left for each short run would take for ever
-        while end + 5 <= stop:
-            tags = self.data[end : min(end + 5 * step, stop - 4) : 5]
-            (others,) = np.nonzero(tags != self.data[start])
-            if others.size:
-                return end + 5 * int(others[0])
-            end, step = end + 5 * tags.size, 2 * step
-        return end
 
-    def _varint(self, position: int, stop: int) -> tuple[int, int]:
-        self._left -= 1
-        if self._left < 0:
-            raise ValueError(f"has more than {_MOST_FIELDS} fields, which no network read here has")
-        value = 0
-        for shift in range(0, 70, 7):
-            if position >= stop:
-                raise ValueError(f"ends within a number at byte {position}: cut off or damaged")
-            byte = int(self.data[position])
-            position += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value, position
-        raise ValueError(f"holds a number of more than ten bytes at byte {position}")
+def _count_fields(data: mmap.mmap, start: int, stop: int, message: Descriptor, left: int) -> int:
+    """Walk over the fields of a message and its declared submessages.
+
+    Args:
+      data: the file.
+      start: first byte of the message.
+      stop: byte after its end.
+      message: its declaration.
+      left: number of fields that may still come.
+
+    Returns:
+      `left` without those of this message.
+
+    Raises:
+      ValueError: there are more fields, one reaches beyond its message, or one is of an unknown type.
+    """
+    while start < stop:
+        tag_start = start
+        tag, start = _varint(data, start, stop)
+        number, wire_type = tag >> 3, tag & 7
+        field = message.fields_by_number.get(number)
+        left -= 1
+        match wire_type:
+            case 0:
+                _, end = _varint(data, start, stop)
+            case 1:
+                end = start + 8
+            case 2:
+                length, start = _varint(data, start, stop)
+                end = start + length
+                if field is not None and field.type in _INTEGERS:
+                    left -= length  # packed numbers; each takes at least a byte
+            case 5:
+                # A run of equal tags, such as unpacked weights, counts once.
+                end = start + 4 if start > tag_start + 1 else _end_of_run(data, tag_start, stop)
+            case _:
+                raise ValueError(f"is damaged: field {number} at byte {tag_start} has the unknown type {wire_type}")
+        if end > stop:
+            raise ValueError(f"is cut off or damaged: field {number} at byte {tag_start} reaches beyond its message")
+        if left < 0:
+            raise ValueError(f"has more than {_MAX_FIELDS} fields, more than any network read here")
+        if wire_type == 2 and field is not None and field.message_type is not None:
+            left = _count_fields(data, start, end, field.message_type, left)
+        start = end
+    return left
+
+
+def _end_of_run(data: mmap.mmap, start: int, stop: int) -> int:
+    """Return where the run of 5-byte fields ends that all have the tag at `start`."""
+    end, step = start + 5, 64  # growing steps: many short runs must not scan the rest of the file each
+    while end + 5 <= stop:
+        tags = data[end : min(end + 5 * step, stop - 4) : 5]
+        num_same = len(tags) - len(tags.lstrip(data[start : start + 1]))
+        end += 5 * num_same
+        if num_same < len(tags):
+            return end
+        step *= 2
+    return end
+
+
+def _varint(data: mmap.mmap, start: int, stop: int) -> tuple[int, int]:
+    """Return the number at `start` and the byte after it."""
+    value = 0
+    for position in range(start, min(start + 10, stop)):
+        byte = data[position]
+        value |= (byte & 127) << 7 * (position - start)
+        if byte < 128:
+            return value, position + 1
+    if stop <= start + 10:
+        raise ValueError(f"is cut off or damaged: it ends within the number at byte {start}")
+    raise ValueError(f"is damaged: the number at byte {start} has more than ten bytes")

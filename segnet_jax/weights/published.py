@@ -1,15 +1,19 @@
-"""The published weights that are fetched by name, with where they lie, how long they are, and their sums.
+"""Published weights: where they are downloaded from, their sizes and checksums, and how to recognize them in any file.
 
 VGGs for `--init NAME`: the md5 sums are those in `keras.applications.vgg16` and `vgg19`; the sha256 begins as
-torchvision's file name says. SegNets for `convert NAME`, by SegNet-Tutorial's `segnet_model_zoo.md`: no sum of theirs
-is published, and they come by an unprotected address; the first file's sum is kept and later ones are held to it.
+torchvision's file name says. SegNets for `convert NAME`, by SegNet-Tutorial's `segnet_model_zoo.md`: no checksum is
+published, and they are served over plain HTTP; the first download's sum is kept and later ones must match it.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from segnet_jax.download import Resource, cache_folder, fetch
 from segnet_jax.errors import UserError
+from segnet_jax.weights.vgg import VGG, ConvWeights
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _KERAS_FIRST = "https://github.com/fchollet/deep-learning-models/releases/download/v0.1"
@@ -48,11 +52,14 @@ PUBLISHED = {
     ),
 }
 
+_IMAGENET = {"vgg16": "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"}
+"""Encoder -> `checksum` of the VGG authors' ImageNet weights, which Keras ships: the sum over the 26 tensors of an
+independent copy that was compared with printed values of the authors' network."""
 
 _CAMBRIDGE = "http://mi.eng.cam.ac.uk/~agk34/resources/SegNet"
 _SEGNET_BYTES = (117_700_000, 130_000_000)  # 29.45 million numbers of four bytes, and some for names and settings
 _BASIC_BYTES = (5_660_000, 8_000_000)  # 1.42 million
-SEGNET_LICENCE = "CC BY-NC 4.0: for personal and research use only (A. Kendall, V. Badrinarayanan, R. Cipolla)"
+SEGNET_LICENSE = "CC BY-NC 4.0: for personal and research use only (A. Kendall, V. Badrinarayanan, R. Cipolla)"
 
 
 def _segnet(name: str, num_bytes: tuple[int, int]) -> Resource:
@@ -73,15 +80,39 @@ PUBLISHED_SEGNETS = {
 }
 
 
+def checksum(convs: Mapping[str, ConvWeights]) -> str:
+    """Return the sha256 over all convolutions in order, each kernel (HWIO, the first for BGR) and its bias, float32."""
+    digest = hashlib.sha256()
+    for conv, weights in convs.items():
+        kernel = weights.kernel[:, :, ::-1] if conv == "conv1_1" else weights.kernel
+        digest.update(np.ascontiguousarray(kernel, np.float32))
+        digest.update(np.ascontiguousarray(weights.bias, np.float32))
+    return digest.hexdigest()
+
+
+def is_published(convs: Mapping[str, ConvWeights], encoder: str) -> bool:
+    """Whether these are the VGG authors' ImageNet weights to the last bit."""
+    plain = all(weights.batch_norm is None for weights in convs.values())
+    return plain and encoder in _IMAGENET and checksum(convs) == _IMAGENET[encoder]
+
+
+def describe(vgg: VGG) -> str:
+    """Return a line for the log: what the weights are, and the preprocessing that they expect."""
+    name = vgg.encoder.upper().replace("VGG", "VGG-") + (" with BatchNorm" if vgg.batch_norm_epsilon else "")
+    known = f"ImageNet {name}, verified" if is_published(vgg.convs, vgg.encoder) else name
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in vars(vgg.preprocessing).values())
+    return f"{known}; expects RGB images of mean {mean} and deviation {std}"
+
+
 def obtain(init: str, folder: Path | None = None) -> Path:
-    """Returns the weight file that `--init` names: one that is there, or a published one, fetched if need be.
+    """Return the weight file that `--init` names: an existing one, or a published one, downloaded unless cached.
 
     Args:
       init: a key of `PUBLISHED`, or a path.
-      folder: where fetched files are kept; None is `cache_folder()`.
+      folder: where downloads are kept; None is `cache_folder()`.
 
     Raises:
-      UserError: there is no such file, or it cannot be fetched.
+      UserError: there is no such file, or it cannot be downloaded.
     """
     if init in PUBLISHED:
         return fetch(PUBLISHED[init], cache_folder() if folder is None else folder)
@@ -92,18 +123,18 @@ def obtain(init: str, folder: Path | None = None) -> Path:
 
 
 def obtain_segnet(name: str, say: Callable[[str], None], folder: Path | None = None) -> Path:
-    """Returns the file of a SegNet that Caffe has trained: one that is there, or a published one, fetched if need be.
+    """Return the file of a SegNet trained with Caffe: an existing one, or a published one, downloaded unless cached.
 
     Args:
       name: a key of `PUBLISHED_SEGNETS`, or a path.
-      say: told the licence before anything is fetched.
-      folder: where fetched files are kept; None is `cache_folder()`.
+      say: prints a line; called with the license before a download.
+      folder: where downloads are kept; None is `cache_folder()`.
 
     Raises:
-      UserError: there is no such file, or it cannot be fetched.
+      UserError: there is no such file, or it cannot be downloaded.
     """
     if name in PUBLISHED_SEGNETS:
-        say(f"{name} is published under {SEGNET_LICENCE}")
+        say(f"{name} is published under {SEGNET_LICENSE}")
         return fetch(PUBLISHED_SEGNETS[name], cache_folder() if folder is None else folder)
     path = Path(name).expanduser()
     if not path.is_file():

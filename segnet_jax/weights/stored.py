@@ -33,7 +33,7 @@ def misfits(
     missing = [name for name in needed if name not in tensors]
     unknown = sorted(tensors.keys() - set(unused) - needed.keys())
     misshapen = [
-        f"{name} {_text(tensors[name].shape)} where {_text(shape)} is needed"
+        f"{name} {shape_text(tensors[name].shape)} where {shape_text(shape)} is needed"
         for name, shape in needed.items()
         if name in tensors and tuple(tensors[name].shape) != tuple(shape)
     ]
@@ -59,5 +59,6 @@ def read_numbers(name: str, tensor: StoredTensor) -> np.ndarray:
     return values
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Return a shape as "3x3x64x64"."""
     return "x".join(map(str, shape)) or "scalar"

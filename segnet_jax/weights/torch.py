@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segnet_jax.nn.preprocessing import TORCH, Preprocessing
+from segnet_jax.nn.preprocessing import CAFFE, TORCH, Preprocessing
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.weights.pickled import Storage, Tensor, read_pickle
+from segnet_jax.weights.published import is_published
 from segnet_jax.weights.stored import StoredTensor
 from segnet_jax.weights.vgg import VGG, Table, assemble
 from segnet_jax.zips import check_zip
@@ -71,6 +72,8 @@ def read_torchvision_names(tensors: dict[str, StoredTensor], encoder: str, prepr
         layout="OIHW",
         channel_order="RGB",
     )
+    if is_published(convs, encoder):  # Keras' weights under torchvision's names
+        preprocessing = CAFFE
     return VGG(encoder, convs, preprocessing, BATCH_NORM_EPSILON if batch_norm else None)
 
 

@@ -136,18 +136,21 @@ def assemble(
 
 
 def _check(tensors, encoder, table_of, unused, layout) -> None:
-    table, channels = table_of(encoder), conv_channels(encoder)
-    needed = {
-        name: channels[conv][1:] if role != "kernel" else _kernel_shape(*channels[conv], layout)
-        for name, (conv, role) in table.items()
-    }
-    told = misfits(tensors, needed, unused)
-    if not told:
+    if not (faults := _misfits(tensors, encoder, table_of, unused, layout)):
         return
     for other in ENCODERS:
-        if other != encoder and table_of(other).keys() == tensors.keys() - set(unused):
-            raise ValueError(f"these are the weights of {other}, and the encoder is {encoder}")
-    raise ValueError(f"does not hold the weights of {encoder}: of {len(table)} tensors {told}")
+        if other != encoder and not _misfits(tensors, other, table_of, {*unused, *tensors}, layout):
+            raise ValueError(f"has the weights of {other}, and the encoder is {encoder}")
+    raise ValueError(f"does not hold the weights of {encoder}: of {len(table_of(encoder))} tensors {faults}")
+
+
+def _misfits(tensors, encoder, table_of, unused, layout) -> str:
+    channels = conv_channels(encoder)
+    needed = {
+        name: channels[conv][1:] if role != "kernel" else _kernel_shape(*channels[conv], layout)
+        for name, (conv, role) in table_of(encoder).items()
+    }
+    return misfits(tensors, needed, unused)
 
 
 def _kernel_shape(inputs: int, outputs: int, layout: str) -> tuple[int, ...]:
