@@ -24,7 +24,7 @@ from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.memory import telling_of_memory
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import Asked, Restored, folded, restore
+from segnet_jax.network import folded
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.prediction.sampling import check_samples
 from segnet_jax.recomputing import recompute
@@ -39,6 +39,7 @@ from segnet_jax.sampled_scores import SampledScores, score_samples
 from segnet_jax.setting import open_data, start_devices
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.parallel import Devices, replicate
+from segnet_jax.training.restored import Asked, Restored, restore
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
 

@@ -26,12 +26,13 @@ from segnet_jax.exporting.parity import Parity, compare
 from segnet_jax.exporting.subject import Subject
 from segnet_jax.files import atomic_write_json, check_place, sum_of_file
 from segnet_jax.flags import parse_flags
-from segnet_jax.network import Asked, folded, restore
+from segnet_jax.network import folded
 from segnet_jax.pipeline.decoded import streamed
 from segnet_jax.programs import keep_no_paths
 from segnet_jax.reporting.run_folder import versions
 from segnet_jax.reporting.saying import say
 from segnet_jax.setting import open_data, start_devices, validation_split
+from segnet_jax.training.restored import Asked, restore
 
 DESCRIPTION = """Writes a run's network for use elsewhere, reads it back, and compares it with the network itself.
 

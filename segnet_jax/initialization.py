@@ -13,16 +13,16 @@ import jax
 
 from segnet_jax import assembly, runs
 from segnet_jax.config import Config
-from segnet_jax.config_files import read_protocol
+from segnet_jax.config_files import override, read_protocol
 from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.download import cache_folder
 from segnet_jax.errors import UserError
 from segnet_jax.locking import is_held
-from segnet_jax.network import restore
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW
 from segnet_jax.setting import check_takes_vgg
 from segnet_jax.training.initial_weights import TrainedSegNet, check_fits
 from segnet_jax.training.parallel import Devices
+from segnet_jax.training.restored import restore
 from segnet_jax.training.state import variable_shapes
 from segnet_jax.weights.caffe_segnet import BATCH_NORM_EPSILON
 from segnet_jax.weights.load import kind_of_file, read_caffe_segnet, read_own_segnet, read_vgg
@@ -94,7 +94,8 @@ def _read_run(
 
 def _read_own(config: Config, path: pathlib.Path) -> TrainedSegNet:
     found = read_own_segnet(path)
-    return TrainedSegNet(config.init, found.about, found.config, found.classes, found.preprocessing, found.variables)
+    settings = override(Config(), found.settings, source=str(path))
+    return TrainedSegNet(config.init, found.about, settings, found.classes, found.preprocessing, found.variables)
 
 
 def _read_caffe(config: Config, path: pathlib.Path) -> TrainedSegNet:

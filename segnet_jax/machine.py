@@ -20,7 +20,7 @@ from segnet_jax.errors import UserError
 from segnet_jax.lowered import Given, lower_steps
 from segnet_jax.measuring import Timing, shares, timed, work_of
 from segnet_jax.metrics.confusion import count_confusion, scores
-from segnet_jax.network import Network, Restored, folded, restore
+from segnet_jax.network import Network, folded
 from segnet_jax.nn.preprocessing import normalise
 from segnet_jax.pipeline import host
 from segnet_jax.pipeline.decoded import Records
@@ -28,6 +28,7 @@ from segnet_jax.pipeline.plan import Plan
 from segnet_jax.portable.activations import Difference, differences, intermediates, other_choices
 from segnet_jax.setting import open_data, start_devices, validation_split
 from segnet_jax.training.parallel import Devices, choose_devices, peak_memory_of
+from segnet_jax.training.restored import Restored, restore
 from segnet_jax.training.startup import check_device
 
 

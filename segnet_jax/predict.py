@@ -25,7 +25,7 @@ from segnet_jax.errors import UserError, UserErrors
 from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import Asked, folded, restore
+from segnet_jax.network import folded
 from segnet_jax.prediction.labelling import label_all
 from segnet_jax.prediction.outputs import Entry, Outputs, check_nothing_there, endings_of, find_labels
 from segnet_jax.prediction.predictor import Predictor, Size, Sizing
@@ -37,6 +37,7 @@ from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.room import Room
 from segnet_jax.setting import start_devices
 from segnet_jax.stopping import Stop
+from segnet_jax.training.restored import Asked, restore
 
 DESCRIPTION = """Labels every pixel of images, of all images in folders, of videos (extra `video`), or of what a camera
 sees (its number, such as 0).

@@ -21,13 +21,13 @@ from segnet_jax import assembly, runs
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
 from segnet_jax.inputs import Input
-from segnet_jax.network import Restored, restore
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.pipeline.host import Batch
 from segnet_jax.portable.activations import LOGITS, intermediates
 from segnet_jax.reporting.saying import say
 from segnet_jax.training.parallel import AheadOfTime, Devices, choose_devices, replicate
+from segnet_jax.training.restored import Restored, restore
 from segnet_jax.training.state import TrainState, create_state
 from segnet_jax.training.steps import as_sent
 

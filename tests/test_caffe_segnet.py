@@ -19,12 +19,12 @@ from segnet_jax.command import run_command
 from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_config, parse_flags
-from segnet_jax.network import restore
 from segnet_jax.nn import segnet_basic
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.record import read_record
 from segnet_jax.training.parallel import choose_devices
+from segnet_jax.training.restored import restore
 from segnet_jax.weights import published
 from segnet_jax.weights.load import read_caffe_segnet
 

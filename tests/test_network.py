@@ -20,9 +20,10 @@ from segnet_jax.datasets.synthetic import street_scenes
 from segnet_jax.endings import NoCheckpoint
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_flags
-from segnet_jax.network import Restored, folded, restore
+from segnet_jax.network import folded
 from segnet_jax.nn import SegNet
 from segnet_jax.training.parallel import choose_devices
+from segnet_jax.training.restored import Restored, restore
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])  # of ImageNet, by hand
 

@@ -20,7 +20,6 @@ from segnet_jax.config import Config
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.lowered import STEPS, Given, lower_steps
 from segnet_jax.machine import peak_of_this_part
-from segnet_jax.network import restore
 from segnet_jax.nn import SegNet, fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH, normalise
 from segnet_jax.portable.activations import Difference, differences, intermediates, other_choices
@@ -30,6 +29,7 @@ from segnet_jax.portable.sides import as_markdown, side_by_side
 from segnet_jax.runs import read_run
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.parallel import choose_devices, parallel_train_step, replicate
+from segnet_jax.training.restored import restore
 from segnet_jax.training.state import create_state
 from segnet_jax.training.steps import as_sent, train_steps
 

@@ -24,11 +24,11 @@ from segnet_jax.constants import VOID
 from segnet_jax.datasets.decode import read_image
 from segnet_jax.datasets.fitting import fit_record
 from segnet_jax.datasets.labels import CAMVID
-from segnet_jax.network import restore
 from segnet_jax.prediction import labelling, outputs
 from segnet_jax.prediction.predictor import Predictor, Sizing
 from segnet_jax.reporting import overlay
 from segnet_jax.training.parallel import choose_devices
+from segnet_jax.training.restored import restore
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 TRAINED = (24, 32)

@@ -24,7 +24,6 @@ from segnet_jax.datasets.synthetic import street_scenes
 from segnet_jax.endings import Stopped
 from segnet_jax.finishing import finish
 from segnet_jax.flags import parse_config
-from segnet_jax.network import restore
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.nn.segnet import SegNet
@@ -33,6 +32,7 @@ from segnet_jax.recomputing import recompute
 from segnet_jax.training import statistics
 from segnet_jax.training.calibration import pool_moments
 from segnet_jax.training.parallel import AXIS, choose_devices, replicate
+from segnet_jax.training.restored import restore
 from segnet_jax.training.state import init_variables
 
 RECIPE = "--average 0.7 --batch-norm recompute --devices 2 --batch-size-per-device 4 --seed 5".split()

@@ -17,11 +17,11 @@ import numpy as np
 
 from segnet_jax import assembly, runs
 from segnet_jax.metrics.confusion import confusion_matrix
-from segnet_jax.network import restore
 from segnet_jax.nn.preprocessing import normalise
 from segnet_jax.reporting.saying import say
 from segnet_jax.results import by_statistics
 from segnet_jax.setting import open_data, start_devices
+from segnet_jax.training.restored import restore
 
 
 def main() -> None:

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import Config
-from segnet_jax.config_files import override
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.weights.safetensors import open_checked
+from segnet_jax.weights.safetensors_file import open_checked
 from segnet_jax.weights.stored import StoredTensor, read_numbers
 
 _PLACES = {  # a tensor's name behind the layer's and its number of axes -> where it is in Flax
@@ -33,14 +31,14 @@ class OwnSegNet:
     """What a file holds.
 
     Attributes:
-      config: the settings of the network; all else are the defaults.
+      settings: of the network, config field -> value as JSON; not checked.
       classes: their names.
       preprocessing: what the network expects of an image.
       variables: "params" and "batch_stats", float32.
       about: which checkpoint it was, such as "step 7, the best".
     """
 
-    config: Config
+    settings: dict[str, Any]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     variables: dict[str, Any]
@@ -62,11 +60,10 @@ def read(path: Path) -> OwnSegNet:
 
     Raises:
       ValueError: it is damaged, or does not say what network it holds.
-      UserError: the network's settings are not those of this version.
     """
     with open_checked(path) as file:
         metadata = file.metadata() or {}
-        config = override(Config(), _parsed(metadata, "network", dict), source=str(path))
+        settings = _parsed(metadata, "network", dict)
         classes = tuple(_parsed(metadata, "classes", list))
         if not classes or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
             raise ValueError("does not name its classes, each by a name of its own")
@@ -84,7 +81,7 @@ def read(path: Path) -> OwnSegNet:
                 raise ValueError(f"tensor {name} is a variance and holds negative numbers")
             variables[collection].setdefault(layer, {})[part] = values
     about = f"step {metadata.get('step', 'unknown')}, the {metadata.get('checkpoint', 'exported')}"
-    return OwnSegNet(config, classes, _preprocessing(metadata), variables, about)
+    return OwnSegNet(settings, classes, _preprocessing(metadata), variables, about)
 
 
 def _parsed(metadata: dict[str, str], name: str, kind: type) -> Any:

@@ -1,22 +1,16 @@
 """`.safetensors` files, with torchvision's names (timm's `vgg16.tv_in1k` among them) or with our own."""
 
-import contextlib
-import os
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.weights.npz import read_own_names
+from segnet_jax.weights.safetensors_file import open_checked
 from segnet_jax.weights.stored import StoredTensor
 from segnet_jax.weights.torch import read_torchvision_names
 from segnet_jax.weights.vgg import VGG
-
-_MAX_HEADER = 1 << 20  # bytes; a VGG's header has some ten thousand
 
 
 def read(path: Path, encoder: str) -> VGG:
@@ -26,24 +20,6 @@ def read(path: Path, encoder: str) -> VGG:
         if "conv1_1/kernel" in tensors:
             return read_own_names(tensors, encoder)
         return read_torchvision_names(tensors, encoder, TORCH)
-
-
-@contextlib.contextmanager
-def open_checked(path: Path) -> Iterator[Any]:
-    """Open a file by the safetensors library, after a check of the length of its header.
-
-    Raises:
-      ValueError: it is damaged, also where that is found while it is open.
-    """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > min(_MAX_HEADER, os.path.getsize(path) - 8):  # the library would parse up to 100 MB
-        raise ValueError(f"claims a header of {length} bytes; at most {_MAX_HEADER} within the file are read")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except SafetensorError as error:
-        raise ValueError(f"is damaged: {error}") from None
 
 
 def _stored(file, name: str) -> StoredTensor:
