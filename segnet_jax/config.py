@@ -165,9 +165,9 @@ class Config:
         """
         for name, (low, high) in _RANGES.items():
             values = getattr(self, name)
-            for value in values if isinstance(values, tuple) else (values,):
+            for value in values if isinstance(values, tuple | list) else (values,):
                 if not low <= value <= high:  # nor is NaN
-                    given = " ".join(map(str, values)) if isinstance(values, tuple) else values
+                    given = " ".join(map(str, values)) if isinstance(values, tuple | list) else values
                     raise UserError(f"{_flag(name)} must be between {low:g} and {high:g}, got {given}")
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
@@ -192,6 +192,8 @@ class Config:
             raise UserError("--resume needs the run to go on with: add --run FOLDER")
 
     def _check_stages(self) -> None:
+        for name in ("stage_convolutions", "stage_channels"):  # lists where they come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         counts = {len(stages) for stages in (self.stage_convolutions, self.stage_channels) if stages}
         if len(counts) > 1:
             raise UserError(

@@ -83,6 +83,7 @@ VARIANTS = {
         **{"scale": (0.75, 1.5), "color": 0.3, "average": 0.99},
         **{"dropout": 0.5, "depth": 3, "upsampling": "learnt"},
     },
+    "other stages, kernels of 5x5": {"stage_convolutions": (1, 2), "stage_channels": (32, 64), "kernel_size": 5},
     "SegNet-Basic with the encoder's maps": {"network": "segnet-basic", "encoder_addition": True},
     "SegNet-Basic with one map a kernel": {"network": "segnet-basic", "decoder": "single-channel"},
 }

@@ -12,6 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from test_train import SMALL, latest_of, restored, run
 from xla_flags import QUICK
 
@@ -85,6 +86,22 @@ def test_two_processes_of_four_devices_end_where_one_of_eight_does(unbroken, tmp
     assert latest_of(unbroken) == 21
     for mine, other in zip(*map(jax.tree.leaves, (ours, expected)), strict=True):
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_population_statistics_that_one_does(tmp_path):
+    """Of 26 images, batches of eight: the two that are left over are taken by every device of both processes."""
+    flags = ("--batch-norm", "recompute", "--batch-norm-variance", "population", "--epochs", "1")
+    codes, told = Two(tmp_path / "two", *flags).end()
+    assert codes == [0, 0], told
+    assert run("--run", tmp_path / "one", *flags) == 0
+    ours, expected = (
+        load_file(next((folder / "checkpoints" / "statistics").glob("*/batch_stats.safetensors")))
+        for folder in (tmp_path / "two", tmp_path / "one")
+    )
+    assert ours.keys() == expected.keys() and len(ours) == 6  # mean and variance behind three convolutions
+    for name, array in expected.items():
+        np.testing.assert_allclose(ours[name], array, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
