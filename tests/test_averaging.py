@@ -35,6 +35,9 @@ class Tiny(nn.Module):
         x = BatchNormReLU(axis_name=self.sync_axis if train else None, momentum=0.9, epsilon=1e-5)(x, train=train)
         return nn.Conv(CLASSES, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
 
+    def is_frozen(self, layer):
+        return False
+
 
 @cache
 def make(count, precision="float32", average=SHARE):

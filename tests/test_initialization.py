@@ -334,7 +334,7 @@ def test_the_run_to_be_trained_itself_is_refused(copied, capfd, tmp_path):
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("init, told", [("no/such/run", "no run or weight file"), ("empty", "holds no config.toml")])
+@pytest.mark.parametrize("init, told", [("no/such/run", "no weight file"), ("empty", "holds no config.toml")])
 def test_what_is_no_run_and_no_file_is_refused(init, told, capfd, tmp_path):
     (tmp_path / "empty").mkdir()
     assert told in refused(capfd, tmp_path / init, "--run", tmp_path / "new")

@@ -118,7 +118,7 @@ def obtain(init: str, folder: Path | None = None) -> Path:
         return fetch(PUBLISHED[init], cache_folder() if folder is None else folder)
     path = Path(init).expanduser()
     if not path.is_file():
-        raise UserError(f"no run or weight file {init}; --init takes a run, a file, {', '.join(PUBLISHED)} or none")
+        raise UserError(f"no weight file {init}; --init takes a run, a file, {', '.join(PUBLISHED)} or none")
     return path
 
 
