@@ -29,7 +29,7 @@ from segnet_jax.errors import UserError
 
 SECONDS = 5.0
 PICTURE = 500  # megabytes of one of 50 million pixels, decoded and converted
-PROCESSES = 30  # inputs of the quick test where each is read by a process of its own
+OWN_PROCESS = {"seconds": 65.0, "quick": 10}  # where a process is started for each input, which has a limit of its own
 OWN_FAULT = 70
 
 
@@ -41,6 +41,7 @@ class Reader(NamedTuple):
     open: Callable  # a folder -> (bytes -> None)
     documented: type[Exception] = UserError
     megabytes: int = 100  # more than so many in one step are a finding
+    seconds: float = SECONDS  # more than so many for one input are a finding
     quick: int = 100  # inputs of the quick test
 
 
@@ -288,8 +289,8 @@ READERS = {
     "torch-legacy": _weights_of("torch-legacy", inputs.pickles),
     "safetensors": _weights_of("safetensors", inputs.safetensors),
     "npz": _weights_of("npz", inputs.npz),
-    "h5": _weights_of("h5", inputs.raw, quick=PROCESSES),
-    "keras-3": _weights_of("keras-3", inputs.keras3, quick=PROCESSES),
+    "h5": _weights_of("h5", inputs.raw, **OWN_PROCESS),
+    "keras-3": _weights_of("keras-3", inputs.keras3, **OWN_PROCESS),
     "onnx": Reader(lambda: inputs.weight_seeds()["onnx"], inputs.onnx, _onnx),
     "caffe": _weights_of("caffe", inputs.raw),
     "caffe-segnet": Reader(inputs.segnet_seeds, inputs.raw, _segnet),
@@ -297,7 +298,7 @@ READERS = {
     "protobuf": Reader(
         lambda: inputs.weight_seeds()["caffe"] + inputs.weight_seeds()["onnx"], inputs.raw, _protobuf, ValueError
     ),
-    "hdf5": Reader(lambda: inputs.weight_seeds()["h5"], inputs.raw, _hdf5, ValueError, quick=PROCESSES),
+    "hdf5": Reader(lambda: inputs.weight_seeds()["h5"], inputs.raw, _hdf5, ValueError, **OWN_PROCESS),
     "image": Reader(inputs.picture_seeds, inputs.png, _image, megabytes=PICTURE),
     "label": Reader(inputs.picture_seeds, inputs.png, _label, megabytes=PICTURE),
     "color-label": Reader(inputs.picture_seeds, inputs.png, _color_label, megabytes=PICTURE),
@@ -328,7 +329,7 @@ def generated(name: str, seed: int, index: int, seeds: list[bytes]) -> bytes:
 def outcome(read: Callable[[bytes], None], data: bytes, reader: Reader) -> str:
     """Reads one input: "accepted", "refused", or what else happened and where."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, reader.seconds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -353,7 +354,7 @@ def timed() -> Iterator[None]:
     """Lets an input that takes too long end in TookTooLong."""
 
     def stop(*_):
-        raise TookTooLong(f"over {SECONDS} s")
+        raise TookTooLong("took too long")
 
     old = signal.signal(signal.SIGALRM, stop)
     try:

@@ -225,14 +225,14 @@ def test_a_file_that_is_not_just_such_a_network_is_refused_with_the_names(small,
     assert "1 unknown: fc6/0" in refused(tmp_path, small | {"fc6": [np.zeros((2, 2), np.float32)]})
     kernel, bias = small["conv2_1_D"]
     message = refused(tmp_path, small | {"conv2_1_D": [kernel.transpose(1, 0, 2, 3), bias]})
-    assert "conv2_1_D/0 12x8x3x3 where 8x12x3x3 is needed" in message
+    assert "conv2_1_D/0 12x8x3x3 instead of 8x12x3x3" in message
     message = refused(tmp_path, small | {"conv2_1_D": [kernel, np.full_like(bias, np.nan)]})
-    assert "conv2_1_D/1 holds 8 numbers that are not finite" in message
-    assert "holds no SegNet" in refused(tmp_path, {name: small[name] for name in ("conv1_1", "conv1_2")})
+    assert "conv2_1_D/1 has 8 numbers that are not finite" in message
+    assert "contains no SegNet" in refused(tmp_path, {name: small[name] for name in ("conv1_1", "conv1_2")})
     message = refused(
         tmp_path, small | {"conv1_1_D": [np.zeros((300, 3, 3, 3), np.float32), np.zeros(300, np.float32)]}
     )
-    assert "tells 300 classes apart, and from 1 to 255 can be" in message
+    assert "has 300 classes; supported are 1 to 255" in message
 
 
 @pytest.mark.parametrize(

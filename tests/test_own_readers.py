@@ -132,7 +132,7 @@ def test_safetensors_of_types_that_numpy_lacks_are_refused(dtype, tmp_path):
     header = json.dumps({"a": {"dtype": dtype, "shape": [3], "data_offsets": [0, 3 * size]}}).encode()
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(3 * size))
     with safe_open(tmp_path / "a.safetensors", framework="numpy") as file:
-        with pytest.raises(ValueError, match=f"tensor a holds {dtype}, which is not read here; save it as F32"):
+        with pytest.raises(ValueError, match=f"tensor a has type {dtype}, which is not supported; save it as F32"):
             ours._stored(file, "a").read()
 
 

@@ -105,6 +105,7 @@ def test_weights_are_fetched_checked_and_converted(tmp_path, monkeypatch, capsys
     called = {}
     monkeypatch.setattr(prepare, "obtain", lambda name: called.setdefault("obtain", name) and tmp_path / "file.pth")
     monkeypatch.setattr(prepare, "read_vgg", lambda path, encoder: called.setdefault("encoder", encoder) and "weights")
+    monkeypatch.setattr(prepare, "describe", lambda vgg: f"known {vgg}")
     monkeypatch.setattr(prepare, "save_npz", lambda path, vgg: called.setdefault("saved", (path, vgg)))
     prepare.main(["vgg16_bn"])
     assert called == {"obtain": "vgg16_bn", "encoder": "vgg16"}

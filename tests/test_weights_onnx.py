@@ -232,8 +232,8 @@ NO_VGG = {
     "groups": (with_first(group=3), "which is not 3x3 of stride 1 with padding 1"),
     "one convolution": (with_first(), "after 1 of its 13 convolutions comes"),
     "other channels": (changed(conv2_1=lambda k, b: (k[..., :2], b[:2])), "2x3x3x3 where conv2_1 has 4x3x3x3"),
-    "another bias": (changed(conv2_1=lambda k, b: (k, b[:2])), "conv2_1/bias 2 where 4 is needed"),
-    "NaN": (changed(conv2_1=lambda k, b: (k, b * np.nan)), "conv2_1/bias holds 4 numbers that are not finite"),
+    "another bias": (changed(conv2_1=lambda k, b: (k, b[:2])), "conv2_1/bias 2 instead of 4"),
+    "NaN": (changed(conv2_1=lambda k, b: (k, b * np.nan)), "conv2_1/bias has 4 numbers that are not finite"),
     "another network": (lambda small: onnx_model([onnx_node("Gemm", ["image"], "features")]), "comes Gemm"),
     "no nodes": (lambda small: onnx_model([]), "after 0 of its 13 convolutions comes the end of the graph"),
     "no inputs": (lambda small: onnx_model([], inputs=[]), "has 0 inputs"),
@@ -250,9 +250,9 @@ def test_what_is_no_vgg_is_refused_with_the_first_difference(case, small, tmp_pa
 
 def test_a_vgg19_in_place_of_a_vgg16_is_called_that(small, tmp_path):
     files.write_onnx(tmp_path / "w.onnx", files.random_vgg(files.SMALL19))
-    assert "has the weights of vgg19, and the encoder is vgg16" in complaint(tmp_path / "w.onnx")
+    assert "contains the weights of vgg19, but the encoder is vgg16" in complaint(tmp_path / "w.onnx")
     files.write_onnx(tmp_path / "w.onnx", small)
-    assert "has the weights of vgg16, and the encoder is vgg19" in complaint(tmp_path / "w.onnx", "vgg19")
+    assert "contains the weights of vgg16, but the encoder is vgg19" in complaint(tmp_path / "w.onnx", "vgg19")
 
 
 def test_batch_norm_after_some_convolutions_only_is_refused(small, tmp_path):

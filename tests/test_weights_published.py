@@ -12,7 +12,8 @@ from segnet_jax.weights import published
 def test_a_path_is_taken_as_it_is_and_a_wrong_one_is_told(tmp_path):
     (tmp_path / "my.h5").write_bytes(b"x")
     assert published.obtain(str(tmp_path / "my.h5")) == tmp_path / "my.h5"
-    with pytest.raises(UserError, match="no weight file vgg61; --init takes a run, a file, vgg16, vgg16_bn, vgg19 or none"):
+    known = "a run, a file, vgg16, vgg16_bn, vgg19 or none"
+    with pytest.raises(UserError, match=f"no weight file vgg61; --init takes {known}"):
         published.obtain("vgg61")
 
 

@@ -54,13 +54,13 @@ def test_a_missing_an_unknown_a_misshapen_and_a_broken_tensor_are_named(form, sm
     assert "1 missing: features.5.weight" in refused(features_5_weight=None)
     assert "1 unknown: decoder.weight" in refused(decoder_weight=np.zeros((2, 2), np.float32))
     transposed = np.ascontiguousarray(good["features.5.weight"].T)
-    assert "features.5.weight 3x3x3x4 where 4x3x3x3 is needed" in refused(features_5_weight=transposed)
+    assert "features.5.weight 3x3x3x4 instead of 4x3x3x3" in refused(features_5_weight=transposed)
     for value in (np.nan, np.inf):
         broken = good["features.28.bias"].copy()
         broken[1] = value
-        assert "features.28.bias holds 1 numbers that are not finite" in refused(features_28_bias=broken)
+        assert "features.28.bias has 1 numbers that are not finite" in refused(features_28_bias=broken)
     whole = good["features.0.bias"].astype(np.int64)
-    assert "features.0.bias holds int64" in refused(features_0_bias=whole)
+    assert "features.0.bias has type int64" in refused(features_0_bias=whole)
 
 
 def test_the_other_formats_name_their_tensors_too(small, tmp_path):
@@ -69,7 +69,7 @@ def test_the_other_formats_name_their_tensors_too(small, tmp_path):
     nan = np.full_like(bias, np.nan)
     for convs, fault in (
         ({k: v for k, v in small.items() if k != "conv2_1"}, "2 missing"),
-        (small | {"conv2_1": (kernel[:, :, :2], bias)}, "1 of another shape"),
+        (small | {"conv2_1": (kernel[:, :, :2], bias)}, "1 of the wrong shape"),
         (small | {"conv6_1": (kernel, bias)}, "2 unknown"),
         (small | {"conv2_1": (kernel, nan)}, "not finite"),
     ):
@@ -94,7 +94,7 @@ def test_a_vgg19_in_place_of_a_vgg16_is_called_that(small, tmp_path):
     files.write_keras(tmp_path / "w.h5", convs)
     files.write_torch_legacy(tmp_path / "w.pth", files.state_dict(convs, features=files.FEATURES_19))
     for filename in ("w.h5", "w.pth"):
-        assert "the weights of vgg19, and the encoder is vgg16" in complaint(tmp_path / filename)
+        assert "the weights of vgg19, but the encoder is vgg16" in complaint(tmp_path / filename)
 
 
 def test_our_own_names_need_the_preprocessing(small, tmp_path):
@@ -149,6 +149,7 @@ def every_form(small, folder):
     files.write_torch_legacy(folder / "legacy.pth", state)
     files.write_keras(folder / "w.h5", small)
     files.write_caffe(folder / "w.caffemodel", small)
+    files.write_onnx(folder / "w.onnx", small)
     files.write_npz(folder / "w.npz", files.own_names(small))
     save_file(state, folder / "w.safetensors")
     return sorted(folder.iterdir())
@@ -168,7 +169,7 @@ def test_flipped_bits_give_a_vgg_or_one_line_and_never_another_error(small, tmp_
     for path in every_form(small, tmp_path):
         content = path.read_bytes()
         headers = min(len(content), 6000)
-        for _ in range(60):
+        for _ in range(15 if path.suffix == ".h5" else 60):  # HDF5 is read by a process of its own
             damaged = bytearray(content)
             for _ in range(chance.choice((1, 5))):
                 damaged[chance.randrange(headers)] ^= 1 << chance.randrange(8)
@@ -309,7 +310,7 @@ def test_storages_of_another_length_than_told_are_refused(small, tmp_path):
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in members.items():
                 archive.writestr(name, content if name == "archive/data/0" else data)
-        assert "archive/data/0 is missing or not" in complaint(path)
+        assert "archive/data/0 is missing or does not have" in complaint(path)
     files.write_torch_legacy(path, state)
     path.write_bytes(path.read_bytes() + b"more")  # behind the last storage: not read, not harmful
     read_vgg(path, "vgg16")

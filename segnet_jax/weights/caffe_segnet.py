@@ -1,9 +1,9 @@
-"""The SegNets that their authors published as `.caffemodel`, as variables of the networks here.
+"""SegNets that their authors published as `.caffemodel`, converted to variables of our networks.
 
-Layers have the names of SegNet-Tutorial's prototxts: `conv1_1` to `conv5_3`, `conv5_3_D` to `conv1_1_D`, or, of
-SegNet-Basic, `conv1` to `conv4`, `conv_decode4` to `conv_decode1` and a classifier; behind each but the last `NAME_bn`.
-Kernels are [out,in,k,k], of BGR images 0..255. A file holds what `compute_bn_statistics.py` has left: BatchNorm's two
-blobs are no longer what was trained but scale and shift with the statistics folded in, y = scale * x + shift.
+Layers have the names of SegNet-Tutorial's prototxts: `conv1_1` to `conv5_3` and `conv5_3_D` to `conv1_1_D`, or, in
+SegNet-Basic, `conv1` to `conv4`, `conv_decode4` to `conv_decode1` and a classifier; each but the last is followed by
+`NAME_bn`. Kernels are [out,in,k,k], for BGR images 0..255. The files are outputs of `compute_bn_statistics.py`: the two
+blobs of BatchNorm are not the trained ones but scale and shift with the statistics folded in, y = scale * x + shift.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ BATCH_NORM_EPSILON = 1e-9
 scale * x + shift to the last bit."""
 
 _CLASSIFIERS = ("conv_classifier", "dense_softmax_inner_prod")
-"""What SegNet-Basic's last layer is called, in the training prototxts and in the published files."""
+"""Names of SegNet-Basic's last layer, in the training prototxts and in the published files."""
 
 LAST_LAYERS = {"conv1_1_D", *_CLASSIFIERS}
 """Layers that every SegNet has one of, and no VGG has."""
@@ -34,9 +34,9 @@ class CaffeSegNet:
     """A trained SegNet.
 
     Attributes:
-      network: "segnet", of 13 + 13 convolutions, or "segnet-basic".
+      network: "segnet", with 13 + 13 convolutions, or "segnet-basic".
       num_classes: C.
-      has_dropout: whether it was made with dropout layers, as Bayesian SegNet.
+      has_dropout: whether there are dropout layers, as in Bayesian SegNet.
       params: "conv1_1" -> {"kernel", "bias"}, "conv1_1_bn" -> {"scale", "bias"} and so on, float32, for RGB.
       batch_stats: "conv1_1_bn" -> {"mean", "var"} and so on.
     """
@@ -50,7 +50,7 @@ class CaffeSegNet:
 
 @dataclass(frozen=True)
 class _Conv:
-    """What a convolution must be: its channels, its kernel's side, and whether BatchNorm follows."""
+    """Expected channels and kernel size of a convolution, and whether BatchNorm follows."""
 
     inputs: int
     outputs: int
@@ -59,12 +59,12 @@ class _Conv:
 
 
 def read(path: Path) -> CaffeSegNet:
-    """Reads a SegNet of either kind from a `.caffemodel` of either form.
+    """Read a SegNet or SegNet-Basic from a `.caffemodel` of either format.
 
     Raises:
-      ValueError: it is damaged, no SegNet, or not just one.
+      ValueError: the file is damaged, or contains anything but such a network.
     """
-    layers = list(caffe.read_layers(path))
+    layers = caffe.read_layers(path)
     tensors = caffe.tensors_of(layers)
     network, last, convs = _network_of(tensors)
     needed: dict[str, tuple[int, ...]] = {}
@@ -73,13 +73,13 @@ def read(path: Path) -> CaffeSegNet:
         vectors = [f"{name}/1", *([f"{name}_bn/0", f"{name}_bn/1"] if conv.batch_norm else [])]
         needed |= dict.fromkeys(vectors, (conv.outputs,))
         tensors |= {vector: _as_vector(tensors[vector]) for vector in vectors if vector in tensors}
-    if told := misfits(tensors, needed):
-        raise ValueError(f"does not hold the weights of {network}: of {len(needed)} tensors {told}")
+    if faults := misfits(tensors, needed):
+        raise ValueError(f"does not contain the weights of {network}: of {len(needed)} tensors, {faults}")
 
     params, batch_stats = {}, {}
     for name, conv in convs.items():
         kernel = read_numbers(f"{name}/0", tensors[f"{name}/0"]).transpose(2, 3, 1, 0)
-        if conv.inputs == 3:  # the first one, which is made for BGR
+        if conv.inputs == 3:  # the first one, trained on BGR
             kernel = kernel[:, :, ::-1]
         ours = "conv_classifier" if name in _CLASSIFIERS else name
         params[ours] = {"kernel": np.ascontiguousarray(kernel), "bias": _vector(tensors, f"{name}/1")}
@@ -93,7 +93,7 @@ def read(path: Path) -> CaffeSegNet:
 
 
 def _network_of(tensors: dict[str, StoredTensor]) -> tuple[str, str, dict[str, _Conv]]:
-    """Which network the names tell of: its name, its last layer, and all of its convolutions in order."""
+    """Recognize the network by its layers' names; return its name, its last layer, and all convolutions in order."""
     if "conv1_1_D/0" in tensors:
         network, last = "segnet", "conv1_1_D"
         down = {name: _Conv(*channels, side=3) for name, channels in conv_channels("vgg16").items()}
@@ -105,15 +105,15 @@ def _network_of(tensors: dict[str, StoredTensor]) -> tuple[str, str, dict[str, _
         down = {f"conv{i}": _Conv(3 if i == 1 else inputs, inputs, side=segnet_basic.SIZE) for i in (1, 2, 3, 4)}
         up = {f"conv_decode{i}": _Conv(inputs, inputs, side=segnet_basic.SIZE) for i in (4, 3, 2, 1)}
     else:
-        raise ValueError(f"holds no SegNet: it has neither conv1_1_D nor {' nor '.join(_CLASSIFIERS)}")
+        raise ValueError(f"contains no SegNet: it has neither conv1_1_D nor {' nor '.join(_CLASSIFIERS)}")
     num_classes = (*tensors[f"{last}/0"].shape, 0)[0]
     if not 1 <= num_classes <= VOID:
-        raise ValueError(f"tells {num_classes} classes apart, and from 1 to {VOID} can be")
+        raise ValueError(f"has {num_classes} classes; supported are 1 to {VOID}")
     return network, last, down | up | {last: _Conv(inputs, num_classes, side, batch_norm=False)}
 
 
 def _as_vector(tensor: StoredTensor) -> StoredTensor:
-    """BatchNorm's blobs are [1,channels,1,1]; of four axes, the one that counts."""
+    """Return a BatchNorm blob of shape [1,channels,1,1] as [channels]; others unchanged."""
     shape = tensor.shape
     if len(shape) != 4 or (shape[0], *shape[2:]) != (1, 1, 1):
         return tensor

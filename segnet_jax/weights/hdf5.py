@@ -67,7 +67,7 @@ def _read(
     file: BinaryIO, num_bytes: int, path: str, shape: tuple[int, ...], dtype: str, start: int | None
 ) -> np.ndarray:
     if dtype not in _FLOATS:
-        raise ValueError(f"tensor {path} holds {dtype}, and weights are floating-point numbers")
+        raise ValueError(f"tensor {path} has type {dtype}, but weights are floating-point numbers")
     if start is None:
         raise ValueError(f"tensor {path} is not in one piece inside the file; write it without chunks and compression")
     needed = math.prod(shape) * np.dtype(dtype).itemsize

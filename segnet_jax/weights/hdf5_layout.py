@@ -25,7 +25,7 @@ def rows(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...], str, int | None
     """Walk over all groups of a file.
 
     Yields:
-      Path, shape, numpy's name of the type, and first byte of each array; the last is None for an array that is not in
+      Path, shape, numpy's name of the type, and first byte of each array; the byte is None for an array that is not in
       one piece inside the file.
 
     Raises:

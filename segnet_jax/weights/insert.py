@@ -1,4 +1,4 @@
-"""Puts a trained VGG into the encoder of a network."""
+"""Load a trained VGG into the encoder of a network."""
 
 import re
 from collections.abc import Mapping
@@ -15,34 +15,34 @@ _ENCODER_CONV = re.compile(r"conv\d_\d")  # the decoder's have _D behind
 def insert_encoder(
     params: Mapping, batch_stats: Mapping, vgg: VGG, *, conv_bias: bool, batch_norm_epsilon: float
 ) -> tuple[Tree, Tree]:
-    """Returns the network's variables with the encoder's replaced by trained ones; the arguments are left as they are.
+    """Return a copy of the network's variables with trained weights in the encoder.
 
-    A convolution's bias goes into its bias or, where the network has none before BatchNorm, into the running mean: with
-    mean m - b BatchNorm makes of conv what it makes of conv + b with mean m. A VGG without BatchNorm gets scale 1,
-    shift 0, mean 0 and variance 1, which is nearly the identity; the statistics want calibrating on images before use.
-    Of a VGG deeper than the network the first stages are taken.
+    A convolution's bias is copied or, if the network has no bias before BatchNorm, folded into the running mean:
+    BatchNorm with mean m - b maps conv(x) to what BatchNorm with mean m maps conv(x) + b to. Without BatchNorm in the
+    VGG, scale is 1, shift 0, mean 0 and variance 1, nearly the identity; recompute the statistics on images before use.
+    If the VGG is deeper than the network, its first stages are used.
 
     Args:
       params: "conv1_1" -> {"kernel", maybe "bias"}, "conv1_1_bn" -> {"scale", "bias"}, and the decoder's.
       batch_stats: "conv1_1_bn" -> {"mean", "var"}, and the decoder's.
       vgg: the trained weights.
       conv_bias: whether the network's convolutions have a bias.
-      batch_norm_epsilon: what the network's BatchNorm adds to the variance.
+      batch_norm_epsilon: the number that the network's BatchNorm adds to the variance.
 
     Returns:
-      params and batch_stats; what was replaced is float32 numpy.
+      params and batch_stats; replaced values are float32 numpy arrays.
 
     Raises:
-      UserError: the network is of another width or encoder than the weights.
+      UserError: the network's width or encoder differs from that of the weights.
     """
     convs = sorted(filter(_ENCODER_CONV.fullmatch, params))
     if missing := [conv for conv in convs if conv not in vgg.convs]:
-        raise UserError(f"the weights of {vgg.encoder} have no {listed(missing)}: the network is another encoder's")
+        raise UserError(f"the weights of {vgg.encoder} have no {listed(missing)}: the network has a different encoder")
     shapes = {conv: (params[conv]["kernel"].shape, vgg.convs[conv].kernel.shape) for conv in convs}
     if wrong := [f"{conv} {ours} for {theirs}" for conv, (ours, theirs) in shapes.items() if ours != theirs]:
         raise UserError(
-            f"pretrained weights need width 1: {len(wrong)} of {len(convs)} kernels have another shape in the "
-            f"network ({listed(wrong)}); take width 1, or init none"
+            f"pretrained weights need width 1: {len(wrong)} of {len(convs)} kernels have a different shape in the "
+            f"network ({listed(wrong)}); use --width 1 or --init none"
         )
     params, batch_stats = dict(params), dict(batch_stats)
     for conv in convs:
@@ -73,7 +73,7 @@ def affine_maps(vgg: VGG) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _batch_norm(weights: ConvWeights, their_epsilon: float | None, our_epsilon: float) -> BatchNormWeights:
-    """The BatchNorm after a convolution, its scale corrected where the network's epsilon is not the file's."""
+    """Return the BatchNorm after a convolution, with the scale corrected for the network's own epsilon."""
     if weights.batch_norm is None:
         ones, zeros = np.ones_like(weights.bias), np.zeros_like(weights.bias)
         return BatchNormWeights(scale=ones, bias=zeros, mean=zeros, var=ones)

@@ -30,7 +30,7 @@ _MAX_HEADER = 1000
 
 
 def table(encoder: str, batch_norm: bool) -> Table:
-    """Our names -> places."""
+    """Map our own names to the network."""
     entries: Table = {}
     for conv in conv_channels(encoder):
         entries[f"{conv}/kernel"] = (conv, "kernel")
@@ -44,7 +44,7 @@ def table(encoder: str, batch_norm: bool) -> Table:
 
 
 def read_own_names(tensors: Mapping[str, StoredTensor], encoder: str) -> VGG:
-    """Return a VGG from tensors that have our names.
+    """Build a VGG from tensors that have our names.
 
     Raises:
       ValueError: the tensors do not fit the table.
@@ -110,7 +110,7 @@ def _stored(archive: zipfile.ZipFile, member: str) -> StoredTensor:
         shape, dtype = _read_header(file, member)
         start = file.tell()
     if dtype.kind != "f":  # objects among them, which would be pickles
-        raise ValueError(f"{member} holds {dtype}, and weights are floating-point numbers")
+        raise ValueError(f"{member} has type {dtype}, but weights are floating-point numbers")
     if archive.getinfo(member).file_size != start + math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{member} has the shape {shape} and another number of bytes")
 

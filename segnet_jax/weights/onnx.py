@@ -215,7 +215,7 @@ def _check_is_vgg(chain: _Chain, encoder: str) -> None:
         return
     for other in ENCODERS:
         if other != encoder and _difference(chain, other) is None:
-            raise ValueError(f"has the weights of {other}, and the encoder is {encoder}")
+            raise ValueError(f"contains the weights of {other}, but the encoder is {encoder}")
     raise ValueError(f"does not begin with a {encoder}: {difference}")
 
 

@@ -1,8 +1,8 @@
-"""Reads the pickle inside a torch file without running it.
+"""Read the pickle inside a torch file without unpickling it.
 
-A pickle is a small program, and Python's interpreter for it calls whatever function the file names. The one below knows
-only the steps that torch writes for a dictionary of tensors, and builds plain values from them. It imports nothing that
-the file names and calls nothing that the file names, so no file can run code through it.
+A pickle is a small program, and Python's unpickler calls any function that the file names. The interpreter below knows
+only the opcodes that torch writes for a dictionary of tensors and builds plain values from them. It never imports or
+calls anything that the file names, so a file cannot run code through it.
 """
 
 import pickletools
@@ -27,7 +27,7 @@ _DTYPES = {
     "torch.ByteStorage": "u1",
     "torch.BoolStorage": "?",
 }
-_STEPS = {  # code -> name and kind of argument, of the steps that torch writes for a dictionary of tensors
+_OPCODES = {  # code -> name and argument type of the opcodes that torch writes for a dictionary of tensors
     opcode.code: (opcode.name, opcode.arg)
     for opcode in pickletools.opcodes
     if opcode.name
@@ -37,26 +37,26 @@ _STEPS = {  # code -> name and kind of argument, of the steps that torch writes 
         "SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID REDUCE BUILD"
     ).split()
 }
-_MOST_STEPS = 200_000
-"""Of one pickle; a VGG's has some thousand. Each costs microseconds and a hundred bytes of memory."""
-_LONGEST_NAME = 200
+_MAX_OPCODES = 200_000
+"""In one pickle; a VGG's has a few thousand. Each costs microseconds and a hundred bytes of memory."""
+_MAX_NAME = 200
 _KNOWN = {_DICT, *_TENSORS, _PARAMETER, *_DTYPES}
 
 
 class CodeInside(ValueError):
-    """A file asks for more than tensors: to read it as its writer meant would run code that it names."""
+    """Raised for a file that contains more than tensors: unpickling it would run code that it names."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A function or class that the file names, such as "torch.FloatStorage"; only its name is ever used."""
+    """Name of a function or class in the file, such as "torch.FloatStorage"; it is never looked up."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers in the file: `num_items` of `dtype` under `key`, of which a view begins at `offset`."""
+    """A block of numbers in the file: `num_items` of type `dtype` under `key`; a view of it begins at `offset`."""
 
     dtype: np.dtype
     key: str
@@ -66,7 +66,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A dense tensor inside a storage; offset and strides count items."""
+    """A dense tensor inside a storage; offset and strides are in items."""
 
     storage: Storage
     offset: int
@@ -75,12 +75,13 @@ class Tensor:
 
 
 def read_pickle(stream: BinaryIO) -> object:
-    """Returns what the pickle at the stream's position describes, and leaves the stream behind it.
+    """Return the value of the pickle at the stream's position, and leave the stream after it.
 
-    Dictionaries, lists, tuples, strings, numbers, None, `Name` and `Tensor` are all there can be.
+    Values are dictionaries, lists, tuples, strings, numbers, None, `Name` and `Tensor`.
 
     Raises:
-      ValueError: the pickle is damaged, or asks for anything else.
+      ValueError: the pickle is damaged.
+      CodeInside: it contains anything else.
     """
     try:
         return _interpret(stream)
@@ -98,9 +99,9 @@ def _interpret(stream: BinaryIO) -> object:
         items, stack = stack, outer.pop()
         return items
 
-    for _ in range(_MOST_STEPS):
-        step, argument = _next_step(stream)
-        match step:
+    for _ in range(_MAX_OPCODES):
+        opcode, argument = _next_opcode(stream)
+        match opcode:
             case "PROTO" | "FRAME":
                 pass
             case "STOP":
@@ -108,7 +109,7 @@ def _interpret(stream: BinaryIO) -> object:
             case "NONE":
                 stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
-                stack.append(step == "NEWTRUE")
+                stack.append(opcode == "NEWTRUE")
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
                 stack.append(argument)
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING":
@@ -126,7 +127,7 @@ def _interpret(stream: BinaryIO) -> object:
                 items = pop_to_mark()
                 stack.append(tuple(items))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(step[-1])
+                count = int(opcode[-1])
                 stack[-count:] = [tuple(stack[-count:])]
             case "APPEND":
                 item = stack.pop()
@@ -156,50 +157,50 @@ def _interpret(stream: BinaryIO) -> object:
             case "REDUCE":
                 arguments, name = _as(tuple, stack.pop()), _as(Name, stack.pop())
                 stack.append(_build(name.text, arguments))
-            case "BUILD":  # attributes of a dictionary, such as torch's `_metadata`: not needed
+            case "BUILD":  # attributes of a dictionary, such as torch's `_metadata`; ignored
                 stack.pop()
                 _as(dict, stack[-1])
             case other:
-                raise AssertionError(f"{other} is allowed and not known")
-    raise ValueError(f"the pickle inside has more than {_MOST_STEPS} steps, and a weight file's some thousand")
+                raise AssertionError(f"opcode {other} is allowed but not implemented")
+    raise ValueError(f"the pickle inside has more than {_MAX_OPCODES} opcodes; a weight file has a few thousand")
 
 
-def _next_step(stream: BinaryIO) -> tuple[str, object]:
-    """The name of the next step and its argument, which is not even read of a step that is not allowed."""
+def _next_opcode(stream: BinaryIO) -> tuple[str, object]:
+    """Return the name and argument of the next opcode; no argument is read unless the opcode is allowed."""
     code = stream.read(1).decode("latin1")
     if not code:
         raise ValueError("the pickle inside is cut off")
-    if code not in _STEPS:
+    if code not in _OPCODES:
         name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == code), repr(code))
-        raise CodeInside(f"holds code, which is not run: the pickle step {name}")
-    name, argument = _STEPS[code]
-    if name == "GLOBAL":  # pickletools would look for escapes in the names, and warn of some
+        raise CodeInside(f"holds code, which is not run: the pickle opcode {name}")
+    name, argument = _OPCODES[code]
+    if name == "GLOBAL":  # pickletools would interpret escapes in the names and warn about some
         return name, f"{_line(stream)}.{_line(stream)}"
     return name, None if argument is None else argument.reader(stream)
 
 
 def _line(stream: BinaryIO) -> str:
-    line = stream.readline(_LONGEST_NAME)
+    line = stream.readline(_MAX_NAME)
     if not line.endswith(b"\n"):
-        raise ValueError("the pickle inside is cut off, or has a name without an end")
+        raise ValueError("the pickle inside is cut off or has an overlong name")
     return line[:-1].decode()
 
 
 def _as(kind: type, value: object):
     if not isinstance(value, kind):
-        raise TypeError(f"{type(value).__name__} where {kind.__name__} is due")
+        raise TypeError(f"{type(value).__name__} instead of {kind.__name__}")
     return value
 
 
 def _put(pairs: Iterable, target: object) -> None:
-    """Only strings are keys: to hash a tuple that is nested a million times deep would crash Python."""
+    """Set items whose keys are strings; hashing a tuple nested a million times would crash Python."""
     for key, value in pairs:
         _as(dict, target)[_as(str, key)] = value
 
 
 def _name(text: str) -> Name:
     if text not in _KNOWN:
-        raise CodeInside(f"holds code, which is not run: it asks for {text}, and a weight file may hold tensors only")
+        raise CodeInside(f"holds code, which is not run: it names {text}, and a weight file must contain only tensors")
     return Name(text)
 
 
@@ -212,15 +213,15 @@ def _build(name: str, arguments: tuple) -> object:
         return _tensor(*arguments[:4])
     if name == _PARAMETER:
         return _as(Tensor, arguments[0])
-    raise TypeError(f"{name} called as a function")
+    raise TypeError(f"{name} is called as a function")
 
 
 def _storage(description: object) -> Storage:
-    """A storage from torch's persistent id: "storage", type, key, device, items, and in old files a view into it."""
+    """Return a storage from torch's persistent id: "storage", type, key, device, items, and in old files a view."""
     tag, kind, key, _, num_items, *rest = _as(tuple, description)
     key, kind = _as(str, key), _as(Name, kind).text
     if tag != "storage" or kind not in _DTYPES:
-        raise TypeError(f"{kind} where a storage is due")
+        raise TypeError(f"{kind} instead of a storage")
     view = rest[0] if rest else None
     offset, num_viewed = (0, num_items) if view is None else _as(tuple, view)[1:3]
     if _count(offset) + _count(num_viewed) > _count(num_items):
@@ -229,7 +230,7 @@ def _storage(description: object) -> Storage:
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object) -> Tensor:
-    """A tensor whose every number is sure to lie inside its storage."""
+    """Return a tensor, after checking that it lies inside its storage."""
     storage = _as(Storage, storage)
     shape, strides = tuple(map(_count, _as(tuple, shape))), tuple(map(_count, _as(tuple, strides)))
     if len(shape) != len(strides) or len(shape) > 8:
@@ -245,5 +246,5 @@ def _tensor(storage: object, offset: object, shape: object, strides: object) -> 
 
 def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 40:
-        raise TypeError(f"{type(value).__name__} where a count is due")
+        raise TypeError(f"{type(value).__name__} instead of a count")
     return value

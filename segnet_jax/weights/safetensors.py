@@ -29,5 +29,5 @@ def _stored(file, name: str) -> StoredTensor:
 
 def _read(file, name: str, dtype: str) -> np.ndarray:
     if dtype == "BF16" or dtype.startswith("F8"):  # numpy has no such types
-        raise ValueError(f"tensor {name} holds {dtype}, which is not read here; save it as F32")
+        raise ValueError(f"tensor {name} has type {dtype}, which is not supported; save it as F32")
     return file.get_tensor(name)

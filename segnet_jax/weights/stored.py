@@ -1,4 +1,4 @@
-"""Tensors in a file, held against what a network needs before a single number of them is read."""
+"""Tensors in a file, compared with what a network needs before any of their numbers are read."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -19,43 +19,40 @@ class StoredTensor:
 def misfits(
     tensors: Mapping[str, StoredTensor], needed: Mapping[str, tuple[int, ...]], unused: Collection[str] = ()
 ) -> str:
-    """Compares a file with a table of names and shapes from both sides.
+    """Compare a file with a table of names and shapes, in both directions.
 
     Args:
-      tensors: all that the file holds.
-      needed: the names that it must hold, and their shapes.
-      unused: names that may stand in the file and are not needed.
+      tensors: all tensors in the file.
+      needed: names that the file must contain, and their shapes.
+      unused: names of further tensors that the file may contain.
 
     Returns:
-      How many and which tensors are missing, unknown and of another shape; empty where the file is just what it should
-      be.
+      How many and which tensors are missing, unknown or have the wrong shape; empty if the file fits.
     """
     missing = [name for name in needed if name not in tensors]
     unknown = sorted(tensors.keys() - set(unused) - needed.keys())
     misshapen = [
-        f"{name} {shape_text(tensors[name].shape)} where {shape_text(shape)} is needed"
+        f"{name} {shape_text(tensors[name].shape)} instead of {shape_text(shape)}"
         for name, shape in needed.items()
         if name in tensors and tuple(tensors[name].shape) != tuple(shape)
     ]
-    faults = {"missing": missing, "unknown": unknown, "of another shape": sorted(misshapen)}
+    faults = {"missing": missing, "unknown": unknown, "of the wrong shape": sorted(misshapen)}
     return "; ".join(f"{len(names)} {fault}: {listed(names)}" for fault, names in faults.items() if names)
 
 
 def read_numbers(name: str, tensor: StoredTensor) -> np.ndarray:
-    """Reads a tensor as float32.
+    """Return a tensor as float32.
 
     Raises:
-      ValueError: it holds a number that is not finite, or no floating-point numbers.
+      ValueError: a number is not finite, or the tensor is not of a floating-point type.
     """
     stored = tensor.read()
     if stored.dtype.kind != "f":
-        raise ValueError(f"tensor {name} holds {stored.dtype}, and weights are floating-point numbers")
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # a float64 beyond float32's range becomes infinite, and is refused as that
+        raise ValueError(f"tensor {name} has type {stored.dtype}, but weights are floating-point numbers")
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32's range is infinite, which is refused below
         values = np.ascontiguousarray(stored, np.float32)
     if num_bad := values.size - np.count_nonzero(np.isfinite(values)):
-        raise ValueError(f"tensor {name} holds {num_bad} numbers that are not finite (NaN or infinite)")
+        raise ValueError(f"tensor {name} has {num_bad} numbers that are not finite (NaN or infinite)")
     return values
 
 

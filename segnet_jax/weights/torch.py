@@ -1,7 +1,7 @@
-"""torchvision's VGG files, `.pth`, in both forms that torch has written; read without torch and without running code.
+"""torchvision's VGG files, `.pth`, in both formats of torch.save; read without torch and without running code.
 
-Since torch 1.6 the file is a zip of a pickle and one member for each storage. Before, it was five pickles in a row, the
-fourth with the tensors and the fifth with the storages' keys, and then each storage: its length, int64, and its bytes.
+Since torch 1.6 the file is a zip with a pickle and one member per storage. Before, it was five pickles in a row, the
+fourth with the tensors and the fifth with the storages' keys, followed by the storages: length (int64) and bytes.
 Kernels are [out,in,3,3], trained on RGB images.
 """
 
@@ -27,18 +27,18 @@ LEGACY_SIGNATURE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of 
 BATCH_NORM_EPSILON = 1e-5
 
 OXFORD = Preprocessing(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), std=(1.0, 1.0, 1.0))
-"""The VGG authors' weights as torchvision has them, `vgg16_features-amdegroot-88682ab5.pth`: turned to RGB."""
+"""For the VGG authors' weights converted to RGB, torchvision's `vgg16_features-amdegroot-88682ab5.pth`."""
 
-UNUSED = {  # the classifier by torchvision's names and by timm's, and BatchNorm's counters of batches
+UNUSED = {  # the classifier in torchvision and in timm, and BatchNorm's counters of batches
     f"{layer}.{part}"
     for layer in ("classifier.0", "classifier.3", "classifier.6", "pre_logits.fc1", "pre_logits.fc2", "head.fc")
     for part in ("weight", "bias")
 } | {f"features.{index}.num_batches_tracked" for index in range(53)}
-_PICKLE_BYTES = 1 << 20  # a VGG's takes some ten thousand
+_PICKLE_BYTES = 1 << 20  # a VGG's has about ten thousand
 
 
 def table(encoder: str, batch_norm: bool) -> Table:
-    """Names in torchvision -> places: `features` counts convolutions, BatchNorms, ReLUs and poolings in one row."""
+    """Map torchvision's names to the network; `features` numbers convolutions, BatchNorms, ReLUs and poolings."""
     entries: Table = {}
     index = 0
     for stage, (_, num_convolutions) in enumerate(ENCODERS[encoder], start=1):
@@ -58,7 +58,7 @@ def table(encoder: str, batch_norm: bool) -> Table:
 
 
 def read_torchvision_names(tensors: dict[str, StoredTensor], encoder: str, preprocessing: Preprocessing) -> VGG:
-    """Reads a VGG from tensors that carry torchvision's names, with BatchNorm if they have it.
+    """Build a VGG, with or without BatchNorm, from tensors that have torchvision's names.
 
     Raises:
       ValueError: the tensors do not fit the table.
@@ -78,7 +78,7 @@ def read_torchvision_names(tensors: dict[str, StoredTensor], encoder: str, prepr
 
 
 def read(path: Path, encoder: str) -> VGG:
-    """Reads a `.pth` of either form."""
+    """Read a `.pth` of either format."""
     preprocessing = OXFORD if "amdegroot" in Path(path).name else TORCH
     with open(path, "rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
@@ -90,13 +90,13 @@ def read(path: Path, encoder: str) -> VGG:
 
 
 def _zip_tensors(archive: zipfile.ZipFile) -> dict[str, StoredTensor]:
-    """The tensors of the form that torch writes since 1.6."""
+    """Return the tensors of the format that torch has written since 1.6."""
     members = {info.filename: info for info in archive.infolist()}
     if len(members) != len(archive.infolist()):
-        raise ValueError("holds a member twice")
+        raise ValueError("contains a member twice")
     pickles = [name for name in members if name.split("/")[-1] == "data.pkl"]
     if len(pickles) != 1:
-        raise ValueError(f"holds {len(pickles)} members data.pkl, a torch file holds one")
+        raise ValueError(f"contains {len(pickles)} members data.pkl; a torch file has one")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in members and _read_some(archive, f"{root}byteorder", 16) != b"little":
         raise ValueError("was written on a big-endian machine")
@@ -105,25 +105,25 @@ def _zip_tensors(archive: zipfile.ZipFile) -> dict[str, StoredTensor]:
     def read_bytes(storage: Storage, start: int, count: int) -> bytes:
         member = f"{root}data/{storage.key}"
         if member not in members or members[member].file_size != storage.num_items * storage.dtype.itemsize:
-            raise ValueError(f"the storage {member} is missing or not {storage.num_items} numbers long")
+            raise ValueError(f"the storage {member} is missing or does not have {storage.num_items} numbers")
         return _read_some(archive, member, count, start)
 
     return _stored(state, read_bytes)
 
 
 def _legacy_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of the older form, five pickles in a row."""
+    """Return the tensors of the older format, five pickles in a row."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         pickles = io.BytesIO(file.read(5 * _PICKLE_BYTES))
         _, version, system, state, keys = (read_pickle(pickles) for _ in range(5))
         if version != 1001 or not isinstance(system, dict) or system.get("little_endian") is not True:
-            raise ValueError("is no torch file of protocol 1001 from a little-endian machine")
+            raise ValueError("is not a torch file of protocol 1001 from a little-endian machine")
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise ValueError("has no list of its storages")
+            raise ValueError("has no list of storages")
         storages = {tensor.storage.key: tensor.storage for tensor in _tensors(state).values()}
         if len(set(keys)) != len(keys) or set(keys) != storages.keys():
-            raise ValueError("lists other storages than its tensors use")
+            raise ValueError("does not list the storages that its tensors use")
         spans, position = {}, pickles.tell()
         for key in keys:
             num_items, num_bytes = storages[key].num_items, storages[key].num_items * storages[key].dtype.itemsize
@@ -143,7 +143,7 @@ def _legacy_tensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _read_some(archive: zipfile.ZipFile, member: str, count: int, start: int = 0) -> bytes:
-    """Reads up to `count` bytes; zipfile checks the sum of a member that is read from its beginning to its end."""
+    """Read up to `count` bytes; zipfile verifies the CRC of a member that is read from beginning to end."""
     with archive.open(member) as file:
         if start:
             file.seek(start)
@@ -152,10 +152,10 @@ def _read_some(archive: zipfile.ZipFile, member: str, count: int, start: int = 0
 
 def _tensors(state: object) -> dict[str, Tensor]:
     if not isinstance(state, dict):
-        raise ValueError("holds no dictionary of tensors; save the network's `state_dict()`")
+        raise ValueError("is not a dictionary of tensors; save the network's `state_dict()`")
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise ValueError(f"holds {name[:40]!r}, which is no tensor; save the network's `state_dict()` alone")
+            raise ValueError(f"contains {name[:40]!r}, which is not a tensor; save only the network's `state_dict()`")
     return state
 
 

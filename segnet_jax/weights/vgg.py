@@ -1,8 +1,8 @@
-"""A VGG encoder in one form, whatever file it came from, and the check that a file holds exactly that.
+"""A VGG encoder, independent of the file format, and the check that a file contains exactly such an encoder.
 
-Each format's module lists the tensors of a file and gives a table from their names to places in the network. Here both
-sides are compared, names and shapes, before a single number is read. All of them raise ValueError with what is wrong in
-the file; `load.read_vgg` puts the file's name before it.
+The module of each format lists the tensors in a file and provides a table that maps their names to the network. Names
+and shapes are compared in both directions before any number is read. All these modules raise ValueError with what is
+wrong in the file; `load.read_vgg` adds the file's name.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ from segnet_jax.weights.stored import StoredTensor, misfits, read_numbers
 
 Role = Literal["kernel", "bias", "bn_scale", "bn_bias", "bn_mean", "bn_var"]
 Table = dict[str, tuple[str, Role]]
-"""Name of a tensor in the file -> convolution, and what the tensor is to it."""
+"""Name of a tensor in the file -> the convolution it belongs to, and its role there."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class VGG:
     Attributes:
       encoder: "vgg16" or "vgg19".
       convs: "conv1_1" and so on to "conv5_3" or "conv5_4"; all of them with BatchNorm or none.
-      preprocessing: what the weights were trained on.
-      batch_norm_epsilon: what the BatchNorm layers added to the variance; None without BatchNorm.
+      preprocessing: of the images that the weights were trained on.
+      batch_norm_epsilon: the number that BatchNorm adds to the variance; None without BatchNorm.
     """
 
     encoder: str
@@ -58,7 +58,7 @@ class VGG:
 
 
 def conv_channels(encoder: str) -> dict[str, tuple[int, int]]:
-    """Each convolution's channels, in and out, in the order of the network."""
+    """Return the input and output channels of each convolution, in the order of the network."""
     channels, inputs = {}, 3
     for stage, (outputs, num_convolutions) in enumerate(ENCODERS[encoder], start=1):
         for i in range(1, num_convolutions + 1):
@@ -101,18 +101,18 @@ def assemble(
     layout: Literal["HWIO", "OIHW"],
     channel_order: Literal["RGB", "BGR"],
 ) -> dict[str, ConvWeights]:
-    """Reads the convolutions of an encoder after comparing the file with the table from both sides.
+    """Read the convolutions of an encoder, after checking the file against the format's table.
 
     Args:
-      tensors: all that the file holds.
+      tensors: all tensors in the file.
       encoder: "vgg16" or "vgg19".
-      table_of: the format's table for an encoder.
-      unused: names that may stand in the file and are not needed; nothing of them is read.
+      table_of: returns the format's table for an encoder.
+      unused: names of further tensors that the file may contain; they are not read.
       layout: of the file's kernels.
       channel_order: of the images that the first kernel was trained on.
 
     Raises:
-      ValueError: tensors are missing, unknown or of another shape, or one holds a number that is not finite.
+      ValueError: tensors are missing, unknown or have the wrong shape, or a number is not finite.
     """
     table = table_of(encoder)
     _check(tensors, encoder, table_of, unused, layout)
@@ -140,8 +140,8 @@ def _check(tensors, encoder, table_of, unused, layout) -> None:
         return
     for other in ENCODERS:
         if other != encoder and not _misfits(tensors, other, table_of, {*unused, *tensors}, layout):
-            raise ValueError(f"has the weights of {other}, and the encoder is {encoder}")
-    raise ValueError(f"does not hold the weights of {encoder}: of {len(table_of(encoder))} tensors {faults}")
+            raise ValueError(f"contains the weights of {other}, but the encoder is {encoder}")
+    raise ValueError(f"does not contain the weights of {encoder}: of {len(table_of(encoder))} tensors, {faults}")
 
 
 def _misfits(tensors, encoder, table_of, unused, layout) -> str:
@@ -160,5 +160,5 @@ def _kernel_shape(inputs: int, outputs: int, layout: str) -> tuple[int, ...]:
 def _read(name: str, tensor: StoredTensor, role: Role) -> np.ndarray:
     values = read_numbers(name, tensor)
     if role == "bn_var" and values.min() < 0:
-        raise ValueError(f"tensor {name} is a variance and holds negative numbers")
+        raise ValueError(f"tensor {name} is a variance but has negative numbers")
     return values
