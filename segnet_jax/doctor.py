@@ -15,19 +15,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.datasets import sequences
-from segnet_jax.datasets.choose import label_files
-from segnet_jax.datasets.fitting import fit_record
-from segnet_jax.datasets.records import DataSet
-from segnet_jax.datasets.values import scan, table_to_edit
-from segnet_jax.errors import UserError, UserErrors, listed
-from segnet_jax.examination import Examination, Suggestion, as_json, examine, suggest
-from segnet_jax.files import atomic_write_json, atomic_write_text, check_place
-from segnet_jax.flags import parse_flags
+from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.data import sequences
+from segnet_jax.data.dataset import DataSet
+from segnet_jax.data.images.fit import fit_record
+from segnet_jax.data.label_files.label_values import scan, table_to_edit
+from segnet_jax.data.open_dataset import label_files
 from segnet_jax.reporting.figures import batch_picture
-from segnet_jax.setting import open_data, reading_of, tell_of_sizes
+from segnet_jax.runs.dataset import open_data, reading_of, tell_of_sizes
+from segnet_jax.runs.dataset_checks import Examination, Suggestion, as_json, examine, suggest
+from segnet_jax.system.command import run_command
+from segnet_jax.system.errors import UserError, UserErrors, listed
+from segnet_jax.system.files import atomic_write_json, atomic_write_text, check_place
 
 DESCRIPTION = """Looks at every image and label of a folder, and tells all faults at once, each with a fix to paste.
 

@@ -12,33 +12,34 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from segnet_jax import assembly, runs
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.delineation import evaluate_boundaries
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, check_place
-from segnet_jax.flags import parse_flags
-from segnet_jax.inputs import choose_place, evaluation_input
-from segnet_jax.memory import telling_of_memory
+from segnet_jax.config import files
+from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.data.dataset import DataSet, Split
+from segnet_jax.data.input_pipeline.cache import Records
+from segnet_jax.distributed.data_parallel import Devices, replicate
+from segnet_jax.inference.network import folded
+from segnet_jax.inference.sampled_evaluation import SampledScores, score_samples
+from segnet_jax.inference.sampling import check_samples
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import folded
-from segnet_jax.pipeline.decoded import Records
-from segnet_jax.prediction.sampling import check_samples
-from segnet_jax.recomputing import recompute
-from segnet_jax.reporting.bar import bar
+from segnet_jax.reporting.environment import result
+from segnet_jax.reporting.evaluations import Images, packed
 from segnet_jax.reporting.figures import prediction_pictures
-from segnet_jax.reporting.kept import Images, packed
-from segnet_jax.reporting.run_folder import result
-from segnet_jax.reporting.saying import say
 from segnet_jax.reporting.tables import print_sequences, print_table
-from segnet_jax.results import by_statistics, of_images, recipe
-from segnet_jax.sampled_scores import SampledScores, score_samples
-from segnet_jax.setting import open_data, start_devices
-from segnet_jax.training.evaluation import Evaluation
-from segnet_jax.training.parallel import Devices, replicate
+from segnet_jax.runs import dataset
+from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.out_of_memory import telling_of_memory
+from segnet_jax.runs.result import by_statistics, of_images, recipe
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import bar, say
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_json, check_place
+from segnet_jax.training import build_steps, checkpoint_folders
+from segnet_jax.training.batch_norm_statistics import recompute
+from segnet_jax.training.devices import device_share, start_devices
+from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
+from segnet_jax.training.inputs import choose_place, evaluation_input
 from segnet_jax.training.restored import Asked, Restored, restore
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
@@ -130,7 +131,7 @@ def evaluate(options: Options) -> int:
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
         raise UserError(f"--pictures {options.pictures} is a file: name a folder")
     subject = _open(options, say)
-    records = assembly.decode(subject.split, subject.config, f"reading {options.split} images", say)
+    records = dataset.decode(subject.split, subject.config, f"reading {options.split} images", say)
     with telling_of_memory(subject.config, subject.devices, flags=Options):
         found = _score(subject, records, say)
     if not subject.devices.is_writer:
@@ -152,7 +153,7 @@ def evaluate(options: Options) -> int:
 
 
 def _open(options: Options, say: Callable[[str], None]) -> Subject:
-    trained = runs.read_run(options.run)
+    trained = files.read_run(options.run)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     config = dataclasses.replace(
         trained,
@@ -179,17 +180,17 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
 
 def _score(subject: Subject, records: Records, say: Callable[[str], None]) -> Found:
     options, config, devices, restored = subject.options, subject.config, subject.devices, subject.restored
-    share = assembly.device_share(devices, config.batch_size_per_device)
+    share = device_share(devices, config.batch_size_per_device)
     source = evaluation_input(choose_place(config.input, devices, records), records, share, devices)
-    score = assembly.build_evaluator(
+    score = build_steps.build_evaluator(
         source,
         len(subject.split),
         share,
         devices,
         say,
         model=restored.model,
-        class_weights=jnp.asarray(runs.class_weights_of(restored.meta)),
-        preprocessing=runs.preprocessing_of(restored.meta),
+        class_weights=jnp.asarray(checkpoint_folders.class_weights_of(restored.meta)),
+        preprocessing=checkpoint_folders.preprocessing_of(restored.meta),
     )
     num_classes = len(subject.data_set.classes)
 
@@ -223,8 +224,8 @@ def _recompute(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
         split = open_data(trained).splits["train"]
     if split.fingerprint != known:
         say(f"warning: the training images of {trained.data} are not those that {subject.options.run} was trained on")
-    records = assembly.decode(split, trained, "reading train images", say)
-    preprocessing = runs.preprocessing_of(restored.meta)
+    records = dataset.decode(split, trained, "reading train images", say)
+    preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     size = restored.meta["global_batch_size"]
     with bar("recomputing BatchNorm", len(split)) as advance:
         network = (restored.model, restored.variables, records, preprocessing)

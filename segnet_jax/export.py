@@ -16,22 +16,22 @@ import jax
 import numpy as np
 import tyro
 
-from segnet_jax import runs
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.endings import DiskFailed, DiskFull, Ending, is_disk_full
-from segnet_jax.errors import UserError, listed
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_run
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.data.input_pipeline.cache import streamed
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.parity import Parity, compare
 from segnet_jax.exporting.subject import Subject
-from segnet_jax.files import atomic_write_json, check_place, sum_of_file
-from segnet_jax.flags import parse_flags
-from segnet_jax.network import folded
-from segnet_jax.pipeline.decoded import streamed
-from segnet_jax.programs import keep_no_paths
-from segnet_jax.reporting.run_folder import versions
-from segnet_jax.reporting.saying import say
-from segnet_jax.setting import open_data, start_devices, validation_split
+from segnet_jax.inference.network import folded
+from segnet_jax.reporting.environment import versions
+from segnet_jax.runs.dataset import open_data, validation_split
+from segnet_jax.system.command import run_command
+from segnet_jax.system.compilation_cache import keep_no_paths
+from segnet_jax.system.console import say
+from segnet_jax.system.errors import DiskFailed, DiskFull, Ending, UserError, is_disk_full, listed
+from segnet_jax.system.files import atomic_write_json, check_place, sum_of_file
+from segnet_jax.training.devices import start_devices
 from segnet_jax.training.restored import Asked, restore
 
 DESCRIPTION = """Writes a run's network for use elsewhere, reads it back, and compares it with the network itself.
@@ -83,7 +83,7 @@ def export(options: Options) -> int:
     out = pathlib.Path(options.out or pathlib.Path(options.run) / "export")
     check_place("json", options.json, made=out)
     formats = tuple(dict.fromkeys(options.format))
-    config = runs.read_run(options.run)
+    config = read_run(options.run)
     for name in formats:
         check_libraries(name)
     if "onnx" in formats and (config.network, config.upsampling, config.encoder_addition) != (

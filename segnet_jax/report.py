@@ -9,10 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from segnet_jax.command import run_command
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, atomic_write_text
-from segnet_jax.flags import parse_flags
+from segnet_jax.config.flags import parse_flags
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.compare import comparison
@@ -21,6 +18,9 @@ from segnet_jax.reporting.page.ours import of_evaluation, of_run, results
 from segnet_jax.reporting.page.record import Record, read_record, worst_listed
 from segnet_jax.reporting.published import beside, print_published
 from segnet_jax.reporting.tables import percent
+from segnet_jax.system.command import run_command
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_json, atomic_write_text
 
 DESCRIPTION = """Draws a run's report.html anew from its folder alone, or sets several runs side by side.
 

@@ -7,24 +7,23 @@ from functools import partial
 
 import jax
 
-from segnet_jax import runs
-from segnet_jax.beginning import Beginning, begin
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.delineation import evaluate_boundaries
-from segnet_jax.endings import Stopped
-from segnet_jax.finishing import finish
-from segnet_jax.flags import parse_config
-from segnet_jax.loop import Training
-from segnet_jax.material import Steps
-from segnet_jax.memory import telling_of_memory
-from segnet_jax.outcome import command_to_go_on
-from segnet_jax.pipeline.decoded import in_words
+from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_config
+from segnet_jax.data.input_pipeline.cache import in_words
+from segnet_jax.distributed.hosts import join
 from segnet_jax.reporting.logbook import Logbook
-from segnet_jax.reporting.saying import say, say_nothing
-from segnet_jax.results import write_result
-from segnet_jax.stopping import Stop
-from segnet_jax.training.hosts import join
+from segnet_jax.runs import run_folder
+from segnet_jax.runs.loop import Training
+from segnet_jax.runs.out_of_memory import telling_of_memory
+from segnet_jax.runs.outcome import command_to_go_on
+from segnet_jax.runs.result import finish, write_result
+from segnet_jax.runs.session import Beginning, begin
+from segnet_jax.runs.setup import Steps
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import say, say_nothing
+from segnet_jax.system.errors import Stopped
+from segnet_jax.system.signals import Stop
+from segnet_jax.training.evaluation import evaluate_boundaries
 
 DESCRIPTION = """Trains SegNet; leaves a run folder with checkpoints, scores and pictures.
 
@@ -71,7 +70,7 @@ def train(config: Config) -> int:
         if hosts.is_writer:  # after no step at all nothing is saved
             sum_of_state = start.checkpoints.confirm("newest", step) if step else None
             start.outcome.update(saved=step or None, state=sum_of_state)
-        if not runs.is_finished(start.meta, total_steps):
+        if not run_folder.is_finished(start.meta, total_steps):
             start.outcome["why"] = f"stopped after step {step} of {total_steps}"
             if leaving or should_stop():
                 raise Stopped(leaving or stop.exit_code, start.outcome["why"])

@@ -1,9 +1,14 @@
 """Eight CPU devices and strict JAX for every test."""
 
 import os
+import pathlib
+import sys
 import tempfile
 
-from xla_flags import with_fake_devices
+# Tests of one room take helpers from those of another, and from here.
+sys.path[:0] = sorted(str(path.parent) for path in pathlib.Path(__file__).parent.glob("*/test_*.py"))
+
+from xla_flags import with_fake_devices  # noqa: E402
 
 os.environ["XLA_FLAGS"] = f"{with_fake_devices(8)} {os.environ.get('XLA_FLAGS', '')}"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -15,7 +20,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["SEGNET_JAX_CACHE"] = _CACHE.name
 
 import gc  # noqa: E402
-import pathlib  # noqa: E402
 import shutil  # noqa: E402
 
 import jax  # noqa: E402

@@ -17,10 +17,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from segnet_jax.command import run_command  # noqa: E402
-from segnet_jax.endings import Stopped  # noqa: E402
-from segnet_jax.errors import UserError  # noqa: E402
-from segnet_jax.training.hosts import join  # noqa: E402
+from segnet_jax.distributed.hosts import join  # noqa: E402
+from segnet_jax.system.command import run_command  # noqa: E402
+from segnet_jax.system.errors import (
+    Stopped,  # noqa: E402
+    UserError,  # noqa: E402
+)
 
 port, process_id, count, heartbeat = sys.argv[1], *map(int, sys.argv[2:5])
 what, *more = sys.argv[5:]

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.labels import CAMVID
-from segnet_jax.datasets.synthetic import street_scenes
+from segnet_jax.data.labels.classes import CAMVID
+from segnet_jax.data.synthetic.street_scenes import street_scenes
 
 SIZE = 24, 32  # rows, columns
 

@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.reporting.kept import images_path, read_images
+from segnet_jax.reporting.evaluations import images_path, read_images
 
 HERE = pathlib.Path(__file__).parent
 STARTS = tomllib.loads((HERE / "starts.toml").read_text(encoding="utf-8"))

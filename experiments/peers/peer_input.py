@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import torch_loader
 from side_by_side import Checks, Comparison, take_turns
 
-from segnet_jax.datasets.camvid import tutorial
-from segnet_jax.datasets.choose import CAMVID_VARIABLE
-from segnet_jax.datasets.synthetic import street_scenes, write_tutorial_layout
-from segnet_jax.download import cache_folder
-from segnet_jax.pipeline import host
-from segnet_jax.pipeline.decoded import decoded
-from segnet_jax.pipeline.plan import Plan
+from segnet_jax.data.camvid.find_folder import CAMVID_VARIABLE
+from segnet_jax.data.input_pipeline import tf_data
+from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.layouts.camvid import tutorial
+from segnet_jax.data.synthetic.street_scenes import street_scenes, write_tutorial_layout
+from segnet_jax.system.download import cache_folder
 
 NUM_CHECKED = 4  # batches
 OUR_TURNS_ARE_LONGER = 8  # times, for they are over sooner
@@ -43,7 +43,7 @@ def compare(
     records = decoded(tutorial(folder).splits["train"], image_size, cache_folder())
     plan = Plan(len(records), batch_size, seed=0, flip=True, shift=10)
     steps = steps or plan.steps_per_epoch
-    ours = host.training_batches(records, plan, host.Share(1, 0, 1, batch_size), 1, range(10**9))
+    ours = tf_data.training_batches(records, plan, tf_data.Share(1, 0, 1, batch_size), 1, range(10**9))
     dataset = torch_loader.CamVid(folder, image_size)
     theirs = iter(torch_loader.loader(dataset, draws(plan), workers))
     checks = Checks()

@@ -75,3 +75,6 @@ class Subject:
         """
         call, variables = jax.jit(partial(self.label_by, model)), jax.device_put(variables)
         return lambda images: tuple(map(np.asarray, call(variables, images)))
+
+
+PLATFORMS = ("cpu", "cuda", "tpu")

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.datasets.labels import ClassTable
-from segnet_jax.endings import Ending
+from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.confusion import scores as scores_of
+from segnet_jax.reporting.evaluations import Images, Picture, keep_evaluation, keep_records, keep_worst
 from segnet_jax.reporting.figures import prediction_pictures
-from segnet_jax.reporting.kept import Images, Picture, keep_evaluation, keep_records, keep_worst
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.page.draw import write_report
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.training_plot import training_plot
+from segnet_jax.system.errors import Ending
 
 DRAWING_SHARE = 0.1
 """Of the time, at most, that pictures, plot and report take before the last evaluation."""

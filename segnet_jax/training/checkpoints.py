@@ -23,11 +23,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
-from segnet_jax.files import atomic_write_json
-from segnet_jax.training.parallel import Devices, replicate
-from segnet_jax.training.sealing import Damaged, link_files, read_manifest, seal, verify
-from segnet_jax.training.shelf import META, Shelf, Which
+from segnet_jax.distributed.data_parallel import Devices, replicate
+from segnet_jax.system.errors import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
+from segnet_jax.system.files import atomic_write_json
+from segnet_jax.training.checkpoint_folders import META, Shelf, Which
+from segnet_jax.training.manifest import Damaged, link_files, read_manifest, seal, verify
 from segnet_jax.training.state import TrainState, are_same, num_bytes_of, sum_of_state
 
 _STATE = "state"

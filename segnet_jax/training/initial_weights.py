@@ -6,14 +6,27 @@ Along the last axis of each of their arrays lie the classes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from segnet_jax.config import Config
-from segnet_jax.errors import UserError, listed
-from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.config.fields import Config
+from segnet_jax.data.input_pipeline import tf_data
+from segnet_jax.distributed.data_parallel import (
+    Devices,
+    prefetch,
+    replicate,
+)
+from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW, TORCH, Preprocessing
+from segnet_jax.nn.segnet import SegNet
+from segnet_jax.system.console import bar
+from segnet_jax.system.errors import UserError, listed
+from segnet_jax.training.batch_norm_statistics import calibrate
+from segnet_jax.training.pretrained_batch_norm import Affine, measure_convolutions, preserve_features
+from segnet_jax.training.state import init_variables
+from segnet_jax.weights.vgg import VGG
 
 Tree = dict[str, dict[str, dict[str, Any]]]
 """Collection -> layer -> part: a network's variables."""
@@ -154,3 +167,79 @@ def _rows(trained: Any, drawn: Any, places: Mapping[str, int], classes: Sequence
         for place, name in enumerate(classes)
     ]
     return np.stack(rows, axis=-1)
+
+
+CALIBRATION_IMAGES = 64  # enough for the statistics of a pretrained encoder to settle
+
+
+def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) -> Preprocessing:
+    """What is done to pixels: what the whole trained network expects, else as the config says, else as the encoder.
+
+    Raises:
+      UserError: the config says otherwise than a whole trained network expects.
+    """
+    wanted = PREPROCESSINGS.get(config.preprocessing)
+    if isinstance(initial, TrainedSegNet):
+        if wanted not in (None, initial.preprocessing):
+            raise UserError(
+                f"--preprocessing {config.preprocessing} is not that of --init {initial.source}, whose mean and "
+                f"deviation are {initial.preprocessing.mean} and {initial.preprocessing.std}",
+                fix="--preprocessing auto",
+            )
+        return initial.preprocessing
+    if wanted is not None:
+        return wanted
+    if config.network == "segnet-basic":
+        return RAW
+    return initial.preprocessing if initial else TORCH
+
+
+def first_variables(
+    config: Config,
+    model: SegNet,
+    initial: VGG | TrainedSegNet | None,
+    preprocessing: Preprocessing,
+    batch_of: Callable[[int], tf_data.Batch],
+    devices: Devices,
+    classes: Sequence[str] = (),
+) -> dict:
+    """Draws the first parameters and puts the trained encoder among them, or takes those of a whole trained network.
+
+    BatchNorm's statistics, of which a plain VGG knows nothing, are then taken from some training images, and the
+    encoder's scale and shift with them where `--init-batch-norm` says so.
+    """
+    draw = partial(init_variables, model, config.seed)
+    if isinstance(initial, TrainedSegNet):
+        return start_from(initial, classes, model.head, draw)
+    variables = draw()
+    if initial is None:
+        return variables
+    from segnet_jax.weights.insert import affine_maps, insert_encoder
+
+    params, batch_stats = insert_encoder(
+        variables["params"],
+        variables["batch_stats"],
+        initial,
+        conv_bias=config.conv_bias,
+        batch_norm_epsilon=config.batch_norm_epsilon,
+    )
+    variables = {"params": params, "batch_stats": batch_stats}
+    at_once = devices.total * config.batch_size_per_device  # of what is accumulated only the first is looked at
+    num_batches = -(-CALIBRATION_IMAGES // at_once)
+
+    def measure(measurement: Callable, *args) -> dict:
+        with bar("calibrating BatchNorm", num_batches) as advance:
+            batches = prefetch(map(batch_of, range(num_batches)), devices)
+            return measurement(*args, batches, preprocessing, devices, advance)
+
+    if config.init_batch_norm == "identity":
+        model = model.clone(frozen_stages=0)
+    else:
+        affine = {conv: Affine(*maps) for conv, maps in affine_maps(initial).items() if conv in params}
+        kernels = {conv: params[conv]["kernel"] for conv in affine}
+        found = measure(measure_convolutions, model, kernels, affine)
+        rescale, normalize = config.init_batch_norm != "preserve", config.init_batch_norm == "normalize"
+        variables = preserve_features(variables, affine, found, config.batch_norm_epsilon, rescale, normalize)
+        model = model.clone(frozen_stages=config.num_stages)  # the decoder is measured behind these very features
+    batch_stats = measure(calibrate, model, replicate(variables, devices))
+    return {"params": variables["params"], "batch_stats": batch_stats}

@@ -20,11 +20,11 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step
 from segnet_jax.nn.convolution import convolve_padded
 from segnet_jax.nn.pooling import max_pool_with_code
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.nn.segnet import SegNet, scaled_stages
-from segnet_jax.training.parallel import AXIS, AheadOfTime, Devices, parallel_eval_step
 
 _PIXELS = (0, 1, 2)
 

@@ -5,15 +5,14 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, Literal
 
-from segnet_jax import assembly
-from segnet_jax.config import Config
-from segnet_jax.datasets.labels import ClassTable
-from segnet_jax.errors import UserError
+from segnet_jax.config.fields import Config
+from segnet_jax.data.labels.classes import ClassTable
+from segnet_jax.distributed.data_parallel import Devices, replicate
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.training import statistics
+from segnet_jax.system.errors import UserError
+from segnet_jax.training import batch_norm_statistics, build
+from segnet_jax.training.checkpoint_folders import Which
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.parallel import Devices, replicate
-from segnet_jax.training.shelf import Which
 
 Asked = Literal["result", Which]
 """A checkpoint as it is asked for; "result": the one that the run's own result is of."""
@@ -81,16 +80,16 @@ def restore(
         if step is None:
             raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
         meta = checkpoints.read_meta(which, step)
-        model = assembly.build_model(config, len(meta["classes"]), precision)
-        optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
-        shapes = assembly.state_shapes(model, optimizer, meta["precision"], config.average > 0)
+        model = build.build_model(config, len(meta["classes"]), precision)
+        optimizer, _ = build.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
+        shapes = build.state_shapes(model, optimizer, meta["precision"], config.average > 0)
         try:
             state = checkpoints.restore(which, step, shapes)
         except ValueError as error:  # the files are whole: Orbax tells of shapes or names that differ
             why = " ".join(str(error).split())[:200]
             raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {why}") from None
         variables = state.variables if averaged else state.replace(average=None).variables
-        recomputed = statistics.kept(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
+        recomputed = batch_norm_statistics.kept(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
     if state.average is not None and not averaged:  # they belong to the average
         recomputed = None
     if config.batch_norm == "recompute" and recomputed is None:

@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from segnet_jax.training.averaging import begun
+from segnet_jax.training.ema import begun
 from segnet_jax.training.precision import LossScale, all_finite
 
 

@@ -14,22 +14,15 @@ import optax
 from flax import linen as nn
 from jax import lax
 
+from segnet_jax.distributed.data_parallel import AXIS
 from segnet_jax.metrics.boundary import boundary_counts
 from segnet_jax.metrics.confusion import confusion_matrices
 from segnet_jax.nn.preprocessing import Preprocessing, normalise
-from segnet_jax.training.averaging import averaged
+from segnet_jax.training.ema import averaged
+from segnet_jax.training.inputs import MakeBatch
 from segnet_jax.training.losses import cross_entropy_sum, num_right, num_valid
-from segnet_jax.training.parallel import AXIS
 from segnet_jax.training.precision import all_finite
 from segnet_jax.training.state import TrainState, split_layers
-
-MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
-"""(inputs, store) -> batch, inside the step: from what the host sends and what stays on the devices."""
-
-
-def as_sent(inputs: dict[str, jax.Array], _store: Any) -> dict[str, jax.Array]:
-    """The batch where the host sends it whole."""
-    return inputs
 
 
 def train_steps(
@@ -152,7 +145,7 @@ def train_step(
 
 
 def _keys(seed: int, step: jax.Array, accumulate: int, batch_size: int) -> jax.Array:
-    """Random keys of this device's images in a step, [A,B], by their places in the global batch (`host.Share`)."""
+    """Random keys of this device's images in a step, [A,B], by their places in the global batch (`tf_data.Share`)."""
     batch, place = jnp.arange(accumulate)[:, None], jnp.arange(batch_size)[None]
     device = batch * lax.axis_size(AXIS) + lax.axis_index(AXIS)
     key = jax.random.fold_in(jax.random.key(seed), step)

@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from segnet_jax.download import is_web_page
-from segnet_jax.errors import UserError
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.weights import caffe, caffe_segnet, keras, npz, onnx, own_segnet, safetensors, torch
-from segnet_jax.weights.caffe_segnet import CaffeSegNet
+from segnet_jax.system.download import is_web_page
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.zips import check_zip
+from segnet_jax.weights import own_segnet
+from segnet_jax.weights.containers.pickled import CodeInside
+from segnet_jax.weights.formats import caffe, caffe_segnet, keras, npz, onnx, safetensors, torch
+from segnet_jax.weights.formats.caffe_segnet import CaffeSegNet
 from segnet_jax.weights.own_segnet import OwnSegNet
-from segnet_jax.weights.pickled import CodeInside
 from segnet_jax.weights.vgg import VGG
-from segnet_jax.zips import check_zip
 
 FORMATS = "torch .pth, .safetensors, Keras .h5 or .keras, ONNX, .npz, .caffemodel"
 _MAX_BYTES = 2_000_000_000  # VGG-19 with its classifier has 575 million, in float64 twice as many

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.weights.containers.stored import StoredTensor, read_numbers
 from segnet_jax.weights.safetensors_file import open_checked
-from segnet_jax.weights.stored import StoredTensor, read_numbers
 
 _PLACES = {  # a tensor's name behind the layer's and its number of axes -> where it is in Flax
     ("weight", 4): ("params", "kernel"),

@@ -5,15 +5,11 @@ torchvision's file name says. SegNets for `convert NAME`, by SegNet-Tutorial's `
 published, and they are served over plain HTTP; the first download's sum is kept and later ones must match it.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from segnet_jax.download import Resource, cache_folder, fetch
-from segnet_jax.errors import UserError
-from segnet_jax.weights.vgg import VGG, ConvWeights
+from segnet_jax.system.download import Resource, cache_folder, fetch
+from segnet_jax.system.errors import UserError
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _KERAS_FIRST = "https://github.com/fchollet/deep-learning-models/releases/download/v0.1"
@@ -51,11 +47,6 @@ PUBLISHED = {
         hint=f"{_HINT} (torchvision's vgg19-dcbb9e9d.pth will do too), or train without: --init none",
     ),
 }
-
-_IMAGENET = {"vgg16": "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"}
-"""Encoder -> `checksum` of the VGG authors' ImageNet weights, which Keras ships: the sum over the 26 tensors of an
-independent copy that was compared with printed values of the authors' network."""
-
 _CAMBRIDGE = "http://mi.eng.cam.ac.uk/~agk34/resources/SegNet"
 _SEGNET_BYTES = (117_700_000, 130_000_000)  # 29.45 million numbers of four bytes, and some for names and settings
 _BASIC_BYTES = (5_660_000, 8_000_000)  # 1.42 million
@@ -78,30 +69,6 @@ PUBLISHED_SEGNETS = {
     "bayesian_segnet_basic_camvid": _segnet("bayesian_segnet_basic_camvid", _BASIC_BYTES),
     "segnet_weights_driving_webdemo": _segnet("segnet_weights_driving_webdemo", _SEGNET_BYTES),
 }
-
-
-def checksum(convs: Mapping[str, ConvWeights]) -> str:
-    """Return the sha256 over all convolutions in order, each kernel (HWIO, the first for BGR) and its bias, float32."""
-    digest = hashlib.sha256()
-    for conv, weights in convs.items():
-        kernel = weights.kernel[:, :, ::-1] if conv == "conv1_1" else weights.kernel
-        digest.update(np.ascontiguousarray(kernel, np.float32))
-        digest.update(np.ascontiguousarray(weights.bias, np.float32))
-    return digest.hexdigest()
-
-
-def is_published(convs: Mapping[str, ConvWeights], encoder: str) -> bool:
-    """Whether these are the VGG authors' ImageNet weights to the last bit."""
-    plain = all(weights.batch_norm is None for weights in convs.values())
-    return plain and encoder in _IMAGENET and checksum(convs) == _IMAGENET[encoder]
-
-
-def describe(vgg: VGG) -> str:
-    """Return a line for the log: what the weights are, and the preprocessing that they expect."""
-    name = vgg.encoder.upper().replace("VGG", "VGG-") + (" with BatchNorm" if vgg.batch_norm_epsilon else "")
-    known = f"ImageNet {name}, verified" if is_published(vgg.convs, vgg.encoder) else name
-    mean, std = (" ".join(f"{value:g}" for value in values) for values in vars(vgg.preprocessing).values())
-    return f"{known}; expects RGB images of mean {mean} and deviation {std}"
 
 
 def obtain(init: str, folder: Path | None = None) -> Path:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config_files import recipe_differences
-from segnet_jax.datasets.labels import CAMVID
-from segnet_jax.errors import UserError
+from segnet_jax.config.files import recipe_differences
+from segnet_jax.data.labels.classes import CAMVID
+from segnet_jax.reporting.pace import duration
 from segnet_jax.reporting.page.record import Record, number, text, whole
-from segnet_jax.reporting.progress import duration
 from segnet_jax.reporting.tables import percent
+from segnet_jax.system.errors import UserError
 
 _MOST_CHANGES = 200  # settings that a page lists
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import differences
+from segnet_jax.config.fields import differences
 from segnet_jax.metrics.bootstrap import Interval, intervals
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.reporting.kept import Images, images_path, read_images
+from segnet_jax.reporting.evaluations import Images, images_path, read_images
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.record import Record, number, text, whole
 from segnet_jax.reporting.published import SCORES, Ours

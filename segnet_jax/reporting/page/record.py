@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import Config
-from segnet_jax.config_files import read_whole_config
-from segnet_jax.errors import UserError, shown
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_whole_config
 from segnet_jax.metrics.confusion import Scores, scores
-from segnet_jax.reporting.kept import FOLDER, RECORDS_FILE, UNCERTAINTY_FILE, WORST_FILE
+from segnet_jax.reporting.evaluations import FOLDER, RECORDS_FILE, UNCERTAINTY_FILE, WORST_FILE
 from segnet_jax.reporting.metrics_log import FILE_NAME, read_metrics
+from segnet_jax.system.errors import UserError, shown
 
 _MOST_BYTES = 64 * 2**20  # of a file that is read whole
 _MOST_STEPS = 8  # whose pictures a page holds

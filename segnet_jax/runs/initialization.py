@@ -1,0 +1,109 @@
+"""Reads what `--init` names: a VGG for the encoder, or a trained SegNet for the whole network.
+
+A SegNet comes from a run folder, from `export --format safetensors`, or from a `.caffemodel`. It is read as it is:
+nothing is written to a run that is started from, and a checkpoint of it that is damaged is not replaced by another.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax
+
+from segnet_jax.config import files
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import override, read_protocol
+from segnet_jax.data.labels.classes import CAMVID
+from segnet_jax.distributed.data_parallel import Devices
+from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW
+from segnet_jax.runs.checks import check_takes_vgg
+from segnet_jax.system.download import cache_folder
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.lock import is_held
+from segnet_jax.training import build, checkpoint_folders
+from segnet_jax.training.initial_weights import TrainedSegNet, check_fits
+from segnet_jax.training.restored import restore
+from segnet_jax.training.state import variable_shapes
+from segnet_jax.weights.formats.caffe_segnet import BATCH_NORM_EPSILON
+from segnet_jax.weights.load import kind_of_file, read_caffe_segnet, read_own_segnet, read_vgg
+from segnet_jax.weights.published import PUBLISHED, obtain
+from segnet_jax.weights.vgg import VGG
+
+_CAFFE_RECIPES = {"segnet": "camvid-tutorial", "segnet-basic": "segnet-basic"}
+
+
+def read_initial(
+    config: Config, devices: Devices, say: Callable[[str], None], share: Callable[[str], str] = lambda text: text
+) -> VGG | TrainedSegNet | None:
+    """Read the weights that `--init` names, fetching a published VGG if need be; None for "none".
+
+    Args:
+      config: of the training.
+      devices: of the training.
+      say: prints a line.
+      share: (text of process 0) -> that text in every process.
+
+    Raises:
+      UserError: there are none, they are damaged or do not fit, or come from a run that is still training.
+    """
+    if config.init == "none":
+        return None
+    path = pathlib.Path(config.init).expanduser()
+    if config.init not in PUBLISHED and path.is_dir():
+        trained = _read_run(config, path, devices, say, share)
+    else:
+        path = obtain(config.init, cache_folder())
+        kind = "vgg" if config.init in PUBLISHED else kind_of_file(path)
+        if kind == "vgg":
+            check_takes_vgg(config)
+            return read_vgg(path, config.encoder, PREPROCESSINGS.get(config.preprocessing))  # None for "auto"
+        trained = _read_own(config, path) if kind == "segnet" else _read_caffe(config, path)
+    model = build.build_model(config, 1, "float32")  # of any number of classes: what fits does not depend on it
+    check_fits(trained, config, variable_shapes(model), model.head)
+    return trained
+
+
+def check_is_other_run(config: Config) -> None:
+    """Check that a run to start from is not the run to be trained.
+
+    Raises:
+      UserError: it is.
+    """
+    path = pathlib.Path(config.init).expanduser()
+    if config.run and path.is_dir() and os.path.realpath(config.run) == os.path.realpath(path):
+        raise UserError(f"--init {config.init} is the run to be trained itself: name another --run, or another --init")
+
+
+def _read_run(
+    config: Config, folder: pathlib.Path, devices: Devices, say: Callable[[str], None], share: Callable[[str], str]
+) -> TrainedSegNet:
+    """Read the variables that a run's result is of."""
+    source = files.read_run(folder)
+    if who := is_held(folder):
+        raise UserError(f"--init {config.init} is still training, by {who}: wait until it has ended, or stop it")
+    alone = Devices(devices.local[:1], 1)
+    restored = restore(str(folder), source, "result", alone, "float32", say, intact=True, share=share)
+    which = {"newest": "the last", "best": "the best"}[restored.which]
+    about = f"step {restored.meta['step']}, {which}"
+    if source.average > 0:
+        about += ", averaged parameters"
+    variables = jax.device_get(restored.variables)
+    preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
+    return TrainedSegNet(config.init, about, source, restored.classes.names, preprocessing, variables)
+
+
+def _read_own(config: Config, path: pathlib.Path) -> TrainedSegNet:
+    found = read_own_segnet(path)
+    settings = override(Config(), found.settings, source=str(path))
+    return TrainedSegNet(config.init, found.about, settings, found.classes, found.preprocessing, found.variables)
+
+
+def _read_caffe(config: Config, path: pathlib.Path) -> TrainedSegNet:
+    """Read a SegNet's `.caffemodel`, which does not name its classes: eleven are taken for CamVid's, in their order."""
+    found = read_caffe_segnet(path)
+    source = read_protocol(_CAFFE_RECIPES[found.network], Config())
+    source = dataclasses.replace(source, batch_norm_epsilon=BATCH_NORM_EPSILON)
+    classes = CAMVID.names if found.num_classes == len(CAMVID) else None
+    variables = {"params": found.params, "batch_stats": found.batch_stats}
+    return TrainedSegNet(config.init, "trained by Caffe", source, classes, RAW, variables)

@@ -1,0 +1,292 @@
+"""What a config resolves to on this machine with this data: checked, read, and built into steps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from segnet_jax.config.fields import Config
+from segnet_jax.data.dataset import DataSet, Split
+from segnet_jax.data.input_pipeline import tf_data
+from segnet_jax.data.input_pipeline.cache import Records
+from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, replicate
+from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.nn.segnet import SegNet
+from segnet_jax.runs import dataset, dataset_checks
+from segnet_jax.runs.checks import another_batch, check_network
+from segnet_jax.runs.dataset import open_data, tell_of_sizes, validation_split
+from segnet_jax.system.errors import UserError
+from segnet_jax.training import build, build_steps, initial_weights
+from segnet_jax.training.devices import device_share, start_devices, steps_per_call
+from segnet_jax.training.evaluation import Evaluation
+from segnet_jax.training.initial_weights import TrainedSegNet
+from segnet_jax.training.inputs import Input, Place, agree_on_place, choose_place, evaluation_input, training_input
+from segnet_jax.training.state import TrainState, create_state
+from segnet_jax.weights.vgg import VGG
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a config comes to on this machine with this data.
+
+    Attributes:
+      devices: to train on.
+      precision: of activations, never "auto".
+      data_set: opened, not read.
+      scored: the split that is scored during training.
+      plan: of the whole training.
+      total_steps: of the whole training.
+      steps_per_call: that the devices take at one bidding.
+    """
+
+    devices: Devices
+    precision: str
+    data_set: DataSet
+    scored: str
+    plan: Plan
+    total_steps: int
+    steps_per_call: int
+
+    @property
+    def train_split(self) -> Split:
+        """What is trained on."""
+        return self.data_set.splits["train"]
+
+    @property
+    def scored_split(self) -> Split:
+        """What is scored."""
+        return self.data_set.splits[self.scored]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be gone on from, as JSON."""
+        return {
+            "classes": list(self.data_set.classes.names),
+            "data": {name: split.fingerprint for name, split in self.data_set.splits.items()},
+            "global_batch_size": self.plan.global_batch_size,
+            "precision": self.precision,
+        }
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a report tells of the data and the batch, as JSON."""
+        return {
+            "data_set": self.data_set.name,
+            "split": self.scored,
+            "num_images": {name: len(split) for name, split in self.data_set.splits.items()},
+            "fingerprints": self.identity["data"],
+            "global_batch_size": self.plan.global_batch_size,
+        }
+
+
+def settle(config: Config, say: Callable[[str], None]) -> Setting:
+    """Finds devices and data, and says what it found.
+
+    Raises:
+      UserError: if the config does not fit them, or itself.
+    """
+    check_network(config)
+    _check_selection(config)
+    devices, precision = start_devices(config, say)
+    say(f"devices  {devices}, {precision}")
+    data_set = open_data(config)
+    for note in data_set.notes:
+        say(note)
+    tell_of_sizes(config, data_set, say)
+    if config.split_rule == "trainval":
+        say("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
+    num_records = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
+    fingerprint = data_set.splits["train"].fingerprint[:12]
+    say(f"data     {data_set.name}: {num_records}; {len(data_set.classes)} classes; {fingerprint}")
+    plan = _plan(config, devices, len(data_set.splits["train"]))
+    say(f"plan     {config.epochs} epochs of {plan.steps_per_epoch} steps of {plan.global_batch_size} images")
+    if config.freeze != "none" and config.init == "none":
+        say(f"warning: --freeze {config.freeze} with --init none keeps random weights as they are: add --init")
+    if told := another_batch(config, devices, plan):
+        say(f"warning: {told}")
+    total_steps = config.epochs * plan.steps_per_epoch
+    scored, per_call = validation_split(data_set), steps_per_call(config, devices)
+    return Setting(devices, precision, data_set, scored, plan, total_steps, per_call)
+
+
+def _check_selection(config: Config) -> None:
+    """Check that no checkpoint is selected by test images.
+
+    Raises:
+      UserError: `--split-rule trainval`, which has no validation images, with the best checkpoint's result.
+    """
+    if config.split_rule == "trainval" and config.result_checkpoint != "last":
+        raise UserError(
+            "--split-rule trainval has no validation images to select the best checkpoint by, got --result-checkpoint "
+            f"{config.result_checkpoint}: add --result-checkpoint last"
+        )
+
+
+def epochs_between_scores(config: Config) -> int:
+    """Return how many epochs lie between two evaluations.
+
+    All of them with `--split-rule trainval`: its test images are scored once, after the last step, so that nothing is
+    chosen by them while training.
+    """
+    return config.epochs if config.split_rule == "trainval" else config.evaluate_every
+
+
+def _plan(config: Config, devices: Devices, num_images: int) -> Plan:
+    """The plan of the whole training; where there are too few images for it, the fix is the batch that would do."""
+    at_once = devices.total * config.accumulate
+    try:
+        drawn = (config.flip, config.shift, config.scale, config.color)
+        return Plan(num_images, at_once * config.batch_size_per_device, config.seed, *drawn)
+    except UserError as error:
+        most = num_images // at_once
+        fix = f"--batch-size-per-device {most}" if most else "--devices 1 --accumulate 1 --batch-size-per-device 1"
+        raise UserError(error.faults[0].what, kind=error.kind, fix=fix) from None
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a training computes.
+
+    Attributes:
+      source: of the training's batches.
+      take: the training step; with the state and a call's inputs it gives the state after them, and measures.
+      evaluate: with variables and what asks whether to stop, it scores them; None where it was to stop.
+    """
+
+    source: Input
+    take: AheadOfTime
+    evaluate: Callable[..., Evaluation | None]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a training is made of.
+
+    Attributes:
+      config: of it.
+      setting: what the config comes to here.
+      initial: the encoder or the whole network to start from; None where there is none, or it is not needed any more.
+      preprocessing: of pixels.
+      class_weights: float32 [C].
+      records: to train on.
+      records_scored: to score.
+      place: where both lie.
+      share: this process's part of each global batch.
+      model: the network.
+      optimizer: with its schedule.
+      schedule: the course of the learning rate.
+      shapes: of the state.
+    """
+
+    config: Config
+    setting: Setting
+    initial: VGG | TrainedSegNet | None
+    preprocessing: Preprocessing
+    class_weights: np.ndarray
+    records: Records
+    records_scored: Records
+    place: Place
+    share: tf_data.Share
+    model: SegNet
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    shapes: TrainState
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all images and labels."""
+        return self.records.num_bytes + self.records_scored.num_bytes
+
+    def batch_of(self, step: int) -> tf_data.Batch:
+        """This process's part of the batch of a step, counted from 0."""
+        return tf_data.training_batch(self.records, self.setting.plan, self.share, self.config.accumulate, step)
+
+    def first_state(self) -> TrainState:
+        """That before the first step, on the devices."""
+        devices, precision = self.setting.devices, self.setting.precision
+        first = (
+            self.model,
+            self.initial,
+            self.preprocessing,
+            self.batch_of,
+            devices,
+            self.setting.data_set.classes.names,
+        )
+        variables = initial_weights.first_variables(self.config, *first)
+        return replicate(create_state(variables, self.optimizer, precision, self.config.average > 0), devices)
+
+    def build_steps(self, say: Callable[[str], None]) -> Steps:
+        """The steps of training and evaluation, which tell when they are compiled: when they are first taken."""
+        config, devices, records_scored = self.config, self.setting.devices, self.records_scored
+        settings = {
+            "model": self.model,
+            "class_weights": jnp.asarray(self.class_weights),
+            "preprocessing": self.preprocessing,
+        }
+        source = training_input(self.place, self.records, self.setting.plan, self.share, config.accumulate, devices)
+        take = build_steps.build_train_step(
+            source,
+            devices,
+            say,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            half_gradients=config.half_gradients,
+            seed=config.seed,
+            average=config.average,
+            **settings,
+        )
+        source_scored = evaluation_input(self.place, records_scored, self.share, devices)
+        evaluate = build_steps.build_evaluator(source_scored, len(records_scored), self.share, devices, say, **settings)
+        return Steps(source, take, evaluate)
+
+
+def read_material(
+    config: Config,
+    setting: Setting,
+    initial: VGG | TrainedSegNet | None,
+    preprocessing: Preprocessing,
+    class_weights: np.ndarray,
+    say: Callable[[str], None],
+    exchange: Callable[[str], list[str]] = lambda text: [text],
+) -> Material:
+    """Decodes every record, looks at every label, and chooses where all of it lies; nothing is compiled.
+
+    Args:
+      config: of the training.
+      setting: what it comes to here.
+      initial: the encoder or the whole network to start from, if there is one.
+      preprocessing: of pixels.
+      class_weights: float32 [C].
+      say: prints a line.
+      exchange: (this process's text) -> that of each process, for what they must agree on.
+
+    Raises:
+      UserError: if the labels teach nothing, or the records do not fit where they are wanted.
+    """
+    devices, plan, classes = setting.devices, setting.plan, setting.data_set.classes
+    records = dataset.decode(setting.train_split, config, "reading training images", say)
+    records_scored = dataset.decode(setting.scored_split, config, f"reading {setting.scored} images", say)
+    dataset_checks.warn_of_labels(classes, say, **{"train": records, setting.scored: records_scored})
+    model = build.build_model(config, len(classes), setting.precision)
+    optimizer, schedule = build.build_optimizer(config, plan.steps_per_epoch)
+    wanted = "device" if setting.steps_per_call > 1 else config.input
+    place = agree_on_place(choose_place(wanted, devices, records, records_scored), exchange, say)
+    return Material(
+        config=config,
+        setting=setting,
+        initial=initial,
+        preprocessing=preprocessing,
+        class_weights=class_weights,
+        records=records,
+        records_scored=records_scored,
+        place=place,
+        share=device_share(devices, config.batch_size_per_device),
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        shapes=build.state_shapes(model, optimizer, setting.precision, config.average > 0),
+    )

@@ -1,0 +1,276 @@
+"""Precise batch-norm statistics: computed over the training images after training, and stored.
+
+The running averages cover the last few dozen batches, augmented, under parameters that were still changing. Precise
+statistics are of every training image as it is, under the parameters that are scored: the mean over batches, as large
+as those of the training, of the batches' own means and variances. SegNet's authors did so before each test.
+
+They are kept in `checkpoints/statistics/SUM`, a sealed folder named by the sum of the checkpoint's state: they are
+found for that state alone, and the checkpoint itself, from which training resumes bit for bit, stays as it was saved.
+
+Source: SegNet-Tutorial, Scripts/compute_bn_statistics.py.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from segnet_jax.config.fields import Config
+from segnet_jax.data.input_pipeline import tf_data
+from segnet_jax.data.input_pipeline.cache import Records
+from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
+from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.training.devices import device_share
+from segnet_jax.training.manifest import Damaged, NewerFormat, seal, verify
+from segnet_jax.training.state import split_layers
+
+
+def calibrate(
+    model: nn.Module,
+    variables: dict,
+    batches: Iterable[dict[str, jax.Array]],
+    preprocessing: Preprocessing,
+    devices: Devices,
+    on_batch: Callable[[], None] = lambda: None,
+) -> dict:
+    """Returns the running statistics that the given batches have under the given parameters.
+
+    Args:
+      model: the network. Where its BatchNorm is not synchronised, the batches are those of single devices.
+      variables: the network's, replicated; of its running statistics only those of frozen layers matter, and stay.
+      batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
+      preprocessing: what the network expects of an image.
+      devices: to compute on.
+      on_batch: called after each batch.
+    """
+    of_batch = _batch_statistics(model, preprocessing)
+
+    def statistics(variables, batch, _store):
+        found = of_batch(variables, batch)
+        return (found if model.sync_axis else lax.pmean(found, AXIS)), ()
+
+    step = AheadOfTime(parallel_eval_step(statistics, devices), "the calibration", devices)
+    total, count = None, 0
+    for batch in batches:
+        found = jax.device_get(step(variables, batch)[0])
+        total = found if total is None else jax.tree.map(lambda a, b: a + b, total, found)
+        count += 1
+        on_batch()
+    mean = jax.tree.map(lambda sum_: (sum_ / count).astype(sum_.dtype), total)
+    return mean | split_layers(jax.device_get(variables["batch_stats"]), model.is_frozen)[0]
+
+
+class CountedBatch(NamedTuple):
+    """A batch whose statistics are to be pooled with those of others.
+
+    Attributes:
+      batch: on the devices, as `calibrate` takes them.
+      num_images: that the statistics of one normalization are taken over.
+      is_repeated: each device has the same images, which count once.
+    """
+
+    batch: dict[str, jax.Array]
+    num_images: int
+    is_repeated: bool = False
+
+
+def population_statistics(
+    model: nn.Module,
+    variables: dict,
+    batches: Iterable[CountedBatch],
+    preprocessing: Preprocessing,
+    devices: Devices,
+    on_batch: Callable[[int], None] = lambda num_images: None,
+) -> dict:
+    """Return the mean and variance of each BatchNorm's input over all pixels of all batches.
+
+    Each batch passes through the network as in training, normalized by its own statistics; these are then pooled. With
+    n images in a batch, N in all, and the batch's mean m and variance v:
+    mean M = sum(n m) / N, variance = sum(n v) / N + sum(n (m - M)^2) / N: the mean of the variances plus the variance
+    of the means.
+
+    Args:
+      model: the network.
+      variables: the network's, replicated; its running statistics do not matter.
+      batches: at least one.
+      preprocessing: what the network expects of an image.
+      devices: to compute on.
+      on_batch: called with the number of images after each batch.
+
+    Returns:
+      "batch_stats", float32 on the host.
+    """
+    of_batch = _batch_statistics(model, preprocessing)
+
+    def statistics(variables, batch, _store):
+        return lax.all_gather(of_batch(variables, batch), AXIS), ()  # leaves [devices, channels]
+
+    step = AheadOfTime(parallel_eval_step(statistics, devices), "the calibration", devices)
+    found, counts = [], []
+    for batch, num_images, is_repeated in batches:
+        by_device = jax.device_get(step(variables, batch)[0])
+        # Synchronized statistics are the same on each device: one of them stands for the whole batch.
+        num_groups = 1 if model.sync_axis or is_repeated else devices.total
+        for group in range(num_groups):
+            found.append(jax.tree.map(lambda leaf, group=group: leaf[group], by_device))
+            counts.append(num_images)
+        on_batch(num_images * num_groups)
+    pooled = {layer: pool_moments(counts, [each[layer] for each in found]) for layer in found[0]}
+    return pooled | split_layers(jax.device_get(variables["batch_stats"]), model.is_frozen)[0]
+
+
+def pool_moments(counts: list[int], moments: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the mean and variance of a set from those of its parts (law of total variance), in float64 inside.
+
+    Args:
+      counts: size of each part.
+      moments: {"mean": [C], "var": [C]} of each part, the variance biased.
+
+    Returns:
+      {"mean": float32 [C], "var": float32 [C]}, the variance biased.
+    """
+    weights = np.asarray(counts, np.float64) / np.sum(counts)
+    means, variances = (np.stack([each[name] for each in moments]).astype(np.float64) for name in ("mean", "var"))
+    mean = weights @ means
+    return {"mean": mean.astype(np.float32), "var": (weights @ (variances + (means - mean) ** 2)).astype(np.float32)}
+
+
+def _batch_statistics(model: nn.Module, preprocessing: Preprocessing) -> Callable[[dict, dict], dict]:
+    """Return a function (variables, a device's batch) -> the statistics that the batch has in training."""
+    forgetful = model.clone(batch_norm_momentum=0.0)  # whose new running statistics are the batch's own
+
+    def of_batch(variables, batch):
+        image = normalise(batch["image"][0], preprocessing, model.dtype)
+        _, updated = forgetful.apply(variables, image, train=True, mutable=["batch_stats"])
+        return updated["batch_stats"]
+
+    return of_batch
+
+
+_FOLDER, _FILE = "statistics", "batch_stats.safetensors"
+
+
+def keep(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Keeps statistics; the same, taken in the same way, are not kept twice.
+
+    Args:
+      checkpoints: the folder of the run's checkpoints.
+      state: the sum of the checkpoint's state.
+      batch_stats: of its network.
+      facts: how they were taken, as JSON.
+
+    Raises:
+      OSError: from the disk.
+    """
+    folder = _place(checkpoints, state)
+    if kept(checkpoints, state, batch_stats) is not None and facts.items() <= verify(folder).items():
+        return
+    partial = folder.with_name(f".{folder.name}.partial")
+    for path in (partial, folder):  # what a kill has left, or what is damaged
+        shutil.rmtree(path, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(_named(batch_stats), partial / _FILE)
+    seal(partial, folder, {"state": state, **facts})
+
+
+def kept(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[str, Any] | None:
+    """The statistics that are kept for a checkpoint; None where there are none that are whole.
+
+    Args:
+      checkpoints: the folder of the run's checkpoints.
+      state: the sum of the checkpoint's state.
+      like: statistics of the same shapes.
+    """
+    folder = _place(checkpoints, state)
+    wanted = _named(like)
+    try:
+        if verify(folder)["state"] != state:
+            return None
+        found = load_file(folder / _FILE)
+    except (Damaged, NewerFormat, OSError, KeyError, ValueError, SafetensorError):
+        return None
+    if {name: array.shape for name, array in found.items()} != {name: array.shape for name, array in wanted.items()}:
+        return None
+    leaves = [found[name].astype(array.dtype) for name, array in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _place(checkpoints: pathlib.Path, state: str) -> pathlib.Path:
+    return checkpoints / _FOLDER / state[:16]
+
+
+def _named(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The leaves in their order, each by its path."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in paths}
+
+
+def recompute(
+    config: Config,
+    global_batch_size: int,
+    model: nn.Module,
+    variables: dict[str, Any],
+    records: Records,
+    preprocessing: Preprocessing,
+    devices: Devices,
+    on_images: Callable[[int], None] = lambda number: None,
+) -> dict[str, Any]:
+    """The statistics of a trained network over its training images, each once.
+
+    With `batch_norm_variance` "batches" the images that fill no whole batch are left out, as in the tutorial's script;
+    with "population" they are passed in batches of their own.
+
+    Args:
+      config: the run's.
+      global_batch_size: of its training.
+      model: the network, BatchNorm apart.
+      variables: its "params" and "batch_stats", replicated.
+      records: the training images.
+      preprocessing: what the network expects of an image.
+      devices: to compute on. What is found does not depend on how many, where the run synchronised its statistics; else
+        only the images left over do.
+      on_images: called with the number of images after each batch.
+
+    Returns:
+      "batch_stats" on the host, to be replicated.
+    """
+    if config.sync_batch_norm:
+        batch_size = global_batch_size // config.accumulate
+        count = max(count for count in range(1, devices.total + 1) if batch_size % count == 0)
+        if count < devices.total:
+            devices = dataclasses.replace(devices, local=devices.local[:count], total=count)
+            variables = replicate(variables, devices)
+    else:
+        batch_size = config.batch_size_per_device * devices.total
+    # Shuffled, as in the tutorial's data layer: frames of one sequence are too alike to make the variance of a batch.
+    plan = Plan(len(records), batch_size, config.seed, flip=False, shift=0)
+    share = device_share(devices, batch_size // devices.total)
+    batch_of = partial(tf_data.training_batch, records, plan, share, 1)
+    batches = prefetch(map(batch_of, range(plan.steps_per_epoch)), devices)
+    if config.batch_norm_variance == "batches":
+        return calibrate(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))
+    num_images = batch_size if config.sync_batch_norm else config.batch_size_per_device
+    whole = (CountedBatch(batch, num_images) for batch in batches)
+    rest = _remaining_batches(records, plan, devices, config.batch_size_per_device)
+    return population_statistics(model, variables, itertools.chain(whole, rest), preprocessing, devices, on_images)
+
+
+def _remaining_batches(records: Records, plan: Plan, devices: Devices, batch_size: int) -> Iterator[CountedBatch]:
+    """Yield the images of an epoch that fill no whole batch, at most `batch_size` at once, the same on each device."""
+    remaining = plan.remainder(0)
+    for first in range(0, len(remaining), batch_size):
+        images = np.stack([records.read(int(index))[0] for index in remaining[first : first + batch_size]])
+        repeated = np.broadcast_to(images, (len(devices.local), 1, *images.shape))
+        (batch,) = prefetch([{"image": repeated}], devices)
+        yield CountedBatch(batch, len(images), is_repeated=True)

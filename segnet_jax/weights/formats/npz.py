@@ -1,0 +1,135 @@
+"""Our own names, in an `.npz` file: `conv1_1/kernel`, `conv1_1/bias`, `preprocessing/mean`, `preprocessing/std`.
+
+Kernels are [3,3,in,out] for RGB input; mean and std have three numbers, RGB, 0..255. A VGG with BatchNorm has
+`conv1_1_bn/scale`, `/bias`, `/mean`, `/var` too, and `batch_norm_epsilon`.
+"""
+
+import io
+import math
+import tokenize
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_bytes
+from segnet_jax.system.zips import check_zip
+from segnet_jax.weights.containers.stored import StoredTensor
+from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
+
+_MEAN, _STD, _EPSILON = "preprocessing/mean", "preprocessing/std", "batch_norm_epsilon"
+
+_MAX_HEADER = 1000
+"""Bytes of a `.npy` header, which numpy parses as a Python literal: too few to nest deeply. A tensor's has some 120."""
+
+
+def table(encoder: str, batch_norm: bool) -> Table:
+    """Map our own names to the network."""
+    entries: Table = {}
+    for conv in conv_channels(encoder):
+        entries[f"{conv}/kernel"] = (conv, "kernel")
+        entries[f"{conv}/bias"] = (conv, "bias")
+        if batch_norm:
+            entries[f"{conv}_bn/scale"] = (conv, "bn_scale")
+            entries[f"{conv}_bn/bias"] = (conv, "bn_bias")
+            entries[f"{conv}_bn/mean"] = (conv, "bn_mean")
+            entries[f"{conv}_bn/var"] = (conv, "bn_var")
+    return entries
+
+
+def read_own_names(tensors: Mapping[str, StoredTensor], encoder: str) -> VGG:
+    """Build a VGG from tensors that have our names.
+
+    Raises:
+      ValueError: the tensors do not fit the table.
+    """
+    batch_norm = "conv1_1_bn/scale" in tensors
+    extras = {_MEAN: (3,), _STD: (3,)} | ({_EPSILON: ()} if batch_norm else {})
+    if absent := [name for name, shape in extras.items() if name not in tensors or tensors[name].shape != shape]:
+        raise ValueError(
+            f"lacks {' and '.join(absent)}, the preprocessing that the weights expect (3 numbers each, RGB, 0..255)"
+        )
+    convs = assemble(
+        tensors,
+        encoder,
+        lambda name: table(name, batch_norm),
+        unused=extras.keys(),
+        layout="HWIO",
+        channel_order="RGB",
+    )
+    mean, std = (tuple(float(value) for value in tensors[name].read()) for name in (_MEAN, _STD))
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and min(std) > 0):
+        raise ValueError(f"has the preprocessing mean {mean} and std {std}; they must be finite, std above 0")
+    epsilon = float(tensors[_EPSILON].read()) if batch_norm else None
+    if epsilon is not None and not 0 < epsilon <= 1:
+        raise ValueError(f"has the {_EPSILON} {epsilon}; it must be above 0 and at most 1")
+    return VGG(encoder, convs, Preprocessing(mean, std), epsilon)
+
+
+def read(path: Path, encoder: str) -> VGG:
+    """Read an `.npz` file; headers are checked before any data is read, and pickled arrays are refused."""
+    check_zip(path)
+    with zipfile.ZipFile(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".npy")]
+        if len(set(members)) != len(members):
+            raise ValueError("contains an array twice")
+        return read_own_names({name.removesuffix(".npy"): _stored(archive, name) for name in members}, encoder)
+
+
+def save_npz(path: Path, vgg: VGG) -> None:
+    """Write a VGG under our names, atomically.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    arrays = {_MEAN: np.float64(vgg.preprocessing.mean), _STD: np.float64(vgg.preprocessing.std)}
+    if vgg.batch_norm_epsilon is not None:
+        arrays[_EPSILON] = np.float64(vgg.batch_norm_epsilon)
+    for conv, weights in vgg.convs.items():
+        arrays[f"{conv}/kernel"], arrays[f"{conv}/bias"] = weights.kernel, weights.bias
+        if weights.batch_norm:
+            for part in ("scale", "bias", "mean", "var"):
+                arrays[f"{conv}_bn/{part}"] = getattr(weights.batch_norm, part)
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    try:
+        atomic_write_bytes(path, packed.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _stored(archive: zipfile.ZipFile, member: str) -> StoredTensor:
+    """Return an array whose member is as long as its header says, so that its size is known before it is unpacked."""
+    with archive.open(member) as file:
+        shape, dtype = _read_header(file, member)
+        start = file.tell()
+    if dtype.kind != "f":  # objects among them, which would be pickles
+        raise ValueError(f"{member} has type {dtype}, but weights are floating-point numbers")
+    if archive.getinfo(member).file_size != start + math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{member} has the shape {shape} and another number of bytes")
+
+    def read_array() -> np.ndarray:
+        with archive.open(member) as file:
+            return npy.read_array(file, allow_pickle=False, max_header_size=_MAX_HEADER)
+
+    return StoredTensor(shape, read_array)
+
+
+def _read_header(file: BinaryIO, member: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Read a `.npy` header; the file then stands at the numbers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about types and headers of Python 2
+            read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
+            shape, _, dtype = read(file, max_header_size=_MAX_HEADER)
+    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        raise ValueError(f"{member} has no header as numpy writes it for an array: {error}") from None
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{member} has the impossible shape {shape}")
+    return shape, dtype

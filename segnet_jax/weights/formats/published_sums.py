@@ -1,0 +1,36 @@
+"""How to recognize published weights in any file, by the sum of their numbers."""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from segnet_jax.weights.vgg import VGG, ConvWeights
+
+_IMAGENET = {"vgg16": "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"}
+"""Encoder -> `checksum` of the VGG authors' ImageNet weights, which Keras ships: the sum over the 26 tensors of an
+independent copy that was compared with printed values of the authors' network."""
+
+
+def checksum(convs: Mapping[str, ConvWeights]) -> str:
+    """Return the sha256 over all convolutions in order, each kernel (HWIO, the first for BGR) and its bias, float32."""
+    digest = hashlib.sha256()
+    for conv, weights in convs.items():
+        kernel = weights.kernel[:, :, ::-1] if conv == "conv1_1" else weights.kernel
+        digest.update(np.ascontiguousarray(kernel, np.float32))
+        digest.update(np.ascontiguousarray(weights.bias, np.float32))
+    return digest.hexdigest()
+
+
+def is_published(convs: Mapping[str, ConvWeights], encoder: str) -> bool:
+    """Whether these are the VGG authors' ImageNet weights to the last bit."""
+    plain = all(weights.batch_norm is None for weights in convs.values())
+    return plain and encoder in _IMAGENET and checksum(convs) == _IMAGENET[encoder]
+
+
+def describe(vgg: VGG) -> str:
+    """Return a line for the log: what the weights are, and the preprocessing that they expect."""
+    name = vgg.encoder.upper().replace("VGG", "VGG-") + (" with BatchNorm" if vgg.batch_norm_epsilon else "")
+    known = f"ImageNet {name}, verified" if is_published(vgg.convs, vgg.encoder) else name
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in vars(vgg.preprocessing).values())
+    return f"{known}; expects RGB images of mean {mean} and deviation {std}"

@@ -1,0 +1,186 @@
+"""Frozen stages: their parameters and statistics keep their first bits, and the step computes no gradient of them."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from segnet_jax.config.fields import Config
+from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_step, replicate
+from segnet_jax.nn.preprocessing import TORCH, normalise
+from segnet_jax.nn.segnet import encoder_stage
+from segnet_jax.runs import checks
+from segnet_jax.system.errors import UserError
+from segnet_jax.training import build
+from segnet_jax.training.batch_norm_statistics import calibrate
+from segnet_jax.training.inputs import as_sent
+from segnet_jax.training.state import create_state, init_variables
+from segnet_jax.training.steps import train_steps
+
+CLASSES, SIZE = 4, 16
+SMALL = {"init": "none", "depth": 2, "width": 1 / 16, "image_size": (SIZE, SIZE), "class_weights": "none"}
+OF_STAGE_1 = {"conv1_1", "conv1_1_bn", "conv1_2", "conv1_2_bn"}
+OF_ENCODER = OF_STAGE_1 | {"conv2_1", "conv2_1_bn", "conv2_2", "conv2_2_bn"}
+
+
+def made(num_devices=1, precision="float32", **changed):
+    """A state, and a function (state, batch) -> state that takes one step of the config."""
+    config = Config(**SMALL | {"learning_rate": 0.05} | changed)
+    devices = choose_devices(str(num_devices))
+    model = build.build_model(config, CLASSES, precision)
+    optimizer, schedule = build.build_optimizer(config, steps_per_epoch=10)
+    variables = init_variables(model, seed=0)
+    statistics = np.random.default_rng(1)
+    variables["batch_stats"] = jax.tree.map(
+        lambda leaf: leaf + statistics.random(leaf.shape, np.float32), variables["batch_stats"]
+    )
+    state = replicate(create_state(variables, optimizer, precision, config.average > 0), devices)
+    step = partial(
+        train_steps,
+        make_batch=as_sent,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        class_weights=jnp.ones(CLASSES),
+        preprocessing=TORCH,
+        average=config.average,
+    )
+    mapped = parallel_train_step(step, devices)
+
+    def take(state, batch):
+        new, measures = mapped(state, {name: array[:, None] for name, array in batch.items()}, ())
+        assert measures["finite"].all()
+        return new
+
+    take.lower = lambda state, batch: mapped.lower(state, {name: array[:, None] for name, array in batch.items()}, ())
+    return model, state, take, devices
+
+
+def random_batch(num_devices=1, accumulate=1, batch_size=2, seed=0):
+    random, shape = np.random.default_rng(seed), (num_devices, accumulate, batch_size, SIZE, SIZE)
+    label = random.integers(0, CLASSES, shape).astype(np.uint8)
+    return {"image": random.integers(0, 256, (*shape, 3), np.uint8), "label": label}
+
+
+def changed_layers(before, after):
+    """Layers of a collection of which any number changed, compared bit for bit."""
+    return {
+        layer
+        for layer, parts in before.items()
+        if any(np.asarray(array).tobytes() != np.asarray(after[layer][part]).tobytes() for part, array in parts.items())
+    }
+
+
+@pytest.mark.parametrize(
+    "changed, num_devices, accumulate",
+    [
+        pytest.param({"average": 0.9, "weight_decay": 0.1}, 8, 1, id="8 devices, average"),
+        pytest.param({"precision": "float16", "dropout": 0.5, "conv_bias": True}, 1, 2, id="float16, accumulated"),
+        pytest.param({"sync_batch_norm": False, "average": 0.9}, 3, 1, id="unsynchronised", marks=pytest.mark.slow),
+        pytest.param({"optimizer": "adamw", "bias_rate": 2.0}, 1, 1, id="adamw", marks=pytest.mark.slow),
+    ],
+)
+def test_after_twenty_steps_the_encoder_has_its_first_bits_and_the_decoder_has_not(changed, num_devices, accumulate):
+    _, state, take, _ = made(num_devices, freeze="encoder", **changed)
+    first = jax.device_get(state)
+    for seed in range(20):
+        state = take(state, random_batch(num_devices, accumulate, seed=seed))
+    last = jax.device_get(state)
+    trees = [(first.params, last.params), (first.batch_stats, last.batch_stats)]
+    if last.average is not None:
+        trees += [(first.average[name], last.average[name]) for name in ("params", "batch_stats")]
+    for before, after in trees:
+        assert before.keys() == after.keys()
+        assert changed_layers(before, after) == before.keys() - OF_ENCODER
+
+
+def test_frozen_stages_are_the_first_ones_and_all_others_are_trained():
+    _, state, take, _ = made(freeze="1")
+    first = jax.device_get(state)
+    last = jax.device_get(take(state, random_batch()))
+    for before, after in ((first.params, last.params), (first.batch_stats, last.batch_stats)):
+        assert changed_layers(before, after) == before.keys() - OF_STAGE_1
+
+
+def test_segnet_basic_has_its_stages_frozen_too():
+    _, state, take, _ = made(network="segnet-basic", freeze="1", preprocessing="raw")
+    first = jax.device_get(state)
+    last = jax.device_get(take(state, random_batch()))
+    assert changed_layers(first.params, last.params) == first.params.keys() - {"conv1", "conv1_bn"}
+
+
+def test_a_step_is_the_whole_networks_with_running_statistics_in_the_frozen_stages():
+    """Against plain `jax.grad` by all parameters of the same network, its frozen layers then put back."""
+    model, state, take, _ = made(freeze="1", momentum=0.0, weight_decay=0.0)
+    before, batch = jax.device_get(state), random_batch()
+    after = take(state, batch)
+    image, label = normalise(jnp.asarray(batch["image"][0, 0]), TORCH), batch["label"][0, 0]
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": before.batch_stats}
+        logits, updated = model.clone(sync_axis=None).apply(variables, image, train=True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean(), updated["batch_stats"]
+
+    grads, statistics = jax.jit(jax.grad(loss_fn, has_aux=True))(before.params)
+    expected = jax.tree.map(lambda param, grad: param - 0.05 * grad, before.params, grads)
+    expected |= {layer: before.params[layer] for layer in OF_STAGE_1}
+    for tree, ours in ((expected, after.params), (statistics, after.batch_stats)):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, tree)
+    # The frozen layers were normalized by their running statistics, which another image's would not change.
+    jax.tree.map(np.testing.assert_array_equal, statistics["conv1_1_bn"], before.batch_stats["conv1_1_bn"])
+
+
+def num_convolutions(lowered):
+    return lowered.compile().as_text().count(" convolution(")
+
+
+@pytest.mark.parametrize("freeze, num_gradients", [("none", 4 + 3 + 4 + 4), ("1", 2 + 2 + 4 + 3), ("encoder", 4 + 3)])
+def test_the_compiled_step_has_no_convolution_for_the_gradient_of_a_frozen_kernel(freeze, num_gradients):
+    """Of n convolutions the step has n for the output, one for each trained kernel, and one for each image's gradient.
+
+    The image's gradient of the first trained convolution is not needed. Counted are those of the backward pass.
+    """
+    _, state, take, _ = made(freeze=freeze)
+    batch = random_batch()
+    model = made(freeze=freeze)[0]
+    forward = jax.jit(lambda variables, image: model.apply(variables, image, train=False))
+    image = normalise(jnp.asarray(batch["image"][0, 0]), TORCH)
+    num_forward = num_convolutions(forward.lower({"params": state.params, "batch_stats": state.batch_stats}, image))
+    assert num_forward == 8
+    assert num_convolutions(take.lower(state, batch)) - num_forward == num_gradients
+
+
+def test_the_optimizer_has_no_state_for_frozen_layers():
+    _, state, _, _ = made(freeze="encoder")
+    layers = {path[-2].key for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state) if leaf.ndim}
+    assert layers == state.params.keys() - OF_ENCODER
+
+
+def test_recomputed_statistics_leave_those_of_frozen_layers_alone():
+    model, state, _, devices = made(3, freeze="1")
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    batches = [jax.device_put(random_batch(3, seed=seed), devices.split) for seed in range(3)]
+    found = calibrate(model, variables, batches, TORCH, devices)
+    before = jax.device_get(state.batch_stats)
+    assert changed_layers(before, found) == before.keys() - OF_STAGE_1
+
+
+@pytest.mark.parametrize(
+    "layer, stage",
+    [
+        *(("conv1_1", 1), ("conv1_1_bn", 1), ("conv5_4", 5), ("conv3", 3), ("conv3_bn", 3)),
+        *(("conv1_1_D", None), ("conv5_3_D_bn", None), ("conv_decode1", None), ("conv_classifier", None)),
+        ("upsample2", None),
+    ],
+)
+def test_the_stage_of_a_layer_is_read_from_its_name(layer, stage):
+    assert encoder_stage(layer) == stage
+
+
+@pytest.mark.parametrize("freeze, told", [("3", "--freeze 3 names a stage"), ("encoders", "--freeze must be")])
+def test_a_stage_that_the_network_does_not_have_is_refused(freeze, told):
+    with pytest.raises(UserError, match=told):
+        checks.check_network(Config(**SMALL, freeze=freeze))
