@@ -186,8 +186,8 @@ def train_and_score(
         "result": ["-m", "segnet_jax.train", "--config", config, *flags, "--data", data, "--run", run],
         "scores": [*evaluate, "--batch-norm", "recompute", "--json"],
     }
-    if "average" in study.variants[variant]:
-        commands["not_averaged"] = [*evaluate, "--no-averaged", "--json"]
+    if "ema_decay" in study.variants[variant]:
+        commands["not_averaged"] = [*evaluate, "--no-ema", "--json"]
     rows = [row for table in study.tables.values() for row in table["rows"] if row["variant"] == variant]
     if any(row.get("batch_norm") in OTHERS for row in rows):
         commands["others"] = [HERE / "ablation" / "other_statistics.py", run, "--data", data, "--json"]

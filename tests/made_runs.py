@@ -52,8 +52,8 @@ def make_run(folder, classes=CAMVID, told=None, **settings):
     with Checkpoints(folder / "checkpoints", devices) as checkpoints:
         for which, step in (("best", 7), ("newest", 8)):
             state = create_state(random_variables(model, step), optimizer, "float32")
-            if config.average > 0:
-                state = state.replace(average=random_variables(model, step + 100))
+            if config.ema_decay > 0:
+                state = state.replace(ema=random_variables(model, step + 100))
             checkpoints.save(which, step, replicate(state, devices), meta | {"step": step})
         checkpoints.wait()
     return folder

@@ -69,12 +69,13 @@ CASES = {  # name -> commands, run one after another in a folder of their own
     ],
     "two-devices-options": [
         f"train --run run {SMALL} --depth 2 --fake-devices 2 --devices 2 --batch-size-per-device 1 --input device "
-        "--accumulate 2 --half-gradients --average 0.9 --schedule poly --fit letterbox --upsampling bilinear --epochs 2"
+        "--grad-accum-steps 2 --half-gradients --ema-decay 0.9 --schedule poly --fit letterbox --upsampling bilinear "
+        "--epochs 2"
     ],
     "lower-segnet": [f"{LOWER} --platforms cpu cuda --out lowered"],
     "lower-segnet-options": [
-        f"{LOWER} --devices 2 --accumulate 2 --average 0.9 --dropout 0.5 --scale 0.8 1.2 --color 0.3 --encoder vgg19 "
-        "--upsampling learnt --half-gradients --platforms cpu --precision float16 --out lowered"
+        f"{LOWER} --devices 2 --grad-accum-steps 2 --ema-decay 0.9 --dropout 0.5 --scale 0.8 1.2 --color 0.3 "
+        "--encoder vgg19 --upsampling learnt --half-gradients --platforms cpu --precision float16 --out lowered"
     ],
     "lower-segnet-basic": [f"{LOWER} --protocol segnet-basic --input host --platforms cpu tpu --out lowered"],
 }

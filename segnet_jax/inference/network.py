@@ -15,7 +15,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import override
 from segnet_jax.data.labels.classes import ClassTable, Color
 from segnet_jax.nn.folding import fold_batch_norm
-from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.console import say
 from segnet_jax.system.errors import UserError
@@ -65,7 +65,7 @@ class Network:
         Returns:
           Logits, float32 [B,H,W,C].
         """
-        seen = normalise(images, self.preprocessing, self.model.dtype)
+        seen = normalize(images, self.preprocessing, self.model.dtype)
         return self.model.apply(variables, seen, train=False, keys=keys)
 
     def logits(self, images: np.ndarray) -> jax.Array:

@@ -86,7 +86,7 @@ def _read_run(
     restored = restore(str(folder), source, "result", alone, "float32", say, intact=True, share=share)
     which = {"newest": "the last", "best": "the best"}[restored.which]
     about = f"step {restored.meta['step']}, {which}"
-    if source.average > 0:
+    if source.ema_decay > 0:
         about += ", averaged parameters"
     variables = jax.device_get(restored.variables)
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)

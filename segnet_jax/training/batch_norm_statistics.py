@@ -27,11 +27,11 @@ from safetensors.numpy import load_file, save_file
 
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline import tf_data
-from segnet_jax.data.input_pipeline.cache import Records
-from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.input_pipeline.cache import CachedSplit
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
-from segnet_jax.nn.preprocessing import Preprocessing, normalise
-from segnet_jax.training.devices import device_share
+from segnet_jax.nn.preprocessing import Preprocessing, normalize
+from segnet_jax.training.devices import device_shard
 from segnet_jax.training.manifest import Damaged, NewerFormat, seal, verify
 from segnet_jax.training.state import split_layers
 
@@ -151,7 +151,7 @@ def _batch_statistics(model: nn.Module, preprocessing: Preprocessing) -> Callabl
     forgetful = model.clone(batch_norm_momentum=0.0)  # whose new running statistics are the batch's own
 
     def of_batch(variables, batch):
-        image = normalise(batch["image"][0], preprocessing, model.dtype)
+        image = normalize(batch["image"][0], preprocessing, model.dtype)
         _, updated = forgetful.apply(variables, image, train=True, mutable=["batch_stats"])
         return updated["batch_stats"]
 
@@ -221,7 +221,7 @@ def recompute(
     global_batch_size: int,
     model: nn.Module,
     variables: dict[str, Any],
-    records: Records,
+    samples: CachedSplit,
     preprocessing: Preprocessing,
     devices: Devices,
     on_images: Callable[[int], None] = lambda number: None,
@@ -236,7 +236,7 @@ def recompute(
       global_batch_size: of its training.
       model: the network, BatchNorm apart.
       variables: its "params" and "batch_stats", replicated.
-      records: the training images.
+      samples: the training images.
       preprocessing: what the network expects of an image.
       devices: to compute on. What is found does not depend on how many, where the run synchronised its statistics; else
         only the images left over do.
@@ -246,7 +246,7 @@ def recompute(
       "batch_stats" on the host, to be replicated.
     """
     if config.sync_batch_norm:
-        batch_size = global_batch_size // config.accumulate
+        batch_size = global_batch_size // config.grad_accum_steps
         count = max(count for count in range(1, devices.total + 1) if batch_size % count == 0)
         if count < devices.total:
             devices = dataclasses.replace(devices, local=devices.local[:count], total=count)
@@ -254,23 +254,25 @@ def recompute(
     else:
         batch_size = config.batch_size_per_device * devices.total
     # Shuffled, as in the tutorial's data layer: frames of one sequence are too alike to make the variance of a batch.
-    plan = Plan(len(records), batch_size, config.seed, flip=False, shift=0)
-    share = device_share(devices, batch_size // devices.total)
-    batch_of = partial(tf_data.training_batch, records, plan, share, 1)
-    batches = prefetch(map(batch_of, range(plan.steps_per_epoch)), devices)
+    sampler = Sampler(len(samples), batch_size, config.seed, flip=False, shift=0)
+    shard = device_shard(devices, batch_size // devices.total)
+    batch_of = partial(tf_data.training_batch, samples, sampler, shard, 1)
+    batches = prefetch(map(batch_of, range(sampler.steps_per_epoch)), devices)
     if config.batch_norm_variance == "batches":
         return calibrate(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))
     num_images = batch_size if config.sync_batch_norm else config.batch_size_per_device
     whole = (CountedBatch(batch, num_images) for batch in batches)
-    rest = _remaining_batches(records, plan, devices, config.batch_size_per_device)
+    rest = _remaining_batches(samples, sampler, devices, config.batch_size_per_device)
     return population_statistics(model, variables, itertools.chain(whole, rest), preprocessing, devices, on_images)
 
 
-def _remaining_batches(records: Records, plan: Plan, devices: Devices, batch_size: int) -> Iterator[CountedBatch]:
+def _remaining_batches(
+    samples: CachedSplit, sampler: Sampler, devices: Devices, batch_size: int
+) -> Iterator[CountedBatch]:
     """Yield the images of an epoch that fill no whole batch, at most `batch_size` at once, the same on each device."""
-    remaining = plan.remainder(0)
+    remaining = sampler.remainder(0)
     for first in range(0, len(remaining), batch_size):
-        images = np.stack([records.read(int(index))[0] for index in remaining[first : first + batch_size]])
+        images = np.stack([samples.read(int(index))[0] for index in remaining[first : first + batch_size]])
         repeated = np.broadcast_to(images, (len(devices.local), 1, *images.shape))
         (batch,) = prefetch([{"image": repeated}], devices)
         yield CountedBatch(batch, len(images), is_repeated=True)

@@ -58,7 +58,11 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.Gradien
         drop_factor=config.step_factor,
         power=config.poly_power,
     )
-    factors = {"decay_scale": config.decay_scale, "decay_shift": config.decay_shift, "bias_rate": config.bias_rate}
+    factors = {
+        "decay_scale": config.decay_scale,
+        "decay_shift": config.decay_shift,
+        "bias_lr_mult": config.bias_lr_mult,
+    }
     optimizer = OPTIMIZERS[config.optimizer](schedule, config.momentum, config.weight_decay, **factors)
     if config.encoder_lr_mult != 1:
         optimizer = scale_encoder(optimizer, config.encoder_lr_mult)
@@ -67,9 +71,7 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.Gradien
     return optimizer, schedule
 
 
-def state_shapes(
-    model: SegNet, optimizer: optax.GradientTransformation, precision: str, has_average: bool
-) -> TrainState:
+def state_shapes(model: SegNet, optimizer: optax.GradientTransformation, precision: str, has_ema: bool) -> TrainState:
     """What a training state looks like, for restoring one: shapes and dtypes, nothing computed."""
-    create = partial(create_state, optimizer=optimizer, precision=precision, has_average=has_average)
+    create = partial(create_state, optimizer=optimizer, precision=precision, has_ema=has_ema)
     return jax.eval_shape(create, variable_shapes(model))

@@ -52,7 +52,7 @@ def sgd(
     momentum: float,
     weight_decay: float,
     decay_scale: bool = False,
-    bias_rate: float = 1.0,
+    bias_lr_mult: float = 1.0,
     decay_shift: bool = False,
 ) -> optax.GradientTransformation:
     """SGD with momentum; L2 pulls on convolution kernels, never on their biases; on BatchNorm as told.
@@ -62,11 +62,11 @@ def sgd(
       momentum: share of the last update that goes on.
       weight_decay: times the parameter is added to its gradient.
       decay_scale: L2 pulls on BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
-      bias_rate: factor on the learning rate of the convolutions' biases; there 2.
+      bias_lr_mult: factor on the learning rate of the convolutions' biases; there 2.
       decay_shift: L2 pulls on BatchNorm's shift too, as in MATLAB (OffsetL2Factor 1).
     """
     decay = optax.add_decayed_weights(weight_decay, mask=_decayed(decay_scale, decay_shift))
-    return _with_bias_rate(bias_rate, decay, optax.sgd(learning_rate, momentum=momentum))
+    return _with_bias_rate(bias_lr_mult, decay, optax.sgd(learning_rate, momentum=momentum))
 
 
 def adamw(
@@ -74,7 +74,7 @@ def adamw(
     momentum: float,
     weight_decay: float,
     decay_scale: bool = False,
-    bias_rate: float = 1.0,
+    bias_lr_mult: float = 1.0,
     decay_shift: bool = False,
 ) -> optax.GradientTransformation:
     """Build AdamW with the weight-decay mask of `sgd`; beta2 is 0.999 and epsilon 1e-8.
@@ -84,7 +84,7 @@ def adamw(
       momentum: beta1.
       weight_decay: times the parameter and the learning rate is subtracted, whatever the gradient.
       decay_scale: as `sgd`.
-      bias_rate: as `sgd`.
+      bias_lr_mult: as `sgd`.
       decay_shift: as `sgd`.
 
     Source: Loshchilov & Hutter 2019 (arXiv 1711.05101).
@@ -95,7 +95,7 @@ def adamw(
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an integer count
             return adam.update(grads, state, params)
 
-    return _with_bias_rate(bias_rate, optax.GradientTransformation(adam.init, update))
+    return _with_bias_rate(bias_lr_mult, optax.GradientTransformation(adam.init, update))
 
 
 OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
@@ -136,11 +136,11 @@ def _decayed(decay_scale: bool, decay_shift: bool) -> Callable:
     return partial(_where, is_decayed)
 
 
-def _with_bias_rate(bias_rate: float, *steps: optax.GradientTransformation) -> optax.GradientTransformation:
-    if bias_rate == 1:
+def _with_bias_rate(bias_lr_mult: float, *steps: optax.GradientTransformation) -> optax.GradientTransformation:
+    if bias_lr_mult == 1:
         return optax.chain(*steps)
     biases = partial(_where, lambda path: path[-1] == "bias" and not path[-2].endswith("_bn"))
-    return optax.chain(*steps, optax.masked(optax.scale(bias_rate), biases))
+    return optax.chain(*steps, optax.masked(optax.scale(bias_lr_mult), biases))
 
 
 def _where(condition: Callable[[list[str]], bool], params) -> Any:

@@ -23,7 +23,7 @@ from jax import lax
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step
 from segnet_jax.nn.convolution import convolve_padded
 from segnet_jax.nn.pooling import max_pool_with_code
-from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet, scaled_stages
 
 _PIXELS = (0, 1, 2)
@@ -63,7 +63,7 @@ def measure_convolutions(
 
     def statistics(weights, batch, _store):
         kernels, affine = weights
-        x, found = normalise(batch["image"][0], preprocessing), {}
+        x, found = normalize(batch["image"][0], preprocessing), {}
         for stage, (_, num_convolutions) in enumerate(scaled_stages(model.encoder, model.depth, model.width), start=1):
             for conv in (f"conv{stage}_{i}" for i in range(1, num_convolutions + 1)):
                 y = convolve_padded(x, kernels[conv])

@@ -49,7 +49,7 @@ def restore(
     devices: Devices,
     precision: str,
     say: Callable[[str], None],
-    averaged: bool = True,
+    use_ema: bool = True,
     intact: bool = False,
     share: Callable[[str], str] = lambda text: text,
 ) -> Restored:
@@ -62,7 +62,7 @@ def restore(
       devices: where its variables are to lie.
       precision: of activations, not "auto".
       say: told of damaged checkpoints.
-      averaged: take the average of the parameters where the run has one, not those of the step itself.
+      use_ema: take the average of the parameters where the run has one, not those of the step itself.
       intact: refuse a run whose latest checkpoint is damaged, and leave its folder as it is.
       share: (text of process 0) -> that text in every process that restores.
 
@@ -82,15 +82,15 @@ def restore(
         meta = checkpoints.read_meta(which, step)
         model = build.build_model(config, len(meta["classes"]), precision)
         optimizer, _ = build.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
-        shapes = build.state_shapes(model, optimizer, meta["precision"], config.average > 0)
+        shapes = build.state_shapes(model, optimizer, meta["precision"], config.ema_decay > 0)
         try:
             state = checkpoints.restore(which, step, shapes)
         except ValueError as error:  # the files are whole: Orbax tells of shapes or names that differ
             why = " ".join(str(error).split())[:200]
             raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {why}") from None
-        variables = state.variables if averaged else state.replace(average=None).variables
+        variables = state.variables if use_ema else state.replace(ema=None).variables
         recomputed = batch_norm_statistics.kept(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
-    if state.average is not None and not averaged:  # they belong to the average
+    if state.ema is not None and not use_ema:  # they belong to the average
         recomputed = None
     if config.batch_norm == "recompute" and recomputed is None:
         say(f"the {which} checkpoint of {run} has no recomputed BatchNorm statistics: the running ones are used")

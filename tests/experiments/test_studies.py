@@ -16,7 +16,7 @@ from segnet_jax.training.build import build_model
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "ablation"
 STUDIES = sorted((ROOT / "experiments").glob("*/study.toml"))
-STRONG_PARTS = {"scale", "color", "average"}
+STRONG_PARTS = {"scale", "color", "ema_decay"}
 LENGTH = {"epochs", "image_size", "shift"}
 
 

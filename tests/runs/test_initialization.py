@@ -93,9 +93,9 @@ def test_parameters_and_statistics_are_those_of_the_checkpoint_that_the_result_i
 
 
 def test_where_the_run_has_averaged_parameters_those_are_taken(tmp_path):
-    folder = make_run(tmp_path / "run", average=0.9)
-    state, expected = first_state(folder), saved(folder)["average"]
-    assert state.average is None
+    folder = make_run(tmp_path / "run", ema_decay=0.9)
+    state, expected = first_state(folder), saved(folder)["ema"]
+    assert state.ema is None
     assert_same_bits({"params": state.params, "batch_stats": state.batch_stats}, expected)
     assert_same_bits(first_state(folder, average=0.99).average, expected)  # a new average begins with it
 
@@ -113,8 +113,8 @@ def test_recomputed_statistics_are_taken_where_the_run_is_scored_by_them(tmp_pat
 def test_before_any_step_it_scores_what_the_run_scores(source, tmp_path, capsys):
     told = tmp_path / "scores.json"
     evaluate.evaluate(evaluate.Options(str(source), json=str(told)))
-    begun = material(source)
-    found = begun.build_steps(say_nothing).evaluate(begun.first_state().variables)
+    init_ema = material(source)
+    found = init_ema.build_steps(say_nothing).evaluate(init_ema.first_state().variables)
     scores = json.loads(told.read_text())
     assert found.confusion.sum() == sum(each["pixels"] for each in scores["per_class"].values())
     rights = {name: int(found.confusion[place, place]) for place, name in enumerate(CAMVID.names)}
@@ -128,16 +128,16 @@ def test_from_the_export_and_from_the_run_the_first_step_is_the_same_to_the_last
     from_run = material(source)
     steps = from_run.build_steps(say_nothing)
     for init in (source, exported):
-        begun = material(init)
-        assert begun.preprocessing == from_run.preprocessing
-        state, _ = steps.take(begun.first_state(), jax.device_put(_inputs(from_run), from_run.setting.devices.split))
+        init_ema = material(init)
+        assert init_ema.preprocessing == from_run.preprocessing
+        state, _ = steps.take(init_ema.first_state(), jax.device_put(_inputs(from_run), from_run.setting.devices.split))
         states.append(jax.device_get(state))
     assert int(states[0].step) == 1
     assert_same_bits(states[1], states[0])
 
 
-def _inputs(begun):
-    return next(iter(begun.build_steps(say_nothing).source.inputs([range(0, 1)])))
+def _inputs(init_ema):
+    return next(iter(init_ema.build_steps(say_nothing).source.inputs([range(0, 1)])))
 
 
 # --- other classes ---
@@ -215,7 +215,7 @@ def test_it_trains_on_eight_devices_in_float16_at_another_size_and_resumes_witho
         "--devices",
         "8",
     )
-    flags += ("--image-size", "32", "40", "--batch-size-per-device", "1", "--epochs", "2", "--accumulate", "1")
+    flags += ("--image-size", "32", "40", "--batch-size-per-device", "1", "--epochs", "2", "--grad-accum-steps", "1")
     assert train_by(*flags, "--max-steps", "1") == 0
     assert f"init     {gone}, step 7, the best: all 11 classes kept" in capfd.readouterr().err
     assert f'init = "{gone}"' in (tmp_path / "run" / "config.toml").read_text()
@@ -247,9 +247,9 @@ def test_what_convert_leaves_is_trained_on_and_so_is_the_file_itself(caffe, caps
     network = {"depth": 5, "width": 1.0, "conv_bias": True, "pooling": "ceil", "batch_norm_epsilon": 1e-9}
     lines, states = [], []
     for init in (path, converted):
-        begun = material(init, lines.append, image_size=(32, 32), **network)
-        assert begun.preprocessing.mean == (0, 0, 0) and begun.preprocessing.std == (1, 1, 1)
-        states.append(jax.device_get(begun.first_state()))
+        init_ema = material(init, lines.append, image_size=(32, 32), **network)
+        assert init_ema.preprocessing.mean == (0, 0, 0) and init_ema.preprocessing.std == (1, 1, 1)
+        states.append(jax.device_get(init_ema.first_state()))
     expected = saved(converted)
     for state in states:
         assert_same_bits(state.params, expected["params"])

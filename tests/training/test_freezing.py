@@ -10,7 +10,7 @@ import pytest
 
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_step, replicate
-from segnet_jax.nn.preprocessing import TORCH, normalise
+from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.nn.segnet import encoder_stage
 from segnet_jax.runs import checks
 from segnet_jax.system.errors import UserError
@@ -37,7 +37,7 @@ def made(num_devices=1, precision="float32", **changed):
     variables["batch_stats"] = jax.tree.map(
         lambda leaf: leaf + statistics.random(leaf.shape, np.float32), variables["batch_stats"]
     )
-    state = replicate(create_state(variables, optimizer, precision, config.average > 0), devices)
+    state = replicate(create_state(variables, optimizer, precision, config.ema_decay > 0), devices)
     step = partial(
         train_steps,
         make_batch=as_sent,
@@ -46,7 +46,7 @@ def made(num_devices=1, precision="float32", **changed):
         schedule=schedule,
         class_weights=jnp.ones(CLASSES),
         preprocessing=TORCH,
-        average=config.average,
+        ema_decay=config.ema_decay,
     )
     mapped = parallel_train_step(step, devices)
 
@@ -59,8 +59,8 @@ def made(num_devices=1, precision="float32", **changed):
     return model, state, take, devices
 
 
-def random_batch(num_devices=1, accumulate=1, batch_size=2, seed=0):
-    random, shape = np.random.default_rng(seed), (num_devices, accumulate, batch_size, SIZE, SIZE)
+def random_batch(num_devices=1, grad_accum_steps=1, batch_size=2, seed=0):
+    random, shape = np.random.default_rng(seed), (num_devices, grad_accum_steps, batch_size, SIZE, SIZE)
     label = random.integers(0, CLASSES, shape).astype(np.uint8)
     return {"image": random.integers(0, 256, (*shape, 3), np.uint8), "label": label}
 
@@ -75,23 +75,25 @@ def changed_layers(before, after):
 
 
 @pytest.mark.parametrize(
-    "changed, num_devices, accumulate",
+    "changed, num_devices, grad_accum_steps",
     [
-        pytest.param({"average": 0.9, "weight_decay": 0.1}, 8, 1, id="8 devices, average"),
+        pytest.param({"ema_decay": 0.9, "weight_decay": 0.1}, 8, 1, id="8 devices, average"),
         pytest.param({"precision": "float16", "dropout": 0.5, "conv_bias": True}, 1, 2, id="float16, accumulated"),
-        pytest.param({"sync_batch_norm": False, "average": 0.9}, 3, 1, id="unsynchronised", marks=pytest.mark.slow),
-        pytest.param({"optimizer": "adamw", "bias_rate": 2.0}, 1, 1, id="adamw", marks=pytest.mark.slow),
+        pytest.param({"sync_batch_norm": False, "ema_decay": 0.9}, 3, 1, id="unsynchronised", marks=pytest.mark.slow),
+        pytest.param({"optimizer": "adamw", "bias_lr_mult": 2.0}, 1, 1, id="adamw", marks=pytest.mark.slow),
     ],
 )
-def test_after_twenty_steps_the_encoder_has_its_first_bits_and_the_decoder_has_not(changed, num_devices, accumulate):
+def test_after_twenty_steps_the_encoder_has_its_first_bits_and_the_decoder_has_not(
+    changed, num_devices, grad_accum_steps
+):
     _, state, take, _ = made(num_devices, freeze="encoder", **changed)
     first = jax.device_get(state)
     for seed in range(20):
-        state = take(state, random_batch(num_devices, accumulate, seed=seed))
+        state = take(state, random_batch(num_devices, grad_accum_steps, seed=seed))
     last = jax.device_get(state)
     trees = [(first.params, last.params), (first.batch_stats, last.batch_stats)]
-    if last.average is not None:
-        trees += [(first.average[name], last.average[name]) for name in ("params", "batch_stats")]
+    if last.ema is not None:
+        trees += [(first.ema[name], last.ema[name]) for name in ("params", "batch_stats")]
     for before, after in trees:
         assert before.keys() == after.keys()
         assert changed_layers(before, after) == before.keys() - OF_ENCODER
@@ -117,7 +119,7 @@ def test_a_step_is_the_whole_networks_with_running_statistics_in_the_frozen_stag
     model, state, take, _ = made(freeze="1", momentum=0.0, weight_decay=0.0)
     before, batch = jax.device_get(state), random_batch()
     after = take(state, batch)
-    image, label = normalise(jnp.asarray(batch["image"][0, 0]), TORCH), batch["label"][0, 0]
+    image, label = normalize(jnp.asarray(batch["image"][0, 0]), TORCH), batch["label"][0, 0]
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": before.batch_stats}
@@ -147,7 +149,7 @@ def test_the_compiled_step_has_no_convolution_for_the_gradient_of_a_frozen_kerne
     batch = random_batch()
     model = made(freeze=freeze)[0]
     forward = jax.jit(lambda variables, image: model.apply(variables, image, train=False))
-    image = normalise(jnp.asarray(batch["image"][0, 0]), TORCH)
+    image = normalize(jnp.asarray(batch["image"][0, 0]), TORCH)
     num_forward = num_convolutions(forward.lower({"params": state.params, "batch_stats": state.batch_stats}, image))
     assert num_forward == 8
     assert num_convolutions(take.lower(state, batch)) - num_forward == num_gradients
