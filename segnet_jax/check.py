@@ -47,9 +47,9 @@ def check(config: Config, json: str = "") -> int:
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
         stack.enter_context(stop.at_once())
-        material = read(config, say)
+        setup, initial = read(config, say)
         reading = {"seconds": time.monotonic() - start}
-        found = {"reading": reading} | try_out(material, say)
+        found = {"reading": reading} | try_out(setup, initial, say)
     found["seconds"] = time.monotonic() - start
     print("\n".join(lines(found)))
     if json:

@@ -37,6 +37,28 @@ def another_batch(config: Config, devices: Devices, sampler: Sampler) -> str:
     return told
 
 
+def check_selection(config: Config) -> None:
+    """Check that no checkpoint is selected by test images.
+
+    Raises:
+      UserError: `--split-rule trainval`, which has no validation images, with the best checkpoint's result.
+    """
+    if config.split_rule == "trainval" and config.result_checkpoint != "last":
+        raise UserError(
+            "--split-rule trainval has no validation images to select the best checkpoint by, got --result-checkpoint "
+            f"{config.result_checkpoint}: add --result-checkpoint last"
+        )
+
+
+def epochs_between_evaluations(config: Config) -> int:
+    """Return the number of epochs between two evaluations.
+
+    With `--split-rule trainval` that is all of them: its test images are scored once, after the last step, so that
+    nothing is chosen by them while training.
+    """
+    return config.epochs if config.split_rule == "trainval" else config.evaluate_every
+
+
 def check_network(config: Config) -> None:
     """Refuses, before anything is read or compiled, settings of the network that do not go together.
 

@@ -27,16 +27,19 @@ from segnet_jax.reporting.page.draw import write_report
 from segnet_jax.reporting.run_logger import DRAWING_SHARE
 from segnet_jax.reporting.training_plot import training_plot
 from segnet_jax.runs import find_run
+from segnet_jax.runs.checks import epochs_between_evaluations
 from segnet_jax.runs.initialization import read_initial
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
-from segnet_jax.runs.setup import Material, Setting, Steps, epochs_between_scores, read_material, settle
+from segnet_jax.runs.setup import Setup, Steps, load_data, resolve
 from segnet_jax.system.errors import DiskFailed
 from segnet_jax.training import initial_weights
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import Evaluation
+from segnet_jax.training.initial_weights import TrainedSegNet
 from segnet_jax.training.inputs import calls_of
 from segnet_jax.training.state import TrainState, num_bytes_of
+from segnet_jax.weights.vgg import VGG
 
 MOST_SECONDS = 20.0  # for which steps are timed, after the two that are always taken
 MOST_CALLS = 10
@@ -44,51 +47,53 @@ CALLS_AGAIN = 4  # one more than are under way at once
 BATCHES = 3  # that are scored: as many as are under way at once
 
 
-def read(config: Config, say: Callable[[str], None]) -> Material:
-    """Opens the data, decodes every record and looks at every label, as a training does before its first step.
+def read(config: Config, say: Callable[[str], None]) -> tuple[Setup, VGG | TrainedSegNet | None]:
+    """Resolve a config, decode every sample and check every label, as a training does before its first step.
+
+    Returns:
+      The setup, and the initial weights.
 
     Raises:
       UserError: for what a training would refuse.
     """
     find_run.check_free(config)
-    setting = settle(config, say)
-    initial = read_initial(config, setting.devices, say)
+    setup = resolve(config, say)
+    initial = read_initial(config, setup.devices, say)
     preprocessing = initial_weights.choose_preprocessing(config, initial)
-    class_weights = load_class_weights(config, setting.dataset, say)
-    return read_material(config, setting, initial, preprocessing, class_weights, say)
+    return load_data(setup, preprocessing, load_class_weights(config, setup.dataset, say), say), initial
 
 
-def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
-    """Takes two steps and some more, scores some batches, saves and restores, and tells what the whole run will take.
+def try_out(setup: Setup, initial: VGG | TrainedSegNet | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Take a few steps, score some batches, save and restore, and estimate what the whole run takes.
 
     Returns:
       The measurements, in seconds and bytes, as JSON.
 
     Raises:
-      ExitError: what would end the training too: no memory, no room on the disk, a save that does not come back.
+      ExitError: what would end the training too: no memory, no disk space, a save that cannot be restored.
     """
-    config, setting = material.config, material.setting
-    devices, sampler = setting.devices, setting.sampler
-    find_run.check_room(config, num_bytes_of(material.shapes))
+    config = setup.config
+    devices, sampler = setup.devices, setup.sampler
+    find_run.check_room(config, num_bytes_of(setup.state_shapes))
     batch_size = devices.total * config.batch_size_per_device
-    some = dataclasses.replace(material, eval_samples=_first(material.eval_samples, BATCHES * batch_size))
+    some = dataclasses.replace(setup, eval_samples=_first(setup.eval_samples, BATCHES * batch_size))
     with explain_out_of_memory(config, devices):
-        state = material.first_state()
+        state = setup.initial_state(initial)
         steps = some.build_steps(say)
-        state, first = _time_steps(steps, state, setting, most_calls=1)
+        state, first = _time_steps(steps, state, setup, most_calls=1)
         _forget_peak()  # of compiling: the training will find the program in the cache
-        state, step = _time_steps(steps, state, setting)
+        state, step = _time_steps(steps, state, setup)
         step["taken"] += first["taken"]
-        memory = _program_memory(steps, state, setting)
+        memory = _program_memory(steps, state, setup)
         found, scoring = _time_scoring(steps.evaluate, state.variables, -(-len(some.eval_samples) // batch_size))
     with _beside_the_run(config) as folder:
         saving = _time_saving(state, devices, folder)
         showing = _time_showing(found, some, folder)
     # Once more, on top of all that a training has loaded by then: what the process holds now is what it will hold.
     with explain_out_of_memory(config, devices):
-        _time_steps(steps, state, setting, most_calls=CALLS_AGAIN)
-    num_scored = -(-len(material.eval_samples) // batch_size)
-    score_every = epochs_between_scores(config)
+        _time_steps(steps, state, setup, most_calls=CALLS_AGAIN)
+    num_scored = -(-len(setup.eval_samples) // batch_size)
+    score_every = epochs_between_evaluations(config)
     epoch = (
         sampler.steps_per_epoch * step["seconds_a_step"]
         + (num_scored * scoring["seconds_a_batch"] + showing["keeping"]) / score_every
@@ -96,7 +101,7 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
     )
     epoch = min(epoch + showing["drawing"] / score_every, epoch / (1 - DRAWING_SHARE))
     return {
-        "input": material.place,
+        "input": setup.placement,
         "global_batch_size": sampler.global_batch_size,
         "steps_per_epoch": sampler.steps_per_epoch,
         "epochs": config.epochs,
@@ -111,17 +116,17 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _time_steps(
-    steps: Steps, state: TrainState, setting: Setting, most_calls: int = MOST_CALLS
+    steps: Steps, state: TrainState, setup: Setup, most_calls: int = MOST_CALLS
 ) -> tuple[TrainState, dict[str, Any]]:
     """Takes so many calls' steps, or as many as there is time for; the first call starts the clock and does not count.
 
     As in a training some calls are under way at once, for that takes memory too.
     """
-    per_epoch, per_call = setting.sampler.steps_per_epoch, setting.steps_per_dispatch
-    calls = calls_of(range(min(most_calls * per_call, setting.total_steps)), per_call, per_epoch)
+    per_epoch, per_call = setup.sampler.steps_per_epoch, setup.steps_per_dispatch
+    calls = calls_of(range(min(most_calls * per_call, setup.total_steps)), per_call, per_epoch)
     unread, done, num_taken = deque(), [], 0
-    for call, inputs in zip(calls, prefetch(steps.source.inputs(calls), setting.devices), strict=True):
-        state, measures = steps.take(state, inputs)
+    for call, inputs in zip(calls, prefetch(steps.source.inputs(calls), setup.devices), strict=True):
+        state, measures = steps.train(state, inputs)
         unread.append((len(call), measures))
         num_taken += len(call)
         while len(unread) > (2 if done else 0):
@@ -134,7 +139,7 @@ def _time_steps(
     told = {name: np.asarray(values).ravel() for name, values in done[-1][2].items()}
     found = {
         "taken": num_taken,
-        "compiling": steps.take.seconds,
+        "compiling": steps.train.seconds,
         "seconds_a_step": float(np.median(seconds or [np.nan])),
     }
     return state, found | {"loss": float(told["loss"][-1]), "finite": bool(told["finite"].all())}
@@ -146,15 +151,15 @@ def _finished(num_steps: int, measures: dict[str, Any]) -> tuple[int, float, dic
     return num_steps, time.monotonic(), measures
 
 
-def _program_memory(steps: Steps, state: TrainState, setting: Setting) -> dict[str, Any]:
+def _program_memory(steps: Steps, state: TrainState, setup: Setup) -> dict[str, Any]:
     """Bytes that a training step needs on a device, by the compiler's count, and that the device has had in use."""
-    calls = calls_of(range(setting.steps_per_dispatch), setting.steps_per_dispatch, setting.sampler.steps_per_epoch)
-    inputs = next(prefetch(steps.source.inputs(calls), setting.devices))
-    asked = steps.take.program(state, inputs).memory_analysis()
+    calls = calls_of(range(setup.steps_per_dispatch), setup.steps_per_dispatch, setup.sampler.steps_per_epoch)
+    inputs = next(prefetch(steps.source.inputs(calls), setup.devices))
+    asked = steps.train.program(state, inputs).memory_analysis()
     if asked is not None:
         kept = asked.argument_size_in_bytes + asked.output_size_in_bytes - asked.alias_size_in_bytes
         asked = kept + asked.temp_size_in_bytes + asked.generated_code_size_in_bytes
-    return {"step": asked, "device": peak_memory_of(setting.devices.local[0])}
+    return {"step": asked, "device": peak_memory_of(setup.devices.local[0])}
 
 
 def _forget_peak() -> None:
@@ -200,15 +205,14 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
     return {"seconds": seconds, "bytes": num_bytes_of(state)}
 
 
-def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -> dict[str, float]:
+def _time_showing(found: Evaluation, setup: Setup, folder: pathlib.Path) -> dict[str, float]:
     """Keeps and draws what a training does of an evaluation; the second time counts, when all is imported."""
-    setting, samples = material.setting, material.eval_samples
-    classes, names = setting.dataset.classes, setting.scored_split.names
+    samples, classes, names = setup.eval_samples, setup.dataset.classes, setup.eval_split.names
     pictures = [(names[i], *samples.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
     chosen, *arrays = zip(*pictures, strict=True)
     drawn = (*map(np.stack, arrays), chosen, classes, folder / "samples")
     told = {"confusion": found.confusion, "loss": found.loss, "pictures": pictures}
-    keep_records(folder, setting.about, classes, pictures)
+    keep_records(folder, setup.about, classes, pictures)
     with MetricsLog(folder) as log:
         for step in (1, 2):
             start = time.monotonic()
@@ -216,7 +220,7 @@ def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -
             keep_evaluation(folder, step, classes=classes, **told)
             kept = time.monotonic()
             keep_worst(folder, step, classes, pictures, {})
-            prediction_pictures(*drawn, step, setting.scored)
+            prediction_pictures(*drawn, step, setup.eval_name)
             training_plot(read_metrics(folder / FILE_NAME), folder / "progress.png", steps_per_epoch=1, title="check")
             write_report(folder)
     return {"keeping": kept - start, "drawing": time.monotonic() - kept}

@@ -7,7 +7,7 @@ nothing is written to a run that is started from, and a checkpoint of it that is
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -22,10 +22,11 @@ from segnet_jax.system.download import cache_folder
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.lock import is_held
 from segnet_jax.training import build, checkpoint_folders
-from segnet_jax.training.initial_weights import TrainedSegNet, check_fits
+from segnet_jax.training.initial_weights import TrainedSegNet, check_fits, described
 from segnet_jax.training.restored import restore
 from segnet_jax.training.state import variable_shapes
 from segnet_jax.weights.formats.caffe_segnet import BATCH_NORM_EPSILON
+from segnet_jax.weights.formats.published_sums import describe
 from segnet_jax.weights.load import kind_of_file, read_caffe_segnet, read_own_segnet, read_vgg
 from segnet_jax.weights.published import PUBLISHED, obtain
 from segnet_jax.weights.vgg import VGG
@@ -62,6 +63,13 @@ def read_initial(
     model = build.build_model(config, 1, "float32")  # of any number of classes: what fits does not depend on it
     check_fits(trained, config, variable_shapes(model), model.head)
     return trained
+
+
+def describe_initial(config: Config, initial: VGG | TrainedSegNet, classes: Sequence[str]) -> str:
+    """Return a line about the initial weights: where they come from, and which classes keep theirs."""
+    if isinstance(initial, TrainedSegNet):
+        return described(initial, classes)
+    return f"{config.init}: {describe(initial)}"
 
 
 def check_is_other_run(config: Config) -> None:

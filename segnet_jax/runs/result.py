@@ -19,12 +19,13 @@ from segnet_jax.reporting.evaluations import Images, images_path, read_images, w
 from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.runs import run_folder
-from segnet_jax.runs.session import Beginning
-from segnet_jax.runs.setup import Setting
+from segnet_jax.runs.setup import Setup
+from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training import batch_norm_statistics
 from segnet_jax.training.batch_norm_statistics import recompute
 from segnet_jax.training.checkpoint_folders import Which
+from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.state import TrainState
 
@@ -43,8 +44,7 @@ def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
 
 def write_result(
     folder: pathlib.Path,
-    config: Config,
-    setting: Setting,
+    setup: Setup,
     meta: dict,
     run_logger: RunLogger,
     sum_of_state: str,
@@ -55,8 +55,7 @@ def write_result(
 
     Args:
       folder: the run's.
-      config: its.
-      setting: what that came to.
+      setup: of the run.
       meta: of its last checkpoint.
       run_logger: of its training.
       sum_of_state: of its last state.
@@ -64,7 +63,8 @@ def write_result(
         where they count; None where that checkpoint is not whole any more.
       boundary: likewise.
     """
-    chosen, classes = meta[config.result_checkpoint], setting.dataset.classes
+    config = setup.config
+    chosen, classes = meta[config.result_checkpoint], setup.dataset.classes
     confusions = {"running": np.array(chosen["confusion"])}
     recomputed = config.batch_norm == "recompute" and evaluation is not None
     if recomputed:
@@ -75,36 +75,38 @@ def write_result(
         found,
         classes,
         protocol=config.protocol or "custom",
-        split=setting.scored,
-        num_images=len(setting.scored_split),
+        split=setup.eval_name,
+        num_images=len(setup.eval_split),
         seconds=run_logger.seconds,
         images_per_second=run_logger.images_per_second,
-        device=str(setting.devices),
+        device=str(setup.devices),
         seed=config.seed,
         boundary_f1=boundary,
     )
     extra = {
         "checkpoint": config.result_checkpoint,
         "step": chosen["step"],
-        "num_steps": setting.total_steps,
+        "num_steps": setup.total_steps,
         "last_miou": selection_score(meta["last"]),
-        "precision": setting.precision,
+        "precision": setup.precision,
         "state": sum_of_state,
         **by_statistics(confusions),
         **({"confusion": counted} if recomputed else {}),
     }
-    path, names = images_path(folder, chosen["step"]), setting.scored_split.names
+    path, names = images_path(folder, chosen["step"]), setup.eval_split.names
     if recomputed and evaluation.confusions is not None:  # they are what the result is of
         write_images(path, Images(names, evaluation.confusions))
     images = read_images(path)
     if images is not None and not np.array_equal(images.confusions.sum(axis=0), counted):
         images = None  # of another evaluation
-    told = recipe(config, setting.dataset.name, setting.sampler.global_batch_size) | of_images(images)
+    told = recipe(config, setup.dataset.name, setup.sampler.global_batch_size) | of_images(images)
     extra |= told
     changes = {"overrides": run_folder.overrides(folder)} if run_folder.overrides(folder) else {}
     atomic_write_json(folder / run_folder.RESULT_FILE, summary | extra | changes)
     print_table(found, classes, interval=told["interval"], boundary=boundary)
-    which = f"{setting.scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
+    which = (
+        f"{setup.eval_name} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
+    )
     print(which)
 
 
@@ -147,25 +149,31 @@ def of_images(images: Images | None) -> dict[str, Any]:
     return told
 
 
-def finish(start: Beginning, state: TrainState, step: int) -> dict[str, Any] | None:
-    """The variables that count; with `--batch-norm recompute`, statistics of the best and the newest are taken first.
+def result_variables(
+    setup: Setup, checkpoints: Checkpoints, meta: dict[str, Any], state: TrainState, step: int, disk: DiskRetry
+) -> dict[str, Any] | None:
+    """Return the variables of the checkpoint that the result is of.
 
-    Every process calls it.
+    With `--batch-norm recompute`, precise statistics of the best and of the newest checkpoint are computed and kept
+    first. Every process calls it.
 
     Args:
-      start: the training.
-      state: after its last step.
-      step: the last.
+      setup: of the run.
+      checkpoints: of the run.
+      meta: metadata of the newest checkpoint.
+      state: after the last step.
+      step: the last step.
+      disk: retries what fails because the disk is full.
 
     Returns:
-      The variables; None where they are the best checkpoint's and that is not whole any more.
+      "params" and "batch_stats"; None if they are those of the best checkpoint, and that is damaged.
     """
-    config, checkpoints, best = start.config, start.checkpoints, start.meta["best"]["step"]
+    config, best = setup.config, meta["best"]["step"]
     chosen = best if config.result_checkpoint == "best" else step
-    recomputes = config.batch_norm == "recompute"
+    precise = config.batch_norm == "recompute"
     found = {}
     for which, of_step in (("newest", step), ("best", best)):
-        if of_step in found or not (recomputes or of_step == chosen):
+        if of_step in found or not (precise or of_step == chosen):
             continue
         if of_step == step:
             variables = state.variables
@@ -173,30 +181,35 @@ def finish(start: Beginning, state: TrainState, step: int) -> dict[str, Any] | N
             checkpoints.wait()
             if not checkpoints.is_whole(which, of_step):
                 continue
-            variables = checkpoints.restore(which, of_step, start.material.shapes).variables
-        found[of_step] = recompute_and_keep(start, which, of_step, variables) if recomputes else variables
+            variables = checkpoints.restore(which, of_step, setup.state_shapes).variables
+        if precise:
+            variables = keep_precise_statistics(setup, checkpoints, which, of_step, variables, disk)
+        found[of_step] = variables
     return found.get(chosen)
 
 
-def recompute_and_keep(start: Beginning, which: Which, step: int, variables: dict[str, Any]) -> dict[str, Any]:
-    """Takes the statistics of a finished training's checkpoint and keeps them beside it; every process calls it.
+def keep_precise_statistics(
+    setup: Setup, checkpoints: Checkpoints, which: Which, step: int, variables: dict[str, Any], disk: DiskRetry
+) -> dict[str, Any]:
+    """Compute precise batch-norm statistics of a checkpoint and keep them beside it; every process calls it.
 
     Args:
-      start: the training.
+      setup: of the run.
+      checkpoints: of the run.
       which: the best or the newest checkpoint.
-      step: its.
-      variables: its.
+      step: of the checkpoint.
+      variables: of the checkpoint.
+      disk: retries what fails because the disk is full.
 
     Returns:
-      The variables with them.
+      The variables with these statistics.
     """
-    checkpoints, devices, setting = start.checkpoints, start.setting.devices, start.setting
-    material = start.material
-    network = (material.model, variables, material.samples, material.preprocessing)
-    batch_stats = recompute(start.config, setting.sampler.global_batch_size, *network, devices)
+    config, devices = setup.config, setup.devices
+    network = (setup.model, variables, setup.train_samples, setup.preprocessing)
+    batch_stats = recompute(config, setup.sampler.global_batch_size, *network, devices)
     if devices.is_writer:
-        sum_of_state = checkpoints.confirm(which, step)
-        variance = start.config.batch_norm_variance
-        facts = {"step": step, "data": setting.train_split.fingerprint, "variance": variance}
-        start.room(partial(batch_norm_statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
+        state_sum = checkpoints.confirm(which, step)
+        facts = {"step": step, "data": setup.train_split.fingerprint, "variance": config.batch_norm_variance}
+        folder = checkpoints.shelf.root
+        disk(partial(batch_norm_statistics.keep, folder, state_sum, batch_stats, facts))
     return variables | {"batch_stats": replicate(batch_stats, devices)}

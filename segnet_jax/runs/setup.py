@@ -1,7 +1,9 @@
-"""What a config resolves to on this machine with this data: checked, read, and built into steps."""
+"""What a config resolves to on this machine with this data: devices, dataset, sampler, model, optimizer, steps."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,9 +18,9 @@ from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, replicate
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.runs import dataset, dataset_checks
-from segnet_jax.runs.checks import another_batch, check_network
-from segnet_jax.runs.dataset import open_data, tell_of_sizes, validation_split
+from segnet_jax.runs import dataset as run_dataset
+from segnet_jax.runs import dataset_checks
+from segnet_jax.runs.checks import another_batch, check_network, check_selection
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import build, build_steps, initial_weights
 from segnet_jax.training.devices import device_shard, start_devices, steps_per_dispatch
@@ -37,40 +39,69 @@ from segnet_jax.weights.vgg import VGG
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a config comes to on this machine with this data.
+class Steps:
+    """The compiled computations of a training; each is compiled when it is first called.
 
     Attributes:
+      source: the batches of the training.
+      train: (state, inputs of one dispatch) -> (state after its steps, metrics of each step).
+      evaluate: (variables, should_stop) -> scores of the evaluation split, or None if asked to stop.
+    """
+
+    source: Input
+    train: AheadOfTime
+    evaluate: Callable[..., Evaluation | None]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a config resolves to on this machine with this data.
+
+    `resolve` makes one; what depends on the initial weights, or on the checkpoint to resume from, `load_data` adds.
+
+    Attributes:
+      config: of the run.
       devices: to train on.
       precision: of activations, never "auto".
       dataset: opened, not read.
-      scored: the split that is scored during training.
-      sampler: of the whole training.
-      total_steps: of the whole training.
-      steps_per_dispatch: that the devices take at one bidding.
+      eval_name: the split that is scored during training.
+      sampler: order and augmentation of the whole training.
+      total_steps: optimizer steps of the whole training.
+      steps_per_dispatch: optimizer steps in one call of the compiled training step.
+      preprocessing: of pixels.
+      class_weights: float32 [C], of the loss.
+      train_samples: decoded.
+      eval_samples: decoded.
+      placement: where the samples are kept while training.
     """
 
+    config: Config
     devices: Devices
     precision: str
     dataset: Dataset
-    scored: str
+    eval_name: str
     sampler: Sampler
     total_steps: int
     steps_per_dispatch: int
+    preprocessing: Preprocessing | None = None
+    class_weights: np.ndarray | None = None
+    train_samples: CachedSplit | None = None
+    eval_samples: CachedSplit | None = None
+    placement: Place | None = None
 
     @property
     def train_split(self) -> Split:
-        """What is trained on."""
+        """The split that is trained on."""
         return self.dataset.splits["train"]
 
     @property
-    def scored_split(self) -> Split:
-        """What is scored."""
-        return self.dataset.splits[self.scored]
+    def eval_split(self) -> Split:
+        """The split that is scored."""
+        return self.dataset.splits[self.eval_name]
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be gone on from, as JSON."""
+        """Fields that must match to resume from a checkpoint, as JSON."""
         return {
             "classes": list(self.dataset.classes.names),
             "data": {name: split.fingerprint for name, split in self.dataset.splits.items()},
@@ -80,226 +111,177 @@ class Setting:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a report tells of the data and the batch, as JSON."""
+        """What a report says about the data and the batch, as JSON."""
         return {
             "dataset": self.dataset.name,
-            "split": self.scored,
+            "split": self.eval_name,
             "num_images": {name: len(split) for name, split in self.dataset.splits.items()},
             "fingerprints": self.identity["data"],
             "global_batch_size": self.sampler.global_batch_size,
         }
 
-
-def settle(config: Config, say: Callable[[str], None]) -> Setting:
-    """Finds devices and data, and says what it found.
-
-    Raises:
-      UserError: if the config does not fit them, or itself.
-    """
-    check_network(config)
-    _check_selection(config)
-    devices, precision = start_devices(config, say)
-    say(f"devices  {devices}, {precision}")
-    dataset = open_data(config)
-    for note in dataset.notes:
-        say(note)
-    tell_of_sizes(config, dataset, say)
-    if config.split_rule == "trainval":
-        say("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
-    num_records = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
-    fingerprint = dataset.splits["train"].fingerprint[:12]
-    say(f"data     {dataset.name}: {num_records}; {len(dataset.classes)} classes; {fingerprint}")
-    sampler = _build_sampler(config, devices, len(dataset.splits["train"]))
-    say(f"plan     {config.epochs} epochs of {sampler.steps_per_epoch} steps of {sampler.global_batch_size} images")
-    if config.freeze != "none" and config.init == "none":
-        say(f"warning: --freeze {config.freeze} with --init none keeps random weights as they are: add --init")
-    if told := another_batch(config, devices, sampler):
-        say(f"warning: {told}")
-    total_steps = config.epochs * sampler.steps_per_epoch
-    scored, per_call = validation_split(dataset), steps_per_dispatch(config, devices)
-    return Setting(devices, precision, dataset, scored, sampler, total_steps, per_call)
-
-
-def _check_selection(config: Config) -> None:
-    """Check that no checkpoint is selected by test images.
-
-    Raises:
-      UserError: `--split-rule trainval`, which has no validation images, with the best checkpoint's result.
-    """
-    if config.split_rule == "trainval" and config.result_checkpoint != "last":
-        raise UserError(
-            "--split-rule trainval has no validation images to select the best checkpoint by, got --result-checkpoint "
-            f"{config.result_checkpoint}: add --result-checkpoint last"
-        )
-
-
-def epochs_between_scores(config: Config) -> int:
-    """Return how many epochs lie between two evaluations.
-
-    All of them with `--split-rule trainval`: its test images are scored once, after the last step, so that nothing is
-    chosen by them while training.
-    """
-    return config.epochs if config.split_rule == "trainval" else config.evaluate_every
-
-
-def _build_sampler(config: Config, devices: Devices, num_images: int) -> Sampler:
-    """The plan of the whole training; where there are too few images for it, the fix is the batch that would do."""
-    at_once = devices.total * config.grad_accum_steps
-    try:
-        drawn = (config.flip, config.shift, config.scale, config.color)
-        return Sampler(num_images, at_once * config.batch_size_per_device, config.seed, *drawn)
-    except UserError as error:
-        most = num_images // at_once
-        fix = (
-            f"--batch-size-per-device {most}" if most else "--devices 1 --grad-accum-steps 1 --batch-size-per-device 1"
-        )
-        raise UserError(error.faults[0].what, kind=error.kind, fix=fix) from None
-
-
-@dataclass(frozen=True)
-class Steps:
-    """What a training computes.
-
-    Attributes:
-      source: of the training's batches.
-      take: the training step; with the state and a call's inputs it gives the state after them, and measures.
-      evaluate: with variables and what asks whether to stop, it scores them; None where it was to stop.
-    """
-
-    source: Input
-    take: AheadOfTime
-    evaluate: Callable[..., Evaluation | None]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a training is made of.
-
-    Attributes:
-      config: of it.
-      setting: what the config comes to here.
-      initial: the encoder or the whole network to start from; None where there is none, or it is not needed any more.
-      preprocessing: of pixels.
-      class_weights: float32 [C].
-      samples: to train on.
-      eval_samples: to score.
-      place: where both lie.
-      shard: this process's part of each global batch.
-      model: the network.
-      optimizer: with its schedule.
-      schedule: the course of the learning rate.
-      shapes: of the state.
-    """
-
-    config: Config
-    setting: Setting
-    initial: VGG | TrainedSegNet | None
-    preprocessing: Preprocessing
-    class_weights: np.ndarray
-    samples: CachedSplit
-    eval_samples: CachedSplit
-    place: Place
-    shard: tf_data.BatchShard
-    model: SegNet
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    shapes: TrainState
-
     @property
     def num_bytes(self) -> int:
-        """Of all images and labels."""
-        return self.samples.num_bytes + self.eval_samples.num_bytes
+        """Bytes of all decoded images and labels."""
+        return self.train_samples.num_bytes + self.eval_samples.num_bytes
 
-    def batch_of(self, step: int) -> tf_data.Batch:
-        """This process's part of the batch of a step, counted from 0."""
-        return tf_data.training_batch(
-            self.samples, self.setting.sampler, self.shard, self.config.grad_accum_steps, step
-        )
+    @cached_property
+    def shard(self) -> tf_data.BatchShard:
+        """The part of each global batch that this process handles."""
+        return device_shard(self.devices, self.config.batch_size_per_device)
 
-    def first_state(self) -> TrainState:
-        """That before the first step, on the devices."""
-        devices, precision = self.setting.devices, self.setting.precision
-        first = (
+    @cached_property
+    def model(self) -> SegNet:
+        """The network."""
+        return build.build_model(self.config, len(self.dataset.classes), self.precision)
+
+    @cached_property
+    def optimizer_and_schedule(self) -> tuple[optax.GradientTransformation, optax.Schedule]:
+        """The optimizer, and its learning rate as a function of the step."""
+        return build.build_optimizer(self.config, self.sampler.steps_per_epoch)
+
+    @cached_property
+    def state_shapes(self) -> TrainState:
+        """Shapes and dtypes of the training state."""
+        optimizer, _ = self.optimizer_and_schedule
+        return build.state_shapes(self.model, optimizer, self.precision, self.config.ema_decay > 0)
+
+    def batch(self, step: int) -> tf_data.Batch:
+        """Return this process's part of the batch of a step, counted from 0."""
+        return tf_data.training_batch(self.train_samples, self.sampler, self.shard, self.config.grad_accum_steps, step)
+
+    def initial_state(self, initial: VGG | TrainedSegNet | None) -> TrainState:
+        """Return the state before the first step, on the devices.
+
+        Args:
+          initial: the encoder or the whole network to start from; None for random weights.
+        """
+        variables = initial_weights.first_variables(
+            self.config,
             self.model,
-            self.initial,
+            initial,
             self.preprocessing,
-            self.batch_of,
-            devices,
-            self.setting.dataset.classes.names,
+            self.batch,
+            self.devices,
+            self.dataset.classes.names,
         )
-        variables = initial_weights.first_variables(self.config, *first)
-        return replicate(create_state(variables, self.optimizer, precision, self.config.ema_decay > 0), devices)
+        optimizer, _ = self.optimizer_and_schedule
+        state = create_state(variables, optimizer, self.precision, self.config.ema_decay > 0)
+        return replicate(state, self.devices)
 
     def build_steps(self, say: Callable[[str], None]) -> Steps:
-        """The steps of training and evaluation, which tell when they are compiled: when they are first taken."""
-        config, devices, eval_samples = self.config, self.setting.devices, self.eval_samples
+        """Build the training step and the evaluation; `say` prints when one is compiled."""
+        config, devices = self.config, self.devices
+        optimizer, schedule = self.optimizer_and_schedule
         settings = {
             "model": self.model,
             "class_weights": jnp.asarray(self.class_weights),
             "preprocessing": self.preprocessing,
         }
         source = training_input(
-            self.place, self.samples, self.setting.sampler, self.shard, config.grad_accum_steps, devices
+            self.placement, self.train_samples, self.sampler, self.shard, config.grad_accum_steps, devices
         )
-        take = build_steps.build_train_step(
+        train = build_steps.build_train_step(
             source,
             devices,
             say,
-            optimizer=self.optimizer,
-            schedule=self.schedule,
+            optimizer=optimizer,
+            schedule=schedule,
             half_gradients=config.half_gradients,
             seed=config.seed,
             ema_decay=config.ema_decay,
             **settings,
         )
-        source_scored = evaluation_input(self.place, eval_samples, self.shard, devices)
-        evaluate = build_steps.build_evaluator(source_scored, len(eval_samples), self.shard, devices, say, **settings)
-        return Steps(source, take, evaluate)
+        eval_source = evaluation_input(self.placement, self.eval_samples, self.shard, devices)
+        evaluate = build_steps.build_evaluator(
+            eval_source, len(self.eval_samples), self.shard, devices, say, **settings
+        )
+        return Steps(source, train, evaluate)
 
 
-def read_material(
-    config: Config,
-    setting: Setting,
-    initial: VGG | TrainedSegNet | None,
+def resolve(config: Config, say: Callable[[str], None]) -> Setup:
+    """Find the devices, open the dataset and check that the config fits both; nothing is read or compiled.
+
+    Raises:
+      UserError: the config does not fit the devices, the dataset, or itself.
+    """
+    check_network(config)
+    check_selection(config)
+    devices, precision = start_devices(config, say)
+    say(f"devices  {devices}, {precision}")
+    dataset = run_dataset.open_data(config)
+    for note in dataset.notes:
+        say(note)
+    run_dataset.tell_of_sizes(config, dataset, say)
+    if config.split_rule == "trainval":
+        say("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
+    fingerprint = dataset.splits["train"].fingerprint[:12]
+    say(f"data     {dataset.name}: {sizes}; {len(dataset.classes)} classes; {fingerprint}")
+    sampler = _build_sampler(config, devices, len(dataset.splits["train"]))
+    say(f"plan     {config.epochs} epochs of {sampler.steps_per_epoch} steps of {sampler.global_batch_size} images")
+    if config.freeze != "none" and config.init == "none":
+        say(f"warning: --freeze {config.freeze} with --init none keeps random weights as they are: add --init")
+    if warning := another_batch(config, devices, sampler):
+        say(f"warning: {warning}")
+    return Setup(
+        config=config,
+        devices=devices,
+        precision=precision,
+        dataset=dataset,
+        eval_name=run_dataset.validation_split(dataset),
+        sampler=sampler,
+        total_steps=config.epochs * sampler.steps_per_epoch,
+        steps_per_dispatch=steps_per_dispatch(config, devices),
+    )
+
+
+def _build_sampler(config: Config, devices: Devices, num_images: int) -> Sampler:
+    """Build the sampler of the training; with too few images, the error suggests the batch size that fits."""
+    batches_per_step = devices.total * config.grad_accum_steps
+    try:
+        return Sampler.from_config(config, num_images, batches_per_step * config.batch_size_per_device)
+    except UserError as error:
+        largest = num_images // batches_per_step
+        fix = f"--batch-size-per-device {largest}"
+        if not largest:
+            fix = "--devices 1 --grad-accum-steps 1 --batch-size-per-device 1"
+        raise UserError(error.faults[0].what, kind=error.kind, fix=fix) from None
+
+
+def load_data(
+    setup: Setup,
     preprocessing: Preprocessing,
     class_weights: np.ndarray,
     say: Callable[[str], None],
-    exchange: Callable[[str], list[str]] = lambda text: [text],
-) -> Material:
-    """Decodes every record, looks at every label, and chooses where all of it lies; nothing is compiled.
+    all_gather: Callable[[str], list[str]] = lambda text: [text],
+) -> Setup:
+    """Decode all samples, check every label, and choose where the samples are kept; nothing is compiled.
 
     Args:
-      config: of the training.
-      setting: what it comes to here.
-      initial: the encoder or the whole network to start from, if there is one.
+      setup: from `resolve`.
       preprocessing: of pixels.
       class_weights: float32 [C].
       say: prints a line.
-      exchange: (this process's text) -> that of each process, for what they must agree on.
+      all_gather: (text of this process) -> that of each process, to agree on the placement.
+
+    Returns:
+      The setup, complete.
 
     Raises:
-      UserError: if the labels teach nothing, or the records do not fit where they are wanted.
+      UserError: the labels teach nothing, or the samples do not fit where they are to be kept.
     """
-    devices, sampler, classes = setting.devices, setting.sampler, setting.dataset.classes
-    samples = dataset.decode(setting.train_split, config, "reading training images", say)
-    eval_samples = dataset.decode(setting.scored_split, config, f"reading {setting.scored} images", say)
-    dataset_checks.warn_of_labels(classes, say, **{"train": samples, setting.scored: eval_samples})
-    model = build.build_model(config, len(classes), setting.precision)
-    optimizer, schedule = build.build_optimizer(config, sampler.steps_per_epoch)
-    wanted = "device" if setting.steps_per_dispatch > 1 else config.input
-    place = agree_on_placement(choose_placement(wanted, devices, samples, eval_samples), exchange, say)
-    return Material(
-        config=config,
-        setting=setting,
-        initial=initial,
+    config, devices, eval_name = setup.config, setup.devices, setup.eval_name
+    train_samples = run_dataset.decode(setup.train_split, config, "reading training images", say)
+    eval_samples = run_dataset.decode(setup.eval_split, config, f"reading {eval_name} images", say)
+    dataset_checks.warn_of_labels(setup.dataset.classes, say, **{"train": train_samples, eval_name: eval_samples})
+    wanted = "device" if setup.steps_per_dispatch > 1 else config.input
+    placement = choose_placement(wanted, devices, train_samples, eval_samples)
+    return dataclasses.replace(
+        setup,
         preprocessing=preprocessing,
         class_weights=class_weights,
-        samples=samples,
+        train_samples=train_samples,
         eval_samples=eval_samples,
-        place=place,
-        shard=device_shard(devices, config.batch_size_per_device),
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        shapes=build.state_shapes(model, optimizer, setting.precision, config.ema_decay > 0),
+        placement=agree_on_placement(placement, all_gather, say),
     )

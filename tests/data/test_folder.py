@@ -23,7 +23,7 @@ from segnet_jax.data.label_files.class_table_files import read_class_table
 from segnet_jax.data.labels.read_options import PLAIN
 from segnet_jax.data.random_split import deal, group_of
 from segnet_jax.runs.dataset import open_data, reading_of
-from segnet_jax.runs.setup import settle
+from segnet_jax.runs.setup import resolve
 from segnet_jax.system.errors import UserError
 
 
@@ -410,7 +410,7 @@ def test_it_is_said_where_images_lose_their_shape(photos):
     told = {}
     for fit in ("stretch", "crop"):
         said = []
-        settle(parse_config([*flags, "--fit", fit], prog="x", description=""), said.append)
+        resolve(parse_config([*flags, "--fit", fit], prog="x", description=""), said.append)
         told[fit] = "\n".join(said)
     warning = "warning: images of 24x48 are stretched to 24x32: --fit letterbox or crop keeps their shape"
     assert warning in told["stretch"] and "stretched" not in told["crop"]

@@ -106,7 +106,7 @@ def test_the_training_ends_with_the_step_and_its_images_and_the_last_finite_stat
 
 
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr("segnet_jax.runs.loop.is_finite", lambda state: False)
+    monkeypatch.setattr("segnet_jax.runs.trainer.is_finite", lambda state: False)
     with pytest.raises(NotFinite):
         run("--run", tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").glob("*/[0-9]*"))

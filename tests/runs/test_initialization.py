@@ -38,13 +38,14 @@ def say_nothing(text):
     pass
 
 
-def material(init, say=say_nothing, **changed):
-    """What a training is made of that starts there; nothing is left of it."""
+def prepare(init, say=say_nothing, **changed):
+    """The setup and the initial weights of a training; nothing is written."""
     return dry_run.read(Config(**{**SMALL, "class_weights": "none", "init": str(init)} | changed), say)
 
 
 def first_state(init, **changed):
-    return jax.device_get(material(init, **changed).first_state())
+    setup, initial = prepare(init, **changed)
+    return jax.device_get(setup.initial_state(initial))
 
 
 def saved(folder, which="best"):
@@ -113,8 +114,8 @@ def test_recomputed_statistics_are_taken_where_the_run_is_scored_by_them(tmp_pat
 def test_before_any_step_it_scores_what_the_run_scores(source, tmp_path, capsys):
     told = tmp_path / "scores.json"
     evaluate.evaluate(evaluate.Options(str(source), json=str(told)))
-    init_ema = material(source)
-    found = init_ema.build_steps(say_nothing).evaluate(init_ema.first_state().variables)
+    setup, initial = prepare(source)
+    found = setup.build_steps(say_nothing).evaluate(setup.initial_state(initial).variables)
     scores = json.loads(told.read_text())
     assert found.confusion.sum() == sum(each["pixels"] for each in scores["per_class"].values())
     rights = {name: int(found.confusion[place, place]) for place, name in enumerate(CAMVID.names)}
@@ -125,19 +126,19 @@ def test_before_any_step_it_scores_what_the_run_scores(source, tmp_path, capsys)
 
 def test_from_the_export_and_from_the_run_the_first_step_is_the_same_to_the_last_bit(source, exported):
     states = []
-    from_run = material(source)
+    from_run, _ = prepare(source)
     steps = from_run.build_steps(say_nothing)
     for init in (source, exported):
-        init_ema = material(init)
-        assert init_ema.preprocessing == from_run.preprocessing
-        state, _ = steps.take(init_ema.first_state(), jax.device_put(_inputs(from_run), from_run.setting.devices.split))
+        setup, initial = prepare(init)
+        assert setup.preprocessing == from_run.preprocessing
+        state, _ = steps.train(setup.initial_state(initial), jax.device_put(_inputs(from_run), from_run.devices.split))
         states.append(jax.device_get(state))
     assert int(states[0].step) == 1
     assert_same_bits(states[1], states[0])
 
 
-def _inputs(init_ema):
-    return next(iter(init_ema.build_steps(say_nothing).source.inputs([range(0, 1)])))
+def _inputs(setup):
+    return next(iter(setup.build_steps(say_nothing).source.inputs([range(0, 1)])))
 
 
 # --- other classes ---
@@ -247,9 +248,9 @@ def test_what_convert_leaves_is_trained_on_and_so_is_the_file_itself(caffe, caps
     network = {"depth": 5, "width": 1.0, "conv_bias": True, "pooling": "ceil", "batch_norm_epsilon": 1e-9}
     lines, states = [], []
     for init in (path, converted):
-        init_ema = material(init, lines.append, image_size=(32, 32), **network)
-        assert init_ema.preprocessing.mean == (0, 0, 0) and init_ema.preprocessing.std == (1, 1, 1)
-        states.append(jax.device_get(init_ema.first_state()))
+        setup, initial = prepare(init, lines.append, image_size=(32, 32), **network)
+        assert setup.preprocessing.mean == (0, 0, 0) and setup.preprocessing.std == (1, 1, 1)
+        states.append(jax.device_get(setup.initial_state(initial)))
     expected = saved(converted)
     for state in states:
         assert_same_bits(state.params, expected["params"])
@@ -278,7 +279,7 @@ def test_a_network_that_does_not_fit_is_refused_with_what_differs_and_the_flags_
     kind, changed, told, fix, request
 ):
     with pytest.raises(UserError) as caught:
-        material(request.getfixturevalue(kind), **changed)
+        prepare(request.getfixturevalue(kind), **changed)
     assert told in str(caught.value) and f"fix: {fix}" in str(caught.value)
     assert caught.value.faults[0].fix == fix and "\n" not in str(caught.value)
 

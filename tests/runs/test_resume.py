@@ -18,7 +18,7 @@ from segnet_jax.config import files
 from segnet_jax.config.fields import Config, on_resume
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs import find_run
-from segnet_jax.runs.session import _best_that_is_whole
+from segnet_jax.runs.session import best_intact
 from segnet_jax.system.errors import DiskFull, NoCheckpoint, Stopped, UserError
 from segnet_jax.system.lock import RunLock
 from segnet_jax.training import build_steps
@@ -380,7 +380,7 @@ def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected)
         shelf=SimpleNamespace(place=lambda which, step: f"{which}/{step}"),
     )
     told, meta = [], {"best": scored(of_newest), "last": scored(last)}
-    assert _best_that_is_whole(held, 100, meta, "miou", told.append) == scored(expected)
+    assert best_intact(held, 100, meta, "miou", told.append) == scored(expected)
     assert len(told) == (of_newest is not None and expected != of_newest)
 
 

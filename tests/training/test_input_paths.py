@@ -20,7 +20,7 @@ from segnet_jax import train as command
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices, replicate
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.runs import session
+from segnet_jax.runs import trainer
 from segnet_jax.system.command import run_command
 from segnet_jax.training import build_steps, inputs
 from segnet_jax.training.inputs import as_sent
@@ -82,8 +82,8 @@ def rows_of(folder):
 def test_a_training_of_three_steps_a_call_tells_every_step_and_ends_where_one_of_single_steps_does(
     by_host, tmp_path, monkeypatch
 ):
-    settle = session.settle  # which takes one step a call on a CPU
-    monkeypatch.setattr(session, "settle", lambda *args: replace(settle(*args), steps_per_dispatch=3))
+    resolve = trainer.resolve  # which takes one step a call on a CPU
+    monkeypatch.setattr(trainer, "resolve", lambda *args: replace(resolve(*args), steps_per_dispatch=3))
     folder = tmp_path / "three"
     assert run("--run", folder, "--input", "device") == 0
     for (_, ours), (_, expected) in zip(leaves_of(folder), leaves_of(by_host), strict=True):

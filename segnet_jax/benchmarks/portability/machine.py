@@ -151,7 +151,7 @@ class Machine:
         """Of the training steps, the first of the run's plan."""
         shard = device_shard(self.devices, self.config.batch_size_per_device)
         images_per_step = shard.num_devices * shard.batch_size_per_device
-        sampler = Sampler(len(self.samples), images_per_step, self.config.seed, self.config.flip, self.config.shift)
+        sampler = Sampler.from_config(self.config, len(self.samples), images_per_step)
         steps = range(self.wishes.training_steps)
         return [tf_data.training_batch(self.samples, sampler, shard, 1, step) for step in steps]
 

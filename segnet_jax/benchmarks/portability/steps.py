@@ -237,7 +237,7 @@ def _input(config: Config, leading: tuple[int, ...], make_batch: Callable) -> tu
     if make_batch is device_resident.evaluation_batch:
         draws = {"index": shape}
     else:
-        sampler = Sampler(1, 1, config.seed, config.flip, config.shift, config.scale, config.color)
+        sampler = Sampler.from_config(config, 1, 1)
         draws = {name: (*shape, *array.shape[1:]) for name, array in sampler.batch(0).drawn().items()}
     store = {"images": (_NUM_RECORDS, *size, 3), "labels": (_NUM_RECORDS, *size)}
     return (

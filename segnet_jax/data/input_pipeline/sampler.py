@@ -10,6 +10,7 @@ may change between releases, so they are not used.
 import dataclasses
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,18 @@ class Sampler:
     shift: int
     scale: tuple[float, float] = (1.0, 1.0)
     color: float = 0.0
+
+    @classmethod
+    def from_config(cls, config: Any, num_samples: int, global_batch_size: int) -> "Sampler":
+        """Build the sampler of a training.
+
+        Args:
+          config: a `Config`, or anything with its fields `seed`, `flip`, `shift`, `scale` and `color`.
+          num_samples: of the training split.
+          global_batch_size: samples a step, over all devices and accumulated batches.
+        """
+        augmentation = {"flip": config.flip, "shift": config.shift, "scale": config.scale, "color": config.color}
+        return cls(num_samples, global_batch_size, config.seed, **augmentation)
 
     def __post_init__(self):
         if self.num_samples < self.global_batch_size:

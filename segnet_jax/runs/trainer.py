@@ -1,0 +1,322 @@
+"""One training from its config to its result, read from top to bottom: what `python -m segnet_jax.train` runs."""
+
+import contextlib
+import pathlib
+from collections import deque
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from segnet_jax.config.fields import Config
+from segnet_jax.data.input_pipeline.cache import in_words
+from segnet_jax.distributed.data_parallel import prefetch
+from segnet_jax.distributed.hosts import Hosts, join
+from segnet_jax.metrics.confusion import selection_score
+from segnet_jax.reporting.run_logger import RunLogger
+from segnet_jax.runs import find_run, outcome, run_folder, session
+from segnet_jax.runs.checks import epochs_between_evaluations
+from segnet_jax.runs.initialization import check_is_other_run, describe_initial, read_initial
+from segnet_jax.runs.out_of_memory import explain_out_of_memory
+from segnet_jax.runs.result import result_variables, write_result
+from segnet_jax.runs.setup import Setup, load_data, resolve
+from segnet_jax.system.console import say, say_nothing
+from segnet_jax.system.disk import DiskRetry
+from segnet_jax.system.errors import NotFinite, Stopped
+from segnet_jax.system.signals import Stop
+from segnet_jax.training import checkpoint_folders, initial_weights
+from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.class_weights import load_class_weights
+from segnet_jax.training.evaluation import evaluate_boundaries
+from segnet_jax.training.inputs import calls_of
+from segnet_jax.training.state import clear_non_finite, is_finite, num_bytes_of
+
+STUCK_SECONDS = 600.0  # for which a process may be late to a step before it is reported as stuck
+DISK_SECONDS = 7 * 86_400.0  # the same where a process may be waiting for disk space
+_IN_FLIGHT = 2  # dispatches whose metrics are read later, so that the devices never wait for the host
+
+
+class Trainer:
+    """One training: `run` takes it from its config to its result, or resumes it.
+
+    Attributes: `config` of the run; `setup`, what it resolves to here; the run's `folder`, locked, with `checkpoints`;
+    `meta`, the metadata of the newest checkpoint; `step`, the finished optimizer steps, and `state` after them.
+    """
+
+    config: Config
+    setup: Setup
+    hosts: Hosts
+    folder: pathlib.Path
+    checkpoints: Checkpoints
+    meta: dict[str, Any]
+    logger: RunLogger
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.stop = Stop()
+
+    def run(self) -> None:
+        """Train, or resume, and write the result; each part below is one line here.
+
+        Raises:
+          UserError: for the user's mistakes, all of them before anything is compiled.
+          ExitError: the training ended early; what was saved before is intact.
+        """
+        with contextlib.ExitStack() as self.stack:
+            self.stack.enter_context(self.stop)
+            with self.stop.at_once():  # before the first step there is nothing to save
+                self.resolve_setup()
+                if not self.restore_or_initialize():
+                    return
+                self.open_folder()
+                self.build_steps()
+            open_logger = partial(session.open_logger, self.setup, self.folder, self.meta, self.disk, self.should_stop)
+            self.logger = self.stack.enter_context(self.disk(open_logger))
+            exit_code = self.loop()
+            self.finish(exit_code)
+
+    # -------------------- Processes, run, devices, dataset ------------------------------------------------------------
+
+    def resolve_setup(self) -> None:
+        """Join the other processes, find the run to resume, and resolve the config on these devices and data."""
+        config = self.config
+        address = (config.coordinator, config.process_id, config.num_processes)
+        self.hosts = self.stack.enter_context(join(*address, config.heartbeat, say=say))
+        self.say = say if self.hosts.is_writer else say_nothing
+        check_is_other_run(config)
+        self.asked_to_resume = config.resume
+        self.config = session.agree_on_run(config, self.hosts, self.say, self.stack)
+        self.setup = resolve(self.config, self.say)
+
+    # -------------------- Restore or initialize; data -----------------------------------------------------------------
+
+    def restore_or_initialize(self) -> bool:
+        """Read the checkpoint to resume from, or the initial weights, and load the data; False if all is done."""
+        config, setup = self.config, self.setup
+        self.resumed = self.initial = None
+        if config.resume:
+            self.folder = pathlib.Path(config.run)
+            self.open_checkpoints()
+            self.resumed = self.checkpoints.latest("newest")
+            if self.resumed is None:
+                outcome.check_never_saved(self.folder)
+        if self.resumed is not None:
+            meta = self.checkpoints.read_meta("newest", self.resumed)
+            run_folder.check_resumable(meta, setup.identity, self.folder, setup.dataset)
+            if session.is_finished(setup, self.folder, self.resumed):
+                session.report_finished(self.folder, setup.total_steps, self.asked_to_resume, self.say)
+                return False
+            meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric, self.say)
+            preprocessing = checkpoint_folders.preprocessing_of(meta)
+        else:
+            self.initial = read_initial(
+                config, setup.devices, self.say, partial(self.hosts.broadcast, "initial weights")
+            )
+            if self.initial:
+                self.say(f"init     {describe_initial(config, self.initial, setup.dataset.classes.names)}")
+            preprocessing = initial_weights.choose_preprocessing(config, self.initial)
+            meta = session.new_meta(setup, preprocessing)
+        if config.class_weights != meta["class_weights_by"]:  # a new run, or overridden
+            class_weights = load_class_weights(config, setup.dataset, self.say)
+            meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
+        class_weights = checkpoint_folders.class_weights_of(meta)
+        all_gather = partial(self.hosts.all_gather, "where the images lie")
+        self.setup = load_data(setup, preprocessing, class_weights, self.say, all_gather)
+        self.meta, self.step = meta, meta["step"]
+        return True
+
+    def open_checkpoints(self) -> None:
+        """Open the checkpoints of the run's folder."""
+        settings = {"devices": self.setup.devices, "keep": self.config.keep_checkpoints, "say": self.say}
+        checkpoints = Checkpoints(
+            self.folder / "checkpoints", **settings, share=partial(self.hosts.broadcast, "checkpoint")
+        )
+        self.checkpoints = self.stack.enter_context(checkpoints)
+
+    # -------------------- Run folder ----------------------------------------------------------------------------------
+
+    def open_folder(self) -> None:
+        """Create and lock the folder of a new run, and write what describes the run; record how this start ends."""
+        config, hosts = self.config, self.hosts
+        if self.resumed is None and hosts.is_writer:
+            find_run.check_room(config, num_bytes_of(self.setup.state_shapes))
+        if not config.resume:
+            self.folder = session.claim_folder(config, hosts, self.say, self.stack)
+            self.open_checkpoints()
+        recorder: contextlib.AbstractContextManager[dict[str, Any]] = contextlib.nullcontext({})
+        if hosts.is_writer:
+            recorder = outcome.record_outcome(self.folder, saved=self.checkpoints.newest_saved)
+        self.outcome = self.stack.enter_context(recorder)
+        self.disk = DiskRetry(self.folder, config.on_disk_full == "wait", self.say, self.stop)
+        if hosts.is_writer:
+            hosts.before_lost(partial(outcome.write_loss, self.folder))
+            session.prepare_folder(self.setup, self.folder, self.checkpoints, self.resumed, self.disk)
+        note = (
+            f", resumes after step {self.resumed}" if self.resumed else ": see its first_batch.png while this compiles"
+        )
+        self.say(f"run      {self.folder}{note}")
+
+    # -------------------- Model, optimizer, steps ---------------------------------------------------------------------
+
+    def build_steps(self) -> None:
+        """Place the state on the devices, and build the training step and the evaluation."""
+        setup = self.setup
+        self.stack.enter_context(explain_out_of_memory(self.config, setup.devices, has_run=True))
+        if self.resumed is None:
+            self.state = setup.initial_state(self.initial)
+        else:
+            self.state = self.checkpoints.restore("newest", self.resumed, setup.state_shapes)
+        self.initial = None  # tens of megabytes that are not needed any more
+        num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        self.say(f"network  {type(setup.model).__name__}, {num_parameters:,} parameters")
+        self.steps = setup.build_steps(self.say)
+        self.say(f"input    {setup.placement}, {in_words(setup.num_bytes)} of images and labels")
+
+    # -------------------- Loop ----------------------------------------------------------------------------------------
+
+    def loop(self) -> int | None:
+        """Take the remaining steps, and save the last.
+
+        Returns:
+          The exit code with which all processes agreed to leave before the last step; None if they did not.
+
+        Raises:
+          ExitError: a step was not finite, another process is lost, or nothing can be saved.
+        """
+        config, setup, meta = self.config, self.setup, self.meta
+        last_step = min(config.max_steps or setup.total_steps, setup.total_steps)
+        evaluate_every = epochs_between_evaluations(config)
+        if meta["best"] is not None and meta["best"]["step"] == self.step:
+            self.save("best")  # where it was damaged: the state to resume from is the same
+        if self.is_due(evaluate_every) and (meta["last"] is None or meta["last"]["step"] < self.step):
+            self.evaluate()
+        unread = deque()
+        dispatches = calls_of(range(self.step, last_step), setup.steps_per_dispatch, setup.sampler.steps_per_epoch)
+        batches = prefetch(self.steps.source.inputs(dispatches), setup.devices)
+        exit_code = None
+        for number, (steps, inputs) in enumerate(zip(dispatches, batches, strict=True)):
+            if self.stop.requested():
+                self.hosts.ask_to_stop(number, self.stop.exit_code)
+            if (exit_code := self.hosts.stop_at(number)) is not None:
+                break
+            self.hosts.barrier("step", DISK_SECONDS if self.disk.waits else STUCK_SECONDS)
+            self.state, metrics = self.steps.train(self.state, inputs)
+            self.step = steps.stop
+            unread.append((steps, metrics))
+            evaluating, saving = self.is_due(evaluate_every), self.is_due(config.checkpoint_every)
+            sync = self.should_stop() or evaluating or saving or self.step == last_step
+            while len(unread) > (0 if sync else _IN_FLIGHT):
+                self.log(*unread.popleft())
+            if evaluating and not self.should_stop():
+                self.evaluate()
+            if saving and not self.should_stop():
+                self.save("newest")
+            self.checkpoints.poll()
+        while unread:
+            self.log(*unread.popleft())
+        if self.step > meta["step"]:
+            self.save("newest")
+        self.disk(self.checkpoints.wait)
+        return exit_code
+
+    def is_due(self, epochs: int) -> bool:
+        """Return whether what is done every so many epochs is due after this step; it always is after the last one."""
+        every = epochs * self.setup.sampler.steps_per_epoch
+        return self.step > 0 and (self.step % every == 0 or self.step == self.setup.total_steps)
+
+    def should_stop(self) -> bool:
+        """Return whether to stop at once; several processes leave before the same step instead, which they agree on."""
+        return self.hosts.num_processes == 1 and self.stop.requested()
+
+    def log(self, steps: range, metrics: dict[str, Any]) -> None:
+        """Log finished steps up to the first that was not finite, which ends the training."""
+        metrics = {name: np.asarray(values) for name, values in metrics.items()}
+        finite = metrics.pop("finite")
+        num_good = len(steps) if finite.all() else int(np.argmin(finite))
+        if num_good:
+            self.logger.steps(steps[:num_good], {name: values[:num_good] for name, values in metrics.items()})
+        if num_good < len(steps):
+            self.step, self.state = steps[num_good], clear_non_finite(self.state)  # unchanged since before that step
+            if self.step > self.meta["step"]:
+                self.save("newest")
+            raise self.incident(self.step, {name: float(values[num_good]) for name, values in metrics.items()})
+
+    def evaluate(self) -> None:
+        """Evaluate, log and draw, and save the state if it is the best so far."""
+        meta = self.meta
+        with self.logger.aside("evaluating"):
+            found = self.steps.evaluate(self.state.variables, self.should_stop)
+        if found is None:  # stopped: the evaluation comes first when the run is resumed
+            return
+        self.logger.evaluated(self.step, **session.shown(found, self.setup), best=meta["best"] and meta["best"]["step"])
+        meta["last"] = {"step": self.step, "confusion": found.confusion.tolist()}
+        score = partial(selection_score, best_metric=self.config.best_metric)
+        if meta["best"] is None or score(meta["last"]) > score(meta["best"]):
+            meta["best"] = meta["last"]
+            self.save("best")
+
+    def save(self, which: str) -> None:
+        """Save the state as the newest or the best checkpoint; it is written while the next steps are taken."""
+
+        def attempt() -> None:
+            now = {"step": self.step, "seconds": self.logger.seconds, "config": self.config.hash()}
+            self.checkpoints.save(which, self.step, self.state, self.meta | now)
+            if self.disk.waits:  # a save that fails later could not be repeated: its state would be gone
+                self.checkpoints.wait()
+
+        if not is_finite(self.state):
+            raise self.incident(self.step - 1)
+        self.disk(attempt)
+
+    def incident(self, bad_step: int, metrics: dict[str, float] | None = None) -> NotFinite:
+        """Keep the batch of a step that was not finite, counted from 0, and return the error to raise."""
+        names = [self.setup.train_split.names[i] for i in self.setup.sampler.batch(bad_step).index]
+        if self.hosts.is_writer:
+            batch, classes = self.setup.batch(bad_step), self.setup.dataset.classes
+            self.disk(lambda: outcome.write_incident(self.folder, bad_step + 1, metrics or {}, batch, names, classes))
+        return outcome.not_finite(bad_step + 1, names, self.folder, self.config.learning_rate)
+
+    # -------------------- Result --------------------------------------------------------------------------------------
+
+    def finish(self, exit_code: int | None) -> None:
+        """Write the result of a finished training, or say how to resume one that was stopped.
+
+        Raises:
+          Stopped: the training was asked to stop; the same command resumes it.
+        """
+        if self.hosts.is_writer:  # after no step at all nothing is saved
+            state_sum = self.checkpoints.confirm("newest", self.step) if self.step else None
+            self.outcome.update(saved=self.step or None, state=state_sum)
+        if not run_folder.is_finished(self.meta, self.setup.total_steps):
+            self.outcome["why"] = f"stopped after step {self.step} of {self.setup.total_steps}"
+            if exit_code or self.should_stop():
+                raise Stopped(exit_code or self.stop.exit_code, self.outcome["why"])
+            self.logger.draw_plot(status=f"stopped after step {self.step}")
+            self.logger.say(f"{self.outcome['why']}, all saved; resume with: {outcome.resume_command(self.folder)}")
+            return
+        self.write_result()
+
+    def write_result(self) -> None:
+        """Score the checkpoint that the result is of, and write the result.
+
+        Raises:
+          Stopped: the training was asked to stop; the same command continues here.
+        """
+        setup, precise = self.setup, self.config.batch_norm == "recompute"
+        doing = "computing precise batch-norm statistics" if precise else "choosing the checkpoint"
+        with self.stop.at_once(), self.logger.aside(doing):
+            variables = result_variables(setup, self.checkpoints, self.meta, self.state, self.step, self.disk)
+        scored = None, None
+        if variables is None:
+            lost = " and is of the running statistics" if precise else ""
+            self.logger.say(f"warning: the best checkpoint is damaged: the result has no boundary F1{lost}")
+        else:
+            with self.logger.aside("scoring boundaries"):
+                evaluate = partial(self.steps.evaluate, variables, self.should_stop)
+                scored = evaluate_boundaries(evaluate, setup.eval_samples, len(setup.dataset.classes))
+        if scored is None:
+            self.outcome["why"] = "stopped before the result was written, all steps done"
+            raise Stopped(self.stop.exit_code, self.outcome["why"])
+        if self.hosts.is_writer:
+            self.disk(partial(write_result, self.folder, setup, self.meta, self.logger, self.outcome["state"], *scored))
