@@ -36,7 +36,7 @@ def check(config: Config, json: str = "") -> int:
 
     Raises:
       UserError: for what a training would refuse.
-      Ending: what would end the training.
+      ExitError: what would end the training.
     """
     if config.resume:
         raise UserError("check looks at a training before it is begun: leave out --resume")

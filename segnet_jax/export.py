@@ -29,7 +29,7 @@ from segnet_jax.runs.dataset import open_data, validation_split
 from segnet_jax.system.command import run_command
 from segnet_jax.system.compilation_cache import keep_no_paths
 from segnet_jax.system.console import say
-from segnet_jax.system.errors import DiskFailed, DiskFull, Ending, UserError, is_disk_full, listed
+from segnet_jax.system.errors import DiskFailed, DiskFull, ExitError, UserError, is_disk_full, listed
 from segnet_jax.system.files import atomic_write_json, check_place, sum_of_file
 from segnet_jax.training.devices import start_devices
 
@@ -75,7 +75,7 @@ def export(options: Options) -> int:
 
     Raises:
       UserError: for a missing run, library or data, or files that are there already.
-      Ending: what was exported is not the network, or cannot be written; it is not kept then.
+      ExitError: what was exported is not the network, or cannot be written; it is not kept then.
     """
     if options.images < 1:
         raise UserError(f"--images must be at least 1, got {options.images}")
@@ -175,8 +175,8 @@ NETWORK_FIELDS = (  # of the config, such as are needed to build the network aga
 
 def _images(options: Options, config: Config) -> dict[tuple[int, int], list[np.ndarray]]:
     """Validation images, evenly spread, at the run's size and at an odd one."""
-    data_set = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
-    split = data_set.splits[validation_split(data_set)]
+    dataset = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
+    split = dataset.splits[validation_split(dataset)]
     chosen = sorted({round(place) for place in np.linspace(0, len(split) - 1, min(options.images, len(split)))})
     sizes = {tuple(config.image_size), ODD_SIZE}
     return {size: [streamed(split, size).read(index)[0] for index in chosen] for size in sorted(sizes, reverse=True)}
@@ -201,7 +201,7 @@ def _check_parity(parities: dict[Format, list[Parity]]) -> None:
     for name, found in parities.items():
         for parity in found:
             if not parity.holds:
-                raise Ending(f"the {name} export is not the network, and is not kept: {parity}")
+                raise ExitError(f"the {name} export is not the network, and is not kept: {parity}")
 
 
 # --- what is left ---

@@ -149,7 +149,7 @@ def lower(config: Config, out: pathlib.Path, platforms: Sequence[str], run: str 
         print(f"{one['file']:40} {one['num_operations']:6} operations  {one['bytes'] / 1e3:8.1f} kB", flush=True)
     kept = (
         *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling"),
-        *("encoder_addition", "decoder", "dropout", "batch_size_per_device", "accumulate", "input"),
+        *("encoder_addition", "decoder", "dropout", "batch_size_per_device", "grad_accum_steps", "input"),
     )
     about = {"config": {name: getattr(config, name) for name in kept}, "num_devices": num_devices, **given.about}
     atomic_write_json(
@@ -215,7 +215,7 @@ def measure(options: Measure) -> int:
       OutOfMemory: float32 does not fit.
     """
     from segnet_jax.benchmarks.portability.machine import Machine
-    from segnet_jax.runs.out_of_memory import telling_of_memory
+    from segnet_jax.runs.out_of_memory import explain_out_of_memory
 
     check_place("json", options.json)
     machine = Machine.of(options, say)
@@ -234,7 +234,7 @@ def measure(options: Measure) -> int:
         },
         "precisions": {},
     }
-    with telling_of_memory(machine.config, machine.devices, flags=Measure):
+    with explain_out_of_memory(machine.config, machine.devices, flags=Measure):
         for precision in dict.fromkeys(options.precision):
             found["precisions"][precision] = machine.measure(precision)
             atomic_write_json(options.json, found)  # after each, so that a long one that breaks off has left the others

@@ -31,7 +31,7 @@ from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import say
-from segnet_jax.system.disk import Room
+from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors, is_out_of_memory
 from segnet_jax.system.files import atomic_write_json, check_place
 from segnet_jax.system.signals import Stop
@@ -93,7 +93,7 @@ def predict(options: Options) -> int:
     Raises:
       UserError: for a mistake in the options, before anything is written; `UserErrors` for the inputs that are at
         fault, when all others are done.
-      Ending: somebody asked to stop, or the disk is full; what was written before is whole.
+      ExitError: somebody asked to stop, or the disk is full; what was written before is whole.
     """
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop(first="what is begun is written first"))
@@ -129,7 +129,7 @@ def predict(options: Options) -> int:
                 per_device = min(per_device, -(-len(sources) // devices.total))
             predictor = Predictor(network, devices, per_device, sizing, say, options.samples)
             out = _make_folder(options)
-        room = Room(out, waits=False, say=say, stop=stop)
+        room = DiskRetry(out, waits=False, say=say, stop=stop)
         void = options.void if options.void >= 0 else _void_of(network.classes)
         outputs = Outputs(
             folder=out,

@@ -87,10 +87,10 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
         print(f"CamVid lies prepared in {prepared} already; to make it anew, delete that folder first")
         return
     if tutorial:
-        data_set = camvid.tutorial(tutorial)
-        for note in data_set.notes:
+        dataset = camvid.tutorial(tutorial)
+        for note in dataset.notes:
             print(note)
-        make_records(data_set, out)
+        make_records(dataset, out)
         return
     if archives:
         images, labels = find_archives(archives)

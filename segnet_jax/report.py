@@ -122,7 +122,7 @@ def _is_of(record: Record, told: dict[str, Any]) -> bool:
     def recipe(result: dict[str, Any]) -> dict[str, Any]:
         differences = result.get("differences")
         known = differences if isinstance(differences, dict) else {}
-        return {name: both for name, both in known.items() if name != "data_set"}
+        return {name: both for name, both in known.items() if name != "dataset"}
 
     return told.get("seed") == record.config.seed and recipe(told) == recipe(record.result)
 

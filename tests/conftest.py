@@ -25,14 +25,14 @@ import shutil  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from segnet_jax.reporting import logbook  # noqa: E402
+from segnet_jax.reporting import run_logger  # noqa: E402
 
 gc.set_threshold(200_000, 20, 100)  # tracing makes many objects that stay: to look for garbage as often takes long
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-_draw, _drawn = logbook.training_plot, pathlib.Path(os.environ["SEGNET_JAX_CACHE"], "progress.png")
+_draw, _drawn = run_logger.training_plot, pathlib.Path(os.environ["SEGNET_JAX_CACHE"], "progress.png")
 
 
 def _draw_once(rows, path, **told):
@@ -42,7 +42,7 @@ def _draw_once(rows, path, **told):
     shutil.copyfile(_drawn, path)
 
 
-logbook.training_plot = _draw_once
+run_logger.training_plot = _draw_once
 
 
 @pytest.fixture(scope="session")

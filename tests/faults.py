@@ -228,7 +228,7 @@ def install(faults: Faults) -> None:
 
     from segnet_jax.data.input_pipeline import cache, class_counts
     from segnet_jax.distributed.data_parallel import AheadOfTime
-    from segnet_jax.reporting import logbook, metrics_log
+    from segnet_jax.reporting import metrics_log, run_logger
     from segnet_jax.runs import dataset  # noqa: F401
     from segnet_jax.system import files
     from segnet_jax.training import checkpoint_folders, checkpoints, manifest
@@ -278,8 +278,8 @@ def install(faults: Faults) -> None:
         self._file = Halved(self._file, functools.partial(faults.reached, "training: line"))
 
     metrics_log.MetricsLog.__init__ = make_halved_log
-    faults.before(logbook, "prediction_pictures", "drawing: pictures")
-    faults.before(logbook, "training_plot", "drawing: plot")
+    faults.before(run_logger, "prediction_pictures", "drawing: pictures")
+    faults.before(run_logger, "training_plot", "drawing: plot")
 
     make_room, finish = checkpoints.Checkpoints._make_room, checkpoints.Checkpoints._finish
 
@@ -297,7 +297,7 @@ def install(faults: Faults) -> None:
 
     checkpoints.Checkpoints._make_room, checkpoints.Checkpoints._finish = made_room, finishing
     faults.before(checkpoints.Checkpoints, "_read", "saving: read")
-    faults.before(checkpoint_folders.Shelf, "prune", "saving: prune")
+    faults.before(checkpoint_folders.CheckpointFolders, "prune", "saving: prune")
     rename, rmtree = os.rename, shutil.rmtree
 
     def renaming(source, target, **settings):

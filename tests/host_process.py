@@ -38,8 +38,8 @@ def psum():
 
 def agree(hosts, who, call_of_wish):
     """Shares two values, meets, then steps until all have agreed to stop because one of them wanted to."""
-    shared = [hosts.share("name", f"of {hosts.process_id}, {i}" if hosts.is_writer else None) for i in range(2)]
-    told = [hosts.exchange("place", f"{hosts.process_id}, {i}") for i in range(2)]
+    shared = [hosts.broadcast("name", f"of {hosts.process_id}, {i}" if hosts.is_writer else None) for i in range(2)]
+    told = [hosts.all_gather("place", f"{hosts.process_id}, {i}") for i in range(2)]
     hosts.barrier("begin", 20)
     step, numbers, unread = psum(), np.ones((2, 1), np.float32), deque()
     for call in range(100):

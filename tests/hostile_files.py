@@ -528,7 +528,7 @@ def own_folders(folder, canary):
 
 
 @hostile("data")
-def records(folder, canary):
+def samples(folder, canary):
     """Prepared records of which the description names a module, which TFDS would import."""
     module = folder / "hostile_module.py"
     module.write_text(f"open({str(canary)!r}, 'w').close()\nclass Text: pass\n")
@@ -650,11 +650,11 @@ def open_picture(path):
 
 
 def open_data(path):
-    from segnet_jax.data.open_dataset import open_data_set
+    from segnet_jax.data.open_dataset import open_dataset
 
     sys.path.insert(0, str(path.parent))  # what a command that is started there would import from
-    data_set = open_data_set(str(path), split_rule="tutorial", image_size=(6, 8), seed=0, num_train=1, num_val=1)
-    data_set.splits["train"].read(0)
+    dataset = open_dataset(str(path), split_rule="tutorial", image_size=(6, 8), seed=0, num_train=1, num_val=1)
+    dataset.splits["train"].read(0)
 
 
 def open_config(path):

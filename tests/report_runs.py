@@ -22,7 +22,7 @@ HOSTILE = ClassTable(
     ((128, 128, 128), (128, 0, 0), (60, 40, 222), (128, 128, 0), (0, 128, 192)),
 )
 ABOUT = {
-    "data_set": "street",
+    "dataset": "street",
     "split": "val",
     "num_images": {"train": 40, "val": 9},
     "fingerprints": {"train": "a", "val": "b"},

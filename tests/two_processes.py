@@ -28,8 +28,8 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from segnet_jax.data.input_pipeline.cache import from_arrays  # noqa: E402
-from segnet_jax.data.input_pipeline.sampler import Plan  # noqa: E402
-from segnet_jax.data.input_pipeline.tf_data import Share  # noqa: E402
+from segnet_jax.data.input_pipeline.sampler import Sampler  # noqa: E402
+from segnet_jax.data.input_pipeline.tf_data import BatchShard  # noqa: E402
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_train_step, prefetch, replicate  # noqa: E402
 from segnet_jax.nn.preprocessing import TORCH  # noqa: E402
 from segnet_jax.nn.segnet import SegNet  # noqa: E402
@@ -48,9 +48,9 @@ model = SegNet(3, depth=1, width=0.125, sync_axis=AXIS)
 schedule = learning_rate_schedule("constant", peak=0.05, total_steps=5)
 optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
 state = replicate(create_state(init_variables(model, seed=0), optimizer, "float32"), devices)
-plan = Plan(num_samples=40, global_batch_size=16, seed=0, flip=True, shift=2)
-share = Share(devices.total, devices.first, len(devices.local), batch_size_per_device=2)
-source = training_input(place, from_arrays(images, labels), plan, share, 1, devices)
+sampler = Sampler(num_samples=40, global_batch_size=16, seed=0, flip=True, shift=2)
+share = BatchShard(devices.total, devices.first, len(devices.local), batch_size_per_device=2)
+source = training_input(place, from_arrays(images, labels), sampler, share, 1, devices)
 step = parallel_train_step(
     partial(
         train_steps,

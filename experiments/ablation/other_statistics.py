@@ -18,7 +18,7 @@ import numpy as np
 from segnet_jax.config import files
 from segnet_jax.inference.network import restore
 from segnet_jax.metrics.confusion import confusion_matrix
-from segnet_jax.nn.preprocessing import normalise
+from segnet_jax.nn.preprocessing import normalize
 from segnet_jax.runs import dataset
 from segnet_jax.runs.dataset import open_data
 from segnet_jax.runs.result import by_statistics
@@ -45,15 +45,15 @@ def main() -> None:
 
     @jax.jit
     def label(variables, image):
-        image = normalise(image, preprocessing, model.dtype)
+        image = normalize(image, preprocessing, model.dtype)
         own, _ = model.apply(variables, image, train=True, mutable=["batch_stats"])
         none = without.apply(variables | {"batch_stats": ones}, image, train=False)
         return [jnp.argmax(logits, axis=-1).astype(jnp.uint8) for logits in (own, none)]
 
-    records = dataset.decode(open_data(config).splits["val"], config, "reading val images", say)
+    samples = dataset.decode(open_data(config).splits["val"], config, "reading val images", say)
     counts = {"own": 0, "none": 0}
-    for index in range(len(records)):
-        image, truth = records.read(index)
+    for index in range(len(samples)):
+        image, truth = samples.read(index)
         for name, prediction in zip(counts, label(restored.variables, image[None]), strict=True):
             counts[name] = counts[name] + np.asarray(confusion_matrix(truth[None], prediction, model.num_classes))
     with open(given.json, "w", encoding="utf-8") as file:

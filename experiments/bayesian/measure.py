@@ -50,13 +50,13 @@ def main() -> None:
     network = segnet_jax.load(given.run, given.checkpoint)
     config = dataclasses.replace(files.read_run(given.run), data=given.data)
     split = open_data(config).splits["val"]
-    records = dataset.decode(split, config, "reading frames", print)
-    frames = sorted({round(place) for place in np.linspace(0, len(records) - 1, given.frames)})
+    samples = dataset.decode(split, config, "reading frames", print)
+    frames = sorted({round(place) for place in np.linspace(0, len(samples) - 1, given.frames)})
     look = jax.jit(partial(_look, network=network, num_samples=given.samples))
 
     total, variances, start = None, [], time.monotonic()
     for frame in frames:
-        image, label = records.read(frame)
+        image, label = samples.read(frame)
         counts, variance = look(network.variables, image[None], label[None], jnp.array([frame]))
         counts = jax.tree.map(lambda each: np.asarray(each, np.int64), counts)
         total = counts if total is None else jax.tree.map(np.add, total, counts)
@@ -73,7 +73,7 @@ def main() -> None:
         "versions": versions(),
         "config": {item: getattr(config, item) for item in ("network", "width", "image_size", "dropout")},
         "step": network.step,
-        "frames": f"{len(frames)} of {len(records)} val frames",
+        "frames": f"{len(frames)} of {len(samples)} val frames",
         "num_samples": given.samples,
         "variance_of_the_mean": {
             str(size): {"variance": value, "times_samples_by_that_of_one": value * size / variance[0]}

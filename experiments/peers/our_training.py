@@ -8,7 +8,7 @@ from problem import LOSS_SCALE, Parameters, Problem
 
 from segnet_jax.distributed.data_parallel import replicate
 from segnet_jax.nn.folding import fold_batch_norm
-from segnet_jax.nn.preprocessing import TORCH, normalise
+from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.training import build, build_steps
 from segnet_jax.training.inputs import Input, as_sent
 from segnet_jax.training.precision import LossScale
@@ -65,6 +65,6 @@ class OurTraining:
 
         @jax.jit
         def infer(variables, image):
-            return model.apply(variables, normalise(image, TORCH, model.dtype), train=False)
+            return model.apply(variables, normalize(image, TORCH, model.dtype), train=False)
 
         return self._machine.ours(infer, variables, self._image), np.asarray(infer(variables, self._image))

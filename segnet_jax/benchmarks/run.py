@@ -16,7 +16,7 @@ from segnet_jax.benchmarks import throughput
 from segnet_jax.benchmarks.table import print_measurements
 from segnet_jax.config.fields import Config
 from segnet_jax.reporting.environment import environment
-from segnet_jax.runs.out_of_memory import telling_of_memory
+from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.system.console import say
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_json, check_place
@@ -41,7 +41,7 @@ class Options:
     half_gradients: bool = False  # sum gradients over devices in 16 bits
     deterministic: bool = False  # on GPUs, the same bits at every start
     input: Literal["auto", "host", "device"] = "auto"  # train: where batches are made
-    steps_per_call: int = 1  # train: steps a dispatch, with input device
+    steps_per_dispatch: int = 1  # train: steps a dispatch, with input device
     data: str = "synthetic"  # epoch, input: images; a folder, "camvid" or "synthetic"
     strong: bool = False  # scaling: also with as many images over all devices, divided among more and more
     steps: int = 20  # of a round, chained without a wait
@@ -94,7 +94,7 @@ def benchmark(options: Options) -> int:
         "environment": environment(devices.kinds),
     }
     try:
-        with telling_of_memory(config, devices, flags=Options):
+        with explain_out_of_memory(config, devices, flags=Options):
             for _ in _measure(chosen, measured, options.strong, found):
                 if devices.is_writer and options.json:
                     atomic_write_json(options.json, found)

@@ -13,8 +13,8 @@ from segnet_jax.benchmarks.roofline import shares, work_of
 from segnet_jax.benchmarks.timing import Timing, timed, timed_in_turns
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline import tf_data
-from segnet_jax.data.input_pipeline.cache import Records, from_arrays
-from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.input_pipeline.cache import CachedSplit, from_arrays
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import (
     AheadOfTime,
     Devices,
@@ -26,14 +26,14 @@ from segnet_jax.distributed.data_parallel import (
 )
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.pooling import max_pool_with_code, unpool
-from segnet_jax.nn.preprocessing import TORCH, normalise
+from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.runs import dataset
 from segnet_jax.runs.dataset import open_data, validation_split
 from segnet_jax.system.errors import is_out_of_memory
 from segnet_jax.training import build, build_steps
-from segnet_jax.training.devices import device_share, steps_per_call
-from segnet_jax.training.inputs import Input, calls_of, choose_place, evaluation_input, training_input
+from segnet_jax.training.devices import device_shard, steps_per_dispatch
+from segnet_jax.training.inputs import Input, calls_of, choose_placement, evaluation_input, training_input
 from segnet_jax.training.state import create_state, init_variables
 
 NUM_CLASSES = 11
@@ -70,21 +70,21 @@ class Measured:
         """The network, for training."""
         return build.build_model(self.config, NUM_CLASSES, self.precision)
 
-    def timed(self, run: Callable[[int], object], steps_per_call: int = 1) -> Timing:
+    def timed(self, run: Callable[[int], object], steps_per_dispatch: int = 1) -> Timing:
         """Times a step by the rules of `timing`; `run` makes so many calls of so many steps."""
         calls = timed(run, steps=self.steps, rounds=self.rounds, warm_up=WARM_UP)
-        return Timing(tuple(seconds / steps_per_call for seconds in calls.rounds))
+        return Timing(tuple(seconds / steps_per_dispatch for seconds in calls.rounds))
 
 
 def train(measured: Measured) -> dict[str, Any]:
     """The training step with its batch on the devices, and with its input path."""
     config, devices = measured.config, measured.devices
-    share = device_share(devices, config.batch_size_per_device)
-    records = random_records(max(32, measured.images_per_step), config.image_size)
-    plan = Plan(len(records), measured.images_per_step, seed=0, flip=True, shift=10)
-    per_call = steps_per_call(config, devices)
-    place = choose_place("device" if per_call > 1 else config.input, devices, records)
-    source = training_input(place, records, plan, share, 1, devices)
+    shard = device_shard(devices, config.batch_size_per_device)
+    samples = random_records(max(32, measured.images_per_step), config.image_size)
+    sampler = Sampler(len(samples), measured.images_per_step, seed=0, flip=True, shift=10)
+    per_call = steps_per_dispatch(config, devices)
+    place = choose_placement("device" if per_call > 1 else config.input, devices, samples)
+    source = training_input(place, samples, sampler, shard, 1, devices)
     trainer = Trainer(measured, source)
 
     resident = next(prefetch(source.inputs([range(per_call)]), devices))
@@ -152,37 +152,37 @@ class Trainer:
 def epoch(measured: Measured) -> dict[str, Any]:
     """A whole epoch over a data set as `train` takes it, the evaluation at its end included."""
     config, devices = measured.config, measured.devices
-    data_set = open_data(config)
-    scored = validation_split(data_set)
-    splits = [data_set.splits[name] for name in ("train", scored)]
-    records, records_scored = (dataset.decode(split, config, "reading images", measured.say) for split in splits)
-    plan = Plan(len(records), measured.images_per_step, seed=0, flip=True, shift=10)
-    share = device_share(devices, config.batch_size_per_device)
-    place = choose_place(config.input, devices, records, records_scored)
-    trainer = Trainer(measured, training_input(place, records, plan, share, 1, devices))
+    dataset = open_data(config)
+    scored = validation_split(dataset)
+    splits = [dataset.splits[name] for name in ("train", scored)]
+    samples, eval_samples = (dataset.decode(split, config, "reading images", measured.say) for split in splits)
+    sampler = Sampler(len(samples), measured.images_per_step, seed=0, flip=True, shift=10)
+    shard = device_shard(devices, config.batch_size_per_device)
+    place = choose_placement(config.input, devices, samples, eval_samples)
+    trainer = Trainer(measured, training_input(place, samples, sampler, shard, 1, devices))
     evaluate = build_steps.build_evaluator(
-        evaluation_input(place, records_scored, share, devices),
-        len(records_scored),
-        share,
+        evaluation_input(place, eval_samples, shard, devices),
+        len(eval_samples),
+        shard,
         devices,
         measured.say,
         **trainer.step_settings,
     )
-    per_call = 1 if place == "host" else steps_per_call(config, devices)
+    per_call = 1 if place == "host" else steps_per_dispatch(config, devices)
 
     def run(epochs):
         for number in range(epochs):
-            steps = range(number * plan.steps_per_epoch, (number + 1) * plan.steps_per_epoch)
-            calls = calls_of(steps, per_call, plan.steps_per_epoch)
+            steps = range(number * sampler.steps_per_epoch, (number + 1) * sampler.steps_per_epoch)
+            calls = calls_of(steps, per_call, sampler.steps_per_epoch)
             state, _ = trainer.take(prefetch(trainer.source.inputs(calls), devices))
             evaluate(state.variables)
 
     timing = timed(run, steps=1, rounds=measured.rounds, warm_up=1)
     return {
         "seconds": timing.median,
-        "images_per_second": plan.steps_per_epoch * measured.images_per_step / timing.median,
-        "num_images": len(records),
-        "num_scored": len(records_scored),
+        "images_per_second": sampler.steps_per_epoch * measured.images_per_step / timing.median,
+        "num_images": len(samples),
+        "num_scored": len(eval_samples),
         "input": place,
     }
 
@@ -207,7 +207,7 @@ def _inference(measured: Measured, model: SegNet, variables: dict[str, Any]) -> 
     config, devices = measured.config, measured.devices
 
     def predict(variables, image, _store):
-        logits = model.apply(variables, normalise(image, TORCH, model.dtype), train=False)
+        logits = model.apply(variables, normalize(image, TORCH, model.dtype), train=False)
         return (), jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
     step = AheadOfTime(parallel_eval_step(predict, devices), "inference", devices, measured.say)
@@ -221,17 +221,17 @@ def input_(measured: Measured) -> dict[str, Any]:
     """The host's batches, flipped and shifted, with nothing that takes them."""
     config = measured.config
     split = open_data(config).splits["train"]
-    records = dataset.decode(split, config, "reading images", measured.say)
-    share = device_share(measured.devices, config.batch_size_per_device)
-    plan = Plan(len(records), measured.images_per_step, seed=0, flip=True, shift=10)
-    batches = tf_data.training_batches(records, plan, share, 1, range(10**9))
+    samples = dataset.decode(split, config, "reading images", measured.say)
+    shard = device_shard(measured.devices, config.batch_size_per_device)
+    sampler = Sampler(len(samples), measured.images_per_step, seed=0, flip=True, shift=10)
+    batches = tf_data.training_batches(samples, sampler, shard, 1, range(10**9))
 
     def run(steps):
         for _ in range(steps):
             next(batches)
 
     found = measured.timed(run).summary(measured.images_per_step)
-    return found | {"num_records": len(records), "kept_decoded": records.images is not None}
+    return found | {"num_records": len(samples), "kept_decoded": samples.images is not None}
 
 
 def pooling(measured: Measured) -> dict[str, Any]:
@@ -300,7 +300,7 @@ def _train_on(count: int, batch: int, sync: bool, measured: Measured, may_not_fi
         return None
 
 
-def random_records(count: int, image_size: tuple[int, int]) -> Records:
+def random_records(count: int, image_size: tuple[int, int]) -> CachedSplit:
     """Noise to train on: speed does not depend on what is in a picture."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, *image_size, 3), np.uint8)

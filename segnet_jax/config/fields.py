@@ -45,7 +45,7 @@ class Config:
     unknown_colour: Literal["error", "ignore"] = "error"  # colours of labels that mean no class; ignore: they are void
     exif: Literal["refuse", "apply", "ignore"] = "refuse"  # images that say they lie on their side: turn them or not
     resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
-    val_share: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
+    val_fraction: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
     flip: bool = field(default=True, metadata=OVERRIDE)  # reflect left/right with probability 1/2
     shift: int = field(
         default=10, metadata=OVERRIDE
@@ -84,7 +84,7 @@ class Config:
     # training
     epochs: int = field(default=100, metadata=OVERRIDE)  # passes over the training split
     batch_size_per_device: int = field(default=4, metadata=FREE)  # images a device takes at once
-    accumulate: int = field(
+    grad_accum_steps: int = field(
         default=1, metadata=OVERRIDE
     )  # batches a device takes per step; their gradients are added up
     learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # of SGD, at its highest
@@ -100,8 +100,8 @@ class Config:
     momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD
     weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels
     decay_scale: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's scale too, as in Caffe's files
-    bias_rate: float = 1.0  # factor for convolutions' biases; Caffe's: 2
-    average: float = 0.0  # share of the old average of the parameters that a step keeps, such as 0.99; 0: no average
+    bias_lr_mult: float = 1.0  # factor for convolutions' biases; Caffe's: 2
+    ema_decay: float = 0.0  # share of the old average of the parameters that a step keeps, such as 0.99; 0: no average
     class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
         default="matlab", metadata=OVERRIDE
     )  # balancing rule
@@ -112,7 +112,7 @@ class Config:
     devices: str = field(default="all", metadata=FREE)  # how many devices to train on: a number or "all"
     fake_devices: int = field(default=0, metadata=FREE)  # pretend that the CPU is so many devices, for trying out
     input: Literal["auto", "host", "device"] = field(default="auto", metadata=FREE)  # where batches are made
-    steps_per_call: int = field(default=1, metadata=FREE)  # steps a dispatch, with input device; 1 on the CPU
+    steps_per_dispatch: int = field(default=1, metadata=FREE)  # steps a dispatch, with input device; 1 on the CPU
     half_gradients: bool = field(default=False, metadata=OVERRIDE)  # sum gradients over devices in 16 bits
     deterministic: bool = field(
         default=False, metadata=FREE
@@ -138,7 +138,7 @@ class Config:
     result_checkpoint: Literal["best", "last"] = field(
         default="best", metadata=OVERRIDE
     )  # which one result.json scores; last: nothing was selected
-    selected_by: Literal["miou", "global_accuracy"] = field(
+    best_metric: Literal["miou", "global_accuracy"] = field(
         default="miou", metadata=OVERRIDE
     )  # what the best is best in
 
@@ -166,8 +166,10 @@ class Config:
             raise UserError(f"--scale must be the least and the largest factor, got {self.scale[0]} {self.scale[1]}")
         if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
             raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
-        if self.steps_per_call > 1 and self.input == "host":
-            raise UserError(f"--steps-per-call {self.steps_per_call} needs --input device, where no batch is sent")
+        if self.steps_per_dispatch > 1 and self.input == "host":
+            raise UserError(
+                f"--steps-per-dispatch {self.steps_per_dispatch} needs --input device, where no batch is sent"
+            )
         if self.resume and not self.run:
             raise UserError("--resume needs the run to go on with: add --run FOLDER")
 
@@ -192,7 +194,7 @@ _RANGES = {
     "scenes": (1, 1_000_000),
     "image_size": (1, 16_384),
     "labels_start_at": (0, 255),
-    "val_share": (0, 0.9),
+    "val_fraction": (0, 0.9),
     "shift": (0, 16_384),
     "scale": (0.25, 4),
     "color": (0, 1),
@@ -204,7 +206,7 @@ _RANGES = {
     "dropout": (0, 0.9),
     "epochs": (1, 1_000_000),
     "batch_size_per_device": (1, 65_536),
-    "accumulate": (1, 65_536),
+    "grad_accum_steps": (1, 65_536),
     "learning_rate": (_POSITIVE, 10),
     "warmup_epochs": (0, 1_000_000),
     "step_epochs": (1, 1_000_000),
@@ -212,11 +214,11 @@ _RANGES = {
     "poly_power": (_POSITIVE, 100),
     "momentum": (0, 1 - 1e-6),
     "weight_decay": (0, 1),
-    "bias_rate": (0, 100),
-    "average": (0, 1 - 1e-6),
+    "bias_lr_mult": (0, 100),
+    "ema_decay": (0, 1 - 1e-6),
     "seed": (0, 2**63 - 1),
     "fake_devices": (0, 1024),
-    "steps_per_call": (1, 10_000),
+    "steps_per_dispatch": (1, 10_000),
     "max_steps": (0, 2**31 - 1),
     "process_id": (-1, 2**20),
     "num_processes": (0, 2**20),

@@ -96,7 +96,7 @@ def protocol_batch(protocol: Config, num_devices: int) -> int:
       protocol: from `read_protocol`.
       num_devices: that it is trained on.
     """
-    batch = protocol.batch_size_per_device * protocol.accumulate
+    batch = protocol.batch_size_per_device * protocol.grad_accum_steps
     return batch * num_devices if protocol.protocol in BATCH_OF_A_DEVICE else batch
 
 

@@ -35,7 +35,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class DataSet:
+class Dataset:
     """A data set ready to be read.
 
     Attributes:
@@ -53,13 +53,13 @@ class DataSet:
     sizes: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
 
-def told_together(data_set: DataSet, where: object) -> DataSet:
+def told_together(dataset: Dataset, where: object) -> Dataset:
     """The same data set, but where one record cannot be read, all are looked at and the error tells all faults.
 
     Whoever reads, in whatever order and from however many threads, thus gets the same error.
 
     Args:
-      data_set: its records raise UserError where they are at fault.
+      dataset: its records raise UserError where they are at fault.
       where: the folder or archive that messages name.
     """
     lock = threading.Lock()
@@ -71,13 +71,13 @@ def told_together(data_set: DataSet, where: object) -> DataSet:
         except UserError as error:
             with lock:
                 if not found:
-                    found.append(UserErrors(where, [*faults_of(data_set.splits.values()), *error.faults]))
+                    found.append(UserErrors(where, [*faults_of(dataset.splits.values()), *error.faults]))
             raise found[0] from None
 
     splits = {
-        name: dataclasses.replace(split, read=functools.partial(read, split)) for name, split in data_set.splits.items()
+        name: dataclasses.replace(split, read=functools.partial(read, split)) for name, split in dataset.splits.items()
     }
-    return dataclasses.replace(data_set, splits=splits)
+    return dataclasses.replace(dataset, splits=splits)
 
 
 def faults_of(splits: Iterable[Split]) -> list[Fault]:

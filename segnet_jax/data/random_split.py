@@ -51,7 +51,7 @@ def deal(keys: Sequence[Key], share: float) -> Dealt:
     splits = {"train": [key for key in keys if key not in chosen], "val": [key for key in keys if key in chosen]}
     told = (
         f"note: the folder's images are dealt {len(splits['train'])} to train, {len(splits['val'])} to val ({how}): "
-        f"{listed([name for name, _ in splits['val']])}; say otherwise by train.txt and val.txt, or --val-share"
+        f"{listed([name for name, _ in splits['val']])}; say otherwise by train.txt and val.txt, or --val-fraction"
     )
     return Dealt(splits, told)
 

@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from segnet_jax.data.camvid_frames import DRIVES
-from segnet_jax.data.dataset import DataSet, Split
+from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.system.errors import UserError, listed
 
 FRAMES_PER_SECOND = 30
@@ -172,17 +172,17 @@ def _seconds(span: float) -> str:
     return "1/15 s" if abs(span - 1 / 15) < 1e-6 else f"{span:.2g} s" if span < 10 else f"{span:.0f} s"
 
 
-def leave_out(data_set: DataSet, sequence: str) -> DataSet:
+def leave_out(dataset: Dataset, sequence: str) -> Dataset:
     """Makes a sequence the validation images, and all other images, of all splits, the training images.
 
     Args:
-      data_set: whose names tell sequences.
+      dataset: whose names tell sequences.
       sequence: to be left out of the training.
 
     Raises:
       UserError: the names tell no sequences, this one is none of them or the only one, or a name is there twice.
     """
-    places = [(split, index) for split in data_set.splits.values() for index in range(len(split))]
+    places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
     names = [split.names[index] for split, index in places]
     found = sequences_of(names)
     if found is None:
@@ -192,14 +192,14 @@ def leave_out(data_set: DataSet, sequence: str) -> DataSet:
     known = sorted(set(found))
     if sequence not in known:
         given = f"no sequence {sequence}" if sequence else "--split-rule leave-out needs --leave-out SEQUENCE"
-        raise UserError(f"{given}; {data_set.name} has {listed(known)}")
+        raise UserError(f"{given}; {dataset.name} has {listed(known)}")
     if len(known) == 1:
-        raise UserError(f"{sequence} is the only sequence of {data_set.name}: nothing would be left to train on")
+        raise UserError(f"{sequence} is the only sequence of {dataset.name}: nothing would be left to train on")
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(f"the same name in two splits, which leave-out would put together: {listed(twice)}")
-    source = ",".join(split.fingerprint for split in data_set.splits.values())
-    files = {name: digest for split in data_set.splits.values() for name, digest in split.files.items()}
+    source = ",".join(split.fingerprint for split in dataset.splits.values())
+    files = {name: digest for split in dataset.splits.values() for name, digest in split.files.items()}
     splits = {}
     for split, is_left_out in (("train", False), ("val", True)):
         chosen = [place for place, each in enumerate(found) if (each == sequence) is is_left_out]
@@ -207,8 +207,8 @@ def leave_out(data_set: DataSet, sequence: str) -> DataSet:
         digest = hashlib.sha256("\n".join((source, *chosen_names)).encode()).hexdigest()
         read = functools.partial(_read, [places[place] for place in chosen])
         splits[split] = Split(chosen_names, read, digest, files)
-    name = f"{data_set.name}-without-{sequence}"
-    return DataSet(name, data_set.classes, splits, data_set.notes, data_set.sizes)
+    name = f"{dataset.name}-without-{sequence}"
+    return Dataset(name, dataset.classes, splits, dataset.notes, dataset.sizes)
 
 
 def _read(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:

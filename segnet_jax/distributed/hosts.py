@@ -52,7 +52,7 @@ class Hosts:
         """Whether this process writes and prints: one of several does."""
         return self.process_id == 0
 
-    def share(self, name: str, value: str | None = None, seconds: float = LEAVE_SECONDS) -> str:
+    def broadcast(self, name: str, value: str | None = None, seconds: float = LEAVE_SECONDS) -> str:
         """Gives process 0's value to all, each of which must call it as often for each name.
 
         Args:
@@ -73,7 +73,7 @@ class Hosts:
             return value
         return self._told(key, self._watch.processes[0], name, seconds)
 
-    def exchange(self, name: str, value: str, seconds: float = LEAVE_SECONDS) -> list[str]:
+    def all_gather(self, name: str, value: str, seconds: float = LEAVE_SECONDS) -> list[str]:
         """Gives each process's value to all, in the order of their numbers; all must call it as often for each name.
 
         Args:

@@ -16,7 +16,7 @@ from segnet_jax.config.files import override
 from segnet_jax.data.labels.classes import ClassTable, Color
 from segnet_jax.distributed.data_parallel import Devices, replicate
 from segnet_jax.nn.folding import fold_batch_norm
-from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.console import say
 from segnet_jax.system.errors import UserError
@@ -88,7 +88,7 @@ def restore(
         meta = checkpoints.read_meta(which, step)
         model = build.build_model(config, len(meta["classes"]), precision)
         optimizer, _ = build.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
-        shapes = build.state_shapes(model, optimizer, meta["precision"], config.average > 0)
+        shapes = build.state_shapes(model, optimizer, meta["precision"], config.ema_decay > 0)
         try:
             state = checkpoints.restore(which, step, shapes)
         except ValueError as error:  # the files are whole: Orbax tells of shapes or names that differ
@@ -146,7 +146,7 @@ class Network:
         Returns:
           Logits, float32 [B,H,W,C].
         """
-        seen = normalise(images, self.preprocessing, self.model.dtype)
+        seen = normalize(images, self.preprocessing, self.model.dtype)
         return self.model.apply(variables, seen, train=False, keys=keys)
 
     def logits(self, images: np.ndarray) -> jax.Array:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from segnet_jax.data.input_pipeline import tf_data
-from segnet_jax.data.input_pipeline.cache import Records
+from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
 from segnet_jax.inference.network import Network
@@ -64,7 +64,7 @@ class SampledScores:
         }
 
     def show(
-        self, run: str, on: dict[str, Any], names: Sequence[str], records: Records | None, classes: ClassTable
+        self, run: str, on: dict[str, Any], names: Sequence[str], samples: CachedSplit | None, classes: ClassTable
     ) -> None:
         """Prints the scores beside those without dropout, and keeps them and the maps for the run's report.
 
@@ -72,7 +72,7 @@ class SampledScores:
           run: the folder.
           on: what they are of, as JSON.
           names: of the records.
-          records: for their images; None where those must not be passed on.
+          samples: for their images; None where those must not be passed on.
           classes: names and colours.
         """
         told = self.as_json()
@@ -84,7 +84,7 @@ class SampledScores:
                 f"{percent(coverage['0.9'])} and {percent(coverage['0.5'])}"
             )
         pictures = [
-            (names[i], records.read(i)[0] if records is not None else None, maps)
+            (names[i], samples.read(i)[0] if samples is not None else None, maps)
             for i, maps in sorted(self.maps.items())
         ]
         keep_uncertainty(pathlib.Path(run), on | told, pictures, classes)
@@ -93,8 +93,8 @@ class SampledScores:
 def score_samples(
     network: Network,
     source: Input,
-    records: Records,
-    share: tf_data.Share,
+    samples: CachedSplit,
+    share: tf_data.BatchShard,
     devices: Devices,
     num_samples: int,
     seed: int,
@@ -105,14 +105,14 @@ def score_samples(
     Args:
       network: with dropout.
       source: of the split's batches.
-      records: of the split.
+      samples: of the split.
       share: this process's part of each batch; the scores do not depend on it.
       devices: to compute on.
       num_samples: T, all of an image in one call.
       seed: of dropout.
       say: told when the step is compiled.
     """
-    num_records, wanted = len(records), picture_indices(len(records))
+    num_records, wanted = len(samples), picture_indices(len(samples))
     step = partial(
         _score,
         make_batch=source.make_batch,

@@ -146,6 +146,6 @@ def scores(confusion: np.ndarray) -> Scores:
     )
 
 
-def merit(scored: dict, selected_by: str = "miou") -> float:
+def selection_score(scored: dict, best_metric: str = "miou") -> float:
     """The score by which checkpoints are compared, of what a checkpoint's JSON says of a scored step."""
-    return getattr(scores(np.array(scored["confusion"])), selected_by)
+    return getattr(scores(np.array(scored["confusion"])), best_metric)

@@ -6,28 +6,31 @@ import jax
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_batch, recipe_differences
-from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.system.errors import UserError
 
 
-def another_batch(config: Config, devices: Devices, plan: Plan) -> str:
+def another_batch(config: Config, devices: Devices, sampler: Sampler) -> str:
     """What to say where steps are of another batch than the named protocol's: it is another recipe; else nothing."""
     name, protocol, _ = recipe_differences(config)
     batch = protocol_batch(protocol, devices.total)
-    if name == "custom" or batch == plan.global_batch_size or batch > plan.num_samples:
+    if name == "custom" or batch == sampler.global_batch_size or batch > sampler.num_samples:
         return ""
     theirs, ours = (
-        each.epochs * (plan.num_samples // size) for each, size in ((protocol, batch), (config, plan.global_batch_size))
+        each.epochs * (sampler.num_samples // size)
+        for each, size in ((protocol, batch), (config, sampler.global_batch_size))
     )
     rate = "the same learning rate"
     if config.learning_rate != protocol.learning_rate:
         rate = f"a learning rate of {config.learning_rate:g}, not {protocol.learning_rate:g}"
-    told = f"{name} takes {theirs:,} steps of {batch} images; this takes {ours:,} of {plan.global_batch_size} at {rate}"
+    told = (
+        f"{name} takes {theirs:,} steps of {batch} images; this takes {ours:,} of {sampler.global_batch_size} at {rate}"
+    )
     count = math.gcd(batch, devices.total)
     if count == devices.total or jax.process_count() == 1:  # several processes take all their devices
-        at_once = " --accumulate 1" * (config.accumulate > 1)
+        at_once = " --grad-accum-steps 1" * (config.grad_accum_steps > 1)
         told += f"; --devices {count} --batch-size-per-device {batch // count}{at_once} keeps to it"
     return told
 

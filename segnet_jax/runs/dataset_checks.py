@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.dataset import DataSet
+from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.images.fit import Fit
-from segnet_jax.data.input_pipeline.cache import Records
+from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_labels
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.system.console import bar
@@ -29,13 +29,13 @@ class Examination:
     """What was found.
 
     Attributes:
-      data_set: None where it could not be opened.
+      dataset: None where it could not be opened.
       counts: of each split's labels, at the size on disk.
       faults: what keeps it from being trained on.
       warnings: what does not, and should be known.
     """
 
-    data_set: DataSet | None
+    dataset: Dataset | None
     counts: Mapping[str, LabelCounts]
     faults: tuple[Fault, ...]
     warnings: tuple[str, ...] = ()
@@ -68,25 +68,25 @@ class Suggestion:
         return found + (["--batch-size-per-device", str(batch)] if batch != Config.batch_size_per_device else [])
 
 
-def examine(open_data: Callable[[], DataSet]) -> Examination:
+def examine(open_data: Callable[[], Dataset]) -> Examination:
     """Opens a data set and reads every record of it.
 
     Args:
       open_data: opens it, or raises UserError with what is wrong.
     """
-    data_set, counts = None, {}
+    dataset, counts = None, {}
     try:
-        data_set = open_data()
-        for name, split in data_set.splits.items():
+        dataset = open_data()
+        for name, split in dataset.splits.items():
             with bar(f"looking at {name}", len(split)) as advance:
                 counts[name] = count_labels(
-                    lambda index, split=split: split.read(index)[1], len(split), len(data_set.classes), advance
+                    lambda index, split=split: split.read(index)[1], len(split), len(dataset.classes), advance
                 )
     except UserError as error:
-        return Examination(data_set, {}, error.faults)
-    sizes = {name: len(split) for name, split in data_set.splits.items()}
-    faults, warnings = look_at_counts(data_set.classes, counts, sizes)
-    return Examination(data_set, counts, tuple(faults), tuple(warnings))
+        return Examination(dataset, {}, error.faults)
+    sizes = {name: len(split) for name, split in dataset.splits.items()}
+    faults, warnings = look_at_counts(dataset.classes, counts, sizes)
+    return Examination(dataset, counts, tuple(faults), tuple(warnings))
 
 
 def look_at_counts(
@@ -129,19 +129,19 @@ def look_at_counts(
     return faults, warnings
 
 
-def suggest(data_set: DataSet, counts: Mapping[str, LabelCounts]) -> Suggestion:
+def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts]) -> Suggestion:
     """What would suit a sound data set.
 
     Args:
-      data_set: with a split "train".
+      dataset: with a split "train".
       counts: of its labels.
     """
-    size, fit = suggested_size(data_set.sizes or {data_set.splits["train"].read(0)[1].shape: 1})
+    size, fit = suggested_size(dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1})
     train = counts["train"]
     weights = present_frequency_weights(train.pixels, train.image_pixels)
     seen = weights[weights > 0]
     uneven = seen.size > 0 and seen.max() / seen.min() > _UNEVEN
-    batch = min(Config.batch_size_per_device, len(data_set.splits["train"]))
+    batch = min(Config.batch_size_per_device, len(dataset.splits["train"]))
     return Suggestion(size, fit, "auto-present" if uneven else "none", batch, weights)
 
 
@@ -170,24 +170,24 @@ def suggested_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int
 
 def as_json(examination: Examination) -> dict[str, Any]:
     """All that was found, for `--json`."""
-    data_set, counts = examination.data_set, examination.counts
+    dataset, counts = examination.dataset, examination.counts
     told: dict[str, Any] = {
         "sound": not examination.faults,
         "faults": [vars(fault) for fault in examination.faults],
         "warnings": list(examination.warnings),
     }
-    if data_set is None:
+    if dataset is None:
         return told
     told |= {
-        "name": data_set.name,
-        "notes": list(data_set.notes),
-        "splits": {name: len(split) for name, split in data_set.splits.items()},
-        "sizes": [{"height": h, "width": w, "images": number} for (h, w), number in data_set.sizes.items()],
+        "name": dataset.name,
+        "notes": list(dataset.notes),
+        "splits": {name: len(split) for name, split in dataset.splits.items()},
+        "sizes": [{"height": h, "width": w, "images": number} for (h, w), number in dataset.sizes.items()],
     }
     if examination.faults:
         return told
-    suggestion = suggest(data_set, counts)
-    rows = zip(data_set.classes.names, data_set.classes.colors, suggestion.weights, strict=True)
+    suggestion = suggest(dataset, counts)
+    rows = zip(dataset.classes.names, dataset.classes.colors, suggestion.weights, strict=True)
     told["classes"] = [
         {
             "name": name,
@@ -206,7 +206,7 @@ def as_json(examination: Examination) -> dict[str, Any]:
     return told
 
 
-def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Records) -> None:
+def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: CachedSplit) -> None:
     """Says which classes the labels, as the network gets them, lack, and how many labels hold nothing but void.
 
     Args:
@@ -218,10 +218,10 @@ def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Re
       UserError: if a split has no labelled pixel at all.
     """
     counts = {
-        split: count_labels(lambda index, records=records: records.read(index)[1], len(records), len(classes))
-        for split, records in splits.items()
+        split: count_labels(lambda index, samples=samples: samples.read(index)[1], len(samples), len(classes))
+        for split, samples in splits.items()
     }
-    faults, warnings = look_at_counts(classes, counts, {split: len(records) for split, records in splits.items()})
+    faults, warnings = look_at_counts(classes, counts, {split: len(samples) for split, samples in splits.items()})
     if faults:
         raise UserError(faults[0].what, kind=faults[0].kind, file=faults[0].file, fix=faults[0].fix)
     for warning in warnings:

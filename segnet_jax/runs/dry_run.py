@@ -18,16 +18,16 @@ import jax
 import numpy as np
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.input_pipeline.cache import Records
+from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.distributed.data_parallel import Devices, memory_of, peak_memory_of, prefetch
 from segnet_jax.reporting.evaluations import keep_evaluation, keep_records, keep_worst, peak_of_process
 from segnet_jax.reporting.figures import prediction_pictures
-from segnet_jax.reporting.logbook import DRAWING_SHARE
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.page.draw import write_report
+from segnet_jax.reporting.run_logger import DRAWING_SHARE
 from segnet_jax.reporting.training_plot import training_plot
 from segnet_jax.runs import find_run
-from segnet_jax.runs.out_of_memory import telling_of_memory
+from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.setup import Material, Setting, Steps, read_material, settle
 from segnet_jax.system.errors import DiskFailed
 from segnet_jax.training import build, initial_weights
@@ -53,7 +53,7 @@ def read(config: Config, say: Callable[[str], None]) -> Material:
     setting = settle(config, say)
     vgg = build.read_first_weights(config)
     preprocessing = initial_weights.choose_preprocessing(config, vgg)
-    class_weights = load_class_weights(config, setting.data_set, say)
+    class_weights = load_class_weights(config, setting.dataset, say)
     return read_material(config, setting, vgg, preprocessing, class_weights, say)
 
 
@@ -64,14 +64,14 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
       The measurements, in seconds and bytes, as JSON.
 
     Raises:
-      Ending: what would end the training too: no memory, no room on the disk, a save that does not come back.
+      ExitError: what would end the training too: no memory, no room on the disk, a save that does not come back.
     """
     config, setting = material.config, material.setting
-    devices, plan = setting.devices, setting.plan
+    devices, sampler = setting.devices, setting.sampler
     find_run.check_room(config, num_bytes_of(material.shapes))
     batch_size = devices.total * config.batch_size_per_device
-    some = dataclasses.replace(material, records_scored=_first(material.records_scored, BATCHES * batch_size))
-    with telling_of_memory(config, devices):
+    some = dataclasses.replace(material, eval_samples=_first(material.eval_samples, BATCHES * batch_size))
+    with explain_out_of_memory(config, devices):
         state = material.first_state()
         steps = some.build_steps(say)
         state, first = _time_steps(steps, state, setting, most_calls=1)
@@ -79,24 +79,24 @@ def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
         state, step = _time_steps(steps, state, setting)
         step["taken"] += first["taken"]
         memory = _program_memory(steps, state, setting)
-        found, scoring = _time_scoring(steps.evaluate, state.variables, -(-len(some.records_scored) // batch_size))
+        found, scoring = _time_scoring(steps.evaluate, state.variables, -(-len(some.eval_samples) // batch_size))
     with _beside_the_run(config) as folder:
         saving = _time_saving(state, devices, folder)
         showing = _time_showing(found, some, folder)
     # Once more, on top of all that a training has loaded by then: what the process holds now is what it will hold.
-    with telling_of_memory(config, devices):
+    with explain_out_of_memory(config, devices):
         _time_steps(steps, state, setting, most_calls=CALLS_AGAIN)
-    num_scored = -(-len(material.records_scored) // batch_size)
+    num_scored = -(-len(material.eval_samples) // batch_size)
     epoch = (
-        plan.steps_per_epoch * step["seconds_a_step"]
+        sampler.steps_per_epoch * step["seconds_a_step"]
         + (num_scored * scoring["seconds_a_batch"] + showing["keeping"]) / config.evaluate_every
         + saving["seconds"] / config.checkpoint_every
     )
     epoch = min(epoch + showing["drawing"] / config.evaluate_every, epoch / (1 - DRAWING_SHARE))
     return {
         "input": material.place,
-        "global_batch_size": plan.global_batch_size,
-        "steps_per_epoch": plan.steps_per_epoch,
+        "global_batch_size": sampler.global_batch_size,
+        "steps_per_epoch": sampler.steps_per_epoch,
         "epochs": config.epochs,
         "step": step,
         "scoring": scoring | {"batches": num_scored},
@@ -115,7 +115,7 @@ def _time_steps(
 
     As in a training some calls are under way at once, for that takes memory too.
     """
-    per_epoch, per_call = setting.plan.steps_per_epoch, setting.steps_per_call
+    per_epoch, per_call = setting.sampler.steps_per_epoch, setting.steps_per_dispatch
     calls = calls_of(range(min(most_calls * per_call, setting.total_steps)), per_call, per_epoch)
     unread, done, num_taken = deque(), [], 0
     for call, inputs in zip(calls, prefetch(steps.source.inputs(calls), setting.devices), strict=True):
@@ -146,7 +146,7 @@ def _finished(num_steps: int, measures: dict[str, Any]) -> tuple[int, float, dic
 
 def _program_memory(steps: Steps, state: TrainState, setting: Setting) -> dict[str, Any]:
     """Bytes that a training step needs on a device, by the compiler's count, and that the device has had in use."""
-    calls = calls_of(range(setting.steps_per_call), setting.steps_per_call, setting.plan.steps_per_epoch)
+    calls = calls_of(range(setting.steps_per_dispatch), setting.steps_per_dispatch, setting.sampler.steps_per_epoch)
     inputs = next(prefetch(steps.source.inputs(calls), setting.devices))
     asked = steps.take.program(state, inputs).memory_analysis()
     if asked is not None:
@@ -200,9 +200,9 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
 
 def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -> dict[str, float]:
     """Keeps and draws what a training does of an evaluation; the second time counts, when all is imported."""
-    setting, records = material.setting, material.records_scored
-    classes, names = setting.data_set.classes, setting.scored_split.names
-    pictures = [(names[i], *records.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
+    setting, samples = material.setting, material.eval_samples
+    classes, names = setting.dataset.classes, setting.scored_split.names
+    pictures = [(names[i], *samples.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
     chosen, *arrays = zip(*pictures, strict=True)
     drawn = (*map(np.stack, arrays), chosen, classes, folder / "samples")
     told = {"confusion": found.confusion, "loss": found.loss, "pictures": pictures}
@@ -220,7 +220,7 @@ def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -
     return {"keeping": kept - start, "drawing": time.monotonic() - kept}
 
 
-def _first(records: Records, most: int) -> Records:
+def _first(samples: CachedSplit, most: int) -> CachedSplit:
     """The first records alone."""
-    arrays = {name: array[:most] for name in ("images", "labels") if (array := getattr(records, name)) is not None}
-    return dataclasses.replace(records, num_records=min(most, len(records)), **arrays)
+    arrays = {name: array[:most] for name in ("images", "labels") if (array := getattr(samples, name)) is not None}
+    return dataclasses.replace(samples, num_records=min(most, len(samples)), **arrays)

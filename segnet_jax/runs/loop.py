@@ -8,16 +8,16 @@ import numpy as np
 
 from segnet_jax.distributed.data_parallel import prefetch
 from segnet_jax.distributed.hosts import Hosts
-from segnet_jax.metrics.confusion import merit
+from segnet_jax.metrics.confusion import selection_score
 from segnet_jax.reporting.evaluations import Images
-from segnet_jax.reporting.logbook import Logbook
+from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.runs.outcome import not_finite, write_incident
 from segnet_jax.runs.session import Beginning
 from segnet_jax.runs.setup import Steps
 from segnet_jax.system.errors import NotFinite
 from segnet_jax.system.signals import Stop
 from segnet_jax.training.inputs import calls_of
-from segnet_jax.training.state import TrainState, is_finite, revived
+from segnet_jax.training.state import TrainState, clear_non_finite, is_finite
 
 STUCK_SECONDS = 600.0  # that a process may take to come to its next step before it is called stuck
 WAITING_SECONDS = 7 * 86_400.0  # the same where one may be waiting for room on a disk
@@ -31,7 +31,7 @@ class Training:
       start: what there was before.
       steps: to take.
       state: before the first of them, replicated.
-      logbook: open.
+      run_logger: open.
       hosts: the processes that train together.
       stop: the wish to stop.
       should_stop: whether to stop at once what can be.
@@ -46,12 +46,12 @@ class Training:
         start: Beginning,
         steps: Steps,
         state: TrainState,
-        logbook: Logbook,
+        run_logger: RunLogger,
         hosts: Hosts,
         stop: Stop,
         should_stop: Callable[[], bool],
     ) -> None:
-        self._start, self._steps, self._logbook, self._hosts, self._stop = start, steps, logbook, hosts, stop
+        self._start, self._steps, self._run_logger, self._hosts, self._stop = start, steps, run_logger, hosts, stop
         self._should_stop = should_stop
         self.step, self.state = start.meta["step"], state
 
@@ -62,7 +62,7 @@ class Training:
           The exit code with which all processes have agreed to leave before the last step; None where they have not.
 
         Raises:
-          Ending: a step was not finite, another process is lost, or nothing can be saved.
+          ExitError: a step was not finite, another process is lost, or nothing can be saved.
         """
         config, setting, meta, room = self._start.config, self._start.setting, self._start.meta, self._start.room
         last_step = min(config.max_steps or setting.total_steps, setting.total_steps)
@@ -71,7 +71,7 @@ class Training:
         if self._is_due(config.evaluate_every) and (meta["last"] is None or meta["last"]["step"] < self.step):
             self._score()
         unread = deque()
-        calls = calls_of(range(self.step, last_step), setting.steps_per_call, setting.plan.steps_per_epoch)
+        calls = calls_of(range(self.step, last_step), setting.steps_per_dispatch, setting.sampler.steps_per_epoch)
         batches = prefetch(self._steps.source.inputs(calls), setting.devices)
         leaving = None
         for number, (steps, inputs) in enumerate(zip(calls, batches, strict=True)):
@@ -102,7 +102,7 @@ class Training:
     def _is_due(self, epochs: int) -> bool:
         """Whether what is done every so many epochs is to be done after this step; always after the last one."""
         setting = self._start.setting
-        every = epochs * setting.plan.steps_per_epoch
+        every = epochs * setting.sampler.steps_per_epoch
         return self.step > 0 and (self.step % every == 0 or self.step == setting.total_steps)
 
     def _note(self, steps: range, measures: dict[str, Any]) -> None:
@@ -111,32 +111,37 @@ class Training:
         finite = measures.pop("finite")
         good = len(steps) if finite.all() else int(np.argmin(finite))
         if good:
-            self._logbook.steps(steps[:good], {name: values[:good] for name, values in measures.items()})
+            self._run_logger.steps(steps[:good], {name: values[:good] for name, values in measures.items()})
         if good < len(steps):
-            self.step, self.state = steps[good], revived(self.state)  # it is still what it was before that step
+            self.step, self.state = (
+                steps[good],
+                clear_non_finite(self.state),
+            )  # it is still what it was before that step
             if self.step > self._start.meta["step"]:
                 self._save("newest")
             raise self._incident(self.step, {name: float(values[good]) for name, values in measures.items()})
 
     def _score(self) -> None:
         """Evaluates, draws, and saves where it is the best."""
-        setting, meta, records = self._start.setting, self._start.meta, self._start.material.records_scored
-        with self._logbook.aside("evaluating"):
+        setting, meta, samples = self._start.setting, self._start.meta, self._start.material.eval_samples
+        with self._run_logger.aside("evaluating"):
             found = self._steps.evaluate(self.state.variables, self._should_stop)
         if found is None:  # stopped: it is done first when the run goes on
             return
         names = setting.scored_split.names
         pictures, worst = (
-            [(names[i], *records.read(i), prediction) for i, prediction in predictions.items()]
+            [(names[i], *samples.read(i), prediction) for i, prediction in predictions.items()]
             for predictions in (found.predictions, found.worst)
         )
         accuracies = {names[i]: accuracy for i, accuracy in found.accuracies.items()}
         images = Images(names, found.confusions) if found.confusions is not None else None
         best = meta["best"] and meta["best"]["step"]
-        self._logbook.evaluated(self.step, found.confusion, found.loss, pictures, worst, accuracies, images, best)
+        self._run_logger.evaluated(self.step, found.confusion, found.loss, pictures, worst, accuracies, images, best)
         meta["last"] = {"step": self.step, "confusion": found.confusion.tolist()}
-        selected_by = self._start.config.selected_by
-        if meta["best"] is None or merit(meta["last"], selected_by) > merit(meta["best"], selected_by):
+        best_metric = self._start.config.best_metric
+        if meta["best"] is None or selection_score(meta["last"], best_metric) > selection_score(
+            meta["best"], best_metric
+        ):
             meta["best"] = meta["last"]
             self._save("best")
 
@@ -145,7 +150,7 @@ class Training:
         checkpoints, room = self._start.checkpoints, self._start.room
 
         def attempt() -> None:
-            told = {"step": self.step, "seconds": self._logbook.seconds, "config": self._start.config.hash()}
+            told = {"step": self.step, "seconds": self._run_logger.seconds, "config": self._start.config.hash()}
             checkpoints.save(which, self.step, self.state, self._start.meta | told)
             if room.waits:  # a save that fails later could not be repeated: its state would be gone
                 checkpoints.wait()
@@ -157,8 +162,8 @@ class Training:
     def _incident(self, bad: int, measures: dict[str, float] | None = None) -> NotFinite:
         """Keeps the batch of a step that was not finite, counted from 0."""
         start, setting = self._start, self._start.setting
-        names = [setting.train_split.names[i] for i in setting.plan.batch(bad).index]
+        names = [setting.train_split.names[i] for i in setting.sampler.batch(bad).index]
         if setting.devices.is_writer:
-            batch, classes = start.material.batch_of(bad), setting.data_set.classes
+            batch, classes = start.material.batch_of(bad), setting.dataset.classes
             start.room(lambda: write_incident(start.folder, bad + 1, measures or {}, batch, names, classes))
         return not_finite(bad + 1, names, start.folder, start.config.learning_rate)

@@ -14,7 +14,7 @@ from segnet_jax.training.precision import choose_precision
 
 
 @contextlib.contextmanager
-def telling_of_memory(
+def explain_out_of_memory(
     config: Config, devices: Devices, *, has_run: bool = False, flags: type = Config
 ) -> Iterator[None]:
     """Tells what could fit where a device or the host runs out of memory; the batch is never changed in silence.
@@ -47,19 +47,21 @@ def what_may_fit(config: Config, device: jax.Device, has_run: bool, flags: type 
     Args:
       config: of what does not fit.
       device: that it does not fit on.
-      has_run: as `telling_of_memory`.
+      has_run: as `explain_out_of_memory`.
       flags: likewise.
     """
     batch, names = config.batch_size_per_device, {item.name for item in dataclasses.fields(flags)}
     smaller = [f"--batch-size-per-device {batch // 2}"] * (batch > 1)
-    if "accumulate" in names:
+    if "grad_accum_steps" in names:
         divisors = (number for number in range(2, batch + 1) if batch % number == 0)  # of which the first is prime
         smaller = [
-            f"--batch-size-per-device {batch // least} --accumulate {least * config.accumulate}"
+            f"--batch-size-per-device {batch // least} --grad-accum-steps {least * config.grad_accum_steps}"
             f"{' --override' * has_run}, the same global batch"
             for least in [*divisors][:1]
         ]
-    host = [f"--input host{' --steps-per-call 1' * (config.steps_per_call > 1)}"] if config.input != "host" else []
+    host = (
+        [f"--input host{' --steps-per-dispatch 1' * (config.steps_per_dispatch > 1)}"] if config.input != "host" else []
+    )
     half = choose_precision("auto", device)  # of 16 bits, where the device computes with such
     is_wide = choose_precision(config.precision, device) == "float32" != half
     others = [f"--precision {half}"] * (is_wide and "precision" in names)

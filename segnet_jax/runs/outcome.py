@@ -16,7 +16,7 @@ import numpy as np
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.page.draw import write_report
-from segnet_jax.system.errors import Ending, HostLost, NoCheckpoint, NotFinite, UserError, listed
+from segnet_jax.system.errors import ExitError, HostLost, NoCheckpoint, NotFinite, UserError, listed
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
 
 OUTCOME_FILE = "outcome.json"
@@ -37,13 +37,13 @@ def check_never_saved(folder: pathlib.Path) -> None:
             )
 
 
-def command_to_go_on(folder: pathlib.Path) -> str:
+def resume_command(folder: pathlib.Path) -> str:
     """What to paste into a shell to go on with a run."""
     return shlex.join(["python", "-m", "segnet_jax.train", "--run", str(folder), "--resume"])
 
 
 @contextlib.contextmanager
-def telling_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Iterator[dict[str, Any]]:
+def record_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Iterator[dict[str, Any]]:
     """Leaves `outcome.json`, how this start of the run ended, whichever way, and how to go on; and the last report.
 
     Args:
@@ -57,19 +57,19 @@ def telling_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> It
     try:
         yield facts
     except BaseException as error:
-        code = error.exit_code if isinstance(error, Ending) else 2 if isinstance(error, UserError) else 1
+        code = error.exit_code if isinstance(error, ExitError) else 2 if isinstance(error, UserError) else 1
         why = " ".join(str(error).split()) or type(error).__name__
         with contextlib.suppress(Exception):  # whatever it is that fails now, the first error is what matters
             facts |= {"exit_code": code, "why": why, "saved": None}
             facts["saved"] = saved()
-        if isinstance(error, Ending):
+        if isinstance(error, ExitError):
             step = facts["saved"]
             told = "Nothing is saved yet" if step is None else f"Step {step} is saved and verified"
-            error.args = (f"{why}. {told}; go on with: {command_to_go_on(folder)}",)
+            error.args = (f"{why}. {told}; go on with: {resume_command(folder)}",)
         raise
     finally:
         with contextlib.suppress(OSError):  # the disk may be what ended it
-            go_on = {} if facts["why"] == "finished" else {"go_on": command_to_go_on(folder)}
+            go_on = {} if facts["why"] == "finished" else {"go_on": resume_command(folder)}
             atomic_write_json(folder / OUTCOME_FILE, facts | go_on)
         with contextlib.suppress(Exception):  # nor is the report worth another ending
             write_report(folder)

@@ -13,10 +13,10 @@ from segnet_jax.data.sequences import sequences_of
 from segnet_jax.distributed.data_parallel import replicate
 from segnet_jax.metrics.bootstrap import SCORES, intervals
 from segnet_jax.metrics.boundary import BoundaryF1
-from segnet_jax.metrics.confusion import merit, scores
+from segnet_jax.metrics.confusion import scores, selection_score
 from segnet_jax.reporting.environment import result
 from segnet_jax.reporting.evaluations import Images, images_path, read_images, write_images
-from segnet_jax.reporting.logbook import Logbook
+from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.session import Beginning
@@ -46,7 +46,7 @@ def write_result(
     config: Config,
     setting: Setting,
     meta: dict,
-    logbook: Logbook,
+    run_logger: RunLogger,
     sum_of_state: str,
     evaluation: Evaluation | None,
     boundary: BoundaryF1 | None,
@@ -58,13 +58,13 @@ def write_result(
       config: its.
       setting: what that came to.
       meta: of its last checkpoint.
-      logbook: of its training.
+      run_logger: of its training.
       sum_of_state: of its last state.
       evaluation: of the checkpoint that counts, once more after the training: with BatchNorm's recomputed statistics,
         where they count; None where that checkpoint is not whole any more.
       boundary: likewise.
     """
-    chosen, classes = meta[config.result_checkpoint], setting.data_set.classes
+    chosen, classes = meta[config.result_checkpoint], setting.dataset.classes
     confusions = {"running": np.array(chosen["confusion"])}
     recomputed = config.batch_norm == "recompute" and evaluation is not None
     if recomputed:
@@ -77,8 +77,8 @@ def write_result(
         protocol=config.protocol or "custom",
         split=setting.scored,
         num_images=len(setting.scored_split),
-        seconds=logbook.seconds,
-        images_per_second=logbook.images_per_second,
+        seconds=run_logger.seconds,
+        images_per_second=run_logger.images_per_second,
         device=str(setting.devices),
         seed=config.seed,
         boundary_f1=boundary,
@@ -87,7 +87,7 @@ def write_result(
         "checkpoint": config.result_checkpoint,
         "step": chosen["step"],
         "num_steps": setting.total_steps,
-        "last_miou": merit(meta["last"]),
+        "last_miou": selection_score(meta["last"]),
         "precision": setting.precision,
         "state": sum_of_state,
         **by_statistics(confusions),
@@ -99,7 +99,7 @@ def write_result(
     images = read_images(path)
     if images is not None and not np.array_equal(images.confusions.sum(axis=0), counted):
         images = None  # of another evaluation
-    told = recipe(config, setting.data_set.name, setting.plan.global_batch_size) | of_images(images)
+    told = recipe(config, setting.dataset.name, setting.sampler.global_batch_size) | of_images(images)
     extra |= told
     changes = {"overrides": run_folder.overrides(folder)} if run_folder.overrides(folder) else {}
     atomic_write_json(folder / run_folder.RESULT_FILE, summary | extra | changes)
@@ -108,23 +108,23 @@ def write_result(
     print(which)
 
 
-def recipe(config: Config, data_set: str, global_batch_size: int | None) -> dict[str, Any]:
+def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[str, Any]:
     """What a result says of its recipe: the data, and all that differs from the protocol, else from the defaults.
 
     Args:
       config: of the run.
-      data_set: name of the data that it was trained on.
+      dataset: name of the data that it was trained on.
       global_batch_size: images a step; None where it is not known.
     """
     _, base, changes = recipe_differences(config)
-    changes = {name: both for name, both in changes.items() if name != "accumulate"}  # the batch tells it
+    changes = {name: both for name, both in changes.items() if name != "grad_accum_steps"}  # the batch tells it
     data = f"camvid-{base.split_rule}" if base.data == "camvid" else base.data
-    num_devices = (global_batch_size or 0) // (config.batch_size_per_device * config.accumulate)
+    num_devices = (global_batch_size or 0) // (config.batch_size_per_device * config.grad_accum_steps)
     batch = protocol_batch(base, num_devices)
-    for name, both in {"data_set": (data, data_set), "global_batch_size": (batch, global_batch_size)}.items():
+    for name, both in {"dataset": (data, dataset), "global_batch_size": (batch, global_batch_size)}.items():
         if both[1] is not None and both[0] != both[1]:
             changes[name] = both
-    return {"data_set": data_set, "differences": {name: list(both) for name, both in changes.items()}}
+    return {"dataset": dataset, "differences": {name: list(both) for name, both in changes.items()}}
 
 
 def of_images(images: Images | None) -> dict[str, Any]:
@@ -192,8 +192,8 @@ def recompute_and_keep(start: Beginning, which: Which, step: int, variables: dic
     """
     checkpoints, devices, setting = start.checkpoints, start.setting.devices, start.setting
     material = start.material
-    network = (material.model, variables, material.records, material.preprocessing)
-    batch_stats = recompute(start.config, setting.plan.global_batch_size, *network, devices)
+    network = (material.model, variables, material.samples, material.preprocessing)
+    batch_stats = recompute(start.config, setting.sampler.global_batch_size, *network, devices)
     if devices.is_writer:
         sum_of_state = checkpoints.confirm(which, step)
         facts = {"step": step, "data": setting.train_split.fingerprint}

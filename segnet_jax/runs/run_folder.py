@@ -11,7 +11,7 @@ import numpy as np
 
 from segnet_jax.config.fields import Config, differences
 from segnet_jax.config.files import CONFIG_FILE, read_run
-from segnet_jax.data.dataset import DataSet
+from segnet_jax.data.dataset import Dataset
 from segnet_jax.reporting.environment import environment
 from segnet_jax.reporting.evaluations import FOLDER as EVALUATIONS
 from segnet_jax.reporting.evaluations import RECORDS_FILE
@@ -24,14 +24,14 @@ _DATA_FILE, _CHANGES_FILE, _OLD_RESULT_FILE = "data.json", "overrides.json", "re
 
 
 def write_first_files(
-    folder: pathlib.Path, config: Config, devices: list[str], data_set: DataSet, batch: Mapping[str, np.ndarray]
+    folder: pathlib.Path, config: Config, devices: list[str], dataset: Dataset, batch: Mapping[str, np.ndarray]
 ) -> None:
     """Writes what is known before the first step: config, environment, data, and a picture of the first batch."""
     atomic_write_text(folder / CONFIG_FILE, config.to_toml())
     atomic_write_json(folder / "environment.json", environment(devices))
-    atomic_write_json(folder / _DATA_FILE, {name: dict(split.files) for name, split in data_set.splits.items()})
+    atomic_write_json(folder / _DATA_FILE, {name: dict(split.files) for name, split in dataset.splits.items()})
     images, labels = (batch[name].reshape(-1, *batch[name].shape[3:]) for name in ("image", "label"))
-    batch_picture(images, labels, data_set.classes, folder / "first_batch.png", "First batch, as the network gets it")
+    batch_picture(images, labels, dataset.classes, folder / "first_batch.png", "First batch, as the network gets it")
 
 
 def tidy(folder: pathlib.Path) -> None:
@@ -68,7 +68,7 @@ def put_result_aside(folder: pathlib.Path) -> None:
         os.replace(folder / RESULT_FILE, folder / _OLD_RESULT_FILE)
 
 
-def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, data_set: DataSet) -> None:
+def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, dataset: Dataset) -> None:
     """Holds what a checkpoint says of its training against the training that is to go on from it.
 
     Raises:
@@ -81,20 +81,20 @@ def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: path
         what = f"{name.replace('_', ' ')} {before} -> {now}"
         if name == "data":
             what = "; ".join(
-                f"data of {split} changed: {_changed_files(folder, split, data_set)}"
+                f"data of {split} changed: {_changed_files(folder, split, dataset)}"
                 for split in sorted(before.keys() | now.keys())
                 if before.get(split) != now.get(split)
             )
         raise UserError(f"{folder} is another experiment: {what}; undo the change, or start a new --run")
 
 
-def _changed_files(folder: pathlib.Path, split: str, data_set: DataSet) -> str:
+def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
     """Names the files of a split that are not what they were when the run began."""
     try:
         before = json.loads((folder / _DATA_FILE).read_text(encoding="utf-8"))[split]
     except (OSError, ValueError, KeyError):
         before = {}
-    now = data_set.splits[split].files if split in data_set.splits else {}
+    now = dataset.splits[split].files if split in dataset.splits else {}
     changed = [
         f"{name} {'is gone' if name not in now else 'is new' if name not in before else 'differs'}"
         for name in sorted(before.keys() | now.keys())

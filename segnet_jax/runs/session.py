@@ -11,11 +11,11 @@ from typing import Any
 
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.hosts import Hosts
-from segnet_jax.metrics.confusion import merit
+from segnet_jax.metrics.confusion import selection_score
 from segnet_jax.runs import find_run, run_folder
-from segnet_jax.runs.outcome import check_never_saved, telling_outcome, write_loss
+from segnet_jax.runs.outcome import check_never_saved, record_outcome, write_loss
 from segnet_jax.runs.setup import Material, Setting, read_material, settle
-from segnet_jax.system.disk import Room
+from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.signals import Stop
 from segnet_jax.training import build, checkpoint_folders, initial_weights
@@ -43,7 +43,7 @@ class Beginning:
     checkpoints: Checkpoints
     resumed: int | None
     meta: dict[str, Any]
-    room: Room
+    room: DiskRetry
     outcome: dict[str, Any]
 
     @property
@@ -80,15 +80,15 @@ def begin(
 
     Raises:
       UserError: for the user's mistakes.
-      Ending: the run is in use, or none of its checkpoints is whole.
+      ExitError: the run is in use, or none of its checkpoints is whole.
     """
     asked_to_resume = config.resume
     config = _agree_on_run(config, hosts, say, stack)
     setting = settle(config, say)
-    data_set = setting.data_set
+    dataset = setting.dataset
 
     def open_checkpoints(folder: pathlib.Path) -> Checkpoints:
-        share = partial(hosts.share, "checkpoint")
+        share = partial(hosts.broadcast, "checkpoint")
         settings = {"keep": config.keep_checkpoints, "say": say, "share": share}
         return stack.enter_context(Checkpoints(folder / "checkpoints", devices=setting.devices, **settings))
 
@@ -101,27 +101,27 @@ def begin(
             check_never_saved(folder)
     if resumed is not None:
         meta = checkpoints.read_meta("newest", resumed)
-        run_folder.check_resumable(meta, setting.identity, folder, data_set)
+        run_folder.check_resumable(meta, setting.identity, folder, dataset)
         if resumed == setting.total_steps == run_folder.steps_of_result(folder):
             _tell_finished(folder, setting.total_steps, asked_to_resume, say)
             return None
         if resumed > setting.total_steps:
-            least = -(-resumed // setting.plan.steps_per_epoch)
+            least = -(-resumed // setting.sampler.steps_per_epoch)
             raise UserError(
                 f"{folder} has taken {resumed} steps, and --epochs {config.epochs} makes {setting.total_steps}: give "
                 f"--epochs {least} --override, or more, or start a new --run"
             )
-        meta |= {"best": _best_that_is_whole(checkpoints, resumed, meta, config.selected_by, say)}
+        meta |= {"best": _best_that_is_whole(checkpoints, resumed, meta, config.best_metric, say)}
         preprocessing = checkpoint_folders.preprocessing_of(meta)
     else:
         vgg = build.read_first_weights(config)
         preprocessing = initial_weights.choose_preprocessing(config, vgg)
         meta = setting.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
-        meta |= {"colors": data_set.classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}
+        meta |= {"colors": dataset.classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}
     if config.class_weights != meta["class_weights_by"]:  # new, or overridden
-        class_weights = load_class_weights(config, data_set, say)
+        class_weights = load_class_weights(config, dataset, say)
         meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
-    tell_each_other = partial(hosts.exchange, "where the images lie")
+    tell_each_other = partial(hosts.all_gather, "where the images lie")
     material = read_material(
         config, setting, vgg, preprocessing, checkpoint_folders.class_weights_of(meta), say, tell_each_other
     )
@@ -129,16 +129,16 @@ def begin(
         find_run.check_room(config, num_bytes_of(material.shapes))
     if not config.resume:
         claimed = str(find_run.claim_folder(config, say, stack)) if hosts.is_writer else None
-        folder = pathlib.Path(hosts.share("folder", claimed))
+        folder = pathlib.Path(hosts.broadcast("folder", claimed))
         checkpoints = open_checkpoints(folder)
-    tells = telling_outcome(folder, saved=checkpoints.newest_saved) if hosts.is_writer else contextlib.nullcontext({})
+    tells = record_outcome(folder, saved=checkpoints.newest_saved) if hosts.is_writer else contextlib.nullcontext({})
     beginning = Beginning(
         material=material,
         folder=folder,
         checkpoints=checkpoints,
         resumed=resumed,
         meta=meta,
-        room=Room(folder, config.on_disk_full == "wait", say, stop),
+        room=DiskRetry(folder, config.on_disk_full == "wait", say, stop),
         outcome=stack.enter_context(tells),
     )
     if hosts.is_writer:
@@ -153,12 +153,12 @@ def _agree_on_run(config: Config, hosts: Hosts, say: Callable[[str], None], stac
     """The config with the run that all processes go on with, if there is one."""
     if hosts.is_writer:
         config = find_run.find(config, say, stack)
-    run, resume = json.loads(hosts.share("run", json.dumps([config.run, config.resume])))
+    run, resume = json.loads(hosts.broadcast("run", json.dumps([config.run, config.resume])))
     return dataclasses.replace(config, run=run, resume=resume)
 
 
 def _best_that_is_whole(
-    checkpoints: Checkpoints, resumed: int, meta: dict[str, Any], selected_by: str, say: Callable[[str], None]
+    checkpoints: Checkpoints, resumed: int, meta: dict[str, Any], best_metric: str, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """The best of a run that goes on; where it is not whole any more, what is left takes its place, and that is told.
 
@@ -166,7 +166,7 @@ def _best_that_is_whole(
       checkpoints: of the run.
       resumed: the step of the checkpoint that is gone on from.
       meta: what that says.
-      selected_by: the score that the best is best in.
+      best_metric: the score that the best is best in.
       say: prints a line.
 
     Returns:
@@ -177,9 +177,9 @@ def _best_that_is_whole(
         return best
     left = [checkpoints.read_meta("best", step)["best"]] if step is not None else []
     left += [meta["last"]] if meta["last"] and meta["last"]["step"] == resumed else []  # the newest itself was scored
-    found = max(filter(None, left), key=lambda each: merit(each, selected_by), default=None)
+    found = max(filter(None, left), key=lambda each: selection_score(each, best_metric), default=None)
     if best and found != best:
-        was = f"of step {best['step']}, {selected_by} {merit(best, selected_by):.4f}"
+        was = f"of step {best['step']}, {best_metric} {selection_score(best, best_metric):.4f}"
         now = f"that of step {found['step']}" if found else "the next that is evaluated"
         say(
             f"warning: the best checkpoint, {was}, is lost: {now} is the best from here on, the result may be worse; "
@@ -195,9 +195,9 @@ def _lay_out(beginning: Beginning) -> None:
     run_folder.tidy(folder)
     shelf.tidy()
     if resumed is None:
-        kinds, data_set = beginning.setting.devices.kinds, beginning.setting.data_set
+        kinds, dataset = beginning.setting.devices.kinds, beginning.setting.dataset
         beginning.room(
-            lambda: run_folder.write_first_files(folder, config, kinds, data_set, beginning.material.batch_of(0))
+            lambda: run_folder.write_first_files(folder, config, kinds, dataset, beginning.material.batch_of(0))
         )
     else:
         beginning.room(lambda: run_folder.put_result_aside(folder))

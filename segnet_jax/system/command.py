@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from segnet_jax.system.download import cache_folder
-from segnet_jax.system.errors import Ending, UserError
+from segnet_jax.system.errors import ExitError, UserError
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -27,7 +27,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         for line in str(error).splitlines():  # one, or one for each kind of fault
             print(f"error: {line}", file=sys.stderr)
         code = 2
-    except Ending as ending:
+    except ExitError as ending:
         print(f"error: {' '.join(str(ending).split())}" if ending.exit_code < 128 else str(ending), file=sys.stderr)
         code = ending.exit_code
     except KeyboardInterrupt:

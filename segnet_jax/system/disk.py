@@ -12,7 +12,7 @@ T = TypeVar("T")
 _SECONDS = 1.0  # between two attempts
 
 
-class Room:
+class DiskRetry:
     """Carries out what writes into a run folder; a full disk ends the run, or is waited for.
 
     Args:

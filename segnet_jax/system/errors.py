@@ -117,7 +117,7 @@ def _fix(alike: Sequence[Fault]) -> str:
     return fixes[0]
 
 
-class Ending(Exception):
+class ExitError(Exception):
     """A command ends early: the message says why, in one line, and what to do; commands print it and exit so.
 
     Attributes:
@@ -128,13 +128,13 @@ class Ending(Exception):
     exit_code, short = 1, "ended"
 
 
-class NoCheckpoint(Ending):
+class NoCheckpoint(ExitError):
     """A run has no checkpoint left that verifies; it is never begun anew in silence."""
 
     exit_code, short = 3, "no checkpoint"
 
 
-class DiskFailed(Ending):
+class DiskFailed(ExitError):
     """What was to be written could not be."""
 
     exit_code, short = 4, "disk failed"
@@ -146,31 +146,31 @@ class DiskFull(DiskFailed):
     short = "disk full"
 
 
-class RunInUse(Ending):
+class RunInUse(ExitError):
     """Another process trains in this run folder."""
 
     exit_code, short = 5, "run in use"
 
 
-class NotFinite(Ending):
+class NotFinite(ExitError):
     """The loss, the gradients or BatchNorm's statistics held NaN or infinity."""
 
     exit_code, short = 6, "not finite"
 
 
-class OutOfMemory(Ending):
+class OutOfMemory(ExitError):
     """A device or the host had not the memory that was asked for."""
 
     exit_code, short = 7, "out of memory"
 
 
-class HostLost(Ending):
+class HostLost(ExitError):
     """A process of a training over several hosts has gone or is stuck."""
 
     exit_code, short = 8, "host lost"
 
 
-class Stopped(Ending):
+class Stopped(ExitError):
     """Somebody asked to stop.
 
     Attributes:

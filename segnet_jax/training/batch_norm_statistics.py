@@ -26,11 +26,11 @@ from safetensors.numpy import load_file, save_file
 
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline import tf_data
-from segnet_jax.data.input_pipeline.cache import Records
-from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.input_pipeline.cache import CachedSplit
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
-from segnet_jax.nn.preprocessing import Preprocessing, normalise
-from segnet_jax.training.devices import device_share
+from segnet_jax.nn.preprocessing import Preprocessing, normalize
+from segnet_jax.training.devices import device_shard
 from segnet_jax.training.manifest import Damaged, NewerFormat, seal, verify
 
 
@@ -55,7 +55,7 @@ def calibrate(
     forgetful = model.clone(batch_norm_momentum=0.0)  # whose new running statistics are the batch's own
 
     def statistics(variables, batch, _store):
-        image = normalise(batch["image"][0], preprocessing, model.dtype)
+        image = normalize(batch["image"][0], preprocessing, model.dtype)
         _, updated = forgetful.apply(variables, image, train=True, mutable=["batch_stats"])
         found = updated["batch_stats"]
         return (found if model.sync_axis else lax.pmean(found, AXIS)), ()
@@ -133,7 +133,7 @@ def recompute(
     global_batch_size: int,
     model: nn.Module,
     variables: dict[str, Any],
-    records: Records,
+    samples: CachedSplit,
     preprocessing: Preprocessing,
     devices: Devices,
     on_images: Callable[[int], None] = lambda number: None,
@@ -145,7 +145,7 @@ def recompute(
       global_batch_size: of its training.
       model: the network, BatchNorm apart.
       variables: its "params" and "batch_stats", replicated.
-      records: the training images.
+      samples: the training images.
       preprocessing: what the network expects of an image.
       devices: to compute on. What is found does not depend on how many, where the run synchronised its statistics; else
         only the images left over do.
@@ -155,7 +155,7 @@ def recompute(
       "batch_stats" on the host, to be replicated.
     """
     if config.sync_batch_norm:
-        batch_size = global_batch_size // config.accumulate
+        batch_size = global_batch_size // config.grad_accum_steps
         count = max(count for count in range(1, devices.total + 1) if batch_size % count == 0)
         if count < devices.total:
             devices = dataclasses.replace(devices, local=devices.local[:count], total=count)
@@ -163,8 +163,8 @@ def recompute(
     else:
         batch_size = config.batch_size_per_device * devices.total
     # Shuffled, as in the tutorial's data layer: frames of one sequence are too alike to make the variance of a batch.
-    plan = Plan(len(records), batch_size, config.seed, flip=False, shift=0)
-    share = device_share(devices, batch_size // devices.total)
-    batch_of = partial(tf_data.training_batch, records, plan, share, 1)
-    batches = prefetch(map(batch_of, range(plan.steps_per_epoch)), devices)
+    sampler = Sampler(len(samples), batch_size, config.seed, flip=False, shift=0)
+    shard = device_shard(devices, batch_size // devices.total)
+    batch_of = partial(tf_data.training_batch, samples, sampler, shard, 1)
+    batches = prefetch(map(batch_of, range(sampler.steps_per_epoch)), devices)
     return calibrate(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))

@@ -52,7 +52,7 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.Gradien
         drop_factor=config.step_factor,
         power=config.poly_power,
     )
-    factors = {"decay_scale": config.decay_scale, "bias_rate": config.bias_rate}
+    factors = {"decay_scale": config.decay_scale, "bias_lr_mult": config.bias_lr_mult}
     return sgd(schedule, config.momentum, config.weight_decay, **factors), schedule
 
 
@@ -66,9 +66,7 @@ def read_first_weights(config: Config) -> VGG | None:
     return read_vgg(obtain(config.init, cache_folder()), config.encoder)
 
 
-def state_shapes(
-    model: SegNet, optimizer: optax.GradientTransformation, precision: str, has_average: bool
-) -> TrainState:
+def state_shapes(model: SegNet, optimizer: optax.GradientTransformation, precision: str, has_ema: bool) -> TrainState:
     """What a training state looks like, for restoring one: shapes and dtypes, nothing computed."""
-    create = partial(create_state, optimizer=optimizer, precision=precision, has_average=has_average)
+    create = partial(create_state, optimizer=optimizer, precision=precision, has_ema=has_ema)
     return jax.eval_shape(create, variable_shapes(model))

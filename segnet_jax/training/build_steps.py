@@ -42,14 +42,19 @@ def build_train_step(source: Input, devices: Devices, say: Callable[[str], None]
 
 
 def build_evaluator(
-    source: Input, num_samples: int, share: tf_data.Share, devices: Devices, say: Callable[[str], None], **step_settings
+    source: Input,
+    num_samples: int,
+    shard: tf_data.BatchShard,
+    devices: Devices,
+    say: Callable[[str], None],
+    **step_settings,
 ) -> Callable[..., Evaluation | None]:
     """Returns a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
 
     Args:
       source: of the split's batches.
       num_samples: how many records the split has.
-      share: this process's part of each batch; the scores do not depend on it.
+      shard: this process's part of each batch; the scores do not depend on it.
       devices: to compute on.
       say: told when the step is compiled.
       **step_settings: what `eval_step` wants to know: model, class_weights, preprocessing.
@@ -63,15 +68,15 @@ def build_evaluator(
         should_stop: Callable[[], bool] = lambda: False,
         on_prediction: Callable[[int, np.ndarray], None] | None = None,
     ) -> Evaluation | None:
-        num_steps = tf_data.num_evaluation_steps(num_samples, share)
-        everyone = dataclasses.replace(share, first_device=0, num_local_devices=share.num_devices)
+        num_steps = tf_data.num_evaluation_steps(num_samples, shard)
+        everyone = dataclasses.replace(shard, first_device=0, num_local_devices=shard.num_devices)
         start, compiling = time.monotonic(), score.seconds
         found = evaluate(
             score,
             variables,
             prefetch(source.inputs(), devices),
             [tf_data.evaluation_indices(num_samples, everyone, number) for number in range(num_steps)],
-            first_device=share.first_device,
+            first_device=shard.first_device,
             wanted=picture_indices(num_samples),
             num_worst=NUM_PICTURES,
             on_prediction=on_prediction,

@@ -22,7 +22,7 @@ META = "meta.json"
 _LAST = "last.json"
 
 
-class Shelf:
+class CheckpointFolders:
     """The folder `checkpoints` of a run, with `newest/STEP` and `best/STEP`, each a sealed folder.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 
 from segnet_jax.config.fields import Config
 from segnet_jax.data.camvid.find_folder import open_full_size_counts
-from segnet_jax.data.dataset import DataSet, Split
+from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_split
 from segnet_jax.system.console import bar
 from segnet_jax.system.download import cache_folder
@@ -58,9 +58,9 @@ def _median_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
     return weights
 
 
-def load_class_weights(config: Config, data_set: DataSet, say: Callable[[str], None]) -> np.ndarray:
+def load_class_weights(config: Config, dataset: Dataset, say: Callable[[str], None]) -> np.ndarray:
     """The weight of each class in the loss, float32 [C], by the config's rule; counts labels where that needs it."""
-    num_classes = len(data_set.classes)
+    num_classes = len(dataset.classes)
     if config.class_weights == "none":
         return np.ones(num_classes, np.float32)
     if config.class_weights == "caffe":
@@ -72,9 +72,9 @@ def load_class_weights(config: Config, data_set: DataSet, say: Callable[[str], N
         )
         return np.array(CAFFE_CAMVID, np.float32)
     if config.class_weights == "matlab":
-        counts = _count_everything(config, data_set, say)
+        counts = _count_everything(config, dataset, say)
     else:
-        counts = _count(data_set.splits["train"], num_classes)
+        counts = _count(dataset.splits["train"], num_classes)
     if config.class_weights == "auto-global":
         return global_frequency_weights(counts.pixels, counts.total)
     return present_frequency_weights(counts.pixels, counts.image_pixels)
@@ -85,14 +85,14 @@ def _count(split: Split, num_classes: int) -> LabelCounts:
         return count_split(split, num_classes, cache_folder(), advance)
 
 
-def _count_everything(config: Config, data_set: DataSet, say: Callable[[str], None]) -> LabelCounts:
+def _count_everything(config: Config, dataset: Dataset, say: Callable[[str], None]) -> LabelCounts:
     """Counts all splits, at full size where the data set still knows it: what MATLAB's example does, test included."""
-    num_classes = len(data_set.classes)
+    num_classes = len(dataset.classes)
     full_size = open_full_size_counts(config.data)
     if full_size is None:
-        say(f"class weights are counted on {', '.join(data_set.splits)} at the size on disk")
+        say(f"class weights are counted on {', '.join(dataset.splits)} at the size on disk")
         return sum(
-            (_count(split, num_classes) for split in data_set.splits.values()),
+            (_count(split, num_classes) for split in dataset.splits.values()),
             start=LabelCounts.zero(num_classes),
         )
     pixels = np.stack(list(full_size.values()))  # [frames, classes and void]

@@ -144,18 +144,18 @@ def _failed(device: jax.Device, precision: str, reason: str) -> UserError:
     )
 
 
-def device_share(devices: Devices, batch_size_per_device: int) -> tf_data.Share:
+def device_shard(devices: Devices, batch_size_per_device: int) -> tf_data.BatchShard:
     """This process's part of each global batch."""
-    return tf_data.Share(devices.total, devices.first, len(devices.local), batch_size_per_device)
+    return tf_data.BatchShard(devices.total, devices.first, len(devices.local), batch_size_per_device)
 
 
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 """Is there where Linux has a driver for an NVIDIA GPU, whether JAX can use it or not."""
 
 
-def steps_per_call(config: Config, devices: Devices) -> int:
+def steps_per_dispatch(config: Config, devices: Devices) -> int:
     """Steps that the devices take at one bidding; one on the CPU, where more would only make the program larger."""
-    return 1 if devices.local[0].platform == "cpu" else config.steps_per_call
+    return 1 if devices.local[0].platform == "cpu" else config.steps_per_dispatch
 
 
 def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[Devices, str]:

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 
-def begun(variables: dict[str, Any]) -> dict[str, Any]:
+def init_ema(variables: dict[str, Any]) -> dict[str, Any]:
     """The average before the first step: a copy of the network's variables."""
     return jax.tree.map(jnp.copy, variables)  # no shared memory: the step takes over that of both
 
 
-def averaged(old: dict[str, Any], variables: dict[str, Any], share: float, num_steps: jax.Array) -> dict[str, Any]:
+def update_ema(old: dict[str, Any], variables: dict[str, Any], share: float, num_steps: jax.Array) -> dict[str, Any]:
     """The average after one more step.
 
     BatchNorm's running statistics are averaged with the parameters, by the same weights: they are those of the networks

@@ -15,7 +15,7 @@ import jax
 import loky
 import numpy as np
 
-from segnet_jax.data.input_pipeline.cache import Records
+from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.distributed.data_parallel import sum_over_processes
 from segnet_jax.metrics.boundary import BoundaryF1, boundary_f1
 from segnet_jax.metrics.matching import count_pairs
@@ -130,23 +130,23 @@ def _by_index(index: np.ndarray, values: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def evaluate_boundaries(
-    evaluate: Callable[..., Evaluation | None], records: Records, num_classes: int
+    evaluate: Callable[..., Evaluation | None], samples: CachedSplit, num_classes: int
 ) -> tuple[Evaluation, BoundaryF1] | None:
     """Evaluates, and pairs the boundaries of each prediction with those of its label; every process calls it.
 
     Args:
       evaluate: (on_prediction) -> what was found of the records; None if it was stopped.
-      records: of the split.
+      samples: of the split.
       num_classes: C.
 
     Returns:
       What was found, and boundary F1; None if it was stopped.
     """
-    pairs = np.zeros((len(records), num_classes), np.int32)
+    pairs = np.zeros((len(samples), num_classes), np.int32)
     waiting = deque()
 
     def look(index: int, prediction: np.ndarray) -> None:
-        waiting.append((index, pool.submit(count_pairs, records.read(index)[1], prediction, num_classes)))
+        waiting.append((index, pool.submit(count_pairs, samples.read(index)[1], prediction, num_classes)))
         if len(waiting) > 4 * num_workers:  # predictions wait in memory
             take()
 
@@ -155,7 +155,7 @@ def evaluate_boundaries(
         pairs[index] = counting.result()
 
     num_workers = min(loky.cpu_count(), 16)
-    with _pool(num_workers, len(records) * math.prod(records.image_size)) as pool:
+    with _pool(num_workers, len(samples) * math.prod(samples.image_size)) as pool:
         found = evaluate(on_prediction=look)
         if found is None:
             for _, counting in waiting:

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from segnet_jax.data.input_pipeline import device_resident, tf_data
-from segnet_jax.data.input_pipeline.cache import Records, in_words
-from segnet_jax.data.input_pipeline.sampler import Plan
-from segnet_jax.data.input_pipeline.tf_data import Share
+from segnet_jax.data.input_pipeline.cache import CachedSplit, in_words
+from segnet_jax.data.input_pipeline.sampler import Sampler
+from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import AXIS, Devices, memory_of
 from segnet_jax.distributed.rendezvous import in_words as processes_in_words
 from segnet_jax.system.errors import UserError
@@ -50,7 +50,7 @@ class Input:
     store_axis: int | None = None
 
 
-def choose_place(wanted: str, devices: Devices, *splits: Records) -> Place:
+def choose_placement(wanted: str, devices: Devices, *splits: CachedSplit) -> Place:
     """Chooses where the splits lie: on the devices where they fit, unless the host is wanted.
 
     Args:
@@ -77,7 +77,7 @@ def choose_place(wanted: str, devices: Devices, *splits: Records) -> Place:
     return "host"
 
 
-def agree_on_place(place: Place, exchange: Callable[[str], list[str]], say: Callable[[str], None]) -> Place:
+def agree_on_placement(place: Place, exchange: Callable[[str], list[str]], say: Callable[[str], None]) -> Place:
     """Where the splits lie in all processes, which must compile one program: at the most modest place that any chooses.
 
     What each chooses by is its own: its disk for decoded images, its devices' memory.
@@ -98,7 +98,7 @@ def agree_on_place(place: Place, exchange: Callable[[str], list[str]], say: Call
 
 
 def training_input(
-    place: Place, records: Records, plan: Plan, share: Share, accumulate: int, devices: Devices
+    place: Place, samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, devices: Devices
 ) -> Input:
     """The training split's batches, [L,K,A,B,...] for calls of K steps."""
     if place == "host":
@@ -106,29 +106,31 @@ def training_input(
         def inputs(calls: list[range]) -> Iterator[tf_data.Batch]:
             assert all(len(steps) == 1 for steps in calls), "one step a call where the host makes the batches"
             steps = range(calls[0].start, calls[-1].stop) if calls else range(0)
-            for batch in tf_data.training_batches(records, plan, share, accumulate, steps):
+            for batch in tf_data.training_batches(samples, sampler, shard, grad_accum_steps, steps):
                 yield {name: array[:, None] for name, array in batch.items()}
 
         return Input(inputs, as_sent)
-    inputs = partial(device_resident.training_draws, plan, share, accumulate)
-    return _on_devices(place, records, share, devices, inputs, partial(device_resident.training_batch, most=plan.shift))
+    inputs = partial(device_resident.training_draws, sampler, shard, grad_accum_steps)
+    return _on_devices(
+        place, samples, shard, devices, inputs, partial(device_resident.training_batch, most=sampler.shift)
+    )
 
 
-def evaluation_input(place: Place, records: Records, share: Share, devices: Devices) -> Input:
+def evaluation_input(place: Place, samples: CachedSplit, shard: BatchShard, devices: Devices) -> Input:
     """The scored split's batches, [L,B,...]."""
     if place == "host":
-        return Input(partial(tf_data.evaluation_batches, records, share), as_sent)
-    inputs = partial(device_resident.evaluation_draws, len(records), share)
-    return _on_devices(place, records, share, devices, inputs, device_resident.evaluation_batch)
+        return Input(partial(tf_data.evaluation_batches, samples, shard), as_sent)
+    inputs = partial(device_resident.evaluation_draws, len(samples), shard)
+    return _on_devices(place, samples, shard, devices, inputs, device_resident.evaluation_batch)
 
 
 def _on_devices(
-    place: Place, records: Records, share: Share, devices: Devices, inputs: Callable, make_batch: Callable
+    place: Place, samples: CachedSplit, shard: BatchShard, devices: Devices, inputs: Callable, make_batch: Callable
 ) -> Input:
     if place == "shards":
-        store = jax.device_put(device_resident.shards(records, share), devices.split)
+        store = jax.device_put(device_resident.shards(samples, shard), devices.split)
         return Input(inputs, partial(make_batch, axis=AXIS), store, store_axis=0)
-    return Input(inputs, make_batch, jax.device_put(device_resident.whole(records), devices.replicated))
+    return Input(inputs, make_batch, jax.device_put(device_resident.whole(samples), devices.replicated))
 
 
 def calls_of(steps: range, most: int, steps_per_epoch: int) -> list[range]:

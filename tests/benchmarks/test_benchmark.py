@@ -140,14 +140,14 @@ def test_all_parts_are_measured_and_compared_with_an_earlier_time(monkeypatch, t
 
 
 def test_several_steps_a_call_count_as_so_many_steps(monkeypatch):
-    monkeypatch.setattr(throughput, "steps_per_call", lambda config, devices: 3)  # a CPU itself is given one
+    monkeypatch.setattr(throughput, "steps_per_dispatch", lambda config, devices: 3)  # a CPU itself is given one
     taken = []
     monkeypatch.setattr(throughput.Trainer, "take", lambda self, inputs: taken.extend(map(jax.device_get, inputs)))
     monkeypatch.setattr(throughput.Trainer, "memory", lambda self, inputs: {})
     clock = iter(range(0, 10**6, 6))  # six seconds a round
     monkeypatch.setattr(benchmarks_timing.time, "perf_counter", lambda: next(clock))
     options = benchmarks_run.Options(
-        image_size=(16, 32), width=1 / 16, depth=2, batch_size_per_device=16, steps_per_call=3
+        image_size=(16, 32), width=1 / 16, depth=2, batch_size_per_device=16, steps_per_dispatch=3
     )
     measured = throughput.Measured(options.config, choose_devices("1"), "float32", steps=2, rounds=2, say=print)
     found = throughput.train(measured)  # the noise has 32 images: two steps an epoch, fewer than a call takes
@@ -207,7 +207,7 @@ def test_the_rows_before_one_that_does_not_fit_are_kept(monkeypatch, tmp_path, c
     assert (
         len(errors) == 1 and "with --batch-size-per-device 16 at 360x480; try --batch-size-per-device 8," in errors[0]
     )
-    assert "--accumulate" not in errors[0] and "--image-size" in errors[0]  # only flags that benchmark has
+    assert "--grad-accum-steps" not in errors[0] and "--image-size" in errors[0]  # only flags that benchmark has
     assert "scaling 2 devices, synchronised BatchNorm: ms per step" in told.out
 
 
@@ -218,7 +218,7 @@ def test_the_parts_before_one_that_breaks_off_are_kept(monkeypatch, tmp_path, ca
     assert run(monkeypatch, *flags) == 2
     assert json.loads((tmp_path / "now.json").read_text())["train"] == {"images_per_second": 10.0}
     told = capsys.readouterr()
-    assert "6 training images are fewer than the global batch of 8" in told.err and "--accumulate" not in told.err
+    assert "6 training images are fewer than the global batch of 8" in told.err and "--grad-accum-steps" not in told.err
     assert "train images per second" in told.out
 
 
@@ -255,7 +255,7 @@ def test_compiling_is_timed_without_the_programs_that_are_kept(tmp_path):
         (["--steps", "0"], "--steps and --rounds must be at least 1"),
         (["--devices", "9"], "9 devices asked, 8 found"),
         (["nothing"], "nothing"),
-        (["train", "--input", "host", "--steps-per-call", "2"], "--steps-per-call 2 needs --input device"),
+        (["train", "--input", "host", "--steps-per-dispatch", "2"], "--steps-per-dispatch 2 needs --input device"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(monkeypatch, capsys, tmp_path, flags, message):

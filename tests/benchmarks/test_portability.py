@@ -27,7 +27,7 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_step, replicate
 from segnet_jax.inference.network import restore
 from segnet_jax.nn import SegNet, fold_batch_norm
-from segnet_jax.nn.preprocessing import TORCH, normalise
+from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.system.command import run_command
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
@@ -81,7 +81,7 @@ def test_so_do_they_where_the_host_makes_the_batches(platform):
 
 VARIANTS = {
     "scaled, recoloured and averaged, with dropout and learnt upsampling": {
-        **{"scale": (0.75, 1.5), "color": 0.3, "average": 0.99},
+        **{"scale": (0.75, 1.5), "color": 0.3, "ema_decay": 0.99},
         **{"dropout": 0.5, "depth": 3, "upsampling": "learnt"},
     },
     "SegNet-Basic with the encoder's maps": {"network": "segnet-basic", "encoder_addition": True},
@@ -187,7 +187,7 @@ def test_the_file_of_inference_labels_as_the_network_does():
     model = SegNet(CLASSES, depth=2, width=1 / 32)
     variables = random_variables(model)
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), np.uint8)
-    logits = model.apply(variables, normalise(images, TORCH), train=False)
+    logits = model.apply(variables, normalize(images, TORCH), train=False)
     program = jax.export.deserialize(bytearray(one.exported.serialize()))
     prediction = program.call(fold_batch_norm(variables, model.batch_norm_epsilon), images)
     assert (np.asarray(prediction) == np.argmax(np.asarray(logits), axis=-1)).mean() > 0.999
@@ -316,7 +316,7 @@ def test_out_of_memory_in_float32_is_told_in_a_line_and_leaves_what_was_measured
     assert run(monkeypatch, "measure", "--run", "r", "--json", file, "--precision", "bfloat16", "float32") == 7
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("error: out of memory on 1 x cpu")
-    assert "--accumulate" not in error and "--image-size" not in error
+    assert "--grad-accum-steps" not in error and "--image-size" not in error
     assert json.loads(file.read_text())["precisions"] == {"bfloat16": {"fails": "no such unit"}}
 
 

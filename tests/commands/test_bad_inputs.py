@@ -26,7 +26,7 @@ from segnet_jax.data.layouts import camvid
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.runs import dataset_checks
 from segnet_jax.system.command import run_command
-from segnet_jax.system.errors import Ending, UserError
+from segnet_jax.system.errors import ExitError, UserError
 
 SOUND = [
     *("--image-size", *map(str, SIZE), "--init", "none", "--depth", "1", "--width", "0.0625", "--epochs", "1"),
@@ -90,7 +90,7 @@ def left_by(command, argv, monkeypatch):
     def observed():
         try:
             return command()
-        except (UserError, Ending) as error:
+        except (UserError, ExitError) as error:
             raised.append(error)
             raise
 
@@ -182,13 +182,13 @@ def test_every_row_of_the_table_has_its_case():
 
 def test_real_camvid_is_read_whole_without_a_false_alarm(camvid_folder, tmp_path):
     started = time.monotonic()
-    data_set = camvid.tutorial(camvid_folder)
+    dataset = camvid.tutorial(camvid_folder)
     told = []
-    records = {name: decoded(split, (360, 480), tmp_path, say=told.append) for name, split in data_set.splits.items()}
+    samples = {name: decoded(split, (360, 480), tmp_path, say=told.append) for name, split in dataset.splits.items()}
     assert time.monotonic() - started < 40
-    assert {name: len(split) for name, split in records.items()} == {"train": 367, "val": 101}
-    assemble = {name: records[name] for name in ("train", "val")}
-    dataset_checks.warn_of_labels(data_set.classes, told.append, **assemble)
+    assert {name: len(split) for name, split in samples.items()} == {"train": 367, "val": 101}
+    assemble = {name: samples[name] for name in ("train", "val")}
+    dataset_checks.warn_of_labels(dataset.classes, told.append, **assemble)
     assert told == []
-    assert data_set.notes == (f"note: /SegNet/CamVid in the lists stands for {camvid_folder}",)
-    assert np.isin(records["val"].labels, [*range(11), 255]).all()
+    assert dataset.notes == (f"note: /SegNet/CamVid in the lists stands for {camvid_folder}",)
+    assert np.isin(samples["val"].labels, [*range(11), 255]).all()

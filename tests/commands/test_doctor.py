@@ -168,7 +168,7 @@ def test_a_class_table_to_edit_is_written_and_read_again(kind, photos, monkeypat
         (("--picture", "photos/images/a.png"), "nothing is overwritten"),
         (("--json", "nowhere/found.json"), "there is no folder"),
         (("--picture", "photos"), "is a folder: name a file"),
-        (("--val-share", "2"), "--val-share must be between 0 and 0.9"),
+        (("--val-fraction", "2"), "--val-fraction must be between 0 and 0.9"),
         (("--map", "255"), "--map must be OLD=NEW"),
         (("--exfi", "apply"), "nearest: --exif"),
     ],

@@ -50,7 +50,7 @@ def test_evaluating_a_run_gives_the_scores_that_its_training_found(trained, tmp_
     assert ours["interval"] == told["interval"] and low < ours["miou"] < high
     assert ours["differences"] == told["differences"] and told["protocol"] == "custom"
     differences = told["differences"]
-    assert differences["depth"] == [5, 1] and differences["data_set"] == ["camvid-tutorial", "synthetic"]
+    assert differences["depth"] == [5, 1] and differences["dataset"] == ["camvid-tutorial", "synthetic"]
     assert "devices" not in differences and "global_batch_size" not in differences  # two devices of two images
     images = read_images(io.BytesIO(base64.b64decode(ours["images"])))
     assert images.confusions.sum(axis=0).tolist() == ours["confusion"] and len(images.names) == 9

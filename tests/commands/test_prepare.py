@@ -11,7 +11,7 @@ from segnet_jax import prepare
 from segnet_jax.constants import VOID
 from segnet_jax.data.camvid import prepared
 from segnet_jax.data.layouts import camvid
-from segnet_jax.data.open_dataset import open_data_set
+from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.system.errors import UserError
 
 
@@ -36,7 +36,7 @@ def test_records_of_a_tutorial_folder_are_its_frames_pixel_for_pixel(tutorial, t
     assert f"--data {tmp_path / 'out'}" in capsys.readouterr().out
     source = camvid.tutorial(tutorial)
     options = {"split_rule": "tutorial", "image_size": (360, 480), "seed": 0, "num_train": 1, "num_val": 1}
-    read = open_data_set(str(tmp_path / "out"), **options)
+    read = open_dataset(str(tmp_path / "out"), **options)
     for name, split in source.splits.items():
         assert read.splits[name].names == split.names
         for index in range(len(split)):
@@ -56,7 +56,7 @@ def test_records_of_a_tutorial_folder_are_its_frames_pixel_for_pixel(tutorial, t
     np.testing.assert_array_equal(record["label"][..., 0], np.where(expected == VOID, 11, expected))
 
     with pytest.raises(UserError, match="matlab split deals all 701 frames of CamVid, and 701 are missing"):
-        open_data_set(str(tmp_path / "out"), **(options | {"split_rule": "matlab"}))
+        open_dataset(str(tmp_path / "out"), **(options | {"split_rule": "matlab"}))
 
     damaged = next(folder.glob("*train*"))
     damaged.write_bytes(damaged.read_bytes()[:5000])

@@ -248,7 +248,17 @@ def test_a_mistake_is_told_in_one_line_with_exit_code_2(mistake, monkeypatch, ca
 
 
 def test_the_command_trains_on_eight_fake_devices(tmp_path):
-    flags = [*SMALL, "--fake-devices", "8", "--max-steps", "1", "--accumulate", "2", "--run", str(tmp_path / "eight")]
+    flags = [
+        *SMALL,
+        "--fake-devices",
+        "8",
+        "--max-steps",
+        "1",
+        "--grad-accum-steps",
+        "2",
+        "--run",
+        str(tmp_path / "eight"),
+    ]
     environment = os.environ | {"XLA_FLAGS": QUICK}
     done = subprocess.run(
         [sys.executable, "-m", "segnet_jax.train", *flags], capture_output=True, text=True, env=environment, timeout=300
@@ -284,9 +294,9 @@ def test_the_statistics_are_calibrated_on_as_many_images_however_many_batches_a_
     monkeypatch.setattr(initial_weights, "calibrate", look)
     monkeypatch.setattr("segnet_jax.weights.insert.insert_encoder", lambda params, stats, *_, **__: (params, stats))
     model = SegNet(3, depth=1, width=1 / 16)
-    for accumulate in (1, 8):
-        config = Config(batch_size_per_device=4, accumulate=accumulate)
-        batch = {"image": np.zeros((1, accumulate, 4, 2, 2, 3), np.uint8)}
+    for grad_accum_steps in (1, 8):
+        config = Config(batch_size_per_device=4, grad_accum_steps=grad_accum_steps)
+        batch = {"image": np.zeros((1, grad_accum_steps, 4, 2, 2, 3), np.uint8)}
         initial_weights.first_variables(
             config, model, object(), None, lambda step, batch=batch: batch, choose_devices("1")
         )

@@ -11,7 +11,7 @@ import pytest
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import BATCH_OF_A_DEVICE, protocol_names, read_protocol
 from segnet_jax.config.flags import parse_config
-from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.runs.checks import another_batch
 from segnet_jax.runs.result import recipe
 
@@ -33,12 +33,12 @@ CAFFE = {  # what the released prototxts have in common
     "batch_norm_bias": 1e-3,
     "batch_norm": "recompute",
     "preprocessing": "raw",
-    "bias_rate": 2.0,
+    "bias_lr_mult": 2.0,
     "decay_scale": True,
     "class_weights": "caffe",
     "result_checkpoint": "last",
 }
-PAPER = CAFFE | {"batch_norm_bias": 0.0, "bias_rate": 1.0, "decay_scale": False}
+PAPER = CAFFE | {"batch_norm_bias": 0.0, "bias_lr_mult": 1.0, "decay_scale": False}
 TABLE = {
     "camvid-matlab-2018": {
         "split_rule": "matlab",
@@ -79,7 +79,7 @@ TABLE = {
         "batch_size_per_device": 12,
         "class_weights": "auto-present",
         "result_checkpoint": "best",
-        "selected_by": "global_accuracy",
+        "best_metric": "global_accuracy",
     },
 }
 STEPS = {  # images of the training split, published steps of the published batch
@@ -142,10 +142,10 @@ def test_the_transcription_is_that_of_the_reference(row, words):
 def told_of(name, num_devices, num_images=367, **changes):
     """What is said of a protocol's batch on so many devices, and which the result says that it differs by."""
     config = dataclasses.replace(read_protocol(name, Config()), **changes)
-    batch = num_devices * config.batch_size_per_device * config.accumulate
-    plan = Plan(num_images, batch, seed=0, flip=False, shift=0)
+    batch = num_devices * config.batch_size_per_device * config.grad_accum_steps
+    sampler = Sampler(num_images, batch, seed=0, flip=False, shift=0)
     in_result = recipe(config, "camvid-tutorial", batch)["differences"].get("global_batch_size")
-    return another_batch(config, SimpleNamespace(total=num_devices), plan), in_result
+    return another_batch(config, SimpleNamespace(total=num_devices), sampler), in_result
 
 
 def test_a_batch_that_is_not_the_protocols_is_told_with_both_trainings():
@@ -158,9 +158,9 @@ def test_a_batch_that_is_not_the_protocols_is_told_with_both_trainings():
     told, in_result = told_of("camvid-strong", 8)
     assert told.startswith("camvid-strong takes 13,500 steps of 8 images; this takes 1,500 of 64 ")
     assert told.endswith("; --devices 8 --batch-size-per-device 1 keeps to it") and in_result == [8, 64]
-    told, in_result = told_of("camvid-tutorial", 1, accumulate=8, learning_rate=8e-3)
+    told, in_result = told_of("camvid-tutorial", 1, grad_accum_steps=8, learning_rate=8e-3)
     assert "; this takes 4,796 of 32 at a learning rate of 0.008, not 0.001; --devices 1 --batch" in told
-    assert told.endswith(" --batch-size-per-device 4 --accumulate 1 keeps to it") and in_result == [4, 32]
+    assert told.endswith(" --batch-size-per-device 4 --grad-accum-steps 1 keeps to it") and in_result == [4, 32]
 
 
 @pytest.mark.parametrize("name", protocol_names())
@@ -178,8 +178,8 @@ def test_matlabs_batch_is_four_images_on_each_gpu():
 
 
 def test_without_a_protocol_or_with_too_few_images_for_its_batch_nothing_is_said():
-    plan = Plan(367, 32, seed=0, flip=False, shift=0)
-    assert another_batch(Config(), SimpleNamespace(total=8), plan) == ""
+    sampler = Sampler(367, 32, seed=0, flip=False, shift=0)
+    assert another_batch(Config(), SimpleNamespace(total=8), sampler) == ""
     assert told_of("camvid-strong", 1, num_images=6, batch_size_per_device=2)[0] == ""
 
 
@@ -192,5 +192,5 @@ def test_the_commands_of_a_page_train_by_the_protocol_that_they_name(page):
         config = parse_config(command.split("<")[0].split(), prog="segnet_jax.train", description="")
         num_devices = 1 if config.devices == "all" else int(config.devices)
         images = 421 if config.split_rule == "matlab" else 367
-        plan = Plan(images, num_devices * config.batch_size_per_device * config.accumulate, 0, False, 0)
-        assert another_batch(config, SimpleNamespace(total=num_devices), plan) == "", command
+        sampler = Sampler(images, num_devices * config.batch_size_per_device * config.grad_accum_steps, 0, False, 0)
+        assert another_batch(config, SimpleNamespace(total=num_devices), sampler) == "", command

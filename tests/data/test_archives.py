@@ -20,7 +20,7 @@ from segnet_jax.data.camvid import archives, prepared, write_records
 from segnet_jax.data.camvid.archives import open_archives, scan_labels
 from segnet_jax.data.camvid.find_folder import open_full_size_counts
 from segnet_jax.data.labels.classes import CAMVID_ORIGINAL_COLORS
-from segnet_jax.data.open_dataset import open_data_set
+from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.system.errors import UserError
 
 COLORS = np.array(list(CAMVID_ORIGINAL_COLORS), np.uint8)
@@ -107,13 +107,13 @@ def test_archives_of_the_official_form_go_from_a_server_to_both_splits(tmp_path,
     assert "train 367, val 101, test 233" in capsys.readouterr().out
 
     options = {"image_size": (6, 8), "seed": 0, "num_train": 1, "num_val": 1}
-    tutorial = open_data_set("camvid", split_rule="tutorial", **options)
+    tutorial = open_dataset("camvid", split_rule="tutorial", **options)
     assert {name: tutorial.splits[name].names for name in tutorial.splits} == camvid_frames.split_names("tutorial")
-    dealt = open_data_set("camvid", split_rule="matlab", **options)
+    dealt = open_dataset("camvid", split_rule="matlab", **options)
     assert {name: len(dealt.splits[name]) for name in dealt.splits} == {"train": 421, "test": 280}
-    for data_set, split, index in [(tutorial, "test", 232), (dealt, "train", 0), (dealt, "test", 279)]:
-        frame = data_set.splits[split].names[index]
-        image, label = data_set.splits[split].read(index)
+    for dataset, split, index in [(tutorial, "test", 232), (dealt, "train", 0), (dealt, "test", 279)]:
+        frame = dataset.splits[split].names[index]
+        image, label = dataset.splits[split].read(index)
         full_image, full_label = picture(frame, (12, 16))
         ids = np.array(list(CAMVID_ORIGINAL_COLORS.values()), np.uint8)[full_label]
         np.testing.assert_array_equal(label, ids[1::2, 1::2])
@@ -141,9 +141,9 @@ def test_full_size_frames_are_mapped_and_resized_to_360x480(tmp_path):
     images, labels = make_archives(tmp_path, THREE[:2], size=(720, 960))
     splits = {"train": THREE[:1], "test": THREE[1:2]}
     folder = write_records.make_archive_records(images, labels, tmp_path / "out", splits)
-    data_set = prepared.read_prepared(folder)
-    assert {name: split.names for name, split in data_set.splits.items()} == splits
-    image, label = data_set.splits["test"].read(0)
+    dataset = prepared.read_prepared(folder)
+    assert {name: split.names for name, split in dataset.splits.items()} == splits
+    image, label = dataset.splits["test"].read(0)
     assert image.shape == (360, 480, 3) and label.shape == (360, 480)
     full_image, full_label = picture(THREE[1], (720, 960))
     ids = np.array(list(CAMVID_ORIGINAL_COLORS.values()), np.uint8)[full_label]

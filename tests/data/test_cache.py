@@ -52,10 +52,10 @@ def unreadable(split):
     return Split(split.names, fail, split.fingerprint)
 
 
-def assert_holds(records, split, size=SIZE):
-    assert len(records) == len(split) and records.image_size == size
+def assert_holds(samples, split, size=SIZE):
+    assert len(samples) == len(split) and samples.image_size == size
     for index in range(len(split)):
-        for ours, expected in zip(records.read(index), resize(*split.read(index), *size), strict=True):
+        for ours, expected in zip(samples.read(index), resize(*split.read(index), *size), strict=True):
             assert ours.dtype == np.uint8 and np.array_equal(ours, expected)
 
 
@@ -68,12 +68,12 @@ def folder_of(cache):
 @pytest.mark.parametrize("size", [SIZE, (4, 9), (12, 3)])
 def test_records_are_what_the_reader_gives_at_the_size_asked_for(split, cache, size):
     advanced = []
-    records = decoded(split, size, cache, lambda: advanced.append(1))
-    assert_holds(records, split, size)
+    samples = decoded(split, size, cache, lambda: advanced.append(1))
+    assert_holds(samples, split, size)
     assert len(advanced) == COUNT
     images, labels = zip(*(resize(*split.read(i), *size) for i in range(COUNT)), strict=True)
-    assert np.array_equal(records.images, np.stack(images)) and np.array_equal(records.labels, np.stack(labels))
-    assert records.num_bytes == records.images.nbytes + records.labels.nbytes
+    assert np.array_equal(samples.images, np.stack(images)) and np.array_equal(samples.labels, np.stack(labels))
+    assert samples.num_bytes == samples.images.nbytes + samples.labels.nbytes
 
 
 def test_a_second_opening_decodes_nothing_and_says_nothing(split, cache):
@@ -97,8 +97,8 @@ def test_another_fingerprint_or_size_is_decoded_anew_and_leaves_the_first_as_it_
 
 def test_records_cannot_be_written_to(split, cache):
     for _ in range(2):  # just decoded, and found in the cache
-        records = decoded(split, SIZE, cache)
-        for array in (records.images, records.labels, *records.read(2)):
+        samples = decoded(split, SIZE, cache)
+        for array in (samples.images, samples.labels, *samples.read(2)):
             with pytest.raises(ValueError, match="read-only"):
                 array[0] = 1
 
@@ -195,10 +195,10 @@ def test_without_room_the_same_records_are_streamed_and_one_line_says_why(split,
     settings, why = NO_ROOM[reason]
     make_room(monkeypatch, cache, **settings)
     told, (reader, asked) = [], counted(split)
-    records = decoded(reader, SIZE[::-1], cache, say=told.append)
+    samples = decoded(reader, SIZE[::-1], cache, say=told.append)
     assert asked == []  # not before they are asked for
-    assert_holds(records, split, SIZE[::-1])
-    assert asked == list(range(COUNT)) and records.images is None and records.labels is None
+    assert_holds(samples, split, SIZE[::-1])
+    assert asked == list(range(COUNT)) and samples.images is None and samples.labels is None
     assert len(told) == 1 and "\n" not in told[0] and why in told[0] and "decoded for each use" in told[0]
     assert not cache.is_dir() or not list(cache.iterdir())
 
@@ -228,9 +228,9 @@ def test_two_that_decode_at_once_both_get_right_records_and_leave_one_copy(split
     for thread in threads:
         thread.join(timeout=60)
     assert len(got) == 2
-    for records in got:
-        assert_holds(records, split)
-        assert records.images is not None
+    for samples in got:
+        assert_holds(samples, split)
+        assert samples.images is not None
     assert {path.name for path in folder_of(cache).iterdir()} == {"images.npy", "labels.npy", "header.json"}
 
 

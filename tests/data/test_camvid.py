@@ -14,7 +14,7 @@ from segnet_jax.data.camvid import split_rules
 from segnet_jax.data.camvid.find_folder import open_full_size_counts
 from segnet_jax.data.label_files.decode_labels import read_label
 from segnet_jax.data.layouts import camvid
-from segnet_jax.data.open_dataset import open_data_set
+from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.system.errors import UserError
 
 PREFIX = "/SegNet/CamVid"
@@ -43,16 +43,16 @@ def folder(tmp_path):
 
 
 def open_folder(folder, rule="tutorial"):
-    return open_data_set(str(folder), split_rule=rule, image_size=(6, 8), seed=0, num_train=1, num_val=1)
+    return open_dataset(str(folder), split_rule=rule, image_size=(6, 8), seed=0, num_train=1, num_val=1)
 
 
 def test_a_foreign_prefix_is_resolved_and_void_11_becomes_void(folder):
-    data_set = camvid.tutorial(folder)
-    assert {name: split.names for name, split in data_set.splits.items()} == {
+    dataset = camvid.tutorial(folder)
+    assert {name: split.names for name, split in dataset.splits.items()} == {
         "train": ("a", "b", "c"),
         "val": ("d", "e"),
     }
-    image, label = data_set.splits["val"].read(1)
+    image, label = dataset.splits["val"].read(1)
     np.testing.assert_array_equal(image, np.asarray(Image.open(folder / "val/e.png")))
     stored = np.asarray(Image.open(folder / "valannot/e.png"))
     np.testing.assert_array_equal(label, np.where(stored == 11, VOID, stored))
@@ -184,10 +184,10 @@ def test_names_with_spaces_stand_where_one_cut_alone_gives_two_files(folder):
 
 
 def test_a_split_knows_the_sum_of_each_of_its_files(folder):
-    for split, records in camvid.tutorial(folder).splits.items():
-        expected = {f"{kind}/{name}.png" for kind in (split, f"{split}annot") for name in records.names}
-        assert records.files.keys() == expected
-        for name, digest in records.files.items():
+    for split, samples in camvid.tutorial(folder).splits.items():
+        expected = {f"{kind}/{name}.png" for kind in (split, f"{split}annot") for name in samples.names}
+        assert samples.files.keys() == expected
+        for name, digest in samples.files.items():
             assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
@@ -197,14 +197,14 @@ def test_what_its_owner_should_know_is_noted_without_being_a_fault(folder):
     picture.convert("L").save(folder / "train/a.png")
     picture.save(folder / "train/b.png", "JPEG")
     write_png(folder / "trainannot/a\nz.png", np.zeros((6, 8), np.uint8))
-    data_set = camvid.tutorial(folder)
-    assert data_set.notes[1:] == (
+    dataset = camvid.tutorial(folder)
+    assert dataset.notes[1:] == (
         "warning: labels that belong to no image of the lists: trainannot/a\\nz.png",
         "note: JPEG inside, though named .png: train/b.png",
         "note: grey images, repeated over three channels: train/a.png",
     )
     grey = np.asarray(picture.convert("L"))
-    np.testing.assert_array_equal(data_set.splits["train"].read(0)[0], np.stack([grey] * 3, axis=-1))
+    np.testing.assert_array_equal(dataset.splits["train"].read(0)[0], np.stack([grey] * 3, axis=-1))
 
 
 def test_label_values_outside_the_classes_are_told_when_decoded(folder):
@@ -279,10 +279,10 @@ def test_the_shipped_matlab_list_is_the_seeded_deal_of_60_to_40():
 
 def test_a_folder_with_all_frames_is_dealt_by_the_matlab_rule(tmp_path):
     folder = make_tutorial(tmp_path, camvid_frames.split_names("tutorial"), size=(2, 2))
-    data_set = open_folder(folder, "matlab")
-    assert data_set.name == "camvid-matlab"
-    assert {split: len(data_set.splits[split]) for split in data_set.splits} == {"train": 421, "test": 280}
-    test = data_set.splits["test"]
+    dataset = open_folder(folder, "matlab")
+    assert dataset.name == "camvid-matlab"
+    assert {split: len(dataset.splits[split]) for split in dataset.splits} == {"train": 421, "test": 280}
+    test = dataset.splits["test"]
     for index in (0, 100, 279):
         name = test.names[index]
         (path,) = (path for path in folder.glob(f"*/{name}.png") if "annot" not in path.parent.name)
@@ -300,7 +300,7 @@ def test_synthetic_asks_for_scenes_of_the_image_size(monkeypatch):
 
     monkeypatch.setattr("segnet_jax.data.synthetic.street_scenes.street_scenes", scenes, raising=False)
     options = {"image_size": (60, 80), "seed": 3, "num_train": 5, "num_val": 2}
-    assert open_data_set("synthetic", split_rule="tutorial", **options) == (5, 2, 60, 80, 3)
+    assert open_dataset("synthetic", split_rule="tutorial", **options) == (5, 2, 60, 80, 3)
 
 
 def test_data_sets_without_full_size_labels_have_no_full_size_counts(folder):

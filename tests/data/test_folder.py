@@ -168,9 +168,9 @@ def test_a_folder_without_a_split_is_dealt_and_says_so_whatever_the_seed(photos)
 
 def test_a_share_deals_lists_anew_and_leaves_the_test_images_alone(photos):
     (photos / "val.txt").rename(photos / "test.txt")
-    data_set = open_folder(photos, wishing(val_share=0.5))
-    assert data_set.splits["test"].names == ("x", "y")
-    assert {split: len(each) for split, each in data_set.splits.items()} == {"train": 3, "val": 3, "test": 2}
+    dataset = open_folder(photos, wishing(val_fraction=0.5))
+    assert dataset.splits["test"].names == ("x", "y")
+    assert {split: len(each) for split, each in dataset.splits.items()} == {"train": 3, "val": 3, "test": 2}
 
 
 def test_images_of_one_name_in_two_subfolders_get_two_names_when_they_are_dealt_anew(tmp_path):
@@ -179,7 +179,7 @@ def test_images_of_one_name_in_two_subfolders_get_two_names_when_they_are_dealt_
             save(tmp_path / f"images/{split}/{name}.png", image_of(split + name))
             save(tmp_path / f"labels/{split}/{name}.png", label_of(name))
     assert open_folder(tmp_path).splits["val"].names == ("a", "b")
-    splits = open_folder(tmp_path, wishing(val_share=0.5)).splits
+    splits = open_folder(tmp_path, wishing(val_fraction=0.5)).splits
     names = [name for split in splits.values() for name in split.names]
     assert sorted(names) == ["a", "b", "c", "d", "val-a", "val-b"] and len(splits["val"]) == 3
 
@@ -190,8 +190,8 @@ def test_test_images_without_labels_are_left_out_and_said(tmp_path):
             save(tmp_path / split / f"images/{name}.png", image_of(name))
             if split != "test":
                 save(tmp_path / split / f"masks/{name}.png", label_of(name))
-    data_set = open_folder(tmp_path)
-    assert list(data_set.splits) == ["train", "val"] and any("test/images has no labels" in n for n in data_set.notes)
+    dataset = open_folder(tmp_path)
+    assert list(dataset.splits) == ["train", "val"] and any("test/images has no labels" in n for n in dataset.notes)
 
 
 # --- what labels mean ---
@@ -397,8 +397,8 @@ def test_images_of_another_shape_are_fitted_as_asked_and_kept_apart_in_the_cache
     save(photos / "labels/x.png", label_of("x", (24, 48)))
     split = open_folder(photos).splits["val"]
     for fit in ("stretch", "letterbox", "crop"):
-        records = decoded(split, SIZE, tmp_path / "cache", fit=fit)
-        for ours, expected in zip(records.read(0), fit_record(*split.read(0), SIZE, fit), strict=True):
+        samples = decoded(split, SIZE, tmp_path / "cache", fit=fit)
+        for ours, expected in zip(samples.read(0), fit_record(*split.read(0), SIZE, fit), strict=True):
             np.testing.assert_array_equal(ours, expected)
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
@@ -419,8 +419,8 @@ def test_it_is_said_where_images_lose_their_shape(photos):
 
 def test_the_default_names_and_colours_of_classes_without_a_table(photos):
     (photos / "classes.toml").unlink()
-    data_set = open_folder(photos)
-    assert data_set.classes.names == ("class 0", "class 1", "class 2")
-    assert data_set.classes.colors == ((128, 0, 0), (0, 128, 0), (128, 128, 0))  # Pascal VOC's, but for its black
-    assert any("0 is `class 0`" in note and "--classes" in note for note in data_set.notes)
-    assert sum(len(split) for split in data_set.splits.values()) == len(NAMES)
+    dataset = open_folder(photos)
+    assert dataset.classes.names == ("class 0", "class 1", "class 2")
+    assert dataset.classes.colors == ((128, 0, 0), (0, 128, 0), (128, 128, 0))  # Pascal VOC's, but for its black
+    assert any("0 is `class 0`" in note and "--classes" in note for note in dataset.notes)
+    assert sum(len(split) for split in dataset.splits.values()) == len(NAMES)

@@ -14,7 +14,7 @@ from segnet_jax.config.flags import parse_config
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.labels.read_options import PLAIN
-from segnet_jax.data.open_dataset import open_data_set
+from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.system.errors import UserError
 
 SMALL = [
@@ -24,23 +24,23 @@ SMALL = [
 
 
 def open_folder(folder, reading=PLAIN, rule="tutorial"):
-    return open_data_set(
+    return open_dataset(
         str(folder), split_rule=rule, image_size=(24, 32), seed=0, num_train=1, num_val=1, reading=reading
     )
 
 
 @pytest.fixture(scope="module")
-def records():
+def samples():
     return scenes()
 
 
-def assert_holds(data_set, records, ids=range(11)):
+def assert_holds(dataset, samples, ids=range(11)):
     """Names in any order; labels as class ids `ids` of CamVid's classes."""
-    assert {split: sorted(each.names) for split, each in data_set.splits.items()} == {
-        split: sorted(name for name, _, _ in each) for split, each in records.items()
+    assert {split: sorted(each.names) for split, each in dataset.splits.items()} == {
+        split: sorted(name for name, _, _ in each) for split, each in samples.items()
     }
-    for split, each in records.items():
-        held = data_set.splits[split]
+    for split, each in samples.items():
+        held = dataset.splits[split]
         for name, image, label in each:
             ours = held.read(held.names.index(name))
             np.testing.assert_array_equal(ours[0], image)
@@ -48,35 +48,35 @@ def assert_holds(data_set, records, ids=range(11)):
 
 
 @pytest.mark.parametrize("layout", own_folders.CAMVID_LAYOUTS, ids=lambda layout: layout.__name__)
-def test_a_layout_is_read_as_it_was_written(layout, records, tmp_path):
-    layout(tmp_path, records)
-    data_set = open_folder(tmp_path)
-    assert_holds(data_set, records)
-    assert data_set.classes.names == CAMVID.names
-    assert data_set.notes[0].startswith("layout   ") and data_set.sizes == {(24, 32): 7}
+def test_a_layout_is_read_as_it_was_written(layout, samples, tmp_path):
+    layout(tmp_path, samples)
+    dataset = open_folder(tmp_path)
+    assert_holds(dataset, samples)
+    assert dataset.classes.names == CAMVID.names
+    assert dataset.notes[0].startswith("layout   ") and dataset.sizes == {(24, 32): 7}
 
 
 @pytest.mark.parametrize("layout", [own_folders.flat, own_folders.colours, own_folders.parts])
-def test_the_colours_of_a_table_come_through(layout, records, tmp_path):
-    layout(tmp_path, records)
+def test_the_colours_of_a_table_come_through(layout, samples, tmp_path):
+    layout(tmp_path, samples)
     assert open_folder(tmp_path).classes.colors == CAMVID.colors
 
 
 @pytest.mark.parametrize("layout", [own_folders.cityscapes, own_folders.cityscapes_train_ids])
-def test_cityscapes_ids_become_its_published_train_ids(layout, records, tmp_path):
-    layout(tmp_path, records)
+def test_cityscapes_ids_become_its_published_train_ids(layout, samples, tmp_path):
+    layout(tmp_path, samples)
     (tmp_path / "leftImg8bit/test/city").mkdir(parents=True)
-    data_set = open_folder(tmp_path)
-    assert_holds(data_set, records, CITYSCAPES_TRAIN_IDS)
-    assert len(data_set.classes) == 19
+    dataset = open_folder(tmp_path)
+    assert_holds(dataset, samples, CITYSCAPES_TRAIN_IDS)
+    assert len(dataset.classes) == 19
     # cityscapesscripts/helpers/labels.py
     for train_id, name, color in (
         (0, "road", (128, 64, 128)),
         (11, "person", (220, 20, 60)),
         (18, "bicycle", (119, 11, 32)),
     ):
-        assert (data_set.classes.names[train_id], data_set.classes.colors[train_id]) == (name, color)
-    assert "not published" in data_set.notes[-1]
+        assert (dataset.classes.names[train_id], dataset.classes.colors[train_id]) == (name, color)
+    assert "not published" in dataset.notes[-1]
 
 
 def test_all_other_cityscapes_ids_are_void(tmp_path):
@@ -88,31 +88,31 @@ def test_all_other_cityscapes_ids_are_void(tmp_path):
     assert [OF_IDS[value] for value in sorted(trained)] == list(range(19))
 
 
-def test_pascal_voc_has_its_21_classes_and_its_palette(records, tmp_path):
-    own_folders.pascal_voc(tmp_path, records)
-    own_folders.save(tmp_path / "JPEGImages/unlabelled.png", records["train"][0][1])
+def test_pascal_voc_has_its_21_classes_and_its_palette(samples, tmp_path):
+    own_folders.pascal_voc(tmp_path, samples)
+    own_folders.save(tmp_path / "JPEGImages/unlabelled.png", samples["train"][0][1])
     (tmp_path / "ImageSets/Segmentation/test.txt").write_text("unlabelled\n")
-    data_set = open_folder(tmp_path)
-    assert_holds(data_set, records, VOC_IDS)
-    assert len(data_set.classes) == 21 and data_set.classes.colors == tuple(voc_colors(21))
-    assert data_set.classes.names[15] == "person" and data_set.classes.colors[15] == (192, 128, 128)
-    assert "test.txt names no image with a label" in data_set.notes[-1]
+    dataset = open_folder(tmp_path)
+    assert_holds(dataset, samples, VOC_IDS)
+    assert len(dataset.classes) == 21 and dataset.classes.colors == tuple(voc_colors(21))
+    assert dataset.classes.names[15] == "person" and dataset.classes.colors[15] == (192, 128, 128)
+    assert "test.txt names no image with a label" in dataset.notes[-1]
 
 
-def test_what_cvat_exports_is_read_by_its_labelmap_and_dealt(records, tmp_path):
-    own_folders.cvat(tmp_path, records)
-    data_set = open_folder(tmp_path)
-    together = {name: (image, label) for each in records.values() for name, image, label in each}
-    assert sorted(together) == sorted(name for split in data_set.splits.values() for name in split.names)
-    for split in data_set.splits.values():
+def test_what_cvat_exports_is_read_by_its_labelmap_and_dealt(samples, tmp_path):
+    own_folders.cvat(tmp_path, samples)
+    dataset = open_folder(tmp_path)
+    together = {name: (image, label) for each in samples.values() for name, image, label in each}
+    assert sorted(together) == sorted(name for split in dataset.splits.values() for name in split.names)
+    for split in dataset.splits.values():
         for index, name in enumerate(split.names):
             image, label = split.read(index)
             np.testing.assert_array_equal(image, together[name][0])
             np.testing.assert_array_equal(label, together[name][1])
 
 
-def names_of(data_set):
-    return {split: sorted(each.names) for split, each in data_set.splits.items()}
+def names_of(dataset):
+    return {split: sorted(each.names) for split, each in dataset.splits.items()}
 
 
 def write_list(folder, name, names):
@@ -120,48 +120,48 @@ def write_list(folder, name, names):
     (folder / f"ImageSets/Segmentation/{name}.txt").write_text("\n".join(names))
 
 
-def test_subsets_that_cvat_names_in_capitals_are_the_splits(records, tmp_path):
-    own_folders.cvat(tmp_path, records)
-    names = sorted(name for each in records.values() for name, _, _ in each)
+def test_subsets_that_cvat_names_in_capitals_are_the_splits(samples, tmp_path):
+    own_folders.cvat(tmp_path, samples)
+    names = sorted(name for each in samples.values() for name, _, _ in each)
     for subset, chosen in (("Train", names[:3]), ("Validation", names[3:5]), ("Test", names[5:])):
         write_list(tmp_path, subset, chosen)
-    data_set = open_folder(tmp_path)
-    assert names_of(data_set) == {"train": names[:3], "val": names[3:5], "test": names[5:]}
-    assert not [note for note in data_set.notes if "dealt" in note or "not used" in note]
+    dataset = open_folder(tmp_path)
+    assert names_of(dataset) == {"train": names[:3], "val": names[3:5], "test": names[5:]}
+    assert not [note for note in dataset.notes if "dealt" in note or "not used" in note]
 
 
-def test_test_images_are_not_dealt_where_a_list_names_them_alone(records, tmp_path):
-    own_folders.cvat(tmp_path, records)
-    names = sorted(name for each in records.values() for name, _, _ in each)
+def test_test_images_are_not_dealt_where_a_list_names_them_alone(samples, tmp_path):
+    own_folders.cvat(tmp_path, samples)
+    names = sorted(name for each in samples.values() for name, _, _ in each)
     write_list(tmp_path, "default", names)
     write_list(tmp_path, "test", names[2:4])
-    for reading in (PLAIN, dataclasses.replace(PLAIN, val_share=0.4)):
-        data_set = open_folder(tmp_path, reading)
-        found = names_of(data_set)
+    for reading in (PLAIN, dataclasses.replace(PLAIN, val_fraction=0.4)):
+        dataset = open_folder(tmp_path, reading)
+        found = names_of(dataset)
         assert found["test"] == names[2:4] and found["train"] and found["val"]
         assert sorted(found["train"] + found["val"]) == names[:2] + names[4:]
         note = "note: lists in ImageSets/Segmentation that are not used: default.txt; used: test.txt"
-        assert note in data_set.notes
+        assert note in dataset.notes
 
 
-def test_fast_ais_layout_honours_lists_of_other_splits(records, tmp_path):
-    own_folders.fast_ai(tmp_path, records)
-    train = sorted(name for name, _, _ in records["train"])
+def test_fast_ais_layout_honours_lists_of_other_splits(samples, tmp_path):
+    own_folders.fast_ai(tmp_path, samples)
+    train = sorted(name for name, _, _ in samples["train"])
     (tmp_path / "test.txt").write_text(train[0])
-    held = {"train": train[1:], "val": sorted(name for name, _, _ in records["val"]), "test": train[:1]}
+    held = {"train": train[1:], "val": sorted(name for name, _, _ in samples["val"]), "test": train[:1]}
     assert names_of(open_folder(tmp_path)) == held
     (tmp_path / "valid.txt").unlink()
     assert names_of(open_folder(tmp_path))["test"] == train[:1]
 
 
-def test_lists_of_pairs_take_a_class_table_of_their_own(records, tmp_path):
-    own_folders.own(tmp_path, records, "a/{name}.png", "b/{name}.png")
-    own_folders.lists(tmp_path, records, "a/{name}.png b/{name}.png")
+def test_lists_of_pairs_take_a_class_table_of_their_own(samples, tmp_path):
+    own_folders.own(tmp_path, samples, "a/{name}.png", "b/{name}.png")
+    own_folders.lists(tmp_path, samples, "a/{name}.png b/{name}.png")
     own_folders.table_toml(tmp_path, names=tuple("abcdefghijk"))
-    data_set = open_folder(tmp_path)
-    assert_holds(data_set, records)
-    assert data_set.classes.names == tuple("abcdefghijk") and data_set.name == "own-lists"
-    assert "classes of classes.toml" in data_set.notes[0]
+    dataset = open_folder(tmp_path)
+    assert_holds(dataset, samples)
+    assert dataset.classes.names == tuple("abcdefghijk") and dataset.name == "own-lists"
+    assert "classes of classes.toml" in dataset.notes[0]
     with pytest.raises(UserError, match="--split-rule matlab deals CamVid's frames"):
         open_folder(tmp_path, rule="matlab")
 
@@ -173,28 +173,28 @@ def written_table(folder):
     return [(each["name"], each["id"]) for each in tomllib.loads(path.read_text())["classes"]]
 
 
-def test_a_class_table_of_lists_of_pairs_is_written_from_the_labels_that_they_name(records, tmp_path):
-    own_folders.own(tmp_path, records, "a/{name}.png", "b/{name}.png", lambda label: changed(label, range(3, 14)))
+def test_a_class_table_of_lists_of_pairs_is_written_from_the_labels_that_they_name(samples, tmp_path):
+    own_folders.own(tmp_path, samples, "a/{name}.png", "b/{name}.png", lambda label: changed(label, range(3, 14)))
     own_folders.save(tmp_path / "b/unlisted.png", np.full((24, 32), 77, np.uint8))
-    own_folders.lists(tmp_path, records, "/SegNet/x/a/{name}.png /SegNet/x/b/{name}.png")
-    labels = [label for each in records.values() for _, _, label in each]
+    own_folders.lists(tmp_path, samples, "/SegNet/x/a/{name}.png /SegNet/x/b/{name}.png")
+    labels = [label for each in samples.values() for _, _, label in each]
     held = sorted({3 + int(value) for label in labels for value in {*label.flat} - {VOID}})
     assert written_table(tmp_path) == [(f"class {value}", value) for value in held]
-    assert_holds(open_folder(tmp_path), records, [held.index(value) if value in held else 0 for value in range(3, 14)])
+    assert_holds(open_folder(tmp_path), samples, [held.index(value) if value in held else 0 for value in range(3, 14)])
     with pytest.raises(UserError, match="has a class table already, classes.toml: edit that"):
         doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "again.toml")))
 
 
-def test_a_class_table_for_cityscapes_is_neither_written_nor_said_to_be_read(records, tmp_path):
-    own_folders.cityscapes(tmp_path, records)
+def test_a_class_table_for_cityscapes_is_neither_written_nor_said_to_be_read(samples, tmp_path):
+    own_folders.cityscapes(tmp_path, samples)
     with pytest.raises(UserError, match="no class table changes the classes of Cityscapes, which .*: leave --classes"):
         doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
     assert not (tmp_path / "classes.toml").exists()
     own_folders.table_toml(tmp_path)
-    data_set = open_folder(tmp_path)
-    assert_holds(data_set, records, CITYSCAPES_TRAIN_IDS)
-    assert "classes.toml" not in data_set.notes[0] and data_set.classes.names[:2] == ("road", "sidewalk")
-    assert "note: classes.toml is not read: the classes are Cityscapes' 19" in data_set.notes
+    dataset = open_folder(tmp_path)
+    assert_holds(dataset, samples, CITYSCAPES_TRAIN_IDS)
+    assert "classes.toml" not in dataset.notes[0] and dataset.classes.names[:2] == ("road", "sidewalk")
+    assert "note: classes.toml is not read: the classes are Cityscapes' 19" in dataset.notes
 
 
 def test_a_class_table_for_prepared_records_is_refused(tmp_path):
@@ -204,8 +204,8 @@ def test_a_class_table_for_prepared_records_is_refused(tmp_path):
         doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
 
 
-def test_a_folder_around_the_data_set_is_told_which_was_meant(records, tmp_path):
-    own_folders.pascal_voc(tmp_path / "VOC2012", records)
+def test_a_folder_around_the_data_set_is_told_which_was_meant(samples, tmp_path):
+    own_folders.pascal_voc(tmp_path / "VOC2012", samples)
     with pytest.raises(UserError, match="Did you mean .*VOC2012"):
         open_folder(tmp_path)
     (tmp_path / "b/images").mkdir(parents=True)
@@ -214,8 +214,8 @@ def test_a_folder_around_the_data_set_is_told_which_was_meant(records, tmp_path)
 
 
 def test_wishes_for_files_are_refused_where_there_are_none(tmp_path):
-    with pytest.raises(UserError, match="--exif, --val-share: for folders of images .*, not for rendered scenes"):
-        open_folder("synthetic", dataclasses.replace(PLAIN, exif="apply", val_share=0.5))
+    with pytest.raises(UserError, match="--exif, --val-fraction: for folders of images .*, not for rendered scenes"):
+        open_folder("synthetic", dataclasses.replace(PLAIN, exif="apply", val_fraction=0.5))
 
 
 ONE_BY_DEFAULT = [
@@ -225,9 +225,9 @@ ONE_BY_DEFAULT = [
 
 
 @pytest.mark.parametrize("layout", ONE_BY_DEFAULT)
-def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout, records, tmp_path, monkeypatch):
-    layout(tmp_path / "photos", records)
-    _, image, _ = records["val"][0]
+def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout, samples, tmp_path, monkeypatch):
+    layout(tmp_path / "photos", samples)
+    _, image, _ = samples["val"][0]
     own_folders.save(tmp_path / "new/a.png", image)
     monkeypatch.chdir(tmp_path)
     assert doctor.doctor(doctor.Options(data="photos")) == 0

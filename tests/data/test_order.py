@@ -9,10 +9,10 @@ import pytest
 
 from segnet_jax.data.input_pipeline import device_resident, tf_data
 from segnet_jax.data.input_pipeline.cache import from_arrays
-from segnet_jax.data.input_pipeline.sampler import Plan
-from segnet_jax.data.input_pipeline.tf_data import Share
+from segnet_jax.data.input_pipeline.sampler import Sampler
+from segnet_jax.data.input_pipeline.tf_data import BatchShard
 
-PLAN = Plan(num_samples=37, global_batch_size=8, seed=3, flip=True, shift=2)
+PLAN = Sampler(num_samples=37, global_batch_size=8, seed=3, flip=True, shift=2)
 STEPS = range(20 * PLAN.steps_per_epoch)
 
 
@@ -24,7 +24,7 @@ def marked_records():
 
 def shares(num_devices, num_processes):
     local = num_devices // num_processes
-    return [Share(num_devices, first, local, 8 // num_devices) for first in range(0, num_devices, local)]
+    return [BatchShard(num_devices, first, local, 8 // num_devices) for first in range(0, num_devices, local)]
 
 
 def global_batches(parts):
@@ -46,12 +46,12 @@ def sum_of(batches):
 @pytest.fixture(scope="module")
 def expected():
     """By hand from the plan: record, mirrored, moved, with 0 and void where nothing is."""
-    records, digest = marked_records(), hashlib.sha256()
+    samples, digest = marked_records(), hashlib.sha256()
     for step in STEPS:
         draws = PLAN.batch(step)
         moved = [([], []), ([], [])]
         for i in range(8):
-            for (arrays, _), source, fill in zip(moved, records.read(int(draws.index[i])), (0, 255), strict=True):
+            for (arrays, _), source, fill in zip(moved, samples.read(int(draws.index[i])), (0, 255), strict=True):
                 array = np.full_like(source, fill)
                 for y, x in itertools.product(range(5), range(6)):
                     from_y, from_x = y - draws.shift_y[i], x - draws.shift_x[i]
@@ -64,8 +64,8 @@ def expected():
 
 @pytest.mark.parametrize("num_devices, num_processes", [(1, 1), (2, 1), (4, 1), (8, 1), (2, 2), (8, 2)])
 def test_it_does_not_depend_on_devices_and_processes(expected, num_devices, num_processes):
-    records = marked_records()
-    makers = [partial(tf_data.training_batch, records, PLAN, share, 1) for share in shares(num_devices, num_processes)]
+    samples = marked_records()
+    makers = [partial(tf_data.training_batch, samples, PLAN, share, 1) for share in shares(num_devices, num_processes)]
     parts = [map(make, STEPS) for make in makers]
     assert sum_of(global_batches(parts)) == expected
 
@@ -79,8 +79,8 @@ def test_it_does_not_depend_on_the_number_of_reader_threads(expected, monkeypatc
 
 @pytest.mark.parametrize("start", [1, 4, 57])
 def test_it_goes_on_in_the_middle_as_if_never_broken_off(start):
-    (share,), records = shares(4, 1), marked_records()
-    whole, rest = (tf_data.training_batches(records, PLAN, share, 1, steps) for steps in (STEPS, STEPS[start:]))
+    (share,), samples = shares(4, 1), marked_records()
+    whole, rest = (tf_data.training_batches(samples, PLAN, share, 1, steps) for steps in (STEPS, STEPS[start:]))
     assert sum_of(global_batches([itertools.islice(whole, start, None)])) == sum_of(global_batches([rest]))
 
 

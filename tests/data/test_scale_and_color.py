@@ -15,8 +15,8 @@ from segnet_jax.config.fields import Config
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline import device_resident, tf_data
 from segnet_jax.data.input_pipeline.augment import PIXEL, PLACES, recolor, resample
-from segnet_jax.data.input_pipeline.sampler import Plan, _colors
-from segnet_jax.data.input_pipeline.tf_data import Share
+from segnet_jax.data.input_pipeline.sampler import Sampler, _colors
+from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import inputs
@@ -34,7 +34,7 @@ def by_both(function, *arguments):
 def resample_by_loop(image, label, factor, share_y, share_x):
     """Exactly, in fractions: a result pixel's middle lies at (y + 1/2) / factor from where the part seen begins."""
     height, width = label.shape
-    begin_y, begin_x = (share * (size - size / factor) for share, size in ((share_y, height), (share_x, width)))
+    begin_y, begin_x = (shard * (size - size / factor) for shard, size in ((share_y, height), (share_x, width)))
     new_image, new_label = np.zeros_like(image), np.full_like(label, VOID)
     for y, x in itertools.product(range(height), range(width)):
         at_y = begin_y + (y + Fraction(1, 2)) / factor  # in the image, whose first pixel's middle is at 1/2
@@ -111,12 +111,12 @@ def test_colours_equal_a_loop_over_values():
         assert ours[value, 0, c] == min(max((exact + Fraction(1, 2)) // 1, 0), 255)
 
 
-PLAIN = Plan(20_000, 100, seed=4, flip=True, shift=3)
-BOTH = Plan(20_000, 100, seed=4, flip=True, shift=3, scale=(0.5, 2.0), color=0.25)
+PLAIN = Sampler(20_000, 100, seed=4, flip=True, shift=3)
+BOTH = Sampler(20_000, 100, seed=4, flip=True, shift=3, scale=(0.5, 2.0), color=0.25)
 
 
-def whole_epoch(plan):
-    batches = [plan.batch(step).drawn() for step in range(plan.steps_per_epoch)]
+def whole_epoch(sampler):
+    batches = [sampler.batch(step).drawn() for step in range(sampler.steps_per_epoch)]
     return {name: np.concatenate([draws[name] for draws in batches]) for name in batches[0]}
 
 
@@ -124,7 +124,7 @@ def test_a_plan_with_scale_and_colour_keeps_its_order_flips_and_shifts():
     plain, both = whole_epoch(PLAIN), whole_epoch(BOTH)
     assert plain.keys() == {"index", "flip", "shift_y", "shift_x"}
     assert all(np.array_equal(plain[name], both[name]) for name in plain)
-    only = whole_epoch(Plan(20_000, 100, seed=4, flip=True, shift=3, color=0.25))
+    only = whole_epoch(Sampler(20_000, 100, seed=4, flip=True, shift=3, color=0.25))
     assert np.array_equal(only["gain"], both["gain"]) and "step" not in only
 
 
@@ -151,44 +151,46 @@ def test_the_draws_of_a_seed_are_the_same_on_every_machine_and_in_every_release(
     assert digest.hexdigest() == "ca2e842707396cc388aa03cf1903afd474e0624b273bd952eda1f8f3dd899470"
 
 
-@pytest.mark.parametrize("count, place, accumulate, steps", [(1, "device", 2, 3), (8, "shards", 1, 1)])
+@pytest.mark.parametrize("count, place, grad_accum_steps, steps", [(1, "device", 2, 3), (8, "shards", 1, 1)])
 @pytest.mark.parametrize("scale, color", [((0.5, 2.0), 0.0), ((1.0, 1.0), 0.5), ((0.3, 3.9), 1.0)])
-def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(count, place, accumulate, steps, scale, color):
-    devices, share = choose_devices(str(count)), Share(count, 0, count, batch_size_per_device=2)
-    global_batch_size = 2 * count * accumulate
-    records = random_records(3 * global_batch_size + 1, 9, 14)
-    plan = Plan(len(records), global_batch_size, seed=2, flip=True, shift=3, scale=scale, color=color)
-    calls = inputs.calls_of(range(2 * plan.steps_per_epoch), steps, plan.steps_per_epoch)
-    source = inputs.training_input(place, records, plan, share, accumulate, devices)
+def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(
+    count, place, grad_accum_steps, steps, scale, color
+):
+    devices, shard = choose_devices(str(count)), BatchShard(count, 0, count, batch_size_per_device=2)
+    global_batch_size = 2 * count * grad_accum_steps
+    samples = random_records(3 * global_batch_size + 1, 9, 14)
+    sampler = Sampler(len(samples), global_batch_size, seed=2, flip=True, shift=3, scale=scale, color=color)
+    calls = inputs.calls_of(range(2 * sampler.steps_per_epoch), steps, sampler.steps_per_epoch)
+    source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
     make = mapped(source, devices)
     for numbers, draws in zip(calls, source.inputs(calls), strict=True):
         made = make(draws)
         for k, step in enumerate(numbers):
-            expected = tf_data.training_batch(records, plan, share, accumulate, step)
+            expected = tf_data.training_batch(samples, sampler, shard, grad_accum_steps, step)
             for name in ("image", "label"):
                 assert made[name].dtype == np.uint8 and np.array_equal(made[name][:, k], expected[name])
 
 
 def test_they_do_not_depend_on_devices_and_processes():
-    records, steps = marked_records(), range(12)
-    plan = Plan(37, 8, seed=3, flip=True, shift=2, scale=(0.5, 1.5), color=0.3)
+    samples, steps = marked_records(), range(12)
+    sampler = Sampler(37, 8, seed=3, flip=True, shift=2, scale=(0.5, 1.5), color=0.3)
     sums = set()
     for num_devices, num_processes in ((1, 1), (8, 1), (8, 2)):
         parts = [
-            [tf_data.training_batch(records, plan, share, 1, step) for step in steps]
-            for share in shares(num_devices, num_processes)
+            [tf_data.training_batch(samples, sampler, shard, 1, step) for step in steps]
+            for shard in shares(num_devices, num_processes)
         ]
         sums.add(sum_of(global_batches(parts)))
     assert len(sums) == 1
 
 
 def test_the_program_holds_what_is_drawn_alone_and_never_a_scatter():
-    records = random_records(4, 8, 8)
-    store = jax.tree.map(jnp.asarray, device_resident.whole(records))
+    samples = random_records(4, 8, 8)
+    store = jax.tree.map(jnp.asarray, device_resident.whole(samples))
     gathers = {}
     for name, more in (("plain", {}), ("color", {"color": 0.5}), ("scale", {"scale": (0.5, 2.0)})):
-        plan = Plan(4, 2, seed=0, flip=True, shift=1, **more)
-        draws = next(device_resident.training_draws(plan, Share(1, 0, 1, 2), 1, [range(1)]))
+        sampler = Sampler(4, 2, seed=0, flip=True, shift=1, **more)
+        draws = next(device_resident.training_draws(sampler, BatchShard(1, 0, 1, 2), 1, [range(1)]))
         draws = {name: jnp.asarray(array[0, 0]) for name, array in draws.items()}
         text = jax.jit(lambda draws: device_resident.training_batch(draws, store, most=1)).lower(draws).as_text()
         assert "scatter" not in text

@@ -11,7 +11,7 @@ from segnet_jax import doctor, evaluate, train
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config, parse_flags
 from segnet_jax.data.camvid_frames import split_names
-from segnet_jax.data.open_dataset import open_data_set
+from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.data.sequences import SPANS, as_json, audit, in_words, sequence_and_frame, sequences_of
 from segnet_jax.reporting.tables import print_sequences
 from segnet_jax.runs.dataset import open_data
@@ -156,13 +156,13 @@ def folder(tmp_path_factory):
 
 def opened(folder, sequence):
     options = {"image_size": (24, 32), "seed": 0, "num_train": 1, "num_val": 1}
-    return open_data_set(str(folder), split_rule="leave-out", leave_out=sequence, **options)
+    return open_dataset(str(folder), split_rule="leave-out", leave_out=sequence, **options)
 
 
 def test_a_sequence_left_out_is_validated_on_and_all_others_are_trained_on(folder):
     found, plain = (
         opened(folder, "b"),
-        open_data_set(str(folder), split_rule="tutorial", image_size=(24, 32), seed=0, num_train=1, num_val=1),
+        open_dataset(str(folder), split_rule="tutorial", image_size=(24, 32), seed=0, num_train=1, num_val=1),
     )
     names = {split: set(each.names) for split, each in found.splits.items()}
     assert names == {
@@ -232,7 +232,7 @@ def test_the_doctor_tells_neighbours_and_a_training_and_its_evaluation_the_score
     flags += f"--batch-size-per-device 2 --class-weights none --split-rule leave-out --leave-out b --run {run}"
     assert train.train(parse_config(flags.split(), prog="p", description="")) == 0
     result = json.loads((run / "result.json").read_text())
-    assert result["data_set"] == "camvid-tutorial-without-b" and result["num_images"] == 3
+    assert result["dataset"] == "camvid-tutorial-without-b" and result["num_images"] == 3
     assert result["differences"]["split_rule"] == ["tutorial", "leave-out"]
     options = parse_flags(
         evaluate.Options, [str(run), "--split", "train", "--json", str(scores)], prog="p", description=""

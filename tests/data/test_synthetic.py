@@ -26,8 +26,8 @@ SKY, BUILDING, POLE, ROAD, CAR = map(CAMVID.names.index, ("Sky", "Building", "Po
 def scenes():
     """Images uint8 [N,72,96,3] and labels uint8 [N,72,96] of the splits, 150 and 40 scenes."""
     splits = street_scenes(150, 40, 72, 96, seed=1).splits
-    records = {name: [split.read(index) for index in range(len(split))] for name, split in splits.items()}
-    return {name: tuple(np.stack(part) for part in zip(*pairs, strict=True)) for name, pairs in records.items()}
+    samples = {name: [split.read(index) for index in range(len(split))] for name, split in splits.items()}
+    return {name: tuple(np.stack(part) for part in zip(*pairs, strict=True)) for name, pairs in samples.items()}
 
 
 def mean_iou(prediction, label):
@@ -92,12 +92,12 @@ def test_fingerprints_differ_where_records_do():
 
 
 def test_splits_have_the_asked_for_number_of_uniquely_named_scenes():
-    data_set = street_scenes(5, 3, 48, 64, seed=7)
-    assert data_set.name == "synthetic" and data_set.classes is CAMVID
-    assert {name: len(split) for name, split in data_set.splits.items()} == {"train": 5, "val": 3}
-    assert len({name for split in data_set.splits.values() for name in split.names}) == 8
+    dataset = street_scenes(5, 3, 48, 64, seed=7)
+    assert dataset.name == "synthetic" and dataset.classes is CAMVID
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 5, "val": 3}
+    assert len({name for split in dataset.splits.values() for name in split.names}) == 8
     with pytest.raises(IndexError):
-        data_set.splits["val"].read(3)
+        dataset.splits["val"].read(3)
 
 
 @pytest.mark.parametrize("size", [(24, 32), (33, 47), (96, 128), (40, 160), (90, 33), (180, 240)])

@@ -13,9 +13,9 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.dataset import Split
 from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.data.input_pipeline.augment import augment
-from segnet_jax.data.input_pipeline.cache import Records, streamed
+from segnet_jax.data.input_pipeline.cache import CachedSplit, streamed
 from segnet_jax.data.input_pipeline.class_counts import count_labels, count_split
-from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.system import files
 from segnet_jax.system.errors import UserError
 
@@ -58,13 +58,13 @@ def test_augmentation_equals_a_loop_over_pixels(flip, shift):
 
 
 def test_batches_are_the_plan_applied_record_by_record():
-    split, plan = random_split(13, 6, 8), Plan(13, 12, seed=4, flip=True, shift=2)
-    share = tf_data.Share(num_devices=3, first_device=0, num_local_devices=3, batch_size_per_device=2)
-    batches = list(tf_data.training_batches(streamed(split, (6, 8)), plan, share, 2, range(3)))
+    split, sampler = random_split(13, 6, 8), Sampler(13, 12, seed=4, flip=True, shift=2)
+    shard = tf_data.BatchShard(num_devices=3, first_device=0, num_local_devices=3, batch_size_per_device=2)
+    batches = list(tf_data.training_batches(streamed(split, (6, 8)), sampler, shard, 2, range(3)))
     assert len(batches) == 3
     for step, batch in enumerate(batches):
         assert batch["image"].shape == (3, 2, 2, 6, 8, 3) and batch["label"].shape == (3, 2, 2, 6, 8)
-        draws = plan.batch(step)
+        draws = sampler.batch(step)
         for device in range(3):
             for accumulated in range(2):
                 for slot in range(2):
@@ -77,23 +77,23 @@ def test_batches_are_the_plan_applied_record_by_record():
 
 
 def test_batches_from_any_step_on_are_the_tail_of_all_batches():
-    split, plan = random_split(10, 4, 4), Plan(10, 4, seed=0, flip=True, shift=1)
-    share = tf_data.Share(1, 0, 1, 4)
-    records = streamed(split, (4, 4))
-    whole = list(tf_data.training_batches(records, plan, share, 1, range(6)))
-    tail = list(tf_data.training_batches(records, plan, share, 1, range(3, 6)))
+    split, sampler = random_split(10, 4, 4), Sampler(10, 4, seed=0, flip=True, shift=1)
+    shard = tf_data.BatchShard(1, 0, 1, 4)
+    samples = streamed(split, (4, 4))
+    whole = list(tf_data.training_batches(samples, sampler, shard, 1, range(6)))
+    tail = list(tf_data.training_batches(samples, sampler, shard, 1, range(3, 6)))
     for ours, expected in zip(tail, whole[3:], strict=True):
         assert np.array_equal(ours["image"], expected["image"]) and np.array_equal(ours["label"], expected["label"])
 
 
 def test_evaluation_shows_every_record_once_and_pads_with_void():
     split = random_split(11, 4, 6)
-    shares = [tf_data.Share(4, first, 2, 2) for first in (0, 2)]  # two processes of two devices
+    shares = [tf_data.BatchShard(4, first, 2, 2) for first in (0, 2)]  # two processes of two devices
     seen = []
-    for share in shares:
-        assert tf_data.num_evaluation_steps(11, share) == 2
-        for step, batch in enumerate(tf_data.evaluation_batches(streamed(split, (4, 6)), share)):
-            indices = tf_data.evaluation_indices(11, share, step)
+    for shard in shares:
+        assert tf_data.num_evaluation_steps(11, shard) == 2
+        for step, batch in enumerate(tf_data.evaluation_batches(streamed(split, (4, 6)), shard)):
+            indices = tf_data.evaluation_indices(11, shard, step)
             for place, index in np.ndenumerate(indices):
                 if index < 0:
                     assert (batch["label"][place] == VOID).all() and not batch["image"][place].any()
@@ -114,8 +114,10 @@ def test_no_more_batches_wait_than_there_are_threads_and_two(num_cpus, most, mon
         asked.append(index)
         return split.read(0)
 
-    plan = Plan(100, 1, seed=0, flip=False, shift=0)
-    batches = tf_data.training_batches(Records(read, 100, (2, 2)), plan, tf_data.Share(1, 0, 1, 1), 1, range(100))
+    sampler = Sampler(100, 1, seed=0, flip=False, shift=0)
+    batches = tf_data.training_batches(
+        CachedSplit(read, 100, (2, 2)), sampler, tf_data.BatchShard(1, 0, 1, 1), 1, range(100)
+    )
     next(batches)
     seen = -1
     while seen != len(asked):  # until it stands still, for nobody takes the next
@@ -129,9 +131,11 @@ def test_a_fault_found_while_streaming_is_told_as_it_is():
     def read(index):
         raise UserError(f"label {index} is damaged")
 
-    plan = Plan(4, 4, seed=0, flip=False, shift=0)
+    sampler = Sampler(4, 4, seed=0, flip=False, shift=0)
     with pytest.raises(UserError, match=r"^label \d is damaged$"):
-        list(tf_data.training_batches(Records(read, 4, (4, 4)), plan, tf_data.Share(1, 0, 1, 4), 1, range(1)))
+        list(
+            tf_data.training_batches(CachedSplit(read, 4, (4, 4)), sampler, tf_data.BatchShard(1, 0, 1, 4), 1, range(1))
+        )
 
 
 def test_labels_are_counted_as_by_a_loop_and_kept_by_fingerprint(tmp_path):

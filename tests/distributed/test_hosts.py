@@ -178,7 +178,7 @@ def test_an_error_of_one_is_told_to_the_other():
 def test_a_process_alone_agrees_with_itself():
     with Hosts() as hosts:
         assert hosts.is_writer and (hosts.process_id, hosts.num_processes) == (0, 1)
-        assert hosts.share("name", "value") == "value" and hosts.exchange("name", "value") == ["value"]
+        assert hosts.broadcast("name", "value") == "value" and hosts.all_gather("name", "value") == ["value"]
         hosts.barrier("here", 1)
         assert hosts.stop_at(3) is None
         hosts.ask_to_stop(3, 130)

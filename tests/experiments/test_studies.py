@@ -15,7 +15,7 @@ from segnet_jax.training.build import build_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "ablation"
-STRONG_PARTS = {"scale", "color", "average"}
+STRONG_PARTS = {"scale", "color", "ema_decay"}
 LENGTH = {"epochs", "image_size", "shift"}
 
 

@@ -19,7 +19,7 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.exporting import formats, stablehlo
 from segnet_jax.exporting.parity import compare
 from segnet_jax.system.command import run_command
-from segnet_jax.system.errors import Ending, UserError
+from segnet_jax.system.errors import ExitError, UserError
 from segnet_jax.training import build
 
 
@@ -146,7 +146,7 @@ def test_an_export_that_is_not_the_network_is_not_kept(run, tmp_path, monkeypatc
         return lambda images: (right(images)[0], right(images)[1] + np.float32(1))
 
     monkeypatch.setattr(stablehlo, "read", read)
-    with pytest.raises(Ending, match="is not the network, and is not kept") as ending:
+    with pytest.raises(ExitError, match="is not the network, and is not kept") as ending:
         export(run, "--out", tmp_path / "out")
     assert ending.value.exit_code == 1 and not list((tmp_path / "out").iterdir())
 

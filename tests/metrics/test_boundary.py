@@ -219,17 +219,17 @@ def test_every_image_of_a_split_is_paired_with_its_own_label(size):
     labels = np.zeros((60, *size), np.uint8)
     for i, label in enumerate(labels):
         label[: i % size[0] + 1, : size[1] // 2] = 1
-    records = from_arrays(np.empty((60, 0)), labels)
+    samples = from_arrays(np.empty((60, 0)), labels)
 
     def evaluate(on_prediction):
         for i in reversed(range(60)):
             on_prediction(i, labels[i] if i % 2 else np.zeros_like(labels[i]))
         return types.SimpleNamespace(boundaries=np.asarray(count_on_device(labels, labels, 2)))
 
-    _, found = evaluate_boundaries(evaluate, records, 2)
+    _, found = evaluate_boundaries(evaluate, samples, 2)
     whole, empty = 1, 0  # a class's F1 of an odd image and of an even one, whose square is missed
     assert found.script == pytest.approx((whole + empty) / 2)
-    assert evaluate_boundaries(lambda on_prediction: on_prediction(0, labels[0]), records, 2) is None
+    assert evaluate_boundaries(lambda on_prediction: on_prediction(0, labels[0]), samples, 2) is None
 
 
 SPEED = """

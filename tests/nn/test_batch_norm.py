@@ -106,9 +106,9 @@ def test_gradients_are_those_of_finite_differences():
     x, _, variables = drawn()
     with jax.enable_x64(True):
         arrays = [jnp.asarray(array) for array in (x[:2, :3, :2], *variables["params"].values())]
-        normalise = jax.jit(lambda *arrays: batch_norm_relu(*arrays, 1e-3)[0])
-        assert 0.2 < (normalise(*arrays) == 0).mean() < 0.8  # the ReLU cuts off some and lets others pass
-        check_grads(normalise, arrays, order=1, modes=["rev"], atol=1e-7, rtol=1e-7)
+        normalize = jax.jit(lambda *arrays: batch_norm_relu(*arrays, 1e-3)[0])
+        assert 0.2 < (normalize(*arrays) == 0).mean() < 0.8  # the ReLU cuts off some and lets others pass
+        check_grads(normalize, arrays, order=1, modes=["rev"], atol=1e-7, rtol=1e-7)
 
 
 def test_no_gradient_flows_through_the_statistics():

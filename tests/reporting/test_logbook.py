@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from segnet_jax.data.labels.classes import ClassTable
-from segnet_jax.reporting import evaluations, logbook
-from segnet_jax.reporting.logbook import Logbook
+from segnet_jax.reporting import evaluations, run_logger
+from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.system.errors import DiskFull
 
 DRAWING, EPOCH = 0.5, 2.0  # seconds
@@ -22,14 +22,14 @@ PICTURE = ("a", *(np.zeros(shape, np.uint8) for shape in ((4, 5, 3), (4, 5), (4,
 def clock(monkeypatch):
     """A clock of the logbook's own, which only drawing and the test put forward."""
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(logbook, "time", clock)
+    monkeypatch.setattr(run_logger, "time", clock)
     return clock
 
 
 def test_a_new_runs_first_step_is_counted_where_it_is_skipped(tmp_path, capsys):
     run = {"total_steps": 2, "steps_per_epoch": 1, "images_per_step": 1, "first_step": 0, "seconds_before": 0.0}
     told = {"resumed": False, "title": "", "device": "", "about": {}, "classes": ClassTable(("a",), ((0, 0, 0),))}
-    with Logbook(tmp_path, **run, **told) as book:
+    with RunLogger(tmp_path, **run, **told) as book:
         for step in (0, 1):
             measures = {"loss": [np.nan], "learning_rate": [0.1], "accuracy": [0.5], "skipped": [step + 1.0]}
             book.steps(range(step, step + 1), measures)
@@ -43,9 +43,9 @@ def test_drawing_takes_a_tenth_of_the_time_at_most_and_the_last_evaluation_is_dr
         plots.append(rows[-1]["step"])
         clock.now += DRAWING
 
-    monkeypatch.setattr(logbook, "training_plot", plot)
-    monkeypatch.setattr(logbook, "write_report", lambda _: reports.append(plots[-1]))
-    with Logbook(tmp_path, **RUN, **TOLD) as book:
+    monkeypatch.setattr(run_logger, "training_plot", plot)
+    monkeypatch.setattr(run_logger, "write_report", lambda _: reports.append(plots[-1]))
+    with RunLogger(tmp_path, **RUN, **TOLD) as book:
         for step in range(1, 13):
             clock.now += EPOCH
             book.evaluated(step, np.ones((1, 1), int), 0.5, [PICTURE], [PICTURE], {"a": step / 12})
@@ -65,9 +65,9 @@ def test_what_does_not_change_is_kept_once_and_what_was_worst_at_the_last_evalua
     tmp_path, monkeypatch, clock, error
 ):
     photos, photo = [], evaluations._photo
-    monkeypatch.setattr(logbook, "training_plot", lambda *_, **__: setattr(clock, "now", clock.now + DRAWING))
+    monkeypatch.setattr(run_logger, "training_plot", lambda *_, **__: setattr(clock, "now", clock.now + DRAWING))
     monkeypatch.setattr(evaluations, "_photo", lambda image: photos.append(1) or photo(image))
-    with contextlib.suppress(DiskFull, KeyboardInterrupt), Logbook(tmp_path, **RUN, **TOLD) as book:
+    with contextlib.suppress(DiskFull, KeyboardInterrupt), RunLogger(tmp_path, **RUN, **TOLD) as book:
         for step in range(1, 4):
             book.evaluated(step, np.ones((1, 1), int), 0.5, [PICTURE], [PICTURE, PICTURE], {"a": step / 12})
         assert len(photos) == 3  # of the fixed record, and of the two worst when the first is drawn

@@ -102,7 +102,7 @@ def test_the_same_split_images_size_and_test_set_are_the_same_protocol():
 @pytest.mark.parametrize(
     ("changed", "what", "why"),
     [
-        ({"data_set": "camvid-matlab"}, "split", "its split is tutorial, ours camvid-matlab"),
+        ({"dataset": "camvid-matlab"}, "split", "its split is tutorial, ours camvid-matlab"),
         ({"train_images": 421}, "images", "367 training images, ours 421"),
         ({"train_images": None}, "images", "367 training images, ours unknown"),
         ({"image_size": (120, 160)}, "size", "images of 360x480, ours 120x160"),
@@ -138,7 +138,7 @@ def some_images(seed, num_images=6):
 
 def seeded_run(folder, seed, **settings):
     images = some_images(seed)
-    about = ABOUT | {"data_set": "camvid-tutorial", "num_images": {"train": 367, "val": 6}}
+    about = ABOUT | {"dataset": "camvid-tutorial", "num_images": {"train": 367, "val": 6}}
     config = Config(seed=seed, init="none", **settings)
     summed = images.confusions.sum(axis=0)
     make_run(folder, classes=CAMVID, steps=(5,), confusion=summed, config=config, about=about)
@@ -206,7 +206,7 @@ def test_runs_of_another_batch_or_the_same_seed_are_not_seeds_of_one_recipe(tmp_
 def test_scores_of_the_test_split_are_taken_where_they_are_given(tmp_path, capsys):
     folder, _ = seeded_run(tmp_path / "run", 0)
     images = some_images(7, num_images=233)
-    told = {"split": "test", "num_images": 233, "miou": 0.45, "data_set": "camvid-tutorial", "images": packed(images)}
+    told = {"split": "test", "num_images": 233, "miou": 0.45, "dataset": "camvid-tutorial", "images": packed(images)}
     told |= {"boundary_f1": {"paper": 0.4, "script": 0.3}, "seed": 0}
     path = tmp_path / "test.json"
     path.write_text(json.dumps(told | {"confusion": images.confusions.sum(axis=0).tolist()}))
@@ -225,7 +225,7 @@ def test_scores_of_another_run_are_refused(tmp_path):
     folders = [seeded_run(tmp_path / f"seed-{seed}", seed)[0] for seed in (0, 1)]
     paths = [tmp_path / f"{seed}.json" for seed in (0, 1)]
     for seed, path in enumerate(paths):
-        told = {"split": "test", "miou": 0.45, "seed": seed, "differences": {"data_set": ["camvid-tutorial", "other"]}}
+        told = {"split": "test", "miou": 0.45, "seed": seed, "differences": {"dataset": ["camvid-tutorial", "other"]}}
         path.write_text(json.dumps(told | {"confusion": np.eye(len(CAMVID), dtype=int).tolist()}))
     out = ["--out", tmp_path / "page.html"]
     assert report(*folders, "--published", "--scores", *paths, *out) == 0

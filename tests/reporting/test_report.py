@@ -158,10 +158,10 @@ def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(page)
 
 
 NOTES = {
-    "camvid-tutorial": ("12 to 19 points less", {"data_set": "camvid-tutorial"}),
-    "camvid-matlab": ("two video frames apart", {"data_set": "camvid-matlab", "split": "test"}),
-    "synthetic": ("rendered scenes", {"data_set": "synthetic"}),
-    "own": ("video neighbours", {"data_set": "street"}),
+    "camvid-tutorial": ("12 to 19 points less", {"dataset": "camvid-tutorial"}),
+    "camvid-matlab": ("two video frames apart", {"dataset": "camvid-matlab", "split": "test"}),
+    "synthetic": ("rendered scenes", {"dataset": "synthetic"}),
+    "own": ("video neighbours", {"dataset": "street"}),
 }
 
 

@@ -12,7 +12,7 @@ from test_train import latest_of, restored, run
 from segnet_jax import evaluate
 from segnet_jax.benchmarks import run as benchmarks_run
 from segnet_jax.config.fields import Config
-from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.runs.out_of_memory import what_may_fit
 from segnet_jax.system.errors import NotFinite, OutOfMemory
 from segnet_jax.training import build_steps
@@ -20,7 +20,7 @@ from segnet_jax.training import steps as module
 from segnet_jax.training.manifest import verify
 from segnet_jax.training.precision import LossScale, all_finite
 
-PLAN = Plan(num_samples=26, global_batch_size=8, seed=0, flip=True, shift=10)
+PLAN = Sampler(num_samples=26, global_batch_size=8, seed=0, flip=True, shift=10)
 
 
 class Poisoned:
@@ -49,7 +49,7 @@ def poison(monkeypatch, where, bad_step, value=jnp.nan):
         return result
 
     monkeypatch.setattr(module, "train_step", poisoned)
-    loss, normalise = module.cross_entropy_sum, module.normalise
+    loss, normalize = module.cross_entropy_sum, module.normalize
     if where == "loss":
         monkeypatch.setattr(module, "cross_entropy_sum", lambda *args: jnp.where(is_bad[0], value, loss(*args)))
     if where == "gradient":  # a finite loss: the root of 0 has no finite slope
@@ -59,7 +59,7 @@ def poison(monkeypatch, where, bad_step, value=jnp.nan):
 
         monkeypatch.setattr(module, "cross_entropy_sum", steep)
     if where == "input":
-        monkeypatch.setattr(module, "normalise", lambda *args: jnp.where(is_bad[0], value, normalise(*args)))
+        monkeypatch.setattr(module, "normalize", lambda *args: jnp.where(is_bad[0], value, normalize(*args)))
 
 
 STEPS, PLACES = (1, 2, 4, 6), ("loss", "gradient", "batch norm", "input")
@@ -143,10 +143,10 @@ def test_out_of_memory_tells_what_was_tried_and_what_may_fit(tmp_path, monkeypat
         run("--run", folder, "--batch-size-per-device", 2, "--devices", 4)
     told = str(ended.value)
     assert ended.value.exit_code == 7 and "out of memory on 4 x cpu, which have" in told
-    assert "with --batch-size-per-device 2 at 24x32; try --batch-size-per-device 1 --accumulate 2" in told
+    assert "with --batch-size-per-device 2 at 24x32; try --batch-size-per-device 1 --grad-accum-steps 2" in told
     outcome = json.loads((folder / "outcome.json").read_text())
     assert (outcome["exit_code"], outcome["saved"]) == (7, 3)  # the first epoch's
-    advised = ("--batch-size-per-device", 1, "--accumulate", 2, "--override")
+    advised = ("--batch-size-per-device", 1, "--grad-accum-steps", 2, "--override")
     assert " ".join(map(str, advised)) in told and run("--run", folder, "--devices", 4, *advised, "--max-steps", 3) == 0
 
 
@@ -158,26 +158,26 @@ def a_gpu(capability):
     "given, device, has_run, expected",
     [
         (
-            {"batch_size_per_device": 15, "accumulate": 2},
+            {"batch_size_per_device": 15, "grad_accum_steps": 2},
             a_gpu("8.0"),
             True,
-            "--batch-size-per-device 5 --accumulate 6 --override, the same global batch, or --input host, or in a new "
+            "--batch-size-per-device 5 --grad-accum-steps 6 --override, the same global batch, or --input host, or in a new "
             "--run --precision bfloat16 or a smaller --image-size",
         ),
         (
             {"batch_size_per_device": 7, "precision": "float32"},
             a_gpu("7.0"),
             False,
-            "--batch-size-per-device 1 --accumulate 7, the same global batch, or --input host, or --precision float16 "
+            "--batch-size-per-device 1 --grad-accum-steps 7, the same global batch, or --input host, or --precision float16 "
             "or a smaller --image-size",
         ),
         ({"batch_size_per_device": 1, "input": "host", "precision": "auto"}, a_gpu("9.0"), False, None),
         ({"batch_size_per_device": 1, "input": "host", "precision": "bfloat16"}, a_gpu("7.5"), False, None),
         (
-            {"batch_size_per_device": 1, "steps_per_call": 4},
+            {"batch_size_per_device": 1, "steps_per_dispatch": 4},
             SimpleNamespace(platform="cpu"),
             False,
-            "--input host --steps-per-call 1, or a smaller --image-size",
+            "--input host --steps-per-dispatch 1, or a smaller --image-size",
         ),
     ],
 )

@@ -39,7 +39,7 @@ OTHERS = {  # another value for each field
     "unknown_colour": "ignore",
     "exif": "apply",
     "resize_labels": "nearest",
-    "val_share": 0.3,
+    "val_fraction": 0.3,
     "flip": False,
     "shift": 11,
     "scale": (0.5, 2.0),
@@ -64,7 +64,7 @@ OTHERS = {  # another value for each field
     "preprocessing": "raw",
     "epochs": 101,
     "batch_size_per_device": 2,
-    "accumulate": 2,
+    "grad_accum_steps": 2,
     "learning_rate": 2e-3,
     "schedule": "poly",
     "warmup_epochs": 1.0,
@@ -74,15 +74,15 @@ OTHERS = {  # another value for each field
     "momentum": 0.8,
     "weight_decay": 1e-4,
     "decay_scale": True,
-    "bias_rate": 2.0,
-    "average": 0.99,
+    "bias_lr_mult": 2.0,
+    "ema_decay": 0.99,
     "class_weights": "none",
     "seed": 1,
     "precision": "bfloat16",
     "devices": "2",
     "fake_devices": 2,
     "input": "host",
-    "steps_per_call": 2,
+    "steps_per_dispatch": 2,
     "half_gradients": True,
     "deterministic": True,
     "coordinator": "a:1",
@@ -95,7 +95,7 @@ OTHERS = {  # another value for each field
     "keep_checkpoints": 3,
     "on_disk_full": "wait",
     "result_checkpoint": "last",
-    "selected_by": "global_accuracy",
+    "best_metric": "global_accuracy",
 }
 WHICH = ("newest", "best")
 NOT_OF_THE_TRAINING = {"run", "resume", "override"}  # they say what is to be gone on with, and how
@@ -109,9 +109,9 @@ def test_every_key_is_classed_and_tried():
     # What makes the state or the plan another is refused, what makes the recipe another can be overridden.
     assert {name for name in OTHERS if on_resume(name) == "refused"} == {
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
-        *("final_batch_norm", "init", "preprocessing", "seed", "precision", "average", "leave_out"),
-        *("network", "upsampling", "encoder_addition", "decoder", "batch_norm_bias", "bias_rate"),
-        *("fit", "images", "map", "labels_start_at", "unknown_colour", "exif", "resize_labels", "val_share"),
+        *("final_batch_norm", "init", "preprocessing", "seed", "precision", "ema_decay", "leave_out"),
+        *("network", "upsampling", "encoder_addition", "decoder", "batch_norm_bias", "bias_lr_mult"),
+        *("fit", "images", "map", "labels_start_at", "unknown_colour", "exif", "resize_labels", "val_fraction"),
     }
 
 

@@ -32,7 +32,7 @@ from segnet_jax.training import batch_norm_statistics
 from segnet_jax.training.batch_norm_statistics import recompute
 from segnet_jax.training.state import init_variables
 
-RECIPE = "--average 0.7 --batch-norm recompute --devices 2 --batch-size-per-device 4 --seed 5".split()
+RECIPE = "--ema-decay 0.7 --batch-norm recompute --devices 2 --batch-size-per-device 4 --seed 5".split()
 RULES = {"running", "recompute"}
 
 
@@ -50,8 +50,8 @@ def old(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "old"
     assert run("--run", folder) == 0
     text = (folder / "config.toml").read_text()
-    text = re.sub(r"^(scale|color|average|batch_norm) = .*\n", "", text, flags=re.MULTILINE)
-    assert not {"scale", "color", "average", "batch_norm"} & tomllib.loads(text).keys()
+    text = re.sub(r"^(scale|color|ema_decay|batch_norm) = .*\n", "", text, flags=re.MULTILINE)
+    assert not {"scale", "color", "ema_decay", "batch_norm"} & tomllib.loads(text).keys()
     (folder / "config.toml").write_text(text)
     return folder
 
@@ -84,25 +84,25 @@ def first_layer_by_numpy(images, kernel, preprocessing, seed, batch_size):
 
 @pytest.mark.parametrize("count", [1, 3, 8])  # three devices cannot share eight images: two do
 def test_the_statistics_are_those_of_numpy_on_any_devices(count):
-    config = Config(seed=3, accumulate=2, depth=1, width=1 / 16)
-    records = random_records(27, 8, 10)  # three batches of eight, and three images left over
+    config = Config(seed=3, grad_accum_steps=2, depth=1, width=1 / 16)
+    samples = random_records(27, 8, 10)  # three batches of eight, and three images left over
     model = SegNet(3, depth=1, width=1 / 16, sync_axis=AXIS)
     devices = choose_devices(str(count))
     variables = replicate(init_variables(model, seed=0), devices)
-    found = recompute(config, 16, model, variables, records, TORCH, devices)
+    found = recompute(config, 16, model, variables, samples, TORCH, devices)
     kernel = np.asarray(variables["params"]["conv1_1"]["kernel"])
-    mean, var = first_layer_by_numpy(records.images, kernel, TORCH, seed=3, batch_size=8)
+    mean, var = first_layer_by_numpy(samples.images, kernel, TORCH, seed=3, batch_size=8)
     np.testing.assert_allclose(found["conv1_1_bn"]["mean"], mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["conv1_1_bn"]["var"], var, rtol=1e-4)
 
 
 def test_without_synchronised_statistics_the_batches_are_those_of_single_devices():
     config = Config(seed=3, batch_size_per_device=4, depth=1, width=1 / 16, sync_batch_norm=False)
-    records, model = random_records(24, 8, 10), SegNet(3, depth=1, width=1 / 16)
+    samples, model = random_records(24, 8, 10), SegNet(3, depth=1, width=1 / 16)
     variables = replicate(init_variables(model, seed=0), devices := choose_devices("2"))
-    found = recompute(config, 8, model, variables, records, TORCH, devices)
+    found = recompute(config, 8, model, variables, samples, TORCH, devices)
     kernel = np.asarray(variables["params"]["conv1_1"]["kernel"])
-    mean, var = first_layer_by_numpy(records.images, kernel, TORCH, seed=3, batch_size=4)
+    mean, var = first_layer_by_numpy(samples.images, kernel, TORCH, seed=3, batch_size=4)
     np.testing.assert_allclose(found["conv1_1_bn"]["mean"], mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["conv1_1_bn"]["var"], var, rtol=1e-4)
 
@@ -111,7 +111,7 @@ def test_without_synchronised_statistics_the_batches_are_those_of_single_devices
 def test_the_statistics_of_a_run_are_those_of_its_averaged_parameters(unbroken, which):
     split = street_scenes(26, 9, 24, 32, seed=5).splits["train"]
     images = np.stack([split.read(index)[0] for index in range(26)])
-    average = restored(unbroken, which)["average"]
+    average = restored(unbroken, which)["ema"]
     mean, var = first_layer_by_numpy(images, average["params"]["conv1_1"]["kernel"], TORCH, seed=5, batch_size=8)
     found = load_file(kept_of(unbroken, which) / "batch_stats.safetensors")
     np.testing.assert_allclose(found["conv1_1_bn/mean"], mean, rtol=1e-4, atol=1e-5)
@@ -245,7 +245,7 @@ def test_a_loaded_network_has_the_recomputed_statistics_and_the_averaged_paramet
     for name, array in found.items():
         layer, statistic = name.split("/")
         batch_stats.setdefault(layer, {})[statistic] = jnp.asarray(array)
-    params = jax.tree.map(jnp.asarray, restored(unbroken, "best")["average"]["params"])
+    params = jax.tree.map(jnp.asarray, restored(unbroken, "best")["ema"]["params"])
     expected = fold_batch_norm({"params": params, "batch_stats": batch_stats}, 1e-5)
     for ours, theirs in zip(jax.tree.leaves(network.variables), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -268,6 +268,6 @@ def test_statistics_that_are_not_whole_are_told_and_the_running_ones_used(unbrok
             kept.with_name("0" * 16).rename(kept)
     loaded = restore(str(folder), files.read_run(folder), "best", choose_devices("1"), "float32", told.append)
     assert told[-1].endswith("has no recomputed BatchNorm statistics: the running ones are used")
-    running = restored(folder, "best")["average"]["batch_stats"]
+    running = restored(folder, "best")["ema"]["batch_stats"]
     for ours, theirs in zip(jax.tree.leaves(loaded.variables["batch_stats"]), jax.tree.leaves(running), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -17,7 +17,7 @@ import pytest
 
 from segnet_jax.distributed.data_parallel import choose_devices, replicate
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.system.disk import Room
+from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import DiskFailed, DiskFull, NoCheckpoint, UserError
 from segnet_jax.system.signals import Stop
 from segnet_jax.training import checkpoints as module
@@ -305,7 +305,7 @@ def test_a_save_is_repeated_until_there_is_room_and_asks_other_processes_nothing
     free = iter([1000, 1000, usage.free])
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=next(free, usage.free)))
     monkeypatch.setattr("segnet_jax.system.disk.time", SimpleNamespace(sleep=lambda _: None))
-    room = Room(tmp_path, waits=True, say=told.append, stop=Stop())
+    room = DiskRetry(tmp_path, waits=True, say=told.append, stop=Stop())
     with opened(tmp_path / "checkpoints", share=lambda text: shared.append(text) or text) as checkpoints:
         for name in names:
             room(lambda name=name: checkpoints.save(name, 1, at(state, 1), {"best": None}))

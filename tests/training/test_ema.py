@@ -43,8 +43,8 @@ def make(count, precision="float32", average=SHARE):
     model = Tiny(dtype=jnp.float16 if precision == "float16" else jnp.float32)
     schedule = learning_rate_schedule("constant", peak=0.05, total_steps=100)
     optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
-    state = create_state(init_variables(model, seed=0), optimizer, precision, has_average=average > 0)
-    settings = {"model": model, "optimizer": optimizer, "schedule": schedule, "average": average}
+    state = create_state(init_variables(model, seed=0), optimizer, precision, has_ema=average > 0)
+    settings = {"model": model, "optimizer": optimizer, "schedule": schedule, "ema_decay": average}
     settings |= {"class_weights": jnp.asarray(WEIGHTS), "preprocessing": TORCH, "make_batch": as_sent}
     step = parallel_train_step(partial(train_steps, **settings), devices)
     return partial(replicate, state, devices), step, devices
@@ -72,7 +72,7 @@ def test_the_average_is_that_of_numpy_over_the_states_after_each_step(count):
         state, _ = step(state, batch, ())
         share = [1 / 10, 2 / 11, SHARE, SHARE][number]
         mean = jax.tree.map(lambda m, new, share=share: share * m + (1 - share) * new, mean, trained_of(state))
-        assert_trees_close(jax.device_get(state.average), mean, rtol=1e-5, atol=1e-7)
+        assert_trees_close(jax.device_get(state.ema), mean, rtol=1e-5, atol=1e-7)
     assert_trees_close(jax.device_get(state.variables), mean, rtol=1e-5, atol=1e-7)  # which are scored
 
 
@@ -85,9 +85,9 @@ def test_the_steps_are_those_without_an_average_and_eight_devices_average_as_one
             state, _ = step(state, batch, ())
         after[count, average] = jax.device_get(state)
     one, without, eight = after.values()
-    assert without.average is None
+    assert without.ema is None
     assert_trees_close(trained_of(one), trained_of(without), rtol=1e-6, atol=1e-7)
-    assert_trees_close(eight.average, one.average)
+    assert_trees_close(eight.ema, one.ema)
 
 
 def test_a_step_that_is_skipped_or_not_finite_leaves_the_average_alone():
@@ -98,7 +98,7 @@ def test_a_step_that_is_skipped_or_not_finite_leaves_the_average_alone():
     before = jax.device_get(state)
     after = jax.device_get(step(state, batch, ())[0])
     assert int(after.skipped) - int(before.skipped) == 1
-    assert_trees_close(after.average, before.average, rtol=0, atol=0)
+    assert_trees_close(after.ema, before.ema, rtol=0, atol=0)
 
     start, step, devices = make(1)
     state = start()
@@ -107,7 +107,7 @@ def test_a_step_that_is_skipped_or_not_finite_leaves_the_average_alone():
     before = jax.device_get(state)
     after = jax.device_get(step(state, batch, ())[0])
     assert not after.finite
-    assert_trees_close(after.average, before.average, rtol=0, atol=0)
+    assert_trees_close(after.ema, before.ema, rtol=0, atol=0)
 
 
 def test_an_average_is_saved_and_restored_and_without_one_nothing_of_it_is_on_the_disk(tmp_path):
@@ -115,7 +115,7 @@ def test_an_average_is_saved_and_restored_and_without_one_nothing_of_it_is_on_th
         folder = tmp_path / str(average)
         start, _, devices = make(1, average=average)
         state = start()
-        state = state.replace(average=state.average and jax.tree.map(lambda leaf: leaf + 1, state.average))
+        state = state.replace(ema=state.ema and jax.tree.map(lambda leaf: leaf + 1, state.ema))
         with Checkpoints(folder, devices) as checkpoints:
             checkpoints.save("newest", 1, state, {"best": None})
             checkpoints.wait()
@@ -124,4 +124,4 @@ def test_an_average_is_saved_and_restored_and_without_one_nothing_of_it_is_on_th
         kept = ocp.PyTreeCheckpointer().metadata(folder / "newest" / "1" / "state").item_metadata.tree
         # As before there was an average, so that either program restores what the other has saved.
         parts = {"step", "skipped", "finite", "params", "batch_stats", "opt_state", "loss_scale"}
-        assert set(kept) == parts | ({"average"} if average else set())
+        assert set(kept) == parts | ({"ema"} if average else set())

@@ -83,7 +83,7 @@ def test_a_training_of_three_steps_a_call_tells_every_step_and_ends_where_one_of
     by_host, tmp_path, monkeypatch
 ):
     settle = session.settle  # which takes one step a call on a CPU
-    monkeypatch.setattr(session, "settle", lambda *args: replace(settle(*args), steps_per_call=3))
+    monkeypatch.setattr(session, "settle", lambda *args: replace(settle(*args), steps_per_dispatch=3))
     folder = tmp_path / "three"
     assert run("--run", folder, "--input", "device") == 0
     for (_, ours), (_, expected) in zip(leaves_of(folder), leaves_of(by_host), strict=True):
@@ -95,12 +95,12 @@ def test_a_training_of_three_steps_a_call_tells_every_step_and_ends_where_one_of
 
 
 def test_several_steps_a_call_from_the_host_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train", *SMALL, "--steps-per-call", "3", "--input", "host"])
+    monkeypatch.setattr(sys, "argv", ["train", *SMALL, "--steps-per-dispatch", "3", "--input", "host"])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
         run_command(command.main)
     assert left.value.code == 2
-    assert capsys.readouterr().err == "error: --steps-per-call 3 needs --input device, where no batch is sent\n"
+    assert capsys.readouterr().err == "error: --steps-per-dispatch 3 needs --input device, where no batch is sent\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import ad_checkpoint
 
-from segnet_jax.nn import SegNet, normalise
+from segnet_jax.nn import SegNet, normalize
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.training.losses import cross_entropy_sum
 from segnet_jax.training.state import variable_shapes
@@ -25,7 +25,7 @@ def kept(dtype, capsys, **settings):
     def loss(params, batch_stats, image, label):
         logits, _ = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            normalise(image, TORCH, model.dtype),
+            normalize(image, TORCH, model.dtype),
             train=True,
             mutable=["batch_stats"],
         )

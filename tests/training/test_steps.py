@@ -16,7 +16,7 @@ from segnet_jax.distributed.data_parallel import (
     replicate,
 )
 from segnet_jax.metrics.boundary import boundary_counts
-from segnet_jax.nn.preprocessing import TORCH, normalise
+from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training.batch_norm_statistics import calibrate
 from segnet_jax.training.inputs import as_sent
@@ -106,7 +106,7 @@ def step_by_hand(model, state, batches):
     for batch in batches:
 
         def loss_fn(params, batch=batch, stats=stats):
-            image = normalise(jnp.asarray(batch["image"]), TORCH)
+            image = normalize(jnp.asarray(batch["image"]), TORCH)
             logits, new = model.clone(sync_axis=None).apply(
                 {"params": params, "batch_stats": stats}, image, train=True, mutable=["batch_stats"]
             )
@@ -205,7 +205,7 @@ def test_caffes_factors_double_the_rate_of_convolutions_biases_and_decay_batch_n
         "conv_bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
     }
     schedule = learning_rate_schedule("constant", peak=0.1, total_steps=1)
-    optimizer = sgd(schedule, momentum=0.9, weight_decay=0.5, decay_scale=True, bias_rate=2.0)
+    optimizer = sgd(schedule, momentum=0.9, weight_decay=0.5, decay_scale=True, bias_lr_mult=2.0)
     state, gradients = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
     for momentum in (1.0, 1.9):  # the second update has the first one's 0.9 besides
         updates, state = optimizer.update(gradients, state, params)
@@ -294,7 +294,7 @@ def test_evaluation_counts_all_devices_and_leaves_out_void():
     batch = random_batch((4, 3), void=0.4)
     sums, seen = step(state.variables, batch, ())
     flat = jax.tree.map(lambda x: x.reshape(12, *x.shape[2:]), batch)
-    logits = np.asarray(model.apply(jax.device_get(state.variables), normalise(flat["image"], TORCH), train=False))
+    logits = np.asarray(model.apply(jax.device_get(state.variables), normalize(flat["image"], TORCH), train=False))
     assert np.array_equal(np.asarray(seen["prediction"]).reshape(flat["label"].shape), logits.argmax(-1))
     expected = np.zeros((12, CLASSES, CLASSES), int)
     for image, (label, predictions) in enumerate(zip(flat["label"], logits.argmax(-1), strict=True)):
@@ -314,7 +314,7 @@ def test_calibration_averages_the_batches_own_statistics():
     kernel = np.asarray(state.params["conv1_1"]["kernel"])
     means, variances = [], []
     for batch in batches:  # the first layer by hand: all six images of a batch at once
-        image = normalise(jnp.asarray(batch["image"].reshape(6, SIZE, SIZE, 3)), TORCH)
+        image = normalize(jnp.asarray(batch["image"].reshape(6, SIZE, SIZE, 3)), TORCH)
         conv = np.asarray(
             jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         )

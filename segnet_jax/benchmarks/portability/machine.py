@@ -22,16 +22,15 @@ from segnet_jax.benchmarks.timing import Timing, timed
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline import tf_data
-from segnet_jax.data.input_pipeline.cache import Records
-from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.input_pipeline.cache import CachedSplit
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import Devices, choose_devices, peak_memory_of
 from segnet_jax.inference.network import Network, Restored, folded, restore
 from segnet_jax.metrics.confusion import count_confusion, scores
-from segnet_jax.nn.preprocessing import normalise
-from segnet_jax.runs import dataset
+from segnet_jax.nn.preprocessing import normalize
 from segnet_jax.runs.dataset import open_data, validation_split
 from segnet_jax.system.errors import UserError
-from segnet_jax.training.devices import check_device, device_share, start_devices
+from segnet_jax.training.devices import check_device, device_shard, start_devices
 
 
 class Wishes(Protocol):
@@ -57,8 +56,8 @@ class Machine:
       wishes: what to measure.
       config: the run's, as it is measured here.
       devices: to train on.
-      records: to train on.
-      records_scored: to score.
+      samples: to train on.
+      eval_samples: to score.
       split: of these.
       data: the fingerprints of both.
       say: prints a line.
@@ -67,8 +66,8 @@ class Machine:
     wishes: Wishes
     config: Config
     devices: Devices
-    records: Records
-    records_scored: Records
+    samples: CachedSplit
+    eval_samples: CachedSplit
     split: str
     data: dict[str, str]
     say: Callable[[str], None]
@@ -85,20 +84,20 @@ class Machine:
             devices=wishes.devices,
             fake_devices=0,
             batch_size_per_device=wishes.batch_size_per_device,
-            accumulate=1,
+            grad_accum_steps=1,
             precision="float32",  # of the start; each is tried when its turn comes
-            steps_per_call=1,
+            steps_per_dispatch=1,
             input="auto",
             **({"data": wishes.data} if wishes.data else {}),
         )
         # Compiling is timed. Before the first program, for JAX looks at this once.
         jax.config.update("jax_enable_compilation_cache", False)
         devices, _ = start_devices(config, say)
-        data_set = open_data(config)
-        split = validation_split(data_set)
-        records = [dataset.decode(data_set.splits[name], config, "reading images", say) for name in ("train", split)]
-        data = {name: data_set.splits[name].fingerprint[:16] for name in ("train", split)}
-        return cls(wishes, config, devices, *records, split, data, say)
+        dataset = open_data(config)
+        split = validation_split(dataset)
+        samples = [dataset.decode(dataset.splits[name], config, "reading images", say) for name in ("train", split)]
+        data = {name: dataset.splits[name].fingerprint[:16] for name in ("train", split)}
+        return cls(wishes, config, devices, *samples, split, data, say)
 
     @property
     def platform(self) -> str:
@@ -136,7 +135,7 @@ class Machine:
     def _reference(self) -> tempfile.TemporaryDirectory:
         self.say("computing the float64 reference on the CPU")
         folder = tempfile.TemporaryDirectory(prefix="segnet_jax_reference_")
-        images = np.stack([self.records_scored.read(index)[0] for index in self._compared])
+        images = np.stack([self.eval_samples.read(index)[0] for index in self._compared])
         reference.ask(
             pathlib.Path(folder.name), self.wishes.run, self.config, self.wishes.checkpoint, images, self._batches
         )
@@ -144,23 +143,23 @@ class Machine:
 
     @property
     def _compared(self) -> list[int]:
-        return _evenly(self.wishes.compared, len(self.records_scored))
+        return _evenly(self.wishes.compared, len(self.eval_samples))
 
     @cached_property
     def _batches(self) -> list[tf_data.Batch]:
         """Of the training steps, the first of the run's plan."""
-        share = device_share(self.devices, self.config.batch_size_per_device)
-        images_per_step = share.num_devices * share.batch_size_per_device
-        plan = Plan(len(self.records), images_per_step, self.config.seed, self.config.flip, self.config.shift)
+        shard = device_shard(self.devices, self.config.batch_size_per_device)
+        images_per_step = shard.num_devices * shard.batch_size_per_device
+        sampler = Sampler(len(self.samples), images_per_step, self.config.seed, self.config.flip, self.config.shift)
         steps = range(self.wishes.training_steps)
-        return [tf_data.training_batch(self.records, plan, share, 1, step) for step in steps]
+        return [tf_data.training_batch(self.samples, sampler, shard, 1, step) for step in steps]
 
     def _compare(self, network: Network) -> dict[str, Any]:
         """Convolutions' differences, pooling windows that chose another pixel, pixels whose class is another."""
         folder = pathlib.Path(self._reference.name)
 
         def results(variables, images):
-            image = normalise(images, network.preprocessing, network.model.dtype)
+            image = normalize(images, network.preprocessing, network.model.dtype)
             found = intermediates(network.model, variables, image)
             names[:] = found  # while it is traced: a dict that comes out of jit has lost the network's order
             return list(found.values())
@@ -172,7 +171,7 @@ class Machine:
         changed = num_pixels = 0
         for number, index in enumerate(self._compared):
             expected = reference.results_of(folder, number)
-            arrays = jax.device_get(compute(network.variables, self.records_scored.read(index)[0][None]))
+            arrays = jax.device_get(compute(network.variables, self.eval_samples.read(index)[0][None]))
             found = dict(zip(names, arrays, strict=True))
             for name, difference in differences(found, expected).items():
                 layers[name] = layers.get(name, Difference()) + difference
@@ -196,12 +195,12 @@ class Machine:
         return restore(self.wishes.run, self.config, self.wishes.checkpoint, choose_devices("1"), precision, self.say)
 
     def _score(self, network: Network) -> dict[str, Any]:
-        wanted = self.wishes.images or len(self.records_scored)
-        indices, batch = _evenly(wanted, len(self.records_scored)), self.config.batch_size_per_device
+        wanted = self.wishes.images or len(self.eval_samples)
+        indices, batch = _evenly(wanted, len(self.eval_samples)), self.config.batch_size_per_device
         confusion = 0
         for start in range(0, len(indices), batch):
             chosen = [indices[min(i, len(indices) - 1)] for i in range(start, start + batch)]  # filled up: one program
-            images, labels = zip(*map(self.records_scored.read, chosen), strict=True)
+            images, labels = zip(*map(self.eval_samples.read, chosen), strict=True)
             part = slice(len(indices) - start)
             predictions = network.predict(np.stack(images))[part]
             confusion = confusion + count_confusion(np.stack(labels)[part], predictions, len(network.class_names))

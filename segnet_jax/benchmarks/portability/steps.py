@@ -17,14 +17,14 @@ from segnet_jax.benchmarks.portability.lowering import by_name, lower, lower_map
 from segnet_jax.benchmarks.portability.operation_counts import count_operations
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline import device_resident
-from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.nn.folding import fold_batch_norm
-from segnet_jax.nn.preprocessing import TORCH, Preprocessing, normalise
+from segnet_jax.nn.preprocessing import TORCH, Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.runs import run_folder
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import build, checkpoint_folders
-from segnet_jax.training.checkpoint_folders import Shelf
+from segnet_jax.training.checkpoint_folders import CheckpointFolders
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.state import variable_shapes
 from segnet_jax.training.steps import eval_step, train_steps
@@ -63,14 +63,14 @@ class Given:
           UserError: there is no checkpoint yet.
           NoCheckpoint: there were some, and none is whole.
         """
-        shelf = Shelf(pathlib.Path(run) / "checkpoints", config.keep_checkpoints, say)
+        shelf = CheckpointFolders(pathlib.Path(run) / "checkpoints", config.keep_checkpoints, say)
         step = shelf.find("newest")
         if step is None:
             raise UserError(f"no newest checkpoint in {run}: it stopped before its first one")
         meta, num_images = shelf.meta("newest", step), run_folder.num_training_images(run)
         if num_images is None and (config.schedule != "constant" or config.warmup_epochs):
             say(f"note: {run} does not say how many images an epoch has: the learning rate takes one step for one")
-        at_once = num_devices * config.batch_size_per_device * config.accumulate
+        at_once = num_devices * config.batch_size_per_device * config.grad_accum_steps
         return cls(
             len(meta["classes"]),
             checkpoint_folders.preprocessing_of(meta),
@@ -170,9 +170,9 @@ def _train(
     config: Config, given: Given, model: SegNet, precision: str, num_devices: int, platform: str
 ) -> export.Exported:
     optimizer, schedule = build.build_optimizer(config, given.steps_per_epoch)
-    state = build.state_shapes(model, optimizer, precision, config.average > 0)
+    state = build.state_shapes(model, optimizer, precision, config.ema_decay > 0)
     make_batch, inputs, store = _input(
-        config, (num_devices, 1, config.accumulate), partial(device_resident.training_batch, most=config.shift)
+        config, (num_devices, 1, config.grad_accum_steps), partial(device_resident.training_batch, most=config.shift)
     )
     step = partial(
         train_steps,
@@ -184,7 +184,7 @@ def _train(
         preprocessing=given.preprocessing,
         half_gradients=config.half_gradients,
         seed=config.seed,
-        average=config.average,
+        ema_decay=config.ema_decay,
     )
     return lower_mapped(
         with_named_state(step, state),
@@ -221,7 +221,7 @@ def _infer(config: Config, given: Given, model: SegNet, platform: str) -> export
     variables = jax.eval_shape(partial(fold_batch_norm, epsilon=model.batch_norm_epsilon), variable_shapes(model))
 
     def predict(variables, images):
-        logits = folded.apply(variables, normalise(images, given.preprocessing, folded.dtype), train=False)
+        logits = folded.apply(variables, normalize(images, given.preprocessing, folded.dtype), train=False)
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
     images = jax.ShapeDtypeStruct((config.batch_size_per_device, *config.image_size, 3), jnp.uint8)
@@ -237,8 +237,8 @@ def _input(config: Config, leading: tuple[int, ...], make_batch: Callable) -> tu
     if make_batch is device_resident.evaluation_batch:
         draws = {"index": shape}
     else:
-        plan = Plan(1, 1, config.seed, config.flip, config.shift, config.scale, config.color)
-        draws = {name: (*shape, *array.shape[1:]) for name, array in plan.batch(0).drawn().items()}
+        sampler = Sampler(1, 1, config.seed, config.flip, config.shift, config.scale, config.color)
+        draws = {name: (*shape, *array.shape[1:]) for name, array in sampler.batch(0).drawn().items()}
     store = {"images": (_NUM_RECORDS, *size, 3), "labels": (_NUM_RECORDS, *size)}
     return (
         make_batch,

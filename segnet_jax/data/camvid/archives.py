@@ -18,7 +18,7 @@ import numpy as np
 
 from segnet_jax.data.camvid.split_rules import pixel_counts
 from segnet_jax.data.camvid_frames import FRAMES
-from segnet_jax.data.dataset import DataSet, Split, told_together
+from segnet_jax.data.dataset import Dataset, Split, told_together
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.picture_header import check_sizes
 from segnet_jax.data.label_files.decode_labels import read_color_label
@@ -138,7 +138,7 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
     return LabelScan(counts, mended)
 
 
-def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]]) -> DataSet:
+def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]]) -> Dataset:
     """Opens both archives as a data set at full size; labels are mapped to the eleven classes.
 
     Args:
@@ -174,7 +174,7 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
         split: Split(tuple(chosen), functools.partial(read, tuple(chosen)), fingerprint(chosen))
         for split, chosen in splits.items()
     }
-    return told_together(DataSet("camvid-archives", CAMVID, opened), images.parent)
+    return told_together(Dataset("camvid-archives", CAMVID, opened), images.parent)
 
 
 def _open(path: Path) -> zipfile.ZipFile:

@@ -18,7 +18,7 @@ def open_full_size_counts(data: str) -> dict[str, np.ndarray] | None:
     """Pixels per class of CamVid's full-size labels, as the `matlab` class weights count them.
 
     Args:
-      data: as `open_data_set`.
+      data: as `open_dataset`.
 
     Returns:
       frame -> int64 [12], of each class and, last, of void, for all 701 frames; None where the data set knows only

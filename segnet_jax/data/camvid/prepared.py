@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segnet_jax.data.dataset import DataSet, Split, told_together
+from segnet_jax.data.dataset import Dataset, Split, told_together
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.label_files.decode_labels import read_label
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID
@@ -41,7 +41,7 @@ def find_prepared(folder: Path) -> Path | None:
     return None
 
 
-def read_prepared(folder: Path) -> DataSet:
+def read_prepared(folder: Path) -> Dataset:
     """Reads prepared records into memory, undecoded (about 180 MB for all 701 frames at 360x480).
 
     Args:
@@ -75,7 +75,7 @@ def read_prepared(folder: Path) -> DataSet:
         what = f"{folder} holds records of other classes ({listed(names)}), not of CamVid"
         raise UserError(what, kind="other-classes", file=str(folder))
     return told_together(
-        DataSet("camvid-tutorial", CAMVID, {split: _split(records[split]) for split in records}), folder
+        Dataset("camvid-tutorial", CAMVID, {split: _split(records[split]) for split in records}), folder
     )
 
 

@@ -7,23 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from segnet_jax.data.camvid_frames import FRAMES, missing_frames, split_names
-from segnet_jax.data.dataset import DataSet, Split
+from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.system.errors import UserError, listed
 
 
-def deal(data_set: DataSet, rule: str) -> DataSet:
+def deal(dataset: Dataset, rule: str) -> Dataset:
     """Deals the 701 frames of CamVid, in whatever splits they come, by a split rule.
 
     Args:
-      data_set: holds every frame in one of its splits.
+      dataset: holds every frame in one of its splits.
       rule: as `split_names`.
 
     Raises:
       UserError: for an unknown rule, frames that are missing, records that are no frames of CamVid.
     """
     names = split_names(rule)
-    places = {name: (split, index) for split in data_set.splits.values() for index, name in enumerate(split.names)}
+    places = {name: (split, index) for split in dataset.splits.values() for index, name in enumerate(split.names)}
     missing, foreign = missing_frames(places), sorted(set(places) - set(FRAMES))
     if missing:
         raise UserError(
@@ -32,14 +32,14 @@ def deal(data_set: DataSet, rule: str) -> DataSet:
         )
     if foreign:
         raise UserError(f"the {rule} split is one of CamVid's frames, and these are none: {listed(foreign)}")
-    source = ",".join(split.fingerprint for split in data_set.splits.values())
-    files = {name: digest for split in data_set.splits.values() for name, digest in split.files.items()}
+    source = ",".join(split.fingerprint for split in dataset.splits.values())
+    files = {name: digest for split in dataset.splits.values() for name, digest in split.files.items()}
     splits = {}
     for split, chosen in names.items():
         digest = hashlib.sha256("\n".join((source, *chosen)).encode()).hexdigest()
         read = functools.partial(_read_dealt, [places[name] for name in chosen])
         splits[split] = Split(chosen, read, digest, files)
-    return DataSet(f"camvid-{rule}", data_set.classes, splits, data_set.notes)
+    return Dataset(f"camvid-{rule}", dataset.classes, splits, dataset.notes)
 
 
 def _read_dealt(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segnet_jax.data.camvid.archives import open_archives, scan_labels
-from segnet_jax.data.dataset import DataSet
+from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_ORIGINAL_COLORS
 from segnet_jax.data.labels.label_colors import describe_colors
 from segnet_jax.system.download import cache_folder
@@ -34,21 +34,21 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
     Raises:
       UserError: as `scan_labels` and `open_archives`; no records are left then.
     """
-    data_set = open_archives(images, labels, splits)
+    dataset = open_archives(images, labels, splits)
     frames = [frame for chosen in splits.values() for frame in chosen]
     print(f"looking at the {len(frames)} labels in {labels}")
     scan = scan_labels(labels, frames)
     print(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
     for frame, pixels in scan.mended.items():
         print(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
-    return make_records(data_set, out, scan.counts)
+    return make_records(dataset, out, scan.counts)
 
 
-def make_records(data_set: DataSet, out: Path, counts: Mapping[str, np.ndarray] | None = None) -> Path:
+def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] | None = None) -> Path:
     """Writes TFDS records; they appear under their final name when all of them are written.
 
     Args:
-      data_set: what to write.
+      dataset: what to write.
       out: folder for the records; they come to `camvid/1.0.0` in it.
       counts: as the builder's.
 
@@ -68,12 +68,12 @@ def make_records(data_set: DataSet, out: Path, counts: Mapping[str, np.ndarray] 
     config = tfds.download.DownloadConfig(try_download_gcs=False)  # asks nobody over the network
     try:
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
-            builder = Camvid(splits=data_set.splits, image_size=IMAGE_SIZE, counts=counts, data_dir=out)
+            builder = Camvid(splits=dataset.splits, image_size=IMAGE_SIZE, counts=counts, data_dir=out)
             builder.download_and_prepare(download_dir=downloads, download_config=config)
     except (OSError, RuntimeError, tf.errors.OpError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error.__cause__, tf.errors.OpError):
             raise  # only as TFDS wraps a full disk is it not a fault of ours
         raise UserError(f"cannot write records to {out}: {getattr(error, 'strerror', None) or error}") from None
-    sizes = ", ".join(f"{name} {len(split)}" for name, split in data_set.splits.items())
+    sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
     print(f"wrote {builder.data_dir} ({sizes}): train with --data {'camvid' if out == cache_folder() else out}")
     return Path(builder.data_dir)

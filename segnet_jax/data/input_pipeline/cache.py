@@ -38,7 +38,7 @@ _BLOCK = 2**20  # bytes
 
 
 @dataclass(frozen=True)
-class Records:
+class CachedSplit:
     """A split's records at one size.
 
     Attributes:
@@ -64,14 +64,14 @@ class Records:
         return self.num_records * 4 * math.prod(self.image_size)
 
 
-def from_arrays(images: np.ndarray, labels: np.ndarray) -> Records:
+def from_arrays(images: np.ndarray, labels: np.ndarray) -> CachedSplit:
     """The records that uint8 [N,H,W,3] and [N,H,W] hold."""
-    return Records(lambda index: (images[index], labels[index]), len(labels), labels.shape[1:], images, labels)
+    return CachedSplit(lambda index: (images[index], labels[index]), len(labels), labels.shape[1:], images, labels)
 
 
-def streamed(split: Split, image_size: tuple[int, int], fit: Fit = "stretch") -> Records:
+def streamed(split: Split, image_size: tuple[int, int], fit: Fit = "stretch") -> CachedSplit:
     """Records that are decoded and resized each time they are asked for."""
-    return Records(lambda index: fit_record(*split.read(index), image_size, fit), len(split), image_size)
+    return CachedSplit(lambda index: fit_record(*split.read(index), image_size, fit), len(split), image_size)
 
 
 def decoded(
@@ -81,7 +81,7 @@ def decoded(
     on_record: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda text: None,
     fit: Fit = "stretch",
-) -> Records:
+) -> CachedSplit:
     """Opens a split's decoded records, after decoding them where the cache has them not.
 
     Args:
@@ -103,18 +103,18 @@ def decoded(
     if os.path.lexists(folder):
         say(f"warning: {folder} is damaged; it is made anew")
         remove(folder)
-    records = streamed(split, image_size, fit)
-    why = _why_it_does_not_fit(cache, records.num_bytes)
+    samples = streamed(split, image_size, fit)
+    why = _why_it_does_not_fit(cache, samples.num_bytes)
     if not why:
         try:
             with unfinished(folder) as parts:
-                _decode(records, parts, on_record)
+                _decode(samples, parts, on_record)
                 finish(parts, folder)  # or another process was faster: its records are the same
-            return _open(folder) or records
+            return _open(folder) or samples
         except OSError as error:  # the disk has filled up since it was looked at, or is limited otherwise
             why = f"{cache} cannot take them ({error.strerror or error})"
-    say(f"{in_words(records.num_bytes)} of decoded images are not kept, for {why}: they are decoded for each use")
-    return records
+    say(f"{in_words(samples.num_bytes)} of decoded images are not kept, for {why}: they are decoded for each use")
+    return samples
 
 
 def in_words(num_bytes: int) -> str:
@@ -135,8 +135,8 @@ def _why_it_does_not_fit(cache: pathlib.Path, needed: int) -> str:
     return "" if os.access(cache, os.W_OK) else f"{cache} cannot be written to"
 
 
-def _decode(records: Records, folder: pathlib.Path, on_record: Callable[[], None]) -> None:
-    shapes = {"images": (len(records), *records.image_size, 3), "labels": (len(records), *records.image_size)}
+def _decode(samples: CachedSplit, folder: pathlib.Path, on_record: Callable[[], None]) -> None:
+    shapes = {"images": (len(samples), *samples.image_size, 3), "labels": (len(samples), *samples.image_size)}
     arrays = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
         for name, shape in shapes.items()
@@ -145,11 +145,11 @@ def _decode(records: Records, folder: pathlib.Path, on_record: Callable[[], None
         _reserve(array)
 
     def keep(index: int) -> None:
-        arrays["images"][index], arrays["labels"][index] = records.read(index)
+        arrays["images"][index], arrays["labels"][index] = samples.read(index)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for _ in pool.map(keep, range(len(records))):
+            for _ in pool.map(keep, range(len(samples))):
                 on_record()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -176,7 +176,7 @@ def _reserve(array: np.memmap) -> None:
                 file.write(bytes(min(_BLOCK, array.nbytes - start)))
 
 
-def _open(folder: pathlib.Path) -> Records | None:
+def _open(folder: pathlib.Path) -> CachedSplit | None:
     """What a folder holds, or None where that is not what was written."""
     try:
         if json.loads((folder / _HEADER).read_text(encoding="utf-8")) != _sums(folder):

@@ -14,41 +14,43 @@ from jax import lax
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline.augment import recolor, resample
-from segnet_jax.data.input_pipeline.cache import Records
-from segnet_jax.data.input_pipeline.sampler import Plan
-from segnet_jax.data.input_pipeline.tf_data import Share, evaluation_indices, num_evaluation_steps
+from segnet_jax.data.input_pipeline.cache import CachedSplit
+from segnet_jax.data.input_pipeline.sampler import Sampler
+from segnet_jax.data.input_pipeline.tf_data import BatchShard, evaluation_indices, num_evaluation_steps
 
 Store = dict[str, jax.Array]
 """A split in device memory: "images" uint8 [N,H,W,3] and "labels" uint8 [N,H,W], the device's share where it is cut."""
 
 
-def whole(records: Records) -> dict[str, np.ndarray]:
+def whole(samples: CachedSplit) -> dict[str, np.ndarray]:
     """The split as each device is to hold it whole."""
-    return {"images": records.images, "labels": records.labels}
+    return {"images": samples.images, "labels": samples.labels}
 
 
-def shards(records: Records, share: Share) -> dict[str, np.ndarray]:
+def shards(samples: CachedSplit, shard: BatchShard) -> dict[str, np.ndarray]:
     """This process's part of the split cut over all devices, as [L,n,...]: device d has the records from d*n on."""
-    size = -(-len(records) // share.num_devices)
-    first = share.first_device * size
-    chosen = np.arange(first, first + share.num_local_devices * size)
-    chosen = chosen.clip(max=len(records) - 1)  # filled up with the last, which is never asked for there
-    shape = (share.num_local_devices, size)
-    return {name: array[chosen].reshape(*shape, *array.shape[1:]) for name, array in whole(records).items()}
+    size = -(-len(samples) // shard.num_devices)
+    first = shard.first_device * size
+    chosen = np.arange(first, first + shard.num_local_devices * size)
+    chosen = chosen.clip(max=len(samples) - 1)  # filled up with the last, which is never asked for there
+    shape = (shard.num_local_devices, size)
+    return {name: array[chosen].reshape(*shape, *array.shape[1:]) for name, array in whole(samples).items()}
 
 
-def training_draws(plan: Plan, share: Share, accumulate: int, calls: list[range]) -> Iterator[dict[str, np.ndarray]]:
+def training_draws(
+    sampler: Sampler, shard: BatchShard, grad_accum_steps: int, calls: list[range]
+) -> Iterator[dict[str, np.ndarray]]:
     """Yields what the plan says of each call's steps, for `training_batch`: int32 [L,K,A,B] or [L,K,A,B,3]."""
-    places = share.places(accumulate)
+    places = shard.places(grad_accum_steps)
     for steps in calls:
-        batches = [plan.batch(step)[places].drawn() for step in steps]
+        batches = [sampler.batch(step)[places].drawn() for step in steps]
         yield {name: np.stack([draws[name] for draws in batches], axis=1).astype(np.int32) for name in batches[0]}
 
 
-def evaluation_draws(num_samples: int, share: Share) -> Iterator[dict[str, np.ndarray]]:
+def evaluation_draws(num_samples: int, shard: BatchShard) -> Iterator[dict[str, np.ndarray]]:
     """Yields what stands where in each evaluation batch, for `evaluation_batch`: int32 [L,B], -1 for padding."""
-    for step in range(num_evaluation_steps(num_samples, share)):
-        yield {"index": evaluation_indices(num_samples, share, step).astype(np.int32)}
+    for step in range(num_evaluation_steps(num_samples, shard)):
+        yield {"index": evaluation_indices(num_samples, shard, step).astype(np.int32)}
 
 
 def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis: str | None = None) -> Store:
@@ -97,9 +99,9 @@ def _gather(store: Store, index: jax.Array, axis: str | None) -> tuple[jax.Array
     wanted = lax.all_gather(index, axis) - lax.axis_index(axis) * size  # by each device, counted from our first record
     is_here = (0 <= wanted) & (wanted < size)
 
-    def exchange(records):
-        here = is_here.reshape(*is_here.shape, *(1,) * (records.ndim - 1))
-        found = jnp.where(here, records.at[wanted].get(mode="clip"), 0)
+    def exchange(samples):
+        here = is_here.reshape(*is_here.shape, *(1,) * (samples.ndim - 1))
+        found = jnp.where(here, samples.at[wanted].get(mode="clip"), 0)
         return lax.psum_scatter(found, axis)  # one device alone has it, the others add zeros
 
     return exchange(store["images"]), exchange(store["labels"])

@@ -18,7 +18,7 @@ from segnet_jax.system.errors import UserError
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentationParams:
     """What becomes of each place of a batch: arrays of one length.
 
     Attributes:
@@ -43,8 +43,8 @@ class Draws:
     gain: np.ndarray | None = None
     offset: np.ndarray | None = None
 
-    def __getitem__(self, places) -> "Draws":
-        return Draws(**{name: array[places] for name, array in self.drawn().items()})
+    def __getitem__(self, places) -> "AugmentationParams":
+        return AugmentationParams(**{name: array[places] for name, array in self.drawn().items()})
 
     def drawn(self) -> dict[str, np.ndarray]:
         """The attributes that are not None."""
@@ -53,7 +53,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Sampler:
     """The order and augmentation of a whole training.
 
     Attributes:
@@ -88,7 +88,7 @@ class Plan:
         """Whole batches in an epoch; the remainder, other samples in each epoch, is left out."""
         return self.num_samples // self.global_batch_size
 
-    def batch(self, step: int) -> Draws:
+    def batch(self, step: int) -> AugmentationParams:
         """Draws of the global batch of a step, counted from 0 over all epochs; arrays of length global_batch_size."""
         epoch, place = divmod(step, self.steps_per_epoch)
         first = place * self.global_batch_size
@@ -96,24 +96,24 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=4)
-def _epoch(plan: Plan, epoch: int) -> Draws:
+def _epoch(sampler: Sampler, epoch: int) -> AugmentationParams:
     """Draws of all samples in one epoch, in their order."""
-    bits = np.random.Philox(key=[plan.seed, epoch]).random_raw((12, plan.num_samples))
-    span = np.uint64(2 * plan.shift + 1)
+    bits = np.random.Philox(key=[sampler.seed, epoch]).random_raw((12, sampler.num_samples))
+    span = np.uint64(2 * sampler.shift + 1)
     more = {}
-    if plan.scale != (1.0, 1.0):
-        low, high = plan.scale
+    if sampler.scale != (1.0, 1.0):
+        low, high = sampler.scale
         more["step"] = np.rint(PIXEL / (low + (high - low) * _uniform(bits[4]))).astype(np.int64)
         more |= {
             name: (bits[i] % np.uint64(PLACES + 1)).astype(np.int64) for name, i in (("place_y", 5), ("place_x", 6))
         }
-    if plan.color:
-        more |= _colors(plan.color * (2 * _uniform(bits[7:]) - 1))
-    return Draws(
+    if sampler.color:
+        more |= _colors(sampler.color * (2 * _uniform(bits[7:]) - 1))
+    return AugmentationParams(
         index=np.argsort(bits[0], kind="stable"),
-        flip=(bits[1] >> np.uint64(63)).astype(bool) & plan.flip,
-        shift_y=(bits[2] % span).astype(np.int64) - plan.shift,
-        shift_x=(bits[3] % span).astype(np.int64) - plan.shift,
+        flip=(bits[1] >> np.uint64(63)).astype(bool) & sampler.flip,
+        shift_y=(bits[2] % span).astype(np.int64) - sampler.shift,
+        shift_x=(bits[3] % span).astype(np.int64) - sampler.shift,
         **more,
     )
 

