@@ -18,7 +18,7 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.distributed.data_parallel import Devices, replicate
-from segnet_jax.inference.network import Asked, Restored, folded, restore
+from segnet_jax.inference.network import folded
 from segnet_jax.inference.sampled_evaluation import SampledScores, score_samples
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.metrics.boundary import BoundaryF1
@@ -40,6 +40,7 @@ from segnet_jax.training.batch_norm_statistics import recompute
 from segnet_jax.training.devices import device_shard, start_devices
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
 from segnet_jax.training.inputs import choose_placement, evaluation_input
+from segnet_jax.training.restored import Asked, Restored, restore
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
 

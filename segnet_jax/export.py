@@ -23,7 +23,7 @@ from segnet_jax.data.input_pipeline.cache import streamed
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.parity import Parity, compare
 from segnet_jax.exporting.subject import Subject
-from segnet_jax.inference.network import Asked, folded, restore
+from segnet_jax.inference.network import folded
 from segnet_jax.reporting.environment import versions
 from segnet_jax.runs.dataset import open_data, validation_split
 from segnet_jax.system.command import run_command
@@ -32,6 +32,7 @@ from segnet_jax.system.console import say
 from segnet_jax.system.errors import DiskFailed, DiskFull, ExitError, UserError, is_disk_full, listed
 from segnet_jax.system.files import atomic_write_json, check_place, sum_of_file
 from segnet_jax.training.devices import start_devices
+from segnet_jax.training.restored import Asked, restore
 
 DESCRIPTION = """Writes a run's network for use elsewhere, reads it back, and compares it with the network itself.
 

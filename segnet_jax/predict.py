@@ -21,7 +21,7 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID, ClassTable
 from segnet_jax.inference.labelling import label_all
-from segnet_jax.inference.network import Asked, folded, restore
+from segnet_jax.inference.network import folded
 from segnet_jax.inference.outputs import Entry, Outputs, check_nothing_there, endings_of, find_labels
 from segnet_jax.inference.predictor import Predictor, Size, Sizing
 from segnet_jax.inference.sampling import check_samples
@@ -36,6 +36,7 @@ from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors
 from segnet_jax.system.files import atomic_write_json, check_place
 from segnet_jax.system.signals import Stop
 from segnet_jax.training.devices import start_devices
+from segnet_jax.training.restored import Asked, restore
 
 DESCRIPTION = """Labels every pixel of images, of all images in folders, of videos (extra `video`), or of what a camera
 sees (its number, such as 0).

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from segnet_jax.config import files
-from segnet_jax.inference.network import restore
 from segnet_jax.metrics.confusion import confusion_matrix
 from segnet_jax.nn.preprocessing import normalize
 from segnet_jax.runs import dataset
@@ -25,6 +24,7 @@ from segnet_jax.runs.result import by_statistics
 from segnet_jax.system.console import say
 from segnet_jax.training import checkpoint_folders
 from segnet_jax.training.devices import start_devices
+from segnet_jax.training.restored import restore
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from segnet_jax.runs import find_run
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.setup import Material, Setting, Steps, read_material, settle
 from segnet_jax.system.errors import DiskFailed
-from segnet_jax.training import build, initial_weights
+from segnet_jax.training import initial_weights
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import Evaluation
@@ -51,7 +51,7 @@ def read(config: Config, say: Callable[[str], None]) -> Material:
     """
     find_run.check_free(config)
     setting = settle(config, say)
-    vgg = build.read_first_weights(config)
+    vgg = initial_weights.read_first_weights(config)
     preprocessing = initial_weights.choose_preprocessing(config, vgg)
     class_weights = load_class_weights(config, setting.dataset, say)
     return read_material(config, setting, vgg, preprocessing, class_weights, say)

@@ -18,7 +18,7 @@ from segnet_jax.runs.setup import Material, Setting, read_material, settle
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.signals import Stop
-from segnet_jax.training import build, checkpoint_folders, initial_weights
+from segnet_jax.training import checkpoint_folders, initial_weights
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.state import TrainState, num_bytes_of
@@ -114,7 +114,7 @@ def begin(
         meta |= {"best": _best_that_is_whole(checkpoints, resumed, meta, config.best_metric, say)}
         preprocessing = checkpoint_folders.preprocessing_of(meta)
     else:
-        vgg = build.read_first_weights(config)
+        vgg = initial_weights.read_first_weights(config)
         preprocessing = initial_weights.choose_preprocessing(config, vgg)
         meta = setting.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
         meta |= {"colors": dataset.classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}

@@ -1,4 +1,4 @@
-"""Build what a config describes: network, optimizer, and the shapes of the training state.
+"""From a config to network, optimizer, and the shapes of the state.
 
 Each function unpacks the config; nothing below it knows one.
 """
@@ -12,11 +12,9 @@ from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import AXIS
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.nn.segnet_basic import SegNetBasic
-from segnet_jax.system.download import cache_folder
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.precision import DTYPES
 from segnet_jax.training.state import TrainState, create_state, variable_shapes
-from segnet_jax.weights.vgg import VGG
 
 
 def build_model(config: Config, num_classes: int, precision: str) -> SegNet:
@@ -54,16 +52,6 @@ def build_optimizer(config: Config, steps_per_epoch: int) -> tuple[optax.Gradien
     )
     factors = {"decay_scale": config.decay_scale, "bias_lr_mult": config.bias_lr_mult}
     return sgd(schedule, config.momentum, config.weight_decay, **factors), schedule
-
-
-def read_first_weights(config: Config) -> VGG | None:
-    """Reads the encoder that `--init` names, fetching it if need be; None for "none"."""
-    if config.init == "none":
-        return None
-    from segnet_jax.weights.load import read_vgg
-    from segnet_jax.weights.published import obtain
-
-    return read_vgg(obtain(config.init, cache_folder()), config.encoder)
 
 
 def state_shapes(model: SegNet, optimizer: optax.GradientTransformation, precision: str, has_ema: bool) -> TrainState:

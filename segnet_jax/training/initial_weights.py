@@ -1,4 +1,4 @@
-"""To be described."""
+"""The first weights of a training: a random draw, and a pretrained encoder put among them."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,22 @@ from segnet_jax.distributed.data_parallel import Devices, prefetch, replicate
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW, TORCH, Preprocessing
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.console import bar
+from segnet_jax.system.download import cache_folder
 from segnet_jax.training.batch_norm_statistics import calibrate
 from segnet_jax.training.state import init_variables
 from segnet_jax.weights.vgg import VGG
 
 CALIBRATION_IMAGES = 64  # enough for the statistics of a pretrained encoder to settle
+
+
+def read_first_weights(config: Config) -> VGG | None:
+    """Reads the encoder that `--init` names, fetching it if need be; None for "none"."""
+    if config.init == "none":
+        return None
+    from segnet_jax.weights.load import read_vgg
+    from segnet_jax.weights.published import obtain
+
+    return read_vgg(obtain(config.init, cache_folder()), config.encoder)
 
 
 def choose_preprocessing(config: Config, vgg: VGG | None) -> Preprocessing:

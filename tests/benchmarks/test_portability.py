@@ -25,12 +25,12 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_run
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_step, replicate
-from segnet_jax.inference.network import restore
 from segnet_jax.nn import SegNet, fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.system.command import run_command
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.restored import restore
 from segnet_jax.training.state import create_state
 from segnet_jax.training.steps import train_steps
 

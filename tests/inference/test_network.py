@@ -20,9 +20,10 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.synthetic.street_scenes import street_scenes
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.inference.network import Restored, folded, restore
+from segnet_jax.inference.network import folded
 from segnet_jax.nn import SegNet
 from segnet_jax.system.errors import NoCheckpoint, UserError
+from segnet_jax.training.restored import Restored, restore
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])  # of ImageNet, by hand
 

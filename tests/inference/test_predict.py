@@ -25,10 +25,10 @@ from segnet_jax.data.images.fit import fit_record
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.inference import labelling, outputs
-from segnet_jax.inference.network import restore
 from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.reporting import overlay
 from segnet_jax.system.command import run_command
+from segnet_jax.training.restored import restore
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 TRAINED = (24, 32)

@@ -22,7 +22,6 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.data.synthetic.street_scenes import street_scenes
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices, replicate
-from segnet_jax.inference.network import restore
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.nn.segnet import SegNet
@@ -30,6 +29,7 @@ from segnet_jax.runs.result import finish
 from segnet_jax.system.errors import Stopped
 from segnet_jax.training import batch_norm_statistics
 from segnet_jax.training.batch_norm_statistics import recompute
+from segnet_jax.training.restored import restore
 from segnet_jax.training.state import init_variables
 
 RECIPE = "--ema-decay 0.7 --batch-norm recompute --devices 2 --batch-size-per-device 4 --seed 5".split()

@@ -19,13 +19,13 @@ from segnet_jax.config import files as config_files
 from segnet_jax.config.flags import parse_config, parse_flags
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.inference.network import restore
 from segnet_jax.nn import segnet_basic
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.record import read_record
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.restored import restore
 from segnet_jax.weights import published
 from segnet_jax.weights.load import read_caffe_segnet
 

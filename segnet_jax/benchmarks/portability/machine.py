@@ -25,12 +25,13 @@ from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import Devices, choose_devices, peak_memory_of
-from segnet_jax.inference.network import Network, Restored, folded, restore
+from segnet_jax.inference.network import Network, folded
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.nn.preprocessing import normalize
 from segnet_jax.runs.dataset import open_data, validation_split
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.devices import check_device, device_shard, start_devices
+from segnet_jax.training.restored import Restored, restore
 
 
 class Wishes(Protocol):

@@ -22,13 +22,13 @@ from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline.tf_data import Batch
 from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, choose_devices, replicate
-from segnet_jax.inference.network import Restored, restore
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.console import say
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import build, build_steps, checkpoint_folders
 from segnet_jax.training.inputs import Input, as_sent
+from segnet_jax.training.restored import Restored, restore
 from segnet_jax.training.state import TrainState, create_state
 
 _REQUEST, _IMAGES, _BATCHES, _TRAINED = "request.json", "images.npy", "batches.npz", "trained.npz"
