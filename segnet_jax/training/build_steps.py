@@ -1,4 +1,4 @@
-"""Build the training step and the evaluator, mapped over the devices and compiled when first used."""
+"""The training step and the evaluation of a split, compiled for the devices."""
 
 import dataclasses
 import time

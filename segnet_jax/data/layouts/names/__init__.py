@@ -1,1 +1,1 @@
-"""Names and lists of files: which image belongs to which label and which split."""
+"""Names, lists and pairs of files: which image belongs to which label and which split."""
