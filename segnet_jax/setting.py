@@ -19,9 +19,10 @@ from segnet_jax.errors import UserError, listed
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.programs import keep_compiled_programs
-from segnet_jax.training.parallel import Devices, choose_devices, gpu_options, with_options
+from segnet_jax.training.parallel import Devices, choose_devices
 from segnet_jax.training.precision import choose_precision
 from segnet_jax.training.startup import PLUGINS, check_device
+from segnet_jax.training.xla_options import gpu_options, with_options
 
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 """Is there where Linux has a driver for an NVIDIA GPU, whether JAX can use it or not."""
@@ -153,11 +154,12 @@ def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[D
         flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
         jax.config.update("jax_platforms", "cpu")
-    if jax.distributed.is_initialized() and _expects_cuda():  # XLA reads them with the first device; see AheadOfTime
+    # XLA reads them with the first device; see AheadOfTime
+    if jax.distributed.is_initialized() and config.mapping == "pmap" and _expects_cuda():
         options = gpu_options(are_several=True, deterministic=config.deterministic)
         os.environ["XLA_FLAGS"] = with_options(os.environ.get("XLA_FLAGS", ""), options)
     keep_compiled_programs()
-    devices = choose_devices(config.devices, config.deterministic)
+    devices = choose_devices(config.devices, config.deterministic, config.mapping)
     if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists(NVIDIA_DRIVER):
         say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
     precision = choose_precision(config.precision, devices.local[0])

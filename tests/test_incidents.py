@@ -15,8 +15,9 @@ from segnet_jax.endings import NotFinite, OutOfMemory
 from segnet_jax.memory import what_may_fit
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.training import steps as module
-from segnet_jax.training.precision import LossScale, all_finite
+from segnet_jax.training.precision import LossScale
 from segnet_jax.training.sealing import verify
+from segnet_jax.training.small_arrays import all_finite
 
 PLAN = Plan(num_samples=26, global_batch_size=8, seed=0, flip=True, shift=10)
 

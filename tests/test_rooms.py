@@ -26,7 +26,12 @@ ROOMS = {  # what each may import besides itself and the leaves
 # Every other module of the top level is a command, or stands beside the commands.
 LEAVES = {"constants", "errors", "config", "config_files", "download", "endings", "files", "stopping", "zips"}
 MOST_LINES = 320
-ONLY_IN = {"orbax": "training/checkpoints.py", "jax.pmap": "training/parallel.py", "av": "prediction/video.py"}
+ONLY_IN = {
+    "orbax": "training/checkpoints.py",
+    "jax.pmap": "training/parallel.py",
+    "jax.shard_map": "training/parallel.py",
+    "av": "prediction/video.py",
+}
 # TensorFlow takes seconds to import and only reading data needs it: imported inside functions. TFDS wants its builder
 # as a class of a module, so that module alone may, and is itself imported inside functions.
 BUILDER = "segnet_jax.datasets.tfds_camvid"

@@ -15,7 +15,8 @@ from segnet_jax.training.calibration import calibrate
 from segnet_jax.training.losses import cross_entropy_sum
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.parallel import AXIS, choose_devices, parallel_eval_step, parallel_train_step, replicate
-from segnet_jax.training.precision import LossScale, all_finite
+from segnet_jax.training.precision import LossScale
+from segnet_jax.training.small_arrays import all_finite
 from segnet_jax.training.state import create_state, init_variables
 from segnet_jax.training.steps import as_sent, eval_step, train_steps
 

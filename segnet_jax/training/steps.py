@@ -20,7 +20,7 @@ from segnet_jax.nn.preprocessing import Preprocessing, normalise
 from segnet_jax.training.averaging import averaged
 from segnet_jax.training.losses import cross_entropy_sum, num_right, num_valid
 from segnet_jax.training.parallel import AXIS
-from segnet_jax.training.precision import all_finite
+from segnet_jax.training.small_arrays import all_finite, cut_from_one, select
 from segnet_jax.training.state import TrainState
 
 MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
@@ -128,6 +128,7 @@ def train_step(
     total = jnp.maximum(total, 1)
     if model.sync_axis is None:
         batch_stats = lax.pmean(batch_stats, AXIS)  # synchronised statistics are equal already
+    batch_stats = cut_from_one(batch_stats)
     grads = jax.tree.map(lambda grad: grad.astype(jnp.float32) / (factor * total), grads)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -161,7 +162,7 @@ def _guarded(state: TrainState, new: TrainState, finite: jax.Array) -> tuple[Tra
     can_skip = jnp.bool_(False) if state.loss_scale is None else state.loss_scale.scale > 1
     goes_on = state.finite & (finite | can_skip)
     changes = goes_on & finite
-    new = jax.tree.map(partial(jnp.where, changes), new, state)
+    new = select(changes, new, state)
     step, skipped = state.step + _one_if(goes_on), state.skipped + _one_if(goes_on & ~finite)
     new = new.replace(step=step, skipped=skipped, finite=goes_on)
     measures = {"skipped": new.skipped, "finite": goes_on}
