@@ -1,8 +1,8 @@
-"""One of several processes that train together: `python two_processes.py RANK COUNT PORT FOLDER [PLACE]`.
+"""One of several processes that train together: `python two_processes.py RANK COUNT PORT FOLDER [PLACE [MAPPING]]`.
 
 Started by test_data_parallel.py, also alone (COUNT 1). Each has its part of eight fake devices, makes its share of each
 global batch, takes five steps, and saves; process 0 then restores what was saved and writes it down. PLACE says where
-the images lie: "host" (else), "device" or "shards".
+the images lie: "host" (else), "device" or "shards". MAPPING is "pmap" (else) or "shard_map".
 """
 
 import os
@@ -15,6 +15,7 @@ from xla_flags import with_fake_devices
 rank, count, port = map(int, sys.argv[1:4])
 folder = pathlib.Path(sys.argv[4])
 place = sys.argv[5] if len(sys.argv) > 5 else "host"
+mapping = sys.argv[6] if len(sys.argv) > 6 else "pmap"
 os.environ["XLA_FLAGS"] = with_fake_devices(8 // count)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -30,7 +31,14 @@ import numpy as np  # noqa: E402
 from segnet_jax.data.input_pipeline.cache import from_arrays  # noqa: E402
 from segnet_jax.data.input_pipeline.sampler import Sampler  # noqa: E402
 from segnet_jax.data.input_pipeline.tf_data import BatchShard  # noqa: E402
-from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_train_step, prefetch, replicate  # noqa: E402
+from segnet_jax.distributed.data_parallel import (  # noqa: E402
+    AXIS,
+    AheadOfTime,
+    choose_devices,
+    parallel_train_step,
+    prefetch,
+    replicate,
+)
 from segnet_jax.nn.preprocessing import TORCH  # noqa: E402
 from segnet_jax.nn.segnet import SegNet  # noqa: E402
 from segnet_jax.training.checkpoints import Checkpoints  # noqa: E402
@@ -43,7 +51,7 @@ random = np.random.default_rng(0)
 images = random.integers(0, 256, (40, 16, 16, 3), np.uint8)
 labels = random.choice(np.array([0, 1, 2, 255], np.uint8), (40, 16, 16))
 
-devices = choose_devices("all")
+devices = choose_devices("all", mapping=mapping)
 model = SegNet(3, depth=1, width=0.125, sync_axis=AXIS)
 schedule = learning_rate_schedule("constant", peak=0.05, total_steps=5)
 optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
@@ -51,7 +59,7 @@ state = replicate(create_state(init_variables(model, seed=0), optimizer, "float3
 sampler = Sampler(num_samples=40, global_batch_size=16, seed=0, flip=True, shift=2)
 share = BatchShard(devices.total, devices.first, len(devices.local), batch_size_per_device=2)
 source = training_input(place, from_arrays(images, labels), sampler, share, 1, devices)
-step = parallel_train_step(
+mapped = parallel_train_step(
     partial(
         train_steps,
         make_batch=source.make_batch,
@@ -64,8 +72,11 @@ step = parallel_train_step(
     devices,
     source.store_axis,
 )
+told = []
+step = AheadOfTime(mapped, "the step", devices, told.append, source.store)
 for inputs in prefetch(source.inputs([range(number, number + 1) for number in range(5)]), devices):
-    state, measures = step(state, inputs, source.store)
+    state, measures = step(state, inputs)
+assert len(told) == (1 if count == 1 or mapping == "shard_map" else 0), told  # compiled ahead of time, and once
 
 with Checkpoints(folder / "checkpoints", devices, share=partial(hosts.share, "checkpoint")) as checkpoints:
     checkpoints.save("newest", 5, state, {"loss": float(measures["loss"][-1])})

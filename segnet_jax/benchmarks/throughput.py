@@ -291,7 +291,7 @@ def _train_on(count: int, batch: int, sync: bool, measured: Measured, may_not_fi
     """`train` on so many devices; None where it does not fit into their memory and need not."""
     change = {"devices": str(count), "sync_batch_norm": sync, "batch_size_per_device": batch}
     config = dataclasses.replace(measured.config, **change)
-    devices = choose_devices(str(count), config.deterministic)
+    devices = choose_devices(str(count), config.deterministic, config.mapping)
     try:
         return train(dataclasses.replace(measured, config=config, devices=devices))
     except (jax.errors.JaxRuntimeError, MemoryError) as error:

@@ -128,6 +128,9 @@ class Config:
     fake_devices: int = field(default=0, metadata=FREE)  # pretend that the CPU is so many devices, for trying out
     input: Literal["auto", "host", "device"] = field(default="auto", metadata=FREE)  # where batches are made
     steps_per_dispatch: int = field(default=1, metadata=FREE)  # steps a dispatch, with input device; 1 on the CPU
+    mapping: Literal["pmap", "shard_map"] = field(
+        default="pmap", metadata=FREE
+    )  # how a step is mapped over devices; the results are the same to the last bit
     half_gradients: bool = field(default=False, metadata=OVERRIDE)  # sum gradients over devices in 16 bits
     deterministic: bool = field(
         default=False, metadata=FREE

@@ -43,13 +43,14 @@ class Convolution(nn.Module):
         """Returns the convolution's result."""
         inputs = 1 if self.by_channel else x.shape[-1]
         kernel = self.param("kernel", msra, (self.size, self.size, inputs, self.channels)).astype(x.dtype)
-        y = convolve_channels(x, kernel) if self.by_channel else convolve_padded(x, kernel)
-        if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.channels,)).astype(x.dtype)[None, None, None]
-        return y
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,)) if self.use_bias else None
+        if not self.by_channel:
+            return convolve_padded(x, kernel, bias)
+        y = convolve_channels(x, kernel)
+        return y if bias is None else add_bias(y, bias)
 
 
-def convolve_padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def convolve_padded(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Convolves; in 16 bits with channels filled up with zeros to a multiple of eight, as tensor cores want them.
 
     XLA itself does so for float16 alone. Of SegNet's layers it concerns the first (3 to 8 in) and the last (11 to 16
@@ -58,17 +59,50 @@ def convolve_padded(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Args:
       x: float [B,H,W,I].
       kernel: x's dtype [k,k,I,O].
+      bias: float32 [O], added to the result.
 
     Returns:
       [B,H,W,O] in x's dtype.
     """
-    if x.dtype.itemsize != 2:
-        return convolve(x, kernel)
-    inputs, outputs = kernel.shape[2:]
-    more_inputs, more_outputs = -inputs % 8, -outputs % 8
+    outputs = kernel.shape[3]
+    if x.dtype.itemsize == 2:
+        x, kernel, bias = fill_channels(x, kernel, bias)
+    y = convolve(x, kernel)
+    if bias is not None:  # before the cut, so that all gradients read the filled-up one: no copy without the zeros
+        y = add_bias(y, bias)
+    return y if y.shape[3] == outputs else y[..., :outputs]
+
+
+def fill_channels(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Fill up a convolution's input and output channels with zeros to multiples of eight."""
+    more_inputs, more_outputs = (-channels % 8 for channels in kernel.shape[2:])
     x = jnp.pad(x, [(0, 0)] * 3 + [(0, more_inputs)])
     kernel = jnp.pad(kernel, [(0, 0)] * 2 + [(0, more_inputs), (0, more_outputs)])
-    return convolve(x, kernel)[..., :outputs]
+    return x, kernel, None if bias is None else jnp.pad(bias, (0, more_outputs))
+
+
+@jax.custom_vjp
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """Add float32 [C], rounded to y's dtype, to [B,H,W,C]; its gradient is summed in float32 at least.
+
+    JAX's own gradient would sum in y's dtype: in bfloat16, a sum over a million pixels keeps two or three digits.
+    """
+    return y + bias.astype(y.dtype)[None, None, None]
+
+
+def _add_bias_forward(y, bias):
+    return add_bias(y, bias), bias
+
+
+def _add_bias_backward(bias, gradient):
+    # The barrier keeps XLA from taking the sum, and with it the gradient, back to before the channels were filled up.
+    gradient = lax.optimization_barrier(gradient)
+    return gradient, jnp.sum(gradient, (0, 1, 2), dtype=bias.dtype)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def convolve_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:

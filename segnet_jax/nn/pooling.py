@@ -50,7 +50,10 @@ def unpool(x: jax.Array, code: jax.Array, height: int, width: int) -> jax.Array:
     missing = height - x.shape[1], width - x.shape[2]  # -1, 0 or 1: a negative one crops
     # Where jax.export has left the size open, it is an expression, of which it is not known.
     assert all(abs(more) <= 1 for more in missing if isinstance(more, int)), (x.shape, height, width)
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((0, more, 0) for more in missing), (0, 0, 0)])
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((0, more, 0) for more in missing), (0, 0, 0)])
+    # XLA would fold a pad into the convolution behind it, whose kernel gradient then becomes, on a GPU, a convolution
+    # with a kernel as large as the map, in transposed copies.
+    return lax.optimization_barrier(x) if any(more == 1 for more in missing if isinstance(more, int)) else x
 
 
 def _to_even(x: jax.Array, pooling: Pooling) -> jax.Array:

@@ -19,12 +19,11 @@ from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.distributed.data_parallel import (
     Devices,
     choose_devices,
-    gpu_options,
-    with_options,
 )
 from segnet_jax.system.compilation_cache import keep_compiled_programs
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.precision import DTYPES, choose_precision
+from segnet_jax.training.xla_options import gpu_options, with_options
 
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin", "jaxlib.cuda")  # in the order in which JAX takes them
 CUDNN_PACKAGES = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
@@ -168,11 +167,12 @@ def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[D
         flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
         jax.config.update("jax_platforms", "cpu")
-    if jax.distributed.is_initialized() and _expects_cuda():  # XLA reads them with the first device; see AheadOfTime
+    # XLA reads them with the first device; see AheadOfTime
+    if jax.distributed.is_initialized() and config.mapping == "pmap" and _expects_cuda():
         options = gpu_options(are_several=True, deterministic=config.deterministic)
         os.environ["XLA_FLAGS"] = with_options(os.environ.get("XLA_FLAGS", ""), options)
     keep_compiled_programs()
-    devices = choose_devices(config.devices, config.deterministic)
+    devices = choose_devices(config.devices, config.deterministic, config.mapping)
     if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists(NVIDIA_DRIVER):
         say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
     precision = choose_precision(config.precision, devices.local[0])

@@ -55,8 +55,3 @@ class LossScale(struct.PyTreeNode):
             scale=jnp.where(finite, grown, jnp.maximum(self.scale * 0.5, jnp.float32(1.0))),
             good_steps=jnp.where(finite & ~grow, self.good_steps + 1, 0),
         )
-
-
-def all_finite(tree) -> jax.Array:
-    """Whether no array of a tree holds a NaN or an infinity, as a bool scalar."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

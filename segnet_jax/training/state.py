@@ -13,7 +13,8 @@ from flax import linen as nn
 from flax import struct
 
 from segnet_jax.training.ema import init_ema
-from segnet_jax.training.precision import LossScale, all_finite
+from segnet_jax.training.precision import LossScale
+from segnet_jax.training.small_arrays import all_finite
 
 
 class TrainState(struct.PyTreeNode):

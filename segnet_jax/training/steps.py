@@ -21,7 +21,7 @@ from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.training.ema import update_ema
 from segnet_jax.training.inputs import MakeBatch
 from segnet_jax.training.losses import cross_entropy_sum, num_right, num_valid
-from segnet_jax.training.precision import all_finite
+from segnet_jax.training.small_arrays import all_finite, cut_from_one, select
 from segnet_jax.training.state import TrainState, split_layers
 
 
@@ -124,6 +124,7 @@ def train_step(
     total = jnp.maximum(total, 1)
     if model.sync_axis is None:
         batch_stats = lax.pmean(batch_stats, AXIS)  # synchronised statistics are equal already
+    batch_stats = cut_from_one(batch_stats)
     batch_stats |= split_layers(state.batch_stats, model.is_frozen)[0]  # to the last bit: a mean may round
     grads = jax.tree.map(lambda grad: grad.astype(jnp.float32) / (factor * total), grads)
 
@@ -161,7 +162,7 @@ def _guarded(state: TrainState, new: TrainState, finite: jax.Array) -> tuple[Tra
     can_skip = jnp.bool_(False) if state.loss_scale is None else state.loss_scale.scale > 1
     goes_on = state.finite & (finite | can_skip)
     changes = goes_on & finite
-    new = jax.tree.map(partial(jnp.where, changes), new, state)
+    new = select(changes, new, state)
     step, skipped = state.step + _one_if(goes_on), state.skipped + _one_if(goes_on & ~finite)
     new = new.replace(step=step, skipped=skipped, finite=goes_on)
     measures = {"skipped": new.skipped, "finite": goes_on}

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow  # test_two_hosts.py shows the same through the co
 SCRIPT = pathlib.Path(__file__).parents[1] / "two_processes.py"
 
 
-def train_together(count, folder, place):
+def train_together(count, folder, place, mapping="pmap"):
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -23,7 +23,7 @@ def train_together(count, folder, place):
     command = [sys.executable, str(SCRIPT)]
     running = [
         subprocess.Popen(
-            [*command, str(rank), str(count), str(port), str(folder), place],
+            [*command, str(rank), str(count), str(port), str(folder), place, mapping],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -51,3 +51,13 @@ def test_two_processes_of_four_devices_end_where_one_of_eight_does(alone, tmp_pa
     assert alone.keys() == two.keys() and len(alone) > 10
     for name in alone:
         np.testing.assert_allclose(two[name], alone[name], rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("count, place", [(1, "host"), (1, "shards"), (2, "host"), (2, "shards")])
+def test_shard_map_ends_where_pmap_does_to_the_last_bit(tmp_path, count, place):
+    by_pmap, by_shard_map = (
+        train_together(count, tmp_path / mapping, place, mapping) for mapping in ("pmap", "shard_map")
+    )
+    assert by_pmap.keys() == by_shard_map.keys() and len(by_pmap) > 10
+    for name in by_pmap:
+        assert by_pmap[name].tobytes() == by_shard_map[name].tobytes(), name

@@ -88,6 +88,13 @@ def test_two_processes_of_four_devices_end_where_one_of_eight_does(unbroken, tmp
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
 
 
+def test_the_other_mapping_ends_at_the_same_bits(unbroken, tmp_path):
+    codes, told = Two(tmp_path / "run", "--mapping", "shard_map").end()
+    assert codes == [0, 0], told
+    assert sum_of(tmp_path / "run") == sum_of(unbroken) and rows_of(tmp_path / "run") == rows_of(unbroken)
+    assert "compiled the training step in" in told[0]  # ahead of time, which `pmap` cannot do in several processes
+
+
 @pytest.mark.slow
 def test_two_processes_take_the_population_statistics_that_one_does(tmp_path):
     """Of 26 images, batches of eight: the two that are left over are taken by every device of both processes."""

@@ -111,6 +111,39 @@ def test_gradients_are_those_of_finite_differences():
         check_grads(normalize, arrays, order=1, modes=["rev"], atol=1e-7, rtol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mean", [0, 100])  # in standard deviations
+def test_the_gradient_passes_exactly_where_the_result_is_above_zero(mean, dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(mean, 1, (4, 4, 4, 500)), dtype)
+    scale = np.float32(rng.uniform(0.5, 1.5, 500) * rng.choice([-1, 1], 500))
+
+    @jax.jit
+    def result_and_passed(x, scale, bias):
+        (y, *_), pull_back = jax.vjp(lambda *arrays: batch_norm_relu(*arrays, 1e-5), x, scale, bias)
+        one_each = jnp.broadcast_to(jnp.eye(64, dtype=x.dtype).reshape(64, 4, 4, 4, 1), (64, *x.shape))
+        nothing = jnp.zeros((64, 500))
+        # The gradient by the bias is the sum of what passes: with a gradient of one pixel, whether that passes.
+        return y, jax.vmap(pull_back)((one_each, nothing, nothing))[2]
+
+    # Of each channel, one pixel lies where the ReLU begins, as near as rounding lets it.
+    (no_bias, *_) = batch_norm_relu(x, scale, jnp.zeros(500), 1e-5, relu=False)
+    bias = -no_bias[0, 0, 0].astype(jnp.float32)
+    y, passed = result_and_passed(x, scale, bias)
+    np.testing.assert_array_equal(passed, (y > 0).reshape(64, 500))
+    assert 0.2 < passed.mean() < 0.8
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_nan_is_not_cut_off(train):
+    x, _, variables = jax.tree.map(np.float32, drawn())
+    for array in (variables["params"]["bias"], variables["params"]["scale"], x[0, 0, 0]):
+        before, array[1] = array[1], np.nan
+        result, _ = OURS.apply(variables, x, train=train, mutable=["batch_stats"])
+        assert np.isnan(result[0, 0, 0, 1]) and np.isfinite(result[..., ::2]).all()
+        array[1] = before
+
+
 def test_no_gradient_flows_through_the_statistics():
     x, _, variables = drawn()
     x, scale, bias = (np.float32(array) for array in (x, *variables["params"].values()))

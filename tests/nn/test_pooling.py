@@ -145,3 +145,13 @@ def test_nothing_but_the_one_byte_code_is_kept_for_the_gradient(pooling):
     assert kept(partial(max_pool_with_code, pooling=pooling), x) == [("uint8", code.shape)]
     zeros = jnp.zeros(code.shape, code.dtype)
     assert kept(lambda values: unpool(values, zeros, 5, 6), jnp.zeros(maxima.shape)) == [("uint8", code.shape)]
+
+
+@pytest.mark.parametrize("height, width, pads", [(4, 6, False), (5, 6, True), (4, 7, True)])
+def test_what_an_odd_size_adds_is_not_folded_into_the_convolution_behind(height, width, pads):
+    """A barrier in both directions; without one, a GPU's gradient of the kernel becomes a convolution of whole maps."""
+    x, code = jnp.zeros((1, height // 2, width // 2, 8)), jnp.zeros((1, height // 2, width // 2, 8), jnp.uint8)
+    unpooled, pull_back = jax.vjp(lambda x: unpool(x, code, height, width), x)
+    forward = jax.jit(lambda x: unpool(x, code, height, width)).lower(x).as_text()
+    backward = jax.jit(pull_back).lower(unpooled).as_text()
+    assert ["optimization_barrier" in text for text in (forward, backward)] == [pads, pads]

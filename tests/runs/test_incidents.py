@@ -18,7 +18,8 @@ from segnet_jax.system.errors import NotFinite, OutOfMemory
 from segnet_jax.training import build_steps
 from segnet_jax.training import steps as module
 from segnet_jax.training.manifest import verify
-from segnet_jax.training.precision import LossScale, all_finite
+from segnet_jax.training.precision import LossScale
+from segnet_jax.training.small_arrays import all_finite
 
 PLAN = Sampler(num_samples=26, global_batch_size=8, seed=0, flip=True, shift=10)
 

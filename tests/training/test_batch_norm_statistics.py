@@ -28,7 +28,8 @@ from segnet_jax.distributed.data_parallel import AXIS, choose_devices, replicate
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.runs.result import finish
+from segnet_jax.runs import trainer
+from segnet_jax.runs.result import result_variables
 from segnet_jax.system.errors import Stopped
 from segnet_jax.training import batch_norm_statistics
 from segnet_jax.training.batch_norm_statistics import pool_moments, recompute
@@ -291,17 +292,17 @@ def test_where_the_best_checkpoint_breaks_while_training_the_result_is_of_its_ru
 ):
     folder = tmp_path / "broken"
 
-    def finish_a_broken_one(start, state, step):
+    def break_the_best(*args):
         best = folder / "checkpoints" / "best" / str(latest_of(folder, "best"))
         (best / "meta.json").write_bytes((best / "meta.json").read_bytes()[:-1])
-        return finish(start, state, step)
+        return result_variables(*args)
 
-    monkeypatch.setattr(train, "finish", finish_a_broken_one)
+    monkeypatch.setattr(trainer, "result_variables", break_the_best)
     assert run("--run", folder, *RECIPE) == 0
     told, whole = result_of(folder), result_of(unbroken)
     assert told["miou"] == whole["batch_norm"]["running"]["miou"] and told["step"] == whole["step"]
     assert not {"boundary_f1", "batch_norm"} & told.keys() and "boundary_f1" in whole
-    assert "not whole any more: the result has no boundary F1 and is of the running" in "".join(capsys.readouterr())
+    assert "is damaged: the result has no boundary F1 and is of the running" in "".join(capsys.readouterr())
     assert kept_of(folder, "newest").is_dir()
 
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 from segnet_jax.config.fields import Config
-from segnet_jax.distributed.data_parallel import AheadOfTime, gpu_options, with_options
+from segnet_jax.distributed.data_parallel import AheadOfTime
 from segnet_jax.training import devices as training_devices
+from segnet_jax.training.xla_options import gpu_options, with_options
 
 OVERLAP, SAME_BITS = "xla_gpu_enable_latency_hiding_scheduler", "xla_gpu_deterministic_ops"
 
@@ -31,10 +32,25 @@ def test_a_step_is_compiled_with_the_options_of_its_devices(platform, total, det
     given = []
     lowered = SimpleNamespace(compile=lambda compiler_options: given.append(compiler_options))
     devices = SimpleNamespace(
-        local=[SimpleNamespace(platform=platform)] * total, total=total, deterministic=deterministic
+        local=[SimpleNamespace(platform=platform)] * total, total=total, deterministic=deterministic, mapping="pmap"
     )
     AheadOfTime(SimpleNamespace(lower=lambda *_: lowered), "a step", devices).program(jnp.ones(2), jnp.ones(2))
     assert given == [expected]
+
+
+@pytest.mark.parametrize("mapping, given", [("pmap", []), ("shard_map", [{OVERLAP: True}])])
+def test_of_several_processes_a_step_is_compiled_with_them_where_the_mapping_can(mapping, given, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    options = []
+    lowered = SimpleNamespace(compile=lambda compiler_options: options.append(compiler_options) or (lambda *_: "done"))
+
+    def step(*_):
+        return "done"
+
+    step.lower = lambda *_: lowered
+    devices = SimpleNamespace(local=[SimpleNamespace(platform="gpu")], total=2, deterministic=False, mapping=mapping)
+    assert AheadOfTime(step, "a step", devices)(jnp.ones(2), jnp.ones(2)) == "done"
+    assert options == given
 
 
 def test_xla_knows_the_options():
@@ -101,5 +117,6 @@ def test_nothing_else_gets_them(several_gpus, monkeypatch):
         with monkeypatch.context() as without:
             without.setattr(training_devices, name, value)
             assert flags_after_start()[0] == ""
+    assert flags_after_start(mapping="shard_map") == ("", False)  # which gets them with the program
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
     assert flags_after_start(deterministic=True) == ("", True)

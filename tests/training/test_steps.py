@@ -22,7 +22,8 @@ from segnet_jax.training.batch_norm_statistics import calibrate
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.losses import cross_entropy_sum
 from segnet_jax.training.optimizer import adamw, learning_rate_schedule, scale_encoder, sgd
-from segnet_jax.training.precision import LossScale, all_finite
+from segnet_jax.training.precision import LossScale
+from segnet_jax.training.small_arrays import all_finite
 from segnet_jax.training.state import create_state, init_variables
 from segnet_jax.training.steps import eval_step, train_steps
 

@@ -7,7 +7,7 @@ import jax
 from jax import export
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from segnet_jax.distributed.data_parallel import AXIS
+from segnet_jax.distributed.data_parallel import AXIS, sharded
 from segnet_jax.training.state import TrainState
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -25,8 +25,8 @@ def lower_mapped(
 ) -> export.Exported:
     """Lowers a step that is mapped over devices, as training maps it, without any of them.
 
-    `jax.export` takes no `pmap`. That is a `jit` of a `shard_map` itself, which is what is written out here, over a
-    mesh of devices that need not exist; the sums over devices stay what they are, also over one.
+    It is lowered by the `shard_map` of `--mapping shard_map`, over a mesh of devices that need not exist; `jax.export`
+    takes no `pmap`, which gives the same bits. The sums over devices stay what they are, also over one.
 
     Args:
       step: as one device sees it.
@@ -36,22 +36,11 @@ def lower_mapped(
       platform: of PLATFORMS.
       num_devices: that it is mapped over.
     """
-
-    def of_a_device(*parts):
-        taken = [_each(part, 0) if is_split else part for part, is_split in zip(parts, split, strict=True)]
-        outputs = zip(step(*taken), outputs_split, strict=True)
-        return tuple(_each(output, None) if is_split else output for output, is_split in outputs)
-
     mesh = AbstractMesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,))
-    specs = tuple(_OVER_DEVICES if is_split else _SAME for is_split in split)
-    mapped = jax.shard_map(
-        of_a_device,
-        mesh=mesh,
-        in_specs=specs,
-        out_specs=tuple(_OVER_DEVICES if is_split else _SAME for is_split in outputs_split),
-        check_vma=False,  # else gradients of what is the same on all devices would be summed twice
-    )
+    in_axes, out_axes = ([0 if is_split else None for is_split in each] for each in (split, outputs_split))
+    mapped = sharded(step, mesh, in_axes, out_axes)
     if num_devices > 1:  # what lies where tells the program how many there are
+        specs = [_OVER_DEVICES if is_split else _SAME for is_split in split]
         arguments = [_placed(part, NamedSharding(mesh, spec)) for part, spec in zip(arguments, specs, strict=True)]
     return lower(mapped, arguments, platform)
 
@@ -63,10 +52,6 @@ def lower(function: Callable, arguments: Sequence[Any], platform: str) -> export
 
 def _placed(tree, sharding):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-
-def _each(tree, index):
-    return jax.tree.map(lambda array: array[index], tree)
 
 
 def by_name(state: TrainState) -> dict[str, Any]:
