@@ -56,7 +56,7 @@ class Ended:
     @property
     def first_step(self) -> int:
         """That it went on after."""
-        found = re.search(r"goes on after step (\d+)", self.err)
+        found = re.search(r"resumes after step (\d+)", self.err)
         return int(found[1]) if found else 0
 
     @property

@@ -317,7 +317,7 @@ def test_one_bit_under_both_names_of_a_step_costs_that_step_alone(folder, unbrok
     assert array.samefile(best / array.relative_to(newest))
     flip_a_bit(array)
     assert run("--run", folder) == 0
-    assert "goes on after step 2" in capsys.readouterr().err
+    assert "resumes after step 2" in capsys.readouterr().err
     assert is_as_unbroken(folder, unbroken)
 
 
@@ -341,7 +341,7 @@ def test_without_its_only_best_a_run_goes_on_and_says_so_and_a_copy_put_back_is_
     assert run("--run", folder, "--max-steps", 5) == 0
     told = capsys.readouterr().err
     assert f"warning: the best checkpoint, of step 3, miou {score:.4f}, is lost: the next that is evaluated is" in told
-    assert "goes on after step 4" in told and f"put a copy to {best}, and start again" in told
+    assert "resumes after step 4" in told and f"copy it back to {best}, and start again" in told
     lost = shutil.copytree(folder, folder.with_name("lost"))
     shutil.copytree(copy, best)
     assert run("--run", folder) == 0
