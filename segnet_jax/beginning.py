@@ -97,10 +97,11 @@ def begin(
         checkpoints = open_checkpoints(folder)
         resumed = checkpoints.latest("newest")
         if resumed is None:
-            check_never_saved(folder)
+            check_never_saved(folder, config, setting.plan.steps_per_epoch, say)
     if resumed is not None:
         meta = checkpoints.read_meta("newest", resumed)
         runs.check_resumable(meta, setting.identity, folder, data_set)
+        runs.check_experiment(folder, meta, config, say, override=config.override)
         if resumed == setting.total_steps == runs.steps_of_result(folder):
             _tell_finished(folder, setting.total_steps, asked_to_resume, say)
             return None

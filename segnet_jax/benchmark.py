@@ -2,8 +2,6 @@
 
 import dataclasses
 import datetime
-import json
-import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from segnet_jax import speeds
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, check_place
+from segnet_jax.files import atomic_write_json, check_place, read_own_json
 from segnet_jax.flags import parse_flags
 from segnet_jax.memory import telling_of_memory
 from segnet_jax.reporting.measurements import print_measurements
@@ -148,7 +146,7 @@ def read_earlier(path: str) -> dict[str, Any]:
       UserError: for a file that cannot be read or is none of ours.
     """
     try:
-        found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        found = read_own_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot compare with {path}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(found, dict) or "command" not in found:

@@ -80,6 +80,7 @@ def convert(options: Options) -> int:
         "step": 0,
         "seconds": 0.0,
         "config": config.hash(),
+        "experiment": config.experiment(),
         "classes": list(classes.names),
         "colors": classes.colors,
         "preprocessing": vars(preprocessing),

@@ -8,18 +8,31 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from segnet_jax import confined
 from segnet_jax.errors import UserError
+
+_LONGEST = 60  # letters of a name that its temporary name repeats: file systems take 255 bytes
 
 
 def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Writes a file under a temporary name beside it, then renames it: a reader or a kill never finds half of it."""
+    """Write a file under a temporary name beside it, then rename it: a reader or a kill never finds half of it.
+
+    A link that has either name is replaced, never followed. Where the folder may be somebody else's, its path is to be
+    made by `confined.make_folder`.
+
+    Raises:
+      OSError: from the disk; nothing is left then.
+    """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:_LONGEST]}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with open(temporary, "wb") as file:
+        with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -37,6 +50,18 @@ def atomic_write_text(path: str | os.PathLike, text: str) -> None:
 def atomic_write_json(path: str | os.PathLike, value) -> None:
     """Writes a value as indented JSON, whole or not at all; NaN and infinity become null."""
     atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_own_json(path: str | os.PathLike, most: int = confined.MOST_BYTES) -> Any:
+    """Parse a JSON file that the user named, through a link if it is one.
+
+    Raises:
+      ValueError: it is not JSON.
+      confined.Refused: it is not a regular file, or too large.
+      OSError: it cannot be read.
+    """
+    real = pathlib.Path(os.path.realpath(path))
+    return confined.read_json(real.parent, real.name, most)
 
 
 def check_place(flag: str, path: str, made: str | os.PathLike = "") -> None:

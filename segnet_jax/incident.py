@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from segnet_jax import confined
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.endings import NotFinite
 from segnet_jax.errors import listed
@@ -32,8 +33,7 @@ def write_incident(
       names: of the images of the whole global batch.
       classes: for the picture.
     """
-    place = folder / "incident"
-    place.mkdir(exist_ok=True)
+    place = confined.make_folder(folder, "incident")
     images, labels = (batch[name].reshape(-1, *batch[name].shape[3:]) for name in ("image", "label"))
     packed = io.BytesIO()
     np.savez(packed, image=images, label=labels)

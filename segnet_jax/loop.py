@@ -145,7 +145,9 @@ class Training:
         checkpoints, room = self._start.checkpoints, self._start.room
 
         def attempt() -> None:
-            told = {"step": self.step, "seconds": self._logbook.seconds, "config": self._start.config.hash()}
+            config = self._start.config
+            told = {"step": self.step, "seconds": self._logbook.seconds}
+            told |= {"config": config.hash(), "experiment": config.experiment()}
             checkpoints.save(which, self.step, self.state, self._start.meta | told)
             if room.waits:  # a save that fails later could not be repeated: its state would be gone
                 checkpoints.wait()

@@ -86,6 +86,7 @@ def restore(
         if step is None:
             raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
         meta = checkpoints.read_meta(which, step)
+        runs.check_experiment(pathlib.Path(run), meta, runs.read_run(run), say)
         model = assembly.build_model(config, len(meta["classes"]), precision)
         optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
         shapes = assembly.state_shapes(model, optimizer, meta["precision"], config.average > 0)

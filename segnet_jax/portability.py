@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import datetime
 import difflib
-import json
 import os
 import pathlib
 import sys
@@ -19,7 +18,13 @@ from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.datasets.labels import CAMVID
 from segnet_jax.errors import UserError, listed
-from segnet_jax.files import atomic_write_bytes, atomic_write_json, atomic_write_text, check_place
+from segnet_jax.files import (
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    check_place,
+    read_own_json,
+)
 from segnet_jax.flags import parse_config, parse_flags
 from segnet_jax.portable.lowering import PLATFORMS
 from segnet_jax.portable.sides import as_markdown, print_sides, side_by_side
@@ -284,8 +289,8 @@ def read_measured(path: pathlib.Path) -> dict[str, Any]:
       UserError: for a file that cannot be read or is none of these.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = read_own_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(found, dict) or found.get("portability") != 1 or not isinstance(found.get("precisions"), dict):
         raise UserError(f"{path} was not written by portability measure")

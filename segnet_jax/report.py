@@ -1,6 +1,6 @@
 """Draws a run's report, or sets several runs side by side: `python -m segnet_jax.report --help`."""
 
-import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from segnet_jax import confined
 from segnet_jax.command import run_command
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, atomic_write_text
+from segnet_jax.files import atomic_write_json, atomic_write_text, read_own_json
 from segnet_jax.flags import parse_flags
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows
@@ -105,8 +106,8 @@ def _beside_published(records: Sequence[Record], options: Options) -> dict[str, 
     found = []
     for record, path in zip(records, options.scores, strict=True):
         try:
-            told = json.loads(pathlib.Path(path).read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            told = read_own_json(path)
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no JSON'}") from None
         if not isinstance(told, dict) or "confusion" not in told:
             raise UserError(f"{path} was not written by evaluate --json")
@@ -167,10 +168,11 @@ def _folder_of(run: str) -> pathlib.Path:
       UserError: there is no such run.
     """
     folder = pathlib.Path(run)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"no run {run}: there is no such folder")
-    if not (folder / "config.toml").is_file():
+    if not confined.is_file(folder, "config.toml"):
         raise UserError(f"no run in {run}: it holds no config.toml")
+    confined.check_tree(folder)
     return folder
 
 

@@ -1,15 +1,17 @@
 """Run folders: what one says of itself, and what may go on in it; `claiming` tells which one a start takes."""
 
 import contextlib
-import json
 import os
 import pathlib
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import Config, differences
+from segnet_jax import confined
+from segnet_jax.config import Config, differences, hash_of, on_resume
+from segnet_jax.config_files import override as override_fields
 from segnet_jax.config_files import read_whole_config
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.errors import UserError, listed
@@ -25,22 +27,23 @@ _DATA_FILE, _CHANGES_FILE, _OLD_RESULT_FILE = "data.json", "overrides.json", "re
 
 
 def is_run(folder: pathlib.Path) -> bool:
-    """Whether a folder holds a run."""
-    return os.path.isfile(folder / CONFIG_FILE)  # pathlib's raises for a name that is too long
+    """Whether a folder holds a run, or something in the place of a run's config, which `read_run` then refuses."""
+    return os.path.lexists(folder / CONFIG_FILE)  # pathlib's raises for a name that is too long
 
 
 def read_run(folder: str | pathlib.Path) -> Config:
-    """The config that a run was made with.
+    """The config that a run was made with, after a look at what its folder consists of.
 
     Raises:
-      UserError: if there is no such run.
+      UserError: there is no such run, or its folder holds a link, a pipe or a device.
     """
     folder = pathlib.Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"no run {folder}: there is no such folder")
     if not is_run(folder):
         raise UserError(f"no run in {folder}: it holds no {CONFIG_FILE}")
-    return read_whole_config(folder / CONFIG_FILE)
+    confined.check_tree(folder)
+    return read_whole_config(folder, CONFIG_FILE)
 
 
 def write_first_files(
@@ -56,8 +59,16 @@ def write_first_files(
 
 def tidy(folder: pathlib.Path) -> None:
     """Removes what a killed start has left half written; for the process that holds the run's lock."""
-    for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
-        path.unlink(missing_ok=True)
+    inner = [f"{name}/" for name in confined.names(folder) if _is_folder(folder, name)]
+    for place in ("", *inner):
+        for name in confined.names(folder, place):
+            if name.startswith(".") and name.endswith(".tmp") and not _is_folder(folder, place + name):
+                confined.remove(folder, place + name)
+
+
+def _is_folder(folder: pathlib.Path, name: str) -> bool:
+    found = confined.status(folder, name)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def note_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
@@ -74,18 +85,70 @@ def overrides(folder: pathlib.Path) -> list[dict[str, Any]]:
     """What was changed in a run on the way: {"step", "changes": {name: {"old", "new"}}}, in order."""
     path = folder / _CHANGES_FILE
     try:
-        noted = json.loads(path.read_bytes()) if path.is_file() else []
-        if all(type(note["step"]) is int and isinstance(note["changes"], dict) for note in noted):
-            return list(noted)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        noted = confined.read_json(folder, _CHANGES_FILE) if confined.is_file(folder, _CHANGES_FILE) else []
+        if isinstance(noted, list) and all(map(_is_note, noted)):
+            return noted
+    except (OSError, ValueError, TypeError, KeyError):
         pass
     raise UserError(f"{path} is damaged: restore the file, or delete it and forget what was changed")
+
+
+def _is_note(note: dict[str, Any]) -> bool:
+    changes = note["changes"]
+    return (
+        type(note["step"]) is int
+        and isinstance(changes, dict)
+        and all(isinstance(each, dict) and {"old", "new"} <= each.keys() for each in changes.values())
+    )
+
+
+def check_experiment(
+    folder: pathlib.Path, meta: dict[str, Any], config: Config, say: Callable[[str], None], override: bool | None = None
+) -> None:
+    """Compare what a checkpoint says of its experiment with the run's config, field by field.
+
+    What was overridden on the way, after the checkpoint was saved, is known from the run's notes and no difference.
+
+    Args:
+      folder: the run's.
+      meta: the JSON of the checkpoint.
+      config: the run's, as its file says or, on resume, as it is to go on.
+      say: told what differs without making the checkpoint useless, and of a checkpoint that does not say.
+      override: whether the user wants to go on with a changed recipe; None where nothing is trained, and a recipe of
+        training that differs is only told.
+
+    Raises:
+      UserError: it is another experiment, with old -> new for each field.
+    """
+    told, step = meta.get("experiment"), meta["step"]
+    if told is None:  # a version that kept the hash alone: a field that was added since has changed that
+        if meta.get("config") not in (None, config.hash()):
+            say(f"warning: the checkpoint of step {step} does not tell its settings: they are not compared")
+        return
+    saved = override_fields(Config(), told, source=f"a checkpoint of {folder}")
+    if meta.get("config") not in (None, hash_of(told)):
+        raise UserError(f"the checkpoint of step {step} in {folder} contradicts itself on its experiment")
+    expected = config
+    for note in reversed(overrides(folder)):
+        if note["step"] >= step:
+            before = {name: each["old"] for name, each in note["changes"].items()}
+            expected = override_fields(expected, before, source=str(folder / _CHANGES_FILE))
+    changed = differences(saved, expected)
+    if not changed:
+        return
+    refused = [name for name in changed if on_resume(name) == "refused"]
+    fields = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+    what = f"the checkpoint of step {step} in {folder} is of another experiment than the run's config: {fields}"
+    if refused or override is False:
+        more = "" if refused else ", or add --override to go on with the change"
+        raise UserError(f"{what}; put back the {CONFIG_FILE} or the checkpoints that belong together{more}")
+    say(f"warning: {what}")
 
 
 def put_result_aside(folder: pathlib.Path) -> None:
     """Keeps the result that a finished run had, when it goes on, under another name."""
     with contextlib.suppress(FileNotFoundError):
-        os.replace(folder / RESULT_FILE, folder / _OLD_RESULT_FILE)
+        confined.rename(folder, RESULT_FILE, _OLD_RESULT_FILE)
 
 
 def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, data_set: DataSet) -> None:
@@ -111,8 +174,8 @@ def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: path
 def _changed_files(folder: pathlib.Path, split: str, data_set: DataSet) -> str:
     """Names the files of a split that are not what they were when the run began."""
     try:
-        before = json.loads((folder / _DATA_FILE).read_text(encoding="utf-8"))[split]
-    except (OSError, ValueError, KeyError):
+        before = dict(confined.read_json(folder, _DATA_FILE)[split])
+    except (OSError, ValueError, KeyError, TypeError):
         before = {}
     now = data_set.splits[split].files if split in data_set.splits else {}
     changed = [
@@ -128,8 +191,9 @@ def steps_of_result(folder: pathlib.Path) -> int | None:
 
     It tells whether all is done: the last checkpoint does not, where the training was stopped while that was scored.
     """
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        return json.loads((folder / RESULT_FILE).read_bytes()).get("num_steps")
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return confined.read_json(folder, RESULT_FILE).get("num_steps")
+    return None
 
 
 def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
@@ -145,8 +209,8 @@ def preprocessing_of(meta: dict[str, Any]) -> Preprocessing:
 def num_training_images(folder: str | pathlib.Path) -> int | None:
     """How many images a run trains on, as it notes at its first evaluation; None where it has not."""
     try:
-        number = json.loads((pathlib.Path(folder) / EVALUATIONS / RECORDS_FILE).read_bytes())["num_images"]["train"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        number = confined.read_json(folder, f"{EVALUATIONS}/{RECORDS_FILE}")["num_images"]["train"]
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     return number if type(number) is int and number > 0 else None
 

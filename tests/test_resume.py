@@ -14,7 +14,7 @@ import pytest
 from test_train import SMALL, digest_of, latest_of, meta_of
 from test_train import run as run_of_seed
 
-from segnet_jax import assembly, claiming, runs
+from segnet_jax import assembly, claiming, confined, runs
 from segnet_jax.beginning import _best_that_is_whole
 from segnet_jax.config import Config, on_resume
 from segnet_jax.endings import DiskFull, NoCheckpoint, Stopped
@@ -434,7 +434,12 @@ def refusing(number):
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
 def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(folder, monkeypatch, number):
     monkeypatch.chdir(folder.parent)
-    monkeypatch.setattr("segnet_jax.locking.open", refusing(number), raising=False)
+    open_file, refuse = confined.open_file, refusing(number)
+
+    def refuse_the_lock(root, name, *args, **settings):
+        return (refuse if name == "lock" else open_file)(root, name, *args, **settings)
+
+    monkeypatch.setattr(confined, "open_file", refuse_the_lock)
     config = dataclasses.replace(runs.read_run(folder), run=str(folder))
     with pytest.raises(UserError, match=f"cannot train in {folder}: {os.strerror(number)}; name another --run"):
         found_without_a_name(config)

@@ -24,7 +24,20 @@ ROOMS = {  # what each may import besides itself and the leaves
     "prediction": {"datasets", "metrics", "training", "reporting", "network"},  # a trained network's inputs and outputs
 }
 # Every other module of the top level is a command, or stands beside the commands.
-LEAVES = {"constants", "errors", "config", "config_files", "download", "endings", "files", "stopping", "zips"}
+LEAVES = {
+    "constants",
+    "errors",
+    "config",
+    "config_files",
+    "download",
+    "confined",
+    "bounded_toml",
+    "budget",
+    "endings",
+    "files",
+    "stopping",
+    "zips",
+}
 MOST_LINES = 320
 ONLY_IN = {"orbax": "training/checkpoints.py", "jax.pmap": "training/parallel.py", "av": "prediction/video.py"}
 # TensorFlow takes seconds to import and only reading data needs it: imported inside functions. TFDS wants its builder

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segnet_jax import confined
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.files import atomic_write_bytes
@@ -93,7 +94,8 @@ def prediction_pictures(
         sheet.key_strip([("right", _RIGHT), ("wrong", _WRONG), ("void, not scored", _UNKNOWN)], width),
     ]
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    confined.make_folder(folder.parent, folder.name)
     path = folder / f"step_{step:07}.png"
     picture = sheet.sheet_png(strips)
     atomic_write_bytes(path, picture)

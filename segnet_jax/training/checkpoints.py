@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from segnet_jax import confined
 from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
 from segnet_jax.files import atomic_write_json
 from segnet_jax.training.parallel import Devices, replicate
@@ -161,7 +162,8 @@ class Checkpoints:
         """Gives a state that is saved under one name its other one, with a `meta.json` of its own; in the thread."""
         with self._told_by_disk(which, step, partial):
             source = self.shelf.place(other, step)
-            shutil.rmtree(partial, ignore_errors=True)
+            self._remove(partial)
+            confined.make_folder(self._root.parent, partial.parent.relative_to(self._root.parent).as_posix())
             try:
                 sum_of_source = read_manifest(source)["state"]
                 sums = link_files(source, partial, _STATE)
@@ -183,13 +185,16 @@ class Checkpoints:
 
     def _make_room(self, which: Which, step: int, partial: pathlib.Path, num_bytes: int) -> None:
         with self._told_by_disk(which, step, partial):
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(partial, ignore_errors=True)
+            confined.make_folder(self._root.parent, partial.parent.relative_to(self._root.parent).as_posix())
+            self._remove(partial)
             needed, free = int(_ROOM * num_bytes), shutil.disk_usage(partial.parent).free
         if free < needed:
             raise DiskFull(
                 f"saving step {step} needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on {self._root}"
             )
+
+    def _remove(self, partial: pathlib.Path) -> None:
+        confined.remove(self._root.parent, partial.relative_to(self._root.parent).as_posix())
 
     @contextlib.contextmanager
     def _told_by_disk(self, which: Which, step: int, partial: pathlib.Path):
@@ -201,7 +206,7 @@ class Checkpoints:
             if not os.path.isdir(self.shelf.place(which, step)):  # else it is saved, and what failed came after that
                 self._there[which].discard(step)
             free = shutil.disk_usage(self._root).free if self._root.exists() else 0
-            shutil.rmtree(partial, ignore_errors=True)
+            self._remove(partial)
             if isinstance(error, DiskFailed):  # told already
                 raise
             if is_disk_full(error):

@@ -5,14 +5,15 @@ state alone, and the checkpoint itself, from which a training goes on bit for bi
 """
 
 import pathlib
-import shutil
 from typing import Any
 
 import jax
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
+from segnet_jax import confined
+from segnet_jax.errors import UserError
 from segnet_jax.training.sealing import Damaged, NewerFormat, seal, verify
 
 _FOLDER, _FILE = "statistics", "batch_stats.safetensors"
@@ -34,9 +35,10 @@ def keep(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], fac
     if kept(checkpoints, state, batch_stats) is not None:
         return
     partial = folder.with_name(f".{folder.name}.partial")
+    around = checkpoints.parent
     for path in (partial, folder):  # what a kill has left, or what is damaged
-        shutil.rmtree(path, ignore_errors=True)
-    partial.mkdir(parents=True)
+        confined.remove(around, path.relative_to(around).as_posix())
+    confined.make_folder(around, partial.relative_to(around).as_posix())
     save_file(_named(batch_stats), partial / _FILE)
     seal(partial, folder, {"state": state, **facts})
 
@@ -52,10 +54,12 @@ def kept(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[st
     folder = _place(checkpoints, state)
     wanted = _named(like)
     try:
+        if confined.status(checkpoints.parent, folder.relative_to(checkpoints.parent).as_posix()) is None:
+            return None
         if verify(folder)["state"] != state:
             return None
-        found = load_file(folder / _FILE)
-    except (Damaged, NewerFormat, OSError, KeyError, ValueError, SafetensorError):
+        found = load(confined.read_bytes(folder, _FILE))
+    except (Damaged, NewerFormat, OSError, UserError, KeyError, ValueError, SafetensorError):
         return None
     if {name: array.shape for name, array in found.items()} != {name: array.shape for name, array in wanted.items()}:
         return None

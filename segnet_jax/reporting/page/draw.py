@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segnet_jax import confined
+from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_text
 from segnet_jax.reporting.page import classes, content
 from segnet_jax.reporting.page.charts import HEIGHT, WIDTH, comparing_charts, training_charts
@@ -172,13 +174,10 @@ def _cell(share: float) -> tuple[int, str]:
 
 def _sheet(record: Record) -> str:
     """The newest picture of predictions, of a run that kept no others."""
-    path = record.folder / "samples" / "latest.png"
     try:
-        if path.is_file() and path.stat().st_size <= _LARGEST_SHEET:
-            return _base64(path.read_bytes())
-    except OSError:
-        pass
-    return ""
+        return _base64(confined.read_bytes(record.folder, "samples/latest.png", most=_LARGEST_SHEET))
+    except (OSError, UserError):
+        return ""
 
 
 def _colors(record: Record) -> str:
