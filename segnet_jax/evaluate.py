@@ -21,7 +21,7 @@ from segnet_jax.errors import UserError
 from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.inputs import choose_place, evaluation_input
-from segnet_jax.memory import telling_of_memory
+from segnet_jax.memory import check_memory, telling_of_memory
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.network import Asked, Restored, folded, restore
@@ -162,6 +162,7 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
         **({"data": options.data} if options.data else {}),
     )
     devices, precision = start_devices(config, say)
+    check_memory(config, devices, flags=Options)
     data_set = open_data(config)
     split = data_set.splits.get(options.split)
     if not split:
@@ -277,11 +278,11 @@ def _draw(subject: Subject, found: Found, records: Records) -> None:
         np.stack([predictions[index] for index in chosen]),
         [subject.split.names[index] for index in chosen],
         subject.data_set.classes,
-        options.pictures,
+        os.path.realpath(options.pictures),  # the user's own word, which may be a link
         subject.restored.meta["step"],
         options.split,
     )
-    print(f"drew {drawn}")
+    print(f"drew {os.path.join(options.pictures, drawn.name)}")
 
 
 if __name__ == "__main__":

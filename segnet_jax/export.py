@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import json
 import os
 import pathlib
 import sys
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 import tyro
 
-from segnet_jax import runs
+from segnet_jax import confined, runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.endings import DiskFailed, DiskFull, Ending, is_disk_full
@@ -26,6 +25,7 @@ from segnet_jax.exporting.parity import Parity, compare
 from segnet_jax.exporting.subject import Subject
 from segnet_jax.files import atomic_write_json, check_place, sum_of_file
 from segnet_jax.flags import parse_flags
+from segnet_jax.memory import check_memory
 from segnet_jax.network import Asked, folded, restore
 from segnet_jax.pipeline.decoded import streamed
 from segnet_jax.programs import keep_no_paths
@@ -44,7 +44,7 @@ and PyTorch's of their tensors; saved-model for TensorFlow.
 Each but the weights takes uint8 images [B,H,W,3] of any number and size, sees to their preprocessing, and gives the
 prediction, uint8 [B,H,W], and the logits, float32 [B,H,W,C]. Whatever the run was trained in, this is float32."""
 
-REPORT_FILE = "export.json"
+EXPORT_FOLDER, REPORT_FILE = "export", "export.json"
 BATCHES = (1, 3)
 ODD_SIZE = (97, 131)  # besides the run's own: odd at several stages, where borders are lost or doubled
 
@@ -79,7 +79,7 @@ def export(options: Options) -> int:
     """
     if options.images < 1:
         raise UserError(f"--images must be at least 1, got {options.images}")
-    out = pathlib.Path(options.out or pathlib.Path(options.run) / "export")
+    out = pathlib.Path(options.out or pathlib.Path(options.run) / EXPORT_FOLDER)
     check_place("json", options.json, made=out)
     formats = tuple(dict.fromkeys(options.format))
     config = runs.read_run(options.run)
@@ -130,10 +130,10 @@ def _earlier(out: pathlib.Path, formats: tuple[Format, ...], overwrite: bool) ->
         raise UserError(f"{out} holds {listed(there)} already: add --overwrite, or name another folder by --out")
     path = out / REPORT_FILE
     try:
-        report = json.loads(path.read_bytes()) if path.exists() else {}
+        report = confined.read_json(out, REPORT_FILE) if os.path.lexists(path) else {}
         if isinstance(report, dict):
             return report
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         pass
     raise UserError(f"{path} is no report of an export: move it away, or name another folder by --out")
 
@@ -152,6 +152,7 @@ def _made(out: pathlib.Path) -> pathlib.Path:
 def _subject(options: Options, config: Config) -> Subject:
     config = dataclasses.replace(config, devices="1", fake_devices=0, precision="float32")
     devices, precision = start_devices(config, say)
+    check_memory(dataclasses.replace(config, batch_size_per_device=max(BATCHES)), devices, flags=Options)
     restored = restore(options.run, config, options.checkpoint, devices, precision, say)
     network = folded(restored, config)
     about = {

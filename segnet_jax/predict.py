@@ -24,6 +24,7 @@ from segnet_jax.endings import OutOfMemory, Stopped, is_out_of_memory
 from segnet_jax.errors import UserError, UserErrors
 from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_flags
+from segnet_jax.memory import check_memory
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.network import Asked, folded, restore
 from segnet_jax.prediction.labelling import label_all
@@ -121,6 +122,8 @@ def predict(options: Options) -> int:
             if any(source.kind != "image" for source in sources):
                 library()  # that it is missing is told before anything is done
             devices, precision = start_devices(config, say)
+            if sizing.size == "trained" and not sizing.tile:
+                check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=Options)
             restored = restore(options.run, config, options.checkpoint, devices, precision, say)
             network = folded(restored, config)
             if options.samples:

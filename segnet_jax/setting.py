@@ -16,6 +16,7 @@ from segnet_jax.datasets.choose import open_data_set
 from segnet_jax.datasets.reading import Reading
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.errors import UserError, listed
+from segnet_jax.memory import check_memory
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.programs import keep_compiled_programs
@@ -90,6 +91,7 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     check_network(config)
     devices, precision = start_devices(config, say)
     say(f"devices  {devices}, {precision}")
+    check_memory(config, devices)
     data_set = open_data(config)
     for note in data_set.notes:
         say(note)

@@ -2,11 +2,11 @@
 
 import difflib
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segnet_jax import bounded_toml
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.headers import check_inside, read_bytes
 from segnet_jax.datasets.labels import ClassTable, Color, distinct_colors
@@ -130,8 +130,8 @@ def _camvid(text: str) -> Parsed:
 def _toml(text: str) -> Parsed:
     """Ours: `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
     try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        table = bounded_toml.loads(text)
+    except ValueError as error:
         raise _Fault(f"is not valid TOML: {error}") from None
     _check_keys(table, ("classes", "void", "void_colors"), "")
     classes = table.get("classes")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from segnet_jax import budget
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.colors import color_ids, describe_unknown
 from segnet_jax.datasets.essence import orientation
@@ -32,12 +33,14 @@ from segnet_jax.errors import UserError, listed
 
 MOST_STRAY = 0.02
 """Of a label's pixels that may have a strange colour for it to look like anti-aliasing, and no class left out."""
+_BYTES_A_PIXEL = 10  # Pillow's own picture, and the array that is made of it
 MOST_MAPPED = 8
 """Values of labels that are worth a flag each."""
 
 
 def _decode(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
     """The picture, and the EXIF orientation by which its pixels are still to be turned: 1 for not at all."""
+    budget.pictures.announce(_BYTES_A_PIXEL * header.width * header.height)
     image = open_picture(data, header.format, name)
     try:
         image.load()
@@ -85,7 +88,7 @@ def read_image(source: Path | bytes, name: str, exif: Exif = "refuse") -> np.nda
     check_image_header(header, name)
     image, turned = _decode(data, header, name, exif)
     if header.kind in ("RGBA", "grey+alpha"):
-        _refuse_transparency(np.asarray(image)[..., -1], "image", name)
+        _refuse_transparency(np.asarray(image.getchannel("A")), "image", name)
     return upright(np.asarray(image.convert("RGB")), turned)
 
 

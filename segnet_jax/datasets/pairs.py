@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from segnet_jax import budget
 from segnet_jax.datasets.dealing import deal
 from segnet_jax.datasets.decode import read_image, read_label_by, resize_label, turned_picture
 from segnet_jax.datasets.essence import orientation
@@ -129,8 +130,10 @@ def sound_pairs(found: Found, folder: Path, reading: Reading, faults: list[Fault
 
     def check(entry: Entry) -> tuple[Pair, list[Fault]]:
         mine: list[Fault] = []
-        image = _check(entry.image, folder, check_image_header, mine)
-        return Pair(entry, image, _check(entry.label, folder, check_label, mine)), mine
+        with budget.pictures.scope():
+            image = _check(entry.image, folder, check_image_header, mine)
+        with budget.pictures.scope():
+            return Pair(entry, image, _check(entry.label, folder, check_label, mine)), mine
 
     sound: dict[str, list[Pair]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from segnet_jax import budget
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.colors import count_colors
 from segnet_jax.datasets.decode import MOST_MAPPED, read_values
@@ -44,7 +45,10 @@ def scan(labels: Sequence[Label], reading: Reading) -> Values:
     found = Values({}, {}, [])
 
     def look(label: Label) -> tuple[str, Counter | None, Counter | None, tuple[Fault, ...]]:
-        path, name = label
+        with budget.pictures.scope():
+            return look_at(*label)
+
+    def look_at(path: Path, name: str) -> tuple[str, Counter | None, Counter | None, tuple[Fault, ...]]:
         try:
             stored = read_values(path, name, colored=True, exif=reading.exif)
             if stored.ndim == 3:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segnet_jax import budget
 from segnet_jax.datasets.fitting import Fit, fit_record
 from segnet_jax.datasets.records import Split
 from segnet_jax.files import atomic_write_json, sum_of_file
@@ -71,7 +72,12 @@ def from_arrays(images: np.ndarray, labels: np.ndarray) -> Records:
 
 def streamed(split: Split, image_size: tuple[int, int], fit: Fit = "stretch") -> Records:
     """Records that are decoded and resized each time they are asked for."""
-    return Records(lambda index: fit_record(*split.read(index), image_size, fit), len(split), image_size)
+
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        with budget.pictures.scope():
+            return fit_record(*split.read(index), image_size, fit)
+
+    return Records(read, len(split), image_size)
 
 
 def decoded(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from segnet_jax import budget
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.decode import read_label
 from segnet_jax.datasets.headers import check_sizes
@@ -23,6 +24,7 @@ from segnet_jax.reporting import overlay
 from segnet_jax.reporting.figures import error_map
 
 T = TypeVar("T")
+_BYTES_A_PIXEL = 12  # that pictures of an image take while they are drawn
 INDEX, OVERLAY, CONFIDENCE, ERRORS = ".png", "_overlay", "_confidence.png", "_errors.png"
 VIDEO, FRAMES = "_overlay.mp4", "_frames"
 
@@ -72,6 +74,11 @@ class Outputs:
 
     def image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
         """Writes what was asked for of an image, uint8 [H,W,3]; safe to be called from several threads."""
+        with budget.pictures.scope():
+            budget.pictures.announce(_BYTES_A_PIXEL * image.shape[0] * image.shape[1])
+            return self._image(source, image, prediction)
+
+    def _image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
         counts = self.count(prediction)
         seen = overlay.laid_over(image, prediction.class_ids, self.classes)
         if self.key:
