@@ -18,6 +18,7 @@ from segnet_jax.results import merit
 from segnet_jax.room import Room
 from segnet_jax.setting import Setting, settle
 from segnet_jax.stopping import Stop
+from segnet_jax.training.checkpoint_content import check_meta, most_bytes
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.hosts import Hosts
 from segnet_jax.training.state import TrainState, num_bytes_of
@@ -88,7 +89,7 @@ def begin(
 
     def open_checkpoints(folder: pathlib.Path) -> Checkpoints:
         share = partial(hosts.share, "checkpoint")
-        settings = {"keep": config.keep_checkpoints, "say": say, "share": share}
+        settings = {"keep": config.keep_checkpoints, "say": say, "share": share, "most_bytes": most_bytes(config.width)}
         return stack.enter_context(Checkpoints(folder / "checkpoints", devices=setting.devices, **settings))
 
     resumed = vgg = None
@@ -99,7 +100,7 @@ def begin(
         if resumed is None:
             check_never_saved(folder, config, setting.plan.steps_per_epoch, say)
     if resumed is not None:
-        meta = checkpoints.read_meta("newest", resumed)
+        meta = check_meta(checkpoints.read_meta("newest", resumed), f"the newest checkpoint of {folder}", True)
         runs.check_resumable(meta, setting.identity, folder, data_set)
         runs.check_experiment(folder, meta, config, say, override=config.override)
         if resumed == setting.total_steps == runs.steps_of_result(folder):
@@ -173,7 +174,10 @@ def _best_that_is_whole(
     best, step = meta["best"], checkpoints.latest_best(until=resumed)
     if step == (best and best["step"]):
         return best
-    left = [checkpoints.read_meta("best", step)["best"]] if step is not None else []
+    left = []
+    if step is not None:
+        where = f"the best checkpoint of {checkpoints.shelf.root}"
+        left = [check_meta(checkpoints.read_meta("best", step), where, True)["best"]]
     left += [meta["last"]] if meta["last"] and meta["last"]["step"] == resumed else []  # the newest itself was scored
     found = max(filter(None, left), key=lambda each: merit(each, selected_by), default=None)
     if best and found != best:

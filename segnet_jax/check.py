@@ -15,7 +15,7 @@ from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_config
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.progress import duration
-from segnet_jax.reporting.saying import say
+from segnet_jax.reporting.saying import say, tell
 from segnet_jax.stopping import Stop
 
 DESCRIPTION = """Checks a training before it is begun: reads all data, takes two steps, scores some images, saves and
@@ -52,7 +52,7 @@ def check(config: Config, json: str = "") -> int:
         reading = {"seconds": time.monotonic() - start}
         found = {"reading": reading} | try_out(material, say)
     found["seconds"] = time.monotonic() - start
-    print("\n".join(lines(found)))
+    tell("\n".join(lines(found)))
     if json:
         atomic_write_json(json, found | {"config": dataclasses.asdict(config)})
     if not found["step"]["finite"]:

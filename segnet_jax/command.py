@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from segnet_jax.download import cache_folder
 from segnet_jax.endings import Ending
-from segnet_jax.errors import UserError
+from segnet_jax.errors import UserError, shown
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -29,7 +29,8 @@ def run_command(main: Callable[[], int | None]) -> None:
             print(f"error: {line}", file=sys.stderr)
         code = 2
     except Ending as ending:
-        print(f"error: {' '.join(str(ending).split())}" if ending.exit_code < 128 else str(ending), file=sys.stderr)
+        told = shown(" ".join(str(ending).split()))
+        print(f"error: {told}" if ending.exit_code < 128 else told, file=sys.stderr)
         code = ending.exit_code
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)

@@ -22,7 +22,7 @@ from segnet_jax.files import atomic_write_json, atomic_write_text, sum_of_file
 from segnet_jax.flags import parse_flags
 from segnet_jax.nn.preprocessing import PREPROCESSINGS
 from segnet_jax.reporting.run_folder import environment
-from segnet_jax.reporting.saying import say
+from segnet_jax.reporting.saying import say, tell
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import CAFFE_CAMVID
 from segnet_jax.training.parallel import choose_devices, replicate
@@ -106,8 +106,8 @@ def convert(options: Options) -> int:
         atomic_write_json(folder / "outcome.json", {"exit_code": 0, "why": "converted", "converted_from": path.name})
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     dropout = f"dropout {config.dropout:g}" if config.dropout else "no dropout"
-    print(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {dropout}, {len(classes)} classes")
-    print(f"made {folder}: python -m segnet_jax.predict {folder} IMAGE")
+    tell(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {dropout}, {len(classes)} classes")
+    tell(f"made {folder}: python -m segnet_jax.predict {folder} IMAGE")
     return 0
 
 

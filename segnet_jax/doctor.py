@@ -22,11 +22,12 @@ from segnet_jax.datasets.choose import label_files
 from segnet_jax.datasets.fitting import fit_record
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.datasets.values import scan, table_to_edit
-from segnet_jax.errors import UserError, UserErrors, listed
+from segnet_jax.errors import UserError, UserErrors, listed, shown
 from segnet_jax.examination import Examination, Suggestion, as_json, examine, suggest
 from segnet_jax.files import atomic_write_json, atomic_write_text, check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.reporting.figures import batch_picture
+from segnet_jax.reporting.saying import tell
 from segnet_jax.setting import open_data, reading_of, tell_of_sizes
 
 DESCRIPTION = """Looks at every image and label of a folder, and tells all faults at once, each with a fix to paste.
@@ -82,22 +83,22 @@ def doctor(options: Options) -> int:
         atomic_write_json(options.json, told)
     if found.data_set is not None:
         for line in (*found.data_set.notes, *(f"warning: {warning}" for warning in found.warnings)):
-            print(line)
+            tell(line)
     if found.faults:
         fixes = dict.fromkeys(fault.fix for fault in found.faults if fault.fix.startswith("--"))
         if fixes:
             mended = " ".join([_prog("doctor"), shlex.join(_given(config)), *fixes])
-            print(f"see whether the fixes that are flags do:\n  {mended}")
+            tell(f"see whether the fixes that are flags do:\n  {mended}")
         raise UserErrors(options.data, found.faults)
     suggestion = suggest(found.data_set, found.counts)
     _print_table(found, suggestion)
     _print_sizes(found.data_set, suggestion)
     if neighbours := _audit(found.data_set):
-        print("\n".join(sequences.in_words(neighbours)))
+        tell("\n".join(sequences.in_words(neighbours)))
     if options.picture:
         _draw(found.data_set, suggestion, options.picture)
-        print(f"drew {options.picture}: see whether the colours lie where they should")
-    print(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
+        tell(f"drew {options.picture}: see whether the colours lie where they should")
+    tell(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
     return 0
 
 
@@ -143,7 +144,7 @@ def _print_table(found: Examination, suggestion: Suggestion) -> None:
     for place, name in enumerate(classes.names):
         shares = [100 * each.pixels[place] / max(1, each.pixels.sum()) for each in counts.values()]
         told = [f"{share:.2f}" if share else "none" for share in shares]
-        table.add_row(str(place), Text(name), *told, f"{suggestion.weights[place]:.2f}")
+        table.add_row(str(place), Text(shown(name)), *told, f"{suggestion.weights[place]:.2f}")
     voids = [f"{100 * (1 - each.pixels.sum() / max(1, each.total)):.2f}" for each in counts.values()]
     table.add_row("255", "void, of all", *voids, "", style="dim")
     Console(file=sys.stdout, highlight=False).print(table)
@@ -151,15 +152,15 @@ def _print_table(found: Examination, suggestion: Suggestion) -> None:
 
 def _print_sizes(data_set: DataSet, suggestion: Suggestion) -> None:
     splits = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
-    print(f"images   {splits}")
+    tell(f"images   {splits}")
     if data_set.sizes:
         by_number = sorted(data_set.sizes.items(), key=lambda item: -item[1])
-        print(f"sizes    {listed([f'{h}x{w} ({number} images)' for (h, w), number in by_number])}")
+        tell(f"sizes    {listed([f'{h}x{w} ({number} images)' for (h, w), number in by_number])}")
     height, width = suggestion.image_size
     how = {"stretch": "", "letterbox": " --fit letterbox, for their shapes differ", "crop": " --fit crop"}
-    print(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
+    tell(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
     config = dataclasses.replace(Config(), image_size=suggestion.image_size, fit=suggestion.fit)
-    tell_of_sizes(config, data_set, print)
+    tell_of_sizes(config, data_set, tell)
 
 
 def _audit(data_set: DataSet) -> sequences.Audit | None:
@@ -188,7 +189,7 @@ def _write_classes(options: Options, config: Config) -> int:
     if not found.values and not found.colors:
         raise UserErrors(options.data, found.faults)
     atomic_write_text(path, table_to_edit(found, config.labels_start_at))
-    print(f"wrote {path}: change the names in it, then\n  {_prog('doctor')} {shlex.join(_given(config))}")
+    tell(f"wrote {path}: change the names in it, then\n  {_prog('doctor')} {shlex.join(_given(config))}")
     return 0
 
 

@@ -32,7 +32,7 @@ from segnet_jax.reporting.bar import bar
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.kept import Images, packed
 from segnet_jax.reporting.run_folder import result
-from segnet_jax.reporting.saying import say
+from segnet_jax.reporting.saying import say, tell
 from segnet_jax.reporting.tables import print_sequences, print_table
 from segnet_jax.results import by_statistics, of_images, recipe
 from segnet_jax.sampled_scores import SampledScores, score_samples
@@ -238,10 +238,10 @@ def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
     if len(told.get("sequences", {})) > 1:
         print_sequences(told["sequences"])
     step = subject.restored.meta["step"]
-    print(f"{len(subject.split)} {options.split} images, {subject.restored.which} checkpoint (step {step})")
+    tell(f"{len(subject.split)} {options.split} images, {subject.restored.which} checkpoint (step {step})")
     if subject.recomputes:
         running, recomputed = (scores(found.confusions[name]).miou for name in ("running", "recompute"))
-        print(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
+        tell(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
 
 
 def _summary(subject: Subject, found: Found) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def _draw(subject: Subject, found: Found, records: Records) -> None:
         subject.restored.meta["step"],
         options.split,
     )
-    print(f"drew {os.path.join(options.pictures, drawn.name)}")
+    tell(f"drew {os.path.join(options.pictures, drawn.name)}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from segnet_jax.network import Asked, folded, restore
 from segnet_jax.pipeline.decoded import streamed
 from segnet_jax.programs import keep_no_paths
 from segnet_jax.reporting.run_folder import versions
-from segnet_jax.reporting.saying import say
+from segnet_jax.reporting.saying import say, tell
 from segnet_jax.setting import open_data, start_devices, validation_split
 
 DESCRIPTION = """Writes a run's network for use elsewhere, reads it back, and compares it with the network itself.
@@ -101,7 +101,7 @@ def export(options: Options) -> int:
     with _telling_of_the_disk(out), tempfile.TemporaryDirectory(prefix=".export-", dir=_made(out)) as temporary:
         made = {name: pathlib.Path(temporary) / FILES[name] for name in formats}
         for name, path in made.items():
-            print(f"writing {name}", file=sys.stderr)
+            tell(f"writing {name}", file=sys.stderr)
             MODULES[name].write(subject, path)
         parities = _compare(subject, made, images)
         _check_parity(parities)
@@ -112,10 +112,10 @@ def export(options: Options) -> int:
     if options.json:
         atomic_write_json(options.json, told)
     for name in formats:
-        print(f"\n{out / FILES[name]}")
-        print(*(f"  {parity}" for parity in parities[name]), sep="\n")
-        print(*(f"    {line}" for line in told[name]["use"].splitlines()), sep="\n")
-    print(f"\nsums, sizes and classes: {out / REPORT_FILE}")
+        tell(f"\n{out / FILES[name]}")
+        tell(*(f"  {parity}" for parity in parities[name]))
+        tell(*(f"    {line}" for line in told[name]["use"].splitlines()))
+    tell(f"\nsums, sizes and classes: {out / REPORT_FILE}")
     return 0
 
 
@@ -192,7 +192,7 @@ def _compare(
     found: dict[Format, list[Parity]] = {name: [] for name in made}
     for size, pictures in images.items():
         for batch in BATCHES:
-            print(f"comparing at {size[0]}x{size[1]}, {batch} at once", file=sys.stderr)
+            tell(f"comparing at {size[0]}x{size[1]}, {batch} at once", file=sys.stderr)
             for name, parity in zip(made, compare(network, exported, pictures, batch), strict=True):
                 found[name].append(parity)
     return found

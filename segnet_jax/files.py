@@ -43,8 +43,8 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes text as UTF-8, whole or not at all."""
-    atomic_write_bytes(path, text.encode())
+    """Write text as UTF-8, whole or not at all; what UTF-8 cannot hold is escaped as in JSON."""
+    atomic_write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def atomic_write_json(path: str | os.PathLike, value) -> None:

@@ -21,6 +21,7 @@ from segnet_jax.nn.segnet import SegNet
 from segnet_jax.reporting.saying import say
 from segnet_jax.setting import start_devices
 from segnet_jax.training import statistics
+from segnet_jax.training.checkpoint_content import OtherState, check_meta, most_bytes
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.parallel import Devices, replicate
 from segnet_jax.training.shelf import Which
@@ -74,27 +75,28 @@ def restore(
       averaged: take the average of the parameters where the run has one, not those of the step itself.
 
     Raises:
-      UserError: there is no checkpoint yet, or it holds another network than the config tells.
-      NoCheckpoint: there were some, and none is whole.
+      UserError: there is no checkpoint yet, or it is of another experiment than the config.
+      NoCheckpoint: there were some, and none is whole, or it holds what no training saves.
     """
     which = asked
     if asked == "result":  # a best one was chosen by its score, which not every protocol allows
         which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
-    with Checkpoints(folder, devices, say=say) as checkpoints:
+    with Checkpoints(folder, devices, say=say, most_bytes=most_bytes(config.width)) as checkpoints:
         step = checkpoints.latest(which)
         if step is None:
             raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
-        meta = checkpoints.read_meta(which, step)
+        meta = check_meta(checkpoints.read_meta(which, step), f"the {which} checkpoint of {run}")
         runs.check_experiment(pathlib.Path(run), meta, runs.read_run(run), say)
         model = assembly.build_model(config, len(meta["classes"]), precision)
         optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
         shapes = assembly.state_shapes(model, optimizer, meta["precision"], config.average > 0)
         try:
             state = checkpoints.restore(which, step, shapes)
-        except ValueError as error:  # the files are whole: Orbax tells of shapes or names that differ
-            why = " ".join(str(error).split())[:200]
-            raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {why}") from None
+        except OtherState as error:
+            if "experiment" in meta:  # then the config is that of the checkpoint, and the state is not
+                raise
+            raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {error}") from None
         variables = state.variables if averaged else state.replace(average=None).variables
         recomputed = statistics.kept(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
     if state.average is not None and not averaged:  # they belong to the average

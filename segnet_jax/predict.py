@@ -33,7 +33,7 @@ from segnet_jax.prediction.predictor import Predictor, Size, Sizing
 from segnet_jax.prediction.sampling import check_samples
 from segnet_jax.prediction.sources import Source, find_sources, name_outputs
 from segnet_jax.prediction.video import library
-from segnet_jax.reporting.saying import say
+from segnet_jax.reporting.saying import say, tell
 from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.room import Room
 from segnet_jax.setting import start_devices
@@ -204,20 +204,20 @@ def _void_of(classes: ClassTable) -> int:
 
 def _tell(entries: Sequence[Entry], out: pathlib.Path, seconds: float, classes: ClassTable) -> dict[str, Any]:
     """Prints what was found in all of them, and returns it for the summary."""
-    print(f"labelled {len(entries)} in {seconds:.1f} s: {out}")
+    tell(f"labelled {len(entries)} in {seconds:.1f} s: {out}")
     if not entries:
         return {}
     counts = sum(entry.counts for entry in entries)
     shares = counts / counts.sum()
     ordered = [f"{classes.names[i]} {percent(shares[i])}" for i in np.argsort(-shares, kind="stable") if counts[i]]
-    print(f"pixels: {', '.join(ordered)}")
+    tell(f"pixels: {', '.join(ordered)}")
     told = {"class_shares": dict(zip(classes.names, shares.tolist(), strict=True))}
     confusions = [entry.confusion for entry in entries if entry.confusion is not None]
     if not np.any(confusions):
         return told
     confusion = sum(confusions)
     print_table(scores(confusion), classes)
-    print(f"scored on the {len(confusions)} images that have a label")
+    tell(f"scored on the {len(confusions)} images that have a label")
     return told | {"num_scored": len(confusions), "miou": scores(confusion).miou, "confusion": confusion}
 
 

@@ -23,7 +23,7 @@ from segnet_jax.datasets.records import DataSet
 from segnet_jax.download import cache_folder, fetch
 from segnet_jax.errors import UserError
 from segnet_jax.flags import parse_flags
-from segnet_jax.reporting.saying import say
+from segnet_jax.reporting.saying import say, tell
 from segnet_jax.weights.load import read_caffe_segnet, read_vgg
 from segnet_jax.weights.npz import save_npz
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
@@ -93,12 +93,12 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
     if archives and tutorial:
         raise UserError(f"--archives {archives} and --tutorial {tutorial}: give one of the two")
     if (prepared := find_prepared(out)) is not None:
-        print(f"CamVid lies prepared in {prepared} already; to make it anew, delete that folder first")
+        tell(f"CamVid lies prepared in {prepared} already; to make it anew, delete that folder first")
         return
     if tutorial:
         data_set = camvid.tutorial(tutorial)
         for note in data_set.notes:
-            print(note)
+            tell(note)
         make_records(data_set, out)
         return
     if archives:
@@ -107,7 +107,7 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
         labels, images = (fetch(resource, cache_folder() / "downloads") for resource in (LABELS, IMAGES))
     make_archive_records(images, labels, out, split_names("tutorial"))
     if not archives:
-        print(f"the two archives stay in {images.parent}; they are not needed any more")
+        tell(f"the two archives stay in {images.parent}; they are not needed any more")
 
 
 def prepare_vgg(name: str, out: Path | None) -> None:
@@ -115,17 +115,17 @@ def prepare_vgg(name: str, out: Path | None) -> None:
     path = obtain(name)
     weights = read_vgg(path, encoder=name.removesuffix("_bn"))
     if out is None:
-        print(f"{path} is whole: train with --init {name}")
+        tell(f"{path} is whole: train with --init {name}")
     else:
         save_npz(out, weights)
-        print(f"wrote {out}: train with --init {out}")
+        tell(f"wrote {out}: train with --init {out}")
 
 
 def prepare_segnet(name: str) -> None:
     """Fetches a SegNet that Caffe has trained, after telling its licence, and reads it to be sure."""
     path = obtain_segnet(name, say)
     read_caffe_segnet(path)
-    print(f"{path} is whole: python -m segnet_jax.convert {name} makes a run of it")
+    tell(f"{path} is whole: python -m segnet_jax.convert {name} makes a run of it")
 
 
 def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[str, Sequence[str]]) -> Path:
@@ -145,11 +145,11 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
     """
     data_set = open_archives(images, labels, splits)
     frames = [frame for chosen in splits.values() for frame in chosen]
-    print(f"looking at the {len(frames)} labels in {labels}")
+    tell(f"looking at the {len(frames)} labels in {labels}")
     scan = scan_labels(labels, frames)
-    print(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
+    tell(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
     for frame, pixels in scan.mended.items():
-        print(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
+        tell(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
     return make_records(data_set, out, scan.counts)
 
 
@@ -172,7 +172,7 @@ def make_records(data_set: DataSet, out: Path, counts: Mapping[str, np.ndarray] 
 
     from segnet_jax.datasets.tfds_camvid import Camvid
 
-    print(f"writing records to {out}, about a minute for all of CamVid")
+    tell(f"writing records to {out}, about a minute for all of CamVid")
     tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)  # asks nobody over the network
     try:
@@ -184,7 +184,7 @@ def make_records(data_set: DataSet, out: Path, counts: Mapping[str, np.ndarray] 
             raise  # only as TFDS wraps a full disk is it not a fault of ours
         raise UserError(f"cannot write records to {out}: {getattr(error, 'strerror', None) or error}") from None
     sizes = ", ".join(f"{name} {len(split)}" for name, split in data_set.splits.items())
-    print(f"wrote {builder.data_dir} ({sizes}): train with --data {'camvid' if out == cache_folder() else out}")
+    tell(f"wrote {builder.data_dir} ({sizes}): train with --data {'camvid' if out == cache_folder() else out}")
     return Path(builder.data_dir)
 
 

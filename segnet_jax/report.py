@@ -21,6 +21,7 @@ from segnet_jax.reporting.page.draw import REPORT_FILE, comparison_html, is_ours
 from segnet_jax.reporting.page.ours import of_evaluation, of_run, results
 from segnet_jax.reporting.page.record import Record, read_record, worst_listed
 from segnet_jax.reporting.published import beside, print_published
+from segnet_jax.reporting.saying import tell
 from segnet_jax.reporting.tables import percent
 
 DESCRIPTION = """Draws a run's report.html anew from its folder alone, or sets several runs side by side.
@@ -82,14 +83,14 @@ def report(options: Options) -> int:
         raise UserError(f"cannot write {error.filename or path}: {error.strerror or error}") from None
     for record in records:
         for problem in record.problems:
-            print(f"warning: {record.folder}: {problem}", file=sys.stderr)
-        print(f"{record.name}: {content.status(record)[0]}; mIoU {percent(content.headline(record)['miou'])}")
+            tell(f"warning: {record.folder}: {problem}", file=sys.stderr)
+        tell(f"{record.name}: {content.status(record)[0]}; mIoU {percent(content.headline(record)['miou'])}")
     if not alone:
         for warning in comparison(records).warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            tell(f"warning: {warning}", file=sys.stderr)
     if told:
         print_published(told)
-    print(f"drew {path}")
+    tell(f"drew {path}")
     return 0
 
 

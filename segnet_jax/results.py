@@ -17,6 +17,7 @@ from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.kept import Images, images_path, read_images, write_images
 from segnet_jax.reporting.logbook import Logbook
 from segnet_jax.reporting.run_folder import result
+from segnet_jax.reporting.saying import tell
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.setting import Setting
 from segnet_jax.training.evaluation import Evaluation
@@ -103,7 +104,7 @@ def write_result(
     atomic_write_json(folder / runs.RESULT_FILE, summary | extra | changes)
     print_table(found, classes, interval=told["interval"], boundary=boundary)
     which = f"{setting.scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
-    print(which)
+    tell(which)
 
 
 def recipe(config: Config, data_set: str, global_batch_size: int | None) -> dict[str, Any]:

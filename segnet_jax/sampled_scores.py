@@ -22,6 +22,7 @@ from segnet_jax.pipeline import host
 from segnet_jax.pipeline.decoded import Records
 from segnet_jax.prediction.sampling import MEASURES, image_keys, largest, measured, sample
 from segnet_jax.reporting.kept import keep_uncertainty
+from segnet_jax.reporting.saying import tell
 from segnet_jax.reporting.tables import percent
 from segnet_jax.training.parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
 
@@ -78,7 +79,7 @@ class SampledScores:
         told = self.as_json()
         for which, name in (("mean", f"mean of {self.num_samples} samples"), ("plain", "without dropout")):
             one, coverage = told[which], told[which]["accuracy_over_coverage"]["entropy"]
-            print(
+            tell(
                 f"{name}: mIoU {percent(one['miou'])}, global accuracy {percent(one['global_accuracy'])}, calibration "
                 f"error {percent(one['calibration_error'])}; right of the surest 90 % and 50 % of all pixels: "
                 f"{percent(coverage['0.9'])} and {percent(coverage['0.5'])}"

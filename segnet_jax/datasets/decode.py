@@ -89,7 +89,7 @@ def read_image(source: Path | bytes, name: str, exif: Exif = "refuse") -> np.nda
     image, turned = _decode(data, header, name, exif)
     if header.kind in ("RGBA", "grey+alpha"):
         _refuse_transparency(np.asarray(image.getchannel("A")), "image", name)
-    return upright(np.asarray(image.convert("RGB")), turned)
+    return upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), turned)
 
 
 def read_label(

@@ -23,6 +23,7 @@ from segnet_jax.training.parallel import AheadOfTime, Devices, parallel_eval_ste
 
 _LARGEST = 16_384  # pixels of a side
 _STRIP = 32  # rows that are looked at together, so that logits at the size of a photograph never lie in memory
+_STRIP_PIXELS = _STRIP * 8192
 _MOST_AT_ONCE = 16_000_000  # pixels of a batch at the size of its pictures
 _ROUND = 64  # sizes are rounded up to multiples of this many pixels, so that few programs serve all of them
 
@@ -288,7 +289,10 @@ def _look(_variables, inputs, _store, *, num_classes):
                 jnp.round(255 * each).astype(jnp.uint8) for each in shares
             )
 
-        strips = rows.reshape(2, -1, _STRIP).swapaxes(0, 1), row_shares.reshape(-1, _STRIP)
+        height = _STRIP  # of a strip; less for a picture so wide that one of it would take hundreds of megabytes
+        while height > 1 and height * columns.shape[1] > _STRIP_PIXELS:
+            height //= 2
+        strips = rows.reshape(2, -1, height).swapaxes(0, 1), row_shares.reshape(-1, height)
         return tuple(each.reshape(-1, each.shape[-1]) for each in lax.map(strip, strips))
 
     return (), lax.map(one, inputs)

@@ -96,6 +96,11 @@ def _kind_of(path: pathlib.Path) -> Literal["image", "video"] | None:
     return "image" if ending in IMAGES else "video" if ending in VIDEOS else None
 
 
+def _plain(stem: str) -> str:
+    """A file's name as outputs may be called by it: what cannot be printed is left out of it."""
+    return "".join(letter if letter.isprintable() else "_" for letter in stem)
+
+
 def name_outputs(
     sources: Iterable[Source], endings: Callable[[Source], Sequence[str]], say: Callable[[str], None]
 ) -> list[Source]:
@@ -111,7 +116,7 @@ def name_outputs(
     taken: set[str] = set()
     named, numbered = [], []
     for source in sources:
-        stem = f"camera-{source.path}" if source.kind == "camera" else source.path.stem
+        stem = f"camera-{source.path}" if source.kind == "camera" else _plain(source.path.stem)
         stem = os.fsdecode(os.fsencode(stem)[:_MOST_BYTES]) if len(os.fsencode(stem)) > _MOST_BYTES else stem
         number, name = 1, stem
         while not taken.isdisjoint(files := {f"{name}{ending}".casefold() for ending in endings(source)}):

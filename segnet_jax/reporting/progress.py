@@ -13,6 +13,7 @@ from rich.text import Text
 
 from segnet_jax.metrics.confusion import Scores
 from segnet_jax.reporting.pace import Pace
+from segnet_jax.reporting.saying import harmless
 from segnet_jax.reporting.tables import percent
 
 
@@ -125,6 +126,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Writes a line of text, above the live line where there is one."""
+        text = harmless(text)
         if self._live:
             self._console.print(Text(text), soft_wrap=True)
         else:

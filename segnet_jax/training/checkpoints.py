@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from segnet_jax import confined
 from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
 from segnet_jax.files import atomic_write_json
+from segnet_jax.training.checkpoint_content import check_values, reading_state
 from segnet_jax.training.parallel import Devices, replicate
 from segnet_jax.training.sealing import Damaged, link_files, read_manifest, seal, verify
 from segnet_jax.training.shelf import META, Shelf, Which
@@ -45,6 +46,7 @@ class Checkpoints:
       keep: how many of the newest to keep.
       say: told of what was found damaged.
       share: (text of process 0) -> that text in every process; all must restore the same step.
+      most_bytes: as `Shelf`.
 
     Attributes:
       shelf: the folders, without what is in them.
@@ -57,10 +59,11 @@ class Checkpoints:
         keep: int = 2,
         say: Callable[[str], None] = lambda text: None,
         share: Callable[[str], str] = lambda text: text,
+        most_bytes: int | None = None,
     ):
         _hush_orbax()
         self._root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
-        self.shelf = Shelf(self._root, keep, say)
+        self.shelf = Shelf(self._root, keep, say, most_bytes)
         self._devices, self._share = devices, share
         self._writer = _writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
@@ -162,8 +165,7 @@ class Checkpoints:
         """Gives a state that is saved under one name its other one, with a `meta.json` of its own; in the thread."""
         with self._told_by_disk(which, step, partial):
             source = self.shelf.place(other, step)
-            self._remove(partial)
-            confined.make_folder(self._root.parent, partial.parent.relative_to(self._root.parent).as_posix())
+            self._make_around(partial)
             try:
                 sum_of_source = read_manifest(source)["state"]
                 sums = link_files(source, partial, _STATE)
@@ -185,13 +187,16 @@ class Checkpoints:
 
     def _make_room(self, which: Which, step: int, partial: pathlib.Path, num_bytes: int) -> None:
         with self._told_by_disk(which, step, partial):
-            confined.make_folder(self._root.parent, partial.parent.relative_to(self._root.parent).as_posix())
-            self._remove(partial)
+            self._make_around(partial)
             needed, free = int(_ROOM * num_bytes), shutil.disk_usage(partial.parent).free
         if free < needed:
             raise DiskFull(
                 f"saving step {step} needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on {self._root}"
             )
+
+    def _make_around(self, partial: pathlib.Path) -> None:
+        confined.make_folder(self._root.parent, partial.parent.relative_to(self._root.parent).as_posix())
+        self._remove(partial)
 
     def _remove(self, partial: pathlib.Path) -> None:
         confined.remove(self._root.parent, partial.relative_to(self._root.parent).as_posix())
@@ -230,10 +235,9 @@ class Checkpoints:
         """Whether the latest checkpoint that verifies is of this step, the same in all processes; none is no error."""
 
         def look() -> bool:
-            try:
+            with contextlib.suppress(NoCheckpoint):  # of process 0 alone, and the others wait for its answer
                 return self.shelf.find(which) == step
-            except NoCheckpoint:  # of process 0 alone, and the others wait for its answer
-                return False
+            return False
 
         return self._agreed(look)
 
@@ -253,15 +257,17 @@ class Checkpoints:
         """Restores a state that was found by `latest`, replicated over the devices.
 
         Args:
-          which: "newest" or "best".
-          step: that `latest` gave.
-          like: a state of the same shapes, such as `jax.eval_shape` gives.
+          which, step: that `latest` gave.
+          like: a state of the same shapes, such as `jax.eval_shape` gives; NoCheckpoint where it holds another one.
         """
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.replicated), like
         )
-        folder = self.shelf.place(which, step) / _STATE
-        state = like.replace(**self._writer.restore(folder, args=ocp.args.StandardRestore(_as_kept(shapes))))
+        folder = self.shelf.place(which, step)
+        with reading_state(folder, like, _STATE):
+            found = self._writer.restore(folder / _STATE, args=ocp.args.StandardRestore(_as_kept(shapes)))
+        state = like.replace(**found)
+        check_values(state, str(folder))
         return replicate(state, self._devices)  # which copies: Orbax may still hold its arrays, and a step takes them
 
     def close(self) -> None:

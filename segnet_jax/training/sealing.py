@@ -99,8 +99,12 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
     return linked
 
 
-def verify(folder: pathlib.Path) -> dict[str, Any]:
+def verify(folder: pathlib.Path, most_bytes: int | None = None) -> dict[str, Any]:
     """Holds a sealed folder against its manifest, every byte of it.
+
+    Args:
+      folder: sealed.
+      most_bytes: that all files together may have; None for any number.
 
     Returns:
       The manifest.
@@ -112,6 +116,9 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
       OSError: from the disk, other than a missing file.
     """
     manifest = read_manifest(folder)
+    total = sum(known["bytes"] for known in manifest["files"].values())
+    if most_bytes is not None and total > most_bytes:
+        raise Damaged(f"it has {total:,} bytes, and its network takes {most_bytes:,} at most")
     for name, known in manifest["files"].items():
         told = shown(name)
         try:

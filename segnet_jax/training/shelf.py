@@ -30,11 +30,12 @@ class Shelf:
       root: the folder; it need not be there yet.
       keep: how many of the newest to keep.
       say: told of what was found damaged.
+      most_bytes: that a checkpoint may have; a larger one counts as damaged.
     """
 
-    def __init__(self, root: pathlib.Path, keep: int, say: Callable[[str], None]):
+    def __init__(self, root: pathlib.Path, keep: int, say: Callable[[str], None], most_bytes: int | None = None):
         self.root, self._keep, self._say = root, keep, say
-        self._around = root.parent
+        self._around, self._most_bytes = root.parent, most_bytes
         self._unread: set[pathlib.Path] = set()  # that could not be read, which does not tell whether they are whole
 
     def place(self, which: Which, step: int) -> pathlib.Path:
@@ -94,7 +95,7 @@ class Shelf:
 
     def _best_of(self, step: int) -> int | None:
         """The step of the best that one of the newest speaks of; None if it cannot be read."""
-        with contextlib.suppress(OSError, UserError, ValueError, TypeError, AttributeError, KeyError):
+        with contextlib.suppress(OSError, UserError, NoCheckpoint, TypeError, AttributeError, KeyError):
             return self.meta("newest", step)["best"]["step"]
         return None
 
@@ -115,8 +116,16 @@ class Shelf:
             return {}
 
     def meta(self, which: Which, step: int) -> dict[str, Any]:
-        """The JSON of a checkpoint."""
-        return confined.read_json(self._around, self._name(self.place(which, step) / META), most=_MOST_BYTES)
+        """The JSON of a checkpoint.
+
+        Raises:
+          NoCheckpoint: it is none, though its sum may be right.
+        """
+        place = self.place(which, step)
+        try:
+            return confined.read_json(self._around, self._name(place / META), most=_MOST_BYTES)
+        except (ValueError, FileNotFoundError) as error:
+            raise NoCheckpoint(f"{META} of {place} cannot be read: {error}") from None
 
     def note(self, which: Which, step: int) -> None:
         """Notes that a checkpoint was saved, so that it is missed if it goes."""
@@ -162,7 +171,7 @@ class Shelf:
             if step > until:
                 continue
             try:
-                verify(folder)
+                verify(folder, self._most_bytes)
                 return step
             except NewerFormat as error:
                 raise UserError(f"{error}: it was written by a newer segnet_jax, use that") from None
