@@ -14,7 +14,7 @@ from segnet_jax import speeds
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, check_place, read_own_json
+from segnet_jax.files import check_place, read_own_json, write_result
 from segnet_jax.flags import parse_flags
 from segnet_jax.memory import telling_of_memory
 from segnet_jax.reporting.measurements import print_measurements
@@ -111,7 +111,7 @@ def benchmark(options: Options) -> int:
         with telling_of_memory(config, devices, flags=Options):
             for _ in _measure(chosen, measured, options.strong, found):
                 if devices.is_writer and options.json:
-                    atomic_write_json(options.json, found)
+                    write_result(options.json, found)
     finally:
         done = {name: found[name] for name in chosen if found.get(name)}
         if devices.is_writer and done:

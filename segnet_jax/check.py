@@ -11,7 +11,7 @@ from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.endings import NotFinite
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, check_place
+from segnet_jax.files import check_place, write_result
 from segnet_jax.flags import parse_config
 from segnet_jax.pipeline.decoded import in_words
 from segnet_jax.reporting.progress import duration
@@ -54,7 +54,7 @@ def check(config: Config, json: str = "") -> int:
     found["seconds"] = time.monotonic() - start
     tell("\n".join(lines(found)))
     if json:
-        atomic_write_json(json, found | {"config": dataclasses.asdict(config)})
+        write_result(json, found | {"config": dataclasses.asdict(config)})
     if not found["step"]["finite"]:
         raise NotFinite("the first steps were not finite: try a lower --learning-rate")
     return 0

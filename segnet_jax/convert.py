@@ -18,7 +18,7 @@ from segnet_jax.config_files import read_protocol
 from segnet_jax.datasets.class_files import TABLES, read_class_table
 from segnet_jax.datasets.labels import CAMVID, ClassTable
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, atomic_write_text, sum_of_file
+from segnet_jax.files import atomic_write_json, atomic_write_text, expanded, sum_of_file
 from segnet_jax.flags import parse_flags
 from segnet_jax.nn.preprocessing import PREPROCESSINGS
 from segnet_jax.reporting.run_folder import environment
@@ -120,7 +120,7 @@ def _classes_of(trained: CaffeSegNet, table: str, path: pathlib.Path) -> ClassTa
             f"{path.name} tells {trained.num_classes} classes apart, which has no names here: give them, in order, by "
             f"--classes FILE ({', '.join(TABLES)}, as data/README.md shows)"
         )
-    file = pathlib.Path(table).expanduser()
+    file = expanded(table)
     if file.name not in TABLES:
         raise UserError(f"--classes must be a file named {', '.join(TABLES)}, which tells its form; got {table}")
     classes = read_class_table(file).classes

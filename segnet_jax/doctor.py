@@ -24,10 +24,11 @@ from segnet_jax.datasets.records import DataSet
 from segnet_jax.datasets.values import scan, table_to_edit
 from segnet_jax.errors import UserError, UserErrors, listed, shown
 from segnet_jax.examination import Examination, Suggestion, as_json, examine, suggest
-from segnet_jax.files import atomic_write_json, atomic_write_text, check_place
+from segnet_jax.files import atomic_write_text, check_place, is_result, write_result
 from segnet_jax.flags import parse_flags
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.saying import tell
+from segnet_jax.reporting.sheet import is_asked_for
 from segnet_jax.setting import open_data, reading_of, tell_of_sizes
 
 DESCRIPTION = """Looks at every image and label of a folder, and tells all faults at once, each with a fix to paste.
@@ -80,7 +81,7 @@ def doctor(options: Options) -> int:
         told = as_json(found) | ({} if found.faults else {"command": shlex.join(_command(found, config))})
         if found.data_set is not None and (neighbours := _audit(found.data_set)):
             told["audit"] = sequences.as_json(neighbours)
-        atomic_write_json(options.json, told)
+        write_result(options.json, told)
     if found.data_set is not None:
         for line in (*found.data_set.notes, *(f"warning: {warning}" for warning in found.warnings)):
             tell(line)
@@ -104,7 +105,7 @@ def doctor(options: Options) -> int:
 
 def _check_writable(flag: str, path: str, data: str) -> None:
     """Refuses, before anything is read, a file that cannot be written, or may be one of the data set's."""
-    check_place(flag, path)
+    check_place(flag, path, is_ours=is_asked_for if flag == "picture" else is_result)
     place = pathlib.Path(path)
     if path and place.exists() and place.resolve().is_relative_to(pathlib.Path(data).resolve()):
         raise UserError(f"--{flag} {path} is there already, among the data: nothing is overwritten; name another file")
@@ -177,7 +178,7 @@ def _draw(data_set: DataSet, suggestion: Suggestion, path: str) -> None:
     fitted = [fit_record(*record, suggestion.image_size, suggestion.fit) for record in records]
     images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
     title = f"{len(chosen)} of {len(places)} images with their labels"
-    batch_picture(images, labels, data_set.classes, path, title, most=_MOST_PICTURES)
+    batch_picture(images, labels, data_set.classes, path, title, most=_MOST_PICTURES, asked_for=True)
 
 
 def _write_classes(options: Options, config: Config) -> int:

@@ -72,10 +72,19 @@ class _Refused(Exception):
 
 
 def cache_folder() -> Path:
-    """The folder for fetched weights: $SEGNET_JAX_CACHE, or `segnet_jax` in the user's cache."""
+    """The folder for fetched weights: $SEGNET_JAX_CACHE, or `segnet_jax` in the user's cache.
+
+    Raises:
+      UserError: there is neither, as for a user whom the system does not know.
+    """
     if own := os.environ.get("SEGNET_JAX_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segnet_jax"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segnet_jax"
+    except RuntimeError:
+        raise UserError(
+            "no home folder is known for this user: set SEGNET_JAX_CACHE to a folder for decoded images and weights"
+        ) from None
 
 
 def is_web_page(head: bytes) -> bool:

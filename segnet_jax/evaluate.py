@@ -18,7 +18,7 @@ from segnet_jax.config import Config
 from segnet_jax.datasets.records import DataSet, Split
 from segnet_jax.delineation import evaluate_boundaries
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, check_place
+from segnet_jax.files import check_place, write_result
 from segnet_jax.flags import parse_flags
 from segnet_jax.inputs import choose_place, evaluation_input
 from segnet_jax.memory import check_memory, telling_of_memory
@@ -29,7 +29,7 @@ from segnet_jax.pipeline.decoded import Records
 from segnet_jax.prediction.sampling import check_samples
 from segnet_jax.recomputing import recompute
 from segnet_jax.reporting.bar import bar
-from segnet_jax.reporting.figures import prediction_pictures
+from segnet_jax.reporting.figures import check_pictures, prediction_pictures
 from segnet_jax.reporting.kept import Images, packed
 from segnet_jax.reporting.run_folder import result
 from segnet_jax.reporting.saying import say, tell
@@ -129,6 +129,8 @@ def evaluate(options: Options) -> int:
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
         raise UserError(f"--pictures {options.pictures} is a file: name a folder")
     subject = _open(options, say)
+    if options.pictures:
+        check_pictures(options.pictures, subject.restored.meta["step"])
     records = assembly.decode(subject.split, subject.config, f"reading {options.split} images", say)
     with telling_of_memory(subject.config, subject.devices, flags=Options):
         found = _score(subject, records, say)
@@ -138,7 +140,7 @@ def evaluate(options: Options) -> int:
     _print(subject, found, told)
     try:
         if options.json:
-            atomic_write_json(options.json, _summary(subject, found) | told)
+            write_result(options.json, _summary(subject, found) | told)
         if found.sampled:
             on = {"split": options.split, "num_images": len(subject.split), "step": subject.restored.meta["step"]}
             photographs = None if options.masks_only else records
@@ -281,6 +283,7 @@ def _draw(subject: Subject, found: Found, records: Records) -> None:
         os.path.realpath(options.pictures),  # the user's own word, which may be a link
         subject.restored.meta["step"],
         options.split,
+        asked_for=True,
     )
     tell(f"drew {os.path.join(options.pictures, drawn.name)}")
 

@@ -18,12 +18,12 @@ import tyro
 from segnet_jax import confined, runs
 from segnet_jax.command import run_command
 from segnet_jax.config import Config
-from segnet_jax.endings import DiskFailed, DiskFull, Ending, is_disk_full
+from segnet_jax.endings import DiskFailed, DiskFull, Ending, disk_refusal, is_disk_full
 from segnet_jax.errors import UserError, listed
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.parity import Parity, compare
 from segnet_jax.exporting.subject import Subject
-from segnet_jax.files import atomic_write_json, check_place, sum_of_file
+from segnet_jax.files import atomic_write_json, check_place, sum_of_file, write_result
 from segnet_jax.flags import parse_flags
 from segnet_jax.memory import check_memory
 from segnet_jax.network import Asked, folded, restore
@@ -81,6 +81,9 @@ def export(options: Options) -> int:
         raise UserError(f"--images must be at least 1, got {options.images}")
     out = pathlib.Path(options.out or pathlib.Path(options.run) / EXPORT_FOLDER)
     check_place("json", options.json, made=out)
+    place = pathlib.Path(options.json)
+    if place.name in (REPORT_FILE, *FILES.values()) and place.absolute().parent == out.absolute():
+        raise UserError(f"--json {options.json} is a file of the export itself: name another file")
     formats = tuple(dict.fromkeys(options.format))
     config = runs.read_run(options.run)
     for name in formats:
@@ -109,8 +112,8 @@ def export(options: Options) -> int:
         for path in made.values():
             _put(path, out / path.name)
         atomic_write_json(out / REPORT_FILE, before | told)
-    if options.json:
-        atomic_write_json(options.json, told)
+        if options.json:
+            write_result(options.json, told)
     for name in formats:
         tell(f"\n{out / FILES[name]}")
         tell(*(f"  {parity}" for parity in parities[name]))
@@ -131,11 +134,31 @@ def _earlier(out: pathlib.Path, formats: tuple[Format, ...], overwrite: bool) ->
     path = out / REPORT_FILE
     try:
         report = confined.read_json(out, REPORT_FILE) if os.path.lexists(path) else {}
-        if isinstance(report, dict):
-            return report
-    except (OSError, ValueError):
-        pass
-    raise UserError(f"{path} is no report of an export: move it away, or name another folder by --out")
+        if not isinstance(report, dict):
+            raise TypeError("a report is a table")
+        known = {file: told for name in report for file, told in report[name]["files"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{path} is no report of an export: move it away, or name another folder by --out") from None
+    if foreign := [file for name in there for file in _files_below(out, name) if known.get(file) != _sum(out, file)]:
+        raise UserError(
+            f"{out} holds {listed(foreign)}, which is not what was exported there: nothing else is overwritten, "
+            "move it away, or name another folder by --out"
+        )
+    return report
+
+
+def _files_below(out: pathlib.Path, name: str) -> list[str]:
+    """A file, or the files of a folder, as an export's report names them."""
+    if not os.path.isdir(out / name) or os.path.islink(out / name):
+        return [name]
+    return [file for inner in confined.names(out, name) for file in _files_below(out, f"{name}/{inner}")]
+
+
+def _sum(out: pathlib.Path, file: str) -> str:
+    """The sum of a file's content; empty for what is no file."""
+    with contextlib.suppress(OSError, UserError):
+        return confined.sum_of(out, file, sys.maxsize)
+    return ""
 
 
 def _made(out: pathlib.Path) -> pathlib.Path:
@@ -237,9 +260,14 @@ def _telling_of_the_disk(out: pathlib.Path) -> Iterator[None]:
     """Tells in one line that something could not be written."""
     try:
         yield
-    except OSError as error:
-        kind = DiskFull if is_disk_full(error) else DiskFailed
-        raise kind(f"cannot export to {out}: {error.strerror or error}") from error
+    except (UserError, Ending):
+        raise
+    except Exception as error:  # each format's library has a kind of its own for what a disk refuses
+        if is_disk_full(error):
+            raise DiskFull(f"cannot export to {out}: no room on its disk") from error
+        if refusal := disk_refusal(error):
+            raise DiskFailed(f"cannot export to {out}: {refusal}") from error
+        raise
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 from segnet_jax import confined
 from segnet_jax.errors import UserError
 
-_LONGEST = 60  # letters of a name that its temporary name repeats: file systems take 255 bytes
+_HEAD = 4096  # bytes of a file that tell what wrote it
+_LONGEST = 255  # bytes of a name, on most file systems
 
 
 def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -28,7 +30,7 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
       OSError: from the disk; nothing is left then.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name[:_LONGEST]}.{os.getpid()}.tmp")
+    temporary = path.with_name(_temporary_name(path.name))
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
@@ -40,6 +42,14 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _temporary_name(name: str) -> str:
+    """The name that a file of another name is written under, no other file's; a long one is told by its sum."""
+    ending = f".{os.getpid()}.tmp"
+    if len(os.fsencode(name)) + len(ending) >= _LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}{ending}"
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
@@ -64,35 +74,57 @@ def read_own_json(path: str | os.PathLike, most: int = confined.MOST_BYTES) -> A
     return confined.read_json(real.parent, real.name, most)
 
 
-def check_place(flag: str, path: str, made: str | os.PathLike = "") -> None:
-    """Refuses a file that a command could not write at its end, before it begins.
+def write_result(path: str | os.PathLike, value: dict[str, Any]) -> None:
+    """Write what `--json` asks for, with the mark by which a later command knows that it may replace the file."""
+    atomic_write_json(path, {"written_by": "segnet_jax", **value})
+
+
+def is_result(head: bytes) -> bool:
+    """Whether a file that begins so was written by `write_result`."""
+    return re.match(rb'\{\s*"written_by": "segnet_jax"', head) is not None
+
+
+def check_place(
+    flag: str, path: str, made: str | os.PathLike = "", is_ours: Callable[[bytes], bool] = is_result
+) -> None:
+    """Refuse a file that a command could not write at its end, before it begins.
 
     Args:
       flag: that names the file.
       path: the file; "" is none.
       made: a folder that the command makes by itself, "" for none.
+      is_ours: whether a file that begins so was written by this command or one like it, and may be replaced.
 
     Raises:
-      UserError: naming the flag: the file is a folder, its own folder is not there or cannot be written to, or --json
-        would replace something else than JSON.
+      UserError: naming the flag: the file is a folder, its own folder is not there or cannot be written to, or the file
+        is there and was not written for such a flag.
     """
     place = pathlib.Path(path)
-    if not path or made and place.absolute().parent == pathlib.Path(made).absolute():
+    if not path:
         return
-    if place.is_dir():
+    if os.path.isdir(place):
         raise UserError(f"--{flag} {path} is a folder: name a file")
+    if len(os.fsencode(place.name)) > _LONGEST:
+        raise UserError(f"--{flag} {path} is too long a name: name another file")
+    if os.path.lexists(place) and not _may_be_replaced(place, is_ours):
+        raise UserError(
+            f"--{flag} {path} is there already, and was not written by such a command: nothing else is overwritten, "
+            "name another file"
+        )
+    if made and place.absolute().parent == pathlib.Path(made).absolute():
+        return
     if not place.parent.is_dir():
         raise UserError(f"--{flag} {path}: there is no folder {place.parent}; make it, or name another file")
     if not os.access(place.parent, os.W_OK):
         raise UserError(f"--{flag} {path}: the folder {place.parent} cannot be written to; name another file")
-    if flag == "json" and place.is_file() and not _may_be_a_result(place):
-        raise UserError(f"--json {path} is there already: nothing is overwritten but JSON, name another file")
 
 
-def _may_be_a_result(place: pathlib.Path) -> bool:
-    """Whether a file is empty or begins as what a command wrote to it before, which its next run may replace."""
-    with contextlib.suppress(PermissionError), open(place, "rb") as file:
-        return file.read(1) in (b"", b"{")
+def _may_be_replaced(place: pathlib.Path, is_ours: Callable[[bytes], bool]) -> bool:
+    """Whether what a path names is an empty file or one that begins as what such a command wrote before."""
+    real = pathlib.Path(os.path.realpath(place))
+    with contextlib.suppress(OSError, UserError), confined.open_file(real.parent, real.name) as file:
+        head = file.read(_HEAD)
+        return not head or is_ours(head)
     return False
 
 
@@ -116,6 +148,18 @@ def plain(value):
     if array.dtype == object:
         raise TypeError(f"{type(value).__name__} has no JSON form")
     return plain(array.tolist())
+
+
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+    """A path in which ~ stands for a home folder.
+
+    Raises:
+      UserError: there is no such user, or nobody knows this one's home.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: no home folder is known for that; write the path in full") from None
 
 
 def did_you_mean(path: pathlib.Path, is_right: Callable[[str], bool] = os.path.lexists) -> str:

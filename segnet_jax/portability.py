@@ -24,6 +24,7 @@ from segnet_jax.files import (
     atomic_write_text,
     check_place,
     read_own_json,
+    write_result,
 )
 from segnet_jax.flags import parse_config, parse_flags
 from segnet_jax.portable.lowering import PLATFORMS
@@ -242,7 +243,7 @@ def measure(options: Measure) -> int:
     with telling_of_memory(machine.config, machine.devices, flags=Measure):
         for precision in dict.fromkeys(options.precision):
             found["precisions"][precision] = machine.measure(precision)
-            atomic_write_json(options.json, found)  # after each, so that a long one that breaks off has left the others
+            write_result(options.json, found)  # after each, so that a long one that breaks off has left the others
     print_sides(side_by_side([found]))
     print(f"wrote {options.json}")
     return 0
@@ -276,7 +277,7 @@ def report(options: Report) -> int:
         if options.out:
             atomic_write_text(options.out, as_markdown(sides))
         if options.json:
-            atomic_write_json(options.json, dataclasses.asdict(sides))
+            write_result(options.json, dataclasses.asdict(sides))
     except OSError as error:
         raise UserError(f"cannot write {error.filename}: {error.strerror}") from None
     return 0

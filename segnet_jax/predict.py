@@ -22,7 +22,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import CAMVID, CAMVID_TUTORIAL_VOID, ClassTable
 from segnet_jax.endings import OutOfMemory, Stopped, is_out_of_memory
 from segnet_jax.errors import UserError, UserErrors
-from segnet_jax.files import atomic_write_json, check_place
+from segnet_jax.files import check_place, write_result
 from segnet_jax.flags import parse_flags
 from segnet_jax.memory import check_memory
 from segnet_jax.metrics.confusion import scores
@@ -169,7 +169,7 @@ def predict(options: Options) -> int:
             "faults": [dataclasses.asdict(fault) for fault in found],
         }
         if options.json:
-            room(lambda: atomic_write_json(options.json, summary))
+            room(lambda: write_result(options.json, summary))
         if stop.requested():
             raise Stopped(stop.exit_code, f"stopped after {len(done)} of {len(sources)} inputs")
         if found:

@@ -22,10 +22,11 @@ from segnet_jax.datasets.prepared import find_prepared
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.download import cache_folder, fetch
 from segnet_jax.errors import UserError
+from segnet_jax.files import check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.reporting.saying import say, tell
 from segnet_jax.weights.load import read_caffe_segnet, read_vgg
-from segnet_jax.weights.npz import save_npz
+from segnet_jax.weights.npz import is_own_npz, save_npz
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
 
 IMAGE_SIZE = (360, 480)
@@ -112,6 +113,8 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
 
 def prepare_vgg(name: str, out: Path | None) -> None:
     """Fetches published encoder weights, reads them to be sure, and with `out` keeps them as one `.npz`."""
+    if out is not None:
+        check_place("out", str(out), is_ours=is_own_npz)
     path = obtain(name)
     weights = read_vgg(path, encoder=name.removesuffix("_bn"))
     if out is None:

@@ -12,7 +12,7 @@ import tyro
 from segnet_jax import confined
 from segnet_jax.command import run_command
 from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, atomic_write_text, read_own_json
+from segnet_jax.files import atomic_write_text, check_place, read_own_json, write_result
 from segnet_jax.flags import parse_flags
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows
@@ -67,9 +67,10 @@ def report(options: Options) -> int:
         raise UserError("--scores needs --published")
     alone = len(folders) == 1
     path = pathlib.Path(options.out or (folders[0] / REPORT_FILE if alone else "comparison.html"))
+    check_place("json", options.json)
+    if os.path.lexists(path) and not (is_ours(path) and _is_free_of_runs(path, folders)):
+        raise UserError(f"{path} is there and is no report of this: name another --out, nothing is overwritten")
     try:
-        if path.exists() and not is_ours(path):
-            raise UserError(f"{path} is there and is no report: name another --out, nothing is overwritten")
         records = [read_record(folder) for folder in folders]
         told = _beside_published(records, options) if options.published else None
         if alone:
@@ -78,7 +79,7 @@ def report(options: Options) -> int:
             atomic_write_text(path, comparison_html(records, told))
         if options.json:
             found = summary(records[0]) if alone else _compared(records)
-            atomic_write_json(options.json, found | ({"beside": told} if told else {}))
+            write_result(options.json, found | ({"beside": told} if told else {}))
     except OSError as error:
         raise UserError(f"cannot write {error.filename or path}: {error.strerror or error}") from None
     for record in records:
@@ -92,6 +93,13 @@ def report(options: Options) -> int:
         print_published(told)
     tell(f"drew {path}")
     return 0
+
+
+def _is_free_of_runs(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> bool:
+    """Whether a page is not the report of another run than the one that is drawn."""
+    around = path.resolve().parent
+    mine = [folder.resolve() for folder in folders] if len(folders) == 1 else []
+    return path.name != REPORT_FILE or around in mine or not os.path.lexists(around / "config.toml")
 
 
 def _beside_published(records: Sequence[Record], options: Options) -> dict[str, Any]:

@@ -33,6 +33,7 @@ LEAVES = {
     "confined",
     "bounded_toml",
     "budget",
+    "limits",
     "endings",
     "files",
     "stopping",

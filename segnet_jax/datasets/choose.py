@@ -21,7 +21,7 @@ from segnet_jax.datasets.reading import PLAIN, Reading
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.download import cache_folder
 from segnet_jax.errors import UserError, UserErrors, listed, shown
-from segnet_jax.files import did_you_mean
+from segnet_jax.files import did_you_mean, expanded
 
 CAMVID_VARIABLE = "SEGNET_JAX_CAMVID"
 """The environment variable that names CamVid's folder for `--data camvid`."""
@@ -184,7 +184,7 @@ def camvid_folder(data: str) -> Path:
       UserError: if it is not there.
     """
     if data != "camvid":
-        folder = Path(data).expanduser()
+        folder = expanded(data)
         if not folder.is_dir():
             what = f"no folder {data}{did_you_mean(folder, os.path.isdir)}; --data takes a folder, camvid, or synthetic"
             raise UserError(what, kind="no-folder", file=data)

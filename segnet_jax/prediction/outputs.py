@@ -15,7 +15,7 @@ from segnet_jax.datasets.decode import read_label
 from segnet_jax.datasets.headers import check_sizes
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.errors import Fault, UserError, listed, shown
-from segnet_jax.files import atomic_write_bytes
+from segnet_jax.files import atomic_write_bytes, expanded
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.prediction.predictor import Prediction
 from segnet_jax.prediction.sampling import MEASURES
@@ -171,7 +171,7 @@ def find_labels(sources: Sequence[Source], folder: str, say: Callable[[str], Non
     Raises:
       UserError: there is no such folder, or no image has a label.
     """
-    place = pathlib.Path(folder).expanduser()
+    place = expanded(folder)
     if not place.is_dir():
         raise UserError(f"no folder {folder} for --labels", kind="no-folder", file=folder)
     images = [source for source in sources if source.kind == "image"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from segnet_jax.errors import UserError, listed, shown
-from segnet_jax.files import did_you_mean
+from segnet_jax.files import did_you_mean, expanded
 
 IMAGES = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts")
@@ -55,7 +55,7 @@ def find_sources(paths: Sequence[str], say: Callable[[str], None]) -> list[Sourc
 
 
 def _sources_of(given: str, say: Callable[[str], None]) -> list[Source]:
-    path = pathlib.Path(given).expanduser()
+    path = expanded(given)
     if given.isdecimal() and not os.path.lexists(path):
         return [Source(pathlib.Path(given), "camera")]
     if os.path.isdir(path):

@@ -9,7 +9,7 @@ import numpy as np
 from segnet_jax import confined
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import ClassTable
-from segnet_jax.files import atomic_write_bytes
+from segnet_jax.files import atomic_write_bytes, check_place
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.colors import colorize, overlay
@@ -27,6 +27,7 @@ def batch_picture(
     path: str | os.PathLike,
     title: str,
     most: int = _MAX_IMAGES,
+    asked_for: bool = False,
 ) -> None:
     """Draws the first images of a batch as the network gets them, each over itself with its label laid over it.
 
@@ -37,6 +38,7 @@ def batch_picture(
       path: the PNG to write.
       title: the sheet's heading.
       most: images to draw.
+      asked_for: whether a flag named the path.
     """
     images, labels = images[:most], labels[:most]
     rows = []
@@ -47,7 +49,7 @@ def batch_picture(
     heading = sheet.text_strip([title], width, scale=1.3, bold=True)
     note = sheet.text_strip(["Each image, and beneath it its label; void is not coloured."], width)
     key = sheet.key_strip(list(zip(classes.names, classes.colors, strict=True)), width)
-    atomic_write_bytes(path, sheet.sheet_png([heading, note, *rows, sheet.space_strip(4), key]))
+    atomic_write_bytes(path, sheet.sheet_png([heading, note, *rows, sheet.space_strip(4), key], asked_for))
 
 
 def prediction_pictures(
@@ -59,6 +61,7 @@ def prediction_pictures(
     folder: str | os.PathLike,
     step: int,
     split: str,
+    asked_for: bool = False,
 ) -> pathlib.Path:
     """Draws a row for each image: image, ground truth, prediction, errors, and its own scores above.
 
@@ -71,9 +74,13 @@ def prediction_pictures(
       folder: gets `step_0000123.png` and the same picture as `latest.png`; made where it is missing.
       step: finished steps.
       split: that they are of.
+      asked_for: whether a flag named the folder: then nothing in it is replaced that was not drawn so too.
 
     Returns:
       The path of the picture.
+
+    Raises:
+      UserError: there is another file of that name.
     """
     rows = []
     for number, (label, prediction, name) in enumerate(zip(labels, predictions, names, strict=True)):
@@ -96,11 +103,28 @@ def prediction_pictures(
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     confined.make_folder(folder.parent, folder.name)
-    path = folder / f"step_{step:07}.png"
-    picture = sheet.sheet_png(strips)
+    path = folder / picture_name(step)
+    if asked_for:
+        check_pictures(folder, step)
+    picture = sheet.sheet_png(strips, asked_for)
     atomic_write_bytes(path, picture)
     atomic_write_bytes(folder / "latest.png", picture)
     return path
+
+
+def picture_name(step: int) -> str:
+    """What a picture of predictions is called."""
+    return f"step_{step:07}.png"
+
+
+def check_pictures(folder: str | os.PathLike, step: int) -> None:
+    """Refuse a folder of `--pictures` in which something would be replaced that was not drawn for this flag.
+
+    Raises:
+      UserError: naming the file.
+    """
+    for name in (picture_name(step), "latest.png"):
+        check_place("pictures", os.path.join(folder, name), made=folder, is_ours=sheet.is_asked_for)
 
 
 def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:

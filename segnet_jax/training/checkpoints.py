@@ -257,7 +257,8 @@ class Checkpoints:
         """Restores a state that was found by `latest`, replicated over the devices.
 
         Args:
-          which, step: that `latest` gave.
+          which: "newest" or "best".
+          step: that `latest` gave.
           like: a state of the same shapes, such as `jax.eval_shape` gives; NoCheckpoint where it holds another one.
         """
         shapes = jax.tree.map(
@@ -266,8 +267,7 @@ class Checkpoints:
         folder = self.shelf.place(which, step)
         with reading_state(folder, like, _STATE):
             found = self._writer.restore(folder / _STATE, args=ocp.args.StandardRestore(_as_kept(shapes)))
-        state = like.replace(**found)
-        check_values(state, str(folder))
+        check_values(state := like.replace(**found), str(folder))
         return replicate(state, self._devices)  # which copies: Orbax may still hold its arrays, and a step takes them
 
     def close(self) -> None:

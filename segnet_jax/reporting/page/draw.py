@@ -232,5 +232,9 @@ def _templates():
 
 def is_ours(path: str | os.PathLike) -> bool:
     """Whether a file is a page that we have drawn, and may draw anew."""
-    with open(path, "rb") as file:
-        return MARK.encode() in file.read(1000)
+    real = pathlib.Path(os.path.realpath(path))
+    try:
+        with confined.open_file(real.parent, real.name) as file:
+            return MARK.encode() in file.read(1000)
+    except (OSError, UserError):
+        return False
