@@ -1,5 +1,6 @@
 """A training under way: it takes its steps, and notes, scores and saves when that is due."""
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -135,10 +136,19 @@ class Training:
         best = meta["best"] and meta["best"]["step"]
         self._logbook.evaluated(self.step, found.confusion, found.loss, pictures, worst, accuracies, images, best)
         meta["last"] = {"step": self.step, "confusion": found.confusion.tolist()}
-        selected_by = self._start.config.selected_by
-        if meta["best"] is None or merit(meta["last"], selected_by) > merit(meta["best"], selected_by):
+        if self._is_better(found.loss):
             meta["best"] = meta["last"]
             self._save("best")
+
+    def _is_better(self, loss: float) -> bool:
+        """Whether the last evaluation is the best so far; not where its loss was not finite, unless there is no other.
+
+        While float16 finds its scale the network may give NaN, of which the scores look like those of one class.
+        """
+        meta, selected_by = self._start.meta, self._start.config.selected_by
+        if meta["best"] is None:
+            return math.isfinite(loss) or self.step == self._start.setting.total_steps
+        return math.isfinite(loss) and merit(meta["last"], selected_by) > merit(meta["best"], selected_by)
 
     def _save(self, which: str) -> None:
         """Saves the state as the newest or the best; the write goes on beside the next steps."""

@@ -1,11 +1,16 @@
 """How commands leave: an exit code that tells the kind, and one line, whatever the machine refuses."""
 
 import errno
+import math
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from broken_runs import HERE
 from made_runs import make_run
@@ -13,18 +18,21 @@ from PIL import Image
 
 from segnet_jax import limits
 from segnet_jax.command import run_command
+from segnet_jax.datasets.decode import read_image
 from segnet_jax.datasets.matching import pictures_below
 from segnet_jax.download import cache_folder
 from segnet_jax.endings import NotFinite
 from segnet_jax.errors import UserError
 from segnet_jax.export import _telling_of_the_disk
 from segnet_jax.files import atomic_write_bytes, atomic_write_json, check_place, expanded
+from segnet_jax.loop import Training
 from segnet_jax.prediction.sources import find_sources, name_outputs
 from segnet_jax.reporting import saying
 from segnet_jax.reporting.bar import bar
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.tables import print_sequences
 from segnet_jax.runs import read_run
+from segnet_jax.stopping import Stop
 from segnet_jax.training.parallel import choose_devices
 
 EVIL = "a\x1b[2J\x07\u202eb\udcff\n"
@@ -187,3 +195,62 @@ def test_the_limit_on_open_files_is_raised_as_far_as_it_goes(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 1000) if kind == resource.RLIMIT_NOFILE else (-1, -1))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, both: given.append(both))
     assert limits.problem() == "" and given == [(1000, 1000)]
+
+
+# --- small ones ---
+
+
+def test_slurms_warning_stops_a_training_as_sigterm_does():
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for _ in range(100):
+            if stop.requested():
+                break
+            time.sleep(0.01)
+        assert stop.exit_code == 143
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    "best, loss, step, is_better",
+    [
+        (None, math.nan, 1, False),
+        (None, math.nan, 9, True),  # the last: there is no other
+        (None, 1.0, 1, True),
+        (0.2, math.nan, 9, False),
+        (0.2, math.inf, 1, False),
+        (0.2, 1.0, 1, True),
+        (0.9, 1.0, 1, False),
+    ],
+)
+def test_a_loss_that_is_not_finite_makes_no_best(best, loss, step, is_better):
+    def scored(miou):
+        return {"step": 1, "confusion": [[round(100 * miou), 100 - round(100 * miou)], [0, 100]]}
+
+    training = object.__new__(Training)
+    meta = {"last": scored(0.5), "best": None if best is None else scored(best)}
+    config, setting = SimpleNamespace(selected_by="global_accuracy"), SimpleNamespace(total_steps=9)
+    training._start, training.step = SimpleNamespace(meta=meta, config=config, setting=setting), step
+    assert training._is_better(loss) == is_better
+
+
+PALETTE = [0, 0, 0, 255, 0, 0, 0, 255, 0]
+
+
+@pytest.mark.parametrize("mode, key", [("P", b"\xff\x80"), ("P", bytes([255, 0, 255])), ("L", 7), ("RGB", (1, 2, 3))])
+def test_transparency_beside_the_pixels_is_refused_as_that_of_rgba_is(tmp_path, mode, key):
+    shape = (4, 5, 3) if mode == "RGB" else (4, 5)
+    pixels = np.zeros(shape, np.uint8)
+    pixels[0, 0] = key if mode != "P" else 1
+    picture = Image.fromarray(pixels, mode)
+    if mode == "P":
+        picture.putpalette(PALETTE)
+    picture.save(tmp_path / "a.png", transparency=key)
+    with pytest.raises(UserError, match="has 1 transparent pixel"):
+        read_image(tmp_path / "a.png", "a.png")
+    pixels[0, 0] = 0  # the same with a colour that no pixel has
+    picture = Image.fromarray(pixels, mode)
+    if mode == "P":
+        picture.putpalette(PALETTE)
+    picture.save(tmp_path / "b.png", transparency=key)
+    assert not read_image(tmp_path / "b.png", "b.png").any()

@@ -15,7 +15,7 @@ from PIL import Image
 from segnet_jax import budget
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.colors import color_ids, describe_unknown
-from segnet_jax.datasets.essence import orientation
+from segnet_jax.datasets.essence import orientation, png_transparency
 from segnet_jax.datasets.headers import (
     AGAIN,
     EXPORT_IDS,
@@ -89,6 +89,8 @@ def read_image(source: Path | bytes, name: str, exif: Exif = "refuse") -> np.nda
     image, turned = _decode(data, header, name, exif)
     if header.kind in ("RGBA", "grey+alpha"):
         _refuse_transparency(np.asarray(image.getchannel("A")), "image", name)
+    elif header.format == "PNG" and (told := png_transparency(data)):
+        _refuse_transparency(_alpha(np.asarray(image), header, told), "image", name)
     return upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), turned)
 
 
@@ -219,6 +221,19 @@ def read_values(source: Path | bytes, name: str, colored: bool, exif: Exif = "re
     if header.kind == "grey" and header.bits in (2, 4):
         return values // (255 // (2**header.bits - 1))  # Pillow stretches them to 0..255
     return values
+
+
+def _alpha(pixels: np.ndarray, header: Header, told: bytes) -> np.ndarray:
+    """The alpha of each pixel, uint8 [H,W], of a PNG that tells it of its palette or of one colour."""
+    if header.kind == "palette":
+        table = np.full(256, 255, np.uint8)
+        table[: min(len(told), 256)] = np.frombuffer(told[:256], np.uint8)
+        return table[pixels]
+    color = np.frombuffer(told[: len(told) // 2 * 2], ">u2")
+    if header.bits < 8:  # Pillow stretches them to 0..255
+        color = color * (255 // (2**header.bits - 1))
+    same = pixels.reshape(*pixels.shape[:2], -1).astype(np.uint16) == color[: 3 if header.kind == "RGB" else 1]
+    return np.where(same.all(axis=-1), np.uint8(0), np.uint8(255))
 
 
 def _refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:

@@ -88,6 +88,12 @@ def essential(data: bytes) -> bytes:
     return b"".join([data[:2], *kept, data[segments[-1].stop :]])
 
 
+def png_transparency(data: bytes) -> bytes:
+    """What a PNG without an alpha channel says of transparency: of its palette, or one colour; empty for nothing."""
+    found = [data[start + 8 : stop - 4] for kind, start, stop in png_chunks(data) if kind == b"tRNS"]
+    return found[0] if found else b""
+
+
 def orientation(data: bytes) -> int:
     """Which way up a picture is by its EXIF data: 1 to 8, and 1 where it has none that can be read."""
     if data.startswith(PNG_SIGNATURE):
