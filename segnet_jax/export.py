@@ -20,6 +20,7 @@ from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.endings import DiskFailed, DiskFull, Ending, disk_refusal, is_disk_full
 from segnet_jax.errors import UserError, listed
+from segnet_jax.exporting import stablehlo
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.parity import Parity, compare
 from segnet_jax.exporting.subject import Subject
@@ -118,6 +119,8 @@ def export(options: Options) -> int:
         tell(f"\n{out / FILES[name]}")
         tell(*(f"  {parity}" for parity in parities[name]))
         tell(*(f"    {line}" for line in told[name]["use"].splitlines()))
+        if "readable" in told[name]:
+            tell(f"  {told[name]['readable']}")
     tell(f"\nsums, sizes and classes: {out / REPORT_FILE}")
     return 0
 
@@ -241,6 +244,7 @@ def _told(
         "bytes": sum(each.stat().st_size for each in files),
         "use": MODULES[name].use(subject, out / path.name),
         "smallest_size": subject.smallest,
+        **({"readable": stablehlo.warranty()} if name in ("stablehlo", "saved-model") else {}),
         "parity": [dataclasses.asdict(parity) for parity in parities],
         **subject.about,
         "versions": versions() | library_versions(name),
