@@ -19,7 +19,7 @@ from segnet_jax.training.class_weights import present_frequency_weights
 _PIXELS = 360 * 480  # of an image that trains at the speed this project is measured at
 _SMALLEST = 32  # that five poolings need
 _STEP = 8  # that a suggested height and width are multiples of
-_MOST_RATIO = 16  # of the sides of a suggested size: a longer picture gets bars
+_MOST_RATIO = 256  # of the sides of a suggested size: a longer picture gets bars
 _SAME_SHAPE = 0.02  # by which two ratios of height and width may differ
 _UNEVEN = 3.0  # ratio of the largest to the smallest weight from which on weighting is worth it
 

@@ -108,8 +108,8 @@ def check_place(
         raise UserError(f"--{flag} {path} is too long a name: name another file")
     if os.path.lexists(place) and not _may_be_replaced(place, is_ours):
         raise UserError(
-            f"--{flag} {path} is there already, and was not written by such a command: nothing else is overwritten, "
-            "name another file"
+            f"--{flag} {path} is there already: nothing is overwritten but what such a flag wrote before, name another "
+            "file"
         )
     if made and place.absolute().parent == pathlib.Path(made).absolute():
         return
