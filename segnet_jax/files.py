@@ -32,9 +32,8 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
     path = pathlib.Path(path)
     temporary = path.with_name(_temporary_name(path.name))
     temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with open(descriptor, "wb") as file:
+        with open(temporary, "wb", opener=_create) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -42,6 +41,11 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _create(path: str, flags: int) -> int:
+    """Open a file that is not there yet; a link of its name is not followed."""
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
 def _temporary_name(name: str) -> str:
