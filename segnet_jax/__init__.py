@@ -3,7 +3,7 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # a command is being started, and JAX is not imported yet
-    from segnet_jax.limits import leave_if_too_low
+    from segnet_jax.system.limits import leave_if_too_low
 
     leave_if_too_low()
 
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     """`segnet_jax.load`, imported when it is asked for."""
     if name == "load":
-        from segnet_jax.network import load
+        from segnet_jax.inference.network import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

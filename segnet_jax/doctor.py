@@ -15,21 +15,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.datasets import sequences
-from segnet_jax.datasets.choose import label_files
-from segnet_jax.datasets.fitting import fit_record
-from segnet_jax.datasets.records import DataSet
-from segnet_jax.datasets.values import scan, table_to_edit
-from segnet_jax.errors import UserError, UserErrors, listed, shown
-from segnet_jax.examination import Examination, Suggestion, as_json, examine, suggest
-from segnet_jax.files import atomic_write_text, check_place, is_result, write_result
-from segnet_jax.flags import parse_flags
+from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.data import sequences
+from segnet_jax.data.dataset import Dataset
+from segnet_jax.data.images.fit import fit_record
+from segnet_jax.data.label_files.label_values import scan, table_to_edit
+from segnet_jax.data.open_dataset import label_files
 from segnet_jax.reporting.figures import batch_picture
-from segnet_jax.reporting.saying import tell
 from segnet_jax.reporting.sheet import is_asked_for
-from segnet_jax.setting import open_data, reading_of, tell_of_sizes
+from segnet_jax.runs.dataset import open_data, reading_of, tell_of_sizes
+from segnet_jax.runs.dataset_checks import Examination, Suggestion, as_json, examine, suggest
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import tell
+from segnet_jax.system.errors import UserError, UserErrors, listed, shown
+from segnet_jax.system.files import atomic_write_text, check_place, is_result, write_result
 
 DESCRIPTION = """Looks at every image and label of a folder, and tells all faults at once, each with a fix to paste.
 
@@ -42,7 +42,7 @@ _MOST_PICTURES = 16
 
 @dataclass(frozen=True)
 class Options:
-    """What to look at; the flags from --images to --val-share are those of `train`."""
+    """What to look at; the flags from --images to --val-fraction are those of `train`."""
 
     data: Annotated[str, tyro.conf.Positional]  # the folder
     json: str = ""  # file to write all that is found to
@@ -54,7 +54,7 @@ class Options:
     unknown_colour: Literal["error", "ignore"] = "error"  # colours of labels that mean no class; ignore: they are void
     exif: Literal["refuse", "apply", "ignore"] = "refuse"  # images that say they lie on their side: turn them or not
     resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
-    val_share: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
+    val_fraction: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
     split_rule: Literal["tutorial", "matlab", "leave-out"] = "tutorial"  # of CamVid's frames, or a sequence left out
     leave_out: str = ""  # the sequence that --split-rule leave-out validates on
 
@@ -79,11 +79,11 @@ def doctor(options: Options) -> int:
     found = examine(lambda: open_data(config))
     if options.json:
         told = as_json(found) | ({} if found.faults else {"command": shlex.join(_command(found, config))})
-        if found.data_set is not None and (neighbours := _audit(found.data_set)):
+        if found.dataset is not None and (neighbours := _audit(found.dataset)):
             told["audit"] = sequences.as_json(neighbours)
         write_result(options.json, told)
-    if found.data_set is not None:
-        for line in (*found.data_set.notes, *(f"warning: {warning}" for warning in found.warnings)):
+    if found.dataset is not None:
+        for line in (*found.dataset.notes, *(f"warning: {warning}" for warning in found.warnings)):
             tell(line)
     if found.faults:
         fixes = dict.fromkeys(fault.fix for fault in found.faults if fault.fix.startswith("--"))
@@ -91,13 +91,13 @@ def doctor(options: Options) -> int:
             mended = " ".join([_prog("doctor"), shlex.join(_given(config)), *fixes])
             tell(f"see whether the fixes that are flags do:\n  {mended}")
         raise UserErrors(options.data, found.faults)
-    suggestion = suggest(found.data_set, found.counts)
+    suggestion = suggest(found.dataset, found.counts)
     _print_table(found, suggestion)
-    _print_sizes(found.data_set, suggestion)
-    if neighbours := _audit(found.data_set):
+    _print_sizes(found.dataset, suggestion)
+    if neighbours := _audit(found.dataset):
         tell("\n".join(sequences.in_words(neighbours)))
     if options.picture:
-        _draw(found.data_set, suggestion, options.picture)
+        _draw(found.dataset, suggestion, options.picture)
         tell(f"drew {options.picture}: see whether the colours lie where they should")
     tell(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
     return 0
@@ -113,7 +113,7 @@ def _check_writable(flag: str, path: str, data: str) -> None:
 
 def _command(found: Examination, config: Config) -> list[str]:
     """The command that trains on the folder."""
-    suggestion = suggest(found.data_set, found.counts)
+    suggestion = suggest(found.dataset, found.counts)
     return [*_prog("train").split(), "--data", *_given(config), *suggestion.flags()]
 
 
@@ -135,7 +135,7 @@ def _given(config: Config) -> list[str]:
 
 def _print_table(found: Examination, suggestion: Suggestion) -> None:
     """Each class with its share of the labelled pixels and its weight."""
-    classes, counts = found.data_set.classes, found.counts
+    classes, counts = found.dataset.classes, found.counts
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("id", justify="right")
     table.add_column("class", overflow="fold", min_width=8)
@@ -151,34 +151,34 @@ def _print_table(found: Examination, suggestion: Suggestion) -> None:
     Console(file=sys.stdout, highlight=False).print(table)
 
 
-def _print_sizes(data_set: DataSet, suggestion: Suggestion) -> None:
-    splits = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
+def _print_sizes(dataset: Dataset, suggestion: Suggestion) -> None:
+    splits = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
     tell(f"images   {splits}")
-    if data_set.sizes:
-        by_number = sorted(data_set.sizes.items(), key=lambda item: -item[1])
+    if dataset.sizes:
+        by_number = sorted(dataset.sizes.items(), key=lambda item: -item[1])
         tell(f"sizes    {listed([f'{h}x{w} ({number} images)' for (h, w), number in by_number])}")
     height, width = suggestion.image_size
     how = {"stretch": "", "letterbox": " --fit letterbox, for their shapes differ", "crop": " --fit crop"}
     tell(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
     config = dataclasses.replace(Config(), image_size=suggestion.image_size, fit=suggestion.fit)
-    tell_of_sizes(config, data_set, tell)
+    tell_of_sizes(config, dataset, tell)
 
 
-def _audit(data_set: DataSet) -> sequences.Audit | None:
+def _audit(dataset: Dataset) -> sequences.Audit | None:
     """Neighbours across splits, where names tell more than one sequence, or one in several splits."""
-    found = sequences.audit({name: split.names for name, split in data_set.splits.items()})
+    found = sequences.audit({name: split.names for name, split in dataset.splits.items()})
     return found if found is not None and (len(found.sequences) > 1 or found.neighbours) else None
 
 
-def _draw(data_set: DataSet, suggestion: Suggestion, path: str) -> None:
+def _draw(dataset: Dataset, suggestion: Suggestion, path: str) -> None:
     """A sheet of records from all splits, evenly spread."""
-    places = [(split, index) for split in data_set.splits.values() for index in range(len(split))]
+    places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
     chosen = sorted({round(place) for place in np.linspace(0, len(places) - 1, _MOST_PICTURES)})
-    records = (split.read(index) for split, index in (places[place] for place in chosen))
-    fitted = [fit_record(*record, suggestion.image_size, suggestion.fit) for record in records]
+    samples = (split.read(index) for split, index in (places[place] for place in chosen))
+    fitted = [fit_record(*record, suggestion.image_size, suggestion.fit) for record in samples]
     images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
     title = f"{len(chosen)} of {len(places)} images with their labels"
-    batch_picture(images, labels, data_set.classes, path, title, most=_MOST_PICTURES, asked_for=True)
+    batch_picture(images, labels, dataset.classes, path, title, most=_MOST_PICTURES, asked_for=True)
 
 
 def _write_classes(options: Options, config: Config) -> int:

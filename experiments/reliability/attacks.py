@@ -142,7 +142,7 @@ def sealed(change: Callable[[pathlib.Path], object]) -> Callable:
     """Changes every checkpoint and seals it anew, so that its sums are right."""
 
     def prepare(run, folder):
-        from segnet_jax.training.sealing import MANIFEST, seal
+        from segnet_jax.training.manifest import MANIFEST, seal
 
         for place in [*(run / "checkpoints" / "newest").iterdir(), *(run / "checkpoints" / "best").iterdir()]:
             facts = json.loads((place / MANIFEST).read_text())

@@ -8,9 +8,8 @@ import numpy as np
 from jax import export
 
 from segnet_jax.exporting.parity import Label
-from segnet_jax.exporting.subject import Subject
+from segnet_jax.exporting.subject import PLATFORMS, Subject
 
-PLATFORMS = ("cpu", "cuda", "tpu")
 MONTHS_READABLE, WEEKS_BEFORE = 6, 3
 """For which JAX promises to read what its `export` wrote, by later and by earlier versions (docs.jax.dev, export)."""
 

@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 
-from segnet_jax import confined
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_bytes, plain
+from segnet_jax.system import confined
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_bytes, plain
 
 FILE_NAME = "metrics.jsonl"
 _MOST_BYTES = 2**29  # of a million steps it has 250 MB

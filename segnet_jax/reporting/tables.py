@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segnet_jax.datasets.labels import ClassTable
-from segnet_jax.errors import shown
+from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.bootstrap import Interval
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import Scores
+from segnet_jax.system.errors import shown
 
 _MOST_SEQUENCES = 10  # whose scores are shown; the names of a folder of photographs may tell hundreds
 
@@ -107,3 +107,6 @@ def percent(fraction: float | None) -> str:
 
 def _number(fraction: float) -> str:
     return f"{100 * fraction:.2f}" if math.isfinite(fraction) else "-"
+
+
+SPLIT_WORDS = {"train": "Training", "val": "Validation", "test": "Test"}

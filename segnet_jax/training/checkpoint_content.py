@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from segnet_jax.endings import NoCheckpoint
+from segnet_jax.system.errors import NoCheckpoint
+from segnet_jax.training.manifest import read_manifest
 from segnet_jax.training.precision import DTYPES
-from segnet_jax.training.sealing import read_manifest
 from segnet_jax.training.state import TrainState
 
 

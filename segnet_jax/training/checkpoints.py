@@ -23,13 +23,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from segnet_jax import confined
-from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
-from segnet_jax.files import atomic_write_json
+from segnet_jax.distributed.data_parallel import Devices, replicate
+from segnet_jax.system import confined
+from segnet_jax.system.errors import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
+from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training.checkpoint_content import check_values, reading_state
-from segnet_jax.training.parallel import Devices, replicate
-from segnet_jax.training.sealing import Damaged, link_files, read_manifest, seal, verify
-from segnet_jax.training.shelf import META, Shelf, Which
+from segnet_jax.training.checkpoint_folders import META, CheckpointFolders, Which
+from segnet_jax.training.manifest import Damaged, link_files, read_manifest, seal, verify
 from segnet_jax.training.state import TrainState, are_same, num_bytes_of, sum_of_state
 
 _STATE = "state"
@@ -46,7 +46,7 @@ class Checkpoints:
       keep: how many of the newest to keep.
       say: told of what was found damaged.
       share: (text of process 0) -> that text in every process; all must restore the same step.
-      most_bytes: as `Shelf`.
+      most_bytes: as `CheckpointFolders`.
 
     Attributes:
       shelf: the folders, without what is in them.
@@ -63,7 +63,7 @@ class Checkpoints:
     ):
         _hush_orbax()
         self._root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
-        self.shelf = Shelf(self._root, keep, say, most_bytes)
+        self.shelf = CheckpointFolders(self._root, keep, say, most_bytes)
         self._devices, self._share = devices, share
         self._writer = _writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
@@ -288,7 +288,7 @@ class Checkpoints:
 def _as_kept(state: TrainState) -> dict[str, Any]:
     """The state as Orbax gets it, by names: without a part that is not there, which older checkpoints do not name."""
     named = {item.name: getattr(state, item.name) for item in dataclasses.fields(state)}
-    return {name: part for name, part in named.items() if name != "average" or part is not None}
+    return {name: part for name, part in named.items() if name != "ema" or part is not None}
 
 
 def _writer() -> ocp.AsyncCheckpointer:

@@ -1,0 +1,106 @@
+"""Strict decoding of image files: what is not exactly right is refused with a reason.
+
+A file's header is read first, and decides what may be done with the pixels. Also resizing of images and labels.
+"""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segnet_jax.constants import Exif
+from segnet_jax.data.images.picture_bytes import orientation, png_transparency
+from segnet_jax.data.images.picture_header import (
+    AGAIN,
+    Header,
+    check_image_header,
+    inspect,
+    open_picture,
+    read_bytes,
+)
+from segnet_jax.system import budget
+from segnet_jax.system.errors import UserError
+
+_BYTES_A_PIXEL = 10  # Pillow's own picture, and the array that is made of it
+
+
+def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
+    """The picture, and the EXIF orientation by which its pixels are still to be turned: 1 for not at all."""
+    budget.pictures.announce(_BYTES_A_PIXEL * header.width * header.height)
+    image = open_picture(data, header.format, name)
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        what, kind = ("cut off", "cut-off") if "truncated" in str(error) else ("damaged", "broken-data")
+        raise UserError(f"{name} is {what}: {error}", kind=kind, file=name, fix=AGAIN) from None
+    turned = 1 if exif == "ignore" else orientation(data)
+    if turned != 1 and exif == "refuse":
+        # No flag to paste: which of the two it is, only the other file of the pair can tell.
+        fix = "give --exif apply, or --exif ignore if the label lies as the stored pixels do"
+        raise turned_picture(name, turned, fix)
+    return image, turned
+
+
+def turned_picture(name: str, turned: int, fix: str) -> UserError:
+    """What to say of a picture that carries a rotation."""
+    what = f"{name} carries an EXIF rotation (orientation {turned}): image and label would disagree"
+    return UserError(what, kind="exif-rotation", file=name, fix=fix)
+
+
+def upright(picture: np.ndarray, turned: int) -> np.ndarray:
+    """Turns pixels [H,W,...] the way up that an EXIF orientation, 1 to 8, says."""
+    if turned in (5, 6, 7, 8):
+        picture = picture.swapaxes(0, 1)
+    rows, columns = (slice(None, None, -1 if turned in flipped else 1) for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return picture[rows, columns]
+
+
+def read_image(source: Path | bytes, name: str, exif: Exif = "refuse") -> np.ndarray:
+    """Decodes an image from PNG or JPEG; grey is repeated, a palette's colours are taken.
+
+    Args:
+      source: the file's path, or its bytes.
+      name: what messages call it.
+      exif: what becomes of an image that carries a rotation.
+
+    Returns:
+      uint8 [H,W,3], RGB.
+
+    Raises:
+      UserError: as `inspect`, and for CMYK, 16 bits, transparency, an EXIF rotation unless `turn`.
+    """
+    data = source if isinstance(source, bytes) else read_bytes(source, name)
+    header = inspect(data, name)
+    check_image_header(header, name)
+    image, turned = decode_picture(data, header, name, exif)
+    if header.kind in ("RGBA", "grey+alpha"):
+        refuse_transparency(np.asarray(image.getchannel("A")), "image", name)
+    elif header.format == "PNG" and (told := png_transparency(data)):
+        refuse_transparency(_alpha(np.asarray(image), header, told), "image", name)
+    return upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), turned)
+
+
+def _alpha(pixels: np.ndarray, header: Header, told: bytes) -> np.ndarray:
+    """The alpha of each pixel, uint8 [H,W], of a PNG that tells it of its palette or of one colour."""
+    if header.kind == "palette":
+        table = np.full(256, 255, np.uint8)
+        table[: min(len(told), 256)] = np.frombuffer(told[:256], np.uint8)
+        return table[pixels]
+    color = np.frombuffer(told[: len(told) // 2 * 2], ">u2")
+    if header.bits < 8:  # Pillow stretches them to 0..255
+        color = color * (255 // (2**header.bits - 1))
+    same = pixels.reshape(*pixels.shape[:2], -1).astype(np.uint16) == color[: 3 if header.kind == "RGB" else 1]
+    return np.where(same.all(axis=-1), np.uint8(0), np.uint8(255))
+
+
+def refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:
+    """Refuse a picture with transparent pixels.
+
+    Raises:
+      UserError: some alpha is below 255.
+    """
+    if (alpha < 255).any():
+        what = f"{which} {name} has {int((alpha < 255).sum())} transparent pixels"
+        raise UserError(what, kind="transparent", file=name, fix="save it without alpha channel")

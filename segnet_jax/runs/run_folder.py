@@ -1,0 +1,188 @@
+"""Run folders: what one says of itself, and what may go on in it; `find_run` tells which one a start takes."""
+
+import contextlib
+import pathlib
+import stat
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from segnet_jax.config.fields import Config, differences, hash_of, on_resume
+from segnet_jax.config.files import CONFIG_FILE, read_run
+from segnet_jax.config.files import override as override_fields
+from segnet_jax.data.dataset import Dataset
+from segnet_jax.reporting.environment import environment
+from segnet_jax.reporting.evaluations import FOLDER as EVALUATIONS
+from segnet_jax.reporting.evaluations import RECORDS_FILE
+from segnet_jax.reporting.figures import batch_picture
+from segnet_jax.system import confined
+from segnet_jax.system.errors import UserError, listed
+from segnet_jax.system.files import atomic_write_json, atomic_write_text
+
+RESULT_FILE = "result.json"
+_DATA_FILE, _CHANGES_FILE, _OLD_RESULT_FILE = "data.json", "overrides.json", "result_before.json"
+
+
+def write_first_files(
+    folder: pathlib.Path, config: Config, devices: list[str], dataset: Dataset, batch: Mapping[str, np.ndarray]
+) -> None:
+    """Writes what is known before the first step: config, environment, data, and a picture of the first batch."""
+    atomic_write_text(folder / CONFIG_FILE, config.to_toml())
+    atomic_write_json(folder / "environment.json", environment(devices))
+    atomic_write_json(folder / _DATA_FILE, {name: dict(split.files) for name, split in dataset.splits.items()})
+    images, labels = (batch[name].reshape(-1, *batch[name].shape[3:]) for name in ("image", "label"))
+    batch_picture(images, labels, dataset.classes, folder / "first_batch.png", "First batch, as the network gets it")
+
+
+def tidy(folder: pathlib.Path) -> None:
+    """Removes what a killed start has left half written; for the process that holds the run's lock."""
+    inner = [f"{name}/" for name in confined.names(folder) if _is_folder(folder, name)]
+    for place in ("", *inner):
+        for name in confined.names(folder, place):
+            if name.startswith(".") and name.endswith(".tmp") and not _is_folder(folder, place + name):
+                confined.remove(folder, place + name)
+
+
+def _is_folder(folder: pathlib.Path, name: str) -> bool:
+    found = confined.status(folder, name)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def note_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
+    """Writes down what an overridden recipe changes from this step on, and makes it the run's own."""
+    changed = differences(read_run(folder), config)
+    if not changed:
+        return
+    note = {"step": step, "changes": {name: {"old": old, "new": new} for name, (old, new) in changed.items()}}
+    atomic_write_json(folder / _CHANGES_FILE, [*overrides(folder), note])
+    atomic_write_text(folder / CONFIG_FILE, config.to_toml())
+
+
+def overrides(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """What was changed in a run on the way: {"step", "changes": {name: {"old", "new"}}}, in order."""
+    path = folder / _CHANGES_FILE
+    try:
+        noted = confined.read_json(folder, _CHANGES_FILE) if confined.is_file(folder, _CHANGES_FILE) else []
+        if isinstance(noted, list) and all(map(_is_note, noted)):
+            return noted
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    raise UserError(f"{path} is damaged: restore the file, or delete it and forget what was changed")
+
+
+def _is_note(note: dict[str, Any]) -> bool:
+    changes = note["changes"]
+    return (
+        type(note["step"]) is int
+        and isinstance(changes, dict)
+        and all(isinstance(each, dict) and {"old", "new"} <= each.keys() for each in changes.values())
+    )
+
+
+def check_experiment(
+    folder: pathlib.Path, meta: dict[str, Any], config: Config, say: Callable[[str], None], override: bool | None = None
+) -> None:
+    """Compare what a checkpoint says of its experiment with the run's config, field by field.
+
+    What was overridden on the way, after the checkpoint was saved, is known from the run's notes and no difference.
+
+    Args:
+      folder: the run's.
+      meta: the JSON of the checkpoint.
+      config: the run's, as its file says or, on resume, as it is to go on.
+      say: told what differs without making the checkpoint useless, and of a checkpoint that does not say.
+      override: whether the user wants to go on with a changed recipe; None where nothing is trained, and a recipe of
+        training that differs is only told.
+
+    Raises:
+      UserError: it is another experiment, with old -> new for each field.
+    """
+    told, step = meta.get("experiment"), meta["step"]
+    if told is None:  # a version that kept the hash alone: a field that was added since has changed that
+        if meta.get("config") not in (None, config.hash()):
+            say(f"warning: the checkpoint of step {step} does not tell its settings: they are not compared")
+        return
+    saved = override_fields(Config(), told, source=f"a checkpoint of {folder}")
+    if meta.get("config") not in (None, hash_of(told)):
+        raise UserError(f"the checkpoint of step {step} in {folder} contradicts itself on its experiment")
+    expected = config
+    for note in reversed(overrides(folder)):
+        if note["step"] >= step:
+            before = {name: each["old"] for name, each in note["changes"].items()}
+            expected = override_fields(expected, before, source=str(folder / _CHANGES_FILE))
+    changed = differences(saved, expected)
+    if not changed:
+        return
+    refused = [name for name in changed if on_resume(name) == "refused"]
+    fields = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+    what = f"the checkpoint of step {step} in {folder} is of another experiment than the run's config: {fields}"
+    if refused or override is False:
+        more = "" if refused else ", or add --override to go on with the change"
+        raise UserError(f"{what}; put back the {CONFIG_FILE} or the checkpoints that belong together{more}")
+    say(f"warning: {what}")
+
+
+def put_result_aside(folder: pathlib.Path) -> None:
+    """Keeps the result that a finished run had, when it goes on, under another name."""
+    with contextlib.suppress(FileNotFoundError):
+        confined.rename(folder, RESULT_FILE, _OLD_RESULT_FILE)
+
+
+def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, dataset: Dataset) -> None:
+    """Holds what a checkpoint says of its training against the training that is to go on from it.
+
+    Raises:
+      UserError: if it is another training: other data, classes, global batch or precision.
+    """
+    for name, now in identity.items():
+        before = meta[name]
+        if before == now:
+            continue
+        what = f"{name.replace('_', ' ')} {before} -> {now}"
+        if name == "data":
+            what = "; ".join(
+                f"data of {split} changed: {_changed_files(folder, split, dataset)}"
+                for split in sorted(before.keys() | now.keys())
+                if before.get(split) != now.get(split)
+            )
+        raise UserError(f"{folder} is another experiment: {what}; undo the change, or start a new --run")
+
+
+def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
+    """Names the files of a split that are not what they were when the run began."""
+    try:
+        before = dict(confined.read_json(folder, _DATA_FILE)[split])
+    except (OSError, ValueError, KeyError, TypeError):
+        before = {}
+    now = dataset.splits[split].files if split in dataset.splits else {}
+    changed = [
+        f"{name} {'is gone' if name not in now else 'is new' if name not in before else 'differs'}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    return listed(changed) if changed else "its records are others, or in another order"
+
+
+def steps_of_result(folder: pathlib.Path) -> int | None:
+    """The steps of the training that a run's result is of; None where it has none that can be read.
+
+    It tells whether all is done: the last checkpoint does not, where the training was stopped while that was scored.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return confined.read_json(folder, RESULT_FILE).get("num_steps")
+    return None
+
+
+def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
+    """Whether the last step is taken and scored."""
+    return meta["last"] is not None and meta["last"]["step"] == total_steps
+
+
+def num_training_images(folder: str | pathlib.Path) -> int | None:
+    """How many images a run trains on, as it notes at its first evaluation; None where it has not."""
+    try:
+        number = confined.read_json(folder, f"{EVALUATIONS}/{RECORDS_FILE}")["num_images"]["train"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return number if type(number) is int and number > 0 else None
