@@ -1,5 +1,12 @@
 """SegNet for JAX. Importing this package imports neither TensorFlow nor Orbax and does nothing else."""
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # a command is being started, and JAX is not imported yet
+    from segnet_jax.system.limits import leave_if_too_low
+
+    leave_if_too_low()
+
 __version__ = "0.1.0"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from segnet_jax import __version__
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.limits import leave_if_too_low
 
 COMMANDS = {  # each a module of this name with a `main`
     "train": "train SegNet; leaves a run folder with checkpoints, scores and pictures",
@@ -27,6 +28,7 @@ SHELLS = ("bash", "zsh")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that the first word names, and leaves the process with its exit code."""
+    leave_if_too_low()
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help", "help"):
         print(overview())

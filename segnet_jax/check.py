@@ -12,9 +12,9 @@ from segnet_jax.data.input_pipeline.cache import in_words
 from segnet_jax.reporting.pace import duration
 from segnet_jax.runs.dry_run import read, try_out
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import say
+from segnet_jax.system.console import say, tell
 from segnet_jax.system.errors import NotFinite, UserError
-from segnet_jax.system.files import atomic_write_json, check_place
+from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
 
 DESCRIPTION = """Checks a training before it is begun: reads all data, takes two steps, scores some images, saves and
@@ -51,9 +51,9 @@ def check(config: Config, json: str = "") -> int:
         reading = {"seconds": time.monotonic() - start}
         found = {"reading": reading} | try_out(setup, initial, say)
     found["seconds"] = time.monotonic() - start
-    print("\n".join(lines(found)))
+    tell("\n".join(lines(found)))
     if json:
-        atomic_write_json(json, found | {"config": dataclasses.asdict(config)})
+        write_result(json, found | {"config": dataclasses.asdict(config)})
     if not found["step"]["finite"]:
         raise NotFinite("the first steps were not finite: try a lower --learning-rate")
     return 0

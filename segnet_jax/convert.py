@@ -22,9 +22,9 @@ from segnet_jax.nn.preprocessing import PREPROCESSINGS
 from segnet_jax.reporting.environment import environment
 from segnet_jax.runs import find_run
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import say
+from segnet_jax.system.console import say, tell
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.files import atomic_write_json, atomic_write_text, sum_of_file
+from segnet_jax.system.files import atomic_write_json, atomic_write_text, expanded, sum_of_file
 from segnet_jax.training import build
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import CAFFE_CAMVID
@@ -82,6 +82,7 @@ def convert(options: Options) -> int:
         "step": 0,
         "seconds": 0.0,
         "config": config.hash(),
+        "experiment": config.experiment(),
         "classes": list(classes.names),
         "colors": classes.colors,
         "preprocessing": vars(preprocessing),
@@ -107,8 +108,8 @@ def convert(options: Options) -> int:
         atomic_write_json(folder / "outcome.json", {"exit_code": 0, "why": "converted", "converted_from": path.name})
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     dropout = f"dropout {config.dropout:g}" if config.dropout else "no dropout"
-    print(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {dropout}, {len(classes)} classes")
-    print(f"made {folder}: python -m segnet_jax.predict {folder} IMAGE")
+    tell(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {dropout}, {len(classes)} classes")
+    tell(f"made {folder}: python -m segnet_jax.predict {folder} IMAGE")
     return 0
 
 
@@ -121,7 +122,7 @@ def _classes_of(trained: CaffeSegNet, table: str, path: pathlib.Path) -> ClassTa
             f"{path.name} tells {trained.num_classes} classes apart, which has no names here: give them, in order, by "
             f"--classes FILE ({', '.join(TABLES)}, as data/README.md shows)"
         )
-    file = pathlib.Path(table).expanduser()
+    file = expanded(table)
     if file.name not in TABLES:
         raise UserError(f"--classes must be a file named {', '.join(TABLES)}, which tells its form; got {table}")
     classes = read_class_table(file).classes

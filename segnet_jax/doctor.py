@@ -23,11 +23,13 @@ from segnet_jax.data.images.fit import fit_record
 from segnet_jax.data.label_files.label_values import scan, table_to_edit
 from segnet_jax.data.open_dataset import label_files
 from segnet_jax.reporting.figures import batch_picture
+from segnet_jax.reporting.sheet import is_asked_for
 from segnet_jax.runs.dataset import open_data, reading_of, tell_of_sizes
 from segnet_jax.runs.dataset_checks import Examination, Suggestion, as_json, examine, suggest
 from segnet_jax.system.command import run_command
-from segnet_jax.system.errors import UserError, UserErrors, listed
-from segnet_jax.system.files import atomic_write_json, atomic_write_text, check_place
+from segnet_jax.system.console import tell
+from segnet_jax.system.errors import UserError, UserErrors, listed, shown
+from segnet_jax.system.files import atomic_write_text, check_place, is_result, write_result
 
 DESCRIPTION = """Looks at every image and label of a folder, and tells all faults at once, each with a fix to paste.
 
@@ -80,31 +82,31 @@ def doctor(options: Options) -> int:
         told = as_json(found) | ({} if found.faults else {"command": shlex.join(_command(found, config))})
         if found.dataset is not None and (neighbours := _audit(found.dataset)):
             told["audit"] = sequences.as_json(neighbours)
-        atomic_write_json(options.json, told)
+        write_result(options.json, told)
     if found.dataset is not None:
         for line in (*found.dataset.notes, *(f"warning: {warning}" for warning in found.warnings)):
-            print(line)
+            tell(line)
     if found.faults:
         fixes = dict.fromkeys(fault.fix for fault in found.faults if fault.fix.startswith("--"))
         if fixes:
             mended = " ".join([_prog("doctor"), shlex.join(_given(config)), *fixes])
-            print(f"see whether the fixes that are flags do:\n  {mended}")
+            tell(f"see whether the fixes that are flags do:\n  {mended}")
         raise UserErrors(options.data, found.faults)
     suggestion = suggest(found.dataset, found.counts)
     _print_table(found, suggestion)
     _print_sizes(found.dataset, suggestion)
     if neighbours := _audit(found.dataset):
-        print("\n".join(sequences.in_words(neighbours)))
+        tell("\n".join(sequences.in_words(neighbours)))
     if options.picture:
         _draw(found.dataset, suggestion, options.picture)
-        print(f"drew {options.picture}: see whether the colours lie where they should")
-    print(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
+        tell(f"drew {options.picture}: see whether the colours lie where they should")
+    tell(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
     return 0
 
 
 def _check_writable(flag: str, path: str, data: str) -> None:
     """Refuses, before anything is read, a file that cannot be written, or may be one of the data set's."""
-    check_place(flag, path)
+    check_place(flag, path, is_ours=is_asked_for if flag == "picture" else is_result)
     place = pathlib.Path(path)
     if path and place.exists() and place.resolve().is_relative_to(pathlib.Path(data).resolve()):
         raise UserError(f"--{flag} {path} is there already, among the data: nothing is overwritten; name another file")
@@ -146,7 +148,7 @@ def _print_table(found: Examination, suggestion: Suggestion) -> None:
     for place, name in enumerate(classes.names):
         shares = [100 * each.pixels[place] / max(1, each.pixels.sum()) for each in counts.values()]
         told = [f"{share:.2f}" if share else "none" for share in shares]
-        table.add_row(str(place), Text(name), *told, f"{suggestion.weights[place]:.2f}")
+        table.add_row(str(place), Text(shown(name)), *told, f"{suggestion.weights[place]:.2f}")
     voids = [f"{100 * (1 - each.pixels.sum() / max(1, each.total)):.2f}" for each in counts.values()]
     table.add_row("255", "void, of all", *voids, "", style="dim")
     Console(file=sys.stdout, highlight=False).print(table)
@@ -154,15 +156,15 @@ def _print_table(found: Examination, suggestion: Suggestion) -> None:
 
 def _print_sizes(dataset: Dataset, suggestion: Suggestion) -> None:
     splits = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
-    print(f"images   {splits}")
+    tell(f"images   {splits}")
     if dataset.sizes:
         by_number = sorted(dataset.sizes.items(), key=lambda item: -item[1])
-        print(f"sizes    {listed([f'{h}x{w} ({number} images)' for (h, w), number in by_number])}")
+        tell(f"sizes    {listed([f'{h}x{w} ({number} images)' for (h, w), number in by_number])}")
     height, width = suggestion.image_size
     how = {"stretch": "", "letterbox": " --fit letterbox, for their shapes differ", "crop": " --fit crop"}
-    print(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
+    tell(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
     config = dataclasses.replace(Config(), image_size=suggestion.image_size, fit=suggestion.fit)
-    tell_of_sizes(config, dataset, print)
+    tell_of_sizes(config, dataset, tell)
 
 
 def _audit(dataset: Dataset) -> sequences.Audit | None:
@@ -179,7 +181,7 @@ def _draw(dataset: Dataset, suggestion: Suggestion, path: str) -> None:
     fitted = [fit_record(*record, suggestion.image_size, suggestion.fit) for record in samples]
     images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
     title = f"{len(chosen)} of {len(places)} images with their labels"
-    batch_picture(images, labels, dataset.classes, path, title, most=_MOST_PICTURES)
+    batch_picture(images, labels, dataset.classes, path, title, most=_MOST_PICTURES, asked_for=True)
 
 
 def _write_classes(options: Options, config: Config) -> int:
@@ -191,7 +193,7 @@ def _write_classes(options: Options, config: Config) -> int:
     if not found.values and not found.colors:
         raise UserErrors(options.data, found.faults)
     atomic_write_text(path, table_to_edit(found, config.labels_start_at))
-    print(f"wrote {path}: change the names in it, then\n  {_prog('doctor')} {shlex.join(_given(config))}")
+    tell(f"wrote {path}: change the names in it, then\n  {_prog('doctor')} {shlex.join(_given(config))}")
     return 0
 
 

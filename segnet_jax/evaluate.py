@@ -25,16 +25,16 @@ from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.environment import result
 from segnet_jax.reporting.evaluations import Images, packed
-from segnet_jax.reporting.figures import prediction_pictures
+from segnet_jax.reporting.figures import check_pictures, prediction_pictures
 from segnet_jax.reporting.tables import print_sequences, print_table
 from segnet_jax.runs import dataset
 from segnet_jax.runs.dataset import open_data
-from segnet_jax.runs.out_of_memory import explain_out_of_memory
+from segnet_jax.runs.out_of_memory import check_memory, explain_out_of_memory
 from segnet_jax.runs.result import by_statistics, of_images, recipe
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import bar, say
+from segnet_jax.system.console import bar, say, tell
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.files import atomic_write_json, check_place
+from segnet_jax.system.files import check_place, write_result
 from segnet_jax.training import build_steps, checkpoint_folders
 from segnet_jax.training.batch_norm_statistics import recompute
 from segnet_jax.training.devices import device_shard, start_devices
@@ -131,6 +131,8 @@ def evaluate(options: Options) -> int:
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
         raise UserError(f"--pictures {options.pictures} is a file: name a folder")
     subject = _open(options, say)
+    if options.pictures:
+        check_pictures(options.pictures, subject.restored.meta["step"])
     samples = dataset.decode(subject.split, subject.config, f"reading {options.split} images", say)
     with explain_out_of_memory(subject.config, subject.devices, flags=Options):
         found = _score(subject, samples, say)
@@ -140,7 +142,7 @@ def evaluate(options: Options) -> int:
     _print(subject, found, told)
     try:
         if options.json:
-            atomic_write_json(options.json, _summary(subject, found) | told)
+            write_result(options.json, _summary(subject, found) | told)
         if found.sampled:
             on = {"split": options.split, "num_images": len(subject.split), "step": subject.restored.meta["step"]}
             photographs = None if options.masks_only else samples
@@ -164,6 +166,7 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
         **({"data": options.data} if options.data else {}),
     )
     devices, precision = start_devices(config, say)
+    check_memory(config, devices, flags=Options)
     dataset = open_data(config)
     split = dataset.splits.get(options.split)
     if not split:
@@ -239,10 +242,10 @@ def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
     if len(told.get("sequences", {})) > 1:
         print_sequences(told["sequences"])
     step = subject.restored.meta["step"]
-    print(f"{len(subject.split)} {options.split} images, {subject.restored.which} checkpoint (step {step})")
+    tell(f"{len(subject.split)} {options.split} images, {subject.restored.which} checkpoint (step {step})")
     if subject.recomputes:
         running, recomputed = (scores(found.confusions[name]).miou for name in ("running", "recompute"))
-        print(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
+        tell(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
 
 
 def _summary(subject: Subject, found: Found) -> dict[str, Any]:
@@ -279,11 +282,12 @@ def _draw(subject: Subject, found: Found, samples: CachedSplit) -> None:
         np.stack([predictions[index] for index in chosen]),
         [subject.split.names[index] for index in chosen],
         subject.dataset.classes,
-        options.pictures,
+        os.path.realpath(options.pictures),  # the user's own word, which may be a link
         subject.restored.meta["step"],
         options.split,
+        asked_for=True,
     )
-    print(f"drew {drawn}")
+    tell(f"drew {os.path.join(options.pictures, drawn.name)}")
 
 
 if __name__ == "__main__":

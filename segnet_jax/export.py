@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import json
 import os
 import pathlib
 import sys
@@ -20,17 +19,20 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_run
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.data.input_pipeline.cache import streamed
+from segnet_jax.exporting import stablehlo
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.parity import Parity, compare
 from segnet_jax.exporting.subject import Subject
 from segnet_jax.inference.network import folded
 from segnet_jax.reporting.environment import versions
 from segnet_jax.runs.dataset import open_data, validation_split
+from segnet_jax.runs.out_of_memory import check_memory
+from segnet_jax.system import confined
 from segnet_jax.system.command import run_command
 from segnet_jax.system.compilation_cache import keep_no_paths
-from segnet_jax.system.console import say
-from segnet_jax.system.errors import DiskFailed, DiskFull, ExitError, UserError, is_disk_full, listed
-from segnet_jax.system.files import atomic_write_json, check_place, sum_of_file
+from segnet_jax.system.console import say, tell
+from segnet_jax.system.errors import DiskFailed, DiskFull, ExitError, UserError, disk_refusal, is_disk_full, listed
+from segnet_jax.system.files import atomic_write_json, check_place, sum_of_file, write_result
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.restored import Asked, restore
 
@@ -45,7 +47,7 @@ and PyTorch's of their tensors; saved-model for TensorFlow.
 Each but the weights takes uint8 images [B,H,W,3] of any number and size, sees to their preprocessing, and gives the
 prediction, uint8 [B,H,W], and the logits, float32 [B,H,W,C]. Whatever the run was trained in, this is float32."""
 
-REPORT_FILE = "export.json"
+EXPORT_FOLDER, REPORT_FILE = "export", "export.json"
 BATCHES = (1, 3)
 ODD_SIZE = (97, 131)  # besides the run's own: odd at several stages, where borders are lost or doubled
 
@@ -80,8 +82,11 @@ def export(options: Options) -> int:
     """
     if options.images < 1:
         raise UserError(f"--images must be at least 1, got {options.images}")
-    out = pathlib.Path(options.out or pathlib.Path(options.run) / "export")
+    out = pathlib.Path(options.out or pathlib.Path(options.run) / EXPORT_FOLDER)
     check_place("json", options.json, made=out)
+    place = pathlib.Path(options.json)
+    if place.name in (REPORT_FILE, *FILES.values()) and place.absolute().parent == out.absolute():
+        raise UserError(f"--json {options.json} is a file of the export itself: name another file")
     formats = tuple(dict.fromkeys(options.format))
     config = read_run(options.run)
     for name in formats:
@@ -102,7 +107,7 @@ def export(options: Options) -> int:
     with _telling_of_the_disk(out), tempfile.TemporaryDirectory(prefix=".export-", dir=_made(out)) as temporary:
         made = {name: pathlib.Path(temporary) / FILES[name] for name in formats}
         for name, path in made.items():
-            print(f"writing {name}", file=sys.stderr)
+            tell(f"writing {name}", file=sys.stderr)
             MODULES[name].write(subject, path)
         parities = _compare(subject, made, images)
         _check_parity(parities)
@@ -110,13 +115,15 @@ def export(options: Options) -> int:
         for path in made.values():
             _put(path, out / path.name)
         atomic_write_json(out / REPORT_FILE, before | told)
-    if options.json:
-        atomic_write_json(options.json, told)
+        if options.json:
+            write_result(options.json, told)
     for name in formats:
-        print(f"\n{out / FILES[name]}")
-        print(*(f"  {parity}" for parity in parities[name]), sep="\n")
-        print(*(f"    {line}" for line in told[name]["use"].splitlines()), sep="\n")
-    print(f"\nsums, sizes and classes: {out / REPORT_FILE}")
+        tell(f"\n{out / FILES[name]}")
+        tell(*(f"  {parity}" for parity in parities[name]))
+        tell(*(f"    {line}" for line in told[name]["use"].splitlines()))
+        if "readable" in told[name]:
+            tell(f"  {told[name]['readable']}")
+    tell(f"\nsums, sizes and classes: {out / REPORT_FILE}")
     return 0
 
 
@@ -131,12 +138,32 @@ def _earlier(out: pathlib.Path, formats: tuple[Format, ...], overwrite: bool) ->
         raise UserError(f"{out} holds {listed(there)} already: add --overwrite, or name another folder by --out")
     path = out / REPORT_FILE
     try:
-        report = json.loads(path.read_bytes()) if path.exists() else {}
-        if isinstance(report, dict):
-            return report
-    except (OSError, ValueError, RecursionError):
-        pass
-    raise UserError(f"{path} is no report of an export: move it away, or name another folder by --out")
+        report = confined.read_json(out, REPORT_FILE) if os.path.lexists(path) else {}
+        if not isinstance(report, dict):
+            raise TypeError("a report is a table")
+        known = {file: told for name in report for file, told in report[name]["files"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{path} is no report of an export: move it away, or name another folder by --out") from None
+    if foreign := [file for name in there for file in _files_below(out, name) if known.get(file) != _sum(out, file)]:
+        raise UserError(
+            f"{out} holds {listed(foreign)}, which is not what was exported there: nothing else is overwritten, "
+            "move it away, or name another folder by --out"
+        )
+    return report
+
+
+def _files_below(out: pathlib.Path, name: str) -> list[str]:
+    """A file, or the files of a folder, as an export's report names them."""
+    if not os.path.isdir(out / name) or os.path.islink(out / name):
+        return [name]
+    return [file for inner in confined.names(out, name) for file in _files_below(out, f"{name}/{inner}")]
+
+
+def _sum(out: pathlib.Path, file: str) -> str:
+    """The sum of a file's content; empty for what is no file."""
+    with contextlib.suppress(OSError, UserError):
+        return confined.sum_of(out, file, sys.maxsize)
+    return ""
 
 
 def _made(out: pathlib.Path) -> pathlib.Path:
@@ -153,6 +180,7 @@ def _made(out: pathlib.Path) -> pathlib.Path:
 def _subject(options: Options, config: Config) -> Subject:
     config = dataclasses.replace(config, devices="1", fake_devices=0, precision="float32")
     devices, precision = start_devices(config, say)
+    check_memory(dataclasses.replace(config, batch_size_per_device=max(BATCHES)), devices, flags=Options)
     restored = restore(options.run, config, options.checkpoint, devices, precision, say)
     network = folded(restored, config)
     about = {
@@ -193,7 +221,7 @@ def _compare(
     found: dict[Format, list[Parity]] = {name: [] for name in made}
     for size, pictures in images.items():
         for batch in BATCHES:
-            print(f"comparing at {size[0]}x{size[1]}, {batch} at once", file=sys.stderr)
+            tell(f"comparing at {size[0]}x{size[1]}, {batch} at once", file=sys.stderr)
             for name, parity in zip(made, compare(network, exported, pictures, batch), strict=True):
                 found[name].append(parity)
     return found
@@ -219,6 +247,7 @@ def _told(
         "bytes": sum(each.stat().st_size for each in files),
         "use": MODULES[name].use(subject, out / path.name),
         "smallest_size": subject.smallest,
+        **({"readable": stablehlo.warranty()} if name in ("stablehlo", "saved-model") else {}),
         "parity": [dataclasses.asdict(parity) for parity in parities],
         **subject.about,
         "versions": versions() | library_versions(name),
@@ -238,9 +267,14 @@ def _telling_of_the_disk(out: pathlib.Path) -> Iterator[None]:
     """Tells in one line that something could not be written."""
     try:
         yield
-    except OSError as error:
-        kind = DiskFull if is_disk_full(error) else DiskFailed
-        raise kind(f"cannot export to {out}: {error.strerror or error}") from error
+    except (UserError, ExitError):
+        raise
+    except Exception as error:  # each format's library has a kind of its own for what a disk refuses
+        if is_disk_full(error):
+            raise DiskFull(f"cannot export to {out}: no room on its disk") from error
+        if refusal := disk_refusal(error):
+            raise DiskFailed(f"cannot export to {out}: {refusal}") from error
+        raise
 
 
 if __name__ == "__main__":

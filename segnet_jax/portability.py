@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import datetime
 import difflib
-import json
 import os
 import pathlib
 import sys
@@ -24,7 +23,14 @@ from segnet_jax.reporting.environment import environment, versions
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import say
 from segnet_jax.system.errors import UserError, listed
-from segnet_jax.system.files import atomic_write_bytes, atomic_write_json, atomic_write_text, check_place
+from segnet_jax.system.files import (
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    check_place,
+    read_own_json,
+    write_result,
+)
 
 PROG = "segnet_jax.portability"
 OVERVIEW = """usage: python -m segnet_jax.portability lower|measure|report ...
@@ -237,7 +243,7 @@ def measure(options: Measure) -> int:
     with explain_out_of_memory(machine.config, machine.devices, flags=Measure):
         for precision in dict.fromkeys(options.precision):
             found["precisions"][precision] = machine.measure(precision)
-            atomic_write_json(options.json, found)  # after each, so that a long one that breaks off has left the others
+            write_result(options.json, found)  # after each, so that a long one that breaks off has left the others
     print_sides(side_by_side([found]))
     print(f"wrote {options.json}")
     return 0
@@ -271,7 +277,7 @@ def report(options: Report) -> int:
         if options.out:
             atomic_write_text(options.out, as_markdown(sides))
         if options.json:
-            atomic_write_json(options.json, dataclasses.asdict(sides))
+            write_result(options.json, dataclasses.asdict(sides))
     except OSError as error:
         raise UserError(f"cannot write {error.filename}: {error.strerror}") from None
     return 0
@@ -284,8 +290,8 @@ def read_measured(path: pathlib.Path) -> dict[str, Any]:
       UserError: for a file that cannot be read or is none of these.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = read_own_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(found, dict) or found.get("portability") != 1 or not isinstance(found.get("precisions"), dict):
         raise UserError(f"{path} was not written by portability measure")

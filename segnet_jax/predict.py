@@ -29,11 +29,12 @@ from segnet_jax.inference.sources import Source, find_sources, name_outputs
 from segnet_jax.inference.video import library
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.tables import percent, print_table
+from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import say
+from segnet_jax.system.console import say, tell
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors, is_out_of_memory
-from segnet_jax.system.files import atomic_write_json, check_place
+from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.restored import Asked, restore
@@ -121,6 +122,8 @@ def predict(options: Options) -> int:
             if any(source.kind != "image" for source in sources):
                 library()  # that it is missing is told before anything is done
             devices, precision = start_devices(config, say)
+            if sizing.size == "trained" and not sizing.tile:
+                check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=Options)
             restored = restore(options.run, config, options.checkpoint, devices, precision, say)
             network = folded(restored, config)
             if options.samples:
@@ -166,7 +169,7 @@ def predict(options: Options) -> int:
             "faults": [dataclasses.asdict(fault) for fault in found],
         }
         if options.json:
-            room(lambda: atomic_write_json(options.json, summary))
+            room(lambda: write_result(options.json, summary))
         if stop.requested():
             raise Stopped(stop.exit_code, f"stopped after {len(done)} of {len(sources)} inputs")
         if found:
@@ -201,20 +204,20 @@ def _void_of(classes: ClassTable) -> int:
 
 def _tell(entries: Sequence[Entry], out: pathlib.Path, seconds: float, classes: ClassTable) -> dict[str, Any]:
     """Prints what was found in all of them, and returns it for the summary."""
-    print(f"labelled {len(entries)} in {seconds:.1f} s: {out}")
+    tell(f"labelled {len(entries)} in {seconds:.1f} s: {out}")
     if not entries:
         return {}
     counts = sum(entry.counts for entry in entries)
     shares = counts / counts.sum()
     ordered = [f"{classes.names[i]} {percent(shares[i])}" for i in np.argsort(-shares, kind="stable") if counts[i]]
-    print(f"pixels: {', '.join(ordered)}")
+    tell(f"pixels: {', '.join(ordered)}")
     told = {"class_shares": dict(zip(classes.names, shares.tolist(), strict=True))}
     confusions = [entry.confusion for entry in entries if entry.confusion is not None]
     if not np.any(confusions):
         return told
     confusion = sum(confusions)
     print_table(scores(confusion), classes)
-    print(f"scored on the {len(confusions)} images that have a label")
+    tell(f"scored on the {len(confusions)} images that have a label")
     return told | {"num_scored": len(confusions), "miou": scores(confusion).miou, "confusion": confusion}
 
 

@@ -15,10 +15,11 @@ from segnet_jax.data.camvid.write_records import make_archive_records, make_reco
 from segnet_jax.data.camvid_frames import split_names
 from segnet_jax.data.layouts import camvid
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import say
-from segnet_jax.system.download import cache_folder, fetch
+from segnet_jax.system.console import say, tell
+from segnet_jax.system.download import fetch
 from segnet_jax.system.errors import UserError
-from segnet_jax.weights.formats.npz import save_npz
+from segnet_jax.system.files import cache_folder, check_place
+from segnet_jax.weights.formats.npz import is_own_npz, save_npz
 from segnet_jax.weights.formats.published_sums import describe
 from segnet_jax.weights.load import read_caffe_segnet, read_vgg
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
@@ -85,12 +86,12 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
     if archives and tutorial:
         raise UserError(f"--archives {archives} and --tutorial {tutorial}: give one of the two")
     if (prepared := find_prepared(out)) is not None:
-        print(f"CamVid lies prepared in {prepared} already; to make it anew, delete that folder first")
+        tell(f"CamVid lies prepared in {prepared} already; to make it anew, delete that folder first")
         return
     if tutorial:
         dataset = camvid.tutorial(tutorial)
         for note in dataset.notes:
-            print(note)
+            tell(note)
         make_records(dataset, out)
         return
     if archives:
@@ -99,25 +100,27 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
         labels, images = (fetch(resource, cache_folder() / "downloads") for resource in (LABELS, IMAGES))
     make_archive_records(images, labels, out, split_names("tutorial"))
     if not archives:
-        print(f"the two archives stay in {images.parent}; they are not needed any more")
+        tell(f"the two archives stay in {images.parent}; they are not needed any more")
 
 
 def prepare_vgg(name: str, out: Path | None) -> None:
     """Fetches published encoder weights, reads them to be sure, and with `out` keeps them as one `.npz`."""
+    if out is not None:
+        check_place("out", str(out), is_ours=is_own_npz)
     path = obtain(name)
     weights = read_vgg(path, encoder=name.removesuffix("_bn"))
     if out is None:
-        print(f"{path} is whole ({describe(weights)}): train with --init {name}")
+        tell(f"{path} is whole ({describe(weights)}): train with --init {name}")
     else:
         save_npz(out, weights)
-        print(f"wrote {out}: train with --init {out}")
+        tell(f"wrote {out}: train with --init {out}")
 
 
 def prepare_segnet(name: str) -> None:
     """Fetches a SegNet that Caffe has trained, after telling its licence, and reads it to be sure."""
     path = obtain_segnet(name, say)
     read_caffe_segnet(path)
-    print(f"{path} is whole: python -m segnet_jax.convert {name} makes a run of it")
+    tell(f"{path} is whole: python -m segnet_jax.convert {name} makes a run of it")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draws a run's report, or sets several runs side by side: `python -m segnet_jax.report --help`."""
 
-import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -18,9 +18,11 @@ from segnet_jax.reporting.page.ours import of_evaluation, of_run, results
 from segnet_jax.reporting.page.record import Record, read_record, worst_listed
 from segnet_jax.reporting.published import beside, print_published
 from segnet_jax.reporting.tables import percent
+from segnet_jax.system import confined
 from segnet_jax.system.command import run_command
+from segnet_jax.system.console import tell
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.files import atomic_write_json, atomic_write_text
+from segnet_jax.system.files import atomic_write_text, check_place, read_own_json, write_result
 
 DESCRIPTION = """Draws a run's report.html anew from its folder alone, or sets several runs side by side.
 
@@ -65,9 +67,10 @@ def report(options: Options) -> int:
         raise UserError("--scores needs --published")
     alone = len(folders) == 1
     path = pathlib.Path(options.out or (folders[0] / REPORT_FILE if alone else "comparison.html"))
+    check_place("json", options.json)
+    if os.path.lexists(path) and not (is_ours(path) and _is_free_of_runs(path, folders)):
+        raise UserError(f"{path} is there and is no report of this: name another --out, nothing is overwritten")
     try:
-        if path.exists() and not is_ours(path):
-            raise UserError(f"{path} is there and is no report: name another --out, nothing is overwritten")
         records = [read_record(folder) for folder in folders]
         told = _beside_published(records, options) if options.published else None
         if alone:
@@ -76,20 +79,27 @@ def report(options: Options) -> int:
             atomic_write_text(path, comparison_html(records, told))
         if options.json:
             found = summary(records[0]) if alone else _compared(records)
-            atomic_write_json(options.json, found | ({"beside": told} if told else {}))
+            write_result(options.json, found | ({"beside": told} if told else {}))
     except OSError as error:
         raise UserError(f"cannot write {error.filename or path}: {error.strerror or error}") from None
     for record in records:
         for problem in record.problems:
-            print(f"warning: {record.folder}: {problem}", file=sys.stderr)
-        print(f"{record.name}: {content.status(record)[0]}; mIoU {percent(content.headline(record)['miou'])}")
+            tell(f"warning: {record.folder}: {problem}", file=sys.stderr)
+        tell(f"{record.name}: {content.status(record)[0]}; mIoU {percent(content.headline(record)['miou'])}")
     if not alone:
         for warning in comparison(records).warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            tell(f"warning: {warning}", file=sys.stderr)
     if told:
         print_published(told)
-    print(f"drew {path}")
+    tell(f"drew {path}")
     return 0
+
+
+def _is_free_of_runs(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> bool:
+    """Whether a page is not the report of another run than the one that is drawn."""
+    around = path.resolve().parent
+    mine = [folder.resolve() for folder in folders] if len(folders) == 1 else []
+    return path.name != REPORT_FILE or around in mine or not os.path.lexists(around / "config.toml")
 
 
 def _beside_published(records: Sequence[Record], options: Options) -> dict[str, Any]:
@@ -105,8 +115,8 @@ def _beside_published(records: Sequence[Record], options: Options) -> dict[str, 
     found = []
     for record, path in zip(records, options.scores, strict=True):
         try:
-            told = json.loads(pathlib.Path(path).read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            told = read_own_json(path)
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no JSON'}") from None
         if not isinstance(told, dict) or "confusion" not in told:
             raise UserError(f"{path} was not written by evaluate --json")
@@ -167,10 +177,11 @@ def _folder_of(run: str) -> pathlib.Path:
       UserError: there is no such run.
     """
     folder = pathlib.Path(run)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"no run {run}: there is no such folder")
-    if not (folder / "config.toml").is_file():
+    if not confined.is_file(folder, "config.toml"):
         raise UserError(f"no run in {run}: it holds no config.toml")
+    confined.check_tree(folder)
     return folder
 
 

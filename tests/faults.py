@@ -309,8 +309,10 @@ def install(faults: Faults) -> None:
             faults.reached("saving: named")
 
     def removing(path, *args, **settings):
-        if str(path).endswith(".removed") and os.path.isdir(path):
-            os.unlink(next(each for each in pathlib.Path(path).rglob("*") if each.is_file()))
+        around = f"/proc/self/fd/{settings['dir_fd']}" if "dir_fd" in settings else ""
+        place = pathlib.Path(around, path)
+        if str(path).endswith(".removed") and place.is_dir():
+            os.unlink(next(each for each in place.rglob("*") if each.is_file()))
             faults.reached("saving: removing")
         rmtree(path, *args, **settings)
 

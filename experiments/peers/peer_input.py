@@ -16,7 +16,7 @@ from segnet_jax.data.input_pipeline.cache import decoded
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.layouts.camvid import tutorial
 from segnet_jax.data.synthetic.street_scenes import street_scenes, write_tutorial_layout
-from segnet_jax.system.download import cache_folder
+from segnet_jax.system.files import cache_folder
 
 NUM_CHECKED = 4  # batches
 OUR_TURNS_ARE_LONGER = 8  # times, for they are over sooner

@@ -2,8 +2,6 @@
 
 import dataclasses
 import datetime
-import json
-import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from segnet_jax.reporting.environment import environment
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.system.console import say
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.files import atomic_write_json, check_place
+from segnet_jax.system.files import check_place, read_own_json, write_result
 from segnet_jax.training.devices import start_devices
 
 What = Literal["train", "epoch", "infer", "input", "pooling", "scaling", "all"]
@@ -97,7 +95,7 @@ def benchmark(options: Options) -> int:
         with explain_out_of_memory(config, devices, flags=Options):
             for _ in _measure(chosen, measured, options.strong, found):
                 if devices.is_writer and options.json:
-                    atomic_write_json(options.json, found)
+                    write_result(options.json, found)
     finally:
         done = {name: found[name] for name in chosen if found.get(name)}
         if devices.is_writer and done:
@@ -134,7 +132,7 @@ def read_earlier(path: str) -> dict[str, Any]:
       UserError: for a file that cannot be read or is none of ours.
     """
     try:
-        found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        found = read_own_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot compare with {path}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(found, dict) or "command" not in found:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -223,18 +224,19 @@ class Config:
 
     def to_toml(self) -> str:
         """The run as TOML: every field but those of this one start."""
-        return self._toml_of(("free", "override", "refused"))
+        return _toml_of(self._fields(("free", "override", "refused")))
+
+    def experiment(self) -> dict[str, Any]:
+        """Every field that makes the experiment, as JSON has it: a checkpoint carries them, to be compared."""
+        return self._fields(("override", "refused"))
 
     def hash(self) -> str:
         """sha256 of the experiment: of every field that may not differ, unsaid, when the run is resumed."""
-        return hashlib.sha256(self._toml_of(("override", "refused")).encode()).hexdigest()
+        return hash_of(self.experiment())
 
-    def _toml_of(self, rules: tuple[str, ...]) -> str:
-        return "".join(
-            f"{item.name} = {json.dumps(getattr(self, item.name), ensure_ascii=False)}\n"  # flat JSON is TOML
-            for item in dataclasses.fields(self)
-            if on_resume(item.name) in rules
-        )
+    def _fields(self, rules: tuple[str, ...]) -> dict[str, Any]:
+        names = (item.name for item in dataclasses.fields(self) if on_resume(item.name) in rules)
+        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
 
 
 MAX_STAGES = 5
@@ -281,6 +283,15 @@ _RANGES = {
     "checkpoint_every": (1, 1_000_000),
     "keep_checkpoints": (1, 1000),
 }
+
+
+def hash_of(experiment: Mapping[str, Any]) -> str:
+    """The sha256 of the fields of an experiment, in their order, as hex."""
+    return hashlib.sha256(_toml_of(experiment).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _toml_of(fields: Mapping[str, Any]) -> str:
+    return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in fields.items())
 
 
 def on_resume(name: str) -> str:

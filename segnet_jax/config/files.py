@@ -10,13 +10,12 @@ import typing
 from importlib import resources
 from typing import Any, Literal
 
-from segnet_jax.config.fields import Config, differences
-from segnet_jax.system.errors import UserError
+from segnet_jax.config.fields import OF_THIS_START, Config, differences, on_resume
+from segnet_jax.system import bounded_toml, confined
+from segnet_jax.system.errors import UserError, shown
 
 BATCH_OF_A_DEVICE = ("camvid-matlab-2018",)
 """Protocols whose batch is what each device takes, however many there are; of all others it is a step's."""
-
-_MOST_BYTES = 100_000  # of a file; one that sets every field has 2,000. The time to parse TOML grows as its square
 
 
 def read_config(path: pathlib.Path, base: Config) -> Config:
@@ -26,32 +25,43 @@ def read_config(path: pathlib.Path, base: Config) -> Config:
       UserError: for a file that cannot be read or is no TOML, an unknown key (with the nearest known one) or protocol,
         a value of the wrong type or out of range.
     """
-    values = _read(path)
+    file = pathlib.Path(os.path.realpath(path))  # the user's own word, which may be a link
+    values = _read(file.parent, file.name, path)
     if isinstance(name := values.get("protocol"), str) and name:
         base = read_protocol(name, base)
     return override(base, values, source=str(path))
 
 
-def read_whole_config(path: pathlib.Path) -> Config:
-    """What `Config.to_toml` has written, every field, so that the protocol is but a name, of another version perhaps.
+def read_whole_config(folder: pathlib.Path, name: str) -> Config:
+    """Read the config of a run, as `Config.to_toml` wrote it: every field, so that the protocol is only a name.
+
+    Args:
+      folder: the run's, which may be somebody else's: the config is not read through a link.
+      name: of the file in it.
 
     Raises:
-      UserError: as `read_config`.
+      UserError: as `read_config`; or the config sets what belongs to one start alone, such as an address to connect to.
     """
-    return override(Config(), _read(path), source=str(path))
+    path = folder / name
+    values = _read(folder, name, path)
+    known = Config.__dataclass_fields__
+    if of_a_start := [key for key in values if key in known and on_resume(key) == OF_THIS_START["on_resume"]]:
+        raise UserError(
+            f"{shown(str(path))} sets {', '.join(of_a_start)}, which no run keeps: that is given on the command line "
+            "alone; remove it from the file, and see what else was changed in it",
+            kind="not-of-a-run",
+            file=shown(str(path)),
+        )
+    return override(Config(), values, source=str(path))
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    """A file's values as TOML has them."""
+def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]:
+    """The values of a TOML file, not read through a link; messages call it `path`."""
     try:
-        if not path.is_file() and path.exists():  # a pipe would be waited for, and a device never ends
-            raise UserError(f"cannot read the config {path}: it is not a file")
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{path} has {path.stat().st_size} bytes, which is no config: at most {_MOST_BYTES:,}")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return bounded_toml.loads(confined.read_bytes(folder, name, most=bounded_toml.MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
-    except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits, and for deep nesting
+    except ValueError as error:  # also for numbers of thousands of digits, and for deep nesting
         raise UserError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -147,19 +157,20 @@ CONFIG_FILE = "config.toml"
 
 
 def is_run(folder: pathlib.Path) -> bool:
-    """Whether a folder holds a run."""
-    return os.path.isfile(folder / CONFIG_FILE)  # pathlib's raises for a name that is too long
+    """Whether a folder holds a run, or something in the place of a run's config, which `read_run` then refuses."""
+    return os.path.lexists(folder / CONFIG_FILE)  # pathlib's raises for a name that is too long
 
 
 def read_run(folder: str | pathlib.Path) -> Config:
-    """The config that a run was made with.
+    """The config that a run was made with, after a look at what its folder consists of.
 
     Raises:
-      UserError: if there is no such run.
+      UserError: there is no such run, or its folder holds a link, a pipe or a device.
     """
     folder = pathlib.Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"no run {folder}: there is no such folder")
     if not is_run(folder):
         raise UserError(f"no run in {folder}: it holds no {CONFIG_FILE}")
-    return read_whole_config(folder / CONFIG_FILE)
+    confined.check_tree(folder)
+    return read_whole_config(folder, CONFIG_FILE)

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from segnet_jax.distributed.xla_options import gpu_options
 from segnet_jax.system.errors import UserError
-from segnet_jax.training.xla_options import gpu_options
 
 AXIS = "data"
 Mapping = Literal["pmap", "shard_map"]
@@ -80,7 +80,12 @@ def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping =
     Raises:
       UserError: when there are fewer, or when several processes would take only a part of theirs.
     """
-    found = jax.devices()
+    try:
+        found = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS asks for what is not here
+        asked = os.environ.get("JAX_PLATFORMS") or "none"
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"JAX finds no device ({why}); JAX_PLATFORMS is {asked}: unset it, or set it to cpu") from None
     wanted = len(found) if devices == "all" else int(devices)
     kind = found[0].platform
     if wanted > len(found):

@@ -1,6 +1,9 @@
 """The network as a TensorFlow SavedModel, by jax2tf: the same StableHLO in TensorFlow's own folder."""
 
+import contextlib
 import pathlib
+import tempfile
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -29,7 +32,19 @@ def write(subject: Subject, path: pathlib.Path) -> None:
         prediction, logits = converted(images)
         return {"prediction": prediction, "logits": logits}
 
-    tf.saved_model.save(tf.Module(), str(path), signatures=serve)
+    with _temporary_files_in(path.parent):
+        tf.saved_model.save(tf.Module(), str(path), signatures=serve)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: pathlib.Path) -> Iterator[None]:
+    """Let TensorFlow put code that it generates into the export's own folder and not into the system's."""
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def read(subject: Subject, path: pathlib.Path) -> Label:
@@ -40,7 +55,8 @@ def read(subject: Subject, path: pathlib.Path) -> Label:
     """
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(path))
+    with _temporary_files_in(path.parent):
+        loaded = tf.saved_model.load(str(path))
 
     def label(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:

@@ -10,6 +10,9 @@ from jax import export
 from segnet_jax.exporting.parity import Label
 from segnet_jax.exporting.subject import PLATFORMS, Subject
 
+MONTHS_READABLE, WEEKS_BEFORE = 6, 3
+"""For which JAX promises to read what its `export` wrote, by later and by earlier versions (docs.jax.dev, export)."""
+
 
 def write(subject: Subject, path: pathlib.Path) -> None:
     """Exports for CPU, NVIDIA GPU and TPU, with batch, height and width left open."""
@@ -30,6 +33,14 @@ def read(subject: Subject, path: pathlib.Path) -> Label:
         raise ValueError(f"{path} is for {exported.platforms} and images {images.shape}")
     call = jax.jit(exported.call)
     return lambda images: tuple(map(np.asarray, call(images)))
+
+
+def warranty() -> str:
+    """Which JAX wrote a file, and which versions promise to read it."""
+    return (
+        f"written by jax {jax.__version__}: its versions of the next {MONTHS_READABLE} months read it, and "
+        f"those of the last {WEEKS_BEFORE} weeks, as JAX promises; for others, export the run again"
+    )
 
 
 def use(subject: Subject, path: pathlib.Path) -> str:

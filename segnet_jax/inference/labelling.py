@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,17 +13,20 @@ from typing import TypeVar
 import numpy as np
 
 from segnet_jax.data.images.decode import read_image
+from segnet_jax.data.images.picture_header import claimed_pixels
 from segnet_jax.inference.outputs import FRAMES, VIDEO, Entry, Outputs
 from segnet_jax.inference.predictor import Predictor, Prepared
 from segnet_jax.inference.sources import Source
 from segnet_jax.inference.video import Video, VideoWriter, camera_frame
 from segnet_jax.reporting import overlay
+from segnet_jax.system import budget
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import Fault, Stopped, UserError
 from segnet_jax.system.signals import Stop
 
 T, U = TypeVar("T"), TypeVar("U")
 _THREADS = min(os.cpu_count() or 1, 16)
+_MOST_PIXELS = 32_000_000  # of pictures that wait at each stage; a single one may have more
 
 
 def label_all(
@@ -58,44 +62,70 @@ def _label_images(
     sources: Sequence[Source], predictor: Predictor, outputs: Outputs, stop: Stop
 ) -> Iterator[tuple[Source, Entry | UserError]]:
     """Labels images in batches of those that the network sees at one size, and yields each when it is written."""
-    groups: dict[tuple[int, ...], list[tuple[Source, Prepared]]] = {}  # waiting, by that size
-    writing: deque[tuple[Source, Future[Entry]]] = deque()
+    groups: dict[tuple[int, ...], list[tuple[Source, Prepared]]] = {}  # waiting, by that size and their own
+    writing: deque[tuple[Source, int, Future[Entry]]] = deque()  # with the picture's pixels
     most = 2 * predictor.batch_size  # that are held in memory at each stage
 
     def take(batch: list[tuple[Source, Prepared]]) -> Iterator[tuple[Source, Entry]]:
         predictions = predictor.predict([prepared for _, prepared in batch])
         for (source, prepared), prediction in zip(batch, predictions, strict=True):
-            writing.append((source, writers.submit(outputs.image, source, prepared.image, prediction)))
+            pixels = prepared.image.shape[0] * prepared.image.shape[1]
+            writing.append((source, pixels, writers.submit(outputs.image, source, prepared.image, prediction)))
         yield from written(most)
 
     def written(kept: int) -> Iterator[tuple[Source, Entry]]:
-        while len(writing) > kept:
-            source, future = writing.popleft()
+        while len(writing) > kept or sum(pixels for _, pixels, _ in writing) > _MOST_PIXELS:
+            source, _, future = writing.popleft()
             yield source, future.result()
 
     with ThreadPoolExecutor(_THREADS) as writers:
-        for source, read in _ahead(partial(_read, prepare=predictor.prepare), sources, most):
+        prepare = partial(_read, prepare=predictor.prepare)
+        for source, read in _ahead(prepare, sources, most, pixels=_pixels_of):
             if stop.requested():
                 break
             if isinstance(read, UserError):
                 yield source, read
                 continue
-            group = groups.setdefault(read.input.shape, [])
+            group = groups.setdefault((*read.input.shape, *_alike(read.image.shape)), [])
             group.append((source, read))
-            if len(group) == predictor.batch_size or sum(map(len, groups.values())) > most:
-                fullest = max(groups, key=lambda size: len(groups[size]))
-                yield from take(groups.pop(fullest))
+            del read
+            while any(len(group) == predictor.batch_size for group in groups.values()) or _are_too_many(groups, most):
+                fullest = max(groups, key=lambda size: _pixels_in(groups[size]))
+                full = [size for size, group in groups.items() if len(group) == predictor.batch_size]
+                yield from take(groups.pop(full[0] if full else fullest))
         for group in groups.values():
             if not stop.requested():
                 yield from take(group)
         yield from written(0)
 
 
+def _alike(shape: tuple[int, ...]) -> tuple[int, int]:
+    """What pictures of a batch have in common: each side within a factor of two, as a batch's are brought to one size.
+
+    A wide and a tall one together would come to a size that is as wide and as tall.
+    """
+    height, width = (math.ceil(math.log2(side)) for side in shape[:2])
+    return max(height, 9), max(width, 9)  # up to 512 pixels all are alike
+
+
+def _pixels_in(group: list[tuple[Source, Prepared]]) -> int:
+    return sum(prepared.image.shape[0] * prepared.image.shape[1] for _, prepared in group)
+
+
+def _are_too_many(groups: dict[tuple[int, ...], list[tuple[Source, Prepared]]], most: int) -> bool:
+    return sum(map(len, groups.values())) > most or sum(map(_pixels_in, groups.values())) > _MOST_PIXELS
+
+
+def _pixels_of(source: Source) -> int:
+    return claimed_pixels(source.path) if source.kind == "image" else 0
+
+
 def _read(source: Source, prepare: Callable[[np.ndarray], Prepared]) -> Prepared | UserError:
     try:
         if source.kind == "camera":
             return prepare(camera_frame(int(str(source.path))))
-        return prepare(read_image(source.path, source.told, exif="apply"))
+        with budget.pictures.scope():
+            return prepare(read_image(source.path, source.told, exif="apply"))
     except UserError as error:
         return error
 
@@ -141,19 +171,34 @@ def _label_video(source: Source, predictor: Predictor, outputs: Outputs, stop: S
 
 
 def _ahead(
-    function: Callable[[T], U], items: Iterable[T], count: int, threads: int = _THREADS
+    function: Callable[[T], U],
+    items: Iterable[T],
+    count: int,
+    threads: int = _THREADS,
+    pixels: Callable[[T], int] = lambda item: 0,
 ) -> Iterator[tuple[T, U]]:
-    """Each item and what a function makes of it, in order, worked out in threads at most so many items ahead."""
+    """Each item and what a function makes of it, in order, worked out in threads some items ahead.
+
+    Args:
+      function: to call.
+      items: to call it with.
+      count: items to be ahead, at most.
+      threads: to call it in.
+      pixels: of an item; no more than `_MOST_PIXELS` are ahead, or one item that has more.
+    """
     pool = ThreadPoolExecutor(threads)
     try:
-        waiting: deque[tuple[T, Future[U]]] = deque()
+        waiting: deque[tuple[T, int, Future[U]]] = deque()
         for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > count:
-                item, future = waiting.popleft()
-                yield item, future.result()
+            size = pixels(item)
+            while len(waiting) > count or waiting and size + sum(each[1] for each in waiting) > _MOST_PIXELS:
+                first, _, future = waiting.popleft()
+                yield first, future.result()
+                del future
+            waiting.append((item, size, pool.submit(function, item)))
         while waiting:
-            item, future = waiting.popleft()
-            yield item, future.result()
+            first, _, future = waiting.popleft()
+            yield first, future.result()
+            del future
     finally:
         pool.shutdown(cancel_futures=True)

@@ -19,10 +19,12 @@ from segnet_jax.inference.sources import Source
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import overlay
 from segnet_jax.reporting.figures import error_map
+from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError, listed, shown
-from segnet_jax.system.files import atomic_write_bytes
+from segnet_jax.system.files import atomic_write_bytes, expanded
 
 T = TypeVar("T")
+_BYTES_A_PIXEL = 12  # that pictures of an image take while they are drawn
 INDEX, OVERLAY, CONFIDENCE, ERRORS = ".png", "_overlay", "_confidence.png", "_errors.png"
 VIDEO, FRAMES = "_overlay.mp4", "_frames"
 
@@ -72,6 +74,11 @@ class Outputs:
 
     def image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
         """Writes what was asked for of an image, uint8 [H,W,3]; safe to be called from several threads."""
+        with budget.pictures.scope():
+            budget.pictures.announce(_BYTES_A_PIXEL * image.shape[0] * image.shape[1])
+            return self._image(source, image, prediction)
+
+    def _image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
         counts = self.count(prediction)
         seen = overlay.laid_over(image, prediction.class_ids, self.classes)
         if self.key:
@@ -164,7 +171,7 @@ def find_labels(sources: Sequence[Source], folder: str, say: Callable[[str], Non
     Raises:
       UserError: there is no such folder, or no image has a label.
     """
-    place = pathlib.Path(folder).expanduser()
+    place = expanded(folder)
     if not place.is_dir():
         raise UserError(f"no folder {folder} for --labels", kind="no-folder", file=folder)
     images = [source for source in sources if source.kind == "image"]

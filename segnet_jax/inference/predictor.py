@@ -22,6 +22,8 @@ from segnet_jax.system.errors import UserError
 
 _LARGEST = 16_384  # pixels of a side
 _STRIP = 32  # rows that are looked at together, so that logits at the size of a photograph never lie in memory
+_STRIP_PIXELS = _STRIP * 8192
+_MOST_AT_ONCE = 16_000_000  # pixels of a batch at the size of its pictures
 _ROUND = 64  # sizes are rounded up to multiples of this many pixels, so that few programs serve all of them
 
 
@@ -183,13 +185,23 @@ class Predictor:
         _, logits = self._forward(self._variables, batch)
         jax.block_until_ready(logits)
         seconds = time.perf_counter() - started
-        self._look.program((), (logits, *taps))
-        started = time.perf_counter()
-        _, found = self._look((), (logits, *taps))
-        maps = [np.asarray(each).reshape(-1, height, width) for each in found]
-        seconds += time.perf_counter() - started
+        # Of large pictures one for each device at once; filled places of a batch then cost nothing.
+        per_device = self._shape[1]
+        at_once = per_device if self._num_inputs * height * width <= _MOST_AT_ONCE else 1
+        maps: list[list[np.ndarray]] = [[] for _ in sizes]
+        for start in range(0, min(per_device, len(sizes)), at_once):
+            part = jax.tree.map(lambda each, start=start: each[:, start : start + at_once], (logits, *taps))
+            self._look.program((), part)
+            started = time.perf_counter()
+            _, found = self._look((), part)
+            found = [np.asarray(each) for each in found]
+            seconds += time.perf_counter() - started
+            for i, (h, w) in enumerate(sizes):
+                device, place = divmod(i, per_device)
+                if start <= place < start + at_once:
+                    maps[i] = [each[device, place - start, :h, :w].copy() for each in found]
         each_ms = 1e3 * seconds / len(inputs)
-        return [self._prediction([each[i, :h, :w].copy() for each in maps], each_ms) for i, (h, w) in enumerate(sizes)]
+        return [self._prediction(each, each_ms) for each in maps]
 
     def _predict_tiled(self, image: np.ndarray) -> Prediction:
         """Labels one image by tiles at its own size."""
@@ -276,7 +288,10 @@ def _look(_variables, inputs, _store, *, num_classes):
                 jnp.round(255 * each).astype(jnp.uint8) for each in shares
             )
 
-        strips = rows.reshape(2, -1, _STRIP).swapaxes(0, 1), row_shares.reshape(-1, _STRIP)
+        height = _STRIP  # of a strip; less for a picture so wide that one of it would take hundreds of megabytes
+        while height > 1 and height * columns.shape[1] > _STRIP_PIXELS:
+            height //= 2
+        strips = rows.reshape(2, -1, height).swapaxes(0, 1), row_shares.reshape(-1, height)
         return tuple(each.reshape(-1, each.shape[-1]) for each in lax.map(strip, strips))
 
     return (), lax.map(one, inputs)

@@ -22,6 +22,7 @@ from segnet_jax.metrics.confusion import confusion_matrix, scores
 from segnet_jax.metrics.uncertainty import entropy, uncertainty
 from segnet_jax.reporting.evaluations import keep_uncertainty
 from segnet_jax.reporting.tables import percent
+from segnet_jax.system.console import tell
 from segnet_jax.training.build_steps import picture_indices
 from segnet_jax.training.inputs import Input
 
@@ -78,7 +79,7 @@ class SampledScores:
         told = self.as_json()
         for which, name in (("mean", f"mean of {self.num_samples} samples"), ("plain", "without dropout")):
             one, coverage = told[which], told[which]["accuracy_over_coverage"]["entropy"]
-            print(
+            tell(
                 f"{name}: mIoU {percent(one['miou'])}, global accuracy {percent(one['global_accuracy'])}, calibration "
                 f"error {percent(one['calibration_error'])}; right of the surest 90 % and 50 % of all pixels: "
                 f"{percent(coverage['0.9'])} and {percent(coverage['0.5'])}"

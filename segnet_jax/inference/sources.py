@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from segnet_jax.system.errors import UserError, listed, shown
-from segnet_jax.system.files import did_you_mean
+from segnet_jax.system.files import did_you_mean, expanded
 
 IMAGES = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts")
@@ -55,7 +55,7 @@ def find_sources(paths: Sequence[str], say: Callable[[str], None]) -> list[Sourc
 
 
 def _sources_of(given: str, say: Callable[[str], None]) -> list[Source]:
-    path = pathlib.Path(given).expanduser()
+    path = expanded(given)
     if given.isdecimal() and not os.path.lexists(path):
         return [Source(pathlib.Path(given), "camera")]
     if os.path.isdir(path):
@@ -96,6 +96,11 @@ def _kind_of(path: pathlib.Path) -> Literal["image", "video"] | None:
     return "image" if ending in IMAGES else "video" if ending in VIDEOS else None
 
 
+def _plain(stem: str) -> str:
+    """A file's name as outputs may be called by it: what cannot be printed is left out of it."""
+    return "".join(letter if letter.isprintable() else "_" for letter in stem)
+
+
 def name_outputs(
     sources: Iterable[Source], endings: Callable[[Source], Sequence[str]], say: Callable[[str], None]
 ) -> list[Source]:
@@ -111,7 +116,7 @@ def name_outputs(
     taken: set[str] = set()
     named, numbered = [], []
     for source in sources:
-        stem = f"camera-{source.path}" if source.kind == "camera" else source.path.stem
+        stem = f"camera-{source.path}" if source.kind == "camera" else _plain(source.path.stem)
         stem = os.fsdecode(os.fsencode(stem)[:_MOST_BYTES]) if len(os.fsencode(stem)) > _MOST_BYTES else stem
         number, name = 1, stem
         while not taken.isdisjoint(files := {f"{name}{ending}".casefold() for ending in endings(source)}):

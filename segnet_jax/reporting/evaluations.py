@@ -25,6 +25,8 @@ from PIL import Image
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable, Color
+from segnet_jax.system import confined
+from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
 
 FOLDER = "evaluations"
@@ -131,14 +133,14 @@ def keep_evaluation(
     atomic_write_json(place / f"step_{step:07}.json", scored)
     if images is not None:
         write_images(images_path(folder, step), images)
-    for old in {*place.glob("images_*.npz")} - {images_path(folder, each) for each in (step, best) if each is not None}:
-        old.unlink(missing_ok=True)
+    wanted = {images_path(folder, each).name for each in (step, best) if each is not None}
+    for old in confined.names(folder, FOLDER):
+        if old.startswith("images_") and old.endswith(".npz") and old not in wanted:
+            confined.remove(folder, f"{FOLDER}/{old}")
 
 
 def _place(folder: pathlib.Path) -> pathlib.Path:
-    place = folder / FOLDER
-    place.mkdir(exist_ok=True)
-    return place
+    return confined.make_folder(folder, FOLDER)
 
 
 def _palette(classes: ClassTable) -> list[Color]:
@@ -170,14 +172,19 @@ def packed(images: Images | None) -> str | None:
 def read_images(path: str | os.PathLike | io.BytesIO) -> Images | None:
     """Reads what `write_images` wrote; None where there is nothing, or something else, or far too much."""
     try:
+        if not isinstance(path, io.BytesIO):  # in a run's folder, which may be somebody else's
+            path = pathlib.Path(path)
+            inner = f"{path.parent.name}/{path.name}"
+            path = io.BytesIO(confined.read_bytes(path.absolute().parents[1], inner, most=_MOST_UNPACKED))
         with zipfile.ZipFile(path) as packed:
             if sum(member.file_size for member in packed.infolist()) > _MOST_UNPACKED:
                 return None
-        if isinstance(path, io.BytesIO):
-            path.seek(0)
+        path.seek(0)
         with np.load(path, allow_pickle=False) as found:
             names, confusions = found["names"], found["confusions"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError):
+    except (OSError, UserError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        return None
+    except MemoryError:
         return None
     sound = names.ndim == 1 and names.dtype.kind == "U" and confusions.dtype == np.int32 and confusions.ndim == 3
     if not sound or confusions.shape[0] != len(names) or confusions.shape[1] != confusions.shape[2]:

@@ -12,7 +12,8 @@ from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.colors import colorize, overlay
 from segnet_jax.reporting.tables import SPLIT_WORDS, percent
-from segnet_jax.system.files import atomic_write_bytes
+from segnet_jax.system import confined
+from segnet_jax.system.files import atomic_write_bytes, check_place
 
 _MAX_IMAGES, _COLUMNS = 8, 4  # of a batch
 _RIGHT, _WRONG, _UNKNOWN = (236, 236, 236), (214, 39, 40), (150, 150, 150)
@@ -25,6 +26,7 @@ def batch_picture(
     path: str | os.PathLike,
     title: str,
     most: int = _MAX_IMAGES,
+    asked_for: bool = False,
 ) -> None:
     """Draws the first images of a batch as the network gets them, each over itself with its label laid over it.
 
@@ -35,6 +37,7 @@ def batch_picture(
       path: the PNG to write.
       title: the sheet's heading.
       most: images to draw.
+      asked_for: whether a flag named the path.
     """
     images, labels = images[:most], labels[:most]
     rows = []
@@ -45,7 +48,7 @@ def batch_picture(
     heading = sheet.text_strip([title], width, scale=1.3, bold=True)
     note = sheet.text_strip(["Each image, and beneath it its label; void is not coloured."], width)
     key = sheet.key_strip(list(zip(classes.names, classes.colors, strict=True)), width)
-    atomic_write_bytes(path, sheet.sheet_png([heading, note, *rows, sheet.space_strip(4), key]))
+    atomic_write_bytes(path, sheet.sheet_png([heading, note, *rows, sheet.space_strip(4), key], asked_for))
 
 
 def prediction_pictures(
@@ -57,6 +60,7 @@ def prediction_pictures(
     folder: str | os.PathLike,
     step: int,
     split: str,
+    asked_for: bool = False,
 ) -> pathlib.Path:
     """Draws a row for each image: image, ground truth, prediction, errors, and its own scores above.
 
@@ -69,9 +73,13 @@ def prediction_pictures(
       folder: gets `step_0000123.png` and the same picture as `latest.png`; made where it is missing.
       step: finished steps.
       split: that they are of.
+      asked_for: whether a flag named the folder: then nothing in it is replaced that was not drawn so too.
 
     Returns:
       The path of the picture.
+
+    Raises:
+      UserError: there is another file of that name.
     """
     rows = []
     for number, (label, prediction, name) in enumerate(zip(labels, predictions, names, strict=True)):
@@ -92,12 +100,30 @@ def prediction_pictures(
         sheet.key_strip([("right", _RIGHT), ("wrong", _WRONG), ("void, not scored", _UNKNOWN)], width),
     ]
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step_{step:07}.png"
-    picture = sheet.sheet_png(strips)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    confined.make_folder(folder.parent, folder.name)
+    path = folder / picture_name(step)
+    if asked_for:
+        check_pictures(folder, step)
+    picture = sheet.sheet_png(strips, asked_for)
     atomic_write_bytes(path, picture)
     atomic_write_bytes(folder / "latest.png", picture)
     return path
+
+
+def picture_name(step: int) -> str:
+    """What a picture of predictions is called."""
+    return f"step_{step:07}.png"
+
+
+def check_pictures(folder: str | os.PathLike, step: int) -> None:
+    """Refuse a folder of `--pictures` in which something would be replaced that was not drawn for this flag.
+
+    Raises:
+      UserError: naming the file.
+    """
+    for name in (picture_name(step), "latest.png"):
+        check_place("pictures", os.path.join(folder, name), made=folder, is_ours=sheet.is_asked_for)
 
 
 def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 
+from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_bytes, plain
 
 FILE_NAME = "metrics.jsonl"
+_MOST_BYTES = 2**29  # of a million steps it has 250 MB
 
 
 class MetricsLog:
@@ -40,12 +42,13 @@ class MetricsLog:
 
         path = pathlib.Path(folder) / FILE_NAME
         self._last_steps: dict[str, int] = {}
-        if resume_step is not None and path.exists():
+        if resume_step is not None and confined.is_file(path.parent, FILE_NAME):
             last = {"val": resume_step if scored_step is None else scored_step}
             kept = [row for row in read_metrics(path) if row["step"] <= last.get(row["kind"], resume_step)]
             atomic_write_bytes(path, b"".join(_line(row) for row in kept))
             self._last_steps = {row["kind"]: row["step"] for row in kept}
-        self._file = open(path, "xb" if resume_step is None else "ab", buffering=0)
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if resume_step is None else os.O_APPEND)
+        self._file = confined.open_file(path.parent, FILE_NAME, flags)
         # Without tensorboardX's thread and queue, which wait for ever once the thread has met a full disk.
         self._events = EventsWriter(
             str(path.with_name("events")),
@@ -127,9 +130,10 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      UserError: if a line before the last one is damaged.
+      UserError: a line before the last one is damaged, or the file is a link, no regular file, or too large.
     """
-    lines = pathlib.Path(path).read_bytes().split(b"\n")
+    path = pathlib.Path(path)
+    lines = confined.read_bytes(path.parent, path.name, most=_MOST_BYTES).split(b"\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

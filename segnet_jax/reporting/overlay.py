@@ -11,7 +11,7 @@ from segnet_jax.reporting import sheet
 from segnet_jax.reporting.colors import overlay
 
 _KEY_WIDTH = 320  # pixels at least, so that a name has room beneath a small picture
-_STRIP = 256  # rows that are mixed together: the numbers between take 48 bytes a pixel
+_STRIP = 1_000_000  # pixels that are mixed together: the numbers between take 48 bytes a pixel
 _LONGEST = 65_500  # pixels of a JPEG's side
 
 
@@ -24,8 +24,11 @@ def index_png(prediction: np.ndarray, classes: ClassTable) -> bytes:
 
 def laid_over(image: np.ndarray, prediction: np.ndarray, classes: ClassTable) -> np.ndarray:
     """As `colors.overlay` for one image, uint8 [H,W,3], in memory that does for photographs."""
-    strips = [slice(start, start + _STRIP) for start in range(0, len(image), _STRIP)]
-    return np.concatenate([overlay(image[strip], prediction[strip], classes) for strip in strips])
+    rows, laid = max(1, _STRIP // image.shape[1]), np.empty_like(image)
+    for start in range(0, len(image), rows):
+        strip = slice(start, start + rows)
+        laid[strip] = overlay(image[strip], prediction[strip], classes)
+    return laid
 
 
 def with_key(picture: np.ndarray, shares: Sequence[float], classes: ClassTable) -> np.ndarray:

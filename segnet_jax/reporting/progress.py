@@ -14,6 +14,7 @@ from rich.text import Text
 from segnet_jax.metrics.confusion import Scores
 from segnet_jax.reporting.pace import Pace, duration
 from segnet_jax.reporting.tables import percent
+from segnet_jax.system.console import harmless
 
 
 class Progress:
@@ -125,6 +126,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Writes a line of text, above the live line where there is one."""
+        text = harmless(text)
         if self._live:
             self._console.print(Text(text), soft_wrap=True)
         else:

@@ -15,6 +15,7 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.bootstrap import Interval
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import Scores
+from segnet_jax.system.errors import shown
 
 _MOST_SEQUENCES = 10  # whose scores are shown; the names of a folder of photographs may tell hundreds
 
@@ -55,7 +56,7 @@ def per_class_table(
     for class_id, name in enumerate(classes.names):
         absent = class_id in scores.absent
         table.add_row(
-            Text(name),  # a Text, for a class may be called "[red]"
+            Text(shown(name)),  # a Text, for a class may be called "[red]"
             _number(scores.iou[class_id]),
             _number(scores.accuracy[class_id]),
             f"{scores.pixels[class_id]:,}",
@@ -93,7 +94,7 @@ def print_sequences(found: Mapping[str, Mapping[str, float]]) -> None:
     table.add_column("mIoU %", justify="right", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
     for name, scored in by_size[:_MOST_SEQUENCES]:
-        table.add_row(Text(name), _number(scored["miou"]), f"{scored['num_images']:,}")
+        table.add_row(Text(shown(name)), _number(scored["miou"]), f"{scored['num_images']:,}")
     Console(file=sys.stdout, highlight=False).print(table)
     if len(found) > _MOST_SEQUENCES:
         print(f"and {len(found) - _MOST_SEQUENCES} more sequences; --json FILE has all")

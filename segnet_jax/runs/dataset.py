@@ -9,8 +9,8 @@ from segnet_jax.data.input_pipeline.cache import CachedSplit, decoded
 from segnet_jax.data.labels.read_options import Reading
 from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.system.console import bar
-from segnet_jax.system.download import cache_folder
 from segnet_jax.system.errors import UserError, listed
+from segnet_jax.system.files import cache_folder
 
 
 def decode(split: Split, config: Config, doing: str, say: Callable[[str], None]) -> CachedSplit:

@@ -20,6 +20,7 @@ from segnet_jax.training.class_weights import present_frequency_weights
 _PIXELS = 360 * 480  # of an image that trains at the speed this project is measured at
 _SMALLEST = 32  # that five poolings need
 _STEP = 8  # that a suggested height and width are multiples of
+_MOST_RATIO = 256  # of the sides of a suggested size: a longer picture gets bars
 _SAME_SHAPE = 0.02  # by which two ratios of height and width may differ
 _UNEVEN = 3.0  # ratio of the largest to the smallest weight from which on weighting is worth it
 
@@ -160,12 +161,13 @@ def suggested_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int
         ratio = height / width
         near = next((other for other in shapes if abs(other / ratio - 1) < _SAME_SHAPE), ratio)
         shapes[near] = shapes.get(near, 0) + images
-    ratio = max(shapes, key=lambda shape: shapes[shape])
+    frequent = max(shapes, key=lambda shape: shapes[shape])
+    ratio = min(max(frequent, 1 / _MOST_RATIO), _MOST_RATIO)
     pixels = min(_PIXELS, max(map(math.prod, sizes)))
     height, width = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
     larger = max(1.0, _SMALLEST / min(height, width))
     size = tuple(_STEP * round(larger * side / _STEP) for side in (height, width))
-    return size, "stretch" if len(shapes) == 1 else "letterbox"
+    return size, "stretch" if len(shapes) == 1 and ratio == frequent else "letterbox"
 
 
 def as_json(examination: Examination) -> dict[str, Any]:

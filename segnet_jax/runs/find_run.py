@@ -41,7 +41,7 @@ def find(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack
     if config.run:
         return config
     for folder in _newest_first(config):
-        if (folder / RESULT_FILE).exists():
+        if os.path.lexists(folder / RESULT_FILE):
             continue
         try:
             if differences(read_run(folder), config):

@@ -18,8 +18,8 @@ from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW
 from segnet_jax.runs.checks import check_takes_vgg
-from segnet_jax.system.download import cache_folder
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import cache_folder
 from segnet_jax.system.lock import is_held
 from segnet_jax.training import build, checkpoint_folders
 from segnet_jax.training.initial_weights import TrainedSegNet, check_fits, described

@@ -41,6 +41,32 @@ def explain_out_of_memory(
         ) from error
 
 
+def check_memory(config: Config, devices: Devices, *, has_run: bool = False, flags: type = Config) -> None:
+    """Refuse, before anything is allocated, an image size of which one batch cannot fit into a device's memory.
+
+    Only what every network holds at once is counted, a batch and the maps of its first convolution in 16 bits, so that
+    nothing is refused that could run.
+
+    Args:
+      config: of what is to be computed.
+      devices: that it is on.
+      has_run: as `explain_out_of_memory`.
+      flags: likewise.
+
+    Raises:
+      OutOfMemory: naming the sizes, and what may fit.
+    """
+    height, width = config.image_size
+    channels = max(1, round(64 * config.width))
+    needed = config.batch_size_per_device * height * width * (4 + 2 * channels)
+    if needed > (memory := memory_of(devices.local[0])):
+        advice = what_may_fit(config, devices.local[0], has_run, flags)
+        raise OutOfMemory(
+            f"{config.batch_size_per_device} images of {height}x{width} take at least {in_words(needed)}, and "
+            f"{devices} have {in_words(memory)} each" + (f"; try {advice}" if advice else "")
+        )
+
+
 def what_may_fit(config: Config, device: jax.Device, has_run: bool, flags: type = Config) -> str:
     """The flags that ask for less memory, those first that change least; a run bears some only as a new one.
 

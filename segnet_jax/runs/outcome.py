@@ -5,7 +5,6 @@ Where a step was not finite, its batch is kept in `incident/`, to be looked at.
 
 import contextlib
 import io
-import json
 import pathlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,28 +12,46 @@ from typing import Any
 
 import numpy as np
 
+from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.reporting.figures import batch_picture
+from segnet_jax.reporting.metrics_log import FILE_NAME as METRICS_FILE
+from segnet_jax.reporting.metrics_log import read_metrics
 from segnet_jax.reporting.page.draw import write_report
+from segnet_jax.system import confined
 from segnet_jax.system.errors import ExitError, HostLost, NoCheckpoint, NotFinite, UserError, listed
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
 
-OUTCOME_FILE = "outcome.json"
+OUTCOME_FILE, CHECKPOINTS = "outcome.json", "checkpoints"
 
 
-def check_never_saved(folder: pathlib.Path) -> None:
-    """Refuses to begin a run anew of which something was saved, when no checkpoint is to be found.
+def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int, say: Callable[[str], None]) -> None:
+    """Refuse to begin anew a run of which something was saved; say so where nothing was and it begins anew.
+
+    Args:
+      folder: the run's.
+      config: its config.
+      steps_per_epoch: of its training.
+      say: prints a line.
 
     Raises:
-      NoCheckpoint: the run tells of one.
+      NoCheckpoint: the run's outcome or its metrics tell of a checkpoint.
     """
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        step = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")).get("saved")
+    put_back = "put the checkpoints back, or begin a new run in another folder (--run)"
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        step = confined.read_json(folder, OUTCOME_FILE).get("saved")
         if step is not None:
-            raise NoCheckpoint(
-                f"{folder} was saved at step {step}, and holds no checkpoint: put them back, or begin a new run in "
-                "another folder (--run)"
-            )
+            raise NoCheckpoint(f"{folder} was saved at step {step}, and holds no checkpoint: {put_back}")
+    try:
+        last = max((row["step"] for row in read_metrics(folder / METRICS_FILE)), default=0)
+    except FileNotFoundError:
+        return
+    # The folder is made before the step that follows the first save, so that a kill cannot have left steps without it.
+    first_save = min(config.checkpoint_every, config.evaluate_every) * steps_per_epoch
+    if last > first_save and confined.status(folder, CHECKPOINTS) is None:
+        raise NoCheckpoint(f"{folder} has taken {last} steps, and holds no checkpoint: {put_back}")
+    if last:
+        say(f"warning: {folder} has taken {last} steps and saved none of them: it begins anew")
 
 
 def resume_command(folder: pathlib.Path) -> str:
@@ -98,8 +115,7 @@ def write_incident(
       names: of the images of the whole global batch.
       classes: for the picture.
     """
-    place = folder / "incident"
-    place.mkdir(exist_ok=True)
+    place = confined.make_folder(folder, "incident")
     images, labels = (batch[name].reshape(-1, *batch[name].shape[3:]) for name in ("image", "label"))
     packed = io.BytesIO()
     np.savez(packed, image=images, label=labels)

@@ -20,6 +20,7 @@ from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.setup import Setup
+from segnet_jax.system.console import tell
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training import batch_norm_statistics
@@ -27,6 +28,7 @@ from segnet_jax.training.batch_norm_statistics import recompute
 from segnet_jax.training.checkpoint_folders import Which
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation
+from segnet_jax.training.experiment import overrides
 from segnet_jax.training.state import TrainState
 
 
@@ -101,13 +103,13 @@ def write_result(
         images = None  # of another evaluation
     told = recipe(config, setup.dataset.name, setup.sampler.global_batch_size) | of_images(images)
     extra |= told
-    changes = {"overrides": run_folder.overrides(folder)} if run_folder.overrides(folder) else {}
+    changes = {"overrides": changed} if (changed := overrides(folder)) else {}
     atomic_write_json(folder / run_folder.RESULT_FILE, summary | extra | changes)
     print_table(found, classes, interval=told["interval"], boundary=boundary)
     which = (
         f"{setup.eval_name} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
     )
-    print(which)
+    tell(which)
 
 
 def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Run folders: what one says of itself, and what may go on in it; `find_run` tells which one a start takes."""
 
 import contextlib
-import json
-import os
 import pathlib
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +15,13 @@ from segnet_jax.reporting.environment import environment
 from segnet_jax.reporting.evaluations import FOLDER as EVALUATIONS
 from segnet_jax.reporting.evaluations import RECORDS_FILE
 from segnet_jax.reporting.figures import batch_picture
+from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.files import atomic_write_json, atomic_write_text
+from segnet_jax.training.experiment import CHANGES_FILE, overrides
 
 RESULT_FILE = "result.json"
-_DATA_FILE, _CHANGES_FILE, _OLD_RESULT_FILE = "data.json", "overrides.json", "result_before.json"
+_DATA_FILE, _OLD_RESULT_FILE = "data.json", "result_before.json"
 
 
 def write_first_files(
@@ -36,8 +37,16 @@ def write_first_files(
 
 def tidy(folder: pathlib.Path) -> None:
     """Removes what a killed start has left half written; for the process that holds the run's lock."""
-    for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
-        path.unlink(missing_ok=True)
+    inner = [f"{name}/" for name in confined.names(folder) if _is_folder(folder, name)]
+    for place in ("", *inner):
+        for name in confined.names(folder, place):
+            if name.startswith(".") and name.endswith(".tmp") and not _is_folder(folder, place + name):
+                confined.remove(folder, place + name)
+
+
+def _is_folder(folder: pathlib.Path, name: str) -> bool:
+    found = confined.status(folder, name)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def note_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
@@ -46,26 +55,14 @@ def note_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
     if not changed:
         return
     note = {"step": step, "changes": {name: {"old": old, "new": new} for name, (old, new) in changed.items()}}
-    atomic_write_json(folder / _CHANGES_FILE, [*overrides(folder), note])
+    atomic_write_json(folder / CHANGES_FILE, [*overrides(folder), note])
     atomic_write_text(folder / CONFIG_FILE, config.to_toml())
-
-
-def overrides(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """What was changed in a run on the way: {"step", "changes": {name: {"old", "new"}}}, in order."""
-    path = folder / _CHANGES_FILE
-    try:
-        noted = json.loads(path.read_bytes()) if path.is_file() else []
-        if all(type(note["step"]) is int and isinstance(note["changes"], dict) for note in noted):
-            return list(noted)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        pass
-    raise UserError(f"{path} is damaged: restore the file, or delete it and forget what was changed")
 
 
 def put_result_aside(folder: pathlib.Path) -> None:
     """Keeps the result that a finished run had, when it goes on, under another name."""
     with contextlib.suppress(FileNotFoundError):
-        os.replace(folder / RESULT_FILE, folder / _OLD_RESULT_FILE)
+        confined.rename(folder, RESULT_FILE, _OLD_RESULT_FILE)
 
 
 def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, dataset: Dataset) -> None:
@@ -91,8 +88,8 @@ def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: path
 def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
     """Names the files of a split that are not what they were when the run began."""
     try:
-        before = json.loads((folder / _DATA_FILE).read_text(encoding="utf-8"))[split]
-    except (OSError, ValueError, KeyError):
+        before = dict(confined.read_json(folder, _DATA_FILE)[split])
+    except (OSError, ValueError, KeyError, TypeError):
         before = {}
     now = dataset.splits[split].files if split in dataset.splits else {}
     changed = [
@@ -108,8 +105,9 @@ def steps_of_result(folder: pathlib.Path) -> int | None:
 
     It tells whether all is done: the last checkpoint does not, where the training was stopped while that was scored.
     """
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        return json.loads((folder / RESULT_FILE).read_bytes()).get("num_steps")
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return confined.read_json(folder, RESULT_FILE).get("num_steps")
+    return None
 
 
 def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
@@ -120,7 +118,7 @@ def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
 def num_training_images(folder: str | pathlib.Path) -> int | None:
     """How many images a run trains on, as it notes at its first evaluation; None where it has not."""
     try:
-        number = json.loads((pathlib.Path(folder) / EVALUATIONS / RECORDS_FILE).read_bytes())["num_images"]["train"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        number = confined.read_json(folder, f"{EVALUATIONS}/{RECORDS_FILE}")["num_images"]["train"]
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     return number if type(number) is int and number > 0 else None

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from segnet_jax.runs import find_run, run_folder
 from segnet_jax.runs.setup import Setup
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.checkpoint_content import check_meta
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation
 
@@ -85,7 +87,10 @@ def best_intact(
     best, intact = meta["best"], checkpoints.latest_best(until=step)
     if intact == (best and best["step"]):
         return best
-    left = [checkpoints.read_meta("best", intact)["best"]] if intact is not None else []
+    left = []
+    if intact is not None:
+        where = f"the best checkpoint of {checkpoints.shelf.root}"
+        left = [check_meta(checkpoints.read_meta("best", intact), where, True)["best"]]
     left += [meta["last"]] if meta["last"] and meta["last"]["step"] == step else []  # the newest itself was scored
     found = max(filter(None, left), key=lambda each: selection_score(each, best_metric), default=None)
     if best and found != best:
@@ -164,3 +169,21 @@ def shown(found: Evaluation, setup: Setup) -> dict[str, Any]:
         "accuracies": {names[i]: accuracy for i, accuracy in found.accuracies.items()},
         "images": Images(names, found.confusions) if found.confusions is not None else None,
     }
+
+
+def is_better(setup: Setup, meta: dict[str, Any], loss: float, step: int) -> bool:
+    """Return whether the last evaluation is the best so far.
+
+    One whose loss is not finite is not, unless it is the last of the training and the only one: while float16 finds its
+    loss scale the network may give NaN, and its scores then look like those of a single class.
+
+    Args:
+      setup: of the run.
+      meta: of the run, with its "last" and its "best" evaluation.
+      loss: of the last evaluation.
+      step: of the last evaluation.
+    """
+    if meta["best"] is None:
+        return math.isfinite(loss) or step == setup.total_steps
+    last, best = (selection_score(meta[name], setup.config.best_metric) for name in ("last", "best"))
+    return math.isfinite(loss) and last > best

@@ -21,6 +21,7 @@ from segnet_jax.nn.segnet import SegNet
 from segnet_jax.runs import dataset as run_dataset
 from segnet_jax.runs import dataset_checks
 from segnet_jax.runs.checks import another_batch, check_network, check_selection
+from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import build, build_steps, initial_weights
 from segnet_jax.training.devices import device_shard, start_devices, steps_per_dispatch
@@ -30,6 +31,7 @@ from segnet_jax.training.inputs import (
     Input,
     Place,
     agree_on_placement,
+    calls_of,
     choose_placement,
     evaluation_input,
     training_input,
@@ -150,6 +152,10 @@ class Setup:
         """Return this process's part of the batch of a step, counted from 0."""
         return tf_data.training_batch(self.train_samples, self.sampler, self.shard, self.config.grad_accum_steps, step)
 
+    def dispatches(self, steps: range) -> list[range]:
+        """Cut steps into calls of the training step, none of them across the end of an epoch."""
+        return calls_of(steps, self.steps_per_dispatch, self.sampler.steps_per_epoch)
+
     def initial_state(self, initial: VGG | TrainedSegNet | None) -> TrainState:
         """Return the state before the first step, on the devices.
 
@@ -209,6 +215,7 @@ def resolve(config: Config, say: Callable[[str], None]) -> Setup:
     check_selection(config)
     devices, precision = start_devices(config, say)
     say(f"devices  {devices}, {precision}")
+    check_memory(config, devices)
     dataset = run_dataset.open_data(config)
     for note in dataset.notes:
         say(note)

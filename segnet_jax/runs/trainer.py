@@ -13,7 +13,6 @@ from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline.cache import in_words
 from segnet_jax.distributed.data_parallel import prefetch
 from segnet_jax.distributed.hosts import Hosts, join
-from segnet_jax.metrics.confusion import selection_score
 from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.runs import find_run, outcome, run_folder, session
 from segnet_jax.runs.checks import epochs_between_evaluations
@@ -26,10 +25,11 @@ from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import NotFinite, Stopped
 from segnet_jax.system.signals import Stop
 from segnet_jax.training import checkpoint_folders, initial_weights
+from segnet_jax.training.checkpoint_content import check_meta, most_bytes
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import evaluate_boundaries
-from segnet_jax.training.inputs import calls_of
+from segnet_jax.training.experiment import check_experiment
 from segnet_jax.training.state import clear_non_finite, is_finite, num_bytes_of
 
 STUCK_SECONDS = 600.0  # for which a process may be late to a step before it is reported as stuck
@@ -100,19 +100,20 @@ class Trainer:
             self.open_checkpoints()
             self.resumed = self.checkpoints.latest("newest")
             if self.resumed is None:
-                outcome.check_never_saved(self.folder)
+                outcome.check_never_saved(self.folder, config, setup.sampler.steps_per_epoch, self.say)
         if self.resumed is not None:
             meta = self.checkpoints.read_meta("newest", self.resumed)
+            meta = check_meta(meta, f"the newest checkpoint of {self.folder}", True)
             run_folder.check_resumable(meta, setup.identity, self.folder, setup.dataset)
+            check_experiment(self.folder, meta, config, self.say, override=config.override)
             if session.is_finished(setup, self.folder, self.resumed):
                 session.report_finished(self.folder, setup.total_steps, self.asked_to_resume, self.say)
                 return False
             meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric, self.say)
             preprocessing = checkpoint_folders.preprocessing_of(meta)
         else:
-            self.initial = read_initial(
-                config, setup.devices, self.say, partial(self.hosts.broadcast, "initial weights")
-            )
+            share = partial(self.hosts.broadcast, "initial weights")
+            self.initial = read_initial(config, setup.devices, self.say, share)
             if self.initial:
                 self.say(f"init     {describe_initial(config, self.initial, setup.dataset.classes.names)}")
             preprocessing = initial_weights.choose_preprocessing(config, self.initial)
@@ -128,16 +129,15 @@ class Trainer:
 
     def open_checkpoints(self) -> None:
         """Open the checkpoints of the run's folder."""
-        settings = {"devices": self.setup.devices, "keep": self.config.keep_checkpoints, "say": self.say}
-        checkpoints = Checkpoints(
-            self.folder / "checkpoints", **settings, share=partial(self.hosts.broadcast, "checkpoint")
-        )
+        config, share = self.config, partial(self.hosts.broadcast, "checkpoint")
+        settings = {"keep": config.keep_checkpoints, "most_bytes": most_bytes(config.width), "share": share}
+        checkpoints = Checkpoints(self.folder / "checkpoints", self.setup.devices, say=self.say, **settings)
         self.checkpoints = self.stack.enter_context(checkpoints)
 
     # -------------------- Run folder ----------------------------------------------------------------------------------
 
     def open_folder(self) -> None:
-        """Create and lock the folder of a new run, and write what describes the run; record how this start ends."""
+        """Create and lock the folder of a new run, write what describes the run, and record how this start ends."""
         config, hosts = self.config, self.hosts
         if self.resumed is None and hosts.is_writer:
             find_run.check_room(config, num_bytes_of(self.setup.state_shapes))
@@ -192,9 +192,8 @@ class Trainer:
         if self.is_due(evaluate_every) and (meta["last"] is None or meta["last"]["step"] < self.step):
             self.evaluate()
         unread = deque()
-        dispatches = calls_of(range(self.step, last_step), setup.steps_per_dispatch, setup.sampler.steps_per_epoch)
+        exit_code, dispatches = None, setup.dispatches(range(self.step, last_step))
         batches = prefetch(self.steps.source.inputs(dispatches), setup.devices)
-        exit_code = None
         for number, (steps, inputs) in enumerate(zip(dispatches, batches, strict=True)):
             if self.stop.requested():
                 self.hosts.ask_to_stop(number, self.stop.exit_code)
@@ -251,8 +250,7 @@ class Trainer:
             return
         self.logger.evaluated(self.step, **session.shown(found, self.setup), best=meta["best"] and meta["best"]["step"])
         meta["last"] = {"step": self.step, "confusion": found.confusion.tolist()}
-        score = partial(selection_score, best_metric=self.config.best_metric)
-        if meta["best"] is None or score(meta["last"]) > score(meta["best"]):
+        if session.is_better(self.setup, meta, found.loss, self.step):
             meta["best"] = meta["last"]
             self.save("best")
 
@@ -260,7 +258,8 @@ class Trainer:
         """Save the state as the newest or the best checkpoint; it is written while the next steps are taken."""
 
         def attempt() -> None:
-            now = {"step": self.step, "seconds": self.logger.seconds, "config": self.config.hash()}
+            now = {"step": self.step, "seconds": self.logger.seconds}
+            now |= {"config": self.config.hash(), "experiment": self.config.experiment()}
             self.checkpoints.save(which, self.step, self.state, self.meta | now)
             if self.disk.waits:  # a save that fails later could not be repeated: its state would be gone
                 self.checkpoints.wait()

@@ -8,7 +8,7 @@ import zlib
 
 import jax
 
-from segnet_jax.system.download import cache_folder
+from segnet_jax.system.files import cache_folder
 
 _SECONDS = 0.5  # a program that compiles faster is not kept
 _CHECKED = "checked"  # a file whose time says when all that was there was found whole

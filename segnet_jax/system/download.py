@@ -71,13 +71,6 @@ class _Refused(Exception):
     """What the server sent is not the file."""
 
 
-def cache_folder() -> Path:
-    """The folder for fetched weights: $SEGNET_JAX_CACHE, or `segnet_jax` in the user's cache."""
-    if own := os.environ.get("SEGNET_JAX_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segnet_jax"
-
-
 def is_web_page(head: bytes) -> bool:
     """Whether a file that begins with `head` is HTML or XML: what servers send in place of a file that they lack."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:5].lower().startswith((b"<!doc", b"<html", b"<head", b"<?xml"))

@@ -9,9 +9,11 @@ import pathlib
 import socket
 from collections.abc import Callable
 
-from segnet_jax.system.errors import RunInUse, UserError
+from segnet_jax.system import confined
+from segnet_jax.system.errors import RunInUse, UserError, shown
 
 LOCK_FILE = "lock"
+_MOST_BYTES = 10_000
 
 
 class RunLock:
@@ -35,7 +37,7 @@ class RunLock:
 
     def __init__(self, folder: pathlib.Path, say: Callable[[str], None] = lambda text: None, is_named: bool = True):
         try:
-            self._file = open(folder / LOCK_FILE, "a+b", buffering=0)
+            self._file = confined.open_file(folder, LOCK_FILE, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise UserError(f"cannot train in {folder}: {error.strerror}; name another --run") from None
         try:
@@ -54,9 +56,10 @@ class RunLock:
         else:
             if before := holder(folder):
                 say(f"took over the lock of {before}, which has gone")
+        # What is no lock file of ours, or has a second name somewhere else, is locked and left as it is.
+        self._is_ours = os.fstat(self._file.fileno()).st_nlink == 1 and _is_signature(self._file.read(_MOST_BYTES))
         with contextlib.suppress(OSError):  # on a full disk it holds without a name
-            self._file.truncate(0)
-            self._file.write(_signed().encode())
+            self._sign(_signed().encode())
 
     def __enter__(self) -> "RunLock":
         return self
@@ -64,8 +67,14 @@ class RunLock:
     def __exit__(self, *_) -> None:
         """Lets go. The file stays, empty: were it removed, a start that has it open already would lock nothing."""
         with contextlib.suppress(OSError):  # on a disk that is gone meanwhile, it goes without
-            self._file.truncate(0)
+            self._sign(b"")
         self._file.close()
+
+    def _sign(self, text: bytes) -> None:
+        if self._is_ours:
+            self._file.truncate(0)
+            self._file.seek(0)
+            self._file.write(text)
 
 
 def is_held(folder: pathlib.Path) -> str:
@@ -86,10 +95,15 @@ def is_held(folder: pathlib.Path) -> str:
 def holder(folder: pathlib.Path) -> str:
     """Who signed a run's lock, in words; empty where nobody did."""
     try:
-        who = json.loads((folder / LOCK_FILE).read_bytes()[:10_000])
-        return f"process {who['pid']} on {who['host']} since {who['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        who = confined.read_json(folder, LOCK_FILE, most=_MOST_BYTES)
+        return shown(f"process {who['pid']} on {who['host']} since {who['since']}")[:200]
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return ""
+
+
+def _is_signature(data: bytes) -> bool:
+    """Whether a file's content is what a lock file holds: nothing, or what `_signed` writes, perhaps cut off."""
+    return not data or data.startswith(b'{"pid": ') and len(data) < _MOST_BYTES
 
 
 def _signed() -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to be met at the next good moment, not as an interruption."""
+"""Ctrl-C, SIGTERM and SIGUSR1 as a wish to be met at the next good moment, not as an interruption."""
 
 import contextlib
 import os
@@ -10,9 +10,13 @@ from collections.abc import Iterator
 
 from segnet_jax.system.errors import Stopped
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 class Stop:
-    """Turns the first Ctrl-C or SIGTERM into a flag while it is entered; a second Ctrl-C leaves at once.
+    """Turn the first Ctrl-C, SIGTERM or SIGUSR1 into a flag while it is entered; a second Ctrl-C leaves at once.
+
+    SIGUSR1 is how SLURM warns of the end of a job's time (`--signal=USR1@120`); it counts as SIGTERM.
 
     A thread of its own hears the signals, for Python's handlers wait as long as the main thread compiles or computes.
 
@@ -20,7 +24,7 @@ class Stop:
       first: what is done before leaving, for the line that answers the signal.
 
     Attributes:
-      exit_code: 130 after Ctrl-C, 143 after SIGTERM, None while nobody asked.
+      exit_code: 130 after Ctrl-C, 143 after SIGTERM or SIGUSR1, None while nobody asked.
     """
 
     def __init__(self, first: str = "the step is finished and saved first"):
@@ -58,7 +62,7 @@ class Stop:
         with self._lock:
             if self.requested():
                 return
-            self.exit_code = 128 + number
+            self.exit_code = 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
         told = self._first if not self._nothing_to_save else "nothing is lost"
         again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
         _tell(f"stopping: {told}{again}")
@@ -73,7 +77,7 @@ class Stop:
         """The thread: hears each signal's number at once, from the system's own handler."""
         num_interrupts = 0
         while number := self._ear.recv(1)[0]:
-            if number in (signal.SIGINT, signal.SIGTERM):
+            if number in _SIGNALS:
                 self._note(number)
             num_interrupts += number == signal.SIGINT
             if num_interrupts > 1:
@@ -87,7 +91,7 @@ class Stop:
         self._thread = threading.Thread(target=self._listen, name="stop", daemon=True)
         self._thread.start()
         self._wakeup_before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
         return self
 

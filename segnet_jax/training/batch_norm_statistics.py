@@ -13,7 +13,6 @@ Source: SegNet-Tutorial, Scripts/compute_bn_statistics.py.
 import dataclasses
 import itertools
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline import tf_data
@@ -31,6 +30,8 @@ from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
+from segnet_jax.system import confined
+from segnet_jax.system.errors import UserError
 from segnet_jax.training.devices import device_shard
 from segnet_jax.training.manifest import Damaged, NewerFormat, seal, verify
 from segnet_jax.training.state import split_layers
@@ -177,9 +178,10 @@ def keep(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], fac
     if kept(checkpoints, state, batch_stats) is not None and facts.items() <= verify(folder).items():
         return
     partial = folder.with_name(f".{folder.name}.partial")
+    around = checkpoints.parent
     for path in (partial, folder):  # what a kill has left, or what is damaged
-        shutil.rmtree(path, ignore_errors=True)
-    partial.mkdir(parents=True)
+        confined.remove(around, path.relative_to(around).as_posix())
+    confined.make_folder(around, partial.relative_to(around).as_posix())
     save_file(_named(batch_stats), partial / _FILE)
     seal(partial, folder, {"state": state, **facts})
 
@@ -195,10 +197,12 @@ def kept(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[st
     folder = _place(checkpoints, state)
     wanted = _named(like)
     try:
+        if confined.status(checkpoints.parent, folder.relative_to(checkpoints.parent).as_posix()) is None:
+            return None
         if verify(folder)["state"] != state:
             return None
-        found = load_file(folder / _FILE)
-    except (Damaged, NewerFormat, OSError, KeyError, ValueError, SafetensorError):
+        found = load(confined.read_bytes(folder, _FILE))
+    except (Damaged, NewerFormat, OSError, UserError, KeyError, ValueError, SafetensorError):
         return None
     if {name: array.shape for name, array in found.items()} != {name: array.shape for name, array in wanted.items()}:
         return None

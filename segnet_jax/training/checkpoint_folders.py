@@ -1,17 +1,17 @@
 """The folders that a run's checkpoints stand in: which are there, which are whole, which may go."""
 
 import contextlib
-import json
 import math
 import os
 import pathlib
-import shutil
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
 from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.system import confined
 from segnet_jax.system.errors import NoCheckpoint, UserError
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training.manifest import Damaged, NewerFormat, sync_folder, verify
@@ -20,43 +20,53 @@ Which = Literal["newest", "best"]
 
 META = "meta.json"
 _LAST = "last.json"
+_MOST_BYTES = 32_000_000  # of a JSON file beside the arrays; with 255 classes ours has two million
 
 
 class CheckpointFolders:
     """The folder `checkpoints` of a run, with `newest/STEP` and `best/STEP`, each a sealed folder.
 
+    Neither it nor anything below it may be a link: what is read, moved or removed lies in the folder around it.
+
     Args:
       root: the folder; it need not be there yet.
       keep: how many of the newest to keep.
       say: told of what was found damaged.
+      most_bytes: that a checkpoint may have; a larger one counts as damaged.
     """
 
-    def __init__(self, root: pathlib.Path, keep: int, say: Callable[[str], None]):
+    def __init__(self, root: pathlib.Path, keep: int, say: Callable[[str], None], most_bytes: int | None = None):
         self.root, self._keep, self._say = root, keep, say
+        self._around, self._most_bytes = root.parent, most_bytes
         self._unread: set[pathlib.Path] = set()  # that could not be read, which does not tell whether they are whole
 
     def place(self, which: Which, step: int) -> pathlib.Path:
         """Where a checkpoint stands."""
         return self.root / which / str(step)
 
+    def _name(self, path: pathlib.Path) -> str:
+        """A path in it as `confined` takes it, relative to the folder around."""
+        return path.relative_to(self._around).as_posix()
+
     def steps(self, which: Which) -> list[int]:
         """Steps that are there, in order; not verified.
 
         Raises:
-          UserError: the disk does not let them be listed.
+          UserError: the disk does not let them be listed, or a link stands in their place.
         """
         try:
-            names = os.listdir(self.root / which)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+            names = confined.names(self._around, self._name(self.root / which))
         except OSError as error:
-            raise UserError(f"cannot read {self.root / which}: {error.strerror}") from None
-        return sorted(int(name) for name in names if name.isdecimal())
+            raise confined.unreadable(self.root / which, error) from None
+        return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,14}", name))
 
     def tidy(self) -> None:
         """Removes what killed saves and removals have left; for the one process that trains in the run."""
-        for path in self.root.glob("*/.*"):
-            shutil.rmtree(path, ignore_errors=True)
+        for which in ("newest", "best", "statistics"):
+            place = self._name(self.root / which)
+            for name in confined.names(self._around, place):
+                if name.startswith("."):
+                    confined.remove(self._around, f"{place}/{name}")
 
     def forget_after(self, step: int) -> None:
         """Removes checkpoints of steps that will be taken again, which nobody is to miss then.
@@ -87,28 +97,37 @@ class CheckpointFolders:
 
     def _best_of(self, step: int) -> int | None:
         """The step of the best that one of the newest speaks of; None if it cannot be read."""
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+        with contextlib.suppress(OSError, UserError, NoCheckpoint, TypeError, AttributeError, KeyError):
             return self.meta("newest", step)["best"]["step"]
+        return None
 
     def _remove(self, folder: pathlib.Path) -> None:
         """Takes a checkpoint away at once under its name, so that none is ever seen half there."""
-        hidden = folder.with_name(f".{folder.name}.removed")
-        shutil.rmtree(hidden, ignore_errors=True)
-        os.rename(folder, hidden)
+        hidden = self._name(folder.with_name(f".{folder.name}.removed"))
+        confined.remove(self._around, hidden)
+        confined.rename(self._around, self._name(folder), hidden)
         sync_folder(folder.parent)
-        shutil.rmtree(hidden, ignore_errors=True)
+        confined.remove(self._around, hidden)
 
     def _last(self) -> dict[str, int]:
         """The steps that were saved last, as a note beside the checkpoints says: what should be there."""
         try:
-            last = json.loads((self.root / _LAST).read_text(encoding="utf-8"))
+            last = confined.read_json(self._around, self._name(self.root / _LAST), most=_MOST_BYTES)
             return {which: int(last[which]) for which in ("newest", "best") if which in last}
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, OverflowError):
             return {}
 
     def meta(self, which: Which, step: int) -> dict[str, Any]:
-        """The JSON of a checkpoint."""
-        return json.loads((self.place(which, step) / META).read_text(encoding="utf-8"))
+        """The JSON of a checkpoint.
+
+        Raises:
+          NoCheckpoint: it is none, though its sum may be right.
+        """
+        place = self.place(which, step)
+        try:
+            return confined.read_json(self._around, self._name(place / META), most=_MOST_BYTES)
+        except (ValueError, FileNotFoundError) as error:
+            raise NoCheckpoint(f"{META} of {place} cannot be read: {error}") from None
 
     def note(self, which: Which, step: int) -> None:
         """Notes that a checkpoint was saved, so that it is missed if it goes."""
@@ -127,7 +146,7 @@ class CheckpointFolders:
         is_lost = last is not None and last not in found
         step = self.latest_whole(which)
         if step is None:
-            if found or is_lost or any(self.root.glob(f"damaged/{which}-*")):
+            if found or is_lost or self._is_any_set_aside(which):
                 raise NoCheckpoint(
                     f"no {which} checkpoint in {self.root} is whole; put one back from a copy, or begin a new run in "
                     "another folder (--run)"
@@ -164,6 +183,10 @@ class CheckpointFolders:
             ) from None
         return step
 
+    def _is_any_set_aside(self, which: Which) -> bool:
+        names = confined.names(self._around, self._name(self.root / "damaged"))
+        return any(name.startswith(f"{which}-") for name in names)
+
     def latest_whole(self, which: Which, until: float = math.inf) -> int | None:
         """The latest step, `until` at most, whose checkpoint verifies; None if none does. Damaged ones as in `find`.
 
@@ -175,12 +198,12 @@ class CheckpointFolders:
             if step > until:
                 continue
             try:
-                verify(folder)
+                verify(folder, self._most_bytes)
                 return step
             except NewerFormat as error:
                 raise UserError(f"{error}: it was written by a newer segnet_jax, use that") from None
             except Damaged as error:
-                if folder.exists():  # else a training that goes on beside us has removed it meanwhile
+                if os.path.lexists(folder):  # else a training that goes on beside us has removed it meanwhile
                     aside = self._set_aside(folder)
                     self._say(f"warning: the {which} checkpoint of step {step} is damaged: {error}; {aside}")
             except OSError as error:
@@ -192,11 +215,11 @@ class CheckpointFolders:
         """Moves a damaged checkpoint out of the way, and says where to."""
         aside = self.root / "damaged"
         name = f"{folder.parent.name}-{folder.name}"
-        taken = {path.name for path in aside.iterdir()} if aside.is_dir() else set()
-        free = next(each for each in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if each not in taken)
         try:
-            aside.mkdir(exist_ok=True)
-            os.rename(folder, aside / free)
+            taken = confined.names(self._around, self._name(aside))
+            free = next(each for each in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if each not in taken)
+            confined.make_folder(self._around, self._name(aside))
+            confined.rename(self._around, self._name(folder), self._name(aside / free))
         except OSError as error:  # as where we may only read
             return f"it cannot be moved aside ({error.strerror})"
         return f"moved to {aside / free}"

@@ -1,9 +1,8 @@
-"""A run's checkpoints: the newest few for resuming, and a copy of the best. The only module that imports Orbax.
+"""Save and restore training states: the newest few for resuming, and the best. The only module that imports Orbax.
 
-Each is a sealed folder, `newest/STEP` or `best/STEP`: the whole training state as Orbax writes it, `meta.json` with
-what is needed to understand it, and the manifest. Saving goes on beside the training. What was written is read back
-before it gets its name and anything older is removed, and what is restored is held against its manifest first. A step
-that is both the newest and the best is written once: its second folder has the same files.
+Each checkpoint is a folder, `newest/STEP` or `best/STEP`: the state as Orbax writes it, `meta.json`, and a manifest of
+sums. Saving is asynchronous. What was written is read back before it gets its name and anything older is removed, and
+is compared with its manifest before it is restored. A step that is both newest and best is written once.
 """
 
 import contextlib
@@ -24,8 +23,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from segnet_jax.distributed.data_parallel import Devices, replicate
+from segnet_jax.system import confined
 from segnet_jax.system.errors import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
 from segnet_jax.system.files import atomic_write_json
+from segnet_jax.training.checkpoint_content import check_values, reading_state
 from segnet_jax.training.checkpoint_folders import META, CheckpointFolders, Which
 from segnet_jax.training.manifest import Damaged, link_files, read_manifest, seal, verify
 from segnet_jax.training.state import TrainState, are_same, num_bytes_of, sum_of_state
@@ -44,6 +45,7 @@ class Checkpoints:
       keep: how many of the newest to keep.
       say: told of what was found damaged.
       share: (text of process 0) -> that text in every process; all must restore the same step.
+      most_bytes: as `CheckpointFolders`.
 
     Attributes:
       shelf: the folders, without what is in them.
@@ -56,10 +58,11 @@ class Checkpoints:
         keep: int = 2,
         say: Callable[[str], None] = lambda text: None,
         share: Callable[[str], str] = lambda text: text,
+        most_bytes: int | None = None,
     ):
         _hush_orbax()
         self._root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
-        self.shelf = CheckpointFolders(self._root, keep, say)
+        self.shelf = CheckpointFolders(self._root, keep, say, most_bytes)
         self._devices, self._share = devices, share
         self._writer = _writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
@@ -69,9 +72,7 @@ class Checkpoints:
     # --- saving ---
 
     def save(self, which: Which, step: int, state: TrainState, meta: dict[str, Any]) -> None:
-        """Begins to save a state, after the saves before it have ended; of several processes one saves.
-
-        A state that is saved under the other name already, or is being saved, is not waited for and not written again.
+        """Begin to save a state, after earlier saves have ended; of several processes one saves.
 
         Args:
           which: "newest" or "best".
@@ -161,7 +162,7 @@ class Checkpoints:
         """Gives a state that is saved under one name its other one, with a `meta.json` of its own; in the thread."""
         with self._told_by_disk(which, step, partial):
             source = self.shelf.place(other, step)
-            shutil.rmtree(partial, ignore_errors=True)
+            self._make_around(partial)
             try:
                 sum_of_source = read_manifest(source)["state"]
                 sums = link_files(source, partial, _STATE)
@@ -183,13 +184,19 @@ class Checkpoints:
 
     def _make_room(self, which: Which, step: int, partial: pathlib.Path, num_bytes: int) -> None:
         with self._told_by_disk(which, step, partial):
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(partial, ignore_errors=True)
+            self._make_around(partial)
             needed, free = int(_ROOM * num_bytes), shutil.disk_usage(partial.parent).free
         if free < needed:
             raise DiskFull(
                 f"saving step {step} needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on {self._root}"
             )
+
+    def _make_around(self, partial: pathlib.Path) -> None:
+        confined.make_folder(self._root.parent, partial.parent.relative_to(self._root.parent).as_posix())
+        self._remove(partial)
+
+    def _remove(self, partial: pathlib.Path) -> None:
+        confined.remove(self._root.parent, partial.relative_to(self._root.parent).as_posix())
 
     @contextlib.contextmanager
     def _told_by_disk(self, which: Which, step: int, partial: pathlib.Path):
@@ -201,7 +208,7 @@ class Checkpoints:
             if not os.path.isdir(self.shelf.place(which, step)):  # else it is saved, and what failed came after that
                 self._there[which].discard(step)
             free = shutil.disk_usage(self._root).free if self._root.exists() else 0
-            shutil.rmtree(partial, ignore_errors=True)
+            self._remove(partial)
             if isinstance(error, DiskFailed):  # told already
                 raise
             if is_disk_full(error):
@@ -229,10 +236,9 @@ class Checkpoints:
         """Whether the latest checkpoint that verifies is of this step, the same in all processes; none is no error."""
 
         def look() -> bool:
-            try:
+            with contextlib.suppress(NoCheckpoint):  # of process 0 alone, and the others wait for its answer
                 return self.shelf.find(which) == step
-            except NoCheckpoint:  # of process 0 alone, and the others wait for its answer
-                return False
+            return False
 
         return self._agreed(look)
 
@@ -254,13 +260,15 @@ class Checkpoints:
         Args:
           which: "newest" or "best".
           step: that `latest` gave.
-          like: a state of the same shapes, such as `jax.eval_shape` gives.
+          like: a state of the same shapes, such as `jax.eval_shape` gives; NoCheckpoint where it holds another one.
         """
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.replicated), like
         )
-        folder = self.shelf.place(which, step) / _STATE
-        state = like.replace(**self._writer.restore(folder, args=ocp.args.StandardRestore(_as_kept(shapes))))
+        folder = self.shelf.place(which, step)
+        with reading_state(folder, like, _STATE):
+            found = self._writer.restore(folder / _STATE, args=ocp.args.StandardRestore(_as_kept(shapes)))
+        check_values(state := like.replace(**found), str(folder))
         return replicate(state, self._devices)  # which copies: Orbax may still hold its arrays, and a step takes them
 
     def close(self) -> None:

@@ -12,8 +12,8 @@ from segnet_jax.data.camvid.find_folder import open_full_size_counts
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_split
 from segnet_jax.system.console import bar
-from segnet_jax.system.download import cache_folder
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import cache_folder
 
 CAFFE_CAMVID = (*(0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614),)
 """The eleven numbers printed in SegNet-Tutorial's prototxts. SignSymbol's 9.6446 does not follow from the published

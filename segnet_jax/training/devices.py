@@ -20,10 +20,10 @@ from segnet_jax.distributed.data_parallel import (
     Devices,
     choose_devices,
 )
+from segnet_jax.distributed.xla_options import gpu_options, with_options
 from segnet_jax.system.compilation_cache import keep_compiled_programs
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.precision import DTYPES, choose_precision
-from segnet_jax.training.xla_options import gpu_options, with_options
 
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin", "jaxlib.cuda")  # in the order in which JAX takes them
 CUDNN_PACKAGES = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")

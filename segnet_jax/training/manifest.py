@@ -11,9 +11,12 @@ import json
 import os
 import pathlib
 import shutil
+import stat
 from collections.abc import Mapping
 from typing import Any
 
+from segnet_jax.system import confined
+from segnet_jax.system.errors import shown
 from segnet_jax.system.files import plain, sum_of_file
 
 MANIFEST = "manifest.json"
@@ -84,6 +87,8 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
         if not name.startswith(f"{part}/"):
             continue
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        if not confined.is_file(source, name):
+            raise Damaged(f"{name} is missing")
         try:
             os.link(source / name, partial / name)
             linked[name] = known
@@ -94,30 +99,58 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
     return linked
 
 
-def verify(folder: pathlib.Path) -> dict[str, Any]:
+def verify(folder: pathlib.Path, most_bytes: int | None = None) -> dict[str, Any]:
     """Holds a sealed folder against its manifest, every byte of it.
+
+    Args:
+      folder: sealed.
+      most_bytes: that all files together may have; None for any number.
 
     Returns:
       The manifest.
 
     Raises:
-      Damaged: a file is missing, has another size or other content, or the manifest itself is none.
+      Damaged: a file is missing, is none, has another size or other content, or is not listed; or the manifest itself
+        is none.
       NewerFormat: as `read_manifest`.
       OSError: from the disk, other than a missing file.
     """
     manifest = read_manifest(folder)
+    total = sum(known["bytes"] for known in manifest["files"].values())
+    if most_bytes is not None and total > most_bytes:
+        raise Damaged(f"it has {total:,} bytes, and its network takes {most_bytes:,} at most")
     for name, known in manifest["files"].items():
-        path = folder / name
+        told = shown(name)
         try:
-            if path.exists() and not path.is_file():  # a pipe would never end
-                raise Damaged(f"{name} is not a file")
-            if path.stat().st_size != known["bytes"]:
-                raise Damaged(f"{name} has {path.stat().st_size} bytes instead of {known['bytes']}")
-            if sum_of_file(path) != known["sha256"]:
-                raise Damaged(f"the content of {name} is not what was written")
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise Damaged(f"{name} is missing") from None
+            found = confined.status(folder, name)
+            if found is None:
+                raise Damaged(f"{told} is missing")
+            if not stat.S_ISREG(found.st_mode):  # a pipe would never end
+                raise Damaged(f"{told} is not a file")
+            if found.st_size != known["bytes"]:
+                raise Damaged(f"{told} has {found.st_size} bytes instead of {known['bytes']}")
+            if confined.sum_of(folder, name, known["bytes"]) != known["sha256"]:
+                raise Damaged(f"the content of {told} is not what was written")
+        except FileNotFoundError:
+            raise Damaged(f"{told} is missing") from None
+        except confined.Refused as error:
+            raise Damaged(str(error)) from None
+    if foreign := _files_in(folder) - manifest["files"].keys() - {MANIFEST}:
+        raise Damaged(f"{shown(min(foreign))} is not listed in {MANIFEST}")
     return manifest
+
+
+def _files_in(folder: pathlib.Path, inner: str = "") -> set[str]:
+    """Everything below a folder that is not a folder itself; without what NFS keeps of files that are still open."""
+    found = set()
+    for name in confined.names(folder, inner):
+        path = f"{inner}/{name}" if inner else name
+        status = confined.status(folder, path)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            found |= _files_in(folder, path)
+        elif not name.startswith(".nfs"):
+            found.add(path)
+    return found
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
@@ -127,12 +160,8 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
       Damaged: it is missing or damaged.
       NewerFormat: it is of a version that this program does not know.
     """
-    path = folder / MANIFEST
     try:
-        if path.exists() and not path.is_file():
-            raise Damaged(f"{MANIFEST} is not a file")
-        with open(path, "rb") as file:
-            manifest = json.loads(file.read(_MOST_BYTES))
+        manifest = confined.read_json(folder, MANIFEST, most=_MOST_BYTES)
         known = manifest.pop("sha256")
         if known != _sum_of(manifest):
             raise Damaged(f"{MANIFEST} is not what was written")
@@ -140,7 +169,9 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
             raise Damaged(f"{MANIFEST} lists what is no file of a checkpoint")
     except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"{MANIFEST} is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except confined.Refused as error:
+        raise Damaged(str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise Damaged(f"{MANIFEST} is damaged") from None
     if manifest["version"] != VERSION:
         raise NewerFormat(f"{folder} has the format {manifest['version']}, and this program knows {VERSION}")
@@ -150,7 +181,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 def _is_listed_well(name: str, known: dict[str, Any]) -> bool:
     """Whether an entry of a manifest is one that `seal` writes: a file inside, its size and its sum."""
     inside = "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
-    return inside and isinstance(known["bytes"], int) and isinstance(known["sha256"], str)
+    return inside and type(known["bytes"]) is int and known["bytes"] >= 0 and isinstance(known["sha256"], str)
 
 
 def sync_folder(folder: pathlib.Path) -> None:

@@ -5,14 +5,17 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, Literal
 
+from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.distributed.data_parallel import Devices, replicate
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import batch_norm_statistics, build
+from segnet_jax.training.checkpoint_content import OtherState, check_meta, most_bytes
 from segnet_jax.training.checkpoint_folders import Which
 from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.experiment import check_experiment
 
 Asked = Literal["result", Which]
 """A checkpoint as it is asked for; "result": the one that the run's own result is of."""
@@ -67,27 +70,29 @@ def restore(
       share: (text of process 0) -> that text in every process that restores.
 
     Raises:
-      UserError: there is no checkpoint yet, it holds another network than the config tells, or it is to be intact and
-        is not.
-      NoCheckpoint: there were some, and none is whole.
+      UserError: there is no checkpoint yet, it is of another experiment than the config, or it is to be intact and is
+        not.
+      NoCheckpoint: there were some, and none is whole, or it holds what no training saves.
     """
     which = asked
     if asked == "result":  # a best one was chosen by its score, which not every protocol allows
         which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
-    with Checkpoints(folder, devices, say=say, share=share) as checkpoints:
+    with Checkpoints(folder, devices, say=say, share=share, most_bytes=most_bytes(config.width)) as checkpoints:
         step = checkpoints.latest_intact(which) if intact else checkpoints.latest(which)
         if step is None:
             raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
-        meta = checkpoints.read_meta(which, step)
+        meta = check_meta(checkpoints.read_meta(which, step), f"the {which} checkpoint of {run}")
+        check_experiment(pathlib.Path(run), meta, files.read_run(run), say)
         model = build.build_model(config, len(meta["classes"]), precision)
         optimizer, _ = build.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
         shapes = build.state_shapes(model, optimizer, meta["precision"], config.ema_decay > 0)
         try:
             state = checkpoints.restore(which, step, shapes)
-        except ValueError as error:  # the files are whole: Orbax tells of shapes or names that differ
-            why = " ".join(str(error).split())[:200]
-            raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {why}") from None
+        except OtherState as error:
+            if "experiment" in meta:  # then the config is that of the checkpoint, and the state is not
+                raise
+            raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {error}") from None
         variables = state.variables if use_ema else state.replace(ema=None).variables
         recomputed = batch_norm_statistics.kept(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
     if state.ema is not None and not use_ema:  # they belong to the average

@@ -8,8 +8,9 @@ published, and they are served over plain HTTP; the first download's sum is kept
 from collections.abc import Callable
 from pathlib import Path
 
-from segnet_jax.system.download import Resource, cache_folder, fetch
+from segnet_jax.system.download import Resource, fetch
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import cache_folder, expanded
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _KERAS_FIRST = "https://github.com/fchollet/deep-learning-models/releases/download/v0.1"
@@ -83,7 +84,7 @@ def obtain(init: str, folder: Path | None = None) -> Path:
     """
     if init in PUBLISHED:
         return fetch(PUBLISHED[init], cache_folder() if folder is None else folder)
-    path = Path(init).expanduser()
+    path = expanded(init)
     if not path.is_file():
         raise UserError(f"no weight file {init}; --init takes a run, a file, {', '.join(PUBLISHED)} or none")
     return path
@@ -103,7 +104,7 @@ def obtain_segnet(name: str, say: Callable[[str], None], folder: Path | None = N
     if name in PUBLISHED_SEGNETS:
         say(f"{name} is published under {SEGNET_LICENSE}")
         return fetch(PUBLISHED_SEGNETS[name], cache_folder() if folder is None else folder)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.is_file():
         raise UserError(f"no weight file {name}; give a .caffemodel, or one of {', '.join(PUBLISHED_SEGNETS)}")
     return path

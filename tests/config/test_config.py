@@ -41,7 +41,7 @@ def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot read the config"):
         read_config(tmp_path / "binary.toml", Config())
     (tmp_path / "large.toml").write_text("#" * 1_000_001)
-    with pytest.raises(UserError, match="1000001 bytes"):
+    with pytest.raises(UserError, match="1,000,001 bytes"):
         read_config(tmp_path / "large.toml", Config())
 
 

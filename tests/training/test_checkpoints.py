@@ -395,3 +395,20 @@ def test_whether_a_checkpoint_is_whole_is_told_to_all_processes_also_where_none_
             (folder / "newest" / str(step) / "meta.json").write_bytes(b"{")
         assert not checkpoints.is_whole("newest", 2)
     assert shared == ["true", "false", "false"]
+
+
+def test_orbax_version_1_opens_a_checkpoint_of_this_version(two_saved, state):
+    """The interface that Orbax moves to; where it comes out of `experimental`, this import follows."""
+    try:
+        import orbax.checkpoint.v1 as v1
+    except ImportError:
+        v1 = pytest.importorskip("orbax.checkpoint.experimental.v1")
+    load = getattr(v1, "load", None) or v1.load_pytree
+    tree = load(two_saved / "newest" / "2" / "state")
+    expected = jax.device_get(at(state, 2))
+    for part in ("params", "batch_stats"):
+        ours = dict(jax.tree_util.tree_leaves_with_path(getattr(expected, part)))
+        theirs = dict(jax.tree_util.tree_leaves_with_path(tree[part]))
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[path], theirs[path]) for path in ours)
+    assert int(tree["step"]) == 2

@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 
-from segnet_jax.system.download import Resource, cache_folder
+from segnet_jax.system.download import Resource
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import cache_folder
 from segnet_jax.weights import published
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from segnet_jax.data.camvid.prepared import find_prepared, full_size_counts
-from segnet_jax.system.download import cache_folder
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.files import did_you_mean
+from segnet_jax.system.files import cache_folder, did_you_mean, expanded
 
 CAMVID_VARIABLE = "SEGNET_JAX_CAMVID"
 """The environment variable that names CamVid's folder for `--data camvid`."""
@@ -37,7 +36,7 @@ def camvid_folder(data: str) -> Path:
       UserError: if it is not there.
     """
     if data != "camvid":
-        folder = Path(data).expanduser()
+        folder = expanded(data)
         if not folder.is_dir():
             what = f"no folder {data}{did_you_mean(folder, os.path.isdir)}; --data takes a folder, camvid, or synthetic"
             raise UserError(what, kind="no-folder", file=data)

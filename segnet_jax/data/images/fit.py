@@ -11,6 +11,9 @@ Fit = Literal["stretch", "letterbox", "crop"]
 """How a picture comes to a size of another shape: with its own shape lost, with bars, or with its ends cut off."""
 
 
+_MOST_ENLARGED = 50_000_000  # pixels
+
+
 def scaled_size(size: tuple[int, int], target: tuple[int, int], fit: Fit) -> tuple[int, int]:
     """Height and width to which a picture is resized on its way to the target size.
 
@@ -43,8 +46,24 @@ def fit_record(
     Returns:
       image uint8 [*target,3] and label uint8 [*target].
     """
+    image, label = (_trimmed(each, target, fit) for each in (image, label))
     image, label = resize(image, label, *scaled_size(label.shape, target, fit))
     return centred(image, target, 0), centred(label, target, VOID)
+
+
+def _trimmed(array: np.ndarray, target: tuple[int, int], fit: Fit) -> np.ndarray:
+    """The middle of a picture of an extreme shape that "crop" would enlarge to millions of pixels, most to be cut off.
+
+    Others are given as they are: their pixels must not change with this.
+    """
+    scaled = scaled_size(array.shape[:2], target, fit)
+    if scaled[0] * scaled[1] <= max(_MOST_ENLARGED, 4 * array.shape[0] * array.shape[1]):
+        return array
+    kept = [
+        min(has, -(-2 * has * wished // size)) for has, wished, size in zip(array.shape, target, scaled, strict=False)
+    ]
+    inner = [overlap(has, keep)[0] for has, keep in zip(array.shape, kept, strict=False)]
+    return array[tuple(inner)]
 
 
 def centred(array: np.ndarray, target: tuple[int, int], bars: int) -> np.ndarray:

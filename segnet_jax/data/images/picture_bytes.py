@@ -14,6 +14,10 @@ _JPEG_SCAN, _JPEG_END, _JPEG_EXIF = 0xDA, 0xD9, 0xE1
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # headers of a frame, in all ways of packing
 _JPEG_COMMENTS = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}  # JFIF's and Adobe's tell how colours are stored
 _ORIENTATION = 0x0112  # tag in EXIF
+_MOST_CHUNKS = 100_000  # libpng writes pixels in chunks of 8 kB: 50 million pixels of four bytes are 25,000
+_MOST_SEGMENTS = 10_000
+MOST_SCANS = 64
+"""Of a progressive JPEG: encoders write 10 or so; each is a pass over all pixels, though it may have a few bytes."""
 
 
 class Frame(NamedTuple):
@@ -37,10 +41,13 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """The chunks of a PNG to the last: kind, start and stop, of which the content is [start + 8, stop - 4).
 
     Raises:
-      ValueError: the file ends before the PNG does.
+      ValueError: the file ends before the PNG does, or it has too many chunks.
     """
-    place, kind = len(PNG_SIGNATURE), b""
+    place, kind, count = len(PNG_SIGNATURE), b"", 0
     while kind != b"IEND":
+        count += 1
+        if count > _MOST_CHUNKS:
+            raise ValueError(f"the PNG has over {_MOST_CHUNKS:,} chunks")
         length, kind = struct.unpack(">I4s", data[place : place + 8].ljust(8, b"\0"))
         stop = place + 12 + length
         if stop > len(data):
@@ -62,6 +69,11 @@ def jpeg_frame(data: bytes) -> Frame:
     return Frame(width, height, channels, bits)
 
 
+def jpeg_scans(data: bytes) -> int:
+    """How many scans a JPEG has at most: inside the coded pixels no other byte follows 0xFF but 0."""
+    return data.count(bytes([0xFF, _JPEG_SCAN]))
+
+
 def essential(data: bytes) -> bytes:
     """The picture with nothing left in it that its pixels do not depend on.
 
@@ -76,13 +88,19 @@ def essential(data: bytes) -> bytes:
     return b"".join([data[:2], *kept, data[segments[-1].stop :]])
 
 
+def png_transparency(data: bytes) -> bytes:
+    """What a PNG without an alpha channel says of transparency: of its palette, or one colour; empty for nothing."""
+    found = [data[start + 8 : stop - 4] for kind, start, stop in png_chunks(data) if kind == b"tRNS"]
+    return found[0] if found else b""
+
+
 def orientation(data: bytes) -> int:
     """Which way up a picture is by its EXIF data: 1 to 8, and 1 where it has none that can be read."""
     if data.startswith(PNG_SIGNATURE):
         found = [data[start + 8 : stop - 4] for kind, start, stop in png_chunks(data) if kind == b"eXIf"]
     else:
         segments = (segment for segment in _jpeg_segments(data) if segment.marker == _JPEG_EXIF)
-        found = [data[start + 4 : stop] for _, start, stop in segments if data[start + 4 :].startswith(b"Exif\0\0")]
+        found = [data[start + 4 : stop] for _, start, stop in segments if data.startswith(b"Exif\0\0", start + 4)]
     return _tiff_orientation(found[0].removeprefix(b"Exif\0\0")) if found else 1
 
 
@@ -93,7 +111,7 @@ def _jpeg_segments(data: bytes) -> Iterator[Segment]:
       ValueError: what should be a segment is none.
     """
     place = 2
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         start = place
         while data[place : place + 1] == b"\xff":  # may be repeated, to fill up
             place += 1
@@ -105,6 +123,7 @@ def _jpeg_segments(data: bytes) -> Iterator[Segment]:
             raise ValueError(f"no segment of a JPEG at byte {start}, or the file ends within it")
         start, place = place - 1, place + 1 + length
         yield Segment(marker, start, place)
+    raise ValueError(f"it has over {_MOST_SEGMENTS:,} segments")
 
 
 def _tiff_orientation(exif: bytes) -> int:

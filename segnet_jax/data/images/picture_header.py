@@ -8,13 +8,23 @@ from typing import NamedTuple
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
-from segnet_jax.data.images.picture_bytes import PNG_SIGNATURE, essential, jpeg_frame, png_chunks
+from segnet_jax.data.images.picture_bytes import (
+    MOST_SCANS,
+    PNG_SIGNATURE,
+    essential,
+    jpeg_frame,
+    jpeg_scans,
+    png_chunks,
+)
+from segnet_jax.system import budget
 from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
 
 MAX_PIXELS = 50_000_000
 """More is refused before decoding: a small file can claim a picture that fills the memory."""
-MAX_BYTES = 8 * MAX_PIXELS
+MAX_BYTES = 5 * MAX_PIXELS
+MAX_SIDE = 65_535
+"""Of a picture, which is as far as a JPEG can go; a longer PNG of one row would take gigabytes wherever it is drawn."""
 
 # What to do about a file that is not what it should be.
 AGAIN = "fetch or export it again"
@@ -50,9 +60,11 @@ def read_bytes(path: Path, name: str) -> bytes:
             if path.is_symlink():
                 raise UserError(f"{name} is a dead link", kind="dead-link", file=name, fix=_REPLACE)
             raise UserError(f"{name} does not exist", kind="missing-file", file=name, fix=_REPLACE)
-        if path.stat().st_size > MAX_BYTES:
-            what = f"{name} has {path.stat().st_size / 1e6:.0f} MB: no picture of up to 50 million pixels has"
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            what = f"{name} has {size / 1e6:.0f} MB: no picture of up to 50 million pixels has"
             raise UserError(what, kind="too-large", file=name, fix=AGAIN)
+        budget.pictures.announce(size)
         return path.read_bytes()
     except OSError as error:
         what = f"{name} cannot be read: {error.strerror}"
@@ -89,6 +101,9 @@ def inspect(data: bytes, name: str) -> Header:
     else:
         what = f"{name} is neither PNG nor JPEG: it begins with {data[:8]!r}"
         raise UserError(what, kind="unknown-format", file=name, fix="convert it to PNG")
+    if max(header.width, header.height) > MAX_SIDE:
+        what = f"{name} claims {header.width} x {header.height} pixels, over the limit of {MAX_SIDE:,} a side"
+        raise UserError(f"{what}: not decoded", kind="too-many-pixels", file=name, fix="cut it, or leave it out")
     if header.width * header.height > MAX_PIXELS:
         what = (
             f"{name} claims {header.width} x {header.height} pixels = {header.width * header.height / 1e6:.0f} million "
@@ -96,6 +111,22 @@ def inspect(data: bytes, name: str) -> Header:
         )
         raise UserError(what, kind="too-many-pixels", file=name, fix="save it smaller, or leave it out")
     return header
+
+
+def claimed_pixels(path: Path) -> int:
+    """How many pixels a picture has by the start of its file; as many as any may have where that does not tell."""
+    try:
+        if not path.is_file():
+            return 0
+        with open(path, "rb") as file:
+            head = file.read(2**18)
+        if head.startswith(_PNG) and len(head) >= 24:
+            width, height = struct.unpack(">II", head[16:24])
+        else:
+            width, height = jpeg_frame(head)[:2]
+    except (OSError, ValueError, struct.error):
+        return MAX_PIXELS
+    return min(width * height, MAX_PIXELS)
 
 
 def _inspect_png(data: bytes, name: str) -> Header:
@@ -126,6 +157,9 @@ def _inspect_jpeg(data: bytes, name: str) -> Header:
         width, height, channels, bits = jpeg_frame(data)
     except ValueError as error:
         raise UserError(f"{name} is a damaged JPEG: {error}", kind="broken-data", file=name, fix=AGAIN) from None
+    if (scans := jpeg_scans(data)) > MOST_SCANS:
+        what = f"{name} is a JPEG of {scans} scans, over the limit of {MOST_SCANS}: not decoded"
+        raise UserError(what, kind="too-many-scans", file=name, fix="save it again, not progressive")
     return Header("JPEG", width, height, _JPEG_KINDS.get(channels, f"of {channels} channels"), bits)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from segnet_jax.data.dataset import Split
 from segnet_jax.data.images.fit import Fit, fit_record
+from segnet_jax.system import budget
 from segnet_jax.system.files import atomic_write_json, sum_of_file
 from segnet_jax.system.staging import finish, remove, sweep, unfinished
 
@@ -71,7 +72,12 @@ def from_arrays(images: np.ndarray, labels: np.ndarray) -> CachedSplit:
 
 def streamed(split: Split, image_size: tuple[int, int], fit: Fit = "stretch") -> CachedSplit:
     """Records that are decoded and resized each time they are asked for."""
-    return CachedSplit(lambda index: fit_record(*split.read(index), image_size, fit), len(split), image_size)
+
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        with budget.pictures.scope():
+            return fit_record(*split.read(index), image_size, fit)
+
+    return CachedSplit(read, len(split), image_size)
 
 
 def decoded(

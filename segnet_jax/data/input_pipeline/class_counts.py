@@ -12,6 +12,7 @@ from operator import add
 import numpy as np
 
 from segnet_jax.data.dataset import Split
+from segnet_jax.system import budget
 from segnet_jax.system.files import atomic_write_json
 
 
@@ -54,7 +55,10 @@ def count_labels(
     """
 
     def count(index: int) -> LabelCounts:
-        label = labels(index)
+        with budget.pictures.scope():
+            return count_one(labels(index))
+
+    def count_one(label: np.ndarray) -> LabelCounts:
         pixels = np.bincount(label.ravel(), minlength=256)[:num_classes].astype(np.int64)
         return LabelCounts(pixels, np.where(pixels > 0, label.size, 0), label.size, int(not pixels.any()))
 

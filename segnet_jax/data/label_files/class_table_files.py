@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.images.picture_header import check_inside, read_bytes
 from segnet_jax.data.labels.classes import ClassTable, Color, distinct_colors
 from segnet_jax.data.labels.label_mapping import MOST_CLASSES, Legend
+from segnet_jax.system import bounded_toml
 from segnet_jax.system.errors import Fault, UserError
 
 VOID_NAMES = {"void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care"}
@@ -130,8 +130,8 @@ def _camvid(text: str) -> Parsed:
 def _toml(text: str) -> Parsed:
     """Ours: `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
     try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        table = bounded_toml.loads(text)
+    except ValueError as error:
         raise _Fault(f"is not valid TOML: {error}") from None
     _check_keys(table, ("classes", "void", "void_colors"), "")
     classes = table.get("classes")

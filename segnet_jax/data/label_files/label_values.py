@@ -17,6 +17,7 @@ from segnet_jax.data.labels.classes import ClassTable, Color, distinct_colors
 from segnet_jax.data.labels.label_colors import count_colors
 from segnet_jax.data.labels.label_mapping import MOST_CLASSES, Legend
 from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError, listed
 
 _MOST_UNNAMED = 64  # values that may be classes without a name
@@ -44,7 +45,10 @@ def scan(labels: Sequence[Label], reading: Reading) -> Values:
     found = Values({}, {}, [])
 
     def look(label: Label) -> tuple[str, Counter | None, Counter | None, tuple[Fault, ...]]:
-        path, name = label
+        with budget.pictures.scope():
+            return look_at(*label)
+
+    def look_at(path: Path, name: str) -> tuple[str, Counter | None, Counter | None, tuple[Fault, ...]]:
         try:
             stored = read_values(path, name, colored=True, exif=reading.exif)
             if stored.ndim == 3:

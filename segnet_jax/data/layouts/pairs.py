@@ -29,6 +29,7 @@ from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelRule, Legend, ru
 from segnet_jax.data.labels.read_options import PLAIN, Reading
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.random_split import deal
+from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
 
 
@@ -130,8 +131,10 @@ def sound_pairs(found: Found, folder: Path, reading: Reading, faults: list[Fault
 
     def check(entry: Entry) -> tuple[Pair, list[Fault]]:
         mine: list[Fault] = []
-        image = _check(entry.image, folder, check_image_header, mine)
-        return Pair(entry, image, _check(entry.label, folder, check_label, mine)), mine
+        with budget.pictures.scope():
+            image = _check(entry.image, folder, check_image_header, mine)
+        with budget.pictures.scope():
+            return Pair(entry, image, _check(entry.label, folder, check_label, mine)), mine
 
     sound: dict[str, list[Pair]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:

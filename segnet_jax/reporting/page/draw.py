@@ -23,6 +23,8 @@ from segnet_jax.reporting.page.compare import comparison
 from segnet_jax.reporting.page.record import Record, read_record, whole, worst_listed, worst_pictures
 from segnet_jax.reporting.page.uncertainty import uncertainty_told
 from segnet_jax.reporting.published import verdict
+from segnet_jax.system import confined
+from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_text
 
 REPORT_FILE, CONFUSION_FILE = "report.html", "confusion.csv"
@@ -172,13 +174,10 @@ def _cell(share: float) -> tuple[int, str]:
 
 def _sheet(record: Record) -> str:
     """The newest picture of predictions, of a run that kept no others."""
-    path = record.folder / "samples" / "latest.png"
     try:
-        if path.is_file() and path.stat().st_size <= _LARGEST_SHEET:
-            return _base64(path.read_bytes())
-    except OSError:
-        pass
-    return ""
+        return _base64(confined.read_bytes(record.folder, "samples/latest.png", most=_LARGEST_SHEET))
+    except (OSError, UserError):
+        return ""
 
 
 def _colors(record: Record) -> str:
@@ -233,5 +232,9 @@ def _templates():
 
 def is_ours(path: str | os.PathLike) -> bool:
     """Whether a file is a page that we have drawn, and may draw anew."""
-    with open(path, "rb") as file:
-        return MARK.encode() in file.read(1000)
+    real = pathlib.Path(os.path.realpath(path))
+    try:
+        with confined.open_file(real.parent, real.name) as file:
+            return MARK.encode() in file.read(1000)
+    except (OSError, UserError):
+        return False

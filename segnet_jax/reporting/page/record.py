@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import pathlib
 import re
@@ -17,6 +16,7 @@ from segnet_jax.config.files import read_whole_config
 from segnet_jax.metrics.confusion import Scores, scores
 from segnet_jax.reporting.evaluations import FOLDER, RECORDS_FILE, UNCERTAINTY_FILE, WORST_FILE
 from segnet_jax.reporting.metrics_log import FILE_NAME, read_metrics
+from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError, shown
 
 _MOST_BYTES = 64 * 2**20  # of a file that is read whole
@@ -126,14 +126,14 @@ def read_record(folder: pathlib.Path) -> Record:
     """Reads a run folder; whatever it holds, this does not raise."""
     record = Record(folder)
     try:
-        record.config = read_whole_config(folder / "config.toml")
+        record.config = read_whole_config(folder, "config.toml")
     except UserError as error:
         record.problems.append(f"its config is left out: {text(error, 300)}")
     for name in ("environment", "result", "outcome"):
         setattr(record, name, _dict(_json(record, f"{name}.json")))
     record.overrides = _dicts(_json(record, "overrides.json"))
-    incidents = sorted((folder / "incident").glob("*.json"))[:10]
-    record.incidents = [_dict(_json(record, f"incident/{path.name}")) for path in incidents]
+    incidents = [name for name in _names(record, "incident") if name.endswith(".json")][:10]
+    record.incidents = [_dict(_json(record, f"incident/{name}")) for name in incidents]
     _read_rows(record)
     _read_classes(record)
     _read_evaluations(record)
@@ -144,17 +144,29 @@ def read_record(folder: pathlib.Path) -> Record:
 
 def _json(record: Record, name: str) -> Any:
     """A JSON file's value; None where it is not there, and where it is damaged, which is noted."""
-    path = record.folder / name
     try:
-        if not path.is_file():
-            return None
-        if path.stat().st_size > _MOST_BYTES:
-            record.problems.append(f"{text(name)} is left out: it has {path.stat().st_size:,} bytes")
-            return None
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        record.problems.append(f"{text(name)} is left out: it is damaged")
+        return confined.read_json(record.folder, name, most=_MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except UserError as error:
+        record.problems.append(f"{text(name)} is left out: {_inside(record, error)}")
+    except (OSError, ValueError):
+        record.problems.append(f"{text(name)} is left out: it is damaged")
+    return None
+
+
+def _names(record: Record, folder: str) -> list[str]:
+    """The names in a folder of the run; none where that is a link or cannot be read, which is noted."""
+    try:
+        return confined.names(record.folder, folder)
+    except (OSError, UserError) as error:
+        record.problems.append(f"{text(folder)} is left out: {_inside(record, error)}")
+        return []
+
+
+def _inside(record: Record, error: Exception) -> str:
+    """An error's message, without the path of the run: a page is passed on."""
+    return text(str(error).replace(f"{record.folder}/", ""), 300)
 
 
 def _read_rows(record: Record) -> None:
@@ -192,7 +204,7 @@ def _read_classes(record: Record) -> None:
 
 
 def _read_evaluations(record: Record) -> None:
-    found = (re.fullmatch(r"step_(\d{7,15})\.json", path.name) for path in (record.folder / FOLDER).glob("step_*.json"))
+    found = (re.fullmatch(r"step_(\d{7,15})\.json", name, re.ASCII) for name in _names(record, FOLDER))
     written = {row["step"] for row in record.val}
     names = {int(each[1]): each[0] for each in found if each and (not written or int(each[1]) in written)}
     for step in spread(sorted(names), record.chosen_step):

@@ -82,6 +82,11 @@ def read(path: Path, encoder: str) -> VGG:
         return read_own_names({name.removesuffix(".npy"): _stored(archive, name) for name in members}, encoder)
 
 
+def is_own_npz(head: bytes) -> bool:
+    """Whether a file that begins so was written by `save_npz`."""
+    return head.startswith(b"PK\x03\x04") and f"{_MEAN}.npy".encode() in head[:100]
+
+
 def save_npz(path: Path, vgg: VGG) -> None:
     """Write a VGG under our names, atomically.
 

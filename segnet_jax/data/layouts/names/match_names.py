@@ -35,7 +35,13 @@ def pictures_below(root: Path, folder: Path, faults: list[Fault], glob: str = ""
     found: list[Path] = []
     if not is_inside(root, folder, faults):
         return []
-    for place, folders, files in os.walk(root):
+
+    def tell(error: OSError) -> None:
+        name = shown(os.path.relpath(error.filename or root, folder))
+        what = f"the folder {name} cannot be read: {error.strerror}"
+        faults.append(Fault("cannot-read", name, what, "see to its permissions"))
+
+    for place, folders, files in os.walk(root, onerror=tell):
         inner = [name for name in folders if not name.lower().endswith(PICTURES)]
         files += [name for name in folders if name not in inner]  # called like a picture: to be told when it is read
         folders[:] = [name for name in inner if not name.startswith(".")]

@@ -1,0 +1,59 @@
+"""Memory for decoded pictures: threads that read large ones wait for each other, and small ones never notice."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+BYTES = 256 * 2**20
+"""That all threads together may hold, beside one thread that needs more."""
+
+
+class Budget:
+    """Bytes that threads announce before they allocate them.
+
+    A thread waits until what it announces fits, or until nobody else is over the limit. The one thread that is over it
+    never waits again before its scope ends, so that two threads cannot wait for each other.
+
+    Args:
+      limit: bytes.
+    """
+
+    def __init__(self, limit: int = BYTES):
+        self._limit, self._used = limit, 0
+        self._over: int | None = None  # the thread
+        self._changed = threading.Condition()
+        self._mine = threading.local()
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Hold what this thread announces inside until the outermost scope ends."""
+        if getattr(self._mine, "depth", 0):
+            yield
+            return
+        self._mine.depth, self._mine.held = 1, 0
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= self._mine.held
+                if self._over == threading.get_ident():
+                    self._over = None
+                self._changed.notify_all()
+            self._mine.depth = 0
+
+    def announce(self, num_bytes: int) -> None:
+        """Wait until so many bytes more may be allocated; outside a scope nothing is waited for."""
+        if not getattr(self._mine, "depth", 0):
+            return
+        me = threading.get_ident()
+        with self._changed:
+            while self._used + num_bytes > self._limit and self._over not in (None, me):
+                self._changed.wait()
+            if self._used + num_bytes > self._limit:
+                self._over = me
+            self._used += num_bytes
+            self._mine.held += num_bytes
+
+
+pictures = Budget()
+"""Of this process."""

@@ -1,0 +1,253 @@
+"""How commands leave: an exit code that tells the kind, and one line, whatever the machine refuses."""
+
+import errno
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from broken_runs import HERE
+from made_runs import make_run
+from PIL import Image
+from segnet_jax.runs.loop import Training
+
+from segnet_jax.config.files import read_run
+from segnet_jax.data.images.decode import read_image
+from segnet_jax.data.layouts.names.match_names import pictures_below
+from segnet_jax.distributed.data_parallel import choose_devices
+from segnet_jax.export import _telling_of_the_disk
+from segnet_jax.inference.sources import find_sources, name_outputs
+from segnet_jax.reporting.progress import Progress
+from segnet_jax.reporting.tables import print_sequences
+from segnet_jax.system import console, limits
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import bar
+from segnet_jax.system.errors import NotFinite, UserError
+from segnet_jax.system.files import atomic_write_bytes, atomic_write_json, cache_folder, check_place, expanded
+from segnet_jax.system.signals import Stop
+
+EVIL = "a\x1b[2J\x07\u202eb\udcff\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("made") / "run")
+
+
+def report(run, *wrapper, **settings):
+    """A whole process of the quickest command."""
+    command = [*wrapper, sys.executable, "-m", "segnet_jax.report", str(run)]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent)} | settings.pop("env", {})
+    environment = {name: value for name, value in environment.items() if value is not None}
+    return subprocess.run(command, text=True, timeout=60, env=environment, **{"capture_output": True} | settings)
+
+
+# --- control characters ---
+
+
+def test_nothing_that_a_terminal_obeys_is_printed(capsys):
+    console.say(EVIL)
+    console.tell(EVIL, 3)
+    Progress(3, 1).say(EVIL)
+    print_sequences({EVIL: {"miou": 0.5, "num_images": 3}})
+    with bar("[/red]" + EVIL, 1) as advance:
+        advance()
+    for text in capsys.readouterr():
+        assert not {"\x1b", "\x07", "\u202e", "\udcff"} & set(text)
+    assert "[2J" in console.harmless(EVIL)
+
+
+@pytest.mark.parametrize(
+    "error, code", [(UserError(EVIL), 2), (NotFinite(EVIL), 6), (OSError(errno.EACCES, EVIL, EVIL), 2)]
+)
+def test_no_error_prints_them_either(capsys, error, code):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        run_command(main)
+    printed = capsys.readouterr().err
+    assert left.value.code == code and printed.startswith("error: ") and printed.count("\n") == 1
+    assert not {"\x1b", "\x07", "\u202e"} & set(printed)
+
+
+def test_outputs_are_not_called_by_them(tmp_path):
+    name = b"a\x1b[2J\xe2\x80\xaeb\xff.png"
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    os.rename(tmp_path / "x.png", os.path.join(os.fsencode(tmp_path), name))
+    (source,) = name_outputs(find_sources([str(tmp_path)], print), lambda source: [".png"], print)
+    assert source.name == "a_[2J_b_" and source.told.isprintable()
+
+
+def test_json_takes_names_that_are_no_utf8(tmp_path):
+    atomic_write_json(tmp_path / "a.json", {"name": os.fsdecode(b"\xff.png")})
+    assert (tmp_path / "a.json").read_bytes() == b'{\n  "name": "\\udcff.png"\n}\n'
+
+
+# --- names ---
+
+
+def test_a_file_of_the_longest_name_is_written_whole(tmp_path):
+    for letter in "aé漢":
+        path = tmp_path / (letter * (255 // len(letter.encode())))
+        atomic_write_bytes(path, b"x")
+        assert path.read_bytes() == b"x"
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path):
+    with pytest.raises(UserError, match="too long a name"):
+        check_place("json", str(tmp_path / ("a" * 256)))
+    with pytest.raises(UserError, match="no run"):
+        read_run(tmp_path / ("b" * 300))
+
+
+def test_an_unknown_user_is_told(monkeypatch):
+    def nobody(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    with pytest.raises(UserError, match="~nobody-here/x: no home folder"):
+        expanded("~nobody-here/x")
+    for name in ("SEGNET_JAX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", nobody)
+    with pytest.raises(UserError, match="set SEGNET_JAX_CACHE"):
+        cache_folder()
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_skipped(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    scan = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "inner":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    faults = []
+    assert [path.name for path in pictures_below(tmp_path, tmp_path, faults)] == ["a.png"]
+    assert [fault.what for fault in faults] == ["the folder inner cannot be read: Permission denied"]
+
+
+# --- what the machine refuses ---
+
+
+def test_a_device_that_is_not_here_is_told(monkeypatch):
+    for error in (RuntimeError("Unable to initialize backend 'cuda'\nand more"), AssertionError()):
+
+        def refuse(error=error):
+            raise error
+
+        monkeypatch.setattr("jax.devices", refuse)
+        with pytest.raises(UserError, match="JAX finds no device"):
+            choose_devices("all")
+
+
+@pytest.mark.parametrize(
+    "error, code, told",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 4, "no room"),
+        (ValueError("RESOURCE_EXHAUSTED: ... No space left on device"), 4, "no room"),
+        (OSError(errno.EROFS, "Read-only file system"), 4, "Read-only"),
+    ],
+)
+def test_a_disk_that_refuses_an_export_is_told(capsys, tmp_path, error, code, told):
+    def main():
+        with _telling_of_the_disk(tmp_path):
+            raise error
+
+    with pytest.raises(SystemExit) as left:
+        run_command(main)
+    assert left.value.code == code and told in capsys.readouterr().err
+
+
+def test_full_and_closed_outputs(run):
+    with open("/dev/full", "w") as full:
+        ended = report(run, stderr=full, stdout=subprocess.PIPE, capture_output=False)
+        assert ended.returncode == 0 and "drew" in ended.stdout
+        ended = report(run, stdout=full, stderr=subprocess.PIPE, capture_output=False)
+        assert ended.returncode == 4 and ended.stderr == "error: No space left on device\n"
+    assert report(run, "bash", "-c", 'exec "$@" >&- 2>&-', "_").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "limit, told", [("-v 1500000", "GB of address space"), ("-n 20", "may open only 20 files"), ("-Sn 20", "")]
+)
+def test_a_limit_that_is_too_low_is_told_before_jax_is_imported(run, limit, told):
+    ended = report(run, "bash", "-c", f'ulimit {limit}; exec "$@"', "_")
+    assert ended.returncode == (2 if told else 0), ended.stderr
+    assert told in ended.stderr and ended.stderr.count("\n") == bool(told)
+
+
+def test_the_limit_on_open_files_is_raised_as_far_as_it_goes(monkeypatch):
+    given = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 1000) if kind == resource.RLIMIT_NOFILE else (-1, -1))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, both: given.append(both))
+    assert limits.problem() == "" and given == [(1000, 1000)]
+
+
+# --- small ones ---
+
+
+def test_slurms_warning_stops_a_training_as_sigterm_does():
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for _ in range(100):
+            if stop.requested():
+                break
+            time.sleep(0.01)
+        assert stop.exit_code == 143
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    "best, loss, step, is_better",
+    [
+        (None, math.nan, 1, False),
+        (None, math.nan, 9, True),  # the last: there is no other
+        (None, 1.0, 1, True),
+        (0.2, math.nan, 9, False),
+        (0.2, math.inf, 1, False),
+        (0.2, 1.0, 1, True),
+        (0.9, 1.0, 1, False),
+    ],
+)
+def test_a_loss_that_is_not_finite_makes_no_best(best, loss, step, is_better):
+    def scored(miou):
+        return {"step": 1, "confusion": [[round(100 * miou), 100 - round(100 * miou)], [0, 100]]}
+
+    training = object.__new__(Training)
+    meta = {"last": scored(0.5), "best": None if best is None else scored(best)}
+    config, setting = SimpleNamespace(best_metric="global_accuracy"), SimpleNamespace(total_steps=9)
+    training._start, training.step = SimpleNamespace(meta=meta, config=config, setting=setting), step
+    assert training._is_better(loss) == is_better
+
+
+PALETTE = [0, 0, 0, 255, 0, 0, 0, 255, 0]
+
+
+@pytest.mark.parametrize("mode, key", [("P", b"\xff\x80"), ("P", bytes([255, 0, 255])), ("L", 7), ("RGB", (1, 2, 3))])
+def test_transparency_beside_the_pixels_is_refused_as_that_of_rgba_is(tmp_path, mode, key):
+    shape = (4, 5, 3) if mode == "RGB" else (4, 5)
+    pixels = np.zeros(shape, np.uint8)
+    pixels[0, 0] = key if mode != "P" else 1
+    picture = Image.fromarray(pixels, mode)
+    if mode == "P":
+        picture.putpalette(PALETTE)
+    picture.save(tmp_path / "a.png", transparency=key)
+    with pytest.raises(UserError, match="has 1 transparent pixel"):
+        read_image(tmp_path / "a.png", "a.png")
+    pixels[0, 0] = 0  # the same with a colour that no pixel has
+    picture = Image.fromarray(pixels, mode)
+    if mode == "P":
+        picture.putpalette(PALETTE)
+    picture.save(tmp_path / "b.png", transparency=key)
+    assert not read_image(tmp_path / "b.png", "b.png").any()
