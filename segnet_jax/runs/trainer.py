@@ -32,8 +32,7 @@ from segnet_jax.training.evaluation import evaluate_boundaries
 from segnet_jax.training.experiment import check_experiment
 from segnet_jax.training.state import clear_non_finite, is_finite, num_bytes_of
 
-STUCK_SECONDS = 600.0  # for which a process may be late to a step before it is reported as stuck
-DISK_SECONDS = 7 * 86_400.0  # the same where a process may be waiting for disk space
+STUCK_SECONDS, DISK_SECONDS = 600.0, 7 * 86_400.0  # how late a process may be; where it may wait for disk space
 _IN_FLIGHT = 2  # dispatches whose metrics are read later, so that the devices never wait for the host
 
 

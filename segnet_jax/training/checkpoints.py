@@ -47,8 +47,7 @@ class Checkpoints:
       share: (text of process 0) -> that text in every process; all must restore the same step.
       most_bytes: as `CheckpointFolders`.
 
-    Attributes:
-      shelf: the folders, without what is in them.
+    Attribute `shelf`: the folders, without their contents.
     """
 
     def __init__(
