@@ -27,8 +27,7 @@ from segnet_jax.reporting.environment import result
 from segnet_jax.reporting.evaluations import Images, packed
 from segnet_jax.reporting.figures import check_pictures, prediction_pictures
 from segnet_jax.reporting.tables import print_sequences, print_table
-from segnet_jax.runs import dataset
-from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.runs.out_of_memory import check_memory, explain_out_of_memory
 from segnet_jax.runs.result import by_statistics, of_images, recipe
 from segnet_jax.system.command import run_command
@@ -133,7 +132,7 @@ def evaluate(options: Options) -> int:
     subject = _open(options, say)
     if options.pictures:
         check_pictures(options.pictures, subject.restored.meta["step"])
-    samples = dataset.decode(subject.split, subject.config, f"reading {options.split} images", say)
+    samples = decode(subject.split, subject.config, f"reading {options.split} images", say)
     with explain_out_of_memory(subject.config, subject.devices, flags=Options):
         found = _score(subject, samples, say)
     if not subject.devices.is_writer:
@@ -227,7 +226,7 @@ def _recompute(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
         split = open_data(trained).splits["train"]
     if split.fingerprint != known:
         say(f"warning: the training images of {trained.data} are not those that {subject.options.run} was trained on")
-    samples = dataset.decode(split, trained, "reading train images", say)
+    samples = decode(split, trained, "reading train images", say)
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     size = restored.meta["global_batch_size"]
     with bar("recomputing BatchNorm", len(split)) as advance:

@@ -103,7 +103,7 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 
 
-ONLY_IN = {"h5py": "weights/containers/hdf5_layout.py", "safe_open": "weights/formats/safetensors.py"}
+ONLY_IN = {"h5py": "weights/containers/hdf5_layout.py", "safe_open": "weights/safetensors_file.py"}
 """Libraries that open whole files by themselves, each behind the checks of one module."""
 
 

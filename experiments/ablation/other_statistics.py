@@ -18,8 +18,7 @@ import numpy as np
 from segnet_jax.config import files
 from segnet_jax.metrics.confusion import confusion_matrix
 from segnet_jax.nn.preprocessing import normalize
-from segnet_jax.runs import dataset
-from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.runs.result import by_statistics
 from segnet_jax.system.console import say
 from segnet_jax.training import checkpoint_folders
@@ -50,7 +49,7 @@ def main() -> None:
         none = without.apply(variables | {"batch_stats": ones}, image, train=False)
         return [jnp.argmax(logits, axis=-1).astype(jnp.uint8) for logits in (own, none)]
 
-    samples = dataset.decode(open_data(config).splits["val"], config, "reading val images", say)
+    samples = decode(open_data(config).splits["val"], config, "reading val images", say)
     counts = {"own": 0, "none": 0}
     for index in range(len(samples)):
         image, truth = samples.read(index)

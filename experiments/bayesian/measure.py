@@ -26,8 +26,7 @@ from segnet_jax.metrics.calibration import COVERAGES, accuracy_over_coverage, ca
 from segnet_jax.metrics.confusion import confusion_matrix, scores
 from segnet_jax.metrics.uncertainty import entropy, uncertainty
 from segnet_jax.reporting.environment import commit, versions
-from segnet_jax.runs import dataset
-from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.system.files import atomic_write_json, plain
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -50,7 +49,7 @@ def main() -> None:
     network = segnet_jax.load(given.run, given.checkpoint)
     config = dataclasses.replace(files.read_run(given.run), data=given.data)
     split = open_data(config).splits["val"]
-    samples = dataset.decode(split, config, "reading frames", print)
+    samples = decode(split, config, "reading frames", print)
     frames = sorted({round(place) for place in np.linspace(0, len(samples) - 1, given.frames)})
     look = jax.jit(partial(_look, network=network, num_samples=given.samples))
 

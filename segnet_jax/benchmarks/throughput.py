@@ -28,8 +28,7 @@ from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.pooling import max_pool_with_code, unpool
 from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.runs import dataset
-from segnet_jax.runs.dataset import open_data, validation_split
+from segnet_jax.runs.dataset import decode, open_data, validation_split
 from segnet_jax.system.errors import is_out_of_memory
 from segnet_jax.training import build, build_steps
 from segnet_jax.training.devices import device_shard, steps_per_dispatch
@@ -155,7 +154,7 @@ def epoch(measured: Measured) -> dict[str, Any]:
     dataset = open_data(config)
     scored = validation_split(dataset)
     splits = [dataset.splits[name] for name in ("train", scored)]
-    samples, eval_samples = (dataset.decode(split, config, "reading images", measured.say) for split in splits)
+    samples, eval_samples = (decode(split, config, "reading images", measured.say) for split in splits)
     sampler = Sampler(len(samples), measured.images_per_step, seed=0, flip=True, shift=10)
     shard = device_shard(devices, config.batch_size_per_device)
     place = choose_placement(config.input, devices, samples, eval_samples)
@@ -221,7 +220,7 @@ def input_(measured: Measured) -> dict[str, Any]:
     """The host's batches, flipped and shifted, with nothing that takes them."""
     config = measured.config
     split = open_data(config).splits["train"]
-    samples = dataset.decode(split, config, "reading images", measured.say)
+    samples = decode(split, config, "reading images", measured.say)
     shard = device_shard(measured.devices, config.batch_size_per_device)
     sampler = Sampler(len(samples), measured.images_per_step, seed=0, flip=True, shift=10)
     batches = tf_data.training_batches(samples, sampler, shard, 1, range(10**9))

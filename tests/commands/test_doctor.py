@@ -226,13 +226,13 @@ def test_the_suggested_size_keeps_the_shape_of_most_images_and_the_speed(sizes, 
     assert suggested_size(sizes) == expected
 
 
-def test_real_camvid_has_no_fault(camvid_folder, monkeypatch, capsys, tmp_path):
+def test_real_camvid_has_no_fault(camvid_folder, camvid_sizes, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, raised = left_by(doctor.main, ["doctor", str(camvid_folder), "--json", "found.json"], monkeypatch)
     printed = capsys.readouterr()
     assert code == 0 and not raised and "warning" not in printed.out and not printed.err
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["faults"] == found["warnings"] == [] and found["splits"] == {"train": 367, "val": 101}
+    assert found["faults"] == found["warnings"] == [] and found["splits"] == camvid_sizes
     (between,) = found["audit"]["neighbours"]  # 39 and 31 frames of a thirtieth of a second
     assert [round(30 * seam["seconds"]) for seam in between["seams"]] == [31, 39] and "0016E5_07920" in printed.out
     counted = [each["pixels"]["val"] for each in found["classes"]]

@@ -229,7 +229,8 @@ def test_vggs_own_stages_written_out_take_its_weights():
 
 
 def test_the_flags_that_the_matlab_protocol_names_make_matlabs_own_network():
-    text = (resources.files("segnet_jax") / "protocols" / "camvid-matlab-2018.toml").read_text(encoding="utf-8")
+    protocols = resources.files("segnet_jax") / "config" / "protocols"
+    text = (protocols / "camvid-matlab-2018.toml").read_text(encoding="utf-8")
     lines = [line.strip("# ") for line in text.splitlines() if line.startswith("#")]
     flags = " ".join(lines).partition("numClasses, 4): ")[2].rstrip(".").split()
     config = parse_config(["--protocol", "camvid-matlab-2018", *flags], prog="p", description="")

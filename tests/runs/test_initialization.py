@@ -98,7 +98,7 @@ def test_where_the_run_has_averaged_parameters_those_are_taken(tmp_path):
     state, expected = first_state(folder), saved(folder)["ema"]
     assert state.ema is None
     assert_same_bits({"params": state.params, "batch_stats": state.batch_stats}, expected)
-    assert_same_bits(first_state(folder, average=0.99).average, expected)  # a new average begins with it
+    assert_same_bits(first_state(folder, ema_decay=0.99).ema, expected)  # a new average begins with it
 
 
 def test_recomputed_statistics_are_taken_where_the_run_is_scored_by_them(tmp_path):

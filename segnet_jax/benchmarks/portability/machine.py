@@ -28,7 +28,7 @@ from segnet_jax.distributed.data_parallel import Devices, choose_devices, peak_m
 from segnet_jax.inference.network import Network, folded
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.nn.preprocessing import normalize
-from segnet_jax.runs.dataset import open_data, validation_split
+from segnet_jax.runs.dataset import decode, open_data, validation_split
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.devices import check_device, device_shard, start_devices
 from segnet_jax.training.restored import Restored, restore
@@ -96,7 +96,7 @@ class Machine:
         devices, _ = start_devices(config, say)
         dataset = open_data(config)
         split = validation_split(dataset)
-        samples = [dataset.decode(dataset.splits[name], config, "reading images", say) for name in ("train", split)]
+        samples = [decode(dataset.splits[name], config, "reading images", say) for name in ("train", split)]
         data = {name: dataset.splits[name].fingerprint[:16] for name in ("train", split)}
         return cls(wishes, config, devices, *samples, split, data, say)
 
