@@ -165,7 +165,7 @@ def check_values(state: Any, where: str) -> None:
     Raises:
       NoCheckpoint: naming the array.
     """
-    parts = (state.params, state.batch_stats, state.opt_state, state.average)
+    parts = (state.params, state.batch_stats, state.opt_state, state.ema)
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
         array, name = np.asarray(leaf), jax.tree_util.keystr(path[1:])
         is_floating = jax.dtypes.issubdtype(array.dtype, np.floating)

@@ -124,8 +124,8 @@ def test_shards_take_an_eighth_of_the_memory_that_the_whole_takes_on_each_device
         ):
             held = dict.fromkeys(devices.local, 0)
             for array in source.store.values():
-                for shard in array.addressable_shards:
-                    held[shard.device] += shard.data.nbytes
+                for piece in array.addressable_shards:
+                    held[piece.device] += piece.data.nbytes
             assert set(held.values()) == {samples.num_bytes // part}
 
 
