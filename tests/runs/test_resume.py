@@ -107,6 +107,7 @@ OTHERS = {  # another value for each field
     "on_disk_full": "wait",
     "result_checkpoint": "last",
     "best_metric": "global_accuracy",
+    "mapping": "shard_map",
 }
 WHICH = ("newest", "best")
 NOT_OF_THE_TRAINING = {"run", "resume", "override"}  # they say what is to be gone on with, and how
@@ -230,7 +231,9 @@ def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
     assert run("--run", folder, "--max-steps", 5) == 0
     before = (folder / "config.toml").read_text()
     for _ in range(2):
-        with pytest.raises(UserError, match="taken 5 steps, and --epochs 1 makes 3: give --epochs 2 --override, or"):
+        with pytest.raises(
+            UserError, match="taken 5 steps, but --epochs 1 makes only 3: give --epochs 2 --override or"
+        ):
             run("--run", folder, "--epochs", 1, "--override")
     assert (folder / "config.toml").read_text() == before and not (folder / "overrides.json").exists()
 
@@ -238,7 +241,7 @@ def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
 def test_a_finished_run_that_goes_on_for_more_epochs_has_no_result_until_it_has_another(unbroken, tmp_path):
     folder = shutil.copytree(unbroken, tmp_path / "run")
     before = (folder / "result.json").read_bytes()
-    with pytest.raises(UserError, match="has taken 6 steps, and --epochs 1 makes 3"):
+    with pytest.raises(UserError, match="has taken 6 steps, but --epochs 1 makes only 3"):
         run("--run", folder, "--epochs", 1, "--override")
     assert (folder / "result.json").read_bytes() == before
     assert run("--run", folder, "--epochs", 3, "--override", "--max-steps", 7) == 0
@@ -341,7 +344,9 @@ def test_without_its_only_best_a_run_goes_on_and_says_so_and_a_copy_put_back_is_
     flip_a_bit(best / "meta.json")
     assert run("--run", folder, "--max-steps", 5) == 0
     told = capsys.readouterr().err
-    assert f"warning: the best checkpoint, of step 3, miou {score:.4f}, is lost: the next that is evaluated is" in told
+    assert (
+        f"warning: the best checkpoint, of step 3, miou {score:.4f}, is lost: the next one that is evaluated is" in told
+    )
     assert "resumes after step 4" in told and f"copy it back to {best}, and start again" in told
     lost = shutil.copytree(folder, folder.with_name("lost"))
     shutil.copytree(copy, best)
@@ -370,7 +375,7 @@ def rows_of(folder):
         (None, (45, 5), None, (45, 5)),  # put back
     ],
 )
-def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected):
+def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected, monkeypatch):
     def scored(step_and_right):
         step, right = step_and_right or (None, 0)
         return step and {"step": step, "confusion": [[right, 10 - right], [0, 10]]}
@@ -378,8 +383,9 @@ def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected)
     held = SimpleNamespace(
         latest_best=lambda until: whole and whole[0],
         read_meta=lambda which, step: {"best": scored(whole)},
-        shelf=SimpleNamespace(place=lambda which, step: f"{which}/{step}"),
+        shelf=SimpleNamespace(place=lambda which, step: f"{which}/{step}", root="checkpoints"),
     )
+    monkeypatch.setattr("segnet_jax.runs.session.check_meta", lambda meta, where, resumable: meta)  # it is not whole
     told, meta = [], {"best": scored(of_newest), "last": scored(last)}
     assert best_intact(held, 100, meta, "miou", told.append) == scored(expected)
     assert len(told) == (of_newest is not None and expected != of_newest)
