@@ -40,11 +40,18 @@ class Config:
     image_size: tuple[int, int] = (360, 480)  # height and width that images and labels are resized to
     fit: Literal["stretch", "letterbox", "crop"] = "stretch"  # how: shape lost, with void bars, or ends cut off
     images: str = ""  # of a folder, take only images whose names match, such as "*.jpg"
+    label_files: str = ""  # of a folder, take only label files whose paths match, such as "*masks_a*"
+    label_suffix: str = ""  # what follows an image's name in its label's, such as _mask; empty: found from the folder
     map: Annotated[tuple[str, ...], UseAppendAction] = ()  # OLD=NEW: what the value NEW means in labels, OLD means too
-    labels_start_at: int = 0  # the value of the first class in label files; smaller ones are void
-    unknown_colour: Literal["error", "ignore"] = "error"  # colours of labels that mean no class; ignore: they are void
-    exif: Literal["refuse", "apply", "ignore"] = "refuse"  # images that say they lie on their side: turn them or not
+    labels_start_at: int = -1  # the value of the first class in label files; smaller ones are void; -1: not stated
+    labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and grey labels store, where both would fit
+    threshold: int = 0  # two classes, the second from this value of a label on, such as 128 for JPEG masks; 0: off
+    unknown_color: Literal["error", "ignore"] = "error"  # colors of labels that mean no class; ignore: they are void
+    mostly_void: bool = False  # accept labels of which more than half is void
+    exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # of images that carry an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
+    image_range: tuple[int, int] = (0, 0)  # black and white of images of 16 bits, such as 0 4095; 0 0: refuse them
+    follow_links: bool = False  # read files that links lead to out of the folder
     val_share: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
     flip: bool = field(default=True, metadata=OVERRIDE)  # reflect left/right with probability 1/2
     shift: int = field(
@@ -162,6 +169,9 @@ class Config:
             if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
                 raise UserError(f"--map must be OLD=NEW, two values of label files from 0 to 65535, got {change!r}")
         object.__setattr__(self, "map", tuple(dict.fromkeys(self.map)))  # a resumed run's, given once more
+        if self.image_range != (0, 0) and self.image_range[0] >= self.image_range[1]:
+            low, high = self.image_range
+            raise UserError(f"--image-range must be the values of black and white, black first, got {low} {high}")
         if self.scale[0] > self.scale[1]:
             raise UserError(f"--scale must be the least and the largest factor, got {self.scale[0]} {self.scale[1]}")
         if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
@@ -191,7 +201,9 @@ _POSITIVE = 1e-12
 _RANGES = {
     "scenes": (1, 1_000_000),
     "image_size": (1, 16_384),
-    "labels_start_at": (0, 255),
+    "labels_start_at": (-1, 255),
+    "threshold": (0, 255),
+    "image_range": (0, 65_535),
     "val_share": (0, 0.9),
     "shift": (0, 16_384),
     "scale": (0.25, 4),

@@ -15,6 +15,9 @@ from segnet_jax.errors import UserError
 BATCH_OF_A_DEVICE = ("camvid-matlab-2018",)
 """Protocols whose batch is what each device takes, however many there are; of all others it is a step's."""
 
+_RENAMED = {"unknown_colour": "unknown_color"}
+"""Names of fields in the configs of older runs."""
+
 _MOST_BYTES = 100_000  # of a file; one that sets every field has 2,000. The time to parse TOML grows as its square
 
 
@@ -37,7 +40,8 @@ def read_whole_config(path: pathlib.Path) -> Config:
     Raises:
       UserError: as `read_config`.
     """
-    return override(Config(), _read(path), source=str(path))
+    values = {_RENAMED.get(name, name): value for name, value in _read(path).items()}
+    return override(Config(), values, source=str(path))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

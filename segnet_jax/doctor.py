@@ -5,6 +5,8 @@ import os
 import pathlib
 import shlex
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -19,14 +21,15 @@ from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.datasets import sequences
 from segnet_jax.datasets.choose import label_files
-from segnet_jax.datasets.fitting import fit_record
+from segnet_jax.datasets.fitting import Fit, fit_record
 from segnet_jax.datasets.records import DataSet
-from segnet_jax.datasets.values import scan, table_to_edit
-from segnet_jax.errors import UserError, UserErrors, listed
-from segnet_jax.examination import Examination, Suggestion, as_json, examine, suggest
-from segnet_jax.files import atomic_write_json, atomic_write_text, check_place
+from segnet_jax.datasets.scan import scan
+from segnet_jax.datasets.values import table_to_edit
+from segnet_jax.errors import Fault, UserError, UserErrors, listed
+from segnet_jax.examination import Examination, Suggestion, as_json, examine, suggest, suggested_size
+from segnet_jax.files import atomic_write_bytes, atomic_write_json, atomic_write_text, check_place
 from segnet_jax.flags import parse_flags
-from segnet_jax.reporting.figures import batch_picture
+from segnet_jax.reporting.figures import batch_picture, stacked
 from segnet_jax.setting import open_data, reading_of, tell_of_sizes
 
 DESCRIPTION = """Looks at every image and label of a folder, and tells all faults at once, each with a fix to paste.
@@ -36,6 +39,7 @@ Example:  python -m segnet_jax.doctor photos --picture look.png
 Exit 0: it can be trained on, and the last line is the command for that. Exit 2: it has faults."""
 
 _MOST_PICTURES = 16
+_MOST_COMPARED = 4  # images by each of several readings
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,18 @@ class Options:
     picture: str = ""  # PNG to draw some images to, with their labels laid over them
     classes: str = ""  # file to write a class table to, for editing: a line for each value or colour of the labels
     images: str = ""  # only images whose names match, such as "*.jpg"
+    label_files: str = ""  # only label files whose paths match, such as "*masks_a*"
+    label_suffix: str = ""  # what follows an image's name in its label's, such as _mask; empty: found from the folder
     map: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # OLD=NEW, values of label files; 255 is void
-    labels_start_at: int = 0  # the value of the first class in label files; smaller ones are void
-    unknown_colour: Literal["error", "ignore"] = "error"  # colours of labels that mean no class; ignore: they are void
-    exif: Literal["refuse", "apply", "ignore"] = "refuse"  # images that say they lie on their side: turn them or not
+    labels_start_at: int = -1  # the value of the first class in label files; smaller ones are void; -1: not stated
+    labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and grey labels store, where both would fit
+    threshold: int = 0  # two classes, the second from this value of a label on, such as 128 for JPEG masks; 0: off
+    unknown_color: Literal["error", "ignore"] = "error"  # colors of labels that mean no class; ignore: they are void
+    mostly_void: bool = False  # accept labels of which more than half is void
+    exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # of images that carry an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
+    image_range: tuple[int, int] = (0, 0)  # black and white of images of 16 bits, such as 0 4095; 0 0: refuse them
+    follow_links: bool = False  # read files that links lead to out of the folder
     val_share: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
     split_rule: Literal["tutorial", "matlab", "leave-out"] = "tutorial"  # of CamVid's frames, or a sequence left out
     leave_out: str = ""  # the sequence that --split-rule leave-out validates on
@@ -70,8 +81,7 @@ def doctor(options: Options) -> int:
     """
     for flag in ("json", "picture", "classes"):
         _check_writable(flag, getattr(options, flag), options.data)
-    wishes = vars(options).keys() & {item.name for item in dataclasses.fields(Config)}
-    config = dataclasses.replace(Config(), **{name: getattr(options, name) for name in wishes})
+    config = _config_of(options)
     if options.classes:
         return _write_classes(options, config)
     found = examine(lambda: open_data(config))
@@ -85,6 +95,9 @@ def doctor(options: Options) -> int:
             print(line)
     if found.faults:
         fixes = dict.fromkeys(fault.fix for fault in found.faults if fault.fix.startswith("--"))
+        choices = next((fault.choices for fault in found.faults if fault.choices), ())
+        if options.picture and choices:
+            _draw_choices(options, config, choices)
         if fixes:
             mended = " ".join([_prog("doctor"), shlex.join(_given(config)), *fixes])
             print(f"see whether the fixes that are flags do:\n  {mended}")
@@ -95,10 +108,15 @@ def doctor(options: Options) -> int:
     if neighbours := _audit(found.data_set):
         print("\n".join(sequences.in_words(neighbours)))
     if options.picture:
-        _draw(found.data_set, suggestion, options.picture)
+        _draw(found.data_set, (suggestion.image_size, suggestion.fit), options.picture)
         print(f"drew {options.picture}: see whether the colours lie where they should")
     print(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
     return 0
+
+
+def _config_of(options: Options) -> Config:
+    wishes = vars(options).keys() & {item.name for item in dataclasses.fields(Config)}
+    return dataclasses.replace(Config(), **{name: getattr(options, name) for name in wishes})
 
 
 def _check_writable(flag: str, path: str, data: str) -> None:
@@ -126,7 +144,13 @@ def _given(config: Config) -> list[str]:
         value = getattr(config, item.name)
         if value != getattr(Config(), item.name):
             flag = f"--{item.name.replace('_', '-')}"
-            words += [word for each in (value if isinstance(value, tuple) else (value,)) for word in (flag, str(each))]
+            if item.name == "image_range":
+                words += [flag, *map(str, value)]
+            elif isinstance(value, bool):
+                words.append(flag)
+            else:
+                each = value if isinstance(value, tuple) else (value,)
+                words += [word for one in each for word in (flag, str(one))]
     words += ["--split-rule", config.split_rule] if config.split_rule != Config.split_rule else []
     return words + (["--leave-out", config.leave_out] if config.leave_out else [])
 
@@ -168,15 +192,38 @@ def _audit(data_set: DataSet) -> sequences.Audit | None:
     return found if found is not None and (len(found.sequences) > 1 or found.neighbours) else None
 
 
-def _draw(data_set: DataSet, suggestion: Suggestion, path: str) -> None:
-    """A sheet of records from all splits, evenly spread."""
+def _draw(
+    data_set: DataSet, size_and_fit: tuple[tuple[int, int], Fit], path: str, title: str = "", most: int = _MOST_PICTURES
+) -> None:
+    """Draw a sheet of samples from all splits, evenly spread."""
     places = [(split, index) for split in data_set.splits.values() for index in range(len(split))]
-    chosen = sorted({round(place) for place in np.linspace(0, len(places) - 1, _MOST_PICTURES)})
-    records = (split.read(index) for split, index in (places[place] for place in chosen))
-    fitted = [fit_record(*record, suggestion.image_size, suggestion.fit) for record in records]
+    chosen = sorted({round(place) for place in np.linspace(0, len(places) - 1, most)})
+    samples = (split.read(index) for split, index in (places[place] for place in chosen))
+    fitted = [fit_record(*sample, *size_and_fit) for sample in samples]
     images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
-    title = f"{len(chosen)} of {len(places)} images with their labels"
-    batch_picture(images, labels, data_set.classes, path, title, most=_MOST_PICTURES)
+    title = title or f"{len(chosen)} of {len(places)} images with their labels"
+    batch_picture(images, labels, data_set.classes, path, title, most=most)
+
+
+def _draw_choices(options: Options, config: Config, choices: Sequence[str]) -> None:
+    """Draw the labels as each of several readings has them, one below the other."""
+    sheets = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, flags in enumerate(choices):
+            words = [options.data, *_given(config)[1:], *shlex.split(flags)]
+            chosen = parse_flags(Options, words, prog="segnet_jax.doctor", description=DESCRIPTION)
+            try:
+                data_set = open_data(_config_of(chosen))
+            except UserError as error:
+                print(f"{flags}: cannot be drawn: {error.faults[0].what[:200]}")
+                continue
+            sizes = data_set.sizes or {data_set.splits["train"].read(0)[1].shape: 1}
+            path = os.path.join(folder, f"{number}.png")
+            _draw(data_set, suggested_size(sizes), path, flags, _MOST_COMPARED)
+            sheets.append(path)
+        if sheets:
+            atomic_write_bytes(options.picture, stacked(sheets))
+            print(f"drew {options.picture}: the labels by each of the readings, one below the other")
 
 
 def _write_classes(options: Options, config: Config) -> int:
@@ -184,10 +231,11 @@ def _write_classes(options: Options, config: Config) -> int:
     path, reading = pathlib.Path(options.classes), reading_of(config)
     if os.path.lexists(path):
         raise UserError(f"--classes {path} is there already: nothing is overwritten; delete it, or name another file")
-    found = scan(label_files(options.data, reading), reading)
-    if not found.values and not found.colors:
-        raise UserErrors(options.data, found.faults)
-    atomic_write_text(path, table_to_edit(found, config.labels_start_at))
+    faults: list[Fault] = []
+    found = scan(label_files(options.data, reading), reading, faults)
+    if not found:
+        raise UserErrors(options.data, faults)
+    atomic_write_text(path, table_to_edit(found, max(0, config.labels_start_at)))
     print(f"wrote {path}: change the names in it, then\n  {_prog('doctor')} {shlex.join(_given(config))}")
     return 0
 

@@ -162,7 +162,11 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
         **({"data": options.data} if options.data else {}),
     )
     devices, precision = start_devices(config, say)
-    data_set = open_data(config)
+    stored = runs.labels_of(options.run)
+    if options.data:  # other files may be encoded otherwise: only the names of the classes are the run's
+        data_set = open_data(config, legend=stored and stored.legend)
+    else:
+        data_set = open_data(config, stored)
     split = data_set.splits.get(options.split)
     if not split:
         raise UserError(f"{data_set.name} has no {options.split} images, only {', '.join(data_set.splits)}")

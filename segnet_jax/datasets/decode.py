@@ -6,7 +6,8 @@ Here a file's header is read first, and decides what may be done with the pixels
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from PIL import Image
 from segnet_jax.constants import VOID
 from segnet_jax.datasets.colors import color_ids, describe_unknown
 from segnet_jax.datasets.essence import orientation
+from segnet_jax.datasets.formats import decode_other, open_other
 from segnet_jax.datasets.headers import (
     AGAIN,
     EXPORT_IDS,
+    MAX_PIXELS,
     Header,
     check_image_header,
     check_label_header,
@@ -26,8 +29,9 @@ from segnet_jax.datasets.headers import (
     read_bytes,
 )
 from segnet_jax.datasets.labels import Color
-from segnet_jax.datasets.legend import OUTSIDE, LabelRule
+from segnet_jax.datasets.legend import OUTSIDE, Kind, LabelRule
 from segnet_jax.datasets.reading import Exif
+from segnet_jax.datasets.turning import turned_picture
 from segnet_jax.errors import UserError, listed
 
 MOST_STRAY = 0.02
@@ -38,6 +42,8 @@ MOST_MAPPED = 8
 
 def _decode(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
     """The picture, and the EXIF orientation by which its pixels are still to be turned: 1 for not at all."""
+    if header.format not in ("PNG", "JPEG"):
+        return decode_other(open_other(data, header.format, name), header.format, name), 1
     image = open_picture(data, header.format, name)
     try:
         image.load()
@@ -45,17 +51,11 @@ def _decode(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.I
         what, kind = ("cut off", "cut-off") if "truncated" in str(error) else ("damaged", "broken-data")
         raise UserError(f"{name} is {what}: {error}", kind=kind, file=name, fix=AGAIN) from None
     turned = 1 if exif == "ignore" else orientation(data)
-    if turned != 1 and exif == "refuse":
+    if turned != 1 and exif in ("refuse", "by-label"):
         # No flag to paste: which of the two it is, only the other file of the pair can tell.
         fix = "give --exif apply, or --exif ignore if the label lies as the stored pixels do"
         raise turned_picture(name, turned, fix)
     return image, turned
-
-
-def turned_picture(name: str, turned: int, fix: str) -> UserError:
-    """What to say of a picture that carries a rotation."""
-    what = f"{name} carries an EXIF rotation (orientation {turned}): image and label would disagree"
-    return UserError(what, kind="exif-rotation", file=name, fix=fix)
 
 
 def upright(picture: np.ndarray, turned: int) -> np.ndarray:
@@ -66,27 +66,45 @@ def upright(picture: np.ndarray, turned: int) -> np.ndarray:
     return picture[rows, columns]
 
 
-def read_image(source: Path | bytes, name: str, exif: Exif = "refuse") -> np.ndarray:
-    """Decodes an image from PNG or JPEG; grey is repeated, a palette's colours are taken.
+def read_image(
+    source: Path | bytes,
+    name: str,
+    exif: Exif = "refuse",
+    image_range: tuple[int, int] = (0, 0),
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Decode an image; grey is repeated over three channels, of a palette the colors are taken.
 
     Args:
       source: the file's path, or its bytes.
       name: what messages call it.
       exif: what becomes of an image that carries a rotation.
+      image_range: (black, white) of images of 16 bits; never taken from the image itself, for then the same value
+        would be another brightness in each image.
+      max_pixels: the limit of its size.
 
     Returns:
       uint8 [H,W,3], RGB.
 
     Raises:
-      UserError: as `inspect`, and for CMYK, 16 bits, transparency, an EXIF rotation unless `turn`.
+      UserError: as `inspect`, and for CMYK, 16 bits without a range, transparency, an EXIF rotation that is refused.
     """
-    data = source if isinstance(source, bytes) else read_bytes(source, name)
-    header = inspect(data, name)
-    check_image_header(header, name)
+    data = source if isinstance(source, bytes) else read_bytes(source, name, 8 * max_pixels)
+    header = inspect(data, name, max_pixels)
+    check_image_header(header, name, image_range)
     image, turned = _decode(data, header, name, exif)
     if header.kind in ("RGBA", "grey+alpha"):
         _refuse_transparency(np.asarray(image)[..., -1], "image", name)
+    if header.bits == 16 and header.kind == "grey":
+        return upright(np.repeat(_ranged(np.asarray(image), image_range)[..., None], 3, axis=-1), turned)
     return upright(np.asarray(image.convert("RGB")), turned)
+
+
+def _ranged(values: np.ndarray, image_range: tuple[int, int]) -> np.ndarray:
+    """Values of 16 bits as uint8: the range linearly, what lies beyond it black and white."""
+    low, high = image_range
+    scaled = (np.arange(2**16, dtype=np.float64) - low) * 255 / (high - low)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)[values]
 
 
 def read_label(
@@ -117,10 +135,10 @@ def read_label(
 
 
 def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif = "refuse") -> np.ndarray:
-    """Decodes a label from PNG by a rule.
+    """Decode a label by a rule.
 
     Args:
-      rule: which values or colours mean which class.
+      rule: which values or colors mean which class.
       source: the file's path, or its bytes.
       name: what messages call it.
       exif: what becomes of a label that carries a rotation.
@@ -129,40 +147,89 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
       uint8 [H,W], 0..C-1 or VOID.
 
     Raises:
-      UserError: as `inspect`, and for JPEG, transparency, an EXIF rotation, values or colours that mean no class.
+      UserError: as `inspect`, and for lossy formats, transparency, an EXIF rotation, values or colors that mean no
+        class.
     """
-    values = read_values(source, name, colored=rule.colors is not None, exif=exif)
-    if values.ndim == 3:
-        label, unknown = _color_ids(values, dict(rule.colors), name)
-        if unknown and rule.unknown_colour == "error":
+    stored = read_stored(source, name, rule.colors is not None or "rgb" not in rule.by_color, rule.threshold > 0, exif)
+    if rule.threshold:
+        return (stored.grey() >= rule.threshold).astype(np.uint8)
+    if stored.kind in rule.by_color and rule.colors is not None:
+        label, unknown = _color_ids(stored.colors(), dict(rule.colors), name)
+        if unknown and rule.unknown_color == "error":
             what = f"label {name} holds {describe_unknown([unknown], dict(rule.colors))}"
             few = sum(unknown.values()) <= MOST_STRAY * label.size
-            fix = "--unknown-colour ignore" if few else "draw it in the known colours alone, or name these colours too"
-            raise UserError(what, kind="unknown-colour", file=name, fix=fix)
+            fix = "draw it in the known colors alone, or name these colors too"
+            fix += ", or make them void by --unknown-color ignore" if few else ""
+            raise UserError(what, kind="unknown-color", file=name, fix=fix)
         return label
+    values = stored.values()
+    if values is None:
+        what = f"label {name} is a picture in colors: class ids are expected"
+        raise UserError(what, kind="color-label", file=name, fix=EXPORT_IDS)
     label = rule.table[values]
     if (label == OUTSIDE).any():
         raise _outside(values, label == OUTSIDE, name, rule)
     return label
 
 
+@dataclass(frozen=True)
+class Stored:
+    """The pixels of a label file as they are stored.
+
+    Attributes:
+      pixels: uint8 or uint16 [H,W], values or palette indices; or uint8 [H,W,3].
+      kind: what the file stores.
+      palette: uint8 [N,3], of palette files.
+      lossy: the file's format, where that changes values; else empty.
+    """
+
+    pixels: np.ndarray
+    kind: Kind
+    palette: np.ndarray | None = None
+    lossy: str = ""
+
+    def colors(self) -> np.ndarray:
+        """RGB of each pixel, uint8 [H,W,3]; of grey files the value three times.
+
+        An index beyond the palette is black, as decoders show it.
+        """
+        if self.pixels.ndim == 3:
+            return self.pixels
+        if self.palette is None:
+            clipped = np.minimum(self.pixels, 255).astype(np.uint8)
+            return np.repeat(clipped[..., None], 3, axis=-1)
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self.palette)] = self.palette[:256]
+        return table[self.pixels]
+
+    def colors_of(self, indices: Sequence[int]) -> list[Color]:
+        """The RGB of palette indices; black for those beyond the palette."""
+        table = self.palette.tolist()
+        return [tuple(table[index]) if index < len(table) else (0, 0, 0) for index in indices]
+
+    def values(self) -> np.ndarray | None:
+        """Values or indices [H,W]; of RGB files the channels where all three are equal, else None."""
+        if self.pixels.ndim == 2:
+            return self.pixels
+        red, green, blue = (self.pixels[..., channel] for channel in range(3))
+        return red if (red == green).all() and (green == blue).all() else None
+
+    def grey(self) -> np.ndarray:
+        """Brightness [H,W], for a threshold: ITU-R 601 luma of colors and palettes, and the values of grey files."""
+        if self.kind == "grey":
+            return self.pixels
+        return np.asarray(Image.fromarray(self.colors()).convert("L"))
+
+
 def _outside(values: np.ndarray, outside: np.ndarray, name: str, rule: LabelRule) -> UserError:
-    """What to say of a label with values that mean no class: common ways to get them are told by their names."""
+    """The error for a label with values that mean no class."""
     strange, counts = np.unique(values[outside], return_counts=True)
     if strange[-1] > 255:
         what = f"label {name} has 16 bits and values up to {strange[-1]}: instance ids, not classes?"
         return UserError(what, kind="instance-ids", file=name, fix=EXPORT_IDS)
     held = [f"{value} ({count} px)" for value, count in zip(strange, counts, strict=True)]
     what = f"label {name} holds {listed(held)}: outside {rule.told}"
-    if strange.tolist() == [255] and not values[~outside].any():
-        what += "; only 0 and 255: a mask, no class ids"
-        return UserError(what, kind="mask-0-255", file=name, fix="--map 255=1")
-    last = max(value for value, _ in rule.ids if value != VOID)
-    if strange.tolist() == [last + 1] and values.all() and not rule.start:
-        what += f"; no 0, but {last + 1}: its ids start at 1"
-        return UserError(what, kind="labels-start-at-1", file=name, fix="--labels-start-at 1")
-    fix = " ".join(f"--map {value}=255" for value in strange) if len(strange) <= MOST_MAPPED else EXPORT_IDS
-    return UserError(what, kind="label-out-of-range", file=name, fix=fix)
+    return UserError(what, kind="label-out-of-range", file=name, fix=EXPORT_IDS)
 
 
 def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int]):
@@ -177,7 +244,7 @@ def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int
     values = read_values(source, name, colored=True)
     if values.ndim != 3:
         what = f"label {name} is not an RGB picture, which the official colour labels are"
-        raise UserError(what, kind="no-colour-label", file=name, fix="fetch the official archive of labels")
+        raise UserError(what, kind="no-color-label", file=name, fix="fetch the official archive of labels")
     return _color_ids(values, colors, name)
 
 
@@ -186,36 +253,52 @@ def _color_ids(values: np.ndarray, colors: Mapping[Color, int], name: str) -> tu
         return color_ids(values, colors)
     except ValueError as error:
         what = f"label {name} holds {error}"
-        raise UserError(what, kind="unknown-colour", file=name, fix="draw it in the known colours alone") from None
+        raise UserError(what, kind="unknown-color", file=name, fix="draw it in the known colours alone") from None
 
 
 def read_values(source: Path | bytes, name: str, colored: bool, exif: Exif = "refuse") -> np.ndarray:
-    """The stored values of a label: uint8 or uint16 [H,W], or uint8 [H,W,3] where colours are stored.
+    """The stored values of a label: uint8 or uint16 [H,W], or uint8 [H,W,3] where colors are stored.
+
+    Raises:
+      UserError: as `read_stored`.
+    """
+    return read_stored(source, name, colored, exif=exif).pixels
+
+
+def read_stored(
+    source: Path | bytes, name: str, colored: bool = True, threshold: bool = False, exif: Exif = "refuse"
+) -> Stored:
+    """Decode a label file without saying what its pixels mean.
 
     Args:
       source: the file's path, or its bytes.
       name: what messages call it.
-      colored: whether colours are taken at all.
+      colored: whether colors are read at all.
+      threshold: whether lossy files are.
       exif: what becomes of a label that carries a rotation.
 
     Raises:
-      UserError: as `inspect`, and for JPEG, transparency, an EXIF rotation, colours where none are taken.
+      UserError: as `inspect`, and for lossy formats, transparency, an EXIF rotation, colors where none are read.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name)
     header = inspect(data, name)
-    check_label_header(header, name, colored)
+    check_label_header(header, name, colored, threshold)
     image, turned = _decode(data, header, name, exif)
-    values = upright(np.asarray(image), turned)
+    values, palette = upright(np.asarray(image), turned), None
     if header.kind in ("RGBA", "grey+alpha"):
         _refuse_transparency(values[..., -1], "label", name)
         values = values[..., :3] if header.kind == "RGBA" else values[..., 0]
+    if values.ndim == 2 and header.kind == "palette" and image.palette is not None:
+        palette = np.frombuffer(image.palette.tobytes(), np.uint8)
+        palette = palette[: len(palette) // 3 * 3].reshape(-1, 3) if image.palette.mode == "RGB" else None
     if values.dtype == bool:
-        return values.astype(np.uint8)
-    if values.dtype not in (np.uint8, np.uint16):  # Pillow's I, for 16 bits in its older versions
+        values = values.astype(np.uint8)
+    elif values.dtype not in (np.uint8, np.uint16):  # Pillow's I, for 16 bits in its older versions
         values = values.astype(np.uint16)
-    if header.kind == "grey" and header.bits in (2, 4):
-        return values // (255 // (2**header.bits - 1))  # Pillow stretches them to 0..255
-    return values
+    elif header.kind == "grey" and header.bits in (2, 4):
+        values = values // (255 // (2**header.bits - 1))  # Pillow stretches them to 0..255
+    kind = "rgb" if values.ndim == 3 else "palette" if palette is not None else "grey"
+    return Stored(values, kind, palette, header.format * header.is_lossy)
 
 
 def _refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:
@@ -250,6 +333,8 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes a label [H,W] to the pixel nearest to each new centre."""
+    if label.shape == (height, width):
+        return label
     old_height, old_width = label.shape
     rows = (2 * np.arange(height) + 1) * old_height // (2 * height)
     columns = (2 * np.arange(width) + 1) * old_width // (2 * width)

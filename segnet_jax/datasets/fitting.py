@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.decode import resize
+from segnet_jax.datasets.decode import resize, resize_label
 
 Fit = Literal["stretch", "letterbox", "crop"]
 """How a picture comes to a size of another shape: with its own shape lost, with bars, or with its ends cut off."""
@@ -45,6 +45,11 @@ def fit_record(
     """
     image, label = resize(image, label, *scaled_size(label.shape, target, fit))
     return centred(image, target, 0), centred(label, target, VOID)
+
+
+def fit_label(label: np.ndarray, target: tuple[int, int], fit: Fit) -> np.ndarray:
+    """Bring a label, uint8 [H,W], to a size exactly as `fit_record` does."""
+    return centred(resize_label(label, *scaled_size(label.shape, target, fit)), target, VOID)
 
 
 def centred(array: np.ndarray, target: tuple[int, int], bars: int) -> np.ndarray:

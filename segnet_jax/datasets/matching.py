@@ -1,63 +1,96 @@
-"""Images and the labels that belong to them, by name: a.png, a_L.png (as CamVid) or a_P.png (as fast.ai)."""
+"""Images and the labels that belong to them, by name: a.png, a_L.png, a_mask.png, or whatever the folder has."""
 
 import fnmatch
 import os
+import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segnet_jax.datasets.headers import check_inside
 from segnet_jax.datasets.lists import Entry
 from segnet_jax.errors import Fault, UserError, listed, shown
 
-PICTURES = (".png", ".jpg", ".jpeg")
+PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp")
+"""Endings of files that are read."""
+
 LABEL_ENDINGS = ("", "_L", "_P")
-"""Behind an image's name, in the name of its label."""
+"""Behind an image's name, in the name of its label; others are found from the folder."""
 
 WITHOUT_LABEL = "image-without-label"
 """The kind of that fault."""
 
+VISUAL = frozenset(
+    "rgb color colors colour colours colormap colormaps human visualization visualisation viz vis".split()
+)
+"""Words in names of pictures that show labels to people."""
+
+_LITTER = frozenset("@eadir __macosx #recycle #snapshot $recycle.bin lost+found thumbs.db desktop.ini".split())
 _MOST_FILES = 200_000
+_MOST_AFFIX = 40  # letters of what is found before or behind an image's name
 
 
-def pictures_below(root: Path, folder: Path, faults: list[Fault], glob: str = "") -> list[Path]:
-    """All PNG and JPEG files in a folder and below, sorted; hidden ones are passed over, links to folders not entered.
+def nfc(text: str) -> str:
+    """A name in Unicode's composed form: Macs store decomposed ones."""
+    return unicodedata.normalize("NFC", text)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder was left by a Mac, a NAS or an editor and is nobody's picture."""
+    return name.startswith((".", "~$")) or name.lower() in _LITTER or "@syno" in name.lower()
+
+
+def pictures_below(
+    root: Path, folder: Path, faults: list[Fault], glob: str = "", follow_links: bool = False
+) -> list[Path]:
+    """Find all pictures in a folder and below, sorted; hidden files and litter are skipped.
 
     Args:
       root: where to look.
-      folder: the data set's, which no link may leave.
+      folder: the dataset's, which no link may leave.
       faults: grows by links that leave the folder and names that nothing can be called.
       glob: that names must match.
+      follow_links: whether links may leave the folder.
 
     Raises:
       UserError: there are too many files.
     """
     found: list[Path] = []
-    if not is_inside(root, folder, faults):
+    if not is_inside(root, folder, faults, follow_links):
         return []
-    for place, folders, files in os.walk(root):
+    visited: set[str] = set()
+    for place, folders, files in os.walk(root, followlinks=follow_links):
+        if follow_links and (real := os.path.realpath(place)) in visited:
+            folders[:] = []
+            continue
+        elif follow_links:
+            visited.add(real)
         inner = [name for name in folders if not name.lower().endswith(PICTURES)]
-        files += [name for name in folders if name not in inner]  # called like a picture: to be told when it is read
-        folders[:] = [name for name in inner if not name.startswith(".")]
+        # A folder that is called like a picture is reported when it is read.
+        files += [name for name in folders if name not in inner and not is_litter(name)]
+        folders[:] = sorted(name for name in inner if not is_litter(name))
         for name in files:
             path = Path(place, name)
-            if name.startswith(".") or not name.lower().endswith(PICTURES):
+            if is_litter(name) or not name.lower().endswith(PICTURES):
                 continue
-            if glob and not fnmatch.fnmatch(name, glob):
+            if glob and not fnmatch.fnmatch(nfc(name), nfc(glob)):
                 continue
             file = _relative(path, folder)
             if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in file):
                 what = f"{shown(file)} has a control character in its name"
                 faults.append(Fault("control-character", file, what, "rename it"))
-            elif not path.is_symlink() or is_inside(path, folder, faults):
+            elif not path.is_symlink() or is_inside(path, folder, faults, follow_links):
                 found.append(path)
         if len(found) > _MOST_FILES:
             raise UserError(f"{root} holds over {_MOST_FILES} pictures", kind="too-large", file=str(root))
     return sorted(found)
 
 
-def is_inside(path: Path, folder: Path, faults: list[Fault]) -> bool:
-    """Whether no link leads out of the folder; else `faults` grows."""
+def is_inside(path: Path, folder: Path, faults: list[Fault], follow_links: bool = False) -> bool:
+    """Whether no link leads out of the folder, or that is allowed; else `faults` grows."""
+    if follow_links:
+        return True
     try:
         check_inside(path, folder)
     except UserError as error:
@@ -68,29 +101,36 @@ def is_inside(path: Path, folder: Path, faults: list[Fault]) -> bool:
 
 def name_of(path: Path, root: Path) -> str:
     """An image's name: its place below the root, without ending, and with - for /."""
-    return path.relative_to(root).with_suffix("").as_posix().replace("/", "-")
+    return nfc(path.relative_to(root).with_suffix("").as_posix().replace("/", "-"))
 
 
-def unique_images(images: Sequence[Path], root: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    """Gives each image its name; two images of one name, whatever their case and ending, are a fault.
+def unique_images(images: Mapping[str, Path] | Sequence[Path], root: Path, folder: Path, faults: list[Fault]):
+    """Give each image its name; two images of one name, whatever their case and ending, are a fault.
 
     Args:
-      images: below the root.
+      images: below the root; or (name, path) pairs.
       root: the images' folder.
-      folder: the data set's.
+      folder: the dataset's.
       faults: grows.
+
+    Returns:
+      name -> path.
     """
+    return unique_names([(name_of(path, root), path) for path in images], folder, faults)
+
+
+def unique_names(named: Sequence[tuple[str, Path]], folder: Path, faults: list[Fault]) -> dict[str, Path]:
+    """As `unique_images`, of images that have names already."""
     claimed: dict[str, Path] = {}
     unique: dict[str, Path] = {}
-    for path in images:
-        name = name_of(path, root)
+    for name, path in named:
         # Names that differ by case alone would be one file where samples are written, on many a disk.
         if (first := claimed.setdefault(name.casefold(), path)) != path:
             file = _relative(path, folder)
             what = f"{file} claims the name {name}, and so does {_relative(first, folder)}"
             fix = "rename one of the two images, and its label"
             if path.suffix != first.suffix:
-                common = max((path.suffix, first.suffix), key=[each.suffix for each in images].count)
+                common = max((path.suffix, first.suffix), key=[each.suffix for _, each in named].count)
                 fix = f'--images "*{common}"'
             faults.append(Fault("same-name", file, what, fix))
         else:
@@ -98,43 +138,175 @@ def unique_images(images: Sequence[Path], root: Path, folder: Path, faults: list
     return unique
 
 
+# --- names ---
+
+
+def pair_names(images: Sequence[str], labels: Sequence[str], suffix: str = "") -> dict[str, list[str]]:
+    """Find which labels belong to each image, by their names without ending.
+
+    The known endings are tried first, then what stands before or behind the images' names in most labels, then names
+    of which both lose what all of them have in common (a_sat and a_mask), then names that differ by case.
+
+    Args:
+      images: their names.
+      labels: likewise.
+      suffix: what follows the image's name in the label's, if that is known.
+
+    Returns:
+      image -> labels; none for images that have no label.
+    """
+    if suffix:
+        suffix = re.sub(r"\.[A-Za-z]{3,4}$", "", nfc(suffix)) if suffix.lower().endswith(PICTURES) else nfc(suffix)
+        return _by_keys(images, labels, str, lambda label: label.removesuffix(suffix) if label.endswith(suffix) else "")
+    known = {}
+    held = set(labels)
+    for image in images:
+        if mine := [image + ending for ending in LABEL_ENDINGS if image + ending in held]:
+            known[image] = mine
+    if 2 * len(known) >= len(images):
+        return known
+    found = [known, *(_by_keys(images, labels, *keys) for keys in _transforms(images, labels))]
+    best = max(found, key=_num_clear)
+    return best if 2 * _num_clear(best) >= len(images) or best is known else known
+
+
+def _num_clear(found: Mapping[str, Sequence[str]]) -> int:
+    return sum(len(mine) == 1 for mine in found.values())
+
+
+Key = Callable[[str], str]
+
+
+def _by_keys(images: Iterable[str], labels: Iterable[str], of_image: Key, of_label: Key) -> dict[str, list[str]]:
+    by_key: dict[str, list[str]] = {}
+    for label in labels:
+        if key := of_label(label):
+            by_key.setdefault(key, []).append(label)
+    return {image: mine for image in images if (mine := by_key.get(of_image(image), []))}
+
+
+def _transforms(images: Sequence[str], labels: Sequence[str]) -> list[tuple[Key, Key]]:
+    """Ways to bring the names of images and labels together."""
+    known = set(images)
+    behind: Counter[str] = Counter()
+    before: Counter[str] = Counter()
+    for label in labels:
+        for cut in range(1, len(label)):
+            if label[:cut] in known and len(label) - cut <= _MOST_AFFIX:
+                behind[label[cut:]] += 1
+            if label[cut:] in known and cut <= _MOST_AFFIX:
+                before[label[:cut]] += 1
+    most = behind.most_common(8)
+    plain = [each for each in most if not VISUAL & set(words(each[0]))] or most  # a_labelIds rather than a_color
+    ways: list[tuple[Key, Key]] = []
+    if plain:
+        both = [end for end, count in plain if count == plain[0][1]]
+        ways.append((str, lambda label: next((label.removesuffix(end) for end in both if label.endswith(end)), "")))
+    if before:
+        start = before.most_common(1)[0][0]
+        ways.append((str, lambda label: label.removeprefix(start) if label.startswith(start) else ""))
+    heads, tails = ((_head(each), _tail(each)) for each in (images, labels))
+    if any((*heads, *tails)):
+        ways.append((_stripped(*heads), _stripped(*tails)))
+        ways.append((_stripped("", heads[1]), _stripped("", tails[1])))
+        ways.append((_stripped(heads[0], ""), _stripped(tails[0], "")))
+    return [*ways, (str.casefold, str.casefold)]
+
+
+def _stripped(head: str, tail: str) -> Key:
+    return lambda name: name.removeprefix(head).removesuffix(tail)
+
+
+def _head(names: Sequence[str]) -> str:
+    """What all names begin with, without the digits at its end, which belong to what tells them apart."""
+    return os.path.commonprefix(list(names)).rstrip("0123456789") if len(names) > 1 else ""
+
+
+def _tail(names: Sequence[str]) -> str:
+    return os.path.commonprefix([name[::-1] for name in names])[::-1].lstrip("0123456789") if len(names) > 1 else ""
+
+
+def words(name: str) -> list[str]:
+    """The words of a name, lower case: SegmentationClass, val2017 and test_images each have two."""
+    parts = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\x00-\x7f]+", name)
+    return [part.lower() for part in parts]
+
+
 def match(
-    images: Mapping[str, Path], labels: Sequence[Path], root: Path, folder: Path, faults: list[Fault]
+    images: Mapping[str, Path],
+    labels: Sequence[Path],
+    root: Path,
+    folder: Path,
+    faults: list[Fault],
+    suffix: str = "",
 ) -> tuple[list[Entry], list[Path]]:
-    """Finds the label of each image.
+    """Find the label of each image.
 
     Args:
       images: name -> image.
       labels: all that may be one.
       root: the labels' folder.
-      folder: the data set's.
+      folder: the dataset's.
       faults: grows by images without a label, or with two.
+      suffix: as of `pair_names`.
 
     Returns:
       The pairs, and the labels that belong to no image.
     """
+    return match_named(images, [(name_of(path, root), path) for path in labels], folder, faults, suffix, root)
+
+
+def match_named(
+    images: Mapping[str, Path],
+    labels: Sequence[tuple[str, Path]],
+    folder: Path,
+    faults: list[Fault],
+    suffix: str = "",
+    root: Path | None = None,
+) -> tuple[list[Entry], list[Path]]:
+    """As `match`, of labels that have names already."""
     by_name: dict[str, list[Path]] = {}
-    for path in labels:
-        by_name.setdefault(name_of(path, root), []).append(path)
+    for name, path in labels:
+        by_name.setdefault(name, []).append(path)
+    pairs = pair_names(list(images), list(by_name), suffix)
     told = {Path(fault.file).stem for fault in faults if fault.kind == "points-outside"}
-    entries, alone = [], set(labels)
+    entries, alone = [], {path for _, path in labels}
     for name, image in images.items():
-        mine = [path for ending in LABEL_ENDINGS for path in by_name.get(name + ending, ())]
+        mine = [path for label in pairs.get(name, ()) for path in by_name[label]]
         alone -= set(mine)
         mine = [path for path in mine if path.suffix.lower() == ".png"] or mine  # a preview may lie beside it
         file = _relative(image, folder)
         if len(mine) > 1:
             what = f"{file} has {len(mine)} labels: {listed([_relative(path, folder) for path in mine])}"
-            faults.append(Fault("two-labels", file, what, "leave one of them"))
+            fix = "leave one of them, or name the right ones by --label-suffix or --label-files"
+            faults.append(Fault("two-labels", file, what, fix))
         elif not mine and not told & {image.stem + ending for ending in LABEL_ENDINGS}:
-            place = _relative(root, folder)
-            tried = ", ".join(f"{image.stem}{ending}.png" for ending in LABEL_ENDINGS)
-            what = f"{file} has no label; looked for {tried} in {place}/"
-            fix = "put the label there, take the image away, or name in train.txt and val.txt those that have one"
-            faults.append(Fault(WITHOUT_LABEL, file, what, fix))
+            faults.append(_without_label(image, file, labels, suffix, folder, root))
         elif mine:
             entries.append(Entry(name, image, mine[0]))
     return entries, sorted(alone)
+
+
+def _without_label(image, file, labels, suffix: str, folder: Path, root: Path | None) -> Fault:
+    endings = (suffix,) if suffix else LABEL_ENDINGS
+    tried = ", ".join(f"{image.stem}{ending}{'' if '.' in ending else '.png'}" for ending in endings)
+    place = f" in {_relative(root, folder)}/" if root else ""
+    there = listed([shown(_relative(path, folder)) for _, path in labels])
+    what = f"{file} has no label; looked for {tried}{place}, found {there or 'no picture there'}"
+    fix = "put the label there, take the image away, or name in train.txt and val.txt those that have one"
+    return Fault(WITHOUT_LABEL, file, what, fix)
+
+
+def label_of_name(names: Sequence[str], folder: Path, suffix: str) -> dict[str, list[Path]]:
+    """The label files in a folder for images of these names, for `predict --labels`."""
+    paths: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICTURES and not is_litter(path.name) and path.is_file():
+            paths.setdefault(nfc(path.stem), []).append(path)
+    composed = {name: nfc(name) for name in names}
+    pairs = pair_names(list(dict.fromkeys(composed.values())), list(paths), suffix)
+    found = {name: [path for label in pairs.get(nfc(name), ()) for path in paths[label]] for name in names}
+    return {name: [path for path in mine if path.suffix.lower() == ".png"] or mine for name, mine in found.items()}
 
 
 def note_on_labels_alone(alone: Iterable[Path], folder: Path) -> list[str]:

@@ -1,8 +1,10 @@
 """From pairs of image and label files to a data set: every file looked at once, all faults told together."""
 
+import dataclasses
 import functools
 import hashlib
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from segnet_jax.datasets.dealing import deal
-from segnet_jax.datasets.decode import read_image, read_label_by, resize_label, turned_picture
+from segnet_jax.datasets.decode import read_image, read_label_by, resize_label
 from segnet_jax.datasets.essence import orientation
-from segnet_jax.datasets.faults import faults_of, told_together
+from segnet_jax.datasets.evidence import Folder, pixels_of
+from segnet_jax.datasets.faults import told_together
 from segnet_jax.datasets.headers import (
     Header,
     check_image_header,
@@ -23,11 +26,13 @@ from segnet_jax.datasets.headers import (
     inspect,
     read_bytes,
 )
-from segnet_jax.datasets.legend import TUTORIAL, LabelRule, Legend, rule_of
+from segnet_jax.datasets.interpret import Interpretation, interpret
+from segnet_jax.datasets.legend import TUTORIAL, LabelRule, Legend, StoredLabels, rule_of
 from segnet_jax.datasets.lists import Entry
-from segnet_jax.datasets.reading import PLAIN, Reading
+from segnet_jax.datasets.reading import PLAIN, Exif, Reading
 from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.datasets.values import legend_of_values
+from segnet_jax.datasets.scan import scan
+from segnet_jax.datasets.turning import turned_picture, way_up
 from segnet_jax.errors import Fault, UserError, UserErrors, listed, shown
 
 
@@ -51,18 +56,40 @@ class Pair(NamedTuple):
     image: _File | None
     label: _File | None
 
+    @property
+    def way_up(self) -> str:
+        """Whether the label's size says that the image's rotation is applied; empty where it cannot say."""
+        sizes = self.image.size(upright=False), self.label.size(upright=False)
+        return way_up(self.image.turned, *sizes) if self.label.turned == 1 else ""
+
+    def exif(self, reading: Reading) -> Exif:
+        """How the image is read."""
+        if reading.exif != "by-label":
+            return reading.exif
+        return "ignore" if self.image.turned == 1 else self.way_up or "refuse"
+
+    def image_size(self, reading: Reading) -> tuple[int, int]:
+        """Width and height of the image as it is read."""
+        return self.image.size(upright=self.exif(reading) == "apply")
+
+
+def _never(_values: Mapping[int, int]) -> bool:
+    return False
+
 
 class Found(NamedTuple):
-    """What a layout finds in a folder, nothing of it read yet.
+    """What a layout finds in a folder, none of it read yet.
 
     Attributes:
       name: of the layout.
       entries: split -> its pairs of files.
-      legend: the classes; None where they are to be found from the labels' values.
+      legend: the classes that a class file names; None where they are to be found from the labels.
       faults: of lists, names and missing files.
       notes: each a line.
       is_split: whether the folder says itself which image belongs to which split.
-      is_nameless: whether there is a class table, but one at fault.
+      is_nameless: whether there is a class file, but one at fault.
+      default: the classes of the dataset that the layout is named for.
+      fits_default: value -> pixels to whether labels that hold these may be that dataset's.
     """
 
     name: str
@@ -72,26 +99,36 @@ class Found(NamedTuple):
     notes: Sequence[str] = ()
     is_split: bool = True
     is_nameless: bool = False
+    default: Legend | None = None
+    fits_default: Callable[[Mapping[int, int]], bool] = _never
 
 
 PROPOSED_VAL_SHARE = 0.2
 """Of the images of a folder that does not say which are for validation."""
 
 
-def open_pairs(found: Found, folder: Path, reading: Reading) -> DataSet:
-    """Reads every file that a layout has found, without decoding images, and makes a data set of them.
+def open_pairs(
+    found: Found,
+    folder: Path,
+    reading: Reading,
+    stored: StoredLabels | None = None,
+    legend: Legend | None = None,
+) -> DataSet:
+    """Read every file that a layout has found and make a dataset of them; images are not decoded.
 
     Args:
       found: the pairs of files.
-      folder: the data set's.
-      reading: its owner's wishes.
+      folder: the dataset's.
+      reading: the read options.
+      stored: what a run stores of its labels: they are read so, unless the folder now names other classes.
+      legend: the classes, where the folder names none.
 
     Returns:
-      The data set; reading a record of it tells the faults of all.
+      The dataset; reading a sample of it reports the faults of all.
 
     Raises:
       UserError: with all faults: those found before, of single files, of pairs unlike in size, of images that are in
-        two splits, and, where there are such or the classes are not named, of labels' values.
+        two splits, of labels' values and colors, and of labels of which two readings fit.
     """
     faults = list(found.faults)
     sound, notes = sound_pairs(found, folder, reading, faults), list(found.notes)
@@ -100,48 +137,87 @@ def open_pairs(found: Found, folder: Path, reading: Reading) -> DataSet:
         sound, told = _dealt(sound, share)
         notes.append(told)
     faults += _leaks(sound)
-    legend = found.legend
-    if legend is None and not found.is_nameless:
-        labels = [(pair.entry.label, _relative(pair.entry.label, folder)) for each in sound.values() for pair in each]
-        legend = legend_of_values(labels, folder, reading, faults, notes)
-    if legend is None:
-        raise UserErrors(folder, faults)
-    rule = rule_of(legend, reading)
-    splits = {split: _split(sound[split], folder, rule, reading) for split in sound}
+    if stored is not None and found.legend is not None and found.legend.classes.names != stored.classes.names:
+        stored = None  # its classes are compared with the run's
+    doubts: tuple[Fault, ...] = ()
+    if stored is not None:
+        classes, rule = stored.classes, stored.rule
+    else:
+        own = found.legend or legend
+        interpreted = None if found.is_nameless else _interpreted(found, own, sound, folder, reading, faults, notes)
+        if faults or interpreted is None:
+            raise UserErrors(folder, faults)
+        classes, rule, doubts = interpreted.legend.classes, interpreted.rule, interpreted.doubts
     if faults:
-        raise UserErrors(folder, [*faults, *faults_of(splits.values())])
+        raise UserErrors(folder, faults)
+    splits = {split: _split(sound[split], folder, rule, reading) for split in sound}
     notes += _notes_on_files(sound, folder)
-    sizes = Counter(pair.image.size(reading.exif == "apply")[::-1] for each in sound.values() for pair in each)
-    return told_together(DataSet(found.name, legend.classes, splits, tuple(notes), dict(sizes)), folder)
+    sizes = Counter(pair.image_size(reading)[::-1] for each in sound.values() for pair in each)
+    data_set = DataSet(found.name, classes, splits, tuple(notes), dict(sizes), rule, doubts)
+    return told_together(data_set, folder)
+
+
+def _interpreted(
+    found: Found,
+    legend: Legend | None,
+    sound: Mapping[str, Sequence[Pair]],
+    folder: Path,
+    reading: Reading,
+    faults: list[Fault],
+    notes: list[str],
+) -> Interpretation | None:
+    """Read all labels and find what they mean."""
+    labels = [(pair.entry.label, _relative(pair.entry.label, folder)) for each in sound.values() for pair in each]
+    labels = list(dict.fromkeys(labels))
+    scans = scan(labels, reading, faults)
+    if not scans:
+        return None
+    whole = str(folder)
+    table = shlex.quote(str(folder / "classes.toml"))
+    how_to_name = f"python -m segnet_jax.doctor {shlex.quote(whole)} --classes {table}"
+    known = Folder(scans, legend, reading, how_to_name)
+    interpreted = interpret(known, found.default, found.fits_default, faults, notes)
+    trained = {_relative(pair.entry.label, folder) for pair in sound.get("train", ())}
+    if interpreted and not pixels_of(interpreted.rule, [each for each in scans if each.name in trained])[0].any():
+        return interpreted._replace(doubts=())  # that nothing can be trained on is a fault of its own
+    return interpreted
 
 
 def sound_pairs(found: Found, folder: Path, reading: Reading, faults: list[Fault]) -> dict[str, list[Pair]]:
-    """Reads all files; what is wrong with them is added to `faults`, and the pairs that are sound are given.
+    """Read all files; what is wrong with them is added to `faults`, and the pairs that are sound are returned.
 
     Args:
       found: the pairs of files.
-      folder: the data set's.
-      reading: its owner's wishes.
+      folder: the dataset's.
+      reading: the read options.
       faults: grows.
     """
-    colored = found.legend is None or found.legend.colors is not None
-    check_label = functools.partial(check_label_header, colored=colored)
+    check_label = functools.partial(check_label_header, colored=True, threshold=True)
+    check_image = functools.partial(check_image_header, image_range=reading.image_range)
 
     def check(entry: Entry) -> tuple[Pair, list[Fault]]:
         mine: list[Fault] = []
-        image = _check(entry.image, folder, check_image_header, mine)
+        image = _check(entry.image, folder, check_image, mine)
         return Pair(entry, image, _check(entry.label, folder, check_label, mine)), mine
 
     sound: dict[str, list[Pair]] = {}
+    turned: list[tuple[str, Pair]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for split, entries in found.entries.items():
             sound[split] = []
             for pair, mine in pool.map(check, entries):
-                if not mine:
-                    mine = list(_unlike(split, pair, folder, reading))
                 faults.extend(mine)
-                if pair.image and pair.label:
-                    sound[split].append(pair)
+                if not (pair.image and pair.label):
+                    continue
+                if pair.image.turned != 1 or pair.label.turned != 1:
+                    turned.append((split, pair))
+                if not mine and (reading.exif != "refuse" or pair.image.turned == pair.label.turned == 1):
+                    faults.extend(_unlike(split, pair, folder, reading))
+                sound[split].append(pair)
+    faults.extend(_turned(turned, folder, reading))
+    if reading.exif == "refuse" and turned:
+        bad = {pair.entry for _, pair in turned if pair.label.turned != 1}  # of which nothing can be read yet
+        sound = {split: [pair for pair in pairs if pair.entry not in bad] for split, pairs in sound.items()}
     return sound
 
 
@@ -157,20 +233,50 @@ def _check(path: Path, folder: Path, check_header: Callable[[Header, str], None]
         return None
 
 
+def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, reading: Reading) -> list[Fault]:
+    """The faults of images that carry a rotation, each file by what the size of its own label says."""
+    if reading.exif == "by-label":
+        undecided = [pair for _, pair in pairs if not pair.way_up]
+        return [
+            fault
+            for pair in undecided
+            for fault in turned_picture(
+                _relative(pair.entry.image, folder),
+                pair.image.turned,
+                "its label's size fits both ways: save it upright, or give --exif apply or ignore for all",
+            ).faults
+        ]
+    if reading.exif != "refuse":
+        return []
+    groups = {way: [pair for _, pair in pairs if pair.way_up == way] for way in ("apply", "ignore", "")}
+    only = [way for way, mine in groups.items() if mine]
+    choices: tuple[str, ...] = ()
+    if len(only) == 1 and only[0]:
+        fix = f"--exif {only[0]}"
+    elif "" not in only:
+        fix = "--exif by-label"
+    else:
+        fix, choices = "look at both, then choose --exif apply or --exif ignore", ("--exif apply", "--exif ignore")
+    why = {
+        "apply": "its label is upright",
+        "ignore": "its label lies as the stored pixels do",
+        "": "its label's size fits both ways, upright (--exif apply) and as stored (--exif ignore)",
+    }
+    found = []
+    for _, pair in pairs:
+        file, path = (pair.image, pair.entry.image) if pair.image.turned != 1 else (pair.label, pair.entry.label)
+        (fault,) = turned_picture(_relative(path, folder), file.turned, fix).faults
+        found.append(dataclasses.replace(fault, what=f"{fault.what}; {why[pair.way_up]}", choices=choices))
+    return found
+
+
 def _unlike(split: str, pair: Pair, folder: Path, reading: Reading) -> Iterable[Fault]:
-    """What is wrong with a pair of sound files: a rotation that is not spoken of, or two sizes."""
-    entry, image, label = pair
-    for file, path in ((image, entry.image), (label, entry.label)):
-        if file.turned != 1 and reading.exif == "refuse":
-            as_stored = file.turned >= 5 and image.size(upright=False) == label.size(upright=False) != image.size(True)
-            fix = "--exif ignore" if as_stored or file.turned < 5 and file is label else "--exif apply"
-            yield from turned_picture(_relative(path, folder), file.turned, fix).faults
-            return
-    sizes = [file.size(upright=reading.exif == "apply") for file in (image, label)]
+    """What is wrong with a pair of sound files of two sizes."""
+    sizes = pair.image_size(reading), pair.label.size(reading.exif == "apply")
     if reading.resize_labels == "nearest" and (sizes[0] != sizes[1][::-1] or sizes[0] == sizes[1]):
         return
     try:
-        check_sizes(*sizes, f"{split} {entry.name}", _relative(entry.label, folder))
+        check_sizes(*sizes, f"{split} {pair.entry.name}", _relative(pair.entry.label, folder))
     except UserError as error:
         yield from error.faults
 
@@ -205,26 +311,35 @@ def _leaks(splits: Mapping[str, Iterable[Pair]]) -> Iterable[Fault]:
 
 
 def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, reading: Reading) -> Split:
-    entries = tuple(pair.entry for pair in pairs)
+    entries = tuple((pair.entry, pair.exif(reading)) for pair in pairs)
     digest = hashlib.sha256()
     for entry, image, label in pairs:
         digest.update(f"{entry.name}\n{image.sha256}\n{label.sha256}\n".encode())
-    told = (rule, reading.exif == "apply", reading.resize_labels)
-    if told != (rule_of(TUTORIAL, PLAIN), False, "off"):  # by which alone folders were read at first
+    told = (_as_at_first(rule), reading.exif == "apply", reading.resize_labels)
+    if told != (_as_at_first(rule_of(TUTORIAL, PLAIN)), False, "off"):  # by which alone folders were read at first
         digest.update(repr(told).encode())
+    if reading.exif == "by-label" or reading.image_range != (0, 0):
+        digest.update(repr((reading.exif, reading.image_range)).encode())
     files = {_relative(entry.image, folder): image.sha256 for entry, image, _ in pairs}
     files |= {_relative(entry.label, folder): label.sha256 for entry, _, label in pairs}
-    names = tuple(entry.name for entry in entries)
+    names = tuple(entry.name for entry, _ in entries)
     read = functools.partial(_read, entries, folder, rule, reading)
     return Split(names, read, digest.hexdigest(), files)
 
 
+def _as_at_first(rule: LabelRule) -> tuple:
+    """What a rule says, without that a value means nothing or colors are not looked at: fingerprints depend on it."""
+    by_color = rule.by_color if rule.colors is not None else ()
+    return rule.num_classes, rule.ids, rule.colors, rule.map, rule.start, rule.unknown_color, rule.threshold, by_color
+
+
 def _read(
-    entries: Sequence[Entry], folder: Path, rule: LabelRule, reading: Reading, index: int
+    entries: Sequence[tuple[Entry, Exif]], folder: Path, rule: LabelRule, reading: Reading, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    _, image_path, label_path = entries[index]
-    image = read_image(image_path, _relative(image_path, folder), reading.exif)
-    label = read_label_by(rule, label_path, _relative(label_path, folder), reading.exif)
+    (_, image_path, label_path), exif = entries[index]
+    image = read_image(image_path, _relative(image_path, folder), exif, reading.image_range)
+    of_label = "apply" if reading.exif == "by-label" else reading.exif
+    label = read_label_by(rule, label_path, _relative(label_path, folder), of_label)
     if label.shape != image.shape[:2] and reading.resize_labels == "nearest":
         label = resize_label(label, *image.shape[:2])
     return image, label

@@ -1,34 +1,56 @@
-"""How the files of a folder are to be taken, where its owner says more than the folder does."""
+"""Read options: how the files of a folder are read, where its owner says more than the folder does."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-Exif = Literal["refuse", "apply", "ignore"]
-"""What becomes of a picture that says it lies on its side: an error, turned upright, or taken as its pixels are."""
+Exif = Literal["refuse", "apply", "ignore", "by-label"]
+"""What to do with an image that carries an EXIF rotation.
+
+refuse: report it as a fault. apply: rotate it upright. ignore: keep the stored pixels. by-label: whichever of the two
+has the shape of the image's label, for each file alone.
+"""
+
+LabelsAs = Literal["auto", "values", "colors"]
+"""What palette and grey label files store: class ids, or colors of the class table. auto: the one that fits."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The wishes of a folder's owner; each has a flag of its name.
+    """Read options; each has a flag and a config field of its name.
 
     Attributes:
-      images: glob that images must match to be taken; empty for all.
+      images: glob that image names must match; empty for all.
+      label_files: glob that the paths of label files (below the dataset folder) must match; empty for all.
+      label_suffix: what follows the image's name in the name of its label; empty to find it.
       map: (value in label files, value that it stands for), for values that were written wrongly.
-      labels_start_at: value in label files of the first class; smaller ones are void.
-      unknown_colour: whether colours in label files that mean no class are an error, or void.
-      exif: what becomes of images that carry a rotation.
-      resize_labels: whether a label of another size than its image is brought to it.
-      val_share: share of the training and validation images to be dealt anew to validation; 0 leaves them as they are.
+      labels_start_at: value in label files of the first class; smaller ones are void. -1: not stated, which is 0 where
+        nothing speaks against it.
+      labels_as: what palette and grey labels store.
+      threshold: two classes, of which the second has values from this one on; 0 for none.
+      unknown_color: whether colors in label files that mean no class are an error, or void.
+      mostly_void: whether labels may be void in more than half of their pixels.
+      exif: what to do with images that carry an EXIF rotation.
+      resize_labels: whether a label of another size than its image is resized to it.
+      image_range: (black, white) of images with 16 bits per channel; (0, 0) refuses them.
+      follow_links: whether links that lead out of the folder are followed.
+      val_share: fraction of the training and validation images to split off anew for validation; 0 keeps the splits.
     """
 
     images: str = ""
+    label_files: str = ""
+    label_suffix: str = ""
     map: tuple[tuple[int, int], ...] = ()
-    labels_start_at: int = 0
-    unknown_colour: Literal["error", "ignore"] = "error"
+    labels_start_at: int = -1
+    labels_as: LabelsAs = "auto"
+    threshold: int = 0
+    unknown_color: Literal["error", "ignore"] = "error"
+    mostly_void: bool = False
     exif: Exif = "refuse"
     resize_labels: Literal["off", "nearest"] = "off"
+    image_range: tuple[int, int] = (0, 0)
+    follow_links: bool = False
     val_share: float = 0.0
 
 
 PLAIN = Reading()
-"""No wishes."""
+"""The defaults."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.datasets.legend import LabelRule
+from segnet_jax.errors import Fault
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class DataSet:
       splits: "train", and "val" or "test" where the data set has them.
       notes: what its user should know of it although it is no fault; each a line.
       sizes: (height, width) of images -> how many have it; empty where it is not known or one for all.
+      label_rule: the label mapping that its label files are read by; None where it does not come from a folder.
+      doubts: what speaks against the labels being read right, such as more void than classes; a training is refused.
     """
 
     name: str
@@ -45,3 +49,5 @@ class DataSet:
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
     sizes: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    label_rule: LabelRule | None = None
+    doubts: tuple[Fault, ...] = ()

@@ -4,6 +4,7 @@ A name such as 0016E5_07959 or Seq05VD_f00930 is a sequence and the number of a 
 photographs have such names too: only of CamVid's drives is it known that numbers are time, and how much.
 """
 
+import dataclasses
 import functools
 import hashlib
 import re
@@ -208,7 +209,7 @@ def leave_out(data_set: DataSet, sequence: str) -> DataSet:
         read = functools.partial(_read, [places[place] for place in chosen])
         splits[split] = Split(chosen_names, read, digest, files)
     name = f"{data_set.name}-without-{sequence}"
-    return DataSet(name, data_set.classes, splits, data_set.notes, data_set.sizes)
+    return dataclasses.replace(data_set, name=name, splits=splits)
 
 
 def _read(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:

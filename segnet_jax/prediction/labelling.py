@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def _label_images(
             yield source, future.result()
 
     with ThreadPoolExecutor(_THREADS) as writers:
-        for source, read in _ahead(partial(_read, prepare=predictor.prepare), sources, most):
+        for source, read in _ahead(partial(_read, prepare=predictor.prepare, read=outputs.read), sources, most):
             if stop.requested():
                 break
             if isinstance(read, UserError):
@@ -92,11 +92,13 @@ def _label_images(
         yield from written(0)
 
 
-def _read(source: Source, prepare: Callable[[np.ndarray], Prepared]) -> Prepared | UserError:
+def _read(
+    source: Source, prepare: Callable[[np.ndarray], Prepared], read: Callable[[Source], dict[str, Any]]
+) -> Prepared | UserError:
     try:
         if source.kind == "camera":
             return prepare(camera_frame(int(str(source.path))))
-        return prepare(read_image(source.path, source.told, exif="apply"))
+        return prepare(read_image(source.path, source.told, **read(source)))
     except UserError as error:
         return error
 

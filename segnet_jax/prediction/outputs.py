@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from segnet_jax.constants import VOID
-from segnet_jax.datasets.decode import read_label
-from segnet_jax.datasets.headers import check_sizes
+from segnet_jax.datasets.headers import MAX_PIXELS
 from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.datasets.reading import PLAIN, Reading
 from segnet_jax.errors import Fault, UserError, listed, shown
 from segnet_jax.files import atomic_write_bytes
-from segnet_jax.metrics.confusion import count_confusion, scores
+from segnet_jax.metrics.confusion import scores
 from segnet_jax.prediction.predictor import Prediction
 from segnet_jax.prediction.sampling import MEASURES
+from segnet_jax.prediction.scoring import Scoring, exif_for
 from segnet_jax.prediction.sources import Source
 from segnet_jax.reporting import overlay
 from segnet_jax.reporting.figures import error_map
@@ -57,7 +57,9 @@ class Outputs:
       uncertainty: whether pictures of each measure of uncertainty are, of samples.
       frames: whether a video's frames are written one by one too, as class ids.
       labels: of the sources that have one, its file.
-      void: the id that stands for void in them.
+      scoring: how those labels are read and scored; None without labels.
+      reading: the read options of the run.
+      max_pixels: that an image may have.
     """
 
     folder: pathlib.Path
@@ -68,7 +70,17 @@ class Outputs:
     uncertainty: bool = False
     frames: bool = False
     labels: Mapping[Source, pathlib.Path] = field(default_factory=dict)
-    void: int = VOID
+    scoring: Scoring | None = None
+    reading: Reading = PLAIN
+    max_pixels: int = MAX_PIXELS
+
+    def read(self, source: Source) -> dict[str, Any]:
+        """How `read_image` is to read an image."""
+        return {
+            "exif": exif_for(source, self.labels.get(source), self.reading.exif),
+            "image_range": self.reading.image_range,
+            "max_pixels": self.max_pixels,
+        }
 
     def image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
         """Writes what was asked for of an image, uint8 [H,W,3]; safe to be called from several threads."""
@@ -85,8 +97,8 @@ class Outputs:
         confusion, faults = None, ()
         if source in self.labels:
             try:
-                label = self._label(source, image.shape[:2])
-                confusion = count_confusion(label, prediction.class_ids, len(self.classes))
+                label = self.scoring.read(source, self.labels[source], image.shape[:2])
+                confusion = self.scoring.confusion(label, prediction, len(self.classes))
                 files[ERRORS] = overlay.rgb_png(error_map(label, prediction.class_ids))
             except UserError as error:
                 faults = error.faults
@@ -133,12 +145,6 @@ class Outputs:
             "mean_confidence": float(confidence) / 255,
         }
 
-    def _label(self, source: Source, size: tuple[int, int]) -> np.ndarray:
-        path = self.labels[source]
-        label = read_label(path, str(path), len(self.classes), void=self.void)
-        check_sizes(size[::-1], label.shape[::-1], source.told, str(path))
-        return label
-
 
 def endings_of(source: Source, *, confidence: bool, frames: bool, errors: bool, uncertainty: bool = False) -> list[str]:
     """What the names of a source's outputs may end in."""
@@ -156,29 +162,3 @@ def check_nothing_there(files: Iterable[pathlib.Path]) -> None:
     """
     if there := [str(path) for path in files if os.path.lexists(path)]:
         raise UserError(f"nothing is overwritten, and there is already {listed(there)}: name another --out")
-
-
-def find_labels(sources: Sequence[Source], folder: str, say: Callable[[str], None]) -> dict[Source, pathlib.Path]:
-    """The label of each image that has one in a folder: a.png, a_L.png or a_P.png for a.jpg.
-
-    Raises:
-      UserError: there is no such folder, or no image has a label.
-    """
-    place = pathlib.Path(folder).expanduser()
-    if not place.is_dir():
-        raise UserError(f"no folder {folder} for --labels", kind="no-folder", file=folder)
-    images = [source for source in sources if source.kind == "image"]
-    found = {}
-    for source in images:
-        stem = source.path.stem
-        paths = [path for suffix in ("", "_L", "_P") if (path := place / f"{stem}{suffix}.png").is_file()]
-        if paths:
-            found[source] = paths[0]
-    if without := [source.told for source in images if source not in found]:
-        what = f"{len(without)} of {len(images)} images have no label in {folder}: {listed(without)}"
-        if not found:
-            raise UserError(
-                f"{what}; looked for {pathlib.Path(without[0]).stem}.png", kind="missing-label", file=folder
-            )
-        say(f"warning: {what}")
-    return found

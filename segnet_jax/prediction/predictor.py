@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -36,12 +36,15 @@ class Prediction:
       milliseconds: that the devices took, as its share of the batch; of tiles, from cutting the first to blending the
         last, the host's work among it. Without compiling.
       uncertainty: of samples: name of the measure -> uint8 [H,W], 255 for its largest value; else empty.
+      trained_ids: uint8 [h,w], the classes at the size that the network was trained at, as `evaluate` scores them;
+        None where the network saw the image otherwise, or nothing is scored.
     """
 
     class_ids: np.ndarray
     confidence: np.ndarray
     milliseconds: float
     uncertainty: dict[str, np.ndarray] = field(default_factory=dict)
+    trained_ids: np.ndarray | None = None
 
 
 Size = tuple[int, int] | Literal["trained", "native"]
@@ -100,6 +103,11 @@ class Sizing:
         has_bars = self.size == "trained" and self.fit == "letterbox" and not self.tile
         return self.trained if has_bars else self.scaled_size(size)
 
+    @property
+    def is_as_evaluated(self) -> bool:
+        """Whether the network sees an image exactly as in `evaluate`."""
+        return self.size == "trained" and not self.tile and self.fit != "crop"
+
     def place(self, size: tuple[int, int]) -> tuple[slice, slice]:
         """The rows and columns of that in which the image lies."""
         rows, columns = map(overlap, self.scaled_size(size), self.input_size(size))
@@ -123,6 +131,7 @@ class Predictor:
       sizing: at which size.
       say: told when something is compiled.
       num_samples: under dropout, whose mean is what is found; 0 for none.
+      scores: whether class ids at the size of training are wanted too.
 
     Attributes:
       batch_size: images over all devices; one where a single one is cut into many tiles.
@@ -136,6 +145,7 @@ class Predictor:
         sizing: Sizing,
         say: Callable[[str], None] = lambda text: None,
         num_samples: int = 0,
+        scores: bool = False,
     ):
         self._sizing, self._num_classes = sizing, len(network.classes)
         self._measures = MEASURES if num_samples else ()
@@ -150,6 +160,9 @@ class Predictor:
         self._forward = AheadOfTime(parallel_eval_step(forward, devices), "the network", devices, say)
         look = partial(_look, num_classes=self._num_classes)
         self._look = AheadOfTime(parallel_eval_step(look, devices), "the enlargement", devices)
+        classify = partial(_classify, num_classes=self._num_classes)
+        self._classify = AheadOfTime(parallel_eval_step(classify, devices), "the comparison", devices)
+        self._scores = scores and sizing.is_as_evaluated
         self._num_inputs = devices.total * batch_size_per_device
         self.batch_size = 1 if sizing.tile else self._num_inputs
 
@@ -190,7 +203,12 @@ class Predictor:
         maps = [np.asarray(each).reshape(-1, height, width) for each in found]
         seconds += time.perf_counter() - started
         each_ms = 1e3 * seconds / len(inputs)
-        return [self._prediction([each[i, :h, :w].copy() for each in maps], each_ms) for i, (h, w) in enumerate(sizes)]
+        found = [self._prediction([each[i, :h, :w].copy() for each in maps], each_ms) for i, (h, w) in enumerate(sizes)]
+        if self._scores:
+            _, ids = self._classify((), logits)
+            ids = np.asarray(ids).reshape(-1, *inputs[0].shape[:2])
+            found = [replace(each, trained_ids=ids[i]) for i, each in enumerate(found)]
+        return found
 
     def _predict_tiled(self, image: np.ndarray) -> Prediction:
         """Labels one image by tiles at its own size."""
@@ -281,6 +299,11 @@ def _look(_variables, inputs, _store, *, num_classes):
         return tuple(each.reshape(-1, each.shape[-1]) for each in lax.map(strip, strips))
 
     return (), lax.map(one, inputs)
+
+
+def _classify(_variables, logits, _store, *, num_classes):
+    """The class of each pixel that the network saw."""
+    return (), jnp.argmax(logits[..., :num_classes], axis=-1).astype(jnp.uint8)
 
 
 def _mixed(first, second, share):

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from segnet_jax.constants import VOID
+from segnet_jax.datasets.decode import read_image
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.files import atomic_write_bytes
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.colors import colorize, overlay
+from segnet_jax.reporting.overlay import rgb_png
 from segnet_jax.reporting.tables import percent
 
 _MAX_IMAGES, _COLUMNS = 8, 4  # of a batch
@@ -47,6 +49,14 @@ def batch_picture(
     note = sheet.text_strip(["Each image, and beneath it its label; void is not coloured."], width)
     key = sheet.key_strip(list(zip(classes.names, classes.colors, strict=True)), width)
     atomic_write_bytes(path, sheet.sheet_png([heading, note, *rows, sheet.space_strip(4), key]))
+
+
+def stacked(paths: Sequence[str | os.PathLike]) -> bytes:
+    """Put pictures one below the other on white, as a PNG."""
+    pictures = [read_image(pathlib.Path(path), str(path)) for path in paths]
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [np.pad(each, ((0, 0), (0, width - each.shape[1]), (0, 0)), constant_values=255) for each in pictures]
+    return rgb_png(np.concatenate(padded))
 
 
 def prediction_pictures(
