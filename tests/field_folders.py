@@ -1,4 +1,4 @@
-"""Scenes for folders as people bring them: a red disc and a blue box on grey-green ground, with the true ids 0, 1, 2."""
+"""Scenes for folders as people bring them: a red disc and a blue box on grey-green ground, of the ids 0, 1 and 2."""
 
 import collections
 

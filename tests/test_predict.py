@@ -316,11 +316,14 @@ def test_scores_against_labels_are_those_of_a_count_by_hand(run, here, capsys):
     assert predict(run, "photos", "--out", "out", "--labels", "labels", "--json", "told.json") == 0
     for number, suffix in enumerate(["", "_L", "_P"]):
         label, found = (np.asarray(Image.open(path)) for path in (f"labels/{number}{suffix}.png", f"out/{number}.png"))
-        small = Image.open(f"photos/{number}.png").resize(TRAINED[::-1], Image.Resampling.BILINEAR)
+        photo = Image.open(f"photos/{number}.png")
+        size = photo.size[::-1]
+        small = photo.resize(TRAINED[::-1], Image.Resampling.BILINEAR)
         ids = logits_by_hand(run, np.asarray(small)).argmax(
             axis=-1
         )  # at the size of the training, as `evaluate` scores
-        known_there = np.asarray(Image.fromarray(label).resize(TRAINED[::-1], Image.Resampling.NEAREST))
+        centres = ([(2 * i + 1) * has // (2 * n) for i in range(n)] for has, n in zip(size, TRAINED, strict=True))
+        known_there = label[np.ix_(*centres)]
         for known, given in zip(known_there.ravel(), ids.ravel(), strict=True):
             matrix[known, given] += 1 if known != 11 else 0
         errors = np.asarray(Image.open(f"out/{number}_errors.png"))

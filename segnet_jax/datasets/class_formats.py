@@ -139,7 +139,7 @@ _COLUMNS = {
 
 
 def table_csv(text: str) -> Parsed:
-    """A CSV file with a header: Kaggle's class_dict.csv (name, r, g, b), Roboflow's _classes.csv (Pixel Value, Class)."""
+    """A CSV file with a header: Kaggle's class_dict.csv (name, r, g, b) or Roboflow's _classes.csv."""
     lines = [line for _, line in _lines(text)]
     rows = list(csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ","))
     heads = [re.sub(r"[^a-z]", "", head.lower()) for head in rows[0]] if rows else []

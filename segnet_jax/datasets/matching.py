@@ -166,8 +166,8 @@ def pair_names(images: Sequence[str], labels: Sequence[str], suffix: str = "") -
     if 2 * len(known) >= len(images):
         return known
     found = [known, *(_by_keys(images, labels, *keys) for keys in _transforms(images, labels))]
-    best = max(found, key=_num_clear)
-    return best if 2 * _num_clear(best) >= len(images) or best is known else known
+    best = max(found, key=lambda each: (_num_clear(each), len(each)))
+    return best if 2 * len(best) >= len(images) else known
 
 
 def _num_clear(found: Mapping[str, Sequence[str]]) -> int:

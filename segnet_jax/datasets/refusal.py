@@ -83,7 +83,8 @@ def _held(folder: Path) -> tuple[str, str]:
         return "it is empty", hints
     number = sum(sum(endings.values()) for endings in pictures.values())
     places = [
-        f"{'the folder itself' if place == '.' else shown(place)} ({', '.join(f'{n} {end}' for end, n in ends.items())})"
+        f"{'the folder itself' if place == '.' else shown(place)} "
+        f"({', '.join(f'{number} {ending}' for ending, number in ends.items())})"
         for place, ends in pictures.items()
     ]
     told = [f"{number} pictures" + (f" in {listed(places)}" if places else "")]
