@@ -400,6 +400,22 @@ def test_pair_lists_are_read_as_pairs_in_every_form(form, tmp_path):
     assert data_set.splits["train"].names == ("0", "1", "2", "3") and read_as(data_set) == UNNAMED
 
 
+def test_images_in_folders_of_splits_find_their_labels_in_one_folder(tmp_path):
+    fill(tmp_path, image="images/{split}/{i}.jpg", place="masks/{i}.png")
+    data_set = opened(tmp_path)
+    assert {name: len(split) for name, split in data_set.splits.items()} == {"train": 8, "val": 2}
+    assert read_as(data_set) == UNNAMED and not any("belong to no image" in note for note in data_set.notes)
+
+
+def test_unlabelled_test_images_are_left_out(tmp_path):
+    fill(tmp_path)
+    for i in range(3):
+        save(scene(50 + i)[0], tmp_path / f"test_images/t{i}.jpg")
+    data_set = opened(tmp_path)
+    assert read_as(data_set) == UNNAMED and any("test_images has no labels" in note for note in data_set.notes)
+    assert not any(name.startswith("t") for split in data_set.splits.values() for name in split.names)
+
+
 def test_a_list_that_contradicts_the_folders_is_a_fault(tmp_path):
     fill(tmp_path, image="{split}/images/{i}.jpg", place="{split}/labels/{i}.png")
     (tmp_path / "val.txt").write_text("0\n9\n")

@@ -62,6 +62,8 @@ def _without_colors(colored: Sequence[LabelScan], folder: Folder) -> list[Fault]
         return [Fault("color-label", scan.name, what.format(scan.name, folder.legend.source), fix) for scan in colored]
     held = total(scan.colors for scan in colored)
     what = f"label {colored[0].name} and its like are pictures in colors that no class table names: {in_pixels(held)}"
+    if len(colored) < len(folder.scans):
+        what += f"; these are {some([scan.name for scan in colored])}, and the other labels hold values"
     return [Fault("colors-without-table", colored[0].name, what, folder.how_to_name)]
 
 

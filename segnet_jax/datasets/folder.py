@@ -80,11 +80,16 @@ def find(folder: Path, reading: Reading) -> Found:
     faults: list[Fault] = []
     notes: list[str] = []
     legend, has_table = legend_of_folder(folder, faults, notes)
-    found = survey(folder, reading, faults)
+    found, alone_is_told = survey(folder, reading, faults), not reading.images
     if not any(of_split.images for of_split in found.values()) and not faults:
         images = folder / IMAGES
         fix = "save them as PNG or JPEG there" if not reading.images else "give another --images, or none"
         raise UserError(_no_image(images, folder, reading), kind="no-images", file=_relative(images, folder), fix=fix)
+    if found and not any(each.labels for split, each in found.items() if split) and "" in found:
+        flat = found[""]
+        if flat.labels and not flat.images:  # the images are in folders of splits, and all labels in one
+            found = {split: each._replace(labels=flat.labels) for split, each in found.items() if split}
+            alone_is_told = False
     is_split = "train" in found or "val" in found
     if is_split and "" in found:
         loose = [_relative(path, folder) for _, path in found.pop("").images]
@@ -101,7 +106,7 @@ def find(folder: Path, reading: Reading) -> Found:
         named = unique_names(of_split.images, folder, faults)
         root = folder / of_split.folders[1][0] if len(of_split.folders[1]) == 1 else None
         pairs, alone = match_named(named, of_split.labels, folder, faults, reading.label_suffix, root)
-        notes += note_on_labels_alone([] if reading.images else alone, folder)
+        notes += note_on_labels_alone(alone if alone_is_told else [], folder)
         entries[split or "train"] = pairs
     lists = lists_in(folder, folder, faults)
     if not is_split and lists:

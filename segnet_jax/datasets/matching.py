@@ -279,6 +279,8 @@ def match_named(
         if len(mine) > 1:
             what = f"{file} has {len(mine)} labels: {listed([_relative(path, folder) for path in mine])}"
             fix = "leave one of them, or name the right ones by --label-suffix or --label-files"
+            if len({path.parent for path in mine}) == len(mine) and len({path.name for path in mine}) == 1:
+                fix += "; masks of one class each must be merged into one picture of class ids"
             faults.append(Fault("two-labels", file, what, fix))
         elif not mine and not told & {image.stem + ending for ending in LABEL_ENDINGS}:
             faults.append(_without_label(image, file, labels, suffix, folder, root))
