@@ -21,10 +21,10 @@ from segnet_jax.command import run_command
 from segnet_jax.config import Config
 from segnet_jax.datasets import sequences
 from segnet_jax.datasets.choose import label_files
+from segnet_jax.datasets.class_table_draft import table_to_edit
 from segnet_jax.datasets.fitting import Fit, fit_record
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.datasets.scan import scan
-from segnet_jax.datasets.values import table_to_edit
 from segnet_jax.errors import Fault, UserError, UserErrors, listed
 from segnet_jax.examination import Examination, Suggestion, as_json, examine, suggest, suggested_size
 from segnet_jax.files import atomic_write_bytes, atomic_write_json, atomic_write_text, check_place
@@ -49,7 +49,7 @@ class Options:
     data: Annotated[str, tyro.conf.Positional]  # the folder
     json: str = ""  # file to write all that is found to
     picture: str = ""  # PNG to draw some images to, with their labels laid over them
-    classes: str = ""  # file to write a class table to, for editing: a line for each value or colour of the labels
+    classes: str = ""  # file to write a class table to, for editing: a line for each value or color of the labels
     images: str = ""  # only images whose names match, such as "*.jpg"
     label_files: str = ""  # only label files whose paths match, such as "*masks_a*"
     label_suffix: str = ""  # what follows an image's name in its label's, such as _mask; empty: found from the folder
@@ -109,7 +109,7 @@ def doctor(options: Options) -> int:
         print("\n".join(sequences.in_words(neighbours)))
     if options.picture:
         _draw(found.data_set, (suggestion.image_size, suggestion.fit), options.picture)
-        print(f"drew {options.picture}: see whether the colours lie where they should")
+        print(f"drew {options.picture}: see whether the colors lie where they should")
     print(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
     return 0
 

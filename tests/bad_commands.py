@@ -75,13 +75,13 @@ ARCHIVES = [
     Case(17, "broken-data:archive", f"{FRAMES[2]}.png", (), inverted(IMAGES, b"IDAT", 20), BY_HAND),
     Case(18, "web-page:archive", LABELS, ("cannot be read as a zip", "web page"), put(LABELS, PAGE), BY_HAND),
     Case(
-        24, "colours known", "", ("Pole: (192, 192, 128), (0, 0, 64)", "void: (0, 0, 0)"), accepted=True, flags=BY_HAND
+        24, "colors known", "", ("Pole: (192, 192, 128), (0, 0, 64)", "void: (0, 0, 0)"), accepted=True, flags=BY_HAND
     ),
     Case(
         25,
         "unknown-color",
         FRAMES[0],
-        ("64 px of colour (9, 9, 9) in 2 files", "nearest known (0, 0, 0)", FRAMES[1]),
+        ("64 px of color (9, 9, 9) in 2 files", "nearest known (0, 0, 0)", FRAMES[1]),
         repacked(LABELS, {frame: colored(frame, first_row=9) for frame in FRAMES[:2]}),
         BY_HAND,
     ),

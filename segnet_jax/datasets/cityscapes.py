@@ -19,7 +19,7 @@ from segnet_jax.errors import Fault, UserError
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 TRAIN_IDS, IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
 
-# name, id in labelIds, colour; the place is the train id
+# name, id in labelIds, color; the place is the train id
 _CLASSES = (
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),

@@ -1,4 +1,4 @@
-"""Colours of label pictures into class ids, and what to say of colours that mean no class."""
+"""Colours of label pictures into class ids, and what to say of colors that mean no class."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,23 +9,23 @@ from segnet_jax.constants import VOID
 from segnet_jax.datasets.labels import ClassTable, Color
 from segnet_jax.errors import listed
 
-_OUTSIDE = 254  # marks colours that mean no class
+_OUTSIDE = 254  # marks colors that mean no class
 _MIXED = 12  # levels of a channel by which a mixture of two colors may be off
-_MOST_UNKNOWN = 100_000  # colours that are counted one by one; a photograph has some million
+_MOST_UNKNOWN = 100_000  # colors that are counted one by one; a photograph has some million
 
 
 def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndarray, dict[Color, int]]:
-    """Turns colours into class ids by one look-up per pixel in a table of all 2^24 colours.
+    """Turns colors into class ids by one look-up per pixel in a table of all 2^24 colors.
 
     Args:
       picture: uint8 [H,W,3].
       colors: RGB -> class id or VOID.
 
     Returns:
-      label uint8 [H,W], VOID where the colour is unknown, and the unknown colours {RGB: pixels}.
+      label uint8 [H,W], VOID where the color is unknown, and the unknown colors {RGB: pixels}.
 
     Raises:
-      ValueError: there are so many unknown colours that it is no label.
+      ValueError: there are so many unknown colors that it is no label.
     """
     packed = pack(picture)
     label = _color_table(tuple(colors.items()))[packed]
@@ -36,10 +36,10 @@ def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndar
 
 
 def count_colors(picture: np.ndarray) -> dict[Color, int]:
-    """Counts the pixels of each colour of a picture, uint8 [H,W,3].
+    """Counts the pixels of each color of a picture, uint8 [H,W,3].
 
     Raises:
-      ValueError: there are so many colours that it is no label.
+      ValueError: there are so many colors that it is no label.
     """
     return _counted(pack(picture))
 
@@ -73,7 +73,7 @@ def is_mixture(color: Color, known: Iterable[Color]) -> bool:
 def _counted(packed: np.ndarray) -> dict[Color, int]:
     colors, counts = np.unique(packed, return_counts=True)
     if colors.size > _MOST_UNKNOWN:
-        raise ValueError(f"{colors.size} unknown colours: a photograph, or a label that was packed with losses")
+        raise ValueError(f"{colors.size} unknown colors: a photograph, or a label that was packed with losses")
     return {unpack(color): int(count) for color, count in zip(colors, counts, strict=True)}
 
 
@@ -86,18 +86,18 @@ def _color_table(colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
 
 
 def describe_colors(classes: ClassTable, colors: Mapping[Color, int]) -> str:
-    """Which colours mean which class, a line for each class and for void."""
+    """Which colors mean which class, a line for each class and for void."""
     names = [*enumerate(classes.names), (VOID, "void")]
     told = {name: [color for color, each in colors.items() if each == class_id] for class_id, name in names}
     return "\n".join(f"  {name}: {', '.join(map(str, each))}" for name, each in told.items())
 
 
 def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Color, int]) -> str:
-    """Tells unknown colours, the most frequent first, with pixels, files and the nearest known colour.
+    """Tells unknown colors, the most frequent first, with pixels, files and the nearest known color.
 
     Args:
       unknown: one {RGB: pixels} for each file.
-      colors: the known colours.
+      colors: the known colors.
     """
     total: dict[Color, list[int]] = {}
     for each in unknown:
@@ -109,7 +109,7 @@ def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Col
         return min(colors, key=lambda known: sum((a - b) ** 2 for a, b in zip(known, color, strict=True)))
 
     told = [
-        f"{pixels} px of colour {color} in {files} file{'s' * (files > 1)}, nearest known {nearest(color)}"
+        f"{pixels} px of color {color} in {files} file{'s' * (files > 1)}, nearest known {nearest(color)}"
         for color, (pixels, files) in sorted(total.items(), key=lambda item: -item[1][0])
     ]
-    return f"unknown colours (drawn with anti-aliasing, or resized?): {listed(told, '; ')}"
+    return f"unknown colors (drawn with anti-aliasing, or resized?): {listed(told, '; ')}"

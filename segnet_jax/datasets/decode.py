@@ -35,7 +35,7 @@ from segnet_jax.datasets.turning import turned_picture
 from segnet_jax.errors import UserError, listed
 
 MOST_STRAY = 0.02
-"""Of a label's pixels that may have a strange colour for it to look like anti-aliasing, and no class left out."""
+"""Of a label's pixels that may have a strange color for it to look like anti-aliasing, and no class left out."""
 MOST_MAPPED = 8
 """Values of labels that are worth a flag each."""
 
@@ -115,14 +115,14 @@ def read_label(
     void: int = VOID,
     colors: Mapping[Color, int] | None = None,
 ) -> np.ndarray:
-    """Decodes a label whose values are the class ids themselves; of a palette the indices are taken, never the colours.
+    """Decodes a label whose values are the class ids themselves; of a palette the indices are taken, never the colors.
 
     Args:
       source: the file's path, or its bytes.
       name: what messages call it.
       num_classes: C; the ids 0..C-1 are classes.
       void: the id that stands for void in the file.
-      colors: RGB -> class id or VOID, for labels stored as colour pictures; without it they are refused.
+      colors: RGB -> class id or VOID, for labels stored as color pictures; without it they are refused.
 
     Returns:
       uint8 [H,W], 0..C-1 or VOID.
@@ -233,17 +233,17 @@ def _outside(values: np.ndarray, outside: np.ndarray, name: str, rule: LabelRule
 
 
 def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int]):
-    """Decodes a colour label without refusing unknown colours: they become VOID and are counted.
+    """Decodes a color label without refusing unknown colors: they become VOID and are counted.
 
     Returns:
-      label uint8 [H,W], and unknown colours {RGB: pixels}.
+      label uint8 [H,W], and unknown colors {RGB: pixels}.
 
     Raises:
       UserError: as `read_label`, and if the label is no RGB picture.
     """
     values = read_values(source, name, colored=True)
     if values.ndim != 3:
-        what = f"label {name} is not an RGB picture, which the official colour labels are"
+        what = f"label {name} is not an RGB picture, which the official color labels are"
         raise UserError(what, kind="no-color-label", file=name, fix="fetch the official archive of labels")
     return _color_ids(values, colors, name)
 
@@ -253,7 +253,7 @@ def _color_ids(values: np.ndarray, colors: Mapping[Color, int], name: str) -> tu
         return color_ids(values, colors)
     except ValueError as error:
         what = f"label {name} holds {error}"
-        raise UserError(what, kind="unknown-color", file=name, fix="draw it in the known colours alone") from None
+        raise UserError(what, kind="unknown-color", file=name, fix="draw it in the known colors alone") from None
 
 
 def read_values(source: Path | bytes, name: str, colored: bool, exif: Exif = "refuse") -> np.ndarray:

@@ -10,7 +10,8 @@ from segnet_jax.datasets.evidence import Folder, pixels_of
 from segnet_jax.datasets.labels import ClassTable, distinct_colors
 from segnet_jax.datasets.legend import OUTSIDE, LabelRule, Legend, rule_of
 from segnet_jax.datasets.scan import some, total
-from segnet_jax.datasets.values import values_of_table, values_without_table
+from segnet_jax.datasets.table_values import values_of_table
+from segnet_jax.datasets.values import values_without_table
 from segnet_jax.errors import Fault, UserError
 
 HALF = 0.5

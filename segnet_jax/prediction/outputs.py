@@ -50,7 +50,7 @@ class Outputs:
 
     Attributes:
       folder: for all of them.
-      classes: names and colours.
+      classes: names and colors.
       write: carries out a write, and tells of a full disk.
       key: whether overlays have a key of the classes beneath.
       confidence: whether a picture of the confidence is written too.
