@@ -22,6 +22,7 @@ from segnet_jax.config import Config
 from segnet_jax.datasets import sequences
 from segnet_jax.datasets.choose import label_files
 from segnet_jax.datasets.class_table_draft import table_to_edit
+from segnet_jax.datasets.decode import read_image
 from segnet_jax.datasets.fitting import Fit, fit_record
 from segnet_jax.datasets.records import DataSet
 from segnet_jax.datasets.scan import scan
@@ -220,7 +221,7 @@ def _draw_choices(options: Options, config: Config, choices: Sequence[str]) -> N
             sizes = data_set.sizes or {data_set.splits["train"].read(0)[1].shape: 1}
             path = os.path.join(folder, f"{number}.png")
             _draw(data_set, suggested_size(sizes), path, flags, _MOST_COMPARED)
-            sheets.append(path)
+            sheets.append(read_image(pathlib.Path(path), path))
         if sheets:
             atomic_write_bytes(options.picture, stacked(sheets))
             print(f"drew {options.picture}: the labels by each of the readings, one below the other")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.decode import read_image
 from segnet_jax.datasets.labels import ClassTable
 from segnet_jax.files import atomic_write_bytes
 from segnet_jax.metrics.confusion import count_confusion, scores
@@ -51,9 +50,8 @@ def batch_picture(
     atomic_write_bytes(path, sheet.sheet_png([heading, note, *rows, sheet.space_strip(4), key]))
 
 
-def stacked(paths: Sequence[str | os.PathLike]) -> bytes:
-    """Put pictures one below the other on white, as a PNG."""
-    pictures = [read_image(pathlib.Path(path), str(path)) for path in paths]
+def stacked(pictures: Sequence[np.ndarray]) -> bytes:
+    """Put pictures, uint8 [H,W,3], one below the other on white, as a PNG."""
     width = max(picture.shape[1] for picture in pictures)
     padded = [np.pad(each, ((0, 0), (0, width - each.shape[1]), (0, 0)), constant_values=255) for each in pictures]
     return rgb_png(np.concatenate(padded))
