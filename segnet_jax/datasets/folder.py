@@ -11,13 +11,13 @@ from segnet_jax.datasets.matching import (
     WITHOUT_LABEL,
     match,
     match_named,
-    nfc,
     note_on_labels_alone,
     pictures_below,
     unique_images,
     unique_names,
 )
 from segnet_jax.datasets.name_lists import names_in, read_name_list
+from segnet_jax.datasets.name_pairs import nfc
 from segnet_jax.datasets.pairs import Found
 from segnet_jax.datasets.reading import PLAIN, Reading
 from segnet_jax.datasets.tree import SPLIT_WORDS, Place, folders_with_pictures, is_label_name, place_of, words

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segnet_jax.datasets.headers import check_inside
 from segnet_jax.datasets.lists import Entry, is_pair, read_lines, read_list
-from segnet_jax.datasets.matching import nfc
+from segnet_jax.datasets.name_pairs import nfc
 from segnet_jax.errors import Fault, UserError, shown
 
 _KNOWN = ("image-without-label", "two-labels", "points-outside", "same-name")

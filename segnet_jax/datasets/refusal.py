@@ -9,7 +9,8 @@ from pathlib import Path
 from segnet_jax.datasets.archives import IMAGES as IMAGE_ARCHIVE
 from segnet_jax.datasets.archives import LABELS as LABEL_ARCHIVE
 from segnet_jax.datasets.folder import IMAGES, LABELS
-from segnet_jax.datasets.matching import PICTURES, is_litter
+from segnet_jax.datasets.matching import is_litter
+from segnet_jax.datasets.name_pairs import PICTURES
 from segnet_jax.errors import listed, shown
 
 _MOST_FOLDERS = 2000  # that are looked into

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from segnet_jax.datasets.colors import count_colors, pack, unpack
-from segnet_jax.datasets.decode import Stored, read_stored
+from segnet_jax.datasets.decode import read_stored
 from segnet_jax.datasets.headers import EXPORT_IDS
 from segnet_jax.datasets.labels import Color
 from segnet_jax.datasets.legend import Kind
 from segnet_jax.datasets.reading import Reading
+from segnet_jax.datasets.stored import Stored
 from segnet_jax.errors import Fault, UserError, listed, shown
 
 Label = tuple[Path, str]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from segnet_jax.datasets.matching import VISUAL, nfc, words
+from segnet_jax.datasets.name_pairs import VISUAL, nfc, words
 
 IMAGE_WORDS = frozenset(
     "image images img imgs photo photos picture pictures frame frames jpegimages input inputs sat raw original "
