@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from segnet_jax import __version__
-from segnet_jax.errors import UserError
+from segnet_jax.system.errors import UserError
 
 COMMANDS = {  # each a module of this name with a `main`
     "train": "train SegNet; leaves a run folder with checkpoints, scores and pictures",
@@ -70,13 +70,13 @@ def unknown(name: str) -> UserError:
 def _complete(rest: Sequence[str]) -> None:
     if len(rest) != 1 or rest[0] not in SHELLS:
         _leave(UserError(f"segnet {COMPLETION} takes the name of a shell: {' or '.join(SHELLS)}"))
-    from segnet_jax.completion import script
+    from segnet_jax.config.completion import script
 
     _run(lambda: print(script(rest[0], tuple(commands()))), ["segnet", COMPLETION])
 
 
 def _run(command, argv: list[str]) -> None:
-    from segnet_jax.command import run_command  # it imports JAX
+    from segnet_jax.system.command import run_command  # it imports JAX
 
     sys.argv = argv
     run_command(command)

@@ -6,17 +6,16 @@ import sys
 import time
 from typing import Any
 
-from segnet_jax.checking import read, try_out
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.endings import NotFinite
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, check_place
-from segnet_jax.flags import parse_config
-from segnet_jax.pipeline.decoded import in_words
-from segnet_jax.reporting.progress import duration
-from segnet_jax.reporting.saying import say
-from segnet_jax.stopping import Stop
+from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_config
+from segnet_jax.data.input_pipeline.cache import in_words
+from segnet_jax.reporting.pace import duration
+from segnet_jax.runs.dry_run import read, try_out
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import say
+from segnet_jax.system.errors import NotFinite, UserError
+from segnet_jax.system.files import atomic_write_json, check_place
+from segnet_jax.system.signals import Stop
 
 DESCRIPTION = """Checks a training before it is begun: reads all data, takes two steps, scores some images, saves and
 restores, and tells the memory and the time that the whole run will take. Leaves no run. Flags as those of train.
@@ -37,7 +36,7 @@ def check(config: Config, json: str = "") -> int:
 
     Raises:
       UserError: for what a training would refuse.
-      Ending: what would end the training.
+      ExitError: what would end the training.
     """
     if config.resume:
         raise UserError("check looks at a training before it is begun: leave out --resume")

@@ -11,23 +11,25 @@ import jax
 import numpy as np
 import tyro
 
-from segnet_jax import assembly, claiming, runs
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.config_files import read_protocol
-from segnet_jax.datasets.class_files import TABLES, read_class_table
-from segnet_jax.datasets.labels import CAMVID, ClassTable
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, atomic_write_text, sum_of_file
-from segnet_jax.flags import parse_flags
+from segnet_jax.config import files
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_protocol
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.data.label_files.class_table_files import TABLES, read_class_table
+from segnet_jax.data.labels.classes import CAMVID, ClassTable
+from segnet_jax.distributed.data_parallel import choose_devices, replicate
 from segnet_jax.nn.preprocessing import PREPROCESSINGS
-from segnet_jax.reporting.run_folder import environment
-from segnet_jax.reporting.saying import say
+from segnet_jax.reporting.environment import environment
+from segnet_jax.runs import find_run
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import say
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_json, atomic_write_text, sum_of_file
+from segnet_jax.training import build
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import CAFFE_CAMVID
-from segnet_jax.training.parallel import choose_devices, replicate
 from segnet_jax.training.state import create_state, variable_shapes
-from segnet_jax.weights.caffe_segnet import BATCH_NORM_EPSILON, CaffeSegNet
+from segnet_jax.weights.formats.caffe_segnet import BATCH_NORM_EPSILON, CaffeSegNet
 from segnet_jax.weights.load import read_caffe_segnet
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain_segnet
 
@@ -70,9 +72,9 @@ def convert(options: Options) -> int:
     trained = read_caffe_segnet(path)
     classes = _classes_of(trained, options.classes, path)
     config = _config_of(trained, classes, path, options)
-    claiming.check_free(config)
+    find_run.check_free(config)
     devices = choose_devices("1")
-    model = assembly.build_model(config, len(classes), "float32")
+    model = build.build_model(config, len(classes), "float32")
     variables = {"params": trained.params, "batch_stats": trained.batch_stats}
     _check_shapes(variables, variable_shapes(model))
     preprocessing = PREPROCESSINGS[config.preprocessing]
@@ -93,10 +95,10 @@ def convert(options: Options) -> int:
         "converted_from": {"file": path.name, "sha256": sum_of_file(path)},
     }
     with contextlib.ExitStack() as stack:
-        folder = claiming.claim_folder(config, say, stack)
-        atomic_write_text(folder / runs.CONFIG_FILE, config.to_toml())
+        folder = find_run.claim_folder(config, say, stack)
+        atomic_write_text(folder / files.CONFIG_FILE, config.to_toml())
         atomic_write_json(folder / "environment.json", environment(devices.kinds))
-        optimizer, _ = assembly.build_optimizer(config, steps_per_epoch=1)
+        optimizer, _ = build.build_optimizer(config, steps_per_epoch=1)
         state = replicate(create_state(variables, optimizer, "float32"), devices)
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", devices, say=say))
         for which in ("best", "newest"):
@@ -152,7 +154,7 @@ def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, op
 def _check_shapes(variables: dict, expected: dict) -> None:
     """Makes sure that what was read is what the network here has."""
     ours, theirs = (jax.tree.map(np.shape, tree) for tree in (expected, variables))
-    assert ours == theirs, f"the tables of weights/caffe_segnet.py and of nn do not agree: {ours} {theirs}"
+    assert ours == theirs, f"the tables of weights/formats/caffe_segnet.py and of nn do not agree: {ours} {theirs}"
 
 
 if __name__ == "__main__":

@@ -17,21 +17,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.datasets import sequences
-from segnet_jax.datasets.choose import label_files
-from segnet_jax.datasets.class_table_draft import table_to_edit
-from segnet_jax.datasets.decode import read_image
-from segnet_jax.datasets.fitting import Fit, fit_record
-from segnet_jax.datasets.records import DataSet
-from segnet_jax.datasets.scan import scan
-from segnet_jax.errors import Fault, UserError, UserErrors, listed
-from segnet_jax.examination import Examination, Suggestion, as_json, examine, suggest, suggested_size
-from segnet_jax.files import atomic_write_bytes, atomic_write_json, atomic_write_text, check_place
-from segnet_jax.flags import parse_flags
+from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.data import sequences
+from segnet_jax.data.dataset import Dataset
+from segnet_jax.data.images.decode import read_image
+from segnet_jax.data.images.fit import Fit, fit_record
+from segnet_jax.data.label_files.interpretation.class_table_draft import table_to_edit
+from segnet_jax.data.label_files.scan import scan
+from segnet_jax.data.open_dataset import label_files
 from segnet_jax.reporting.figures import batch_picture, stacked
-from segnet_jax.setting import open_data, reading_of, tell_of_sizes
+from segnet_jax.runs.dataset import open_data, reading_of, tell_of_sizes
+from segnet_jax.runs.dataset_checks import Examination, Suggestion, as_json, examine, suggest, suggested_size
+from segnet_jax.system.command import run_command
+from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
+from segnet_jax.system.files import atomic_write_bytes, atomic_write_json, atomic_write_text, check_place
 
 DESCRIPTION = """Looks at every image and label of a folder, and tells all faults at once, each with a fix to paste.
 
@@ -45,7 +45,7 @@ _MOST_COMPARED = 4  # images by each of several readings
 
 @dataclass(frozen=True)
 class Options:
-    """What to look at; the flags from --images to --val-share are those of `train`."""
+    """What to look at; the flags from --images to --val-fraction are those of `train`."""
 
     data: Annotated[str, tyro.conf.Positional]  # the folder
     json: str = ""  # file to write all that is found to
@@ -64,7 +64,7 @@ class Options:
     resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
     image_range: tuple[int, int] = (0, 0)  # black and white of images of 16 bits, such as 0 4095; 0 0: refuse them
     follow_links: bool = False  # read files that links lead to out of the folder
-    val_share: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
+    val_fraction: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
     split_rule: Literal["tutorial", "matlab", "leave-out"] = "tutorial"  # of CamVid's frames, or a sequence left out
     leave_out: str = ""  # the sequence that --split-rule leave-out validates on
 
@@ -88,11 +88,11 @@ def doctor(options: Options) -> int:
     found = examine(lambda: open_data(config))
     if options.json:
         told = as_json(found) | ({} if found.faults else {"command": shlex.join(_command(found, config))})
-        if found.data_set is not None and (neighbours := _audit(found.data_set)):
+        if found.dataset is not None and (neighbours := _audit(found.dataset)):
             told["audit"] = sequences.as_json(neighbours)
         atomic_write_json(options.json, told)
-    if found.data_set is not None:
-        for line in (*found.data_set.notes, *(f"warning: {warning}" for warning in found.warnings)):
+    if found.dataset is not None:
+        for line in (*found.dataset.notes, *(f"warning: {warning}" for warning in found.warnings)):
             print(line)
     if found.faults:
         fixes = dict.fromkeys(fault.fix for fault in found.faults if fault.fix.startswith("--"))
@@ -103,13 +103,13 @@ def doctor(options: Options) -> int:
             mended = " ".join([_prog("doctor"), shlex.join(_given(config)), *fixes])
             print(f"see whether the fixes that are flags do:\n  {mended}")
         raise UserErrors(options.data, found.faults)
-    suggestion = suggest(found.data_set, found.counts)
+    suggestion = suggest(found.dataset, found.counts)
     _print_table(found, suggestion)
-    _print_sizes(found.data_set, suggestion)
-    if neighbours := _audit(found.data_set):
+    _print_sizes(found.dataset, suggestion)
+    if neighbours := _audit(found.dataset):
         print("\n".join(sequences.in_words(neighbours)))
     if options.picture:
-        _draw(found.data_set, (suggestion.image_size, suggestion.fit), options.picture)
+        _draw(found.dataset, (suggestion.image_size, suggestion.fit), options.picture)
         print(f"drew {options.picture}: see whether the colors lie where they should")
     print(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
     return 0
@@ -130,7 +130,7 @@ def _check_writable(flag: str, path: str, data: str) -> None:
 
 def _command(found: Examination, config: Config) -> list[str]:
     """The command that trains on the folder."""
-    suggestion = suggest(found.data_set, found.counts)
+    suggestion = suggest(found.dataset, found.counts)
     return [*_prog("train").split(), "--data", *_given(config), *suggestion.flags()]
 
 
@@ -158,7 +158,7 @@ def _given(config: Config) -> list[str]:
 
 def _print_table(found: Examination, suggestion: Suggestion) -> None:
     """Each class with its share of the labelled pixels and its weight."""
-    classes, counts = found.data_set.classes, found.counts
+    classes, counts = found.dataset.classes, found.counts
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("id", justify="right")
     table.add_column("class", overflow="fold", min_width=8)
@@ -174,36 +174,36 @@ def _print_table(found: Examination, suggestion: Suggestion) -> None:
     Console(file=sys.stdout, highlight=False).print(table)
 
 
-def _print_sizes(data_set: DataSet, suggestion: Suggestion) -> None:
-    splits = ", ".join(f"{len(split)} {name}" for name, split in data_set.splits.items())
+def _print_sizes(dataset: Dataset, suggestion: Suggestion) -> None:
+    splits = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
     print(f"images   {splits}")
-    if data_set.sizes:
-        by_number = sorted(data_set.sizes.items(), key=lambda item: -item[1])
+    if dataset.sizes:
+        by_number = sorted(dataset.sizes.items(), key=lambda item: -item[1])
         print(f"sizes    {listed([f'{h}x{w} ({number} images)' for (h, w), number in by_number])}")
     height, width = suggestion.image_size
     how = {"stretch": "", "letterbox": " --fit letterbox, for their shapes differ", "crop": " --fit crop"}
     print(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
     config = dataclasses.replace(Config(), image_size=suggestion.image_size, fit=suggestion.fit)
-    tell_of_sizes(config, data_set, print)
+    tell_of_sizes(config, dataset, print)
 
 
-def _audit(data_set: DataSet) -> sequences.Audit | None:
+def _audit(dataset: Dataset) -> sequences.Audit | None:
     """Neighbours across splits, where names tell more than one sequence, or one in several splits."""
-    found = sequences.audit({name: split.names for name, split in data_set.splits.items()})
+    found = sequences.audit({name: split.names for name, split in dataset.splits.items()})
     return found if found is not None and (len(found.sequences) > 1 or found.neighbours) else None
 
 
 def _draw(
-    data_set: DataSet, size_and_fit: tuple[tuple[int, int], Fit], path: str, title: str = "", most: int = _MOST_PICTURES
+    dataset: Dataset, size_and_fit: tuple[tuple[int, int], Fit], path: str, title: str = "", most: int = _MOST_PICTURES
 ) -> None:
     """Draw a sheet of samples from all splits, evenly spread."""
-    places = [(split, index) for split in data_set.splits.values() for index in range(len(split))]
+    places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
     chosen = sorted({round(place) for place in np.linspace(0, len(places) - 1, most)})
     samples = (split.read(index) for split, index in (places[place] for place in chosen))
     fitted = [fit_record(*sample, *size_and_fit) for sample in samples]
     images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
     title = title or f"{len(chosen)} of {len(places)} images with their labels"
-    batch_picture(images, labels, data_set.classes, path, title, most=most)
+    batch_picture(images, labels, dataset.classes, path, title, most=most)
 
 
 def _draw_choices(options: Options, config: Config, choices: Sequence[str]) -> None:
@@ -214,13 +214,13 @@ def _draw_choices(options: Options, config: Config, choices: Sequence[str]) -> N
             words = [options.data, *_given(config)[1:], *shlex.split(flags)]
             chosen = parse_flags(Options, words, prog="segnet_jax.doctor", description=DESCRIPTION)
             try:
-                data_set = open_data(_config_of(chosen))
+                dataset = open_data(_config_of(chosen))
             except UserError as error:
                 print(f"{flags}: cannot be drawn: {error.faults[0].what[:200]}")
                 continue
-            sizes = data_set.sizes or {data_set.splits["train"].read(0)[1].shape: 1}
+            sizes = dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1}
             path = os.path.join(folder, f"{number}.png")
-            _draw(data_set, suggested_size(sizes), path, flags, _MOST_COMPARED)
+            _draw(dataset, suggested_size(sizes), path, flags, _MOST_COMPARED)
             sheets.append(read_image(pathlib.Path(path), path))
         if sheets:
             atomic_write_bytes(options.picture, stacked(sheets))

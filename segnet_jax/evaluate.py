@@ -12,33 +12,35 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from segnet_jax import assembly, runs
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.datasets.records import DataSet, Split
-from segnet_jax.delineation import evaluate_boundaries
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, check_place
-from segnet_jax.flags import parse_flags
-from segnet_jax.inputs import choose_place, evaluation_input
-from segnet_jax.memory import telling_of_memory
+from segnet_jax.config import files
+from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.data.dataset import Dataset, Split
+from segnet_jax.data.input_pipeline.cache import CachedSplit
+from segnet_jax.distributed.data_parallel import Devices, replicate
+from segnet_jax.inference.network import folded
+from segnet_jax.inference.sampled_evaluation import SampledScores, score_samples
+from segnet_jax.inference.sampling import check_samples
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import Asked, Restored, folded, restore
-from segnet_jax.pipeline.decoded import Records
-from segnet_jax.prediction.sampling import check_samples
-from segnet_jax.recomputing import recompute
-from segnet_jax.reporting.bar import bar
+from segnet_jax.reporting.environment import result
+from segnet_jax.reporting.evaluations import Images, packed
 from segnet_jax.reporting.figures import prediction_pictures
-from segnet_jax.reporting.kept import Images, packed
-from segnet_jax.reporting.run_folder import result
-from segnet_jax.reporting.saying import say
 from segnet_jax.reporting.tables import print_sequences, print_table
-from segnet_jax.results import by_statistics, of_images, recipe
-from segnet_jax.sampled_scores import SampledScores, score_samples
-from segnet_jax.setting import open_data, start_devices
-from segnet_jax.training.evaluation import Evaluation
-from segnet_jax.training.parallel import Devices, replicate
+from segnet_jax.runs import dataset, run_folder
+from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.out_of_memory import explain_out_of_memory
+from segnet_jax.runs.result import by_statistics, of_images, recipe
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import bar, say
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_json, check_place
+from segnet_jax.training import build_steps, checkpoint_folders
+from segnet_jax.training.batch_norm_statistics import recompute
+from segnet_jax.training.devices import device_shard, start_devices
+from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
+from segnet_jax.training.inputs import choose_placement, evaluation_input
+from segnet_jax.training.restored import Asked, Restored, restore
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
 
@@ -54,7 +56,7 @@ class Options:
     data: str = ""  # where they are, if not where the run was trained
     checkpoint: Asked = "result"  # of the run; result: the one that its result is of
     batch_norm: Literal["run", "running", "recompute"] = "run"  # whose statistics; recompute: of the run's data
-    averaged: bool = True  # take the run's averaged parameters where it has such, not those of the step itself
+    ema: bool = True  # take the run's averaged parameters where it has such, not those of the step itself
     samples: int = 0  # also score the mean of so many samples under dropout (Bayesian SegNet), with its uncertainty
     devices: str = "all"  # how many devices: a number or "all"
     fake_devices: int = 0  # pretend that the CPU is so many devices
@@ -80,7 +82,7 @@ class Subject:
       config: that config as it is scored here.
       devices: to compute on.
       precision: of activations.
-      data_set: whose split is scored.
+      dataset: whose split is scored.
       split: that.
       restored: the network, with its running statistics.
       recomputes: whether the scores that count are those under recomputed statistics.
@@ -91,7 +93,7 @@ class Subject:
     config: Config
     devices: Devices
     precision: str
-    data_set: DataSet
+    dataset: Dataset
     split: Split
     restored: Restored
     recomputes: bool
@@ -129,9 +131,9 @@ def evaluate(options: Options) -> int:
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
         raise UserError(f"--pictures {options.pictures} is a file: name a folder")
     subject = _open(options, say)
-    records = assembly.decode(subject.split, subject.config, f"reading {options.split} images", say)
-    with telling_of_memory(subject.config, subject.devices, flags=Options):
-        found = _score(subject, records, say)
+    samples = dataset.decode(subject.split, subject.config, f"reading {options.split} images", say)
+    with explain_out_of_memory(subject.config, subject.devices, flags=Options):
+        found = _score(subject, samples, say)
     if not subject.devices.is_writer:
         return 0
     told = of_images(found.by_image)
@@ -141,17 +143,17 @@ def evaluate(options: Options) -> int:
             atomic_write_json(options.json, _summary(subject, found) | told)
         if found.sampled:
             on = {"split": options.split, "num_images": len(subject.split), "step": subject.restored.meta["step"]}
-            photographs = None if options.masks_only else records
-            found.sampled.show(options.run, on, subject.split.names, photographs, subject.data_set.classes)
+            photographs = None if options.masks_only else samples
+            found.sampled.show(options.run, on, subject.split.names, photographs, subject.dataset.classes)
         if options.pictures:
-            _draw(subject, found, records)
+            _draw(subject, found, samples)
     except OSError as error:  # such as a run of somebody else's, which keeps the maps of samples
         raise UserError(f"cannot write {error.filename}: {error.strerror}; what is told above is whole") from None
     return 0
 
 
 def _open(options: Options, say: Callable[[str], None]) -> Subject:
-    trained = runs.read_run(options.run)
+    trained = files.read_run(options.run)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     config = dataclasses.replace(
         trained,
@@ -162,43 +164,43 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
         **({"data": options.data} if options.data else {}),
     )
     devices, precision = start_devices(config, say)
-    stored = runs.labels_of(options.run)
+    stored = run_folder.labels_of(options.run)
     if options.data:  # other files may be encoded otherwise: only the names of the classes are the run's
-        data_set = open_data(config, legend=stored and stored.legend)
+        dataset = open_data(config, legend=stored and stored.legend)
     else:
-        data_set = open_data(config, stored)
-    split = data_set.splits.get(options.split)
+        dataset = open_data(config, stored)
+    split = dataset.splits.get(options.split)
     if not split:
-        raise UserError(f"{data_set.name} has no {options.split} images, only {', '.join(data_set.splits)}")
-    restored = restore(options.run, config, options.checkpoint, devices, precision, say, options.averaged)
-    if restored.meta["classes"] != list(data_set.classes.names):
-        raise UserError(f"{options.run} was trained on other classes than {data_set.name} has")
+        raise UserError(f"{dataset.name} has no {options.split} images, only {', '.join(dataset.splits)}")
+    restored = restore(options.run, config, options.checkpoint, devices, precision, say, options.ema)
+    if restored.meta["classes"] != list(dataset.classes.names):
+        raise UserError(f"{options.run} was trained on other classes than {dataset.name} has")
     if rule == "recompute" and "converted_from" in restored.meta:
         raise UserError(f"{options.run} was converted: its statistics lie in BatchNorm's scale and shift, for good")
     if options.samples:
         check_samples(restored.model.dropout, options.samples, options.run)
-    return Subject(options, trained, config, devices, precision, data_set, split, restored, rule == "recompute")
+    return Subject(options, trained, config, devices, precision, dataset, split, restored, rule == "recompute")
 
 
-def _score(subject: Subject, records: Records, say: Callable[[str], None]) -> Found:
+def _score(subject: Subject, samples: CachedSplit, say: Callable[[str], None]) -> Found:
     options, config, devices, restored = subject.options, subject.config, subject.devices, subject.restored
-    share = assembly.device_share(devices, config.batch_size_per_device)
-    source = evaluation_input(choose_place(config.input, devices, records), records, share, devices)
-    score = assembly.build_evaluator(
+    shard = device_shard(devices, config.batch_size_per_device)
+    source = evaluation_input(choose_placement(config.input, devices, samples), samples, shard, devices)
+    score = build_steps.build_evaluator(
         source,
         len(subject.split),
-        share,
+        shard,
         devices,
         say,
         model=restored.model,
-        class_weights=jnp.asarray(runs.class_weights_of(restored.meta)),
-        preprocessing=runs.preprocessing_of(restored.meta),
+        class_weights=jnp.asarray(checkpoint_folders.class_weights_of(restored.meta)),
+        preprocessing=checkpoint_folders.preprocessing_of(restored.meta),
     )
-    num_classes = len(subject.data_set.classes)
+    num_classes = len(subject.dataset.classes)
 
     def scored_under(variables: dict) -> tuple[Evaluation, BoundaryF1 | None]:
         run = partial(score, variables)
-        return evaluate_boundaries(run, records, num_classes) if options.boundary else (run(), None)
+        return evaluate_boundaries(run, samples, num_classes) if options.boundary else (run(), None)
 
     evaluation, boundary = scored_under(restored.variables)
     seconds = evaluation.seconds
@@ -212,7 +214,7 @@ def _score(subject: Subject, records: Records, say: Callable[[str], None]) -> Fo
     sampled = None
     if options.samples:
         network = folded(restored, config)
-        sampled = score_samples(network, source, records, share, devices, options.samples, config.seed, say)
+        sampled = score_samples(network, source, samples, shard, devices, options.samples, config.seed, say)
     by_image = Images(subject.split.names, evaluation.confusions) if evaluation.confusions is not None else None
     return Found(evaluation, boundary, confusions, by_image, sampled, seconds)
 
@@ -221,23 +223,23 @@ def _recompute(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
     """BatchNorm's statistics of a run's network over the images that it was trained on."""
     trained, restored = subject.trained, subject.restored
     known = restored.meta["data"]["train"]
-    split = subject.data_set.splits["train"]
+    split = subject.dataset.splits["train"]
     if split.fingerprint != known:  # scored on other data
         split = open_data(trained).splits["train"]
     if split.fingerprint != known:
         say(f"warning: the training images of {trained.data} are not those that {subject.options.run} was trained on")
-    records = assembly.decode(split, trained, "reading train images", say)
-    preprocessing = runs.preprocessing_of(restored.meta)
+    samples = dataset.decode(split, trained, "reading train images", say)
+    preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     size = restored.meta["global_batch_size"]
     with bar("recomputing BatchNorm", len(split)) as advance:
-        network = (restored.model, restored.variables, records, preprocessing)
+        network = (restored.model, restored.variables, samples, preprocessing)
         return recompute(trained, size, *network, subject.devices, advance)
 
 
 def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
     options = subject.options
     table = scores(found.evaluation.confusion)
-    print_table(table, subject.data_set.classes, interval=told["interval"], boundary=found.boundary)
+    print_table(table, subject.dataset.classes, interval=told["interval"], boundary=found.boundary)
     if len(told.get("sequences", {})) > 1:
         print_sequences(told["sequences"])
     step = subject.restored.meta["step"]
@@ -253,7 +255,7 @@ def _summary(subject: Subject, found: Found) -> dict[str, Any]:
     num_images = len(subject.split)
     summary = result(
         scores(found.evaluation.confusion),
-        subject.data_set.classes,
+        subject.dataset.classes,
         protocol=config.protocol or "custom",
         split=options.split,
         num_images=num_images,
@@ -266,21 +268,21 @@ def _summary(subject: Subject, found: Found) -> dict[str, Any]:
     summary |= {"checkpoint": restored.which, "step": restored.meta["step"], "loss": found.evaluation.loss}
     summary |= {"precision": subject.precision, "image_size": config.image_size, "images": packed(found.by_image)}
     summary |= by_statistics(found.confusions) | {"confusion": found.evaluation.confusion}
-    summary |= recipe(subject.trained, subject.data_set.name, restored.meta.get("global_batch_size"))
+    summary |= recipe(subject.trained, subject.dataset.name, restored.meta.get("global_batch_size"))
     return summary | ({"samples": found.sampled.as_json()} if found.sampled else {})
 
 
-def _draw(subject: Subject, found: Found, records: Records) -> None:
+def _draw(subject: Subject, found: Found, samples: CachedSplit) -> None:
     """The pictures that `--pictures` asks for."""
     options, predictions = subject.options, found.evaluation.predictions
     chosen = sorted(predictions)
-    photographs, labels = zip(*map(records.read, chosen), strict=True)
+    photographs, labels = zip(*map(samples.read, chosen), strict=True)
     drawn = prediction_pictures(
         None if options.masks_only else np.stack(photographs),
         np.stack(labels),
         np.stack([predictions[index] for index in chosen]),
         [subject.split.names[index] for index in chosen],
-        subject.data_set.classes,
+        subject.dataset.classes,
         options.pictures,
         subject.restored.meta["step"],
         options.split,

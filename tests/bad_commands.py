@@ -15,11 +15,13 @@ import test_archives
 import weight_files
 from bad_inputs import Case, encode, label_with, put
 
-from segnet_jax import claiming, prepare, setting
-from segnet_jax.datasets import camvid
-from segnet_jax.datasets.labels import CAMVID, ClassTable
-from segnet_jax.datasets.legend import TUTORIAL
-from segnet_jax.training import sealing
+from segnet_jax import prepare
+from segnet_jax.data.labels.classes import CAMVID, ClassTable
+from segnet_jax.data.labels.label_mapping import TUTORIAL
+from segnet_jax.data.layouts import camvid
+from segnet_jax.runs import find_run
+from segnet_jax.training import devices
+from segnet_jax.training import manifest as training_manifest
 
 # --- the official archives ---
 
@@ -121,7 +123,7 @@ def config(text):
 
 
 def with_gpu(monkeypatch, folder):
-    monkeypatch.setattr(setting, "NVIDIA_DRIVER", folder)
+    monkeypatch.setattr(devices, "NVIDIA_DRIVER", folder)
 
 
 CONFIG = ("--config", "{folder}/../config.toml")
@@ -229,11 +231,11 @@ WEIGHTS = [
 
 def newer(folder):
     """Seals the newest checkpoint as a later version of the program might."""
-    for path in folder.parent.glob(f"run/checkpoints/*/*/{sealing.MANIFEST}"):
+    for path in folder.parent.glob(f"run/checkpoints/*/*/{training_manifest.MANIFEST}"):
         manifest = json.loads(path.read_text())
-        manifest |= {"version": sealing.VERSION + 1}
+        manifest |= {"version": training_manifest.VERSION + 1}
         del manifest["sha256"]
-        path.write_text(json.dumps(manifest | {"sha256": sealing._sum_of(manifest)}))
+        path.write_text(json.dumps(manifest | {"sha256": training_manifest._sum_of(manifest)}))
 
 
 def other_classes(monkeypatch, folder):
@@ -261,7 +263,7 @@ def read_only(monkeypatch, folder):
 
 def no_room(monkeypatch, folder):
     usage = shutil.disk_usage(folder)._replace(free=10)
-    monkeypatch.setattr(claiming.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(find_run.shutil, "disk_usage", lambda path: usage)
 
 
 RUN = ("--run", "{folder}/../run")

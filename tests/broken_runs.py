@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from segnet_jax.training.sealing import verify
+from segnet_jax.training.manifest import verify
 
 HERE = pathlib.Path(__file__).resolve().parent
 FLAGS = [

@@ -1,9 +1,14 @@
 """Eight CPU devices and strict JAX for every test."""
 
 import os
+import pathlib
+import sys
 import tempfile
 
-from xla_flags import with_fake_devices
+# Tests of one room take helpers from those of another, and from here.
+sys.path[:0] = sorted(str(path.parent) for path in pathlib.Path(__file__).parent.glob("*/test_*.py"))
+
+from xla_flags import with_fake_devices  # noqa: E402
 
 os.environ["XLA_FLAGS"] = f"{with_fake_devices(8)} {os.environ.get('XLA_FLAGS', '')}"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -15,20 +20,19 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["SEGNET_JAX_CACHE"] = _CACHE.name
 
 import gc  # noqa: E402
-import pathlib  # noqa: E402
 import shutil  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from segnet_jax.reporting import logbook  # noqa: E402
+from segnet_jax.reporting import run_logger  # noqa: E402
 
 gc.set_threshold(200_000, 20, 100)  # tracing makes many objects that stay: to look for garbage as often takes long
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-_draw, _drawn = logbook.training_plot, pathlib.Path(os.environ["SEGNET_JAX_CACHE"], "progress.png")
+_draw, _drawn = run_logger.training_plot, pathlib.Path(os.environ["SEGNET_JAX_CACHE"], "progress.png")
 
 
 def _draw_once(rows, path, **told):
@@ -38,7 +42,7 @@ def _draw_once(rows, path, **told):
     shutil.copyfile(_drawn, path)
 
 
-logbook.training_plot = _draw_once
+run_logger.training_plot = _draw_once
 
 
 @pytest.fixture(scope="session")

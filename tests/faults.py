@@ -226,18 +226,19 @@ def install(faults: Faults) -> None:
     import jax
     from jax._src import lru_cache
 
-    from segnet_jax import assembly, files, runs, setting  # noqa: F401
-    from segnet_jax.pipeline import counts, decoded
-    from segnet_jax.reporting import logbook, metrics_log
-    from segnet_jax.training import checkpoints, sealing, shelf
-    from segnet_jax.training.parallel import AheadOfTime
+    from segnet_jax.data.input_pipeline import cache, class_counts
+    from segnet_jax.distributed.data_parallel import AheadOfTime
+    from segnet_jax.reporting import metrics_log, run_logger
+    from segnet_jax.runs import dataset  # noqa: F401
+    from segnet_jax.system import files
+    from segnet_jax.training import checkpoint_folders, checkpoints, manifest
 
-    faults.before(setting, "open_data", "starting: data")
-    faults.advancing(counts, "count_labels", "starting: counting", 3)
-    faults.advancing(decoded, "_decode", "starting: decoding", 2)
+    faults.before(dataset, "open_data", "starting: data")
+    faults.advancing(class_counts, "count_labels", "starting: counting", 3)
+    faults.advancing(cache, "_decode", "starting: decoding", 2)
     faults.before(checkpoints.Checkpoints, "restore", "starting: restore")
     faults.halve_files(files)
-    faults.halve_files(sealing)
+    faults.halve_files(manifest)
 
     program, call = AheadOfTime.program, AheadOfTime.__call__
 
@@ -277,8 +278,8 @@ def install(faults: Faults) -> None:
         self._file = Halved(self._file, functools.partial(faults.reached, "training: line"))
 
     metrics_log.MetricsLog.__init__ = make_halved_log
-    faults.before(logbook, "prediction_pictures", "drawing: pictures")
-    faults.before(logbook, "training_plot", "drawing: plot")
+    faults.before(run_logger, "prediction_pictures", "drawing: pictures")
+    faults.before(run_logger, "training_plot", "drawing: plot")
 
     make_room, finish = checkpoints.Checkpoints._make_room, checkpoints.Checkpoints._finish
 
@@ -296,7 +297,7 @@ def install(faults: Faults) -> None:
 
     checkpoints.Checkpoints._make_room, checkpoints.Checkpoints._finish = made_room, finishing
     faults.before(checkpoints.Checkpoints, "_read", "saving: read")
-    faults.before(shelf.Shelf, "prune", "saving: prune")
+    faults.before(checkpoint_folders.CheckpointFolders, "prune", "saving: prune")
     rename, rmtree = os.rename, shutil.rmtree
 
     def renaming(source, target, **settings):
@@ -327,7 +328,7 @@ def main() -> None:
     sys.argv = ["train", *given.flags]
 
     from segnet_jax import train
-    from segnet_jax.command import run_command
+    from segnet_jax.system.command import run_command
 
     install(faults)
     run_command(train.main)

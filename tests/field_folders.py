@@ -37,10 +37,10 @@ def palette_png(ids, colors, path):
     picture.save(path)
 
 
-def read_as(data_set, splits=None):
+def read_as(dataset, splits=None):
     """Say as what class the true ground, disc and box pixels are read: color -> name of the class of nearly all."""
     counts = {name: collections.Counter() for name in ("ground", "red", "blue")}
-    for name, split in data_set.splits.items():
+    for name, split in dataset.splits.items():
         if splits and name not in splits:
             continue
         for index in range(len(split)):
@@ -59,5 +59,5 @@ def read_as(data_set, splits=None):
         if each:
             ((value, pixels),) = each.most_common(1)
             assert pixels > 0.85 * each.total(), f"true {color} is read as several classes: {each}"
-            found[color] = "void" if value == 255 else data_set.classes.names[value]
+            found[color] = "void" if value == 255 else dataset.classes.names[value]
     return found

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import fuzz_inputs as inputs
 import weight_files
 
-from segnet_jax.errors import UserError
+from segnet_jax.system.errors import UserError
 
 SECONDS = 5.0
 PICTURE = 500  # megabytes of one of 50 million pixels, decoded and converted
@@ -76,7 +76,7 @@ def _weights_of(name, make):
 def _pickle(folder):
     import io
 
-    from segnet_jax.weights.pickled import read_pickle
+    from segnet_jax.weights.containers.pickled import read_pickle
 
     return lambda data: read_pickle(io.BytesIO(data))
 
@@ -84,7 +84,7 @@ def _pickle(folder):
 def _protobuf(folder):
     import numpy as np
 
-    from segnet_jax.weights.protobuf import Span, Wire
+    from segnet_jax.weights.containers.protobuf import Span, Wire
 
     def walk(wire, message, depth):
         for number, value in wire.fields(message):
@@ -102,7 +102,7 @@ def _protobuf(folder):
 def _hdf5(folder):
     import io
 
-    from segnet_jax.weights.hdf5 import read_arrays
+    from segnet_jax.weights.containers.hdf5 import read_arrays
 
     def read(data):
         for array in read_arrays(io.BytesIO(data)).values():
@@ -112,20 +112,20 @@ def _hdf5(folder):
 
 
 def _image(folder):
-    from segnet_jax.datasets.decode import read_image
+    from segnet_jax.data.images.decode import read_image
 
     return lambda data: read_image(data, "image")
 
 
 def _label(folder):
-    from segnet_jax.datasets.decode import read_label
+    from segnet_jax.data.label_files.decode_labels import read_label
 
     return lambda data: read_label(data, "label", 11, void=11)
 
 
 def _color_label(folder):
-    from segnet_jax.datasets.decode import read_color_label
-    from segnet_jax.datasets.labels import CAMVID_ORIGINAL_COLORS
+    from segnet_jax.data.label_files.decode_labels import read_color_label
+    from segnet_jax.data.labels.classes import CAMVID_ORIGINAL_COLORS
 
     return lambda data: read_color_label(data, "label", CAMVID_ORIGINAL_COLORS)
 
@@ -134,7 +134,7 @@ def _list(folder):
     import numpy as np
     from PIL import Image
 
-    from segnet_jax.datasets.camvid import tutorial
+    from segnet_jax.data.layouts.camvid import tutorial
 
     for index in range(3):
         Image.fromarray(np.full((6, 8, 3), index, np.uint8)).save(folder / f"{index}.png")
@@ -151,7 +151,7 @@ FRAMES = ("0001TP_006690", "0016E5_00901")
 
 
 def _archive(folder):
-    from segnet_jax.datasets.archives import scan_labels
+    from segnet_jax.data.camvid.archives import scan_labels
 
     def read(data):
         (folder / "labels.zip").write_bytes(data)
@@ -169,8 +169,8 @@ def _archive_seeds():
 
 
 def _config(folder):
-    from segnet_jax.config import Config
-    from segnet_jax.config_files import read_config
+    from segnet_jax.config.fields import Config
+    from segnet_jax.config.files import read_config
 
     def read(data):
         (folder / "config.toml").write_bytes(data)
@@ -180,7 +180,7 @@ def _config(folder):
 
 
 def _config_seeds():
-    from segnet_jax.config import Config
+    from segnet_jax.config.fields import Config
 
     return [Config().to_toml().encode(), b'data = "x"\nimage_size = [12, 16]\nlearning_rate = 1e-3\nflip = true\n']
 
@@ -200,7 +200,8 @@ _METRICS = b'{"kind": "train", "step": 3, "loss": 1.5}\n{"kind": "val", "step": 
 
 
 def _run(folder):
-    from segnet_jax.runs import overrides, read_run
+    from segnet_jax.config.files import read_run
+    from segnet_jax.runs.run_folder import overrides
 
     def read(data):
         config, _, changes = data.partition(b"\0changes\0")
@@ -218,7 +219,7 @@ def _run_seeds():
 
 
 def _counts(folder):
-    from segnet_jax.datasets.prepared import full_size_counts
+    from segnet_jax.data.camvid.prepared import full_size_counts
 
     def read(data):
         (folder / "full_size_counts.json").write_bytes(data)
@@ -229,7 +230,7 @@ def _counts(folder):
 
 def _class_table(name):
     def opened(folder):
-        from segnet_jax.datasets.class_files import read_class_table
+        from segnet_jax.data.label_files.class_table_files import read_class_table
 
         def read(data):
             (folder / name).write_bytes(data)
@@ -244,9 +245,9 @@ def _own_folder(folder):
     import numpy as np
     from PIL import Image
 
-    from segnet_jax.datasets import folder as own
-    from segnet_jax.datasets.pairs import open_pairs
-    from segnet_jax.datasets.reading import PLAIN
+    from segnet_jax.data.labels.read_options import PLAIN
+    from segnet_jax.data.layouts import folder as own
+    from segnet_jax.data.layouts.pairs import open_pairs
 
     for name in ("images", "labels"):
         (folder / name).mkdir(exist_ok=True)

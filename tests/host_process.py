@@ -17,10 +17,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from segnet_jax.command import run_command  # noqa: E402
-from segnet_jax.endings import Stopped  # noqa: E402
-from segnet_jax.errors import UserError  # noqa: E402
-from segnet_jax.training.hosts import join  # noqa: E402
+from segnet_jax.distributed.hosts import join  # noqa: E402
+from segnet_jax.system.command import run_command  # noqa: E402
+from segnet_jax.system.errors import (
+    Stopped,  # noqa: E402
+    UserError,  # noqa: E402
+)
 
 port, process_id, count, heartbeat = sys.argv[1], *map(int, sys.argv[2:5])
 what, *more = sys.argv[5:]
@@ -36,8 +38,8 @@ def psum():
 
 def agree(hosts, who, call_of_wish):
     """Shares two values, meets, then steps until all have agreed to stop because one of them wanted to."""
-    shared = [hosts.share("name", f"of {hosts.process_id}, {i}" if hosts.is_writer else None) for i in range(2)]
-    told = [hosts.exchange("place", f"{hosts.process_id}, {i}") for i in range(2)]
+    shared = [hosts.broadcast("name", f"of {hosts.process_id}, {i}" if hosts.is_writer else None) for i in range(2)]
+    told = [hosts.all_gather("place", f"{hosts.process_id}, {i}") for i in range(2)]
     hosts.barrier("begin", 20)
     step, numbers, unread = psum(), np.ones((2, 1), np.float32), deque()
     for call in range(100):

@@ -528,7 +528,7 @@ def own_folders(folder, canary):
 
 
 @hostile("data")
-def records(folder, canary):
+def samples(folder, canary):
     """Prepared records of which the description names a module, which TFDS would import."""
     module = folder / "hostile_module.py"
     module.write_text(f"open({str(canary)!r}, 'w').close()\nclass Text: pass\n")
@@ -637,36 +637,37 @@ def open_weights(path):
 
 
 def open_archive(path):
-    from segnet_jax.datasets.archives import open_archives, scan_labels
+    from segnet_jax.data.camvid.archives import open_archives, scan_labels
 
     scan_labels(path, FRAMES)
     open_archives(path, path, {"train": FRAMES}).splits["train"].read(0)
 
 
 def open_picture(path):
-    from segnet_jax.datasets.decode import read_image
+    from segnet_jax.data.images.decode import read_image
 
     read_image(path, path.name)
 
 
 def open_data(path):
-    from segnet_jax.datasets.choose import open_data_set
+    from segnet_jax.data.open_dataset import open_dataset
 
     sys.path.insert(0, str(path.parent))  # what a command that is started there would import from
-    data_set = open_data_set(str(path), split_rule="tutorial", image_size=(6, 8), seed=0, num_train=1, num_val=1)
-    data_set.splits["train"].read(0)
+    dataset = open_dataset(str(path), split_rule="tutorial", image_size=(6, 8), seed=0, num_train=1, num_val=1)
+    dataset.splits["train"].read(0)
 
 
 def open_config(path):
-    from segnet_jax.config import Config
-    from segnet_jax.config_files import read_config
+    from segnet_jax.config.fields import Config
+    from segnet_jax.config.files import read_config
 
     read_config(path, Config())
 
 
 def open_run(path):
+    from segnet_jax.config.files import read_run
     from segnet_jax.reporting.metrics_log import read_metrics
-    from segnet_jax.runs import overrides, read_run
+    from segnet_jax.runs.run_folder import overrides
 
     read_run(path)
     overrides(path)
@@ -691,7 +692,7 @@ class TookTooLong(BaseException):
 
 def open_as_a_command(reader, path):
     """Exit code and what was printed to standard error."""
-    from segnet_jax.command import run_command
+    from segnet_jax.system.command import run_command
 
     with contextlib.redirect_stderr(io.StringIO()) as printed:
         try:
@@ -709,8 +710,8 @@ def most_memory():
 
 
 def main(folder):
-    import segnet_jax.datasets.choose
-    import segnet_jax.runs
+    import segnet_jax.data.open_dataset
+    import segnet_jax.runs.run_folder
     import segnet_jax.weights.load  # noqa: F401  what is imported is no cost of the files
 
     (folder / "bin").mkdir(exist_ok=True)

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.labels import CAMVID
-from segnet_jax.datasets.synthetic import street_scenes
+from segnet_jax.data.labels.classes import CAMVID
+from segnet_jax.data.synthetic.street_scenes import street_scenes
 
 SIZE = 24, 32  # rows, columns
 
@@ -20,10 +20,10 @@ VOC_IDS = (1, 2, 3, 0, 5, 16, 7, 8, 17, 15, 20)
 
 def scenes(num_train=5, num_val=2):
     """split -> [(name, image, label)] of rendered scenes; classes 0..10 and VOID."""
-    data_set = street_scenes(num_train, num_val, *SIZE, seed=1)
+    dataset = street_scenes(num_train, num_val, *SIZE, seed=1)
     return {
-        split: [(name, *records.read(index)) for index, name in enumerate(records.names)]
-        for split, records in data_set.splits.items()
+        split: [(name, *samples.read(index)) for index, name in enumerate(samples.names)]
+        for split, samples in dataset.splits.items()
     }
 
 
@@ -73,18 +73,18 @@ def voc_colors(number):
     return colors
 
 
-def own(folder, records, images="images/{name}.png", labels="labels/{name}.png", paint=lambda label: label):
+def own(folder, samples, images="images/{name}.png", labels="labels/{name}.png", paint=lambda label: label):
     """A folder of one's own; `{split}` may stand in the places."""
-    for split, each in records.items():
+    for split, each in samples.items():
         for name, image, label in each:
             save(folder / images.format(split=split, name=name), image)
             save(folder / labels.format(split=split, name=name), paint(label))
     return folder
 
 
-def lists(folder, records, line="{name}", val="val.txt"):
+def lists(folder, samples, line="{name}", val="val.txt"):
     for split, path in (("train", "train.txt"), ("val", val)):
-        (folder / path).write_text("".join(line.format(name=name) + "\n" for name, _, _ in records[split]))
+        (folder / path).write_text("".join(line.format(name=name) + "\n" for name, _, _ in samples[split]))
 
 
 def table_toml(folder, names=CAMVID.names, colors=CAMVID.colors):
@@ -112,16 +112,16 @@ def codes(folder, void_at=None):
 # --- every layout, each of them holding the same records ---
 
 
-def flat(folder, records):
-    own(folder, records)
-    lists(folder, records)
+def flat(folder, samples):
+    own(folder, samples)
+    lists(folder, samples)
     table_toml(folder)
 
 
-def colours(folder, records):
+def colours(folder, samples):
     own(
         folder,
-        records,
+        samples,
         "images/{split}/{name}.png",
         "masks/{split}/{name}_L.png",
         lambda each: painted(each, CAMVID.colors),
@@ -129,70 +129,70 @@ def colours(folder, records):
     label_colors(folder)
 
 
-def parts(folder, records):
-    own(folder, records, "{split}/images/{name}.png", "{split}/annotations/{name}.png")
+def parts(folder, samples):
+    own(folder, samples, "{split}/images/{name}.png", "{split}/annotations/{name}.png")
     labelmap(folder)
 
 
-def training(folder, records):
+def training(folder, samples):
     """Names of the folders as ADE20K has them."""
     for split, name in (("train", "training"), ("val", "validation")):
-        own(folder, {split: records[split]}, f"images/{name}/{{name}}.png", f"annotations/{name}/{{name}}.png")
+        own(folder, {split: samples[split]}, f"images/{name}/{{name}}.png", f"annotations/{name}/{{name}}.png")
     codes(folder)
 
 
-def sixteen_bits(folder, records):
-    own(folder, records, paint=lambda label: label.astype(np.uint16))
-    lists(folder, records, "/home/of/another/images/{name}.png", val="valid.txt")
+def sixteen_bits(folder, samples):
+    own(folder, samples, paint=lambda label: label.astype(np.uint16))
+    lists(folder, samples, "/home/of/another/images/{name}.png", val="valid.txt")
     (folder / "train.txt").unlink()
     codes(folder)
 
 
-def palettes(folder, records):
-    own(folder, records, paint=lambda label: with_palette(label, voc_colors(256)[::-1]))
-    lists(folder, records, "images/{name}.png labels/{name}.png")
+def palettes(folder, samples):
+    own(folder, samples, paint=lambda label: with_palette(label, voc_colors(256)[::-1]))
+    lists(folder, samples, "images/{name}.png labels/{name}.png")
     codes(folder)
 
 
-def fast_ai(folder, records):
+def fast_ai(folder, samples):
     ids, void = (0, 1, 2, *range(4, 12)), 3
-    own(folder, records, "images/{name}.png", "labels/{name}_P.png", lambda label: changed(label, ids, void))
-    (folder / "valid.txt").write_text("\n".join(f"{name}.png" for name, _, _ in records["val"]))
+    own(folder, samples, "images/{name}.png", "labels/{name}_P.png", lambda label: changed(label, ids, void))
+    (folder / "valid.txt").write_text("\n".join(f"{name}.png" for name, _, _ in samples["val"]))
     codes(folder, void_at=void)
 
 
-def cityscapes(folder, records, ending="labelIds", ids=CITYSCAPES_IDS, void=0):
+def cityscapes(folder, samples, ending="labelIds", ids=CITYSCAPES_IDS, void=0):
     own(
         folder,
-        records,
+        samples,
         "leftImg8bit/{split}/city/{name}_leftImg8bit.png",
         f"gtFine/{{split}}/city/{{name}}_gtFine_{ending}.png",
         lambda label: changed(label, ids, void),
     )
 
 
-def cityscapes_train_ids(folder, records):
-    cityscapes(folder, records)
-    cityscapes(folder, records, "labelTrainIds", CITYSCAPES_TRAIN_IDS, VOID)
+def cityscapes_train_ids(folder, samples):
+    cityscapes(folder, samples)
+    cityscapes(folder, samples, "labelTrainIds", CITYSCAPES_TRAIN_IDS, VOID)
 
 
-def pascal_voc(folder, records):
+def pascal_voc(folder, samples):
     own(
         folder,
-        records,
+        samples,
         "JPEGImages/{name}.png",
         "SegmentationClass/{name}.png",
         lambda label: with_palette(changed(label, VOC_IDS), voc_colors(256)),
     )
     (folder / "ImageSets/Segmentation").mkdir(parents=True)
-    lists(folder / "ImageSets/Segmentation", records)
+    lists(folder / "ImageSets/Segmentation", samples)
 
 
-def cvat(folder, records):
+def cvat(folder, samples):
     """As CVAT exports: colours, their table, and one list, of which nothing is known to be for validation."""
     own(
         folder,
-        records,
+        samples,
         "JPEGImages/{name}.png",
         "SegmentationClass/{name}.png",
         lambda label: painted(label, CAMVID.colors),

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segnet_jax.config import Config
+from segnet_jax.config.fields import Config
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.labels import ClassTable
-from segnet_jax.reporting.kept import keep_evaluation, keep_records, keep_worst
+from segnet_jax.data.labels.classes import ClassTable
+from segnet_jax.reporting.evaluations import keep_evaluation, keep_records, keep_worst
 from segnet_jax.reporting.metrics_log import MetricsLog
 
 HOSTILE = ClassTable(
@@ -22,7 +22,7 @@ HOSTILE = ClassTable(
     ((128, 128, 128), (128, 0, 0), (60, 40, 222), (128, 128, 0), (0, 128, 192)),
 )
 ABOUT = {
-    "data_set": "street",
+    "dataset": "street",
     "split": "val",
     "num_images": {"train": 40, "val": 9},
     "fingerprints": {"train": "a", "val": "b"},

@@ -67,7 +67,7 @@ def _copies():
 
 
 def test_the_guide_gives_the_articles_figures_as_the_articles_and_commands_that_we_have():
-    from segnet_jax.flags import parse_config
+    from segnet_jax.config.flags import parse_config
 
     assert "121 minutes" in P3 and "37 minutes" in P3 and "The article" in P3
     (command,) = re.findall(r"python -m segnet_jax\.train (--protocol camvid-matlab-2018.*)", P3)

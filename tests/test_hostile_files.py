@@ -74,7 +74,7 @@ def test_what_is_harmless_is_accepted_and_its_bombs_are_not_unpacked(tmp_path):
     """A data folder that is a link, odd names, and packed texts in a picture, of which nothing is needed."""
     import zlib
 
-    from segnet_jax.datasets.camvid import tutorial
+    from segnet_jax.data.layouts.camvid import tutorial
 
     bomb = zlib.compress(bytes(30_000_000), 9)
     texts = [

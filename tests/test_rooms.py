@@ -1,6 +1,7 @@
-"""The house as it was designed: who imports whom, what stands in one place only, how long a file may be."""
+"""The house: every module in a room, arrows downward only, no circles; what stands in one place; how long files are."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -11,30 +12,55 @@ PACKAGE = "segnet_jax"
 ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 FILES = sorted(ROOT.rglob("*.py"))
 
-ROOMS = {  # what each may import besides itself and the leaves
-    "nn": set(),
-    "metrics": set(),
-    "datasets": set(),
-    "weights": {"nn"},
-    "pipeline": {"datasets"},
-    "training": {"nn", "metrics"},
-    "reporting": {"metrics", "datasets.labels"},
-    "exporting": {"nn"},
-    "portable": {"nn", "training"},  # the steps on other platforms and machines
-    "prediction": {"datasets", "metrics", "training", "reporting", "network"},  # a trained network's inputs and outputs
+# Each room stands on a floor and may import every room on a lower one, unless it is limited below.
+FLOORS = {
+    1: ("nn", "system", "constants"),
+    2: ("data", "config", "weights", "metrics", "distributed", "exporting"),
+    3: ("training", "reporting"),
+    4: ("runs", "inference"),
+    5: (
+        *("__init__", "train", "evaluate", "predict", "export", "report", "doctor", "check", "prepare", "convert"),
+        "benchmarks",
+    ),
+    6: ("__main__", "benchmark", "portability"),
 }
-# Every other module of the top level is a command, or stands beside the commands.
-LEAVES = {"constants", "errors", "config", "config_files", "download", "endings", "files", "stopping", "zips"}
+LIMITED = {"reporting": {"data", "config", "metrics", "nn", "system", "constants"}}
+LOWEST_IMPORTS = {"nn": set(), "system": set(), "constants": set()}
+ROOM_FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+
+MOST_LOOSE = 15  # files on the package's top level
+MOST_FLOORS = 6  # of the house
+MOST_FLOORS_INSIDE = 4  # of a room, and of each folder inside one
 MOST_LINES = 320
-ONLY_IN = {"orbax": "training/checkpoints.py", "jax.pmap": "training/parallel.py", "av": "prediction/video.py"}
-# TensorFlow takes seconds to import and only reading data needs it: imported inside functions. TFDS wants its builder
-# as a class of a module, so that module alone may, and is itself imported inside functions.
-BUILDER = "segnet_jax.datasets.tfds_camvid"
+
+ONLY_IN = {
+    "orbax": "training/checkpoints.py",
+    "jax.pmap": "distributed/data_parallel.py",
+    "av": "inference/video.py",
+}
+# TensorFlow takes seconds to import and only reading data needs it: imported inside functions. TFDS requires its
+# builder to be a class of a module, so that module alone may import it at the top, and is itself imported inside
+# functions.
+BUILDER = f"{PACKAGE}.data.camvid.tfds_builder"
 HEAVY = ("tensorflow", "tensorflow_datasets", BUILDER)
+TENSORFLOW_IN = ("data/input_pipeline/tf_data.py", "data/camvid/", "exporting/saved_model.py")
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What the files import
+# ---------------------------------------------------------------------------------------------------------------------
 def relative(path):
     return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path):
+    """The module's dotted name without the package's: data.camvid.frames; a package's is that of its __init__."""
+    return relative(path).removesuffix(".py").replace("/", ".")
+
+
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
 
 
 def imports(tree, package=()):
@@ -53,20 +79,32 @@ def imports(tree, package=()):
             yield from (f"{start}.{alias.name}" for alias in node.names)
 
 
-def is_allowed(source, target):
-    """Whether the module `source` may import `target`; both dotted, without the package's own name."""
-    room = source.split(".")[0]
-    if not target or target == "__version__" or (room not in ROOMS and room not in LEAVES):
-        return True
-    allowed = LEAVES | ({room} | ROOMS[room] if room in ROOMS else set())
-    return any(f"{target}.".startswith(f"{name}.") for name in allowed)
-
-
-def forbidden_imports(source, code):
-    """The names of the package that the module `source` with that code imports and may not."""
+def our_imports(source, tree):
+    """The dotted names of the package, without its own, that the module `source` imports."""
     package = (PACKAGE, *source.split(".")[:-1])
-    names = (name for name in imports(ast.parse(code), package) if f"{name}.".startswith(f"{PACKAGE}."))
-    return [name for name in names if not is_allowed(source, name.removeprefix(PACKAGE).removeprefix("."))]
+    names = (name for name in imports(tree, package) if f"{name}.".startswith(f"{PACKAGE}."))
+    return [name.removeprefix(PACKAGE).removeprefix(".") for name in names]
+
+
+def targets(source, tree, modules):
+    """The modules of the package that the module `source` imports, each by its longest name among `modules`."""
+    for name in our_imports(source, tree):
+        parts = name.split(".")
+        for count in range(len(parts), 0, -1):
+            found = ".".join(parts[:count])
+            if found in modules:
+                yield found
+                break
+            if f"{found}.__init__" in modules:
+                yield f"{found}.__init__"
+                break
+
+
+@functools.cache
+def arrows():
+    """Module -> the modules of the package that it imports."""
+    modules = {module_of(path) for path in FILES}
+    return {module_of(path): set(targets(module_of(path), parsed(path), modules)) for path in FILES}
 
 
 def uses(tree, name):
@@ -77,31 +115,80 @@ def uses(tree, name):
 
 def runs_at_import(tree):
     """The module without the bodies of its functions, which run later."""
+    tree = ast.parse(ast.unparse(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = []
     return tree
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Rooms
+# ---------------------------------------------------------------------------------------------------------------------
+def room_of(module):
+    return module.split(".")[0]
+
+
+def may_import(room):
+    """The rooms that a room may import besides itself."""
+    below = {other for other, floor in ROOM_FLOOR.items() if floor < ROOM_FLOOR[room]}
+    return LOWEST_IMPORTS.get(room, below & LIMITED.get(room, below))
+
+
+def is_allowed(source, target):
+    """Whether the module `source` may import the dotted name `target`, both without the package's own name."""
+    if not target or target == "__version__":
+        return True
+    room, other = room_of(source), room_of(target)
+    return room == other or (room in ROOM_FLOOR and other in may_import(room))
+
+
+def forbidden_imports(source, code):
+    """The names of the package that the module `source` with that code imports and may not."""
+    return [name for name in our_imports(source, ast.parse(code)) if not is_allowed(source, name)]
+
+
 @pytest.mark.parametrize("path", FILES, ids=relative)
-def test_no_room_imports_what_it_may_not(path):
-    assert not forbidden_imports(relative(path).removesuffix(".py").replace("/", "."), path.read_text())
+def test_every_module_stands_in_a_room(path):
+    assert room_of(module_of(path)) in ROOM_FLOOR, f"{relative(path)} is in no room of DESIGN.md, section 2"
+
+
+def test_every_room_of_the_table_is_there():
+    assert {room_of(module_of(path)) for path in FILES} == ROOM_FLOOR.keys()
+
+
+def test_few_files_lie_loose_and_each_folder_is_a_package():
+    loose = [path for path in FILES if path.parent == ROOT]
+    assert len(loose) <= MOST_LOOSE
+    assert [folder for folder in {path.parent for path in FILES} if not (folder / "__init__.py").is_file()] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_no_module_imports_what_its_room_may_not(path):
+    assert not forbidden_imports(module_of(path), path.read_text())
 
 
 @pytest.mark.parametrize(
     "source, code",
     [
         ("nn.segnet", "from segnet_jax.metrics.confusion import scores"),
-        ("metrics.confusion", "import segnet_jax.nn.pooling"),
+        ("nn.segnet", "from segnet_jax.system.errors import UserError"),
+        ("system.errors", "from segnet_jax import constants"),
+        ("metrics.confusion", "import segnet_jax.config.fields"),
         ("training.steps", "from segnet_jax import train"),
-        ("training.steps", "from segnet_jax import nn, command"),
-        ("training.__init__", "from ..datasets import labels"),
-        ("pipeline.host", "def read():\n    from .. import weights"),
-        ("weights.keras", "from segnet_jax.training import state"),
-        ("reporting.figures", "from segnet_jax.datasets.camvid import read"),
-        ("reporting.figures", "from segnet_jax.datasets import records"),
-        ("datasets.labels", "from segnet_jax.datasets_of_others import x"),
-        ("config", "import segnet_jax.nn as network"),
+        ("training.steps", "from segnet_jax import nn, runs"),
+        ("training.steps", "from segnet_jax.reporting.console import bar"),
+        ("training.__init__", "from ..runs import setup"),
+        ("data.input_pipeline.tf_data", "def read():\n    from ... import weights"),
+        ("weights.keras", "from segnet_jax.data.dataset import DataSet"),
+        ("reporting.figures", "from segnet_jax.training.evaluation import Evaluation"),
+        ("reporting.figures", "from segnet_jax.distributed import hosts"),
+        ("runs.setup", "from segnet_jax.inference import network"),
+        ("inference.network", "from segnet_jax.runs.run_folder import overrides"),
+        ("config.fields", "import segnet_jax.data_of_others as data"),
+        ("train", "from segnet_jax import evaluate"),
+        ("benchmarks.run", "from segnet_jax.benchmark import main"),
+        ("somewhere", "from segnet_jax.nn import SegNet"),
     ],
 )
 def test_a_forbidden_import_is_found_in_whatever_form_it_is_written(source, code):
@@ -113,24 +200,87 @@ def test_a_forbidden_import_is_found_in_whatever_form_it_is_written(source, code
     [
         ("training.steps", "from segnet_jax.nn import SegNet\nfrom segnet_jax.metrics.confusion import scores"),
         ("training.steps", "from . import losses\nfrom .state import State\nfrom segnet_jax import __version__"),
-        ("nn.segnet", "import jax\nfrom flax import linen\nfrom segnet_jax.constants import VOID"),
-        ("reporting.figures", "from segnet_jax.datasets import labels\nfrom segnet_jax.datasets.labels import CAMVID"),
-        ("datasets.camvid", "import segnet_jax.download\nfrom segnet_jax.errors import UserError"),
-        ("train", "from segnet_jax import command, config\nfrom segnet_jax.training.steps import train_step"),
+        ("nn.segnet", "import jax\nfrom flax import linen\nfrom segnet_jax.nn import pooling"),
+        ("reporting.figures", "from segnet_jax.data import labels\nfrom segnet_jax.data.labels.classes import CAMVID"),
+        ("data.camvid.archives", "import segnet_jax.system.download\nfrom segnet_jax.constants import VOID"),
+        ("train", "from segnet_jax import runs, config\nfrom segnet_jax.training.steps import train_step"),
+        ("benchmark", "from segnet_jax.benchmarks import run\nfrom segnet_jax import train"),
     ],
 )
 def test_an_allowed_import_is_not_found(source, code):
     assert not forbidden_imports(source, code)
 
 
-def test_every_folder_with_code_is_a_room():
-    folders = {path.relative_to(ROOT).parts[0] for path in FILES if path.parent != ROOT}
-    assert folders == ROOMS.keys()
+# ---------------------------------------------------------------------------------------------------------------------
+# Floors and circles
+# ---------------------------------------------------------------------------------------------------------------------
+def floors(graph):
+    """The floor of each node, 1 for those that import no other; of a circle's nodes, and those above it, None."""
+    found, waiting = {}, dict(graph)
+    while ready := [node for node, below in waiting.items() if below <= found.keys()]:
+        for node in ready:
+            found[node] = 1 + max((found[each] for each in waiting.pop(node)), default=0)
+    return found | dict.fromkeys(waiting)
 
 
+def children(folder, graph):
+    """The graph of what lies directly in a folder ("" for the package): its files, and each of its folders as one."""
+    prefix = f"{folder}." if folder else ""
+    found = {}
+    for module, below in graph.items():
+        if not module.startswith(prefix) or (folder and module == f"{folder}.__init__"):
+            continue  # a package's __init__ only hands on names of its own folder
+        child = module.removeprefix(prefix).split(".")[0]
+        mine = {each.removeprefix(prefix).split(".")[0] for each in below if each.startswith(prefix)}
+        found.setdefault(child, set()).update(mine - {child, "__init__"})
+    return found
+
+
+FOLDERS = sorted({module_of(path).rpartition(".")[0] for path in FILES})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder or PACKAGE)
+def test_no_circle_and_few_floors(folder):
+    found = floors(children(folder, arrows()))
+    assert [node for node, floor in found.items() if floor is None] == [], "a circle"
+    assert max(found.values()) <= (MOST_FLOORS_INSIDE if folder else MOST_FLOORS), found
+
+
+def test_no_module_is_in_a_circle():
+    assert [module for module, floor in floors(arrows()).items() if floor is None] == []
+
+
+@pytest.mark.parametrize("room", ROOM_FLOOR)
+def test_no_room_stands_higher_than_the_table_says(room):
+    assert floors(children("", arrows()))[room] in range(1, ROOM_FLOOR[room] + 1)
+
+
+def test_circles_and_floors_are_found():
+    graph = {"a.x": {"a.y"}, "a.y": {"b.z"}, "b.z": set(), "b.__init__": {"b.z"}, "c": {"a.x", "b.__init__"}}
+    assert floors(graph) == {"b.z": 1, "a.y": 2, "b.__init__": 2, "a.x": 3, "c": 4}
+    assert children("", graph) == {"a": {"b"}, "b": set(), "c": {"a", "b"}}
+    assert children("a", graph) == {"x": {"y"}, "y": set()}
+    assert floors(children("", graph | {"b.z": {"a.x"}})) == {"a": None, "b": None, "c": None}
+    assert floors({"x": {"y"}, "y": {"x"}, "z": set()}) == {"z": 1, "x": None, "y": None}
+
+
+def test_arrows_are_found_in_whatever_form_they_are_written():
+    modules = {"nn.__init__", "nn.segnet", "nn.cpu.winograd", "constants", "train"}
+    code = "from segnet_jax.nn import SegNet, segnet\nfrom . import constants\nimport segnet_jax.nn.cpu.winograd.f"
+    assert sorted(targets("train", ast.parse(code), modules)) == [
+        "constants",
+        "nn.__init__",
+        "nn.cpu.winograd",
+        "nn.segnet",
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One outside thing, one place
+# ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name, place", ONLY_IN.items())
 def test_what_may_be_replaced_stands_in_one_file(name, place):
-    assert {relative(path) for path in FILES if uses(ast.parse(path.read_text()), name)} <= {place}
+    assert {relative(path) for path in FILES if uses(parsed(path), name)} == {place}
 
 
 @pytest.mark.parametrize("code", ["step = jax.pmap(f)", "from jax import pmap", "partial(jax.pmap, axis_name='x')"])
@@ -138,14 +288,19 @@ def test_pmap_is_found_in_whatever_form_it_is_written(code):
     assert uses(ast.parse(code), "jax.pmap")
 
 
+def test_tensorflow_is_imported_in_few_places():
+    found = {relative(path) for path in FILES if any(uses(parsed(path), name) for name in HEAVY[:2])}
+    assert [file for file in found if not file.startswith(TENSORFLOW_IN)] == []
+
+
 def test_tensorflow_is_imported_inside_functions_only():
     at_the_top = [
         (relative(path), name)
         for path in FILES
-        for name in imports(runs_at_import(ast.parse(path.read_text())), (PACKAGE, *path.relative_to(ROOT).parts[:-1]))
+        for name in imports(runs_at_import(parsed(path)), (PACKAGE, *path.relative_to(ROOT).parts[:-1]))
         if any(f"{name}.".startswith(f"{heavy}.") for heavy in HEAVY)
     ]
-    assert {file for file, _ in at_the_top} <= {f"{BUILDER.removeprefix(PACKAGE + '.').replace('.', '/')}.py"}
+    assert {file for file, _ in at_the_top} == {f"{BUILDER.removeprefix(PACKAGE + '.').replace('.', '/')}.py"}
 
 
 def test_importing_the_package_imports_neither_tensorflow_nor_orbax():

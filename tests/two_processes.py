@@ -1,6 +1,6 @@
 """One of several processes that train together: `python two_processes.py RANK COUNT PORT FOLDER [PLACE]`.
 
-Started by test_parallel.py, also alone (COUNT 1). Each has its part of eight fake devices, makes its share of each
+Started by test_data_parallel.py, also alone (COUNT 1). Each has its part of eight fake devices, makes its share of each
 global batch, takes five steps, and saves; process 0 then restores what was saved and writes it down. PLACE says where
 the images lie: "host" (else), "device" or "shards".
 """
@@ -20,28 +20,22 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402
 
-from segnet_jax.training.hosts import join  # noqa: E402
+from segnet_jax.distributed.hosts import join  # noqa: E402
 
 hosts = join(f"127.0.0.1:{port}", rank, count, heartbeat=30) if count > 1 else join("", -1, 0, heartbeat=30)
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from segnet_jax.inputs import training_input  # noqa: E402
+from segnet_jax.data.input_pipeline.cache import from_arrays  # noqa: E402
+from segnet_jax.data.input_pipeline.sampler import Sampler  # noqa: E402
+from segnet_jax.data.input_pipeline.tf_data import BatchShard  # noqa: E402
+from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_train_step, prefetch, replicate  # noqa: E402
 from segnet_jax.nn.preprocessing import TORCH  # noqa: E402
 from segnet_jax.nn.segnet import SegNet  # noqa: E402
-from segnet_jax.pipeline.decoded import from_arrays  # noqa: E402
-from segnet_jax.pipeline.host import Share  # noqa: E402
-from segnet_jax.pipeline.plan import Plan  # noqa: E402
 from segnet_jax.training.checkpoints import Checkpoints  # noqa: E402
+from segnet_jax.training.inputs import training_input  # noqa: E402
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd  # noqa: E402
-from segnet_jax.training.parallel import (  # noqa: E402
-    AXIS,
-    choose_devices,
-    parallel_train_step,
-    prefetch,
-    replicate,
-)
 from segnet_jax.training.state import create_state, init_variables  # noqa: E402
 from segnet_jax.training.steps import train_steps  # noqa: E402
 
@@ -54,9 +48,9 @@ model = SegNet(3, depth=1, width=0.125, sync_axis=AXIS)
 schedule = learning_rate_schedule("constant", peak=0.05, total_steps=5)
 optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
 state = replicate(create_state(init_variables(model, seed=0), optimizer, "float32"), devices)
-plan = Plan(num_samples=40, global_batch_size=16, seed=0, flip=True, shift=2)
-share = Share(devices.total, devices.first, len(devices.local), batch_size_per_device=2)
-source = training_input(place, from_arrays(images, labels), plan, share, 1, devices)
+sampler = Sampler(num_samples=40, global_batch_size=16, seed=0, flip=True, shift=2)
+share = BatchShard(devices.total, devices.first, len(devices.local), batch_size_per_device=2)
+source = training_input(place, from_arrays(images, labels), sampler, share, 1, devices)
 step = parallel_train_step(
     partial(
         train_steps,

@@ -15,13 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segnet_jax import assembly, runs
+from segnet_jax.config import files
 from segnet_jax.metrics.confusion import confusion_matrix
-from segnet_jax.network import restore
-from segnet_jax.nn.preprocessing import normalise
-from segnet_jax.reporting.saying import say
-from segnet_jax.results import by_statistics
-from segnet_jax.setting import open_data, start_devices
+from segnet_jax.nn.preprocessing import normalize
+from segnet_jax.runs import dataset
+from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.result import by_statistics
+from segnet_jax.system.console import say
+from segnet_jax.training import checkpoint_folders
+from segnet_jax.training.devices import start_devices
+from segnet_jax.training.restored import restore
 
 
 def main() -> None:
@@ -31,10 +34,10 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--json", required=True)
     given = parser.parse_args()
-    config = dataclasses.replace(runs.read_run(given.run), data=given.data, devices="1", batch_norm="running")
+    config = dataclasses.replace(files.read_run(given.run), data=given.data, devices="1", batch_norm="running")
     devices, precision = start_devices(config, say)
     restored = restore(given.run, config, "newest", devices, precision, say)
-    model, preprocessing = restored.model.clone(sync_axis=None), runs.preprocessing_of(restored.meta)
+    model, preprocessing = restored.model.clone(sync_axis=None), checkpoint_folders.preprocessing_of(restored.meta)
     without = model.clone(batch_norm_epsilon=0.0)
     ones = jax.tree_util.tree_map_with_path(
         lambda path, array: jnp.full_like(array, path[-1].key == "var"), restored.variables["batch_stats"]
@@ -42,15 +45,15 @@ def main() -> None:
 
     @jax.jit
     def label(variables, image):
-        image = normalise(image, preprocessing, model.dtype)
+        image = normalize(image, preprocessing, model.dtype)
         own, _ = model.apply(variables, image, train=True, mutable=["batch_stats"])
         none = without.apply(variables | {"batch_stats": ones}, image, train=False)
         return [jnp.argmax(logits, axis=-1).astype(jnp.uint8) for logits in (own, none)]
 
-    records = assembly.decode(open_data(config).splits["val"], config, "reading val images", say)
+    samples = dataset.decode(open_data(config).splits["val"], config, "reading val images", say)
     counts = {"own": 0, "none": 0}
-    for index in range(len(records)):
-        image, truth = records.read(index)
+    for index in range(len(samples)):
+        image, truth = samples.read(index)
         for name, prediction in zip(counts, label(restored.variables, image[None]), strict=True):
             counts[name] = counts[name] + np.asarray(confusion_matrix(truth[None], prediction, model.num_classes))
     with open(given.json, "w", encoding="utf-8") as file:

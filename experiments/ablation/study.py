@@ -114,7 +114,7 @@ def train_and_score(variant: str, seed: int, runs: pathlib.Path, data: str, core
         "scores": [*evaluate, "--batch-norm", "recompute", "--json"],
     }
     if "average" in STUDY["variants"][variant]:
-        commands["not_averaged"] = [*evaluate, "--no-averaged", "--json"]
+        commands["not_averaged"] = [*evaluate, "--no-ema", "--json"]
     rows = [row for table in STUDY["tables"].values() for row in table["rows"] if row["variant"] == variant]
     if any(row.get("batch_norm") in OTHERS for row in rows):
         commands["others"] = [HERE / "other_statistics.py", run, "--data", data, "--json"]

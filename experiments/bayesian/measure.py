@@ -20,14 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import segnet_jax
-from segnet_jax import assembly, runs
-from segnet_jax.files import atomic_write_json, plain
+from segnet_jax.config import files
+from segnet_jax.inference.sampling import MEASURES, image_keys, largest, measured, sample
 from segnet_jax.metrics.calibration import COVERAGES, accuracy_over_coverage, calibration, count_in_bins
 from segnet_jax.metrics.confusion import confusion_matrix, scores
 from segnet_jax.metrics.uncertainty import entropy, uncertainty
-from segnet_jax.prediction.sampling import MEASURES, image_keys, largest, measured, sample
-from segnet_jax.reporting.run_folder import commit, versions
-from segnet_jax.setting import open_data
+from segnet_jax.reporting.environment import commit, versions
+from segnet_jax.runs import dataset
+from segnet_jax.runs.dataset import open_data
+from segnet_jax.system.files import atomic_write_json, plain
 
 HERE = pathlib.Path(__file__).resolve().parent
 GROUPS = (1, 2, 4, 8, 16)
@@ -47,15 +48,15 @@ def main() -> None:
     given = parser.parse_args()
 
     network = segnet_jax.load(given.run, given.checkpoint)
-    config = dataclasses.replace(runs.read_run(given.run), data=given.data)
+    config = dataclasses.replace(files.read_run(given.run), data=given.data)
     split = open_data(config).splits["val"]
-    records = assembly.decode(split, config, "reading frames", print)
-    frames = sorted({round(place) for place in np.linspace(0, len(records) - 1, given.frames)})
+    samples = dataset.decode(split, config, "reading frames", print)
+    frames = sorted({round(place) for place in np.linspace(0, len(samples) - 1, given.frames)})
     look = jax.jit(partial(_look, network=network, num_samples=given.samples))
 
     total, variances, start = None, [], time.monotonic()
     for frame in frames:
-        image, label = records.read(frame)
+        image, label = samples.read(frame)
         counts, variance = look(network.variables, image[None], label[None], jnp.array([frame]))
         counts = jax.tree.map(lambda each: np.asarray(each, np.int64), counts)
         total = counts if total is None else jax.tree.map(np.add, total, counts)
@@ -72,7 +73,7 @@ def main() -> None:
         "versions": versions(),
         "config": {item: getattr(config, item) for item in ("network", "width", "image_size", "dropout")},
         "step": network.step,
-        "frames": f"{len(frames)} of {len(records)} val frames",
+        "frames": f"{len(frames)} of {len(samples)} val frames",
         "num_samples": given.samples,
         "variance_of_the_mean": {
             str(size): {"variance": value, "times_samples_by_that_of_one": value * size / variance[0]}

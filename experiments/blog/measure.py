@@ -17,12 +17,12 @@ import sys
 import tempfile
 from typing import Any
 
-from segnet_jax.command import run_command
-from segnet_jax.config import Config
-from segnet_jax.config_files import read_config
-from segnet_jax.datasets.frames import split_names
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_bytes, atomic_write_json, check_place
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_config
+from segnet_jax.data.camvid_frames import split_names
+from segnet_jax.system.command import run_command
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_bytes, atomic_write_json, check_place
 
 HERE = pathlib.Path(__file__).resolve().parent
 ARTICLE = {

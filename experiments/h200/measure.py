@@ -61,7 +61,7 @@ def cases(out: pathlib.Path, data: str, dry_run: bool) -> dict[str, list[str]]:
     for name, flags in {
         "input-host": ["--input", "host"],
         "input-device": ["--input", "device"],
-        "eight-steps-a-call": ["--input", "device", "--steps-per-call", "8"],
+        "eight-steps-a-call": ["--input", "device", "--steps-per-dispatch", "8"],
     }.items():
         found[name] = [*benchmark, "train", *common, "--precision", half, *flags, *json_of(name)]
     for precision in ("float32", "float16"):
@@ -92,9 +92,9 @@ def main() -> int:
         if time.monotonic() - start > 60 * given.minutes:
             print(f"{name}: left out, the time is up; the same command goes on with it", flush=True)
             continue
-        begun = time.monotonic()
+        init_ema = time.monotonic()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - init_ema
         told.append({"case": name, "seconds": seconds, "exit_code": done.returncode})
         print(f"{name}: {'done' if done.returncode == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
         if done.returncode:

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from segnet_jax import benchmark
-from segnet_jax.command import run_command
-from segnet_jax.errors import UserError
 from segnet_jax.nn import convolution
 from segnet_jax.nn.pooling import _larger, _to_even
+from segnet_jax.system.command import run_command
+from segnet_jax.system.errors import UserError
 
 
 class PlainBatchNormReLU(nn.Module):

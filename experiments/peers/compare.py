@@ -28,10 +28,10 @@ from problem import draw_problem
 from rich.console import Console
 from rich.table import Table
 
-from segnet_jax.command import run_command
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_json
-from segnet_jax.reporting.run_folder import commit, versions
+from segnet_jax.reporting.environment import commit, versions
+from segnet_jax.system.command import run_command
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FULL_SIZE = (360, 480)

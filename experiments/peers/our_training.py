@@ -6,14 +6,13 @@ import numpy as np
 from machine import Machine, Run
 from problem import LOSS_SCALE, Parameters, Problem
 
-from segnet_jax import assembly
-from segnet_jax.inputs import Input
+from segnet_jax.distributed.data_parallel import replicate
 from segnet_jax.nn.folding import fold_batch_norm
-from segnet_jax.nn.preprocessing import TORCH, normalise
-from segnet_jax.training.parallel import replicate
+from segnet_jax.nn.preprocessing import TORCH, normalize
+from segnet_jax.training import build, build_steps
+from segnet_jax.training.inputs import Input, as_sent
 from segnet_jax.training.precision import LossScale
 from segnet_jax.training.state import create_state
-from segnet_jax.training.steps import as_sent
 
 
 class OurTraining:
@@ -23,12 +22,12 @@ class OurTraining:
         devices = machine.devices
         self._machine = machine
         self._model = problem.model(machine)
-        optimizer, schedule = assembly.build_optimizer(problem.config, steps_per_epoch=1)
+        optimizer, schedule = build.build_optimizer(problem.config, steps_per_epoch=1)
         state = create_state(problem.variables, optimizer, machine.precision)
         if state.loss_scale is not None:
             state = state.replace(loss_scale=LossScale(jnp.float32(LOSS_SCALE), jnp.int32(0)))
         self._state = replicate(state, devices)
-        self._step = assembly.build_train_step(
+        self._step = build_steps.build_train_step(
             Input(lambda calls: iter(()), as_sent),
             devices,
             lambda text: None,
@@ -66,6 +65,6 @@ class OurTraining:
 
         @jax.jit
         def infer(variables, image):
-            return model.apply(variables, normalise(image, TORCH, model.dtype), train=False)
+            return model.apply(variables, normalize(image, TORCH, model.dtype), train=False)
 
         return self._machine.ours(infer, variables, self._image), np.asarray(infer(variables, self._image))

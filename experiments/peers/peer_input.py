@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import torch_loader
 from side_by_side import Checks, Comparison, take_turns
 
-from segnet_jax.datasets.camvid import tutorial
-from segnet_jax.datasets.choose import CAMVID_VARIABLE
-from segnet_jax.datasets.synthetic import street_scenes, write_tutorial_layout
-from segnet_jax.download import cache_folder
-from segnet_jax.pipeline import host
-from segnet_jax.pipeline.decoded import decoded
-from segnet_jax.pipeline.plan import Plan
+from segnet_jax.data.camvid.find_folder import CAMVID_VARIABLE
+from segnet_jax.data.input_pipeline import tf_data
+from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.input_pipeline.sampler import Sampler
+from segnet_jax.data.layouts.camvid import tutorial
+from segnet_jax.data.synthetic.street_scenes import street_scenes, write_tutorial_layout
+from segnet_jax.system.download import cache_folder
 
 NUM_CHECKED = 4  # batches
 OUR_TURNS_ARE_LONGER = 8  # times, for they are over sooner
@@ -40,12 +40,12 @@ def compare(
     Raises:
       UnequalError: if they do not compute the same.
     """
-    records = decoded(tutorial(folder).splits["train"], image_size, cache_folder())
-    plan = Plan(len(records), batch_size, seed=0, flip=True, shift=10)
-    steps = steps or plan.steps_per_epoch
-    ours = host.training_batches(records, plan, host.Share(1, 0, 1, batch_size), 1, range(10**9))
+    samples = decoded(tutorial(folder).splits["train"], image_size, cache_folder())
+    sampler = Sampler(len(samples), batch_size, seed=0, flip=True, shift=10)
+    steps = steps or sampler.steps_per_epoch
+    ours = tf_data.training_batches(samples, sampler, tf_data.BatchShard(1, 0, 1, batch_size), 1, range(10**9))
     dataset = torch_loader.CamVid(folder, image_size)
-    theirs = iter(torch_loader.loader(dataset, draws(plan), workers))
+    theirs = iter(torch_loader.loader(dataset, draws(sampler), workers))
     checks = Checks()
     for number in range(NUM_CHECKED):
         our, their = next(ours), next(theirs)
@@ -69,10 +69,10 @@ def take(batches: Iterator, steps: int) -> None:
         next(batches)
 
 
-def draws(plan: Plan) -> Iterator[list[torch_loader.Draw]]:
+def draws(sampler: Sampler) -> Iterator[list[torch_loader.Draw]]:
     """Our plan, step after step, as PyTorch's loader hands it to its workers."""
     for step in itertools.count():
-        draw = plan.batch(step)
+        draw = sampler.batch(step)
         columns = (draw.index, draw.flip, draw.shift_y, draw.shift_x)
         yield list(zip(*(column.tolist() for column in columns), strict=True))
 

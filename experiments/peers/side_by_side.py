@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from machine import Run
 
-from segnet_jax.measuring import Timing
+from segnet_jax.benchmarks.timing import Timing
 
 # --- equality ---
 

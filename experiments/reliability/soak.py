@@ -28,7 +28,7 @@ os.environ["XLA_FLAGS"] = with_fake_devices(8)
 
 from broken_runs import EIGHT, FIRST_KILLS, KILLS, Ended, Place, differences, draw_kill, saved  # noqa: E402
 
-from segnet_jax.reporting.run_folder import environment  # noqa: E402
+from segnet_jax.reporting.environment import environment  # noqa: E402
 
 KILLS_PER_RUN, EPOCHS = 25, 40
 PHASES = ["saving"] * 4 + ["evaluating"] * 2 + ["drawing"] * 2 + ["compiling", "training", "starting"]

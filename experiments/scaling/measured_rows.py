@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from communication import OURS, OVERLAPS, Machine, step_seconds
 
-from segnet_jax.errors import UserError
+from segnet_jax.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from scaling_figures import draw_measured, draw_predictions
 
-from segnet_jax.command import run_command
-from segnet_jax.files import atomic_write_bytes, atomic_write_text, check_place
+from segnet_jax.system.command import run_command
+from segnet_jax.system.files import atomic_write_bytes, atomic_write_text, check_place
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,8 +5,8 @@ import importlib.util
 from types import ModuleType
 from typing import Literal
 
-from segnet_jax.errors import UserError
 from segnet_jax.exporting import onnx, safetensors, saved_model, stablehlo
+from segnet_jax.system.errors import UserError
 
 Format = Literal["stablehlo", "onnx", "safetensors", "saved-model"]
 

@@ -5,10 +5,9 @@ import pathlib
 import jax
 import numpy as np
 
-from segnet_jax.errors import UserError
 from segnet_jax.exporting.parity import Label
-from segnet_jax.exporting.stablehlo import PLATFORMS
-from segnet_jax.exporting.subject import Subject
+from segnet_jax.exporting.subject import PLATFORMS, Subject
+from segnet_jax.system.errors import UserError
 
 
 def write(subject: Subject, path: pathlib.Path) -> None:

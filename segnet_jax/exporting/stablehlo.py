@@ -8,9 +8,7 @@ import numpy as np
 from jax import export
 
 from segnet_jax.exporting.parity import Label
-from segnet_jax.exporting.subject import Subject
-
-PLATFORMS = ("cpu", "cuda", "tpu")
+from segnet_jax.exporting.subject import PLATFORMS, Subject
 
 
 def write(subject: Subject, path: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segnet_jax.exporting.parity import Label
-from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 
 
@@ -65,7 +65,7 @@ class Subject:
 
     def label_by(self, model: SegNet, variables: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Likewise by a network of another form, folded or not, with weights from outside."""
-        logits = model.apply(variables, normalise(images, self.preprocessing), train=False)
+        logits = model.apply(variables, normalize(images, self.preprocessing), train=False)
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8), logits
 
     def jitted(self, model: SegNet, variables: dict[str, Any]) -> Label:
@@ -75,3 +75,6 @@ class Subject:
         """
         call, variables = jax.jit(partial(self.label_by, model)), jax.device_put(variables)
         return lambda images: tuple(map(np.asarray, call(variables, images)))
+
+
+PLATFORMS = ("cpu", "cuda", "tpu")

@@ -144,3 +144,8 @@ def scores(confusion: np.ndarray) -> Scores:
         accuracy=accuracy,
         pixels=known,
     )
+
+
+def selection_score(scored: dict, best_metric: str = "miou") -> float:
+    """The score by which checkpoints are compared, of what a checkpoint's JSON says of a scored step."""
+    return getattr(scores(np.array(scored["confusion"])), best_metric)

@@ -2,8 +2,8 @@
 
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.pooling import max_pool_with_code, unpool
-from segnet_jax.nn.preprocessing import Preprocessing, normalise
+from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.nn.segnet_basic import SegNetBasic
 
-__all__ = ["Preprocessing", "SegNet", "SegNetBasic", "fold_batch_norm", "max_pool_with_code", "normalise", "unpool"]
+__all__ = ["Preprocessing", "SegNet", "SegNetBasic", "fold_batch_norm", "max_pool_with_code", "normalize", "unpool"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from segnet_jax.nn import winograd
+from segnet_jax.nn.cpu import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _BLOCK_PIXELS = 1920

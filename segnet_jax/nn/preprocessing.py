@@ -30,7 +30,7 @@ RAW = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 PREPROCESSINGS = {"torch": TORCH, "caffe": CAFFE, "raw": RAW}
 
 
-def normalise(image: jax.Array, preprocessing: Preprocessing, dtype=jnp.float32) -> jax.Array:
+def normalize(image: jax.Array, preprocessing: Preprocessing, dtype=jnp.float32) -> jax.Array:
     """Subtracts the mean and divides by the standard deviation, in float32.
 
     Args:

@@ -120,7 +120,7 @@ class SegNet(nn.Module):
         x = Convolution(channels, use_bias=self.conv_bias or self.folded, name=name, **form)(x)
         if self.folded:
             return nn.relu(x) if relu else x
-        normalise = BatchNormReLU(
+        normalize = BatchNormReLU(
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
             axis_name=self.sync_axis if train else None,
@@ -128,7 +128,7 @@ class SegNet(nn.Module):
             first_bias=self.batch_norm_bias,
             name=f"{name}_bn",
         )
-        return normalise(x, train=train)
+        return normalize(x, train=train)
 
     def down(self, x: jax.Array, pooled: list[Pooled]) -> jax.Array:
         """Pools, and notes what the decoder needs."""

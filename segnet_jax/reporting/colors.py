@@ -3,7 +3,7 @@
 import numpy as np
 
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.data.labels.classes import ClassTable
 
 
 def colorize(label: np.ndarray, classes: ClassTable) -> np.ndarray:

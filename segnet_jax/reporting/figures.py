@@ -7,16 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from segnet_jax.constants import VOID
-from segnet_jax.datasets.labels import ClassTable
-from segnet_jax.files import atomic_write_bytes
+from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.colors import colorize, overlay
 from segnet_jax.reporting.overlay import rgb_png
-from segnet_jax.reporting.tables import percent
+from segnet_jax.reporting.tables import SPLIT_WORDS, percent
+from segnet_jax.system.files import atomic_write_bytes
 
 _MAX_IMAGES, _COLUMNS = 8, 4  # of a batch
-SPLIT_WORDS = {"train": "Training", "val": "Validation", "test": "Test"}
 _RIGHT, _WRONG, _UNKNOWN = (236, 236, 236), (214, 39, 40), (150, 150, 150)
 
 

@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-from segnet_jax.errors import UserError
-from segnet_jax.files import atomic_write_bytes, plain
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_bytes, plain
 
 FILE_NAME = "metrics.jsonl"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.colors import overlay
 

@@ -1,5 +1,6 @@
-"""How long the rest of a training will take."""
+"""How long the rest of a training will take, and durations in words."""
 
+import math
 from collections import deque
 
 _WINDOW_SECONDS = 60.0
@@ -54,3 +55,12 @@ class Pace:
         first_step, first_seconds = self._samples[0]
         per_step = (self._stepping - first_seconds) / (self._step - first_step)
         return steps * (per_step + self._aside_per_step)
+
+
+def duration(seconds: float | None) -> str:
+    """Writes 3725 seconds as "1:02:05", 65 as "1:05", and what is not known as "-:--"."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-:--"
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"

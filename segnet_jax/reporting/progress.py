@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from segnet_jax.metrics.confusion import Scores
-from segnet_jax.reporting.pace import Pace
+from segnet_jax.reporting.pace import Pace, duration
 from segnet_jax.reporting.tables import percent
 
 
@@ -172,15 +172,6 @@ class Progress:
     def _times(self) -> list[str]:
         left = self._pace.seconds_left(self._total_steps - self._step)
         return [f"left {duration(left)}", f"elapsed {duration(self._clock() - self._start)}"]
-
-
-def duration(seconds: float | None) -> str:
-    """Writes 3725 seconds as "1:02:05", 65 as "1:05", and what is not known as "-:--"."""
-    if seconds is None or not math.isfinite(seconds):
-        return "-:--"
-    minutes, second = divmod(max(0, round(seconds)), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
 def _short(loss: float) -> str:

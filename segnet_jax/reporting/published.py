@@ -97,7 +97,7 @@ class Ours:
       name: of the runs.
       seeds: of each run.
       protocol: the recipe's name, or "custom".
-      data_set: such as "camvid-tutorial".
+      dataset: such as "camvid-tutorial".
       split: that was scored.
       num_images: that were scored.
       train_images: trained on; None where that is not known.
@@ -111,7 +111,7 @@ class Ours:
     name: str
     seeds: tuple[int, ...]
     protocol: str
-    data_set: str
+    dataset: str
     split: str
     num_images: int | None
     train_images: int | None
@@ -127,7 +127,7 @@ class Ours:
         low, high = self.interval.get("miou", (None, None))
         spread = f", 95 % over images {percent(low)} to {percent(high)}" if low is not None else ", no interval"
         count = f"mean of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "1 seed"
-        scored = f"{self.num_images or 'an unknown number of'} {self.split} images of {self.data_set}"
+        scored = f"{self.num_images or 'an unknown number of'} {self.split} images of {self.dataset}"
         return f"{self.name}: mIoU {percent(self.scores.get('miou'))} ({count}{spread}) on {scored}"
 
 
@@ -144,8 +144,8 @@ def disagreements(row: Row, ours: Ours) -> dict[str, str]:
         reasons["split"] = f"its data are {row.data}"
     elif row.split == "not stated":
         reasons["split"] = "its split is not stated"
-    elif f"camvid-{row.split}" != ours.data_set:
-        reasons["split"] = f"its split is {row.split}, ours {ours.data_set}"
+    elif f"camvid-{row.split}" != ours.dataset:
+        reasons["split"] = f"its split is {row.split}, ours {ours.dataset}"
     if row.train_images is None:
         reasons["images"] = "its number of training images is not stated"
     elif row.train_images != ours.train_images:

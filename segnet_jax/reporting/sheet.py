@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from segnet_jax.datasets.labels import Color
+from segnet_jax.data.labels.classes import Color
 
 MIN_WIDTH = 640  # pixels, so that a title and a colour key have room over a single small picture
 _MIN_PANEL, _MAX_PANEL = 240, 480  # pixels of width

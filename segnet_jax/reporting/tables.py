@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segnet_jax.datasets.labels import ClassTable
+from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.bootstrap import Interval
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import Scores
@@ -106,3 +106,6 @@ def percent(fraction: float | None) -> str:
 
 def _number(fraction: float) -> str:
     return f"{100 * fraction:.2f}" if math.isfinite(fraction) else "-"
+
+
+SPLIT_WORDS = {"train": "Training", "val": "Validation", "test": "Test"}

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segnet_jax.files import atomic_write_bytes
-from segnet_jax.reporting.figures import SPLIT_WORDS
-from segnet_jax.reporting.progress import duration
-from segnet_jax.reporting.tables import percent
+from segnet_jax.reporting.pace import duration
+from segnet_jax.reporting.tables import SPLIT_WORDS, percent
+from segnet_jax.system.files import atomic_write_bytes
 
 _BLUE, _PALE_BLUE = "#0a6ebd", "#a9d0ee"
 _ORANGE, _PALE_ORANGE = "#d1520f", "#f7c6a8"

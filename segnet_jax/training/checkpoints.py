@@ -23,11 +23,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from segnet_jax.endings import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
-from segnet_jax.files import atomic_write_json
-from segnet_jax.training.parallel import Devices, replicate
-from segnet_jax.training.sealing import Damaged, link_files, read_manifest, seal, verify
-from segnet_jax.training.shelf import META, Shelf, Which
+from segnet_jax.distributed.data_parallel import Devices, replicate
+from segnet_jax.system.errors import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
+from segnet_jax.system.files import atomic_write_json
+from segnet_jax.training.checkpoint_folders import META, CheckpointFolders, Which
+from segnet_jax.training.manifest import Damaged, link_files, read_manifest, seal, verify
 from segnet_jax.training.state import TrainState, are_same, num_bytes_of, sum_of_state
 
 _STATE = "state"
@@ -59,7 +59,7 @@ class Checkpoints:
     ):
         _hush_orbax()
         self._root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
-        self.shelf = Shelf(self._root, keep, say)
+        self.shelf = CheckpointFolders(self._root, keep, say)
         self._devices, self._share = devices, share
         self._writer = _writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
@@ -277,7 +277,7 @@ class Checkpoints:
 def _as_kept(state: TrainState) -> dict[str, Any]:
     """The state as Orbax gets it, by names: without a part that is not there, which older checkpoints do not name."""
     named = {item.name: getattr(state, item.name) for item in dataclasses.fields(state)}
-    return {name: part for name, part in named.items() if name != "average" or part is not None}
+    return {name: part for name, part in named.items() if name != "ema" or part is not None}
 
 
 def _writer() -> ocp.AsyncCheckpointer:

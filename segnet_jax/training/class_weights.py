@@ -3,7 +3,17 @@
 A weight is median(frequency) / frequency (Eigen & Fergus 2015, arXiv 1411.4734); the rules differ in the frequency.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+
+from segnet_jax.config.fields import Config
+from segnet_jax.data.camvid.find_folder import open_full_size_counts
+from segnet_jax.data.dataset import Dataset, Split
+from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_split
+from segnet_jax.system.console import bar
+from segnet_jax.system.download import cache_folder
+from segnet_jax.system.errors import UserError
 
 CAFFE_CAMVID = (*(0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614),)
 """The eleven numbers printed in SegNet-Tutorial's prototxts. SignSymbol's 9.6446 does not follow from the published
@@ -46,3 +56,49 @@ def _median_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
     weights = np.zeros(pixels.shape, np.float32)
     weights[seen] = np.median(frequency) / frequency
     return weights
+
+
+def load_class_weights(config: Config, dataset: Dataset, say: Callable[[str], None]) -> np.ndarray:
+    """The weight of each class in the loss, float32 [C], by the config's rule; counts labels where that needs it."""
+    num_classes = len(dataset.classes)
+    if config.class_weights == "none":
+        return np.ones(num_classes, np.float32)
+    if config.class_weights == "caffe":
+        if num_classes != len(CAFFE_CAMVID):
+            raise UserError(f"--class-weights caffe is for CamVid's 11 classes, {config.data} has {num_classes}")
+        say(
+            "warning: --class-weights caffe: the published SignSymbol weight, 9.6446, does not follow from the labels, "
+            "which give 3.85"
+        )
+        return np.array(CAFFE_CAMVID, np.float32)
+    if config.class_weights == "matlab":
+        counts = _count_everything(config, dataset, say)
+    else:
+        counts = _count(dataset.splits["train"], num_classes)
+    if config.class_weights == "auto-global":
+        return global_frequency_weights(counts.pixels, counts.total)
+    return present_frequency_weights(counts.pixels, counts.image_pixels)
+
+
+def _count(split: Split, num_classes: int) -> LabelCounts:
+    with bar("counting labels", len(split)) as advance:
+        return count_split(split, num_classes, cache_folder(), advance)
+
+
+def _count_everything(config: Config, dataset: Dataset, say: Callable[[str], None]) -> LabelCounts:
+    """Counts all splits, at full size where the data set still knows it: what MATLAB's example does, test included."""
+    num_classes = len(dataset.classes)
+    full_size = open_full_size_counts(config.data)
+    if full_size is None:
+        say(f"class weights are counted on {', '.join(dataset.splits)} at the size on disk")
+        return sum(
+            (_count(split, num_classes) for split in dataset.splits.values()),
+            start=LabelCounts.zero(num_classes),
+        )
+    pixels = np.stack(list(full_size.values()))  # [frames, classes and void]
+    sizes = pixels.sum(axis=1, keepdims=True)
+    present = pixels[:, :num_classes] > 0
+    known = pixels[:, :num_classes]
+    return LabelCounts(
+        known.sum(axis=0), (present * sizes).sum(axis=0), int(sizes.sum()), int((known.sum(axis=1) == 0).sum())
+    )

@@ -1,12 +1,24 @@
-"""Scoring a whole split: every image once, counted in integers."""
+"""Scoring a whole split: every image once, counted in integers; boundary F1 beside it.
+
+For boundary F1 the devices count by distance, and the host pairs boundaries one to one beside them.
+"""
 
 import math
+import signal
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import jax
+import loky
 import numpy as np
+
+from segnet_jax.data.input_pipeline.cache import CachedSplit
+from segnet_jax.distributed.data_parallel import sum_over_processes
+from segnet_jax.metrics.boundary import BoundaryF1, boundary_f1
+from segnet_jax.metrics.matching import count_pairs
 
 MOST_CELLS = 2**24
 """Of the confusion matrices of all images: up to here, 64 MB, each is kept, which 138,000 images of 11 classes have."""
@@ -115,3 +127,51 @@ def evaluate(
 def _by_index(index: np.ndarray, values: np.ndarray) -> dict[int, np.ndarray]:
     """Record -> its part of values [D,B,...], where a batch has one and no padding."""
     return {int(index[place]): values[place] for place in zip(*np.nonzero(index >= 0), strict=True)}
+
+
+def evaluate_boundaries(
+    evaluate: Callable[..., Evaluation | None], samples: CachedSplit, num_classes: int
+) -> tuple[Evaluation, BoundaryF1] | None:
+    """Evaluates, and pairs the boundaries of each prediction with those of its label; every process calls it.
+
+    Args:
+      evaluate: (on_prediction) -> what was found of the records; None if it was stopped.
+      samples: of the split.
+      num_classes: C.
+
+    Returns:
+      What was found, and boundary F1; None if it was stopped.
+    """
+    pairs = np.zeros((len(samples), num_classes), np.int32)
+    waiting = deque()
+
+    def look(index: int, prediction: np.ndarray) -> None:
+        waiting.append((index, pool.submit(count_pairs, samples.read(index)[1], prediction, num_classes)))
+        if len(waiting) > 4 * num_workers:  # predictions wait in memory
+            take()
+
+    def take() -> None:
+        index, counting = waiting.popleft()
+        pairs[index] = counting.result()
+
+    num_workers = min(loky.cpu_count(), 16)
+    with _pool(num_workers, len(samples) * math.prod(samples.image_size)) as pool:
+        found = evaluate(on_prediction=look)
+        if found is None:
+            for _, counting in waiting:
+                counting.cancel()
+            return None
+        while waiting:
+            take()
+    return found, boundary_f1(found.boundaries, sum_over_processes(pairs))
+
+
+def _pool(num_workers: int, num_pixels: int) -> Executor:
+    """What the pairing runs on: threads, or processes where it takes longer than these take to start.
+
+    Threads do not help each other much: scipy's flow, which is most of the pairing, holds the interpreter.
+    """
+    if num_pixels <= 50 * 360 * 480:
+        return ThreadPoolExecutor(num_workers, "boundaries")
+    ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # it is for the one who asked
+    return loky.ProcessPoolExecutor(num_workers, initializer=ignore_interrupt)

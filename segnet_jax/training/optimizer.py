@@ -50,7 +50,7 @@ def sgd(
     momentum: float,
     weight_decay: float,
     decay_scale: bool = False,
-    bias_rate: float = 1.0,
+    bias_lr_mult: float = 1.0,
 ) -> optax.GradientTransformation:
     """SGD with momentum; L2 pulls on convolution kernels, never on biases nor on BatchNorm's shift.
 
@@ -59,16 +59,16 @@ def sgd(
       momentum: share of the last update that goes on.
       weight_decay: times the parameter is added to its gradient.
       decay_scale: L2 pulls on BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
-      bias_rate: factor on the learning rate of the convolutions' biases; there 2.
+      bias_lr_mult: factor on the learning rate of the convolutions' biases; there 2.
     """
     decayed = {"kernel", "scale"} if decay_scale else {"kernel"}
     steps = [
         optax.add_decayed_weights(weight_decay, mask=partial(_where, lambda path: path[-1] in decayed)),
         optax.sgd(learning_rate, momentum=momentum),
     ]
-    if bias_rate != 1:
+    if bias_lr_mult != 1:
         biases = partial(_where, lambda path: path[-1] == "bias" and not path[-2].endswith("_bn"))
-        steps.append(optax.masked(optax.scale(bias_rate), biases))
+        steps.append(optax.masked(optax.scale(bias_lr_mult), biases))
     return optax.chain(*steps)
 
 

@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from segnet_jax.training.averaging import begun
+from segnet_jax.training.ema import init_ema
 from segnet_jax.training.precision import LossScale, all_finite
 
 
@@ -27,7 +27,7 @@ class TrainState(struct.PyTreeNode):
       batch_stats: float32 tree of BatchNorm's running means and variances.
       opt_state: the optimiser's, momentum above all.
       loss_scale: for float16, else None.
-      average: of "params" and "batch_stats" over the steps, None where none is kept.
+      ema: of "params" and "batch_stats" over the steps, None where none is kept.
     """
 
     step: jax.Array
@@ -37,12 +37,12 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Any
     opt_state: optax.OptState
     loss_scale: LossScale | None
-    average: Any = None
+    ema: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
         """The network's variables as Flax wants them, such as are scored and used: the average where there is one."""
-        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
+        return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
@@ -72,14 +72,14 @@ def is_finite(state: TrainState) -> jax.Array:
     return state.finite & all_finite((state.params, state.batch_stats, state.opt_state))
 
 
-def revived(state: TrainState) -> TrainState:
+def clear_non_finite(state: TrainState) -> TrainState:
     """The state that a step which was not finite has left, ready to be saved and gone on from."""
     finite = jax.device_put(np.bool_(True), state.finite.sharding)
     return state.replace(finite=finite)
 
 
 def create_state(
-    variables: dict[str, Any], optimizer: optax.GradientTransformation, precision: str, has_average: bool = False
+    variables: dict[str, Any], optimizer: optax.GradientTransformation, precision: str, has_ema: bool = False
 ) -> TrainState:
     """The state before the first step."""
     return TrainState(
@@ -90,7 +90,7 @@ def create_state(
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
         loss_scale=LossScale.create() if precision == "float16" else None,
-        average=begun(variables) if has_average else None,
+        ema=init_ema(variables) if has_ema else None,
     )
 
 

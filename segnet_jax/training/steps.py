@@ -14,22 +14,15 @@ import optax
 from flax import linen as nn
 from jax import lax
 
+from segnet_jax.distributed.data_parallel import AXIS
 from segnet_jax.metrics.boundary import boundary_counts
 from segnet_jax.metrics.confusion import confusion_matrices
-from segnet_jax.nn.preprocessing import Preprocessing, normalise
-from segnet_jax.training.averaging import averaged
+from segnet_jax.nn.preprocessing import Preprocessing, normalize
+from segnet_jax.training.ema import update_ema
+from segnet_jax.training.inputs import MakeBatch
 from segnet_jax.training.losses import cross_entropy_sum, num_right, num_valid
-from segnet_jax.training.parallel import AXIS
 from segnet_jax.training.precision import all_finite
 from segnet_jax.training.state import TrainState
-
-MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
-"""(inputs, store) -> batch, inside the step: from what the host sends and what stays on the devices."""
-
-
-def as_sent(inputs: dict[str, jax.Array], _store: Any) -> dict[str, jax.Array]:
-    """The batch where the host sends it whole."""
-    return inputs
 
 
 def train_steps(
@@ -66,7 +59,7 @@ def train_step(
     preprocessing: Preprocessing,
     half_gradients: bool = False,
     seed: int = 0,
-    average: float = 0.0,
+    ema_decay: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimiser step.
 
@@ -81,7 +74,7 @@ def train_step(
       half_gradients: sum the gradients over devices in 16 bits: half the bytes on the wire, seven bits of mantissa, or
         ten in float16.
       seed: of dropout's random numbers, which an image gets by its place in the global batch, on whatever device.
-      average: share of the old average of the variables that is kept, where the state has one.
+      ema_decay: share of the old average of the variables that is kept, where the state has one.
 
     Returns:
       The next state, and scalars: "loss", "accuracy" (share of labelled pixels), "learning_rate", "skipped", the number
@@ -99,7 +92,7 @@ def train_step(
     def loss_fn(params, batch_stats, image, label, keys=None):
         logits, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            normalise(image, preprocessing, model.dtype),
+            normalize(image, preprocessing, model.dtype),
             train=True,
             keys=keys,
             mutable=["batch_stats"],
@@ -132,9 +125,9 @@ def train_step(
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state, batch_stats=batch_stats)
-    if state.average is not None:
+    if state.ema is not None:
         variables = {"params": new.params, "batch_stats": batch_stats}
-        new = new.replace(average=averaged(state.average, variables, average, state.step - state.skipped))
+        new = new.replace(ema=update_ema(state.ema, variables, ema_decay, state.step - state.skipped))
     new, measures = _guarded(state, new, all_finite((loss, grads, batch_stats)))
     return new, {
         "loss": loss / total,
@@ -144,9 +137,9 @@ def train_step(
     }
 
 
-def _keys(seed: int, step: jax.Array, accumulate: int, batch_size: int) -> jax.Array:
-    """Random keys of this device's images in a step, [A,B], by their places in the global batch (`host.Share`)."""
-    batch, place = jnp.arange(accumulate)[:, None], jnp.arange(batch_size)[None]
+def _keys(seed: int, step: jax.Array, grad_accum_steps: int, batch_size: int) -> jax.Array:
+    """Random keys of this device's images in a step, [A,B], by their places in the global batch (`tf_data.Share`)."""
+    batch, place = jnp.arange(grad_accum_steps)[:, None], jnp.arange(batch_size)[None]
     device = batch * lax.axis_size(AXIS) + lax.axis_index(AXIS)
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(jax.vmap(partial(jax.random.fold_in, key)))(device * batch_size + place)
@@ -218,7 +211,7 @@ def eval_step(
       device's images its "prediction", uint8 [B,H,W].
     """
     batch = lax.optimization_barrier(make_batch(inputs, store))
-    logits = model.apply(variables, normalise(batch["image"], preprocessing, model.dtype), train=False)
+    logits = model.apply(variables, normalize(batch["image"], preprocessing, model.dtype), train=False)
     prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
     loss = cross_entropy_sum(logits, batch["label"], class_weights)
     confusions = confusion_matrices(batch["label"], prediction, model.num_classes)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segnet_jax.errors import UserError, listed
+from segnet_jax.system.errors import UserError, listed
 from segnet_jax.weights.vgg import VGG, BatchNormWeights, ConvWeights
 
 Tree = dict[str, dict]

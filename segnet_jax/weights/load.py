@@ -7,14 +7,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from segnet_jax.download import is_web_page
-from segnet_jax.errors import UserError
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.weights import caffe, caffe_segnet, keras, npz, safetensors, torch
-from segnet_jax.weights.caffe_segnet import CaffeSegNet
-from segnet_jax.weights.pickled import CodeInside
+from segnet_jax.system.download import is_web_page
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.zips import check_zip
+from segnet_jax.weights.containers.pickled import CodeInside
+from segnet_jax.weights.formats import caffe, caffe_segnet, keras, npz, safetensors, torch
+from segnet_jax.weights.formats.caffe_segnet import CaffeSegNet
 from segnet_jax.weights.vgg import VGG
-from segnet_jax.zips import check_zip
 
 FORMATS = "torch .pth, .safetensors, Keras .h5, .npz, .caffemodel"
 _MOST_BYTES = 2_000_000_000  # a VGG-19 with its classifier takes 575 million, in float64 twice as many

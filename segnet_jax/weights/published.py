@@ -8,8 +8,8 @@ is published, and they come by an unprotected address; the first file's sum is k
 from collections.abc import Callable
 from pathlib import Path
 
-from segnet_jax.download import Resource, cache_folder, fetch
-from segnet_jax.errors import UserError
+from segnet_jax.system.download import Resource, cache_folder, fetch
+from segnet_jax.system.errors import UserError
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _KERAS_FIRST = "https://github.com/fchollet/deep-learning-models/releases/download/v0.1"

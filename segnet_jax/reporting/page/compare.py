@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segnet_jax.config import differences
+from segnet_jax.config.fields import differences
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.record import Record

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config_files import recipe_differences
-from segnet_jax.datasets.labels import CAMVID
-from segnet_jax.errors import UserError
+from segnet_jax.config.files import recipe_differences
+from segnet_jax.data.labels.classes import CAMVID
+from segnet_jax.reporting.pace import duration
 from segnet_jax.reporting.page.record import Record, number, text, whole
-from segnet_jax.reporting.progress import duration
 from segnet_jax.reporting.tables import percent
+from segnet_jax.system.errors import UserError
 
 _MOST_CHANGES = 200  # settings that a page lists
 
@@ -61,7 +61,7 @@ def status(record: Record) -> tuple[str, str]:
 
 def split_notes(record: Record) -> list[str]:
     """What the scores can bear, said honestly."""
-    data_set, split = record.about.get("data_set"), record.result.get("split") or record.about.get("split") or "val"
+    dataset, split = record.about.get("dataset"), record.result.get("split") or record.about.get("split") or "val"
     notes = []
     if not record.val and not record.result:
         return []
@@ -69,19 +69,19 @@ def split_notes(record: Record) -> list[str]:
         notes.append("Nothing was selected by these images: the score is that of the last step.")
     else:
         notes.append("The checkpoint was chosen by the same images that it is scored on, so the score flatters.")
-    if data_set == "synthetic" or record.config is not None and record.config.data == "synthetic":
+    if dataset == "synthetic" or record.config is not None and record.config.data == "synthetic":
         return [
             *notes,
             "These are rendered scenes: the score shows that the network learns, and nothing about real roads.",
         ]
-    if data_set == "camvid-tutorial" and split == "val":
+    if dataset == "camvid-tutorial" and split == "val":
         notes.append(
             "CamVid's validation images are one clip of 6.7 seconds, cut out of a training drive. Others report 12 to "
             "19 points less mIoU on the test images for the same network: score those before you quote a number."
         )
-    elif data_set == "camvid-tutorial":
+    elif dataset == "camvid-tutorial":
         notes.append("73 % of CamVid's test frames are of a drive, at dusk, that never occurs in training.")
-    elif data_set == "camvid-matlab":
+    elif dataset == "camvid-matlab":
         notes.append(
             "This split was drawn at random from the frames of a few drives: neighbours in time, two video frames "
             "apart, are on both sides. Expect clearly higher numbers than with the tutorial's split; the two do not "
@@ -89,7 +89,7 @@ def split_notes(record: Record) -> list[str]:
         )
     elif record.config is not None and record.config.split_rule == "leave-out":
         notes.append("No image of the scored sequence was trained on.")
-    elif record.classes != CAMVID.names or data_set:
+    elif record.classes != CAMVID.names or dataset:
         notes.append(
             "Where video neighbours, or pictures of one place, are both trained on and scored, a score flatters: make "
             "sure that the split keeps them together."
@@ -155,7 +155,7 @@ def facts(record: Record) -> dict[str, dict[str, str]]:
         "Recipe": {
             "Protocol": protocol(record),
             "Differences from it": f"{len(changed_settings(record)[1])}, listed below",
-            "Data": text(record.result.get("data_set") or record.about.get("data_set") or "", 60),
+            "Data": text(record.result.get("dataset") or record.about.get("dataset") or "", 60),
         },
         "Machine": {
             "Devices": ", ".join(kinds),

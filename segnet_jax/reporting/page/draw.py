@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segnet_jax.files import atomic_write_text
 from segnet_jax.reporting.page import classes, content
 from segnet_jax.reporting.page.charts import HEIGHT, WIDTH, comparing_charts, training_charts
 from segnet_jax.reporting.page.compare import comparison
 from segnet_jax.reporting.page.record import Record, read_record, whole, worst_listed, worst_pictures
 from segnet_jax.reporting.page.uncertainty import uncertainty_told
 from segnet_jax.reporting.published import verdict
+from segnet_jax.system.files import atomic_write_text
 
 REPORT_FILE, CONFUSION_FILE = "report.html", "confusion.csv"
 MARK = '<meta name="generator" content="segnet_jax">'

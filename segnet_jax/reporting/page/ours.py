@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import differences
+from segnet_jax.config.fields import differences
 from segnet_jax.metrics.bootstrap import Interval, intervals
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.reporting.kept import Images, images_path, read_images
+from segnet_jax.reporting.evaluations import Images, images_path, read_images
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.record import Record, number, text, whole
 from segnet_jax.reporting.published import SCORES, Ours
@@ -46,9 +46,9 @@ class Scored:
         split = text(self.told.get("split") or about.get("split") or "val", 20)
         counts = about.get("num_images") if isinstance(about.get("num_images"), dict) else {}
         num_images = whole(self.told.get("num_images")) or whole(counts.get(split))
-        data_set = text(self.told.get("data_set") or about.get("data_set") or "unknown data", 60)
+        dataset = text(self.told.get("dataset") or about.get("dataset") or "unknown data", 60)
         return (
-            data_set,
+            dataset,
             split,
             num_images,
             whole(counts.get("train")),
@@ -110,14 +110,14 @@ def _differ_by_seed_alone(one: Scored, other: Scored) -> bool:
 
 def _result(group: Sequence[Scored]) -> Ours:
     config = group[0].record.config
-    data_set, split, num_images, train_images, _ = group[0].place
+    dataset, split, num_images, train_images, _ = group[0].place
     names = set.intersection(*(set(each.scores) for each in group))
     each = {name: [scored.scores[name] for scored in group] for name in SCORES if name in names}
     return Ours(
         name=", ".join(scored.record.name for scored in group),
         seeds=tuple(scored.record.config.seed if scored.record.config else 0 for scored in group),
         protocol=content.protocol(group[0].record),
-        data_set=data_set,
+        dataset=dataset,
         split=split,
         num_images=num_images,
         train_images=train_images,

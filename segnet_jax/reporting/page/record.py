@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config import Config
-from segnet_jax.config_files import read_whole_config
-from segnet_jax.errors import UserError, shown
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_whole_config
 from segnet_jax.metrics.confusion import Scores, scores
-from segnet_jax.reporting.kept import FOLDER, RECORDS_FILE, UNCERTAINTY_FILE, WORST_FILE
+from segnet_jax.reporting.evaluations import FOLDER, RECORDS_FILE, UNCERTAINTY_FILE, WORST_FILE
 from segnet_jax.reporting.metrics_log import FILE_NAME, read_metrics
+from segnet_jax.system.errors import UserError, shown
 
 _MOST_BYTES = 64 * 2**20  # of a file that is read whole
 _MOST_STEPS = 8  # whose pictures a page holds
 _MOST_CLASSES = 255
-_ABOUT = ("data_set", "split", "num_images", "fingerprints")
+_ABOUT = ("dataset", "split", "num_images", "fingerprints")
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,7 @@ def _read_classes(record: Record) -> None:
     )
     if is_whole:
         record.classes, record.colors = tuple(map(text, names)), tuple(map(tuple, colors))
-        record.about = {
-            name: told[name] for name in ("data_set", "split", "num_images", "fingerprints") if name in told
-        }
+        record.about = {name: told[name] for name in ("dataset", "split", "num_images", "fingerprints") if name in told}
         record.records = [_pictures(each, ("image", "label")) for each in _dicts(told.get("records"))]
         return
     if told:

@@ -1,0 +1,1 @@
+"""Throughput, timing, rooflines, and portability."""

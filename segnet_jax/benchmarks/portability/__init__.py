@@ -1,0 +1,1 @@
+"""The steps lowered for other platforms, and one checkpoint on several machines."""

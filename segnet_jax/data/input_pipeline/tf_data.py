@@ -1,0 +1,142 @@
+"""The host's input path: tf.data assembles each step's batch by the plan and keeps some ready.
+
+A batch is {"image": uint8 [L,A,B,H,W,3], "label": uint8 [L,A,B,H,W]}: L local devices, A accumulated batches (absent in
+evaluation), B images a device. Each process makes its own devices' share of the global batch and nothing else. As many
+batches are kept as there are threads that make them, one for each CPU up to 16, and two more.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import loky
+import numpy as np
+
+from segnet_jax.constants import VOID
+from segnet_jax.data.input_pipeline.augment import augment, recolor, resample
+from segnet_jax.data.input_pipeline.cache import CachedSplit
+from segnet_jax.data.input_pipeline.sampler import Sampler
+from segnet_jax.system.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+_MOST_THREADS = 16
+"""Each of them holds a batch until its turn comes: 51 GB, were there 192 at 1024x2048 on 8 devices of 4 images."""
+
+
+@dataclass(frozen=True)
+class BatchShard:
+    """Which part of each global batch this process makes.
+
+    Attributes:
+      num_devices: over all processes.
+      first_device: this process's first, among all.
+      num_local_devices: this process's.
+      batch_size_per_device: images a device takes at once.
+    """
+
+    num_devices: int
+    first_device: int
+    num_local_devices: int
+    batch_size_per_device: int
+
+    def places(self, grad_accum_steps: int = 1) -> np.ndarray:
+        """Places in the global batch, int [L,A,B]; accumulated batch a holds the a-th part of all devices' images."""
+        shape = (grad_accum_steps, self.num_devices, self.batch_size_per_device)
+        places = np.arange(np.prod(shape)).reshape(shape).swapaxes(0, 1)
+        return places[self.first_device : self.first_device + self.num_local_devices]
+
+
+def training_batch(
+    samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, step: int
+) -> Batch:
+    """Makes the augmented batch of one step, counted from 0 over all epochs."""
+    places = shard.places(grad_accum_steps)
+    images, labels = _empty(places.shape, samples.image_size)
+    draws = sampler.batch(step)
+    for place, i in np.ndenumerate(places):
+        flip, shift = bool(draws.flip[i]), (int(draws.shift_y[i]), int(draws.shift_x[i]))
+        image, label = samples.read(int(draws.index[i]))
+        if draws.gain is not None:
+            image = recolor(image, draws.gain[i].astype(np.int32), draws.offset[i].astype(np.int32), np)
+        if draws.step is not None:
+            image, label = resample(image, label, int(draws.step[i]), int(draws.place_y[i]), int(draws.place_x[i]), np)
+        augment(image, label, flip, *shift, out=(images[place], labels[place]))
+    return {"image": images, "label": labels}
+
+
+def training_batches(
+    samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, steps: range
+) -> Iterator[Batch]:
+    """Yields the batches of the given steps, made in tf.data's threads up to 18 steps ahead."""
+    return _prefetched(partial(training_batch, samples, sampler, shard, grad_accum_steps), steps)
+
+
+def num_evaluation_steps(num_samples: int, shard: BatchShard) -> int:
+    """Batches it takes to see every record once; the last one is padded."""
+    return -(-num_samples // (shard.num_devices * shard.batch_size_per_device))
+
+
+def evaluation_indices(num_samples: int, shard: BatchShard, step: int) -> np.ndarray:
+    """Which record stands where in an evaluation batch, int [L,B]; -1 is padding."""
+    indices = step * shard.num_devices * shard.batch_size_per_device + shard.places()[:, 0]
+    return np.where(indices < num_samples, indices, -1)
+
+
+def evaluation_batch(samples: CachedSplit, shard: BatchShard, step: int) -> Batch:
+    """Makes an evaluation batch: records in order, padded at the end with black images whose labels are VOID."""
+    indices = evaluation_indices(len(samples), shard, step)
+    images, labels = _empty(indices.shape, samples.image_size)
+    for place, index in np.ndenumerate(indices):
+        images[place], labels[place] = samples.read(int(index)) if index >= 0 else (0, VOID)
+    return {"image": images, "label": labels}
+
+
+def evaluation_batches(samples: CachedSplit, shard: BatchShard) -> Iterator[Batch]:
+    """Yields every record once, in order, made in tf.data's threads up to 18 steps ahead."""
+    steps = range(num_evaluation_steps(len(samples), shard))
+    return _prefetched(partial(evaluation_batch, samples, shard), steps)
+
+
+def _empty(places: tuple[int, ...], image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.empty((*places, *image_size, 3), np.uint8), np.empty((*places, *image_size), np.uint8)
+
+
+def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
+    """Runs `make` for each step in tf.data's threads, as many steps ahead as there are threads and two, and in order.
+
+    Raises:
+      UserError: that of `make`, which TensorFlow would bury in an error of its own.
+    """
+    import tensorflow as tf  # not at the top: predicting and exporting need no TensorFlow
+
+    tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX
+    faults = []
+
+    def guarded(step: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            batch = make(int(step))
+            return batch["image"], batch["label"]
+        except UserError as fault:
+            faults.append(fault)
+            raise
+
+    options = tf.data.Options()
+    options.autotune.enabled = False  # there is nothing to tune, and its thread holds up the end by half a minute
+    batches = (
+        tf.data.Dataset.range(steps.start, steps.stop)
+        .map(
+            lambda step: tf.numpy_function(guarded, [step], (tf.uint8, tf.uint8), stateful=False),
+            num_parallel_calls=min(loky.cpu_count(), _MOST_THREADS),  # of this process: a container may have fewer
+            deterministic=True,
+        )
+        .prefetch(2)
+        .with_options(options)
+    )
+    try:
+        for image, label in batches.as_numpy_iterator():
+            yield {"image": image, "label": label}
+    except tf.errors.OpError:
+        if faults:
+            raise faults[0] from None
+        raise

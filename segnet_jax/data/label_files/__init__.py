@@ -1,0 +1,1 @@
+"""Label files and class tables: decoding them, and finding out what their values mean."""

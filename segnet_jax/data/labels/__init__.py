@@ -1,0 +1,1 @@
+"""Class tables, and how labels are read: read options, label mapping, colors."""

@@ -1,0 +1,1 @@
+"""Folder layouts, and the pairs of image and label that each finds."""

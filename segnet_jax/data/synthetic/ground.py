@@ -1,0 +1,119 @@
+"""Sky and ground: every pixel on the ground is one place in the street, whose pattern is laid out there in metres."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from segnet_jax.data.labels.classes import CAMVID
+from segnet_jax.data.synthetic.canvas import Canvas, Dice, Patch, cover, planes
+from segnet_jax.data.synthetic.stand import LEAVES, Camera, band, mix, shade, stripes, vary
+
+SKY, ROAD, PAVEMENT, TREE = map(CAMVID.names.index, ("Sky", "Road", "Pavement", "Tree"))
+SKIES = (  # overhead, at the horizon, clouds
+    ((92, 140, 198), (186, 206, 222), (236, 236, 236)),
+    ((128, 160, 196), (206, 212, 214), (222, 222, 224)),
+    ((150, 156, 164), (196, 198, 200), (172, 176, 182)),
+    ((112, 128, 160), (228, 198, 168), (214, 196, 190)),
+    ((176, 182, 188), (214, 214, 212), (232, 232, 232)),
+)
+ASPHALTS = ((88, 90, 98), (102, 104, 110), (76, 78, 88), (94, 96, 102))
+PAVINGS = ((172, 156, 138), (182, 150, 130), (164, 150, 136), (186, 172, 148))
+MARKS = (206, 204, 196)
+
+
+@dataclass(frozen=True)
+class Street:
+    """Where the ground changes, in metres to the right of the camera (negative: to the left).
+
+    Attributes:
+      left, right: the kerbs.
+      left_wall, right_wall: the outer edges of the pavements.
+    """
+
+    left: float
+    right: float
+    left_wall: float
+    right_wall: float
+
+    @property
+    def middle(self) -> float:
+        """The centre line of the road."""
+        return (self.left + self.right) / 2
+
+
+def paint_sky(dice: Dice, canvas: Canvas, camera: Camera) -> None:
+    """Paints sky and clouds over the whole canvas, and chooses the air."""
+    overhead, horizon, cloud = [vary(dice, color, 12) for color in dice.pick(SKIES)]
+    canvas.haze_color, canvas.haze_depth = horizon, dice.uniform(30, 90)
+    height, width = canvas.height, canvas.width
+    fall = np.minimum(canvas.y / np.float32(camera.horizon), np.float32(1))[:, None]
+    wide = canvas.smooth_noise(dice, height / 9, width / 4)
+    clouds = wide + np.float32(0.5) * canvas.smooth_noise(dice, height / 20, width / 10)
+    share = cover(clouds * np.float32(1.4) - np.float32(dice.uniform(0.3, 0.9))) * np.float32(0.85)
+    canvas.layer(SKY)
+    everywhere = Patch((slice(0, height), slice(0, width)), np.ones((height, width), np.float32))
+    canvas.fill(everywhere, mix(mix(overhead, horizon, fall), cloud, share))
+
+
+def paint_ground(
+    dice: Dice,
+    canvas: Canvas,
+    camera: Camera,
+    street: Street,
+    sunlit_edges: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """Paints grass, pavements and the road with its marks, in the shadow of the houses.
+
+    Args:
+      dice: draws.
+      canvas: to paint on.
+      camera: the view.
+      street: kerbs and edges.
+      sunlit_edges: depth float32 [h] -> the sun reaches the ground from which to which x, float32 [h], metres.
+    """
+    first = math.ceil(camera.horizon + 0.5)
+    window = slice(first, canvas.height), slice(0, canvas.width)
+    scale = (canvas.y[first:] - np.float32(camera.horizon)) / np.float32(camera.eye)  # pixels per metre across
+    depth = np.float32(camera.focal) / scale
+    left, right = (edge[:, None] for edge in sunlit_edges(depth))
+    scale, depth = scale[:, None], depth[:, None]
+    x = (canvas.x - np.float32(camera.vanishing)) / scale
+    scale_ahead = scale * scale * np.float32(camera.eye / camera.focal)  # pixels per metre of depth
+    haze = canvas.haze_share(depth)
+    sunlit = cover(np.minimum(x - left, right - x) * scale)
+    light = (np.float32(0.74) + np.float32(0.26) * sunlit) * (1 + np.float32(0.07) * canvas.stains[window])
+
+    def lay(class_id, start, stop, color):
+        canvas.layer(class_id)
+        inside = np.minimum(x - np.float32(start), np.float32(stop) - x) * scale
+        canvas.fill(Patch(window, inside), mix(color * light, canvas.haze_color, haze))
+
+    grain = canvas.grain[window]
+    lay(TREE, -1e4, 1e4, planes(vary(dice, dice.pick(LEAVES))) * (1 + np.float32(0.3) * grain))
+    paving, stone = vary(dice, dice.pick(PAVINGS), 10), dice.uniform(0.6, 1.2)
+    kerb = shade(paving, dice.uniform(0.8, 1.25))
+    joints = np.maximum(stripes(x, stone, 0.06, scale), stripes(depth, stone, 0.06, scale_ahead))
+    joints *= cover(scale_ahead / 6 - 1) * np.float32(0.45)  # too fine to be seen far away
+    slabs = mix(paving, shade(paving, 0.6), joints)
+    lay(PAVEMENT, street.left_wall, street.left, mix(slabs, kerb, band(x, street.left, 0.32, scale)))
+    lay(PAVEMENT, street.right, street.right_wall, mix(slabs, kerb, band(x, street.right, 0.32, scale)))
+    asphalt = planes(vary(dice, dice.pick(ASPHALTS), 7)) * (1 + np.float32(0.1) * grain)
+    marks = road_marks(dice, street, x, depth, scale, scale_ahead)
+    lay(ROAD, street.left, street.right, mix(asphalt, vary(dice, MARKS, 14), marks))
+
+
+def road_marks(dice: Dice, street: Street, x, depth, scale, scale_ahead) -> np.ndarray:
+    """Covers the marks on the road: centre line, edge lines, now and then a zebra crossing; [h,w], 0 to 1."""
+    lines = band(x, street.middle, 0.18, scale)
+    if dice.chance(0.75):
+        start = np.float32(dice.uniform(0, 6))
+        lines = lines * stripes(depth + start, dice.uniform(3.5, 6), 2.2, scale_ahead)
+    if dice.chance(0.4):
+        for edge in (street.left + 0.3, street.right - 0.3):
+            lines = np.maximum(lines, band(x, edge, 0.12, scale))
+    if dice.chance(0.35):
+        crossing = band(depth, dice.uniform(6.5, 12), 2.6, scale_ahead)
+        lines = np.maximum(lines * (1 - crossing), stripes(x, 0.9, 0.45, scale) * crossing)
+    return lines * np.float32(dice.uniform(0.65, 0.95))

@@ -1,0 +1,1 @@
+"""Several devices and hosts: data parallelism, rendezvous, watchdog, cluster environments."""

@@ -1,0 +1,1 @@
+"""A trained network: loading, prediction, tiles, video, sampling."""

@@ -1,0 +1,161 @@
+"""The work of `predict`: reads ahead of the devices, labels in batches, writes behind them."""
+
+import contextlib
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from segnet_jax.data.images.decode import read_image
+from segnet_jax.inference.outputs import FRAMES, VIDEO, Entry, Outputs
+from segnet_jax.inference.predictor import Predictor, Prepared
+from segnet_jax.inference.sources import Source
+from segnet_jax.inference.video import Video, VideoWriter, camera_frame
+from segnet_jax.reporting import overlay
+from segnet_jax.system.console import bar
+from segnet_jax.system.errors import Fault, Stopped, UserError
+from segnet_jax.system.signals import Stop
+
+T, U = TypeVar("T"), TypeVar("U")
+_THREADS = min(os.cpu_count() or 1, 16)
+
+
+def label_all(
+    sources: Sequence[Source], predictor: Predictor, outputs: Outputs, stop: Stop
+) -> tuple[dict[Source, Entry], dict[Source, tuple[Fault, ...]]]:
+    """Labels all sources, or as many as there is time for until somebody asks to stop.
+
+    Returns:
+      What is told of those that are done, and what is wrong with those that are not, or with their labels.
+    """
+    entries: dict[Source, Entry] = {}
+    faults: dict[Source, tuple[Fault, ...]] = {}
+    videos = [source for source in sources if source.kind == "video"]
+    images = [source for source in sources if source.kind != "video"]
+    with bar("predicting", len(images)) as advance:
+        for source, found in _label_images(images, predictor, outputs, stop):
+            if isinstance(found, Entry):
+                entries[source] = found
+            if found.faults:
+                faults[source] = found.faults
+            advance()
+    for source in videos:
+        try:
+            entries[source] = outputs.write(partial(_label_video, source, predictor, outputs, stop))
+        except UserError as error:
+            faults[source] = error.faults
+        except Stopped:
+            break
+    return entries, faults
+
+
+def _label_images(
+    sources: Sequence[Source], predictor: Predictor, outputs: Outputs, stop: Stop
+) -> Iterator[tuple[Source, Entry | UserError]]:
+    """Labels images in batches of those that the network sees at one size, and yields each when it is written."""
+    groups: dict[tuple[int, ...], list[tuple[Source, Prepared]]] = {}  # waiting, by that size
+    writing: deque[tuple[Source, Future[Entry]]] = deque()
+    most = 2 * predictor.batch_size  # that are held in memory at each stage
+
+    def take(batch: list[tuple[Source, Prepared]]) -> Iterator[tuple[Source, Entry]]:
+        predictions = predictor.predict([prepared for _, prepared in batch])
+        for (source, prepared), prediction in zip(batch, predictions, strict=True):
+            writing.append((source, writers.submit(outputs.image, source, prepared.image, prediction)))
+        yield from written(most)
+
+    def written(kept: int) -> Iterator[tuple[Source, Entry]]:
+        while len(writing) > kept:
+            source, future = writing.popleft()
+            yield source, future.result()
+
+    with ThreadPoolExecutor(_THREADS) as writers:
+        for source, read in _ahead(partial(_read, prepare=predictor.prepare, read=outputs.read), sources, most):
+            if stop.requested():
+                break
+            if isinstance(read, UserError):
+                yield source, read
+                continue
+            group = groups.setdefault(read.input.shape, [])
+            group.append((source, read))
+            if len(group) == predictor.batch_size or sum(map(len, groups.values())) > most:
+                fullest = max(groups, key=lambda size: len(groups[size]))
+                yield from take(groups.pop(fullest))
+        for group in groups.values():
+            if not stop.requested():
+                yield from take(group)
+        yield from written(0)
+
+
+def _read(
+    source: Source, prepare: Callable[[np.ndarray], Prepared], read: Callable[[Source], dict[str, Any]]
+) -> Prepared | UserError:
+    try:
+        if source.kind == "camera":
+            return prepare(camera_frame(int(str(source.path))))
+        return prepare(read_image(source.path, source.told, **read(source)))
+    except UserError as error:
+        return error
+
+
+def _label_video(source: Source, predictor: Predictor, outputs: Outputs, stop: Stop) -> Entry:
+    """Labels a video frame by frame; where that fails or is stopped, nothing is left of it but single frames.
+
+    Raises:
+      UserError: the video is at fault.
+      Stopped: somebody asked to stop.
+    """
+    lay = partial(overlay.laid_over, classes=outputs.classes)
+    counts, confidence, milliseconds, number = outputs.no_counts, 0.0, 0.0, 0
+    with contextlib.ExitStack() as stack:
+        video = stack.enter_context(Video(source.path, source.told))
+        frames = map(predictor.prepare, video.frames())
+        read = _ahead(lambda _: list(itertools.islice(frames, predictor.batch_size)), itertools.count(), 2, threads=1)
+        stack.enter_context(contextlib.closing(read))  # before the video, which a thread is reading
+        batches = itertools.takewhile(bool, (batch for _, batch in read))
+        first = next(batches)
+        size = first[0].image.shape[:2]
+        if outputs.frames:
+            outputs.frames_of(source).mkdir(parents=True)
+        writers = stack.enter_context(ThreadPoolExecutor(_THREADS))
+        advance = stack.enter_context(bar(f"predicting {source.path.name}", video.num_frames))
+        writer = stack.enter_context(VideoWriter(outputs.folder / f"{source.name}{VIDEO}", video.rate, size))
+        for batch in itertools.chain([first], batches):
+            stop.check()
+            predictions = predictor.predict(batch)
+            ids = [prediction.class_ids for prediction in predictions]
+            for picture in writers.map(lay, [prepared.image for prepared in batch], ids):
+                writer.write(picture)
+                advance()
+            if outputs.frames:
+                list(writers.map(partial(outputs.frame, source), itertools.count(number + 1), ids))
+            counts = counts + sum(map(outputs.count, predictions))
+            confidence += sum(prediction.confidence.mean() for prediction in predictions)
+            milliseconds += sum(prediction.milliseconds for prediction in predictions)
+            number += len(batch)
+    row = outputs.row(source, size, [VIDEO, *[FRAMES] * outputs.frames], counts, confidence / number)
+    row |= {"milliseconds": milliseconds / number, "num_frames": number, "frames_per_second": float(video.rate)}
+    return Entry(row, counts)
+
+
+def _ahead(
+    function: Callable[[T], U], items: Iterable[T], count: int, threads: int = _THREADS
+) -> Iterator[tuple[T, U]]:
+    """Each item and what a function makes of it, in order, worked out in threads at most so many items ahead."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting: deque[tuple[T, Future[U]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) > count:
+                item, future = waiting.popleft()
+                yield item, future.result()
+        while waiting:
+            item, future = waiting.popleft()
+            yield item, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,75 @@
+"""The data set that a config names: opened with its read options, and decoded into the cache."""
+
+import dataclasses
+from collections.abc import Callable
+
+from segnet_jax.config.fields import Config
+from segnet_jax.data.dataset import Dataset, Split
+from segnet_jax.data.input_pipeline.cache import CachedSplit, decoded
+from segnet_jax.data.labels.label_mapping import Legend, StoredLabels
+from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.open_dataset import open_dataset
+from segnet_jax.system.console import bar
+from segnet_jax.system.download import cache_folder
+from segnet_jax.system.errors import UserError, listed
+
+
+def decode(split: Split, config: Config, doing: str, say: Callable[[str], None]) -> CachedSplit:
+    """Opens a split's records at the config's image size, decoding them where the cache lacks them."""
+    with bar(doing, len(split)) as advance:
+        return decoded(split, config.image_size, cache_folder(), advance, say, config.fit)
+
+
+def open_data(config: Config, stored: StoredLabels | None = None, legend: Legend | None = None) -> Dataset:
+    """Open the dataset, which must have something to train on and something to score.
+
+    Args:
+      config: its data and read options.
+      stored: what a run stores of its labels, by which they are read instead of by what the folder says.
+      legend: the classes, where the folder names none.
+
+    Raises:
+      UserError: for every fault found.
+    """
+    if config.leave_out and config.split_rule != "leave-out":
+        raise UserError(f"--leave-out {config.leave_out} needs --split-rule leave-out")
+    dataset = open_dataset(
+        config.data,
+        split_rule=config.split_rule,
+        image_size=config.image_size,
+        seed=config.seed,
+        num_train=config.scenes[0],
+        num_val=config.scenes[1],
+        reading=reading_of(config),
+        leave_out=config.leave_out,
+        stored=stored,
+        legend=legend,
+    )
+    if not dataset.splits.get("train"):
+        raise UserError(f"the training list of {config.data} is empty: nothing to train on", kind="empty-list")
+    validation_split(dataset)
+    return dataset
+
+
+def reading_of(config: Config) -> Reading:
+    """The read options of a config."""
+    wishes = {item.name: getattr(config, item.name) for item in dataclasses.fields(Reading)}
+    return Reading(**wishes | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
+
+
+def tell_of_sizes(config: Config, dataset: Dataset, say: Callable[[str], None]) -> None:
+    """Says what becomes of images that have not the shape of `--image-size`, where that is nothing asked for."""
+    height, width = config.image_size
+    others = [size for size in dataset.sizes if abs(size[0] * width / (size[1] * height) - 1) > 0.02]
+    if others and config.fit == "stretch":
+        sizes = listed([f"{h}x{w}" for h, w in others])
+        say(f"warning: images of {sizes} are stretched to {height}x{width}: --fit letterbox or crop keeps their shape")
+
+
+def validation_split(dataset: Dataset) -> str:
+    """Which split is scored during training: "val", or "test" where a protocol has no validation split."""
+    for name in ("val", "test"):
+        if dataset.splits.get(name):
+            return name
+    what = f"{dataset.name} has neither validation nor test images: nothing could be scored"
+    raise UserError(what, kind="nothing-to-score", fix="--val-fraction 0.2")

@@ -1,0 +1,226 @@
+"""A training tried out before it is begun: its data, some steps, scored batches, a save; and what all of it will take.
+
+Nothing of it is left but what any training keeps in the cache.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import pathlib
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+
+from segnet_jax.config.fields import Config
+from segnet_jax.data.input_pipeline.cache import CachedSplit
+from segnet_jax.distributed.data_parallel import Devices, memory_of, peak_memory_of, prefetch
+from segnet_jax.reporting.evaluations import keep_evaluation, keep_records, keep_worst, peak_of_process
+from segnet_jax.reporting.figures import prediction_pictures
+from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
+from segnet_jax.reporting.page.draw import write_report
+from segnet_jax.reporting.run_logger import DRAWING_SHARE
+from segnet_jax.reporting.training_plot import training_plot
+from segnet_jax.runs import find_run
+from segnet_jax.runs.out_of_memory import explain_out_of_memory
+from segnet_jax.runs.setup import Material, Setting, Steps, read_material, settle
+from segnet_jax.system.errors import DiskFailed
+from segnet_jax.training import initial_weights
+from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.class_weights import load_class_weights
+from segnet_jax.training.evaluation import Evaluation
+from segnet_jax.training.inputs import calls_of
+from segnet_jax.training.state import TrainState, num_bytes_of
+
+MOST_SECONDS = 20.0  # for which steps are timed, after the two that are always taken
+MOST_CALLS = 10
+CALLS_AGAIN = 4  # one more than are under way at once
+BATCHES = 3  # that are scored: as many as are under way at once
+
+
+def read(config: Config, say: Callable[[str], None]) -> Material:
+    """Opens the data, decodes every record and looks at every label, as a training does before its first step.
+
+    Raises:
+      UserError: for what a training would refuse.
+    """
+    find_run.check_free(config)
+    setting = settle(config, say)
+    vgg = initial_weights.read_first_weights(config)
+    preprocessing = initial_weights.choose_preprocessing(config, vgg)
+    class_weights = load_class_weights(config, setting.dataset, say)
+    return read_material(config, setting, vgg, preprocessing, class_weights, say)
+
+
+def try_out(material: Material, say: Callable[[str], None]) -> dict[str, Any]:
+    """Takes two steps and some more, scores some batches, saves and restores, and tells what the whole run will take.
+
+    Returns:
+      The measurements, in seconds and bytes, as JSON.
+
+    Raises:
+      ExitError: what would end the training too: no memory, no room on the disk, a save that does not come back.
+    """
+    config, setting = material.config, material.setting
+    devices, sampler = setting.devices, setting.sampler
+    find_run.check_room(config, num_bytes_of(material.shapes))
+    batch_size = devices.total * config.batch_size_per_device
+    some = dataclasses.replace(material, eval_samples=_first(material.eval_samples, BATCHES * batch_size))
+    with explain_out_of_memory(config, devices):
+        state = material.first_state()
+        steps = some.build_steps(say)
+        state, first = _time_steps(steps, state, setting, most_calls=1)
+        _forget_peak()  # of compiling: the training will find the program in the cache
+        state, step = _time_steps(steps, state, setting)
+        step["taken"] += first["taken"]
+        memory = _program_memory(steps, state, setting)
+        found, scoring = _time_scoring(steps.evaluate, state.variables, -(-len(some.eval_samples) // batch_size))
+    with _beside_the_run(config) as folder:
+        saving = _time_saving(state, devices, folder)
+        showing = _time_showing(found, some, folder)
+    # Once more, on top of all that a training has loaded by then: what the process holds now is what it will hold.
+    with explain_out_of_memory(config, devices):
+        _time_steps(steps, state, setting, most_calls=CALLS_AGAIN)
+    num_scored = -(-len(material.eval_samples) // batch_size)
+    epoch = (
+        sampler.steps_per_epoch * step["seconds_a_step"]
+        + (num_scored * scoring["seconds_a_batch"] + showing["keeping"]) / config.evaluate_every
+        + saving["seconds"] / config.checkpoint_every
+    )
+    epoch = min(epoch + showing["drawing"] / config.evaluate_every, epoch / (1 - DRAWING_SHARE))
+    return {
+        "input": material.place,
+        "global_batch_size": sampler.global_batch_size,
+        "steps_per_epoch": sampler.steps_per_epoch,
+        "epochs": config.epochs,
+        "step": step,
+        "scoring": scoring | {"batches": num_scored},
+        "saving": saving,
+        "showing": showing,
+        "memory": memory | {"host": peak_of_process(), "of_a_device": memory_of(devices.local[0])},
+        "seconds_an_epoch": epoch,
+        "seconds_in_all": config.epochs * epoch + step["compiling"] + scoring["compiling"],
+    }
+
+
+def _time_steps(
+    steps: Steps, state: TrainState, setting: Setting, most_calls: int = MOST_CALLS
+) -> tuple[TrainState, dict[str, Any]]:
+    """Takes so many calls' steps, or as many as there is time for; the first call starts the clock and does not count.
+
+    As in a training some calls are under way at once, for that takes memory too.
+    """
+    per_epoch, per_call = setting.sampler.steps_per_epoch, setting.steps_per_dispatch
+    calls = calls_of(range(min(most_calls * per_call, setting.total_steps)), per_call, per_epoch)
+    unread, done, num_taken = deque(), [], 0
+    for call, inputs in zip(calls, prefetch(steps.source.inputs(calls), setting.devices), strict=True):
+        state, measures = steps.take(state, inputs)
+        unread.append((len(call), measures))
+        num_taken += len(call)
+        while len(unread) > (2 if done else 0):
+            done.append(_finished(*unread.popleft()))
+        if done and len(done) + len(unread) > 1 and time.monotonic() - done[0][1] > MOST_SECONDS:
+            break
+    while unread:
+        done.append(_finished(*unread.popleft()))
+    seconds = [(now - before) / num_steps for (_, before, _), (num_steps, now, _) in pairwise(done)]
+    told = {name: np.asarray(values).ravel() for name, values in done[-1][2].items()}
+    found = {
+        "taken": num_taken,
+        "compiling": steps.take.seconds,
+        "seconds_a_step": float(np.median(seconds or [np.nan])),
+    }
+    return state, found | {"loss": float(told["loss"][-1]), "finite": bool(told["finite"].all())}
+
+
+def _finished(num_steps: int, measures: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
+    """Waits for a call; how many steps it took, and when it was done."""
+    measures = jax.device_get(measures)
+    return num_steps, time.monotonic(), measures
+
+
+def _program_memory(steps: Steps, state: TrainState, setting: Setting) -> dict[str, Any]:
+    """Bytes that a training step needs on a device, by the compiler's count, and that the device has had in use."""
+    calls = calls_of(range(setting.steps_per_dispatch), setting.steps_per_dispatch, setting.sampler.steps_per_epoch)
+    inputs = next(prefetch(steps.source.inputs(calls), setting.devices))
+    asked = steps.take.program(state, inputs).memory_analysis()
+    if asked is not None:
+        kept = asked.argument_size_in_bytes + asked.output_size_in_bytes - asked.alias_size_in_bytes
+        asked = kept + asked.temp_size_in_bytes + asked.generated_code_size_in_bytes
+    return {"step": asked, "device": peak_memory_of(setting.devices.local[0])}
+
+
+def _forget_peak() -> None:
+    """Gives back memory that is free, and lets the system's record of the most begin anew; on Linux alone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def _time_scoring(score: Callable, variables: dict[str, Any], num_batches: int) -> tuple[Evaluation, dict[str, Any]]:
+    """Scores the batches twice; the first time it compiles."""
+    start = time.monotonic()
+    score(variables)
+    first = time.monotonic() - start
+    found = score(variables)
+    again = time.monotonic() - start - first
+    return found, {"seconds_a_batch": again / num_batches, "compiling": max(first - again, 0.0)}
+
+
+@contextlib.contextmanager
+def _beside_the_run(config: Config) -> Iterator[pathlib.Path]:
+    """A folder on the disk that the run will lie on, removed at the end."""
+    around = find_run.innermost(pathlib.Path(config.run or "runs"))
+    with tempfile.TemporaryDirectory(prefix=".segnet_jax_check-", dir=around, ignore_cleanup_errors=True) as folder:
+        yield pathlib.Path(folder)
+
+
+def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> dict[str, Any]:
+    """Saves the state, restores it and compares every bit.
+
+    Raises:
+      DiskFailed: it is not what it was.
+    """
+    with Checkpoints(folder / "checkpoints", devices) as checkpoints:
+        start = time.monotonic()
+        checkpoints.save("newest", 1, state, {"step": 1})
+        checkpoints.wait()
+        seconds = time.monotonic() - start
+        restored = checkpoints.restore("newest", checkpoints.latest("newest"), state)
+        ours, theirs = (jax.tree.leaves(jax.device_get(each)) for each in (state, restored))
+        if any(one.tobytes() != other.tobytes() for one, other in zip(ours, theirs, strict=True)):
+            raise DiskFailed(f"a state that was saved to the disk of {folder.parent} does not come back as it was")
+    return {"seconds": seconds, "bytes": num_bytes_of(state)}
+
+
+def _time_showing(found: Evaluation, material: Material, folder: pathlib.Path) -> dict[str, float]:
+    """Keeps and draws what a training does of an evaluation; the second time counts, when all is imported."""
+    setting, samples = material.setting, material.eval_samples
+    classes, names = setting.dataset.classes, setting.scored_split.names
+    pictures = [(names[i], *samples.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
+    chosen, *arrays = zip(*pictures, strict=True)
+    drawn = (*map(np.stack, arrays), chosen, classes, folder / "samples")
+    told = {"confusion": found.confusion, "loss": found.loss, "pictures": pictures}
+    keep_records(folder, setting.about, classes, pictures)
+    with MetricsLog(folder) as log:
+        for step in (1, 2):
+            start = time.monotonic()
+            log.write("train", step, loss=0.0)
+            keep_evaluation(folder, step, classes=classes, **told)
+            kept = time.monotonic()
+            keep_worst(folder, step, classes, pictures, {})
+            prediction_pictures(*drawn, step, setting.scored)
+            training_plot(read_metrics(folder / FILE_NAME), folder / "progress.png", steps_per_epoch=1, title="check")
+            write_report(folder)
+    return {"keeping": kept - start, "drawing": time.monotonic() - kept}
+
+
+def _first(samples: CachedSplit, most: int) -> CachedSplit:
+    """The first records alone."""
+    arrays = {name: array[:most] for name in ("images", "labels") if (array := getattr(samples, name)) is not None}
+    return dataclasses.replace(samples, num_records=min(most, len(samples)), **arrays)

@@ -1,0 +1,201 @@
+"""The result of a finished run: the checkpoint it is of, `result.json`, and the table that is printed."""
+
+import pathlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import protocol_batch, recipe_differences
+from segnet_jax.data.sequences import sequences_of
+from segnet_jax.distributed.data_parallel import replicate
+from segnet_jax.metrics.bootstrap import SCORES, intervals
+from segnet_jax.metrics.boundary import BoundaryF1
+from segnet_jax.metrics.confusion import scores, selection_score
+from segnet_jax.reporting.environment import result
+from segnet_jax.reporting.evaluations import Images, images_path, read_images, write_images
+from segnet_jax.reporting.run_logger import RunLogger
+from segnet_jax.reporting.tables import print_table
+from segnet_jax.runs import run_folder
+from segnet_jax.runs.session import Beginning
+from segnet_jax.runs.setup import Setting
+from segnet_jax.system.files import atomic_write_json
+from segnet_jax.training import batch_norm_statistics
+from segnet_jax.training.batch_norm_statistics import recompute
+from segnet_jax.training.checkpoint_folders import Which
+from segnet_jax.training.evaluation import Evaluation
+from segnet_jax.training.state import TrainState
+
+
+def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """The scores under BatchNorm's running and recomputed statistics, as JSON; nothing where there are only the former.
+
+    Args:
+      confusions: "running", and "recompute" where they were, int64 [C,C].
+    """
+    if confusions.keys() == {"running"}:
+        return {}
+    found = {rule: scores(confusion) for rule, confusion in confusions.items()}
+    return {"batch_norm": {rule: {name: getattr(each, name) for name in SCORES} for rule, each in found.items()}}
+
+
+def write_result(
+    folder: pathlib.Path,
+    config: Config,
+    setting: Setting,
+    meta: dict,
+    run_logger: RunLogger,
+    sum_of_state: str,
+    evaluation: Evaluation | None,
+    boundary: BoundaryF1 | None,
+) -> None:
+    """Writes `result.json` of a finished run and prints its table.
+
+    Args:
+      folder: the run's.
+      config: its.
+      setting: what that came to.
+      meta: of its last checkpoint.
+      run_logger: of its training.
+      sum_of_state: of its last state.
+      evaluation: of the checkpoint that counts, once more after the training: with BatchNorm's recomputed statistics,
+        where they count; None where that checkpoint is not whole any more.
+      boundary: likewise.
+    """
+    chosen, classes = meta[config.result_checkpoint], setting.dataset.classes
+    confusions = {"running": np.array(chosen["confusion"])}
+    recomputed = config.batch_norm == "recompute" and evaluation is not None
+    if recomputed:
+        confusions["recompute"] = evaluation.confusion
+    counted = confusions["recompute" if recomputed else "running"]
+    found = scores(counted)
+    summary = result(
+        found,
+        classes,
+        protocol=config.protocol or "custom",
+        split=setting.scored,
+        num_images=len(setting.scored_split),
+        seconds=run_logger.seconds,
+        images_per_second=run_logger.images_per_second,
+        device=str(setting.devices),
+        seed=config.seed,
+        boundary_f1=boundary,
+    )
+    extra = {
+        "checkpoint": config.result_checkpoint,
+        "step": chosen["step"],
+        "num_steps": setting.total_steps,
+        "last_miou": selection_score(meta["last"]),
+        "precision": setting.precision,
+        "state": sum_of_state,
+        **by_statistics(confusions),
+        **({"confusion": counted} if recomputed else {}),
+    }
+    path, names = images_path(folder, chosen["step"]), setting.scored_split.names
+    if recomputed and evaluation.confusions is not None:  # they are what the result is of
+        write_images(path, Images(names, evaluation.confusions))
+    images = read_images(path)
+    if images is not None and not np.array_equal(images.confusions.sum(axis=0), counted):
+        images = None  # of another evaluation
+    told = recipe(config, setting.dataset.name, setting.sampler.global_batch_size) | of_images(images)
+    extra |= told
+    changes = {"overrides": run_folder.overrides(folder)} if run_folder.overrides(folder) else {}
+    atomic_write_json(folder / run_folder.RESULT_FILE, summary | extra | changes)
+    print_table(found, classes, interval=told["interval"], boundary=boundary)
+    which = f"{setting.scored} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
+    print(which)
+
+
+def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[str, Any]:
+    """What a result says of its recipe: the data, and all that differs from the protocol, else from the defaults.
+
+    Args:
+      config: of the run.
+      dataset: name of the data that it was trained on.
+      global_batch_size: images a step; None where it is not known.
+    """
+    _, base, changes = recipe_differences(config)
+    changes = {name: both for name, both in changes.items() if name != "grad_accum_steps"}  # the batch tells it
+    data = f"camvid-{base.split_rule}" if base.data == "camvid" else base.data
+    num_devices = (global_batch_size or 0) // (config.batch_size_per_device * config.grad_accum_steps)
+    batch = protocol_batch(base, num_devices)
+    for name, both in {"dataset": (data, dataset), "global_batch_size": (batch, global_batch_size)}.items():
+        if both[1] is not None and both[0] != both[1]:
+            changes[name] = both
+    return {"dataset": dataset, "differences": {name: list(both) for name, both in changes.items()}}
+
+
+def of_images(images: Images | None) -> dict[str, Any]:
+    """What a result says of single images: how far the choice of images may move its scores, and each sequence's score.
+
+    Args:
+      images: the confusion matrix of each; None where they were not kept, and then there is no interval.
+    """
+    if images is None:
+        return {"interval": {}}
+    told: dict[str, Any] = {"interval": intervals([images.confusions])}
+    names = sequences_of(images.names)
+    if names is not None and len(set(names)) > 1:  # of a single one the score is known
+        found = {}
+        for name in sorted(set(names)):
+            mine = images.confusions[[each == name for each in names]]
+            matrix = mine.sum(axis=0, dtype=np.int64)
+            found[name] = {"miou": scores(matrix).miou if matrix.any() else np.nan, "num_images": len(mine)}
+        told["sequences"] = found
+    return told
+
+
+def finish(start: Beginning, state: TrainState, step: int) -> dict[str, Any] | None:
+    """The variables that count; with `--batch-norm recompute`, statistics of the best and the newest are taken first.
+
+    Every process calls it.
+
+    Args:
+      start: the training.
+      state: after its last step.
+      step: the last.
+
+    Returns:
+      The variables; None where they are the best checkpoint's and that is not whole any more.
+    """
+    config, checkpoints, best = start.config, start.checkpoints, start.meta["best"]["step"]
+    chosen = best if config.result_checkpoint == "best" else step
+    recomputes = config.batch_norm == "recompute"
+    found = {}
+    for which, of_step in (("newest", step), ("best", best)):
+        if of_step in found or not (recomputes or of_step == chosen):
+            continue
+        if of_step == step:
+            variables = state.variables
+        else:
+            checkpoints.wait()
+            if not checkpoints.is_whole(which, of_step):
+                continue
+            variables = checkpoints.restore(which, of_step, start.material.shapes).variables
+        found[of_step] = recompute_and_keep(start, which, of_step, variables) if recomputes else variables
+    return found.get(chosen)
+
+
+def recompute_and_keep(start: Beginning, which: Which, step: int, variables: dict[str, Any]) -> dict[str, Any]:
+    """Takes the statistics of a finished training's checkpoint and keeps them beside it; every process calls it.
+
+    Args:
+      start: the training.
+      which: the best or the newest checkpoint.
+      step: its.
+      variables: its.
+
+    Returns:
+      The variables with them.
+    """
+    checkpoints, devices, setting = start.checkpoints, start.setting.devices, start.setting
+    material = start.material
+    network = (material.model, variables, material.samples, material.preprocessing)
+    batch_stats = recompute(start.config, setting.sampler.global_batch_size, *network, devices)
+    if devices.is_writer:
+        sum_of_state = checkpoints.confirm(which, step)
+        facts = {"step": step, "data": setting.train_split.fingerprint}
+        start.room(partial(batch_norm_statistics.keep, start.folder / "checkpoints", sum_of_state, batch_stats, facts))
+    return variables | {"batch_stats": replicate(batch_stats, devices)}

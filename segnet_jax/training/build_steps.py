@@ -1,0 +1,88 @@
+"""The training step and the evaluation of a split, compiled for the devices."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from segnet_jax.data.input_pipeline import tf_data
+from segnet_jax.distributed.data_parallel import (
+    AheadOfTime,
+    Devices,
+    parallel_eval_step,
+    parallel_train_step,
+    prefetch,
+)
+from segnet_jax.training.evaluation import Evaluation, evaluate
+from segnet_jax.training.inputs import Input
+from segnet_jax.training.steps import eval_step, train_steps
+
+NUM_PICTURES = 6
+
+
+def picture_indices(num_samples: int) -> list[int]:
+    """The records that are drawn at each evaluation: six, evenly spread."""
+    return sorted({round(place) for place in np.linspace(0, num_samples - 1, NUM_PICTURES)})
+
+
+def build_train_step(source: Input, devices: Devices, say: Callable[[str], None], **settings) -> AheadOfTime:
+    """Returns a function (state, inputs) -> (state, measures) that takes one call's steps on all devices.
+
+    Args:
+      source: of the training split's batches.
+      devices: to train on.
+      say: told when the step is compiled.
+      **settings: what `train_step` wants to know.
+    """
+    step = partial(train_steps, make_batch=source.make_batch, **settings)
+    mapped = parallel_train_step(step, devices, source.store_axis)
+    return AheadOfTime(mapped, "the training step", devices, say, source.store)
+
+
+def build_evaluator(
+    source: Input,
+    num_samples: int,
+    shard: tf_data.BatchShard,
+    devices: Devices,
+    say: Callable[[str], None],
+    **step_settings,
+) -> Callable[..., Evaluation | None]:
+    """Returns a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
+
+    Args:
+      source: of the split's batches.
+      num_samples: how many records the split has.
+      shard: this process's part of each batch; the scores do not depend on it.
+      devices: to compute on.
+      say: told when the step is compiled.
+      **step_settings: what `eval_step` wants to know: model, class_weights, preprocessing.
+    """
+    step = partial(eval_step, make_batch=source.make_batch, **step_settings)
+    mapped = parallel_eval_step(step, devices, source.store_axis)
+    score = AheadOfTime(mapped, "the evaluation step", devices, say, source.store)
+
+    def run(
+        variables: dict,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_prediction: Callable[[int, np.ndarray], None] | None = None,
+    ) -> Evaluation | None:
+        num_steps = tf_data.num_evaluation_steps(num_samples, shard)
+        everyone = dataclasses.replace(shard, first_device=0, num_local_devices=shard.num_devices)
+        start, compiling = time.monotonic(), score.seconds
+        found = evaluate(
+            score,
+            variables,
+            prefetch(source.inputs(), devices),
+            [tf_data.evaluation_indices(num_samples, everyone, number) for number in range(num_steps)],
+            first_device=shard.first_device,
+            wanted=picture_indices(num_samples),
+            num_worst=NUM_PICTURES,
+            on_prediction=on_prediction,
+            should_stop=should_stop,
+        )
+        seconds = time.monotonic() - start - (score.seconds - compiling)
+        return found and dataclasses.replace(found, seconds=seconds)
+
+    return run

@@ -1,0 +1,94 @@
+"""The network that a checkpoint of a run holds."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+from segnet_jax.config.fields import Config
+from segnet_jax.data.labels.classes import ClassTable
+from segnet_jax.distributed.data_parallel import Devices, replicate
+from segnet_jax.nn.segnet import SegNet
+from segnet_jax.system.errors import UserError
+from segnet_jax.training import batch_norm_statistics, build
+from segnet_jax.training.checkpoint_folders import Which
+from segnet_jax.training.checkpoints import Checkpoints
+
+Asked = Literal["result", Which]
+"""A checkpoint as it is asked for; "result": the one that the run's own result is of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds of a network.
+
+    Attributes:
+      model: as it was trained, BatchNorm apart.
+      variables: its "params" and "batch_stats", replicated over the devices.
+      meta: the checkpoint's JSON.
+      recomputed: "batch_stats" that were taken afresh after the training, on the host; None where there are none.
+      which: of the run's checkpoints it is.
+    """
+
+    model: SegNet
+    variables: dict[str, Any]
+    meta: dict[str, Any]
+    recomputed: dict[str, Any] | None = None
+    which: Which = "newest"
+
+    @property
+    def classes(self) -> ClassTable:
+        """That it was trained on."""
+        return ClassTable(tuple(self.meta["classes"]), tuple(map(tuple, self.meta["colors"])))
+
+
+def restore(
+    run: str,
+    config: Config,
+    asked: Asked,
+    devices: Devices,
+    precision: str,
+    say: Callable[[str], None],
+    use_ema: bool = True,
+) -> Restored:
+    """Restores the network of a run's checkpoint, with the statistics that `--batch-norm` of the run names.
+
+    Args:
+      run: the folder.
+      config: the run's; with `batch_norm` "recompute", statistics that were taken afresh replace the running ones.
+      asked: the best or the newest checkpoint, or the one of the two that the run's result is of.
+      devices: where its variables are to lie.
+      precision: of activations, not "auto".
+      say: told of damaged checkpoints.
+      use_ema: take the average of the parameters where the run has one, not those of the step itself.
+
+    Raises:
+      UserError: there is no checkpoint yet, or it holds another network than the config tells.
+      NoCheckpoint: there were some, and none is whole.
+    """
+    which = asked
+    if asked == "result":  # a best one was chosen by its score, which not every protocol allows
+        which = "best" if config.result_checkpoint == "best" else "newest"
+    folder = pathlib.Path(run) / "checkpoints"
+    with Checkpoints(folder, devices, say=say) as checkpoints:
+        step = checkpoints.latest(which)
+        if step is None:
+            raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
+        meta = checkpoints.read_meta(which, step)
+        model = build.build_model(config, len(meta["classes"]), precision)
+        optimizer, _ = build.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
+        shapes = build.state_shapes(model, optimizer, meta["precision"], config.ema_decay > 0)
+        try:
+            state = checkpoints.restore(which, step, shapes)
+        except ValueError as error:  # the files are whole: Orbax tells of shapes or names that differ
+            why = " ".join(str(error).split())[:200]
+            raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {why}") from None
+        variables = state.variables if use_ema else state.replace(ema=None).variables
+        recomputed = batch_norm_statistics.kept(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
+    if state.ema is not None and not use_ema:  # they belong to the average
+        recomputed = None
+    if config.batch_norm == "recompute" and recomputed is None:
+        say(f"the {which} checkpoint of {run} has no recomputed BatchNorm statistics: the running ones are used")
+    elif config.batch_norm == "recompute":
+        variables = variables | {"batch_stats": replicate(recomputed, devices)}
+    return Restored(model, variables, meta, recomputed, which)

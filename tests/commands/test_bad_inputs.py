@@ -1,0 +1,194 @@
+"""Bad inputs are told before anything is compiled or written: the corpus, row by row, and real CamVid besides."""
+
+import errno
+import os
+import pathlib
+import shutil
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import test_archives
+import weight_files
+from bad_commands import ARCHIVES, FLAGS, FRAMES, HELD, RUNS, WEIGHTS
+from bad_folders import FOLDERS
+from bad_inputs import SIZE, make_sound
+from PIL import ImageFile
+
+from segnet_jax import prepare, train
+from segnet_jax.config.flags import parse_config
+from segnet_jax.data.camvid import write_records
+from segnet_jax.data.images.picture_header import MAX_PIXELS
+from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.layouts import camvid
+from segnet_jax.nn.segnet import ENCODERS
+from segnet_jax.runs import dataset_checks
+from segnet_jax.system.command import run_command
+from segnet_jax.system.errors import ExitError, UserError
+
+SOUND = [
+    *("--image-size", *map(str, SIZE), "--init", "none", "--depth", "1", "--width", "0.0625", "--epochs", "1"),
+    *("--devices", "1", "--batch-size-per-device", "1", "--class-weights", "none"),
+]
+
+
+class Accepted(Exception):
+    """The input has passed all that looks at it before a network is built."""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A sound folder, with a working directory beside it, on a machine where nothing can be compiled."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(jax, "jit", None)
+    weight_files.shrink(monkeypatch, ENCODERS)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decode_within_limits(ImageFile.ImageFile.load))
+    monkeypatch.setattr(pathlib.Path, "read_bytes", keep_permissions(pathlib.Path.read_bytes))
+    return make_sound(tmp_path / "CamVid")
+
+
+def all_is_read(warn_of_labels):
+    def stop(*args, **splits):
+        warn_of_labels(*args, **splits)
+        raise Accepted
+
+    return stop
+
+
+def decode_within_limits(load):
+    def checked(picture):
+        assert picture.width * picture.height <= MAX_PIXELS, "it was decoded"
+        return load(picture)
+
+    return checked
+
+
+def keep_permissions(read_bytes):
+    """As for users other than root, whom tests in a container run as."""
+
+    def checked(path):
+        if not path.stat().st_mode & 0o400:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return read_bytes(path)
+
+    return checked
+
+
+def state_of(folder):
+    """All that lies below a folder, and when it was changed; a run's lock apart, which every start opens."""
+    stats = {path: path.lstat() for path in folder.rglob("*") if path.name != "lock"}
+    return {path: (stat.st_mode, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
+def left_by(command, argv, monkeypatch):
+    """How a command ends: its exit code and what it raised; for an input that is accepted, the code 0."""
+    raised = []
+
+    def observed():
+        try:
+            return command()
+        except (UserError, ExitError) as error:
+            raised.append(error)
+            raise
+
+    monkeypatch.setattr(sys, "argv", argv)
+    try:
+        with pytest.raises(SystemExit) as left:
+            run_command(observed)
+        return left.value.code, raised
+    except Accepted:
+        return 0, raised
+
+
+def assert_told(case, code, raised, printed):
+    """Holds what a command printed against the case."""
+    assert "Traceback" not in printed
+    for word in (case.file, *case.words):
+        assert word in printed
+    if case.accepted:
+        assert not code and not raised and "error:" not in printed
+        return
+    assert code == case.exit_code and len(raised) == 1
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1  # one kind, one line
+    if code == 2:
+        kind = case.kind.split(":")[0]
+        assert {fault.kind for fault in raised[0].faults} == {kind}
+        assert errors[0].endswith(f" [{kind}]") or kind == "usage"
+        assert case.file in f"{raised[0].file} {raised[0]}"
+
+
+@pytest.mark.parametrize("case", [*FOLDERS, *FLAGS, *WEIGHTS], ids=str)
+def test_training_tells_a_bad_input_and_takes_one_that_only_looks_bad(case, folder, monkeypatch, capsys):
+    monkeypatch.setattr(dataset_checks, "warn_of_labels", all_is_read(dataset_checks.warn_of_labels))
+    case.spoil(folder)
+    case.patch(monkeypatch, folder)
+    before = state_of(folder.parent)
+    flags = [flag.format(folder=folder) for flag in case.flags]
+    code, raised = left_by(train.main, ["train", "--data", str(folder), *SOUND, *flags], monkeypatch)
+    assert_told(case, code, raised, capsys.readouterr().err)
+    assert state_of(folder.parent) == before
+
+
+@pytest.mark.parametrize("case", ARCHIVES, ids=str)
+def test_preparing_tells_a_bad_archive_and_leaves_nothing(case, folder, monkeypatch, capsys):
+    archives = folder.parent / "archives"
+    test_archives.make_archives(archives)
+    splits = {"train": FRAMES[:2], "val": FRAMES[2:]}
+    monkeypatch.setattr(prepare, "split_names", lambda rule: splits)
+    monkeypatch.setattr(write_records, "IMAGE_SIZE", (12, 16))
+    monkeypatch.setenv("SEGNET_JAX_CACHE", str(folder.parent / "cache"))
+    case.spoil(archives)
+    case.patch(monkeypatch, archives)
+    before = state_of(archives)
+    out = folder.parent / "out"
+    flags = [flag.format(folder=archives) for flag in case.flags]
+    code, raised = left_by(prepare.main, ["prepare", "camvid", "--out", str(out), *flags], monkeypatch)
+    printed = capsys.readouterr()
+    assert_told(case, code, raised, printed.err + printed.out)
+    assert state_of(archives) == before and not list((folder.parent / "here").iterdir())
+    assert case.accepted or not [path for path in out.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of one epoch on the sound folder."""
+    base = tmp_path_factory.mktemp("finished")
+    flags = ["--data", str(make_sound(base / "CamVid")), *SOUND, "--run", str(base / "run")]
+    assert train.train(parse_config(flags, prog="segnet_jax.train", description="")) == 0
+    return base / "run"
+
+
+@pytest.mark.parametrize("case", RUNS, ids=str)
+def test_a_run_that_cannot_be_gone_on_with_is_told_and_kept(finished, case, folder, monkeypatch, capsys):
+    shutil.copytree(finished, folder.parent / "run")
+    case.spoil(folder)
+    case.patch(monkeypatch, folder)
+    before = state_of(folder.parent)
+    flags = [flag.format(folder=folder) for flag in case.flags]
+    code, raised = left_by(train.main, ["train", "--data", str(folder), *SOUND, *flags], monkeypatch)
+    while HELD:
+        HELD.pop().close()
+    assert_told(case, code, raised, capsys.readouterr().err)
+    assert state_of(folder.parent) == before
+
+
+def test_every_row_of_the_table_has_its_case():
+    assert {case.row for case in (*FOLDERS, *ARCHIVES, *FLAGS, *WEIGHTS, *RUNS)} == set(range(1, 49))
+
+
+def test_real_camvid_is_read_whole_without_a_false_alarm(camvid_folder, tmp_path):
+    started = time.monotonic()
+    dataset = camvid.tutorial(camvid_folder)
+    told = []
+    samples = {name: decoded(split, (360, 480), tmp_path, say=told.append) for name, split in dataset.splits.items()}
+    assert time.monotonic() - started < 40
+    assert {name: len(split) for name, split in samples.items()} == {"train": 367, "val": 101}
+    assemble = {name: samples[name] for name in ("train", "val")}
+    dataset_checks.warn_of_labels(dataset.classes, told.append, **assemble)
+    assert told == []
+    assert dataset.notes == (f"note: /SegNet/CamVid in the lists stands for {camvid_folder}",)
+    assert np.isin(samples["val"].labels, [*range(11), 255]).all()

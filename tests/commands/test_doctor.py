@@ -1,0 +1,240 @@
+"""The doctor finds every planted fault by kind and file; its fix, pasted, lets training begin; CamVid is sound."""
+
+import io
+import json
+import re
+import shlex
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from planted_faults import NAMES, PLANTED, SIZE, Planted, colours, image_of, label_of, make_sound, values
+from test_bad_inputs import Accepted, all_is_read, left_by, state_of
+
+from segnet_jax import doctor, train
+from segnet_jax.config.flags import parse_config, parse_flags
+from segnet_jax.runs import dataset_checks
+from segnet_jax.runs.dataset_checks import suggested_size
+
+SMALL = "--init none --depth 1 --width 0.0625 --epochs 1 --devices 1 --batch-size-per-device 1 --class-weights none"
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dataset_checks, "warn_of_labels", all_is_read(dataset_checks.warn_of_labels))
+    return make_sound(tmp_path / "photos")
+
+
+def look(monkeypatch, capsys, *flags):
+    """Exit code, faults, what was printed, and the JSON of the doctor."""
+    command = ["doctor", "photos", "--json", "found.json", *flags]
+    code, raised = left_by(doctor.main, command, monkeypatch)
+    printed = capsys.readouterr()
+    with open("found.json") as file:
+        return code, raised[0].faults if raised else (), printed, json.load(file)
+
+
+def pasted(printed):
+    """The flags of the command by which the doctor says that its fixes can be tried."""
+    command = printed.splitlines()[printed.splitlines().index("see whether the fixes that are flags do:") + 1]
+    words = shlex.split(command)
+    assert words[:4] == ["python", "-m", "segnet_jax.doctor", "photos"]
+    return words[4:]
+
+
+def begin_training(monkeypatch, flags):
+    """The exit code of a training that ends where all is read and checked and a network would be built: then None."""
+    command = ["train", "--data", "photos", "--image-size", *map(str, SIZE), *SMALL.split(), *flags]
+    monkeypatch.setattr(sys, "argv", command)
+    try:
+        train.main()
+    except Accepted:
+        return
+    raise AssertionError("it went on")
+
+
+def test_a_sound_folder_has_no_fault_and_ends_with_the_command_to_train(photos, monkeypatch, capsys):
+    before = state_of(photos)
+    code, faults, printed, told = look(monkeypatch, capsys)
+    assert code == 0 and not faults and told["sound"] and not told["faults"] and not printed.err
+    assert "error" not in printed.out and state_of(photos) == before
+    command = printed.out.splitlines()[-1].split()
+    assert (
+        command[:5] == ["python", "-m", "segnet_jax.train", "--data", "photos"] and told["command"].split() == command
+    )
+    begin_training(monkeypatch, command[5:])
+
+
+def test_there_are_more_than_thirty_faults_of_as_many_kinds():
+    assert len({str(case) for case in PLANTED}) > 40 and len({case.kind.split(":")[0] for case in PLANTED}) > 30
+
+
+@pytest.mark.parametrize("case", PLANTED, ids=str)
+def test_a_planted_fault_is_found_by_kind_and_file_and_its_fix_lets_training_begin(
+    case: Planted, photos, monkeypatch, capsys
+):
+    case.spoil(photos)
+    before = state_of(photos)
+    code, faults, printed, told = look(monkeypatch, capsys)
+    kind = case.kind.split(":")[0]
+    assert code == 2 and {fault.kind for fault in faults} == {kind}
+    assert any(case.file in fault.file for fault in faults if fault.kind == kind)
+    (line,) = (line for line in printed.err.splitlines() if line.endswith(f"[{kind}]"))
+    assert line.startswith("error: ") and "Traceback" not in printed.err
+    assert not told["sound"] and {fault["kind"] for fault in told["faults"]} == {fault.kind for fault in faults}
+    assert state_of(photos) == before
+    assert len({(fault.kind, fault.file, fault.what) for fault in faults}) == len(faults) == len(told["faults"])
+    for flags in (fault.fix for fault in faults if fault.fix.startswith("--")):
+        parse_flags(doctor.Options, ["photos", *shlex.split(flags)], prog="p", description="")
+        parse_config(shlex.split(flags), prog="p", description="")
+    (fix,) = re.findall(r"; fix: (.*) \[", line)
+    assert fix.startswith(case.fix) if case.fix else not fix.startswith("--")
+    if fix.startswith("--"):
+        assert fix == case.fix and pasted(printed.out) == shlex.split(fix)
+        code, faults, printed, told = look(monkeypatch, capsys, *pasted(printed.out))
+        assert code == 0 and told["sound"], printed.err
+        begin_training(monkeypatch, shlex.split(fix))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in PLANTED if case.fix.startswith("--")], ids=str)
+def test_with_the_fix_pasted_the_command_that_the_doctor_ends_with_trains_to_the_end(
+    case: Planted, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    case.spoil(make_sound(tmp_path / "photos"))
+    code, _, printed, told = look(monkeypatch, capsys, *shlex.split(case.fix))
+    assert code == 0
+    command = shlex.split(told["command"])[3:]
+    flags = [*command, *SMALL.split()[:-2], "--run", "run"]
+    assert train.train(parse_config(flags, prog="segnet_jax.train", description="")) == 0
+    assert json.loads((tmp_path / "run/result.json").read_text())["num_images"] >= 1
+
+
+def test_all_faults_of_a_folder_are_told_in_one_look(photos, monkeypatch, capsys):
+    singly = ("label-out-of-range:two values", "exif-rotation", "two-labels", "empty-file", "listed-twice")
+    for case in PLANTED:
+        if case.kind in singly:
+            case.spoil(photos)
+    code, faults, printed, told = look(monkeypatch, capsys)
+    assert code == 2 and {fault.kind for fault in faults} == {kind.split(":")[0] for kind in singly}
+    assert len(told["faults"]) == len(faults)
+    assert len([line for line in printed.err.splitlines() if line.startswith("error: ")]) == len(singly)
+
+
+def test_each_rotated_photograph_is_one_fault(photos, monkeypatch, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in "bdx":
+        Image.fromarray(image_of(name)).save(photos / f"images/{name}.png", exif=exif)
+        Image.fromarray(label_of(name, SIZE[::-1])).save(photos / f"labels/{name}.png")
+    _, faults, printed, told = look(monkeypatch, capsys)
+    expected = {"images/b.png", "images/d.png", "images/x.png"}
+    assert len(faults) == len(told["faults"]) == 3 and {fault.file for fault in faults} == expected
+    assert "error: 3 faults in photos: " in printed.err and printed.err.count("images/d.png") == 1
+    assert pasted(printed.out) == ["--exif", "apply"]
+
+
+def test_a_training_tells_what_the_doctor_tells(photos, monkeypatch, capsys):
+    for case in PLANTED:
+        if case.kind in ("label-size-differs", "empty-file", "lossy-label"):
+            case.spoil(photos)
+    _, _, printed, _ = look(monkeypatch, capsys)
+    _, raised = left_by(train.main, ["train", "--data", "photos", *SMALL.split()], monkeypatch)
+    assert {*str(raised[0]).splitlines()} == {line.removeprefix("error: ") for line in printed.err.splitlines()}
+
+
+UNNAMED = {"values": values(lambda label: label, table=False), "colours": colours(table="")}
+
+
+@pytest.mark.parametrize("kind", UNNAMED)
+def test_a_class_table_to_edit_is_written_and_read_again(kind, photos, monkeypatch, capsys):
+    UNNAMED[kind](photos)
+    assert left_by(doctor.main, ["doctor", "photos", "--classes", "photos/classes.toml"], monkeypatch)[0] == 0
+    text = (photos / "classes.toml").read_text()
+    assert text.count("name = ") == 3 and (", id = " in text) is (kind == "values")
+    (photos / "classes.toml").write_text(text.replace('"class 1"', '"tree"'))
+    code, _, printed, told = look(monkeypatch, capsys)
+    assert code == 0 and [each["name"] for each in told["classes"]] == ["class 0", "tree", "class 2"]
+    again, raised = left_by(doctor.main, ["doctor", "photos", "--classes", "photos/classes.toml"], monkeypatch)
+    assert again == 2 and "nothing is overwritten" in str(raised[0])
+
+
+@pytest.mark.parametrize(
+    "flags, word",
+    [
+        (("--picture", "photos/images/a.png"), "nothing is overwritten"),
+        (("--json", "nowhere/found.json"), "there is no folder"),
+        (("--picture", "photos"), "is a folder: name a file"),
+        (("--val-fraction", "2"), "--val-fraction must be between 0 and 0.9"),
+        (("--map", "255"), "--map must be OLD=NEW"),
+        (("--exfi", "apply"), "nearest: --exif"),
+    ],
+)
+def test_wrong_flags_are_told_before_anything_is_read_or_written(flags, word, photos, monkeypatch, capsys):
+    before = state_of(photos)
+    code, raised = left_by(doctor.main, ["doctor", "photos", *flags], monkeypatch)
+    assert code == 2 and word in str(raised[0]) and state_of(photos) == before
+
+
+def test_no_folder_is_told_in_the_json_too(photos, monkeypatch, capsys):
+    assert left_by(doctor.main, ["doctor", "photo", "--json", "found.json"], monkeypatch)[0] == 2
+    (fault,) = json.loads((photos.parent / "found.json").read_text())["faults"]
+    assert fault["kind"] == "no-folder" and "Did you mean" in fault["what"]
+
+
+def test_the_table_holds_the_share_of_each_class_counted_by_hand(photos, monkeypatch, capsys):
+    _, _, printed, told = look(monkeypatch, capsys)
+    for place, each in enumerate(told["classes"]):
+        for split, names in (("train", NAMES[:6]), ("val", NAMES[6:])):
+            assert each["pixels"][split] == sum(int((label_of(name) == place).sum()) for name in names)
+    total = sum(each["pixels"]["train"] for each in told["classes"])
+    share = 100 * told["classes"][1]["pixels"]["train"] / total
+    assert re.search(rf"1 +tree +{share:.2f}", printed.out)
+
+
+def test_classes_that_training_lacks_are_warned_of(photos, monkeypatch, capsys):
+    values(lambda label: np.where(label == 2, 0, label).astype(np.uint8), *NAMES[:6])(photos)
+    code, _, printed, told = look(monkeypatch, capsys)
+    assert code == 0 and "warning: car in val alone: no training pixel" in printed.out
+    assert any("car in val alone" in warning for warning in told["warnings"])
+
+
+def test_the_picture_shows_images_with_their_labels(photos, monkeypatch, capsys):
+    look(monkeypatch, capsys, "--picture", "look.png")
+    with open("look.png", "rb") as file:
+        picture = np.asarray(Image.open(io.BytesIO(file.read())))
+    colours_of_classes = {(128, 0, 0), (0, 128, 0), (128, 128, 0)}  # the key's squares: Pascal VOC's palette
+    assert colours_of_classes <= set(map(tuple, picture.reshape(-1, 3).tolist()))
+    assert picture.shape[0] > 2 * 2 * 180  # eight images in rows of four, each over its label, enlarged
+
+
+@pytest.mark.parametrize(
+    "sizes, expected",
+    [
+        ({(120, 160): 40}, ((120, 160), "stretch")),
+        ({(3024, 4032): 60}, ((360, 480), "stretch")),
+        ({(1080, 1920): 9}, ((312, 552), "stretch")),
+        ({(3024, 4032): 40, (4032, 3024): 20}, ((360, 480), "letterbox")),
+        ({(100, 100): 3, (300, 100): 1}, ((176, 176), "letterbox")),
+        ({(20, 4000): 3}, ((32, 6400), "stretch")),
+    ],
+)
+def test_the_suggested_size_keeps_the_shape_of_most_images_and_the_speed(sizes, expected):
+    assert suggested_size(sizes) == expected
+
+
+def test_real_camvid_has_no_fault(camvid_folder, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, raised = left_by(doctor.main, ["doctor", str(camvid_folder), "--json", "found.json"], monkeypatch)
+    printed = capsys.readouterr()
+    assert code == 0 and not raised and "warning" not in printed.out and not printed.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["faults"] == found["warnings"] == [] and found["splits"] == {"train": 367, "val": 101}
+    (between,) = found["audit"]["neighbours"]  # 39 and 31 frames of a thirtieth of a second
+    assert [round(30 * seam["seconds"]) for seam in between["seams"]] == [31, 39] and "0016E5_07920" in printed.out
+    counted = [each["pixels"]["val"] for each in found["classes"]]
+    recounted = "1601620 4531180 98499 5053176 1521751 2851125 155724 537197 304716 113531 387010"
+    assert counted == [int(number) for number in recounted.split()]  # data/README.md

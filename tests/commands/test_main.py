@@ -1,0 +1,147 @@
+"""The console script: every command by its name, told at once, and completed by a real shell."""
+
+import importlib
+import inspect
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from segnet_jax import __main__ as script
+from segnet_jax import __version__
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def segnet(*words, **environment):
+    command = [sys.executable, "-m", "segnet_jax", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["help"]], ids=str)
+def test_alone_or_asked_for_help_it_lists_the_commands_a_line_each(words, capsys):
+    script.main(words)
+    lines = capsys.readouterr().out.splitlines()
+    for name in script.commands():
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        assert len(line) < 100 and len(line.split()) > 2
+    assert {"train", "evaluate", "predict", "prepare", "benchmark"} <= script.commands().keys()
+
+
+def test_jax_is_not_imported_before_the_command_is_known():
+    code = (
+        "import sys\nfrom segnet_jax.__main__ import main\n"
+        "for words in ([], ['--version'], ['trian']):\n"
+        "    try:\n        main(words)\n    except SystemExit:\n        pass\n"
+        "heavy = {'jax', 'numpy', 'tyro', 'flax', 'orbax', 'tensorflow', 'matplotlib', 'PIL'}\n"
+        "print('imported:', sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[-1] == "imported: []"
+
+
+@pytest.mark.parametrize("name", script.commands())
+def test_each_command_is_a_module_whose_main_takes_nothing(name):
+    main = importlib.import_module(f"segnet_jax.{name}").main
+    assert not [each for each in inspect.signature(main).parameters.values() if each.default is each.empty]
+
+
+def test_no_command_is_left_out():
+    """Each module that is run by `run_command` at its end has a word of its own."""
+    run = {path.stem for path in (ROOT / "segnet_jax").glob("*.py") if "\n    run_command(main)" in path.read_text()}
+    assert run == script.commands().keys()
+
+
+def test_the_installed_script_is_this_one():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["segnet"].partition(":")
+    assert getattr(importlib.import_module(module), function) is script.main
+
+
+def test_a_command_gets_its_own_flags_and_exit_code():
+    done = segnet("evaluate", "no/run", "--split", "val")
+    assert (done.returncode, done.stderr) == (2, "error: no run no/run: there is no such folder\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "segnet has no command 'trian'; nearest: train"),
+        (["xyz"], "segnet has no command 'xyz'; commands: train, "),
+        (["../train"], "segnet has no command '../train'"),
+        (["errors"], "segnet has no command 'errors'"),  # a module that is none
+        (["a\nb"], r"segnet has no command 'a\nb'"),
+        (["completion"], "takes the name of a shell: bash or zsh"),
+        (["completion", "fish"], "takes the name of a shell: bash or zsh"),
+    ],
+    ids=str,
+)
+def test_an_unknown_word_is_told_in_one_line_with_exit_code_2(words, message, capsys):
+    with pytest.raises(SystemExit) as left:
+        script.main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and line.startswith("error: ") and message in line
+
+
+def test_the_version_is_told(capsys):
+    script.main(["--version"])
+    assert capsys.readouterr().out == f"segnet_jax {__version__}\n"
+
+
+@pytest.fixture(scope="module")
+def completed(tmp_path_factory):
+    """Completes words as bash does when Tab is pressed behind them: the script's own answer, or files."""
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash")
+    folder = tmp_path_factory.mktemp("completion")
+    done = segnet("completion", "bash")
+    assert done.returncode == 0, done.stderr
+    (folder / "segnet.bash").write_text(done.stdout)
+
+    def complete(*words):
+        code = (
+            'source ./segnet.bash; spec=($(complete -p segnet)); function=""\n'
+            "for ((i = 0; i < ${#spec[@]}; i++)); do [[ ${spec[i]} == -F ]] && function=${spec[i+1]}; done\n"
+            'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); $function\n'
+            'printf "%s\\n" "${COMPREPLY[@]}"; complete -p segnet >&2'
+        )
+        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+        done = subprocess.run(
+            ["bash", "--norc", "-c", code, "bash", "segnet", *words],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=os.environ | {"PATH": path},
+            check=True,
+        )
+        assert "-o default" in done.stderr  # files, where the answer is empty
+        return done.stdout.split()
+
+    return complete
+
+
+def test_bash_completes_commands_flags_and_choices(completed):
+    assert set(completed("")) == script.commands().keys()
+    assert completed("ev") == ["evaluate"]
+    assert completed("predict", "runs/x", "--ti") == ["--tile"]
+    assert completed("train", "--learning") == ["--learning-rate"]
+    assert set(completed("evaluate", "runs/x", "--split", "")) == {"train", "val", "test"}
+
+
+def test_bash_is_left_to_complete_files_where_a_path_is_wanted(completed):
+    for words in (["evaluate", ""], ["predict", "runs/x", "photos/"], ["train", "--data", "Cam"]):
+        assert completed(*words) == []
+
+
+def test_zsh_gets_a_script_of_the_same_commands():
+    done = segnet("completion", "zsh")
+    assert done.returncode == 0 and done.stdout.startswith("#compdef segnet")
+    assert all(name in done.stdout for name in script.commands())
+    if shutil.which("zsh"):
+        subprocess.run(["zsh", "-n"], input=done.stdout, text=True, check=True)

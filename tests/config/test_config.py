@@ -1,0 +1,77 @@
+"""Config: TOML there and back, protocols, and errors that name the key."""
+
+import dataclasses
+
+import pytest
+
+from segnet_jax.config.fields import Config, differences
+from segnet_jax.config.files import protocol_names, read_config, read_protocol, read_run
+from segnet_jax.config.flags import parse_config
+from segnet_jax.system.errors import UserError
+
+
+def test_a_config_survives_its_toml_form(tmp_path):
+    config = dataclasses.replace(Config(), data='a "quoted" \\ folder ü', scenes=(3, 2), learning_rate=1e-5, flip=False)
+    (tmp_path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    assert read_config(tmp_path / "config.toml", Config()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat = 1.0", "unknown key 'learning_rat' in .*; nearest: learning_rate"),
+        ("epochs = 3\nepochs = 4\n", "not valid TOML: .*line 2"),
+        ("epochs = ", "not valid TOML"),
+        ('epochs = "three"', "epochs in .* must be int, got 'three'"),
+        ("epochs = true", "epochs in .* must be int, got True"),
+        ("image_size = [360]", "image_size in .* must be"),
+        ('schedule = "linear"', "schedule in .* must be one of constant, step, poly, cosine, got 'linear'"),
+        ("learning_rate = -1", "--learning-rate must be between .*, got -1"),
+        ("seed = nan", "seed in .* must be int"),
+    ],
+)
+def test_a_faulty_file_is_refused_by_key(tmp_path, text, message):
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_config(tmp_path / "config.toml", Config())
+
+
+def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path):
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot read the config"):
+        read_config(tmp_path / "binary.toml", Config())
+    (tmp_path / "large.toml").write_text("#" * 1_000_001)
+    with pytest.raises(UserError, match="1000001 bytes"):
+        read_config(tmp_path / "large.toml", Config())
+
+
+def test_every_protocol_loads_and_names_itself():
+    assert {"demo", "camvid-tutorial", "camvid-matlab-2018"} <= set(protocol_names())
+    for name in protocol_names():
+        assert read_protocol(name, Config()).protocol == name
+
+
+def test_a_file_that_names_a_protocol_is_over_that_protocol(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('epochs = 3\nprotocol = "camvid-matlab-2018"\n')
+    mine = read_config(path, Config())
+    assert mine == dataclasses.replace(read_protocol("camvid-matlab-2018", Config()), epochs=3)
+    assert mine == parse_config(["--config", str(path)], prog="x", description="")
+    assert mine == parse_config(["--config", str(path), "--protocol", mine.protocol], prog="x", description="")
+    with pytest.raises(UserError, match="--protocol demo, but .* is of protocol camvid-matlab-2018: leave one away"):
+        parse_config(["--config", str(path), "--protocol", "demo"], prog="x", description="")
+    path.write_text('protocol = "camvid-tutorail"')
+    with pytest.raises(UserError, match="unknown protocol 'camvid-tutorail'; known: .*camvid-tutorial"):
+        read_config(path, Config())
+
+
+def test_a_run_of_a_protocol_that_is_no_more_is_still_read(tmp_path):
+    config = dataclasses.replace(Config(), protocol="of-an-earlier-version", epochs=3)
+    (tmp_path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    assert read_run(tmp_path) == config
+
+
+def test_only_what_makes_the_experiment_counts_as_a_difference():
+    old = Config()
+    new = dataclasses.replace(old, devices="2", run="x", data="elsewhere", max_steps=3, seed=1, depth=4)
+    assert differences(old, new) == {"depth": (5, 4), "seed": (0, 1)}

@@ -1,0 +1,333 @@
+"""The cache of decoded records: right, made once, never trusted where it is damaged, never in the way."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_tf_data import fails_with, random_split
+
+from segnet_jax.data.dataset import Split
+from segnet_jax.data.images.fit import resize
+from segnet_jax.data.input_pipeline import cache as module
+from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.system.errors import UserError
+
+COUNT, SIZE = 5, (6, 7)
+
+
+@pytest.fixture
+def split():
+    return random_split(COUNT, *SIZE)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def counted(split):
+    """The same split, and the list that grows by each record that is read from it."""
+    asked = []
+
+    def read(index):
+        asked.append(index)
+        return split.read(index)
+
+    return Split(split.names, read, split.fingerprint), asked
+
+
+def unreadable(split):
+    def fail(index):
+        raise AssertionError(f"record {index} was decoded again")
+
+    return Split(split.names, fail, split.fingerprint)
+
+
+def assert_holds(samples, split, size=SIZE):
+    assert len(samples) == len(split) and samples.image_size == size
+    for index in range(len(split)):
+        for ours, expected in zip(samples.read(index), resize(*split.read(index), *size), strict=True):
+            assert ours.dtype == np.uint8 and np.array_equal(ours, expected)
+
+
+def folder_of(cache):
+    """The one thing that the cache holds."""
+    (folder,) = cache.iterdir()
+    return folder
+
+
+@pytest.mark.parametrize("size", [SIZE, (4, 9), (12, 3)])
+def test_records_are_what_the_reader_gives_at_the_size_asked_for(split, cache, size):
+    advanced = []
+    samples = decoded(split, size, cache, lambda: advanced.append(1))
+    assert_holds(samples, split, size)
+    assert len(advanced) == COUNT
+    images, labels = zip(*(resize(*split.read(i), *size) for i in range(COUNT)), strict=True)
+    assert np.array_equal(samples.images, np.stack(images)) and np.array_equal(samples.labels, np.stack(labels))
+    assert samples.num_bytes == samples.images.nbytes + samples.labels.nbytes
+
+
+def test_a_second_opening_decodes_nothing_and_says_nothing(split, cache):
+    decoded(split, SIZE, cache)
+    told = []
+    again = decoded(unreadable(split), SIZE, cache, lambda: told.append("a record"), told.append)
+    assert_holds(again, split)
+    assert told == []
+
+
+def test_another_fingerprint_or_size_is_decoded_anew_and_leaves_the_first_as_it_was(split, cache):
+    other = random_split(COUNT, *SIZE, seed=1)
+    for one, size in ((split, SIZE), (split, SIZE[::-1]), (other, SIZE)):
+        one, asked = counted(one)
+        assert_holds(decoded(one, size, cache), one, size)
+        assert set(asked) == set(range(COUNT))
+    for one, size in ((split, SIZE), (split, SIZE[::-1]), (other, SIZE)):
+        assert_holds(decoded(unreadable(one), size, cache), one, size)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_records_cannot_be_written_to(split, cache):
+    for _ in range(2):  # just decoded, and found in the cache
+        samples = decoded(split, SIZE, cache)
+        for array in (samples.images, samples.labels, *samples.read(2)):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 1
+
+
+def test_nothing_is_written_outside_the_given_folder(split, cache, tmp_path, monkeypatch):
+    for name in ("here", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    decoded(split, SIZE, cache / "of" / "mine")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files and all(path.is_relative_to(cache / "of" / "mine") for path in files)
+
+
+def flip_bit(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "a bit of an image flipped": lambda folder: flip_bit(folder / "images.npy", -20),
+    "a bit of a label flipped": lambda folder: flip_bit(folder / "labels.npy", -1),
+    "a bit before the images flipped": lambda folder: flip_bit(folder / "images.npy", 10),  # the { of numpy's header
+    "images cut off": lambda folder: os.truncate(folder / "images.npy", 300),
+    "images cut to nothing": lambda folder: os.truncate(folder / "images.npy", 0),
+    "labels cut by a byte": lambda folder: os.truncate(
+        folder / "labels.npy", (folder / "labels.npy").stat().st_size - 1
+    ),
+    "no labels": lambda folder: (folder / "labels.npy").unlink(),
+    "no header": lambda folder: (folder / "header.json").unlink(),
+    "a header cut off": lambda folder: os.truncate(folder / "header.json", 30),
+    "a header of no text": lambda folder: (folder / "header.json").write_bytes(b"\xff\x00\xfe"),
+    "a header of another kind": lambda folder: (folder / "header.json").write_text("[]"),
+    "an empty folder": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_noticed_and_told_and_mended(split, cache, damage):
+    decoded(split, SIZE, cache)
+    DAMAGES[damage](folder_of(cache))
+    told, (reader, asked) = [], counted(split)
+    assert_holds(decoded(reader, SIZE, cache, say=told.append), split)
+    assert set(asked) == set(range(COUNT))
+    assert told == [f"warning: {folder_of(cache)} is damaged; it is made anew"]
+    assert_holds(decoded(unreadable(split), SIZE, cache), split)
+
+
+@pytest.mark.parametrize("swept", [True, False])  # False: as after a kill that leaves no time to sweep
+@pytest.mark.parametrize("last", [0, COUNT - 1])
+def test_what_a_stop_in_mid_decoding_leaves_is_not_taken_for_whole(split, cache, monkeypatch, swept, last):
+    def read(index):
+        if index == last:
+            raise UserError(f"record {index} is damaged")
+        return split.read(index)
+
+    with monkeypatch.context() as patch:
+        if not swept:
+            patch.setattr(shutil, "rmtree", lambda *args, **settings: None)
+        with pytest.raises(UserError, match=f"^record {last} is damaged$"):
+            decoded(Split(split.names, read, split.fingerprint), SIZE, cache)
+    left = list(cache.iterdir())
+    assert len(left) == (0 if swept else 1)
+    told, (reader, asked) = [], counted(split)
+    assert_holds(decoded(reader, SIZE, cache, say=told.append), split)
+    assert set(asked) == set(range(COUNT)) and told == []
+    assert_holds(decoded(unreadable(split), SIZE, cache), split)
+
+
+def make_room(monkeypatch, cache, *, free=2**40, limit=2**40, writable=True, in_the_way=False, allocate=0):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(module, "LIMIT", limit)
+    monkeypatch.setattr(os, "access", lambda path, mode: writable)
+    if in_the_way:
+        cache.write_text("no folder")
+    if allocate:
+        monkeypatch.setattr(os, "posix_fallocate", fails_with(allocate), raising=False)
+
+
+NEEDED = COUNT * 6 * 7 * 4
+NO_ROOM = {
+    "a full disk": ({"free": NEEDED}, "only 0 MB are free in "),
+    "more than is ever kept": ({"limit": NEEDED - 1}, "the limit is 0 MB"),
+    "a limit that is not told before": ({"allocate": errno.ENOSPC}, "cannot take them (No space left on device)"),
+    "a quota": ({"allocate": errno.EDQUOT}, "cannot take them (Disk quota exceeded)"),
+    "a cache that is not ours": ({"writable": False}, "cache cannot be written to"),
+    "a file where the cache should be": ({"in_the_way": True}, "cache cannot be used (File exists)"),
+}
+
+
+@pytest.mark.parametrize("reason", NO_ROOM)
+def test_without_room_the_same_records_are_streamed_and_one_line_says_why(split, cache, monkeypatch, reason):
+    settings, why = NO_ROOM[reason]
+    make_room(monkeypatch, cache, **settings)
+    told, (reader, asked) = [], counted(split)
+    samples = decoded(reader, SIZE[::-1], cache, say=told.append)
+    assert asked == []  # not before they are asked for
+    assert_holds(samples, split, SIZE[::-1])
+    assert asked == list(range(COUNT)) and samples.images is None and samples.labels is None
+    assert len(told) == 1 and "\n" not in told[0] and why in told[0] and "decoded for each use" in told[0]
+    assert not cache.is_dir() or not list(cache.iterdir())
+
+
+def test_records_that_just_fit_are_kept(split, cache, monkeypatch):
+    make_room(monkeypatch, cache, free=NEEDED * 10 / 9 + 1, limit=NEEDED)
+    assert decoded(split, SIZE, cache).images is not None
+
+
+def test_two_that_decode_at_once_both_get_right_records_and_leave_one_copy(split, cache):
+    both_decode = threading.Barrier(2)
+
+    def read(index):
+        if index == 0:
+            both_decode.wait(timeout=30)
+        return split.read(index)
+
+    got = []
+    threads = [
+        threading.Thread(
+            target=lambda: got.append(decoded(Split(split.names, read, split.fingerprint), SIZE, cache)), daemon=True
+        )
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(got) == 2
+    for samples in got:
+        assert_holds(samples, split)
+        assert samples.images is not None
+    assert {path.name for path in folder_of(cache).iterdir()} == {"images.npy", "labels.npy", "header.json"}
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_room_is_taken_by_writing_where_the_system_cannot_reserve_it(split, cache, monkeypatch, number):
+    make_room(monkeypatch, cache, allocate=number)
+    monkeypatch.setattr(module, "_BLOCK", 100)
+    assert_holds(decoded(split, SIZE, cache), split)
+    assert_holds(decoded(unreadable(split), SIZE, cache), split)
+
+
+def test_room_is_taken_for_every_byte_before_anything_is_decoded(split, cache):
+    taken = []
+
+    def read(index):
+        (folder,) = cache.glob("decoded-*.*")
+        taken.append([(folder / f"{name}.npy").stat() for name in ("images", "labels")])
+        return split.read(index)
+
+    decoded(Split(split.names, read, split.fingerprint), SIZE, cache)
+    assert all(stat.st_blocks * 512 >= stat.st_size > 0 for stats in taken for stat in stats)
+
+
+@pytest.mark.parametrize("what", ["a file", "a dead link", "a link to a folder"])
+def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp_path, what):
+    decoded(split, SIZE, cache)
+    folder = folder_of(cache)
+    shutil.rmtree(folder)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine").write_text("mine")
+    if what == "a file":
+        folder.write_text("no folder")
+    else:
+        folder.symlink_to(tmp_path / ("gone" if what == "a dead link" else "other"))
+    told = []
+    assert_holds(decoded(split, SIZE, cache, say=told.append), split)
+    assert told == [f"warning: {folder} is damaged; it is made anew"]
+    assert decoded(unreadable(split), SIZE, cache, say=told.append).images is not None and len(told) == 1
+    assert (tmp_path / "other" / "mine").read_text() == "mine"
+
+
+class Stopped(Exception):
+    """Not an error of reading: what a wish to stop raises."""
+
+
+def test_a_stop_while_decoding_ends_it_promptly_and_leaves_nothing(cache):
+    split, asked = counted(random_split(500, *SIZE))
+
+    def read(index):
+        time.sleep(0.01)
+        return split.read(index)
+
+    def stop():
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        decoded(Split(split.names, read, split.fingerprint), SIZE, cache, stop)
+    assert len(asked) < 100
+    assert list(cache.iterdir()) == []
+
+
+DECODES_FOR_EVER = """
+import pathlib, sys, time
+from segnet_jax.data.dataset import Split
+from segnet_jax.data.input_pipeline.cache import decoded
+
+def read(index):
+    print("decoding", flush=True)
+    time.sleep(600)
+
+decoded(Split(("a",), read, "0" * 64), (6, 7), pathlib.Path(sys.argv[1]))
+"""
+
+
+def test_what_a_killed_decoding_leaves_is_swept_and_what_a_living_one_fills_is_not(split, cache):
+    def start():
+        child = subprocess.Popen([sys.executable, "-c", DECODES_FOR_EVER, str(cache)], stdout=subprocess.PIPE)
+        assert child.stdout.readline() == b"decoding\n"
+        return child
+
+    killed = start()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    (left,) = cache.iterdir()
+    living = start()  # sweeps at its own start, too
+    try:
+        (filled,) = cache.iterdir()
+        assert filled != left
+        (cache / "decoded-notes.txt").write_text("not ours to remove")
+        (cache / "decoded-1-just-made.abcd").mkdir()  # whose maker may be about to lock it
+        (cache / "decoded-1-long-ago.abcd").mkdir()
+        os.utime(cache / "decoded-1-long-ago.abcd", (0, 0))
+        assert_holds(decoded(split, SIZE, cache), split)
+        names = {path.name for path in cache.iterdir()}
+        assert len(names) == 4 and {filled.name, "decoded-notes.txt", "decoded-1-just-made.abcd"} < names
+    finally:
+        living.kill()
+        living.wait()
+        living.stdout.close()
+        killed.stdout.close()

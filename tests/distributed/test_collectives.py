@@ -1,0 +1,121 @@
+"""Which messages devices send each other in a training step, counted in its program for eight; nothing is computed."""
+
+import re
+from collections import Counter
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_train_step
+from segnet_jax.nn import SegNet
+from segnet_jax.nn.preprocessing import TORCH
+from segnet_jax.training.inputs import as_sent
+from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.state import create_state, variable_shapes
+from segnet_jax.training.steps import train_steps
+
+DEVICES = 8
+PARAMETERS = 29_441_419  # of the published network without biases before BatchNorm
+CHANNELS = 7_936  # that are normalised, each with a mean and a variance
+MEASURES = 3  # loss, right pixels, labelled pixels
+
+COLLECTIVES = {"all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast"}
+TRANSFERS = {"infeed", "outfeed", "send", "recv"}
+
+
+def lowered(*, synchronised, width=1.0, depth=5, steps=1, precision="float32", half_gradients=False):
+    """The step of eight devices, each with one image of 32x32 a step, for which nothing is allocated."""
+    model = SegNet(11, width=width, depth=depth, sync_axis=AXIS if synchronised else None)
+    schedule = learning_rate_schedule("constant", peak=0.1, total_steps=10)
+    optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
+    step = partial(
+        train_steps,
+        make_batch=as_sent,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        class_weights=jnp.ones(11),
+        preprocessing=TORCH,
+        half_gradients=half_gradients,
+    )
+    state = jax.eval_shape(partial(create_state, optimizer=optimizer, precision=precision), variable_shapes(model))
+    inputs = {
+        name: jax.ShapeDtypeStruct((DEVICES, steps, 1, 1, 32, 32, *channels), jnp.uint8)
+        for name, channels in {"image": (3,), "label": ()}.items()
+    }
+    return parallel_train_step(step, choose_devices(str(DEVICES))).lower(state, inputs, ())
+
+
+def operations(program):
+    """How often each operation stands in a compiled program; one in two halves, start and done, counts once."""
+    names = re.findall(r"^\s*(?:ROOT )?%?\S+ = (?:\([^()]*\)|\S+) ([a-z-]+)\(", program.as_text(), re.MULTILINE)
+    return Counter(name.removesuffix("-start") for name in names)
+
+
+def bytes_sent(program):
+    """Bytes that a lowered program sums over devices, by type."""
+    text = program.as_text()
+    others = r"stablehlo\.(all_gather|all_to_all|reduce_scatter|collective_\w+|infeed|outfeed|send|recv)\b"
+    assert not re.search(others, text)
+    sent = Counter()
+    for operands in re.findall(r'"stablehlo\.all_reduce".*?\}\) : \((.*?)\) ->', text, re.DOTALL):
+        for sizes, kind, bits in re.findall(r"tensor<((?:\d+x)*)([a-z]+)(\d+)>", operands):
+            sent[kind + bits] += int(bits) // 8 * int(np.prod([int(size) for size in sizes.split("x") if size]))
+    return sent
+
+
+def assert_sums_alone(program, count):
+    """Holds a compiled program to so many all-reduces, and to nothing else between devices or to the host."""
+    found = operations(program)
+    assert found["fusion"] + found["convolution"] > 10  # the text has been read
+    assert {name: found[name] for name in COLLECTIVES | TRANSFERS if found[name]} == {"all-reduce": count}
+    assert not re.search(r'custom_call_target="[^"]*callback', program.as_text())
+
+
+# Synchronised, each of the 25 BatchNorms waits for one sum forward and for one backward.
+EXPECTED = pytest.mark.parametrize("synchronised, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 51)])
+
+
+@EXPECTED
+def test_a_step_sums_once_and_twice_more_for_each_synchronised_batch_norm(synchronised, count):
+    assert_sums_alone(lowered(synchronised=synchronised, width=1 / 32).compile(), count)
+
+
+@pytest.mark.slow
+@EXPECTED
+def test_the_published_network_sums_no_more_often(synchronised, count):
+    assert_sums_alone(lowered(synchronised=synchronised).compile(), count)
+
+
+@pytest.mark.parametrize("synchronised, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 1 + 2 * 3)])
+def test_three_steps_in_one_call_send_what_one_does_three_times(synchronised, count, monkeypatch):
+    settings = {"synchronised": synchronised, "width": 1 / 32, "depth": 1}
+    once = bytes_sent(lowered(**settings))
+    assert bytes_sent(lowered(**settings, steps=3)) == {kind: 3 * size for kind, size in once.items()}
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # steps as a loop, as on all but the CPU
+    program = lowered(**settings, steps=3)
+    assert bytes_sent(program) == once
+    program = program.compile()
+    assert operations(program)["while"] == 1
+    assert_sums_alone(program, count)
+
+
+@pytest.mark.parametrize("synchronised", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_what_is_summed_is_the_gradient_the_measures_and_the_statistics(synchronised):
+    statistics = 2 * CHANNELS * (2 if synchronised else 1)  # two sums forward, two backward; else two at the end
+    sent = bytes_sent(lowered(synchronised=synchronised))
+    assert sent == {"f32": 4 * (PARAMETERS + MEASURES + statistics)}
+    assert 117.8e6 <= sent["f32"] < 117.9e6
+
+
+@pytest.mark.parametrize(
+    "precision, kind", [("float32", "bf16"), pytest.param("float16", "f16", marks=pytest.mark.slow)]
+)
+def test_half_gradients_are_half_the_bytes(precision, kind):
+    sent = bytes_sent(lowered(synchronised=False, precision=precision, half_gradients=True))
+    assert sent == {kind: 2 * PARAMETERS, "f32": 4 * (MEASURES + 2 * CHANNELS)}
+    assert 58.8e6 < sent[kind] < 58.9e6

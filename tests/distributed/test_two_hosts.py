@@ -1,0 +1,178 @@
+"""The training command in two processes: as one does, stopping together, and exact after one was killed."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from test_train import SMALL, latest_of, restored, run
+from xla_flags import QUICK
+
+from segnet_jax.training.manifest import verify
+
+HEARTBEAT = 5
+SAME = [*SMALL[: SMALL.index("--devices")], *SMALL[SMALL.index("--devices") + 2 :], "--epochs", "7"]  # 21 steps
+
+
+class Two:
+    """Two processes of four fake devices that train in one folder."""
+
+    def __init__(self, folder, *flags, first=("-m", "segnet_jax.train"), of_second=()):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+        environment["XLA_FLAGS"] = QUICK
+        hosts = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--heartbeat", str(HEARTBEAT)]
+        self.log = folder / "metrics.jsonl"
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, *(("-m", "segnet_jax.train") if rank else first), *SAME, "--fake-devices", "4"]
+                + ["--run", str(folder), *hosts, "--process-id", str(rank), *flags],
+                env=environment | dict(of_second) if rank else environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+
+    def wait_for(self, step):
+        limit = time.monotonic() + 60
+        while time.monotonic() < limit and self.processes[0].poll() is None:
+            if self.log.exists() and f'"step": {step},' in self.log.read_text():
+                return
+            time.sleep(0.02)
+
+    def end(self, seconds=90):
+        """The exit codes and what was told, within the time."""
+        try:
+            told = [process.communicate(timeout=seconds)[1] for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [process.returncode for process in self.processes], told
+
+
+def sum_of(folder):
+    return verify(folder / "checkpoints" / "newest" / str(latest_of(folder)))["state"]
+
+
+def rows_of(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clock = {"seconds", "images_per_second"}
+    return [{name: value for name, value in row.items() if name not in clock} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "unbroken"
+    codes, told = Two(folder).end()
+    assert codes == [0, 0], told
+    return folder
+
+
+def test_two_processes_of_four_devices_end_where_one_of_eight_does(unbroken, tmp_path):
+    assert run("--run", tmp_path / "one", "--epochs", 7) == 0
+    ours, expected = (restored(folder)["params"] for folder in (unbroken, tmp_path / "one"))
+    assert latest_of(unbroken) == 21
+    for mine, other in zip(*map(jax.tree.leaves, (ours, expected)), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_killed_one_is_named_and_a_signal_to_one_stops_both_and_all_of_it_is_exact(unbroken, tmp_path):
+    folder = tmp_path / "run"
+    two = Two(folder)
+    two.wait_for(8)
+    two.processes[1].kill()
+    killed_at = time.monotonic()
+    codes, told = two.end(HEARTBEAT + 20)
+    assert codes == [8, -signal.SIGKILL] and time.monotonic() - killed_at < HEARTBEAT + 20
+    assert f"error: process 1 (host {socket.gethostname()}, pid {two.processes[1].pid}) was lost" in told[0]
+    assert json.loads((folder / "outcome.json").read_text())["exit_code"] == 8
+
+    two = Two(folder)
+    two.wait_for(13)
+    two.processes[1].send_signal(signal.SIGTERM)
+    codes, told = two.end()
+    assert codes == [143, 143], told
+    stopped_at = json.loads((folder / "outcome.json").read_text())["saved"]
+    assert latest_of(folder) == stopped_at and f"stopped after step {stopped_at} of 21" in told[0]
+
+    assert Two(folder).end()[0] == [0, 0]
+    assert sum_of(folder) == sum_of(unbroken) and rows_of(folder) == rows_of(unbroken)
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_either_process_are_named_and_the_restart_is_exact_each_time(unbroken, tmp_path):
+    moments, longest = random.Random(0), 0.0
+    for number in range(20):
+        folder, victim = tmp_path / str(number), moments.randrange(2)
+        two = Two(folder)
+        two.wait_for(moments.randrange(1, 20))
+        time.sleep(moments.random() / 4)
+        two.processes[victim].kill()
+        killed_at = time.monotonic()
+        codes, told = two.end(HEARTBEAT + 20)
+        longest = max(longest, time.monotonic() - killed_at)
+        assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 8), (number, codes, told)
+        assert f"error: process {victim} (host" in told[1 - victim], told
+        assert Two(folder).end()[0] == [0, 0]
+        assert sum_of(folder) == sum_of(unbroken) and rows_of(folder) == rows_of(unbroken), number
+    print(f"20 of 20 named and exact; the other left after at most {longest:.1f} s")
+
+
+FULL_ONCE = """
+from segnet_jax import train
+from segnet_jax.system.command import run_command
+from segnet_jax.training import checkpoints
+
+seal, times = checkpoints.seal, []
+
+def full_at_the_third(*args):
+    times.append(1)
+    if len(times) == 3:
+        raise OSError(28, "No space left on device")
+    return seal(*args)
+
+checkpoints.seal = full_at_the_third
+run_command(train.main)
+"""
+
+
+@pytest.mark.slow
+def test_the_one_that_saves_waits_for_room_in_the_midst_of_a_save_and_the_other_for_it(unbroken, tmp_path):
+    codes, told = Two(tmp_path / "run", "--on-disk-full", "wait", first=("-c", FULL_ONCE)).end()
+    assert codes == [0, 0], told
+    assert "waiting for room" in told[0] and "there is room again" in told[0]
+    assert sum_of(tmp_path / "run") == sum_of(unbroken) and rows_of(tmp_path / "run") == rows_of(unbroken)
+
+
+@pytest.mark.slow
+def test_where_one_has_no_room_for_decoded_images_both_take_batches_from_the_host(unbroken, tmp_path):
+    (tmp_path / "file").touch()
+    codes, told = Two(tmp_path / "run", of_second={"SEGNET_JAX_CACHE": str(tmp_path / "file" / "cache")}).end()
+    assert codes == [0, 0], told
+    assert "input    host in all processes, for process 1 cannot hold the images" in told[0]
+    assert sum_of(tmp_path / "run") == sum_of(unbroken)
+
+
+def test_a_signal_while_the_others_are_waited_for_ends_with_a_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        hosts = ["--coordinator", f"127.0.0.1:{nobody.getsockname()[1]}", "--num-processes", "2", "--process-id", "1"]
+        command = [sys.executable, "-m", "segnet_jax.train", *SAME, "--run", str(tmp_path / "run"), *hosts]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        nobody.settimeout(60)
+        with nobody.accept()[0]:
+            process.terminate()
+            told = process.communicate(timeout=20)[1]
+    assert process.returncode == 143 and "stopping: nothing is lost" in told and "Traceback" not in told
+    assert not (tmp_path / "run").exists()

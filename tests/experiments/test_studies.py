@@ -1,0 +1,131 @@
+"""The trainings of experiments/ablation: each a config that loads, set side by side as their scores say."""
+
+import importlib.util
+import json
+import pathlib
+import tomllib
+
+import numpy as np
+import pytest
+
+from segnet_jax.config.fields import Config, differences
+from segnet_jax.config.files import override, read_config, read_protocol
+from segnet_jax.runs.checks import check_network
+from segnet_jax.training.build import build_model
+
+ROOT = pathlib.Path(__file__).parents[2]
+FOLDER = ROOT / "experiments" / "ablation"
+STRONG_PARTS = {"scale", "color", "ema_decay"}
+LENGTH = {"epochs", "image_size", "shift"}
+
+
+def load_study():
+    spec = importlib.util.spec_from_file_location("study", FOLDER / "study.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+study = load_study()
+
+
+def config_of(variant, seed=0):
+    protocol, text = study.settings(variant, seed)
+    base = read_protocol(protocol, Config()) if protocol else Config()
+    return override(base, tomllib.loads(text), source=variant)
+
+
+def test_all_trainings_have_the_same_size_and_their_tables_length_and_select_nothing():
+    for variant in study.STUDY["variants"]:
+        config = config_of(variant, seed=2)
+        check_network(config)
+        size, epochs = ((60, 80), 300) if variant.startswith("longer-") else ((120, 160), 30)
+        assert (config.image_size, config.width, config.epochs, config.init) == (size, 0.25, epochs, "none")
+        assert (config.result_checkpoint, config.seed) == ("last", 2)
+
+
+@pytest.mark.parametrize(
+    "one, other, changed",
+    [
+        ("base", "bilinear", {"upsampling"}),
+        ("base", "learnt", {"upsampling"}),
+        ("base", "weights-caffe", {"class_weights"}),
+        ("base", "weights-auto-present", {"class_weights"}),
+        ("schedule", "plain", {"class_weights"}),
+        ("plain", "base", {"flip", "shift"}),
+        ("longer-plain", "longer-base", {"flip", "shift"}),
+        ("longer-base", "longer-strong", STRONG_PARTS),
+        ("strong", "longer-strong", LENGTH),
+        ("base", "slow-average", {"batch_norm_momentum"}),
+        ("base", "scale", {"scale"}),
+        ("base", "strong", STRONG_PARTS),
+    ],
+)
+def test_two_trainings_differ_in_what_their_rows_say_alone(one, other, changed):
+    assert differences(config_of(one), config_of(other)).keys() == changed
+
+
+def test_the_strong_training_has_the_protocols_parts():
+    protocol, ours = read_protocol("camvid-strong", Config()), config_of("strong")
+    recipe = ("learning_rate", "schedule", "class_weights", "flip", "batch_size_per_device", "batch_norm")
+    for field in (*STRONG_PARTS, *recipe):
+        assert getattr(protocol, field) == getattr(ours, field), field
+
+
+def test_tables_set_known_trainings_side_by_side():
+    for table in study.STUDY["tables"].values():
+        assert {row["variant"] for row in table["rows"]} <= study.STUDY["variants"].keys()
+        assert (ROOT / "experiments" / table["folder"]).is_dir()
+
+
+@pytest.mark.parametrize("name", ["bilinear", "learnt", "encoder_addition", "single_channel_decoder"])
+def test_the_papers_variants_are_configs_over_its_protocol(name):
+    config = read_config(FOLDER / f"{name}.toml", read_protocol("paper-2017-basic", Config()))
+    check_network(config)
+    assert len(differences(read_protocol("paper-2017-basic", Config()), config)) == 1
+    assert type(build_model(config, 11, "float32")).__name__ == "SegNetBasic"
+
+
+def keep(folder, name, **mious):
+    protocol, config = study.settings(name[:-2], int(name[-1]))
+    told = {rule: {"miou": miou, "mean_accuracy": miou + 0.1, "global_accuracy": 0.8} for rule, miou in mious.items()}
+    (folder / f"{name}.json").write_text(json.dumps({"protocol": protocol, "config": config, "scores": told}))
+
+
+def test_scores_are_collected_by_seed_and_rule(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "KEPT", tmp_path)
+    keep(tmp_path, "base-0", running=0.40, recompute=0.41)
+    keep(tmp_path, "base-2", running=0.44, recompute=0.43)
+    keep(tmp_path, "tutorial-0", running=0.10, recompute=0.20)
+    base, _, recomputed, *_, tutorial, _, _, _ = study.collect(study.STUDY["tables"]["batch_norm"])
+    assert base["seeds"] == [0, 2] and base["miou"] == [0.40, 0.44]
+    assert recomputed["miou"] == [0.41, 0.43] and tutorial["miou"] == [0.10]
+    rows = study.in_words([base, tutorial]).splitlines()
+    assert rows[2] == "| our recipe, running average 0.9 | 2 | 42.0 | 40.0, 44.0 | 52.0 | 80.0 |"
+    study.draw("Whose?", [base, tutorial], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scores_of_another_study_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "KEPT", tmp_path)
+    keep(tmp_path, "base-0", running=0.40)
+    monkeypatch.setitem(study.STUDY["small"], "width", 1.0)
+    with pytest.raises(SystemExit, match="base-0.json is of another study.toml"):
+        study.collect(study.STUDY["tables"]["upsampling"])
+
+
+def test_the_fit_is_the_mean_over_the_last_epoch(tmp_path):
+    rows = [{"kind": "train", "epoch": step / 2, "accuracy": step / 10} for step in (1, 2, 3, 4)]
+    rows += [{"kind": "val", "loss": 0.5}, {"kind": "val", "loss": 0.25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert study.fit(tmp_path / "metrics.jsonl") == {"training_accuracy": pytest.approx(0.35), "validation_loss": 0.25}
+
+
+@pytest.mark.parametrize("name, table", study.STUDY["tables"].items())
+def test_the_table_in_the_experiments_readme_is_that_of_its_scores(name, table):
+    folder = ROOT / "experiments" / table["folder"]
+    found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    assert {"command", "machine", "date"} <= found.keys() and found["question"] == table["question"]
+    assert [row["name"] for row in found["rows"]] == [row["name"] for row in table["rows"]]
+    assert all(0 < score < 1 for row in found["rows"] for score in np.ravel(row["miou"]))
+    assert study.in_words(found["rows"]) in (folder / "README.md").read_text(encoding="utf-8")

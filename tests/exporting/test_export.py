@@ -1,0 +1,187 @@
+"""The export command: what it leaves, what it refuses, and that a wrong export is not kept."""
+
+import hashlib
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+from made_runs import make_run
+from safetensors import safe_open
+
+import segnet_jax
+from segnet_jax import export as command
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_run
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.exporting import formats, stablehlo
+from segnet_jax.exporting.parity import compare
+from segnet_jax.system.command import run_command
+from segnet_jax.system.errors import ExitError, UserError
+from segnet_jax.training import build
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+def export(*flags):
+    return command.export(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+
+
+def test_an_export_leaves_its_file_its_sum_and_what_was_compared(run, tmp_path, capsys):
+    assert export(run, "--format", "safetensors", "stablehlo", "--json", tmp_path / "found.json") == 0
+    folder = run / "export"
+    assert {path.name for path in folder.iterdir()} == {"network.stablehlo", "network.safetensors", "export.json"}
+    report = json.loads((folder / "export.json").read_text())
+    assert report == json.loads((tmp_path / "found.json").read_text()) and set(report) == {"safetensors", "stablehlo"}
+    printed = capsys.readouterr().out
+    for told in report.values():
+        ((name, digest),) = told["files"].items()
+        assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        assert told["bytes"] == (folder / name).stat().st_size
+        assert told["classes"][0] == "Sky" and told["colors"][0] == [128, 128, 128]
+        assert {(tuple(each["size"]), each["batch"]) for each in told["parity"]} == {
+            (size, batch) for size in ((24, 32), (97, 131)) for batch in (1, 3)
+        }
+        assert all(each["agreement"] >= 0.9999 and each["images"] == 3 for each in told["parity"])
+        assert told["use"].splitlines()[0] in printed
+    for module in (segnet_jax, jax):  # whose lines a program names: without the folders of this machine
+        assert str(pathlib.Path(module.__file__).parents[1]).encode() not in (folder / "network.stablehlo").read_bytes()
+
+
+def test_tensorflow_alone_finds_in_its_saved_model_what_the_network_finds(run, tmp_path):
+    try:
+        assert export(run, "--format", "saved-model", "--out", tmp_path) == 0
+    except UserError as error:  # jax 0.12 writes what TensorFlow 2.21 does not know; any other error is a fault
+        assert "cannot read what jax" in str(error) and not list(tmp_path.iterdir())
+        pytest.skip(str(error))
+    use = json.loads((tmp_path / "export.json").read_text())["saved-model"]["use"]
+    names = {"images": np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3), np.uint8)}
+    exec(use, names)
+    np.testing.assert_array_equal(names["prediction"], segnet_jax.load(run).predict(names["images"]))
+    assert names["logits"].shape == (2, 21, 33, 11)
+
+
+def test_the_printed_lines_run_and_give_what_the_command_evaluates(run, tmp_path):
+    assert export(run, "--out", tmp_path / "out") == 0
+    use = json.loads((tmp_path / "out" / "export.json").read_text())["stablehlo"]["use"]
+    names = {"images": np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3), np.uint8)}
+    exec(use, names)
+    assert names["prediction"].shape == (2, 21, 33) and names["logits"].shape == (2, 21, 33, 11)
+
+
+def test_what_the_weights_say_of_their_network_is_enough_to_build_it_again(tmp_path):
+    run = make_run(
+        tmp_path / "run",
+        **{"network": "segnet-basic", "depth": 2, "decoder": "single-channel", "upsampling": "learnt"},
+        **{"pooling": "ceil", "encoder_addition": True, "dropout": 0.5, "conv_bias": True, "batch_norm_epsilon": 1e-3},
+    )
+    assert export(run, "--format", "safetensors", "--out", tmp_path / "out", "--images", 1) == 0
+    with safe_open(tmp_path / "out" / "network.safetensors", "np") as file:
+        fields, classes = (json.loads(file.metadata()[key]) for key in ("network", "classes"))
+    fields["image_size"] = tuple(fields["image_size"])
+    built = build.build_model(Config(**fields), len(classes), "float32")
+    assert built == build.build_model(read_run(run), 11, "float32")
+
+
+def test_an_earlier_export_is_not_overwritten_unless_that_is_said(run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "network.safetensors").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["p", str(run), "--format", "safetensors", "--out", str(out)])
+    assert ended(command.main, capsys) == (
+        2,
+        f"error: {out} holds network.safetensors already: add --overwrite, or name another folder by --out",
+    )
+    assert (out / "network.safetensors").read_text() == "mine" and len(list(out.iterdir())) == 1
+    assert export(run, "--format", "safetensors", "--out", out, "--overwrite") == 0
+    assert export(run, "--format", "stablehlo", "--out", out) == 0  # beside what is there
+    assert set(json.loads((out / "export.json").read_text())) == {"safetensors", "stablehlo"}
+
+
+def ended(main, capsys):
+    """Exit code and the one line of the error."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        run_command(main)
+    line = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(line) == 1
+    return left.value.code, line[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["no/run"], "no run no/run"),
+        (["RUN", "--format", "torchscript"], "torchscript"),
+        (["RUN", "--data", "nowhere"], "no folder nowhere"),
+        (["RUN", "--json", "no/found.json"], "--json no/found.json: there is no folder"),
+        (["RUN", "--images", "0"], "--images must be at least 1, got 0"),
+        (["RUN", "--out", "file/in"], "cannot make the folder file/in"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_exit_code_2(run, flags, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    flags = [str(run) if flag == "RUN" else flag for flag in flags]
+    monkeypatch.setattr(sys, "argv", ["p", "--out", "new", *flags])
+    code, line = ended(command.main, capsys)
+    assert code == 2 and message in line
+
+
+def test_a_missing_library_is_told_with_the_command_that_installs_it(run, monkeypatch, capsys):
+    monkeypatch.setattr(formats, "_is_installed", lambda module: module != "onnxruntime")
+    monkeypatch.setattr(sys, "argv", ["p", str(run), "--format", "onnx"])
+    told = 'error: --format onnx needs onnxruntime, not installed here: pip install -e ".[onnx]"'
+    assert ended(command.main, capsys) == (2, told)
+
+
+def test_an_export_that_is_not_the_network_is_not_kept(run, tmp_path, monkeypatch):
+    def read(subject, path):
+        right = subject.jitted(subject.model, subject.variables)
+        return lambda images: (right(images)[0], right(images)[1] + np.float32(1))
+
+    monkeypatch.setattr(stablehlo, "read", read)
+    with pytest.raises(ExitError, match="is not the network, and is not kept") as ending:
+        export(run, "--out", tmp_path / "out")
+    assert ending.value.exit_code == 1 and not list((tmp_path / "out").iterdir())
+
+
+def test_parity_counts_each_pixel_once():
+    images = [np.full((2, 3, 3), number, np.uint8) for number in range(4)]
+
+    def network(images):
+        logits = np.zeros((*images.shape[:3], 2), np.float32)
+        logits[..., 1] = images[..., 0]
+        return logits.argmax(-1).astype(np.uint8), logits
+
+    def wrong_in_one_pixel_of_the_last_image(images):
+        prediction, logits = (each.copy() for each in network(images))
+        prediction[images[:, 0, 0, 0] == 3, 0, 0] = 0
+        logits[images[:, 0, 0, 0] == 3, 0, 0] = 0.5
+        return prediction, logits
+
+    same, other = compare(network, [network, wrong_in_one_pixel_of_the_last_image], images, batch=3)
+    assert (same.agreement, same.largest_difference, same.images) == (1, 0, 4)
+    assert (other.agreement, other.within) == (23 / 24, 23 / 24)
+    assert (other.largest_difference, other.largest_logit) == (2.5, 3)
+
+
+def test_the_published_comparison_is_that_of_the_measurement_and_keeps_the_promise():
+    folder = pathlib.Path(__file__).parents[2] / "experiments" / "export"
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    for name, told in json.loads((folder / "parity.json").read_text())["exports"].items():
+        assert {(tuple(each["size"]), each["batch"]) for each in told["parity"]} == {
+            (size, batch) for size in ((360, 480), (97, 131)) for batch in (1, 3)
+        }
+        for each in told["parity"]:
+            numbers = f"{each['batch']} | {each['images']} | {100 * each['agreement']:.4f} | {100 * each['within']:.2f}"
+            size = "x".join(map(str, each["size"]))
+            logits = f"{each['largest_difference']:.1e} | {each['largest_logit']:.1f}"
+            assert f"| {name} | {size} | {numbers} | {logits} |" in page
+            assert each["agreement"] >= 0.9999
+            assert name != "stablehlo" or each["largest_difference"] <= 1e-4

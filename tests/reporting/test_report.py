@@ -1,0 +1,453 @@
+"""The report: what it says by numbers worked by hand, and how it behaves in a real browser without a network."""
+
+import csv
+import hashlib
+import html
+import io
+import json
+import re
+import shutil
+import sys
+from base64 import b64decode, b64encode
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from browser import PATH, Page
+from PIL import Image
+from report_runs import ABOUT, CONFUSION, HOSTILE, NAMES, make_run
+
+from segnet_jax import report as command
+from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.constants import VOID
+from segnet_jax.data.labels.classes import CAMVID, ClassTable
+from segnet_jax.reporting.page.charts import ticks
+from segnet_jax.reporting.page.draw import MOST_BYTES, report_html, write_report
+from segnet_jax.reporting.page.record import read_record, spread
+from segnet_jax.system.command import run_command
+
+VOIDS = {"meta", "link", "img", "input", "br", "hr"}  # elements of HTML without an end
+
+
+class Reader(HTMLParser):
+    """Reads a page by Python's own parser: elements, texts of table cells, and whether each end fits its start."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open, self.faults, self.elements, self.rows, self.text = [], [], [], [], []
+        self.feed(page)
+        self.close()
+        self.faults += self.open
+
+    def handle_starttag(self, tag, attrs):
+        assert len(dict(attrs)) == len(attrs), (tag, attrs)
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOIDS:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+    def handle_data(self, data):
+        if "script" not in self.open and "style" not in self.open:
+            self.text.append(data)
+            if {"td", "th"} & set(self.open):
+                self.rows[-1][-1] += data
+
+    def all(self, tag, **wanted):
+        return [attrs for name, attrs in self.elements if name == tag and wanted.items() <= attrs.items()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = make_run(tmp_path_factory.mktemp("runs") / "street <b>1")
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def report(*flags):
+    return command.report(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+
+
+# --- what it says ---
+
+
+def test_the_page_is_well_formed_and_ids_are_single(page):
+    read = Reader(page)
+    assert read.faults == []
+    ids = [attrs["id"] for _, attrs in read.elements if "id" in attrs]
+    assert len(set(ids)) == len(ids)
+    assert {attrs["href"] for attrs in read.all("a") if attrs["href"].startswith("#")} <= {f"#{name}" for name in ids}
+    assert all(attrs.get("alt") for attrs in read.all("img"))
+    assert all(attrs.get("scope") for attrs in read.all("th"))
+
+
+def test_the_scores_of_the_classes_are_those_worked_by_hand(page):
+    rows = {row[0].strip(): row for row in Reader(page).rows if len(row) == 5}
+    cells = {name: [cell.strip() for cell in row[1:]] for name, row in rows.items()}
+    assert cells[HOSTILE.names[0]] == ["52.1 %", "", "90.9 %", "55 31.4 %"]  # 50/96, 50/55, of 175 pixels
+    assert cells['"><img src=x onerror=alert(1)>'][:1] == ["78.9 %"]  # 60/76
+    assert cells["Straße 道路 {{ 7*7 }} lowest"] == ["24.4 %", "", "25.0 %", "40 22.9 %"]  # 10/41
+    assert cells["=1+1 absent"] == ["-", "", "-", "0 0.0 %"]
+    assert "53.9 %" in page and "9 val images" in page
+
+
+def test_the_confusion_matrix_stands_in_percent_of_its_rows_and_in_counts_as_csv(run, page):
+    rows = [row[1:] for row in Reader(page).rows if len(row) == 6][1:]
+    assert rows[0] == ["91", "9", "0", "0", "0"] and rows[2] == ["75", "0", "25", "0", "0"] and rows[3] == [""] * 5
+    link = next(attrs for attrs in Reader(page).all("a") if "download" in attrs)
+    told = b64decode(link["href"].partition("base64,")[2]).decode()
+    assert told == (run / "confusion.csv").read_text()
+    first, *others = csv.reader(io.StringIO(told))
+    assert [[int(cell) for cell in row[1:]] for row in others] == CONFUSION.tolist()
+    assert first[1] == HOSTILE.names[0] and first[4] == "'=1+1"  # no spreadsheet takes it for a formula
+    assert "75.0 %</b> of Straße 道路 {{ 7*7 }} is taken for" in page
+
+
+def test_the_pictures_are_the_kept_ones_and_void_is_black(tmp_path):
+    table = ClassTable(("a", "b"), ((10, 20, 30), (200, 100, 0)))
+    folder = make_run(tmp_path / "run", classes=table, confusion=np.eye(2, dtype=int), seed=3)
+    told = Reader(report_html(read_record(folder))).all("img", alt=f"{NAMES[2]}: ground truth")[0]
+    picture = np.array(Image.open(io.BytesIO(b64decode(told["src"].partition(",")[2]))).convert("RGB"))
+    generator = np.random.default_rng(3)
+    label = generator.integers(0, 3, (6, 24, 32), np.uint8)[2]  # as make_run draws them; 2 is void
+    colors = np.array([*table.colors, (0, 0, 0)])
+    assert np.array_equal(picture, colors[label]) and VOID == 255
+
+
+def test_the_worst_images_are_said_to_be_of_the_evaluation_that_they_are_of(tmp_path):
+    folder = make_run(tmp_path / "run", steps=(5, 10))
+    kept = folder / "evaluations" / "worst.json"
+    for step, expected in ((5, "right at the evaluation after step 5, the"), ("<b>", "right at the evaluation, the")):
+        kept.write_text(json.dumps(json.loads(kept.read_text()) | {"step": step}))
+        assert expected in report_html(read_record(folder))
+
+
+def test_everything_of_others_is_text_and_nothing_of_it_an_element(page):
+    read = Reader(page)
+    assert len(read.all("script")) == 1 and not any("onerror" in attrs for _, attrs in read.elements)
+    assert "<script>document.title='bad'</script>" in "".join(read.text)
+    assert "{{ 7*7 }}" in page and ">49<" not in page
+    assert html.escape("<b>Linux</b>") in page
+    assert all(attrs["src"].startswith("data:image/") for attrs in read.all("img"))
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(page):
+    policy = Reader(page).all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    for kind, tag in (("script-src", "script"), ("style-src", "style")):
+        inner = re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[1]
+        digest = b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert not any("style" in attrs for _, attrs in Reader(page).elements)
+    assert not re.search(r"(src|href)=.?(https?:|//|file:)", page)
+
+
+NOTES = {
+    "camvid-tutorial": ("12 to 19 points less", {"dataset": "camvid-tutorial"}),
+    "camvid-matlab": ("two video frames apart", {"dataset": "camvid-matlab", "split": "test"}),
+    "synthetic": ("rendered scenes", {"dataset": "synthetic"}),
+    "own": ("video neighbours", {"dataset": "street"}),
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_what_a_score_can_bear_is_said_for_each_kind_of_split(tmp_path, name):
+    words, about = NOTES[name]
+    size = len(CAMVID)
+    matrix = np.eye(size, dtype=int)
+    folder = make_run(tmp_path / "run", classes=CAMVID, confusion=matrix, about=ABOUT | about, steps=(5,))
+    page = report_html(read_record(folder))
+    assert words in page and "chosen by the same images" in page  # also where there are none but test images
+
+
+def test_a_run_that_ended_early_says_why_and_how_to_go_on(tmp_path):
+    folder = make_run(tmp_path / "run", finished=False)
+    (folder / "outcome.json").write_text(json.dumps({"exit_code": 6, "why": "step 16 was not <finite>"}))
+    (folder / "incident").mkdir()
+    (folder / "incident" / "step_0000016.json").write_text(json.dumps({"step": 16, "images": ["dark.png"]}))
+    note = {"step": 10, "changes": {"learning_rate": {"old": 0.1, "new": 0.01}}}
+    (folder / "overrides.json").write_text(json.dumps([note]))
+    told = "".join(Reader(report_html(read_record(folder))).text)
+    assert "ended early at step 15 of 15" in told and "exit code 6): step 16 was not <finite>" in told
+    assert "Step 16 was not finite on dark.png" in told and "after step 10: learning_rate 0.1 -> 0.01" in told
+    assert f"python -m segnet_jax.train --run {folder} --resume" in told
+
+
+def test_what_differs_from_the_protocol_is_listed(tmp_path):
+    config = Config(protocol="demo", data="synthetic", scenes=(400, 48), image_size=(48, 64), shift=2, depth=3)
+    config_rows = Reader(report_html(read_record(make_run(tmp_path / "run", config=config)))).rows
+    assert ["width", "0.25", "1.0"] in config_rows and not any(row[0] == "depth" for row in config_rows)
+
+
+def test_a_page_holds_at_most_eight_steps_with_the_first_the_last_and_the_chosen_one():
+    assert spread(list(range(8)), 3) == list(range(8))
+    kept = spread(list(range(0, 440, 10)), 290)
+    assert len(kept) <= 8 and kept[0] == 0 and kept[-1] == 430 and 290 in kept
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (18, [0, 5, 10, 15]),
+        (2, [0, 0.5, 1, 1.5, 2]),
+        (436, [0, 100, 200, 300, 400]),
+        (0.3, [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3]),
+    ],
+)
+def test_ticks_are_round_numbers(end, expected):
+    assert ticks(end, 6) == pytest.approx(expected)
+
+
+def test_noise_that_no_encoder_can_shrink_still_makes_a_page_under_5_mb(tmp_path):
+    folder = make_run(tmp_path / "run", size=(512, 512), steps=(1, 2))
+    write_report(folder)
+    size = (folder / "report.html").stat().st_size
+    assert 100_000 < size < MOST_BYTES <= 5_000_000
+
+
+# --- whatever lies in the folder ---
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {
+    "gone": lambda path: path.unlink(),
+    "cut": _cut,
+    "empty": lambda path: path.write_bytes(b""),
+    "noise": lambda path: path.write_bytes(bytes(range(256)) * 9),
+    "a list": lambda path: path.write_text("[[1, 2], {}, null]"),
+    "null": lambda path: path.write_text("null"),
+    "deep": lambda path: path.write_text("[" * 100_000),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "other kinds": lambda path: path.write_text(
+        re.sub(r'": ("[^"]*"|[\d.]+)', '": [{"x": NaN}, -1e999]', path.read_text())
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "run", steps=(2, 4), size=(4, 4))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whatever_is_missing_or_damaged_the_rest_is_drawn(small, tmp_path, damage):
+    names = [path.relative_to(small) for path in small.rglob("*") if path.is_file() and "event" not in path.name[:6]]
+    assert len(names) >= 8
+    for number, name in enumerate(names):
+        folder = shutil.copytree(small, tmp_path / str(number))
+        DAMAGES[damage](folder / name)
+        page = report_html(read_record(folder))
+        assert Reader(page).faults == [] and "SegNet report" in page, name
+        assert (
+            damage not in ("cut", "empty", "noise", "deep")
+            or "Of this folder" in page
+            or name.suffix in (".jsonl", ".toml")
+        ), name
+
+
+def test_numbers_that_are_none_and_wild_values_in_the_metrics_are_passed_over(small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "run")
+    wild = ["NaN", "Infinity", "1e400", '"x"', "[1]", "true", "1" + "0" * 400, "1e308", "-5"]
+    lines = [
+        f'{{"kind": "train", "step": {i}, "epoch": {w}, "loss": {w}, "accuracy": {w}}}' for i, w in enumerate(wild, 1)
+    ]
+    lines += [f'{{"kind": "val", "step": {i}, "epoch": {w}, "miou": {w}, "iou": {w}}}' for i, w in enumerate(wild, 1)]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"kind": "val", "step": 99999999999999999999999}', ""]))
+    page = report_html(read_record(folder))
+    assert Reader(page).faults == [] and "nan" not in "".join(Reader(page).text).lower()
+
+
+def test_megabytes_of_json_are_drawn_or_left_out(small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "run")
+    (folder / "outcome.json").write_text(json.dumps({"exit_code": 1, "why": "why " * 1_000_000}))
+    with open(folder / "result.json", "w") as file:
+        file.truncate(65 * 2**20)
+    page = report_html(read_record(folder))
+    assert len(page) < MOST_BYTES and "result.json is left out: it has" in page
+
+
+def test_a_run_before_its_first_evaluation_and_an_older_one_are_drawn(tmp_path):
+    young = tmp_path / "young"
+    young.mkdir()
+    (young / "config.toml").write_text(Config().to_toml())
+    page = report_html(read_record(young))
+    assert "No evaluation yet" in page and "begun, no step yet" in page and "--resume" in page
+    old = make_run(tmp_path / "old", classes=CAMVID, confusion=np.eye(11, dtype=int))
+    shutil.rmtree(old / "evaluations")
+    per_class = {name: {"iou": 0.25 + i, "accuracy": 0.5, "pixels": 7} for i, name in enumerate(CAMVID.names)}
+    (old / "result.json").write_text(json.dumps({"miou": 0.25, "per_class": per_class, "step": 15}))
+    (old / "samples").mkdir()
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(old / "samples" / "latest.png")
+    read = Reader(report_html(read_record(old)))
+    assert ["Sky lowest", "25.0 %", "", "50.0 %", "7 9.1 %"] in [[cell.strip() for cell in row] for row in read.rows]
+    assert len(read.all("img")) == 1
+
+
+# --- the command ---
+
+
+def test_the_command_draws_one_run_and_tells_it_as_json(run, tmp_path, capsys):
+    assert report(run, "--out", tmp_path / "page.html", "--json", tmp_path / "told.json") == 0
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["confusion"] == CONFUSION.tolist() and told["miou"] == 0.5386 and told["step"] == 15
+    assert told["per_class"]["=1+1"] == {"iou": None, "accuracy": None, "pixels": 0}
+    assert told["worst"][0] == {"name": NAMES[0], "accuracy": pytest.approx(0.1)}
+    assert "drew" in capsys.readouterr().out and Reader((tmp_path / "page.html").read_text()).faults == []
+
+
+def test_several_runs_stand_side_by_side_with_what_differs(run, tmp_path, capsys):
+    about = ABOUT | {"fingerprints": {"train": "a", "val": "c"}}
+    config = Config(data="street", epochs=3, learning_rate=0.5)
+    other = make_run(tmp_path / "other", config=config, about=about, confusion=CONFUSION.T)
+    out = tmp_path / "both.html"
+    assert report(run, other, "--out", out, "--json", tmp_path / "both.json") == 0
+    read = Reader(out.read_text())
+    rows = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in read.rows}
+    assert read.faults == [] and rows["learning_rate"] == ["0.001", "0.5"] and len(read.all("script")) == 1
+    assert rows["=1+1"] == ["-", "0.0 %"]  # transposed it has one pixel, never found
+    assert "The data differ: the val images" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "both.json").read_text())["runs"]) == 2
+    assert ">best<" not in out.read_text()  # of scores that do not compare none is the best
+    twin = make_run(tmp_path / "twin", confusion=CONFUSION.T)
+    assert report(run, twin, "--out", out) == 0  # a page of ours is drawn anew
+    assert ">best<" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "from 1 to 12 runs"),
+        (["nowhere"], "no run nowhere: there is no such folder"),
+        (["."], "no run in .: it holds no config.toml"),
+        (["RUN", "RUN"], "a run is named twice"),
+        (["RUN", "--out", "RUN/config.toml"], "config.toml is there and is no report"),
+        (["RUN", "--out", "RUN/no/such/page.html"], "cannot write"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(small, tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["p", *(flag.replace("RUN", str(small)) for flag in flags)])
+    with pytest.raises(SystemExit) as left:
+        run_command(command.main)
+    told = capsys.readouterr().err
+    assert left.value.code == 2 and message in told and told.count("\n") == 1
+
+
+# --- in a browser ---
+
+
+@pytest.fixture(scope="module")
+def browser(run, tmp_path_factory):
+    if PATH is None:
+        pytest.skip("no chromium is installed here")
+    copied = tmp_path_factory.mktemp("page") / "report.html"
+    shutil.copy(run / "report.html", copied)
+    with Page(tmp_path_factory.mktemp("browser"), copied.as_uri()) as page:
+        yield page
+
+
+OPACITY = (
+    "Array.from(document.querySelectorAll('.flip .{}:not([hidden])')).map(e => Number(getComputedStyle(e).opacity))"
+)
+
+
+def place_of(browser, name):
+    """Left, top, width and height of an element in the window, in which it is brought first."""
+    find = f"const each = document.getElementById('{name}'), look = () => each.getBoundingClientRect();"
+    bring = "each.scrollIntoView({block: 'center', behavior: 'instant'});"
+    return browser.see(
+        f"(() => {{ {find} {bring} return ['left', 'top', 'width', 'height'].map(name => look()[name]) }})()"
+    )
+
+
+def test_the_sliders_work_by_mouse_and_by_keyboard(browser):
+    browser.look(1200, "light")
+    left, top, width, height = place_of(browser, "blend")
+    assert browser.see(OPACITY.format("prediction")) == [1] * 6
+    browser.click(left + width / 2, top + height / 2)  # by mouse, to the middle: truth
+    assert browser.see(OPACITY.format("truth")) == [1] * 6 and browser.see(OPACITY.format("prediction")) == [0] * 6
+    browser.press("ArrowLeft")  # by keyboard, a twentieth towards the image
+    assert browser.see(OPACITY.format("truth")) == [pytest.approx(0.95)] * 6
+    assert (
+        browser.see("document.getElementById('blend').getAttribute('aria-valuetext')")
+        == "image, 95 percent towards truth"
+    )
+    browser.press("Home")
+    assert browser.see(OPACITY.format("truth")) == [0] * 6
+    left, top, width, height = place_of(browser, "step")
+    browser.click(left + 4, top + height / 2)  # to the first step
+    shown = "document.querySelector('.flip .prediction:not([hidden])').alt.split(' ').pop()"
+    assert browser.see(shown) == "5" and browser.see("document.getElementById('step-told').textContent") == "step 5"
+    browser.press("ArrowRight")
+    assert browser.see(shown) == "10" and len(browser.see(OPACITY.format("prediction"))) == 6
+    browser.see("document.querySelector('[data-blend=\"2\"]').focus()")
+    browser.press("Enter")
+    assert browser.see(OPACITY.format("prediction")) == [1] * 6
+
+
+def test_the_page_asks_for_nothing_and_logs_no_error(browser):
+    browser.see("document.querySelector('button.copy').click()")
+    browser.see("new Promise(done => setTimeout(done, 300))")
+    assert browser.see("document.querySelector('button.copy').textContent") in ("Copied", "Selected")
+    assert browser.errors == [] and len(browser.requests) == 1 and browser.requests[0].startswith("file:")
+    assert browser.see("document.title") == "street <b>1 · SegNet report"
+    assert browser.see("document.images.length") == browser.see(
+        "Array.from(document.images).filter(each => each.complete && each.naturalWidth > 0).length"
+    )
+
+
+CONTRAST = """(() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgba = (color) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
+    return Array.from(canvas.getImageData(0, 0, 1, 1).data); };
+  const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = (c) => { const [r, g, b] = c.map(v => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const low = [];
+  for (const e of document.querySelectorAll('main *, header *')) {
+    if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+    const look = getComputedStyle(e);
+    let paper = [0, 0, 0], left = 1;
+    for (let up = e; up && left > 0; up = up.parentElement) {
+      const [r, g, b, a] = rgba(getComputedStyle(up).backgroundColor);
+      [r, g, b].forEach((v, i) => paper[i] += left * a / 255 * v);
+      left *= 1 - a / 255;
+    }
+    const ink = rgba(e instanceof SVGElement ? look.fill : look.color).slice(0, 3);
+    const [x, y] = [light(ink), light(paper)];
+    const ratio = (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
+    if (ratio < 4.5) low.push([e.tagName, e.className, e.textContent.slice(0, 30), ratio]);
+  }
+  return low;
+})()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1600])
+def test_it_fits_the_window_and_every_text_stands_out_from_its_ground(browser, width, scheme, tmp_path):
+    browser.look(width, scheme)
+    assert browser.see("document.documentElement.scrollWidth") <= width
+    sizes = browser.see("[...document.querySelectorAll('main *')].map(e => parseFloat(getComputedStyle(e).fontSize))")
+    assert min(sizes) >= 10
+    assert browser.see(CONTRAST) == []
+    browser.picture(tmp_path / "page.png", whole=False)
+    corner = Image.open(tmp_path / "page.png").convert("L").getpixel((2, 2))
+    assert corner > 200 if scheme == "light" else corner < 60

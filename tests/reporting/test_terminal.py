@@ -1,0 +1,199 @@
+"""What a person reads in a terminal or in a log: progress and the table of scores."""
+
+import io
+import math
+import re
+
+import numpy as np
+import pytest
+
+from segnet_jax.data.labels.classes import ClassTable
+from segnet_jax.metrics.confusion import scores
+from segnet_jax.reporting.pace import Pace, duration
+from segnet_jax.reporting.progress import Progress
+from segnet_jax.reporting.tables import percent, print_table
+from segnet_jax.system import console
+
+SCORES = scores(np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]]))  # IoU 8/11, 1/2, and a class that does not occur
+COLOR = re.compile(r"\x1b\[(?:[0-9;]*;)?[349][0-7]m")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    return Terminal()
+
+
+def test_a_log_gets_one_line_an_epoch_with_scores_where_it_was_evaluated():
+    file, clock = io.StringIO(), Clock()
+    with Progress(7, 3, file=file, clock=clock) as progress:
+        for step in range(1, 8):
+            clock.now += 1
+            progress.step(step, loss=step, learning_rate=1e-3, images_per_second=12.34)
+            if step == 6:
+                progress.evaluated(SCORES, loss=0.5)
+    first, second, third = file.getvalue().splitlines()
+    assert first.startswith("epoch 1/3  step 3/7  loss 2.000  12.3 images/s  left 0:0")  # the mean of 1, 2, 3
+    assert "epoch 2/3  step 6/7  loss 5.000  val loss 0.5000  mIoU 61.4 %  accuracy 78.6 %" in second
+    assert third == "epoch 3/3  step 7/7  loss 7.000  12.3 images/s  left 0:00  elapsed 0:07"
+
+
+def test_time_left_leaves_compiling_out_and_takes_evaluation_in():
+    file, clock = io.StringIO(), Clock()
+    with Progress(20, 5, file=file, clock=clock) as progress:
+        clock.now += 100  # compiles
+        for step in range(1, 11):
+            clock.now += 1
+            progress.step(step, 1.0, 1e-3, 1.0)
+            if step % 5 == 0:
+                with progress.aside("evaluating"):
+                    clock.now += 6
+                with progress.aside("drawing"):
+                    clock.now += 4
+                progress.evaluated(SCORES, 1.0)
+    lines = file.getvalue().splitlines()
+    # Ten steps of 1 s are left, and two stretches of five steps with 10 s beside them.
+    assert "left 0:30  elapsed 2:10" in lines[1]
+
+
+def test_time_left_follows_a_run_that_gets_slower():
+    pace, now = Pace(0, 0.0), 0.0
+    for step in range(1, 201):
+        now += 1 if step <= 100 else 3
+        pace.step(step, now)
+    assert pace.seconds_left(10) == pytest.approx(30)
+
+
+def test_time_left_is_unknown_until_two_steps_are_done():
+    pace = Pace(40, 0.0)
+    assert pace.seconds_left(5) is None
+    pace.step(41, 9.0)
+    assert pace.seconds_left(4) is None
+    pace.step(42, 9.5)
+    assert pace.seconds_left(3) == 1.5
+
+
+def test_skipped_steps_are_counted_and_shown_and_spoil_no_mean():
+    file = io.StringIO()
+    with Progress(3, 3, file=file) as progress:
+        progress.step(1, 2.0, 1e-3, 1.0)
+        progress.step(2, math.nan, 1e-3, 1.0, num_skipped=1)
+        progress.step(3, 4.0, 1e-3, 1.0, num_skipped=2)
+    assert "loss 3.000" in file.getvalue() and "skipped 3" in file.getvalue()
+
+
+def test_a_speed_that_is_not_known_leaves_the_one_before():
+    file = io.StringIO()
+    with Progress(2, 2, file=file) as progress:
+        progress.step(1, 1.0, 1e-3, 12.3)
+        progress.step(2, 1.0, 1e-3, math.nan)
+    assert "12.3 images/s" in file.getvalue()
+
+
+def test_a_resumed_run_counts_on_from_its_step_and_its_time():
+    file, clock = io.StringIO(), Clock()
+    with Progress(8, 4, 5, file=file, elapsed=3600, clock=clock) as progress:
+        for step in (6, 7, 8):
+            clock.now += 2
+            progress.step(step, 1.0, 1e-3, 1.0)
+    assert file.getvalue().startswith("epoch 2/2  step 8/8") and "elapsed 1:00:06" in file.getvalue()
+
+
+def test_what_a_training_says_while_the_live_line_is_shown_gets_a_line_of_its_own(terminal, monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal)
+    say = console.say  # as commands have it, from before there is a live line
+    with Progress(20, 5) as progress:
+        progress.step(1, loss=1.0, learning_rate=1e-3, images_per_second=1.0)
+        progress._live.refresh()
+        say("compiled the training step in 0.6 s")
+        progress._live.refresh()
+    before, after = terminal.getvalue().split("compiled the training step in 0.6 s")
+    assert "step  1/20" in before and before.endswith("\r\x1b[2K")  # the live line is wiped away first
+    assert after.startswith("\n")
+
+
+def test_what_is_said_is_printed_as_it_is():
+    file = io.StringIO()
+    with Progress(8, 4, file=file) as progress:
+        progress.say("[red]data[/red] " + "x" * 200)
+    assert file.getvalue() == "[red]data[/red] " + "x" * 200 + "\n"
+
+
+@pytest.mark.parametrize("columns", [30, 60, 120, 200])
+def test_the_live_line_fits_the_terminal(terminal, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with Progress(4000, 40, file=terminal) as progress:
+        progress.say("hello")
+        progress.step(1234, 0.1234, 1e-3, 123.4, num_skipped=3)
+    lines = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue()))
+    assert "hello" in lines
+    shown = [line for line in lines if "31/100" in line]
+    assert shown and all(len(line) < columns and "left -:--" in line for line in shown)
+    assert ("loss 0.1234" in shown[0]) == (columns >= 60)
+    assert ("elapsed" in shown[0]) == (columns >= 120)
+
+
+def test_no_color_is_obeyed(terminal, monkeypatch):
+    def drawn():
+        with Progress(8, 4, file=terminal) as progress:
+            progress.step(2, 1.0, 1e-3, 1.0)
+        print_table(SCORES, table_of("A", "B", "C"), file=terminal)
+        return terminal.getvalue()
+
+    assert COLOR.search(drawn())
+    terminal.truncate(0)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not COLOR.search(drawn())
+
+
+def table_of(*names):
+    return ClassTable(names=names, colors=((0, 0, 0),) * len(names))
+
+
+def test_the_table_has_the_hand_worked_numbers_and_says_what_is_absent_and_lowest(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    file = io.StringIO()
+    print_table(SCORES, table_of("[red]", "B", "C"), file=file)
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    rows = [line.split() for line in lines]
+    assert rows[0] == ["class", "IoU", "%", "accuracy", "%", "pixels"]
+    assert ["[red]", "72.73", "80.00", "10"] in rows
+    assert ["B", "50.00", "75.00", "4", "lowest"] in rows
+    assert ["C", "-", "-", "0", "absent"] in rows
+    assert ["mean", "of", "2", "61.36", "77.50", "14"] in rows
+    assert "global accuracy 78.6 %, weighted IoU 66.2 %" in file.getvalue()
+    assert "absent from the labels" in file.getvalue()
+
+
+def test_a_full_table_names_no_absent_class():
+    file = io.StringIO()
+    print_table(scores(np.eye(2, dtype=np.int64)), table_of("A", "B"), file=file)
+    assert "absent" not in file.getvalue() and "mean  " in file.getvalue()
+
+
+def test_durations_and_fractions_read_well():
+    assert [duration(s) for s in (0, 65.4, 3725, None, math.inf, -1)] == [
+        "0:00",
+        "1:05",
+        "1:02:05",
+        "-:--",
+        "-:--",
+        "0:00",
+    ]
+    assert [percent(f) for f in (0.4125, 1.0, None, math.nan)] == ["41.2 %", "100.0 %", "-", "-"]

@@ -1,0 +1,486 @@
+"""What may change when a run is gone on with: each key is free, needs --override, or is refused, with old -> new."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_train import SMALL, digest_of, latest_of, meta_of
+from test_train import run as run_of_seed
+
+from segnet_jax.config import files
+from segnet_jax.config.fields import Config, on_resume
+from segnet_jax.config.flags import parse_config
+from segnet_jax.runs import find_run
+from segnet_jax.runs.session import _best_that_is_whole
+from segnet_jax.system.errors import DiskFull, NoCheckpoint, Stopped, UserError
+from segnet_jax.system.lock import RunLock
+from segnet_jax.training import build_steps
+from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.manifest import verify
+
+OTHERS = {  # another value for each field
+    "protocol": "demo",
+    "data": "synthetic",
+    "split_rule": "matlab",
+    "leave_out": "0016E5",
+    "scenes": (241, 60),
+    "image_size": (180, 240),
+    "fit": "crop",
+    "images": "*.jpg",
+    "map": ("255=1",),
+    "labels_start_at": 1,
+    "label_files": "*a*",
+    "label_suffix": "_mask",
+    "labels_as": "colors",
+    "threshold": 128,
+    "mostly_void": True,
+    "image_range": (0, 4095),
+    "follow_links": True,
+    "unknown_color": "ignore",
+    "exif": "apply",
+    "resize_labels": "nearest",
+    "val_fraction": 0.3,
+    "flip": False,
+    "shift": 11,
+    "scale": (0.5, 2.0),
+    "color": 0.25,
+    "network": "segnet-basic",
+    "encoder": "vgg19",
+    "depth": 4,
+    "width": 0.5,
+    "pooling": "ceil",
+    "upsampling": "learnt",
+    "encoder_addition": True,
+    "decoder": "single-channel",
+    "dropout": 0.5,
+    "conv_bias": True,
+    "final_batch_norm": True,
+    "batch_norm_momentum": 0.99,
+    "batch_norm": "recompute",
+    "batch_norm_epsilon": 1e-4,
+    "batch_norm_bias": 1e-3,
+    "sync_batch_norm": False,
+    "init": "none",
+    "preprocessing": "raw",
+    "epochs": 101,
+    "batch_size_per_device": 2,
+    "grad_accum_steps": 2,
+    "learning_rate": 2e-3,
+    "schedule": "poly",
+    "warmup_epochs": 1.0,
+    "step_epochs": 31,
+    "step_factor": 0.2,
+    "poly_power": 1.0,
+    "momentum": 0.8,
+    "weight_decay": 1e-4,
+    "decay_scale": True,
+    "bias_lr_mult": 2.0,
+    "ema_decay": 0.99,
+    "class_weights": "none",
+    "seed": 1,
+    "precision": "bfloat16",
+    "devices": "2",
+    "fake_devices": 2,
+    "input": "host",
+    "steps_per_dispatch": 2,
+    "half_gradients": True,
+    "deterministic": True,
+    "coordinator": "a:1",
+    "process_id": 1,
+    "num_processes": 2,
+    "heartbeat": 31,
+    "max_steps": 5,
+    "evaluate_every": 2,
+    "checkpoint_every": 2,
+    "keep_checkpoints": 3,
+    "on_disk_full": "wait",
+    "result_checkpoint": "last",
+    "best_metric": "global_accuracy",
+}
+WHICH = ("newest", "best")
+NOT_OF_THE_TRAINING = {"run", "resume", "override"}  # they say what is to be gone on with, and how
+
+
+def test_every_key_is_classed_and_tried():
+    fields = {field.name for field in dataclasses.fields(Config)}
+    assert OTHERS.keys() == fields - NOT_OF_THE_TRAINING and len(fields) > 45
+    assert {on_resume(name) for name in fields} == {"free", "of this start", "override", "refused"}
+    assert {on_resume(name) for name in NOT_OF_THE_TRAINING} == {"of this start"}
+    # What makes the state or the plan another is refused, what makes the recipe another can be overridden.
+    assert {name for name in OTHERS if on_resume(name) == "refused"} == {
+        *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
+        *("final_batch_norm", "init", "preprocessing", "seed", "precision", "ema_decay", "leave_out"),
+        *("network", "upsampling", "encoder_addition", "decoder", "batch_norm_bias", "bias_lr_mult"),
+        *("fit", "images", "map", "labels_start_at", "unknown_color", "exif", "resize_labels", "val_fraction"),
+        *("label_files", "label_suffix", "labels_as", "threshold", "mostly_void", "image_range", "follow_links"),
+    }
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("again", ["--resume", "the same command"])
+def test_each_key_changed_alone_is_told_with_old_and_new(tmp_path, name, again):
+    old = Config()
+    (tmp_path / "config.toml").write_text(old.to_toml())
+    given = {name: OTHERS[name], "run": str(tmp_path), "resume": again == "--resume"}
+    new = dataclasses.replace(old, **given)
+    told = f"another experiment: {name} {getattr(old, name)} -> {OTHERS[name]};"
+
+    def outcome(config):
+        with contextlib.ExitStack() as stack:
+            try:
+                return find_run.find(config, lambda text: None, stack)
+            except UserError as error:
+                return str(error)
+
+    expected = dataclasses.replace(new, resume=True)
+    match on_resume(name):
+        case "refused":
+            assert told in outcome(new) and told in outcome(dataclasses.replace(new, override=True))
+        case "override":
+            assert told in outcome(new) and "add --override" in outcome(new)
+            assert outcome(dataclasses.replace(new, override=True)) == dataclasses.replace(expected, override=True)
+        case _:
+            assert outcome(new) == expected
+
+
+def run(*flags):
+    return run_of_seed("--seed", 5, *flags)  # of which the best is that of step 3, not the last
+
+
+@pytest.fixture(scope="module")
+def stopped_at_2(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    assert run("--run", folder, "--max-steps", 2) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(stopped_at_2, tmp_path):
+    """A copy of a run that was stopped after its second step."""
+    return shutil.copytree(stopped_at_2, tmp_path / "run")
+
+
+def test_an_overridden_run_goes_on_with_the_change_and_notes_it(folder):
+    changed = ("--learning-rate", 0.01, "--class-weights", "auto-present")
+    with pytest.raises(
+        UserError, match=r"learning_rate 0.05 -> 0.01, class_weights none -> auto-present; .*--override"
+    ):
+        run("--run", folder, *changed)
+    assert run("--run", folder, *changed, "--override", "--max-steps", 4) == 0
+    assert run("--run", folder, *changed) == 0  # it is the run's own now: the same command goes on
+    found = json.loads((folder / "result.json").read_text())
+    assert found["overrides"] == [
+        {
+            "step": 2,
+            "changes": {
+                "learning_rate": {"old": 0.05, "new": 0.01},
+                "class_weights": {"old": "none", "new": "auto-present"},
+            },
+        }
+    ]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["learning_rate"] for row in rows if row["kind"] == "train"] == pytest.approx([0.05] * 2 + [0.01] * 4)
+    weights = meta_of(folder)["class_weights"]
+    assert len(set(np.round(weights, 6))) > 3  # counted, no longer all one
+
+
+def test_a_run_that_was_stopped_while_its_last_step_was_scored_is_finished_by_the_next_start(
+    folder, unbroken, monkeypatch, capsys
+):
+    evaluator = build_steps.build_evaluator
+
+    def stopped_at_the_second(*args, **settings):
+        score, times = evaluator(*args, **settings), []
+
+        def scored(*given):
+            times.append(1)
+            if len(times) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return score(*given)
+
+        return scored
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(build_steps, "build_evaluator", stopped_at_the_second)
+        with pytest.raises(Stopped, match="Step 6 is saved"):
+            run("--run", folder)
+    assert meta_of(folder)["last"]["step"] == 3
+    assert run("--run", folder) == 0
+    assert is_as_unbroken(folder, unbroken)
+    before = (folder / "result.json").read_bytes(), (folder / "result.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run("--run", folder) == 0
+    assert "is finished: all 6 steps are done" in capsys.readouterr().err
+    assert before == ((folder / "result.json").read_bytes(), (folder / "result.json").stat().st_mtime_ns)
+
+
+def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
+    assert run("--run", folder, "--max-steps", 5) == 0
+    before = (folder / "config.toml").read_text()
+    for _ in range(2):
+        with pytest.raises(UserError, match="taken 5 steps, and --epochs 1 makes 3: give --epochs 2 --override, or"):
+            run("--run", folder, "--epochs", 1, "--override")
+    assert (folder / "config.toml").read_text() == before and not (folder / "overrides.json").exists()
+
+
+def test_a_finished_run_that_goes_on_for_more_epochs_has_no_result_until_it_has_another(unbroken, tmp_path):
+    folder = shutil.copytree(unbroken, tmp_path / "run")
+    before = (folder / "result.json").read_bytes()
+    with pytest.raises(UserError, match="has taken 6 steps, and --epochs 1 makes 3"):
+        run("--run", folder, "--epochs", 1, "--override")
+    assert (folder / "result.json").read_bytes() == before
+    assert run("--run", folder, "--epochs", 3, "--override", "--max-steps", 7) == 0
+    assert not (folder / "result.json").exists() and (folder / "result_before.json").read_bytes() == before
+    assert run("--run", folder, "--epochs", 3) == 0
+    assert json.loads((folder / "result.json").read_text())["num_steps"] == 9
+    assert (folder / "result_before.json").read_bytes() == before
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again_in_its_folder(folder):
+    whole = digest_of(folder)
+    for path in sorted((folder / "checkpoints").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(NoCheckpoint, match="was saved at step 2, and holds no checkpoint"):
+        run("--run", folder, "--max-steps", 2)
+    (folder / "outcome.json").unlink()  # as a kill leaves it
+    assert run("--run", folder, "--max-steps", 2) == 0
+    assert digest_of(folder) == whole
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]
+
+
+def test_a_run_without_a_whole_checkpoint_is_never_begun_anew(folder):
+    (folder / "checkpoints" / "newest" / "2" / "manifest.json").unlink()
+    for _ in range(2):
+        with pytest.raises(NoCheckpoint):
+            run("--run", folder)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["damaged", "last.json", "newest"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(stopped_at_2, tmp_path_factory):
+    """The same run, gone on with to its end."""
+    folder = shutil.copytree(stopped_at_2, tmp_path_factory.mktemp("runs") / "unbroken")
+    assert run("--run", folder) == 0
+    assert latest_of(folder, "best") == 3
+    return folder
+
+
+def is_as_unbroken(folder, unbroken):
+    told = [json.loads((each / "result.json").read_text()) for each in (folder, unbroken)]
+    scores = [(each["miou"], each["step"], each["state"], each["per_class"]) for each in told]
+    return scores[0] == scores[1] and all(digest_of(folder, which) == digest_of(unbroken, which) for which in WHICH)
+
+
+def flip_a_bit(path):
+    """In the file itself, so that it is flipped under each of its names."""
+    with open(path, "r+b") as file:
+        first = file.read(1)
+        file.seek(0)
+        file.write(bytes([first[0] ^ 1]))
+
+
+def test_a_run_broken_twice_between_its_best_and_its_newest_goes_on(folder, unbroken, monkeypatch):
+    save = Checkpoints.save
+
+    def full_after_the_best(self, which, step, *args):
+        if which == "newest":
+            raise DiskFull("no room")
+        save(self, which, step, *args)
+
+    with monkeypatch.context() as full:
+        full.setattr(Checkpoints, "save", full_after_the_best)
+        with pytest.raises(DiskFull, match="Step 2 is saved"):
+            run("--run", folder)
+    assert (latest_of(folder, "best"), latest_of(folder)) == (3, 2)
+    assert run("--run", folder, "--max-steps", 2) == 0  # gone on from step 2, and left before the next best
+    assert json.loads((folder / "checkpoints" / "last.json").read_text()) == {"newest": 2}
+    assert run("--run", folder) == 0
+    assert is_as_unbroken(folder, unbroken)
+
+
+def test_one_bit_under_both_names_of_a_step_costs_that_step_alone(folder, unbroken, capsys):
+    assert run("--run", folder, "--max-steps", 3) == 0
+    best, newest = (folder / "checkpoints" / which / "3" for which in ("best", "newest"))
+    array = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    assert array.samefile(best / array.relative_to(newest))
+    flip_a_bit(array)
+    assert run("--run", folder) == 0
+    assert "goes on after step 2" in capsys.readouterr().err
+    assert is_as_unbroken(folder, unbroken)
+
+
+def test_a_best_that_is_the_newest_too_is_made_again_from_that(folder, unbroken, capsys):
+    assert run("--run", folder, "--max-steps", 3) == 0
+    flip_a_bit(folder / "checkpoints" / "best" / "3" / "meta.json")
+    assert run("--run", folder, "--max-steps", 3) == 0
+    told = capsys.readouterr().err
+    assert "best checkpoint of step 3 is damaged" in told and "is lost" not in told
+    verify(folder / "checkpoints" / "best" / "3")
+    assert run("--run", folder) == 0
+    assert is_as_unbroken(folder, unbroken)
+
+
+def test_without_its_only_best_a_run_goes_on_and_says_so_and_a_copy_put_back_is_taken_up(folder, unbroken, capsys):
+    assert run("--run", folder, "--max-steps", 4) == 0
+    best = folder / "checkpoints" / "best" / "3"
+    copy = shutil.copytree(best, folder.with_name("copy"))
+    score = next(row["miou"] for row in rows_of(folder) if row["kind"] == "val")
+    flip_a_bit(best / "meta.json")
+    assert run("--run", folder, "--max-steps", 5) == 0
+    told = capsys.readouterr().err
+    assert f"warning: the best checkpoint, of step 3, miou {score:.4f}, is lost: the next that is evaluated is" in told
+    assert "goes on after step 4" in told and f"put a copy to {best}, and start again" in told
+    lost = shutil.copytree(folder, folder.with_name("lost"))
+    shutil.copytree(copy, best)
+    assert run("--run", folder) == 0
+    assert is_as_unbroken(folder, unbroken)
+    assert run("--run", lost) == 0  # without it the result is of the evaluation after it, and says so
+    told, scored = json.loads((lost / "result.json").read_text()), rows_of(lost)[-1]
+    assert (told["step"], told["miou"]) == (6, scored["miou"]) and told["miou"] < score
+    verify(lost / "checkpoints" / "best" / "6")
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "of_newest, whole, last, expected",
+    [  # right pixels of ten, by step: what the newest tells, the latest best that is whole, the last evaluation
+        ((90, 9), (90, 9), (90, 9), (90, 9)),
+        ((90, 9), (45, 5), (100, 4), (45, 5)),
+        ((90, 9), (45, 5), (100, 6), (100, 6)),  # the newest is better than what is left
+        ((90, 9), None, (100, 6), (100, 6)),
+        ((100, 9), (45, 5), (100, 9), (100, 9)),  # the newest is what is not whole: nothing is lost
+        ((90, 9), None, (90, 9), None),  # and nothing else was scored
+        (None, None, None, None),
+        (None, (45, 5), None, (45, 5)),  # put back
+    ],
+)
+def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected):
+    def scored(step_and_right):
+        step, right = step_and_right or (None, 0)
+        return step and {"step": step, "confusion": [[right, 10 - right], [0, 10]]}
+
+    held = SimpleNamespace(
+        latest_best=lambda until: whole and whole[0],
+        read_meta=lambda which, step: {"best": scored(whole)},
+        shelf=SimpleNamespace(place=lambda which, step: f"{which}/{step}"),
+    )
+    told, meta = [], {"best": scored(of_newest), "last": scored(last)}
+    assert _best_that_is_whole(held, 100, meta, "miou", told.append) == scored(expected)
+    assert len(told) == (of_newest is not None and expected != of_newest)
+
+
+def test_without_a_name_the_same_command_goes_on_with_its_newest_unfinished_run(
+    stopped_at_2, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(stopped_at_2, tmp_path / "runs" / "synthetic-1")
+    assert run("--max-steps", 2, "--seed", 1) == 0  # another experiment: another run
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["synthetic-1", "synthetic-2"]
+    assert run("--seed", 1) == 0
+    assert "goes on with runs/synthetic-2, an unfinished run of the same command" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "synthetic-2" / "result.json").exists()
+    assert run("--max-steps", 1, "--seed", 1) == 0  # it is finished: a new one
+    with RunLock(tmp_path / "runs" / "synthetic-3"):
+        assert run("--max-steps", 1, "--seed", 1) == 0  # somebody trains in it: another new one
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir())[2:] == ["synthetic-3", "synthetic-4"]
+
+
+def found_without_a_name(config):
+    """Which run the command goes on with, or none, and what it says."""
+    told = []
+    with contextlib.ExitStack() as stack:
+        return find_run.find(config, told.append, stack).run, told
+
+
+def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos [2024]").mkdir()
+    config = Config(data="photos [2024]")
+
+    def make(number, of=config):
+        folder = tmp_path / "runs" / f"photos [2024]-{number}"
+        folder.mkdir(parents=True)
+        (folder / "config.toml").write_text(of.to_toml())
+        return folder
+
+    assert found_without_a_name(config) == ("", [])
+    for number in (1, 2, 9):
+        make(number)
+    make(10, dataclasses.replace(config, seed=1))
+    (make(11) / "result.json").write_text("{}")
+    damaged = make(12)
+    (damaged / "config.toml").write_bytes(b"seed = ")
+    (tmp_path / "runs" / "photos [2024]-13").mkdir()  # no run
+    (tmp_path / "runs" / "photos 2-14").mkdir()  # what the name would match as a pattern
+    for seed, expected in ((0, 9), (1, 10)):  # two that are requeued in turn both go on
+        run, told = found_without_a_name(dataclasses.replace(config, seed=seed))
+        assert run == f"runs/photos [2024]-{expected}"
+        assert len(told) == 2 and told[0].startswith("warning: runs/photos [2024]-12 is passed over: ")
+        assert "config.toml" in told[0] and told[1].startswith(f"goes on with {run}, an unfinished run of the same")
+    with RunLock(tmp_path / "runs" / "photos [2024]-9"):
+        assert found_without_a_name(config)[0] == "runs/photos [2024]-2"
+    assert found_without_a_name(dataclasses.replace(config, seed=2))[0] == ""
+
+
+def refusing(number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(folder, monkeypatch, number):
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr("segnet_jax.system.lock.open", refusing(number), raising=False)
+    config = dataclasses.replace(files.read_run(folder), run=str(folder))
+    with pytest.raises(UserError, match=f"cannot train in {folder}: {os.strerror(number)}; name another --run"):
+        found_without_a_name(config)
+    (folder.parent / "runs").mkdir()
+    folder.rename(folder.parent / "runs" / "synthetic-1")
+    run, (told,) = found_without_a_name(dataclasses.replace(config, run=""))
+    assert run == "" and told.startswith("warning: runs/synthetic-1 is passed over: cannot train in")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_on_a_disk_without_locks_a_run_that_is_named_goes_on_with_a_warning(folder, monkeypatch, number):
+    monkeypatch.chdir(folder.parent)
+    config = dataclasses.replace(files.read_run(folder), run=str(folder))
+    with RunLock(folder):
+        signed = (folder / "lock").read_bytes()
+    monkeypatch.setattr("segnet_jax.system.lock.fcntl.flock", refusing(number))
+    run, (told,) = found_without_a_name(config)
+    why = f"the disk of {folder} gives no lock ({os.strerror(number)})"
+    assert run == str(folder) and told == f"warning: {why}: see that no other training is begun in it"
+    (folder / "lock").write_bytes(signed)  # as a kill leaves it, or as it is while that one trains
+    assert f"see that process {os.getpid()} on " in found_without_a_name(config)[1][0]
+    (folder.parent / "runs").mkdir()
+    folder.rename(folder.parent / "runs" / "synthetic-1")
+    (folder.parent / "runs" / "synthetic-1" / "lock").write_bytes(signed)
+    run, (told,) = found_without_a_name(dataclasses.replace(config, run=""))
+    assert run == "" and told.endswith(f"gives no lock ({os.strerror(number)}): to go on with it, name it by --run")
+    assert (folder.parent / "runs" / "synthetic-1" / "lock").read_bytes() == signed
+
+
+def test_float16_is_gone_on_with_in_float16_alone(tmp_path):
+    config = parse_config(
+        [*SMALL, "--run", str(tmp_path / "run"), "--max-steps", "1", "--precision", "float16"], prog="p", description=""
+    )
+    from segnet_jax.train import train
+
+    assert train(config) == 0
+    path = tmp_path / "run" / "config.toml"
+    path.write_text(path.read_text().replace('precision = "float16"', 'precision = "auto"'))  # as on another device
+    with pytest.raises(UserError, match="another experiment: precision float16 -> float32"):
+        train(parse_config(["--run", str(tmp_path / "run"), "--resume"], prog="p", description=""))

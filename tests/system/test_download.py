@@ -1,0 +1,252 @@
+"""Downloads from a server on this machine that misbehaves as real ones do."""
+
+import hashlib
+import io
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+
+from segnet_jax.system import download
+from segnet_jax.system.download import Resource, fetch
+from segnet_jax.system.errors import UserError
+
+
+def zipped(size=300_000):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.bin", bytes(range(256)) * (size // 256))
+    return archive.getvalue()
+
+
+CONTENT = zipped()
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PAGE = b"<!DOCTYPE html><html><body>Sorry, this file has moved.</body></html>"
+
+
+class Server:
+    """Serves `files` by path; notes what was asked; breaks connections and ignores ranges on demand."""
+
+    def __init__(self):
+        self.files = {"/f.zip": CONTENT}
+        self.asked = []  # (path, Range header)
+        self.ranges = True
+        self.break_after = []  # bytes after which the next answers end, one entry an answer
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                wanted = self.headers.get("Range")
+                server.asked.append((self.path, wanted))
+                content = server.files.get(self.path)
+                if content is None:
+                    return self.send_error(404)
+                if isinstance(content, str):
+                    self.send_response(302)
+                    self.send_header("Location", content)
+                    return self.end_headers()
+                start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranges else 0
+                if start and start >= len(content):
+                    return self.send_error(416)
+                self.send_response(206 if start else 200)
+                if start:
+                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                self.send_header("Content-Length", str(len(content) - start))
+                self.end_headers()
+                end = start + server.break_after.pop(0) if server.break_after else len(content)
+                self.wfile.write(content[start:end])
+
+            def log_message(self, *arguments):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def url(self, path="/f.zip"):
+        return f"http://127.0.0.1:{self.http.server_port}{path}"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def resource(*urls, **known):
+    return Resource("f.zip", urls, "zip", **({"sha256": SHA256} | known))
+
+
+def refused(what, folder, **arguments):
+    with pytest.raises(UserError) as caught:
+        fetch(what, folder, **arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_fetched_whole_into_a_new_folder_and_then_taken_from_there(server, tmp_path):
+    folder = tmp_path / "new" / "folder"
+    what = resource(server.url(), num_bytes=len(CONTENT), md5=hashlib.md5(CONTENT).hexdigest())
+    assert fetch(what, folder) == folder / "f.zip"
+    assert fetch(what, folder).read_bytes() == CONTENT
+    assert server.asked == [("/f.zip", None)]
+    assert names(folder) == ["f.zip"]
+
+
+def test_a_partial_file_is_resumed_where_it_ends(server, tmp_path):
+    (tmp_path / "f.zip.part").write_bytes(CONTENT[:1000])
+    assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
+    assert server.asked == [("/f.zip", "bytes=1000-")]
+
+
+def test_a_server_without_ranges_sends_it_anew(server, tmp_path):
+    server.ranges = False
+    (tmp_path / "f.zip.part").write_bytes(CONTENT[:1000])
+    assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
+    assert server.asked == [("/f.zip", "bytes=1000-")]
+
+
+def test_a_part_of_another_file_is_noticed_by_the_sum_and_fetched_anew(server, tmp_path):
+    (tmp_path / "f.zip.part").write_bytes(CONTENT[:4] + bytes(996))
+    assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
+    assert server.asked == [("/f.zip", "bytes=1000-"), ("/f.zip", None)]
+
+
+@pytest.mark.parametrize("extra", [b"", b"more"])
+def test_a_part_that_is_whole_already_or_too_long_ends_well(server, extra, tmp_path):
+    (tmp_path / "f.zip.part").write_bytes(CONTENT + extra)
+    assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_broken_connection_is_taken_up_again(server, tmp_path):
+    server.break_after = [100_000, 50_000]
+    assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.asked] == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_a_connection_that_brings_nothing_more_keeps_the_part_for_the_next_call(server, tmp_path):
+    server.break_after = [100_000, 0]
+    assert f"ended after 100000 of {len(CONTENT)} bytes" in refused(resource(server.url()), tmp_path)
+    assert names(tmp_path) == ["f.zip.part"]
+    assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
+
+
+def test_the_next_mirror_is_taken_when_one_fails(server, tmp_path):
+    server.files |= {"/page": PAGE, "/other": zipped(1000)}
+    urls = ["http://127.0.0.1:1/f.zip", server.url("/absent"), server.url("/page"), server.url("/other"), server.url()]
+    assert fetch(resource(*urls), tmp_path).read_bytes() == CONTENT
+    assert names(tmp_path) == ["f.zip"]
+
+
+def test_a_web_page_is_called_that_and_leaves_nothing(server, tmp_path):
+    server.files["/f.zip"] = PAGE
+    assert "the server sent a web page, not a zip" in refused(resource(server.url()), tmp_path)
+    assert "the server sent a web page, not a zip" in refused(resource(server.url(), sha256=None), tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_wrong_sum_size_or_kind_is_refused_with_what_was_found(server, tmp_path):
+    url = server.url()
+    assert SHA256 in refused(resource(url, sha256="0" * 64), tmp_path)
+    assert f"md5 {hashlib.md5(CONTENT).hexdigest()}, expected 0" in refused(resource(url, md5="0" * 32), tmp_path)
+    assert "sha1 " in refused(resource(url, sha1="0" * 40), tmp_path)
+    assert "more than the 1000 bytes" in refused(resource(url, num_bytes=1000), tmp_path)
+    assert f"{len(CONTENT)} bytes, expected 1000000 to 2000000" in refused(
+        resource(url, num_bytes=(1_000_000, 2_000_000)), tmp_path
+    )
+    server.files["/f.zip"] = b"Rar!" + CONTENT
+    assert "this is not a zip" in refused(resource(url), tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_without_a_server_the_error_names_the_file_the_addresses_and_the_way_out(tmp_path):
+    urls = ("http://127.0.0.1:1/a/f.zip", "ftp://127.0.0.1/f.zip")
+    message = refused(resource(*urls), tmp_path)
+    assert all(part in message for part in ("f.zip", *urls, "by hand", str(tmp_path / "f.zip")))
+    assert "pass it: --archives DIR" in refused(resource(*urls, hint="pass it: --archives DIR"), tmp_path)
+    assert "do this" in refused(resource(*urls, hint="pass it"), tmp_path, hint="do this")
+
+
+def test_a_server_that_never_answers_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_TIMEOUT", 0.1)
+    waiting = threading.Event()
+    server.http.process_request = lambda *arguments: waiting.wait(5)
+    message = refused(resource(server.url()), tmp_path)
+    waiting.set()
+    assert "no answer within" in message
+
+
+def test_a_bad_file_that_is_there_already_is_told_and_not_touched(server, tmp_path):
+    (tmp_path / "f.zip").write_bytes(PAGE)
+    message = refused(resource(server.url()), tmp_path)
+    assert f"{tmp_path / 'f.zip'}: the server sent a web page" in message and "move it away" in message
+    assert (tmp_path / "f.zip").read_bytes() == PAGE and server.asked == []
+
+
+def test_without_a_known_sum_the_first_file_is_trusted_and_later_ones_are_held_to_it(server, tmp_path, capsys):
+    unknown = resource(server.url(), sha256=None)
+    path = fetch(unknown, tmp_path)
+    assert SHA256 in capsys.readouterr().err
+    assert (tmp_path / "f.zip.sha256").read_text() == f"{SHA256}  f.zip\n"
+    assert fetch(unknown, tmp_path) == path
+    path.unlink()
+    server.files["/f.zip"] = zipped(5120)
+    message = refused(unknown, tmp_path)
+    assert f"the first one had {SHA256}" in message and "delete" in message
+    assert names(tmp_path) == ["f.zip.sha256"]
+
+
+def test_without_a_known_sum_a_damaged_zip_is_found_by_its_own_sums(server, tmp_path):
+    damaged = bytearray(CONTENT)
+    damaged[5000] ^= 1
+    for content in (bytes(damaged), CONTENT[:-30]):
+        server.files["/f.zip"] = content
+        assert "a damaged zip" in refused(resource(server.url(), sha256=None), tmp_path)
+        assert names(tmp_path) == []
+
+
+def test_a_file_put_there_by_hand_is_checked_and_its_sum_is_kept(tmp_path):
+    (tmp_path / "f.zip").write_bytes(CONTENT)
+    assert fetch(resource(sha256=None), tmp_path) == tmp_path / "f.zip"
+    assert (tmp_path / "f.zip.sha256").is_file()
+
+
+def test_a_file_address_and_a_redirection_are_followed(server, tmp_path):
+    (tmp_path / "there.zip").write_bytes(CONTENT)
+    assert fetch(resource((tmp_path / "there.zip").as_uri()), tmp_path / "a").read_bytes() == CONTENT
+    server.files["/moved"] = "/f.zip"
+    assert fetch(resource(server.url("/moved")), tmp_path / "b").read_bytes() == CONTENT
+    server.files["/away"] = (tmp_path / "there.zip").as_uri()
+    assert "redirect" in refused(resource(server.url("/away")), tmp_path / "c").lower()
+
+
+def test_two_fetches_at_once_do_not_disturb_each_other(server, tmp_path):
+    results = []
+    what = resource(server.url())
+    threads = [threading.Thread(target=lambda: results.append(fetch(what, tmp_path).read_bytes())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [CONTENT] * 3
+    assert len(server.asked) == 1
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_made_are_told(server, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    assert "cannot make the folder" in refused(resource(server.url()), tmp_path / "file" / "folder")
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    assert "has 1000 free" in refused(resource(server.url()), tmp_path)
+
+
+def test_the_bar_is_drawn_when_asked_for(server, tmp_path, capsys):
+    fetch(resource(server.url()), tmp_path, show_progress=True)
+    assert server.url() in capsys.readouterr().err

@@ -1,0 +1,397 @@
+"""Checkpoints: what is damaged is found, set aside and told; what is older is kept until the new one was read back."""
+
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import threading
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from segnet_jax.distributed.data_parallel import choose_devices, replicate
+from segnet_jax.nn.segnet import SegNet
+from segnet_jax.system.disk import DiskRetry
+from segnet_jax.system.errors import DiskFailed, DiskFull, NoCheckpoint, UserError
+from segnet_jax.system.signals import Stop
+from segnet_jax.training import checkpoints as module
+from segnet_jax.training import manifest as training_manifest
+from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.manifest import Damaged, seal, verify
+from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.state import create_state, init_variables, sum_of_state
+
+SCHEDULE = learning_rate_schedule("constant", peak=0.1, total_steps=5)
+
+
+@pytest.fixture(scope="module")
+def state():
+    variables = init_variables(SegNet(3, depth=1, width=0.125), seed=0)
+    optimizer = sgd(SCHEDULE, momentum=0.9, weight_decay=5e-4)
+    return replicate(create_state(variables, optimizer, "float32"), choose_devices("2"))
+
+
+def at(state, step):
+    """The same state after so many steps, told by its momentum too."""
+    changed = jax.tree.map(lambda leaf: leaf + np.asarray(step, leaf.dtype), (state.params, state.opt_state))
+    return state.replace(params=changed[0], opt_state=changed[1], step=state.step + np.int32(step))
+
+
+def opened(folder, told=None, **settings):
+    return Checkpoints(folder, choose_devices("2"), say=(told if told is not None else []).append, **settings)
+
+
+@pytest.fixture(scope="module")
+def two_saved(state, tmp_path_factory):
+    """A folder with the checkpoints of steps 1 and 2."""
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    with opened(folder) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save("newest", step, at(state, step), {"best": None})
+    return folder
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def flip(data, random):
+    place = random.randrange(8 * len(data))
+    return data[: place // 8] + bytes([data[place // 8] ^ 1 << place % 8]) + data[place // 8 + 1 :]
+
+
+DAMAGES = {
+    "flip a bit": flip,
+    "truncate": lambda data, random: data[: random.randrange(len(data))],
+    "zero": lambda data, random: bytes(len(data)),
+    "delete": lambda data, random: None,
+}
+
+
+def damage(path, how, random):
+    data = how(path.read_bytes(), random)
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_every_damaged_file_of_a_checkpoint_is_found_and_the_older_one_used(two_saved, tmp_path, state, name):
+    inside = [path.relative_to(two_saved / "newest" / "2") for path in files_of(two_saved / "newest" / "2")]
+    assert {"manifest.json", "meta.json"} <= {path.name for path in inside} and len(inside) > 8
+    for number, file in enumerate(inside):
+        folder, told = tmp_path / str(number), []
+        shutil.copytree(two_saved, folder)
+        damage(folder / "newest" / "2" / file, DAMAGES[name], random.Random(number))
+        with opened(folder, told) as checkpoints:
+            assert checkpoints.latest("newest") == 1, file
+        assert len(told) == 2 and "checkpoint of step 2 is damaged" in told[0] and "step 1 is used" in told[1], told
+        assert (folder / "damaged" / "newest-2").is_dir() and not (folder / "newest" / "2").exists()
+        shutil.rmtree(folder)
+
+
+def test_two_hundred_flipped_bits_in_the_arrays_are_all_found(two_saved, tmp_path):
+    generator = random.Random(0)
+    arrays = [path for path in files_of(two_saved / "newest" / "2" / "state") if "/d/" in path.as_posix()]
+    sizes = [path.stat().st_size for path in arrays]
+    for _ in range(200):
+        folder = tmp_path / "one"
+        shutil.copytree(two_saved / "newest" / "2", folder)
+        path = generator.choices(arrays, weights=sizes)[0]  # each byte alike
+        damage(folder / path.relative_to(two_saved / "newest" / "2"), flip, generator)
+        with pytest.raises(Damaged, match="is not what was written"):
+            verify(folder)
+        shutil.rmtree(folder)
+
+
+def test_orbax_alone_restores_flipped_weights_without_a_word(two_saved, tmp_path):
+    """Why we keep sums of our own; where Orbax begins to notice, this test says so, and they may go."""
+    generator, unnoticed = random.Random(1), 0
+    for number in range(20):
+        folder = tmp_path / str(number)
+        shutil.copytree(two_saved / "newest" / "2" / "state", folder)
+        largest = max(files_of(folder), key=lambda path: path.stat().st_size * ("/d/" in path.as_posix()))
+        damage(largest, flip, generator)
+        try:
+            ocp.PyTreeCheckpointer().restore(folder)
+            unnoticed += 1
+        except Exception:
+            pass
+    assert unnoticed > 0
+
+
+def test_a_restored_state_is_the_saved_one_on_other_devices_too(two_saved, state):
+    expected = sum_of_state(jax.device_get(at(state, 2)))
+    assert verify(two_saved / "newest" / "2")["state"] == expected
+    for devices in ("1", "8"):
+        with Checkpoints(two_saved, choose_devices(devices)) as checkpoints:
+            restored = checkpoints.restore("newest", checkpoints.latest("newest"), jax.eval_shape(lambda: state))
+        assert sum_of_state(jax.device_get(restored)) == expected
+
+
+def test_with_none_left_that_is_whole_nothing_begins_anew(two_saved, tmp_path):
+    folder, told = tmp_path / "checkpoints", []
+    shutil.copytree(two_saved, folder)
+    for step in (1, 2):
+        damage(folder / "newest" / str(step) / "meta.json", DAMAGES["zero"], random.Random(0))
+    for _ in range(2):  # also when it is asked again, with all of them set aside
+        with opened(folder, told) as checkpoints, pytest.raises(NoCheckpoint, match="no newest checkpoint in .* whole"):
+            checkpoints.latest("newest")
+    shutil.rmtree(folder / "damaged")  # and when somebody has removed them
+    with opened(folder) as checkpoints, pytest.raises(NoCheckpoint):
+        checkpoints.latest("newest")
+
+
+def test_a_checkpoint_that_has_gone_is_missed(two_saved, tmp_path):
+    folder, told = tmp_path / "checkpoints", []
+    shutil.copytree(two_saved, folder)
+    shutil.rmtree(folder / "newest" / "2")
+    with opened(folder, told) as checkpoints:
+        assert checkpoints.latest("newest") == 1
+    assert told == [
+        "warning: the newest checkpoint of step 2 is gone",
+        "the newest checkpoint of step 1 is used instead",
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_read_is_told_the_older_one_used_and_nothing_lost(two_saved, tmp_path, monkeypatch, number):
+    folder, told = tmp_path / "checkpoints", []
+    shutil.copytree(two_saved, folder)
+    check = verify
+
+    def refuse(place):
+        if place.name == "2":
+            raise OSError(number, os.strerror(number))
+        return check(place)
+
+    with opened(folder, told) as checkpoints:
+        monkeypatch.setattr("segnet_jax.training.checkpoint_folders.verify", refuse)
+        assert checkpoints.latest("newest") == 1
+        assert told == [
+            f"warning: the newest checkpoint of step 2 cannot be read: {os.strerror(number)}",
+            "the newest checkpoint of step 1 is used instead",
+        ]
+        assert checkpoints.shelf.steps("newest") == [1, 2]  # who only reads moves nothing
+        checkpoints.shelf.forget_after(1)
+    assert checkpoints.shelf.steps("newest") == [1] and check(folder / "damaged" / "newest-2")["step"] == 2
+
+
+def test_where_none_was_ever_saved_there_is_none(tmp_path):
+    with opened(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest("newest") is None
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_newer_format_is_neither_read_nor_set_aside(two_saved, tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints" / "newest"
+    shutil.copytree(two_saved / "newest" / "2", folder / "3.partial")
+    (folder / "3.partial" / "manifest.json").unlink()
+    with monkeypatch.context() as newer:
+        newer.setattr("segnet_jax.training.manifest.VERSION", 2)
+        seal(folder / "3.partial", folder / "3", {})
+    with opened(folder.parent) as checkpoints, pytest.raises(UserError, match="format 2, and this program knows 1"):
+        checkpoints.latest("newest")
+    assert (folder / "3").is_dir()
+
+
+def test_the_newest_few_and_the_bests_that_they_speak_of_are_kept(state, tmp_path):
+    with opened(tmp_path, keep=2) as checkpoints:
+        for step, best in ((1, 1), (2, 1), (3, 3), (4, 3), (5, 5)):
+            if step == best:
+                checkpoints.save("best", step, at(state, step), {"best": {"step": best}})
+            checkpoints.save("newest", step, at(state, step), {"best": {"step": best}})
+            checkpoints.wait()
+        shelf = checkpoints.shelf
+        assert (shelf.steps("newest"), shelf.steps("best")) == ([4, 5], [3, 5])
+        shelf.forget_after(4)  # as where step 5 is damaged: what step 4 calls the best is still there
+        assert (shelf.steps("newest"), shelf.steps("best")) == ([4], [3])
+
+
+def saved_twice(folder, state, names=("best", "newest"), step=3):
+    """Saves one state under both names, and tells how often Orbax wrote."""
+    with opened(folder) as checkpoints:
+        write, times = checkpoints._writer.save, []
+        checkpoints._writer.save = lambda *args, **settings: times.append(1) or write(*args, **settings)
+        for name in names:
+            checkpoints.save(name, step, at(state, step), {"of": name, "best": {"step": step}})
+        checkpoints.wait()
+        return checkpoints, len(times)
+
+
+@pytest.mark.parametrize("names", [("best", "newest"), ("newest", "best")])
+def test_a_step_that_is_newest_and_best_is_written_once_and_whole_under_either_name(state, tmp_path, names):
+    checkpoints, times = saved_twice(tmp_path, state, names)
+    places = [checkpoints.shelf.place(name, 3) for name in names]
+    assert times == 1 and [json.loads((place / "meta.json").read_text())["of"] for place in places] == list(names)
+    assert {verify(place)["state"] for place in places} == {sum_of_state(jax.device_get(at(state, 3)))}
+    arrays = [path.relative_to(places[0]) for path in files_of(places[0] / "state")]
+    assert len(arrays) > 5 and all((places[0] / name).samefile(places[1] / name) for name in arrays)
+    shutil.rmtree(places[0])
+    with opened(tmp_path) as checkpoints:
+        restored = checkpoints.restore(names[1], checkpoints.latest(names[1]), jax.eval_shape(lambda: state))
+    assert sum_of_state(jax.device_get(restored)) == sum_of_state(jax.device_get(at(state, 3)))
+
+
+def test_where_a_disk_has_no_links_the_second_name_has_copies(state, tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    checkpoints, times = saved_twice(tmp_path, state)
+    best, newest = (checkpoints.shelf.place(name, 3) for name in ("best", "newest"))
+    assert times == 1 and verify(best)["state"] == verify(newest)["state"]
+    assert not any(path.samefile(best / path.relative_to(newest)) for path in files_of(newest))
+
+
+def test_the_second_name_is_not_waited_for(state, tmp_path, monkeypatch):
+    finish, may_go_on = Checkpoints._finish, threading.Event()
+
+    def slowly(*args):
+        assert may_go_on.wait(60)
+        finish(*args)
+
+    monkeypatch.setattr(Checkpoints, "_finish", slowly)
+    with opened(tmp_path) as checkpoints:
+        for name in ("best", "newest"):
+            checkpoints.save(name, 3, at(state, 3), {"best": {"step": 3}})
+        assert not checkpoints.shelf.steps("best")  # it came back while the first is still being written
+        may_go_on.set()
+        checkpoints.wait()
+        assert checkpoints.shelf.steps("best") == checkpoints.shelf.steps("newest") == [3]
+
+
+def test_files_that_have_gone_meanwhile_are_told(state, tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save("best", 3, at(state, 3), {"best": {"step": 3}})
+        checkpoints.wait()
+        shutil.rmtree(checkpoints.shelf.place("best", 3))
+        checkpoints.save("newest", 3, at(state, 3), {"best": {"step": 3}})
+        with pytest.raises(DiskFailed, match="which was saved and read back, is damaged: manifest.json is missing"):
+            checkpoints.wait()
+
+
+def test_nothing_older_is_removed_before_the_new_one_was_read_back(state, tmp_path, monkeypatch):
+    with opened(tmp_path, keep=1) as checkpoints:
+        checkpoints.save("newest", 1, at(state, 1), {"best": None})
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoints, "_read", lambda folder, like: jax.tree.map(np.zeros_like, like))
+        checkpoints.save("newest", 2, at(state, 2), {"best": None})
+        with pytest.raises(DiskFailed, match="reads back otherwise than it was written"):
+            checkpoints.wait()
+        assert checkpoints.shelf.steps("newest") == [1]  # what is wrong is not there
+        assert checkpoints.newest_saved() == 1
+        verify(checkpoints.shelf.place("newest", 1))
+
+
+def test_too_little_room_is_told_with_both_numbers_before_anything_is_written(state, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    with opened(tmp_path / "checkpoints") as checkpoints:
+        with pytest.raises(DiskFull, match=r"saving step 1 needs 0\.\d MB, and 0\.0 MB are free"):
+            checkpoints.save("newest", 1, state, {"best": None})
+        assert files_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("names", [("newest",), ("best", "newest")])
+def test_a_save_is_repeated_until_there_is_room_and_asks_other_processes_nothing(state, tmp_path, monkeypatch, names):
+    usage, told, shared = shutil.disk_usage(tmp_path), [], []
+    free = iter([1000, 1000, usage.free])
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=next(free, usage.free)))
+    monkeypatch.setattr("segnet_jax.system.disk.time", SimpleNamespace(sleep=lambda _: None))
+    room = DiskRetry(tmp_path, waits=True, say=told.append, stop=Stop())
+    with opened(tmp_path / "checkpoints", share=lambda text: shared.append(text) or text) as checkpoints:
+        for name in names:
+            room(lambda name=name: checkpoints.save(name, 1, at(state, 1), {"best": None}))
+            assert checkpoints.confirm(name, 1) == sum_of_state(jax.device_get(at(state, 1)))
+    assert len(told) == 2 and "waiting for room" in told[0] and told[1] == "there is room again: going on"
+    assert shared == []
+
+
+def test_a_save_that_is_whole_when_the_disk_fills_up_is_not_repeated(state, tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    with opened(tmp_path) as checkpoints:
+        with monkeypatch.context() as full:
+            full.setattr(checkpoints.shelf, "note", no_room)
+            checkpoints.save("newest", 1, at(state, 1), {"best": None})
+            with pytest.raises(DiskFull, match="no room to save step 1"):
+                checkpoints.wait()
+        checkpoints.save("newest", 1, at(state, 1), {"best": None})
+        assert checkpoints.confirm("newest", 1) == sum_of_state(jax.device_get(at(state, 1)))
+
+
+def test_a_save_that_fails_late_is_told_and_may_be_repeated(state, tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    with opened(tmp_path) as checkpoints:
+        with monkeypatch.context() as full:
+            full.setattr(module, "seal", no_room)
+            checkpoints.save("newest", 1, at(state, 1), {"best": None})
+            with pytest.raises(DiskFull, match="no room to save step 1"):
+                checkpoints.wait()
+        assert checkpoints.shelf.steps("newest") == [] and files_of(tmp_path) == []
+        checkpoints.save("newest", 1, at(state, 1), {"best": None})
+        assert checkpoints.confirm("newest", 1) == sum_of_state(jax.device_get(at(state, 1)))
+
+
+def test_the_sum_of_a_state_tells_one_bit_a_name_and_a_type():
+    state = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.int32(1)}
+    others = [
+        state | {"a": np.nextafter(state["a"], 9)},
+        state | {"a": state["a"].T},
+        state | {"b": np.int64(1)},
+        {"a": state["a"], "c": state["b"]},
+    ]
+    sums = {sum_of_state(each) for each in (state, *others)}
+    assert len(sums) == 5 and sum_of_state({"b": np.int32(1), "a": state["a"].copy()}) in sums
+
+
+def test_a_manifest_lists_every_file_with_size_and_sum(two_saved):
+    folder = two_saved / "newest" / "2"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["step"] == 2 and manifest["files"].keys() == {
+        path.relative_to(folder).as_posix() for path in files_of(folder) if path.name != "manifest.json"
+    }
+    for name, known in manifest["files"].items():
+        data = pathlib.Path(folder, name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (known["bytes"], known["sha256"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"version": 1},
+        {"version": 1, "files": []},
+        {"files": {}},
+        {"version": 1, "files": {"/dev/zero": {"bytes": 0, "sha256": ""}}},
+        {"version": 1, "files": {"../x": {"bytes": 0, "sha256": ""}}},
+        {"version": 1, "files": {"a\0b": {"bytes": 0, "sha256": ""}}},
+        {"version": 1, "files": {"x": None}},
+        {"version": 1, "files": {"pipe": {"bytes": 0, "sha256": ""}}},
+    ],
+)
+def test_a_forged_manifest_whose_own_sum_is_right_is_damaged(tmp_path, body):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "manifest.json").write_text(json.dumps(body | {"sha256": training_manifest._sum_of(body)}))
+    with pytest.raises(Damaged):
+        verify(tmp_path)
+
+
+def test_whether_a_checkpoint_is_whole_is_told_to_all_processes_also_where_none_is(two_saved, tmp_path):
+    folder, shared = tmp_path / "checkpoints", []
+    shutil.copytree(two_saved, folder)
+    with opened(folder, share=lambda text: shared.append(text) or text) as checkpoints:
+        assert checkpoints.is_whole("newest", 2) and not checkpoints.is_whole("newest", 1)
+        for step in (1, 2):
+            (folder / "newest" / str(step) / "meta.json").write_bytes(b"{")
+        assert not checkpoints.is_whole("newest", 2)
+    assert shared == ["true", "false", "false"]

@@ -1,0 +1,120 @@
+"""A trained VGG put into a network computes what it computed before."""
+
+import jax
+import numpy as np
+import pytest
+import weight_files as files
+
+from segnet_jax.nn.preprocessing import CAFFE, TORCH
+from segnet_jax.nn.segnet import ENCODERS, SegNet
+from segnet_jax.system.errors import UserError
+from segnet_jax.weights.insert import insert_encoder
+from segnet_jax.weights.vgg import VGG, BatchNormWeights, ConvWeights
+
+EPSILON = 1e-5
+
+
+@pytest.fixture
+def small(monkeypatch):
+    return files.shrink(monkeypatch, ENCODERS)
+
+
+def as_vgg(convs, batch_norm=None, epsilon=EPSILON, encoder="vgg16"):
+    if batch_norm is None:
+        return VGG(encoder, {conv: ConvWeights(*weights) for conv, weights in convs.items()}, CAFFE)
+    held = {conv: ConvWeights(*weights, BatchNormWeights(*batch_norm[conv])) for conv, weights in convs.items()}
+    return VGG(encoder, held, TORCH, epsilon)
+
+
+def network(**changed):
+    """A network and its variables at the start."""
+    model = SegNet(num_classes=2, **changed)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 4, 4, 3), np.float32), train=False))
+    random = np.random.default_rng(5)
+    return model, jax.tree.map(lambda leaf: random.random(leaf.shape, np.float32), variables)
+
+
+def insert(variables, vgg, conv_bias=False, epsilon=EPSILON):
+    params, batch_stats = insert_encoder(
+        variables["params"], variables["batch_stats"], vgg, conv_bias=conv_bias, batch_norm_epsilon=epsilon
+    )
+    return {"params": params, "batch_stats": batch_stats}
+
+
+@pytest.mark.parametrize("with_batch_norm", [False, True])
+def test_a_bias_folded_into_the_running_mean_changes_no_output(with_batch_norm, small):
+    vgg = as_vgg(small, files.random_batch_norm(small) if with_batch_norm else None)
+    image = np.random.default_rng(6).random((1, 6, 5, 3), np.float32)
+    biased, with_bias = network(depth=2, conv_bias=True)
+    plain, without = network(depth=2)
+    with_bias, without = insert(with_bias, vgg, conv_bias=True), insert(without, vgg)
+    for name in with_bias["params"]:  # the same decoder in both, with a bias that its BatchNorm takes away again
+        if name.endswith("_D"):
+            without["params"][name] = dict(with_bias["params"][name])
+            if name != "conv1_1_D":
+                bias = without["params"][name].pop("bias")
+                mean = with_bias["batch_stats"][f"{name}_bn"]["mean"]
+                without["batch_stats"][f"{name}_bn"] = with_bias["batch_stats"][f"{name}_bn"] | {"mean": mean - bias}
+        elif name.endswith("_D_bn"):
+            without["params"][name] = with_bias["params"][name]
+    assert "bias" not in without["params"]["conv1_1"]
+    expected = biased.apply(with_bias, image, train=False)
+    np.testing.assert_allclose(plain.apply(without, image, train=False), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("conv_bias", [False, True])
+@pytest.mark.parametrize("our_epsilon", [1e-5, 1e-3])
+def test_the_first_layer_computes_its_formula(conv_bias, our_epsilon, small):
+    """One pixel of convolution and BatchNorm, by the definition, with the epsilon that the file was trained with."""
+    batch_norm = files.random_batch_norm(small)
+    batch_norm["conv1_1"][3] *= 1e-2  # variances so small that epsilon matters
+    _, variables = network(depth=1, conv_bias=conv_bias)
+    loaded = insert(variables, as_vgg(small, batch_norm), conv_bias, our_epsilon)
+    patch = np.random.default_rng(7).random((3, 3, 3), np.float32)
+
+    kernel, bias = small["conv1_1"]
+    scale, shift, mean, var = batch_norm["conv1_1"]
+    expected = scale * (np.tensordot(patch, kernel, 3) + bias - mean) / np.sqrt(var + EPSILON) + shift
+
+    conv, norm = loaded["params"]["conv1_1"], loaded["params"]["conv1_1_bn"]
+    stats = loaded["batch_stats"]["conv1_1_bn"]
+    x = np.tensordot(patch, conv["kernel"], 3) + (conv["bias"] if conv_bias else 0)
+    found = norm["scale"] * (x - stats["mean"]) / np.sqrt(stats["var"] + our_epsilon) + norm["bias"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_plain_vgg_leaves_batch_norm_an_identity_and_everything_is_float32(small):
+    _, variables = network()
+    loaded = insert(variables, as_vgg(small))
+    for conv, (kernel, bias) in small.items():
+        np.testing.assert_array_equal(loaded["params"][conv]["kernel"], kernel)
+        for value, expected in (
+            (loaded["params"][f"{conv}_bn"]["scale"], np.ones_like(bias)),
+            (loaded["params"][f"{conv}_bn"]["bias"], np.zeros_like(bias)),
+            (loaded["batch_stats"][f"{conv}_bn"]["mean"], -bias),
+            (loaded["batch_stats"][f"{conv}_bn"]["var"], np.ones_like(bias)),
+        ):
+            np.testing.assert_array_equal(value, expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+    jax.tree.map(lambda ours, theirs: np.testing.assert_equal(ours.shape, theirs.shape), loaded, variables)
+
+
+def test_only_the_encoder_is_replaced_and_the_arguments_are_left_alone(small):
+    _, variables = network(depth=4)
+    before = jax.tree.map(np.copy, variables)
+    loaded = insert(variables, as_vgg(small))
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
+    assert "conv5_1" not in loaded["params"] and "conv4_3" in loaded["params"]
+    for collection in ("params", "batch_stats"):
+        for name, leaves in variables[collection].items():
+            same = loaded[collection][name] is leaves
+            assert same == ("_D" in name), name
+
+
+def test_another_width_and_another_encoder_are_refused(small):
+    _, wide = network(width=2.0)
+    with pytest.raises(UserError, match="need width 1: 13 of 13 kernels"):
+        insert(wide, as_vgg(small))
+    _, deeper = network(encoder="vgg19")
+    with pytest.raises(UserError, match="vgg16 have no conv3_4, conv4_4, conv5_4"):
+        insert(deeper, as_vgg(small))
