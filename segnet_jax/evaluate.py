@@ -27,6 +27,7 @@ from segnet_jax.reporting.environment import result
 from segnet_jax.reporting.evaluations import Images, packed
 from segnet_jax.reporting.figures import check_pictures, prediction_pictures
 from segnet_jax.reporting.tables import print_sequences, print_table
+from segnet_jax.runs import run_folder
 from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.runs.out_of_memory import check_memory, explain_out_of_memory
 from segnet_jax.runs.result import by_statistics, of_images, recipe
@@ -166,7 +167,11 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
     )
     devices, precision = start_devices(config, say)
     check_memory(config, devices, flags=Options)
-    dataset = open_data(config)
+    stored = run_folder.labels_of(options.run)
+    if options.data:  # other files may be encoded otherwise: only the names of the classes are the run's
+        dataset = open_data(config, legend=stored and stored.legend)
+    else:
+        dataset = open_data(config, stored)
     split = dataset.splits.get(options.split)
     if not split:
         raise UserError(f"{dataset.name} has no {options.split} images, only {', '.join(dataset.splits)}")

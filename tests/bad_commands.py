@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import fcntl
-import functools
 import json
 import os
 import pathlib
@@ -78,13 +77,13 @@ ARCHIVES = [
     Case(17, "broken-data:archive", f"{FRAMES[2]}.png", (), inverted(IMAGES, b"IDAT", 20), BY_HAND),
     Case(18, "web-page:archive", LABELS, ("cannot be read as a zip", "web page"), put(LABELS, PAGE), BY_HAND),
     Case(
-        24, "colours known", "", ("Pole: (192, 192, 128), (0, 0, 64)", "void: (0, 0, 0)"), accepted=True, flags=BY_HAND
+        24, "colors known", "", ("Pole: (192, 192, 128), (0, 0, 64)", "void: (0, 0, 0)"), accepted=True, flags=BY_HAND
     ),
     Case(
         25,
-        "unknown-colour",
+        "unknown-color",
         FRAMES[0],
-        ("64 px of colour (9, 9, 9) in 2 files", "nearest known (0, 0, 0)", FRAMES[1]),
+        ("64 px of color (9, 9, 9) in 2 files", "nearest known (0, 0, 0)", FRAMES[1]),
         repacked(LABELS, {frame: colored(frame, first_row=9) for frame in FRAMES[:2]}),
         BY_HAND,
     ),
@@ -241,7 +240,7 @@ def newer(folder):
 
 def other_classes(monkeypatch, folder):
     legend = dataclasses.replace(TUTORIAL, classes=ClassTable(("Heaven", *CAMVID.names[1:]), CAMVID.colors))
-    monkeypatch.setattr(camvid, "tutorial", functools.partial(camvid.tutorial, legend=legend))
+    monkeypatch.setattr(camvid, "TUTORIAL", legend)
 
 
 HELD = []

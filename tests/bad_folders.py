@@ -52,7 +52,7 @@ FOUND = f"note: {PREFIX} in the lists stands for"
 FOLDERS = [
     Case(1, "no-folder", "CamVd", ("Did you mean", "CamVid?"), flags=("--data", "{folder}/../CamVd")),
     Case(2, "no-data-set", "CamVid", ("no train.txt", "it is empty"), empty),
-    Case(2, "no-data-set:only tif", "CamVid", ("0 pictures (.png .jpg), 12 .tif",), only_tif),
+    Case(2, "no-data-set:only tif", "CamVid", ("12 pictures in the folder itself (12 .tif)",), only_tif),
     Case(
         3,
         "image-without-label",
@@ -164,7 +164,7 @@ FOLDERS = [
         labels(encode(label_of() % 2 * np.uint8(255), mode="1")),
         accepted=True,
     ),
-    Case(24, "colour-label", "trainannot/a.png", ("8-bit RGB", "class ids"), labels(image_of("a"), "a")),
+    Case(24, "color-label", "trainannot/a.png", ("8-bit RGB", "class ids"), labels(image_of("a"), "a")),
     Case(
         26,
         "transparent:grey label",
@@ -255,8 +255,8 @@ FOLDERS = [
         35,
         "unknown-format",
         "train/a.png",
-        ("neither PNG nor JPEG",),
-        put("train/a.png", encode(image_of("a")[..., 0].astype(np.float32), "TIFF")),
+        ("neither PNG nor JPEG, GIF, WebP, TIFF or BMP",),
+        put("train/a.png", b"\0\0\0\x18ftypheic" + bytes(40)),
     ),
     Case(
         36,

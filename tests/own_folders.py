@@ -151,7 +151,7 @@ def sixteen_bits(folder, samples):
 def palettes(folder, samples):
     own(folder, samples, paint=lambda label: with_palette(label, voc_colors(256)[::-1]))
     lists(folder, samples, "images/{name}.png labels/{name}.png")
-    table_toml(folder)
+    codes(folder)
 
 
 def fast_ai(folder, samples):

@@ -127,7 +127,7 @@ def outside(folder):
 
 def no_images(folder):
     for path in (folder / "images").iterdir():
-        path.rename(path.with_suffix(".tif"))
+        path.rename(path.with_suffix(".heic"))
 
 
 def instead(name, make):
@@ -189,10 +189,10 @@ PLANTED = [
         values(lambda label: np.array([0, 38, 75, 255], np.uint8)[np.minimum(label, 3)], table=False),
         "--map 38=1 --map 75=2",
     ),
-    Planted("unknown-colour", "labels/y.png", colours(strange=3), "--unknown-colour ignore"),
-    Planted("unknown-colour:a whole class", "labels/y.png", colours(strange=300)),
-    Planted("colours-without-table", "labels/", colours(table=""), "python -m segnet_jax.doctor"),
-    Planted("colour-label", "labels/a.png", colours(table=TABLE)),
+    Planted("unknown-color", "labels/y.png", colours(strange=3), "--unknown-color ignore"),
+    Planted("unknown-color:a whole class", "labels/y.png", colours(strange=300)),
+    Planted("colors-without-table", "labels/", colours(table=""), "python -m segnet_jax.doctor"),
+    Planted("color-label", "labels/a.png", colours(table=TABLE)),
     Planted(
         "label-size-differs",
         "labels/c.png",
@@ -225,7 +225,7 @@ PLANTED = [
     Planted("transparent", "labels/a.png", transparent),
     Planted("not-rgb", "images/a.png", put("images/a.png", encode(image_of("a"), "JPEG", "CMYK"))),
     Planted("sixteen-bits", "images/a.png", put("images/a.png", encode(image_of("a")[..., 0].astype(np.uint16)))),
-    Planted("unknown-format", "images/a.png", put("images/a.png", encode(image_of("a"), "TIFF"))),
+    Planted("unknown-format", "images/a.png", put("images/a.png", b"\0\0\0\x18ftypheic" + bytes(40))),
     Planted("too-many-pixels", "images/a.png", put("images/a.png", bomb)),
     Planted("dead-link", "images/a.png", instead("images/a.png", lambda path: path.symlink_to("gone.png"))),
     Planted("not-a-file", "images/a.png", instead("images/a.png", os.mkfifo)),

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction
 
+from segnet_jax.config.ranges import MAX_STAGES, RANGES
 from segnet_jax.system.errors import UserError
 
 # What a resumed run makes of a changed field. FREE: it may differ, for it does not change the experiment, or the
@@ -42,11 +43,18 @@ class Config:
     image_size: tuple[int, int] = (360, 480)  # height and width that images and labels are resized to
     fit: Literal["stretch", "letterbox", "crop"] = "stretch"  # how: shape lost, with void bars, or ends cut off
     images: str = ""  # of a folder, take only images whose names match, such as "*.jpg"
+    label_files: str = ""  # of a folder, take only label files whose paths match, such as "*masks_a*"
+    label_suffix: str = ""  # what follows an image's name in its label's, such as _mask; empty: found from the folder
     map: Annotated[tuple[str, ...], UseAppendAction] = ()  # OLD=NEW: what the value NEW means in labels, OLD means too
-    labels_start_at: int = 0  # the value of the first class in label files; smaller ones are void
-    unknown_colour: Literal["error", "ignore"] = "error"  # colours of labels that mean no class; ignore: they are void
-    exif: Literal["refuse", "apply", "ignore"] = "refuse"  # images that say they lie on their side: turn them or not
+    labels_start_at: int = -1  # the value of the first class in label files; smaller ones are void; -1: not stated
+    labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and grey labels store, where both would fit
+    threshold: int = 0  # two classes, the second from this value of a label on, such as 128 for JPEG masks; 0: off
+    unknown_color: Literal["error", "ignore"] = "error"  # colors of labels that mean no class; ignore: they are void
+    mostly_void: bool = False  # accept labels of which more than half is void
+    exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # of images that carry an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
+    image_range: tuple[int, int] = (0, 0)  # black and white of images of 16 bits, such as 0 4095; 0 0: refuse them
+    follow_links: bool = False  # read files that links lead to out of the folder
     val_fraction: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
     flip: bool = field(default=True, metadata=OVERRIDE)  # reflect left/right with probability 1/2
     shift: int = field(
@@ -167,7 +175,7 @@ class Config:
         Raises:
           UserError: naming the flag, its range and the value.
         """
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in RANGES.items():
             values = getattr(self, name)
             for value in values if isinstance(values, tuple | list) else (values,):
                 if not low <= value <= high:  # nor is NaN
@@ -181,6 +189,9 @@ class Config:
             if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
                 raise UserError(f"--map must be OLD=NEW, two values of label files from 0 to 65535, got {change!r}")
         object.__setattr__(self, "map", tuple(dict.fromkeys(self.map)))  # a resumed run's, given once more
+        if self.image_range != (0, 0) and self.image_range[0] >= self.image_range[1]:
+            low, high = self.image_range
+            raise UserError(f"--image-range must be the values of black and white, black first, got {low} {high}")
         if self.scale[0] > self.scale[1]:
             raise UserError(f"--scale must be the least and the largest factor, got {self.scale[0]} {self.scale[1]}")
         if self.kernel_size % 2 == 0:
@@ -237,52 +248,6 @@ class Config:
     def _fields(self, rules: tuple[str, ...]) -> dict[str, Any]:
         names = (item.name for item in dataclasses.fields(self) if on_resume(item.name) in rules)
         return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
-
-
-MAX_STAGES = 5
-_POSITIVE = 1e-12
-_RANGES = {
-    "scenes": (1, 1_000_000),
-    "image_size": (1, 16_384),
-    "leave_out_train": (0, 1_000_000),
-    "labels_start_at": (0, 255),
-    "val_fraction": (0, 0.9),
-    "shift": (0, 16_384),
-    "scale": (0.25, 4),
-    "color": (0, 1),
-    "depth": (1, MAX_STAGES),
-    "width": (1e-3, 16),
-    "stage_convolutions": (1, 8),
-    "stage_channels": (1, 4096),
-    "kernel_size": (1, 31),
-    "batch_norm_momentum": (0, 1 - 1e-6),
-    "batch_norm_epsilon": (_POSITIVE, 1),
-    "batch_norm_bias": (-1, 1),
-    "dropout": (0, 0.9),
-    "epochs": (1, 1_000_000),
-    "batch_size_per_device": (1, 65_536),
-    "grad_accum_steps": (1, 65_536),
-    "learning_rate": (_POSITIVE, 10),
-    "encoder_lr_mult": (0, 100),
-    "warmup_epochs": (0, 1_000_000),
-    "step_epochs": (1, 1_000_000),
-    "step_factor": (_POSITIVE, 1),
-    "poly_power": (_POSITIVE, 100),
-    "momentum": (0, 1 - 1e-6),
-    "weight_decay": (0, 1),
-    "bias_lr_mult": (0, 100),
-    "ema_decay": (0, 1 - 1e-6),
-    "seed": (0, 2**63 - 1),
-    "fake_devices": (0, 1024),
-    "steps_per_dispatch": (1, 10_000),
-    "max_steps": (0, 2**31 - 1),
-    "process_id": (-1, 2**20),
-    "num_processes": (0, 2**20),
-    "heartbeat": (1, 86_400),
-    "evaluate_every": (1, 1_000_000),
-    "checkpoint_every": (1, 1_000_000),
-    "keep_checkpoints": (1, 1000),
-}
 
 
 def hash_of(experiment: Mapping[str, Any]) -> str:

@@ -17,6 +17,9 @@ from segnet_jax.system.errors import UserError, shown
 BATCH_OF_A_DEVICE = ("camvid-matlab-2018",)
 """Protocols whose batch is what each device takes, however many there are; of all others it is a step's."""
 
+_RENAMED = {"unknown_colour": "unknown_color"}
+"""Names of fields in the configs of older runs."""
+
 
 def read_config(path: pathlib.Path, base: Config) -> Config:
     """Overrides `base` with the protocol that a TOML file names, if it names one, and that with what the file says.
@@ -43,7 +46,7 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
       UserError: as `read_config`; or the config sets what belongs to one start alone, such as an address to connect to.
     """
     path = folder / name
-    values = _read(folder, name, path)
+    values = current_names(_read(folder, name, path))
     known = Config.__dataclass_fields__
     if of_a_start := [key for key in values if key in known and on_resume(key) == OF_THIS_START["on_resume"]]:
         raise UserError(
@@ -53,6 +56,11 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
             file=shown(str(path)),
         )
     return override(Config(), values, source=str(path))
+
+
+def current_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Rename the fields of an older run's config to what they are called now."""
+    return {_RENAMED.get(key, key): value for key, value in values.items()}
 
 
 def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]:

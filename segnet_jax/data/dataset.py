@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from segnet_jax.data.labels.classes import ClassTable
+from segnet_jax.data.labels.label_mapping import LabelRule
 from segnet_jax.system.errors import Fault, UserError, UserErrors
 
 
@@ -44,6 +45,8 @@ class Dataset:
       splits: "train", and "val" or "test" where the data set has them.
       notes: what its user should know of it although it is no fault; each a line.
       sizes: (height, width) of images -> how many have it; empty where it is not known or one for all.
+      label_rule: the label mapping that its label files are read by; None where it does not come from a folder.
+      doubts: what speaks against the labels being read right, such as more void than classes; a training is refused.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Dataset:
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
     sizes: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    label_rule: LabelRule | None = None
+    doubts: tuple[Fault, ...] = ()
 
 
 def told_together(dataset: Dataset, where: object) -> Dataset:

@@ -4,6 +4,7 @@ A name such as 0016E5_07959 or Seq05VD_f00930 is a sequence and the number of a 
 photographs have such names too: only of CamVid's drives is it known that numbers are time, and how much.
 """
 
+import dataclasses
 import functools
 import hashlib
 import re
@@ -222,7 +223,7 @@ def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
         read = functools.partial(_read, [places[place] for place in chosen])
         splits[split] = Split(chosen_names, read, digest, files)
     name = f"{dataset.name}-{f'first-{num_train}-of' if num_train else 'without'}-{sequence}"
-    return Dataset(name, dataset.classes, splits, dataset.notes, dataset.sizes)
+    return dataclasses.replace(dataset, name=name, splits=splits)
 
 
 def _read(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def _label_images(
             yield source, future.result()
 
     with ThreadPoolExecutor(_THREADS) as writers:
-        prepare = partial(_read, prepare=predictor.prepare)
+        prepare = partial(_read, prepare=predictor.prepare, read=outputs.read)
         for source, read in _ahead(prepare, sources, most, pixels=_pixels_of):
             if stop.requested():
                 break
@@ -120,12 +120,14 @@ def _pixels_of(source: Source) -> int:
     return claimed_pixels(source.path) if source.kind == "image" else 0
 
 
-def _read(source: Source, prepare: Callable[[np.ndarray], Prepared]) -> Prepared | UserError:
+def _read(
+    source: Source, prepare: Callable[[np.ndarray], Prepared], read: Callable[[Source], dict[str, Any]]
+) -> Prepared | UserError:
     try:
         if source.kind == "camera":
             return prepare(camera_frame(int(str(source.path))))
         with budget.pictures.scope():
-            return prepare(read_image(source.path, source.told, exif="apply"))
+            return prepare(read_image(source.path, source.told, **read(source)))
     except UserError as error:
         return error
 

@@ -124,6 +124,12 @@ def folded(restored: Restored, config: Config) -> Network:
     return Network(model, variables, preprocessing, restored.classes, config, restored.meta["step"])
 
 
+def unfolded(restored: Restored, config: Config) -> Network:
+    """The network as `evaluate` applies it: the same arithmetic, so that scores are equal to the last digit."""
+    preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
+    return Network(restored.model, restored.variables, preprocessing, restored.classes, config, restored.meta["step"])
+
+
 def _batch_of(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:

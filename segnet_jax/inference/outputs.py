@@ -9,11 +9,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from segnet_jax.constants import VOID
-from segnet_jax.data.images.picture_header import check_sizes
-from segnet_jax.data.label_files.decode_labels import read_label
+from segnet_jax.constants import Exif
+from segnet_jax.data.images.exif_rotation import check_stated, exif_of_pair
+from segnet_jax.data.images.fit import fit_label, resize_label
+from segnet_jax.data.images.picture_header import MAX_PIXELS, check_sizes
+from segnet_jax.data.label_files.decode_labels import read_label_by
 from segnet_jax.data.labels.classes import ClassTable
-from segnet_jax.inference.predictor import Prediction
+from segnet_jax.data.labels.label_mapping import LabelRule
+from segnet_jax.data.labels.read_options import PLAIN, Reading
+from segnet_jax.data.layouts.names.match_names import label_of_name
+from segnet_jax.inference.predictor import Prediction, Sizing
 from segnet_jax.inference.sampling import MEASURES
 from segnet_jax.inference.sources import Source
 from segnet_jax.metrics.confusion import count_confusion, scores
@@ -22,6 +27,92 @@ from segnet_jax.reporting.figures import error_map
 from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import atomic_write_bytes, expanded
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How labels are read and predictions scored.
+
+    Attributes:
+      rule: the label rule of the run.
+      reading: the read options of the run.
+      sizing: at which size the network saw the images.
+    """
+
+    rule: LabelRule
+    reading: Reading
+    sizing: Sizing
+
+    def read(self, source: Source, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+        """Read the label of an image, uint8 [H,W] of class ids or VOID, at the image's size.
+
+        Args:
+          source: the image.
+          path: of the label.
+          size: height and width of the image, upright.
+
+        Raises:
+          UserError: the label is at fault, or the image carries a rotation that the run does not say how to treat.
+        """
+        check_stated(source.path, source.told, self.reading.exif)
+        exif = exif_of_pair(source.path, path, self.reading.exif)
+        label = read_label_by(self.rule, path, str(path), exif)
+        if label.shape != size and self.reading.resize_labels == "nearest":
+            return resize_label(label, *size)
+        check_sizes(size[::-1], label.shape[::-1], source.told, str(path))
+        return label
+
+    def confusion(self, label: np.ndarray, prediction: Prediction, num_classes: int) -> np.ndarray:
+        """Count the confusion matrix, int64 [C,C], at the size at which `evaluate` scores where the network saw it."""
+        if prediction.trained_ids is None:
+            return count_confusion(label, prediction.class_ids, num_classes)
+        fitted = fit_label(label, self.sizing.trained, self.sizing.fit)
+        return count_confusion(fitted, prediction.trained_ids, num_classes)
+
+
+def exif_for(source: Source, label: pathlib.Path | None, exif: Exif) -> Exif:
+    """How an image is read: as the run reads images, and upright where that says nothing about it."""
+    if exif == "ignore" or label is None:
+        return "ignore" if exif == "ignore" else "apply"
+    return exif_of_pair(source.path, label, "apply" if exif == "refuse" else exif)
+
+
+def find_labels(
+    sources: Sequence[Source], folder: str, suffix: str, say: Callable[[str], None]
+) -> dict[Source, pathlib.Path]:
+    """Find the label of each image that has one in a folder, by the names that a dataset folder may use.
+
+    Args:
+      sources: what is predicted.
+      folder: of the labels.
+      suffix: that the run's labels have behind the image's name; empty to find it.
+      say: prints a line.
+
+    Raises:
+      UserError: there is no such folder, no image has a label, or one has two.
+    """
+    place = expanded(folder)
+    if not place.is_dir():
+        raise UserError(f"no folder {folder} for --labels", kind="no-folder", file=folder)
+    images = [source for source in sources if source.kind == "image"]
+    paths = label_of_name([source.path.stem for source in images], place, suffix)
+    found = {}
+    for source in images:
+        mine = paths.get(source.path.stem, ())
+        if len(mine) > 1:
+            what = f"{source.told} has {len(mine)} labels: {listed([str(path) for path in mine])}"
+            raise UserError(what, kind="two-labels", file=source.told, fix="leave one of them in the folder")
+        if mine:
+            found[source] = mine[0]
+    if without := [source.told for source in images if source not in found]:
+        what = f"{len(without)} of {len(images)} images have no label in {folder}: {listed(without)}"
+        if not found:
+            raise UserError(
+                f"{what}; looked for {pathlib.Path(without[0]).stem}.png", kind="missing-label", file=folder
+            )
+        say(f"warning: {what}")
+    return found
+
 
 T = TypeVar("T")
 _BYTES_A_PIXEL = 12  # that pictures of an image take while they are drawn
@@ -52,14 +143,16 @@ class Outputs:
 
     Attributes:
       folder: for all of them.
-      classes: names and colours.
+      classes: names and colors.
       write: carries out a write, and tells of a full disk.
       key: whether overlays have a key of the classes beneath.
       confidence: whether a picture of the confidence is written too.
       uncertainty: whether pictures of each measure of uncertainty are, of samples.
       frames: whether a video's frames are written one by one too, as class ids.
       labels: of the sources that have one, its file.
-      void: the id that stands for void in them.
+      scoring: how those labels are read and scored; None without labels.
+      reading: the read options of the run.
+      max_pixels: that an image may have.
     """
 
     folder: pathlib.Path
@@ -70,7 +163,17 @@ class Outputs:
     uncertainty: bool = False
     frames: bool = False
     labels: Mapping[Source, pathlib.Path] = field(default_factory=dict)
-    void: int = VOID
+    scoring: Scoring | None = None
+    reading: Reading = PLAIN
+    max_pixels: int = MAX_PIXELS
+
+    def read(self, source: Source) -> dict[str, Any]:
+        """How `read_image` is to read an image."""
+        return {
+            "exif": exif_for(source, self.labels.get(source), self.reading.exif),
+            "image_range": self.reading.image_range,
+            "max_pixels": self.max_pixels,
+        }
 
     def image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
         """Writes what was asked for of an image, uint8 [H,W,3]; safe to be called from several threads."""
@@ -92,8 +195,8 @@ class Outputs:
         confusion, faults = None, ()
         if source in self.labels:
             try:
-                label = self._label(source, image.shape[:2])
-                confusion = count_confusion(label, prediction.class_ids, len(self.classes))
+                label = self.scoring.read(source, self.labels[source], image.shape[:2])
+                confusion = self.scoring.confusion(label, prediction, len(self.classes))
                 files[ERRORS] = overlay.rgb_png(error_map(label, prediction.class_ids))
             except UserError as error:
                 faults = error.faults
@@ -140,12 +243,6 @@ class Outputs:
             "mean_confidence": float(confidence) / 255,
         }
 
-    def _label(self, source: Source, size: tuple[int, int]) -> np.ndarray:
-        path = self.labels[source]
-        label = read_label(path, str(path), len(self.classes), void=self.void)
-        check_sizes(size[::-1], label.shape[::-1], source.told, str(path))
-        return label
-
 
 def endings_of(source: Source, *, confidence: bool, frames: bool, errors: bool, uncertainty: bool = False) -> list[str]:
     """What the names of a source's outputs may end in."""
@@ -163,29 +260,3 @@ def check_nothing_there(files: Iterable[pathlib.Path]) -> None:
     """
     if there := [str(path) for path in files if os.path.lexists(path)]:
         raise UserError(f"nothing is overwritten, and there is already {listed(there)}: name another --out")
-
-
-def find_labels(sources: Sequence[Source], folder: str, say: Callable[[str], None]) -> dict[Source, pathlib.Path]:
-    """The label of each image that has one in a folder: a.png, a_L.png or a_P.png for a.jpg.
-
-    Raises:
-      UserError: there is no such folder, or no image has a label.
-    """
-    place = expanded(folder)
-    if not place.is_dir():
-        raise UserError(f"no folder {folder} for --labels", kind="no-folder", file=folder)
-    images = [source for source in sources if source.kind == "image"]
-    found = {}
-    for source in images:
-        stem = source.path.stem
-        paths = [path for suffix in ("", "_L", "_P") if (path := place / f"{stem}{suffix}.png").is_file()]
-        if paths:
-            found[source] = paths[0]
-    if without := [source.told for source in images if source not in found]:
-        what = f"{len(without)} of {len(images)} images have no label in {folder}: {listed(without)}"
-        if not found:
-            raise UserError(
-                f"{what}; looked for {pathlib.Path(without[0]).stem}.png", kind="missing-label", file=folder
-            )
-        say(f"warning: {what}")
-    return found

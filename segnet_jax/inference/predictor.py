@@ -3,26 +3,23 @@
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from segnet_jax.config.fields import Config
 from segnet_jax.data.images.fit import Fit, centred, overlap, resize_image, scaled_size
 from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, parallel_eval_step, replicate
+from segnet_jax.inference.class_maps import bilinear_taps, compare, compare_enlarged, compare_on_host
 from segnet_jax.inference.network import Network
 from segnet_jax.inference.sampling import MEASURES, sampled_maps
 from segnet_jax.inference.tiles import blend, check_tiles, crops, cut
 from segnet_jax.system.errors import UserError
 
 _LARGEST = 16_384  # pixels of a side
-_STRIP = 32  # rows that are looked at together, so that logits at the size of a photograph never lie in memory
-_STRIP_PIXELS = _STRIP * 8192
 _MOST_AT_ONCE = 16_000_000  # pixels of a batch at the size of its pictures
 _ROUND = 64  # sizes are rounded up to multiples of this many pixels, so that few programs serve all of them
 
@@ -37,12 +34,15 @@ class Prediction:
       milliseconds: that the devices took, as its share of the batch; of tiles, from cutting the first to blending the
         last, the host's work among it. Without compiling.
       uncertainty: of samples: name of the measure -> uint8 [H,W], 255 for its largest value; else empty.
+      trained_ids: uint8 [h,w], the classes at the size that the network was trained at, as `evaluate` scores them;
+        None where the network saw the image otherwise, or nothing is scored.
     """
 
     class_ids: np.ndarray
     confidence: np.ndarray
     milliseconds: float
     uncertainty: dict[str, np.ndarray] = field(default_factory=dict)
+    trained_ids: np.ndarray | None = None
 
 
 Size = tuple[int, int] | Literal["trained", "native"]
@@ -101,6 +101,11 @@ class Sizing:
         has_bars = self.size == "trained" and self.fit == "letterbox" and not self.tile
         return self.trained if has_bars else self.scaled_size(size)
 
+    @property
+    def is_as_evaluated(self) -> bool:
+        """Whether the network sees an image exactly as in `evaluate`."""
+        return self.size == "trained" and not self.tile and self.fit != "crop"
+
     def place(self, size: tuple[int, int]) -> tuple[slice, slice]:
         """The rows and columns of that in which the image lies."""
         rows, columns = map(overlap, self.scaled_size(size), self.input_size(size))
@@ -124,6 +129,7 @@ class Predictor:
       sizing: at which size.
       say: told when something is compiled.
       num_samples: under dropout, whose mean is what is found; 0 for none.
+      scores: whether class ids at the size of training are wanted too.
 
     Attributes:
       batch_size: images over all devices; one where a single one is cut into many tiles.
@@ -137,6 +143,7 @@ class Predictor:
         sizing: Sizing,
         say: Callable[[str], None] = lambda text: None,
         num_samples: int = 0,
+        scores: bool = False,
     ):
         self._sizing, self._num_classes = sizing, len(network.classes)
         self._measures = MEASURES if num_samples else ()
@@ -149,8 +156,11 @@ class Predictor:
             return (), sampled_maps(partial(network.forward, variables), images, num_samples, self._num_classes)
 
         self._forward = AheadOfTime(parallel_eval_step(forward, devices), "the network", devices, say)
-        look = partial(_look, num_classes=self._num_classes)
+        look = partial(compare_enlarged, num_classes=self._num_classes)
         self._look = AheadOfTime(parallel_eval_step(look, devices), "the enlargement", devices)
+        classify = partial(compare, num_classes=self._num_classes)
+        self._classify = AheadOfTime(parallel_eval_step(classify, devices), "the comparison", devices)
+        self._scores = scores and sizing.is_as_evaluated
         self._num_inputs = devices.total * batch_size_per_device
         self.batch_size = 1 if sizing.tile else self._num_inputs
 
@@ -176,7 +186,7 @@ class Predictor:
         height, width = (-(-max(lengths) // _ROUND) * _ROUND for lengths in zip(*sizes, strict=True))
         places = map(self._sizing.place, sizes)
         taps = [
-            (*_taps(h, rows, height), *_taps(w, columns, width))
+            (*bilinear_taps(h, rows, height), *bilinear_taps(w, columns, width))
             for (h, w), (rows, columns) in zip(sizes, places, strict=True)
         ]
         taps = tuple(self._send(_padded(each, self._num_inputs)) for each in zip(*taps, strict=True))
@@ -201,7 +211,12 @@ class Predictor:
                 if start <= place < start + at_once:
                     maps[i] = [each[device, place - start, :h, :w].copy() for each in found]
         each_ms = 1e3 * seconds / len(inputs)
-        return [self._prediction(each, each_ms) for each in maps]
+        found = [self._prediction(each, each_ms) for each in maps]
+        if self._scores:
+            _, ids = self._classify((), logits)
+            ids = np.asarray(ids).reshape(-1, *inputs[0].shape[:2])
+            found = [replace(each, trained_ids=ids[i]) for i, each in enumerate(found)]
+        return found
 
     def _predict_tiled(self, image: np.ndarray) -> Prediction:
         """Labels one image by tiles at its own size."""
@@ -212,7 +227,7 @@ class Predictor:
             for length, side in zip(image.shape[:2], sizing.tile, strict=True)
         )
         blended = blend(self._logits(crops(image, rows, columns)), rows, columns)
-        bands = (_compared(band, self._num_classes) for band in blended)
+        bands = (compare_on_host(band, self._num_classes) for band in blended)
         maps = [np.concatenate(each) for each in zip(*bands, strict=True)]
         seconds = time.perf_counter() - started - (self._forward.seconds - before)
         return self._prediction(maps, 1e3 * seconds)
@@ -248,62 +263,3 @@ def _received(count: int, found: tuple[tuple, jax.Array]) -> Iterator[np.ndarray
 def _padded(arrays: Sequence[np.ndarray], count: int) -> np.ndarray:
     """Stacks arrays, the last one as often as is needed to make so many."""
     return np.stack([*arrays, *[arrays[-1]] * (count - len(arrays))])
-
-
-def _taps(length: int, part: slice, rounded: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which two samples each of `length` pixels lies between, as PyTorch's bilinear `interpolate` has it.
-
-    Args:
-      length: pixels of the image.
-      part: the samples that are of the image; those around it, of bars, are never taken.
-      rounded: pixels wished; beyond `length` the last is repeated.
-
-    Returns:
-      int32 [2,rounded], the samples, and float32 [rounded], the share of the second.
-    """
-    size = part.stop - part.start
-    place = np.clip((np.minimum(np.arange(rounded), length - 1) + 0.5) * size / length - 0.5, 0, size - 1)
-    low = np.floor(place).astype(np.int32)
-    return part.start + np.stack([low, np.minimum(low + 1, size - 1)]), (place - low).astype(np.float32)
-
-
-def _look(_variables, inputs, _store, *, num_classes):
-    """Brings logits to each image's size and compares the classes there, strip by strip.
-
-    Maps of values from 0 to 1 that stand behind the logits are brought there too.
-    """
-
-    def one(inputs):
-        logits, rows, row_shares, columns, column_shares = inputs
-
-        def strip(inputs):
-            (above, below), share = inputs
-            lines = _mixed(logits[above], logits[below], share[:, None, None])
-            pixels = _mixed(lines[:, columns[0]], lines[:, columns[1]], column_shares[None, :, None])
-            pixels, measured = pixels[..., :num_classes], pixels[..., num_classes:]
-            most = pixels.max(axis=-1, keepdims=True)
-            confidence = 1 / jnp.exp(pixels - most).sum(axis=-1)
-            shares = (confidence, *jnp.moveaxis(measured, -1, 0))
-            return pixels.argmax(axis=-1).astype(jnp.uint8), *(
-                jnp.round(255 * each).astype(jnp.uint8) for each in shares
-            )
-
-        height = _STRIP  # of a strip; less for a picture so wide that one of it would take hundreds of megabytes
-        while height > 1 and height * columns.shape[1] > _STRIP_PIXELS:
-            height //= 2
-        strips = rows.reshape(2, -1, height).swapaxes(0, 1), row_shares.reshape(-1, height)
-        return tuple(each.reshape(-1, each.shape[-1]) for each in lax.map(strip, strips))
-
-    return (), lax.map(one, inputs)
-
-
-def _mixed(first, second, share):
-    return first * (1 - share) + second * share
-
-
-def _compared(maps: np.ndarray, num_classes: int) -> tuple[np.ndarray, ...]:
-    """The class of each pixel, its confidence and what stands behind the logits, all uint8 [H,W], from [H,W,C...]."""
-    logits, measured = maps[..., :num_classes], maps[..., num_classes:]
-    confidence = 1 / np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)
-    shares = (confidence, *np.moveaxis(measured, -1, 0))
-    return logits.argmax(axis=-1).astype(np.uint8), *(np.rint(255 * each).astype(np.uint8) for each in shares)

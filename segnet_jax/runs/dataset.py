@@ -6,6 +6,7 @@ from collections.abc import Callable
 from segnet_jax.config.fields import Config
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.cache import CachedSplit, decoded
+from segnet_jax.data.labels.label_mapping import Legend, StoredLabels
 from segnet_jax.data.labels.read_options import Reading
 from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.system.console import bar
@@ -19,8 +20,17 @@ def decode(split: Split, config: Config, doing: str, say: Callable[[str], None])
         return decoded(split, config.image_size, cache_folder(), advance, say, config.fit)
 
 
-def open_data(config: Config) -> Dataset:
-    """Opens the data set, which must have something to train and something to score."""
+def open_data(config: Config, stored: StoredLabels | None = None, legend: Legend | None = None) -> Dataset:
+    """Open the dataset, which must have something to train on and something to score.
+
+    Args:
+      config: its data and read options.
+      stored: what a run stores of its labels, by which they are read instead of by what the folder says.
+      legend: the classes, where the folder names none.
+
+    Raises:
+      UserError: for every fault found.
+    """
     if config.leave_out and config.split_rule != "leave-out":
         raise UserError(f"--leave-out {config.leave_out} needs --split-rule leave-out")
     if config.leave_out_train and config.split_rule != "leave-out":
@@ -35,6 +45,8 @@ def open_data(config: Config) -> Dataset:
         reading=reading_of(config),
         leave_out=config.leave_out,
         leave_out_train=config.leave_out_train,
+        stored=stored,
+        legend=legend,
     )
     if not dataset.splits.get("train"):
         raise UserError(f"the training list of {config.data} is empty: nothing to train on", kind="empty-list")
@@ -43,7 +55,7 @@ def open_data(config: Config) -> Dataset:
 
 
 def reading_of(config: Config) -> Reading:
-    """How the config says that the files of a folder are to be taken."""
+    """The read options of a config."""
     wishes = {item.name: getattr(config, item.name) for item in dataclasses.fields(Reading)}
     return Reading(**wishes | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
 

@@ -87,7 +87,7 @@ def examine(open_data: Callable[[], Dataset]) -> Examination:
         return Examination(dataset, {}, error.faults)
     sizes = {name: len(split) for name, split in dataset.splits.items()}
     faults, warnings = look_at_counts(dataset.classes, counts, sizes)
-    return Examination(dataset, counts, tuple(faults), tuple(warnings))
+    return Examination(dataset, counts, (*dataset.doubts, *faults), tuple(warnings))
 
 
 def look_at_counts(
@@ -123,7 +123,7 @@ def look_at_counts(
             warnings.append(f"no {split} pixel of {listed(absent)}; where it is scored, it is reported as absent")
     if found == {classes.names[0]} and len(classes) > 1 and total.pixels.sum() < total.total:
         what = f"the labels hold only void and {classes.names[0]}: no other class would be learned; masks of 0 and 255?"
-        faults.append(Fault("mask-0-255", "", what, "--map 255=1"))
+        faults.append(Fault("mask-0-255", "", what, "see what the values of the labels mean"))
     elif found and classes.names[0] not in found:
         last = len(classes) - 1
         warnings.append(f"no label holds the id 0, {classes.names[0]}: do they start at 1? Class ids are 0..{last}")

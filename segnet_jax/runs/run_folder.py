@@ -1,6 +1,7 @@
 """Run folders: what one says of itself, and what may go on in it; `find_run` tells which one a start takes."""
 
 import contextlib
+import os
 import pathlib
 import stat
 from collections.abc import Mapping
@@ -11,17 +12,22 @@ import numpy as np
 from segnet_jax.config.fields import Config, differences
 from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.data.dataset import Dataset
+from segnet_jax.data.labels.label_mapping import StoredLabels, labels_of_json
 from segnet_jax.reporting.environment import environment
 from segnet_jax.reporting.evaluations import FOLDER as EVALUATIONS
 from segnet_jax.reporting.evaluations import RECORDS_FILE
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.system import confined
-from segnet_jax.system.errors import UserError, listed
+from segnet_jax.system.errors import UserError, listed, shown
 from segnet_jax.system.files import atomic_write_json, atomic_write_text
 from segnet_jax.training.experiment import CHANGES_FILE, overrides
 
 RESULT_FILE = "result.json"
+LABELS_FILE = "labels.json"
+"""How the labels that a run was trained on are read: the label rule that the read options came to."""
+
 _DATA_FILE, _OLD_RESULT_FILE = "data.json", "result_before.json"
+_MOST_BYTES = 4_000_000  # of a label rule; 65,536 values and as many colors
 
 
 def write_first_files(
@@ -31,8 +37,31 @@ def write_first_files(
     atomic_write_text(folder / CONFIG_FILE, config.to_toml())
     atomic_write_json(folder / "environment.json", environment(devices))
     atomic_write_json(folder / _DATA_FILE, {name: dict(split.files) for name, split in dataset.splits.items()})
+    if dataset.label_rule is not None:
+        stored = StoredLabels(dataset.classes, dataset.label_rule)
+        atomic_write_json(folder / LABELS_FILE, stored.as_json())
     images, labels = (batch[name].reshape(-1, *batch[name].shape[3:]) for name in ("image", "label"))
     batch_picture(images, labels, dataset.classes, folder / "first_batch.png", "First batch, as the network gets it")
+
+
+def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
+    """Read what a run stores of its labels.
+
+    Returns:
+      Classes and label rule; None for a run of an older version, or of data whose labels are not files of a folder.
+
+    Raises:
+      UserError: the file is damaged, a link, or too large.
+    """
+    try:
+        if not confined.is_file(folder, LABELS_FILE):
+            return None
+        return labels_of_json(confined.read_json(folder, LABELS_FILE, _MOST_BYTES))
+    except (OSError, ValueError) as error:
+        path = shown(os.path.join(folder, LABELS_FILE))
+        raise UserError(
+            f"{path} is damaged ({error}): restore it, or delete it and pass the read options again"
+        ) from None
 
 
 def tidy(folder: pathlib.Path) -> None:

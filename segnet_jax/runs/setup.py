@@ -22,7 +22,7 @@ from segnet_jax.runs import dataset as run_dataset
 from segnet_jax.runs import dataset_checks
 from segnet_jax.runs.checks import another_batch, check_network, check_selection
 from segnet_jax.runs.out_of_memory import check_memory
-from segnet_jax.system.errors import UserError
+from segnet_jax.system.errors import UserError, UserErrors
 from segnet_jax.training import build, build_steps, initial_weights
 from segnet_jax.training.devices import device_shard, start_devices, steps_per_dispatch
 from segnet_jax.training.evaluation import Evaluation
@@ -217,6 +217,8 @@ def resolve(config: Config, say: Callable[[str], None]) -> Setup:
     say(f"devices  {devices}, {precision}")
     check_memory(config, devices)
     dataset = run_dataset.open_data(config)
+    if dataset.doubts:
+        raise UserErrors(config.data, dataset.doubts)
     for note in dataset.notes:
         say(note)
     run_dataset.tell_of_sizes(config, dataset, say)

@@ -24,13 +24,16 @@ class Fault:
       file: the file that is at fault, as messages call it; empty where it is none.
       what: what is wrong and why that is a fault, naming the file.
       fix: what to do about it; empty where `what` leaves no question. One that begins with -- is flags alone, to be
-        pasted behind a command.
+        pasted behind a command, and is printed only where it is the only one that fits.
+      choices: where several readings of a folder fit, the flags of each; none of them is a fix before its owner has
+        chosen.
     """
 
     kind: str
     file: str
     what: str
     fix: str = ""
+    choices: tuple[str, ...] = ()
 
 
 class UserError(Exception):

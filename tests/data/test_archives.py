@@ -166,14 +166,14 @@ def with_label(labels, frame, change):
     return write_zip(labels, members)
 
 
-def test_unknown_colours_are_counted_over_all_labels(small):
+def test_unknown_colors_are_counted_over_all_labels(small):
     for frame in THREE[:2]:
         with_label(small[1], frame, lambda colored: colored[0].fill(9))
     with pytest.raises(UserError) as error:
         scan_labels(small[1], THREE)
-    for words in ["2 labels (0001TP_006690, 0016E5_00901)", "64 px of colour (9, 9, 9) in 2 files", "(0, 0, 0)"]:
+    for words in ["2 labels (0001TP_006690, 0016E5_00901)", "64 px of color (9, 9, 9) in 2 files", "(0, 0, 0)"]:
         assert words in str(error.value)
-    with pytest.raises(UserError, match="label of 0001TP_006690 holds unknown colours"):
+    with pytest.raises(UserError, match="label of 0001TP_006690 holds unknown colors"):
         open_archives(*small, {"train": THREE}).splits["train"].read(0)
 
 

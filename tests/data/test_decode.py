@@ -88,7 +88,8 @@ def claims(width, height):
     [
         (b"", ["empty"]),
         (b"\n<!DOCTYPE html><html>404</html>", ["web page", "fetch it again"]),
-        (b"GIF89a..........", ["neither PNG nor JPEG"]),
+        (b"GIF89a..........", ["damaged GIF"]),
+        (b"8BPS............", ["neither PNG nor JPEG"]),
         (WHOLE[: len(WHOLE) * 6 // 10], ["cut off"]),
         (WHOLE[:-5], ["cut off"]),
         (WHOLE[:-12], ["cut off"]),
@@ -139,7 +140,7 @@ def test_a_bad_label_is_refused_with_its_name_and_reason(data, words):
         assert word in str(error.value)
 
 
-def test_colour_labels_equal_a_pixel_by_pixel_loop_and_unknown_colours_are_counted():
+def test_colour_labels_equal_a_pixel_by_pixel_loop_and_unknown_colors_are_counted():
     colors = list(CAMVID_ORIGINAL_COLORS)
     assert len(colors) == 32
     picture = np.array(colors, np.uint8)[np.random.default_rng(1).integers(0, 32, (20, 30))]
@@ -150,7 +151,7 @@ def test_colour_labels_equal_a_pixel_by_pixel_loop_and_unknown_colours_are_count
     label, unknown = color_ids(picture, CAMVID_ORIGINAL_COLORS)
     assert unknown == {(12, 0, 7): 3, (255, 255, 255): 1}
     assert (label[3, 4:7] == VOID).all() and label[0, 0] == VOID
-    with pytest.raises(UserError, match=r"a_L.png holds unknown colours.*3 px of colour \(12, 0, 7\) in 1 file"):
+    with pytest.raises(UserError, match=r"a_L.png holds unknown colors.*3 px of color \(12, 0, 7\) in 1 file"):
         read_label(encode(picture), "a_L.png", 11, colors=CAMVID_ORIGINAL_COLORS)
     with pytest.raises(UserError, match=r"nearest known \(0, 0, 0\)"):
         read_label(encode(picture), "a_L.png", 11, colors=CAMVID_ORIGINAL_COLORS)

@@ -262,7 +262,7 @@ def test_strange_colours_become_void_where_they_are_ignored(photos):
     from planted_faults import colours
 
     colours(strange=3)(photos)
-    label = open_folder(photos, wishing(unknown_colour="ignore")).splits["val"].read(1)[1]
+    label = open_folder(photos, wishing(unknown_color="ignore")).splits["val"].read(1)[1]
     assert (label.ravel()[:3] == VOID).all() and (label.ravel()[3:] == np.minimum(label_of("y"), 2).ravel()[3:]).all()
 
 
@@ -356,7 +356,7 @@ def test_the_table_that_the_readme_shows_is_read_as_it_says(tmp_path):
 def test_every_kind_of_fault_and_every_flag_stands_in_the_readme():
     text = README.read_text(encoding="utf-8")
     sources = "".join(path.read_text() for path in (README.parents[1] / "segnet_jax/datasets").glob("*.py"))
-    elsewhere = {"no-colour-label", "hostile-archive", "not-a-zip", "wrong-frames", "broken-records", "other-records"}
+    elsewhere = {"no-color-label", "hostile-archive", "not-a-zip", "wrong-frames", "broken-records", "other-records"}
     elsewhere |= {"other-classes", "not-prepared", "zip"}  # of CamVid's archives and records
     kinds = {*re.findall(r'kind="([a-z0-9-]+)"', sources), *(case.kind.split(":")[0] for case in PLANTED)} - elsewhere
     assert {kind for kind in kinds if f"`{kind}`" not in text} == set()

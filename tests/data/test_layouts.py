@@ -6,7 +6,7 @@ import tomllib
 import numpy as np
 import own_folders
 import pytest
-from own_folders import CITYSCAPES_TRAIN_IDS, VOC_IDS, changed, scenes, voc_colors
+from own_folders import CITYSCAPES_IDS, CITYSCAPES_TRAIN_IDS, VOC_IDS, changed, scenes, voc_colors
 from PIL import Image
 
 from segnet_jax import doctor, predict, train
@@ -76,7 +76,7 @@ def test_cityscapes_ids_become_its_published_train_ids(layout, samples, tmp_path
         (18, "bicycle", (119, 11, 32)),
     ):
         assert (dataset.classes.names[train_id], dataset.classes.colors[train_id]) == (name, color)
-    assert "not published" in dataset.notes[-1]
+    assert any("not published" in note for note in dataset.notes)
 
 
 def test_all_other_cityscapes_ids_are_void(tmp_path):
@@ -96,7 +96,7 @@ def test_pascal_voc_has_its_21_classes_and_its_palette(samples, tmp_path):
     assert_holds(dataset, samples, VOC_IDS)
     assert len(dataset.classes) == 21 and dataset.classes.colors == tuple(voc_colors(21))
     assert dataset.classes.names[15] == "person" and dataset.classes.colors[15] == (192, 128, 128)
-    assert "test.txt names no image with a label" in dataset.notes[-1]
+    assert any("test.txt names no image with a label" in note for note in dataset.notes)
 
 
 def test_what_cvat_exports_is_read_by_its_labelmap_and_dealt(samples, tmp_path):
@@ -185,16 +185,14 @@ def test_a_class_table_of_lists_of_pairs_is_written_from_the_labels_that_they_na
         doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "again.toml")))
 
 
-def test_a_class_table_for_cityscapes_is_neither_written_nor_said_to_be_read(samples, tmp_path):
+def test_a_class_file_goes_before_the_classes_of_cityscapes(samples, tmp_path):
     own_folders.cityscapes(tmp_path, samples)
-    with pytest.raises(UserError, match="no class table changes the classes of Cityscapes, which .*: leave --classes"):
-        doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
-    assert not (tmp_path / "classes.toml").exists()
-    own_folders.table_toml(tmp_path)
+    assert written_table(tmp_path)[0][1] == 0  # the ids that the labels hold, to be named
+    rows = [f'{{ name = "{name}", id = {value} }}' for name, value in zip("abcdefghijk", CITYSCAPES_IDS, strict=True)]
+    (tmp_path / "classes.toml").write_text(f"classes = [{', '.join(rows)}]\nvoid = [0]")
     dataset = open_folder(tmp_path)
-    assert_holds(dataset, samples, CITYSCAPES_TRAIN_IDS)
-    assert "classes.toml" not in dataset.notes[0] and dataset.classes.names[:2] == ("road", "sidewalk")
-    assert "note: classes.toml is not read: the classes are Cityscapes' 19" in dataset.notes
+    assert_holds(dataset, samples)
+    assert "classes of classes.toml" in dataset.notes[0] and dataset.classes.names == tuple("abcdefghijk")
 
 
 def test_a_class_table_for_prepared_records_is_refused(tmp_path):

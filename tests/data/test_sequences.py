@@ -278,7 +278,7 @@ def test_the_doctor_tells_neighbours_and_a_training_and_its_evaluation_the_score
     flags += f"--batch-size-per-device 2 --class-weights none --split-rule leave-out --leave-out b --run {run}"
     assert train.train(parse_config(flags.split(), prog="p", description="")) == 0
     result = json.loads((run / "result.json").read_text())
-    assert result["dataset"] == "camvid-tutorial-without-b" and result["num_images"] == 3
+    assert result["dataset"] == "own-lists-without-b" and result["num_images"] == 3
     assert result["differences"]["split_rule"] == ["tutorial", "leave-out"]
     options = parse_flags(
         evaluate.Options, [str(run), "--split", "train", "--json", str(scores)], prog="p", description=""

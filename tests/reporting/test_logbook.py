@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from segnet_jax.reporting.run_logger import RunLogger
 
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.reporting import evaluations, run_logger
+from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.system.errors import DiskFull
 
 DRAWING, EPOCH = 0.5, 2.0  # seconds

@@ -38,7 +38,14 @@ OTHERS = {  # another value for each field
     "images": "*.jpg",
     "map": ("255=1",),
     "labels_start_at": 1,
-    "unknown_colour": "ignore",
+    "label_files": "*a*",
+    "label_suffix": "_mask",
+    "labels_as": "colors",
+    "threshold": 128,
+    "mostly_void": True,
+    "image_range": (0, 4095),
+    "follow_links": True,
+    "unknown_color": "ignore",
     "exif": "apply",
     "resize_labels": "nearest",
     "val_fraction": 0.3,
@@ -125,7 +132,8 @@ def test_every_key_is_classed_and_tried():
         *("leave_out_train", "stage_convolutions", "stage_channels", "kernel_size"),
         *("network", "upsampling", "encoder_addition", "decoder", "batch_norm_bias", "bias_lr_mult"),
         *("init_batch_norm", "freeze", "optimizer", "encoder_lr_mult"),
-        *("fit", "images", "map", "labels_start_at", "unknown_colour", "exif", "resize_labels", "val_fraction"),
+        *("fit", "images", "map", "labels_start_at", "unknown_color", "exif", "resize_labels", "val_fraction"),
+        *("label_files", "label_suffix", "labels_as", "threshold", "mostly_void", "image_range", "follow_links"),
     }
 
 

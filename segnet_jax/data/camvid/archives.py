@@ -1,6 +1,6 @@
 """CamVid's official archives, read in place: no member is ever written to disk under a name that it brings.
 
-`701_StillsRaw_full.zip` holds the images (960x720), `LabeledApproved_full.zip` the labels as colour pictures
+`701_StillsRaw_full.zip` holds the images (960x720), `LabeledApproved_full.zip` the labels as color pictures
 (`0001TP_006690.png` belongs to `0001TP_006690_L.png`).
 """
 
@@ -58,7 +58,7 @@ LABELS = Resource(
 )
 
 FLAWED = {"Seq05VD_f02610": 1000}
-"""Frames whose published label holds stray colours, and how many such pixels are taken as void.
+"""Frames whose published label holds stray colors, and how many such pixels are taken as void.
 
 Several projects that read the archives found the same: in this one label some lines were drawn with anti-aliasing;
 one counted 175 pixels.
@@ -77,7 +77,7 @@ class LabelScan(NamedTuple):
 
     Attributes:
       counts: frame -> int64 [12], pixels of each class and, last, of void, at full size.
-      mended: frame -> pixels of unknown colour that became void; known flaws only.
+      mended: frame -> pixels of unknown color that became void; known flaws only.
     """
 
     counts: dict[str, np.ndarray]
@@ -110,8 +110,8 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
       frames: the frames that it must hold, no more and no fewer.
 
     Raises:
-      UserError: a hostile, damaged or incomplete archive; with all faults, labels that are no colour pictures, and
-        colours that are not CamVid's (with counts over all labels).
+      UserError: a hostile, damaged or incomplete archive; with all faults, labels that are no color pictures, and
+        colors that are not CamVid's (with counts over all labels).
     """
     counts, mended, unknown = {}, {}, {}
     faults: list[Fault] = []
@@ -132,7 +132,7 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
     if unknown:
         told = describe_unknown(list(unknown.values()), CAMVID_ORIGINAL_COLORS)
         what = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) hold {told}"
-        faults.append(Fault("unknown-colour", labels.name, what, _AGAIN))
+        faults.append(Fault("unknown-color", labels.name, what, _AGAIN))
     if faults:
         raise UserErrors(labels, faults)
     return LabelScan(counts, mended)
@@ -147,7 +147,7 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
       splits: split -> its frames; together all that the archives hold.
 
     Raises:
-      UserError: a hostile, damaged or incomplete archive; on reading, colours that are not
+      UserError: a hostile, damaged or incomplete archive; on reading, colors that are not
         CamVid's, an image unlike its label in size.
     """
     frames = [frame for chosen in splits.values() for frame in chosen]
@@ -162,7 +162,7 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
         label, unknown = _read_label(label_archive, label_members[frame], labels.name)
         if sum(unknown.values()) > FLAWED.get(frame, 0):
             what = f"the label of {frame} holds {describe_unknown([unknown], CAMVID_ORIGINAL_COLORS)}"
-            raise UserError(what, kind="unknown-colour", file=label_members[frame].filename, fix=_AGAIN)
+            raise UserError(what, kind="unknown-color", file=label_members[frame].filename, fix=_AGAIN)
         check_sizes(image.shape[1::-1], label.shape[::-1], frame, label_members[frame].filename)
         return image, label
 

@@ -1,5 +1,6 @@
 """CamVid's frames dealt into splits by a rule, and their pixel counts."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def deal(dataset: Dataset, rule: str) -> Dataset:
         digest = hashlib.sha256("\n".join((source, *chosen)).encode()).hexdigest()
         read = functools.partial(_read_dealt, [places[name] for name in chosen])
         splits[split] = Split(chosen, read, digest, files)
-    return Dataset(f"camvid-{rule}", dataset.classes, splits, dataset.notes)
+    return dataclasses.replace(dataset, name=f"camvid-{rule}", splits=splits, sizes={})
 
 
 def _read_dealt(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,13 @@ import numpy as np
 from PIL import Image
 
 from segnet_jax.constants import Exif
+from segnet_jax.data.images.exif_rotation import turned_picture
 from segnet_jax.data.images.picture_bytes import orientation, png_transparency
+from segnet_jax.data.images.picture_formats import decode_other, open_other
 from segnet_jax.data.images.picture_header import (
     AGAIN,
+    BYTES_PER_PIXEL,
+    MAX_PIXELS,
     Header,
     check_image_header,
     inspect,
@@ -29,6 +33,8 @@ _BYTES_A_PIXEL = 10  # Pillow's own picture, and the array that is made of it
 def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
     """The picture, and the EXIF orientation by which its pixels are still to be turned: 1 for not at all."""
     budget.pictures.announce(_BYTES_A_PIXEL * header.width * header.height)
+    if header.format not in ("PNG", "JPEG"):
+        return decode_other(open_other(data, header.format, name), header.format, name), 1
     image = open_picture(data, header.format, name)
     try:
         image.load()
@@ -36,17 +42,11 @@ def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[
         what, kind = ("cut off", "cut-off") if "truncated" in str(error) else ("damaged", "broken-data")
         raise UserError(f"{name} is {what}: {error}", kind=kind, file=name, fix=AGAIN) from None
     turned = 1 if exif == "ignore" else orientation(data)
-    if turned != 1 and exif == "refuse":
+    if turned != 1 and exif in ("refuse", "by-label"):
         # No flag to paste: which of the two it is, only the other file of the pair can tell.
         fix = "give --exif apply, or --exif ignore if the label lies as the stored pixels do"
         raise turned_picture(name, turned, fix)
     return image, turned
-
-
-def turned_picture(name: str, turned: int, fix: str) -> UserError:
-    """What to say of a picture that carries a rotation."""
-    what = f"{name} carries an EXIF rotation (orientation {turned}): image and label would disagree"
-    return UserError(what, kind="exif-rotation", file=name, fix=fix)
 
 
 def upright(picture: np.ndarray, turned: int) -> np.ndarray:
@@ -57,33 +57,44 @@ def upright(picture: np.ndarray, turned: int) -> np.ndarray:
     return picture[rows, columns]
 
 
-def read_image(source: Path | bytes, name: str, exif: Exif = "refuse") -> np.ndarray:
-    """Decodes an image from PNG or JPEG; grey is repeated, a palette's colours are taken.
+def read_image(
+    source: Path | bytes,
+    name: str,
+    exif: Exif = "refuse",
+    image_range: tuple[int, int] = (0, 0),
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Decode an image; grey is repeated over three channels, of a palette the colors are taken.
 
     Args:
       source: the file's path, or its bytes.
       name: what messages call it.
       exif: what becomes of an image that carries a rotation.
+      image_range: (black, white) of images of 16 bits; never taken from the image itself, for then the same value
+        would be another brightness in each image.
+      max_pixels: the limit of its size.
 
     Returns:
       uint8 [H,W,3], RGB.
 
     Raises:
-      UserError: as `inspect`, and for CMYK, 16 bits, transparency, an EXIF rotation unless `turn`.
+      UserError: as `inspect`, and for CMYK, 16 bits without a range, transparency, an EXIF rotation that is refused.
     """
-    data = source if isinstance(source, bytes) else read_bytes(source, name)
-    header = inspect(data, name)
-    check_image_header(header, name)
+    data = source if isinstance(source, bytes) else read_bytes(source, name, BYTES_PER_PIXEL * max_pixels)
+    header = inspect(data, name, max_pixels)
+    check_image_header(header, name, image_range)
     image, turned = decode_picture(data, header, name, exif)
     if header.kind in ("RGBA", "grey+alpha"):
         refuse_transparency(np.asarray(image.getchannel("A")), "image", name)
     elif header.format == "PNG" and (told := png_transparency(data)):
         refuse_transparency(_alpha(np.asarray(image), header, told), "image", name)
+    if header.bits == 16 and header.kind == "grey":
+        return upright(np.repeat(_ranged(np.asarray(image), image_range)[..., None], 3, axis=-1), turned)
     return upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), turned)
 
 
 def _alpha(pixels: np.ndarray, header: Header, told: bytes) -> np.ndarray:
-    """The alpha of each pixel, uint8 [H,W], of a PNG that tells it of its palette or of one colour."""
+    """The alpha of each pixel, uint8 [H,W], of a PNG that tells it of its palette or of one color."""
     if header.kind == "palette":
         table = np.full(256, 255, np.uint8)
         table[: min(len(told), 256)] = np.frombuffer(told[:256], np.uint8)
@@ -91,8 +102,17 @@ def _alpha(pixels: np.ndarray, header: Header, told: bytes) -> np.ndarray:
     color = np.frombuffer(told[: len(told) // 2 * 2], ">u2")
     if header.bits < 8:  # Pillow stretches them to 0..255
         color = color * (255 // (2**header.bits - 1))
+    elif header.bits == 16 and header.kind == "RGB":  # of which Pillow gives the high bytes
+        color = color >> 8
     same = pixels.reshape(*pixels.shape[:2], -1).astype(np.uint16) == color[: 3 if header.kind == "RGB" else 1]
     return np.where(same.all(axis=-1), np.uint8(0), np.uint8(255))
+
+
+def _ranged(values: np.ndarray, image_range: tuple[int, int]) -> np.ndarray:
+    """Values of 16 bits as uint8: the range linearly, what lies beyond it black and white."""
+    low, high = image_range
+    scaled = (np.arange(2**16, dtype=np.float64) - low) * 255 / (high - low)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)[values]
 
 
 def refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:

@@ -66,6 +66,12 @@ def _trimmed(array: np.ndarray, target: tuple[int, int], fit: Fit) -> np.ndarray
     return array[tuple(inner)]
 
 
+def fit_label(label: np.ndarray, target: tuple[int, int], fit: Fit) -> np.ndarray:
+    """Bring a label, uint8 [H,W], to a size exactly as `fit_record` does."""
+    label = _trimmed(label, target, fit)
+    return centred(resize_label(label, *scaled_size(label.shape, target, fit)), target, VOID)
+
+
 def centred(array: np.ndarray, target: tuple[int, int], bars: int) -> np.ndarray:
     """Puts an image or a label into the middle of another height and width.
 
@@ -119,6 +125,8 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes a label [H,W] to the pixel nearest to each new centre."""
+    if label.shape == (height, width):
+        return label
     old_height, old_width = label.shape
     rows = (2 * np.arange(height) + 1) * old_height // (2 * height)
     columns = (2 * np.arange(width) + 1) * old_width // (2 * width)

@@ -98,6 +98,12 @@ def orientation(data: bytes) -> int:
     """Which way up a picture is by its EXIF data: 1 to 8, and 1 where it has none that can be read."""
     if data.startswith(PNG_SIGNATURE):
         found = [data[start + 8 : stop - 4] for kind, start, stop in png_chunks(data) if kind == b"eXIf"]
+    elif data[:4] in (b"II*\0", b"MM\0*"):
+        return _tiff_orientation(data)
+    elif data[:4] == b"RIFF":
+        found = [data[start + 8 : stop] for kind, start, stop in _riff_chunks(data) if kind == b"EXIF"]
+    elif not data.startswith(b"\xff\xd8"):
+        return 1
     else:
         segments = (segment for segment in _jpeg_segments(data) if segment.marker == _JPEG_EXIF)
         found = [data[start + 4 : stop] for _, start, stop in segments if data.startswith(b"Exif\0\0", start + 4)]
@@ -124,6 +130,15 @@ def _jpeg_segments(data: bytes) -> Iterator[Segment]:
         start, place = place - 1, place + 1 + length
         yield Segment(marker, start, place)
     raise ValueError(f"it has over {_MOST_SEGMENTS:,} segments")
+
+
+def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The chunks of a WebP: kind, start and stop, of which the content begins 8 bytes after the start."""
+    place = 12
+    while place + 8 <= len(data):
+        length = int.from_bytes(data[place + 4 : place + 8], "little")
+        yield data[place : place + 4], place, place + 8 + length
+        place += 8 + length + length % 2
 
 
 def _tiff_orientation(exif: bytes) -> int:

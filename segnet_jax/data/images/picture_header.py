@@ -14,17 +14,23 @@ from segnet_jax.data.images.picture_bytes import (
     essential,
     jpeg_frame,
     jpeg_scans,
+    orientation,
     png_chunks,
 )
+from segnet_jax.data.images.picture_formats import is_lossy, kind_and_bits, open_other, other_format
 from segnet_jax.system import budget
 from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
 
 MAX_PIXELS = 50_000_000
 """More is refused before decoding: a small file can claim a picture that fills the memory."""
-MAX_BYTES = 5 * MAX_PIXELS
+BYTES_PER_PIXEL = 5
+"""Of a file, at most: more than an uncompressed picture of 8 bits and four channels has."""
+MAX_BYTES = BYTES_PER_PIXEL * MAX_PIXELS
 MAX_SIDE = 65_535
 """Of a picture, which is as far as a JPEG can go; a longer PNG of one row would take gigabytes wherever it is drawn."""
+_TILED_BYTES = 32
+"""Bytes per pixel that labelling by tiles holds at once: the file, the image, the overlay, ids and confidence."""
 
 # What to do about a file that is not what it should be.
 AGAIN = "fetch or export it again"
@@ -40,14 +46,30 @@ _JPEG_KINDS = {1: "grey", 3: "RGB", 4: "CMYK"}
 class Header(NamedTuple):
     """What a picture file says about itself before it is decoded."""
 
-    format: str  # PNG or JPEG
+    format: str  # PNG, JPEG, GIF, WEBP, TIFF or BMP
     width: int
     height: int
     kind: str  # grey, grey+alpha, palette, RGB, RGBA, CMYK
     bits: int  # per channel, or per palette index
+    is_lossy: bool = False
+
+    @property
+    def stores(self) -> str:
+        """What it stores as a label: "grey", "palette" or "rgb"."""
+        return {"palette": "palette", "RGB": "rgb", "RGBA": "rgb"}.get(self.kind, "grey")
 
 
-def read_bytes(path: Path, name: str) -> bytes:
+def largest_image() -> int:
+    """Pixels of the largest image that the free memory bears when it is labelled by tiles."""
+    try:
+        with open("/proc/meminfo") as file:
+            free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return MAX_PIXELS
+    return max(MAX_PIXELS, free // _TILED_BYTES)
+
+
+def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
     """Reads a regular file whole.
 
     Raises:
@@ -61,8 +83,8 @@ def read_bytes(path: Path, name: str) -> bytes:
                 raise UserError(f"{name} is a dead link", kind="dead-link", file=name, fix=_REPLACE)
             raise UserError(f"{name} does not exist", kind="missing-file", file=name, fix=_REPLACE)
         size = path.stat().st_size
-        if size > MAX_BYTES:
-            what = f"{name} has {size / 1e6:.0f} MB: no picture of up to 50 million pixels has"
+        if size > most:
+            what = f"{name} has {size / 1e6:.0f} MB, over the limit of {most / 1e6:.0f} MB for a file"
             raise UserError(what, kind="too-large", file=name, fix=AGAIN)
         budget.pictures.announce(size)
         return path.read_bytes()
@@ -80,14 +102,21 @@ def check_inside(path: Path, folder: Path) -> None:
     if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
         name = path.relative_to(folder).as_posix()
         what = f"{name} is a link that leads outside the folder, to {path.resolve()}"
-        raise UserError(what, kind="points-outside", file=name, fix="put the file itself into the folder")
+        raise UserError(
+            what, kind="points-outside", file=name, fix="put the file itself there, or trust the link by --follow-links"
+        )
 
 
-def inspect(data: bytes, name: str) -> Header:
-    """Reads the header of a picture and, for PNG, verifies the checksums of the whole file; decodes nothing.
+def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+    """Read the header of a picture and, for PNG, verify the checksums of the whole file; decode nothing.
+
+    Args:
+      data: the file's bytes.
+      name: what messages call it.
+      max_pixels: the limit.
 
     Raises:
-      UserError: if it is empty, a web page, neither PNG nor JPEG, cut off, damaged, or has over 50 million pixels.
+      UserError: if it is empty, a web page, of no known format, cut off, damaged, or has more pixels than the limit.
     """
     if not data:
         raise UserError(f"{name} is an empty file", kind="empty-file", file=name, fix=AGAIN)
@@ -95,21 +124,28 @@ def inspect(data: bytes, name: str) -> Header:
         header = _inspect_png(data, name)
     elif data.startswith(_JPEG):
         header = _inspect_jpeg(data, name)
+    elif kind := other_format(data):
+        image = open_other(data, kind, name)
+        if kind == "TIFF" and orientation(data) != 1:
+            what = f"{name} is a TIFF that carries a rotation, which decoders disagree about"
+            raise UserError(what, kind="exif-rotation", file=name, fix="save it upright")
+        header = Header(kind, *image.size, *kind_and_bits(image), is_lossy(image, data, kind))
     elif is_web_page(data[:512]):
         what = f"{name} is a web page, not a picture: its download failed"
         raise UserError(what, kind="web-page", file=name, fix="fetch it again")
     else:
-        what = f"{name} is neither PNG nor JPEG: it begins with {data[:8]!r}"
+        what = f"{name} is neither PNG nor JPEG, GIF, WebP, TIFF or BMP: it begins with {data[:8]!r}"
         raise UserError(what, kind="unknown-format", file=name, fix="convert it to PNG")
     if max(header.width, header.height) > MAX_SIDE:
         what = f"{name} claims {header.width} x {header.height} pixels, over the limit of {MAX_SIDE:,} a side"
         raise UserError(f"{what}: not decoded", kind="too-many-pixels", file=name, fix="cut it, or leave it out")
-    if header.width * header.height > MAX_PIXELS:
+    if header.width * header.height > max_pixels:
         what = (
             f"{name} claims {header.width} x {header.height} pixels = {header.width * header.height / 1e6:.0f} million "
-            f"in a file of {len(data) / 1e3:.0f} kB, over the limit of {MAX_PIXELS / 1e6:.0f} million: not decoded"
+            f"in a file of {len(data) / 1e3:.0f} kB, over the limit of {max_pixels / 1e6:.0f} million: not decoded"
         )
-        raise UserError(what, kind="too-many-pixels", file=name, fix="save it smaller, or leave it out")
+        fix = "save it smaller, leave it out, or predict by --tile 512 512, which memory alone limits"
+        raise UserError(what, kind="too-many-pixels", file=name, fix=fix)
     return header
 
 
@@ -160,7 +196,7 @@ def _inspect_jpeg(data: bytes, name: str) -> Header:
     if (scans := jpeg_scans(data)) > MOST_SCANS:
         what = f"{name} is a JPEG of {scans} scans, over the limit of {MOST_SCANS}: not decoded"
         raise UserError(what, kind="too-many-scans", file=name, fix="save it again, not progressive")
-    return Header("JPEG", width, height, _JPEG_KINDS.get(channels, f"of {channels} channels"), bits)
+    return Header("JPEG", width, height, _JPEG_KINDS.get(channels, f"of {channels} channels"), bits, True)
 
 
 def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
@@ -177,27 +213,43 @@ def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
         raise UserError(f"{name} is a damaged {kind}: {error}", kind="broken-data", file=name, fix=AGAIN) from None
 
 
-def check_image_header(header: Header, name: str) -> None:
-    """Refuses images of a kind that would have to be guessed at: CMYK, or 16 bits per channel."""
+def check_image_header(header: Header, name: str, image_range: tuple[int, int] = (0, 0)) -> None:
+    """Refuse images that would have to be guessed at: CMYK, floating-point numbers, 16 bits without a stated range."""
     if header.kind not in ("grey", "grey+alpha", "palette", "RGB", "RGBA"):
         raise UserError(f"image {name} is {header.kind}", kind="not-rgb", file=name, fix="convert it to RGB")
-    if header.bits == 16:
-        what = f"image {name} has 16 bits per channel"
-        raise UserError(what, kind="sixteen-bits", file=name, fix="convert it to 8")
+    if header.bits != 16:
+        return
+    what = f"image {name} has 16 bits per channel"
+    if image_range == (0, 0):
+        fix = "convert it to 8 bits, or state the values of black and white of all images, as in --image-range 0 4095"
+        raise UserError(f"{what}, and no range is stated", kind="sixteen-bits", file=name, fix=f"state it: {fix}")
+    if header.kind != "grey" and image_range != (0, 65_535):  # Pillow gives the high bytes of these alone
+        what = f"{what} and colors, of which only the whole range can be read, --image-range 0 65535"
+        raise UserError(what, kind="sixteen-bits", file=name, fix="convert it to 8 bits")
 
 
-def check_label_header(header: Header, name: str, colored: bool = False) -> None:
-    """Refuses labels whose values are ruined (JPEG), would be while decoding, or are colours (unless `colored`)."""
-    if header.format == "JPEG":
-        what = f"label {name} is JPEG, which is lossy: its class ids are ruined"
+def check_label_header(header: Header, name: str, colored: bool = False, threshold: bool = False) -> None:
+    """Refuse labels whose values are ruined, would be while decoding, or are colors.
+
+    Args:
+      header: the label's.
+      name: what messages call it.
+      colored: whether colors are read.
+      threshold: whether a threshold makes two classes of the values, for which lossy files are good enough.
+
+    Raises:
+      UserError: if so.
+    """
+    if header.is_lossy and not threshold:
+        what = f"label {name} is {header.format}, which is lossy: its class ids are ruined"
         raise UserError(what, kind="lossy-label", file=name, fix="export PNG from the labels' source")
     if header.kind in ("RGB", "RGBA"):
-        if header.bits != 8 or not colored:
+        if header.bits != 8 or not (colored or threshold):
             what = f"label {name} is a {header.bits}-bit {header.kind} picture: class ids are expected"
-            raise UserError(what, kind="colour-label", file=name, fix=EXPORT_IDS)
+            raise UserError(what, kind="color-label", file=name, fix=EXPORT_IDS)
     elif header.kind not in ("grey", "grey+alpha", "palette"):
         what = f"label {name} is {header.kind}: class ids are expected"
-        raise UserError(what, kind="colour-label", file=name, fix=EXPORT_IDS)
+        raise UserError(what, kind="color-label", file=name, fix=EXPORT_IDS)
     elif header.kind == "grey+alpha" and header.bits == 16:
         # Pillow gives the high bytes alone, which are 0 for every id below 256.
         what = f"label {name} has 16 bits and an alpha channel: its class ids cannot be read"

@@ -1,45 +1,67 @@
-"""The class tables that may lie in a data set's folder: ours, CVAT's, CamVid's, and a plain list of names."""
+"""Class files in a dataset's folder: ours, those of labelling tools, and plain lists of names."""
 
-import difflib
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.images.picture_header import check_inside, read_bytes
+from segnet_jax.data.label_files import class_formats
+from segnet_jax.data.label_files.class_formats import BadTable, Parsed, Row
 from segnet_jax.data.labels.classes import ClassTable, Color, distinct_colors
 from segnet_jax.data.labels.label_mapping import MOST_CLASSES, Legend
-from segnet_jax.system import bounded_toml
 from segnet_jax.system.errors import Fault, UserError
 
-VOID_NAMES = {"void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care"}
-"""Names, in any case, of what is no class."""
+VOID_NAMES = {
+    *("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care", "dontcare", "__ignore__", "_ignore_"),
+    *("_void_", "ignore_region", "ignore region"),
+}
+"""Names, in lower case, of what is no class."""
 
 _MOST_BYTES = 100_000
-_MOST_LETTERS = 100  # of a class's name
 _AS_SHOWN = "write it as data/README.md shows"
 
+TABLES: dict[str, Callable[[str], Parsed]] = {
+    "classes.toml": class_formats.toml,
+    "labelmap.txt": class_formats.cvat,
+    "label_colors.txt": class_formats.camvid,
+    "codes.txt": class_formats.codes,
+    "class_dict.csv": class_formats.table_csv,
+    "_classes.csv": class_formats.table_csv,
+    "classes.csv": class_formats.table_csv,
+    "labels.csv": class_formats.table_csv,
+    "obj_class_to_machine_color.json": class_formats.machine_colors,
+    "class_names.txt": class_formats.names,
+    "classes.txt": class_formats.names,
+    "labels.txt": class_formats.names,
+    "label_names.txt": class_formats.names,
+    "objectInfo150.txt": class_formats.names,
+    "meta.json": class_formats.supervisely_meta,
+    "config_v2.0.json": class_formats.mapillary,
+    "config_v1.2.json": class_formats.mapillary,
+    "config.json": class_formats.mapillary,
+}
+"""Name of a class file -> its parser, the most telling first."""
 
-class _Row(NamedTuple):
-    """One class of a table."""
-
-    name: str
-    ids: tuple[int, ...]
-    colors: tuple[Color, ...]
+_UNSURE = ("meta.json", "config.json", "classes.csv", "labels.csv", "labels.txt", "classes.txt")
+"""Names that other things have too: what cannot be read as a class file is not one, and a note says so."""
 
 
-class _Fault(Exception):
-    """What is wrong in a table."""
+def class_files(folder: Path) -> list[Path]:
+    """The class files of a folder, in the order of `TABLES`; of its direct subfolders where it has none itself."""
+    there = [folder / name for name in TABLES if (folder / name).exists()]
+    if there:
+        return there
+    inner = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
+    return [path / name for name in TABLES for path in inner if (path / name).is_file()]
 
 
 def find_class_table(folder: Path) -> Path | None:
-    """The class table of a folder: the first of `TABLES` that is there."""
-    return next((folder / name for name in TABLES if (folder / name).exists()), None)
+    """The class file of a folder that is used."""
+    return next(iter(class_files(folder)), None)
 
 
 def read_class_table(path: Path) -> Legend:
-    """Reads a class table by its file's name.
+    """Read a class file by its name.
 
     Classes called void, ignore or unlabelled are none: their pixels are void. Of the others the first gets the id 0.
 
@@ -53,38 +75,36 @@ def read_class_table(path: Path) -> Legend:
         check_inside(path, path.parent)
         data = read_bytes(path, path.name)
         if len(data) > _MOST_BYTES:
-            raise _Fault(f"has {len(data)} bytes, more than a class table")
-        rows, void_ids, void_colors = TABLES[path.name](data.decode("utf-8-sig"))
-        return _legend(path.name, rows, void_ids, void_colors)
+            raise BadTable(f"has {len(data)} bytes, more than a class table")
+        return _legend(path.name, TABLES[path.name](data.decode("utf-8-sig")))
     except UnicodeDecodeError:
         what = f"{path.name} is not a text in UTF-8"
         raise UserError(what, kind="bad-class-table", file=path.name, fix="save it as UTF-8") from None
-    except _Fault as fault:
+    except BadTable as fault:
         raise UserError(f"{path.name} {fault}", kind="bad-class-table", file=path.name, fix=_AS_SHOWN) from None
 
 
-def _legend(
-    source: str, rows: Sequence[_Row], void_ids: Sequence[int] = (), void_colors: Sequence[Color] = ()
-) -> Legend:
+def _legend(source: str, parsed: Parsed) -> Legend:
+    rows = parsed.rows
     classes = [row for row in rows if row.name.lower() not in VOID_NAMES]
     nothing = [row for row in rows if row not in classes]
     if not classes:
-        raise _Fault("names no class")
+        raise BadTable("names no class")
     if len(classes) > MOST_CLASSES:
-        raise _Fault(f"names {len(classes)} classes, more than {MOST_CLASSES}")
+        raise BadTable(f"names {len(classes)} classes, more than {MOST_CLASSES}")
     ids: dict[int, int] = {}
     colors: dict[Color, int] = {}
     meant = [(class_id, row) for class_id, row in enumerate(classes)] + [(VOID, row) for row in nothing]
-    meant.append((VOID, _Row("void", tuple(void_ids), tuple(void_colors))))
+    meant.append((VOID, Row("void", tuple(parsed.void_ids), tuple(parsed.void_colors))))
     names: set[str] = set()
     for class_id, row in meant:
         if class_id != VOID and row.name in names:
-            raise _Fault(f"names {row.name!r} twice")
+            raise BadTable(f"names {row.name!r} twice")
         names.add(row.name)
-        for kind, written, table in (("id", row.ids, ids), ("colour", row.colors, colors)):
+        for kind, written, table in (("id", row.ids, ids), ("color", row.colors, colors)):
             for each in written:
                 if table.setdefault(each, class_id) != class_id:
-                    raise _Fault(f"gives the {kind} {each} to two classes, {row.name!r} and another")
+                    raise BadTable(f"gives the {kind} {each} to two classes, {row.name!r} and another")
     ids.setdefault(VOID, VOID)
     shown = {row.colors[0] for row in classes if row.colors}
     free = (color for color in distinct_colors(256)[1:] if color not in shown)
@@ -92,116 +112,50 @@ def _legend(
         tuple(row.name for row in classes), tuple(row.colors[0] if row.colors else next(free) for row in classes)
     )
     has_colors = any(row.colors for row in classes)
-    return Legend(source, table, tuple(ids.items()), tuple(colors.items()) if has_colors else None)
+    own_colors = tuple(colors.items()) if has_colors else None
+    return Legend(source, table, tuple(ids.items()), own_colors, parsed.is_explicit)
 
 
-Parsed = tuple[list[_Row], Sequence[int], Sequence[Color]]
+def legend_of_folder(folder: Path, faults: list[Fault], notes: list[str] | None = None) -> tuple[Legend | None, bool]:
+    """Read the class file of a folder.
 
+    Args:
+      folder: the dataset's.
+      faults: grows by a class file at fault.
+      notes: grows by class files that are not used.
 
-def _codes(text: str) -> Parsed:
-    """One name a line; the value in label files is the line's number, from 0."""
-    return [_Row(_name(line), (place,), ()) for place, (_, line) in enumerate(_lines(text))], (), ()
-
-
-def _cvat(text: str) -> Parsed:
-    """CVAT's `name:r,g,b:parts:actions`; the value in label files is the line's number, from 0."""
-    rows = []
-    for number, line in _lines(text):
-        if line.startswith("#"):
-            continue
-        name, _, rest = line.partition(":")
-        color = rest.split(":")[0].strip()
-        colors = (_color(re.split(r"\s*,\s*", color), f"line {number}"),) if color else ()
-        rows.append(_Row(_name(name), (len(rows),), colors))
-    return rows, (), ()
-
-
-def _camvid(text: str) -> Parsed:
-    """CamVid's `r g b name`; the value in label files is the line's number, from 0."""
-    rows = []
-    for number, line in _lines(text):
-        parts = line.split(maxsplit=3)
-        if len(parts) != 4:
-            raise _Fault(f"line {number}: expected `red green blue name`, got {line[:60]!r}")
-        rows.append(_Row(_name(parts[3]), (len(rows),), (_color(parts[:3], f"line {number}"),)))
-    return rows, (), ()
-
-
-def _toml(text: str) -> Parsed:
-    """Ours: `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
-    try:
-        table = bounded_toml.loads(text)
-    except ValueError as error:
-        raise _Fault(f"is not valid TOML: {error}") from None
-    _check_keys(table, ("classes", "void", "void_colors"), "")
-    classes = table.get("classes")
-    if not isinstance(classes, list) or not all(isinstance(each, dict) for each in classes):
-        raise _Fault('has no list of classes: classes = [{ name = "road" }, { name = "tree" }]')
-    rows = []
-    for place, each in enumerate(classes):
-        where = f"class {place + 1}"
-        _check_keys(each, ("name", "id", "color"), f" of {where}")
-        if not isinstance(each.get("name"), str):
-            raise _Fault(f"has no name for {where}")
-        ids, color = each.get("id", place), each.get("color", [])
-        ids = tuple(_id(value, where) for value in (ids if isinstance(ids, list) else [ids]))
-        colors = color if color and isinstance(color, list) and isinstance(color[0], list) else [color] if color else []
-        rows.append(_Row(_name(each["name"]), ids, tuple(_color(values, where) for values in colors)))
-    void, void_colors = table.get("void", []), table.get("void_colors", [])
-    void = void if isinstance(void, list) else [void]
-    void_colors = void_colors if isinstance(void_colors, list) else [void_colors]
-    return rows, [_id(value, "void") for value in void], [_color(values, "void_colors") for values in void_colors]
-
-
-TABLES: dict[str, Callable[[str], Parsed]] = {
-    "classes.toml": _toml,
-    "labelmap.txt": _cvat,
-    "label_colors.txt": _camvid,
-    "codes.txt": _codes,
-}
-"""Name of a class table -> its reader, the most telling first."""
-
-
-def _lines(text: str) -> list[tuple[int, str]]:
-    lines = (line.strip() for line in re.split(r"\r\n|\n|\r", text))
-    return [(number, line) for number, line in enumerate(lines, start=1) if line]
-
-
-def _check_keys(table: dict[str, Any], known: Iterable[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise _Fault(f"has an unknown key {key[:40]!r}{where}" + (f"; nearest: {near[0]}" if near else ""))
-
-
-def _name(text: str) -> str:
-    name = text.strip()
-    if not name or len(name) > _MOST_LETTERS or not name.isprintable():
-        raise _Fault(f"has a class without a printable name of up to {_MOST_LETTERS} letters: {name[:40]!r}")
-    return name
-
-
-def _id(value: Any, where: str) -> int:
-    if type(value) is not int or not 0 <= value < 2**16:
-        raise _Fault(f"has the id {value!r:.40} for {where}: ids are whole numbers, 0 to 65535")
-    return value
-
-
-def _color(parts: Any, where: str) -> Color:
-    if isinstance(parts, list) and len(parts) == 3:
-        numbers = [int(part) if isinstance(part, str) and re.fullmatch(r"[0-9]{1,3}", part) else part for part in parts]
-        if all(type(number) is int and 0 <= number <= 255 for number in numbers):
-            return tuple(numbers)
-    raise _Fault(f"has the colour {parts!r:.60} for {where}: red, green and blue are three whole numbers, 0 to 255")
-
-
-def legend_of_folder(folder: Path, faults: list[Fault]) -> tuple[Legend | None, bool]:
-    """The legend of a folder's own table, and whether there is a table; a table at fault adds to `faults`."""
-    path = find_class_table(folder)
-    if path is None:
+    Returns:
+      The legend, and whether there is a class file; class files of subfolders that say different things are a fault.
+    """
+    notes = [] if notes is None else notes
+    paths = class_files(folder)
+    while paths:
+        try:
+            legend = read_class_table(paths[0])
+            break
+        except UserError as error:
+            if paths[0].name not in _UNSURE or error.kind != "bad-class-table":
+                faults.extend(error.faults)
+                return None, True
+            notes.append(f"note: {_relative(paths[0], folder)} is not read as a class file: {error.faults[0].what}")
+            paths = paths[1:]
+    else:
         return None, False
-    try:
-        return read_class_table(path), True
-    except UserError as error:
-        faults.extend(error.faults)
-        return None, True
+    others = [path for path in paths[1:] if path.name == paths[0].name]
+    for path in others:
+        try:
+            differs = read_class_table(path) != legend
+        except UserError as error:
+            faults.extend(error.faults)
+            return None, True
+        if differs:
+            what = f"{_relative(path, folder)} says other than {_relative(paths[0], folder)}"
+            faults.append(Fault("bad-class-table", _relative(path, folder), what, "put one class file into the folder"))
+            return None, True
+    if unused := [_relative(path, folder) for path in paths[1:] if path not in others]:
+        notes.append(f"note: classes of {_relative(paths[0], folder)}; not used: {', '.join(unused)}")
+    return legend, True
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()

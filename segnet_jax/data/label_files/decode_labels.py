@@ -11,13 +11,14 @@ import numpy as np
 from segnet_jax.constants import VOID, Exif
 from segnet_jax.data.images.decode import decode_picture, refuse_transparency, upright
 from segnet_jax.data.images.picture_header import EXPORT_IDS, check_label_header, inspect, read_bytes
+from segnet_jax.data.label_files.stored import Stored
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.data.labels.label_colors import color_ids, describe_unknown
 from segnet_jax.data.labels.label_mapping import OUTSIDE, LabelRule
 from segnet_jax.system.errors import UserError, listed
 
 MOST_STRAY = 0.02
-"""Of a label's pixels that may have a strange colour for it to look like anti-aliasing, and no class left out."""
+"""Of a label's pixels that may have a strange color for it to look like anti-aliasing, and no class left out."""
 MOST_MAPPED = 8
 """Values of labels that are worth a flag each."""
 
@@ -30,14 +31,14 @@ def read_label(
     void: int = VOID,
     colors: Mapping[Color, int] | None = None,
 ) -> np.ndarray:
-    """Decodes a label whose values are the class ids themselves; of a palette the indices are taken, never the colours.
+    """Decodes a label whose values are the class ids themselves; of a palette the indices are taken, never the colors.
 
     Args:
       source: the file's path, or its bytes.
       name: what messages call it.
       num_classes: C; the ids 0..C-1 are classes.
       void: the id that stands for void in the file.
-      colors: RGB -> class id or VOID, for labels stored as colour pictures; without it they are refused.
+      colors: RGB -> class id or VOID, for labels stored as color pictures; without it they are refused.
 
     Returns:
       uint8 [H,W], 0..C-1 or VOID.
@@ -50,10 +51,10 @@ def read_label(
 
 
 def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif = "refuse") -> np.ndarray:
-    """Decodes a label from PNG by a rule.
+    """Decode a label by a rule.
 
     Args:
-      rule: which values or colours mean which class.
+      rule: which values or colors mean which class.
       source: the file's path, or its bytes.
       name: what messages call it.
       exif: what becomes of a label that carries a rotation.
@@ -62,17 +63,25 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
       uint8 [H,W], 0..C-1 or VOID.
 
     Raises:
-      UserError: as `inspect`, and for JPEG, transparency, an EXIF rotation, values or colours that mean no class.
+      UserError: as `inspect`, and for lossy formats, transparency, an EXIF rotation, values or colors that mean no
+        class.
     """
-    values = read_values(source, name, colored=rule.colors is not None, exif=exif)
-    if values.ndim == 3:
-        label, unknown = _color_ids(values, dict(rule.colors), name)
-        if unknown and rule.unknown_colour == "error":
+    stored = read_stored(source, name, rule.colors is not None or "rgb" not in rule.by_color, rule.threshold > 0, exif)
+    if rule.threshold:
+        return (stored.grey() >= rule.threshold).astype(np.uint8)
+    if stored.kind in rule.by_color and rule.colors is not None:
+        label, unknown = _color_ids(stored.colors(), dict(rule.colors), name)
+        if unknown and rule.unknown_color == "error":
             what = f"label {name} holds {describe_unknown([unknown], dict(rule.colors))}"
             few = sum(unknown.values()) <= MOST_STRAY * label.size
-            fix = "--unknown-colour ignore" if few else "draw it in the known colours alone, or name these colours too"
-            raise UserError(what, kind="unknown-colour", file=name, fix=fix)
+            fix = "draw it in the known colors alone, or name these colors too"
+            fix += ", or make them void by --unknown-color ignore" if few else ""
+            raise UserError(what, kind="unknown-color", file=name, fix=fix)
         return label
+    values = stored.values()
+    if values is None:
+        what = f"label {name} is a picture in colors: class ids are expected"
+        raise UserError(what, kind="color-label", file=name, fix=EXPORT_IDS)
     label = rule.table[values]
     if (label == OUTSIDE).any():
         raise _outside(values, label == OUTSIDE, name, rule)
@@ -80,37 +89,29 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
 
 
 def _outside(values: np.ndarray, outside: np.ndarray, name: str, rule: LabelRule) -> UserError:
-    """What to say of a label with values that mean no class: common ways to get them are told by their names."""
+    """The error for a label with values that mean no class."""
     strange, counts = np.unique(values[outside], return_counts=True)
     if strange[-1] > 255:
         what = f"label {name} has 16 bits and values up to {strange[-1]}: instance ids, not classes?"
         return UserError(what, kind="instance-ids", file=name, fix=EXPORT_IDS)
     held = [f"{value} ({count} px)" for value, count in zip(strange, counts, strict=True)]
     what = f"label {name} holds {listed(held)}: outside {rule.told}"
-    if strange.tolist() == [255] and not values[~outside].any():
-        what += "; only 0 and 255: a mask, no class ids"
-        return UserError(what, kind="mask-0-255", file=name, fix="--map 255=1")
-    last = max(value for value, _ in rule.ids if value != VOID)
-    if strange.tolist() == [last + 1] and values.all() and not rule.start:
-        what += f"; no 0, but {last + 1}: its ids start at 1"
-        return UserError(what, kind="labels-start-at-1", file=name, fix="--labels-start-at 1")
-    fix = " ".join(f"--map {value}=255" for value in strange) if len(strange) <= MOST_MAPPED else EXPORT_IDS
-    return UserError(what, kind="label-out-of-range", file=name, fix=fix)
+    return UserError(what, kind="label-out-of-range", file=name, fix=EXPORT_IDS)
 
 
 def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int]):
-    """Decodes a colour label without refusing unknown colours: they become VOID and are counted.
+    """Decodes a color label without refusing unknown colors: they become VOID and are counted.
 
     Returns:
-      label uint8 [H,W], and unknown colours {RGB: pixels}.
+      label uint8 [H,W], and unknown colors {RGB: pixels}.
 
     Raises:
       UserError: as `read_label`, and if the label is no RGB picture.
     """
     values = read_values(source, name, colored=True)
     if values.ndim != 3:
-        what = f"label {name} is not an RGB picture, which the official colour labels are"
-        raise UserError(what, kind="no-colour-label", file=name, fix="fetch the official archive of labels")
+        what = f"label {name} is not an RGB picture, which the official color labels are"
+        raise UserError(what, kind="no-color-label", file=name, fix="fetch the official archive of labels")
     return _color_ids(values, colors, name)
 
 
@@ -119,33 +120,49 @@ def _color_ids(values: np.ndarray, colors: Mapping[Color, int], name: str) -> tu
         return color_ids(values, colors)
     except ValueError as error:
         what = f"label {name} holds {error}"
-        raise UserError(what, kind="unknown-colour", file=name, fix="draw it in the known colours alone") from None
+        raise UserError(what, kind="unknown-color", file=name, fix="draw it in the known colors alone") from None
 
 
 def read_values(source: Path | bytes, name: str, colored: bool, exif: Exif = "refuse") -> np.ndarray:
-    """The stored values of a label: uint8 or uint16 [H,W], or uint8 [H,W,3] where colours are stored.
+    """The stored values of a label: uint8 or uint16 [H,W], or uint8 [H,W,3] where colors are stored.
+
+    Raises:
+      UserError: as `read_stored`.
+    """
+    return read_stored(source, name, colored, exif=exif).pixels
+
+
+def read_stored(
+    source: Path | bytes, name: str, colored: bool = True, threshold: bool = False, exif: Exif = "refuse"
+) -> Stored:
+    """Decode a label file without saying what its pixels mean.
 
     Args:
       source: the file's path, or its bytes.
       name: what messages call it.
-      colored: whether colours are taken at all.
+      colored: whether colors are read at all.
+      threshold: whether lossy files are.
       exif: what becomes of a label that carries a rotation.
 
     Raises:
-      UserError: as `inspect`, and for JPEG, transparency, an EXIF rotation, colours where none are taken.
+      UserError: as `inspect`, and for lossy formats, transparency, an EXIF rotation, colors where none are read.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name)
     header = inspect(data, name)
-    check_label_header(header, name, colored)
+    check_label_header(header, name, colored, threshold)
     image, turned = decode_picture(data, header, name, exif)
-    values = upright(np.asarray(image), turned)
+    values, palette = upright(np.asarray(image), turned), None
     if header.kind in ("RGBA", "grey+alpha"):
         refuse_transparency(values[..., -1], "label", name)
         values = values[..., :3] if header.kind == "RGBA" else values[..., 0]
+    if values.ndim == 2 and header.kind == "palette" and image.palette is not None:
+        palette = np.frombuffer(image.palette.tobytes(), np.uint8)
+        palette = palette[: len(palette) // 3 * 3].reshape(-1, 3) if image.palette.mode == "RGB" else None
     if values.dtype == bool:
-        return values.astype(np.uint8)
-    if values.dtype not in (np.uint8, np.uint16):  # Pillow's I, for 16 bits in its older versions
+        values = values.astype(np.uint8)
+    elif values.dtype not in (np.uint8, np.uint16):  # Pillow's I, for 16 bits in its older versions
         values = values.astype(np.uint16)
-    if header.kind == "grey" and header.bits in (2, 4):
-        return values // (255 // (2**header.bits - 1))  # Pillow stretches them to 0..255
-    return values
+    elif header.kind == "grey" and header.bits in (2, 4):
+        values = values // (255 // (2**header.bits - 1))  # Pillow stretches them to 0..255
+    kind = "rgb" if values.ndim == 3 else "palette" if palette is not None else "grey"
+    return Stored(values, kind, palette, header.format * header.is_lossy)

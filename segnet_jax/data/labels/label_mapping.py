@@ -1,8 +1,9 @@
-"""What stands in label files, values or colours, and which classes it means."""
+"""Label mappings: what the values and colors in label files mean."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,26 +13,31 @@ from segnet_jax.data.labels.read_options import Reading
 from segnet_jax.system.errors import UserError, listed
 
 OUTSIDE = 254
-"""Marks what means no class."""
+"""Marks values that mean no class."""
 MOST_CLASSES = 254
 _VALUES = 2**16
+
+Kind = Literal["grey", "palette", "rgb"]
+"""What a label file stores, by its header."""
 
 
 @dataclass(frozen=True)
 class Legend:
-    """The classes of a data set and how its label files write them.
+    """The classes of a dataset and how its label files encode them.
 
     Attributes:
       source: where it was read, such as "codes.txt".
       classes: the class table.
       ids: (value in label files, class id or VOID).
-      colors: (RGB in label files, class id or VOID); None where colours mean nothing.
+      colors: (RGB in label files, class id or VOID); None where colors mean nothing.
+      is_explicit: whether the source states the values; else they are assumed to count the names from 0.
     """
 
     source: str
     classes: ClassTable
     ids: tuple[tuple[int, int], ...]
     colors: tuple[tuple[Color, int], ...] | None = None
+    is_explicit: bool = True
 
 
 TUTORIAL = Legend(
@@ -43,12 +49,15 @@ TUTORIAL = Legend(
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How label files are turned into class ids: a legend's and its owner's word.
+    """How label files are turned into class ids: a legend and the read options that concern values.
+
+    A run stores it, so that `evaluate` and `predict --labels` read labels as the training did.
 
     Attributes:
       num_classes: C.
       ids, colors: as of `Legend`.
-      map, start, unknown_colour: as of `Reading`.
+      map, start, unknown_color, threshold: as of `Reading`.
+      by_color: kinds of label files whose pixels are looked up in `colors`; of all others the values count.
     """
 
     num_classes: int
@@ -56,11 +65,13 @@ class LabelRule:
     colors: tuple[tuple[Color, int], ...] | None = None
     map: tuple[tuple[int, int], ...] = ()
     start: int = 0
-    unknown_colour: Literal["error", "ignore"] = "error"
+    unknown_color: Literal["error", "ignore"] = "error"
+    threshold: int = 0
+    by_color: tuple[Kind, ...] = ("rgb",)
 
     @property
     def table(self) -> np.ndarray:
-        """uint8 [65536]: value in label files -> class id, VOID or OUTSIDE; not to be written to."""
+        """uint8 [65536]: value in label files -> class id, VOID or OUTSIDE; read-only."""
         return _table(self.ids, self.map, self.start)
 
     @property
@@ -73,8 +84,101 @@ class LabelRule:
         return f"the {self.num_classes} classes {classes}" + (f" and void {listed([*map(str, void)])}" if void else "")
 
 
-def rule_of(legend: Legend, reading: Reading) -> LabelRule:
-    """The rule by which labels are read.
+@dataclass(frozen=True)
+class StoredLabels:
+    """What a run stores of its labels, so that all commands read labels by one rule.
+
+    Attributes:
+      classes: the class table.
+      rule: by which label files are read.
+    """
+
+    classes: ClassTable
+    rule: LabelRule
+
+    def as_json(self) -> dict[str, Any]:
+        """Both as plain lists."""
+        return {"names": self.classes.names, "colors": self.classes.colors, "rule": dict(vars(self.rule))}
+
+    @property
+    def legend(self) -> Legend:
+        """The classes and ids, for a folder of other images that names no classes itself."""
+        return Legend("the run", self.classes, self.rule.ids, self.rule.colors)
+
+
+def labels_of_json(stored: Any) -> StoredLabels:
+    """Read back what `StoredLabels.as_json` wrote.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    if not isinstance(stored, dict) or stored.keys() != {"names", "colors", "rule"}:
+        raise ValueError("no stored labels")
+    names = tuple(_list(stored["names"]))
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise ValueError("no class names")
+    colors = [_list(color) for color in _list(stored["colors"])]
+    if not all(len(color) == 3 for color in colors) or len(colors) != len(names):
+        raise ValueError("no class colors")
+    rule = _rule_of_json(stored["rule"])
+    if rule.num_classes != len(names):
+        raise ValueError("another number of classes")
+    return StoredLabels(ClassTable(names, tuple(tuple(_number(each, 0, 256) for each in c) for c in colors)), rule)
+
+
+def _rule_of_json(stored: Any) -> LabelRule:
+    if not isinstance(stored, dict) or stored.keys() != LabelRule.__dataclass_fields__.keys():
+        raise ValueError("no label rule")
+    rule = LabelRule(
+        num_classes=_number(stored["num_classes"], 1, MOST_CLASSES + 1),
+        ids=_pairs(stored["ids"]),
+        colors=None if stored["colors"] is None else _colors(stored["colors"]),
+        map=_pairs(stored["map"]),
+        start=_number(stored["start"], 0, 256),
+        unknown_color=_word(stored["unknown_color"], ("error", "ignore")),
+        threshold=_number(stored["threshold"], 0, 256),
+        by_color=tuple(_word(kind, ("grey", "palette", "rgb")) for kind in _list(stored["by_color"])),
+    )
+    meant = [class_id for _, class_id in (*rule.ids, *(rule.colors or ()))]
+    if not all(class_id < rule.num_classes or class_id == VOID for class_id in meant):
+        raise ValueError("a class id that is out of range")
+    return rule
+
+
+def _list(value: Any) -> list:
+    if not isinstance(value, list):
+        raise ValueError("no list")
+    return value
+
+
+def _number(value: Any, low: int, stop: int) -> int:
+    if type(value) is not int or not low <= value < stop:
+        raise ValueError("no number, or out of range")
+    return value
+
+
+def _word(value: Any, known: tuple[str, ...]) -> Any:
+    if value not in known:
+        raise ValueError("an unknown word")
+    return value
+
+
+def _pairs(values: Any) -> tuple[tuple[int, int], ...]:
+    pairs = [_list(pair) for pair in _list(values)]
+    if not all(len(pair) == 2 for pair in pairs):
+        raise ValueError("no pairs")
+    return tuple((_number(old, 0, _VALUES), _number(new, 0, _VALUES)) for old, new in pairs)
+
+
+def _colors(values: Any) -> tuple[tuple[Color, int], ...]:
+    pairs = [_list(pair) for pair in _list(values)]
+    if not all(len(pair) == 2 and len(_list(pair[0])) == 3 for pair in pairs):
+        raise ValueError("no colors")
+    return tuple((tuple(_number(each, 0, 256) for each in color), _number(new, 0, 256)) for color, new in pairs)
+
+
+def rule_of(legend: Legend, reading: Reading, by_color: tuple[Kind, ...] = ("rgb",)) -> LabelRule:
+    """Make the rule by which labels are read.
 
     Raises:
       UserError: for a `--map` to a value that means nothing.
@@ -84,8 +188,10 @@ def rule_of(legend: Legend, reading: Reading) -> LabelRule:
         legend.ids,
         legend.colors,
         reading.map,
-        reading.labels_start_at,
-        reading.unknown_colour,
+        max(0, reading.labels_start_at),
+        reading.unknown_color,
+        reading.threshold,
+        by_color,
     )
     plain = _table(rule.ids, (), rule.start)
     for old, new in reading.map:
@@ -107,3 +213,25 @@ def _table(ids: tuple[tuple[int, int], ...], changes: tuple[tuple[int, int], ...
         table[old] = meaning[new]
     table.flags.writeable = False
     return table
+
+
+def class_pixels(rule: LabelRule, values: Mapping[int, int], colors: Mapping[Color, int]) -> tuple[np.ndarray, int]:
+    """Count the pixels of each class that values and colors come to.
+
+    Args:
+      rule: how they are read.
+      values: value in label files -> pixels.
+      colors: RGB in label files -> pixels; unknown ones are void.
+
+    Returns:
+      int64 [C], and the pixels of void.
+    """
+    pixels, void, known = np.zeros(rule.num_classes, np.int64), 0, dict(rule.colors or ())
+    meant = [(rule.table[value], count) for value, count in values.items()]
+    meant += [(known.get(color, VOID), count) for color, count in colors.items()]
+    for class_id, count in meant:
+        if class_id < rule.num_classes:
+            pixels[class_id] += count
+        elif class_id != OUTSIDE:
+            void += count
+    return pixels, void

@@ -4,8 +4,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from segnet_jax.constants import VOID
+from segnet_jax.data.camvid_frames import FRAMES
 from segnet_jax.data.dataset import Dataset
-from segnet_jax.data.labels.label_mapping import TUTORIAL, Legend
+from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID
+from segnet_jax.data.labels.label_mapping import TUTORIAL, Legend, StoredLabels
 from segnet_jax.data.labels.read_options import PLAIN, Reading
 from segnet_jax.data.layouts.names.split_lists import Entry, read_list
 from segnet_jax.data.layouts.pairs import Found, open_pairs
@@ -14,17 +17,26 @@ from segnet_jax.system.errors import UserError, listed, shown
 SPLITS = ("train", "val", "test")
 
 
-def tutorial(folder: Path | str, reading: Reading = PLAIN, legend: Legend = TUTORIAL) -> Dataset:
+def tutorial(
+    folder: Path | str,
+    reading: Reading = PLAIN,
+    legend: Legend | None = TUTORIAL,
+    stored: StoredLabels | None = None,
+    other: Legend | None = None,
+) -> Dataset:
     """Reads the lists of a folder and checks every file that they name, so that no fault is met while training.
 
     An entry's own folders may be foreign (`/SegNet/CamVid/train/x.png`): it stands for the file in `folder` that
-    fits the longest part of its end. All files are read once here, for their checksums and the fingerprint; label
-    values are checked when a record is decoded, or at once where something else is at fault.
+    fits the longest part of its end. All files are read once here, for their checksums and the fingerprint, and all
+    labels are decoded, to find what their values mean.
 
     Args:
       folder: holds train.txt, and val.txt and test.txt where there are such splits.
       reading: its owner's wishes.
-      legend: the classes, and the values of label files that mean them.
+      legend: the classes, and the values of label files that mean them; None where they are to be found, CamVid's only
+        where the folder looks like CamVid.
+      stored: as of `open_pairs`.
+      other: the `legend` of that.
 
     Returns:
       The data set, its splits in the order of the lists.
@@ -34,10 +46,10 @@ def tutorial(folder: Path | str, reading: Reading = PLAIN, legend: Legend = TUTO
         splits. So does reading a record that is at fault.
     """
     folder = Path(folder)
-    return open_pairs(find(folder, legend), folder, reading)
+    return open_pairs(find(folder, legend), folder, reading, stored, other)
 
 
-def find(folder: Path, legend: Legend = TUTORIAL) -> Found:
+def find(folder: Path, legend: Legend | None = TUTORIAL) -> Found:
     """Reads the lists of a folder, and none of the files that they name.
 
     Args:
@@ -59,7 +71,24 @@ def find(folder: Path, legend: Legend = TUTORIAL) -> Found:
     entries = {split: listing.entries for split, listing in lists.items()}
     prefixes = sorted(set().union(*(listing.prefixes for listing in lists.values())))
     notes = (*_notes_on_prefixes(prefixes, folder), *_notes_on_labels(entries, folder))
-    return Found("camvid-tutorial", entries, legend, faults, notes)
+    names = {entry.name for each in entries.values() for entry in each}
+    by_name = bool(names & set(FRAMES)) or any("camvid" in prefix.lower() for prefix in prefixes)
+    return Found(
+        "camvid-tutorial" if legend is not None or by_name else "own-lists",
+        entries,
+        legend,
+        faults,
+        notes,
+        default=TUTORIAL,
+        fits_default=lambda values: _is_camvid(values, by_name),
+    )
+
+
+def _is_camvid(values: Mapping[int, int], by_name: bool) -> bool:
+    """Whether labels without a class file are CamVid's: the layout is used for other classes as well."""
+    if sorted(values) == [0, VOID]:
+        return False
+    return by_name or max(values, default=0) in (len(CAMVID) - 1, CAMVID_TUTORIAL_VOID) and len(values) > 5
 
 
 def _notes_on_prefixes(prefixes: Sequence[str], folder: Path) -> list[str]:

@@ -3,10 +3,11 @@
 Source of the table: cityscapesscripts/helpers/labels.py; 19 classes are trained, all other ids are void.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from segnet_jax.constants import VOID
-from segnet_jax.data.label_files.class_table_files import find_class_table
+from segnet_jax.data.label_files.class_table_files import legend_of_folder
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import Legend
 from segnet_jax.data.labels.read_options import Reading
@@ -18,7 +19,7 @@ from segnet_jax.system.errors import Fault, UserError
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 TRAIN_IDS, IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
 
-# name, id in labelIds, colour; the place is the train id
+# name, id in labelIds, color; the place is the train id
 _CLASSES = (
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),
@@ -49,49 +50,85 @@ OF_IDS = {value: VOID for value in (*range(_MOST_ID + 1), VOID)} | {
 """Value in labelIds -> train id or VOID."""
 
 
+def roots(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of images and labels: as the archives are packed, or each in the folder that its archive made."""
+    found = []
+    for name in (IMAGES, LABELS):
+        packed = sorted(path for path in folder.glob(f"{name}*/{name}") if path.is_dir())
+        direct = folder / name
+        if packed:
+            found.append(packed[0])
+        elif direct.is_dir():
+            found.append(direct)
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
 def why(folder: Path) -> str:
-    """By what a folder is known to be laid out so; nothing where it is not."""
-    there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir()
-    return f"it holds {IMAGES}/ and {LABELS}/" if there else ""
+    """Say by what a folder is known to be laid out so; empty where it is not."""
+    if (found := roots(folder)) is None:
+        return ""
+    return f"it holds {_relative(found[0], folder)}/ and {_relative(found[1], folder)}/"
 
 
 def find(folder: Path, reading: Reading) -> Found:
-    """Finds the pairs; ready-made labelTrainIds are taken where there are any, else labelIds.
+    """Find the pairs; ready-made labelTrainIds are taken where there are any, else labelIds.
 
     Args:
       folder: one that `why` knows.
-      reading: its owner's wishes.
+      reading: the read options.
 
     Raises:
       UserError: there is no training image.
     """
     faults: list[Fault] = []
-    by_train_ids = next((folder / LABELS).glob(f"train/*/*{TRAIN_IDS}"), None) is not None
+    notes: list[str] = []
+    images_root, labels_root = roots(folder)
+    own, has_table = legend_of_folder(folder, faults, notes)
+    by_train_ids = next(labels_root.glob(f"train/*/*{TRAIN_IDS}"), None) is not None
     ending = TRAIN_IDS if by_train_ids else IDS
     entries: dict[str, list[Entry]] = {}
     for split in ("train", "val"):
-        root = folder / IMAGES / split
+        root = images_root / split
         if root.is_dir():
-            images = pictures_below(root, folder, faults, reading.images or f"*_{IMAGES}.png")
-            entries[split] = _pairs(images, ending, folder, faults)
+            images = pictures_below(root, folder, faults, reading.images or f"*_{IMAGES}.png", reading.follow_links)
+            entries[split] = _pairs(images, images_root, labels_root, ending, folder, faults)
     if not entries.get("train") and not faults:
-        what = f"no image in {IMAGES}/train/*/ whose name ends in _{IMAGES}.png"
+        what = f"no image in {_relative(images_root, folder)}/train/*/ whose name ends in _{IMAGES}.png"
         raise UserError(what, kind="no-images", file=f"{IMAGES}/train")
-    legend = Legend(f"Cityscapes' {'train ids' if by_train_ids else 'label ids'}", CLASSES, _ids(by_train_ids))
-    notes = (f"note: labels are Cityscapes' {ending}",)
-    if (table := find_class_table(folder)) is not None:
-        notes += (f"note: {table.name} is not read: the classes are Cityscapes' {len(CLASSES)}",)
-    if (folder / IMAGES / "test").is_dir():
-        notes += ("note: the labels of Cityscapes' test images are not published: these are left out",)
-    return Found("cityscapes", entries, legend, tuple(faults), notes)
+    default = Legend(f"Cityscapes' {'train ids' if by_train_ids else 'label ids'}", CLASSES, ids(by_train_ids))
+    notes.append(f"note: labels are Cityscapes' {ending}")
+    if (images_root / "test").is_dir():
+        notes.append("note: the labels of Cityscapes' test images are not published: these are left out")
+    is_nameless = has_table and own is None
+    return Found(
+        "cityscapes",
+        entries,
+        own,
+        tuple(faults),
+        tuple(notes),
+        is_nameless=is_nameless,
+        default=default,
+        fits_default=lambda values: are_of_cityscapes(values, by_train_ids),
+    )
 
 
-def _pairs(images: list[Path], ending: str, folder: Path, faults: list[Fault]) -> list[Entry]:
+def are_of_cityscapes(values: Mapping[int, int], by_train_ids: bool) -> bool:
+    """Whether labels without a class file are Cityscapes': its layout is used for other classes as well."""
+    held = set(values) - {VOID}
+    if by_train_ids:
+        return held <= set(range(len(CLASSES))) and max(held, default=0) >= 10
+    trained = {value for _, value, _ in _CLASSES}
+    return held <= set(OF_IDS) and bool(held & trained) and max(held) >= 11
+
+
+def _pairs(
+    images: list[Path], images_root: Path, labels_root: Path, ending: str, folder: Path, faults: list[Fault]
+) -> list[Entry]:
     entries = []
     for image in images:
         name = image.name.removesuffix(f"_{IMAGES}.png")
-        below = image.relative_to(folder / IMAGES).parent
-        label = folder / LABELS / below / f"{name}{ending}"
+        below = image.relative_to(images_root).parent
+        label = labels_root / below / f"{name}{ending}"
         if not is_inside(label, folder, faults):
             continue
         if label.exists():
@@ -103,7 +140,8 @@ def _pairs(images: list[Path], ending: str, folder: Path, faults: list[Fault]) -
     return entries
 
 
-def _ids(by_train_ids: bool) -> tuple[tuple[int, int], ...]:
+def ids(by_train_ids: bool) -> tuple[tuple[int, int], ...]:
+    """(value in label files, train id or VOID)."""
     if by_train_ids:
         return (*((train_id, train_id) for train_id in range(len(CLASSES))), (VOID, VOID))
     return tuple(OF_IDS.items())

@@ -28,9 +28,10 @@ def find(folder: Path, reading: Reading) -> Found:
       reading: its owner's wishes.
     """
     faults: list[Fault] = []
-    legend, _ = legend_of_folder(folder, faults)
+    ignored: list[str] = []
+    legend, _ = legend_of_folder(folder, faults, ignored)
     entries, alone = own.pairs_of(folder / IMAGES, folder / LABELS, folder, reading, faults)
-    notes, lists = note_on_labels_alone(alone, folder), own.lists_in(folder)
+    notes, lists = [*ignored, *note_on_labels_alone(alone, folder)], own.lists_in(folder, folder, faults)
     if (folder / VALID).is_file():
         lists["val"] = folder / VALID
     splits, is_split = own.by_lists(entries, lists, folder, faults), "val" in lists or "train" in lists

@@ -1,107 +1,289 @@
-"""A folder of one's own: images/ and labels/ (or masks/, annotations/), split by lists, by subfolders, or dealt."""
+"""A folder of one's own: folders of images and of labels in whatever arrangement their names tell."""
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from segnet_jax.data.label_files.class_table_files import legend_of_folder
-from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.label_files.class_table_files import find_class_table, legend_of_folder
+from segnet_jax.data.labels.read_options import PLAIN, Reading
 from segnet_jax.data.layouts.names.match_names import (
     WITHOUT_LABEL,
     match,
+    match_named,
     note_on_labels_alone,
     pictures_below,
     unique_images,
+    unique_names,
 )
 from segnet_jax.data.layouts.names.name_lists import names_in, read_name_list
+from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry
+from segnet_jax.data.layouts.names.tree import SPLIT_WORDS, Place, folders_with_pictures, is_label_name, place_of, words
 from segnet_jax.data.layouts.pairs import Found
-from segnet_jax.system.errors import Fault, UserError
+from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 IMAGES = "images"
 LABELS = ("labels", "masks", "annotations")
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-"""Split -> what its folder or its list may be called."""
+SPLITS = ("train", "val", "test")
+LIST_FOLDERS = ("", "splits", "lists", "list", "ImageSets", "ImageSets/Segmentation", "annotations")
+LIST_ENDINGS = (".txt", ".lst", ".csv")
+
+
+class Pictures(NamedTuple):
+    """The pictures of one split.
+
+    Attributes:
+      images: (name, path).
+      labels: (name, path), of the same names but for what is found before and behind them.
+      folders: where the images lie, and where the labels.
+    """
+
+    images: list[tuple[str, Path]]
+    labels: list[tuple[str, Path]]
+    folders: tuple[list[str], list[str]]
 
 
 def why(folder: Path) -> str:
-    """By what a folder is known to be laid out so; nothing where it is not."""
+    """Say by what a folder is known to be laid out so; empty where it is not."""
     if (folder / IMAGES).is_dir():
         labels = [name for name in LABELS if (folder / name).is_dir()]
-        return f"it holds {IMAGES}/ and {labels[0]}/" if labels else ""
-    for name in SPLITS["train"]:
-        for labels in LABELS:
-            if (folder / name / IMAGES).is_dir() and (folder / name / labels).is_dir():
-                return f"it holds {name}/{IMAGES}/ and {name}/{labels}/"
-    return ""
+        if labels:
+            return f"it holds {IMAGES}/ and {labels[0]}/"
+    found = survey(folder, PLAIN, [])
+    images = sorted({each for of_split in found.values() for each in of_split.folders[0]})
+    labels = sorted({each for of_split in found.values() for each in of_split.folders[1]})
+    if not images or not labels or _is_wrapped(folder, [*images, *labels]):
+        return ""
+    return f"it holds images in {listed(images)} and labels in {listed(labels)}"
+
+
+def _is_wrapped(folder: Path, places: Sequence[str]) -> bool:
+    """Whether all pictures lie in one folder below, which is the dataset and has its lists and class files."""
+    tops = {place.split("/")[0] for place in places}
+    if len(tops) != 1 or any("/" not in place for place in places) or find_class_table(folder):
+        return False
+    top = place_of(tuple(tops))
+    return not top.role and not top.split
 
 
 def find(folder: Path, reading: Reading) -> Found:
-    """Finds the pairs of files, the splits and the classes of a folder.
+    """Find the pairs of files, the splits and the classes of a folder.
 
     Args:
       folder: one that `why` knows.
-      reading: its owner's wishes.
+      reading: the read options.
 
     Returns:
       What is there; where nothing says which images are for validation, all are in "train" and not yet split.
     """
     faults: list[Fault] = []
     notes: list[str] = []
-    legend, has_table = legend_of_folder(folder, faults)
-    roots = _split_roots(folder)
-    is_split = len(roots) > 1 or None not in roots
+    legend, has_table = legend_of_folder(folder, faults, notes)
+    found, alone_is_told = survey(folder, reading, faults), not reading.images
+    if not any(of_split.images for of_split in found.values()) and not faults:
+        images = folder / IMAGES
+        fix = "save them as PNG or JPEG there" if not reading.images else "give another --images, or none"
+        raise UserError(_no_image(images, folder, reading), kind="no-images", file=_relative(images, folder), fix=fix)
+    if found and not any(each.labels for split, each in found.items() if split) and "" in found:
+        flat = found[""]
+        if flat.labels and not flat.images:  # the images are in folders of splits, and all labels in one
+            found = {split: each._replace(labels=flat.labels) for split, each in found.items() if split}
+            alone_is_told = False
+    is_split = "train" in found or "val" in found
+    if is_split and "" in found:
+        loose = [_relative(path, folder) for _, path in found.pop("").images]
+        if loose:
+            notes.append(f"warning: pictures beside the folders of splits are left out: {shown(listed(loose))}")
     entries: dict[str, list[Entry]] = {}
-    for split, (images, labels) in roots.items():
-        if split == "test" and not labels.is_dir():
-            notes.append(f"note: {_relative(images, folder)} has no labels, and is left out")
+    for split in ("", *SPLITS):
+        if split not in found:
             continue
-        of_split, alone = pairs_of(images, labels, folder, reading, faults)
-        notes += note_on_labels_alone(alone, folder)
-        entries[split or "train"] = of_split
-    if not is_split and (lists := lists_in(folder)):
-        entries, is_split = by_lists(entries["train"], lists, folder, faults), True
+        of_split = found[split]
+        if split == "test" and of_split.images and not of_split.labels:
+            notes.append(f"note: {listed(of_split.folders[0])} has no labels, and is left out")
+            continue
+        named = unique_names(of_split.images, folder, faults)
+        root = folder / of_split.folders[1][0] if len(of_split.folders[1]) == 1 else None
+        pairs, alone = match_named(named, of_split.labels, folder, faults, reading.label_suffix, root)
+        notes += note_on_labels_alone(alone if alone_is_told else [], folder)
+        entries[split or "train"] = pairs
+    lists = lists_in(folder, folder, faults)
+    if not is_split and lists:
+        tested = entries.pop("test", [])
+        entries, is_split = by_lists(entries.get("train", []), lists, folder, faults), True
+        if tested and "test" not in entries:
+            entries["test"] = tested
+        is_split = "train" in lists or "val" in lists
+    elif lists:
+        entries = _listed_of_splits(entries, lists, folder, faults)
     return Found("own-folder", entries, legend, tuple(faults), tuple(notes), is_split, has_table and legend is None)
+
+
+def _listed_of_splits(
+    entries: Mapping[str, list[Entry]], lists: Mapping[str, Path], folder: Path, faults: list[Fault]
+) -> dict[str, list[Entry]]:
+    """What lists name of the splits that folders make; a list that names images of another split is a fault."""
+    everything = [entry for of_split in entries.values() for entry in of_split]
+    chosen = dict(entries)
+    for split, path in lists.items():
+        named = read_name_list(path, everything, folder, faults)
+        images = {entry.image for entry in entries.get(split, ())}
+        strange = [_relative(entry.image, folder) for entry in named if entry.image not in images]
+        if strange:
+            what = f"{path.name} lists images that lie in the folder of another split: {shown(listed(strange))}"
+            faults.append(Fault("split-contradiction", path.name, what, "delete the list, or move the images"))
+        else:
+            chosen[split] = named
+    return chosen
+
+
+def survey(folder: Path, reading: Reading, faults: list[Fault]) -> dict[str, Pictures]:
+    """Sort the pictures below a folder into images and labels of each split ("" where no folder names one).
+
+    Args:
+      folder: the dataset's.
+      reading: the read options.
+      faults: grows by links that leave the folder, and files that cannot be called anything.
+    """
+    found = folders_with_pictures(folder, pictures_below(folder, folder, faults, "", reading.follow_links))
+    places = {parts: place_of(parts) for parts in found}
+    images: dict[str, list[tuple[Place, Path]]] = {}
+    labels: dict[str, dict[str, list[tuple[Place, Path]]]] = {}
+    named_images = any(place.role == "images" for place in places.values())
+    named_labels = any(place.role in ("labels", "colored labels") for place in places.values())
+    for parts, paths in found.items():
+        place = places[parts]
+        role = place.role
+        if role == "other" or role == "" and named_images and place.split == "":
+            continue
+        mine = paths if named_labels else _images_among(paths)
+        mine = [] if role in ("labels", "colored labels") else mine
+        images.setdefault(place.split, []).extend((place, path) for path in mine)
+        rest = [path for path in paths if path not in set(mine)]
+        if reading.label_files:
+            rest = [path for path in rest if Path(_relative(path, folder)).match(reading.label_files)]
+        kind = "colored labels" if role == "colored labels" else "labels"
+        labels.setdefault(place.split, {}).setdefault(kind, []).extend((place, path) for path in rest)
+    return {
+        split: _pictures(images.get(split, []), labels.get(split, {}), folder, reading)
+        for split in ("", *SPLITS)
+        if split in images or split in labels
+    }
+
+
+def _images_among(paths: Sequence[Path]) -> list[Path]:
+    """The images of a folder in which each lies beside its label: a.jpg and a_mask.png, or a.jpg and a.png."""
+    labels = {path for path in paths if is_label_name(path.stem)}
+    if labels and len(labels) < len(paths):
+        return [path for path in paths if path not in labels]
+    photos = {path.stem for path in paths if path.suffix.lower() in (".jpg", ".jpeg")}
+    pngs = {path.stem for path in paths if path.suffix.lower() == ".png"}
+    if photos and photos == pngs:
+        return [path for path in paths if path.suffix.lower() != ".png"]
+    return list(paths)
+
+
+def _pictures(
+    images: Sequence[tuple[Place, Path]],
+    labels: Mapping[str, Sequence[tuple[Place, Path]]],
+    folder: Path,
+    reading: Reading,
+) -> Pictures:
+    """Name images and labels of a split: by their folders too, where these are called alike on both sides."""
+    images = [
+        (place, path)
+        for place, path in images
+        if not reading.images or fnmatch.fnmatch(nfc(path.name), nfc(reading.images))
+    ]
+    chosen = labels.get("labels") or labels.get("colored labels") or []
+    ours, theirs = ({place.key for place, _ in each} for each in (images, chosen))
+    by_key = ours <= theirs or len({path.stem for _, path in images}) < len(images)
+    prefix = _common([*ours, *(theirs if by_key else ())])
+
+    def name(place: Place, path: Path, with_key: bool) -> str:
+        key = place.key[prefix:] if with_key else ()
+        return "-".join((*key, nfc(path.stem)))
+
+    return Pictures(
+        [(name(place, path, by_key), path) for place, path in images],
+        [(name(place, path, by_key), path) for place, path in chosen],
+        tuple(sorted({_relative(path.parent, folder) for _, path in each}) for each in (images, chosen)),
+    )
+
+
+def _common(keys: Sequence[tuple[str, ...]]) -> int:
+    """How many parts all keys begin with alike."""
+    number = 0
+    while keys and all(len(key) > number for key in keys) and len({key[number] for key in keys}) == 1:
+        number += 1
+    return number
 
 
 def pairs_of(
     images: Path, labels: Path, folder: Path, reading: Reading, faults: list[Fault]
 ) -> tuple[list[Entry], list[Path]]:
-    """The pairs of an images' and a labels' folder, and the labels that belong to no image.
+    """The pairs of one folder of images and one of labels, and the labels that belong to no image.
 
     Raises:
       UserError: there is no image at all.
     """
-    found = pictures_below(images, folder, faults, reading.images)
+    found = pictures_below(images, folder, faults, reading.images, reading.follow_links)
     if not found and not faults:
         fix = "save them as PNG or JPEG there" if not reading.images else "give another --images, or none"
         raise UserError(_no_image(images, folder, reading), kind="no-images", file=_relative(images, folder), fix=fix)
     unique = unique_images(found, images, folder, faults)
-    pictures = pictures_below(labels, folder, faults) if labels.is_dir() else []
-    if not reading.images:
-        return match(unique, pictures, labels, folder, faults)
-    return match(unique, pictures, labels, folder, faults)[0], []
+    pictures = pictures_below(labels, folder, faults, "", reading.follow_links) if labels.is_dir() else []
+    entries, alone = match(unique, pictures, labels, folder, faults, reading.label_suffix)
+    return entries, [] if reading.images else alone
 
 
-def lists_in(place: Path) -> dict[str, Path]:
-    """Split -> its list in a folder, by the names of `SPLITS` in any case; of several the first."""
-    there = sorted(place.glob("*"), reverse=True)  # lower case first; dead links too, which are told when they are read
-    found = {}
-    for split, names in SPLITS.items():
-        of_split = [path for name in names for path in there if path.name.lower() == f"{name}.txt"]
-        if of_split:
-            found[split] = of_split[0]
-    return found
+def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
+    """Split -> its list, by names that look like a split in any case; in the folder or where lists are kept.
+
+    Args:
+      place: the folder that is looked into first.
+      folder: the dataset's.
+      faults: grows by several lists of one split, of which none is the obvious one.
+    """
+    for inner in LIST_FOLDERS if place == folder else ("",):
+        there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; dead links too
+        found: dict[str, list[Path]] = {}
+        for path in there:
+            tokens = words(path.stem)
+            splits = [SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS]
+            if path.suffix.lower() in LIST_ENDINGS and splits and not path.is_dir():
+                found.setdefault(splits[-1], []).append(path)
+        if found:
+            return {split: _obvious(paths, split, folder, faults) for split, paths in found.items()}
+    return {}
+
+
+_SHORT = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+
+
+def _obvious(paths: Sequence[Path], split: str, folder: Path, faults: list[Fault]) -> Path:
+    """Of several lists of a split the one that is called like it alone."""
+    for name in _SHORT[split]:
+        for path in paths:
+            if path.stem.lower() == name:
+                return path
+    if len(paths) > 1:
+        names = [_relative(path, folder) for path in paths]
+        what = f"{listed(names)} all look like the list of {split}"
+        faults.append(Fault("several-lists", names[0], what, f"call the right one {split}.txt"))
+    return paths[0]
 
 
 def by_lists(
     entries: list[Entry], lists: Mapping[str, Path], folder: Path, faults: list[Fault]
 ) -> dict[str, list[Entry]]:
-    """Splits pairs by list files; what no list names is for training, where there is no list for that.
+    """Split pairs by list files; what no list names is for training, where there is no list for that.
 
     Args:
       entries: all pairs.
       lists: split -> its list.
-      folder: the data set's.
+      folder: the dataset's.
       faults: grows; shrinks by the images without a label that nothing is to be done with.
     """
     if "train" in lists:  # then an image that no list names need not have a label
@@ -115,42 +297,12 @@ def by_lists(
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def _split_roots(folder: Path) -> dict[str | None, tuple[Path, Path]]:
-    """Split -> its folders of images and labels; None for one pair of folders that holds all."""
-    images = folder / IMAGES
-    if not images.is_dir():
-        parts = {split: _first(folder, names) for split, names in SPLITS.items()}
-        return {
-            split: (folder / name / IMAGES, _labels(folder / name))
-            for split, name in parts.items()
-            if name and (folder / name / IMAGES).is_dir()
-        }
-    labels = _labels(folder)
-    parts = {split: _first(images, names) for split, names in SPLITS.items()}
-    if not parts["train"]:
-        return {None: (images, labels)}
-    named = {split: name for split, name in parts.items() if name}
-    inner = {split: _first(labels, SPLITS[split]) or named[split] for split in named}
-    flat = not any((labels / name).is_dir() for name in inner.values())
-    return {split: (images / named[split], labels if flat else labels / inner[split]) for split in named}
-
-
-def _labels(folder: Path) -> Path:
-    """The folder of labels: of several the first that holds a picture."""
-    there = [folder / name for name in LABELS if (folder / name).is_dir()] or [folder / LABELS[0]]
-    return next((path for path in there if next(path.rglob("*.png"), None)), there[0])
-
-
-def _first(folder: Path, names: tuple[str, ...]) -> str:
-    return next((name for name in names if (folder / name).is_dir()), "")
-
-
 def _no_image(images: Path, folder: Path, reading: Reading) -> str:
     where = _relative(images, folder)
     endings = sorted({path.suffix.lower() for path in images.rglob("*") if path.is_file()})
     held = f"it holds files in {' '.join(endings)}" if endings else "it is empty"
     wanted = f" of the name {reading.images}" if reading.images else ""
-    return f"no image (.png .jpg){wanted} in {where}/: {held}"
+    return f"no image (.png .jpg .gif .webp .tif .bmp){wanted} in {where}/: {held}"
 
 
 def _relative(path: Path, folder: Path) -> str:

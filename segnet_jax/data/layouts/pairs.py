@@ -2,69 +2,47 @@
 
 import functools
 import hashlib
-import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from segnet_jax.data.dataset import Dataset, Split, faults_of, told_together
-from segnet_jax.data.images.decode import read_image, turned_picture
+from segnet_jax.constants import Exif
+from segnet_jax.data.dataset import Dataset, Split, told_together
+from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import resize_label
-from segnet_jax.data.images.picture_bytes import orientation
-from segnet_jax.data.images.picture_header import (
-    Header,
-    check_image_header,
-    check_label_header,
-    check_sizes,
-    inspect,
-    read_bytes,
-)
 from segnet_jax.data.label_files.decode_labels import read_label_by
-from segnet_jax.data.label_files.label_values import legend_of_values
-from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelRule, Legend, rule_of
+from segnet_jax.data.label_files.interpretation.evidence import Folder, pixels_of
+from segnet_jax.data.label_files.interpretation.interpret import Interpretation, interpret
+from segnet_jax.data.label_files.scan import scan
+from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelRule, Legend, StoredLabels, rule_of
 from segnet_jax.data.labels.read_options import PLAIN, Reading
+from segnet_jax.data.layouts.names.pair_files import Pair, sound_pairs
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.random_split import deal
-from segnet_jax.system import budget
-from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
+from segnet_jax.system.errors import Fault, UserErrors, listed, shown
 
 
-class _File(NamedTuple):
-    """A file that was read and is sound, as far as can be told without decoding it."""
-
-    header: Header
-    sha256: str
-    turned: int  # EXIF orientation, 1 for upright
-
-    def size(self, upright: bool) -> tuple[int, int]:
-        """Width and height, of the stored pixels or of the picture held upright."""
-        size = self.header.width, self.header.height
-        return size[::-1] if upright and self.turned >= 5 else size
-
-
-class Pair(NamedTuple):
-    """An image and its label; None for a file that is not sound."""
-
-    entry: Entry
-    image: _File | None
-    label: _File | None
+def _never(_values: Mapping[int, int]) -> bool:
+    return False
 
 
 class Found(NamedTuple):
-    """What a layout finds in a folder, nothing of it read yet.
+    """What a layout finds in a folder, none of it read yet.
 
     Attributes:
       name: of the layout.
       entries: split -> its pairs of files.
-      legend: the classes; None where they are to be found from the labels' values.
+      legend: the classes that a class file names; None where they are to be found from the labels.
       faults: of lists, names and missing files.
       notes: each a line.
       is_split: whether the folder says itself which image belongs to which split.
-      is_nameless: whether there is a class table, but one at fault.
+      is_nameless: whether there is a class file, but one at fault.
+      default: the classes of the dataset that the layout is named for.
+      fits_default: value -> pixels to whether labels that hold these may be that dataset's.
     """
 
     name: str
@@ -74,109 +52,88 @@ class Found(NamedTuple):
     notes: Sequence[str] = ()
     is_split: bool = True
     is_nameless: bool = False
+    default: Legend | None = None
+    fits_default: Callable[[Mapping[int, int]], bool] = _never
 
 
 PROPOSED_VAL_SHARE = 0.2
 """Of the images of a folder that does not say which are for validation."""
 
 
-def open_pairs(found: Found, folder: Path, reading: Reading) -> Dataset:
-    """Reads every file that a layout has found, without decoding images, and makes a data set of them.
+def open_pairs(
+    found: Found,
+    folder: Path,
+    reading: Reading,
+    stored: StoredLabels | None = None,
+    legend: Legend | None = None,
+) -> Dataset:
+    """Read every file that a layout has found and make a dataset of them; images are not decoded.
 
     Args:
       found: the pairs of files.
-      folder: the data set's.
-      reading: its owner's wishes.
+      folder: the dataset's.
+      reading: the read options.
+      stored: what a run stores of its labels: they are read so, unless the folder now names other classes.
+      legend: the classes, where the folder names none.
 
     Returns:
-      The data set; reading a record of it tells the faults of all.
+      The dataset; reading a sample of it reports the faults of all.
 
     Raises:
       UserError: with all faults: those found before, of single files, of pairs unlike in size, of images that are in
-        two splits, and, where there are such or the classes are not named, of labels' values.
+        two splits, of labels' values and colors, and of labels of which two readings fit.
     """
     faults = list(found.faults)
-    sound, notes = sound_pairs(found, folder, reading, faults), list(found.notes)
+    sound, notes = sound_pairs(found.entries, folder, reading, faults), list(found.notes)
     share = reading.val_fraction or (0.0 if found.is_split else PROPOSED_VAL_SHARE)
     if share:
         sound, told = _dealt(sound, share)
         notes.append(told)
     faults += _leaks(sound)
-    legend = found.legend
-    if legend is None and not found.is_nameless:
-        labels = [(pair.entry.label, _relative(pair.entry.label, folder)) for each in sound.values() for pair in each]
-        legend = legend_of_values(labels, folder, reading, faults, notes)
-    if legend is None:
-        raise UserErrors(folder, faults)
-    rule = rule_of(legend, reading)
-    splits = {split: _split(sound[split], folder, rule, reading) for split in sound}
+    if stored is not None and found.legend is not None and found.legend.classes.names != stored.classes.names:
+        stored = None  # its classes are compared with the run's
+    doubts: tuple[Fault, ...] = ()
+    if stored is not None:
+        classes, rule = stored.classes, stored.rule
+    else:
+        own = found.legend or legend
+        interpreted = None if found.is_nameless else _interpreted(found, own, sound, folder, reading, faults, notes)
+        if faults or interpreted is None:
+            raise UserErrors(folder, faults)
+        classes, rule, doubts = interpreted.legend.classes, interpreted.rule, interpreted.doubts
     if faults:
-        raise UserErrors(folder, [*faults, *faults_of(splits.values())])
+        raise UserErrors(folder, faults)
+    splits = {split: _split(sound[split], folder, rule, reading) for split in sound}
     notes += _notes_on_files(sound, folder)
-    sizes = Counter(pair.image.size(reading.exif == "apply")[::-1] for each in sound.values() for pair in each)
-    return told_together(Dataset(found.name, legend.classes, splits, tuple(notes), dict(sizes)), folder)
+    sizes = Counter(pair.image_size(reading)[::-1] for each in sound.values() for pair in each)
+    dataset = Dataset(found.name, classes, splits, tuple(notes), dict(sizes), rule, doubts)
+    return told_together(dataset, folder)
 
 
-def sound_pairs(found: Found, folder: Path, reading: Reading, faults: list[Fault]) -> dict[str, list[Pair]]:
-    """Reads all files; what is wrong with them is added to `faults`, and the pairs that are sound are given.
-
-    Args:
-      found: the pairs of files.
-      folder: the data set's.
-      reading: its owner's wishes.
-      faults: grows.
-    """
-    colored = found.legend is None or found.legend.colors is not None
-    check_label = functools.partial(check_label_header, colored=colored)
-
-    def check(entry: Entry) -> tuple[Pair, list[Fault]]:
-        mine: list[Fault] = []
-        with budget.pictures.scope():
-            image = _check(entry.image, folder, check_image_header, mine)
-        with budget.pictures.scope():
-            return Pair(entry, image, _check(entry.label, folder, check_label, mine)), mine
-
-    sound: dict[str, list[Pair]] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for split, entries in found.entries.items():
-            sound[split] = []
-            for pair, mine in pool.map(check, entries):
-                if not mine:
-                    mine = list(_unlike(split, pair, folder, reading))
-                faults.extend(mine)
-                if pair.image and pair.label:
-                    sound[split].append(pair)
-    return sound
-
-
-def _check(path: Path, folder: Path, check_header: Callable[[Header, str], None], faults: list[Fault]) -> _File | None:
-    name = _relative(path, folder)
-    try:
-        data = read_bytes(path, name)
-        header = inspect(data, name)
-        check_header(header, name)
-        return _File(header, hashlib.sha256(data).hexdigest(), orientation(data))
-    except UserError as error:
-        faults.extend(error.faults)
+def _interpreted(
+    found: Found,
+    legend: Legend | None,
+    sound: Mapping[str, Sequence[Pair]],
+    folder: Path,
+    reading: Reading,
+    faults: list[Fault],
+    notes: list[str],
+) -> Interpretation | None:
+    """Read all labels and find what they mean."""
+    labels = [(pair.entry.label, _relative(pair.entry.label, folder)) for each in sound.values() for pair in each]
+    labels = list(dict.fromkeys(labels))
+    scans = scan(labels, reading, faults)
+    if not scans:
         return None
-
-
-def _unlike(split: str, pair: Pair, folder: Path, reading: Reading) -> Iterable[Fault]:
-    """What is wrong with a pair of sound files: a rotation that is not spoken of, or two sizes."""
-    entry, image, label = pair
-    for file, path in ((image, entry.image), (label, entry.label)):
-        if file.turned != 1 and reading.exif == "refuse":
-            as_stored = file.turned >= 5 and image.size(upright=False) == label.size(upright=False) != image.size(True)
-            fix = "--exif ignore" if as_stored or file.turned < 5 and file is label else "--exif apply"
-            yield from turned_picture(_relative(path, folder), file.turned, fix).faults
-            return
-    sizes = [file.size(upright=reading.exif == "apply") for file in (image, label)]
-    if reading.resize_labels == "nearest" and (sizes[0] != sizes[1][::-1] or sizes[0] == sizes[1]):
-        return
-    try:
-        check_sizes(*sizes, f"{split} {entry.name}", _relative(entry.label, folder))
-    except UserError as error:
-        yield from error.faults
+    whole = str(folder)
+    table = shlex.quote(str(folder / "classes.toml"))
+    how_to_name = f"python -m segnet_jax.doctor {shlex.quote(whole)} --classes {table}"
+    known = Folder(scans, legend, reading, how_to_name)
+    interpreted = interpret(known, found.default, found.fits_default, faults, notes)
+    trained = {_relative(pair.entry.label, folder) for pair in sound.get("train", ())}
+    if interpreted and not pixels_of(interpreted.rule, [each for each in scans if each.name in trained])[0].any():
+        return interpreted._replace(doubts=())  # that nothing can be trained on is a fault of its own
+    return interpreted
 
 
 def _dealt(sound: Mapping[str, Sequence[Pair]], share: float) -> tuple[dict[str, list[Pair]], str]:
@@ -209,26 +166,35 @@ def _leaks(splits: Mapping[str, Iterable[Pair]]) -> Iterable[Fault]:
 
 
 def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, reading: Reading) -> Split:
-    entries = tuple(pair.entry for pair in pairs)
+    entries = tuple((pair.entry, pair.exif(reading)) for pair in pairs)
     digest = hashlib.sha256()
     for entry, image, label in pairs:
         digest.update(f"{entry.name}\n{image.sha256}\n{label.sha256}\n".encode())
-    told = (rule, reading.exif == "apply", reading.resize_labels)
-    if told != (rule_of(TUTORIAL, PLAIN), False, "off"):  # by which alone folders were read at first
+    told = (_as_at_first(rule), reading.exif == "apply", reading.resize_labels)
+    if told != (_as_at_first(rule_of(TUTORIAL, PLAIN)), False, "off"):  # by which alone folders were read at first
         digest.update(repr(told).encode())
+    if reading.exif == "by-label" or reading.image_range != (0, 0):
+        digest.update(repr((reading.exif, reading.image_range)).encode())
     files = {_relative(entry.image, folder): image.sha256 for entry, image, _ in pairs}
     files |= {_relative(entry.label, folder): label.sha256 for entry, _, label in pairs}
-    names = tuple(entry.name for entry in entries)
+    names = tuple(entry.name for entry, _ in entries)
     read = functools.partial(_read, entries, folder, rule, reading)
     return Split(names, read, digest.hexdigest(), files)
 
 
+def _as_at_first(rule: LabelRule) -> tuple:
+    """What a rule says, without that a value means nothing or colors are not looked at: fingerprints depend on it."""
+    by_color = rule.by_color if rule.colors is not None else ()
+    return rule.num_classes, rule.ids, rule.colors, rule.map, rule.start, rule.unknown_color, rule.threshold, by_color
+
+
 def _read(
-    entries: Sequence[Entry], folder: Path, rule: LabelRule, reading: Reading, index: int
+    entries: Sequence[tuple[Entry, Exif]], folder: Path, rule: LabelRule, reading: Reading, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    _, image_path, label_path = entries[index]
-    image = read_image(image_path, _relative(image_path, folder), reading.exif)
-    label = read_label_by(rule, label_path, _relative(label_path, folder), reading.exif)
+    (_, image_path, label_path), exif = entries[index]
+    image = read_image(image_path, _relative(image_path, folder), exif, reading.image_range)
+    of_label = "apply" if reading.exif == "by-label" else reading.exif
+    label = read_label_by(rule, label_path, _relative(label_path, folder), of_label)
     if label.shape != image.shape[:2] and reading.resize_labels == "nearest":
         label = resize_label(label, *image.shape[:2])
     return image, label

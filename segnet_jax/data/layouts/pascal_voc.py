@@ -1,9 +1,12 @@
 """Pascal VOC's segmentation layout, which CVAT exports too: JPEGImages, SegmentationClass, ImageSets/Segmentation.
 
-Labels are palette pictures of 21 classes with 255 for void, unless the folder has a class table of its own.
+Labels are palette pictures of 21 classes with 255 for void, unless the folder has a class file of its own. Without one
+the classes are VOC's only where names or values say so: labelme and others write this layout for any classes.
 Source of the names and their order: the VOC2012 development kit; the palette is its `VOClabelcolormap`.
 """
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segnet_jax.constants import VOID
@@ -12,7 +15,7 @@ from segnet_jax.data.labels.classes import ClassTable, distinct_colors
 from segnet_jax.data.labels.label_mapping import Legend
 from segnet_jax.data.labels.read_options import Reading
 from segnet_jax.data.layouts.folder import by_lists, lists_in
-from segnet_jax.data.layouts.names.match_names import is_inside, match, pictures_below, unique_images
+from segnet_jax.data.layouts.names.match_names import WITHOUT_LABEL, is_inside, match, pictures_below, unique_images
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.pairs import Found
 from segnet_jax.system.errors import Fault, UserError, listed, shown
@@ -50,27 +53,48 @@ def find(folder: Path, reading: Reading) -> Found:
       UserError: there is no label.
     """
     faults: list[Fault] = []
-    own, has_table = legend_of_folder(folder, faults)
-    labels = pictures_below(folder / LABELS, folder, faults)
+    ignored: list[str] = []
+    own, has_table = legend_of_folder(folder, faults, ignored)
+    labels = pictures_below(folder / LABELS, folder, faults, "", reading.follow_links)
     if not labels and not faults:
         raise UserError(f"no label in {LABELS}/", kind="no-images", file=LABELS)
-    images = pictures_below(folder / IMAGES, folder, faults, reading.images)
+    images = pictures_below(folder / IMAGES, folder, faults, reading.images, reading.follow_links)
     # VOC has six times as many images as labels: one without is no fault unless a list names it.
-    labelled = {path.stem for path in labels}
-    unique = unique_images([path for path in images if path.stem in labelled], folder / IMAGES, folder, faults)
-    entries, _ = match(unique, labels, folder / LABELS, folder, faults)
+    unique = unique_images(images, folder / IMAGES, folder, faults)
+    without_label: list[Fault] = []
+    entries, _ = match(unique, labels, folder / LABELS, folder, without_label, reading.label_suffix)
+    faults += [fault for fault in without_label if fault.kind != WITHOUT_LABEL]
     lists, notes = _lists(folder, entries, faults)
     splits, is_split = by_lists(entries, lists, folder, faults), "val" in lists or "train" in lists
     if not is_split and (without := len(images) - len(entries)):
         notes.append(f"note: {without} of {len(images)} images in {IMAGES}/ have no label, and are left out")
-    legend = own or (None if has_table else LEGEND)
-    return Found("pascal-voc", splits, legend, tuple(faults), tuple(notes), is_split, has_table and own is None)
+    has_lists = "train" in lists or "val" in lists
+    names = [entry.name for entry in entries]
+    return Found(
+        "pascal-voc",
+        splits,
+        own,
+        tuple(faults),
+        (*ignored, *notes),
+        is_split,
+        has_table and own is None,
+        LEGEND,
+        lambda values: _is_voc(values, has_lists, names),
+    )
+
+
+def _is_voc(values: Mapping[int, int], has_lists: bool, names: Sequence[str]) -> bool:
+    """Whether labels without a class file are Pascal VOC's own: many tools write its layout for other classes."""
+    if not set(values) <= {*range(len(CLASSES)), VOID}:
+        return False
+    is_named = all(re.fullmatch(r"\d{4}_\d{6}", name) for name in names)
+    return is_named or has_lists and len(CLASSES) - 1 in values
 
 
 def _lists(folder: Path, entries: list[Entry], faults: list[Fault]) -> tuple[dict[str, Path], list[str]]:
     """Split -> its list, and a note on each that is not used, such as CVAT's default.txt."""
     place, notes = folder / LISTS, []
-    lists = lists_in(place) if is_inside(place, folder, faults) else {}
+    lists = lists_in(place, folder, faults) if is_inside(place, folder, faults) else {}
     others = sorted({path.name for path in place.glob("*.txt")} - {path.name for path in lists.values()})
     if "test" in lists and not by_lists(entries, {"test": lists["test"]}, folder, [])["test"]:
         notes.append(f"note: {LISTS}/{lists.pop('test').name} names no image with a label, and is left out")

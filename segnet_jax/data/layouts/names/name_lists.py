@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segnet_jax.data.images.picture_header import check_inside
-from segnet_jax.data.layouts.names.split_lists import Entry, read_lines, read_list
+from segnet_jax.data.layouts.names.name_pairs import nfc
+from segnet_jax.data.layouts.names.split_lists import Entry, is_pair, read_lines, read_list
 from segnet_jax.system.errors import Fault, UserError, shown
 
 _KNOWN = ("image-without-label", "two-labels", "points-outside", "same-name")
@@ -33,11 +34,13 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
         return []
     known: dict[str, Entry] = {}
     for entry in entries:
-        parts = entry.image.relative_to(folder).with_suffix("").parts
+        parts = [nfc(part) for part in entry.image.relative_to(folder).with_suffix("").parts]
         for start in range(len(parts)):
             known.setdefault("/".join(parts[start:]), entry)
         known.setdefault(entry.name, entry)
-    if lines and not any(_entry(line, known) for _, line in lines) and all(len(line.split()) > 1 for _, line in lines):
+    lines = _first_columns([(number, nfc(line)) for number, line in lines], known)
+    several = all(len(line.split()) > 1 for _, line in lines) and not any(_entry(line, known) for _, line in lines)
+    if lines and (several or all(is_pair(line) for _, line in lines)):
         listing = read_list(path, folder)
         faults.extend(listing.faults)
         return listing.entries
@@ -63,6 +66,23 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
     return [entry for _, entry in chosen.values()]
 
 
+def _first_columns(lines: list[tuple[int, str]], known: dict[str, Entry]) -> list[tuple[int, str]]:
+    """Lines without comments and header; of tables, such as Oxford pets' `Abyssinian_100 1 1 1`, the first column."""
+    lines = [(number, line) for number, line in lines if not line.startswith("#")]
+    cells = [re.split(r"[ \t,;]+", line) for _, line in lines]
+    if cells and re.fullmatch("images?|file|filename|name|id", cells[0][0].lower()) and not _entry(lines[0][1], known):
+        lines, cells = lines[1:], cells[1:]
+    are_numbers = all(len(row) > 1 and all(re.fullmatch(r"-?\d+", cell) for cell in row[1:]) for row in cells)
+    if (
+        cells
+        and are_numbers
+        and len({len(row) for row in cells}) == 1
+        and not any(_entry(line, known) for _, line in lines)
+    ):
+        return [(number, row[0]) for (number, _), row in zip(lines, cells, strict=True)]
+    return [(number, line.strip("\"'") if '" "' not in line else line) for number, line in lines]
+
+
 def names_in(path: Path, files: Iterable[str]) -> set[str]:
     """Which of some image files a list names; none of a list that cannot be read, which is told elsewhere.
 
@@ -71,10 +91,10 @@ def names_in(path: Path, files: Iterable[str]) -> set[str]:
       files: places in the data set's folder.
     """
     try:
-        ends = {end for _, line in read_lines(path) for end in _ends(line)}
+        ends = {end for _, line in read_lines(path) for end in _ends(nfc(line))}
     except UserError:
         return set()
-    return {file for file in files if ends & {*_ends(file)}}
+    return {file for file in files if ends & {*_ends(nfc(file))}}
 
 
 def _fault(line: str, path: Path, where: str) -> Fault | None:
@@ -95,4 +115,8 @@ def _ends(line: str) -> list[str]:
     """The ends of a path, the longest first, each without and with the ending of a picture."""
     parts = [part for part in re.split(r"[/\\]", line) if part not in ("", ".")]
     ends = ["/".join(parts[start:]) for start in range(len(parts))]
-    return [each for end in ends for each in (re.sub(r"\.(png|jpe?g)$", "", end, flags=re.IGNORECASE), end)]
+    return [
+        each
+        for end in ends
+        for each in (re.sub(r"\.(png|jpe?g|gif|webp|tiff?|bmp)$", "", end, flags=re.IGNORECASE), end)
+    ]

@@ -63,7 +63,7 @@ def read_list(path: Path, folder: Path) -> Listing:
         try:
             image, label = _cut(line, folder, where)
             places = _find(image, label, folder, where)
-            name = Path(image.replace("\\", "/")).stem
+            name = unicodedata.normalize("NFC", Path(image.replace("\\", "/")).stem)
             # Names that differ by case alone would be one file where samples are written, on many a disk.
             mine = (number, image, places[0].path)
             if (first := claimed.setdefault(name.casefold(), mine)) != mine:
@@ -109,7 +109,7 @@ def _cut(line: str, folder: Path, where: str) -> tuple[str, str]:
     if any(unicodedata.category(each) in ("Cc", "Zl", "Zp", "Cs") and each != "\t" for each in line):
         what = f"{where} has a control character ({line!r})"
         raise UserError(what, kind="control-character", file=line, fix="rename the file")
-    cuts = [(line[: space.start()], line[space.end() :]) for space in re.finditer(r"[ \t]+", line)]
+    cuts = _cuts(line)
     if len(cuts) > 1:
         cuts = [cut for cut in cuts[:_MOST_SPACES] if all(_resolve(entry, folder) for entry in cut)] or cuts
     if len(cuts) != 1:
@@ -118,6 +118,29 @@ def _cut(line: str, folder: Path, where: str) -> tuple[str, str]:
         fix = "write a pair of files a line; where names hold spaces, both must be there"
         raise UserError(what, kind="bad-list-line", file=where.split(" line ")[0], fix=fix)
     return cuts[0]
+
+
+def _cuts(line: str) -> list[tuple[str, str]]:
+    """All ways to cut a line in two: names in quotes in one way, others at each space, tab, comma or semicolon."""
+    if quoted := _QUOTED.fullmatch(line):
+        first, second = (quoted[1] or quoted[2] or quoted[3]), (quoted[4] or quoted[5] or quoted[6])
+        if first != quoted[3] or second != quoted[6]:
+            return [(first, second)]
+    if "\t" in line:
+        return [
+            (line[: tab.start()].strip(), line[tab.end() :].strip()) for tab in re.finditer(r"[ \t]*\t[ \t]*", line)
+        ]
+    marks = re.finditer(r" *[,;] *" if re.search(r"\.\w{2,4} *[,;]", line) else r" +", line)
+    return [(line[: mark.start()], line[mark.end() :]) for mark in marks]
+
+
+_QUOTED = re.compile(r"""(?:"([^"]+)"|'([^']+)'|(\S+?))\s*[,;\s]\s*(?:"([^"]+)"|'([^']+)'|(\S+))""")
+
+
+def is_pair(line: str) -> bool:
+    """Whether a line of a list looks like two names of picture files."""
+    picture = re.compile(r"""\.(png|jpe?g|gif|webp|tiff?|bmp)["']?$""", re.IGNORECASE)
+    return any(picture.search(first) and picture.search(second) for first, second in _cuts(line))
 
 
 def _find(image: str, label: str, folder: Path, where: str) -> tuple[_Place, _Place]:
@@ -156,9 +179,11 @@ def _resolve(entry: str, folder: Path) -> _Place | None:
 
 def _places(parts: list[str], folder: Path, root: str) -> Iterator[_Place]:
     for start in range(len(parts)):
-        path = folder.joinpath(*parts[start:])
-        if os.path.lexists(path):
-            yield _Place(path, root + "/".join(parts[:start]) if start else "")
+        for form in ("", "NFC", "NFD"):  # Macs store names decomposed, and lists are written otherwise
+            names = [unicodedata.normalize(form, part) if form else part for part in parts[start:]]
+            if os.path.lexists(path := folder.joinpath(*names)):
+                yield _Place(path, root + "/".join(parts[:start]) if start else "")
+                break
 
 
 def _parts(entry: str) -> list[str]:

@@ -1,0 +1,149 @@
+"""What is stored in each label file: values or colors with their pixels, before anything says what they mean."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segnet_jax.data.images.picture_header import EXPORT_IDS
+from segnet_jax.data.label_files.decode_labels import read_stored
+from segnet_jax.data.label_files.stored import Stored
+from segnet_jax.data.labels.classes import Color
+from segnet_jax.data.labels.label_colors import count_colors, pack, unpack
+from segnet_jax.data.labels.label_mapping import Kind
+from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.system import budget
+from segnet_jax.system.errors import Fault, UserError, listed, shown
+
+Label = tuple[Path, str]
+"""A label file and what messages call it."""
+
+
+@dataclass(frozen=True)
+class LabelScan:
+    """What one label file stores.
+
+    Attributes:
+      name: what messages call the file.
+      kind: of the file.
+      values: value, or palette index, or the value of equal channels -> pixels; empty for colors.
+      colors: RGB -> pixels, of RGB and palette files.
+      palette: used index -> RGB.
+      solid: values or colors that fill a block of 3x3 pixels somewhere: what anti-aliasing never does.
+      is_bimodal: whether nearly all pixels are near black or near white, as in a mask of two classes.
+      brightest: the largest brightness.
+      lossy: the file's format, where that changes values; else empty.
+    """
+
+    name: str
+    kind: Kind
+    values: Mapping[int, int] = field(default_factory=dict)
+    colors: Mapping[Color, int] = field(default_factory=dict)
+    palette: Mapping[int, Color] = field(default_factory=dict)
+    solid: frozenset = frozenset()
+    is_bimodal: bool = False
+    brightest: int = 0
+    lossy: str = ""
+
+
+def scan(labels: Sequence[Label], reading: Reading, faults: list[Fault]) -> list[LabelScan]:
+    """Read all label files.
+
+    Args:
+      labels: the files.
+      reading: the read options.
+      faults: grows by files that cannot be read.
+    """
+
+    def look(label: Label) -> LabelScan | tuple[Fault, ...]:
+        path, name = label
+        exif = "apply" if reading.exif == "by-label" else reading.exif
+        try:
+            with budget.pictures.scope():
+                return scanned(read_stored(path, name, True, True, exif), name)
+        except ValueError as error:
+            return (Fault("unknown-color", name, f"label {name} holds {error}", EXPORT_IDS),)
+        except UserError as error:
+            return error.faults
+
+    found: list[LabelScan] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for each in pool.map(look, labels):
+            faults.extend(each) if isinstance(each, tuple) else found.append(each)
+    return found
+
+
+def scanned(stored: Stored, name: str) -> LabelScan:
+    """Count what a decoded label file stores.
+
+    Raises:
+      ValueError: it holds so many colors that it is no label.
+    """
+    values, grey = stored.values(), stored.grey()
+    seen = {
+        "is_bimodal": bool(((grey < 64) | ((grey > 191) & (grey < 256))).mean() > 0.9),
+        "brightest": int(grey.max()),
+        "lossy": stored.lossy,
+    }
+    if values is None:
+        solid = () if stored.lossy else map(unpack, _solid(pack(stored.pixels)))
+        colors = {} if stored.lossy else count_colors(stored.pixels)
+        return LabelScan(name, "rgb", colors=colors, solid=frozenset(solid), **seen)
+    counts = _counts(values)
+    colors: dict[Color, int] = {}
+    palette: dict[int, Color] = {}
+    if stored.kind == "palette":
+        palette = dict(zip(counts, stored.colors_of(list(counts)), strict=True))
+        for value, pixels in counts.items():
+            colors[palette[value]] = colors.get(palette[value], 0) + pixels
+    elif max(counts) <= 255:
+        colors = {(value, value, value): pixels for value, pixels in counts.items()}
+    solid = frozenset(map(int, _solid(values)))
+    return LabelScan(name, stored.kind, counts, colors, palette, solid, **seen)
+
+
+def _counts(values: np.ndarray) -> dict[int, int]:
+    counts = np.bincount(values.ravel())
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def _solid(values: np.ndarray) -> np.ndarray:
+    """The values that fill a block of 3x3."""
+    if min(values.shape) < 3:
+        return np.unique(values)
+    rows = (values[:, :-2] == values[:, 1:-1]) & (values[:, 1:-1] == values[:, 2:])
+    middle = values[:, 1:-1]
+    columns = (middle[:-2] == middle[1:-1]) & (middle[1:-1] == middle[2:])
+    return np.unique(middle[1:-1][rows[:-2] & rows[1:-1] & rows[2:] & columns])
+
+
+# --- many files together ---
+
+
+def total(counts: Iterable[Mapping]) -> dict:
+    """Add up pixels over files."""
+    found: Counter = Counter()
+    for each in counts:
+        found.update(each)
+    return dict(found)
+
+
+def files_with(scans: Iterable[LabelScan], what: int | Color) -> list[str]:
+    """The files that hold a value or a color."""
+    return [each.name for each in scans if what in (each.colors if isinstance(what, tuple) else each.values)]
+
+
+def some(names: Sequence[str]) -> str:
+    """A number of files with the first names, for a message."""
+    few = [*names[:3], *([f"and {len(names) - 3} more"] if len(names) > 3 else [])]
+    return f"{len(names)} file{'s' * (len(names) != 1)} ({shown(', '.join(few))})"
+
+
+def in_pixels(counts: Mapping[int | Color, int]) -> str:
+    """Values or colors with their pixels, the commonest first, for a message."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return listed([f"{each} ({pixels} px)" for each, pixels in ordered])

@@ -1,0 +1,59 @@
+"""The pixels of a label file as they are stored, before anything says what they mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from segnet_jax.data.labels.classes import Color
+from segnet_jax.data.labels.label_mapping import Kind
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The pixels of a label file as they are stored.
+
+    Attributes:
+      pixels: uint8 or uint16 [H,W], values or palette indices; or uint8 [H,W,3].
+      kind: what the file stores.
+      palette: uint8 [N,3], of palette files.
+      lossy: the file's format, where that changes values; else empty.
+    """
+
+    pixels: np.ndarray
+    kind: Kind
+    palette: np.ndarray | None = None
+    lossy: str = ""
+
+    def colors(self) -> np.ndarray:
+        """RGB of each pixel, uint8 [H,W,3]; of grey files the value three times.
+
+        An index beyond the palette is black, as decoders show it.
+        """
+        if self.pixels.ndim == 3:
+            return self.pixels
+        if self.palette is None:
+            clipped = np.minimum(self.pixels, 255).astype(np.uint8)
+            return np.repeat(clipped[..., None], 3, axis=-1)
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self.palette)] = self.palette[:256]
+        return table[self.pixels]
+
+    def colors_of(self, indices: Sequence[int]) -> list[Color]:
+        """The RGB of palette indices; black for those beyond the palette."""
+        table = self.palette.tolist()
+        return [tuple(table[index]) if index < len(table) else (0, 0, 0) for index in indices]
+
+    def values(self) -> np.ndarray | None:
+        """Values or indices [H,W]; of RGB files the channels where all three are equal, else None."""
+        if self.pixels.ndim == 2:
+            return self.pixels
+        red, green, blue = (self.pixels[..., channel] for channel in range(3))
+        return red if (red == green).all() and (green == blue).all() else None
+
+    def grey(self) -> np.ndarray:
+        """Brightness [H,W], for a threshold: ITU-R 601 luma of colors and palettes, and the values of grey files."""
+        if self.kind == "grey":
+            return self.pixels
+        return np.asarray(Image.fromarray(self.colors()).convert("L"))

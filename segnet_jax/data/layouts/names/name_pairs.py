@@ -1,0 +1,116 @@
+"""Which names of labels belong to which names of images: a, a_L, a_mask, or whatever a folder has."""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp")
+"""Endings of files that are read."""
+
+LABEL_ENDINGS = ("", "_L", "_P")
+"""Behind an image's name, in the name of its label; others are found from the folder."""
+
+VISUAL = frozenset(
+    "rgb color colors colour colours colormap colormaps human visualization visualisation viz vis".split()
+)
+"""Words in names of pictures that show labels to people."""
+
+_MOST_AFFIX = 40  # letters of what is found before or behind an image's name
+
+
+def nfc(text: str) -> str:
+    """A name in Unicode's composed form: Macs store decomposed ones."""
+    return unicodedata.normalize("NFC", text)
+
+
+def pair_names(images: Sequence[str], labels: Sequence[str], suffix: str = "") -> dict[str, list[str]]:
+    """Find which labels belong to each image, by their names without ending.
+
+    The known endings are tried first, then what stands before or behind the images' names in most labels, then names
+    of which both lose what all of them have in common (a_sat and a_mask), then names that differ by case.
+
+    Args:
+      images: their names.
+      labels: likewise.
+      suffix: what follows the image's name in the label's, if that is known.
+
+    Returns:
+      image -> labels; none for images that have no label.
+    """
+    if suffix:
+        suffix = re.sub(r"\.[A-Za-z]{3,4}$", "", nfc(suffix)) if suffix.lower().endswith(PICTURES) else nfc(suffix)
+        return _by_keys(images, labels, str, lambda label: label.removesuffix(suffix) if label.endswith(suffix) else "")
+    known = {}
+    held = set(labels)
+    for image in images:
+        if mine := [image + ending for ending in LABEL_ENDINGS if image + ending in held]:
+            known[image] = mine
+    if 2 * len(known) >= len(images):
+        return known
+    found = [known, *(_by_keys(images, labels, *keys) for keys in _transforms(images, labels))]
+    best = max(found, key=lambda each: (_num_clear(each), len(each)))
+    return best if 2 * len(best) >= len(images) else known
+
+
+def _num_clear(found: Mapping[str, Sequence[str]]) -> int:
+    return sum(len(mine) == 1 for mine in found.values())
+
+
+Key = Callable[[str], str]
+
+
+def _by_keys(images: Iterable[str], labels: Iterable[str], of_image: Key, of_label: Key) -> dict[str, list[str]]:
+    by_key: dict[str, list[str]] = {}
+    for label in labels:
+        if key := of_label(label):
+            by_key.setdefault(key, []).append(label)
+    return {image: mine for image in images if (mine := by_key.get(of_image(image), []))}
+
+
+def _transforms(images: Sequence[str], labels: Sequence[str]) -> list[tuple[Key, Key]]:
+    """Ways to bring the names of images and labels together."""
+    known = set(images)
+    behind: Counter[str] = Counter()
+    before: Counter[str] = Counter()
+    for label in labels:
+        for cut in range(1, len(label)):
+            if label[:cut] in known and len(label) - cut <= _MOST_AFFIX:
+                behind[label[cut:]] += 1
+            if label[cut:] in known and cut <= _MOST_AFFIX:
+                before[label[:cut]] += 1
+    most = behind.most_common(8)
+    plain = [each for each in most if not VISUAL & set(words(each[0]))] or most  # a_labelIds rather than a_color
+    ways: list[tuple[Key, Key]] = []
+    if plain:
+        both = [end for end, count in plain if count == plain[0][1]]
+        ways.append((str, lambda label: next((label.removesuffix(end) for end in both if label.endswith(end)), "")))
+    if before:
+        start = before.most_common(1)[0][0]
+        ways.append((str, lambda label: label.removeprefix(start) if label.startswith(start) else ""))
+    heads, tails = ((_head(each), _tail(each)) for each in (images, labels))
+    if any((*heads, *tails)):
+        ways.append((_stripped(*heads), _stripped(*tails)))
+        ways.append((_stripped("", heads[1]), _stripped("", tails[1])))
+        ways.append((_stripped(heads[0], ""), _stripped(tails[0], "")))
+    return [*ways, (str.casefold, str.casefold)]
+
+
+def _stripped(head: str, tail: str) -> Key:
+    return lambda name: name.removeprefix(head).removesuffix(tail)
+
+
+def _head(names: Sequence[str]) -> str:
+    """What all names begin with, without the digits at its end, which belong to what tells them apart."""
+    return os.path.commonprefix(list(names)).rstrip("0123456789") if len(names) > 1 else ""
+
+
+def _tail(names: Sequence[str]) -> str:
+    return os.path.commonprefix([name[::-1] for name in names])[::-1].lstrip("0123456789") if len(names) > 1 else ""
+
+
+def words(name: str) -> list[str]:
+    """The words of a name, lower case: SegmentationClass, val2017 and test_images each have two."""
+    parts = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\x00-\x7f]+", name)
+    return [part.lower() for part in parts]

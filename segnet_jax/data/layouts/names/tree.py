@@ -1,0 +1,106 @@
+"""What the folders of a dataset hold, by their names: images or labels, and of which split."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from segnet_jax.data.layouts.names.name_pairs import VISUAL, nfc, words
+
+IMAGE_WORDS = frozenset(
+    "image images img imgs photo photos picture pictures frame frames jpegimages input inputs sat raw original "
+    "originals photographs".split()
+)
+LABEL_WORDS = frozenset(
+    "label labels labelled labeled mask masks annotation annotations annot annots anno annos gt groundtruth truth seg "
+    "segs segm segmentation segmentations segmentationclass semantic trimap trimaps target targets lbl lbls matte "
+    "mattes segmap segmaps pixelmaps stuffthingmaps gtfine labelids labeltrainids maskes segmasks".split()
+)
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trainval", "trainset", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "valset", "dev", "eval"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "tst", "holdout"), "test"),
+}
+"""Word -> the split that it names."""
+
+_OTHER = frozenset(
+    "instance instances panoptic overlay overlays preview previews npy depth polygons instancelabels".split()
+)
+_NEUTRAL = frozenset(
+    "set data dataset datasets split splits prepped machine class png pngs jpg jpegs jpeg bit sem ground full fine "
+    "trainvaltest resized files file folder dir k v object files new left img8bit".split()
+)
+_GLUED = re.compile(r"(train|training|val|valid|validation|test|testing)(annots?|labels?|masks?|images?|imgs?|gt|set)")
+
+Role = Literal["images", "labels", "colored labels", "other", ""]
+
+
+class Place(NamedTuple):
+    """What a folder of pictures holds.
+
+    Attributes:
+      role: "colored labels" are pictures of labels for people; "" where the names do not say.
+      split: "train", "val" or "test"; empty where the names do not say.
+      key: the rest of the path, which images and their labels have in common.
+    """
+
+    role: Role
+    split: str
+    key: tuple[str, ...]
+
+
+def place_of(parts: Sequence[str]) -> Place:
+    """Say what a folder holds by the parts of its path below the dataset's folder."""
+    split, key, found = "", [], set()
+    for part in parts:
+        tokens = [token for word in words(nfc(part)) for token in _unglued(word)]
+        known = [token for token in tokens if token in SPLIT_WORDS]
+        roles = {token for token in tokens if token in IMAGE_WORDS | LABEL_WORDS | _OTHER | VISUAL}
+        if re.fullmatch(r"v?\d+(\.\d+)+", part):  # a version, such as Mapillary's v1.2
+            continue
+        if known:
+            split = SPLIT_WORDS[known[-1]]
+        if not known and not roles:
+            key.append(nfc(part))
+            continue
+        found |= roles
+        rest = [token for token in tokens if token not in SPLIT_WORDS and token not in roles | VISUAL | _NEUTRAL]
+        rest = [token for token in rest if not token.isdecimal()]
+        if rest:
+            key.append("-".join(rest))
+    return Place(_role(found), split, tuple(key))
+
+
+def _unglued(word: str) -> list[str]:
+    """Split words such as trainannot, unless they are known as they are."""
+    glued = _GLUED.fullmatch(word)
+    return [*glued.groups()] if glued and word not in SPLIT_WORDS else [word]
+
+
+def _role(found: set[str]) -> Role:
+    if found & _OTHER:
+        return "other"
+    if found & LABEL_WORDS:
+        return "colored labels" if found & VISUAL else "labels"
+    if found & IMAGE_WORDS or found & {"rgb", "color", "colour"}:
+        return "images"
+    return "other" if found else ""
+
+
+def is_label_name(stem: str) -> bool:
+    """Whether a file beside its image is its label, by the last or the first word of its name."""
+    found = words(stem)
+    return len(found) > 1 and (found[-1] in LABEL_WORDS or found[0] in LABEL_WORDS)
+
+
+def is_test_name(parts: Sequence[str]) -> bool:
+    """Whether a path lies in a folder of test images."""
+    return place_of(parts).split == "test"
+
+
+def folders_with_pictures(root: Path, pictures: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
+    """Parts of a folder below the root -> the pictures that lie directly in it."""
+    found: dict[tuple[str, ...], list[Path]] = {}
+    for path in pictures:
+        found.setdefault(path.relative_to(root).parts[:-1], []).append(path)
+    return found
