@@ -350,6 +350,32 @@ def pickle_seeds():
     return found
 
 
+def other_picture_seeds():
+    """Small GIF, WebP, TIFF and BMP files."""
+    random = np.random.default_rng(0)
+    grey, rgb = random.integers(0, 11, (6, 8), np.uint8), random.integers(0, 256, (6, 8, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    pictures = [
+        (Image.fromarray(grey), "GIF", {}),
+        (Image.fromarray(grey), "GIF", {"save_all": True, "append_images": [Image.fromarray(grey[::-1])]}),
+        (Image.fromarray(rgb), "WEBP", {"lossless": True, "exif": exif}),
+        (Image.fromarray(rgb), "WEBP", {}),
+        (Image.fromarray(rgb), "TIFF", {}),
+        (Image.fromarray(grey), "TIFF", {"compression": "tiff_deflate"}),
+        (Image.fromarray(grey.astype(np.uint16)), "TIFF", {"compression": "tiff_lzw"}),
+        (Image.fromarray(rgb), "TIFF", {"compression": "jpeg"}),
+        (Image.fromarray(grey > 5), "TIFF", {"compression": "group4"}),
+        (Image.fromarray(rgb), "BMP", {}),
+        (Image.fromarray(grey), "BMP", {}),
+    ]
+    found = []
+    for image, kind, options in pictures:
+        image.save(file := io.BytesIO(), kind, **options)
+        found.append(file.getvalue())
+    return found
+
+
 def picture_seeds():
     """Small PNG and JPEG files of every kind that is read, and some that are not."""
     random = np.random.default_rng(0)

@@ -233,6 +233,23 @@ def _run_seeds():
     return [config + b"\0changes\0" + changes for config in _config_seeds()]
 
 
+def _stored_labels(folder):
+    from segnet_jax.runs.run_folder import LABELS_FILE, labels_of
+
+    def read(data):
+        (folder / LABELS_FILE).write_bytes(data)
+        labels_of(folder)
+
+    return read
+
+
+def _stored_labels_seeds():
+    from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelRule, StoredLabels
+
+    rule = LabelRule(11, TUTORIAL.ids, (((1, 2, 3), 0), ((0, 0, 0), 255)), ((255, 1),), 1, "ignore", 0, ("palette",))
+    return [json.dumps(StoredLabels(TUTORIAL.classes, rule).as_json()).encode()]
+
+
 def _counts(folder):
     from segnet_jax.data.camvid.prepared import full_size_counts
 
@@ -282,6 +299,11 @@ _TABLES = {
     "labelmap.txt": b"# label:color_rgb:parts:actions\na:1,2,3::\nvoid:0,0,0:x:y\n",
     "label_colors.txt": b"64 128 64\tAnimal\r\n192 0 128\tArch way\n",
     "codes.txt": b"Animal\nVoid\nbig car\n",
+    "class_dict.csv": b"name,r,g,b\nAnimal,64,128,64\nVoid,0,0,0\n",
+    "classes.txt": b"0: Animal\n1: big car\n",
+    "obj_class_to_machine_color.json": b'{"Animal": [1, 1, 1], "car": [2, 2, 2]}',
+    "meta.json": b'{"classes": [{"title": "Animal", "shape": "bitmap", "color": "#FF0000"}]}',
+    "config.json": b'{"labels": [{"name": "a--b", "readable": "B", "evaluate": true, "color": [1, 2, 3]}]}',
 }
 
 
@@ -301,6 +323,8 @@ READERS = {
     ),
     "hdf5": Reader(lambda: inputs.weight_seeds()["h5"], inputs.raw, _hdf5, ValueError, **OWN_PROCESS),
     "image": Reader(inputs.picture_seeds, inputs.png, _image, megabytes=PICTURE),
+    "other-image": Reader(inputs.other_picture_seeds, inputs.raw, _image, megabytes=PICTURE),
+    "other-label": Reader(inputs.other_picture_seeds, inputs.raw, _label, megabytes=PICTURE),
     "label": Reader(inputs.picture_seeds, inputs.png, _label, megabytes=PICTURE),
     "color-label": Reader(inputs.picture_seeds, inputs.png, _color_label, megabytes=PICTURE),
     "list": Reader(lambda: [b"0.png 0_L.png\n/a/1.png /a/1_L.png\r\n2.png\t2_L.png"], inputs.text, _list),
@@ -309,6 +333,7 @@ READERS = {
     "archive": Reader(_archive_seeds, inputs.zipped_pictures, _archive, megabytes=PICTURE),
     "config": Reader(_config_seeds, inputs.text, _config),
     "metrics": Reader(lambda: [_METRICS], inputs.text, _metrics),
+    "stored-labels": Reader(_stored_labels_seeds, inputs.text, _stored_labels),
     "run": Reader(_run_seeds, inputs.text, _run),
     "counts": Reader(
         lambda: [b'{"frames": {"0001TP_006690": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}}'], inputs.text, _counts

@@ -441,7 +441,7 @@ def pixels(width, height, channels=1):
 
 
 SMALL_PNG = png(header(8, 6, 2), pixels(8, 6, 3))
-SMALL_LABEL = png(header(8, 6), pixels(8, 6))
+SMALL_LABEL = png(header(8, 6), chunk(b"IDAT", zlib.compress((b"\0" + b"\0\1" * 4) * 6)), chunk(b"IEND", b""))
 
 
 @hostile("picture")

@@ -121,7 +121,7 @@ FOUND = {
     "transparent palette": (
         "image",
         lambda: hostile_files.png(
-            hostile_files.header(8, 6, 3), PALETTE, hostile_files.chunk(b"tRNS", b"\0\xff"), hostile_files.pixels(8, 6)
+            hostile_files.header(8, 6, 3), PALETTE, hostile_files.chunk(b"tRNS", b"\xff\0"), hostile_files.pixels(8, 6)
         ),
         "accepted",
     ),

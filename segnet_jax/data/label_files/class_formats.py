@@ -11,6 +11,7 @@ from segnet_jax.data.labels.classes import Color
 from segnet_jax.system import bounded_toml
 
 _MOST_LETTERS = 100  # of a class's name
+_MOST_LINE = 400  # letters of a line with a name, an id and a color
 _IGNORE = "__ignore__"  # labelme's name for what has the id -1, which PNGs store as 255
 
 
@@ -61,17 +62,21 @@ def names(text: str) -> Parsed:
     if lines and lines[0][1] == _IGNORE:  # labelme's labels.txt: what follows is counted from 0
         rows = [Row(_name(line), (place,), ()) for place, (_, line) in enumerate(lines[1:])]
         return Parsed(rows, (255,))
-    number = r"(\d{1,5})"
-    color = r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})"
+    for place, line in lines:
+        if len(line) > _MOST_LINE:
+            raise BadTable(f"has {len(line)} letters in line {place}, more than a class: {line[:40]!r}")
+    # Separators are matched possessively, so that no line takes time that grows faster than its square.
+    number, between = r"(\d{1,5})", r"[\s,;:]++"
+    color = r"(\d{1,3})[\s,;]++(\d{1,3})[\s,;]++(\d{1,3})"
     for pattern, order in (
-        (rf"{color}[\s,;:]+(.*\D.*)", "cn"),
-        (rf"{number}[\s,;:]+(.*?\D.*?)[\s,;:]+{color}", "inc"),
-        (rf"(.*?\D.*?)[\s,;:]+[\[(]?{color}[\])]?", "nc"),
-        (rf"{number}\s*[:,;=\t]\s*(.*\D.*)|{number}\s+(.*\D.*)", "in"),
+        (rf"{color}{between}(?P<name>.+)", "cn"),
+        (rf"{number}{between}(?P<name>.+?){between}{color}", "inc"),
+        (rf"(?P<name>.+?){between}[\[(]?{color}[\])]?", "nc"),
+        (rf"{number}[\s:,;=]++(?P<name>.+)", "in"),
     ):
         found = [re.fullmatch(pattern, line) for _, line in lines]
-        if lines and all(found):
-            return _of_matches([tuple(each for each in match.groups() if each is not None) for match in found], order)
+        if lines and all(match and not match["name"].strip().isdecimal() for match in found):
+            return _of_matches([match.groups() for match in found], order)
     return Parsed([Row(_name(line), (place,), ()) for place, (_, line) in enumerate(lines)])
 
 

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from segnet_jax.data.images.picture_header import check_inside
@@ -12,6 +12,7 @@ from segnet_jax.system.errors import Fault, UserError, shown
 
 _KNOWN = ("image-without-label", "two-labels", "points-outside", "same-name")
 """Kinds of faults for which an image has been left out already."""
+_MOST_PARTS = 64  # of a path, counted from its end
 
 
 def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: list[Fault]) -> list[Entry]:
@@ -90,11 +91,15 @@ def names_in(path: Path, files: Iterable[str]) -> set[str]:
       path: of the list.
       files: places in the data set's folder.
     """
+    by_end: dict[str, set[str]] = {}
+    for file in files:
+        for end in _ends(nfc(file)):
+            by_end.setdefault(end, set()).add(file)
     try:
-        ends = {end for _, line in read_lines(path) for end in _ends(nfc(line))}
+        lines = read_lines(path)
     except UserError:
         return set()
-    return {file for file in files if ends & {*_ends(nfc(file))}}
+    return {file for _, line in lines for end in _ends(nfc(line)) for file in by_end.get(end, ())}
 
 
 def _fault(line: str, path: Path, where: str) -> Fault | None:
@@ -111,12 +116,10 @@ def _entry(line: str, known: dict[str, Entry]) -> Entry | None:
     return next((known[end] for end in _ends(line) if end in known), None)
 
 
-def _ends(line: str) -> list[str]:
-    """The ends of a path, the longest first, each without and with the ending of a picture."""
-    parts = [part for part in re.split(r"[/\\]", line) if part not in ("", ".")]
-    ends = ["/".join(parts[start:]) for start in range(len(parts))]
-    return [
-        each
-        for end in ends
-        for each in (re.sub(r"\.(png|jpe?g|gif|webp|tiff?|bmp)$", "", end, flags=re.IGNORECASE), end)
-    ]
+def _ends(line: str) -> Iterator[str]:
+    """Yield the ends of a path, the longest first, each without and with the ending of a picture."""
+    parts = [part for part in re.split(r"[/\\]", line) if part not in ("", ".")][-_MOST_PARTS:]
+    for start in range(len(parts)):
+        end = "/".join(parts[start:])
+        yield re.sub(r"\.(png|jpe?g|gif|webp|tiff?|bmp)$", "", end, flags=re.IGNORECASE)
+        yield end

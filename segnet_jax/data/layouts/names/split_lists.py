@@ -97,15 +97,16 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
         what = f"{path.name} is not a text in UTF-8"
         raise UserError(what, kind="not-a-text", file=path.name, fix="save it as UTF-8") from None
     # Not splitlines, which would cut a name at line ends that no list means, such as U+2028.
-    lines = (line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text))
+    lines = [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text)]
+    for number, line in enumerate(lines, start=1):
+        if len(line) > _MOST_LETTERS:
+            what = f"{path.name} line {number} has {len(line)} letters, more than two names of files: {line[:40]!r}"
+            raise UserError(what, kind="bad-list-line", file=path.name, fix="write a pair of files a line")
     return [(number, line) for number, line in enumerate(lines, start=1) if line]
 
 
 def _cut(line: str, folder: Path, where: str) -> tuple[str, str]:
     """A line's two entries; names may hold spaces where one cut alone gives two files that are there."""
-    if len(line) > _MOST_LETTERS:
-        what = f"{where} has {len(line)} letters, more than two names of files: {line[:40]!r}"
-        raise UserError(what, kind="bad-list-line", file=where.split(" line ")[0], fix="write a pair of files a line")
     if any(unicodedata.category(each) in ("Cc", "Zl", "Zp", "Cs") and each != "\t" for each in line):
         what = f"{where} has a control character ({line!r})"
         raise UserError(what, kind="control-character", file=line, fix="rename the file")
