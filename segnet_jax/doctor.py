@@ -179,7 +179,7 @@ def _draw(dataset: Dataset, suggestion: Suggestion, path: str) -> None:
     fitted = [fit_record(*record, suggestion.image_size, suggestion.fit) for record in samples]
     images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
     title = f"{len(chosen)} of {len(places)} images with their labels"
-    batch_picture(images, labels, dataset.classes, path, title, most=_MOST_PICTURES)
+    batch_picture(images, labels, dataset.classes, path, title, max_images=_MOST_PICTURES)
 
 
 def _write_classes(options: Options, config: Config) -> int:

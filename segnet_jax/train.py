@@ -116,14 +116,14 @@ def _write_result(
     """
     config, setting, outcome = start.config, start.setting, start.outcome
     recomputes = config.batch_norm == "recompute"
-    with stop.at_once(), run_logger.aside("recomputing BatchNorm" if recomputes else "choosing the checkpoint"):
+    with stop.at_once(), run_logger.phase("recomputing BatchNorm" if recomputes else "choosing the checkpoint"):
         variables = finish(start, training.state, training.step)
     scored = None, None
     if variables is None:
         rule = " and is of the running statistics" if recomputes else ""
         run_logger.say(f"warning: the best checkpoint is not whole any more: the result has no boundary F1{rule}")
     else:
-        with run_logger.aside("scoring boundaries"):
+        with run_logger.phase("scoring boundaries"):
             evaluate = partial(steps.evaluate, variables, should_stop)
             scored = evaluate_boundaries(evaluate, start.material.eval_samples, len(setting.dataset.classes))
     if scored is None:

@@ -112,7 +112,7 @@ class Training:
         finite = measures.pop("finite")
         good = len(steps) if finite.all() else int(np.argmin(finite))
         if good:
-            self._run_logger.steps(steps[:good], {name: values[:good] for name, values in measures.items()})
+            self._run_logger.log_steps(steps[:good], {name: values[:good] for name, values in measures.items()})
         if good < len(steps):
             self.step, self.state = (
                 steps[good],
@@ -125,7 +125,7 @@ class Training:
     def _score(self) -> None:
         """Evaluates, draws, and saves where it is the best."""
         setting, meta, samples = self._start.setting, self._start.meta, self._start.material.eval_samples
-        with self._run_logger.aside("evaluating"):
+        with self._run_logger.phase("evaluating"):
             found = self._steps.evaluate(self.state.variables, self._should_stop)
         if found is None:  # stopped: it is done first when the run goes on
             return
@@ -137,7 +137,9 @@ class Training:
         accuracies = {names[i]: accuracy for i, accuracy in found.accuracies.items()}
         images = Images(names, found.confusions) if found.confusions is not None else None
         best = meta["best"] and meta["best"]["step"]
-        self._run_logger.evaluated(self.step, found.confusion, found.loss, pictures, worst, accuracies, images, best)
+        self._run_logger.log_evaluation(
+            self.step, found.confusion, found.loss, pictures, worst, accuracies, images, best
+        )
         meta["last"] = {"step": self.step, "confusion": found.confusion.tolist()}
         best_metric = self._start.config.best_metric
         if meta["best"] is None or selection_score(meta["last"], best_metric) > selection_score(

@@ -13,8 +13,8 @@ from segnet_jax.config.fields import Config, differences
 from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.data.dataset import Dataset
 from segnet_jax.reporting.environment import environment
+from segnet_jax.reporting.evaluations import DATASET_FILE
 from segnet_jax.reporting.evaluations import FOLDER as EVALUATIONS
-from segnet_jax.reporting.evaluations import RECORDS_FILE
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.files import atomic_write_json, atomic_write_text
@@ -120,7 +120,7 @@ def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
 def num_training_images(folder: str | pathlib.Path) -> int | None:
     """How many images a run trains on, as it notes at its first evaluation; None where it has not."""
     try:
-        number = json.loads((pathlib.Path(folder) / EVALUATIONS / RECORDS_FILE).read_bytes())["num_images"]["train"]
+        number = json.loads((pathlib.Path(folder) / EVALUATIONS / DATASET_FILE).read_bytes())["num_images"]["train"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return number if type(number) is int and number > 0 else None
