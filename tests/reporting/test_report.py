@@ -325,7 +325,7 @@ def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, ca
     read = Reader(out.read_text())
     rows = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in read.rows}
     assert read.faults == [] and rows["learning_rate"] == ["0.001", "0.5"] and len(read.all("script")) == 1
-    assert rows["=1+1"] == ["-", "0.0 %"]  # transposed it has one pixel, never found
+    assert rows["=1+1"] == ["-", "0.0 %"]  # the transpose has one pixel of it, predicted as another class
     assert "The val images or labels differ" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "both.json").read_text())["runs"]) == 2
     assert ">best<" not in out.read_text()  # not of scores that are not comparable

@@ -58,11 +58,14 @@ def split_notes(run: RunSummary) -> list[str]:
     if not run.val and not run.result:
         return []
     if _uses_last_checkpoint(run):
-        notes = ["The scores are those of the last step; these images selected nothing."]
+        notes = ["The scores are those of the last step; no checkpoint was selected on these images."]
     else:
         notes = ["The checkpoint was selected on the same images that it is scored on, so its scores are optimistic."]
     if dataset == "synthetic" or run.config is not None and run.config.data == "synthetic":
-        return [*notes, "These are rendered scenes: the scores show that the network learns, not how it does on roads."]
+        return [
+            *notes,
+            "These are rendered scenes: the scores show that the network learns, not how well it works on real roads.",
+        ]
     if dataset == "camvid-tutorial" and split == "val":
         notes.append(
             "CamVid's validation images are one clip of 6.7 seconds, cut from a training drive. For the same network, "
@@ -144,8 +147,8 @@ def facts(run: RunSummary) -> dict[str, dict[str, str]]:
             "Time": duration(seconds) if seconds else "",
             "Steps": f"{run.last_step:,}" + (f" of {total:,}" if total else ""),
             "Learning rate": f"{learning_rate:.3g}" if learning_rate is not None else "",
-            "Peak device memory": f"{_bytes(memory['device'])}" if memory.get("device") else "",
-            "Peak process memory": f"{_bytes(memory['host'])}" if memory.get("host") else "",
+            "Peak device memory": _bytes(memory["device"]) if memory.get("device") else "",
+            "Peak process memory": _bytes(memory["host"]) if memory.get("host") else "",
         },
         "Config": {
             "Protocol": protocol(run),
