@@ -150,7 +150,7 @@ def test_an_overlay_of_a_wide_picture_is_mixed_in_parts():
     whole = overlay.overlay(image, ids, classes)
     overlay_strip, overlay._STRIP = overlay._STRIP, 50_000
     try:
-        assert (overlay.laid_over(image, ids, classes) == whole).all()
+        assert (overlay.overlay_by_strips(image, ids, classes) == whole).all()
     finally:
         overlay._STRIP = overlay_strip
 
