@@ -52,8 +52,7 @@ class Trainer:
     logger: RunLogger
 
     def __init__(self, config: Config):
-        self.config = config
-        self.stop = Stop()
+        self.config, self.stop = config, Stop()
 
     def run(self) -> None:
         """Train, or resume, and write the result; each part below is one line here.

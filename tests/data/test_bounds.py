@@ -21,7 +21,7 @@ from segnet_jax.data.images.fit import fit_record
 from segnet_jax.data.images.picture_header import claimed_pixels, inspect
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.inference import labelling, predictor
+from segnet_jax.inference import class_maps, labelling, predictor
 from segnet_jax.inference.predictor import Predictor, Prepared, Sizing
 from segnet_jax.inference.sources import Source
 from segnet_jax.reporting import overlay
@@ -182,7 +182,7 @@ def labelled(tmp_path, monkeypatch, sizes, most=labelling._MOST_PIXELS):
         sources.append(Source(path, "image", str(number)))
     monkeypatch.setattr(labelling, "_MOST_PIXELS", most)
     recorded = Recorded()
-    outputs = SimpleNamespace(image=lambda source, image, prediction: source)
+    outputs = SimpleNamespace(image=lambda source, image, prediction: source, read=lambda source: {})
     done = [source for source, _ in labelling._label_images(sources, recorded, outputs, Stop())]
     assert sorted(done, key=lambda source: source.name) == sorted(sources, key=lambda source: source.name)
     return recorded.batches
@@ -212,7 +212,7 @@ def test_pictures_looked_at_one_by_one_are_found_alike(tmp_path, monkeypatch):
 
     together = found()
     monkeypatch.setattr(predictor, "_MOST_AT_ONCE", 0)
-    monkeypatch.setattr(predictor, "_STRIP_PIXELS", 256)
+    monkeypatch.setattr(class_maps, "_STRIP_PIXELS", 256)
     for one, other in zip(together, found(), strict=True):
         assert (one.class_ids == other.class_ids).all() and (one.confidence == other.confidence).all()
 
