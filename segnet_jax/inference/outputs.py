@@ -226,7 +226,7 @@ class Outputs:
 
     def count(self, prediction: Prediction) -> np.ndarray:
         """The pixels of each class, int64 [C]."""
-        return np.bincount(prediction.class_ids.ravel(), minlength=len(self.classes))
+        return budget.count_values(prediction.class_ids, len(self.classes))
 
     def row(
         self, source: Source, size: tuple[int, int], endings: Sequence[str], counts: np.ndarray, confidence: float

@@ -84,11 +84,19 @@ def count_by_products(label: jax.Array, prediction: jax.Array, num_classes: int)
     return total
 
 
+_PART = 2**20  # pixels
+
+
 def count_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
     """What `confusion_matrix` counts, on the host; int64 [C,C]."""
-    known = label != VOID
-    cell = label[known].astype(np.int64) * num_classes + prediction[known]
-    return np.bincount(cell, minlength=num_classes * num_classes).reshape(num_classes, num_classes)
+    counts = np.zeros(num_classes * num_classes, np.int64)
+    labels, predictions = label.reshape(-1), prediction.reshape(-1)
+    for start in range(0, labels.size, _PART):  # a cell takes eight bytes, and photographs have fifty million
+        part = slice(start, start + _PART)
+        known = labels[part] != VOID
+        cell = labels[part][known].astype(np.int64) * num_classes + predictions[part][known]
+        counts += np.bincount(cell, minlength=num_classes * num_classes)
+    return counts.reshape(num_classes, num_classes)
 
 
 @dataclass(frozen=True)
