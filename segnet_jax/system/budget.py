@@ -64,7 +64,7 @@ class Budget:
 
 
 def _give_back() -> None:
-    """Return freed memory to the system: C's library keeps some of what each thread has freed, hundreds of megabytes."""
+    """Return freed memory to the system: the C library keeps hundreds of megabytes that threads have freed."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -10,7 +10,7 @@ import segnet_jax
 ROOT = pathlib.Path(segnet_jax.__file__).parent
 IMPORTS = {  # where a name that is no constant is imported, and where that name comes from
     "__main__.py": "the command line's first word, one of COMMANDS",
-    "completion.py": "the same, of all COMMANDS",
+    "config/completion.py": "the same, of all COMMANDS",
     "exporting/formats.py": "the names of libraries in this file",
     "training/devices.py": "JAX's plugins, named in this file",
 }

@@ -15,7 +15,6 @@ import pytest
 from broken_runs import HERE
 from made_runs import make_run
 from PIL import Image
-from segnet_jax.runs.loop import Training
 
 from segnet_jax.config.files import read_run
 from segnet_jax.data.images.decode import read_image
@@ -25,6 +24,7 @@ from segnet_jax.export import _telling_of_the_disk
 from segnet_jax.inference.sources import find_sources, name_outputs
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.tables import print_sequences
+from segnet_jax.runs.session import is_better
 from segnet_jax.system import console, limits
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import bar
@@ -209,7 +209,7 @@ def test_slurms_warning_stops_a_training_as_sigterm_does():
 
 
 @pytest.mark.parametrize(
-    "best, loss, step, is_better",
+    "best, loss, step, expected",
     [
         (None, math.nan, 1, False),
         (None, math.nan, 9, True),  # the last: there is no other
@@ -220,15 +220,13 @@ def test_slurms_warning_stops_a_training_as_sigterm_does():
         (0.9, 1.0, 1, False),
     ],
 )
-def test_a_loss_that_is_not_finite_makes_no_best(best, loss, step, is_better):
+def test_a_loss_that_is_not_finite_makes_no_best(best, loss, step, expected):
     def scored(miou):
         return {"step": 1, "confusion": [[round(100 * miou), 100 - round(100 * miou)], [0, 100]]}
 
-    training = object.__new__(Training)
     meta = {"last": scored(0.5), "best": None if best is None else scored(best)}
-    config, setting = SimpleNamespace(best_metric="global_accuracy"), SimpleNamespace(total_steps=9)
-    training._start, training.step = SimpleNamespace(meta=meta, config=config, setting=setting), step
-    assert training._is_better(loss) == is_better
+    setup = SimpleNamespace(config=SimpleNamespace(best_metric="global_accuracy"), total_steps=9)
+    assert is_better(setup, meta, loss, step) == expected
 
 
 PALETTE = [0, 0, 0, 255, 0, 0, 0, 255, 0]

@@ -19,7 +19,7 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.picture_header import largest_image
 from segnet_jax.runs.dataset import open_data
-from segnet_jax.runs.setup import settle
+from segnet_jax.runs.setup import resolve
 from segnet_jax.system.errors import UserError
 
 TRUE = {"ground": "ground", "red": "disc", "blue": "box"}
@@ -248,7 +248,7 @@ def test_nothing_is_trained_on_until_a_reading_is_chosen_and_what_it_leaves_is_c
     assert error.value.kind == "mostly-void"
     config = doctor._config_of(options)
     with pytest.raises(UserError, match="mostly-void"):
-        settle(config, print)
+        resolve(config, print)
     words = [str(tmp_path), "--labels-start-at", "1", "--mostly-void"]
     assert doctor.doctor(parse_flags(doctor.Options, words, prog="p", description="")) == 0
     assert "--labels-start-at 1 --mostly-void" in capsys.readouterr().out.splitlines()[-1]

@@ -115,6 +115,6 @@ def test_a_run_stores_the_rule_and_a_damaged_one_is_told(tmp_path):
             run_folder.labels_of(tmp_path)
     (tmp_path / "labels.json").unlink()
     (tmp_path / "labels.json").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="labels.json is damaged"):
+    with pytest.raises(UserError, match="labels.json is a link"):
         run_folder.labels_of(tmp_path)
     assert dataclasses.is_dataclass(stored)

@@ -21,7 +21,7 @@ from segnet_jax.system.errors import UserError
 
 
 def fails_with(number):
-    def fail(*args):
+    def fail(*args, **settings):
         raise OSError(number, os.strerror(number))
 
     return fail
