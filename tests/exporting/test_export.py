@@ -99,6 +99,13 @@ def test_an_earlier_export_is_not_overwritten_unless_that_is_said(run, tmp_path,
         f"error: {out} holds network.safetensors already: add --overwrite, or name another folder by --out",
     )
     assert (out / "network.safetensors").read_text() == "mine" and len(list(out.iterdir())) == 1
+    with pytest.raises(UserError, match="network.safetensors, which is not what was exported there"):
+        export(run, "--format", "safetensors", "--out", out, "--overwrite")
+    assert (out / "network.safetensors").read_text() == "mine"
+    (out / "network.safetensors").unlink()
+    assert export(run, "--format", "safetensors", "--out", out) == 0
+    with pytest.raises(UserError, match="holds network.safetensors already: add --overwrite"):
+        export(run, "--format", "safetensors", "--out", out)
     assert export(run, "--format", "safetensors", "--out", out, "--overwrite") == 0
     assert export(run, "--format", "stablehlo", "--out", out) == 0  # beside what is there
     assert set(json.loads((out / "export.json").read_text())) == {"safetensors", "stablehlo"}
