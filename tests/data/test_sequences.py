@@ -115,7 +115,7 @@ def test_the_scores_of_many_sequences_are_those_of_the_largest(capsys):
     print_sequences({f"drive{i}": {"miou": 0.5, "num_images": i} for i in range(300)})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if "drive" in line] == [f"drive{i}" for i in range(299, 289, -1)]
-    assert len(lines) < 15 and lines[-1] == "and 290 more sequences; --json FILE has all"
+    assert len(lines) < 15 and lines[-1] == "and 290 more sequences; --json FILE lists all"
     print_sequences({"a": {"miou": 0.5, "num_images": 3}})
     assert "more" not in capsys.readouterr().out
 
