@@ -1,7 +1,6 @@
-"""Published results on CamVid, and how far our scores are comparable with them.
+"""Compare our scores with the published results on CamVid in `published.toml`.
 
-`published.toml` lists the results with their sources. Three protocols are called "SegNet on CamVid" and their numbers
-are not comparable, so each comparison says whether split, training images, image size and test set agree.
+Three incompatible protocols are called "SegNet on CamVid", so each comparison says whether the protocols agree.
 """
 
 import functools
@@ -25,7 +24,7 @@ MARKS = ("V", "S", "V, user", "C")
 
 
 def score_columns() -> dict[str, str]:
-    """Return key -> heading of the scores in the table: metrics with a symbol, and boundary F1."""
+    """Return key -> heading: the metrics with a symbol, and boundary F1."""
     return {key: metric.symbol for key, metric in METRICS.items() if metric.symbol} | {"boundary_f1": "BF"}
 
 
@@ -66,11 +65,7 @@ class PublishedResult:
     image_size: tuple[int, int] | None = None
 
     def __post_init__(self):
-        """Check the row of `published.toml`.
-
-        Raises:
-          ValueError: unknown mark or score, no scores, or mark S without `quoted_by` or the reverse.
-        """
+        """Raise ValueError for an unknown mark or score, no scores, or `quoted_by` without mark S or the reverse."""
         if self.mark not in MARKS:
             raise ValueError(f"{self.name}: unknown mark {self.mark!r}; use one of {', '.join(MARKS)}")
         if not self.scores or not self.scores.keys() <= score_columns().keys():
@@ -128,7 +123,7 @@ class OwnResult:
 
     @property
     def summary(self) -> str:
-        """One line with the mIoU, the number of seeds, the interval and the evaluated images."""
+        """One line: mIoU, seeds, interval and evaluated images."""
         low, high = self.interval.get("miou", (None, None))
         ends = "no interval" if low is None else f"95 % interval over images {percent(low)} to {percent(high)}"
         seeds = f"mean of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "1 seed"
@@ -169,8 +164,8 @@ def compare_with_published(results: Sequence[OwnResult]) -> dict[str, Any]:
     """Compare our results with each published one.
 
     Returns:
-      JSON-compatible: "ours", the results with a "summary" each, and "published", the published results with a
-      "citation" and under "ours" one comparison per result: "same_protocol", "differs_in", "why", "difference".
+      JSON-compatible: "ours", with a "summary" each, and "published", with a "citation" and a list "ours" of
+      "same_protocol", "differs_in", "why" and "difference" (percentage points) each.
     """
     rows = []
     for published in read_published():

@@ -1,4 +1,4 @@
-"""Charts as SVG paths, which stay sharp at any width and take their colors from the page's style."""
+"""Charts as SVG paths, styled by the page's CSS."""
 
 import math
 from collections.abc import Sequence

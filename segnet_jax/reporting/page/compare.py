@@ -13,22 +13,11 @@ from segnet_jax.reporting.page.run_summary import RunSummary
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A score of each run.
-
-    Attributes:
-      name: metric or class.
-      values: as fractions; None without a score.
-      format: turns a value into text.
-    """
+    """A metric, or the IoU of a class, of each run; None without a score."""
 
     name: str
     values: list[float | None]
     format: Callable[[float | None], str] = percent
-
-    @property
-    def texts(self) -> list[str]:
-        """The formatted values."""
-        return [self.format(value) for value in self.values]
 
 
 @dataclass(frozen=True)
@@ -38,7 +27,7 @@ class Comparison:
     Attributes:
       names: unique names of the runs.
       warnings: why their scores may not be comparable.
-      comparable: whether the best value of a score is marked.
+      comparable: whether to mark the best scores.
       scores: a row for each metric.
       facts: (name, texts).
       settings: (field, texts) of the fields that differ.
@@ -91,7 +80,7 @@ def _names(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _differing(runs: Sequence[RunSummary]) -> list[str]:
-    """Return the differences for which scores are not comparable."""
+    """Return why the scores are not comparable."""
     messages = []
     properties = {
         "The classes differ": lambda run: run.classes,
@@ -124,7 +113,7 @@ def _fingerprints(run: RunSummary) -> dict[str, Any]:
 
 
 def _settings(runs: Sequence[RunSummary]) -> list[tuple[str, list[str]]]:
-    """Return the config fields that differ, in the order of the config, and the global batch size if it differs."""
+    """Return the config fields that differ, and the global batch size if it differs."""
     configs = [run.config for run in runs if run.config is not None]
     if not configs:
         return []

@@ -175,9 +175,9 @@ def facts(run: RunSummary) -> dict[str, dict[str, str]]:
 
 
 def changed_settings(run: RunSummary) -> tuple[str, list[tuple[str, str, str]]]:
-    """Return the base of the run's config, and the settings that differ from it: name, base value, own value.
+    """Return the base of the run's config, and the settings that differ: name, base value, own value.
 
-    A finished run's result lists them, including dataset and global batch size; otherwise they follow from the config.
+    A result also lists dataset and global batch size, which do not follow from the config alone.
     """
     if run.config is None:
         return "", []

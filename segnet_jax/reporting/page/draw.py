@@ -1,7 +1,6 @@
 """Draw the report of a run, or the comparison of several, as one self-contained HTML file.
 
-The page's content security policy allows only its own style and script, by their hashes, and embedded pictures.
-Nothing else is loaded or run, whatever names and settings a run folder contains.
+Its content security policy allows only embedded pictures and, by their hashes, its own style and script.
 """
 
 import base64
@@ -117,12 +116,12 @@ def comparison_html(runs: Sequence[RunSummary], published: Mapping[str, Any] | N
 
 
 def _confusion(run: RunSummary) -> np.ndarray | None:
-    """Return the confusion matrix of the chosen evaluation; None if it is unknown or zero."""
+    """Return the confusion matrix of the chosen evaluation, if known and not zero."""
     return run.chosen.confusion if run.chosen is not None and run.chosen.scores is not None else None
 
 
 def _preview(run: RunSummary) -> dict[str, Any]:
-    """Return the preview samples with their predictions at the stored steps, and the index of the chosen step."""
+    """Return the preview samples with their predictions by step, and the index of the chosen step."""
     stored = [each for each in run.evaluations if each.predictions]
     pictures = [
         sample | {"predictions": [(each.step, each.predictions[i]) for each in stored if i < len(each.predictions)]}

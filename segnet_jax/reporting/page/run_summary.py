@@ -1,6 +1,6 @@
-"""Read a run folder for its report: missing or damaged files are skipped and listed as problems.
+"""Read a run folder for its report, skipping missing or damaged files.
 
-A run folder may come from somebody else, so every value is checked, bounded in length, and made printable.
+The folder may come from somebody else, so every value is checked, bounded in length, and made printable.
 """
 
 import contextlib
@@ -104,7 +104,7 @@ class RunSummary:
 
     @property
     def chosen_step(self) -> int | None:
-        """The step of the evaluation that represents the run: the result's, or else the best, or the last by config."""
+        """The step that represents the run: that of the result, or else of the best or last evaluation."""
         step = integer(self.result.get("step"))
         if step is not None or not self.val:
             return step
@@ -146,7 +146,7 @@ def read_run_summary(folder: pathlib.Path) -> RunSummary:
 
 
 def _json(run: RunSummary, name: str) -> Any:
-    """Parse a JSON file; None if it is missing, or if it is too large or damaged, which is added to the problems."""
+    """Parse a JSON file; None if it is missing, or, noted as a problem, too large or damaged."""
     try:
         return confined.read_json(run.folder, name, most=_MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
