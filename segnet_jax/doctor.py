@@ -209,7 +209,7 @@ def _draw(
     fitted = [fit_record(*sample, *size_and_fit) for sample in samples]
     images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
     title = title or f"{len(chosen)} of {len(places)} images with their labels"
-    batch_picture(images, labels, dataset.classes, path, title, most=most, asked_for=True)
+    batch_picture(images, labels, dataset.classes, path, title, max_images=most, asked_for=True)
 
 
 def _draw_choices(options: Options, config: Config, choices: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from segnet_jax.inference.sampling import check_samples
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.environment import result
-from segnet_jax.reporting.evaluations import Images, packed
+from segnet_jax.reporting.evaluations import Images, encode_images
 from segnet_jax.reporting.figures import check_pictures, prediction_pictures
 from segnet_jax.reporting.tables import print_sequences, print_table
 from segnet_jax.runs import run_folder
@@ -269,7 +269,11 @@ def _summary(subject: Subject, found: Found) -> dict[str, Any]:
         boundary_f1=found.boundary,
     )
     summary |= {"checkpoint": restored.which, "step": restored.meta["step"], "loss": found.evaluation.loss}
-    summary |= {"precision": subject.precision, "image_size": config.image_size, "images": packed(found.by_image)}
+    summary |= {
+        "precision": subject.precision,
+        "image_size": config.image_size,
+        "images": encode_images(found.by_image),
+    }
     summary |= by_statistics(found.confusions) | {"confusion": found.evaluation.confusion}
     summary |= recipe(subject.trained, subject.dataset.name, restored.meta.get("global_batch_size"))
     return summary | ({"samples": found.sampled.as_json()} if found.sampled else {})

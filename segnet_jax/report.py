@@ -13,10 +13,10 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.compare import comparison
-from segnet_jax.reporting.page.draw import REPORT_FILE, comparison_html, is_ours, write_page
-from segnet_jax.reporting.page.ours import of_evaluation, of_run, results
-from segnet_jax.reporting.page.record import Record, read_record, worst_listed
-from segnet_jax.reporting.published import beside, print_published
+from segnet_jax.reporting.page.draw import REPORT_FILE, comparison_html, is_report, write_page
+from segnet_jax.reporting.page.own_results import average_over_seeds, from_evaluation, from_run
+from segnet_jax.reporting.page.run_summary import RunSummary, read_run_summary, worst_accuracies
+from segnet_jax.reporting.published import compare_with_published, print_published
 from segnet_jax.reporting.tables import percent
 from segnet_jax.system import confined
 from segnet_jax.system.command import run_command
@@ -68,10 +68,10 @@ def report(options: Options) -> int:
     alone = len(folders) == 1
     path = pathlib.Path(options.out or (folders[0] / REPORT_FILE if alone else "comparison.html"))
     check_place("json", options.json)
-    if os.path.lexists(path) and not (is_ours(path) and _is_free_of_runs(path, folders)):
+    if os.path.lexists(path) and not (is_report(path) and _is_free_of_runs(path, folders)):
         raise UserError(f"{path} is there and is no report of this: name another --out, nothing is overwritten")
     try:
-        records = [read_record(folder) for folder in folders]
+        records = [read_run_summary(folder) for folder in folders]
         told = _beside_published(records, options) if options.published else None
         if alone:
             write_page(records[0], path, told)
@@ -79,7 +79,7 @@ def report(options: Options) -> int:
             atomic_write_text(path, comparison_html(records, told))
         if options.json:
             found = summary(records[0]) if alone else _compared(records)
-            write_result(options.json, found | ({"beside": told} if told else {}))
+            write_result(options.json, found | ({"published_comparison": told} if told else {}))
     except OSError as error:
         raise UserError(f"cannot write {error.filename or path}: {error.strerror or error}") from None
     for record in records:
@@ -102,14 +102,14 @@ def _is_free_of_runs(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> boo
     return path.name != REPORT_FILE or around in mine or not os.path.lexists(around / "config.toml")
 
 
-def _beside_published(records: Sequence[Record], options: Options) -> dict[str, Any]:
+def _beside_published(records: Sequence[RunSummary], options: Options) -> dict[str, Any]:
     """The runs' scores beside the published ones.
 
     Raises:
       UserError: there is not one file of scores for each run, or it is none.
     """
     if not options.scores:
-        return beside(results([of_run(record) for record in records]))
+        return compare_with_published(average_over_seeds([from_run(record) for record in records]))
     if len(options.scores) != len(records):
         raise UserError(f"--scores takes one file for each run, got {len(options.scores)} for {len(records)} runs")
     found = []
@@ -122,11 +122,11 @@ def _beside_published(records: Sequence[Record], options: Options) -> dict[str, 
             raise UserError(f"{path} was not written by evaluate --json")
         if record.result and record.config is not None and not _is_of(record, told):
             raise UserError(f"{path} is of another run than {record.folder}: give the files in the order of the runs")
-        found.append(of_evaluation(record, told))
-    return beside(results(found))
+        found.append(from_evaluation(record, told))
+    return compare_with_published(average_over_seeds(found))
 
 
-def _is_of(record: Record, told: dict[str, Any]) -> bool:
+def _is_of(record: RunSummary, told: dict[str, Any]) -> bool:
     """Whether an evaluation can be of the run, by seed and recipe; not by data, for a run is scored on others too."""
 
     def recipe(result: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _is_of(record: Record, told: dict[str, Any]) -> bool:
     return told.get("seed") == record.config.seed and recipe(told) == recipe(record.result)
 
 
-def summary(record: Record) -> dict[str, Any]:
+def summary(record: RunSummary) -> dict[str, Any]:
     """What a run's report tells, as data."""
     rows = class_rows(record)
     source, changes = content.changed_settings(record)
@@ -153,7 +153,7 @@ def summary(record: Record) -> dict[str, Any]:
         "per_class": {row.name: {"iou": row.iou, "accuracy": row.accuracy, "pixels": row.pixels} for row in rows},
         "classes": record.classes,
         "confusion": confusion.tolist() if confusion is not None else None,
-        "worst": [{"name": name, "accuracy": accuracy} for name, accuracy in worst_listed(record)],
+        "worst": [{"name": name, "accuracy": accuracy} for name, accuracy in worst_accuracies(record)],
         "notes": content.split_notes(record),
         "warnings": content.warnings(record),
         "facts": content.facts(record),
@@ -162,7 +162,7 @@ def summary(record: Record) -> dict[str, Any]:
     }
 
 
-def _compared(records: Sequence[Record]) -> dict[str, Any]:
+def _compared(records: Sequence[RunSummary]) -> dict[str, Any]:
     """What a comparison tells, as data."""
     told = comparison(records)
     by_run = {name: summary(record) for name, record in zip(told.names, records, strict=True)}

@@ -441,7 +441,7 @@ def pixels(width, height, channels=1):
 
 
 SMALL_PNG = png(header(8, 6, 2), pixels(8, 6, 3))
-SMALL_LABEL = png(header(8, 6), chunk(b"IDAT", zlib.compress((b"\0" + b"\0\1" * 4) * 6)), chunk(b"IEND", b""))
+SMALL_LABEL = png(header(8, 6), chunk(b"IDAT", zlib.compress((bytes(6) + b"\1\1\1") * 6, 9)))  # of two classes
 
 
 @hostile("picture")
@@ -552,7 +552,7 @@ def own_folders(folder, canary):
         for part, content in ((images, SMALL_PNG), (labels, SMALL_LABEL)):
             (own / part).mkdir(parents=True)
             (own / part / "image.png").write_bytes(content)
-        (own / "codes.txt").write_text("a\nb")
+        (own / "codes.txt").write_text("background\nb")
         return own
 
     for name, layout in (("own", ()), ("voc", ("JPEGImages", "SegmentationClass"))):

@@ -1,4 +1,4 @@
-"""Run folders as a training leaves them, written without one: what a report is drawn from."""
+"""Write run folders like those of a training, without training."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from segnet_jax.config.fields import Config
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable
-from segnet_jax.reporting.evaluations import keep_evaluation, keep_records, keep_worst
+from segnet_jax.reporting.evaluations import write_dataset_info, write_evaluation, write_worst
 from segnet_jax.reporting.metrics_log import MetricsLog
 
 HOSTILE = ClassTable(
@@ -29,7 +29,7 @@ ABOUT = {
 }
 NAMES = [f"image {place} </title><script>1</script>" for place in range(6)]
 CONFUSION = np.array([[50, 5, 0, 0, 0], [10, 60, 0, 0, 0], [30, 0, 10, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 6]])
-"""Of five classes, the fourth without a pixel. IoU: 50/96, 60/76, 10/41, none, 6/10."""
+"""Five classes, the fourth without pixels. IoU: 50/96, 60/76, 10/41, none, 6/10."""
 
 
 def make_run(
@@ -44,7 +44,7 @@ def make_run(
     finished: bool = True,
     seed: int = 0,
 ) -> Path:
-    """Writes a run with an evaluation after each of these steps."""
+    """Write a run with an evaluation after each of these steps."""
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text((config or Config(data="street", epochs=3)).to_toml())
@@ -70,9 +70,9 @@ def make_run(
             predictions = generator.integers(0, len(classes), (6, *size), np.uint8)
             pictures = list(zip(NAMES, images, labels, predictions, strict=True))
             accuracies = {name: 0.1 * (place + 1) for place, name in enumerate(NAMES)}
-            keep_records(folder, about, classes, pictures)
-            keep_worst(folder, step, classes, pictures[:2], accuracies)
-            keep_evaluation(folder, step, classes=classes, confusion=confusion, loss=2.0, pictures=pictures)
+            write_dataset_info(folder, about, classes, pictures)
+            write_worst(folder, step, classes, pictures[:2], accuracies)
+            write_evaluation(folder, step, classes=classes, confusion=confusion, loss=2.0, pictures=pictures)
     if finished:
         result = {"split": about["split"], "num_images": 9, "miou": 0.5386, "step": steps[-1], "checkpoint": "best"}
         (folder / "result.json").write_text(json.dumps(result | {"num_steps": max(steps)}))

@@ -121,9 +121,9 @@ FOUND = {
     "transparent palette": (
         "image",
         lambda: hostile_files.png(
-            hostile_files.header(8, 6, 3), PALETTE, hostile_files.chunk(b"tRNS", b"\xff\0"), hostile_files.pixels(8, 6)
+            hostile_files.header(8, 6, 3), PALETTE, hostile_files.chunk(b"tRNS", b"\0\xff"), hostile_files.pixels(8, 6)
         ),
-        "accepted",
+        "refused",
     ),
     "palette without colours": ("image", lambda: picture_with(b"abCd", b"", color_type=3, channels=1), "refused"),
     "two headers": ("image", lambda: picture_with(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)), "refused"),

@@ -176,7 +176,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scaled-down", action="store_true", help="small images and a narrow network")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "times.json", help="the figure goes beside it")
     given = parser.parse_args(argv)
-    check_place("out", str(given.out))
+    if given.out != HERE / "times.json":  # which this command is there to replace
+        check_place("out", str(given.out))
     if min(given.devices) < 1:
         raise UserError(f"--devices must be positive, got {' '.join(map(str, given.devices))}")
     config = read_config(HERE / "config.toml", Config())

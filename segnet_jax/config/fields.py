@@ -24,6 +24,10 @@ from segnet_jax.system.errors import UserError
 FREE, OF_THIS_START, OVERRIDE = ({"on_resume": rule} for rule in ("free", "of this start", "override"))
 
 
+FORMAT_VERSION = 1
+"""Of run folders; a run of a later version is refused."""
+
+
 @dataclass(frozen=True)
 class Config:
     """One training run.
@@ -234,15 +238,19 @@ class Config:
         return 0 if self.freeze == "none" else int(self.freeze)
 
     def to_toml(self) -> str:
-        """The run as TOML: every field but those of this one start."""
-        return _toml_of(self._fields(("free", "override", "refused")))
+        """Return the config of a run as TOML: its format version, and every field but those of a single start."""
+        return _toml_of({"format_version": FORMAT_VERSION} | self._fields(("free", "override", "refused")))
 
     def experiment(self) -> dict[str, Any]:
-        """Every field that makes the experiment, as JSON has it: a checkpoint carries them, to be compared."""
-        return self._fields(("override", "refused"))
+        """Return the fields of the experiment that differ from the defaults, as JSON; each checkpoint carries them.
+
+        Without the defaults, a field that a later version adds does not make older runs another experiment.
+        """
+        defaults = Config()._fields(("override", "refused"))
+        return {name: value for name, value in self._fields(("override", "refused")).items() if value != defaults[name]}
 
     def hash(self) -> str:
-        """sha256 of the experiment: of every field that may not differ, unsaid, when the run is resumed."""
+        """Return the sha256 of the experiment: of its fields that must match to resume a run."""
         return hash_of(self.experiment())
 
     def _fields(self, rules: tuple[str, ...]) -> dict[str, Any]:

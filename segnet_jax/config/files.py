@@ -10,15 +10,12 @@ import typing
 from importlib import resources
 from typing import Any, Literal
 
-from segnet_jax.config.fields import OF_THIS_START, Config, differences, on_resume
+from segnet_jax.config.fields import FORMAT_VERSION, OF_THIS_START, Config, differences, on_resume
 from segnet_jax.system import bounded_toml, confined
 from segnet_jax.system.errors import UserError, shown
 
 BATCH_OF_A_DEVICE = ("camvid-matlab-2018",)
 """Protocols whose batch is what each device takes, however many there are; of all others it is a step's."""
-
-_RENAMED = {"unknown_colour": "unknown_color"}
-"""Names of fields in the configs of older runs."""
 
 
 def read_config(path: pathlib.Path, base: Config) -> Config:
@@ -46,7 +43,7 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
       UserError: as `read_config`; or the config sets what belongs to one start alone, such as an address to connect to.
     """
     path = folder / name
-    values = current_names(_read(folder, name, path))
+    values = _read(folder, name, path)
     known = Config.__dataclass_fields__
     if of_a_start := [key for key in values if key in known and on_resume(key) == OF_THIS_START["on_resume"]]:
         raise UserError(
@@ -58,19 +55,21 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
     return override(Config(), values, source=str(path))
 
 
-def current_names(values: dict[str, Any]) -> dict[str, Any]:
-    """Rename the fields of an older run's config to what they are called now."""
-    return {_RENAMED.get(key, key): value for key, value in values.items()}
-
-
 def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]:
     """The values of a TOML file, not read through a link; messages call it `path`."""
     try:
-        return bounded_toml.loads(confined.read_bytes(folder, name, most=bounded_toml.MOST_BYTES).decode())
+        values = bounded_toml.loads(confined.read_bytes(folder, name, most=bounded_toml.MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
     except ValueError as error:  # also for numbers of thousands of digits, and for deep nesting
         raise UserError(f"{path} is not valid TOML: {error}") from None
+    version = values.pop("format_version", FORMAT_VERSION)
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise UserError(
+            f"{shown(str(path))} has format_version {_shown(version)}, and this segnet_jax reads runs up to "
+            f"{FORMAT_VERSION}: update segnet_jax"
+        )
+    return values
 
 
 def read_protocol(name: str, base: Config) -> Config:

@@ -139,7 +139,7 @@ def _label_video(source: Source, predictor: Predictor, outputs: Outputs, stop: S
       UserError: the video is at fault.
       Stopped: somebody asked to stop.
     """
-    lay = partial(overlay.laid_over, classes=outputs.classes)
+    lay = partial(overlay.overlay_by_strips, classes=outputs.classes)
     counts, confidence, milliseconds, number = outputs.no_counts, 0.0, 0.0, 0
     with contextlib.ExitStack() as stack:
         video = stack.enter_context(Video(source.path, source.told))

@@ -183,15 +183,15 @@ class Outputs:
 
     def _image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
         counts = self.count(prediction)
-        seen = overlay.laid_over(image, prediction.class_ids, self.classes)
+        seen = overlay.overlay_by_strips(image, prediction.class_ids, self.classes)
         if self.key:
-            seen = overlay.with_key(seen, counts / counts.sum(), self.classes)
+            seen = overlay.add_class_key(seen, counts / counts.sum(), self.classes)
         picture, ending = overlay.picture_file(seen)
         files = {INDEX: overlay.index_png(prediction.class_ids, self.classes), OVERLAY + ending: picture}
         if self.confidence:
-            files[CONFIDENCE] = overlay.grey_png(prediction.confidence)
+            files[CONFIDENCE] = overlay.gray_png(prediction.confidence)
         if self.uncertainty:
-            files |= {f"_{name}.png": overlay.grey_png(values) for name, values in prediction.uncertainty.items()}
+            files |= {f"_{name}.png": overlay.gray_png(values) for name, values in prediction.uncertainty.items()}
         confusion, faults = None, ()
         if source in self.labels:
             try:
@@ -226,7 +226,7 @@ class Outputs:
 
     def count(self, prediction: Prediction) -> np.ndarray:
         """The pixels of each class, int64 [C]."""
-        return np.bincount(prediction.class_ids.ravel(), minlength=len(self.classes))
+        return budget.count_values(prediction.class_ids, len(self.classes))
 
     def row(
         self, source: Source, size: tuple[int, int], endings: Sequence[str], counts: np.ndarray, confidence: float

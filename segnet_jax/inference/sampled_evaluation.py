@@ -20,7 +20,7 @@ from segnet_jax.inference.sampling import MEASURES, image_keys, largest, measure
 from segnet_jax.metrics.calibration import Calibration, accuracy_over_coverage, calibration, count_in_bins
 from segnet_jax.metrics.confusion import confusion_matrix, scores
 from segnet_jax.metrics.uncertainty import entropy, uncertainty
-from segnet_jax.reporting.evaluations import keep_uncertainty
+from segnet_jax.reporting.evaluations import write_uncertainty
 from segnet_jax.reporting.tables import percent
 from segnet_jax.system.console import tell
 from segnet_jax.training.build_steps import picture_indices
@@ -88,7 +88,7 @@ class SampledScores:
             (names[i], samples.read(i)[0] if samples is not None else None, maps)
             for i, maps in sorted(self.maps.items())
         ]
-        keep_uncertainty(pathlib.Path(run), on | told, pictures, classes)
+        write_uncertainty(pathlib.Path(run), on | told, pictures, classes)
 
 
 def score_samples(

@@ -1,9 +1,10 @@
-"""The integer confusion matrix and every score that follows from it.
+"""The integer confusion matrix, and the scores that follow from it by the table of metrics.
 
 CamVid's test split has 40,262,400 pixels, more than float32 counts exactly, so counting is done in integers: int32 for
 a batch on the device, int64 over a split on the host; each score divides once, at the end.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from segnet_jax.constants import VOID
+from segnet_jax.metrics.table import METRICS, class_accuracy, class_iou
 
 _BLOCK_NUMBERS = 2**23
 """Zeros and ones that stand for one block of pixels: 32 MB of them, so that many images need no more memory."""
@@ -82,70 +84,68 @@ def count_by_products(label: jax.Array, prediction: jax.Array, num_classes: int)
     return total
 
 
+_PART = 2**20  # pixels
+
+
 def count_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
     """What `confusion_matrix` counts, on the host; int64 [C,C]."""
-    known = label != VOID
-    cell = label[known].astype(np.int64) * num_classes + prediction[known]
-    return np.bincount(cell, minlength=num_classes * num_classes).reshape(num_classes, num_classes)
+    counts = np.zeros(num_classes * num_classes, np.int64)
+    labels, predictions = label.reshape(-1), prediction.reshape(-1)
+    for start in range(0, labels.size, _PART):  # a cell takes eight bytes, and photographs have fifty million
+        part = slice(start, start + _PART)
+        known = labels[part] != VOID
+        cell = labels[part][known].astype(np.int64) * num_classes + predictions[part][known]
+        counts += np.bincount(cell, minlength=num_classes * num_classes)
+    return counts.reshape(num_classes, num_classes)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says, all fractions 0..1 (protocols.md's definitions; MATLAB's names in brackets).
+    """The metrics of a confusion matrix, as fractions 0..1; each row of `METRICS` is an attribute, such as `miou`.
 
     Attributes:
-      global_accuracy: share of labelled pixels that are right (GlobalAccuracy).
-      mean_accuracy: mean over classes of the share of a class's pixels that are right (MeanAccuracy).
-      miou: mean over classes of intersection over union (MeanIoU).
-      weighted_iou: IoU weighted by the class's share of pixels (WeightedIoU).
+      values: key -> value, for each row of `METRICS`.
       iou: float64 [C], NaN for a class without ground truth.
       accuracy: float64 [C], likewise.
-      pixels: int64 [C], labelled pixels of each class.
+      pixels: int64 [C], labeled pixels of each class.
     """
 
-    global_accuracy: float
-    mean_accuracy: float
-    miou: float
-    weighted_iou: float
+    values: Mapping[str, float]
     iou: np.ndarray
     accuracy: np.ndarray
     pixels: np.ndarray
 
+    def __getattr__(self, key: str) -> float:
+        if key in METRICS:
+            return self.values[key]
+        raise AttributeError(f"{type(self).__name__} has no attribute {key!r}; METRICS has {', '.join(METRICS)}")
+
     @property
     def absent(self) -> tuple[int, ...]:
-        """Ids of the classes without ground truth: they have no score and are left out of the means."""
+        """Ids of the classes without ground truth, which the means leave out."""
         return tuple(int(class_id) for class_id in np.flatnonzero(self.pixels == 0))
 
 
 def scores(confusion: np.ndarray) -> Scores:
-    """Derives every score from a confusion matrix summed over the whole split.
+    """Compute every metric from a confusion matrix summed over the whole split.
 
     Args:
-      confusion: integers [C,C], rows the known class, columns the predicted one.
+      confusion: integers [C,C], rows the true class, columns the predicted one.
 
     Raises:
-      ValueError: if it holds no pixel.
+      ValueError: the matrix has no pixels.
     """
     confusion = np.asarray(confusion, np.int64)
     if not confusion.any():
         raise ValueError("no labelled pixel was evaluated: every label is void")
-    right = np.diag(confusion)
-    known, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    present = known > 0
-    with np.errstate(invalid="ignore"):  # 0/0 of an absent class, which becomes NaN on purpose
-        accuracy = right / known
-        iou = np.where(present, right / (known + predicted - right), np.nan)
     return Scores(
-        global_accuracy=float(right.sum() / confusion.sum()),
-        mean_accuracy=float(accuracy[present].mean()),
-        miou=float(iou[present].mean()),
-        weighted_iou=float((iou * known)[present].sum() / known.sum()),
-        iou=iou,
-        accuracy=accuracy,
-        pixels=known,
+        values={key: float(metric.function(confusion)) for key, metric in METRICS.items()},
+        iou=class_iou(confusion),
+        accuracy=class_accuracy(confusion),
+        pixels=confusion.sum(axis=1),
     )
 
 
 def selection_score(scored: dict, best_metric: str = "miou") -> float:
-    """The score by which checkpoints are compared, of what a checkpoint's JSON says of a scored step."""
-    return getattr(scores(np.array(scored["confusion"])), best_metric)
+    """Return the metric that selects the best checkpoint, from the "confusion" of a checkpoint's metadata."""
+    return scores(np.array(scored["confusion"])).values[best_metric]

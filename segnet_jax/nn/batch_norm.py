@@ -96,7 +96,7 @@ def _backward(_epsilon, axis_name, relu, residuals, gradients):
     bias_gradient = jnp.sum(passed, _PIXELS)
     scale_gradient = jnp.sum(passed * centred, _PIXELS) * rstd
     # What a pixel changes by way of mean and variance: they belong to all pixels of all devices alike.
-    bias_mean, scale_mean = _mean_of_sums(jnp.stack([bias_gradient, scale_gradient]), x, axis_name)
+    bias_mean, scale_mean = _means_of_sums((bias_gradient, scale_gradient), x, axis_name)
     x_gradient = passed * _row(factor) - centred * _row(factor * rstd * scale_mean) - _row(factor * bias_mean)
     return x_gradient.astype(x.dtype), scale_gradient, bias_gradient
 
@@ -107,14 +107,13 @@ batch_norm_relu.defvjp(_forward, _backward)
 def _statistics(x, axis_name):
     """Mean and variance of each channel, in one pass over x and one message between devices."""
     wide = _wide(x)
-    sums = jnp.stack([jnp.sum(wide, _PIXELS), jnp.sum(wide * wide, _PIXELS)])
-    mean, mean_of_squares = _mean_of_sums(sums, x, axis_name)
+    mean, mean_of_squares = _means_of_sums((jnp.sum(wide, _PIXELS), jnp.sum(wide * wide, _PIXELS)), x, axis_name)
     return mean, jnp.maximum(mean_of_squares - mean * mean, 0)  # rounding could leave it below zero
 
 
-def _mean_of_sums(sums, x, axis_name):
+def _means_of_sums(sums, x, axis_name):
     """Divides sums over this device's pixels by their number, or sums over all devices by all pixels."""
-    means = sums / (x.size // x.shape[-1])
+    means = tuple(each / (x.size // x.shape[-1]) for each in sums)
     return means if axis_name is None else lax.pmean(means, axis_name)
 
 

@@ -1,4 +1,4 @@
-"""Labels made visible."""
+"""Class colors: labels as pictures, and overlays on images."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from segnet_jax.data.labels.classes import ClassTable
 
 
 def colorize(label: np.ndarray, classes: ClassTable) -> np.ndarray:
-    """Paints each pixel in the colour of its class, VOID in black.
+    """Paint each pixel in the color of its class, VOID in black.
 
     Args:
       label: uint8 [...,H,W] of class ids or VOID.
-      classes: gives the colours.
+      classes: the class colors.
 
     Returns:
       uint8 [...,H,W,3] RGB.
@@ -24,13 +24,13 @@ def colorize(label: np.ndarray, classes: ClassTable) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, classes: ClassTable, transparency: float = 0.4) -> np.ndarray:
-    """Lays the colours of the classes over an image, VOID pixels left as they are.
+    """Blend an image with the colors of its classes; VOID pixels keep the image.
 
     Args:
       image: uint8 [...,H,W,3] RGB.
       label: uint8 [...,H,W] of class ids or VOID.
-      classes: gives the colours.
-      transparency: share of the image that shines through, 0..1; 0.4 is what the MATLAB example uses.
+      classes: the class colors.
+      transparency: weight of the image, 0..1; the MATLAB example uses 0.4.
 
     Returns:
       uint8 [...,H,W,3] RGB.

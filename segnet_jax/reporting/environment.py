@@ -1,4 +1,4 @@
-"""What `environment.json` and `result.json` of a run folder say."""
+"""The contents of `environment.json` and `result.json` in a run folder."""
 
 import collections
 import importlib.metadata
@@ -17,15 +17,15 @@ _LIBRARIES = ("segnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 
 
 def environment(devices: Sequence[str] = ()) -> dict:
-    """Describes what a run runs on, without paths, names of hosts or of users.
+    """Describe hardware and software, without paths, host names or user names.
 
     Args:
-      devices: the kind of each device in use, such as eight times "Tesla V100-SXM2-16GB".
+      devices: the kind of each device in use, such as 8 x "Tesla V100-SXM2-16GB".
 
     Returns:
       python, platform, num_cpus, devices (kind -> count), versions (library -> version) and commit.
     """
-    assert not isinstance(devices, str), f"one kind for each device, not {devices!r}"  # its letters would be counted
+    assert not isinstance(devices, str), f"expected one kind per device, got the string {devices!r}"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -37,24 +37,24 @@ def environment(devices: Sequence[str] = ()) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Versions of ours and of the libraries that the numbers depend on; what is not installed is left out."""
-    found = {}
+    """Return the installed versions of segnet_jax and of the libraries that its numbers depend on."""
+    installed = {}
     for name in _LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:
-    """The git commit of the checkout that the package lies in, with "-dirty" after local changes; None outside one."""
+    """Return the git commit of the package's checkout, with "-dirty" after local changes; None outside a checkout."""
     checkout = pathlib.Path(__file__).parents[2]
-    if not (checkout / ".git").exists():  # else git would name the repository around an installed package
+    if not (checkout / ".git").exists():  # git would use the repository around an installed package
         return None
 
     def git(*command: str) -> str:
-        # Not `describe --dirty`, which writes to git's index whatever one says; we only look.
+        # Not `describe --dirty`, which always writes to the git index.
         return subprocess.run(
             ["git", "--no-optional-locks", "-C", str(checkout), *command],
             capture_output=True,
@@ -83,30 +83,30 @@ def result(
     seed: int,
     boundary_f1: BoundaryF1 | None = None,
 ) -> dict:
-    """Builds the content of `result.json`: the scores of one split and all that is needed to obtain them again.
+    """Build the content of `result.json`: the scores of a split and what is needed to reproduce them.
 
     Args:
       scores: of the whole split.
-      classes: names for the scores of each class.
+      classes: class names.
       protocol: name of the published recipe, or "custom".
       split: "train", "val" or "test".
       num_images: images evaluated.
-      seconds: wall time of what is reported, a whole training or an evaluation.
-      images_per_second: its speed.
+      seconds: wall time of the training or evaluation.
+      images_per_second: its throughput.
       device: such as "8 x Tesla V100-SXM2-16GB".
-      seed: the run's.
-      boundary_f1: left out where it was not measured.
+      seed: of the run.
+      boundary_f1: None if it was not computed.
 
     Returns:
-      A dict that is valid JSON as it is: the score of a class without ground truth is None.
+      A JSON-compatible dict, with None as the score of a class without ground truth.
     """
     per_class = {
         name: {"iou": iou, "accuracy": accuracy, "pixels": pixels}
         for name, iou, accuracy, pixels in zip(classes.names, scores.iou, scores.accuracy, scores.pixels, strict=True)
     }
-    measured = {}
+    boundary = {}
     if boundary_f1 is not None:
-        measured = {"boundary_f1": {"paper": boundary_f1.paper, "script": boundary_f1.script}}
+        boundary = {"boundary_f1": {"paper": boundary_f1.paper, "script": boundary_f1.script}}
         both = zip(boundary_f1.paper_classes, boundary_f1.script_classes, strict=True)
         for row, (paper, script) in zip(per_class.values(), both, strict=True):
             row["boundary_f1"] = {"paper": paper, "script": script}
@@ -115,11 +115,8 @@ def result(
             "protocol": protocol,
             "split": split,
             "num_images": num_images,
-            "miou": scores.miou,
-            "mean_accuracy": scores.mean_accuracy,
-            "global_accuracy": scores.global_accuracy,
-            "weighted_iou": scores.weighted_iou,
-            **measured,
+            **scores.values,
+            **boundary,
             "per_class": per_class,
             "images_per_second": images_per_second,
             "seconds": seconds,

@@ -1,10 +1,11 @@
-"""What a run keeps of each evaluation, in `evaluations/`: the numbers and pictures that its report is drawn from.
+"""The folder `evaluations/` of a run: the numbers and pictures of each evaluation, from which the report is drawn.
 
-`records.json` has what is one for all evaluations, the classes and the fixed records' images and labels; `step_N.json`
-the confusion matrix and the fixed records' predictions; `worst.json` those that an evaluation found worst: the newest,
-or while a training goes on the last that it has drawn. They hold pictures as base64, so that each file is whole or not
-there, and a page can show them as they are. `images_N.npz` has the confusion matrix of each image, of the newest
-evaluation and the best: some 20 kB for 101 images of CamVid.
+* `dataset.json`: class names and colors, splits, and images and labels of the preview samples, shared by all steps.
+* `step_N.json`: confusion matrix and predictions of the preview samples after step N.
+* `worst.json`: the worst images of the newest evaluation; during training, of the last one that was drawn.
+* `images_N.npz`: the confusion matrix of each image, for the newest and the best evaluation (20 kB for 101 images).
+
+Pictures are base64 strings inside the JSON files, so that each file is written atomically and a page can embed them.
 """
 
 import base64
@@ -30,22 +31,22 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
 
 FOLDER = "evaluations"
-RECORDS_FILE, WORST_FILE, UNCERTAINTY_FILE = "records.json", "worst.json", "uncertainty.json"
-_LONGEST = 512  # pixels of a side: as large as a page shows one
-_MOST_LISTED = 24  # of the worst images, by name and number
-_ERRORS = ((236, 236, 236), (214, 39, 40), (150, 150, 150))  # right, wrong, void
+DATASET_FILE, WORST_FILE, UNCERTAINTY_FILE = "dataset.json", "worst.json", "uncertainty.json"
+_MAX_SIDE = 512  # pixels, the largest size that a page shows
+_MAX_LISTED = 24  # worst images listed by name
+_ERROR_COLORS = ((236, 236, 236), (214, 39, 40), (150, 150, 150))  # correct, wrong, void
 
-_MOST_UNPACKED = 2**27  # bytes of single images' matrices
-_MOST_PACKED = 2**20  # bytes of them, compressed, in a JSON file
+_MAX_UNPACKED = 2**27  # bytes of an images_N.npz
+_MAX_PACKED = 2**20  # bytes of its compressed form inside a JSON file
 
 
 @dataclass(frozen=True)
 class Images:
-    """What an evaluation says of each image by itself.
+    """The confusion matrix of each image of an evaluation.
 
     Attributes:
-      names: of the images.
-      confusions: int32 [N,C,C], a matrix for each.
+      names: image names.
+      confusions: int32 [N,C,C].
     """
 
     names: tuple[str, ...]
@@ -53,58 +54,58 @@ class Images:
 
 
 Picture = tuple[str, np.ndarray, np.ndarray, np.ndarray]
-"""Name, image uint8 [H,W,3], label uint8 [H,W] and prediction uint8 [H,W] of a record."""
+"""Name, image uint8 [H,W,3], label uint8 [H,W] and prediction uint8 [H,W] of a sample."""
 
 
-def keep_records(
+def write_dataset_info(
     folder: pathlib.Path, about: Mapping[str, Any], classes: ClassTable, pictures: Sequence[Picture]
 ) -> None:
-    """Keeps for the report what is one for all evaluations.
+    """Write `dataset.json`.
 
     Args:
-      folder: the run's.
-      about: what the report is to know of the data besides.
-      classes: names and colours.
-      pictures: of the fixed records, of any evaluation.
+      folder: the run folder.
+      about: JSON values to add, such as the dataset's name and the number of images by split.
+      classes: names and colors.
+      pictures: the preview samples; their predictions are not used.
     """
     colors = _palette(classes)
-    fixed = [
-        {"name": name, "image": _photo(image), "label": _mask(label, colors)} for name, image, label, _ in pictures
+    samples = [
+        {"name": name, "image": _jpeg(image), "label": _mask(label, colors)} for name, image, label, _ in pictures
     ]
-    told = {"classes": classes.names, "colors": classes.colors, **about, "records": fixed}
-    atomic_write_json(_place(folder) / RECORDS_FILE, told)
+    content = {"classes": classes.names, "colors": classes.colors, **about, "samples": samples}
+    atomic_write_json(_make_folder(folder) / DATASET_FILE, content)
 
 
-def keep_worst(
+def write_worst(
     folder: pathlib.Path, step: int, classes: ClassTable, worst: Sequence[Picture], accuracies: Mapping[str, float]
 ) -> None:
-    """Keeps for the report what an evaluation found worst; a later one takes its place.
+    """Replace `worst.json`.
 
     Args:
-      folder: the run's.
+      folder: the run folder.
       step: finished steps.
-      classes: names and colours.
-      worst: of the records with the lowest accuracies, the lowest first.
-      accuracies: name -> share of its labelled pixels that are right, of each record.
+      classes: names and colors.
+      worst: samples with the lowest accuracies, the lowest first.
+      accuracies: name -> fraction of labeled pixels predicted correctly, of every sample.
     """
     colors = _palette(classes)
-    lowest = sorted(accuracies, key=lambda name: (accuracies[name], name))[:_MOST_LISTED]
+    lowest = sorted(accuracies, key=lambda name: (accuracies[name], name))[:_MAX_LISTED]
     listed = [{"name": name, "accuracy": accuracies[name]} for name in lowest]
-    shown = [
+    pictures = [
         {
             "name": name,
-            "image": _photo(image),
+            "image": _jpeg(image),
             "label": _mask(label, colors),
             "prediction": _mask(prediction, colors),
-            "errors": _mask(np.where(label == VOID, 2, label != prediction).astype(np.uint8), _ERRORS),
+            "errors": _mask(np.where(label == VOID, 2, label != prediction).astype(np.uint8), _ERROR_COLORS),
         }
         for name, image, label, prediction in worst
     ]
-    found = {"step": step, "num_images": len(accuracies), "lowest": listed, "pictures": shown}
-    atomic_write_json(_place(folder) / WORST_FILE, found)
+    content = {"step": step, "num_images": len(accuracies), "lowest": listed, "pictures": pictures}
+    atomic_write_json(_make_folder(folder) / WORST_FILE, content)
 
 
-def keep_evaluation(
+def write_evaluation(
     folder: pathlib.Path,
     step: int,
     *,
@@ -115,32 +116,32 @@ def keep_evaluation(
     images: Images | None = None,
     best: int | None = None,
 ) -> None:
-    """Keeps an evaluation for the report.
+    """Write `step_N.json` and `images_N.npz`, and delete the `images_*.npz` that are neither newest nor best.
 
     Args:
-      folder: the run's.
+      folder: the run folder.
       step: finished steps.
-      classes: names and colours.
+      classes: names and colors.
       confusion: int64 [C,C].
       loss: of the split.
-      pictures: of the fixed records.
-      images: the confusion matrix of each image, where they are known.
-      best: the step of the best evaluation before this one; with `step`, that whose images stay kept.
+      pictures: the preview samples.
+      images: the confusion matrix of each image, if known.
+      best: step of the best evaluation before this one, whose `images_N.npz` stays.
     """
-    place, colors = _place(folder), _palette(classes)
-    scored = {"step": step, "loss": loss, "confusion": confusion, "peak_memory": _peak_memory()}
-    scored["predictions"] = [_mask(prediction, colors) for *_, prediction in pictures]
-    atomic_write_json(place / f"step_{step:07}.json", scored)
+    place, colors = _make_folder(folder), _palette(classes)
+    content = {"step": step, "loss": loss, "confusion": confusion, "peak_memory": _peak_memory()}
+    content["predictions"] = [_mask(prediction, colors) for *_, prediction in pictures]
+    atomic_write_json(place / f"step_{step:07}.json", content)
     if images is not None:
         write_images(images_path(folder, step), images)
-    wanted = {images_path(folder, each).name for each in (step, best) if each is not None}
+    current = {images_path(folder, each).name for each in (step, best) if each is not None}
     for old in confined.names(folder, FOLDER):
-        if old.startswith("images_") and old.endswith(".npz") and old not in wanted:
+        if old.startswith("images_") and old.endswith(".npz") and old not in current:
             confined.remove(folder, f"{FOLDER}/{old}")
 
 
-def _place(folder: pathlib.Path) -> pathlib.Path:
-    return confined.make_folder(folder, FOLDER)
+def _make_folder(run: pathlib.Path) -> pathlib.Path:
+    return confined.make_folder(run, FOLDER)
 
 
 def _palette(classes: ClassTable) -> list[Color]:
@@ -148,12 +149,12 @@ def _palette(classes: ClassTable) -> list[Color]:
 
 
 def images_path(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """Where a run keeps the matrices of the single images of an evaluation."""
+    """Return the path of `images_N.npz`."""
     return folder / FOLDER / f"images_{step:07}.npz"
 
 
 def write_images(path: str | os.PathLike, images: Images) -> None:
-    """Writes the names and matrices of single images, compressed, whole or not at all."""
+    """Write a compressed `images_N.npz` atomically."""
     atomic_write_bytes(path, _npz(images))
 
 
@@ -163,82 +164,82 @@ def _npz(images: Images) -> bytes:
     return buffer.getvalue()
 
 
-def packed(images: Images | None) -> str | None:
-    """What `write_images` writes, as base64 for a JSON file; None where that would be large."""
+def encode_images(images: Images | None) -> str | None:
+    """Return the content of `images_N.npz` as base64 for a JSON file; None without images, or above 1 MiB."""
     data = _npz(images) if images is not None else b""
-    return base64.b64encode(data).decode() if 0 < len(data) <= _MOST_PACKED else None
+    return base64.b64encode(data).decode() if 0 < len(data) <= _MAX_PACKED else None
 
 
 def read_images(path: str | os.PathLike | io.BytesIO) -> Images | None:
-    """Reads what `write_images` wrote; None where there is nothing, or something else, or far too much."""
+    """Read what `write_images` wrote; None if the file is missing, malformed or too large."""
     try:
-        if not isinstance(path, io.BytesIO):  # in a run's folder, which may be somebody else's
+        if not isinstance(path, io.BytesIO):  # in a run folder, which may be somebody else's
             path = pathlib.Path(path)
             inner = f"{path.parent.name}/{path.name}"
-            path = io.BytesIO(confined.read_bytes(path.absolute().parents[1], inner, most=_MOST_UNPACKED))
-        with zipfile.ZipFile(path) as packed:
-            if sum(member.file_size for member in packed.infolist()) > _MOST_UNPACKED:
+            path = io.BytesIO(confined.read_bytes(path.absolute().parents[1], inner, most=_MAX_UNPACKED))
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _MAX_UNPACKED:
                 return None
         path.seek(0)
-        with np.load(path, allow_pickle=False) as found:
-            names, confusions = found["names"], found["confusions"]
+        with np.load(path, allow_pickle=False) as arrays:
+            names, confusions = arrays["names"], arrays["confusions"]
     except (OSError, UserError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
         return None
     except MemoryError:
         return None
-    sound = names.ndim == 1 and names.dtype.kind == "U" and confusions.dtype == np.int32 and confusions.ndim == 3
-    if not sound or confusions.shape[0] != len(names) or confusions.shape[1] != confusions.shape[2]:
+    valid = names.ndim == 1 and names.dtype.kind == "U" and confusions.dtype == np.int32 and confusions.ndim == 3
+    if not valid or confusions.shape[0] != len(names) or confusions.shape[1] != confusions.shape[2]:
         return None
     return Images(tuple(map(str, names)), confusions) if (confusions >= 0).all() else None
 
 
-def keep_uncertainty(
+def write_uncertainty(
     folder: pathlib.Path,
-    told: Mapping[str, Any],
+    summary: Mapping[str, Any],
     pictures: Sequence[tuple[str, np.ndarray | None, Mapping[str, np.ndarray]]],
     classes: ClassTable,
 ) -> None:
-    """Keeps for the report what samples under dropout have shown; a later one takes its place.
+    """Replace `uncertainty.json`, the results of Monte Carlo dropout.
 
     Args:
-      folder: the run's.
-      told: scores, as JSON.
-      pictures: of some records: name, image uint8 [H,W,3], or None where it must not be passed on, and maps, uint8
-        [H,W]: the "prediction" and how unsure it is, by name of the measure, 255 for most.
-      classes: names and colours.
+      folder: the run folder.
+      summary: scores, as JSON.
+      pictures: for some samples: name, image uint8 [H,W,3], or None if it must not be published, and maps uint8 [H,W]:
+        the "prediction", and for each measure of uncertainty a map where 255 is the most uncertain.
+      classes: names and colors.
     """
-    shown = [
+    encoded = [
         {
             "name": name,
-            "image": "" if image is None else _photo(image),
+            "image": "" if image is None else _jpeg(image),
             "prediction": _mask(maps["prediction"], classes.colors),
-            **{measure: _heat(values) for measure, values in maps.items() if measure != "prediction"},
+            **{measure: _heatmap(values) for measure, values in maps.items() if measure != "prediction"},
         }
         for name, image, maps in pictures
     ]
-    atomic_write_json(_place(folder) / UNCERTAINTY_FILE, {**told, "pictures": shown})
+    atomic_write_json(_make_folder(folder) / UNCERTAINTY_FILE, {**summary, "pictures": encoded})
 
 
-def _heat(values: np.ndarray) -> str:
-    """A map, uint8 [H,W], as base64 of a PNG, dark where it is high; its contrast is stretched to be seen."""
+def _heatmap(values: np.ndarray) -> str:
+    """Encode a map uint8 [H,W] as base64 of a PNG, dark where it is high, with its contrast stretched."""
     stretched = 255 - np.round(values * (255 / max(int(values.max()), 1))).astype(np.uint8)
     picture = Image.fromarray(stretched)
-    picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.BOX)
+    picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.BOX)
     return _encoded(picture, "PNG")
 
 
-def _photo(image: np.ndarray) -> str:
-    """A photograph as base64 of a JPEG, shrunk to what is shown."""
+def _jpeg(image: np.ndarray) -> str:
+    """Encode an image as base64 of a JPEG of at most 512 pixels a side."""
     picture = Image.fromarray(image)
-    picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.LANCZOS)
+    picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
     return _encoded(picture, "JPEG", quality=88, subsampling=0)
 
 
 def _mask(label: np.ndarray, colors: Sequence[Color]) -> str:
-    """Class ids as base64 of a PNG with their colours as palette."""
+    """Encode class ids as base64 of a PNG with the class colors as its palette."""
     picture = Image.fromarray(label)
     picture.putpalette(np.array(colors, np.uint8).tobytes())
-    picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.NEAREST)
+    picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.NEAREST)
     return _encoded(picture, "PNG")
 
 
@@ -249,11 +250,11 @@ def _encoded(picture: Image.Image, kind: str, **settings) -> str:
 
 
 def _peak_memory() -> dict[str, int | None]:
-    """Bytes that this process, and its first device where it counts them, have had in use at most."""
-    told = jax.local_devices()[0].memory_stats() or {}
-    return {"host": peak_of_process(), "device": told.get("peak_bytes_in_use")}
+    """Return the peak memory in bytes of this process, and of its first device if the backend counts it."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {"host": peak_process_memory(), "device": stats.get("peak_bytes_in_use")}
 
 
-def peak_of_process() -> int:
-    """Bytes of memory that this process has had in use at most."""
+def peak_process_memory() -> int:
+    """Return the peak resident memory of this process in bytes."""
     return (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""The pictures that a run leaves: its first batch, its fixed validation images, and the curve of its training."""
+"""Pictures of batches and predictions, with labels, errors and color keys."""
 
 import os
 import pathlib
@@ -15,8 +15,8 @@ from segnet_jax.reporting.tables import SPLIT_WORDS, percent
 from segnet_jax.system import confined
 from segnet_jax.system.files import atomic_write_bytes, check_place
 
-_MAX_IMAGES, _COLUMNS = 8, 4  # of a batch
-_RIGHT, _WRONG, _UNKNOWN = (236, 236, 236), (214, 39, 40), (150, 150, 150)
+_MAX_IMAGES, _COLUMNS = 8, 4
+_CORRECT, _WRONG, _VOID = (236, 236, 236), (214, 39, 40), (150, 150, 150)
 
 
 def batch_picture(
@@ -25,28 +25,28 @@ def batch_picture(
     classes: ClassTable,
     path: str | os.PathLike,
     title: str,
-    most: int = _MAX_IMAGES,
+    max_images: int = _MAX_IMAGES,
     asked_for: bool = False,
 ) -> None:
-    """Draws the first images of a batch as the network gets them, each over itself with its label laid over it.
+    """Draw the first images of a batch as the network gets them, each above its label overlay.
 
     Args:
       images: uint8 [N,H,W,3] RGB.
       labels: uint8 [N,H,W] of class ids or VOID.
-      classes: names and colours.
+      classes: names and colors.
       path: the PNG to write.
-      title: the sheet's heading.
-      most: images to draw.
+      title: heading of the picture.
+      max_images: number of images to draw.
       asked_for: whether a flag named the path.
     """
-    images, labels = images[:most], labels[:most]
+    images, labels = images[:max_images], labels[:max_images]
     rows = []
     for start in range(0, len(images), _COLUMNS):
-        some = slice(start, start + _COLUMNS)
-        rows += [sheet.panel_strip(images[some]), sheet.panel_strip(overlay(images[some], labels[some], classes))]
+        row = slice(start, start + _COLUMNS)
+        rows += [sheet.panel_strip(images[row]), sheet.panel_strip(overlay(images[row], labels[row], classes))]
     width = max(rows[0].width, sheet.MIN_WIDTH)
     heading = sheet.text_strip([title], width, scale=1.3, bold=True)
-    note = sheet.text_strip(["Each image, and beneath it its label; void is not coloured."], width)
+    note = sheet.text_strip(["Each image above its label overlay; void pixels keep the image."], width)
     key = sheet.key_strip(list(zip(classes.names, classes.colors, strict=True)), width)
     atomic_write_bytes(path, sheet.sheet_png([heading, note, *rows, sheet.space_strip(4), key], asked_for))
 
@@ -62,21 +62,21 @@ def prediction_pictures(
     split: str,
     asked_for: bool = False,
 ) -> pathlib.Path:
-    """Draws a row for each image: image, ground truth, prediction, errors, and its own scores above.
+    """Draw one row per image: image, ground truth, prediction and errors, with the image's scores as a caption.
 
     Args:
-      images: uint8 [N,H,W,3] RGB; None leaves them out, where photographs must not be passed on.
+      images: uint8 [N,H,W,3] RGB; None leaves them out, for photographs that must not be published.
       labels: uint8 [N,H,W] of class ids or VOID.
       predictions: uint8 [N,H,W] of class ids.
-      names: of the images.
-      classes: names and colours.
-      folder: gets `step_0000123.png` and the same picture as `latest.png`; made where it is missing.
+      names: image names.
+      classes: names and colors.
+      folder: where to write `step_0000123.png` and its copy `latest.png`; created if missing.
       step: finished steps.
-      split: that they are of.
-      asked_for: whether a flag named the folder: then nothing in it is replaced that was not drawn so too.
+      split: "train", "val" or "test".
+      asked_for: whether a flag named the folder; then only pictures drawn for such a flag are replaced.
 
     Returns:
-      The path of the picture.
+      The path of `step_0000123.png`.
 
     Raises:
       UserError: there is another file of that name.
@@ -97,7 +97,7 @@ def prediction_pictures(
         strips += [panels, sheet.text_strip([caption], width), sheet.space_strip(6)]
     strips += [
         sheet.key_strip([*zip(classes.names, classes.colors, strict=True), ("void", (0, 0, 0))], width),
-        sheet.key_strip([("right", _RIGHT), ("wrong", _WRONG), ("void, not scored", _UNKNOWN)], width),
+        sheet.key_strip([("correct", _CORRECT), ("wrong", _WRONG), ("void, not scored", _VOID)], width),
     ]
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def check_pictures(folder: str | os.PathLike, step: int) -> None:
 
 
 def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Paints right pixels pale, wrong ones red and VOID ones grey.
+    """Paint correct pixels pale, wrong pixels red and VOID gray.
 
     Args:
       label: uint8 [...,H,W] of class ids or VOID.
@@ -136,16 +136,16 @@ def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     Returns:
       uint8 [...,H,W,3] RGB.
     """
-    picture = np.where((label == prediction)[..., None], np.uint8(_RIGHT), np.uint8(_WRONG))
-    return np.where((label == VOID)[..., None], np.uint8(_UNKNOWN), picture)
+    picture = np.where((label == prediction)[..., None], np.uint8(_CORRECT), np.uint8(_WRONG))
+    return np.where((label == VOID)[..., None], np.uint8(_VOID), picture)
 
 
 def _caption(label: np.ndarray, prediction: np.ndarray, classes: ClassTable) -> str:
     if (label == VOID).all():
-        return "no labelled pixel"
-    found = scores(count_confusion(label, prediction, len(classes)))
-    lowest = int(np.nanargmin(found.iou))
+        return "no labeled pixels"
+    scored = scores(count_confusion(label, prediction, len(classes)))
+    lowest = int(np.nanargmin(scored.iou))
     return (
-        f"mIoU {percent(found.miou)} over {len(classes) - len(found.absent)} classes, "
-        f"accuracy {percent(found.global_accuracy)}, lowest IoU {classes.names[lowest]} {percent(found.iou[lowest])}"
+        f"mIoU {percent(scored.miou)} over {len(classes) - len(scored.absent)} classes, "
+        f"accuracy {percent(scored.global_accuracy)}, lowest IoU {classes.names[lowest]} {percent(scored.iou[lowest])}"
     )

@@ -1,4 +1,4 @@
-"""The numbers of a run, step by step: `metrics.jsonl` for scripts and TensorBoard's event file beside it."""
+"""Metrics of a run over its steps: `metrics.jsonl`, and the same values as TensorBoard events."""
 
 import contextlib
 import errno
@@ -19,61 +19,63 @@ _MOST_BYTES = 2**29  # of a million steps it has 250 MB
 
 
 class MetricsLog:
-    """Appends one line of JSON a measurement, and the same numbers as a TensorBoard event.
+    """Appends each measurement as a JSON line and as a TensorBoard event.
 
-    A line reaches the operating system before `write` returns, so a killed run loses none; evaluations are also forced
-    to the disk. Where a line finds no room, nothing of it is left and `write` may be called again; events are a copy
-    for the eye, and those that find none are left out. Only process 0 makes one, and closes it.
+    Lines are written unbuffered, so a killed run loses none, and evaluations are also synced to disk. If the disk is
+    full, a line is removed again completely and `write` may be retried, while events are dropped. Only process 0
+    creates a log.
 
     Args:
       folder: the run folder, which exists.
-      resume_step: finished steps of the checkpoint that the run continues from. Lines beyond it are dropped, since
-        those steps will be taken again. None for a new run, whose folder must hold no metrics yet.
-      scored_step: the last evaluation that this checkpoint knows of. One of the same step that a run wrote down and
-        did not live to save will be done again, so its line is dropped too. None where all are known.
+      resume_step: finished steps of the checkpoint that the run resumes from; later lines are dropped, since their
+        steps will be repeated. None for a new run, whose folder must not contain metrics.
+      scored_step: step of the last evaluation in that checkpoint. Later evaluations are dropped too, since a run that
+        was killed between writing the line and saving the checkpoint repeats them. None keeps all up to `resume_step`.
 
     Raises:
-      FileExistsError: a new run in a folder that holds metrics.
+      FileExistsError: a new run's folder contains metrics.
     """
 
     def __init__(self, folder: str | os.PathLike, *, resume_step: int | None = None, scored_step: int | None = None):
         with _without_torch():
-            from tensorboardX.event_file_writer import EventsWriter  # which only a training needs
+            from tensorboardX.event_file_writer import EventsWriter  # slow to import, needed for training only
 
         path = pathlib.Path(folder) / FILE_NAME
         self._last_steps: dict[str, int] = {}
         if resume_step is not None and confined.is_file(path.parent, FILE_NAME):
             last = {"val": resume_step if scored_step is None else scored_step}
-            kept = [row for row in read_metrics(path) if row["step"] <= last.get(row["kind"], resume_step)]
-            atomic_write_bytes(path, b"".join(_line(row) for row in kept))
-            self._last_steps = {row["kind"]: row["step"] for row in kept}
+            rows = [row for row in read_metrics(path) if row["step"] <= last.get(row["kind"], resume_step)]
+            atomic_write_bytes(path, b"".join(_line(row) for row in rows))
+            self._last_steps = {row["kind"]: row["step"] for row in rows}
         flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if resume_step is None else os.O_APPEND)
         self._file = confined.open_file(path.parent, FILE_NAME, flags)
-        # Without tensorboardX's thread and queue, which wait for ever once the thread has met a full disk.
+        # Without tensorboardX's writer thread, whose queue blocks forever once the disk was full.
         self._events = EventsWriter(
             str(path.with_name("events")),
-            f".{resume_step or 0}.{os.getpid()}",  # two starts within a second must not share a file
+            f".{resume_step or 0}.{os.getpid()}",  # unique for two starts within a second
         )
         if resume_step is not None:
             self._hide_events_from(resume_step + 1)
 
     def last_step(self, kind: str) -> int:
-        """The step of the newest line of this kind; 0 where there is none."""
+        """Return the step of the newest line of this kind; 0 without one."""
         return self._last_steps.get(kind, 0)
 
     def write(self, kind: str, step: int, **values) -> None:
-        """Writes one measurement.
+        """Write one measurement.
 
         Args:
           kind: "train" or "val".
-          step: finished steps; grows from line to line of a kind.
+          step: finished steps; must increase among the lines of a kind.
           **values: numbers, or dicts of numbers such as iou={"Sky": 0.9}; NaN and infinity become null.
 
         Raises:
-          ValueError: if this step has its line already.
+          ValueError: the step does not come after the previous one of its kind.
         """
         if kind in self._last_steps and step <= self._last_steps[kind]:
-            raise ValueError(f"{kind} step {step} comes after {kind} step {self._last_steps[kind]}")
+            raise ValueError(
+                f"cannot log {kind} step {step} after {kind} step {self._last_steps[kind]}; steps must increase"
+            )
         values = plain(values)
         self._append(_line({"kind": kind, "step": step, **values}), to_disk=kind == "val")
         self._last_steps[kind] = step
@@ -85,7 +87,7 @@ class MetricsLog:
     def _append(self, line: bytes, to_disk: bool) -> None:
         end = os.fstat(self._file.fileno()).st_size
         try:
-            if self._file.write(line) < len(line):  # it says so only when asked again
+            if self._file.write(line) < len(line):  # a short write does not raise
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if to_disk:
                 os.fsync(self._file.fileno())
@@ -97,12 +99,12 @@ class MetricsLog:
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        # One event for all values: four times cheaper than one for each.
+        # One event with all values is four times cheaper than one event per value.
         numbers = [Summary.Value(tag=tag, simple_value=number) for tag, number in _numbers(kind, values)]
         self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=numbers)))
 
     def _hide_events_from(self, step: int) -> None:
-        """TensorBoard hides events from this step on that an earlier file of the folder holds."""
+        """Make TensorBoard hide events of earlier files from this step on."""
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         start = SessionLog(status=SessionLog.START)
@@ -110,7 +112,7 @@ class MetricsLog:
             self._events.write_event(Event(wall_time=time.time(), step=step, session_log=start))
 
     def close(self) -> None:
-        """Writes what is waiting and closes both files."""
+        """Flush and close both files."""
         self._file.close()
         with contextlib.suppress(OSError):
             self._events.close()
@@ -123,13 +125,13 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """Reads `metrics.jsonl`; a last line that a kill cut off is left out.
+    """Read `metrics.jsonl`, ignoring an incomplete last line.
 
     Returns:
-      One dict a line, in order, each with "kind" and "step"; what was NaN is None.
+      One dict per line, in order, each with "kind" and "step"; NaN was stored as None.
 
     Raises:
-      FileNotFoundError: if there is no such file.
+      FileNotFoundError: there is no such file.
       UserError: a line before the last one is damaged, or the file is a link, no regular file, or too large.
     """
     path = pathlib.Path(path)
@@ -139,20 +141,19 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
         try:
             row = json.loads(line)
             if not isinstance(row["kind"], str) or type(row["step"]) is not int:
-                raise ValueError("kind and step are of another type")
+                raise ValueError("kind must be a string and step an integer")
             rows.append(row)
         except (ValueError, TypeError, KeyError, RecursionError):
             if any(rest.strip() for rest in lines[number:]):
-                raise UserError(f"{path} line {number} is damaged: restore the file, or delete that line") from None
+                raise UserError(f"{path} line {number} is damaged; restore the file or delete that line") from None
     return rows
 
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """PyTorch is not found meanwhile, unless it is imported already.
+    """Hide PyTorch from imports, unless it is imported already.
 
-    tensorboardX imports it where it is installed, to know its tensors, of which we give it none: two seconds and
-    200 MB of each start.
+    tensorboardX imports PyTorch if installed, only to recognize its tensors: two seconds and 200 MB for nothing.
     """
     if "torch" in sys.modules:
         yield
@@ -169,7 +170,7 @@ def _line(row: dict) -> bytes:
 
 
 def _numbers(tag: str, values: dict) -> list[tuple[str, float]]:
-    """Flattens {"iou": {"Sky": 0.9}} into ("val/iou/Sky", 0.9); what is no finite number is left out."""
+    """Flatten {"iou": {"Sky": 0.9}} to ("val/iou/Sky", 0.9), leaving out what is not a finite number."""
     flat = []
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What is seen of a prediction: its class ids as a palette picture, laid over the image, and how sure it is."""
+"""Encode predictions as pictures: class ids, overlays with a color key, and grayscale maps."""
 
 import io
 from collections.abc import Sequence
@@ -10,65 +10,65 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.colors import overlay
 
-_KEY_WIDTH = 320  # pixels at least, so that a name has room beneath a small picture
-_STRIP = 1_000_000  # pixels that are mixed together: the numbers between take 48 bytes a pixel
-_LONGEST = 65_500  # pixels of a JPEG's side
+_MIN_KEY_WIDTH = 320  # pixels, so that a class name fits below a small picture
+_STRIP = 1_000_000  # pixels blended at a time, since the intermediate values take 48 bytes a pixel
+_MAX_JPEG_SIDE = 65_500  # pixels, a limit of the format
 
 
 def index_png(prediction: np.ndarray, classes: ClassTable) -> bytes:
-    """A PNG whose values are the class ids, uint8 [H,W], and which shows them in the colours of the classes."""
-    picture = Image.fromarray(prediction)  # grey
+    """Encode class ids uint8 [H,W] as a palette PNG, whose pixel values are the ids shown in the class colors."""
+    picture = Image.fromarray(prediction)
     picture.putpalette([channel for color in classes.colors for channel in color])
     return _encoded(picture, "PNG")
 
 
-def laid_over(image: np.ndarray, prediction: np.ndarray, classes: ClassTable) -> np.ndarray:
-    """As `colors.overlay` for one image, uint8 [H,W,3], in memory that does for photographs."""
-    rows, laid = max(1, _STRIP // image.shape[1]), np.empty_like(image)
+def overlay_by_strips(image: np.ndarray, prediction: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """Compute `colors.overlay` of one image uint8 [H,W,3] with little memory."""
+    rows, result = max(1, _STRIP // image.shape[1]), np.empty_like(image)
     for start in range(0, len(image), rows):
         strip = slice(start, start + rows)
-        laid[strip] = overlay(image[strip], prediction[strip], classes)
-    return laid
+        result[strip] = overlay(image[strip], prediction[strip], classes)
+    return result
 
 
-def with_key(picture: np.ndarray, shares: Sequence[float], classes: ClassTable) -> np.ndarray:
-    """Puts a key of the classes that are in a picture beneath it, each with its share of the pixels.
+def add_class_key(picture: np.ndarray, fractions: Sequence[float], classes: ClassTable) -> np.ndarray:
+    """Append a color key of the classes in a picture, each with its fraction of the pixels.
 
     Args:
       picture: uint8 [H,W,3].
-      shares: of each class, 0..1.
-      classes: names and colours.
+      fractions: of each class, 0..1; a class with 0 is left out.
+      classes: names and colors.
 
     Returns:
-      uint8 [H + the key, max(W, 320), 3], the picture at the upper left as it was.
+      uint8 [H + height of the key, max(W, 320), 3], with the picture at the upper left.
     """
     entries = [
-        (f"{name} {100 * share:.1f} %", color)
-        for name, color, share in zip(classes.names, classes.colors, shares, strict=True)
-        if share
+        (f"{name} {100 * fraction:.1f} %", color)
+        for name, color, fraction in zip(classes.names, classes.colors, fractions, strict=True)
+        if fraction
     ]
     height, width = picture.shape[:2]
-    key = np.asarray(sheet.key_strip(entries, max(width, _KEY_WIDTH) - 16))
-    whole = np.full((height + 8 + len(key), max(width, _KEY_WIDTH), 3), 255, np.uint8)
+    key = np.asarray(sheet.key_strip(entries, max(width, _MIN_KEY_WIDTH) - 16))
+    whole = np.full((height + 8 + len(key), max(width, _MIN_KEY_WIDTH), 3), 255, np.uint8)
     whole[:height, :width] = picture
     whole[height + 8 :, 8 : 8 + key.shape[1]] = key
     return whole
 
 
 def picture_file(picture: np.ndarray) -> tuple[bytes, str]:
-    """A picture for looking at, uint8 [H,W,3]: a JPEG and ".jpg", or where it is too long for that a PNG and ".png"."""
-    if max(picture.shape) > _LONGEST:
+    """Encode a picture uint8 [H,W,3] as a JPEG with suffix ".jpg", or as a PNG with ".png" if too large."""
+    if max(picture.shape) > _MAX_JPEG_SIDE:
         return rgb_png(picture), ".png"
     return _encoded(Image.fromarray(picture), "JPEG", quality=92, subsampling=0), ".jpg"
 
 
-def grey_png(values: np.ndarray) -> bytes:
-    """A grey PNG of uint8 [H,W]."""
+def gray_png(values: np.ndarray) -> bytes:
+    """Encode uint8 [H,W] as a grayscale PNG."""
     return _encoded(Image.fromarray(values), "PNG")
 
 
 def rgb_png(picture: np.ndarray) -> bytes:
-    """A PNG of uint8 [H,W,3]."""
+    """Encode uint8 [H,W,3] as a PNG."""
     return _encoded(Image.fromarray(picture), "PNG")
 
 

@@ -1,4 +1,4 @@
-"""How long the rest of a training will take, and durations in words."""
+"""Estimate the remaining time of a training, and format durations."""
 
 import math
 from collections import deque
@@ -9,11 +9,10 @@ _MIN_SAMPLES = 6
 
 
 class Pace:
-    """A moving average of seconds a step, and what evaluation adds to it.
+    """Estimates the remaining time from a moving average of seconds per step, plus the time spent between steps.
 
-    Time is told to it, so that it can be tested. The first step is not counted, for it holds the compilation. What
-    happens between steps (evaluating, drawing, saving) is counted apart: each step still to come carries its share of
-    the latest stretch from one evaluation to the next.
+    The caller passes the time, so that tests need no clock. The first step is left out, since it includes compilation.
+    Time between steps (evaluating, drawing, saving) is averaged over the steps between the last two evaluations.
 
     Args:
       step: finished steps at the start.
@@ -22,43 +21,43 @@ class Pace:
 
     def __init__(self, step: int, now: float):
         self._now = now
-        self._step = self._stretch_start = step
-        self._stepping = self._aside = 0.0  # seconds in steps so far; seconds beside them in this stretch
-        self._aside_per_step = 0.0
+        self._step = self._interval_start = step  # an interval ends with each evaluation
+        self._in_steps = self._between_steps = 0.0  # seconds so far; seconds in this interval
+        self._between_per_step = 0.0
         self._samples: deque[tuple[int, float]] = deque()  # (step, seconds in steps)
 
     def step(self, step: int, now: float) -> None:
-        """The time since the last report went into the steps up to this one."""
+        """Count the time since the last call as spent in the steps up to this one."""
         if self._samples:
-            self._stepping += now - self._now
-        if not self._samples or self._stepping - self._samples[-1][1] >= _SAMPLE_SECONDS:
-            self._samples.append((step, self._stepping))
-            while len(self._samples) > _MIN_SAMPLES and self._stepping - self._samples[0][1] > _WINDOW_SECONDS:
+            self._in_steps += now - self._now
+        if not self._samples or self._in_steps - self._samples[-1][1] >= _SAMPLE_SECONDS:
+            self._samples.append((step, self._in_steps))
+            while len(self._samples) > _MIN_SAMPLES and self._in_steps - self._samples[0][1] > _WINDOW_SECONDS:
                 self._samples.popleft()
         self._step, self._now = step, now
 
-    def aside(self, now: float) -> None:
-        """The time since the last report went into something else."""
-        self._aside += now - self._now
+    def between_steps(self, now: float) -> None:
+        """Count the time since the last call as spent between steps."""
+        self._between_steps += now - self._now
         self._now = now
 
-    def end_stretch(self) -> None:
-        """An evaluation and what belongs to it are over."""
-        if self._step > self._stretch_start:
-            self._aside_per_step = self._aside / (self._step - self._stretch_start)
-        self._stretch_start, self._aside = self._step, 0.0
+    def end_interval(self) -> None:
+        """Start a new interval after an evaluation."""
+        if self._step > self._interval_start:
+            self._between_per_step = self._between_steps / (self._step - self._interval_start)
+        self._interval_start, self._between_steps = self._step, 0.0
 
     def seconds_left(self, steps: int) -> float | None:
-        """Seconds that so many more steps will take; None until two steps were seen."""
+        """Return the estimated seconds for this many more steps; None before the second step."""
         if not self._samples or self._step == self._samples[0][0]:
             return None
         first_step, first_seconds = self._samples[0]
-        per_step = (self._stepping - first_seconds) / (self._step - first_step)
-        return steps * (per_step + self._aside_per_step)
+        per_step = (self._in_steps - first_seconds) / (self._step - first_step)
+        return steps * (per_step + self._between_per_step)
 
 
 def duration(seconds: float | None) -> str:
-    """Writes 3725 seconds as "1:02:05", 65 as "1:05", and what is not known as "-:--"."""
+    """Format 3725 seconds as "1:02:05", 65 as "1:05", and None, NaN or infinity as "-:--"."""
     if seconds is None or not math.isfinite(seconds):
         return "-:--"
     minutes, second = divmod(max(0, round(seconds)), 60)

@@ -1,4 +1,4 @@
-"""What a person sees while a network trains: one live line on a terminal, one line an epoch elsewhere."""
+"""Training progress on the console: a live line on terminals, and one line per epoch."""
 
 import contextlib
 import math
@@ -18,16 +18,16 @@ from segnet_jax.system.console import harmless
 
 
 class Progress:
-    """Shows epoch, step, loss, learning rate, images a second, time left and time gone; use it in a `with`.
+    """Shows epoch, step, loss, learning rate, throughput, remaining and elapsed time; a context manager.
 
-    On a terminal one line is drawn five times a second by a thread of its own, so the loop pays only for storing the
-    numbers. Elsewhere, and on a terminal too, each epoch leaves one line: with scores where it was evaluated.
+    On a terminal, a thread redraws a live line five times a second, so the training loop only stores numbers. Each
+    epoch also prints one line, with scores if it was evaluated.
 
     Args:
       total_steps: steps of the whole run.
       steps_per_epoch: steps of one epoch.
       first_step: finished steps at the start; above 0 for a resumed run.
-      file: where to; standard error unless told otherwise.
+      file: output stream; standard error by default.
       elapsed: seconds that the run took before it was resumed.
       clock: monotonic seconds.
     """
@@ -48,9 +48,9 @@ class Progress:
         self._clock = clock
         self._start = clock() - elapsed
         self._pace = Pace(first_step, clock())
-        self._doing = "compiling"
+        self._phase = "compiling"
         self._loss = self._learning_rate = self._images_per_second = math.nan
-        self._losses: list[float] = []  # finite ones of this epoch
+        self._losses: list[float] = []  # finite losses of this epoch
         self._line_due = False
         self.num_skipped = 0
         self._console = Console(file=self._file, highlight=False)
@@ -78,19 +78,19 @@ class Progress:
         *,
         num_skipped: int = 0,
     ) -> None:
-        """Tells that a step is finished.
+        """Record a finished step.
 
         Args:
           step: finished steps of the run.
           loss: of this step.
           learning_rate: of this step.
-          images_per_second: lately; NaN where it is not known, and the one before is shown.
+          images_per_second: recent throughput; NaN keeps the previous value on display.
           num_skipped: float16 steps skipped since the last call.
         """
-        if self._line_due:  # the epoch before ended without an evaluation
+        if self._line_due:  # the previous epoch had no evaluation
             self._epoch_line()
         self._pace.step(step, self._clock())
-        self._step, self._doing = step, ""
+        self._step, self._phase = step, ""
         self._loss, self._learning_rate = loss, learning_rate
         if not math.isnan(images_per_second):
             self._images_per_second = images_per_second
@@ -100,24 +100,24 @@ class Progress:
         self._line_due = step % self._steps_per_epoch == 0 or step == self._total_steps
 
     @contextlib.contextmanager
-    def aside(self, doing: str) -> Iterator[None]:
-        """Shows what is done between the steps, such as "evaluating", and keeps its time out of the time of a step."""
-        self._doing = doing
+    def phase(self, name: str) -> Iterator[None]:
+        """Show an activity between steps, such as "evaluating", and exclude its time from the time per step."""
+        self._phase = name
         try:
             yield
         finally:
-            self._doing = ""
-            self._pace.aside(self._clock())
+            self._phase = ""
+            self._pace.between_steps(self._clock())
 
     def evaluated(self, scores: Scores, loss: float) -> None:
-        """Writes the epoch's line with what its evaluation found.
+        """Print the epoch's line with the results of its evaluation.
 
         Args:
           scores: on the validation split.
           loss: on the validation split.
         """
-        self._pace.aside(self._clock())
-        self._pace.end_stretch()
+        self._pace.between_steps(self._clock())
+        self._pace.end_interval()
         self._epoch_line(
             f"val loss {_short(loss)}",
             f"mIoU {percent(scores.miou)}",
@@ -125,32 +125,32 @@ class Progress:
         )
 
     def say(self, text: str) -> None:
-        """Writes a line of text, above the live line where there is one."""
+        """Print a line of text, above the live line if there is one."""
         text = harmless(text)
         if self._live:
             self._console.print(Text(text), soft_wrap=True)
         else:
             print(text, file=self._file, flush=True)
 
-    def _epoch_line(self, *found: str) -> None:
+    def _epoch_line(self, *scores: str) -> None:
         losses = [f"loss {_short(sum(self._losses) / len(self._losses))}"] if self._losses else []
-        self.say("  ".join([*self._place(), *losses, *found, *self._speed(), *self._skipped(), *self._times()]))
+        self.say("  ".join([*self._place(), *losses, *scores, *self._speed(), *self._skipped(), *self._times()]))
         self._losses.clear()
         self._line_due = False
 
     def _draw(self) -> Text:
-        """Makes the live line: as many of its parts as fit the width, and a bar in the room that is left."""
+        """Return the live line: the parts that fit the width, and a bar in the remaining space."""
         rate = [] if math.isnan(self._learning_rate) else [f"lr {self._learning_rate:.2g}"]
-        doing = [self._doing] if self._doing else []
+        phase = [self._phase] if self._phase else []
         loss = [] if math.isnan(self._loss) else [f"loss {_short(self._loss)}"]
         left, *elapsed = self._times()
         width = self._console.width - 1
         place, speed, skipped = self._place(), self._speed(), self._skipped()
-        shown = [*place, *doing, *loss, *rate, *speed, *skipped, left, *elapsed]
-        for dispensable in (*elapsed, *rate, *speed, *place[1:], *skipped, *loss):  # the least important first
+        shown = [*place, *phase, *loss, *rate, *speed, *skipped, left, *elapsed]
+        for optional in (*elapsed, *rate, *speed, *place[1:], *skipped, *loss):  # least important first
             if len("  ".join(shown)) <= width:
                 break
-            shown.remove(dispensable)
+            shown.remove(optional)
         line = Text("  ".join(shown), no_wrap=True, overflow="crop")
         room = min(width - len(line) - 2, 40)
         if room >= 10:

@@ -1,7 +1,6 @@
-"""What others published on CamVid, and how far a score of ours may be set beside it.
+"""Compare our scores with the published results on CamVid in `published.toml`.
 
-The rows stand in `published.toml`, each with its source. Three protocols are called "SegNet on CamVid", and their
-numbers do not compare: so each row is told with whether split, number of images, size and test set are ours too.
+Three incompatible protocols are called "SegNet on CamVid", so each comparison says whether the protocols agree.
 """
 
 import functools
@@ -18,31 +17,35 @@ from rich.table import Table
 from rich.text import Text
 
 from segnet_jax.metrics.bootstrap import Interval
-from segnet_jax.reporting.tables import percent
+from segnet_jax.metrics.table import METRICS, percent
 
-SCORES = {"global_accuracy": "G", "mean_accuracy": "C", "miou": "mIoU", "boundary_f1": "BF"}
 MARKS = ("V", "S", "V, user", "C")
-"""Read in the source named; quoted by others; a user's report; our count from published files."""
+"""V: read in the named source; S: quoted by others; "V, user": reported by a user; C: counted from published files."""
+
+
+def score_columns() -> dict[str, str]:
+    """Return key -> heading: the metrics with a symbol, and boundary F1."""
+    return {key: metric.symbol for key, metric in METRICS.items() if metric.symbol} | {"boundary_f1": "BF"}
 
 
 @dataclass(frozen=True)
-class Row:
-    """A published result; what was not stated in what was read is None, or says so.
+class PublishedResult:
+    """A published result; None or "not stated" is what the source does not state.
 
     Attributes:
-      name: of the network, and of whose it is.
+      name: network, and author if it is a reimplementation.
       mark: one of MARKS.
-      source: where it stands.
-      network: its kind.
-      pretrained: the first weights of the encoder.
-      data: what it was trained and scored on.
-      split: "tutorial", "matlab", "trainval", or in words.
-      scores: name -> percent, of SCORES, as printed.
-      quoted_by: who told it, of mark S.
+      source: publication or repository.
+      network: architecture.
+      pretrained: initial weights of the encoder.
+      data: dataset of training and evaluation.
+      split: "tutorial", "matlab", "trainval", or a description.
+      scores: key of `score_columns` -> percent, as printed.
+      quoted_by: who quotes the result, for mark S.
       url: of the source.
-      remark: what to know of it.
-      train_images: trained on.
-      test_images: scored on.
+      remark: caveats.
+      train_images: number of training images.
+      test_images: number of evaluated images.
       image_size: height and width.
     """
 
@@ -62,48 +65,47 @@ class Row:
     image_size: tuple[int, int] | None = None
 
     def __post_init__(self):
-        """Refuses a row that may not be shown; a mistake of ours, not of a user.
-
-        Raises:
-          ValueError: for an unknown mark or score, or a quotation that does not say whose.
-        """
-        if self.mark not in MARKS or not self.scores.keys() <= SCORES.keys() or not self.scores:
-            raise ValueError(f"{self.name} has mark {self.mark!r} and scores {list(self.scores)}: not to be shown")
+        """Raise ValueError for an unknown mark or score, no scores, or `quoted_by` without mark S or the reverse."""
+        if self.mark not in MARKS:
+            raise ValueError(f"{self.name}: unknown mark {self.mark!r}; use one of {', '.join(MARKS)}")
+        if not self.scores or not self.scores.keys() <= score_columns().keys():
+            raise ValueError(f"{self.name}: scores are {list(self.scores)}; use some of {', '.join(score_columns())}")
         if (self.mark == "S") != bool(self.quoted_by):
-            raise ValueError(f"{self.name}: mark S and quoted_by need each other")
+            raise ValueError(f"{self.name}: quoted_by is required with mark S and not allowed with others")
 
     @property
-    def told_by(self) -> str:
-        """The source in words, with what weight it has."""
-        how = {"S": f", quoted by {self.quoted_by}", "V, user": ", a user's report", "C": ", our count"}
-        return self.source + how.get(self.mark, "")
+    def citation(self) -> str:
+        """The source, and how the result was obtained from it."""
+        notes = {"S": f", quoted by {self.quoted_by}", "V, user": ", reported by a user", "C": ", our count"}
+        return self.source + notes.get(self.mark, "")
 
 
 @functools.cache
-def read_rows() -> tuple[Row, ...]:
-    """The published results, as they ship with the package."""
+def read_published() -> tuple[PublishedResult, ...]:
+    """Read `published.toml`."""
     text = (resources.files(__package__) / "published.toml").read_text(encoding="utf-8")
     rows = tomllib.loads(text)["row"]
-    return tuple(Row(**row | {"image_size": tuple(row["image_size"]) if "image_size" in row else None}) for row in rows)
+    sizes = ({"image_size": tuple(row["image_size"]) if "image_size" in row else None} for row in rows)
+    return tuple(PublishedResult(**row | size) for row, size in zip(rows, sizes, strict=True))
 
 
 @dataclass(frozen=True)
-class Ours:
-    """A result of ours: of a run, or the mean of runs that differ by their seed alone.
+class OwnResult:
+    """The scores of a run, or the means over runs that differ only in their seed.
 
     Attributes:
-      name: of the runs.
+      name: run names.
       seeds: of each run.
-      protocol: the recipe's name, or "custom".
+      protocol: protocol name, or "custom".
       dataset: such as "camvid-tutorial".
-      split: that was scored.
-      num_images: that were scored.
-      train_images: trained on; None where that is not known.
-      image_size: height and width; likewise.
-      pretrained: the first weights of the encoder.
-      scores: name -> mean over the runs, fractions.
-      interval: score -> bootstrap interval over images, of that mean.
-      each: score -> that of each run.
+      split: the evaluated split.
+      num_images: number of evaluated images; None if unknown.
+      train_images: number of training images; None if unknown.
+      image_size: height and width; None if unknown.
+      pretrained: initial weights of the encoder.
+      scores: key -> mean over the runs, as fractions.
+      interval: key -> bootstrap interval of that mean over images.
+      each: key -> the values of the runs.
     """
 
     name: str
@@ -120,92 +122,106 @@ class Ours:
     each: Mapping[str, list[float]] = field(default_factory=dict)
 
     @property
-    def told(self) -> str:
-        """Its mIoU in words."""
+    def summary(self) -> str:
+        """One line: mIoU, seeds, interval and evaluated images."""
         low, high = self.interval.get("miou", (None, None))
-        spread = f", 95 % over images {percent(low)} to {percent(high)}" if low is not None else ", no interval"
-        count = f"mean of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "1 seed"
-        scored = f"{self.num_images or 'an unknown number of'} {self.split} images of {self.dataset}"
-        return f"{self.name}: mIoU {percent(self.scores.get('miou'))} ({count}{spread}) on {scored}"
+        ends = "no interval" if low is None else f"95 % interval over images {percent(low)} to {percent(high)}"
+        seeds = f"mean of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "1 seed"
+        images = f"{self.num_images or 'an unknown number of'} {self.split} images of {self.dataset}"
+        return f"{self.name}: mIoU {percent(self.scores.get('miou'))} ({seeds}, {ends}) on {images}"
 
 
-def disagreements(row: Row, ours: Ours) -> dict[str, str]:
-    """Why a published result and one of ours are not of the same protocol; nothing where they are.
-
-    What a source does not state is not taken to agree.
+def protocol_differences(published: PublishedResult, ours: OwnResult) -> dict[str, str]:
+    """Return why two results are not of the same protocol; what a source does not state counts as a difference.
 
     Returns:
-      "split", "images", "size" or "test set" -> the reason in words, of each that does not agree.
+      Any of "split", "images", "size" and "test set" -> reason; empty if the protocols agree.
     """
     reasons = {}
-    if row.data != "CamVid":
-        reasons["split"] = f"its data are {row.data}"
-    elif row.split == "not stated":
-        reasons["split"] = "its split is not stated"
-    elif f"camvid-{row.split}" != ours.dataset:
-        reasons["split"] = f"its split is {row.split}, ours {ours.dataset}"
-    if row.train_images is None:
-        reasons["images"] = "its number of training images is not stated"
-    elif row.train_images != ours.train_images:
-        reasons["images"] = f"{row.train_images:,} training images, ours {_number(ours.train_images)}"
-    if row.image_size is None:
-        reasons["size"] = "its image size is not stated"
-    elif row.image_size != ours.image_size:
-        reasons["size"] = f"images of {_size(row.image_size)}, ours {_size(ours.image_size)}"
-    if row.test_images is None:
-        reasons["test set"] = "its number of test images is not stated"
-    elif (ours.split, ours.num_images) != ("test", row.test_images):
-        scored = f"{_number(ours.num_images)} {ours.split} images"
-        reasons["test set"] = f"scored on {row.test_images} test images, ours {scored}"
+    if published.data != "CamVid":
+        reasons["split"] = f"the dataset is {published.data}"
+    elif published.split == "not stated":
+        reasons["split"] = "the split is not stated"
+    elif f"camvid-{published.split}" != ours.dataset:
+        reasons["split"] = f"the split is {published.split}, ours is {ours.dataset}"
+    if published.train_images is None:
+        reasons["images"] = "the number of training images is not stated"
+    elif published.train_images != ours.train_images:
+        reasons["images"] = f"{published.train_images:,} training images, ours {_number(ours.train_images)}"
+    if published.image_size is None:
+        reasons["size"] = "the image size is not stated"
+    elif published.image_size != ours.image_size:
+        reasons["size"] = f"image size {_size(published.image_size)}, ours {_size(ours.image_size)}"
+    if published.test_images is None:
+        reasons["test set"] = "the number of test images is not stated"
+    elif (ours.split, ours.num_images) != ("test", published.test_images):
+        evaluated = f"{_number(ours.num_images)} {ours.split} images"
+        reasons["test set"] = f"evaluated on {published.test_images} test images, ours on {evaluated}"
     return reasons
 
 
-def beside(all_ours: Sequence[Ours]) -> dict[str, Any]:
-    """Sets results of ours beside each published one, as data."""
+def compare_with_published(results: Sequence[OwnResult]) -> dict[str, Any]:
+    """Compare our results with each published one.
+
+    Returns:
+      JSON-compatible: "ours", with a "summary" each, and "published", with a "citation" and a list "ours" of
+      "same_protocol", "differs_in", "why" and "difference" (percentage points) each.
+    """
     rows = []
-    for row in read_rows():
-        told = asdict(row)
+    for published in read_published():
         compared = []
-        for ours in all_ours:
-            reasons = disagreements(row, ours)
-            why = "; ".join(reasons.values()) or "split, number of images, size and test set agree"
-            gaps = {name: 100 * ours.scores[name] - value for name, value in row.scores.items() if name in ours.scores}
-            told_of = {"name": ours.name, "same_protocol": not reasons, "differs_in": list(reasons), "why": why}
-            compared.append(told_of | {"difference": gaps})
-        rows.append(told | {"told_by": row.told_by, "ours": compared})
-    return {"ours": [asdict(ours) | {"told": ours.told} for ours in all_ours], "published": rows}
+        for ours in results:
+            reasons = protocol_differences(published, ours)
+            compared.append(
+                {
+                    "name": ours.name,
+                    "same_protocol": not reasons,
+                    "differs_in": list(reasons),
+                    "why": "; ".join(reasons.values()) or "split, number of images, size and test set agree",
+                    "difference": {
+                        key: 100 * ours.scores[key] - value
+                        for key, value in published.scores.items()
+                        if key in ours.scores
+                    },
+                }
+            )
+        rows.append(asdict(published) | {"citation": published.citation, "ours": compared})
+    return {"ours": [asdict(ours) | {"summary": ours.summary} for ours in results], "published": rows}
 
 
-def print_published(told: Mapping[str, Any], file: TextIO | None = None) -> None:
-    """Prints what `beside` tells, to standard output unless told otherwise."""
+def print_published(comparison: Mapping[str, Any], file: TextIO | None = None) -> None:
+    """Print the result of `compare_with_published` as a table, by default to standard output."""
     console = Console(file=file or sys.stdout, highlight=False)
-    for place, ours in enumerate(told["ours"], start=1):
-        console.print(Text(f"({place}) {ours['told']}"))
+    for number, ours in enumerate(comparison["ours"], start=1):
+        console.print(Text(f"({number}) {ours['summary']}"))
+    columns = score_columns()
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("published", overflow="fold", ratio=3, min_width=12)
-    for heading in SCORES.values():
+    for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("ours, mIoU; same protocol?", overflow="fold", ratio=2, min_width=16)
-    for row in told["published"]:
-        cells = [_cell(row["scores"].get(name)) for name in SCORES]
-        source = row["told_by"] + (f"; {row['remark']}" if row["remark"] else "")
+    table.add_column("our mIoU minus theirs; same protocol?", overflow="fold", ratio=2, min_width=16)
+    for row in comparison["published"]:
+        cells = [_cell(row["scores"].get(key)) for key in columns]
+        source = row["citation"] + (f"; {row['remark']}" if row["remark"] else "")
         name = Text(f"{row['name']}\n").append(source, style="dim")
-        verdicts = "\n".join(_short_verdict(place, each) for place, each in enumerate(row["ours"], start=1))
+        verdicts = "\n".join(_short_verdict(number, each) for number, each in enumerate(row["ours"], start=1))
         table.add_row(name, *cells, Text(verdicts), end_section=True)
     console.print(table)
 
 
 def verdict(compared: Mapping[str, Any]) -> str:
-    """In words, how a result of ours stands beside a published one."""
-    gap = compared["difference"].get("miou")
-    beside_it = f"{gap:+.1f}, " if gap is not None else ""
-    return f"{beside_it}{'yes' if compared['same_protocol'] else 'no'}: {compared['why']}"
+    """Format a comparison: the difference of mIoU, whether the protocols agree, and why not."""
+    return f"{_gap(compared)}{'yes' if compared['same_protocol'] else 'no'}: {compared['why']}"
 
 
-def _short_verdict(place: int, compared: Mapping[str, Any]) -> str:
+def _short_verdict(number: int, compared: Mapping[str, Any]) -> str:
+    differs = f"no: different {', '.join(compared['differs_in'])}" if compared["differs_in"] else "yes"
+    return f"({number}) {_gap(compared)}{differs}"
+
+
+def _gap(compared: Mapping[str, Any]) -> str:
     gap = compared["difference"].get("miou")
-    differs = f"no: other {', '.join(compared['differs_in'])}" if compared["differs_in"] else "yes"
-    return f"({place}) {f'{gap:+.1f}, ' if gap is not None else ''}{differs}"
+    return "" if gap is None else f"{gap:+.1f}, "
 
 
 def _cell(value: float | None) -> str:

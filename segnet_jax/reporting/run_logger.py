@@ -1,4 +1,4 @@
-"""All that a training writes and shows while it runs, in one place; of several processes only one keeps it."""
+"""Write and show the course of a training: logs, pictures, plot, report and console."""
 
 import contextlib
 import pathlib
@@ -12,7 +12,7 @@ import numpy as np
 
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.confusion import scores as scores_of
-from segnet_jax.reporting.evaluations import Images, Picture, keep_evaluation, keep_records, keep_worst
+from segnet_jax.reporting.evaluations import Images, Picture, write_dataset_info, write_evaluation, write_worst
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.page.draw import write_report
@@ -20,32 +20,32 @@ from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.training_plot import training_plot
 from segnet_jax.system.errors import ExitError
 
-DRAWING_SHARE = 0.1
-"""Of the time, at most, that pictures, plot and report take before the last evaluation."""
+DRAWING_FRACTION = 0.1
+"""Largest fraction of the time spent on pictures, plot and report before the last evaluation."""
 
-_WINDOW = 20  # steps over which images per second are measured
+_WINDOW = 20  # calls of log_steps over which throughput is measured
 
 
 class RunLogger:
-    """All that a run's folder tells of its course, and the terminal; to be used in a `with`.
+    """Writes a run's logs and pictures and shows its progress on the console; a context manager.
 
-    That is `metrics.jsonl`, TensorBoard events, `progress.png`, `samples/`, `evaluations/` and `report.html`.
+    Writes `metrics.jsonl`, TensorBoard events, `progress.png`, `samples/`, `evaluations/` and `report.html`.
 
     Args:
-      folder: the run folder; None for the processes that keep no logbook, whose calls then do nothing.
-      classes: the data set's.
+      folder: the run folder; None for processes that do not write, whose calls do nothing.
+      classes: of the dataset.
       total_steps: of the whole run.
       steps_per_epoch: of one epoch.
-      images_per_step: the global batch.
+      images_per_step: the global batch size.
       first_step: finished steps at the start; above 0 for a resumed run.
-      scored_step: finished steps at the last evaluation that is known at the start; see `MetricsLog`.
-      seconds_before: that the run took before it was resumed.
-      resumed: whether the folder holds this run's metrics already.
+      scored_step: finished steps at the last evaluation of the checkpoint; see `MetricsLog`.
+      seconds_before: seconds that the run took before it was resumed.
+      resumed: whether the folder already has this run's metrics.
       title: heading of the training plot.
-      device: for the plot, such as "8 x Tesla V100-SXM2-16GB".
-      about: what the report is to know of the data, as JSON.
-      write: calls what it is given, which writes into the folder; may wait and call it again where there is no room.
-      should_stop: asked before each picture, which are left out then.
+      device: hardware shown in the plot, such as "8 x Tesla V100-SXM2-16GB".
+      about: JSON values about the dataset for `dataset.json`.
+      write: calls the given function, which writes into the folder; may wait and retry if the disk is full.
+      should_stop: whether to skip the remaining pictures.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class RunLogger:
         self._images_per_step = images_per_step
         self._write, self._should_stop = write, should_stop
         self._start = time.monotonic() - seconds_before
-        self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)  # (step, when it was known to be finished)
+        self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)  # (step, when it finished)
         self._rates: list[float] = []
-        self._num_skipped: int | None = None if first_step else 0  # a resumed run's is in its state
+        self._num_skipped: int | None = None if first_step else 0  # a resumed run's counter is in its state
         self._draw_again_at = 0.0  # monotonic seconds
-        self._has_kept_records = False
-        self._unkept_worst: Callable[[], None] | None = None
+        self._has_dataset_info = False
+        self._pending_worst: Callable[[], None] | None = None
         if folder:
             self._log = MetricsLog(folder, resume_step=first_step if resumed else None, scored_step=scored_step)
             self._progress = Progress(total_steps, steps_per_epoch, first_step, elapsed=seconds_before)
@@ -93,40 +93,40 @@ class RunLogger:
         self._progress.__exit__(kind, error, traceback)
         self._log.close()
         if error is None:
-            self._keep_worst()
+            self._write_worst()
             return
-        self._write = lambda draw: draw()  # nothing is waited for any more
-        with contextlib.suppress(Exception):  # the error counts, not the picture of it
-            self._keep_worst()
+        self._write = lambda draw: draw()  # do not wait for disk space any more
+        with contextlib.suppress(Exception):  # must not hide the original error
+            self._write_worst()
             why = error.short if isinstance(error, ExitError) else "ended"
             self.draw_plot(status=f"{why} after step {self._log.last_step('train')}")
 
     @property
     def seconds(self) -> float:
-        """Since the run began, over all its starts."""
+        """Seconds since the run began, including the time before it was resumed."""
         return time.monotonic() - self._start
 
     @property
     def images_per_second(self) -> float:
-        """The median over this start's steps, without compiling and evaluating; NaN before the second step."""
+        """Median throughput since this start, without compilation and evaluation; NaN before the second step."""
         return float(np.median(self._rates)) if self._rates else float("nan")
 
     def say(self, text: str) -> None:
-        """Prints a line."""
+        """Print a line."""
         if self._folder:
             self._progress.say(text)
 
-    def aside(self, doing: str):
-        """Shows what is done between steps, in a `with`."""
+    def phase(self, name: str):
+        """Return a context manager that shows an activity between steps, such as "evaluating"."""
         self._times.clear()
-        return self._progress.aside(doing) if self._folder else contextlib.nullcontext()
+        return self._progress.phase(name) if self._folder else contextlib.nullcontext()
 
-    def steps(self, steps: range, measures: Mapping[str, np.ndarray]) -> None:
-        """Notes finished steps, that were taken in one call, and what `training.steps.train_steps` measured.
+    def log_steps(self, steps: range, metrics: Mapping[str, np.ndarray]) -> None:
+        """Log the finished steps of one dispatch.
 
         Args:
           steps: counted from 0.
-          measures: each [len(steps)].
+          metrics: of `training.steps.train_steps`, each [len(steps)].
         """
         if not self._folder:
             return
@@ -136,15 +136,15 @@ class RunLogger:
             rate = (steps.stop - before) * self._images_per_step / max(now - then, 1e-9)
             self._rates.append(rate)
         self._times.append((steps.stop, now))
-        measures = {name: np.asarray(values) for name, values in measures.items()}  # one wait for all of them
+        metrics = {name: np.asarray(values) for name, values in metrics.items()}  # waits for the devices once
         for i, step in enumerate(steps):
-            self._step(step + 1, {name: float(values[i]) for name, values in measures.items()}, rate)
+            self._log_step(step + 1, {name: float(values[i]) for name, values in metrics.items()}, rate)
 
-    def _step(self, step: int, values: Mapping[str, float], rate: float) -> None:
+    def _log_step(self, step: int, values: Mapping[str, float], rate: float) -> None:
         skipped_before = values["skipped"] if self._num_skipped is None else self._num_skipped
         self._num_skipped = int(values["skipped"])
-        clock = {"seconds": self.seconds, "images_per_second": rate}
-        self._write(partial(self._log.write, "train", step, epoch=step / self._steps_per_epoch, **values, **clock))
+        speed = {"seconds": self.seconds, "images_per_second": rate}
+        self._write(partial(self._log.write, "train", step, epoch=step / self._steps_per_epoch, **values, **speed))
         self._progress.step(
             step,
             values["loss"],
@@ -153,7 +153,7 @@ class RunLogger:
             num_skipped=int(self._num_skipped - skipped_before),
         )
 
-    def evaluated(
+    def log_evaluation(
         self,
         step: int,
         confusion: np.ndarray,
@@ -164,21 +164,21 @@ class RunLogger:
         images: Images | None = None,
         best: int | None = None,
     ) -> None:
-        """Notes an evaluation, keeps what the report shows of it, and if it is time draws pictures, plot and report.
+        """Log an evaluation, store it for the report and, if due, draw pictures, plot and report.
 
-        It is at the first evaluation of a start, at the run's last, and between them as often as leaves nine tenths of
-        the time to the training: an epoch of a fast device may be shorter than the drawing. What the newest found worst
-        is kept then too, and when the training ends.
+        Drawing is due at the first evaluation since the start, at the last of the run, and between them as often as
+        takes at most a tenth of the time, since an epoch may be shorter than drawing. The worst images of the newest
+        evaluation are stored at the same times, and when the training ends.
 
         Args:
           step: finished steps.
-          confusion: int64 [C,C] of the scored split.
-          loss: of the scored split.
-          pictures: of the fixed records.
-          worst: of the records with the lowest accuracies.
-          accuracies: name -> share of its labelled pixels that are right, of each record.
-          images: the confusion matrix of each image, where they are known.
-          best: the step of the best evaluation before this one.
+          confusion: int64 [C,C] of the split.
+          loss: of the split.
+          pictures: the preview samples.
+          worst: samples with the lowest accuracies.
+          accuracies: name -> fraction of labeled pixels predicted correctly, of every sample.
+          images: the confusion matrix of each image, if known.
+          best: step of the best evaluation before this one.
         """
         if not self._folder:
             return
@@ -186,26 +186,23 @@ class RunLogger:
         values = {
             "epoch": step / self._steps_per_epoch,
             "loss": loss,
-            "global_accuracy": scores.global_accuracy,
-            "mean_accuracy": scores.mean_accuracy,
-            "miou": scores.miou,
-            "weighted_iou": scores.weighted_iou,
+            **scores.values,
             "iou": dict(zip(self._classes.names, scores.iou, strict=True)),
             "seconds": self.seconds,
         }
         self._write(partial(self._log.write, "val", step, **values))
         self._progress.evaluated(scores, loss)
-        with self.aside("drawing"):
-            if not self._has_kept_records:
-                self._write(partial(keep_records, self._folder, self._about, self._classes, pictures))
-            self._has_kept_records = True
-            found = {"confusion": confusion, "loss": loss, "pictures": pictures, "classes": self._classes}
-            self._write(partial(keep_evaluation, self._folder, step, **found, images=images, best=best))
-            self._unkept_worst = partial(keep_worst, self._folder, step, self._classes, worst, accuracies)
+        with self.phase("drawing"):
+            if not self._has_dataset_info:
+                self._write(partial(write_dataset_info, self._folder, self._about, self._classes, pictures))
+            self._has_dataset_info = True
+            evaluation = {"confusion": confusion, "loss": loss, "pictures": pictures, "classes": self._classes}
+            self._write(partial(write_evaluation, self._folder, step, **evaluation, images=images, best=best))
+            self._pending_worst = partial(write_worst, self._folder, step, self._classes, worst, accuracies)
             begin = time.monotonic()
             if step < self._total_steps and begin < self._draw_again_at:
                 return
-            self._keep_worst()
+            self._write_worst()
             if pictures and not self._should_stop():
                 names, *arrays = zip(*pictures, strict=True)
                 drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step, self._split)
@@ -214,19 +211,25 @@ class RunLogger:
                 self.draw_plot()
             if not self._should_stop():
                 self._write(partial(write_report, self._folder))
-            self._draw_again_at = begin + (time.monotonic() - begin) / DRAWING_SHARE
+            self._draw_again_at = begin + (time.monotonic() - begin) / DRAWING_FRACTION
 
-    def _keep_worst(self) -> None:
-        """Keeps what the newest evaluation found worst, if that is not kept yet."""
-        if self._unkept_worst:
-            self._write(self._unkept_worst)
-        self._unkept_worst = None
+    def _write_worst(self) -> None:
+        """Store the worst images of the newest evaluation, unless stored already."""
+        if self._pending_worst:
+            self._write(self._pending_worst)
+        self._pending_worst = None
 
     def draw_plot(self, status: str | None = None) -> None:
-        """Draws `progress.png` from the metrics so far."""
+        """Draw `progress.png` from the metrics so far."""
         if not self._folder:
             return
+        settings = {
+            "steps_per_epoch": self._steps_per_epoch,
+            "title": self._title,
+            "total_steps": self._total_steps,
+            "device": self._device,
+            "status": status,
+            "split": self._split,
+        }
         rows, path = read_metrics(self._folder / FILE_NAME), self._folder / "progress.png"
-        told = {"title": self._title, "total_steps": self._total_steps, "device": self._device, "status": status}
-        told["split"] = self._split
-        self._write(partial(training_plot, rows, path, steps_per_epoch=self._steps_per_epoch, **told))
+        self._write(partial(training_plot, rows, path, **settings))

@@ -1,4 +1,4 @@
-"""Strips of panels, text and colour keys, and the sheet that they make one beneath the other."""
+"""Build pictures from strips of panels, text and color keys stacked vertically."""
 
 import functools
 import io
@@ -11,16 +11,16 @@ from PIL.PngImagePlugin import PngInfo
 
 from segnet_jax.data.labels.classes import Color
 
-MIN_WIDTH = 640  # pixels, so that a title and a colour key have room over a single small picture
+MIN_WIDTH = 640  # pixels, so that a title and a color key fit above a single small picture
 _MIN_PANEL, _MAX_PANEL = 240, 480  # pixels of width
 _GAP, _MARGIN = 8, 16
 _INK, _PAPER = (32, 32, 32), (255, 255, 255)
 
 
 def panel_strip(panels: Sequence[np.ndarray]) -> Image.Image:
-    """Puts pictures of one size side by side.
+    """Place pictures of equal size side by side.
 
-    From 240 to 480 pixels of width a picture keeps its pixels; smaller ones are enlarged by whole pixels.
+    Widths of 240 to 480 pixels are kept; smaller pictures are enlarged by an integer factor, larger ones shrunk.
 
     Args:
       panels: uint8 [H,W,3] each.
@@ -45,7 +45,7 @@ def _fit(panel: np.ndarray) -> Image.Image:
 
 
 def text_strip(texts: Sequence[str], width: int, *, scale: float = 1.0, bold: bool = False) -> Image.Image:
-    """Writes one line: its texts begin at equal distances, and each is cut off where the next begins."""
+    """Write one line of texts in columns of equal width, cutting texts that are too long."""
     size = round(scale * text_size(width))
     font = _font(size, bold)
     strip = Image.new("RGB", (width, round(1.4 * size)), _PAPER)
@@ -57,7 +57,7 @@ def text_strip(texts: Sequence[str], width: int, *, scale: float = 1.0, bold: bo
 
 
 def key_strip(entries: Sequence[tuple[str, Color]], width: int) -> Image.Image:
-    """Draws a square of each colour with its name, in as many rows as the width asks for."""
+    """Draw a square of each color with its name, in as many rows as needed."""
     size = text_size(width)
     font = _font(size)
     row, x, places = 0, 0, []
@@ -77,26 +77,26 @@ def key_strip(entries: Sequence[tuple[str, Color]], width: int) -> Image.Image:
 
 
 def space_strip(height: int) -> Image.Image:
-    """Leaves room between two strips, beyond the usual."""
+    """Return extra space between two strips."""
     return Image.new("RGB", (1, height), _PAPER)
 
 
 def text_size(width: int) -> int:
-    """Pixels of height that stay readable where the sheet is shrunk to a screen's width."""
+    """Return a text height in pixels that stays readable when the picture is shrunk to the screen width."""
     return max(14, width // 88)
 
 
 MARK = b"Software\0segnet_jax, as asked"
-"""Stands in a PNG that a flag asked for, which a later command may replace; a run's own pictures lack it."""
+"""Written into a PNG that a flag asked for, which a later command may replace; a run's own pictures lack it."""
 
 
 def is_asked_for(head: bytes) -> bool:
-    """Whether a file that begins so is such a PNG."""
+    """Return whether a file that begins with `head` is such a PNG."""
     return head.startswith(b"\x89PNG") and MARK in head
 
 
 def sheet_png(strips: Sequence[Image.Image], asked_for: bool = False) -> bytes:
-    """Lay strips beneath each other on white paper and return the PNG, with MARK where a flag asked for it."""
+    """Stack strips vertically on a white background and encode the PNG, with MARK if a flag asked for it."""
     width = max(strip.width for strip in strips)
     height = sum(strip.height + _GAP for strip in strips) - _GAP
     sheet = Image.new("RGB", (width + 2 * _MARGIN, height + 2 * _MARGIN), _PAPER)
@@ -108,7 +108,7 @@ def sheet_png(strips: Sequence[Image.Image], asked_for: bool = False) -> bytes:
     info = PngInfo()
     if asked_for:
         info.add_text(*MARK.decode().split("\0"))
-    sheet.save(buffer, "PNG", compress_level=3, pnginfo=info)  # a tenth larger than usual, in little over half the time
+    sheet.save(buffer, "PNG", compress_level=3, pnginfo=info)  # a tenth larger than the default, in half the time
     return buffer.getvalue()
 
 
@@ -123,7 +123,7 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 @functools.cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    import matplotlib  # its DejaVu Sans is on every machine, and in the training plot
+    import matplotlib  # provides DejaVu Sans on every machine, the font of the training plot
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)

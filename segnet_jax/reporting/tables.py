@@ -1,4 +1,4 @@
-"""The table of scores by class that ends a training and an evaluation."""
+"""Tables of scores on the console."""
 
 import math
 import sys
@@ -15,9 +15,10 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.bootstrap import Interval
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import Scores
+from segnet_jax.metrics.table import METRICS, percent
 from segnet_jax.system.errors import shown
 
-_MOST_SEQUENCES = 10  # whose scores are shown; the names of a folder of photographs may tell hundreds
+_MAX_SEQUENCES = 10  # rows; the file names of a folder may form hundreds of sequences
 
 
 def per_class_table(
@@ -26,19 +27,20 @@ def per_class_table(
     interval: Mapping[str, Interval] | None = None,
     boundary: BoundaryF1 | None = None,
 ) -> Table:
-    """Lays out IoU and accuracy of each class in percent; fits 60 columns and says all it says without colour.
+    """Build a table of the IoU and accuracy of each class in percent, at most 60 columns wide, readable without color.
 
-    The lowest IoU is marked, a class without ground truth is called absent, the means stand in the last row, and below
-    it the bootstrap interval over images and boundary F1, where they are known.
+    It marks the lowest IoU and absent classes. The last row has the means, and the caption the other metrics, the
+    bootstrap interval and boundary F1, if given.
     """
-    caption = f"global accuracy {percent(scores.global_accuracy)}, weighted IoU {percent(scores.weighted_iou)}"
+    others = [metric for key, metric in METRICS.items() if key not in ("miou", "mean_accuracy")]
+    caption = ", ".join(f"{metric.label} {metric.format(scores.values[metric.key])}" for metric in others)
     if interval:
         low, high = interval["miou"]
-        caption += f"\nmIoU over images, 95 %: {percent(low)} to {percent(high)}"
+        caption += f"\nmIoU, 95 % interval over images: {percent(low)} to {percent(high)}"
     if boundary:
-        caption += f"\nboundary F1: paper {percent(boundary.paper)}, script {percent(boundary.script)}"
+        caption += f"\nboundary F1: {percent(boundary.paper)} (paper), {percent(boundary.script)} (script)"
     if scores.absent:
-        caption += "\nabsent from the labels: left out of the means"
+        caption += "\nabsent: no labeled pixels, left out of the means"
     table = Table(
         box=rich.box.SIMPLE,
         show_edge=False,
@@ -51,12 +53,12 @@ def per_class_table(
     for heading in ("IoU %", "accuracy %", "pixels"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
     table.add_column("", no_wrap=True, overflow="crop")
-    known = [class_id for class_id in range(len(classes)) if class_id not in scores.absent]
-    lowest = min(known, key=lambda class_id: scores.iou[class_id], default=None)
+    present = [class_id for class_id in range(len(classes)) if class_id not in scores.absent]
+    lowest = min(present, key=lambda class_id: scores.iou[class_id], default=None)
     for class_id, name in enumerate(classes.names):
         absent = class_id in scores.absent
         table.add_row(
-            Text(shown(name)),  # a Text, for a class may be called "[red]"
+            Text(shown(name)),  # a Text, since a class may be named "[red]"
             _number(scores.iou[class_id]),
             _number(scores.accuracy[class_id]),
             f"{scores.pixels[class_id]:,}",
@@ -64,7 +66,7 @@ def per_class_table(
             style="dim" if absent else "yellow" if class_id == lowest else "",
             end_section=class_id == len(classes) - 1,
         )
-    mean = "mean" if len(known) == len(classes) else f"mean of {len(known)}"
+    mean = "mean" if len(present) == len(classes) else f"mean of {len(present)}"
     pixels = f"{np.sum(scores.pixels):,}"
     table.add_row(mean, _number(scores.miou), _number(scores.mean_accuracy), pixels, "", style="bold")
     return table
@@ -77,32 +79,27 @@ def print_table(
     interval: Mapping[str, Interval] | None = None,
     boundary: BoundaryF1 | None = None,
 ) -> None:
-    """Prints the table, to standard output unless told otherwise."""
+    """Print the table of `per_class_table`, by default to standard output."""
     console = Console(file=file or sys.stdout, highlight=False)
     console.print(per_class_table(scores, classes, interval, boundary))
 
 
-def print_sequences(found: Mapping[str, Mapping[str, float]]) -> None:
-    """Prints the score of each video sequence, of many those with the most images.
+def print_sequences(sequences: Mapping[str, Mapping[str, float]]) -> None:
+    """Print the mIoU of each video sequence, at most of the ten with the most images.
 
     Args:
-      found: sequence -> "miou" and "num_images".
+      sequences: name -> "miou" and "num_images".
     """
-    by_size = sorted(found.items(), key=lambda item: -item[1]["num_images"])
+    by_size = sorted(sequences.items(), key=lambda item: -item[1]["num_images"])
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("sequence", overflow="fold", min_width=8)
     table.add_column("mIoU %", justify="right", no_wrap=True)
     table.add_column("images", justify="right", no_wrap=True)
-    for name, scored in by_size[:_MOST_SEQUENCES]:
-        table.add_row(Text(shown(name)), _number(scored["miou"]), f"{scored['num_images']:,}")
+    for name, row in by_size[:_MAX_SEQUENCES]:
+        table.add_row(Text(shown(name)), _number(row["miou"]), f"{row['num_images']:,}")
     Console(file=sys.stdout, highlight=False).print(table)
-    if len(found) > _MOST_SEQUENCES:
-        print(f"and {len(found) - _MOST_SEQUENCES} more sequences; --json FILE has all")
-
-
-def percent(fraction: float | None) -> str:
-    """Writes 0.4123 as "41.2 %" and what was not measured as "-"."""
-    return "-" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.1f} %"
+    if len(sequences) > _MAX_SEQUENCES:
+        print(f"and {len(sequences) - _MAX_SEQUENCES} more sequences; --json FILE lists all")
 
 
 def _number(fraction: float) -> str:

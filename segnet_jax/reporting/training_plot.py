@@ -1,4 +1,4 @@
-"""`progress.png`: accuracy and loss over the iterations, as MATLAB's training window showed them in 2018."""
+"""Draw `progress.png`: accuracy and loss over the iterations, in the style of MATLAB's training window of 2018."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from segnet_jax.system.files import atomic_write_bytes
 
 _BLUE, _PALE_BLUE = "#0a6ebd", "#a9d0ee"
 _ORANGE, _PALE_ORANGE = "#d1520f", "#f7c6a8"
-_BLACK, _GREEN, _BAND, _GREY = "#1a1a1a", "#2e8b3d", "#f1f1f3", "#6a6a6a"
+_BLACK, _GREEN, _BAND, _GRAY = "#1a1a1a", "#2e8b3d", "#f1f1f3", "#6a6a6a"
 _MAX_POINTS = 2000
 _MAX_BANDS = 10
 
@@ -29,20 +29,20 @@ def training_plot(
     status: str | None = None,
     split: str = "val",
 ) -> None:
-    """Draws the course of a training from its metrics and replaces the picture at `path`.
+    """Draw the curves of a training and replace the picture at `path`.
 
     Args:
       metrics: the rows of `metrics.jsonl`, from `read_metrics`.
       path: the PNG to write.
       steps_per_epoch: steps of one epoch.
-      title: the heading, such as the protocol's name.
-      total_steps: steps of the whole run; the newest one where it is not given.
-      device: what it runs on.
-      status: a few words; "training" before the last step and "finished" after it where it is not given.
-      split: that is scored.
+      title: heading, such as the protocol's name.
+      total_steps: steps of the whole run; by default the newest step.
+      device: hardware in use.
+      status: a few words; by default "training" before the last step and "finished" after it.
+      split: the evaluated split.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: it keeps every figure alive
+    from matplotlib.figure import Figure  # not pyplot, which keeps every figure alive
 
     train = [row for row in metrics if row["kind"] == "train"]
     val = [row for row in metrics if row["kind"] == "val"]
@@ -76,8 +76,8 @@ def training_plot(
     lower.set_ylabel("Loss", fontsize=11)
     lower.set_xlabel("Iteration", fontsize=11)
 
-    _dress(upper, last_step, total_steps, steps_per_epoch, named=True)
-    _dress(lower, last_step, total_steps, steps_per_epoch, named=False)
+    _format_axes(upper, last_step, total_steps, steps_per_epoch, label_epochs=True)
+    _format_axes(lower, last_step, total_steps, steps_per_epoch, label_epochs=False)
     upper.tick_params(labelbottom=False)
     scored = SPLIT_WORDS[split]
     sections = _facts(train, val, last_step, total_steps, steps_per_epoch, device, status, scored)
@@ -90,13 +90,13 @@ def training_plot(
 
 
 def _values(rows: Sequence[dict], key: str) -> np.ndarray:
-    """One number a row; NaN where the row has none that is finite."""
+    """Return one value per row, NaN if it is missing or not finite."""
     values = np.array([np.nan if row.get(key) is None else row[key] for row in rows], float)
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """The exponential moving average over a fiftieth of the course, at least five values; NaN is passed over."""
+    """Return the exponential moving average over a fiftieth of the values, at least five, skipping NaN."""
     decay = 1 - 2 / (max(5, len(values) / 50) + 1)
     total = weight = 0.0
     means = []
@@ -107,23 +107,23 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return np.array(means)
 
 
-def thinned(values: np.ndarray, most: int = _MAX_POINTS) -> np.ndarray:
-    """Indices of at most about so many values that keep every peak: the lowest and the highest of each stretch."""
-    if len(values) <= most:
+def thinned(values: np.ndarray, max_points: int = _MAX_POINTS) -> np.ndarray:
+    """Return indices of about `max_points` values that keep all peaks: the minimum and maximum of each chunk."""
+    if len(values) <= max_points:
         return np.arange(len(values))
-    stretches = np.array_split(np.arange(len(values)), most // 2)
+    chunks = np.array_split(np.arange(len(values)), max_points // 2)
     filled = np.nan_to_num(values, nan=0.0)
-    ends = [(s[filled[s].argmin()], s[filled[s].argmax()]) for s in stretches]
-    return np.unique(ends)
+    extremes = [(chunk[filled[chunk].argmin()], chunk[filled[chunk].argmax()]) for chunk in chunks]
+    return np.unique(extremes)
 
 
 def _draw_training(axes, rows, key, factor, dark, pale) -> np.ndarray:
     steps, values = _values(rows, "step"), factor * _values(rows, key)
     mean = smoothed(values)
-    some = thinned(values)
-    axes.plot(steps[some], values[some], color=pale, linewidth=0.8, zorder=2, marker="o" if len(rows) == 1 else None)
-    some = some[:: max(1, len(some) // 1000)] if len(rows) > _MAX_POINTS else some
-    axes.plot(steps[some], mean[some], color=dark, linewidth=1.8, zorder=3, solid_joinstyle="round")
+    kept = thinned(values)
+    axes.plot(steps[kept], values[kept], color=pale, linewidth=0.8, zorder=2, marker="o" if len(rows) == 1 else None)
+    kept = kept[:: max(1, len(kept) // 1000)] if len(rows) > _MAX_POINTS else kept
+    axes.plot(steps[kept], mean[kept], color=dark, linewidth=1.8, zorder=3, solid_joinstyle="round")
     return mean
 
 
@@ -135,16 +135,16 @@ def _draw_validation(axes, rows, key, factor, color, style, marker) -> np.ndarra
 
 
 def loss_top(smooth: np.ndarray, raw: np.ndarray, val: np.ndarray) -> float:
-    """The top of the loss axis: a few wild steps, or one wild evaluation, must not flatten the rest."""
+    """Return the top of the loss axis, ignoring a few outlying steps or evaluations."""
     raw, val = raw[~np.isnan(raw)], val[~np.isnan(val)]
     if not raw.size:
         return 1.05 * val.max() if val.size else 1.0
-    usual = max(np.percentile(raw, 99), np.nanmax(smooth))
-    return 1.05 * max(usual, min(val.max(initial=0), 1.5 * usual), 1e-6)
+    typical = max(np.percentile(raw, 99), np.nanmax(smooth))
+    return 1.05 * max(typical, min(val.max(initial=0), 1.5 * typical), 1e-6)
 
 
-def _dress(axes, last_step: int, total_steps: int, steps_per_epoch: int, *, named: bool) -> None:
-    """Gives a panel its epoch bands, grid and ticks."""
+def _format_axes(axes, last_step: int, total_steps: int, steps_per_epoch: int, *, label_epochs: bool) -> None:
+    """Add epoch bands, grid and ticks to a panel."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     num_epochs = max(1, -(-last_step // steps_per_epoch))
@@ -156,29 +156,29 @@ def _dress(axes, last_step: int, total_steps: int, steps_per_epoch: int, *, name
         name = f"{first}" if first == last else f"{first}–{last}"
         if place == 0:
             name = f"Epoch {name}" if first == last else f"Epochs {name}"
-        if named and right - left >= 0.05 * end:
-            look = dict(ha="center", va="bottom", fontsize=8.5, color=_GREY, zorder=5)
+        if label_epochs and right - left >= 0.05 * end:
+            look = dict(ha="center", va="bottom", fontsize=8.5, color=_GRAY, zorder=5)
             axes.text((left + right) / 2, 0.02, name, transform=axes.get_xaxis_transform(), **look)
-    axes.set_xlim(0, 1.01 * end)  # room for the marker at the end
+    axes.set_xlim(0, 1.01 * end)  # space for the last marker
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     axes.yaxis.set_label_coords(-0.05, 0.5)
     axes.grid(color="#d9d9de", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, color=_GREY)
+    axes.tick_params(labelsize=9, color=_GRAY)
     for side in axes.spines.values():
         side.set(color="#b0b0b6", linewidth=0.8)
 
 
 def epoch_bands(num_epochs: int) -> list[tuple[int, int]]:
-    """Cuts the epochs into at most ten bands of a round number of them: (first, last), counted from 1."""
+    """Split the epochs into at most ten bands of a round width, as (first, last) counted from 1."""
     round_numbers = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
     width = next(number for number in round_numbers if num_epochs <= number * _MAX_BANDS)
     return [(first, min(first + width - 1, num_epochs)) for first in range(1, num_epochs + 1, width)]
 
 
 def _facts(train, val, last_step, total_steps, steps_per_epoch, device, status, scored) -> dict[str, dict[str, str]]:
-    """The text column: section -> name -> value."""
+    """Return the text column: section -> name -> value."""
     newest = train[-1] if train else {}
     mious = _values(val, "miou")
     best = "-"
@@ -214,13 +214,13 @@ def _facts(train, val, last_step, total_steps, steps_per_epoch, device, status, 
 
 
 def _write_facts(figure, sections: dict[str, dict[str, str]]) -> float:
-    """Writes the column from the top down and returns how far it came."""
+    """Write the text column from the top, and return the y position below it."""
     y = 0.885
     for heading, facts in sections.items():
         figure.text(0.755, y, heading, fontsize=11, weight="bold", color=_BLACK)
         y -= 0.032
         for name, value in facts.items():
-            figure.text(0.755, y, name, fontsize=9.5, color=_GREY)
+            figure.text(0.755, y, name, fontsize=9.5, color=_GRAY)
             for line in textwrap.wrap(value, 20)[:3] or [""]:
                 figure.text(0.872, y, line, fontsize=9.5, color=_BLACK, parse_math=False)
                 y -= 0.028
@@ -229,7 +229,7 @@ def _write_facts(figure, sections: dict[str, dict[str, str]]) -> float:
 
 
 def _draw_key(figure, top: float, scored: str) -> None:
-    """Draws the key of both panels below the text column."""
+    """Draw the legend of both panels below the text column."""
     from matplotlib.lines import Line2D
 
     figure.text(0.755, top, "Key", fontsize=11, weight="bold", color=_BLACK)

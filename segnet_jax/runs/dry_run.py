@@ -20,11 +20,11 @@ import numpy as np
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.distributed.data_parallel import Devices, memory_of, peak_memory_of, prefetch
-from segnet_jax.reporting.evaluations import keep_evaluation, keep_records, keep_worst, peak_of_process
+from segnet_jax.reporting.evaluations import peak_process_memory, write_dataset_info, write_evaluation, write_worst
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.page.draw import write_report
-from segnet_jax.reporting.run_logger import DRAWING_SHARE
+from segnet_jax.reporting.run_logger import DRAWING_FRACTION
 from segnet_jax.reporting.training_plot import training_plot
 from segnet_jax.runs import find_run
 from segnet_jax.runs.checks import epochs_between_evaluations
@@ -99,7 +99,7 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None, say: Callable[[st
         + (num_scored * scoring["seconds_a_batch"] + showing["keeping"]) / score_every
         + saving["seconds"] / config.checkpoint_every
     )
-    epoch = min(epoch + showing["drawing"] / score_every, epoch / (1 - DRAWING_SHARE))
+    epoch = min(epoch + showing["drawing"] / score_every, epoch / (1 - DRAWING_FRACTION))
     return {
         "input": setup.placement,
         "global_batch_size": sampler.global_batch_size,
@@ -109,7 +109,7 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None, say: Callable[[st
         "scoring": scoring | {"batches": num_scored},
         "saving": saving,
         "showing": showing,
-        "memory": memory | {"host": peak_of_process(), "of_a_device": memory_of(devices.local[0])},
+        "memory": memory | {"host": peak_process_memory(), "of_a_device": memory_of(devices.local[0])},
         "seconds_an_epoch": epoch,
         "seconds_in_all": config.epochs * epoch + step["compiling"] + scoring["compiling"],
     }
@@ -212,14 +212,14 @@ def _time_showing(found: Evaluation, setup: Setup, folder: pathlib.Path) -> dict
     chosen, *arrays = zip(*pictures, strict=True)
     drawn = (*map(np.stack, arrays), chosen, classes, folder / "samples")
     told = {"confusion": found.confusion, "loss": found.loss, "pictures": pictures}
-    keep_records(folder, setup.about, classes, pictures)
+    write_dataset_info(folder, setup.about, classes, pictures)
     with MetricsLog(folder) as log:
         for step in (1, 2):
             start = time.monotonic()
             log.write("train", step, loss=0.0)
-            keep_evaluation(folder, step, classes=classes, **told)
+            write_evaluation(folder, step, classes=classes, **told)
             kept = time.monotonic()
-            keep_worst(folder, step, classes, pictures, {})
+            write_worst(folder, step, classes, pictures, {})
             prediction_pictures(*drawn, step, setup.eval_name)
             training_plot(read_metrics(folder / FILE_NAME), folder / "progress.png", steps_per_epoch=1, title="check")
             write_report(folder)

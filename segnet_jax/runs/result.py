@@ -11,9 +11,10 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_batch, recipe_differences
 from segnet_jax.data.sequences import sequences_of
 from segnet_jax.distributed.data_parallel import replicate
-from segnet_jax.metrics.bootstrap import SCORES, intervals
+from segnet_jax.metrics.bootstrap import intervals
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores, selection_score
+from segnet_jax.metrics.table import primary_metrics
 from segnet_jax.reporting.environment import result
 from segnet_jax.reporting.evaluations import Images, images_path, read_images, write_images
 from segnet_jax.reporting.run_logger import RunLogger
@@ -41,7 +42,7 @@ def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
     if confusions.keys() == {"running"}:
         return {}
     found = {rule: scores(confusion) for rule, confusion in confusions.items()}
-    return {"batch_norm": {rule: {name: getattr(each, name) for name in SCORES} for rule, each in found.items()}}
+    return {"batch_norm": {rule: {key: each.values[key] for key in primary_metrics()} for rule, each in found.items()}}
 
 
 def write_result(

@@ -14,8 +14,8 @@ from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.labels.label_mapping import StoredLabels, labels_of_json
 from segnet_jax.reporting.environment import environment
+from segnet_jax.reporting.evaluations import DATASET_FILE
 from segnet_jax.reporting.evaluations import FOLDER as EVALUATIONS
-from segnet_jax.reporting.evaluations import RECORDS_FILE
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError, listed, shown
@@ -147,7 +147,7 @@ def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
 def num_training_images(folder: str | pathlib.Path) -> int | None:
     """How many images a run trains on, as it notes at its first evaluation; None where it has not."""
     try:
-        number = confined.read_json(folder, f"{EVALUATIONS}/{RECORDS_FILE}")["num_images"]["train"]
+        number = confined.read_json(folder, f"{EVALUATIONS}/{DATASET_FILE}")["num_images"]["train"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return number if type(number) is int and number > 0 else None

@@ -155,7 +155,7 @@ def open_logger(
 
 
 def shown(found: Evaluation, setup: Setup) -> dict[str, Any]:
-    """Return what the log, the pictures and the report show of an evaluation: arguments of `RunLogger.evaluated`."""
+    """Return what `RunLogger.log_evaluation` shows of an evaluation."""
     names, samples = setup.eval_split.names, setup.eval_samples
     pictures, worst = (
         [(names[i], *samples.read(i), prediction) for i, prediction in predictions.items()]

@@ -52,8 +52,7 @@ class Trainer:
     logger: RunLogger
 
     def __init__(self, config: Config):
-        self.config = config
-        self.stop = Stop()
+        self.config, self.stop = config, Stop()
 
     def run(self) -> None:
         """Train, or resume, and write the result; each part below is one line here.
@@ -233,7 +232,7 @@ class Trainer:
         finite = metrics.pop("finite")
         num_good = len(steps) if finite.all() else int(np.argmin(finite))
         if num_good:
-            self.logger.steps(steps[:num_good], {name: values[:num_good] for name, values in metrics.items()})
+            self.logger.log_steps(steps[:num_good], {name: values[:num_good] for name, values in metrics.items()})
         if num_good < len(steps):
             self.step, self.state = steps[num_good], clear_non_finite(self.state)  # unchanged since before that step
             if self.step > self.meta["step"]:
@@ -243,11 +242,12 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluate, log and draw, and save the state if it is the best so far."""
         meta = self.meta
-        with self.logger.aside("evaluating"):
+        with self.logger.phase("evaluating"):
             found = self.steps.evaluate(self.state.variables, self.should_stop)
         if found is None:  # stopped: the evaluation comes first when the run is resumed
             return
-        self.logger.evaluated(self.step, **session.shown(found, self.setup), best=meta["best"] and meta["best"]["step"])
+        best = meta["best"] and meta["best"]["step"]
+        self.logger.log_evaluation(self.step, **session.shown(found, self.setup), best=best)
         meta["last"] = {"step": self.step, "confusion": found.confusion.tolist()}
         if session.is_better(self.setup, meta, found.loss, self.step):
             meta["best"] = meta["last"]
@@ -303,14 +303,14 @@ class Trainer:
         """
         setup, precise = self.setup, self.config.batch_norm == "recompute"
         doing = "computing precise batch-norm statistics" if precise else "choosing the checkpoint"
-        with self.stop.at_once(), self.logger.aside(doing):
+        with self.stop.at_once(), self.logger.phase(doing):
             variables = result_variables(setup, self.checkpoints, self.meta, self.state, self.step, self.disk)
         scored = None, None
         if variables is None:
             lost = " and is of the running statistics" if precise else ""
             self.logger.say(f"warning: the best checkpoint is damaged: the result has no boundary F1{lost}")
         else:
-            with self.logger.aside("scoring boundaries"):
+            with self.logger.phase("scoring boundaries"):
                 evaluate = partial(self.steps.evaluate, variables, self.should_stop)
                 scored = evaluate_boundaries(evaluate, setup.eval_samples, len(setup.dataset.classes))
         if scored is None:

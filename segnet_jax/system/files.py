@@ -16,6 +16,11 @@ import numpy as np
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 
+_OF_A_RUN = {  # what a training leaves in a run's folder, or will leave
+    *("config.toml", "environment.json", "data.json", "overrides.json", "outcome.json", "result.json", "lock"),
+    *("result_before.json", "metrics.jsonl", "train.log", "confusion.csv", "report.html", "progress.png"),
+    "first_batch.png",
+}
 _HEAD = 4096  # bytes of a file that tell what wrote it
 _LONGEST = 255  # bytes of a name, on most file systems
 
@@ -110,6 +115,8 @@ def check_place(
         raise UserError(f"--{flag} {path} is a folder: name a file")
     if len(os.fsencode(place.name)) > _LONGEST:
         raise UserError(f"--{flag} {path} is too long a name: name another file")
+    if place.name in _OF_A_RUN and os.path.lexists(place.parent / "config.toml"):
+        raise UserError(f"--{flag} {path} is a file of the run itself: name another file")
     if os.path.lexists(place) and not _may_be_replaced(place, is_ours):
         raise UserError(
             f"--{flag} {path} is there already: nothing is overwritten but what such a flag wrote before, name another "

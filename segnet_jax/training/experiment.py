@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from segnet_jax.config.fields import Config, differences, hash_of, on_resume
-from segnet_jax.config.files import CONFIG_FILE, current_names
+from segnet_jax.config.files import CONFIG_FILE
 from segnet_jax.config.files import override as override_fields
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
@@ -36,7 +36,7 @@ def check_experiment(
         if meta.get("config") not in (None, config.hash()):
             say(f"warning: the checkpoint of step {step} does not tell its settings: they are not compared")
         return
-    saved = override_fields(Config(), current_names(told), source=f"a checkpoint of {folder}")
+    saved = override_fields(Config(), told, source=f"a checkpoint of {folder}")
     if meta.get("config") not in (None, hash_of(told)):
         raise UserError(f"the checkpoint of step {step} in {folder} contradicts itself on its experiment")
     expected = config

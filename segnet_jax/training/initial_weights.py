@@ -91,6 +91,21 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: str) 
             kind="other-network",
             file=trained.source,
         )
+    rows = {
+        array.shape[-1]
+        for layers in trained.variables.values()
+        for layer, parts in layers.items()
+        if _is_head(layer, head)
+        for array in parts.values()
+    }
+    if len(rows) > 1 or (trained.classes is not None and rows != {len(trained.classes)}):
+        found = ", ".join(map(str, sorted(rows)))
+        names = "" if trained.classes is None else f" and names {len(trained.classes)}"
+        raise UserError(
+            f"--init {trained.source} is damaged: its last layer has {found} classes{names}",
+            kind="other-network",
+            file=trained.source,
+        )
 
 
 def _flag(name: str, value: Any) -> str:

@@ -90,12 +90,7 @@ def adamw(
     Source: Loshchilov & Hutter 2019 (arXiv 1711.05101).
     """
     adam = optax.adamw(learning_rate, b1=momentum, weight_decay=weight_decay, mask=_decayed(decay_scale, decay_shift))
-
-    def update(grads, state, params):
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of an integer count
-            return adam.update(grads, state, params)
-
-    return _with_bias_rate(bias_lr_mult, optax.GradientTransformation(adam.init, update))
+    return _with_bias_rate(bias_lr_mult, adam)
 
 
 OPTIMIZERS = {"sgd": sgd, "adamw": adamw}

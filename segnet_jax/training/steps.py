@@ -126,7 +126,7 @@ def train_step(
         batch_stats = lax.pmean(batch_stats, AXIS)  # synchronised statistics are equal already
     batch_stats = cut_from_one(batch_stats)
     batch_stats |= split_layers(state.batch_stats, model.is_frozen)[0]  # to the last bit: a mean may round
-    grads = jax.tree.map(lambda grad: grad.astype(jnp.float32) / (factor * total), grads)
+    grads = cut_from_one(jax.tree.map(lambda grad: grad.astype(jnp.float32) / (factor * total), grads))
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(trainable, updates) | frozen

@@ -201,7 +201,7 @@ def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path
     settings = {"schedule": "step", "step_epochs": 2, "learning_rate": 0.1, "batch_size_per_device": 2}
     made = make_run(tmp_path / "run", classes, told, **settings)
     (made / "evaluations").mkdir()
-    (made / "evaluations" / "records.json").write_text('{"num_images": {"train": 9}}')  # 4 steps of 2 images an epoch
+    (made / "evaluations" / "dataset.json").write_text('{"num_images": {"train": 9}}')  # 4 steps of 2 images an epoch
     flags = ["--platforms", "cpu", "--precision", "float32", "--input", "host"]
     assert run(monkeypatch, "lower", "--run", made, *flags, "--out", tmp_path / "out") == 0
     programs = {

@@ -17,7 +17,7 @@ from segnet_jax import evaluate as command
 from segnet_jax import train
 from segnet_jax.config.flags import parse_config, parse_flags
 from segnet_jax.constants import VOID
-from segnet_jax.reporting.evaluations import Images, keep_evaluation, read_images
+from segnet_jax.reporting.evaluations import Images, read_images, write_evaluation
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import OutOfMemory
 from segnet_jax.training import evaluation
@@ -143,7 +143,7 @@ def test_matrices_of_single_images_stay_kept_of_the_newest_evaluation_and_the_be
     classes, images = HOSTILE, Images(("a",), CONFUSION[None].astype(np.int32))
     for step, best in ((5, None), (10, 5), (15, 5), (20, 15)):
         found = {"classes": classes, "confusion": CONFUSION, "loss": 1.0, "pictures": []}
-        keep_evaluation(folder, step, **found, images=images, best=best)
+        write_evaluation(folder, step, **found, images=images, best=best)
         there = {int(path.stem.split("_")[1]) for path in (folder / "evaluations").glob("images_*.npz")}
         assert there == {step, best} - {None}
 

@@ -85,7 +85,7 @@ def test_a_run_leaves_what_the_design_names(unbroken):
         "latest.png",
     }
     assert {path.name for path in (unbroken / "evaluations").iterdir()} == {
-        "records.json",
+        "dataset.json",
         "images_0000003.npz",
         "images_0000006.npz",
         "worst.json",

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from segnet_jax.config.fields import Config, differences
-from segnet_jax.config.files import protocol_names, read_config, read_protocol, read_run
+from segnet_jax.config.files import protocol_names, read_config, read_protocol, read_run, read_whole_config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.system.errors import UserError
 
@@ -75,3 +75,22 @@ def test_only_what_makes_the_experiment_counts_as_a_difference():
     old = Config()
     new = dataclasses.replace(old, devices="2", run="x", data="elsewhere", max_steps=3, seed=1, depth=4)
     assert differences(old, new) == {"depth": (5, 4), "seed": (0, 1)}
+
+
+def test_a_run_of_a_later_format_is_refused_and_one_that_does_not_say_is_of_the_first(tmp_path):
+    text = Config(epochs=7).to_toml()
+    assert text.startswith("format_version = 1\n")
+    for kept in (text, text.partition("\n")[2]):
+        (tmp_path / "config.toml").write_text(kept)
+        assert read_whole_config(tmp_path, "config.toml") == Config(epochs=7)
+    for version in ("2", "0", '"1"', "true"):
+        (tmp_path / "config.toml").write_text(text.replace("= 1", f"= {version}", 1))
+        with pytest.raises(UserError, match="has format_version .*, and this segnet_jax reads runs up to 1"):
+            read_whole_config(tmp_path, "config.toml")
+
+
+def test_the_experiment_holds_only_what_differs_from_the_defaults():
+    assert Config().experiment() == {}
+    config = Config(epochs=7, devices="2", scale=(0.5, 2.0))  # the number of devices is no part of the experiment
+    assert config.experiment() == {"epochs": 7, "scale": [0.5, 2.0]}
+    assert config.hash() == Config(epochs=7, scale=(0.5, 2.0)).hash() != Config().hash()

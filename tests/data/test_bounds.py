@@ -28,7 +28,7 @@ from segnet_jax.reporting import overlay
 from segnet_jax.runs.dataset_checks import suggested_size
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system import bounded_toml
-from segnet_jax.system.budget import Budget
+from segnet_jax.system.budget import Budget, count_values
 from segnet_jax.system.errors import OutOfMemory, UserError
 from segnet_jax.system.signals import Stop
 
@@ -150,7 +150,7 @@ def test_an_overlay_of_a_wide_picture_is_mixed_in_parts():
     whole = overlay.overlay(image, ids, classes)
     overlay_strip, overlay._STRIP = overlay._STRIP, 50_000
     try:
-        assert (overlay.laid_over(image, ids, classes) == whole).all()
+        assert (overlay.overlay_by_strips(image, ids, classes) == whole).all()
     finally:
         overlay._STRIP = overlay_strip
 
@@ -182,7 +182,7 @@ def labelled(tmp_path, monkeypatch, sizes, most=labelling._MOST_PIXELS):
         sources.append(Source(path, "image", str(number)))
     monkeypatch.setattr(labelling, "_MOST_PIXELS", most)
     recorded = Recorded()
-    outputs = SimpleNamespace(image=lambda source, image, prediction: source, read=lambda source: {"exif": "apply"})
+    outputs = SimpleNamespace(image=lambda source, image, prediction: source, read=lambda source: {})
     done = [source for source, _ in labelling._label_images(sources, recorded, outputs, Stop())]
     assert sorted(done, key=lambda source: source.name) == sorted(sources, key=lambda source: source.name)
     return recorded.batches
@@ -243,6 +243,16 @@ def test_threads_share_a_budget_and_never_wait_for_each_other(monkeypatch):
         thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
     assert peak[0] <= 100 + 300 and budget._used == 0
+
+
+def test_values_are_counted_in_little_memory():
+    values = np.random.default_rng(0).integers(0, 11, (3000, 1001)).astype(np.uint8)
+    tracemalloc.start()
+    found = count_values(values, 12)
+    assert tracemalloc.get_traced_memory()[1] < 12e6
+    tracemalloc.stop()
+    assert found.dtype == np.int64 and (found == np.bincount(values.ravel(), minlength=12)).all()
+    assert count_values(values[:0], 3).tolist() == [0, 0, 0]
 
 
 def test_outside_a_scope_nothing_is_held():

@@ -107,7 +107,7 @@ def test_of_many_sequences_the_largest_are_told_and_all_are_in_the_json():
     found = audit(names)
     lines = in_words(found)
     assert lines[:2] == ["sequence hamburg_000000: 248 train", "sequence frankfurt_000001: 5 val"]
-    assert len(lines) == 11 and lines[-1] == "and 166 more sequences; --json FILE has all"
+    assert len(lines) == 11 and lines[-1] == "and 166 more sequences; --json FILE lists all"
     assert len(as_json(found)["sequences"]) == 176
 
 
@@ -115,7 +115,7 @@ def test_the_scores_of_many_sequences_are_those_of_the_largest(capsys):
     print_sequences({f"drive{i}": {"miou": 0.5, "num_images": i} for i in range(300)})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if "drive" in line] == [f"drive{i}" for i in range(299, 289, -1)]
-    assert len(lines) < 15 and lines[-1] == "and 290 more sequences; --json FILE has all"
+    assert len(lines) < 15 and lines[-1] == "and 290 more sequences; --json FILE lists all"
     print_sequences({"a": {"miou": 0.5, "num_images": 3}})
     assert "more" not in capsys.readouterr().out
 
@@ -184,7 +184,8 @@ def test_the_first_frames_of_a_left_out_sequence_are_trained_on_and_its_others_v
         "train": ("a_0030", "a_0060", "a_0090"),
         "val": ("a_0092",),
     }
-    assert found.name == "own-lists-first-3-of-a" and whole.name == "own-lists-without-a"
+    plain = open_dataset(str(folder), split_rule="tutorial", image_size=(24, 32), seed=0, num_train=1, num_val=1)
+    assert (found.name, whole.name) == (f"{plain.name}-first-3-of-a", f"{plain.name}-without-a")
     where = {name: whole.splits["val"].read(i) for i, name in enumerate(whole.splits["val"].names)}
     for split in found.splits.values():
         for i, name in enumerate(split.names):

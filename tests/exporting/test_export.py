@@ -37,7 +37,8 @@ def test_an_export_leaves_its_file_its_sum_and_what_was_compared(run, tmp_path, 
     folder = run / "export"
     assert {path.name for path in folder.iterdir()} == {"network.stablehlo", "network.safetensors", "export.json"}
     report = json.loads((folder / "export.json").read_text())
-    assert report == json.loads((tmp_path / "found.json").read_text()) and set(report) == {"safetensors", "stablehlo"}
+    assert {"written_by": "segnet_jax"} | report == json.loads((tmp_path / "found.json").read_text())
+    assert set(report) == {"safetensors", "stablehlo"}
     printed = capsys.readouterr().out
     for told in report.values():
         ((name, digest),) = told["files"].items()
@@ -98,6 +99,13 @@ def test_an_earlier_export_is_not_overwritten_unless_that_is_said(run, tmp_path,
         f"error: {out} holds network.safetensors already: add --overwrite, or name another folder by --out",
     )
     assert (out / "network.safetensors").read_text() == "mine" and len(list(out.iterdir())) == 1
+    with pytest.raises(UserError, match="network.safetensors, which is not what was exported there"):
+        export(run, "--format", "safetensors", "--out", out, "--overwrite")
+    assert (out / "network.safetensors").read_text() == "mine"
+    (out / "network.safetensors").unlink()
+    assert export(run, "--format", "safetensors", "--out", out) == 0
+    with pytest.raises(UserError, match="holds network.safetensors already: add --overwrite"):
+        export(run, "--format", "safetensors", "--out", out)
     assert export(run, "--format", "safetensors", "--out", out, "--overwrite") == 0
     assert export(run, "--format", "stablehlo", "--out", out) == 0  # beside what is there
     assert set(json.loads((out / "export.json").read_text())) == {"safetensors", "stablehlo"}

@@ -144,7 +144,7 @@ def test_overlays_show_image_and_class_above_a_key_and_can_do_without_it(run, he
 def test_the_key_names_the_classes_that_are_there_and_no_others():
     shares = np.zeros(11)
     shares[[0, 3]] = 0.25, 0.75
-    keyed = overlay.with_key(np.zeros((30, 400, 3), np.uint8), shares, CAMVID)
+    keyed = overlay.add_class_key(np.zeros((30, 400, 3), np.uint8), shares, CAMVID)
     colors = {tuple(color) for color in keyed[38:].reshape(-1, 3)}
     assert colors & set(CAMVID.colors) - {(128, 128, 128)} == {CAMVID.colors[3]} and CAMVID.colors[0] in colors
 

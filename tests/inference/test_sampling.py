@@ -124,7 +124,7 @@ def test_samples_that_say_nothing_are_refused(module, samples, message, plain_ru
 def test_the_report_shows_the_maps_that_an_evaluation_of_samples_has_kept(run, told, capsys):
     assert command(report, report.report, run) == 0
     page = (run / "report.html").read_text()
-    assert "Uncertainty" in page and page.count("where it is unsure") == 6
+    assert "Uncertainty" in page and page.count(': entropy"') == 6
     assert "5 samples" in page
     (run / "evaluations/uncertainty.json").write_text('{"pictures": [{"image": 3}], "mean": []}')  # damaged
     assert command(report, report.report, run) == 0

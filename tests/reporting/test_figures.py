@@ -1,4 +1,4 @@
-"""The pictures: colours against numbers worked by hand, curves, and sheets that hold what they should."""
+"""Pictures: colors against hand-worked numbers, curves, and the panels of each sheet."""
 
 import os
 
@@ -34,7 +34,7 @@ def metrics(num_steps, steps_per_epoch):
     return rows
 
 
-def test_an_overlay_is_four_parts_image_and_six_parts_colour_and_leaves_void_alone():
+def test_an_overlay_is_40_percent_image_and_60_percent_color_and_keeps_the_image_at_void():
     image = np.array([[[100, 200, 0], [100, 200, 0]]], np.uint8)
     label = np.array([[0, VOID]], np.uint8)  # Sky is (128, 128, 128)
     # 0.4*100 + 0.6*128 = 116.8, 0.4*200 + 0.6*128 = 156.8, 0.6*128 = 76.8
@@ -49,14 +49,14 @@ def test_a_label_gets_the_palette_and_void_is_black():
         colorize(np.array([[11]], np.uint8), CAMVID)
 
 
-def test_the_error_map_tells_right_wrong_and_void():
+def test_the_error_map_distinguishes_correct_wrong_and_void():
     picture = error_map(np.array([[1, 1, VOID]], np.uint8), np.array([[1, 0, 1]], np.uint8))
-    right, wrong, void = picture[0].tolist()
+    correct, wrong, void = picture[0].tolist()
     assert wrong == [214, 39, 40]
-    assert len(set(right)) == len(set(void)) == 1 and right[0] > void[0]  # two greys
+    assert len(set(correct)) == len(set(void)) == 1 and correct[0] > void[0]  # two grays
 
 
-def test_the_first_batch_shows_its_pixels_and_beneath_them_the_overlay(tmp_path):
+def test_the_first_batch_shows_each_image_above_its_overlay(tmp_path):
     images, labels = random_batch(5, 30, 240, 11)
     batch_picture(images, labels, CAMVID, tmp_path / "batch.png", "First batch")
     picture = np.array(Image.open(tmp_path / "batch.png"))
@@ -64,19 +64,19 @@ def test_the_first_batch_shows_its_pixels_and_beneath_them_the_overlay(tmp_path)
         tops = [y for y in range(len(picture) - 30) if (picture[y, 16 + corner] == images[place, 0, 0]).all()]
         found = [y for y in tops if (picture[y : y + 30, 16 + corner : 256 + corner] == images[place]).all()]
         assert len(found) == 1
-        beneath = picture[found[0] + 38 : found[0] + 68, 16 + corner : 256 + corner]
-        np.testing.assert_array_equal(beneath, overlay(images[place], labels[place], CAMVID))
+        below = picture[found[0] + 38 : found[0] + 68, 16 + corner : 256 + corner]
+        np.testing.assert_array_equal(below, overlay(images[place], labels[place], CAMVID))
     assert os.listdir(tmp_path) == ["batch.png"]
 
 
-def test_no_more_than_eight_images_of_a_batch_are_drawn(tmp_path):
+def test_at_most_eight_images_of_a_batch_are_drawn(tmp_path):
     for n in (8, 32):
         batch_picture(*random_batch(n, 20, 30, 2), HOSTILE, tmp_path / f"{n}.png", "a batch")
     assert Image.open(tmp_path / "8.png").size == Image.open(tmp_path / "32.png").size
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (700, 900), (90, 3)])
-def test_sheets_take_images_of_any_size_and_odd_names(tmp_path, size):
+def test_sheets_accept_images_of_any_size_and_odd_names(tmp_path, size):
     images, labels = random_batch(2, *size, 2)
     labels[1] = VOID
     names = ["<script>\n" + "long" * 99, "$\\frac{$"]
@@ -87,7 +87,7 @@ def test_sheets_take_images_of_any_size_and_odd_names(tmp_path, size):
     assert Image.open(path).width == 4 * min(480, size[1] * max(1, -(-240 // size[1]))) + 3 * 8 + 2 * 16
 
 
-def test_the_row_of_an_image_holds_label_prediction_and_errors(tmp_path):
+def test_the_row_of_an_image_has_label_prediction_and_errors(tmp_path):
     images, labels = random_batch(1, 20, 240, 2)
     predictions = np.where(labels == VOID, 1, 1 - labels).astype(np.uint8)  # wrong everywhere
     path = prediction_pictures(images, labels, predictions, ["a"], HOSTILE, tmp_path, 1, "val")
@@ -101,30 +101,30 @@ def test_the_row_of_an_image_holds_label_prediction_and_errors(tmp_path):
     np.testing.assert_array_equal(wrong, labels[0] != VOID)
 
 
-def test_pictures_say_which_split_they_are_of(tmp_path, monkeypatch):
+def test_pictures_name_their_split(tmp_path, monkeypatch):
     images, labels = random_batch(1, 20, 30, 2)
     written, text_strip = [], sheet.text_strip
 
-    def noted(texts, *args, **looks):
+    def recorded(texts, *args, **looks):
         written.extend(texts)
         return text_strip(texts, *args, **looks)
 
-    monkeypatch.setattr(sheet, "text_strip", noted)
+    monkeypatch.setattr(sheet, "text_strip", recorded)
     prediction_pictures(images, labels, labels, ["a"], HOSTILE, tmp_path, 7, "test")
     assert "Test images after step 7" in written
 
 
-def test_names_are_drawn_letter_by_letter():
+def test_names_are_drawn_literally():
     plain, dollars = (np.array(sheet.key_strip([(name, (0, 0, 0))], 300)) for name in ("x", "$x$"))
     ink = [(picture.min(-1) < 128)[:, 20:].any(0).sum() for picture in (plain, dollars)]
     assert ink[1] > 2 * ink[0]
 
 
-def test_the_training_plot_draws_dollars_and_tags_as_they_are(tmp_path):
+def test_the_training_plot_draws_dollars_and_tags_literally(tmp_path):
     path = tmp_path / "progress.png"
     training_plot(
         metrics(40, 4), path, steps_per_epoch=4, title=r"$\frac{$ <script>", device=r"$\frac{$ V100", total_steps=100
-    )  # as mathematics this would not parse
+    )  # not valid as math text
     assert Image.open(path).width >= 1200
     assert os.listdir(tmp_path) == ["progress.png"]
 
@@ -135,7 +135,7 @@ def test_a_training_plot_can_be_drawn_at_any_time(tmp_path, rows):
     assert (tmp_path / "progress.png").stat().st_size > 10_000
 
 
-def test_a_training_plot_passes_over_what_was_not_finite(tmp_path):
+def test_a_training_plot_skips_values_that_are_not_finite(tmp_path):
     rows = metrics(20, 5)
     for row in rows[::3]:
         row.update(loss=None, accuracy=None, miou=None, learning_rate=None)
@@ -145,8 +145,8 @@ def test_a_training_plot_passes_over_what_was_not_finite(tmp_path):
     )
 
 
-def test_smoothing_weighs_the_past_and_steps_over_gaps():
-    # Five values of memory: decay 2/3, so the second mean is (2/9 a + 3/9 b) / (5/9).
+def test_smoothing_is_an_exponential_average_that_skips_gaps():
+    # A window of five values: decay 2/3, so the second mean is (2/9 a + 3/9 b) / (5/9).
     np.testing.assert_allclose(smoothed(np.array([1.0, 6.0])), [1.0, 4.0])
     np.testing.assert_allclose(smoothed(np.array([np.nan, 1.0, np.nan, 6.0])), [np.nan, 1.0, 1.0, 4.0])
     np.testing.assert_allclose(smoothed(np.full(500, 3.0)), 3.0)
@@ -155,13 +155,13 @@ def test_smoothing_weighs_the_past_and_steps_over_gaps():
 def test_thinning_keeps_the_peaks_and_the_order():
     values = np.random.default_rng(0).normal(size=10_000)
     values[1234], values[777], values[888] = 99, -99, np.nan
-    some = thinned(values)
-    assert len(some) <= 2000 and {1234, 777} <= set(some.tolist())
-    assert (np.diff(some) > 0).all()
+    kept = thinned(values)
+    assert len(kept) <= 2000 and {1234, 777} <= set(kept.tolist())
+    assert (np.diff(kept) > 0).all()
     assert thinned(values[:50]).tolist() == list(range(50))
 
 
-def test_epoch_bands_are_round_few_and_hold_every_epoch_once():
+def test_epoch_bands_are_round_few_and_contain_every_epoch_once():
     assert epoch_bands(3) == [(1, 1), (2, 2), (3, 3)]
     assert epoch_bands(100)[:2] == [(1, 10), (11, 20)] and len(epoch_bands(100)) == 10
     for num_epochs in range(1, 1200, 7):

@@ -1,4 +1,4 @@
-"""The run folder's small files: metrics.jsonl, TensorBoard's events, environment.json, result.json."""
+"""Small files of a run folder: metrics.jsonl, TensorBoard events, environment.json, result.json."""
 
 import json
 import os
@@ -20,22 +20,22 @@ from segnet_jax.system.errors import UserError
 
 
 def strict_json(text):
-    """Parses JSON as the standard has it: NaN and Infinity, which Python's reader takes, are refused."""
-    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    """Parse strict JSON, rejecting NaN and Infinity, which Python's parser accepts."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def events(folder):
-    """All events of a folder's event files, read as the TFRecord format says, without TensorBoard."""
+    """Read all events of a folder's TFRecord files, without TensorBoard."""
     from tensorboardX.proto.event_pb2 import Event
 
-    found = []
+    result = []
     for path in sorted(folder.glob("events.*"), key=os.path.getctime):
         data = path.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
-            found.append(Event.FromString(data[12 : 12 + length]))
+            result.append(Event.FromString(data[12 : 12 + length]))
             data = data[12 + length + 4 :]
-    return found
+    return result
 
 
 def train_lines(folder, steps, **more):
@@ -62,7 +62,7 @@ def test_nan_and_infinity_become_null_and_every_line_is_valid_json(tmp_path):
 
 
 @pytest.mark.parametrize("torn", [b'{"kind": "train", "st', b"\0\0\0", b'{"kind": "train"}', b"\xff", b"7"])
-def test_a_last_line_cut_off_by_a_kill_is_left_out(tmp_path, torn):
+def test_an_incomplete_last_line_is_ignored(tmp_path, torn):
     train_lines(tmp_path, [1, 2])
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(path.read_bytes() + torn)
@@ -76,7 +76,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
         read_metrics(path)
 
 
-def test_resuming_drops_the_steps_beyond_the_checkpoint_so_that_each_stands_once(tmp_path):
+def test_resuming_drops_the_steps_after_the_checkpoint_so_that_each_is_logged_once(tmp_path):
     train_lines(tmp_path, range(1, 8))
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(path.read_bytes() + b'{"kind": "tra')
@@ -88,7 +88,7 @@ def test_resuming_drops_the_steps_beyond_the_checkpoint_so_that_each_stands_once
     assert not list(tmp_path.glob(".*tmp"))
 
 
-def test_resuming_drops_an_evaluation_that_the_checkpoint_of_its_step_does_not_know(tmp_path):
+def test_resuming_drops_an_evaluation_that_is_not_in_the_checkpoint_of_its_step(tmp_path):
     with MetricsLog(tmp_path) as log:
         for kind, step in (("train", 3), ("val", 3), ("train", 6), ("val", 6)):
             log.write(kind, step, loss=1.0)
@@ -107,13 +107,13 @@ def test_a_step_cannot_be_written_twice(tmp_path):
             log.write("train", 4, loss=1.0)
 
 
-def test_a_new_run_does_not_write_into_the_metrics_of_another(tmp_path):
+def test_a_new_run_does_not_append_to_the_metrics_of_another(tmp_path):
     train_lines(tmp_path, [1])
     with pytest.raises(FileExistsError):
         MetricsLog(tmp_path)
 
 
-def test_a_run_resumed_before_its_first_line_starts_its_file(tmp_path):
+def test_a_run_resumed_before_its_first_line_creates_the_file(tmp_path):
     train_lines(tmp_path, [1], resume_step=0)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
 
@@ -128,7 +128,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     assert values == {(1, "train/loss"): 0.5, (1, "val/miou"): 0.25, (1, "val/iou/Sky"): 0.75}
 
 
-def test_tensorboard_is_told_from_which_step_a_resumed_run_replaces_the_old_one(tmp_path):
+def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(tmp_path):
     train_lines(tmp_path, [1, 2, 3])
     train_lines(tmp_path, [3], resume_step=2)
     starts = [event.step for event in events(tmp_path) if event.HasField("session_log")]
@@ -136,14 +136,14 @@ def test_tensorboard_is_told_from_which_step_a_resumed_run_replaces_the_old_one(
     assert len(list(tmp_path.glob("events.*"))) == 2
 
 
-def test_pytorch_is_not_imported_for_tensorboards_sake_and_found_afterwards(tmp_path):
+def test_tensorboard_does_not_import_pytorch_which_can_be_imported_later(tmp_path):
     (tmp_path / "torch.py").write_text("print('imported')")
     code = "from segnet_jax.reporting.metrics_log import MetricsLog as Log; Log('.'); print('written'); import torch"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "written\nimported\n", done.stderr
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     files.atomic_write_json(path, {"miou": np.float64(0.5), "none": float("-inf")})
     assert strict_json(path.read_text()) == {"miou": 0.5, "none": None}
@@ -166,7 +166,7 @@ def test_arrays_of_numpy_and_jax_become_plain_json():
         files.plain(object())
 
 
-def test_the_environment_names_versions_and_devices_but_no_place(tmp_path):
+def test_the_environment_has_versions_and_devices_but_no_paths(tmp_path):
     found = environment.environment(["Tesla V100"] * 8 + ["cpu"])
     assert found.keys() == {"python", "platform", "num_cpus", "devices", "versions", "commit"}
     assert found["devices"] == {"Tesla V100": 8, "cpu": 1}
@@ -175,7 +175,7 @@ def test_the_environment_names_versions_and_devices_but_no_place(tmp_path):
     assert str(tmp_path.home()) + "/" not in text and os.getcwd() not in text
 
 
-def test_the_commit_is_that_of_our_own_checkout_or_none(tmp_path, monkeypatch):
+def test_the_commit_is_that_of_the_packages_checkout_or_none(tmp_path, monkeypatch):
     def git(*words):
         who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
         command = ["git", "-C", str(tmp_path), *who, *words]
@@ -197,7 +197,7 @@ def test_the_commit_is_that_of_our_own_checkout_or_none(tmp_path, monkeypatch):
     assert environment.commit() == git("rev-parse", "HEAD") + "-dirty"
 
 
-def test_a_result_says_what_was_measured_on_what():
+def test_a_result_has_scores_data_and_hardware():
     classes = ClassTable(names=("Sky", "Car", "Pole"), colors=((0, 0, 0),) * 3)
     found = environment.result(
         scores(np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]])),
@@ -224,11 +224,11 @@ def test_a_result_says_what_was_measured_on_what():
     assert "boundary_f1" not in found
 
 
-def test_a_result_tells_boundary_f1_in_both_definitions_and_of_each_class():
+def test_a_result_has_boundary_f1_by_both_definitions_and_for_each_class():
     boundary = BoundaryF1(0.5, 0.25, np.array([0.75, 0.25]), np.array([0.5, np.nan]))
     about = {"protocol": "demo", "split": "val", "num_images": 1, "seconds": 1.0, "images_per_second": 1.0, "seed": 0}
     classes = ClassTable(names=("Sky", "Car"), colors=((0, 0, 0),) * 2)
     found = environment.result(scores(np.eye(2, dtype=int)), classes, device="1 x cpu", boundary_f1=boundary, **about)
     assert found["boundary_f1"] == {"paper": 0.5, "script": 0.25}
-    told = [each["boundary_f1"] for each in found["per_class"].values()]
-    assert told == [{"paper": 0.75, "script": 0.5}, {"paper": 0.25, "script": None}]
+    per_class = [each["boundary_f1"] for each in found["per_class"].values()]
+    assert per_class == [{"paper": 0.75, "script": 0.5}, {"paper": 0.25, "script": None}]

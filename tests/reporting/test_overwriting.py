@@ -73,11 +73,19 @@ def commands(run, path):
     }
 
 
+@pytest.mark.parametrize("name", ["result.json", "progress.png"])
+def test_nothing_that_a_run_will_leave_is_written_before_it(run, name):
+    (run / name).unlink(missing_ok=True)
+    with pytest.raises(UserError, match="is a file of the run itself"):
+        check_place("json", str(run / name))
+    check_place("json", str(run.parent / name))
+
+
 @pytest.mark.parametrize("name", ["result.json", "config.toml", "checkpoints/last.json"])
 @pytest.mark.parametrize("command", ["evaluate", "export", "report", "doctor"])
 def test_json_replaces_no_file_of_a_run(run, command, name):
     before = (run / name).read_bytes()
-    with pytest.raises(UserError, match="--json .* is there already"):
+    with pytest.raises(UserError, match="--json .* (is there already|is a file of the run itself)"):
         commands(run, run / name)[command]()
     assert (run / name).read_bytes() == before
 
@@ -87,7 +95,7 @@ def test_a_picture_replaces_a_picture_that_was_asked_for_alone(run, tmp_path):
     batch_picture(images, labels, CAMVID, run / "first_batch.png", "of the run")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     for path in (run / "first_batch.png", tmp_path / "photo.png", run / "config.toml"):
-        with pytest.raises(UserError, match="--picture .* is there already"):
+        with pytest.raises(UserError, match="--picture .* (is there already|is a file of the run itself)"):
             doctor.doctor(doctor.Options(SAMPLE, picture=str(path)))
     batch_picture(images, labels, CAMVID, tmp_path / "look.png", "asked for", asked_for=True)
     check_place("picture", str(tmp_path / "look.png"), is_ours=is_asked_for)

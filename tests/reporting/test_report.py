@@ -1,4 +1,4 @@
-"""The report: what it says by numbers worked by hand, and how it behaves in a real browser without a network."""
+"""The report: its numbers against hand-worked ones, and its behavior in a real browser without a network."""
 
 import csv
 import hashlib
@@ -23,15 +23,15 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.reporting.page.charts import ticks
-from segnet_jax.reporting.page.draw import MOST_BYTES, report_html, write_report
-from segnet_jax.reporting.page.record import read_record, spread
+from segnet_jax.reporting.page.draw import MAX_BYTES, report_html, write_report
+from segnet_jax.reporting.page.run_summary import read_run_summary, select_steps
 from segnet_jax.system.command import run_command
 
-VOIDS = {"meta", "link", "img", "input", "br", "hr"}  # elements of HTML without an end
+VOIDS = {"meta", "link", "img", "input", "br", "hr"}  # HTML elements without an end tag
 
 
 class Reader(HTMLParser):
-    """Reads a page by Python's own parser: elements, texts of table cells, and whether each end fits its start."""
+    """Parses a page with Python's own parser: elements, table cells, and unbalanced tags."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -63,8 +63,8 @@ class Reader(HTMLParser):
             if {"td", "th"} & set(self.open):
                 self.rows[-1][-1] += data
 
-    def all(self, tag, **wanted):
-        return [attrs for name, attrs in self.elements if name == tag and wanted.items() <= attrs.items()]
+    def all(self, tag, **attributes):
+        return [attrs for name, attrs in self.elements if name == tag and attributes.items() <= attrs.items()]
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,10 @@ def report(*flags):
     return command.report(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
 
 
-# --- what it says ---
+# --- content ---
 
 
-def test_the_page_is_well_formed_and_ids_are_single(page):
+def test_the_page_is_well_formed_and_ids_are_unique(page):
     read = Reader(page)
     assert read.faults == []
     ids = [attrs["id"] for _, attrs in read.elements if "id" in attrs]
@@ -96,7 +96,7 @@ def test_the_page_is_well_formed_and_ids_are_single(page):
     assert all(attrs.get("scope") for attrs in read.all("th"))
 
 
-def test_the_scores_of_the_classes_are_those_worked_by_hand(page):
+def test_the_scores_of_the_classes_match_hand_worked_ones(page):
     rows = {row[0].strip(): row for row in Reader(page).rows if len(row) == 5}
     cells = {name: [cell.strip() for cell in row[1:]] for name, row in rows.items()}
     assert cells[HOSTILE.names[0]] == ["52.1 %", "", "90.9 %", "55 31.4 %"]  # 50/96, 50/55, of 175 pixels
@@ -106,38 +106,41 @@ def test_the_scores_of_the_classes_are_those_worked_by_hand(page):
     assert "53.9 %" in page and "9 val images" in page
 
 
-def test_the_confusion_matrix_stands_in_percent_of_its_rows_and_in_counts_as_csv(run, page):
+def test_the_confusion_matrix_is_shown_in_percent_and_stored_as_counts(run, page):
     rows = [row[1:] for row in Reader(page).rows if len(row) == 6][1:]
     assert rows[0] == ["91", "9", "0", "0", "0"] and rows[2] == ["75", "0", "25", "0", "0"] and rows[3] == [""] * 5
     link = next(attrs for attrs in Reader(page).all("a") if "download" in attrs)
-    told = b64decode(link["href"].partition("base64,")[2]).decode()
-    assert told == (run / "confusion.csv").read_text()
-    first, *others = csv.reader(io.StringIO(told))
+    table = b64decode(link["href"].partition("base64,")[2]).decode()
+    assert table == (run / "confusion.csv").read_text()
+    first, *others = csv.reader(io.StringIO(table))
     assert [[int(cell) for cell in row[1:]] for row in others] == CONFUSION.tolist()
-    assert first[1] == HOSTILE.names[0] and first[4] == "'=1+1"  # no spreadsheet takes it for a formula
-    assert "75.0 %</b> of Straße 道路 {{ 7*7 }} is taken for" in page
+    assert first[1] == HOSTILE.names[0] and first[4] == "'=1+1"  # not a formula in a spreadsheet
+    assert "75.0 %</b> of Straße 道路 {{ 7*7 }} is predicted as" in page
 
 
-def test_the_pictures_are_the_kept_ones_and_void_is_black(tmp_path):
+def test_the_pictures_are_the_stored_ones_and_void_is_black(tmp_path):
     table = ClassTable(("a", "b"), ((10, 20, 30), (200, 100, 0)))
     folder = make_run(tmp_path / "run", classes=table, confusion=np.eye(2, dtype=int), seed=3)
-    told = Reader(report_html(read_record(folder))).all("img", alt=f"{NAMES[2]}: ground truth")[0]
-    picture = np.array(Image.open(io.BytesIO(b64decode(told["src"].partition(",")[2]))).convert("RGB"))
+    image = Reader(report_html(read_run_summary(folder))).all("img", alt=f"{NAMES[2]}: ground truth")[0]
+    picture = np.array(Image.open(io.BytesIO(b64decode(image["src"].partition(",")[2]))).convert("RGB"))
     generator = np.random.default_rng(3)
     label = generator.integers(0, 3, (6, 24, 32), np.uint8)[2]  # as make_run draws them; 2 is void
     colors = np.array([*table.colors, (0, 0, 0)])
     assert np.array_equal(picture, colors[label]) and VOID == 255
 
 
-def test_the_worst_images_are_said_to_be_of_the_evaluation_that_they_are_of(tmp_path):
+def test_the_page_says_of_which_evaluation_the_worst_images_are(tmp_path):
     folder = make_run(tmp_path / "run", steps=(5, 10))
-    kept = folder / "evaluations" / "worst.json"
-    for step, expected in ((5, "right at the evaluation after step 5, the"), ("<b>", "right at the evaluation, the")):
-        kept.write_text(json.dumps(json.loads(kept.read_text()) | {"step": step}))
-        assert expected in report_html(read_record(folder))
+    path = folder / "evaluations" / "worst.json"
+    for step, expected in (
+        (5, "accuracy at the evaluation after step 5, the"),
+        ("<b>", "accuracy at the evaluation, the"),
+    ):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"step": step}))
+        assert expected in report_html(read_run_summary(folder))
 
 
-def test_everything_of_others_is_text_and_nothing_of_it_an_element(page):
+def test_names_from_the_run_folder_are_text_and_never_elements(page):
     read = Reader(page)
     assert len(read.all("script")) == 1 and not any("onerror" in attrs for _, attrs in read.elements)
     assert "<script>document.title='bad'</script>" in "".join(read.text)
@@ -146,7 +149,7 @@ def test_everything_of_others_is_text_and_nothing_of_it_an_element(page):
     assert all(attrs["src"].startswith("data:image/") for attrs in read.all("img"))
 
 
-def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else(page):
+def test_the_policy_allows_only_the_pages_own_style_and_script(page):
     policy = Reader(page).all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
     for kind, tag in (("script-src", "script"), ("style-src", "style")):
         inner = re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[1]
@@ -161,42 +164,42 @@ NOTES = {
     "camvid-tutorial": ("12 to 19 points less", {"dataset": "camvid-tutorial"}),
     "camvid-matlab": ("two video frames apart", {"dataset": "camvid-matlab", "split": "test"}),
     "synthetic": ("rendered scenes", {"dataset": "synthetic"}),
-    "own": ("video neighbours", {"dataset": "street"}),
+    "own": ("neighboring video frames", {"dataset": "street"}),
 }
 
 
 @pytest.mark.parametrize("name", NOTES)
-def test_what_a_score_can_bear_is_said_for_each_kind_of_split(tmp_path, name):
+def test_the_limits_of_the_scores_are_explained_for_each_kind_of_split(tmp_path, name):
     words, about = NOTES[name]
     size = len(CAMVID)
     matrix = np.eye(size, dtype=int)
     folder = make_run(tmp_path / "run", classes=CAMVID, confusion=matrix, about=ABOUT | about, steps=(5,))
-    page = report_html(read_record(folder))
-    assert words in page and "chosen by the same images" in page  # also where there are none but test images
+    page = report_html(read_run_summary(folder))
+    assert words in page and "selected on the same images" in page  # also without validation images
 
 
-def test_a_run_that_ended_early_says_why_and_how_to_go_on(tmp_path):
+def test_a_failed_run_shows_the_reason_and_how_to_resume(tmp_path):
     folder = make_run(tmp_path / "run", finished=False)
     (folder / "outcome.json").write_text(json.dumps({"exit_code": 6, "why": "step 16 was not <finite>"}))
     (folder / "incident").mkdir()
     (folder / "incident" / "step_0000016.json").write_text(json.dumps({"step": 16, "images": ["dark.png"]}))
     note = {"step": 10, "changes": {"learning_rate": {"old": 0.1, "new": 0.01}}}
     (folder / "overrides.json").write_text(json.dumps([note]))
-    told = "".join(Reader(report_html(read_record(folder))).text)
-    assert "ended early at step 15 of 15" in told and "exit code 6): step 16 was not <finite>" in told
-    assert "Step 16 was not finite on dark.png" in told and "after step 10: learning_rate 0.1 -> 0.01" in told
-    assert f"python -m segnet_jax.train --run {folder} --resume" in told
+    shown = "".join(Reader(report_html(read_run_summary(folder))).text)
+    assert "failed at step 15 of 15" in shown and "exit code 6: step 16 was not <finite>" in shown
+    assert "Step 16 was not finite on dark.png" in shown and "after step 10: learning_rate 0.1 -> 0.01" in shown
+    assert f"python -m segnet_jax.train --run {folder} --resume" in shown
 
 
-def test_what_differs_from_the_protocol_is_listed(tmp_path):
+def test_settings_that_differ_from_the_protocol_are_listed(tmp_path):
     config = Config(protocol="demo", data="synthetic", scenes=(400, 48), image_size=(48, 64), shift=2, depth=3)
-    config_rows = Reader(report_html(read_record(make_run(tmp_path / "run", config=config)))).rows
+    config_rows = Reader(report_html(read_run_summary(make_run(tmp_path / "run", config=config)))).rows
     assert ["width", "0.25", "1.0"] in config_rows and not any(row[0] == "depth" for row in config_rows)
 
 
-def test_a_page_holds_at_most_eight_steps_with_the_first_the_last_and_the_chosen_one():
-    assert spread(list(range(8)), 3) == list(range(8))
-    kept = spread(list(range(0, 440, 10)), 290)
+def test_a_page_has_at_most_eight_steps_including_the_first_the_last_and_the_chosen_one():
+    assert select_steps(list(range(8)), 3) == list(range(8))
+    kept = select_steps(list(range(0, 440, 10)), 290)
     assert len(kept) <= 8 and kept[0] == 0 and kept[-1] == 430 and 290 in kept
 
 
@@ -213,14 +216,14 @@ def test_ticks_are_round_numbers(end, expected):
     assert ticks(end, 6) == pytest.approx(expected)
 
 
-def test_noise_that_no_encoder_can_shrink_still_makes_a_page_under_5_mb(tmp_path):
+def test_a_page_with_incompressible_pictures_stays_under_5_mb(tmp_path):
     folder = make_run(tmp_path / "run", size=(512, 512), steps=(1, 2))
     write_report(folder)
     size = (folder / "report.html").stat().st_size
-    assert 100_000 < size < MOST_BYTES <= 5_000_000
+    assert 100_000 < size < MAX_BYTES <= 5_000_000
 
 
-# --- whatever lies in the folder ---
+# --- damaged run folders ---
 
 
 def _cut(path):
@@ -248,22 +251,22 @@ def small(tmp_path_factory):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_whatever_is_missing_or_damaged_the_rest_is_drawn(small, tmp_path, damage):
+def test_if_a_file_is_missing_or_damaged_the_rest_is_drawn(small, tmp_path, damage):
     names = [path.relative_to(small) for path in small.rglob("*") if path.is_file() and "event" not in path.name[:6]]
     assert len(names) >= 8
     for number, name in enumerate(names):
         folder = shutil.copytree(small, tmp_path / str(number))
         DAMAGES[damage](folder / name)
-        page = report_html(read_record(folder))
+        page = report_html(read_run_summary(folder))
         assert Reader(page).faults == [] and "SegNet report" in page, name
         assert (
             damage not in ("cut", "empty", "noise", "deep")
-            or "Of this folder" in page
+            or "In this folder" in page
             or name.suffix in (".jsonl", ".toml")
         ), name
 
 
-def test_numbers_that_are_none_and_wild_values_in_the_metrics_are_passed_over(small, tmp_path):
+def test_invalid_and_absurd_values_in_the_metrics_are_skipped(small, tmp_path):
     folder = shutil.copytree(small, tmp_path / "run")
     wild = ["NaN", "Infinity", "1e400", '"x"', "[1]", "true", "1" + "0" * 400, "1e308", "-5"]
     lines = [
@@ -271,32 +274,32 @@ def test_numbers_that_are_none_and_wild_values_in_the_metrics_are_passed_over(sm
     ]
     lines += [f'{{"kind": "val", "step": {i}, "epoch": {w}, "miou": {w}, "iou": {w}}}' for i, w in enumerate(wild, 1)]
     (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"kind": "val", "step": 99999999999999999999999}', ""]))
-    page = report_html(read_record(folder))
+    page = report_html(read_run_summary(folder))
     assert Reader(page).faults == [] and "nan" not in "".join(Reader(page).text).lower()
 
 
-def test_megabytes_of_json_are_drawn_or_left_out(small, tmp_path):
+def test_large_json_files_are_truncated_or_skipped(small, tmp_path):
     folder = shutil.copytree(small, tmp_path / "run")
     (folder / "outcome.json").write_text(json.dumps({"exit_code": 1, "why": "why " * 1_000_000}))
     with open(folder / "result.json", "w") as file:
         file.truncate(65 * 2**20)
-    page = report_html(read_record(folder))
-    assert len(page) < MOST_BYTES and "result.json is left out: result.json has 68,157,440 bytes" in page
+    page = report_html(read_run_summary(folder))
+    assert len(page) < MAX_BYTES and "result.json was skipped: result.json has 68,157,440 bytes" in page
 
 
-def test_a_run_before_its_first_evaluation_and_an_older_one_are_drawn(tmp_path):
+def test_a_run_without_evaluations_and_a_run_without_stored_ones_are_drawn(tmp_path):
     young = tmp_path / "young"
     young.mkdir()
     (young / "config.toml").write_text(Config().to_toml())
-    page = report_html(read_record(young))
-    assert "No evaluation yet" in page and "begun, no step yet" in page and "--resume" in page
+    page = report_html(read_run_summary(young))
+    assert "No evaluation yet" in page and "started, no finished step" in page and "--resume" in page
     old = make_run(tmp_path / "old", classes=CAMVID, confusion=np.eye(11, dtype=int))
     shutil.rmtree(old / "evaluations")
     per_class = {name: {"iou": 0.25 + i, "accuracy": 0.5, "pixels": 7} for i, name in enumerate(CAMVID.names)}
     (old / "result.json").write_text(json.dumps({"miou": 0.25, "per_class": per_class, "step": 15}))
     (old / "samples").mkdir()
     Image.new("RGB", (9, 9), (1, 2, 3)).save(old / "samples" / "latest.png")
-    read = Reader(report_html(read_record(old)))
+    read = Reader(report_html(read_run_summary(old)))
     assert ["Sky lowest", "25.0 %", "", "50.0 %", "7 9.1 %"] in [[cell.strip() for cell in row] for row in read.rows]
     assert len(read.all("img")) == 1
 
@@ -304,16 +307,16 @@ def test_a_run_before_its_first_evaluation_and_an_older_one_are_drawn(tmp_path):
 # --- the command ---
 
 
-def test_the_command_draws_one_run_and_tells_it_as_json(run, tmp_path, capsys):
-    assert report(run, "--out", tmp_path / "page.html", "--json", tmp_path / "told.json") == 0
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["confusion"] == CONFUSION.tolist() and told["miou"] == 0.5386 and told["step"] == 15
-    assert told["per_class"]["=1+1"] == {"iou": None, "accuracy": None, "pixels": 0}
-    assert told["worst"][0] == {"name": NAMES[0], "accuracy": pytest.approx(0.1)}
+def test_the_command_draws_one_run_and_writes_it_as_json(run, tmp_path, capsys):
+    assert report(run, "--out", tmp_path / "page.html", "--json", tmp_path / "report.json") == 0
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["confusion"] == CONFUSION.tolist() and content["miou"] == 0.5386 and content["step"] == 15
+    assert content["per_class"]["=1+1"] == {"iou": None, "accuracy": None, "pixels": 0}
+    assert content["worst"][0] == {"name": NAMES[0], "accuracy": pytest.approx(0.1)}
     assert "drew" in capsys.readouterr().out and Reader((tmp_path / "page.html").read_text()).faults == []
 
 
-def test_several_runs_stand_side_by_side_with_what_differs(run, tmp_path, capsys):
+def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, capsys):
     about = ABOUT | {"fingerprints": {"train": "a", "val": "c"}}
     config = Config(data="street", epochs=3, learning_rate=0.5)
     other = make_run(tmp_path / "other", config=config, about=about, confusion=CONFUSION.T)
@@ -322,12 +325,12 @@ def test_several_runs_stand_side_by_side_with_what_differs(run, tmp_path, capsys
     read = Reader(out.read_text())
     rows = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in read.rows}
     assert read.faults == [] and rows["learning_rate"] == ["0.001", "0.5"] and len(read.all("script")) == 1
-    assert rows["=1+1"] == ["-", "0.0 %"]  # transposed it has one pixel, never found
-    assert "The data differ: the val images" in capsys.readouterr().err
+    assert rows["=1+1"] == ["-", "0.0 %"]  # the transpose has one pixel of it, predicted as another class
+    assert "The val images or labels differ" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "both.json").read_text())["runs"]) == 2
-    assert ">best<" not in out.read_text()  # of scores that do not compare none is the best
+    assert ">best<" not in out.read_text()  # not of scores that are not comparable
     twin = make_run(tmp_path / "twin", confusion=CONFUSION.T)
-    assert report(run, twin, "--out", out) == 0  # a page of ours is drawn anew
+    assert report(run, twin, "--out", out) == 0  # one of our pages is overwritten
     assert ">best<" in out.read_text()
 
 
@@ -342,13 +345,13 @@ def test_several_runs_stand_side_by_side_with_what_differs(run, tmp_path, capsys
         (["RUN", "--out", "RUN/no/such/page.html"], "cannot write"),
     ],
 )
-def test_mistakes_are_told_in_one_line(small, tmp_path, monkeypatch, capsys, flags, message):
+def test_errors_are_one_line(small, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["p", *(flag.replace("RUN", str(small)) for flag in flags)])
     with pytest.raises(SystemExit) as left:
         run_command(command.main)
-    told = capsys.readouterr().err
-    assert left.value.code == 2 and message in told and told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and message in error and error.count("\n") == 1
 
 
 # --- in a browser ---
@@ -369,8 +372,8 @@ OPACITY = (
 )
 
 
-def place_of(browser, name):
-    """Left, top, width and height of an element in the window, in which it is brought first."""
+def scrolled_to(browser, name):
+    """Scroll to an element, and return its left, top, width and height in the window."""
     find = f"const each = document.getElementById('{name}'), look = () => each.getBoundingClientRect();"
     bring = "each.scrollIntoView({block: 'center', behavior: 'instant'});"
     return browser.see(
@@ -380,11 +383,11 @@ def place_of(browser, name):
 
 def test_the_sliders_work_by_mouse_and_by_keyboard(browser):
     browser.look(1200, "light")
-    left, top, width, height = place_of(browser, "blend")
+    left, top, width, height = scrolled_to(browser, "blend")
     assert browser.see(OPACITY.format("prediction")) == [1] * 6
-    browser.click(left + width / 2, top + height / 2)  # by mouse, to the middle: truth
+    browser.click(left + width / 2, top + height / 2)  # click in the middle: truth
     assert browser.see(OPACITY.format("truth")) == [1] * 6 and browser.see(OPACITY.format("prediction")) == [0] * 6
-    browser.press("ArrowLeft")  # by keyboard, a twentieth towards the image
+    browser.press("ArrowLeft")  # a twentieth towards the image
     assert browser.see(OPACITY.format("truth")) == [pytest.approx(0.95)] * 6
     assert (
         browser.see("document.getElementById('blend').getAttribute('aria-valuetext')")
@@ -392,10 +395,10 @@ def test_the_sliders_work_by_mouse_and_by_keyboard(browser):
     )
     browser.press("Home")
     assert browser.see(OPACITY.format("truth")) == [0] * 6
-    left, top, width, height = place_of(browser, "step")
-    browser.click(left + 4, top + height / 2)  # to the first step
+    left, top, width, height = scrolled_to(browser, "step")
+    browser.click(left + 4, top + height / 2)  # select the first step
     shown = "document.querySelector('.flip .prediction:not([hidden])').alt.split(' ').pop()"
-    assert browser.see(shown) == "5" and browser.see("document.getElementById('step-told').textContent") == "step 5"
+    assert browser.see(shown) == "5" and browser.see("document.getElementById('step-label').textContent") == "step 5"
     browser.press("ArrowRight")
     assert browser.see(shown) == "10" and len(browser.see(OPACITY.format("prediction"))) == 6
     browser.see("document.querySelector('[data-blend=\"2\"]').focus()")
@@ -403,7 +406,7 @@ def test_the_sliders_work_by_mouse_and_by_keyboard(browser):
     assert browser.see(OPACITY.format("prediction")) == [1] * 6
 
 
-def test_the_page_asks_for_nothing_and_logs_no_error(browser):
+def test_the_page_makes_no_requests_and_logs_no_errors(browser):
     browser.see("document.querySelector('button.copy').click()")
     browser.see("new Promise(done => setTimeout(done, 300))")
     assert browser.see("document.querySelector('button.copy').textContent") in ("Copied", "Selected")
@@ -442,7 +445,7 @@ CONTRAST = """(() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1600])
-def test_it_fits_the_window_and_every_text_stands_out_from_its_ground(browser, width, scheme, tmp_path):
+def test_it_fits_the_window_and_all_text_has_enough_contrast(browser, width, scheme, tmp_path):
     browser.look(width, scheme)
     assert browser.see("document.documentElement.scrollWidth") <= width
     sizes = browser.see("[...document.querySelectorAll('main *')].map(e => parseFloat(getComputedStyle(e).fontSize))")

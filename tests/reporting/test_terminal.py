@@ -1,4 +1,4 @@
-"""What a person reads in a terminal or in a log: progress and the table of scores."""
+"""Console output: progress and the table of scores."""
 
 import io
 import math
@@ -14,7 +14,7 @@ from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.system import console
 
-SCORES = scores(np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]]))  # IoU 8/11, 1/2, and a class that does not occur
+SCORES = scores(np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]]))  # IoU 8/11, 1/2, and an absent class
 COLOR = re.compile(r"\x1b\[(?:[0-9;]*;)?[349][0-7]m")
 
 
@@ -39,7 +39,7 @@ def terminal(monkeypatch):
     return Terminal()
 
 
-def test_a_log_gets_one_line_an_epoch_with_scores_where_it_was_evaluated():
+def test_a_log_has_one_line_per_epoch_with_scores_if_it_was_evaluated():
     file, clock = io.StringIO(), Clock()
     with Progress(7, 3, file=file, clock=clock) as progress:
         for step in range(1, 8):
@@ -53,7 +53,7 @@ def test_a_log_gets_one_line_an_epoch_with_scores_where_it_was_evaluated():
     assert third == "epoch 3/3  step 7/7  loss 7.000  12.3 images/s  left 0:00  elapsed 0:07"
 
 
-def test_time_left_leaves_compiling_out_and_takes_evaluation_in():
+def test_remaining_time_excludes_compilation_and_includes_evaluation():
     file, clock = io.StringIO(), Clock()
     with Progress(20, 5, file=file, clock=clock) as progress:
         clock.now += 100  # compiles
@@ -61,17 +61,17 @@ def test_time_left_leaves_compiling_out_and_takes_evaluation_in():
             clock.now += 1
             progress.step(step, 1.0, 1e-3, 1.0)
             if step % 5 == 0:
-                with progress.aside("evaluating"):
+                with progress.phase("evaluating"):
                     clock.now += 6
-                with progress.aside("drawing"):
+                with progress.phase("drawing"):
                     clock.now += 4
                 progress.evaluated(SCORES, 1.0)
     lines = file.getvalue().splitlines()
-    # Ten steps of 1 s are left, and two stretches of five steps with 10 s beside them.
+    # Remaining: ten steps of 1 s, and 10 s of evaluation after every five steps.
     assert "left 0:30  elapsed 2:10" in lines[1]
 
 
-def test_time_left_follows_a_run_that_gets_slower():
+def test_remaining_time_follows_a_run_that_gets_slower():
     pace, now = Pace(0, 0.0), 0.0
     for step in range(1, 201):
         now += 1 if step <= 100 else 3
@@ -79,7 +79,7 @@ def test_time_left_follows_a_run_that_gets_slower():
     assert pace.seconds_left(10) == pytest.approx(30)
 
 
-def test_time_left_is_unknown_until_two_steps_are_done():
+def test_remaining_time_is_unknown_before_the_second_step():
     pace = Pace(40, 0.0)
     assert pace.seconds_left(5) is None
     pace.step(41, 9.0)
@@ -88,7 +88,7 @@ def test_time_left_is_unknown_until_two_steps_are_done():
     assert pace.seconds_left(3) == 1.5
 
 
-def test_skipped_steps_are_counted_and_shown_and_spoil_no_mean():
+def test_skipped_steps_are_counted_and_left_out_of_the_mean_loss():
     file = io.StringIO()
     with Progress(3, 3, file=file) as progress:
         progress.step(1, 2.0, 1e-3, 1.0)
@@ -97,7 +97,7 @@ def test_skipped_steps_are_counted_and_shown_and_spoil_no_mean():
     assert "loss 3.000" in file.getvalue() and "skipped 3" in file.getvalue()
 
 
-def test_a_speed_that_is_not_known_leaves_the_one_before():
+def test_unknown_throughput_keeps_the_previous_value():
     file = io.StringIO()
     with Progress(2, 2, file=file) as progress:
         progress.step(1, 1.0, 1e-3, 12.3)
@@ -105,7 +105,7 @@ def test_a_speed_that_is_not_known_leaves_the_one_before():
     assert "12.3 images/s" in file.getvalue()
 
 
-def test_a_resumed_run_counts_on_from_its_step_and_its_time():
+def test_a_resumed_run_continues_its_step_and_elapsed_time():
     file, clock = io.StringIO(), Clock()
     with Progress(8, 4, 5, file=file, elapsed=3600, clock=clock) as progress:
         for step in (6, 7, 8):
@@ -114,20 +114,20 @@ def test_a_resumed_run_counts_on_from_its_step_and_its_time():
     assert file.getvalue().startswith("epoch 2/2  step 8/8") and "elapsed 1:00:06" in file.getvalue()
 
 
-def test_what_a_training_says_while_the_live_line_is_shown_gets_a_line_of_its_own(terminal, monkeypatch):
+def test_messages_during_the_live_line_get_their_own_line(terminal, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
-    say = console.say  # as commands have it, from before there is a live line
+    say = console.say  # as commands hold it, from before the live line
     with Progress(20, 5) as progress:
         progress.step(1, loss=1.0, learning_rate=1e-3, images_per_second=1.0)
         progress._live.refresh()
         say("compiled the training step in 0.6 s")
         progress._live.refresh()
     before, after = terminal.getvalue().split("compiled the training step in 0.6 s")
-    assert "step  1/20" in before and before.endswith("\r\x1b[2K")  # the live line is wiped away first
+    assert "step  1/20" in before and before.endswith("\r\x1b[2K")  # the live line is cleared first
     assert after.startswith("\n")
 
 
-def test_what_is_said_is_printed_as_it_is():
+def test_messages_are_printed_literally():
     file = io.StringIO()
     with Progress(8, 4, file=file) as progress:
         progress.say("[red]data[/red] " + "x" * 200)
@@ -148,7 +148,7 @@ def test_the_live_line_fits_the_terminal(terminal, monkeypatch, columns):
     assert ("elapsed" in shown[0]) == (columns >= 120)
 
 
-def test_no_color_is_obeyed(terminal, monkeypatch):
+def test_no_color_is_respected(terminal, monkeypatch):
     def drawn():
         with Progress(8, 4, file=terminal) as progress:
             progress.step(2, 1.0, 1e-3, 1.0)
@@ -165,7 +165,7 @@ def table_of(*names):
     return ClassTable(names=names, colors=((0, 0, 0),) * len(names))
 
 
-def test_the_table_has_the_hand_worked_numbers_and_says_what_is_absent_and_lowest(monkeypatch):
+def test_the_table_has_the_hand_worked_numbers_and_marks_absent_and_lowest_classes(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     file = io.StringIO()
     print_table(SCORES, table_of("[red]", "B", "C"), file=file)
@@ -178,10 +178,10 @@ def test_the_table_has_the_hand_worked_numbers_and_says_what_is_absent_and_lowes
     assert ["C", "-", "-", "0", "absent"] in rows
     assert ["mean", "of", "2", "61.36", "77.50", "14"] in rows
     assert "global accuracy 78.6 %, weighted IoU 66.2 %" in file.getvalue()
-    assert "absent from the labels" in file.getvalue()
+    assert "absent: no labeled pixels" in file.getvalue()
 
 
-def test_a_full_table_names_no_absent_class():
+def test_a_table_without_absent_classes_does_not_mention_them():
     file = io.StringIO()
     print_table(scores(np.eye(2, dtype=np.int64)), table_of("A", "B"), file=file)
     assert "absent" not in file.getvalue() and "mean  " in file.getvalue()

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 import weight_files
 from made_runs import make_run
+from random_variables import random_variables
 
 from segnet_jax import evaluate, export, train
 from segnet_jax.config.fields import Config
@@ -24,8 +25,8 @@ from segnet_jax.runs import dry_run
 from segnet_jax.runs.initialization import read_initial
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import UserError
-from segnet_jax.training import batch_norm_statistics
-from segnet_jax.training.initial_weights import described
+from segnet_jax.training import batch_norm_statistics, initial_weights
+from segnet_jax.training.initial_weights import FITTING, described
 
 SMALL = {"data": "synthetic", "scenes": (8, 9), "image_size": (24, 32), "depth": 1, "width": 1 / 16, "devices": "1"}
 FLAGS = [
@@ -164,8 +165,10 @@ def renamed(*names):
     ],
     ids=["plain", "final BatchNorm", "SegNet-Basic"],
 )
-def test_classes_of_the_same_name_keep_their_rows_wherever_they_stand(settings, head, tmp_path):
+def test_classes_of_the_same_name_keep_their_rows_wherever_they_stand(settings, head, tmp_path, monkeypatch):
     """The data has CamVid's eleven classes; the source knows ten of them, in another order, and one more."""
+    if settings:  # flax's takes seconds to compile
+        monkeypatch.setattr(initial_weights, "init_variables", random_variables)
     names = [name for name in reversed(CAMVID.names) if name != "Fence"] + ["Kiosk"]
     told = {"preprocessing": {"mean": [0.0] * 3, "std": [1.0] * 3}} if settings.get("preprocessing") else {}
     folder = make_run(tmp_path / "run", classes=renamed(*names), told=told, **settings)
@@ -182,7 +185,8 @@ def test_classes_of_the_same_name_keep_their_rows_wherever_they_stand(settings, 
                 assert 0.3 < row.std() / np.sqrt(2 / row.size) < 3
                 assert all(np.abs(row - before[..., other]).max() > 1e-3 for other in range(11))
             else:
-                assert row == (1.0 if part in ("scale", "var") else 0.0)
+                assert row not in before
+                assert settings or row == 0.0  # the bias as it is initialized
     heads = {layer for _, layer, _ in head}
     for collection, layers in ours.items():
         rest = {layer: parts for layer, parts in layers.items() if layer not in heads}
@@ -255,6 +259,24 @@ def test_what_convert_leaves_is_trained_on_and_so_is_the_file_itself(caffe, caps
     for state in states:
         assert_same_bits(state.params, expected["params"])
         assert_same_bits(state.batch_stats, expected["batch_stats"])
+
+
+@pytest.mark.slow
+def test_the_protocol_for_few_images_trains_what_convert_has_left(caffe, tmp_path, capfd):
+    """From the command's flags to its result; the first command leaves out what the second is told to add."""
+    args = ["--protocol", "finetune", "--init", str(caffe[1]), "--data", "synthetic", "--scenes", "8", "4"]
+    args += ["--image-size", "32", "32", "--devices", "1", "--epochs", "1", "--run", str(tmp_path / "run")]
+    with pytest.raises(UserError) as caught:
+        train.train(parse_config(args, prog="segnet_jax.train", description=""))
+    args += caught.value.faults[0].fix.split()
+    with jax.numpy_dtype_promotion("standard"):  # optax's cosine takes the lesser of a float and a count
+        assert train.train(parse_config(args, prog="segnet_jax.train", description="")) == 0
+    assert "trained by" not in capfd.readouterr().err
+    found = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert found["num_steps"] == 2 and found["checkpoint"] == "last"
+    before, after = saved(caffe[1]), saved(tmp_path / "run", "newest")
+    for layer in ("conv1_1", "conv5_3", "conv5_3_D", "conv1_1_D"):
+        assert np.abs(after["params"][layer]["kernel"] - before["params"][layer]["kernel"]).max() > 0
 
 
 # --- what is refused ---
@@ -366,6 +388,11 @@ def rewritten(exported, path, change):
     [
         (lambda tensors, metadata: metadata.pop("network"), "has no network among its metadata"),
         (lambda tensors, metadata: metadata.update(classes="[1]"), "does not name its classes"),
+        (lambda tensors, metadata: metadata.update(classes='["A", "B"]'), "has 11 classes and names 2"),
+        (
+            lambda tensors, metadata: tensors.update({"conv1_1_D.bias": np.zeros(3, np.float32)}),
+            "has 3, 11 classes and",
+        ),
         (lambda tensors, metadata: metadata.update(network='{"kernels": 5}'), "unknown key 'kernels'"),
         (lambda tensors, metadata: metadata.update(preprocessing='{"mean": [0, 0, 0], "std": [1, 0, 1]}'), "above 0"),
         (lambda tensors, metadata: tensors.pop("conv1_2_bn.running_var"), "conv1_2_bn/var missing for [4]"),
@@ -383,6 +410,10 @@ def test_an_export_that_is_not_whole_or_does_not_say_what_it_is_is_refused(expor
     with pytest.raises(UserError) as caught:
         read_initial(Config(**SMALL, init=str(path)), choose_devices("1"), say_nothing)
     assert told in str(caught.value) and "network.safetensors" in str(caught.value)
+
+
+def test_an_export_says_of_the_network_all_that_must_fit():
+    assert set(FITTING) <= set(export.NETWORK_FIELDS)
 
 
 def test_a_cut_off_export_is_refused(exported, tmp_path):

@@ -181,7 +181,7 @@ def test_a_lock_of_ours_is_signed_and_emptied(run):
 
 WRITERS = {
     "metrics.jsonl": lambda run: MetricsLog(run, resume_step=1),
-    "evaluations": lambda run: evaluations.keep_evaluation(
+    "evaluations": lambda run: evaluations.write_evaluation(
         run, 1, classes=CAMVID, confusion=np.zeros((11, 11)), loss=1.0, pictures=[]
     ),
     "samples": lambda run: figures.prediction_pictures(

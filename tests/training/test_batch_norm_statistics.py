@@ -224,7 +224,7 @@ def test_the_result_holds_both_scores_and_its_own_are_the_recomputed_ones(unbrok
 
 def test_the_report_tells_the_recomputed_scores_throughout(unbroken):
     found = result_of(unbroken)
-    assert "BatchNorm&#39;s statistics recomputed" in (unbroken / "report.html").read_text()
+    assert "precise batch-norm statistics" in (unbroken / "report.html").read_text()
     names, *rows = csv.reader((unbroken / "confusion.csv").open())
     counts = np.array([row[1:] for row in rows], int)
     assert counts.tolist() == found["confusion"] and names[1:] == list(found["per_class"])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from random_variables import random_variables
 
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_step, replicate
@@ -17,7 +18,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.training import build
 from segnet_jax.training.batch_norm_statistics import calibrate
 from segnet_jax.training.inputs import as_sent
-from segnet_jax.training.state import create_state, init_variables
+from segnet_jax.training.state import create_state
 from segnet_jax.training.steps import train_steps
 
 CLASSES, SIZE = 4, 16
@@ -28,16 +29,12 @@ OF_ENCODER = OF_STAGE_1 | {"conv2_1", "conv2_1_bn", "conv2_2", "conv2_2_bn"}
 
 def made(num_devices=1, precision="float32", **changed):
     """A state, and a function (state, batch) -> state that takes one step of the config."""
+    promotion = "standard" if changed.get("optimizer") == "adamw" else "strict"  # optax's AdamW wants it
     config = Config(**SMALL | {"learning_rate": 0.05} | changed)
     devices = choose_devices(str(num_devices))
     model = build.build_model(config, CLASSES, precision)
     optimizer, schedule = build.build_optimizer(config, steps_per_epoch=10)
-    variables = init_variables(model, seed=0)
-    statistics = np.random.default_rng(1)
-    variables["batch_stats"] = jax.tree.map(
-        lambda leaf: leaf + statistics.random(leaf.shape, np.float32), variables["batch_stats"]
-    )
-    state = replicate(create_state(variables, optimizer, precision, config.ema_decay > 0), devices)
+    state = replicate(create_state(random_variables(model), optimizer, precision, config.ema_decay > 0), devices)
     step = partial(
         train_steps,
         make_batch=as_sent,
@@ -51,7 +48,8 @@ def made(num_devices=1, precision="float32", **changed):
     mapped = parallel_train_step(step, devices)
 
     def take(state, batch):
-        new, measures = mapped(state, {name: array[:, None] for name, array in batch.items()}, ())
+        with jax.numpy_dtype_promotion(promotion):
+            new, measures = mapped(state, {name: array[:, None] for name, array in batch.items()}, ())
         assert measures["finite"].all()
         return new
 
@@ -99,14 +97,7 @@ def test_after_twenty_steps_the_encoder_has_its_first_bits_and_the_decoder_has_n
         assert changed_layers(before, after) == before.keys() - OF_ENCODER
 
 
-def test_frozen_stages_are_the_first_ones_and_all_others_are_trained():
-    _, state, take, _ = made(freeze="1")
-    first = jax.device_get(state)
-    last = jax.device_get(take(state, random_batch()))
-    for before, after in ((first.params, last.params), (first.batch_stats, last.batch_stats)):
-        assert changed_layers(before, after) == before.keys() - OF_STAGE_1
-
-
+@pytest.mark.slow
 def test_segnet_basic_has_its_stages_frozen_too():
     _, state, take, _ = made(network="segnet-basic", freeze="1", preprocessing="raw")
     first = jax.device_get(state)
@@ -131,23 +122,25 @@ def test_a_step_is_the_whole_networks_with_running_statistics_in_the_frozen_stag
     expected |= {layer: before.params[layer] for layer in OF_STAGE_1}
     for tree, ours in ((expected, after.params), (statistics, after.batch_stats)):
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), ours, tree)
-    # The frozen layers were normalized by their running statistics, which another image's would not change.
-    jax.tree.map(np.testing.assert_array_equal, statistics["conv1_1_bn"], before.batch_stats["conv1_1_bn"])
+    for first, last in ((before.params, after.params), (before.batch_stats, after.batch_stats)):
+        assert changed_layers(first, last) == first.keys() - OF_STAGE_1
 
 
 def num_convolutions(lowered):
     return lowered.compile().as_text().count(" convolution(")
 
 
-@pytest.mark.parametrize("freeze, num_gradients", [("none", 4 + 3 + 4 + 4), ("1", 2 + 2 + 4 + 3), ("encoder", 4 + 3)])
+@pytest.mark.parametrize(
+    "freeze, num_gradients",
+    [("none", 8 + 7), ("encoder", 4 + 3), pytest.param("1", 6 + 5, marks=pytest.mark.slow)],
+)
 def test_the_compiled_step_has_no_convolution_for_the_gradient_of_a_frozen_kernel(freeze, num_gradients):
     """Of n convolutions the step has n for the output, one for each trained kernel, and one for each image's gradient.
 
     The image's gradient of the first trained convolution is not needed. Counted are those of the backward pass.
     """
-    _, state, take, _ = made(freeze=freeze)
+    model, state, take, _ = made(freeze=freeze)
     batch = random_batch()
-    model = made(freeze=freeze)[0]
     forward = jax.jit(lambda variables, image: model.apply(variables, image, train=False))
     image = normalize(jnp.asarray(batch["image"][0, 0]), TORCH)
     num_forward = num_convolutions(forward.lower({"params": state.params, "batch_stats": state.batch_stats}, image))

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import weight_files as files
+from random_variables import random_variables
 
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import choose_devices
@@ -46,6 +47,12 @@ def batch_of(number, num_devices=1, batch_size=8):
     return {"image": random.integers(0, 256, (*shape, 3), np.uint8), "label": np.zeros(shape, np.uint8)}
 
 
+@pytest.fixture(autouse=True)
+def drawn_in_numpy(monkeypatch):
+    """The decoder's first parameters, which flax takes seconds to compile."""
+    monkeypatch.setattr(initial_weights, "init_variables", random_variables)
+
+
 def first(vgg, num_devices=1, **changed):
     config = Config(**{"depth": 2, "image_size": (SIZE, SIZE), "batch_size_per_device": 8 // num_devices} | changed)
     devices = choose_devices(str(num_devices))
@@ -57,10 +64,20 @@ def first(vgg, num_devices=1, **changed):
     return model, initial_weights.first_variables(config, model, vgg, vgg.preprocessing, batches, devices)
 
 
+def outputs(model, variables, images, *layers):
+    """What layers of the network here give of images, by its running statistics."""
+
+    @jax.jit
+    def apply(variables, image):
+        _, held = model.apply(variables, image, train=False, capture_intermediates=True, mutable=["intermediates"])
+        return [held["intermediates"][layer]["__call__"][0] for layer in layers]
+
+    return [jax.device_get(apply(variables, image)) for image in images]
+
+
 def features(model, variables, image):
     """The encoder's map before each pooling, by the network here."""
-    _, held = model.apply(variables, image, train=False, capture_intermediates=True, mutable=["intermediates"])
-    return [np.asarray(held["intermediates"][f"conv{stage}_2_bn"]["__call__"][0]) for stage in (1, 2)]
+    return outputs(model, variables, [image], "conv1_2_bn", "conv2_2_bn")[0]
 
 
 def features_by_torch(vgg, image):
@@ -85,14 +102,13 @@ def image_for(vgg):
     return (batch_of(99)["image"][0, 0, :2].astype(np.float32) - mean) / std
 
 
-@pytest.mark.parametrize("kind", ["vgg", "vgg_bn"])
 @pytest.mark.parametrize(
-    "changed",
+    "kind, changed",
     [
-        {"init_batch_norm": "preserve"},
-        {"init_batch_norm": "rescale", "conv_bias": True, "num_devices": 2},
-        pytest.param({"init_batch_norm": "preserve", "conv_bias": True}, marks=pytest.mark.slow),
-        pytest.param({"init_batch_norm": "rescale", "sync_batch_norm": False}, marks=pytest.mark.slow),
+        ("vgg", {"init_batch_norm": "preserve"}),
+        ("vgg_bn", {"init_batch_norm": "rescale", "conv_bias": True, "num_devices": 2}),
+        pytest.param("vgg", {"init_batch_norm": "preserve", "conv_bias": True}, marks=pytest.mark.slow),
+        pytest.param("vgg_bn", {"init_batch_norm": "rescale", "sync_batch_norm": False}, marks=pytest.mark.slow),
     ],
 )
 def test_the_encoder_computes_what_the_vgg_computes(kind, changed, request):
@@ -128,7 +144,7 @@ def test_normalized_features_are_the_vggs_divided_by_one_number_a_layer(vgg, con
         kernel = variables["params"][conv]["kernel"]
         np.testing.assert_allclose(np.linalg.norm(kernel), np.sqrt(2 * kernel.shape[-1]), rtol=1e-5)
     preserved = first(vgg, init_batch_norm="preserve", conv_bias=conv_bias)[1]
-    logits, expected = (model.apply(each, image, train=False) for each in (variables, preserved))
+    logits, expected = (outputs(model, each, [image], "conv1_1_D")[0][0] for each in (variables, preserved))
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
@@ -168,10 +184,8 @@ def test_the_norm_is_that_of_kernels_as_they_are_drawn():
 def test_the_decoder_is_calibrated_behind_the_preserved_features(vgg):
     """Its first running mean is the mean of what its convolution makes of the encoder's maps over the same images."""
     model, variables = first(vgg, init_batch_norm="preserve")
-    means = []
-    for number in range(8):
-        image = (batch_of(number)["image"][0, 0].astype(np.float32) - np.float32(CAFFE.mean)) / np.float32(CAFFE.std)
-        _, held = model.apply(variables, image, train=False, capture_intermediates=True, mutable=["intermediates"])
-        means.append(np.asarray(held["intermediates"]["conv2_2_D"]["__call__"][0]).mean((0, 1, 2)))
+    mean, std = np.float32(CAFFE.mean), np.float32(CAFFE.std)
+    images = [(batch_of(number)["image"][0, 0].astype(np.float32) - mean) / std for number in range(8)]
+    means = [maps.mean((0, 1, 2)) for (maps,) in outputs(model, variables, images, "conv2_2_D")]
     found = jax.device_get(variables["batch_stats"]["conv2_2_D_bn"]["mean"])
     np.testing.assert_allclose(found, np.mean(means, axis=0), rtol=1e-3, atol=1e-3 * np.abs(means).max())

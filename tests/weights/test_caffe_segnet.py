@@ -22,7 +22,7 @@ from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.nn import segnet_basic
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.reporting.page import content
-from segnet_jax.reporting.page.record import read_record
+from segnet_jax.reporting.page.run_summary import read_run_summary
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.restored import restore
@@ -261,7 +261,7 @@ def test_nothing_is_overwritten_and_no_training_goes_on_in_a_converted_run(small
     flags += ["--batch-size-per-device", "1"]
     with pytest.raises(UserError, match="is another experiment"):
         train.train(parse_config(flags, prog="p", description=""))
-    offered = [command.split()[2] for _, command in content.next_commands(read_record(run))]
+    offered = [command.split()[2] for _, command in content.next_commands(read_run_summary(run))]
     assert offered == [f"segnet_jax.{name}" for name in ("evaluate", "predict", "export", "report")]
 
 

@@ -59,7 +59,7 @@ def count_labels(
             return count_one(labels(index))
 
     def count_one(label: np.ndarray) -> LabelCounts:
-        pixels = np.bincount(label.ravel(), minlength=256)[:num_classes].astype(np.int64)
+        pixels = budget.count_values(label, 256)[:num_classes]
         return LabelCounts(pixels, np.where(pixels > 0, label.size, 0), label.size, int(not pixels.any()))
 
     counts = LabelCounts.zero(num_classes)

@@ -1,4 +1,4 @@
-"""Curves as the paths of an SVG, so that a page draws them sharp, in its own colours, at any width."""
+"""Charts as SVG paths, styled by the page's CSS."""
 
 import math
 from collections.abc import Sequence
@@ -7,99 +7,105 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.reporting.page.record import Record, number
+from segnet_jax.reporting.page.run_summary import RunSummary, number
 from segnet_jax.reporting.training_plot import loss_top, smoothed, thinned
 
 WIDTH, HEIGHT = 400, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 390, 10, 206  # of the plotted area
-_MOST_POINTS = 400
-_MOST_DOTS = 30
+_MAX_POINTS = 400
+_MAX_DOTS = 30
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve that is drawn.
+    """A curve in chart coordinates.
 
     Attributes:
-      name: for the key.
-      look: the CSS class of its colour and stroke.
+      name: legend text.
+      style: CSS class of its color and stroke.
       path: the SVG path.
-      dots: where its points are marked: (x, y).
+      dots: (x, y) of marked points.
     """
 
     name: str
-    look: str
+    style: str
     path: str
     dots: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that is drawn.
+    """A chart with its curves and ticks.
 
     Attributes:
-      title: what it shows, with its unit.
-      told: the same for somebody who does not see it.
-      curves: from the back to the front.
+      title: heading, with the unit.
+      description: for screen readers.
+      curves: from back to front.
       x_ticks: (x, label).
       y_ticks: (y, label).
     """
 
     title: str
-    told: str
+    description: str
     curves: tuple[Curve, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
 
 
-def training_charts(record: Record) -> list[Chart]:
-    """Accuracy and loss over the epochs; without any row there is nothing to draw."""
-    if not record.train and not record.val:
+def training_charts(run: RunSummary) -> list[Chart]:
+    """Return charts of accuracy and loss over the epochs; none without logged steps."""
+    if not run.train and not run.val:
         return []
-    train, val = record.train, record.val
-    end = max(_epochs(record.train[-1:] + record.val[-1:]), default=1.0) or 1.0
+    train, val = run.train, run.val
+    end = max(_epochs(train[-1:] + val[-1:]), default=1.0) or 1.0
     accuracy, loss = 100 * _column(train, "accuracy"), _column(train, "loss")
-    scored, found, val_loss = 100 * _column(val, "global_accuracy"), 100 * _column(val, "miou"), _column(val, "loss")
-    split = "validation" if record.about.get("split", "val") == "val" else "test"
+    val_accuracy, miou, val_loss = (
+        100 * _column(val, "global_accuracy"),
+        100 * _column(val, "miou"),
+        _column(val, "loss"),
+    )
+    split = "validation" if run.about.get("split", "val") == "val" else "test"
     top = loss_top(smoothed(loss), loss, val_loss) if np.isfinite([*loss, *val_loss]).any() else 1.0
-    upper = [
-        ("each training step", "pale", train, accuracy),
+    accuracies = [
+        ("training, each step", "pale", train, accuracy),
         ("training, smoothed", "train", train, smoothed(accuracy)),
-        (f"{split} accuracy", "val", val, scored),
-        (f"{split} mIoU", "miou", val, found),
+        (f"{split} accuracy", "val", val, val_accuracy),
+        (f"{split} mIoU", "miou", val, miou),
     ]
-    lower = [
-        ("each training step", "pale", train, loss),
+    losses = [
+        ("training, each step", "pale", train, loss),
         ("training, smoothed", "train", train, smoothed(loss)),
         (split, "val", val, val_loss),
     ]
-    told = f"Training accuracy, {split} accuracy and mIoU over {end:.4g} epochs. {_last('mIoU', found, ' %')}"
+    curves = f"Training accuracy, {split} accuracy and mIoU over {end:.4g} epochs. {_last('mIoU', miou, ' %')}"
     return [
-        _chart("Accuracy, %", told, upper, end, 100.0),
-        _chart("Loss", f"Training and {split} loss over {end:.4g} epochs. {_last('Loss', val_loss)}", lower, end, top),
+        _chart("Accuracy, %", curves, accuracies, end, 100.0),
+        _chart("Loss", f"Training and {split} loss over {end:.4g} epochs. {_last('loss', val_loss)}", losses, end, top),
     ]
 
 
-def comparing_charts(records: Sequence[Record], names: Sequence[str]) -> list[Chart]:
-    """The mIoU and the smoothed training loss of several runs over their epochs."""
-    end = max((epoch for each in records for epoch in _epochs(each.train[-1:] + each.val[-1:])), default=0.0)
+def comparison_charts(runs: Sequence[RunSummary], names: Sequence[str]) -> list[Chart]:
+    """Return charts of the mIoU and the smoothed training loss of several runs over their epochs."""
+    end = max((epoch for run in runs for epoch in _epochs(run.train[-1:] + run.val[-1:])), default=0.0)
     if not end:
         return []
     mious, losses, tops = [], [], [1e-6]
-    for place, (name, record) in enumerate(zip(names, records, strict=True)):
-        look = f"run{place}"
-        mious.append((name, look, record.val, 100 * _column(record.val, "miou")))
-        loss = smoothed(_column(record.train, "loss"))
-        losses.append((name, look, record.train, loss))
+    for index, (name, run) in enumerate(zip(names, runs, strict=True)):
+        style = f"run{index}"
+        mious.append((name, style, run.val, 100 * _column(run.val, "miou")))
+        loss = smoothed(_column(run.train, "loss"))
+        losses.append((name, style, run.train, loss))
         if np.isfinite(loss).any():
             tops.append(1.05 * float(np.nanpercentile(loss, 99)))
     return [
-        _chart("mIoU, %", f"The mIoU of {len(records)} runs over their epochs.", mious, end, 100.0),
-        _chart("Training loss, smoothed", f"The training loss of {len(records)} runs.", losses, end, max(tops)),
+        _chart("mIoU, %", f"The mIoU of {len(runs)} runs over their epochs.", mious, end, 100.0),
+        _chart("Training loss, smoothed", f"The training loss of {len(runs)} runs.", losses, end, max(tops)),
     ]
 
 
-def _chart(title: str, told: str, curves: Sequence[tuple[str, str, list, np.ndarray]], end: float, top: float) -> Chart:
+def _chart(
+    title: str, description: str, curves: Sequence[tuple[str, str, list, np.ndarray]], end: float, top: float
+) -> Chart:
     def x(epoch: float) -> float:
         return round(_LEFT + (_RIGHT - _LEFT) * epoch / end, 1)
 
@@ -107,48 +113,48 @@ def _chart(title: str, told: str, curves: Sequence[tuple[str, str, list, np.ndar
         return round(_BOTTOM - (_BOTTOM - _TOP) * min(max(value / top, 0), 1), 1)
 
     drawn = []
-    for name, look, rows, values in curves:
-        some = thinned(values, _MOST_POINTS)
-        places = zip(_epochs([rows[i] for i in some]), values[some], strict=True)
-        points = [(x(epoch), y(value)) if math.isfinite(value) else None for epoch, value in places]
-        known = tuple(point for point in points if point)
-        if known:
-            marked = known if look not in ("pale", "train") and len(known) <= _MOST_DOTS or len(known) == 1 else ()
-            drawn.append(Curve(name, look, _path(points), marked))
+    for name, style, rows, values in curves:
+        kept = thinned(values, _MAX_POINTS)
+        pairs = zip(_epochs([rows[i] for i in kept]), values[kept], strict=True)
+        points = [(x(epoch), y(value)) if math.isfinite(value) else None for epoch, value in pairs]
+        finite = tuple(point for point in points if point)
+        if finite:
+            dots = finite if style not in ("pale", "train") and len(finite) <= _MAX_DOTS or len(finite) == 1 else ()
+            drawn.append(Curve(name, style, _path(points), dots))
     x_ticks = tuple((x(tick), f"{tick:g}") for tick in ticks(end, 6))
-    return Chart(title, told, tuple(drawn), x_ticks, tuple((y(tick), f"{tick:g}") for tick in ticks(top, 5)))
+    return Chart(title, description, tuple(drawn), x_ticks, tuple((y(tick), f"{tick:g}") for tick in ticks(top, 5)))
 
 
-def ticks(end: float, most: int) -> list[float]:
-    """Round numbers from 0 to the end, at most so many steps apart."""
-    power = 10.0 ** math.floor(math.log10(end / most))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if end / (power * factor) <= most)
-    return [round(place * step, 10) for place in range(math.floor(end / step * (1 + 1e-9)) + 1)]
+def ticks(end: float, max_intervals: int) -> list[float]:
+    """Return round numbers from 0 to at most `end`, with at most `max_intervals` intervals."""
+    power = 10.0 ** math.floor(math.log10(end / max_intervals))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if end / (power * factor) <= max_intervals)
+    return [round(index * step, 10) for index in range(math.floor(end / step * (1 + 1e-9)) + 1)]
 
 
 def _path(points: Sequence[tuple[float, float] | None]) -> str:
-    """A line through the points, broken where there is none."""
-    parts, pen = [], "M"
+    """Return an SVG path through the points, interrupted at None."""
+    parts, command = [], "M"
     for point in points:
         if point is None:
-            pen = "M"
+            command = "M"
             continue
-        parts.append(f"{pen}{point[0]:g} {point[1]:g}")
-        pen = "L"
+        parts.append(f"{command}{point[0]:g} {point[1]:g}")
+        command = "L"
     return "".join(parts)
 
 
 def _epochs(rows: Sequence[dict[str, Any]]) -> list[float]:
-    """Of each row; its step where it tells none."""
+    """Return the epoch of each row, or its step if the epoch is missing."""
     return [max(number(row.get("epoch")) or 0.0, 0.0) or float(row["step"]) for row in rows]
 
 
 def _column(rows: Sequence[dict[str, Any]], key: str) -> np.ndarray:
-    """One number a row; NaN where the row has none that is finite."""
-    found = (number(row.get(key)) for row in rows)
-    return np.array([np.nan if value is None or abs(value) > 1e30 else value for value in found], float)
+    """Return one value per row, NaN if it is missing, not finite or absurdly large."""
+    numbers = (number(row.get(key)) for row in rows)
+    return np.array([np.nan if value is None or abs(value) > 1e30 else value for value in numbers], float)
 
 
 def _last(name: str, values: np.ndarray, unit: str = "") -> str:
-    known = values[np.isfinite(values)]
-    return f"{name} at the end: {known[-1]:.3g}{unit}." if len(known) else ""
+    finite = values[np.isfinite(values)]
+    return f"Final {name}: {finite[-1]:.3g}{unit}." if len(finite) else ""

@@ -1,4 +1,4 @@
-"""What a report says of the classes: their scores, and what is taken for what."""
+"""Scores of each class and confusions between classes, for the report."""
 
 import csv
 import io
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segnet_jax.reporting.page.record import Record, number, whole
+from segnet_jax.reporting.page.run_summary import RunSummary, integer, number
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A class in the table of scores.
+    """A row of the table of classes.
 
     Attributes:
       name: of the class.
-      color: its RGB, or None where it is not known.
-      iou: a fraction; None where it has none.
+      color: RGB; None if unknown.
+      iou: as a fraction; None without a score.
       accuracy: likewise.
-      pixels: that are labelled so; None where that is not known.
-      share: of all labelled pixels.
-      remark: "absent", "lowest" or nothing.
+      pixels: labeled pixels; None if unknown.
+      fraction: of all labeled pixels; None if unknown.
+      remark: "absent", "lowest" or "".
     """
 
     name: str
@@ -29,66 +29,71 @@ class ClassRow:
     iou: float | None
     accuracy: float | None
     pixels: int | None
-    share: float | None
+    fraction: float | None
     remark: str
 
 
-def class_rows(record: Record) -> list[ClassRow]:
-    """The classes with their scores in the chosen evaluation; the lowest IoU is marked, absent classes are named so."""
-    evaluated = record.chosen
-    found = evaluated.scores if evaluated else None
-    colors = record.colors or (None,) * len(record.classes)
-    if found is not None:
+def class_rows(run: RunSummary) -> list[ClassRow]:
+    """Return the scores of each class in the chosen evaluation, marking the lowest IoU and absent classes."""
+    scored = run.chosen.scores if run.chosen else None
+    colors = run.colors or (None,) * len(run.classes)
+    if scored is not None:
         values = [
             (number(float(iou)), number(float(accuracy)), int(pixels))
-            for iou, accuracy, pixels in zip(found.iou, found.accuracy, found.pixels, strict=True)
+            for iou, accuracy, pixels in zip(scored.iou, scored.accuracy, scored.pixels, strict=True)
         ]
     else:
-        values = [_told_of_class(record, place) for place in range(len(record.classes))]
-    known = [place for place, (iou, *_) in enumerate(values) if iou is not None]
-    lowest = min(known, key=lambda place: values[place][0]) if len(known) > 1 else None
+        values = [_without_confusion(run, class_id) for class_id in range(len(run.classes))]
+    present = [class_id for class_id, (iou, *_) in enumerate(values) if iou is not None]
+    lowest = min(present, key=lambda class_id: values[class_id][0]) if len(present) > 1 else None
     total = sum(pixels or 0 for *_, pixels in values)
     rows = []
-    for place, (iou, accuracy, pixels) in enumerate(values):
-        remark = "absent" if iou is None else "lowest" if place == lowest else ""
-        share = pixels / total if pixels is not None and total else None
-        rows.append(ClassRow(record.classes[place], colors[place], iou, accuracy, pixels, share, remark))
-    return rows if known else []
+    for class_id, (iou, accuracy, pixels) in enumerate(values):
+        remark = "absent" if iou is None else "lowest" if class_id == lowest else ""
+        fraction = pixels / total if pixels is not None and total else None
+        rows.append(ClassRow(run.classes[class_id], colors[class_id], iou, accuracy, pixels, fraction, remark))
+    return rows if present else []
 
 
-def _told_of_class(record: Record, place: int) -> tuple[float | None, float | None, int | None]:
-    """A class's scores where no confusion matrix was kept."""
-    told = record.result.get("per_class")
-    if isinstance(told, dict) and len(told) == len(record.classes):
-        row = list(told.values())[place]
+def _without_confusion(run: RunSummary, class_id: int) -> tuple[float | None, float | None, int | None]:
+    """Return IoU, accuracy and pixels of a class if no confusion matrix is stored."""
+    per_class = run.result.get("per_class")
+    if isinstance(per_class, dict) and len(per_class) == len(run.classes):
+        row = list(per_class.values())[class_id]
         row = row if isinstance(row, dict) else {}
-        return number(row.get("iou")), number(row.get("accuracy")), whole(row.get("pixels"))
-    ious = record.chosen_row.get("iou")
-    if isinstance(ious, dict) and len(ious) == len(record.classes):
-        return number(list(ious.values())[place]), None, None
+        return number(row.get("iou")), number(row.get("accuracy")), integer(row.get("pixels"))
+    ious = run.chosen_row.get("iou")
+    if isinstance(ious, dict) and len(ious) == len(run.classes):
+        return number(list(ious.values())[class_id]), None, None
     return None, None, None
 
 
-def confusion_shares(confusion: np.ndarray) -> np.ndarray:
-    """Each known class's pixels by predicted class, as fractions of its row; NaN for a class without pixels."""
+def normalized_confusion(confusion: np.ndarray) -> np.ndarray:
+    """Divide each row of [C,C] by its sum; NaN for a class without pixels."""
     with np.errstate(invalid="ignore"):
         return confusion / confusion.sum(axis=1, keepdims=True)
 
 
-def most_confused(confusion: np.ndarray, names: Sequence[str], most: int = 5) -> list[tuple[str, str, float]]:
-    """The largest confusions: known class, what it was taken for, share of the known class."""
-    shares = np.nan_to_num(confusion_shares(confusion))
-    np.fill_diagonal(shares, 0)
-    places = np.argsort(-shares, axis=None, kind="stable")[:most]
-    pairs = (np.unravel_index(place, shares.shape) for place in places)
-    return [(names[known], names[taken], float(shares[known, taken])) for known, taken in pairs if shares[known, taken]]
+def most_confused(confusion: np.ndarray, names: Sequence[str], max_pairs: int = 5) -> list[tuple[str, str, float]]:
+    """Return the largest confusions: true class, predicted class, fraction of the true class's pixels."""
+    fractions = np.nan_to_num(normalized_confusion(confusion))
+    np.fill_diagonal(fractions, 0)
+    cells = np.argsort(-fractions, axis=None, kind="stable")[:max_pairs]
+    pairs = (np.unravel_index(cell, fractions.shape) for cell in cells)
+    return [
+        (names[true], names[predicted], float(value))
+        for true, predicted in pairs
+        if (value := fractions[true, predicted])
+    ]
 
 
 def confusion_csv(confusion: np.ndarray, names: Sequence[str]) -> str:
-    """The counts, a row for each known class and a column for each predicted one."""
-    safe = [f"'{name}" if name[:1] in "=+-@" else name for name in names]  # spreadsheets take such for a formula
+    """Format the counts as CSV, a row for each true class and a column for each predicted one."""
+    safe = [
+        f"'{name}" if name[:1] in "=+-@" else name for name in names
+    ]  # else a spreadsheet would run it as a formula
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["known \\ predicted", *safe])
+    writer.writerow(["true \\ predicted", *safe])
     writer.writerows([name, *row] for name, row in zip(safe, confusion.tolist(), strict=True))
     return buffer.getvalue()

@@ -1,116 +1,132 @@
-"""Several runs side by side: what differs in config, data and scores."""
+"""Compare several runs: scores, settings, data and machines side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from segnet_jax.config.fields import differences
+from segnet_jax.metrics.table import METRICS, percent
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows
-from segnet_jax.reporting.page.record import Record
+from segnet_jax.reporting.page.run_summary import RunSummary
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A metric, or the IoU of a class, of each run; None without a score."""
+
+    name: str
+    values: list[float | None]
+    format: Callable[[float | None], str] = percent
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs side by side; each row has a value for each run.
+    """Several runs side by side; each row has one value per run.
 
     Attributes:
-      names: of the runs, each another.
-      warnings: why their scores may not compare.
-      compares: whether a best one may be named.
-      scores: (score, fractions).
+      names: unique names of the runs.
+      warnings: why their scores may not be comparable.
+      comparable: whether to mark the best scores.
+      scores: a row for each metric.
       facts: (name, texts).
-      settings: (field, texts), of those that differ.
-      classes: (class, IoUs).
+      settings: (field, texts) of the fields that differ.
+      classes: a row with the IoU of each class.
     """
 
     names: list[str]
     warnings: list[str]
-    compares: bool
-    scores: list[tuple[str, list[float | None]]]
+    comparable: bool
+    scores: list[ScoreRow]
     facts: list[tuple[str, list[str]]]
     settings: list[tuple[str, list[str]]]
-    classes: list[tuple[str, list[float | None]]]
+    classes: list[ScoreRow]
 
 
-def comparison(records: Sequence[Record]) -> Comparison:
-    """Sets runs side by side."""
-    headlines = [content.headline(record) for record in records]
-    told, warnings = [content.facts(record) for record in records], _warnings(records)
-    facts = [("scored on", [content.scored_on(record) for record in records])]
-    facts.append(("state", [content.status(record)[0] for record in records]))
+def comparison(runs: Sequence[RunSummary]) -> Comparison:
+    """Compare runs."""
+    headlines = [content.headline(run) for run in runs]
+    run_facts, differing, warnings = [content.facts(run) for run in runs], _differing(runs), _warnings(runs)
+    facts = [
+        ("evaluated on", [content.scored_on(run) for run in runs]),
+        ("state", [content.status(run)[0] for run in runs]),
+    ]
     for heading, name in (
         *(("Speed and memory", each) for each in ("Throughput", "Time", "Steps")),
-        *(("Speed and memory", each) for each in ("Memory of a device", "Memory of the process")),
+        *(("Speed and memory", each) for each in ("Peak device memory", "Peak process memory")),
         *(("Machine", each) for each in ("Devices", "Precision", "System")),
         *(("Versions", each) for each in ("jax", "commit")),
     ):
-        values = [each.get(heading, {}).get(name, "-") for each in told]
+        values = [each.get(heading, {}).get(name, "-") for each in run_facts]
         if set(values) != {"-"}:
             facts.append((name.lower(), values))
     return Comparison(
-        names=_names(records),
-        warnings=warnings,
-        compares=not any("differ" in warning for warning in warnings),
-        scores=[(content.SCORES[name], [each[name] for each in headlines]) for name in content.SCORES],
+        names=_names(runs),
+        warnings=[*differing, *warnings],
+        comparable=not differing,
+        scores=[
+            ScoreRow(metric.label, [each[key] for each in headlines], metric.format) for key, metric in METRICS.items()
+        ],
         facts=facts,
-        settings=_settings(records),
-        classes=_classes(records),
+        settings=_settings(runs),
+        classes=_classes(runs),
     )
 
 
-def _names(records: Sequence[Record]) -> list[str]:
-    """The folders' names, with a number where two are alike."""
-    names = [record.name for record in records]
-    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
+def _names(runs: Sequence[RunSummary]) -> list[str]:
+    """Return the folder names, with a number where two are equal."""
+    names = [run.name for run in runs]
+    return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, start=1)]
 
 
-def _warnings(records: Sequence[Record]) -> list[str]:
-    """Why the scores may not compare."""
-    told = []
-    looks = {
-        "classes": lambda record: record.classes,
-        "scored split": lambda record: record.result.get("split") or record.about.get("split"),
-        "image size": lambda record: record.config.image_size if record.config else None,
+def _differing(runs: Sequence[RunSummary]) -> list[str]:
+    """Return why the scores are not comparable."""
+    messages = []
+    properties = {
+        "The classes differ": lambda run: run.classes,
+        "The evaluated splits differ": lambda run: run.result.get("split") or run.about.get("split"),
+        "The image sizes differ": lambda run: run.config.image_size if run.config else None,
     }
-    for what, look in looks.items():
-        if len({repr(look(record)) for record in records}) > 1:
-            told.append(f"The {what} differ{'' if what == 'classes' else 's'}: these scores do not compare.")
-    prints = [_fingerprints(record) for record in records]
-    if not all(prints):
-        told.append("Not every run has kept the fingerprints of its data: whether they are the same is not known.")
-    for split in sorted(set().union(*prints)):
-        if all(prints) and len({repr(each.get(split)) for each in prints}) > 1:
-            told.append(f"The data differ: the {split} images or labels of these runs are not the same.")
-    ends = {content.status(record)[1] for record in records}
-    if ends != {"good"}:
-        told.append("Not every run is finished.")
-    return told
+    for message, value in properties.items():
+        if len({repr(value(run)) for run in runs}) > 1:
+            messages.append(f"{message}, so the scores are not comparable.")
+    fingerprints = [_fingerprints(run) for run in runs]
+    for split in sorted(set().union(*fingerprints)):
+        if all(fingerprints) and len({repr(each.get(split)) for each in fingerprints}) > 1:
+            messages.append(f"The {split} images or labels differ, so the scores are not comparable.")
+    return messages
 
 
-def _fingerprints(record: Record) -> dict[str, Any]:
-    told = record.about.get("fingerprints")
-    return told if isinstance(told, dict) else {}
+def _warnings(runs: Sequence[RunSummary]) -> list[str]:
+    """Return what is unknown or incomplete."""
+    messages = []
+    if not all(map(_fingerprints, runs)):
+        messages.append("Some runs have no fingerprints of their data, so their data may differ.")
+    if {content.status(run)[1] for run in runs} != {"good"}:
+        messages.append("Some runs are not finished.")
+    return messages
 
 
-def _settings(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
-    """The fields of the experiments that differ, in the order of the config."""
-    configs = [record.config for record in records if record.config is not None]
+def _fingerprints(run: RunSummary) -> dict[str, Any]:
+    fingerprints = run.about.get("fingerprints")
+    return fingerprints if isinstance(fingerprints, dict) else {}
+
+
+def _settings(runs: Sequence[RunSummary]) -> list[tuple[str, list[str]]]:
+    """Return the config fields that differ, and the global batch size if it differs."""
+    configs = [run.config for run in runs if run.config is not None]
     if not configs:
         return []
     names = list(dict.fromkeys(name for config in configs for name in differences(configs[0], config)))
-    rows = [
-        (name, [content.shown(getattr(record.config, name)) if record.config else "-" for record in records])
-        for name in names
-    ]
-    batches = [content.global_batch_size(record) for record in records]
-    if len(set(batches)) > 1:  # devices and their batches may differ where this does not
+    rows = [(name, [content.shown(getattr(run.config, name)) if run.config else "-" for run in runs]) for name in names]
+    batches = [content.global_batch_size(run) for run in runs]
+    if len(set(batches)) > 1:
         rows.append(("global_batch_size", ["-" if each is None else str(each) for each in batches]))
     return rows
 
 
-def _classes(records: Sequence[Record]) -> list[tuple[str, list[float | None]]]:
-    """The IoU of each class that any run has, by name."""
-    found = [{row.name: row.iou for row in class_rows(record)} for record in records]
-    names = dict.fromkeys(name for each in found for name in each)
-    return [(name, [each.get(name) for each in found]) for name in names]
+def _classes(runs: Sequence[RunSummary]) -> list[ScoreRow]:
+    """Return the IoU of each class of any run, by name."""
+    ious = [{row.name: row.iou for row in class_rows(run)} for run in runs]
+    names = dict.fromkeys(name for each in ious for name in each)
+    return [ScoreRow(name, [each.get(name) for each in ious]) for name in names]

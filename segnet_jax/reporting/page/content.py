@@ -1,4 +1,4 @@
-"""What a report says of a run, as plain values for its template: scores, notes, facts and the next commands."""
+"""Texts and values of a run's report: scores, notes, warnings, facts and next commands."""
 
 import json
 import shlex
@@ -9,137 +9,130 @@ import numpy as np
 
 from segnet_jax.config.files import recipe_differences
 from segnet_jax.data.labels.classes import CAMVID
+from segnet_jax.metrics.table import METRICS
 from segnet_jax.reporting.pace import duration
-from segnet_jax.reporting.page.record import Record, number, text, whole
-from segnet_jax.reporting.tables import percent
+from segnet_jax.reporting.page.run_summary import RunSummary, integer, number, text
 from segnet_jax.system.errors import UserError
 
-_MOST_CHANGES = 200  # settings that a page lists
-
-SCORES = {
-    "miou": "mean IoU",
-    "global_accuracy": "pixels right",
-    "mean_accuracy": "mean class accuracy",
-    "weighted_iou": "weighted IoU",
-}
+_MAX_CHANGES = 200  # settings listed on a page
 
 
-def headline(record: Record) -> dict[str, float | None]:
-    """The four scores of the chosen evaluation, from where they stand."""
-    row, told = record.chosen_row, record.result
-    return {name: number(told.get(name)) if name in told else number(row.get(name)) for name in SCORES}
+def headline(run: RunSummary) -> dict[str, float | None]:
+    """Return key -> value of each metric of the result, or else of the chosen evaluation."""
+    row, result = run.chosen_row, run.result
+    return {key: number(result.get(key)) if key in result else number(row.get(key)) for key in METRICS}
 
 
-def scored_on(record: Record) -> str:
-    """Which images and which checkpoint the scores are of, in words."""
-    split = text(record.result.get("split") or record.about.get("split") or "validation", 20)
-    number_of = whole(record.result.get("num_images")) or whole(_of(record.about.get("num_images"), split))
-    images = f"{number_of:,} {split} images" if number_of else f"the {split} images"
-    if record.chosen_step is None:
+def scored_on(run: RunSummary) -> str:
+    """Describe the evaluated images and the checkpoint of the scores."""
+    split = text(run.result.get("split") or run.about.get("split") or "validation", 20)
+    num_images = integer(run.result.get("num_images")) or integer(_get(run.about.get("num_images"), split))
+    images = f"{num_images:,} {split} images" if num_images else f"the {split} images"
+    if run.chosen_step is None:
         return images
-    which = text(record.result.get("checkpoint") or ("last" if _selects_nothing(record) else "best"), 20)
-    so_far = "" if record.result else " so far"
-    statistics = ", BatchNorm's statistics recomputed" if "recompute" in _dict(record.result.get("batch_norm")) else ""
-    return f"{images}, {which} checkpoint{so_far}, step {record.chosen_step:,}{statistics}"
+    which = text(run.result.get("checkpoint") or ("last" if _uses_last_checkpoint(run) else "best"), 20)
+    so_far = "" if run.result else " so far"
+    statistics = ", precise batch-norm statistics" if "recompute" in _dict(run.result.get("batch_norm")) else ""
+    return f"{images}, {which} checkpoint{so_far}, step {run.chosen_step:,}{statistics}"
 
 
-def status(record: Record) -> tuple[str, str]:
-    """How the run stands, in words, and of which kind that is: "good", "open" or "bad"."""
-    total = _total_steps(record)
-    place = f"step {record.last_step:,}" + (f" of {total:,}" if total else "")
-    code = whole(record.outcome.get("exit_code"))
-    if record.result:
-        return f"finished after {place}", "good"
-    if source := record.outcome.get("converted_from"):
+def status(run: RunSummary) -> tuple[str, str]:
+    """Describe the state of the run, and classify it as "good", "open" or "bad" for the page's style."""
+    total = _total_steps(run)
+    step = f"step {run.last_step:,}" + (f" of {total:,}" if total else "")
+    code = integer(run.outcome.get("exit_code"))
+    if run.result:
+        return f"finished after {step}", "good"
+    if source := run.outcome.get("converted_from"):
         return f"converted from {text(source, 80)}", "good"
     if code == 0 or code is not None and code >= 128:
-        return f"stopped at {place}", "open"
+        return f"stopped at {step}", "open"
     if code is not None:
-        return f"ended early at {place}", "bad"
-    return (f"in training, {place}", "open") if record.last_step else ("begun, no step yet", "open")
+        return f"failed at {step}", "bad"
+    return (f"training, {step}", "open") if run.last_step else ("started, no finished step", "open")
 
 
-def split_notes(record: Record) -> list[str]:
-    """What the scores can bear, said honestly."""
-    dataset, split = record.about.get("dataset"), record.result.get("split") or record.about.get("split") or "val"
-    notes = []
-    if not record.val and not record.result:
+def split_notes(run: RunSummary) -> list[str]:
+    """Return the limits of what the scores show, given how split and checkpoint were chosen."""
+    dataset, split = run.about.get("dataset"), run.result.get("split") or run.about.get("split") or "val"
+    if not run.val and not run.result:
         return []
-    if _selects_nothing(record):
-        notes.append("Nothing was selected by these images: the score is that of the last step.")
+    if _uses_last_checkpoint(run):
+        notes = ["The scores are those of the last step; no checkpoint was selected on these images."]
     else:
-        notes.append("The checkpoint was chosen by the same images that it is scored on, so the score flatters.")
-    if dataset == "synthetic" or record.config is not None and record.config.data == "synthetic":
+        notes = ["The checkpoint was selected on the same images that it is scored on, so its scores are optimistic."]
+    if dataset == "synthetic" or run.config is not None and run.config.data == "synthetic":
         return [
             *notes,
-            "These are rendered scenes: the score shows that the network learns, and nothing about real roads.",
+            "These are rendered scenes: the scores show that the network learns, not how well it works on real roads.",
         ]
     if dataset == "camvid-tutorial" and split == "val":
         notes.append(
-            "CamVid's validation images are one clip of 6.7 seconds, cut out of a training drive. Others report 12 to "
-            "19 points less mIoU on the test images for the same network: score those before you quote a number."
+            "CamVid's validation images are one clip of 6.7 seconds, cut from a training drive. For the same network, "
+            "others report 12 to 19 points less mIoU on the test images; evaluate those before you quote a number."
         )
     elif dataset in ("camvid-tutorial", "camvid-trainval"):
-        notes.append("73 % of CamVid's test frames are of a drive, at dusk, that never occurs in training.")
+        notes.append("73 % of CamVid's test frames are from a drive at dusk that has no training images.")
     elif dataset == "camvid-matlab":
         notes.append(
-            "This split was drawn at random from the frames of a few drives: neighbours in time, two video frames "
-            "apart, are on both sides. Expect clearly higher numbers than with the tutorial's split; the two do not "
-            "compare."
+            "This split was drawn at random from the frames of a few drives, so it separates neighbors in time, two "
+            "video frames apart. Expect clearly higher scores than with the tutorial's split; the two are not "
+            "comparable."
         )
-    elif record.config is not None and record.config.split_rule == "leave-out":
-        first = record.config.leave_out_train
+    elif run.config is not None and run.config.split_rule == "leave-out":
+        first = run.config.leave_out_train
         notes.append(
-            f"Trained on the first {first} frames of the scored sequence alone."
+            f"The network was trained only on the first {first} frames of the sequence it is scored on."
             if first
-            else "No image of the scored sequence was trained on."
+            else "The network was not trained on any image of the sequence it is scored on."
         )
-    elif record.classes != CAMVID.names or dataset:
+    elif run.classes != CAMVID.names or dataset:
         notes.append(
-            "Where video neighbours, or pictures of one place, are both trained on and scored, a score flatters: make "
-            "sure that the split keeps them together."
+            "Scores are optimistic if neighboring video frames, or photos of one place, are in both the training and "
+            "the evaluated images; make sure that the split keeps them together."
         )
-    if record.classes == CAMVID.names:
+    if run.classes == CAMVID.names:
         notes.append(
-            "The often quoted 60.1 % mIoU was trained on 3,433 images of four data sets: no target for CamVid's 367."
+            "The often quoted 60.1 % mIoU was trained on 3,433 images of four datasets; it is not a target for the 367 "
+            "training images of CamVid."
         )
     return notes
 
 
-def warnings(record: Record) -> list[str]:
-    """What is odd about the run."""
-    told = []
-    if (code := whole(record.outcome.get("exit_code"))) and not record.result:
-        told.append(f"The last start ended early (exit code {code}): {text(record.outcome.get('why', 'unknown'), 600)}")
-    skipped = number((record.train or [{}])[-1].get("skipped"))
+def warnings(run: RunSummary) -> list[str]:
+    """Return failures, skipped steps, changed settings and unreadable files of the run."""
+    messages = []
+    if (code := integer(run.outcome.get("exit_code"))) and not run.result:
+        messages.append(f"The last start failed with exit code {code}: {text(run.outcome.get('why', 'unknown'), 600)}")
+    skipped = number((run.train or [{}])[-1].get("skipped"))
     if skipped:
-        told.append(f"{skipped:,.0f} steps were skipped, for their gradients did not fit into float16.")
-    for incident in record.incidents:
+        messages.append(f"{skipped:,.0f} steps were skipped because their gradients overflowed float16.")
+    for incident in run.incidents:
         images = incident.get("images")
         names = ", ".join(text(name, 60) for name in images[:5]) if isinstance(images, list) else "unknown images"
-        told.append(f"Step {text(incident.get('step'), 20)} was not finite on {names}: see incident/.")
-    for note in record.overrides:
-        changes = _dict(note.get("changes"))
-        what = ", ".join(
-            f"{text(name, 40)} {shown(_of(change, 'old'))} -> {shown(_of(change, 'new'))}"
-            for name, change in changes.items()
+        messages.append(f"Step {text(incident.get('step'), 20)} was not finite on {names}; see incident/.")
+    for override in run.overrides:
+        changes = ", ".join(
+            f"{text(name, 40)} {shown(_get(change, 'old'))} -> {shown(_get(change, 'new'))}"
+            for name, change in _dict(override.get("changes")).items()
         )
-        told.append(f"The recipe was changed after step {text(note.get('step'), 20)}: {what or 'unknown'}.")
-    return [*told, *(f"Of this folder, {problem}." for problem in record.problems)]
+        step = text(override.get("step"), 20)
+        messages.append(f"The config was changed after step {step}: {changes or 'unknown'}.")
+    return [*messages, *(f"In this folder, {problem}." for problem in run.problems)]
 
 
-def facts(record: Record) -> dict[str, dict[str, str]]:
-    """Heading -> name -> value: speed, memory, machine and versions."""
-    environment, train = record.environment, record.train
-    rate = number(record.result.get("images_per_second"))
+def facts(run: RunSummary) -> dict[str, dict[str, str]]:
+    """Return heading -> name -> value: speed, memory, config, machine and versions."""
+    environment, train = run.environment, run.train
+    rate = number(run.result.get("images_per_second"))
     if rate is None:
         rates = [each for row in train[-200:] if (each := number(row.get("images_per_second")))]
         rate = float(np.median(rates)) if rates else None
-    seconds = number(record.result.get("seconds"))
+    seconds = number(run.result.get("seconds"))
     if seconds is None:
-        seconds = max((number(row.get("seconds")) or 0.0 for row in (*train[-1:], *record.val[-1:])), default=None)
-    total = _total_steps(record)
-    memory = record.evaluations[-1].peak_memory if record.evaluations else {}
+        seconds = max((number(row.get("seconds")) or 0.0 for row in (*train[-1:], *run.val[-1:])), default=None)
+    total = _total_steps(run)
+    memory = run.evaluations[-1].peak_memory if run.evaluations else {}
     devices = environment.get("devices")
     kinds = (
         [f"{text(count, 10)} × {text(kind, 60)}" for kind, count in devices.items()]
@@ -150,22 +143,22 @@ def facts(record: Record) -> dict[str, dict[str, str]]:
     learning_rate = number((train or [{}])[-1].get("learning_rate"))
     sections = {
         "Speed and memory": {
-            "Throughput": f"{rate:,.1f} images a second" if rate else "",
+            "Throughput": f"{rate:,.1f} images/s" if rate else "",
             "Time": duration(seconds) if seconds else "",
-            "Steps": f"{record.last_step:,}" + (f" of {total:,}" if total else ""),
+            "Steps": f"{run.last_step:,}" + (f" of {total:,}" if total else ""),
             "Learning rate": f"{learning_rate:.3g}" if learning_rate is not None else "",
-            "Memory of a device": f"at most {_bytes(memory['device'])}" if memory.get("device") else "",
-            "Memory of the process": f"at most {_bytes(memory['host'])}" if memory.get("host") else "",
+            "Peak device memory": _bytes(memory["device"]) if memory.get("device") else "",
+            "Peak process memory": _bytes(memory["host"]) if memory.get("host") else "",
         },
-        "Recipe": {
-            "Protocol": protocol(record),
-            "Differences from it": f"{len(changed_settings(record)[1])}, listed below",
-            "Data": text(record.result.get("dataset") or record.about.get("dataset") or "", 60),
+        "Config": {
+            "Protocol": protocol(run),
+            "Changed settings": f"{len(changed_settings(run)[1])}, listed below",
+            "Data": text(run.result.get("dataset") or run.about.get("dataset") or "", 60),
         },
         "Machine": {
             "Devices": ", ".join(kinds),
-            "Precision": text(record.result.get("precision") or "", 20),
-            "Processor cores": text(environment.get("num_cpus") or "", 20),
+            "Precision": text(run.result.get("precision") or "", 20),
+            "CPU cores": text(environment.get("num_cpus") or "", 20),
             "System": text(environment.get("platform") or "", 80),
         },
         "Versions": {
@@ -177,101 +170,101 @@ def facts(record: Record) -> dict[str, dict[str, str]]:
             "commit": _commit(text(environment.get("commit") or "", 60)),
         },
     }
-    told = {heading: {name: value for name, value in rows.items() if value} for heading, rows in sections.items()}
-    return {heading: rows for heading, rows in told.items() if rows}
+    filled = {heading: {name: value for name, value in rows.items() if value} for heading, rows in sections.items()}
+    return {heading: rows for heading, rows in filled.items() if rows}
 
 
-def changed_settings(record: Record) -> tuple[str, list[tuple[str, str, str]]]:
-    """What the run's recipe differs from, in words, and what differs: name, there, here.
+def changed_settings(run: RunSummary) -> tuple[str, list[tuple[str, str, str]]]:
+    """Return the base of the run's config, and the settings that differ: name, base value, own value.
 
-    A finished run has written it down, with the data and the batch over all devices; of another, the config tells.
+    A result also lists dataset and global batch size, which do not follow from the config alone.
     """
-    if record.config is None:
+    if run.config is None:
         return "", []
-    name, _, changes = recipe_differences(record.config)
-    source = "the defaults" if name == "custom" else f"protocol {name}"
-    told = record.result.get("differences")
-    if isinstance(told, dict):
+    name, _, changes = recipe_differences(run.config)
+    base = "the defaults" if name == "custom" else f"protocol {name}"
+    stored = run.result.get("differences")
+    if isinstance(stored, dict):
         changes = {
             text(key, 60): both
-            for key, both in list(told.items())[:_MOST_CHANGES]
+            for key, both in list(stored.items())[:_MAX_CHANGES]
             if isinstance(both, list) and len(both) == 2
         }
-    return source, [(key, shown(old), shown(new)) for key, (old, new) in changes.items()]
+    return base, [(key, shown(old), shown(new)) for key, (old, new) in changes.items()]
 
 
-def protocol(record: Record) -> str:
-    """The protocol's name, or that the recipe is the user's own."""
-    return text(record.config.protocol, 60) if record.config is not None and record.config.protocol else "custom"
+def protocol(run: RunSummary) -> str:
+    """Return the protocol's name, or "custom"."""
+    return text(run.config.protocol, 60) if run.config is not None and run.config.protocol else "custom"
 
 
-def global_batch_size(record: Record) -> int | None:
-    """Images a step; None where the run does not tell it, or as an earlier version only if it is not its protocol's."""
-    both = _dict(record.result.get("differences")).get("global_batch_size")
-    of_result = whole(both[-1]) if isinstance(both, list) and both else None
-    return whole(record.about.get("global_batch_size")) or of_result
+def global_batch_size(run: RunSummary) -> int | None:
+    """Return the images per step; None if unknown."""
+    both = _dict(run.result.get("differences")).get("global_batch_size")
+    from_result = integer(both[-1]) if isinstance(both, list) and both else None
+    return integer(run.about.get("global_batch_size")) or from_result
 
 
-def interval(record: Record) -> dict[str, tuple[float, float]]:
-    """The bootstrap interval of each score that the result has one of."""
-    return interval_of(record.result)
+def interval(run: RunSummary) -> dict[str, tuple[float, float]]:
+    """Return key -> bootstrap interval, of the metrics that have one."""
+    return result_interval(run.result)
 
 
-def interval_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """The same of what a `result.json` says."""
-    found = {name: _dict(result.get("interval")).get(name) for name in SCORES}
-    pairs = {name: tuple(map(number, both)) for name, both in found.items() if isinstance(both, list)}
-    return {name: both for name, both in pairs.items() if len(both) == 2 and None not in both}
+def result_interval(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return key -> bootstrap interval, from a `result.json` or the output of `evaluate --json`."""
+    stored = {key: _dict(result.get("interval")).get(key) for key in METRICS}
+    pairs = {key: tuple(map(number, ends)) for key, ends in stored.items() if isinstance(ends, list)}
+    return {key: ends for key, ends in pairs.items() if len(ends) == 2 and None not in ends}
 
 
-def boundary(record: Record) -> dict[str, float]:
-    """Boundary F1 of the result, by definition: "paper" and "script"."""
-    told = _dict(record.result.get("boundary_f1"))
-    found = {name: number(told.get(name)) for name in ("paper", "script")}
-    return {name: value for name, value in found.items() if value is not None}
+def boundary(run: RunSummary) -> dict[str, float]:
+    """Return the result's boundary F1 by definition, "paper" and "script"."""
+    stored = _dict(run.result.get("boundary_f1"))
+    values = {name: number(stored.get(name)) for name in ("paper", "script")}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def next_commands(record: Record) -> list[tuple[str, str]]:
-    """What to paste into a shell next: (what for, command)."""
-    run = shlex.quote(text(record.folder, 1000))
+def next_commands(run: RunSummary) -> list[tuple[str, str]]:
+    """Return the next shell commands: (purpose, command)."""
+    folder = shlex.quote(text(run.folder, 1000))
     commands = []
-    if not record.result and "converted_from" not in record.outcome:
-        commands.append(("go on with the training", f"python -m segnet_jax.train --run {run} --resume"))
-    if not record.val and "converted_from" not in record.outcome:
+    if not run.result and "converted_from" not in run.outcome:
+        commands.append(("Resume the training", f"python -m segnet_jax.train --run {folder} --resume"))
+    if not run.val and "converted_from" not in run.outcome:
         return commands
-    has_test = whole(_of(record.about.get("num_images"), "test"))
+    has_test = integer(_get(run.about.get("num_images"), "test"))
     split = "test" if has_test else "val"
     commands += [
         (
-            f"score the {'test' if has_test else 'validation'} images",
-            f"python -m segnet_jax.evaluate {run} --split {split}",
+            f"Evaluate on the {'test' if has_test else 'validation'} images",
+            f"python -m segnet_jax.evaluate {folder} --split {split}",
         ),
-        ("label pictures of your own", f"python -m segnet_jax.predict {run} PICTURES"),
-        ("take the network elsewhere", f"python -m segnet_jax.export {run} --format onnx"),
-        ("set it beside another run", f"python -m segnet_jax.report {run} OTHER_RUN"),
+        ("Predict your own images", f"python -m segnet_jax.predict {folder} IMAGES"),
+        ("Export the network", f"python -m segnet_jax.export {folder} --format onnx"),
+        ("Compare with another run", f"python -m segnet_jax.report {folder} OTHER_RUN"),
     ]
     return commands
 
 
-def _total_steps(record: Record) -> int | None:
-    """Steps of the whole run, as far as that can be told."""
-    told = whole(record.result.get("num_steps"))
-    if told is None and record.config is not None and record.train:
-        row = record.train[-1]
+def _total_steps(run: RunSummary) -> int | None:
+    """Return the steps of the whole run; None if unknown."""
+    steps = integer(run.result.get("num_steps"))
+    if steps is None and run.config is not None and run.train:
+        row = run.train[-1]
         epoch = number(row.get("epoch"))
-        told = round(record.config.epochs * row["step"] / epoch) if epoch and epoch > 0 else None
-    return told
+        steps = round(run.config.epochs * row["step"] / epoch) if epoch and epoch > 0 else None
+    return steps
 
 
-def _selects_nothing(record: Record) -> bool:
-    told = record.result.get("checkpoint") or (record.config.result_checkpoint if record.config else "best")
-    return told == "last"
+def _uses_last_checkpoint(run: RunSummary) -> bool:
+    checkpoint = run.result.get("checkpoint") or (run.config.result_checkpoint if run.config else "best")
+    return checkpoint == "last"
 
 
-def _commit(told: str) -> str:
-    """A commit in short, and whether the code was another."""
-    name, _, changed = told.partition("-")
-    return f"{name[:12]}, with changes" if changed else name[:12]
+def _commit(commit: str) -> str:
+    """Shorten a commit, and say whether the code had local changes."""
+    name, _, dirty = commit.partition("-")
+    return f"{name[:12]}, with local changes" if dirty else name[:12]
 
 
 def _bytes(count: int) -> str:
@@ -282,18 +275,13 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _of(value: Any, key: str) -> Any:
+def _get(value: Any, key: str) -> Any:
     return _dict(value).get(key)
 
 
 def shown(value: Any) -> str:
-    """A setting's value as TOML has it."""
+    """Format a setting's value."""
     try:
         return text(json.dumps(value, ensure_ascii=False))
     except (TypeError, ValueError, RecursionError, UserError):
         return text(value)
-
-
-def score_text(value: float | None) -> str:
-    """A fraction in percent."""
-    return percent(value)

@@ -1,7 +1,6 @@
-"""The report of a run and the comparison of several, each one HTML file that asks for nothing else.
+"""Draw the report of a run, or the comparison of several, as one self-contained HTML file.
 
-The page carries a content security policy that allows its own style and script, by their sums, and pictures inside the
-page; nothing else is loaded or run, whatever names and settings a run brought with it.
+Its content security policy allows only embedded pictures and, by their hashes, its own style and script.
 """
 
 import base64
@@ -17,173 +16,178 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segnet_jax.metrics.table import METRICS, percent
 from segnet_jax.reporting.page import classes, content
-from segnet_jax.reporting.page.charts import HEIGHT, WIDTH, comparing_charts, training_charts
+from segnet_jax.reporting.page.charts import HEIGHT, WIDTH, comparison_charts, training_charts
 from segnet_jax.reporting.page.compare import comparison
-from segnet_jax.reporting.page.record import Record, read_record, whole, worst_listed, worst_pictures
-from segnet_jax.reporting.page.uncertainty import uncertainty_told
-from segnet_jax.reporting.published import verdict
+from segnet_jax.reporting.page.run_summary import (
+    RunSummary,
+    integer,
+    read_run_summary,
+    worst_accuracies,
+    worst_pictures,
+)
+from segnet_jax.reporting.page.uncertainty import uncertainty
+from segnet_jax.reporting.published import score_columns, verdict
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_text
 
 REPORT_FILE, CONFUSION_FILE = "report.html", "confusion.csv"
 MARK = '<meta name="generator" content="segnet_jax">'
-"""Stands at the start of each page of ours."""
+"""Identifies our pages, which may be overwritten; at the start of each page."""
 
-MOST_BYTES = 5_000_000
-"""A page is smaller than this, whatever a run has kept."""
+MAX_BYTES = 5_000_000
+"""Upper bound of the size of a run's page, whatever its folder contains."""
 
-_MOST_CELLS_WIDE = 40  # classes up to which the confusion matrix is a table that can be read
-_LEVELS = 10  # of heat in the confusion matrix
-_LARGEST_SHEET = 2_500_000  # bytes; of an older run's picture, which is shown as it is
+_MAX_TABLE_CLASSES = 40  # with more classes, the confusion matrix is a picture
+_LEVELS = 10  # of color in the confusion matrix
+_MAX_SAMPLES_BYTES = 2_500_000  # of samples/latest.png, shown for a run without stored predictions
 
 
 def write_report(folder: pathlib.Path) -> None:
-    """Draws a run's `report.html`, and writes `confusion.csv` beside it, from what its folder holds.
+    """Write a run's `report.html` and `confusion.csv`.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: a file cannot be written.
     """
-    write_page(read_record(folder), folder / REPORT_FILE)
+    write_page(read_run_summary(folder), folder / REPORT_FILE)
 
 
-def write_page(record: Record, path: pathlib.Path, beside: Mapping[str, Any] | None = None) -> None:
-    """Draws a run's report to a file of any name; `confusion.csv` comes to the run's folder where it has a matrix.
+def write_page(run: RunSummary, path: pathlib.Path, published: Mapping[str, Any] | None = None) -> None:
+    """Write a run's report to `path`, and `confusion.csv` to the run folder if the run has a confusion matrix.
 
     Args:
-      record: of the run.
+      run: content of the run folder.
       path: of the page.
-      beside: what `published.beside` tells, to be shown too.
+      published: result of `published.compare_with_published`, to include it.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: a file cannot be written.
     """
-    if record.chosen is not None and record.chosen.scores is not None:
-        atomic_write_text(
-            record.folder / CONFUSION_FILE, classes.confusion_csv(record.chosen.confusion, record.classes)
-        )
-    atomic_write_text(path, report_html(record, beside))
+    if run.chosen is not None and run.chosen.scores is not None:
+        atomic_write_text(run.folder / CONFUSION_FILE, classes.confusion_csv(run.chosen.confusion, run.classes))
+    atomic_write_text(path, report_html(run, published))
 
 
-def report_html(record: Record, beside: Mapping[str, Any] | None = None) -> str:
-    """The report of a run."""
-    confusion = _confusion(record)
-    flips, worst = _flips(record), worst_pictures(record)
-    source, changes = content.changed_settings(record)
+def report_html(run: RunSummary, published: Mapping[str, Any] | None = None) -> str:
+    """Return the HTML of a run's report; see `write_page`."""
+    confusion = _confusion(run)
+    preview, worst = _preview(run), worst_pictures(run)
+    base, changes = content.changed_settings(run)
     values = {
-        "record": record,
-        "beside": beside,
-        "status": content.status(record),
-        "headline": content.headline(record),
-        "score_names": content.SCORES,
-        "boundary": content.boundary(record),
-        "scored_on": content.scored_on(record),
-        "interval": content.interval(record),
-        "protocol": content.protocol(record),
-        "notes": content.split_notes(record),
-        "warnings": content.warnings(record),
-        "charts": training_charts(record),
-        "rows": classes.class_rows(record),
+        "run": run,
+        "published": published,
+        "status": content.status(run),
+        "headline": content.headline(run),
+        "boundary": content.boundary(run),
+        "scored_on": content.scored_on(run),
+        "interval": content.interval(run),
+        "protocol": content.protocol(run),
+        "notes": content.split_notes(run),
+        "warnings": content.warnings(run),
+        "charts": training_charts(run),
+        "rows": classes.class_rows(run),
         "matrix": _matrix(confusion),
-        "confused": classes.most_confused(confusion, record.classes) if confusion is not None else [],
-        "csv": _base64(classes.confusion_csv(confusion, record.classes).encode()) if confusion is not None else "",
-        "sheet": "" if flips["pictures"] else _sheet(record),
-        "worst_listed": worst_listed(record),
-        "worst_step": whole(record.worst.get("step")),
-        "unsure": uncertainty_told(record),
-        "facts": content.facts(record),
+        "confused": classes.most_confused(confusion, run.classes) if confusion is not None else [],
+        "csv": _base64(classes.confusion_csv(confusion, run.classes).encode()) if confusion is not None else "",
+        "samples_png": "" if preview["pictures"] else _samples_png(run),
+        "worst_accuracies": worst_accuracies(run),
+        "worst_step": integer(run.worst.get("step")),
+        "uncertainty": uncertainty(run),
+        "facts": content.facts(run),
         "changes": changes,
-        "source": source,
-        "commands": content.next_commands(record),
+        "base": base,
+        "commands": content.next_commands(run),
     }
     page = ""
-    for fewer_flips, fewer_worst in _smaller_and_smaller(flips, worst):
-        page = _render("report.html.j2", _colors(record), **values, flips=fewer_flips, worst=fewer_worst)
-        if len(page) < MOST_BYTES:
+    for fewer, fewer_worst in _fewer_pictures(preview, worst):
+        page = _render("report.html.j2", _colors(run), **values, preview=fewer, worst=fewer_worst)
+        if len(page) < MAX_BYTES:
             break
     return page
 
 
-def comparison_html(records: Sequence[Record], beside: Mapping[str, Any] | None = None) -> str:
-    """Several runs side by side, and beside published results."""
-    told = comparison(records)
-    values = {"charts": comparing_charts(records, told.names), "told": told, "records": records, "beside": beside}
+def comparison_html(runs: Sequence[RunSummary], published: Mapping[str, Any] | None = None) -> str:
+    """Return the HTML of a comparison of several runs, and with published results if given."""
+    compared = comparison(runs)
+    values = {"charts": comparison_charts(runs, compared.names), "comparison": compared, "published": published}
     return _render("compare.html.j2", "", **values)
 
 
-def _confusion(record: Record) -> np.ndarray | None:
-    """The matrix of the chosen evaluation, where it holds a pixel."""
-    return record.chosen.confusion if record.chosen is not None and record.chosen.scores is not None else None
+def _confusion(run: RunSummary) -> np.ndarray | None:
+    """Return the confusion matrix of the chosen evaluation, if known and not zero."""
+    return run.chosen.confusion if run.chosen is not None and run.chosen.scores is not None else None
 
 
-def _flips(record: Record) -> dict[str, Any]:
-    """The fixed records with their predictions at some steps; the chosen step is shown first."""
-    shown = [each for each in record.evaluations if each.predictions]
+def _preview(run: RunSummary) -> dict[str, Any]:
+    """Return the preview samples with their predictions by step, and the index of the chosen step."""
+    stored = [each for each in run.evaluations if each.predictions]
     pictures = [
-        each
-        | {"predictions": [(found.step, found.predictions[place]) for found in shown if place < len(found.predictions)]}
-        for place, each in enumerate(record.records)
-        if each["image"] and each["label"]
+        sample | {"predictions": [(each.step, each.predictions[i]) for each in stored if i < len(each.predictions)]}
+        for i, sample in enumerate(run.samples)
+        if sample["image"] and sample["label"]
     ]
-    steps = [each.step for each in shown]
-    first = steps.index(record.chosen_step) if record.chosen_step in steps else len(steps) - 1
+    steps = [each.step for each in stored]
+    first = steps.index(run.chosen_step) if run.chosen_step in steps else len(steps) - 1
     return {"steps": steps, "first": first, "pictures": pictures if steps else []}
 
 
-def _smaller_and_smaller(flips: dict[str, Any], worst: list[dict[str, str]]):
-    """Fewer and fewer pictures, for a page that would be too large."""
-    yield flips, worst
-    for most in (3, 1):
-        steps = flips["steps"]
-        kept = {steps[0], steps[flips["first"]], steps[-1]} if most == 3 else {steps[flips["first"]]}
-        kept = [step for step in steps if step in kept] if steps else []
-        first = kept.index(steps[flips["first"]]) if kept else 0
+def _fewer_pictures(preview: dict[str, Any], worst: list[dict[str, str]]):
+    """Yield the pictures, then fewer and fewer of them, for a page that is too large."""
+    yield preview, worst
+    for max_steps in (3, 1):
+        steps = preview["steps"]
+        chosen = {steps[preview["first"]]} if steps else set()
+        ends = {steps[0], steps[-1]} if steps and max_steps == 3 else set()
+        kept = [step for step in steps if step in chosen | ends]
+        first = kept.index(steps[preview["first"]]) if kept else 0
         pictures = [
-            each | {"predictions": [(step, found) for step, found in each["predictions"] if step in kept]}
-            for each in flips["pictures"]
+            each | {"predictions": [(step, data) for step, data in each["predictions"] if step in kept]}
+            for each in preview["pictures"]
         ]
-        flips = {"steps": kept, "first": first, "pictures": pictures}
-        yield flips, worst[:most]
-    while flips["pictures"]:
-        flips = flips | {"pictures": flips["pictures"][: len(flips["pictures"]) // 2]}
-        yield flips, []
+        preview = {"steps": kept, "first": first, "pictures": pictures}
+        yield preview, worst[:max_steps]
+    while preview["pictures"]:
+        preview = preview | {"pictures": preview["pictures"][: len(preview["pictures"]) // 2]}
+        yield preview, []
 
 
 def _matrix(confusion: np.ndarray | None) -> dict[str, Any]:
-    """The confusion matrix as rows of (level of heat, text) for a table, or as a picture for many classes."""
+    """Return the confusion matrix as "rows" of (color level, text), or as a "picture" for many classes."""
     if confusion is None:
         return {}
-    shares = classes.confusion_shares(confusion)
-    if len(confusion) > _MOST_CELLS_WIDE:
-        heat = np.nan_to_num(255 - 255 * shares).round().astype(np.uint8)
+    fractions = classes.normalized_confusion(confusion)
+    if len(confusion) > _MAX_TABLE_CLASSES:
+        heat = np.nan_to_num(255 - 255 * fractions).round().astype(np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(heat).save(buffer, "PNG")
         return {"picture": _base64(buffer.getvalue())}
-    rows = [[_cell(float(share)) for share in row] for row in shares]
+    rows = [[_cell(float(fraction)) for fraction in row] for row in fractions]
     return {"rows": rows, "pixels": confusion.sum(axis=1).tolist()}
 
 
-def _cell(share: float) -> tuple[int, str]:
-    if np.isnan(share):
+def _cell(fraction: float) -> tuple[int, str]:
+    if np.isnan(fraction):
         return 0, ""
-    percent = 100 * share
-    told = "0" if share == 0 else "<1" if percent < 0.5 else f"{percent:.0f}"
-    return round(_LEVELS * share), told
+    percentage = 100 * fraction
+    label = "0" if fraction == 0 else "<1" if percentage < 0.5 else f"{percentage:.0f}"
+    return round(_LEVELS * fraction), label
 
 
-def _sheet(record: Record) -> str:
-    """The newest picture of predictions, of a run that kept no others."""
+def _samples_png(run: RunSummary) -> str:
+    """Return `samples/latest.png` as base64, for a run without stored predictions; "" if missing or too large."""
     try:
-        return _base64(confined.read_bytes(record.folder, "samples/latest.png", most=_LARGEST_SHEET))
+        return _base64(confined.read_bytes(run.folder, "samples/latest.png", most=_MAX_SAMPLES_BYTES))
     except (OSError, UserError):
         return ""
 
 
-def _colors(record: Record) -> str:
-    """The style of the classes' swatches; numbers alone go into it."""
+def _colors(run: RunSummary) -> str:
+    """Return the CSS of the class colors, which contains only checked numbers."""
     return "".join(
-        f".c{place}{{background:rgb({red} {green} {blue})}}\n" for place, (red, green, blue) in enumerate(record.colors)
+        f".c{class_id}{{background:rgb({red} {green} {blue})}}\n"
+        for class_id, (red, green, blue) in enumerate(run.colors)
     )
 
 
@@ -196,15 +200,15 @@ def _render(template: str, more_style: str, **values) -> str:
 
     style, script = _text("report.css") + more_style, _text("report.js")
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_sum(style)}'; script-src '{_sum(script)}'; "
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     page = {"mark": Markup(MARK), "style": Markup(style), "script": Markup(script), "policy": policy}
     return _templates().get_template(template).render(**page, **values, chart_size=(WIDTH, HEIGHT))
 
 
-def _sum(text: str) -> str:
-    """How a content security policy names a text."""
+def _hash(text: str) -> str:
+    """Return the hash of a style or script for the content security policy."""
     return f"sha256-{_base64(hashlib.sha256(text.encode()).digest())}"
 
 
@@ -225,13 +229,14 @@ def _templates():
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"] = content.score_text
+    environment.filters["percent"] = percent
     environment.filters["verdict"] = verdict
+    environment.globals |= {"metrics": METRICS, "score_columns": score_columns}
     return environment
 
 
-def is_ours(path: str | os.PathLike) -> bool:
-    """Whether a file is a page that we have drawn, and may draw anew."""
+def is_report(path: str | os.PathLike) -> bool:
+    """Return whether a file is one of our pages, which may be overwritten."""
     real = pathlib.Path(os.path.realpath(path))
     try:
         with confined.open_file(real.parent, real.name) as file:

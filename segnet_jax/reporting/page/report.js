@@ -2,22 +2,22 @@
 (() => {
   const page = document.documentElement;
   const all = (selector) => Array.from(document.querySelectorAll(selector));
-  const found = (id) => document.getElementById(id);
+  const element = (id) => document.getElementById(id);
   page.classList.add("js");
 
-  // The flip-book: one slider from image over truth to prediction, one over the evaluated steps.
-  const blend = found("blend");
-  const step = found("step");
+  // One slider blends image, truth and prediction; the other selects the step of the prediction.
+  const blend = element("blend");
+  const step = element("step");
   const names = ["image", "truth", "prediction"];
 
   function showBlend() {
     const value = Number(blend.value);
     for (const img of all(".flip .truth")) img.style.opacity = Math.min(Math.max(value, 0), 1);
     for (const img of all(".flip .prediction")) img.style.opacity = Math.min(Math.max(value - 1, 0), 1);
-    const before = Math.floor(value);
-    const share = Math.round(100 * (value - before));
-    const told = share === 0 ? names[before] : `${names[before]}, ${share} percent towards ${names[before + 1]}`;
-    blend.setAttribute("aria-valuetext", told);
+    const layer = Math.floor(value);
+    const weight = Math.round(100 * (value - layer));
+    const label = weight === 0 ? names[layer] : `${names[layer]}, ${weight} percent towards ${names[layer + 1]}`;
+    blend.setAttribute("aria-valuetext", label);
     for (const button of all("[data-blend]")) {
       button.setAttribute("aria-pressed", String(Number(button.dataset.blend) === value));
     }
@@ -27,9 +27,9 @@
     for (const img of all(".flip .prediction")) {
       const shown = img.dataset.step === step.value;
       img.hidden = !shown;
-      if (shown) found("step-told").textContent = img.dataset.told;
+      if (shown) element("step-label").textContent = img.dataset.label;
     }
-    step.setAttribute("aria-valuetext", found("step-told").textContent);
+    step.setAttribute("aria-valuetext", element("step-label").textContent);
   }
 
   if (blend) {
@@ -47,18 +47,18 @@
     showStep();
   }
 
-  // Copying a command; where the clipboard is closed to a file, the text is selected instead.
+  // Copies a command, or selects it where a local file may not use the clipboard.
   async function copy(button) {
     const code = button.parentElement.querySelector("code");
-    let told = "Copied";
+    let result = "Copied";
     try {
       await navigator.clipboard.writeText(code.textContent);
     } catch {
       getSelection().selectAllChildren(code);
-      told = document.execCommand("copy") ? "Copied" : "Selected";
+      result = document.execCommand("copy") ? "Copied" : "Selected";
     }
-    button.textContent = told;
-    found("told").textContent = `${told}: ${code.textContent}`;
+    button.textContent = result;
+    element("announcement").textContent = `${result}: ${code.textContent}`;
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   }
   for (const button of all("button.copy")) button.addEventListener("click", () => copy(button));

