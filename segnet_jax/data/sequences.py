@@ -139,7 +139,7 @@ def in_words(found: Audit) -> list[str]:
         for name, counts in by_size[:_MOST_TOLD]
     ]
     if len(by_size) > _MOST_TOLD:
-        lines.append(f"and {len(by_size) - _MOST_TOLD} more sequences; --json FILE has all")
+        lines.append(f"and {len(by_size) - _MOST_TOLD} more sequences; --json FILE lists all")
     for each in found.neighbours:
         one, other = each.splits
         shown = ", ".join(f"{a} and {b} {_seconds(gap) if rate else f'{gap} apart'}" for a, b, gap in each.seams[:3])

@@ -13,6 +13,8 @@ from segnet_jax.data.labels.classes import Color
 
 MIN_WIDTH = 640  # pixels, so that a title and a color key fit above a single small picture
 _MIN_PANEL, _MAX_PANEL = 240, 480  # pixels of width
+_MAX_PANEL_HEIGHT = 4096  # pixels of height that a small picture is enlarged to
+_MAX_TEXT = 96  # pixels: below a panorama a key would otherwise take hundreds of megabytes
 _GAP, _MARGIN = 8, 16
 _INK, _PAPER = (32, 32, 32), (255, 255, 255)
 
@@ -36,7 +38,7 @@ def panel_strip(panels: Sequence[np.ndarray]) -> Image.Image:
 def _fit(panel: np.ndarray) -> Image.Image:
     image = Image.fromarray(panel)
     if image.width < _MIN_PANEL:
-        factor = -(-_MIN_PANEL // image.width)
+        factor = max(1, min(-(-_MIN_PANEL // image.width), _MAX_PANEL_HEIGHT // image.height))
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     if image.width > _MAX_PANEL:
         height = max(1, round(image.height * _MAX_PANEL / image.width))
@@ -83,7 +85,7 @@ def space_strip(height: int) -> Image.Image:
 
 def text_size(width: int) -> int:
     """Return a text height in pixels that stays readable when the picture is shrunk to the screen width."""
-    return max(14, width // 88)
+    return min(max(14, width // 88), _MAX_TEXT)
 
 
 MARK = b"Software\0segnet_jax, as asked"

@@ -18,7 +18,7 @@ from segnet_jax.runs import find_run, run_folder
 from segnet_jax.runs.setup import Setup
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import UserError
-from segnet_jax.training.checkpoint_content import check_meta
+from segnet_jax.training.checkpoint_content import best_evaluation
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation
 
@@ -89,8 +89,7 @@ def best_intact(
         return best
     left = []
     if intact is not None:
-        where = f"the best checkpoint of {checkpoints.shelf.root}"
-        left = [check_meta(checkpoints.read_meta("best", intact), where, True)["best"]]
+        left = [best_evaluation(checkpoints.read_meta("best", intact), f"the best checkpoint of step {intact}")]
     left += [meta["last"]] if meta["last"] and meta["last"]["step"] == step else []  # the newest itself was scored
     found = max(filter(None, left), key=lambda each: selection_score(each, best_metric), default=None)
     if best and found != best:

@@ -119,6 +119,21 @@ _RULES_TO_RESUME: dict[str, Rule] = {
 }
 
 
+def best_evaluation(meta: Any, where: str) -> dict[str, Any] | None:
+    """Return the best evaluation in the metadata of a checkpoint; None if there was none yet.
+
+    Raises:
+      NoCheckpoint: it is not what a training saves.
+    """
+    try:
+        best = meta["best"]
+        if best is None or _is_scored(best, len(best["confusion"])):
+            return best
+    except (KeyError, TypeError, AttributeError, OverflowError):
+        pass
+    raise NoCheckpoint(f"{where} cannot be used: its best is not what a training saves; {_ADVICE}")
+
+
 def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
     """Refuse arrays that would take far more memory than the state that they are to become, before any is read.
 

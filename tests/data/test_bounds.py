@@ -24,7 +24,7 @@ from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.inference import class_maps, labelling, predictor
 from segnet_jax.inference.predictor import Predictor, Prepared, Sizing
 from segnet_jax.inference.sources import Source
-from segnet_jax.reporting import overlay
+from segnet_jax.reporting import overlay, sheet
 from segnet_jax.runs.dataset_checks import suggested_size
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system import bounded_toml
@@ -268,3 +268,11 @@ def test_an_image_size_beyond_the_memory_is_refused_before_anything_is_allocated
     with pytest.raises(OutOfMemory, match="4 images of 16384x16384 take at least .* have"):
         check_memory(large, choose_devices("1"))
     check_memory(CONFIG, choose_devices("1"))
+
+
+def test_a_key_beneath_a_panorama_and_a_panel_of_a_tower_stay_small():
+    classes = ClassTable(tuple(f"class {number}" for number in range(11)), ((0, 0, 0),) * 11)
+    picture = np.zeros((4, 65_000, 3), np.uint8)
+    assert overlay.add_class_key(picture, np.ones(11) / 11, classes).shape[0] < 500
+    assert sheet.panel_strip([np.zeros((8192, 32, 3), np.uint8)]).size == (32, 8192)
+    assert sheet.panel_strip([np.zeros((64, 32, 3), np.uint8)]).size == (256, 512)

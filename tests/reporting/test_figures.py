@@ -84,7 +84,9 @@ def test_sheets_accept_images_of_any_size_and_odd_names(tmp_path, size):
     assert path.name == "step_0000123.png"
     assert sorted(os.listdir(path.parent)) == ["latest.png", "step_0000123.png"]
     assert path.read_bytes() == (path.parent / "latest.png").read_bytes()
-    assert Image.open(path).width == 4 * min(480, size[1] * max(1, -(-240 // size[1]))) + 3 * 8 + 2 * 16
+    height, width = size
+    factor = max(1, min(-(-240 // width), 4096 // height))  # enlarged to 240 columns, but not beyond 4096 rows
+    assert Image.open(path).width == 4 * min(480, width * factor) + 3 * 8 + 2 * 16
 
 
 def test_the_row_of_an_image_has_label_prediction_and_errors(tmp_path):

@@ -13,7 +13,7 @@ from segnet_jax.distributed.data_parallel import choose_devices, replicate
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import NoCheckpoint
 from segnet_jax.training import build
-from segnet_jax.training.checkpoint_content import check_meta
+from segnet_jax.training.checkpoint_content import best_evaluation, check_meta
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.manifest import MANIFEST, seal
 
@@ -107,6 +107,16 @@ def test_what_a_training_goes_on_from_is_looked_at_too(run, name):
             check_meta(sound | {name: value}, "it", is_resumed=True)
     with pytest.raises(NoCheckpoint, match="is missing"):
         check_meta({each: sound[each] for each in sound if each != name}, "it", is_resumed=True)
+
+
+@pytest.mark.parametrize(
+    "meta", [[], {}, {"best": 3}, {"best": {"step": 1}}, {"best": {"step": 1, "confusion": [[1, 2]]}}]
+)
+def test_what_is_told_of_a_lost_best_is_looked_at_too(meta):
+    with pytest.raises(NoCheckpoint, match="its best is not"):
+        best_evaluation(meta, "it")
+    best = {"step": 1, "confusion": [[1, 2], [3, 4]]}
+    assert best_evaluation({"best": best}, "it") == best and best_evaluation({"best": None}, "it") is None
 
 
 def another_state(run, change, **settings):
