@@ -4,7 +4,6 @@ Nothing of it is left but what any training keeps in the cache.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import pathlib
 import tempfile
@@ -31,13 +30,13 @@ from segnet_jax.runs.checks import epochs_between_evaluations
 from segnet_jax.runs.initialization import read_initial
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.setup import Setup, Steps, load_data, resolve
+from segnet_jax.system.budget import release_freed_memory
 from segnet_jax.system.errors import DiskFailed
 from segnet_jax.training import initial_weights
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.initial_weights import TrainedSegNet
-from segnet_jax.training.inputs import calls_of
 from segnet_jax.training.state import TrainState, num_bytes_of
 from segnet_jax.weights.vgg import VGG
 
@@ -122,8 +121,7 @@ def _time_steps(
 
     As in a training some calls are under way at once, for that takes memory too.
     """
-    per_epoch, per_call = setup.sampler.steps_per_epoch, setup.steps_per_dispatch
-    calls = calls_of(range(min(most_calls * per_call, setup.total_steps)), per_call, per_epoch)
+    calls = setup.dispatches(range(min(most_calls * setup.steps_per_dispatch, setup.total_steps)))
     unread, done, num_taken = deque(), [], 0
     for call, inputs in zip(calls, prefetch(steps.source.inputs(calls), setup.devices), strict=True):
         state, measures = steps.train(state, inputs)
@@ -153,7 +151,7 @@ def _finished(num_steps: int, measures: dict[str, Any]) -> tuple[int, float, dic
 
 def _program_memory(steps: Steps, state: TrainState, setup: Setup) -> dict[str, Any]:
     """Bytes that a training step needs on a device, by the compiler's count, and that the device has had in use."""
-    calls = calls_of(range(setup.steps_per_dispatch), setup.steps_per_dispatch, setup.sampler.steps_per_epoch)
+    calls = setup.dispatches(range(setup.steps_per_dispatch))
     inputs = next(prefetch(steps.source.inputs(calls), setup.devices))
     asked = steps.train.program(state, inputs).memory_analysis()
     if asked is not None:
@@ -164,8 +162,8 @@ def _program_memory(steps: Steps, state: TrainState, setup: Setup) -> dict[str, 
 
 def _forget_peak() -> None:
     """Gives back memory that is free, and lets the system's record of the most begin anew; on Linux alone."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    release_freed_memory()
+    with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 

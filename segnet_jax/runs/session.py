@@ -42,7 +42,7 @@ def claim_folder(config: Config, hosts: Hosts, say: Callable[[str], None], stack
     return pathlib.Path(hosts.broadcast("folder", claimed))
 
 
-def is_finished(setup: Setup, folder: pathlib.Path, step: int) -> bool:
+def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
     """Return whether a run has taken all of its steps and written its result.
 
     Raises:

@@ -104,7 +104,7 @@ class Trainer:
             meta = check_meta(meta, f"the newest checkpoint of {self.folder}", True)
             run_folder.check_resumable(meta, setup.identity, self.folder, setup.dataset)
             check_experiment(self.folder, meta, config, self.say, override=config.override)
-            if session.is_finished(setup, self.folder, self.resumed):
+            if session.has_result(setup, self.folder, self.resumed):
                 session.report_finished(self.folder, setup.total_steps, self.asked_to_resume, self.say)
                 return False
             meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric, self.say)

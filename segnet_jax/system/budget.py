@@ -47,7 +47,7 @@ class Budget:
                 self._changed.notify_all()
             self._mine.depth = 0
             if self._mine.held > self._limit:
-                _give_back()
+                release_freed_memory()
 
     def announce(self, num_bytes: int) -> None:
         """Wait until so many bytes more may be allocated; outside a scope nothing is waited for."""
@@ -63,7 +63,7 @@ class Budget:
             self._mine.held += num_bytes
 
 
-def _give_back() -> None:
+def release_freed_memory() -> None:
     """Return freed memory to the system: the C library keeps hundreds of megabytes that threads have freed."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
