@@ -50,7 +50,7 @@ Example:  python -m segnet_jax.evaluate runs/demo-1 --split val --json scores.js
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaluateOptions:
     """What to score."""
 
     run: Annotated[str, tyro.conf.Positional]  # folder of the run
@@ -71,11 +71,11 @@ class Options:
 
 def main() -> int:
     """The command."""
-    return evaluate(parse_flags(Options, sys.argv[1:], prog="segnet_jax.evaluate", description=DESCRIPTION))
+    return evaluate(parse_flags(EvaluateOptions, sys.argv[1:], prog="segnet_jax.evaluate", description=DESCRIPTION))
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class EvaluatedNetwork:
     """What is scored.
 
     Attributes:
@@ -90,7 +90,7 @@ class Subject:
       recomputes: whether the scores that count are those under recomputed statistics.
     """
 
-    options: Options
+    options: EvaluateOptions
     trained: Config
     config: Config
     devices: Devices
@@ -102,7 +102,7 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class EvaluationResult:
     """Its scores.
 
     Attributes:
@@ -122,7 +122,7 @@ class Found:
     seconds: float
 
 
-def evaluate(options: Options) -> int:
+def evaluate(options: EvaluateOptions) -> int:
     """Evaluates, prints the table, and writes the JSON if asked; returns the exit code.
 
     Raises:
@@ -136,7 +136,7 @@ def evaluate(options: Options) -> int:
     if options.pictures:
         check_pictures(options.pictures, subject.restored.meta["step"])
     samples = decode(subject.split, subject.config, f"reading {options.split} images")
-    with explain_out_of_memory(subject.config, subject.devices, flags=Options):
+    with explain_out_of_memory(subject.config, subject.devices, flags=EvaluateOptions):
         found = _score(subject, samples)
     if not subject.devices.is_writer:
         return 0
@@ -156,7 +156,7 @@ def evaluate(options: Options) -> int:
     return 0
 
 
-def _open(options: Options) -> Subject:
+def _open(options: EvaluateOptions) -> EvaluatedNetwork:
     trained = files.read_run(options.run)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     config = dataclasses.replace(
@@ -168,7 +168,7 @@ def _open(options: Options) -> Subject:
         **({"data": options.data} if options.data else {}),
     )
     devices, precision = start_devices(config)
-    check_memory(config, devices, flags=Options)
+    check_memory(config, devices, flags=EvaluateOptions)
     stored = run_folder.labels_of(options.run)
     if options.data:  # other files may be encoded otherwise: only the names of the classes are the run's
         dataset = open_data(config, legend=stored and stored.legend)
@@ -184,10 +184,10 @@ def _open(options: Options) -> Subject:
         raise UserError(f"{options.run} was converted: its statistics lie in BatchNorm's scale and shift, for good")
     if options.samples:
         check_samples(restored.model.dropout, options.samples, options.run)
-    return Subject(options, trained, config, devices, precision, dataset, split, restored, rule == "recompute")
+    return EvaluatedNetwork(options, trained, config, devices, precision, dataset, split, restored, rule == "recompute")
 
 
-def _score(subject: Subject, samples: CachedSplit) -> Found:
+def _score(subject: EvaluatedNetwork, samples: CachedSplit) -> EvaluationResult:
     options, config, devices, restored = subject.options, subject.config, subject.devices, subject.restored
     shard = device_shard(devices, config.batch_size_per_device)
     source = evaluation_input(choose_placement(config.input, devices, samples), samples, shard, devices)
@@ -220,10 +220,10 @@ def _score(subject: Subject, samples: CachedSplit) -> Found:
         network = folded(restored, config)
         sampled = score_samples(network, source, samples, shard, devices, options.samples, config.seed)
     by_image = Images(subject.split.names, evaluation.confusions) if evaluation.confusions is not None else None
-    return Found(evaluation, boundary, confusions, by_image, sampled, seconds)
+    return EvaluationResult(evaluation, boundary, confusions, by_image, sampled, seconds)
 
 
-def _recompute(subject: Subject) -> dict[str, Any]:
+def _recompute(subject: EvaluatedNetwork) -> dict[str, Any]:
     """BatchNorm's statistics of a run's network over the images that it was trained on."""
     trained, restored = subject.trained, subject.restored
     known = restored.meta["data"]["train"]
@@ -240,7 +240,7 @@ def _recompute(subject: Subject) -> dict[str, Any]:
         return recompute(trained, size, *network, subject.devices, advance)
 
 
-def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
+def _print(subject: EvaluatedNetwork, found: EvaluationResult, told: dict[str, Any]) -> None:
     options = subject.options
     table = scores(found.evaluation.confusion)
     print_table(table, subject.dataset.classes, interval=told["interval"], boundary=found.boundary)
@@ -253,7 +253,7 @@ def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
         echo(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
 
 
-def _summary(subject: Subject, found: Found) -> dict[str, Any]:
+def _summary(subject: EvaluatedNetwork, found: EvaluationResult) -> dict[str, Any]:
     """What `--json` writes, but for what is told of single images."""
     options, config, restored = subject.options, subject.config, subject.restored
     num_images = len(subject.split)
@@ -280,7 +280,7 @@ def _summary(subject: Subject, found: Found) -> dict[str, Any]:
     return summary | ({"samples": found.sampled.as_json()} if found.sampled else {})
 
 
-def _draw(subject: Subject, found: Found, samples: CachedSplit) -> None:
+def _draw(subject: EvaluatedNetwork, found: EvaluationResult, samples: CachedSplit) -> None:
     """The pictures that `--pictures` asks for."""
     options, predictions = subject.options, found.evaluation.predictions
     chosen = sorted(predictions)
