@@ -38,7 +38,7 @@ def look(monkeypatch, capsys, *flags):
 
 def pasted(printed):
     """The flags of the command by which the doctor says that its fixes can be tried."""
-    command = printed.splitlines()[printed.splitlines().index("see whether the fixes that are flags do:") + 1]
+    command = printed.splitlines()[printed.splitlines().index("to check the suggested flags, run:") + 1]
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "segnet_jax.doctor", "photos"]
     return words[4:]
@@ -159,7 +159,7 @@ def test_a_class_table_to_edit_is_written_and_read_again(kind, photos, monkeypat
     code, _, printed, told = look(monkeypatch, capsys)
     assert code == 0 and [each["name"] for each in told["classes"]] == ["class 0", "tree", "class 2"]
     again, raised = left_by(doctor.main, ["doctor", "photos", "--classes", "photos/classes.toml"], monkeypatch)
-    assert again == 2 and "nothing is overwritten" in str(raised[0])
+    assert again == 2 and "not overwritten" in str(raised[0])
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_out_of_memory_advises_only_flags_that_evaluate_has(trained, monkeypatch
     def full(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
 
-    monkeypatch.setattr(command, "_score", full)
+    monkeypatch.setattr(command, "_evaluate", full)
     with pytest.raises(OutOfMemory, match="--batch-size-per-device 4 at 24x32; try --batch-size-per-device 2$"):
         evaluate(trained, "--devices", 1)
     with pytest.raises(OutOfMemory, match="--batch-size-per-device 1 at 24x32; it takes a device with more$"):
@@ -188,13 +188,13 @@ def test_pictures_can_do_without_photographs(trained, tmp_path):
     [
         (["no/run"], "no run no/run: there is no such folder"),
         (["."], "no run in .: it holds no config.toml"),
-        (["RUN", "--split", "test"], "synthetic has no test images, only train, val"),
+        (["RUN", "--split", "test"], "dataset synthetic has no test split; choose --split from train, val"),
         (["RUN", "--data", "nowhere"], "no folder nowhere"),
         (["RUN", "--checkpoint", "worst"], "--checkpoint"),
         (["RUN", "--json", "no/scores.json"], "--json no/scores.json: there is no folder"),
         (["RUN", "--json", "."], "--json . is a folder: name a file"),
         (["RUN", "--json", "photo.png"], "--json photo.png is there already: nothing is overwritten but"),
-        (["RUN", "--pictures", "scores.json"], "--pictures scores.json is a file: name a folder"),
+        (["RUN", "--pictures", "scores.json"], "--pictures scores.json is a file; give a folder"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_exit_code_2(trained, flags, message, monkeypatch, capsys, tmp_path):

@@ -93,8 +93,11 @@ def test_the_command_ends_a_mistake_in_one_line_and_code_2_without_loading_tenso
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["camvid", "--archives", "x", "--tutorial", "y"], "--archives x and --tutorial y: give one of the two"),
-        (["vgg16", "--archives", "x"], "belong to camvid, not to vgg16"),
+        (
+            ["camvid", "--archives", "x", "--tutorial", "y"],
+            "--archives x and --tutorial y exclude each other; give only one",
+        ),
+        (["vgg16", "--archives", "x"], "are for camvid only, got vgg16"),
     ],
 )
 def test_options_that_exclude_each_other_are_told(options, words):

@@ -24,7 +24,7 @@ from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import fit_record
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.inference import labelling, outputs
+from segnet_jax.inference import outputs, prediction_pipeline
 from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.reporting import overlay
 from segnet_jax.system.command import run_command
@@ -122,10 +122,10 @@ def test_each_prediction_has_its_image_s_size_and_is_that_of_the_unfolded_networ
             f"{number}{end}" for end in (".png", "_overlay.jpg", "_confidence.png")
         ]
         counts = np.array([(ids == class_id).sum() for class_id in range(11)])
-        np.testing.assert_allclose([row["class_shares"][name] for name in CAMVID.names], counts / ids.size)
+        np.testing.assert_allclose([row["class_fractions"][name] for name in CAMVID.names], counts / ids.size)
         assert abs(row["mean_confidence"] - sure.mean()) < 0.002 and row["milliseconds"] > 0
         totals += counts
-    np.testing.assert_allclose([told["class_shares"][name] for name in CAMVID.names], totals / totals.sum())
+    np.testing.assert_allclose([told["class_fractions"][name] for name in CAMVID.names], totals / totals.sum())
 
 
 def test_overlays_show_image_and_class_above_a_key_and_can_do_without_it(run, here):
@@ -283,7 +283,7 @@ def test_inputs_of_one_name_get_outputs_of_their_own(run, here, capsys):
     for row in told:
         (index, _) = row["outputs"]
         assert Image.open(index).size == Image.open(row["input"]).size
-    assert "outputs with a number" in capsys.readouterr().err
+    assert "outputs are numbered" in capsys.readouterr().err
 
 
 def test_the_default_folder_is_a_new_one_in_the_run(run, here):
@@ -298,7 +298,7 @@ def test_nothing_is_overwritten(run, here, monkeypatch, capsys):
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     for out in ("out", "photos"):  # an earlier output, and the inputs themselves
         code, errors = left(monkeypatch, capsys, run, "photos", "--out", out)
-        assert code == 2 and "nothing is overwritten" in errors[0] and f"{out}/" in errors[0]
+        assert code == 2 and "existing files are not overwritten" in errors[0] and f"{out}/" in errors[0]
         assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
 
@@ -358,20 +358,20 @@ def test_a_label_at_fault_or_missing_leaves_the_prediction(run, here, monkeypatc
         (["RUN"], "nothing to predict"),
         (["no/run", "photos"], "no run no/run: there is no such folder"),
         (["RUN", "photo"], "no file or folder photo. Did you mean photos?"),
-        (["RUN", "empty"], "no picture (.png .jpg .jpeg) in empty: it is empty"),
-        (["RUN", "."], "it holds the folders empty, photos"),
-        (["RUN", "notes.txt"], "notes.txt is no picture"),
-        (["RUN", "photos", "photos/1.png"], "named twice: photos/1.png"),
+        (["RUN", "empty"], "no image (.png .jpg .jpeg) in empty: it is empty"),
+        (["RUN", "."], "it contains the folders empty, photos"),
+        (["RUN", "notes.txt"], "notes.txt has no file name extension of an image"),
+        (["RUN", "photos", "photos/1.png"], "the same input is given twice: photos/1.png"),
         (["RUN", "photos", "--tile", "1", "1"], "--tile must be at least 4 4"),
         (["RUN", "photos", "--tile", "40", "40", "--overlap", "40"], "--overlap must be between 0 and 38"),
-        (["RUN", "photos", "--tile", "40", "40", "--size", "8", "8"], "leave --size out"),
+        (["RUN", "photos", "--tile", "40", "40", "--size", "8", "8"], "remove --size"),
         (["RUN", "photos", "--size", "0", "8"], "--size must be between 1"),
         (["RUN", "photos", "--void", "256"], "--void must be between 0 and 255, got 256"),
         (["RUN", "photos", "--devices", "9"], "9 devices asked, 8 found"),
         (["RUN", "photos", "--labels", "nowhere"], "no folder nowhere for --labels"),
-        (["RUN", "photos", "--out", "notes.txt/out"], "cannot make the folder notes.txt/out"),
+        (["RUN", "photos", "--out", "notes.txt/out"], "cannot create the folder notes.txt/out"),
         (["RUN", "photos", "--json", "no/told.json"], "--json no/told.json: there is no folder"),
-        (["RUN", "photos", "--json", "notes.txt"], "--json notes.txt is there already: nothing is overwritten"),
+        (["RUN", "photos", "--json", "notes.txt"], "--json notes.txt already exists and is not overwritten"),
         (["RUN", "photos", "--outt", "x"], "nearest: --out"),
     ],
     ids=str,
@@ -392,7 +392,7 @@ def test_what_a_folder_holds_besides_pictures_is_told(run, here, capsys):
     for name in ("a.heic", "b.heic", "notes.txt", ".hidden.png"):
         (here / "photos" / name).write_bytes(b"x")
     assert predict(run, "photos", "--out", "out") == 0
-    assert "note: left out in photos: 2 .heic, 1 .txt" in capsys.readouterr().err
+    assert "note: ignored in photos: 2 .heic, 1 .txt" in capsys.readouterr().err
 
 
 def test_hostile_pictures_are_refused_one_by_one_and_the_sound_one_is_done(run, here, monkeypatch, capsys):
@@ -425,14 +425,14 @@ def test_a_signal_leaves_whole_files_and_says_how_far_it_came(run, here, number,
             os.kill(os.getpid(), number)
         return read_image(path, *args, **settings)
 
-    monkeypatch.setattr(labelling, "read_image", read_and_signal)
+    monkeypatch.setattr(prediction_pipeline, "read_image", read_and_signal)
     monkeypatch.setattr(
         sys, "argv", ["predict", str(run), "frames", "--out", "out", "--devices", "1", "--json", "told.json"]
     )
     with pytest.raises(SystemExit) as ended:
         run_command(command.main)
     printed = capfd.readouterr().err
-    assert ended.value.code == code and "stopping: what is begun is written first" in printed
+    assert ended.value.code == code and "stopping: finishing the files in progress" in printed
     summary = json.loads((here / "told.json").read_text())
     assert f"stopped after {summary['num_done']} of 101 inputs" in printed and 0 < summary["num_done"] < 100
     for path in here.glob("out/*"):
@@ -533,9 +533,9 @@ def test_a_camera_s_frame_is_labelled(run, here, monkeypatch):
     from segnet_jax.inference import video
 
     def picture(number):
-        return video._first_frame(video.library(), "testsrc=size=50x38:rate=5", "lavfi", f"camera {number}")
+        return video._first_frame(video.load_av(), "testsrc=size=50x38:rate=5", "lavfi", f"camera {number}")
 
-    monkeypatch.setattr(labelling, "camera_frame", picture)
+    monkeypatch.setattr(prediction_pipeline, "camera_frame", picture)
     assert predict(run, "0", "--out", "out") == 0
     assert Image.open("out/camera-0.png").size == (50, 38)
 

@@ -165,7 +165,7 @@ def test_uncertainty_pictures_are_of_the_samples_of_the_image(tile, run, tmp_pat
 
 
 def test_uncertainty_wants_samples(run, tmp_path):
-    with pytest.raises(UserError, match="--uncertainty is of samples: add --samples"):
+    with pytest.raises(UserError, match="--uncertainty needs dropout samples: add --samples"):
         command(predict, predict.predict, run, photo(tmp_path, 24, 32), "--uncertainty")
 
 

@@ -131,7 +131,7 @@ def test_a_report_replaces_the_runs_own_alone(run, tmp_path):
         ((run,), tmp_path / "pipe.html"),
         ((run,), run / "config.toml"),
     ):
-        with pytest.raises(UserError, match="is there and is no report of this"):
+        with pytest.raises(UserError, match="exists, is not a report of this run"):
             report.report(report.ReportOptions(tuple(map(str, runs)), out=str(out)))
     assert (other / "report.html").read_bytes() == before
     assert report.report(report.ReportOptions((str(other),))) == 0  # its own, again
@@ -144,17 +144,17 @@ def test_export_replaces_what_was_exported_alone(run, tmp_path):
     (out / "saved_model" / "mine.txt").write_text("mine")
     for name, file in (("onnx", "network.onnx"), ("saved-model", "saved_model/mine.txt")):
         pytest.importorskip("onnx")
-        with pytest.raises(UserError, match=f"holds {file}, which is not what was exported there"):
+        with pytest.raises(UserError, match=f"contains {file}, which differs from what was exported there"):
             export.export(export.ExportOptions(str(run), format=(name,), out=str(out), overwrite=True))
     (out / "export.json").write_text(json.dumps({"onnx": {"files": {"network.onnx": "0" * 64}}}))
-    with pytest.raises(UserError, match="which is not what was exported"):  # it was changed since
+    with pytest.raises(UserError, match="which differs from what was exported"):  # it was changed since
         export.export(export.ExportOptions(str(run), format=("onnx",), out=str(out), overwrite=True))
 
 
 @pytest.mark.parametrize("content", ["[]", '{"onnx": 1}', '{"onnx": {"files": []}}', "[" * 100_000])
 def test_a_strange_report_of_an_export_is_left_alone(run, tmp_path, content):
     (tmp_path / "export.json").write_text(content)
-    with pytest.raises(UserError, match="is no report of an export"):
+    with pytest.raises(UserError, match="is not an export report"):
         export.export(export.ExportOptions(str(run), out=str(tmp_path), overwrite=True))
     assert (tmp_path / "export.json").read_text() == content
 

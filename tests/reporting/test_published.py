@@ -296,7 +296,7 @@ def test_scores_of_a_different_run_are_rejected(tmp_path):
         path.write_text(json.dumps(scored | {"confusion": np.eye(len(CAMVID), dtype=int).tolist()}))
     out = ["--out", tmp_path / "page.html"]
     assert report(*folders, "--published", "--scores", *paths, *out) == 0
-    with pytest.raises(UserError, match="1.json is of another run than .*seed-0: give the files in the order of the"):
+    with pytest.raises(UserError, match="1.json does not belong to .*seed-0; give the files in the order of the"):
         report(*folders, "--published", "--scores", *paths[::-1], *out)
 
 

@@ -198,10 +198,10 @@ def test_the_run_says_what_it_was_made_of_and_by_which_recipe(run):
 
 def test_other_classes_come_from_a_class_table(small, tmp_path):
     blobs = files.random_caffe_segnet(CHANNELS, num_classes=3)
-    with pytest.raises(UserError, match="net.caffemodel tells 3 classes apart, .* --classes FILE"):
+    with pytest.raises(UserError, match="net.caffemodel has 3 classes, .* --classes FILE"):
         converted(blobs, tmp_path)
     (tmp_path / "codes.txt").write_text("road\nmarking\n")
-    with pytest.raises(UserError, match="names 2 classes, and net.caffemodel tells 3 apart"):
+    with pytest.raises(UserError, match="has 2 classes, but net.caffemodel has 3"):
         converted(blobs, tmp_path, "--classes", tmp_path / "codes.txt")
     (tmp_path / "names.txt").write_text("road\nmarking\ncar\n")
     with pytest.raises(UserError, match="--classes must be a file named classes.toml"):
@@ -268,7 +268,9 @@ def test_nothing_is_overwritten_and_no_training_goes_on_in_a_converted_run(small
 def test_statistics_that_are_folded_for_good_are_not_recomputed(run, camvid_like):
     assert config_files.read_run(run).batch_norm == "running"
     flags = [str(run), "--data", str(camvid_like), "--devices", "1", "--batch-norm", "recompute"]
-    with pytest.raises(UserError, match="was converted: its statistics lie in BatchNorm's scale and shift"):
+    with pytest.raises(
+        UserError, match="was converted from Caffe, which merges the BatchNorm statistics into scale and shift"
+    ):
         evaluate.evaluate(parse_flags(evaluate.EvaluateOptions, flags, prog="p", description=""))
 
 
