@@ -61,9 +61,9 @@ def test_bytes_are_those_of_the_precision_by_hand(dtype, num_bytes):
 
 def test_a_device_at_its_roofline_is_at_all_of_it():
     flop, num_bytes = 989e12 * 1e-3, 3350e9 * 1e-3  # a millisecond of each on an H100
-    found = roofline.shares(500, flop, num_bytes, "NVIDIA H100 80GB HBM3", "bfloat16")
-    assert found["share_of_roofline"] == pytest.approx(1) and found["share_of_peak"] == pytest.approx(0.5)
-    assert roofline.shares(500, flop, num_bytes, "cpu", "float32")["share_of_peak"] is None
+    found = roofline.utilization(500, flop, num_bytes, "NVIDIA H100 80GB HBM3", "bfloat16")
+    assert found["fraction_of_roofline"] == pytest.approx(1) and found["fraction_of_peak"] == pytest.approx(0.5)
+    assert roofline.utilization(500, flop, num_bytes, "cpu", "float32")["fraction_of_peak"] is None
     assert roofline.peak_of("Tesla V100-SXM2-16GB", "float16") == (125e12, 900e9)
     assert roofline.peak_of("Tesla V100-SXM2-16GB", "bfloat16") is None  # it has no units for it
 
@@ -149,7 +149,7 @@ def test_several_steps_a_call_count_as_so_many_steps(monkeypatch):
     options = benchmarks_run.BenchmarkOptions(
         image_size=(16, 32), width=1 / 16, depth=2, batch_size_per_device=16, steps_per_dispatch=3
     )
-    measured = throughput.Measured(options.config, choose_devices("1"), "float32", steps=2, rounds=2)
+    measured = throughput.BenchmarkSetup(options.config, choose_devices("1"), "float32", steps=2, rounds=2)
     found = throughput.train(measured)  # the noise has 32 images: two steps an epoch, fewer than a call takes
     assert {inputs["index"].shape for inputs in taken} == {(1, 3, 1, 16)}
     assert len(taken) == 2 * (3 + 2 * 2)
@@ -163,7 +163,7 @@ def test_strong_scaling_divides_as_many_images_among_more_devices(monkeypatch):
         throughput, "train", lambda one: {"images_per_second": rate[one.devices.total], "ms_per_step": 1.0}
     )
     options = benchmarks_run.BenchmarkOptions(batch_size_per_device=3, strong=True)
-    measured = throughput.Measured(options.config, choose_devices("4"), "float32", steps=1, rounds=1)
+    measured = throughput.BenchmarkSetup(options.config, choose_devices("4"), "float32", steps=1, rounds=1)
     rows = [row for row in throughput.scaling(measured, strong=True) if row["sync_batch_norm"]]
     assert [(row["scaling"], row["devices"], row["batch_size_per_device"]) for row in rows] == [
         *(("weak", 1, 3), ("weak", 2, 3), ("weak", 4, 3)),
@@ -192,7 +192,7 @@ def test_what_does_not_fit_on_few_devices_is_left_out_of_strong_scaling(monkeypa
     assert [row["efficiency"] for row in found["scaling"] if row["scaling"] == "weak"] == 2 * [1.0, 0.9, 27 / 40]
     of_one = {"devices": 1, "scaling": "strong", "batch_size_per_device": 16, "left_out": "out of memory"}
     assert found["left_out"] == [of_one | {"sync_batch_norm": True}, of_one | {"sync_batch_norm": False}]
-    assert told.err.count("left out: strong scaling on 1, 16 images a device do not fit into memory") == 2
+    assert told.err.count("skipped strong scaling on 1 devices: 16 images per device do not fit into memory") == 2
     assert "strong, 2 devices" in told.out and "strong, 1 devices" not in told.out
 
 
@@ -208,7 +208,7 @@ def test_the_rows_before_one_that_does_not_fit_are_kept(monkeypatch, tmp_path, c
         len(errors) == 1 and "with --batch-size-per-device 16 at 360x480; try --batch-size-per-device 8," in errors[0]
     )
     assert "--grad-accum-steps" not in errors[0] and "--image-size" in errors[0]  # only flags that benchmark has
-    assert "scaling 2 devices, synchronised BatchNorm: ms per step" in told.out
+    assert "scaling 2 devices, synchronized BatchNorm: ms per step" in told.out
 
 
 def test_the_parts_before_one_that_breaks_off_are_kept(monkeypatch, tmp_path, capsys):

@@ -15,12 +15,17 @@ from random_variables import random_variables
 
 import segnet_jax
 from segnet_jax import portability
-from segnet_jax.benchmarks.portability.layer_differences import Difference, differences, intermediates, other_choices
+from segnet_jax.benchmarks.portability.layer_differences import (
+    Difference,
+    count_other_maxima,
+    differences,
+    intermediates,
+)
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS, by_name
-from segnet_jax.benchmarks.portability.machine import peak_of_this_part
+from segnet_jax.benchmarks.portability.machine import new_peak_mb
 from segnet_jax.benchmarks.portability.operation_counts import count_operations
-from segnet_jax.benchmarks.portability.side_by_side import as_markdown, side_by_side
-from segnet_jax.benchmarks.portability.steps import STEPS, Given, lower_steps
+from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines
+from segnet_jax.benchmarks.portability.steps import STEPS, StepConstants, lower_steps
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_run
 from segnet_jax.data.labels.classes import ClassTable
@@ -52,7 +57,7 @@ def lowered(config=TINY, **wishes):
         "platforms": ["cpu"],
         "steps": STEPS,
     } | wishes  # float16 has all that others have
-    return list(lower_steps(config, Given(CLASSES), **wishes))
+    return list(lower_steps(config, StepConstants(CLASSES), **wishes))
 
 
 # --- what the steps consist of ---
@@ -273,7 +278,7 @@ def test_a_convolutions_result_is_what_pytorch_gives():
 def test_windows_that_chose_another_pixel_are_counted_beside_all_of_them():
     one = {"conv1_1": np.ones((1, 2, 2, 1)), "pooling 1": np.uint8([[[[0], [3]]]]), "pooling 2": np.uint8([[[[1]]]])}
     other = one | {"pooling 1": np.uint8([[[[0], [2]]]])}
-    assert {name: counts.tolist() for name, counts in other_choices(one, other).items()} == {
+    assert {name: counts.tolist() for name, counts in count_other_maxima(one, other).items()} == {
         "pooling 1": [1, 2],
         "pooling 2": [0, 1],
     }
@@ -283,7 +288,7 @@ def test_windows_that_chose_another_pixel_are_counted_beside_all_of_them():
 def machine(name, **changes):
     part = {
         "layers": {"conv1_1": {"rms": 1e-7, "largest": 2e-7}},
-        "poolings": {"pooling 1": {"other_choices": 3, "windows": 4800}},
+        "poolings": {"pooling 1": {"other_maxima": 3, "windows": 4800}},
         "pixels_changed": 0.0125,
         "score": {"miou": 0.5, "num_images": 9},
         "operations": {"train": {"add": 3, "scatter": 1}},
@@ -296,12 +301,15 @@ def test_machines_stand_side_by_side_with_what_differs_in_their_operations():
     other = machine("other")
     other["precisions"] = {"float32": other["precisions"]["float32"] | {"operations": {"train": {"add": 3}}}}
     other["precisions"]["bfloat16"] = {"fails": "no such unit"}
-    sides = side_by_side([machine("one"), other])
-    assert sides.columns == [("one", "float32"), ("other", "float32"), ("other", "bfloat16")] and not sides.warnings
-    rows = dict(dict(sides.sections)["Operations of the step: train"])
-    assert rows == {"all": [4, 3, None], "scatter": [1, 0, None]}
-    page = as_markdown(sides)
-    assert "| pixels that change class | 1.250 % | 1.250 % | - |" in page and "no such unit" in page
+    comparison = compare_machines([machine("one"), other])
+    assert (
+        comparison.columns == [("one", "float32"), ("other", "float32"), ("other", "bfloat16")]
+        and not comparison.warnings
+    )
+    rows = dict(dict(comparison.sections)["Operations of the train step"])
+    assert rows == {"total": [4, 3, None], "scatter": [1, 0, None]}
+    page = as_markdown(comparison)
+    assert "| pixels with another class | 1.250 % | 1.250 % | - |" in page and "no such unit" in page
     assert "| pooling 1 | 3 of 4,800 | 3 of 4,800 | - |" in page
 
 
@@ -311,8 +319,10 @@ def test_out_of_memory_in_float32_is_told_in_a_line_and_leaves_what_was_measured
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
         return {"fails": "no such unit"}
 
-    full = SimpleNamespace(config=TINY, devices=choose_devices("1"), platform="cpu", subject={}, measure=measure)
-    monkeypatch.setattr("segnet_jax.benchmarks.portability.machine.Machine.of", lambda *_: full)
+    full = SimpleNamespace(
+        config=TINY, devices=choose_devices("1"), platform="cpu", describe_network=dict, measure=measure
+    )
+    monkeypatch.setattr("segnet_jax.benchmarks.portability.machine.Machine.open", lambda *_: full)
     file = tmp_path / "here.json"
     assert run(monkeypatch, "measure", "--run", "r", "--json", file, "--precision", "bfloat16", "float32") == 7
     (error,) = capsys.readouterr().err.splitlines()
@@ -332,13 +342,13 @@ def test_out_of_memory_in_float32_is_told_in_a_line_and_leaves_what_was_measured
     ],
 )
 def test_the_memory_in_use_at_most_is_told_only_of_the_part_that_used_it(before, after, expected):
-    assert peak_of_this_part(before, after) == expected
+    assert new_peak_mb(before, after) == expected
 
 
 def test_machines_that_measured_other_weights_are_warned_of():
-    sides = side_by_side([machine("one"), machine("one", subject={"weights": "b"})])
-    assert re.search("weights are not the same", sides.warnings[0])
-    assert [name for name, _ in sides.columns] == ["one (1)", "one (2)"]
+    comparison = compare_machines([machine("one"), machine("one", subject={"weights": "b"})])
+    assert re.search("weights differ between machines", comparison.warnings[0])
+    assert [name for name, _ in comparison.columns] == ["one (1)", "one (2)"]
 
 
 @pytest.mark.parametrize(
@@ -346,19 +356,19 @@ def test_machines_that_measured_other_weights_are_warned_of():
     [
         (["lowr"], "got 'lowr'; nearest: lower"),
         (["lower"], "add --out DIR"),
-        (["lower", "--out", "new", "--platforms", "gpu"], "--platforms are cpu, cuda, rocm, tpu; got gpu"),
+        (["lower", "--out", "new", "--platforms", "gpu"], "--platforms must be from cpu, cuda, rocm, tpu, got gpu"),
         (["lower", "--out", "new", "--run", "none"], "no run none"),
         (["lower", "--out", "new", "--run", "begun"], "no newest checkpoint in begun"),
         (["lower", "--out", "new", "--network", "segnet-basic"], "got --depth 5: add --depth 4"),
         (["lower", "--out", "new", "--image-size", "16", "16"], "smaller than the 5 poolings need (32)"),
-        (["lower", "--out", "full"], "full holds a already"),
+        (["lower", "--out", "full"], "full already contains a, which is not overwritten"),
         (["lower", "--out", "new", "--witdh", "1"], "nearest: --width"),
         (["measure", "--run", "none", "--json", "x.json"], "no run none"),
         (["measure", "--run", "none", "--json", "no/x.json"], "there is no folder"),
         (["measure", "--run", "none", "--json", "x.json", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["report", "none.json"], "cannot read none.json: No such file"),
         (["report", "other.json"], "other.json was not written by portability measure"),
-        (["report", "good.json", "--out", "other.json"], "other.json is there already"),
+        (["report", "good.json", "--out", "other.json"], "other.json already exists"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(monkeypatch, capsys, tmp_path, flags, message):
@@ -398,7 +408,7 @@ def test_a_run_is_measured_and_reported(monkeypatch, tmp_path, capsys):
     for name, of_exact in exact["poolings"].items():
         of_rounded = rounded["poolings"][name]
         assert of_exact["windows"] == of_rounded["windows"] > 300
-        assert of_exact["other_choices"] <= 2 < of_rounded["other_choices"] < of_rounded["windows"] / 4
+        assert of_exact["other_maxima"] <= 2 < of_rounded["other_maxima"] < of_rounded["windows"] / 4
     assert exact["pixels_changed"] <= 0.001 and exact["score"]["num_images"] == 9
     assert exact["train"]["losses"] == pytest.approx(exact["train"]["reference_losses"], rel=1e-4)
     assert exact["train"]["update_difference"] < 1e-3 < rounded["train"]["update_difference"]

@@ -59,7 +59,7 @@ def test_a_fault_of_the_data_is_found_by_file_before_anything_is_compiled(tmp_pa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--resume", "--run", "RUN"], "leave out --resume"),
+        (["--resume", "--run", "RUN"], "remove --resume"),
         (["--run", "OTHER"], "is not an empty folder"),
         (["--json"], "--json needs a file to write to"),
         (["--json", "no/told.json"], "there is no folder"),
