@@ -1,4 +1,4 @@
-"""The benchmark: its counts against hand-worked numbers, its rules of timing, its command line."""
+"""The benchmark: operation counts against hand-worked numbers, timing, and the command line."""
 
 import json
 import os
@@ -90,10 +90,10 @@ def test_a_device_is_known_by_whole_words_of_its_name(device_kind, expected):
 
 
 def test_a_timing_is_the_median_of_rounds_after_a_warm_up(monkeypatch):
-    clock, asked = iter([0.0, 2.0, 10.0, 11.0, 20.0, 29.0]), []
+    clock, calls = iter([0.0, 2.0, 10.0, 11.0, 20.0, 29.0]), []
     monkeypatch.setattr(benchmarks_timing.time, "perf_counter", lambda: next(clock))
-    timing = benchmarks_timing.timed(asked.append, steps=10, rounds=3, warm_up=4)
-    assert asked == [4, 10, 10, 10]
+    timing = benchmarks_timing.timed(calls.append, steps=10, rounds=3, warm_up=4)
+    assert calls == [4, 10, 10, 10]
     assert timing.rounds == (0.2, 0.1, 0.9)
     assert timing.summary(4) == {
         "images_per_second": 20.0,
@@ -185,15 +185,15 @@ def test_what_does_not_fit_on_few_devices_is_left_out_of_strong_scaling(monkeypa
     monkeypatch.setattr(throughput, "train", train)
     flags = ["scaling", "--strong", "--devices", "4", "--batch-size-per-device", "4", "--json", tmp_path / "now.json"]
     assert run(monkeypatch, *flags) == 0
-    told, found = capsys.readouterr(), json.loads((tmp_path / "now.json").read_text())
+    printed, found = capsys.readouterr(), json.loads((tmp_path / "now.json").read_text())
     strong = [row for row in found["scaling"] if row["scaling"] == "strong"]
     assert [(row["devices"], row["batch_size_per_device"]) for row in strong] == 2 * [(2, 8), (4, 4)]
     assert [row["efficiency"] for row in strong] == 2 * [1.0, 27 / 36]  # of two devices' 18, not of one's
     assert [row["efficiency"] for row in found["scaling"] if row["scaling"] == "weak"] == 2 * [1.0, 0.9, 27 / 40]
     of_one = {"devices": 1, "scaling": "strong", "batch_size_per_device": 16, "left_out": "out of memory"}
     assert found["left_out"] == [of_one | {"sync_batch_norm": True}, of_one | {"sync_batch_norm": False}]
-    assert told.err.count("skipped strong scaling on 1 devices: 16 images per device do not fit into memory") == 2
-    assert "strong, 2 devices" in told.out and "strong, 1 devices" not in told.out
+    assert printed.err.count("skipped strong scaling on 1 devices: 16 images per device do not fit into memory") == 2
+    assert "strong, 2 devices" in printed.out and "strong, 1 devices" not in printed.out
 
 
 def test_the_rows_before_one_that_does_not_fit_are_kept(monkeypatch, tmp_path, capsys):
@@ -202,13 +202,13 @@ def test_the_rows_before_one_that_does_not_fit_are_kept(monkeypatch, tmp_path, c
     flags = ["scaling", "--devices", "4", "--batch-size-per-device", "16", "--json", tmp_path / "now.json"]
     assert run(monkeypatch, *flags) == 7
     assert [row["devices"] for row in json.loads((tmp_path / "now.json").read_text())["scaling"]] == [1, 2]
-    told = capsys.readouterr()
-    errors = [line for line in told.err.splitlines() if line.startswith("error: ")]
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
     assert (
         len(errors) == 1 and "with --batch-size-per-device 16 at 360x480; try --batch-size-per-device 8," in errors[0]
     )
     assert "--grad-accum-steps" not in errors[0] and "--image-size" in errors[0]  # only flags that benchmark has
-    assert "scaling 2 devices, synchronized BatchNorm: ms per step" in told.out
+    assert "scaling 2 devices, synchronized BatchNorm: ms per step" in printed.out
 
 
 def test_the_parts_before_one_that_breaks_off_are_kept(monkeypatch, tmp_path, capsys):
@@ -217,9 +217,12 @@ def test_the_parts_before_one_that_breaks_off_are_kept(monkeypatch, tmp_path, ca
     flags = ["all", *TINY, *data, "--devices", "8", "--batch-size-per-device", "1", "--json", tmp_path / "now.json"]
     assert run(monkeypatch, *flags) == 2
     assert json.loads((tmp_path / "now.json").read_text())["train"] == {"images_per_second": 10.0}
-    told = capsys.readouterr()
-    assert "6 training images are fewer than the global batch of 8" in told.err and "--grad-accum-steps" not in told.err
-    assert "train images per second" in told.out
+    printed = capsys.readouterr()
+    assert (
+        "6 training images are fewer than the global batch of 8" in printed.err
+        and "--grad-accum-steps" not in printed.err
+    )
+    assert "train images per second" in printed.out
 
 
 def test_an_epoch_of_rendered_scenes_has_steps_for_every_batch():
@@ -258,7 +261,7 @@ def test_compiling_is_timed_without_the_programs_that_are_kept(tmp_path):
         (["train", "--input", "host", "--steps-per-dispatch", "2"], "--steps-per-dispatch 2 needs --input device"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(monkeypatch, capsys, tmp_path, flags, message):
+def test_a_mistake_is_reported_in_one_line(monkeypatch, capsys, tmp_path, flags, message):
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, *flags) == 2
     errors = capsys.readouterr().err.splitlines()

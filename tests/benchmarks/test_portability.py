@@ -1,4 +1,4 @@
-"""The steps on every platform: what they consist of there, what their files compute, and machines side by side."""
+"""Steps lowered for every platform: their operations, what their files compute, and the comparison of machines."""
 
 import json
 import pathlib
@@ -51,13 +51,13 @@ def run(monkeypatch, *flags):
     return left.value.code
 
 
-def lowered(config=TINY, **wishes):
-    wishes = {
+def lowered(config=TINY, **settings):
+    settings = {
         "precisions": ["float16"],
         "platforms": ["cpu"],
         "steps": STEPS,
-    } | wishes  # float16 has all that others have
-    return list(lower_steps(config, StepConstants(CLASSES), **wishes))
+    } | settings  # float16 has all that others have
+    return list(lower_steps(config, StepConstants(CLASSES), **settings))
 
 
 # --- what the steps consist of ---
@@ -109,7 +109,7 @@ def test_so_do_the_steps_of_the_published_network(precision):
         assert_allowed(one)
 
 
-def test_what_is_allowed_on_one_platform_alone_is_told_by_name():
+def test_what_is_allowed_on_one_platform_alone_is_reported_by_name():
     for step, by_platform in ALLOWED.items():
         assert step in STEPS and set(by_platform) <= {"everywhere", *PLATFORMS}
         for platform in set(by_platform) - {"everywhere"}:
@@ -174,14 +174,14 @@ def test_the_file_of_the_training_step_takes_the_step_that_training_takes():
     def step(state, inputs, store):
         return train_steps(state, inputs, store, make_batch=as_sent, preprocessing=TORCH, **settings)
 
-    expected, measures = parallel_train_step(step, devices)(replicate(state, devices), inputs, ())
+    expected, expected_metrics = parallel_train_step(step, devices)(replicate(state, devices), inputs, ())
     names = {
         "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", "")))) for key in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
     program = jax.export.deserialize(bytearray(one.exported.serialize()))
-    new, told = program.call(names, inputs, ())
-    assert told["loss"] == pytest.approx(np.asarray(measures["loss"]), rel=1e-6)
+    new, metrics = program.call(names, inputs, ())
+    assert metrics["loss"] == pytest.approx(np.asarray(expected_metrics["loss"]), rel=1e-6)
     for name in ("conv1_1", "conv2_2", "conv1_1_D"):
         kernel = np.asarray(new[f"params/{name}/kernel"])
         np.testing.assert_allclose(kernel, expected.params[name]["kernel"], rtol=1e-5, atol=1e-7)
@@ -202,9 +202,9 @@ def test_the_file_of_inference_labels_as_the_network_does():
 def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path):
     classes = ClassTable(("road", "sky", "tree"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
     weights = np.array([0.5, 1, 4])
-    told = {"preprocessing": {"mean": [103.0, 116.0, 123.0], "std": [2.0, 2.0, 2.0]}, "class_weights": weights.tolist()}
+    meta = {"preprocessing": {"mean": [103.0, 116.0, 123.0], "std": [2.0, 2.0, 2.0]}, "class_weights": weights.tolist()}
     settings = {"schedule": "step", "step_epochs": 2, "learning_rate": 0.1, "batch_size_per_device": 2}
-    made = make_run(tmp_path / "run", classes, told, **settings)
+    made = make_run(tmp_path / "run", classes, meta, **settings)
     (made / "evaluations").mkdir()
     (made / "evaluations" / "dataset.json").write_text('{"num_images": {"train": 9}}')  # 4 steps of 2 images an epoch
     flags = ["--platforms", "cpu", "--precision", "float32", "--input", "host"]
@@ -230,16 +230,16 @@ def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path
     state = jax.device_get(create_state(variables, optimizer, "float32"))
     batch = {"image": images[None, None, None], "label": labels[None, None, None]}
     for step, rate in ((7, 0.1), (8, 0.01)):  # two epochs of four steps, then a tenth
-        _, measures = programs["train"].call(by_name(state.replace(step=np.int32(step))), batch, ())
-        assert float(np.ravel(measures["learning_rate"])[0]) == pytest.approx(rate)
+        _, metrics = programs["train"].call(by_name(state.replace(step=np.int32(step))), batch, ())
+        assert float(np.ravel(metrics["learning_rate"])[0]) == pytest.approx(rate)
 
 
 def test_lower_writes_a_file_for_each_step_without_a_path_of_this_machine(monkeypatch, tmp_path):
     flags = ["--width", "0.03", "--depth", "1", "--image-size", "8", "8", "--precision", "float32"]
     assert run(monkeypatch, "lower", *flags, "--platforms", "tpu", "--out", tmp_path / "out") == 0
-    told = json.loads((tmp_path / "out" / "lowered.json").read_text())
-    assert [one["step"] for one in told["programs"]] == list(STEPS)
-    for one in told["programs"]:
+    report = json.loads((tmp_path / "out" / "lowered.json").read_text())
+    assert [one["step"] for one in report["programs"]] == list(STEPS)
+    for one in report["programs"]:
         data = (tmp_path / "out" / one["file"]).read_bytes()
         assert len(data) == one["bytes"] and one["platform"] == "tpu"
         assert str(pathlib.Path(portability.__file__).parent).encode() not in data
@@ -313,7 +313,7 @@ def test_machines_stand_side_by_side_with_what_differs_in_their_operations():
     assert "| pooling 1 | 3 of 4,800 | 3 of 4,800 | - |" in page
 
 
-def test_out_of_memory_in_float32_is_told_in_a_line_and_leaves_what_was_measured(monkeypatch, tmp_path, capsys):
+def test_out_of_memory_in_float32_is_reported_in_a_line_and_leaves_what_was_measured(monkeypatch, tmp_path, capsys):
     def measure(precision):
         if precision == "float32":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
@@ -341,7 +341,7 @@ def test_out_of_memory_in_float32_is_told_in_a_line_and_leaves_what_was_measured
         (None, None, None),  # a CPU counts nothing
     ],
 )
-def test_the_memory_in_use_at_most_is_told_only_of_the_part_that_used_it(before, after, expected):
+def test_the_memory_in_use_at_most_is_reported_only_of_the_part_that_used_it(before, after, expected):
     assert new_peak_mb(before, after) == expected
 
 
@@ -371,7 +371,7 @@ def test_machines_that_measured_other_weights_are_warned_of():
         (["report", "good.json", "--out", "other.json"], "other.json already exists"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(monkeypatch, capsys, tmp_path, flags, message):
+def test_a_mistake_is_reported_in_one_line(monkeypatch, capsys, tmp_path, flags, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
