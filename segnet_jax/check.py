@@ -1,4 +1,4 @@
-"""Tries a training out before it is begun: `python -m segnet_jax.check --help`."""
+"""Dry-run a training: `python -m segnet_jax.check --help`."""
 
 import contextlib
 import dataclasses
@@ -17,31 +17,31 @@ from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
 
-DESCRIPTION = """Checks a training before it is begun: reads all data, takes two steps, scores some images, saves and
-restores, and tells the memory and the time that the whole run will take. Leaves no run. Flags as those of train.
+DESCRIPTION = """Dry-run a training: read all data, take two steps, evaluate some images, save and restore a checkpoint,
+and estimate the memory and time of the whole run. Creates no run folder. Takes the flags of train, and --json.
 
 Example:  python -m segnet_jax.check --protocol demo
 
-As data:  python -m segnet_jax.check --protocol camvid-tutorial --data DIR --json check.json"""
+As JSON:  python -m segnet_jax.check --protocol camvid-tutorial --data DIR --json check.json"""
 
 
 def main() -> int:
-    """The command."""
-    args, json = _without_json(sys.argv[1:])
+    """Run the command."""
+    args, json = _split_json(sys.argv[1:])
     return check(parse_config(args, prog="segnet_jax.check", description=DESCRIPTION), json)
 
 
 def check(config: Config, json: str = "") -> int:
-    """Tries the training out, prints what was found, and writes the JSON if asked; returns the exit code.
+    """Dry-run a training, print the results and, if requested, write the JSON; return the exit code.
 
     Raises:
-      UserError: for what a training would refuse.
-      ExitError: what would end the training.
+      UserError: the training would refuse the config or the data.
+      ExitError: the training would end with this error.
     """
     if config.resume:
-        raise UserError("check looks at a training before it is begun: leave out --resume")
+        raise UserError("check does not resume runs; remove --resume")
     if config.coordinator:
-        raise UserError("check looks at this machine alone: leave out --coordinator")
+        raise UserError("check runs on one host only; remove --coordinator")
     check_place("json", json)
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -55,37 +55,37 @@ def check(config: Config, json: str = "") -> int:
     if json:
         write_result(json, found | {"config": dataclasses.asdict(config)})
     if not found["step"]["finite"]:
-        raise NotFinite("the first steps were not finite: try a lower --learning-rate")
+        raise NotFinite("the loss of the first steps is not finite; try a lower --learning-rate")
     return 0
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """What was found, a line each."""
+    """Return the lines to print."""
     step, scoring, showing, saving, memory = (
         found[name] for name in ("step", "scoring", "showing", "saving", "memory")
     )
     rate = found["global_batch_size"] / step["seconds_a_step"]
     device = max(memory["step"] or 0, memory["device"] or 0)
-    of_device = f"a device {in_words(device)} of {in_words(memory['of_a_device'])}, " if device else ""
+    of_device = f"device {in_words(device)} of {in_words(memory['of_a_device'])}, " if device else ""
     return [
         f"data     read and checked in {found['reading']['seconds']:.1f} s",
         f"step     {step['seconds_a_step']:.3g} s for {found['global_batch_size']} images, {rate:.1f} images/s; "
-        f"loss {step['loss']:.4g} after {step['taken']}, compiled in {step['compiling']:.1f} s",
-        f"scoring  {scoring['seconds_a_batch']:.3g} s a batch, {scoring['batches']} batches; "
-        f"{sum(showing.values()):.1f} s to draw what was found",
-        f"saving   {in_words(saving['bytes'])} in {saving['seconds']:.1f} s, restored bit for bit",
-        f"memory   {of_device}the process {in_words(memory['host'])}",
-        f"time     {duration(found['seconds_an_epoch'])} an epoch, {duration(found['seconds_in_all'])} for all "
-        f"{found['epochs']}",
-        f"all is well; checked in {found['seconds']:.0f} s",
+        f"loss {step['loss']:.4g} after {step['taken']} steps, compiled in {step['compiling']:.1f} s",
+        f"evaluate {scoring['seconds_a_batch']:.3g} s per batch, {scoring['batches']} batches; "
+        f"{sum(showing.values()):.1f} s for figures",
+        f"save     {in_words(saving['bytes'])} in {saving['seconds']:.1f} s, restored bit-identically",
+        f"memory   {of_device}host {in_words(memory['host'])}",
+        f"time     {duration(found['seconds_an_epoch'])} per epoch, {duration(found['seconds_in_all'])} for "
+        f"{found['epochs']} epochs",
+        f"no problems found; checked in {found['seconds']:.0f} s",
     ]
 
 
-def _without_json(args: list[str]) -> tuple[list[str], str]:
-    """The flags of a training, and the file that `--json` names.
+def _split_json(args: list[str]) -> tuple[list[str], str]:
+    """Split the value of `--json` off the flags of a training.
 
     Raises:
-      UserError: `--json` names none.
+      UserError: `--json` has no value.
     """
     kept, json, rest = [], "", iter(args)
     for arg in rest:
@@ -95,7 +95,7 @@ def _without_json(args: list[str]) -> tuple[list[str], str]:
             continue
         json = value if equals else next(rest, "")
         if not json or json.startswith("--"):
-            raise UserError("--json needs the file to write to")
+            raise UserError("--json needs a file to write to")
     return kept, json
 
 

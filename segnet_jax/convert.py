@@ -1,4 +1,4 @@
-"""Makes a run of a SegNet that Caffe has trained: `python -m segnet_jax.convert --help`."""
+"""Convert a SegNet trained with Caffe into a run: `python -m segnet_jax.convert --help`."""
 
 import contextlib
 import dataclasses
@@ -34,39 +34,39 @@ from segnet_jax.weights.load import read_caffe_segnet
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain_segnet
 
 DROPOUT = 0.5
-"""Of Bayesian SegNet, at each of its places."""
+"""Dropout rate of Bayesian SegNet."""
 
-DESCRIPTION = f"""Makes a run folder of a SegNet or SegNet-Basic that Caffe SegNet has trained, for evaluate, predict,
-export and segnet_jax.load, as one that was trained here.
+DESCRIPTION = f"""Convert a SegNet or SegNet-Basic trained with Caffe SegNet into a run folder that evaluate, predict,
+export and segnet_jax.load take like any other run.
 
-FILE is a .caffemodel after compute_bn_statistics.py, as all published ones are, or the name of a published one, which
-is fetched: {", ".join(PUBLISHED_SEGNETS)}.
-A Bayesian SegNet is a plain one where no samples are asked for; --dropout 0 makes it one for good.
+FILE is a .caffemodel after compute_bn_statistics.py, as the authors publish them, or the name of a published model,
+which is downloaded: {", ".join(PUBLISHED_SEGNETS)}.
+Bayesian SegNets predict without dropout unless --samples is given; --dropout 0 removes dropout from the run.
 
 Example:  python -m segnet_jax.convert bayesian_segnet_camvid --run runs/caffe"""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to convert."""
+class ConvertOptions:
+    """Flags of `convert`."""
 
-    file: Annotated[str, tyro.conf.Positional]  # a .caffemodel, or the name of a published one
-    run: str = ""  # folder to leave; default: runs/ and the file's name
-    dropout: float = -1.0  # share of numbers dropped where samples are drawn; -1: 0.5 where the file has such layers
-    classes: str = ""  # file of names and colours, where the classes are not CamVid's 11: classes.toml, codes.txt, ...
+    file: Annotated[str, tyro.conf.Positional]  # a .caffemodel file, or the name of a published model
+    run: str = ""  # run folder to create; default: runs/NAME, where NAME is the file's name without suffix
+    dropout: float = -1.0  # dropout rate for sampling; -1: 0.5 if the model has dropout layers
+    classes: str = ""  # class table with names and colors (classes.toml, codes.txt, ...), unless CamVid's 11 classes
 
 
 def main() -> int:
-    """The command."""
-    return convert(parse_flags(Options, sys.argv[1:], prog="segnet_jax.convert", description=DESCRIPTION))
+    """Run the command."""
+    return convert(parse_flags(ConvertOptions, sys.argv[1:], prog="segnet_jax.convert", description=DESCRIPTION))
 
 
-def convert(options: Options) -> int:
-    """Reads the file and leaves the run; returns the exit code.
+def convert(options: ConvertOptions) -> int:
+    """Read the model file and write the run; return the exit code.
 
     Raises:
-      UserError: for a file that holds no such network, classes that are not given or not as many as the network's, and
-        a folder that is not free.
+      UserError: the file does not contain such a network, the number of classes does not match, or the run folder
+        exists.
     """
     path = obtain_segnet(options.file)
     trained = read_caffe_segnet(path)
@@ -90,7 +90,7 @@ def convert(options: Options) -> int:
         "class_weights": list(CAFFE_CAMVID) if classes == CAMVID else [1.0] * len(classes),
         "class_weights_by": config.class_weights,
         "global_batch_size": config.batch_size_per_device,
-        "data": {"train": "unknown"},  # so that no training here takes it for its own
+        "data": {"train": "unknown"},  # matches no dataset, so that no training resumes this run
         "last": None,
         "best": None,
         "converted_from": {"file": path.name, "sha256": sum_of_file(path)},
@@ -109,36 +109,36 @@ def convert(options: Options) -> int:
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     dropout = f"dropout {config.dropout:g}" if config.dropout else "no dropout"
     echo(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {dropout}, {len(classes)} classes")
-    echo(f"made {folder}: python -m segnet_jax.predict {folder} IMAGE")
+    echo(f"wrote {folder}; to use it: python -m segnet_jax.predict {folder} IMAGE")
     return 0
 
 
 def _classes_of(trained: CaffeSegNet, table: str, path: pathlib.Path) -> ClassTable:
-    """The classes: CamVid's eleven, or those of a file."""
+    """Return the classes: those of a class table file, or CamVid's eleven."""
     if not table:
         if trained.num_classes == len(CAMVID):
             return CAMVID
         raise UserError(
-            f"{path.name} tells {trained.num_classes} classes apart, which has no names here: give them, in order, by "
-            f"--classes FILE ({', '.join(TABLES)}, as data/README.md shows)"
+            f"{path.name} has {trained.num_classes} classes, whose names are unknown; give them in order with "
+            f"--classes FILE ({', '.join(TABLES)}; see data/README.md)"
         )
     file = expanded(table)
     if file.name not in TABLES:
-        raise UserError(f"--classes must be a file named {', '.join(TABLES)}, which tells its form; got {table}")
+        raise UserError(f"--classes must be a file named one of {', '.join(TABLES)}, got {table}")
     classes = read_class_table(file).classes
     if len(classes) != trained.num_classes:
-        raise UserError(f"{table} names {len(classes)} classes, and {path.name} tells {trained.num_classes} apart")
+        raise UserError(f"--classes {table} has {len(classes)} classes, but {path.name} has {trained.num_classes}")
     return classes
 
 
-def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, options: Options) -> Config:
-    """The run's config: the published recipe's, as far as the file is of it."""
+def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, options: ConvertOptions) -> Config:
+    """Return the run's config: the published recipe, as far as it applies to the file."""
     dropout = options.dropout if options.dropout != -1 else DROPOUT if trained.has_dropout else 0.0
     recipe = (
         "segnet-basic" if trained.network == "segnet-basic" else "bayesian-segnet" if dropout else "camvid-tutorial"
     )
     config = read_protocol(recipe, Config())
-    others = {} if classes == CAMVID else {"protocol": "", "class_weights": "none"}  # it was trained on other images
+    others = {} if classes == CAMVID else {"protocol": "", "class_weights": "none"}  # not trained on CamVid
     return dataclasses.replace(
         config,
         dropout=dropout,
@@ -146,16 +146,16 @@ def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, op
         init=path.name,
         preprocessing="raw",
         precision="float32",
-        batch_norm="running",  # statistics were recomputed by the authors, and cannot be again
+        batch_norm="running",  # the authors recomputed the statistics and merged them into scale and shift
         run=options.run or str(pathlib.Path("runs") / path.stem),
         **others,
     )
 
 
 def _check_shapes(variables: dict, expected: dict) -> None:
-    """Makes sure that what was read is what the network here has."""
+    """Assert that the variables read have the shapes of the network."""
     ours, theirs = (jax.tree.map(np.shape, tree) for tree in (expected, variables))
-    assert ours == theirs, f"the tables of weights/formats/caffe_segnet.py and of nn do not agree: {ours} {theirs}"
+    assert ours == theirs, f"weights/formats/caffe_segnet.py and nn do not agree: {ours} {theirs}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Looks at a folder of images and labels before it is trained on: `python -m segnet_jax.doctor --help`."""
+"""Check a dataset folder before training: `python -m segnet_jax.doctor --help`."""
 
 import dataclasses
 import os
@@ -36,53 +36,53 @@ from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_text, check_place, is_result, write_result
 
-DESCRIPTION = """Looks at every image and label of a folder, and tells all faults at once, each with a fix to paste.
+DESCRIPTION = """Read every image and label of a dataset folder, and report all faults at once, each with a fix.
 
 Example:  python -m segnet_jax.doctor photos --picture look.png
 
-Exit 0: it can be trained on, and the last line is the command for that. Exit 2: it has faults."""
+Exit code 0: the folder can be trained on, and the last line is the command for it. Exit code 2: it has faults."""
 
-_MOST_PICTURES = 16
-_MOST_COMPARED = 4  # images by each of several readings
+_MAX_PICTURES = 16
+_MAX_PICTURES_PER_READING = 4  # where several readings are compared
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to look at; the flags from --images to --val-fraction are those of `train`."""
+class DoctorOptions:
+    """Flags of `doctor`; those from `images` on have the same meaning as in `train`."""
 
-    data: Annotated[str, tyro.conf.Positional]  # the folder
-    json: str = ""  # file to write all that is found to
-    picture: str = ""  # PNG to draw some images to, with their labels laid over them
-    classes: str = ""  # file to write a class table to, for editing: a line for each value or color of the labels
-    images: str = ""  # only images whose names match, such as "*.jpg"
-    label_files: str = ""  # only label files whose paths match, such as "*masks_a*"
-    label_suffix: str = ""  # what follows an image's name in its label's, such as _mask; empty: found from the folder
-    map: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # OLD=NEW, values of label files; 255 is void
-    labels_start_at: int = -1  # the value of the first class in label files; smaller ones are void; -1: not stated
-    labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and grey labels store, where both would fit
-    threshold: int = 0  # two classes, the second from this value of a label on, such as 128 for JPEG masks; 0: off
-    unknown_color: Literal["error", "ignore"] = "error"  # colors of labels that mean no class; ignore: they are void
-    mostly_void: bool = False  # accept labels of which more than half is void
-    exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # of images that carry an EXIF rotation
-    resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
-    image_range: tuple[int, int] = (0, 0)  # black and white of images of 16 bits, such as 0 4095; 0 0: refuse them
-    follow_links: bool = False  # read files that links lead to out of the folder
-    val_fraction: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
-    split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how CamVid's frames are split
-    leave_out: str = ""  # the sequence that --split-rule leave-out validates on
-    leave_out_train: int = 0  # train only on the first N frames of --leave-out, validate on its others
+    data: Annotated[str, tyro.conf.Positional]  # dataset folder
+    json: str = ""  # JSON file to write the findings to
+    picture: str = ""  # PNG file to draw sample images with overlaid labels to
+    classes: str = ""  # class table to create for editing, one line per value or color found in the labels
+    images: str = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
+    label_files: str = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
+    label_suffix: str = ""  # suffix of label names after the image's name, such as _mask; empty: detect it
+    map: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # OLD=NEW: read label value OLD as NEW, e.g. 255=1
+    labels_start_at: int = -1  # label value of the first class; smaller values are void; -1: not specified
+    labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and gray labels store, if it is ambiguous
+    threshold: int = 0  # two classes: label values from this one on are the second, e.g. 128 for JPEG masks; 0: off
+    unknown_color: Literal["error", "ignore"] = "error"  # label colors that belong to no class; ignore: read as void
+    mostly_void: bool = False  # accept labels that are more than half void
+    exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
+    resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
+    image_range: tuple[int, int] = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
+    follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
+    val_fraction: float = 0.0  # fraction of the images to validate on, such as 0.2; 0: the dataset's own split
+    split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how to split CamVid's frames
+    leave_out: str = ""  # with --split-rule leave-out: validate on this sequence; train on the others
+    leave_out_train: int = 0  # train on the first N frames of --leave-out and validate on the rest; 0: see --leave-out
 
 
 def main() -> int:
-    """The command."""
-    return doctor(parse_flags(Options, sys.argv[1:], prog="segnet_jax.doctor", description=DESCRIPTION))
+    """Run the command."""
+    return doctor(parse_flags(DoctorOptions, sys.argv[1:], prog="segnet_jax.doctor", description=DESCRIPTION))
 
 
-def doctor(options: Options) -> int:
-    """Looks, prints what was found, and writes what was asked for; returns the exit code.
+def doctor(options: DoctorOptions) -> int:
+    """Check a dataset folder, print the findings and write the requested files; return the exit code.
 
     Raises:
-      UserError: with all faults.
+      UserError: with all faults of the folder.
     """
     for flag in ("json", "picture", "classes"):
         _check_writable(flag, getattr(options, flag), options.data)
@@ -91,10 +91,10 @@ def doctor(options: Options) -> int:
         return _write_classes(options, config)
     found = examine(lambda: open_data(config))
     if options.json:
-        told = as_json(found) | ({} if found.faults else {"command": shlex.join(_command(found, config))})
-        if found.dataset is not None and (neighbours := _audit(found.dataset)):
-            told["audit"] = sequences.as_json(neighbours)
-        write_result(options.json, told)
+        findings = as_json(found) | ({} if found.faults else {"command": shlex.join(_command(found, config))})
+        if found.dataset is not None and (audit := _audit(found.dataset)):
+            findings["audit"] = sequences.as_json(audit)
+        write_result(options.json, findings)
     if found.dataset is not None:
         for line in (*found.dataset.notes, *(f"warning: {warning}" for warning in found.warnings)):
             echo(line)
@@ -104,47 +104,47 @@ def doctor(options: Options) -> int:
         if options.picture and choices:
             _draw_choices(options, config, choices)
         if fixes:
-            mended = " ".join([_prog("doctor"), shlex.join(_given(config)), *fixes])
-            echo(f"see whether the fixes that are flags do:\n  {mended}")
+            command = " ".join([_prog("doctor"), shlex.join(_data_flags(config)), *fixes])
+            echo(f"to check the suggested flags, run:\n  {command}")
         raise UserErrors(options.data, found.faults)
     suggestion = suggest(found.dataset, found.counts)
     _print_table(found, suggestion)
     _print_sizes(found.dataset, suggestion)
-    if neighbours := _audit(found.dataset):
-        echo("\n".join(sequences.in_words(neighbours)))
+    if audit := _audit(found.dataset):
+        echo("\n".join(sequences.in_words(audit)))
     if options.picture:
         _draw(found.dataset, (suggestion.image_size, suggestion.fit), options.picture)
-        echo(f"drew {options.picture}: see whether the colors lie where they should")
-    echo(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
+        echo(f"wrote {options.picture}: check that the colors lie on the right objects")
+    echo(f"no faults found; to train, run:\n  {shlex.join(_command(found, config))}")
     return 0
 
 
-def _config_of(options: Options) -> Config:
-    wishes = vars(options).keys() & {item.name for item in dataclasses.fields(Config)}
-    return dataclasses.replace(Config(), **{name: getattr(options, name) for name in wishes})
+def _config_of(options: DoctorOptions) -> Config:
+    names = vars(options).keys() & {item.name for item in dataclasses.fields(Config)}
+    return dataclasses.replace(Config(), **{name: getattr(options, name) for name in names})
 
 
 def _check_writable(flag: str, path: str, data: str) -> None:
-    """Refuses, before anything is read, a file that cannot be written, or may be one of the data set's."""
+    """Check that an output file can be written and is not a file of the dataset."""
     check_place(flag, path, is_ours=is_asked_for if flag == "picture" else is_result)
-    place = pathlib.Path(path)
-    if path and place.exists() and place.resolve().is_relative_to(pathlib.Path(data).resolve()):
-        raise UserError(f"--{flag} {path} is there already, among the data: nothing is overwritten; name another file")
+    file = pathlib.Path(path)
+    if path and file.exists() and file.resolve().is_relative_to(pathlib.Path(data).resolve()):
+        raise UserError(f"--{flag} {path} is a file of the dataset and is not overwritten; give another file")
 
 
 def _command(found: Examination, config: Config) -> list[str]:
-    """The command that trains on the folder."""
+    """Return the command that trains on the folder."""
     suggestion = suggest(found.dataset, found.counts)
     selecting = ["--result-checkpoint", "last"] if config.split_rule == "trainval" else []
-    return [*_prog("train").split(), "--data", *_given(config), *selecting, *suggestion.flags()]
+    return [*_prog("train").split(), "--data", *_data_flags(config), *selecting, *suggestion.flags()]
 
 
 def _prog(name: str) -> str:
     return f"python -m segnet_jax.{name}"
 
 
-def _given(config: Config) -> list[str]:
-    """The folder and the flags that were given with it."""
+def _data_flags(config: Config) -> list[str]:
+    """Return the dataset folder and the flags that say how to read it, without defaults."""
     words = [config.data]
     for item in dataclasses.fields(reading_of(config)):
         value = getattr(config, item.name)
@@ -163,7 +163,7 @@ def _given(config: Config) -> list[str]:
 
 
 def _print_table(found: Examination, suggestion: Suggestion) -> None:
-    """Each class with its share of the labelled pixels and its weight."""
+    """Print each class with its percentage of the labeled pixels and its loss weight."""
     classes, counts = found.dataset.classes, found.counts
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("id", justify="right")
@@ -171,12 +171,12 @@ def _print_table(found: Examination, suggestion: Suggestion) -> None:
     for split in counts:
         table.add_column(f"{split} %", justify="right", no_wrap=True)
     table.add_column("weight", justify="right", no_wrap=True)
-    for place, name in enumerate(classes.names):
-        shares = [100 * each.pixels[place] / max(1, each.pixels.sum()) for each in counts.values()]
-        told = [f"{share:.2f}" if share else "none" for share in shares]
-        table.add_row(str(place), Text(shown(name)), *told, f"{suggestion.weights[place]:.2f}")
+    for class_id, name in enumerate(classes.names):
+        percentages = [100 * each.pixels[class_id] / max(1, each.pixels.sum()) for each in counts.values()]
+        cells = [f"{percentage:.2f}" if percentage else "none" for percentage in percentages]
+        table.add_row(str(class_id), Text(shown(name)), *cells, f"{suggestion.weights[class_id]:.2f}")
     voids = [f"{100 * (1 - each.pixels.sum() / max(1, each.total)):.2f}" for each in counts.values()]
-    table.add_row("255", "void, of all", *voids, "", style="dim")
+    table.add_row("255", "void (of all pixels)", *voids, "", style="dim")
     Console(file=sys.stdout, highlight=False).print(table)
 
 
@@ -187,22 +187,22 @@ def _print_sizes(dataset: Dataset, suggestion: Suggestion) -> None:
         by_number = sorted(dataset.sizes.items(), key=lambda item: -item[1])
         echo(f"sizes    {listed([f'{h}x{w} ({number} images)' for (h, w), number in by_number])}")
     height, width = suggestion.image_size
-    how = {"stretch": "", "letterbox": " --fit letterbox, for their shapes differ", "crop": " --fit crop"}
-    echo(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
+    fit = {"stretch": "", "letterbox": " --fit letterbox (aspect ratios differ)", "crop": " --fit crop"}[suggestion.fit]
+    echo(f"flags    --image-size {height} {width}{fit}; --class-weights {suggestion.class_weights}")
     config = dataclasses.replace(Config(), image_size=suggestion.image_size, fit=suggestion.fit)
     warn_of_sizes(config, dataset)
 
 
 def _audit(dataset: Dataset) -> sequences.Audit | None:
-    """Neighbours across splits, where names tell more than one sequence, or one in several splits."""
+    """Audit neighboring frames across splits; None unless there are several sequences, or one in several splits."""
     found = sequences.audit({name: split.names for name, split in dataset.splits.items()})
     return found if found is not None and (len(found.sequences) > 1 or found.neighbours) else None
 
 
 def _draw(
-    dataset: Dataset, size_and_fit: tuple[tuple[int, int], Fit], path: str, title: str = "", most: int = _MOST_PICTURES
+    dataset: Dataset, size_and_fit: tuple[tuple[int, int], Fit], path: str, title: str = "", most: int = _MAX_PICTURES
 ) -> None:
-    """Draw a sheet of samples from all splits, evenly spread."""
+    """Draw a sheet of evenly spaced samples from all splits."""
     places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
     chosen = sorted({round(place) for place in np.linspace(0, len(places) - 1, most)})
     samples = (split.read(index) for split, index in (places[place] for place in chosen))
@@ -212,38 +212,38 @@ def _draw(
     batch_picture(images, labels, dataset.classes, path, title, max_images=most, asked_for=True)
 
 
-def _draw_choices(options: Options, config: Config, choices: Sequence[str]) -> None:
-    """Draw the labels as each of several readings has them, one below the other."""
+def _draw_choices(options: DoctorOptions, config: Config, choices: Sequence[str]) -> None:
+    """Draw one sheet per possible reading of the labels, stacked vertically."""
     sheets = []
     with tempfile.TemporaryDirectory() as folder:
         for number, flags in enumerate(choices):
-            words = [options.data, *_given(config)[1:], *shlex.split(flags)]
-            chosen = parse_flags(Options, words, prog="segnet_jax.doctor", description=DESCRIPTION)
+            words = [options.data, *_data_flags(config)[1:], *shlex.split(flags)]
+            chosen = parse_flags(DoctorOptions, words, prog="segnet_jax.doctor", description=DESCRIPTION)
             try:
                 dataset = open_data(_config_of(chosen))
             except UserError as error:
-                echo(f"{flags}: cannot be drawn: {error.faults[0].what[:200]}")
+                echo(f"cannot draw the labels with {flags}: {error.faults[0].what[:200]}")
                 continue
             sizes = dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1}
             path = os.path.join(folder, f"{number}.png")
-            _draw(dataset, suggested_size(sizes), path, flags, _MOST_COMPARED)
+            _draw(dataset, suggested_size(sizes), path, flags, _MAX_PICTURES_PER_READING)
             sheets.append(Image.fromarray(read_image(pathlib.Path(path), path)))
         if sheets:
             atomic_write_bytes(options.picture, sheet_png(sheets, asked_for=True))
-            echo(f"drew {options.picture}: the labels by each of the readings, one below the other")
+            echo(f"wrote {options.picture}: the labels in each possible reading")
 
 
-def _write_classes(options: Options, config: Config) -> int:
-    """Writes a class table to be edited, with what the labels hold."""
+def _write_classes(options: DoctorOptions, config: Config) -> int:
+    """Write a class table of the label values or colors found, for the user to edit."""
     path, reading = pathlib.Path(options.classes), reading_of(config)
     if os.path.lexists(path):
-        raise UserError(f"--classes {path} is there already: nothing is overwritten; delete it, or name another file")
+        raise UserError(f"--classes {path} already exists and is not overwritten; delete it, or give another file")
     faults: list[Fault] = []
     found = scan(label_files(options.data, reading), reading, faults)
     if not found:
         raise UserErrors(options.data, faults)
     atomic_write_text(path, table_to_edit(found, max(0, config.labels_start_at)))
-    echo(f"wrote {path}: change the names in it, then\n  {_prog('doctor')} {shlex.join(_given(config))}")
+    echo(f"wrote {path}: edit the class names, then run\n  {_prog('doctor')} {shlex.join(_data_flags(config))}")
     return 0
 
 

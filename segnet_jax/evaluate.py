@@ -1,4 +1,4 @@
-"""Scores a trained run on a split: `python -m segnet_jax.evaluate --help`."""
+"""Evaluate a trained run on a split: `python -m segnet_jax.evaluate --help`."""
 
 import dataclasses
 import logging
@@ -40,57 +40,57 @@ from segnet_jax.training.batch_norm_statistics import recompute
 from segnet_jax.training.devices import device_shard, start_devices
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
 from segnet_jax.training.inputs import choose_placement, evaluation_input
-from segnet_jax.training.restored import Asked, Restored, restore
+from segnet_jax.training.restored import CheckpointChoice, Restored, restore
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = """Scores a run's checkpoint on every image of a split.
+DESCRIPTION = """Evaluate a checkpoint of a run on every image of a split.
 
 Example:  python -m segnet_jax.evaluate runs/demo-1 --split val --json scores.json"""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to score."""
+class EvaluateOptions:
+    """Flags of `evaluate`."""
 
-    run: Annotated[str, tyro.conf.Positional]  # folder of the run
-    split: Literal["train", "val", "test"] = "val"  # which images
-    data: str = ""  # where they are, if not where the run was trained
-    checkpoint: Asked = "result"  # of the run; result: the one that its result is of
-    batch_norm: Literal["run", "running", "recompute"] = "run"  # whose statistics; recompute: of the run's data
-    ema: bool = True  # take the run's averaged parameters where it has such, not those of the step itself
-    samples: int = 0  # also score the mean of so many samples under dropout (Bayesian SegNet), with its uncertainty
-    devices: str = "all"  # how many devices: a number or "all"
-    fake_devices: int = 0  # pretend that the CPU is so many devices
-    batch_size_per_device: int = 4  # images a device takes at once; the scores do not depend on it
-    boundary: bool = True  # score boundary F1 too, whose pairing takes the host some 0.05 s an image of 360x480
-    json: str = ""  # file to write the result to
-    pictures: str = ""  # folder for a picture of six records and their predictions
-    masks_only: bool = False  # leave the photographs out of it, where they must not be passed on
+    run: Annotated[str, tyro.conf.Positional]  # run folder
+    split: Literal["train", "val", "test"] = "val"  # split to evaluate
+    data: str = ""  # dataset folder; default: the one that the run was trained on
+    checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
+    batch_norm: Literal["run", "running", "recompute"] = "run"  # BatchNorm statistics to use; run: as the run's config
+    ema: bool = True  # use the averaged (EMA) parameters if the run has them
+    samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty
+    devices: str = "all"  # number of devices, or "all"
+    fake_devices: int = 0  # split the CPU into this many devices, for testing
+    batch_size_per_device: int = 4  # images per device and forward pass; does not affect the scores
+    boundary: bool = True  # also compute the boundary F1, about 0.05 s of host time per 360x480 image
+    json: str = ""  # JSON file to write the result to
+    pictures: str = ""  # folder to draw six images with their labels and predictions into
+    masks_only: bool = False  # leave the photographs out of --pictures and of stored samples
 
 
 def main() -> int:
-    """The command."""
-    return evaluate(parse_flags(Options, sys.argv[1:], prog="segnet_jax.evaluate", description=DESCRIPTION))
+    """Run the command."""
+    return evaluate(parse_flags(EvaluateOptions, sys.argv[1:], prog="segnet_jax.evaluate", description=DESCRIPTION))
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """What is scored.
+class EvaluatedNetwork:
+    """A restored network, and the split that it is evaluated on.
 
     Attributes:
-      options: of the command.
-      trained: the run's config.
-      config: that config as it is scored here.
-      devices: to compute on.
-      precision: of activations.
-      dataset: whose split is scored.
-      split: that.
-      restored: the network, with its running statistics.
-      recomputes: whether the scores that count are those under recomputed statistics.
+      options: flags of the command.
+      trained: config that the run was trained with.
+      config: the same config with the overrides of this evaluation.
+      devices: devices to compute on.
+      precision: dtype of activations.
+      dataset: dataset that the split belongs to.
+      split: split to evaluate.
+      restored: checkpoint with running BatchNorm statistics.
+      recomputes: whether the result uses recomputed BatchNorm statistics.
     """
 
-    options: Options
+    options: EvaluateOptions
     trained: Config
     config: Config
     devices: Devices
@@ -102,16 +102,16 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """Its scores.
+class EvaluationResult:
+    """Scores of a network on a split.
 
     Attributes:
-      evaluation: under the statistics that count.
-      boundary: boundary F1, if it was asked for.
-      confusions: "running" and, where they are recomputed, "recompute" -> int64 [C,C].
-      by_image: the confusion matrix of each image, where they were kept.
-      sampled: the scores of dropout's samples, if they were asked for.
-      seconds: that the first evaluation took, without compiling; pairing boundaries may hold it up.
+      evaluation: evaluation with the chosen BatchNorm statistics.
+      boundary: boundary F1; None with `--no-boundary`.
+      confusions: confusion matrices, int64 [C,C], under "running" and, if recomputed, under "recompute".
+      by_image: confusion matrix of each image; None if there were too many to keep.
+      sampled: scores of the dropout samples; None without `--samples`.
+      seconds: time of the first evaluation without compilation, including waits for the boundary matching.
     """
 
     evaluation: Evaluation
@@ -122,72 +122,77 @@ class Found:
     seconds: float
 
 
-def evaluate(options: Options) -> int:
-    """Evaluates, prints the table, and writes the JSON if asked; returns the exit code.
+def evaluate(options: EvaluateOptions) -> int:
+    """Evaluate a run, print the score table and write the requested files; return the exit code.
 
     Raises:
-      UserError: for a missing run or split, data whose classes are not the run's, or what cannot be written.
-      OutOfMemory: a batch does not fit.
+      UserError: the run or split does not exist, the dataset's classes differ from the run's, or a file cannot be
+        written.
+      OutOfMemory: a batch does not fit into memory.
     """
     check_place("json", options.json)
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
-        raise UserError(f"--pictures {options.pictures} is a file: name a folder")
+        raise UserError(f"--pictures {options.pictures} is a file; give a folder")
     subject = _open(options)
     if options.pictures:
         check_pictures(options.pictures, subject.restored.meta["step"])
     samples = decode(subject.split, subject.config, f"reading {options.split} images")
-    with explain_out_of_memory(subject.config, subject.devices, flags=Options):
-        found = _score(subject, samples)
+    with explain_out_of_memory(subject.config, subject.devices, flags=EvaluateOptions):
+        evaluated = _evaluate(subject, samples)
     if not subject.devices.is_writer:
         return 0
-    told = of_images(found.by_image)
-    _print(subject, found, told)
+    image_summary = of_images(evaluated.by_image)
+    _print(subject, evaluated, image_summary)
     try:
         if options.json:
-            write_result(options.json, _summary(subject, found) | told)
-        if found.sampled:
-            on = {"split": options.split, "num_images": len(subject.split), "step": subject.restored.meta["step"]}
+            write_result(options.json, _summary(subject, evaluated) | image_summary)
+        if evaluated.sampled:
+            about = {"split": options.split, "num_images": len(subject.split), "step": subject.restored.meta["step"]}
             photographs = None if options.masks_only else samples
-            found.sampled.show(options.run, on, subject.split.names, photographs, subject.dataset.classes)
+            evaluated.sampled.report(options.run, about, subject.split.names, photographs, subject.dataset.classes)
         if options.pictures:
-            _draw(subject, found, samples)
-    except OSError as error:  # such as a run of somebody else's, which keeps the maps of samples
-        raise UserError(f"cannot write {error.filename}: {error.strerror}; what is told above is whole") from None
+            _draw(subject, evaluated, samples)
+    except OSError as error:  # for example a read-only run, which the uncertainty maps are written to
+        raise UserError(f"cannot write {error.filename}: {error.strerror}; the scores above are complete") from None
     return 0
 
 
-def _open(options: Options) -> Subject:
+def _open(options: EvaluateOptions) -> EvaluatedNetwork:
     trained = files.read_run(options.run)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     config = dataclasses.replace(
         trained,
-        batch_norm="running",  # both are scored
+        batch_norm="running",  # recomputed statistics are evaluated in addition
         devices=options.devices,
         fake_devices=options.fake_devices,
         batch_size_per_device=options.batch_size_per_device,
         **({"data": options.data} if options.data else {}),
     )
     devices, precision = start_devices(config)
-    check_memory(config, devices, flags=Options)
+    check_memory(config, devices, flags=EvaluateOptions)
     stored = run_folder.labels_of(options.run)
-    if options.data:  # other files may be encoded otherwise: only the names of the classes are the run's
+    if options.data:  # other label files may be encoded differently; only the class names must match
         dataset = open_data(config, legend=stored and stored.legend)
     else:
         dataset = open_data(config, stored)
     split = dataset.splits.get(options.split)
     if not split:
-        raise UserError(f"{dataset.name} has no {options.split} images, only {', '.join(dataset.splits)}")
+        available = ", ".join(dataset.splits)
+        raise UserError(f"dataset {dataset.name} has no {options.split} split; choose --split from {available}")
     restored = restore(options.run, config, options.checkpoint, devices, precision, options.ema)
     if restored.meta["classes"] != list(dataset.classes.names):
-        raise UserError(f"{options.run} was trained on other classes than {dataset.name} has")
+        raise UserError(f"the classes of dataset {dataset.name} differ from those that {options.run} was trained on")
     if rule == "recompute" and "converted_from" in restored.meta:
-        raise UserError(f"{options.run} was converted: its statistics lie in BatchNorm's scale and shift, for good")
+        raise UserError(
+            f"--batch-norm recompute is not available for {options.run}: it was converted from Caffe, which merges the "
+            "BatchNorm statistics into scale and shift; use --batch-norm running"
+        )
     if options.samples:
         check_samples(restored.model.dropout, options.samples, options.run)
-    return Subject(options, trained, config, devices, precision, dataset, split, restored, rule == "recompute")
+    return EvaluatedNetwork(options, trained, config, devices, precision, dataset, split, restored, rule == "recompute")
 
 
-def _score(subject: Subject, samples: CachedSplit) -> Found:
+def _evaluate(subject: EvaluatedNetwork, samples: CachedSplit) -> EvaluationResult:
     options, config, devices, restored = subject.options, subject.config, subject.devices, subject.restored
     shard = device_shard(devices, config.batch_size_per_device)
     source = evaluation_input(choose_placement(config.input, devices, samples), samples, shard, devices)
@@ -202,36 +207,39 @@ def _score(subject: Subject, samples: CachedSplit) -> Found:
     )
     num_classes = len(subject.dataset.classes)
 
-    def scored_under(variables: dict) -> tuple[Evaluation, BoundaryF1 | None]:
+    def evaluate_with(variables: dict) -> tuple[Evaluation, BoundaryF1 | None]:
         run = partial(score, variables)
         return evaluate_boundaries(run, samples, num_classes) if options.boundary else (run(), None)
 
-    evaluation, boundary = scored_under(restored.variables)
+    evaluation, boundary = evaluate_with(restored.variables)
     seconds = evaluation.seconds
     confusions = {"running": evaluation.confusion}
     if subject.recomputes:
         batch_stats = restored.recomputed or _recompute(subject)
         variables = restored.variables | {"batch_stats": replicate(batch_stats, devices)}
         restored = dataclasses.replace(restored, variables=variables)
-        evaluation, boundary = scored_under(variables)
+        evaluation, boundary = evaluate_with(variables)
         confusions["recompute"] = evaluation.confusion
     sampled = None
     if options.samples:
         network = folded(restored, config)
         sampled = score_samples(network, source, samples, shard, devices, options.samples, config.seed)
     by_image = Images(subject.split.names, evaluation.confusions) if evaluation.confusions is not None else None
-    return Found(evaluation, boundary, confusions, by_image, sampled, seconds)
+    return EvaluationResult(evaluation, boundary, confusions, by_image, sampled, seconds)
 
 
-def _recompute(subject: Subject) -> dict[str, Any]:
-    """BatchNorm's statistics of a run's network over the images that it was trained on."""
+def _recompute(subject: EvaluatedNetwork) -> dict[str, Any]:
+    """Return precise BatchNorm statistics over the training images of the run."""
     trained, restored = subject.trained, subject.restored
-    known = restored.meta["data"]["train"]
+    fingerprint = restored.meta["data"]["train"]
     split = subject.dataset.splits["train"]
-    if split.fingerprint != known:  # scored on other data
+    if split.fingerprint != fingerprint:  # evaluated on another dataset
         split = open_data(trained).splits["train"]
-    if split.fingerprint != known:
-        logger.warning(f"the training images of {trained.data} are not those that {subject.options.run} was trained on")
+    if split.fingerprint != fingerprint:
+        logger.warning(
+            f"the training images in {trained.data} have changed since {subject.options.run} was trained; BatchNorm "
+            "statistics are recomputed over the present ones"
+        )
     samples = decode(split, trained, "reading train images")
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     size = restored.meta["global_batch_size"]
@@ -240,49 +248,49 @@ def _recompute(subject: Subject) -> dict[str, Any]:
         return recompute(trained, size, *network, subject.devices, advance)
 
 
-def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
+def _print(subject: EvaluatedNetwork, evaluated: EvaluationResult, image_summary: dict[str, Any]) -> None:
     options = subject.options
-    table = scores(found.evaluation.confusion)
-    print_table(table, subject.dataset.classes, interval=told["interval"], boundary=found.boundary)
-    if len(told.get("sequences", {})) > 1:
-        print_sequences(told["sequences"])
+    table = scores(evaluated.evaluation.confusion)
+    print_table(table, subject.dataset.classes, interval=image_summary["interval"], boundary=evaluated.boundary)
+    if len(image_summary.get("sequences", {})) > 1:
+        print_sequences(image_summary["sequences"])
     step = subject.restored.meta["step"]
     echo(f"{len(subject.split)} {options.split} images, {subject.restored.which} checkpoint (step {step})")
     if subject.recomputes:
-        running, recomputed = (scores(found.confusions[name]).miou for name in ("running", "recompute"))
-        echo(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
+        running, recomputed = (scores(evaluated.confusions[name]).miou for name in ("running", "recompute"))
+        echo(f"mIoU with recomputed BatchNorm statistics: {recomputed:.4f}; with running statistics: {running:.4f}")
 
 
-def _summary(subject: Subject, found: Found) -> dict[str, Any]:
-    """What `--json` writes, but for what is told of single images."""
+def _summary(subject: EvaluatedNetwork, evaluated: EvaluationResult) -> dict[str, Any]:
+    """Return what `--json` writes, except for the summary of single images."""
     options, config, restored = subject.options, subject.config, subject.restored
     num_images = len(subject.split)
     summary = result(
-        scores(found.evaluation.confusion),
+        scores(evaluated.evaluation.confusion),
         subject.dataset.classes,
         protocol=config.protocol or "custom",
         split=options.split,
         num_images=num_images,
-        seconds=found.seconds,
-        images_per_second=num_images / found.seconds,
+        seconds=evaluated.seconds,
+        images_per_second=num_images / evaluated.seconds,
         device=str(subject.devices),
         seed=config.seed,
-        boundary_f1=found.boundary,
+        boundary_f1=evaluated.boundary,
     )
-    summary |= {"checkpoint": restored.which, "step": restored.meta["step"], "loss": found.evaluation.loss}
+    summary |= {"checkpoint": restored.which, "step": restored.meta["step"], "loss": evaluated.evaluation.loss}
     summary |= {
         "precision": subject.precision,
         "image_size": config.image_size,
-        "images": encode_images(found.by_image),
+        "images": encode_images(evaluated.by_image),
     }
-    summary |= by_statistics(found.confusions) | {"confusion": found.evaluation.confusion}
+    summary |= by_statistics(evaluated.confusions) | {"confusion": evaluated.evaluation.confusion}
     summary |= recipe(subject.trained, subject.dataset.name, restored.meta.get("global_batch_size"))
-    return summary | ({"samples": found.sampled.as_json()} if found.sampled else {})
+    return summary | ({"samples": evaluated.sampled.as_json()} if evaluated.sampled else {})
 
 
-def _draw(subject: Subject, found: Found, samples: CachedSplit) -> None:
-    """The pictures that `--pictures` asks for."""
-    options, predictions = subject.options, found.evaluation.predictions
+def _draw(subject: EvaluatedNetwork, evaluated: EvaluationResult, samples: CachedSplit) -> None:
+    """Draw the figure of `--pictures`."""
+    options, predictions = subject.options, evaluated.evaluation.predictions
     chosen = sorted(predictions)
     photographs, labels = zip(*map(samples.read, chosen), strict=True)
     drawn = prediction_pictures(
@@ -291,12 +299,12 @@ def _draw(subject: Subject, found: Found, samples: CachedSplit) -> None:
         np.stack([predictions[index] for index in chosen]),
         [subject.split.names[index] for index in chosen],
         subject.dataset.classes,
-        os.path.realpath(options.pictures),  # the user's own word, which may be a link
+        os.path.realpath(options.pictures),  # the user may name a link
         subject.restored.meta["step"],
         options.split,
         asked_for=True,
     )
-    echo(f"drew {os.path.join(options.pictures, drawn.name)}")
+    echo(f"wrote {os.path.join(options.pictures, drawn.name)}")
 
 
 if __name__ == "__main__":

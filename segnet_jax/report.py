@@ -1,4 +1,4 @@
-"""Draws a run's report, or sets several runs side by side: `python -m segnet_jax.report --help`."""
+"""Write a run's HTML report, or compare several runs: `python -m segnet_jax.report --help`."""
 
 import logging
 import os
@@ -27,157 +27,157 @@ from segnet_jax.system.files import atomic_write_text, check_place, read_own_jso
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = """Draws a run's report.html anew from its folder alone, or sets several runs side by side.
+DESCRIPTION = """Write report.html from the files of a run folder, or one page that compares several runs.
 
 Example:  python -m segnet_jax.report runs/demo-1
 
 Several:  python -m segnet_jax.report runs/demo-1 runs/demo-2 --out both.html
 
-Beside what others published:  python -m segnet_jax.report runs/seed-0 runs/seed-1 --published --scores 0.json 1.json"""
+With published scores:  python -m segnet_jax.report runs/seed-0 runs/seed-1 --published --scores 0.json 1.json"""
 
-MOST_RUNS = 12
-"""That one page can tell apart."""
+MAX_RUNS = 12
+"""Runs on one page; limited by the number of distinguishable line colors."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to draw."""
+class ReportOptions:
+    """Flags of `report`."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # folders of runs
-    out: str = ""  # file to draw to; default: report.html in the run, or comparison.html here for several
-    json: str = ""  # file to write what the page tells to, as data
-    published: bool = False  # set the scores beside each published one, runs that differ by seed alone as one
-    scores: tuple[str, ...] = ()  # with --published: for each run what evaluate --json wrote, such as its test scores
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # run folders
+    out: str = ""  # HTML file to write; default: RUN/report.html, or comparison.html for several runs
+    json: str = ""  # JSON file to write the page's data to
+    published: bool = False  # compare with published scores, averaging runs that differ only in the seed
+    scores: tuple[str, ...] = ()  # with --published: one file of evaluate --json per run, such as its test scores
 
 
 def main() -> int:
-    """The command."""
-    return report(parse_flags(Options, sys.argv[1:], prog="segnet_jax.report", description=DESCRIPTION))
+    """Run the command."""
+    return report(parse_flags(ReportOptions, sys.argv[1:], prog="segnet_jax.report", description=DESCRIPTION))
 
 
-def report(options: Options) -> int:
-    """Draws the page, writes the JSON if asked, and tells where; returns the exit code.
+def report(options: ReportOptions) -> int:
+    """Write the page and, if requested, the JSON; return the exit code.
 
     Raises:
-      UserError: for what is no run, and for a file that is not ours to write.
+      UserError: a folder is not a run, or a file cannot be written or must not be overwritten.
     """
-    if not 1 <= len(options.runs) <= MOST_RUNS:
-        raise UserError(f"from 1 to {MOST_RUNS} runs can be drawn, got {len(options.runs)}")
-    folders = [_folder_of(run) for run in options.runs]
+    if not 1 <= len(options.runs) <= MAX_RUNS:
+        raise UserError(f"a report takes 1 to {MAX_RUNS} runs, got {len(options.runs)}")
+    folders = [_run_folder(run) for run in options.runs]
     if len({folder.resolve() for folder in folders}) < len(folders):
-        raise UserError(f"a run is named twice: {' '.join(options.runs)}")
+        raise UserError(f"the same run is given twice: {' '.join(options.runs)}")
     if options.scores and not options.published:
         raise UserError("--scores needs --published")
-    alone = len(folders) == 1
-    path = pathlib.Path(options.out or (folders[0] / REPORT_FILE if alone else "comparison.html"))
+    is_single = len(folders) == 1
+    path = pathlib.Path(options.out or (folders[0] / REPORT_FILE if is_single else "comparison.html"))
     check_place("json", options.json)
-    if os.path.lexists(path) and not (is_report(path) and _is_free_of_runs(path, folders)):
-        raise UserError(f"{path} is there and is no report of this: name another --out, nothing is overwritten")
+    if os.path.lexists(path) and not (is_report(path) and _may_overwrite(path, folders)):
+        raise UserError(f"{path} exists, is not a report of this run and is not overwritten; give another --out")
     try:
-        records = [read_run_summary(folder) for folder in folders]
-        told = _beside_published(records, options) if options.published else None
-        if alone:
-            write_page(records[0], path, told)
+        runs = [read_run_summary(folder) for folder in folders]
+        published = _compare_published(runs, options) if options.published else None
+        if is_single:
+            write_page(runs[0], path, published)
         else:
-            atomic_write_text(path, comparison_html(records, told))
+            atomic_write_text(path, comparison_html(runs, published))
         if options.json:
-            found = summary(records[0]) if alone else _compared(records)
-            write_result(options.json, found | ({"published_comparison": told} if told else {}))
+            data = summary(runs[0]) if is_single else _comparison_data(runs)
+            write_result(options.json, data | ({"published_comparison": published} if published else {}))
     except OSError as error:
         raise UserError(f"cannot write {error.filename or path}: {error.strerror or error}") from None
-    for record in records:
-        for problem in record.problems:
-            logger.warning(f"{record.folder}: {problem}")
-        echo(f"{record.name}: {content.status(record)[0]}; mIoU {percent(content.headline(record)['miou'])}")
-    if not alone:
-        for warning in comparison(records).warnings:
+    for run in runs:
+        for problem in run.problems:
+            logger.warning(f"{run.folder}: {problem}")
+        echo(f"{run.name}: {content.status(run)[0]}; mIoU {percent(content.headline(run)['miou'])}")
+    if not is_single:
+        for warning in comparison(runs).warnings:
             logger.warning(warning)
-    if told:
-        print_published(told)
-    echo(f"drew {path}")
+    if published:
+        print_published(published)
+    echo(f"wrote {path}")
     return 0
 
 
-def _is_free_of_runs(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> bool:
-    """Whether a page is not the report of another run than the one that is drawn."""
-    around = path.resolve().parent
-    mine = [folder.resolve() for folder in folders] if len(folders) == 1 else []
-    return path.name != REPORT_FILE or around in mine or not os.path.lexists(around / "config.toml")
+def _may_overwrite(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> bool:
+    """Return whether a page may be replaced: unless it is the report of another run."""
+    parent = path.resolve().parent
+    own = [folder.resolve() for folder in folders] if len(folders) == 1 else []
+    return path.name != REPORT_FILE or parent in own or not os.path.lexists(parent / "config.toml")
 
 
-def _beside_published(records: Sequence[RunSummary], options: Options) -> dict[str, Any]:
-    """The runs' scores beside the published ones.
+def _compare_published(runs: Sequence[RunSummary], options: ReportOptions) -> dict[str, Any]:
+    """Return the runs' scores, or those in the files of `--scores`, compared with published ones.
 
     Raises:
-      UserError: there is not one file of scores for each run, or it is none.
+      UserError: the number of score files differs from the number of runs, or a file does not belong to its run.
     """
     if not options.scores:
-        return compare_with_published(average_over_seeds([from_run(record) for record in records]))
-    if len(options.scores) != len(records):
-        raise UserError(f"--scores takes one file for each run, got {len(options.scores)} for {len(records)} runs")
-    found = []
-    for record, path in zip(records, options.scores, strict=True):
+        return compare_with_published(average_over_seeds([from_run(run) for run in runs]))
+    if len(options.scores) != len(runs):
+        raise UserError(f"--scores takes one file per run, got {len(options.scores)} for {len(runs)} runs")
+    results = []
+    for run, path in zip(runs, options.scores, strict=True):
         try:
-            told = read_own_json(path)
+            evaluation = read_own_json(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no JSON'}") from None
-        if not isinstance(told, dict) or "confusion" not in told:
+            raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not JSON'}") from None
+        if not isinstance(evaluation, dict) or "confusion" not in evaluation:
             raise UserError(f"{path} was not written by evaluate --json")
-        if record.result and record.config is not None and not _is_of(record, told):
-            raise UserError(f"{path} is of another run than {record.folder}: give the files in the order of the runs")
-        found.append(from_evaluation(record, told))
-    return compare_with_published(average_over_seeds(found))
+        if run.result and run.config is not None and not _may_belong_to(run, evaluation):
+            raise UserError(f"{path} does not belong to {run.folder}; give the files in the order of the runs")
+        results.append(from_evaluation(run, evaluation))
+    return compare_with_published(average_over_seeds(results))
 
 
-def _is_of(record: RunSummary, told: dict[str, Any]) -> bool:
-    """Whether an evaluation can be of the run, by seed and recipe; not by data, for a run is scored on others too."""
+def _may_belong_to(run: RunSummary, evaluation: dict[str, Any]) -> bool:
+    """Return whether an evaluation has the run's seed and recipe; its dataset may be another one."""
 
     def recipe(result: dict[str, Any]) -> dict[str, Any]:
         differences = result.get("differences")
         known = differences if isinstance(differences, dict) else {}
         return {name: both for name, both in known.items() if name != "dataset"}
 
-    return told.get("seed") == record.config.seed and recipe(told) == recipe(record.result)
+    return evaluation.get("seed") == run.config.seed and recipe(evaluation) == recipe(run.result)
 
 
-def summary(record: RunSummary) -> dict[str, Any]:
-    """What a run's report tells, as data."""
-    rows = class_rows(record)
-    source, changes = content.changed_settings(record)
-    confusion = record.chosen.confusion if record.chosen else None
+def summary(run: RunSummary) -> dict[str, Any]:
+    """Return the data of a run's report, JSON-serializable."""
+    rows = class_rows(run)
+    source, changes = content.changed_settings(run)
+    confusion = run.chosen.confusion if run.chosen else None
     return {
-        "run": record.name,
-        "state": content.status(record)[0],
-        "scored_on": content.scored_on(record),
-        "step": record.chosen_step,
-        **content.headline(record),
-        "interval": content.interval(record),
-        "protocol": content.protocol(record),
+        "run": run.name,
+        "state": content.status(run)[0],
+        "scored_on": content.scored_on(run),
+        "step": run.chosen_step,
+        **content.headline(run),
+        "interval": content.interval(run),
+        "protocol": content.protocol(run),
         "per_class": {row.name: {"iou": row.iou, "accuracy": row.accuracy, "pixels": row.pixels} for row in rows},
-        "classes": record.classes,
+        "classes": run.classes,
         "confusion": confusion.tolist() if confusion is not None else None,
-        "worst": [{"name": name, "accuracy": accuracy} for name, accuracy in worst_accuracies(record)],
-        "notes": content.split_notes(record),
-        "warnings": content.warnings(record),
-        "facts": content.facts(record),
+        "worst": [{"name": name, "accuracy": accuracy} for name, accuracy in worst_accuracies(run)],
+        "notes": content.split_notes(run),
+        "warnings": content.warnings(run),
+        "facts": content.facts(run),
         "differs_from": source,
         "differences": [{"name": name, "there": there, "here": here} for name, there, here in changes],
     }
 
 
-def _compared(records: Sequence[RunSummary]) -> dict[str, Any]:
-    """What a comparison tells, as data."""
-    told = comparison(records)
-    by_run = {name: summary(record) for name, record in zip(told.names, records, strict=True)}
-    settings = {name: dict(zip(told.names, values, strict=True)) for name, values in told.settings}
-    return {"runs": by_run, "warnings": told.warnings, "settings": settings}
+def _comparison_data(runs: Sequence[RunSummary]) -> dict[str, Any]:
+    """Return the data of a comparison page, JSON-serializable."""
+    page = comparison(runs)
+    by_run = {name: summary(run) for name, run in zip(page.names, runs, strict=True)}
+    settings = {name: dict(zip(page.names, values, strict=True)) for name, values in page.settings}
+    return {"runs": by_run, "warnings": page.warnings, "settings": settings}
 
 
-def _folder_of(run: str) -> pathlib.Path:
-    """The folder of a run.
+def _run_folder(run: str) -> pathlib.Path:
+    """Return the folder of a run.
 
     Raises:
-      UserError: there is no such run.
+      UserError: it does not exist or is not a run folder.
     """
     folder = pathlib.Path(run)
     if not os.path.isdir(folder):

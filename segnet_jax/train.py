@@ -7,13 +7,13 @@ from segnet_jax.config.flags import parse_config
 from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system.command import run_command
 
-DESCRIPTION = """Train SegNet; leaves a run folder with checkpoints, scores and pictures.
+DESCRIPTION = """Train SegNet and write a run folder with checkpoints, metrics, figures and a report.
 
 Try it:  python -m segnet_jax.train --protocol demo
 
 CamVid:  python -m segnet_jax.train --protocol camvid-matlab-2018 --data DIR --devices 8
 
-After a stop, a kill or a full disk the same command resumes the run."""
+After an interruption, a kill or a full disk, the same command resumes the run."""
 
 
 def main() -> int:
@@ -22,11 +22,11 @@ def main() -> int:
 
 
 def train(config: Config) -> int:
-    """Train as a config says, or resume the run that it began; return the exit code.
+    """Train with a config, or resume the run that it started; return the exit code.
 
     Raises:
-      UserError: for the user's mistakes, all of them before anything is compiled.
-      ExitError: the training ended early; what was saved before is intact.
+      UserError: the config or the data are wrong; raised before anything is compiled.
+      ExitError: the training ended early; saved checkpoints are intact.
     """
     Trainer(config).run()
     return 0

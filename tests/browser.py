@@ -1,4 +1,4 @@
-"""Chromium without a window and without a network, driven by its DevTools protocol over a pair of pipes."""
+"""Headless Chromium without network, controlled over pipes with the DevTools protocol."""
 
 import base64
 import contextlib
@@ -14,7 +14,7 @@ LIMIT = 60  # seconds for an answer
 
 
 class Page:
-    """A page that is open; to be used in a `with`.
+    """An open page; a context manager.
 
     Args:
       folder: what the browser writes comes here.
@@ -22,7 +22,7 @@ class Page:
 
     Attributes:
       errors: what came to the console: errors, warnings, exceptions and breaches of the page's policy.
-      requests: URLs that the page asked for, but for data inside it.
+      requests: URLs that the page requested, except data URLs.
     """
 
     def __init__(self, folder, url: str):
@@ -81,11 +81,11 @@ class Page:
             self._note(self._next())
 
     def order(self, method: str, **params):
-        """Gives an order and returns its result; what happens meanwhile is noted."""
+        """Send a command and return its result; events received meanwhile are recorded."""
         self._number += 1
-        told = {"id": self._number, "method": method, "params": params}
-        told |= {"sessionId": self._session} if self._session else {}
-        os.write(self._orders, json.dumps(told).encode() + b"\0")
+        request = {"id": self._number, "method": method, "params": params}
+        request |= {"sessionId": self._session} if self._session else {}
+        os.write(self._orders, json.dumps(request).encode() + b"\0")
         while True:
             message = self._next()
             if message.get("id") == self._number:
@@ -94,13 +94,13 @@ class Page:
             self._note(message)
 
     def see(self, script: str):
-        """The value of a script."""
+        """Evaluate a script and return its value."""
         found = self.order("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def look(self, width: int, scheme: str, height: int = 900) -> None:
-        """Makes the window so wide, in the light or the dark scheme."""
+        """Set the window size and the light or dark color scheme."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.order("Emulation.setEmulatedMedia", features=features)
         sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
@@ -113,11 +113,11 @@ class Page:
     def press(self, key: str) -> None:
         code = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Enter": 13, "Tab": 9}[key]
         for kind in ("keyDown", "keyUp"):
-            told = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
-            self.order("Input.dispatchKeyEvent", **told, **({"text": "\r"} if key == "Enter" else {}))
+            event = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
+            self.order("Input.dispatchKeyEvent", **event, **({"text": "\r"} if key == "Enter" else {}))
 
     def picture(self, path, whole: bool = True) -> None:
-        """Draws the page, all of it, to a PNG."""
+        """Save a screenshot of the whole page as PNG."""
         found = self.order("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
 

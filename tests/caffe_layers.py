@@ -1,4 +1,4 @@
-"""Caffe SegNet's layers by their definitions, in numpy and float64, and the two networks that prototxts make of them.
+"""Layers of Caffe SegNet in numpy and float64, by their definitions, and the two networks built from them.
 
 Written after caffe-segnet's layers at 344c113 and SegNet-Tutorial's prototxts, with nothing of the package: images are
 BGR 0..255 [3,H,W], masks are flat places h * W + w in the pooled plane, the sizes of unpooled maps are set by hand.
@@ -27,7 +27,7 @@ def convolution(x, kernel, bias):
 
 
 def batch_norm(x, scale, shift):
-    """BN in the mode INFERENCE."""
+    """BN layer in INFERENCE mode."""
     return x * np.float64(scale).reshape(-1, 1, 1) + np.float64(shift).reshape(-1, 1, 1)
 
 
@@ -48,7 +48,7 @@ def max_pool(x):
 
 
 def upsample(x, mask, size):
-    """Zeros, and each value at its flat place."""
+    """Zeros, with each value at its flat index."""
     y = np.zeros((len(x), size[0] * size[1]))
     for plane, values, places in zip(y, x, mask, strict=True):
         plane[places.astype(int).ravel()] = values.ravel()

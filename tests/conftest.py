@@ -37,10 +37,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 _draw, _drawn = run_logger.training_plot, pathlib.Path(os.environ["SEGNET_JAX_CACHE"], "progress.png")
 
 
-def _draw_once(rows, path, **told):
-    """A plot takes a quarter of a training this small: the first is drawn, all later ones of a session are copies."""
+def _draw_once(rows, path, **settings):
+    """Draw the first plot of a session and copy it for later ones: drawing takes a quarter of a small training."""
     if not _drawn.exists():
-        _draw(rows, _drawn, **told)
+        _draw(rows, _drawn, **settings)
     shutil.copyfile(_drawn, path)
 
 
@@ -50,7 +50,7 @@ logs.configure()  # as every command does
 
 @pytest.fixture
 def logged():
-    """The lines logged during the test, as the console shows them."""
+    """Lines logged during the test, as the console shows them."""
     handler, package = _Lines(), logging.getLogger("segnet_jax")
     package.addHandler(handler)
     yield handler.lines
@@ -69,7 +69,7 @@ class _Lines(logging.Handler):
 
 @pytest.fixture(scope="session")
 def camvid_folder():
-    """The folder of the real CamVid frames in the tutorial layout; the test is skipped where there are none."""
+    """Folder of real CamVid in the tutorial layout; skips the test if there is none."""
     folder = pathlib.Path(os.environ.get("SEGNET_JAX_CAMVID", "."))
     if not (folder / "train.txt").is_file():
         pytest.skip("no CamVid: set SEGNET_JAX_CAMVID to the folder that holds train.txt")
@@ -78,6 +78,6 @@ def camvid_folder():
 
 @pytest.fixture(scope="session")
 def camvid_sizes(camvid_folder):
-    """The number of images of each split of that folder, which may lack the test images."""
+    """Number of images of each split of that folder, which may lack the test images."""
     sizes = {"train": 367, "val": 101, "test": 233}
     return {name: size for name, size in sizes.items() if (camvid_folder / f"{name}.txt").is_file()}

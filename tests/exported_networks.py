@@ -1,4 +1,4 @@
-"""Small networks to export, and PyTorch's twin of each, whose logits are the measure."""
+"""Small networks to export, and their PyTorch equivalents as reference."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from random_variables import random_variables
 
-from segnet_jax.exporting.subject import Subject
+from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.nn import SegNet, SegNetBasic, fold_batch_norm
 from segnet_jax.nn.preprocessing import RAW, TORCH
 
@@ -31,22 +31,24 @@ ODD_NAMES = ["<script>alert(1)</script>", "Straße 道路", 'a "quoted", b', "ta
 
 
 def subject_of(name, seed=0):
-    """A random network of NETWORKS or VARIANTS, as it is exported."""
+    """Return a random network of NETWORKS or VARIANTS, ready for export."""
     model = (VARIANTS.get(name) or partial(SegNet, **NETWORKS[name]))(CLASSES, width=WIDTH)
     variables = random_variables(model, seed)
     folded = jax.tree.map(np.asarray, fold_batch_norm(variables, model.batch_norm_epsilon))
     preprocessing = RAW if isinstance(model, SegNetBasic) else TORCH
-    return Subject(model.clone(folded=True), folded, variables, preprocessing, {"classes": ODD_NAMES, "step": 7})
+    return ExportedNetwork(
+        model.clone(folded=True), folded, variables, preprocessing, {"classes": ODD_NAMES, "step": 7}
+    )
 
 
 def images_of(shape, seed=0):
-    """Random blocks of colour, which leave ties in many windows."""
+    """Random blocks of color, which cause ties in many windows."""
     blocks = np.random.default_rng(seed).integers(0, 256, (shape[0], -(-shape[1] // 4), -(-shape[2] // 4), 3), np.uint8)
     return blocks.repeat(4, 1).repeat(4, 2)[:, : shape[1], : shape[2]]
 
 
 def expected_of(name, subject, images):
-    """Logits of PyTorch's twin, in float64; of VGG-19 and VARIANTS, which have none, of the network as trained.
+    """Return float64 logits of the PyTorch equivalent, or of the trained network if there is none (VGG-19, VARIANTS).
 
     Its size is known to it, and test_segnet_basic.py holds it against PyTorch's layers.
     """
@@ -67,7 +69,7 @@ def expected_of(name, subject, images):
 
 
 def assert_is_network(prediction, logits, expected):
-    """Within float32's rounding, and predictions are the logits' own."""
+    """Assert equality within float32 rounding, and that predictions are the argmax of the logits."""
     assert prediction.dtype == np.uint8 and logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, atol=1e-4 * max(1, np.abs(expected).max()), rtol=0)
     np.testing.assert_array_equal(prediction, np.argmax(logits, axis=-1))

@@ -1,4 +1,4 @@
-"""Scenes for folders as people bring them: a red disc and a blue box on grey-green ground, of the ids 0, 1 and 2."""
+"""Scenes for folders as users bring them: a red disc (1) and a blue box (2) on gray-green ground (0)."""
 
 import collections
 
@@ -29,7 +29,7 @@ def save(array, path, **options):
 
 
 def palette_png(ids, colors, path):
-    """Write ids as a palette picture."""
+    """Write ids as a palette image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.new("P", ids.shape[::-1])
     picture.putpalette(np.asarray(colors, np.uint8).reshape(-1).tolist())
@@ -38,7 +38,7 @@ def palette_png(ids, colors, path):
 
 
 def read_as(dataset, splits=None):
-    """Say as what class the true ground, disc and box pixels are read: color -> name of the class of nearly all."""
+    """Return the class that nearly all pixels of ground, disc and box are read as: color -> class name."""
     counts = {name: collections.Counter() for name in ("ground", "red", "blue")}
     for name, split in dataset.splits.items():
         if splits and name not in splits:

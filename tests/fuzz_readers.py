@@ -1,4 +1,4 @@
-"""Reads damaged files until something else than the documented exception comes out.
+"""Read damaged files and report every outcome other than success or the documented exception.
 
     python tests/fuzz_readers.py --reader h5 --inputs 100000 --seed 0 --seconds 600 --keep findings
 
@@ -34,7 +34,7 @@ OWN_FAULT = 70
 
 
 class Reader(NamedTuple):
-    """What is fuzzed: how inputs are made, what reads them, and what it may raise."""
+    """A fuzz target: how to make inputs, the function that reads them, and the exceptions it may raise."""
 
     seeds: Callable[[], list[bytes]]
     make: Callable
@@ -85,7 +85,7 @@ def _pickle(folder):
 
 
 def _onnx(folder):
-    """With the preprocessing given, so that more than the graph is read."""
+    """Read with given preprocessing, so that more than the graph is read."""
     from segnet_jax.nn.preprocessing import TORCH
     from segnet_jax.weights.load import read_vgg
 
@@ -345,7 +345,7 @@ READERS = {
 
 
 def generated(name: str, seed: int, index: int, seeds: list[bytes]) -> bytes:
-    """The input of that number; one in twenty is noise."""
+    """Return the input of an index; one in twenty is noise."""
     random = Random(f"{name} {seed} {index}")
     if random.random() < 0.05:
         return inputs.noise(random, random.choice(seeds))
@@ -353,31 +353,35 @@ def generated(name: str, seed: int, index: int, seeds: list[bytes]) -> bytes:
 
 
 def outcome(read: Callable[[bytes], None], data: bytes, reader: Reader) -> str:
-    """Reads one input: "accepted", "refused", or what else happened and where."""
+    """Read one input; return "accepted", "refused", or what else happened and where."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     signal.setitimer(signal.ITIMER_REAL, reader.seconds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             read(data)
-        told = "accepted"
+        outcome = "accepted"
     except reader.documented as error:
-        told = "refused" if "\n" not in str(error) or len(getattr(error, "faults", "")) > 1 else "told in several lines"
+        outcome = (
+            "refused"
+            if "\n" not in str(error) or len(getattr(error, "faults", "")) > 1
+            else "reported in several lines"
+        )
     except (Exception, TookTooLong) as error:
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "fuzz_readers" not in frame.filename]
         places = {"".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in ours[-1:]): None}
         inner = [frame for frame in ours if "segnet_jax" in frame.filename]
         places |= {f"{Path(frame.filename).name}:{frame.lineno}": None for frame in inner[-1:]}
-        told = f"{type(error).__name__} at {' from '.join(places)}: {str(error)[:150]}"
+        outcome = f"{type(error).__name__} at {' from '.join(places)}: {str(error)[:150]}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
-    return f"memory: {grown:.0f} MB more" if grown > reader.megabytes else told
+    return f"memory: {grown:.0f} MB more" if grown > reader.megabytes else outcome
 
 
 @contextlib.contextmanager
 def timed() -> Iterator[None]:
-    """Lets an input that takes too long end in TookTooLong."""
+    """Raise TookTooLong in an input that takes too long."""
 
     def stop(*_):
         raise TookTooLong("took too long")
@@ -390,7 +394,7 @@ def timed() -> Iterator[None]:
 
 
 def read_many(name: str, seed: int, indices: range, seconds: float, folder: Path, note=lambda index, data: None):
-    """Yields (index, input, outcome) until the time is up."""
+    """Yield (index, input, outcome) until the time is up."""
     reader, end = READERS[name], time.monotonic() + seconds
     seeds = reader.seeds()
     read = reader.open(folder)
@@ -406,7 +410,7 @@ def read_many(name: str, seed: int, indices: range, seconds: float, folder: Path
 
 
 def fuzz(name: str, seed: int, num_inputs: int, seconds: float, keep: Path | None) -> dict:
-    """Reads many inputs in child processes, which may die; a new one goes on behind the input that killed the last."""
+    """Read many inputs in child processes, which may die; a new one continues after the input that killed the last."""
     start, index = time.monotonic(), 0
     counts, findings = {"accepted": 0, "refused": 0}, {}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as text:
@@ -460,22 +464,22 @@ def _child(name, seed, indices, seconds, folder) -> None:
         os.pwrite(current.fileno(), data, 0)
 
     with open(folder / "report", "w", buffering=1) as report:
-        for index, data, told in read_many(name, seed, indices, seconds, folder / "work", note):
-            known = told in ("accepted", "refused")
-            line = {"outcome": told, "count": 1, "index": index, "input": "" if known else data.hex()}
+        for index, data, outcome in read_many(name, seed, indices, seconds, folder / "work", note):
+            known = outcome in ("accepted", "refused")
+            line = {"outcome": outcome, "count": 1, "index": index, "input": "" if known else data.hex()}
             report.write(json.dumps(line) + "\n")
 
 
 def weight_files_small() -> None:
-    """Tells this process that VGGs have a few channels."""
+    """Shrink the VGGs of this process to a few channels."""
     from segnet_jax.nn.segnet import ENCODERS
 
     ENCODERS.update(vgg16=weight_files.SMALL16, vgg19=weight_files.SMALL19)
 
 
-def _keep(findings, told, index, data, keep, name) -> None:
-    place = told.split(": ")[0]
-    seen = findings.setdefault(place, {"example": told, "count": 0, "first": index})
+def _keep(findings, outcome, index, data, keep, name) -> None:
+    place = outcome.split(": ")[0]
+    seen = findings.setdefault(place, {"example": outcome, "count": 0, "first": index})
     seen["count"] += 1
     if keep and seen["count"] <= 3:
         keep.mkdir(parents=True, exist_ok=True)

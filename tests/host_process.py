@@ -1,6 +1,6 @@
 """One of several processes that test_hosts.py starts: `python host_process.py PORT ID COUNT HEARTBEAT WHAT...`.
 
-It joins the others, does WHAT, and tells on stdout, in lines of JSON, what came of it.
+It joins the others, does WHAT, and prints the outcome on stdout as lines of JSON.
 """
 
 import json
@@ -28,7 +28,7 @@ port, process_id, count, heartbeat = sys.argv[1], *map(int, sys.argv[2:5])
 what, *more = sys.argv[5:]
 
 
-def tell(**values):
+def report(**values):
     print(json.dumps(values), flush=True)
 
 
@@ -39,7 +39,7 @@ def psum():
 def agree(hosts, who, call_of_wish):
     """Shares two values, meets, then steps until all have agreed to stop because one of them wanted to."""
     shared = [hosts.broadcast("name", f"of {hosts.process_id}, {i}" if hosts.is_writer else None) for i in range(2)]
-    told = [hosts.all_gather("place", f"{hosts.process_id}, {i}") for i in range(2)]
+    gathered = [hosts.all_gather("place", f"{hosts.process_id}, {i}") for i in range(2)]
     hosts.barrier("begin", 20)
     step, numbers, unread = psum(), np.ones((2, 1), np.float32), deque()
     for call in range(100):
@@ -50,7 +50,7 @@ def agree(hosts, who, call_of_wish):
         unread.append(step(numbers))
         if len(unread) > 2:
             assert unread.popleft()[0, 0] == 2 * count
-    tell(shared=shared, told=told, stopped_before=call, code=code)
+    report(shared=shared, gathered=gathered, stopped_before=call, code=code)
 
 
 def wait(hosts, where):
@@ -58,8 +58,8 @@ def wait(hosts, where):
     victim, where = int(where[-1]), where[:-1]
     step, numbers = psum(), np.ones((2, 1), np.float32)
     step(numbers).block_until_ready()
-    hosts.before_lost(lambda message: tell(last_words=message))
-    tell(ready=os.getpid())
+    hosts.before_lost(lambda message: report(last_words=message))
+    report(ready=os.getpid())
     if where == "collective" and hosts.process_id != victim:
         step(numbers).block_until_ready()
     time.sleep(120)

@@ -115,7 +115,7 @@ def runs(payload, canary):
 
 
 def asleep(canary):
-    """Pickles that Python runs only where an application has told it how."""
+    """Pickles that run only in an application that registers a handler."""
     command = f"touch {canary}".encode()
     return {
         "ext1": b"\x80\x02\x82\x01.",
@@ -802,13 +802,13 @@ def main(folder):
 
     signal.signal(signal.SIGALRM, stop)
     for name, reader, path in json.loads((folder / "cases.json").read_text()):
-        start = time.process_time()  # where other work takes the processors, the clock on the wall tells of that
+        start = time.process_time()  # wall time would depend on other load
         signal.alarm(SECONDS)
         code, printed = open_as_a_command(reader, Path(path))
         signal.alarm(0)
         peak = most_memory()
-        told = {"name": name, "code": code, "printed": printed, "seconds": round(time.process_time() - start, 2)}
-        print(json.dumps(told | {"peak": round(peak)}), flush=True)
+        outcome = {"name": name, "code": code, "printed": printed, "seconds": round(time.process_time() - start, 2)}
+        print(json.dumps(outcome | {"peak": round(peak)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run folders of networks that were never trained: random parameters and statistics, saved as a training saves them."""
+"""Run folders of untrained networks: random parameters and statistics, saved as in training."""
 
 import dataclasses
 
@@ -24,14 +24,14 @@ CONFIG = Config(
 PREPROCESSING = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 
 
-def make_run(folder, classes=CAMVID, told=None, **settings):
-    """Makes a run of rendered scenes: its best checkpoint is of step 7, its newest of step 8.
+def make_run(folder, classes=CAMVID, changed_meta=None, **settings):
+    """Make a run on rendered scenes, with its best checkpoint at step 7 and its newest at step 8.
 
     Args:
-      folder: of the run.
-      classes: its class table.
-      told: what its checkpoints say otherwise.
-      **settings: what its config says otherwise.
+      folder: run folder.
+      classes: class table of the run.
+      changed_meta: entries of the checkpoints' metadata that differ.
+      **settings: fields of the config that differ.
     """
     config = dataclasses.replace(CONFIG, **settings)
     folder.mkdir(parents=True)
@@ -47,7 +47,7 @@ def make_run(folder, classes=CAMVID, told=None, **settings):
         "class_weights": [1.0] * len(classes),
         "last": None,
         "best": None,
-        **(told or {}),
+        **(changed_meta or {}),
     }
     with Checkpoints(folder / "checkpoints", devices) as checkpoints:
         for which, step in (("best", 7), ("newest", 8)):

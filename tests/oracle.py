@@ -1,4 +1,4 @@
-"""Record what the commands compute on this machine, and compare with it after the code was moved.
+"""Record what the commands compute on this machine, and compare with the record after a refactoring.
 
     python tests/oracle.py record before.json     # 5 minutes on two cores; --quick leaves the demo out
     python tests/oracle.py compare before.json    # the same again; exit code 1 if anything differs
@@ -88,7 +88,7 @@ SAME_STATE = {"resumed": "segnet-basic"}  # cases that end with the same arrays
 
 
 def make_data(folder):
-    """Write a small data set in SegNet-Tutorial's layout, and two photographs. The same bytes every time."""
+    """Write a small dataset in SegNet-Tutorial's layout and two photographs, deterministically."""
     draw = np.random.Generator(np.random.PCG64(0))
     colors = draw.integers(0, 256, (12, 3))
     for split, count in (("train", 20), ("val", 5), ("test", 2)):
@@ -110,7 +110,7 @@ def make_data(folder):
 
 
 def run_case(name, folder):
-    """Run a case's commands and read what they left.
+    """Run a case's commands and read the files they wrote.
 
     Raises:
       RuntimeError: a command failed, or the case did not show what it is for.
@@ -156,7 +156,7 @@ def record(names, keep="", jobs=2):
 
 
 def machine():
-    """What the bits of a result depend on besides the code."""
+    """Return what the bits of a result depend on besides the code."""
     libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     cpu = (
         re.search("model name.*: (.*)", pathlib.Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else None
@@ -169,7 +169,7 @@ def machine():
 
 
 def compare(reference, found):
-    """Compare two records; return [(item, whether it is equal, remark)]. Cases that were not run are left out."""
+    """Compare two records; return [(item, whether it is equal, remark)]. Cases that were not run are skipped."""
     verdicts = []
     for case, items in found["cases"].items():
         expected = reference["cases"].get(case, {})
@@ -188,7 +188,7 @@ def compare(reference, found):
 
 
 def compare_exact(expected, found):
-    """Compare two values as they are; of matrices, say how many cells differ."""
+    """Compare two values; for matrices, report how many cells differ."""
     if expected == found:
         return True, ""
     if isinstance(expected, list) and np.shape(expected) == np.shape(found):
@@ -197,13 +197,13 @@ def compare_exact(expected, found):
 
 
 def compare_bag(expected, found):
-    """Compare two lists whose order says nothing."""
+    """Compare two lists ignoring their order."""
     gone, new = _changes(expected, found)
     return not gone and not new, _summary(gone, new, len(expected))
 
 
 def compare_numbers(expected, found):
-    """Compare two lists of numbers: the reference's have to be there still, as many of each; there may be more."""
+    """Compare two lists of numbers: those of the reference must be present, with multiplicity; there may be more."""
     gone, new = _changes(expected, found)
     return not gone, _summary(gone, new, len(expected))
 
@@ -218,7 +218,7 @@ def compare_rows(expected, found):
 
 
 def compare_program(expected, found):
-    """Compare what two programs compute; say which operations there are more or fewer of."""
+    """Compare what two programs compute; report the operations whose counts differ."""
     (hash_, kinds), (found_hash, found_kinds) = expected, found
     changed = [
         f"{kind} {kinds.get(kind, 0)} -> {found_kinds.get(kind, 0)}"
@@ -240,7 +240,7 @@ COMPARISONS = {
 
 
 def _changes(expected, found):
-    """Return what is in one list alone, and what is in the other alone."""
+    """Return the elements that are only in the one list, and only in the other."""
     expected, found = Counter(expected), Counter(found)
     return list((expected - found).elements()), list((found - expected).elements())
 

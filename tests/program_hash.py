@@ -17,7 +17,7 @@ NAMES = {"sym_name", "sym_visibility", "callee", "arg_attrs", "res_attrs", "chan
 """Attributes that name or number something, or that are read elsewhere."""
 
 BY_VALUE = {"stablehlo.optimization_barrier", "stablehlo.all_reduce"}
-"""Operations that treat each operand alone: the order of the operands says nothing."""
+"""Operations that treat each operand independently, so that their order is irrelevant."""
 
 
 def program_hash(text: str) -> tuple[str, dict[str, int]]:
@@ -44,7 +44,7 @@ def _digest(*parts) -> str:
 
 
 class _Graph:
-    """The values of a program in an order where operands come first.
+    """The values of a program, operands before their users.
 
     Attributes:
       labels: of each value, what made it.
@@ -64,7 +64,7 @@ class _Graph:
         return len(self.labels) - 1
 
     def read_main(self) -> list[int]:
-        """Read `main` and all that it calls; return its outputs."""
+        """Read `main` and the functions it calls; return its outputs."""
         block = self._functions["main"].regions[0].blocks[0]
         arguments = [self._add(f"argument {value.type}") for value in block.arguments]
         return self._block(block, arguments, {})

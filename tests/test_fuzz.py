@@ -1,4 +1,4 @@
-"""Damaged input of every kind gives what the readers document: a value or one exception, never another, in time."""
+"""For damaged input of every kind, readers return a value or raise their documented exception, in time."""
 
 import json
 import struct
@@ -27,9 +27,9 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_inputs_are_refused_or_read(name, small, tmp_path):
-    told = [each for each in fuzz_readers.read_many(name, SEED, range(READERS[name].quick), 300, tmp_path)]
-    assert len(told) == READERS[name].quick
-    assert [(index, outcome) for index, _, outcome in told if outcome not in ("accepted", "refused")] == []
+    outcomes = [each for each in fuzz_readers.read_many(name, SEED, range(READERS[name].quick), 300, tmp_path)]
+    assert len(outcomes) == READERS[name].quick
+    assert [(index, outcome) for index, _, outcome in outcomes if outcome not in ("accepted", "refused")] == []
 
 
 @pytest.mark.slow
@@ -65,15 +65,17 @@ def test_a_reader_that_fails_otherwise_is_found(monkeypatch, tmp_path):
         return read
 
     monkeypatch.setitem(READERS, "broken", fuzz_readers.Reader(lambda: [b"s", b"sw"], fuzz_inputs.raw, opened))
-    told = {outcome.split(" at ")[0] for _, _, outcome in fuzz_readers.read_many("broken", 0, range(300), 9, tmp_path)}
-    assert told == {"accepted", "KeyError", "UserWarning"}
+    outcomes = {
+        outcome.split(" at ")[0] for _, _, outcome in fuzz_readers.read_many("broken", 0, range(300), 9, tmp_path)
+    }
+    assert outcomes == {"accepted", "KeyError", "UserWarning"}
 
 
 # What fuzzing has found, each once: the reader, the input, and what comes of it now.
 
 
 def keras_without(kind, length, flags):
-    """A Keras file of which the header messages of one kind and length are made empty."""
+    """Return a Keras file whose header messages of one kind and length are empty."""
     data = fuzz_inputs.weight_seeds()["h5"][0]
     assert (message := struct.pack("<HHB", kind, length, flags)) in data
     return data.replace(message, struct.pack("<HHB", 0, length, flags))
@@ -170,7 +172,7 @@ def test_what_fuzzing_has_found_is_mended(case, small, tmp_path):
 
 
 def test_a_picture_with_a_hundred_million_pixels_is_refused_without_a_warning(tmp_path):
-    """Of between 89 and 179 million pixels Pillow warns, on a second line, and goes on."""
+    """Pillow only warns about 89 to 179 million pixels, on a second line."""
     reader = READERS["image"]
     for data in (
         hostile_files.png(hostile_files.header(10_000, 10_000), hostile_files.chunk(b"IDAT", zlib.compress(b""))),

@@ -1,4 +1,4 @@
-"""The house: every module in a room, arrows downward only, no circles; what stands in one place; how long files are."""
+"""The architecture: every module in a room, imports downward only, no cycles; single-place libraries; file lengths."""
 
 import ast
 import functools
@@ -54,7 +54,7 @@ def relative(path):
 
 
 def module_of(path):
-    """The module's dotted name without the package's: data.camvid.frames; a package's is that of its __init__."""
+    """Return a module's dotted name without the package's, such as data.camvid.frames."""
     return relative(path).removesuffix(".py").replace("/", ".")
 
 
@@ -64,7 +64,7 @@ def parsed(path):
 
 
 def imports(tree, package=()):
-    """Every dotted name that a module imports, wherever the import stands: `from a import b` gives a.b.
+    """Return every dotted name that a module imports, anywhere in it: `from a import b` gives a.b.
 
     Args:
       tree: the parsed module.
@@ -80,14 +80,14 @@ def imports(tree, package=()):
 
 
 def our_imports(source, tree):
-    """The dotted names of the package, without its own, that the module `source` imports."""
+    """Return the dotted names in the package that the module `source` imports, without the package name."""
     package = (PACKAGE, *source.split(".")[:-1])
     names = (name for name in imports(tree, package) if f"{name}.".startswith(f"{PACKAGE}."))
     return [name.removeprefix(PACKAGE).removeprefix(".") for name in names]
 
 
 def targets(source, tree, modules):
-    """The modules of the package that the module `source` imports, each by its longest name among `modules`."""
+    """Return the modules of the package that the module `source` imports, by their longest name among `modules`."""
     for name in our_imports(source, tree):
         parts = name.split(".")
         for count in range(len(parts), 0, -1):
@@ -102,19 +102,19 @@ def targets(source, tree, modules):
 
 @functools.cache
 def arrows():
-    """Module -> the modules of the package that it imports."""
+    """Return module -> the modules of the package that it imports."""
     modules = {module_of(path) for path in FILES}
     return {module_of(path): set(targets(module_of(path), parsed(path), modules)) for path in FILES}
 
 
 def uses(tree, name):
-    """Whether a module imports the dotted name or what lies below it, or writes it as an attribute: `jax.pmap(f)`."""
+    """Return whether a module imports the dotted name or one below it, or uses it as an attribute: `jax.pmap(f)`."""
     attributes = (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute))
     return any(f"{used}.".startswith(f"{name}.") for used in (*imports(tree), *attributes))
 
 
 def runs_at_import(tree):
-    """The module without the bodies of its functions, which run later."""
+    """Return the module without the bodies of its functions, which run later."""
     tree = ast.parse(ast.unparse(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -130,13 +130,13 @@ def room_of(module):
 
 
 def may_import(room):
-    """The rooms that a room may import besides itself."""
+    """Return the rooms that a room may import besides itself."""
     below = {other for other, floor in ROOM_FLOOR.items() if floor < ROOM_FLOOR[room]}
     return LOWEST_IMPORTS.get(room, below & LIMITED.get(room, below))
 
 
 def is_allowed(source, target):
-    """Whether the module `source` may import the dotted name `target`, both without the package's own name."""
+    """Return whether the module `source` may import `target`, both dotted names without the package name."""
     if not target or target == "__version__":
         return True
     room, other = room_of(source), room_of(target)
@@ -144,7 +144,7 @@ def is_allowed(source, target):
 
 
 def forbidden_imports(source, code):
-    """The names of the package that the module `source` with that code imports and may not."""
+    """Return the names that the code of module `source` imports without permission."""
     return [name for name in our_imports(source, ast.parse(code)) if not is_allowed(source, name)]
 
 
@@ -215,7 +215,7 @@ def test_an_allowed_import_is_not_found(source, code):
 # Floors and circles
 # ---------------------------------------------------------------------------------------------------------------------
 def floors(graph):
-    """The floor of each node, 1 for those that import no other; of a circle's nodes, and those above it, None."""
+    """Return the floor of each node, 1 for those without imports; None for the nodes of a cycle and above."""
     found, waiting = {}, dict(graph)
     while ready := [node for node, below in waiting.items() if below <= found.keys()]:
         for node in ready:
@@ -224,7 +224,7 @@ def floors(graph):
 
 
 def children(folder, graph):
-    """The graph of what lies directly in a folder ("" for the package): its files, and each of its folders as one."""
+    """Return the import graph of a folder ("" for the package) whose nodes are its files and subfolders."""
     prefix = f"{folder}." if folder else ""
     found = {}
     for module, below in graph.items():

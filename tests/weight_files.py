@@ -49,7 +49,7 @@ def random_batch_norm(convs, seed=1):
 
 
 def shrink(monkeypatch, encoders):
-    """Tells the package that VGGs have a few channels, and returns such a VGG-16."""
+    """Shrink the VGGs of the package to a few channels, and return such a VGG-16."""
     monkeypatch.setitem(encoders, "vgg16", SMALL16)
     monkeypatch.setitem(encoders, "vgg19", SMALL19)
     return random_vgg(SMALL16)

@@ -1,4 +1,4 @@
-"""How programs are compiled in tests, which compile much and compute little: not optimised, and by the older emitters.
+"""XLA flags for tests, which compile much and compute little: no optimization, and the older emitters.
 
 The first makes the suite twice as fast; the second takes the processor time of compiling a training step from 2.4 s to
 0.8 s. jaxlib 0.11 and newer no longer have the older emitters, and refuse the flag.
@@ -12,5 +12,5 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
 
 
 def with_fake_devices(count: int) -> str:
-    """$XLA_FLAGS for so many CPU devices."""
+    """Return $XLA_FLAGS for a number of CPU devices."""
     return f"--xla_force_host_platform_device_count={count} {QUICK}"

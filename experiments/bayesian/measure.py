@@ -21,7 +21,7 @@ import numpy as np
 
 import segnet_jax
 from segnet_jax.config import files
-from segnet_jax.inference.sampling import MEASURES, image_keys, largest, measured, sample
+from segnet_jax.inference.sampling import UNCERTAINTIES, image_keys, maxima, normalized, sample
 from segnet_jax.metrics.calibration import COVERAGES, accuracy_over_coverage, calibration, count_in_bins
 from segnet_jax.metrics.confusion import confusion_matrix, scores
 from segnet_jax.metrics.uncertainty import entropy, uncertainty
@@ -49,7 +49,7 @@ def main() -> None:
     network = segnet_jax.load(given.run, given.checkpoint)
     config = dataclasses.replace(files.read_run(given.run), data=given.data)
     split = open_data(config).splits["val"]
-    samples = decode(split, config, "reading frames", print)
+    samples = decode(split, config, "reading frames")
     frames = sorted({round(place) for place in np.linspace(0, len(samples) - 1, given.frames)})
     look = jax.jit(partial(_look, network=network, num_samples=given.samples))
 
@@ -78,7 +78,7 @@ def main() -> None:
             str(size): {"variance": value, "times_samples_by_that_of_one": value * size / variance[0]}
             for size, value in zip(GROUPS, variance.tolist(), strict=True)
         },
-        "mean": _scores(total["mean"], MEASURES),
+        "mean": _scores(total["mean"], UNCERTAINTIES),
         "plain": _scores(total["plain"], ("entropy",)),
     }
     atomic_write_json(given.out, plain(told))
@@ -98,8 +98,8 @@ def _look(variables, image, label, index, *, network, num_samples):
         by["confidence"] = count_in_bins(label, prediction, probabilities.max(axis=-1), 1.0)
         return {"confusion": confusion_matrix(label, prediction, num_classes), "by": by}
 
-    shares = dict(zip(MEASURES, jnp.moveaxis(measured(found, num_classes), -1, 0), strict=True))
-    plain_shares = {"entropy": entropy(once) / largest(num_classes)["entropy"]}
+    shares = dict(zip(UNCERTAINTIES, jnp.moveaxis(normalized(found, num_classes), -1, 0), strict=True))
+    plain_shares = {"entropy": entropy(once) / maxima(num_classes)["entropy"]}
     means = (drawn.reshape(num_samples // size, size, *drawn.shape[1:]).mean(axis=1) for size in GROUPS)
     variance = jnp.stack([group.var(axis=0, ddof=1).mean() for group in means])
     return {"mean": counted(found.mean, shares), "plain": counted(once, plain_shares)}, variance

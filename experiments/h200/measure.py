@@ -142,8 +142,8 @@ def as_markdown(summary: dict[str, dict]) -> str:
             name,
             f"{row['images_per_second']:.1f}",
             _number(row.get("ms_per_step"), ".2f"),
-            _number(row.get("share_of_roofline"), ".1%"),
-            _number(row.get("share_of_peak"), ".1%"),
+            _number(row.get("fraction_of_roofline"), ".1%"),
+            _number(row.get("fraction_of_peak"), ".1%"),
             _number(memory, ",.0f"),
             beside,
         ]

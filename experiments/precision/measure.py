@@ -62,7 +62,7 @@ def measure(run: pathlib.Path, precision: str, flags: list[str], steps: str) -> 
     speed = json.loads(file.read_text())["train"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps_taken, scored = ([line for line in lines if line["kind"] == kind] for kind in ("train", "val"))
-    kept = ("ms_per_step", "images_per_second", "share_of_peak", "share_of_roofline", "peak_memory_mb")
+    kept = ("ms_per_step", "images_per_second", "fraction_of_peak", "fraction_of_roofline", "peak_memory_mb")
     return {
         "miou": result["miou"],
         "last_miou": result["last_miou"],

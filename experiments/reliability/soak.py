@@ -26,7 +26,7 @@ from xla_flags import with_fake_devices  # noqa: E402
 
 os.environ["XLA_FLAGS"] = with_fake_devices(8)
 
-from broken_runs import EIGHT, FIRST_KILLS, KILLS, Ended, Place, differences, draw_kill, saved  # noqa: E402
+from broken_runs import EIGHT, FIRST_KILLS, KILLS, Ended, RunPaths, differences, draw_kill, saved  # noqa: E402
 
 from segnet_jax.reporting.environment import environment  # noqa: E402
 
@@ -94,9 +94,9 @@ def main() -> None:
     assert told["runs_equal_to_the_unbroken_one"] == told["runs"]
 
 
-def place_of(base: pathlib.Path, name: str) -> Place:
+def place_of(base: pathlib.Path, name: str) -> RunPaths:
     """Where one run lies, with a cache of its own, so that decoding is killed too."""
-    return Place(base / name, base / f"{name}-cache", base / "programs", (*EIGHT, "--epochs", EPOCHS))
+    return RunPaths(base / name, base / f"{name}-cache", base / "programs", (*EIGHT, "--epochs", EPOCHS))
 
 
 def draw(generator: random.Random, fresh: bool) -> str | None:
@@ -108,7 +108,7 @@ def draw(generator: random.Random, fresh: bool) -> str | None:
     return draw_kill(generator, generator.choice(PHASES))
 
 
-def train(place: Place, moment: str | None, generator: random.Random) -> Ended:
+def train(place: RunPaths, moment: str | None, generator: random.Random) -> Ended:
     """Starts the command and kills it; the code is 0 where it was over before."""
     if moment:
         return place.train(moment)

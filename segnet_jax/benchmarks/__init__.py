@@ -1,1 +1,1 @@
-"""Throughput, timing, rooflines, and portability."""
+"""Benchmarks: throughput, timing, roofline and portability."""

@@ -1,4 +1,4 @@
-"""The network's work, the devices' peaks, and what part of the possible a measured rate is."""
+"""Roofline model: a network's work, the devices' peak rates, and how much of them a measured throughput attains."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from segnet_jax.nn.segnet_basic import SIZE, SegNetBasic
 
 @dataclass(frozen=True)
 class Work:
-    """What the network must at least do for one image.
+    """Minimum work of a network for one image.
 
     Attributes:
       train_flop: floating-point operations of a training step's convolutions, multiply and add as two, taps on the
@@ -78,7 +78,7 @@ def _layers(model: SegNet, height: int, width: int) -> tuple[list[Layer], list[i
     return layers, cells
 
 
-PEAKS = {  # device kind -> TFLOP/s of its matrix units by precision (float32 as TF32 where there is such), and GB/s
+PEAKS = {  # device kind -> TFLOP/s of its matrix units by precision (float32 as TF32 if supported), and GB/s
     "V100": ({"float16": 125, "float32": 15.7}, 900),
     "T4": ({"float16": 65, "float32": 8.1}, 320),
     "A100": ({"float16": 312, "bfloat16": 312, "float32": 156}, 2039),
@@ -87,16 +87,16 @@ PEAKS = {  # device kind -> TFLOP/s of its matrix units by precision (float32 as
     "TPU v4": ({"bfloat16": 275}, 1228),
     "TPU v5 lite": ({"bfloat16": 197}, 819),
     "TPU v5": ({"bfloat16": 459}, 2765),
-    "TPU v5p": ({"bfloat16": 459}, 2765),  # another name of it
+    "TPU v5p": ({"bfloat16": 459}, 2765),  # another name of TPU v5
     "TPU v6 lite": ({"bfloat16": 918}, 1640),
 }
-"""From the makers' data sheets, dense, of the largest variant (A100 of 80 GB, H100 SXM)."""
+"""Source: the vendors' data sheets; dense rates of the largest variant (A100 80 GB, H100 SXM)."""
 
 
 def peak_of(device_kind: str, precision: str) -> tuple[float, float] | None:
-    """FLOP/s and bytes/s that a device's data sheet promises; None for a device or precision that is not listed.
+    """Return a device's peak FLOP/s and bytes/s; None if the device or precision is not listed.
 
-    A name is one of whole words: an RTX A1000 is no A100, a GH200 no H200, and a "lite" chip another one.
+    Names match as whole words: an RTX A1000 is not an A100, a GH200 not an H200, and a "lite" chip a different one.
     """
     for kind, (tera_flops, gigabytes) in PEAKS.items():
         if re.search(rf"\b{kind}\b(?! lite)", device_kind) and precision in tera_flops:
@@ -104,27 +104,28 @@ def peak_of(device_kind: str, precision: str) -> tuple[float, float] | None:
     return None
 
 
-def shares(
+def utilization(
     images_per_second: float, flop: float, num_bytes: float, device_kind: str, precision: str
 ) -> dict[str, float | None]:
-    """What part of the possible an image rate of one device is.
+    """Return how much of a device's peak rates a throughput attains.
 
     Args:
-      images_per_second: of one device.
-      flop: of one image.
-      num_bytes: of one image.
-      device_kind: as JAX names it.
-      precision: of activations.
+      images_per_second: throughput of one device.
+      flop: floating-point operations per image.
+      num_bytes: memory traffic per image, bytes.
+      device_kind: name of the device in JAX.
+      precision: dtype of activations.
 
     Returns:
-      "tera_flops", done; "share_of_peak", of the data sheet's; "share_of_roofline", of what is possible when compute
-      and memory traffic take turns. The shares are None for a device that is not listed.
+      "tera_flops", the attained TFLOP/s; "fraction_of_peak", relative to the data sheet; "fraction_of_roofline",
+      relative to the rate at which compute and memory traffic alternate at their peaks. The fractions are None for a
+      device that is not listed.
     """
-    done = {"tera_flops": images_per_second * flop / 1e12, "share_of_peak": None, "share_of_roofline": None}
+    attained = {"tera_flops": images_per_second * flop / 1e12, "fraction_of_peak": None, "fraction_of_roofline": None}
     if (peak := peak_of(device_kind, precision)) is None:
-        return done
-    least_seconds = flop / peak[0] + num_bytes / peak[1]
-    return done | {
-        "share_of_peak": images_per_second * flop / peak[0],
-        "share_of_roofline": images_per_second * least_seconds,
+        return attained
+    min_seconds = flop / peak[0] + num_bytes / peak[1]
+    return attained | {
+        "fraction_of_peak": images_per_second * flop / peak[0],
+        "fraction_of_roofline": images_per_second * min_seconds,
     }

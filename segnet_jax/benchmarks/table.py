@@ -1,4 +1,4 @@
-"""The table of measured speeds, beside earlier ones where there are such."""
+"""Table of benchmark measurements, optionally compared with earlier ones."""
 
 import sys
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from rich.table import Table
 def print_measurements(
     found: dict[str, Any], earlier: dict[str, Any] | None = None, *, title: str, file: TextIO | None = None
 ) -> None:
-    """Prints measurements, to standard output unless told otherwise.
+    """Print measurements.
 
     Args:
-      found: part -> name -> value; a part may be a list of such.
-      earlier: the same of another time; numbers that stand in both get a ratio.
-      title: what was measured on.
-      file: where to.
+      found: part -> name -> value; a part may be a list of such dicts.
+      earlier: earlier measurements, to print the ratio of common numbers.
+      title: title of the table.
+      file: file to print to; None for standard output.
     """
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE, show_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("measured")
+    table.add_column("measurement")
     table.add_column("now", justify="right")
     if earlier is not None:
         table.add_column("before", justify="right")
@@ -38,17 +38,17 @@ def print_measurements(
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of nested dicts and lists; an element of a list is told by its devices and their BatchNorm."""
+    """Yield (path, leaf) of nested dicts and lists; list elements are named by their devices and BatchNorm mode."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _flat(item, f"{name} {key}".strip())
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         for item in value:
-            sync = "synchronised" if item.get("sync_batch_norm") else "local"
-            told = ("devices", "sync_batch_norm", "batch_size_per_device", "scaling")
-            kept = {key: item[key] for key in item if key not in told}
+            sync = "synchronized" if item.get("sync_batch_norm") else "local"
+            in_name = ("devices", "sync_batch_norm", "batch_size_per_device", "scaling")
+            others = {key: item[key] for key in item if key not in in_name}
             strong = "strong, " if item.get("scaling") == "strong" else ""
-            yield from _flat(kept, f"{name} {strong}{item.get('devices')} devices, {sync} BatchNorm:")
+            yield from _flat(others, f"{name} {strong}{item.get('devices')} devices, {sync} BatchNorm:")
     else:
         yield name, value
 

@@ -1,4 +1,4 @@
-"""How speed is timed: rounds of chained steps, several things in turns."""
+"""Time functions over rounds of asynchronously dispatched steps."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,17 +10,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that one step took, in several rounds of many steps each."""
+    """Seconds per step of several rounds of many steps each."""
 
     rounds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """Of the rounds."""
+        """Median of the rounds, seconds per step."""
         return float(np.median(self.rounds))
 
     def summary(self, images_per_step: int) -> dict[str, float]:
-        """Images per second, and milliseconds a step: their median, least and most."""
+        """Return images per second, and the median, minimum and maximum of milliseconds per step."""
         return {
             "images_per_second": images_per_step / self.median,
             "ms_per_step": 1e3 * self.median,
@@ -30,13 +30,13 @@ class Timing:
 
 
 def timed(run: Callable[[int], object], *, steps: int, rounds: int, warm_up: int = 3) -> Timing:
-    """Times steps chained without a wait between them; each round ends when all that it made is ready.
+    """Time steps that are dispatched without waiting; each round waits for its last result.
 
     Args:
-      run: takes so many steps and returns what the last one made.
-      steps: of a round.
-      rounds: how many.
-      warm_up: steps before the first, for autotuning, allocation and caches.
+      run: takes a number of steps and returns the last result.
+      steps: steps per round.
+      rounds: number of rounds.
+      warm_up: steps before the first round, for autotuning, allocation and caches.
     """
     return timed_in_turns([run], steps=steps, rounds=rounds, warm_up=warm_up)[0]
 
@@ -44,7 +44,7 @@ def timed(run: Callable[[int], object], *, steps: int, rounds: int, warm_up: int
 def timed_in_turns(
     runs: Sequence[Callable[[int], object]], *, steps: int, rounds: int, warm_up: int = 3
 ) -> list[Timing]:
-    """Times several things as `timed` does, a round of each in turns, so that a slow minute falls on all alike."""
+    """Time several functions like `timed`, alternating their rounds, so that a slow phase affects all equally."""
     for run in runs:
         jax.block_until_ready(run(warm_up))
     seconds = [[] for _ in runs]

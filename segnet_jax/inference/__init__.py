@@ -1,1 +1,1 @@
-"""A trained network: loading, prediction, tiles, video, sampling."""
+"""Inference with a trained network: loading, prediction, tiles, video and dropout sampling."""

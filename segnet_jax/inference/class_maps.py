@@ -1,72 +1,70 @@
-"""From logits to class ids and confidence: bilinear enlargement to an image's size, strip by strip, and comparison."""
+"""Compute class ids and confidence from logits, resized bilinearly to an image's size in strips."""
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-_STRIP = 32  # rows that are looked at together, so that logits at the size of a photograph never lie in memory
+_STRIP = 32  # rows per strip, so that logits are never stored at the size of a whole photograph
 _STRIP_PIXELS = _STRIP * 8192
 
 
 def bilinear_taps(length: int, part: slice, rounded: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which two samples each of `length` pixels lies between, as PyTorch's bilinear `interpolate` has it.
+    """Return the source indices and weights of bilinear interpolation along one axis, as in PyTorch's `interpolate`.
 
     Args:
-      length: pixels of the image.
-      part: the samples that are of the image; those around it, of bars, are never taken.
-      rounded: pixels wished; beyond `length` the last is repeated.
+      length: pixels of the image along the axis.
+      part: range of source indices that belong to the image, without letterbox padding.
+      rounded: number of pixels to compute; those beyond `length` repeat the last one.
 
     Returns:
-      int32 [2,rounded], the samples, and float32 [rounded], the share of the second.
+      int32 [2,rounded], the two neighboring source indices, and float32 [rounded], the weight of the second.
     """
     size = part.stop - part.start
-    place = np.clip((np.minimum(np.arange(rounded), length - 1) + 0.5) * size / length - 0.5, 0, size - 1)
-    low = np.floor(place).astype(np.int32)
-    return part.start + np.stack([low, np.minimum(low + 1, size - 1)]), (place - low).astype(np.float32)
+    position = np.clip((np.minimum(np.arange(rounded), length - 1) + 0.5) * size / length - 0.5, 0, size - 1)
+    low = np.floor(position).astype(np.int32)
+    return part.start + np.stack([low, np.minimum(low + 1, size - 1)]), (position - low).astype(np.float32)
 
 
-def compare_enlarged(_variables, inputs, _store, *, num_classes):
-    """Brings logits to each image's size and compares the classes there, strip by strip.
+def classify_resized(_variables, inputs, _store, *, num_classes):
+    """Resize logits to each image's size and return class ids and confidence there, strip by strip.
 
-    Maps of values from 0 to 1 that stand behind the logits are brought there too.
+    Uncertainty maps (values from 0 to 1) in the channels after the logits are resized and returned too.
     """
 
     def one(inputs):
-        logits, rows, row_shares, columns, column_shares = inputs
+        logits, rows, row_weights, columns, column_weights = inputs
 
         def strip(inputs):
-            (above, below), share = inputs
-            lines = _mixed(logits[above], logits[below], share[:, None, None])
-            pixels = _mixed(lines[:, columns[0]], lines[:, columns[1]], column_shares[None, :, None])
-            pixels, measured = pixels[..., :num_classes], pixels[..., num_classes:]
-            most = pixels.max(axis=-1, keepdims=True)
-            confidence = 1 / jnp.exp(pixels - most).sum(axis=-1)
-            shares = (confidence, *jnp.moveaxis(measured, -1, 0))
-            return pixels.argmax(axis=-1).astype(jnp.uint8), *(
-                jnp.round(255 * each).astype(jnp.uint8) for each in shares
-            )
+            (above, below), weight = inputs
+            lines = _lerp(logits[above], logits[below], weight[:, None, None])
+            pixels = _lerp(lines[:, columns[0]], lines[:, columns[1]], column_weights[None, :, None])
+            pixels, uncertainty = pixels[..., :num_classes], pixels[..., num_classes:]
+            largest = pixels.max(axis=-1, keepdims=True)
+            confidence = 1 / jnp.exp(pixels - largest).sum(axis=-1)
+            maps = (confidence, *jnp.moveaxis(uncertainty, -1, 0))
+            return pixels.argmax(axis=-1).astype(jnp.uint8), *(jnp.round(255 * each).astype(jnp.uint8) for each in maps)
 
-        height = _STRIP  # of a strip; less for a picture so wide that one of it would take hundreds of megabytes
+        height = _STRIP  # lower for very wide images, whose strips would take hundreds of megabytes
         while height > 1 and height * columns.shape[1] > _STRIP_PIXELS:
             height //= 2
-        strips = rows.reshape(2, -1, height).swapaxes(0, 1), row_shares.reshape(-1, height)
+        strips = rows.reshape(2, -1, height).swapaxes(0, 1), row_weights.reshape(-1, height)
         return tuple(each.reshape(-1, each.shape[-1]) for each in lax.map(strip, strips))
 
     return (), lax.map(one, inputs)
 
 
-def compare(_variables, logits, _store, *, num_classes):
-    """The class of each pixel that the network saw."""
+def classify(_variables, logits, _store, *, num_classes):
+    """Return the class of each pixel at the network's input size."""
     return (), jnp.argmax(logits[..., :num_classes], axis=-1).astype(jnp.uint8)
 
 
-def _mixed(first, second, share):
-    return first * (1 - share) + second * share
+def _lerp(first, second, weight):
+    return first * (1 - weight) + second * weight
 
 
-def compare_on_host(maps: np.ndarray, num_classes: int) -> tuple[np.ndarray, ...]:
-    """The class of each pixel, its confidence and what stands behind the logits, all uint8 [H,W], from [H,W,C...]."""
-    logits, measured = maps[..., :num_classes], maps[..., num_classes:]
+def classify_on_host(maps: np.ndarray, num_classes: int) -> tuple[np.ndarray, ...]:
+    """Return class ids, confidence and uncertainty maps, each uint8 [H,W], from logits and uncertainty [H,W,C+...]."""
+    logits, uncertainty = maps[..., :num_classes], maps[..., num_classes:]
     confidence = 1 / np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)
-    shares = (confidence, *np.moveaxis(measured, -1, 0))
-    return logits.argmax(axis=-1).astype(np.uint8), *(np.rint(255 * each).astype(np.uint8) for each in shares)
+    channels = (confidence, *np.moveaxis(uncertainty, -1, 0))
+    return logits.argmax(axis=-1).astype(np.uint8), *(np.rint(255 * each).astype(np.uint8) for each in channels)

@@ -1,4 +1,4 @@
-"""A trained network, from its run folder alone: what `segnet_jax.load` gives, and what the commands take from a run."""
+"""Load a trained network from a run folder: `segnet_jax.load`, and the same for the commands."""
 
 import dataclasses
 import pathlib
@@ -20,20 +20,20 @@ from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import checkpoint_folders
 from segnet_jax.training.devices import start_devices
-from segnet_jax.training.restored import Asked, Restored, restore
+from segnet_jax.training.restored import CheckpointChoice, Restored, restore
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A trained network, ready to label images of any size.
+    """A trained network that segments images of any size.
 
     Attributes:
-      model: the network, each BatchNorm folded into its convolution.
-      variables: the model's, float32.
-      preprocessing: what it expects of an image; `forward` sees to it.
-      classes: names and colours; a class's id is its place.
-      config: of its run.
-      step: finished steps of the checkpoint.
+      model: the network, with each BatchNorm folded into its convolution.
+      variables: variables of the model, float32.
+      preprocessing: input normalization, applied by `forward`.
+      classes: class names and colors, in the order of the class ids.
+      config: config of the run.
+      step: training step of the checkpoint.
     """
 
     model: SegNet
@@ -45,45 +45,45 @@ class Network:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of their ids."""
+        """Class names, in the order of the class ids."""
         return self.classes.names
 
     @property
     def colors(self) -> tuple[Color, ...]:
-        """RGB 0..255 of each class."""
+        """Class colors, RGB 0..255, in the order of the class ids."""
         return self.classes.colors
 
     def forward(self, variables: dict[str, Any], images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """The network as a pure function of its variables, to be jitted or exported.
+        """Compute logits as a pure function of the variables, to be jitted or exported.
 
         Args:
-          variables: as the attribute.
+          variables: variables of the model.
           images: uint8 or float [B,H,W,3] RGB, 0..255.
-          keys: of dropout, one for each image, [B]; without them nothing is dropped.
+          keys: dropout keys, one per image, [B]; None disables dropout.
 
         Returns:
           Logits, float32 [B,H,W,C].
         """
-        seen = normalize(images, self.preprocessing, self.model.dtype)
-        return self.model.apply(variables, seen, train=False, keys=keys)
+        normalized = normalize(images, self.preprocessing, self.model.dtype)
+        return self.model.apply(variables, normalized, train=False, keys=keys)
 
     def logits(self, images: np.ndarray) -> jax.Array:
-        """Logits, float32 [B,H,W,C], of images as `predict` takes them; compiled once for each shape."""
-        return self._logits(self.variables, _batch_of(images))
+        """Return logits, float32 [B,H,W,C], for images as in `predict`; compiled once per shape."""
+        return self._logits(self.variables, _as_batch(images))
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Labels every pixel; compiled once for each shape.
+        """Return the class of every pixel; compiled once per shape.
 
         Args:
-          images: uint8 [B,H,W,3] RGB, or [H,W,3] for a single one, of any size.
+          images: uint8 [B,H,W,3] RGB, or [H,W,3] for a single image, of any size.
 
         Returns:
           Class ids, uint8 [B,H,W], or [H,W].
 
         Raises:
-          ValueError: for anything else.
+          ValueError: the images have another dtype or shape.
         """
-        predictions = np.asarray(self._predict(self.variables, _batch_of(images)))
+        predictions = np.asarray(self._predict(self.variables, _as_batch(images)))
         return predictions if np.ndim(images) == 4 else predictions[0]
 
     @cached_property
@@ -95,20 +95,20 @@ class Network:
         return jax.jit(lambda *args: jnp.argmax(self.forward(*args), axis=-1).astype(jnp.uint8))
 
 
-def load(run: str | pathlib.Path, checkpoint: Asked = "result", precision: str = "auto") -> Network:
-    """Loads a run's network for inference.
+def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", precision: str = "auto") -> Network:
+    """Load a run's network for inference.
 
     Args:
-      run: the folder that a training left.
-      checkpoint: the best by validation mIoU, the newest, or the one of the two that the run's result is of.
-      precision: of activations: float32, bfloat16, float16, or auto: what suits the device.
+      run: run folder.
+      checkpoint: "best", "newest", or "result", the one of the two that the run's result.json scores.
+      precision: dtype of activations: "float32", "bfloat16", "float16", or "auto", the best one for the device.
 
     Raises:
-      UserError: there is no such run, no checkpoint in it, or no such checkpoint or precision.
-      NoCheckpoint: none of its checkpoints is whole.
+      UserError: the run does not exist or has no checkpoint, or an argument has an unknown value.
+      NoCheckpoint: no checkpoint of the run is intact.
     """
-    if checkpoint not in get_args(Asked):
-        raise UserError(f"checkpoint must be one of {', '.join(get_args(Asked))}, got {checkpoint!r}")
+    if checkpoint not in get_args(CheckpointChoice):
+        raise UserError(f"checkpoint must be one of {', '.join(get_args(CheckpointChoice))}, got {checkpoint!r}")
     here = {"devices": "1", "fake_devices": 0, "precision": precision}
     config = override(files.read_run(run), here, source="segnet_jax.load")
     devices, precision = start_devices(config)
@@ -116,7 +116,7 @@ def load(run: str | pathlib.Path, checkpoint: Asked = "result", precision: str =
 
 
 def folded(restored: Restored, config: Config) -> Network:
-    """The network for inference: each BatchNorm folded into its convolution."""
+    """Return the network for inference, with each BatchNorm folded into its convolution."""
     model = restored.model.clone(folded=True)
     variables = fold_batch_norm(restored.variables, model.batch_norm_epsilon)
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
@@ -124,12 +124,12 @@ def folded(restored: Restored, config: Config) -> Network:
 
 
 def unfolded(restored: Restored, config: Config) -> Network:
-    """The network as `evaluate` applies it: the same arithmetic, so that scores are equal to the last digit."""
+    """Return the network as `evaluate` applies it, without folding, so that scores are bit-identical."""
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     return Network(restored.model, restored.variables, preprocessing, restored.classes, config, restored.meta["step"])
 
 
-def _batch_of(images: np.ndarray) -> np.ndarray:
+def _as_batch(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
         raise ValueError(f"images must be uint8 [B,H,W,3] or [H,W,3], got {images.dtype} {list(images.shape)}")

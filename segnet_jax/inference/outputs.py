@@ -1,4 +1,4 @@
-"""What `predict` leaves of each input: pictures beside each other in one folder, and a row of its summary."""
+"""Output files of `predict` and the rows of its summary."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from segnet_jax.data.labels.label_mapping import LabelRule
 from segnet_jax.data.labels.read_options import PLAIN, Reading
 from segnet_jax.data.layouts.names.match_names import label_of_name
 from segnet_jax.inference.predictor import Prediction, Sizing
-from segnet_jax.inference.sampling import MEASURES
+from segnet_jax.inference.sampling import UNCERTAINTIES
 from segnet_jax.inference.sources import Source
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import overlay
@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """How labels are read and predictions scored.
+class LabelScoring:
+    """How to read labels and score predictions.
 
     Attributes:
-      rule: the label rule of the run.
-      reading: the read options of the run.
-      sizing: at which size the network saw the images.
+      rule: label rule of the run.
+      reading: read options of the run.
+      sizing: network input size of the images.
     """
 
     rule: LabelRule
@@ -51,22 +51,22 @@ class Scoring:
 
         Args:
           source: the image.
-          path: of the label.
-          size: height and width of the image, upright.
+          path: label file.
+          size: height and width of the upright image.
 
         Raises:
-          UserError: the label is at fault, or the image carries a rotation that the run does not say how to treat.
+          UserError: the label is invalid, or the image has an EXIF rotation and the run does not state how to read it.
         """
-        check_stated(source.path, source.told, self.reading.exif)
+        check_stated(source.path, source.display_name, self.reading.exif)
         exif = exif_of_pair(source.path, path, self.reading.exif)
         label = read_label_by(self.rule, path, str(path), exif)
         if label.shape != size and self.reading.resize_labels == "nearest":
             return resize_label(label, *size)
-        check_sizes(size[::-1], label.shape[::-1], source.told, str(path))
+        check_sizes(size[::-1], label.shape[::-1], source.display_name, str(path))
         return label
 
     def confusion(self, label: np.ndarray, prediction: Prediction, num_classes: int) -> np.ndarray:
-        """Count the confusion matrix, int64 [C,C], at the size at which `evaluate` scores where the network saw it."""
+        """Count the confusion matrix, int64 [C,C], at the training size if the network's input had it."""
         if prediction.trained_ids is None:
             return count_confusion(label, prediction.class_ids, num_classes)
         fitted = fit_label(label, self.sizing.trained, self.sizing.fit)
@@ -74,61 +74,61 @@ class Scoring:
 
 
 def exif_for(source: Source, label: pathlib.Path | None, exif: Exif) -> Exif:
-    """How an image is read: as the run reads images, and upright where that says nothing about it."""
+    """Return how to read an image's EXIF rotation: as the run does, or upright if the run does not state it."""
     if exif == "ignore" or label is None:
         return "ignore" if exif == "ignore" else "apply"
     return exif_of_pair(source.path, label, "apply" if exif == "refuse" else exif)
 
 
 def find_labels(sources: Sequence[Source], folder: str, suffix: str) -> dict[Source, pathlib.Path]:
-    """Find the label of each image that has one in a folder, by the names that a dataset folder may use.
+    """Find the labels of images in a folder, with the naming rules of dataset folders.
 
     Args:
-      sources: what is predicted.
-      folder: of the labels.
-      suffix: that the run's labels have behind the image's name; empty to find it.
+      sources: inputs of `predict`.
+      folder: folder with labels.
+      suffix: suffix of label names after the image's name; empty to detect it.
 
     Raises:
-      UserError: there is no such folder, no image has a label, or one has two.
+      UserError: the folder does not exist, no image has a label, or one has two.
     """
-    place = expanded(folder)
-    if not place.is_dir():
+    root = expanded(folder)
+    if not root.is_dir():
         raise UserError(f"no folder {folder} for --labels", kind="no-folder", file=folder)
     images = [source for source in sources if source.kind == "image"]
-    paths = label_of_name([source.path.stem for source in images], place, suffix)
+    paths = label_of_name([source.path.stem for source in images], root, suffix)
     found = {}
     for source in images:
-        mine = paths.get(source.path.stem, ())
-        if len(mine) > 1:
-            what = f"{source.told} has {len(mine)} labels: {listed([str(path) for path in mine])}"
-            raise UserError(what, kind="two-labels", file=source.told, fix="leave one of them in the folder")
-        if mine:
-            found[source] = mine[0]
-    if without := [source.told for source in images if source not in found]:
+        labels = paths.get(source.path.stem, ())
+        if len(labels) > 1:
+            what = f"{source.display_name} has {len(labels)} labels: {listed([str(path) for path in labels])}"
+            raise UserError(what, kind="two-labels", file=source.display_name, fix="keep one of them in the folder")
+        if labels:
+            found[source] = labels[0]
+    if without := [source.display_name for source in images if source not in found]:
         what = f"{len(without)} of {len(images)} images have no label in {folder}: {listed(without)}"
         if not found:
             raise UserError(
-                f"{what}; looked for {pathlib.Path(without[0]).stem}.png", kind="missing-label", file=folder
+                f"{what}; expected for example {pathlib.Path(without[0]).stem}.png", kind="missing-label", file=folder
             )
         logger.warning(what)
     return found
 
 
 T = TypeVar("T")
-_BYTES_A_PIXEL = 12  # that pictures of an image take while they are drawn
+_BYTES_PER_PIXEL = 12  # memory for drawing the outputs of an image
 INDEX, OVERLAY, CONFIDENCE, ERRORS = ".png", "_overlay", "_confidence.png", "_errors.png"
 VIDEO, FRAMES = "_overlay.mp4", "_frames"
 
 
 @dataclass
-class Entry:
-    """What is told of one input.
+class PredictionEntry:
+    """Result of one input.
 
     Attributes:
-      row: of the summary, as JSON.
-      counts: int64 [C], pixels of each class.
-      confusion: int64 [C,C] against its label, if it has one.
-      faults: of its label.
+      row: row of the summary, JSON-serializable.
+      counts: pixels of each predicted class, int64 [C].
+      confusion: confusion matrix, int64 [C,C]; None without a label.
+      faults: faults of the label.
     """
 
     row: dict[str, Any]
@@ -139,20 +139,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where and how outputs are written.
+    """Which outputs to write, and where.
 
     Attributes:
-      folder: for all of them.
-      classes: names and colors.
-      write: carries out a write, and tells of a full disk.
-      key: whether overlays have a key of the classes beneath.
-      confidence: whether a picture of the confidence is written too.
-      uncertainty: whether pictures of each measure of uncertainty are, of samples.
-      frames: whether a video's frames are written one by one too, as class ids.
-      labels: of the sources that have one, its file.
-      scoring: how those labels are read and scored; None without labels.
-      reading: the read options of the run.
-      max_pixels: that an image may have.
+      folder: output folder.
+      classes: class names and colors.
+      write: calls a function that writes, and reports a full disk.
+      key: whether to draw a class key below overlays.
+      confidence: whether to write confidence maps.
+      uncertainty: whether to write the uncertainty maps of dropout samples.
+      frames: whether to write the class ids of each video frame.
+      labels: label file of each source that has one.
+      scoring: how to read and score the labels; None without labels.
+      reading: read options of the run.
+      max_pixels: maximum number of pixels of an image.
     """
 
     folder: pathlib.Path
@@ -163,31 +163,31 @@ class Outputs:
     uncertainty: bool = False
     frames: bool = False
     labels: Mapping[Source, pathlib.Path] = field(default_factory=dict)
-    scoring: Scoring | None = None
+    scoring: LabelScoring | None = None
     reading: Reading = PLAIN
     max_pixels: int = MAX_PIXELS
 
     def read(self, source: Source) -> dict[str, Any]:
-        """How `read_image` is to read an image."""
+        """Return the keyword arguments of `read_image` for an image."""
         return {
             "exif": exif_for(source, self.labels.get(source), self.reading.exif),
             "image_range": self.reading.image_range,
             "max_pixels": self.max_pixels,
         }
 
-    def image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
-        """Writes what was asked for of an image, uint8 [H,W,3]; safe to be called from several threads."""
+    def image(self, source: Source, image: np.ndarray, prediction: Prediction) -> PredictionEntry:
+        """Write the outputs of an image, uint8 [H,W,3]; thread-safe."""
         with budget.pictures.scope():
-            budget.pictures.announce(_BYTES_A_PIXEL * image.shape[0] * image.shape[1])
+            budget.pictures.announce(_BYTES_PER_PIXEL * image.shape[0] * image.shape[1])
             return self._image(source, image, prediction)
 
-    def _image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
+    def _image(self, source: Source, image: np.ndarray, prediction: Prediction) -> PredictionEntry:
         counts = self.count(prediction)
-        seen = overlay.overlay_by_strips(image, prediction.class_ids, self.classes)
+        picture = overlay.overlay_by_strips(image, prediction.class_ids, self.classes)
         if self.key:
-            seen = overlay.add_class_key(seen, counts / counts.sum(), self.classes)
-        picture, ending = overlay.picture_file(seen)
-        files = {INDEX: overlay.index_png(prediction.class_ids, self.classes), OVERLAY + ending: picture}
+            picture = overlay.add_class_key(picture, counts / counts.sum(), self.classes)
+        data, suffix = overlay.picture_file(picture)
+        files = {INDEX: overlay.index_png(prediction.class_ids, self.classes), OVERLAY + suffix: data}
         if self.confidence:
             files[CONFIDENCE] = overlay.gray_png(prediction.confidence)
         if self.uncertainty:
@@ -200,63 +200,65 @@ class Outputs:
                 files[ERRORS] = overlay.rgb_png(error_map(label, prediction.class_ids))
             except UserError as error:
                 faults = error.faults
-        for ending, data in files.items():
-            path = self.folder / f"{source.name}{ending}"
+        for suffix, data in files.items():
+            path = self.folder / f"{source.name}{suffix}"
             self.write(partial(atomic_write_bytes, path, data))
         row = self.row(source, image.shape[:2], list(files), counts, prediction.confidence.mean())
         row["milliseconds"] = prediction.milliseconds
         if confusion is not None and confusion.any():
             found = scores(confusion)
             row |= {"miou": found.miou, "global_accuracy": found.global_accuracy}
-        return Entry(row, counts, confusion, faults)
+        return PredictionEntry(row, counts, confusion, faults)
 
     def frame(self, source: Source, number: int, class_ids: np.ndarray) -> None:
-        """Writes the class ids of a video's frame."""
+        """Write the class ids of a video frame."""
         data = overlay.index_png(class_ids, self.classes)
         self.write(lambda: atomic_write_bytes(self.frames_of(source) / f"{number:06}.png", data))
 
     def frames_of(self, source: Source) -> pathlib.Path:
-        """The folder for a video's frames."""
+        """Return the folder of a video's frames."""
         return self.folder / f"{source.name}{FRAMES}"
 
     @property
     def no_counts(self) -> np.ndarray:
-        """No pixel of any class, int64 [C]."""
+        """Zero pixels of every class, int64 [C]."""
         return np.zeros(len(self.classes), np.int64)
 
     def count(self, prediction: Prediction) -> np.ndarray:
-        """The pixels of each class, int64 [C]."""
+        """Count the pixels of each predicted class, int64 [C]."""
         return budget.count_values(prediction.class_ids, len(self.classes))
 
     def row(
-        self, source: Source, size: tuple[int, int], endings: Sequence[str], counts: np.ndarray, confidence: float
+        self, source: Source, size: tuple[int, int], suffixes: Sequence[str], counts: np.ndarray, confidence: float
     ) -> dict[str, Any]:
-        """What the summary tells of every input; `confidence` is the mean, 0..255."""
-        shares = zip(self.classes.names, (counts / counts.sum()).tolist(), strict=True)
+        """Return an input's row of the summary; `confidence` is the mean, 0..255."""
+        fractions = zip(self.classes.names, (counts / counts.sum()).tolist(), strict=True)
         return {
-            "input": source.told,
+            "input": source.display_name,
             "kind": source.kind,
             "height": size[0],
             "width": size[1],
-            "outputs": [shown(str(self.folder / f"{source.name}{ending}")) for ending in endings],
-            "class_shares": dict(shares),
+            "outputs": [shown(str(self.folder / f"{source.name}{suffix}")) for suffix in suffixes],
+            "class_fractions": dict(fractions),
             "mean_confidence": float(confidence) / 255,
         }
 
 
-def endings_of(source: Source, *, confidence: bool, frames: bool, errors: bool, uncertainty: bool = False) -> list[str]:
-    """What the names of a source's outputs may end in."""
+def output_suffixes(
+    source: Source, *, confidence: bool, frames: bool, errors: bool, uncertainty: bool = False
+) -> list[str]:
+    """Return the suffixes that the output files of a source may have."""
     if source.kind == "video":
         return [VIDEO, *[FRAMES] * frames]
-    measures = [f"_{name}.png" for name in MEASURES] if uncertainty else []
-    return [INDEX, f"{OVERLAY}.jpg", f"{OVERLAY}.png", *[CONFIDENCE] * confidence, *[ERRORS] * errors, *measures]
+    maps = [f"_{name}.png" for name in UNCERTAINTIES] if uncertainty else []
+    return [INDEX, f"{OVERLAY}.jpg", f"{OVERLAY}.png", *[CONFIDENCE] * confidence, *[ERRORS] * errors, *maps]
 
 
-def check_nothing_there(files: Iterable[pathlib.Path]) -> None:
-    """Refuses to write where something is, an input among it.
+def check_free(files: Iterable[pathlib.Path]) -> None:
+    """Check that no output file exists, so that neither inputs nor earlier outputs are overwritten.
 
     Raises:
-      UserError: if so.
+      UserError: a file exists.
     """
-    if there := [str(path) for path in files if os.path.lexists(path)]:
-        raise UserError(f"nothing is overwritten, and there is already {listed(there)}: name another --out")
+    if existing := [str(path) for path in files if os.path.lexists(path)]:
+        raise UserError(f"existing files are not overwritten: {listed(existing)}; give another --out")

@@ -1,4 +1,4 @@
-"""Samples of what a network with dropout says of an image: T of them in one batched call (Bayesian SegNet)."""
+"""Draw dropout samples of a network (Bayesian SegNet), all T samples of an image in one batched call."""
 
 import math
 from collections.abc import Callable
@@ -9,35 +9,33 @@ import jax.numpy as jnp
 from segnet_jax.metrics.uncertainty import Uncertainty, uncertainty
 from segnet_jax.system.errors import UserError
 
-MOST_SAMPLES = 10_000
-MEASURES = ("entropy", "information", "variance")
-"""Of uncertainty, as in `metrics.uncertainty.Uncertainty`."""
+MAX_SAMPLES = 10_000
+UNCERTAINTIES = ("entropy", "information", "variance")
+"""Names of the uncertainty maps, fields of `metrics.uncertainty.Uncertainty`."""
 
 
 def check_samples(dropout: float, num_samples: int, run: str) -> None:
-    """Refuses samples that could not be drawn, or would all be alike.
+    """Check that samples can be drawn and may differ.
 
     Raises:
-      UserError: if so.
+      UserError: the number is out of range, or the network has no dropout.
     """
-    if not 1 <= num_samples <= MOST_SAMPLES:
-        raise UserError(f"--samples must be between 1 and {MOST_SAMPLES}, got {num_samples}")
+    if not 1 <= num_samples <= MAX_SAMPLES:
+        raise UserError(f"--samples must be between 1 and {MAX_SAMPLES}, got {num_samples}")
     if not dropout:
-        raise UserError(
-            f"the network of {run} has no dropout, so that all samples of it are alike: leave --samples out"
-        )
+        raise UserError(f"the network of {run} has no dropout, so all its samples would be equal; remove --samples")
 
 
 def image_keys(seed: int, index: jax.Array, num_samples: int) -> jax.Array:
-    """Keys of dropout that depend on nothing but the image: not on its batch nor on its device.
+    """Return dropout keys that depend only on the seed, the image and the sample, not on batch or device.
 
     Args:
-      seed: of all of them.
-      index: int32 [B], which image it is.
+      seed: random seed.
+      index: indices of the images, int32 [B].
       num_samples: T.
 
     Returns:
-      [T,B].
+      Keys, [T,B].
     """
 
     def keys_of(sample: jax.Array, image: jax.Array) -> jax.Array:
@@ -47,7 +45,7 @@ def image_keys(seed: int, index: jax.Array, num_samples: int) -> jax.Array:
 
 
 def sample(apply: Callable[[jax.Array, jax.Array], jax.Array], images: jax.Array, keys: jax.Array) -> jax.Array:
-    """Draws samples of all images in one call of the network.
+    """Draw samples of all images in one call of the network.
 
     Args:
       apply: (images [N,H,W,3], keys [N]) -> logits [N,H,W,C], with dropout and BatchNorm's running statistics.
@@ -65,30 +63,30 @@ def sample(apply: Callable[[jax.Array, jax.Array], jax.Array], images: jax.Array
 def sampled_maps(
     apply: Callable[[jax.Array, jax.Array], jax.Array], images: jax.Array, num_samples: int, num_classes: int
 ) -> jax.Array:
-    """What samples of images say together, in the place of logits.
+    """Return the mean prediction of dropout samples in the form of logits, and its uncertainty.
 
     Args:
-      apply: as of `sample`.
-      images: [B,H,W,3]; each gets the same dropout, so that what is found does not depend on its batch.
+      apply: see `sample`.
+      images: [B,H,W,3]; all use the same dropout masks, so that results do not depend on the batch.
       num_samples: T.
       num_classes: C.
 
     Returns:
-      float32 [B,H,W,C+3]: the logarithms of the mean probabilities, and each of `MEASURES` from 0 to 1.
+      float32 [B,H,W,C+3]: the logarithms of the mean probabilities, and each of `UNCERTAINTIES`, 0 to 1.
     """
     found = uncertainty(sample(apply, images, image_keys(0, jnp.zeros(len(images), jnp.int32), num_samples)))
     logits = jnp.log(jnp.maximum(found.mean, jnp.finfo(jnp.float32).tiny))
-    return jnp.concatenate([logits, measured(found, num_classes)], axis=-1)
+    return jnp.concatenate([logits, normalized(found, num_classes)], axis=-1)
 
 
-def measured(found: Uncertainty, num_classes: int) -> jax.Array:
-    """Each of `MEASURES` as a share of its largest value, float32 [...,3], 0 to 1."""
-    most = largest(num_classes)
-    return jnp.stack([jnp.clip(getattr(found, name) / most[name], 0, 1) for name in MEASURES], axis=-1)
+def normalized(found: Uncertainty, num_classes: int) -> jax.Array:
+    """Return each of `UNCERTAINTIES` as a fraction of its maximum, float32 [...,3], 0 to 1."""
+    limits = maxima(num_classes)
+    return jnp.stack([jnp.clip(getattr(found, name) / limits[name], 0, 1) for name in UNCERTAINTIES], axis=-1)
 
 
-def largest(num_classes: int) -> dict[str, float]:
-    """The largest value that each measure of uncertainty can have, with which its picture is white."""
+def maxima(num_classes: int) -> dict[str, float]:
+    """Return the largest possible value of each uncertainty, which is drawn white."""
     entropy = math.log(num_classes) if num_classes > 1 else 1.0
-    spread = (1 - 1 / num_classes) / num_classes if num_classes > 1 else 1.0  # of samples each sure of another class
+    spread = (1 - 1 / num_classes) / num_classes if num_classes > 1 else 1.0  # samples certain of different classes
     return {"entropy": entropy, "information": entropy, "variance": spread}

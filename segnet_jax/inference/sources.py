@@ -1,4 +1,4 @@
-"""What `predict` was given to label: images, folders of them, videos, a camera; and what its outputs are called."""
+"""Inputs of `predict`: images, folders, videos and cameras, and the names of their outputs."""
 
 import logging
 import os
@@ -15,17 +15,17 @@ logger = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts")
-_MOST_BYTES = 180  # of a name; with its ending, file systems take 255
+_MAX_NAME_BYTES = 180  # with suffixes, names stay below the 255 bytes of most file systems
 
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to label.
+    """One input to segment.
 
     Attributes:
-      path: of the file; of a camera, its number.
-      kind: what it is.
-      name: of its outputs, without their endings.
+      path: file, or a camera's number.
+      kind: kind of input.
+      name: name of its outputs, without suffixes.
     """
 
     path: pathlib.Path
@@ -33,26 +33,26 @@ class Source:
     name: str = ""
 
     @property
-    def told(self) -> str:
-        """What messages call it."""
+    def display_name(self) -> str:
+        """Name in messages, printable."""
         return shown(f"camera {self.path}" if self.kind == "camera" else str(self.path))
 
 
 def find_sources(paths: Sequence[str]) -> list[Source]:
-    """Finds what paths stand for.
+    """Find the inputs that paths refer to.
 
     Args:
-      paths: files, folders, of which the pictures and videos count that lie in them directly, and numbers of cameras.
+      paths: files, folders (whose own images and videos are used, not those of subfolders), and camera numbers.
 
     Raises:
-      UserError: for no path at all, one that is not there, and a folder or file of another kind.
+      UserError: no path is given, one does not exist, or one is neither image nor video.
     """
     if not paths:
-        raise UserError("nothing to predict: name images, folders of images, or videos after the run")
+        raise UserError("nothing to predict; give images, folders of images, or videos after the run")
     sources = [source for path in paths for source in _sources_of(path)]
-    twice = [source.told for source, count in Counter(sources).items() if count > 1]
-    if twice:
-        raise UserError(f"named twice: {listed(twice)}")
+    duplicates = [source.display_name for source, count in Counter(sources).items() if count > 1]
+    if duplicates:
+        raise UserError(f"the same input is given twice: {listed(duplicates)}")
     return sources
 
 
@@ -66,8 +66,8 @@ def _sources_of(given: str) -> list[Source]:
         raise UserError(f"no file or folder {given}{did_you_mean(path)}", kind="missing-file", file=given)
     kind = _kind_of(path)
     if kind is None:
-        what = f"{given} is no picture ({' '.join(IMAGES)}) and no video ({' '.join(VIDEOS)}) by its ending"
-        raise UserError(what, kind="unknown-format", file=given, fix="convert it, or give it its ending")
+        what = f"{given} has no file name extension of an image ({' '.join(IMAGES)}) or a video ({' '.join(VIDEOS)})"
+        raise UserError(what, kind="unknown-format", file=given, fix="convert it, or correct its extension")
     return [Source(path, kind)]
 
 
@@ -78,53 +78,56 @@ def _sources_in(folder: pathlib.Path) -> list[Source]:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
     kinds = {name: _kind_of(folder / name) for name in names}
     others = Counter(
-        pathlib.Path(name).suffix.lower() or "without ending"
+        pathlib.Path(name).suffix.lower() or "without extension"
         for name, kind in kinds.items()
         if kind is None and not os.path.isdir(folder / name)
     )
-    told = listed([f"{count} {shown(ending)}" for ending, count in others.most_common()])
+    other_files = listed([f"{count} {shown(extension)}" for extension, count in others.most_common()])
     if not any(kinds.values()):
         inner = [name for name in names if os.path.isdir(folder / name)]
-        holds = f"it holds {told}" if told else f"it holds the folders {listed(inner)}" if inner else "it is empty"
-        what = f"no picture ({' '.join(IMAGES)}) in {folder}: {holds}"
-        raise UserError(what, kind="no-pictures", file=str(folder), fix="name the folder that the pictures lie in")
+        if other_files:
+            content = f"it contains {other_files}"
+        else:
+            content = f"it contains the folders {listed(inner)}" if inner else "it is empty"
+        what = f"no image ({' '.join(IMAGES)}) in {folder}: {content}"
+        raise UserError(what, kind="no-pictures", file=str(folder), fix="give the folder that contains the images")
     if others:
-        logger.info(f"note: left out in {shown(str(folder))}: {told}")
+        logger.info(f"note: ignored in {shown(str(folder))}: {other_files}")
     return [Source(folder / name, kind) for name, kind in kinds.items() if kind]
 
 
 def _kind_of(path: pathlib.Path) -> Literal["image", "video"] | None:
-    ending = path.suffix.lower()
-    return "image" if ending in IMAGES else "video" if ending in VIDEOS else None
+    extension = path.suffix.lower()
+    return "image" if extension in IMAGES else "video" if extension in VIDEOS else None
 
 
-def _plain(stem: str) -> str:
-    """A file's name as outputs may be called by it: what cannot be printed is left out of it."""
-    return "".join(letter if letter.isprintable() else "_" for letter in stem)
+def _printable(stem: str) -> str:
+    """Replace the characters of a name that are not printable."""
+    return "".join(character if character.isprintable() else "_" for character in stem)
 
 
-def name_outputs(sources: Iterable[Source], endings: Callable[[Source], Sequence[str]]) -> list[Source]:
-    """Gives each source a name that is its own, so that no output takes another's place.
+def name_outputs(sources: Iterable[Source], suffixes: Callable[[Source], Sequence[str]]) -> list[Source]:
+    """Give each source a unique output name, so that outputs do not overwrite each other.
 
-    An input's name without its ending, and a number behind it where that is taken: a.png and b/a.jpg become a and a-2.
+    The name is the input's without extension, with a number if it is taken: a.png and b/a.jpg become a and a-2.
 
     Args:
-      sources: in order.
-      endings: what outputs of a source end in; the first may be another's whole name, as a_overlay.png's is.
+      sources: inputs, in order.
+      suffixes: returns the suffixes of a source's output files; all of them must be free.
     """
     taken: set[str] = set()
     named, numbered = [], []
     for source in sources:
-        stem = f"camera-{source.path}" if source.kind == "camera" else _plain(source.path.stem)
-        stem = os.fsdecode(os.fsencode(stem)[:_MOST_BYTES]) if len(os.fsencode(stem)) > _MOST_BYTES else stem
+        stem = f"camera-{source.path}" if source.kind == "camera" else _printable(source.path.stem)
+        stem = os.fsdecode(os.fsencode(stem)[:_MAX_NAME_BYTES]) if len(os.fsencode(stem)) > _MAX_NAME_BYTES else stem
         number, name = 1, stem
-        while not taken.isdisjoint(files := {f"{name}{ending}".casefold() for ending in endings(source)}):
+        while not taken.isdisjoint(files := {f"{name}{suffix}".casefold() for suffix in suffixes(source)}):
             number += 1
             name = f"{stem}-{number}"
         taken |= files
         named.append(Source(source.path, source.kind, name))
         if number > 1:
-            numbered.append(f"{shown(name)} for {source.told}")
+            numbered.append(f"{shown(name)} for {source.display_name}")
     if numbered:
-        logger.info(f"note: {len(numbered)} outputs with a number, as their name is taken: {listed(numbered)}")
+        logger.info(f"note: {len(numbered)} outputs are numbered because their names are taken: {listed(numbered)}")
     return named

@@ -1,4 +1,4 @@
-"""A large image cut into overlapping tiles, and what was found in them blended so that no seam is seen."""
+"""AxisTiles a large image into overlapping tiles, and blend the tiles' outputs without visible seams."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from segnet_jax.system.errors import UserError
 
 
 @dataclass(frozen=True)
-class Cut:
-    """One axis of an image, cut into tiles of one size.
+class AxisTiles:
+    """Tiles of equal size along one axis of an image.
 
     Attributes:
-      size: of each tile, in pixels.
-      starts: the first pixel of each, ascending; the last tile ends with the image.
-      weights: float32 [tiles, size], what each pixel of a tile counts; over all tiles, a pixel of the image counts 1.
+      size: size of each tile, pixels.
+      starts: first pixel of each tile, ascending; the last tile ends with the image.
+      weights: weight of each tile pixel, float32 [tiles, size]; the weights of each image pixel sum to 1.
     """
 
     size: int
@@ -24,10 +24,10 @@ class Cut:
 
 
 def check_tiles(tile: tuple[int, int], overlap: int, multiple: int) -> None:
-    """Refuses tiles that could not be laid.
+    """Check the size and overlap of tiles.
 
     Raises:
-      UserError: if they are too small, or overlap too far.
+      UserError: tiles are too small, or the overlap is out of range.
     """
     if min(tile) < 2 * multiple:
         given = " ".join(map(str, tile))
@@ -36,30 +36,30 @@ def check_tiles(tile: tuple[int, int], overlap: int, multiple: int) -> None:
         raise UserError(f"--overlap must be between 0 and {min(tile) - multiple} for this --tile, got {overlap}")
 
 
-def cut(length: int, tile: int, overlap: int, multiple: int) -> Cut:
-    """Lays tiles over one axis.
+def cut(length: int, tile: int, overlap: int, multiple: int) -> AxisTiles:
+    """Cut one axis into tiles.
 
-    They start on multiples of what the poolings shrink by, and end with the image: then a tile pools the very windows
-    that the whole image would, and a network that sees no farther than a quarter of the overlap finds the same.
+    Tiles start at multiples of the downsampling factor and end with the image. So they pool the same windows as the
+    whole image, and give the same outputs if the receptive field reaches no farther than a quarter of the overlap.
 
     Args:
       length: pixels of the image.
-      tile: least size of a tile; an image that is not larger is one tile.
-      overlap: least overlap of two neighbours, less than the tile by `multiple` or more.
-      multiple: that tiles start on.
+      tile: minimum size of a tile; an image that is not larger becomes one tile.
+      overlap: minimum overlap of neighboring tiles, at most `tile - multiple`.
+      multiple: downsampling factor of the network.
     """
     size = tile + (length - tile) % multiple
     if length <= size:
-        return Cut(length, (0,), np.ones((1, length), np.float32))
-    last = (length - size) // multiple  # in steps of `multiple`, as `most`
-    most = (size - overlap) // multiple
-    num_gaps = -(-last // most)
+        return AxisTiles(length, (0,), np.ones((1, length), np.float32))
+    last = (length - size) // multiple  # in units of `multiple`, like `max_stride`
+    max_stride = (size - overlap) // multiple
+    num_gaps = -(-last // max_stride)
     starts = tuple(multiple * (last * i // num_gaps) for i in range(num_gaps + 1))
-    return Cut(size, starts, _weights(length, size, starts, overlap))
+    return AxisTiles(size, starts, _weights(length, size, starts, overlap))
 
 
 def _weights(length: int, size: int, starts: Sequence[int], overlap: int) -> np.ndarray:
-    """Nothing in the outer quarter of the overlap, where the network has seen a border that is none; then it rises."""
+    """Return weights that are 0 in the outer quarter of the overlap, near the tile's artificial border, then rise."""
     inside = np.arange(size, dtype=np.float32) + 0.5
     rise = [np.clip((edge - overlap / 4) / max(overlap / 2, 1e-6), 0, 1) for edge in (inside, inside[::-1])]
     total, weights = np.zeros(length, np.float32), np.ones((len(starts), size), np.float32)
@@ -72,37 +72,37 @@ def _weights(length: int, size: int, starts: Sequence[int], overlap: int) -> np.
     return np.stack([weight / total[start : start + size] for weight, start in zip(weights, starts, strict=True)])
 
 
-def crops(image: np.ndarray, rows: Cut, columns: Cut) -> Iterator[np.ndarray]:
-    """The tiles of an image [H,W,...], row by row."""
+def crops(image: np.ndarray, rows: AxisTiles, columns: AxisTiles) -> Iterator[np.ndarray]:
+    """Yield the tiles of an image [H,W,...], row by row."""
     for y in rows.starts:
         for x in columns.starts:
             yield image[y : y + rows.size, x : x + columns.size]
 
 
-def blend(tiles: Iterable[np.ndarray], rows: Cut, columns: Cut) -> Iterator[np.ndarray]:
-    """Blends what was computed on tiles; at any time no more of it is held than a row of tiles.
+def blend(tiles: Iterable[np.ndarray], rows: AxisTiles, columns: AxisTiles) -> Iterator[np.ndarray]:
+    """Blend the outputs of tiles, holding at most one row of tiles in memory.
 
     Args:
-      tiles: float32 [h,w,C], in the order of `crops`.
-      rows: how the height was cut.
-      columns: how the width was cut.
+      tiles: outputs, float32 [h,w,C], in the order of `crops`.
+      rows: tiles along the height.
+      columns: tiles along the width.
 
     Yields:
-      float32 [h,W,C], bands that make up the whole from the top down.
+      float32 [h,W,C], bands of the whole output from top to bottom.
     """
     tiles = iter(tiles)
     width = columns.starts[-1] + columns.size
-    kept = None  # the part of the bands before that the next one overlaps
+    carried = None  # the part of earlier bands that overlaps the next one
     for start, end, weight in zip(
         rows.starts, (*rows.starts[1:], rows.starts[-1] + rows.size), rows.weights, strict=True
     ):
         band = None
-        for x, share in zip(columns.starts, columns.weights, strict=True):
+        for x, column_weight in zip(columns.starts, columns.weights, strict=True):
             tile = next(tiles)
             if band is None:
                 band = np.zeros((rows.size, width, tile.shape[-1]), np.float32)
-            band[:, x : x + columns.size] += tile * (weight[:, None, None] * share[None, :, None])
-        if kept is not None:
-            band[: len(kept)] += kept
+            band[:, x : x + columns.size] += tile * (weight[:, None, None] * column_weight[None, :, None])
+        if carried is not None:
+            band[: len(carried)] += carried
         yield band[: end - start]
-        kept = band[end - start :]
+        carried = band[end - start :]

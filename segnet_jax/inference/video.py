@@ -1,4 +1,4 @@
-"""Videos and cameras, read and written by PyAV (the extra `video`), the only place that knows it."""
+"""Read and write videos and read cameras with PyAV (extra `video`)."""
 
 import contextlib
 import os
@@ -14,14 +14,14 @@ from segnet_jax.data.images.picture_header import MAX_PIXELS
 from segnet_jax.system.errors import UserError
 
 INSTALL = 'pip install "segnet_jax[video]", or pip install av'
-# Playlists and the like name other files and addresses, and FFmpeg would open these: only what holds its own frames.
+# Only formats that contain their own frames: FFmpeg would open the files and addresses named in a playlist.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v"
-_READING = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-_SLOWEST, _FASTEST = Fraction(1, 100), Fraction(1000)  # frames a second that are believed
+_READ_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+_MIN_RATE, _MAX_RATE = Fraction(1, 100), Fraction(1000)  # plausible frame rates, frames per second
 
 
-def library() -> Any:
-    """PyAV.
+def load_av() -> Any:
+    """Import and return PyAV.
 
     Raises:
       UserError: it is not installed.
@@ -29,47 +29,47 @@ def library() -> Any:
     try:
         import av
     except ImportError:
-        raise UserError(f"videos and cameras need PyAV: {INSTALL}", kind="no-video-library") from None
-    av.logging.set_level(None)  # what is wrong is told in our own line
+        raise UserError(f"videos and cameras need PyAV; install it: {INSTALL}", kind="no-video-library") from None
+    av.logging.set_level(None)  # errors are raised as UserError
     return av
 
 
 class Video:
-    """A video file opened to be read; as a context it closes the file.
+    """A video file opened for reading; a context manager that closes it.
 
     Args:
-      path: of the file.
-      name: what messages call it.
+      path: path of the file.
+      name: name in messages.
 
     Attributes:
-      rate: frames a second.
-      num_frames: as the file says, or None where it does not.
+      rate: frames per second.
+      num_frames: number of frames in the file's header; None if it is not stated.
 
     Raises:
-      UserError: it cannot be read as a video, or its frames are too large.
+      UserError: the file cannot be read as a video, or its frames are too large.
     """
 
     def __init__(self, path: pathlib.Path, name: str):
-        av = library()
+        av = load_av()
         self._name, self._error = name, av.error.FFmpegError
         if not path.is_file():
             raise UserError(f"{name} is not a file", kind="not-a-file", file=name)
         try:
-            self._container = av.open(os.fspath(path.absolute()), options=_READING)
+            self._container = av.open(os.fspath(path.absolute()), options=_READ_OPTIONS)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._broken(error) from None
         if not self._container.streams.video:
             self._container.close()
-            raise UserError(f"{name} holds no video", kind="no-video", file=name)
+            raise UserError(f"{name} contains no video stream", kind="no-video", file=name)
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         width, height = self._stream.width, self._stream.height
         if not 0 < width * height <= MAX_PIXELS:
             self._container.close()
-            what = f"{name} has frames of {width} x {height} pixels, over the limit of {MAX_PIXELS // 10**6} million"
+            what = f"{name} has frames of {width} x {height} pixels, above the limit of {MAX_PIXELS // 10**6} million"
             raise UserError(what, kind="too-many-pixels", file=name)
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
-        self.rate = min(max(Fraction(rate), _SLOWEST), _FASTEST)
+        self.rate = min(max(Fraction(rate), _MIN_RATE), _MAX_RATE)
         self.num_frames = self._stream.frames or None
 
     def __enter__(self) -> "Video":
@@ -79,56 +79,56 @@ class Video:
         self._container.close()
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Every frame, upright, uint8 [H,W,3] RGB, all of the first one's size.
+        """Yield every frame, upright, uint8 [H,W,3] RGB, all of the same size.
 
         Raises:
-          UserError: the file is damaged from some frame on, or its frames change their size.
+          UserError: the file is damaged, or the frame size changes.
         """
         size, number = None, 0
         try:
             for frame in self._container.decode(self._stream):
-                turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4  # phones film lying and note how
+                turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4  # phones store rotation as metadata
                 picture = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
                 size = size or picture.shape
                 if picture.shape != size:
-                    what = f"{self._name} changes its size at frame {number + 1}"
-                    raise UserError(what, kind="size-changes", file=self._name, fix="cut it there")
+                    what = f"the frame size of {self._name} changes at frame {number + 1}"
+                    raise UserError(what, kind="size-changes", file=self._name, fix="split the video there")
                 yield picture
                 number += 1
         except (self._error, OSError, ValueError) as error:
             raise self._broken(error, number) from None
         if not number:
-            raise UserError(f"{self._name} holds no frame", kind="no-video", file=self._name)
+            raise UserError(f"{self._name} contains no frames", kind="no-video", file=self._name)
 
     def _broken(self, error: Exception, number: int = 0) -> UserError:
-        told = getattr(error, "strerror", None) or str(error)
-        where = f"is damaged after frame {number}" if number else "cannot be read as a video"
-        what = f"{self._name} {where}: {told}"
-        return UserError(what, kind="broken-data", file=self._name, fix="fetch or export it again, as .mp4")
+        reason = getattr(error, "strerror", None) or str(error)
+        problem = f"is damaged after frame {number}" if number else "cannot be read as a video"
+        what = f"{self._name} {problem}: {reason}"
+        return UserError(what, kind="broken-data", file=self._name, fix="download or export it again, as .mp4")
 
 
 class VideoWriter:
-    """An H.264 video, written under a temporary name and renamed when it is whole; as a context, removed if it fails.
+    """Writer of an H.264 video; a context manager that renames a temporary file on success and removes it on failure.
 
     Args:
-      path: of the file.
-      rate: frames a second.
+      path: path of the file.
+      rate: frames per second.
       size: height and width.
     """
 
     def __init__(self, path: pathlib.Path, rate: Fraction, size: tuple[int, int]):
-        av = library()
+        av = load_av()
         self._frame = av.VideoFrame.from_ndarray
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._container = av.open(os.fspath(self._temporary.absolute()), "w", format="mp4")
         self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
         self._stream.height, self._stream.width = size
-        # Colours at half the resolution are what players know; an odd size has no half.
+        # Most players support only chroma at half resolution, which needs even sizes.
         self._stream.pix_fmt = "yuv420p" if not size[0] % 2 and not size[1] % 2 else "yuv444p"
 
     def write(self, picture: np.ndarray) -> None:
-        """Appends a frame, uint8 [H,W,3] RGB."""
+        """Append a frame, uint8 [H,W,3] RGB."""
         self._container.mux(self._stream.encode(self._frame(picture, format="rgb24")))
 
     def __enter__(self) -> "VideoWriter":
@@ -149,16 +149,18 @@ class VideoWriter:
 
 
 def camera_frame(number: int) -> np.ndarray:
-    """One frame of a camera, uint8 [H,W,3] RGB.
+    """Read one frame of a camera, uint8 [H,W,3] RGB.
 
     Raises:
-      UserError: there is no such camera, or this system's are not known here.
+      UserError: the camera does not exist, or the operating system is not supported.
     """
-    av, name = library(), f"camera {number}"
+    av, name = load_av(), f"camera {number}"
     if sys.platform != "linux":
-        raise UserError(f"{name}: cameras are read on Linux alone; save a frame and name the file", kind="no-camera")
+        raise UserError(
+            f"{name} cannot be read: cameras are supported on Linux only; save a frame to a file", kind="no-camera"
+        )
     if not os.path.exists(f"/dev/video{number}"):
-        raise UserError(f"no {name}: there is no /dev/video{number}", kind="no-camera", file=name)
+        raise UserError(f"{name} does not exist: there is no /dev/video{number}", kind="no-camera", file=name)
     return _first_frame(av, f"/dev/video{number}", "v4l2", name)
 
 
@@ -167,5 +169,5 @@ def _first_frame(av: Any, device: str, driver: str, name: str) -> np.ndarray:
         with av.open(device, format=driver) as container:
             return next(container.decode(video=0)).to_ndarray(format="rgb24")
     except (av.error.FFmpegError, OSError, ValueError, StopIteration, IndexError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{name} gives no picture: {why}", kind="no-camera", file=name) from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{name} returns no image: {reason}", kind="no-camera", file=name) from None

@@ -20,8 +20,8 @@ from segnet_jax.training.experiment import check_experiment
 
 logger = logging.getLogger(__name__)
 
-Asked = Literal["result", Which]
-"""A checkpoint as it is asked for; "result": the one that the run's own result is of."""
+CheckpointChoice = Literal["result", Which]
+"""Which checkpoint to load; "result": the one that the run's result.json scores."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Restored:
 def restore(
     run: str,
     config: Config,
-    asked: Asked,
+    checkpoint: CheckpointChoice,
     devices: Devices,
     precision: str,
     use_ema: bool = True,
@@ -63,7 +63,7 @@ def restore(
     Args:
       run: the folder.
       config: the run's; with `batch_norm` "recompute", statistics that were taken afresh replace the running ones.
-      asked: the best or the newest checkpoint, or the one of the two that the run's result is of.
+      checkpoint: which checkpoint to load: "best", "newest", or "result", the one of the two that result.json scores.
       devices: where its variables are to lie.
       precision: of activations, not "auto".
       use_ema: take the average of the parameters where the run has one, not those of the step itself.
@@ -75,8 +75,8 @@ def restore(
         not.
       NoCheckpoint: there were some, and none is whole, or it holds what no training saves.
     """
-    which = asked
-    if asked == "result":  # a best one was chosen by its score, which not every protocol allows
+    which = checkpoint
+    if checkpoint == "result":  # a best one was chosen by its score, which not every protocol allows
         which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
     with Checkpoints(folder, devices, share=share, most_bytes=most_bytes(config.width)) as checkpoints:

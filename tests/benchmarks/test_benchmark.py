@@ -1,4 +1,4 @@
-"""The benchmark: its counts against hand-worked numbers, its rules of timing, its command line."""
+"""The benchmark: operation counts against hand-worked numbers, timing, and the command line."""
 
 import json
 import os
@@ -61,9 +61,9 @@ def test_bytes_are_those_of_the_precision_by_hand(dtype, num_bytes):
 
 def test_a_device_at_its_roofline_is_at_all_of_it():
     flop, num_bytes = 989e12 * 1e-3, 3350e9 * 1e-3  # a millisecond of each on an H100
-    found = roofline.shares(500, flop, num_bytes, "NVIDIA H100 80GB HBM3", "bfloat16")
-    assert found["share_of_roofline"] == pytest.approx(1) and found["share_of_peak"] == pytest.approx(0.5)
-    assert roofline.shares(500, flop, num_bytes, "cpu", "float32")["share_of_peak"] is None
+    found = roofline.utilization(500, flop, num_bytes, "NVIDIA H100 80GB HBM3", "bfloat16")
+    assert found["fraction_of_roofline"] == pytest.approx(1) and found["fraction_of_peak"] == pytest.approx(0.5)
+    assert roofline.utilization(500, flop, num_bytes, "cpu", "float32")["fraction_of_peak"] is None
     assert roofline.peak_of("Tesla V100-SXM2-16GB", "float16") == (125e12, 900e9)
     assert roofline.peak_of("Tesla V100-SXM2-16GB", "bfloat16") is None  # it has no units for it
 
@@ -90,10 +90,10 @@ def test_a_device_is_known_by_whole_words_of_its_name(device_kind, expected):
 
 
 def test_a_timing_is_the_median_of_rounds_after_a_warm_up(monkeypatch):
-    clock, asked = iter([0.0, 2.0, 10.0, 11.0, 20.0, 29.0]), []
+    clock, calls = iter([0.0, 2.0, 10.0, 11.0, 20.0, 29.0]), []
     monkeypatch.setattr(benchmarks_timing.time, "perf_counter", lambda: next(clock))
-    timing = benchmarks_timing.timed(asked.append, steps=10, rounds=3, warm_up=4)
-    assert asked == [4, 10, 10, 10]
+    timing = benchmarks_timing.timed(calls.append, steps=10, rounds=3, warm_up=4)
+    assert calls == [4, 10, 10, 10]
     assert timing.rounds == (0.2, 0.1, 0.9)
     assert timing.summary(4) == {
         "images_per_second": 20.0,
@@ -142,14 +142,14 @@ def test_all_parts_are_measured_and_compared_with_an_earlier_time(monkeypatch, t
 def test_several_steps_a_call_count_as_so_many_steps(monkeypatch):
     monkeypatch.setattr(throughput, "steps_per_dispatch", lambda config, devices: 3)  # a CPU itself is given one
     taken = []
-    monkeypatch.setattr(throughput.Trainer, "take", lambda self, inputs: taken.extend(map(jax.device_get, inputs)))
-    monkeypatch.setattr(throughput.Trainer, "memory", lambda self, inputs: {})
+    monkeypatch.setattr(throughput.TimedTrainer, "take", lambda self, inputs: taken.extend(map(jax.device_get, inputs)))
+    monkeypatch.setattr(throughput.TimedTrainer, "memory", lambda self, inputs: {})
     clock = iter(range(0, 10**6, 6))  # six seconds a round
     monkeypatch.setattr(benchmarks_timing.time, "perf_counter", lambda: next(clock))
-    options = benchmarks_run.Options(
+    options = benchmarks_run.BenchmarkOptions(
         image_size=(16, 32), width=1 / 16, depth=2, batch_size_per_device=16, steps_per_dispatch=3
     )
-    measured = throughput.Measured(options.config, choose_devices("1"), "float32", steps=2, rounds=2)
+    measured = throughput.BenchmarkSetup(options.config, choose_devices("1"), "float32", steps=2, rounds=2)
     found = throughput.train(measured)  # the noise has 32 images: two steps an epoch, fewer than a call takes
     assert {inputs["index"].shape for inputs in taken} == {(1, 3, 1, 16)}
     assert len(taken) == 2 * (3 + 2 * 2)
@@ -162,8 +162,8 @@ def test_strong_scaling_divides_as_many_images_among_more_devices(monkeypatch):
     monkeypatch.setattr(
         throughput, "train", lambda one: {"images_per_second": rate[one.devices.total], "ms_per_step": 1.0}
     )
-    options = benchmarks_run.Options(batch_size_per_device=3, strong=True)
-    measured = throughput.Measured(options.config, choose_devices("4"), "float32", steps=1, rounds=1)
+    options = benchmarks_run.BenchmarkOptions(batch_size_per_device=3, strong=True)
+    measured = throughput.BenchmarkSetup(options.config, choose_devices("4"), "float32", steps=1, rounds=1)
     rows = [row for row in throughput.scaling(measured, strong=True) if row["sync_batch_norm"]]
     assert [(row["scaling"], row["devices"], row["batch_size_per_device"]) for row in rows] == [
         *(("weak", 1, 3), ("weak", 2, 3), ("weak", 4, 3)),
@@ -185,15 +185,15 @@ def test_what_does_not_fit_on_few_devices_is_left_out_of_strong_scaling(monkeypa
     monkeypatch.setattr(throughput, "train", train)
     flags = ["scaling", "--strong", "--devices", "4", "--batch-size-per-device", "4", "--json", tmp_path / "now.json"]
     assert run(monkeypatch, *flags) == 0
-    told, found = capsys.readouterr(), json.loads((tmp_path / "now.json").read_text())
+    printed, found = capsys.readouterr(), json.loads((tmp_path / "now.json").read_text())
     strong = [row for row in found["scaling"] if row["scaling"] == "strong"]
     assert [(row["devices"], row["batch_size_per_device"]) for row in strong] == 2 * [(2, 8), (4, 4)]
     assert [row["efficiency"] for row in strong] == 2 * [1.0, 27 / 36]  # of two devices' 18, not of one's
     assert [row["efficiency"] for row in found["scaling"] if row["scaling"] == "weak"] == 2 * [1.0, 0.9, 27 / 40]
     of_one = {"devices": 1, "scaling": "strong", "batch_size_per_device": 16, "left_out": "out of memory"}
     assert found["left_out"] == [of_one | {"sync_batch_norm": True}, of_one | {"sync_batch_norm": False}]
-    assert told.err.count("left out: strong scaling on 1, 16 images a device do not fit into memory") == 2
-    assert "strong, 2 devices" in told.out and "strong, 1 devices" not in told.out
+    assert printed.err.count("skipped strong scaling on 1 devices: 16 images per device do not fit into memory") == 2
+    assert "strong, 2 devices" in printed.out and "strong, 1 devices" not in printed.out
 
 
 def test_the_rows_before_one_that_does_not_fit_are_kept(monkeypatch, tmp_path, capsys):
@@ -202,13 +202,13 @@ def test_the_rows_before_one_that_does_not_fit_are_kept(monkeypatch, tmp_path, c
     flags = ["scaling", "--devices", "4", "--batch-size-per-device", "16", "--json", tmp_path / "now.json"]
     assert run(monkeypatch, *flags) == 7
     assert [row["devices"] for row in json.loads((tmp_path / "now.json").read_text())["scaling"]] == [1, 2]
-    told = capsys.readouterr()
-    errors = [line for line in told.err.splitlines() if line.startswith("error: ")]
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
     assert (
         len(errors) == 1 and "with --batch-size-per-device 16 at 360x480; try --batch-size-per-device 8," in errors[0]
     )
     assert "--grad-accum-steps" not in errors[0] and "--image-size" in errors[0]  # only flags that benchmark has
-    assert "scaling 2 devices, synchronised BatchNorm: ms per step" in told.out
+    assert "scaling 2 devices, synchronized BatchNorm: ms per step" in printed.out
 
 
 def test_the_parts_before_one_that_breaks_off_are_kept(monkeypatch, tmp_path, capsys):
@@ -217,9 +217,12 @@ def test_the_parts_before_one_that_breaks_off_are_kept(monkeypatch, tmp_path, ca
     flags = ["all", *TINY, *data, "--devices", "8", "--batch-size-per-device", "1", "--json", tmp_path / "now.json"]
     assert run(monkeypatch, *flags) == 2
     assert json.loads((tmp_path / "now.json").read_text())["train"] == {"images_per_second": 10.0}
-    told = capsys.readouterr()
-    assert "6 training images are fewer than the global batch of 8" in told.err and "--grad-accum-steps" not in told.err
-    assert "train images per second" in told.out
+    printed = capsys.readouterr()
+    assert (
+        "6 training images are fewer than the global batch of 8" in printed.err
+        and "--grad-accum-steps" not in printed.err
+    )
+    assert "train images per second" in printed.out
 
 
 def test_an_epoch_of_rendered_scenes_has_steps_for_every_batch():
@@ -258,7 +261,7 @@ def test_compiling_is_timed_without_the_programs_that_are_kept(tmp_path):
         (["train", "--input", "host", "--steps-per-dispatch", "2"], "--steps-per-dispatch 2 needs --input device"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(monkeypatch, capsys, tmp_path, flags, message):
+def test_a_mistake_is_reported_in_one_line(monkeypatch, capsys, tmp_path, flags, message):
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, *flags) == 2
     errors = capsys.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""The steps on every platform: what they consist of there, what their files compute, and machines side by side."""
+"""Steps lowered for every platform: their operations, what their files compute, and the comparison of machines."""
 
 import json
 import pathlib
@@ -15,12 +15,17 @@ from random_variables import random_variables
 
 import segnet_jax
 from segnet_jax import portability
-from segnet_jax.benchmarks.portability.layer_differences import Difference, differences, intermediates, other_choices
+from segnet_jax.benchmarks.portability.layer_differences import (
+    Difference,
+    count_other_maxima,
+    differences,
+    intermediates,
+)
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS, by_name
-from segnet_jax.benchmarks.portability.machine import peak_of_this_part
+from segnet_jax.benchmarks.portability.machine import new_peak_mb
 from segnet_jax.benchmarks.portability.operation_counts import count_operations
-from segnet_jax.benchmarks.portability.side_by_side import as_markdown, side_by_side
-from segnet_jax.benchmarks.portability.steps import STEPS, Given, lower_steps
+from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines
+from segnet_jax.benchmarks.portability.steps import STEPS, StepConstants, lower_steps
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_run
 from segnet_jax.data.labels.classes import ClassTable
@@ -46,13 +51,13 @@ def run(monkeypatch, *flags):
     return left.value.code
 
 
-def lowered(config=TINY, **wishes):
-    wishes = {
+def lowered(config=TINY, **settings):
+    settings = {
         "precisions": ["float16"],
         "platforms": ["cpu"],
         "steps": STEPS,
-    } | wishes  # float16 has all that others have
-    return list(lower_steps(config, Given(CLASSES), **wishes))
+    } | settings  # float16 has all that others have
+    return list(lower_steps(config, StepConstants(CLASSES), **settings))
 
 
 # --- what the steps consist of ---
@@ -104,7 +109,7 @@ def test_so_do_the_steps_of_the_published_network(precision):
         assert_allowed(one)
 
 
-def test_what_is_allowed_on_one_platform_alone_is_told_by_name():
+def test_what_is_allowed_on_one_platform_alone_is_reported_by_name():
     for step, by_platform in ALLOWED.items():
         assert step in STEPS and set(by_platform) <= {"everywhere", *PLATFORMS}
         for platform in set(by_platform) - {"everywhere"}:
@@ -169,14 +174,14 @@ def test_the_file_of_the_training_step_takes_the_step_that_training_takes():
     def step(state, inputs, store):
         return train_steps(state, inputs, store, make_batch=as_sent, preprocessing=TORCH, **settings)
 
-    expected, measures = parallel_train_step(step, devices)(replicate(state, devices), inputs, ())
+    expected, expected_metrics = parallel_train_step(step, devices)(replicate(state, devices), inputs, ())
     names = {
         "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", "")))) for key in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
     program = jax.export.deserialize(bytearray(one.exported.serialize()))
-    new, told = program.call(names, inputs, ())
-    assert told["loss"] == pytest.approx(np.asarray(measures["loss"]), rel=1e-6)
+    new, metrics = program.call(names, inputs, ())
+    assert metrics["loss"] == pytest.approx(np.asarray(expected_metrics["loss"]), rel=1e-6)
     for name in ("conv1_1", "conv2_2", "conv1_1_D"):
         kernel = np.asarray(new[f"params/{name}/kernel"])
         np.testing.assert_allclose(kernel, expected.params[name]["kernel"], rtol=1e-5, atol=1e-7)
@@ -197,9 +202,9 @@ def test_the_file_of_inference_labels_as_the_network_does():
 def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path):
     classes = ClassTable(("road", "sky", "tree"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
     weights = np.array([0.5, 1, 4])
-    told = {"preprocessing": {"mean": [103.0, 116.0, 123.0], "std": [2.0, 2.0, 2.0]}, "class_weights": weights.tolist()}
+    meta = {"preprocessing": {"mean": [103.0, 116.0, 123.0], "std": [2.0, 2.0, 2.0]}, "class_weights": weights.tolist()}
     settings = {"schedule": "step", "step_epochs": 2, "learning_rate": 0.1, "batch_size_per_device": 2}
-    made = make_run(tmp_path / "run", classes, told, **settings)
+    made = make_run(tmp_path / "run", classes, meta, **settings)
     (made / "evaluations").mkdir()
     (made / "evaluations" / "dataset.json").write_text('{"num_images": {"train": 9}}')  # 4 steps of 2 images an epoch
     flags = ["--platforms", "cpu", "--precision", "float32", "--input", "host"]
@@ -225,16 +230,16 @@ def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path
     state = jax.device_get(create_state(variables, optimizer, "float32"))
     batch = {"image": images[None, None, None], "label": labels[None, None, None]}
     for step, rate in ((7, 0.1), (8, 0.01)):  # two epochs of four steps, then a tenth
-        _, measures = programs["train"].call(by_name(state.replace(step=np.int32(step))), batch, ())
-        assert float(np.ravel(measures["learning_rate"])[0]) == pytest.approx(rate)
+        _, metrics = programs["train"].call(by_name(state.replace(step=np.int32(step))), batch, ())
+        assert float(np.ravel(metrics["learning_rate"])[0]) == pytest.approx(rate)
 
 
 def test_lower_writes_a_file_for_each_step_without_a_path_of_this_machine(monkeypatch, tmp_path):
     flags = ["--width", "0.03", "--depth", "1", "--image-size", "8", "8", "--precision", "float32"]
     assert run(monkeypatch, "lower", *flags, "--platforms", "tpu", "--out", tmp_path / "out") == 0
-    told = json.loads((tmp_path / "out" / "lowered.json").read_text())
-    assert [one["step"] for one in told["programs"]] == list(STEPS)
-    for one in told["programs"]:
+    report = json.loads((tmp_path / "out" / "lowered.json").read_text())
+    assert [one["step"] for one in report["programs"]] == list(STEPS)
+    for one in report["programs"]:
         data = (tmp_path / "out" / one["file"]).read_bytes()
         assert len(data) == one["bytes"] and one["platform"] == "tpu"
         assert str(pathlib.Path(portability.__file__).parent).encode() not in data
@@ -273,7 +278,7 @@ def test_a_convolutions_result_is_what_pytorch_gives():
 def test_windows_that_chose_another_pixel_are_counted_beside_all_of_them():
     one = {"conv1_1": np.ones((1, 2, 2, 1)), "pooling 1": np.uint8([[[[0], [3]]]]), "pooling 2": np.uint8([[[[1]]]])}
     other = one | {"pooling 1": np.uint8([[[[0], [2]]]])}
-    assert {name: counts.tolist() for name, counts in other_choices(one, other).items()} == {
+    assert {name: counts.tolist() for name, counts in count_other_maxima(one, other).items()} == {
         "pooling 1": [1, 2],
         "pooling 2": [0, 1],
     }
@@ -283,7 +288,7 @@ def test_windows_that_chose_another_pixel_are_counted_beside_all_of_them():
 def machine(name, **changes):
     part = {
         "layers": {"conv1_1": {"rms": 1e-7, "largest": 2e-7}},
-        "poolings": {"pooling 1": {"other_choices": 3, "windows": 4800}},
+        "poolings": {"pooling 1": {"other_maxima": 3, "windows": 4800}},
         "pixels_changed": 0.0125,
         "score": {"miou": 0.5, "num_images": 9},
         "operations": {"train": {"add": 3, "scatter": 1}},
@@ -296,23 +301,28 @@ def test_machines_stand_side_by_side_with_what_differs_in_their_operations():
     other = machine("other")
     other["precisions"] = {"float32": other["precisions"]["float32"] | {"operations": {"train": {"add": 3}}}}
     other["precisions"]["bfloat16"] = {"fails": "no such unit"}
-    sides = side_by_side([machine("one"), other])
-    assert sides.columns == [("one", "float32"), ("other", "float32"), ("other", "bfloat16")] and not sides.warnings
-    rows = dict(dict(sides.sections)["Operations of the step: train"])
-    assert rows == {"all": [4, 3, None], "scatter": [1, 0, None]}
-    page = as_markdown(sides)
-    assert "| pixels that change class | 1.250 % | 1.250 % | - |" in page and "no such unit" in page
+    comparison = compare_machines([machine("one"), other])
+    assert (
+        comparison.columns == [("one", "float32"), ("other", "float32"), ("other", "bfloat16")]
+        and not comparison.warnings
+    )
+    rows = dict(dict(comparison.sections)["Operations of the train step"])
+    assert rows == {"total": [4, 3, None], "scatter": [1, 0, None]}
+    page = as_markdown(comparison)
+    assert "| pixels with another class | 1.250 % | 1.250 % | - |" in page and "no such unit" in page
     assert "| pooling 1 | 3 of 4,800 | 3 of 4,800 | - |" in page
 
 
-def test_out_of_memory_in_float32_is_told_in_a_line_and_leaves_what_was_measured(monkeypatch, tmp_path, capsys):
+def test_out_of_memory_in_float32_is_reported_in_a_line_and_leaves_what_was_measured(monkeypatch, tmp_path, capsys):
     def measure(precision):
         if precision == "float32":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
         return {"fails": "no such unit"}
 
-    full = SimpleNamespace(config=TINY, devices=choose_devices("1"), platform="cpu", subject={}, measure=measure)
-    monkeypatch.setattr("segnet_jax.benchmarks.portability.machine.Machine.of", lambda *_: full)
+    full = SimpleNamespace(
+        config=TINY, devices=choose_devices("1"), platform="cpu", describe_network=dict, measure=measure
+    )
+    monkeypatch.setattr("segnet_jax.benchmarks.portability.machine.Machine.open", lambda *_: full)
     file = tmp_path / "here.json"
     assert run(monkeypatch, "measure", "--run", "r", "--json", file, "--precision", "bfloat16", "float32") == 7
     (error,) = capsys.readouterr().err.splitlines()
@@ -331,14 +341,14 @@ def test_out_of_memory_in_float32_is_told_in_a_line_and_leaves_what_was_measured
         (None, None, None),  # a CPU counts nothing
     ],
 )
-def test_the_memory_in_use_at_most_is_told_only_of_the_part_that_used_it(before, after, expected):
-    assert peak_of_this_part(before, after) == expected
+def test_the_memory_in_use_at_most_is_reported_only_of_the_part_that_used_it(before, after, expected):
+    assert new_peak_mb(before, after) == expected
 
 
 def test_machines_that_measured_other_weights_are_warned_of():
-    sides = side_by_side([machine("one"), machine("one", subject={"weights": "b"})])
-    assert re.search("weights are not the same", sides.warnings[0])
-    assert [name for name, _ in sides.columns] == ["one (1)", "one (2)"]
+    comparison = compare_machines([machine("one"), machine("one", subject={"weights": "b"})])
+    assert re.search("weights differ between machines", comparison.warnings[0])
+    assert [name for name, _ in comparison.columns] == ["one (1)", "one (2)"]
 
 
 @pytest.mark.parametrize(
@@ -346,22 +356,22 @@ def test_machines_that_measured_other_weights_are_warned_of():
     [
         (["lowr"], "got 'lowr'; nearest: lower"),
         (["lower"], "add --out DIR"),
-        (["lower", "--out", "new", "--platforms", "gpu"], "--platforms are cpu, cuda, rocm, tpu; got gpu"),
+        (["lower", "--out", "new", "--platforms", "gpu"], "--platforms must be from cpu, cuda, rocm, tpu, got gpu"),
         (["lower", "--out", "new", "--run", "none"], "no run none"),
         (["lower", "--out", "new", "--run", "begun"], "no newest checkpoint in begun"),
         (["lower", "--out", "new", "--network", "segnet-basic"], "got --depth 5: add --depth 4"),
         (["lower", "--out", "new", "--image-size", "16", "16"], "smaller than the 5 poolings need (32)"),
-        (["lower", "--out", "full"], "full holds a already"),
+        (["lower", "--out", "full"], "full already contains a, which is not overwritten"),
         (["lower", "--out", "new", "--witdh", "1"], "nearest: --width"),
         (["measure", "--run", "none", "--json", "x.json"], "no run none"),
         (["measure", "--run", "none", "--json", "no/x.json"], "there is no folder"),
         (["measure", "--run", "none", "--json", "x.json", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["report", "none.json"], "cannot read none.json: No such file"),
         (["report", "other.json"], "other.json was not written by portability measure"),
-        (["report", "good.json", "--out", "other.json"], "other.json is there already"),
+        (["report", "good.json", "--out", "other.json"], "other.json already exists"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(monkeypatch, capsys, tmp_path, flags, message):
+def test_a_mistake_is_reported_in_one_line(monkeypatch, capsys, tmp_path, flags, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
@@ -398,7 +408,7 @@ def test_a_run_is_measured_and_reported(monkeypatch, tmp_path, capsys):
     for name, of_exact in exact["poolings"].items():
         of_rounded = rounded["poolings"][name]
         assert of_exact["windows"] == of_rounded["windows"] > 300
-        assert of_exact["other_choices"] <= 2 < of_rounded["other_choices"] < of_rounded["windows"] / 4
+        assert of_exact["other_maxima"] <= 2 < of_rounded["other_maxima"] < of_rounded["windows"] / 4
     assert exact["pixels_changed"] <= 0.001 and exact["score"]["num_images"] == 9
     assert exact["train"]["losses"] == pytest.approx(exact["train"]["reference_losses"], rel=1e-4)
     assert exact["train"]["update_difference"] < 1e-3 < rounded["train"]["update_difference"]

@@ -1,4 +1,4 @@
-"""Bad inputs are told before anything is compiled or written: the corpus, row by row, and real CamVid besides."""
+"""Bad inputs are reported before anything is compiled or written: the corpus row by row, and real CamVid."""
 
 import errno
 import os
@@ -122,7 +122,7 @@ def assert_told(case, code, raised, printed):
 
 
 @pytest.mark.parametrize("case", [*FOLDERS, *FLAGS, *WEIGHTS], ids=str)
-def test_training_tells_a_bad_input_and_takes_one_that_only_looks_bad(case, folder, monkeypatch, capsys):
+def test_training_reports_a_bad_input_and_takes_one_that_only_looks_bad(case, folder, monkeypatch, capsys):
     monkeypatch.setattr(dataset_checks, "warn_of_labels", all_is_read(dataset_checks.warn_of_labels))
     case.spoil(folder)
     case.patch(monkeypatch, folder)
@@ -134,7 +134,7 @@ def test_training_tells_a_bad_input_and_takes_one_that_only_looks_bad(case, fold
 
 
 @pytest.mark.parametrize("case", ARCHIVES, ids=str)
-def test_preparing_tells_a_bad_archive_and_leaves_nothing(case, folder, monkeypatch, capsys):
+def test_preparing_reports_a_bad_archive_and_leaves_nothing(case, folder, monkeypatch, capsys):
     archives = folder.parent / "archives"
     test_archives.make_archives(archives)
     splits = {"train": FRAMES[:2], "val": FRAMES[2:]}
@@ -163,7 +163,7 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", RUNS, ids=str)
-def test_a_run_that_cannot_be_gone_on_with_is_told_and_kept(finished, case, folder, monkeypatch, capsys):
+def test_a_run_that_cannot_be_resumed_is_reported_and_kept(finished, case, folder, monkeypatch, capsys):
     shutil.copytree(finished, folder.parent / "run")
     case.spoil(folder)
     case.patch(monkeypatch, folder)

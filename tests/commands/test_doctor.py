@@ -1,4 +1,4 @@
-"""The doctor finds every planted fault by kind and file; its fix, pasted, lets training begin; CamVid is sound."""
+"""The doctor finds every planted fault by kind and file; with its fix, training starts; CamVid has no fault."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def look(monkeypatch, capsys, *flags):
-    """Exit code, faults, what was printed, and the JSON of the doctor."""
+    """Run the doctor; return its exit code, faults, output and JSON."""
     command = ["doctor", "photos", "--json", "found.json", *flags]
     code, raised = left_by(doctor.main, command, monkeypatch)
     printed = capsys.readouterr()
@@ -37,32 +37,33 @@ def look(monkeypatch, capsys, *flags):
 
 
 def pasted(printed):
-    """The flags of the command by which the doctor says that its fixes can be tried."""
-    command = printed.splitlines()[printed.splitlines().index("see whether the fixes that are flags do:") + 1]
+    """Return the flags of the command that the doctor prints to check its fixes."""
+    command = printed.splitlines()[printed.splitlines().index("to check the suggested flags, run:") + 1]
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "segnet_jax.doctor", "photos"]
     return words[4:]
 
 
 def begin_training(monkeypatch, flags):
-    """The exit code of a training that ends where all is read and checked and a network would be built: then None."""
+    """Start a training that stops after reading and checking the data, before building a network."""
     command = ["train", "--data", "photos", "--image-size", *map(str, SIZE), *SMALL.split(), *flags]
     monkeypatch.setattr(sys, "argv", command)
     try:
         train.main()
     except Accepted:
         return
-    raise AssertionError("it went on")
+    raise AssertionError("the training did not stop")
 
 
 def test_a_sound_folder_has_no_fault_and_ends_with_the_command_to_train(photos, monkeypatch, capsys):
     before = state_of(photos)
-    code, faults, printed, told = look(monkeypatch, capsys)
-    assert code == 0 and not faults and told["sound"] and not told["faults"] and not printed.err
+    code, faults, printed, findings = look(monkeypatch, capsys)
+    assert code == 0 and not faults and findings["sound"] and not findings["faults"] and not printed.err
     assert "error" not in printed.out and state_of(photos) == before
     command = printed.out.splitlines()[-1].split()
     assert (
-        command[:5] == ["python", "-m", "segnet_jax.train", "--data", "photos"] and told["command"].split() == command
+        command[:5] == ["python", "-m", "segnet_jax.train", "--data", "photos"]
+        and findings["command"].split() == command
     )
     begin_training(monkeypatch, command[5:])
 
@@ -77,24 +78,24 @@ def test_a_planted_fault_is_found_by_kind_and_file_and_its_fix_lets_training_beg
 ):
     case.spoil(photos)
     before = state_of(photos)
-    code, faults, printed, told = look(monkeypatch, capsys)
+    code, faults, printed, findings = look(monkeypatch, capsys)
     kind = case.kind.split(":")[0]
     assert code == 2 and {fault.kind for fault in faults} == {kind}
     assert any(case.file in fault.file for fault in faults if fault.kind == kind)
     (line,) = (line for line in printed.err.splitlines() if line.endswith(f"[{kind}]"))
     assert line.startswith("error: ") and "Traceback" not in printed.err
-    assert not told["sound"] and {fault["kind"] for fault in told["faults"]} == {fault.kind for fault in faults}
+    assert not findings["sound"] and {fault["kind"] for fault in findings["faults"]} == {fault.kind for fault in faults}
     assert state_of(photos) == before
-    assert len({(fault.kind, fault.file, fault.what) for fault in faults}) == len(faults) == len(told["faults"])
+    assert len({(fault.kind, fault.file, fault.what) for fault in faults}) == len(faults) == len(findings["faults"])
     for flags in (fault.fix for fault in faults if fault.fix.startswith("--")):
-        parse_flags(doctor.Options, ["photos", *shlex.split(flags)], prog="p", description="")
+        parse_flags(doctor.DoctorOptions, ["photos", *shlex.split(flags)], prog="p", description="")
         parse_config(shlex.split(flags), prog="p", description="")
     (fix,) = re.findall(r"; fix: (.*) \[", line)
     assert fix.startswith(case.fix) if case.fix else not fix.startswith("--")
     if fix.startswith("--"):
         assert fix == case.fix and pasted(printed.out) == shlex.split(fix)
-        code, faults, printed, told = look(monkeypatch, capsys, *pasted(printed.out))
-        assert code == 0 and told["sound"], printed.err
+        code, faults, printed, findings = look(monkeypatch, capsys, *pasted(printed.out))
+        assert code == 0 and findings["sound"], printed.err
         begin_training(monkeypatch, shlex.split(fix))
 
 
@@ -105,22 +106,22 @@ def test_with_the_fix_pasted_the_command_that_the_doctor_ends_with_trains_to_the
 ):
     monkeypatch.chdir(tmp_path)
     case.spoil(make_sound(tmp_path / "photos"))
-    code, _, printed, told = look(monkeypatch, capsys, *shlex.split(case.fix))
+    code, _, printed, findings = look(monkeypatch, capsys, *shlex.split(case.fix))
     assert code == 0
-    command = shlex.split(told["command"])[3:]
+    command = shlex.split(findings["command"])[3:]
     flags = [*command, *SMALL.split()[:-2], "--run", "run"]
     assert train.train(parse_config(flags, prog="segnet_jax.train", description="")) == 0
     assert json.loads((tmp_path / "run/result.json").read_text())["num_images"] >= 1
 
 
-def test_all_faults_of_a_folder_are_told_in_one_look(photos, monkeypatch, capsys):
+def test_all_faults_of_a_folder_are_reported_in_one_look(photos, monkeypatch, capsys):
     singly = ("label-out-of-range:two values", "exif-rotation", "two-labels", "empty-file", "listed-twice")
     for case in PLANTED:
         if case.kind in singly:
             case.spoil(photos)
-    code, faults, printed, told = look(monkeypatch, capsys)
+    code, faults, printed, findings = look(monkeypatch, capsys)
     assert code == 2 and {fault.kind for fault in faults} == {kind.split(":")[0] for kind in singly}
-    assert len(told["faults"]) == len(faults)
+    assert len(findings["faults"]) == len(faults)
     assert len([line for line in printed.err.splitlines() if line.startswith("error: ")]) == len(singly)
 
 
@@ -130,14 +131,14 @@ def test_each_rotated_photograph_is_one_fault(photos, monkeypatch, capsys):
     for name in "bdx":
         Image.fromarray(image_of(name)).save(photos / f"images/{name}.png", exif=exif)
         Image.fromarray(label_of(name, SIZE[::-1])).save(photos / f"labels/{name}.png")
-    _, faults, printed, told = look(monkeypatch, capsys)
+    _, faults, printed, findings = look(monkeypatch, capsys)
     expected = {"images/b.png", "images/d.png", "images/x.png"}
-    assert len(faults) == len(told["faults"]) == 3 and {fault.file for fault in faults} == expected
+    assert len(faults) == len(findings["faults"]) == 3 and {fault.file for fault in faults} == expected
     assert "error: 3 faults in photos: " in printed.err and printed.err.count("images/d.png") == 1
     assert pasted(printed.out) == ["--exif", "apply"]
 
 
-def test_a_training_tells_what_the_doctor_tells(photos, monkeypatch, capsys):
+def test_a_training_reports_what_the_doctor_reports(photos, monkeypatch, capsys):
     for case in PLANTED:
         if case.kind in ("label-size-differs", "empty-file", "lossy-label"):
             case.spoil(photos)
@@ -156,10 +157,10 @@ def test_a_class_table_to_edit_is_written_and_read_again(kind, photos, monkeypat
     text = (photos / "classes.toml").read_text()
     assert text.count("name = ") == 3 and (", id = " in text) is (kind == "values")
     (photos / "classes.toml").write_text(text.replace('"class 1"', '"tree"'))
-    code, _, printed, told = look(monkeypatch, capsys)
-    assert code == 0 and [each["name"] for each in told["classes"]] == ["class 0", "tree", "class 2"]
+    code, _, printed, findings = look(monkeypatch, capsys)
+    assert code == 0 and [each["name"] for each in findings["classes"]] == ["class 0", "tree", "class 2"]
     again, raised = left_by(doctor.main, ["doctor", "photos", "--classes", "photos/classes.toml"], monkeypatch)
-    assert again == 2 and "nothing is overwritten" in str(raised[0])
+    assert again == 2 and "not overwritten" in str(raised[0])
 
 
 @pytest.mark.parametrize(
@@ -173,41 +174,41 @@ def test_a_class_table_to_edit_is_written_and_read_again(kind, photos, monkeypat
         (("--exfi", "apply"), "nearest: --exif"),
     ],
 )
-def test_wrong_flags_are_told_before_anything_is_read_or_written(flags, word, photos, monkeypatch, capsys):
+def test_wrong_flags_are_reported_before_anything_is_read_or_written(flags, word, photos, monkeypatch, capsys):
     before = state_of(photos)
     code, raised = left_by(doctor.main, ["doctor", "photos", *flags], monkeypatch)
     assert code == 2 and word in str(raised[0]) and state_of(photos) == before
 
 
-def test_no_folder_is_told_in_the_json_too(photos, monkeypatch, capsys):
+def test_no_folder_is_reported_in_the_json_too(photos, monkeypatch, capsys):
     assert left_by(doctor.main, ["doctor", "photo", "--json", "found.json"], monkeypatch)[0] == 2
     (fault,) = json.loads((photos.parent / "found.json").read_text())["faults"]
     assert fault["kind"] == "no-folder" and "Did you mean" in fault["what"]
 
 
 def test_the_table_holds_the_share_of_each_class_counted_by_hand(photos, monkeypatch, capsys):
-    _, _, printed, told = look(monkeypatch, capsys)
-    for place, each in enumerate(told["classes"]):
+    _, _, printed, findings = look(monkeypatch, capsys)
+    for place, each in enumerate(findings["classes"]):
         for split, names in (("train", NAMES[:6]), ("val", NAMES[6:])):
             assert each["pixels"][split] == sum(int((label_of(name) == place).sum()) for name in names)
-    total = sum(each["pixels"]["train"] for each in told["classes"])
-    share = 100 * told["classes"][1]["pixels"]["train"] / total
+    total = sum(each["pixels"]["train"] for each in findings["classes"])
+    share = 100 * findings["classes"][1]["pixels"]["train"] / total
     assert re.search(rf"1 +tree +{share:.2f}", printed.out)
 
 
 def test_classes_that_training_lacks_are_warned_of(photos, monkeypatch, capsys):
     values(lambda label: np.where(label == 2, 0, label).astype(np.uint8), *NAMES[:6])(photos)
-    code, _, printed, told = look(monkeypatch, capsys)
+    code, _, printed, findings = look(monkeypatch, capsys)
     assert code == 0 and "warning: car in val alone: no training pixel" in printed.out
-    assert any("car in val alone" in warning for warning in told["warnings"])
+    assert any("car in val alone" in warning for warning in findings["warnings"])
 
 
 def test_the_picture_shows_images_with_their_labels(photos, monkeypatch, capsys):
     look(monkeypatch, capsys, "--picture", "look.png")
     with open("look.png", "rb") as file:
         picture = np.asarray(Image.open(io.BytesIO(file.read())))
-    colours_of_classes = {(128, 0, 0), (0, 128, 0), (128, 128, 0)}  # the key's squares: Pascal VOC's palette
-    assert colours_of_classes <= set(map(tuple, picture.reshape(-1, 3).tolist()))
+    class_colors = {(128, 0, 0), (0, 128, 0), (128, 128, 0)}  # the key's squares: Pascal VOC's palette
+    assert class_colors <= set(map(tuple, picture.reshape(-1, 3).tolist()))
     assert picture.shape[0] > 2 * 2 * 180  # eight images in rows of four, each over its label, enlarged
 
 

@@ -1,4 +1,4 @@
-"""The evaluation command: the run's own scores, whatever the batch and the devices."""
+"""The evaluate command: it reproduces the run's scores with any batch size and number of devices."""
 
 import base64
 import io
@@ -38,18 +38,20 @@ def trained(tmp_path_factory):
 
 
 def evaluate(*flags):
-    return command.evaluate(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+    return command.evaluate(
+        parse_flags(command.EvaluateOptions, [str(flag) for flag in flags], prog="p", description="")
+    )
 
 
 def test_evaluating_a_run_gives_the_scores_that_its_training_found(trained, tmp_path, capsys):
     assert evaluate(trained, "--json", tmp_path / "scores.json") == 0
     ours = json.loads((tmp_path / "scores.json").read_text())
-    told = json.loads((trained / "result.json").read_text())
-    assert ours["per_class"] == told["per_class"] and ours["miou"] == told["miou"] and ours["num_images"] == 9
+    stored = json.loads((trained / "result.json").read_text())
+    assert ours["per_class"] == stored["per_class"] and ours["miou"] == stored["miou"] and ours["num_images"] == 9
     low, high = ours["interval"]["miou"]
-    assert ours["interval"] == told["interval"] and low < ours["miou"] < high
-    assert ours["differences"] == told["differences"] and told["protocol"] == "custom"
-    differences = told["differences"]
+    assert ours["interval"] == stored["interval"] and low < ours["miou"] < high
+    assert ours["differences"] == stored["differences"] and stored["protocol"] == "custom"
+    differences = stored["differences"]
     assert differences["depth"] == [5, 1] and differences["dataset"] == ["camvid-tutorial", "synthetic"]
     assert "devices" not in differences and "global_batch_size" not in differences  # two devices of two images
     images = read_images(io.BytesIO(base64.b64decode(ours["images"])))
@@ -74,7 +76,7 @@ def test_out_of_memory_advises_only_flags_that_evaluate_has(trained, monkeypatch
     def full(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
 
-    monkeypatch.setattr(command, "_score", full)
+    monkeypatch.setattr(command, "_evaluate", full)
     with pytest.raises(OutOfMemory, match="--batch-size-per-device 4 at 24x32; try --batch-size-per-device 2$"):
         evaluate(trained, "--devices", 1)
     with pytest.raises(OutOfMemory, match="--batch-size-per-device 1 at 24x32; it takes a device with more$"):
@@ -84,7 +86,7 @@ def test_out_of_memory_advises_only_flags_that_evaluate_has(trained, monkeypatch
 def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():
     generator = np.random.default_rng(0)
     labels = np.where(generator.random((11, 4, 5)) < 0.2, VOID, generator.integers(0, 3, (11, 4, 5))).astype(np.uint8)
-    labels[7] = VOID  # an image without a labelled pixel is none of the worst
+    labels[7] = VOID  # an image without a labeled pixel is not among the worst
     predictions = generator.integers(0, 3, labels.shape).astype(np.uint8)
     order = np.append(generator.permutation(11), [-1])  # the last place of the last batch is padding
     places = order.reshape(3, 2, 2)  # batches, devices, images a device
@@ -112,15 +114,15 @@ def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():
 
 
 def of_two_devices():
-    """Six images on two devices of one image a batch; of the second device's process."""
+    """Score six images on two devices, one image per device, as the second device's process."""
     generator = np.random.default_rng(1)
     matrices = generator.integers(1, 9, (6, 2, 2)).astype(np.int32)
     places = np.arange(6).reshape(3, 2, 1)
 
     def score(_, index):
         prediction = np.full((1, 1, 2, 2), index[1, 0], np.uint8)
-        told = {"confusions": matrices[index], "boundaries": np.zeros((*index.shape, 2, 4), np.int32), "loss": 0.0}
-        return told, {"prediction": prediction}
+        counts = {"confusions": matrices[index], "boundaries": np.zeros((*index.shape, 2, 4), np.int32), "loss": 0.0}
+        return counts, {"prediction": prediction}
 
     return matrices, score_split(score, {}, places, places, first_device=1, wanted=[0, 1], num_worst=6)
 
@@ -152,8 +154,8 @@ def counted(trained, folder, devices, batch):
     path = folder / f"{devices}-{batch}.json"
     flags = ("--devices", devices, "--batch-size-per-device", batch, "--json", path)
     assert evaluate(trained, *flags) == 0
-    told = json.loads(path.read_text())
-    return told["confusion"], told["boundary_f1"]
+    result = json.loads(path.read_text())
+    return result["confusion"], result["boundary_f1"]
 
 
 BATCHES = [(devices, batch) for devices in (1, 8) for batch in (1, 4, 7, 8)]
@@ -186,16 +188,16 @@ def test_pictures_can_do_without_photographs(trained, tmp_path):
     [
         (["no/run"], "no run no/run: there is no such folder"),
         (["."], "no run in .: it holds no config.toml"),
-        (["RUN", "--split", "test"], "synthetic has no test images, only train, val"),
+        (["RUN", "--split", "test"], "dataset synthetic has no test split; choose --split from train, val"),
         (["RUN", "--data", "nowhere"], "no folder nowhere"),
         (["RUN", "--checkpoint", "worst"], "--checkpoint"),
         (["RUN", "--json", "no/scores.json"], "--json no/scores.json: there is no folder"),
         (["RUN", "--json", "."], "--json . is a folder: name a file"),
         (["RUN", "--json", "photo.png"], "--json photo.png is there already: nothing is overwritten but"),
-        (["RUN", "--pictures", "scores.json"], "--pictures scores.json is a file: name a folder"),
+        (["RUN", "--pictures", "scores.json"], "--pictures scores.json is a file; give a folder"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_with_exit_code_2(trained, flags, message, monkeypatch, capsys, tmp_path):
+def test_a_mistake_is_reported_in_one_line_with_exit_code_2(trained, flags, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scores.json").touch()
     (tmp_path / "photo.png").write_bytes(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The console script: every command by its name, told at once, and completed by a real shell."""
+"""The console script: commands by name, unknown words, and completion in a real shell."""
 
 import importlib
 import inspect
@@ -24,7 +24,7 @@ def segnet(*words, **environment):
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["help"]], ids=str)
-def test_alone_or_asked_for_help_it_lists_the_commands_a_line_each(words, capsys):
+def test_alone_or_requested_help_it_lists_the_commands_one_per_line(words, capsys):
     script.main(words)
     lines = capsys.readouterr().out.splitlines()
     for name in script.commands():
@@ -82,14 +82,14 @@ def test_a_command_gets_its_own_flags_and_exit_code():
     ],
     ids=str,
 )
-def test_an_unknown_word_is_told_in_one_line_with_exit_code_2(words, message, capsys):
+def test_an_unknown_word_is_reported_in_one_line_with_exit_code_2(words, message, capsys):
     with pytest.raises(SystemExit) as left:
         script.main(words)
     (line,) = capsys.readouterr().err.splitlines()
     assert left.value.code == 2 and line.startswith("error: ") and message in line
 
 
-def test_the_version_is_told(capsys):
+def test_the_version_is_reported(capsys):
     script.main(["--version"])
     assert capsys.readouterr().out == f"segnet_jax {__version__}\n"
 

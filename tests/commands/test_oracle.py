@@ -1,4 +1,4 @@
-"""The oracle sees what changed, and nothing that was merely renamed."""
+"""The oracle detects changed results and ignores renamings."""
 
 import json
 import pathlib
@@ -71,7 +71,7 @@ def test_loops_and_branches_count_with_what_they_hold():
 
 
 def made_case(folder, *, keys=("loss", "miou"), bias=0.5, loss=1.25, cell=7, pixel=3):
-    """A case's folder as the commands leave one."""
+    """Write the folder of a case as the commands do."""
     (folder / "run").mkdir(parents=True)
     (folder / "out").mkdir()
     row = {keys[0]: loss, "seconds": np.random.default_rng().random(), "step": 1}
@@ -131,9 +131,9 @@ def test_the_command_leaves_with_1_where_two_records_differ(tmp_path, capsys):
         files[name].write_text(json.dumps(record_of(made_case(tmp_path / name, loss=loss))))
     assert oracle.main(["compare", str(files["a"]), str(files["same"])]) == 0
     assert oracle.main(["compare", str(files["a"]), str(files["other"])]) == 1
-    told = capsys.readouterr().out
-    assert "DIFFERENT  made: log: 1 of 1 rows, first row 1: 1 of 2 gone: 1.0; 1 new: 2.0" in told
-    assert told.endswith("5 items equal, 1 different\n")
+    printed = capsys.readouterr().out
+    assert "DIFFERENT  made: log: 1 of 1 rows, first row 1: 1 of 2 gone: 1.0; 1 new: 2.0" in printed
+    assert printed.endswith("5 items equal, 1 different\n")
 
 
 def test_the_data_are_the_same_every_time(tmp_path):

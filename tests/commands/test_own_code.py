@@ -1,4 +1,4 @@
-"""No code is run because a file says so: a name in a run, a config or a data set is never imported."""
+"""Names in a run, a config or a dataset are never imported or executed."""
 
 import ast
 import pathlib
@@ -18,7 +18,7 @@ CALLS = ("import_module", "__import__", "exec", "eval", "compile", "run_path", "
 
 
 def calls_of(tree):
-    """The calls that import or run something whose name or text is no constant."""
+    """Yield the calls that import or execute something given by a variable."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args and not isinstance(node.args[0], ast.Constant):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -32,7 +32,7 @@ def test_names_are_imported_in_known_places_alone():
     found = {
         path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if [*calls_of(ast.parse(path.read_text()))]
     }
-    assert found <= IMPORTS.keys(), "a name that a stored config may hold must be given anew on this command line"
+    assert found <= IMPORTS.keys(), "a name that a stored config may hold must be named on the command line"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python -m segnet_jax.prepare`: its records, its options and its refusals."""
+"""The prepare command: its TFDS dataset, options and errors."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from segnet_jax.system.errors import UserError
 
 @pytest.fixture
 def tutorial(tmp_path):
-    """Three frames in the tutorial's layout, of the size that records have."""
+    """Three frames in the tutorial's layout, of the size of the TFDS dataset."""
     folder = tmp_path / "tutorial"
     for split, names in {"train": ["a", "b"], "test": ["c"]}.items():
         for name in names:
@@ -31,7 +31,7 @@ def tutorial(tmp_path):
     return folder
 
 
-def test_records_of_a_tutorial_folder_are_its_frames_pixel_for_pixel(tutorial, tmp_path, capsys):
+def test_the_dataset_of_a_tutorial_folder_has_its_frames_pixel_for_pixel(tutorial, tmp_path, capsys):
     prepare.main(["camvid", "--tutorial", str(tutorial), "--out", str(tmp_path / "out")])
     assert f"--data {tmp_path / 'out'}" in capsys.readouterr().out
     source = camvid.tutorial(tutorial)
@@ -64,7 +64,7 @@ def test_records_of_a_tutorial_folder_are_its_frames_pixel_for_pixel(tutorial, t
         prepared.read_prepared(folder)
 
 
-def test_a_fault_leaves_no_half_made_records(tutorial, tmp_path):
+def test_a_fault_leaves_no_partial_dataset(tutorial, tmp_path):
     Image.fromarray(np.full((360, 480), 99, np.uint8)).save(tutorial / "trainannot/b.png")
     with pytest.raises(UserError, match=r"trainannot/b.png holds 99 \(172800 px\)"):
         prepare.main(["camvid", "--tutorial", str(tutorial), "--out", str(tmp_path / "out")])
@@ -93,11 +93,14 @@ def test_the_command_ends_a_mistake_in_one_line_and_code_2_without_loading_tenso
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["camvid", "--archives", "x", "--tutorial", "y"], "--archives x and --tutorial y: give one of the two"),
-        (["vgg16", "--archives", "x"], "belong to camvid, not to vgg16"),
+        (
+            ["camvid", "--archives", "x", "--tutorial", "y"],
+            "--archives x and --tutorial y exclude each other; give only one",
+        ),
+        (["vgg16", "--archives", "x"], "are for camvid only, got vgg16"),
     ],
 )
-def test_options_that_exclude_each_other_are_told(options, words):
+def test_options_that_exclude_each_other_are_reported(options, words):
     with pytest.raises(UserError, match=words):
         prepare.main(options)
 

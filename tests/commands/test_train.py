@@ -1,4 +1,4 @@
-"""The training command: runs whole, resumes bit for bit, and tells mistakes in one line."""
+"""The train command: it writes complete runs, resumes bit-identically, and reports mistakes in one line."""
 
 import csv
 import hashlib
@@ -37,7 +37,7 @@ SMALL = [
 ]  # three steps an epoch
 
 
-GO_ON = "python -m segnet_jax.train"
+RESUME = "python -m segnet_jax.train"
 
 
 def run(*flags):
@@ -45,7 +45,7 @@ def run(*flags):
 
 
 def digest_of(folder, which="newest"):
-    """One sum over all arrays of a run's latest checkpoint, and its step; read by Orbax, not by us."""
+    """Return the step of a run's latest checkpoint and a checksum over its arrays, read with Orbax only."""
     step = latest_of(folder, which)
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(restored(folder, which)):
@@ -112,15 +112,15 @@ def test_the_report_is_that_of_the_finished_run(unbroken):
     assert known[1:] == list(per_class)
     assert [sum(map(int, row[1:])) for row in counts] == [each["pixels"] for each in per_class.values()]
     rights = {name: int(row[place]) for place, (name, row) in enumerate(zip(known[1:], counts, strict=True), start=1)}
-    for name, told in per_class.items():
-        assert told["accuracy"] is None or rights[name] == round(told["accuracy"] * told["pixels"])
+    for name, entry in per_class.items():
+        assert entry["accuracy"] is None or rights[name] == round(entry["accuracy"] * entry["pixels"])
     worst = json.loads((unbroken / "evaluations" / "worst.json").read_text())
     accuracies = [each["accuracy"] for each in worst["lowest"]]
     assert worst["num_images"] == 9 and len(worst["pictures"]) == 6 and accuracies == sorted(accuracies)
 
 
 @pytest.mark.parametrize("stop_at", [2, pytest.param(3, marks=pytest.mark.slow)])  # within an epoch, and at its edge
-def test_stopping_and_resuming_gives_the_unbroken_run_bit_for_bit(unbroken, tmp_path, stop_at):
+def test_stopping_and_resuming_gives_the_unbroken_run_bit_identically(unbroken, tmp_path, stop_at):
     folder = tmp_path / "broken"
     assert run("--run", folder, "--max-steps", stop_at) == 0
     assert digest_of(folder)[0] == stop_at and not (folder / "result.json").exists()
@@ -179,7 +179,7 @@ def test_a_run_never_writes_into_another(unbroken, tmp_path):
         run("--run", tmp_path)
 
 
-def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, capfd):
+def test_ctrl_c_saves_the_step_and_says_how_to_resume(tmp_path, monkeypatch, capfd):
     build, steps = build_steps.build_train_step, []
 
     def interrupted(*args, **settings):
@@ -198,7 +198,7 @@ def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path, monkeypatch, capf
     with pytest.raises(Stopped) as left:
         run("--run", folder)
     assert left.value.exit_code == 130 and digest_of(folder)[0] == 2
-    assert f"Step 2 is saved and verified; go on with: {GO_ON} --run {folder} --resume" in str(left.value)
+    assert f"Step 2 is saved and verified; go on with: {RESUME} --run {folder} --resume" in str(left.value)
     assert "stopping: the step is finished and saved first; Ctrl-C again leaves at once" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -234,7 +234,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line_with_exit_code_2(mistake, monkeypatch, capsys, tmp_path):
+def test_a_mistake_is_reported_in_one_line_with_exit_code_2(mistake, monkeypatch, capsys, tmp_path):
     flags, message = MISTAKES[mistake]
     monkeypatch.setattr(sys, "argv", ["train", *SMALL, *flags])
     monkeypatch.chdir(tmp_path)
@@ -304,7 +304,7 @@ def test_the_statistics_are_calibrated_on_as_many_images_however_many_batches_a_
         seen.clear()
 
 
-def test_labels_that_teach_nothing_are_told(logged):
+def test_labels_that_teach_nothing_are_reported(logged):
     two = ClassTable(("sky", "road"), ((1, 1, 1), (2, 2, 2)))
     sky, road, void = (np.full((2, 2), value, np.uint8) for value in (0, 1, VOID))
 

@@ -21,8 +21,8 @@ from segnet_jax.data.images.fit import fit_record
 from segnet_jax.data.images.picture_header import claimed_pixels, inspect
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.inference import class_maps, labelling, predictor
-from segnet_jax.inference.predictor import Predictor, Prepared, Sizing
+from segnet_jax.inference import class_maps, prediction_pipeline, predictor
+from segnet_jax.inference.predictor import Predictor, PreparedImage, Sizing
 from segnet_jax.inference.sources import Source
 from segnet_jax.reporting import overlay, sheet
 from segnet_jax.runs.dataset_checks import suggested_size
@@ -167,23 +167,23 @@ class Recorded:
         self.batches = []
 
     def prepare(self, image):
-        return Prepared(image, image[:1, :1])
+        return PreparedImage(image, image[:1, :1])
 
     def predict(self, batch):
         self.batches.append([prepared.image.shape[:2] for prepared in batch])
         return batch
 
 
-def labelled(tmp_path, monkeypatch, sizes, most=labelling._MOST_PIXELS):
+def labelled(tmp_path, monkeypatch, sizes, most=prediction_pipeline._MAX_PIXELS):
     sources = []
     for number, (height, width) in enumerate(sizes):
         path = tmp_path / f"{number}.png"
         Image.new("L", (width, height)).save(path)
         sources.append(Source(path, "image", str(number)))
-    monkeypatch.setattr(labelling, "_MOST_PIXELS", most)
+    monkeypatch.setattr(prediction_pipeline, "_MAX_PIXELS", most)
     recorded = Recorded()
     outputs = SimpleNamespace(image=lambda source, image, prediction: source, read=lambda source: {})
-    done = [source for source, _ in labelling._label_images(sources, recorded, outputs, Stop())]
+    done = [source for source, _ in prediction_pipeline._segment_images(sources, recorded, outputs, Stop())]
     assert sorted(done, key=lambda source: source.name) == sorted(sources, key=lambda source: source.name)
     return recorded.batches
 
@@ -211,7 +211,7 @@ def test_pictures_looked_at_one_by_one_are_found_alike(tmp_path, monkeypatch):
         return each.predict(list(map(each.prepare, images)))
 
     together = found()
-    monkeypatch.setattr(predictor, "_MOST_AT_ONCE", 0)
+    monkeypatch.setattr(predictor, "_MAX_BATCH_PIXELS", 0)
     monkeypatch.setattr(class_maps, "_STRIP_PIXELS", 256)
     for one, other in zip(together, found(), strict=True):
         assert (one.class_ids == other.class_ids).all() and (one.confidence == other.confidence).all()

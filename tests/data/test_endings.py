@@ -85,7 +85,7 @@ def test_outputs_are_not_called_by_them(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     os.rename(tmp_path / "x.png", os.path.join(os.fsencode(tmp_path), name))
     (source,) = name_outputs(find_sources([str(tmp_path)]), lambda source: [".png"])
-    assert source.name == "a_[2J_b_" and source.told.isprintable()
+    assert source.name == "a_[2J_b_" and source.display_name.isprintable()
 
 
 def test_json_takes_names_that_are_no_utf8(tmp_path):

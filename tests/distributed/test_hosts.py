@@ -86,8 +86,8 @@ def errors(text):
 def test_all_stop_before_the_same_call_whoever_asks(who, proxy):
     with started("agree", who, "5", **proxy) as running:
         ends = [end(process) for process in running]
-    told = [["0, 0", "1, 0"], ["0, 1", "1, 1"]]
-    expected = {"shared": ["of 0, 0", "of 0, 1"], "told": told, "stopped_before": 9, "code": 143}
+    gathered = [["0, 0", "1, 0"], ["0, 1", "1, 1"]]
+    expected = {"shared": ["of 0, 0", "of 0, 1"], "gathered": gathered, "stopped_before": 9, "code": 143}
     assert ends == [(0, expected, "")] * 2
 
 

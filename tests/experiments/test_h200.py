@@ -68,7 +68,7 @@ def test_each_case_has_a_result_of_its_own(tmp_path):
 
 def test_the_summary_sets_variants_beside_ours(tmp_path):
     for name, rate in (("variant-ours", 400.0), ("variant-all_plain", 100.0)):
-        row = {"images_per_second": rate, "ms_per_step": 4.0, "share_of_roofline": 0.5, "peak_memory_mb": 2000.0}
+        row = {"images_per_second": rate, "ms_per_step": 4.0, "fraction_of_roofline": 0.5, "peak_memory_mb": 2000.0}
         (tmp_path / f"{name}.json").write_text(json.dumps({"device": "a GPU", "train": row}))
     table = measure.as_markdown(measure.summarise(tmp_path))
     assert "| variant-all_plain | 100.0 | 4.00 | 50.0% |  | 2,000 | 0.25 |" in table

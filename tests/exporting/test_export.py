@@ -29,7 +29,7 @@ def run(tmp_path_factory):
 
 
 def export(*flags):
-    return command.export(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+    return command.export(parse_flags(command.ExportOptions, [str(flag) for flag in flags], prog="p", description=""))
 
 
 def test_an_export_leaves_its_file_its_sum_and_what_was_compared(run, tmp_path, capsys):
@@ -96,15 +96,15 @@ def test_an_earlier_export_is_not_overwritten_unless_that_is_said(run, tmp_path,
     monkeypatch.setattr(sys, "argv", ["p", str(run), "--format", "safetensors", "--out", str(out)])
     assert ended(command.main, capsys) == (
         2,
-        f"error: {out} holds network.safetensors already: add --overwrite, or name another folder by --out",
+        f"error: {out} already contains network.safetensors; add --overwrite, or give another folder with --out",
     )
     assert (out / "network.safetensors").read_text() == "mine" and len(list(out.iterdir())) == 1
-    with pytest.raises(UserError, match="network.safetensors, which is not what was exported there"):
+    with pytest.raises(UserError, match="network.safetensors, which differs from what was exported there"):
         export(run, "--format", "safetensors", "--out", out, "--overwrite")
     assert (out / "network.safetensors").read_text() == "mine"
     (out / "network.safetensors").unlink()
     assert export(run, "--format", "safetensors", "--out", out) == 0
-    with pytest.raises(UserError, match="holds network.safetensors already: add --overwrite"):
+    with pytest.raises(UserError, match="already contains network.safetensors; add --overwrite"):
         export(run, "--format", "safetensors", "--out", out)
     assert export(run, "--format", "safetensors", "--out", out, "--overwrite") == 0
     assert export(run, "--format", "stablehlo", "--out", out) == 0  # beside what is there
@@ -129,7 +129,7 @@ def ended(main, capsys):
         (["RUN", "--data", "nowhere"], "no folder nowhere"),
         (["RUN", "--json", "no/found.json"], "--json no/found.json: there is no folder"),
         (["RUN", "--images", "0"], "--images must be at least 1, got 0"),
-        (["RUN", "--out", "file/in"], "cannot make the folder file/in"),
+        (["RUN", "--out", "file/in"], "cannot create the folder file/in"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_exit_code_2(run, flags, message, monkeypatch, capsys, tmp_path):
@@ -154,7 +154,7 @@ def test_an_export_that_is_not_the_network_is_not_kept(run, tmp_path, monkeypatc
         return lambda images: (right(images)[0], right(images)[1] + np.float32(1))
 
     monkeypatch.setattr(stablehlo, "read", read)
-    with pytest.raises(ExitError, match="is not the network, and is not kept") as ending:
+    with pytest.raises(ExitError, match="does not match the network and is discarded") as ending:
         export(run, "--out", tmp_path / "out")
     assert ending.value.exit_code == 1 and not list((tmp_path / "out").iterdir())
 

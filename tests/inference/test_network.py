@@ -1,4 +1,4 @@
-"""A trained network as `segnet_jax.load` gives it: what the unfolded one of its checkpoint computes, at any size."""
+"""`segnet_jax.load` returns a network that computes what its unfolded checkpoint does, at any size."""
 
 import dataclasses
 import json
@@ -74,7 +74,7 @@ def test_logits_are_those_of_the_unfolded_network_whatever_its_statistics(settin
 
 def test_a_loaded_network_scores_as_the_evaluation_of_the_run_says(run, network, tmp_path):
     flags = [str(run), "--json", str(tmp_path / "scores.json"), "--devices", "1"]
-    assert evaluate.evaluate(parse_flags(evaluate.Options, flags, prog="p", description="")) == 0
+    assert evaluate.evaluate(parse_flags(evaluate.EvaluateOptions, flags, prog="p", description="")) == 0
     expected = np.array(json.loads((tmp_path / "scores.json").read_text())["confusion"])
     split = street_scenes(num_train=8, num_val=9, height=24, width=32, seed=0).splits["val"]
     images, labels = (np.stack(each) for each in zip(*map(split.read, range(9)), strict=True))
@@ -140,7 +140,7 @@ def damaged(folder):
         (None, {"precision": "float8"}, UserError, "precision in segnet_jax.load must be one of auto, float32"),
     ],
 )
-def test_what_cannot_be_loaded_is_told(run, tmp_path, spoil, settings, kind, message):
+def test_what_cannot_be_loaded_is_reported(run, tmp_path, spoil, settings, kind, message):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     if spoil:
@@ -149,7 +149,7 @@ def test_what_cannot_be_loaded_is_told(run, tmp_path, spoil, settings, kind, mes
         segnet_jax.load(copy, **settings)
 
 
-def test_a_network_of_another_shape_than_its_config_says_is_told(run, tmp_path):
+def test_a_network_of_another_shape_than_its_config_says_is_reported(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     config = tmp_path / "run/config.toml"
     config.write_text(config.read_text().replace("width = 0.0625", "width = 0.125"))
@@ -172,12 +172,12 @@ def test_the_checkpoint_itself_is_left_unfolded(run):
 
 
 @pytest.mark.parametrize(("selected", "which"), [("best", "best"), ("last", "newest")])
-def test_what_is_loaded_unless_asked_otherwise_is_what_the_runs_result_is_of(run, selected, which):
+def test_what_is_loaded_unless_requested_otherwise_is_what_the_runs_result_is_of(run, selected, which):
     config = dataclasses.replace(files.read_run(run), result_checkpoint=selected)
     assert restore(str(run), config, "result", choose_devices("1"), "float32").which == which
 
 
-def test_loading_is_offered_by_the_package_and_imported_when_it_is_asked_for():
+def test_loading_is_offered_by_the_package_and_imported_when_it_is_requested():
     assert segnet_jax.load is sys.modules["segnet_jax.inference.network"].load
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         segnet_jax.laod  # noqa: B018

@@ -1,4 +1,4 @@
-"""The prediction command: every input at its own size, nothing overwritten, what is at fault named at the end."""
+"""The predict command: every input at its own size, nothing overwritten, faulty inputs reported at the end."""
 
 import errno
 import io
@@ -24,7 +24,7 @@ from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import fit_record
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.inference import labelling, outputs
+from segnet_jax.inference import outputs, prediction_pipeline
 from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.reporting import overlay
 from segnet_jax.system.command import run_command
@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working directory with a folder `photos` of three pictures, each of another size."""
+    """A working directory with a folder `photos` of three images of different sizes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     for number, size in enumerate([(24, 32), (37, 50), (16, 70)]):
@@ -50,7 +50,7 @@ def here(tmp_path, monkeypatch):
 
 
 def noise(seed, height, width):
-    """Something with large and small in it."""
+    """Return an image with coarse and fine structure."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -60,12 +60,12 @@ def noise(seed, height, width):
 
 def predict(*flags):
     return command.predict(
-        command.parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description="")
+        command.parse_flags(command.PredictOptions, [str(flag) for flag in flags], prog="p", description="")
     )
 
 
 def left(monkeypatch, capsys, *flags):
-    """The exit code of the command, and the lines that it printed as errors."""
+    """Run the command; return its exit code and error lines."""
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, flags)])
     with pytest.raises(SystemExit) as ended:
         run_command(command.main)
@@ -75,13 +75,13 @@ def left(monkeypatch, capsys, *flags):
 
 
 def logits_by_hand(run, image, size=TRAINED, inside=None):
-    """Logits of the unfolded network at the image's size: resized by Pillow, and back by numpy's interpolation.
+    """Return logits of the unfolded network at the image's size, resized with Pillow and back with numpy.
 
     Args:
       run: the run's folder.
       image: uint8 [H,W,3].
-      size: to which it is resized.
-      inside: height and width of the black picture in whose middle it is shown to the network, if any.
+      size: size to resize the image to.
+      inside: height and width of the black canvas to center the image on, if any.
     """
     restored = restore(str(run), files.read_run(run), "best", choose_devices("1"), "float32")
     seen = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
@@ -99,11 +99,11 @@ def logits_by_hand(run, image, size=TRAINED, inside=None):
 
 
 def test_each_prediction_has_its_image_s_size_and_is_that_of_the_unfolded_network(run, here):
-    assert predict(run, "photos", "--out", "out", "--confidence", "--json", "told.json") == 0
-    told = json.loads((here / "told.json").read_text())
-    assert told["num_inputs"] == told["num_done"] == 3 and told["step"] == 7 and told["faults"] == []
+    assert predict(run, "photos", "--out", "out", "--confidence", "--json", "summary.json") == 0
+    summary = json.loads((here / "summary.json").read_text())
+    assert summary["num_inputs"] == summary["num_done"] == 3 and summary["step"] == 7 and summary["faults"] == []
     totals = np.zeros(11)
-    for number, row in enumerate(told["inputs"]):
+    for number, row in enumerate(summary["inputs"]):
         image = np.asarray(Image.open(f"photos/{number}.png"))
         logits = logits_by_hand(run, image)
         found = Image.open(f"out/{number}.png")
@@ -122,10 +122,10 @@ def test_each_prediction_has_its_image_s_size_and_is_that_of_the_unfolded_networ
             f"{number}{end}" for end in (".png", "_overlay.jpg", "_confidence.png")
         ]
         counts = np.array([(ids == class_id).sum() for class_id in range(11)])
-        np.testing.assert_allclose([row["class_shares"][name] for name in CAMVID.names], counts / ids.size)
+        np.testing.assert_allclose([row["class_fractions"][name] for name in CAMVID.names], counts / ids.size)
         assert abs(row["mean_confidence"] - sure.mean()) < 0.002 and row["milliseconds"] > 0
         totals += counts
-    np.testing.assert_allclose([told["class_shares"][name] for name in CAMVID.names], totals / totals.sum())
+    np.testing.assert_allclose([summary["class_fractions"][name] for name in CAMVID.names], totals / totals.sum())
 
 
 def test_overlays_show_image_and_class_above_a_key_and_can_do_without_it(run, here):
@@ -161,15 +161,15 @@ def folder_of_101(folder):
 
 def test_a_broken_file_among_101_is_named_and_the_others_are_done(run, here, monkeypatch, capsys):
     expected = folder_of_101(here / "frames")
-    code, errors = left(monkeypatch, capsys, run, "frames", "--out", "out", "--json", "told.json")
+    code, errors = left(monkeypatch, capsys, run, "frames", "--out", "out", "--json", "summary.json")
     assert code == 2 and len(errors) == 1
     assert "1 fault in 1 of 101 inputs: frames/050.png is cut off" in errors[0] and errors[0].endswith("[cut-off]")
     found = {path.stem: Image.open(path).size[::-1] for path in here.glob("out/*.png")}
     assert found == expected
     assert {path.name for path in here.glob("out/*.jpg")} == {f"{name}_overlay.jpg" for name in expected}
-    told = json.loads((here / "told.json").read_text())
-    assert (told["num_done"], [fault["file"] for fault in told["faults"]]) == (100, ["frames/050.png"])
-    assert [row["input"] for row in told["inputs"]] == [f"frames/{name}.png" for name in expected]
+    summary = json.loads((here / "summary.json").read_text())
+    assert (summary["num_done"], [fault["file"] for fault in summary["faults"]]) == (100, ["frames/050.png"])
+    assert [row["input"] for row in summary["inputs"]] == [f"frames/{name}.png" for name in expected]
 
 
 def test_predictions_do_not_depend_on_batch_and_devices_and_compile_once(run, here, capsys):
@@ -196,7 +196,7 @@ def test_predictions_do_not_depend_on_batch_and_devices_and_compile_once(run, he
         ("stretch", (40, 48), (40, 48)),
     ],
 )
-def test_the_network_sees_an_image_as_in_training_or_as_asked_for(fit, size, seen):
+def test_the_network_sees_an_image_as_in_training_or_as_requested(fit, size, seen):
     sizing = Sizing(size, (24, 32), fit, 2, None, 0)
     assert sizing.input_size((100, 50)) == seen
     assert (
@@ -277,13 +277,13 @@ def test_inputs_of_one_name_get_outputs_of_their_own(run, here, capsys):
     names = ["photos/0.png", "more/0.png", "more/0.jpg", "more/0_overlay.jpg", "more/0-2.jpg"]
     for number, name in enumerate(names):
         Image.fromarray(noise(number, 20 + number, 30)).save(name)
-    assert predict(run, "photos/0.png", "more", "--out", "out", "--json", "told.json") == 0
-    told = json.loads((here / "told.json").read_text())["inputs"]
-    assert len({path for row in told for path in row["outputs"]}) == 10
-    for row in told:
+    assert predict(run, "photos/0.png", "more", "--out", "out", "--json", "summary.json") == 0
+    summary = json.loads((here / "summary.json").read_text())["inputs"]
+    assert len({path for row in summary for path in row["outputs"]}) == 10
+    for row in summary:
         (index, _) = row["outputs"]
         assert Image.open(index).size == Image.open(row["input"]).size
-    assert "outputs with a number" in capsys.readouterr().err
+    assert "outputs are numbered" in capsys.readouterr().err
 
 
 def test_the_default_folder_is_a_new_one_in_the_run(run, here):
@@ -298,7 +298,7 @@ def test_nothing_is_overwritten(run, here, monkeypatch, capsys):
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     for out in ("out", "photos"):  # an earlier output, and the inputs themselves
         code, errors = left(monkeypatch, capsys, run, "photos", "--out", out)
-        assert code == 2 and "nothing is overwritten" in errors[0] and f"{out}/" in errors[0]
+        assert code == 2 and "existing files are not overwritten" in errors[0] and f"{out}/" in errors[0]
         assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
 
 
@@ -313,7 +313,7 @@ def test_scores_against_labels_are_those_of_a_count_by_hand(run, here, capsys):
         Image.fromarray(np.random.default_rng(number).integers(0, 12, size).astype(np.uint8)).save(
             f"labels/{number}{suffix}.png"
         )
-    assert predict(run, "photos", "--out", "out", "--labels", "labels", "--json", "told.json") == 0
+    assert predict(run, "photos", "--out", "out", "--labels", "labels", "--json", "summary.json") == 0
     for number, suffix in enumerate(["", "_L", "_P"]):
         label, found = (np.asarray(Image.open(path)) for path in (f"labels/{number}{suffix}.png", f"out/{number}.png"))
         photo = Image.open(f"photos/{number}.png")
@@ -330,11 +330,11 @@ def test_scores_against_labels_are_those_of_a_count_by_hand(run, here, capsys):
         for known, given, color in zip(label.ravel(), found.ravel(), errors.reshape(-1, 3), strict=True):
             assert (known == 11) == (color[0] == color[1] == 150)
             assert (known == given) == (color.tolist() == [236, 236, 236])
-    told = json.loads((here / "told.json").read_text())
+    summary = json.loads((here / "summary.json").read_text())
     matrix = matrix[:11]
-    assert told["confusion"] == matrix.tolist() and told["num_scored"] == 3
+    assert summary["confusion"] == matrix.tolist() and summary["num_scored"] == 3
     ious = [matrix[i, i] / (matrix[i].sum() + matrix[:, i].sum() - matrix[i, i]) for i in range(11)]
-    assert abs(told["miou"] - np.mean(ious)) < 1e-9
+    assert abs(summary["miou"] - np.mean(ious)) < 1e-9
     assert f"{100 * np.mean(ious):.2f}" in capsys.readouterr().out
 
 
@@ -358,25 +358,25 @@ def test_a_label_at_fault_or_missing_leaves_the_prediction(run, here, monkeypatc
         (["RUN"], "nothing to predict"),
         (["no/run", "photos"], "no run no/run: there is no such folder"),
         (["RUN", "photo"], "no file or folder photo. Did you mean photos?"),
-        (["RUN", "empty"], "no picture (.png .jpg .jpeg) in empty: it is empty"),
-        (["RUN", "."], "it holds the folders empty, photos"),
-        (["RUN", "notes.txt"], "notes.txt is no picture"),
-        (["RUN", "photos", "photos/1.png"], "named twice: photos/1.png"),
+        (["RUN", "empty"], "no image (.png .jpg .jpeg) in empty: it is empty"),
+        (["RUN", "."], "it contains the folders empty, photos"),
+        (["RUN", "notes.txt"], "notes.txt has no file name extension of an image"),
+        (["RUN", "photos", "photos/1.png"], "the same input is given twice: photos/1.png"),
         (["RUN", "photos", "--tile", "1", "1"], "--tile must be at least 4 4"),
         (["RUN", "photos", "--tile", "40", "40", "--overlap", "40"], "--overlap must be between 0 and 38"),
-        (["RUN", "photos", "--tile", "40", "40", "--size", "8", "8"], "leave --size out"),
+        (["RUN", "photos", "--tile", "40", "40", "--size", "8", "8"], "remove --size"),
         (["RUN", "photos", "--size", "0", "8"], "--size must be between 1"),
         (["RUN", "photos", "--void", "256"], "--void must be between 0 and 255, got 256"),
         (["RUN", "photos", "--devices", "9"], "9 devices asked, 8 found"),
         (["RUN", "photos", "--labels", "nowhere"], "no folder nowhere for --labels"),
-        (["RUN", "photos", "--out", "notes.txt/out"], "cannot make the folder notes.txt/out"),
-        (["RUN", "photos", "--json", "no/told.json"], "--json no/told.json: there is no folder"),
-        (["RUN", "photos", "--json", "notes.txt"], "--json notes.txt is there already: nothing is overwritten"),
+        (["RUN", "photos", "--out", "notes.txt/out"], "cannot create the folder notes.txt/out"),
+        (["RUN", "photos", "--json", "no/summary.json"], "--json no/summary.json: there is no folder"),
+        (["RUN", "photos", "--json", "notes.txt"], "--json notes.txt already exists and is not overwritten"),
         (["RUN", "photos", "--outt", "x"], "nearest: --out"),
     ],
     ids=str,
 )
-def test_a_mistake_is_told_in_one_line_and_nothing_is_written(run, here, flags, message, monkeypatch, capsys):
+def test_a_mistake_is_reported_in_one_line_and_nothing_is_written(run, here, flags, message, monkeypatch, capsys):
     (here / "empty").mkdir()
     if flags == ["RUN", "."]:
         pass
@@ -388,11 +388,11 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(run, here, flags, 
     assert sorted([*here.rglob("*"), *run.rglob("*")]) == before
 
 
-def test_what_a_folder_holds_besides_pictures_is_told(run, here, capsys):
+def test_what_a_folder_holds_besides_pictures_is_reported(run, here, capsys):
     for name in ("a.heic", "b.heic", "notes.txt", ".hidden.png"):
         (here / "photos" / name).write_bytes(b"x")
     assert predict(run, "photos", "--out", "out") == 0
-    assert "note: left out in photos: 2 .heic, 1 .txt" in capsys.readouterr().err
+    assert "note: ignored in photos: 2 .heic, 1 .txt" in capsys.readouterr().err
 
 
 def test_hostile_pictures_are_refused_one_by_one_and_the_sound_one_is_done(run, here, monkeypatch, capsys):
@@ -403,9 +403,9 @@ def test_hostile_pictures_are_refused_one_by_one_and_the_sound_one_is_done(run, 
             (here / f"hostile/{number:03}.png").write_bytes(content)
     num_hostile = len(os.listdir("hostile"))
     shutil.copy("photos/1.png", "hostile/sound.png")
-    code, errors = left(monkeypatch, capsys, run, "hostile", "--out", "out", "--json", "told.json")
-    told = json.loads((here / "told.json").read_text())
-    assert code == 2 and told["num_done"] == 1 and told["num_inputs"] == num_hostile + 1 > 10
+    code, errors = left(monkeypatch, capsys, run, "hostile", "--out", "out", "--json", "summary.json")
+    summary = json.loads((here / "summary.json").read_text())
+    assert code == 2 and summary["num_done"] == 1 and summary["num_inputs"] == num_hostile + 1 > 10
     assert all(line.isprintable() for line in errors)
     assert {path.name for path in here.glob("out/*")} == {"sound.png", "sound_overlay.jpg"}
     assert not (here / "canary").exists()
@@ -417,23 +417,23 @@ def test_hostile_pictures_are_refused_one_by_one_and_the_sound_one_is_done(run, 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_whole_files_and_says_how_far_it_came(run, here, number, code, monkeypatch, capfd):
     expected = folder_of_101(here / "frames")
-    told = []
+    paths = []
 
     def read_and_signal(path, *args, **settings):
-        told.append(path)
-        if len(told) == 20:
+        paths.append(path)
+        if len(paths) == 20:
             os.kill(os.getpid(), number)
         return read_image(path, *args, **settings)
 
-    monkeypatch.setattr(labelling, "read_image", read_and_signal)
+    monkeypatch.setattr(prediction_pipeline, "read_image", read_and_signal)
     monkeypatch.setattr(
-        sys, "argv", ["predict", str(run), "frames", "--out", "out", "--devices", "1", "--json", "told.json"]
+        sys, "argv", ["predict", str(run), "frames", "--out", "out", "--devices", "1", "--json", "summary.json"]
     )
     with pytest.raises(SystemExit) as ended:
         run_command(command.main)
     printed = capfd.readouterr().err
-    assert ended.value.code == code and "stopping: what is begun is written first" in printed
-    summary = json.loads((here / "told.json").read_text())
+    assert ended.value.code == code and "stopping: finishing the files in progress" in printed
+    summary = json.loads((here / "summary.json").read_text())
     assert f"stopped after {summary['num_done']} of 101 inputs" in printed and 0 < summary["num_done"] < 100
     for path in here.glob("out/*"):
         Image.open(path).load()
@@ -477,7 +477,7 @@ def test_a_video_gets_an_overlay_of_its_rate_length_and_size(run, here, size):
     original = [noise(number, *size) for number in range(13)]
     write_video("clip.mp4", original, rate=25)
     assert (
-        predict(run, "clip.mp4", "photos/0.png", "--out", "out", "--frames", "--json", "told.json", "--devices", "2")
+        predict(run, "clip.mp4", "photos/0.png", "--out", "out", "--frames", "--json", "summary.json", "--devices", "2")
         == 0
     )
     decoded, _ = frames_of("clip.mp4")
@@ -492,7 +492,7 @@ def test_a_video_gets_an_overlay_of_its_rate_length_and_size(run, here, size):
         assert np.abs(seen - expected).mean() < 16  # H.264, at half the colours' resolution
     logits = logits_by_hand(run, decoded[3])
     assert (np.asarray(Image.open(indices[3])) == logits.argmax(axis=-1)).mean() > 0.99
-    (row, _) = json.loads((here / "told.json").read_text())["inputs"]
+    (row, _) = json.loads((here / "summary.json").read_text())["inputs"]
     assert (row["num_frames"], row["frames_per_second"], row["height"], row["width"]) == (13, 25, *size)
 
 
@@ -504,9 +504,9 @@ def test_videos_at_fault_are_named_and_the_others_done(run, here, monkeypatch, c
     (here / "concat.mp4").write_text("ffconcat version 1.0\nfile good.mp4\n")
     (here / "empty.mp4").write_bytes(b"")
     names = [f"{name}.mp4" for name in ("cut", "list", "concat", "empty", "good")]
-    code, errors = left(monkeypatch, capsys, run, *names, "--out", "out", "--json", "told.json")
-    told = json.loads((here / "told.json").read_text())
-    assert code == 2 and [fault["file"] for fault in told["faults"]] == names[:4]
+    code, errors = left(monkeypatch, capsys, run, *names, "--out", "out", "--json", "summary.json")
+    summary = json.loads((here / "summary.json").read_text())
+    assert code == 2 and [fault["file"] for fault in summary["faults"]] == names[:4]
     assert [path.name for path in here.glob("out/*")] == ["good_overlay.mp4"]
     assert errors[0].count("cannot be read as a video") == 4
 
@@ -521,21 +521,21 @@ def test_without_the_library_videos_and_cameras_are_refused_with_the_command_to_
         assert code == 2 and "pip install" in errors[0] and not (here / "out").exists()
 
 
-def test_a_camera_that_is_not_there_is_told(run, here, monkeypatch, capsys):
+def test_a_camera_that_is_not_there_is_reported(run, here, monkeypatch, capsys):
     pytest.importorskip("av", reason="cameras need PyAV: pip install av")
     code, errors = left(monkeypatch, capsys, run, "99", "photos/0.png", "--out", "out")
     assert code == 2 and "camera 99" in errors[0] and (here / "out/0.png").is_file()
 
 
-def test_a_camera_s_frame_is_labelled(run, here, monkeypatch):
-    """In the place of a camera, FFmpeg's test picture, which comes through the same door."""
+def test_a_camera_s_frame_is_segmented(run, here, monkeypatch):
+    """Uses FFmpeg's test image in place of a camera, read by the same code."""
     pytest.importorskip("av", reason="cameras need PyAV: pip install av")
     from segnet_jax.inference import video
 
     def picture(number):
-        return video._first_frame(video.library(), "testsrc=size=50x38:rate=5", "lavfi", f"camera {number}")
+        return video._first_frame(video.load_av(), "testsrc=size=50x38:rate=5", "lavfi", f"camera {number}")
 
-    monkeypatch.setattr(labelling, "camera_frame", picture)
+    monkeypatch.setattr(prediction_pipeline, "camera_frame", picture)
     assert predict(run, "0", "--out", "out") == 0
     assert Image.open("out/camera-0.png").size == (50, 38)
 

@@ -1,4 +1,4 @@
-"""Samples under dropout: what they are drawn from, and what is scored, drawn and reported of them."""
+"""Dropout samples: how they are drawn, scored, drawn as maps and reported."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ from segnet_jax.system.errors import UserError
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Never trained, with dropout in its third stage."""
+    """An untrained run with dropout in its third stage."""
     return make_run(tmp_path_factory.mktemp("runs") / "bayesian", depth=3, dropout=0.5)
 
 
@@ -32,7 +32,8 @@ def plain_run(tmp_path_factory):
 
 
 def command(module, function, *flags):
-    return function(parse_flags(module.Options, list(map(str, flags)), prog="p", description=""))
+    options = getattr(module, f"{function.__name__.title()}Options")
+    return function(parse_flags(options, list(map(str, flags)), prog="p", description=""))
 
 
 def test_samples_of_one_call_are_those_of_a_call_for_each():
@@ -62,15 +63,15 @@ def test_an_images_keys_depend_on_nothing_else():
 
 
 @pytest.fixture(scope="module")
-def told(run, tmp_path_factory):
-    """What the evaluation of five samples says."""
-    path = tmp_path_factory.mktemp("told") / "scores.json"
+def evaluated(run, tmp_path_factory):
+    """Result of an evaluation with five samples."""
+    path = tmp_path_factory.mktemp("sampled") / "scores.json"
     flags = ("--samples", 5, "--devices", 2, "--batch-size-per-device", 2, "--json", path)
     assert command(evaluate, evaluate.evaluate, run, *flags) == 0
     return json.loads(path.read_text())
 
 
-def test_the_evaluation_scores_the_mean_of_the_samples_that_are_drawn_one_by_one(run, told):
+def test_the_evaluation_scores_the_mean_of_the_samples_that_are_drawn_one_by_one(run, evaluated):
     network = segnet_jax.load(run)
     split = street_scenes(num_train=8, num_val=9, height=24, width=32, seed=0).splits["val"]
     forward = jax.jit(network.forward)
@@ -89,7 +90,7 @@ def test_the_evaluation_scores_the_mean_of_the_samples_that_are_drawn_one_by_one
         np.add.at(gaps, np.minimum((sure * 15).astype(int), 14), right - sure)
         shares.append(-(mean * np.log(np.maximum(mean, 1e-30))).sum(axis=-1)[known])
         rights.append(right)
-    found = told["samples"]
+    found = evaluated["samples"]
     assert np.abs(np.array(found["mean"]["confusion"]) - confusion).sum() <= 4  # rounding may turn a tie
     assert np.abs(np.array(found["plain"]["confusion"]) - plain).sum() <= 4
     assert found["mean"]["calibration_error"] == pytest.approx(np.abs(gaps).sum() / confusion.sum(), abs=1e-3)
@@ -102,11 +103,13 @@ def test_the_evaluation_scores_the_mean_of_the_samples_that_are_drawn_one_by_one
 
 
 @pytest.mark.slow
-def test_the_scores_of_samples_do_not_depend_on_batch_and_devices(run, told, tmp_path):
+def test_the_scores_of_samples_do_not_depend_on_batch_and_devices(run, evaluated, tmp_path):
     path = tmp_path / "scores.json"
     flags = ("--samples", 5, "--devices", 1, "--batch-size-per-device", 3, "--json", path)
     assert command(evaluate, evaluate.evaluate, run, *flags) == 0
-    ours, theirs = (np.array(each["samples"]["mean"]["confusion"]) for each in (json.loads(path.read_text()), told))
+    ours, theirs = (
+        np.array(each["samples"]["mean"]["confusion"]) for each in (json.loads(path.read_text()), evaluated)
+    )
     assert np.abs(ours - theirs).sum() <= 4
 
 
@@ -121,7 +124,7 @@ def test_samples_that_say_nothing_are_refused(module, samples, message, plain_ru
             command(predict, predict.predict, plain_run, tmp_path / "a.png", "--samples", samples)
 
 
-def test_the_report_shows_the_maps_that_an_evaluation_of_samples_has_kept(run, told, capsys):
+def test_the_report_shows_the_maps_that_an_evaluation_of_samples_has_kept(run, evaluated, capsys):
     assert command(report, report.report, run) == 0
     page = (run / "report.html").read_text()
     assert "Uncertainty" in page and page.count(': entropy"') == 6
@@ -164,7 +167,7 @@ def test_uncertainty_pictures_are_of_the_samples_of_the_image(tile, run, tmp_pat
 
 
 def test_uncertainty_wants_samples(run, tmp_path):
-    with pytest.raises(UserError, match="--uncertainty is of samples: add --samples"):
+    with pytest.raises(UserError, match="--uncertainty needs dropout samples: add --samples"):
         command(predict, predict.predict, run, photo(tmp_path, 24, 32), "--uncertainty")
 
 

@@ -1,4 +1,4 @@
-"""Tiles of a large image: where they lie, how they are blended, and that nobody can see them."""
+"""Tiles of a large image: their positions and blending, and that they leave no seams."""
 
 import numpy as np
 import pytest

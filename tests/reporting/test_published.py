@@ -229,7 +229,9 @@ def test_confusions_of_a_different_evaluation_than_the_result_give_no_interval(t
 
 
 def report(*flags):
-    return command.report(command.parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+    return command.report(
+        command.parse_flags(command.ReportOptions, [str(flag) for flag in flags], prog="p", description="")
+    )
 
 
 def test_runs_that_differ_only_in_their_seed_are_averaged_with_an_interval(tmp_path, capsys):
@@ -294,7 +296,7 @@ def test_scores_of_a_different_run_are_rejected(tmp_path):
         path.write_text(json.dumps(scored | {"confusion": np.eye(len(CAMVID), dtype=int).tolist()}))
     out = ["--out", tmp_path / "page.html"]
     assert report(*folders, "--published", "--scores", *paths, *out) == 0
-    with pytest.raises(UserError, match="1.json is of another run than .*seed-0: give the files in the order of the"):
+    with pytest.raises(UserError, match="1.json does not belong to .*seed-0; give the files in the order of the"):
         report(*folders, "--published", "--scores", *paths[::-1], *out)
 
 

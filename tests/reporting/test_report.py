@@ -80,7 +80,7 @@ def page(run):
 
 
 def report(*flags):
-    return command.report(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+    return command.report(parse_flags(command.ReportOptions, [str(flag) for flag in flags], prog="p", description=""))
 
 
 # --- content ---
@@ -340,8 +340,8 @@ def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, ca
         ([], "from 1 to 12 runs"),
         (["nowhere"], "no run nowhere: there is no such folder"),
         (["."], "no run in .: it holds no config.toml"),
-        (["RUN", "RUN"], "a run is named twice"),
-        (["RUN", "--out", "RUN/config.toml"], "config.toml is there and is no report"),
+        (["RUN", "RUN"], "the same run is given twice"),
+        (["RUN", "--out", "RUN/config.toml"], "config.toml exists, is not a report"),
         (["RUN", "--out", "RUN/no/such/page.html"], "cannot write"),
     ],
 )

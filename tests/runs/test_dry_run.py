@@ -32,7 +32,7 @@ def test_a_sound_training_is_told_what_it_will_take_and_leaves_nothing(tmp_path,
     assert check(monkeypatch, *SMALL, "--json", "told.json") == 0
     assert os.listdir(tmp_path) == ["told.json"]
     told, out = json.loads((tmp_path / "told.json").read_text()), capsys.readouterr().out
-    assert "restored bit for bit" in out and "all is well" in out
+    assert "restored bit-identically" in out and "no problems found" in out
     assert (told["steps_per_epoch"], told["epochs"], told["global_batch_size"]) == (2, 2, 4)
     # 9 images are three batches of four
     rest = 3 * told["scoring"]["seconds_a_batch"] + told["showing"]["keeping"] + told["saving"]["seconds"]
@@ -59,9 +59,9 @@ def test_a_fault_of_the_data_is_found_by_file_before_anything_is_compiled(tmp_pa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--resume", "--run", "RUN"], "leave out --resume"),
+        (["--resume", "--run", "RUN"], "remove --resume"),
         (["--run", "OTHER"], "is not an empty folder"),
-        (["--json"], "--json needs the file to write to"),
+        (["--json"], "--json needs a file to write to"),
         (["--json", "no/told.json"], "there is no folder"),
         (["--learning-rate", "0"], "--learning-rate must be between"),
     ],

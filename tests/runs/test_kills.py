@@ -17,7 +17,7 @@ from broken_runs import (
     FIRST_KILLS,
     ONE,
     STEPS_PER_EPOCH,
-    Place,
+    RunPaths,
     Start,
     differences,
     draw_kill,
@@ -42,7 +42,7 @@ def unbroken(tmp_path_factory, programs):
 
     def of(epochs: int) -> pathlib.Path:
         if epochs not in runs:
-            place = Place(base / f"run-{epochs}", base / "cache", programs, (*EIGHT, "--epochs", epochs))
+            place = RunPaths(base / f"run-{epochs}", base / "cache", programs, (*EIGHT, "--epochs", epochs))
             ended = place.train()
             assert ended.code == 0, ended.err
             runs[epochs] = place.run
@@ -54,7 +54,7 @@ def unbroken(tmp_path_factory, programs):
 @pytest.fixture
 def place(tmp_path, programs):
     """epochs -> the place of a new run."""
-    return lambda epochs, flags=EIGHT: Place(
+    return lambda epochs, flags=EIGHT: RunPaths(
         tmp_path / "run", tmp_path / "cache", programs, (*flags, "--epochs", epochs)
     )
 
@@ -141,7 +141,7 @@ def test_a_run_killed_at_25_random_moments_ends_as_the_unbroken_run(place, unbro
         else:
             killed_from_outside(place, generator.uniform(0.2, 4))
     if flags is ONE:
-        alone = Place(tmp_path / "alone", place.cache, programs, place.flags)
+        alone = RunPaths(tmp_path / "alone", place.cache, programs, place.flags)
         assert alone.train().code == 0
     finish(place, unbroken(MANY) if flags is EIGHT else alone.run)
 
@@ -246,7 +246,7 @@ def break_by_disk(place, moment, expected=4):
 
 
 def on_disk(place, disk):
-    return Place(disk / "run", place.cache, place.programs, place.flags, disk)
+    return RunPaths(disk / "run", place.cache, place.programs, place.flags, disk)
 
 
 @pytest.mark.slow

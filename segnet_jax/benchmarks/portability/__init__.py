@@ -1,1 +1,1 @@
-"""The steps lowered for other platforms, and one checkpoint on several machines."""
+"""Steps lowered for other platforms, and one checkpoint measured on several machines."""

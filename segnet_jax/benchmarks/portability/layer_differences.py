@@ -1,4 +1,4 @@
-"""What each convolution and each pooling of a network gives, and how far that is from a reference."""
+"""Outputs of a network's convolutions and poolings, and their differences from a reference."""
 
 import math
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ _POOLING = "pooling "
 
 
 def intermediates(model: SegNet, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
-    """What a network computes on its way, by name: a pure function, to be jitted.
+    """Return a network's intermediate results by name; a pure function, to be jitted.
 
     Args:
-      model: in any form.
-      variables: the model's.
-      image: [B,H,W,3] as the network expects it.
+      model: the network, folded or not.
+      variables: variables of the model.
+      image: normalized images, [B,H,W,3].
 
     Returns:
-      The result of each convolution, the logits, and of each pooling the codes: which pixel of a window it chose.
+      The output of each convolution, the logits, and the code of each pooling (the index of the maximum per window).
     """
     codes = []
 
@@ -51,13 +51,13 @@ def intermediates(model: SegNet, variables: dict[str, Any], image: jax.Array) ->
 
 @dataclass(frozen=True)
 class Difference:
-    """How far arrays are from a reference; differences of several arrays add up to that of all of them.
+    """Difference of arrays from a reference; the sum of two is the difference over all their arrays.
 
     Attributes:
       squares: sum of the squared differences.
-      reference_squares: sum of the reference's squares.
-      largest: difference.
-      reference_largest: absolute value of the reference.
+      reference_squares: sum of the squared reference.
+      largest: largest absolute difference.
+      reference_largest: largest absolute value of the reference.
     """
 
     squares: float = 0.0
@@ -67,7 +67,7 @@ class Difference:
 
     @classmethod
     def of(cls, found: np.ndarray, reference: np.ndarray) -> "Difference":
-        """Of two arrays; computed in float64, whatever they are in."""
+        """Return the difference of two arrays of any dtype, computed in float64."""
         found, reference = (np.asarray(array).astype(np.float64).ravel() for array in (found, reference))
         difference = found - reference
         return cls(
@@ -87,18 +87,18 @@ class Difference:
 
     @property
     def relative(self) -> dict[str, float]:
-        """As "rms", of the reference's root mean square, and "largest", of its largest absolute value."""
+        """Return "rms", relative to the reference's, and "largest", relative to its largest absolute value."""
         rms = math.sqrt(self.squares / self.reference_squares) if self.reference_squares else math.nan
         return {"rms": rms, "largest": self.largest / self.reference_largest if self.reference_largest else math.nan}
 
 
 def differences(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, Difference]:
-    """Of each convolution and of the logits, in the order of the first."""
+    """Return the differences of the convolutions' outputs and the logits, in the order of `found`."""
     names = [name for name in found if not name.startswith(_POOLING)]
     return {name: Difference.of(found[name], reference[name]) for name in names}
 
 
-def other_choices(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of each pooling, int [2]: windows that chose another pixel than those of the reference, and all of them."""
+def count_other_maxima(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return for each pooling int [2]: the windows whose maximum is at another pixel, and all windows."""
     names = [name for name in found if name.startswith(_POOLING)]
     return {name: np.array([(found[name] != reference[name]).sum(), found[name].size]) for name in names}

@@ -1,4 +1,4 @@
-"""The steps lowered and serialised for platforms that are not here."""
+"""Lower steps for platforms that need not be present."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,30 +23,30 @@ def lower_mapped(
     platform: str,
     num_devices: int = 1,
 ) -> export.Exported:
-    """Lowers a step that is mapped over devices, as training maps it, without any of them.
+    """Lower a step mapped over devices, as in training, without needing the devices.
 
-    It is lowered by the `shard_map` of `--mapping shard_map`, over a mesh of devices that need not exist; `jax.export`
-    takes no `pmap`, which gives the same bits. The sums over devices stay what they are, also over one.
+    Uses the `shard_map` of `--mapping shard_map` over an abstract mesh, because `jax.export` does not take `pmap`; the
+    results are bit-identical. Collectives stay in the program, also for a single device.
 
     Args:
-      step: as one device sees it.
-      arguments: trees of arrays or shapes; of those that are split, the leading axis is the devices.
-      split: of each argument, whether it is split over the devices, or the same on all.
-      outputs_split: likewise of what the step returns.
-      platform: of PLATFORMS.
-      num_devices: that it is mapped over.
+      step: the step as one device sees it.
+      arguments: trees of arrays or shapes; the leading axis of split arguments is the device axis.
+      split: for each argument, whether it is split over the devices or replicated.
+      outputs_split: the same for the outputs.
+      platform: one of PLATFORMS.
+      num_devices: number of devices to map over.
     """
     mesh = AbstractMesh((num_devices,), (AXIS,), axis_types=(AxisType.Auto,))
     in_axes, out_axes = ([0 if is_split else None for is_split in each] for each in (split, outputs_split))
     mapped = sharded(step, mesh, in_axes, out_axes)
-    if num_devices > 1:  # what lies where tells the program how many there are
+    if num_devices > 1:  # the program's number of devices comes from its arguments' shardings
         specs = [_OVER_DEVICES if is_split else _SAME for is_split in split]
         arguments = [_placed(part, NamedSharding(mesh, spec)) for part, spec in zip(arguments, specs, strict=True)]
     return lower(mapped, arguments, platform)
 
 
 def lower(function: Callable, arguments: Sequence[Any], platform: str) -> export.Exported:
-    """Lowers a pure function of trees for a platform, whatever device is here."""
+    """Lower a pure function for a platform, which need not be present."""
     return export.export(jax.jit(function), platforms=[platform])(*arguments)
 
 
@@ -55,17 +55,17 @@ def _placed(tree, sharding):
 
 
 def by_name(state: TrainState) -> dict[str, Any]:
-    """A state's arrays by their paths, such as "params/conv1_1/kernel": no class of ours is needed to call the file."""
+    """Return a state's arrays by path, such as "params/conv1_1/kernel", so that callers do not need its classes."""
     paths = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
 def with_named_state(step: Callable[..., tuple], state: TrainState) -> Callable[..., tuple]:
-    """The step (state, ...) -> (state, measures) with both states as `by_name` gives them; `state` is one like them."""
+    """Return a step (state, ...) -> (state, metrics) whose states are dicts as of `by_name`; `state` is an example."""
     names, structure = list(by_name(state)), jax.tree.structure(state)
 
     def named(arrays, *rest):
-        new, measures = step(jax.tree.unflatten(structure, [arrays[name] for name in names]), *rest)
-        return by_name(new), measures
+        new, metrics = step(jax.tree.unflatten(structure, [arrays[name] for name in names]), *rest)
+        return by_name(new), metrics
 
     return named

@@ -1,4 +1,4 @@
-"""What `portability measure` finds on the machine at hand, in one precision after another."""
+"""Measurements of `portability measure` on this machine, one precision at a time."""
 
 import hashlib
 import logging
@@ -15,9 +15,14 @@ import numpy as np
 from jax import export
 
 from segnet_jax.benchmarks.portability import reference
-from segnet_jax.benchmarks.portability.layer_differences import Difference, differences, intermediates, other_choices
-from segnet_jax.benchmarks.portability.steps import Given, lower_steps
-from segnet_jax.benchmarks.roofline import shares, work_of
+from segnet_jax.benchmarks.portability.layer_differences import (
+    Difference,
+    count_other_maxima,
+    differences,
+    intermediates,
+)
+from segnet_jax.benchmarks.portability.steps import StepConstants, lower_steps
+from segnet_jax.benchmarks.roofline import utilization, work_of
 from segnet_jax.benchmarks.timing import Timing, timed
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
@@ -36,8 +41,8 @@ from segnet_jax.training.restored import Restored, restore
 logger = logging.getLogger(__name__)
 
 
-class Wishes(Protocol):
-    """What `portability.Measure` says of what is to be measured."""
+class MeasurementSettings(Protocol):
+    """Fields of `portability.MeasureOptions` that the measurements read."""
 
     run: str
     data: str
@@ -53,19 +58,19 @@ class Wishes(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Machine:
-    """A machine and what is measured on it.
+    """This machine, with the run to measure and its data.
 
     Attributes:
-      wishes: what to measure.
-      config: the run's, as it is measured here.
-      devices: to train on.
-      samples: to train on.
-      eval_samples: to score.
-      split: of these.
-      data: the fingerprints of both.
+      settings: what to measure.
+      config: config of the run, with the overrides of this measurement.
+      devices: devices to train on.
+      samples: training samples.
+      eval_samples: samples to score.
+      split: name of the split of `eval_samples`.
+      data: fingerprints of both splits.
     """
 
-    wishes: Wishes
+    settings: MeasurementSettings
     config: Config
     devices: Devices
     samples: CachedSplit
@@ -74,50 +79,49 @@ class Machine:
     data: dict[str, str]
 
     @classmethod
-    def of(cls, wishes: Wishes) -> "Machine":
-        """Opens the run's data and finds the devices.
+    def open(cls, settings: MeasurementSettings) -> "Machine":
+        """Open the run's data and start the devices.
 
         Raises:
-          UserError: for a missing run or data, or fewer devices.
+          UserError: the run or its data are missing, or there are too few devices.
         """
         config = replace(
-            files.read_run(wishes.run),
-            devices=wishes.devices,
+            files.read_run(settings.run),
+            devices=settings.devices,
             fake_devices=0,
-            batch_size_per_device=wishes.batch_size_per_device,
+            batch_size_per_device=settings.batch_size_per_device,
             grad_accum_steps=1,
-            precision="float32",  # of the start; each is tried when its turn comes
+            precision="float32",  # only to start the devices; `measure` sets each precision
             steps_per_dispatch=1,
             input="auto",
-            **({"data": wishes.data} if wishes.data else {}),
+            **({"data": settings.data} if settings.data else {}),
         )
-        # Compiling is timed. Before the first program, for JAX looks at this once.
+        # Compilation is timed. Set before the first program is compiled: JAX reads the option once.
         jax.config.update("jax_enable_compilation_cache", False)
         devices, _ = start_devices(config)
         dataset = open_data(config)
         split = validation_split(dataset)
         samples = [decode(dataset.splits[name], config, "reading images") for name in ("train", split)]
         data = {name: dataset.splits[name].fingerprint[:16] for name in ("train", split)}
-        return cls(wishes, config, devices, *samples, split, data)
+        return cls(settings, config, devices, *samples, split, data)
 
     @property
     def platform(self) -> str:
-        """Such as "cuda"."""
+        """Platform name, such as "cuda"."""
         return export.default_export_platform()
 
-    @property
-    def subject(self) -> dict[str, Any]:
-        """What is measured: two machines compare where this is the same."""
+    def describe_network(self) -> dict[str, Any]:
+        """Return what identifies the network and data; machines are comparable if it is equal."""
         restored = self._restored("float32")
         digest = hashlib.sha256()
         for name, array in sorted(reference.by_path(restored.variables).items()):
             digest.update(name.encode() + array.tobytes())
-        kept = ("protocol", "image_size", "encoder", "depth", "width")
-        network = {name: getattr(self.config, name) for name in kept}
+        fields = ("protocol", "image_size", "encoder", "depth", "width")
+        network = {name: getattr(self.config, name) for name in fields}
         return network | {"step": restored.meta["step"], "weights": digest.hexdigest(), "data": self.data}
 
     def measure(self, precision: str) -> dict[str, Any]:
-        """Everything in one precision; where the machine cannot do it, what it said of that."""
+        """Return all measurements in one precision, or {"fails": message} if the machine does not support it."""
         logger.info(f"measuring {precision}")
         try:
             check_device(self.devices.local[0], precision)
@@ -130,39 +134,39 @@ class Machine:
                 raise
             return {"fails": " ".join(str(error).split())[:300]}
 
-    # --- how far from the reference ---
+    # --- difference from the reference ---
 
     @cached_property
     def _reference(self) -> tempfile.TemporaryDirectory:
         logger.info("computing the float64 reference on the CPU")
         folder = tempfile.TemporaryDirectory(prefix="segnet_jax_reference_")
         images = np.stack([self.eval_samples.read(index)[0] for index in self._compared])
-        reference.ask(
-            pathlib.Path(folder.name), self.wishes.run, self.config, self.wishes.checkpoint, images, self._batches
+        reference.compute(
+            pathlib.Path(folder.name), self.settings.run, self.config, self.settings.checkpoint, images, self._batches
         )
         return folder
 
     @property
     def _compared(self) -> list[int]:
-        return _evenly(self.wishes.compared, len(self.eval_samples))
+        return _evenly(self.settings.compared, len(self.eval_samples))
 
     @cached_property
     def _batches(self) -> list[tf_data.Batch]:
-        """Of the training steps, the first of the run's plan."""
+        """Batches of the training steps, the first ones of the run's sampler."""
         shard = device_shard(self.devices, self.config.batch_size_per_device)
         images_per_step = shard.num_devices * shard.batch_size_per_device
         sampler = Sampler.from_config(self.config, len(self.samples), images_per_step)
-        steps = range(self.wishes.training_steps)
+        steps = range(self.settings.training_steps)
         return [tf_data.training_batch(self.samples, sampler, shard, 1, step) for step in steps]
 
     def _compare(self, network: Network) -> dict[str, Any]:
-        """Convolutions' differences, pooling windows that chose another pixel, pixels whose class is another."""
+        """Compare convolutions, pooling maxima and predicted classes with the reference."""
         folder = pathlib.Path(self._reference.name)
 
         def results(variables, images):
             image = normalize(images, network.preprocessing, network.model.dtype)
             found = intermediates(network.model, variables, image)
-            names[:] = found  # while it is traced: a dict that comes out of jit has lost the network's order
+            names[:] = found  # set while tracing, because jit sorts the keys of a returned dict
             return list(found.values())
 
         names: list[str] = []
@@ -176,31 +180,32 @@ class Machine:
             found = dict(zip(names, arrays, strict=True))
             for name, difference in differences(found, expected).items():
                 layers[name] = layers.get(name, Difference()) + difference
-            for name, counts in other_choices(found, expected).items():
+            for name, counts in count_other_maxima(found, expected).items():
                 poolings[name] = poolings.get(name, 0) + counts
             changed += int((reference.prediction_of(found) != reference.prediction_of(expected)).sum())
             num_pixels += expected["logits"][..., 0].size
         return {
             "layers": {name: difference.relative for name, difference in layers.items()},
             "poolings": {
-                name: {"other_choices": int(other), "windows": int(windows)}
+                name: {"other_maxima": int(other), "windows": int(windows)}
                 for name, (other, windows) in poolings.items()
             },
             "pixels_changed": changed / num_pixels,
             "pixels_compared": num_pixels,
         }
 
-    # --- what it does here ---
+    # --- scores, speed and training ---
 
     def _restored(self, precision: str) -> Restored:
-        return restore(self.wishes.run, self.config, self.wishes.checkpoint, choose_devices("1"), precision)
+        return restore(self.settings.run, self.config, self.settings.checkpoint, choose_devices("1"), precision)
 
     def _score(self, network: Network) -> dict[str, Any]:
-        wanted = self.wishes.images or len(self.eval_samples)
-        indices, batch = _evenly(wanted, len(self.eval_samples)), self.config.batch_size_per_device
+        num_images = self.settings.images or len(self.eval_samples)
+        indices, batch = _evenly(num_images, len(self.eval_samples)), self.config.batch_size_per_device
         confusion = 0
         for start in range(0, len(indices), batch):
-            chosen = [indices[min(i, len(indices) - 1)] for i in range(start, start + batch)]  # filled up: one program
+            # The last batch is padded with its last image, so that one program serves all batches.
+            chosen = [indices[min(i, len(indices) - 1)] for i in range(start, start + batch)]
             images, labels = zip(*map(self.eval_samples.read, chosen), strict=True)
             part = slice(len(indices) - start)
             predictions = network.predict(np.stack(images))[part]
@@ -226,20 +231,20 @@ class Machine:
         seconds = time.monotonic() - start
         timing = timed(
             lambda steps: [program(network.variables, images) for _ in range(steps)][-1],
-            steps=self.wishes.steps,
-            rounds=self.wishes.rounds,
+            steps=self.settings.steps,
+            rounds=self.settings.rounds,
         )
         work = work_of(network.model, *self.config.image_size)
         speed = self._speed(timing, 1, work.infer_flop, work.infer_bytes, precision)
         return speed | _compiled(program, seconds)
 
     def _train(self, restored: Restored, precision: str) -> dict[str, Any]:
-        """Where the next steps lead, beside the reference, and the speed of the step on a batch that lies here."""
+        """Compare the next training steps with the reference, and time the step on a device-resident batch."""
         before, peak = reference.by_path(restored.variables["params"]), peak_memory_of(self.devices.local[0])
         step, state = reference.training(
             self.config, restored.model, restored.variables, restored, precision, self.devices
         )
-        state, losses = reference.go_on(step, state, self._batches, self.devices)
+        state, losses = reference.take_steps(step, state, self._batches, self.devices)
         params = reference.by_path(state.params)
         expected, expected_losses = reference.trained_of(pathlib.Path(self._reference.name))
         moved = sum(
@@ -251,10 +256,10 @@ class Machine:
         def take(steps):
             nonlocal state
             for _ in range(steps):
-                state, measures = step(state, batch)
-            return state, measures
+                state, metrics = step(state, batch)
+            return state, metrics
 
-        timing = timed(take, steps=self.wishes.steps, rounds=self.wishes.rounds)
+        timing = timed(take, steps=self.settings.steps, rounds=self.settings.rounds)
         work = work_of(restored.model, *self.config.image_size)
         return {
             "losses": losses.tolist(),
@@ -263,20 +268,20 @@ class Machine:
             "finite": bool(state.finite),
             "skipped": int(state.skipped),
             **self._speed(timing, self.devices.total, work.train_flop, work.train_bytes, precision),
-            "peak_memory_mb": peak_of_this_part(peak, peak_memory_of(self.devices.local[0])),
+            "peak_memory_mb": new_peak_mb(peak, peak_memory_of(self.devices.local[0])),
             **_compiled(step.program(state, batch), step.seconds),
         }
 
     def _speed(self, timing: Timing, num_devices: int, flop: float, num_bytes: float, precision: str) -> dict[str, Any]:
         found = timing.summary(self.config.batch_size_per_device * num_devices)
         kind = self.devices.local[0].device_kind
-        return found | shares(found["images_per_second"] / num_devices, flop, num_bytes, kind, precision)
+        return found | utilization(found["images_per_second"] / num_devices, flop, num_bytes, kind, precision)
 
     def _operations(self, precision: str) -> dict[str, dict[str, int]]:
-        """Of each step as it is lowered for this platform."""
+        """Return the operation counts of each step as lowered for this platform."""
         lowered = lower_steps(
             self.config,
-            Given(len(self._restored("float32").classes)),
+            StepConstants(len(self._restored("float32").classes)),
             precisions=[precision],
             platforms=[self.platform],
             num_devices=self.devices.total,
@@ -284,22 +289,22 @@ class Machine:
         return {one.step: one.operations for one in lowered}
 
 
-def peak_of_this_part(before: int | None, after: int | None) -> float | None:
-    """MB that were in use at most while something ran, where that can be told.
+def new_peak_mb(before: int | None, after: int | None) -> float | None:
+    """Return the peak memory of one part of a process in MB, or None if it is unknown.
 
-    A device tells its highest since the process began, which is that of an earlier part unless it has risen.
+    Devices report the peak since the process started, which belongs to this part only if it has risen.
 
     Args:
-      before: the device's highest when the part began, in bytes; None where it does not count them.
-      after: likewise, when it ended.
+      before: the device's peak when the part started, in bytes; None if the device reports none.
+      after: the same when the part ended.
     """
     return after / 1e6 if after and after > (before or 0) else None
 
 
 def _compiled(program: Any, seconds: float) -> dict[str, float | None]:
-    """What compiling took, and the memory that the compiler says the program asks for beside its arguments."""
-    asked = program.memory_analysis()
-    return {"compile_seconds": seconds, "program_memory_mb": asked and asked.temp_size_in_bytes / 1e6}
+    """Return the compile time, and the program's memory without its arguments, as the compiler reports it."""
+    memory = program.memory_analysis()
+    return {"compile_seconds": seconds, "program_memory_mb": memory and memory.temp_size_in_bytes / 1e6}
 
 
 def _evenly(wanted: int, num: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a lowered program consists of: its operations, counted by kind."""
+"""Count the operations of a lowered program by kind."""
 
 import re
 from collections import Counter
@@ -6,20 +6,20 @@ from collections import Counter
 _OPERATION = re.compile(r'^\s*(?:%\S+(?:, %\S+)* = )?"?((?:[a-z_]+\.)+\w+)"?(?= |\(|<)(.*)$', re.MULTILINE)
 _WITHIN = re.compile(r"\bapplies ((?:[a-z_]+\.)+\w+)")  # the short form of a reduction
 _NAME = re.compile(r"@(\w+)")
-_FRAME = ("func", "builtin", "sdy")  # dialects of what holds operations and is none itself
+_FRAME = ("func", "builtin", "sdy")  # dialects of functions and modules, which are not counted
 _END = "stablehlo.return"  # of a region
 _PREFIX = "stablehlo."
 
 
 def count_operations(module: str) -> dict[str, int]:
-    """Counts a StableHLO module's operations, those of the functions and regions in it too.
+    """Count the operations of a StableHLO module, including those in its functions and regions.
 
     Args:
-      module: as text, in MLIR's pretty form.
+      module: text in MLIR's pretty form.
 
     Returns:
-      Kind -> number, in the order of the kinds; without the dialect's name where that is StableHLO's. A custom call's
-      kind has the name that it calls, for that is what a platform may lack.
+      Kind -> count, sorted by kind; without the prefix "stablehlo.". The kind of a custom call includes its target,
+      which is what a platform may lack.
     """
     counts = Counter()
     for kind, rest in _OPERATION.findall(module):

@@ -1,7 +1,7 @@
-"""The reference of `portability measure`: the network and its next training steps in float64 on the CPU.
+"""Reference of `portability measure`: the network and its next training steps in float64 on the CPU.
 
-It has a process of its own, for JAX takes float64 everywhere or nowhere: `python -m
-segnet_jax.benchmarks.portability.reference FOLDER`, where the folder holds what `ask` has put there.
+It runs in a separate process, because JAX enables float64 per process: `python -m
+segnet_jax.benchmarks.portability.reference FOLDER`, with the files that `compute` writes into the folder.
 """
 
 import json
@@ -33,21 +33,21 @@ from segnet_jax.training.state import TrainState, create_state
 _REQUEST, _IMAGES, _BATCHES, _TRAINED = "request.json", "images.npy", "batches.npz", "trained.npz"
 
 
-def ask(
+def compute(
     folder: pathlib.Path, run: str, config: Config, checkpoint: str, images: np.ndarray, batches: Sequence[Batch]
 ) -> None:
-    """Has the reference computed into a folder.
+    """Compute the reference in a separate process and write it to a folder.
 
     Args:
-      folder: empty.
-      run: folder of the run.
-      config: the run's.
+      folder: empty folder.
+      run: run folder.
+      config: config of the run.
       checkpoint: "result", "best" or "newest".
-      images: uint8 [N,H,W,3].
-      batches: of the next training steps, each [L,A,B,...].
+      images: images to compare on, uint8 [N,H,W,3].
+      batches: batches of the next training steps, each [L,A,B,...].
 
     Raises:
-      UserError: it could not be computed.
+      UserError: the process failed.
     """
     (folder / files.CONFIG_FILE).write_text(config.to_toml())
     np.save(folder / _IMAGES, images)
@@ -66,20 +66,20 @@ def ask(
 
 
 def results_of(folder: pathlib.Path, number: int) -> dict[str, np.ndarray]:
-    """What the reference computes on its way for one of the images, by name: float64 [1,H,W,C], codes uint8."""
+    """Return the reference's intermediate results of one image by name: float64 [1,H,W,C], codes uint8."""
     with np.load(folder / f"{number}.npz") as arrays:
         return dict(arrays)
 
 
 def trained_of(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The reference's parameters, by name, after its training steps, and the loss of each."""
+    """Return the reference's parameters by name after its training steps, and the losses of the steps."""
     with np.load(folder / _TRAINED) as arrays:
-        found = dict(arrays)
-    return found, found.pop("losses")
+        params = dict(arrays)
+    return params, params.pop("losses")
 
 
 def main() -> None:
-    """The reference's process."""
+    """Compute the reference in this process."""
     (folder,) = map(pathlib.Path, sys.argv[1:])
     request = json.loads((folder / _REQUEST).read_text())
     config = files.read_run(folder)
@@ -95,10 +95,10 @@ def main() -> None:
         np.savez(folder / f"{number}.npz", **jax.device_get(compute(folded, normal)))
     with np.load(folder / _BATCHES) as arrays:
         batches = [{name: arrays[f"{i} {name}"] for name in ("image", "label")} for i in range(request["num_batches"])]
-    # One device takes all images: with synchronised BatchNorm it is the same step.
+    # One device takes the whole batch; with synchronized BatchNorm that is the same step.
     merged = [{name: each.reshape(1, 1, -1, *each.shape[3:]) for name, each in batch.items()} for batch in batches]
     step, state = training(config, model, variables, restored, "float32", device)
-    state, losses = go_on(step, state, merged, device)
+    state, losses = take_steps(step, state, merged, device)
     np.savez(folder / _TRAINED, losses=losses, **by_path(state.params))
 
 
@@ -110,15 +110,15 @@ def training(
     precision: str,
     devices: Devices,
 ) -> tuple[AheadOfTime, TrainState]:
-    """The training step, to which the host sends its batches, and a state with new momentum.
+    """Return the training step with host input, and a state with fresh optimizer state.
 
     Args:
-      config: the run's.
-      model: to train.
-      variables: to go on from.
-      restored: the checkpoint.
-      precision: for float16's loss scale.
-      devices: to train on.
+      config: config of the run.
+      model: network to train.
+      variables: initial variables.
+      restored: checkpoint to take class weights and preprocessing from.
+      precision: dtype of activations, which decides on loss scaling.
+      devices: devices to train on.
     """
     optimizer, schedule = build.build_optimizer(config, steps_per_epoch=1000)
     step = build_steps.build_train_step(
@@ -134,24 +134,24 @@ def training(
     return step, replicate(create_state(variables, optimizer, precision), devices)
 
 
-def go_on(
+def take_steps(
     step: AheadOfTime, state: TrainState, batches: Iterable[Batch], devices: Devices
 ) -> tuple[TrainState, np.ndarray]:
-    """Takes a step for each batch [L,A,B,...]; returns the last state and the loss of each."""
+    """Take one step per batch [L,A,B,...]; return the last state and the losses."""
     losses = []
     for batch in batches:
-        state, measures = step(state, on_devices(batch, devices))
-        losses.append(float(measures["loss"][0]))
+        state, metrics = step(state, on_devices(batch, devices))
+        losses.append(float(metrics["loss"][0]))
     return state, np.array(losses)
 
 
 def on_devices(batch: Batch, devices: Devices) -> dict[str, jax.Array]:
-    """A batch [L,A,B,...] as a call of one step takes it."""
+    """Return a batch [L,A,B,...] on the devices, as input of a single step."""
     return jax.device_put({name: each[:, None] for name, each in batch.items()}, devices.split)
 
 
 def by_path(params: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Parameters by name, such as "conv1_1/kernel", in float64."""
+    """Return parameters in float64 by path, such as "conv1_1/kernel"."""
     paths = jax.tree_util.tree_leaves_with_path(params)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf).astype(np.float64)
@@ -160,7 +160,7 @@ def by_path(params: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def prediction_of(results: dict[str, np.ndarray]) -> np.ndarray:
-    """Class ids [B,H,W]."""
+    """Return the predicted class ids, int [B,H,W]."""
     return np.argmax(np.asarray(results[LOGITS]), axis=-1)
 
 

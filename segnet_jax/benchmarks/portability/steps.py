@@ -1,4 +1,4 @@
-"""A config's steps for training, evaluation and inference, lowered for each platform, and what is told of them."""
+"""Training, evaluation and inference steps of a config, lowered for each platform."""
 
 import dataclasses
 import hashlib
@@ -33,18 +33,18 @@ from segnet_jax.training.steps import eval_step, train_steps
 logger = logging.getLogger(__name__)
 
 STEPS = ("train", "evaluate", "infer")
-_NUM_RECORDS = 16  # of a split that lies on the device; the program but for this size is the same for any
+_NUM_SAMPLES = 16  # of the device-resident split; affects nothing else in the program
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
-    """What the steps hold besides the config; where operations are but counted, the number of classes is enough.
+class StepConstants:
+    """Constants of the steps besides the config; the defaults suffice for counting operations.
 
     Attributes:
-      num_classes: of the network.
-      preprocessing: what the network expects of an image.
-      class_weights: float32 [C], of the loss; None: 1 for each.
-      steps_per_epoch: by which the learning rate takes its course.
+      num_classes: number of classes.
+      preprocessing: preprocessing that the network expects.
+      class_weights: class weights of the loss, float32 [C]; None: 1 for each.
+      steps_per_epoch: steps per epoch of the learning-rate schedule.
     """
 
     num_classes: int
@@ -53,43 +53,43 @@ class Given:
     steps_per_epoch: int = 1
 
     @classmethod
-    def of_run(cls, run: str, config: Config, num_devices: int) -> "Given":
-        """As the newest checkpoint of a run says.
+    def from_run(cls, run: str, config: Config, num_devices: int) -> "StepConstants":
+        """Read the constants from the newest checkpoint of a run.
 
         Args:
-          run: the folder.
-          config: the run's, or one near it.
-          num_devices: to train on.
+          run: run folder.
+          config: config of the run, possibly with overrides.
+          num_devices: number of devices to train on.
 
         Raises:
-          UserError: there is no checkpoint yet.
-          NoCheckpoint: there were some, and none is whole.
+          UserError: the run has no checkpoint yet.
+          NoCheckpoint: no checkpoint is intact.
         """
-        shelf = CheckpointFolders(pathlib.Path(run) / "checkpoints", config.keep_checkpoints)
-        step = shelf.find("newest")
+        folders = CheckpointFolders(pathlib.Path(run) / "checkpoints", config.keep_checkpoints)
+        step = folders.find("newest")
         if step is None:
             raise UserError(f"no newest checkpoint in {run}: it stopped before its first one")
-        meta, num_images = shelf.meta("newest", step), run_folder.num_training_images(run)
+        meta, num_images = folders.meta("newest", step), run_folder.num_training_images(run)
         if num_images is None and (config.schedule != "constant" or config.warmup_epochs):
             logger.info(
-                f"note: {run} does not say how many images an epoch has: the learning rate takes one step for one"
+                f"note: {run} does not store its number of training images; the learning-rate schedule is lowered with "
+                "one step per epoch"
             )
-        at_once = num_devices * config.batch_size_per_device * config.grad_accum_steps
+        global_batch_size = num_devices * config.batch_size_per_device * config.grad_accum_steps
         return cls(
             len(meta["classes"]),
             checkpoint_folders.preprocessing_of(meta),
             checkpoint_folders.class_weights_of(meta),
-            max(1, (num_images or 0) // at_once),
+            max(1, (num_images or 0) // global_batch_size),
         )
 
     @property
     def weights(self) -> jax.Array:
-        """The class weights, float32 [C]."""
+        """Class weights, float32 [C]."""
         return jnp.ones(self.num_classes) if self.class_weights is None else jnp.asarray(self.class_weights)
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What is told of it, as JSON."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the constants, JSON-serializable."""
         return {
             "num_classes": self.num_classes,
             "preprocessing": dataclasses.asdict(self.preprocessing),
@@ -100,12 +100,12 @@ class Given:
 
 @dataclass(frozen=True)
 class Lowered:
-    """One step for one platform.
+    """One step lowered for one platform.
 
     Attributes:
-      step: of STEPS.
-      platform: such as "cuda".
-      precision: of activations.
+      step: one of STEPS.
+      platform: one of PLATFORMS, such as "cuda".
+      precision: dtype of activations.
       exported: the program.
     """
 
@@ -116,24 +116,24 @@ class Lowered:
 
     @property
     def operations(self) -> dict[str, int]:
-        """Kind -> number."""
+        """Operation counts by kind."""
         return count_operations(self.exported.mlir_module())
 
     @property
     def file(self) -> str:
-        """What the serialised program is called."""
+        """File name of the serialized program."""
         return f"{self.step}-{self.platform}-{self.precision}.stablehlo"
 
-    def about(self, serialised: bytes) -> dict[str, Any]:
-        """What is told of it, as JSON."""
+    def about(self, serialized: bytes) -> dict[str, Any]:
+        """Return the program's entry in lowered.json."""
         operations = self.operations
         return {
             "step": self.step,
             "platform": self.platform,
             "precision": self.precision,
             "file": self.file,
-            "bytes": len(serialised),
-            "sha256": hashlib.sha256(serialised).hexdigest(),
+            "bytes": len(serialized),
+            "sha256": hashlib.sha256(serialized).hexdigest(),
             "num_operations": sum(operations.values()),
             "operations": operations,
         }
@@ -141,29 +141,30 @@ class Lowered:
 
 def lower_steps(
     config: Config,
-    given: Given,
+    constants: StepConstants,
     *,
     precisions: Sequence[str],
     platforms: Sequence[str],
     steps: Sequence[str] = STEPS,
     num_devices: int = 1,
 ) -> Iterator[Lowered]:
-    """Lowers a config's steps one after another; nothing is computed and no device but a CPU is needed.
+    """Lower the steps of a config one by one, on the CPU and without computing anything.
 
     Args:
-      config: whose network, batch and input are taken; with input "host" a batch comes whole, else the step makes it.
-      given: what they hold besides.
-      precisions: of activations.
-      platforms: to lower for.
-      steps: which ones.
-      num_devices: that training and evaluation are mapped over.
+      config: config of the training. With input "host" the step takes whole batches; otherwise it makes them from a
+        device-resident dataset.
+      constants: constants of the steps.
+      precisions: dtypes of activations.
+      platforms: platforms to lower for.
+      steps: steps to lower.
+      num_devices: number of devices to map training and evaluation over.
     """
     for precision in precisions:
-        model = build.build_model(config, given.num_classes, precision)
+        model = build.build_model(config, constants.num_classes, precision)
         functions = {
-            "train": partial(_train, config, given, model, precision, num_devices),
-            "evaluate": partial(_evaluate, config, given, model, num_devices),
-            "infer": partial(_infer, config, given, model),
+            "train": partial(_train, config, constants, model, precision, num_devices),
+            "evaluate": partial(_evaluate, config, constants, model, num_devices),
+            "infer": partial(_infer, config, constants, model),
         }
         for step in steps:
             for platform in platforms:
@@ -171,9 +172,9 @@ def lower_steps(
 
 
 def _train(
-    config: Config, given: Given, model: SegNet, precision: str, num_devices: int, platform: str
+    config: Config, constants: StepConstants, model: SegNet, precision: str, num_devices: int, platform: str
 ) -> export.Exported:
-    optimizer, schedule = build.build_optimizer(config, given.steps_per_epoch)
+    optimizer, schedule = build.build_optimizer(config, constants.steps_per_epoch)
     state = build.state_shapes(model, optimizer, precision, config.ema_decay > 0)
     make_batch, inputs, store = _input(
         config, (num_devices, 1, config.grad_accum_steps), partial(device_resident.training_batch, most=config.shift)
@@ -184,8 +185,8 @@ def _train(
         model=model,
         optimizer=optimizer,
         schedule=schedule,
-        class_weights=given.weights,
-        preprocessing=given.preprocessing,
+        class_weights=constants.weights,
+        preprocessing=constants.preprocessing,
         half_gradients=config.half_gradients,
         seed=config.seed,
         ema_decay=config.ema_decay,
@@ -200,14 +201,16 @@ def _train(
     )
 
 
-def _evaluate(config: Config, given: Given, model: SegNet, num_devices: int, platform: str) -> export.Exported:
+def _evaluate(
+    config: Config, constants: StepConstants, model: SegNet, num_devices: int, platform: str
+) -> export.Exported:
     make_batch, inputs, store = _input(config, (num_devices,), device_resident.evaluation_batch)
     step = partial(
         eval_step,
         make_batch=make_batch,
         model=model,
-        class_weights=given.weights,
-        preprocessing=given.preprocessing,
+        class_weights=constants.weights,
+        preprocessing=constants.preprocessing,
     )
     return lower_mapped(
         step,
@@ -219,13 +222,13 @@ def _evaluate(config: Config, given: Given, model: SegNet, num_devices: int, pla
     )
 
 
-def _infer(config: Config, given: Given, model: SegNet, platform: str) -> export.Exported:
-    """From uint8 images to uint8 predictions, BatchNorm folded, on one device."""
+def _infer(config: Config, constants: StepConstants, model: SegNet, platform: str) -> export.Exported:
+    """Lower the inference step on one device: uint8 images to uint8 predictions, with BatchNorm folded."""
     folded = model.clone(folded=True)
     variables = jax.eval_shape(partial(fold_batch_norm, epsilon=model.batch_norm_epsilon), variable_shapes(model))
 
     def predict(variables, images):
-        logits = folded.apply(variables, normalize(images, given.preprocessing, folded.dtype), train=False)
+        logits = folded.apply(variables, normalize(images, constants.preprocessing, folded.dtype), train=False)
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
     images = jax.ShapeDtypeStruct((config.batch_size_per_device, *config.image_size, 3), jnp.uint8)
@@ -233,19 +236,19 @@ def _infer(config: Config, given: Given, model: SegNet, platform: str) -> export
 
 
 def _input(config: Config, leading: tuple[int, ...], make_batch: Callable) -> tuple[Callable, dict, Any]:
-    """How a step comes to its batch: (make_batch, inputs, store), the arrays as shapes."""
+    """Return how a step makes its batch: (make_batch, inputs, store), the arrays as shapes."""
     shape, size = (*leading, config.batch_size_per_device), config.image_size
     if config.input == "host":
         inputs = {"image": (*shape, *size, 3), "label": (*shape, *size)}
         return as_sent, {name: jax.ShapeDtypeStruct(each, jnp.uint8) for name, each in inputs.items()}, ()
     if make_batch is device_resident.evaluation_batch:
-        draws = {"index": shape}
+        parameters = {"index": shape}
     else:
         sampler = Sampler.from_config(config, 1, 1)
-        draws = {name: (*shape, *array.shape[1:]) for name, array in sampler.batch(0).drawn().items()}
-    store = {"images": (_NUM_RECORDS, *size, 3), "labels": (_NUM_RECORDS, *size)}
+        parameters = {name: (*shape, *array.shape[1:]) for name, array in sampler.batch(0).drawn().items()}
+    store = {"images": (_NUM_SAMPLES, *size, 3), "labels": (_NUM_SAMPLES, *size)}
     return (
         make_batch,
-        {name: jax.ShapeDtypeStruct(each, jnp.int32) for name, each in draws.items()},
+        {name: jax.ShapeDtypeStruct(each, jnp.int32) for name, each in parameters.items()},
         {name: jax.ShapeDtypeStruct(each, jnp.uint8) for name, each in store.items()},
     )

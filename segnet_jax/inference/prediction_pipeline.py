@@ -1,4 +1,4 @@
-"""The work of `predict`: reads ahead of the devices, labels in batches, writes behind them."""
+"""The pipeline of `predict`: read ahead of the devices, segment in batches, write in the background."""
 
 import contextlib
 import itertools
@@ -14,8 +14,8 @@ import numpy as np
 
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.picture_header import claimed_pixels
-from segnet_jax.inference.outputs import FRAMES, VIDEO, Entry, Outputs
-from segnet_jax.inference.predictor import Predictor, Prepared
+from segnet_jax.inference.outputs import FRAMES, VIDEO, Outputs, PredictionEntry
+from segnet_jax.inference.predictor import Predictor, PreparedImage
 from segnet_jax.inference.sources import Source
 from segnet_jax.inference.video import Video, VideoWriter, camera_frame
 from segnet_jax.reporting import overlay
@@ -26,31 +26,31 @@ from segnet_jax.system.signals import Stop
 
 T, U = TypeVar("T"), TypeVar("U")
 _THREADS = min(os.cpu_count() or 1, 16)
-_MOST_PIXELS = 32_000_000  # of pictures that wait at each stage; a single one may have more
+_MAX_PIXELS = 32_000_000  # of images waiting at each stage; a single image may have more
 
 
-def label_all(
+def segment_all(
     sources: Sequence[Source], predictor: Predictor, outputs: Outputs, stop: Stop
-) -> tuple[dict[Source, Entry], dict[Source, tuple[Fault, ...]]]:
-    """Labels all sources, or as many as there is time for until somebody asks to stop.
+) -> tuple[dict[Source, PredictionEntry], dict[Source, tuple[Fault, ...]]]:
+    """Segment all sources, until a stop is requested.
 
     Returns:
-      What is told of those that are done, and what is wrong with those that are not, or with their labels.
+      The entries of the sources that are done, and the faults of the others or of their labels.
     """
-    entries: dict[Source, Entry] = {}
+    entries: dict[Source, PredictionEntry] = {}
     faults: dict[Source, tuple[Fault, ...]] = {}
     videos = [source for source in sources if source.kind == "video"]
     images = [source for source in sources if source.kind != "video"]
     with bar("predicting", len(images)) as advance:
-        for source, found in _label_images(images, predictor, outputs, stop):
-            if isinstance(found, Entry):
-                entries[source] = found
-            if found.faults:
-                faults[source] = found.faults
+        for source, result in _segment_images(images, predictor, outputs, stop):
+            if isinstance(result, PredictionEntry):
+                entries[source] = result
+            if result.faults:
+                faults[source] = result.faults
             advance()
     for source in videos:
         try:
-            entries[source] = outputs.write(partial(_label_video, source, predictor, outputs, stop))
+            entries[source] = outputs.write(partial(_segment_video, source, predictor, outputs, stop))
         except UserError as error:
             faults[source] = error.faults
         except Stopped:
@@ -58,62 +58,64 @@ def label_all(
     return entries, faults
 
 
-def _label_images(
+def _segment_images(
     sources: Sequence[Source], predictor: Predictor, outputs: Outputs, stop: Stop
-) -> Iterator[tuple[Source, Entry | UserError]]:
-    """Labels images in batches of those that the network sees at one size, and yields each when it is written."""
-    groups: dict[tuple[int, ...], list[tuple[Source, Prepared]]] = {}  # waiting, by that size and their own
-    writing: deque[tuple[Source, int, Future[Entry]]] = deque()  # with the picture's pixels
-    most = 2 * predictor.batch_size  # that are held in memory at each stage
+) -> Iterator[tuple[Source, PredictionEntry | UserError]]:
+    """Segment images in batches of equal network input size, and yield each when it is written."""
+    groups: dict[tuple[int, ...], list[tuple[Source, PreparedImage]]] = {}  # waiting, by input size and size class
+    writing: deque[tuple[Source, int, Future[PredictionEntry]]] = deque()  # with the image's number of pixels
+    max_waiting = 2 * predictor.batch_size  # images held in memory at each stage
 
-    def take(batch: list[tuple[Source, Prepared]]) -> Iterator[tuple[Source, Entry]]:
+    def take(batch: list[tuple[Source, PreparedImage]]) -> Iterator[tuple[Source, PredictionEntry]]:
         predictions = predictor.predict([prepared for _, prepared in batch])
         for (source, prepared), prediction in zip(batch, predictions, strict=True):
             pixels = prepared.image.shape[0] * prepared.image.shape[1]
             writing.append((source, pixels, writers.submit(outputs.image, source, prepared.image, prediction)))
-        yield from written(most)
+        yield from written(max_waiting)
 
-    def written(kept: int) -> Iterator[tuple[Source, Entry]]:
-        while len(writing) > kept or sum(pixels for _, pixels, _ in writing) > _MOST_PIXELS:
+    def written(max_pending: int) -> Iterator[tuple[Source, PredictionEntry]]:
+        while len(writing) > max_pending or sum(pixels for _, pixels, _ in writing) > _MAX_PIXELS:
             source, _, future = writing.popleft()
             yield source, future.result()
 
     with ThreadPoolExecutor(_THREADS) as writers:
         prepare = partial(_read, prepare=predictor.prepare, read=outputs.read)
-        for source, read in _ahead(prepare, sources, most, pixels=_pixels_of):
+        for source, read in _ahead(prepare, sources, max_waiting, pixels=_pixels_of):
             if stop.requested():
                 break
             if isinstance(read, UserError):
                 yield source, read
                 continue
-            group = groups.setdefault((*read.input.shape, *_alike(read.image.shape)), [])
+            group = groups.setdefault((*read.input.shape, *_size_class(read.image.shape)), [])
             group.append((source, read))
             del read
-            while any(len(group) == predictor.batch_size for group in groups.values()) or _are_too_many(groups, most):
-                fullest = max(groups, key=lambda size: _pixels_in(groups[size]))
-                full = [size for size, group in groups.items() if len(group) == predictor.batch_size]
-                yield from take(groups.pop(full[0] if full else fullest))
+            while True:
+                full = [key for key, group in groups.items() if len(group) == predictor.batch_size]
+                if not full and not _are_too_many(groups, max_waiting):
+                    break
+                largest = max(groups, key=lambda key: _pixels_in(groups[key]))
+                yield from take(groups.pop(full[0] if full else largest))
         for group in groups.values():
             if not stop.requested():
                 yield from take(group)
         yield from written(0)
 
 
-def _alike(shape: tuple[int, ...]) -> tuple[int, int]:
-    """What pictures of a batch have in common: each side within a factor of two, as a batch's are brought to one size.
+def _size_class(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the size class of an image: the sides of images in one class are within a factor of two.
 
-    A wide and a tall one together would come to a size that is as wide and as tall.
+    The outputs of a batch are padded to a common size, which would be too large for a wide and a tall image together.
     """
     height, width = (math.ceil(math.log2(side)) for side in shape[:2])
-    return max(height, 9), max(width, 9)  # up to 512 pixels all are alike
+    return max(height, 9), max(width, 9)  # one class up to 512 pixels
 
 
-def _pixels_in(group: list[tuple[Source, Prepared]]) -> int:
+def _pixels_in(group: list[tuple[Source, PreparedImage]]) -> int:
     return sum(prepared.image.shape[0] * prepared.image.shape[1] for _, prepared in group)
 
 
-def _are_too_many(groups: dict[tuple[int, ...], list[tuple[Source, Prepared]]], most: int) -> bool:
-    return sum(map(len, groups.values())) > most or sum(map(_pixels_in, groups.values())) > _MOST_PIXELS
+def _are_too_many(groups: dict[tuple[int, ...], list[tuple[Source, PreparedImage]]], max_waiting: int) -> bool:
+    return sum(map(len, groups.values())) > max_waiting or sum(map(_pixels_in, groups.values())) > _MAX_PIXELS
 
 
 def _pixels_of(source: Source) -> int:
@@ -121,31 +123,31 @@ def _pixels_of(source: Source) -> int:
 
 
 def _read(
-    source: Source, prepare: Callable[[np.ndarray], Prepared], read: Callable[[Source], dict[str, Any]]
-) -> Prepared | UserError:
+    source: Source, prepare: Callable[[np.ndarray], PreparedImage], read: Callable[[Source], dict[str, Any]]
+) -> PreparedImage | UserError:
     try:
         if source.kind == "camera":
             return prepare(camera_frame(int(str(source.path))))
         with budget.pictures.scope():
-            return prepare(read_image(source.path, source.told, **read(source)))
+            return prepare(read_image(source.path, source.display_name, **read(source)))
     except UserError as error:
         return error
 
 
-def _label_video(source: Source, predictor: Predictor, outputs: Outputs, stop: Stop) -> Entry:
-    """Labels a video frame by frame; where that fails or is stopped, nothing is left of it but single frames.
+def _segment_video(source: Source, predictor: Predictor, outputs: Outputs, stop: Stop) -> PredictionEntry:
+    """Segment a video frame by frame; a failure or stop leaves no video, only frames written before.
 
     Raises:
-      UserError: the video is at fault.
-      Stopped: somebody asked to stop.
+      UserError: the video cannot be read.
+      Stopped: a stop was requested.
     """
-    lay = partial(overlay.overlay_by_strips, classes=outputs.classes)
+    draw_overlay = partial(overlay.overlay_by_strips, classes=outputs.classes)
     counts, confidence, milliseconds, number = outputs.no_counts, 0.0, 0.0, 0
     with contextlib.ExitStack() as stack:
-        video = stack.enter_context(Video(source.path, source.told))
+        video = stack.enter_context(Video(source.path, source.display_name))
         frames = map(predictor.prepare, video.frames())
         read = _ahead(lambda _: list(itertools.islice(frames, predictor.batch_size)), itertools.count(), 2, threads=1)
-        stack.enter_context(contextlib.closing(read))  # before the video, which a thread is reading
+        stack.enter_context(contextlib.closing(read))  # closed before the video, which its thread reads
         batches = itertools.takewhile(bool, (batch for _, batch in read))
         first = next(batches)
         size = first[0].image.shape[:2]
@@ -158,7 +160,7 @@ def _label_video(source: Source, predictor: Predictor, outputs: Outputs, stop: S
             stop.check()
             predictions = predictor.predict(batch)
             ids = [prediction.class_ids for prediction in predictions]
-            for picture in writers.map(lay, [prepared.image for prepared in batch], ids):
+            for picture in writers.map(draw_overlay, [prepared.image for prepared in batch], ids):
                 writer.write(picture)
                 advance()
             if outputs.frames:
@@ -169,7 +171,7 @@ def _label_video(source: Source, predictor: Predictor, outputs: Outputs, stop: S
             number += len(batch)
     row = outputs.row(source, size, [VIDEO, *[FRAMES] * outputs.frames], counts, confidence / number)
     row |= {"milliseconds": milliseconds / number, "num_frames": number, "frames_per_second": float(video.rate)}
-    return Entry(row, counts)
+    return PredictionEntry(row, counts)
 
 
 def _ahead(
@@ -179,21 +181,21 @@ def _ahead(
     threads: int = _THREADS,
     pixels: Callable[[T], int] = lambda item: 0,
 ) -> Iterator[tuple[T, U]]:
-    """Each item and what a function makes of it, in order, worked out in threads some items ahead.
+    """Yield each item with the function's result, in order, computed in threads some items ahead.
 
     Args:
-      function: to call.
-      items: to call it with.
-      count: items to be ahead, at most.
-      threads: to call it in.
-      pixels: of an item; no more than `_MOST_PIXELS` are ahead, or one item that has more.
+      function: function to call.
+      items: its arguments.
+      count: maximum number of items to be ahead.
+      threads: number of threads.
+      pixels: number of pixels of an item; at most `_MAX_PIXELS` are ahead, or one larger item.
     """
     pool = ThreadPoolExecutor(threads)
     try:
         waiting: deque[tuple[T, int, Future[U]]] = deque()
         for item in items:
             size = pixels(item)
-            while len(waiting) > count or waiting and size + sum(each[1] for each in waiting) > _MOST_PIXELS:
+            while len(waiting) > count or waiting and size + sum(each[1] for each in waiting) > _MAX_PIXELS:
                 first, _, future = waiting.popleft()
                 yield first, future.result()
                 del future
