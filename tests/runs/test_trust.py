@@ -347,7 +347,7 @@ def test_a_key_of_one_start_is_refused_in_a_run(run, key):
         file.write(f"{key} = {OF_A_START[key]}\n")
     for command in COMMANDS.values():
         if command is not COMMANDS["report"]:  # which tells it and goes on
-            with pytest.raises(UserError, match=f"config.toml sets {key}, which no run keeps"):
+            with pytest.raises(UserError, match=f"config.toml sets {key}, which may only be given on the command line"):
                 command(run)
 
 
