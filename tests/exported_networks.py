@@ -1,4 +1,4 @@
-"""Small networks to export, and PyTorch's twin of each, whose logits are the measure."""
+"""Small networks to export, and the expected logits of each from PyTorch."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ NETWORKS = {
     "matlab": {"depth": 4, "final_batch_norm": True},
     "vgg19": {"encoder": "vgg19", "depth": 3, "pooling": "ceil"},
 }
-VARIANTS = {  # that ONNX and PyTorch's twin do not know: upsampling with both poolings, encoder's maps, SegNet-Basic
+VARIANTS = {  # without an ONNX export or a PyTorch model
     "bilinear": partial(SegNet, depth=2, upsampling="bilinear"),
     "bilinear-caffe": partial(SegNetBasic, depth=2, upsampling="bilinear", pooling="ceil"),
     "learnt": partial(SegNetBasic, depth=2, upsampling="learnt", encoder_addition=True),
@@ -31,7 +31,7 @@ ODD_NAMES = ["<script>alert(1)</script>", "Straße 道路", 'a "quoted", b', "ta
 
 
 def subject_of(name, seed=0):
-    """A random network of NETWORKS or VARIANTS, as it is exported."""
+    """Return a network of NETWORKS or VARIANTS with random variables, ready to export."""
     model = (VARIANTS.get(name) or partial(SegNet, **NETWORKS[name]))(CLASSES, width=WIDTH)
     variables = random_variables(model, seed)
     folded = jax.tree.map(np.asarray, fold_batch_norm(variables, model.batch_norm_epsilon))
@@ -40,15 +40,15 @@ def subject_of(name, seed=0):
 
 
 def images_of(shape, seed=0):
-    """Random blocks of colour, which leave ties in many windows."""
+    """Return images of random color blocks, which give ties in many pooling windows."""
     blocks = np.random.default_rng(seed).integers(0, 256, (shape[0], -(-shape[1] // 4), -(-shape[2] // 4), 3), np.uint8)
     return blocks.repeat(4, 1).repeat(4, 2)[:, : shape[1], : shape[2]]
 
 
 def expected_of(name, subject, images):
-    """Logits of PyTorch's twin, in float64; of VGG-19 and VARIANTS, which have none, of the network as trained.
+    """Return the logits of the PyTorch model, in float64; for VGG-19 and VARIANTS, those of the network as trained.
 
-    Its size is known to it, and test_segnet_basic.py holds it against PyTorch's layers.
+    The latter has static sizes; test_segnet_basic.py compares it with PyTorch's layers.
     """
     if name in VARIANTS:
         return subject.jitted(subject.model.clone(folded=False), subject.trained)(images)[1]
@@ -67,7 +67,7 @@ def expected_of(name, subject, images):
 
 
 def assert_is_network(prediction, logits, expected):
-    """Within float32's rounding, and predictions are the logits' own."""
+    """Assert that logits are equal up to float32 rounding, and that predictions are their argmax."""
     assert prediction.dtype == np.uint8 and logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, atol=1e-4 * max(1, np.abs(expected).max()), rtol=0)
     np.testing.assert_array_equal(prediction, np.argmax(logits, axis=-1))

@@ -58,7 +58,7 @@ def test_a_file_that_names_a_protocol_overrides_it(tmp_path):
     assert mine == dataclasses.replace(read_protocol("camvid-matlab-2018", Config()), epochs=3)
     assert mine == parse_config(["--config", str(path)], prog="x", description="")
     assert mine == parse_config(["--config", str(path), "--protocol", mine.protocol], prog="x", description="")
-    with pytest.raises(UserError, match='--protocol demo contradicts .*, which sets protocol "camvid-matlab-2018": use'):
+    with pytest.raises(UserError, match='--protocol demo contradicts .* protocol "camvid-matlab-2018": use only one'):
         parse_config(["--config", str(path), "--protocol", "demo"], prog="x", description="")
     path.write_text('protocol = "camvid-tutorail"')
     with pytest.raises(UserError, match="unknown protocol 'camvid-tutorail'; known: .*camvid-tutorial"):

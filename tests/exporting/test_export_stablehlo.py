@@ -1,4 +1,4 @@
-"""The StableHLO export: run by JAX alone in another process, it gives PyTorch's logits at any size."""
+"""The StableHLO export: run with JAX alone in another process, it gives PyTorch's logits at any size."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ CASES += [(name, SHAPES[0]) for name in VARIANTS]  # odd, then even: with floor 
 
 @pytest.fixture(scope="module")
 def found_alone(tmp_path_factory):
-    """What a process that knows JAX alone makes of all networks: name -> shape -> prediction and logits."""
+    """Outputs of all networks in a process with JAX alone: name -> shape -> prediction and logits."""
     folder = tmp_path_factory.mktemp("stablehlo")
     for name in {name for name, _ in CASES}:
         stablehlo.write(subject_of(name), folder / f"{name}.stablehlo")
@@ -56,12 +56,12 @@ def test_jax_alone_gives_pytorchs_logits_from_the_file(number, found_alone):
     assert_is_network(*found_alone[number], expected_of(name, subject_of(name), images_of(shape)))
 
 
-def test_the_modules_for_cuda_and_tpu_deserialise_and_can_be_called_there(tmp_path):
+def test_the_modules_for_cuda_and_tpu_deserialize_and_can_be_called_there(tmp_path):
     stablehlo.write(subject_of("default"), tmp_path / "network")
     network = export.deserialize(bytearray((tmp_path / "network").read_bytes()))
     assert network.platforms == ("cpu", "cuda", "tpu")
     images = jax.ShapeDtypeStruct((2, 45, 61, 3), jnp.uint8)
-    for platform in network.platforms:  # a program that calls it is compiled for a platform that is not here
+    for platform in network.platforms:  # lower a caller for a platform that is not available here
         there = export.export(jax.jit(network.call), platforms=[platform])(images)
         prediction, logits = export.deserialize(there.serialize()).out_avals
         assert (prediction.shape, prediction.dtype) == ((2, 45, 61), np.uint8)
@@ -74,15 +74,15 @@ def test_an_image_too_small_for_the_poolings_is_refused(tmp_path):
     network = export.deserialize(bytearray((tmp_path / "network").read_bytes()))
     assert subject.smallest == 16
     network.call(np.zeros((1, 16, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match="refining shapes"):  # and JAX prints which: height >= 16
+    with pytest.raises(ValueError, match="refining shapes"):  # JAX prints which: height >= 16
         network.call(np.zeros((1, 15, 40, 3), np.uint8))
 
 
-def test_wide_convolutions_are_plain_ones_where_the_size_is_open(tmp_path):
-    model = SegNet(2, depth=3)  # 256 channels go by Winograd's tiles on a CPU, where the size is known
+def test_wide_convolutions_are_plain_ones_if_the_size_is_symbolic(tmp_path):
+    model = SegNet(2, depth=3)  # on a CPU, 256 channels use Winograd if the size is known
     variables = fold_batch_norm(random_variables(model), model.batch_norm_epsilon)
     subject = Subject(model.clone(folded=True), variables, {}, RAW, {})
-    traced = jax.jit(subject.label).trace(jax.ShapeDtypeStruct((1, 360, 480, 3), jnp.uint8))
+    traced = jax.jit(subject.predict).trace(jax.ShapeDtypeStruct((1, 360, 480, 3), jnp.uint8))
     assert "dot_general" in str(traced.jaxpr)
     stablehlo.write(subject, tmp_path / "network")
     text = export.deserialize(bytearray((tmp_path / "network").read_bytes())).mlir_module()

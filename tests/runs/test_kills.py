@@ -213,7 +213,7 @@ def test_a_second_ctrl_c_leaves_within_two_seconds_and_what_was_saved_before_is_
     ended = place.train(moment)
     print(f"{moment}: left {ended.seconds_since('second'):.2f} s after the second Ctrl-C")
     assert ended.code == 130 and ended.seconds_since("second") < 2
-    assert "left at once: what was saved before is whole" in ended.err
+    assert "exited immediately: checkpoints saved before are complete" in ended.err
     if moment.startswith(("saving", "training", "drawing")):
         assert saved(place.run) > 0
     finish(place, unbroken(FEW))
