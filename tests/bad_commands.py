@@ -1,4 +1,4 @@
-"""The corpus of bad inputs: archives, flags, config files, weight files, and runs to go on with."""
+"""The corpus of bad inputs: archives, flags, config files, weight files, and runs to resume."""
 
 import dataclasses
 import errno
@@ -30,19 +30,19 @@ IMAGES, LABELS = "701_StillsRaw_full.zip", "LabeledApproved_full.zip"
 
 
 def repacked(archive, replaced, *more):
-    """Packs an archive anew with the members of some frames replaced, and some members added."""
+    """Rewrite an archive with some frames' members replaced, and some members added."""
 
     def spoil(folder):
         with zipfile.ZipFile(folder / archive) as old:
             held = [(name, old.read(name)) for name in old.namelist()]
-        told = [(name, next((new for frame, new in replaced.items() if frame in name), data)) for name, data in held]
-        test_archives.write_zip(folder / archive, [*told, *more])
+        members = [(name, next((new for frame, new in replaced.items() if frame in name), data)) for name, data in held]
+        test_archives.write_zip(folder / archive, [*members, *more])
 
     return spoil
 
 
 def colored(frame, first_row=None, alpha=None):
-    """A label as the archive holds it, with a stray colour in its first row, or with an alpha channel."""
+    """Return a label of the archive with a stray color in its first row, or with an alpha channel."""
     picture = test_archives.COLORS[test_archives.picture(frame, (24, 32))[1]]
     if first_row is not None:
         picture[0] = first_row
@@ -50,7 +50,7 @@ def colored(frame, first_row=None, alpha=None):
 
 
 def inverted(archive, marker, offset, mask=0xFF):
-    """Flips the bits of one byte behind a marker."""
+    """Flip the bits of one byte after a marker."""
 
     def flip(data):
         place = data.rindex(marker) + offset
@@ -60,7 +60,7 @@ def inverted(archive, marker, offset, mask=0xFF):
 
 
 def fetched(**changes):
-    """Lets `prepare` fetch the labels' archive from the folder, held to what they are not."""
+    """Make `prepare` download the labels' archive from the folder, with wrong checksums."""
 
     def patch(monkeypatch, folder):
         local = {"urls": ((folder / LABELS).as_uri(),), "num_bytes": None}
@@ -170,7 +170,7 @@ FLAGS = [
 
 
 def weights(make=weight_files.state_dict):
-    """Writes weights made of a small VGG."""
+    """Write the weights of a small VGG."""
 
     def spoil(folder):
         made = make(weight_files.random_vgg(weight_files.SMALL16))
@@ -230,7 +230,7 @@ WEIGHTS = [
 
 
 def newer(folder):
-    """Seals the newest checkpoint as a later version of the program might."""
+    """Write the newest checkpoint's manifest as a later version of the program might."""
     for path in folder.parent.glob(f"run/checkpoints/*/*/{training_manifest.MANIFEST}"):
         manifest = json.loads(path.read_text())
         manifest |= {"version": training_manifest.VERSION + 1}
@@ -247,13 +247,13 @@ HELD = []
 
 
 def lock(folder):
-    """Holds the run as another start does."""
+    """Lock the run as another process would."""
     HELD.append(open(folder.parent / "run/lock", "ab"))  # noqa: SIM115
     fcntl.flock(HELD[-1], fcntl.LOCK_EX)
 
 
 def read_only(monkeypatch, folder):
-    """A disk that nothing can be made on; for root, whom tests in a container run as, permissions do not do that."""
+    """Simulate a read-only disk; permissions do not stop root, as whom tests run in a container."""
 
     def mkdir(path, *args, **settings):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

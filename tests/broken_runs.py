@@ -1,4 +1,4 @@
-"""Small trainings as processes of their own, broken by `faults.py`, and how they are held against an unbroken one."""
+"""Small trainings in separate processes, broken by `faults.py`, and their comparison with an unbroken run."""
 
 import contextlib
 import hashlib
@@ -32,15 +32,15 @@ LIMIT = 120  # seconds for one start
 
 @dataclass(frozen=True)
 class Ended:
-    """A start of a training that has ended.
+    """A training process that has ended.
 
     Attributes:
-      code: as a shell says it: 137 after SIGKILL.
-      out: what it printed.
-      err: what it printed to standard error.
-      moments: (name, count, monotonic seconds) of each that came.
-      seconds: that it took.
-      at: monotonic, when it had ended.
+      code: exit code as in a shell, 137 after SIGKILL.
+      out: standard output.
+      err: standard error.
+      moments: (name, count, monotonic seconds) of each moment reached.
+      seconds: duration.
+      at: monotonic time of its end.
     """
 
     code: int
@@ -55,44 +55,44 @@ class Ended:
 
     @property
     def first_step(self) -> int:
-        """That it went on after."""
+        """Step that it resumed from."""
         found = re.search(r"resumes after step (\d+)", self.err)
         return int(found[1]) if found else 0
 
     @property
     def finished_steps(self) -> int:
-        """That were taken when it ended, also by the starts before."""
+        """Steps taken in total at its end."""
         return self.first_step + self.count("training: stepped")
 
     @property
     def phase(self) -> str:
-        """What was going on last; "importing" before anything was reached."""
+        """Last phase reached; "importing" before the first one."""
         names = [name for name, _, _ in self.moments if not name.startswith("fault")]
         return names[-1].partition(":")[0] if names else "importing"
 
     def seconds_since(self, fault: str) -> float:
-        """From a fault to the end."""
+        """Seconds from a fault to the end."""
         return self.at - next(time for name, _, time in self.moments if name == f"fault: {fault}")
 
 
 class Start:
-    """A start of a training, going on.
+    """A running training process.
 
     Args:
       flags: of the training.
       at: "MOMENT[:N]=FAULT" each.
-      cache: what commands keep.
-      programs: the compiled programs that are kept, the shortest too; empty leaves it to the package.
-      disk: of the faults that fill one.
-      cwd: where it starts.
-      wrapper: a command to start it by.
-      more: of its environment.
+      cache: cache folder.
+      programs: compilation cache for all programs; empty: the default.
+      disk: for the faults that fill a disk.
+      cwd: working directory.
+      wrapper: command that runs it.
+      more: environment variables.
     """
 
-    def __init__(self, flags, *, cache, programs, told, at=(), disk="", cwd=None, wrapper=(), **more):
-        self._told = pathlib.Path(told)
-        self._told.unlink(missing_ok=True)
-        command = [*wrapper, sys.executable, HERE / "faults.py", "--tell", self._told, "--disk", disk]
+    def __init__(self, flags, *, cache, programs, log, at=(), disk="", cwd=None, wrapper=(), **more):
+        self._log = pathlib.Path(log)
+        self._log.unlink(missing_ok=True)
+        command = [*wrapper, sys.executable, HERE / "faults.py", "--log", self._log, "--disk", disk]
         command += [part for each in at for part in ("--at", each)]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
@@ -103,7 +103,7 @@ class Start:
                 "JAX_COMPILATION_CACHE_DIR": str(programs),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             }
-        self._output = [self._told.with_suffix(suffix) for suffix in (".out", ".err")]
+        self._output = [self._log.with_suffix(suffix) for suffix in (".out", ".err")]
         out, err = (open(path, "wb") for path in self._output)
         with out, err:
             self.begin = time.monotonic()
@@ -134,14 +134,14 @@ class Start:
         return self._output[1].read_text(errors="replace")
 
     def wait_for(self, found) -> None:
-        """Waits until `found` is true of what was printed to standard error and of the moments."""
+        """Wait until `found` holds for standard error and the moments."""
         while not found(self.err, [name for name, _, _ in self._moments()]):
             assert self._process.poll() is None, self.err
             assert time.monotonic() < self.begin + LIMIT, self.err
             time.sleep(0.02)
 
     def wait(self, seconds: float = LIMIT) -> Ended:
-        """Waits for its end.
+        """Wait for its end.
 
         Raises:
           subprocess.TimeoutExpired: it does not come.
@@ -153,29 +153,29 @@ class Start:
         return Ended(code if code >= 0 else 128 - code, out, err, self._moments(), at - self.begin, at)
 
     def is_over(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds."""
+        """Whether it ends within this many seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
             return True
         return False
 
     def _moments(self) -> list[tuple[str, int, float]]:
-        if not self._told.exists():
+        if not self._log.exists():
             return []
-        rows = [line.split("\t") for line in self._told.read_text().splitlines()]
+        rows = [line.split("\t") for line in self._log.read_text().splitlines()]
         return [(name, int(count), float(seconds)) for name, count, seconds in rows]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run and what belongs to it lies.
+    """The folders of a run.
 
     Attributes:
       run: the run's folder.
-      cache: decoded images and counts, this run's own.
-      programs: compiled programs, which runs may share.
+      cache: decoded images and counts, of this run only.
+      programs: compiled programs, shared between runs.
       flags: of the training.
-      disk: the run's, if it is to be filled.
+      disk: of the run, if it is to be filled.
     """
 
     run: pathlib.Path
@@ -185,9 +185,9 @@ class Place:
     disk: str = ""
 
     def start(self, *at: str, more: tuple[str, ...] = (), **settings) -> Start:
-        told = self.cache.with_name(f"{self.cache.name}-told")
+        log = self.cache.with_name(f"{self.cache.name}-log")
         flags = [*self.flags, *more, "--run", self.run]
-        settings = {"cache": self.cache, "programs": self.programs, "disk": self.disk, "told": told} | settings
+        settings = {"cache": self.cache, "programs": self.programs, "disk": self.disk, "log": log} | settings
         return Start(flags, at=at, **settings)
 
     def train(self, *at: str, **settings) -> Ended:
@@ -209,11 +209,11 @@ FIRST_KILLS = ["starting: counting:9", "starting: decoding:30", "starting: cache
 
 
 def draw_kill(generator: random.Random, phase: str) -> str:
-    """A moment of a phase to be killed at, in a start that goes on with something saved."""
+    """Draw a moment of a phase to kill at, in a process that resumes from a checkpoint."""
     moment = generator.choice(KILLS[phase])
     if phase == "starting":
         return f"{moment}=kill"
-    if moment in ("compiling: step", "training: step"):  # beside what goes on
+    if moment in ("compiling: step", "training: step"):  # in the background
         return f"{moment}=kill+{generator.uniform(0.001, 0.2):.3f}"
     certain_once = phase in ("compiling", "drawing")
     return f"{moment}:{1 if certain_once else generator.choice((1, 1, 2))}=kill"
@@ -223,13 +223,13 @@ def draw_kill(generator: random.Random, phase: str) -> str:
 
 
 def rows_of(run: pathlib.Path) -> list[dict]:
-    """The metrics, without what the clock says."""
+    """Return the metrics without times."""
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [{name: each for name, each in row.items() if name not in ("seconds", "images_per_second")} for row in rows]
 
 
 def digest_of(checkpoint: pathlib.Path) -> str:
-    """A sum over a checkpoint's arrays as Orbax reads them."""
+    """Return a checksum of a checkpoint's arrays as Orbax reads them."""
     digest = hashlib.sha256()
     tree = ocp.PyTreeCheckpointer().restore(checkpoint / "state")
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -238,7 +238,7 @@ def digest_of(checkpoint: pathlib.Path) -> str:
 
 
 def is_whole(checkpoint: pathlib.Path) -> bool:
-    """Whether each file of a checkpoint has the sum that its manifest says, and none is more or less: by hashlib."""
+    """Whether the files of a checkpoint are exactly those of its manifest, with the same checksums, by hashlib."""
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     files = {path.relative_to(checkpoint).as_posix(): path for path in checkpoint.rglob("*") if path.is_file()}
     del files["manifest.json"]
@@ -252,7 +252,7 @@ def steps_of(run: pathlib.Path, which: str = "newest") -> list[int]:
 
 
 def saved(run: pathlib.Path) -> int:
-    """The newest step that is whole, by our check and by hashlib; 0 for none."""
+    """Return the newest valid step, by our check and by hashlib; 0 for none."""
     for step in reversed(steps_of(run)):
         folder = run / "checkpoints" / "newest" / str(step)
         assert verify(folder)["step"] == step and is_whole(folder)
@@ -261,7 +261,7 @@ def saved(run: pathlib.Path) -> int:
 
 
 def differences(run: pathlib.Path, unbroken: pathlib.Path) -> list[str]:
-    """In which ways a finished run is another than the unbroken one."""
+    """Return the differences of a finished run from the unbroken one."""
     found = []
 
     def same(what, look) -> None:
@@ -290,7 +290,7 @@ def differences(run: pathlib.Path, unbroken: pathlib.Path) -> list[str]:
 
 
 def _names(run: pathlib.Path) -> set[str]:
-    """The files of a run, but for checkpoints and those that each start adds; nothing half-written among them."""
+    """Return the files of a run except checkpoints and those that each start adds; temporary files are an error."""
     names = {path.relative_to(run).as_posix() for path in run.rglob("*")}
     of_saves = {name for name in names if name.startswith("checkpoints/") and "/." not in name}
     return {name for name in names - of_saves if not name.startswith(("events.", "samples/step_"))}

@@ -1,4 +1,4 @@
-"""Chromium without a window and without a network, driven by its DevTools protocol over a pair of pipes."""
+"""Headless Chromium without network access, driven by the DevTools protocol over pipes."""
 
 import base64
 import contextlib
@@ -14,15 +14,15 @@ LIMIT = 60  # seconds for an answer
 
 
 class Page:
-    """A page that is open; to be used in a `with`.
+    """Context manager of an open page.
 
     Args:
-      folder: what the browser writes comes here.
-      url: to open, once the page listens.
+      folder: the browser's data folder.
+      url: to open.
 
     Attributes:
-      errors: what came to the console: errors, warnings, exceptions and breaches of the page's policy.
-      requests: URLs that the page asked for, but for data inside it.
+      errors: console errors, warnings, exceptions and violations of the content security policy.
+      requests: requested URLs, except data URLs.
     """
 
     def __init__(self, folder, url: str):
@@ -42,7 +42,7 @@ class Page:
         )
         cut_off = without_network if can_cut else []
 
-        place = f'exec "$@" 3<&{read_orders} 4>&{write_answers}'  # where the browser looks for the pipes
+        place = f'exec "$@" 3<&{read_orders} 4>&{write_answers}'  # the descriptors that the browser uses
         self._process = subprocess.Popen(
             ["bash", "-c", place, "bash", *cut_off, PATH, *flags, f"--user-data-dir={folder}", "about:blank"],
             pass_fds=(read_orders, write_answers),
@@ -81,7 +81,7 @@ class Page:
             self._note(self._next())
 
     def order(self, method: str, **params):
-        """Gives an order and returns its result; what happens meanwhile is noted."""
+        """Send a command and return its result; events received meanwhile are stored."""
         self._number += 1
         told = {"id": self._number, "method": method, "params": params}
         told |= {"sessionId": self._session} if self._session else {}
@@ -94,13 +94,13 @@ class Page:
             self._note(message)
 
     def see(self, script: str):
-        """The value of a script."""
+        """Evaluate a script."""
         found = self.order("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def look(self, width: int, scheme: str, height: int = 900) -> None:
-        """Makes the window so wide, in the light or the dark scheme."""
+        """Set the window's width and the color scheme."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.order("Emulation.setEmulatedMedia", features=features)
         sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
@@ -117,7 +117,7 @@ class Page:
             self.order("Input.dispatchKeyEvent", **told, **({"text": "\r"} if key == "Enter" else {}))
 
     def picture(self, path, whole: bool = True) -> None:
-        """Draws the page, all of it, to a PNG."""
+        """Render the whole page to a PNG."""
         found = self.order("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
 

@@ -14,7 +14,7 @@ BASIC_SIZES_360x480 = {4: (45, 60), 3: (90, 120), 2: (180, 240), 1: (360, 480)}
 
 
 def convolution(x, kernel, bias):
-    """[C,H,W] with a kernel [O,C,k,k], k odd, under k // 2 zeros on each side."""
+    """Convolve [C,H,W] with a kernel [O,C,k,k], k odd, padded by k // 2 zeros."""
     outputs, _, side, _ = kernel.shape
     _, height, width = x.shape
     padded = np.pad(x, [(0, 0)] + [(side // 2, side // 2)] * 2)
@@ -27,18 +27,18 @@ def convolution(x, kernel, bias):
 
 
 def batch_norm(x, scale, shift):
-    """BN in the mode INFERENCE."""
+    """Apply BN in INFERENCE mode."""
     return x * np.float64(scale).reshape(-1, 1, 1) + np.float64(shift).reshape(-1, 1, 1)
 
 
 def max_pool(x):
-    """2x2 windows, one every two pixels, ceil((size - 2) / 2) + 1 of them; a later place wins only if it is larger."""
+    """Pool 2x2 windows with stride 2, ceil((size - 2) / 2) + 1 of them; the first maximum wins."""
     channels, height, width = x.shape
     rows, columns = (-(-(size - 2) // 2) + 1 for size in (height, width))
     best, mask = np.full((channels, rows, columns), -np.inf), np.zeros((channels, rows, columns))
     for h in range(2):
         for w in range(2):
-            cells = x[:, h::2, w::2]  # of the last windows, some reach beyond the map
+            cells = x[:, h::2, w::2]  # the last windows may reach beyond the map
             _, inside, across = cells.shape
             places = np.add.outer(width * np.arange(h, height, 2), np.arange(w, width, 2))
             larger = cells > best[:, :inside, :across]
@@ -48,7 +48,7 @@ def max_pool(x):
 
 
 def upsample(x, mask, size):
-    """Zeros, and each value at its flat place."""
+    """Put each value at its flat index, zeros elsewhere."""
     y = np.zeros((len(x), size[0] * size[1]))
     for plane, values, places in zip(y, x, mask, strict=True):
         plane[places.astype(int).ravel()] = values.ravel()
@@ -56,7 +56,7 @@ def upsample(x, mask, size):
 
 
 def local_response(x, size=5, alpha=1e-4, beta=0.75):
-    """LRN across channels, with k = 1: each value by (1 + alpha / size * sum of squares over the window) ** beta."""
+    """Apply LRN across channels, k = 1: divide by (1 + alpha / size * sum of squares over the window) ** beta."""
     y = np.empty_like(x)
     for channel in range(len(x)):
         window = x[max(channel - size // 2, 0) : channel + size // 2 + 1]
@@ -69,7 +69,7 @@ def relu(x):
 
 
 def segnet(blobs, bgr, sizes):
-    """`segnet_inference.prototxt`: logits, float64 [classes,H,W]; `sizes` of `upsample5` to `upsample1`."""
+    """Compute the logits of `segnet_inference.prototxt`, float64 [classes,H,W]; `sizes`: `upsample5` to `upsample1`."""
     x, masks = np.float64(bgr), {}
     for stage, num_convolutions in FULL:
         for i in range(1, num_convolutions + 1):
@@ -87,7 +87,7 @@ def segnet(blobs, bgr, sizes):
 
 
 def segnet_basic(blobs, bgr, sizes):
-    """`segnet_basic_inference.prototxt`: no ReLU on the way up, and a classifier of 1x1."""
+    """Compute the logits of `segnet_basic_inference.prototxt`: no ReLU in the decoder, a 1x1 classifier."""
     x, masks = local_response(np.float64(bgr)), {}
     for stage in (1, 2, 3, 4):
         x = relu(batch_norm(convolution(x, *blobs[f"conv{stage}"]), *blobs[f"conv{stage}_bn"]))

@@ -5,7 +5,7 @@ import pathlib
 import sys
 import tempfile
 
-# Tests of one room take helpers from those of another, and from here.
+# Tests import helpers from other test folders and from here.
 sys.path[:0] = sorted(str(path.parent) for path in pathlib.Path(__file__).parent.glob("*/test_*.py"))
 
 from xla_flags import with_fake_devices  # noqa: E402
@@ -14,7 +14,7 @@ os.environ["XLA_FLAGS"] = f"{with_fake_devices(8)} {os.environ.get('XLA_FLAGS', 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-# What commands keep, decoded images and compiled programs, comes to one folder of this session and its processes.
+# One cache folder for this session and its workers.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="segnet_jax_tests_")
     os.environ["SEGNET_JAX_CACHE"] = _CACHE.name
@@ -27,7 +27,7 @@ import pytest  # noqa: E402
 
 from segnet_jax.reporting import run_logger  # noqa: E402
 
-gc.set_threshold(200_000, 20, 100)  # tracing makes many objects that stay: to look for garbage as often takes long
+gc.set_threshold(200_000, 20, 100)  # tracing creates many long-lived objects, which make frequent collections slow
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -35,10 +35,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 _draw, _drawn = run_logger.training_plot, pathlib.Path(os.environ["SEGNET_JAX_CACHE"], "progress.png")
 
 
-def _draw_once(rows, path, **told):
-    """A plot takes a quarter of a training this small: the first is drawn, all later ones of a session are copies."""
+def _draw_once(rows, path, **options):
+    """Draw the first plot of a session and copy it for all later ones: a plot takes a quarter of a small training."""
     if not _drawn.exists():
-        _draw(rows, _drawn, **told)
+        _draw(rows, _drawn, **options)
     shutil.copyfile(_drawn, path)
 
 
@@ -47,7 +47,7 @@ run_logger.training_plot = _draw_once
 
 @pytest.fixture(scope="session")
 def camvid_folder():
-    """The folder of the real CamVid frames in the tutorial layout; the test is skipped where there are none."""
+    """Folder of the real CamVid frames in the tutorial layout; skips the test if it is not set."""
     folder = pathlib.Path(os.environ.get("SEGNET_JAX_CAMVID", "."))
     if not (folder / "train.txt").is_file():
         pytest.skip("no CamVid: set SEGNET_JAX_CAMVID to the folder that holds train.txt")
@@ -56,6 +56,6 @@ def camvid_folder():
 
 @pytest.fixture(scope="session")
 def camvid_sizes(camvid_folder):
-    """The number of images of each split of that folder, which may lack the test images."""
+    """Number of images of each split of that folder, which may lack the test split."""
     sizes = {"train": 367, "val": 101, "test": 233}
     return {name: size for name, size in sizes.items() if (camvid_folder / f"{name}.txt").is_file()}

@@ -1,9 +1,9 @@
-"""Trains with faults at chosen moments: `python tests/faults.py --tell FILE --at MOMENT[:N]=FAULT -- FLAGS`.
+"""Train with faults injected at chosen moments: `python tests/faults.py --log FILE --at MOMENT[:N]=FAULT -- FLAGS`.
 
-It wraps functions of the package, which knows nothing of it, and does what FAULT says when MOMENT comes for the N-th
-time (the first, unless told): MOMENTS and FAULTS name them. A fault that is written FAULT+0.05 happens so many seconds
-later, beside what goes on. FILE gets a line for each moment that came, with its count and the monotonic time: what was
-going on when the process was killed from outside is in its last line. FLAGS are those of `segnet_jax.train`.
+Wraps functions of the package, and injects FAULT when MOMENT is reached for the N-th time (default: first); see MOMENTS
+and FAULTS. FAULT+0.05 happens that many seconds later, in the background. A line is appended to FILE for each moment
+reached, with its count and the monotonic time, so its last line shows where the process was killed. FLAGS are those of
+`segnet_jax.train`.
 """
 
 import argparse
@@ -25,9 +25,9 @@ MOMENTS = {  # grouped by phase; the first word names the phase
     "starting: counting": "a label is counted for the class weights",
     "starting: decoding": "an image is decoded into the cache",
     "starting: cache": "half of a small file of the cache is written",
-    "starting: files": "half of a file that tells what the run is",
+    "starting: files": "half of a file that describes the run",
     "starting: restore": "before a checkpoint is restored",
-    "starting: metrics": "half of the metrics that are kept is written anew",
+    "starting: metrics": "half of the metrics that are kept is rewritten",
     "compiling: step": "a step is traced and compiled; to be used with a delay",
     "compiling: XLA": "before the compiler is called",
     "compiling: keeping": "half of a compiled program is in the cache",
@@ -40,7 +40,7 @@ MOMENTS = {  # grouped by phase; the first word names the phase
     "drawing: plot": "before the curve is drawn",
     "drawing: half": "half of a picture is written",
     "saving: begin": "before Orbax is given the state",
-    "saving: arrays": "Orbax has written its first file, and goes on",
+    "saving: arrays": "Orbax has written its first file",
     "saving: read": "before what Orbax has written is read back",
     "saving: meta": "half of meta.json is written, after Orbax",
     "saving: manifest": "half of the manifest is written",
@@ -82,17 +82,17 @@ BALLAST = "ballast"
 
 
 class Faults:
-    """Counts moments, tells them, and does what was asked for when one comes."""
+    """Count and log moments, and inject the requested faults."""
 
-    def __init__(self, asked: list[str], tell: str, disk: str):
-        self._asked = {}
-        for moment, _, fault in (each.partition("=") for each in asked):
+    def __init__(self, requested: list[str], log: str, disk: str):
+        self._requested = {}
+        for moment, _, fault in (each.partition("=") for each in requested):
             name, number = moment, "1"
             if moment not in MOMENTS:
                 name, _, number = moment.rpartition(":")
             assert name in MOMENTS and fault.partition("+")[0] in FAULTS, (moment, fault)
-            self._asked[name, int(number)] = fault
-        self._tell = os.open(tell, os.O_CREAT | os.O_APPEND | os.O_WRONLY) if tell else None
+            self._requested[name, int(number)] = fault
+        self._log = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY) if log else None
         self._disk = disk
         self._counts = collections.Counter()
         self._lock = threading.RLock()
@@ -102,7 +102,7 @@ class Faults:
         with self._lock:
             self._counts[moment] += 1
             number = self._counts[moment]
-            fault, _, delay = self._asked.get((moment, number), "").partition("+")
+            fault, _, delay = self._requested.get((moment, number), "").partition("+")
         self._note(moment, number)
         if delay:
             threading.Thread(target=self._later, args=(fault, float(delay)), daemon=True).start()
@@ -110,8 +110,8 @@ class Faults:
             self._do(fault)
 
     def _note(self, what: str, number: int = 0) -> None:
-        if self._tell is not None:
-            os.write(self._tell, f"{what}\t{number}\t{time.monotonic()}\n".encode())
+        if self._log is not None:
+            os.write(self._log, f"{what}\t{number}\t{time.monotonic()}\n".encode())
 
     def _later(self, fault: str, delay: float) -> None:
         time.sleep(delay)
@@ -172,7 +172,7 @@ class Faults:
         setattr(owner, name, call)
 
     def advancing(self, owner, name: str, moment: str, place: int) -> None:
-        """For a function that calls its argument at `place` after each of its parts."""
+        """Wrap a function that calls its argument at `place` after each of its parts."""
         real = getattr(owner, name)
 
         @functools.wraps(real)
@@ -186,7 +186,7 @@ class Faults:
         setattr(owner, name, call)
 
     def halve_files(self, module) -> None:
-        """Where `module` opens files to write them whole."""
+        """Wrap the opening of files that `module` writes in one piece."""
 
         def halving(path, mode="r", **settings):
             file = open(path, mode, **settings)
@@ -198,7 +198,7 @@ class Faults:
 
 
 class Halved:
-    """A file of which each write comes in two halves."""
+    """A file that splits each write into two halves."""
 
     def __init__(self, file, between):
         self._file, self._between = file, between
@@ -222,7 +222,7 @@ class Halved:
 
 
 def install(faults: Faults) -> None:
-    """Wraps what the moments are in."""
+    """Wrap the functions that contain the moments."""
     import jax
     from jax._src import lru_cache
 
@@ -322,11 +322,11 @@ def install(faults: Faults) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--at", action="append", default=[], metavar="MOMENT[:N]=FAULT[+SECONDS]")
-    parser.add_argument("--tell", default="")
+    parser.add_argument("--log", default="")
     parser.add_argument("--disk", default="")
     parser.add_argument("flags", nargs="*")
     given = parser.parse_args()
-    faults = Faults(given.at, given.tell, given.disk)
+    faults = Faults(given.at, given.log, given.disk)
     sys.argv = ["train", *given.flags]
 
     from segnet_jax import train

@@ -1,4 +1,4 @@
-"""Scenes for folders as people bring them: a red disc and a blue box on grey-green ground, of the ids 0, 1 and 2."""
+"""Scenes for user-made folders: a red disc and a blue box on gray-green ground."""
 
 import collections
 
@@ -11,7 +11,7 @@ COLORS = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0)], np.uint8)
 
 
 def scene(seed, height=48, width=64):
-    """An image uint8 [H,W,3] and its true ids uint8 [H,W]; the disc lies in the upper half, the box in the lower."""
+    """Return an image uint8 [H,W,3] and its ids uint8 [H,W], 0 to 2; the disc is in the upper half, the box below."""
     rng = np.random.default_rng(seed)
     ids = np.zeros((height, width), np.uint8)
     y, x = np.mgrid[:height, :width]
@@ -29,7 +29,7 @@ def save(array, path, **options):
 
 
 def palette_png(ids, colors, path):
-    """Write ids as a palette picture."""
+    """Write ids as a palette image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.new("P", ids.shape[::-1])
     picture.putpalette(np.asarray(colors, np.uint8).reshape(-1).tolist())
@@ -38,7 +38,7 @@ def palette_png(ids, colors, path):
 
 
 def read_as(dataset, splits=None):
-    """Say as what class the true ground, disc and box pixels are read: color -> name of the class of nearly all."""
+    """Return the class that nearly all ground, disc and box pixels are read as: color -> class name."""
     counts = {name: collections.Counter() for name in ("ground", "red", "blue")}
     for name, split in dataset.splits.items():
         if splits and name not in splits:

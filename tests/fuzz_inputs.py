@@ -1,6 +1,6 @@
-"""Damaged inputs for the readers: seeds in each format, and mutations that know a little of how files are made.
+"""Damaged inputs for the readers: seeds in each format, and format-aware mutations.
 
-Everything follows from a `random.Random`, so an input is found again by reader, seed and number.
+Everything is drawn from a `random.Random`, so reader, seed and number reproduce an input.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ INTEGERS = (
     1 << 40,
 )
 INTEGERS += ((1 << 63) - 1, 1 << 63, (1 << 64) - 1)
-TOKENS = (  # what text and JSON can hold to a reader's surprise
+TOKENS = (  # unusual tokens in text and JSON
     b"[" * 3000, b'{"a":' * 2000, b"9" * 5000, b"1e999", b"-1", b"nan", b"NaN", b"Infinity", b"-Infinity", b"null",
     b"true", b'""', b"''", b"[]", b"{}", b"\\u0000", b"\\ud800", b"\0", b"\n", b"\r", b"\t", b" ", b"../", b"/",
     b"\\", b"\xff", b"=", b"\xe2\x80\xa8", b"\xf0\x9f\x98\x80", b'"' * 3, b"a." * 1000, b"1979-05-27T07:32:00Z",
@@ -49,7 +49,7 @@ TOKENS = (  # what text and JSON can hold to a reader's surprise
 
 
 def mutate(random, data, others=(), tokens=()):
-    """One to many changes of bytes, of which a few are most frequent."""
+    """Change one to many bytes, most often a few."""
     data = bytearray(data)
     for _ in range(min(1 + int(random.expovariate(0.7)), 20)):
         size = len(data)
@@ -86,7 +86,7 @@ def mutate(random, data, others=(), tokens=()):
 
 
 def noise(random, data):
-    """Random bytes, often behind the beginning of a file of the format."""
+    """Return random bytes, often after the first bytes of a file of the format."""
     return data[: random.choice((0, 4, 8, 16, 64))] + random.randbytes(random.choice((0, 1, 8, 100, 2000)))
 
 
@@ -94,7 +94,7 @@ def noise(random, data):
 
 
 def torch_zip(random, seeds, others):
-    """A zip of which the pickle was damaged, or which itself was."""
+    """Damage the pickle in a zip, or the zip itself."""
     data = random.choice(seeds)
     if random.random() < 0.3:
         return mutate(random, data, others)
@@ -120,7 +120,7 @@ def _zipped(random, members):
 
 
 def zipped(members):
-    """A zip of (name, content, method), the same bytes whenever it is made."""
+    """Return a reproducible zip of (name, content, method)."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content, method in members:
@@ -133,13 +133,13 @@ def _undated(data):
 
 
 def _unzipped(data):
-    """The members of a zip, each with its content."""
+    """Return the members of a zip with their content."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return [(info, archive.read(info)) for info in archive.infolist()]
 
 
 def npz(random, seeds, others):
-    """An `.npz` of which a member's header was damaged, or which itself was."""
+    """Damage a member's header in an `.npz`, or the file itself."""
     data = random.choice(seeds)
     if random.random() < 0.3:
         return mutate(random, data, others)
@@ -154,7 +154,7 @@ def npz(random, seeds, others):
 
 
 def safetensors(random, seeds, others):
-    """A file of which the header was damaged, with a length that fits, or which itself was."""
+    """Damage the header, with a matching length, or the file itself."""
     data = random.choice(seeds)
     if random.random() < 0.3:
         return mutate(random, data, others)
@@ -172,7 +172,7 @@ def safetensors(random, seeds, others):
 
 
 def png(random, seeds, others):
-    """A PNG with right checksums; damage in chunks, in packed pixels, or in their order."""
+    """Damage chunks, compressed pixels or the chunk order of a PNG, with correct checksums."""
     data = random.choice(seeds)
     if random.random() < 0.15 or not data.startswith(b"\x89PNG"):
         return mutate(random, data, others)
@@ -213,7 +213,7 @@ CHUNKS = (
 
 
 def zipped_pictures(random, seeds, others):
-    """An archive of label pictures, damaged in its structure or in a picture."""
+    """Damage the structure of an archive of label images, or one image."""
     data = random.choice(seeds)
     if random.random() < 0.6:
         return mutate(random, data, others)
@@ -224,7 +224,7 @@ def zipped_pictures(random, seeds, others):
 
 
 def text(random, seeds, others):
-    """A text of which values were exchanged for odd ones, or bytes damaged."""
+    """Replace values in a text by unusual ones, or damage bytes."""
     data = random.choice(seeds)
     values = list(VALUE.finditer(data))
     if values and random.random() < 0.5:
@@ -237,7 +237,7 @@ VALUE = re.compile(rb'-?\d+(?:\.\d+)?|"[^"]*"|true|false|null|\[[^]]*\]|[\w./]+'
 
 
 def keras3(random, seeds, others):
-    """A bare HDF5 file, or one in a `.keras` archive, of which either was damaged."""
+    """Damage an HDF5 file, bare or in a `.keras` archive, or the archive."""
     data = random.choice(seeds)
     if not data.startswith(b"PK") or random.random() < 0.2:
         return mutate(random, data, others)
@@ -255,7 +255,7 @@ ONNX_TOKENS = (
 
 
 def onnx(random, seeds, others):
-    """A graph with bytes damaged, or a name or operation exchanged for another of the same length."""
+    """Damage bytes of a graph, or replace a name or operation by another of the same length."""
     data = random.choice(seeds)
     if random.random() < 0.5:
         return mutate(random, data, others, ONNX_TOKENS)
@@ -282,7 +282,7 @@ def pickles(random, seeds, others):
 
 @functools.cache
 def weight_seeds():
-    """Small files of each format of weights, name -> list of bytes; the package must know of small VGGs."""
+    """Return small files of each weight format, name -> list of bytes; needs `weight_files.SMALL16` as the VGG."""
     from safetensors.numpy import save_file
 
     small = files.random_vgg(files.SMALL16)
@@ -332,7 +332,7 @@ def weight_seeds():
 
 
 def segnet_seeds():
-    """Small SegNets of Caffe's, in each form; the package must know of small VGGs."""
+    """Return small Caffe SegNets in each form; needs `weight_files.SMALL16` as the VGG."""
     small, found = files.random_caffe_segnet(files.SMALL16), []
     with tempfile.TemporaryDirectory() as folder:
         for form in ("layers", "layer", "unpacked"):
@@ -351,7 +351,7 @@ def pickle_seeds():
 
 
 def other_picture_seeds():
-    """Small GIF, WebP, TIFF and BMP files."""
+    """Return small GIF, WebP, TIFF and BMP files."""
     random = np.random.default_rng(0)
     grey, rgb = random.integers(0, 11, (6, 8), np.uint8), random.integers(0, 256, (6, 8, 3), np.uint8)
     exif = Image.Exif()
@@ -377,7 +377,7 @@ def other_picture_seeds():
 
 
 def picture_seeds():
-    """Small PNG and JPEG files of every kind that is read, and some that are not."""
+    """Return small PNG and JPEG files of every supported kind, and some unsupported ones."""
     random = np.random.default_rng(0)
     grey, rgb = random.integers(0, 11, (6, 8), np.uint8), random.integers(0, 256, (6, 8, 3), np.uint8)
     colored = np.array([[0, 0, 0], [128, 0, 0], [128, 128, 128]], np.uint8)[random.integers(0, 3, (6, 8))]

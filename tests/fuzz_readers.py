@@ -1,9 +1,9 @@
-"""Reads damaged files until something else than the documented exception comes out.
+"""Fuzz the readers: only documented exceptions are allowed.
 
     python tests/fuzz_readers.py --reader h5 --inputs 100000 --seed 0 --seconds 600 --keep findings
 
-prints one line of JSON. `--reader all` goes through all of them. An input that kills the process (a crash in a library
-written in C) or takes over five seconds is a finding too, and so are a warning and a hundred megabytes of memory.
+prints one line of JSON; `--reader all` runs all readers. Crashes of the process, inputs that take over five seconds,
+warnings, and a growth of memory by a hundred megabytes are findings too.
 """
 
 import argparse
@@ -34,7 +34,7 @@ OWN_FAULT = 70
 
 
 class Reader(NamedTuple):
-    """What is fuzzed: how inputs are made, what reads them, and what it may raise."""
+    """A reader to fuzz: how to make inputs, how to read them, and what it may raise."""
 
     seeds: Callable[[], list[bytes]]
     make: Callable
@@ -353,31 +353,32 @@ def generated(name: str, seed: int, index: int, seeds: list[bytes]) -> bytes:
 
 
 def outcome(read: Callable[[bytes], None], data: bytes, reader: Reader) -> str:
-    """Reads one input: "accepted", "refused", or what else happened and where."""
+    """Read one input; return "accepted", "refused", or a description of the finding."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     signal.setitimer(signal.ITIMER_REAL, reader.seconds)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             read(data)
-        told = "accepted"
+        result = "accepted"
     except reader.documented as error:
-        told = "refused" if "\n" not in str(error) or len(getattr(error, "faults", "")) > 1 else "told in several lines"
+        in_one_line = "\n" not in str(error) or len(getattr(error, "faults", "")) > 1
+        result = "refused" if in_one_line else "refused in several lines"
     except (Exception, TookTooLong) as error:
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "fuzz_readers" not in frame.filename]
         places = {"".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in ours[-1:]): None}
         inner = [frame for frame in ours if "segnet_jax" in frame.filename]
         places |= {f"{Path(frame.filename).name}:{frame.lineno}": None for frame in inner[-1:]}
-        told = f"{type(error).__name__} at {' from '.join(places)}: {str(error)[:150]}"
+        result = f"{type(error).__name__} at {' from '.join(places)}: {str(error)[:150]}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
-    return f"memory: {grown:.0f} MB more" if grown > reader.megabytes else told
+    return f"memory: {grown:.0f} MB more" if grown > reader.megabytes else result
 
 
 @contextlib.contextmanager
 def timed() -> Iterator[None]:
-    """Lets an input that takes too long end in TookTooLong."""
+    """Raise TookTooLong for an input that takes too long."""
 
     def stop(*_):
         raise TookTooLong("took too long")
@@ -390,7 +391,7 @@ def timed() -> Iterator[None]:
 
 
 def read_many(name: str, seed: int, indices: range, seconds: float, folder: Path, note=lambda index, data: None):
-    """Yields (index, input, outcome) until the time is up."""
+    """Yield (index, input, outcome) until the time is up."""
     reader, end = READERS[name], time.monotonic() + seconds
     seeds = reader.seeds()
     read = reader.open(folder)
@@ -406,7 +407,7 @@ def read_many(name: str, seed: int, indices: range, seconds: float, folder: Path
 
 
 def fuzz(name: str, seed: int, num_inputs: int, seconds: float, keep: Path | None) -> dict:
-    """Reads many inputs in child processes, which may die; a new one goes on behind the input that killed the last."""
+    """Read many inputs in child processes; after a crash, a new child continues with the next input."""
     start, index = time.monotonic(), 0
     counts, findings = {"accepted": 0, "refused": 0}, {}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as text:
@@ -460,22 +461,22 @@ def _child(name, seed, indices, seconds, folder) -> None:
         os.pwrite(current.fileno(), data, 0)
 
     with open(folder / "report", "w", buffering=1) as report:
-        for index, data, told in read_many(name, seed, indices, seconds, folder / "work", note):
-            known = told in ("accepted", "refused")
-            line = {"outcome": told, "count": 1, "index": index, "input": "" if known else data.hex()}
+        for index, data, result in read_many(name, seed, indices, seconds, folder / "work", note):
+            known = result in ("accepted", "refused")
+            line = {"outcome": result, "count": 1, "index": index, "input": "" if known else data.hex()}
             report.write(json.dumps(line) + "\n")
 
 
 def weight_files_small() -> None:
-    """Tells this process that VGGs have a few channels."""
+    """Give VGGs only a few channels, in this process."""
     from segnet_jax.nn.segnet import ENCODERS
 
     ENCODERS.update(vgg16=weight_files.SMALL16, vgg19=weight_files.SMALL19)
 
 
-def _keep(findings, told, index, data, keep, name) -> None:
-    place = told.split(": ")[0]
-    seen = findings.setdefault(place, {"example": told, "count": 0, "first": index})
+def _keep(findings, outcome, index, data, keep, name) -> None:
+    place = outcome.split(": ")[0]
+    seen = findings.setdefault(place, {"example": outcome, "count": 0, "first": index})
     seen["count"] += 1
     if keep and seen["count"] <= 3:
         keep.mkdir(parents=True, exist_ok=True)

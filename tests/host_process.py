@@ -37,7 +37,7 @@ def psum():
 
 
 def agree(hosts, who, call_of_wish):
-    """Shares two values, meets, then steps until all have agreed to stop because one of them wanted to."""
+    """Broadcast two values, reach a barrier, then step until all agree to stop because one of them requested it."""
     shared = [hosts.broadcast("name", f"of {hosts.process_id}, {i}" if hosts.is_writer else None) for i in range(2)]
     told = [hosts.all_gather("place", f"{hosts.process_id}, {i}") for i in range(2)]
     hosts.barrier("begin", 20)
@@ -54,7 +54,7 @@ def agree(hosts, who, call_of_wish):
 
 
 def wait(hosts, where):
-    """Computes once with the others, then waits to be killed: the victim, 0 or 1, on the host, the other in WHERE."""
+    """Compute once with the others, then wait for the kill: the victim, 0 or 1, on the host, the other in WHERE."""
     victim, where = int(where[-1]), where[:-1]
     step, numbers = psum(), np.ones((2, 1), np.float32)
     step(numbers).block_until_ready()
@@ -66,7 +66,7 @@ def wait(hosts, where):
 
 
 def absent(hosts):
-    """Process 1 comes to the barrier twice, but not again in time, and leaves by the error that process 0 leaves by."""
+    """Process 1 reaches the barrier twice, is late for the third time, and exits with the error of process 0."""
     for _ in range(2):
         hosts.barrier("the check of the data", 20)
     if hosts.process_id == 1:
@@ -75,14 +75,14 @@ def absent(hosts):
 
 
 def fail(hosts, who):
-    """One or all make the user's mistake."""
+    """One or all processes raise a user error."""
     if who == "all" or int(who) == hosts.process_id:
         raise UserError("no folder /d")
     time.sleep(120)
 
 
 def stop(hosts):
-    """All are stopped."""
+    """All processes are stopped."""
     raise Stopped(143)
 
 

@@ -1,9 +1,9 @@
-"""Files made to do harm, and a process that opens them as the commands do.
+"""Malicious files, and a process that opens them as the commands do.
 
     python tests/hostile_files.py FOLDER
 
-opens every file of the folder's `cases.json` and prints a line of JSON for each: exit code, what was printed, seconds,
-and the megabytes that the process has taken at most so far. A payload, where a file has one, makes `FOLDER/canary`.
+opens every file of the folder's `cases.json` and prints a line of JSON for each: exit code, output, seconds, and the
+peak memory so far in megabytes. A payload, if it ran, would create `FOLDER/canary`.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ CASES = {}
 
 
 def hostile(reader):
-    """Marks a function that makes hostile files in a folder: name -> bytes, or None for what it has made itself."""
+    """Register a function that returns malicious files: name -> bytes, or None for those it has written itself."""
 
     def mark(make):
         CASES[make.__name__] = (reader, make)
@@ -40,7 +40,7 @@ def hostile(reader):
 
 
 def write_all(folder):
-    """Makes every file; returns the cases as (name, reader, path)."""
+    """Write every file; return the cases as (name, reader, path)."""
     cases = []
     for group, (reader, make) in CASES.items():
         own = folder / group
@@ -58,14 +58,14 @@ def write_all(folder):
 
 
 def zeros(num_bytes):
-    """A raw deflate stream of so many zeros, made at once: a million of them again and again."""
+    """Return a raw deflate stream of this many zeros, built by repeating a million of them."""
     million = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = million.compress(bytes(1_000_000)) + million.flush(zlib.Z_FULL_FLUSH)
     return block * (num_bytes // 1_000_000) + b"\x03\x00"
 
 
 def raw_zip(members):
-    """A zip of (name, method, packed bytes, claimed size), whatever these are."""
+    """Return a zip of (name, method, compressed bytes, claimed size), unchecked."""
     body, directory = bytearray(), bytearray()
     for name, method, packed, size in members:
         name = name.encode()
@@ -85,7 +85,7 @@ BOMB = 10_000_000_000
 
 
 def payloads(canary):
-    """Pickles that make the canary when Python runs them, by the step that they do it with."""
+    """Return pickles that create the canary when Python loads them, by the opcode that does it."""
     command = f"touch {canary}".encode()
     text = b"X" + struct.pack("<I", len(command)) + command
     touch = f"open({str(canary)!r}, 'w').close()".encode()
@@ -97,13 +97,13 @@ def payloads(canary):
         "inst": b"(S'" + command + b"'\nios\nsystem\n.",
         "obj": b"\x80\x02(cos\nsystem\n" + text + b"o.",
         "newobj": b"\x80\x02csubprocess\nPopen\n](X\x02\0\0\0sh" + b"X\x02\0\0\0-c" + text + b"e\x85R.",
-        # The state of a partial is what it calls: BUILD exchanges the harmless one.
+        # The state of a partial is the function it calls: BUILD replaces the harmless one.
         "build": b"\x80\x02cfunctools\npartial\ncbuiltins\nprint\n\x85R(cos\nsystem\n" + text + b"\x85}Ntb)R.",
     }
 
 
 def runs(payload, canary):
-    """Whether Python's own interpreter would run a payload; the canary is taken away again."""
+    """Whether Python's own unpickler would run a payload; removes the canary."""
     with contextlib.suppress(Exception):
         pickle.loads(payload)
     for _ in range(50):
@@ -115,7 +115,7 @@ def runs(payload, canary):
 
 
 def asleep(canary):
-    """Pickles that Python runs only where an application has told it how."""
+    """Return pickles that Python runs only with an application's hooks."""
     command = f"touch {canary}".encode()
     return {
         "ext1": b"\x80\x02\x82\x01.",
@@ -135,7 +135,7 @@ def in_torch_zip(content, **members):
 
 
 def in_torch_legacy(content, place=3):
-    """The content in place of one of the five pickles."""
+    """Return a file with the content in place of one of the five pickles."""
     head = [
         pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {}, [])
     ]
@@ -144,7 +144,7 @@ def in_torch_legacy(content, place=3):
 
 
 def tensor_of(num_items, name="features.0.weight", shape=None):
-    """The pickle of a state that has one tensor in a storage of so many numbers."""
+    """Return the pickle of a state with one tensor in a storage of this many elements."""
     description = ("storage", files.STORAGES["float32"], "0", "cpu", num_items)
     stub = files.TensorStub(np.zeros(1, np.float32), description, files.REBUILD)
     stub.reduced = stub.reduced[0], (stub.reduced[1][0], 0, shape or (num_items,), (1,) * len(shape or (1,)))
@@ -309,7 +309,7 @@ def caffe(folder, canary):
 
 @hostile("weights")
 def keras_archives(folder, canary):
-    """Keras 3: classes named in the configuration, which Keras would import, and archives that are bombs."""
+    """Keras 3: classes in the configuration that Keras would import, and zip bombs."""
     config = {"module": "os", "class_name": "system", "config": {"command": f"touch {canary}"}}
     files.write_keras3(whole := io.BytesIO(), files.random_vgg(files.SMALL16))
     data, name = whole.getvalue(), "model.weights.h5"
@@ -542,7 +542,7 @@ def odd_files(folder, canary):
 
 @hostile("data")
 def own_folders(folder, canary):
-    """Folders in the other layouts: links that lead out, bombs, lists and class tables that want too much."""
+    """Folders in the other layouts: links that lead out, bombs, oversized lists and class tables."""
     outside = folder / "outside"
     outside.mkdir()
     (outside / "image.png").write_bytes(SMALL_PNG)
@@ -605,7 +605,7 @@ def own_folders(folder, canary):
 
 @hostile("data")
 def samples(folder, canary):
-    """Prepared records of which the description names a module, which TFDS would import."""
+    """Prepared datasets whose description names a module that TFDS would import."""
     module = folder / "hostile_module.py"
     module.write_text(f"open({str(canary)!r}, 'w').close()\nclass Text: pass\n")
     text = {"pythonClassName": "hostile_module.Text", "text": {}}
@@ -639,7 +639,7 @@ def samples(folder, canary):
         (folder / name).mkdir()
         (folder / name / "dataset_info.json").write_bytes(described(info))
         (folder / name / "features.json").write_bytes(descriptions.get(name, described({"featuresDict": {}})))
-        # The length and its sum, which TensorFlow checks, and nothing behind them.
+        # The length and its checksum, which TensorFlow verifies, without data.
         shard = folder / name / "camvid-train.tfrecord-00000-of-00001"
         shard.write_bytes((10**12).to_bytes(8, "little") + b"J`\xfd\n" + bytes(100))
     return dict.fromkeys((*descriptions, *infos))
@@ -767,7 +767,7 @@ class TookTooLong(BaseException):
 
 
 def open_as_a_command(reader, path):
-    """Exit code and what was printed to standard error."""
+    """Return exit code and standard error."""
     from segnet_jax.system.command import run_command
 
     with contextlib.redirect_stderr(io.StringIO()) as printed:
@@ -780,7 +780,7 @@ def open_as_a_command(reader, path):
 
 
 def most_memory():
-    """Megabytes; unlike getrusage's figure, not those of the process that started this one."""
+    """Return the peak memory in megabytes; unlike getrusage, without that of the parent process."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1000
 
@@ -802,13 +802,13 @@ def main(folder):
 
     signal.signal(signal.SIGALRM, stop)
     for name, reader, path in json.loads((folder / "cases.json").read_text()):
-        start = time.process_time()  # where other work takes the processors, the clock on the wall tells of that
+        start = time.process_time()  # CPU time, as wall time depends on other load
         signal.alarm(SECONDS)
         code, printed = open_as_a_command(reader, Path(path))
         signal.alarm(0)
         peak = most_memory()
-        told = {"name": name, "code": code, "printed": printed, "seconds": round(time.process_time() - start, 2)}
-        print(json.dumps(told | {"peak": round(peak)}), flush=True)
+        result = {"name": name, "code": code, "printed": printed, "seconds": round(time.process_time() - start, 2)}
+        print(json.dumps(result | {"peak": round(peak)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run folders of networks that were never trained: random parameters and statistics, saved as a training saves them."""
+"""Run folders of untrained networks: random parameters and statistics, saved as in a training."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ PREPROCESSING = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.37
 
 
 def make_run(folder, classes=CAMVID, told=None, **settings):
-    """Makes a run of rendered scenes: its best checkpoint is of step 7, its newest of step 8.
+    """Write a run on rendered scenes: the best checkpoint is of step 7, the newest of step 8.
 
     Args:
       folder: of the run.

@@ -1,11 +1,11 @@
-"""Record what the commands compute on this machine, and compare with it after the code was moved.
+"""Record what the commands compute on this machine, and compare with it after a refactoring.
 
     python tests/oracle.py record before.json     # 5 minutes on two cores; --quick leaves the demo out
     python tests/oracle.py compare before.json    # the same again; exit code 1 if anything differs
 
-It runs the commands as a user does, in a temporary folder on data that it makes, and reads what they leave. It knows no
-module of the package. Numbers are read without their keys and arrays without their paths, so keys and modules may be
-renamed; where a command, a flag or a file is renamed, change the first section.
+Runs the commands in a temporary folder on generated data, and reads their output files, without importing the package.
+Numbers are read without their keys and arrays without their paths, so keys and modules may be renamed; after renaming a
+command, a flag or a file, change the first section.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def make_data(folder):
 
 
 def run_case(name, folder):
-    """Run a case's commands and read what they left.
+    """Run a case's commands and read their output files.
 
     Raises:
       RuntimeError: a command failed, or the case did not show what it is for.
@@ -156,7 +156,7 @@ def record(names, keep="", jobs=2):
 
 
 def machine():
-    """What the bits of a result depend on besides the code."""
+    """Return what the bits of a result depend on besides the code."""
     libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     cpu = (
         re.search("model name.*: (.*)", pathlib.Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else None

@@ -1,4 +1,4 @@
-"""Read what the commands leave, by value alone: numbers without their keys, arrays without their paths."""
+"""Read the output files of the commands by value only: numbers without their keys, arrays without their paths."""
 
 import hashlib
 import itertools
@@ -29,7 +29,7 @@ VOLATILE = re.compile("second|time|elapsed|date|version|speed|throughput|differe
 
 
 def read_case(folder):
-    """Everything that the commands of a case computed."""
+    """Return everything that the commands of a case computed."""
     items = {}
     if found := newest_checkpoint(folder):
         arrays = restore(found)
@@ -56,13 +56,13 @@ def read_case(folder):
 
 
 def fingerprint(array):
-    """Shape, dtype and a hash of the values."""
+    """Return shape, dtype and a hash of the values."""
     sum_ = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     return f"{array.dtype}{list(array.shape)} {sum_[:16]}"
 
 
 def newest_checkpoint(folder):
-    """The folder of the checkpoint of the highest step, or None."""
+    """Return the folder of the checkpoint of the highest step, or None."""
     marks = list(folder.rglob(CHECKPOINT_MARK))
     return (
         max(marks, key=lambda mark: max(int(part) for part in mark.parts if part.isdigit())).parent if marks else None
@@ -70,7 +70,7 @@ def newest_checkpoint(folder):
 
 
 def restore(folder):
-    """The arrays of a checkpoint, by Orbax alone, without their paths."""
+    """Read the arrays of a checkpoint with Orbax alone, without their paths."""
     checkpointer = ocp.PyTreeCheckpointer()
     tree = checkpointer.metadata(folder).item_metadata.tree
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
@@ -78,7 +78,7 @@ def restore(folder):
 
 
 def safetensors(file):
-    """The bytes of each tensor of a file, as arrays of its shape and dtype."""
+    """Yield the tensors of a file as arrays."""
     content = file.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     dtypes = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "U8": np.uint8}
@@ -89,7 +89,7 @@ def safetensors(file):
 
 
 def numbers(tree):
-    """All numbers of a JSON value, sorted, without those of keys that vary."""
+    """Return all numbers of a JSON value, sorted, without those of VOLATILE keys."""
     return sorted(_numbers(tree), key=lambda text: (float(text), text))
 
 
@@ -103,7 +103,7 @@ def _numbers(tree):
 
 
 def square_matrices(tree):
-    """The square matrices of whole numbers in a JSON value that are larger than 2x2."""
+    """Yield the square integer matrices in a JSON value that are larger than 2x2."""
     if isinstance(tree, dict):
         tree = list(tree.values())
     if isinstance(tree, list):

@@ -1,4 +1,4 @@
-"""Folders of images and labels in every layout, written by Pillow from the same records, and by nothing of ours."""
+"""Dataset folders in every layout, with the same samples, written without the package's code."""
 
 import io
 
@@ -19,7 +19,7 @@ VOC_IDS = (1, 2, 3, 0, 5, 16, 7, 8, 17, 15, 20)
 
 
 def scenes(num_train=5, num_val=2):
-    """split -> [(name, image, label)] of rendered scenes; classes 0..10 and VOID."""
+    """Return split -> [(name, image, label)] of rendered scenes; classes 0..10 and VOID."""
     dataset = street_scenes(num_train, num_val, *SIZE, seed=1)
     return {
         split: [(name, *samples.read(index)) for index, name in enumerate(samples.names)]
@@ -39,7 +39,7 @@ def png(array, **options):
 
 
 def changed(label, ids, void=VOID):
-    """A label with other values: `ids` of the classes, and void."""
+    """Return a label with other values: `ids` of the classes, and void."""
     table = np.full(256, void, np.uint8)
     table[: len(ids)] = ids
     return table[label]
@@ -52,7 +52,7 @@ def painted(label, colors, void=(0, 0, 0)):
 
 
 def with_palette(label, colors):
-    """A palette picture whose indices are the label's values, whatever their colours are."""
+    """Return a palette image whose indices are the label's values, with any colors."""
     picture = Image.new("P", label.shape[::-1])
     picture.putpalette(sum(map(list, colors), []) + [0] * (768 - 3 * len(colors)))
     picture.putdata(label.ravel().tolist())
@@ -60,7 +60,7 @@ def with_palette(label, colors):
 
 
 def voc_colors(number):
-    """Pascal VOC's palette, bit by bit, as its development kit writes it."""
+    """Return Pascal VOC's palette, bit by bit, as in its development kit."""
     colors = []
     for index in range(number):
         red = green = blue = 0
@@ -74,7 +74,7 @@ def voc_colors(number):
 
 
 def own(folder, samples, images="images/{name}.png", labels="labels/{name}.png", paint=lambda label: label):
-    """A folder of one's own; `{split}` may stand in the places."""
+    """Write a user-made folder; paths may contain `{split}`."""
     for split, each in samples.items():
         for name, image, label in each:
             save(folder / images.format(split=split, name=name), image)
@@ -109,7 +109,7 @@ def codes(folder, void_at=None):
     (folder / "codes.txt").write_text("\r\n".join(names))
 
 
-# --- every layout, each of them holding the same records ---
+# --- every layout, with the same samples ---
 
 
 def flat(folder, samples):
@@ -135,7 +135,7 @@ def parts(folder, samples):
 
 
 def training(folder, samples):
-    """Names of the folders as ADE20K has them."""
+    """Write folders named as in ADE20K."""
     for split, name in (("train", "training"), ("val", "validation")):
         own(folder, {split: samples[split]}, f"images/{name}/{{name}}.png", f"annotations/{name}/{{name}}.png")
     codes(folder)
@@ -189,7 +189,7 @@ def pascal_voc(folder, samples):
 
 
 def cvat(folder, samples):
-    """As CVAT exports: colours, their table, and one list, of which nothing is known to be for validation."""
+    """Write a CVAT export: colors, their table, and one list without a validation split."""
     own(
         folder,
         samples,
@@ -202,4 +202,4 @@ def cvat(folder, samples):
 
 OTHER_LAYOUTS = (cityscapes, cityscapes_train_ids, pascal_voc, cvat)
 CAMVID_LAYOUTS = (flat, colours, parts, training, sixteen_bits, palettes, fast_ai)
-"""That keep CamVid's classes and say themselves what is for validation."""
+"""Layouts with CamVid's classes and their own validation split."""

@@ -1,4 +1,4 @@
-"""Faults planted into a sound folder of one's own, each with its kind, its file, and what mends it."""
+"""Faults planted into a valid user-made folder, each with its kind, file and fix."""
 
 import os
 import zlib
@@ -21,10 +21,10 @@ class Planted:
     """One fault.
 
     Attributes:
-      kind: that the doctor must name; behind a colon, a word that tells it from others of the kind.
-      file: that it must name.
-      spoil: changes the sound folder.
-      fix: the flags that it must print; empty where no flag can mend it.
+      kind: that the doctor must name; after a colon, a word that distinguishes it from others of the kind.
+      file: that the doctor must name.
+      spoil: damages the valid folder.
+      fix: the flags that the doctor must print; empty if no flag fixes it.
     """
 
     kind: str
@@ -41,13 +41,13 @@ def image_of(name, size=SIZE):
 
 
 def label_of(name="a", size=SIZE):
-    """Classes 0, 1, 2 and void, in blocks."""
+    """Return a label of classes 0, 1, 2 and void, in blocks."""
     block = (np.arange(size[0])[:, None] // 4 + np.arange(size[1]) // 4 + ord(name[0])) % 4
     return np.where(block == 3, 255, block).astype(np.uint8)
 
 
 def make_sound(folder):
-    """A folder of three classes with a table and lists, without a fault."""
+    """Write a valid folder of three classes with a class table and lists."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
     for name in NAMES:
@@ -60,7 +60,7 @@ def make_sound(folder):
 
 
 def values(change, *names, table=True):
-    """Writes labels, all or those named, with other values; without a table where the values are to be found."""
+    """Write all labels, or those named, with other values; without a class table if values are to be detected."""
 
     def spoil(folder):
         for name in names or NAMES:
@@ -74,7 +74,7 @@ def values(change, *names, table=True):
 def colours(
     strange=0, table='classes = [{name="g", color=[0,0,0]}, {name="t", color=[0,99,0]}, {name="c", color=[200,0,0]}]'
 ):
-    """Labels as colour pictures, the last with so many pixels of a colour that is not in the table."""
+    """Write labels as color images, the last with this many pixels of a color that is not in the table."""
 
     def spoil(folder):
         for name in NAMES:
@@ -91,7 +91,7 @@ def colours(
 
 
 def turned(label_size):
-    """A photograph that says it lies on its side, and a label of that size."""
+    """Write a photo with an EXIF rotation, and a label of its stored size."""
 
     def spoil(folder):
         exif = Image.Exif()
@@ -104,12 +104,12 @@ def turned(label_size):
 
 
 def broken(data):
-    """A bit of the pixels flipped, as a checksum tells."""
+    """Flip a bit of the pixels, which the checksum detects."""
     return data[:-30] + bytes([data[-30] ^ 1]) + data[-29:]
 
 
 def rename_to_train(folder):
-    """Only images/train and labels/train, and no lists."""
+    """Write only images/train and labels/train, without lists."""
     for kind in ("images", "labels"):
         files = list((folder / kind).iterdir())
         (folder / kind / "train").mkdir()

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def random_variables(model, seed: int = 0):
-    """What `model.init` would return, every number drawn anew: MSRA kernels, scales and variances 0.5..1.5."""
+    """Return variables with the structure of `model.init`: MSRA kernels, scales and variances in 0.5..1.5."""
     model, image = model.clone(dtype=jnp.float32), jnp.zeros((1, 1, 1, 3), jnp.float32)
     shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The Dockerfile agrees with pyproject.toml, and what it runs is not root's; no container engine is needed."""
+"""The Dockerfile agrees with pyproject.toml and does not run as root; no container engine is needed."""
 
 import pathlib
 import re
@@ -10,14 +10,14 @@ P3 = (ROOT / "experiments" / "clusters" / "p3.md").read_text()
 
 
 def instructions():
-    """(keyword, rest) of each, continued lines joined, comments left out."""
+    """Return (keyword, rest) of each instruction, with continued lines joined and comments removed."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]
 
 
 def stages():
-    """Name -> its instructions after those of the stage that it is made from."""
+    """Return stage name -> instructions, including those of its base stage."""
     found, names = {}, []
     for keyword, rest in instructions():
         if keyword == "FROM":

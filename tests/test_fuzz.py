@@ -1,4 +1,4 @@
-"""Damaged input of every kind gives what the readers document: a value or one exception, never another, in time."""
+"""Readers accept damaged input or raise the documented exception, in limited time."""
 
 import json
 import struct
@@ -27,9 +27,9 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_inputs_are_refused_or_read(name, small, tmp_path):
-    told = [each for each in fuzz_readers.read_many(name, SEED, range(READERS[name].quick), 300, tmp_path)]
-    assert len(told) == READERS[name].quick
-    assert [(index, outcome) for index, _, outcome in told if outcome not in ("accepted", "refused")] == []
+    results = [each for each in fuzz_readers.read_many(name, SEED, range(READERS[name].quick), 300, tmp_path)]
+    assert len(results) == READERS[name].quick
+    assert [(index, outcome) for index, _, outcome in results if outcome not in ("accepted", "refused")] == []
 
 
 @pytest.mark.slow
@@ -65,15 +65,15 @@ def test_a_reader_that_fails_otherwise_is_found(monkeypatch, tmp_path):
         return read
 
     monkeypatch.setitem(READERS, "broken", fuzz_readers.Reader(lambda: [b"s", b"sw"], fuzz_inputs.raw, opened))
-    told = {outcome.split(" at ")[0] for _, _, outcome in fuzz_readers.read_many("broken", 0, range(300), 9, tmp_path)}
-    assert told == {"accepted", "KeyError", "UserWarning"}
+    outcomes = {text.split(" at ")[0] for _, _, text in fuzz_readers.read_many("broken", 0, range(300), 9, tmp_path)}
+    assert outcomes == {"accepted", "KeyError", "UserWarning"}
 
 
-# What fuzzing has found, each once: the reader, the input, and what comes of it now.
+# Findings of fuzzing: reader, input, and the outcome now.
 
 
 def keras_without(kind, length, flags):
-    """A Keras file of which the header messages of one kind and length are made empty."""
+    """Return a Keras file in which the header messages of one kind and length are emptied."""
     data = fuzz_inputs.weight_seeds()["h5"][0]
     assert (message := struct.pack("<HHB", kind, length, flags)) in data
     return data.replace(message, struct.pack("<HHB", 0, length, flags))
@@ -101,17 +101,17 @@ STEP = b'{"kind": "val", "step": 2}\n'
 EXIF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0"  # ends before the value
 
 FOUND = {
-    # Python's tools for pickles look for escapes in names and warn of those that they do not know.
+    # Python's pickle tools parse escapes in names and warn of unknown ones.
     "escape in a name": ("pickle", lambda: b"\x80\x02ctorch\nFloat\\QStorage\n.", "refused"),
     "escape in a text": ("pickle", lambda: b"\x80\x02S'\\Q'\n.", "refused"),
     "escape in a file": ("torch-zip", lambda: zipped(("a/data.pkl", b"\x80\x02c\\Q\nx\n.")), "refused"),
-    # An array without a shape was one of no axes, until it was read.
+    # An array without a shape counted as one without axes.
     "array without a shape": ("h5", lambda: keras_without(1, 24, 0), "refused"),
     "array without a type": ("h5", lambda: keras_without(3, 24, 1), "refused"),
-    # The pattern for a shape took for ever to see that a long number is none.
+    # The regular expression for shapes took very long for a long number.
     "long number in a shape": ("npz", lambda: npz_with(b"1" * 9000), "refused"),
     "many numbers in a shape": ("npz", lambda: npz_with(b"1, " * 50 + b"), }"), "refused"),
-    # Pillow: profiles, animations, previews and EXIF data that it fails on, or warns of.
+    # Pillow fails on or warns of these profiles, animations, previews and EXIF data.
     "profile without an end": ("image", lambda: picture_with(b"iCCP", b"name\0"), "accepted"),
     "animation of nothing": ("image", lambda: picture_with(b"acTL", bytes(8)), "accepted"),
     "animation cut off": ("image", lambda: picture_with(b"acTL", b"\0"), "accepted"),
@@ -134,7 +134,7 @@ FOUND = {
         ),
         "refused",
     ),
-    # zipfile: a member without a name, and one of which the name beside its data is no text.
+    # zipfile: a member without a name, and one whose local header has an invalid name.
     "member without a name": ("archive", lambda: hostile_files.raw_zip([("", 0, b"", 0)]), "refused"),
     "name that is no text": (
         "archive",
@@ -143,7 +143,7 @@ FOUND = {
         ).replace(FRAMES[0].encode(), b"\xeb" + FRAMES[0][1:].encode(), 1),
         "refused",
     ),
-    # JSON that is damaged, nested, of other types.
+    # JSON that is damaged, nested, or of other types.
     "counts cut off": ("counts", lambda: b'{"frames": {', "refused"),
     "counts nested": ("counts", lambda: b'{"a":' * 20_000, "refused"),
     "counts of words": ("counts", lambda: b'{"frames": {"a": {}}}', "refused"),
@@ -162,7 +162,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("case", FOUND)
-def test_what_fuzzing_has_found_is_mended(case, small, tmp_path):
+def test_findings_of_fuzzing_are_fixed(case, small, tmp_path):
     name, make, expected = FOUND[case]
     reader = READERS[name]
     with fuzz_readers.timed():
@@ -170,7 +170,7 @@ def test_what_fuzzing_has_found_is_mended(case, small, tmp_path):
 
 
 def test_a_picture_with_a_hundred_million_pixels_is_refused_without_a_warning(tmp_path):
-    """Of between 89 and 179 million pixels Pillow warns, on a second line, and goes on."""
+    """Between 89 and 179 million pixels, Pillow prints a warning and continues."""
     reader = READERS["image"]
     for data in (
         hostile_files.png(hostile_files.header(10_000, 10_000), hostile_files.chunk(b"IDAT", zlib.compress(b""))),

@@ -1,4 +1,4 @@
-"""Opening other people's files is safe: whatever they hold, they are refused in one line and nothing of them runs."""
+"""Untrusted files are refused with one line, and no code of theirs runs."""
 
 import ast
 import json
@@ -14,12 +14,12 @@ import pytest
 import segnet_jax
 
 PACKAGE = Path(segnet_jax.__file__).parent
-MOST_MEGABYTES = 1 << 10  # of the whole process that opens them one after the other, Python and JAX among them
+MOST_MEGABYTES = 1 << 10  # of the whole process that opens all of them, including Python and JAX
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """What came of every hostile file: name -> exit code, what was printed, seconds, peak; and the folder."""
+    """Open every hostile file: name -> exit code, output, seconds, peak memory; and the folder."""
     folder = tmp_path_factory.mktemp("hostile")
     cases = hostile_files.write_all(folder)
     result = subprocess.run(
@@ -71,7 +71,7 @@ def test_the_payloads_are_live(tmp_path):
 
 
 def test_what_is_harmless_is_accepted_and_its_bombs_are_not_unpacked(tmp_path):
-    """A data folder that is a link, odd names, and packed texts in a picture, of which nothing is needed."""
+    """A data folder that is a link, unusual names, and compressed text chunks in an image."""
     import zlib
 
     from segnet_jax.data.layouts.camvid import tutorial
@@ -104,11 +104,11 @@ FORBIDDEN_CALLS = {
 
 
 ONLY_IN = {"h5py": "weights/containers/hdf5_layout.py", "safe_open": "weights/safetensors_file.py"}
-"""Libraries that open whole files by themselves, each behind the checks of one module."""
+"""Libraries that open files themselves, each called behind the checks of one module."""
 
 
 def dangers(tree):
-    """Calls and keywords by which a file, or a part of one, could come to run or be unpacked unseen."""
+    """Return calls and keywords that could run or unpack a file unchecked."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)

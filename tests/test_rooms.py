@@ -1,4 +1,4 @@
-"""The house: every module in a room, arrows downward only, no circles; what stands in one place; how long files are."""
+"""Package structure: every module in a room, imports downward only, no cycles, one place per library, file lengths."""
 
 import ast
 import functools
@@ -12,7 +12,7 @@ PACKAGE = "segnet_jax"
 ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 FILES = sorted(ROOT.rglob("*.py"))
 
-# Each room stands on a floor and may import every room on a lower one, unless it is limited below.
+# A room may import every room on a lower floor, unless it is limited below.
 FLOORS = {
     1: ("nn", "system", "constants"),
     2: ("data", "config", "weights", "metrics", "distributed", "exporting"),
@@ -54,7 +54,7 @@ def relative(path):
 
 
 def module_of(path):
-    """The module's dotted name without the package's: data.camvid.frames; a package's is that of its __init__."""
+    """Return a module's dotted name without the package's, such as data.camvid.frames or data.__init__."""
     return relative(path).removesuffix(".py").replace("/", ".")
 
 
@@ -80,14 +80,14 @@ def imports(tree, package=()):
 
 
 def our_imports(source, tree):
-    """The dotted names of the package, without its own, that the module `source` imports."""
+    """Yield the dotted names below the package that the module `source` imports."""
     package = (PACKAGE, *source.split(".")[:-1])
     names = (name for name in imports(tree, package) if f"{name}.".startswith(f"{PACKAGE}."))
     return [name.removeprefix(PACKAGE).removeprefix(".") for name in names]
 
 
 def targets(source, tree, modules):
-    """The modules of the package that the module `source` imports, each by its longest name among `modules`."""
+    """Yield the modules of the package that `source` imports, each as the longest matching name of `modules`."""
     for name in our_imports(source, tree):
         parts = name.split(".")
         for count in range(len(parts), 0, -1):
@@ -102,19 +102,19 @@ def targets(source, tree, modules):
 
 @functools.cache
 def arrows():
-    """Module -> the modules of the package that it imports."""
+    """Return module -> modules of the package that it imports."""
     modules = {module_of(path) for path in FILES}
     return {module_of(path): set(targets(module_of(path), parsed(path), modules)) for path in FILES}
 
 
 def uses(tree, name):
-    """Whether a module imports the dotted name or what lies below it, or writes it as an attribute: `jax.pmap(f)`."""
+    """Whether a module imports a dotted name or something below it, or uses it as an attribute: `jax.pmap(f)`."""
     attributes = (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute))
     return any(f"{used}.".startswith(f"{name}.") for used in (*imports(tree), *attributes))
 
 
 def runs_at_import(tree):
-    """The module without the bodies of its functions, which run later."""
+    """Return the module without the bodies of its functions."""
     tree = ast.parse(ast.unparse(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -130,13 +130,13 @@ def room_of(module):
 
 
 def may_import(room):
-    """The rooms that a room may import besides itself."""
+    """Return the other rooms that a room may import."""
     below = {other for other, floor in ROOM_FLOOR.items() if floor < ROOM_FLOOR[room]}
     return LOWEST_IMPORTS.get(room, below & LIMITED.get(room, below))
 
 
 def is_allowed(source, target):
-    """Whether the module `source` may import the dotted name `target`, both without the package's own name."""
+    """Whether the module `source` may import `target`, both without the package's name."""
     if not target or target == "__version__":
         return True
     room, other = room_of(source), room_of(target)
@@ -144,7 +144,7 @@ def is_allowed(source, target):
 
 
 def forbidden_imports(source, code):
-    """The names of the package that the module `source` with that code imports and may not."""
+    """Return the forbidden imports of the module `source`, given its code."""
     return [name for name in our_imports(source, ast.parse(code)) if not is_allowed(source, name)]
 
 
@@ -215,7 +215,7 @@ def test_an_allowed_import_is_not_found(source, code):
 # Floors and circles
 # ---------------------------------------------------------------------------------------------------------------------
 def floors(graph):
-    """The floor of each node, 1 for those that import no other; of a circle's nodes, and those above it, None."""
+    """Return the floor of each node, 1 if it imports no other; None for nodes in or above a cycle."""
     found, waiting = {}, dict(graph)
     while ready := [node for node, below in waiting.items() if below <= found.keys()]:
         for node in ready:
@@ -224,12 +224,12 @@ def floors(graph):
 
 
 def children(folder, graph):
-    """The graph of what lies directly in a folder ("" for the package): its files, and each of its folders as one."""
+    """Return the import graph of a folder's files and subfolders ("": the package); a subfolder is one node."""
     prefix = f"{folder}." if folder else ""
     found = {}
     for module, below in graph.items():
         if not module.startswith(prefix) or (folder and module == f"{folder}.__init__"):
-            continue  # a package's __init__ only hands on names of its own folder
+            continue  # a package's __init__ only re-exports names of its own folder
         child = module.removeprefix(prefix).split(".")[0]
         mine = {each.removeprefix(prefix).split(".")[0] for each in below if each.startswith(prefix)}
         found.setdefault(child, set()).update(mine - {child, "__init__"})

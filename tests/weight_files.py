@@ -1,7 +1,4 @@
-"""Writes random VGGs in the true formats of other programs, without those programs.
-
-Nothing here uses the package's readers or tables: names, layouts and bytes are those of Keras, torch and Caffe.
-"""
+"""Write random VGGs in the formats of Keras, torch, Caffe and ONNX, without those programs or the package's tables."""
 
 import collections
 import io
@@ -32,7 +29,7 @@ FEATURES_19 = {
 
 
 def random_vgg(stages, seed=0):
-    """Convolution -> (kernel float32 [3,3,in,out] for RGB, bias float32 [out])."""
+    """Return convolution -> (kernel float32 [3,3,in,out] for RGB, bias float32 [out])."""
     random, inputs, convs = np.random.default_rng(seed), 3, {}
     for stage, (outputs, num_convolutions) in enumerate(stages, start=1):
         for i in range(1, num_convolutions + 1):
@@ -43,20 +40,20 @@ def random_vgg(stages, seed=0):
 
 
 def random_batch_norm(convs, seed=1):
-    """Convolution -> scale, shift, mean and variance, float32 [out]."""
+    """Return convolution -> scale, shift, mean and variance, float32 [out]."""
     random = np.random.default_rng(seed)
     return {conv: random.random((4, len(bias)), np.float32) + np.float32(0.1) for conv, (_, bias) in convs.items()}
 
 
 def shrink(monkeypatch, encoders):
-    """Tells the package that VGGs have a few channels, and returns such a VGG-16."""
+    """Give the package's VGGs only a few channels, and return such a VGG-16."""
     monkeypatch.setitem(encoders, "vgg16", SMALL16)
     monkeypatch.setitem(encoders, "vgg19", SMALL19)
     return random_vgg(SMALL16)
 
 
 def bgr(conv, kernel):
-    """The kernel that makes of a BGR image what `kernel` makes of the RGB one."""
+    """Convert a kernel for RGB images to one for BGR images."""
     return kernel[:, :, ::-1] if conv == "conv1_1" else kernel
 
 
@@ -68,7 +65,7 @@ def oihw(kernel):
 
 
 def write_keras(path, convs, spelling="{layer}_W_1:0 {layer}_b_1:0", root="/", classifier=False):
-    """The file of `keras.applications`: a group a layer, the names listed in attributes."""
+    """Write the format of `keras.applications`: one group per layer, names listed in attributes."""
     import h5py
 
     layers = {"input_1": []}
@@ -91,7 +88,7 @@ def write_keras(path, convs, spelling="{layer}_W_1:0 {layer}_b_1:0", root="/", c
 
 
 def write_keras3(path, convs, model="layers/", more=0):
-    """The `.weights.h5` of Keras 3: layers numbered by class, under the group of the model that holds them."""
+    """Write Keras 3's `.weights.h5`: layers numbered by class, in the group of their model."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -109,7 +106,7 @@ def write_keras3(path, convs, model="layers/", more=0):
 
 
 def write_keras3_archive(path, convs, method=zipfile.ZIP_STORED, **options):
-    """The `.keras` of Keras 3."""
+    """Write Keras 3's `.keras`."""
     write_keras3(file := io.BytesIO(), convs, **options)
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("metadata.json", '{"keras_version": "3.15.1"}')
@@ -121,7 +118,7 @@ def write_keras3_archive(path, convs, method=zipfile.ZIP_STORED, **options):
 
 
 def state_dict(convs, batch_norm=None, features=None):
-    """torchvision's names -> arrays."""
+    """Return torchvision's names -> arrays."""
     state = collections.OrderedDict()
     for conv, (kernel, bias) in convs.items():
         index = features[conv] if features else FEATURES[conv][1 if batch_norm else 0]
@@ -135,7 +132,7 @@ def state_dict(convs, batch_norm=None, features=None):
 
 
 class Foreign:
-    """A function or class of torch, of which only the name can be pickled."""
+    """A function or class of torch, pickled by name only."""
 
     def __init__(self, module, name):
         self.module, self.name = module, name
@@ -166,7 +163,7 @@ class TensorStub:
 
 
 class Pickler(pickle._Pickler):
-    """Python's pickler, made to write names of classes that are not there."""
+    """A pickler that can write the names of missing classes."""
 
     dispatch = dict(pickle._Pickler.dispatch)
 
@@ -190,7 +187,7 @@ def _pickled_state(file, state, keys, rebuild, view):
 
 
 def write_torch_zip(path, state):
-    """What torch.save writes since 1.6."""
+    """Return a file as written by torch.save since 1.6."""
     keys = [str(index) for index in range(len(state))]
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open("archive/data.pkl", "w") as file:
@@ -202,7 +199,7 @@ def write_torch_zip(path, state):
 
 
 def write_torch_legacy(path, state, rebuild=REBUILD):
-    """What torch.save wrote from 0.1.10 to 1.5."""
+    """Return a file as written by torch.save from 0.1.10 to 1.5."""
     keys = [str(94000000000000 + 64 * index) for index in range(len(state))]
     sizes = {"short": 2, "int": 4, "long": 4}
     with open(path, "wb") as file:
@@ -235,7 +232,7 @@ def integer(number, value):
 
 
 def blob(array, form):
-    """A BlobProto: of 2014, of today, or with each number under its own tag."""
+    """Encode a BlobProto: of 2014, current, or unpacked."""
     data = array.astype("<f4").tobytes()
     if form == "layers":  # four axes always, a vector's numbers in the last
         shape = (1,) * (4 - array.ndim) + array.shape
@@ -249,7 +246,7 @@ def blob(array, form):
 
 
 def write_caffe(path, convs, form="layers", classifier=False):
-    """A NetParameter: `form` is "layers" (of 2014), "layer" (of today) or "unpacked" (of today, no packed numbers)."""
+    """Encode a NetParameter: `form` is "layers" (of 2014), "layer" (current) or "unpacked" (no packed numbers)."""
     layer_field, name_field, blobs_field = (2, 4, 6) if form == "layers" else (100, 1, 7)
     with open(path, "wb") as file:
         file.write(message(1, b"VGG_ILSVRC_16_layers"))
@@ -268,7 +265,7 @@ def write_caffe(path, convs, form="layers", classifier=False):
 
 
 def random_caffe_segnet(stages, num_classes=11, seed=0):
-    """The layers of Caffe's SegNet that have numbers: name -> blobs, BGR and [out,in,3,3], BatchNorm's [1,out,1,1]."""
+    """Return the blobs of a Caffe SegNet's layers, by name: BGR and [out,in,3,3], BatchNorm's [1,out,1,1]."""
     convs, inputs = [], 3
     for stage, (outputs, num_convolutions) in enumerate(stages, start=1):
         for i in range(1, num_convolutions + 1):
@@ -303,7 +300,7 @@ def _random_caffe_norm(random, channels):
 
 
 def write_caffe_segnet(path, layers, form="layer", dropout=()):
-    """A NetParameter of those layers, between others without numbers; `dropout` names layers that one follows."""
+    """Encode a NetParameter of those layers and of layers without blobs; `dropout` names layers followed by dropout."""
     layer_field, name_field, kind_field, blobs_field = (2, 4, 5, 6) if form == "layers" else (100, 1, 2, 7)
     kinds = {"Convolution": 4, "BN": 0, "ReLU": 18, "Dropout": 6}  # the numbers of 2014, which had no BN
     with open(path, "wb") as file:
@@ -328,7 +325,7 @@ ONNX_TYPES = {"float32": 1, "int64": 7, "float16": 10, "float64": 11}
 
 
 def onnx_tensor(array, name="", form="raw", more=b""):
-    """A TensorProto; `form` "typed" has its numbers in the field of their type."""
+    """Encode a TensorProto; `form` "typed" stores the numbers in the field of their type."""
     array = np.asarray(array)
     head = b"".join(integer(1, size) for size in array.shape) + integer(2, ONNX_TYPES[str(array.dtype)])
     if form == "raw":
@@ -341,7 +338,7 @@ def onnx_tensor(array, name="", form="raw", more=b""):
 
 
 def onnx_node(op, inputs, output, domain="", **attributes):
-    """A NodeProto; attributes are integers, floats, text, lists of integers, or arrays."""
+    """Encode a NodeProto; attributes are integers, floats, text, lists of integers, or arrays."""
     content = b"".join(message(1, name.encode()) for name in inputs) + message(2, output.encode())
     content += message(3, f"the {output}".encode()) + message(4, op.encode())
     for name, value in attributes.items():
@@ -361,7 +358,7 @@ def onnx_node(op, inputs, output, domain="", **attributes):
 
 
 def onnx_model(nodes, initializers=(), inputs=("image",), more=b""):
-    """A ModelProto of encoded nodes and tensors."""
+    """Encode a ModelProto of encoded nodes and tensors."""
     graph = b"".join(message(1, node) for node in nodes) + message(2, b"graph")
     graph += b"".join(message(5, tensor) for tensor in initializers)
     graph += b"".join(message(11, message(1, name.encode()) + message(2, _ONNX_FLOATS)) for name in inputs)
@@ -375,7 +372,7 @@ _ONNX_FLOATS = message(1, integer(1, 1) + message(2, message(1, message(2, b"n")
 
 
 class OnnxVGG:
-    """Builds the graph of a VGG node by node, as some exporter would.
+    """Build the graph of a VGG node by node, as an exporter would.
 
     Args:
       style: "plain" as torch and tf2onnx write it; "constants": every weight behind Constant, Identity, Transpose and
@@ -399,7 +396,7 @@ class OnnxVGG:
         return name
 
     def add(self, op, *arrays, first=False, **attributes):
-        """A node whose other operands are constants; `first` puts the constants before the maps."""
+        """Add a node whose other operands are constants; `first` puts the constants first."""
         constants = [array if isinstance(array, str) else self.constant(array) for array in arrays]
         inputs = [*constants, self.last] if first else [self.last, *constants]
         self.last, before = f"maps{len(self.nodes)}", self.last
@@ -441,7 +438,7 @@ class OnnxVGG:
 
 
 def write_onnx(path, convs, batch_norm=None, **options):
-    """A network with torchvision's preprocessing in its graph."""
+    """Return a network with torchvision's preprocessing in its graph."""
     net = OnnxVGG(**options)
     net.add("Sub", np.float32([123.675, 116.28, 103.53]).reshape(3, 1, 1))
     net.add("Div", np.float32([58.395, 57.12, 57.375]).reshape(1, 3, 1, 1))

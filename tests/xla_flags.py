@@ -12,5 +12,5 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
 
 
 def with_fake_devices(count: int) -> str:
-    """$XLA_FLAGS for so many CPU devices."""
+    """Return $XLA_FLAGS for this many CPU devices."""
     return f"--xla_force_host_platform_device_count={count} {QUICK}"
