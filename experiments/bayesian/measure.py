@@ -1,4 +1,4 @@
-"""What samples under dropout tell of real validation frames: how fast their mean settles, what uncertainty is worth.
+"""Monte Carlo dropout on real validation frames: convergence of the mean, and how well uncertainty predicts errors.
 
 python experiments/bayesian/measure.py RUN --data DIR --machine "2 cores of an AMD EPYC, no GPU"
 
@@ -31,17 +31,17 @@ from segnet_jax.system.files import atomic_write_json, plain
 
 HERE = pathlib.Path(__file__).resolve().parent
 GROUPS = (1, 2, 4, 8, 16)
-"""Samples whose mean is taken; the variance between means of other samples should fall as one by their number."""
+"""Numbers of samples per mean; the variance between means should fall as one over the number."""
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--machine", required=True, help="what it ran on, in words")
-    parser.add_argument("--samples", type=int, default=64, help="of each frame, a multiple of 16")
-    parser.add_argument("--frames", type=int, default=101, help="at most, evenly spread")
+    parser.add_argument("--machine", required=True, help="description of the machine")
+    parser.add_argument("--samples", type=int, default=64, help="samples per frame, a multiple of 16")
+    parser.add_argument("--frames", type=int, default=101, help="maximum number of frames, evenly spaced")
     parser.add_argument("--checkpoint", default="result", choices=["result", "best", "newest"])
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "samples.json")
     given = parser.parse_args()
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _look(variables, image, label, index, *, network, num_samples):
-    """Counts of one frame, and the variance between means of samples, for each size of `GROUPS`."""
+    """Return the counts of one frame, and the variance between means of samples for each size of `GROUPS`."""
     num_classes = len(network.classes)
     drawn = sample(partial(network.forward, variables), image, image_keys(0, index, num_samples))
     found, once = uncertainty(drawn), jax.nn.softmax(network.forward(variables, image), axis=-1)
@@ -119,7 +119,7 @@ def _scores(counts, measures):
 
 
 def _draw(told, path: pathlib.Path) -> None:
-    """The two findings as a figure."""
+    """Plot the two results."""
     import matplotlib
 
     matplotlib.use("Agg")
