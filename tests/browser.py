@@ -83,9 +83,9 @@ class Page:
     def order(self, method: str, **params):
         """Send a command and return its result; events received meanwhile are stored."""
         self._number += 1
-        told = {"id": self._number, "method": method, "params": params}
-        told |= {"sessionId": self._session} if self._session else {}
-        os.write(self._orders, json.dumps(told).encode() + b"\0")
+        message = {"id": self._number, "method": method, "params": params}
+        message |= {"sessionId": self._session} if self._session else {}
+        os.write(self._orders, json.dumps(message).encode() + b"\0")
         while True:
             message = self._next()
             if message.get("id") == self._number:
@@ -113,8 +113,8 @@ class Page:
     def press(self, key: str) -> None:
         code = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Enter": 13, "Tab": 9}[key]
         for kind in ("keyDown", "keyUp"):
-            told = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
-            self.order("Input.dispatchKeyEvent", **told, **({"text": "\r"} if key == "Enter" else {}))
+            message = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code}
+            self.order("Input.dispatchKeyEvent", **message, **({"text": "\r"} if key == "Enter" else {}))
 
     def picture(self, path, whole: bool = True) -> None:
         """Render the whole page to a PNG."""

@@ -1,6 +1,6 @@
 """One of several processes that test_hosts.py starts: `python host_process.py PORT ID COUNT HEARTBEAT WHAT...`.
 
-It joins the others, does WHAT, and tells on stdout, in lines of JSON, what came of it.
+It joins the others, does WHAT, and prints the results to stdout as lines of JSON.
 """
 
 import json
@@ -28,7 +28,7 @@ port, process_id, count, heartbeat = sys.argv[1], *map(int, sys.argv[2:5])
 what, *more = sys.argv[5:]
 
 
-def tell(**values):
+def report(**values):
     print(json.dumps(values), flush=True)
 
 
@@ -50,7 +50,7 @@ def agree(hosts, who, call_of_wish):
         unread.append(step(numbers))
         if len(unread) > 2:
             assert unread.popleft()[0, 0] == 2 * count
-    tell(shared=shared, told=told, stopped_before=call, code=code)
+    report(shared=shared, told=told, stopped_before=call, code=code)
 
 
 def wait(hosts, where):
@@ -58,8 +58,8 @@ def wait(hosts, where):
     victim, where = int(where[-1]), where[:-1]
     step, numbers = psum(), np.ones((2, 1), np.float32)
     step(numbers).block_until_ready()
-    hosts.before_lost(lambda message: tell(last_words=message))
-    tell(ready=os.getpid())
+    hosts.before_lost(lambda message: report(last_words=message))
+    report(ready=os.getpid())
     if where == "collective" and hosts.process_id != victim:
         step(numbers).block_until_ready()
     time.sleep(120)

@@ -24,14 +24,14 @@ CONFIG = Config(
 PREPROCESSING = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 
 
-def make_run(folder, classes=CAMVID, told=None, **settings):
+def make_run(folder, classes=CAMVID, metadata=None, **settings):
     """Write a run on rendered scenes: the best checkpoint is of step 7, the newest of step 8.
 
     Args:
       folder: of the run.
       classes: its class table.
-      told: what its checkpoints say otherwise.
-      **settings: what its config says otherwise.
+      metadata: of its checkpoints, overriding the defaults.
+      **settings: config fields, overriding the defaults.
     """
     config = dataclasses.replace(CONFIG, **settings)
     folder.mkdir(parents=True)
@@ -47,7 +47,7 @@ def make_run(folder, classes=CAMVID, told=None, **settings):
         "class_weights": [1.0] * len(classes),
         "last": None,
         "best": None,
-        **(told or {}),
+        **(metadata or {}),
     }
     with Checkpoints(folder / "checkpoints", devices) as checkpoints:
         for which, step in (("best", 7), ("newest", 8)):

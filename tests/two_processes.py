@@ -72,11 +72,11 @@ mapped = parallel_train_step(
     devices,
     source.store_axis,
 )
-told = []
-step = AheadOfTime(mapped, "the step", devices, told.append, source.store)
+lines = []
+step = AheadOfTime(mapped, "the step", devices, lines.append, source.store)
 for inputs in prefetch(source.inputs([range(number, number + 1) for number in range(5)]), devices):
     state, measures = step(state, inputs)
-assert len(told) == (1 if count == 1 or mapping == "shard_map" else 0), told  # compiled ahead of time, and once
+assert len(lines) == (1 if count == 1 or mapping == "shard_map" else 0), lines  # compiled ahead of time, and once
 
 with Checkpoints(folder / "checkpoints", devices, share=partial(hosts.share, "checkpoint")) as checkpoints:
     checkpoints.save("newest", 5, state, {"loss": float(measures["loss"][-1])})

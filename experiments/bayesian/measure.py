@@ -63,7 +63,7 @@ def main() -> None:
         print(f"frame {frame}, {time.monotonic() - start:.0f} s", file=sys.stderr)
 
     variance = np.mean(variances, axis=0)
-    told = {
+    results = {
         "command": f"python experiments/bayesian/measure.py RUN --data DIR --samples {given.samples} "
         f"--frames {given.frames} --checkpoint {given.checkpoint} --machine ...",
         "machine": given.machine,
@@ -81,9 +81,9 @@ def main() -> None:
         "mean": _scores(total["mean"], MEASURES),
         "plain": _scores(total["plain"], ("entropy",)),
     }
-    atomic_write_json(given.out, plain(told))
-    _draw(told, given.out.with_suffix(".png"))
-    print(json.dumps(plain({name: told[name] for name in ("variance_of_the_mean", "mean", "plain")}), indent=2))
+    atomic_write_json(given.out, plain(results))
+    _draw(results, given.out.with_suffix(".png"))
+    print(json.dumps(plain({name: results[name] for name in ("variance_of_the_mean", "mean", "plain")}), indent=2))
 
 
 def _look(variables, image, label, index, *, network, num_samples):
@@ -107,18 +107,18 @@ def _look(variables, image, label, index, *, network, num_samples):
 
 def _scores(counts, measures):
     found, by = scores(counts["confusion"]), counts["by"]
-    told = {"miou": found.miou, "global_accuracy": found.global_accuracy}
-    told["calibration_error"] = calibration(by["confidence"]).error
-    told["error_over_coverage"] = {}
+    results = {"miou": found.miou, "global_accuracy": found.global_accuracy}
+    results["calibration_error"] = calibration(by["confidence"]).error
+    results["error_over_coverage"] = {}
     for name in measures:
         kept = accuracy_over_coverage(by[name])
         errors = {f"{coverage:g}": 1 - kept[coverage] for coverage in COVERAGES}
         falls = all(later < earlier for earlier, later in zip([*errors.values()], [*errors.values()][1:], strict=False))
-        told["error_over_coverage"][name] = {"errors": errors, "falls_at_every_step": falls}
-    return told
+        results["error_over_coverage"][name] = {"errors": errors, "falls_at_every_step": falls}
+    return results
 
 
-def _draw(told, path: pathlib.Path) -> None:
+def _draw(results, path: pathlib.Path) -> None:
     """Plot the two results."""
     import matplotlib
 
@@ -126,12 +126,12 @@ def _draw(told, path: pathlib.Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    variance = [row["variance"] for row in told["variance_of_the_mean"].values()]
+    variance = [row["variance"] for row in results["variance_of_the_mean"].values()]
     left.loglog(GROUPS, variance, "o", label="measured")
     left.loglog(GROUPS, [variance[0] / size for size in GROUPS], "-", label="one sample's, by T")
     left.set(xlabel="samples T", ylabel="variance of the mean prediction")
     for which, style in (("mean", "-"), ("plain", "--")):
-        for name, found in told[which]["error_over_coverage"].items():
+        for name, found in results[which]["error_over_coverage"].items():
             label = name if which == "mean" else "entropy, without dropout"
             right.plot([100 * x for x in COVERAGES], [100 * y for y in found["errors"].values()], style, label=label)
     right.set(xlabel="pixels kept, the surest, %", ylabel="of these wrong, %")

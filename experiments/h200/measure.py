@@ -2,8 +2,8 @@
 
 python experiments/h200/measure.py --data DIR --out OUT
 
-DIR holds CamVid in the tutorial's layout. OUT gets a JSON file for each case, `summary.json` and `summary.md`; a case
-that fails is told, with the end of what it printed, and the others go on. To try it out on a CPU, small: `--dry-run`.
+DIR is CamVid in the tutorial's layout. Writes a JSON file for each case, `summary.json` and `summary.md` to OUT. A
+failed case is reported with the end of its output, and the others run. For a small test on a CPU: `--dry-run`.
 """
 
 import argparse

@@ -397,7 +397,7 @@ def attacks() -> list[Attack]:
 def _named(folder, name):
     (folder / "photos").mkdir()
     (folder / "photos" / name).write_bytes(png(32, 32))
-    return {"image": folder / "photos", "flags": ["--json", str(folder / "told.json")]}
+    return {"image": folder / "photos", "flags": ["--json", str(folder / "report.json")]}
 
 
 def _records(classes):
@@ -522,8 +522,8 @@ def traced(template: pathlib.Path, around: pathlib.Path) -> dict[str, list[str]]
         ]
         allowed = (f"{run}/", f"{os.environ['SEGNET_JAX_CACHE']}/", *NO_FILES)
         outside = {path for path in written(lines, folder) if not f"{path}/".startswith(allowed)}
-        asked = [line for line in lines if "sa_family=AF_INET" in line]
-        found[command] = [f"exit code {done.returncode}"] * (done.returncode != 2) + sorted(outside) + asked
+        connected = [line for line in lines if "sa_family=AF_INET" in line]
+        found[command] = [f"exit code {done.returncode}"] * (done.returncode != 2) + sorted(outside) + connected
         shutil.rmtree(folder, ignore_errors=True)
     return found
 
