@@ -1,4 +1,4 @@
-"""Copies a finished run's result and pictures into its experiment folder, with where they come from.
+"""Copy a finished run's result and figures into its experiment folder, with their provenance.
 
 python experiments/publish.py RUN experiments/NAME --machine "2 cores of an AMD EPYC, no GPU" --command "python -m ..."
 """
@@ -11,13 +11,13 @@ import shutil
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("experiment", type=pathlib.Path)
-    parser.add_argument("--machine", required=True, help="what it ran on, in words")
-    parser.add_argument("--command", required=True, help="what to type to obtain it again")
-    parser.add_argument("--pictures", type=pathlib.Path, help="the sheet to show, without photographs of others")
+    parser.add_argument("--machine", required=True, help="description of the machine")
+    parser.add_argument("--command", required=True, help="command that reproduces it")
+    parser.add_argument("--pictures", type=pathlib.Path, help="figure to show, without third-party photos")
     given = parser.parse_args()
     result = json.loads((given.run / "result.json").read_text())
     origin = {"command": given.command, "machine": given.machine, "date": datetime.date.today().isoformat()}

@@ -33,7 +33,7 @@ START = "start_from"  # key of a variant: the variant whose finished run, of the
 
 
 def main() -> int:
-    """Run the command; return 1 if a training failed, which stops none of the others."""
+    """Run the command; return 1 if a training failed, which does not stop the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=pathlib.Path, help="the study.toml")
     parser.add_argument("--data", help="CamVid; without it nothing is trained, and existing scores are collected")

@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.argv[:1] == ["-m"]:  # a command is being started, and JAX is not imported yet
+if sys.argv[:1] == ["-m"]:  # `python -m segnet_jax.COMMAND`, before JAX is imported
     from segnet_jax.system.limits import leave_if_too_low
 
     leave_if_too_low()
@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    """`segnet_jax.load`, imported when it is asked for."""
+    """Import `segnet_jax.load` on first use."""
     if name == "load":
         from segnet_jax.inference.network import load
 

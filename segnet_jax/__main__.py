@@ -1,4 +1,4 @@
-"""The console script `segnet`, and `python -m segnet_jax`: each command by its name, imported when that is known."""
+"""The console script `segnet`, same as `python -m segnet_jax`: imports and runs the named command."""
 
 import difflib
 import importlib.util
@@ -9,17 +9,17 @@ from segnet_jax import __version__
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.limits import leave_if_too_low
 
-COMMANDS = {  # each a module of this name with a `main`
-    "train": "train SegNet; leaves a run folder with checkpoints, scores and pictures",
+COMMANDS = {  # each is a module of this name with a `main`
+    "train": "train SegNet; writes a run folder with checkpoints, metrics and figures",
     "evaluate": "score a run on a split",
-    "predict": "label images, folders, videos and camera frames",
-    "export": "write a run's network for use elsewhere",
-    "report": "draw a run's report, or set runs side by side",
-    "doctor": "find what is wrong with a data folder",
-    "check": "try a training in short, and estimate its memory and time",
-    "prepare": "download and prepare CamVid and first weights",
-    "convert": "make a run of a SegNet that Caffe has trained",
-    "benchmark": "measure speed",
+    "predict": "segment images, folders, videos and camera frames",
+    "export": "export a run's network to StableHLO, ONNX, safetensors or SavedModel",
+    "report": "write a run's report, or compare runs",
+    "doctor": "check a dataset folder and suggest fixes",
+    "check": "dry-run a training, and estimate its memory and time",
+    "prepare": "download and prepare CamVid and pretrained weights",
+    "convert": "convert a SegNet trained with Caffe into a run",
+    "benchmark": "measure throughput",
     "portability": "lower the steps for other platforms, compare machines",
 }
 COMPLETION = "completion"
@@ -27,7 +27,7 @@ SHELLS = ("bash", "zsh")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command that the first word names, and leaves the process with its exit code."""
+    """Run the command named by the first argument and exit with its exit code."""
     leave_if_too_low()
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help", "help"):
@@ -43,42 +43,42 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def commands() -> dict[str, str]:
-    """The commands that are there, and what each does."""
-    return {name: told for name, told in COMMANDS.items() if importlib.util.find_spec(f"segnet_jax.{name}")}
+    """Return name -> description of the installed commands."""
+    return {name: summary for name, summary in COMMANDS.items() if importlib.util.find_spec(f"segnet_jax.{name}")}
 
 
 def overview() -> str:
-    """The commands, a line for each."""
-    told = commands() | {COMPLETION: f"print what teaches a shell these words: {' or '.join(SHELLS)}"}
-    lines = (f"  {name:12}{does}" for name, does in told.items())
+    """Return the text of `segnet --help`, one line per command."""
+    summaries = commands() | {COMPLETION: f"print the completion script for a shell: {' or '.join(SHELLS)}"}
+    lines = (f"  {name:12}{summary}" for name, summary in summaries.items())
     return "\n".join(
         [
             "usage: segnet COMMAND ...        (the same as python -m segnet_jax.COMMAND ...)",
             "",
             *lines,
             "",
-            "segnet COMMAND --help tells more. Try it:  segnet train --protocol demo",
+            "segnet COMMAND --help lists a command's flags. To try it:  segnet train --protocol demo",
         ]
     )
 
 
 def unknown(name: str) -> UserError:
-    """What to say of a word that is no command."""
+    """Return the error for an unknown command, with the nearest known one."""
     near = difflib.get_close_matches(name, [*commands(), COMPLETION], n=1)
     rest = f"; nearest: {near[0]}" if near else f"; commands: {', '.join(commands())}"
-    return UserError(f"segnet has no command {name!r}{rest} (see segnet --help)")
+    return UserError(f"unknown command {name!r}{rest} (see segnet --help)")
 
 
 def _complete(rest: Sequence[str]) -> None:
     if len(rest) != 1 or rest[0] not in SHELLS:
-        _leave(UserError(f"segnet {COMPLETION} takes the name of a shell: {' or '.join(SHELLS)}"))
+        _leave(UserError(f"segnet {COMPLETION} takes one argument, the shell: {' or '.join(SHELLS)}"))
     from segnet_jax.config.completion import script
 
     _run(lambda: print(script(rest[0], tuple(commands()))), ["segnet", COMPLETION])
 
 
 def _run(command, argv: list[str]) -> None:
-    from segnet_jax.system.command import run_command  # it imports JAX
+    from segnet_jax.system.command import run_command  # imports JAX
 
     sys.argv = argv
     run_command(command)

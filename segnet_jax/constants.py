@@ -1,12 +1,12 @@
-"""Constants and types that several rooms share."""
+"""Constants and types used throughout the package."""
 
 from typing import Literal
 
 VOID = 255
-"""The class id of pixels that carry no label; readers turn a data set's own void id into it."""
+"""Class id of unlabeled pixels; label readers map a dataset's own void id to it."""
 Exif = Literal["refuse", "apply", "ignore", "by-label"]
-"""What to do with an image that carries an EXIF rotation.
+"""How to read an image that has an EXIF rotation.
 
-refuse: report it as a fault. apply: rotate it upright. ignore: keep the stored pixels. by-label: whichever of the two
-has the shape of the image's label, for each file alone.
+refuse: report a fault. apply: rotate it upright. ignore: keep the stored pixels. by-label: for each image, whichever of
+apply and ignore gives the shape of its label.
 """

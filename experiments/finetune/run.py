@@ -1,4 +1,4 @@
-"""Trains without a drive of CamVid, fine-tunes on 30 of its frames from three starts, and scores its other 71.
+"""Train without one drive of CamVid, fine-tune on 30 of its frames from three starts, and score its other 71.
 
 python experiments/finetune/run.py --data DIR --runs FOLDER --machine "2 CPU cores"
 
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--vgg", default="vgg16", help="file of VGG-16's weights, if they are not prepared")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--starts", nargs="+", choices=list(STARTS), default=list(STARTS))
-    parser.add_argument("--machine", help="what it runs on, in words; without it nothing is written")
+    parser.add_argument("--machine", help="description of the machine; without it nothing is written")
     given = parser.parse_args()
     failed = []
     if given.data:
@@ -109,7 +109,7 @@ def _scores_of_base(runs: pathlib.Path):
 
 
 def in_words(rows: list[dict]) -> str:
-    """Return the rows as a Markdown table: percent, mean over the seeds, for mIoU also the least and the largest."""
+    """Return the rows as a Markdown table: percent, mean over the seeds, for mIoU also the smallest and the largest."""
     lines = ["| start | seeds | mIoU | from, to | class acc. | global acc. |", "|---|---|---|---|---|---|"]
     for row in rows:
         miou, mean, right = (f"{100 * np.mean(row[name]):.1f}" for name in SCORES)

@@ -1,9 +1,9 @@
-"""Everything that is to be measured on one GPU, in one command, each case in a process of its own.
+"""Run all GPU measurements in one command, each case in a separate process.
 
 python experiments/h200/measure.py --data DIR --out OUT
 
-DIR holds CamVid in the tutorial's layout. OUT gets a JSON file for each case, `summary.json` and `summary.md`; a case
-that fails is told, with the end of what it printed, and the others go on. To try it out on a CPU, small: `--dry-run`.
+DIR is CamVid in the tutorial's layout. Writes a JSON file for each case, `summary.json` and `summary.md` to OUT. A
+failed case is reported with the end of its output, and the others run. For a small test on a CPU: `--dry-run`.
 """
 
 import argparse
@@ -24,12 +24,12 @@ ABLATION_BATCH = 16
 
 
 def cases(out: pathlib.Path, data: str, dry_run: bool) -> dict[str, list[str]]:
-    """Name -> command of each measurement, in the order in which they matter."""
+    """Return name -> command of each measurement, the most important first."""
     python = sys.executable
     small = ["--image-size", "32", "48", "--width", "0.0625"] if dry_run else []
     rounds = ["--steps", "2", "--rounds", "2"] if dry_run else []
     batches = (1, 2) if dry_run else BATCHES
-    half = "float32" if dry_run else "bfloat16"  # a CPU's 16 bits say nothing
+    half = "float32" if dry_run else "bfloat16"  # 16 bits are not representative on a CPU
     benchmark = [python, "-m", "segnet_jax.benchmark"]
     peers = [python, str(ROOT / "experiments" / "peers" / "compare.py")]
 
@@ -72,16 +72,16 @@ def cases(out: pathlib.Path, data: str, dry_run: bool) -> dict[str, list[str]]:
 
 
 def main() -> int:
-    """The command; returns how many cases failed."""
+    """Run the command; return the number of failed cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="synthetic", help="CamVid in the tutorial's layout")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the results")
-    parser.add_argument("--only", default="", help="take the cases alone whose names contain this")
-    parser.add_argument("--minutes", type=float, default=9.0, help="begin no case after so long")
-    parser.add_argument("--dry-run", action="store_true", help="small sizes, to see that all cases run")
+    parser.add_argument("--only", default="", help="run only cases whose names contain this")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time after which no new case is started")
+    parser.add_argument("--dry-run", action="store_true", help="small sizes, to test that all cases run")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    start, failed, told = time.monotonic(), 0, []
+    start, failed, cases = time.monotonic(), 0, []
     for name, command in cases(given.out.resolve(), given.data, given.dry_run).items():
         if (
             given.only not in name
@@ -90,18 +90,18 @@ def main() -> int:
         ):
             continue
         if time.monotonic() - start > 60 * given.minutes:
-            print(f"{name}: left out, the time is up; the same command goes on with it", flush=True)
+            print(f"{name}: skipped, the time is up; the same command continues with it", flush=True)
             continue
         init_ema = time.monotonic()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         seconds = time.monotonic() - init_ema
-        told.append({"case": name, "seconds": seconds, "exit_code": done.returncode})
+        cases.append({"case": name, "seconds": seconds, "exit_code": done.returncode})
         print(f"{name}: {'done' if done.returncode == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
         if done.returncode:
             failed += 1
             print("\n".join((done.stdout + done.stderr).splitlines()[-15:]), flush=True)
     summary = summarise(given.out)
-    (given.out / "summary.json").write_text(json.dumps({"cases": told, "results": summary}, indent=2) + "\n")
+    (given.out / "summary.json").write_text(json.dumps({"cases": cases, "results": summary}, indent=2) + "\n")
     table = as_markdown(summary)
     (given.out / "summary.md").write_text(table)
     print(table)
@@ -109,7 +109,7 @@ def main() -> int:
 
 
 def summarise(out: pathlib.Path) -> dict[str, dict]:
-    """The figures of all cases that have left a result, also in earlier calls."""
+    """Collect the results of all cases, earlier calls included."""
     found = {}
     for path in sorted(out.glob("*.json")):
         if path.name == "summary.json":
@@ -127,7 +127,7 @@ def summarise(out: pathlib.Path) -> dict[str, dict]:
 
 
 def as_markdown(summary: dict[str, dict]) -> str:
-    """A table of speeds, with each variant's part of ours."""
+    """Format a table of speeds, each variant's also relative to ours."""
     ours = summary.get("variant-ours", {}).get("images_per_second")
     lines = [
         "| case | images/s | ms a step | of the roofline | of the peak | memory, MB | beside ours |",

@@ -1,4 +1,4 @@
-"""The training step with one of its optimisations taken out: what each is worth.
+"""The training step with one of its optimizations removed, to measure the effect of each.
 
 python experiments/h200/variants.py NAME [benchmark flags] --json FILE
 
@@ -23,7 +23,7 @@ from segnet_jax.system.errors import UserError
 
 
 class PlainBatchNormReLU(nn.Module):
-    """Flax's BatchNorm, then ReLU: JAX decides what to keep for the backward pass."""
+    """Flax's BatchNorm, then ReLU: JAX chooses the residuals of the backward pass."""
 
     momentum: float
     epsilon: float
@@ -46,7 +46,7 @@ class PlainBatchNormReLU(nn.Module):
 
 
 class RecomputedBatchNormReLU(PlainBatchNormReLU):
-    """The same under `jax.checkpoint`, which keeps x alone and computes the rest again."""
+    """The same under `jax.checkpoint`, which keeps only x and recomputes the rest."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -56,7 +56,7 @@ class RecomputedBatchNormReLU(PlainBatchNormReLU):
 
 
 def pool_by_autodiff(x: jax.Array, pooling: str = "floor") -> tuple[jax.Array, jax.Array]:
-    """Max-pooling with codes whose gradient JAX finds by itself: it keeps comparisons of every map."""
+    """Max-pooling with codes, differentiated by JAX, which keeps the comparisons of every map."""
     x = _to_even(x, pooling)
     top, right_of_top = _larger(x[:, ::2, ::2], x[:, ::2, 1::2])
     bottom, right_of_bottom = _larger(x[:, 1::2, ::2], x[:, 1::2, 1::2])
@@ -66,7 +66,7 @@ def pool_by_autodiff(x: jax.Array, pooling: str = "floor") -> tuple[jax.Array, j
 
 
 def unpool_by_autodiff(x: jax.Array, code: jax.Array, height: int, width: int) -> jax.Array:
-    """Unpooling whose gradient JAX finds by itself: it keeps a comparison of every cell."""
+    """Unpooling, differentiated by JAX, which keeps a comparison of every cell."""
     batch, h, w, channels = x.shape
     cell = jnp.array([[0, 1], [2, 3]], jnp.uint8)[None, None, :, None, :, None]
     x, code = (array[:, :, None, :, None, :] for array in (x, code))
@@ -86,7 +86,7 @@ VARIANTS: dict[str, tuple[Patch, ...]] = {
     "batch_norm_of_flax": (("segnet_jax.nn.segnet.BatchNormReLU", PlainBatchNormReLU),),
     "batch_norm_recomputed": (("segnet_jax.nn.segnet.BatchNormReLU", RecomputedBatchNormReLU),),
     "channels_not_filled_up": (("segnet_jax.nn.convolution.fill_channels", lambda *arrays: arrays),),
-    # On a CPU alone; other devices have XLA's own anyway.
+    # Only on a CPU; other devices use XLA's own anyway.
     "convolutions_of_xla": (
         ("segnet_jax.nn.convolution._convolve_on_cpu", convolution._convolve),
         ("segnet_jax.nn.convolution._image_gradient_on_cpu", convolution._image_gradient),
@@ -100,10 +100,10 @@ VARIANTS["all_plain"] = tuple(
 
 @contextlib.contextmanager
 def taken_out(name: str) -> Iterator[None]:
-    """Puts a variant's plain forms in the place of ours while it is entered.
+    """Replace our functions by those of a variant inside the context.
 
     Raises:
-      UserError: for an unknown name.
+      UserError: the name is unknown.
     """
     if name not in VARIANTS:
         raise UserError(f"unknown variant {name!r}; known: {', '.join(VARIANTS)}")
@@ -114,7 +114,7 @@ def taken_out(name: str) -> Iterator[None]:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         raise UserError(f"name a variant: {', '.join(VARIANTS)}")
     name = sys.argv.pop(1)

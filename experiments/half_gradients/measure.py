@@ -1,4 +1,4 @@
-"""What summing gradients over devices in 16 bits does to the score: the demo on four fake devices, over several seeds.
+"""Effect of 16-bit gradient all-reduce on the score: the demo on four fake devices, over several seeds.
 
 python experiments/half_gradients/measure.py --seeds 3 --machine "2 cores of an AMD EPYC, no GPU"
 
@@ -19,10 +19,10 @@ FLAGS = ["--protocol", "demo", "--devices", "4", "--fake-devices", "4", "--batch
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--machine", required=True, help="what it ran on, in words")
+    parser.add_argument("--machine", required=True, help="description of the machine")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "scores.json")
     given, more = parser.parse_known_args()
     scores = {"float32": [], "bfloat16": []}

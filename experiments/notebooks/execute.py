@@ -1,4 +1,4 @@
-"""Runs a notebook's cells as plain Python, in the folder where it is started, and writes it anew with its outputs.
+"""Run a notebook's cells as plain Python in the working directory, and save it with its outputs.
 
 python execute.py quickstart.ipynb OUT.ipynb [--replace OLD NEW]
 """
@@ -13,7 +13,7 @@ import pathlib
 
 
 def execute(cells: list[str]) -> list[list[dict]]:
-    """The outputs of code cells, in nbformat 4: what they print, and their last expression, a picture or a value."""
+    """Collect the outputs of code cells in nbformat 4: printed text, and the last expression's image or value."""
     namespace = {"__name__": "__main__"}
     return [_outputs(code, namespace, number) for number, code in enumerate(cells, start=1)]
 
@@ -42,11 +42,11 @@ def _lines(text: str) -> list[str]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebook", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--replace", nargs=2, default=("", ""), help="a text that must be in it, and another")
+    parser.add_argument("--replace", nargs=2, default=("", ""), help="text to replace, and its replacement")
     given = parser.parse_args()
     book = json.loads(given.notebook.read_text(encoding="utf-8"))
     codes = [cell for cell in book["cells"] if cell["cell_type"] == "code"]

@@ -1,4 +1,4 @@
-"""Sets ours beside PyTorch as its users would tune it: equal numbers first, then speed, in turns in one process.
+"""Compare with tuned PyTorch: first equal outputs, then speed, alternately in one process.
 
 python experiments/peers/compare.py pooling|network|layers|input [--json FILE]
 
@@ -42,7 +42,7 @@ TUNING = ("MALLOC_", "OMP_", "XLA_FLAGS")  # of the environment
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     given = parse(sys.argv[1:])
     if given.json and not given.json.absolute().parent.is_dir():
         raise UserError(f"no folder for --json {given.json}: make it first")
@@ -65,37 +65,41 @@ def main() -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="what", required=True)
     for name in ("pooling", "network", "layers", "input"):
         part = parts.add_parser(name)
         batch_sizes = {"network": [1, 2], "input": [4]}.get(name, [1])
-        part.add_argument("--batch-size", type=positive, nargs="+", default=batch_sizes, help="images, one or several")
+        part.add_argument(
+            "--batch-size", type=positive, nargs="+", default=batch_sizes, help="one or several batch sizes"
+        )
         part.add_argument("--image-size", type=positive, nargs=2, default=FULL_SIZE, help="height and width")
         part.add_argument("--rounds", type=positive, default=ROUNDS, help="turns of each side")
-        part.add_argument("--steps", type=positive, help="of a turn; by default what suits part and device")
+        part.add_argument("--steps", type=positive, help="steps per turn; default: by part and device")
         part.add_argument("--json", type=pathlib.Path, help="file to write everything to")
         if name == "input":
             part.set_defaults(width=1.0, precision="float32", compile="off")
             part.add_argument("--data", default="", help="CamVid in the tutorial's layout")
             part.add_argument("--workers", type=int, default=2, help="processes of PyTorch's loader")
             continue
-        part.add_argument("--width", type=float, default=1.0, help="factor on channels")
-        part.add_argument("--precision", choices=["auto", *machines.DTYPES], default="auto", help="of activations")
+        part.add_argument("--width", type=float, default=1.0, help="multiplier of the channels")
+        part.add_argument(
+            "--precision", choices=["auto", *machines.DTYPES], default="auto", help="dtype of activations"
+        )
         part.add_argument(
             "--compile",
             nargs="?",
             const="default",
             default=None,
             choices=["off", "default", "reduce-overhead", "max-autotune"],
-            help="torch.compile's mode; off on the CPU and default on a GPU unless told",
+            help="torch.compile's mode; default: off on the CPU, on on a GPU",
         )
     return parser.parse_args(arguments)
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 up."""
+    """Parse a positive integer."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
@@ -106,7 +110,7 @@ def positive(text: str) -> int:
 
 
 def pooling(given: argparse.Namespace, machine: machines.Machine) -> dict[str, Any]:
-    """Pool and unpool, forward and backward."""
+    """Compare pooling and unpooling, forward and backward."""
     channels = max(1, round(64 * given.width))
     found = [
         peer_pooling.compare(
@@ -117,20 +121,20 @@ def pooling(given: argparse.Namespace, machine: machines.Machine) -> dict[str, A
     passes = {}
     if is_full_size(given) and given.batch_size[0] == 1 and machine.precision == "float32":
         passes["at most 0.5 of the time of PyTorch's faster layout"] = found[0].over_fastest <= 0.5
-    return about_network(given, machine) | show_and_tell(found, machine, passes)
+    return about_network(given, machine) | print_comparisons(found, machine, passes)
 
 
 def network(given: argparse.Namespace, machine: machines.Machine) -> dict[str, Any]:
-    """Training step and inference."""
+    """Compare the training step and inference."""
     found = []
     for batch in given.batch_size:
         problem = draw_problem(batch, tuple(given.image_size), given.width)
         found += peer_network.compare(problem, machine, rounds=given.rounds, steps=steps(given, machine))
-    return about_network(given, machine) | show_and_tell(found, machine, {})
+    return about_network(given, machine) | print_comparisons(found, machine, {})
 
 
 def layers(given: argparse.Namespace, machine: machines.Machine) -> dict[str, Any]:
-    """Each convolution, and the rest of the step."""
+    """Compare each convolution, and the rest of the step."""
     accounts = []
     for batch in given.batch_size:
         problem = draw_problem(batch, tuple(given.image_size), given.width)
@@ -143,7 +147,7 @@ def layers(given: argparse.Namespace, machine: machines.Machine) -> dict[str, An
 
 
 def input_(given: argparse.Namespace, machine: machines.Machine) -> dict[str, Any]:
-    """The host's batches."""
+    """Compare the host's input pipelines."""
     size = tuple(given.image_size)
     with peer_input.camvid(given.data, size) as (folder, data):
         found = [
@@ -156,11 +160,11 @@ def input_(given: argparse.Namespace, machine: machines.Machine) -> dict[str, An
         if machines.num_cores() <= 2:
             passes["at least 900 images/s on two cores"] = rate >= 900
         passes["PyTorch at least 4 times slower"] = found[0].over_fastest <= 0.25
-    return {"data": data, "workers": given.workers} | show_and_tell(found, machine, passes)
+    return {"data": data, "workers": given.workers} | print_comparisons(found, machine, passes)
 
 
 def about_network(given: argparse.Namespace, machine: machines.Machine) -> dict[str, Any]:
-    """What JSON says of the settings, but for those that all parts have."""
+    """Return the settings for the JSON file, except those common to all parts."""
     return {
         "width": given.width,
         "precision": machine.precision,
@@ -180,13 +184,13 @@ def is_full_size(given: argparse.Namespace) -> bool:
     return tuple(given.image_size) == FULL_SIZE and given.width == 1
 
 
-# --- what is left of it ---
+# --- output ---
 
 
-def show_and_tell(
+def print_comparisons(
     found: list[side_by_side.Comparison], machine: machines.Machine, passes: dict[str, bool]
 ) -> dict[str, Any]:
-    """Prints a table of comparisons; returns them with the lines that they pass or not."""
+    """Print a table of comparisons; return them with the thresholds that they pass or fail."""
     rows = [list(comparison.rows()) for comparison in found]
     show(f"{machine}, {machine.precision}", side_by_side.HEADINGS, *rows, left=2)
     for line, is_passed in passes.items():
@@ -195,7 +199,7 @@ def show_and_tell(
 
 
 def show(title: str, headings: Iterable[str], *sections: Iterable[tuple[str, ...]], left: int) -> None:
-    """Prints a table: sections of rows, so many columns to the left and all others, numbers, to the right."""
+    """Print a table: sections of rows, with this many left-aligned columns before right-aligned numbers."""
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="left" if place < left else "right")
@@ -207,7 +211,7 @@ def show(title: str, headings: Iterable[str], *sections: Iterable[tuple[str, ...
 
 
 def command(json: pathlib.Path) -> str:
-    """What to type to obtain the file again, with no folder outside of this checkout in it.
+    """Return the command that reproduces the file, without folders outside this checkout.
 
     Variables that tune either side are part of it.
     """

@@ -1,4 +1,4 @@
-"""The one device that both compute on, and all that depends on its kind."""
+"""The device that both sides use, and everything that depends on its kind."""
 
 import contextlib
 import dataclasses
@@ -17,12 +17,12 @@ from segnet_jax.training.devices import start_devices
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Run = Callable[[int], object]
-"""Takes so many steps, and returns when all that they make is ready."""
+"""Runs this many steps, and returns when their results are ready."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The one device that both compute on.
+    """The device that both sides use.
 
     Attributes:
       devices: as JAX knows it.
@@ -41,17 +41,17 @@ class Machine:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it computes in all of float32's bits: a GPU's float32 is TF32 in both."""
+        """Whether it computes in full float32; on a GPU both sides use TF32."""
         return self.is_cpu and self.precision == "float32"
 
     @property
     def torch_device(self) -> str:
-        """The device as PyTorch knows it."""
+        """PyTorch's name of the device."""
         return "cpu" if self.is_cpu else "cuda"
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of PyTorch's activations."""
+        """Dtype of PyTorch's activations."""
         return DTYPES[self.precision]
 
     def __str__(self) -> str:
@@ -59,11 +59,11 @@ class Machine:
         return f"{where}, no GPU" if self.is_cpu else f"{torch.cuda.get_device_name()} and {where}"
 
     def compile(self, function: Callable) -> Callable:
-        """The function as PyTorch's users would have it run."""
+        """Return the function compiled, if configured."""
         return function if self.compiled == "off" else torch.compile(function, mode=self.compiled)
 
     def ours(self, function: Callable, *arguments) -> Run:
-        """Calls a jitted function again and again on arrays that lie on the device."""
+        """Return a function that runs a jitted function repeatedly on arrays on the device."""
 
         def run(steps: int) -> None:
             for _ in range(steps):
@@ -75,7 +75,7 @@ class Machine:
         return run
 
     def theirs(self, function: Callable, *arguments) -> Run:
-        """The same in PyTorch."""
+        """Return the same for a PyTorch function."""
 
         def run(steps: int) -> None:
             for _ in range(steps):
@@ -85,13 +85,13 @@ class Machine:
         return run
 
     def synchronize(self) -> None:
-        """Waits for all that PyTorch has begun."""
+        """Wait for PyTorch's pending work."""
         if not self.is_cpu:
             torch.cuda.synchronize()
 
     @contextlib.contextmanager
     def exactly(self) -> Iterator["Machine"]:
-        """The same device while this is entered, in all of float32's bits and with nothing compiled by PyTorch."""
+        """Yield the same device in full float32, without torch.compile."""
         before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
@@ -104,7 +104,7 @@ class Machine:
 
 
 def start(precision: str, compiled: str | None) -> Machine:
-    """Chooses the device and sets PyTorch up as its users would.
+    """Choose the device and configure PyTorch as its users would.
 
     Args:
       precision: of activations, or "auto".
@@ -135,7 +135,7 @@ def num_cores() -> int:
 
 
 def processor() -> str:
-    """The CPU's model in words."""
+    """Return the CPU's model name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""SegNet's training step and its inference as `segnet_jax` has them."""
+"""The training step and inference of `segnet_jax`."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from segnet_jax.training.state import create_state
 
 
 class OurTraining:
-    """The step as `segnet_jax.train` compiles it, on a batch that lies on the device."""
+    """The step as `segnet_jax.train` compiles it, on a batch in device memory."""
 
     def __init__(self, problem: Problem, machine: Machine):
         devices = machine.devices
@@ -42,12 +42,12 @@ class OurTraining:
         self._image = jax.device_put(problem.image, devices.local[0])
 
     def step(self) -> jax.Array:
-        """Takes an optimiser step; returns the loss, on the device."""
+        """Take an optimizer step; return the loss, on the device."""
         self._state, measures = self._step(self._state, self._inputs)
         return measures["loss"]
 
     def run(self, steps: int) -> None:
-        """Takes so many steps without a wait between them, then waits for all."""
+        """Take this many steps without waiting between them, then wait."""
         for _ in range(steps):
             self.step()
         jax.block_until_ready(self._state)
@@ -58,7 +58,7 @@ class OurTraining:
         return {tuple(key.key for key in path): array for path, array in leaves}
 
     def inference(self) -> tuple[Run, np.ndarray]:
-        """From the batch's images to logits, BatchNorm folded, in the network's present state; and those logits."""
+        """Return inference on the batch's images with the current state, BatchNorm folded; and its logits."""
         folded = fold_batch_norm(jax.device_get(self._state.variables), self._model.batch_norm_epsilon)
         variables = jax.device_put(folded, self._machine.devices.local[0])
         model = self._model.clone(folded=True)

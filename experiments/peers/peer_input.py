@@ -1,4 +1,4 @@
-"""The host's training batches: flipped and shifted by the same plan, with nothing that takes them."""
+"""Throughput of the host's training batches, with the same augmentation parameters and without a consumer."""
 
 import contextlib
 import itertools
@@ -19,7 +19,7 @@ from segnet_jax.data.synthetic.street_scenes import street_scenes, write_tutoria
 from segnet_jax.system.files import cache_folder
 
 NUM_CHECKED = 4  # batches
-OUR_TURNS_ARE_LONGER = 8  # times, for they are over sooner
+OUR_TURNS_ARE_LONGER = 8  # times, as they are shorter
 REST = 0.5  # seconds: the side before has then made its next batches, and its workers sleep
 NUM_SCENES = 64
 
@@ -27,7 +27,7 @@ NUM_SCENES = 64
 def compare(
     folder: pathlib.Path, batch_size: int, image_size: tuple[int, int], workers: int, *, rounds: int, steps: int | None
 ) -> Comparison:
-    """Holds the first batches against each other, bit for bit, then times both.
+    """Compare the first batches bit for bit, then time both sides.
 
     Args:
       folder: CamVid in the tutorial's layout.
@@ -64,13 +64,13 @@ def compare(
 
 
 def take(batches: Iterator, steps: int) -> None:
-    """Lets so many batches come."""
+    """Take this many batches."""
     for _ in range(steps):
         next(batches)
 
 
 def draws(sampler: Sampler) -> Iterator[list[torch_loader.Draw]]:
-    """Our plan, step after step, as PyTorch's loader hands it to its workers."""
+    """Yield our augmentation parameters of each step, in the form that PyTorch's loader passes to its workers."""
     for step in itertools.count():
         draw = sampler.batch(step)
         columns = (draw.index, draw.flip, draw.shift_y, draw.shift_x)
@@ -79,7 +79,7 @@ def draws(sampler: Sampler) -> Iterator[list[torch_loader.Draw]]:
 
 @contextlib.contextmanager
 def camvid(data: str, image_size: tuple[int, int]) -> Iterator[tuple[pathlib.Path, str]]:
-    """The folder of CamVid's training frames, or of rendered scenes where there is none; and what they are, in words.
+    """Return the folder of CamVid's training frames, or else of rendered scenes; and a description.
 
     Args:
       data: a folder, or "" for what $SEGNET_JAX_CAMVID names or `../shared/camvid`.

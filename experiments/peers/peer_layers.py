@@ -1,4 +1,4 @@
-"""Layer by layer: what each 3x3 convolution of the network costs, and what the rest of a training step does."""
+"""Time of each 3x3 convolution of the network, and of the rest of a training step."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part of a training step takes of it, in milliseconds.
+    """Time of a part of a training step, in milliseconds.
 
     Attributes:
       name: a layer, or what else it is.
@@ -55,7 +55,7 @@ class Part:
     theirs: float
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers, their units in their names."""
+        """Return all numbers, with units in their keys."""
         return {
             "name": self.name,
             "pass": self.what,
@@ -77,7 +77,7 @@ HEADINGS = ("", "pass", "in a step", "ours, ms", "PyTorch, ms", "ours / it", "ou
 
 
 def compare(problem: Problem, machine: Machine, *, rounds: int, steps: int) -> tuple[list[Part], list[Part], Checks]:
-    """Holds both against each other, then times each convolution's passes and the whole training step.
+    """Compare outputs, then time each convolution's passes and the whole training step.
 
     Returns:
       Each layer's passes; the sums of all, the whole step, and what is left of it; and what was checked.
@@ -103,7 +103,7 @@ def compare(problem: Problem, machine: Machine, *, rounds: int, steps: int) -> t
 
 
 def layers_of(height: int, width: int, factor: float) -> Counter[Layer]:
-    """The network's convolutions, and how many have each size; found in PyTorch's, without computing."""
+    """Return the sizes of the network's convolutions, and how many have each; from the PyTorch model."""
     with torch.device("meta"):
         network, image = TorchSegNet(NUM_CLASSES, width=factor), torch.empty(1, 3, height, width)
     layers = Counter()
@@ -120,7 +120,7 @@ def layers_of(height: int, width: int, factor: float) -> Counter[Layer]:
 def equal_layer(
     layer: Layer, batch_size: int, machine: Machine, checks: Checks
 ) -> Iterator[tuple[str, dict[str, peer_network.Run]]]:
-    """Yields each pass with its sides, after they were held against each other.
+    """Yield each pass with its sides, after comparing their outputs.
 
     Raises:
       UnequalError: if they do not compute the same.

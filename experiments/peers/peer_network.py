@@ -13,7 +13,7 @@ from torch_training import TorchTraining
 NUM_CHECKED_STEPS = 2  # with the second, momentum counts
 EXACT = {"logits": 0.02, "losses": 1e-4, "change of the parameters": 4e-3}
 ROUGH = {"logits": 0.7, "losses": 0.02, "change of the parameters": 0.7}
-"""How far ours may be off PyTorch's: the length of the difference over the length of PyTorch's.
+"""Tolerance of our outputs relative to PyTorch's: norm of the difference over the norm of PyTorch's.
 
 Rounding moves a maximum to another pixel of its window, and all layers after it see another image. At full size
 PyTorch's own logits with BatchNorm apart and fused are 0.006 apart in float32, and a third in bfloat16. Hence in 16
@@ -24,7 +24,7 @@ Sides = dict[str, Run]
 
 
 def compare(problem: Problem, machine: Machine, *, rounds: int, steps: int) -> list[Comparison]:
-    """Holds both against each other, then times the training step and inference.
+    """Compare outputs, then time the training step and inference.
 
     Raises:
       UnequalError: if they do not compute the same.
@@ -38,7 +38,7 @@ def compare(problem: Problem, machine: Machine, *, rounds: int, steps: int) -> l
 
 
 def equal_sides(problem: Problem, machine: Machine) -> tuple[Sides, Sides, Checks]:
-    """The sides of the training step and of inference, after they were held against each other.
+    """Return the sides of the training step and of inference, after comparing their outputs.
 
     Raises:
       UnequalError: if they do not compute the same.
@@ -50,7 +50,7 @@ def equal_sides(problem: Problem, machine: Machine) -> tuple[Sides, Sides, Check
         _hold(problem, exact, EXACT, checks, " in float32")
     gc.collect()
     if not machine.is_cpu:
-        torch.cuda.empty_cache()  # JAX wants it now
+        torch.cuda.empty_cache()  # for JAX
     return *_hold(problem, machine, ROUGH, checks), checks
 
 

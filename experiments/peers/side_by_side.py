@@ -1,4 +1,4 @@
-"""How ours and PyTorch's are set side by side: equal numbers first, then turns in one process."""
+"""Comparison of two implementations: first equal outputs, then alternating timing in one process."""
 
 import time
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from segnet_jax.benchmarks.timing import Timing
 
 
 class UnequalError(Exception):
-    """What is to be timed side by side does not compute the same."""
+    """The implementations to be timed do not compute the same."""
 
 
 class Checks(dict[str, dict[str, float]]):
-    """What was held against each other before anything was timed, and how far apart it was."""
+    """The outputs compared before timing, and their differences."""
 
     def close(self, what: str, ours: Any, theirs: Any, tolerance: float) -> None:
         """Holds our array against PyTorch's: the length of their difference as a part of the length of PyTorch's.
@@ -40,7 +40,7 @@ class Checks(dict[str, dict[str, float]]):
 
 @dataclass(frozen=True)
 class Times:
-    """What one side's turns took, per step.
+    """Times per step of one side's turns.
 
     Attributes:
       clock: seconds on the clock.
@@ -56,7 +56,7 @@ class Times:
         return 1e3 * self.clock.median
 
     def summary(self, images: int) -> dict[str, float]:
-        """In numbers, their units in their names."""
+        """Return the numbers, with units in their keys."""
         return self.clock.summary(images) | {"cpu_ms_per_step": 1e3 * self.cores.median}
 
 
@@ -69,7 +69,7 @@ def take_turns(
     lead: int = 0,
     rest: float = 0.05,
 ) -> dict[str, Times]:
-    """Times all sides alternately: A B A B ...
+    """Time all sides alternately: A B A B ...
 
     Args:
       sides: by name.
@@ -98,7 +98,7 @@ def take_turns(
 
 @dataclass(frozen=True)
 class Comparison:
-    """One thing that was timed on several sides.
+    """One function timed on several sides.
 
     Attributes:
       what: was timed.
@@ -124,7 +124,7 @@ class Comparison:
         return max(self.ratios.values())
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers, their units in their names."""
+        """Return all numbers, with units in their keys."""
         return {
             "what": self.what,
             "images_per_step": self.images,

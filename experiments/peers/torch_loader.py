@@ -47,7 +47,7 @@ class CamVid(Dataset):
 
 
 def shift(array: np.ndarray, down: int, right: int, fill: int) -> np.ndarray:
-    """Moves [H,W,...] by so many pixels; what is shifted in is `fill`."""
+    """Shift [H,W,...] by this many pixels, padded with `fill`."""
     height, width = array.shape[:2]
     shifted = np.full_like(array, fill, order="C")
     kept = array[max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
@@ -56,7 +56,7 @@ def shift(array: np.ndarray, down: int, right: int, fill: int) -> np.ndarray:
 
 
 def loader(dataset: CamVid, batches: Iterable[list[Draw]], workers: int) -> DataLoader:
-    """Batches of uint8 [B,H,W,3] and [B,H,W], made by so many processes.
+    """Batches of uint8 [B,H,W,3] and [B,H,W], made by this many processes.
 
     Most users would let the workers turn them into floats too; that is left out, for ours does so on the device.
     """

@@ -51,7 +51,7 @@ class TorchSegNet(nn.Module):
             self.normalisations[LAST] = nn.BatchNorm2d(num_classes)
 
     def forward(self, x):
-        """Returns the logits of images [B,3,H,W]."""
+        """Return the logits of images [B,3,H,W]."""
         masks, windows, sizes = [], [], []
         for layer in self.layers:
             if isinstance(layer, tuple):
@@ -71,7 +71,7 @@ class TorchSegNet(nn.Module):
 
 
 def load_flax(twin, variables):
-    """Copies a flax network's variables into its twin; every tensor of either side must have its partner."""
+    """Copy a Flax network's variables into the PyTorch model; the tensors must correspond one to one."""
     theirs = _by_flax_name(twin)
     ours = {
         (collection, module, name): torch.tensor(array)
@@ -87,7 +87,7 @@ def load_flax(twin, variables):
 
 
 def to_flax(twin, what=lambda tensor: tensor):
-    """The twin's tensors, or `what` of them, as numpy arrays: (collection, module, name) -> array in flax's order.
+    """Return the model's tensors, or `what` of them: (collection, module, name) -> numpy array in Flax's axis order.
 
     A tensor of which there is no `what`, such as the gradient of a running mean, is left out.
     """
@@ -100,7 +100,7 @@ def to_flax(twin, what=lambda tensor: tensor):
 
 
 def _by_flax_name(twin):
-    """(collection, module, name) of a flax variable -> the tensor of the twin."""
+    """Map (collection, module, name) of a Flax variable to the tensor of the PyTorch model."""
     tensors = {}
     for name, convolution in twin.convolutions.items():
         tensors["params", name, "kernel"] = convolution.weight

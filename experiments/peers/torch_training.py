@@ -1,4 +1,4 @@
-"""SegNet's training step and its inference in PyTorch, as its users would tune them."""
+"""SegNet's training step and inference in tuned PyTorch."""
 
 import copy
 
@@ -15,7 +15,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # torchvision's,
 
 
 class TorchTraining:
-    """Channels-last, autocast, fused SGD, compiled where that is wanted, on a batch that lies on the device."""
+    """Channels-last, autocast, fused SGD, compiled if configured, on a batch in device memory."""
 
     def __init__(self, problem: Problem, machine: Machine):
         config, device = problem.config, machine.torch_device
@@ -31,11 +31,11 @@ class TorchTraining:
         self._class_weights = torch.tensor(problem.class_weights, device=device)
         self._mean, self._std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
         self._image = torch.tensor(problem.image, device=device).permute(0, 3, 1, 2)  # channels-last as it is
-        self._label = torch.tensor(problem.label, device=device).long()  # as PyTorch wants it
+        self._label = torch.tensor(problem.label, device=device).long()  # PyTorch's cross-entropy requires int64
         self._loss_of = machine.compile(self._loss_of)
 
     def step(self) -> torch.Tensor:
-        """Takes an optimiser step; returns the loss, on the device."""
+        """Take an optimizer step; return the loss, on the device."""
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             loss = self._loss_of(self._image, self._label)
@@ -45,7 +45,7 @@ class TorchTraining:
         return loss.detach()
 
     def run(self, steps: int) -> None:
-        """Takes so many steps without a wait between them, then waits for all."""
+        """Take this many steps without waiting between them, then wait."""
         for _ in range(steps):
             self.step()
         self._machine.synchronize()
@@ -55,7 +55,7 @@ class TorchTraining:
         return {key[1:]: array for key, array in to_flax(self._network).items() if key[0] == "params"}
 
     def inference(self, fused: bool) -> tuple[Run, np.ndarray]:
-        """From the batch's images to logits, in the network's present state; and those logits.
+        """Return inference on the batch's images with the current state; and its logits.
 
         Args:
           fused: whether each BatchNorm is folded into its convolution.
@@ -79,11 +79,11 @@ class TorchTraining:
     def _loss_of(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         logits = self._network(self._normalise(image))
         total = functional.cross_entropy(logits, label, self._class_weights, ignore_index=VOID, reduction="sum")
-        return total / (label != VOID).sum()  # by the labelled pixels, not by their weights: as Caffe and ours
+        return total / (label != VOID).sum()  # by labeled pixels, not by their weights, as Caffe and ours do
 
 
 def fuse(network: TorchSegNet) -> TorchSegNet:
-    """Folds each BatchNorm of a network in evaluation mode into its convolution; ReLU stays."""
+    """Fold each BatchNorm of a network in evaluation mode into its convolution."""
     for name in network.normalisations:
         pair = network.convolutions[name], network.normalisations[name]
         network.convolutions[name] = nn.utils.fuse_conv_bn_eval(*pair)

@@ -1,4 +1,4 @@
-"""One training in float32, bfloat16 and float16: speed, memory, score, and the course of the loss scale.
+"""Compare float32, bfloat16 and float16 training: speed, memory, score and loss scale.
 
 python experiments/precision/measure.py --machine "2 cores of an AMD EPYC, no GPU"
 
@@ -16,17 +16,17 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 PRECISIONS = ("float32", "bfloat16", "float16")
-_SHAPE = ("image_size", "width", "depth", "batch_size_per_device")  # of a training, that the benchmark takes too
+_SHAPE = ("image_size", "width", "depth", "batch_size_per_device")  # config fields that the benchmark has too
 _COLORS = ("#1a1a1a", "#0a6ebd", "#d1520f")
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--machine", required=True, help="what it ran on, in words")
-    parser.add_argument("--out", type=pathlib.Path, default=HERE, help="folder for what is found")
+    parser.add_argument("--machine", required=True, help="description of the machine")
+    parser.add_argument("--out", type=pathlib.Path, default=HERE, help="output folder")
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
-    parser.add_argument("--steps", default="4", help="steps of a timed round of the benchmark")
+    parser.add_argument("--steps", default="4", help="steps per timed round of the benchmark")
     given, more = parser.parse_known_args()
     flags = more or ["--config", str(HERE / "config.toml")]
     given.out.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure(run: pathlib.Path, precision: str, flags: list[str], steps: str) -> dict:
-    """Trains in one precision, then times and weighs its step."""
+    """Train in one precision, then measure the time and memory of a step."""
     train = [sys.executable, "-m", "segnet_jax.train", *flags, "--precision", precision, "--run", str(run)]
     subprocess.run(train, check=True)
     result = json.loads((run / "result.json").read_text())
@@ -80,12 +80,12 @@ def measure(run: pathlib.Path, precision: str, flags: list[str], steps: str) -> 
 
 
 def _words(toml: str) -> list[str]:
-    """A number, or a list of them, of a run's config."""
+    """Return a number, or a list of numbers, from a run's config."""
     return [part.strip() for part in toml.strip("[]").split(",")]
 
 
 def as_table(found: dict[str, dict]) -> str:
-    """What is found, in Markdown."""
+    """Format the results in Markdown."""
     lines = [
         "| precision | mIoU, last step | ms a step | program memory, MB | skipped steps |",
         "|---|---|---|---|---|",
@@ -97,7 +97,7 @@ def as_table(found: dict[str, dict]) -> str:
 
 
 def draw(found: dict[str, dict], machine: str, path: pathlib.Path) -> None:
-    """Loss, score and loss scale over the steps, a line for each precision."""
+    """Plot loss, score and loss scale over the steps, one line per precision."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

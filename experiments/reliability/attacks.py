@@ -1,4 +1,4 @@
-"""Attacks whole commands with what a stranger or a machine can put in their way, and writes down what came of it.
+"""Run whole commands on malicious inputs and under system limits, and write a report.
 
     python experiments/reliability/attacks.py --json experiments/reliability/attacks.json [--kind links] [--keep DIR]
 
@@ -33,7 +33,7 @@ from PIL import Image
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 SAMPLE = REPOSITORY / "data" / "sample"
-SECONDS, PATIENCE = 60, 600  # of the processors; and by the clock, on a machine that others use too
+SECONDS, PATIENCE = 60, 600  # CPU time; wall time, on a shared machine
 MORE_MEMORY, MOST_MEMORY = 2**30, 16 * 2**30
 TRAIN = [
     *("--data", "synthetic", "--scenes", "12", "4", "--image-size", "24", "32", "--init", "none", "--devices", "1"),
@@ -61,7 +61,7 @@ class Attack:
 
 
 def words_of(command: str, run: pathlib.Path, folder: pathlib.Path, given: dict) -> list[str]:
-    """The words of a command on a run."""
+    """Return the arguments of a command on a run."""
     data = str(given.get("data", SAMPLE))
     base = {
         "train": ["train", *TRAIN, "--run", run, "--resume"],
@@ -91,7 +91,7 @@ def words_of(command: str, run: pathlib.Path, folder: pathlib.Path, given: dict)
 
 
 def replaced(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
-    """Something else in the place of a file or folder of the run."""
+    """Replace a file or folder of the run."""
 
     def prepare(run, folder):
         path = run / name
@@ -106,25 +106,25 @@ def replaced(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
 
 
 def link_to_victim(path):
-    """Link to somebody's folder, or to a file of his in the place of a file."""
+    """Link to a foreign folder, or to a file in it in place of a file."""
     victim = next(each for each in path.parents if (each / "victim").is_dir()) / "victim"
     path.symlink_to(victim if not path.suffix and path.name != "lock" else victim / "thesis.txt")
 
 
 def sparse(path):
-    """A file of 3 GB that takes no room."""
+    """Write a sparse file of 3 GB."""
     with open(path, "wb") as file:
         file.truncate(3 * 2**30)
 
 
 def a_socket(path):
-    """A socket."""
+    """Create a socket."""
     with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
         made.bind(path.name)
 
 
 def config(change: Callable[[str], str]) -> Callable:
-    """A config that was edited."""
+    """Edit a config."""
 
     def prepare(run, folder):
         path = run / "config.toml"
@@ -134,12 +134,12 @@ def config(change: Callable[[str], str]) -> Callable:
 
 
 def setting(name: str, value: str) -> Callable:
-    """A config with one other value."""
+    """Change one value of a config."""
     return config(lambda text: re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text))
 
 
 def sealed(change: Callable[[pathlib.Path], object]) -> Callable:
-    """Changes every checkpoint and seals it anew, so that its sums are right."""
+    """Change every checkpoint and rewrite its manifest, so that its checksums are valid."""
 
     def prepare(run, folder):
         from segnet_jax.training.manifest import MANIFEST, seal
@@ -155,7 +155,7 @@ def sealed(change: Callable[[pathlib.Path], object]) -> Callable:
 
 
 def meta(**changes) -> Callable:
-    """Checkpoints that describe themselves otherwise."""
+    """Change the metadata of the checkpoints."""
 
     def change(place):
         path = place / "meta.json"
@@ -165,19 +165,19 @@ def meta(**changes) -> Callable:
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG."""
+    """Return a chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(height: int, width: int, more: bytes = b"", rows: bytes | None = None) -> bytes:
-    """A grey PNG, black unless its rows are given."""
+    """Return a gray PNG, black unless its rows are given."""
     pixels = zlib.compress(bytes((width + 1) * height) if rows is None else rows, 9)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def scan_bomb(path: pathlib.Path) -> None:
-    """A progressive JPEG of a thousand scans."""
+    """Return a progressive JPEG of a thousand scans."""
     Image.new("RGB", (4000, 4000)).save(path, "JPEG", progressive=True)
     data = path.read_bytes()
     scans = [place.start() for place in re.finditer(b"\xff\xda", data)]
@@ -186,7 +186,7 @@ def scan_bomb(path: pathlib.Path) -> None:
 
 
 def pictures(*made: tuple[str, bytes]) -> Callable:
-    """A folder of pictures and labels; the command labels or reads it."""
+    """Attack with a folder of images and labels, which the command predicts or reads."""
 
     def prepare(run, folder):
         (folder / "data" / "images").mkdir(parents=True)
@@ -202,7 +202,7 @@ def pictures(*made: tuple[str, bytes]) -> Callable:
 
 
 def in_data(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
-    """A small sound folder with something in the place of one file."""
+    """Attack with a small valid folder in which one file is replaced."""
 
     def prepare(run, folder):
         found = pictures(*[(f"{number}.png", png(32, 32)) for number in range(4)])(run, folder)
@@ -219,7 +219,7 @@ def in_data(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
 
 
 def weights(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
-    """A weight file."""
+    """Attack with a weight file."""
 
     def prepare(run, folder):
         make(folder / name)
@@ -229,7 +229,7 @@ def weights(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
 
 
 def flagged(*flags: str, make: Callable[[pathlib.Path], object] | None = None) -> Callable:
-    """Flags in which {run}, {victim} and {folder} stand for these."""
+    """Attack with flags; {run}, {victim} and {folder} are replaced."""
 
     def prepare(run, folder):
         if make:
@@ -241,14 +241,14 @@ def flagged(*flags: str, make: Callable[[pathlib.Path], object] | None = None) -
 
 
 def gone(run, folder):
-    """A run whose checkpoints were deleted, and what tells of them."""
+    """Delete a run's checkpoints and the files that refer to them."""
     shutil.rmtree(run / "checkpoints")
     for name in ("outcome.json", "result.json"):
         (run / name).unlink(missing_ok=True)
 
 
 def text(content: str) -> Callable:
-    """A file with that content."""
+    """Write a file with this content."""
     return lambda path: path.write_text(content)
 
 
@@ -276,7 +276,7 @@ STRANGE = {
 
 
 def attacks() -> list[Attack]:
-    """All of them."""
+    """Return all attacks."""
     found = []
     for command in READERS:
         found += [Attack("links", f"{name} is a link", command, replaced(name, link_to_victim)) for name in LINKED]
@@ -384,7 +384,7 @@ def attacks() -> list[Attack]:
         ]
         if command != "report":
             absent = {"env": {"JAX_PLATFORMS": "cuda"}}
-            codes = (0,) if command == "export" else (2,)  # which computes on the CPU whatever is there
+            codes = (0,) if command == "export" else (2,)  # export always runs on the CPU
             found.append(Attack("exit codes", "a GPU that is absent", command, lambda run, folder, e=absent: e, codes))
         name = "n" * 300
         if command not in ("train", "predict"):
@@ -397,14 +397,14 @@ def attacks() -> list[Attack]:
 def _named(folder, name):
     (folder / "photos").mkdir()
     (folder / "photos" / name).write_bytes(png(32, 32))
-    return {"image": folder / "photos", "flags": ["--json", str(folder / "told.json")]}
+    return {"image": folder / "photos", "flags": ["--json", str(folder / "report.json")]}
 
 
 def _records(classes):
     def prepare(run, folder):
         path = run / "evaluations" / "records.json"
-        told = json.loads(path.read_text()) | {"classes": classes, "colors": [[0, 0, 0]] * len(classes)}
-        path.write_text(json.dumps(told))
+        content = json.loads(path.read_text()) | {"classes": classes, "colors": [[0, 0, 0]] * len(classes)}
+        path.write_text(json.dumps(content))
 
     return prepare
 
@@ -422,7 +422,7 @@ def _metrics(name):
 
 
 def tried(attack: Attack, template: pathlib.Path, around: pathlib.Path, usual: dict[str, int]) -> dict:
-    """Carries out one attack on a fresh copy, and says what came of it."""
+    """Run one attack on a fresh copy; return the outcome."""
     folder = pathlib.Path(tempfile.mkdtemp(dir=around))
     run = shutil.copytree(template, folder / "run", symlinks=True)
     victim = make_victim(folder / "victim")
@@ -452,7 +452,7 @@ def tried(attack: Attack, template: pathlib.Path, around: pathlib.Path, usual: d
 
 
 def started(words: list[str], cwd: pathlib.Path, given: dict) -> dict:
-    """Runs a command, limited in time and memory."""
+    """Run a command with limited time and memory."""
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", **given.get("env", {})}
     command = [sys.executable, "-m", f"segnet_jax.{words[0]}", *words[1:]]
     if "limit" in given:
@@ -484,7 +484,7 @@ def started(words: list[str], cwd: pathlib.Path, given: dict) -> dict:
 
 
 def make_victim(folder: pathlib.Path) -> pathlib.Path:
-    """Files of somebody else's, of the names that are tidied up and replaced."""
+    """Write foreign files with names that commands clean up or replace."""
     for name, data in {
         **{"thesis.txt": b"thesis", "thesis.json": b"{\n", "notebook.json": b'{"cells": []}', ".hidden/kept": b"x"},
         **{"newest/.git/kept": b"x", ".x.1.tmp": b"x", "images_0000001.npz": b"x", "1/manifest.json": b"{}"},
@@ -496,12 +496,12 @@ def make_victim(folder: pathlib.Path) -> pathlib.Path:
 
 
 def content_of(folder: pathlib.Path) -> dict[str, bytes]:
-    """Name -> content of all files."""
+    """Return name -> content of all files."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def traced(template: pathlib.Path, around: pathlib.Path) -> dict[str, list[str]]:
-    """What commands on a run full of links write to outside run and cache, and the addresses that they ask for."""
+    """Trace commands on a run full of links: files written outside run and cache, and addresses connected to."""
     from test_writes import NO_FILES, written
 
     found = {}
@@ -522,19 +522,19 @@ def traced(template: pathlib.Path, around: pathlib.Path) -> dict[str, list[str]]
         ]
         allowed = (f"{run}/", f"{os.environ['SEGNET_JAX_CACHE']}/", *NO_FILES)
         outside = {path for path in written(lines, folder) if not f"{path}/".startswith(allowed)}
-        asked = [line for line in lines if "sa_family=AF_INET" in line]
-        found[command] = [f"exit code {done.returncode}"] * (done.returncode != 2) + sorted(outside) + asked
+        connected = [line for line in lines if "sa_family=AF_INET" in line]
+        found[command] = [f"exit code {done.returncode}"] * (done.returncode != 2) + sorted(outside) + connected
         shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", default="")
     parser.add_argument("--kind", default="")
     parser.add_argument("--name", default="")
-    parser.add_argument("--every", type=int, default=1, help="only each so many, to look at a part of them")
+    parser.add_argument("--every", type=int, default=1, help="run only every N-th attack")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="attacks-") as place:
         around = pathlib.Path(place)
@@ -553,9 +553,9 @@ def main() -> None:
             if options.kind in ("", attack.kind) and options.name in attack.name:
                 results.append(tried(attack, template, around, usual))
                 one = results[-1]
-                told = "; ".join(one["wrong"]) or "held"
+                outcome = "; ".join(one["wrong"]) or "held"
                 print(
-                    f"{one['command']:9} {one['kind']}: {one['name']}: {told} ({one['code']}, {one['seconds']} s)",
+                    f"{one['command']:9} {one['kind']}: {one['name']}: {outcome} ({one['code']}, {one['seconds']} s)",
                     flush=True,
                 )
                 if one["wrong"]:

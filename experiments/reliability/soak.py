@@ -1,4 +1,4 @@
-"""Kills trainings by the hundred, at named and at random moments, and holds each against the run that was left alone.
+"""Kill trainings repeatedly, at named and at random moments, and compare each with an unbroken run.
 
 python experiments/reliability/soak.py --kills 200 --seed 0 --machine "2 cores of an AMD EPYC, no GPU"
 
@@ -32,15 +32,15 @@ from segnet_jax.reporting.environment import environment  # noqa: E402
 
 KILLS_PER_RUN, EPOCHS = 25, 40
 PHASES = ["saving"] * 4 + ["evaluating"] * 2 + ["drawing"] * 2 + ["compiling", "training", "starting"]
-MOST_SECONDS = 5.0  # from a start to a kill from outside: the second epoch of those that are left
+MOST_SECONDS = 5.0  # from a start to an external kill: up to the second remaining epoch
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--machine", required=True, help="what it ran on, in words")
+    parser.add_argument("--machine", required=True, help="description of the machine")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "kills.json")
     given = parser.parse_args()
     generator, begin = random.Random(given.seed), time.monotonic()
@@ -58,21 +58,21 @@ def main() -> None:
                 moment = draw(generator, fresh=before == 0)
                 ended = train(place, moment, generator)
                 if ended.code == 0:
-                    break  # the run was over before the moment came
+                    break  # the run ended before the moment was reached
                 assert ended.code == 137, ended.err
                 num_kills += 1
                 named += moment is not None
                 phases[ended.phase] += 1
                 again.append(before + ended.count("training: stepped") - saved(place.run))
-                told = f"{moment or 'outside'}: in {ended.phase}, {again[-1]} steps to be taken again"
-                print(f"{sum(phases.values())} {told}", flush=True)
+                note = f"{moment or 'outside'}: in {ended.phase}, {again[-1]} steps to repeat"
+                print(f"{sum(phases.values())} {note}", flush=True)
             ended = place.train()
             assert ended.code == 0, ended.err
             runs.append({"kills": num_kills, "differences": differences(place.run, alone.run)})
             print(f"run {len(runs)}: {runs[-1]}", flush=True)
         state = json.loads((alone.run / "result.json").read_text())["state"]
     shown = [part if " " not in part else f'"{part}"' for part in sys.argv[1:]]
-    told = {
+    summary = {
         "command": " ".join(["python experiments/reliability/soak.py", *shown]),
         "machine": given.machine,
         "date": datetime.date.today().isoformat(),
@@ -90,17 +90,17 @@ def main() -> None:
         "each_run": runs,
         **environment(["cpu"] * 8),
     }
-    given.out.write_text(json.dumps(told, indent=2) + "\n")
-    assert told["runs_equal_to_the_unbroken_one"] == told["runs"]
+    given.out.write_text(json.dumps(summary, indent=2) + "\n")
+    assert summary["runs_equal_to_the_unbroken_one"] == summary["runs"]
 
 
 def place_of(base: pathlib.Path, name: str) -> RunPaths:
-    """Where one run lies, with a cache of its own, so that decoding is killed too."""
+    """Return the folders of one run, with its own cache, so that decoding is killed too."""
     return RunPaths(base / name, base / f"{name}-cache", base / "programs", (*EIGHT, "--epochs", EPOCHS))
 
 
 def draw(generator: random.Random, fresh: bool) -> str | None:
-    """A kill at a named moment, or None for one from outside."""
+    """Draw a kill at a named moment, or None for an external one."""
     if generator.random() < 0.5:
         return None
     if fresh:
@@ -109,7 +109,7 @@ def draw(generator: random.Random, fresh: bool) -> str | None:
 
 
 def train(place: RunPaths, moment: str | None, generator: random.Random) -> Ended:
-    """Starts the command and kills it; the code is 0 where it was over before."""
+    """Start the command and kill it; the code is 0 if it ended before."""
     if moment:
         return place.train(moment)
     with place.start() as start:

@@ -1,4 +1,4 @@
-"""How long a data-parallel step of SegNet takes, from counted bytes and assumed speeds."""
+"""A model of the time of a data-parallel SegNet step, from counted bytes and assumed speeds."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ NOTE = "predicted, not measured"
 
 @dataclass(frozen=True)
 class Given:
-    """A number that the prediction starts from.
+    """An input of the prediction.
 
     Attributes:
       value: the number.
@@ -81,18 +81,18 @@ MACHINES = {
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is held while devices are added: images a device ("weak") or images of all devices a step ("strong")."""
+    """What is held constant while devices are added: the batch per device ("weak") or the total batch ("strong")."""
 
     kind: str
     batch_size: int
 
     def batch_size_per_device(self, devices: int) -> int:
-        """Images that each device takes a step."""
+        """Images per device and step."""
         return self.batch_size if self.kind == "weak" else self.batch_size // devices
 
     @property
     def held(self) -> str:
-        """The batch size in words."""
+        """Description of the batch size."""
         return f"{self.batch_size} a device" if self.kind == "weak" else f"{self.batch_size} in all"
 
 
@@ -100,7 +100,7 @@ SCALINGS = (Scaling("weak", 4), Scaling("weak", 16), Scaling("strong", 32))
 DEVICES = (1, 2, 4, 8, 16, 32)
 OVERLAPS = ("none", "full")
 LINKS = tuple({"sync_batch_norm": sync, "wire_bits": bits} for sync in (True, False) for bits in (32, 16))
-OURS = LINKS[0]  # what the project does by default
+OURS = LINKS[0]  # the project's default
 
 # Published: NVIDIA's container article of 2018. MATLAB on a p3.2xlarge and a p3.16xlarge, 100 epochs of CamVid.
 ARTICLE = {"devices": 8, "batch_size_per_device": 4, "minutes_on_1": 121, "minutes_on_8": 37}
@@ -108,7 +108,7 @@ ARTICLE_SPEED_UP = ARTICLE["minutes_on_1"] / ARTICLE["minutes_on_8"]
 
 
 def given_numbers() -> dict[str, Given]:
-    """Every number that the prediction starts from, by name."""
+    """Return every input of the prediction by name."""
     named = {name.lower(): value for name, value in globals().items() if isinstance(value, Given)}
     speeds = ("flops", "memory_bandwidth", "bus_bandwidth")
     return named | {f"{name} {speed}": getattr(MACHINES[name], speed) for name in MACHINES for speed in speeds}
@@ -118,24 +118,24 @@ def given_numbers() -> dict[str, Given]:
 
 
 def compute_seconds(machine: Machine, batch_size: int) -> float:
-    """A step of one device: arithmetic and memory traffic one after the other, at the attained share of the speeds."""
+    """Return the time of a step on one device: arithmetic plus memory traffic, at the attained fraction of peak."""
     arithmetic = batch_size * IMAGE_FLOP.value / machine.flops.value
     memory = (batch_size * IMAGE_BYTES.value + STEP_BYTES.value) / machine.memory_bandwidth.value
     return (arithmetic + memory) / ATTAINED.value
 
 
 def ring_bytes(num_bytes: float, members: int) -> float:
-    """Bytes that each member of a ring sends to all-reduce so many."""
+    """Return the bytes that each member of a ring sends in an all-reduce."""
     return 2 * (members - 1) / members * num_bytes
 
 
 def num_hosts(machine: Machine, devices: int) -> int:
-    """Hosts that so many devices fill."""
+    """Return the number of hosts for a number of devices."""
     return math.ceil(devices / machine.devices_per_host)
 
 
 def gradient_seconds(machine: Machine, devices: int, wire_bits: int) -> float:
-    """The gradients' all-reduce: a ring inside each host, then a ring of hosts."""
+    """Return the time of the gradient all-reduce: a ring inside each host, then a ring of hosts."""
     hosts = num_hosts(machine, devices)
     num_bytes = PARAMETERS.value * wire_bits / 8
     inside = ring_bytes(num_bytes, math.ceil(devices / hosts)) / machine.bus_bandwidth.value
@@ -143,7 +143,7 @@ def gradient_seconds(machine: Machine, devices: int, wire_bits: int) -> float:
 
 
 def batch_norm_seconds(machine: Machine, devices: int) -> float:
-    """Synchronised BatchNorm's all-reduces, one a layer and direction, too small for anything but latency."""
+    """Return the time of synchronized BatchNorm's all-reduces, one per layer and direction, bound by latency."""
     if devices == 1:
         return 0.0
     hops = 2 * math.ceil(math.log2(num_hosts(machine, devices)))
@@ -172,7 +172,7 @@ def step_seconds(
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted of one setting.
+    """The prediction for one setting.
 
     Attributes:
       step_ms: milliseconds a step.
@@ -190,7 +190,7 @@ class Prediction:
 def predict(
     machine: Machine, scaling: Scaling, devices: int, *, sync_batch_norm: bool, wire_bits: int, overlap: str
 ) -> Prediction:
-    """Predicts one setting; see `step_seconds`."""
+    """Predict one setting; see `step_seconds`."""
     batch_size = scaling.batch_size_per_device(devices)
     compute = compute_seconds(machine, batch_size)
     links = {"sync_batch_norm": sync_batch_norm, "wire_bits": wire_bits, "overlap": overlap}

@@ -1,4 +1,4 @@
-"""Rows that `python -m segnet_jax.benchmark scaling` has measured, and what is predicted of each."""
+"""Rows measured by `python -m segnet_jax.benchmark scaling`, and the prediction for each."""
 
 import json
 import math
@@ -22,7 +22,7 @@ class Measured:
     scaling: str = "weak"
 
     def is_sound(self) -> bool:
-        """Whether types and ranges are right; a bool is no count."""
+        """Whether types and ranges are valid; a bool is not a count."""
         counts, speed = (self.devices, self.batch_size_per_device), self.images_per_second
         return (
             all(type(count) is int and count > 0 for count in counts)
@@ -33,10 +33,10 @@ class Measured:
 
 
 def read_measured(path: pathlib.Path) -> list[Measured]:
-    """Reads what `python -m segnet_jax.benchmark scaling --json FILE` wrote.
+    """Read the output of `python -m segnet_jax.benchmark scaling --json FILE`.
 
     Raises:
-      UserError: where the file cannot be read, is no JSON, or lacks what is needed of it.
+      UserError: the file cannot be read, is not JSON, or lacks required values.
     """
     names = Measured.__annotations__
     try:
@@ -47,32 +47,35 @@ def read_measured(path: pathlib.Path) -> list[Measured]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     except (KeyError, TypeError) as error:
         raise UserError(f'{path} must hold a list "scaling" of rows with {", ".join(names)}') from error
     for row in rows:
         if not row.is_sound():
-            raise UserError(f"{path}: needs whole devices and batch, true or false, and a speed above 0; found {row}")
+            raise UserError(
+                f"{path}: a row needs positive integers for devices and batch, a boolean sync_batch_norm and a speed "
+                f"above 0, got {row}"
+            )
     if not any(row.devices == 1 for row in rows):
-        raise UserError(f"{path}: none of its {len(rows)} rows is of one device, from which speed-ups are counted")
+        raise UserError(f"{path}: its {len(rows)} rows lack one for a single device, which speed-ups are relative to")
     return rows
 
 
 def one_device(row: Measured, rows: Sequence[Measured]) -> Measured | None:
-    """The row of one device with the same batch, if there is one; preferably with the same BatchNorm."""
+    """Return the single-device row with the same batch, or None; preferably with the same BatchNorm."""
     alone = [r for r in rows if r.devices == 1 and r.scaling == row.scaling]
     found = [r for r in alone if row.scaling == "strong" or r.batch_size_per_device == row.batch_size_per_device]
     return min(found, key=lambda r: r.sync_batch_norm != row.sync_batch_norm, default=None)
 
 
 def predicted_efficiencies(machine: Machine, row: Measured, base: Measured) -> list[float]:
-    """Without and with full overlap, 0 to 1; compute time is the measured one, so only communication is predicted."""
+    """Predict the efficiency, 0 to 1, without and with full overlap; the compute time is the measured one."""
     compute = row.batch_size_per_device / base.images_per_second
     links = OURS | {"sync_batch_norm": row.sync_batch_norm}
     return [compute / step_seconds(machine, row.devices, compute, **links, overlap=overlap) for overlap in OVERLAPS]
 
 
 def held(row: Measured) -> str:
-    """What is held while devices are added, in words."""
+    """Describe what is held constant while devices are added."""
     batch = row.batch_size_per_device
     return f"strong: {batch * row.devices} images in all" if row.scaling == "strong" else f"weak: {batch} a device"

@@ -1,4 +1,4 @@
-"""Predicts how data-parallel training of SegNet scales, from counted bytes and assumed speeds. It measures nothing.
+"""Predict how data-parallel training of SegNet scales, from counted bytes and assumed speeds, without measuring.
 
 python experiments/scaling/predict.py
 python experiments/scaling/predict.py --measured experiments/scaling/measured.json --machine h200
@@ -35,15 +35,15 @@ from segnet_jax.system.files import atomic_write_bytes, atomic_write_text, check
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = pathlib.Path(__file__).parent
-    parser.add_argument("--out", type=pathlib.Path, default=here / "prediction.json", help="the figure goes beside it")
-    parser.add_argument("--measured", type=pathlib.Path, help="a benchmark's JSON to compare with")
-    parser.add_argument("--figure", type=pathlib.Path, help="PNG to draw what was --measured and what is predicted to")
     parser.add_argument(
-        "--machine", choices=MACHINES, default="p3.16xlarge", help="whose links --measured is held against"
+        "--out", type=pathlib.Path, default=here / "prediction.json", help="JSON file; the figure is written next to it"
     )
+    parser.add_argument("--measured", type=pathlib.Path, help="a benchmark's JSON to compare with")
+    parser.add_argument("--figure", type=pathlib.Path, help="PNG for the figure of --measured and prediction")
+    parser.add_argument("--machine", choices=MACHINES, default="p3.16xlarge", help="machine to compare --measured with")
     given = parser.parse_args(argv)
     console = Console(highlight=False)
     if given.measured:
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if given.figure:
             atomic_write_bytes(given.figure, draw_measured(machine, rows))
         return
-    if given.out != here / "prediction.json":  # which this command is there to replace
+    if given.out != here / "prediction.json":  # the default is meant to be overwritten
         check_place("out", str(given.out))
     print_predictions(console)
     atomic_write_text(given.out, prediction_json())
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def prediction_json() -> str:
-    """The text of `prediction.json`: everything given, a line each, and every row, a line each."""
+    """Return the text of `prediction.json`, one line per input and row."""
     rows = []
     for name, scaling, devices, links, overlap in itertools.product(MACHINES, SCALINGS, DEVICES, LINKS, OVERLAPS):
         prediction = asdict(predict(MACHINES[name], scaling, devices, **links, overlap=overlap))
@@ -78,13 +78,13 @@ def prediction_json() -> str:
 
 
 def span(low: float, high: float, decimals: int = 0) -> str:
-    """Writes a range, or one number where both ends look alike."""
+    """Format a range, or one number if both ends are formatted alike."""
     low, high = f"{low:,.{decimals}f}", f"{high:,.{decimals}f}"
     return low if low == high else f"{low}–{high}"
 
 
 def new_table(title: str, first: str, *others: str) -> Table:
-    """A table whose first column holds words and whose others hold numbers."""
+    """Format a table whose first column is text and whose others are numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=rich.box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=True)
     for heading in others:
@@ -93,7 +93,7 @@ def new_table(title: str, first: str, *others: str) -> Table:
 
 
 def prediction_table(machine: Machine) -> Table:
-    """Every setting of a machine; ranges go from no overlap to full overlap."""
+    """Format every setting of a machine; ranges are from no overlap to full overlap."""
     efficiencies = [f"{'sync' if k['sync_batch_norm'] else 'local'}\n{k['wire_bits']} bit\n%" for k in LINKS]
     title = f"{machine.title}: {NOTE}"
     table = new_table(title, "batch", "devices", "images/s", "speed-up", *efficiencies)
@@ -111,7 +111,7 @@ def prediction_table(machine: Machine) -> Table:
 
 
 def print_predictions(console: Console) -> None:
-    """Prints all tables, how to read them, and what is assumed."""
+    """Print all tables, how to read them, and the assumptions."""
     for machine in MACHINES.values():
         console.print(prediction_table(machine))
     console.print(
@@ -128,7 +128,7 @@ def print_predictions(console: Console) -> None:
 
 
 def measured_table(machine: Machine, rows: Sequence[Measured]) -> Table:
-    """Each row beside its prediction, which one without a row of one device at its batch size cannot have."""
+    """Format each row with its prediction, if there is a single-device row with its batch size."""
     title = f"Measured, beside what the measured speed of one device and\nthe links of {machine.title} predict"
     headings = ["images/s\nmeasured", "images/s\npredicted", "% of ideal\nmeasured", "% of ideal\npredicted"]
     table = new_table(title, "BatchNorm", "images a\ndevice", "devices", *headings)

@@ -1,4 +1,4 @@
-"""How training scales, as figures: what is predicted, and what was measured beside it."""
+"""Figures of predicted and measured scaling."""
 
 import io
 import math
@@ -33,7 +33,7 @@ _ARTICLE_LOOK = dict(linestyle="", marker="*", markersize=12, color=_BLACK, zord
 
 
 def draw_predictions() -> bytes:
-    """The figure as PNG: efficiency over devices with the project's own settings, a panel a machine."""
+    """Plot efficiency over devices with the project's settings, one panel per machine; return a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no pyplot: it keeps every figure alive
 
@@ -86,7 +86,7 @@ def _draw_machine(axes, machine: Machine) -> None:
 
 
 def _draw_key(figure) -> None:
-    """Draws the key on the left and what is assumed on the right."""
+    """Draw the legend on the left and the assumptions on the right."""
     from matplotlib.lines import Line2D
 
     batches = [
@@ -113,7 +113,7 @@ def _draw_key(figure) -> None:
 
 
 def draw_measured(machine: Machine, rows: Sequence[Measured]) -> bytes:
-    """Measured efficiencies over the bands that are predicted, as PNG; a panel for each way of BatchNorm."""
+    """Plot measured efficiencies over the predicted bands, one panel per BatchNorm setting; return a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -126,7 +126,7 @@ def draw_measured(machine: Machine, rows: Sequence[Measured]) -> bytes:
             line = [(row, base) for row, base in known if base and held(row) == kind]
             line.sort(key=lambda pair: pair[0].devices)
             if len(line) < 2:
-                continue  # nothing but the one device itself
+                continue  # only the single device
             devices = [row.devices for row, _ in line]
             ends = [[100 * end for end in predicted_efficiencies(machine, *pair)] for pair in line]
             axes.fill_between(devices, *zip(*ends, strict=True), color=color, alpha=0.25, linewidth=0)

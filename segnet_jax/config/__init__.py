@@ -1,1 +1,1 @@
-"""The config of a training: its fields, files, flags, and the protocols that ship with the package."""
+"""The training config: fields, files, flags, and the protocols shipped with the package."""

@@ -1,6 +1,6 @@
-"""One training run as one frozen dataclass, and its TOML form.
+"""The config of a training run, a frozen dataclass, and its TOML form.
 
-The order of precedence: the defaults below, the named protocol, the config file, the flags.
+Later sources override earlier ones: the defaults below, the protocol, the config file, the flags.
 """
 
 import dataclasses
@@ -17,164 +17,152 @@ from tyro.conf import UseAppendAction
 from segnet_jax.config.ranges import MAX_STAGES, RANGES
 from segnet_jax.system.errors import UserError
 
-# What a resumed run makes of a changed field. FREE: it may differ, for it does not change the experiment, or the
-# checkpoint guards it, the data by their fingerprints and the images a device takes by the global batch. OF_THIS_START:
-# likewise, and it is not written into the run's config. OVERRIDE: the state fits, the experiment becomes another, which
-# --override allows. All others are refused.
+# Whether a field may differ when a run is resumed. FREE: it may, as it does not change the experiment, or checkpoints
+# check it otherwise (the data by fingerprint, the batch by its total size). OF_THIS_START: it may, and the run's config
+# does not store it. OVERRIDE: only with --override; the state fits, but the experiment changes. Others must match.
 FREE, OF_THIS_START, OVERRIDE = ({"on_resume": rule} for rule in ("free", "of this start", "override"))
 
 
 FORMAT_VERSION = 1
-"""Of run folders; a run of a later version is refused."""
+"""Format version of run folders; later versions are refused."""
 
 
 @dataclass(frozen=True)
 class Config:
     """One training run.
 
-    The defaults are those of the 2018 MATLAB example where it says something: SGD with momentum, 100 epochs, four
-    images a device, flips and shifts. Protocols and experiments write down their differences.
+    The defaults follow the 2018 MATLAB example where it specifies a value: SGD with momentum, 100 epochs, four images
+    per device, flips and shifts. Protocols and experiments state only what differs from the defaults.
     """
 
-    protocol: str = ""  # named recipe that the other fields start from: demo, camvid-tutorial, camvid-matlab-2018
+    protocol: str = ""  # named recipe that sets the other defaults, such as demo, camvid-tutorial or camvid-strong
 
     # data
-    data: str = field(default="camvid", metadata=FREE)  # a folder, "camvid" (made by prepare), or "synthetic" scenes
-    split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how CamVid's frames are split
-    leave_out: str = ""  # sequence to validate on, such as 0016E5, all others trained on; with --split-rule leave-out
-    leave_out_train: int = 0  # train only on the first N frames of --leave-out, validate on its others; 0: as above
-    scenes: tuple[int, int] = (240, 60)  # training and validation scenes to render for --data synthetic
-    image_size: tuple[int, int] = (360, 480)  # height and width that images and labels are resized to
-    fit: Literal["stretch", "letterbox", "crop"] = "stretch"  # how: shape lost, with void bars, or ends cut off
-    images: str = ""  # of a folder, take only images whose names match, such as "*.jpg"
-    label_files: str = ""  # of a folder, take only label files whose paths match, such as "*masks_a*"
-    label_suffix: str = ""  # what follows an image's name in its label's, such as _mask; empty: found from the folder
-    map: Annotated[tuple[str, ...], UseAppendAction] = ()  # OLD=NEW: what the value NEW means in labels, OLD means too
-    labels_start_at: int = -1  # the value of the first class in label files; smaller ones are void; -1: not stated
-    labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and grey labels store, where both would fit
-    threshold: int = 0  # two classes, the second from this value of a label on, such as 128 for JPEG masks; 0: off
-    unknown_color: Literal["error", "ignore"] = "error"  # colors of labels that mean no class; ignore: they are void
-    mostly_void: bool = False  # accept labels of which more than half is void
-    exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # of images that carry an EXIF rotation
-    resize_labels: Literal["off", "nearest"] = "off"  # bring labels of another size than their image to its size
-    image_range: tuple[int, int] = (0, 0)  # black and white of images of 16 bits, such as 0 4095; 0 0: refuse them
-    follow_links: bool = False  # read files that links lead to out of the folder
-    val_fraction: float = 0.0  # deal so much of the training and validation images anew to validation; 0: as they are
-    flip: bool = field(default=True, metadata=OVERRIDE)  # reflect left/right with probability 1/2
-    shift: int = field(
-        default=10, metadata=OVERRIDE
-    )  # largest shift in x and y, pixels; shifted-in pixels are 0 and void
-    scale: tuple[float, float] = field(
-        default=(1.0, 1.0), metadata=OVERRIDE
-    )  # least and largest factor that images are enlarged by, about a random place; what is beyond them is 0 and void
-    color: float = field(default=0.0, metadata=OVERRIDE)  # random contrast, brightness, colour cast: strength, 0 to 1
+    data: str = field(default="camvid", metadata=FREE)  # a dataset folder, "camvid" (from prepare), or "synthetic"
+    split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how to split CamVid's frames
+    leave_out: str = ""  # with --split-rule leave-out: validate on this sequence, such as 0016E5; train on the others
+    leave_out_train: int = 0  # train on the first N frames of --leave-out and validate on the rest; 0: see --leave-out
+    scenes: tuple[int, int] = (240, 60)  # number of training and validation scenes to render for --data synthetic
+    image_size: tuple[int, int] = (360, 480)  # height and width to resize images and labels to
+    # how to reach --image-size: stretch (distorts), letterbox (pads with void), crop (cuts the edges)
+    fit: Literal["stretch", "letterbox", "crop"] = "stretch"
+    images: str = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
+    label_files: str = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
+    label_suffix: str = ""  # suffix of label names after the image's name, such as _mask; empty: detect it
+    map: Annotated[tuple[str, ...], UseAppendAction] = ()  # OLD=NEW: read label value OLD as NEW, such as 255=1
+    labels_start_at: int = -1  # label value of the first class; smaller values are void; -1: not specified
+    labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and gray labels store, if it is ambiguous
+    threshold: int = 0  # two classes: label values from this one on are the second, e.g. 128 for JPEG masks; 0: off
+    unknown_color: Literal["error", "ignore"] = "error"  # label colors that belong to no class; ignore: read as void
+    mostly_void: bool = False  # accept labels that are more than half void
+    exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
+    resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
+    image_range: tuple[int, int] = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
+    follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
+    val_fraction: float = 0.0  # fraction of the images to validate on, such as 0.2; 0: the dataset's own split
+    flip: bool = field(default=True, metadata=OVERRIDE)  # flip left/right with probability 1/2
+    shift: int = field(default=10, metadata=OVERRIDE)  # maximum random shift in x and y, pixels; padded with 0 and void
+    # range of the random scale factor, about a random center; padded with 0 and void
+    scale: tuple[float, float] = field(default=(1.0, 1.0), metadata=OVERRIDE)
+    color: float = field(default=0.0, metadata=OVERRIDE)  # strength of random contrast, brightness and color, 0 to 1
 
     # network
-    network: Literal["segnet", "segnet-basic"] = "segnet"  # segnet-basic: four stages of 7x7, the paper's small one
-    encoder: Literal["vgg16", "vgg19"] = "vgg16"  # whose convolutions SegNet goes down and up
-    depth: int = 5  # encoder stages, 1 to 5
-    width: float = 1.0  # factor on every hidden layer's channels
-    stage_convolutions: tuple[int, ...] = ()  # convolutions of each encoder stage, such as 2 2 2 2; empty: --encoder's
-    stage_channels: tuple[int, ...] = ()  # channels of each encoder stage, such as 64 64 64 64; empty: --encoder's
-    kernel_size: int = 3  # rows and columns of segnet's kernels, odd
-    pooling: Literal["floor", "ceil"] = "floor"  # odd rows: dropped (MATLAB, PyTorch) or kept (Caffe)
-    upsampling: Literal["indices", "bilinear", "learnt"] = "indices"  # by pooling indices, or what in their place
-    encoder_addition: bool = False  # add the encoder's maps to the decoder's (SegNet-Basic-EncoderAddition)
-    decoder: Literal["full", "single-channel"] = "full"  # of segnet-basic: single-channel kernels see one map alone
-    dropout: float = field(default=0.0, metadata=OVERRIDE)  # share of numbers dropped, Bayesian SegNet's 0.5
-    conv_bias: bool = False  # a bias before each BatchNorm: published, but inert
-    final_batch_norm: bool = False  # BatchNorm and ReLU after the last convolution too
-    batch_norm_momentum: float = field(
-        default=0.9, metadata=OVERRIDE
-    )  # share of the old running statistics that a step keeps
-    batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to the variance
-    batch_norm_bias: float = 0.0  # what BatchNorm's shift begins with
-    batch_norm: Literal["running", "recompute"] = field(
-        default="running", metadata=OVERRIDE
-    )  # statistics to score and use; recompute: over the training images after the training, as the authors did
-    batch_norm_variance: Literal["batches", "population"] = field(  # of recompute: mean over batches, or of all pixels
-        default="batches", metadata=OVERRIDE
+    network: Literal["segnet", "segnet-basic"] = "segnet"  # segnet-basic: the paper's small network, four 7x7 stages
+    encoder: Literal["vgg16", "vgg19"] = "vgg16"  # encoder architecture; the decoder mirrors it
+    depth: int = 5  # number of encoder stages, 1 to 5
+    width: float = 1.0  # multiplier of the channels of every hidden layer
+    stage_convolutions: tuple[int, ...] = ()  # convolutions per encoder stage, such as 2 2 2 2; empty: as --encoder
+    stage_channels: tuple[int, ...] = ()  # channels per encoder stage, such as 64 64 64 64; empty: as --encoder
+    kernel_size: int = 3  # kernel size of segnet's convolutions, odd
+    pooling: Literal["floor", "ceil"] = "floor"  # odd sizes: floor drops the last row (MATLAB, PyTorch), ceil keeps it
+    upsampling: Literal["indices", "bilinear", "learnt"] = "indices"  # by pooling indices, or an alternative to them
+    encoder_addition: bool = False  # add encoder feature maps to the decoder's (SegNet-Basic-EncoderAddition)
+    decoder: Literal["full", "single-channel"] = "full"  # segnet-basic: single-channel (depthwise) decoder kernels
+    dropout: float = field(default=0.0, metadata=OVERRIDE)  # dropout rate; Bayesian SegNet uses 0.5
+    conv_bias: bool = False  # add a bias before each BatchNorm, as published; it has no effect
+    final_batch_norm: bool = False  # apply BatchNorm and ReLU after the last convolution too
+    batch_norm_momentum: float = field(default=0.9, metadata=OVERRIDE)  # decay of the running statistics per step
+    batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to BatchNorm's variance
+    batch_norm_bias: float = 0.0  # initial value of BatchNorm's shift
+    # inference statistics; recompute: precise statistics over the training images after training, as the authors do
+    batch_norm: Literal["running", "recompute"] = field(default="running", metadata=OVERRIDE)
+    batch_norm_variance: Literal["batches", "population"] = (
+        field(  # recompute: mean of batch variances, or of all pixels
+            default="batches", metadata=OVERRIDE
+        )
     )
-    sync_batch_norm: bool = field(
-        default=True, metadata=OVERRIDE
-    )  # statistics over all devices, so that 8 x 4 images equal 1 x 32
-    init: str = "vgg16"  # first weights: vgg16, vgg16_bn or vgg19, a file of such; a run or file of a SegNet; none
-    # BatchNorm behind a VGG's convolutions. identity: scale 1, shift 0; preserve: scale and shift measured so that the
-    # encoder computes what the VGG computes; rescale: preserve, with kernels rescaled to the norm of He initialization;
-    # normalize: rescale, with each layer's output divided by one number that makes its scales about 1
+    # compute batch statistics over all devices, so that 8 x 4 images equal 1 x 32
+    sync_batch_norm: bool = field(default=True, metadata=OVERRIDE)
+    init: str = "vgg16"  # initial weights: vgg16, vgg16_bn, vgg19, a weight file, a run, or none
+    # initial BatchNorm after pretrained VGG convolutions. identity: scale 1, shift 0; preserve: scale and shift with
+    # which the encoder computes what the VGG computes; rescale: preserve, with kernels rescaled to the norm of He
+    # initialization; normalize: rescale, with each layer's output divided by a constant so that its scales are about 1
     init_batch_norm: Literal["identity", "preserve", "rescale", "normalize"] = "identity"
-    preprocessing: Literal["auto", "torch", "caffe", "raw"] = "auto"  # of pixels; auto: what the weights expect
-    freeze: str = "none"  # stages that are not trained: "encoder", or N for stages 1 to N; their BatchNorm too
+    preprocessing: Literal["auto", "torch", "caffe", "raw"] = "auto"  # pixel normalization; auto: as the weights expect
+    freeze: str = "none"  # stages not to train, BatchNorm included: "encoder", or N for stages 1 to N
 
     # training
     epochs: int = field(default=100, metadata=OVERRIDE)  # passes over the training split
-    batch_size_per_device: int = field(default=4, metadata=FREE)  # images a device takes at once
-    grad_accum_steps: int = field(
-        default=1, metadata=OVERRIDE
-    )  # batches a device takes per step; their gradients are added up
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW: its weight decay is decoupled
-    learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # at its highest
+    batch_size_per_device: int = field(default=4, metadata=FREE)  # images per device and forward pass
+    # batches per optimizer step; their gradients are summed
+    grad_accum_steps: int = field(default=1, metadata=OVERRIDE)
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW with decoupled weight decay
+    learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # peak learning rate
     encoder_lr_mult: float = 1.0  # learning-rate multiplier of the encoder's parameters
-    schedule: Literal["constant", "step", "poly", "cosine"] = field(
-        default="constant", metadata=OVERRIDE
-    )  # of the learning rate, per step
-    warmup_epochs: float = field(default=0.0, metadata=OVERRIDE)  # linear rise of the learning rate at the start
-    step_epochs: int = field(default=30, metadata=OVERRIDE)  # schedule step: epochs between two drops
+    # learning-rate schedule, updated every step
+    schedule: Literal["constant", "step", "poly", "cosine"] = field(default="constant", metadata=OVERRIDE)
+    warmup_epochs: float = field(default=0.0, metadata=OVERRIDE)  # epochs of linear learning-rate warmup
+    step_epochs: int = field(default=30, metadata=OVERRIDE)  # schedule step: epochs between drops
     step_factor: float = field(default=0.1, metadata=OVERRIDE)  # schedule step: factor of each drop
-    poly_power: float = field(
-        default=0.9, metadata=OVERRIDE
-    )  # schedule poly: exponent of the remaining share of the training
-    momentum: float = field(default=0.9, metadata=OVERRIDE)  # of SGD; AdamW's beta1
-    weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 on convolution kernels
-    decay_scale: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's scale too, as in Caffe's files
-    decay_shift: bool = field(default=False, metadata=OVERRIDE)  # L2 on BatchNorm's shift (offset) too, as in MATLAB
-    bias_lr_mult: float = 1.0  # factor for convolutions' biases; Caffe's: 2
-    ema_decay: float = 0.0  # share of the old average of the parameters that a step keeps, such as 0.99; 0: no average
+    poly_power: float = field(default=0.9, metadata=OVERRIDE)  # schedule poly: exponent
+    momentum: float = field(default=0.9, metadata=OVERRIDE)  # momentum of SGD; beta1 of AdamW
+    weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 penalty on convolution kernels
+    decay_scale: bool = field(default=False, metadata=OVERRIDE)  # decay BatchNorm's scale too, as Caffe does
+    decay_shift: bool = field(default=False, metadata=OVERRIDE)  # decay BatchNorm's shift too, as MATLAB does
+    bias_lr_mult: float = 1.0  # learning-rate multiplier of convolution biases; Caffe uses 2
+    ema_decay: float = 0.0  # decay of the exponential moving average (EMA) of the parameters, such as 0.99; 0: off
+    # class balancing of the loss
     class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
         default="matlab", metadata=OVERRIDE
-    )  # balancing rule
-    seed: int = 0  # of the first weights, the order of the images, flips and shifts
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of activations
+    )
+    seed: int = 0  # random seed of initial weights, image order, augmentation and dropout
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # dtype of activations
 
     # devices and input
-    devices: str = field(default="all", metadata=FREE)  # how many devices to train on: a number or "all"
-    fake_devices: int = field(default=0, metadata=FREE)  # pretend that the CPU is so many devices, for trying out
-    input: Literal["auto", "host", "device"] = field(default="auto", metadata=FREE)  # where batches are made
-    steps_per_dispatch: int = field(default=1, metadata=FREE)  # steps a dispatch, with input device; 1 on the CPU
-    mapping: Literal["pmap", "shard_map"] = field(
-        default="pmap", metadata=FREE
-    )  # how a step is mapped over devices; the results are the same to the last bit
-    half_gradients: bool = field(default=False, metadata=OVERRIDE)  # sum gradients over devices in 16 bits
-    deterministic: bool = field(
-        default=False, metadata=FREE
-    )  # on GPUs, the same bits whenever the same command is started on the same machine; slower. A CPU's always are
+    devices: str = field(default="all", metadata=FREE)  # number of devices to train on, or "all"
+    fake_devices: int = field(default=0, metadata=FREE)  # split the CPU into this many devices, for testing
+    # host: tf.data pipeline; device: dataset kept in device memory; auto: device if it fits
+    input: Literal["auto", "host", "device"] = field(default="auto", metadata=FREE)
+    steps_per_dispatch: int = field(default=1, metadata=FREE)  # optimizer steps per dispatch, with --input device
+    # how to map a step over devices; results are bit-identical
+    mapping: Literal["pmap", "shard_map"] = field(default="pmap", metadata=FREE)
+    half_gradients: bool = field(default=False, metadata=OVERRIDE)  # all-reduce gradients in 16 bits
+    # make GPU runs bit-reproducible on the same machine; slower. CPU runs always are
+    deterministic: bool = field(default=False, metadata=FREE)
 
-    # several hosts; SLURM, Open MPI, Kubernetes (with the extra k8s) and TPU pods are found by themselves
-    coordinator: str = field(default="", metadata=OF_THIS_START)  # host:port of process 0, to join by hand
-    process_id: int = field(default=-1, metadata=OF_THIS_START)  # of this process, from 0; with --coordinator
-    num_processes: int = field(default=0, metadata=OF_THIS_START)  # how many there are; with --coordinator
-    heartbeat: int = field(default=30, metadata=FREE)  # seconds without a sign of life until a process is lost
+    # several hosts; SLURM, Open MPI, Kubernetes (with the extra k8s) and TPU pods are detected
+    coordinator: str = field(default="", metadata=OF_THIS_START)  # host:port of process 0, if no cluster is detected
+    process_id: int = field(default=-1, metadata=OF_THIS_START)  # id of this process, from 0; with --coordinator
+    num_processes: int = field(default=0, metadata=OF_THIS_START)  # number of processes; with --coordinator
+    heartbeat: int = field(default=30, metadata=FREE)  # seconds without a heartbeat until a process counts as lost
 
     # the run
-    run: str = field(default="", metadata=OF_THIS_START)  # folder to leave; default: the next free runs/NAME-NUMBER
-    resume: bool = field(
-        default=False, metadata=OF_THIS_START
-    )  # go on with --run where it stopped, bit for bit on a CPU, on GPUs with --deterministic
-    override: bool = field(default=False, metadata=OF_THIS_START)  # resume with a changed recipe, and note the change
-    max_steps: int = field(default=0, metadata=OF_THIS_START)  # stop and save after so many steps in all; 0: never
-    evaluate_every: int = field(default=1, metadata=FREE)  # epochs between two evaluations
-    checkpoint_every: int = field(default=1, metadata=FREE)  # epochs between two checkpoints
-    keep_checkpoints: int = field(default=2, metadata=FREE)  # newest checkpoints to keep, beside the best
-    on_disk_full: Literal["stop", "wait"] = field(default="stop", metadata=FREE)  # wait: go on once there is room
-    result_checkpoint: Literal["best", "last"] = field(
-        default="best", metadata=OVERRIDE
-    )  # which one result.json scores; last: nothing was selected
-    best_metric: Literal["miou", "global_accuracy"] = field(
-        default="miou", metadata=OVERRIDE
-    )  # what the best is best in
+    run: str = field(default="", metadata=OF_THIS_START)  # run folder; default: the next free runs/NAME-NUMBER
+    # resume --run from its last checkpoint; bit-identical on CPUs, on GPUs with --deterministic
+    resume: bool = field(default=False, metadata=OF_THIS_START)
+    override: bool = field(default=False, metadata=OF_THIS_START)  # resume with changed settings, and log the changes
+    max_steps: int = field(default=0, metadata=OF_THIS_START)  # save and stop after this many steps in total; 0: off
+    evaluate_every: int = field(default=1, metadata=FREE)  # epochs between evaluations
+    checkpoint_every: int = field(default=1, metadata=FREE)  # epochs between checkpoints
+    keep_checkpoints: int = field(default=2, metadata=FREE)  # number of newest checkpoints to keep, besides the best
+    on_disk_full: Literal["stop", "wait"] = field(default="stop", metadata=FREE)  # wait: retry until space is freed
+    # checkpoint that result.json scores
+    result_checkpoint: Literal["best", "last"] = field(default="best", metadata=OVERRIDE)
+    # metric that selects the best checkpoint
+    best_metric: Literal["miou", "global_accuracy"] = field(default="miou", metadata=OVERRIDE)
 
     def __post_init__(self):
-        """Refuses values outside their range, so that no mistake lives to be compiled.
+        """Validate the fields, before anything is compiled.
 
         Raises:
           UserError: naming the flag, its range and the value.
@@ -188,16 +176,16 @@ class Config:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, str) and any(unicodedata.category(each) in ("Cc", "Cs") for each in value):
-                raise UserError(f"{_flag(item.name)} has a character that no name has, got {value!r}")
+                raise UserError(f"{_flag(item.name)} must not contain control characters, got {value!r}")
         for change in self.map:
             if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
-                raise UserError(f"--map must be OLD=NEW, two values of label files from 0 to 65535, got {change!r}")
-        object.__setattr__(self, "map", tuple(dict.fromkeys(self.map)))  # a resumed run's, given once more
+                raise UserError(f"--map must be OLD=NEW, two label values from 0 to 65535, got {change!r}")
+        object.__setattr__(self, "map", tuple(dict.fromkeys(self.map)))  # resuming may repeat the run's own
         if self.image_range != (0, 0) and self.image_range[0] >= self.image_range[1]:
             low, high = self.image_range
-            raise UserError(f"--image-range must be the values of black and white, black first, got {low} {high}")
+            raise UserError(f"--image-range must be BLACK WHITE with BLACK < WHITE, got {low} {high}")
         if self.scale[0] > self.scale[1]:
-            raise UserError(f"--scale must be the least and the largest factor, got {self.scale[0]} {self.scale[1]}")
+            raise UserError(f"--scale must be the smallest and the largest factor, got {self.scale[0]} {self.scale[1]}")
         if self.kernel_size % 2 == 0:
             raise UserError(f"--kernel-size must be odd, got {self.kernel_size}")
         self._check_stages()
@@ -207,13 +195,13 @@ class Config:
             raise UserError(f'--freeze must be "none", "encoder" or a number of stages, got {self.freeze!r}')
         if self.steps_per_dispatch > 1 and self.input == "host":
             raise UserError(
-                f"--steps-per-dispatch {self.steps_per_dispatch} needs --input device, where no batch is sent"
+                f"--steps-per-dispatch {self.steps_per_dispatch} works with --input device only, got --input host"
             )
         if self.resume and not self.run:
-            raise UserError("--resume needs the run to go on with: add --run FOLDER")
+            raise UserError("--resume needs the run to resume: add --run FOLDER")
 
     def _check_stages(self) -> None:
-        for name in ("stage_convolutions", "stage_channels"):  # lists where they come from JSON
+        for name in ("stage_convolutions", "stage_channels"):  # JSON gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         counts = {len(stages) for stages in (self.stage_convolutions, self.stage_channels) if stages}
         if len(counts) > 1:
@@ -232,25 +220,25 @@ class Config:
 
     @property
     def frozen_stages(self) -> int:
-        """Encoder stages that are not trained, counted from the first."""
+        """Number of frozen encoder stages, counted from the first."""
         if self.freeze == "encoder":
             return self.num_stages
         return 0 if self.freeze == "none" else int(self.freeze)
 
     def to_toml(self) -> str:
-        """Return the config of a run as TOML: its format version, and every field but those of a single start."""
+        """Return the config as TOML: the format version and every field except those marked OF_THIS_START."""
         return _toml_of({"format_version": FORMAT_VERSION} | self._fields(("free", "override", "refused")))
 
     def experiment(self) -> dict[str, Any]:
-        """Return the fields of the experiment that differ from the defaults, as JSON; each checkpoint carries them.
+        """Return the experiment's fields that differ from the defaults, JSON-serializable; stored in checkpoints.
 
-        Without the defaults, a field that a later version adds does not make older runs another experiment.
+        Defaults are left out so that a field added later does not change the experiment of older runs.
         """
         defaults = Config()._fields(("override", "refused"))
         return {name: value for name, value in self._fields(("override", "refused")).items() if value != defaults[name]}
 
     def hash(self) -> str:
-        """Return the sha256 of the experiment: of its fields that must match to resume a run."""
+        """Return the sha256 of `experiment`; it must match to resume a run."""
         return hash_of(self.experiment())
 
     def _fields(self, rules: tuple[str, ...]) -> dict[str, Any]:
@@ -259,7 +247,7 @@ class Config:
 
 
 def hash_of(experiment: Mapping[str, Any]) -> str:
-    """The sha256 of the fields of an experiment, in their order, as hex."""
+    """Return the sha256 of an experiment's fields, in their order, as hex."""
     return hashlib.sha256(_toml_of(experiment).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -268,12 +256,12 @@ def _toml_of(fields: Mapping[str, Any]) -> str:
 
 
 def on_resume(name: str) -> str:
-    """What a resumed run makes of a changed field: "free", "of this start", "override" or "refused"."""
+    """Return whether a field may change on resume: "free", "of this start", "override" or "refused"."""
     return Config.__dataclass_fields__[name].metadata.get("on_resume", "refused")
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Fields of the experiment that differ: name -> (old, new). What may differ on resuming is not compared."""
+    """Return the experiment's fields that differ, name -> (old, new); fields free to change are not compared."""
     return {
         item.name: (getattr(old, item.name), getattr(new, item.name))
         for item in dataclasses.fields(Config)

@@ -1,4 +1,4 @@
-"""Configs in files: a user's TOML file, a protocol of the package, the config of a run folder."""
+"""Configs in files: a user's TOML file, a protocol of the package, the config of a run."""
 
 import dataclasses
 import difflib
@@ -15,17 +15,17 @@ from segnet_jax.system import bounded_toml, confined
 from segnet_jax.system.errors import UserError, shown
 
 BATCH_OF_A_DEVICE = ("camvid-matlab-2018",)
-"""Protocols whose batch is what each device takes, however many there are; of all others it is a step's."""
+"""Protocols whose batch size is per device; for all others it is the total batch of a step."""
 
 
 def read_config(path: pathlib.Path, base: Config) -> Config:
-    """Overrides `base` with the protocol that a TOML file names, if it names one, and that with what the file says.
+    """Override `base` with the protocol that a TOML file names, if any, then with the file's own values.
 
     Raises:
-      UserError: for a file that cannot be read or is no TOML, an unknown key (with the nearest known one) or protocol,
-        a value of the wrong type or out of range.
+      UserError: the file cannot be read or is not TOML; a key (the nearest known one is named) or protocol is unknown;
+        a value has the wrong type or is out of range.
     """
-    file = pathlib.Path(os.path.realpath(path))  # the user's own word, which may be a link
+    file = pathlib.Path(os.path.realpath(path))  # named by the user, so it may be a link
     values = _read(file.parent, file.name, path)
     if isinstance(name := values.get("protocol"), str) and name:
         base = read_protocol(name, base)
@@ -33,22 +33,22 @@ def read_config(path: pathlib.Path, base: Config) -> Config:
 
 
 def read_whole_config(folder: pathlib.Path, name: str) -> Config:
-    """Read the config of a run, as `Config.to_toml` wrote it: every field, so that the protocol is only a name.
+    """Read a config written by `Config.to_toml`; it has every field, so its protocol is only a name.
 
     Args:
-      folder: the run's, which may be somebody else's: the config is not read through a link.
-      name: of the file in it.
+      folder: of the run; it may be untrusted, so links in it are not followed.
+      name: of the config file.
 
     Raises:
-      UserError: as `read_config`; or the config sets what belongs to one start alone, such as an address to connect to.
+      UserError: as `read_config`; or a field marked OF_THIS_START is set, such as an address to connect to.
     """
     path = folder / name
     values = _read(folder, name, path)
     known = Config.__dataclass_fields__
     if of_a_start := [key for key in values if key in known and on_resume(key) == OF_THIS_START["on_resume"]]:
         raise UserError(
-            f"{shown(str(path))} sets {', '.join(of_a_start)}, which no run keeps: that is given on the command line "
-            "alone; remove it from the file, and see what else was changed in it",
+            f"{shown(str(path))} sets {', '.join(of_a_start)}, which may only be given on the command line: remove it "
+            "from the file, and check what else was changed there",
             kind="not-of-a-run",
             file=shown(str(path)),
         )
@@ -56,27 +56,27 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
 
 
 def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]:
-    """The values of a TOML file, not read through a link; messages call it `path`."""
+    """Read the values of a TOML file without following a link; messages call it `path`."""
     try:
         values = bounded_toml.loads(confined.read_bytes(folder, name, most=bounded_toml.MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
-    except ValueError as error:  # also for numbers of thousands of digits, and for deep nesting
+    except ValueError as error:  # also raised for huge integers and deep nesting
         raise UserError(f"{path} is not valid TOML: {error}") from None
     version = values.pop("format_version", FORMAT_VERSION)
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise UserError(
-            f"{shown(str(path))} has format_version {_shown(version)}, and this segnet_jax reads runs up to "
+            f"{shown(str(path))} has format_version {_shown(version)}, but this segnet_jax reads versions up to "
             f"{FORMAT_VERSION}: update segnet_jax"
         )
     return values
 
 
 def read_protocol(name: str, base: Config) -> Config:
-    """Overrides `base` with a named protocol.
+    """Override `base` with a named protocol.
 
     Raises:
-      UserError: for an unknown name, listing the known ones.
+      UserError: the name is unknown; the known ones are listed.
     """
     path = resources.files("segnet_jax") / "config" / "protocols" / f"{name}.toml"
     if name not in protocol_names():
@@ -87,17 +87,17 @@ def read_protocol(name: str, base: Config) -> Config:
 
 
 def protocol_names() -> list[str]:
-    """Names of the protocols that ship with the package."""
+    """Return the names of the protocols shipped with the package."""
     folder = resources.files("segnet_jax") / "config" / "protocols"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
 
 
 def recipe_differences(config: Config) -> tuple[str, Config, dict[str, tuple[Any, Any]]]:
-    """What a recipe differs from.
+    """Compare a config with its protocol.
 
     Returns:
-      Its protocol's name, "custom" without one; that protocol, else the defaults; and the fields of the experiment that
-      differ: name -> (there, here).
+      The protocol's name, or "custom"; the protocol's config, or the defaults; and the experiment's fields that differ,
+      name -> (protocol's, config's).
     """
     name, base = "custom", Config()
     if config.protocol in protocol_names():
@@ -107,22 +107,13 @@ def recipe_differences(config: Config) -> tuple[str, Config, dict[str, tuple[Any
 
 
 def protocol_batch(protocol: Config, num_devices: int) -> int:
-    """Images a step by a protocol, or by the defaults, whatever one device takes at once.
-
-    Args:
-      protocol: from `read_protocol`.
-      num_devices: that it is trained on.
-    """
+    """Return the total batch size of a step that a protocol, from `read_protocol`, prescribes for `num_devices`."""
     batch = protocol.batch_size_per_device * protocol.grad_accum_steps
     return batch * num_devices if protocol.protocol in BATCH_OF_A_DEVICE else batch
 
 
 def override(base: Config, values: dict[str, Any], source: str) -> Config:
-    """Replaces fields of `base` by values read from a file, checked for name and type.
-
-    Raises:
-      UserError: as `read_config`.
-    """
+    """Replace fields of `base` by values read from `source`; raises as `read_config`."""
     types = typing.get_type_hints(Config)
     for key, value in values.items():
         if key not in types:
@@ -134,7 +125,7 @@ def override(base: Config, values: dict[str, Any], source: str) -> Config:
 
 
 def _checked(key: str, value: Any, expected: Any, source: str) -> Any:
-    """A TOML value as the field's type."""
+    """Return a TOML value converted to the field's type."""
     if typing.get_origin(expected) is Literal:
         choices = typing.get_args(expected)
         if value in choices:
@@ -148,13 +139,13 @@ def _checked(key: str, value: Any, expected: Any, source: str) -> Any:
             return tuple(_checked(key, item, kind, source) for item, kind in zip(value, kinds, strict=True))
     elif expected is float and (type(value) is float or type(value) is int and abs(value) < 2**1000):
         return float(value)
-    elif type(value) is expected:  # not isinstance: a bool is no int here
+    elif type(value) is expected:  # not isinstance: a bool is not an int here
         return value
     raise UserError(f"{key} in {source} must be {getattr(expected, '__name__', expected)}, got {_shown(value)}")
 
 
 def _shown(value: Any) -> str:
-    """A value from a file as Python writes it, cut where it is long or deep."""
+    """Return the shortened repr of a value from a file."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 200
     return short.repr(value)
@@ -164,15 +155,15 @@ CONFIG_FILE = "config.toml"
 
 
 def is_run(folder: pathlib.Path) -> bool:
-    """Whether a folder holds a run, or something in the place of a run's config, which `read_run` then refuses."""
-    return os.path.lexists(folder / CONFIG_FILE)  # pathlib's raises for a name that is too long
+    """Whether a folder contains a run's config, or anything by that name, which `read_run` then refuses."""
+    return os.path.lexists(folder / CONFIG_FILE)  # pathlib's version raises if the name is too long
 
 
 def read_run(folder: str | pathlib.Path) -> Config:
-    """The config that a run was made with, after a look at what its folder consists of.
+    """Read the config of a run, after checking the files of its folder.
 
     Raises:
-      UserError: there is no such run, or its folder holds a link, a pipe or a device.
+      UserError: there is no such run, or its folder contains a link, a pipe or a device.
     """
     folder = pathlib.Path(folder)
     if not os.path.isdir(folder):

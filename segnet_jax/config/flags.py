@@ -1,4 +1,4 @@
-"""From the command line to a config: defaults, protocol, config file and flags on top of one another."""
+"""Build a config from defaults, protocol, config file and flags; later ones override earlier ones."""
 
 import argparse
 import contextlib
@@ -20,12 +20,10 @@ _VERBOSITY = """-q, --quiet: print only warnings and errors.  -v, --verbose: pri
 
 
 def parse_config(args: Sequence[str], *, prog: str, description: str) -> Config:
-    """Reads a training's config from flags.
-
-    With `--resume` the resumed run's config takes the place of the defaults.
+    """Read the training config from command-line arguments; with `--resume`, the run's config replaces the defaults.
 
     Raises:
-      UserError: for whatever is wrong in the flags or the files that they name.
+      UserError: the flags, or the files they name, are invalid.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--protocol", default="")
@@ -41,25 +39,27 @@ def parse_config(args: Sequence[str], *, prog: str, description: str) -> Config:
     if base.config:
         config = read_config(pathlib.Path(base.config), config)
         if base.protocol not in ("", config.protocol):
-            of = config.protocol or "none"
-            raise UserError(f"--protocol {base.protocol}, but {base.config} is of protocol {of}: leave one away")
+            raise UserError(
+                f"--protocol {base.protocol} contradicts {base.config}, which sets protocol "
+                f'"{config.protocol}": use only one of them'
+            )
     return parse_flags(Config, flags, default=config, prog=prog, description=description)
 
 
 def _resumed_run(flags: Sequence[str]) -> str:
-    """The run that is to be resumed, or nothing."""
+    """Return the folder of the run to resume, or ""."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--run", nargs="?", default="")
     first.add_argument("--resume", action="store_true")
-    found, _ = first.parse_known_args(flags)
-    return found.run if found.resume and found.run else ""
+    options, _ = first.parse_known_args(flags)
+    return options.run if options.resume and options.run else ""
 
 
 def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None, prog: str, description: str) -> T:
-    """Reads flags into a dataclass with tyro; `--help` prints and leaves.
+    """Parse flags into a dataclass with tyro; `--help` prints the help and exits.
 
     Raises:
-      UserError: for a flag that is unknown or has a wrong value, in one line.
+      UserError: a flag is unknown or has an invalid value; the message is one line.
     """
     import tyro
 
@@ -92,7 +92,7 @@ def _take_verbosity(args: Sequence[str]) -> list[str]:
 
 
 def _message(box: str) -> str:
-    """What tyro's error box says, as one line. Its parts, title, message and hints, stand between rules."""
+    """Return the message of tyro's error box as one line. Horizontal rules separate its title, message and hints."""
     parts = [[]]
     for line in map(str.strip, box.splitlines()):
         if line and not line.strip("-"):

@@ -1,4 +1,4 @@
-"""What numbers the fields of the config may have."""
+"""Allowed ranges of the numeric config fields."""
 
 MAX_STAGES = 5
 _POSITIVE = 1e-12
@@ -46,4 +46,4 @@ RANGES = {
     "checkpoint_every": (1, 1_000_000),
     "keep_checkpoints": (1, 1000),
 }
-"""Field -> its least and its largest value, or those of each of its values."""
+"""Field -> (smallest, largest) allowed value; for a tuple, of each element."""

@@ -1,4 +1,4 @@
-"""The formats of an export: the file of each, the module that writes and reads it, and what that needs."""
+"""Export formats: file name, module and required libraries of each."""
 
 import importlib
 import importlib.util
@@ -16,13 +16,13 @@ FILES: dict[Format, str] = {
     "safetensors": "network.safetensors",
     "saved-model": "saved_model",
 }
-MODULES: dict[Format, ModuleType] = {  # each has `write`, `read` and `use`
+MODULES: dict[Format, ModuleType] = {  # each defines `write`, `read` and `use`
     "stablehlo": stablehlo,
     "onnx": onnx,
     "safetensors": safetensors,
     "saved-model": saved_model,
 }
-_LIBRARIES = {  # what is not JAX's own, and how it is installed
+_LIBRARIES = {  # required modules, and how to install them
     "onnx": (("onnx", "onnxruntime"), 'pip install -e ".[onnx]"'),
     "safetensors": (("safetensors",), "pip install -e ."),
     "saved-model": (("tensorflow", "jax.experimental.jax2tf"), "pip install -e ."),
@@ -30,18 +30,19 @@ _LIBRARIES = {  # what is not JAX's own, and how it is installed
 
 
 def check_libraries(name: Format) -> None:
-    """Refuses a format whose libraries are not installed.
+    """Check that the libraries of a format are installed.
 
     Raises:
-      UserError: naming them and the command that installs them.
+      UserError: naming those missing and the command that installs them.
     """
     libraries, command = _LIBRARIES.get(name, ((), ""))
     if missing := [each for each in libraries if not _is_installed(each)]:
-        raise UserError(f"--format {name} needs {' and '.join(missing)}, not installed here: {command}")
+        are = "is" if len(missing) == 1 else "are"
+        raise UserError(f"--format {name} needs {' and '.join(missing)}, which {are} not installed: {command}")
 
 
 def library_versions(name: Format) -> dict[str, str]:
-    """The versions of the libraries that a format needs."""
+    """Return the versions of the libraries that a format needs."""
     libraries, _ = _LIBRARIES.get(name, ((), ""))
     modules = [importlib.import_module(each) for each in libraries if not each.startswith("jax.")]
     return {each.__name__: each.__version__ for each in modules}
@@ -50,5 +51,5 @@ def library_versions(name: Format) -> dict[str, str]:
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package around it
+    except ModuleNotFoundError:  # its parent package is missing
         return False

@@ -1,7 +1,7 @@
-"""The network as an ONNX graph, written node by node: what runtimes without JAX read.
+"""Export of the network as an ONNX graph, built node by node.
 
-Unpooling needs no MaxUnpool, which hardly any runtime has: SpaceToDepth lays the four cells of a window side by side,
-Greater and Where choose the first largest, and Where and DepthToSpace put a value back where it came from.
+Hardly any runtime implements MaxUnpool, so unpooling is built from other operators: SpaceToDepth lays the four cells of
+a window side by side, Greater and Where select the first maximum, and Where and DepthToSpace put a value back there.
 """
 
 import pathlib
@@ -9,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.exporting.parity import Label
+from segnet_jax.exporting.parity import PredictFn
 from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import SegNet
 
 OPSET = 13
-"""Of 2021, the lowest that has all that is needed in its present form: runtimes read older ones, not newer ones."""
-_IR_VERSION = 7  # of the file itself; what came with that opset
-_BELOW_RELU = -1.0  # less than any value behind a ReLU, and unlike infinity known to every runtime
+"""The oldest opset (2021) with all operators used here in their current form; runtimes read older, not newer ones."""
+_IR_VERSION = 7  # of the file format, as released with that opset
+_BELOW_RELU = -1.0  # less than any output of a ReLU; unlike infinity, every runtime supports it
 
 
 def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
-    """Writes a graph from "images" uint8 [B,H,W,3] RGB to "prediction" uint8 [B,H,W] and "logits" float32 [B,H,W,C]."""
+    """Write a graph from "images" uint8 [B,H,W,3] RGB to "prediction" uint8 [B,H,W] and "logits" float32 [B,H,W,C]."""
     import onnx
 
     graph = _Graph()
-    x = _normalised(graph, "images", subject.preprocessing)
+    x = _normalize(graph, "images", subject.preprocessing)
     logits = _segnet(graph, x, subject.model, subject.variables["params"])
     graph.add("Transpose", [logits], "logits", perm=[0, 2, 3, 1])
     graph.add("Cast", [graph.add("ArgMax", [logits], "class_ids", axis=1, keepdims=0)], "prediction", to=_UINT8)
@@ -50,8 +50,8 @@ def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     path.write_bytes(made.SerializeToString())
 
 
-def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
-    """Opens a file in onnxruntime, on the CPU."""
+def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
+    """Load a file into onnxruntime, on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -59,7 +59,7 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
 
 
 def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
-    """How to run the file, in Python."""
+    """Return Python code that runs the file."""
     return f"""import onnxruntime
 network = onnxruntime.InferenceSession({str(path)!r})
 prediction, logits = network.run(None, {{"images": images}})  # uint8 [B,H,W,3] RGB, {subject.smallest} pixels or more\
@@ -69,18 +69,18 @@ prediction, logits = network.run(None, {{"images": images}})  # uint8 [B,H,W,3] 
 # --- the network; maps are [B,C,H,W] here ---
 
 
-def _normalised(graph: "_Graph", images: str, preprocessing: Preprocessing) -> str:
+def _normalize(graph: "_Graph", images: str, preprocessing: Preprocessing) -> str:
     x = graph.add("Cast", [images], "images_float", to=_FLOAT)
-    x = graph.add("Sub", [x, graph.constant("mean", np.float32(preprocessing.mean))], "images_centred")
+    x = graph.add("Sub", [x, graph.constant("mean", np.float32(preprocessing.mean))], "images_centered")
     x = graph.add("Div", [x, graph.constant("std", np.float32(preprocessing.std))], "images_normal")
     return graph.add("Transpose", [x], "images_channels_first", perm=[0, 3, 1, 2])
 
 
 def _segnet(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> str:
-    """The logits, [B,C,H,W]; the layers are in the order of `SegNet`."""
+    """Add the layers in the order of `SegNet`; return the logits, [B,C,H,W]."""
 
     def block(x: str, name: str) -> str:
-        return graph.add("Relu", [_convolved(graph, x, params[name], name)], f"{name}_relu")
+        return graph.add("Relu", [_convolve(graph, x, params[name], name)], f"{name}_relu")
 
     stages = list(enumerate(model.stages, start=1))
     pooled = []
@@ -95,10 +95,10 @@ def _segnet(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> s
         for i in range(num_convolutions, 1 if stage == 1 else 0, -1):
             x = block(x, f"conv{stage}_{i}_D")
     last = "conv1_1_D"
-    return block(x, last) if model.final_batch_norm else _convolved(graph, x, params[last], last)
+    return block(x, last) if model.final_batch_norm else _convolve(graph, x, params[last], last)
 
 
-def _convolved(graph: "_Graph", x: str, layer: dict[str, Any], name: str) -> str:
+def _convolve(graph: "_Graph", x: str, layer: dict[str, Any], name: str) -> str:
     kernel = graph.constant(f"{name}.weight", np.transpose(layer["kernel"], (3, 2, 0, 1)))
     bias = graph.constant(f"{name}.bias", layer["bias"])
     size = layer["kernel"].shape[0]
@@ -106,12 +106,12 @@ def _convolved(graph: "_Graph", x: str, layer: dict[str, Any], name: str) -> str
 
 
 def _pool(graph: "_Graph", x: str, size: str, pooling: str, name: str) -> tuple[str, list[str]]:
-    """The maxima of 2x2 windows, and for each of the four cells whether it held them; the first wins a tie."""
+    """Return the maxima of 2x2 windows, and the comparisons that locate each maximum; the first wins a tie."""
     if pooling == "floor":
         even = graph.add("Mul", [graph.add("Div", [size, graph.two], f"{name}_size"), graph.two], f"{name}_even")
         x = graph.add("Slice", [x, graph.zeros, even, graph.rows_and_columns], f"{name}_cropped")
     else:
-        x = graph.padded(x, graph.add("Mod", [size, graph.two], f"{name}_odd"), _BELOW_RELU, f"{name}_padded")
+        x = graph.pad(x, graph.add("Mod", [size, graph.two], f"{name}_odd"), _BELOW_RELU, f"{name}_padded")
     cells = graph.add("SpaceToDepth", [x], f"{name}_cells", blocksize=2)
     a, b, c, d = graph.split(cells, f"{name}_cell", 4)  # row-major in the window
 
@@ -126,7 +126,7 @@ def _pool(graph: "_Graph", x: str, size: str, pooling: str, name: str) -> tuple[
 
 
 def _unpool(graph: "_Graph", x: str, choices: list[str], size: str, pooling: str, name: str) -> str:
-    """Puts each value where its maximum came from, zeros elsewhere, at the size before pooling."""
+    """Put each value back where its maximum came from, zeros elsewhere, at the size before pooling."""
     is_bottom, is_right_of_top, is_right_of_bottom = choices
     top = graph.add("Where", [is_bottom, graph.zero, x], f"{name}_top")
     bottom = graph.add("Where", [is_bottom, x, graph.zero], f"{name}_bottom")
@@ -144,7 +144,7 @@ def _unpool(graph: "_Graph", x: str, choices: list[str], size: str, pooling: str
     side_by_side = graph.add("Concat", cells, f"{name}_cells", axis=1)
     x = graph.add("DepthToSpace", [side_by_side], name, blocksize=2, mode="DCR")
     if pooling == "floor":
-        return graph.padded(x, graph.add("Mod", [size, graph.two], f"{name}_odd"), 0.0, f"{name}_padded")
+        return graph.pad(x, graph.add("Mod", [size, graph.two], f"{name}_odd"), 0.0, f"{name}_padded")
     return graph.add("Slice", [x, graph.zeros, size, graph.rows_and_columns], f"{name}_cropped")
 
 
@@ -154,7 +154,7 @@ _FLOAT, _UINT8 = 1, 2  # onnx.TensorProto.FLOAT and UINT8
 
 
 class _Graph:
-    """Nodes and constants in the order in which they are added; a value goes by its name."""
+    """Nodes and constants in the order added; values are referred to by name."""
 
     def __init__(self):
         self.nodes, self.constants = [], []
@@ -177,7 +177,7 @@ class _Graph:
         return output
 
     def split(self, x: str, name: str, count: int) -> list[str]:
-        """Cuts the channels into equal parts."""
+        """Split the channels into equal parts."""
         import onnx
 
         parts = [f"{name}{number}" for number in range(count)]
@@ -185,11 +185,13 @@ class _Graph:
         return parts
 
     def size_of(self, x: str) -> str:
-        """Height and width, int64 [2]."""
+        """Return height and width, int64 [2]."""
         shape = self.add("Shape", [x], f"{x}_shape")
         return self.add("Gather", [shape, self.rows_and_columns], f"{x}_size", axis=0)
 
-    def padded(self, x: str, more: str, value: float, name: str) -> str:
-        """Rows and columns of a value at the bottom and right."""
-        pads = self.add("Concat", [self.six_zeros, more], f"{name}_by", axis=0)  # before all axes, and B and C behind
+    def pad(self, x: str, more: str, value: float, name: str) -> str:
+        """Pad with `more`, int64 [2], rows at the bottom and columns at the right."""
+        pads = self.add(
+            "Concat", [self.six_zeros, more], f"{name}_by", axis=0
+        )  # the start of all axes, the end of B, C
         return self.add("Pad", [x, pads, self.constant(f"{name}_with", np.float32(value))], name)

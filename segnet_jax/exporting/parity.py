@@ -1,9 +1,9 @@
-"""How far an exported network is from the one that it was made from, counted pixel by pixel.
+"""Pixelwise comparison of an exported network with the original.
 
-Two programs that sum in different orders differ in the last digits, and where two values of a window differ by no more
-than that, each may find the maximum elsewhere. Unpooling then puts it elsewhere, and the logits around it differ by
-more than rounding, between any two implementations of SegNet. So no bound on the largest difference can be promised,
-but one on how many pixels have such neighbours.
+Two programs that sum in different orders differ by rounding. Where two values of a pooling window are equal up to
+rounding, each program may find the maximum in another cell, and unpooling puts it elsewhere: logits nearby then differ
+by more than rounding, between any two implementations of SegNet. So the fraction of differing pixels is bounded here,
+not the largest difference.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,31 +11,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Label = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Images uint8 [B,H,W,3] to prediction uint8 [B,H,W] and logits float32 [B,H,W,C]."""
+PredictFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Maps images uint8 [B,H,W,3] to prediction uint8 [B,H,W] and logits float32 [B,H,W,C]."""
 
 AGREEMENT = 0.999
-"""Share of pixels whose class must be the same; rounding alone left 0.9998 of the worst CamVid frame tried."""
+"""Required fraction of pixels with the same class; rounding alone gave 0.9998 on the worst CamVid frame tried."""
 
 TOLERANCE = 1e-4
-"""By how much a logit may differ, as a share of the largest of its image (of 1, where that is smaller)."""
+"""Allowed difference of a logit, relative to the largest logit of its image, or to 1 if that is smaller."""
 
 WITHIN = 0.97
-"""Share of pixels whose logits must all be within TOLERANCE; rounding alone left 0.983 of the worst frame tried."""
+"""Required fraction of pixels with all logits within TOLERANCE; rounding alone gave 0.983 on the worst frame tried."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What was found on images of one size, so many at once.
+    """Result of a comparison on images of one size.
 
     Attributes:
       size: height and width.
-      batch: images at once.
-      images: how many in all.
-      agreement: share of pixels with the same class.
-      within: share of pixels whose logits are all within TOLERANCE.
+      batch: batch size.
+      images: number of images.
+      agreement: fraction of pixels with the same class.
+      within: fraction of pixels with all logits within TOLERANCE.
       largest_difference: of any logit.
-      largest_logit: of the network, its sign apart.
+      largest_logit: of the original network, in absolute value.
     """
 
     size: tuple[int, int]
@@ -48,42 +48,44 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether what was exported is the network."""
+        """Whether the exported network matches the original."""
         return self.agreement >= AGREEMENT and self.within >= WITHIN
 
     def __str__(self) -> str:
         return (
-            f"{self.images} images of {self.size[0]}x{self.size[1]}, {self.batch} at once: "
+            f"{self.images} images of {self.size[0]}x{self.size[1]}, batch size {self.batch}: "
             f"{100 * self.agreement:.4f} % of the pixels have the same class, "
-            f"{100 * self.within:.2f} % have logits within {TOLERANCE:g} of the largest, {self.largest_logit:.1f}; "
+            f"{100 * self.within:.2f} % have all logits within {TOLERANCE:g} of the largest, {self.largest_logit:.1f}; "
             f"the largest difference is {self.largest_difference:.1e}"
         )
 
 
-def compare(network: Label, exported: Sequence[Label], images: Iterable[np.ndarray], batch: int) -> list[Parity]:
-    """Labels images by a network and by what was exported of it.
+def compare(
+    network: PredictFn, exported: Sequence[PredictFn], images: Iterable[np.ndarray], batch: int
+) -> list[Parity]:
+    """Compare the outputs of exported networks with those of the original.
 
     Args:
-      network: the measure.
-      exported: what is held against it.
+      network: the original.
+      exported: the exported networks.
       images: uint8 [H,W,3], all of one size, at least one.
-      batch: images at once; the last ones are filled up with the first of their batch, which do not count.
+      batch: batch size; the last batch is padded with copies of its first image, which are not counted.
 
     Returns:
-      For each of `exported`, in order, what was found.
+      One result for each of `exported`, in order.
 
     Raises:
-      ValueError: something exported gives other shapes or types.
+      ValueError: an exported network gives other shapes or dtypes.
     """
     tallies = [_Tally(batch) for _ in exported]
     for together in _batches(images, batch):
         filled = np.concatenate([together, np.repeat(together[:1], batch - len(together), axis=0)])
         ours = network(filled)
-        for label, tally in zip(exported, tallies, strict=True):
-            theirs = label(filled)
+        for predict, tally in zip(exported, tallies, strict=True):
+            theirs = predict(filled)
             for our, their in zip(ours, theirs, strict=True):
                 if our.shape != their.shape or our.dtype != their.dtype:
-                    raise ValueError(f"{their.dtype} {their.shape} was given where {our.dtype} {our.shape} is right")
+                    raise ValueError(f"expected {our.dtype} {our.shape}, got {their.dtype} {their.shape}")
             tally.add(*(array[: len(together)] for array in (*ours, *theirs)))
     return [tally.parity() for tally in tallies]
 
@@ -100,7 +102,7 @@ def _batches(images: Iterable[np.ndarray], batch: int) -> Iterator[np.ndarray]:
 
 
 class _Tally:
-    """Counts pixels, image by image."""
+    """Running counts of one comparison."""
 
     def __init__(self, batch: int):
         self._batch, self._size, self._images = batch, (0, 0), 0
@@ -113,7 +115,7 @@ class _Tally:
         self._images += len(our_prediction)
         self._size = our_prediction.shape[1:]
         self._same += int((our_prediction == their_prediction).sum())
-        near = difference <= TOLERANCE * np.maximum(1, largest)  # NaN is not
+        near = difference <= TOLERANCE * np.maximum(1, largest)  # False for NaN
         self._near += int(near.all(axis=-1).sum())
         self._difference = max(self._difference, float(np.nan_to_num(difference, nan=np.inf).max()))
         self._logit = max(self._logit, float(largest.max()))

@@ -1,6 +1,6 @@
-"""The weights alone, as `.safetensors`: SegNet-Tutorial's names of layers, PyTorch's names and order of their tensors.
+"""Export of the weights as `.safetensors`: SegNet-Tutorial's layer names, PyTorch's tensor names and axis order.
 
-They are those of the network as trained, BatchNorm with its running statistics and all, so that it can be trained on.
+BatchNorm is not folded and keeps its running statistics, so that training can continue from the file.
 """
 
 import pathlib
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.exporting.parity import Label
+from segnet_jax.exporting.parity import PredictFn
 from segnet_jax.exporting.subject import ExportedNetwork
 
 _PARTS = {  # in Flax -> in PyTorch
@@ -21,46 +21,46 @@ _PARTS = {  # in Flax -> in PyTorch
 
 
 def name_of(collection: str, layer: str, part: str) -> str:
-    """A variable's name in the file: "conv1_1.weight", "conv1_1_bn.running_mean"."""
+    """Return a variable's name in the file, such as "conv1_1.weight" or "conv1_1_bn.running_mean"."""
     return f"{layer}.{_PARTS[collection, part]}"
 
 
 def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
-    """Writes all variables of the network as trained."""
+    """Write all variables of the network as trained."""
     from safetensors.numpy import save_file
 
-    tensors = {name_of(*place): _turned(array, (3, 2, 0, 1)) for place, array in _flat(subject.trained).items()}
+    tensors = {name_of(*place): _transposed(array, (3, 2, 0, 1)) for place, array in _flat(subject.trained).items()}
     save_file(tensors, path, subject.metadata)
 
 
-def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
-    """Reads a file into the network as trained.
+def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
+    """Load a file into the network as trained.
 
     Raises:
-      ValueError: the file holds other tensors than that network has.
+      ValueError: the file's tensors are not those of the network.
     """
     from safetensors.numpy import load_file
 
     tensors = load_file(path)
     places = {name_of(*place): place for place in _flat(subject.trained)}
     if tensors.keys() != places.keys():
-        raise ValueError(f"{path} and the network differ in {sorted(tensors.keys() ^ places.keys())}")
+        raise ValueError(f"{path} and the network differ in the tensors {sorted(tensors.keys() ^ places.keys())}")
     variables: dict[str, Any] = {}
     for name, (collection, layer, part) in places.items():
         parts = variables.setdefault(collection, {}).setdefault(layer, {})
-        parts[part] = _turned(tensors[name], (2, 3, 1, 0))
+        parts[part] = _transposed(tensors[name], (2, 3, 1, 0))
     return subject.jitted(subject.model.clone(folded=False), variables)
 
 
 def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
-    """How to read the file, in Python."""
+    """Return Python code that reads the file."""
     return f"""from safetensors import safe_open
 weights = safe_open({str(path)!r}, "pt")  # or "np"
 weights.metadata(), {{name: weights.get_tensor(name) for name in weights.keys()}}"""
 
 
 def _flat(variables: dict[str, Any]) -> dict[tuple[str, str, str], np.ndarray]:
-    """(collection, layer, part) -> array."""
+    """Flatten variables to (collection, layer, part) -> array."""
     return {
         (collection, layer, part): np.asarray(array)
         for collection, layers in variables.items()
@@ -69,6 +69,6 @@ def _flat(variables: dict[str, Any]) -> dict[tuple[str, str, str], np.ndarray]:
     }
 
 
-def _turned(array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
-    """A kernel with its axes in another order; all else as it is."""
+def _transposed(array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
+    """Transpose kernels; return other arrays unchanged."""
     return np.ascontiguousarray(array.transpose(order)) if array.ndim == 4 else array

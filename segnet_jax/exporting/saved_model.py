@@ -1,4 +1,4 @@
-"""The network as a TensorFlow SavedModel, by jax2tf: the same StableHLO in TensorFlow's own folder."""
+"""Export of the network as a TensorFlow SavedModel, by jax2tf with native serialization (StableHLO)."""
 
 import contextlib
 import pathlib
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from segnet_jax.exporting.parity import Label
+from segnet_jax.exporting.parity import PredictFn
 from segnet_jax.exporting.subject import PLATFORMS, ExportedNetwork
 from segnet_jax.system.errors import UserError
 
 
 def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
-    """Writes a folder whose signature "serving_default" takes "images" and gives "prediction" and "logits"."""
+    """Write a SavedModel whose signature "serving_default" maps "images" to "prediction" and "logits"."""
     import tensorflow as tf
     from jax.experimental import jax2tf
 
     tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX
     converted = jax2tf.convert(
-        subject.label,
+        subject.predict,
         polymorphic_shapes=[subject.shape],
         polymorphic_constraints=subject.constraints,
         native_serialization_platforms=PLATFORMS,
@@ -38,7 +38,7 @@ def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: pathlib.Path) -> Iterator[None]:
-    """Let TensorFlow put code that it generates into the export's own folder and not into the system's."""
+    """Make TensorFlow write generated code to the export's folder instead of the system's temporary folder."""
     before = tempfile.tempdir
     tempfile.tempdir = str(folder)
     try:
@@ -47,20 +47,20 @@ def _temporary_files_in(folder: pathlib.Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
-    """Opens a folder in TensorFlow, on the CPU.
+def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
+    """Load a SavedModel into TensorFlow, on the CPU.
 
     Raises:
-      UserError: when it is first used, where this TensorFlow does not know the operations of this JAX yet.
+      UserError: on first use, if this TensorFlow does not know the operations of this JAX yet.
     """
     import tensorflow as tf
 
     with _temporary_files_in(path.parent):
         loaded = tf.saved_model.load(str(path))
 
-    def label(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
-            found = loaded.signatures["serving_default"](images=tf.constant(images))
+            outputs = loaded.signatures["serving_default"](images=tf.constant(images))
         except tf.errors.InvalidArgumentError as error:
             if "deserialize" not in str(error):
                 raise
@@ -68,15 +68,15 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
                 f"TensorFlow {tf.__version__} cannot read what jax {jax.__version__} writes: --format saved-model "
                 "needs a newer TensorFlow, or an older jax (0.10 with TensorFlow 2.21)"
             ) from None
-        return found["prediction"].numpy(), found["logits"].numpy()
+        return outputs["prediction"].numpy(), outputs["logits"].numpy()
 
-    return label
+    return predict
 
 
 def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
-    """How to run it, in Python."""
+    """Return Python code that runs the SavedModel."""
     return f"""import tensorflow as tf
 network = tf.saved_model.load({str(path)!r})
-found = network.signatures["serving_default"](images=tf.constant(images))  # uint8 [B,H,W,3] RGB, {subject.smallest}\
+outputs = network.signatures["serving_default"](images=tf.constant(images))  # uint8 [B,H,W,3] RGB, {subject.smallest}\
  pixels or more each way
-prediction, logits = found["prediction"], found["logits"]"""
+prediction, logits = outputs["prediction"], outputs["logits"]"""

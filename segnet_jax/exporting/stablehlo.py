@@ -1,4 +1,4 @@
-"""The network as StableHLO, its weights inside: what JAX runs without this package."""
+"""Export of the network, weights included, as StableHLO, which JAX runs without this package."""
 
 import pathlib
 
@@ -7,25 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from segnet_jax.exporting.parity import Label
+from segnet_jax.exporting.parity import PredictFn
 from segnet_jax.exporting.subject import PLATFORMS, ExportedNetwork
 
 MONTHS_READABLE, WEEKS_BEFORE = 6, 3
-"""For which JAX promises to read what its `export` wrote, by later and by earlier versions (docs.jax.dev, export)."""
+"""Backward and forward compatibility that JAX guarantees for exported programs (docs.jax.dev, export)."""
 
 
 def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
-    """Exports for CPU, NVIDIA GPU and TPU, with batch, height and width left open."""
+    """Export for CPU, NVIDIA GPU and TPU, with symbolic batch, height and width."""
     shape = export.symbolic_shape(subject.shape, constraints=subject.constraints)
-    exported = export.export(jax.jit(subject.label), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
+    exported = export.export(jax.jit(subject.predict), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
     path.write_bytes(exported.serialize())
 
 
-def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
-    """Opens a file in JAX, on the device at hand.
+def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
+    """Load a file into JAX, on the default device.
 
     Raises:
-      ValueError: it is not for all platforms, or not for images of any number and size.
+      ValueError: the program is not for all of PLATFORMS, or its batch, height or width is fixed.
     """
     exported = export.deserialize(bytearray(path.read_bytes()))
     (images,) = exported.in_avals
@@ -36,15 +36,15 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
 
 
 def warranty() -> str:
-    """Which JAX wrote a file, and which versions promise to read it."""
+    """Return a sentence on which JAX versions can read a file written now."""
     return (
-        f"written by jax {jax.__version__}: its versions of the next {MONTHS_READABLE} months read it, and "
-        f"those of the last {WEEKS_BEFORE} weeks, as JAX promises; for others, export the run again"
+        f"written by jax {jax.__version__}; JAX guarantees that versions of the next {MONTHS_READABLE} months and of "
+        f"the last {WEEKS_BEFORE} weeks read it; for others, export the run again"
     )
 
 
 def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
-    """How to run the file, in Python."""
+    """Return Python code that runs the file."""
     return f"""from jax import export
 network = export.deserialize(bytearray(open({str(path)!r}, "rb").read()))
 prediction, logits = network.call(images)  # uint8 [B,H,W,3] RGB, {subject.smallest} pixels or more each way"""

@@ -1,4 +1,4 @@
-"""What is exported: a trained network, and what its files say of it."""
+"""The network to export, and the metadata of its files."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segnet_jax.exporting.parity import Label
+from segnet_jax.exporting.parity import PredictFn
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 
@@ -19,11 +19,11 @@ class ExportedNetwork:
     """A trained network, in float32.
 
     Attributes:
-      model: for inference, each BatchNorm folded into its convolution.
-      variables: the model's.
-      trained: the variables as they were trained, "params" and "batch_stats", of the model that is not folded.
-      preprocessing: what the network expects of an image.
-      about: what the files say of it: names and values that have a JSON form.
+      model: for inference, with BatchNorm folded into the convolutions.
+      variables: of `model`.
+      trained: variables as trained, "params" and "batch_stats", of the model that is not folded.
+      preprocessing: of images.
+      about: metadata of the files, JSON-serializable.
     """
 
     model: SegNet
@@ -34,26 +34,26 @@ class ExportedNetwork:
 
     @property
     def smallest(self) -> int:
-        """The least height and width that an exported network takes: each pooling with "floor" must find two rows."""
+        """Smallest height and width that an exported network accepts: pooling with "floor" needs two rows."""
         return 2 ** len(self.model.stages) if self.model.pooling == "floor" else 1
 
     @property
     def shape(self) -> str:
-        """The shape of images of any number and size, in JAX's words."""
+        """Symbolic shape of the images, as `jax.export` takes it."""
         return "batch, height, width, 3"
 
     @property
     def constraints(self) -> tuple[str, ...]:
-        """What is asked of that shape, in JAX's words."""
+        """Constraints on that shape, as `jax.export` takes them."""
         return tuple(f"{name} >= {self.smallest}" for name in ("height", "width"))
 
     @property
     def metadata(self) -> dict[str, str]:
-        """`about` as text, which is all that some files take; other letters than English ones are escaped."""
+        """`about` with values as ASCII JSON, as some formats store only text."""
         return {name: each if isinstance(each, str) else json.dumps(each) for name, each in self.about.items()}
 
-    def label(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The network as it is exported, a pure function with the weights inside.
+    def predict(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Apply the network to export: a pure function with the weights as constants.
 
         Args:
           images: uint8 [B,H,W,3] RGB.
@@ -61,19 +61,18 @@ class ExportedNetwork:
         Returns:
           prediction uint8 [B,H,W] and logits float32 [B,H,W,C].
         """
-        return self.label_by(self.model, self.variables, images)
+        return self._apply(self.model, self.variables, images)
 
-    def label_by(self, model: SegNet, variables: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Likewise by a network of another form, folded or not, with weights from outside."""
+    def _apply(self, model: SegNet, variables: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = model.apply(variables, normalize(images, self.preprocessing), train=False)
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8), logits
 
-    def jitted(self, model: SegNet, variables: dict[str, Any]) -> Label:
-        """Likewise, compiled, for images in numpy.
+    def jitted(self, model: SegNet, variables: dict[str, Any]) -> PredictFn:
+        """Return the compiled function of a model, folded or not, from and to numpy arrays.
 
-        The weights are arguments: as constants XLA would spend minutes on computing with them beforehand.
+        The weights are arguments, as XLA would spend minutes on constant folding.
         """
-        call, variables = jax.jit(partial(self.label_by, model)), jax.device_put(variables)
+        call, variables = jax.jit(partial(self._apply, model)), jax.device_put(variables)
         return lambda images: tuple(map(np.asarray, call(variables, images)))
 
 

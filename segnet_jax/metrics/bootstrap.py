@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals: how far a score may be off because of the choice of images.
+"""Percentile bootstrap intervals: the uncertainty of a score due to the choice of images.
 
 Images are resampled with replacement, as many as there are, and the summed confusion matrices are scored. The intervals
 treat images as independent. Video frames are not: CamVid's validation clip lasts 6.7 seconds at 15 images a second, so

@@ -1,22 +1,22 @@
-"""Boundary F1: how well the boundaries of a prediction's classes lie on those of the label's.
+"""Boundary F1: agreement between the class boundaries of a prediction and those of the label.
 
-A class's boundary is what SegNet-Tutorial's script takes, BSDS's `seg2bdry` of the class against all else: the pixels
-whose 2x2 block (itself, right, below, right below) holds the class, but not in all four places. At the frame the block
-repeats its pixels, so the frame is no boundary. VOID is one of "all else" and is not masked, as in the script: where a
-class of the label ends at VOID, it has a boundary.
+The boundary of a class is that of SegNet-Tutorial's script, BSDS's `seg2bdry` of the class against the rest: the pixels
+whose 2x2 block (itself, right, below, below right) contains the class in one to three of its four cells. At the image
+border the block repeats its pixels, so the border is not a boundary. VOID belongs to the rest and is not masked, as in
+the script: a class that borders on VOID has a boundary there.
 
-A pixel of one boundary is right if the other boundary of its class has a pixel within 0.75 % of the image's diagonal:
-4.5 pixels at 360x480. Precision is the right share of the prediction's boundary, recall that of the label's.
+A boundary pixel is correct if the other boundary of its class has a pixel within 0.75 % of the image's diagonal (4.5
+pixels at 360x480). Precision is the correct fraction of the prediction's boundary, recall that of the label's.
 
 | | `paper` | `script` |
 |---|---|---|
-| a pixel is right that has | some pixel within the tolerance | one there of its own: they are paired one to one |
-| an image's F1 is the mean over | classes with a boundary in the label | those with one in label or prediction |
+| a pixel is correct if it has | any pixel within the tolerance | a partner there, in a one-to-one matching |
+| an image's F1 is the mean over | classes with a boundary in the label | classes with one in label or prediction |
 | the F1 is the mean over | images with such a class | all images; one without boundaries counts 0 |
 
-`paper` is what the SegNet paper says, by distance as in Csurka et al. 2013: on the device, all classes and images of a
-batch at once. `script` is `computeBFmeasure.m`; how many pairs its `correspondPixels` finds, `matching.py` tells on the
-host. By distance a class's F1 is at least what it is one to one. A precision or recall without pixels is 0, as there.
+`paper` follows the SegNet paper, by distance as in Csurka et al. 2013; it runs on the device. `script` follows
+`computeBFmeasure.m`; `matching.py` counts the pairs of its `correspondPixels` on the host. F1 by distance is never less
+than F1 by matching. Precision or recall without pixels is 0, as in the script.
 """
 
 from dataclasses import dataclass
@@ -29,18 +29,18 @@ from jax import lax
 from segnet_jax.metrics.tolerance import half_widths
 
 KNOWN, KNOWN_NEAR, PREDICTED, PREDICTED_NEAR = range(4)
-"""What `boundary_counts` counts, along its last axis."""
+"""Indices of the counts of `boundary_counts`, along its last axis."""
 
 
 def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
-    """One bit for each class, set where a pixel is of it; VOID and what else is no class sets none.
+    """Encode class ids as one-hot bits; VOID and other ids from C on set no bit.
 
     Args:
       ids: uint8 [...].
       num_classes: C.
 
     Returns:
-      uint16 [1,...] for up to 16 classes, which is the faster; else uint32 [K,...], 32 classes in each.
+      uint16 [1,...] for up to 16 classes, which is faster; else uint32 [K,...], 32 classes per word.
     """
     kind, bits = (jnp.uint16, 16) if num_classes <= 16 else (jnp.uint32, 32)
     ids, firsts = ids.astype(kind), range(0, num_classes, bits)
@@ -48,13 +48,13 @@ def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
 
 
 def _bits_of(place: jax.Array, num_bits: int) -> jax.Array:
-    """The word whose bit at a place is set; none where that lies beyond the bits, as it does after wrapping below 0."""
+    """Return words with the bit at `place` set, 0 where it is out of range, as it is after wrapping below 0."""
     kind = place.dtype.type
     return jnp.where(place < kind(num_bits), kind(1) << place, kind(0))
 
 
 def boundaries(words: jax.Array) -> jax.Array:
-    """The boundary of every class at once: of class words [...,H,W], the bits of those in some of a 2x2 block."""
+    """Return the boundaries of all classes: words [...,H,W] to the bits set in some, not all, cells of a 2x2 block."""
     right = jnp.concatenate([words[..., 1:], words[..., -1:]], axis=-1)
     some, every = words | right, words & right
     some_below, every_below = (jnp.concatenate([row[..., 1:, :], row[..., -1:, :]], axis=-2) for row in (some, every))
@@ -62,26 +62,26 @@ def boundaries(words: jax.Array) -> jax.Array:
 
 
 def spread(words: jax.Array, disc: list[int]) -> jax.Array:
-    """Sets each bit wherever it is set within the disc: words [...,H,W]."""
+    """Dilate each bit of words [...,H,W] by a disc, as `half_widths` describes it."""
     height, width = words.shape[-2:]
     reach = len(disc) - 1
     margins = [(0, 0)] * (words.ndim - 2)
     padded = jnp.pad(words, [*margins, (0, 0), (reach, reach)])
-    rows = [words]  # rows[x] holds each bit up to x pixels to either side
+    rows = [words]  # rows[x]: dilated by x pixels to either side
     for x in range(1, disc[0] + 1):
         left = lax.slice_in_dim(padded, reach - x, reach - x + width, axis=-1)
         right = lax.slice_in_dim(padded, reach + x, reach + x + width, axis=-1)
         rows.append(rows[-1] | left | right)
     rows = lax.optimization_barrier(rows)
-    found = rows[disc[0]]
+    dilated = rows[disc[0]]
     for y in range(1, reach + 1):
         tall = jnp.pad(rows[disc[y]], [*margins, (y, y), (0, 0)])
-        found = found | tall[..., :height, :] | tall[..., 2 * y :, :]
-    return found
+        dilated = dilated | tall[..., :height, :] | tall[..., 2 * y :, :]
+    return dilated
 
 
 def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
-    """Counts boundary pixels, and those within the tolerance of the other's boundary.
+    """Count boundary pixels, and those within the tolerance of the other boundary.
 
     Args:
       label: uint8 [B,H,W], class ids below num_classes, or VOID.
@@ -89,24 +89,23 @@ def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int) -
       num_classes: C.
 
     Returns:
-      int32 [B,C,4]: pixels of the label's boundary, those of them near the prediction's, and the two the other way.
+      int32 [B,C,4]: pixels of the label's boundary, those of them near the prediction's, and the same vice versa.
     """
     disc = half_widths(*label.shape[-2:])
 
     def count(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
         words = lax.optimization_barrier([class_words(ids, num_classes) for ids in pair])
         known, predicted = lax.optimization_barrier([boundaries(each) for each in words])
-        found = jnp.stack([known, known & spread(predicted, disc), predicted, predicted & spread(known, disc)])
-        return _count_bits(found, num_classes).T
+        stacked = jnp.stack([known, known & spread(predicted, disc), predicted, predicted & spread(known, disc)])
+        return _count_bits(stacked, num_classes).T
 
-    return lax.map(count, (label, prediction))  # one image after another: it stays in the processor's cache
+    return lax.map(count, (label, prediction))  # image by image, to stay in the CPU's cache
 
 
 def _count_bits(words: jax.Array, num_classes: int) -> jax.Array:
-    """How many pixels have each class's bit: of words [...,K,H,W], int32 [...,C].
+    """Count the pixels with each class's bit: words [...,K,H,W] to int32 [...,C].
 
-    Fifteen rows are added up before bits are told apart: four bits of a word, four places from each other, then count
-    side by side without running into each other.
+    Every fourth bit of a word is summed over 15 rows at once: each such sum fits into its four bits.
     """
     kind, bits = words.dtype.type, 8 * words.dtype.itemsize
     height, width = words.shape[-2:]
@@ -123,13 +122,11 @@ def _count_bits(words: jax.Array, num_classes: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class BoundaryF1:
-    """Boundary F1 over a split, fractions 0..1, by both definitions.
+    """Boundary F1 over a split, fractions 0..1, by the two definitions `paper` and `script`.
 
     Attributes:
-      paper: mean over images of the mean over classes; NaN where no label has a boundary.
-      script: likewise.
-      paper_classes: float64 [C], a class's mean over the images that have it; NaN where none has.
-      script_classes: likewise.
+      paper, script: mean over images of the mean over classes; NaN if no label has a boundary.
+      paper_classes, script_classes: float64 [C], each class's mean over the images that contain it; NaN if none does.
     """
 
     paper: float
@@ -139,16 +136,16 @@ class BoundaryF1:
 
 
 def boundary_f1(counts: np.ndarray, pairs: np.ndarray) -> BoundaryF1:
-    """Derives boundary F1 from what was counted of each image.
+    """Compute boundary F1 from the counts of each image.
 
     Args:
-      counts: integers [N,C,4], of `boundary_counts`.
-      pairs: integers [N,C], of `matching.count_pairs`.
+      counts: integers [N,C,4], from `boundary_counts`.
+      pairs: integers [N,C], from `matching.count_pairs`.
     """
     counts = np.asarray(counts, np.int64)
     known, predicted = counts[..., KNOWN], counts[..., PREDICTED]
-    near = _f1(_share(counts[..., PREDICTED_NEAR], predicted), _share(counts[..., KNOWN_NEAR], known))
-    paired = _f1(_share(pairs, predicted), _share(pairs, known))
+    near = _f1(_ratio(counts[..., PREDICTED_NEAR], predicted), _ratio(counts[..., KNOWN_NEAR], known))
+    paired = _f1(_ratio(pairs, predicted), _ratio(pairs, known))
     in_label, in_either = known > 0, (known > 0) | (predicted > 0)
     with_label = in_label.any(axis=1)
     return BoundaryF1(
@@ -159,16 +156,16 @@ def boundary_f1(counts: np.ndarray, pairs: np.ndarray) -> BoundaryF1:
     )
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """The part over the whole; 0 where there is nothing, as the script has it."""
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return part / whole, and 0 for 0 / 0, as the script does."""
     return np.divide(part, whole, out=np.zeros(whole.shape), where=whole > 0)
 
 
 def _f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    return _share(2 * precision * recall, precision + recall)
+    return _ratio(2 * precision * recall, precision + recall)
 
 
 def _mean(values: np.ndarray, where: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of some values; NaN where there are none."""
+    """Return the mean of the selected values; NaN if there are none."""
     total, number = np.sum(values, axis=axis, where=where), np.sum(where, axis=axis)
     return np.divide(total, number, out=np.full(number.shape, np.nan), where=number > 0)

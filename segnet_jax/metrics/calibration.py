@@ -1,6 +1,6 @@
-"""Whether a network that is 90 % sure is right nine times of ten, and how right it is where it is sure.
+"""Calibration error, and accuracy over coverage (selective prediction).
 
-Both are derived from counts by bins, int64 on the host, summed over a whole split; each score divides once, at the end.
+Both are computed from histograms, int64 on the host, summed over a whole split; each score divides once, at the end.
 """
 
 from dataclasses import dataclass
@@ -12,31 +12,31 @@ import numpy as np
 from segnet_jax.constants import VOID
 
 BINS = 10_000
-"""Of equal width, in which pixels are counted, by confidence or uncertainty; each then stands for its bin's middle."""
+"""Number of equal-width histogram bins, by confidence or uncertainty; a pixel takes the value of its bin's center."""
 SHOWN_BINS = 15
-"""Of equal width, of the calibration error and its diagram: Guo et al. 2017's number."""
+"""Number of equal-width bins of the calibration error and the reliability diagram, as in Guo et al. 2017."""
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Shares of the pixels that are kept when the most uncertain ones are dropped."""
+"""Fractions of the pixels that remain after dropping the most uncertain ones."""
 
 
 def count_in_bins(
     label: jax.Array, prediction: jax.Array, value: jax.Array, largest: float, bins: int = BINS
 ) -> dict[str, jax.Array]:
-    """Counts labelled pixels by a value, and how many of them are right.
+    """Compute a histogram of labeled pixels by a value, and how many pixels of each bin are predicted correctly.
 
     Args:
-      label: uint8 [...], class ids or VOID, which does not count.
+      label: uint8 [...], class ids or VOID, which is not counted.
       prediction: uint8 [...].
       value: float32 [...], 0 to `largest`.
-      largest: the value that the last bin ends with.
+      largest: upper end of the last bin.
       bins: N.
 
     Returns:
       "pixels" and "right", int32 [N].
     """
-    share = jnp.clip(value.astype(jnp.float32) / largest, 0, 1).ravel()
+    fraction = jnp.clip(value.astype(jnp.float32) / largest, 0, 1).ravel()
     known = (label != VOID).ravel()
-    place = jnp.where(known, jnp.minimum((share * bins).astype(jnp.int32), bins - 1), bins)
+    place = jnp.where(known, jnp.minimum((fraction * bins).astype(jnp.int32), bins - 1), bins)
     right = (label == prediction).ravel()  # no prediction is VOID
     return {
         "pixels": jnp.bincount(place, length=bins + 1)[:-1].astype(jnp.int32),
@@ -46,13 +46,13 @@ def count_in_bins(
 
 @dataclass(frozen=True)
 class Calibration:
-    """Confidence beside accuracy, in bins of confidence.
+    """A reliability diagram and its error.
 
     Attributes:
-      pixels: int64 [N], labelled pixels in each bin.
+      pixels: int64 [N], labeled pixels in each bin of confidence.
       confidence: float64 [N], their mean confidence; NaN in an empty bin.
-      accuracy: float64 [N], the share that is right; NaN likewise.
-      error: the expected calibration error: the mean of |accuracy - confidence| over bins, weighted by pixels.
+      accuracy: float64 [N], the fraction predicted correctly; NaN in an empty bin.
+      error: expected calibration error, the mean of |accuracy - confidence| over bins, weighted by pixels.
     """
 
     pixels: np.ndarray
@@ -62,15 +62,15 @@ class Calibration:
 
 
 def calibration(counts: dict[str, np.ndarray], bins: int = SHOWN_BINS) -> Calibration:
-    """From the counts by confidence to the calibration error.
+    """Compute the calibration error from counts by confidence.
 
     Args:
-      counts: of `count_in_bins` by confidence, with `largest` 1, summed over the split; a fine bin goes to the coarse
-        one that holds its middle.
-      bins: how many to compare in.
+      counts: from `count_in_bins` by confidence, with `largest` 1, summed over the split. Each fine bin is merged into
+        the coarse one that contains its center.
+      bins: N, the number of coarse bins.
 
     Raises:
-      ValueError: no labelled pixel was counted.
+      ValueError: no labeled pixel was counted.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv 1706.04599), equation 5.
     """
@@ -81,7 +81,7 @@ def calibration(counts: dict[str, np.ndarray], bins: int = SHOWN_BINS) -> Calibr
         np.bincount(place, weights=weights, minlength=bins)
         for weights in (counts["pixels"], counts["right"], counts["pixels"] * middle)
     )
-    with np.errstate(invalid="ignore"):  # 0/0 of an empty bin, which becomes NaN on purpose
+    with np.errstate(invalid="ignore"):  # empty bins become NaN on purpose
         confidence, accuracy = sums / pixels, right / pixels
     error = float(np.abs(right - sums).sum() / pixels.sum())
     return Calibration(pixels.astype(np.int64), confidence, accuracy, error)
@@ -90,18 +90,18 @@ def calibration(counts: dict[str, np.ndarray], bins: int = SHOWN_BINS) -> Calibr
 def accuracy_over_coverage(
     counts: dict[str, np.ndarray], coverages: tuple[float, ...] = COVERAGES
 ) -> dict[float, float]:
-    """The share of right pixels among those that are kept when the most uncertain are dropped.
+    """Compute the accuracy of the pixels that remain after dropping the most uncertain ones.
 
     Args:
-      counts: of `count_in_bins` by uncertainty, summed over the split. Of the bin in which a coverage ends, a part is
-        kept, as right as the whole of it.
-      coverages: shares of the labelled pixels that are kept, above 0.
+      counts: from `count_in_bins` by uncertainty, summed over the split. The bin in which a coverage ends is kept in
+        part, with its mean accuracy.
+      coverages: fractions of the labeled pixels to keep, above 0.
 
     Returns:
       Coverage -> accuracy.
 
     Raises:
-      ValueError: no labelled pixel was counted.
+      ValueError: no labeled pixel was counted.
     """
     counts = _checked(counts)
     pixels, right = (np.concatenate([[0], np.cumsum(counts[name])]) for name in ("pixels", "right"))
@@ -111,8 +111,8 @@ def accuracy_over_coverage(
 
 
 def _checked(counts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The counts as int64."""
+    """Return the counts as int64; raises ValueError if they are all zero."""
     counts = {name: np.asarray(values, np.int64) for name, values in counts.items()}
     if not counts["pixels"].any():
-        raise ValueError("no labelled pixel was evaluated: every label is void")
+        raise ValueError("no labeled pixel was evaluated: every label is void")
     return counts

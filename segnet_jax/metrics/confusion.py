@@ -1,7 +1,7 @@
-"""The integer confusion matrix, and the scores that follow from it by the table of metrics.
+"""Integer confusion matrices, and the metrics of `METRICS` computed from them.
 
-CamVid's test split has 40,262,400 pixels, more than float32 counts exactly, so counting is done in integers: int32 for
-a batch on the device, int64 over a split on the host; each score divides once, at the end.
+CamVid's test split has 40,262,400 pixels, more than float32 can count exactly, so counts are integers: int32 on the
+device, for a batch; int64 on the host, for a split. Each score divides once, at the end.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from segnet_jax.constants import VOID
 from segnet_jax.metrics.table import METRICS, class_accuracy, class_iou
 
 _BLOCK_NUMBERS = 2**23
-"""Zeros and ones that stand for one block of pixels: 32 MB of them, so that many images need no more memory."""
+"""Elements of a block's one-hot matrix, 32 MB: bounds the memory for any number of images."""
 
 
 def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
-    """Counts the pixels of each known class that were given each predicted class; VOID pixels do not count.
+    """Count pixels by true and predicted class; VOID pixels are not counted.
 
     Args:
       label: uint8 [...], class ids below num_classes, or VOID.
@@ -29,23 +29,14 @@ def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) 
       num_classes: C.
 
     Returns:
-      int32 [C,C], rows the known class, columns the predicted one.
+      int32 [C,C], rows the true class, columns the predicted one.
     """
     return confusion_matrices(label.ravel()[None], prediction.ravel()[None], num_classes)[0]
 
 
 def confusion_matrices(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
-    """What `confusion_matrix` counts, of each image by itself.
-
-    Args:
-      label: uint8 [B,...], class ids below num_classes, or VOID.
-      prediction: uint8 [B,...], class ids below num_classes.
-      num_classes: C.
-
-    Returns:
-      int32 [B,C,C], of each image rows the known class, columns the predicted one.
-    """
-    # A scatter of ones is the fastest on a CPU and among the slowest of all things on a GPU or TPU.
+    """Compute the confusion matrix of each image: label and prediction uint8 [B,...] to int32 [B,C,C]."""
+    # Scattering ones is fastest on a CPU, and among the slowest operations on a GPU or TPU.
     return lax.platform_dependent(
         label.reshape(len(label), -1),
         prediction.reshape(len(label), -1),
@@ -55,18 +46,18 @@ def confusion_matrices(label: jax.Array, prediction: jax.Array, num_classes: int
 
 
 def _count_by_scatter(label, prediction, num_classes):
-    known, predicted = label.astype(jnp.int32), prediction.astype(jnp.int32)  # a byte would wrap from 16 classes on
+    known, predicted = label.astype(jnp.int32), prediction.astype(jnp.int32)  # uint8 would wrap from 16 classes on
     num_images, nowhere = len(label), num_classes * num_classes
-    first = (nowhere + 1) * jnp.arange(num_images, dtype=jnp.int32)  # each image counts into cells of its own
+    first = (nowhere + 1) * jnp.arange(num_images, dtype=jnp.int32)  # each image has its own cells
     cell = jnp.where(label == VOID, nowhere, known * num_classes + predicted) + first[:, None]
     counts = jnp.bincount(cell.ravel(), length=num_images * (nowhere + 1)).reshape(num_images, nowhere + 1)
     return counts[:, :-1].reshape(num_images, num_classes, num_classes).astype(jnp.int32)
 
 
 def count_by_products(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
-    """What `confusion_matrix` counts in pixels [P], as products of matrices of zeros and ones.
+    """Compute the confusion matrix of pixels [P] as products of one-hot matrices.
 
-    Exact in whatever precision a device multiplies: every product is 0 or 1, and a block's float32 sum is below 2^24.
+    Exact at any matmul precision: every product is 0 or 1, and the float32 sum over a block is below 2^24.
     """
     size = min(_BLOCK_NUMBERS // num_classes, label.size)
     num_blocks = -(-label.size // size)
@@ -77,7 +68,7 @@ def count_by_products(label: jax.Array, prediction: jax.Array, num_classes: int)
     classes = jnp.arange(num_classes, dtype=jnp.uint8)[None]
 
     def add_block(total, block):
-        known, predicted = ((array[:, None] == classes).astype(jnp.float32) for array in block)  # VOID is none of them
+        known, predicted = ((array[:, None] == classes).astype(jnp.float32) for array in block)  # VOID: all zero
         return total + (known.T @ predicted).astype(jnp.int32), None
 
     total, _ = lax.scan(add_block, jnp.zeros((num_classes, num_classes), jnp.int32), tuple(blocks))
@@ -88,10 +79,10 @@ _PART = 2**20  # pixels
 
 
 def count_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-    """What `confusion_matrix` counts, on the host; int64 [C,C]."""
+    """Compute `confusion_matrix` on the host, as int64 [C,C]."""
     counts = np.zeros(num_classes * num_classes, np.int64)
     labels, predictions = label.reshape(-1), prediction.reshape(-1)
-    for start in range(0, labels.size, _PART):  # a cell takes eight bytes, and photographs have fifty million
+    for start in range(0, labels.size, _PART):  # eight bytes per pixel, of up to fifty million
         part = slice(start, start + _PART)
         known = labels[part] != VOID
         cell = labels[part][known].astype(np.int64) * num_classes + predictions[part][known]
@@ -106,7 +97,7 @@ class Scores:
     Attributes:
       values: key -> value, for each row of `METRICS`.
       iou: float64 [C], NaN for a class without ground truth.
-      accuracy: float64 [C], likewise.
+      accuracy: float64 [C], NaN for a class without ground truth.
       pixels: int64 [C], labeled pixels of each class.
     """
 
@@ -122,7 +113,7 @@ class Scores:
 
     @property
     def absent(self) -> tuple[int, ...]:
-        """Ids of the classes without ground truth, which the means leave out."""
+        """Return the ids of classes without ground truth, which the means leave out."""
         return tuple(int(class_id) for class_id in np.flatnonzero(self.pixels == 0))
 
 
@@ -133,11 +124,11 @@ def scores(confusion: np.ndarray) -> Scores:
       confusion: integers [C,C], rows the true class, columns the predicted one.
 
     Raises:
-      ValueError: the matrix has no pixels.
+      ValueError: the matrix is all zero.
     """
     confusion = np.asarray(confusion, np.int64)
     if not confusion.any():
-        raise ValueError("no labelled pixel was evaluated: every label is void")
+        raise ValueError("no labeled pixel was evaluated: every label is void")
     return Scores(
         values={key: float(metric.function(confusion)) for key, metric in METRICS.items()},
         iou=class_iou(confusion),

@@ -1,10 +1,9 @@
-"""One-to-one pairs between the boundaries of a label and a prediction, as BSDS's `correspondPixels` makes them.
+"""The number of one-to-one pairs between the boundaries of a label and a prediction, as in BSDS's `correspondPixels`.
 
-It seeks the pairs with the smallest sum of distances, where a pixel left alone costs a hundred times the tolerance: so
-it makes as many pairs as there can be, and their number is all that precision and recall take of it. That number is
-found here exactly, on the host, as the largest matching of a bipartite graph: each pixel takes the farthest that is
-free, which comes within some ten percent (the nearest: fifteen), and the largest flow between those left over on either
-side adds the rest.
+`correspondPixels` minimizes the sum of distances, where an unpaired pixel costs a hundred times the tolerance. The
+number of pairs, which is all that precision and recall need, is therefore that of a maximum bipartite matching. It is
+computed exactly, on the host: a greedy matching with the farthest free pixel, which comes within about ten percent
+(with the nearest: fifteen), is completed by maximum flow.
 """
 
 import numpy as np
@@ -15,7 +14,7 @@ from segnet_jax.metrics.tolerance import half_widths
 
 
 def count_pairs(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-    """How many pixels of the two boundaries can be paired one to one within the tolerance, for each class.
+    """Count, for each class, the pixels of the two boundaries that can be paired one to one within the tolerance.
 
     Args:
       label: uint8 [H,W], class ids below num_classes, or VOID.
@@ -34,16 +33,16 @@ def count_pairs(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> 
     classes, *places = _boundary_pixels(label, num_classes)
     other_classes, *other_places = _boundary_pixels(prediction, num_classes)
     here = np.ravel_multi_index((classes, *(place + reach for place in places)), padded)
-    there = np.full(padded, -1, np.int32)  # which of the others is where
+    there = np.full(padded, -1, np.int32)  # index of the other boundary's pixel, if any
     there[other_classes, *(place + reach for place in other_places)] = np.arange(len(other_classes))
     candidates = np.stack([there.ravel()[here + y * padded[2] + x] for y, x in steps])
     return np.bincount(classes[_has_partner(candidates, len(other_classes))], minlength=num_classes)
 
 
 def _boundary_pixels(ids: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All classes' boundaries, as `boundary.boundaries` has them: class, row and column of each pixel, int [N].
+    """Return class, row and column, int [N] each, of the pixels of all classes' boundaries, as `boundary.boundaries`.
 
-    A pixel whose 2x2 block holds several ids is on the boundary of each of them.
+    A pixel whose 2x2 block contains several ids is on the boundary of each of them.
     """
     wide = np.pad(ids, (0, 1), mode="edge")
     block = [wide[:-1, :-1], wide[:-1, 1:], wide[1:, :-1], wide[1:, 1:]]
@@ -55,26 +54,26 @@ def _boundary_pixels(ids: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.
 
 
 def _has_partner(candidates: np.ndarray, num_others: int) -> np.ndarray:
-    """Which nodes have a partner in a largest matching, bool [N].
+    """Return which nodes have a partner in a maximum matching, bool [N].
 
     Args:
-      candidates: int32 [K,N], the possible partners of each node, -1 where there is none; in a row each stands once.
-      num_others: how many there are to choose from.
+      candidates: int32 [K,N], the possible partners of each node, -1 for none; unique within a row.
+      num_others: number of possible partners.
     """
     num_nodes = candidates.shape[1]
     real = candidates >= 0
     partner, taken = np.full(num_nodes, -1, np.int32), np.zeros(num_others + 1, bool)
-    taken[-1] = True  # what -1 chooses
+    taken[-1] = True  # the index -1
     free = np.flatnonzero(real.any(axis=0)).astype(np.int32)
-    for wanted in candidates:
-        chosen = wanted[free]
+    for row in candidates:
+        chosen = row[free]
         pairs = ~taken[chosen]
         partner[free[pairs]], taken[chosen[pairs]] = chosen[pairs], True
         free = free[~pairs]
-    found, free_others = partner >= 0, np.flatnonzero(~taken).astype(np.int32)
+    matched, free_others = partner >= 0, np.flatnonzero(~taken).astype(np.int32)
     if not len(free) or not len(free_others):
-        return found
-    # One more pair is a way from a free node to a candidate, back to the node that has it, and so on to a free one.
+        return matched
+    # Augmenting paths run from a free node to a candidate, back to that candidate's partner, and so on to a free one.
     edges = np.flatnonzero(real)
     node, other = (edges % num_nodes).astype(np.int32), candidates.ravel()[edges]
     back, other = partner[node] == other, other + np.int32(num_nodes)
@@ -85,5 +84,5 @@ def _has_partner(candidates: np.ndarray, num_others: int) -> np.ndarray:
     graph = csr_array((np.ones(len(starts), np.int32), (starts, ends)), shape=(sink + 1, sink + 1))
     flow = maximum_flow(graph, source, sink).flow
     of_source = slice(*flow.indptr[[source, source + 1]])
-    found[flow.indices[of_source][flow.data[of_source] > 0]] = True
-    return found
+    matched[flow.indices[of_source][flow.data[of_source] > 0]] = True
+    return matched

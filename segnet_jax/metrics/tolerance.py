@@ -1,12 +1,12 @@
-"""How near two boundaries' pixels must lie. It imports nothing, so that processes that pair start at once."""
+"""The distance tolerance of boundary F1. Imports nothing, so that worker processes start fast."""
 
 
 def half_widths(height: int, width: int) -> list[int]:
-    """The disc of the tolerance: how far it reaches to either side, in the rows 0, 1, 2, ... from its middle.
+    """Return the half-widths of the tolerance disc in the rows 0, 1, 2, ... from its center.
 
-    In integers: 0.75 % of a 720x960 image's diagonal is 9 pixels exactly, and no rounding may decide on that.
+    Computed in integers: 0.75 % of a 720x960 image's diagonal is exactly 9 pixels, which rounding could miss.
     """
-    limit = 9 * (height**2 + width**2)  # of 160000 (x^2 + y^2), for (3 / 400)^2 is 9 / 160000
+    limit = 9 * (height**2 + width**2)  # of 160000 (x^2 + y^2), as (3 / 400)^2 is 9 / 160000
     reach = int((limit / 160_000) ** 0.5) + 1
     rows = ([x for x in range(reach + 1) if 160_000 * (x * x + y * y) <= limit] for y in range(reach + 1))
     return [row[-1] for row in rows if row]

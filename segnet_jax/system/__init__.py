@@ -1,1 +1,1 @@
-"""The ground: errors, files, locks, signals, downloads, the console. Imports nothing of the package."""
+"""Errors, files, locks, signals, downloads, the console. Imports no other room of the package."""

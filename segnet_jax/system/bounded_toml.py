@@ -1,7 +1,7 @@
-"""TOML of people one does not know: bounded in size and in nesting before it is parsed.
+"""Parse untrusted TOML, with its size and nesting limited beforehand.
 
-Python's parser takes time and memory that grow as the square of a key's length in dots, and as the depth of nesting:
-80 kB of one dotted key take gigabytes. Nothing that this project reads is large or deep.
+The cost of Python's parser grows with the square of the number of dots in a key, and with the depth of nesting: a
+dotted key of 80 kB takes gigabytes. No file of this project is large or deeply nested.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 MOST_BYTES = 65_536
 MOST_DEPTH = 16
-"""Of arrays and inline tables in one another, and of the parts of a dotted key."""
+"""Limit of nested arrays and inline tables, and of the parts of a dotted key."""
 
 _STRINGS = re.compile(
     r'"""(?:[^\\]|\\.)*?"""'
@@ -27,11 +27,11 @@ def loads(text: str) -> dict[str, Any]:
     """Parse TOML.
 
     Raises:
-      ValueError: it is not TOML, has over 64 kB, or is nested over 16 deep.
+      ValueError: the text is not TOML, is larger than 64 kB, or is nested more than 16 levels deep.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
         raise ValueError(f"it has over {MOST_BYTES:,} bytes")
-    bare = _STRINGS.sub(lambda found: "" if found[0][0] == "#" else "_", text)
+    bare = _STRINGS.sub(lambda match: "" if match[0][0] == "#" else "_", text)
     if _DOTTED.search(bare) or _depth(bare) > MOST_DEPTH:
         raise ValueError(f"it is nested over {MOST_DEPTH} deep")
     try:
@@ -41,9 +41,9 @@ def loads(text: str) -> dict[str, Any]:
 
 
 def _depth(bare: str) -> int:
-    """The deepest nesting of brackets in TOML whose strings and comments are taken out.
+    """Return the maximum nesting of brackets in TOML without its strings and comments.
 
-    A bracket that closes nothing counts as nothing, so that none can hide the depth of what follows.
+    Unmatched closing brackets are ignored, so that they cannot hide the depth of what follows.
     """
     depth = deepest = 0
     for bracket in re.findall(r"[\[\]{}]", bare):

@@ -1,4 +1,4 @@
-"""Memory for decoded pictures: threads that read large ones wait for each other, and small ones never notice."""
+"""A memory budget for decoded images: threads that decode large ones wait for each other."""
 
 import contextlib
 import ctypes
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import numpy as np
 
 BYTES = 256 * 2**20
-"""That all threads together may hold, beside one thread that needs more."""
+"""Limit of all threads together, not counting one thread that needs more by itself."""
 
 
-_PART = 2**20  # numbers
+_PART = 2**20  # elements
 
 
 class Budget:
-    """Bytes that threads announce before they allocate them.
+    """Memory that threads reserve before they allocate it.
 
-    A thread waits until what it announces fits, or until nobody else is over the limit. The one thread that is over it
-    never waits again before its scope ends, so that two threads cannot wait for each other.
+    A thread waits until its request fits, or until no other thread is over the limit. The one thread over the limit
+    does not wait again until its scope ends, which prevents deadlocks.
 
     Args:
       limit: bytes.
@@ -32,7 +32,7 @@ class Budget:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Hold what this thread announces inside until the outermost scope ends."""
+        """Keep what this thread announces inside reserved until the outermost scope ends."""
         if getattr(self._mine, "depth", 0):
             yield
             return
@@ -50,7 +50,7 @@ class Budget:
                 release_freed_memory()
 
     def announce(self, num_bytes: int) -> None:
-        """Wait until so many bytes more may be allocated; outside a scope nothing is waited for."""
+        """Wait until this many more bytes may be allocated; outside a scope, return at once."""
         if not getattr(self._mine, "depth", 0):
             return
         me = threading.get_ident()
@@ -64,13 +64,13 @@ class Budget:
 
 
 def release_freed_memory() -> None:
-    """Return freed memory to the system: the C library keeps hundreds of megabytes that threads have freed."""
+    """Return freed memory to the system; the C library may hold back hundreds of megabytes."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def count_values(values: np.ndarray, least: int = 0) -> np.ndarray:
-    """As `np.bincount` of small numbers, part by part: numpy makes eight bytes of each."""
+    """Compute `np.bincount` in parts, as numpy converts every element to eight bytes."""
     flat = values.reshape(-1)
     parts = (flat[start : start + _PART] for start in range(0, max(flat.size, 1), _PART))
     size = max(least, int(flat.max(initial=0)) + 1)
@@ -78,4 +78,4 @@ def count_values(values: np.ndarray, least: int = 0) -> np.ndarray:
 
 
 pictures = Budget()
-"""Of this process."""
+"""The budget of this process."""

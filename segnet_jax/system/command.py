@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, and errors in one line."""
+"""Run a command: exit codes, and errors in one line."""
 
 import contextlib
 import errno
@@ -11,50 +11,49 @@ from segnet_jax.system import logs
 from segnet_jax.system.errors import DiskFailed, ExitError, UserError, is_disk_full, shown
 from segnet_jax.system.files import cache_folder
 
-# What a system refuses of a path that somebody gave or a folder that he brought; any other OSError is a fault of ours.
-_REFUSALS = {
+# errno values that a user's path or folder can cause; any other OSError is a bug.
+_USER_ERRNOS = {
     *(errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.EIO),
     *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENXIO, errno.ENODEV),
 }
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run a command and leave the process: 0 after success, 2 after a user's mistake, else as `errors` tells.
+    """Run a command and exit: with 0 after success, 2 after a user's mistake, otherwise as listed in `errors`.
 
-    A user's mistake is printed without a traceback, in one line, or in one for each kind where there are several; a
-    fault of our own keeps its traceback.
+    A user's mistake is printed without a traceback, one line for each kind of fault; a bug keeps its traceback.
 
     Args:
-      main: the command; what it returns is the exit code, None for 0.
+      main: the command; returns the exit code, None for 0.
     """
-    # TensorFlow, which reads data for us and computes nothing, greets at length unless told otherwise.
+    # Silence TensorFlow's start-up messages.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     sys.stderr = Forgiving(sys.stderr)
     logs.configure()
     with contextlib.suppress(AttributeError, ValueError):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer letters than names have
+        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack characters of names
     try:
-        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # it would write to the home folder
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))  # instead of the home folder
         code = main()
         if sys.stdout is not None:
             sys.stdout.flush()
     except UserError as error:
-        for line in str(error).splitlines():  # one, or one for each kind of fault
+        for line in str(error).splitlines():  # one for each kind of fault
             print(f"error: {line}", file=sys.stderr)
         code = 2
-    except ExitError as ending:
-        told = shown(" ".join(str(ending).split()))
-        print(f"error: {told}" if ending.exit_code < 128 else told, file=sys.stderr)
-        code = ending.exit_code
+    except ExitError as error:
+        message = shown(" ".join(str(error).split()))
+        print(f"error: {message}" if error.exit_code < 128 else message, file=sys.stderr)
+        code = error.exit_code
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+    except BrokenPipeError:  # the reader of our output has exited, as `| head` does
         _forget_output()
         code = 141
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        if error.errno not in _USER_ERRNOS:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {shown(f'{where}{error.strerror}')}", file=sys.stderr)
@@ -64,7 +63,7 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def _forget_output() -> None:
-    """Throw away what could not be written to standard output, which Python would try again at its end."""
+    """Discard output that could not be written, which Python would otherwise retry at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
         return
@@ -73,24 +72,24 @@ def _forget_output() -> None:
 
 
 class Forgiving:
-    """Standard error that may be full or closed: what is said there is lost then, and the command goes on."""
+    """Standard error that ignores write errors, as when its disk is full or its terminal closed."""
 
     def __init__(self, stream: TextIO | None):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write the text; errors are ignored."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             return self._stream.write(text)
         return len(text)
 
     def writelines(self, lines) -> None:
-        """Likewise."""
+        """Write the lines; errors are ignored."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Likewise."""
+        """Flush; errors are ignored."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self._stream.flush()
 

@@ -1,4 +1,4 @@
-"""Programs outside the process: compiled ones, that a second start finds again, and lowered ones, that go elsewhere."""
+"""JAX's persistent compilation cache, and source paths in lowered programs."""
 
 import contextlib
 import os
@@ -10,13 +10,13 @@ import jax
 
 from segnet_jax.system.files import cache_folder
 
-_SECONDS = 0.5  # a program that compiles faster is not kept
-_CHECKED = "checked"  # a file whose time says when all that was there was found whole
+_SECONDS = 0.5  # programs that compile faster are not cached
+_CHECKED = "checked"  # a file whose mtime is the time of the last check
 _BLOCK = 2**20
 
 
 def keep_compiled_programs() -> None:
-    """Lets a second start find what the first has compiled, unless JAX was told to keep it somewhere else."""
+    """Enable the persistent compilation cache in the cache folder, unless JAX is configured to use another one."""
     if jax.config.jax_compilation_cache_dir is None:
         folder = cache_folder() / "compiled"
         remove_cut_off(folder)
@@ -25,19 +25,19 @@ def keep_compiled_programs() -> None:
 
 
 def keep_no_paths() -> None:
-    """Lets lowered programs name the lines they come from by file alone: no folder of this machine gets about."""
+    """Make lowered programs refer to source files by name only, without this machine's folders."""
     jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
 
 
 def remove_cut_off(folder: pathlib.Path) -> None:
-    """Removes programs that a kill or a full disk has cut off.
+    """Remove truncated programs, which a kill or a full disk leaves behind.
 
-    JAX writes them in place, warns of such a one at every start, compiles anew and never puts a whole one there.
+    JAX writes them in place; it would warn and recompile at every start, and never replace them.
 
     Args:
-      folder: what was written to it since the last call is looked at.
+      folder: of the cache; files written since the last call are checked.
     """
-    with contextlib.suppress(OSError):  # no such folder, or not ours to write to
+    with contextlib.suppress(OSError):  # no such folder, or not writable
         checked, now = folder / _CHECKED, time.time()
         since = checked.stat().st_mtime if checked.exists() else 0.0
         for path in folder.glob("*-cache"):
@@ -48,7 +48,7 @@ def remove_cut_off(folder: pathlib.Path) -> None:
 
 
 def _is_whole(path: pathlib.Path) -> bool:
-    """Whether a compressed file comes to its end; one that is compressed otherwise than by zlib or Zstandard does."""
+    """Whether a compressed file is complete; assumed for formats other than zlib and Zstandard."""
     with open(path, "rb") as file:
         head = file.read(4)
         file.seek(0)

@@ -1,11 +1,10 @@
-"""Files below a folder that somebody else may have made: no link inside it is followed, and every read has a limit.
+"""Access to files below an untrusted folder: no link inside it is followed, and every read has a size limit.
 
-A run folder, as it was unpacked from an archive or downloaded, may hold links, pipes, devices or huge files in place of
-its own. The folder itself is the user's word and may be a link. Everything below it is opened relative to a
-descriptor of that folder, one component at a time, with O_NOFOLLOW.
+A run folder that was downloaded or unpacked may contain links, pipes, devices or huge files. The folder itself is named
+by the user and may be a link. Everything below it is opened relative to a descriptor of that folder, one component at a
+time, with O_NOFOLLOW.
 
-This guards against what lies in a folder when a command starts. It does not guard against a process that changes the
-folder at the same moment: whoever can do that has the user's own rights.
+This does not guard against a process that changes the folder at the same time: it has the user's own rights.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from typing import Any, BinaryIO
 from segnet_jax.system.errors import UserError, shown
 
 MOST_BYTES = 64 * 2**20
-"""Of a file that is read whole, where its reader names no smaller limit."""
+"""Default limit of a file that is read whole."""
 MOST_ENTRIES = 1_000_000
 MOST_DEPTH = 32
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -67,10 +66,13 @@ def check_tree(root: Folder) -> None:
                     inner = f"{name}/{entry.name}" if name else entry.name
                     count += 1
                     if count > MOST_ENTRIES:
-                        raise Refused(f"{shown(str(root))} holds over {MOST_ENTRIES:,} files, which no run does")
+                        raise Refused(f"{shown(str(root))} contains over {MOST_ENTRIES:,} files, more than any run has")
                     if entry.is_dir(follow_symlinks=False):
                         if depth == MOST_DEPTH:
-                            raise Refused(f"{shown(str(root))} holds folders over {MOST_DEPTH} deep, which no run does")
+                            raise Refused(
+                                f"{shown(str(root))} contains folders nested over {MOST_DEPTH} levels deep, more than "
+                                "any run has"
+                            )
                         waiting.append((inner, depth + 1))
                     elif not entry.is_file(follow_symlinks=False):
                         raise _refused(root, inner, entry.stat(follow_symlinks=False).st_mode)
@@ -127,7 +129,7 @@ def open_file(root: Folder, name: str, flags: int = os.O_RDONLY, most: int | Non
       OSError: it does not exist or cannot be opened.
     """
     with _around(root, name) as (folder, last):
-        try:  # O_NONBLOCK: to open a pipe would wait for ever
+        try:  # O_NONBLOCK: opening a pipe would block forever
             descriptor = os.open(last, flags | _NO_LINK | os.O_NONBLOCK, 0o666, dir_fd=folder)
         except OSError as error:
             mode = _mode(last, folder)
@@ -135,13 +137,13 @@ def open_file(root: Folder, name: str, flags: int = os.O_RDONLY, most: int | Non
                 raise _refused(root, name, mode) from None
             raise
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise _refused(root, name, found.st_mode)
-        if most is not None and found.st_size > most:
+        opened = os.fstat(descriptor)
+        if not stat.S_ISREG(opened.st_mode):
+            raise _refused(root, name, opened.st_mode)
+        if most is not None and opened.st_size > most:
             path = shown(os.path.join(root, name))
             raise Refused(
-                f"{path} has {found.st_size:,} bytes, and at most {most:,} are read", kind="too-large", file=path
+                f"{path} has {opened.st_size:,} bytes, and at most {most:,} are read", kind="too-large", file=path
             )
         os.set_blocking(descriptor, True)
         mode = "ab" if flags & os.O_APPEND else "wb" if flags & os.O_WRONLY else "rb"
@@ -174,7 +176,7 @@ def read_json(root: Folder, name: str, most: int = MOST_BYTES) -> Any:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Parse JSON; whatever is wrong with it, depth included, raises ValueError."""
+    """Parse JSON; any error, excessive nesting included, raises ValueError."""
     try:
         return json.loads(data)
     except RecursionError:
@@ -182,7 +184,7 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def sum_of(root: Folder, name: str, num_bytes: int) -> str:
-    """The sha256 of a file below `root` of a known size, as hex.
+    """Return the sha256, as hex, of a file below `root` with at most `num_bytes` bytes.
 
     Raises:
       Refused, OSError: as `open_file`.
@@ -192,7 +194,7 @@ def sum_of(root: Folder, name: str, num_bytes: int) -> str:
 
 
 def status(root: Folder, name: str) -> os.stat_result | None:
-    """`lstat` of what lies below `root`; None where there is nothing.
+    """Return `lstat` of a file or folder below `root`, or None if it does not exist.
 
     Raises:
       Refused: a folder on the way is a link.
@@ -208,18 +210,18 @@ def is_file(root: Folder, name: str) -> bool:
     """Whether there is a regular file below `root`.
 
     Raises:
-      Refused: there is a link or something else in its place.
+      Refused: it is a link or something else.
     """
-    found = status(root, name)
-    if found is None:
+    existing = status(root, name)
+    if existing is None:
         return False
-    if not stat.S_ISREG(found.st_mode):
-        raise _refused(root, name, found.st_mode)
+    if not stat.S_ISREG(existing.st_mode):
+        raise _refused(root, name, existing.st_mode)
     return True
 
 
 def names(root: Folder, name: str = "") -> list[str]:
-    """The names in a folder below `root`, sorted; none where it does not exist.
+    """Return the sorted names in a folder below `root`; empty if it does not exist.
 
     Raises:
       Refused: it is a link or not a folder.
@@ -236,11 +238,11 @@ def names(root: Folder, name: str = "") -> list[str]:
 
 
 def make_folder(root: Folder, name: str) -> pathlib.Path:
-    """Make a folder below `root`, and those around it, where they are missing; return its path.
+    """Create a folder below `root` and its parents, if missing; return its path.
 
     Raises:
       Refused: a component is a link or not a folder.
-      OSError: it cannot be made.
+      OSError: it cannot be created.
     """
     parts = _parts(name)
     for count in range(1, len(parts) + 1):
@@ -252,16 +254,13 @@ def make_folder(root: Folder, name: str) -> pathlib.Path:
 
 
 def rename(root: Folder, old: str, new: str) -> None:
-    """Give a file or folder below `root` another name below it; a file of that name is replaced."""
+    """Rename a file or folder below `root`; an existing file of the new name is replaced."""
     with _around(root, old) as (source, before), _around(root, new) as (target, after):
         os.rename(before, after, src_dir_fd=source, dst_dir_fd=target)
 
 
 def remove(root: Folder, name: str) -> None:
-    """Remove a file, a link itself, or a whole folder below `root`; nothing where it is not there.
-
-    What cannot be removed stays, without an error.
-    """
+    """Remove a file, a link or a folder tree below `root`; errors, such as that it does not exist, are ignored."""
     with contextlib.suppress(OSError), _around(root, name) as (folder, last):
         mode = _mode(last, folder)
         if mode is None:
@@ -273,15 +272,15 @@ def remove(root: Folder, name: str) -> None:
 
 
 def unreadable(path: Folder, error: OSError) -> UserError:
-    """What to say of a file or folder that cannot be read."""
-    told = shown(str(path))
-    return UserError(f"cannot read {told}: {error.strerror or error}", kind="cannot-read", file=told)
+    """Return the error for a file or folder that cannot be read."""
+    name = shown(str(path))
+    return UserError(f"cannot read {name}: {error.strerror or error}", kind="cannot-read", file=name)
 
 
 def _parts(name: str) -> list[str]:
     parts = [part for part in str(name).split("/") if part]
     if ".." in parts or "\0" in str(name) or str(name).startswith("/"):
-        raise Refused(f"{name!r} does not lie inside the folder")
+        raise Refused(f"{name!r} is not a path inside the folder")
     return parts
 
 
@@ -295,6 +294,6 @@ def _refused(root: Folder, name: str, mode: int, expected: str = "regular file")
     path = shown(os.path.join(root, name))
     kind = _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
     if stat.S_ISLNK(mode):
-        what = f"{path} is a link; links inside a run folder are not followed: put the file itself there, or remove it"
-        return Refused(what, kind="link-inside", file=path)
+        message = f"{path} is a link, and links inside a run folder are not followed: put the file there, or remove it"
+        return Refused(message, kind="link-inside", file=path)
     return Refused(f"{path} is {kind}, where a {expected} is expected: remove it", kind="not-a-file", file=path)

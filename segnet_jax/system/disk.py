@@ -1,4 +1,4 @@
-"""What to do where a disk is full: end, or wait until somebody has made room."""
+"""Retry writes on a full disk: stop, or wait until space is freed."""
 
 import logging
 import pathlib
@@ -16,30 +16,30 @@ _SECONDS = 1.0  # between two attempts
 
 
 class DiskRetry:
-    """Carries out what writes into a run folder; a full disk ends the run, or is waited for.
+    """Call functions that write into a run folder; on a full disk, raise or retry.
 
     Args:
-      folder: the run's, for the message.
-      waits: whether to wait for room rather than to end (`--on-disk-full wait`).
-      stop: ends the waiting too.
+      folder: of the run, for messages.
+      waits: whether to retry until there is space (`--on-disk-full wait`).
+      stop: a request to stop ends the waiting.
     """
 
     def __init__(self, folder: pathlib.Path, waits: bool, stop: Stop):
         self._folder, self.waits, self._stop = folder, waits, stop
 
     def __call__(self, write: Callable[[], T]) -> T:
-        """Calls `write`, which leaves nothing half done where it fails, until there is room for it.
+        """Call `write`, which must be atomic, and retry it while the disk is full.
 
         Raises:
-          DiskFull: there is no room, and nobody wants to wait (any longer).
-          DiskFailed: the disk refuses otherwise.
+          DiskFull: the disk is full, and waiting is off or was stopped.
+          DiskFailed: writing failed for another reason.
         """
         told = False
         while True:
             try:
                 done = write()
             except (OSError, DiskFailed) as error:
-                full = _as_ending(error, self._folder)
+                full = _exit_error(error, self._folder)
                 if not self.waits or self._stop.requested() or not isinstance(full, DiskFull):
                     raise full from error
                 if not told:
@@ -52,7 +52,7 @@ class DiskRetry:
                 return done
 
 
-def _as_ending(error: Exception, folder: pathlib.Path) -> DiskFailed:
+def _exit_error(error: Exception, folder: pathlib.Path) -> DiskFailed:
     if isinstance(error, DiskFailed):
         return error
     if is_disk_full(error):

@@ -1,4 +1,4 @@
-"""Fetches published files: resumed where they broke off, checked, and never under their final name unless whole."""
+"""Download published files: resumable, verified, and renamed to their final name only when complete."""
 
 import contextlib
 import http.client
@@ -22,16 +22,16 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["zip", "hdf5", "torch", "caffe", "any"]
 
-_KINDS: dict[Kind, tuple[str, tuple[bytes, ...]]] = {  # what to call it, and how it may begin
+_KINDS: dict[Kind, tuple[str, tuple[bytes, ...]]] = {  # name in messages, possible first bytes
     "zip": ("a zip", (b"PK\x03\x04",)),
     "hdf5": ("an HDF5 file", (b"\x89HDF\r\n\x1a\n",)),
     "torch": ("a torch file", (b"PK\x03\x04", b"\x80\x02\x8a\n")),
-    "caffe": ("a .caffemodel", (b"\n", b"\x12", b"\xa2\x06")),  # the tags of a NetParameter's name, layers, layer
+    "caffe": ("a .caffemodel", (b"\n", b"\x12", b"\xa2\x06")),  # protobuf tags of NetParameter's name, layers, layer
     "any": ("a file", (b"",)),
 }
 _CHUNK = 1 << 20  # bytes
-_TIMEOUT = 30.0  # seconds without a byte
-_ATTEMPTS = 5  # at one mirror, as long as each brings something
+_TIMEOUT = 30.0  # seconds without data
+_ATTEMPTS = 5  # per mirror, as long as each one receives data
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Resource:
     """A published file.
 
     Attributes:
-      filename: its name in the folder that it is fetched into.
-      urls: http, https or file, in order of preference; each a mirror of the same bytes.
-      kind: what its first bytes must show it to be.
-      sha256, sha1, md5: hex, where known.
-      num_bytes: its size, or the smallest and the largest plausible size, where known.
-      hint: how to do without the download, told when no mirror can be reached.
+      filename: name in the download folder.
+      urls: mirrors (http, https or file), in order of preference.
+      kind: file type, checked by the first bytes.
+      sha256, sha1, md5: hex, if known.
+      num_bytes: size, or smallest and largest plausible size, if known.
+      hint: how to proceed without the download, for the error if all mirrors fail.
     """
 
     filename: str
@@ -58,7 +58,7 @@ class Resource:
 
     @property
     def sums(self) -> dict[str, str]:
-        """The known sums, by the name of their algorithm."""
+        """The known checksums by algorithm."""
         named = {"sha256": self.sha256, "sha1": self.sha1, "md5": self.md5}
         return {algorithm: value.lower() for algorithm, value in named.items() if value}
 
@@ -71,29 +71,29 @@ class Resource:
 
 
 class _Refused(Exception):
-    """What the server sent is not the file."""
+    """The file is not the published one."""
 
 
 def is_web_page(head: bytes) -> bool:
-    """Whether a file that begins with `head` is HTML or XML: what servers send in place of a file that they lack."""
+    """Whether a file that begins with `head` is HTML or XML, which servers send instead of a missing file."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:5].lower().startswith((b"<!doc", b"<html", b"<head", b"<?xml"))
 
 
 def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, hint: str = "") -> Path:
-    """Returns the file's path in `folder`, after downloading it unless it is there already, and checking it.
+    """Download a file unless it exists, verify it, and return its path.
 
-    A download goes to NAME.part, is resumed from there by this or a later call, and renamed when it has passed
-    the checks of size, kind and sum. Where no sum is known, the first file's sha256 is printed and kept in
-    NAME.sha256, and later files of that name are held to it.
+    The download is written to NAME.part, which this or a later call resumes, and renamed after its size, kind and
+    checksum are verified. If no checksum is known, the sha256 of the first download is printed and stored in
+    NAME.sha256, and later files of that name must match it.
 
     Args:
-      resource: what to fetch.
-      folder: where to; made if missing.
-      show_progress: a bar on standard error; None shows it on a terminal only.
-      hint: how to do without the download, in place of the resource's own hint.
+      resource: to download.
+      folder: to download to; created if missing.
+      show_progress: whether to show a progress bar on standard error; None: only on a terminal.
+      hint: replaces the resource's own hint.
 
     Raises:
-      UserError: no mirror gave the file, the disk is full, or the file that is there is not the right one.
+      UserError: all mirrors failed, the disk is full, or the existing file is not the right one.
     """
     folder = Path(folder)
     show_progress = sys.stderr.isatty() and not logs.is_quiet() if show_progress is None else show_progress
@@ -102,12 +102,12 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
-    with _alone(folder):
+    with _locked(folder):
         if target.exists():
             try:
                 _check(resource, target, target)
             except _Refused as refusal:
-                raise UserError(f"{target}: {refusal}; move it away to fetch it again", kind="wrong-file") from None
+                raise UserError(f"{target}: {refusal}; move it away to download it again", kind="wrong-file") from None
             return target
         failures = []
         for url in resource.urls:
@@ -121,13 +121,13 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
             else:
                 os.replace(part, target)
                 return target
-    what = f"cannot download {target.name}: {'; '.join(failures)}"
-    fix = hint or resource.hint or f"fetch it by hand and put it at {target}"
-    raise UserError(what, kind="no-download", file=target.name, fix=fix)
+    message = f"cannot download {target.name}: {'; '.join(failures)}"
+    fix = hint or resource.hint or f"download it by hand and put it at {target}"
+    raise UserError(message, kind="no-download", file=target.name, fix=fix)
 
 
 def _fetch_from(url: str, part: Path, target: Path, resource: Resource, show_progress: bool) -> None:
-    """Brings `part` to its full length from one mirror and checks it; a bad mixture of two files is fetched anew."""
+    """Complete `part` from one mirror and verify it; if a resumed part is wrong, download it from the start."""
     resumed = _size(part) > 0
     _download(url, part, resource, show_progress)
     try:
@@ -141,7 +141,7 @@ def _fetch_from(url: str, part: Path, target: Path, resource: Resource, show_pro
 
 
 def _download(url: str, part: Path, resource: Resource, show_progress: bool) -> None:
-    """Takes up a broken connection again, as long as each attempt brings something."""
+    """Download to `part`; resume after a broken connection, as long as each attempt receives data."""
     for attempt in range(1, _ATTEMPTS + 1):
         before = _size(part)
         try:
@@ -152,24 +152,24 @@ def _download(url: str, part: Path, resource: Resource, show_progress: bool) -> 
 
 
 def _transfer(url: str, part: Path, resource: Resource, show_progress: bool) -> None:
-    """Appends to `part` what is missing of it, or writes it anew where the server knows no ranges."""
+    """Append the missing bytes to `part`, or start over if the server does not support ranges."""
     offset = _size(part)
     try:
         response = _open(url, offset)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and offset:  # nothing lies beyond the offset: the part is whole, or not ours
+        if error.code == 416 and offset:  # no bytes beyond the offset: the part is complete, or of another file
             return
         raise
     with response:
         resumes = response.status == 206
         if resumes and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-            raise ConnectionError("the server answered with another range than was asked for")
+            raise ConnectionError("the server sent a different range than requested")
         offset = offset if resumes else 0
         length = response.headers.get("Content-Length")
         total = offset + int(length) if length and length.isdigit() else None
         free = shutil.disk_usage(part.parent).free
         if total is not None and free < total - offset:
-            raise UserError(f"{part.name} needs {total - offset} bytes and {part.parent} has {free} free")
+            raise UserError(f"{part.name} needs {total - offset} bytes, but {part.parent} has {free} free")
         logger.info(f"{'resuming' if resumes else 'fetching'} {url}")
         with _progress_bar(resource.filename, offset, total, show_progress) as advance:
             received = _append(response, part, offset, resource, advance)
@@ -179,17 +179,17 @@ def _transfer(url: str, part: Path, resource: Resource, show_progress: bool) -> 
 
 def _open(url: str, offset: int) -> http.client.HTTPResponse:
     if urlsplit(url).scheme not in ("http", "https", "file"):
-        raise ConnectionError("only http, https and file addresses are fetched")
+        raise ConnectionError("only http, https and file URLs are supported")
     headers = {"User-Agent": "segnet_jax"} | ({"Range": f"bytes={offset}-"} if offset else {})
     response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
     if urlsplit(url).scheme == "https" and urlsplit(response.url).scheme != "https":
         response.close()
-        raise ConnectionError(f"sends on to the unprotected {response.url}")
+        raise ConnectionError(f"redirects to the insecure {response.url}")
     return response
 
 
 def _append(response: BinaryIO, part: Path, offset: int, resource: Resource, advance: Callable[[int], None]) -> int:
-    """Writes the response into `part` from `offset` on; returns the length that `part` then has."""
+    """Write the response to `part` from `offset` on; return the new length of `part`."""
     largest = resource.size_range[1]
     try:
         file = open(part, "ab" if offset else "wb")
@@ -221,7 +221,7 @@ def _check_kind(resource: Resource, head: bytes) -> None:
 
 
 def _check(resource: Resource, path: Path, target: Path) -> None:
-    """Holds a whole file, `target` itself or its part, against all that is known of it."""
+    """Verify a complete file, `target` or its part, by its kind, size and checksums."""
     if not path.is_file():
         raise _Refused("not a file")
     with open(path, "rb") as file:
@@ -233,28 +233,28 @@ def _check(resource: Resource, path: Path, target: Path) -> None:
         raise _Refused(f"{size} bytes, expected {expected}")
     if resource.sums:
         for algorithm, expected in resource.sums.items():
-            if (found := sum_of_file(path, algorithm)) != expected:
-                raise _Refused(f"{algorithm} {found}, expected {expected}")
+            if (actual := sum_of_file(path, algorithm)) != expected:
+                raise _Refused(f"{algorithm} {actual}, expected {expected}")
     else:
         _check_first_use(resource, path, target.with_name(f"{target.name}.sha256"))
 
 
-def _check_first_use(resource: Resource, path: Path, record: Path) -> None:
-    """Holds the file to the sum of the first one of its name, or keeps its sum as that of the first."""
-    found = sum_of_file(path)
-    if record.exists():
-        expected = record.read_text("ascii", errors="replace")[:64]
-        if found != expected:
-            raise _Refused(f"sha256 {found}, the first one had {expected} (to trust the new one, delete {record})")
+def _check_first_use(resource: Resource, path: Path, sum_file: Path) -> None:
+    """Compare a file's checksum with that stored at the first download, or store it."""
+    actual = sum_of_file(path)
+    if sum_file.exists():
+        expected = sum_file.read_text("ascii", errors="replace")[:64]
+        if actual != expected:
+            raise _Refused(f"sha256 {actual}, the first one had {expected} (to trust the new one, delete {sum_file})")
         return
     if resource.kind == "zip":
         _check_members(path)
-    logger.info(f"sha256 of {resource.filename}: {found} (no published sum; kept in {record.name})")
-    atomic_write_text(record, f"{found}  {resource.filename}\n")
+    logger.info(f"sha256 of {resource.filename}: {actual} (no published checksum; stored in {sum_file.name})")
+    atomic_write_text(sum_file, f"{actual}  {resource.filename}\n")
 
 
 def _check_members(path: Path) -> None:
-    """Reads a zip through, for without a published sum its own are all there is."""
+    """Verify a zip by its members' own checksums, as there is no published one."""
     try:
         zips.read_through(path)
     except (OSError, ValueError) as error:
@@ -266,7 +266,7 @@ def _size(path: Path) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Why a mirror failed, in one line."""
+    """Return in one line why a mirror failed."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):
@@ -277,8 +277,8 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lets one process at a time download into a folder, where the system and the file system know locks."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder, if supported, so that only one process at a time downloads into it."""
     try:
         import fcntl
 
@@ -287,7 +287,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        with contextlib.suppress(OSError):  # some network file systems lock no folders
+        with contextlib.suppress(OSError):  # some network file systems cannot lock folders
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:

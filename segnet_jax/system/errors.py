@@ -1,7 +1,7 @@
-"""What ends a command early: the user's mistakes, told without a traceback, and other endings.
+"""Errors that end a command without a traceback.
 
-Each has its exit code: 0 done; 2 usage or data (`UserError`); 3 no usable checkpoint; 4 disk; 5 run folder in use;
-6 not finite; 7 out of memory; 8 a host lost; 130 Ctrl-C; 143 SIGTERM.
+Exit codes: 0 success; 2 usage or data (`UserError`); 3 no usable checkpoint; 4 disk; 5 run folder in use; 6 not finite;
+7 out of memory; 8 a host lost; 130 Ctrl-C; 143 SIGTERM.
 """
 
 import errno
@@ -12,21 +12,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 USAGE = "usage"
-"""The kind of a mistake that lies in no file: a flag, a folder's name, what is not prepared yet."""
+"""The kind of a fault that is not in a file: a wrong flag or folder name, a missing preparation."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong.
+    """One fault in the user's input.
 
     Attributes:
-      kind: its short, stable name, such as "label-out-of-range", by which scripts can tell it.
-      file: the file that is at fault, as messages call it; empty where it is none.
-      what: what is wrong and why that is a fault, naming the file.
-      fix: what to do about it; empty where `what` leaves no question. One that begins with -- is flags alone, to be
-        pasted behind a command, and is printed only where it is the only one that fits.
-      choices: where several readings of a folder fit, the flags of each; none of them is a fix before its owner has
-        chosen.
+      kind: short, stable identifier for scripts, such as "label-out-of-range".
+      file: the faulty file, as messages name it; empty if there is none.
+      what: the message: what is wrong and why it matters, naming the file.
+      fix: how to fix it; may be empty. A fix that begins with -- consists of flags only, to append to the command, and
+        is given only if no other would do.
+      choices: if several interpretations of a folder are possible, the flags of each; the user has to choose.
     """
 
     kind: str
@@ -37,18 +36,18 @@ class Fault:
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: the message says what is wrong, what was given and what to do.
+    """An error in the user's input: the message says what is wrong, what was given and what to do.
 
-    Every command prints it without a traceback and exits with code 2. Faults of our own stay ordinary exceptions.
+    Commands print it without a traceback and exit with code 2. Bugs raise ordinary exceptions.
 
     Args:
-      what: the message; it comes to stand on one line.
-      kind: as `Fault`; every kind but USAGE stands in brackets behind the message.
+      what: the message; joined to one line.
+      kind: as `Fault`; kinds other than USAGE are appended in brackets.
       file: as `Fault`.
-      fix: as `Fault`; it stands behind the message, as "fix: ...".
+      fix: as `Fault`; appended as "fix: ...".
 
     Attributes:
-      faults: what is wrong, as data: one fault, or all those of `UserErrors`.
+      faults: the faults as data.
     """
 
     def __init__(self, what: str, *, kind: str = USAGE, file: str = "", fix: str = ""):
@@ -58,28 +57,28 @@ class UserError(Exception):
 
     @property
     def kind(self) -> str:
-        """The first fault's kind."""
+        """Kind of the first fault."""
         return self.faults[0].kind
 
     @property
     def file(self) -> str:
-        """The first fault's file."""
+        """File of the first fault."""
         return self.faults[0].file
 
 
 class UserErrors(UserError):
-    """All that is wrong in one place: the message has a line for each kind, with the first five faults and a count.
+    """All faults of a folder or archive; the message has a line per kind, with the first five faults and a count.
 
     Args:
       where: the folder or archive.
-      faults: at least one; what is told twice counts once, with the fix that was told first.
+      faults: at least one; of duplicates, which may differ in their fix, the first is used.
     """
 
     def __init__(self, where: object, faults: Iterable[Fault]):
-        told: dict[tuple[str, str, str], Fault] = {}
-        for fault in faults:  # whoever sees more of the data may know a better fix, and looks first
-            told.setdefault((fault.kind, fault.file, fault.what), fault)
-        self.faults = tuple(told.values())
+        unique: dict[tuple[str, str, str], Fault] = {}
+        for fault in faults:  # checks that see more of the data run first, and may know a better fix
+            unique.setdefault((fault.kind, fault.file, fault.what), fault)
+        self.faults = tuple(unique.values())
         kinds: dict[str, list[Fault]] = {}
         for fault in self.faults:
             kinds.setdefault(fault.kind, []).append(fault)
@@ -91,13 +90,13 @@ class UserErrors(UserError):
 
 
 def listed(items: Sequence[str], separator: str = ", ") -> str:
-    """The first five of many items and how many more there are, for a message."""
+    """Join the first five items and the number of further ones, for a message."""
     more = [f"and {len(items) - 5} more"] if len(items) > 5 else []
     return separator.join([*items[:5], *more])
 
 
 def shown(text: str) -> str:
-    """The text as it is, but that what cannot be printed, such as a line's end in a file's name, is escaped."""
+    """Escape unprintable characters, such as a newline in a file name."""
     return "".join(
         each if each.isprintable() or unicodedata.category(each) == "Zs" else repr(each)[1:-1] for each in text
     )
@@ -109,7 +108,7 @@ def printable(text: object) -> str:
 
 
 def _line(alike: Sequence[Fault]) -> str:
-    """What faults of one kind are, what to do about them, and the kind."""
+    """Format faults of one kind in one line, with the fix and the kind."""
     first = alike[0]
     fix = f"; fix: {_fix(alike)}" if first.fix else ""
     kind = f" [{first.kind}]" if first.kind != USAGE else ""
@@ -117,7 +116,7 @@ def _line(alike: Sequence[Fault]) -> str:
 
 
 def _fix(alike: Sequence[Fault]) -> str:
-    """What to do about faults of one kind: the first one's fix, but all changes of values at once."""
+    """Return the fix of faults of one kind: the first one's, or all of them combined if they are `--map` flags."""
     fixes = list(dict.fromkeys(fault.fix for fault in alike))
     if all(fix.startswith("--map ") for fix in fixes):
         changes = (change for fix in fixes for change in fix.split() if change != "--map")
@@ -126,30 +125,30 @@ def _fix(alike: Sequence[Fault]) -> str:
 
 
 class ExitError(Exception):
-    """A command ends early: the message says why, in one line, and what to do; commands print it and exit so.
+    """A command ends early; its one-line message says why and what to do.
 
     Attributes:
       exit_code: of the command.
-      short: why, in two or three words, as for a picture.
+      short: the reason in two or three words, for figures.
     """
 
     exit_code, short = 1, "ended"
 
 
 class NoCheckpoint(ExitError):
-    """A run has no checkpoint left that verifies; it is never begun anew in silence."""
+    """A run has no valid checkpoint; it is not silently restarted."""
 
     exit_code, short = 3, "no checkpoint"
 
 
 class DiskFailed(ExitError):
-    """What was to be written could not be."""
+    """Writing to a disk failed."""
 
     exit_code, short = 4, "disk failed"
 
 
 class DiskFull(DiskFailed):
-    """What was to be written found no room."""
+    """Writing failed because the disk is full."""
 
     short = "disk full"
 
@@ -161,25 +160,25 @@ class RunInUse(ExitError):
 
 
 class NotFinite(ExitError):
-    """The loss, the gradients or BatchNorm's statistics held NaN or infinity."""
+    """The loss, the gradients or the batch statistics contain NaN or infinity."""
 
     exit_code, short = 6, "not finite"
 
 
 class OutOfMemory(ExitError):
-    """A device or the host had not the memory that was asked for."""
+    """A device or the host ran out of memory."""
 
     exit_code, short = 7, "out of memory"
 
 
 class HostLost(ExitError):
-    """A process of a training over several hosts has gone or is stuck."""
+    """A process of a multi-host training died or hangs."""
 
     exit_code, short = 8, "host lost"
 
 
 class Stopped(ExitError):
-    """Somebody asked to stop.
+    """The user or the system requested a stop.
 
     Attributes:
       exit_code: 130 after Ctrl-C, 143 after SIGTERM.
@@ -193,9 +192,9 @@ class Stopped(ExitError):
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that a disk or a quota is full.
+    """Whether an error, or one of its causes, means that a disk or a quota is full.
 
-    TensorStore, which writes the arrays, tells it in words alone.
+    TensorStore, which writes the arrays, reports it in the message only.
     """
     return any(
         isinstance(each, DiskFull)
@@ -206,9 +205,9 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def disk_refusal(error: BaseException) -> str:
-    """In which words a disk refused, if that is what an error or one that it came from says; else empty.
+    """Return the system's message for a disk error, from an error or one of its causes; "" if it is not one.
 
-    TensorStore raises ValueError, with the system's number for it in its words.
+    TensorStore raises ValueError, with the errno in its message.
     """
     for each in _with_causes(error):
         if isinstance(each, OSError):
@@ -219,15 +218,15 @@ def disk_refusal(error: BaseException) -> str:
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what it came from, one after another."""
+    """Yield an error and its chain of causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the host has no memory left."""
-    import jax  # takes a second, and commands that compute nothing report errors too
+    """Whether an error means that a device or the host is out of memory."""
+    import jax  # slow to import, and not needed by commands that compute nothing
 
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError)

@@ -1,4 +1,4 @@
-"""Small files written whole or not at all, sums of files, and names that are nearly theirs."""
+"""Atomic writes of small files, JSON output files, checksums, and suggestions for misspelled paths."""
 
 import contextlib
 import difflib
@@ -16,23 +16,23 @@ import numpy as np
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 
-_OF_A_RUN = {  # what a training leaves in a run's folder, or will leave
+_OF_A_RUN = {  # files that a training writes to its run folder
     *("config.toml", "environment.json", "data.json", "overrides.json", "outcome.json", "result.json", "lock"),
     *("result_before.json", "metrics.jsonl", "train.log", "confusion.csv", "report.html", "progress.png"),
     "first_batch.png",
 }
-_HEAD = 4096  # bytes of a file that tell what wrote it
-_LONGEST = 255  # bytes of a name, on most file systems
+_HEAD = 4096  # bytes to read to recognize our own files
+_LONGEST = 255  # bytes of a file name, on most file systems
 
 
 def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename it: a reader or a kill never finds half of it.
+    """Write a file atomically: under a temporary name in the same folder, then rename it.
 
-    A link that has either name is replaced, never followed. Where the folder may be somebody else's, its path is to be
-    made by `confined.make_folder`.
+    A link of either name is replaced, not followed. If the folder is untrusted, create its path by
+    `confined.make_folder`.
 
     Raises:
-      OSError: from the disk; nothing is left then.
+      OSError: writing failed; no file is left behind.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(_temporary_name(path.name))
@@ -49,12 +49,12 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def _create(path: str, flags: int) -> int:
-    """Open a file that is not there yet; a link of its name is not followed."""
+    """Open a file that must not exist yet; a link of that name is not followed."""
     return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
 def _temporary_name(name: str) -> str:
-    """The name that a file of another name is written under, no other file's; a long one is told by its sum."""
+    """Return a unique temporary name for a file; long names are replaced by their hash."""
     ending = f".{os.getpid()}.tmp"
     if len(os.fsencode(name)) + len(ending) >= _LONGEST:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -62,21 +62,21 @@ def _temporary_name(name: str) -> str:
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
-    """Write text as UTF-8, whole or not at all; what UTF-8 cannot hold is escaped as in JSON."""
+    """Write text as UTF-8, atomically; characters that UTF-8 cannot encode are escaped as in JSON."""
     atomic_write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def atomic_write_json(path: str | os.PathLike, value) -> None:
-    """Writes a value as indented JSON, whole or not at all; NaN and infinity become null."""
+    """Write a value as indented JSON, atomically; NaN and infinity become null."""
     atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_own_json(path: str | os.PathLike, most: int = confined.MOST_BYTES) -> Any:
-    """Parse a JSON file that the user named, through a link if it is one.
+    """Parse a JSON file that the user named; a link is followed.
 
     Raises:
       ValueError: it is not JSON.
-      confined.Refused: it is not a regular file, or too large.
+      confined.Refused: it is not a regular file, or is too large.
       OSError: it cannot be read.
     """
     real = pathlib.Path(os.path.realpath(path))
@@ -84,29 +84,29 @@ def read_own_json(path: str | os.PathLike, most: int = confined.MOST_BYTES) -> A
 
 
 def write_result(path: str | os.PathLike, value: dict[str, Any]) -> None:
-    """Write what `--json` asks for, with the mark by which a later command knows that it may replace the file."""
+    """Write the file of a `--json` flag, marked so that a later command may replace it."""
     atomic_write_json(path, {"written_by": "segnet_jax", **value})
 
 
 def is_result(head: bytes) -> bool:
-    """Whether a file that begins so was written by `write_result`."""
+    """Whether a file that begins with `head` was written by `write_result`."""
     return re.match(rb'\{\s*"written_by": "segnet_jax"', head) is not None
 
 
 def check_place(
     flag: str, path: str, made: str | os.PathLike = "", is_ours: Callable[[bytes], bool] = is_result
 ) -> None:
-    """Refuse a file that a command could not write at its end, before it begins.
+    """Check, before a command starts, that it will be able to write an output file.
 
     Args:
-      flag: that names the file.
-      path: the file; "" is none.
-      made: a folder that the command makes by itself, "" for none.
-      is_ours: whether a file that begins so was written by this command or one like it, and may be replaced.
+      flag: name of the flag, without --.
+      path: of the file; "" for none.
+      made: a folder that the command creates itself; "" for none.
+      is_ours: maps the first bytes of an existing file to whether it may be replaced.
 
     Raises:
-      UserError: naming the flag: the file is a folder, its own folder is not there or cannot be written to, or the file
-        is there and was not written for such a flag.
+      UserError: the path is a folder, its folder is missing or not writable, or the file exists and was not written by
+        such a flag.
     """
     place = pathlib.Path(path)
     if not path:
@@ -114,13 +114,13 @@ def check_place(
     if os.path.isdir(place):
         raise UserError(f"--{flag} {path} is a folder: name a file")
     if len(os.fsencode(place.name)) > _LONGEST:
-        raise UserError(f"--{flag} {path} is too long a name: name another file")
+        raise UserError(f"--{flag} {path} has too long a name: choose a shorter one")
     if place.name in _OF_A_RUN and os.path.lexists(place.parent / "config.toml"):
         raise UserError(f"--{flag} {path} is a file of the run itself: name another file")
     if os.path.lexists(place) and not _may_be_replaced(place, is_ours):
         raise UserError(
-            f"--{flag} {path} is there already: nothing is overwritten but what such a flag wrote before, name another "
-            "file"
+            f"--{flag} {path} is there already: nothing is overwritten except files written by such a flag, name "
+            "another file"
         )
     if made and place.absolute().parent == pathlib.Path(made).absolute():
         return
@@ -131,7 +131,7 @@ def check_place(
 
 
 def _may_be_replaced(place: pathlib.Path, is_ours: Callable[[bytes], bool]) -> bool:
-    """Whether what a path names is an empty file or one that begins as what such a command wrote before."""
+    """Whether a file is empty or was written by such a command."""
     real = pathlib.Path(os.path.realpath(place))
     with contextlib.suppress(OSError, UserError), confined.open_file(real.parent, real.name) as file:
         head = file.read(_HEAD)
@@ -140,13 +140,13 @@ def _may_be_replaced(place: pathlib.Path, is_ours: Callable[[bytes], bool]) -> b
 
 
 def sum_of_file(path: str | os.PathLike, algorithm: str = "sha256") -> str:
-    """The hex sum of a file's content; half a second a gigabyte, and every page is in memory afterwards."""
+    """Return the hex digest of a file; takes half a second per gigabyte, and leaves the file in the page cache."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def plain(value):
-    """Turns numbers and arrays of numpy and JAX, also inside dicts and lists, into what JSON has; NaN becomes None."""
+    """Convert numpy and JAX numbers and arrays, nested in dicts and lists, for JSON; NaN and infinity become None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -157,15 +157,15 @@ def plain(value):
         return value if math.isfinite(value) else None
     array = np.asarray(value)
     if array.dtype == object:
-        raise TypeError(f"{type(value).__name__} has no JSON form")
+        raise TypeError(f"{type(value).__name__} is not JSON-serializable")
     return plain(array.tolist())
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:
-    """A path in which ~ stands for a home folder.
+    """Expand ~ in a path.
 
     Raises:
-      UserError: there is no such user, or nobody knows this one's home.
+      UserError: there is no such user, or the home folder is unknown.
     """
     try:
         return pathlib.Path(path).expanduser()
@@ -174,11 +174,11 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
 
 
 def did_you_mean(path: pathlib.Path, is_right: Callable[[str], bool] = os.path.lexists) -> str:
-    """Asks whether what is nearly called that was meant, where there is such; for the end of a message.
+    """Return ". Did you mean PATH?" for a similar name in the same folder, or ""; for the end of a message.
 
     Args:
-      path: of what is not there.
-      is_right: whether something beside it could have been meant.
+      path: which does not exist.
+      is_right: whether an existing path is a candidate.
     """
     around = path.absolute().parent
     try:
@@ -190,10 +190,10 @@ def did_you_mean(path: pathlib.Path, is_right: Callable[[str], bool] = os.path.l
 
 
 def cache_folder() -> pathlib.Path:
-    """Return the folder of the cache: $SEGNET_JAX_CACHE, or `segnet_jax` in the user's cache folder.
+    """Return the cache folder: $SEGNET_JAX_CACHE, or `segnet_jax` in the user's cache folder.
 
     Raises:
-      UserError: there is neither, as for a user whom the system does not know.
+      UserError: neither exists, as for a user without a home folder.
     """
     if own := os.environ.get("SEGNET_JAX_CACHE"):
         return pathlib.Path(own)

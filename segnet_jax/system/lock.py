@@ -1,4 +1,4 @@
-"""One training at a time in a run folder: a lock that says who holds it."""
+"""A lock on a run folder, so that one training at a time writes to it."""
 
 import contextlib
 import datetime
@@ -19,21 +19,22 @@ _MOST_BYTES = 10_000
 
 
 class RunLock:
-    """Holds a run folder while it is entered.
+    """Context manager that locks a run folder.
 
-    The system's lock on the file decides, and goes with the process however that ends, so a lock is never stale; what
-    the file says of its holder is for people. Where it names one and the lock is free, that one has died: it is told.
+    The system releases its lock when the process ends, however that happens, so a lock is never stale. The content of
+    the file, the holder, is for people; if it names one while the lock is free, that process died, and this is
+    reported.
 
-    A disk may know no locks, as a cluster's often does not: then a warning must do, for no training could begin there
-    otherwise. A folder that nobody has named is not entered so, as the same command may be training in it.
+    File systems of clusters often do not support locks; a folder that the user named is then used with a warning. A
+    folder found automatically is refused, as the same command may be training in it.
 
     Args:
-      folder: the run's.
-      is_named: whether somebody has named this folder, or it is new.
+      folder: of the run.
+      is_named: whether the user named this folder, or it is new.
 
     Raises:
-      RunInUse: another process holds it.
-      UserError: nothing can be written there, or the disk knows no locks and nobody has named the folder.
+      RunInUse: another process holds the lock.
+      UserError: the folder is not writable, or locks are not supported and `is_named` is false.
     """
 
     def __init__(self, folder: pathlib.Path, is_named: bool = True):
@@ -57,17 +58,17 @@ class RunLock:
         else:
             if before := holder(folder):
                 logger.info(f"took over the lock of {before}, which has gone")
-        # What is no lock file of ours, or has a second name somewhere else, is locked and left as it is.
+        # A file with other content, or with a second hard link, is locked but not written to.
         self._is_ours = os.fstat(self._file.fileno()).st_nlink == 1 and _is_signature(self._file.read(_MOST_BYTES))
-        with contextlib.suppress(OSError):  # on a full disk it holds without a name
+        with contextlib.suppress(OSError):  # the lock holds on a full disk too
             self._sign(_signed().encode())
 
     def __enter__(self) -> "RunLock":
         return self
 
     def __exit__(self, *_) -> None:
-        """Lets go. The file stays, empty: were it removed, a start that has it open already would lock nothing."""
-        with contextlib.suppress(OSError):  # on a disk that is gone meanwhile, it goes without
+        """Release the lock. The file stays: a process that has it open would otherwise lock a deleted file."""
+        with contextlib.suppress(OSError):  # the disk may be gone
             self._sign(b"")
         self._file.close()
 
@@ -79,10 +80,7 @@ class RunLock:
 
 
 def is_held(folder: pathlib.Path) -> str:
-    """Return who trains in a run folder, in words; empty where nobody does, or where the disk knows no locks.
-
-    Nothing is written, unlike by `RunLock`.
-    """
+    """Describe the process that holds a run's lock, without locking; "" if there is none or locks are unsupported."""
     try:
         with open(folder / LOCK_FILE, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -94,7 +92,7 @@ def is_held(folder: pathlib.Path) -> str:
 
 
 def holder(folder: pathlib.Path) -> str:
-    """Who signed a run's lock, in words; empty where nobody did."""
+    """Describe the process named in a run's lock file; "" if there is none."""
     try:
         who = confined.read_json(folder, LOCK_FILE, most=_MOST_BYTES)
         return shown(f"process {who['pid']} on {who['host']} since {who['since']}")[:200]
@@ -103,7 +101,7 @@ def holder(folder: pathlib.Path) -> str:
 
 
 def _is_signature(data: bytes) -> bool:
-    """Whether a file's content is what a lock file holds: nothing, or what `_signed` writes, perhaps cut off."""
+    """Whether data is the content of a lock file: empty, or written by `_signed`, possibly truncated."""
     return not data or data.startswith(b'{"pid": ') and len(data) < _MOST_BYTES
 
 

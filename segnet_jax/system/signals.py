@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 as a wish to be met at the next good moment, not as an interruption."""
+"""Handle Ctrl-C, SIGTERM and SIGUSR1 as requests to stop at the next safe point."""
 
 import contextlib
 import os
@@ -14,17 +14,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop:
-    """Turn the first Ctrl-C, SIGTERM or SIGUSR1 into a flag while it is entered; a second Ctrl-C leaves at once.
+    """Context manager that turns the first signal into a flag; a second Ctrl-C exits immediately.
 
-    SIGUSR1 is how SLURM warns of the end of a job's time (`--signal=USR1@120`); it counts as SIGTERM.
+    SIGUSR1, by which SLURM announces the end of a job's time (`--signal=USR1@120`), counts as SIGTERM.
 
-    A thread of its own hears the signals, for Python's handlers wait as long as the main thread compiles or computes.
+    A separate thread receives the signals, as Python's handlers do not run while the main thread compiles or computes.
 
     Args:
-      first: what is done before leaving, for the line that answers the signal.
+      first: what is done before stopping, for the line printed on a signal.
 
     Attributes:
-      exit_code: 130 after Ctrl-C, 143 after SIGTERM or SIGUSR1, None while nobody asked.
+      exit_code: 130 after Ctrl-C, 143 after SIGTERM or SIGUSR1, None before any signal.
     """
 
     def __init__(self, first: str = "the step is finished and saved first"):
@@ -32,24 +32,20 @@ class Stop:
         self.exit_code: int | None = None
         self._nothing_to_save = False
         self._before: dict[int, object] = {}
-        self._lock = threading.RLock()  # a second signal may come while the first is taken down
+        self._lock = threading.RLock()  # a second signal may arrive while the first is handled
 
     def requested(self) -> bool:
-        """Whether somebody has asked to stop."""
+        """Whether a stop was requested."""
         return self.exit_code is not None
 
     def check(self) -> None:
-        """Ends what is being done, if somebody has asked to stop; for work that is lost without harm.
-
-        Raises:
-          Stopped: if so.
-        """
+        """Raise `Stopped` if a stop was requested; for work that may be abandoned."""
         if self.requested():
             raise Stopped(self.exit_code)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """While there is nothing to save: the first signal already interrupts, by raising `Stopped`."""
+        """Inside, where there is nothing to save, let the first signal interrupt by raising `Stopped`."""
         self._nothing_to_save = True
         self.check()
         try:
@@ -58,34 +54,34 @@ class Stop:
             self._nothing_to_save = False
 
     def _note(self, number: int) -> None:
-        """Takes a signal down; told once, whichever of the thread and Python's handler comes first."""
+        """Set the flag and print a line, once; called by both the thread and Python's handler."""
         with self._lock:
             if self.requested():
                 return
             self.exit_code = 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
-        told = self._first if not self._nothing_to_save else "nothing is lost"
-        again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
-        _tell(f"stopping: {told}{again}")
+        first = self._first if not self._nothing_to_save else "nothing is lost"
+        again = "; Ctrl-C again exits immediately" if number == signal.SIGINT else ""
+        _write_line(f"stopping: {first}{again}")
 
     def _handle(self, number: int, _frame) -> None:
-        """Python's handler, in the main thread."""
+        """Handle a signal in the main thread."""
         self._note(number)
         if self._nothing_to_save:
             self.check()
 
     def _listen(self) -> None:
-        """The thread: hears each signal's number at once, from the system's own handler."""
+        """Receive signal numbers from the C handler, in the thread."""
         num_interrupts = 0
         while number := self._ear.recv(1)[0]:
             if number in _SIGNALS:
                 self._note(number)
             num_interrupts += number == signal.SIGINT
             if num_interrupts > 1:
-                leave_at_once(128 + number, "left at once: what was saved before is whole")
+                leave_at_once(128 + number, "exited immediately: checkpoints saved before are complete")
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is not threading.main_thread():
-            return self  # only the main thread may hear signals: whoever calls us from another one hears them himself
+            return self  # only the main thread may set signal handlers
         self._ear, self._mouth = socket.socketpair()
         self._mouth.setblocking(False)
         self._thread = threading.Thread(target=self._listen, name="stop", daemon=True)
@@ -107,13 +103,13 @@ class Stop:
         self._mouth.close()
 
 
-def leave_at_once(exit_code: int, told: str) -> None:
-    """Ends the process here and now, from any thread, with a line and the terminal's cursor given back."""
-    _tell(("\x1b[?25h" if sys.stderr.isatty() else "") + told)
+def leave_at_once(exit_code: int, message: str) -> None:
+    """Exit the process immediately, from any thread, after printing a message and restoring the terminal's cursor."""
+    _write_line(("\x1b[?25h" if sys.stderr.isatty() else "") + message)
     os._exit(exit_code)
 
 
-def _tell(text: str) -> None:
-    """Prints a line past Python's buffers, which whoever was interrupted may hold."""
+def _write_line(text: str) -> None:
+    """Print a line to standard error, bypassing Python's buffers, whose locks the interrupted code may hold."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

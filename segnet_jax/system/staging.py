@@ -1,4 +1,4 @@
-"""Folders that are being filled: each is known to be alive by a lock, and swept by the next comer if it is not."""
+"""Temporary folders that are filled, then renamed. A lock marks those in use; the next process removes the others."""
 
 import contextlib
 import os
@@ -10,19 +10,19 @@ from collections.abc import Iterator
 
 try:
     import fcntl
-except ImportError:  # a system without such locks: nothing is swept there
+except ImportError:  # no locks on this system: nothing is swept
     fcntl = None
 
 _LOCK, _EARLY = "lock", "lock.new"
-_OLD = 86_400.0  # seconds; until then a folder without a lock may be that of somebody who is about to lock it
+_OLD = 86_400.0  # seconds; a younger folder without a lock may be about to be locked
 
 
 @contextlib.contextmanager
 def unfinished(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside `target` to be filled and renamed to it by `finish`; removed at the end if it was not.
+    """Yield a new folder next to `target`, to be filled and renamed by `finish`; removed at the end if it was not.
 
     Raises:
-      OSError: it cannot be made.
+      OSError: it cannot be created.
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     lock = None
@@ -36,7 +36,7 @@ def unfinished(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def finish(folder: pathlib.Path, target: pathlib.Path) -> None:
-    """Gives a filled folder its name, unless another process was faster."""
+    """Rename a filled folder to `target`, unless another process was faster."""
     for name in (_LOCK, _EARLY):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -44,7 +44,7 @@ def finish(folder: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def sweep(parent: pathlib.Path, prefix: str) -> None:
-    """Removes the unfinished folders, of names that begin with `prefix`, whose makers have gone."""
+    """Remove unfinished folders whose names begin with `prefix` and whose processes have ended."""
     with contextlib.suppress(OSError):
         for folder in list(parent.glob(f"{prefix}*.*")):
             if _is_left_behind(folder):
@@ -52,7 +52,7 @@ def sweep(parent: pathlib.Path, prefix: str) -> None:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes whatever lies at a path: a folder, a file, a link. What cannot be removed stays."""
+    """Remove a folder tree, a file or a link; errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -61,18 +61,18 @@ def remove(path: pathlib.Path) -> None:
 
 
 def _locked(folder: pathlib.Path) -> int | None:
-    """Makes the lock and holds it; it gets its name when it is held, so that nobody ever finds it free."""
+    """Create and take the lock; it is renamed after it is taken, so that no process finds it free."""
     if fcntl is None:
         return None
     lock = os.open(folder / _EARLY, os.O_CREAT | os.O_RDWR)
-    with contextlib.suppress(OSError):  # a file system without locks: its folders are told by their age
+    with contextlib.suppress(OSError):  # a file system without locks: `sweep` goes by the folders' age
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (folder / _EARLY).rename(folder / _LOCK)
     return lock
 
 
 def _is_left_behind(folder: pathlib.Path) -> bool:
-    """Whether nobody fills a folder any more; the system frees a lock however its holder ends."""
+    """Whether the process that filled a folder has ended; the system then releases its lock."""
     if fcntl is None or not folder.is_dir() or folder.is_symlink():
         return False
     try:

@@ -72,13 +72,13 @@ def test_a_command_gets_its_own_flags_and_exit_code():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "segnet has no command 'trian'; nearest: train"),
-        (["xyz"], "segnet has no command 'xyz'; commands: train, "),
-        (["../train"], "segnet has no command '../train'"),
-        (["errors"], "segnet has no command 'errors'"),  # a module that is none
-        (["a\nb"], r"segnet has no command 'a\nb'"),
-        (["completion"], "takes the name of a shell: bash or zsh"),
-        (["completion", "fish"], "takes the name of a shell: bash or zsh"),
+        (["trian"], "unknown command 'trian'; nearest: train"),
+        (["xyz"], "unknown command 'xyz'; commands: train, "),
+        (["../train"], "unknown command '../train'"),
+        (["errors"], "unknown command 'errors'"),  # a module that is none
+        (["a\nb"], r"unknown command 'a\nb'"),
+        (["completion"], "takes one argument, the shell: bash or zsh"),
+        (["completion", "fish"], "takes one argument, the shell: bash or zsh"),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""Config: TOML there and back, protocols, and errors that name the key."""
+"""Config: TOML round trip, protocols, and errors that name the key."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def test_a_faulty_file_is_refused_by_key(tmp_path, text, message):
         read_config(tmp_path / "config.toml", Config())
 
 
-def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path):
+def test_a_file_that_is_not_text_or_too_large_is_refused(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot read the config"):
         read_config(tmp_path / "binary.toml", Config())
@@ -51,46 +51,46 @@ def test_every_protocol_loads_and_names_itself():
         assert read_protocol(name, Config()).protocol == name
 
 
-def test_a_file_that_names_a_protocol_is_over_that_protocol(tmp_path):
+def test_a_file_that_names_a_protocol_overrides_it(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('epochs = 3\nprotocol = "camvid-matlab-2018"\n')
     mine = read_config(path, Config())
     assert mine == dataclasses.replace(read_protocol("camvid-matlab-2018", Config()), epochs=3)
     assert mine == parse_config(["--config", str(path)], prog="x", description="")
     assert mine == parse_config(["--config", str(path), "--protocol", mine.protocol], prog="x", description="")
-    with pytest.raises(UserError, match="--protocol demo, but .* is of protocol camvid-matlab-2018: leave one away"):
+    with pytest.raises(UserError, match='--protocol demo contradicts .* protocol "camvid-matlab-2018": use only one'):
         parse_config(["--config", str(path), "--protocol", "demo"], prog="x", description="")
     path.write_text('protocol = "camvid-tutorail"')
     with pytest.raises(UserError, match="unknown protocol 'camvid-tutorail'; known: .*camvid-tutorial"):
         read_config(path, Config())
 
 
-def test_a_run_of_a_protocol_that_is_no_more_is_still_read(tmp_path):
+def test_a_run_of_a_removed_protocol_is_still_read(tmp_path):
     config = dataclasses.replace(Config(), protocol="of-an-earlier-version", epochs=3)
     (tmp_path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
     assert read_run(tmp_path) == config
 
 
-def test_only_what_makes_the_experiment_counts_as_a_difference():
+def test_only_fields_of_the_experiment_count_as_differences():
     old = Config()
     new = dataclasses.replace(old, devices="2", run="x", data="elsewhere", max_steps=3, seed=1, depth=4)
     assert differences(old, new) == {"depth": (5, 4), "seed": (0, 1)}
 
 
-def test_a_run_of_a_later_format_is_refused_and_one_that_does_not_say_is_of_the_first(tmp_path):
+def test_a_later_format_version_is_refused_and_a_missing_one_is_the_first(tmp_path):
     text = Config(epochs=7).to_toml()
     assert text.startswith("format_version = 1\n")
-    for kept in (text, text.partition("\n")[2]):
-        (tmp_path / "config.toml").write_text(kept)
+    for variant in (text, text.partition("\n")[2]):
+        (tmp_path / "config.toml").write_text(variant)
         assert read_whole_config(tmp_path, "config.toml") == Config(epochs=7)
     for version in ("2", "0", '"1"', "true"):
         (tmp_path / "config.toml").write_text(text.replace("= 1", f"= {version}", 1))
-        with pytest.raises(UserError, match="has format_version .*, and this segnet_jax reads runs up to 1"):
+        with pytest.raises(UserError, match="has format_version .*, but this segnet_jax reads versions up to 1"):
             read_whole_config(tmp_path, "config.toml")
 
 
-def test_the_experiment_holds_only_what_differs_from_the_defaults():
+def test_the_experiment_contains_only_what_differs_from_the_defaults():
     assert Config().experiment() == {}
-    config = Config(epochs=7, devices="2", scale=(0.5, 2.0))  # the number of devices is no part of the experiment
+    config = Config(epochs=7, devices="2", scale=(0.5, 2.0))  # the number of devices is not part of the experiment
     assert config.experiment() == {"epochs": 7, "scale": [0.5, 2.0]}
     assert config.hash() == Config(epochs=7, scale=(0.5, 2.0)).hash() != Config().hash()

@@ -1,4 +1,4 @@
-"""The named protocols against the tables of protocols.md, sections 2, 4 and 5, transcribed here by hand."""
+"""The named protocols against a table of the published recipes, transcribed by hand."""
 
 import dataclasses
 import pathlib
@@ -103,13 +103,13 @@ def test_every_published_protocol_is_in_the_table():
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_a_protocol_says_what_the_table_says(name):
+def test_a_protocol_matches_the_table(name):
     protocol = read_protocol(name, Config())
     assert {field: getattr(protocol, field) for field in ALL | TABLE[name]} == ALL | TABLE[name]
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_protocol_is_as_long_as_published_but_for_ragged_batches(name):
+def test_a_protocol_is_as_long_as_published_except_for_incomplete_batches(name):
     images, steps = STEPS[name]
     protocol = read_protocol(name, Config())
     batch = protocol.batch_size_per_device
@@ -124,11 +124,11 @@ def test_every_value_has_its_source_in_a_comment(name):
     assert len(values) > 12
 
 
-# --- the batch of a protocol, and that of the devices ---
+# --- a total batch other than the protocol's ---
 
 
-def told_of(name, num_devices, num_images=367, **changes):
-    """What is said of a protocol's batch on so many devices, and which the result says that it differs by."""
+def batch_note(name, num_devices, num_images=367, **changes):
+    """Return the note on the total batch size for a number of devices, and the difference that the result reports."""
     config = dataclasses.replace(read_protocol(name, Config()), **changes)
     batch = num_devices * config.batch_size_per_device * config.grad_accum_steps
     sampler = Sampler(num_images, batch, seed=0, flip=False, shift=0)
@@ -136,43 +136,43 @@ def told_of(name, num_devices, num_images=367, **changes):
     return another_batch(config, SimpleNamespace(total=num_devices), sampler), in_result
 
 
-def test_a_batch_that_is_not_the_protocols_is_told_with_both_trainings():
-    told, in_result = told_of("camvid-tutorial", 8)
-    assert told == (  # 436 epochs of 91 steps; of 11
+def test_a_batch_other_than_the_protocols_is_reported_with_both_trainings():
+    note, in_result = batch_note("camvid-tutorial", 8)
+    assert note == (  # 436 epochs of 91 steps; of 11
         "camvid-tutorial takes 39,676 steps of 4 images; this takes 4,796 of 32 at the same learning rate; "
         "--devices 4 --batch-size-per-device 1 keeps to it"
     )
     assert in_result == [4, 32]
-    told, in_result = told_of("camvid-strong", 8)
-    assert told.startswith("camvid-strong takes 13,500 steps of 8 images; this takes 1,500 of 64 ")
-    assert told.endswith("; --devices 8 --batch-size-per-device 1 keeps to it") and in_result == [8, 64]
-    told, in_result = told_of("camvid-tutorial", 1, grad_accum_steps=8, learning_rate=8e-3)
-    assert "; this takes 4,796 of 32 at a learning rate of 0.008, not 0.001; --devices 1 --batch" in told
-    assert told.endswith(" --batch-size-per-device 4 --grad-accum-steps 1 keeps to it") and in_result == [4, 32]
+    note, in_result = batch_note("camvid-strong", 8)
+    assert note.startswith("camvid-strong takes 13,500 steps of 8 images; this takes 1,500 of 64 ")
+    assert note.endswith("; --devices 8 --batch-size-per-device 1 keeps to it") and in_result == [8, 64]
+    note, in_result = batch_note("camvid-tutorial", 1, grad_accum_steps=8, learning_rate=8e-3)
+    assert "; this takes 4,796 of 32 at a learning rate of 0.008, not 0.001; --devices 1 --batch" in note
+    assert note.endswith(" --batch-size-per-device 4 --grad-accum-steps 1 keeps to it") and in_result == [4, 32]
 
 
 @pytest.mark.parametrize("name", protocol_names())
 def test_a_protocols_own_batch_is_no_difference(name):
-    assert told_of(name, 1) == ("", None)
+    assert batch_note(name, 1) == ("", None)
     batch = read_protocol(name, Config()).batch_size_per_device
-    assert told_of(name, batch, batch_size_per_device=1) == ("", None) or name in BATCH_OF_A_DEVICE
+    assert batch_note(name, batch, batch_size_per_device=1) == ("", None) or name in BATCH_OF_A_DEVICE
 
 
 def test_matlabs_batch_is_four_images_on_each_gpu():
-    assert told_of("camvid-matlab-2018", 8, 421) == ("", None)
-    told, in_result = told_of("camvid-matlab-2018", 8, 421, batch_size_per_device=2)
-    assert told.startswith("camvid-matlab-2018 takes 1,300 steps of 32 images; this takes 2,600 of 16 ")
+    assert batch_note("camvid-matlab-2018", 8, 421) == ("", None)
+    note, in_result = batch_note("camvid-matlab-2018", 8, 421, batch_size_per_device=2)
+    assert note.startswith("camvid-matlab-2018 takes 1,300 steps of 32 images; this takes 2,600 of 16 ")
     assert in_result == [32, 16]
 
 
-def test_without_a_protocol_or_with_too_few_images_for_its_batch_nothing_is_said():
+def test_no_note_without_a_protocol_or_with_too_few_images_for_its_batch():
     sampler = Sampler(367, 32, seed=0, flip=False, shift=0)
     assert another_batch(Config(), SimpleNamespace(total=8), sampler) == ""
-    assert told_of("camvid-strong", 1, num_images=6, batch_size_per_device=2)[0] == ""
+    assert batch_note("camvid-strong", 1, num_images=6, batch_size_per_device=2)[0] == ""
 
 
 @pytest.mark.parametrize("page", ["README.md", "Dockerfile", "experiments/camvid_strong/README.md"])
-def test_the_commands_of_a_page_train_by_the_protocol_that_they_name(page):
+def test_the_commands_of_a_page_use_the_batch_of_their_protocol(page):
     text = re.sub(r"\\\n#?", "", (ROOT / page).read_text(encoding="utf-8"))
     commands = re.findall(r"python -m segnet_jax\.train ([^#`\n]*--protocol[^#`\n]*)", text)
     assert commands

@@ -200,7 +200,7 @@ def test_the_program_holds_what_is_drawn_alone_and_never_a_scatter():
 
 
 def test_a_range_the_wrong_way_round_is_refused():
-    with pytest.raises(UserError, match=r"--scale must be the least and the largest factor, got 2.0 0.5"):
+    with pytest.raises(UserError, match=r"--scale must be the smallest and the largest factor, got 2.0 0.5"):
         Config(scale=(2.0, 0.5))
     with pytest.raises(UserError, match="--scale must be between 0.25 and 4, got 0.1 1.0"):
         Config(scale=(0.1, 1.0))

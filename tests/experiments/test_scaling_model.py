@@ -168,14 +168,14 @@ def test_a_row_is_held_against_one_device_with_its_own_batch_norm():
 @pytest.mark.parametrize(
     "content, words",
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "list"),
         ({"rows": []}, "scaling"),
-        ({"scaling": []}, "none of its 0 rows is of one device"),
+        ({"scaling": []}, "its 0 rows lack one for a single device"),
         ({"scaling": 3}, "list"),
         ({"scaling": {"devices": 1}}, "list"),
         ({"scaling": [{"devices": 1}]}, "images_per_second"),
-        ({"scaling": [ROW | {"devices": 8}]}, "none of its 1 rows is of one device"),
+        ({"scaling": [ROW | {"devices": 8}]}, "its 1 rows lack one for a single device"),
         ({"scaling": [ROW, ROW | {"devices": 0}]}, "devices=0"),
         ({"scaling": [ROW | {"devices": True}]}, "devices=True"),
         ({"scaling": [ROW | {"sync_batch_norm": 1}]}, "sync_batch_norm=1"),

@@ -1,4 +1,4 @@
-"""The export command: what it leaves, what it refuses, and that a wrong export is not kept."""
+"""The export command: its files, its errors, and that a wrong export is discarded."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def export(*flags):
     return command.export(parse_flags(command.ExportOptions, [str(flag) for flag in flags], prog="p", description=""))
 
 
-def test_an_export_leaves_its_file_its_sum_and_what_was_compared(run, tmp_path, capsys):
+def test_an_export_writes_its_file_checksum_and_comparison(run, tmp_path, capsys):
     assert export(run, "--format", "safetensors", "stablehlo", "--json", tmp_path / "found.json") == 0
     folder = run / "export"
     assert {path.name for path in folder.iterdir()} == {"network.stablehlo", "network.safetensors", "export.json"}
@@ -40,24 +40,24 @@ def test_an_export_leaves_its_file_its_sum_and_what_was_compared(run, tmp_path, 
     assert {"written_by": "segnet_jax"} | report == json.loads((tmp_path / "found.json").read_text())
     assert set(report) == {"safetensors", "stablehlo"}
     printed = capsys.readouterr().out
-    for told in report.values():
-        ((name, digest),) = told["files"].items()
+    for entry in report.values():
+        ((name, digest),) = entry["files"].items()
         assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        assert told["bytes"] == (folder / name).stat().st_size
-        assert told["classes"][0] == "Sky" and told["colors"][0] == [128, 128, 128]
-        assert {(tuple(each["size"]), each["batch"]) for each in told["parity"]} == {
+        assert entry["bytes"] == (folder / name).stat().st_size
+        assert entry["classes"][0] == "Sky" and entry["colors"][0] == [128, 128, 128]
+        assert {(tuple(each["size"]), each["batch"]) for each in entry["parity"]} == {
             (size, batch) for size in ((24, 32), (97, 131)) for batch in (1, 3)
         }
-        assert all(each["agreement"] >= 0.9999 and each["images"] == 3 for each in told["parity"])
-        assert told["use"].splitlines()[0] in printed
-    for module in (segnet_jax, jax):  # whose lines a program names: without the folders of this machine
+        assert all(each["agreement"] >= 0.9999 and each["images"] == 3 for each in entry["parity"])
+        assert entry["use"].splitlines()[0] in printed
+    for module in (segnet_jax, jax):  # source locations in a program must not contain local paths
         assert str(pathlib.Path(module.__file__).parents[1]).encode() not in (folder / "network.stablehlo").read_bytes()
 
 
-def test_tensorflow_alone_finds_in_its_saved_model_what_the_network_finds(run, tmp_path):
+def test_the_saved_model_predicts_in_tensorflow_what_the_network_predicts(run, tmp_path):
     try:
         assert export(run, "--format", "saved-model", "--out", tmp_path) == 0
-    except UserError as error:  # jax 0.12 writes what TensorFlow 2.21 does not know; any other error is a fault
+    except UserError as error:  # TensorFlow 2.21 cannot read jax 0.12's output; any other error is a failure
         assert "cannot read what jax" in str(error) and not list(tmp_path.iterdir())
         pytest.skip(str(error))
     use = json.loads((tmp_path / "export.json").read_text())["saved-model"]["use"]
@@ -67,7 +67,7 @@ def test_tensorflow_alone_finds_in_its_saved_model_what_the_network_finds(run, t
     assert names["logits"].shape == (2, 21, 33, 11)
 
 
-def test_the_printed_lines_run_and_give_what_the_command_evaluates(run, tmp_path):
+def test_the_printed_code_runs(run, tmp_path):
     assert export(run, "--out", tmp_path / "out") == 0
     use = json.loads((tmp_path / "out" / "export.json").read_text())["stablehlo"]["use"]
     names = {"images": np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3), np.uint8)}
@@ -75,7 +75,7 @@ def test_the_printed_lines_run_and_give_what_the_command_evaluates(run, tmp_path
     assert names["prediction"].shape == (2, 21, 33) and names["logits"].shape == (2, 21, 33, 11)
 
 
-def test_what_the_weights_say_of_their_network_is_enough_to_build_it_again(tmp_path):
+def test_the_metadata_of_the_weights_suffice_to_rebuild_the_network(tmp_path):
     run = make_run(
         tmp_path / "run",
         **{"network": "segnet-basic", "depth": 2, "decoder": "single-channel", "upsampling": "learnt"},
@@ -89,7 +89,7 @@ def test_what_the_weights_say_of_their_network_is_enough_to_build_it_again(tmp_p
     assert built == build.build_model(read_run(run), 11, "float32")
 
 
-def test_an_earlier_export_is_not_overwritten_unless_that_is_said(run, tmp_path, monkeypatch, capsys):
+def test_an_earlier_export_is_overwritten_only_with_overwrite(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     out.mkdir()
     (out / "network.safetensors").write_text("mine")
@@ -107,18 +107,18 @@ def test_an_earlier_export_is_not_overwritten_unless_that_is_said(run, tmp_path,
     with pytest.raises(UserError, match="already contains network.safetensors; add --overwrite"):
         export(run, "--format", "safetensors", "--out", out)
     assert export(run, "--format", "safetensors", "--out", out, "--overwrite") == 0
-    assert export(run, "--format", "stablehlo", "--out", out) == 0  # beside what is there
+    assert export(run, "--format", "stablehlo", "--out", out) == 0  # next to the existing export
     assert set(json.loads((out / "export.json").read_text())) == {"safetensors", "stablehlo"}
 
 
 def ended(main, capsys):
-    """Exit code and the one line of the error."""
+    """Run a command that fails; return its exit code and its only error line."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_:
         run_command(main)
     line = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(line) == 1
-    return left.value.code, line[0]
+    return exit_.value.code, line[0]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def ended(main, capsys):
         (["RUN", "--out", "file/in"], "cannot create the folder file/in"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_with_exit_code_2(run, flags, message, monkeypatch, capsys, tmp_path):
+def test_a_user_error_prints_one_line_and_exits_with_2(run, flags, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     flags = [str(run) if flag == "RUN" else flag for flag in flags]
@@ -141,14 +141,14 @@ def test_a_mistake_is_told_in_one_line_with_exit_code_2(run, flags, message, mon
     assert code == 2 and message in line
 
 
-def test_a_missing_library_is_told_with_the_command_that_installs_it(run, monkeypatch, capsys):
+def test_a_missing_library_is_named_with_the_command_that_installs_it(run, monkeypatch, capsys):
     monkeypatch.setattr(formats, "_is_installed", lambda module: module != "onnxruntime")
     monkeypatch.setattr(sys, "argv", ["p", str(run), "--format", "onnx"])
-    told = 'error: --format onnx needs onnxruntime, not installed here: pip install -e ".[onnx]"'
-    assert ended(command.main, capsys) == (2, told)
+    line = 'error: --format onnx needs onnxruntime, which is not installed: pip install -e ".[onnx]"'
+    assert ended(command.main, capsys) == (2, line)
 
 
-def test_an_export_that_is_not_the_network_is_not_kept(run, tmp_path, monkeypatch):
+def test_an_export_that_differs_from_the_network_is_discarded(run, tmp_path, monkeypatch):
     def read(subject, path):
         right = subject.jitted(subject.model, subject.variables)
         return lambda images: (right(images)[0], right(images)[1] + np.float32(1))
@@ -179,14 +179,14 @@ def test_parity_counts_each_pixel_once():
     assert (other.largest_difference, other.largest_logit) == (2.5, 3)
 
 
-def test_the_published_comparison_is_that_of_the_measurement_and_keeps_the_promise():
+def test_the_published_comparison_matches_its_file_and_the_limits():
     folder = pathlib.Path(__file__).parents[2] / "experiments" / "export"
     page = (folder / "README.md").read_text(encoding="utf-8")
-    for name, told in json.loads((folder / "parity.json").read_text())["exports"].items():
-        assert {(tuple(each["size"]), each["batch"]) for each in told["parity"]} == {
+    for name, entry in json.loads((folder / "parity.json").read_text())["exports"].items():
+        assert {(tuple(each["size"]), each["batch"]) for each in entry["parity"]} == {
             (size, batch) for size in ((360, 480), (97, 131)) for batch in (1, 3)
         }
-        for each in told["parity"]:
+        for each in entry["parity"]:
             numbers = f"{each['batch']} | {each['images']} | {100 * each['agreement']:.4f} | {100 * each['within']:.2f}"
             size = "x".join(map(str, each["size"]))
             logits = f"{each['largest_difference']:.1e} | {each['largest_logit']:.1f}"

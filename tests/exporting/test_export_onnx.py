@@ -1,4 +1,4 @@
-"""The ONNX export: onnxruntime gives PyTorch's logits at any size, by operators that runtimes have."""
+"""The ONNX export: onnxruntime gives PyTorch's logits at any size, with widely supported operators."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_onnxruntime_gives_pytorchs_logits_from_the_file(name, shape, written):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_graph_is_valid_and_has_no_operator_that_runtimes_lack(name, written):
+def test_the_graph_is_valid_and_uses_only_widely_supported_operators(name, written):
     model = onnx.load(written / name)
     onnx.checker.check_model(model, full_check=True)
     used = {node.op_type for node in model.graph.node}
@@ -45,13 +45,13 @@ def test_the_graph_is_valid_and_has_no_operator_that_runtimes_lack(name, written
     assert [each.name for each in model.graph.output] == ["prediction", "logits"]
 
 
-def test_the_first_of_a_tie_wins_all_over_an_image_of_one_colour(written):
+def test_the_first_of_a_tie_wins_everywhere_in_an_image_of_one_color(written):
     images = np.full((1, 48, 64, 3), 200, np.uint8)
     session = onnxruntime.InferenceSession(written / "default", providers=["CPUExecutionProvider"])
     prediction, logits = session.run(None, {"images": images})
     assert_is_network(prediction, logits, expected_of("default", subject_of("default"), images))
 
 
-def test_classes_of_any_characters_are_told_in_the_file(written):
+def test_class_names_with_any_characters_are_stored_in_the_file(written):
     properties = {each.key: each.value for each in onnx.load(written / "default").metadata_props}
     assert json.loads(properties["classes"]) == ODD_NAMES and properties["step"] == "7"

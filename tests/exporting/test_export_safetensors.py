@@ -1,4 +1,4 @@
-"""The safetensors export: PyTorch's SegNet takes the tensors by their names and gives the network's logits."""
+"""The safetensors export: PyTorch's SegNet loads the tensors by name and gives the network's logits."""
 
 import json
 
@@ -15,7 +15,7 @@ from torch_segnet import LAST, TorchSegNet  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ["default", "caffe", "matlab"])
-def test_pytorch_takes_the_tensors_by_their_names_and_gives_the_same_logits(name, tmp_path):
+def test_pytorch_loads_the_tensors_by_name_and_gives_the_same_logits(name, tmp_path):
     subject = subject_of(name)
     safetensors.write(subject, tmp_path / "network.safetensors")
     settings = dict(NETWORKS[name])
@@ -34,7 +34,7 @@ def test_pytorch_takes_the_tensors_by_their_names_and_gives_the_same_logits(name
 
 
 def _in_twin(key):
-    """SegNet-Tutorial's layer and PyTorch's tensor -> where the twin keeps it."""
+    """Map SegNet-Tutorial's layer and PyTorch's tensor to the name in the PyTorch model."""
     layer, tensor = key.split(".")
     kind = "normalisations" if layer.endswith("_bn") else "convolutions"
     return f"{kind}.{layer.removesuffix('_bn')}.{tensor}"
@@ -50,7 +50,7 @@ def test_the_names_are_those_of_the_published_layers(tmp_path):
     assert json.loads(metadata["classes"]) == ODD_NAMES
 
 
-def test_a_file_with_another_tensor_is_not_taken_for_the_network(tmp_path):
+def test_a_file_with_an_unexpected_tensor_is_refused(tmp_path):
     safetensors.write(subject_of("default"), tmp_path / "network.safetensors")
     with pytest.raises(ValueError, match="conv5_3_bn.running_var"):
         safetensors.read(subject_of("matlab"), tmp_path / "network.safetensors")

@@ -1,4 +1,4 @@
-"""Boundary F1, held against the steps of BSDS and of the tutorial's script, with another's distances and pairs."""
+"""Boundary F1 against the steps of BSDS and of the tutorial's script, with SciPy's distances and matchings."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ count_on_device = jax.jit(boundary_counts, static_argnums=2)
 
 
 def seg2bdry(mask):
-    """BSDS's seg2bdry(mask, "imageSize"), with its grid of twice the size; MATLAB's places are ours plus one."""
+    """BSDS's seg2bdry(mask, "imageSize"), with its grid of twice the size; MATLAB's indices are ours plus one."""
     height, width = mask.shape
     down, across = np.zeros_like(mask), np.zeros_like(mask)
     down[:-1] = mask[:-1] != mask[1:]
@@ -41,23 +41,23 @@ def seg2bdry(mask):
 
 
 def near(boundary, other, most):
-    """How many pixels of a boundary lie within a distance of the other."""
+    """Count the pixels of a boundary within a distance of the other."""
     return int((distance_transform_edt(~other)[boundary] <= most).sum()) if other.any() else 0
 
 
 def pairs(one, other, most):
-    """How many pixels of two boundaries can be paired one to one within a distance: correspondPixels' matches."""
+    """Count the pixels of two boundaries that can be paired one to one within a distance, as correspondPixels."""
     here, there = np.argwhere(one), np.argwhere(other)
     if not len(here) or not len(there):
         return 0
-    found = cKDTree(here).query_ball_tree(cKDTree(there), most)
-    ends = np.cumsum([0, *map(len, found)])
-    graph = csr_array((np.ones(ends[-1], np.int8), np.concatenate(found).astype(int), ends), (len(here), len(there)))
+    near_by = cKDTree(here).query_ball_tree(cKDTree(there), most)
+    ends = np.cumsum([0, *map(len, near_by)])
+    graph = csr_array((np.ones(ends[-1], np.int8), np.concatenate(near_by).astype(int), ends), (len(here), len(there)))
     return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
 
 
 def oracle(label, prediction, num_classes):
-    """What the device counts, [C,4], and the host, [C], of a pair; for the script's loop over classes."""
+    """Return the device's counts, [C,4], and the host's pairs, [C], by the script's loop over classes."""
     most = 0.0075 * np.hypot(*label.shape)
     counts, matched = [], []
     for class_id in range(num_classes):
@@ -68,7 +68,7 @@ def oracle(label, prediction, num_classes):
 
 
 def mean_f1(found, *, by_pairs):
-    """The script's last two loops over what the oracle found of each image; without pairs, as the paper has it."""
+    """Average over classes and images as the script does; with `by_pairs` false, as the paper does."""
     of_images = []
     for counts, matched in found:
         total = number = 0
@@ -86,7 +86,7 @@ def mean_f1(found, *, by_pairs):
 
 
 def check(labels, predictions, num_classes):
-    """Holds counts, pairs and both scores against the oracle; returns the scores."""
+    """Compare counts, pairs and both scores with the oracle; return the scores."""
     labels, predictions = np.stack(labels), np.stack(predictions)
     expected = [oracle(*pair, num_classes) for pair in zip(labels, predictions, strict=True)]
     counts = np.asarray(count_on_device(labels, predictions, num_classes))
@@ -100,7 +100,7 @@ def check(labels, predictions, num_classes):
 
 
 def random_pair(generator, height, width, num_classes):
-    """Blobs of random size and the same again with pixels, rows or all of it changed."""
+    """Return a label of random blobs, and a prediction that is a shifted, noisy copy of it."""
 
     def blobs(size):
         coarse = generator.integers(0, num_classes, (-(-height // size), -(-width // size)))
@@ -119,28 +119,28 @@ def random_pair(generator, height, width, num_classes):
     [(31, 47, 3, 14), (97, 203, 11, 28), (202, 301, 5, 4), (60, 141, 40, 4)],
     ids=str,
 )
-def test_50_random_pairs_count_as_the_oracle_counts_them(height, width, num_classes, number):
+def test_50_random_pairs_match_the_oracle(height, width, num_classes, number):
     generator = np.random.default_rng(height)
     check(*zip(*(random_pair(generator, height, width, num_classes) for _ in range(number)), strict=True), num_classes)
 
 
 def real_pairs(folder, number=20, ahead=1):
-    """Labels of the validation clip, and those some frames ahead as predictions; the network predicts no void."""
+    """Return labels of the validation clip, and those some frames ahead, without void, as predictions."""
     paths = sorted((folder / "valannot").iterdir())
     labels = [np.where((ids := np.asarray(Image.open(path))) == 11, VOID, ids) for path in paths]
     chosen = range(0, len(paths) - ahead, (len(paths) - ahead) // number)[:number]
     return [labels[i] for i in chosen], [np.where(labels[i + ahead] == VOID, 0, labels[i + ahead]) for i in chosen]
 
 
-def test_20_real_pairs_count_as_the_oracle_counts_them(camvid_folder):
+def test_20_real_pairs_match_the_oracle(camvid_folder):
     thirds = [[ids[::3, ::3] for ids in each] for each in real_pairs(camvid_folder)]
     found = check(*thirds, 11)
     assert 0.5 < found.script < found.paper < 1
 
 
 @pytest.mark.slow
-def test_20_real_pairs_count_as_the_oracle_counts_them_at_full_size(camvid_folder):
-    found = check(*real_pairs(camvid_folder, ahead=6), 11)  # of the next frame's, Hopcroft-Karp takes minutes a pair
+def test_20_real_pairs_match_the_oracle_at_full_size(camvid_folder):
+    found = check(*real_pairs(camvid_folder, ahead=6), 11)  # with ahead=1, Hopcroft-Karp takes minutes per pair
     print(f"paper {found.paper:.4f}, script {found.script:.4f}")
     assert 0.3 < found.script < found.paper < 1
 
@@ -151,14 +151,14 @@ def f1_of(label, prediction, num_classes=2):
     return boundary_f1(counts, count_pairs(label, prediction, num_classes)[None])
 
 
-def test_a_boundary_is_told_by_hand():
+def test_a_boundary_worked_out_by_hand():
     label = np.zeros((4, 5), np.uint8)
-    label[1:3, 2:4] = 1  # 2x2 pixels of class 1: their boundary is the 3x3 blocks from one above and left of them on
+    label[1:3, 2:4] = 1  # 2x2 pixels of class 1: 3x3 blocks, from one above and left on, contain it
     counts = np.asarray(count_on_device(label[None], label[None], 2))
     np.testing.assert_array_equal(counts, [[[8, 8, 8, 8], [8, 8, 8, 8]]])  # all but the pixel whose block is all 1
 
 
-def test_a_pixel_serves_many_by_distance_and_one_by_pairs():
+def test_a_pixel_matches_many_by_distance_and_one_by_pairs():
     label, prediction = np.zeros((2, 96, 128), np.uint8)  # diagonal 160: a tolerance of 1.2 pixels
     label[:, 64:] = 1  # one boundary, in column 63
     prediction[:, 64] = 1  # two, in columns 63 and 64
@@ -167,25 +167,25 @@ def test_a_pixel_serves_many_by_distance_and_one_by_pairs():
     assert found.script == pytest.approx(2 / 3)  # recall 1, precision 1/2
 
 
-def test_the_tolerance_is_three_quarters_of_a_percent_of_the_diagonal_to_the_last_pixel():
+def test_the_tolerance_is_exactly_three_quarters_of_a_percent_of_the_diagonal():
     assert half_widths(360, 480) == [4, 4, 4, 3, 2]  # 4.5 pixels: 4^2 + 2^2 = 20 < 20.25 < 4^2 + 3^2
     assert half_widths(720, 960)[0] == 9 and len(half_widths(720, 960)) == 10  # 9 pixels, which count
     assert half_widths(48, 64) == [0]
 
 
-def test_a_class_that_is_found_where_there_is_none_counts_in_the_script_alone():
+def test_a_class_predicted_without_ground_truth_counts_in_the_script_only():
     label, prediction = np.zeros((2, 40, 40), np.uint8)
     label[:, 20:] = prediction[:, 20:] = 1
     prediction[5:9, 3:7] = 2
     found = f1_of(label, prediction, 4)
-    known = 2 * 40 / (40 + 40 + 16)  # class 0: 40 of 40 pixels found, 40 right of 40 and the 16 around class 2
+    known = 2 * 40 / (40 + 40 + 16)  # class 0: recall 40/40; precision 40/56, with the 16 pixels around class 2
     assert found.paper_classes[:2].tolist() == found.script_classes[:2].tolist() == [pytest.approx(known), 1]
     assert found.paper == pytest.approx((known + 1) / 2) and found.script == pytest.approx((known + 1 + 0) / 3)
     assert np.isnan(found.paper_classes[2:]).all() and found.script_classes[2] == 0
     assert np.isnan(found.script_classes[3])
 
 
-def test_images_without_a_boundary_are_left_out_by_the_paper_and_count_zero_in_the_script():
+def test_images_without_a_boundary_are_skipped_by_the_paper_and_count_zero_in_the_script():
     labels = np.zeros((2, 24, 32), np.uint8)
     labels[0, 12:] = 1
     matched = np.stack([count_pairs(label, label, 2) for label in labels])
@@ -195,7 +195,7 @@ def test_images_without_a_boundary_are_left_out_by_the_paper_and_count_zero_in_t
     assert np.isnan(alone.paper) and alone.script == 0
 
 
-def test_void_is_a_boundary_of_what_it_touches_and_has_none_itself():
+def test_classes_that_border_on_void_have_a_boundary_and_void_has_none():
     label = np.zeros((24, 32), np.uint8)
     label[:, 16:] = VOID
     counts = np.asarray(count_on_device(label[None], np.zeros_like(label)[None], 2))
@@ -227,7 +227,7 @@ def test_every_image_of_a_split_is_paired_with_its_own_label(size):
         return types.SimpleNamespace(boundaries=np.asarray(count_on_device(labels, labels, 2)))
 
     _, found = evaluate_boundaries(evaluate, samples, 2)
-    whole, empty = 1, 0  # a class's F1 of an odd image and of an even one, whose square is missed
+    whole, empty = 1, 0  # F1 of odd images, and of even ones, whose square is missed
     assert found.script == pytest.approx((whole + empty) / 2)
     assert evaluate_boundaries(lambda on_prediction: on_prediction(0, labels[0]), samples, 2) is None
 
@@ -245,20 +245,20 @@ def evaluate(on_prediction):
         counts.append(step(labels[i : i + 1], predictions[i : i + 1], 11))
         on_prediction(i, predictions[i])
     return types.SimpleNamespace(boundaries=np.concatenate(counts))
-records = from_arrays(np.empty((len(labels), 0)), labels)
-evaluate_boundaries(evaluate, records, 11)
+samples = from_arrays(np.empty((len(labels), 0)), labels)
+evaluate_boundaries(evaluate, samples, 11)
 start = time.monotonic()
-evaluate_boundaries(evaluate, records, 11)
+evaluate_boundaries(evaluate, samples, 11)
 print(len(labels) / (time.monotonic() - start))
 """
 
 
 @pytest.mark.slow
-def test_both_definitions_are_counted_at_twenty_images_a_second(camvid_folder, tmp_path):
+def test_both_definitions_run_at_twenty_images_per_second(camvid_folder, tmp_path):
     np.save(tmp_path / "pairs.npy", np.array(real_pairs(camvid_folder, number=100), np.uint8))
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # as it is used
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     cores = sorted(os.sched_getaffinity(0))[:2]
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", SPEED, str(tmp_path / "pairs.npy")],
         env=environment,
         capture_output=True,
@@ -266,5 +266,5 @@ def test_both_definitions_are_counted_at_twenty_images_a_second(camvid_folder, t
         check=True,
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     ).stdout
-    print(f"{float(told):.1f} images a second on two cores, by distance and one to one")
-    assert float(told) > 20
+    print(f"{float(printed):.1f} images per second on two cores, by distance and one to one")
+    assert float(printed) > 20

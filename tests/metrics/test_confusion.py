@@ -1,4 +1,4 @@
-"""The confusion matrix against a loop over pixels, and the scores against numbers worked by hand."""
+"""The confusion matrix against a loop over pixels, and the scores against hand-computed values."""
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ def test_counts_equal_a_loop_over_pixels_and_void_does_not_count(num_classes):
 
 @pytest.mark.parametrize("num_classes, block", [(11, 2**23), (11, 11 * 100), (200, 200 * 1000)])
 def test_counts_by_products_of_matrices_equal_a_loop_over_pixels(num_classes, block, monkeypatch):
-    monkeypatch.setattr(confusion, "_BLOCK_NUMBERS", block)  # all pixels at once; blocks whose last is filled up
+    monkeypatch.setattr(confusion, "_BLOCK_NUMBERS", block)  # one block; several, with the last one padded
     rng = np.random.default_rng(num_classes)
     label, prediction = rng.integers(0, num_classes, (2, 2139), np.uint8)
     label[rng.random(label.shape) < 0.3] = VOID
@@ -92,7 +92,7 @@ def test_scores_of_four_classes_worked_by_hand():
     assert result.absent == ()
 
 
-def test_a_class_without_ground_truth_is_nan_and_left_out_of_the_means_though_its_predictions_cost_the_others():
+def test_a_class_without_ground_truth_is_nan_and_left_out_of_the_means():
     result = scores([[6, 0, 2], [0, 0, 0], [1, 1, 2]])  # class 1 is predicted once and never known
     np.testing.assert_allclose(result.iou, [6 / 9, np.nan, 2 / 6], rtol=1e-15)
     np.testing.assert_allclose(result.accuracy, [6 / 8, np.nan, 2 / 4], rtol=1e-15)
@@ -117,7 +117,7 @@ def test_a_class_never_predicted_scores_zero():
 
 
 def test_all_void_is_an_error():
-    with pytest.raises(ValueError, match="no labelled pixel"):
+    with pytest.raises(ValueError, match="no labeled pixel"):
         scores(np.zeros((11, 11), np.int64))
 
 
@@ -129,6 +129,6 @@ def test_scores_are_exact_beyond_the_integers_of_float32_and_int32():
     assert result.iou[0] == right / (right + 1) < 1
 
 
-def test_the_matrix_of_a_device_may_be_scored_as_it_is():
+def test_a_matrix_on_the_device_can_be_scored_directly():
     label = np.uint8([[0, 1], [1, VOID]])
     assert scores(count(label, label, num_classes=2)).miou == 1

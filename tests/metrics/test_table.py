@@ -1,4 +1,4 @@
-"""The table of metrics: single matrices against stacks of them, and matrices without pixels."""
+"""The table of metrics: stacks of matrices against single ones, and matrices without pixels."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Uncertainty, calibration and coverage: numbers worked out by hand, and loops over pixels."""
+"""Uncertainty, calibration and coverage against hand-computed values and loops over pixels."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,20 +14,20 @@ def random_probabilities(*shape):
     return np.float32(odds / odds.sum(axis=-1, keepdims=True))
 
 
-def test_two_samples_that_contradict_each_other_are_worked_out_by_hand():
-    # Of one pixel and two classes: a sample sure of the first, one sure of the second. The mean is 1/2, 1/2: entropy
-    # log 2, all of it disagreement. Each class has the values 0 and 1, whose variance is 1/4.
+def test_two_samples_that_disagree_worked_out_by_hand():
+    # One pixel, two classes: one sample is certain of the first, one of the second. The mean is 1/2, 1/2: entropy log
+    # 2, all of it disagreement. Each class has the values 0 and 1, whose variance is 1/4.
     found = uncertainty(jnp.array([[1.0, 0.0], [0.0, 1.0]]))
     np.testing.assert_allclose(found.mean, [0.5, 0.5])
     assert found.variance == pytest.approx(0.25)
     assert found.entropy == pytest.approx(np.log(2)) and found.information == pytest.approx(np.log(2))
-    # Two samples that both say 1/2, 1/2 are as unsure, and agree.
+    # Two samples of 1/2, 1/2 have the same entropy, but agree.
     found = uncertainty(jnp.array([[0.5, 0.5], [0.5, 0.5]]))
     assert found.entropy == pytest.approx(np.log(2))
     assert found.information == pytest.approx(0, abs=1e-6) and found.variance == 0
 
 
-def test_measures_of_maps_are_those_of_a_loop_over_pixels():
+def test_maps_equal_a_loop_over_pixels():
     samples = random_probabilities(5, 2, 3, 4, 11)
     found = uncertainty(jnp.asarray(samples))
     for place in np.ndindex(2, 3, 4):
@@ -57,9 +57,9 @@ def random_pixels(count=5000):
     return label, prediction, confidence
 
 
-def test_the_calibration_error_is_worked_out_by_hand():
-    # Ten pixels of confidence 0.85 of which six are right, ten of 0.25 of which four are: |0.6 - 0.85| and
-    # |0.4 - 0.25|, each for half of the pixels. A void pixel does not count.
+def test_the_calibration_error_worked_out_by_hand():
+    # Ten pixels of confidence 0.85, six correct, and ten of 0.25, four correct: |0.6 - 0.85| and |0.4 - 0.25|, each for
+    # half of the pixels. A void pixel is not counted.
     confidence = jnp.array([0.85] * 10 + [0.25] * 10 + [0.5])
     label = jnp.array([0] * 20 + [VOID], jnp.uint8)
     prediction = jnp.array([0] * 6 + [1] * 4 + [0] * 4 + [1] * 6 + [0], jnp.uint8)
@@ -70,7 +70,7 @@ def test_the_calibration_error_is_worked_out_by_hand():
     assert found.confidence[8] == pytest.approx(0.85, abs=1e-4) and np.isnan(found.confidence[0])
 
 
-def test_the_calibration_error_is_that_of_a_loop_over_bins():
+def test_the_calibration_error_equals_a_loop_over_bins():
     label, prediction, confidence = random_pixels()
     found = calibration(count_in_bins(*map(jnp.asarray, (label, prediction, confidence)), 1.0))
     known, expected = label != VOID, 0.0
@@ -93,11 +93,11 @@ def test_accuracy_over_coverage_is_that_of_the_sorted_pixels():
         assert accuracy == pytest.approx(right[: round(coverage * len(right))].mean(), abs=1e-3)
 
 
-def test_what_does_not_depend_on_uncertainty_is_as_right_at_every_coverage():
+def test_accuracy_without_uncertainty_is_the_same_at_every_coverage():
     label, prediction, _ = random_pixels()
     counts = count_in_bins(jnp.asarray(label), jnp.asarray(prediction), jnp.zeros(len(label)), 2.4)
-    share = (label == prediction)[label != VOID].mean()
-    assert list(accuracy_over_coverage(counts).values()) == pytest.approx([share] * 7)
+    accuracy = (label == prediction)[label != VOID].mean()
+    assert list(accuracy_over_coverage(counts).values()) == pytest.approx([accuracy] * 7)
     assert calibration(counts).pixels[0] == (label != VOID).sum()
 
 
@@ -112,14 +112,14 @@ def test_counts_of_batches_add_up_to_those_of_all_pixels():
         np.testing.assert_array_equal(counts, halves[0][name] + halves[1][name])
 
 
-def test_values_at_and_beyond_the_ends_are_counted_in_the_outer_bins():
+def test_values_at_or_beyond_the_limits_are_counted_in_the_outer_bins():
     label = jnp.zeros(3, jnp.uint8)
     counts = count_in_bins(label, label, jnp.array([-1e-7, 1.0, 1.0000001]), 1.0, bins=4)
     assert counts["pixels"].tolist() == [1, 0, 0, 2]
 
 
 @pytest.mark.parametrize("score", [calibration, accuracy_over_coverage])
-def test_nothing_but_void_has_no_score(score):
+def test_only_void_pixels_are_an_error(score):
     label = jnp.full(3, VOID, jnp.uint8)
     with pytest.raises(ValueError, match="every label is void"):
         score(count_in_bins(label, jnp.zeros(3, jnp.uint8), jnp.ones(3), 1.0))

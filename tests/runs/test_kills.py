@@ -213,7 +213,7 @@ def test_a_second_ctrl_c_leaves_within_two_seconds_and_what_was_saved_before_is_
     ended = place.train(moment)
     print(f"{moment}: left {ended.seconds_since('second'):.2f} s after the second Ctrl-C")
     assert ended.code == 130 and ended.seconds_since("second") < 2
-    assert "left at once: what was saved before is whole" in ended.err
+    assert "exited immediately: checkpoints saved before are complete" in ended.err
     if moment.startswith(("saving", "training", "drawing")):
         assert saved(place.run) > 0
     finish(place, unbroken(FEW))
@@ -335,7 +335,7 @@ def test_a_second_start_is_refused_by_name_and_one_after_a_kill_takes_over(place
         first.wait_for(lambda err, moments: "fault: pause" in moments and "saving: prune" in moments)
         time.sleep(0.5)  # the save ends
         before = snapshot(place.run)
-        second = place.train(told=tmp_path / "second")
+        second = place.train(events=tmp_path / "second")
         who = rf"process {first.pid} on {re.escape(socket.gethostname())} since 20\d\d-[\dT:+-]+"
         assert second.code == 5 and re.search(rf"error: {place.run} is in use by {who}: wait", second.err), second.err
         assert snapshot(place.run) == before
@@ -356,7 +356,7 @@ def test_twenty_starts_at_once_get_twenty_folders(programs, tmp_path):
                 [*EIGHT, "--epochs", FEW],
                 cache=tmp_path / "cache",
                 programs=programs,
-                told=tmp_path / f"told-{number}",
+                events=tmp_path / f"log-{number}",
                 at=["compiling: step=pause"],
                 cwd=tmp_path,
             )

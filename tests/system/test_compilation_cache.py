@@ -1,4 +1,4 @@
-"""Compiled programs that are kept: what a kill or a full disk has cut off is removed, what is whole stays."""
+"""The compilation cache: truncated programs are removed, complete ones stay."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from segnet_jax.system.compilation_cache import remove_cut_off
 
 
-def test_a_program_that_was_cut_off_is_removed_wherever_the_cut_is(tmp_path):
+def test_a_truncated_program_is_removed_wherever_it_ends(tmp_path):
     whole = zlib.compress(os.urandom(1000) + bytes(1000))
     for length in range(0, len(whole), 7):
         (tmp_path / f"{length:04}-cache").write_bytes(whole[:length])
@@ -22,7 +22,7 @@ def test_a_program_that_was_cut_off_is_removed_wherever_the_cut_is(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checked", "unknown-cache", "whole-cache"]
 
 
-def test_only_what_was_written_since_the_last_start_is_looked_at(tmp_path):
+def test_only_programs_written_since_the_last_check_are_checked(tmp_path):
     remove_cut_off(tmp_path / "absent")
     old, new = (tmp_path / f"{name}-cache" for name in ("old", "new"))
     remove_cut_off(tmp_path)
@@ -34,7 +34,7 @@ def test_only_what_was_written_since_the_last_start_is_looked_at(tmp_path):
 
 
 @pytest.fixture
-def kept(tmp_path):
+def cache(tmp_path):
     settings = {
         "jax_compilation_cache_dir": str(tmp_path),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -49,13 +49,13 @@ def kept(tmp_path):
     compilation_cache.reset_cache()
 
 
-def test_programs_as_jax_keeps_them_are_told_whole_and_cut_off_ones_are_not(kept):
+def test_programs_written_by_jax_stay_and_are_removed_once_truncated(cache):
     jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x) + 25)(jnp.ones((7, 7)))
-    found = list(kept.glob("*-cache"))
-    assert found
-    remove_cut_off(kept)
-    assert list(kept.glob("*-cache")) == found
-    for path in found:
+    programs = list(cache.glob("*-cache"))
+    assert programs
+    remove_cut_off(cache)
+    assert list(cache.glob("*-cache")) == programs
+    for path in programs:
         path.write_bytes(path.read_bytes()[:-5])
-    remove_cut_off(kept)
-    assert not list(kept.glob("*-cache"))
+    remove_cut_off(cache)
+    assert not list(cache.glob("*-cache"))

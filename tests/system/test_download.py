@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that misbehaves as real ones do."""
+"""Downloads from a local server that misbehaves as real ones do."""
 
 import hashlib
 import io
@@ -27,19 +27,19 @@ PAGE = b"<!DOCTYPE html><html><body>Sorry, this file has moved.</body></html>"
 
 
 class Server:
-    """Serves `files` by path; notes what was asked; breaks connections and ignores ranges on demand."""
+    """Serves `files` by path and logs requests; can break connections and ignore ranges."""
 
     def __init__(self):
         self.files = {"/f.zip": CONTENT}
-        self.asked = []  # (path, Range header)
+        self.requests = []  # (path, Range header)
         self.ranges = True
-        self.break_after = []  # bytes after which the next answers end, one entry an answer
+        self.break_after = []  # bytes after which the next responses end, one entry per response
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                wanted = self.headers.get("Range")
-                server.asked.append((self.path, wanted))
+                requested = self.headers.get("Range")
+                server.requests.append((self.path, requested))
                 content = server.files.get(self.path)
                 if content is None:
                     return self.send_error(404)
@@ -47,7 +47,7 @@ class Server:
                     self.send_response(302)
                     self.send_header("Location", content)
                     return self.end_headers()
-                start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranges else 0
+                start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested and server.ranges else 0
                 if start and start >= len(content):
                     return self.send_error(416)
                 self.send_response(206 if start else 200)
@@ -92,47 +92,47 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_fetched_whole_into_a_new_folder_and_then_taken_from_there(server, tmp_path):
+def test_a_file_is_downloaded_once_into_a_new_folder(server, tmp_path):
     folder = tmp_path / "new" / "folder"
     what = resource(server.url(), num_bytes=len(CONTENT), md5=hashlib.md5(CONTENT).hexdigest())
     assert fetch(what, folder) == folder / "f.zip"
     assert fetch(what, folder).read_bytes() == CONTENT
-    assert server.asked == [("/f.zip", None)]
+    assert server.requests == [("/f.zip", None)]
     assert names(folder) == ["f.zip"]
 
 
 def test_a_partial_file_is_resumed_where_it_ends(server, tmp_path):
     (tmp_path / "f.zip.part").write_bytes(CONTENT[:1000])
     assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
-    assert server.asked == [("/f.zip", "bytes=1000-")]
+    assert server.requests == [("/f.zip", "bytes=1000-")]
 
 
-def test_a_server_without_ranges_sends_it_anew(server, tmp_path):
+def test_a_server_without_ranges_sends_it_from_the_start(server, tmp_path):
     server.ranges = False
     (tmp_path / "f.zip.part").write_bytes(CONTENT[:1000])
     assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
-    assert server.asked == [("/f.zip", "bytes=1000-")]
+    assert server.requests == [("/f.zip", "bytes=1000-")]
 
 
-def test_a_part_of_another_file_is_noticed_by_the_sum_and_fetched_anew(server, tmp_path):
+def test_a_part_of_another_file_is_detected_by_the_checksum_and_downloaded_again(server, tmp_path):
     (tmp_path / "f.zip.part").write_bytes(CONTENT[:4] + bytes(996))
     assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
-    assert server.asked == [("/f.zip", "bytes=1000-"), ("/f.zip", None)]
+    assert server.requests == [("/f.zip", "bytes=1000-"), ("/f.zip", None)]
 
 
 @pytest.mark.parametrize("extra", [b"", b"more"])
-def test_a_part_that_is_whole_already_or_too_long_ends_well(server, extra, tmp_path):
+def test_a_part_that_is_complete_or_too_long_is_handled(server, extra, tmp_path):
     (tmp_path / "f.zip.part").write_bytes(CONTENT + extra)
     assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
 
 
-def test_a_broken_connection_is_taken_up_again(server, tmp_path):
+def test_a_broken_connection_is_resumed(server, tmp_path):
     server.break_after = [100_000, 50_000]
     assert fetch(resource(server.url()), tmp_path).read_bytes() == CONTENT
-    assert [wanted for _, wanted in server.asked] == [None, "bytes=100000-", "bytes=150000-"]
+    assert [requested for _, requested in server.requests] == [None, "bytes=100000-", "bytes=150000-"]
 
 
-def test_a_connection_that_brings_nothing_more_keeps_the_part_for_the_next_call(server, tmp_path):
+def test_after_an_attempt_without_data_the_part_is_kept_for_the_next_call(server, tmp_path):
     server.break_after = [100_000, 0]
     assert f"ended after 100000 of {len(CONTENT)} bytes" in refused(resource(server.url()), tmp_path)
     assert names(tmp_path) == ["f.zip.part"]
@@ -146,14 +146,14 @@ def test_the_next_mirror_is_taken_when_one_fails(server, tmp_path):
     assert names(tmp_path) == ["f.zip"]
 
 
-def test_a_web_page_is_called_that_and_leaves_nothing(server, tmp_path):
+def test_a_web_page_is_recognized_and_leaves_nothing(server, tmp_path):
     server.files["/f.zip"] = PAGE
     assert "the server sent a web page, not a zip" in refused(resource(server.url()), tmp_path)
     assert "the server sent a web page, not a zip" in refused(resource(server.url(), sha256=None), tmp_path)
     assert names(tmp_path) == []
 
 
-def test_a_wrong_sum_size_or_kind_is_refused_with_what_was_found(server, tmp_path):
+def test_a_wrong_checksum_size_or_kind_is_refused_with_the_actual_one(server, tmp_path):
     url = server.url()
     assert SHA256 in refused(resource(url, sha256="0" * 64), tmp_path)
     assert f"md5 {hashlib.md5(CONTENT).hexdigest()}, expected 0" in refused(resource(url, md5="0" * 32), tmp_path)
@@ -167,7 +167,7 @@ def test_a_wrong_sum_size_or_kind_is_refused_with_what_was_found(server, tmp_pat
     assert names(tmp_path) == []
 
 
-def test_without_a_server_the_error_names_the_file_the_addresses_and_the_way_out(tmp_path):
+def test_without_a_server_the_error_names_the_file_the_urls_and_the_fix(tmp_path):
     urls = ("http://127.0.0.1:1/a/f.zip", "ftp://127.0.0.1/f.zip")
     message = refused(resource(*urls), tmp_path)
     assert all(part in message for part in ("f.zip", *urls, "by hand", str(tmp_path / "f.zip")))
@@ -175,7 +175,7 @@ def test_without_a_server_the_error_names_the_file_the_addresses_and_the_way_out
     assert "do this" in refused(resource(*urls, hint="pass it"), tmp_path, hint="do this")
 
 
-def test_a_server_that_never_answers_is_given_up(server, tmp_path, monkeypatch):
+def test_a_server_that_never_answers_times_out(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_TIMEOUT", 0.1)
     waiting = threading.Event()
     server.http.process_request = lambda *arguments: waiting.wait(5)
@@ -184,14 +184,14 @@ def test_a_server_that_never_answers_is_given_up(server, tmp_path, monkeypatch):
     assert "no answer within" in message
 
 
-def test_a_bad_file_that_is_there_already_is_told_and_not_touched(server, tmp_path):
+def test_a_wrong_existing_file_is_an_error_and_not_touched(server, tmp_path):
     (tmp_path / "f.zip").write_bytes(PAGE)
     message = refused(resource(server.url()), tmp_path)
     assert f"{tmp_path / 'f.zip'}: the server sent a web page" in message and "move it away" in message
-    assert (tmp_path / "f.zip").read_bytes() == PAGE and server.asked == []
+    assert (tmp_path / "f.zip").read_bytes() == PAGE and server.requests == []
 
 
-def test_without_a_known_sum_the_first_file_is_trusted_and_later_ones_are_held_to_it(server, tmp_path, capsys):
+def test_without_a_known_checksum_the_first_file_is_trusted_and_later_ones_must_match_it(server, tmp_path, capsys):
     unknown = resource(server.url(), sha256=None)
     path = fetch(unknown, tmp_path)
     assert SHA256 in capsys.readouterr().err
@@ -204,7 +204,7 @@ def test_without_a_known_sum_the_first_file_is_trusted_and_later_ones_are_held_t
     assert names(tmp_path) == ["f.zip.sha256"]
 
 
-def test_without_a_known_sum_a_damaged_zip_is_found_by_its_own_sums(server, tmp_path):
+def test_without_a_known_checksum_a_damaged_zip_is_detected_by_its_own_checksums(server, tmp_path):
     damaged = bytearray(CONTENT)
     damaged[5000] ^= 1
     for content in (bytes(damaged), CONTENT[:-30]):
@@ -213,13 +213,13 @@ def test_without_a_known_sum_a_damaged_zip_is_found_by_its_own_sums(server, tmp_
         assert names(tmp_path) == []
 
 
-def test_a_file_put_there_by_hand_is_checked_and_its_sum_is_kept(tmp_path):
+def test_a_file_put_there_by_hand_is_checked_and_its_checksum_is_stored(tmp_path):
     (tmp_path / "f.zip").write_bytes(CONTENT)
     assert fetch(resource(sha256=None), tmp_path) == tmp_path / "f.zip"
     assert (tmp_path / "f.zip.sha256").is_file()
 
 
-def test_a_file_address_and_a_redirection_are_followed(server, tmp_path):
+def test_file_urls_and_redirects_are_followed(server, tmp_path):
     (tmp_path / "there.zip").write_bytes(CONTENT)
     assert fetch(resource((tmp_path / "there.zip").as_uri()), tmp_path / "a").read_bytes() == CONTENT
     server.files["/moved"] = "/f.zip"
@@ -228,7 +228,7 @@ def test_a_file_address_and_a_redirection_are_followed(server, tmp_path):
     assert "redirect" in refused(resource(server.url("/away")), tmp_path / "c").lower()
 
 
-def test_two_fetches_at_once_do_not_disturb_each_other(server, tmp_path):
+def test_concurrent_downloads_do_not_interfere(server, tmp_path):
     results = []
     what = resource(server.url())
     threads = [threading.Thread(target=lambda: results.append(fetch(what, tmp_path).read_bytes())) for _ in range(3)]
@@ -237,16 +237,16 @@ def test_two_fetches_at_once_do_not_disturb_each_other(server, tmp_path):
     for thread in threads:
         thread.join()
     assert results == [CONTENT] * 3
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_a_full_disk_and_a_folder_that_cannot_be_made_are_told(server, tmp_path, monkeypatch):
+def test_a_full_disk_and_a_folder_that_cannot_be_created_are_errors(server, tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     assert "cannot make the folder" in refused(resource(server.url()), tmp_path / "file" / "folder")
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     assert "has 1000 free" in refused(resource(server.url()), tmp_path)
 
 
-def test_the_bar_is_drawn_when_asked_for(server, tmp_path, capsys):
+def test_the_progress_bar_is_shown_on_request(server, tmp_path, capsys):
     fetch(resource(server.url()), tmp_path, show_progress=True)
     assert server.url() in capsys.readouterr().err

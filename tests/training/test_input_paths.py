@@ -100,7 +100,8 @@ def test_several_steps_a_call_from_the_host_are_refused_in_one_line(tmp_path, mo
     with pytest.raises(SystemExit) as left:
         run_command(command.main)
     assert left.value.code == 2
-    assert capsys.readouterr().err == "error: --steps-per-dispatch 3 needs --input device, where no batch is sent\n"
+    error = "error: --steps-per-dispatch 3 works with --input device only, got --input host\n"
+    assert capsys.readouterr().err == error
     assert not list(tmp_path.iterdir())
 
 

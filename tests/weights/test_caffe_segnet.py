@@ -324,7 +324,7 @@ def test_a_published_name_is_fetched_after_its_licence_was_told_and_its_sum_is_k
     prepare.main([name])
     told = capsys.readouterr()
     lines = told.err.splitlines()
-    assert "CC BY-NC 4.0" in lines[0] and "fetching" in lines[1] and "no published sum" in lines[2]
+    assert "CC BY-NC 4.0" in lines[0] and "fetching" in lines[1] and "no published checksum" in lines[2]
     assert f"python -m segnet_jax.convert {name}" in told.out
     assert (tmp_path / "cache" / f"{name}.caffemodel.sha256").is_file()
     given = [name, "--run", str(tmp_path / "run")]
