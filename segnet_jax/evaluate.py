@@ -169,7 +169,7 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
     check_memory(config, devices, flags=Options)
     stored = run_folder.labels_of(options.run)
     if options.data:  # other files may be encoded otherwise: only the names of the classes are the run's
-        dataset = open_data(config, legend=stored and stored.legend)
+        dataset = open_data(config, label_mapping=stored and stored.label_mapping)
     else:
         dataset = open_data(config, stored)
     split = dataset.splits.get(options.split)

@@ -52,7 +52,7 @@ def painted(label, colors, void=(0, 0, 0)):
 
 
 def with_palette(label, colors):
-    """A palette picture whose indices are the label's values, whatever their colours are."""
+    """A palette picture whose indices are the label's values, whatever their colors are."""
     picture = Image.new("P", label.shape[::-1])
     picture.putpalette(sum(map(list, colors), []) + [0] * (768 - 3 * len(colors)))
     picture.putdata(label.ravel().tolist())
@@ -189,7 +189,7 @@ def pascal_voc(folder, samples):
 
 
 def cvat(folder, samples):
-    """As CVAT exports: colours, their table, and one list, of which nothing is known to be for validation."""
+    """As CVAT exports: colors, their table, and one list, of which nothing is known to be for validation."""
     own(
         folder,
         samples,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.images.fit import Fit, centred, overlap, resize_image, scaled_size
+from segnet_jax.data.images.fit import Fit, centered, overlap, resize_image, scaled_size
 from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, parallel_eval_step, replicate
 from segnet_jax.inference.class_maps import bilinear_taps, compare, compare_enlarged, compare_on_host
 from segnet_jax.inference.network import Network
@@ -168,7 +168,7 @@ class Predictor:
         """Brings an image to what the network is to see of it; safe to be called from several threads."""
         size = image.shape[:2]
         scaled = resize_image(image, *self._sizing.scaled_size(size))
-        return Prepared(image, centred(scaled, self._sizing.input_size(size), 0))
+        return Prepared(image, centered(scaled, self._sizing.input_size(size), 0))
 
     def predict(self, batch: Sequence[Prepared]) -> list[Prediction]:
         """Labels images, at most `batch_size`, all of which the network sees at one size."""

@@ -21,7 +21,7 @@ from segnet_jax import prepare, train
 from segnet_jax.config.flags import parse_config
 from segnet_jax.data.camvid import write_records
 from segnet_jax.data.images.picture_header import MAX_PIXELS
-from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.data.layouts import camvid
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.runs import dataset_checks
@@ -184,7 +184,9 @@ def test_real_camvid_is_read_whole_without_a_false_alarm(camvid_folder, camvid_s
     started = time.monotonic()
     dataset = camvid.tutorial(camvid_folder)
     told = []
-    samples = {name: decoded(split, (360, 480), tmp_path, say=told.append) for name, split in dataset.splits.items()}
+    samples = {
+        name: open_cached(split, (360, 480), tmp_path, say=told.append) for name, split in dataset.splits.items()
+    }
     assert time.monotonic() - started < 40
     assert {name: len(split) for name, split in samples.items()} == camvid_sizes
     assemble = {name: samples[name] for name in ("train", "val")}

@@ -18,7 +18,7 @@ from test_tf_data import fails_with, random_split
 from segnet_jax.data.dataset import Split
 from segnet_jax.data.images.fit import resize
 from segnet_jax.data.input_pipeline import cache as module
-from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.system.errors import UserError
 
 COUNT, SIZE = 5, (6, 7)
@@ -68,7 +68,7 @@ def folder_of(cache):
 @pytest.mark.parametrize("size", [SIZE, (4, 9), (12, 3)])
 def test_records_are_what_the_reader_gives_at_the_size_asked_for(split, cache, size):
     advanced = []
-    samples = decoded(split, size, cache, lambda: advanced.append(1))
+    samples = open_cached(split, size, cache, lambda: advanced.append(1))
     assert_holds(samples, split, size)
     assert len(advanced) == COUNT
     images, labels = zip(*(resize(*split.read(i), *size) for i in range(COUNT)), strict=True)
@@ -77,9 +77,9 @@ def test_records_are_what_the_reader_gives_at_the_size_asked_for(split, cache, s
 
 
 def test_a_second_opening_decodes_nothing_and_says_nothing(split, cache):
-    decoded(split, SIZE, cache)
+    open_cached(split, SIZE, cache)
     told = []
-    again = decoded(unreadable(split), SIZE, cache, lambda: told.append("a record"), told.append)
+    again = open_cached(unreadable(split), SIZE, cache, lambda: told.append("a record"), told.append)
     assert_holds(again, split)
     assert told == []
 
@@ -88,16 +88,16 @@ def test_another_fingerprint_or_size_is_decoded_anew_and_leaves_the_first_as_it_
     other = random_split(COUNT, *SIZE, seed=1)
     for one, size in ((split, SIZE), (split, SIZE[::-1]), (other, SIZE)):
         one, asked = counted(one)
-        assert_holds(decoded(one, size, cache), one, size)
+        assert_holds(open_cached(one, size, cache), one, size)
         assert set(asked) == set(range(COUNT))
     for one, size in ((split, SIZE), (split, SIZE[::-1]), (other, SIZE)):
-        assert_holds(decoded(unreadable(one), size, cache), one, size)
+        assert_holds(open_cached(unreadable(one), size, cache), one, size)
     assert len(list(cache.iterdir())) == 3
 
 
 def test_records_cannot_be_written_to(split, cache):
     for _ in range(2):  # just decoded, and found in the cache
-        samples = decoded(split, SIZE, cache)
+        samples = open_cached(split, SIZE, cache)
         for array in (samples.images, samples.labels, *samples.read(2)):
             with pytest.raises(ValueError, match="read-only"):
                 array[0] = 1
@@ -108,7 +108,7 @@ def test_nothing_is_written_outside_the_given_folder(split, cache, tmp_path, mon
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    decoded(split, SIZE, cache / "of" / "mine")
+    open_cached(split, SIZE, cache / "of" / "mine")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files and all(path.is_relative_to(cache / "of" / "mine") for path in files)
 
@@ -139,13 +139,13 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_noticed_and_told_and_mended(split, cache, damage):
-    decoded(split, SIZE, cache)
+    open_cached(split, SIZE, cache)
     DAMAGES[damage](folder_of(cache))
     told, (reader, asked) = [], counted(split)
-    assert_holds(decoded(reader, SIZE, cache, say=told.append), split)
+    assert_holds(open_cached(reader, SIZE, cache, say=told.append), split)
     assert set(asked) == set(range(COUNT))
     assert told == [f"warning: {folder_of(cache)} is damaged; it is made anew"]
-    assert_holds(decoded(unreadable(split), SIZE, cache), split)
+    assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
 @pytest.mark.parametrize("swept", [True, False])  # False: as after a kill that leaves no time to sweep
@@ -160,13 +160,13 @@ def test_what_a_stop_in_mid_decoding_leaves_is_not_taken_for_whole(split, cache,
         if not swept:
             patch.setattr(shutil, "rmtree", lambda *args, **settings: None)
         with pytest.raises(UserError, match=f"^record {last} is damaged$"):
-            decoded(Split(split.names, read, split.fingerprint), SIZE, cache)
+            open_cached(Split(split.names, read, split.fingerprint), SIZE, cache)
     left = list(cache.iterdir())
     assert len(left) == (0 if swept else 1)
     told, (reader, asked) = [], counted(split)
-    assert_holds(decoded(reader, SIZE, cache, say=told.append), split)
+    assert_holds(open_cached(reader, SIZE, cache, say=told.append), split)
     assert set(asked) == set(range(COUNT)) and told == []
-    assert_holds(decoded(unreadable(split), SIZE, cache), split)
+    assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
 def make_room(monkeypatch, cache, *, free=2**40, limit=2**40, writable=True, in_the_way=False, allocate=0):
@@ -195,7 +195,7 @@ def test_without_room_the_same_records_are_streamed_and_one_line_says_why(split,
     settings, why = NO_ROOM[reason]
     make_room(monkeypatch, cache, **settings)
     told, (reader, asked) = [], counted(split)
-    samples = decoded(reader, SIZE[::-1], cache, say=told.append)
+    samples = open_cached(reader, SIZE[::-1], cache, say=told.append)
     assert asked == []  # not before they are asked for
     assert_holds(samples, split, SIZE[::-1])
     assert asked == list(range(COUNT)) and samples.images is None and samples.labels is None
@@ -205,7 +205,7 @@ def test_without_room_the_same_records_are_streamed_and_one_line_says_why(split,
 
 def test_records_that_just_fit_are_kept(split, cache, monkeypatch):
     make_room(monkeypatch, cache, free=NEEDED * 10 / 9 + 1, limit=NEEDED)
-    assert decoded(split, SIZE, cache).images is not None
+    assert open_cached(split, SIZE, cache).images is not None
 
 
 def test_two_that_decode_at_once_both_get_right_records_and_leave_one_copy(split, cache):
@@ -219,7 +219,8 @@ def test_two_that_decode_at_once_both_get_right_records_and_leave_one_copy(split
     got = []
     threads = [
         threading.Thread(
-            target=lambda: got.append(decoded(Split(split.names, read, split.fingerprint), SIZE, cache)), daemon=True
+            target=lambda: got.append(open_cached(Split(split.names, read, split.fingerprint), SIZE, cache)),
+            daemon=True,
         )
         for _ in range(2)
     ]
@@ -238,8 +239,8 @@ def test_two_that_decode_at_once_both_get_right_records_and_leave_one_copy(split
 def test_room_is_taken_by_writing_where_the_system_cannot_reserve_it(split, cache, monkeypatch, number):
     make_room(monkeypatch, cache, allocate=number)
     monkeypatch.setattr(module, "_BLOCK", 100)
-    assert_holds(decoded(split, SIZE, cache), split)
-    assert_holds(decoded(unreadable(split), SIZE, cache), split)
+    assert_holds(open_cached(split, SIZE, cache), split)
+    assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
 def test_room_is_taken_for_every_byte_before_anything_is_decoded(split, cache):
@@ -250,13 +251,13 @@ def test_room_is_taken_for_every_byte_before_anything_is_decoded(split, cache):
         taken.append([(folder / f"{name}.npy").stat() for name in ("images", "labels")])
         return split.read(index)
 
-    decoded(Split(split.names, read, split.fingerprint), SIZE, cache)
+    open_cached(Split(split.names, read, split.fingerprint), SIZE, cache)
     assert all(stat.st_blocks * 512 >= stat.st_size > 0 for stats in taken for stat in stats)
 
 
 @pytest.mark.parametrize("what", ["a file", "a dead link", "a link to a folder"])
 def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp_path, what):
-    decoded(split, SIZE, cache)
+    open_cached(split, SIZE, cache)
     folder = folder_of(cache)
     shutil.rmtree(folder)
     (tmp_path / "other").mkdir()
@@ -266,9 +267,9 @@ def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp
     else:
         folder.symlink_to(tmp_path / ("gone" if what == "a dead link" else "other"))
     told = []
-    assert_holds(decoded(split, SIZE, cache, say=told.append), split)
+    assert_holds(open_cached(split, SIZE, cache, say=told.append), split)
     assert told == [f"warning: {folder} is damaged; it is made anew"]
-    assert decoded(unreadable(split), SIZE, cache, say=told.append).images is not None and len(told) == 1
+    assert open_cached(unreadable(split), SIZE, cache, say=told.append).images is not None and len(told) == 1
     assert (tmp_path / "other" / "mine").read_text() == "mine"
 
 
@@ -287,7 +288,7 @@ def test_a_stop_while_decoding_ends_it_promptly_and_leaves_nothing(cache):
         raise Stopped
 
     with pytest.raises(Stopped):
-        decoded(Split(split.names, read, split.fingerprint), SIZE, cache, stop)
+        open_cached(Split(split.names, read, split.fingerprint), SIZE, cache, stop)
     assert len(asked) < 100
     assert list(cache.iterdir()) == []
 
@@ -323,7 +324,7 @@ def test_what_a_killed_decoding_leaves_is_swept_and_what_a_living_one_fills_is_n
         (cache / "decoded-1-just-made.abcd").mkdir()  # whose maker may be about to lock it
         (cache / "decoded-1-long-ago.abcd").mkdir()
         os.utime(cache / "decoded-1-long-ago.abcd", (0, 0))
-        assert_holds(decoded(split, SIZE, cache), split)
+        assert_holds(open_cached(split, SIZE, cache), split)
         names = {path.name for path in cache.iterdir()}
         assert len(names) == 4 and {filled.name, "decoded-notes.txt", "decoded-1-just-made.abcd"} < names
     finally:

@@ -273,7 +273,7 @@ def test_the_lists_made_by_rule_are_the_published_lists_to_the_byte():
 
 def test_the_shipped_matlab_list_is_the_seeded_deal_of_60_to_40():
     names = camvid_frames.split_names("matlab")
-    assert names["train"] == camvid_frames.deal_matlab(seed=0) != camvid_frames.deal_matlab(seed=1)
+    assert names["train"] == camvid_frames.draw_matlab_train(seed=0) != camvid_frames.draw_matlab_train(seed=1)
     assert (len(names["train"]), len(names["test"])) == (421, 280)
     assert set(names["train"]) | set(names["test"]) == set(camvid_frames.FRAMES)
     val_in_train = len(set(camvid_frames.VAL) & set(names["train"]))

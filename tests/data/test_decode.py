@@ -41,7 +41,7 @@ def png(width, height, bits, color_type, rows, *extra):
 def palette_png():
     image = Image.fromarray(IDS)
     image = image.convert("P")
-    image.putpalette(bytes(range(255, 0, -1)) * 3)  # colours that have nothing to do with the indices
+    image.putpalette(bytes(range(255, 0, -1)) * 3)  # colors that have nothing to do with the indices
     image.putdata(IDS.ravel())
     file = io.BytesIO()
     image.save(file, "PNG")

@@ -243,7 +243,7 @@ def test_transparency_beside_the_pixels_is_refused_as_that_of_rgba_is(tmp_path, 
     picture.save(tmp_path / "a.png", transparency=key)
     with pytest.raises(UserError, match="has 1 transparent pixel"):
         read_image(tmp_path / "a.png", "a.png")
-    pixels[0, 0] = 0  # the same with a colour that no pixel has
+    pixels[0, 0] = 0  # the same with a color that no pixel has
     picture = Image.fromarray(pixels, mode)
     if mode == "P":
         picture.putpalette(PALETTE)

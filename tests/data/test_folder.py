@@ -17,10 +17,10 @@ from segnet_jax.config.files import read_config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.constants import VOID
 from segnet_jax.data.images.decode import read_image, upright
-from segnet_jax.data.images.fit import fit_record
-from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.images.fit import fit_sample
+from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.data.label_files.class_table_files import read_class_table
-from segnet_jax.data.labels.read_options import PLAIN
+from segnet_jax.data.labels.read_options import DEFAULTS
 from segnet_jax.data.random_split import deal, group_of
 from segnet_jax.runs.dataset import open_data, reading_of
 from segnet_jax.runs.setup import resolve
@@ -33,7 +33,7 @@ def photos(tmp_path):
 
 
 def wishing(**wishes):
-    return dataclasses.replace(PLAIN, **wishes)
+    return dataclasses.replace(DEFAULTS, **wishes)
 
 
 def unsplit(folder):
@@ -304,13 +304,13 @@ EXPECTED = {
 @pytest.mark.parametrize("name", TABLES)
 def test_a_class_table_says_names_values_and_colours(name, tmp_path):
     (tmp_path / name).write_text(TABLES[name], "utf-8")
-    legend = read_class_table(tmp_path / name)
+    label_mapping = read_class_table(tmp_path / name)
     names, ids, colors = EXPECTED[name]
-    assert legend.classes.names == names and dict(legend.ids) == ids
-    assert (None if legend.colors is None else dict(legend.colors)) == colors
+    assert label_mapping.classes.names == names and dict(label_mapping.ids) == ids
+    assert (None if label_mapping.colors is None else dict(label_mapping.colors)) == colors
     if colors:
-        assert legend.classes.colors[0] == next(color for color, class_id in colors.items() if class_id == 0)
-    assert len({*legend.classes.colors}) == len(names)
+        assert label_mapping.classes.colors[0] == next(color for color, class_id in colors.items() if class_id == 0)
+    assert len({*label_mapping.classes.colors}) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -349,9 +349,11 @@ DATA = README.parents[1] / "segnet_jax" / "data"
 def test_the_table_that_the_readme_shows_is_read_as_it_says(tmp_path):
     (shown,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "classes.toml").write_text(shown)
-    legend = read_class_table(tmp_path / "classes.toml")
-    assert legend.classes.names == ("road", "car") and dict(legend.ids) == {0: 0, 1: 1, 7: 1, 255: VOID}
-    assert legend.classes.colors == ((128, 64, 128), (64, 0, 128)) and dict(legend.colors)[0, 0, 0] == VOID
+    label_mapping = read_class_table(tmp_path / "classes.toml")
+    assert label_mapping.classes.names == ("road", "car") and dict(label_mapping.ids) == {0: 0, 1: 1, 7: 1, 255: VOID}
+    assert (
+        label_mapping.classes.colors == ((128, 64, 128), (64, 0, 128)) and dict(label_mapping.colors)[0, 0, 0] == VOID
+    )
 
 
 def test_every_kind_of_fault_and_every_flag_stands_in_the_readme():
@@ -361,7 +363,7 @@ def test_every_kind_of_fault_and_every_flag_stands_in_the_readme():
     elsewhere |= {"other-classes", "not-prepared", "zip"}  # of CamVid's archives and records
     kinds = {*re.findall(r'kind="([a-z0-9-]+)"', sources), *(case.kind.split(":")[0] for case in PLANTED)} - elsewhere
     assert {kind for kind in kinds if f"`{kind}`" not in text} == set()
-    flags = {f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(PLAIN)} | {"--fit"}
+    flags = {f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(DEFAULTS)} | {"--fit"}
     assert {flag for flag in flags if f"`{flag} " not in text} == set()
 
 
@@ -398,8 +400,8 @@ def test_images_of_another_shape_are_fitted_as_asked_and_kept_apart_in_the_cache
     save(photos / "labels/x.png", label_of("x", (24, 48)))
     split = open_folder(photos).splits["val"]
     for fit in ("stretch", "letterbox", "crop"):
-        samples = decoded(split, SIZE, tmp_path / "cache", fit=fit)
-        for ours, expected in zip(samples.read(0), fit_record(*split.read(0), SIZE, fit), strict=True):
+        samples = open_cached(split, SIZE, tmp_path / "cache", fit=fit)
+        for ours, expected in zip(samples.read(0), fit_sample(*split.read(0), SIZE, fit), strict=True):
             np.testing.assert_array_equal(ours, expected)
     assert len(list((tmp_path / "cache").iterdir())) == 3
 

@@ -13,7 +13,7 @@ from segnet_jax import doctor, predict, train
 from segnet_jax.config.flags import parse_config
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID
-from segnet_jax.data.labels.read_options import PLAIN
+from segnet_jax.data.labels.read_options import DEFAULTS
 from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.system.errors import UserError
 
@@ -23,9 +23,9 @@ SMALL = [
 ]
 
 
-def open_folder(folder, reading=PLAIN, rule="tutorial"):
+def open_folder(folder, read_options=DEFAULTS, rule="tutorial"):
     return open_dataset(
-        str(folder), split_rule=rule, image_size=(24, 32), seed=0, num_train=1, num_val=1, reading=reading
+        str(folder), split_rule=rule, image_size=(24, 32), seed=0, num_train=1, num_val=1, read_options=read_options
     )
 
 
@@ -135,8 +135,8 @@ def test_test_images_are_not_dealt_where_a_list_names_them_alone(samples, tmp_pa
     names = sorted(name for each in samples.values() for name, _, _ in each)
     write_list(tmp_path, "default", names)
     write_list(tmp_path, "test", names[2:4])
-    for reading in (PLAIN, dataclasses.replace(PLAIN, val_fraction=0.4)):
-        dataset = open_folder(tmp_path, reading)
+    for read_options in (DEFAULTS, dataclasses.replace(DEFAULTS, val_fraction=0.4)):
+        dataset = open_folder(tmp_path, read_options)
         found = names_of(dataset)
         assert found["test"] == names[2:4] and found["train"] and found["val"]
         assert sorted(found["train"] + found["val"]) == names[:2] + names[4:]
@@ -213,7 +213,7 @@ def test_a_folder_around_the_data_set_is_told_which_was_meant(samples, tmp_path)
 
 def test_wishes_for_files_are_refused_where_there_are_none(tmp_path):
     with pytest.raises(UserError, match="--exif, --val-fraction: for folders of images .*, not for rendered scenes"):
-        open_folder("synthetic", dataclasses.replace(PLAIN, exif="apply", val_fraction=0.5))
+        open_folder("synthetic", dataclasses.replace(DEFAULTS, exif="apply", val_fraction=0.5))
 
 
 ONE_BY_DEFAULT = [

@@ -11,7 +11,7 @@ from PIL import Image
 from segnet_jax import evaluate, predict, train
 from segnet_jax.config.flags import parse_config, parse_flags
 from segnet_jax.constants import VOID
-from segnet_jax.data.labels.label_mapping import StoredLabels, labels_of_json
+from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
 from segnet_jax.runs import run_folder
 from segnet_jax.system.errors import UserError
 
@@ -104,7 +104,7 @@ def test_a_run_stores_the_rule_and_a_damaged_one_is_told(tmp_path):
     rule = LabelRule(11, TUTORIAL.ids, (((1, 2, 3), 0), ((0, 0, 0), VOID)), ((255, 1),), 1, "ignore", 0, ("palette",))
     stored = StoredLabels(TUTORIAL.classes, rule)
     text = json.dumps(stored.as_json())
-    assert labels_of_json(json.loads(text)) == stored
+    assert labels_from_json(json.loads(text)) == stored
     (tmp_path / "labels.json").write_text(text)
     assert run_folder.labels_of(tmp_path) == stored
     for change in ({"num_classes": 300}, {"ids": [[0, 12]]}, {"by_color": ["x"]}, {"start": -1}, {"map": [[1]]}):

@@ -1,4 +1,4 @@
-"""Scale and colour: pixel by pixel against exact fractions, the same bytes by both input paths, drawn by the plan."""
+"""Scale and color: pixel by pixel against exact fractions, the same bytes by both input paths, drawn by the plan."""
 
 import hashlib
 import itertools
@@ -78,7 +78,7 @@ def test_a_row_of_four_pixels_enlarged_and_shrunk_by_hand():
         return ours[0, :, 0].tolist(), known[0].tolist()
 
     assert of(1, 777) == ([0, 40, 80, 200], [1, 2, 3, 4])
-    # Twice as large, the left half: middles at 1/4, 3/4, 5/4, 7/4, whose neighbours' middles are at 1/2, 3/2, 5/2.
+    # Twice as large, the left half: middles at 1/4, 3/4, 5/4, 7/4, whose neighbors' middles are at 1/2, 3/2, 5/2.
     assert of(2, 0) == ([0, 10, 30, 50], [1, 1, 2, 2])
     assert of(2, PLACES) == ([70, 110, 170, 200], [3, 3, 4, 4])
     # Half as large, in the middle: what is left and right of it is black and void.
@@ -95,7 +95,7 @@ def test_any_factor_at_the_largest_size_shows_a_slope_where_it_belongs(factor):
         begin = place / PLACES * (size - size / factor)
         at = begin + (np.arange(size) + 0.5) / factor - 0.5
         inside = (at > 0) & (at < size - 1)
-        np.testing.assert_allclose(ours[0, inside, 0], at[inside] / 64, atol=1.1)  # 64 pixels a grey level
+        np.testing.assert_allclose(ours[0, inside, 0], at[inside] / 64, atol=1.1)  # 64 pixels a gray level
         away = (at < -2) | (at > size + 1)
         assert (known[0, away] == VOID).all() and (known[0, inside] == 0).all() and not ours[0, away].any()
 
@@ -111,7 +111,7 @@ def test_colours_equal_a_loop_over_values():
         assert ours[value, 0, c] == min(max((exact + Fraction(1, 2)) // 1, 0), 255)
 
 
-PLAIN = Sampler(20_000, 100, seed=4, flip=True, shift=3)
+DEFAULTS = Sampler(20_000, 100, seed=4, flip=True, shift=3)
 BOTH = Sampler(20_000, 100, seed=4, flip=True, shift=3, scale=(0.5, 2.0), color=0.25)
 
 
@@ -121,7 +121,7 @@ def whole_epoch(sampler):
 
 
 def test_a_plan_with_scale_and_colour_keeps_its_order_flips_and_shifts():
-    plain, both = whole_epoch(PLAIN), whole_epoch(BOTH)
+    plain, both = whole_epoch(DEFAULTS), whole_epoch(BOTH)
     assert plain.keys() == {"index", "flip", "shift_y", "shift_x"}
     assert all(np.array_equal(plain[name], both[name]) for name in plain)
     only = whole_epoch(Sampler(20_000, 100, seed=4, flip=True, shift=3, color=0.25))

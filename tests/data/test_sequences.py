@@ -1,4 +1,4 @@
-"""Video sequences by name: the published split's counts, neighbours by brute force, a sequence left out."""
+"""Video sequences by name: the published split's counts, neighbors by brute force, a sequence left out."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config, parse_flags
 from segnet_jax.data.camvid_frames import split_names
 from segnet_jax.data.open_dataset import open_dataset
-from segnet_jax.data.sequences import SPANS, as_json, audit, in_words, sequence_and_frame, sequences_of
+from segnet_jax.data.sequences import SPANS, as_json, audit, describe_audit, sequence_and_frame, sequences_of
 from segnet_jax.reporting.tables import print_sequences
 from segnet_jax.runs.dataset import open_data
 from segnet_jax.system.command import run_command
@@ -81,7 +81,7 @@ def test_neighbours_are_those_that_a_look_at_every_pair_finds(rule):
 def test_the_matlab_split_that_ships_puts_neighbours_of_a_fifteenth_of_a_second_on_both_sides():
     (found,) = audit(split_names("matlab")).neighbours
     assert found.num_pairs[1 / 15] == 52 and found.num_images[1 / 15] == {"train": 41, "test": 34}
-    assert any("41 and 34 images of train and test" in line for line in in_words(audit(split_names("matlab"))))
+    assert any("41 and 34 images of train and test" in line for line in describe_audit(audit(split_names("matlab"))))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_without_a_known_video_neighbours_are_told_by_number_and_nothing_is_said
     found = audit({"train": [name.format(number) for number in (1, 30, 32)], "val": [name.format(33)]})
     (between,) = found.neighbours
     assert between.seams == [(name.format(32), name.format(33), 1)] and between.nearest[name.format(1)][1] == 32
-    _, line = in_words(found)
+    _, line = describe_audit(found)
     assert line.endswith(f"in their names: {name.format(32)} and {name.format(33)} 1 apart")
     told = as_json(found)
     assert told["frames_per_second"] is None and told["neighbours"][0]["within"] == {}
@@ -105,7 +105,7 @@ def test_of_many_sequences_the_largest_are_told_and_all_are_in_the_json():
         "val": [f"frankfurt_000001_{i:06}" for i in range(5)],
     }
     found = audit(names)
-    lines = in_words(found)
+    lines = describe_audit(found)
     assert lines[:2] == ["sequence hamburg_000000: 248 train", "sequence frankfurt_000001: 5 val"]
     assert len(lines) == 11 and lines[-1] == "and 166 more sequences; --json FILE lists all"
     assert len(as_json(found)["sequences"]) == 176
@@ -128,7 +128,7 @@ def test_names_that_tell_no_sequence_are_not_audited():
 
 
 def make_folder(folder, splits):
-    """CamVid's layout with two colours of noise; splits: split -> names."""
+    """CamVid's layout with two colors of noise; splits: split -> names."""
     generator = np.random.default_rng(0)
     for split, names in splits.items():
         for place in (split, f"{split}annot"):

@@ -1,4 +1,4 @@
-"""The TFDS builder `camvid`. Imports TensorFlow Datasets: only what prepares records imports this module."""
+"""The TFDS builder `camvid`. Imports TensorFlow Datasets, so import it only to write datasets."""
 
 import io
 import json
@@ -31,12 +31,12 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
         counts: Mapping[str, np.ndarray] | None = None,
         **kwargs,
     ):
-        """Takes the records from any reader.
+        """Take samples from any reader.
 
         Args:
-          splits: what to write.
-          image_size: height and width that all records are resized to.
-          counts: frame -> int64 [12], pixels of each class and of void at full size, kept beside the records.
+          splits: the splits to write.
+          image_size: height and width that all samples are resized to.
+          counts: frame -> int64 [12], pixels of each class and of void at full size, stored with the samples.
           **kwargs: TFDS's own, such as data_dir.
         """
         self._readers, self._image_size, self._counts = splits, image_size, counts

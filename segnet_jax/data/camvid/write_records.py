@@ -1,4 +1,4 @@
-"""Writing of CamVid's records for TensorFlow Datasets, from archives or any data set."""
+"""Write CamVid in TensorFlow Datasets' format, from the archives or any dataset."""
 
 import contextlib
 import io
@@ -21,19 +21,19 @@ IMAGE_SIZE = (360, 480)
 
 
 def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[str, Sequence[str]]) -> Path:
-    """Makes records of the official archives, after a look at every label.
+    """Write the official archives as a TFDS dataset, after checking every label.
 
     Args:
-      images: the images' archive.
-      labels: the labels' archive.
-      out: folder for the records.
-      splits: split -> its frames; together all that the archives hold.
+      images: the image archive.
+      labels: the label archive.
+      out: output folder.
+      splits: split -> its frames; together all frames of the archives.
 
     Returns:
-      The records' own folder.
+      The TFDS folder.
 
     Raises:
-      UserError: as `scan_labels` and `open_archives`; no records are left then.
+      UserError: as in `scan_labels` and `open_archives`; nothing is left on disk then.
     """
     dataset = open_archives(images, labels, splits)
     frames = [frame for chosen in splits.values() for frame in chosen]
@@ -46,18 +46,18 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
 
 
 def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] | None = None) -> Path:
-    """Writes TFDS records; they appear under their final name when all of them are written.
+    """Write a TFDS dataset; it gets its final name when complete.
 
     Args:
-      dataset: what to write.
-      out: folder for the records; they come to `camvid/1.0.0` in it.
-      counts: as the builder's.
+      dataset: the samples to write.
+      out: output folder; the files go to `camvid/1.0.0` in it.
+      counts: as in the builder.
 
     Returns:
-      The records' own folder.
+      The TFDS folder.
 
     Raises:
-      UserError: what reading raises, or that the folder cannot be written.
+      UserError: a sample is faulty or the folder cannot be written.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds

@@ -1,4 +1,4 @@
-"""Parsers of the class files that tools write: one for each form, from text to rows of names, ids and colors."""
+"""Parsers for the class files of labeling tools, one per format."""
 
 import csv
 import difflib
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.system import bounded_toml
 
-_MOST_LETTERS = 100  # of a class's name
-_MOST_LINE = 400  # letters of a line with a name, an id and a color
+_MAX_LETTERS = 100  # of a class's name
+_MAX_LINE = 400  # letters of a line with a name, an id and a color
 _IGNORE = "__ignore__"  # labelme's name for what has the id -1, which PNGs store as 255
 
 
 class Row(NamedTuple):
-    """One class of a table."""
+    """One class of a class file."""
 
     name: str
     ids: tuple[int, ...]
@@ -24,13 +24,13 @@ class Row(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What a class file says.
+    """Content of a class file.
 
     Attributes:
-      rows: a class each.
-      void_ids: values that are no class.
-      void_colors: colors that are none.
-      is_explicit: whether it states the values; else the rows are counted from 0.
+      rows: one per class.
+      void_ids: values that mean void.
+      void_colors: colors that mean void.
+      is_explicit: whether the file states the values; else rows are counted from 0.
     """
 
     rows: list[Row]
@@ -40,19 +40,19 @@ class Parsed(NamedTuple):
 
 
 class BadTable(Exception):
-    """What is wrong in a class file."""
+    """A class file is invalid."""
 
 
 def codes(text: str) -> Parsed:
-    """One name a line; the value in label files is the line's number, from 0."""
+    """Parse one name per line; the value in label files is the line's index."""
     return Parsed([Row(_name(line), (place,), ()) for place, (_, line) in enumerate(_lines(text))])
 
 
 def names(text: str) -> Parsed:
-    """The texts that many tools write: a name a line, or with its id, or with its color, before or behind it.
+    """Parse a plain text: one name per line, with or without its id or color, before or after the name.
 
-    Lines of one file have one form: `name`; `3: name`, `3 name`, `3,name`; `r g b name`, `name r g b`, `name: r,g,b`;
-    or ADE20K's objectInfo, tab-separated with a header.
+    All lines of a file have one form: `name`; `3: name`, `3 name`, `3,name`; `r g b name`, `name r g b`, `name: r,g,b`; or
+    ADE20K's objectInfo, tab-separated with a header.
     """
     lines = [(number, line) for number, line in _lines(text) if not line.startswith("#")]
     if any(re.search(r"\.(png|jpe?g|tiff?|bmp|gif|webp)$", line, re.IGNORECASE) for _, line in lines):
@@ -63,7 +63,7 @@ def names(text: str) -> Parsed:
         rows = [Row(_name(line), (place,), ()) for place, (_, line) in enumerate(lines[1:])]
         return Parsed(rows, (255,))
     for place, line in lines:
-        if len(line) > _MOST_LINE:
+        if len(line) > _MAX_LINE:
             raise BadTable(f"has {len(line)} letters in line {place}, more than a class: {line[:40]!r}")
     # Separators are matched possessively, so that no line takes time that grows faster than its square.
     number, between = r"(\d{1,5})", r"[\s,;:]++"
@@ -97,7 +97,7 @@ def _of_matches(found: Sequence[tuple[str, ...]], order: str) -> Parsed:
 
 
 def _object_info(lines: Sequence[tuple[int, str]]) -> Parsed:
-    """ADE20K's objectInfo150.txt: the first column is the id, from 1, and the last the names of the class."""
+    """Parse ADE20K's objectInfo150.txt: the first column is the id, from 1, and the last the names of the class."""
     rows = []
     for number, line in lines:
         columns = line.split("\t")
@@ -110,7 +110,7 @@ def _object_info(lines: Sequence[tuple[int, str]]) -> Parsed:
 
 
 def cvat(text: str) -> Parsed:
-    """CVAT's `name:r,g,b:parts:actions`; the value in label files is the line's number, from 0."""
+    """Parse CVAT's `name:r,g,b:parts:actions`; the value in label files is the line's index."""
     rows: list[Row] = []
     for number, line in _lines(text):
         if line.startswith("#"):
@@ -123,7 +123,7 @@ def cvat(text: str) -> Parsed:
 
 
 def camvid(text: str) -> Parsed:
-    """CamVid's `r g b name`; the value in label files is the line's number, from 0."""
+    """Parse CamVid's `r g b name`; the value in label files is the line's index."""
     rows: list[Row] = []
     for number, line in _lines(text):
         parts = line.split(maxsplit=3)
@@ -144,7 +144,7 @@ _COLUMNS = {
 
 
 def table_csv(text: str) -> Parsed:
-    """A CSV file with a header: Kaggle's class_dict.csv (name, r, g, b) or Roboflow's _classes.csv."""
+    """Parse a CSV file with a header: Kaggle's class_dict.csv (name, r, g, b) or Roboflow's _classes.csv."""
     lines = [line for _, line in _lines(text)]
     rows = list(csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ","))
     heads = [re.sub(r"[^a-z]", "", head.lower()) for head in rows[0]] if rows else []
@@ -169,7 +169,7 @@ def table_csv(text: str) -> Parsed:
 
 
 def machine_colors(text: str) -> Parsed:
-    """Supervisely's obj_class_to_machine_color.json: name -> the value in each channel of its masks; 0 is none."""
+    """Parse Supervisely's obj_class_to_machine_color.json: name -> equal channels of its masks; 0 is background."""
     table = _json(text)
     if not isinstance(table, dict) or not table:
         raise BadTable("is no dictionary of class names")
@@ -185,7 +185,7 @@ def machine_colors(text: str) -> Parsed:
 
 
 def supervisely_meta(text: str) -> Parsed:
-    """Supervisely's meta.json: classes with a title and the hexadecimal color of its masks for people."""
+    """Parse Supervisely's meta.json: classes with a title and the hexadecimal color of its human-readable masks."""
     table = _json(text)
     classes = table.get("classes") if isinstance(table, dict) else None
     if not isinstance(classes, list) or not all(isinstance(each, dict) and "title" in each for each in classes):
@@ -201,7 +201,7 @@ def supervisely_meta(text: str) -> Parsed:
 
 
 def mapillary(text: str) -> Parsed:
-    """Mapillary Vistas' config.json: `labels`, of which the place is the value."""
+    """Parse Mapillary Vistas' config.json: the index in `labels` is the value."""
     table = _json(text)
     labels = table.get("labels") if isinstance(table, dict) else None
     if not isinstance(labels, list) or not all(isinstance(each, dict) for each in labels):
@@ -222,7 +222,7 @@ def _json(text: str) -> Any:
 
 
 def toml(text: str) -> Parsed:
-    """Ours: `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
+    """Parse our own `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
     try:
         table = bounded_toml.loads(text)
     except ValueError as error:
@@ -264,8 +264,8 @@ def _name(text: str) -> str:
     name = text.strip()
     if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'":
         name = name[1:-1].strip()
-    if not name or len(name) > _MOST_LETTERS or not name.isprintable():
-        raise BadTable(f"has a class without a printable name of up to {_MOST_LETTERS} letters: {name[:40]!r}")
+    if not name or len(name) > _MAX_LETTERS or not name.isprintable():
+        raise BadTable(f"has a class without a printable name of up to {_MAX_LETTERS} letters: {name[:40]!r}")
     return name
 
 
