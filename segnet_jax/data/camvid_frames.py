@@ -30,11 +30,11 @@ TEST = (*_frames("0001TP_", 6, 8550, 10380), *_frames("Seq05VD_f", 5, 0, 5100))
 FRAMES = (*TRAIN, *VAL, *TEST)
 """All frames of the official archives."""
 DRIVES = frozenset(name.rpartition("_")[0] for name in FRAMES)
-"""The four videos that they are from."""
+"""Their four videos."""
 
 MATLAB_SEED = 0
 MATLAB_TRAIN = 421
-"""round(0.60 * 701) training frames, as the MATLAB example takes."""
+"""round(0.60 * 701) training frames, as in MATLAB's example."""
 
 
 def draw_matlab_train(seed: int = MATLAB_SEED) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def open_dataset(
     Args:
       data: "synthetic" for rendered scenes; "camvid" for the output of `prepare camvid` or the folder in
         $SEGNET_JAX_CAMVID; else a prepared folder or one in a layout of data/README.md.
-      split_rule: "tutorial", "matlab" or "trainval" for CamVid; "leave-out" for any dataset with sequences in its names.
+      split_rule: "tutorial", "matlab" or "trainval" for CamVid; "leave-out" for any dataset with sequence names.
       image_size: height and width of rendered scenes; others keep the size on disk.
       seed: of rendered scenes.
       num_train: rendered training scenes.
@@ -212,8 +212,8 @@ def _inner(folder: Path) -> list[Path]:
     return found
 
 
-_MAX_FOLDERS = 2000  # that are looked into
-_MAX_BYTES = 200_000  # of an annotation file that are looked at
+_MAX_FOLDERS = 2000  # that are searched
+_MAX_BYTES = 200_000  # read at each end of an annotation file
 
 _EXPORTS = {
     "COCO JSON": (

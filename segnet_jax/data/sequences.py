@@ -20,11 +20,11 @@ from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.system.errors import UserError, listed
 
 FRAMES_PER_SECOND = 30
-"""Of CamVid's videos, deduced: its lists take every 30th frame, and its paper tells of one image a second."""
+"""Of CamVid's videos, derived: its lists take every 30th frame, and its paper states one image per second."""
 
 SPANS = (1 / 15, 0.5, 1.0, 2.0, 5.0)  # seconds within which neighbors across splits are counted
 
-_MAX_LISTED = 10  # sequences; Cityscapes has hundreds, most of them one image
+_MAX_LISTED = 10  # sequences; Cityscapes has hundreds, mostly of one image
 
 _NAME = re.compile(r"(?P<sequence>.*[^_-])[_-]f?(?P<frame>\d{1,12})")
 
@@ -89,9 +89,9 @@ def audit(splits: Mapping[str, Sequence[str]]) -> Audit | None:
             frames.setdefault(found[0], {}).setdefault(split, []).append((found[1], name))
     frames = {sequence: {split: sorted(each) for split, each in found.items()} for sequence, found in frames.items()}
     rate = FRAMES_PER_SECOND if frames.keys() <= DRIVES else None
-    told = [_neighbors(one, other, frames, rate) for one, other in combinations(splits, 2)]
+    neighbors = [_neighbors(one, other, frames, rate) for one, other in combinations(splits, 2)]
     counts = {sequence: {split: len(each) for split, each in frames[sequence].items()} for sequence in sorted(frames)}
-    return Audit(counts, [each for each in told if each is not None], rate)
+    return Audit(counts, [each for each in neighbors if each is not None], rate)
 
 
 def _neighbors(one: str, other: str, frames, rate: int | None) -> Neighbors | None:
@@ -108,7 +108,7 @@ def _neighbors(one: str, other: str, frames, rate: int | None) -> Neighbors | No
                 place = bisect_left(numbers, frame)
                 near = min(others[max(place - 1, 0) : place + 1], key=lambda each, frame=frame: abs(each[0] - frame))
                 nearest[name] = (near[1], _gap(abs(near[0] - frame), rate))
-        if spans:  # not for a folder of photographs: one sequence, of which the table of all gaps may fill the memory
+        if spans:  # not for photographs: as one long sequence, the table of all gaps may fill the memory
             gaps = np.abs(np.subtract.outer([frame for frame, _ in here], [frame for frame, _ in there]))
             for span in spans:
                 num_pairs[span] += int((gaps <= span * rate + 1e-6).sum())
@@ -149,24 +149,24 @@ def describe_audit(found: Audit) -> list[str]:
         if near := [span for span, number in each.num_pairs.items() if number]:
             counts = [f"{each.num_images[span][one]} and {each.num_images[span][other]}" for span in near[:2]]
             lines.append(
-                f"note: {counts[0]} images of {one} and {other} have a neighbour in the other within "
-                f"{_seconds(near[0])}{f', {counts[1]} within {_seconds(near[1])}' if len(near) > 1 else ''}: a score "
-                "on such neighbours flatters"
+                f"note: {counts[0]} images of {one} and {other} have a neighbor in the other within "
+                f"{_seconds(near[0])}{f', {counts[1]} within {_seconds(near[1])}' if len(near) > 1 else ''}: scores "
+                "on such neighbors are too high"
             )
     return lines
 
 
 def as_json(found: Audit) -> dict:
     """Return an audit as JSON; gaps are called "seconds" or "numbers"."""
-    told, unit = [], "seconds" if found.frames_per_second else "numbers"
+    pairs, unit = [], "seconds" if found.frames_per_second else "numbers"
     for each in found.neighbours:
         within = {
-            _seconds(span): {"pairs": pairs, "images": each.num_images[span]} for span, pairs in each.num_pairs.items()
+            _seconds(span): {"pairs": count, "images": each.num_images[span]} for span, count in each.num_pairs.items()
         }
         seams = [{"earlier": a, "later": b, unit: gap} for a, b, gap in each.seams]
         nearest = {name: {"name": other, unit: gap} for name, (other, gap) in each.nearest.items()}
-        told.append({"splits": each.splits, "within": within, "seams": seams, "nearest": nearest})
-    return {"frames_per_second": found.frames_per_second, "sequences": found.sequences, "neighbours": told}
+        pairs.append({"splits": each.splits, "within": within, "seams": seams, "nearest": nearest})
+    return {"frames_per_second": found.frames_per_second, "sequences": found.sequences, "neighbours": pairs}
 
 
 def _seconds(span: float) -> str:
@@ -176,8 +176,8 @@ def _seconds(span: float) -> str:
 def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
     """Validate on one sequence and train on the images of all others, from every split.
 
-    With `num_train`, train on the first frames of that sequence and validate on its other frames, for fine-tuning to it.
-    The first frames, not every n-th: this way only one seam has neighbors on both sides.
+    With `num_train`, train on the first frames of that sequence and validate on its other frames, for fine-tuning to
+    it. The first frames, not every n-th: this way only one seam has neighbors on both sides.
 
     Args:
       dataset: its image names contain sequences.
@@ -192,25 +192,25 @@ def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
     found = sequences_of(names)
     if found is None:
         first = next(name for name in names if sequence_and_frame(name) is None)
-        message = f"--split-rule leave-out needs names such as 0016E5_07959, a sequence and a frame; {first} is none"
+        message = f"--split-rule leave-out needs names such as 0016E5_07959, a sequence and a frame, but got {first}"
         raise UserError(message)
     known = sorted(set(found))
     if sequence not in known:
         given = f"no sequence {sequence}" if sequence else "--split-rule leave-out needs --leave-out SEQUENCE"
         raise UserError(f"{given}; {dataset.name} has {listed(known)}")
     if len(known) == 1 and not num_train:
-        raise UserError(f"{sequence} is the only sequence of {dataset.name}: nothing would be left to train on")
+        raise UserError(f"{sequence} is the only sequence of {dataset.name}, so nothing would be left to train on")
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise UserError(f"the same name in two splits, which leave-out would put together: {listed(twice)}")
+        raise UserError(f"--split-rule leave-out needs unique names, but two splits share {listed(twice)}")
     source = ",".join(split.fingerprint for split in dataset.splits.values())
     files = {name: digest for split in dataset.splits.values() for name, digest in split.files.items()}
     splits, of_sequence = {}, [place for place, each in enumerate(found) if each == sequence]
     others = [place for place, each in enumerate(found) if each != sequence]
     if num_train >= len(of_sequence):
         raise UserError(
-            f"--leave-out-train {num_train} leaves none of the {len(of_sequence)} frames of {sequence} to validate on: "
-            f"give at most {len(of_sequence) - 1}"
+            f"--leave-out-train {num_train} leaves no frame to validate on, as {sequence} has {len(of_sequence)}: "
+            f"pass at most {len(of_sequence) - 1}"
         )
     in_time = sorted(of_sequence, key=lambda place: sequence_and_frame(names[place])[1])
     parts = (in_time[:num_train], in_time[num_train:]) if num_train else (others, of_sequence)

@@ -26,7 +26,7 @@ def open_data(config: Config, stored: StoredLabels | None = None, label_mapping:
     Args:
       config: its data and read options.
       stored: what a run stores of its labels, by which they are read instead of by what the folder says.
-      legend: the classes, where the folder names none.
+      label_mapping: the classes, where the folder names none.
 
     Raises:
       UserError: for every fault found.

@@ -120,8 +120,8 @@ def check_room(config: Config, num_bytes: int) -> None:
     needed, free = most * num_bytes, shutil.disk_usage(innermost(folder)).free
     if free < needed and config.on_disk_full != "wait":
         raise UserError(
-            f"{most} checkpoints need {format_bytes(needed)}, and {format_bytes(free)} are free on the disk of {folder}; make "
-            "room, keep fewer by --keep-checkpoints, or name another --run",
+            f"{most} checkpoints need {format_bytes(needed)}, and {format_bytes(free)} are free on the disk of "
+            f"{folder}; make room, keep fewer by --keep-checkpoints, or name another --run",
             kind="no-room",
             file=str(folder),
         )

@@ -69,7 +69,8 @@ def choose_placement(wanted: str, devices: Devices, *splits: CachedSplit) -> Pla
             return "device"
         if needed <= room * devices.total:
             return "shards"
-        why = f"the images take {format_bytes(needed)}, and {devices} may hold {format_bytes(room * devices.total)} of them"
+        limit = format_bytes(room * devices.total)
+        why = f"the images take {format_bytes(needed)}, and {devices} may hold {limit} of them"
     else:
         why = "the images are not kept decoded: the cache has no room for them; $SEGNET_JAX_CACHE names another folder"
     if wanted == "device":

@@ -60,7 +60,7 @@ def test_records_of_a_tutorial_folder_are_its_frames_pixel_for_pixel(tutorial, t
 
     damaged = next(folder.glob("*train*"))
     damaged.write_bytes(damaged.read_bytes()[:5000])
-    with pytest.raises(UserError, match="cannot be read as prepared records.*delete it and run"):
+    with pytest.raises(UserError, match="cannot be read as prepared CamVid.*delete it and run"):
         prepared.read_prepared(folder)
 
 

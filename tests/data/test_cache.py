@@ -144,7 +144,7 @@ def test_damage_is_noticed_and_told_and_mended(split, cache, damage):
     told, (reader, asked) = [], counted(split)
     assert_holds(open_cached(reader, SIZE, cache, say=told.append), split)
     assert set(asked) == set(range(COUNT))
-    assert told == [f"warning: {folder_of(cache)} is damaged; it is made anew"]
+    assert told == [f"warning: {folder_of(cache)} is damaged and will be rebuilt"]
     assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
@@ -183,8 +183,8 @@ NEEDED = COUNT * 6 * 7 * 4
 NO_ROOM = {
     "a full disk": ({"free": NEEDED}, "only 0 MB are free in "),
     "more than is ever kept": ({"limit": NEEDED - 1}, "the limit is 0 MB"),
-    "a limit that is not told before": ({"allocate": errno.ENOSPC}, "cannot take them (No space left on device)"),
-    "a quota": ({"allocate": errno.EDQUOT}, "cannot take them (Disk quota exceeded)"),
+    "a limit found only when writing": ({"allocate": errno.ENOSPC}, "cannot be written to (No space left on device)"),
+    "a quota": ({"allocate": errno.EDQUOT}, "cannot be written to (Disk quota exceeded)"),
     "a cache that is not ours": ({"writable": False}, "cache cannot be written to"),
     "a file where the cache should be": ({"in_the_way": True}, "cache cannot be used (File exists)"),
 }
@@ -199,7 +199,7 @@ def test_without_room_the_same_records_are_streamed_and_one_line_says_why(split,
     assert asked == []  # not before they are asked for
     assert_holds(samples, split, SIZE[::-1])
     assert asked == list(range(COUNT)) and samples.images is None and samples.labels is None
-    assert len(told) == 1 and "\n" not in told[0] and why in told[0] and "decoded for each use" in told[0]
+    assert len(told) == 1 and "\n" not in told[0] and why in told[0] and "decoded at each use" in told[0]
     assert not cache.is_dir() or not list(cache.iterdir())
 
 
@@ -268,7 +268,7 @@ def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp
         folder.symlink_to(tmp_path / ("gone" if what == "a dead link" else "other"))
     told = []
     assert_holds(open_cached(split, SIZE, cache, say=told.append), split)
-    assert told == [f"warning: {folder} is damaged; it is made anew"]
+    assert told == [f"warning: {folder} is damaged and will be rebuilt"]
     assert open_cached(unreadable(split), SIZE, cache, say=told.append).images is not None and len(told) == 1
     assert (tmp_path / "other" / "mine").read_text() == "mine"
 

@@ -109,7 +109,7 @@ FAULTS = {
         lambda f: Image.fromarray(np.zeros((6, 8), np.uint8)).save(f / "trainannot/a.png", "JPEG"),
         ["trainannot/a.png is JPEG"],
     ),
-    "leak": (lambda f: (f / "val/d.png").write_bytes((f / "train/a.png").read_bytes()), ["d of val", "train", "leak"]),
+    "leak": (lambda f: (f / "val/d.png").write_bytes((f / "train/a.png").read_bytes()), ["d in val", "train", "the same image"]),
     "dead link": (
         lambda f: ((f / "train/a.png").unlink(), (f / "train/a.png").symlink_to("gone")),
         ["train/a.png is a dead link"],
@@ -198,16 +198,16 @@ def test_a_split_knows_the_sum_of_each_of_its_files(folder):
 
 
 def test_what_its_owner_should_know_is_noted_without_being_a_fault(folder):
-    assert camvid.tutorial(folder).notes == (f"note: {PREFIX} in the lists stands for {folder}",)
+    assert camvid.tutorial(folder).notes == (f"note: paths in the lists begin with {PREFIX}, read as {folder}",)
     picture = Image.open(folder / "train/a.png")
     picture.convert("L").save(folder / "train/a.png")
     picture.save(folder / "train/b.png", "JPEG")
     write_png(folder / "trainannot/a\nz.png", np.zeros((6, 8), np.uint8))
     dataset = camvid.tutorial(folder)
     assert dataset.notes[1:] == (
-        "warning: labels that belong to no image of the lists: trainannot/a\\nz.png",
-        "note: JPEG inside, though named .png: train/b.png",
-        "note: grey images, repeated over three channels: train/a.png",
+        "warning: labels without an image in the lists: trainannot/a\\nz.png",
+        "note: JPEG files named .png: train/b.png",
+        "note: gray images, repeated over three channels: train/a.png",
     )
     grey = np.asarray(picture.convert("L"))
     np.testing.assert_array_equal(dataset.splits["train"].read(0)[0], np.stack([grey] * 3, axis=-1))
@@ -287,7 +287,7 @@ def all_frames(tmp_path_factory):
     return make_tutorial(tmp_path_factory.mktemp("camvid"), camvid_frames.split_names("tutorial"), size=(8, 8))
 
 
-def test_a_folder_with_all_frames_is_dealt_by_the_matlab_rule(all_frames):
+def test_a_folder_with_all_frames_is_split_by_the_matlab_rule(all_frames):
     dataset = open_folder(all_frames, "matlab")
     assert dataset.name == "camvid-matlab"
     assert {split: len(dataset.splits[split]) for split in dataset.splits} == {"train": 421, "test": 280}

@@ -87,9 +87,9 @@ def claims(width, height):
     ("data", "words"),
     [
         (b"", ["empty"]),
-        (b"\n<!DOCTYPE html><html>404</html>", ["web page", "fetch it again"]),
+        (b"\n<!DOCTYPE html><html>404</html>", ["web page", "download it again"]),
         (b"GIF89a..........", ["damaged GIF"]),
-        (b"8BPS............", ["neither PNG nor JPEG"]),
+        (b"8BPS............", ["not a PNG, JPEG"]),
         (WHOLE[: len(WHOLE) * 6 // 10], ["cut off"]),
         (WHOLE[:-5], ["cut off"]),
         (WHOLE[:-12], ["cut off"]),
@@ -101,7 +101,7 @@ def claims(width, height):
         (png(1, 1, 16, 2, [b"\0" * 6]), ["16 bits"]),
         (encode(PICTURE, "JPEG", mode="CMYK"), ["CMYK", "convert"]),
         (encode(np.dstack([PICTURE, PICTURE[..., 0]])), ["transparent"]),
-        (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), ["without a header"]),
+        (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), ["has no header"]),
     ],
 )
 def test_a_bad_image_is_refused_with_its_name_and_reason(data, words):
@@ -123,12 +123,12 @@ def test_a_rotation_in_the_exif_data_is_refused_with_a_remedy(kind):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (encode(IDS, "JPEG"), ["JPEG", "lossy", "export PNG"]),
+        (encode(IDS, "JPEG"), ["JPEG", "lossy", "as PNG"]),
         (encode(np.array([[12, 12, 200, 0]], np.uint8)), ["12 (2 px)", "200 (1 px)", "0..10", "void 11"]),
         (encode(np.array([[0, 4096]], np.uint16)), ["16 bits", "4096", "instance ids"]),
-        (encode(PICTURE), ["8-bit RGB", "grey or palette"]),
+        (encode(PICTURE), ["8-bit RGB", "gray or palette"]),
         (encode(np.stack([IDS, np.full_like(IDS, 9)], -1)), ["transparent"]),
-        (GREY_ALPHA_16, ["16 bits", "save it without alpha channel"]),
+        (GREY_ALPHA_16, ["16 bits", "save it without an alpha channel"]),
         (WHOLE[:100], ["cut off"]),
     ],
     ids=["JPEG", "outside", "instance ids", "RGB", "alpha", "16 bits and alpha", "cut off"],

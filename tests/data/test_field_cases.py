@@ -291,7 +291,7 @@ def test_each_rotated_file_says_what_its_label_says(tmp_path):
     options = parse_flags(doctor.Options, [str(tmp_path)], prog="p", description="")
     with pytest.raises(UserError) as error:
         open_data(doctor._config_of(options))
-    told = {fault.file: "as the stored" in fault.what for fault in error.value.faults}
+    told = {fault.file: "matches the stored" in fault.what for fault in error.value.faults}
     assert told == {f"images/{i}.jpg": i % 2 == 0 for i in range(8)}
 
 
@@ -405,7 +405,7 @@ def test_images_in_folders_of_splits_find_their_labels_in_one_folder(tmp_path):
     fill(tmp_path, image="images/{split}/{i}.jpg", place="masks/{i}.png")
     dataset = opened(tmp_path)
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 8, "val": 2}
-    assert read_as(dataset) == UNNAMED and not any("belong to no image" in note for note in dataset.notes)
+    assert read_as(dataset) == UNNAMED and not any("without an image" in note for note in dataset.notes)
 
 
 def test_unlabelled_test_images_are_left_out(tmp_path):
@@ -452,7 +452,7 @@ def test_a_class_file_goes_before_the_names_of_a_layout(name, tmp_path):
     assert read_as(dataset) == expected and f"classes of {name}" in dataset.notes[0]
     (tmp_path / "codes.txt").write_text("background\nb\nc\n")
     notes = opened(tmp_path).notes
-    assert "classes of codes.txt" in notes[0] and f"note: classes of codes.txt; not used: {name}" in notes
+    assert "classes from codes.txt" in notes[0] and f"note: classes from codes.txt; not used: {name}" in notes
 
 
 # --- layouts ---
@@ -654,7 +654,7 @@ def test_what_was_found_instead_is_said(tmp_path):
         save(scene(i)[0], tmp_path / f"site/day1/cam/{i}.jpg")
     (tmp_path / "instances.json").write_text(json.dumps({"images": [], "annotations": []}))
     what = refused(tmp_path)["no-data-set"].what
-    assert "3 pictures in site/day1/cam (3 .jpg)" in what and "empty" not in what
+    assert "3 images in site/day1/cam (3 .jpg)" in what and "empty" not in what
     assert "instances.json is COCO JSON" in what and "Semantic Segmentation Masks" in what
 
 

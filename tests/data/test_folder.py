@@ -21,7 +21,7 @@ from segnet_jax.data.images.fit import fit_sample
 from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.data.label_files.class_table_files import read_class_table
 from segnet_jax.data.labels.read_options import DEFAULTS
-from segnet_jax.data.random_split import deal, group_of
+from segnet_jax.data.random_split import group_of, split_randomly
 from segnet_jax.runs.dataset import open_data, reading_of
 from segnet_jax.runs.setup import resolve
 from segnet_jax.system.errors import UserError
@@ -127,43 +127,43 @@ def test_what_is_kept_together_is_named_alike_but_for_a_number(name, group):
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
 def test_groups_are_kept_whole_and_the_share_is_near(share):
     names = [f"video{letter}_{number:03}" for letter in "abcdefghijklmnopqrst" for number in range(8)]
-    dealt = deal(keys(names), share)
-    train, val = ([name for name, _ in dealt.splits[split]] for split in ("train", "val"))
+    chosen = split_randomly(keys(names), share)
+    train, val = ([name for name, _ in chosen.splits[split]] for split in ("train", "val"))
     assert sorted(train + val) == names and not {*map(group_of, train)} & {*map(group_of, val)}
     assert 0.5 * share * len(names) <= len(val) <= 1.25 * share * len(names)
 
 
 def test_one_video_alone_gives_a_run_of_neighbours_by_number():
     names = [f"frame{number}" for number in range(3, 103)]  # by letters frame100 would come before frame11
-    dealt = deal(keys(names), 0.2)
-    numbers = [int(name.removeprefix("frame")) for name, _ in dealt.splits["val"]]
+    chosen = split_randomly(keys(names), 0.2)
+    numbers = [int(name.removeprefix("frame")) for name, _ in chosen.splits["val"]]
     assert len(numbers) == 20 and sorted(numbers) == list(range(min(numbers), min(numbers) + 20))
 
 
-def test_equal_pictures_are_dealt_to_one_side_and_every_order_gives_one_deal():
+def test_equal_pictures_stay_in_one_split_and_every_order_gives_one_split():
     names = [f"{letter * 3}" for letter in "abcdefghijklmnopqrstuvwxyz"]
     every = [(name, f"sum {place // 2}") for place, name in enumerate(names)]  # each two are equal
-    dealt = deal(every, 0.3)
-    sides = [{content for _, content in dealt.splits[split]} for split in ("train", "val")]
+    chosen = split_randomly(every, 0.3)
+    sides = [{content for _, content in chosen.splits[split]} for split in ("train", "val")]
     assert not sides[0] & sides[1] and all(sides)
-    again = deal(every[::-1], 0.3)
-    assert {*again.splits["val"]} == {*dealt.splits["val"]}
+    again = split_randomly(every[::-1], 0.3)
+    assert {*again.splits["val"]} == {*chosen.splits["val"]}
 
 
 @pytest.mark.parametrize("number", [2, 3, 7])
 def test_no_side_is_ever_empty(number):
     for share, names in itertools.product((0.01, 0.2, 0.9), ("abcdefg", [f"v_{each}" for each in range(9)])):
-        dealt = deal(keys(list(names)[:number]), share)
-        assert dealt.splits["train"] and dealt.splits["val"]
+        chosen = split_randomly(keys(list(names)[:number]), share)
+        assert chosen.splits["train"] and chosen.splits["val"]
 
 
-def test_a_folder_without_a_split_is_dealt_and_says_so_whatever_the_seed(photos):
+def test_a_folder_without_a_split_is_split_randomly_and_says_so_whatever_the_seed(photos):
     unsplit(photos)
     config = dataclasses.replace(Config(), data=str(photos))
     splits = [open_data(dataclasses.replace(config, seed=seed)).splits for seed in (0, 1)]
     assert splits[0]["val"].names == splits[1]["val"].names and len(splits[0]["val"]) == 2
-    (note,) = (note for note in open_data(config).notes if "dealt" in note)
-    assert "dealt 6 to train, 2 to val" in note and all(name in note for name in splits[0]["val"].names)
+    (note,) = (note for note in open_data(config).notes if "random split" in note)
+    assert "6 train, 2 val" in note and all(name in note for name in splits[0]["val"].names)
 
 
 def test_a_share_deals_lists_anew_and_leaves_the_test_images_alone(photos):
@@ -173,7 +173,7 @@ def test_a_share_deals_lists_anew_and_leaves_the_test_images_alone(photos):
     assert {split: len(each) for split, each in dataset.splits.items()} == {"train": 3, "val": 3, "test": 2}
 
 
-def test_images_of_one_name_in_two_subfolders_get_two_names_when_they_are_dealt_anew(tmp_path):
+def test_images_of_one_name_in_two_subfolders_get_two_names_when_split_again(tmp_path):
     for split, names in {"train": "abcd", "val": "ab"}.items():
         for name in names:
             save(tmp_path / f"images/{split}/{name}.png", image_of(split + name))
@@ -211,7 +211,7 @@ def test_maps_and_the_first_value_change_what_values_mean(photos):
 
 
 def test_a_map_to_nowhere_is_refused(photos):
-    with pytest.raises(UserError, match="--map 7=9: 9 is none of the 3 classes 0..2 and void 255"):
+    with pytest.raises(UserError, match="--map 7=9: 9 is not among the 3 classes 0..2 and void 255"):
         open_folder(photos, wishing(map=((7, 9),)))
     with pytest.raises(UserError, match="--map must be OLD=NEW"):
         parse_config(["--map", "7"], prog="x", description="")
@@ -319,19 +319,19 @@ def test_a_class_table_says_names_values_and_colours(name, tmp_path):
         ("classes.toml", "classes = [", "not valid TOML"),
         ("classes.toml", "names = ['a']", "unknown key 'names'"),
         ("classes.toml", "[[classes]]\nname = 'a'\nid = 70000", "id 70000 for class 1"),
-        ("classes.toml", "[[classes]]\nname = 'a'\nid = true", "ids are whole numbers"),
+        ("classes.toml", "[[classes]]\nname = 'a'\nid = true", "ids must be integers"),
         ("classes.toml", "[[classes]]\nname = 'a'\ncolor = [1, 2]", "red, green and blue"),
         ("classes.toml", "[[classes]]\nname = 'a'\n[[classes]]\nname = 'a'", "'a' twice"),
         ("classes.toml", "[[classes]]\nname = 'a'\nid = 1\n[[classes]]\nname = 'b'", "the id 1 to two classes"),
         ("classes.toml", "classes = 3", "no list of classes"),
         ("classes.toml", "[[classes]]\nid = 3", "no name for class 1"),
-        ("classes.toml", '[[classes]]\nname = "a\\u001b"', "printable name"),
+        ("classes.toml", '[[classes]]\nname = "a\\u001b"', "printable characters"),
         ("labelmap.txt", "a:1,2::", "line 1: red, green and blue"),
         ("labelmap.txt", "a:1,2,300::", "line 1: red, green and blue"),
         ("label_colors.txt", "1 2 3", "line 1: expected `red green blue name`"),
         ("codes.txt", "a\na", "'a' twice"),
-        ("codes.txt", "void\n", "names no class"),
-        ("codes.txt", "\n".join(map(str, range(300))), "300 classes, more than 254"),
+        ("codes.txt", "void\n", "has no class"),
+        ("codes.txt", "\n".join(map(str, range(300))), "300 classes, over the limit of 254"),
         ("codes.txt", "a" * 200_000, "200000 bytes"),
     ],
 )
@@ -417,7 +417,7 @@ def test_it_is_said_where_images_lose_their_shape(photos):
         told[fit] = "\n".join(said)
     warning = "warning: images of 24x48 are stretched to 24x32: --fit letterbox or crop keeps their shape"
     assert warning in told["stretch"] and "stretched" not in told["crop"]
-    assert "layout   own folder, for it holds images/ and labels/; classes of classes.toml" in told["crop"]
+    assert "layout   own folder: it holds images/ and labels/; classes from classes.toml" in told["crop"]
 
 
 def test_the_default_names_and_colours_of_classes_without_a_table(photos):

@@ -99,7 +99,7 @@ def test_pascal_voc_has_its_21_classes_and_its_palette(samples, tmp_path):
     assert any("test.txt names no image with a label" in note for note in dataset.notes)
 
 
-def test_what_cvat_exports_is_read_by_its_labelmap_and_dealt(samples, tmp_path):
+def test_what_cvat_exports_is_read_by_its_labelmap_and_split_randomly(samples, tmp_path):
     own_folders.cvat(tmp_path, samples)
     dataset = open_folder(tmp_path)
     together = {name: (image, label) for each in samples.values() for name, image, label in each}
@@ -127,10 +127,10 @@ def test_subsets_that_cvat_names_in_capitals_are_the_splits(samples, tmp_path):
         write_list(tmp_path, subset, chosen)
     dataset = open_folder(tmp_path)
     assert names_of(dataset) == {"train": names[:3], "val": names[3:5], "test": names[5:]}
-    assert not [note for note in dataset.notes if "dealt" in note or "not used" in note]
+    assert not [note for note in dataset.notes if "random split" in note or "not used" in note]
 
 
-def test_test_images_are_not_dealt_where_a_list_names_them_alone(samples, tmp_path):
+def test_test_images_are_not_split_where_a_list_names_them_alone(samples, tmp_path):
     own_folders.cvat(tmp_path, samples)
     names = sorted(name for each in samples.values() for name, _, _ in each)
     write_list(tmp_path, "default", names)
@@ -140,7 +140,7 @@ def test_test_images_are_not_dealt_where_a_list_names_them_alone(samples, tmp_pa
         found = names_of(dataset)
         assert found["test"] == names[2:4] and found["train"] and found["val"]
         assert sorted(found["train"] + found["val"]) == names[:2] + names[4:]
-        note = "note: lists in ImageSets/Segmentation that are not used: default.txt; used: test.txt"
+        note = "note: lists in ImageSets/Segmentation not used: default.txt; used: test.txt"
         assert note in dataset.notes
 
 
@@ -161,8 +161,8 @@ def test_lists_of_pairs_take_a_class_table_of_their_own(samples, tmp_path):
     dataset = open_folder(tmp_path)
     assert_holds(dataset, samples)
     assert dataset.classes.names == tuple("abcdefghijk") and dataset.name == "own-lists"
-    assert "classes of classes.toml" in dataset.notes[0]
-    with pytest.raises(UserError, match="--split-rule matlab deals CamVid's frames"):
+    assert "classes from classes.toml" in dataset.notes[0]
+    with pytest.raises(UserError, match="--split-rule matlab is for CamVid only"):
         open_folder(tmp_path, rule="matlab")
 
 
@@ -181,7 +181,7 @@ def test_a_class_table_of_lists_of_pairs_is_written_from_the_labels_that_they_na
     held = sorted({3 + int(value) for label in labels for value in {*label.flat} - {VOID}})
     assert written_table(tmp_path) == [(f"class {value}", value) for value in held]
     assert_holds(open_folder(tmp_path), samples, [held.index(value) if value in held else 0 for value in range(3, 14)])
-    with pytest.raises(UserError, match="has a class table already, classes.toml: edit that"):
+    with pytest.raises(UserError, match="already has a class file, classes.toml: edit that"):
         doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "again.toml")))
 
 
@@ -192,13 +192,13 @@ def test_a_class_file_goes_before_the_classes_of_cityscapes(samples, tmp_path):
     (tmp_path / "classes.toml").write_text(f"classes = [{', '.join(rows)}]\nvoid = [0]")
     dataset = open_folder(tmp_path)
     assert_holds(dataset, samples)
-    assert "classes of classes.toml" in dataset.notes[0] and dataset.classes.names == tuple("abcdefghijk")
+    assert "classes from classes.toml" in dataset.notes[0] and dataset.classes.names == tuple("abcdefghijk")
 
 
 def test_a_class_table_for_prepared_records_is_refused(tmp_path):
     (tmp_path / "camvid/1.0.0").mkdir(parents=True)
     (tmp_path / "camvid/1.0.0/dataset_info.json").write_text("{}")
-    with pytest.raises(UserError, match="no class table changes the classes of prepared records"):
+    with pytest.raises(UserError, match="holds prepared CamVid, whose classes are fixed"):
         doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
 
 
@@ -212,7 +212,9 @@ def test_a_folder_around_the_data_set_is_told_which_was_meant(samples, tmp_path)
 
 
 def test_wishes_for_files_are_refused_where_there_are_none(tmp_path):
-    with pytest.raises(UserError, match="--exif, --val-fraction: for folders of images .*, not for rendered scenes"):
+    with pytest.raises(
+        UserError, match="--exif, --val-fraction can be used with folders of images .*, not with rendered scenes"
+    ):
         open_folder("synthetic", dataclasses.replace(DEFAULTS, exif="apply", val_fraction=0.5))
 
 

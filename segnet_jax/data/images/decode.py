@@ -24,7 +24,7 @@ from segnet_jax.data.images.picture_header import (
 from segnet_jax.system import budget
 from segnet_jax.system.errors import UserError
 
-_BYTES_A_PIXEL = 10  # Pillow's own picture, and the array that is made of it
+_BYTES_A_PIXEL = 10  # Pillow's image and the array made of it
 
 
 def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
@@ -40,8 +40,8 @@ def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[
         raise UserError(f"{name} is {state}: {error}", kind=kind, file=name, fix=AGAIN) from None
     turned = 1 if exif == "ignore" else orientation(data)
     if turned != 1 and exif in ("refuse", "by-label"):
-        # No flag to paste: which of the two it is, only the other file of the pair can tell.
-        fix = "give --exif apply, or --exif ignore if the label lies as the stored pixels do"
+        # Not a fix to paste: the choice depends on the other file of the pair.
+        fix = "pass --exif apply, or --exif ignore if the label matches the stored pixels"
         raise rotation_error(name, turned, fix)
     return image, turned
 
@@ -83,23 +83,23 @@ def read_image(
     image, turned = decode_picture(data, header, name, exif)
     if header.kind in ("RGBA", "grey+alpha"):
         refuse_transparency(np.asarray(image.getchannel("A")), "image", name)
-    elif header.format == "PNG" and (told := png_transparency(data)):
-        refuse_transparency(_alpha(np.asarray(image), header, told), "image", name)
+    elif header.format == "PNG" and (transparency := png_transparency(data)):
+        refuse_transparency(_alpha(np.asarray(image), header, transparency), "image", name)
     if header.bits == 16 and header.kind == "grey":
         return upright(np.repeat(_ranged(np.asarray(image), image_range)[..., None], 3, axis=-1), turned)
     return upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), turned)
 
 
-def _alpha(pixels: np.ndarray, header: Header, told: bytes) -> np.ndarray:
+def _alpha(pixels: np.ndarray, header: Header, transparency: bytes) -> np.ndarray:
     """Return alpha, uint8 [H,W], from a PNG's tRNS chunk, which holds that of the palette or one transparent color."""
     if header.kind == "palette":
         table = np.full(256, 255, np.uint8)
-        table[: min(len(told), 256)] = np.frombuffer(told[:256], np.uint8)
+        table[: min(len(transparency), 256)] = np.frombuffer(transparency[:256], np.uint8)
         return table[pixels]
-    color = np.frombuffer(told[: len(told) // 2 * 2], ">u2")
-    if header.bits < 8:  # Pillow stretches them to 0..255
+    color = np.frombuffer(transparency[: len(transparency) // 2 * 2], ">u2")
+    if header.bits < 8:  # Pillow stretches values to 0..255
         color = color * (255 // (2**header.bits - 1))
-    elif header.bits == 16 and header.kind == "RGB":  # of which Pillow gives the high bytes
+    elif header.bits == 16 and header.kind == "RGB":  # Pillow returns the high bytes
         color = color >> 8
     same = pixels.reshape(*pixels.shape[:2], -1).astype(np.uint16) == color[: 3 if header.kind == "RGB" else 1]
     return np.where(same.all(axis=-1), np.uint8(0), np.uint8(255))
@@ -120,4 +120,4 @@ def refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:
     """
     if (alpha < 255).any():
         message = f"{which} {name} has {int((alpha < 255).sum())} transparent pixels"
-        raise UserError(message, kind="transparent", file=name, fix="save it without alpha channel")
+        raise UserError(message, kind="transparent", file=name, fix="save it without an alpha channel")

@@ -9,7 +9,7 @@ from segnet_jax.data.images.picture_header import inspect, read_bytes
 from segnet_jax.system.errors import UserError
 
 _SAME_SHAPE = 0.03
-"""Relative difference of two ratios of width and height up to which they are the same shape."""
+"""Relative difference up to which two aspect ratios are equal."""
 
 Size = tuple[int, int]
 """Width and height."""
@@ -53,7 +53,7 @@ def exif_for_pair(image: Path, label: Path, exif: Exif) -> Exif:
     of_label = inspect(read_bytes(label, str(label)), str(label))
     found = decide_exif(turned, (header.width, header.height), (of_label.width, of_label.height))
     if not found:
-        raise rotation_error(str(image), turned, "give --exif apply or --exif ignore: its label fits both or neither")
+        raise rotation_error(str(image), turned, "pass --exif apply or --exif ignore: its label fits both or neither")
     return found
 
 
@@ -64,7 +64,7 @@ def check_exif_stated(path: Path, name: str, exif: Exif) -> None:
       UserError: it has one.
     """
     if exif == "refuse" and (turned := orientation(read_bytes(path, name))) != 1:
-        raise rotation_error(name, turned, "train with --exif apply or --exif ignore, which the run then keeps")
+        raise rotation_error(name, turned, "train with --exif apply or --exif ignore, which the run stores")
 
 
 def rotation_error(name: str, turned: int, fix: str) -> UserError:

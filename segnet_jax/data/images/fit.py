@@ -8,8 +8,7 @@ from PIL import Image
 from segnet_jax.constants import VOID
 
 Fit = Literal["stretch", "letterbox", "crop"]
-"""How a picture comes to a size of another shape: with its own shape lost, with bars, or with its ends cut off."""
-
+"""How images of another shape are resized: distorted, padded with bars, or with the edges cut off."""
 
 _MAX_ENLARGED = 50_000_000  # pixels
 
@@ -25,10 +24,10 @@ def scaled_size(size: tuple[int, int], target: tuple[int, int], fit: Fit) -> tup
     """
     if fit == "stretch":
         return target
-    ratios = [wished / has for wished, has in zip(target, size, strict=True)]
+    ratios = [new / old for new, old in zip(target, size, strict=True)]
     ratio = min(ratios) if fit == "letterbox" else max(ratios)
-    choose = min if fit == "letterbox" else max  # rounding must not leave the target, or bars in it
-    height, width = (choose(wished, max(1, round(has * ratio))) for wished, has in zip(target, size, strict=True))
+    choose = min if fit == "letterbox" else max  # rounding must not exceed the target, or leave bars in it
+    height, width = (choose(new, max(1, round(old * ratio))) for new, old in zip(target, size, strict=True))
     return height, width
 
 
@@ -59,10 +58,8 @@ def _trimmed(array: np.ndarray, target: tuple[int, int], fit: Fit) -> np.ndarray
     scaled = scaled_size(array.shape[:2], target, fit)
     if scaled[0] * scaled[1] <= max(_MAX_ENLARGED, 4 * array.shape[0] * array.shape[1]):
         return array
-    kept = [
-        min(has, -(-2 * has * wished // size)) for has, wished, size in zip(array.shape, target, scaled, strict=False)
-    ]
-    inner = [overlap(has, keep)[0] for has, keep in zip(array.shape, kept, strict=False)]
+    kept = [min(old, -(-2 * old * new // size)) for old, new, size in zip(array.shape, target, scaled, strict=False)]
+    inner = [overlap(old, keep)[0] for old, keep in zip(array.shape, kept, strict=False)]
     return array[tuple(inner)]
 
 
@@ -91,10 +88,10 @@ def centered(array: np.ndarray, target: tuple[int, int], bars: int) -> np.ndarra
     return fitted
 
 
-def overlap(has: int, wished: int) -> tuple[slice, slice]:
+def overlap(size: int, target: int) -> tuple[slice, slice]:
     """Return the slices of the common part of two lengths, centered on each other."""
-    common = min(has, wished)
-    starts = ((size - common) // 2 for size in (has, wished))
+    common = min(size, target)
+    starts = ((length - common) // 2 for length in (size, target))
     first, second = (slice(start, start + common) for start in starts)
     return first, second
 

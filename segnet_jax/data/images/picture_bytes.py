@@ -11,13 +11,13 @@ from typing import NamedTuple
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _JPEG_SCAN, _JPEG_END, _JPEG_EXIF = 0xDA, 0xD9, 0xE1
-_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # headers of a frame, in all ways of packing
-_JPEG_COMMENTS = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}  # JFIF's and Adobe's tell how colors are stored
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers of all codings
+_JPEG_COMMENTS = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}  # JFIF's and Adobe's define the color space
 _ORIENTATION = 0x0112  # tag in EXIF
 _MAX_CHUNKS = 100_000  # libpng writes pixels in chunks of 8 kB: 50 million pixels of four bytes are 25,000
 _MAX_SEGMENTS = 10_000
 MAX_SCANS = 64
-"""Of a progressive JPEG: encoders write 10 or so; each is a pass over all pixels, though it may have a few bytes."""
+"""Of a progressive JPEG: encoders write about 10; each is a pass over all pixels, however few bytes it has."""
 
 
 class Frame(NamedTuple):
@@ -51,7 +51,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         length, kind = struct.unpack(">I4s", data[place : place + 8].ljust(8, b"\0"))
         stop = place + 12 + length
         if stop > len(data):
-            raise ValueError(f"the file ends within the PNG, after {len(data)} bytes")
+            raise ValueError(f"the file ends inside the PNG, after {len(data)} bytes")
         yield kind, place, stop
         place = stop
 
@@ -119,14 +119,14 @@ def _jpeg_segments(data: bytes) -> Iterator[Segment]:
     place = 2
     for _ in range(_MAX_SEGMENTS):
         start = place
-        while data[place : place + 1] == b"\xff":  # may be repeated, to fill up
+        while data[place : place + 1] == b"\xff":  # fill bytes
             place += 1
         marker = data[place] if start < place < len(data) else 0
         if marker in (_JPEG_SCAN, _JPEG_END):
             return
         length = int.from_bytes(data[place + 1 : place + 3])
         if not 0xC0 <= marker <= 0xFE or length < 2 or place + 1 + length > len(data):
-            raise ValueError(f"no segment of a JPEG at byte {start}, or the file ends within it")
+            raise ValueError(f"there is no JPEG segment at byte {start}, or the file ends inside it")
         start, place = place - 1, place + 1 + length
         yield Segment(marker, start, place)
     raise ValueError(f"it has over {_MAX_SEGMENTS:,} segments")
@@ -152,5 +152,5 @@ def _tiff_orientation(exif: bytes) -> int:
             if tag == _ORIENTATION:
                 return value if 1 <= value <= 8 else 1
     except struct.error:
-        pass  # cut off: whoever wrote it, nothing turns a picture by it
+        pass  # truncated: no viewer would apply it
     return 1

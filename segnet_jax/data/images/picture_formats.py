@@ -20,7 +20,7 @@ _KINDS = {
     **{mode: ("grey", 16) for mode in ("I;16", "I;16B", "I;16L")},
     **{"I": ("grey of 32 bits", 32), "F": ("grey of floating-point numbers", 32)},
 }
-"""Mode of Pillow -> (kind, bits per channel) of a header."""
+"""Pillow's mode -> (kind, bits per channel) of a header."""
 
 
 def other_format(data: bytes) -> str:
@@ -52,11 +52,11 @@ def open_other(data: bytes, kind: str, name: str) -> Image.Image:
         frames = getattr(image, "n_frames", 1)
     except MemoryError:
         raise
-    except Exception as error:  # these decoders fail in many ways on what is not their own
+    except Exception as error:  # these decoders fail in many ways on damaged files
         raise _damaged(name, kind, error) from None
     if frames != 1:
-        message = f"{name} holds {frames} pictures"
-        raise UserError(message, kind="several-pictures", file=name, fix="save each as a file of its own")
+        message = f"{name} holds {frames} images"
+        raise UserError(message, kind="several-pictures", file=name, fix="save each image as a separate file")
     return image
 
 

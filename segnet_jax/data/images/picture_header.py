@@ -23,19 +23,18 @@ from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
 
 MAX_PIXELS = 50_000_000
-"""More is refused before decoding: a small file can claim a picture that fills the memory."""
+"""Limit, checked before decoding: a small file can claim an image that fills the memory."""
 BYTES_PER_PIXEL = 5
-"""Of a file, at most: more than an uncompressed picture of 8 bits and four channels has."""
+"""Limit for files: more than an uncompressed 8-bit image of four channels has."""
 MAX_BYTES = BYTES_PER_PIXEL * MAX_PIXELS
 MAX_SIDE = 65_535
-"""Of a picture, which is as far as a JPEG can go; a longer PNG of one row would take gigabytes wherever it is drawn."""
+"""Limit per side, that of JPEG; displaying a longer one-row PNG would take gigabytes."""
 _TILED_BYTES = 32
-"""Bytes per pixel that labeling by tiles holds at once: the file, the image, the overlay, ids and confidence."""
+"""Memory per pixel of tiled prediction: the file, the image, the overlay, ids and confidence."""
 
-# What to do about a file that is not what it should be.
 AGAIN = "fetch or export it again"
-EXPORT_IDS = "export class ids as a grey or palette PNG of 8 bits"
-_SAME_SHAPE = 0.03  # by which two ratios of width and height may differ
+EXPORT_IDS = "export class ids as an 8-bit gray or palette PNG"
+_SAME_SHAPE = 0.03  # relative difference up to which two aspect ratios are equal
 _REPLACE = "put the file there, or leave it out"
 
 _PNG, _JPEG = PNG_SIGNATURE, b"\xff\xd8\xff"
@@ -90,7 +89,7 @@ def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
         return path.read_bytes()
     except OSError as error:
         message = f"{name} cannot be read: {error.strerror}"
-        raise UserError(message, kind="cannot-read", file=name, fix="see to its permissions and to the disk") from None
+        raise UserError(message, kind="cannot-read", file=name, fix="check its permissions and the disk") from None
 
 
 def check_inside(path: Path, folder: Path) -> None:
@@ -106,7 +105,7 @@ def check_inside(path: Path, folder: Path) -> None:
             message,
             kind="points-outside",
             file=name,
-            fix="put the file itself there, or trust the link by --follow-links",
+            fix="put the file itself there, or pass --follow-links if you trust the link",
         )
 
 
@@ -130,24 +129,24 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
     elif kind := other_format(data):
         image = open_other(data, kind, name)
         if kind == "TIFF" and orientation(data) != 1:
-            message = f"{name} is a TIFF that carries a rotation, which decoders disagree about"
+            message = f"{name} is a TIFF with a rotation, which decoders treat differently"
             raise UserError(message, kind="exif-rotation", file=name, fix="save it upright")
         header = Header(kind, *image.size, *kind_and_bits(image), is_lossy(image, data, kind))
     elif is_web_page(data[:512]):
-        message = f"{name} is a web page, not a picture: its download failed"
-        raise UserError(message, kind="web-page", file=name, fix="fetch it again")
+        message = f"{name} is a web page, not an image: its download failed"
+        raise UserError(message, kind="web-page", file=name, fix="download it again")
     else:
-        message = f"{name} is neither PNG nor JPEG, GIF, WebP, TIFF or BMP: it begins with {data[:8]!r}"
+        message = f"{name} is not a PNG, JPEG, GIF, WebP, TIFF or BMP: it begins with {data[:8]!r}"
         raise UserError(message, kind="unknown-format", file=name, fix="convert it to PNG")
     if max(header.width, header.height) > MAX_SIDE:
-        message = f"{name} claims {header.width} x {header.height} pixels, over the limit of {MAX_SIDE:,} a side"
-        raise UserError(f"{message}: not decoded", kind="too-many-pixels", file=name, fix="cut it, or leave it out")
+        message = f"{name} claims {header.width} x {header.height} pixels, over the limit of {MAX_SIDE:,} per side"
+        raise UserError(f"{message}: not decoded", kind="too-many-pixels", file=name, fix="crop it, or leave it out")
     if header.width * header.height > max_pixels:
         message = (
             f"{name} claims {header.width} x {header.height} pixels = {header.width * header.height / 1e6:.0f} million "
             f"in a file of {len(data) / 1e3:.0f} kB, over the limit of {max_pixels / 1e6:.0f} million: not decoded"
         )
-        fix = "save it smaller, leave it out, or predict by --tile 512 512, which memory alone limits"
+        fix = "save it smaller, leave it out, or predict with --tile 512 512, which only memory limits"
         raise UserError(message, kind="too-many-pixels", file=name, fix=fix)
     return header
 
@@ -176,9 +175,9 @@ def _inspect_png(data: bytes, name: str) -> Header:
             if zlib.crc32(data[start + 4 : stop - 4]) != int.from_bytes(data[stop - 4 : stop]):
                 message = f"{name} is damaged: a checksum of the PNG is wrong at byte {start}"
                 raise UserError(message, kind="broken-data", file=name, fix=AGAIN)
-            # Of two headers the decoder might believe the other one.
+            # With two headers, the decoder might use the other one.
             if (kind == b"IHDR") != (start == len(_PNG)) or (kind == b"IHDR" and stop - start != 12 + 13):
-                message = f"{name} is damaged: a PNG without a header, or with two"
+                message = f"{name} is damaged: the PNG has no header, or two"
                 raise UserError(message, kind="broken-data", file=name, fix=AGAIN)
             kinds.add(kind)
             if kind == b"IHDR":
@@ -187,7 +186,7 @@ def _inspect_png(data: bytes, name: str) -> Header:
     except ValueError as error:
         raise UserError(f"{name} is cut off: {error}", kind="cut-off", file=name, fix=AGAIN) from None
     if header.kind == "palette" and b"PLTE" not in kinds:
-        raise UserError(f"{name} is damaged: it lacks its palette", kind="broken-data", file=name, fix=AGAIN)
+        raise UserError(f"{name} is damaged: its palette is missing", kind="broken-data", file=name, fix=AGAIN)
     return header
 
 
@@ -198,7 +197,7 @@ def _inspect_jpeg(data: bytes, name: str) -> Header:
         raise UserError(f"{name} is a damaged JPEG: {error}", kind="broken-data", file=name, fix=AGAIN) from None
     if (scans := jpeg_scans(data)) > MAX_SCANS:
         message = f"{name} is a JPEG of {scans} scans, over the limit of {MAX_SCANS}: not decoded"
-        raise UserError(message, kind="too-many-scans", file=name, fix="save it again, not progressive")
+        raise UserError(message, kind="too-many-scans", file=name, fix="save it as a baseline JPEG")
     return Header("JPEG", width, height, _JPEG_KINDS.get(channels, f"of {channels} channels"), bits, True)
 
 
@@ -208,7 +207,7 @@ def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
     Raises:
       UserError: it is damaged.
     """
-    # Not Image.open, which warns of what we refuse ourselves, and takes some JPEGs for another format.
+    # Not Image.open, which warns about files that we refuse, and opens some JPEGs as another format.
     plugin = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile}[kind]
     try:
         return plugin(io.BytesIO(essential(data)))
@@ -224,10 +223,10 @@ def check_image_header(header: Header, name: str, image_range: tuple[int, int] =
         return
     message = f"image {name} has 16 bits per channel"
     if image_range == (0, 0):
-        fix = "convert it to 8 bits, or state the values of black and white of all images, as in --image-range 0 4095"
-        raise UserError(f"{message}, and no range is stated", kind="sixteen-bits", file=name, fix=f"state it: {fix}")
-    if header.kind != "grey" and image_range != (0, 65_535):  # Pillow gives the high bytes of these alone
-        message = f"{message} and colors, of which only the whole range can be read, --image-range 0 65535"
+        fix = "state the black and white values of all images, such as --image-range 0 4095, or convert them to 8 bits"
+        raise UserError(f"{message}, but no range is stated", kind="sixteen-bits", file=name, fix=fix)
+    if header.kind != "grey" and image_range != (0, 65_535):  # Pillow returns only their high bytes
+        message = f"{message} and is not gray, so only --image-range 0 65535 is supported"
         raise UserError(message, kind="sixteen-bits", file=name, fix="convert it to 8 bits")
 
 
@@ -244,26 +243,26 @@ def check_label_header(header: Header, name: str, colored: bool = False, thresho
       UserError: the label is refused.
     """
     if header.is_lossy and not threshold:
-        message = f"label {name} is {header.format}, which is lossy: its class ids are ruined"
-        raise UserError(message, kind="lossy-label", file=name, fix="export PNG from the labels' source")
+        message = f"label {name} is {header.format}, which is lossy and corrupts class ids"
+        raise UserError(message, kind="lossy-label", file=name, fix="export the labels as PNG from their source")
     if header.kind in ("RGB", "RGBA"):
         if header.bits != 8 or not (colored or threshold):
-            message = f"label {name} is a {header.bits}-bit {header.kind} picture: class ids are expected"
+            message = f"label {name} is a {header.bits}-bit {header.kind} image: class ids are expected"
             raise UserError(message, kind="color-label", file=name, fix=EXPORT_IDS)
     elif header.kind not in ("grey", "grey+alpha", "palette"):
         message = f"label {name} is {header.kind}: class ids are expected"
         raise UserError(message, kind="color-label", file=name, fix=EXPORT_IDS)
     elif header.kind == "grey+alpha" and header.bits == 16:
-        # Pillow gives the high bytes alone, which are 0 for every id below 256.
+        # Pillow returns only the high bytes, which are 0 for every id below 256.
         message = f"label {name} has 16 bits and an alpha channel: its class ids cannot be read"
-        raise UserError(message, kind="sixteen-bits", file=name, fix="save it without alpha channel")
+        raise UserError(message, kind="sixteen-bits", file=name, fix="save it without an alpha channel")
 
 
 def check_sizes(image: tuple[int, int], label: tuple[int, int], name: str, file: str) -> None:
     """Check that an image and a label have one size, both (width, height); `file` is the label's."""
     message = f"{name}: image is {image[0]}x{image[1]}, label is {label[0]}x{label[1]}"
     if image == label[::-1] != label:
-        fix = "rotate the one that is turned and save it again"
+        fix = "rotate that one and save it again"
         raise UserError(f"{message}: one of them is rotated", kind="label-rotated", file=file, fix=fix)
     if image != label:
         same_shape = abs(image[0] * label[1] - image[1] * label[0]) < _SAME_SHAPE * image[1] * label[0]

@@ -11,9 +11,9 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 
-PIXEL_BITS = 14  # places between pixels are counted in 2^-14 of a pixel
+PIXEL_BITS = 14  # subpixel positions are multiples of 2^-14
 PIXEL = 1 << PIXEL_BITS
-PLACES = 2048  # steps from the first to the last place that a scaled image may take
+PLACES = 2048  # steps between the extreme positions of a scaled image
 
 
 def recolor(image: Any, gain: Any, offset: Any, xp: ModuleType) -> Any:
@@ -78,11 +78,11 @@ def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, 
       place: 0 to PLACES.
 
     Returns:
-      Each [size]: the pixels before and after, the weight of the latter in 256ths, the nearest pixel, and whether it is in
-      the column.
+      Each [size]: the pixels before and after, the weight of the latter in 256ths, the nearest pixel, and whether it is
+      in the column.
     """
-    free = (PIXEL - step) * size  # what the result does not see of the column; below zero, what it sees beyond it
-    start = ((free >> 10) * place >> 1) + ((step - PIXEL) >> 1)  # from the middle of a pixel to the middle of one
+    free = (PIXEL - step) * size  # hidden part of the column; negative: uncovered part
+    start = ((free >> 10) * place >> 1) + ((step - PIXEL) >> 1)  # between pixel centers
     at = start + outputs * step
     before = at >> PIXEL_BITS
     nearest = (at + PIXEL // 2) >> PIXEL_BITS
@@ -107,7 +107,7 @@ def augment(image: np.ndarray, label: np.ndarray, flip: bool, shift_y: int, shif
         image, label = image[:, ::-1], label[:, ::-1]
     new_image, new_label = out
     _shift(label, shift_y, shift_x, VOID, new_label)
-    for channel in range(image.shape[-1]):  # by rows of bytes: four times faster than by reversed pixels of three
+    for channel in range(image.shape[-1]):  # per channel: four times faster than reversing RGB pixels
         _shift(image[..., channel], shift_y, shift_x, 0, new_image[..., channel])
 
 

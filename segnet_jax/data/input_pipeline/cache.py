@@ -1,7 +1,7 @@
 """Cache of a split's samples at one size: decoded once into a memory-mapped file.
 
 Reading a sample copies 0.7 MB at 360x480, a hundred times faster than decoding a PNG. A cached split is found by its
-fingerprint, verified by checksums when opened, and rebuilt if damaged. A split that does not fit is decoded at each use.
+fingerprint, verified by checksums when opened, and rebuilt if damaged. Splits that do not fit are decoded at each use.
 """
 
 import errno
@@ -23,13 +23,13 @@ from segnet_jax.system.files import atomic_write_json, sum_of_file
 from segnet_jax.system.staging import finish, remove, sweep, unfinished
 
 Read = Callable[[int], tuple[np.ndarray, np.ndarray]]
-"""index -> (image uint8 [H,W,3], label uint8 [H,W]); not to be written to."""
+"""index -> (image uint8 [H,W,3], label uint8 [H,W]); read-only."""
 
 VERSION = 1
-"""To be raised with every change of decoding or resizing that changes a pixel."""
+"""Increase with every change of decoding or resizing that changes a pixel."""
 
 LIMIT = 64 * 2**30
-"""Bytes up to which a split is kept decoded; a larger one is decoded anew for each use."""
+"""Maximum bytes of a cached split; a larger one is decoded at each use."""
 
 _PREFIX = "decoded-"
 _HEADER = "header.json"
@@ -106,7 +106,7 @@ def open_cached(
     if (kept := _open(folder)) is not None:
         return kept
     if os.path.lexists(folder):
-        say(f"warning: {folder} is damaged; it is made anew")
+        say(f"warning: {folder} is damaged and will be rebuilt")
         remove(folder)
     samples = streamed(split, image_size, fit)
     reason = _reason_not_to_cache(cache, samples.num_bytes)
@@ -114,13 +114,12 @@ def open_cached(
         try:
             with unfinished(folder) as parts:
                 _decode(samples, parts, on_sample)
-                finish(parts, folder)  # or another process was faster: its records are the same
+                finish(parts, folder)  # or another process was faster, with equal samples
             return _open(folder) or samples
-        except OSError as error:  # the disk has filled up since it was looked at, or is limited otherwise
-            reason = f"{cache} cannot take them ({error.strerror or error})"
-    say(
-        f"{format_bytes(samples.num_bytes)} of decoded images are not kept, for {reason}: they are decoded for each use"
-    )
+        except OSError as error:  # the disk has filled up meanwhile, or has a quota
+            reason = f"{cache} cannot be written to ({error.strerror or error})"
+    size = format_bytes(samples.num_bytes)
+    say(f"{size} of decoded images are not cached, because {reason}; they are decoded at each use")
     return samples
 
 
@@ -178,7 +177,7 @@ def _reserve(array: np.memmap) -> None:
         except (AttributeError, OSError) as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            file.seek(array.offset)  # a system that does not know the call: what is written has its room
+            file.seek(array.offset)  # unsupported: writing zeros allocates the space as well
             for start in range(0, array.nbytes, _BLOCK):
                 file.write(bytes(min(_BLOCK, array.nbytes - start)))
 
@@ -188,9 +187,9 @@ def _open(folder: pathlib.Path) -> CachedSplit | None:
     try:
         if json.loads((folder / _HEADER).read_text(encoding="utf-8")) != _sums(folder):
             return None
-        # Only now, for numpy fails in many ways on a file that is not its own.
+        # After the checksums, because numpy fails in many ways on damaged files.
         return from_arrays(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
-    except (OSError, ValueError):  # absent, no JSON
+    except (OSError, ValueError):  # absent or no JSON
         return None
 
 

@@ -87,7 +87,7 @@ def count_split(
     if (counts := _read(kept, num_classes)) is not None:
         return counts
     counts = count_labels(lambda index: split.read(index)[1], len(split), num_classes, on_label)
-    with contextlib.suppress(OSError):  # a cache that is full, or not ours
+    with contextlib.suppress(OSError):  # the cache is full or read-only
         kept.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(kept, vars(counts))
     return counts
@@ -99,6 +99,6 @@ def _read(path: pathlib.Path, num_classes: int) -> LabelCounts | None:
         stored = json.loads(path.read_text(encoding="utf-8"))
         pixels, image_pixels = (np.array(stored[name], np.int64) for name in ("pixels", "image_pixels"))
         counts = LabelCounts(pixels, image_pixels, int(stored["total"]), int(stored["num_void"]))
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):  # absent, cut off, of another kind
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):  # absent or invalid
         return None
     return counts if pixels.shape == image_pixels.shape == (num_classes,) else None

@@ -1,7 +1,7 @@
 """The device input path: the split is uint8 in device memory, and the step itself makes its batches.
 
-Batches equal those of the host path bit for bit, as both use the same sampler. The host sends a few numbers per step; no
-image is decoded, copied or moved while training, and TensorFlow is not needed.
+Batches equal those of the host path bit for bit, as both use the same sampler. The host sends a few numbers per step;
+no image is decoded, copied or moved while training, and TensorFlow is not needed.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.input_pipeline.tf_data import BatchShard, evaluation_indices, num_evaluation_steps
 
 Store = dict[str, jax.Array]
-"""A split in device memory: "images" uint8 [N,H,W,3] and "labels" uint8 [N,H,W], the device's share where it is cut."""
+"""A split in device memory: "images" uint8 [N,H,W,3] and "labels" uint8 [N,H,W], or the device's shard of it."""
 
 
 def whole(samples: CachedSplit) -> dict[str, np.ndarray]:
@@ -32,7 +32,7 @@ def shards(samples: CachedSplit, shard: BatchShard) -> dict[str, np.ndarray]:
     size = -(-len(samples) // shard.num_devices)
     first = shard.first_device * size
     chosen = np.arange(first, first + shard.num_local_devices * size)
-    chosen = chosen.clip(max=len(samples) - 1)  # filled up with the last, which is never asked for there
+    chosen = chosen.clip(max=len(samples) - 1)  # padded with the last sample, never read there
     shape = (shard.num_local_devices, size)
     return {name: array[chosen].reshape(*shape, *array.shape[1:]) for name, array in whole(samples).items()}
 
@@ -96,23 +96,23 @@ def _gather(store: Store, index: jax.Array, axis: str | None) -> tuple[jax.Array
     if axis is None:
         return tuple(store[name].at[index].get(mode="clip") for name in ("images", "labels"))
     size = len(store["labels"])
-    wanted = lax.all_gather(index, axis) - lax.axis_index(axis) * size  # by each device, counted from our first record
+    wanted = lax.all_gather(index, axis) - lax.axis_index(axis) * size  # of each device, relative to our first sample
     is_here = (0 <= wanted) & (wanted < size)
 
     def exchange(samples):
         here = is_here.reshape(*is_here.shape, *(1,) * (samples.ndim - 1))
         found = jnp.where(here, samples.at[wanted].get(mode="clip"), 0)
-        return lax.psum_scatter(found, axis)  # one device alone has it, the others add zeros
+        return lax.psum_scatter(found, axis)  # one device has the sample, the others add zeros
 
     return exchange(store["images"]), exchange(store["labels"])
 
 
 def _shift(array: jax.Array, *, shift_y: jax.Array, shift_x: jax.Array, most: int, fill: int) -> jax.Array:
     """Shift [H,W,...] down and right; uncovered pixels are `fill`."""
-    margins = [min(most, size) for size in array.shape[:2]]  # beyond the image's own size nothing is left of it
+    margins = [min(most, size) for size in array.shape[:2]]  # larger shifts leave nothing of the image
     padding = [(margin, margin) for margin in margins] + [(0, 0)] * (array.ndim - 2)
     padded = jnp.pad(array, padding, constant_values=fill)
     shifts = zip(margins, (shift_y, shift_x), strict=True)
-    # Clipped, because dynamic_slice takes a negative start to be counted from the end.
+    # Clipped, because dynamic_slice counts a negative start from the end.
     start = [margin - jnp.clip(shift, -margin, margin) for margin, shift in shifts]
     return lax.dynamic_slice(padded, [*start, *(0,) * (array.ndim - 2)], array.shape)

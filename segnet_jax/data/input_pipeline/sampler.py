@@ -63,8 +63,8 @@ class Sampler:
       flip: reflect with probability 1/2.
       shift: shifts are uniform over -shift..shift, in y and x.
       scale: range of the zoom factor; factor and position are uniform.
-      color: strength, 0 to 1: contrast changes by up to this fraction, brightness by this fraction of half the range, and
-        each channel by another half of it.
+      color: strength, 0 to 1: contrast changes by up to this fraction, brightness by this fraction of half the range,
+        and each channel by another half of it.
     """
 
     num_samples: int
@@ -142,8 +142,8 @@ def _uniform(bits: np.ndarray) -> np.ndarray:
 def _colors(changes: np.ndarray) -> dict[str, np.ndarray]:
     """Return gains and offsets in 256ths: channel * (contrast * (value - 128) + 128 + brightness).
 
-    Exposure, haze and the color of the light differ between drives: contrast, brightness, and a weaker gain of each channel
-    (von Kries).
+    Exposure, haze and the color of the light differ between drives: contrast, brightness, and a weaker gain of each
+    channel (von Kries).
 
     Args:
       changes: float64 [5,n], from -strength to strength: of contrast, brightness, red, green and blue.
@@ -151,5 +151,5 @@ def _colors(changes: np.ndarray) -> dict[str, np.ndarray]:
     contrast, brightness = 1 + changes[0], 128 * changes[1]
     channel = 1 + changes[2:].T / 2  # [n,3]
     gain = np.rint(256 * channel * contrast[:, None])
-    offset = np.rint(256 * channel * (128 - 128 * contrast + brightness)[:, None]) + 128  # 128: a half, to be rounded
+    offset = np.rint(256 * channel * (128 - 128 * contrast + brightness)[:, None]) + 128  # 128: one half, for rounding
     return {"gain": gain.astype(np.int64), "offset": offset.astype(np.int64)}

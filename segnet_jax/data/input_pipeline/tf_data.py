@@ -1,8 +1,8 @@
 """The host input path: tf.data assembles each step's batch and prefetches some.
 
 A batch is {"image": uint8 [L,A,B,H,W,3], "label": uint8 [L,A,B,H,W]}: L local devices, A accumulated batches (absent in
-evaluation), B images per device. Each process makes its own shard of the global batch only. Prefetched are one batch per
-thread (one thread per CPU, up to 16) and two more.
+evaluation), B images per device. Each process makes its own shard of the global batch only. It prefetches one batch
+per thread (one thread per CPU, up to 16) and two more.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from segnet_jax.system.errors import UserError
 Batch = dict[str, np.ndarray]
 
 _MAX_THREADS = 16
-"""Each of them holds a batch until its turn comes: 51 GB, were there 192 at 1024x2048 on 8 devices of 4 images."""
+"""Each holds a batch until its turn: 192 threads would hold 51 GB at 1024x2048 on 8 devices of 4 images."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class BatchShard:
     batch_size_per_device: int
 
     def places(self, grad_accum_steps: int = 1) -> np.ndarray:
-        """Return indices into the global batch, int [L,A,B]; accumulated batch a is the a-th part of all devices' images."""
+        """Return indices into the global batch, int [L,A,B]; accumulated batch a is its a-th part over all devices."""
         shape = (grad_accum_steps, self.num_devices, self.batch_size_per_device)
         places = np.arange(np.prod(shape)).reshape(shape).swapaxes(0, 1)
         return places[self.first_device : self.first_device + self.num_local_devices]
@@ -108,7 +108,7 @@ def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
     Raises:
       UserError: from `make`, which TensorFlow would hide in an error of its own.
     """
-    import tensorflow as tf  # not at the top: predicting and exporting need no TensorFlow
+    import tensorflow as tf  # not at the top: prediction and export need no TensorFlow
 
     tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX
     faults = []
@@ -122,12 +122,12 @@ def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
             raise
 
     options = tf.data.Options()
-    options.autotune.enabled = False  # there is nothing to tune, and its thread holds up the end by half a minute
+    options.autotune.enabled = False  # nothing to tune, and its thread delays the end by half a minute
     batches = (
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(
             lambda step: tf.numpy_function(guarded, [step], (tf.uint8, tf.uint8), stateful=False),
-            num_parallel_calls=min(loky.cpu_count(), _MAX_THREADS),  # of this process: a container may have fewer
+            num_parallel_calls=min(loky.cpu_count(), _MAX_THREADS),  # loky respects container limits
             deterministic=True,
         )
         .prefetch(2)

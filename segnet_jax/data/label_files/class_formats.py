@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.system import bounded_toml
 
-_MAX_LETTERS = 100  # of a class's name
-_MAX_LINE = 400  # letters of a line with a name, an id and a color
-_IGNORE = "__ignore__"  # labelme's name for what has the id -1, which PNGs store as 255
+_MAX_LETTERS = 100  # characters of a class name
+_MAX_LINE = 400  # characters of a line with a name, an id and a color
+_IGNORE = "__ignore__"  # labelme's name for the id -1, which PNGs store as 255
 
 
 class Row(NamedTuple):
@@ -51,21 +51,21 @@ def codes(text: str) -> Parsed:
 def names(text: str) -> Parsed:
     """Parse a plain text: one name per line, with or without its id or color, before or after the name.
 
-    All lines of a file have one form: `name`; `3: name`, `3 name`, `3,name`; `r g b name`, `name r g b`, `name: r,g,b`; or
-    ADE20K's objectInfo, tab-separated with a header.
+    All lines of a file have one form: `name`; `3: name`, `3 name`, `3,name`; `r g b name`, `name r g b`,
+    `name: r,g,b`; or ADE20K's objectInfo, tab-separated with a header.
     """
     lines = [(number, line) for number, line in _lines(text) if not line.startswith("#")]
     if any(re.search(r"\.(png|jpe?g|tiff?|bmp|gif|webp)$", line, re.IGNORECASE) for _, line in lines):
-        raise BadTable("lists pictures, not classes")
+        raise BadTable("lists image files, not classes")
     if lines and re.match(r"idx\t", lines[0][1], re.IGNORECASE):
         return _object_info(lines[1:])
-    if lines and lines[0][1] == _IGNORE:  # labelme's labels.txt: what follows is counted from 0
+    if lines and lines[0][1] == _IGNORE:  # labelme's labels.txt: ids start at 0 in the next line
         rows = [Row(_name(line), (place,), ()) for place, (_, line) in enumerate(lines[1:])]
         return Parsed(rows, (255,))
     for place, line in lines:
         if len(line) > _MAX_LINE:
-            raise BadTable(f"has {len(line)} letters in line {place}, more than a class: {line[:40]!r}")
-    # Separators are matched possessively, so that no line takes time that grows faster than its square.
+            raise BadTable(f"has {len(line)} characters in line {place}, too many for a class: {line[:40]!r}")
+    # Possessive separators bound the matching time by the square of the line's length.
     number, between = r"(\d{1,5})", r"[\s,;:]++"
     color = r"(\d{1,3})[\s,;]++(\d{1,3})[\s,;]++(\d{1,3})"
     for pattern, order in (
@@ -140,7 +140,7 @@ _COLUMNS = {
     "g": ("g", "green"),
     "b": ("b", "blue"),
 }
-"""Part of a class -> what a column of a CSV file may be called, without spaces and marks."""
+"""Field of a class -> accepted CSV column names, without spaces and punctuation."""
 
 
 def table_csv(text: str) -> Parsed:
@@ -153,7 +153,7 @@ def table_csv(text: str) -> Parsed:
         for part, known in _COLUMNS.items()
     }
     if places["name"] is None:
-        raise BadTable(f"line 1: expected a header with a column called name or class, got {lines[:1]!r:.80}")
+        raise BadTable(f"line 1: expected a header with a column `name` or `class`, got {lines[:1]!r:.80}")
     has_id, has_color = places["id"] is not None, None not in (places["r"], places["g"], places["b"])
     found = []
     for number, row in enumerate(rows[1:], start=2):
@@ -172,12 +172,12 @@ def machine_colors(text: str) -> Parsed:
     """Parse Supervisely's obj_class_to_machine_color.json: name -> equal channels of its masks; 0 is background."""
     table = _json(text)
     if not isinstance(table, dict) or not table:
-        raise BadTable("is no dictionary of class names")
+        raise BadTable("is not a dictionary of class names")
     rows = []
     for name, color in table.items():
         values = _color(color, name[:40])
         if len(set(values)) != 1:
-            raise BadTable(f"gives {name[:40]!r} the color {values}: equal channels are expected")
+            raise BadTable(f"has the color {values} for {name[:40]!r}: the three channels must be equal")
         rows.append(Row(_name(name), (values[0],), (values,)))
     if any(0 in row.ids for row in rows):
         return Parsed(rows, is_explicit=True)
@@ -265,13 +265,13 @@ def _name(text: str) -> str:
     if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'":
         name = name[1:-1].strip()
     if not name or len(name) > _MAX_LETTERS or not name.isprintable():
-        raise BadTable(f"has a class without a printable name of up to {_MAX_LETTERS} letters: {name[:40]!r}")
+        raise BadTable(f"has a class whose name is not 1 to {_MAX_LETTERS} printable characters: {name[:40]!r}")
     return name
 
 
 def _id(value: Any, where: str) -> int:
     if type(value) is not int or not 0 <= value < 2**16:
-        raise BadTable(f"has the id {value!r:.40} for {where}: ids are whole numbers, 0 to 65535")
+        raise BadTable(f"has the id {value!r:.40} for {where}: ids must be integers, 0 to 65535")
     return value
 
 
@@ -280,4 +280,4 @@ def _color(parts: Any, where: str) -> Color:
         numbers = [int(part) if isinstance(part, str) and re.fullmatch(r"[0-9]{1,3}", part) else part for part in parts]
         if all(type(number) is int and 0 <= number <= 255 for number in numbers):
             return tuple(numbers)
-    raise BadTable(f"has the color {parts!r:.60} for {where}: red, green and blue are three whole numbers, 0 to 255")
+    raise BadTable(f"has the color {parts!r:.60} for {where}: red, green and blue must be integers, 0 to 255")

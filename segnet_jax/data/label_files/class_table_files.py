@@ -15,10 +15,10 @@ VOID_NAMES = {
     *("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care", "dontcare", "__ignore__", "_ignore_"),
     *("_void_", "ignore_region", "ignore region"),
 }
-"""Names, in lower case, of what is no class."""
+"""Names, in lower case, of rows that are read as void."""
 
 _MAX_BYTES = 100_000
-_AS_SHOWN = "write it as data/README.md shows"
+_AS_SHOWN = "data/README.md shows the format"
 
 TABLES: dict[str, Callable[[str], Parsed]] = {
     "classes.toml": class_formats.toml,
@@ -40,10 +40,10 @@ TABLES: dict[str, Callable[[str], Parsed]] = {
     "config_v1.2.json": class_formats.mapillary,
     "config.json": class_formats.mapillary,
 }
-"""Name of a class file -> its parser, the most telling first."""
+"""Name of a class file -> its parser, the most informative first."""
 
 _UNSURE = ("meta.json", "config.json", "classes.csv", "labels.csv", "labels.txt", "classes.txt")
-"""Names that other things have too: what cannot be read as a class file is not one, and a note says so."""
+"""Names that other files have too: if such a file cannot be parsed, it is skipped with a note."""
 
 
 def class_files(folder: Path) -> list[Path]:
@@ -75,7 +75,7 @@ def read_class_table(path: Path) -> LabelMapping:
         check_inside(path, path.parent)
         data = read_bytes(path, path.name)
         if len(data) > _MAX_BYTES:
-            raise BadTable(f"has {len(data)} bytes, more than a class table")
+            raise BadTable(f"has {len(data)} bytes, too many for a class file")
         return _label_mapping(path.name, TABLES[path.name](data.decode("utf-8-sig")))
     except UnicodeDecodeError:
         message = f"{path.name} is not a text in UTF-8"
@@ -89,9 +89,9 @@ def _label_mapping(source: str, parsed: Parsed) -> LabelMapping:
     classes = [row for row in rows if row.name.lower() not in VOID_NAMES]
     nothing = [row for row in rows if row not in classes]
     if not classes:
-        raise BadTable("names no class")
+        raise BadTable("has no class")
     if len(classes) > MAX_CLASSES:
-        raise BadTable(f"names {len(classes)} classes, more than {MAX_CLASSES}")
+        raise BadTable(f"has {len(classes)} classes, over the limit of {MAX_CLASSES}")
     ids: dict[int, int] = {}
     colors: dict[Color, int] = {}
     meant = [(class_id, row) for class_id, row in enumerate(classes)] + [(VOID, row) for row in nothing]
@@ -99,7 +99,7 @@ def _label_mapping(source: str, parsed: Parsed) -> LabelMapping:
     names: set[str] = set()
     for class_id, row in meant:
         if class_id != VOID and row.name in names:
-            raise BadTable(f"names {row.name!r} twice")
+            raise BadTable(f"has the class {row.name!r} twice")
         names.add(row.name)
         for kind, written, table in (("id", row.ids, ids), ("color", row.colors, colors)):
             for each in written:
@@ -139,7 +139,7 @@ def folder_label_mapping(
             if paths[0].name not in _UNSURE or error.kind != "bad-class-table":
                 faults.extend(error.faults)
                 return None, True
-            notes.append(f"note: {_relative(paths[0], folder)} is not read as a class file: {error.faults[0].what}")
+            notes.append(f"note: {_relative(paths[0], folder)} is not used as a class file: {error.faults[0].what}")
             paths = paths[1:]
     else:
         return None, False
@@ -151,13 +151,18 @@ def folder_label_mapping(
             faults.extend(error.faults)
             return None, True
         if differs:
-            message = f"{_relative(path, folder)} says other than {_relative(paths[0], folder)}"
+            message = f"{_relative(path, folder)} differs from {_relative(paths[0], folder)}"
             faults.append(
-                Fault("bad-class-table", _relative(path, folder), message, "put one class file into the folder")
+                Fault(
+                    "bad-class-table",
+                    _relative(path, folder),
+                    message,
+                    "put a single class file into the dataset folder",
+                )
             )
             return None, True
     if unused := [_relative(path, folder) for path in paths[1:] if path not in others]:
-        notes.append(f"note: classes of {_relative(paths[0], folder)}; not used: {', '.join(unused)}")
+        notes.append(f"note: classes from {_relative(paths[0], folder)}; not used: {', '.join(unused)}")
     return label_mapping, True
 
 

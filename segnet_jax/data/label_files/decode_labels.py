@@ -18,9 +18,9 @@ from segnet_jax.data.labels.label_mapping import OUTSIDE, LabelRule
 from segnet_jax.system.errors import UserError, listed
 
 MAX_STRAY = 0.02
-"""Of a label's pixels that may have a strange color for it to look like anti-aliasing, and no class left out."""
+"""Fraction of a label's pixels up to which unknown colors look like anti-aliasing rather than a missing class."""
 MAX_MAPPED = 8
-"""Values of labels that are worth a flag each."""
+"""Number of label values for which a `--map` flag each is suggested."""
 
 
 def read_label(
@@ -73,13 +73,13 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
         if unknown and rule.unknown_color == "error":
             message = f"label {name} holds {describe_unknown([unknown], dict(rule.colors))}"
             few = sum(unknown.values()) <= MAX_STRAY * label.size
-            fix = "draw it in the known colors alone, or name these colors too"
-            fix += ", or make them void by --unknown-color ignore" if few else ""
+            fix = "use known colors only, or add these colors to the class file"
+            fix += ", or pass --unknown-color ignore to make them void" if few else ""
             raise UserError(message, kind="unknown-color", file=name, fix=fix)
         return label
     values = stored.values()
     if values is None:
-        message = f"label {name} is a picture in colors: class ids are expected"
+        message = f"label {name} is an RGB image: class ids are expected"
         raise UserError(message, kind="color-label", file=name, fix=EXPORT_IDS)
     label = rule.table[values]
     if (label == OUTSIDE).any():
@@ -91,7 +91,7 @@ def _outside(values: np.ndarray, outside: np.ndarray, name: str, rule: LabelRule
     """Return the error for a label with unknown values."""
     strange, counts = np.unique(values[outside], return_counts=True)
     if strange[-1] > 255:
-        message = f"label {name} has 16 bits and values up to {strange[-1]}: instance ids, not classes?"
+        message = f"label {name} has 16 bits and values up to {strange[-1]}, as instance ids have"
         return UserError(message, kind="instance-ids", file=name, fix=EXPORT_IDS)
     held = [f"{value} ({count} px)" for value, count in zip(strange, counts, strict=True)]
     message = f"label {name} holds {listed(held)}: outside {rule.description}"
@@ -109,8 +109,8 @@ def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int
     """
     values = read_values(source, name, colored=True)
     if values.ndim != 3:
-        message = f"label {name} is not an RGB picture, which the official color labels are"
-        raise UserError(message, kind="no-color-label", file=name, fix="fetch the official archive of labels")
+        message = f"label {name} is not an RGB image, unlike the official labels"
+        raise UserError(message, kind="no-color-label", file=name, fix="download the official label archive")
     return _color_ids(values, colors, name)
 
 
@@ -119,7 +119,7 @@ def _color_ids(values: np.ndarray, colors: Mapping[Color, int], name: str) -> tu
         return color_ids(values, colors)
     except ValueError as error:
         message = f"label {name} holds {error}"
-        raise UserError(message, kind="unknown-color", file=name, fix="draw it in the known colors alone") from None
+        raise UserError(message, kind="unknown-color", file=name, fix="use known colors only") from None
 
 
 def read_values(source: Path | bytes, name: str, colored: bool, exif: Exif = "refuse") -> np.ndarray:

@@ -20,7 +20,7 @@ from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 Label = tuple[Path, str]
-"""A label file and what messages call it."""
+"""A label file and its name in messages."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _solid(values: np.ndarray) -> np.ndarray:
     return np.unique(middle[1:-1][rows[:-2] & rows[1:-1] & rows[2:] & columns])
 
 
-# --- many files together ---
+# --- several files ---
 
 
 def sum_counts(counts: Iterable[Mapping]) -> dict:

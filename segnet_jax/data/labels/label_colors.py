@@ -9,9 +9,9 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable, Color
 from segnet_jax.system.errors import listed
 
-_OUTSIDE = 254  # marks colors that mean no class
-_MIXED = 12  # levels of a channel by which a mixture of two colors may be off
-_MAX_UNKNOWN = 100_000  # colors that are counted one by one; a photograph has some million
+_OUTSIDE = 254  # marks unknown colors
+_MIXED = 12  # tolerance per channel for a mixture of two colors
+_MAX_UNKNOWN = 100_000  # distinct colors; a photograph has about a million
 
 
 def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndarray, dict[Color, int]]:
@@ -47,7 +47,7 @@ def count_colors(picture: np.ndarray) -> dict[Color, int]:
 def pack(picture: np.ndarray) -> np.ndarray:
     """Pack RGB, uint8 [H,W,3], into uint32 [H,W]."""
     packed = np.zeros(picture.shape[:2], np.uint32)
-    for channel in range(3):  # in place, for a picture may have 50 million pixels
+    for channel in range(3):  # in place: an image may have 50 million pixels
         packed <<= 8
         packed |= picture[..., channel]
     return packed
@@ -73,7 +73,7 @@ def is_mixture(color: Color, known: Iterable[Color]) -> bool:
 def _counted(packed: np.ndarray) -> dict[Color, int]:
     colors, counts = np.unique(packed, return_counts=True)
     if colors.size > _MAX_UNKNOWN:
-        raise ValueError(f"{colors.size} unknown colors: a photograph, or a label that was packed with losses")
+        raise ValueError(f"{colors.size} unknown colors, as a photograph or a label with lossy compression")
     return {unpack(color): int(count) for color, count in zip(colors, counts, strict=True)}
 
 
@@ -88,8 +88,8 @@ def _color_table(colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
 def describe_colors(classes: ClassTable, colors: Mapping[Color, int]) -> str:
     """Return one line per class, and for void, with its colors."""
     names = [*enumerate(classes.names), (VOID, "void")]
-    told = {name: [color for color, each in colors.items() if each == class_id] for class_id, name in names}
-    return "\n".join(f"  {name}: {', '.join(map(str, each))}" for name, each in told.items())
+    by_name = {name: [color for color, each in colors.items() if each == class_id] for class_id, name in names}
+    return "\n".join(f"  {name}: {', '.join(map(str, each))}" for name, each in by_name.items())
 
 
 def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Color, int]) -> str:
@@ -108,8 +108,8 @@ def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Col
     def nearest(color: Color) -> Color:
         return min(colors, key=lambda known: sum((a - b) ** 2 for a, b in zip(known, color, strict=True)))
 
-    told = [
+    lines = [
         f"{pixels} px of color {color} in {files} file{'s' * (files > 1)}, nearest known {nearest(color)}"
         for color, (pixels, files) in sorted(total.items(), key=lambda item: -item[1][0])
     ]
-    return f"unknown colors (drawn with anti-aliasing, or resized?): {listed(told, '; ')}"
+    return f"unknown colors (from anti-aliasing or resizing?): {listed(lines, '; ')}"

@@ -13,7 +13,7 @@ from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.system.errors import UserError, listed
 
 OUTSIDE = 254
-"""Marks values that mean no class."""
+"""Marks unknown values."""
 MAX_CLASSES = 254
 _VALUES = 2**16
 
@@ -80,7 +80,7 @@ class LabelRule:
         values = sorted(value for value, class_id in self.ids if class_id != VOID)
         void = sorted(value for value, class_id in self.ids if class_id == VOID)
         whole = values == list(range(self.num_classes))
-        classes = f"0..{self.num_classes - 1}" if whole else f"of the ids {listed([*map(str, values)])}"
+        classes = f"0..{self.num_classes - 1}" if whole else f"with ids {listed([*map(str, values)])}"
         return f"the {self.num_classes} classes {classes}" + (f" and void {listed([*map(str, void)])}" if void else "")
 
 
@@ -199,7 +199,7 @@ def make_label_rule(
     for old, new in read_options.map:
         if plain[new] == OUTSIDE and new != VOID:
             raise UserError(
-                f"--map {old}={new}: {new} is none of {rule.description}; use 255 for pixels without a class"
+                f"--map {old}={new}: {new} is not among {rule.description}; use 255 for pixels without a class"
             )
     return rule
 

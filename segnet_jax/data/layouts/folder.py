@@ -83,27 +83,27 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
     found, report_unmatched = survey(folder, read_options, faults), not read_options.images
     if not any(of_split.images for of_split in found.values()) and not faults:
         images = folder / IMAGES
-        fix = "save them as PNG or JPEG there" if not read_options.images else "give another --images, or none"
+        fix = "save them as PNG or JPEG there" if not read_options.images else "change or omit --images"
         raise UserError(
             _no_image(images, folder, read_options), kind="no-images", file=_relative(images, folder), fix=fix
         )
     if found and not any(each.labels for split, each in found.items() if split) and "" in found:
         flat = found[""]
-        if flat.labels and not flat.images:  # the images are in folders of splits, and all labels in one
+        if flat.labels and not flat.images:  # images by split, all labels in one folder
             found = {split: each._replace(labels=flat.labels) for split, each in found.items() if split}
             report_unmatched = False
     is_split = "train" in found or "val" in found
     if is_split and "" in found:
         loose = [_relative(path, folder) for _, path in found.pop("").images]
         if loose:
-            notes.append(f"warning: pictures beside the folders of splits are left out: {shown(listed(loose))}")
+            notes.append(f"warning: images outside the split folders are not used: {shown(listed(loose))}")
     entries: dict[str, list[Entry]] = {}
     for split in ("", *SPLITS):
         if split not in found:
             continue
         of_split = found[split]
         if split == "test" and of_split.images and not of_split.labels:
-            notes.append(f"note: {listed(of_split.folders[0])} has no labels, and is left out")
+            notes.append(f"note: {listed(of_split.folders[0])} has no labels and is not used")
             continue
         named = unique_names(of_split.images, folder, faults)
         root = folder / of_split.folders[1][0] if len(of_split.folders[1]) == 1 else None
@@ -135,7 +135,7 @@ def _listed_of_splits(
         images = {entry.image for entry in entries.get(split, ())}
         strange = [_relative(entry.image, folder) for entry in named if entry.image not in images]
         if strange:
-            message = f"{path.name} lists images that lie in the folder of another split: {shown(listed(strange))}"
+            message = f"{path.name} lists images in the folder of another split: {shown(listed(strange))}"
             faults.append(Fault("split-contradiction", path.name, message, "delete the list, or move the images"))
         else:
             chosen[split] = named
@@ -234,7 +234,7 @@ def pairs_of(
     """
     found = pictures_below(images, folder, faults, read_options.images, read_options.follow_links)
     if not found and not faults:
-        fix = "save them as PNG or JPEG there" if not read_options.images else "give another --images, or none"
+        fix = "save them as PNG or JPEG there" if not read_options.images else "change or omit --images"
         raise UserError(
             _no_image(images, folder, read_options), kind="no-images", file=_relative(images, folder), fix=fix
         )
@@ -253,7 +253,7 @@ def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
       faults: extended if a split has several lists and no name is the obvious one.
     """
     for inner in LIST_FOLDERS if place == folder else ("",):
-        there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; dead links too
+        there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; includes dead links
         found: dict[str, list[Path]] = {}
         for path in there:
             tokens = words(path.stem)
@@ -276,8 +276,8 @@ def _obvious(paths: Sequence[Path], split: str, folder: Path, faults: list[Fault
                 return path
     if len(paths) > 1:
         names = [_relative(path, folder) for path in paths]
-        message = f"{listed(names)} all look like the list of {split}"
-        faults.append(Fault("several-lists", names[0], message, f"call the right one {split}.txt"))
+        message = f"{listed(names)} may all be the list of {split}"
+        faults.append(Fault("several-lists", names[0], message, f"rename the right one to {split}.txt"))
     return paths[0]
 
 
@@ -292,7 +292,7 @@ def by_lists(
       folder: the dataset folder.
       faults: extended; with a training list, missing labels of unlisted images are removed from it.
     """
-    if "train" in lists:  # then an image that no list names need not have a label
+    if "train" in lists:  # then unlisted images need no label
         unlabelled = {fault.file: fault for fault in faults if fault.kind == WITHOUT_LABEL}
         named = set().union(*(names_in(path, unlabelled) for path in lists.values()))
         faults[:] = [fault for fault in faults if fault.file not in unlabelled or fault.file in named]
@@ -306,9 +306,9 @@ def by_lists(
 def _no_image(images: Path, folder: Path, read_options: ReadOptions) -> str:
     where = _relative(images, folder)
     endings = sorted({path.suffix.lower() for path in images.rglob("*") if path.is_file()})
-    held = f"it holds files in {' '.join(endings)}" if endings else "it is empty"
-    wanted = f" of the name {read_options.images}" if read_options.images else ""
-    return f"no image (.png .jpg .gif .webp .tif .bmp){wanted} in {where}/: {held}"
+    held = f"it holds {' '.join(endings)} files" if endings else "it is empty"
+    pattern = f" named {read_options.images}" if read_options.images else ""
+    return f"no image (.png .jpg .gif .webp .tif .bmp){pattern} in {where}/: {held}"
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -28,7 +28,7 @@ PETS = LabelMapping(
     ((1, 0), (2, 1), (3, VOID), (VOID, VOID)),
 )
 _TASK = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-(.+)-\d+\.png")
-"""Names of the masks that Label Studio exports: one file for each class of a task."""
+"""Label Studio's mask names, one file per class of a task."""
 
 
 def _has_folders(*needed: str) -> Callable[[Path], str]:
@@ -72,7 +72,7 @@ def _find_coco_stuff(root: Path, read_options: ReadOptions) -> LayoutFiles:
     if label_mapping is None or not label_mapping.is_explicit or dict(label_mapping.ids).get(0) != VOID:
         return found
     ids = tuple((value - 1 if value != VOID else VOID, class_id) for value, class_id in label_mapping.ids if value > 0)
-    note = f"note: COCO-Stuff's stuffthingmaps hold the ids of {label_mapping.source} less one; 255 is unlabeled"
+    note = f"note: COCO-Stuff's stuffthingmaps hold the ids of {label_mapping.source} minus one; 255 is unlabeled"
     return found._replace(label_mapping=dataclasses.replace(label_mapping, ids=ids), notes=(*found.notes, note))
 
 
@@ -85,12 +85,12 @@ def _find_label_studio(root: Path, read_options: ReadOptions) -> LayoutFiles:
     names = [path.name for path in root.glob("**/*-tag-*.png")]
     classes = sorted({match[1] for match in map(_TASK.fullmatch, names) if match})
     message = (
-        f"{len(names)} masks of Label Studio, one for each class of a task ({', '.join(classes[:6])}), name tasks, "
-        "not images"
+        f"{len(names)} masks from Label Studio, one per class of a task ({', '.join(classes[:6])}), are named after "
+        "tasks, not images"
     )
     fix = (
-        "merge the masks of a task into one PNG of class ids (0 for none, 1 for the first class) that is called like "
-        "its image, whose name stands in Label Studio's JSON export under the task's id"
+        "merge the masks of each task into one PNG of class ids (0 for background, 1 for the first class), named "
+        "after its image, which Label Studio's JSON export lists under the task id"
     )
     raise UserError(message, kind="mask-per-class", file=names[0], fix=fix)
 
@@ -112,4 +112,4 @@ LAYOUTS = {
     "COCO-Stuff": KnownLayout(_recognize_coco_stuff, _find_coco_stuff),
     "Label Studio": KnownLayout(_recognize_label_studio, _find_label_studio),
 }
-"""Name -> layout; all others are known by `folder.why`."""
+"""Name -> layout; all others are recognized by `folder.recognize`."""

@@ -94,7 +94,7 @@ def open_pairs(
         and found.label_mapping is not None
         and found.label_mapping.classes.names != stored.classes.names
     ):
-        stored = None  # its classes are compared with the run's
+        stored = None  # the caller compares its classes with the run's
     doubts: tuple[Fault, ...] = ()
     if stored is not None:
         classes, rule = stored.classes, stored.rule
@@ -137,7 +137,7 @@ def _interpreted(
     interpreted = interpret(evidence, found.default, found.fits_default, faults, notes)
     trained = {_relative(pair.entry.label, folder) for pair in sound.get("train", ())}
     if interpreted and not pixels_of(interpreted.rule, [each for each in scans if each.name in trained])[0].any():
-        return interpreted._replace(doubts=())  # that nothing can be trained on is a fault of its own
+        return interpreted._replace(doubts=())  # without training pixels, another fault is reported
     return interpreted
 
 
@@ -163,8 +163,8 @@ def _leaks(splits: Mapping[str, Iterable[Pair]]) -> Iterable[Fault]:
         for entry, image, _ in pairs:
             first_split, first_name = seen.setdefault(image.sha256, (split, entry.name))
             if first_split != split:
-                message = f"{entry.name} of {split} is the same picture as {first_name} of {first_split}: a leak"
-                fix = f"leave it out of {split} or of {first_split}"
+                message = f"{entry.name} in {split} is the same image as {first_name} in {first_split}"
+                fix = f"remove it from {split} or {first_split}"
                 if {split, first_split} == {"train", "val"}:
                     fix = f"--val-fraction {DEFAULT_VAL_FRACTION}"
                 yield Fault("same-image-in-two-splits", entry.name, message, fix)
@@ -211,9 +211,9 @@ def _notes_on_files(splits: Mapping[str, Iterable[Pair]], folder: Path) -> Itera
     pairs = [pair for each in splits.values() for pair in each]
     images = {shown(_relative(entry.image, folder)): image.header for entry, image, _ in pairs}
     if jpeg := [name for name, header in images.items() if header.format == "JPEG" and name.lower().endswith(".png")]:
-        yield f"note: JPEG inside, though named .png: {listed(jpeg)}"
+        yield f"note: JPEG files named .png: {listed(jpeg)}"
     if grey := [name for name, header in images.items() if header.kind in ("grey", "grey+alpha")]:
-        yield f"note: grey images, repeated over three channels: {listed(grey)}"
+        yield f"note: gray images, repeated over three channels: {listed(grey)}"
 
 
 def _relative(path: Path, folder: Path) -> str:

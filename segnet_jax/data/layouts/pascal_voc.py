@@ -59,7 +59,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
     if not labels and not faults:
         raise UserError(f"no label in {LABELS}/", kind="no-images", file=LABELS)
     images = pictures_below(folder / IMAGES, folder, faults, read_options.images, read_options.follow_links)
-    # VOC has six times as many images as labels: one without is no fault unless a list names it.
+    # VOC has six times as many images as labels: a missing label is a fault only if a list names the image.
     unique = unique_images(images, folder / IMAGES, folder, faults)
     without_label: list[Fault] = []
     entries, _ = match(unique, labels, folder / LABELS, folder, without_label, read_options.label_suffix)
@@ -67,7 +67,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
     lists, notes = _lists(folder, entries, faults)
     splits, is_split = by_lists(entries, lists, folder, faults), "val" in lists or "train" in lists
     if not is_split and (without := len(images) - len(entries)):
-        notes.append(f"note: {without} of {len(images)} images in {IMAGES}/ have no label, and are left out")
+        notes.append(f"note: {without} of {len(images)} images in {IMAGES}/ have no label and are not used")
     has_lists = "train" in lists or "val" in lists
     names = [entry.name for entry in entries]
     return LayoutFiles(
@@ -97,8 +97,8 @@ def _lists(folder: Path, entries: list[Entry], faults: list[Fault]) -> tuple[dic
     lists = lists_in(place, folder, faults) if is_inside(place, folder, faults) else {}
     others = sorted({path.name for path in place.glob("*.txt")} - {path.name for path in lists.values()})
     if "test" in lists and not by_lists(entries, {"test": lists["test"]}, folder, [])["test"]:
-        notes.append(f"note: {LISTS}/{lists.pop('test').name} names no image with a label, and is left out")
+        notes.append(f"note: {LISTS}/{lists.pop('test').name} lists no image with a label and is not used")
     if others:
         used = listed([path.name for path in lists.values()]) or "none"
-        notes.append(f"note: lists in {LISTS} that are not used: {shown(listed(others))}; used: {used}")
+        notes.append(f"note: lists in {LISTS} not used: {shown(listed(others))}; used: {used}")
     return lists, notes

@@ -67,7 +67,7 @@ def paint_ground(
     """Paint grass, pavements and the road with its marks, in the shadow of the houses.
 
     Args:
-      dice: draws.
+      rng: random numbers.
       canvas: to paint on.
       camera: the view.
       street: curbs and edges.

@@ -31,7 +31,7 @@ def render(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Paint a random street as its driver sees it.
 
     Args:
-      dice: draws; the scene depends on them and on the size alone.
+      rng: random numbers; the scene depends only on them and the size.
       height: rows of the frame.
       width: columns of the frame.
 
@@ -76,7 +76,7 @@ def plan_side(rng: Rng) -> list[Block]:
 
 
 def sunlit_edges(street: Street, sides: dict[int, list[Block]], sun: int, depth: np.ndarray):
-    """Tells from which to which x the sun reaches the ground at each depth: two float32 arrays like it, meters."""
+    """Return the range of x in which the sun reaches the ground at each depth: two float32 arrays, meters."""
     edges = {-1: np.full_like(depth, -1e4), 1: np.full_like(depth, 1e4)}
     if sun:
         wall = street.left_wall if sun < 0 else street.right_wall

@@ -12,7 +12,7 @@ from segnet_jax.data.labels.label_mapping import OUTSIDE, Kind, LabelMapping, ma
 from segnet_jax.system.errors import Fault, UserError
 
 _STRAY = 1e-3
-"""Fraction of all pixels up to which a color in a single file may be a slip of the pen."""
+"""Fraction of all pixels up to which a color in a single file may be an annotation error."""
 _MAX_FAULTS = 20
 
 
@@ -53,22 +53,21 @@ def _rgb_by_color(
     held = sum_counts(scan.colors for scan in scans)
     if all(color in colors for color in held):
         return True
-    # Class ids written as three equal channels, unless the table has greys of them: then a color is missing.
+    # Class ids as three equal channels, unless the table contains some of these grays: then a color is missing.
     return any(color in colors for color in held if color != (0, 0, 0))
 
 
 def _without_colors(colored: Sequence[LabelScan], evidence: LabelEvidence) -> list[Fault]:
     if evidence.label_mapping is not None:
-        message = "label {} is an 8-bit RGB picture, and {} names no colors: class ids are expected"
-        fix = f"add the colors to {evidence.label_mapping.source}, or {EXPORT_IDS}"
-        return [
-            Fault("color-label", scan.name, message.format(scan.name, evidence.label_mapping.source), fix)
-            for scan in colored
-        ]
-    held = sum_counts(scan.colors for scan in colored)
-    message = f"label {colored[0].name} and its like are pictures in colors that no class table names: {describe_pixels(held)}"
+        source = evidence.label_mapping.source
+        message = f"label {{}} is an 8-bit RGB image, but {source} has no colors, so class ids are expected"
+        fix = f"add the colors to {source}, or {EXPORT_IDS}"
+        return [Fault("color-label", scan.name, message.format(scan.name), fix) for scan in colored]
+    held = describe_pixels(sum_counts(scan.colors for scan in colored))
+    files = describe_files([scan.name for scan in colored])
+    message = f"labels store colors, but there is no class file with colors: {held} in {files}"
     if len(colored) < len(evidence.scans):
-        message += f"; these are {describe_files([scan.name for scan in colored])}, and the other labels hold values"
+        message += "; the other labels store values"
     return [Fault("colors-without-table", colored[0].name, message, evidence.class_file_command)]
 
 
@@ -85,7 +84,7 @@ def _grey_by_color(
     by_value = _means(evidence, held)
     by_color = {value: colors[(value,) * 3] for value in held}
     if by_value is not None and by_value != by_color and evidence.label_mapping.is_explicit:
-        faults.append(_both(evidence, scans, "grey labels hold values that are ids and greys of"))
+        faults.append(_both(evidence, scans, "gray labels hold values that are both ids and gray colors in"))
     return True
 
 
@@ -105,40 +104,42 @@ def _palette_by_color(
     labels_as = evidence.read_options.labels_as
     if colors is None and labels_as == "colors":
         held = sum_counts(scan.colors for scan in scans)
-        message = f"--labels-as colors needs a class table with colors; the palettes of the labels hold {describe_pixels(held)}"
+        message = f"--labels-as colors needs a class file with colors; the label palettes hold {describe_pixels(held)}"
         faults.append(Fault("colors-without-table", scans[0].name, message, evidence.class_file_command))
         return True
     if labels_as != "auto":
         return labels_as == "colors"
-    telling = [scan for scan in scans if not _is_ramp(scan.palette)]
-    if not telling:
+    informative = [scan for scan in scans if not _is_ramp(scan.palette)]
+    if not informative:
         return False
     if colors is None:
-        if contradiction := _contradiction(telling):
+        if contradiction := _contradiction(informative):
             message = f"the palettes of the labels contradict each other: {contradiction}"
-            fix = f"read them by color, which takes a class table: {evidence.class_file_command}"
+            fix = f"make a class file with colors: {evidence.class_file_command}"
             if evidence.label_mapping is not None:
-                fix = f"add the colors to {evidence.label_mapping.source}, or --labels-as values if only the indices count"
-            faults.append(Fault("palettes-differ", telling[0].name, message, fix))
+                source = evidence.label_mapping.source
+                fix = f"add the colors to {source}, or pass --labels-as values if only the indices count"
+            faults.append(Fault("palettes-differ", informative[0].name, message, fix))
         return False
-    used = {color for scan in telling for color in scan.colors}
+    used = {color for scan in informative for color in scan.colors}
     if used <= colors.keys():
         return True
     held = sum_counts(scan.values for scan in scans)
     if not {color for color in used if color in colors and color != (0, 0, 0)} and _means(evidence, held) is not None:
-        faults.append(_both(evidence, telling, "the palettes of labels hold other colors than"))
+        faults.append(_both(evidence, informative, "the label palettes hold other colors than"))
     return True
 
 
-def _both(evidence: LabelEvidence, scans: Sequence[LabelScan], why: str) -> Fault:
+def _both(evidence: LabelEvidence, scans: Sequence[LabelScan], reason: str) -> Fault:
     """Return the fault that shows both interpretations, by value and by color."""
     outcomes = []
     for labels_as, kinds in (("values", ()), ("colors", ("grey", "palette", "rgb"))):
         read_options = dataclasses.replace(evidence.read_options, labels_as=labels_as)
         outcomes.append(f"--labels-as {labels_as}: {evidence.outcome(evidence.label_mapping, read_options, kinds)}")
-    used = sum_counts(scan.colors for scan in scans)
-    message = f"{why} {evidence.label_mapping.source} ({describe_pixels(used)} in {describe_files([scan.name for scan in scans])}): {'; '.join(outcomes)}"
-    fix = f"choose one of the two, or correct the colors in {evidence.label_mapping.source}"
+    used, source = describe_pixels(sum_counts(scan.colors for scan in scans)), evidence.label_mapping.source
+    files = describe_files([scan.name for scan in scans])
+    message = f"{reason} {source} ({used} in {files}): {'; '.join(outcomes)}"
+    fix = f"choose one of the two, or correct the colors in {source}"
     choices = ("--labels-as values", "--labels-as colors")
     return Fault("ambiguous-labels", scans[0].name, message, fix, choices)
 
@@ -172,7 +173,7 @@ def _contradiction(scans: Sequence[LabelScan]) -> str:
     return ""
 
 
-# --- colors that are in no line of the table ---
+# --- colors that are not in the class file ---
 
 
 def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: list[Fault], notes: list[str]) -> None:
@@ -187,14 +188,16 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
     scans = [scan for scan in evidence.scans if scan.kind in by_color]
     if not scans:
         return
+    source = evidence.label_mapping.source
     known, held = dict(evidence.label_mapping.colors or ()), sum_counts(scan.colors for scan in scans)
     unknown = {color: pixels for color, pixels in held.items() if color not in known}
     if not unknown:
         return
     whole = sum(held.values())
     if evidence.read_options.unknown_color == "ignore":
-        share = 100 * sum(unknown.values()) / whole
-        notes.append(f"note: --unknown-color ignore makes {share:.2f} % of the pixels void: {describe_pixels(unknown)}")
+        percent = 100 * sum(unknown.values()) / whole
+        colors = describe_pixels(unknown)
+        notes.append(f"note: --unknown-color ignore makes {percent:.2f} % of the pixels void: {colors}")
         return
     solid = {color for scan in scans for color in scan.solid if color in unknown} | {
         scan.palette[value] for scan in scans for value in scan.solid if value in scan.palette
@@ -210,25 +213,22 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
             doubtful.append(color)
     for color in [*missing, *doubtful][:_MAX_FAULTS]:
         files = files_with(scans, color)
-        line = f"`{line_for(evidence.label_mapping, color)}` in {evidence.label_mapping.source}"
-        message = (
-            f"{color} is in no line of {evidence.label_mapping.source}: {unknown[color]} px in {describe_files(files)}"
-        )
+        line = f"`{line_for(evidence.label_mapping, color)}` in {source}"
+        message = f"color {color} is not in {source}: {unknown[color]} px in {describe_files(files)}"
         if color in missing:
             fix = f"a class is missing: add {line}"
             faults.append(Fault("unknown-color", files[0], message, fix))
         else:
-            share = 100 * unknown[color] / whole
-            message += f"; a class (add {line}), or smoothed edges (--unknown-color ignore: {share:.2f} % become void)"
+            percent = 100 * unknown[color] / whole
+            message += f"; a class (add {line}), or smoothed edges (--unknown-color ignore: {percent:.2f} % void)"
             faults.append(Fault("unknown-color", files[0], message, "choose one", ("--unknown-color ignore",)))
     if not missing and not doubtful:
         for scan in scans:
             mine = {color: pixels for color, pixels in scan.colors.items() if color in unknown}
             if mine:
-                message = f"label {scan.name} holds colors between those of {evidence.label_mapping.source}, as smoothed edges do: "
-                faults.append(
-                    Fault("unknown-color", scan.name, message + describe_pixels(mine), "--unknown-color ignore")
-                )
+                message = f"label {scan.name} holds mixtures of the colors in {source}, as on smoothed edges: "
+                message += describe_pixels(mine)
+                faults.append(Fault("unknown-color", scan.name, message, "--unknown-color ignore"))
 
 
 def line_for(label_mapping: LabelMapping, color: Color) -> str:

@@ -37,13 +37,11 @@ class LabelEvidence:
         rule = make_label_rule(label_mapping, read_options, by_color)
         pixels, void = pixels_of(rule, self.scans)
         whole = max(1, int(pixels.sum()) + void)
-        shares = [
-            (name, count) for name, count in zip(label_mapping.classes.names, pixels.tolist(), strict=True) if count
-        ]
-        shares = sorted(shares, key=lambda each: -each[1])[:6]
-        empty = [name for name, count in zip(label_mapping.classes.names, pixels, strict=True) if not count]
-        outcomes = [f"{name} {100 * count / whole:.1f} %" for name, count in [*shares, *[("void", void)] * (void > 0)]]
-        return ", ".join([*outcomes, *[f"{name} none" for name in empty[:3]]])
+        names = label_mapping.classes.names
+        counts = [(name, count) for name, count in zip(names, pixels.tolist(), strict=True) if count]
+        counts = sorted(counts, key=lambda each: -each[1])[:6] + [("void", void)] * (void > 0)
+        empty = [f"{name} none" for name, count in zip(names, pixels, strict=True) if not count][:3]
+        return ", ".join([*(f"{name} {100 * count / whole:.1f} %" for name, count in counts), *empty])
 
 
 def pixels_of(rule: LabelRule, scans: Sequence[LabelScan]) -> tuple[np.ndarray, int]:

@@ -15,7 +15,7 @@ from segnet_jax.data.labels.label_mapping import OUTSIDE, LabelMapping, LabelRul
 from segnet_jax.system.errors import Fault, UserError
 
 HALF = 0.5
-"""Fraction of void pixels above which labels are doubted."""
+"""Fraction of void pixels above which the interpretation is doubted."""
 
 
 class Interpretation(NamedTuple):
@@ -66,7 +66,7 @@ def interpret(
             notes.append(f"note: no class file: the classes are those of {default.source}")
         else:
             notes.append(
-                f"note: the labels are not those of {default.source}, whose classes are not assumed: they hold "
+                f"note: the classes of {default.source} are not used, because the labels hold "
                 f"{', '.join(map(str, sorted(held)[:12])) or 'colors'}"
             )
     before = len(faults)
@@ -87,7 +87,7 @@ def interpret(
         faults.extend(error.faults)
         return None
     if any(rule.table[value] == OUTSIDE for scan in scans if scan.kind not in by_color for value in scan.values):
-        raise AssertionError("a value that no fault speaks of means no class")
+        raise AssertionError("a label value has no class, but no fault was reported")
     return Interpretation(label_mapping, rule, tuple(_doubts(evidence, label_mapping, rule)))
 
 
@@ -95,8 +95,9 @@ def _thresholded(evidence: LabelEvidence, faults: list[Fault]) -> Interpretation
     """Interpret labels as two classes by brightness."""
     read_options, label_mapping = evidence.read_options, evidence.label_mapping
     if label_mapping is not None and len(label_mapping.classes) != 2:
-        message = f"--threshold {read_options.threshold} makes two classes, and {label_mapping.source} names {len(label_mapping.classes)}"
-        faults.append(Fault("threshold", label_mapping.source, message, "leave --threshold out, or name two classes"))
+        number, source = len(label_mapping.classes), label_mapping.source
+        message = f"--threshold {read_options.threshold} makes two classes, but {source} has {number}"
+        faults.append(Fault("threshold", source, message, "omit --threshold, or list two classes"))
         return None
     if label_mapping is None:
         ids = ((0, 0), (1, 1), (VOID, VOID))
@@ -106,9 +107,9 @@ def _thresholded(evidence: LabelEvidence, faults: list[Fault]) -> Interpretation
         highest = max(scan.brightest for scan in dim)
         message = (
             f"{describe_files([scan.name for scan in dim])} have values up to {highest}, all below --threshold "
-            f"{read_options.threshold}: their second class would vanish"
+            f"{read_options.threshold}: the second class would be lost"
         )
-        faults.append(Fault("mixed-masks", dim[0].name, message, "save all masks alike"))
+        faults.append(Fault("mixed-masks", dim[0].name, message, "save all masks with the same values"))
         return None
     rule = make_label_rule(label_mapping, dataclasses.replace(read_options, map=(), labels_start_at=-1))
     return Interpretation(label_mapping, rule, ())
@@ -123,9 +124,9 @@ def _lossy(evidence: LabelEvidence) -> list[Fault]:
     found = []
     for scan in scans:
         if scan.lossy:
-            message = f"label {scan.name} is {scan.lossy}, which is lossy: its class ids are ruined"
-            message += "; it is black and white but for its edges" if mended else ""
-            fix = "--threshold 128" if mended else "export PNG from the labels' source"
+            message = f"label {scan.name} is {scan.lossy}, which is lossy and corrupts class ids"
+            message += "; it is black and white except at edges" if mended else ""
+            fix = "--threshold 128" if mended else "export the labels as PNG from their source"
             found.append(Fault("lossy-label", scan.name, message, fix))
     return found
 
@@ -136,11 +137,9 @@ def _doubts(evidence: LabelEvidence, label_mapping: LabelMapping, rule: LabelRul
     pixels, void = pixels_of(rule, evidence.scans)
     whole = int(pixels.sum()) + void
     if pixels.any() and void > HALF * whole and not read_options.mostly_void:
-        outcomes = evidence.outcome(label_mapping, read_options, rule.by_color)
-        message = f"{100 * void / whole:.1f} % of all label pixels are void: {outcomes}"
-        fix = (
-            "name the class that they are, take --map and --labels-start-at back, or add --mostly-void if they are void"
-        )
+        outcome = evidence.outcome(label_mapping, read_options, rule.by_color)
+        message = f"{100 * void / whole:.1f} % of all label pixels are void: {outcome}"
+        fix = "add their class to the class file, omit --map and --labels-start-at, or add --mostly-void if correct"
         found.append(Fault("mostly-void", "", message, fix))
     if (read_options.map or read_options.labels_start_at > 0) and evidence.label_mapping is not None:
         plain = make_label_rule(
@@ -154,6 +153,6 @@ def _doubts(evidence: LabelEvidence, label_mapping: LabelMapping, rule: LabelRul
             flags = "--map and --labels-start-at" if read_options.map and read_options.labels_start_at > 0 else ""
             flags = flags or ("--map" if read_options.map else f"--labels-start-at {read_options.labels_start_at}")
             message = f"{', '.join(emptied)} has pixels without {flags}, and none with it"
-            fix = f"take {flags} back, or leave the class out of {label_mapping.source}"
+            fix = f"omit {flags}, or remove the class from {label_mapping.source}"
             found.append(Fault("emptied-class", label_mapping.source, message, fix))
     return found

@@ -13,8 +13,8 @@ from segnet_jax.data.labels.label_mapping import MAX_CLASSES, LabelMapping
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.system.errors import Fault, UserError, listed
 
-_MAX_UNNAMED = 64  # values that may be classes without a name
-MAX_CHOICES = 4  # readings that are shown
+_MAX_UNNAMED = 64  # values that may be classes without a class file
+MAX_CHOICES = 4  # alternatives shown in a message
 
 
 def values_without_table(evidence: LabelEvidence, faults: list[Fault], notes: list[str]) -> LabelMapping | None:
@@ -40,10 +40,8 @@ def values_without_table(evidence: LabelEvidence, faults: list[Fault], notes: li
     if not ids:
         return None
     label_mapping = mapping_of_values(ids, start)
-    outcomes = [f"{value} is `class {value - start}`" for value in ids]
-    notes.append(
-        f"note: no class table: {listed(outcomes)}; to name them: {evidence.class_file_command}, and edit that file"
-    )
+    names = listed([f"{value} is `class {value - start}`" for value in ids])
+    notes.append(f"note: no class file: {names}; to name them, run {evidence.class_file_command} and edit that file")
     return label_mapping
 
 
@@ -51,8 +49,8 @@ def mapping_of_values(ids: Sequence[int], start: int) -> LabelMapping:
     """Return a label mapping with generated names."""
     number = ids[-1] + 1 - start
     names = tuple(f"class {class_id}" for class_id in range(number))
-    legend_ids = (*((class_id, class_id) for class_id in range(number)), (VOID, VOID))
-    return LabelMapping("the values found", ClassTable(names, distinct_colors(number + 1)[1:]), legend_ids)
+    pairs = (*((class_id, class_id) for class_id in range(number)), (VOID, VOID))
+    return LabelMapping("the values found", ClassTable(names, distinct_colors(number + 1)[1:]), pairs)
 
 
 def _mapped(held: Mapping[int, int], read_options) -> dict[int, int]:
@@ -77,8 +75,8 @@ def masks_of_two(evidence: LabelEvidence) -> list[Fault]:
     for scan in evidence.scans:
         if VOID in scan.values:
             message = (
-                f"label {scan.name} holds {describe_pixels(scan.values)}, and all labels only 0 and 255: a mask of two "
-                "classes, but 255 means void here, so no foreground would be learned"
+                f"label {scan.name} holds {describe_pixels(scan.values)}, and all labels hold only 0 and 255: as 255 "
+                "means void, the foreground would be ignored"
             )
             found.append(Fault("mask-0-255", scan.name, message, "--map 255=1"))
     return found
@@ -92,7 +90,7 @@ def mixed_masks(evidence: LabelEvidence, label_mapping: LabelMapping | None) -> 
     high = [scan for scan in scans if VOID in scan.values and set(scan.values) <= {0, VOID}]
     low = [scan for scan in scans if VOID not in scan.values and set(scan.values) - {0}]
     if not high or not low or len(high) + len(low) + sum(set(scan.values) == {0} for scan in scans) < len(scans):
-        return None  # a file that holds 255 beside a class says that it is void
+        return None  # in a file with 255 and a class, 255 is void
     highest = max(value for scan in low for value in scan.values)
     outcomes, choices = [], []
     most = min(highest if label_mapping is None else len(label_mapping.classes) - 1, MAX_CHOICES - 1)
@@ -103,11 +101,12 @@ def mixed_masks(evidence: LabelEvidence, label_mapping: LabelMapping | None) -> 
         choices.append(f"--map {VOID}={new}")
         outcomes.append(f"{choices[-1]}: {outcome(evidence, own, read_options)}")
     message = (
-        f"{describe_files([scan.name for scan in high])} hold 255 and no other value but 0, and "
-        f"{describe_files([scan.name for scan in low])} hold values up to {highest} and no 255: masks of two kinds, or void; "
-        + "; ".join(outcomes)
+        f"{describe_files([scan.name for scan in high])} hold only 0 and 255, and "
+        f"{describe_files([scan.name for scan in low])} hold values up to {highest} and no 255: "
+        f"255 may be a class or void; {'; '.join(outcomes)}"
     )
-    return Fault("mixed-masks", high[0].name, message, "choose what 255 means, or save all masks alike", tuple(choices))
+    fix = "choose what 255 means, or save all masks with the same values"
+    return Fault("mixed-masks", high[0].name, message, fix, tuple(choices))
 
 
 def _levels(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequence[int]) -> Fault | None:
@@ -129,7 +128,8 @@ def _levels(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequence[int]
         label_mapping = mapping_of_values([max(new for _, new in changes if new != VOID)], 0)
         choices.append(" ".join(f"--map {old}={new}" for old, new in changes))
         outcomes.append(f"{choices[-1]}: {outcome(evidence, label_mapping, other)}")
-    message = f"the labels hold {describe_pixels(held)}, even steps of grey, of which 255 may be a class or void: {'; '.join(outcomes)}"
+    message = f"the labels hold evenly spaced grays, {describe_pixels(held)}; 255 may be a class or void: "
+    message += "; ".join(outcomes)
     return Fault("ambiguous-labels", evidence.scans[0].name, message, "choose one of them", tuple(choices))
 
 
@@ -150,28 +150,26 @@ def _no_class_ids(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequenc
     def file(value: int) -> str:
         return (files_with(scans, value) or [scans[0].name])[0]
 
-    outcomes = listed([f"{value} ({held[value]} px)" for value in sorted(held)])
+    values = listed([f"{value} ({held[value]} px)" for value in sorted(held)])
     if not ids:
-        return Fault("no-usable-label", scans[0].name, f"the labels hold no class at all, only {outcomes}", EXPORT_IDS)
+        return Fault("no-usable-label", scans[0].name, f"the labels hold no class, only {values}", EXPORT_IDS)
     if soft := soft_edges(evidence):
         return soft
     solid = {value for scan in scans for value in scan.solid}
     scattered = len(ids) > _MAX_UNNAMED and len(solid & set(ids)) < 0.9 * len(ids)
     if scattered or len(ids) > MAX_CLASSES or ids[-1] > MAX_CLASSES:
         kind = "instance-ids" if ids[-1] > VOID else "no-class-ids"
-        message = (
-            f"label {file(ids[-1])} holds {ids[-1]}, and the labels {len(ids)} different values in all ({outcomes})"
-        )
-        message += ": instance ids?" if ids[-1] > VOID else ": anti-aliased, or photographs?"
-        return Fault(kind, file(ids[-1]), message, EXPORT_IDS)
+        source = "instance ids" if ids[-1] > VOID else "anti-aliased masks or photographs"
+        message = f"label {file(ids[-1])} holds {ids[-1]}, and the labels hold {len(ids)} values in all ({values}): "
+        return Fault(kind, file(ids[-1]), f"{message}these look like {source}, not class ids", EXPORT_IDS)
     if read_options.labels_start_at == -1 and ids[0] == 1 and len(ids) > 1:
-        message = f"label {file(1)} and all others hold no 0: their values, {outcomes}, start at 1"
+        message = f"label {file(1)} and all others hold no 0: their values, {values}, start at 1"
         return Fault("labels-start-at-1", file(1), message, "--labels-start-at 1")
     if len(ids) == 1:
-        message = f"label {file(ids[0])} and all others hold one class alone ({outcomes}): nothing to tell apart"
+        message = f"label {file(ids[0])} and all others hold a single class ({values}), so there is nothing to learn"
         return Fault("one-class", file(ids[0]), message, "label a second class, such as the background")
     if ids[-1] > 2 * len(ids) + 8:
-        message = f"label {file(ids[-1])} holds {ids[-1]}, and the labels only {len(ids)} values in all: {outcomes}"
+        message = f"label {file(ids[-1])} holds {ids[-1]}, but the labels hold only {len(ids)} values in all: {values}"
         start = max(0, read_options.labels_start_at)
         changed = [(value, place) for place, value in enumerate(ids, start) if value != place]
         fix = " ".join(f"--map {old}={new}" for old, new in changed)
@@ -191,7 +189,7 @@ def soft_edges(evidence: LabelEvidence) -> Fault | None:
     if len(between) < 6 or VOID not in solid or not few or not all(scan.is_bimodal for scan in scans):
         return None
     message = (
-        f"the labels hold {len(held)} values, nearly all pixels near 0 or near 255 and the rest on edges: masks of two "
-        "classes with smoothed edges"
+        f"the labels hold {len(held)} values, nearly all near 0 or 255: they look like masks of two classes with "
+        "smoothed edges"
     )
     return Fault("soft-edges", files_with(scans, between[0])[0], message, "--threshold 128")

@@ -22,10 +22,10 @@ BACKGROUND_NAMES = frozenset(
     "background _background_ bg back ground none nothing other others unlabeled unlabelled unknown void ignore rest "
     "empty negative clutter hintergrund fond fondo sfondo".split()
 )
-"""Names, in lower case, of what is not one of the things that were labeled."""
+"""Names, in lower case, of background and unlabeled pixels."""
 
-_STRAY = 1e-3  # fraction of all pixels up to which a value may be a slip of the pen
-_COMMON = 0.4  # fraction of all pixels from which on the value 0 may be the rest, where no name says so
+_STRAY = 1e-3  # fraction of all pixels up to which a value may be an annotation error
+_COMMON = 0.4  # fraction of all pixels from which the value 0 may be background, even if no class is called so
 
 
 def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: list[Fault]) -> None:
@@ -64,29 +64,20 @@ def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: l
 def _two_values(evidence: LabelEvidence) -> list[Fault]:
     """Return faults for masks of 0 and 255."""
     label_mapping = evidence.label_mapping
-    number = len(label_mapping.classes)
+    number, source, first_file = len(label_mapping.classes), label_mapping.source, evidence.scans[0].name
     if number == 2 and dict(label_mapping.ids).get(1) == 1:
         return masks_of_two(evidence)
     if number < 2:
-        message = (
-            f"the labels hold 0 and 255, and {label_mapping.source} names one class, {label_mapping.classes.names[0]}"
-        )
-        return [
-            Fault(
-                "mask-0-255",
-                evidence.scans[0].name,
-                message,
-                f"name the background too, first, in {label_mapping.source}",
-            )
-        ]
+        message = f"the labels hold 0 and 255, but {source} has a single class, {label_mapping.classes.names[0]}"
+        return [Fault("mask-0-255", first_file, message, f"add the background as the first class in {source}")]
     outcomes, choices = [], []
     values = [value for value, class_id in label_mapping.ids if class_id not in (0, VOID)][:MAX_CHOICES]
     for new in [*values, VOID]:
         read_options = dataclasses.replace(evidence.read_options, map=(*evidence.read_options.map, (VOID, new)))
         choices.append(f"--map {VOID}={new}")
         outcomes.append(f"{choices[-1]}: {outcome(evidence, label_mapping, read_options)}")
-    message = f"the labels hold only 0 and 255, of which {label_mapping.source} does not say what 255 is: {'; '.join(outcomes)}"
-    return [Fault("mask-0-255", evidence.scans[0].name, message, "choose one of them", tuple(choices))]
+    message = f"the labels hold only 0 and 255, and {source} does not define 255: {'; '.join(outcomes)}"
+    return [Fault("mask-0-255", first_file, message, "choose one of them", tuple(choices))]
 
 
 def _outside(
@@ -99,7 +90,7 @@ def _outside(
     found = []
     if max(outside) > VOID:
         file = files_with(scans, max(outside))[0]
-        message = f"label {file} has 16 bits and values up to {max(outside)}: instance ids, not classes?"
+        message = f"label {file} has 16 bits and values up to {max(outside)}, as instance ids have"
         return [Fault("instance-ids", file, message, EXPORT_IDS)]
     if len(label_mapping.classes) == 2 and (soft := soft_edges(evidence)):
         return [soft]
@@ -107,15 +98,15 @@ def _outside(
     if starts_at_1 and 0 not in held:
         for scan in scans:
             if last + 1 in scan.values:
-                message = f"label {scan.name} holds {last + 1}, and no label a 0: its ids start at 1"
+                message = f"label {scan.name} holds {last + 1}, and no label holds 0: the class ids start at 1"
                 found.append(Fault("labels-start-at-1", scan.name, message, "--labels-start-at 1"))
         return found
     whole, solid = sum(held.values()), {value for scan in scans for value in scan.solid}
     stray = all(value not in solid and outside[value] <= 10 * _STRAY * whole for value in outside)
     for scan in scans:
         if mine := {value: pixels for value, pixels in scan.values.items() if value in outside}:
-            outcomes = listed([f"{value} ({pixels} px)" for value, pixels in sorted(mine.items())])
-            message = f"label {scan.name} holds {outcomes}: outside {rule.outcomes}"
+            values = listed([f"{value} ({pixels} px)" for value, pixels in sorted(mine.items())])
+            message = f"label {scan.name} holds {values}: outside {rule.description}"
             fix = " ".join(f"--map {value}={VOID}" for value in sorted(mine))
             if len(outside) > MAX_MAPPED:
                 fix = EXPORT_IDS
@@ -124,9 +115,9 @@ def _outside(
             found.append(Fault("label-out-of-range", scan.name, message, fix))
     if stray or len(outside) > MAX_MAPPED:
         return found
-    outcomes = _with_choices(evidence, outside, starts_at_1 and not label_mapping.is_explicit, found)
-    first = dataclasses.replace(found[0], what=f"{found[0].what}; {outcomes.pop('what')}")
-    return [dataclasses.replace(fault, **outcomes) for fault in (first, *found[1:])]
+    changes = _with_choices(evidence, outside, starts_at_1 and not label_mapping.is_explicit, found)
+    first = dataclasses.replace(found[0], what=f"{found[0].what}; {changes.pop('what')}")
+    return [dataclasses.replace(fault, **changes) for fault in (first, *found[1:])]
 
 
 def _with_choices(
@@ -146,7 +137,7 @@ def _with_choices(
     outcomes = [f"{flags}: {outcome(evidence, label_mapping, other)}" for flags, other in readings]
     files = describe_files([fault.file for fault in found])
     message = f"{describe_pixels(outside)} in {files}; {'; '.join(outcomes)}"
-    fix = f"choose one of them, or name the missing class in {label_mapping.source}"
+    fix = f"choose one of them, or add the missing class to {label_mapping.source}"
     fix += ", such as a background before all others" if starts_at_1 else ""
     return {"what": message, "fix": fix, "choices": tuple(flags for flags, _ in readings)}
 
@@ -165,27 +156,28 @@ def _two_readings(evidence: LabelEvidence, held: Mapping[int, int]) -> Fault | N
     if classes == list(range(number - 1)) and VOID in held and void_is_solid and number > 1 and classes[-1:] != [0]:
         changes = [(VOID, VOID), (VOID, number - 1)]
         readings = [(f"--map {old}={new}", {"map": ((old, new),)}) for old, new in changes]
-        return _choose(
-            evidence, held, readings, f"255 may be void or {label_mapping.classes.names[-1]}, which no pixel has"
-        )
+        reason = f"255 may be void or {label_mapping.classes.names[-1]}, which no pixel has"
+        return _choose(evidence, held, readings, reason)
     if VOID in held or names_void:
-        return None  # what is not labeled is written so
+        return None  # unlabeled pixels have a value of their own
     both = [("--labels-start-at 0", {"labels_start_at": 0}), ("--labels-start-at 1", {"labels_start_at": 1})]
     if 0 not in held and classes == list(range(1, number)):
-        return _choose(evidence, held, both, f"no label holds a 0, {label_mapping.classes.names[0]}")
+        return _choose(evidence, held, both, f"no label holds 0 ({label_mapping.classes.names[0]})")
     if not has_rest and number > 1 and held.get(0, 0) > _COMMON * whole:
-        share = 100 * held[0] / whole
-        why = f"{share:.1f} % of the pixels hold 0: {label_mapping.classes.names[0]}, or what is not labelled"
-        return _choose(evidence, held, both, why)
+        percent = 100 * held[0] / whole
+        reason = f"0, in {percent:.1f} % of the pixels, may be {label_mapping.classes.names[0]} or unlabeled"
+        return _choose(evidence, held, both, reason)
     return None
 
 
-def _choose(evidence: LabelEvidence, held: Mapping[int, int], readings: Sequence[tuple[str, dict]], why: str) -> Fault:
+def _choose(
+    evidence: LabelEvidence, held: Mapping[int, int], readings: Sequence[tuple[str, dict]], reason: str
+) -> Fault:
     outcomes = []
     for flags, changes in readings:
         other = dataclasses.replace(evidence.read_options, **changes)
         outcomes.append(f"{flags}: {outcome(evidence, evidence.label_mapping, other)}")
     source = evidence.label_mapping.source
-    message = f"the labels hold {describe_pixels(held)}, and {source} does not say what they mean: {why}; {'; '.join(outcomes)}"
-    fix = f"choose one of them, or write {source} so that it says which"
+    message = f"the labels hold {describe_pixels(held)}, and {source} is ambiguous: {reason}; {'; '.join(outcomes)}"
+    fix = f"choose one of them, or state the ids in {source}"
     return Fault("ambiguous-labels", evidence.scans[0].name, message, fix, tuple(flags for flags, _ in readings))

@@ -12,7 +12,7 @@ from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 WITHOUT_LABEL = "image-without-label"
-"""The kind of that fault."""
+"""Kind of the fault."""
 
 _LITTER = frozenset("@eadir __macosx #recycle #snapshot $recycle.bin lost+found thumbs.db desktop.ini".split())
 _MAX_FILES = 200_000
@@ -45,7 +45,7 @@ def pictures_below(
     def note_unreadable(error: OSError) -> None:
         name = shown(os.path.relpath(error.filename or root, folder))
         message = f"the folder {name} cannot be read: {error.strerror}"
-        faults.append(Fault("cannot-read", name, message, "see to its permissions"))
+        faults.append(Fault("cannot-read", name, message, "check its permissions"))
 
     visited: set[str] = set()
     for place, folders, files in os.walk(root, onerror=note_unreadable, followlinks=follow_links):
@@ -55,7 +55,7 @@ def pictures_below(
         elif follow_links:
             visited.add(real)
         inner = [name for name in folders if not name.lower().endswith(PICTURES)]
-        # A folder that is called like a picture is reported when it is read.
+        # A folder named like an image file is reported when it is read.
         files += [name for name in folders if name not in inner and not is_litter(name)]
         folders[:] = sorted(name for name in inner if not is_litter(name))
         for name in files:
@@ -71,7 +71,7 @@ def pictures_below(
             elif not path.is_symlink() or is_inside(path, folder, faults, follow_links):
                 found.append(path)
         if len(found) > _MAX_FILES:
-            raise UserError(f"{root} holds over {_MAX_FILES} pictures", kind="too-large", file=str(root))
+            raise UserError(f"{root} holds over {_MAX_FILES} image files", kind="too-large", file=str(root))
     return sorted(found)
 
 
@@ -112,10 +112,10 @@ def unique_names(named: Sequence[tuple[str, Path]], folder: Path, faults: list[F
     claimed: dict[str, Path] = {}
     unique: dict[str, Path] = {}
     for name, path in named:
-        # Names that differ by case alone would be one file where samples are written, on many a disk.
+        # Sample files are written by name, and many file systems ignore case.
         if (first := claimed.setdefault(name.casefold(), path)) != path:
             file = _relative(path, folder)
-            message = f"{file} claims the name {name}, and so does {_relative(first, folder)}"
+            message = f"{file} and {_relative(first, folder)} have the same name, {name}"
             fix = "rename one of the two images, and its label"
             if path.suffix != first.suffix:
                 common = max((path.suffix, first.suffix), key=[each.suffix for _, each in named].count)
@@ -168,13 +168,13 @@ def match_named(
     for name, image in images.items():
         mine = [path for label in pairs.get(name, ()) for path in by_name[label]]
         unmatched -= set(mine)
-        mine = [path for path in mine if path.suffix.lower() == ".png"] or mine  # a preview may lie beside it
+        mine = [path for path in mine if path.suffix.lower() == ".png"] or mine  # previews may lie beside it
         file = _relative(image, folder)
         if len(mine) > 1:
             message = f"{file} has {len(mine)} labels: {listed([_relative(path, folder) for path in mine])}"
-            fix = "leave one of them, or name the right ones by --label-suffix or --label-files"
+            fix = "keep one of them, or choose with --label-suffix or --label-files"
             if len({path.parent for path in mine}) == len(mine) and len({path.name for path in mine}) == 1:
-                fix += "; masks of one class each must be merged into one picture of class ids"
+                fix += "; masks of one class each must be merged into one image of class ids"
             faults.append(Fault("two-labels", file, message, fix))
         elif not mine and not reported & {image.stem + ending for ending in LABEL_ENDINGS}:
             faults.append(_without_label(image, file, labels, suffix, folder, root))
@@ -188,8 +188,8 @@ def _without_label(image, file, labels, suffix: str, folder: Path, root: Path | 
     tried = ", ".join(f"{image.stem}{ending}{'' if '.' in ending else '.png'}" for ending in endings)
     place = f" in {_relative(root, folder)}/" if root else ""
     there = listed([shown(_relative(path, folder)) for _, path in labels])
-    message = f"{file} has no label; looked for {tried}{place}, found {there or 'no picture there'}"
-    fix = "put the label there, take the image away, or name in train.txt and val.txt those that have one"
+    message = f"{file} has no label; looked for {tried}{place}, found {there or 'no image file there'}"
+    fix = "add the label, remove the image, or list the images with a label in train.txt and val.txt"
     return Fault(WITHOUT_LABEL, file, message, fix)
 
 
@@ -208,7 +208,7 @@ def labels_for_names(names: Sequence[str], folder: Path, suffix: str) -> dict[st
 def unmatched_labels_note(unmatched: Iterable[Path], folder: Path) -> list[str]:
     """Return a warning about labels without an image, as a list of at most one line."""
     names = [shown(_relative(path, folder)) for path in unmatched]
-    return [f"warning: labels that belong to no image: {listed(names)}"] if names else []
+    return [f"warning: labels without an image: {listed(names)}"] if names else []
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -10,9 +10,9 @@ from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry, is_pair, read_lines, read_list
 from segnet_jax.system.errors import Fault, UserError, shown
 
-_MAX_COLUMNS = 20  # of a list that is a table
+_MAX_COLUMNS = 20
 _KNOWN = ("image-without-label", "two-labels", "points-outside", "same-name")
-"""Kinds of faults for which an image has been left out already."""
+"""Faults that have already excluded an image."""
 _MAX_PARTS = 64  # of a path, counted from its end
 
 
@@ -55,16 +55,16 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
         elif (entry := _entry(line, known)) is None:
             if Path(line).stem in reported:
                 continue
-            message = f"{where}: no image {shown(line[:200])} with a label in the folder"
-            faults.append(Fault("missing-file", line, message, "put the file there, or leave the line out"))
+            message = f"{where}: the folder has no image {shown(line[:200])} with a label"
+            faults.append(Fault("missing-file", line, message, "add the file, or remove the line"))
         elif entry.image in chosen:
             message = f"{where}: {shown(entry.name)} is listed twice (lines {chosen[entry.image][0]} and {number})"
-            faults.append(Fault("listed-twice", line, message, "leave one of the lines out"))
+            faults.append(Fault("listed-twice", line, message, "remove one of the lines"))
         else:
             chosen[entry.image] = number, entry
     if not lines:
         message = f"{path.name} is empty"
-        faults.append(Fault("empty-list", path.name, message, "fill it, or delete it to do without it"))
+        faults.append(Fault("empty-list", path.name, message, "fill it or delete it"))
     return [entry for _, entry in chosen.values()]
 
 

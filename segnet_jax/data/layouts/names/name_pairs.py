@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp")
-"""Endings of files that are read."""
+"""Extensions of image files."""
 
 LABEL_ENDINGS = ("", "_L", "_P")
-"""Behind an image's name, in the name of its label; others are found from the folder."""
+"""Known suffixes of label names; others are found from the folder."""
 
 VISUAL = frozenset(
     "rgb color colors colour colours colormap colormaps human visualization visualisation viz vis".split()
 )
-"""Words in names of pictures that show labels to people."""
+"""Words in names of visualized labels."""
 
-_MAX_AFFIX = 40  # letters of what is found before or behind an image's name
+_MAX_AFFIX = 40  # characters of a prefix or suffix
 
 
 def nfc(text: str) -> str:
@@ -81,7 +81,7 @@ def _transforms(images: Sequence[str], labels: Sequence[str]) -> list[tuple[Key,
             if label[cut:] in known and cut <= _MAX_AFFIX:
                 before[label[:cut]] += 1
     most = behind.most_common(8)
-    plain = [each for each in most if not VISUAL & set(words(each[0]))] or most  # a_labelIds rather than a_color
+    plain = [each for each in most if not VISUAL & set(words(each[0]))] or most  # prefer a_labelIds to a_color
     ways: list[tuple[Key, Key]] = []
     if plain:
         both = [end for end, count in plain if count == plain[0][1]]

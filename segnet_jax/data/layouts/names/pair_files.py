@@ -100,7 +100,7 @@ def sound_pairs(
                 sound[split].append(pair)
     faults.extend(_turned(turned, folder, read_options))
     if read_options.exif == "refuse" and turned:
-        bad = {pair.entry for _, pair in turned if pair.label.turned != 1}  # of which nothing can be read yet
+        bad = {pair.entry for _, pair in turned if pair.label.turned != 1}  # such labels cannot be read yet
         sound = {split: [pair for pair in pairs if pair.entry not in bad] for split, pairs in sound.items()}
     return sound
 
@@ -127,7 +127,7 @@ def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, read_options: ReadO
             for fault in rotation_error(
                 _relative(pair.entry.image, folder),
                 pair.image.turned,
-                "its label's size fits both ways: save it upright, or give --exif apply or ignore for all",
+                "its label's size fits both ways: save it upright, or pass --exif apply or ignore for all",
             ).faults
         ]
     if read_options.exif != "refuse":
@@ -140,17 +140,17 @@ def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, read_options: ReadO
     elif "" not in only:
         fix = "--exif by-label"
     else:
-        fix, choices = "look at both, then choose --exif apply or --exif ignore", ("--exif apply", "--exif ignore")
-    why = {
+        fix, choices = "compare both, then choose --exif apply or --exif ignore", ("--exif apply", "--exif ignore")
+    reason = {
         "apply": "its label is upright",
-        "ignore": "its label lies as the stored pixels do",
+        "ignore": "its label matches the stored pixels",
         "": "its label's size fits both ways, upright (--exif apply) and as stored (--exif ignore)",
     }
     found = []
     for _, pair in pairs:
         file, path = (pair.image, pair.entry.image) if pair.image.turned != 1 else (pair.label, pair.entry.label)
         (fault,) = rotation_error(_relative(path, folder), file.turned, fix).faults
-        found.append(dataclasses.replace(fault, what=f"{fault.what}; {why[pair.decide_exif]}", choices=choices))
+        found.append(dataclasses.replace(fault, what=f"{fault.what}; {reason[pair.decide_exif]}", choices=choices))
     return found
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from segnet_jax.data.images.picture_header import read_bytes
 from segnet_jax.system.errors import Fault, UserError, UserErrors
 
-_MAX_SPACES = 20  # in a line; with each, there is one more way to cut it in two
+_MAX_SPACES = 20  # in a line; each is a place to split it
 _MAX_BYTES, _MAX_LINES, _MAX_LETTERS = 20_000_000, 200_000, 8192  # of a list, of a list, of a line
-_PRESENT = "put the file there, or leave the line out"
+_PRESENT = "add the file, or remove the line"
 
 
 class Entry(NamedTuple):
@@ -58,14 +58,14 @@ def read_list(path: Path, folder: Path) -> Listing:
     except UserError as error:
         listing.faults.extend(error.faults)
         return listing
-    claimed: dict[str, tuple[int, str, Path]] = {}  # name -> line, entry and file that had it first
+    claimed: dict[str, tuple[int, str, Path]] = {}  # name -> its first line number, entry and file
     for number, line in lines:
         where = f"{path.name} line {number}"
         try:
             image, label = _cut(line, folder, where)
             places = _find(image, label, folder, where)
             name = unicodedata.normalize("NFC", Path(image.replace("\\", "/")).stem)
-            # Names that differ by case alone would be one file where samples are written, on many a disk.
+            # Sample files are written by name, and many file systems ignore case.
             mine = (number, image, places[0].path)
             if (first := claimed.setdefault(name.casefold(), mine)) != mine:
                 raise _second(name, mine, first, where)
@@ -75,10 +75,8 @@ def read_list(path: Path, folder: Path) -> Listing:
             listing.entries.append(Entry(name, *(place.path for place in places)))
             listing.prefixes.update(place.prefix for place in places if place.prefix)
     if not lines:
-        why = ": no best model can be chosen" if path.stem == "val" else ""
-        listing.faults.append(
-            Fault("empty-list", path.name, f"{path.name} is empty{why}", "fill it, or delete it to do without it")
-        )
+        why = ", so no best model can be chosen" if path.stem == "val" else ""
+        listing.faults.append(Fault("empty-list", path.name, f"{path.name} is empty{why}", "fill it or delete it"))
     return listing
 
 
@@ -91,18 +89,18 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     try:
         data = read_bytes(path, path.name)
         if len(data) > _MAX_BYTES or data.count(b"\n") + data.count(b"\r") > 2 * _MAX_LINES:
-            message = f"{path.name} has {len(data)} bytes, more than a list of {_MAX_LINES} pairs"
-            raise UserError(message, kind="too-large", file=path.name, fix="cut it into lists of several folders")
+            message = f"{path.name} has {len(data)} bytes, over the limit for a list of {_MAX_LINES} pairs"
+            raise UserError(message, kind="too-large", file=path.name, fix="split the dataset into several folders")
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         message = f"{path.name} is not a text in UTF-8"
         raise UserError(message, kind="not-a-text", file=path.name, fix="save it as UTF-8") from None
-    # Not splitlines, which would cut a name at line ends that no list means, such as U+2028.
+    # Not splitlines, which also splits at characters that names may hold, such as U+2028.
     lines = [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text)]
     for number, line in enumerate(lines, start=1):
         if len(line) > _MAX_LETTERS:
-            message = f"{path.name} line {number} has {len(line)} letters, more than two names of files: {line[:40]!r}"
-            raise UserError(message, kind="bad-list-line", file=path.name, fix="write a pair of files a line")
+            message = f"{path.name} line {number} has {len(line)} characters, too many for two files: {line[:40]!r}"
+            raise UserError(message, kind="bad-list-line", file=path.name, fix="write one pair of files per line")
     return [(number, line) for number, line in enumerate(lines, start=1) if line]
 
 
@@ -117,7 +115,7 @@ def _cut(line: str, folder: Path, where: str) -> tuple[str, str]:
     if len(cuts) != 1:
         num_parts = len(line.split())
         message = f"{where}: expected `image label`, got {num_parts} part{'s' * (num_parts > 1)}"
-        fix = "write a pair of files a line; where names hold spaces, both must be there"
+        fix = "write one pair of files per line; if names contain spaces, both files must exist"
         raise UserError(message, kind="bad-list-line", file=where.split(" line ")[0], fix=fix)
     return cuts[0]
 
@@ -155,7 +153,7 @@ def _find(image: str, label: str, folder: Path, where: str) -> tuple[_Place, _Pl
     for entry in (image, label):
         if ".." in _parts(entry):
             message = f"{where} points outside the folder ({entry})"
-            raise UserError(message, kind="points-outside", file=entry, fix="put the files into the folder")
+            raise UserError(message, kind="points-outside", file=entry, fix="move the files into the folder")
     places = [_resolve(entry, folder) for entry in (image, label)]
     faults = []
     if places[0] is None:
@@ -182,7 +180,7 @@ def _resolve(entry: str, folder: Path) -> _Place | None:
 
 def _places(parts: list[str], folder: Path, root: str) -> Iterator[_Place]:
     for start in range(len(parts)):
-        for form in ("", "NFC", "NFD"):  # Macs store names decomposed, and lists are written otherwise
+        for form in ("", "NFC", "NFD"):  # macOS stores decomposed names, lists are mostly composed
             names = [unicodedata.normalize(form, part) if form else part for part in parts[start:]]
             if os.path.lexists(path := folder.joinpath(*names)):
                 yield _Place(path, root + "/".join(parts[:start]) if start else "")
@@ -197,6 +195,6 @@ def _second(name: str, mine: tuple[int, str, Path], first: tuple[int, str, Path]
     """Return the error for a duplicate name; both lines as (number, image entry, image path)."""
     if mine[2] == first[2]:
         message = f"{where}: {name} is listed twice (lines {first[0]} and {mine[0]})"
-        return UserError(message, kind="listed-twice", file=mine[1], fix="leave one of the lines out")
-    message = f"{where}: {mine[1]} claims the name {name}, and so does {first[1]} of line {first[0]}"
+        return UserError(message, kind="listed-twice", file=mine[1], fix="remove one of the lines")
+    message = f"{where}: {mine[1]} has the same name, {name}, as {first[1]} in line {first[0]}"
     return UserError(message, kind="same-name", file=mine[1], fix="rename one of the two images, and its label")

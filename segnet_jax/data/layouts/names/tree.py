@@ -21,7 +21,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "valset", "dev", "eval"), "val"),
     **dict.fromkeys(("test", "testing", "testset", "tst", "holdout"), "test"),
 }
-"""Word -> the split that it names."""
+"""Word -> split."""
 
 _OTHER = frozenset(
     "instance instances panoptic overlay overlays preview previews npy depth polygons instancelabels".split()
