@@ -1,4 +1,4 @@
-"""Folders of images and labels in every layout, written by Pillow from the same records, and by nothing of ours."""
+"""Folders of images and labels in every layout, written by Pillow alone from the same samples."""
 
 import io
 
@@ -74,7 +74,7 @@ def voc_colors(number):
 
 
 def own(folder, samples, images="images/{name}.png", labels="labels/{name}.png", paint=lambda label: label):
-    """A folder of one's own; `{split}` may stand in the places."""
+    """Write any layout by path patterns, which may contain `{split}`."""
     for split, each in samples.items():
         for name, image, label in each:
             save(folder / images.format(split=split, name=name), image)
@@ -109,7 +109,7 @@ def codes(folder, void_at=None):
     (folder / "codes.txt").write_text("\r\n".join(names))
 
 
-# --- every layout, each of them holding the same records ---
+# --- every layout, each holding the same samples ---
 
 
 def flat(folder, samples):
@@ -189,7 +189,7 @@ def pascal_voc(folder, samples):
 
 
 def cvat(folder, samples):
-    """As CVAT exports: colors, their table, and one list, of which nothing is known to be for validation."""
+    """As CVAT exports: colors, their table, and no split."""
     own(
         folder,
         samples,
@@ -202,4 +202,4 @@ def cvat(folder, samples):
 
 OTHER_LAYOUTS = (cityscapes, cityscapes_train_ids, pascal_voc, cvat)
 CAMVID_LAYOUTS = (flat, colours, parts, training, sixteen_bits, palettes, fast_ai)
-"""That keep CamVid's classes and say themselves what is for validation."""
+"""Layouts with CamVid's classes and a split."""

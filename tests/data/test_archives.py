@@ -1,4 +1,4 @@
-"""The official archives: from a server to prepared records, and what is refused on the way."""
+"""The official archives: from a server to the prepared dataset, and what is refused on the way."""
 
 import dataclasses
 import functools
@@ -134,7 +134,7 @@ def test_archives_of_the_official_form_go_from_a_server_to_both_splits(tmp_path,
         f"--epochs 1 --devices 1 --max-steps 1 --run {tmp_path / 'run'}"
     )
     assert train.train(parse_config(flags.split(), prog="segnet_jax.train", description="")) == 0
-    assert "camvid" in (told := capsys.readouterr().err) and "421 train, 280 test" in told
+    assert "camvid" in (output := capsys.readouterr().err) and "421 train, 280 test" in output
 
 
 def test_full_size_frames_are_mapped_and_resized_to_360x480(tmp_path):
@@ -184,7 +184,7 @@ def test_the_one_label_known_to_hold_stray_colors_is_mended_and_reported(small):
     assert (label[3, 4:10] == VOID).all()
 
 
-def test_incomplete_or_exchanged_archives_are_told_with_names(small):
+def test_incomplete_or_exchanged_archives_are_reported_with_names(small):
     images, labels = small
     with pytest.raises(UserError, match="3 images where the 4 frames.*missing Seq05VD_f00000.*incomplete"):
         open_archives(images, labels, {"train": (*THREE, "Seq05VD_f00000")})
@@ -196,7 +196,7 @@ def test_incomplete_or_exchanged_archives_are_told_with_names(small):
         scan_labels(labels)
 
 
-def test_an_image_unlike_its_label_in_size_is_told(tmp_path):
+def test_an_image_and_label_of_different_sizes_are_reported(tmp_path):
     images, _ = make_archives(tmp_path / "large", size=(48, 64))
     _, labels = make_archives(tmp_path / "small")
     with pytest.raises(UserError, match="0001TP_006690: image is 64x48, label is 32x24"):
@@ -270,7 +270,7 @@ def test_encrypted_nul_named_damaged_and_false_zips_are_refused(tmp_path, small)
         open_archives(tmp_path / "page.zip", labels, splits)
 
 
-def test_archives_fetched_by_hand_are_found_or_asked_for(tmp_path, small):
+def test_archives_downloaded_by_hand_are_found_or_requested(tmp_path, small):
     assert archives.find_archives(tmp_path) == small
     small[1].unlink()
     with pytest.raises(UserError, match="no LabeledApproved_full.zip in"):

@@ -1,4 +1,4 @@
-"""The cache of decoded records: right, made once, never trusted where it is damaged, never in the way."""
+"""The cache of decoded samples: correct, made once, rebuilt if damaged, and never required."""
 
 import errno
 import os
@@ -35,14 +35,14 @@ def cache(tmp_path):
 
 
 def counted(split):
-    """The same split, and the list that grows by each record that is read from it."""
-    asked = []
+    """The same split, and the list of the indices read from it."""
+    reads = []
 
     def read(index):
-        asked.append(index)
+        reads.append(index)
         return split.read(index)
 
-    return Split(split.names, read, split.fingerprint), asked
+    return Split(split.names, read, split.fingerprint), reads
 
 
 def unreadable(split):
@@ -66,7 +66,7 @@ def folder_of(cache):
 
 
 @pytest.mark.parametrize("size", [SIZE, (4, 9), (12, 3)])
-def test_records_are_what_the_reader_gives_at_the_size_asked_for(split, cache, size):
+def test_samples_equal_the_readers_at_the_requested_size(split, cache, size):
     advanced = []
     samples = open_cached(split, size, cache, lambda: advanced.append(1))
     assert_holds(samples, split, size)
@@ -76,26 +76,26 @@ def test_records_are_what_the_reader_gives_at_the_size_asked_for(split, cache, s
     assert samples.num_bytes == samples.images.nbytes + samples.labels.nbytes
 
 
-def test_a_second_opening_decodes_nothing_and_says_nothing(split, cache):
+def test_a_second_opening_decodes_nothing_and_logs_nothing(split, cache):
     open_cached(split, SIZE, cache)
-    told = []
-    again = open_cached(unreadable(split), SIZE, cache, lambda: told.append("a record"), told.append)
+    messages = []
+    again = open_cached(unreadable(split), SIZE, cache, lambda: messages.append("a sample"), messages.append)
     assert_holds(again, split)
-    assert told == []
+    assert messages == []
 
 
-def test_another_fingerprint_or_size_is_decoded_anew_and_leaves_the_first_as_it_was(split, cache):
+def test_another_fingerprint_or_size_is_decoded_again_and_keeps_the_first(split, cache):
     other = random_split(COUNT, *SIZE, seed=1)
     for one, size in ((split, SIZE), (split, SIZE[::-1]), (other, SIZE)):
-        one, asked = counted(one)
+        one, reads = counted(one)
         assert_holds(open_cached(one, size, cache), one, size)
-        assert set(asked) == set(range(COUNT))
+        assert set(reads) == set(range(COUNT))
     for one, size in ((split, SIZE), (split, SIZE[::-1]), (other, SIZE)):
         assert_holds(open_cached(unreadable(one), size, cache), one, size)
     assert len(list(cache.iterdir())) == 3
 
 
-def test_records_cannot_be_written_to(split, cache):
+def test_samples_are_read_only(split, cache):
     for _ in range(2):  # just decoded, and found in the cache
         samples = open_cached(split, SIZE, cache)
         for array in (samples.images, samples.labels, *samples.read(2)):
@@ -138,13 +138,13 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_noticed_and_told_and_mended(split, cache, damage):
+def test_damage_is_detected_reported_and_repaired(split, cache, damage):
     open_cached(split, SIZE, cache)
     DAMAGES[damage](folder_of(cache))
-    told, (reader, asked) = [], counted(split)
-    assert_holds(open_cached(reader, SIZE, cache, say=told.append), split)
-    assert set(asked) == set(range(COUNT))
-    assert told == [f"warning: {folder_of(cache)} is damaged and will be rebuilt"]
+    messages, (reader, reads) = [], counted(split)
+    assert_holds(open_cached(reader, SIZE, cache, say=messages.append), split)
+    assert set(reads) == set(range(COUNT))
+    assert messages == [f"warning: {folder_of(cache)} is damaged and will be rebuilt"]
     assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
@@ -163,9 +163,9 @@ def test_what_a_stop_in_mid_decoding_leaves_is_not_taken_for_whole(split, cache,
             open_cached(Split(split.names, read, split.fingerprint), SIZE, cache)
     left = list(cache.iterdir())
     assert len(left) == (0 if swept else 1)
-    told, (reader, asked) = [], counted(split)
-    assert_holds(open_cached(reader, SIZE, cache, say=told.append), split)
-    assert set(asked) == set(range(COUNT)) and told == []
+    messages, (reader, reads) = [], counted(split)
+    assert_holds(open_cached(reader, SIZE, cache, say=messages.append), split)
+    assert set(reads) == set(range(COUNT)) and messages == []
     assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
@@ -191,24 +191,28 @@ NO_ROOM = {
 
 
 @pytest.mark.parametrize("reason", NO_ROOM)
-def test_without_room_the_same_records_are_streamed_and_one_line_says_why(split, cache, monkeypatch, reason):
+def test_without_disk_space_the_same_samples_are_streamed_with_one_line_of_explanation(
+    split, cache, monkeypatch, reason
+):
     settings, why = NO_ROOM[reason]
     make_room(monkeypatch, cache, **settings)
-    told, (reader, asked) = [], counted(split)
-    samples = open_cached(reader, SIZE[::-1], cache, say=told.append)
-    assert asked == []  # not before they are asked for
+    messages, (reader, reads) = [], counted(split)
+    samples = open_cached(reader, SIZE[::-1], cache, say=messages.append)
+    assert reads == []  # decoded lazily
     assert_holds(samples, split, SIZE[::-1])
-    assert asked == list(range(COUNT)) and samples.images is None and samples.labels is None
-    assert len(told) == 1 and "\n" not in told[0] and why in told[0] and "decoded at each use" in told[0]
+    assert reads == list(range(COUNT)) and samples.images is None and samples.labels is None
+    assert (
+        len(messages) == 1 and "\n" not in messages[0] and why in messages[0] and "decoded at each use" in messages[0]
+    )
     assert not cache.is_dir() or not list(cache.iterdir())
 
 
-def test_records_that_just_fit_are_kept(split, cache, monkeypatch):
+def test_samples_that_just_fit_are_cached(split, cache, monkeypatch):
     make_room(monkeypatch, cache, free=NEEDED * 10 / 9 + 1, limit=NEEDED)
     assert open_cached(split, SIZE, cache).images is not None
 
 
-def test_two_that_decode_at_once_both_get_right_records_and_leave_one_copy(split, cache):
+def test_two_concurrent_decoders_get_right_samples_and_leave_one_copy(split, cache):
     both_decode = threading.Barrier(2)
 
     def read(index):
@@ -256,7 +260,7 @@ def test_room_is_taken_for_every_byte_before_anything_is_decoded(split, cache):
 
 
 @pytest.mark.parametrize("what", ["a file", "a dead link", "a link to a folder"])
-def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp_path, what):
+def test_a_file_in_place_of_the_cache_folder_is_replaced(split, cache, tmp_path, what):
     open_cached(split, SIZE, cache)
     folder = folder_of(cache)
     shutil.rmtree(folder)
@@ -266,19 +270,19 @@ def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp
         folder.write_text("no folder")
     else:
         folder.symlink_to(tmp_path / ("gone" if what == "a dead link" else "other"))
-    told = []
-    assert_holds(open_cached(split, SIZE, cache, say=told.append), split)
-    assert told == [f"warning: {folder} is damaged and will be rebuilt"]
-    assert open_cached(unreadable(split), SIZE, cache, say=told.append).images is not None and len(told) == 1
+    messages = []
+    assert_holds(open_cached(split, SIZE, cache, say=messages.append), split)
+    assert messages == [f"warning: {folder} is damaged and will be rebuilt"]
+    assert open_cached(unreadable(split), SIZE, cache, say=messages.append).images is not None and len(messages) == 1
     assert (tmp_path / "other" / "mine").read_text() == "mine"
 
 
 class Stopped(Exception):
-    """Not an error of reading: what a wish to stop raises."""
+    """Raised by a callback to stop, not by a reader."""
 
 
 def test_a_stop_while_decoding_ends_it_promptly_and_leaves_nothing(cache):
-    split, asked = counted(random_split(500, *SIZE))
+    split, reads = counted(random_split(500, *SIZE))
 
     def read(index):
         time.sleep(0.01)
@@ -289,7 +293,7 @@ def test_a_stop_while_decoding_ends_it_promptly_and_leaves_nothing(cache):
 
     with pytest.raises(Stopped):
         open_cached(Split(split.names, read, split.fingerprint), SIZE, cache, stop)
-    assert len(asked) < 100
+    assert len(reads) < 100
     assert list(cache.iterdir()) == []
 
 

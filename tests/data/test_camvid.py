@@ -109,7 +109,10 @@ FAULTS = {
         lambda f: Image.fromarray(np.zeros((6, 8), np.uint8)).save(f / "trainannot/a.png", "JPEG"),
         ["trainannot/a.png is JPEG"],
     ),
-    "leak": (lambda f: (f / "val/d.png").write_bytes((f / "train/a.png").read_bytes()), ["d in val", "train", "the same image"]),
+    "leak": (
+        lambda f: (f / "val/d.png").write_bytes((f / "train/a.png").read_bytes()),
+        ["d in val", "train", "the same image"],
+    ),
     "dead link": (
         lambda f: ((f / "train/a.png").unlink(), (f / "train/a.png").symlink_to("gone")),
         ["train/a.png is a dead link"],
@@ -123,7 +126,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_told_when_the_folder_is_opened(folder, fault):
+def test_each_fault_is_reported_when_the_folder_is_opened(folder, fault):
     spoil, words = FAULTS[fault]
     spoil(folder)
     with pytest.raises(UserError) as error:
@@ -133,7 +136,7 @@ def test_each_fault_is_told_when_the_folder_is_opened(folder, fault):
     assert "\n" not in str(error.value)
 
 
-def test_all_faults_are_told_at_once_the_first_five_and_a_count(tmp_path):
+def test_all_faults_are_reported_together_the_first_five_and_a_count(tmp_path):
     folder = make_tutorial(tmp_path, {"train": list("abcdefgh")})
     for name in "abcdefg":
         (folder / f"train/{name}.png").write_bytes(b"")
@@ -167,7 +170,7 @@ def test_each_kind_of_fault_has_its_line_also_what_only_decoding_meets(folder):
     assert [line.rpartition(" ")[2] for line in lines] == ["[bad-list-line]", "[empty-file]", "[label-out-of-range]"]
 
 
-def test_reading_one_faulty_record_tells_those_of_all_splits_whoever_reads(folder):
+def test_reading_one_faulty_sample_reports_those_of_all_splits(folder):
     splits = open_folder(folder).splits
     for path in ("trainannot/c.png", "valannot/d.png"):  # they change after the folder was looked at
         write_png(folder / path, np.full((6, 8), 99, np.uint8))
@@ -213,7 +216,7 @@ def test_what_its_owner_should_know_is_noted_without_being_a_fault(folder):
     np.testing.assert_array_equal(dataset.splits["train"].read(0)[0], np.stack([grey] * 3, axis=-1))
 
 
-def test_label_values_outside_the_classes_are_told_when_the_folder_is_opened(folder):
+def test_label_values_outside_the_classes_are_reported_when_the_folder_is_opened(folder):
     write_png(folder / "trainannot/b.png", np.full((6, 8), 12, np.uint8))
     with pytest.raises(UserError, match=r"trainannot/b.png holds 12 \(48 px\).*0\.\.10 and void 11"):
         open_folder(folder)
@@ -235,7 +238,7 @@ def test_the_fingerprint_follows_content_names_and_order(folder, tmp_path):
     assert fingerprint(folder) != first
 
 
-def test_what_is_no_data_set_is_told_with_what_to_do(folder, tmp_path, monkeypatch):
+def test_a_folder_without_a_dataset_is_reported_with_a_fix(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no folder .*CamVd. Did you mean .*CamVid"):
         open_folder(tmp_path / "CamVd")
     with pytest.raises(UserError, match="Did you mean .*CamVid"):
@@ -316,7 +319,7 @@ def train(folder, run, *flags):
 
 
 def test_trainval_scores_the_test_images_once_after_the_last_step(all_frames, tmp_path, capsys):
-    """Three epochs of three steps, with an evaluation asked for after each."""
+    """Three epochs of three steps, with an evaluation after each."""
     run = tmp_path / "run"
     assert train(all_frames, run, "--result-checkpoint", "last", "--evaluate-every", "1", "--max-steps", "6") == 0
     assert "the test images are scored once, at the end" in capsys.readouterr().err

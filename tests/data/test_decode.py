@@ -1,4 +1,4 @@
-"""The strict readers: what they read, and the one line with which they refuse all else."""
+"""The strict readers: what they read, and the one-line reasons for refusals."""
 
 import io
 import struct
@@ -160,7 +160,7 @@ def test_colour_labels_equal_a_pixel_by_pixel_loop_and_unknown_colors_are_counte
         read_label(encode(half), "a_L.png", 11, colors=CAMVID_ORIGINAL_COLORS)
 
 
-def test_sizes_that_differ_are_told_and_a_turned_label_is_called_rotated():
+def test_different_sizes_are_reported_and_a_turned_label_is_called_rotated():
     for size in [(960, 720), (720, 720)]:
         check_sizes(size, size, "a", "labels/a.png")
     with pytest.raises(UserError, match="a: image is 960x720, label is 480x360") as error:
@@ -171,7 +171,7 @@ def test_sizes_that_differ_are_told_and_a_turned_label_is_called_rotated():
     assert error.value.kind == "label-rotated"
 
 
-def test_files_that_cannot_be_read_are_told_apart(tmp_path):
+def test_unreadable_files_are_distinguished(tmp_path):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "dead.png").symlink_to(tmp_path / "gone.png")
     for name, reason in {"folder.png": "is not a file", "dead.png": "dead link", "no.png": "does not exist"}.items():
@@ -198,7 +198,7 @@ def test_resizing_takes_each_labels_pixel_under_the_new_centre_and_averages_imag
     assert halved.shape == (16, 16, 3) and np.abs(halved.astype(int) - 100).max() < 30
 
 
-def test_a_record_of_the_right_size_is_not_copied():
+def test_a_sample_of_the_right_size_is_not_copied():
     label = np.zeros((12, 16), np.uint8)
     same_image, same_label = resize(PICTURE, label, 12, 16)
     assert same_image is PICTURE and same_label is label

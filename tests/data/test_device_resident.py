@@ -1,4 +1,4 @@
-"""The device input path: the step makes, from what lies on the devices, the batches that the host would send."""
+"""The device input path: the step makes from device memory the batches that the host would send."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(
     devices = choose_devices(str(count))
     shard = BatchShard(count, 0, count, batch_size_per_device=2 if count == 1 else 1)
     global_batch_size = count * shard.batch_size_per_device * grad_accum_steps
-    samples = random_records(4 * global_batch_size + 3, *size)  # four steps an epoch, three records left over
+    samples = random_records(4 * global_batch_size + 3, *size)  # four steps an epoch, three samples left over
     sampler = Sampler(len(samples), global_batch_size, seed=2, flip=True, shift=shift)
     calls = inputs.calls_of(range(3 * sampler.steps_per_epoch), steps_per_dispatch, sampler.steps_per_epoch)
     source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
@@ -98,20 +98,20 @@ def test_evaluation_batches_are_those_of_the_host_padded_with_black_and_void(cou
     assert sorted(seen) == [-1] * (num_places - 19) + list(range(19))
 
 
-@pytest.mark.parametrize("num_records", [3, 16, 19])  # fewer than devices, a multiple, neither
-def test_shards_hold_each_record_once_and_each_device_its_part(num_records):
+@pytest.mark.parametrize("num_samples", [3, 16, 19])  # fewer than devices, a multiple, neither
+def test_shards_hold_each_sample_once_and_each_device_its_part(num_samples):
     samples = from_arrays(
-        np.broadcast_to(np.arange(num_records, dtype=np.uint8)[:, None, None, None], (num_records, 4, 5, 3)),
-        np.broadcast_to(np.arange(num_records, dtype=np.uint8)[:, None, None], (num_records, 4, 5)),
+        np.broadcast_to(np.arange(num_samples, dtype=np.uint8)[:, None, None, None], (num_samples, 4, 5, 3)),
+        np.broadcast_to(np.arange(num_samples, dtype=np.uint8)[:, None, None], (num_samples, 4, 5)),
     )
-    size = -(-num_records // 8)
+    size = -(-num_samples // 8)
     whole = device_resident.shards(samples, BatchShard(8, 0, 8, 1))
     halves = [device_resident.shards(samples, BatchShard(8, first, 4, 1)) for first in (0, 4)]  # of two processes
     for name, shape in (("images", (4, 5, 3)), ("labels", (4, 5))):
         assert whole[name].shape == (8, size, *shape)
         assert np.array_equal(np.concatenate([half[name] for half in halves]), whole[name])
         flat = whole[name].reshape(8 * size, -1)
-        assert flat[:, 0].tolist() == list(range(num_records)) + [num_records - 1] * (8 * size - num_records)
+        assert flat[:, 0].tolist() == list(range(num_samples)) + [num_samples - 1] * (8 * size - num_samples)
 
 
 def test_shards_take_an_eighth_of_the_memory_that_the_whole_takes_on_each_device():
@@ -146,7 +146,7 @@ BYTES = 8 * 100  # of both, which may take a quarter of each device's memory
         (BYTES // 2 - 4, "host"),
     ],
 )
-def test_records_lie_whole_on_each_device_or_cut_over_them_or_on_the_host_as_they_fit(monkeypatch, memory, place):
+def test_samples_are_placed_whole_or_sharded_or_on_the_host_by_size(monkeypatch, memory, place):
     with_memory(monkeypatch, memory)
     assert inputs.choose_placement("auto", choose_devices("8"), TRAIN, VAL) == place
     assert inputs.choose_placement("host", choose_devices("8"), TRAIN, VAL) == "host"
@@ -154,7 +154,7 @@ def test_records_lie_whole_on_each_device_or_cut_over_them_or_on_the_host_as_the
         assert inputs.choose_placement("device", choose_devices("8"), TRAIN, VAL) == place
 
 
-def test_streamed_records_stay_on_the_host(monkeypatch):
+def test_streamed_samples_stay_on_the_host(monkeypatch):
     with_memory(monkeypatch, 2**40)
     assert (
         inputs.choose_placement("auto", choose_devices("1"), TRAIN, streamed(random_split(2, 5, 5), (5, 5))) == "host"
@@ -170,11 +170,13 @@ def test_streamed_records_stay_on_the_host(monkeypatch):
         (["device", "shards"], "shards", "process 1"),
     ],
 )
-def test_all_processes_take_the_most_modest_place_that_any_chooses_and_it_is_told(places, agreed, who):
+def test_all_processes_take_the_most_modest_placement_that_any_chooses_and_log_it(places, agreed, who):
     for place in places:
-        told = []
-        assert inputs.agree_on_placement(place, lambda mine: places, told.append) == agreed
-        assert len(told) == bool(who) and all(f"{agreed} in all processes, for {who} cannot" in each for each in told)
+        messages = []
+        assert inputs.agree_on_placement(place, lambda mine: places, messages.append) == agreed
+        assert len(messages) == bool(who) and all(
+            f"{agreed} in all processes, for {who} cannot" in each for each in messages
+        )
 
 
 def test_a_device_that_cannot_be_the_place_is_refused_with_what_to_do(monkeypatch):

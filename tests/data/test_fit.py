@@ -1,4 +1,4 @@
-"""Pictures brought to one size, against numbers worked out by hand."""
+"""Images resized to one size, against numbers worked out by hand."""
 
 import numpy as np
 import pytest

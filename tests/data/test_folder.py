@@ -1,4 +1,4 @@
-"""A folder of one's own: which images go where, what labels mean, and what each flag changes."""
+"""Any folder of images and labels: splits, label values, and the effect of each flag."""
 
 import dataclasses
 import itertools
@@ -157,7 +157,7 @@ def test_no_side_is_ever_empty(number):
         assert chosen.splits["train"] and chosen.splits["val"]
 
 
-def test_a_folder_without_a_split_is_split_randomly_and_says_so_whatever_the_seed(photos):
+def test_a_folder_without_a_split_is_split_randomly_with_a_note_whatever_the_seed(photos):
     unsplit(photos)
     config = dataclasses.replace(Config(), data=str(photos))
     splits = [open_data(dataclasses.replace(config, seed=seed)).splits for seed in (0, 1)]
@@ -166,7 +166,7 @@ def test_a_folder_without_a_split_is_split_randomly_and_says_so_whatever_the_see
     assert "6 train, 2 val" in note and all(name in note for name in splits[0]["val"].names)
 
 
-def test_a_share_deals_lists_anew_and_leaves_the_test_images_alone(photos):
+def test_a_val_fraction_replaces_lists_and_keeps_the_test_images(photos):
     (photos / "val.txt").rename(photos / "test.txt")
     dataset = open_folder(photos, wishing(val_fraction=0.5))
     assert dataset.splits["test"].names == ("x", "y")
@@ -184,7 +184,7 @@ def test_images_of_one_name_in_two_subfolders_get_two_names_when_split_again(tmp
     assert sorted(names) == ["a", "b", "c", "d", "val-a", "val-b"] and len(splits["val"]) == 3
 
 
-def test_test_images_without_labels_are_left_out_and_said(tmp_path):
+def test_test_images_without_labels_are_skipped_with_a_note(tmp_path):
     for split, names in {"train": "ab", "val": "c", "test": "d"}.items():
         for name in names:
             save(tmp_path / split / f"images/{name}.png", image_of(name))
@@ -237,7 +237,7 @@ def test_another_meaning_of_the_same_files_is_another_fingerprint(photos):
     (photos / "classes.toml").write_text('classes = [{name="b", id=1}, {name="a", id=0}, {name="c", id=2}]')
     assert len({*prints, fingerprint()}) == 5
     (photos / "classes.toml").write_text('classes = [{name="b"}, {name="a"}, {name="c"}]')
-    assert fingerprint() == prints[0]  # the names alone change no record
+    assert fingerprint() == prints[0]  # the names alone change no sample
 
 
 def test_small_labels_are_brought_to_their_images_by_the_nearest_pixel(photos):
@@ -302,7 +302,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_class_table_says_names_values_and_colours(name, tmp_path):
+def test_a_class_file_gives_names_values_and_colors(name, tmp_path):
     (tmp_path / name).write_text(TABLES[name], "utf-8")
     label_mapping = read_class_table(tmp_path / name)
     names, ids, colors = EXPECTED[name]
@@ -335,7 +335,7 @@ def test_a_class_table_says_names_values_and_colours(name, tmp_path):
         ("codes.txt", "a" * 200_000, "200000 bytes"),
     ],
 )
-def test_a_table_at_fault_is_told_with_its_line(name, text, word, tmp_path):
+def test_a_bad_class_file_is_reported_with_its_line(name, text, word, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as error:
         read_class_table(tmp_path / name)
@@ -346,7 +346,7 @@ README = pathlib.Path(__file__).parents[2] / "data/README.md"
 DATA = README.parents[1] / "segnet_jax" / "data"
 
 
-def test_the_table_that_the_readme_shows_is_read_as_it_says(tmp_path):
+def test_the_class_file_in_the_readme_is_read_as_described(tmp_path):
     (shown,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "classes.toml").write_text(shown)
     label_mapping = read_class_table(tmp_path / "classes.toml")
@@ -360,7 +360,7 @@ def test_every_kind_of_fault_and_every_flag_stands_in_the_readme():
     text = README.read_text(encoding="utf-8")
     sources = "".join(path.read_text() for path in DATA.rglob("*.py") if "input_pipeline" not in path.parts)
     elsewhere = {"no-color-label", "hostile-archive", "not-a-zip", "wrong-frames", "broken-records", "other-records"}
-    elsewhere |= {"other-classes", "not-prepared", "zip"}  # of CamVid's archives and records
+    elsewhere |= {"other-classes", "not-prepared", "zip"}  # of CamVid's archives and prepared dataset
     kinds = {*re.findall(r'kind="([a-z0-9-]+)"', sources), *(case.kind.split(":")[0] for case in PLANTED)} - elsewhere
     assert {kind for kind in kinds if f"`{kind}`" not in text} == set()
     flags = {f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(DEFAULTS)} | {"--fit"}
@@ -395,7 +395,7 @@ def test_many_values_far_apart_ask_for_a_table(photos):
 # --- sizes ---
 
 
-def test_images_of_another_shape_are_fitted_as_asked_and_kept_apart_in_the_cache(photos, tmp_path):
+def test_images_of_another_shape_are_fitted_by_option_and_cached_separately(photos, tmp_path):
     save(photos / "images/x.png", image_of("x", (24, 48)))
     save(photos / "labels/x.png", label_of("x", (24, 48)))
     split = open_folder(photos).splits["val"]
@@ -406,18 +406,18 @@ def test_images_of_another_shape_are_fitted_as_asked_and_kept_apart_in_the_cache
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-def test_it_is_said_where_images_lose_their_shape(photos):
+def test_distorted_images_give_a_warning(photos):
     save(photos / "images/x.png", image_of("x", (24, 48)))
     save(photos / "labels/x.png", label_of("x", (24, 48)))
     flags = ["--data", str(photos), "--image-size", *map(str, SIZE), "--init", "none", "--depth", "1", "--devices", "1"]
-    told = {}
+    output = {}
     for fit in ("stretch", "crop"):
         said = []
         resolve(parse_config([*flags, "--fit", fit], prog="x", description=""), said.append)
-        told[fit] = "\n".join(said)
+        output[fit] = "\n".join(said)
     warning = "warning: images of 24x48 are stretched to 24x32: --fit letterbox or crop keeps their shape"
-    assert warning in told["stretch"] and "stretched" not in told["crop"]
-    assert "layout   own folder: it holds images/ and labels/; classes from classes.toml" in told["crop"]
+    assert warning in output["stretch"] and "stretched" not in output["crop"]
+    assert "layout   own folder: it holds images/ and labels/; classes from classes.toml" in output["crop"]
 
 
 def test_the_default_names_and_colours_of_classes_without_a_table(photos):

@@ -1,4 +1,4 @@
-"""Every layout is read as it is: what Pillow wrote into it comes back, pixel by pixel."""
+"""Every layout gives back what Pillow wrote into it, pixel by pixel."""
 
 import dataclasses
 import tomllib
@@ -96,7 +96,7 @@ def test_pascal_voc_has_its_21_classes_and_its_palette(samples, tmp_path):
     assert_holds(dataset, samples, VOC_IDS)
     assert len(dataset.classes) == 21 and dataset.classes.colors == tuple(voc_colors(21))
     assert dataset.classes.names[15] == "person" and dataset.classes.colors[15] == (192, 128, 128)
-    assert any("test.txt names no image with a label" in note for note in dataset.notes)
+    assert any("test.txt lists no image with a label" in note for note in dataset.notes)
 
 
 def test_what_cvat_exports_is_read_by_its_labelmap_and_split_randomly(samples, tmp_path):
@@ -195,14 +195,14 @@ def test_a_class_file_goes_before_the_classes_of_cityscapes(samples, tmp_path):
     assert "classes from classes.toml" in dataset.notes[0] and dataset.classes.names == tuple("abcdefghijk")
 
 
-def test_a_class_table_for_prepared_records_is_refused(tmp_path):
+def test_a_class_file_for_prepared_camvid_is_refused(tmp_path):
     (tmp_path / "camvid/1.0.0").mkdir(parents=True)
     (tmp_path / "camvid/1.0.0/dataset_info.json").write_text("{}")
     with pytest.raises(UserError, match="holds prepared CamVid, whose classes are fixed"):
         doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
 
 
-def test_a_folder_around_the_data_set_is_told_which_was_meant(samples, tmp_path):
+def test_a_folder_around_the_dataset_suggests_it(samples, tmp_path):
     own_folders.pascal_voc(tmp_path / "VOC2012", samples)
     with pytest.raises(UserError, match="Did you mean .*VOC2012"):
         open_folder(tmp_path)
@@ -211,7 +211,7 @@ def test_a_folder_around_the_data_set_is_told_which_was_meant(samples, tmp_path)
         open_folder(tmp_path / "b")
 
 
-def test_wishes_for_files_are_refused_where_there_are_none(tmp_path):
+def test_read_options_are_refused_without_files(tmp_path):
     with pytest.raises(
         UserError, match="--exif, --val-fraction can be used with folders of images .*, not with rendered scenes"
     ):

@@ -1,4 +1,4 @@
-"""Scale and color: pixel by pixel against exact fractions, the same bytes by both input paths, drawn by the plan."""
+"""Scale and color: pixel by pixel against exact fractions, and equal bytes in both input paths."""
 
 import hashlib
 import itertools
@@ -147,7 +147,7 @@ def test_the_draws_of_a_seed_are_the_same_on_every_machine_and_in_every_release(
     digest = hashlib.sha256()
     for name, array in sorted(whole_epoch(BOTH).items()):
         digest.update(name.encode() + array.astype("<i8").tobytes())
-    # Written down when they were made; a change breaks the resuming of every run that uses them.
+    # Recorded when written; a change breaks resuming of every run that uses them.
     assert digest.hexdigest() == "ca2e842707396cc388aa03cf1903afd474e0624b273bd952eda1f8f3dd899470"
 
 

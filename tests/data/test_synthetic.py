@@ -1,4 +1,4 @@
-"""The rendered street scenes: the same everywhere, all classes in them, and not to be told by color or place alone."""
+"""The rendered street scenes: equal on every machine, with all classes, and not solvable by color or position alone."""
 
 import hashlib
 import pathlib
@@ -53,7 +53,7 @@ def philox(counter, key):
 def test_draws_are_philox_keyed_by_the_sha256_of_the_identity():
     key = int.from_bytes(hashlib.sha256(b"('x', 1)").digest()[:16], "little")
     raw = [number for counter in range(1, 129) for number in philox(counter, key)]
-    rng = Rng("x", 1)  # takes 512 numbers at a time and deals them from the end
+    rng = Rng("x", 1)  # takes 512 numbers at a time, from the end
     assert [rng.uniform() for _ in range(512)] == [(number >> 11) / 2**53 for number in reversed(raw)]
     raw = np.array(philox(129, key), "<u8").view(np.uint8).astype(int)
     np.testing.assert_allclose(rng.noise(2, 8), ((raw[:16] + raw[16:]) / 255 - 1).reshape(2, 8), atol=1e-6)
@@ -82,7 +82,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
     assert len({image.tobytes() for image in images}) == 4
 
 
-def test_fingerprints_differ_where_records_do():
+def test_fingerprints_differ_where_samples_do():
     def prints(*arguments):
         return {split.fingerprint for split in street_scenes(*arguments).splits.values()}
 
@@ -91,7 +91,7 @@ def test_fingerprints_differ_where_records_do():
     assert len(set().union(*(prints(*arguments) for arguments in different))) == 10
 
 
-def test_splits_have_the_asked_for_number_of_uniquely_named_scenes():
+def test_splits_have_the_requested_number_of_uniquely_named_scenes():
     dataset = street_scenes(5, 3, 48, 64, seed=7)
     assert dataset.name == "synthetic" and dataset.classes is CAMVID
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 5, "val": 3}
@@ -110,7 +110,7 @@ def test_any_size_is_rendered(size):
 
 
 @pytest.mark.parametrize("arguments", [(5, 3, 23, 64), (5, 3, 48, 31), (0, 3, 48, 64), (5, 0, 48, 64)])
-def test_too_small_a_size_or_number_is_told(arguments):
+def test_too_small_a_size_or_number_is_refused(arguments):
     with pytest.raises(UserError, match="at least"):
         street_scenes(*arguments, seed=0)
 
