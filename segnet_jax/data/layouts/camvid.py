@@ -59,7 +59,7 @@ def find(folder: Path, label_mapping: LabelMapping | None = TUTORIAL) -> LayoutF
     """
     if not (folder / "train.txt").is_file():
         message = f"no train.txt in {folder}: it must list the training pairs, one `image label` per line"
-        raise UserError(message, kind="no-data-set", file=str(folder))
+        raise UserError(message, kind="no-dataset", file=str(folder))
     lists = {
         split: read_list(folder / f"{split}.txt", folder)
         for split in SPLITS

@@ -1,1 +1,1 @@
-"""Rendered street scenes; `street_scenes` makes the dataset, the others paint."""
+"""Rendered street scenes; `street_scenes` makes the dataset."""

@@ -1,4 +1,4 @@
-"""Cars: along the street, across it, and the bonnet of our own."""
+"""Cars: along the street, across it, and the hood of our own."""
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID
@@ -10,7 +10,7 @@ HEADLIGHT, TAILLIGHT, PLATE = (250.0, 246.0, 220.0), (196.0, 30.0, 30.0), (230.0
 
 
 def car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float, oncoming: bool) -> None:
-    """Paint a car or a van that stands along the street, its near end `depth` meters ahead.
+    """Paint a car or a van along the street, its near end `depth` meters ahead.
 
     Its shapes are corners (meters right of its middle, over the ground, behind the near end).
     """
@@ -83,7 +83,7 @@ def car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float, oncomi
 
 
 def crossing_car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> None:
-    """Paint a car that crosses our way, seen from the side."""
+    """Paint a crossing car, seen from the side."""
     stand = Stand(canvas, camera, x, depth, squeeze=rng.pick((-1.0, 1.0)))
     paint, glass = vary(rng, rng.pick(PAINTS)), vary(rng, rng.pick(GLASS))
     tall = rng.uniform(1.4, 1.6)
@@ -102,7 +102,7 @@ def crossing_car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: floa
 
 
 def bonnet(rng: Rng, canvas: Canvas) -> None:
-    """Paint the bonnet of the car that carries the camera: VOID."""
+    """Paint the hood of the car that carries the camera: VOID."""
     canvas.layer(VOID)
     paint, rise = vary(rng, rng.pick(PAINTS)), rng.uniform(0.1, 0.13) * canvas.height
     middle, below, half = rng.uniform(0.4, 0.6) * canvas.width, 1.08 * canvas.height, 0.75 * canvas.width

@@ -1,4 +1,4 @@
-"""Sky and ground: every pixel on the ground is one place in the street, whose pattern is laid out there in meters."""
+"""Sky and ground; every ground pixel maps to one street position, whose pattern is defined in meters."""
 
 import math
 from collections.abc import Callable
@@ -25,11 +25,11 @@ MARKS = (206, 204, 196)
 
 @dataclass(frozen=True)
 class Street:
-    """Where the ground changes, in meters to the right of the camera (negative: to the left).
+    """Cross section of the street, in meters to the right of the camera.
 
     Attributes:
       left, right: the curbs.
-      left_wall, right_wall: the outer edges of the pavements.
+      left_wall, right_wall: outer edges of the pavements.
     """
 
     left: float
@@ -39,12 +39,12 @@ class Street:
 
     @property
     def middle(self) -> float:
-        """The center line of the road."""
+        """Center line of the road."""
         return (self.left + self.right) / 2
 
 
 def paint_sky(rng: Rng, canvas: Canvas, camera: Camera) -> None:
-    """Paint sky and clouds over the whole canvas, and chooses the air."""
+    """Paint sky and clouds over the whole canvas, and set the haze."""
     overhead, horizon, cloud = [vary(rng, color, 12) for color in rng.pick(SKIES)]
     canvas.haze_color, canvas.haze_depth = horizon, rng.uniform(30, 90)
     height, width = canvas.height, canvas.width
@@ -105,7 +105,7 @@ def paint_ground(
 
 
 def road_marks(rng: Rng, street: Street, x, depth, scale, scale_ahead) -> np.ndarray:
-    """Cover the marks on the road: center line, edge lines, now and then a zebra crossing; [h,w], 0 to 1."""
+    """Cover the road marks: center line, edge lines, sometimes a zebra crossing; [h,w], 0 to 1."""
     lines = band(x, street.middle, 0.18, scale)
     if rng.chance(0.75):
         start = np.float32(rng.uniform(0, 6))

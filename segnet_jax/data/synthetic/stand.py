@@ -1,4 +1,4 @@
-"""Where things stand: the camera's view of the street, shapes in meters, and colors."""
+"""The camera, objects that stand upright, and colors."""
 
 from dataclasses import dataclass
 
@@ -30,17 +30,17 @@ def vary(rng: Rng, color: Color, spread: float = 16.0) -> Color:
 
 
 def leafy(canvas: Canvas, patch: Patch, color: Color) -> np.ndarray:
-    """Return a patch the light and dark of leaves: float32 [3,h,w]."""
+    """Texture a patch like leaves: float32 [3,h,w]."""
     return planes(color) * (1 + np.float32(0.55) * canvas.grain[patch.window])
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera that looks straight down the street; lengths in the scene are meters.
+    """A pinhole camera that looks along the street; scene lengths are meters.
 
     Attributes:
       horizon: row of the horizon, pixels.
-      vanishing: column in which the street vanishes, pixels.
+      vanishing: column of the vanishing point, pixels.
       focal: focal length, pixels.
       eye: height over the ground, meters.
     """
@@ -51,25 +51,25 @@ class Camera:
     eye: float
 
     def scale(self, depth: float) -> float:
-        """Return how many pixels a meter has at this depth."""
+        """Return pixels per meter at a depth."""
         return self.focal / depth
 
     def point(self, x: float, up: float, depth: float) -> Point:
-        """Return (column, row) of a point x meters to the right, `up` over the ground, `depth` ahead."""
+        """Project a point x meters to the right, `up` over the ground, `depth` ahead to (column, row)."""
         scale = self.focal / depth
         return self.vanishing + x * scale, self.horizon + (self.eye - up) * scale
 
 
 class Stand:
-    """A thing that stands upright and faces us: its shapes are in meters right of its foot and over the ground.
+    """An upright object facing the camera; shapes are in meters right of its foot and over the ground.
 
     Args:
-      canvas: what to paint on.
+      canvas: to paint on.
       camera: the view.
       x: meters to the right of the camera.
       depth: meters ahead.
       size: factor on all lengths.
-      squeeze: factor on widths; below 1 it turns the thing away from us, below 0 it mirrors it.
+      squeeze: factor on widths; below 1 turns the object away, below 0 mirrors it.
     """
 
     def __init__(self, canvas: Canvas, camera: Camera, x: float, depth: float, size: float = 1.0, squeeze: float = 1.0):
@@ -78,7 +78,7 @@ class Stand:
         self.foot = camera.point(x, 0, depth)
 
     def point(self, x: float, up: float) -> Point:
-        """Return the (column, row) of a place on the thing."""
+        """Return the (column, row) of a point on the object."""
         return self.foot[0] + x * self.squeeze * self.scale, self.foot[1] - up * self.scale
 
     def _fill(self, patch, color, opacity=None):
@@ -113,7 +113,7 @@ class Stand:
             self.canvas.fill(patch, leafy(self.canvas, patch, self.canvas.haze(color, self.depth)))
 
     def wheel(self, x: float, radius: float, tire: float, color: Color) -> None:
-        """Paint a spoked wheel; what is seen between its spokes belongs to it."""
+        """Paint a spoked wheel; the gaps between spokes belong to it."""
         patch = self._oval(x, radius, radius, radius)
         if patch is not None:
             self._fill(patch, color, opacity=0.2)
@@ -121,24 +121,24 @@ class Stand:
             self._fill(Patch(patch.window, rim), color)
 
     def shadow(self, across: float) -> None:
-        """Darken the ground about the foot; it stays what it was."""
+        """Darken the ground around the foot without changing its class."""
         patch = self.canvas.ellipse(*self.foot, across * self.scale, 0.16 * across * self.scale)
         self.canvas.fill(patch, SHADOW, opacity=0.45, owns=False)
 
 
 def mix(below, above, fraction: np.ndarray) -> np.ndarray:
-    """Lay a color over another; colors RGB or float32 [3,h,w], share [h,w], 0 to 1."""
+    """Blend a color over another; colors RGB or float32 [3,h,w], fraction [h,w], 0 to 1."""
     below, above = (planes(color) if isinstance(color, tuple) else color for color in (below, above))
     return below + fraction * (above - below)
 
 
 def stripes(place: np.ndarray, pitch: float, width: float, pixels_per_meter) -> np.ndarray:
-    """Cover a stripe `width` wide in the middle of every `pitch` of place (meters): 0 to 1 in place's shape."""
+    """Cover the middle `width` of every `pitch` (meters): 0 to 1 in place's shape."""
     turn = place / np.float32(pitch)
     off_middle = np.abs(turn - np.floor(turn) - np.float32(0.5)) * np.float32(pitch)
     return cover((np.float32(width / 2) - off_middle) * pixels_per_meter)
 
 
 def band(place: np.ndarray, middle: float, width: float, pixels_per_meter) -> np.ndarray:
-    """Cover one stripe about `middle`: 0 to 1 in place's shape."""
+    """Cover one stripe around `middle`: 0 to 1 in place's shape."""
     return cover((np.float32(width / 2) - np.abs(place - np.float32(middle))) * pixels_per_meter)

@@ -1,4 +1,4 @@
-"""Rendered street scenes with CamVid's eleven classes: a dataset that needs no download."""
+"""Rendered street scenes with CamVid's eleven classes: a dataset without a download."""
 
 import functools
 import hashlib
@@ -134,7 +134,7 @@ def paint_front(rng: Rng, canvas: Canvas, camera: Camera, edge: float) -> None:
 
 
 def plan_traffic(rng: Rng, street: Street) -> list[tuple[float, Callable[[Canvas, Camera], None]]]:
-    """Choose what stands and moves on pavements and road: pairs of depth and paint(canvas, camera)."""
+    """Choose the objects on pavements and road: pairs of depth and paint(canvas, camera)."""
     things = []
 
     def add(paint, x, depth, **how):
@@ -178,15 +178,15 @@ def plan_traffic(rng: Rng, street: Street) -> list[tuple[float, Callable[[Canvas
 
 
 RENDERER_VERSION = 1
-"""To be raised with every change that changes a pixel: fingerprints depend on it."""
+"""Increase with every change of a pixel: fingerprints depend on it."""
 
 SMALLEST_SIZE = (24, 32)
 
 
 def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: int) -> Dataset:
-    """Open a dataset of random street scenes, each rendered when it is read.
+    """Open a dataset of random street scenes, rendered when read.
 
-    A record depends on seed, split, index and size alone: it is the same in every order of reading, on every machine.
+    A sample depends only on seed, split, index and size, in every reading order and on every machine.
 
     Args:
       num_train: training scenes.
@@ -196,7 +196,7 @@ def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: i
       seed: another seed gives other scenes.
 
     Raises:
-      UserError: for a size or a number of scenes that is too small.
+      UserError: the size or the number of scenes is too small.
     """
     if height < SMALLEST_SIZE[0] or width < SMALLEST_SIZE[1]:
         raise UserError(f"street scenes need an image size of at least 24 32, got {height} {width}")
@@ -235,17 +235,17 @@ def write_tutorial_layout(dataset: Dataset, folder: Path | str) -> None:
       folder: gets `train.txt`, `train/`, `trainannot/` and the same for every other split.
     """
     folder = Path(folder)
-    for split, records in dataset.splits.items():
+    for split, samples in dataset.splits.items():
         images, labels = folder / split, folder / f"{split}annot"
         images.mkdir(parents=True, exist_ok=True)
         labels.mkdir(parents=True, exist_ok=True)
         lines = []
-        for index, name in enumerate(records.names):
-            image, label = records.read(index)
+        for index, name in enumerate(samples.names):
+            image, label = samples.read(index)
             Image.fromarray(image).save(images / f"{name}.png", optimize=True)
             label = np.where(label == VOID, np.uint8(CAMVID_TUTORIAL_VOID), label)
             Image.fromarray(label).save(labels / f"{name}.png", optimize=True)
-            # The prefix of the tutorial's own lists, which every reader of them must replace.
+            # The foreign prefix of the tutorial's own lists.
             lines.append(f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png\n")
         unfinished = folder / f"{split}.txt.part"
         unfinished.write_text("".join(lines))

@@ -1,7 +1,7 @@
-"""What stands and moves in a street: trees, lamps, signs, people, bicycles.
+"""Objects in a street: trees, lamps, signs, people, bicycles.
 
-Every function paints one thing of random make at `x` meters to the right of the camera and `depth` meters ahead.
-Thin things are a little stouter than they are in life, so that they keep a few pixels in a small frame.
+Every function paints one random object, `x` meters to the right of the camera and `depth` meters ahead. Thin objects
+are thicker than in reality, so that they cover a few pixels in a small frame.
 """
 
 from segnet_jax.constants import VOID
@@ -58,7 +58,7 @@ def bush(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> No
 
 
 def pole(stand: Stand, height: float, thickness: float, metal, least: float) -> None:
-    """Paint a round pole: a light streak along it where it is wide enough; `least` in pixels."""
+    """Paint a round pole, with a highlight if it is wide enough; `least` in pixels."""
     stand.stroke((0, 0), (0, height), thickness, metal, least)
     if thickness * stand.scale > 3:
         streak = -0.12 * thickness
@@ -147,7 +147,7 @@ def traffic_light(rng: Rng, plate: Stand) -> None:
 
 
 def pedestrian(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> None:
-    """Paint a person, now and then a child, who walks or waits."""
+    """Paint a person, sometimes a child, walking or standing."""
     size = rng.uniform(1.15, 1.35) if rng.chance(0.88) else rng.uniform(0.8, 0.9)
     stand = Stand(canvas, camera, x, depth, size, squeeze=rng.pick((-1.0, 1.0)))
     top, trousers = vary(rng, rng.pick(CLOTHES)), vary(rng, shade(rng.pick(CLOTHES), 0.8))
@@ -168,7 +168,7 @@ def pedestrian(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float)
 
 
 def bicyclist(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> None:
-    """Paint a rider on a bicycle, across our way or along it (then foreshortened)."""
+    """Paint a rider on a bicycle, across the street or along it (then foreshortened)."""
     along = rng.chance(0.45)
     squeeze = rng.uniform(0.45, 0.65) if along else rng.uniform(0.85, 1.0)
     broad = 1.35 if along else 1.0  # the rider is as broad as he is long, his bicycle is not
@@ -194,7 +194,7 @@ def bicyclist(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) 
 
 
 def litter_bin(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> None:
-    """Paint a bin, for which there is no class: VOID."""
+    """Paint a bin, which has no class: VOID."""
     stand = Stand(canvas, camera, x, depth)
     color, wide, tall = vary(rng, rng.pick(PAINTS + METALS)), rng.uniform(0.3, 0.5), rng.uniform(0.9, 1.3)
     stand.shadow(0.6)

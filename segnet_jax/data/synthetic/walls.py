@@ -1,4 +1,4 @@
-"""Houses, hedges and fences: every pixel of a wall is one place on it, whose pattern is laid out there in meters."""
+"""Houses, hedges and fences; every wall pixel maps to one position, whose pattern is defined in meters."""
 
 import math
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Wall:
 
 
 def wall_along(canvas: Canvas, camera: Camera, x: float, near: float, far: float, top: float) -> Wall | None:
-    """Set up a wall that follows the street x meters to the right, from the ground to `top`."""
+    """Make a wall along the street x meters to the right, from the ground to `top`."""
     corners = [camera.point(x, up, depth) for up, depth in ((0, near), (top, near), (top, far), (0, far))]
     patch = canvas.polygon(corners)
     if patch is None:
@@ -59,7 +59,7 @@ def wall_along(canvas: Canvas, camera: Camera, x: float, near: float, far: float
 
 
 def wall_across(canvas: Canvas, camera: Camera, start: float, stop: float, depth: float, top: float) -> Wall | None:
-    """Set up a wall that faces us at `depth`, from `start` to `stop` meters to the right."""
+    """Make a wall facing the camera at `depth`, from `start` to `stop` meters to the right."""
     patch = canvas.box(*camera.point(start, top, depth), *camera.point(stop, 0, depth))
     if patch is None:
         return None
@@ -71,7 +71,7 @@ def wall_across(canvas: Canvas, camera: Camera, start: float, stop: float, depth
 
 @dataclass(frozen=True)
 class Facade:
-    """The look of a house: colors, lengths in meters, and the brightness of single windows, float32 [4,8]."""
+    """Look of a house: colors, lengths in meters, and the brightness of single windows, float32 [4,8]."""
 
     wall: Color
     pane: Color
@@ -149,7 +149,7 @@ def hedge(rng: Rng, canvas: Canvas, camera: Camera, x: float, near: float, far: 
 
 
 def fence(rng: Rng, canvas: Canvas, camera: Camera, x: float, near: float, far: float) -> None:
-    """Paint railings or boards along the street; what shows between the bars belongs to the fence."""
+    """Paint railings or boards along the street; the gaps between bars belong to the fence."""
     top, pitch, boards = rng.uniform(1.6, 2.3), rng.uniform(0.36, 0.7), rng.chance(0.3)
     color = vary(rng, shade(rng.pick(RAILINGS), rng.uniform(0.8, 1.1)))
     wall = wall_along(canvas, camera, x, near, far, top)
