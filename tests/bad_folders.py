@@ -52,7 +52,7 @@ FOUND = f"note: {PREFIX} in the lists stands for"
 FOLDERS = [
     Case(1, "no-folder", "CamVd", ("Did you mean", "CamVid?"), flags=("--data", "{folder}/../CamVd")),
     Case(2, "no-dataset", "CamVid", ("no train.txt", "it is empty"), empty),
-    Case(2, "no-dataset:only tif", "CamVid", ("12 pictures in the folder itself (12 .tif)",), only_tif),
+    Case(2, "no-dataset:only tif", "CamVid", ("12 images in the folder itself (12 .tif)",), only_tif),
     Case(
         3,
         "image-without-label",

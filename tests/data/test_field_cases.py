@@ -449,7 +449,7 @@ def test_a_class_file_goes_before_the_names_of_a_layout(name, tmp_path):
     dataset = opened(tmp_path)
     expected = TRUE if "json" not in name or name == "config.json" else TRUE | {"ground": "background"}
     expected = TRUE | {"ground": "void"} if name == "objectInfo150.txt" else expected
-    assert read_as(dataset) == expected and f"classes of {name}" in dataset.notes[0]
+    assert read_as(dataset) == expected and f"classes from {name}" in dataset.notes[0]
     (tmp_path / "codes.txt").write_text("background\nb\nc\n")
     notes = opened(tmp_path).notes
     assert "classes from codes.txt" in notes[0] and f"note: classes from codes.txt; not used: {name}" in notes
