@@ -23,8 +23,8 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.data import sequences
 from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.images.decode import read_image
-from segnet_jax.data.images.fit import Fit, fit_record
-from segnet_jax.data.label_files.interpretation.class_table_draft import table_to_edit
+from segnet_jax.data.images.fit import Fit, fit_sample
+from segnet_jax.data.label_files.interpretation.class_table_draft import draft_class_table
 from segnet_jax.data.label_files.scan import scan
 from segnet_jax.data.open_dataset import label_files
 from segnet_jax.reporting.figures import batch_picture
@@ -111,7 +111,7 @@ def doctor(options: DoctorOptions) -> int:
     _print_table(found, suggestion)
     _print_sizes(found.dataset, suggestion)
     if audit := _audit(found.dataset):
-        echo("\n".join(sequences.in_words(audit)))
+        echo("\n".join(sequences.describe_audit(audit)))
     if options.picture:
         _draw(found.dataset, (suggestion.image_size, suggestion.fit), options.picture)
         echo(f"wrote {options.picture}: check that the colors lie on the right objects")
@@ -206,7 +206,7 @@ def _draw(
     places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
     chosen = sorted({round(place) for place in np.linspace(0, len(places) - 1, most)})
     samples = (split.read(index) for split, index in (places[place] for place in chosen))
-    fitted = [fit_record(*sample, *size_and_fit) for sample in samples]
+    fitted = [fit_sample(*sample, *size_and_fit) for sample in samples]
     images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
     title = title or f"{len(chosen)} of {len(places)} images with their labels"
     batch_picture(images, labels, dataset.classes, path, title, max_images=most, asked_for=True)
@@ -242,7 +242,7 @@ def _write_classes(options: DoctorOptions, config: Config) -> int:
     found = scan(label_files(options.data, reading), reading, faults)
     if not found:
         raise UserErrors(options.data, faults)
-    atomic_write_text(path, table_to_edit(found, max(0, config.labels_start_at)))
+    atomic_write_text(path, draft_class_table(found, max(0, config.labels_start_at)))
     echo(f"wrote {path}: edit the class names, then run\n  {_prog('doctor')} {shlex.join(_data_flags(config))}")
     return 0
 

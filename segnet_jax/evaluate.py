@@ -172,7 +172,7 @@ def _open(options: EvaluateOptions) -> EvaluatedNetwork:
     check_memory(config, devices, flags=EvaluateOptions)
     stored = run_folder.labels_of(options.run)
     if options.data:  # other label files may be encoded differently; only the class names must match
-        dataset = open_data(config, legend=stored and stored.legend)
+        dataset = open_data(config, label_mapping=stored and stored.label_mapping)
     else:
         dataset = open_data(config, stored)
     split = dataset.splits.get(options.split)

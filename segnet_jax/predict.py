@@ -23,7 +23,7 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
-from segnet_jax.data.labels.label_mapping import TUTORIAL, Legend, rule_of
+from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, make_label_rule
 from segnet_jax.inference.network import folded, unfolded
 from segnet_jax.inference.outputs import (
     LabelScoring,
@@ -222,8 +222,8 @@ def _scoring(options: PredictOptions, config: Config, classes: ClassTable, sizin
         rule = stored.rule
     else:
         ids = ((class_id, class_id) for class_id in range(len(classes)))
-        own = Legend("the run", classes, (*ids, (VOID, VOID)))
-        rule = rule_of(TUTORIAL if classes.names == CAMVID.names else own, reading)
+        own = LabelMapping("the run", classes, (*ids, (VOID, VOID)))
+        rule = make_label_rule(TUTORIAL if classes.names == CAMVID.names else own, reading)
     if options.void >= 0:
         kept = tuple(each for each in rule.ids if each[1] != VOID and each[0] != options.void)
         rule = dataclasses.replace(rule, ids=(*kept, (options.void, VOID)))

@@ -239,8 +239,8 @@ def newer(folder):
 
 
 def other_classes(monkeypatch, folder):
-    legend = dataclasses.replace(TUTORIAL, classes=ClassTable(("Heaven", *CAMVID.names[1:]), CAMVID.colors))
-    monkeypatch.setattr(camvid, "TUTORIAL", legend)
+    label_mapping = dataclasses.replace(TUTORIAL, classes=ClassTable(("Heaven", *CAMVID.names[1:]), CAMVID.colors))
+    monkeypatch.setattr(camvid, "TUTORIAL", label_mapping)
 
 
 HELD = []

@@ -51,8 +51,8 @@ FOUND = f"note: {PREFIX} in the lists stands for"
 
 FOLDERS = [
     Case(1, "no-folder", "CamVd", ("Did you mean", "CamVid?"), flags=("--data", "{folder}/../CamVd")),
-    Case(2, "no-data-set", "CamVid", ("no train.txt", "it is empty"), empty),
-    Case(2, "no-data-set:only tif", "CamVid", ("12 pictures in the folder itself (12 .tif)",), only_tif),
+    Case(2, "no-dataset", "CamVid", ("no train.txt", "it is empty"), empty),
+    Case(2, "no-dataset:only tif", "CamVid", ("12 images in the folder itself (12 .tif)",), only_tif),
     Case(
         3,
         "image-without-label",
@@ -64,7 +64,7 @@ FOLDERS = [
         4,
         "label-without-image",
         "trainannot/x.png",
-        ("warning: labels that belong to no image",),
+        ("warning: labels without an image",),
         put("trainannot/x.png", encode(label_of())),
         accepted=True,
     ),
@@ -72,14 +72,14 @@ FOLDERS = [
         5,
         "same-name",
         "train/a.jpg",
-        ("claims the name a", "train/a.png of line 1"),
+        ("has the same name, a,", "train/a.png in line 1"),
         all_of(put("train/a.jpg", encode(image_of("x"))), append("train.txt", "train/a.jpg trainannot/a.png\n")),
     ),
     Case(
         5,
         "same-name:but for case",
         "train/A.png",
-        ("claims the name A", "train/a.png of line 1"),
+        ("has the same name, A,", "train/a.png in line 1"),
         all_of(put("train/A.png", encode(image_of("x"))), append("train.txt", "train/A.png trainannot/a.png\n")),
     ),
     Case(
@@ -106,7 +106,7 @@ FOLDERS = [
         ("c is listed twice (lines 3 and 7)",),
         append("train.txt", "train/c.png trainannot/c.png\n"),
     ),
-    Case(11, "same-image-in-two-splits", "g of val", ("2 faults", "as a of train", "a leak"), leak),
+    Case(11, "same-image-in-two-splits", "g in val", ("2 faults", "as a in train", "the same image"), leak),
     Case(
         12,
         "label-size-differs",
@@ -142,11 +142,13 @@ FOLDERS = [
         19,
         "JPEG named PNG",
         "train/a.png",
-        ("note: JPEG inside",),
+        ("note: JPEG files named .png",),
         put("train/a.png", encode(image_of("a"), "JPEG")),
         accepted=True,
     ),
-    Case(20, "lossy-label", "trainannot/a.png", ("ruined", "export PNG"), labels(encode(label_of(), "JPEG"), "a")),
+    Case(
+        20, "lossy-label", "trainannot/a.png", ("corrupts class ids", "as PNG"), labels(encode(label_of(), "JPEG"), "a")
+    ),
     Case(21, "palette label", "", (), labels(palette(label_of())), accepted=True),
     Case(22, "16-bit label", "", (), labels(label_of().astype(np.uint16)), accepted=True),
     Case(
@@ -233,7 +235,7 @@ FOLDERS = [
         35,
         "grey image",
         "train/a.png",
-        ("note: grey images, repeated",),
+        ("note: gray images, repeated",),
         put("train/a.png", encode(image_of("a")[..., 0])),
         accepted=True,
     ),
@@ -255,7 +257,7 @@ FOLDERS = [
         35,
         "unknown-format",
         "train/a.png",
-        ("neither PNG nor JPEG, GIF, WebP, TIFF or BMP",),
+        ("not a PNG, JPEG, GIF, WebP, TIFF or BMP",),
         put("train/a.png", b"\0\0\0\x18ftypheic" + bytes(40)),
     ),
     Case(
@@ -285,7 +287,7 @@ FOLDERS = [
         39,
         "odd names",
         "",
-        ("note: grey images, repeated over three channels: " + ", ".join(sorted(f"train/{name}" for name in ODD)[:5]),),
+        ("note: gray images, repeated over three channels: " + ", ".join(sorted(f"train/{name}" for name in ODD)[:5]),),
         all_of(
             *(put(f"train/{name}.png", encode(image_of(name)[..., 0])) for name in TRAIN),
             relist("train", *((f"train/{name}", f"trainannot/{name}") for name in sorted(ODD))),

@@ -277,7 +277,7 @@ def _own_folder(folder):
     import numpy as np
     from PIL import Image
 
-    from segnet_jax.data.labels.read_options import PLAIN
+    from segnet_jax.data.labels.read_options import DEFAULTS
     from segnet_jax.data.layouts import folder as own
     from segnet_jax.data.layouts.pairs import open_pairs
 
@@ -289,7 +289,7 @@ def _own_folder(folder):
 
     def read(data):
         (folder / "val.txt").write_bytes(data)
-        open_pairs(own.find(folder, PLAIN), folder, PLAIN)
+        open_pairs(own.find(folder, DEFAULTS), folder, DEFAULTS)
 
     return read
 

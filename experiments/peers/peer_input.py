@@ -12,7 +12,7 @@ from side_by_side import Checks, Comparison, take_turns
 
 from segnet_jax.data.camvid.find_folder import CAMVID_VARIABLE
 from segnet_jax.data.input_pipeline import tf_data
-from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.layouts.camvid import tutorial
 from segnet_jax.data.synthetic.street_scenes import street_scenes, write_tutorial_layout
@@ -40,7 +40,7 @@ def compare(
     Raises:
       UnequalError: if they do not compute the same.
     """
-    samples = decoded(tutorial(folder).splits["train"], image_size, cache_folder())
+    samples = open_cached(tutorial(folder).splits["train"], image_size, cache_folder())
     sampler = Sampler(len(samples), batch_size, seed=0, flip=True, shift=10)
     steps = steps or sampler.steps_per_epoch
     ours = tf_data.training_batches(samples, sampler, tf_data.BatchShard(1, 0, 1, batch_size), 1, range(10**9))

@@ -1,1 +1,1 @@
-"""What lies on disk, as data sets and batches."""
+"""Datasets on disk, and batches made from them."""

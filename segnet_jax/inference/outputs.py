@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from segnet_jax.constants import Exif
-from segnet_jax.data.images.exif_rotation import check_stated, exif_of_pair
+from segnet_jax.data.images.exif_rotation import check_exif_stated, exif_for_pair
 from segnet_jax.data.images.fit import fit_label, resize_label
 from segnet_jax.data.images.picture_header import MAX_PIXELS, check_sizes
 from segnet_jax.data.label_files.decode_labels import read_label_by
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import LabelRule
-from segnet_jax.data.labels.read_options import PLAIN, Reading
-from segnet_jax.data.layouts.names.match_names import label_of_name
+from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
+from segnet_jax.data.layouts.names.match_names import labels_for_names
 from segnet_jax.inference.predictor import Prediction, Sizing
 from segnet_jax.inference.sampling import UNCERTAINTIES
 from segnet_jax.inference.sources import Source
@@ -43,7 +43,7 @@ class LabelScoring:
     """
 
     rule: LabelRule
-    reading: Reading
+    reading: ReadOptions
     sizing: Sizing
 
     def read(self, source: Source, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
@@ -57,8 +57,8 @@ class LabelScoring:
         Raises:
           UserError: the label is invalid, or the image has an EXIF rotation and the run does not state how to read it.
         """
-        check_stated(source.path, source.display_name, self.reading.exif)
-        exif = exif_of_pair(source.path, path, self.reading.exif)
+        check_exif_stated(source.path, source.display_name, self.reading.exif)
+        exif = exif_for_pair(source.path, path, self.reading.exif)
         label = read_label_by(self.rule, path, str(path), exif)
         if label.shape != size and self.reading.resize_labels == "nearest":
             return resize_label(label, *size)
@@ -77,7 +77,7 @@ def exif_for(source: Source, label: pathlib.Path | None, exif: Exif) -> Exif:
     """Return how to read an image's EXIF rotation: as the run does, or upright if the run does not state it."""
     if exif == "ignore" or label is None:
         return "ignore" if exif == "ignore" else "apply"
-    return exif_of_pair(source.path, label, "apply" if exif == "refuse" else exif)
+    return exif_for_pair(source.path, label, "apply" if exif == "refuse" else exif)
 
 
 def find_labels(sources: Sequence[Source], folder: str, suffix: str) -> dict[Source, pathlib.Path]:
@@ -95,7 +95,7 @@ def find_labels(sources: Sequence[Source], folder: str, suffix: str) -> dict[Sou
     if not root.is_dir():
         raise UserError(f"no folder {folder} for --labels", kind="no-folder", file=folder)
     images = [source for source in sources if source.kind == "image"]
-    paths = label_of_name([source.path.stem for source in images], root, suffix)
+    paths = labels_for_names([source.path.stem for source in images], root, suffix)
     found = {}
     for source in images:
         labels = paths.get(source.path.stem, ())
@@ -164,7 +164,7 @@ class Outputs:
     frames: bool = False
     labels: Mapping[Source, pathlib.Path] = field(default_factory=dict)
     scoring: LabelScoring | None = None
-    reading: Reading = PLAIN
+    reading: ReadOptions = DEFAULTS
     max_pixels: int = MAX_PIXELS
 
     def read(self, source: Source) -> dict[str, Any]:

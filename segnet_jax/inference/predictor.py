@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.images.fit import Fit, centred, overlap, resize_image, scaled_size
+from segnet_jax.data.images.fit import Fit, centered, overlap, resize_image, scaled_size
 from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, parallel_eval_step, replicate
 from segnet_jax.inference.class_maps import bilinear_taps, classify, classify_on_host, classify_resized
 from segnet_jax.inference.network import Network
@@ -167,7 +167,7 @@ class Predictor:
         """Resize and pad an image for the network; thread-safe."""
         size = image.shape[:2]
         scaled = resize_image(image, *self._sizing.scaled_size(size))
-        return PreparedImage(image, centred(scaled, self._sizing.input_size(size), 0))
+        return PreparedImage(image, centered(scaled, self._sizing.input_size(size), 0))
 
     def predict(self, batch: Sequence[PreparedImage]) -> list[Prediction]:
         """Segment at most `batch_size` images whose network inputs have one size."""

@@ -5,9 +5,9 @@ import logging
 
 from segnet_jax.config.fields import Config
 from segnet_jax.data.dataset import Dataset, Split
-from segnet_jax.data.input_pipeline.cache import CachedSplit, decoded
-from segnet_jax.data.labels.label_mapping import Legend, StoredLabels
-from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.input_pipeline.cache import CachedSplit, open_cached
+from segnet_jax.data.labels.label_mapping import LabelMapping, StoredLabels
+from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
@@ -19,16 +19,16 @@ logger = logging.getLogger(__name__)
 def decode(split: Split, config: Config, doing: str) -> CachedSplit:
     """Opens a split's records at the config's image size, decoding them where the cache lacks them."""
     with bar(doing, len(split)) as advance:
-        return decoded(split, config.image_size, cache_folder(), advance, config.fit)
+        return open_cached(split, config.image_size, cache_folder(), advance, config.fit)
 
 
-def open_data(config: Config, stored: StoredLabels | None = None, legend: Legend | None = None) -> Dataset:
+def open_data(config: Config, stored: StoredLabels | None = None, label_mapping: LabelMapping | None = None) -> Dataset:
     """Open the dataset, which must have something to train on and something to score.
 
     Args:
       config: its data and read options.
       stored: what a run stores of its labels, by which they are read instead of by what the folder says.
-      legend: the classes, where the folder names none.
+      label_mapping: the classes, where the folder names none.
 
     Raises:
       UserError: for every fault found.
@@ -44,11 +44,11 @@ def open_data(config: Config, stored: StoredLabels | None = None, legend: Legend
         seed=config.seed,
         num_train=config.scenes[0],
         num_val=config.scenes[1],
-        reading=reading_of(config),
+        read_options=reading_of(config),
         leave_out=config.leave_out,
         leave_out_train=config.leave_out_train,
         stored=stored,
-        legend=legend,
+        label_mapping=label_mapping,
     )
     if not dataset.splits.get("train"):
         raise UserError(f"the training list of {config.data} is empty: nothing to train on", kind="empty-list")
@@ -56,10 +56,10 @@ def open_data(config: Config, stored: StoredLabels | None = None, legend: Legend
     return dataset
 
 
-def reading_of(config: Config) -> Reading:
+def reading_of(config: Config) -> ReadOptions:
     """The read options of a config."""
-    wishes = {item.name: getattr(config, item.name) for item in dataclasses.fields(Reading)}
-    return Reading(**wishes | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
+    wishes = {item.name: getattr(config, item.name) for item in dataclasses.fields(ReadOptions)}
+    return ReadOptions(**wishes | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
 
 
 def warn_of_sizes(config: Config, dataset: Dataset) -> None:

@@ -227,4 +227,4 @@ def _time_showing(found: Evaluation, setup: Setup, folder: pathlib.Path) -> dict
 def _first(samples: CachedSplit, most: int) -> CachedSplit:
     """The first records alone."""
     arrays = {name: array[:most] for name in ("images", "labels") if (array := getattr(samples, name)) is not None}
-    return dataclasses.replace(samples, num_records=min(most, len(samples)), **arrays)
+    return dataclasses.replace(samples, num_samples=min(most, len(samples)), **arrays)

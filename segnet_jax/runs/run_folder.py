@@ -12,7 +12,7 @@ import numpy as np
 from segnet_jax.config.fields import Config, differences
 from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.data.dataset import Dataset
-from segnet_jax.data.labels.label_mapping import StoredLabels, labels_of_json
+from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
 from segnet_jax.reporting.environment import environment
 from segnet_jax.reporting.evaluations import DATASET_FILE
 from segnet_jax.reporting.evaluations import FOLDER as EVALUATIONS
@@ -56,7 +56,7 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
     try:
         if not confined.is_file(folder, LABELS_FILE):
             return None
-        return labels_of_json(confined.read_json(folder, LABELS_FILE, _MOST_BYTES))
+        return labels_from_json(confined.read_json(folder, LABELS_FILE, _MOST_BYTES))
     except (OSError, ValueError) as error:
         path = shown(os.path.join(folder, LABELS_FILE))
         raise UserError(

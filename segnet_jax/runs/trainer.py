@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.input_pipeline.cache import in_words
+from segnet_jax.data.input_pipeline.cache import format_bytes
 from segnet_jax.distributed.data_parallel import prefetch
 from segnet_jax.distributed.hosts import Hosts, join
 from segnet_jax.reporting.run_logger import RunLogger
@@ -168,7 +168,7 @@ class Trainer:
         num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         logger.info(f"network  {type(setup.model).__name__}, {num_parameters:,} parameters")
         self.steps = setup.build_steps()
-        logger.info(f"input    {setup.placement}, {in_words(setup.num_bytes)} of images and labels")
+        logger.info(f"input    {setup.placement}, {format_bytes(setup.num_bytes)} of images and labels")
 
     # -------------------- Loop ----------------------------------------------------------------------------------------
 

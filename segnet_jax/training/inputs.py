@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from segnet_jax.data.input_pipeline import device_resident, tf_data
-from segnet_jax.data.input_pipeline.cache import CachedSplit, in_words
+from segnet_jax.data.input_pipeline.cache import CachedSplit, format_bytes
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import AXIS, Devices, memory_of
@@ -72,7 +72,8 @@ def choose_placement(wanted: str, devices: Devices, *splits: CachedSplit) -> Pla
             return "device"
         if needed <= room * devices.total:
             return "shards"
-        why = f"the images take {in_words(needed)}, and {devices} may hold {in_words(room * devices.total)} of them"
+        limit = format_bytes(room * devices.total)
+        why = f"the images take {format_bytes(needed)}, and {devices} may hold {limit} of them"
     else:
         why = "the images are not kept decoded: the cache has no room for them; $SEGNET_JAX_CACHE names another folder"
     if wanted == "device":

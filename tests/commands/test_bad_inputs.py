@@ -21,7 +21,7 @@ from segnet_jax import prepare, train
 from segnet_jax.config.flags import parse_config
 from segnet_jax.data.camvid import write_records
 from segnet_jax.data.images.picture_header import MAX_PIXELS
-from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.data.layouts import camvid
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.runs import dataset_checks
@@ -183,7 +183,7 @@ def test_every_row_of_the_table_has_its_case():
 def test_real_camvid_is_read_whole_without_a_false_alarm(camvid_folder, camvid_sizes, tmp_path, logged):
     started = time.monotonic()
     dataset = camvid.tutorial(camvid_folder)
-    samples = {name: decoded(split, (360, 480), tmp_path) for name, split in dataset.splits.items()}
+    samples = {name: open_cached(split, (360, 480), tmp_path) for name, split in dataset.splits.items()}
     assert time.monotonic() - started < 40
     assert {name: len(split) for name, split in samples.items()} == camvid_sizes
     assemble = {name: samples[name] for name in ("train", "val")}

@@ -60,7 +60,7 @@ def test_the_dataset_of_a_tutorial_folder_has_its_frames_pixel_for_pixel(tutoria
 
     damaged = next(folder.glob("*train*"))
     damaged.write_bytes(damaged.read_bytes()[:5000])
-    with pytest.raises(UserError, match="cannot be read as prepared records.*delete it and run"):
+    with pytest.raises(UserError, match="cannot be read as prepared CamVid.*delete it and run"):
         prepared.read_prepared(folder)
 
 

@@ -1,4 +1,4 @@
-"""The official archives: from a server to prepared records, and what is refused on the way."""
+"""The official archives: from a server to the prepared dataset, and what is refused on the way."""
 
 import dataclasses
 import functools
@@ -109,9 +109,9 @@ def test_archives_of_the_official_form_go_from_a_server_to_both_splits(tmp_path,
     options = {"image_size": (6, 8), "seed": 0, "num_train": 1, "num_val": 1}
     tutorial = open_dataset("camvid", split_rule="tutorial", **options)
     assert {name: tutorial.splits[name].names for name in tutorial.splits} == camvid_frames.split_names("tutorial")
-    dealt = open_dataset("camvid", split_rule="matlab", **options)
-    assert {name: len(dealt.splits[name]) for name in dealt.splits} == {"train": 421, "test": 280}
-    for dataset, split, index in [(tutorial, "test", 232), (dealt, "train", 0), (dealt, "test", 279)]:
+    split_by_rule = open_dataset("camvid", split_rule="matlab", **options)
+    assert {name: len(split_by_rule.splits[name]) for name in split_by_rule.splits} == {"train": 421, "test": 280}
+    for dataset, split, index in [(tutorial, "test", 232), (split_by_rule, "train", 0), (split_by_rule, "test", 279)]:
         frame = dataset.splits[split].names[index]
         image, label = dataset.splits[split].read(index)
         full_image, full_label = picture(frame, (12, 16))
@@ -134,7 +134,7 @@ def test_archives_of_the_official_form_go_from_a_server_to_both_splits(tmp_path,
         f"--epochs 1 --devices 1 --max-steps 1 --run {tmp_path / 'run'}"
     )
     assert train.train(parse_config(flags.split(), prog="segnet_jax.train", description="")) == 0
-    assert "camvid" in (told := capsys.readouterr().err) and "421 train, 280 test" in told
+    assert "camvid" in (output := capsys.readouterr().err) and "421 train, 280 test" in output
 
 
 def test_full_size_frames_are_mapped_and_resized_to_360x480(tmp_path):
@@ -177,26 +177,26 @@ def test_unknown_colors_are_counted_over_all_labels(small):
         open_archives(*small, {"train": THREE}).splits["train"].read(0)
 
 
-def test_the_one_label_known_to_hold_stray_colours_is_mended_and_told(small):
+def test_the_one_label_known_to_hold_stray_colors_is_mended_and_reported(small):
     with_label(small[1], "Seq05VD_f02610", lambda colored: colored[3, 4:10].fill(77))
     assert scan_labels(small[1], THREE).mended == {"Seq05VD_f02610": 6}
     _, label = open_archives(*small, {"test": THREE}).splits["test"].read(2)
     assert (label[3, 4:10] == VOID).all()
 
 
-def test_incomplete_or_exchanged_archives_are_told_with_names(small):
+def test_incomplete_or_exchanged_archives_are_reported_with_names(small):
     images, labels = small
-    with pytest.raises(UserError, match="3 pictures where the 4 frames.*missing Seq05VD_f00000.*complete"):
+    with pytest.raises(UserError, match="3 images where the 4 frames.*missing Seq05VD_f00000.*incomplete"):
         open_archives(images, labels, {"train": (*THREE, "Seq05VD_f00000")})
-    with pytest.raises(UserError, match="not of CamVid Seq05VD_f02610"):
+    with pytest.raises(UserError, match="not in CamVid Seq05VD_f02610"):
         open_archives(images, labels, {"train": THREE[:2]})
     with pytest.raises(UserError, match="missing 0001TP_006690, .*exchanged"):
         open_archives(labels, images, {"train": THREE})
-    with pytest.raises(UserError, match="3 pictures where the 701 frames"):
+    with pytest.raises(UserError, match="3 images where the 701 frames"):
         scan_labels(labels)
 
 
-def test_an_image_unlike_its_label_in_size_is_told(tmp_path):
+def test_an_image_and_label_of_different_sizes_are_reported(tmp_path):
     images, _ = make_archives(tmp_path / "large", size=(48, 64))
     _, labels = make_archives(tmp_path / "small")
     with pytest.raises(UserError, match="0001TP_006690: image is 64x48, label is 32x24"):
@@ -228,7 +228,7 @@ def deflated(name):
         (f"701_StillsRaw_full/{THREE[0]}.png", b"x", "is there twice"),
         (deflated("bomb.png"), bytes(10_000_000), "unpacks to 10000000 bytes, too many"),
         (deflated("large.bin"), bytes(65_000_000), "unpacks to 65000000 bytes, too many"),
-        (f"elsewhere/{THREE[0]}.png", b"x", "two pictures of frame 0001TP_006690"),
+        (f"elsewhere/{THREE[0]}.png", b"x", "two images of frame 0001TP_006690"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -262,7 +262,7 @@ def test_encrypted_nul_named_damaged_and_false_zips_are_refused(tmp_path, small)
         open_archives(patched(nul, b"innocent@", b"innocent\0"), labels, splits)
 
     data = (png(picture(THREE[0], (24, 32))[0]))[50:60]
-    with pytest.raises(UserError, match=f"701_StillsRaw_full/{THREE[0]}.png is damaged.*fetch the archive again"):
+    with pytest.raises(UserError, match=f"701_StillsRaw_full/{THREE[0]}.png is damaged.*download the archive again"):
         open_archives(patched(images, data, data[::-1]), labels, splits).splits["train"].read(0)
 
     (tmp_path / "page.zip").write_bytes(b"<html>not found</html>")
@@ -270,7 +270,7 @@ def test_encrypted_nul_named_damaged_and_false_zips_are_refused(tmp_path, small)
         open_archives(tmp_path / "page.zip", labels, splits)
 
 
-def test_archives_fetched_by_hand_are_found_or_asked_for(tmp_path, small):
+def test_archives_downloaded_by_hand_are_found_or_requested(tmp_path, small):
     assert archives.find_archives(tmp_path) == small
     small[1].unlink()
     with pytest.raises(UserError, match="no LabeledApproved_full.zip in"):

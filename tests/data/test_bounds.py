@@ -17,7 +17,7 @@ import segnet_jax
 from segnet_jax.constants import VOID
 from segnet_jax.data.images import fit as images_fit
 from segnet_jax.data.images.decode import read_image
-from segnet_jax.data.images.fit import fit_record
+from segnet_jax.data.images.fit import fit_sample
 from segnet_jax.data.images.picture_header import claimed_pixels, inspect
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.distributed.data_parallel import choose_devices
@@ -125,7 +125,7 @@ def test_what_a_picture_claims_is_read_from_its_start(tmp_path):
 def test_a_picture_of_an_extreme_shape_comes_to_any_size_in_little_memory(shape, fit):
     image, label = np.zeros((*shape, 3), np.uint8), np.ones(shape, np.uint8)
     tracemalloc.start()
-    image, label = fit_record(image, label, (360, 480), fit)
+    image, label = fit_sample(image, label, (360, 480), fit)
     assert tracemalloc.get_traced_memory()[1] < 100e6
     tracemalloc.stop()
     assert image.shape == (360, 480, 3) and label.shape == (360, 480) and (label[180, 240] == 1 or fit == "letterbox")
@@ -134,7 +134,7 @@ def test_a_picture_of_an_extreme_shape_comes_to_any_size_in_little_memory(shape,
 def test_pictures_of_usual_shapes_are_not_trimmed():
     label = np.zeros((720, 960), np.uint8)
     assert images_fit._trimmed(label, (360, 480), "crop") is label
-    assert (fit_record(np.zeros((*label.shape, 3), np.uint8), label, (480, 360), "crop")[1] != VOID).all()
+    assert (fit_sample(np.zeros((*label.shape, 3), np.uint8), label, (480, 360), "crop")[1] != VOID).all()
 
 
 @pytest.mark.parametrize("size", [(1, 65_535), (65_535, 1), (700, 65_000), (2, 3)])

@@ -1,4 +1,4 @@
-"""The cache of decoded records: right, made once, never trusted where it is damaged, never in the way."""
+"""The cache of decoded samples: correct, made once, rebuilt if damaged, and never required."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from test_tf_data import fails_with, random_split
 from segnet_jax.data.dataset import Split
 from segnet_jax.data.images.fit import resize
 from segnet_jax.data.input_pipeline import cache as module
-from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.system.errors import UserError
 
 COUNT, SIZE = 5, (6, 7)
@@ -35,14 +35,14 @@ def cache(tmp_path):
 
 
 def counted(split):
-    """The same split, and the list that grows by each record that is read from it."""
-    asked = []
+    """The same split, and the list of the indices read from it."""
+    reads = []
 
     def read(index):
-        asked.append(index)
+        reads.append(index)
         return split.read(index)
 
-    return Split(split.names, read, split.fingerprint), asked
+    return Split(split.names, read, split.fingerprint), reads
 
 
 def unreadable(split):
@@ -66,9 +66,9 @@ def folder_of(cache):
 
 
 @pytest.mark.parametrize("size", [SIZE, (4, 9), (12, 3)])
-def test_records_are_what_the_reader_gives_at_the_size_asked_for(split, cache, size):
+def test_samples_equal_the_readers_at_the_requested_size(split, cache, size):
     advanced = []
-    samples = decoded(split, size, cache, lambda: advanced.append(1))
+    samples = open_cached(split, size, cache, lambda: advanced.append(1))
     assert_holds(samples, split, size)
     assert len(advanced) == COUNT
     images, labels = zip(*(resize(*split.read(i), *size) for i in range(COUNT)), strict=True)
@@ -76,28 +76,28 @@ def test_records_are_what_the_reader_gives_at_the_size_asked_for(split, cache, s
     assert samples.num_bytes == samples.images.nbytes + samples.labels.nbytes
 
 
-def test_a_second_opening_decodes_nothing_and_says_nothing(split, cache, logged):
-    decoded(split, SIZE, cache)
+def test_a_second_opening_decodes_nothing_and_logs_nothing(split, cache, logged):
+    open_cached(split, SIZE, cache)
     advanced = []
-    again = decoded(unreadable(split), SIZE, cache, lambda: advanced.append("a record"))
+    again = open_cached(unreadable(split), SIZE, cache, lambda: advanced.append("a sample"))
     assert_holds(again, split)
     assert advanced == logged == []
 
 
-def test_another_fingerprint_or_size_is_decoded_anew_and_leaves_the_first_as_it_was(split, cache):
+def test_another_fingerprint_or_size_is_decoded_again_and_keeps_the_first(split, cache):
     other = random_split(COUNT, *SIZE, seed=1)
     for one, size in ((split, SIZE), (split, SIZE[::-1]), (other, SIZE)):
-        one, asked = counted(one)
-        assert_holds(decoded(one, size, cache), one, size)
-        assert set(asked) == set(range(COUNT))
+        one, reads = counted(one)
+        assert_holds(open_cached(one, size, cache), one, size)
+        assert set(reads) == set(range(COUNT))
     for one, size in ((split, SIZE), (split, SIZE[::-1]), (other, SIZE)):
-        assert_holds(decoded(unreadable(one), size, cache), one, size)
+        assert_holds(open_cached(unreadable(one), size, cache), one, size)
     assert len(list(cache.iterdir())) == 3
 
 
-def test_records_cannot_be_written_to(split, cache):
+def test_samples_are_read_only(split, cache):
     for _ in range(2):  # just decoded, and found in the cache
-        samples = decoded(split, SIZE, cache)
+        samples = open_cached(split, SIZE, cache)
         for array in (samples.images, samples.labels, *samples.read(2)):
             with pytest.raises(ValueError, match="read-only"):
                 array[0] = 1
@@ -108,7 +108,7 @@ def test_nothing_is_written_outside_the_given_folder(split, cache, tmp_path, mon
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    decoded(split, SIZE, cache / "of" / "mine")
+    open_cached(split, SIZE, cache / "of" / "mine")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files and all(path.is_relative_to(cache / "of" / "mine") for path in files)
 
@@ -138,14 +138,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_noticed_and_told_and_mended(split, cache, damage, logged):
-    decoded(split, SIZE, cache)
+def test_damage_is_detected_reported_and_repaired(split, cache, damage, logged):
+    open_cached(split, SIZE, cache)
     DAMAGES[damage](folder_of(cache))
-    reader, asked = counted(split)
-    assert_holds(decoded(reader, SIZE, cache), split)
-    assert set(asked) == set(range(COUNT))
-    assert logged == [f"warning: {folder_of(cache)} is damaged; it is made anew"]
-    assert_holds(decoded(unreadable(split), SIZE, cache), split)
+    reader, reads = counted(split)
+    assert_holds(open_cached(reader, SIZE, cache), split)
+    assert set(reads) == set(range(COUNT))
+    assert logged == [f"warning: {folder_of(cache)} is damaged and will be rebuilt"]
+    assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
 @pytest.mark.parametrize("swept", [True, False])  # False: as after a kill that leaves no time to sweep
@@ -160,13 +160,13 @@ def test_what_a_stop_in_mid_decoding_leaves_is_not_taken_for_whole(split, cache,
         if not swept:
             patch.setattr(shutil, "rmtree", lambda *args, **settings: None)
         with pytest.raises(UserError, match=f"^record {last} is damaged$"):
-            decoded(Split(split.names, read, split.fingerprint), SIZE, cache)
+            open_cached(Split(split.names, read, split.fingerprint), SIZE, cache)
     left = list(cache.iterdir())
     assert len(left) == (0 if swept else 1)
-    reader, asked = counted(split)
-    assert_holds(decoded(reader, SIZE, cache), split)
-    assert set(asked) == set(range(COUNT)) and logged == []
-    assert_holds(decoded(unreadable(split), SIZE, cache), split)
+    reader, reads = counted(split)
+    assert_holds(open_cached(reader, SIZE, cache), split)
+    assert set(reads) == set(range(COUNT)) and logged == []
+    assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
 def make_room(monkeypatch, cache, *, free=2**40, limit=2**40, writable=True, in_the_way=False, allocate=0):
@@ -183,32 +183,34 @@ NEEDED = COUNT * 6 * 7 * 4
 NO_ROOM = {
     "a full disk": ({"free": NEEDED}, "only 0 MB are free in "),
     "more than is ever kept": ({"limit": NEEDED - 1}, "the limit is 0 MB"),
-    "a limit that is not told before": ({"allocate": errno.ENOSPC}, "cannot take them (No space left on device)"),
-    "a quota": ({"allocate": errno.EDQUOT}, "cannot take them (Disk quota exceeded)"),
+    "a limit found only when writing": ({"allocate": errno.ENOSPC}, "cannot be written to (No space left on device)"),
+    "a quota": ({"allocate": errno.EDQUOT}, "cannot be written to (Disk quota exceeded)"),
     "a cache that is not ours": ({"writable": False}, "cache cannot be written to"),
     "a file where the cache should be": ({"in_the_way": True}, "cache cannot be used (File exists)"),
 }
 
 
 @pytest.mark.parametrize("reason", NO_ROOM)
-def test_without_room_the_same_records_are_streamed_and_one_line_says_why(split, cache, monkeypatch, reason, logged):
+def test_without_disk_space_the_same_samples_are_streamed_with_one_line_of_explanation(
+    split, cache, monkeypatch, reason, logged
+):
     settings, why = NO_ROOM[reason]
     make_room(monkeypatch, cache, **settings)
-    reader, asked = counted(split)
-    samples = decoded(reader, SIZE[::-1], cache)
-    assert asked == []  # not before they are asked for
+    reader, reads = counted(split)
+    samples = open_cached(reader, SIZE[::-1], cache)
+    assert reads == []  # decoded lazily
     assert_holds(samples, split, SIZE[::-1])
-    assert asked == list(range(COUNT)) and samples.images is None and samples.labels is None
-    assert len(logged) == 1 and "\n" not in logged[0] and why in logged[0] and "decoded for each use" in logged[0]
+    assert reads == list(range(COUNT)) and samples.images is None and samples.labels is None
+    assert len(logged) == 1 and "\n" not in logged[0] and why in logged[0] and "decoded at each use" in logged[0]
     assert not cache.is_dir() or not list(cache.iterdir())
 
 
-def test_records_that_just_fit_are_kept(split, cache, monkeypatch):
+def test_samples_that_just_fit_are_cached(split, cache, monkeypatch):
     make_room(monkeypatch, cache, free=NEEDED * 10 / 9 + 1, limit=NEEDED)
-    assert decoded(split, SIZE, cache).images is not None
+    assert open_cached(split, SIZE, cache).images is not None
 
 
-def test_two_that_decode_at_once_both_get_right_records_and_leave_one_copy(split, cache):
+def test_two_concurrent_decoders_get_right_samples_and_leave_one_copy(split, cache):
     both_decode = threading.Barrier(2)
 
     def read(index):
@@ -219,7 +221,8 @@ def test_two_that_decode_at_once_both_get_right_records_and_leave_one_copy(split
     got = []
     threads = [
         threading.Thread(
-            target=lambda: got.append(decoded(Split(split.names, read, split.fingerprint), SIZE, cache)), daemon=True
+            target=lambda: got.append(open_cached(Split(split.names, read, split.fingerprint), SIZE, cache)),
+            daemon=True,
         )
         for _ in range(2)
     ]
@@ -238,8 +241,8 @@ def test_two_that_decode_at_once_both_get_right_records_and_leave_one_copy(split
 def test_room_is_taken_by_writing_where_the_system_cannot_reserve_it(split, cache, monkeypatch, number):
     make_room(monkeypatch, cache, allocate=number)
     monkeypatch.setattr(module, "_BLOCK", 100)
-    assert_holds(decoded(split, SIZE, cache), split)
-    assert_holds(decoded(unreadable(split), SIZE, cache), split)
+    assert_holds(open_cached(split, SIZE, cache), split)
+    assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
 def test_room_is_taken_for_every_byte_before_anything_is_decoded(split, cache):
@@ -250,13 +253,13 @@ def test_room_is_taken_for_every_byte_before_anything_is_decoded(split, cache):
         taken.append([(folder / f"{name}.npy").stat() for name in ("images", "labels")])
         return split.read(index)
 
-    decoded(Split(split.names, read, split.fingerprint), SIZE, cache)
+    open_cached(Split(split.names, read, split.fingerprint), SIZE, cache)
     assert all(stat.st_blocks * 512 >= stat.st_size > 0 for stats in taken for stat in stats)
 
 
 @pytest.mark.parametrize("what", ["a file", "a dead link", "a link to a folder"])
-def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp_path, what, logged):
-    decoded(split, SIZE, cache)
+def test_a_file_in_place_of_the_cache_folder_is_replaced(split, cache, tmp_path, what, logged):
+    open_cached(split, SIZE, cache)
     folder = folder_of(cache)
     shutil.rmtree(folder)
     (tmp_path / "other").mkdir()
@@ -265,18 +268,18 @@ def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp
         folder.write_text("no folder")
     else:
         folder.symlink_to(tmp_path / ("gone" if what == "a dead link" else "other"))
-    assert_holds(decoded(split, SIZE, cache), split)
-    assert logged == [f"warning: {folder} is damaged; it is made anew"]
-    assert decoded(unreadable(split), SIZE, cache).images is not None and len(logged) == 1
+    assert_holds(open_cached(split, SIZE, cache), split)
+    assert logged == [f"warning: {folder} is damaged and will be rebuilt"]
+    assert open_cached(unreadable(split), SIZE, cache).images is not None and len(logged) == 1
     assert (tmp_path / "other" / "mine").read_text() == "mine"
 
 
 class Stopped(Exception):
-    """Not an error of reading: what a wish to stop raises."""
+    """Raised by a callback to stop, not by a reader."""
 
 
 def test_a_stop_while_decoding_ends_it_promptly_and_leaves_nothing(cache):
-    split, asked = counted(random_split(500, *SIZE))
+    split, reads = counted(random_split(500, *SIZE))
 
     def read(index):
         time.sleep(0.01)
@@ -286,8 +289,8 @@ def test_a_stop_while_decoding_ends_it_promptly_and_leaves_nothing(cache):
         raise Stopped
 
     with pytest.raises(Stopped):
-        decoded(Split(split.names, read, split.fingerprint), SIZE, cache, stop)
-    assert len(asked) < 100
+        open_cached(Split(split.names, read, split.fingerprint), SIZE, cache, stop)
+    assert len(reads) < 100
     assert list(cache.iterdir()) == []
 
 
@@ -322,7 +325,7 @@ def test_what_a_killed_decoding_leaves_is_swept_and_what_a_living_one_fills_is_n
         (cache / "decoded-1-just-made.abcd").mkdir()  # whose maker may be about to lock it
         (cache / "decoded-1-long-ago.abcd").mkdir()
         os.utime(cache / "decoded-1-long-ago.abcd", (0, 0))
-        assert_holds(decoded(split, SIZE, cache), split)
+        assert_holds(open_cached(split, SIZE, cache), split)
         names = {path.name for path in cache.iterdir()}
         assert len(names) == 4 and {filled.name, "decoded-notes.txt", "decoded-1-just-made.abcd"} < names
     finally:

@@ -109,7 +109,10 @@ FAULTS = {
         lambda f: Image.fromarray(np.zeros((6, 8), np.uint8)).save(f / "trainannot/a.png", "JPEG"),
         ["trainannot/a.png is JPEG"],
     ),
-    "leak": (lambda f: (f / "val/d.png").write_bytes((f / "train/a.png").read_bytes()), ["d of val", "train", "leak"]),
+    "leak": (
+        lambda f: (f / "val/d.png").write_bytes((f / "train/a.png").read_bytes()),
+        ["d in val", "train", "the same image"],
+    ),
     "dead link": (
         lambda f: ((f / "train/a.png").unlink(), (f / "train/a.png").symlink_to("gone")),
         ["train/a.png is a dead link"],
@@ -123,7 +126,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_told_when_the_folder_is_opened(folder, fault):
+def test_each_fault_is_reported_when_the_folder_is_opened(folder, fault):
     spoil, words = FAULTS[fault]
     spoil(folder)
     with pytest.raises(UserError) as error:
@@ -133,7 +136,7 @@ def test_each_fault_is_told_when_the_folder_is_opened(folder, fault):
     assert "\n" not in str(error.value)
 
 
-def test_all_faults_are_told_at_once_the_first_five_and_a_count(tmp_path):
+def test_all_faults_are_reported_together_the_first_five_and_a_count(tmp_path):
     folder = make_tutorial(tmp_path, {"train": list("abcdefgh")})
     for name in "abcdefg":
         (folder / f"train/{name}.png").write_bytes(b"")
@@ -167,7 +170,7 @@ def test_each_kind_of_fault_has_its_line_also_what_only_decoding_meets(folder):
     assert [line.rpartition(" ")[2] for line in lines] == ["[bad-list-line]", "[empty-file]", "[label-out-of-range]"]
 
 
-def test_reading_one_faulty_record_tells_those_of_all_splits_whoever_reads(folder):
+def test_reading_one_faulty_sample_reports_those_of_all_splits(folder):
     splits = open_folder(folder).splits
     for path in ("trainannot/c.png", "valannot/d.png"):  # they change after the folder was looked at
         write_png(folder / path, np.full((6, 8), 99, np.uint8))
@@ -198,22 +201,22 @@ def test_a_split_knows_the_sum_of_each_of_its_files(folder):
 
 
 def test_what_its_owner_should_know_is_noted_without_being_a_fault(folder):
-    assert camvid.tutorial(folder).notes == (f"note: {PREFIX} in the lists stands for {folder}",)
+    assert camvid.tutorial(folder).notes == (f"note: paths in the lists begin with {PREFIX}, read as {folder}",)
     picture = Image.open(folder / "train/a.png")
     picture.convert("L").save(folder / "train/a.png")
     picture.save(folder / "train/b.png", "JPEG")
     write_png(folder / "trainannot/a\nz.png", np.zeros((6, 8), np.uint8))
     dataset = camvid.tutorial(folder)
     assert dataset.notes[1:] == (
-        "warning: labels that belong to no image of the lists: trainannot/a\\nz.png",
-        "note: JPEG inside, though named .png: train/b.png",
-        "note: grey images, repeated over three channels: train/a.png",
+        "warning: labels without an image in the lists: trainannot/a\\nz.png",
+        "note: JPEG files named .png: train/b.png",
+        "note: gray images, repeated over three channels: train/a.png",
     )
     grey = np.asarray(picture.convert("L"))
     np.testing.assert_array_equal(dataset.splits["train"].read(0)[0], np.stack([grey] * 3, axis=-1))
 
 
-def test_label_values_outside_the_classes_are_told_when_the_folder_is_opened(folder):
+def test_label_values_outside_the_classes_are_reported_when_the_folder_is_opened(folder):
     write_png(folder / "trainannot/b.png", np.full((6, 8), 12, np.uint8))
     with pytest.raises(UserError, match=r"trainannot/b.png holds 12 \(48 px\).*0\.\.10 and void 11"):
         open_folder(folder)
@@ -235,7 +238,7 @@ def test_the_fingerprint_follows_content_names_and_order(folder, tmp_path):
     assert fingerprint(folder) != first
 
 
-def test_what_is_no_data_set_is_told_with_what_to_do(folder, tmp_path, monkeypatch):
+def test_a_folder_without_a_dataset_is_reported_with_a_fix(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no folder .*CamVd. Did you mean .*CamVid"):
         open_folder(tmp_path / "CamVd")
     with pytest.raises(UserError, match="Did you mean .*CamVid"):
@@ -273,7 +276,7 @@ def test_the_lists_made_by_rule_are_the_published_lists_to_the_byte():
 
 def test_the_shipped_matlab_list_is_the_seeded_deal_of_60_to_40():
     names = camvid_frames.split_names("matlab")
-    assert names["train"] == camvid_frames.deal_matlab(seed=0) != camvid_frames.deal_matlab(seed=1)
+    assert names["train"] == camvid_frames.draw_matlab_train(seed=0) != camvid_frames.draw_matlab_train(seed=1)
     assert (len(names["train"]), len(names["test"])) == (421, 280)
     assert set(names["train"]) | set(names["test"]) == set(camvid_frames.FRAMES)
     val_in_train = len(set(camvid_frames.VAL) & set(names["train"]))
@@ -287,7 +290,7 @@ def all_frames(tmp_path_factory):
     return make_tutorial(tmp_path_factory.mktemp("camvid"), camvid_frames.split_names("tutorial"), size=(8, 8))
 
 
-def test_a_folder_with_all_frames_is_dealt_by_the_matlab_rule(all_frames):
+def test_a_folder_with_all_frames_is_split_by_the_matlab_rule(all_frames):
     dataset = open_folder(all_frames, "matlab")
     assert dataset.name == "camvid-matlab"
     assert {split: len(dataset.splits[split]) for split in dataset.splits} == {"train": 421, "test": 280}
@@ -316,7 +319,7 @@ def train(folder, run, *flags):
 
 
 def test_trainval_scores_the_test_images_once_after_the_last_step(all_frames, tmp_path, capsys):
-    """Three epochs of three steps, with an evaluation asked for after each."""
+    """Three epochs of three steps, with an evaluation after each."""
     run = tmp_path / "run"
     assert train(all_frames, run, "--result-checkpoint", "last", "--evaluate-every", "1", "--max-steps", "6") == 0
     assert "the test images are scored once, at the end" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The strict readers: what they read, and the one line with which they refuse all else."""
+"""The strict readers: what they read, and the one-line reasons for refusals."""
 
 import io
 import struct
@@ -41,7 +41,7 @@ def png(width, height, bits, color_type, rows, *extra):
 def palette_png():
     image = Image.fromarray(IDS)
     image = image.convert("P")
-    image.putpalette(bytes(range(255, 0, -1)) * 3)  # colours that have nothing to do with the indices
+    image.putpalette(bytes(range(255, 0, -1)) * 3)  # colors that have nothing to do with the indices
     image.putdata(IDS.ravel())
     file = io.BytesIO()
     image.save(file, "PNG")
@@ -87,9 +87,9 @@ def claims(width, height):
     ("data", "words"),
     [
         (b"", ["empty"]),
-        (b"\n<!DOCTYPE html><html>404</html>", ["web page", "fetch it again"]),
+        (b"\n<!DOCTYPE html><html>404</html>", ["web page", "download it again"]),
         (b"GIF89a..........", ["damaged GIF"]),
-        (b"8BPS............", ["neither PNG nor JPEG"]),
+        (b"8BPS............", ["not a PNG, JPEG"]),
         (WHOLE[: len(WHOLE) * 6 // 10], ["cut off"]),
         (WHOLE[:-5], ["cut off"]),
         (WHOLE[:-12], ["cut off"]),
@@ -101,7 +101,7 @@ def claims(width, height):
         (png(1, 1, 16, 2, [b"\0" * 6]), ["16 bits"]),
         (encode(PICTURE, "JPEG", mode="CMYK"), ["CMYK", "convert"]),
         (encode(np.dstack([PICTURE, PICTURE[..., 0]])), ["transparent"]),
-        (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), ["without a header"]),
+        (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), ["has no header"]),
     ],
 )
 def test_a_bad_image_is_refused_with_its_name_and_reason(data, words):
@@ -123,12 +123,12 @@ def test_a_rotation_in_the_exif_data_is_refused_with_a_remedy(kind):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (encode(IDS, "JPEG"), ["JPEG", "lossy", "export PNG"]),
+        (encode(IDS, "JPEG"), ["JPEG", "lossy", "as PNG"]),
         (encode(np.array([[12, 12, 200, 0]], np.uint8)), ["12 (2 px)", "200 (1 px)", "0..10", "void 11"]),
         (encode(np.array([[0, 4096]], np.uint16)), ["16 bits", "4096", "instance ids"]),
-        (encode(PICTURE), ["8-bit RGB", "grey or palette"]),
+        (encode(PICTURE), ["8-bit RGB", "gray or palette"]),
         (encode(np.stack([IDS, np.full_like(IDS, 9)], -1)), ["transparent"]),
-        (GREY_ALPHA_16, ["16 bits", "save it without alpha channel"]),
+        (GREY_ALPHA_16, ["16 bits", "save it without an alpha channel"]),
         (WHOLE[:100], ["cut off"]),
     ],
     ids=["JPEG", "outside", "instance ids", "RGB", "alpha", "16 bits and alpha", "cut off"],
@@ -160,7 +160,7 @@ def test_colour_labels_equal_a_pixel_by_pixel_loop_and_unknown_colors_are_counte
         read_label(encode(half), "a_L.png", 11, colors=CAMVID_ORIGINAL_COLORS)
 
 
-def test_sizes_that_differ_are_told_and_a_turned_label_is_called_rotated():
+def test_different_sizes_are_reported_and_a_turned_label_is_called_rotated():
     for size in [(960, 720), (720, 720)]:
         check_sizes(size, size, "a", "labels/a.png")
     with pytest.raises(UserError, match="a: image is 960x720, label is 480x360") as error:
@@ -171,7 +171,7 @@ def test_sizes_that_differ_are_told_and_a_turned_label_is_called_rotated():
     assert error.value.kind == "label-rotated"
 
 
-def test_files_that_cannot_be_read_are_told_apart(tmp_path):
+def test_unreadable_files_are_distinguished(tmp_path):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "dead.png").symlink_to(tmp_path / "gone.png")
     for name, reason in {"folder.png": "is not a file", "dead.png": "dead link", "no.png": "does not exist"}.items():
@@ -198,7 +198,7 @@ def test_resizing_takes_each_labels_pixel_under_the_new_centre_and_averages_imag
     assert halved.shape == (16, 16, 3) and np.abs(halved.astype(int) - 100).max() < 30
 
 
-def test_a_record_of_the_right_size_is_not_copied():
+def test_a_sample_of_the_right_size_is_not_copied():
     label = np.zeros((12, 16), np.uint8)
     same_image, same_label = resize(PICTURE, label, 12, 16)
     assert same_image is PICTURE and same_label is label

@@ -1,4 +1,4 @@
-"""The device input path: the step makes, from what lies on the devices, the batches that the host would send."""
+"""The device input path: the step makes from device memory the batches that the host would send."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.training import inputs
 
 
-def random_records(count, height, width):
+def random_samples(count, height, width):
     split = random_split(count, height, width)
     images, labels = zip(*map(split.read, range(count)), strict=True)
     return from_arrays(np.stack(images), np.stack(labels))
@@ -54,7 +54,7 @@ def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(
     devices = choose_devices(str(count))
     shard = BatchShard(count, 0, count, batch_size_per_device=2 if count == 1 else 1)
     global_batch_size = count * shard.batch_size_per_device * grad_accum_steps
-    samples = random_records(4 * global_batch_size + 3, *size)  # four steps an epoch, three records left over
+    samples = random_samples(4 * global_batch_size + 3, *size)  # four steps an epoch, three samples left over
     sampler = Sampler(len(samples), global_batch_size, seed=2, flip=True, shift=shift)
     calls = inputs.calls_of(range(3 * sampler.steps_per_epoch), steps_per_dispatch, sampler.steps_per_epoch)
     source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
@@ -72,7 +72,7 @@ def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(
 @pytest.mark.parametrize("flip", [0, 1])
 @pytest.mark.parametrize("shift", [(0, 0), (2, -3), (-5, 7), (9, 0), (16, -16), (-40, 20)])
 def test_augmentation_on_the_device_equals_a_loop_over_pixels(flip, shift):
-    samples = random_records(2, 5, 7)
+    samples = random_samples(2, 5, 7)
     numbers = {"index": 1, "flip": flip, "shift_y": shift[0], "shift_x": shift[1]}
     draws = {name: jnp.full((1, 1), number, jnp.int32) for name, number in numbers.items()}
     made = device_resident.training_batch(draws, jax.tree.map(jnp.asarray, device_resident.whole(samples)), most=40)
@@ -83,7 +83,7 @@ def test_augmentation_on_the_device_equals_a_loop_over_pixels(flip, shift):
 @pytest.mark.parametrize("count, place", [(1, "device"), (8, "device"), (8, "shards")])
 def test_evaluation_batches_are_those_of_the_host_padded_with_black_and_void(count, place):
     devices, shard = choose_devices(str(count)), BatchShard(count, 0, count, batch_size_per_device=2)
-    samples = random_records(19, 5, 3)  # of 20 or 32 places
+    samples = random_samples(19, 5, 3)  # of 20 or 32 places
     source = inputs.evaluation_input(place, samples, shard, devices)
     make, seen = mapped(source, devices, num_steps_axis=False), []
     for step, draws in enumerate(source.inputs()):
@@ -98,24 +98,24 @@ def test_evaluation_batches_are_those_of_the_host_padded_with_black_and_void(cou
     assert sorted(seen) == [-1] * (num_places - 19) + list(range(19))
 
 
-@pytest.mark.parametrize("num_records", [3, 16, 19])  # fewer than devices, a multiple, neither
-def test_shards_hold_each_record_once_and_each_device_its_part(num_records):
+@pytest.mark.parametrize("num_samples", [3, 16, 19])  # fewer than devices, a multiple, neither
+def test_shards_hold_each_sample_once_and_each_device_its_part(num_samples):
     samples = from_arrays(
-        np.broadcast_to(np.arange(num_records, dtype=np.uint8)[:, None, None, None], (num_records, 4, 5, 3)),
-        np.broadcast_to(np.arange(num_records, dtype=np.uint8)[:, None, None], (num_records, 4, 5)),
+        np.broadcast_to(np.arange(num_samples, dtype=np.uint8)[:, None, None, None], (num_samples, 4, 5, 3)),
+        np.broadcast_to(np.arange(num_samples, dtype=np.uint8)[:, None, None], (num_samples, 4, 5)),
     )
-    size = -(-num_records // 8)
+    size = -(-num_samples // 8)
     whole = device_resident.shards(samples, BatchShard(8, 0, 8, 1))
     halves = [device_resident.shards(samples, BatchShard(8, first, 4, 1)) for first in (0, 4)]  # of two processes
     for name, shape in (("images", (4, 5, 3)), ("labels", (4, 5))):
         assert whole[name].shape == (8, size, *shape)
         assert np.array_equal(np.concatenate([half[name] for half in halves]), whole[name])
         flat = whole[name].reshape(8 * size, -1)
-        assert flat[:, 0].tolist() == list(range(num_records)) + [num_records - 1] * (8 * size - num_records)
+        assert flat[:, 0].tolist() == list(range(num_samples)) + [num_samples - 1] * (8 * size - num_samples)
 
 
 def test_shards_take_an_eighth_of_the_memory_that_the_whole_takes_on_each_device():
-    devices, shard, samples = choose_devices("8"), BatchShard(8, 0, 8, 1), random_records(16, 4, 5)
+    devices, shard, samples = choose_devices("8"), BatchShard(8, 0, 8, 1), random_samples(16, 4, 5)
     sampler = Sampler(16, 8, seed=0, flip=True, shift=1)
     for place, part in (("device", 1), ("shards", 8)):
         for source in (
@@ -146,7 +146,7 @@ BYTES = 8 * 100  # of both, which may take a quarter of each device's memory
         (BYTES // 2 - 4, "host"),
     ],
 )
-def test_records_lie_whole_on_each_device_or_cut_over_them_or_on_the_host_as_they_fit(monkeypatch, memory, place):
+def test_samples_are_placed_whole_or_sharded_or_on_the_host_by_size(monkeypatch, memory, place):
     with_memory(monkeypatch, memory)
     assert inputs.choose_placement("auto", choose_devices("8"), TRAIN, VAL) == place
     assert inputs.choose_placement("host", choose_devices("8"), TRAIN, VAL) == "host"
@@ -154,7 +154,7 @@ def test_records_lie_whole_on_each_device_or_cut_over_them_or_on_the_host_as_the
         assert inputs.choose_placement("device", choose_devices("8"), TRAIN, VAL) == place
 
 
-def test_streamed_records_stay_on_the_host(monkeypatch):
+def test_streamed_samples_stay_on_the_host(monkeypatch):
     with_memory(monkeypatch, 2**40)
     assert (
         inputs.choose_placement("auto", choose_devices("1"), TRAIN, streamed(random_split(2, 5, 5), (5, 5))) == "host"
@@ -170,7 +170,7 @@ def test_streamed_records_stay_on_the_host(monkeypatch):
         (["device", "shards"], "shards", "process 1"),
     ],
 )
-def test_all_processes_take_the_most_modest_place_that_any_chooses_and_it_is_told(places, agreed, who, logged):
+def test_all_processes_take_the_most_modest_placement_that_any_chooses_and_log_it(places, agreed, who, logged):
     for place in places:
         logged.clear()
         assert inputs.agree_on_placement(place, lambda mine: places) == agreed

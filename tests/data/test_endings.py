@@ -1,4 +1,4 @@
-"""How commands leave: an exit code that tells the kind, and one line, whatever the machine refuses."""
+"""How commands exit: a code for the kind of error and one line of text."""
 
 import errno
 import logging
@@ -104,14 +104,14 @@ def test_a_file_of_the_longest_name_is_written_whole(tmp_path):
     assert len(os.listdir(tmp_path)) == 3
 
 
-def test_a_name_that_is_too_long_is_told(tmp_path):
+def test_a_name_that_is_too_long_is_reported(tmp_path):
     with pytest.raises(UserError, match="too long a name"):
         check_place("json", str(tmp_path / ("a" * 256)))
     with pytest.raises(UserError, match="no run"):
         read_run(tmp_path / ("b" * 300))
 
 
-def test_an_unknown_user_is_told(monkeypatch):
+def test_an_unknown_user_is_reported(monkeypatch):
     def nobody(*_):
         raise RuntimeError("Could not determine home directory.")
 
@@ -124,7 +124,7 @@ def test_an_unknown_user_is_told(monkeypatch):
         cache_folder()
 
 
-def test_a_folder_that_cannot_be_read_is_told_and_not_skipped(tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_reported_and_not_skipped(tmp_path, monkeypatch):
     (tmp_path / "inner").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     scan = os.scandir
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_not_skipped(tmp_path, monkeypa
 # --- what the machine refuses ---
 
 
-def test_a_device_that_is_not_here_is_told(monkeypatch):
+def test_a_missing_device_is_reported(monkeypatch):
     for error in (RuntimeError("Unable to initialize backend 'cuda'\nand more"), AssertionError()):
 
         def refuse(error=error):
@@ -155,21 +155,21 @@ def test_a_device_that_is_not_here_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error, code, told",
+    "error, code, message",
     [
         (OSError(errno.ENOSPC, "No space left on device"), 4, "no room"),
         (ValueError("RESOURCE_EXHAUSTED: ... No space left on device"), 4, "no room"),
         (OSError(errno.EROFS, "Read-only file system"), 4, "Read-only"),
     ],
 )
-def test_a_disk_that_refuses_an_export_is_told(capsys, tmp_path, error, code, told):
+def test_a_disk_that_refuses_an_export_is_reported(capsys, tmp_path, error, code, message):
     def main():
         with _telling_of_the_disk(tmp_path):
             raise error
 
     with pytest.raises(SystemExit) as left:
         run_command(main)
-    assert left.value.code == code and told in capsys.readouterr().err
+    assert left.value.code == code and message in capsys.readouterr().err
 
 
 def test_full_and_closed_outputs(run):
@@ -182,12 +182,12 @@ def test_full_and_closed_outputs(run):
 
 
 @pytest.mark.parametrize(
-    "limit, told", [("-v 1500000", "GB of address space"), ("-n 20", "may open only 20 files"), ("-Sn 20", "")]
+    "limit, message", [("-v 1500000", "GB of address space"), ("-n 20", "may open only 20 files"), ("-Sn 20", "")]
 )
-def test_a_limit_that_is_too_low_is_told_before_jax_is_imported(run, limit, told):
+def test_a_limit_that_is_too_low_is_reported_before_jax_is_imported(run, limit, message):
     ended = report(run, "bash", "-c", f'ulimit {limit}; exec "$@"', "_")
-    assert ended.returncode == (2 if told else 0), ended.stderr
-    assert told in ended.stderr and ended.stderr.count("\n") == bool(told)
+    assert ended.returncode == (2 if message else 0), ended.stderr
+    assert message in ended.stderr and ended.stderr.count("\n") == bool(message)
 
 
 def test_the_limit_on_open_files_is_raised_as_far_as_it_goes(monkeypatch):
@@ -246,7 +246,7 @@ def test_transparency_beside_the_pixels_is_refused_as_that_of_rgba_is(tmp_path, 
     picture.save(tmp_path / "a.png", transparency=key)
     with pytest.raises(UserError, match="has 1 transparent pixel"):
         read_image(tmp_path / "a.png", "a.png")
-    pixels[0, 0] = 0  # the same with a colour that no pixel has
+    pixels[0, 0] = 0  # the same with a color that no pixel has
     picture = Image.fromarray(pixels, mode)
     if mode == "P":
         picture.putpalette(PALETTE)

@@ -1,4 +1,4 @@
-"""Folders as people bring them: each class is read right, or both readings are shown and nothing is read."""
+"""Folders as users bring them: every class is read right, or all interpretations are shown and nothing is read."""
 
 import importlib.util
 import io
@@ -225,7 +225,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-def test_two_readings_are_both_shown_and_none_is_printed_as_the_fix(name, tmp_path):
+def test_two_interpretations_are_both_shown_and_neither_is_printed_as_the_fix(name, tmp_path):
     make, kind, readings = AMBIGUOUS[name]
     make(tmp_path)
     faults = refused(tmp_path)
@@ -239,7 +239,7 @@ def test_two_readings_are_both_shown_and_none_is_printed_as_the_fix(name, tmp_pa
             assert read_as(opened(tmp_path, flags)) == expected
 
 
-def test_nothing_is_trained_on_until_a_reading_is_chosen_and_what_it_leaves_is_checked(tmp_path, capsys):
+def test_training_waits_for_a_choice_and_checks_its_result(tmp_path, capsys):
     fill(tmp_path)
     codes(tmp_path, "disc", "box")
     options = parse_flags(doctor.DoctorOptions, [str(tmp_path), "--labels-start-at", "1"], prog="p", description="")
@@ -261,7 +261,7 @@ def test_a_flag_that_empties_a_class_is_a_fault(tmp_path):
     assert doubt.kind == "emptied-class" and "box has pixels without --map, and none with it" in doubt.what
 
 
-def test_a_picture_shows_all_readings(tmp_path, monkeypatch, capsys):
+def test_a_picture_shows_all_interpretations(tmp_path, monkeypatch, capsys):
     fill(tmp_path / "photos")
     codes(tmp_path / "photos", "disc", "box")
     monkeypatch.chdir(tmp_path)
@@ -286,13 +286,13 @@ def test_a_threshold_that_some_files_lie_below_is_a_fault(tmp_path):
     assert "labels/p00.png" in refused(tmp_path, "--threshold 128")["mixed-masks"].what
 
 
-def test_each_rotated_file_says_what_its_label_says(tmp_path):
+def test_each_rotated_file_is_reported_by_its_own_label(tmp_path):
     half_rotated(tmp_path)
     options = parse_flags(doctor.DoctorOptions, [str(tmp_path)], prog="p", description="")
     with pytest.raises(UserError) as error:
         open_data(doctor._config_of(options))
-    told = {fault.file: "as the stored" in fault.what for fault in error.value.faults}
-    assert told == {f"images/{i}.jpg": i % 2 == 0 for i in range(8)}
+    matches_stored = {fault.file: "matches the stored" in fault.what for fault in error.value.faults}
+    assert matches_stored == {f"images/{i}.jpg": i % 2 == 0 for i in range(8)}
 
 
 # --- colors ---
@@ -405,7 +405,7 @@ def test_images_in_folders_of_splits_find_their_labels_in_one_folder(tmp_path):
     fill(tmp_path, image="images/{split}/{i}.jpg", place="masks/{i}.png")
     dataset = opened(tmp_path)
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 8, "val": 2}
-    assert read_as(dataset) == UNNAMED and not any("belong to no image" in note for note in dataset.notes)
+    assert read_as(dataset) == UNNAMED and not any("without an image" in note for note in dataset.notes)
 
 
 def test_unlabelled_test_images_are_left_out(tmp_path):
@@ -449,10 +449,10 @@ def test_a_class_file_goes_before_the_names_of_a_layout(name, tmp_path):
     dataset = opened(tmp_path)
     expected = TRUE if "json" not in name or name == "config.json" else TRUE | {"ground": "background"}
     expected = TRUE | {"ground": "void"} if name == "objectInfo150.txt" else expected
-    assert read_as(dataset) == expected and f"classes of {name}" in dataset.notes[0]
+    assert read_as(dataset) == expected and f"classes from {name}" in dataset.notes[0]
     (tmp_path / "codes.txt").write_text("background\nb\nc\n")
     notes = opened(tmp_path).notes
-    assert "classes of codes.txt" in notes[0] and f"note: classes of codes.txt; not used: {name}" in notes
+    assert "classes from codes.txt" in notes[0] and f"note: classes from codes.txt; not used: {name}" in notes
 
 
 # --- layouts ---
@@ -637,7 +637,7 @@ def test_sixteen_bits_need_a_stated_range_that_all_images_share(tmp_path):
             np.testing.assert_array_equal(split.read(index)[0], np.repeat(expected[..., None], 3, -1))
 
 
-def test_larger_pictures_are_read_where_memory_bears_them():
+def test_larger_images_are_read_if_memory_allows():
     file = io.BytesIO()
     Image.new("L", (10_000, 6_000)).save(file, "PNG", compress_level=1)
     with pytest.raises(UserError, match="60 million .* over the limit of 50 million.*--tile 512 512"):
@@ -649,12 +649,12 @@ def test_larger_pictures_are_read_where_memory_bears_them():
 # --- refusals say what was found ---
 
 
-def test_what_was_found_instead_is_said(tmp_path):
+def test_a_refusal_describes_what_was_found(tmp_path):
     for i in range(3):
         save(scene(i)[0], tmp_path / f"site/day1/cam/{i}.jpg")
     (tmp_path / "instances.json").write_text(json.dumps({"images": [], "annotations": []}))
-    what = refused(tmp_path)["no-data-set"].what
-    assert "3 pictures in site/day1/cam (3 .jpg)" in what and "empty" not in what
+    what = refused(tmp_path)["no-dataset"].what
+    assert "3 images in site/day1/cam (3 .jpg)" in what and "empty" not in what
     assert "instances.json is COCO JSON" in what and "Semantic Segmentation Masks" in what
 
 

@@ -1,10 +1,10 @@
-"""Pictures brought to one size, against numbers worked out by hand."""
+"""Images resized to one size, against numbers worked out by hand."""
 
 import numpy as np
 import pytest
 
 from segnet_jax.constants import VOID
-from segnet_jax.data.images.fit import fit_record, scaled_size
+from segnet_jax.data.images.fit import fit_sample, scaled_size
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_any_size_stays_inside_the_target_or_covers_it_and_touches_it(fit):
 def test_a_wide_picture_between_bars_and_cut():
     label = np.repeat(np.arange(4, dtype=np.uint8), 2)[None].repeat(4, axis=0)  # 4x8, two columns of each class
     image = np.stack([label * 10] * 3, axis=-1)
-    _, barred = fit_record(image, label, (8, 8), "letterbox")
+    _, barred = fit_sample(image, label, (8, 8), "letterbox")
     assert (barred[:2] == VOID).all() and (barred[6:] == VOID).all() and (barred[2:6] == label).all()
-    picture, cut = fit_record(image, label, (4, 4), "crop")
+    picture, cut = fit_sample(image, label, (4, 4), "crop")
     assert (cut == label[:, 2:6]).all() and (picture[..., 0] == cut * 10).all()

@@ -1,4 +1,4 @@
-"""A folder of one's own: which images go where, what labels mean, and what each flag changes."""
+"""Any folder of images and labels: splits, label values, and the effect of each flag."""
 
 import dataclasses
 import itertools
@@ -17,11 +17,11 @@ from segnet_jax.config.files import read_config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.constants import VOID
 from segnet_jax.data.images.decode import read_image, upright
-from segnet_jax.data.images.fit import fit_record
-from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.images.fit import fit_sample
+from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.data.label_files.class_table_files import read_class_table
-from segnet_jax.data.labels.read_options import PLAIN
-from segnet_jax.data.random_split import deal, group_of
+from segnet_jax.data.labels.read_options import DEFAULTS
+from segnet_jax.data.random_split import group_of, split_randomly
 from segnet_jax.runs.dataset import open_data, reading_of
 from segnet_jax.runs.setup import resolve
 from segnet_jax.system.errors import UserError
@@ -33,7 +33,7 @@ def photos(tmp_path):
 
 
 def wishing(**wishes):
-    return dataclasses.replace(PLAIN, **wishes)
+    return dataclasses.replace(DEFAULTS, **wishes)
 
 
 def unsplit(folder):
@@ -127,53 +127,53 @@ def test_what_is_kept_together_is_named_alike_but_for_a_number(name, group):
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
 def test_groups_are_kept_whole_and_the_share_is_near(share):
     names = [f"video{letter}_{number:03}" for letter in "abcdefghijklmnopqrst" for number in range(8)]
-    dealt = deal(keys(names), share)
-    train, val = ([name for name, _ in dealt.splits[split]] for split in ("train", "val"))
+    chosen = split_randomly(keys(names), share)
+    train, val = ([name for name, _ in chosen.splits[split]] for split in ("train", "val"))
     assert sorted(train + val) == names and not {*map(group_of, train)} & {*map(group_of, val)}
     assert 0.5 * share * len(names) <= len(val) <= 1.25 * share * len(names)
 
 
 def test_one_video_alone_gives_a_run_of_neighbours_by_number():
     names = [f"frame{number}" for number in range(3, 103)]  # by letters frame100 would come before frame11
-    dealt = deal(keys(names), 0.2)
-    numbers = [int(name.removeprefix("frame")) for name, _ in dealt.splits["val"]]
+    chosen = split_randomly(keys(names), 0.2)
+    numbers = [int(name.removeprefix("frame")) for name, _ in chosen.splits["val"]]
     assert len(numbers) == 20 and sorted(numbers) == list(range(min(numbers), min(numbers) + 20))
 
 
-def test_equal_pictures_are_dealt_to_one_side_and_every_order_gives_one_deal():
+def test_equal_pictures_stay_in_one_split_and_every_order_gives_one_split():
     names = [f"{letter * 3}" for letter in "abcdefghijklmnopqrstuvwxyz"]
     every = [(name, f"sum {place // 2}") for place, name in enumerate(names)]  # each two are equal
-    dealt = deal(every, 0.3)
-    sides = [{content for _, content in dealt.splits[split]} for split in ("train", "val")]
+    chosen = split_randomly(every, 0.3)
+    sides = [{content for _, content in chosen.splits[split]} for split in ("train", "val")]
     assert not sides[0] & sides[1] and all(sides)
-    again = deal(every[::-1], 0.3)
-    assert {*again.splits["val"]} == {*dealt.splits["val"]}
+    again = split_randomly(every[::-1], 0.3)
+    assert {*again.splits["val"]} == {*chosen.splits["val"]}
 
 
 @pytest.mark.parametrize("number", [2, 3, 7])
 def test_no_side_is_ever_empty(number):
     for share, names in itertools.product((0.01, 0.2, 0.9), ("abcdefg", [f"v_{each}" for each in range(9)])):
-        dealt = deal(keys(list(names)[:number]), share)
-        assert dealt.splits["train"] and dealt.splits["val"]
+        chosen = split_randomly(keys(list(names)[:number]), share)
+        assert chosen.splits["train"] and chosen.splits["val"]
 
 
-def test_a_folder_without_a_split_is_dealt_and_says_so_whatever_the_seed(photos):
+def test_a_folder_without_a_split_is_split_randomly_with_a_note_whatever_the_seed(photos):
     unsplit(photos)
     config = dataclasses.replace(Config(), data=str(photos))
     splits = [open_data(dataclasses.replace(config, seed=seed)).splits for seed in (0, 1)]
     assert splits[0]["val"].names == splits[1]["val"].names and len(splits[0]["val"]) == 2
-    (note,) = (note for note in open_data(config).notes if "dealt" in note)
-    assert "dealt 6 to train, 2 to val" in note and all(name in note for name in splits[0]["val"].names)
+    (note,) = (note for note in open_data(config).notes if "random split" in note)
+    assert "6 train, 2 val" in note and all(name in note for name in splits[0]["val"].names)
 
 
-def test_a_share_deals_lists_anew_and_leaves_the_test_images_alone(photos):
+def test_a_val_fraction_replaces_lists_and_keeps_the_test_images(photos):
     (photos / "val.txt").rename(photos / "test.txt")
     dataset = open_folder(photos, wishing(val_fraction=0.5))
     assert dataset.splits["test"].names == ("x", "y")
     assert {split: len(each) for split, each in dataset.splits.items()} == {"train": 3, "val": 3, "test": 2}
 
 
-def test_images_of_one_name_in_two_subfolders_get_two_names_when_they_are_dealt_anew(tmp_path):
+def test_images_of_one_name_in_two_subfolders_get_two_names_when_split_again(tmp_path):
     for split, names in {"train": "abcd", "val": "ab"}.items():
         for name in names:
             save(tmp_path / f"images/{split}/{name}.png", image_of(split + name))
@@ -184,7 +184,7 @@ def test_images_of_one_name_in_two_subfolders_get_two_names_when_they_are_dealt_
     assert sorted(names) == ["a", "b", "c", "d", "val-a", "val-b"] and len(splits["val"]) == 3
 
 
-def test_test_images_without_labels_are_left_out_and_said(tmp_path):
+def test_test_images_without_labels_are_skipped_with_a_note(tmp_path):
     for split, names in {"train": "ab", "val": "c", "test": "d"}.items():
         for name in names:
             save(tmp_path / split / f"images/{name}.png", image_of(name))
@@ -211,7 +211,7 @@ def test_maps_and_the_first_value_change_what_values_mean(photos):
 
 
 def test_a_map_to_nowhere_is_refused(photos):
-    with pytest.raises(UserError, match="--map 7=9: 9 is none of the 3 classes 0..2 and void 255"):
+    with pytest.raises(UserError, match="--map 7=9: 9 is not among the 3 classes 0..2 and void 255"):
         open_folder(photos, wishing(map=((7, 9),)))
     with pytest.raises(UserError, match="--map must be OLD=NEW"):
         parse_config(["--map", "7"], prog="x", description="")
@@ -237,7 +237,7 @@ def test_another_meaning_of_the_same_files_is_another_fingerprint(photos):
     (photos / "classes.toml").write_text('classes = [{name="b", id=1}, {name="a", id=0}, {name="c", id=2}]')
     assert len({*prints, fingerprint()}) == 5
     (photos / "classes.toml").write_text('classes = [{name="b"}, {name="a"}, {name="c"}]')
-    assert fingerprint() == prints[0]  # the names alone change no record
+    assert fingerprint() == prints[0]  # the names alone change no sample
 
 
 def test_small_labels_are_brought_to_their_images_by_the_nearest_pixel(photos):
@@ -302,15 +302,15 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_class_table_says_names_values_and_colours(name, tmp_path):
+def test_a_class_file_gives_names_values_and_colors(name, tmp_path):
     (tmp_path / name).write_text(TABLES[name], "utf-8")
-    legend = read_class_table(tmp_path / name)
+    label_mapping = read_class_table(tmp_path / name)
     names, ids, colors = EXPECTED[name]
-    assert legend.classes.names == names and dict(legend.ids) == ids
-    assert (None if legend.colors is None else dict(legend.colors)) == colors
+    assert label_mapping.classes.names == names and dict(label_mapping.ids) == ids
+    assert (None if label_mapping.colors is None else dict(label_mapping.colors)) == colors
     if colors:
-        assert legend.classes.colors[0] == next(color for color, class_id in colors.items() if class_id == 0)
-    assert len({*legend.classes.colors}) == len(names)
+        assert label_mapping.classes.colors[0] == next(color for color, class_id in colors.items() if class_id == 0)
+    assert len({*label_mapping.classes.colors}) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -319,23 +319,23 @@ def test_a_class_table_says_names_values_and_colours(name, tmp_path):
         ("classes.toml", "classes = [", "not valid TOML"),
         ("classes.toml", "names = ['a']", "unknown key 'names'"),
         ("classes.toml", "[[classes]]\nname = 'a'\nid = 70000", "id 70000 for class 1"),
-        ("classes.toml", "[[classes]]\nname = 'a'\nid = true", "ids are whole numbers"),
+        ("classes.toml", "[[classes]]\nname = 'a'\nid = true", "ids must be integers"),
         ("classes.toml", "[[classes]]\nname = 'a'\ncolor = [1, 2]", "red, green and blue"),
         ("classes.toml", "[[classes]]\nname = 'a'\n[[classes]]\nname = 'a'", "'a' twice"),
         ("classes.toml", "[[classes]]\nname = 'a'\nid = 1\n[[classes]]\nname = 'b'", "the id 1 to two classes"),
         ("classes.toml", "classes = 3", "no list of classes"),
         ("classes.toml", "[[classes]]\nid = 3", "no name for class 1"),
-        ("classes.toml", '[[classes]]\nname = "a\\u001b"', "printable name"),
+        ("classes.toml", '[[classes]]\nname = "a\\u001b"', "printable characters"),
         ("labelmap.txt", "a:1,2::", "line 1: red, green and blue"),
         ("labelmap.txt", "a:1,2,300::", "line 1: red, green and blue"),
         ("label_colors.txt", "1 2 3", "line 1: expected `red green blue name`"),
         ("codes.txt", "a\na", "'a' twice"),
-        ("codes.txt", "void\n", "names no class"),
-        ("codes.txt", "\n".join(map(str, range(300))), "300 classes, more than 254"),
+        ("codes.txt", "void\n", "has no class"),
+        ("codes.txt", "\n".join(map(str, range(300))), "300 classes, over the limit of 254"),
         ("codes.txt", "a" * 200_000, "200000 bytes"),
     ],
 )
-def test_a_table_at_fault_is_told_with_its_line(name, text, word, tmp_path):
+def test_a_bad_class_file_is_reported_with_its_line(name, text, word, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as error:
         read_class_table(tmp_path / name)
@@ -346,22 +346,24 @@ README = pathlib.Path(__file__).parents[2] / "data/README.md"
 DATA = README.parents[1] / "segnet_jax" / "data"
 
 
-def test_the_table_that_the_readme_shows_is_read_as_it_says(tmp_path):
+def test_the_class_file_in_the_readme_is_read_as_described(tmp_path):
     (shown,) = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "classes.toml").write_text(shown)
-    legend = read_class_table(tmp_path / "classes.toml")
-    assert legend.classes.names == ("road", "car") and dict(legend.ids) == {0: 0, 1: 1, 7: 1, 255: VOID}
-    assert legend.classes.colors == ((128, 64, 128), (64, 0, 128)) and dict(legend.colors)[0, 0, 0] == VOID
+    label_mapping = read_class_table(tmp_path / "classes.toml")
+    assert label_mapping.classes.names == ("road", "car") and dict(label_mapping.ids) == {0: 0, 1: 1, 7: 1, 255: VOID}
+    assert (
+        label_mapping.classes.colors == ((128, 64, 128), (64, 0, 128)) and dict(label_mapping.colors)[0, 0, 0] == VOID
+    )
 
 
 def test_every_kind_of_fault_and_every_flag_stands_in_the_readme():
     text = README.read_text(encoding="utf-8")
     sources = "".join(path.read_text() for path in DATA.rglob("*.py") if "input_pipeline" not in path.parts)
     elsewhere = {"no-color-label", "hostile-archive", "not-a-zip", "wrong-frames", "broken-records", "other-records"}
-    elsewhere |= {"other-classes", "not-prepared", "zip"}  # of CamVid's archives and records
+    elsewhere |= {"other-classes", "not-prepared", "zip"}  # of CamVid's archives and prepared dataset
     kinds = {*re.findall(r'kind="([a-z0-9-]+)"', sources), *(case.kind.split(":")[0] for case in PLANTED)} - elsewhere
     assert {kind for kind in kinds if f"`{kind}`" not in text} == set()
-    flags = {f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(PLAIN)} | {"--fit"}
+    flags = {f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(DEFAULTS)} | {"--fit"}
     assert {flag for flag in flags if f"`{flag} " not in text} == set()
 
 
@@ -393,29 +395,29 @@ def test_many_values_far_apart_ask_for_a_table(photos):
 # --- sizes ---
 
 
-def test_images_of_another_shape_are_fitted_as_asked_and_kept_apart_in_the_cache(photos, tmp_path):
+def test_images_of_another_shape_are_fitted_by_option_and_cached_separately(photos, tmp_path):
     save(photos / "images/x.png", image_of("x", (24, 48)))
     save(photos / "labels/x.png", label_of("x", (24, 48)))
     split = open_folder(photos).splits["val"]
     for fit in ("stretch", "letterbox", "crop"):
-        samples = decoded(split, SIZE, tmp_path / "cache", fit=fit)
-        for ours, expected in zip(samples.read(0), fit_record(*split.read(0), SIZE, fit), strict=True):
+        samples = open_cached(split, SIZE, tmp_path / "cache", fit=fit)
+        for ours, expected in zip(samples.read(0), fit_sample(*split.read(0), SIZE, fit), strict=True):
             np.testing.assert_array_equal(ours, expected)
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-def test_it_is_said_where_images_lose_their_shape(photos):
+def test_distorted_images_give_a_warning(photos):
     save(photos / "images/x.png", image_of("x", (24, 48)))
     save(photos / "labels/x.png", label_of("x", (24, 48)))
     flags = ["--data", str(photos), "--image-size", *map(str, SIZE), "--init", "none", "--depth", "1", "--devices", "1"]
-    told = {}
+    output = {}
     for fit in ("stretch", "crop"):
         said = []
         resolve(parse_config([*flags, "--fit", fit], prog="x", description=""), said.append)
-        told[fit] = "\n".join(said)
+        output[fit] = "\n".join(said)
     warning = "warning: images of 24x48 are stretched to 24x32: --fit letterbox or crop keeps their shape"
-    assert warning in told["stretch"] and "stretched" not in told["crop"]
-    assert "layout   own folder, for it holds images/ and labels/; classes of classes.toml" in told["crop"]
+    assert warning in output["stretch"] and "stretched" not in output["crop"]
+    assert "layout   image and label folders: it holds images/ and labels/; classes from classes.toml" in output["crop"]
 
 
 def test_the_default_names_and_colours_of_classes_without_a_table(photos):

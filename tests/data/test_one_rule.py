@@ -11,7 +11,7 @@ from PIL import Image
 from segnet_jax import evaluate, predict, train
 from segnet_jax.config.flags import parse_config, parse_flags
 from segnet_jax.constants import VOID
-from segnet_jax.data.labels.label_mapping import StoredLabels, labels_of_json
+from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
 from segnet_jax.runs import run_folder
 from segnet_jax.system.errors import UserError
 
@@ -77,7 +77,7 @@ def test_predict_scores_what_evaluate_scores(make, tmp_path):
         [*f"--data {folder} {FLAGS} {flags} --run {run}".split()], prog="segnet_jax.train", description=""
     )
     assert train.train(config) == 0
-    told = {}
+    results = {}
     for name, options in (
         ("evaluate", ["--split", "train", "--no-boundary"]),
         ("predict", []),
@@ -92,19 +92,19 @@ def test_predict_scores_what_evaluate_scores(make, tmp_path):
             words = [str(run), *images, "--labels", str(folder / labels), "--out", str(tmp_path / "out")]
             words += ["--devices", "1", "--json", str(path)]
             assert predict.predict(parse_flags(predict.PredictOptions, words, prog="p", description="")) == 0
-        told[name] = json.loads(path.read_text())
-    assert told["evaluate"]["num_images"] == told["predict"]["num_scored"] > 2
-    assert told["evaluate"]["confusion"] == told["predict"]["confusion"]
-    assert told["evaluate"]["miou"] == told["predict"]["miou"]
+        results[name] = json.loads(path.read_text())
+    assert results["evaluate"]["num_images"] == results["predict"]["num_scored"] > 2
+    assert results["evaluate"]["confusion"] == results["predict"]["confusion"]
+    assert results["evaluate"]["miou"] == results["predict"]["miou"]
 
 
-def test_a_run_stores_the_rule_and_a_damaged_one_is_told(tmp_path):
+def test_a_run_stores_the_rule_and_a_damaged_one_is_reported(tmp_path):
     from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelRule
 
     rule = LabelRule(11, TUTORIAL.ids, (((1, 2, 3), 0), ((0, 0, 0), VOID)), ((255, 1),), 1, "ignore", 0, ("palette",))
     stored = StoredLabels(TUTORIAL.classes, rule)
     text = json.dumps(stored.as_json())
-    assert labels_of_json(json.loads(text)) == stored
+    assert labels_from_json(json.loads(text)) == stored
     (tmp_path / "labels.json").write_text(text)
     assert run_folder.labels_of(tmp_path) == stored
     for change in ({"num_classes": 300}, {"ids": [[0, 12]]}, {"by_color": ["x"]}, {"start": -1}, {"map": [[1]]}):

@@ -1,4 +1,4 @@
-"""The order of samples, flips and shifts over 20 epochs is one, on whatever it is carried out."""
+"""The order of samples, flips and shifts over 20 epochs is the same on every device layout."""
 
 import hashlib
 import itertools
@@ -17,7 +17,7 @@ STEPS = range(20 * PLAN.steps_per_epoch)
 
 
 def marked_records():
-    """Each record says its number, and whether and how far it was moved: no two places of it are alike."""
+    """Samples from which index, reflection and shift can be read: no two pixels are alike."""
     number, row, column = np.meshgrid(np.arange(37), np.arange(5), np.arange(6), indexing="ij")
     return from_arrays(np.stack([number, row, column], axis=-1).astype(np.uint8), (row * 6 + column).astype(np.uint8))
 
@@ -28,7 +28,7 @@ def shares(num_devices, num_processes):
 
 
 def global_batches(parts):
-    """The batches of all processes as one, in the plan's order: [A,D,B] flat."""
+    """The batches of all processes as one, in the sampler's order: [A,D,B] flat."""
     for batches in zip(*parts, strict=True):
         yield [
             np.concatenate([batch[name] for batch in batches]).swapaxes(0, 1).reshape(8, -1)
@@ -45,7 +45,7 @@ def sum_of(batches):
 
 @pytest.fixture(scope="module")
 def expected():
-    """By hand from the plan: record, mirrored, moved, with 0 and void where nothing is."""
+    """By hand from the sampler: the sample, reflected, shifted, with 0 and void in uncovered pixels."""
     samples, digest = marked_records(), hashlib.sha256()
     for step in STEPS:
         draws = PLAN.batch(step)

@@ -1,4 +1,4 @@
-"""The plan: order, flips and shifts from (seed, epoch) alone."""
+"""The sampler: order, flips and shifts from (seed, epoch) alone."""
 
 import hashlib
 
@@ -58,7 +58,7 @@ def test_the_plan_of_a_seed_is_the_same_on_every_machine_and_in_every_release():
     for step in range(20 * sampler.steps_per_epoch):
         draws = sampler.batch(step)
         digest.update(np.stack([draws.index, draws.flip, draws.shift_y, draws.shift_x]).astype("<i8").tobytes())
-    # Written down when the plan was made; a change breaks the resuming of every run that there is.
+    # Recorded when the sampler was written; a change breaks resuming of every existing run.
     assert digest.hexdigest() == "5797c43a6ca4e0d64e1e4d4cacc1e846b04afe356b065bd768c8e83cc68a74f7"
 
 

@@ -1,4 +1,4 @@
-"""Scale and colour: pixel by pixel against exact fractions, the same bytes by both input paths, drawn by the plan."""
+"""Scale and color: pixel by pixel against exact fractions, and equal bytes in both input paths."""
 
 import hashlib
 import itertools
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_device_resident import mapped, random_records
+from test_device_resident import mapped, random_samples
 from test_order import global_batches, marked_records, shares, sum_of
 
 from segnet_jax.config.fields import Config
@@ -78,7 +78,7 @@ def test_a_row_of_four_pixels_enlarged_and_shrunk_by_hand():
         return ours[0, :, 0].tolist(), known[0].tolist()
 
     assert of(1, 777) == ([0, 40, 80, 200], [1, 2, 3, 4])
-    # Twice as large, the left half: middles at 1/4, 3/4, 5/4, 7/4, whose neighbours' middles are at 1/2, 3/2, 5/2.
+    # Twice as large, the left half: middles at 1/4, 3/4, 5/4, 7/4, whose neighbors' middles are at 1/2, 3/2, 5/2.
     assert of(2, 0) == ([0, 10, 30, 50], [1, 1, 2, 2])
     assert of(2, PLACES) == ([70, 110, 170, 200], [3, 3, 4, 4])
     # Half as large, in the middle: what is left and right of it is black and void.
@@ -95,7 +95,7 @@ def test_any_factor_at_the_largest_size_shows_a_slope_where_it_belongs(factor):
         begin = place / PLACES * (size - size / factor)
         at = begin + (np.arange(size) + 0.5) / factor - 0.5
         inside = (at > 0) & (at < size - 1)
-        np.testing.assert_allclose(ours[0, inside, 0], at[inside] / 64, atol=1.1)  # 64 pixels a grey level
+        np.testing.assert_allclose(ours[0, inside, 0], at[inside] / 64, atol=1.1)  # 64 pixels a gray level
         away = (at < -2) | (at > size + 1)
         assert (known[0, away] == VOID).all() and (known[0, inside] == 0).all() and not ours[0, away].any()
 
@@ -111,7 +111,7 @@ def test_colours_equal_a_loop_over_values():
         assert ours[value, 0, c] == min(max((exact + Fraction(1, 2)) // 1, 0), 255)
 
 
-PLAIN = Sampler(20_000, 100, seed=4, flip=True, shift=3)
+DEFAULTS = Sampler(20_000, 100, seed=4, flip=True, shift=3)
 BOTH = Sampler(20_000, 100, seed=4, flip=True, shift=3, scale=(0.5, 2.0), color=0.25)
 
 
@@ -121,7 +121,7 @@ def whole_epoch(sampler):
 
 
 def test_a_plan_with_scale_and_colour_keeps_its_order_flips_and_shifts():
-    plain, both = whole_epoch(PLAIN), whole_epoch(BOTH)
+    plain, both = whole_epoch(DEFAULTS), whole_epoch(BOTH)
     assert plain.keys() == {"index", "flip", "shift_y", "shift_x"}
     assert all(np.array_equal(plain[name], both[name]) for name in plain)
     only = whole_epoch(Sampler(20_000, 100, seed=4, flip=True, shift=3, color=0.25))
@@ -147,7 +147,7 @@ def test_the_draws_of_a_seed_are_the_same_on_every_machine_and_in_every_release(
     digest = hashlib.sha256()
     for name, array in sorted(whole_epoch(BOTH).items()):
         digest.update(name.encode() + array.astype("<i8").tobytes())
-    # Written down when they were made; a change breaks the resuming of every run that uses them.
+    # Recorded when written; a change breaks resuming of every run that uses them.
     assert digest.hexdigest() == "ca2e842707396cc388aa03cf1903afd474e0624b273bd952eda1f8f3dd899470"
 
 
@@ -158,7 +158,7 @@ def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(
 ):
     devices, shard = choose_devices(str(count)), BatchShard(count, 0, count, batch_size_per_device=2)
     global_batch_size = 2 * count * grad_accum_steps
-    samples = random_records(3 * global_batch_size + 1, 9, 14)
+    samples = random_samples(3 * global_batch_size + 1, 9, 14)
     sampler = Sampler(len(samples), global_batch_size, seed=2, flip=True, shift=3, scale=scale, color=color)
     calls = inputs.calls_of(range(2 * sampler.steps_per_epoch), steps, sampler.steps_per_epoch)
     source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
@@ -185,7 +185,7 @@ def test_they_do_not_depend_on_devices_and_processes():
 
 
 def test_the_program_holds_what_is_drawn_alone_and_never_a_scatter():
-    samples = random_records(4, 8, 8)
+    samples = random_samples(4, 8, 8)
     store = jax.tree.map(jnp.asarray, device_resident.whole(samples))
     gathers = {}
     for name, more in (("plain", {}), ("color", {"color": 0.5}), ("scale", {"scale": (0.5, 2.0)})):

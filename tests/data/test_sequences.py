@@ -1,4 +1,4 @@
-"""Video sequences by name: the published split's counts, neighbours by brute force, a sequence left out."""
+"""Video sequences by name: the published split's counts, neighbors by brute force, and leave-one-sequence-out."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config, parse_flags
 from segnet_jax.data.camvid_frames import split_names
 from segnet_jax.data.open_dataset import open_dataset
-from segnet_jax.data.sequences import SPANS, as_json, audit, in_words, sequence_and_frame, sequences_of
+from segnet_jax.data.sequences import SPANS, as_json, audit, describe_audit, sequence_and_frame, sequences_of
 from segnet_jax.reporting.tables import print_sequences
 from segnet_jax.runs.dataset import open_data
 from segnet_jax.system.command import run_command
@@ -81,31 +81,31 @@ def test_neighbours_are_those_that_a_look_at_every_pair_finds(rule):
 def test_the_matlab_split_that_ships_puts_neighbours_of_a_fifteenth_of_a_second_on_both_sides():
     (found,) = audit(split_names("matlab")).neighbours
     assert found.num_pairs[1 / 15] == 52 and found.num_images[1 / 15] == {"train": 41, "test": 34}
-    assert any("41 and 34 images of train and test" in line for line in in_words(audit(split_names("matlab"))))
+    assert any("41 and 34 images of train and test" in line for line in describe_audit(audit(split_names("matlab"))))
 
 
 @pytest.mark.parametrize(
     "name", ["2007_{:06}", "photo_{:03}", "0016E5x_{}"], ids=["Pascal VOC", "photographs", "no drive of CamVid"]
 )
-def test_without_a_known_video_neighbours_are_told_by_number_and_nothing_is_said_of_time(name):
+def test_without_a_known_video_neighbors_are_given_by_number_not_time(name):
     found = audit({"train": [name.format(number) for number in (1, 30, 32)], "val": [name.format(33)]})
     (between,) = found.neighbours
     assert between.seams == [(name.format(32), name.format(33), 1)] and between.nearest[name.format(1)][1] == 32
-    _, line = in_words(found)
+    _, line = describe_audit(found)
     assert line.endswith(f"in their names: {name.format(32)} and {name.format(33)} 1 apart")
-    told = as_json(found)
-    assert told["frames_per_second"] is None and told["neighbours"][0]["within"] == {}
-    assert told["neighbours"][0]["seams"] == [{"earlier": name.format(32), "later": name.format(33), "numbers": 1}]
+    data = as_json(found)
+    assert data["frames_per_second"] is None and data["neighbours"][0]["within"] == {}
+    assert data["neighbours"][0]["seams"] == [{"earlier": name.format(32), "later": name.format(33), "numbers": 1}]
 
 
-def test_of_many_sequences_the_largest_are_told_and_all_are_in_the_json():
+def test_of_many_sequences_the_largest_are_listed_and_all_are_in_the_json():
     """As in Cityscapes: a sequence is a city and a drive, most of them of one image."""
     names = {
         "train": [f"aachen_{drive:06}_000019" for drive in range(174)] + [f"hamburg_000000_{i:06}" for i in range(248)],
         "val": [f"frankfurt_000001_{i:06}" for i in range(5)],
     }
     found = audit(names)
-    lines = in_words(found)
+    lines = describe_audit(found)
     assert lines[:2] == ["sequence hamburg_000000: 248 train", "sequence frankfurt_000001: 5 val"]
     assert len(lines) == 11 and lines[-1] == "and 166 more sequences; --json FILE lists all"
     assert len(as_json(found)["sequences"]) == 176
@@ -128,7 +128,7 @@ def test_names_that_tell_no_sequence_are_not_audited():
 
 
 def make_folder(folder, splits):
-    """CamVid's layout with two colours of noise; splits: split -> names."""
+    """CamVid's layout with two colors of noise; splits: split -> names."""
     generator = np.random.default_rng(0)
     for split, names in splits.items():
         for place in (split, f"{split}annot"):
@@ -214,7 +214,7 @@ def test_thirty_frames_of_camvids_short_drive_leave_71_with_one_seam(tmp_path):
 
 @pytest.mark.parametrize(
     ("num_train", "message"),
-    [(4, "--leave-out-train 4 leaves none of the 4 frames of a to validate on: give at most 3"), (9, "at most 3")],
+    [(4, "--leave-out-train 4 leaves no frame to validate on, as a has 4: pass at most 3"), (9, "at most 3")],
 )
 def test_more_frames_than_the_sequence_can_give_are_refused(folder, num_train, message):
     with pytest.raises(UserError, match=message):
@@ -224,13 +224,13 @@ def test_more_frames_than_the_sequence_can_give_are_refused(folder, num_train, m
 @pytest.mark.parametrize(
     ("sequence", "message"), [("d", "no sequence d; .* has a, b, c"), ("", "needs --leave-out SEQUENCE")]
 )
-def test_a_sequence_that_is_not_there_is_told_with_those_that_are(folder, sequence, message):
+def test_an_unknown_sequence_is_reported_with_the_known_ones(folder, sequence, message):
     with pytest.raises(UserError, match=message):
         opened(folder, sequence)
 
 
 def test_names_without_sequences_and_a_single_sequence_cannot_be_left_out(tmp_path):
-    with pytest.raises(UserError, match="holiday is none"):
+    with pytest.raises(UserError, match="got holiday"):
         opened(make_folder(tmp_path / "one", {"train": ["holiday"], "val": ["a_1"]}), "a")
     with pytest.raises(UserError, match="a is the only sequence"):
         opened(make_folder(tmp_path / "two", {"train": ["a_2"], "val": ["a_1"]}), "a")
@@ -243,33 +243,33 @@ def test_a_sequence_to_leave_out_needs_the_rule(folder):
         open_data(Config(data=str(folder), leave_out_train=2))
 
 
-def looked_at(folder, told, capsys, monkeypatch):
+def looked_at(folder, json_file, capsys, monkeypatch):
     """What the doctor prints of a sound folder, and its audit in the JSON."""
-    monkeypatch.setattr(sys, "argv", ["doctor", str(folder), "--json", str(told)])
+    monkeypatch.setattr(sys, "argv", ["doctor", str(folder), "--json", str(json_file)])
     with pytest.raises(SystemExit) as left:
         run_command(doctor.main)
     assert left.value.code == 0
-    return capsys.readouterr().out, json.loads(told.read_text())["audit"]
+    return capsys.readouterr().out, json.loads(json_file.read_text())["audit"]
 
 
-def test_the_doctor_tells_neighbours_in_camvids_drives_by_seconds(tmp_path, capsys, monkeypatch):
+def test_the_doctor_reports_neighbors_in_camvids_drives_in_seconds(tmp_path, capsys, monkeypatch):
     drives = {"a": "0016E5", "b": "0001TP", "c": "0006R0"}
     splits = {split: [f"{drives[name[0]]}{name[1:]}" for name in names] for split, names in SPLITS.items()}
     folder = make_folder(tmp_path / "data", splits)
-    shown, found = looked_at(folder, tmp_path / "told.json", capsys, monkeypatch)
+    shown, found = looked_at(folder, tmp_path / "audit.json", capsys, monkeypatch)
     assert "sequence 0016E5: 2 train, 2 val" in shown and "0016E5_0060 and 0016E5_0090 1 s" in shown
-    assert "note: 1 and 1 images of train and val have a neighbour in the other within 1 s" in shown
+    assert "note: 1 and 1 images of train and val have a neighbor in the other within 1 s" in shown
     (to_val, to_test) = found["neighbours"]
     assert to_val["seams"] == [{"earlier": "0016E5_0060", "later": "0016E5_0090", "seconds": 1.0}]
     assert to_val["within"]["2 s"] == {"pairs": 3, "images": {"train": 2, "val": 2}}
     assert {seam["later"] for seam in to_test["seams"]} == {"0001TP_0060", "0006R0_0040"}
 
 
-def test_the_doctor_tells_neighbours_and_a_training_and_its_evaluation_the_score_of_each_sequence(
+def test_the_doctor_reports_neighbors_and_training_and_evaluation_the_score_of_each_sequence(
     folder, tmp_path, capsys, monkeypatch
 ):
-    shown, found = looked_at(folder, tmp_path / "told.json", capsys, monkeypatch)
-    assert "sequence a: 2 train, 2 val" in shown and "a_0060 and a_0090 30 apart" in shown and "flatters" not in shown
+    shown, found = looked_at(folder, tmp_path / "audit.json", capsys, monkeypatch)
+    assert "sequence a: 2 train, 2 val" in shown and "a_0060 and a_0090 30 apart" in shown and "too high" not in shown
     (to_val, to_test) = found["neighbours"]
     assert to_val["seams"] == [{"earlier": "a_0060", "later": "a_0090", "numbers": 30}]
     assert {seam["later"] for seam in to_test["seams"]} == {"b_0060", "c_0040"}

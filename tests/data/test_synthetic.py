@@ -1,4 +1,4 @@
-"""The rendered street scenes: the same everywhere, all classes in them, and not to be told by colour or place alone."""
+"""The rendered street scenes: equal on every machine, with all classes, and not solvable by color or position alone."""
 
 import hashlib
 import pathlib
@@ -10,7 +10,7 @@ from PIL import Image
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.layouts.camvid import tutorial
-from segnet_jax.data.synthetic.canvas import Canvas, Dice
+from segnet_jax.data.synthetic.canvas import Canvas, Rng
 from segnet_jax.data.synthetic.ground import Street
 from segnet_jax.data.synthetic.stand import Camera, Stand
 from segnet_jax.data.synthetic.street_scenes import plan_traffic, render, street_scenes, write_tutorial_layout
@@ -53,20 +53,20 @@ def philox(counter, key):
 def test_draws_are_philox_keyed_by_the_sha256_of_the_identity():
     key = int.from_bytes(hashlib.sha256(b"('x', 1)").digest()[:16], "little")
     raw = [number for counter in range(1, 129) for number in philox(counter, key)]
-    dice = Dice("x", 1)  # takes 512 numbers at a time and deals them from the end
-    assert [dice.uniform() for _ in range(512)] == [(number >> 11) / 2**53 for number in reversed(raw)]
+    rng = Rng("x", 1)  # takes 512 numbers at a time, from the end
+    assert [rng.uniform() for _ in range(512)] == [(number >> 11) / 2**53 for number in reversed(raw)]
     raw = np.array(philox(129, key), "<u8").view(np.uint8).astype(int)
-    np.testing.assert_allclose(dice.noise(2, 8), ((raw[:16] + raw[16:]) / 255 - 1).reshape(2, 8), atol=1e-6)
+    np.testing.assert_allclose(rng.noise(2, 8), ((raw[:16] + raw[16:]) / 255 - 1).reshape(2, 8), atol=1e-6)
 
 
 def test_draws_keep_their_bounds_and_means():
-    dice = Dice("bounds")
-    draws = np.array([dice.uniform(2, 5) for _ in range(4000)])
+    rng = Rng("bounds")
+    draws = np.array([rng.uniform(2, 5) for _ in range(4000)])
     assert 2 <= draws.min() < 2.01 and 4.99 < draws.max() < 5 and abs(draws.mean() - 3.5) < 0.06
-    assert {dice.integer(3, 5) for _ in range(200)} == {3, 4, 5}
-    assert {dice.pick("abc") for _ in range(200)} == set("abc")
-    assert 0.25 < np.mean([dice.chance(0.3) for _ in range(2000)]) < 0.35
-    noise = dice.noise(50, 60)
+    assert {rng.integer(3, 5) for _ in range(200)} == {3, 4, 5}
+    assert {rng.pick("abc") for _ in range(200)} == set("abc")
+    assert 0.25 < np.mean([rng.chance(0.3) for _ in range(2000)]) < 0.35
+    noise = rng.noise(50, 60)
     assert noise.shape == (50, 60) and noise.dtype == np.float32
     assert np.abs(noise).max() <= 1 and abs(noise.mean()) < 0.03 and 0.35 < noise.std() < 0.47  # 1/sqrt(6)
 
@@ -82,7 +82,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
     assert len({image.tobytes() for image in images}) == 4
 
 
-def test_fingerprints_differ_where_records_do():
+def test_fingerprints_differ_where_samples_do():
     def prints(*arguments):
         return {split.fingerprint for split in street_scenes(*arguments).splits.values()}
 
@@ -91,7 +91,7 @@ def test_fingerprints_differ_where_records_do():
     assert len(set().union(*(prints(*arguments) for arguments in different))) == 10
 
 
-def test_splits_have_the_asked_for_number_of_uniquely_named_scenes():
+def test_splits_have_the_requested_number_of_uniquely_named_scenes():
     dataset = street_scenes(5, 3, 48, 64, seed=7)
     assert dataset.name == "synthetic" and dataset.classes is CAMVID
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 5, "val": 3}
@@ -102,7 +102,7 @@ def test_splits_have_the_asked_for_number_of_uniquely_named_scenes():
 
 @pytest.mark.parametrize("size", [(24, 32), (33, 47), (96, 128), (40, 160), (90, 33), (180, 240)])
 def test_any_size_is_rendered(size):
-    image, label = render(Dice("size"), *size)
+    image, label = render(Rng("size"), *size)
     assert image.shape == (*size, 3) and image.dtype == np.uint8
     assert label.shape == size and label.dtype == np.uint8
     assert set(np.unique(label)) <= {*range(CLASSES), VOID}
@@ -110,18 +110,18 @@ def test_any_size_is_rendered(size):
 
 
 @pytest.mark.parametrize("arguments", [(5, 3, 23, 64), (5, 3, 48, 31), (0, 3, 48, 64), (5, 0, 48, 64)])
-def test_too_small_a_size_or_number_is_told(arguments):
+def test_too_small_a_size_or_number_is_refused(arguments):
     with pytest.raises(UserError, match="at least"):
         street_scenes(*arguments, seed=0)
 
 
 def test_every_class_is_in_most_scenes_and_has_its_share(scenes):
     _, label = scenes["train"]
-    share = np.array([(label == class_id).mean() for class_id in range(CLASSES)])
+    fraction = np.array([(label == class_id).mean() for class_id in range(CLASSES)])
     present = np.array([((label == class_id).sum(axis=(1, 2)) >= 6).mean() for class_id in range(CLASSES)])
     assert (present > 0.7).all(), dict(zip(CAMVID.names, present, strict=True))
-    assert (share > 0.012).all(), dict(zip(CAMVID.names, share, strict=True))
-    assert share.max() < 0.4
+    assert (fraction > 0.012).all(), dict(zip(CAMVID.names, fraction, strict=True))
+    assert fraction.max() < 0.4
 
 
 def test_void_is_there_and_moderate(scenes):
@@ -132,7 +132,7 @@ def test_void_is_there_and_moderate(scenes):
 
 
 def test_colour_alone_does_not_tell_the_class(scenes):
-    """Two oracles that see one pixel's colour: the nearest mean, and the commonest class of each of 512 colours."""
+    """Two oracles that see one pixel's color: the nearest mean, and the commonest class of each of 512 colors."""
     (image, label), (val_image, val_label) = scenes["train"], scenes["val"]
     valid = label != VOID
     means = np.stack([image[label == class_id].mean(axis=0) for class_id in range(CLASSES)])
@@ -157,7 +157,7 @@ def test_place_alone_does_not_tell_the_class(scenes):
 
 
 def two_boxes(loose):
-    canvas = Canvas(Dice("boxes"), 24, 32)
+    canvas = Canvas(Rng("boxes"), 24, 32)
     canvas.layer(SKY)
     canvas.fill(canvas.box(0, 0, 32, 24), (200.0, 200.0, 200.0))
     canvas.layer(BUILDING)
@@ -171,7 +171,7 @@ def two_boxes(loose):
 def test_what_is_painted_later_covers_what_was_before():
     canvas, expected = two_boxes(loose=False), np.full((24, 32), SKY)
     expected[4:16, 4:16] = BUILDING
-    expected[10:20, 10:20] = CAR  # pixel 20 has its centre on the edge at 20.5, which is inside
+    expected[10:20, 10:20] = CAR  # pixel 20 has its center on the edge at 20.5, which is inside
     expected[10:20, 20] = CAR
     np.testing.assert_array_equal(canvas.label(), expected)
     np.testing.assert_array_equal(canvas.image[:, 12, 12], [0, 0, 100])
@@ -197,7 +197,7 @@ def test_a_shadow_darkens_but_leaves_the_class():
 
 
 def test_shapes_cover_their_area():
-    canvas = Canvas(Dice("area"), 100, 100)
+    canvas = Canvas(Rng("area"), 100, 100)
     canvas.layer(SKY)
     for patch, area in (
         (canvas.polygon([(10, 10), (70, 10), (10, 90)]), 60 * 80 / 2),
@@ -215,16 +215,16 @@ def test_twice_as_far_is_half_as_large():
     assert camera.point(2, 0, 4) == (60 + 2 * 20, 50 + 1.5 * 20)
     assert camera.point(2, 0, 8) == (60 + 2 * 10, 50 + 1.5 * 10)
     assert camera.point(2, 1.5, 8)[1] == 50  # what is as high as the eye is on the horizon
-    assert Stand(Canvas(Dice("far"), 24, 32), camera, 0, 8).scale == 10
+    assert Stand(Canvas(Rng("far"), 24, 32), camera, 0, 8).scale == 10
 
 
 def test_the_nearer_person_hides_the_farther_sign():
-    camera, canvas = Camera(horizon=45, vanishing=64, focal=90, eye=1.7), Canvas(Dice("hide"), 96, 128)
+    camera, canvas = Camera(horizon=45, vanishing=64, focal=90, eye=1.7), Canvas(Rng("hide"), 96, 128)
     canvas.layer(SKY)
     canvas.fill(canvas.box(0, 0, 128, 96), (200.0, 200.0, 200.0))
-    sign(Dice("sign"), canvas, camera, 0.0, 12.0)
+    sign(Rng("sign"), canvas, camera, 0.0, 12.0)
     before = canvas.label()
-    pedestrian(Dice("person"), canvas, camera, 0.0, 5.0)
+    pedestrian(Rng("person"), canvas, camera, 0.0, 5.0)
     after = canvas.label()
     foot = round(camera.point(0, 0.6, 12)[1])
     assert before[foot, 64] == POLE and after[foot, 64] != POLE
@@ -232,7 +232,7 @@ def test_the_nearer_person_hides_the_farther_sign():
 
 def test_no_thing_stands_nearer_than_the_camera_can_show():
     street = Street(left=-3, right=3, left_wall=-5.5, right_wall=5.5)
-    depths = [depth for index in range(50) for depth, _ in plan_traffic(Dice("plan", index), street)]
+    depths = [depth for index in range(50) for depth, _ in plan_traffic(Rng("plan", index), street)]
     assert min(depths) > 4 and max(depths) < 40
 
 

@@ -57,7 +57,7 @@ def test_augmentation_equals_a_loop_over_pixels(flip, shift):
         assert np.array_equal(ours, looped)
 
 
-def test_batches_are_the_plan_applied_record_by_record():
+def test_batches_are_the_samplers_parameters_applied_sample_by_sample():
     split, sampler = random_split(13, 6, 8), Sampler(13, 12, seed=4, flip=True, shift=2)
     shard = tf_data.BatchShard(num_devices=3, first_device=0, num_local_devices=3, batch_size_per_device=2)
     batches = list(tf_data.training_batches(streamed(split, (6, 8)), sampler, shard, 2, range(3)))
@@ -86,7 +86,7 @@ def test_batches_from_any_step_on_are_the_tail_of_all_batches():
         assert np.array_equal(ours["image"], expected["image"]) and np.array_equal(ours["label"], expected["label"])
 
 
-def test_evaluation_shows_every_record_once_and_pads_with_void():
+def test_evaluation_shows_every_sample_once_and_pads_with_void():
     split = random_split(11, 4, 6)
     shares = [tf_data.BatchShard(4, first, 2, 2) for first in (0, 2)]  # two processes of two devices
     seen = []
@@ -108,10 +108,10 @@ def test_evaluation_shows_every_record_once_and_pads_with_void():
 def test_no_more_batches_wait_than_there_are_threads_and_two(num_cpus, most, monkeypatch):
     monkeypatch.setattr(loky, "cpu_count", lambda: num_cpus)
     monkeypatch.setattr(os, "cpu_count", lambda: 192)  # of the machine, whatever this process may use of it
-    split, asked = random_split(1, 2, 2), []
+    split, reads = random_split(1, 2, 2), []
 
     def read(index):
-        asked.append(index)
+        reads.append(index)
         return split.read(0)
 
     sampler = Sampler(100, 1, seed=0, flip=False, shift=0)
@@ -120,14 +120,14 @@ def test_no_more_batches_wait_than_there_are_threads_and_two(num_cpus, most, mon
     )
     next(batches)
     seen = -1
-    while seen != len(asked):  # until it stands still, for nobody takes the next
-        seen = len(asked)
+    while seen != len(reads):  # until it stands still, for nobody takes the next
+        seen = len(reads)
         time.sleep(0.3)
     assert most <= seen <= most + 2 + 1  # the one is what was taken
-    assert len(list(batches)) == 99 and len(asked) == 100
+    assert len(list(batches)) == 99 and len(reads) == 100
 
 
-def test_a_fault_found_while_streaming_is_told_as_it_is():
+def test_a_fault_found_while_streaming_is_raised_unchanged():
     def read(index):
         raise UserError(f"label {index} is damaged")
 

@@ -21,7 +21,7 @@ from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.constants import VOID
 from segnet_jax.data.images.decode import read_image
-from segnet_jax.data.images.fit import fit_record
+from segnet_jax.data.images.fit import fit_sample
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.inference import outputs, prediction_pipeline
@@ -230,7 +230,7 @@ def test_between_bars_the_network_sees_what_it_saw_in_training_and_finds_what_ev
     for (name, image), scaled in zip(images.items(), SHAPES.values(), strict=True):
         found = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
         label = np.zeros(image.shape[:2], np.uint8)
-        trained_on, inside = fit_record(image, label, TRAINED, "letterbox")
+        trained_on, inside = fit_sample(image, label, TRAINED, "letterbox")
         np.testing.assert_array_equal(predictor.prepare(image).input, trained_on)
         logits = logits_by_hand(run, image, scaled, TRAINED)
         two = np.sort(logits, axis=-1)[..., -2:]

@@ -167,7 +167,7 @@ def test_classes_of_the_same_name_keep_their_rows_wherever_they_stand(settings, 
         monkeypatch.setattr(initial_weights, "init_variables", random_variables)
     names = [name for name in reversed(CAMVID.names) if name != "Fence"] + ["Kiosk"]
     told = {"preprocessing": {"mean": [0.0] * 3, "std": [1.0] * 3}} if settings.get("preprocessing") else {}
-    folder = make_run(tmp_path / "run", classes=renamed(*names), metadata=told, **settings)
+    folder = make_run(tmp_path / "run", classes=renamed(*names), changed_meta=told, **settings)
     state, trained, lines = first_state(folder, **settings), saved(folder), []
     ours = {"params": state.params, "batch_stats": state.batch_stats}
     for collection, layer, part in head:

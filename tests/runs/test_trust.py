@@ -301,7 +301,7 @@ def test_a_checkpoint_of_an_older_version_that_has_the_hash_alone_is_told(run, l
 
 
 def test_commands_that_read_a_checkpoint_compare_its_experiment(tmp_path):
-    run = make_run(tmp_path / "run", metadata={"experiment": CONFIG.experiment(), "config": CONFIG.hash()})
+    run = make_run(tmp_path / "run", changed_meta={"experiment": CONFIG.experiment(), "config": CONFIG.hash()})
     config_of(run, seed=3)
     for name in ("evaluate", "predict"):
         with pytest.raises(UserError, match="seed 0 -> 3"):

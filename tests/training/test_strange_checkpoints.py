@@ -22,7 +22,7 @@ TOLD = {"experiment": CONFIG.experiment(), "config": CONFIG.hash()}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("made") / "run", metadata=TOLD)
+    return make_run(tmp_path_factory.mktemp("made") / "run", changed_meta=TOLD)
 
 
 @pytest.fixture

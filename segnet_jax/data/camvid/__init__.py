@@ -1,1 +1,1 @@
-"""CamVid: its archives, its split rules, and the prepared records."""
+"""CamVid: archives, split rules, and prepared TFDS files."""

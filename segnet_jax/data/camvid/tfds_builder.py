@@ -1,4 +1,4 @@
-"""The TFDS builder `camvid`. Imports TensorFlow Datasets: only what prepares records imports this module."""
+"""The TFDS builder `camvid`. Imports TensorFlow Datasets, so import it only to write datasets."""
 
 import io
 import json
@@ -31,12 +31,12 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
         counts: Mapping[str, np.ndarray] | None = None,
         **kwargs,
     ):
-        """Takes the records from any reader.
+        """Take samples from any reader.
 
         Args:
-          splits: what to write.
-          image_size: height and width that all records are resized to.
-          counts: frame -> int64 [12], pixels of each class and of void at full size, kept beside the records.
+          splits: the splits to write.
+          image_size: height and width that all samples are resized to.
+          counts: frame -> int64 [12], pixels of each class and of void at full size, stored with the samples.
           **kwargs: TFDS's own, such as data_dir.
         """
         self._readers, self._image_size, self._counts = splits, image_size, counts
@@ -58,9 +58,9 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        if self._counts is not None:  # inside the folder that TFDS renames when all is done
-            told = {frame: counts.tolist() for frame, counts in self._counts.items()}
-            (self.data_path / FULL_SIZE_COUNTS).write_text(json.dumps({"classes": LABEL_NAMES, "frames": told}))
+        if self._counts is not None:  # in the folder that TFDS renames when complete
+            frames = {frame: counts.tolist() for frame, counts in self._counts.items()}
+            (self.data_path / FULL_SIZE_COUNTS).write_text(json.dumps({"classes": LABEL_NAMES, "frames": frames}))
         return {name: self._generate_examples(name, split) for name, split in self._readers.items()}
 
     def _generate_examples(self, split_name, split):

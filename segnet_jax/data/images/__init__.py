@@ -1,1 +1,1 @@
-"""Image files: what their bytes and headers say, decoding, and resizing to one size."""
+"""Image files: bytes, headers, decoding, and resizing."""

@@ -1,7 +1,4 @@
-"""Strict decoding of image files: what is not exactly right is refused with a reason.
-
-A file's header is read first, and decides what may be done with the pixels. Also resizing of images and labels.
-"""
+"""Strict decoding of image files; the header is checked before the pixels are decoded."""
 
 import struct
 import zlib
@@ -11,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from segnet_jax.constants import Exif
-from segnet_jax.data.images.exif_rotation import turned_picture
+from segnet_jax.data.images.exif_rotation import rotation_error
 from segnet_jax.data.images.picture_bytes import orientation, png_transparency
 from segnet_jax.data.images.picture_formats import decode_other, open_other
 from segnet_jax.data.images.picture_header import (
@@ -27,11 +24,11 @@ from segnet_jax.data.images.picture_header import (
 from segnet_jax.system import budget
 from segnet_jax.system.errors import UserError
 
-_BYTES_A_PIXEL = 10  # Pillow's own picture, and the array that is made of it
+_BYTES_A_PIXEL = 10  # Pillow's image and the array made of it
 
 
 def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
-    """The picture, and the EXIF orientation by which its pixels are still to be turned: 1 for not at all."""
+    """Decode a file; return the image and the EXIF orientation still to be applied, 1 for none."""
     budget.pictures.announce(_BYTES_A_PIXEL * header.width * header.height)
     if header.format not in ("PNG", "JPEG"):
         return decode_other(open_other(data, header.format, name), header.format, name), 1
@@ -39,18 +36,18 @@ def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[
     try:
         image.load()
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        what, kind = ("cut off", "cut-off") if "truncated" in str(error) else ("damaged", "broken-data")
-        raise UserError(f"{name} is {what}: {error}", kind=kind, file=name, fix=AGAIN) from None
+        state, kind = ("cut off", "cut-off") if "truncated" in str(error) else ("damaged", "broken-data")
+        raise UserError(f"{name} is {state}: {error}", kind=kind, file=name, fix=AGAIN) from None
     turned = 1 if exif == "ignore" else orientation(data)
     if turned != 1 and exif in ("refuse", "by-label"):
-        # No flag to paste: which of the two it is, only the other file of the pair can tell.
-        fix = "give --exif apply, or --exif ignore if the label lies as the stored pixels do"
-        raise turned_picture(name, turned, fix)
+        # Not a fix to paste: the choice depends on the other file of the pair.
+        fix = "pass --exif apply, or --exif ignore if the label matches the stored pixels"
+        raise rotation_error(name, turned, fix)
     return image, turned
 
 
 def upright(picture: np.ndarray, turned: int) -> np.ndarray:
-    """Turns pixels [H,W,...] the way up that an EXIF orientation, 1 to 8, says."""
+    """Apply an EXIF orientation, 1 to 8, to pixels [H,W,...]."""
     if turned in (5, 6, 7, 8):
         picture = picture.swapaxes(0, 1)
     rows, columns = (slice(None, None, -1 if turned in flipped else 1) for flipped in ((3, 4, 7, 8), (2, 3, 6, 7)))
@@ -64,21 +61,21 @@ def read_image(
     image_range: tuple[int, int] = (0, 0),
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """Decode an image; grey is repeated over three channels, of a palette the colors are taken.
+    """Decode an image to RGB; gray is repeated over three channels, palettes are resolved.
 
     Args:
-      source: the file's path, or its bytes.
-      name: what messages call it.
-      exif: what becomes of an image that carries a rotation.
-      image_range: (black, white) of images of 16 bits; never taken from the image itself, for then the same value
-        would be another brightness in each image.
-      max_pixels: the limit of its size.
+      source: path or bytes of the file.
+      name: its name in messages.
+      exif: how an EXIF rotation is treated.
+      image_range: (black, white) of 16-bit images; never taken from the image, as equal values would then differ in
+        brightness between images.
+      max_pixels: size limit.
 
     Returns:
       uint8 [H,W,3], RGB.
 
     Raises:
-      UserError: as `inspect`, and for CMYK, 16 bits without a range, transparency, an EXIF rotation that is refused.
+      UserError: as in `inspect`, and for CMYK, 16 bits without a range, transparency, or a refused EXIF rotation.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name, BYTES_PER_PIXEL * max_pixels)
     header = inspect(data, name, max_pixels)
@@ -86,41 +83,41 @@ def read_image(
     image, turned = decode_picture(data, header, name, exif)
     if header.kind in ("RGBA", "grey+alpha"):
         refuse_transparency(np.asarray(image.getchannel("A")), "image", name)
-    elif header.format == "PNG" and (told := png_transparency(data)):
-        refuse_transparency(_alpha(np.asarray(image), header, told), "image", name)
+    elif header.format == "PNG" and (transparency := png_transparency(data)):
+        refuse_transparency(_alpha(np.asarray(image), header, transparency), "image", name)
     if header.bits == 16 and header.kind == "grey":
         return upright(np.repeat(_ranged(np.asarray(image), image_range)[..., None], 3, axis=-1), turned)
     return upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), turned)
 
 
-def _alpha(pixels: np.ndarray, header: Header, told: bytes) -> np.ndarray:
-    """The alpha of each pixel, uint8 [H,W], of a PNG that tells it of its palette or of one color."""
+def _alpha(pixels: np.ndarray, header: Header, transparency: bytes) -> np.ndarray:
+    """Return alpha, uint8 [H,W], from a PNG's tRNS chunk, which holds that of the palette or one transparent color."""
     if header.kind == "palette":
         table = np.full(256, 255, np.uint8)
-        table[: min(len(told), 256)] = np.frombuffer(told[:256], np.uint8)
+        table[: min(len(transparency), 256)] = np.frombuffer(transparency[:256], np.uint8)
         return table[pixels]
-    color = np.frombuffer(told[: len(told) // 2 * 2], ">u2")
-    if header.bits < 8:  # Pillow stretches them to 0..255
+    color = np.frombuffer(transparency[: len(transparency) // 2 * 2], ">u2")
+    if header.bits < 8:  # Pillow stretches values to 0..255
         color = color * (255 // (2**header.bits - 1))
-    elif header.bits == 16 and header.kind == "RGB":  # of which Pillow gives the high bytes
+    elif header.bits == 16 and header.kind == "RGB":  # Pillow returns the high bytes
         color = color >> 8
     same = pixels.reshape(*pixels.shape[:2], -1).astype(np.uint16) == color[: 3 if header.kind == "RGB" else 1]
     return np.where(same.all(axis=-1), np.uint8(0), np.uint8(255))
 
 
 def _ranged(values: np.ndarray, image_range: tuple[int, int]) -> np.ndarray:
-    """Values of 16 bits as uint8: the range linearly, what lies beyond it black and white."""
+    """Map 16-bit values linearly from the range to uint8, with clipping."""
     low, high = image_range
     scaled = (np.arange(2**16, dtype=np.float64) - low) * 255 / (high - low)
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)[values]
 
 
 def refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:
-    """Refuse a picture with transparent pixels.
+    """Check that an image is opaque.
 
     Raises:
       UserError: some alpha is below 255.
     """
     if (alpha < 255).any():
-        what = f"{which} {name} has {int((alpha < 255).sum())} transparent pixels"
-        raise UserError(what, kind="transparent", file=name, fix="save it without alpha channel")
+        message = f"{which} {name} has {int((alpha < 255).sum())} transparent pixels"
+        raise UserError(message, kind="transparent", file=name, fix="save it without an alpha channel")

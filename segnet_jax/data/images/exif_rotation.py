@@ -1,4 +1,4 @@
-"""Which way up an image is read that carries an EXIF rotation: as stated, or as the size of its label decides."""
+"""Decide whether an image's EXIF rotation is applied, by option or by the size of its label."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,22 +9,22 @@ from segnet_jax.data.images.picture_header import inspect, read_bytes
 from segnet_jax.system.errors import UserError
 
 _SAME_SHAPE = 0.03
-"""Relative difference of two ratios of width and height up to which they are the same shape."""
+"""Relative difference up to which two aspect ratios are equal."""
 
 Size = tuple[int, int]
 """Width and height."""
 
 
-def way_up(turned: int, image: Size, label: Size) -> Literal["apply", "ignore", ""]:
-    """Decide by the size of the label whether an EXIF rotation is applied to an image.
+def decide_exif(turned: int, image: Size, label: Size) -> Literal["apply", "ignore", ""]:
+    """Decide by the label's size whether an EXIF rotation is applied to an image.
 
     Args:
       turned: EXIF orientation, 1 to 8.
-      image: of the stored pixels.
+      image: size of the stored pixels.
       label: likewise.
 
     Returns:
-      "apply" or "ignore"; empty where the sizes cannot decide: both fit, or neither.
+      "apply" or "ignore"; empty if both or neither fit.
     """
     if turned < 5:
         return ""
@@ -38,8 +38,8 @@ def _same_shape(one: Size, other: Size) -> bool:
     return abs(one[0] * other[1] - other[0] * one[1]) < _SAME_SHAPE * one[1] * other[0]
 
 
-def exif_of_pair(image: Path, label: Path, exif: Exif) -> Exif:
-    """How the image of a pair is read; differs from `exif` for "by-label" alone.
+def exif_for_pair(image: Path, label: Path, exif: Exif) -> Exif:
+    """Return how the image of a pair is read; differs from `exif` only for "by-label".
 
     Raises:
       UserError: the sizes cannot decide, or a file cannot be read.
@@ -51,23 +51,23 @@ def exif_of_pair(image: Path, label: Path, exif: Exif) -> Exif:
     if (turned := orientation(data)) == 1:
         return "ignore"
     of_label = inspect(read_bytes(label, str(label)), str(label))
-    found = way_up(turned, (header.width, header.height), (of_label.width, of_label.height))
+    found = decide_exif(turned, (header.width, header.height), (of_label.width, of_label.height))
     if not found:
-        raise turned_picture(str(image), turned, "give --exif apply or --exif ignore: its label fits both or neither")
+        raise rotation_error(str(image), turned, "pass --exif apply or --exif ignore: its label fits both or neither")
     return found
 
 
-def check_stated(path: Path, name: str, exif: Exif) -> None:
-    """Refuse an image that carries a rotation where nothing says how to treat it.
+def check_exif_stated(path: Path, name: str, exif: Exif) -> None:
+    """Check that an image has no EXIF rotation if none of the options handles it.
 
     Raises:
-      UserError: if so.
+      UserError: it has one.
     """
     if exif == "refuse" and (turned := orientation(read_bytes(path, name))) != 1:
-        raise turned_picture(name, turned, "train with --exif apply or --exif ignore, which the run then keeps")
+        raise rotation_error(name, turned, "train with --exif apply or --exif ignore, which the run stores")
 
 
-def turned_picture(name: str, turned: int, fix: str) -> UserError:
-    """The error for a picture that carries a rotation."""
-    what = f"{name} carries an EXIF rotation (orientation {turned}): image and label would disagree"
-    return UserError(what, kind="exif-rotation", file=name, fix=fix)
+def rotation_error(name: str, turned: int, fix: str) -> UserError:
+    """Return the error for an image with an EXIF rotation."""
+    message = f"{name} carries an EXIF rotation (orientation {turned}): image and label would disagree"
+    return UserError(message, kind="exif-rotation", file=name, fix=fix)

@@ -1,4 +1,4 @@
-"""Pictures of all sizes brought to one: stretched, or whole between bars, or filled and cut."""
+"""Resize images and labels to one size: stretch, letterbox or crop."""
 
 from typing import Literal
 
@@ -8,80 +8,77 @@ from PIL import Image
 from segnet_jax.constants import VOID
 
 Fit = Literal["stretch", "letterbox", "crop"]
-"""How a picture comes to a size of another shape: with its own shape lost, with bars, or with its ends cut off."""
+"""How images of another shape are resized: distorted, padded with bars, or with the edges cut off."""
 
-
-_MOST_ENLARGED = 50_000_000  # pixels
+_MAX_ENLARGED = 50_000_000  # pixels
 
 
 def scaled_size(size: tuple[int, int], target: tuple[int, int], fit: Fit) -> tuple[int, int]:
-    """Height and width to which a picture is resized on its way to the target size.
+    """Return height and width to which an image is resized before padding or cropping.
 
     Args:
-      size: height and width of the picture.
-      target: height and width wished.
-      fit: "stretch" gives the target itself; "letterbox" the largest size of the picture's shape inside it, "crop" the
+      size: height and width of the image.
+      target: target height and width.
+      fit: "stretch" gives the target itself; "letterbox" the largest size of the image's shape inside it, "crop" the
         smallest around it.
     """
     if fit == "stretch":
         return target
-    ratios = [wished / has for wished, has in zip(target, size, strict=True)]
+    ratios = [new / old for new, old in zip(target, size, strict=True)]
     ratio = min(ratios) if fit == "letterbox" else max(ratios)
-    choose = min if fit == "letterbox" else max  # rounding must not leave the target, or bars in it
-    height, width = (choose(wished, max(1, round(has * ratio))) for wished, has in zip(target, size, strict=True))
+    choose = min if fit == "letterbox" else max  # rounding must not exceed the target, or leave bars in it
+    height, width = (choose(new, max(1, round(old * ratio))) for new, old in zip(target, size, strict=True))
     return height, width
 
 
-def fit_record(
+def fit_sample(
     image: np.ndarray, label: np.ndarray, target: tuple[int, int], fit: Fit
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Brings a record to a size.
+    """Resize a sample to a size.
 
     Args:
       image: uint8 [H,W,3].
       label: uint8 [H,W].
-      target: height and width wished.
-      fit: how; what is cut off is cut off at both ends alike, and bars are black and VOID.
+      target: target height and width.
+      fit: how; cropping and bars are centered, and bars are black and VOID.
 
     Returns:
       image uint8 [*target,3] and label uint8 [*target].
     """
     image, label = (_trimmed(each, target, fit) for each in (image, label))
     image, label = resize(image, label, *scaled_size(label.shape, target, fit))
-    return centred(image, target, 0), centred(label, target, VOID)
+    return centered(image, target, 0), centered(label, target, VOID)
 
 
 def _trimmed(array: np.ndarray, target: tuple[int, int], fit: Fit) -> np.ndarray:
-    """The middle of a picture of an extreme shape that "crop" would enlarge to millions of pixels, most to be cut off.
+    """Cut the middle out of an extremely long image that "crop" would first enlarge to millions of pixels.
 
-    Others are given as they are: their pixels must not change with this.
+    Other images are returned unchanged, pixel by pixel.
     """
     scaled = scaled_size(array.shape[:2], target, fit)
-    if scaled[0] * scaled[1] <= max(_MOST_ENLARGED, 4 * array.shape[0] * array.shape[1]):
+    if scaled[0] * scaled[1] <= max(_MAX_ENLARGED, 4 * array.shape[0] * array.shape[1]):
         return array
-    kept = [
-        min(has, -(-2 * has * wished // size)) for has, wished, size in zip(array.shape, target, scaled, strict=False)
-    ]
-    inner = [overlap(has, keep)[0] for has, keep in zip(array.shape, kept, strict=False)]
+    kept = [min(old, -(-2 * old * new // size)) for old, new, size in zip(array.shape, target, scaled, strict=False)]
+    inner = [overlap(old, keep)[0] for old, keep in zip(array.shape, kept, strict=False)]
     return array[tuple(inner)]
 
 
 def fit_label(label: np.ndarray, target: tuple[int, int], fit: Fit) -> np.ndarray:
-    """Bring a label, uint8 [H,W], to a size exactly as `fit_record` does."""
+    """Resize a label, uint8 [H,W], exactly as `fit_sample` does."""
     label = _trimmed(label, target, fit)
-    return centred(resize_label(label, *scaled_size(label.shape, target, fit)), target, VOID)
+    return centered(resize_label(label, *scaled_size(label.shape, target, fit)), target, VOID)
 
 
-def centred(array: np.ndarray, target: tuple[int, int], bars: int) -> np.ndarray:
-    """Puts an image or a label into the middle of another height and width.
+def centered(array: np.ndarray, target: tuple[int, int], bars: int) -> np.ndarray:
+    """Center an image or a label in another height and width.
 
     Args:
       array: [H,W,...].
-      target: height and width wished.
-      bars: the value of what is not covered.
+      target: target height and width.
+      bars: fill value.
 
     Returns:
-      [*target,...] in the array's dtype; the array given if it has that size.
+      [*target,...] in the array's dtype; the array itself if it has that size.
     """
     if array.shape[:2] == target:
         return array
@@ -91,16 +88,16 @@ def centred(array: np.ndarray, target: tuple[int, int], bars: int) -> np.ndarray
     return fitted
 
 
-def overlap(has: int, wished: int) -> tuple[slice, slice]:
-    """Which part of so many rows lies where in so many others, both in the middle of one another."""
-    common = min(has, wished)
-    starts = ((size - common) // 2 for size in (has, wished))
+def overlap(size: int, target: int) -> tuple[slice, slice]:
+    """Return the slices of the common part of two lengths, centered on each other."""
+    common = min(size, target)
+    starts = ((length - common) // 2 for length in (size, target))
     first, second = (slice(start, start + common) for start in starts)
     return first, second
 
 
 def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes a record: the image antialiased bilinear, the label to the pixel nearest to each new centre.
+    """Resize a sample: the image with antialiased bilinear sampling, the label with nearest-center sampling.
 
     Args:
       image: uint8 [H,W,3].
@@ -109,7 +106,7 @@ def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tup
       width: new width in pixels.
 
     Returns:
-      image uint8 [height,width,3] and label uint8 [height,width]; the arrays given if they have that size.
+      image uint8 [height,width,3] and label uint8 [height,width]; the arrays themselves if they have that size.
     """
     if label.shape == (height, width):
         return image, label
@@ -117,14 +114,14 @@ def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tup
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image, uint8 [H,W,3], by antialiased bilinear sampling; itself if it has that size."""
+    """Resize an image, uint8 [H,W,3], with antialiased bilinear sampling."""
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes a label [H,W] to the pixel nearest to each new centre."""
+    """Resize a label [H,W] with nearest-center sampling."""
     if label.shape == (height, width):
         return label
     old_height, old_width = label.shape

@@ -1,7 +1,7 @@
-"""What of a picture file decides its pixels and which way up they are. All else never reaches the decoder.
+"""Parse image containers, so that only the parts that determine the pixels reach the decoder.
 
-Animations, thumbnails, colour profiles, comments and packed texts change no pixel here, and are where a decoder warns,
-fails in many ways, or unpacks a bomb.
+Animations, thumbnails, color profiles, comments and compressed texts change no pixel here, but make decoders warn, fail
+in many ways, or unpack a bomb.
 """
 
 import struct
@@ -11,17 +11,17 @@ from typing import NamedTuple
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _JPEG_SCAN, _JPEG_END, _JPEG_EXIF = 0xDA, 0xD9, 0xE1
-_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # headers of a frame, in all ways of packing
-_JPEG_COMMENTS = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}  # JFIF's and Adobe's tell how colours are stored
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers of all codings
+_JPEG_COMMENTS = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}  # JFIF's and Adobe's define the color space
 _ORIENTATION = 0x0112  # tag in EXIF
-_MOST_CHUNKS = 100_000  # libpng writes pixels in chunks of 8 kB: 50 million pixels of four bytes are 25,000
-_MOST_SEGMENTS = 10_000
-MOST_SCANS = 64
-"""Of a progressive JPEG: encoders write 10 or so; each is a pass over all pixels, though it may have a few bytes."""
+_MAX_CHUNKS = 100_000  # libpng writes pixels in chunks of 8 kB: 50 million pixels of four bytes are 25,000
+_MAX_SEGMENTS = 10_000
+MAX_SCANS = 64
+"""Of a progressive JPEG: encoders write about 10; each is a pass over all pixels, however few bytes it has."""
 
 
 class Frame(NamedTuple):
-    """What a JPEG says of its pixels."""
+    """Frame header of a JPEG."""
 
     width: int
     height: int
@@ -30,7 +30,7 @@ class Frame(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A part of a JPEG before its pixels, [start, stop) with its marker."""
+    """A JPEG segment before the pixels, [start, stop) with its marker."""
 
     marker: int
     start: int
@@ -38,29 +38,29 @@ class Segment(NamedTuple):
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks of a PNG to the last: kind, start and stop, of which the content is [start + 8, stop - 4).
+    """Yield the chunks of a PNG: kind, start and stop; the content is [start + 8, stop - 4).
 
     Raises:
-      ValueError: the file ends before the PNG does, or it has too many chunks.
+      ValueError: the file is truncated or has too many chunks.
     """
     place, kind, count = len(PNG_SIGNATURE), b"", 0
     while kind != b"IEND":
         count += 1
-        if count > _MOST_CHUNKS:
-            raise ValueError(f"the PNG has over {_MOST_CHUNKS:,} chunks")
+        if count > _MAX_CHUNKS:
+            raise ValueError(f"the PNG has over {_MAX_CHUNKS:,} chunks")
         length, kind = struct.unpack(">I4s", data[place : place + 8].ljust(8, b"\0"))
         stop = place + 12 + length
         if stop > len(data):
-            raise ValueError(f"the file ends within the PNG, after {len(data)} bytes")
+            raise ValueError(f"the file ends inside the PNG, after {len(data)} bytes")
         yield kind, place, stop
         place = stop
 
 
 def jpeg_frame(data: bytes) -> Frame:
-    """The one frame header of a JPEG.
+    """Return the frame header of a JPEG.
 
     Raises:
-      ValueError: there is none, or more than one, or the file is damaged before its pixels.
+      ValueError: there is not exactly one, or the file is damaged before its pixels.
     """
     frames = [segment for segment in _jpeg_segments(data) if segment.marker in _JPEG_FRAMES]
     if len(frames) != 1 or frames[0].stop - frames[0].start < 10:
@@ -70,15 +70,15 @@ def jpeg_frame(data: bytes) -> Frame:
 
 
 def jpeg_scans(data: bytes) -> int:
-    """How many scans a JPEG has at most: inside the coded pixels no other byte follows 0xFF but 0."""
+    """Return an upper bound on the scans of a JPEG: in coded pixels, 0xFF is followed by 0 only."""
     return data.count(bytes([0xFF, _JPEG_SCAN]))
 
 
 def essential(data: bytes) -> bytes:
-    """The picture with nothing left in it that its pixels do not depend on.
+    """Return the file without the parts that do not affect the pixels.
 
     Args:
-      data: a PNG or JPEG that `png_chunks` or `jpeg_frame` has found whole.
+      data: a PNG or JPEG that `png_chunks` or `jpeg_frame` accepts.
     """
     if data.startswith(PNG_SIGNATURE):
         kept = [data[start:stop] for kind, start, stop in png_chunks(data) if kind in _PNG_PIXELS]
@@ -89,13 +89,13 @@ def essential(data: bytes) -> bytes:
 
 
 def png_transparency(data: bytes) -> bytes:
-    """What a PNG without an alpha channel says of transparency: of its palette, or one colour; empty for nothing."""
+    """Return the tRNS chunk of a PNG, empty if it has none."""
     found = [data[start + 8 : stop - 4] for kind, start, stop in png_chunks(data) if kind == b"tRNS"]
     return found[0] if found else b""
 
 
 def orientation(data: bytes) -> int:
-    """Which way up a picture is by its EXIF data: 1 to 8, and 1 where it has none that can be read."""
+    """Return the EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
     if data.startswith(PNG_SIGNATURE):
         found = [data[start + 8 : stop - 4] for kind, start, stop in png_chunks(data) if kind == b"eXIf"]
     elif data[:4] in (b"II*\0", b"MM\0*"):
@@ -111,29 +111,29 @@ def orientation(data: bytes) -> int:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[Segment]:
-    """The segments before the first scan.
+    """Yield the segments before the first scan.
 
     Raises:
-      ValueError: what should be a segment is none.
+      ValueError: a segment is invalid.
     """
     place = 2
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(_MAX_SEGMENTS):
         start = place
-        while data[place : place + 1] == b"\xff":  # may be repeated, to fill up
+        while data[place : place + 1] == b"\xff":  # fill bytes
             place += 1
         marker = data[place] if start < place < len(data) else 0
         if marker in (_JPEG_SCAN, _JPEG_END):
             return
         length = int.from_bytes(data[place + 1 : place + 3])
         if not 0xC0 <= marker <= 0xFE or length < 2 or place + 1 + length > len(data):
-            raise ValueError(f"no segment of a JPEG at byte {start}, or the file ends within it")
+            raise ValueError(f"there is no JPEG segment at byte {start}, or the file ends inside it")
         start, place = place - 1, place + 1 + length
         yield Segment(marker, start, place)
-    raise ValueError(f"it has over {_MOST_SEGMENTS:,} segments")
+    raise ValueError(f"it has over {_MAX_SEGMENTS:,} segments")
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks of a WebP: kind, start and stop, of which the content begins 8 bytes after the start."""
+    """Yield the chunks of a WebP: kind, start and stop; the content begins at start + 8."""
     place = 12
     while place + 8 <= len(data):
         length = int.from_bytes(data[place + 4 : place + 8], "little")
@@ -142,7 +142,7 @@ def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _tiff_orientation(exif: bytes) -> int:
-    """The tag in the first directory of EXIF data, which is a TIFF without a picture."""
+    """Return the orientation tag in the first directory of EXIF data, which has the structure of a TIFF."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2], "")
     try:
         (directory,) = struct.unpack_from(f"{order}I", exif, 4)
@@ -152,5 +152,5 @@ def _tiff_orientation(exif: bytes) -> int:
             if tag == _ORIENTATION:
                 return value if 1 <= value <= 8 else 1
     except struct.error:
-        pass  # cut off: whoever wrote it, nothing turns a picture by it
+        pass  # truncated: no viewer would apply it
     return 1

@@ -1,4 +1,4 @@
-"""Picture formats beside PNG and JPEG: GIF, WebP, TIFF and BMP, read by Pillow behind our own checks."""
+"""GIF, WebP, TIFF and BMP, decoded by Pillow behind our own checks."""
 
 import io
 from typing import Any
@@ -20,11 +20,11 @@ _KINDS = {
     **{mode: ("grey", 16) for mode in ("I;16", "I;16B", "I;16L")},
     **{"I": ("grey of 32 bits", 32), "F": ("grey of floating-point numbers", 32)},
 }
-"""Mode of Pillow -> (kind, bits per channel) of a header."""
+"""Pillow's mode -> (kind, bits per channel) of a header."""
 
 
 def other_format(data: bytes) -> str:
-    """Name the format by a file's first bytes; empty where it is none of GIF, WebP, TIFF and BMP."""
+    """Return the format by a file's first bytes; empty if it is not GIF, WebP, TIFF or BMP."""
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -35,36 +35,36 @@ def other_format(data: bytes) -> str:
 
 
 def is_lossy(image: Image.Image, data: bytes, kind: str) -> bool:
-    """Whether the pixels of an opened picture are not those that were saved."""
+    """Whether an opened image was stored with lossy compression."""
     if kind == "WEBP":
         return b"VP8 " in data[12:64]
     return kind == "TIFF" and "jpeg" in str(image.info.get("compression", ""))
 
 
 def open_other(data: bytes, kind: str, name: str) -> Image.Image:
-    """Open a picture of one of these formats, still undecoded.
+    """Open a file of one of these formats without decoding it.
 
     Raises:
-      UserError: if Pillow finds it damaged, or it holds several pictures.
+      UserError: it is damaged or holds several images.
     """
     try:
         image = _PLUGINS[kind](io.BytesIO(data))
         frames = getattr(image, "n_frames", 1)
     except MemoryError:
         raise
-    except Exception as error:  # these decoders fail in many ways on what is not their own
+    except Exception as error:  # these decoders fail in many ways on damaged files
         raise _damaged(name, kind, error) from None
     if frames != 1:
-        what = f"{name} holds {frames} pictures"
-        raise UserError(what, kind="several-pictures", file=name, fix="save each as a file of its own")
+        message = f"{name} holds {frames} images"
+        raise UserError(message, kind="several-pictures", file=name, fix="save each image as a separate file")
     return image
 
 
 def decode_other(image: Image.Image, kind: str, name: str) -> Image.Image:
-    """Decode a picture that `open_other` has opened.
+    """Decode an image from `open_other`.
 
     Raises:
-      UserError: if Pillow finds it damaged.
+      UserError: it is damaged.
     """
     try:
         image.load()
@@ -76,10 +76,10 @@ def decode_other(image: Image.Image, kind: str, name: str) -> Image.Image:
 
 
 def kind_and_bits(image: Image.Image) -> tuple[str, int]:
-    """The kind and the bits per channel of a header, by Pillow's mode."""
+    """Return the header's kind and bits per channel for Pillow's mode."""
     return _KINDS.get(image.mode, (f"of the mode {image.mode}", 8))
 
 
 def _damaged(name: str, kind: str, error: Exception) -> UserError:
-    what, fault = ("cut off", "cut-off") if "truncated" in str(error) else (f"a damaged {kind}", "broken-data")
-    return UserError(f"{name} is {what}: {str(error)[:200]}", kind=fault, file=name, fix="fetch or export it again")
+    state, fault = ("cut off", "cut-off") if "truncated" in str(error) else (f"a damaged {kind}", "broken-data")
+    return UserError(f"{name} is {state}: {str(error)[:200]}", kind=fault, file=name, fix="fetch or export it again")

@@ -1,4 +1,4 @@
-"""What a picture file says of itself before it is decoded: read by ourselves, with every reason to refuse it."""
+"""Parse and check image headers before anything is decoded."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from segnet_jax.data.images.picture_bytes import (
-    MOST_SCANS,
+    MAX_SCANS,
     PNG_SIGNATURE,
     essential,
     jpeg_frame,
@@ -23,19 +23,18 @@ from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
 
 MAX_PIXELS = 50_000_000
-"""More is refused before decoding: a small file can claim a picture that fills the memory."""
+"""Limit, checked before decoding: a small file can claim an image that fills the memory."""
 BYTES_PER_PIXEL = 5
-"""Of a file, at most: more than an uncompressed picture of 8 bits and four channels has."""
+"""Limit for files: more than an uncompressed 8-bit image of four channels has."""
 MAX_BYTES = BYTES_PER_PIXEL * MAX_PIXELS
 MAX_SIDE = 65_535
-"""Of a picture, which is as far as a JPEG can go; a longer PNG of one row would take gigabytes wherever it is drawn."""
+"""Limit per side, that of JPEG; displaying a longer one-row PNG would take gigabytes."""
 _TILED_BYTES = 32
-"""Bytes per pixel that labelling by tiles holds at once: the file, the image, the overlay, ids and confidence."""
+"""Memory per pixel of tiled prediction: the file, the image, the overlay, ids and confidence."""
 
-# What to do about a file that is not what it should be.
 AGAIN = "fetch or export it again"
-EXPORT_IDS = "export class ids as a grey or palette PNG of 8 bits"
-_SAME_SHAPE = 0.03  # by which two ratios of width and height may differ
+EXPORT_IDS = "export class ids as an 8-bit gray or palette PNG"
+_SAME_SHAPE = 0.03  # relative difference up to which two aspect ratios are equal
 _REPLACE = "put the file there, or leave it out"
 
 _PNG, _JPEG = PNG_SIGNATURE, b"\xff\xd8\xff"
@@ -44,12 +43,12 @@ _JPEG_KINDS = {1: "grey", 3: "RGB", 4: "CMYK"}
 
 
 class Header(NamedTuple):
-    """What a picture file says about itself before it is decoded."""
+    """Header of an image file."""
 
     format: str  # PNG, JPEG, GIF, WEBP, TIFF or BMP
     width: int
     height: int
-    kind: str  # grey, grey+alpha, palette, RGB, RGBA, CMYK
+    kind: str  # gray, gray+alpha, palette, RGB, RGBA, CMYK
     bits: int  # per channel, or per palette index
     is_lossy: bool = False
 
@@ -60,7 +59,7 @@ class Header(NamedTuple):
 
 
 def largest_image() -> int:
-    """Pixels of the largest image that the free memory bears when it is labelled by tiles."""
+    """Return the pixels of the largest image that fits into free memory when predicted in tiles."""
     try:
         with open("/proc/meminfo") as file:
             free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
@@ -70,10 +69,10 @@ def largest_image() -> int:
 
 
 def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
-    """Reads a regular file whole.
+    """Read a regular file.
 
     Raises:
-      UserError: if it does not exist, cannot be read, is no regular file, or is larger than any picture we accept.
+      UserError: it does not exist, cannot be read, is no regular file, or is larger than `most` bytes.
     """
     try:
         if not path.is_file():
@@ -84,39 +83,42 @@ def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
             raise UserError(f"{name} does not exist", kind="missing-file", file=name, fix=_REPLACE)
         size = path.stat().st_size
         if size > most:
-            what = f"{name} has {size / 1e6:.0f} MB, over the limit of {most / 1e6:.0f} MB for a file"
-            raise UserError(what, kind="too-large", file=name, fix=AGAIN)
+            message = f"{name} has {size / 1e6:.0f} MB, over the limit of {most / 1e6:.0f} MB for a file"
+            raise UserError(message, kind="too-large", file=name, fix=AGAIN)
         budget.pictures.announce(size)
         return path.read_bytes()
     except OSError as error:
-        what = f"{name} cannot be read: {error.strerror}"
-        raise UserError(what, kind="cannot-read", file=name, fix="see to its permissions and to the disk") from None
+        message = f"{name} cannot be read: {error.strerror}"
+        raise UserError(message, kind="cannot-read", file=name, fix="check its permissions and the disk") from None
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """Refuses a file that a link, its own or one on the way to it, leads out of the data set's folder.
+    """Check that no link leads a file out of the dataset folder.
 
     Raises:
-      UserError: if so.
+      UserError: one does.
     """
     if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
         name = path.relative_to(folder).as_posix()
-        what = f"{name} is a link that leads outside the folder, to {path.resolve()}"
+        message = f"{name} is a link that leads outside the folder, to {path.resolve()}"
         raise UserError(
-            what, kind="points-outside", file=name, fix="put the file itself there, or trust the link by --follow-links"
+            message,
+            kind="points-outside",
+            file=name,
+            fix="put the file itself there, or pass --follow-links if you trust the link",
         )
 
 
 def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
-    """Read the header of a picture and, for PNG, verify the checksums of the whole file; decode nothing.
+    """Parse the header of an image file and, for PNG, verify all checksums; decode nothing.
 
     Args:
       data: the file's bytes.
-      name: what messages call it.
+      name: its name in messages.
       max_pixels: the limit.
 
     Raises:
-      UserError: if it is empty, a web page, of no known format, cut off, damaged, or has more pixels than the limit.
+      UserError: the file is empty, a web page, of unknown format, truncated, damaged, or too large.
     """
     if not data:
         raise UserError(f"{name} is an empty file", kind="empty-file", file=name, fix=AGAIN)
@@ -127,30 +129,30 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
     elif kind := other_format(data):
         image = open_other(data, kind, name)
         if kind == "TIFF" and orientation(data) != 1:
-            what = f"{name} is a TIFF that carries a rotation, which decoders disagree about"
-            raise UserError(what, kind="exif-rotation", file=name, fix="save it upright")
+            message = f"{name} is a TIFF with a rotation, which decoders treat differently"
+            raise UserError(message, kind="exif-rotation", file=name, fix="save it upright")
         header = Header(kind, *image.size, *kind_and_bits(image), is_lossy(image, data, kind))
     elif is_web_page(data[:512]):
-        what = f"{name} is a web page, not a picture: its download failed"
-        raise UserError(what, kind="web-page", file=name, fix="fetch it again")
+        message = f"{name} is a web page, not an image: its download failed"
+        raise UserError(message, kind="web-page", file=name, fix="download it again")
     else:
-        what = f"{name} is neither PNG nor JPEG, GIF, WebP, TIFF or BMP: it begins with {data[:8]!r}"
-        raise UserError(what, kind="unknown-format", file=name, fix="convert it to PNG")
+        message = f"{name} is not a PNG, JPEG, GIF, WebP, TIFF or BMP: it begins with {data[:8]!r}"
+        raise UserError(message, kind="unknown-format", file=name, fix="convert it to PNG")
     if max(header.width, header.height) > MAX_SIDE:
-        what = f"{name} claims {header.width} x {header.height} pixels, over the limit of {MAX_SIDE:,} a side"
-        raise UserError(f"{what}: not decoded", kind="too-many-pixels", file=name, fix="cut it, or leave it out")
+        message = f"{name} claims {header.width} x {header.height} pixels, over the limit of {MAX_SIDE:,} per side"
+        raise UserError(f"{message}: not decoded", kind="too-many-pixels", file=name, fix="crop it, or leave it out")
     if header.width * header.height > max_pixels:
-        what = (
+        message = (
             f"{name} claims {header.width} x {header.height} pixels = {header.width * header.height / 1e6:.0f} million "
             f"in a file of {len(data) / 1e3:.0f} kB, over the limit of {max_pixels / 1e6:.0f} million: not decoded"
         )
-        fix = "save it smaller, leave it out, or predict by --tile 512 512, which memory alone limits"
-        raise UserError(what, kind="too-many-pixels", file=name, fix=fix)
+        fix = "save it smaller, leave it out, or predict with --tile 512 512, which only memory limits"
+        raise UserError(message, kind="too-many-pixels", file=name, fix=fix)
     return header
 
 
 def claimed_pixels(path: Path) -> int:
-    """How many pixels a picture has by the start of its file; as many as any may have where that does not tell."""
+    """Return the number of pixels by the start of a file; the limit if it is not there."""
     try:
         if not path.is_file():
             return 0
@@ -166,17 +168,17 @@ def claimed_pixels(path: Path) -> int:
 
 
 def _inspect_png(data: bytes, name: str) -> Header:
-    """Walks over the chunks, comparing each with its checksum."""
+    """Walk over the chunks and verify their checksums."""
     header, kinds = None, set()
     try:
         for kind, start, stop in png_chunks(data):
             if zlib.crc32(data[start + 4 : stop - 4]) != int.from_bytes(data[stop - 4 : stop]):
-                what = f"{name} is damaged: a checksum of the PNG is wrong at byte {start}"
-                raise UserError(what, kind="broken-data", file=name, fix=AGAIN)
-            # Of two headers the decoder might believe the other one.
+                message = f"{name} is damaged: a checksum of the PNG is wrong at byte {start}"
+                raise UserError(message, kind="broken-data", file=name, fix=AGAIN)
+            # With two headers, the decoder might use the other one.
             if (kind == b"IHDR") != (start == len(_PNG)) or (kind == b"IHDR" and stop - start != 12 + 13):
-                what = f"{name} is damaged: a PNG without a header, or with two"
-                raise UserError(what, kind="broken-data", file=name, fix=AGAIN)
+                message = f"{name} is damaged: the PNG has no header, or two"
+                raise UserError(message, kind="broken-data", file=name, fix=AGAIN)
             kinds.add(kind)
             if kind == b"IHDR":
                 width, height, bits, color_type = struct.unpack(">IIBB", data[start + 8 : start + 18])
@@ -184,7 +186,7 @@ def _inspect_png(data: bytes, name: str) -> Header:
     except ValueError as error:
         raise UserError(f"{name} is cut off: {error}", kind="cut-off", file=name, fix=AGAIN) from None
     if header.kind == "palette" and b"PLTE" not in kinds:
-        raise UserError(f"{name} is damaged: it lacks its palette", kind="broken-data", file=name, fix=AGAIN)
+        raise UserError(f"{name} is damaged: its palette is missing", kind="broken-data", file=name, fix=AGAIN)
     return header
 
 
@@ -193,19 +195,19 @@ def _inspect_jpeg(data: bytes, name: str) -> Header:
         width, height, channels, bits = jpeg_frame(data)
     except ValueError as error:
         raise UserError(f"{name} is a damaged JPEG: {error}", kind="broken-data", file=name, fix=AGAIN) from None
-    if (scans := jpeg_scans(data)) > MOST_SCANS:
-        what = f"{name} is a JPEG of {scans} scans, over the limit of {MOST_SCANS}: not decoded"
-        raise UserError(what, kind="too-many-scans", file=name, fix="save it again, not progressive")
+    if (scans := jpeg_scans(data)) > MAX_SCANS:
+        message = f"{name} is a JPEG of {scans} scans, over the limit of {MAX_SCANS}: not decoded"
+        raise UserError(message, kind="too-many-scans", file=name, fix="save it as a baseline JPEG")
     return Header("JPEG", width, height, _JPEG_KINDS.get(channels, f"of {channels} channels"), bits, True)
 
 
 def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
-    """Opens a picture that `inspect` has passed, still undecoded.
+    """Open a PNG or JPEG that `inspect` accepts, without decoding it.
 
     Raises:
-      UserError: if Pillow finds it damaged.
+      UserError: it is damaged.
     """
-    # Not Image.open, which warns of what we refuse ourselves, and takes some JPEGs for another format.
+    # Not Image.open, which warns about files that we refuse, and opens some JPEGs as another format.
     plugin = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile}[kind]
     try:
         return plugin(io.BytesIO(essential(data)))
@@ -214,55 +216,55 @@ def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
 
 
 def check_image_header(header: Header, name: str, image_range: tuple[int, int] = (0, 0)) -> None:
-    """Refuse images that would have to be guessed at: CMYK, floating-point numbers, 16 bits without a stated range."""
+    """Refuse CMYK, floating-point, and 16-bit images without a stated range."""
     if header.kind not in ("grey", "grey+alpha", "palette", "RGB", "RGBA"):
         raise UserError(f"image {name} is {header.kind}", kind="not-rgb", file=name, fix="convert it to RGB")
     if header.bits != 16:
         return
-    what = f"image {name} has 16 bits per channel"
+    message = f"image {name} has 16 bits per channel"
     if image_range == (0, 0):
-        fix = "convert it to 8 bits, or state the values of black and white of all images, as in --image-range 0 4095"
-        raise UserError(f"{what}, and no range is stated", kind="sixteen-bits", file=name, fix=f"state it: {fix}")
-    if header.kind != "grey" and image_range != (0, 65_535):  # Pillow gives the high bytes of these alone
-        what = f"{what} and colors, of which only the whole range can be read, --image-range 0 65535"
-        raise UserError(what, kind="sixteen-bits", file=name, fix="convert it to 8 bits")
+        fix = "state the black and white values of all images, such as --image-range 0 4095, or convert them to 8 bits"
+        raise UserError(f"{message}, but no range is stated", kind="sixteen-bits", file=name, fix=fix)
+    if header.kind != "grey" and image_range != (0, 65_535):  # Pillow returns only their high bytes
+        message = f"{message} and is not gray, so only --image-range 0 65535 is supported"
+        raise UserError(message, kind="sixteen-bits", file=name, fix="convert it to 8 bits")
 
 
 def check_label_header(header: Header, name: str, colored: bool = False, threshold: bool = False) -> None:
-    """Refuse labels whose values are ruined, would be while decoding, or are colors.
+    """Refuse labels that are lossy, would be corrupted by decoding, or hold colors.
 
     Args:
       header: the label's.
-      name: what messages call it.
+      name: its name in messages.
       colored: whether colors are read.
-      threshold: whether a threshold makes two classes of the values, for which lossy files are good enough.
+      threshold: whether values are thresholded, for which lossy files are good enough.
 
     Raises:
-      UserError: if so.
+      UserError: the label is refused.
     """
     if header.is_lossy and not threshold:
-        what = f"label {name} is {header.format}, which is lossy: its class ids are ruined"
-        raise UserError(what, kind="lossy-label", file=name, fix="export PNG from the labels' source")
+        message = f"label {name} is {header.format}, which is lossy and corrupts class ids"
+        raise UserError(message, kind="lossy-label", file=name, fix="export the labels as PNG from their source")
     if header.kind in ("RGB", "RGBA"):
         if header.bits != 8 or not (colored or threshold):
-            what = f"label {name} is a {header.bits}-bit {header.kind} picture: class ids are expected"
-            raise UserError(what, kind="color-label", file=name, fix=EXPORT_IDS)
+            message = f"label {name} is a {header.bits}-bit {header.kind} image: class ids are expected"
+            raise UserError(message, kind="color-label", file=name, fix=EXPORT_IDS)
     elif header.kind not in ("grey", "grey+alpha", "palette"):
-        what = f"label {name} is {header.kind}: class ids are expected"
-        raise UserError(what, kind="color-label", file=name, fix=EXPORT_IDS)
+        message = f"label {name} is {header.kind}: class ids are expected"
+        raise UserError(message, kind="color-label", file=name, fix=EXPORT_IDS)
     elif header.kind == "grey+alpha" and header.bits == 16:
-        # Pillow gives the high bytes alone, which are 0 for every id below 256.
-        what = f"label {name} has 16 bits and an alpha channel: its class ids cannot be read"
-        raise UserError(what, kind="sixteen-bits", file=name, fix="save it without alpha channel")
+        # Pillow returns only the high bytes, which are 0 for every id below 256.
+        message = f"label {name} has 16 bits and an alpha channel: its class ids cannot be read"
+        raise UserError(message, kind="sixteen-bits", file=name, fix="save it without an alpha channel")
 
 
 def check_sizes(image: tuple[int, int], label: tuple[int, int], name: str, file: str) -> None:
-    """Refuses an image and a label, both (width, height), of unlike size; `file` is the label's."""
-    what = f"{name}: image is {image[0]}x{image[1]}, label is {label[0]}x{label[1]}"
+    """Check that an image and a label have one size, both (width, height); `file` is the label's."""
+    message = f"{name}: image is {image[0]}x{image[1]}, label is {label[0]}x{label[1]}"
     if image == label[::-1] != label:
-        fix = "rotate the one that is turned and save it again"
-        raise UserError(f"{what}: one of them is rotated", kind="label-rotated", file=file, fix=fix)
+        fix = "rotate that one and save it again"
+        raise UserError(f"{message}: one of them is rotated", kind="label-rotated", file=file, fix=fix)
     if image != label:
         same_shape = abs(image[0] * label[1] - image[1] * label[0]) < _SAME_SHAPE * image[1] * label[0]
         fix = "--resize-labels nearest" if same_shape else "export the label at the image's size"
-        raise UserError(what, kind="label-size-differs", file=file, fix=fix)
+        raise UserError(message, kind="label-size-differs", file=file, fix=fix)

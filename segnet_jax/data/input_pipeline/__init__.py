@@ -1,1 +1,1 @@
-"""From data sets to batches: the sampler, augmentation, the cache, and both input paths."""
+"""From datasets to batches: sampler, augmentation, cache, and both input paths."""

@@ -1,7 +1,7 @@
-"""Augmentation of one image and its label: colour, scale, then the article's reflection and shift.
+"""Augmentation of one image and its label: color, scale, then the article's reflection and shift.
 
-Colour and scale are computed in whole numbers of 32 bits, by one function for numpy on the host and for JAX on the
-device: both give the same bytes.
+Color and scale use 32-bit integer arithmetic in one function for numpy on the host and JAX on the device, so both give
+the same bytes.
 """
 
 from types import ModuleType
@@ -11,19 +11,19 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 
-PIXEL_BITS = 14  # places between pixels are counted in 2^-14 of a pixel
+PIXEL_BITS = 14  # subpixel positions are multiples of 2^-14
 PIXEL = 1 << PIXEL_BITS
-PLACES = 2048  # steps from the first to the last place that a scaled image may take
+PLACES = 2048  # steps between the extreme positions of a scaled image
 
 
 def recolor(image: Any, gain: Any, offset: Any, xp: ModuleType) -> Any:
-    """Changes each channel's contrast and brightness.
+    """Change each channel's contrast and brightness.
 
     Args:
       image: uint8 [H,W,3].
       gain: int32 [3], in 256ths.
-      offset: int32 [3], in 256ths of a grey level, added after; with the half that rounds.
-      xp: numpy or jax.numpy, whose arrays these are.
+      offset: int32 [3], in 256ths of a gray level, added afterwards; includes the half for rounding.
+      xp: numpy or jax.numpy.
 
     Returns:
       uint8 [H,W,3].
@@ -33,17 +33,17 @@ def recolor(image: Any, gain: Any, offset: Any, xp: ModuleType) -> Any:
 
 
 def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: ModuleType) -> tuple[Any, Any]:
-    """Enlarges or shrinks about a place, within the same frame; where nothing comes to lie is 0 and VOID.
+    """Zoom in or out within the same frame; uncovered pixels are 0 and VOID.
 
-    The image is interpolated linearly, by weights of 8 bits; the label takes the nearest pixel.
+    The image is interpolated bilinearly with 8-bit weights; the label takes the nearest pixel.
 
     Args:
       image: uint8 [H,W,3].
       label: uint8 [H,W].
-      step: int32, how many pixels of the image one of the result takes, in 2^-14.
-      place_y: int32, 0 to PLACES: which part of a larger image is kept, or where a smaller one lies; top to bottom.
+      step: int32, input pixels per output pixel, in 2^-14.
+      place_y: int32, 0 to PLACES: vertical position of the crop, or of the shrunken image, from top to bottom.
       place_x: likewise, left to right.
-      xp: numpy or jax.numpy, whose arrays these are.
+      xp: numpy or jax.numpy.
 
     Returns:
       The same shapes.
@@ -69,20 +69,20 @@ def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: 
 
 
 def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """Where the pixels of a resampled column come from.
+    """Return the source pixels of a resampled column.
 
     Args:
       outputs: int32 [size], 0 to size - 1.
       size: of the column, up to 2^14.
-      step: between a quarter of a pixel and four pixels, so that all fits into 31 bits.
+      step: between 1/4 and 4 pixels, so that all values fit into 31 bits.
       place: 0 to PLACES.
 
     Returns:
-      Each [size]: the pixels before and after, the weight of the one after in 256ths, the nearest pixel, and whether it
-      is in the column.
+      Each [size]: the pixels before and after, the weight of the latter in 256ths, the nearest pixel, and whether it is
+      in the column.
     """
-    free = (PIXEL - step) * size  # what the result does not see of the column; below zero, what it sees beyond it
-    start = ((free >> 10) * place >> 1) + ((step - PIXEL) >> 1)  # from the middle of a pixel to the middle of one
+    free = (PIXEL - step) * size  # hidden part of the column; negative: uncovered part
+    start = ((free >> 10) * place >> 1) + ((step - PIXEL) >> 1)  # between pixel centers
     at = start + outputs * step
     before = at >> PIXEL_BITS
     nearest = (at + PIXEL // 2) >> PIXEL_BITS
@@ -93,26 +93,26 @@ def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, 
 
 
 def augment(image: np.ndarray, label: np.ndarray, flip: bool, shift_y: int, shift_x: int, out: tuple) -> None:
-    """Reflects left/right, then shifts; what is shifted in is 0 in the image and VOID in the label.
+    """Reflect left/right, then shift; uncovered pixels are 0 in the image and VOID in the label.
 
     Args:
       image: uint8 [H,W,3].
       label: uint8 [H,W].
       flip: whether to reflect.
-      shift_y: pixels down, up if negative; beyond H nothing is left.
+      shift_y: pixels down, up if negative; may exceed H.
       shift_x: pixels right, left if negative.
-      out: the image and the label to write to, of the same shapes: a batch's own memory, not copied twice.
+      out: image and label to write to, of the same shapes; part of the batch, to avoid a second copy.
     """
     if flip:
         image, label = image[:, ::-1], label[:, ::-1]
     new_image, new_label = out
     _shift(label, shift_y, shift_x, VOID, new_label)
-    for channel in range(image.shape[-1]):  # by rows of bytes: four times faster than by reversed pixels of three
+    for channel in range(image.shape[-1]):  # per channel: four times faster than reversing RGB pixels
         _shift(image[..., channel], shift_y, shift_x, 0, new_image[..., channel])
 
 
 def _shift(array: np.ndarray, shift_y: int, shift_x: int, fill: int, out: np.ndarray) -> None:
-    """Copies [H,W] to a place further on; only the rows and columns that stay free are filled."""
+    """Copy [H,W] with an offset; only uncovered rows and columns are filled."""
     (top, bottom), rows = _overlap(shift_y, array.shape[0])
     (left, right), columns = _overlap(shift_x, array.shape[1])
     out[top:bottom, left:right] = array[rows, columns]
@@ -121,7 +121,7 @@ def _shift(array: np.ndarray, shift_y: int, shift_x: int, fill: int, out: np.nda
 
 
 def _overlap(shift: int, size: int) -> tuple[tuple[int, int], slice]:
-    """Where the part that stays in view comes to lie, from and to, and where it comes from."""
+    """Return start and stop of the visible part in the output, and its slice of the input."""
     kept = max(size - abs(shift), 0)
     start = min(max(shift, 0), size)
     return (start, start + kept), slice(max(-shift, 0), max(-shift, 0) + kept)

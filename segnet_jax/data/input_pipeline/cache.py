@@ -1,8 +1,7 @@
-"""A split's records at one size: decoded once into a file that is mapped into memory ever after.
+"""Cache of a split's samples at one size: decoded once into a memory-mapped file.
 
-Reading a record from it is copying 0.7 MB at 360x480, a hundred times faster than decoding a PNG. What is in the cache
-is found by the split's fingerprint, held against its sums when it is opened, and made anew where it is damaged. What
-does not fit there is decoded for each use.
+Reading a sample copies 0.7 MB at 360x480, a hundred times faster than decoding a PNG. A cached split is found by its
+fingerprint, verified by checksums when opened, and rebuilt if damaged. Splits that do not fit are decoded at each use.
 """
 
 import errno
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segnet_jax.data.dataset import Split
-from segnet_jax.data.images.fit import Fit, fit_record
+from segnet_jax.data.images.fit import Fit, fit_sample
 from segnet_jax.system import budget
 from segnet_jax.system.files import atomic_write_json, sum_of_file
 from segnet_jax.system.staging import finish, remove, sweep, unfinished
@@ -27,13 +26,13 @@ from segnet_jax.system.staging import finish, remove, sweep, unfinished
 logger = logging.getLogger(__name__)
 
 Read = Callable[[int], tuple[np.ndarray, np.ndarray]]
-"""index -> (image uint8 [H,W,3], label uint8 [H,W]); not to be written to."""
+"""index -> (image uint8 [H,W,3], label uint8 [H,W]); read-only."""
 
 VERSION = 1
-"""To be raised with every change of decoding or resizing that changes a pixel."""
+"""Increase with every change of decoding or resizing that changes a pixel."""
 
 LIMIT = 64 * 2**30
-"""Bytes up to which a split is kept decoded; a larger one is decoded anew for each use."""
+"""Maximum bytes of a cached split; a larger one is decoded at each use."""
 
 _PREFIX = "decoded-"
 _HEADER = "header.json"
@@ -43,64 +42,64 @@ _BLOCK = 2**20  # bytes
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """A split's records at one size.
+    """A split's samples at one size.
 
     Attributes:
-      read: index -> record.
-      num_records: how many there are.
+      read: index -> sample.
+      num_samples: number of samples.
       image_size: height and width.
-      images: uint8 [N,H,W,3], mapped from the cache; None where records are decoded for each use.
+      images: uint8 [N,H,W,3], memory-mapped; None if samples are decoded at each use.
       labels: uint8 [N,H,W], likewise.
     """
 
     read: Read
-    num_records: int
+    num_samples: int
     image_size: tuple[int, int]
     images: np.ndarray | None = None
     labels: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return self.num_records
+        return self.num_samples
 
     @property
     def num_bytes(self) -> int:
-        """Of all images and labels."""
-        return self.num_records * 4 * math.prod(self.image_size)
+        """Size of all images and labels."""
+        return self.num_samples * 4 * math.prod(self.image_size)
 
 
 def from_arrays(images: np.ndarray, labels: np.ndarray) -> CachedSplit:
-    """The records that uint8 [N,H,W,3] and [N,H,W] hold."""
+    """Wrap uint8 images [N,H,W,3] and labels [N,H,W]."""
     return CachedSplit(lambda index: (images[index], labels[index]), len(labels), labels.shape[1:], images, labels)
 
 
 def streamed(split: Split, image_size: tuple[int, int], fit: Fit = "stretch") -> CachedSplit:
-    """Records that are decoded and resized each time they are asked for."""
+    """Return a split whose samples are decoded and resized at each use."""
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:
         with budget.pictures.scope():
-            return fit_record(*split.read(index), image_size, fit)
+            return fit_sample(*split.read(index), image_size, fit)
 
     return CachedSplit(read, len(split), image_size)
 
 
-def decoded(
+def open_cached(
     split: Split,
     image_size: tuple[int, int],
     cache: pathlib.Path,
-    on_record: Callable[[], None] = lambda: None,
+    on_sample: Callable[[], None] = lambda: None,
     fit: Fit = "stretch",
 ) -> CachedSplit:
-    """Opens a split's decoded records, after decoding them where the cache has them not.
+    """Open a split's cached samples, decoding them first if they are not in the cache.
 
     Args:
-      split: what to read.
-      image_size: height and width that records are resized to.
-      cache: folder that keeps decoded splits.
-      on_record: called after each record that is decoded; what it raises ends the decoding at once, leaving nothing.
-      fit: how records of another shape come to that size.
+      split: the samples.
+      image_size: height and width that samples are resized to.
+      cache: the cache folder.
+      on_sample: called after each decoded sample; an exception stops decoding and leaves nothing behind.
+      fit: how samples of another shape are resized.
 
     Raises:
-      UserError: that of the split's reader.
+      UserError: from the split's reader.
     """
     height, width = image_size
     sweep(cache, _PREFIX)
@@ -108,43 +107,42 @@ def decoded(
     if (kept := _open(folder)) is not None:
         return kept
     if os.path.lexists(folder):
-        logger.warning(f"{folder} is damaged; it is made anew")
+        logger.warning(f"{folder} is damaged and will be rebuilt")
         remove(folder)
     samples = streamed(split, image_size, fit)
-    why = _why_it_does_not_fit(cache, samples.num_bytes)
-    if not why:
+    reason = _reason_not_to_cache(cache, samples.num_bytes)
+    if not reason:
         try:
             with unfinished(folder) as parts:
-                _decode(samples, parts, on_record)
-                finish(parts, folder)  # or another process was faster: its records are the same
+                _decode(samples, parts, on_sample)
+                finish(parts, folder)  # or another process was faster, with equal samples
             return _open(folder) or samples
-        except OSError as error:  # the disk has filled up since it was looked at, or is limited otherwise
-            why = f"{cache} cannot take them ({error.strerror or error})"
-    logger.info(
-        f"{in_words(samples.num_bytes)} of decoded images are not kept, for {why}: they are decoded for each use"
-    )
+        except OSError as error:  # the disk has filled up meanwhile, or has a quota
+            reason = f"{cache} cannot be written to ({error.strerror or error})"
+    size = format_bytes(samples.num_bytes)
+    logger.info(f"{size} of decoded images are not cached, because {reason}; they are decoded at each use")
     return samples
 
 
-def in_words(num_bytes: int) -> str:
-    """A number of bytes in words."""
+def format_bytes(num_bytes: int) -> str:
+    """Format a number of bytes."""
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
-def _why_it_does_not_fit(cache: pathlib.Path, needed: int) -> str:
+def _reason_not_to_cache(cache: pathlib.Path, needed: int) -> str:
     if needed > LIMIT:
-        return f"the limit is {in_words(LIMIT)}"
+        return f"the limit is {format_bytes(LIMIT)}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(cache).free
     except OSError as error:
         return f"{cache} cannot be used ({error.strerror})"
     if needed > 0.9 * free:
-        return f"only {in_words(free)} are free in {cache}"
+        return f"only {format_bytes(free)} are free in {cache}"
     return "" if os.access(cache, os.W_OK) else f"{cache} cannot be written to"
 
 
-def _decode(samples: CachedSplit, folder: pathlib.Path, on_record: Callable[[], None]) -> None:
+def _decode(samples: CachedSplit, folder: pathlib.Path, on_sample: Callable[[], None]) -> None:
     shapes = {"images": (len(samples), *samples.image_size, 3), "labels": (len(samples), *samples.image_size)}
     arrays = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
@@ -159,7 +157,7 @@ def _decode(samples: CachedSplit, folder: pathlib.Path, on_record: Callable[[], 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for _ in pool.map(keep, range(len(samples))):
-                on_record()
+                on_sample()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -169,10 +167,10 @@ def _decode(samples: CachedSplit, folder: pathlib.Path, on_record: Callable[[], 
 
 
 def _reserve(array: np.memmap) -> None:
-    """Takes the room of a mapped file on the disk: one that finds none when it is written to is a SIGBUS, the end.
+    """Allocate the file's disk space now; running out of it while writing to the mapping would be a fatal SIGBUS.
 
     Raises:
-      OSError: there is no room.
+      OSError: there is no space.
     """
     with open(array.filename, "r+b") as file:
         try:
@@ -180,22 +178,22 @@ def _reserve(array: np.memmap) -> None:
         except (AttributeError, OSError) as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            file.seek(array.offset)  # a system that does not know the call: what is written has its room
+            file.seek(array.offset)  # unsupported: writing zeros allocates the space as well
             for start in range(0, array.nbytes, _BLOCK):
                 file.write(bytes(min(_BLOCK, array.nbytes - start)))
 
 
 def _open(folder: pathlib.Path) -> CachedSplit | None:
-    """What a folder holds, or None where that is not what was written."""
+    """Open a cached split; None if it is absent or differs from what was written."""
     try:
         if json.loads((folder / _HEADER).read_text(encoding="utf-8")) != _sums(folder):
             return None
-        # Only now, for numpy fails in many ways on a file that is not its own.
+        # After the checksums, because numpy fails in many ways on damaged files.
         return from_arrays(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
-    except (OSError, ValueError):  # absent, no JSON
+    except (OSError, ValueError):  # absent or no JSON
         return None
 
 
 def _sums(folder: pathlib.Path) -> dict[str, str]:
-    """sha256 of each file of arrays."""
+    """Return the sha256 of each array file."""
     return {name: sum_of_file(folder / f"{name}.npy") for name in _ARRAYS}

@@ -1,4 +1,4 @@
-"""How many pixels each class has in a split; counts of whole data sets are kept by the data's fingerprint."""
+"""Pixel counts per class of a split, cached by its fingerprint."""
 
 import contextlib
 import json
@@ -18,13 +18,13 @@ from segnet_jax.system.files import atomic_write_json
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Pixels of a split's labels.
+    """Pixel counts of a split's labels.
 
     Attributes:
       pixels: int64 [C], pixels of each class.
       image_pixels: int64 [C], all pixels, void included, of the images that contain the class.
       total: all pixels, void included.
-      num_void: labels that hold nothing but void.
+      num_void: labels that are entirely void.
     """
 
     pixels: np.ndarray
@@ -37,7 +37,7 @@ class LabelCounts:
 
     @classmethod
     def zero(cls, num_classes: int) -> "LabelCounts":
-        """Counts of no label at all."""
+        """Return counts of zero labels."""
         nothing = np.zeros(num_classes, np.int64)
         return cls(nothing, nothing, 0, 0)
 
@@ -45,13 +45,13 @@ class LabelCounts:
 def count_labels(
     labels: Callable[[int], np.ndarray], num_labels: int, num_classes: int, on_label: Callable[[], None] = lambda: None
 ) -> LabelCounts:
-    """Counts the pixels of each class in one pass.
+    """Count the pixels of each class in one pass.
 
     Args:
       labels: index -> uint8 [H,W], class ids or VOID.
-      num_labels: how many there are.
+      num_labels: number of labels.
       num_classes: C.
-      on_label: called after each label that is counted.
+      on_label: called after each label.
     """
 
     def count(index: int) -> LabelCounts:
@@ -73,32 +73,32 @@ def count_labels(
 def count_split(
     split: Split, num_classes: int, cache: pathlib.Path, on_label: Callable[[], None] = lambda: None
 ) -> LabelCounts:
-    """Counts a split's labels at the size on disk, or reads what was counted before.
+    """Count a split's labels at the size on disk, or load cached counts.
 
-    What cannot be read is counted again, and where nothing can be written the counts are not kept: it takes seconds.
+    Unreadable counts are recomputed, and failing to write them is ignored: counting takes seconds.
 
     Args:
-      split: what to count.
+      split: the samples.
       num_classes: C.
-      cache: folder in which the counts are kept under the split's fingerprint.
-      on_label: called after each label that is counted.
+      cache: the cache folder.
+      on_label: called after each label.
     """
     kept = cache / f"label_counts-{split.fingerprint}-{num_classes}.json"
     if (counts := _read(kept, num_classes)) is not None:
         return counts
     counts = count_labels(lambda index: split.read(index)[1], len(split), num_classes, on_label)
-    with contextlib.suppress(OSError):  # a cache that is full, or not ours
+    with contextlib.suppress(OSError):  # the cache is full or read-only
         kept.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(kept, vars(counts))
     return counts
 
 
 def _read(path: pathlib.Path, num_classes: int) -> LabelCounts | None:
-    """The counts that a file holds, or None where that is not what was written."""
+    """Load counts; None if the file is absent or invalid."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        pixels, image_pixels = (np.array(told[name], np.int64) for name in ("pixels", "image_pixels"))
-        counts = LabelCounts(pixels, image_pixels, int(told["total"]), int(told["num_void"]))
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):  # absent, cut off, of another kind
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        pixels, image_pixels = (np.array(stored[name], np.int64) for name in ("pixels", "image_pixels"))
+        counts = LabelCounts(pixels, image_pixels, int(stored["total"]), int(stored["num_void"]))
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):  # absent or invalid
         return None
     return counts if pixels.shape == image_pixels.shape == (num_classes,) else None

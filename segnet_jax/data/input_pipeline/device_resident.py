@@ -1,7 +1,7 @@
-"""The device's input path: the whole split lies as uint8 in device memory, and the step itself makes its batches.
+"""The device input path: the split is uint8 in device memory, and the step itself makes its batches.
 
-By the same plan as the host's path, and equal to its batches bit for bit. The host sends a few numbers a step; no image
-is decoded, copied or moved while training, and no TensorFlow is needed.
+Batches equal those of the host path bit for bit, as both use the same sampler. The host sends a few numbers per step;
+no image is decoded, copied or moved while training, and TensorFlow is not needed.
 """
 
 from collections.abc import Iterator
@@ -19,20 +19,20 @@ from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.input_pipeline.tf_data import BatchShard, evaluation_indices, num_evaluation_steps
 
 Store = dict[str, jax.Array]
-"""A split in device memory: "images" uint8 [N,H,W,3] and "labels" uint8 [N,H,W], the device's share where it is cut."""
+"""A split in device memory: "images" uint8 [N,H,W,3] and "labels" uint8 [N,H,W], or the device's shard of it."""
 
 
 def whole(samples: CachedSplit) -> dict[str, np.ndarray]:
-    """The split as each device is to hold it whole."""
+    """Return the arrays of the whole split, for each device."""
     return {"images": samples.images, "labels": samples.labels}
 
 
 def shards(samples: CachedSplit, shard: BatchShard) -> dict[str, np.ndarray]:
-    """This process's part of the split cut over all devices, as [L,n,...]: device d has the records from d*n on."""
+    """Return this process's part of the split cut over all devices, [L,n,...]; device d has the samples from d*n on."""
     size = -(-len(samples) // shard.num_devices)
     first = shard.first_device * size
     chosen = np.arange(first, first + shard.num_local_devices * size)
-    chosen = chosen.clip(max=len(samples) - 1)  # filled up with the last, which is never asked for there
+    chosen = chosen.clip(max=len(samples) - 1)  # padded with the last sample, never read there
     shape = (shard.num_local_devices, size)
     return {name: array[chosen].reshape(*shape, *array.shape[1:]) for name, array in whole(samples).items()}
 
@@ -40,7 +40,7 @@ def shards(samples: CachedSplit, shard: BatchShard) -> dict[str, np.ndarray]:
 def training_draws(
     sampler: Sampler, shard: BatchShard, grad_accum_steps: int, calls: list[range]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields what the plan says of each call's steps, for `training_batch`: int32 [L,K,A,B] or [L,K,A,B,3]."""
+    """Yield the augmentation parameters of each dispatch for `training_batch`: int32 [L,K,A,B] or [L,K,A,B,3]."""
     places = shard.places(grad_accum_steps)
     for steps in calls:
         batches = [sampler.batch(step)[places].drawn() for step in steps]
@@ -48,22 +48,22 @@ def training_draws(
 
 
 def evaluation_draws(num_samples: int, shard: BatchShard) -> Iterator[dict[str, np.ndarray]]:
-    """Yields what stands where in each evaluation batch, for `evaluation_batch`: int32 [L,B], -1 for padding."""
+    """Yield the sample indices of each evaluation batch for `evaluation_batch`: int32 [L,B], -1 for padding."""
     for step in range(num_evaluation_steps(num_samples, shard)):
         yield {"index": evaluation_indices(num_samples, shard, step).astype(np.int32)}
 
 
 def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis: str | None = None) -> Store:
-    """Makes one device's augmented batch, inside the step.
+    """Make one device's augmented batch, inside the step.
 
     Args:
-      draws: of the plan, int32 [A,B] or [A,B,3]; what it does not draw is not in the program either.
+      draws: augmentation parameters, int32 [A,B] or [A,B,3]; absent ones are not compiled.
       store: the split.
-      most: the largest shift that the plan draws.
-      axis: the mapped axis over which the split is cut, or None where each device holds all of it.
+      most: the largest shift.
+      axis: the mapped axis over which the split is cut, or None if each device holds all of it.
 
     Returns:
-      "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W], as `tf_data.training_batch` makes them.
+      "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W], as in `tf_data.training_batch`.
     """
 
     def augment(image, label, draws):
@@ -82,37 +82,37 @@ def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis
 
 
 def evaluation_batch(draws: dict[str, jax.Array], store: Store, *, axis: str | None = None) -> Store:
-    """Makes one device's evaluation batch, inside the step: "image" [B,H,W,3] and "label" [B,H,W], uint8."""
+    """Make one device's evaluation batch, inside the step: "image" [B,H,W,3] and "label" [B,H,W], uint8."""
     images, labels = _gather(store, draws["index"], axis)
-    is_record = draws["index"] >= 0
+    is_sample = draws["index"] >= 0
     return {
-        "image": jnp.where(is_record[:, None, None, None], images, 0),
-        "label": jnp.where(is_record[:, None, None], labels, VOID),
+        "image": jnp.where(is_sample[:, None, None, None], images, 0),
+        "label": jnp.where(is_sample[:, None, None], labels, VOID),
     }
 
 
 def _gather(store: Store, index: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
-    """The records that stand at an index of any shape; what lies on other devices is asked from them."""
+    """Return the samples at an index of any shape; those on other devices are exchanged."""
     if axis is None:
         return tuple(store[name].at[index].get(mode="clip") for name in ("images", "labels"))
     size = len(store["labels"])
-    wanted = lax.all_gather(index, axis) - lax.axis_index(axis) * size  # by each device, counted from our first record
+    wanted = lax.all_gather(index, axis) - lax.axis_index(axis) * size  # of each device, relative to our first sample
     is_here = (0 <= wanted) & (wanted < size)
 
     def exchange(samples):
         here = is_here.reshape(*is_here.shape, *(1,) * (samples.ndim - 1))
         found = jnp.where(here, samples.at[wanted].get(mode="clip"), 0)
-        return lax.psum_scatter(found, axis)  # one device alone has it, the others add zeros
+        return lax.psum_scatter(found, axis)  # one device has the sample, the others add zeros
 
     return exchange(store["images"]), exchange(store["labels"])
 
 
 def _shift(array: jax.Array, *, shift_y: jax.Array, shift_x: jax.Array, most: int, fill: int) -> jax.Array:
-    """Moves [H,W,...] down and right; what is shifted in is `fill`."""
-    margins = [min(most, size) for size in array.shape[:2]]  # beyond the image's own size nothing is left of it
+    """Shift [H,W,...] down and right; uncovered pixels are `fill`."""
+    margins = [min(most, size) for size in array.shape[:2]]  # larger shifts leave nothing of the image
     padding = [(margin, margin) for margin in margins] + [(0, 0)] * (array.ndim - 2)
     padded = jnp.pad(array, padding, constant_values=fill)
     shifts = zip(margins, (shift_y, shift_x), strict=True)
-    # Clipped, because dynamic_slice takes a negative start to be counted from the end.
+    # Clipped, because dynamic_slice counts a negative start from the end.
     start = [margin - jnp.clip(shift, -margin, margin) for margin, shift in shifts]
     return lax.dynamic_slice(padded, [*start, *(0,) * (array.ndim - 2)], array.shape)

@@ -1,8 +1,8 @@
-"""The host's input path: tf.data assembles each step's batch by the plan and keeps some ready.
+"""The host input path: tf.data assembles each step's batch and prefetches some.
 
 A batch is {"image": uint8 [L,A,B,H,W,3], "label": uint8 [L,A,B,H,W]}: L local devices, A accumulated batches (absent in
-evaluation), B images a device. Each process makes its own devices' share of the global batch and nothing else. As many
-batches are kept as there are threads that make them, one for each CPU up to 16, and two more.
+evaluation), B images per device. Each process makes its own shard of the global batch only. It prefetches one batch
+per thread (one thread per CPU, up to 16) and two more.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,19 +20,19 @@ from segnet_jax.system.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-_MOST_THREADS = 16
-"""Each of them holds a batch until its turn comes: 51 GB, were there 192 at 1024x2048 on 8 devices of 4 images."""
+_MAX_THREADS = 16
+"""Each holds a batch until its turn: 192 threads would hold 51 GB at 1024x2048 on 8 devices of 4 images."""
 
 
 @dataclass(frozen=True)
 class BatchShard:
-    """Which part of each global batch this process makes.
+    """The shard of each global batch that this process makes.
 
     Attributes:
       num_devices: over all processes.
-      first_device: this process's first, among all.
-      num_local_devices: this process's.
-      batch_size_per_device: images a device takes at once.
+      first_device: global index of this process's first device.
+      num_local_devices: of this process.
+      batch_size_per_device: images per device in one forward pass.
     """
 
     num_devices: int
@@ -41,7 +41,7 @@ class BatchShard:
     batch_size_per_device: int
 
     def places(self, grad_accum_steps: int = 1) -> np.ndarray:
-        """Places in the global batch, int [L,A,B]; accumulated batch a holds the a-th part of all devices' images."""
+        """Return indices into the global batch, int [L,A,B]; accumulated batch a is its a-th part over all devices."""
         shape = (grad_accum_steps, self.num_devices, self.batch_size_per_device)
         places = np.arange(np.prod(shape)).reshape(shape).swapaxes(0, 1)
         return places[self.first_device : self.first_device + self.num_local_devices]
@@ -50,7 +50,7 @@ class BatchShard:
 def training_batch(
     samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, step: int
 ) -> Batch:
-    """Makes the augmented batch of one step, counted from 0 over all epochs."""
+    """Make the augmented batch of one step, counted from 0 over all epochs."""
     places = shard.places(grad_accum_steps)
     images, labels = _empty(places.shape, samples.image_size)
     draws = sampler.batch(step)
@@ -68,23 +68,23 @@ def training_batch(
 def training_batches(
     samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, steps: range
 ) -> Iterator[Batch]:
-    """Yields the batches of the given steps, made in tf.data's threads up to 18 steps ahead."""
+    """Yield the batches of the given steps, made in tf.data's threads up to 18 steps ahead."""
     return _prefetched(partial(training_batch, samples, sampler, shard, grad_accum_steps), steps)
 
 
 def num_evaluation_steps(num_samples: int, shard: BatchShard) -> int:
-    """Batches it takes to see every record once; the last one is padded."""
+    """Return the number of batches that cover every sample once; the last one is padded."""
     return -(-num_samples // (shard.num_devices * shard.batch_size_per_device))
 
 
 def evaluation_indices(num_samples: int, shard: BatchShard, step: int) -> np.ndarray:
-    """Which record stands where in an evaluation batch, int [L,B]; -1 is padding."""
+    """Return the sample indices of an evaluation batch, int [L,B]; -1 is padding."""
     indices = step * shard.num_devices * shard.batch_size_per_device + shard.places()[:, 0]
     return np.where(indices < num_samples, indices, -1)
 
 
 def evaluation_batch(samples: CachedSplit, shard: BatchShard, step: int) -> Batch:
-    """Makes an evaluation batch: records in order, padded at the end with black images whose labels are VOID."""
+    """Make an evaluation batch: samples in order, padded with black images whose labels are VOID."""
     indices = evaluation_indices(len(samples), shard, step)
     images, labels = _empty(indices.shape, samples.image_size)
     for place, index in np.ndenumerate(indices):
@@ -93,7 +93,7 @@ def evaluation_batch(samples: CachedSplit, shard: BatchShard, step: int) -> Batc
 
 
 def evaluation_batches(samples: CachedSplit, shard: BatchShard) -> Iterator[Batch]:
-    """Yields every record once, in order, made in tf.data's threads up to 18 steps ahead."""
+    """Yield every sample once, in order, made in tf.data's threads up to 18 steps ahead."""
     steps = range(num_evaluation_steps(len(samples), shard))
     return _prefetched(partial(evaluation_batch, samples, shard), steps)
 
@@ -103,12 +103,12 @@ def _empty(places: tuple[int, ...], image_size: tuple[int, int]) -> tuple[np.nda
 
 
 def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
-    """Runs `make` for each step in tf.data's threads, as many steps ahead as there are threads and two, and in order.
+    """Run `make` for each step in tf.data's threads, ahead of time and in order.
 
     Raises:
-      UserError: that of `make`, which TensorFlow would bury in an error of its own.
+      UserError: from `make`, which TensorFlow would hide in an error of its own.
     """
-    import tensorflow as tf  # not at the top: predicting and exporting need no TensorFlow
+    import tensorflow as tf  # not at the top: prediction and export need no TensorFlow
 
     tf.config.set_visible_devices([], "GPU")  # the GPU belongs to JAX
     faults = []
@@ -122,12 +122,12 @@ def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
             raise
 
     options = tf.data.Options()
-    options.autotune.enabled = False  # there is nothing to tune, and its thread holds up the end by half a minute
+    options.autotune.enabled = False  # nothing to tune, and its thread delays the end by half a minute
     batches = (
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(
             lambda step: tf.numpy_function(guarded, [step], (tf.uint8, tf.uint8), stateful=False),
-            num_parallel_calls=min(loky.cpu_count(), _MOST_THREADS),  # of this process: a container may have fewer
+            num_parallel_calls=min(loky.cpu_count(), _MAX_THREADS),  # loky respects container limits
             deterministic=True,
         )
         .prefetch(2)

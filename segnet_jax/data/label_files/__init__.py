@@ -1,1 +1,1 @@
-"""Label files and class tables: decoding them, and finding out what their values mean."""
+"""Decode label files and class files, and determine what label values mean."""

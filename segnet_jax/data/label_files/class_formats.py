@@ -1,4 +1,4 @@
-"""Parsers of the class files that tools write: one for each form, from text to rows of names, ids and colors."""
+"""Parsers for the class files of labeling tools, one per format."""
 
 import csv
 import difflib
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.system import bounded_toml
 
-_MOST_LETTERS = 100  # of a class's name
-_MOST_LINE = 400  # letters of a line with a name, an id and a color
-_IGNORE = "__ignore__"  # labelme's name for what has the id -1, which PNGs store as 255
+_MAX_LETTERS = 100  # characters of a class name
+_MAX_LINE = 400  # characters of a line with a name, an id and a color
+_IGNORE = "__ignore__"  # labelme's name for the id -1, which PNGs store as 255
 
 
 class Row(NamedTuple):
-    """One class of a table."""
+    """One class of a class file."""
 
     name: str
     ids: tuple[int, ...]
@@ -24,13 +24,13 @@ class Row(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What a class file says.
+    """Content of a class file.
 
     Attributes:
-      rows: a class each.
-      void_ids: values that are no class.
-      void_colors: colors that are none.
-      is_explicit: whether it states the values; else the rows are counted from 0.
+      rows: one per class.
+      void_ids: values that mean void.
+      void_colors: colors that mean void.
+      is_explicit: whether the file states the values; else rows are counted from 0.
     """
 
     rows: list[Row]
@@ -40,32 +40,32 @@ class Parsed(NamedTuple):
 
 
 class BadTable(Exception):
-    """What is wrong in a class file."""
+    """A class file is invalid."""
 
 
 def codes(text: str) -> Parsed:
-    """One name a line; the value in label files is the line's number, from 0."""
+    """Parse one name per line; the value in label files is the line's index."""
     return Parsed([Row(_name(line), (place,), ()) for place, (_, line) in enumerate(_lines(text))])
 
 
 def names(text: str) -> Parsed:
-    """The texts that many tools write: a name a line, or with its id, or with its color, before or behind it.
+    """Parse a plain text: one name per line, with or without its id or color, before or after the name.
 
-    Lines of one file have one form: `name`; `3: name`, `3 name`, `3,name`; `r g b name`, `name r g b`, `name: r,g,b`;
-    or ADE20K's objectInfo, tab-separated with a header.
+    All lines of a file have one form: `name`; `3: name`, `3 name`, `3,name`; `r g b name`, `name r g b`,
+    `name: r,g,b`; or ADE20K's objectInfo, tab-separated with a header.
     """
     lines = [(number, line) for number, line in _lines(text) if not line.startswith("#")]
     if any(re.search(r"\.(png|jpe?g|tiff?|bmp|gif|webp)$", line, re.IGNORECASE) for _, line in lines):
-        raise BadTable("lists pictures, not classes")
+        raise BadTable("lists image files, not classes")
     if lines and re.match(r"idx\t", lines[0][1], re.IGNORECASE):
         return _object_info(lines[1:])
-    if lines and lines[0][1] == _IGNORE:  # labelme's labels.txt: what follows is counted from 0
+    if lines and lines[0][1] == _IGNORE:  # labelme's labels.txt: ids start at 0 in the next line
         rows = [Row(_name(line), (place,), ()) for place, (_, line) in enumerate(lines[1:])]
         return Parsed(rows, (255,))
     for place, line in lines:
-        if len(line) > _MOST_LINE:
-            raise BadTable(f"has {len(line)} letters in line {place}, more than a class: {line[:40]!r}")
-    # Separators are matched possessively, so that no line takes time that grows faster than its square.
+        if len(line) > _MAX_LINE:
+            raise BadTable(f"has {len(line)} characters in line {place}, too many for a class: {line[:40]!r}")
+    # Possessive separators bound the matching time by the square of the line's length.
     number, between = r"(\d{1,5})", r"[\s,;:]++"
     color = r"(\d{1,3})[\s,;]++(\d{1,3})[\s,;]++(\d{1,3})"
     for pattern, order in (
@@ -97,7 +97,7 @@ def _of_matches(found: Sequence[tuple[str, ...]], order: str) -> Parsed:
 
 
 def _object_info(lines: Sequence[tuple[int, str]]) -> Parsed:
-    """ADE20K's objectInfo150.txt: the first column is the id, from 1, and the last the names of the class."""
+    """Parse ADE20K's objectInfo150.txt: the first column is the id, from 1, and the last the names of the class."""
     rows = []
     for number, line in lines:
         columns = line.split("\t")
@@ -110,7 +110,7 @@ def _object_info(lines: Sequence[tuple[int, str]]) -> Parsed:
 
 
 def cvat(text: str) -> Parsed:
-    """CVAT's `name:r,g,b:parts:actions`; the value in label files is the line's number, from 0."""
+    """Parse CVAT's `name:r,g,b:parts:actions`; the value in label files is the line's index."""
     rows: list[Row] = []
     for number, line in _lines(text):
         if line.startswith("#"):
@@ -123,7 +123,7 @@ def cvat(text: str) -> Parsed:
 
 
 def camvid(text: str) -> Parsed:
-    """CamVid's `r g b name`; the value in label files is the line's number, from 0."""
+    """Parse CamVid's `r g b name`; the value in label files is the line's index."""
     rows: list[Row] = []
     for number, line in _lines(text):
         parts = line.split(maxsplit=3)
@@ -140,11 +140,11 @@ _COLUMNS = {
     "g": ("g", "green"),
     "b": ("b", "blue"),
 }
-"""Part of a class -> what a column of a CSV file may be called, without spaces and marks."""
+"""Field of a class -> accepted CSV column names, without spaces and punctuation."""
 
 
 def table_csv(text: str) -> Parsed:
-    """A CSV file with a header: Kaggle's class_dict.csv (name, r, g, b) or Roboflow's _classes.csv."""
+    """Parse a CSV file with a header: Kaggle's class_dict.csv (name, r, g, b) or Roboflow's _classes.csv."""
     lines = [line for _, line in _lines(text)]
     rows = list(csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ","))
     heads = [re.sub(r"[^a-z]", "", head.lower()) for head in rows[0]] if rows else []
@@ -153,7 +153,7 @@ def table_csv(text: str) -> Parsed:
         for part, known in _COLUMNS.items()
     }
     if places["name"] is None:
-        raise BadTable(f"line 1: expected a header with a column called name or class, got {lines[:1]!r:.80}")
+        raise BadTable(f"line 1: expected a header with a column `name` or `class`, got {lines[:1]!r:.80}")
     has_id, has_color = places["id"] is not None, None not in (places["r"], places["g"], places["b"])
     found = []
     for number, row in enumerate(rows[1:], start=2):
@@ -169,15 +169,15 @@ def table_csv(text: str) -> Parsed:
 
 
 def machine_colors(text: str) -> Parsed:
-    """Supervisely's obj_class_to_machine_color.json: name -> the value in each channel of its masks; 0 is none."""
+    """Parse Supervisely's obj_class_to_machine_color.json: name -> equal channels of its masks; 0 is background."""
     table = _json(text)
     if not isinstance(table, dict) or not table:
-        raise BadTable("is no dictionary of class names")
+        raise BadTable("is not a dictionary of class names")
     rows = []
     for name, color in table.items():
         values = _color(color, name[:40])
         if len(set(values)) != 1:
-            raise BadTable(f"gives {name[:40]!r} the color {values}: equal channels are expected")
+            raise BadTable(f"has the color {values} for {name[:40]!r}: the three channels must be equal")
         rows.append(Row(_name(name), (values[0],), (values,)))
     if any(0 in row.ids for row in rows):
         return Parsed(rows, is_explicit=True)
@@ -185,7 +185,7 @@ def machine_colors(text: str) -> Parsed:
 
 
 def supervisely_meta(text: str) -> Parsed:
-    """Supervisely's meta.json: classes with a title and the hexadecimal color of its masks for people."""
+    """Parse Supervisely's meta.json: classes with a title and the hexadecimal color of its human-readable masks."""
     table = _json(text)
     classes = table.get("classes") if isinstance(table, dict) else None
     if not isinstance(classes, list) or not all(isinstance(each, dict) and "title" in each for each in classes):
@@ -201,7 +201,7 @@ def supervisely_meta(text: str) -> Parsed:
 
 
 def mapillary(text: str) -> Parsed:
-    """Mapillary Vistas' config.json: `labels`, of which the place is the value."""
+    """Parse Mapillary Vistas' config.json: the index in `labels` is the value."""
     table = _json(text)
     labels = table.get("labels") if isinstance(table, dict) else None
     if not isinstance(labels, list) or not all(isinstance(each, dict) for each in labels):
@@ -222,7 +222,7 @@ def _json(text: str) -> Any:
 
 
 def toml(text: str) -> Parsed:
-    """Ours: `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
+    """Parse our own `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
     try:
         table = bounded_toml.loads(text)
     except ValueError as error:
@@ -264,14 +264,14 @@ def _name(text: str) -> str:
     name = text.strip()
     if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'":
         name = name[1:-1].strip()
-    if not name or len(name) > _MOST_LETTERS or not name.isprintable():
-        raise BadTable(f"has a class without a printable name of up to {_MOST_LETTERS} letters: {name[:40]!r}")
+    if not name or len(name) > _MAX_LETTERS or not name.isprintable():
+        raise BadTable(f"has a class whose name is not 1 to {_MAX_LETTERS} printable characters: {name[:40]!r}")
     return name
 
 
 def _id(value: Any, where: str) -> int:
     if type(value) is not int or not 0 <= value < 2**16:
-        raise BadTable(f"has the id {value!r:.40} for {where}: ids are whole numbers, 0 to 65535")
+        raise BadTable(f"has the id {value!r:.40} for {where}: ids must be integers, 0 to 65535")
     return value
 
 
@@ -280,4 +280,4 @@ def _color(parts: Any, where: str) -> Color:
         numbers = [int(part) if isinstance(part, str) and re.fullmatch(r"[0-9]{1,3}", part) else part for part in parts]
         if all(type(number) is int and 0 <= number <= 255 for number in numbers):
             return tuple(numbers)
-    raise BadTable(f"has the color {parts!r:.60} for {where}: red, green and blue are three whole numbers, 0 to 255")
+    raise BadTable(f"has the color {parts!r:.60} for {where}: red, green and blue must be integers, 0 to 255")

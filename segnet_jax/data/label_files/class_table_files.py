@@ -1,4 +1,4 @@
-"""Class files in a dataset's folder: ours, those of labelling tools, and plain lists of names."""
+"""Find and read the class file of a dataset folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +8,17 @@ from segnet_jax.data.images.picture_header import check_inside, read_bytes
 from segnet_jax.data.label_files import class_formats
 from segnet_jax.data.label_files.class_formats import BadTable, Parsed, Row
 from segnet_jax.data.labels.classes import ClassTable, Color, distinct_colors
-from segnet_jax.data.labels.label_mapping import MOST_CLASSES, Legend
+from segnet_jax.data.labels.label_mapping import MAX_CLASSES, LabelMapping
 from segnet_jax.system.errors import Fault, UserError
 
 VOID_NAMES = {
     *("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care", "dontcare", "__ignore__", "_ignore_"),
     *("_void_", "ignore_region", "ignore region"),
 }
-"""Names, in lower case, of what is no class."""
+"""Names, in lower case, of rows that are read as void."""
 
-_MOST_BYTES = 100_000
-_AS_SHOWN = "write it as data/README.md shows"
+_MAX_BYTES = 100_000
+_AS_SHOWN = "data/README.md shows the format"
 
 TABLES: dict[str, Callable[[str], Parsed]] = {
     "classes.toml": class_formats.toml,
@@ -40,14 +40,14 @@ TABLES: dict[str, Callable[[str], Parsed]] = {
     "config_v1.2.json": class_formats.mapillary,
     "config.json": class_formats.mapillary,
 }
-"""Name of a class file -> its parser, the most telling first."""
+"""Name of a class file -> its parser, the most informative first."""
 
 _UNSURE = ("meta.json", "config.json", "classes.csv", "labels.csv", "labels.txt", "classes.txt")
-"""Names that other things have too: what cannot be read as a class file is not one, and a note says so."""
+"""Names that other files have too: if such a file cannot be parsed, it is skipped with a note."""
 
 
 def class_files(folder: Path) -> list[Path]:
-    """The class files of a folder, in the order of `TABLES`; of its direct subfolders where it has none itself."""
+    """Return the class files of a folder in the order of `TABLES`, or those of its direct subfolders if it has none."""
     there = [folder / name for name in TABLES if (folder / name).exists()]
     if there:
         return there
@@ -56,42 +56,42 @@ def class_files(folder: Path) -> list[Path]:
 
 
 def find_class_table(folder: Path) -> Path | None:
-    """The class file of a folder that is used."""
+    """Return the class file that is used, or None."""
     return next(iter(class_files(folder)), None)
 
 
-def read_class_table(path: Path) -> Legend:
-    """Read a class file by its name.
+def read_class_table(path: Path) -> LabelMapping:
+    """Read a class file, in the format given by its name.
 
-    Classes called void, ignore or unlabelled are none: their pixels are void. Of the others the first gets the id 0.
+    Rows called void, ignore or unlabeled are read as void; the first other row is class 0.
 
     Args:
       path: named as in `TABLES`.
 
     Raises:
-      UserError: for a file that cannot be read as such a table, naming the line.
+      UserError: the file is invalid; the message names the line.
     """
     try:
         check_inside(path, path.parent)
         data = read_bytes(path, path.name)
-        if len(data) > _MOST_BYTES:
-            raise BadTable(f"has {len(data)} bytes, more than a class table")
-        return _legend(path.name, TABLES[path.name](data.decode("utf-8-sig")))
+        if len(data) > _MAX_BYTES:
+            raise BadTable(f"has {len(data)} bytes, too many for a class file")
+        return _label_mapping(path.name, TABLES[path.name](data.decode("utf-8-sig")))
     except UnicodeDecodeError:
-        what = f"{path.name} is not a text in UTF-8"
-        raise UserError(what, kind="bad-class-table", file=path.name, fix="save it as UTF-8") from None
+        message = f"{path.name} is not a text in UTF-8"
+        raise UserError(message, kind="bad-class-table", file=path.name, fix="save it as UTF-8") from None
     except BadTable as fault:
         raise UserError(f"{path.name} {fault}", kind="bad-class-table", file=path.name, fix=_AS_SHOWN) from None
 
 
-def _legend(source: str, parsed: Parsed) -> Legend:
+def _label_mapping(source: str, parsed: Parsed) -> LabelMapping:
     rows = parsed.rows
     classes = [row for row in rows if row.name.lower() not in VOID_NAMES]
     nothing = [row for row in rows if row not in classes]
     if not classes:
-        raise BadTable("names no class")
-    if len(classes) > MOST_CLASSES:
-        raise BadTable(f"names {len(classes)} classes, more than {MOST_CLASSES}")
+        raise BadTable("has no class")
+    if len(classes) > MAX_CLASSES:
+        raise BadTable(f"has {len(classes)} classes, over the limit of {MAX_CLASSES}")
     ids: dict[int, int] = {}
     colors: dict[Color, int] = {}
     meant = [(class_id, row) for class_id, row in enumerate(classes)] + [(VOID, row) for row in nothing]
@@ -99,7 +99,7 @@ def _legend(source: str, parsed: Parsed) -> Legend:
     names: set[str] = set()
     for class_id, row in meant:
         if class_id != VOID and row.name in names:
-            raise BadTable(f"names {row.name!r} twice")
+            raise BadTable(f"has the class {row.name!r} twice")
         names.add(row.name)
         for kind, written, table in (("id", row.ids, ids), ("color", row.colors, colors)):
             for each in written:
@@ -113,48 +113,57 @@ def _legend(source: str, parsed: Parsed) -> Legend:
     )
     has_colors = any(row.colors for row in classes)
     own_colors = tuple(colors.items()) if has_colors else None
-    return Legend(source, table, tuple(ids.items()), own_colors, parsed.is_explicit)
+    return LabelMapping(source, table, tuple(ids.items()), own_colors, parsed.is_explicit)
 
 
-def legend_of_folder(folder: Path, faults: list[Fault], notes: list[str] | None = None) -> tuple[Legend | None, bool]:
+def folder_label_mapping(
+    folder: Path, faults: list[Fault], notes: list[str] | None = None
+) -> tuple[LabelMapping | None, bool]:
     """Read the class file of a folder.
 
     Args:
-      folder: the dataset's.
-      faults: grows by a class file at fault.
-      notes: grows by class files that are not used.
+      folder: the dataset folder.
+      faults: extended if the class file is invalid, or those of subfolders differ.
+      notes: extended by unused class files.
 
     Returns:
-      The legend, and whether there is a class file; class files of subfolders that say different things are a fault.
+      The label mapping, None if there is no valid one, and whether there is a class file.
     """
     notes = [] if notes is None else notes
     paths = class_files(folder)
     while paths:
         try:
-            legend = read_class_table(paths[0])
+            label_mapping = read_class_table(paths[0])
             break
         except UserError as error:
             if paths[0].name not in _UNSURE or error.kind != "bad-class-table":
                 faults.extend(error.faults)
                 return None, True
-            notes.append(f"note: {_relative(paths[0], folder)} is not read as a class file: {error.faults[0].what}")
+            notes.append(f"note: {_relative(paths[0], folder)} is not used as a class file: {error.faults[0].what}")
             paths = paths[1:]
     else:
         return None, False
     others = [path for path in paths[1:] if path.name == paths[0].name]
     for path in others:
         try:
-            differs = read_class_table(path) != legend
+            differs = read_class_table(path) != label_mapping
         except UserError as error:
             faults.extend(error.faults)
             return None, True
         if differs:
-            what = f"{_relative(path, folder)} says other than {_relative(paths[0], folder)}"
-            faults.append(Fault("bad-class-table", _relative(path, folder), what, "put one class file into the folder"))
+            message = f"{_relative(path, folder)} differs from {_relative(paths[0], folder)}"
+            faults.append(
+                Fault(
+                    "bad-class-table",
+                    _relative(path, folder),
+                    message,
+                    "put a single class file into the dataset folder",
+                )
+            )
             return None, True
     if unused := [_relative(path, folder) for path in paths[1:] if path not in others]:
-        notes.append(f"note: classes of {_relative(paths[0], folder)}; not used: {', '.join(unused)}")
-    return legend, True
+        notes.append(f"note: classes from {_relative(paths[0], folder)}; not used: {', '.join(unused)}")
+    return label_mapping, True
 
 
 def _relative(path: Path, folder: Path) -> str:

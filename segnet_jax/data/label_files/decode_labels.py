@@ -1,6 +1,6 @@
-"""Strict decoding of label files: values and colors to class ids, never guessed.
+"""Strict decoding of label files to class ids.
 
-Common readers ruin labels in silence (a palette becomes grey, 16 bits become 0, four bits are stretched to 0..255).
+Common decoders corrupt labels silently (a palette becomes gray, 16 bits become 0, four bits are stretched to 0..255).
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from segnet_jax.data.labels.label_colors import color_ids, describe_unknown
 from segnet_jax.data.labels.label_mapping import OUTSIDE, LabelRule
 from segnet_jax.system.errors import UserError, listed
 
-MOST_STRAY = 0.02
-"""Of a label's pixels that may have a strange color for it to look like anti-aliasing, and no class left out."""
-MOST_MAPPED = 8
-"""Values of labels that are worth a flag each."""
+MAX_STRAY = 0.02
+"""Fraction of a label's pixels up to which unknown colors look like anti-aliasing rather than a missing class."""
+MAX_MAPPED = 8
+"""Number of label values for which a `--map` flag each is suggested."""
 
 
 def read_label(
@@ -31,40 +31,39 @@ def read_label(
     void: int = VOID,
     colors: Mapping[Color, int] | None = None,
 ) -> np.ndarray:
-    """Decodes a label whose values are the class ids themselves; of a palette the indices are taken, never the colors.
+    """Decode a label that stores class ids; palette indices are used, not palette colors.
 
     Args:
-      source: the file's path, or its bytes.
-      name: what messages call it.
-      num_classes: C; the ids 0..C-1 are classes.
-      void: the id that stands for void in the file.
-      colors: RGB -> class id or VOID, for labels stored as color pictures; without it they are refused.
+      source: path or bytes of the file.
+      name: its name in messages.
+      num_classes: C; values 0..C-1 are class ids.
+      void: the value that means void in the file.
+      colors: RGB -> class id or VOID, for RGB labels, which are refused without it.
 
     Returns:
       uint8 [H,W], 0..C-1 or VOID.
 
     Raises:
-      UserError: as `read_label_by`.
+      UserError: as in `read_label_by`.
     """
     ids = (*((class_id, class_id) for class_id in range(num_classes)), (void, VOID))
     return read_label_by(LabelRule(num_classes, ids, None if colors is None else tuple(colors.items())), source, name)
 
 
 def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif = "refuse") -> np.ndarray:
-    """Decode a label by a rule.
+    """Decode a label by a label rule.
 
     Args:
       rule: which values or colors mean which class.
-      source: the file's path, or its bytes.
-      name: what messages call it.
-      exif: what becomes of a label that carries a rotation.
+      source: path or bytes of the file.
+      name: its name in messages.
+      exif: how an EXIF rotation is treated.
 
     Returns:
       uint8 [H,W], 0..C-1 or VOID.
 
     Raises:
-      UserError: as `inspect`, and for lossy formats, transparency, an EXIF rotation, values or colors that mean no
-        class.
+      UserError: as in `inspect`, and for lossy formats, transparency, an EXIF rotation, and unknown values or colors.
     """
     stored = read_stored(source, name, rule.colors is not None or "rgb" not in rule.by_color, rule.threshold > 0, exif)
     if rule.threshold:
@@ -72,16 +71,16 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
     if stored.kind in rule.by_color and rule.colors is not None:
         label, unknown = _color_ids(stored.colors(), dict(rule.colors), name)
         if unknown and rule.unknown_color == "error":
-            what = f"label {name} holds {describe_unknown([unknown], dict(rule.colors))}"
-            few = sum(unknown.values()) <= MOST_STRAY * label.size
-            fix = "draw it in the known colors alone, or name these colors too"
-            fix += ", or make them void by --unknown-color ignore" if few else ""
-            raise UserError(what, kind="unknown-color", file=name, fix=fix)
+            message = f"label {name} holds {describe_unknown([unknown], dict(rule.colors))}"
+            few = sum(unknown.values()) <= MAX_STRAY * label.size
+            fix = "use known colors only, or add these colors to the class file"
+            fix += ", or pass --unknown-color ignore to make them void" if few else ""
+            raise UserError(message, kind="unknown-color", file=name, fix=fix)
         return label
     values = stored.values()
     if values is None:
-        what = f"label {name} is a picture in colors: class ids are expected"
-        raise UserError(what, kind="color-label", file=name, fix=EXPORT_IDS)
+        message = f"label {name} is an RGB image: class ids are expected"
+        raise UserError(message, kind="color-label", file=name, fix=EXPORT_IDS)
     label = rule.table[values]
     if (label == OUTSIDE).any():
         raise _outside(values, label == OUTSIDE, name, rule)
@@ -89,29 +88,29 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
 
 
 def _outside(values: np.ndarray, outside: np.ndarray, name: str, rule: LabelRule) -> UserError:
-    """The error for a label with values that mean no class."""
+    """Return the error for a label with unknown values."""
     strange, counts = np.unique(values[outside], return_counts=True)
     if strange[-1] > 255:
-        what = f"label {name} has 16 bits and values up to {strange[-1]}: instance ids, not classes?"
-        return UserError(what, kind="instance-ids", file=name, fix=EXPORT_IDS)
+        message = f"label {name} has 16 bits and values up to {strange[-1]}, as instance ids have"
+        return UserError(message, kind="instance-ids", file=name, fix=EXPORT_IDS)
     held = [f"{value} ({count} px)" for value, count in zip(strange, counts, strict=True)]
-    what = f"label {name} holds {listed(held)}: outside {rule.told}"
-    return UserError(what, kind="label-out-of-range", file=name, fix=EXPORT_IDS)
+    message = f"label {name} holds {listed(held)}: outside {rule.description}"
+    return UserError(message, kind="label-out-of-range", file=name, fix=EXPORT_IDS)
 
 
 def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int]):
-    """Decodes a color label without refusing unknown colors: they become VOID and are counted.
+    """Decode an RGB label; unknown colors become VOID and are counted.
 
     Returns:
       label uint8 [H,W], and unknown colors {RGB: pixels}.
 
     Raises:
-      UserError: as `read_label`, and if the label is no RGB picture.
+      UserError: as in `read_label`, and if the label is no RGB image.
     """
     values = read_values(source, name, colored=True)
     if values.ndim != 3:
-        what = f"label {name} is not an RGB picture, which the official color labels are"
-        raise UserError(what, kind="no-color-label", file=name, fix="fetch the official archive of labels")
+        message = f"label {name} is not an RGB image, unlike the official labels"
+        raise UserError(message, kind="no-color-label", file=name, fix="download the official label archive")
     return _color_ids(values, colors, name)
 
 
@@ -119,15 +118,15 @@ def _color_ids(values: np.ndarray, colors: Mapping[Color, int], name: str) -> tu
     try:
         return color_ids(values, colors)
     except ValueError as error:
-        what = f"label {name} holds {error}"
-        raise UserError(what, kind="unknown-color", file=name, fix="draw it in the known colors alone") from None
+        message = f"label {name} holds {error}"
+        raise UserError(message, kind="unknown-color", file=name, fix="use known colors only") from None
 
 
 def read_values(source: Path | bytes, name: str, colored: bool, exif: Exif = "refuse") -> np.ndarray:
-    """The stored values of a label: uint8 or uint16 [H,W], or uint8 [H,W,3] where colors are stored.
+    """Return the stored values of a label: uint8 or uint16 [H,W], or uint8 [H,W,3] for colors.
 
     Raises:
-      UserError: as `read_stored`.
+      UserError: as in `read_stored`.
     """
     return read_stored(source, name, colored, exif=exif).pixels
 
@@ -135,17 +134,17 @@ def read_values(source: Path | bytes, name: str, colored: bool, exif: Exif = "re
 def read_stored(
     source: Path | bytes, name: str, colored: bool = True, threshold: bool = False, exif: Exif = "refuse"
 ) -> Stored:
-    """Decode a label file without saying what its pixels mean.
+    """Decode a label file to its stored values.
 
     Args:
-      source: the file's path, or its bytes.
-      name: what messages call it.
-      colored: whether colors are read at all.
-      threshold: whether lossy files are.
-      exif: what becomes of a label that carries a rotation.
+      source: path or bytes of the file.
+      name: its name in messages.
+      colored: whether RGB files are accepted.
+      threshold: whether lossy files are accepted.
+      exif: how an EXIF rotation is treated.
 
     Raises:
-      UserError: as `inspect`, and for lossy formats, transparency, an EXIF rotation, colors where none are read.
+      UserError: as in `inspect`, and for lossy formats, transparency, an EXIF rotation, and colors.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name)
     header = inspect(data, name)

@@ -1,4 +1,4 @@
-"""What is stored in each label file: values or colors with their pixels, before anything says what they mean."""
+"""Count the values and colors stored in label files."""
 
 import os
 from collections import Counter
@@ -15,28 +15,28 @@ from segnet_jax.data.label_files.stored import Stored
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.data.labels.label_colors import count_colors, pack, unpack
 from segnet_jax.data.labels.label_mapping import Kind
-from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 Label = tuple[Path, str]
-"""A label file and what messages call it."""
+"""A label file and its name in messages."""
 
 
 @dataclass(frozen=True)
 class LabelScan:
-    """What one label file stores.
+    """Values and colors stored in one label file.
 
     Attributes:
-      name: what messages call the file.
-      kind: of the file.
-      values: value, or palette index, or the value of equal channels -> pixels; empty for colors.
+      name: the file's name in messages.
+      kind: what it stores.
+      values: value, palette index, or value of equal channels -> pixels; empty for colors.
       colors: RGB -> pixels, of RGB and palette files.
       palette: used index -> RGB.
-      solid: values or colors that fill a block of 3x3 pixels somewhere: what anti-aliasing never does.
+      solid: values or colors that fill a 3x3 block somewhere, which anti-aliasing never does.
       is_bimodal: whether nearly all pixels are near black or near white, as in a mask of two classes.
-      brightest: the largest brightness.
-      lossy: the file's format, where that changes values; else empty.
+      brightest: maximum brightness.
+      lossy: the file's format if it is lossy, else empty.
     """
 
     name: str
@@ -50,21 +50,21 @@ class LabelScan:
     lossy: str = ""
 
 
-def scan(labels: Sequence[Label], reading: Reading, faults: list[Fault]) -> list[LabelScan]:
+def scan(labels: Sequence[Label], read_options: ReadOptions, faults: list[Fault]) -> list[LabelScan]:
     """Read all label files.
 
     Args:
       labels: the files.
-      reading: the read options.
-      faults: grows by files that cannot be read.
+      read_options: how they are read.
+      faults: extended by unreadable files.
     """
 
-    def look(label: Label) -> LabelScan | tuple[Fault, ...]:
+    def read(label: Label) -> LabelScan | tuple[Fault, ...]:
         path, name = label
-        exif = "apply" if reading.exif == "by-label" else reading.exif
+        exif = "apply" if read_options.exif == "by-label" else read_options.exif
         try:
             with budget.pictures.scope():
-                return scanned(read_stored(path, name, True, True, exif), name)
+                return scan_stored(read_stored(path, name, True, True, exif), name)
         except ValueError as error:
             return (Fault("unknown-color", name, f"label {name} holds {error}", EXPORT_IDS),)
         except UserError as error:
@@ -72,16 +72,16 @@ def scan(labels: Sequence[Label], reading: Reading, faults: list[Fault]) -> list
 
     found: list[LabelScan] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for each in pool.map(look, labels):
+        for each in pool.map(read, labels):
             faults.extend(each) if isinstance(each, tuple) else found.append(each)
     return found
 
 
-def scanned(stored: Stored, name: str) -> LabelScan:
-    """Count what a decoded label file stores.
+def scan_stored(stored: Stored, name: str) -> LabelScan:
+    """Count the values and colors of a decoded label file.
 
     Raises:
-      ValueError: it holds so many colors that it is no label.
+      ValueError: there are too many colors for a label.
     """
     values, grey = stored.values(), stored.grey()
     seen = {
@@ -112,7 +112,7 @@ def _counts(values: np.ndarray) -> dict[int, int]:
 
 
 def _solid(values: np.ndarray) -> np.ndarray:
-    """The values that fill a block of 3x3."""
+    """Return the values that fill a 3x3 block."""
     if min(values.shape) < 3:
         return np.unique(values)
     rows = (values[:, :-2] == values[:, 1:-1]) & (values[:, 1:-1] == values[:, 2:])
@@ -121,29 +121,29 @@ def _solid(values: np.ndarray) -> np.ndarray:
     return np.unique(middle[1:-1][rows[:-2] & rows[1:-1] & rows[2:] & columns])
 
 
-# --- many files together ---
+# --- several files ---
 
 
-def total(counts: Iterable[Mapping]) -> dict:
-    """Add up pixels over files."""
+def sum_counts(counts: Iterable[Mapping]) -> dict:
+    """Add up pixel counts."""
     found: Counter = Counter()
     for each in counts:
         found.update(each)
     return dict(found)
 
 
-def files_with(scans: Iterable[LabelScan], what: int | Color) -> list[str]:
-    """The files that hold a value or a color."""
-    return [each.name for each in scans if what in (each.colors if isinstance(what, tuple) else each.values)]
+def files_with(scans: Iterable[LabelScan], value: int | Color) -> list[str]:
+    """Return the files that contain a value or a color."""
+    return [each.name for each in scans if value in (each.colors if isinstance(value, tuple) else each.values)]
 
 
-def some(names: Sequence[str]) -> str:
-    """A number of files with the first names, for a message."""
+def describe_files(names: Sequence[str]) -> str:
+    """Format a number of files and the first names, for messages."""
     few = [*names[:3], *([f"and {len(names) - 3} more"] if len(names) > 3 else [])]
     return f"{len(names)} file{'s' * (len(names) != 1)} ({shown(', '.join(few))})"
 
 
-def in_pixels(counts: Mapping[int | Color, int]) -> str:
-    """Values or colors with their pixels, the commonest first, for a message."""
+def describe_pixels(counts: Mapping[int | Color, int]) -> str:
+    """Format values or colors with their pixels, the most frequent first, for messages."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return listed([f"{each} ({pixels} px)" for each, pixels in ordered])

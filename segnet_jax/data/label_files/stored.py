@@ -1,4 +1,4 @@
-"""The pixels of a label file as they are stored, before anything says what they mean."""
+"""The stored pixels of a label file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from segnet_jax.data.labels.label_mapping import Kind
 
 @dataclass(frozen=True)
 class Stored:
-    """The pixels of a label file as they are stored.
+    """The stored pixels of a label file, before any label mapping.
 
     Attributes:
       pixels: uint8 or uint16 [H,W], values or palette indices; or uint8 [H,W,3].
       kind: what the file stores.
       palette: uint8 [N,3], of palette files.
-      lossy: the file's format, where that changes values; else empty.
+      lossy: the file's format if it is lossy, else empty.
     """
 
     pixels: np.ndarray
@@ -27,10 +27,7 @@ class Stored:
     lossy: str = ""
 
     def colors(self) -> np.ndarray:
-        """RGB of each pixel, uint8 [H,W,3]; of grey files the value three times.
-
-        An index beyond the palette is black, as decoders show it.
-        """
+        """Return RGB, uint8 [H,W,3]; gray values are repeated, and indices beyond the palette are black."""
         if self.pixels.ndim == 3:
             return self.pixels
         if self.palette is None:
@@ -41,19 +38,19 @@ class Stored:
         return table[self.pixels]
 
     def colors_of(self, indices: Sequence[int]) -> list[Color]:
-        """The RGB of palette indices; black for those beyond the palette."""
+        """Return the RGB of palette indices; black beyond the palette."""
         table = self.palette.tolist()
         return [tuple(table[index]) if index < len(table) else (0, 0, 0) for index in indices]
 
     def values(self) -> np.ndarray | None:
-        """Values or indices [H,W]; of RGB files the channels where all three are equal, else None."""
+        """Return values or indices [H,W]; for RGB, one channel if all three are equal, else None."""
         if self.pixels.ndim == 2:
             return self.pixels
         red, green, blue = (self.pixels[..., channel] for channel in range(3))
         return red if (red == green).all() and (green == blue).all() else None
 
     def grey(self) -> np.ndarray:
-        """Brightness [H,W], for a threshold: ITU-R 601 luma of colors and palettes, and the values of grey files."""
+        """Return brightness [H,W]: ITU-R 601 luma of RGB and palette files, else the values."""
         if self.kind == "grey":
             return self.pixels
         return np.asarray(Image.fromarray(self.colors()).convert("L"))

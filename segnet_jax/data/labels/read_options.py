@@ -1,4 +1,4 @@
-"""Read options: how the files of a folder are read, where its owner says more than the folder does."""
+"""Read options: how the files of a folder are read."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,29 +6,29 @@ from typing import Literal
 from segnet_jax.constants import Exif
 
 LabelsAs = Literal["auto", "values", "colors"]
-"""What palette and grey label files store: class ids, or colors of the class table. auto: the one that fits."""
+"""What palette and gray label files store: class ids or colors of the class file. auto: whichever fits."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Read options; each has a flag and a config field of its name.
+class ReadOptions:
+    """Read options; each has a flag and a config field of the same name.
 
     Attributes:
-      images: glob that image names must match; empty for all.
-      label_files: glob that the paths of label files (below the dataset folder) must match; empty for all.
-      label_suffix: what follows the image's name in the name of its label; empty to find it.
-      map: (value in label files, value that it stands for), for values that were written wrongly.
-      labels_start_at: value in label files of the first class; smaller ones are void. -1: not stated, which is 0 where
-        nothing speaks against it.
-      labels_as: what palette and grey labels store.
-      threshold: two classes, of which the second has values from this one on; 0 for none.
-      unknown_color: whether colors in label files that mean no class are an error, or void.
+      images: glob for image names; empty for all.
+      label_files: glob for paths of label files, relative to the dataset folder; empty for all.
+      label_suffix: what follows the image's name in the label's name; empty to find it.
+      map: (value in label files, value to read it as).
+      labels_start_at: value of the first class in label files; smaller values are void. -1: not set, 0 if nothing
+        contradicts it.
+      labels_as: what palette and gray labels store.
+      threshold: value from which pixels belong to the second of two classes; 0 for none.
+      unknown_color: whether label colors without a class are an error or void.
       mostly_void: whether labels may be void in more than half of their pixels.
-      exif: what to do with images that carry an EXIF rotation.
-      resize_labels: whether a label of another size than its image is resized to it.
-      image_range: (black, white) of images with 16 bits per channel; (0, 0) refuses them.
-      follow_links: whether links that lead out of the folder are followed.
-      val_fraction: fraction of the training and validation images to split off anew for validation; 0 keeps the splits.
+      exif: how images with an EXIF rotation are read.
+      resize_labels: whether labels are resized to their images.
+      image_range: (black, white) of 16-bit images; (0, 0) refuses them.
+      follow_links: whether links may leave the folder.
+      val_fraction: fraction of the training and validation images to use for validation; 0 keeps the dataset's split.
     """
 
     images: str = ""
@@ -47,5 +47,5 @@ class Reading:
     val_fraction: float = 0.0
 
 
-PLAIN = Reading()
-"""The defaults."""
+DEFAULTS = ReadOptions()
+"""Default read options."""

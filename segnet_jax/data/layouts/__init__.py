@@ -1,1 +1,1 @@
-"""Folder layouts, and the pairs of image and label that each finds."""
+"""Folder layouts and the image-label pairs in them."""

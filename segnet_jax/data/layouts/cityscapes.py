@@ -1,4 +1,4 @@
-"""Cityscapes' layout: leftImg8bit/SPLIT/CITY/x_leftImg8bit.png and gtFine/SPLIT/CITY/x_gtFine_labelIds.png.
+"""Cityscapes: leftImg8bit/SPLIT/CITY/x_leftImg8bit.png and gtFine/SPLIT/CITY/x_gtFine_labelIds.png.
 
 Source of the table: cityscapesscripts/helpers/labels.py; 19 classes are trained, all other ids are void.
 """
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from segnet_jax.constants import VOID
-from segnet_jax.data.label_files.class_table_files import legend_of_folder
+from segnet_jax.data.label_files.class_table_files import folder_label_mapping
 from segnet_jax.data.labels.classes import ClassTable
-from segnet_jax.data.labels.label_mapping import Legend
-from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.labels.label_mapping import LabelMapping
+from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts.names.match_names import WITHOUT_LABEL, is_inside, pictures_below
 from segnet_jax.data.layouts.names.split_lists import Entry
-from segnet_jax.data.layouts.pairs import Found
+from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError
 
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 TRAIN_IDS, IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
 
-# name, id in labelIds, color; the place is the train id
+# name, id in labelIds, color; the index is the train id
 _CLASSES = (
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),
@@ -41,17 +41,17 @@ _CLASSES = (
     ("motorcycle", 32, (0, 0, 230)),
     ("bicycle", 33, (119, 11, 32)),
 )
-_MOST_ID = 33
+_MAX_ID = 33
 
 CLASSES = ClassTable(tuple(name for name, _, _ in _CLASSES), tuple(color for _, _, color in _CLASSES))
-OF_IDS = {value: VOID for value in (*range(_MOST_ID + 1), VOID)} | {
+OF_IDS = {value: VOID for value in (*range(_MAX_ID + 1), VOID)} | {
     value: train_id for train_id, (_, value, _) in enumerate(_CLASSES)
 }
 """Value in labelIds -> train id or VOID."""
 
 
 def roots(folder: Path) -> tuple[Path, Path] | None:
-    """The folders of images and labels: as the archives are packed, or each in the folder that its archive made."""
+    """Return the folders of images and labels, merged or each in the folder of its archive; None if one is missing."""
     found = []
     for name in (IMAGES, LABELS):
         packed = sorted(path for path in folder.glob(f"{name}*/{name}") if path.is_dir())
@@ -63,19 +63,19 @@ def roots(folder: Path) -> tuple[Path, Path] | None:
     return (found[0], found[1]) if len(found) == 2 else None
 
 
-def why(folder: Path) -> str:
-    """Say by what a folder is known to be laid out so; empty where it is not."""
+def recognize(folder: Path) -> str:
+    """Return how the layout was recognized; empty if the folder does not have it."""
     if (found := roots(folder)) is None:
         return ""
     return f"it holds {_relative(found[0], folder)}/ and {_relative(found[1], folder)}/"
 
 
-def find(folder: Path, reading: Reading) -> Found:
-    """Find the pairs; ready-made labelTrainIds are taken where there are any, else labelIds.
+def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
+    """Find the pairs, with labelTrainIds if there are any, else labelIds.
 
     Args:
-      folder: one that `why` knows.
-      reading: the read options.
+      folder: a folder that `recognize` accepts.
+      read_options: how its files are read.
 
     Raises:
       UserError: there is no training image.
@@ -83,37 +83,39 @@ def find(folder: Path, reading: Reading) -> Found:
     faults: list[Fault] = []
     notes: list[str] = []
     images_root, labels_root = roots(folder)
-    own, has_table = legend_of_folder(folder, faults, notes)
+    own, has_table = folder_label_mapping(folder, faults, notes)
     by_train_ids = next(labels_root.glob(f"train/*/*{TRAIN_IDS}"), None) is not None
     ending = TRAIN_IDS if by_train_ids else IDS
     entries: dict[str, list[Entry]] = {}
     for split in ("train", "val"):
         root = images_root / split
         if root.is_dir():
-            images = pictures_below(root, folder, faults, reading.images or f"*_{IMAGES}.png", reading.follow_links)
+            images = pictures_below(
+                root, folder, faults, read_options.images or f"*_{IMAGES}.png", read_options.follow_links
+            )
             entries[split] = _pairs(images, images_root, labels_root, ending, folder, faults)
     if not entries.get("train") and not faults:
-        what = f"no image in {_relative(images_root, folder)}/train/*/ whose name ends in _{IMAGES}.png"
-        raise UserError(what, kind="no-images", file=f"{IMAGES}/train")
-    default = Legend(f"Cityscapes' {'train ids' if by_train_ids else 'label ids'}", CLASSES, ids(by_train_ids))
+        message = f"no image in {_relative(images_root, folder)}/train/*/ has a name ending in _{IMAGES}.png"
+        raise UserError(message, kind="no-images", file=f"{IMAGES}/train")
+    default = LabelMapping(f"Cityscapes' {'train ids' if by_train_ids else 'label ids'}", CLASSES, ids(by_train_ids))
     notes.append(f"note: labels are Cityscapes' {ending}")
     if (images_root / "test").is_dir():
-        notes.append("note: the labels of Cityscapes' test images are not published: these are left out")
-    is_nameless = has_table and own is None
-    return Found(
+        notes.append("note: Cityscapes' test images are not used, because their labels are not published")
+    has_bad_class_file = has_table and own is None
+    return LayoutFiles(
         "cityscapes",
         entries,
         own,
         tuple(faults),
         tuple(notes),
-        is_nameless=is_nameless,
+        has_bad_class_file=has_bad_class_file,
         default=default,
         fits_default=lambda values: are_of_cityscapes(values, by_train_ids),
     )
 
 
 def are_of_cityscapes(values: Mapping[int, int], by_train_ids: bool) -> bool:
-    """Whether labels without a class file are Cityscapes': its layout is used for other classes as well."""
+    """Whether labels without a class file can be Cityscapes'; other datasets use this layout too."""
     held = set(values) - {VOID}
     if by_train_ids:
         return held <= set(range(len(CLASSES))) and max(held, default=0) >= 10
@@ -135,13 +137,13 @@ def _pairs(
             entries.append(Entry(name, image, label))
         else:
             file = _relative(image, folder)
-            what = f"{file} has no label: {_relative(label, folder)} does not exist"
-            faults.append(Fault(WITHOUT_LABEL, file, what, "put the label there, or take the image away"))
+            message = f"{file} has no label: {_relative(label, folder)} does not exist"
+            faults.append(Fault(WITHOUT_LABEL, file, message, "add the label, or remove the image"))
     return entries
 
 
 def ids(by_train_ids: bool) -> tuple[tuple[int, int], ...]:
-    """(value in label files, train id or VOID)."""
+    """Return (value in label files, train id or VOID)."""
     if by_train_ids:
         return (*((train_id, train_id) for train_id in range(len(CLASSES))), (VOID, VOID))
     return tuple(OF_IDS.items())

@@ -1,26 +1,26 @@
-"""A folder of one's own: folders of images and of labels in whatever arrangement their names tell."""
+"""Any folder of images and labels whose subfolder names say which is which."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segnet_jax.data.label_files.class_table_files import find_class_table, legend_of_folder
-from segnet_jax.data.labels.read_options import PLAIN, Reading
+from segnet_jax.data.label_files.class_table_files import find_class_table, folder_label_mapping
+from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.layouts.names.match_names import (
     WITHOUT_LABEL,
     match,
     match_named,
-    note_on_labels_alone,
     pictures_below,
     unique_images,
     unique_names,
+    unmatched_labels_note,
 )
 from segnet_jax.data.layouts.names.name_lists import names_in, read_name_list
 from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.names.tree import SPLIT_WORDS, Place, folders_with_pictures, is_label_name, place_of, words
-from segnet_jax.data.layouts.pairs import Found
+from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 IMAGES = "images"
@@ -31,12 +31,12 @@ LIST_ENDINGS = (".txt", ".lst", ".csv")
 
 
 class Pictures(NamedTuple):
-    """The pictures of one split.
+    """The images and labels of one split.
 
     Attributes:
       images: (name, path).
-      labels: (name, path), of the same names but for what is found before and behind them.
-      folders: where the images lie, and where the labels.
+      labels: (name, path); names equal those of the images but for a prefix or suffix.
+      folders: relative folders of the images and of the labels.
     """
 
     images: list[tuple[str, Path]]
@@ -44,13 +44,13 @@ class Pictures(NamedTuple):
     folders: tuple[list[str], list[str]]
 
 
-def why(folder: Path) -> str:
-    """Say by what a folder is known to be laid out so; empty where it is not."""
+def recognize(folder: Path) -> str:
+    """Return how the layout was recognized; empty if the folder does not have it."""
     if (folder / IMAGES).is_dir():
         labels = [name for name in LABELS if (folder / name).is_dir()]
         if labels:
             return f"it holds {IMAGES}/ and {labels[0]}/"
-    found = survey(folder, PLAIN, [])
+    found = survey(folder, DEFAULTS, [])
     images = sorted({each for of_split in found.values() for each in of_split.folders[0]})
     labels = sorted({each for of_split in found.values() for each in of_split.folders[1]})
     if not images or not labels or _is_wrapped(folder, [*images, *labels]):
@@ -59,7 +59,7 @@ def why(folder: Path) -> str:
 
 
 def _is_wrapped(folder: Path, places: Sequence[str]) -> bool:
-    """Whether all pictures lie in one folder below, which is the dataset and has its lists and class files."""
+    """Whether all files are in one subfolder, which is then the dataset with its lists and class file."""
     tops = {place.split("/")[0] for place in places}
     if len(tops) != 1 or any("/" not in place for place in places) or find_class_table(folder):
         return False
@@ -67,46 +67,48 @@ def _is_wrapped(folder: Path, places: Sequence[str]) -> bool:
     return not top.role and not top.split
 
 
-def find(folder: Path, reading: Reading) -> Found:
-    """Find the pairs of files, the splits and the classes of a folder.
+def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
+    """Find the pairs, splits and classes of a folder.
 
     Args:
-      folder: one that `why` knows.
-      reading: the read options.
+      folder: a folder that `recognize` accepts.
+      read_options: how its files are read.
 
     Returns:
-      What is there; where nothing says which images are for validation, all are in "train" and not yet split.
+      The pairs; all in "train" with `is_split` False if nothing names the validation images.
     """
     faults: list[Fault] = []
     notes: list[str] = []
-    legend, has_table = legend_of_folder(folder, faults, notes)
-    found, alone_is_told = survey(folder, reading, faults), not reading.images
+    label_mapping, has_table = folder_label_mapping(folder, faults, notes)
+    found, report_unmatched = survey(folder, read_options, faults), not read_options.images
     if not any(of_split.images for of_split in found.values()) and not faults:
         images = folder / IMAGES
-        fix = "save them as PNG or JPEG there" if not reading.images else "give another --images, or none"
-        raise UserError(_no_image(images, folder, reading), kind="no-images", file=_relative(images, folder), fix=fix)
+        fix = "save them as PNG or JPEG there" if not read_options.images else "change or omit --images"
+        raise UserError(
+            _no_image(images, folder, read_options), kind="no-images", file=_relative(images, folder), fix=fix
+        )
     if found and not any(each.labels for split, each in found.items() if split) and "" in found:
         flat = found[""]
-        if flat.labels and not flat.images:  # the images are in folders of splits, and all labels in one
+        if flat.labels and not flat.images:  # images by split, all labels in one folder
             found = {split: each._replace(labels=flat.labels) for split, each in found.items() if split}
-            alone_is_told = False
+            report_unmatched = False
     is_split = "train" in found or "val" in found
     if is_split and "" in found:
         loose = [_relative(path, folder) for _, path in found.pop("").images]
         if loose:
-            notes.append(f"warning: pictures beside the folders of splits are left out: {shown(listed(loose))}")
+            notes.append(f"warning: images outside the split folders are not used: {shown(listed(loose))}")
     entries: dict[str, list[Entry]] = {}
     for split in ("", *SPLITS):
         if split not in found:
             continue
         of_split = found[split]
         if split == "test" and of_split.images and not of_split.labels:
-            notes.append(f"note: {listed(of_split.folders[0])} has no labels, and is left out")
+            notes.append(f"note: {listed(of_split.folders[0])} has no labels and is not used")
             continue
         named = unique_names(of_split.images, folder, faults)
         root = folder / of_split.folders[1][0] if len(of_split.folders[1]) == 1 else None
-        pairs, alone = match_named(named, of_split.labels, folder, faults, reading.label_suffix, root)
-        notes += note_on_labels_alone(alone if alone_is_told else [], folder)
+        pairs, unmatched = match_named(named, of_split.labels, folder, faults, read_options.label_suffix, root)
+        notes += unmatched_labels_note(unmatched if report_unmatched else [], folder)
         entries[split or "train"] = pairs
     lists = lists_in(folder, folder, faults)
     if not is_split and lists:
@@ -117,13 +119,15 @@ def find(folder: Path, reading: Reading) -> Found:
         is_split = "train" in lists or "val" in lists
     elif lists:
         entries = _listed_of_splits(entries, lists, folder, faults)
-    return Found("own-folder", entries, legend, tuple(faults), tuple(notes), is_split, has_table and legend is None)
+    return LayoutFiles(
+        "own-folder", entries, label_mapping, tuple(faults), tuple(notes), is_split, has_table and label_mapping is None
+    )
 
 
 def _listed_of_splits(
     entries: Mapping[str, list[Entry]], lists: Mapping[str, Path], folder: Path, faults: list[Fault]
 ) -> dict[str, list[Entry]]:
-    """What lists name of the splits that folders make; a list that names images of another split is a fault."""
+    """Restrict splits that the folders make to the listed images; listing images of another split is a fault."""
     everything = [entry for of_split in entries.values() for entry in of_split]
     chosen = dict(entries)
     for split, path in lists.items():
@@ -131,22 +135,22 @@ def _listed_of_splits(
         images = {entry.image for entry in entries.get(split, ())}
         strange = [_relative(entry.image, folder) for entry in named if entry.image not in images]
         if strange:
-            what = f"{path.name} lists images that lie in the folder of another split: {shown(listed(strange))}"
-            faults.append(Fault("split-contradiction", path.name, what, "delete the list, or move the images"))
+            message = f"{path.name} lists images in the folder of another split: {shown(listed(strange))}"
+            faults.append(Fault("split-contradiction", path.name, message, "delete the list, or move the images"))
         else:
             chosen[split] = named
     return chosen
 
 
-def survey(folder: Path, reading: Reading, faults: list[Fault]) -> dict[str, Pictures]:
-    """Sort the pictures below a folder into images and labels of each split ("" where no folder names one).
+def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict[str, Pictures]:
+    """Sort the image files below a folder into images and labels of each split ("" if no folder names one).
 
     Args:
-      folder: the dataset's.
-      reading: the read options.
-      faults: grows by links that leave the folder, and files that cannot be called anything.
+      folder: the dataset folder.
+      read_options: how its files are read.
+      faults: extended by links out of the folder and unusable file names.
     """
-    found = folders_with_pictures(folder, pictures_below(folder, folder, faults, "", reading.follow_links))
+    found = folders_with_pictures(folder, pictures_below(folder, folder, faults, "", read_options.follow_links))
     places = {parts: place_of(parts) for parts in found}
     images: dict[str, list[tuple[Place, Path]]] = {}
     labels: dict[str, dict[str, list[tuple[Place, Path]]]] = {}
@@ -161,19 +165,19 @@ def survey(folder: Path, reading: Reading, faults: list[Fault]) -> dict[str, Pic
         mine = [] if role in ("labels", "colored labels") else mine
         images.setdefault(place.split, []).extend((place, path) for path in mine)
         rest = [path for path in paths if path not in set(mine)]
-        if reading.label_files:
-            rest = [path for path in rest if Path(_relative(path, folder)).match(reading.label_files)]
+        if read_options.label_files:
+            rest = [path for path in rest if Path(_relative(path, folder)).match(read_options.label_files)]
         kind = "colored labels" if role == "colored labels" else "labels"
         labels.setdefault(place.split, {}).setdefault(kind, []).extend((place, path) for path in rest)
     return {
-        split: _pictures(images.get(split, []), labels.get(split, {}), folder, reading)
+        split: _pictures(images.get(split, []), labels.get(split, {}), folder, read_options)
         for split in ("", *SPLITS)
         if split in images or split in labels
     }
 
 
 def _images_among(paths: Sequence[Path]) -> list[Path]:
-    """The images of a folder in which each lies beside its label: a.jpg and a_mask.png, or a.jpg and a.png."""
+    """Return the images of a folder that also holds their labels: a.jpg and a_mask.png, or a.jpg and a.png."""
     labels = {path for path in paths if is_label_name(path.stem)}
     if labels and len(labels) < len(paths):
         return [path for path in paths if path not in labels]
@@ -188,13 +192,13 @@ def _pictures(
     images: Sequence[tuple[Place, Path]],
     labels: Mapping[str, Sequence[tuple[Place, Path]]],
     folder: Path,
-    reading: Reading,
+    read_options: ReadOptions,
 ) -> Pictures:
-    """Name images and labels of a split: by their folders too, where these are called alike on both sides."""
+    """Name the images and labels of a split, including subfolders that both sides share."""
     images = [
         (place, path)
         for place, path in images
-        if not reading.images or fnmatch.fnmatch(nfc(path.name), nfc(reading.images))
+        if not read_options.images or fnmatch.fnmatch(nfc(path.name), nfc(read_options.images))
     ]
     chosen = labels.get("labels") or labels.get("colored labels") or []
     ours, theirs = ({place.key for place, _ in each} for each in (images, chosen))
@@ -213,7 +217,7 @@ def _pictures(
 
 
 def _common(keys: Sequence[tuple[str, ...]]) -> int:
-    """How many parts all keys begin with alike."""
+    """Return the length of the common prefix of all keys."""
     number = 0
     while keys and all(len(key) > number for key in keys) and len({key[number] for key in keys}) == 1:
         number += 1
@@ -221,33 +225,35 @@ def _common(keys: Sequence[tuple[str, ...]]) -> int:
 
 
 def pairs_of(
-    images: Path, labels: Path, folder: Path, reading: Reading, faults: list[Fault]
+    images: Path, labels: Path, folder: Path, read_options: ReadOptions, faults: list[Fault]
 ) -> tuple[list[Entry], list[Path]]:
-    """The pairs of one folder of images and one of labels, and the labels that belong to no image.
+    """Return the pairs of an image and a label folder, and the labels without an image.
 
     Raises:
-      UserError: there is no image at all.
+      UserError: there is no image.
     """
-    found = pictures_below(images, folder, faults, reading.images, reading.follow_links)
+    found = pictures_below(images, folder, faults, read_options.images, read_options.follow_links)
     if not found and not faults:
-        fix = "save them as PNG or JPEG there" if not reading.images else "give another --images, or none"
-        raise UserError(_no_image(images, folder, reading), kind="no-images", file=_relative(images, folder), fix=fix)
+        fix = "save them as PNG or JPEG there" if not read_options.images else "change or omit --images"
+        raise UserError(
+            _no_image(images, folder, read_options), kind="no-images", file=_relative(images, folder), fix=fix
+        )
     unique = unique_images(found, images, folder, faults)
-    pictures = pictures_below(labels, folder, faults, "", reading.follow_links) if labels.is_dir() else []
-    entries, alone = match(unique, pictures, labels, folder, faults, reading.label_suffix)
-    return entries, [] if reading.images else alone
+    pictures = pictures_below(labels, folder, faults, "", read_options.follow_links) if labels.is_dir() else []
+    entries, unmatched = match(unique, pictures, labels, folder, faults, read_options.label_suffix)
+    return entries, [] if read_options.images else unmatched
 
 
 def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    """Split -> its list, by names that look like a split in any case; in the folder or where lists are kept.
+    """Return split -> list file, found by name in the dataset folder or its list folders.
 
     Args:
-      place: the folder that is looked into first.
-      folder: the dataset's.
-      faults: grows by several lists of one split, of which none is the obvious one.
+      place: the folder searched first.
+      folder: the dataset folder.
+      faults: extended if a split has several lists and no name is the obvious one.
     """
     for inner in LIST_FOLDERS if place == folder else ("",):
-        there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; dead links too
+        there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; includes dead links
         found: dict[str, list[Path]] = {}
         for path in there:
             tokens = words(path.stem)
@@ -263,30 +269,30 @@ _SHORT = {"train": ("train", "training"), "val": ("val", "valid", "validation"),
 
 
 def _obvious(paths: Sequence[Path], split: str, folder: Path, faults: list[Fault]) -> Path:
-    """Of several lists of a split the one that is called like it alone."""
+    """Return the list named exactly like the split, if there are several."""
     for name in _SHORT[split]:
         for path in paths:
             if path.stem.lower() == name:
                 return path
     if len(paths) > 1:
         names = [_relative(path, folder) for path in paths]
-        what = f"{listed(names)} all look like the list of {split}"
-        faults.append(Fault("several-lists", names[0], what, f"call the right one {split}.txt"))
+        message = f"{listed(names)} may all be the list of {split}"
+        faults.append(Fault("several-lists", names[0], message, f"rename the right one to {split}.txt"))
     return paths[0]
 
 
 def by_lists(
     entries: list[Entry], lists: Mapping[str, Path], folder: Path, faults: list[Fault]
 ) -> dict[str, list[Entry]]:
-    """Split pairs by list files; what no list names is for training, where there is no list for that.
+    """Split pairs by list files; without a training list, unlisted pairs are for training.
 
     Args:
       entries: all pairs.
       lists: split -> its list.
-      folder: the dataset's.
-      faults: grows; shrinks by the images without a label that nothing is to be done with.
+      folder: the dataset folder.
+      faults: extended; with a training list, missing labels of unlisted images are removed from it.
     """
-    if "train" in lists:  # then an image that no list names need not have a label
+    if "train" in lists:  # then unlisted images need no label
         unlabelled = {fault.file: fault for fault in faults if fault.kind == WITHOUT_LABEL}
         named = set().union(*(names_in(path, unlabelled) for path in lists.values()))
         faults[:] = [fault for fault in faults if fault.file not in unlabelled or fault.file in named]
@@ -297,12 +303,12 @@ def by_lists(
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def _no_image(images: Path, folder: Path, reading: Reading) -> str:
+def _no_image(images: Path, folder: Path, read_options: ReadOptions) -> str:
     where = _relative(images, folder)
     endings = sorted({path.suffix.lower() for path in images.rglob("*") if path.is_file()})
-    held = f"it holds files in {' '.join(endings)}" if endings else "it is empty"
-    wanted = f" of the name {reading.images}" if reading.images else ""
-    return f"no image (.png .jpg .gif .webp .tif .bmp){wanted} in {where}/: {held}"
+    held = f"it holds {' '.join(endings)} files" if endings else "it is empty"
+    pattern = f" named {read_options.images}" if read_options.images else ""
+    return f"no image (.png .jpg .gif .webp .tif .bmp){pattern} in {where}/: {held}"
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Published datasets whose folders are read as a folder of one's own, but whose labels have classes that are known."""
+"""Published datasets that are read like any folder, but with known classes."""
 
 import dataclasses
 import re
@@ -8,42 +8,42 @@ from typing import NamedTuple
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable
-from segnet_jax.data.labels.label_mapping import Legend
-from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.labels.label_mapping import LabelMapping
+from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts import cityscapes, folder
-from segnet_jax.data.layouts.pairs import Found
+from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import UserError
 
 
 class KnownLayout(NamedTuple):
-    """A layout, with the two functions that a module of a layout has."""
+    """A layout, with the two functions of a layout module."""
 
-    why: Callable[[Path], str]
-    find: Callable[[Path, Reading], Found]
+    recognize: Callable[[Path], str]
+    find: Callable[[Path, ReadOptions], LayoutFiles]
 
 
-PETS = Legend(
+PETS = LabelMapping(
     "Oxford-IIIT Pet's trimaps (1 pet, 2 background, 3 not classified)",
     ClassTable(("pet", "background"), ((128, 0, 0), (0, 0, 0))),
     ((1, 0), (2, 1), (3, VOID), (VOID, VOID)),
 )
 _TASK = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-(.+)-\d+\.png")
-"""Names of the masks that Label Studio exports: one file for each class of a task."""
+"""Label Studio's mask names, one file per class of a task."""
 
 
-def _holds(*needed: str) -> Callable[[Path], str]:
-    def why(root: Path) -> str:
+def _has_folders(*needed: str) -> Callable[[Path], str]:
+    def recognize(root: Path) -> str:
         there = all((root / name).is_dir() for name in needed)
         return f"it holds {' and '.join(f'{name}/' for name in needed)}" if there else ""
 
-    return why
+    return recognize
 
 
 def _with_default(
-    name: str, legend: Legend, fits: Callable[[Mapping[int, int]], bool]
-) -> Callable[[Path, Reading], Found]:
-    def find(root: Path, reading: Reading) -> Found:
-        return folder.find(root, reading)._replace(name=name, default=legend, fits_default=fits)
+    name: str, label_mapping: LabelMapping, fits: Callable[[Mapping[int, int]], bool]
+) -> Callable[[Path, ReadOptions], LayoutFiles]:
+    def find(root: Path, read_options: ReadOptions) -> LayoutFiles:
+        return folder.find(root, read_options)._replace(name=name, default=label_mapping, fits_default=fits)
 
     return find
 
@@ -60,54 +60,56 @@ def _bdd(values: Mapping[int, int]) -> bool:
     return cityscapes.are_of_cityscapes(values, by_train_ids=True)
 
 
-def _coco_stuff_why(root: Path) -> str:
+def _recognize_coco_stuff(root: Path) -> str:
     found = sorted(path.name for path in root.glob("stuffthingmaps*") if path.is_dir())
     return f"it holds {found[0]}/" if found else ""
 
 
-def _coco_stuff_find(root: Path, reading: Reading) -> Found:
-    """COCO-Stuff's stuffthingmaps hold the ids of labels.txt less one, for that counts `unlabeled` as 0."""
-    found = folder.find(root, reading)._replace(name="coco-stuff")
-    legend = found.legend
-    if legend is None or not legend.is_explicit or dict(legend.ids).get(0) != VOID:
+def _find_coco_stuff(root: Path, read_options: ReadOptions) -> LayoutFiles:
+    """Find COCO-Stuff's pairs; stuffthingmaps hold the ids of labels.txt minus one, as that counts `unlabeled` as 0."""
+    found = folder.find(root, read_options)._replace(name="coco-stuff")
+    label_mapping = found.label_mapping
+    if label_mapping is None or not label_mapping.is_explicit or dict(label_mapping.ids).get(0) != VOID:
         return found
-    ids = tuple((value - 1 if value != VOID else VOID, class_id) for value, class_id in legend.ids if value > 0)
-    note = f"note: COCO-Stuff's stuffthingmaps hold the ids of {legend.source} less one; 255 is unlabeled"
-    return found._replace(legend=dataclasses.replace(legend, ids=ids), notes=(*found.notes, note))
+    ids = tuple((value - 1 if value != VOID else VOID, class_id) for value, class_id in label_mapping.ids if value > 0)
+    note = f"note: COCO-Stuff's stuffthingmaps hold the ids of {label_mapping.source} minus one; 255 is unlabeled"
+    return found._replace(label_mapping=dataclasses.replace(label_mapping, ids=ids), notes=(*found.notes, note))
 
 
-def _label_studio_why(root: Path) -> str:
+def _recognize_label_studio(root: Path) -> str:
     found = next((path for path in root.glob("**/*-tag-*.png") if _TASK.fullmatch(path.name)), None)
     return f"{found.relative_to(root)} is a mask of one class, as Label Studio names them" if found else ""
 
 
-def _label_studio_find(root: Path, reading: Reading) -> Found:
+def _find_label_studio(root: Path, read_options: ReadOptions) -> LayoutFiles:
     names = [path.name for path in root.glob("**/*-tag-*.png")]
     classes = sorted({match[1] for match in map(_TASK.fullmatch, names) if match})
-    what = (
-        f"{len(names)} masks of Label Studio, one for each class of a task ({', '.join(classes[:6])}), name tasks, "
-        "not images"
+    message = (
+        f"{len(names)} masks from Label Studio, one per class of a task ({', '.join(classes[:6])}), are named after "
+        "tasks, not images"
     )
     fix = (
-        "merge the masks of a task into one PNG of class ids (0 for none, 1 for the first class) that is called like "
-        "its image, whose name stands in Label Studio's JSON export under the task's id"
+        "merge the masks of each task into one PNG of class ids (0 for background, 1 for the first class), named "
+        "after its image, which Label Studio's JSON export lists under the task id"
     )
-    raise UserError(what, kind="mask-per-class", file=names[0], fix=fix)
+    raise UserError(message, kind="mask-per-class", file=names[0], fix=fix)
 
 
 LAYOUTS = {
     "KITTI": KnownLayout(
-        _holds("training/image_2", "training/semantic"),
-        _with_default("kitti", Legend("Cityscapes' label ids", cityscapes.CLASSES, cityscapes.ids(False)), _kitti),
+        _has_folders("training/image_2", "training/semantic"),
+        _with_default(
+            "kitti", LabelMapping("Cityscapes' label ids", cityscapes.CLASSES, cityscapes.ids(False)), _kitti
+        ),
     ),
     "BDD100K": KnownLayout(
-        _holds("images/10k", "labels/sem_seg/masks"),
-        _with_default("bdd100k", Legend("Cityscapes' train ids", cityscapes.CLASSES, cityscapes.ids(True)), _bdd),
+        _has_folders("images/10k", "labels/sem_seg/masks"),
+        _with_default("bdd100k", LabelMapping("Cityscapes' train ids", cityscapes.CLASSES, cityscapes.ids(True)), _bdd),
     ),
     "Oxford-IIIT Pet": KnownLayout(
-        _holds("images", "annotations/trimaps"), _with_default("oxford-pet", PETS, _are_pets)
+        _has_folders("images", "annotations/trimaps"), _with_default("oxford-pet", PETS, _are_pets)
     ),
-    "COCO-Stuff": KnownLayout(_coco_stuff_why, _coco_stuff_find),
-    "Label Studio": KnownLayout(_label_studio_why, _label_studio_find),
+    "COCO-Stuff": KnownLayout(_recognize_coco_stuff, _find_coco_stuff),
+    "Label Studio": KnownLayout(_recognize_label_studio, _find_label_studio),
 }
-"""Name -> layout; all others are known by `folder.why`."""
+"""Name -> layout; all others are recognized by `folder.recognize`."""

@@ -1,4 +1,4 @@
-"""From pairs of image and label files to a data set: every file looked at once, all faults told together."""
+"""Datasets from pairs of image and label files; every file is checked, and all faults are reported together."""
 
 import functools
 import hashlib
@@ -11,18 +11,18 @@ from typing import NamedTuple
 import numpy as np
 
 from segnet_jax.constants import Exif
-from segnet_jax.data.dataset import Dataset, Split, told_together
+from segnet_jax.data.dataset import Dataset, Split, report_all_faults
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import resize_label
 from segnet_jax.data.label_files.decode_labels import read_label_by
-from segnet_jax.data.label_files.interpretation.evidence import Folder, pixels_of
+from segnet_jax.data.label_files.interpretation.evidence import LabelEvidence, pixels_of
 from segnet_jax.data.label_files.interpretation.interpret import Interpretation, interpret
 from segnet_jax.data.label_files.scan import scan
-from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelRule, Legend, StoredLabels, rule_of
-from segnet_jax.data.labels.read_options import PLAIN, Reading
+from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, LabelRule, StoredLabels, make_label_rule
+from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.layouts.names.pair_files import Pair, sound_pairs
 from segnet_jax.data.layouts.names.split_lists import Entry
-from segnet_jax.data.random_split import deal
+from segnet_jax.data.random_split import split_randomly
 from segnet_jax.system.errors import Fault, UserErrors, listed, shown
 
 
@@ -30,114 +30,119 @@ def _never(_values: Mapping[int, int]) -> bool:
     return False
 
 
-class Found(NamedTuple):
-    """What a layout finds in a folder, none of it read yet.
+class LayoutFiles(NamedTuple):
+    """The files that a layout found in a folder, none of them read yet.
 
     Attributes:
       name: of the layout.
       entries: split -> its pairs of files.
-      legend: the classes that a class file names; None where they are to be found from the labels.
+      label_mapping: from the class file; None to infer it from the labels.
       faults: of lists, names and missing files.
-      notes: each a line.
-      is_split: whether the folder says itself which image belongs to which split.
-      is_nameless: whether there is a class file, but one at fault.
-      default: the classes of the dataset that the layout is named for.
-      fits_default: value -> pixels to whether labels that hold these may be that dataset's.
+      notes: lines for the log.
+      is_split: whether the folder has a split of its own.
+      has_bad_class_file: whether there is a class file that could not be used.
+      default: label mapping of the dataset that the layout is named for.
+      fits_default: value -> pixels to whether labels with these values can be that dataset's.
     """
 
     name: str
     entries: Mapping[str, Sequence[Entry]]
-    legend: Legend | None
+    label_mapping: LabelMapping | None
     faults: Sequence[Fault] = ()
     notes: Sequence[str] = ()
     is_split: bool = True
-    is_nameless: bool = False
-    default: Legend | None = None
+    has_bad_class_file: bool = False
+    default: LabelMapping | None = None
     fits_default: Callable[[Mapping[int, int]], bool] = _never
 
 
-PROPOSED_VAL_SHARE = 0.2
-"""Of the images of a folder that does not say which are for validation."""
+DEFAULT_VAL_FRACTION = 0.2
+"""Fraction of the images used for validation where the folder has no split."""
 
 
 def open_pairs(
-    found: Found,
+    found: LayoutFiles,
     folder: Path,
-    reading: Reading,
+    read_options: ReadOptions,
     stored: StoredLabels | None = None,
-    legend: Legend | None = None,
+    label_mapping: LabelMapping | None = None,
 ) -> Dataset:
-    """Read every file that a layout has found and make a dataset of them; images are not decoded.
+    """Check every file of a layout and make a dataset of them; images are not decoded.
 
     Args:
       found: the pairs of files.
-      folder: the dataset's.
-      reading: the read options.
-      stored: what a run stores of its labels: they are read so, unless the folder now names other classes.
-      legend: the classes, where the folder names none.
+      folder: the dataset folder.
+      read_options: how its files are read.
+      stored: a run's classes and label rule, used unless the folder's class file names other classes.
+      label_mapping: used if the folder has no class file.
 
     Returns:
-      The dataset; reading a sample of it reports the faults of all.
+      The dataset; reading a faulty sample reports the faults of all.
 
     Raises:
-      UserError: with all faults: those found before, of single files, of pairs unlike in size, of images that are in
-        two splits, of labels' values and colors, and of labels of which two readings fit.
+      UserError: with all faults of the layout, files and pairs, images in two splits, and faulty or ambiguous labels.
     """
     faults = list(found.faults)
-    sound, notes = sound_pairs(found.entries, folder, reading, faults), list(found.notes)
-    share = reading.val_fraction or (0.0 if found.is_split else PROPOSED_VAL_SHARE)
-    if share:
-        sound, told = _dealt(sound, share)
-        notes.append(told)
+    sound, notes = sound_pairs(found.entries, folder, read_options, faults), list(found.notes)
+    fraction = read_options.val_fraction or (0.0 if found.is_split else DEFAULT_VAL_FRACTION)
+    if fraction:
+        sound, note = _split_randomly(sound, fraction)
+        notes.append(note)
     faults += _leaks(sound)
-    if stored is not None and found.legend is not None and found.legend.classes.names != stored.classes.names:
-        stored = None  # its classes are compared with the run's
+    if (
+        stored is not None
+        and found.label_mapping is not None
+        and found.label_mapping.classes.names != stored.classes.names
+    ):
+        stored = None  # the caller compares its classes with the run's
     doubts: tuple[Fault, ...] = ()
     if stored is not None:
         classes, rule = stored.classes, stored.rule
     else:
-        own = found.legend or legend
-        interpreted = None if found.is_nameless else _interpreted(found, own, sound, folder, reading, faults, notes)
+        own = found.label_mapping or label_mapping
+        interpreted = (
+            None if found.has_bad_class_file else _interpreted(found, own, sound, folder, read_options, faults, notes)
+        )
         if faults or interpreted is None:
             raise UserErrors(folder, faults)
-        classes, rule, doubts = interpreted.legend.classes, interpreted.rule, interpreted.doubts
+        classes, rule, doubts = interpreted.label_mapping.classes, interpreted.rule, interpreted.doubts
     if faults:
         raise UserErrors(folder, faults)
-    splits = {split: _split(sound[split], folder, rule, reading) for split in sound}
+    splits = {split: _split(sound[split], folder, rule, read_options) for split in sound}
     notes += _notes_on_files(sound, folder)
-    sizes = Counter(pair.image_size(reading)[::-1] for each in sound.values() for pair in each)
+    sizes = Counter(pair.image_size(read_options)[::-1] for each in sound.values() for pair in each)
     dataset = Dataset(found.name, classes, splits, tuple(notes), dict(sizes), rule, doubts)
-    return told_together(dataset, folder)
+    return report_all_faults(dataset, folder)
 
 
 def _interpreted(
-    found: Found,
-    legend: Legend | None,
+    found: LayoutFiles,
+    label_mapping: LabelMapping | None,
     sound: Mapping[str, Sequence[Pair]],
     folder: Path,
-    reading: Reading,
+    read_options: ReadOptions,
     faults: list[Fault],
     notes: list[str],
 ) -> Interpretation | None:
-    """Read all labels and find what they mean."""
+    """Scan all labels and determine what they mean; None with faults."""
     labels = [(pair.entry.label, _relative(pair.entry.label, folder)) for each in sound.values() for pair in each]
     labels = list(dict.fromkeys(labels))
-    scans = scan(labels, reading, faults)
+    scans = scan(labels, read_options, faults)
     if not scans:
         return None
     whole = str(folder)
     table = shlex.quote(str(folder / "classes.toml"))
-    how_to_name = f"python -m segnet_jax.doctor {shlex.quote(whole)} --classes {table}"
-    known = Folder(scans, legend, reading, how_to_name)
-    interpreted = interpret(known, found.default, found.fits_default, faults, notes)
+    class_file_command = f"python -m segnet_jax.doctor {shlex.quote(whole)} --classes {table}"
+    evidence = LabelEvidence(scans, label_mapping, read_options, class_file_command)
+    interpreted = interpret(evidence, found.default, found.fits_default, faults, notes)
     trained = {_relative(pair.entry.label, folder) for pair in sound.get("train", ())}
     if interpreted and not pixels_of(interpreted.rule, [each for each in scans if each.name in trained])[0].any():
-        return interpreted._replace(doubts=())  # that nothing can be trained on is a fault of its own
+        return interpreted._replace(doubts=())  # without training pixels, another fault is reported
     return interpreted
 
 
-def _dealt(sound: Mapping[str, Sequence[Pair]], share: float) -> tuple[dict[str, list[Pair]], str]:
-    """The pairs of training and validation dealt anew, and what to say of it; names that both have become unlike."""
+def _split_randomly(sound: Mapping[str, Sequence[Pair]], fraction: float) -> tuple[dict[str, list[Pair]], str]:
+    """Split the training and validation pairs again; return them and a note. Duplicate names get the old split's."""
     keys: dict[tuple[str, str], Pair] = {}
     names: set[str] = set()
     for split in ("train", "val"):
@@ -146,68 +151,69 @@ def _dealt(sound: Mapping[str, Sequence[Pair]], share: float) -> tuple[dict[str,
                 pair = pair._replace(entry=pair.entry._replace(name=f"{split}-{pair.entry.name}"))
             names.add(pair.entry.name)
             keys[pair.entry.name, pair.image.sha256] = pair
-    dealt = deal(list(keys), share)
-    splits = {split: [keys[key] for key in chosen] for split, chosen in dealt.splits.items()}
-    return splits | {split: list(pairs) for split, pairs in sound.items() if split not in splits}, dealt.told
+    chosen = split_randomly(list(keys), fraction)
+    splits = {split: [keys[key] for key in of_split] for split, of_split in chosen.splits.items()}
+    return splits | {split: list(pairs) for split, pairs in sound.items() if split not in splits}, chosen.note
 
 
 def _leaks(splits: Mapping[str, Iterable[Pair]]) -> Iterable[Fault]:
-    """Pictures that are in two splits: what is scored was trained on then."""
+    """Yield a fault for each image that is in two splits."""
     seen: dict[str, tuple[str, str]] = {}
     for split, pairs in splits.items():
         for entry, image, _ in pairs:
             first_split, first_name = seen.setdefault(image.sha256, (split, entry.name))
             if first_split != split:
-                what = f"{entry.name} of {split} is the same picture as {first_name} of {first_split}: a leak"
-                fix = f"leave it out of {split} or of {first_split}"
+                message = f"{entry.name} in {split} is the same image as {first_name} in {first_split}"
+                fix = f"remove it from {split} or {first_split}"
                 if {split, first_split} == {"train", "val"}:
-                    fix = f"--val-fraction {PROPOSED_VAL_SHARE}"
-                yield Fault("same-image-in-two-splits", entry.name, what, fix)
+                    fix = f"--val-fraction {DEFAULT_VAL_FRACTION}"
+                yield Fault("same-image-in-two-splits", entry.name, message, fix)
 
 
-def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, reading: Reading) -> Split:
-    entries = tuple((pair.entry, pair.exif(reading)) for pair in pairs)
+def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, read_options: ReadOptions) -> Split:
+    entries = tuple((pair.entry, pair.exif(read_options)) for pair in pairs)
     digest = hashlib.sha256()
     for entry, image, label in pairs:
         digest.update(f"{entry.name}\n{image.sha256}\n{label.sha256}\n".encode())
-    told = (_as_at_first(rule), reading.exif == "apply", reading.resize_labels)
-    if told != (_as_at_first(rule_of(TUTORIAL, PLAIN)), False, "off"):  # by which alone folders were read at first
-        digest.update(repr(told).encode())
-    if reading.exif == "by-label" or reading.image_range != (0, 0):
-        digest.update(repr((reading.exif, reading.image_range)).encode())
+    settings = (_fingerprinted(rule), read_options.exif == "apply", read_options.resize_labels)
+    # The oldest settings add nothing, so that fingerprints of that time stay valid.
+    if settings != (_fingerprinted(make_label_rule(TUTORIAL, DEFAULTS)), False, "off"):
+        digest.update(repr(settings).encode())
+    if read_options.exif == "by-label" or read_options.image_range != (0, 0):
+        digest.update(repr((read_options.exif, read_options.image_range)).encode())
     files = {_relative(entry.image, folder): image.sha256 for entry, image, _ in pairs}
     files |= {_relative(entry.label, folder): label.sha256 for entry, _, label in pairs}
     names = tuple(entry.name for entry, _ in entries)
-    read = functools.partial(_read, entries, folder, rule, reading)
+    read = functools.partial(_read, entries, folder, rule, read_options)
     return Split(names, read, digest.hexdigest(), files)
 
 
-def _as_at_first(rule: LabelRule) -> tuple:
-    """What a rule says, without that a value means nothing or colors are not looked at: fingerprints depend on it."""
+def _fingerprinted(rule: LabelRule) -> tuple:
+    """Return the fields of a rule that enter the fingerprint; `by_color` only where the rule has colors."""
     by_color = rule.by_color if rule.colors is not None else ()
     return rule.num_classes, rule.ids, rule.colors, rule.map, rule.start, rule.unknown_color, rule.threshold, by_color
 
 
 def _read(
-    entries: Sequence[tuple[Entry, Exif]], folder: Path, rule: LabelRule, reading: Reading, index: int
+    entries: Sequence[tuple[Entry, Exif]], folder: Path, rule: LabelRule, read_options: ReadOptions, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
     (_, image_path, label_path), exif = entries[index]
-    image = read_image(image_path, _relative(image_path, folder), exif, reading.image_range)
-    of_label = "apply" if reading.exif == "by-label" else reading.exif
-    label = read_label_by(rule, label_path, _relative(label_path, folder), of_label)
-    if label.shape != image.shape[:2] and reading.resize_labels == "nearest":
+    image = read_image(image_path, _relative(image_path, folder), exif, read_options.image_range)
+    label_exif = "apply" if read_options.exif == "by-label" else read_options.exif
+    label = read_label_by(rule, label_path, _relative(label_path, folder), label_exif)
+    if label.shape != image.shape[:2] and read_options.resize_labels == "nearest":
         label = resize_label(label, *image.shape[:2])
     return image, label
 
 
 def _notes_on_files(splits: Mapping[str, Iterable[Pair]], folder: Path) -> Iterable[str]:
-    """What is accepted, but may not be what its owner thinks it is."""
+    """Yield notes on accepted but unexpected image files."""
     pairs = [pair for each in splits.values() for pair in each]
     images = {shown(_relative(entry.image, folder)): image.header for entry, image, _ in pairs}
     if jpeg := [name for name, header in images.items() if header.format == "JPEG" and name.lower().endswith(".png")]:
-        yield f"note: JPEG inside, though named .png: {listed(jpeg)}"
+        yield f"note: JPEG files named .png: {listed(jpeg)}"
     if grey := [name for name, header in images.items() if header.kind in ("grey", "grey+alpha")]:
-        yield f"note: grey images, repeated over three channels: {listed(grey)}"
+        yield f"note: gray images, repeated over three channels: {listed(grey)}"
 
 
 def _relative(path: Path, folder: Path) -> str:

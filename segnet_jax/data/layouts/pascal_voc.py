@@ -1,7 +1,7 @@
-"""Pascal VOC's segmentation layout, which CVAT exports too: JPEGImages, SegmentationClass, ImageSets/Segmentation.
+"""Pascal VOC's segmentation layout, also written by CVAT and labelme: JPEGImages, SegmentationClass, ImageSets.
 
-Labels are palette pictures of 21 classes with 255 for void, unless the folder has a class file of its own. Without one
-the classes are VOC's only where names or values say so: labelme and others write this layout for any classes.
+Labels are palette images of 21 classes with 255 for void unless the folder has a class file. Without one, the classes
+are VOC's only if names or values match, as tools write this layout for any classes.
 Source of the names and their order: the VOC2012 development kit; the palette is its `VOClabelcolormap`.
 """
 
@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segnet_jax.constants import VOID
-from segnet_jax.data.label_files.class_table_files import legend_of_folder
+from segnet_jax.data.label_files.class_table_files import folder_label_mapping
 from segnet_jax.data.labels.classes import ClassTable, distinct_colors
-from segnet_jax.data.labels.label_mapping import Legend
-from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.labels.label_mapping import LabelMapping
+from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts.folder import by_lists, lists_in
 from segnet_jax.data.layouts.names.match_names import WITHOUT_LABEL, is_inside, match, pictures_below, unique_images
 from segnet_jax.data.layouts.names.split_lists import Entry
-from segnet_jax.data.layouts.pairs import Found
+from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
@@ -28,7 +28,7 @@ _NAMES = (
 ).split()
 CLASSES = ClassTable(tuple(_NAMES), distinct_colors(len(_NAMES)))
 _COLORS = {color: class_id for class_id, color in enumerate(CLASSES.colors)} | {(224, 224, 192): VOID}
-LEGEND = Legend(
+LABEL_MAPPING = LabelMapping(
     "Pascal VOC",
     CLASSES,
     (*((class_id, class_id) for class_id in range(len(CLASSES))), (VOID, VOID)),
@@ -36,41 +36,41 @@ LEGEND = Legend(
 )
 
 
-def why(folder: Path) -> str:
-    """By what a folder is known to be laid out so; nothing where it is not."""
+def recognize(folder: Path) -> str:
+    """Return how the layout was recognized; empty if the folder does not have it."""
     there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir()
     return f"it holds {IMAGES}/ and {LABELS}/" if there else ""
 
 
-def find(folder: Path, reading: Reading) -> Found:
-    """Finds the pairs that the lists name; without one for training or validation, all that are not of test are dealt.
+def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
+    """Find the listed pairs; without a list for training or validation, the pairs outside test are split randomly.
 
     Args:
-      folder: one that `why` knows.
-      reading: its owner's wishes.
+      folder: a folder that `recognize` accepts.
+      read_options: how its files are read.
 
     Raises:
       UserError: there is no label.
     """
     faults: list[Fault] = []
     ignored: list[str] = []
-    own, has_table = legend_of_folder(folder, faults, ignored)
-    labels = pictures_below(folder / LABELS, folder, faults, "", reading.follow_links)
+    own, has_table = folder_label_mapping(folder, faults, ignored)
+    labels = pictures_below(folder / LABELS, folder, faults, "", read_options.follow_links)
     if not labels and not faults:
         raise UserError(f"no label in {LABELS}/", kind="no-images", file=LABELS)
-    images = pictures_below(folder / IMAGES, folder, faults, reading.images, reading.follow_links)
-    # VOC has six times as many images as labels: one without is no fault unless a list names it.
+    images = pictures_below(folder / IMAGES, folder, faults, read_options.images, read_options.follow_links)
+    # VOC has six times as many images as labels: a missing label is a fault only if a list names the image.
     unique = unique_images(images, folder / IMAGES, folder, faults)
     without_label: list[Fault] = []
-    entries, _ = match(unique, labels, folder / LABELS, folder, without_label, reading.label_suffix)
+    entries, _ = match(unique, labels, folder / LABELS, folder, without_label, read_options.label_suffix)
     faults += [fault for fault in without_label if fault.kind != WITHOUT_LABEL]
     lists, notes = _lists(folder, entries, faults)
     splits, is_split = by_lists(entries, lists, folder, faults), "val" in lists or "train" in lists
     if not is_split and (without := len(images) - len(entries)):
-        notes.append(f"note: {without} of {len(images)} images in {IMAGES}/ have no label, and are left out")
+        notes.append(f"note: {without} of {len(images)} images in {IMAGES}/ have no label and are not used")
     has_lists = "train" in lists or "val" in lists
     names = [entry.name for entry in entries]
-    return Found(
+    return LayoutFiles(
         "pascal-voc",
         splits,
         own,
@@ -78,13 +78,13 @@ def find(folder: Path, reading: Reading) -> Found:
         (*ignored, *notes),
         is_split,
         has_table and own is None,
-        LEGEND,
+        LABEL_MAPPING,
         lambda values: _is_voc(values, has_lists, names),
     )
 
 
 def _is_voc(values: Mapping[int, int], has_lists: bool, names: Sequence[str]) -> bool:
-    """Whether labels without a class file are Pascal VOC's own: many tools write its layout for other classes."""
+    """Whether labels without a class file can be Pascal VOC's own."""
     if not set(values) <= {*range(len(CLASSES)), VOID}:
         return False
     is_named = all(re.fullmatch(r"\d{4}_\d{6}", name) for name in names)
@@ -92,13 +92,13 @@ def _is_voc(values: Mapping[int, int], has_lists: bool, names: Sequence[str]) ->
 
 
 def _lists(folder: Path, entries: list[Entry], faults: list[Fault]) -> tuple[dict[str, Path], list[str]]:
-    """Split -> its list, and a note on each that is not used, such as CVAT's default.txt."""
+    """Return split -> list file, and notes on unused lists such as CVAT's default.txt."""
     place, notes = folder / LISTS, []
     lists = lists_in(place, folder, faults) if is_inside(place, folder, faults) else {}
     others = sorted({path.name for path in place.glob("*.txt")} - {path.name for path in lists.values()})
     if "test" in lists and not by_lists(entries, {"test": lists["test"]}, folder, [])["test"]:
-        notes.append(f"note: {LISTS}/{lists.pop('test').name} names no image with a label, and is left out")
+        notes.append(f"note: {LISTS}/{lists.pop('test').name} lists no image with a label and is not used")
     if others:
         used = listed([path.name for path in lists.values()]) or "none"
-        notes.append(f"note: lists in {LISTS} that are not used: {shown(listed(others))}; used: {used}")
+        notes.append(f"note: lists in {LISTS} not used: {shown(listed(others))}; used: {used}")
     return lists, notes

@@ -1,1 +1,1 @@
-"""Rendered street scenes; `street_scenes` makes the data set, the others paint."""
+"""Rendered street scenes; `street_scenes` makes the dataset."""

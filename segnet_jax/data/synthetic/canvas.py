@@ -1,8 +1,7 @@
-"""The canvas of the street scenes, on which nearer things cover farther ones, and its random numbers.
+"""Canvas and random numbers of the street scenes.
 
-Only additions, multiplications, divisions, square roots and comparisons of single elements are used: IEEE 754 fixes
-their results, so a scene is the same on every machine. Sines, powers, sums and matrix products are not so fixed.
-The random numbers too are the same on every machine and with every numpy.
+Only elementwise additions, multiplications, divisions, square roots and comparisons are used, whose results IEEE 754
+fixes, so a scene is the same on every machine. Sines, powers, sums and matrix products are not fixed in this way.
 """
 
 import hashlib
@@ -14,11 +13,11 @@ import numpy as np
 from segnet_jax.constants import VOID
 
 
-class Dice:
-    """Random draws that depend on `identity` alone.
+class Rng:
+    """Random numbers that depend on `identity` alone.
 
-    They are taken from Philox's raw 64-bit integers, which numpy promises to keep; the distributions of
-    `numpy.random.Generator` may change from version to version.
+    They come from Philox's raw 64-bit integers, which numpy promises to keep, unlike the distributions of
+    `numpy.random.Generator`.
 
     Args:
       *identity: strings and integers that name the stream, such as a seed, a split's name and an index.
@@ -30,25 +29,25 @@ class Dice:
         self._unused: list[float] = []
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """Draws a number from low (included) to high."""
-        if not self._unused:  # a block at a time: one call to numpy costs as much as hundreds of draws
+        """Draw a number in [low, high)."""
+        if not self._unused:  # in blocks: one numpy call costs as much as hundreds of draws
             self._unused = ((self._bits.random_raw(512) >> np.uint64(11)) * 2.0**-53).tolist()
         return low + (high - low) * self._unused.pop()
 
     def chance(self, probability: float) -> bool:
-        """Says yes with the given probability."""
+        """Return True with the given probability."""
         return self.uniform() < probability
 
     def integer(self, low: int, high: int) -> int:
-        """Draws a whole number from low to high, both included."""
+        """Draw an integer from low to high, both included."""
         return low + int(self.uniform() * (high - low + 1))
 
     def pick(self, options):
-        """Picks one item of a sequence."""
+        """Pick one item of a sequence."""
         return options[self.integer(0, len(options) - 1)]
 
     def noise(self, *shape: int) -> np.ndarray:
-        """Draws float32 numbers of the given shape from -1 to 1, each the mean of two bytes: near 0 is commoner."""
+        """Draw float32 numbers from -1 to 1, each the mean of two random bytes."""
         count = 1
         for size in shape:
             count *= size
@@ -63,11 +62,11 @@ Point = tuple[float, float]
 
 
 class Patch(NamedTuple):
-    """The pixels that a shape may touch, and how far inside the shape each of them lies.
+    """A shape on the canvas.
 
     Attributes:
       window: slices of rows and of columns.
-      inside: float32 [h,w], pixels from the shape's edge, positive inside.
+      inside: float32 [h,w], distance from the edge in pixels, positive inside.
     """
 
     window: tuple[slice, slice]
@@ -75,83 +74,83 @@ class Patch(NamedTuple):
 
 
 def cover(pixels: np.ndarray) -> np.ndarray:
-    """Turns pixels inside an edge into the covered share of each pixel, 0 to 1."""
+    """Convert distances inside an edge to the covered fraction of each pixel, 0 to 1."""
     return np.minimum(np.maximum(pixels + HALF, ZERO), ONE)
 
 
 def planes(color: Color) -> np.ndarray:
-    """Makes a colour that spreads over a patch: float32 [3,1,1]."""
+    """Return a color as float32 [3,1,1]."""
     return np.array(color, np.float32)[:, None, None]
 
 
 class Canvas:
-    """A picture under way: `layer` starts the next nearer thing, the patches filled then belong to it.
+    """An image in progress: `layer` starts the next nearer object, to which the following patches belong.
 
-    The picture is antialiased; the label is decided at pixel centres, by the layer filled last there.
+    The image is antialiased; the label is decided at pixel centers, by the last layer there.
 
     Attributes:
       image: float32 [3,height,width], RGB 0..255.
-      x, y: float32 [width] and [height], the pixels' centres.
+      x, y: float32 [width] and [height], pixel centers.
       clumps, grain, stains: float32 [height,width] about 0: ragged edges, leaves, uneven walls and asphalt.
-      haze_color, haze_depth: the colour of the air, and the metres over which it takes a third of a colour.
+      haze_color, haze_depth: color of the air, and meters over which it takes a third of a color.
     """
 
-    def __init__(self, dice: Dice, height: int, width: int):
+    def __init__(self, rng: Rng, height: int, width: int):
         self.height, self.width = height, width
         self.x = np.arange(width, dtype=np.float32) + np.float32(0.5)
         self.y = np.arange(height, dtype=np.float32) + np.float32(0.5)
         self.image = np.zeros((3, height, width), np.float32)
         self._owner = np.zeros((height, width), np.int16)  # the layer that each pixel belongs to
         self._layers: list[tuple[int, bool]] = []  # class id, loose
-        self.clumps = self.smooth_noise(dice, 0.0125 * height + 0.4, 0.0125 * height + 0.4)
-        self.grain = (self.clumps + dice.noise(height, width)) * np.float32(0.7)
-        self.stains = self.smooth_noise(dice, 0.09 * height, 0.09 * height)
+        self.clumps = self.smooth_noise(rng, 0.0125 * height + 0.4, 0.0125 * height + 0.4)
+        self.grain = (self.clumps + rng.noise(height, width)) * np.float32(0.7)
+        self.stains = self.smooth_noise(rng, 0.09 * height, 0.09 * height)
         self.haze_color, self.haze_depth = (0.0, 0.0, 0.0), math.inf
 
-    def smooth_noise(self, dice: Dice, row_cell: float, column_cell: float) -> np.ndarray:
-        """Interpolates random numbers set on a grid of cells (pixels): float32 [height,width], -1 to 1."""
+    def smooth_noise(self, rng: Rng, row_cell: float, column_cell: float) -> np.ndarray:
+        """Interpolate random numbers on a grid of cells (pixels): float32 [height,width], -1 to 1."""
         rows, columns = self.y / np.float32(row_cell), self.x / np.float32(column_cell)
         top, left = rows.astype(np.intp), columns.astype(np.intp)
-        grid = dice.noise(int(top[-1]) + 2, int(left[-1]) + 2)
+        grid = rng.noise(int(top[-1]) + 2, int(left[-1]) + 2)
         down, right = (rows - top.astype(np.float32))[:, None], columns - left.astype(np.float32)
         grid = grid[top] + down * (grid[top + 1] - grid[top])
         return grid[:, left] + right * (grid[:, left + 1] - grid[:, left])
 
     def layer(self, class_id: int, loose: bool = False) -> None:
-        """Starts a thing nearer than all before; a loose one gets a VOID edge, as CamVid's annotators left."""
+        """Start the next nearer object; a loose one gets a VOID edge, as in CamVid's annotations."""
         self._layers.append((class_id, loose))
 
-    def haze_share(self, depth):
-        """Says how much of a colour the air takes at a depth (float32 array, metres), 0 to 3/4."""
+    def haze_fraction(self, depth):
+        """Return the fraction of haze at a depth (float32 array, meters), 0 to 3/4."""
         return np.minimum(depth / np.float32(3 * self.haze_depth), np.float32(0.75))
 
     def haze(self, color: Color, depth: float) -> Color:
-        """Fades a colour into the air."""
-        share = min(0.75, depth / (3 * self.haze_depth))
+        """Blend a color with haze."""
+        fraction = min(0.75, depth / (3 * self.haze_depth))
         (r, g, b), (r_air, g_air, b_air) = color, self.haze_color
-        return r + share * (r_air - r), g + share * (g_air - g), b + share * (b_air - b)
+        return r + fraction * (r_air - r), g + fraction * (g_air - g), b + fraction * (b_air - b)
 
     def fill(self, patch: Patch | None, color, opacity=None, owns: bool = True) -> None:
-        """Paints a patch.
+        """Paint a patch.
 
         Args:
-          patch: where; None paints nothing.
+          patch: the shape; None paints nothing.
           color: RGB 0..255, or float32 that broadcasts to [3,h,w].
           opacity: 0..1, or float32 that broadcasts to [h,w]; None is opaque.
-          owns: whether the pixels become the layer's; a shadow leaves them to what it falls on.
+          owns: whether the pixels get the layer's class; shadows do not change classes.
         """
         if patch is None:
             return
-        share = cover(patch.inside)
+        fraction = cover(patch.inside)
         if opacity is not None:
-            share *= opacity
+            fraction *= opacity
         view = self.image[:, *patch.window]
-        view += share * ((planes(color) if isinstance(color, tuple) else color) - view)
+        view += fraction * ((planes(color) if isinstance(color, tuple) else color) - view)
         if owns:
             self._owner[patch.window][patch.inside >= 0] = len(self._layers) - 1
 
     def window(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice] | None:
-        """Gives the pixels within these edges and one more for antialiasing; None outside the canvas."""
+        """Return the pixels inside these edges and a margin of one for antialiasing; None outside the canvas."""
         first_row, last_row = max(0, math.floor(top) - 1), min(self.height, math.ceil(bottom) + 1)
         first_column, last_column = max(0, math.floor(left) - 1), min(self.width, math.ceil(right) + 1)
         if first_row >= last_row or first_column >= last_column:
@@ -159,7 +158,7 @@ class Canvas:
         return slice(first_row, last_row), slice(first_column, last_column)
 
     def box(self, left: float, top: float, right: float, bottom: float) -> Patch | None:
-        """Makes an upright rectangle."""
+        """Make an upright rectangle."""
         window = self.window(left, top, right, bottom)
         if window is None:
             return None
@@ -167,7 +166,7 @@ class Canvas:
         return Patch(window, np.minimum(np.minimum(x - left, right - x), np.minimum(y - top, bottom - y)[:, None]))
 
     def polygon(self, points: list[Point]) -> Patch | None:
-        """Makes a convex polygon from its (column, row) corners, in either sense of rotation."""
+        """Make a convex polygon from its (column, row) corners, in either orientation."""
         columns, rows = [p[0] for p in points], [p[1] for p in points]
         window = self.window(min(columns), min(rows), max(columns), max(rows))
         if window is None:
@@ -188,7 +187,7 @@ class Canvas:
         return Patch(window, (from_rows[:, :, None] + from_columns[:, None, :]).min(axis=0))
 
     def stroke(self, start: Point, end: Point, thickness: float) -> Patch | None:
-        """Makes a straight stroke between two (column, row) points, at least a pixel thick."""
+        """Make a straight stroke between two (column, row) points, at least a pixel thick."""
         (x0, y0), (x1, y1) = start, end
         length = math.sqrt((x1 - x0) * (x1 - x0) + (y1 - y0) * (y1 - y0))
         half = max(thickness, 1.0) / 2 / max(length, 1e-6)
@@ -196,7 +195,7 @@ class Canvas:
         return self.polygon([(x0 + dx, y0 + dy), (x1 + dx, y1 + dy), (x1 - dx, y1 - dy), (x0 - dx, y0 - dy)])
 
     def ellipse(self, x: float, y: float, across: float, down: float, ragged: float = 0.0) -> Patch | None:
-        """Makes an ellipse from its centre and half axes; `ragged`, a share of the axes, frays its edge."""
+        """Make an ellipse from its center and half axes; `ragged`, a fraction of the axes, frays its edge."""
         across, down, reach = max(across, 0.5), max(down, 0.5), 1 + ragged
         window = self.window(x - across * reach, y - down * reach, x + across * reach, y + down * reach)
         if window is None:
@@ -208,7 +207,7 @@ class Canvas:
         return Patch(window, inside)
 
     def label(self) -> np.ndarray:
-        """Reads off class ids, with VOID just outside the edges of loose layers: uint8 [height,width]."""
+        """Return class ids, with VOID just outside the edges of loose layers: uint8 [height,width]."""
         class_ids, loose = np.array(self._layers).T
         reach = np.where(loose.astype(bool)[self._owner], self._owner, 0)  # the nearest loose layer about
         for _ in range(max(1, round(self.height / 180))):
@@ -217,14 +216,14 @@ class Canvas:
             reach = np.maximum(reach, np.maximum(beside, np.maximum(wide[:-2, 1:-1], wide[2:, 1:-1])))
         return np.where(reach > self._owner, np.uint8(VOID), class_ids.astype(np.uint8)[self._owner])
 
-    def photograph(self, dice: Dice) -> np.ndarray:
-        """Takes the picture through a lens and with a sensor of random quality: uint8 [height,width,3]."""
-        gain = planes((dice.uniform(0.96, 1.04), dice.uniform(0.96, 1.04), dice.uniform(0.96, 1.04)))
-        contrast, brightness = np.float32(dice.uniform(0.88, 1.12)), np.float32(118 + dice.uniform(-12, 12))
+    def photograph(self, rng: Rng) -> np.ndarray:
+        """Apply a lens and a sensor of random quality: uint8 [height,width,3]."""
+        gain = planes((rng.uniform(0.96, 1.04), rng.uniform(0.96, 1.04), rng.uniform(0.96, 1.04)))
+        contrast, brightness = np.float32(rng.uniform(0.88, 1.12)), np.float32(118 + rng.uniform(-12, 12))
         image = (self.image - 118) * (gain * contrast) + brightness
         wide = np.pad(image, ((0, 0), (1, 1), (1, 1)), mode="edge")
         wide = wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]
         blurred = (wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]) / 16
-        image += np.float32(dice.uniform(0, 0.5)) * (blurred - image)
-        image += np.float32(dice.uniform(2, 9)) * dice.noise(*image.shape)
+        image += np.float32(rng.uniform(0, 0.5)) * (blurred - image)
+        image += np.float32(rng.uniform(2, 9)) * rng.noise(*image.shape)
         return np.rint(np.clip(image, 0, 255)).astype(np.uint8).transpose(1, 2, 0)

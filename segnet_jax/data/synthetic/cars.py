@@ -1,28 +1,28 @@
-"""Cars: along the street, across it, and the bonnet of our own."""
+"""Cars: along the street, across it, and the hood of our own."""
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID
-from segnet_jax.data.synthetic.canvas import Canvas, Dice
+from segnet_jax.data.synthetic.canvas import Canvas, Rng
 from segnet_jax.data.synthetic.stand import BLACK, GLASS, GREY, LOOSE, PAINTS, SHADOW, Camera, Stand, shade, vary
 
 CAR = CAMVID.names.index("Car")
 HEADLIGHT, TAILLIGHT, PLATE = (250.0, 246.0, 220.0), (196.0, 30.0, 30.0), (230.0, 226.0, 190.0)
 
 
-def car(dice: Dice, canvas: Canvas, camera: Camera, x: float, depth: float, oncoming: bool) -> None:
-    """Paints a car or a van that stands along the street, its near end `depth` metres ahead.
+def car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float, oncoming: bool) -> None:
+    """Paint a car or a van along the street, its near end `depth` meters ahead.
 
-    Its shapes are corners (metres right of its middle, over the ground, behind the near end).
+    Its shapes are corners (meters right of its middle, over the ground, behind the near end).
     """
-    van = dice.chance(0.22)
-    paint, glass = vary(dice, dice.pick(PAINTS)), vary(dice, dice.pick(GLASS))
-    side_light = dice.pick((0.72, 0.82, 1.1))
-    length = dice.uniform(3.7, 4.6)
+    van = rng.chance(0.22)
+    paint, glass = vary(rng, rng.pick(PAINTS)), vary(rng, rng.pick(GLASS))
+    side_light = rng.pick((0.72, 0.82, 1.1))
+    length = rng.uniform(3.7, 4.6)
     if van:
-        half, roof, tall, waist = 1.0, 0.93, dice.uniform(2.0, 2.5), 1.1
+        half, roof, tall, waist = 1.0, 0.93, rng.uniform(2.0, 2.5), 1.1
         first, last, slope = 0.02 * length, 0.85 * length, 0.04 * length
     else:
-        half, roof, tall, waist = 0.9, 0.72, dice.uniform(1.4, 1.75), 0.9
+        half, roof, tall, waist = 0.9, 0.72, rng.uniform(1.4, 1.75), 0.9
         first, last = (0.26 * length, 0.95 * length) if oncoming else (0.08 * length, 0.72 * length)
         slope = 0.1 * length
     sill, lintel = waist + 0.05, tall - 0.12
@@ -43,7 +43,7 @@ def car(dice: Dice, canvas: Canvas, camera: Camera, x: float, depth: float, onco
     ground = [(-half, -0.2), (half, -0.2), (half, length), (-half, length)]
     shadow = canvas.polygon([camera.point(x + 1.1 * right, 0, depth + behind) for right, behind in ground])
     canvas.fill(shadow, SHADOW, opacity=0.55, owns=False)
-    canvas.layer(CAR, dice.chance(LOOSE))
+    canvas.layer(CAR, rng.chance(LOOSE))
     across(half, 0.3, length, half, waist, length, shade(paint, 0.7))  # far end, deck and roof close the outline
     across(half, waist, 0, half, waist, length, shade(paint, 1.1))
     across(roof, tall, first + slope, roof, tall, last - slope, shade(paint, 1.15))
@@ -82,13 +82,13 @@ def car(dice: Dice, canvas: Canvas, camera: Camera, x: float, depth: float, onco
     near_end(-0.28, 0.46, 0.28, 0.6, PLATE)
 
 
-def crossing_car(dice: Dice, canvas: Canvas, camera: Camera, x: float, depth: float) -> None:
-    """Paints a car that crosses our way, seen from the side."""
-    stand = Stand(canvas, camera, x, depth, squeeze=dice.pick((-1.0, 1.0)))
-    paint, glass = vary(dice, dice.pick(PAINTS)), vary(dice, dice.pick(GLASS))
-    tall = dice.uniform(1.4, 1.6)
+def crossing_car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> None:
+    """Paint a crossing car, seen from the side."""
+    stand = Stand(canvas, camera, x, depth, squeeze=rng.pick((-1.0, 1.0)))
+    paint, glass = vary(rng, rng.pick(PAINTS)), vary(rng, rng.pick(GLASS))
+    tall = rng.uniform(1.4, 1.6)
     stand.shadow(2.2)
-    canvas.layer(CAR, dice.chance(LOOSE))
+    canvas.layer(CAR, rng.chance(LOOSE))
     stand.polygon([(-1.5, 0.8), (0.95, 0.8), (0.35, tall), (-1.05, tall)], paint)
     stand.polygon([(-1.25, 0.84), (-0.3, 0.84), (-0.3, tall - 0.12), (-1.0, tall - 0.12)], glass)
     stand.polygon([(-0.2, 0.84), (0.72, 0.84), (0.27, tall - 0.12), (-0.2, tall - 0.12)], glass)
@@ -101,10 +101,10 @@ def crossing_car(dice: Dice, canvas: Canvas, camera: Camera, x: float, depth: fl
         stand.ellipse(hub, 0.36, 0.18, 0.18, GREY)
 
 
-def bonnet(dice: Dice, canvas: Canvas) -> None:
-    """Paints the bonnet of the car that carries the camera: VOID."""
+def bonnet(rng: Rng, canvas: Canvas) -> None:
+    """Paint the hood of the car that carries the camera: VOID."""
     canvas.layer(VOID)
-    paint, rise = vary(dice, dice.pick(PAINTS)), dice.uniform(0.1, 0.13) * canvas.height
-    middle, below, half = dice.uniform(0.4, 0.6) * canvas.width, 1.08 * canvas.height, 0.75 * canvas.width
+    paint, rise = vary(rng, rng.pick(PAINTS)), rng.uniform(0.1, 0.13) * canvas.height
+    middle, below, half = rng.uniform(0.4, 0.6) * canvas.width, 1.08 * canvas.height, 0.75 * canvas.width
     canvas.fill(canvas.ellipse(middle, below, half, rise), shade(paint, 0.7))
     canvas.fill(canvas.ellipse(middle, below + 0.02 * canvas.height, 0.8 * half, rise), paint)

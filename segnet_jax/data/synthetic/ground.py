@@ -1,4 +1,4 @@
-"""Sky and ground: every pixel on the ground is one place in the street, whose pattern is laid out there in metres."""
+"""Sky and ground; every ground pixel maps to one street position, whose pattern is defined in meters."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segnet_jax.data.labels.classes import CAMVID
-from segnet_jax.data.synthetic.canvas import Canvas, Dice, Patch, cover, planes
+from segnet_jax.data.synthetic.canvas import Canvas, Patch, Rng, cover, planes
 from segnet_jax.data.synthetic.stand import LEAVES, Camera, band, mix, shade, stripes, vary
 
 SKY, ROAD, PAVEMENT, TREE = map(CAMVID.names.index, ("Sky", "Road", "Pavement", "Tree"))
@@ -25,11 +25,11 @@ MARKS = (206, 204, 196)
 
 @dataclass(frozen=True)
 class Street:
-    """Where the ground changes, in metres to the right of the camera (negative: to the left).
+    """Cross section of the street, in meters to the right of the camera.
 
     Attributes:
-      left, right: the kerbs.
-      left_wall, right_wall: the outer edges of the pavements.
+      left, right: the curbs.
+      left_wall, right_wall: outer edges of the pavements.
     """
 
     left: float
@@ -39,49 +39,49 @@ class Street:
 
     @property
     def middle(self) -> float:
-        """The centre line of the road."""
+        """Center line of the road."""
         return (self.left + self.right) / 2
 
 
-def paint_sky(dice: Dice, canvas: Canvas, camera: Camera) -> None:
-    """Paints sky and clouds over the whole canvas, and chooses the air."""
-    overhead, horizon, cloud = [vary(dice, color, 12) for color in dice.pick(SKIES)]
-    canvas.haze_color, canvas.haze_depth = horizon, dice.uniform(30, 90)
+def paint_sky(rng: Rng, canvas: Canvas, camera: Camera) -> None:
+    """Paint sky and clouds over the whole canvas, and set the haze."""
+    overhead, horizon, cloud = [vary(rng, color, 12) for color in rng.pick(SKIES)]
+    canvas.haze_color, canvas.haze_depth = horizon, rng.uniform(30, 90)
     height, width = canvas.height, canvas.width
     fall = np.minimum(canvas.y / np.float32(camera.horizon), np.float32(1))[:, None]
-    wide = canvas.smooth_noise(dice, height / 9, width / 4)
-    clouds = wide + np.float32(0.5) * canvas.smooth_noise(dice, height / 20, width / 10)
-    share = cover(clouds * np.float32(1.4) - np.float32(dice.uniform(0.3, 0.9))) * np.float32(0.85)
+    wide = canvas.smooth_noise(rng, height / 9, width / 4)
+    clouds = wide + np.float32(0.5) * canvas.smooth_noise(rng, height / 20, width / 10)
+    fraction = cover(clouds * np.float32(1.4) - np.float32(rng.uniform(0.3, 0.9))) * np.float32(0.85)
     canvas.layer(SKY)
     everywhere = Patch((slice(0, height), slice(0, width)), np.ones((height, width), np.float32))
-    canvas.fill(everywhere, mix(mix(overhead, horizon, fall), cloud, share))
+    canvas.fill(everywhere, mix(mix(overhead, horizon, fall), cloud, fraction))
 
 
 def paint_ground(
-    dice: Dice,
+    rng: Rng,
     canvas: Canvas,
     camera: Camera,
     street: Street,
     sunlit_edges: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    """Paints grass, pavements and the road with its marks, in the shadow of the houses.
+    """Paint grass, pavements and the road with its marks, in the shadow of the houses.
 
     Args:
-      dice: draws.
+      rng: random numbers.
       canvas: to paint on.
       camera: the view.
-      street: kerbs and edges.
-      sunlit_edges: depth float32 [h] -> the sun reaches the ground from which to which x, float32 [h], metres.
+      street: curbs and edges.
+      sunlit_edges: depth float32 [h] -> the sun reaches the ground from which to which x, float32 [h], meters.
     """
     first = math.ceil(camera.horizon + 0.5)
     window = slice(first, canvas.height), slice(0, canvas.width)
-    scale = (canvas.y[first:] - np.float32(camera.horizon)) / np.float32(camera.eye)  # pixels per metre across
+    scale = (canvas.y[first:] - np.float32(camera.horizon)) / np.float32(camera.eye)  # pixels per meter across
     depth = np.float32(camera.focal) / scale
     left, right = (edge[:, None] for edge in sunlit_edges(depth))
     scale, depth = scale[:, None], depth[:, None]
     x = (canvas.x - np.float32(camera.vanishing)) / scale
-    scale_ahead = scale * scale * np.float32(camera.eye / camera.focal)  # pixels per metre of depth
-    haze = canvas.haze_share(depth)
+    scale_ahead = scale * scale * np.float32(camera.eye / camera.focal)  # pixels per meter of depth
+    haze = canvas.haze_fraction(depth)
     sunlit = cover(np.minimum(x - left, right - x) * scale)
     light = (np.float32(0.74) + np.float32(0.26) * sunlit) * (1 + np.float32(0.07) * canvas.stains[window])
 
@@ -91,29 +91,29 @@ def paint_ground(
         canvas.fill(Patch(window, inside), mix(color * light, canvas.haze_color, haze))
 
     grain = canvas.grain[window]
-    lay(TREE, -1e4, 1e4, planes(vary(dice, dice.pick(LEAVES))) * (1 + np.float32(0.3) * grain))
-    paving, stone = vary(dice, dice.pick(PAVINGS), 10), dice.uniform(0.6, 1.2)
-    kerb = shade(paving, dice.uniform(0.8, 1.25))
+    lay(TREE, -1e4, 1e4, planes(vary(rng, rng.pick(LEAVES))) * (1 + np.float32(0.3) * grain))
+    paving, stone = vary(rng, rng.pick(PAVINGS), 10), rng.uniform(0.6, 1.2)
+    curb = shade(paving, rng.uniform(0.8, 1.25))
     joints = np.maximum(stripes(x, stone, 0.06, scale), stripes(depth, stone, 0.06, scale_ahead))
     joints *= cover(scale_ahead / 6 - 1) * np.float32(0.45)  # too fine to be seen far away
     slabs = mix(paving, shade(paving, 0.6), joints)
-    lay(PAVEMENT, street.left_wall, street.left, mix(slabs, kerb, band(x, street.left, 0.32, scale)))
-    lay(PAVEMENT, street.right, street.right_wall, mix(slabs, kerb, band(x, street.right, 0.32, scale)))
-    asphalt = planes(vary(dice, dice.pick(ASPHALTS), 7)) * (1 + np.float32(0.1) * grain)
-    marks = road_marks(dice, street, x, depth, scale, scale_ahead)
-    lay(ROAD, street.left, street.right, mix(asphalt, vary(dice, MARKS, 14), marks))
+    lay(PAVEMENT, street.left_wall, street.left, mix(slabs, curb, band(x, street.left, 0.32, scale)))
+    lay(PAVEMENT, street.right, street.right_wall, mix(slabs, curb, band(x, street.right, 0.32, scale)))
+    asphalt = planes(vary(rng, rng.pick(ASPHALTS), 7)) * (1 + np.float32(0.1) * grain)
+    marks = road_marks(rng, street, x, depth, scale, scale_ahead)
+    lay(ROAD, street.left, street.right, mix(asphalt, vary(rng, MARKS, 14), marks))
 
 
-def road_marks(dice: Dice, street: Street, x, depth, scale, scale_ahead) -> np.ndarray:
-    """Covers the marks on the road: centre line, edge lines, now and then a zebra crossing; [h,w], 0 to 1."""
+def road_marks(rng: Rng, street: Street, x, depth, scale, scale_ahead) -> np.ndarray:
+    """Cover the road marks: center line, edge lines, sometimes a zebra crossing; [h,w], 0 to 1."""
     lines = band(x, street.middle, 0.18, scale)
-    if dice.chance(0.75):
-        start = np.float32(dice.uniform(0, 6))
-        lines = lines * stripes(depth + start, dice.uniform(3.5, 6), 2.2, scale_ahead)
-    if dice.chance(0.4):
+    if rng.chance(0.75):
+        start = np.float32(rng.uniform(0, 6))
+        lines = lines * stripes(depth + start, rng.uniform(3.5, 6), 2.2, scale_ahead)
+    if rng.chance(0.4):
         for edge in (street.left + 0.3, street.right - 0.3):
             lines = np.maximum(lines, band(x, edge, 0.12, scale))
-    if dice.chance(0.35):
-        crossing = band(depth, dice.uniform(6.5, 12), 2.6, scale_ahead)
+    if rng.chance(0.35):
+        crossing = band(depth, rng.uniform(6.5, 12), 2.6, scale_ahead)
         lines = np.maximum(lines * (1 - crossing), stripes(x, 0.9, 0.45, scale) * crossing)
-    return lines * np.float32(dice.uniform(0.65, 0.95))
+    return lines * np.float32(rng.uniform(0.65, 0.95))

@@ -1,10 +1,10 @@
-"""Where things stand: the camera's view of the street, shapes in metres, and colours."""
+"""The camera, objects that stand upright, and colors."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from segnet_jax.data.synthetic.canvas import Canvas, Color, Dice, Patch, Point, cover, planes
+from segnet_jax.data.synthetic.canvas import Canvas, Color, Patch, Point, Rng, cover, planes
 
 LOOSE = 0.6
 """How often a thing has a VOID edge."""
@@ -18,31 +18,31 @@ SHADOW = (12.0, 12.0, 16.0)
 
 
 def shade(color: Color, factor: float) -> Color:
-    """Makes a colour darker (below 1) or lighter (above 1)."""
+    """Make a color darker (below 1) or lighter (above 1)."""
     red, green, blue = color
     return min(255.0, red * factor), min(255.0, green * factor), min(255.0, blue * factor)
 
 
-def vary(dice: Dice, color: Color, spread: float = 16.0) -> Color:
-    """Draws a colour near the given one."""
-    red, green, blue = [min(255.0, max(0.0, c + dice.uniform(-spread, spread))) for c in color]
+def vary(rng: Rng, color: Color, spread: float = 16.0) -> Color:
+    """Draw a color near the given one."""
+    red, green, blue = [min(255.0, max(0.0, c + rng.uniform(-spread, spread))) for c in color]
     return red, green, blue
 
 
 def leafy(canvas: Canvas, patch: Patch, color: Color) -> np.ndarray:
-    """Gives a patch the light and dark of leaves: float32 [3,h,w]."""
+    """Texture a patch like leaves: float32 [3,h,w]."""
     return planes(color) * (1 + np.float32(0.55) * canvas.grain[patch.window])
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera that looks straight down the street; lengths in the scene are metres.
+    """A pinhole camera that looks along the street; scene lengths are meters.
 
     Attributes:
       horizon: row of the horizon, pixels.
-      vanishing: column in which the street vanishes, pixels.
+      vanishing: column of the vanishing point, pixels.
       focal: focal length, pixels.
-      eye: height over the ground, metres.
+      eye: height over the ground, meters.
     """
 
     horizon: float
@@ -51,25 +51,25 @@ class Camera:
     eye: float
 
     def scale(self, depth: float) -> float:
-        """Says how many pixels a metre has at this depth."""
+        """Return pixels per meter at a depth."""
         return self.focal / depth
 
     def point(self, x: float, up: float, depth: float) -> Point:
-        """Gives (column, row) of a point x metres to the right, `up` over the ground, `depth` ahead."""
+        """Project a point x meters to the right, `up` over the ground, `depth` ahead to (column, row)."""
         scale = self.focal / depth
         return self.vanishing + x * scale, self.horizon + (self.eye - up) * scale
 
 
 class Stand:
-    """A thing that stands upright and faces us: its shapes are in metres right of its foot and over the ground.
+    """An upright object facing the camera; shapes are in meters right of its foot and over the ground.
 
     Args:
-      canvas: what to paint on.
+      canvas: to paint on.
       camera: the view.
-      x: metres to the right of the camera.
-      depth: metres ahead.
+      x: meters to the right of the camera.
+      depth: meters ahead.
       size: factor on all lengths.
-      squeeze: factor on widths; below 1 it turns the thing away from us, below 0 it mirrors it.
+      squeeze: factor on widths; below 1 turns the object away, below 0 mirrors it.
     """
 
     def __init__(self, canvas: Canvas, camera: Camera, x: float, depth: float, size: float = 1.0, squeeze: float = 1.0):
@@ -78,23 +78,23 @@ class Stand:
         self.foot = camera.point(x, 0, depth)
 
     def point(self, x: float, up: float) -> Point:
-        """Gives the (column, row) of a place on the thing."""
+        """Return the (column, row) of a point on the object."""
         return self.foot[0] + x * self.squeeze * self.scale, self.foot[1] - up * self.scale
 
     def _fill(self, patch, color, opacity=None):
         self.canvas.fill(patch, self.canvas.haze(color, self.depth), opacity)
 
     def polygon(self, points: list[Point], color: Color) -> None:
-        """Paints a convex polygon of (x, up) corners."""
+        """Paint a convex polygon of (x, up) corners."""
         self._fill(self.canvas.polygon([self.point(x, up) for x, up in points]), color)
 
     def box(self, left: float, bottom: float, right: float, top: float, color: Color) -> None:
-        """Paints an upright rectangle."""
+        """Paint an upright rectangle."""
         (x0, y0), (x1, y1) = self.point(left, top), self.point(right, bottom)
         self._fill(self.canvas.box(min(x0, x1), y0, max(x0, x1), y1), color)
 
     def stroke(self, start: Point, end: Point, thickness: float, color: Color, least: float = 1.0) -> None:
-        """Paints a straight stroke between two (x, up) points, at least so many pixels thick."""
+        """Paint a straight stroke between two (x, up) points, at least so many pixels thick."""
         thickness = max(thickness * self.scale, least)
         self._fill(self.canvas.stroke(self.point(*start), self.point(*end), thickness), color)
 
@@ -103,42 +103,42 @@ class Stand:
         return self.canvas.ellipse(column, row, across * abs(self.squeeze) * self.scale, over * self.scale, ragged)
 
     def ellipse(self, x: float, up: float, across: float, over: float, color: Color) -> None:
-        """Paints an ellipse with half axes `across` and `over`."""
+        """Paint an ellipse with half axes `across` and `over`."""
         self._fill(self._oval(x, up, across, over), color)
 
     def foliage(self, x: float, up: float, across: float, over: float, color: Color) -> None:
-        """Paints a clump of leaves: ragged and mottled."""
+        """Paint a clump of leaves: ragged and mottled."""
         patch = self._oval(x, up, across, over, ragged=0.22)
         if patch is not None:
             self.canvas.fill(patch, leafy(self.canvas, patch, self.canvas.haze(color, self.depth)))
 
-    def wheel(self, x: float, radius: float, tyre: float, color: Color) -> None:
-        """Paints a spoked wheel; what is seen between its spokes belongs to it."""
+    def wheel(self, x: float, radius: float, tire: float, color: Color) -> None:
+        """Paint a spoked wheel; the gaps between spokes belong to it."""
         patch = self._oval(x, radius, radius, radius)
         if patch is not None:
             self._fill(patch, color, opacity=0.2)
-            rim = np.minimum(patch.inside, max(tyre * self.scale, 1.0) - patch.inside)
+            rim = np.minimum(patch.inside, max(tire * self.scale, 1.0) - patch.inside)
             self._fill(Patch(patch.window, rim), color)
 
     def shadow(self, across: float) -> None:
-        """Darkens the ground about the foot; it stays what it was."""
+        """Darken the ground around the foot without changing its class."""
         patch = self.canvas.ellipse(*self.foot, across * self.scale, 0.16 * across * self.scale)
         self.canvas.fill(patch, SHADOW, opacity=0.45, owns=False)
 
 
-def mix(below, above, share: np.ndarray) -> np.ndarray:
-    """Lays a colour over another; colours RGB or float32 [3,h,w], share [h,w], 0 to 1."""
+def mix(below, above, fraction: np.ndarray) -> np.ndarray:
+    """Blend a color over another; colors RGB or float32 [3,h,w], fraction [h,w], 0 to 1."""
     below, above = (planes(color) if isinstance(color, tuple) else color for color in (below, above))
-    return below + share * (above - below)
+    return below + fraction * (above - below)
 
 
-def stripes(place: np.ndarray, pitch: float, width: float, pixels_per_metre) -> np.ndarray:
-    """Covers a stripe `width` wide in the middle of every `pitch` of place (metres): 0 to 1 in place's shape."""
+def stripes(place: np.ndarray, pitch: float, width: float, pixels_per_meter) -> np.ndarray:
+    """Cover the middle `width` of every `pitch` (meters): 0 to 1 in place's shape."""
     turn = place / np.float32(pitch)
     off_middle = np.abs(turn - np.floor(turn) - np.float32(0.5)) * np.float32(pitch)
-    return cover((np.float32(width / 2) - off_middle) * pixels_per_metre)
+    return cover((np.float32(width / 2) - off_middle) * pixels_per_meter)
 
 
-def band(place: np.ndarray, middle: float, width: float, pixels_per_metre) -> np.ndarray:
-    """Covers one stripe about `middle`: 0 to 1 in place's shape."""
-    return cover((np.float32(width / 2) - np.abs(place - np.float32(middle))) * pixels_per_metre)
+def band(place: np.ndarray, middle: float, width: float, pixels_per_meter) -> np.ndarray:
+    """Cover one stripe around `middle`: 0 to 1 in place's shape."""
+    return cover((np.float32(width / 2) - np.abs(place - np.float32(middle))) * pixels_per_meter)

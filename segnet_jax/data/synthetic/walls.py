@@ -1,4 +1,4 @@
-"""Houses, hedges and fences: every pixel of a wall is one place on it, whose pattern is laid out there in metres."""
+"""Houses, hedges and fences; every wall pixel maps to one position, whose pattern is defined in meters."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segnet_jax.data.labels.classes import CAMVID
-from segnet_jax.data.synthetic.canvas import Canvas, Color, Dice, Patch, cover, planes
+from segnet_jax.data.synthetic.canvas import Canvas, Color, Patch, Rng, cover, planes
 from segnet_jax.data.synthetic.stand import LEAVES, LOOSE, Camera, band, leafy, mix, shade, stripes, vary
 
 BUILDING, TREE, FENCE = map(CAMVID.names.index, ("Building", "Tree", "Fence"))
@@ -31,10 +31,10 @@ class Wall:
 
     Attributes:
       patch: its pixels.
-      along: float32 [w], metres along the surface.
-      up: float32 [h,w] or [h,1], metres over the ground.
-      depth: float32 [w] or [1], metres ahead.
-      along_scale, up_scale: float32 [w] or [1], pixels per metre.
+      along: float32 [w], meters along the surface.
+      up: float32 [h,w] or [h,1], meters over the ground.
+      depth: float32 [w] or [1], meters ahead.
+      along_scale, up_scale: float32 [w] or [1], pixels per meter.
     """
 
     patch: Patch
@@ -46,7 +46,7 @@ class Wall:
 
 
 def wall_along(canvas: Canvas, camera: Camera, x: float, near: float, far: float, top: float) -> Wall | None:
-    """Sets up a wall that follows the street x metres to the right, from the ground to `top`."""
+    """Make a wall along the street x meters to the right, from the ground to `top`."""
     corners = [camera.point(x, up, depth) for up, depth in ((0, near), (top, near), (top, far), (0, far))]
     patch = canvas.polygon(corners)
     if patch is None:
@@ -59,7 +59,7 @@ def wall_along(canvas: Canvas, camera: Camera, x: float, near: float, far: float
 
 
 def wall_across(canvas: Canvas, camera: Camera, start: float, stop: float, depth: float, top: float) -> Wall | None:
-    """Sets up a wall that faces us at `depth`, from `start` to `stop` metres to the right."""
+    """Make a wall facing the camera at `depth`, from `start` to `stop` meters to the right."""
     patch = canvas.box(*camera.point(start, top, depth), *camera.point(stop, 0, depth))
     if patch is None:
         return None
@@ -71,13 +71,13 @@ def wall_across(canvas: Canvas, camera: Camera, start: float, stop: float, depth
 
 @dataclass(frozen=True)
 class Facade:
-    """The look of a house: colours, lengths in metres, and the brightness of single windows, float32 [4,8]."""
+    """Look of a house: colors, lengths in meters, and the brightness of single windows, float32 [4,8]."""
 
     wall: Color
     pane: Color
     trim: Color
     bay: float
-    storey: float
+    story: float
     ground_floor: float
     window_width: float
     window_height: float
@@ -85,39 +85,41 @@ class Facade:
     glints: np.ndarray
 
 
-def draw_facade(dice: Dice) -> Facade:
-    """Draws the look of a house."""
-    wall = vary(dice, shade(dice.pick(FACADES), dice.uniform(0.82, 1.1)), 12)
+def draw_facade(rng: Rng) -> Facade:
+    """Draw the look of a house."""
+    wall = vary(rng, shade(rng.pick(FACADES), rng.uniform(0.82, 1.1)), 12)
     trims = ((206, 202, 192), shade(wall, 0.65), shade(wall, 1.3), (150, 60, 52), (60, 84, 110))
-    bay, storey = dice.uniform(2.0, 3.4), dice.uniform(2.7, 3.3)
+    bay, story = rng.uniform(2.0, 3.4), rng.uniform(2.7, 3.3)
     return Facade(
         wall=wall,
-        pane=vary(dice, dice.pick(PANES)),
-        trim=vary(dice, dice.pick(trims)),
+        pane=vary(rng, rng.pick(PANES)),
+        trim=vary(rng, rng.pick(trims)),
         bay=bay,
-        storey=storey,
-        ground_floor=dice.uniform(2.9, 3.6),
-        window_width=dice.uniform(0.36, 0.62) * bay,
-        window_height=dice.uniform(0.42, 0.62) * storey,
-        shop=dice.chance(0.5),
-        glints=np.float32(0.85) + np.float32(0.3) * dice.noise(4, 8),
+        story=story,
+        ground_floor=rng.uniform(2.9, 3.6),
+        window_width=rng.uniform(0.36, 0.62) * bay,
+        window_height=rng.uniform(0.42, 0.62) * story,
+        shop=rng.chance(0.5),
+        glints=np.float32(0.85) + np.float32(0.3) * rng.noise(4, 8),
     )
 
 
 def paint_facade(canvas: Canvas, wall: Wall | None, look: Facade, top: float, light: float) -> None:
-    """Paints one wall of a house: framed windows floor by floor, a shop, a cornice."""
+    """Paint one wall of a house: framed windows floor by floor, a shop, a cornice."""
     if wall is None:
         return
     if look.bay * wall.along_scale.max() < 3.4:  # pixels: too narrow to show windows
-        return canvas.fill(wall.patch, mix(shade(look.wall, light), canvas.haze_color, canvas.haze_share(wall.depth)))
+        return canvas.fill(
+            wall.patch, mix(shade(look.wall, light), canvas.haze_color, canvas.haze_fraction(wall.depth))
+        )
     bay = wall.along / np.float32(look.bay)
-    floor = (wall.up - np.float32(look.ground_floor)) / np.float32(look.storey)
+    floor = (wall.up - np.float32(look.ground_floor)) / np.float32(look.story)
     bay_number, floor_number = np.floor(bay), np.floor(floor)
     off_middle = np.abs(bay - bay_number - np.float32(0.5)) * np.float32(look.bay)
-    off_centre = np.abs(floor - floor_number - np.float32(0.5)) * np.float32(look.storey)
+    off_center = np.abs(floor - floor_number - np.float32(0.5)) * np.float32(look.story)
     in_bay = (np.float32(look.window_width / 2) - off_middle) * wall.along_scale
-    in_floor = (np.float32(look.window_height / 2) - off_centre) * wall.up_scale
-    num_floors = math.floor((top - 0.7 - look.ground_floor) / look.storey)  # that fit under the cornice
+    in_floor = (np.float32(look.window_height / 2) - off_center) * wall.up_scale
+    num_floors = math.floor((top - 0.7 - look.ground_floor) / look.story)  # that fit under the cornice
     has_window = (floor_number >= 0) & (floor_number < num_floors)
     in_window = np.where(has_window, np.minimum(in_bay, in_floor), np.float32(-9))
     color = mix(look.wall, look.trim, cover(in_window + np.float32(0.12) * wall.up_scale))
@@ -133,29 +135,29 @@ def paint_facade(canvas: Canvas, wall: Wall | None, look: Facade, top: float, li
         color = mix(color, look.trim, band(wall.up, head + 0.33, 0.65, wall.up_scale))
     color = mix(color, look.trim, cover((wall.up - np.float32(top - 0.45)) * wall.up_scale))
     color *= np.float32(light) * (1 + np.float32(0.09) * canvas.stains[wall.patch.window])
-    canvas.fill(wall.patch, mix(color, canvas.haze_color, canvas.haze_share(wall.depth)))
+    canvas.fill(wall.patch, mix(color, canvas.haze_color, canvas.haze_fraction(wall.depth)))
 
 
-def hedge(dice: Dice, canvas: Canvas, camera: Camera, x: float, near: float, far: float) -> None:
-    """Paints a clipped hedge along the street."""
-    wall = wall_along(canvas, camera, x, near, far, dice.uniform(0.9, 1.6))
-    color = vary(dice, dice.pick(LEAVES))
-    canvas.layer(TREE, dice.chance(LOOSE))
+def hedge(rng: Rng, canvas: Canvas, camera: Camera, x: float, near: float, far: float) -> None:
+    """Paint a clipped hedge along the street."""
+    wall = wall_along(canvas, camera, x, near, far, rng.uniform(0.9, 1.6))
+    color = vary(rng, rng.pick(LEAVES))
+    canvas.layer(TREE, rng.chance(LOOSE))
     if wall is not None:
         frayed = Patch(wall.patch.window, wall.patch.inside + np.float32(0.6) * canvas.clumps[wall.patch.window])
         canvas.fill(frayed, leafy(canvas, frayed, canvas.haze(color, near)))
 
 
-def fence(dice: Dice, canvas: Canvas, camera: Camera, x: float, near: float, far: float) -> None:
-    """Paints railings or boards along the street; what shows between the bars belongs to the fence."""
-    top, pitch, boards = dice.uniform(1.6, 2.3), dice.uniform(0.36, 0.7), dice.chance(0.3)
-    color = vary(dice, shade(dice.pick(RAILINGS), dice.uniform(0.8, 1.1)))
+def fence(rng: Rng, canvas: Canvas, camera: Camera, x: float, near: float, far: float) -> None:
+    """Paint railings or boards along the street; the gaps between bars belong to the fence."""
+    top, pitch, boards = rng.uniform(1.6, 2.3), rng.uniform(0.36, 0.7), rng.chance(0.3)
+    color = vary(rng, shade(rng.pick(RAILINGS), rng.uniform(0.8, 1.1)))
     wall = wall_along(canvas, camera, x, near, far, top)
-    canvas.layer(FENCE, dice.chance(LOOSE))
+    canvas.layer(FENCE, rng.chance(LOOSE))
     if wall is None:
         return
     upright = stripes(wall.along, pitch, (0.86 if boards else 0.46) * pitch, wall.along_scale)
     upright = np.maximum(upright, stripes(wall.along, 2.2, 0.16, wall.along_scale))  # posts
     rails = np.maximum(band(wall.up, 0.2, 0.14, wall.up_scale), band(wall.up, top - 0.2, 0.14, wall.up_scale))
     bars = np.maximum(np.maximum(upright, rails), np.float32(0.55))
-    canvas.fill(wall.patch, mix(color, canvas.haze_color, canvas.haze_share(wall.depth)), bars)
+    canvas.fill(wall.patch, mix(color, canvas.haze_color, canvas.haze_fraction(wall.depth)), bars)

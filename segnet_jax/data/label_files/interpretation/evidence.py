@@ -1,51 +1,51 @@
-"""What is known of a folder's labels before they are interpreted, and what a reading of them would come to."""
+"""Scans of a folder's labels, and the result of an interpretation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from segnet_jax.data.label_files.scan import LabelScan, total
-from segnet_jax.data.labels.label_mapping import LabelRule, Legend, class_pixels, rule_of
-from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.label_files.scan import LabelScan, sum_counts
+from segnet_jax.data.labels.label_mapping import LabelMapping, LabelRule, class_pixels, make_label_rule
+from segnet_jax.data.labels.read_options import ReadOptions
 
 
 @dataclass(frozen=True)
-class Folder:
-    """What is known of a folder's labels before they are interpreted.
+class LabelEvidence:
+    """Input to the interpretation of a folder's labels.
 
     Attributes:
       scans: of all label files.
-      legend: the classes that a class file names; None without one.
-      reading: the read options.
-      how_to_name: the command that writes a class table.
+      label_mapping: from the class file; None without one.
+      read_options: how the files are read.
+      class_file_command: the command that writes a class file.
     """
 
     scans: Sequence[LabelScan]
-    legend: Legend | None
-    reading: Reading
-    how_to_name: str
+    label_mapping: LabelMapping | None
+    read_options: ReadOptions
+    class_file_command: str
 
-    def consequence(self, legend: Legend, reading: Reading, by_color: tuple = ()) -> str:
-        """What fraction of the pixels each class gets under other read options, in words.
+    def outcome(self, label_mapping: LabelMapping, read_options: ReadOptions, by_color: tuple = ()) -> str:
+        """Describe the fraction of pixels that each class would get.
 
         Args:
-          legend: the classes.
-          reading: those options.
-          by_color: kinds of files that would be read by their colors.
+          label_mapping: the classes.
+          read_options: how the files would be read.
+          by_color: kinds of files that would be read by color.
         """
-        rule = rule_of(legend, reading, by_color)
+        rule = make_label_rule(label_mapping, read_options, by_color)
         pixels, void = pixels_of(rule, self.scans)
         whole = max(1, int(pixels.sum()) + void)
-        shares = [(name, count) for name, count in zip(legend.classes.names, pixels.tolist(), strict=True) if count]
-        shares = sorted(shares, key=lambda each: -each[1])[:6]
-        empty = [name for name, count in zip(legend.classes.names, pixels, strict=True) if not count]
-        told = [f"{name} {100 * count / whole:.1f} %" for name, count in [*shares, *[("void", void)] * (void > 0)]]
-        return ", ".join([*told, *[f"{name} none" for name in empty[:3]]])
+        names = label_mapping.classes.names
+        counts = [(name, count) for name, count in zip(names, pixels.tolist(), strict=True) if count]
+        counts = sorted(counts, key=lambda each: -each[1])[:6] + [("void", void)] * (void > 0)
+        empty = [f"{name} none" for name, count in zip(names, pixels, strict=True) if not count][:3]
+        return ", ".join([*(f"{name} {100 * count / whole:.1f} %" for name, count in counts), *empty])
 
 
 def pixels_of(rule: LabelRule, scans: Sequence[LabelScan]) -> tuple[np.ndarray, int]:
-    """The pixels of each class, int64 [C], and of void under a rule."""
-    values = total(scan.values for scan in scans if scan.kind not in rule.by_color)
-    colors = total(scan.colors for scan in scans if scan.kind in rule.by_color)
+    """Count the pixels of each class, int64 [C], and of void under a label rule."""
+    values = sum_counts(scan.values for scan in scans if scan.kind not in rule.by_color)
+    colors = sum_counts(scan.colors for scan in scans if scan.kind in rule.by_color)
     return class_pixels(rule, values, colors)

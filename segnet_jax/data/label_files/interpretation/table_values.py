@@ -1,176 +1,183 @@
-"""Values of labels held against a class table: which reading fits, or which readings do."""
+"""Compare label values with a class file."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.images.picture_header import EXPORT_IDS
-from segnet_jax.data.label_files.decode_labels import MOST_MAPPED
-from segnet_jax.data.label_files.interpretation.evidence import Folder
+from segnet_jax.data.label_files.decode_labels import MAX_MAPPED
+from segnet_jax.data.label_files.interpretation.evidence import LabelEvidence
 from segnet_jax.data.label_files.interpretation.label_values import (
-    MOST_CHOICES,
-    consequence,
+    MAX_CHOICES,
     masks_of_two,
     mixed_masks,
+    outcome,
     soft_edges,
 )
-from segnet_jax.data.label_files.scan import files_with, in_pixels, some, total
-from segnet_jax.data.labels.label_mapping import OUTSIDE, Kind, rule_of
+from segnet_jax.data.label_files.scan import describe_files, describe_pixels, files_with, sum_counts
+from segnet_jax.data.labels.label_mapping import OUTSIDE, Kind, make_label_rule
 from segnet_jax.system.errors import Fault, UserError, listed
 
 BACKGROUND_NAMES = frozenset(
     "background _background_ bg back ground none nothing other others unlabeled unlabelled unknown void ignore rest "
     "empty negative clutter hintergrund fond fondo sfondo".split()
 )
-"""Names, in lower case, of what is not one of the things that were labelled."""
+"""Names, in lower case, of background and unlabeled pixels."""
 
-_STRAY = 1e-3  # fraction of all pixels up to which a value may be a slip of the pen
-_COMMON = 0.4  # fraction of all pixels from which on the value 0 may be the rest, where no name says so
+_STRAY = 1e-3  # fraction of all pixels up to which a value may be an annotation error
+_COMMON = 0.4  # fraction of all pixels from which the value 0 may be background, even if no class is called so
 
 
-def values_of_table(folder: Folder, by_color: Sequence[Kind], faults: list[Fault]) -> None:
-    """Hold the values of labels against a class table.
+def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: list[Fault]) -> None:
+    """Compare label values with a class file.
 
     Args:
-      folder: what is known, with a class table.
-      by_color: kinds of files of which the values do not count.
-      faults: grows by values that mean no class, and by readings of which one is to be chosen.
+      evidence: scans and class file.
+      by_color: kinds of files that are read by color, which are skipped.
+      faults: extended by unknown values, and by interpretations of which the user must choose one.
     """
-    scans = [scan for scan in folder.scans if scan.kind not in by_color]
+    scans = [scan for scan in evidence.scans if scan.kind not in by_color]
     if not scans:
         return
-    legend, reading = folder.legend, folder.reading
-    folder = dataclasses.replace(folder, scans=scans)
-    held = total(scan.values for scan in scans)
+    label_mapping, read_options = evidence.label_mapping, evidence.read_options
+    evidence = dataclasses.replace(evidence, scans=scans)
+    held = sum_counts(scan.values for scan in scans)
     try:
-        rule = rule_of(legend, reading, tuple(by_color))
+        rule = make_label_rule(label_mapping, read_options, tuple(by_color))
     except UserError as error:
         faults.extend(error.faults)
         return
-    is_plain = not reading.map and reading.labels_start_at == -1
-    if VOID not in dict(reading.map) and sorted(held) == [0, VOID]:
-        faults.extend(_two_values(folder))
+    is_plain = not read_options.map and read_options.labels_start_at == -1
+    if VOID not in dict(read_options.map) and sorted(held) == [0, VOID]:
+        faults.extend(_two_values(evidence))
         return
-    if fault := mixed_masks(folder, legend):
+    if fault := mixed_masks(evidence, label_mapping):
         faults.append(fault)
         return
     outside = {value: pixels for value, pixels in held.items() if rule.table[value] == OUTSIDE}
     if outside:
-        faults.extend(_outside(folder, held, outside, is_plain))
-    elif is_plain and not legend.is_explicit and (fault := _two_readings(folder, held)):
+        faults.extend(_outside(evidence, held, outside, is_plain))
+    elif is_plain and not label_mapping.is_explicit and (fault := _two_readings(evidence, held)):
         faults.append(fault)
 
 
-def _two_values(folder: Folder) -> list[Fault]:
-    """Masks of 0 and 255 beside a class table."""
-    legend = folder.legend
-    number = len(legend.classes)
-    if number == 2 and dict(legend.ids).get(1) == 1:
-        return masks_of_two(folder)
+def _two_values(evidence: LabelEvidence) -> list[Fault]:
+    """Return faults for masks of 0 and 255."""
+    label_mapping = evidence.label_mapping
+    number, source, first_file = len(label_mapping.classes), label_mapping.source, evidence.scans[0].name
+    if number == 2 and dict(label_mapping.ids).get(1) == 1:
+        return masks_of_two(evidence)
     if number < 2:
-        what = f"the labels hold 0 and 255, and {legend.source} names one class, {legend.classes.names[0]}"
-        return [Fault("mask-0-255", folder.scans[0].name, what, f"name the background too, first, in {legend.source}")]
-    told, choices = [], []
-    values = [value for value, class_id in legend.ids if class_id not in (0, VOID)][:MOST_CHOICES]
+        message = f"the labels hold 0 and 255, but {source} has a single class, {label_mapping.classes.names[0]}"
+        return [Fault("mask-0-255", first_file, message, f"add the background as the first class in {source}")]
+    outcomes, choices = [], []
+    values = [value for value, class_id in label_mapping.ids if class_id not in (0, VOID)][:MAX_CHOICES]
     for new in [*values, VOID]:
-        reading = dataclasses.replace(folder.reading, map=(*folder.reading.map, (VOID, new)))
+        read_options = dataclasses.replace(evidence.read_options, map=(*evidence.read_options.map, (VOID, new)))
         choices.append(f"--map {VOID}={new}")
-        told.append(f"{choices[-1]}: {consequence(folder, legend, reading)}")
-    what = f"the labels hold only 0 and 255, of which {legend.source} does not say what 255 is: {'; '.join(told)}"
-    return [Fault("mask-0-255", folder.scans[0].name, what, "choose one of them", tuple(choices))]
+        outcomes.append(f"{choices[-1]}: {outcome(evidence, label_mapping, read_options)}")
+    message = f"the labels hold only 0 and 255, and {source} does not define 255: {'; '.join(outcomes)}"
+    return [Fault("mask-0-255", first_file, message, "choose one of them", tuple(choices))]
 
 
-def _outside(folder: Folder, held: Mapping[int, int], outside: Mapping[int, int], is_plain: bool) -> list[Fault]:
-    """Values that mean no class: ids from 1, a class that the table lacks, a slip, or no class ids at all."""
-    scans, legend, reading = folder.scans, folder.legend, folder.reading
-    rule = rule_of(legend, reading)
-    last = max(value for value, _ in legend.ids if value != VOID)
+def _outside(
+    evidence: LabelEvidence, held: Mapping[int, int], outside: Mapping[int, int], is_plain: bool
+) -> list[Fault]:
+    """Return faults for unknown values: ids from 1, a missing class, a stray value, or no class ids at all."""
+    scans, label_mapping, read_options = evidence.scans, evidence.label_mapping, evidence.read_options
+    rule = make_label_rule(label_mapping, read_options)
+    last = max(value for value, _ in label_mapping.ids if value != VOID)
     found = []
     if max(outside) > VOID:
         file = files_with(scans, max(outside))[0]
-        what = f"label {file} has 16 bits and values up to {max(outside)}: instance ids, not classes?"
-        return [Fault("instance-ids", file, what, EXPORT_IDS)]
-    if len(legend.classes) == 2 and (soft := soft_edges(folder)):
+        message = f"label {file} has 16 bits and values up to {max(outside)}, as instance ids have"
+        return [Fault("instance-ids", file, message, EXPORT_IDS)]
+    if len(label_mapping.classes) == 2 and (soft := soft_edges(evidence)):
         return [soft]
     starts_at_1 = is_plain and sorted(outside) == [last + 1]
     if starts_at_1 and 0 not in held:
         for scan in scans:
             if last + 1 in scan.values:
-                what = f"label {scan.name} holds {last + 1}, and no label a 0: its ids start at 1"
-                found.append(Fault("labels-start-at-1", scan.name, what, "--labels-start-at 1"))
+                message = f"label {scan.name} holds {last + 1}, and no label holds 0: the class ids start at 1"
+                found.append(Fault("labels-start-at-1", scan.name, message, "--labels-start-at 1"))
         return found
     whole, solid = sum(held.values()), {value for scan in scans for value in scan.solid}
     stray = all(value not in solid and outside[value] <= 10 * _STRAY * whole for value in outside)
     for scan in scans:
         if mine := {value: pixels for value, pixels in scan.values.items() if value in outside}:
-            told = listed([f"{value} ({pixels} px)" for value, pixels in sorted(mine.items())])
-            what = f"label {scan.name} holds {told}: outside {rule.told}"
+            values = listed([f"{value} ({pixels} px)" for value, pixels in sorted(mine.items())])
+            message = f"label {scan.name} holds {values}: outside {rule.description}"
             fix = " ".join(f"--map {value}={VOID}" for value in sorted(mine))
-            if len(outside) > MOST_MAPPED:
+            if len(outside) > MAX_MAPPED:
                 fix = EXPORT_IDS
             elif not stray:
-                fix = f"if it is a class, add it to {legend.source}"
-            found.append(Fault("label-out-of-range", scan.name, what, fix))
-    if stray or len(outside) > MOST_MAPPED:
+                fix = f"if it is a class, add it to {label_mapping.source}"
+            found.append(Fault("label-out-of-range", scan.name, message, fix))
+    if stray or len(outside) > MAX_MAPPED:
         return found
-    told = _with_choices(folder, outside, starts_at_1 and not legend.is_explicit, found)
-    first = dataclasses.replace(found[0], what=f"{found[0].what}; {told.pop('what')}")
-    return [dataclasses.replace(fault, **told) for fault in (first, *found[1:])]
+    changes = _with_choices(evidence, outside, starts_at_1 and not label_mapping.is_explicit, found)
+    first = dataclasses.replace(found[0], what=f"{found[0].what}; {changes.pop('what')}")
+    return [dataclasses.replace(fault, **changes) for fault in (first, *found[1:])]
 
 
-def _with_choices(folder: Folder, outside: Mapping[int, int], starts_at_1: bool, found: Sequence[Fault]) -> dict:
-    """What the values may be, for the faults of all files."""
-    legend, reading = folder.legend, folder.reading
+def _with_choices(
+    evidence: LabelEvidence, outside: Mapping[int, int], starts_at_1: bool, found: Sequence[Fault]
+) -> dict:
+    """Return the changes of a fault that show the possible meanings of unknown values."""
+    label_mapping, read_options = evidence.label_mapping, evidence.read_options
     as_void = tuple((value, VOID) for value in sorted(outside))
     readings = [
         (
             " ".join(f"--map {old}={new}" for old, new in as_void),
-            dataclasses.replace(reading, map=(*reading.map, *as_void)),
+            dataclasses.replace(read_options, map=(*read_options.map, *as_void)),
         )
     ]
     if starts_at_1:
-        readings.insert(0, ("--labels-start-at 1", dataclasses.replace(reading, labels_start_at=1)))
-    told = [f"{flags}: {consequence(folder, legend, other)}" for flags, other in readings]
-    files = some([fault.file for fault in found])
-    what = f"{in_pixels(outside)} in {files}; {'; '.join(told)}"
-    fix = f"choose one of them, or name the missing class in {legend.source}"
+        readings.insert(0, ("--labels-start-at 1", dataclasses.replace(read_options, labels_start_at=1)))
+    outcomes = [f"{flags}: {outcome(evidence, label_mapping, other)}" for flags, other in readings]
+    files = describe_files([fault.file for fault in found])
+    message = f"{describe_pixels(outside)} in {files}; {'; '.join(outcomes)}"
+    fix = f"choose one of them, or add the missing class to {label_mapping.source}"
     fix += ", such as a background before all others" if starts_at_1 else ""
-    return {"what": what, "fix": fix, "choices": tuple(flags for flags, _ in readings)}
+    return {"what": message, "fix": fix, "choices": tuple(flags for flags, _ in readings)}
 
 
-def _two_readings(folder: Folder, held: Mapping[int, int]) -> Fault | None:
-    """Values that all mean a class, where another reading fits as well."""
-    legend, number = folder.legend, len(folder.legend.classes)
+def _two_readings(evidence: LabelEvidence, held: Mapping[int, int]) -> Fault | None:
+    """Return a fault if all values are known, but a second interpretation fits as well."""
+    label_mapping, number = evidence.label_mapping, len(evidence.label_mapping.classes)
     classes = sorted(value for value in held if value != VOID)
-    names = {name.lower() for name in legend.classes.names}
-    names_void = any(class_id == VOID and value != VOID for value, class_id in legend.ids)
+    names = {name.lower() for name in label_mapping.classes.names}
+    names_void = any(class_id == VOID and value != VOID for value, class_id in label_mapping.ids)
     has_rest = names_void or bool(names & BACKGROUND_NAMES)
     whole = sum(held.values())
     if not classes:
         return None
-    void_is_solid = any(VOID in scan.solid for scan in folder.scans)
+    void_is_solid = any(VOID in scan.solid for scan in evidence.scans)
     if classes == list(range(number - 1)) and VOID in held and void_is_solid and number > 1 and classes[-1:] != [0]:
         changes = [(VOID, VOID), (VOID, number - 1)]
         readings = [(f"--map {old}={new}", {"map": ((old, new),)}) for old, new in changes]
-        return _choose(folder, held, readings, f"255 may be void or {legend.classes.names[-1]}, which no pixel has")
+        reason = f"255 may be void or {label_mapping.classes.names[-1]}, which no pixel has"
+        return _choose(evidence, held, readings, reason)
     if VOID in held or names_void:
-        return None  # what is not labelled is written so
+        return None  # unlabeled pixels have a value of their own
     both = [("--labels-start-at 0", {"labels_start_at": 0}), ("--labels-start-at 1", {"labels_start_at": 1})]
     if 0 not in held and classes == list(range(1, number)):
-        return _choose(folder, held, both, f"no label holds a 0, {legend.classes.names[0]}")
+        return _choose(evidence, held, both, f"no label holds 0 ({label_mapping.classes.names[0]})")
     if not has_rest and number > 1 and held.get(0, 0) > _COMMON * whole:
-        share = 100 * held[0] / whole
-        why = f"{share:.1f} % of the pixels hold 0: {legend.classes.names[0]}, or what is not labelled"
-        return _choose(folder, held, both, why)
+        percent = 100 * held[0] / whole
+        reason = f"0, in {percent:.1f} % of the pixels, may be {label_mapping.classes.names[0]} or unlabeled"
+        return _choose(evidence, held, both, reason)
     return None
 
 
-def _choose(folder: Folder, held: Mapping[int, int], readings: Sequence[tuple[str, dict]], why: str) -> Fault:
-    told = []
+def _choose(
+    evidence: LabelEvidence, held: Mapping[int, int], readings: Sequence[tuple[str, dict]], reason: str
+) -> Fault:
+    outcomes = []
     for flags, changes in readings:
-        other = dataclasses.replace(folder.reading, **changes)
-        told.append(f"{flags}: {consequence(folder, folder.legend, other)}")
-    source = folder.legend.source
-    what = f"the labels hold {in_pixels(held)}, and {source} does not say what they mean: {why}; {'; '.join(told)}"
-    fix = f"choose one of them, or write {source} so that it says which"
-    return Fault("ambiguous-labels", folder.scans[0].name, what, fix, tuple(flags for flags, _ in readings))
+        other = dataclasses.replace(evidence.read_options, **changes)
+        outcomes.append(f"{flags}: {outcome(evidence, evidence.label_mapping, other)}")
+    source = evidence.label_mapping.source
+    message = f"the labels hold {describe_pixels(held)}, and {source} is ambiguous: {reason}; {'; '.join(outcomes)}"
+    fix = f"choose one of them, or state the ids in {source}"
+    return Fault("ambiguous-labels", evidence.scans[0].name, message, fix, tuple(flags for flags, _ in readings))

@@ -1,1 +1,1 @@
-"""Names, lists and pairs of files: which image belongs to which label and which split."""
+"""Match images with labels and splits, by file names and lists."""

@@ -1,4 +1,4 @@
-"""Images and the labels that belong to them, by name: a.png, a_L.png, a_mask.png, or whatever the folder has."""
+"""Find image files, and match labels to images by name: a.png, a_L.png, a_mask.png, or as the folder has it."""
 
 import fnmatch
 import os
@@ -12,27 +12,27 @@ from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 WITHOUT_LABEL = "image-without-label"
-"""The kind of that fault."""
+"""Kind of the fault."""
 
 _LITTER = frozenset("@eadir __macosx #recycle #snapshot $recycle.bin lost+found thumbs.db desktop.ini".split())
-_MOST_FILES = 200_000
+_MAX_FILES = 200_000
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder was left by a Mac, a NAS or an editor and is nobody's picture."""
+    """Whether a name belongs to a file or folder of macOS, a NAS or an editor."""
     return name.startswith((".", "~$")) or name.lower() in _LITTER or "@syno" in name.lower()
 
 
 def pictures_below(
     root: Path, folder: Path, faults: list[Fault], glob: str = "", follow_links: bool = False
 ) -> list[Path]:
-    """Find all pictures in a folder and below, sorted; hidden files and litter are skipped.
+    """Find all image files below a folder, sorted; hidden and system files are skipped.
 
     Args:
-      root: where to look.
-      folder: the dataset's, which no link may leave.
-      faults: grows by links that leave the folder and names that nothing can be called.
-      glob: that names must match.
+      root: where to search.
+      folder: the dataset folder, which no link may leave.
+      faults: extended by links out of the folder and unusable names.
+      glob: pattern for names; empty for all.
       follow_links: whether links may leave the folder.
 
     Raises:
@@ -44,8 +44,8 @@ def pictures_below(
 
     def note_unreadable(error: OSError) -> None:
         name = shown(os.path.relpath(error.filename or root, folder))
-        what = f"the folder {name} cannot be read: {error.strerror}"
-        faults.append(Fault("cannot-read", name, what, "see to its permissions"))
+        message = f"the folder {name} cannot be read: {error.strerror}"
+        faults.append(Fault("cannot-read", name, message, "check its permissions"))
 
     visited: set[str] = set()
     for place, folders, files in os.walk(root, onerror=note_unreadable, followlinks=follow_links):
@@ -55,7 +55,7 @@ def pictures_below(
         elif follow_links:
             visited.add(real)
         inner = [name for name in folders if not name.lower().endswith(PICTURES)]
-        # A folder that is called like a picture is reported when it is read.
+        # A folder named like an image file is reported when it is read.
         files += [name for name in folders if name not in inner and not is_litter(name)]
         folders[:] = sorted(name for name in inner if not is_litter(name))
         for name in files:
@@ -66,17 +66,17 @@ def pictures_below(
                 continue
             file = _relative(path, folder)
             if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in file):
-                what = f"{shown(file)} has a control character in its name"
-                faults.append(Fault("control-character", file, what, "rename it"))
+                message = f"{shown(file)} has a control character in its name"
+                faults.append(Fault("control-character", file, message, "rename it"))
             elif not path.is_symlink() or is_inside(path, folder, faults, follow_links):
                 found.append(path)
-        if len(found) > _MOST_FILES:
-            raise UserError(f"{root} holds over {_MOST_FILES} pictures", kind="too-large", file=str(root))
+        if len(found) > _MAX_FILES:
+            raise UserError(f"{root} holds over {_MAX_FILES} image files", kind="too-large", file=str(root))
     return sorted(found)
 
 
 def is_inside(path: Path, folder: Path, faults: list[Fault], follow_links: bool = False) -> bool:
-    """Whether no link leads out of the folder, or that is allowed; else `faults` grows."""
+    """Whether a path stays in the folder or links may leave it; else extend `faults`."""
     if follow_links:
         return True
     try:
@@ -88,18 +88,18 @@ def is_inside(path: Path, folder: Path, faults: list[Fault], follow_links: bool 
 
 
 def name_of(path: Path, root: Path) -> str:
-    """An image's name: its place below the root, without ending, and with - for /."""
+    """Return an image's name: its path below the root, without extension and with - for /."""
     return nfc(path.relative_to(root).with_suffix("").as_posix().replace("/", "-"))
 
 
 def unique_images(images: Mapping[str, Path] | Sequence[Path], root: Path, folder: Path, faults: list[Fault]):
-    """Give each image its name; two images of one name, whatever their case and ending, are a fault.
+    """Name each image; two images of one name, whatever their case and extension, are a fault.
 
     Args:
-      images: below the root; or (name, path) pairs.
-      root: the images' folder.
-      folder: the dataset's.
-      faults: grows.
+      images: paths below the root.
+      root: the image folder.
+      folder: the dataset folder.
+      faults: extended.
 
     Returns:
       name -> path.
@@ -108,19 +108,19 @@ def unique_images(images: Mapping[str, Path] | Sequence[Path], root: Path, folde
 
 
 def unique_names(named: Sequence[tuple[str, Path]], folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    """As `unique_images`, of images that have names already."""
+    """Like `unique_images`, for images that already have names."""
     claimed: dict[str, Path] = {}
     unique: dict[str, Path] = {}
     for name, path in named:
-        # Names that differ by case alone would be one file where samples are written, on many a disk.
+        # Sample files are written by name, and many file systems ignore case.
         if (first := claimed.setdefault(name.casefold(), path)) != path:
             file = _relative(path, folder)
-            what = f"{file} claims the name {name}, and so does {_relative(first, folder)}"
+            message = f"{file} and {_relative(first, folder)} have the same name, {name}"
             fix = "rename one of the two images, and its label"
             if path.suffix != first.suffix:
                 common = max((path.suffix, first.suffix), key=[each.suffix for _, each in named].count)
                 fix = f'--images "*{common}"'
-            faults.append(Fault("same-name", file, what, fix))
+            faults.append(Fault("same-name", file, message, fix))
         else:
             unique[name] = path
     return unique
@@ -138,14 +138,14 @@ def match(
 
     Args:
       images: name -> image.
-      labels: all that may be one.
-      root: the labels' folder.
-      folder: the dataset's.
-      faults: grows by images without a label, or with two.
-      suffix: as of `pair_names`.
+      labels: candidate labels.
+      root: the label folder.
+      folder: the dataset folder.
+      faults: extended by images without a label or with two.
+      suffix: as in `pair_names`.
 
     Returns:
-      The pairs, and the labels that belong to no image.
+      The pairs, and the labels without an image.
     """
     return match_named(images, [(name_of(path, root), path) for path in labels], folder, faults, suffix, root)
 
@@ -158,29 +158,29 @@ def match_named(
     suffix: str = "",
     root: Path | None = None,
 ) -> tuple[list[Entry], list[Path]]:
-    """As `match`, of labels that have names already."""
+    """Like `match`, for labels that already have names."""
     by_name: dict[str, list[Path]] = {}
     for name, path in labels:
         by_name.setdefault(name, []).append(path)
     pairs = pair_names(list(images), list(by_name), suffix)
-    told = {Path(fault.file).stem for fault in faults if fault.kind == "points-outside"}
-    entries, alone = [], {path for _, path in labels}
+    reported = {Path(fault.file).stem for fault in faults if fault.kind == "points-outside"}
+    entries, unmatched = [], {path for _, path in labels}
     for name, image in images.items():
         mine = [path for label in pairs.get(name, ()) for path in by_name[label]]
-        alone -= set(mine)
-        mine = [path for path in mine if path.suffix.lower() == ".png"] or mine  # a preview may lie beside it
+        unmatched -= set(mine)
+        mine = [path for path in mine if path.suffix.lower() == ".png"] or mine  # previews may lie beside it
         file = _relative(image, folder)
         if len(mine) > 1:
-            what = f"{file} has {len(mine)} labels: {listed([_relative(path, folder) for path in mine])}"
-            fix = "leave one of them, or name the right ones by --label-suffix or --label-files"
+            message = f"{file} has {len(mine)} labels: {listed([_relative(path, folder) for path in mine])}"
+            fix = "keep one of them, or choose with --label-suffix or --label-files"
             if len({path.parent for path in mine}) == len(mine) and len({path.name for path in mine}) == 1:
-                fix += "; masks of one class each must be merged into one picture of class ids"
-            faults.append(Fault("two-labels", file, what, fix))
-        elif not mine and not told & {image.stem + ending for ending in LABEL_ENDINGS}:
+                fix += "; masks of one class each must be merged into one image of class ids"
+            faults.append(Fault("two-labels", file, message, fix))
+        elif not mine and not reported & {image.stem + ending for ending in LABEL_ENDINGS}:
             faults.append(_without_label(image, file, labels, suffix, folder, root))
         elif mine:
             entries.append(Entry(name, image, mine[0]))
-    return entries, sorted(alone)
+    return entries, sorted(unmatched)
 
 
 def _without_label(image, file, labels, suffix: str, folder: Path, root: Path | None) -> Fault:
@@ -188,13 +188,13 @@ def _without_label(image, file, labels, suffix: str, folder: Path, root: Path | 
     tried = ", ".join(f"{image.stem}{ending}{'' if '.' in ending else '.png'}" for ending in endings)
     place = f" in {_relative(root, folder)}/" if root else ""
     there = listed([shown(_relative(path, folder)) for _, path in labels])
-    what = f"{file} has no label; looked for {tried}{place}, found {there or 'no picture there'}"
-    fix = "put the label there, take the image away, or name in train.txt and val.txt those that have one"
-    return Fault(WITHOUT_LABEL, file, what, fix)
+    message = f"{file} has no label; looked for {tried}{place}, found {there or 'no image file there'}"
+    fix = "add the label, remove the image, or list the images with a label in train.txt and val.txt"
+    return Fault(WITHOUT_LABEL, file, message, fix)
 
 
-def label_of_name(names: Sequence[str], folder: Path, suffix: str) -> dict[str, list[Path]]:
-    """The label files in a folder for images of these names, for `predict --labels`."""
+def labels_for_names(names: Sequence[str], folder: Path, suffix: str) -> dict[str, list[Path]]:
+    """Return the label files in a folder for these image names, for `predict --labels`."""
     paths: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICTURES and not is_litter(path.name) and path.is_file():
@@ -205,10 +205,10 @@ def label_of_name(names: Sequence[str], folder: Path, suffix: str) -> dict[str, 
     return {name: [path for path in mine if path.suffix.lower() == ".png"] or mine for name, mine in found.items()}
 
 
-def note_on_labels_alone(alone: Iterable[Path], folder: Path) -> list[str]:
-    """A line on labels that belong to no image."""
-    names = [shown(_relative(path, folder)) for path in alone]
-    return [f"warning: labels that belong to no image: {listed(names)}"] if names else []
+def unmatched_labels_note(unmatched: Iterable[Path], folder: Path) -> list[str]:
+    """Return a warning about labels without an image, as a list of at most one line."""
+    names = [shown(_relative(path, folder)) for path in unmatched]
+    return [f"warning: labels without an image: {listed(names)}"] if names else []
 
 
 def _relative(path: Path, folder: Path) -> str:

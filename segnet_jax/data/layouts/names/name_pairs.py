@@ -1,4 +1,4 @@
-"""Which names of labels belong to which names of images: a, a_L, a_mask, or whatever a folder has."""
+"""Match names of labels to names of images: a, a_L, a_mask, or as the folder has it."""
 
 import os
 import re
@@ -7,37 +7,37 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp")
-"""Endings of files that are read."""
+"""Extensions of image files."""
 
 LABEL_ENDINGS = ("", "_L", "_P")
-"""Behind an image's name, in the name of its label; others are found from the folder."""
+"""Known suffixes of label names; others are found from the folder."""
 
 VISUAL = frozenset(
     "rgb color colors colour colours colormap colormaps human visualization visualisation viz vis".split()
 )
-"""Words in names of pictures that show labels to people."""
+"""Words in names of visualized labels."""
 
-_MOST_AFFIX = 40  # letters of what is found before or behind an image's name
+_MAX_AFFIX = 40  # characters of a prefix or suffix
 
 
 def nfc(text: str) -> str:
-    """A name in Unicode's composed form: Macs store decomposed ones."""
+    """Return a name in Unicode's composed form; macOS stores decomposed names."""
     return unicodedata.normalize("NFC", text)
 
 
 def pair_names(images: Sequence[str], labels: Sequence[str], suffix: str = "") -> dict[str, list[str]]:
-    """Find which labels belong to each image, by their names without ending.
+    """Find the labels of each image by their names without extension.
 
-    The known endings are tried first, then what stands before or behind the images' names in most labels, then names
-    of which both lose what all of them have in common (a_sat and a_mask), then names that differ by case.
+    The known suffixes are tried first, then the most common prefix or suffix around image names, then names without the
+    parts common to all (a_sat and a_mask), then names that differ by case.
 
     Args:
-      images: their names.
-      labels: likewise.
-      suffix: what follows the image's name in the label's, if that is known.
+      images: image names.
+      labels: label names.
+      suffix: known suffix of label names; empty to find it.
 
     Returns:
-      image -> labels; none for images that have no label.
+      image -> labels; images without a label are absent.
     """
     if suffix:
         suffix = re.sub(r"\.[A-Za-z]{3,4}$", "", nfc(suffix)) if suffix.lower().endswith(PICTURES) else nfc(suffix)
@@ -70,18 +70,18 @@ def _by_keys(images: Iterable[str], labels: Iterable[str], of_image: Key, of_lab
 
 
 def _transforms(images: Sequence[str], labels: Sequence[str]) -> list[tuple[Key, Key]]:
-    """Ways to bring the names of images and labels together."""
+    """Return candidate pairs of functions that map image and label names to a common key."""
     known = set(images)
     behind: Counter[str] = Counter()
     before: Counter[str] = Counter()
     for label in labels:
         for cut in range(1, len(label)):
-            if label[:cut] in known and len(label) - cut <= _MOST_AFFIX:
+            if label[:cut] in known and len(label) - cut <= _MAX_AFFIX:
                 behind[label[cut:]] += 1
-            if label[cut:] in known and cut <= _MOST_AFFIX:
+            if label[cut:] in known and cut <= _MAX_AFFIX:
                 before[label[:cut]] += 1
     most = behind.most_common(8)
-    plain = [each for each in most if not VISUAL & set(words(each[0]))] or most  # a_labelIds rather than a_color
+    plain = [each for each in most if not VISUAL & set(words(each[0]))] or most  # prefer a_labelIds to a_color
     ways: list[tuple[Key, Key]] = []
     if plain:
         both = [end for end, count in plain if count == plain[0][1]]
@@ -102,7 +102,7 @@ def _stripped(head: str, tail: str) -> Key:
 
 
 def _head(names: Sequence[str]) -> str:
-    """What all names begin with, without the digits at its end, which belong to what tells them apart."""
+    """Return the common prefix of all names, without trailing digits."""
     return os.path.commonprefix(list(names)).rstrip("0123456789") if len(names) > 1 else ""
 
 
@@ -111,6 +111,6 @@ def _tail(names: Sequence[str]) -> str:
 
 
 def words(name: str) -> list[str]:
-    """The words of a name, lower case: SegmentationClass, val2017 and test_images each have two."""
+    """Return the words of a name in lower case: SegmentationClass, val2017 and test_images have two each."""
     parts = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\x00-\x7f]+", name)
     return [part.lower() for part in parts]

@@ -1,4 +1,4 @@
-"""Pairs of files read once: checked without decoding, and what is wrong with each alone or with the two together."""
+"""Read each pair of files once and check it without decoding."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segnet_jax.constants import Exif
-from segnet_jax.data.images.exif_rotation import turned_picture, way_up
+from segnet_jax.data.images.exif_rotation import decide_exif, rotation_error
 from segnet_jax.data.images.picture_bytes import orientation
 from segnet_jax.data.images.picture_header import (
     Header,
@@ -20,62 +20,62 @@ from segnet_jax.data.images.picture_header import (
     inspect,
     read_bytes,
 )
-from segnet_jax.data.labels.read_options import Reading
+from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError
 
 
 class _File(NamedTuple):
-    """A file that was read and is sound, as far as can be told without decoding it."""
+    """A file that passed all checks that need no decoding."""
 
     header: Header
     sha256: str
     turned: int  # EXIF orientation, 1 for upright
 
     def size(self, upright: bool) -> tuple[int, int]:
-        """Width and height, of the stored pixels or of the picture held upright."""
+        """Return width and height, as stored or upright."""
         size = self.header.width, self.header.height
         return size[::-1] if upright and self.turned >= 5 else size
 
 
 class Pair(NamedTuple):
-    """An image and its label; None for a file that is not sound."""
+    """An image and its label; None for a faulty file."""
 
     entry: Entry
     image: _File | None
     label: _File | None
 
     @property
-    def way_up(self) -> str:
-        """Whether the label's size says that the image's rotation is applied; empty where it cannot say."""
+    def decide_exif(self) -> str:
+        """Return "apply" or "ignore" for the image's EXIF rotation by the label's size; empty if it cannot decide."""
         sizes = self.image.size(upright=False), self.label.size(upright=False)
-        return way_up(self.image.turned, *sizes) if self.label.turned == 1 else ""
+        return decide_exif(self.image.turned, *sizes) if self.label.turned == 1 else ""
 
-    def exif(self, reading: Reading) -> Exif:
-        """How the image is read."""
-        if reading.exif != "by-label":
-            return reading.exif
-        return "ignore" if self.image.turned == 1 else self.way_up or "refuse"
+    def exif(self, read_options: ReadOptions) -> Exif:
+        """Return how the image's EXIF rotation is treated."""
+        if read_options.exif != "by-label":
+            return read_options.exif
+        return "ignore" if self.image.turned == 1 else self.decide_exif or "refuse"
 
-    def image_size(self, reading: Reading) -> tuple[int, int]:
-        """Width and height of the image as it is read."""
-        return self.image.size(upright=self.exif(reading) == "apply")
+    def image_size(self, read_options: ReadOptions) -> tuple[int, int]:
+        """Return width and height of the image as it is read."""
+        return self.image.size(upright=self.exif(read_options) == "apply")
 
 
 def sound_pairs(
-    entries: Mapping[str, Sequence[Entry]], folder: Path, reading: Reading, faults: list[Fault]
+    entries: Mapping[str, Sequence[Entry]], folder: Path, read_options: ReadOptions, faults: list[Fault]
 ) -> dict[str, list[Pair]]:
-    """Read all files; what is wrong with them is added to `faults`, and the pairs that are sound are returned.
+    """Read all files and return the pairs without faults.
 
     Args:
       entries: split -> its pairs of files.
-      folder: the dataset's.
-      reading: the read options.
-      faults: grows.
+      folder: the dataset folder.
+      read_options: how its files are read.
+      faults: extended.
     """
     check_label = functools.partial(check_label_header, colored=True, threshold=True)
-    check_image = functools.partial(check_image_header, image_range=reading.image_range)
+    check_image = functools.partial(check_image_header, image_range=read_options.image_range)
 
     def check(entry: Entry) -> tuple[Pair, list[Fault]]:
         mine: list[Fault] = []
@@ -95,12 +95,12 @@ def sound_pairs(
                     continue
                 if pair.image.turned != 1 or pair.label.turned != 1:
                     turned.append((split, pair))
-                if not mine and (reading.exif != "refuse" or pair.image.turned == pair.label.turned == 1):
-                    faults.extend(_unlike(split, pair, folder, reading))
+                if not mine and (read_options.exif != "refuse" or pair.image.turned == pair.label.turned == 1):
+                    faults.extend(_unlike(split, pair, folder, read_options))
                 sound[split].append(pair)
-    faults.extend(_turned(turned, folder, reading))
-    if reading.exif == "refuse" and turned:
-        bad = {pair.entry for _, pair in turned if pair.label.turned != 1}  # of which nothing can be read yet
+    faults.extend(_turned(turned, folder, read_options))
+    if read_options.exif == "refuse" and turned:
+        bad = {pair.entry for _, pair in turned if pair.label.turned != 1}  # such labels cannot be read yet
         sound = {split: [pair for pair in pairs if pair.entry not in bad] for split, pairs in sound.items()}
     return sound
 
@@ -117,22 +117,22 @@ def _check(path: Path, folder: Path, check_header: Callable[[Header, str], None]
         return None
 
 
-def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, reading: Reading) -> list[Fault]:
-    """The faults of images that carry a rotation, each file by what the size of its own label says."""
-    if reading.exif == "by-label":
-        undecided = [pair for _, pair in pairs if not pair.way_up]
+def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, read_options: ReadOptions) -> list[Fault]:
+    """Return the faults of images with an EXIF rotation, each with the fix that fits its label's size."""
+    if read_options.exif == "by-label":
+        undecided = [pair for _, pair in pairs if not pair.decide_exif]
         return [
             fault
             for pair in undecided
-            for fault in turned_picture(
+            for fault in rotation_error(
                 _relative(pair.entry.image, folder),
                 pair.image.turned,
-                "its label's size fits both ways: save it upright, or give --exif apply or ignore for all",
+                "its label's size fits both ways: save it upright, or pass --exif apply or ignore for all",
             ).faults
         ]
-    if reading.exif != "refuse":
+    if read_options.exif != "refuse":
         return []
-    groups = {way: [pair for _, pair in pairs if pair.way_up == way] for way in ("apply", "ignore", "")}
+    groups = {way: [pair for _, pair in pairs if pair.decide_exif == way] for way in ("apply", "ignore", "")}
     only = [way for way, mine in groups.items() if mine]
     choices: tuple[str, ...] = ()
     if len(only) == 1 and only[0]:
@@ -140,24 +140,24 @@ def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, reading: Reading) -
     elif "" not in only:
         fix = "--exif by-label"
     else:
-        fix, choices = "look at both, then choose --exif apply or --exif ignore", ("--exif apply", "--exif ignore")
-    why = {
+        fix, choices = "compare both, then choose --exif apply or --exif ignore", ("--exif apply", "--exif ignore")
+    reason = {
         "apply": "its label is upright",
-        "ignore": "its label lies as the stored pixels do",
+        "ignore": "its label matches the stored pixels",
         "": "its label's size fits both ways, upright (--exif apply) and as stored (--exif ignore)",
     }
     found = []
     for _, pair in pairs:
         file, path = (pair.image, pair.entry.image) if pair.image.turned != 1 else (pair.label, pair.entry.label)
-        (fault,) = turned_picture(_relative(path, folder), file.turned, fix).faults
-        found.append(dataclasses.replace(fault, what=f"{fault.what}; {why[pair.way_up]}", choices=choices))
+        (fault,) = rotation_error(_relative(path, folder), file.turned, fix).faults
+        found.append(dataclasses.replace(fault, what=f"{fault.what}; {reason[pair.decide_exif]}", choices=choices))
     return found
 
 
-def _unlike(split: str, pair: Pair, folder: Path, reading: Reading) -> Iterable[Fault]:
-    """What is wrong with a pair of sound files of two sizes."""
-    sizes = pair.image_size(reading), pair.label.size(reading.exif == "apply")
-    if reading.resize_labels == "nearest" and (sizes[0] != sizes[1][::-1] or sizes[0] == sizes[1]):
+def _unlike(split: str, pair: Pair, folder: Path, read_options: ReadOptions) -> Iterable[Fault]:
+    """Yield the fault of a pair whose sizes differ."""
+    sizes = pair.image_size(read_options), pair.label.size(read_options.exif == "apply")
+    if read_options.resize_labels == "nearest" and (sizes[0] != sizes[1][::-1] or sizes[0] == sizes[1]):
         return
     try:
         check_sizes(*sizes, f"{split} {pair.entry.name}", _relative(pair.entry.label, folder))

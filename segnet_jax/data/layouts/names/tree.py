@@ -1,4 +1,4 @@
-"""What the folders of a dataset hold, by their names: images or labels, and of which split."""
+"""Classify the folders of a dataset by name: images or labels, and of which split."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "valset", "dev", "eval"), "val"),
     **dict.fromkeys(("test", "testing", "testset", "tst", "holdout"), "test"),
 }
-"""Word -> the split that it names."""
+"""Word -> split."""
 
 _OTHER = frozenset(
     "instance instances panoptic overlay overlays preview previews npy depth polygons instancelabels".split()
@@ -36,12 +36,12 @@ Role = Literal["images", "labels", "colored labels", "other", ""]
 
 
 class Place(NamedTuple):
-    """What a folder of pictures holds.
+    """Content of a folder, by its name.
 
     Attributes:
-      role: "colored labels" are pictures of labels for people; "" where the names do not say.
-      split: "train", "val" or "test"; empty where the names do not say.
-      key: the rest of the path, which images and their labels have in common.
+      role: "colored labels" are visualizations; "" if unknown.
+      split: "train", "val" or "test"; empty if unknown.
+      key: the rest of the path, which images and their labels share.
     """
 
     role: Role
@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 
 def place_of(parts: Sequence[str]) -> Place:
-    """Say what a folder holds by the parts of its path below the dataset's folder."""
+    """Classify a folder by the parts of its path below the dataset folder."""
     split, key, found = "", [], set()
     for part in parts:
         tokens = [token for word in words(nfc(part)) for token in _unglued(word)]
@@ -72,7 +72,7 @@ def place_of(parts: Sequence[str]) -> Place:
 
 
 def _unglued(word: str) -> list[str]:
-    """Split words such as trainannot, unless they are known as they are."""
+    """Split words such as trainannot, unless the whole word is known."""
     glued = _GLUED.fullmatch(word)
     return [*glued.groups()] if glued and word not in SPLIT_WORDS else [word]
 
@@ -88,18 +88,18 @@ def _role(found: set[str]) -> Role:
 
 
 def is_label_name(stem: str) -> bool:
-    """Whether a file beside its image is its label, by the last or the first word of its name."""
+    """Whether a file beside images is a label, by the last or the first word of its name."""
     found = words(stem)
     return len(found) > 1 and (found[-1] in LABEL_WORDS or found[0] in LABEL_WORDS)
 
 
 def is_test_name(parts: Sequence[str]) -> bool:
-    """Whether a path lies in a folder of test images."""
+    """Whether a path is in a folder of test images."""
     return place_of(parts).split == "test"
 
 
 def folders_with_pictures(root: Path, pictures: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
-    """Parts of a folder below the root -> the pictures that lie directly in it."""
+    """Return parts of each folder below the root -> the image files directly in it."""
     found: dict[tuple[str, ...], list[Path]] = {}
     for path in pictures:
         found.setdefault(path.relative_to(root).parts[:-1], []).append(path)
