@@ -2,7 +2,7 @@
 
 import sys
 
-from segnet_jax.benchmarks.run import Options, benchmark
+from segnet_jax.benchmarks.run import BenchmarkOptions, benchmark
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.system.command import run_command
 
@@ -17,7 +17,7 @@ Example:  python -m segnet_jax.benchmark train --batch-size-per-device 16 --json
 
 def main() -> int:
     """The command."""
-    return benchmark(parse_flags(Options, sys.argv[1:], prog="segnet_jax.benchmark", description=DESCRIPTION))
+    return benchmark(parse_flags(BenchmarkOptions, sys.argv[1:], prog="segnet_jax.benchmark", description=DESCRIPTION))
 
 
 if __name__ == "__main__":

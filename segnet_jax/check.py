@@ -8,11 +8,11 @@ from typing import Any
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
-from segnet_jax.data.input_pipeline.cache import in_words
 from segnet_jax.reporting.pace import duration
 from segnet_jax.runs.dry_run import read, try_out
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import say, tell
+from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
@@ -66,15 +66,15 @@ def lines(found: dict[str, Any]) -> list[str]:
     )
     rate = found["global_batch_size"] / step["seconds_a_step"]
     device = max(memory["step"] or 0, memory["device"] or 0)
-    of_device = f"a device {in_words(device)} of {in_words(memory['of_a_device'])}, " if device else ""
+    of_device = f"a device {format_bytes(device)} of {format_bytes(memory['of_a_device'])}, " if device else ""
     return [
         f"data     read and checked in {found['reading']['seconds']:.1f} s",
         f"step     {step['seconds_a_step']:.3g} s for {found['global_batch_size']} images, {rate:.1f} images/s; "
         f"loss {step['loss']:.4g} after {step['taken']}, compiled in {step['compiling']:.1f} s",
         f"scoring  {scoring['seconds_a_batch']:.3g} s a batch, {scoring['batches']} batches; "
         f"{sum(showing.values()):.1f} s to draw what was found",
-        f"saving   {in_words(saving['bytes'])} in {saving['seconds']:.1f} s, restored bit for bit",
-        f"memory   {of_device}the process {in_words(memory['host'])}",
+        f"saving   {format_bytes(saving['bytes'])} in {saving['seconds']:.1f} s, restored bit for bit",
+        f"memory   {of_device}the process {format_bytes(memory['host'])}",
         f"time     {duration(found['seconds_an_epoch'])} an epoch, {duration(found['seconds_in_all'])} for all "
         f"{found['epochs']}",
         f"all is well; checked in {found['seconds']:.0f} s",

@@ -47,7 +47,7 @@ Example:  python -m segnet_jax.convert bayesian_segnet_camvid --run runs/caffe""
 
 
 @dataclass(frozen=True)
-class Options:
+class ConvertOptions:
     """What to convert."""
 
     file: Annotated[str, tyro.conf.Positional]  # a .caffemodel, or the name of a published one
@@ -58,10 +58,10 @@ class Options:
 
 def main() -> int:
     """The command."""
-    return convert(parse_flags(Options, sys.argv[1:], prog="segnet_jax.convert", description=DESCRIPTION))
+    return convert(parse_flags(ConvertOptions, sys.argv[1:], prog="segnet_jax.convert", description=DESCRIPTION))
 
 
-def convert(options: Options) -> int:
+def convert(options: ConvertOptions) -> int:
     """Reads the file and leaves the run; returns the exit code.
 
     Raises:
@@ -131,7 +131,7 @@ def _classes_of(trained: CaffeSegNet, table: str, path: pathlib.Path) -> ClassTa
     return classes
 
 
-def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, options: Options) -> Config:
+def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, options: ConvertOptions) -> Config:
     """The run's config: the published recipe's, as far as the file is of it."""
     dropout = options.dropout if options.dropout != -1 else DROPOUT if trained.has_dropout else 0.0
     recipe = (

@@ -21,7 +21,7 @@ from rich.text import Text
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.data import sequences
-from segnet_jax.data.dataset import Dataset
+from segnet_jax.data.dataset import Dataset, evenly_spaced
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import Fit, fit_record
 from segnet_jax.data.label_files.interpretation.class_table_draft import table_to_edit
@@ -47,7 +47,7 @@ _MOST_COMPARED = 4  # images by each of several readings
 
 
 @dataclass(frozen=True)
-class Options:
+class DoctorOptions:
     """What to look at; the flags from --images to --val-fraction are those of `train`."""
 
     data: Annotated[str, tyro.conf.Positional]  # the folder
@@ -75,10 +75,10 @@ class Options:
 
 def main() -> int:
     """The command."""
-    return doctor(parse_flags(Options, sys.argv[1:], prog="segnet_jax.doctor", description=DESCRIPTION))
+    return doctor(parse_flags(DoctorOptions, sys.argv[1:], prog="segnet_jax.doctor", description=DESCRIPTION))
 
 
-def doctor(options: Options) -> int:
+def doctor(options: DoctorOptions) -> int:
     """Looks, prints what was found, and writes what was asked for; returns the exit code.
 
     Raises:
@@ -119,7 +119,7 @@ def doctor(options: Options) -> int:
     return 0
 
 
-def _config_of(options: Options) -> Config:
+def _config_of(options: DoctorOptions) -> Config:
     wishes = vars(options).keys() & {item.name for item in dataclasses.fields(Config)}
     return dataclasses.replace(Config(), **{name: getattr(options, name) for name in wishes})
 
@@ -204,7 +204,7 @@ def _draw(
 ) -> None:
     """Draw a sheet of samples from all splits, evenly spread."""
     places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
-    chosen = sorted({round(place) for place in np.linspace(0, len(places) - 1, most)})
+    chosen = evenly_spaced(most, len(places))
     samples = (split.read(index) for split, index in (places[place] for place in chosen))
     fitted = [fit_record(*sample, *size_and_fit) for sample in samples]
     images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
@@ -212,13 +212,13 @@ def _draw(
     batch_picture(images, labels, dataset.classes, path, title, max_images=most, asked_for=True)
 
 
-def _draw_choices(options: Options, config: Config, choices: Sequence[str]) -> None:
+def _draw_choices(options: DoctorOptions, config: Config, choices: Sequence[str]) -> None:
     """Draw the labels as each of several readings has them, one below the other."""
     sheets = []
     with tempfile.TemporaryDirectory() as folder:
         for number, flags in enumerate(choices):
             words = [options.data, *_given(config)[1:], *shlex.split(flags)]
-            chosen = parse_flags(Options, words, prog="segnet_jax.doctor", description=DESCRIPTION)
+            chosen = parse_flags(DoctorOptions, words, prog="segnet_jax.doctor", description=DESCRIPTION)
             try:
                 dataset = open_data(_config_of(chosen))
             except UserError as error:
@@ -233,7 +233,7 @@ def _draw_choices(options: Options, config: Config, choices: Sequence[str]) -> N
             tell(f"drew {options.picture}: the labels by each of the readings, one below the other")
 
 
-def _write_classes(options: Options, config: Config) -> int:
+def _write_classes(options: DoctorOptions, config: Config) -> int:
     """Writes a class table to be edited, with what the labels hold."""
     path, reading = pathlib.Path(options.classes), reading_of(config)
     if os.path.lexists(path):

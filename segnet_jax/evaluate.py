@@ -48,7 +48,7 @@ Example:  python -m segnet_jax.evaluate runs/demo-1 --split val --json scores.js
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaluateOptions:
     """What to score."""
 
     run: Annotated[str, tyro.conf.Positional]  # folder of the run
@@ -69,11 +69,11 @@ class Options:
 
 def main() -> int:
     """The command."""
-    return evaluate(parse_flags(Options, sys.argv[1:], prog="segnet_jax.evaluate", description=DESCRIPTION))
+    return evaluate(parse_flags(EvaluateOptions, sys.argv[1:], prog="segnet_jax.evaluate", description=DESCRIPTION))
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class EvaluatedNetwork:
     """What is scored.
 
     Attributes:
@@ -88,7 +88,7 @@ class Subject:
       recomputes: whether the scores that count are those under recomputed statistics.
     """
 
-    options: Options
+    options: EvaluateOptions
     trained: Config
     config: Config
     devices: Devices
@@ -100,7 +100,7 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class EvaluationResult:
     """Its scores.
 
     Attributes:
@@ -120,7 +120,7 @@ class Found:
     seconds: float
 
 
-def evaluate(options: Options) -> int:
+def evaluate(options: EvaluateOptions) -> int:
     """Evaluates, prints the table, and writes the JSON if asked; returns the exit code.
 
     Raises:
@@ -134,7 +134,7 @@ def evaluate(options: Options) -> int:
     if options.pictures:
         check_pictures(options.pictures, subject.restored.meta["step"])
     samples = decode(subject.split, subject.config, f"reading {options.split} images", say)
-    with explain_out_of_memory(subject.config, subject.devices, flags=Options):
+    with explain_out_of_memory(subject.config, subject.devices, flags=EvaluateOptions):
         found = _score(subject, samples, say)
     if not subject.devices.is_writer:
         return 0
@@ -154,7 +154,7 @@ def evaluate(options: Options) -> int:
     return 0
 
 
-def _open(options: Options, say: Callable[[str], None]) -> Subject:
+def _open(options: EvaluateOptions, say: Callable[[str], None]) -> EvaluatedNetwork:
     trained = files.read_run(options.run)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     config = dataclasses.replace(
@@ -166,7 +166,7 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
         **({"data": options.data} if options.data else {}),
     )
     devices, precision = start_devices(config, say)
-    check_memory(config, devices, flags=Options)
+    check_memory(config, devices, flags=EvaluateOptions)
     stored = run_folder.labels_of(options.run)
     if options.data:  # other files may be encoded otherwise: only the names of the classes are the run's
         dataset = open_data(config, legend=stored and stored.legend)
@@ -182,10 +182,10 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
         raise UserError(f"{options.run} was converted: its statistics lie in BatchNorm's scale and shift, for good")
     if options.samples:
         check_samples(restored.model.dropout, options.samples, options.run)
-    return Subject(options, trained, config, devices, precision, dataset, split, restored, rule == "recompute")
+    return EvaluatedNetwork(options, trained, config, devices, precision, dataset, split, restored, rule == "recompute")
 
 
-def _score(subject: Subject, samples: CachedSplit, say: Callable[[str], None]) -> Found:
+def _score(subject: EvaluatedNetwork, samples: CachedSplit, say: Callable[[str], None]) -> EvaluationResult:
     options, config, devices, restored = subject.options, subject.config, subject.devices, subject.restored
     shard = device_shard(devices, config.batch_size_per_device)
     source = evaluation_input(choose_placement(config.input, devices, samples), samples, shard, devices)
@@ -219,10 +219,10 @@ def _score(subject: Subject, samples: CachedSplit, say: Callable[[str], None]) -
         network = folded(restored, config)
         sampled = score_samples(network, source, samples, shard, devices, options.samples, config.seed, say)
     by_image = Images(subject.split.names, evaluation.confusions) if evaluation.confusions is not None else None
-    return Found(evaluation, boundary, confusions, by_image, sampled, seconds)
+    return EvaluationResult(evaluation, boundary, confusions, by_image, sampled, seconds)
 
 
-def _recompute(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
+def _recompute(subject: EvaluatedNetwork, say: Callable[[str], None]) -> dict[str, Any]:
     """BatchNorm's statistics of a run's network over the images that it was trained on."""
     trained, restored = subject.trained, subject.restored
     known = restored.meta["data"]["train"]
@@ -239,7 +239,7 @@ def _recompute(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
         return recompute(trained, size, *network, subject.devices, advance)
 
 
-def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
+def _print(subject: EvaluatedNetwork, found: EvaluationResult, told: dict[str, Any]) -> None:
     options = subject.options
     table = scores(found.evaluation.confusion)
     print_table(table, subject.dataset.classes, interval=told["interval"], boundary=found.boundary)
@@ -252,7 +252,7 @@ def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
         tell(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
 
 
-def _summary(subject: Subject, found: Found) -> dict[str, Any]:
+def _summary(subject: EvaluatedNetwork, found: EvaluationResult) -> dict[str, Any]:
     """What `--json` writes, but for what is told of single images."""
     options, config, restored = subject.options, subject.config, subject.restored
     num_images = len(subject.split)
@@ -279,7 +279,7 @@ def _summary(subject: Subject, found: Found) -> dict[str, Any]:
     return summary | ({"samples": found.sampled.as_json()} if found.sampled else {})
 
 
-def _draw(subject: Subject, found: Found, samples: CachedSplit) -> None:
+def _draw(subject: EvaluatedNetwork, found: EvaluationResult, samples: CachedSplit) -> None:
     """The pictures that `--pictures` asks for."""
     options, predictions = subject.options, found.evaluation.predictions
     chosen = sorted(predictions)

@@ -18,11 +18,12 @@ import tyro
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_run
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline.cache import streamed
 from segnet_jax.exporting import stablehlo
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.parity import Parity, compare
-from segnet_jax.exporting.subject import Subject
+from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.inference.network import folded
 from segnet_jax.reporting.environment import versions
 from segnet_jax.runs.dataset import open_data, validation_split
@@ -53,7 +54,7 @@ ODD_SIZE = (97, 131)  # besides the run's own: odd at several stages, where bord
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """What to export."""
 
     run: Annotated[str, tyro.conf.Positional]  # folder of the run
@@ -68,12 +69,12 @@ class Options:
 
 def main() -> int:
     """The command."""
-    options = parse_flags(Options, sys.argv[1:], prog="segnet_jax.export", description=DESCRIPTION)
+    options = parse_flags(ExportOptions, sys.argv[1:], prog="segnet_jax.export", description=DESCRIPTION)
     jax.config.update("jax_platforms", "cpu")  # a GPU would round products of float32 to fewer digits
     return export(options)
 
 
-def export(options: Options) -> int:
+def export(options: ExportOptions) -> int:
     """Exports, compares, and prints what was found and how to use the files; returns the exit code.
 
     Raises:
@@ -177,10 +178,10 @@ def _made(out: pathlib.Path) -> pathlib.Path:
 # --- the network and what it is compared on ---
 
 
-def _subject(options: Options, config: Config) -> Subject:
+def _subject(options: ExportOptions, config: Config) -> ExportedNetwork:
     config = dataclasses.replace(config, devices="1", fake_devices=0, precision="float32")
     devices, precision = start_devices(config, say)
-    check_memory(dataclasses.replace(config, batch_size_per_device=max(BATCHES)), devices, flags=Options)
+    check_memory(dataclasses.replace(config, batch_size_per_device=max(BATCHES)), devices, flags=ExportOptions)
     restored = restore(options.run, config, options.checkpoint, devices, precision, say)
     network = folded(restored, config)
     about = {
@@ -193,7 +194,7 @@ def _subject(options: Options, config: Config) -> Subject:
         "made_by": f"segnet_jax {versions()['segnet_jax']}",
     }
     variables, trained = (jax.tree.map(np.asarray, each) for each in (network.variables, restored.variables))
-    return Subject(network.model, variables, trained, network.preprocessing, about)
+    return ExportedNetwork(network.model, variables, trained, network.preprocessing, about)
 
 
 NETWORK_FIELDS = (  # of the config, such as are needed to build the network again; no path of a machine is told
@@ -203,17 +204,17 @@ NETWORK_FIELDS = (  # of the config, such as are needed to build the network aga
 )
 
 
-def _images(options: Options, config: Config) -> dict[tuple[int, int], list[np.ndarray]]:
+def _images(options: ExportOptions, config: Config) -> dict[tuple[int, int], list[np.ndarray]]:
     """Validation images, evenly spread, at the run's size and at an odd one."""
     dataset = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
     split = dataset.splits[validation_split(dataset)]
-    chosen = sorted({round(place) for place in np.linspace(0, len(split) - 1, min(options.images, len(split)))})
+    chosen = evenly_spaced(options.images, len(split))
     sizes = {tuple(config.image_size), ODD_SIZE}
     return {size: [streamed(split, size).read(index)[0] for index in chosen] for size in sorted(sizes, reverse=True)}
 
 
 def _compare(
-    subject: Subject, made: dict[Format, pathlib.Path], images: dict[tuple[int, int], list[np.ndarray]]
+    subject: ExportedNetwork, made: dict[Format, pathlib.Path], images: dict[tuple[int, int], list[np.ndarray]]
 ) -> dict[Format, list[Parity]]:
     """Reads everything back and holds it against the network."""
     network = subject.jitted(subject.model, subject.variables)
@@ -238,7 +239,7 @@ def _check_parity(parities: dict[Format, list[Parity]]) -> None:
 
 
 def _told(
-    name: Format, subject: Subject, path: pathlib.Path, out: pathlib.Path, parities: list[Parity]
+    name: Format, subject: ExportedNetwork, path: pathlib.Path, out: pathlib.Path, parities: list[Parity]
 ) -> dict[str, Any]:
     """What the report says of an export."""
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]

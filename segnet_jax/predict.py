@@ -25,7 +25,7 @@ from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL, Legend, rule_of
 from segnet_jax.inference.labelling import label_all
 from segnet_jax.inference.network import folded, unfolded
-from segnet_jax.inference.outputs import Entry, Outputs, Scoring, check_nothing_there, endings_of, find_labels
+from segnet_jax.inference.outputs import Outputs, PredictionEntry, Scoring, check_nothing_there, endings_of, find_labels
 from segnet_jax.inference.predictor import Predictor, Size, Sizing
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.sources import Source, find_sources, name_outputs
@@ -56,7 +56,7 @@ Large:    python -m segnet_jax.predict runs/demo-1 map.png --tile 512 512"""
 
 
 @dataclass(frozen=True)
-class Options:
+class PredictOptions:
     """What to label, and how."""
 
     run: Annotated[str, tyro.conf.Positional]  # folder of the run
@@ -91,10 +91,10 @@ class Options:
 
 def main() -> int:
     """The command."""
-    return predict(parse_flags(Options, sys.argv[1:], prog="segnet_jax.predict", description=DESCRIPTION))
+    return predict(parse_flags(PredictOptions, sys.argv[1:], prog="segnet_jax.predict", description=DESCRIPTION))
 
 
-def predict(options: Options) -> int:
+def predict(options: PredictOptions) -> int:
     """Labels everything, and tells at the end what could not be read; returns the exit code.
 
     Raises:
@@ -128,7 +128,7 @@ def predict(options: Options) -> int:
                 library()  # that it is missing is told before anything is done
             devices, precision = start_devices(config, say)
             if sizing.size == "trained" and not sizing.tile:
-                check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=Options)
+                check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=PredictOptions)
             restored = restore(options.run, config, options.checkpoint, devices, precision, say)
             network = unfolded(restored, config) if options.labels else folded(restored, config)
             if options.samples:
@@ -189,7 +189,7 @@ def _files(sources: Sequence[Source], folder: pathlib.Path, wanted: dict[str, bo
         yield from (folder / f"{source.name}{ending}" for ending in endings_of(source, **wanted))
 
 
-def _make_folder(options: Options) -> pathlib.Path:
+def _make_folder(options: PredictOptions) -> pathlib.Path:
     """Makes the folder for the outputs, `--out` or the next free RUN/predictions-NUMBER."""
     folder = pathlib.Path(options.out or options.run)
     try:
@@ -205,7 +205,7 @@ def _make_folder(options: Options) -> pathlib.Path:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another by --out") from None
 
 
-def _scoring(options: Options, config: Config, classes: ClassTable, sizing: Sizing) -> Scoring:
+def _scoring(options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing) -> Scoring:
     """How labels are read: as the run stores, else, of older runs, as its config says."""
     reading, stored = reading_of(config), run_folder.labels_of(options.run)
     if stored is not None:
@@ -222,7 +222,7 @@ def _scoring(options: Options, config: Config, classes: ClassTable, sizing: Sizi
     return Scoring(rule, reading, sizing)
 
 
-def _tell(entries: Sequence[Entry], out: pathlib.Path, seconds: float, classes: ClassTable) -> dict[str, Any]:
+def _tell(entries: Sequence[PredictionEntry], out: pathlib.Path, seconds: float, classes: ClassTable) -> dict[str, Any]:
     """Prints what was found in all of them, and returns it for the summary."""
     tell(f"labelled {len(entries)} in {seconds:.1f} s: {out}")
     if not entries:

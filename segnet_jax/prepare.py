@@ -36,7 +36,7 @@ Example: python -m segnet_jax.prepare camvid --archives Downloads --out data
 
 
 @dataclass(frozen=True)
-class Options:
+class PrepareOptions:
     """What to prepare, and from what."""
 
     what: Positional[
@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
       UserError: a fault in what the user gave, or a download that fails.
     """
     args = sys.argv[1:] if args is None else args
-    options = parse_flags(Options, args, prog="segnet_jax.prepare", description=_DESCRIPTION)
+    options = parse_flags(PrepareOptions, args, prog="segnet_jax.prepare", description=_DESCRIPTION)
     if options.what == "camvid":
         prepare_camvid(options.archives, options.tutorial, options.out or cache_folder())
     elif options.archives or options.tutorial:

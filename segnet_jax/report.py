@@ -37,7 +37,7 @@ MOST_RUNS = 12
 
 
 @dataclass(frozen=True)
-class Options:
+class ReportOptions:
     """What to draw."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # folders of runs
@@ -49,10 +49,10 @@ class Options:
 
 def main() -> int:
     """The command."""
-    return report(parse_flags(Options, sys.argv[1:], prog="segnet_jax.report", description=DESCRIPTION))
+    return report(parse_flags(ReportOptions, sys.argv[1:], prog="segnet_jax.report", description=DESCRIPTION))
 
 
-def report(options: Options) -> int:
+def report(options: ReportOptions) -> int:
     """Draws the page, writes the JSON if asked, and tells where; returns the exit code.
 
     Raises:
@@ -102,7 +102,7 @@ def _is_free_of_runs(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> boo
     return path.name != REPORT_FILE or around in mine or not os.path.lexists(around / "config.toml")
 
 
-def _beside_published(records: Sequence[RunSummary], options: Options) -> dict[str, Any]:
+def _beside_published(records: Sequence[RunSummary], options: ReportOptions) -> dict[str, Any]:
     """The runs' scores beside the published ones.
 
     Raises:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from random_variables import random_variables
 
-from segnet_jax.exporting.subject import Subject
+from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.nn import SegNet, SegNetBasic, fold_batch_norm
 from segnet_jax.nn.preprocessing import RAW, TORCH
 
@@ -36,7 +36,9 @@ def subject_of(name, seed=0):
     variables = random_variables(model, seed)
     folded = jax.tree.map(np.asarray, fold_batch_norm(variables, model.batch_norm_epsilon))
     preprocessing = RAW if isinstance(model, SegNetBasic) else TORCH
-    return Subject(model.clone(folded=True), folded, variables, preprocessing, {"classes": ODD_NAMES, "step": 7})
+    return ExportedNetwork(
+        model.clone(folded=True), folded, variables, preprocessing, {"classes": ODD_NAMES, "step": 7}
+    )
 
 
 def images_of(shape, seed=0):

@@ -24,7 +24,7 @@ What = Literal["train", "epoch", "infer", "input", "pooling", "scaling", "all"]
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchmarkOptions:
     """What to measure, and how."""
 
     what: Annotated[What, tyro.conf.Positional] = "train"
@@ -64,7 +64,7 @@ class Options:
         return Config(init="none", class_weights="none", **shared)
 
 
-def benchmark(options: Options) -> int:
+def benchmark(options: BenchmarkOptions) -> int:
     """Measures, prints a table, and writes the JSON if asked; returns the exit code.
 
     What was measured before it ends early is printed and written all the same.
@@ -92,7 +92,7 @@ def benchmark(options: Options) -> int:
         "environment": environment(devices.kinds),
     }
     try:
-        with explain_out_of_memory(config, devices, flags=Options):
+        with explain_out_of_memory(config, devices, flags=BenchmarkOptions):
             for _ in _measure(chosen, measured, options.strong, found):
                 if devices.is_writer and options.json:
                     write_result(options.json, found)

@@ -84,7 +84,7 @@ def train(measured: Measured) -> dict[str, Any]:
     per_call = steps_per_dispatch(config, devices)
     place = choose_placement("device" if per_call > 1 else config.input, devices, samples)
     source = training_input(place, samples, sampler, shard, 1, devices)
-    trainer = Trainer(measured, source)
+    trainer = TimedTrainer(measured, source)
 
     resident = next(prefetch(source.inputs([range(per_call)]), devices))
     step = measured.timed(lambda calls: trainer.take(resident for _ in range(calls)), per_call)
@@ -109,7 +109,7 @@ def train(measured: Measured) -> dict[str, Any]:
     }
 
 
-class Trainer:
+class TimedTrainer:
     """The training step as `train` compiles it, and the state that it goes on from."""
 
     def __init__(self, measured: Measured, source: Input):
@@ -158,7 +158,7 @@ def epoch(measured: Measured) -> dict[str, Any]:
     sampler = Sampler(len(samples), measured.images_per_step, seed=0, flip=True, shift=10)
     shard = device_shard(devices, config.batch_size_per_device)
     place = choose_placement(config.input, devices, samples, eval_samples)
-    trainer = Trainer(measured, training_input(place, samples, sampler, shard, 1, devices))
+    trainer = TimedTrainer(measured, training_input(place, samples, sampler, shard, 1, devices))
     evaluate = build_steps.build_evaluator(
         evaluation_input(place, eval_samples, shard, devices),
         len(eval_samples),

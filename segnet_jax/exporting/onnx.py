@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segnet_jax.exporting.parity import Label
-from segnet_jax.exporting.subject import Subject
+from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import SegNet
 
@@ -20,7 +20,7 @@ _IR_VERSION = 7  # of the file itself; what came with that opset
 _BELOW_RELU = -1.0  # less than any value behind a ReLU, and unlike infinity known to every runtime
 
 
-def write(subject: Subject, path: pathlib.Path) -> None:
+def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     """Writes a graph from "images" uint8 [B,H,W,3] RGB to "prediction" uint8 [B,H,W] and "logits" float32 [B,H,W,C]."""
     import onnx
 
@@ -50,7 +50,7 @@ def write(subject: Subject, path: pathlib.Path) -> None:
     path.write_bytes(made.SerializeToString())
 
 
-def read(subject: Subject, path: pathlib.Path) -> Label:
+def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
     """Opens a file in onnxruntime, on the CPU."""
     import onnxruntime
 
@@ -58,7 +58,7 @@ def read(subject: Subject, path: pathlib.Path) -> Label:
     return lambda images: tuple(session.run(["prediction", "logits"], {"images": images}))
 
 
-def use(subject: Subject, path: pathlib.Path) -> str:
+def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
     """How to run the file, in Python."""
     return f"""import onnxruntime
 network = onnxruntime.InferenceSession({str(path)!r})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from segnet_jax.exporting.parity import Label
-from segnet_jax.exporting.subject import Subject
+from segnet_jax.exporting.subject import ExportedNetwork
 
 _PARTS = {  # in Flax -> in PyTorch
     ("params", "kernel"): "weight",
@@ -25,7 +25,7 @@ def name_of(collection: str, layer: str, part: str) -> str:
     return f"{layer}.{_PARTS[collection, part]}"
 
 
-def write(subject: Subject, path: pathlib.Path) -> None:
+def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     """Writes all variables of the network as trained."""
     from safetensors.numpy import save_file
 
@@ -33,7 +33,7 @@ def write(subject: Subject, path: pathlib.Path) -> None:
     save_file(tensors, path, subject.metadata)
 
 
-def read(subject: Subject, path: pathlib.Path) -> Label:
+def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
     """Reads a file into the network as trained.
 
     Raises:
@@ -52,7 +52,7 @@ def read(subject: Subject, path: pathlib.Path) -> Label:
     return subject.jitted(subject.model.clone(folded=False), variables)
 
 
-def use(subject: Subject, path: pathlib.Path) -> str:
+def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
     """How to read the file, in Python."""
     return f"""from safetensors import safe_open
 weights = safe_open({str(path)!r}, "pt")  # or "np"

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from segnet_jax.exporting.parity import Label
-from segnet_jax.exporting.subject import PLATFORMS, Subject
+from segnet_jax.exporting.subject import PLATFORMS, ExportedNetwork
 from segnet_jax.system.errors import UserError
 
 
-def write(subject: Subject, path: pathlib.Path) -> None:
+def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     """Writes a folder whose signature "serving_default" takes "images" and gives "prediction" and "logits"."""
     import tensorflow as tf
     from jax.experimental import jax2tf
@@ -47,7 +47,7 @@ def _temporary_files_in(folder: pathlib.Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def read(subject: Subject, path: pathlib.Path) -> Label:
+def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
     """Opens a folder in TensorFlow, on the CPU.
 
     Raises:
@@ -73,7 +73,7 @@ def read(subject: Subject, path: pathlib.Path) -> Label:
     return label
 
 
-def use(subject: Subject, path: pathlib.Path) -> str:
+def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
     """How to run it, in Python."""
     return f"""import tensorflow as tf
 network = tf.saved_model.load({str(path)!r})

@@ -8,20 +8,20 @@ import numpy as np
 from jax import export
 
 from segnet_jax.exporting.parity import Label
-from segnet_jax.exporting.subject import PLATFORMS, Subject
+from segnet_jax.exporting.subject import PLATFORMS, ExportedNetwork
 
 MONTHS_READABLE, WEEKS_BEFORE = 6, 3
 """For which JAX promises to read what its `export` wrote, by later and by earlier versions (docs.jax.dev, export)."""
 
 
-def write(subject: Subject, path: pathlib.Path) -> None:
+def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     """Exports for CPU, NVIDIA GPU and TPU, with batch, height and width left open."""
     shape = export.symbolic_shape(subject.shape, constraints=subject.constraints)
     exported = export.export(jax.jit(subject.label), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
     path.write_bytes(exported.serialize())
 
 
-def read(subject: Subject, path: pathlib.Path) -> Label:
+def read(subject: ExportedNetwork, path: pathlib.Path) -> Label:
     """Opens a file in JAX, on the device at hand.
 
     Raises:
@@ -43,7 +43,7 @@ def warranty() -> str:
     )
 
 
-def use(subject: Subject, path: pathlib.Path) -> str:
+def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
     """How to run the file, in Python."""
     return f"""from jax import export
 network = export.deserialize(bytearray(open({str(path)!r}, "rb").read()))

@@ -15,7 +15,7 @@ from segnet_jax.nn.segnet import SegNet
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExportedNetwork:
     """A trained network, in float32.
 
     Attributes:

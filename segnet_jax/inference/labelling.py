@@ -14,7 +14,7 @@ import numpy as np
 
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.picture_header import claimed_pixels
-from segnet_jax.inference.outputs import FRAMES, VIDEO, Entry, Outputs
+from segnet_jax.inference.outputs import FRAMES, VIDEO, Outputs, PredictionEntry
 from segnet_jax.inference.predictor import Predictor, Prepared
 from segnet_jax.inference.sources import Source
 from segnet_jax.inference.video import Video, VideoWriter, camera_frame
@@ -31,19 +31,19 @@ _MOST_PIXELS = 32_000_000  # of pictures that wait at each stage; a single one m
 
 def label_all(
     sources: Sequence[Source], predictor: Predictor, outputs: Outputs, stop: Stop
-) -> tuple[dict[Source, Entry], dict[Source, tuple[Fault, ...]]]:
+) -> tuple[dict[Source, PredictionEntry], dict[Source, tuple[Fault, ...]]]:
     """Labels all sources, or as many as there is time for until somebody asks to stop.
 
     Returns:
       What is told of those that are done, and what is wrong with those that are not, or with their labels.
     """
-    entries: dict[Source, Entry] = {}
+    entries: dict[Source, PredictionEntry] = {}
     faults: dict[Source, tuple[Fault, ...]] = {}
     videos = [source for source in sources if source.kind == "video"]
     images = [source for source in sources if source.kind != "video"]
     with bar("predicting", len(images)) as advance:
         for source, found in _label_images(images, predictor, outputs, stop):
-            if isinstance(found, Entry):
+            if isinstance(found, PredictionEntry):
                 entries[source] = found
             if found.faults:
                 faults[source] = found.faults
@@ -60,20 +60,20 @@ def label_all(
 
 def _label_images(
     sources: Sequence[Source], predictor: Predictor, outputs: Outputs, stop: Stop
-) -> Iterator[tuple[Source, Entry | UserError]]:
+) -> Iterator[tuple[Source, PredictionEntry | UserError]]:
     """Labels images in batches of those that the network sees at one size, and yields each when it is written."""
     groups: dict[tuple[int, ...], list[tuple[Source, Prepared]]] = {}  # waiting, by that size and their own
-    writing: deque[tuple[Source, int, Future[Entry]]] = deque()  # with the picture's pixels
+    writing: deque[tuple[Source, int, Future[PredictionEntry]]] = deque()  # with the picture's pixels
     most = 2 * predictor.batch_size  # that are held in memory at each stage
 
-    def take(batch: list[tuple[Source, Prepared]]) -> Iterator[tuple[Source, Entry]]:
+    def take(batch: list[tuple[Source, Prepared]]) -> Iterator[tuple[Source, PredictionEntry]]:
         predictions = predictor.predict([prepared for _, prepared in batch])
         for (source, prepared), prediction in zip(batch, predictions, strict=True):
             pixels = prepared.image.shape[0] * prepared.image.shape[1]
             writing.append((source, pixels, writers.submit(outputs.image, source, prepared.image, prediction)))
         yield from written(most)
 
-    def written(kept: int) -> Iterator[tuple[Source, Entry]]:
+    def written(kept: int) -> Iterator[tuple[Source, PredictionEntry]]:
         while len(writing) > kept or sum(pixels for _, pixels, _ in writing) > _MOST_PIXELS:
             source, _, future = writing.popleft()
             yield source, future.result()
@@ -132,7 +132,7 @@ def _read(
         return error
 
 
-def _label_video(source: Source, predictor: Predictor, outputs: Outputs, stop: Stop) -> Entry:
+def _label_video(source: Source, predictor: Predictor, outputs: Outputs, stop: Stop) -> PredictionEntry:
     """Labels a video frame by frame; where that fails or is stopped, nothing is left of it but single frames.
 
     Raises:
@@ -169,7 +169,7 @@ def _label_video(source: Source, predictor: Predictor, outputs: Outputs, stop: S
             number += len(batch)
     row = outputs.row(source, size, [VIDEO, *[FRAMES] * outputs.frames], counts, confidence / number)
     row |= {"milliseconds": milliseconds / number, "num_frames": number, "frames_per_second": float(video.rate)}
-    return Entry(row, counts)
+    return PredictionEntry(row, counts)
 
 
 def _ahead(

@@ -121,7 +121,7 @@ VIDEO, FRAMES = "_overlay.mp4", "_frames"
 
 
 @dataclass
-class Entry:
+class PredictionEntry:
     """What is told of one input.
 
     Attributes:
@@ -175,13 +175,13 @@ class Outputs:
             "max_pixels": self.max_pixels,
         }
 
-    def image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
+    def image(self, source: Source, image: np.ndarray, prediction: Prediction) -> PredictionEntry:
         """Writes what was asked for of an image, uint8 [H,W,3]; safe to be called from several threads."""
         with budget.pictures.scope():
             budget.pictures.announce(_BYTES_A_PIXEL * image.shape[0] * image.shape[1])
             return self._image(source, image, prediction)
 
-    def _image(self, source: Source, image: np.ndarray, prediction: Prediction) -> Entry:
+    def _image(self, source: Source, image: np.ndarray, prediction: Prediction) -> PredictionEntry:
         counts = self.count(prediction)
         seen = overlay.overlay_by_strips(image, prediction.class_ids, self.classes)
         if self.key:
@@ -208,7 +208,7 @@ class Outputs:
         if confusion is not None and confusion.any():
             found = scores(confusion)
             row |= {"miou": found.miou, "global_accuracy": found.global_accuracy}
-        return Entry(row, counts, confusion, faults)
+        return PredictionEntry(row, counts, confusion, faults)
 
     def frame(self, source: Source, number: int, class_ids: np.ndarray) -> None:
         """Writes the class ids of a video's frame."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from segnet_jax.config.fields import Config, differences, on_resume
 from segnet_jax.config.files import CONFIG_FILE, is_run, read_run
-from segnet_jax.data.input_pipeline.cache import in_words
 from segnet_jax.runs.run_folder import RESULT_FILE
+from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import RunInUse, UserError
 from segnet_jax.system.lock import LOCK_FILE, RunLock
 
@@ -120,8 +120,8 @@ def check_room(config: Config, num_bytes: int) -> None:
     needed, free = most * num_bytes, shutil.disk_usage(innermost(folder)).free
     if free < needed and config.on_disk_full != "wait":
         raise UserError(
-            f"{most} checkpoints need {in_words(needed)}, and {in_words(free)} are free on the disk of {folder}; make "
-            "room, keep fewer by --keep-checkpoints, or name another --run",
+            f"{most} checkpoints need {format_bytes(needed)}, and {format_bytes(free)} are free on the disk of "
+            f"{folder}; make room, keep fewer by --keep-checkpoints, or name another --run",
             kind="no-room",
             file=str(folder),
         )

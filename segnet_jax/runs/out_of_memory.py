@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import jax
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.input_pipeline.cache import in_words
 from segnet_jax.distributed.data_parallel import Devices, memory_of
+from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import OutOfMemory, is_out_of_memory
 from segnet_jax.training.precision import choose_precision
 
@@ -35,7 +35,7 @@ def explain_out_of_memory(
             raise
         advice = what_may_fit(config, devices.local[0], has_run, flags)
         raise OutOfMemory(
-            f"out of memory on {devices}, which have {in_words(memory_of(devices.local[0]))} each, with "
+            f"out of memory on {devices}, which have {format_bytes(memory_of(devices.local[0]))} each, with "
             f"--batch-size-per-device {config.batch_size_per_device} at {config.image_size[0]}x{config.image_size[1]}; "
             + (f"try {advice}" if advice else "it takes a device with more")
         ) from error
@@ -62,8 +62,8 @@ def check_memory(config: Config, devices: Devices, *, has_run: bool = False, fla
     if needed > (memory := memory_of(devices.local[0])):
         advice = what_may_fit(config, devices.local[0], has_run, flags)
         raise OutOfMemory(
-            f"{config.batch_size_per_device} images of {height}x{width} take at least {in_words(needed)}, and "
-            f"{devices} have {in_words(memory)} each" + (f"; try {advice}" if advice else "")
+            f"{config.batch_size_per_device} images of {height}x{width} take at least {format_bytes(needed)}, and "
+            f"{devices} have {format_bytes(memory)} each" + (f"; try {advice}" if advice else "")
         )
 
 

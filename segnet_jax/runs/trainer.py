@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.input_pipeline.cache import in_words
 from segnet_jax.distributed.data_parallel import prefetch
 from segnet_jax.distributed.hosts import Hosts, join
 from segnet_jax.reporting.run_logger import RunLogger
@@ -21,7 +20,7 @@ from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.result import result_variables, write_result
 from segnet_jax.runs.setup import Setup, load_data, resolve
 from segnet_jax.system.console import say, say_nothing
-from segnet_jax.system.disk import DiskRetry
+from segnet_jax.system.disk import DiskRetry, format_bytes
 from segnet_jax.system.errors import NotFinite, Stopped
 from segnet_jax.system.signals import Stop
 from segnet_jax.training import checkpoint_folders, initial_weights
@@ -169,7 +168,7 @@ class Trainer:
         num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         self.say(f"network  {type(setup.model).__name__}, {num_parameters:,} parameters")
         self.steps = setup.build_steps(self.say)
-        self.say(f"input    {setup.placement}, {in_words(setup.num_bytes)} of images and labels")
+        self.say(f"input    {setup.placement}, {format_bytes(setup.num_bytes)} of images and labels")
 
     # -------------------- Loop ----------------------------------------------------------------------------------------
 

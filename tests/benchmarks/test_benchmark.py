@@ -142,11 +142,11 @@ def test_all_parts_are_measured_and_compared_with_an_earlier_time(monkeypatch, t
 def test_several_steps_a_call_count_as_so_many_steps(monkeypatch):
     monkeypatch.setattr(throughput, "steps_per_dispatch", lambda config, devices: 3)  # a CPU itself is given one
     taken = []
-    monkeypatch.setattr(throughput.Trainer, "take", lambda self, inputs: taken.extend(map(jax.device_get, inputs)))
-    monkeypatch.setattr(throughput.Trainer, "memory", lambda self, inputs: {})
+    monkeypatch.setattr(throughput.TimedTrainer, "take", lambda self, inputs: taken.extend(map(jax.device_get, inputs)))
+    monkeypatch.setattr(throughput.TimedTrainer, "memory", lambda self, inputs: {})
     clock = iter(range(0, 10**6, 6))  # six seconds a round
     monkeypatch.setattr(benchmarks_timing.time, "perf_counter", lambda: next(clock))
-    options = benchmarks_run.Options(
+    options = benchmarks_run.BenchmarkOptions(
         image_size=(16, 32), width=1 / 16, depth=2, batch_size_per_device=16, steps_per_dispatch=3
     )
     measured = throughput.Measured(options.config, choose_devices("1"), "float32", steps=2, rounds=2, say=print)
@@ -162,7 +162,7 @@ def test_strong_scaling_divides_as_many_images_among_more_devices(monkeypatch):
     monkeypatch.setattr(
         throughput, "train", lambda one: {"images_per_second": rate[one.devices.total], "ms_per_step": 1.0}
     )
-    options = benchmarks_run.Options(batch_size_per_device=3, strong=True)
+    options = benchmarks_run.BenchmarkOptions(batch_size_per_device=3, strong=True)
     measured = throughput.Measured(options.config, choose_devices("4"), "float32", steps=1, rounds=1, say=print)
     rows = [row for row in throughput.scaling(measured, strong=True) if row["sync_batch_norm"]]
     assert [(row["scaling"], row["devices"], row["batch_size_per_device"]) for row in rows] == [

@@ -16,7 +16,7 @@ from random_variables import random_variables
 import segnet_jax
 from segnet_jax import portability
 from segnet_jax.benchmarks.portability.layer_differences import Difference, differences, intermediates, other_choices
-from segnet_jax.benchmarks.portability.lowering import PLATFORMS, by_name
+from segnet_jax.benchmarks.portability.lowering import PLATFORMS
 from segnet_jax.benchmarks.portability.machine import peak_of_this_part
 from segnet_jax.benchmarks.portability.operation_counts import count_operations
 from segnet_jax.benchmarks.portability.side_by_side import as_markdown, side_by_side
@@ -31,7 +31,7 @@ from segnet_jax.system.command import run_command
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.restored import restore
-from segnet_jax.training.state import create_state
+from segnet_jax.training.state import create_state, named_leaves
 from segnet_jax.training.steps import train_steps
 
 CLASSES = 11
@@ -225,7 +225,7 @@ def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path
     state = jax.device_get(create_state(variables, optimizer, "float32"))
     batch = {"image": images[None, None, None], "label": labels[None, None, None]}
     for step, rate in ((7, 0.1), (8, 0.01)):  # two epochs of four steps, then a tenth
-        _, measures = programs["train"].call(by_name(state.replace(step=np.int32(step))), batch, ())
+        _, measures = programs["train"].call(named_leaves(state.replace(step=np.int32(step))), batch, ())
         assert float(np.ravel(measures["learning_rate"])[0]) == pytest.approx(rate)
 
 

@@ -87,7 +87,7 @@ def test_a_planted_fault_is_found_by_kind_and_file_and_its_fix_lets_training_beg
     assert state_of(photos) == before
     assert len({(fault.kind, fault.file, fault.what) for fault in faults}) == len(faults) == len(told["faults"])
     for flags in (fault.fix for fault in faults if fault.fix.startswith("--")):
-        parse_flags(doctor.Options, ["photos", *shlex.split(flags)], prog="p", description="")
+        parse_flags(doctor.DoctorOptions, ["photos", *shlex.split(flags)], prog="p", description="")
         parse_config(shlex.split(flags), prog="p", description="")
     (fix,) = re.findall(r"; fix: (.*) \[", line)
     assert fix.startswith(case.fix) if case.fix else not fix.startswith("--")

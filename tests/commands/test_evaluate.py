@@ -38,7 +38,9 @@ def trained(tmp_path_factory):
 
 
 def evaluate(*flags):
-    return command.evaluate(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+    return command.evaluate(
+        parse_flags(command.EvaluateOptions, [str(flag) for flag in flags], prog="p", description="")
+    )
 
 
 def test_evaluating_a_run_gives_the_scores_that_its_training_found(trained, tmp_path, capsys):

@@ -30,7 +30,7 @@ CASES = os.environ.get("SEGNET_JAX_FIELD_CASES", "")
 
 
 def opened(folder, flags=""):
-    options = parse_flags(doctor.Options, [str(folder), *shlex.split(flags)], prog="p", description="")
+    options = parse_flags(doctor.DoctorOptions, [str(folder), *shlex.split(flags)], prog="p", description="")
     return open_data(doctor._config_of(options))
 
 
@@ -242,7 +242,7 @@ def test_two_readings_are_both_shown_and_none_is_printed_as_the_fix(name, tmp_pa
 def test_nothing_is_trained_on_until_a_reading_is_chosen_and_what_it_leaves_is_checked(tmp_path, capsys):
     fill(tmp_path)
     codes(tmp_path, "disc", "box")
-    options = parse_flags(doctor.Options, [str(tmp_path), "--labels-start-at", "1"], prog="p", description="")
+    options = parse_flags(doctor.DoctorOptions, [str(tmp_path), "--labels-start-at", "1"], prog="p", description="")
     with pytest.raises(UserError, match=r"9\d\.\d % of all label pixels are void.*add --mostly-void") as error:
         doctor.doctor(options)
     assert error.value.kind == "mostly-void"
@@ -250,7 +250,7 @@ def test_nothing_is_trained_on_until_a_reading_is_chosen_and_what_it_leaves_is_c
     with pytest.raises(UserError, match="mostly-void"):
         resolve(config, print)
     words = [str(tmp_path), "--labels-start-at", "1", "--mostly-void"]
-    assert doctor.doctor(parse_flags(doctor.Options, words, prog="p", description="")) == 0
+    assert doctor.doctor(parse_flags(doctor.DoctorOptions, words, prog="p", description="")) == 0
     assert "--labels-start-at 1 --mostly-void" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -266,7 +266,7 @@ def test_a_picture_shows_all_readings(tmp_path, monkeypatch, capsys):
     codes(tmp_path / "photos", "disc", "box")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
-        doctor.doctor(parse_flags(doctor.Options, ["photos", "--picture", "look.png"], prog="p", description=""))
+        doctor.doctor(parse_flags(doctor.DoctorOptions, ["photos", "--picture", "look.png"], prog="p", description=""))
     picture = read_image(tmp_path / "look.png", "look.png")
     assert "by each of the readings" in capsys.readouterr().out
     assert picture.shape[0] > 2 * 180 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
@@ -288,7 +288,7 @@ def test_a_threshold_that_some_files_lie_below_is_a_fault(tmp_path):
 
 def test_each_rotated_file_says_what_its_label_says(tmp_path):
     half_rotated(tmp_path)
-    options = parse_flags(doctor.Options, [str(tmp_path)], prog="p", description="")
+    options = parse_flags(doctor.DoctorOptions, [str(tmp_path)], prog="p", description="")
     with pytest.raises(UserError) as error:
         open_data(doctor._config_of(options))
     told = {fault.file: "as the stored" in fault.what for fault in error.value.faults}
@@ -319,7 +319,7 @@ def test_palettes_that_contradict_each_other_are_a_fault_without_a_table_and_the
     codes(tmp_path, "ground", "disc", "box")
     assert "palettes-differ" in refused(tmp_path)
     (tmp_path / "codes.txt").unlink()
-    assert doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml"))) == 0
+    assert doctor.doctor(doctor.DoctorOptions(data=str(tmp_path), classes=str(tmp_path / "classes.toml"))) == 0
     assert read_as(opened(tmp_path)) == UNNAMED
 
 

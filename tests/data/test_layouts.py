@@ -169,7 +169,7 @@ def test_lists_of_pairs_take_a_class_table_of_their_own(samples, tmp_path):
 def written_table(folder):
     """What `doctor FOLDER --classes` writes: the names and the values of the classes."""
     path = folder / "classes.toml"
-    assert doctor.doctor(doctor.Options(data=str(folder), classes=str(path))) == 0
+    assert doctor.doctor(doctor.DoctorOptions(data=str(folder), classes=str(path))) == 0
     return [(each["name"], each["id"]) for each in tomllib.loads(path.read_text())["classes"]]
 
 
@@ -182,7 +182,7 @@ def test_a_class_table_of_lists_of_pairs_is_written_from_the_labels_that_they_na
     assert written_table(tmp_path) == [(f"class {value}", value) for value in held]
     assert_holds(open_folder(tmp_path), samples, [held.index(value) if value in held else 0 for value in range(3, 14)])
     with pytest.raises(UserError, match="has a class table already, classes.toml: edit that"):
-        doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "again.toml")))
+        doctor.doctor(doctor.DoctorOptions(data=str(tmp_path), classes=str(tmp_path / "again.toml")))
 
 
 def test_a_class_file_goes_before_the_classes_of_cityscapes(samples, tmp_path):
@@ -199,7 +199,7 @@ def test_a_class_table_for_prepared_records_is_refused(tmp_path):
     (tmp_path / "camvid/1.0.0").mkdir(parents=True)
     (tmp_path / "camvid/1.0.0/dataset_info.json").write_text("{}")
     with pytest.raises(UserError, match="no class table changes the classes of prepared records"):
-        doctor.doctor(doctor.Options(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
+        doctor.doctor(doctor.DoctorOptions(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
 
 
 def test_a_folder_around_the_data_set_is_told_which_was_meant(samples, tmp_path):
@@ -228,10 +228,10 @@ def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout
     _, image, _ = samples["val"][0]
     own_folders.save(tmp_path / "new/a.png", image)
     monkeypatch.chdir(tmp_path)
-    assert doctor.doctor(doctor.Options(data="photos")) == 0
+    assert doctor.doctor(doctor.DoctorOptions(data="photos")) == 0
     flags = ["--data", "photos", *SMALL, "--run", "run"]
     assert train.train(parse_config(flags, prog="segnet_jax.train", description="")) == 0
-    assert predict.predict(predict.Options(run="run", paths=("new",), devices="1")) == 0
+    assert predict.predict(predict.PredictOptions(run="run", paths=("new",), devices="1")) == 0
     assert (tmp_path / "run/predictions-1/a_overlay.jpg").is_file()
     with Image.open(tmp_path / "run/predictions-1/a.png") as found:
         assert found.size == image.shape[1::-1]

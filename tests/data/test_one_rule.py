@@ -85,13 +85,13 @@ def test_predict_scores_what_evaluate_scores(make, tmp_path):
         path = tmp_path / f"{name}.json"
         if name == "evaluate":
             words = [str(run), *options, "--devices", "1", "--json", str(path)]
-            assert evaluate.evaluate(parse_flags(evaluate.Options, words, prog="p", description="")) == 0
+            assert evaluate.evaluate(parse_flags(evaluate.EvaluateOptions, words, prog="p", description="")) == 0
         else:
             names = json.loads((run / "data.json").read_text())["train"]
             images = [str(folder / file) for file in names if file.startswith("images/")]
             words = [str(run), *images, "--labels", str(folder / labels), "--out", str(tmp_path / "out")]
             words += ["--devices", "1", "--json", str(path)]
-            assert predict.predict(parse_flags(predict.Options, words, prog="p", description="")) == 0
+            assert predict.predict(parse_flags(predict.PredictOptions, words, prog="p", description="")) == 0
         told[name] = json.loads(path.read_text())
     assert told["evaluate"]["num_images"] == told["predict"]["num_scored"] > 2
     assert told["evaluate"]["confusion"] == told["predict"]["confusion"]

@@ -282,7 +282,7 @@ def test_the_doctor_tells_neighbours_and_a_training_and_its_evaluation_the_score
     assert result["dataset"] == "own-lists-without-b" and result["num_images"] == 3
     assert result["differences"]["split_rule"] == ["tutorial", "leave-out"]
     options = parse_flags(
-        evaluate.Options, [str(run), "--split", "train", "--json", str(scores)], prog="p", description=""
+        evaluate.EvaluateOptions, [str(run), "--split", "train", "--json", str(scores)], prog="p", description=""
     )
     capsys.readouterr()
     assert evaluate.evaluate(options) == 0

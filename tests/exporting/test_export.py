@@ -29,7 +29,7 @@ def run(tmp_path_factory):
 
 
 def export(*flags):
-    return command.export(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+    return command.export(parse_flags(command.ExportOptions, [str(flag) for flag in flags], prog="p", description=""))
 
 
 def test_an_export_leaves_its_file_its_sum_and_what_was_compared(run, tmp_path, capsys):

@@ -74,7 +74,7 @@ def test_logits_are_those_of_the_unfolded_network_whatever_its_statistics(settin
 
 def test_a_loaded_network_scores_as_the_evaluation_of_the_run_says(run, network, tmp_path):
     flags = [str(run), "--json", str(tmp_path / "scores.json"), "--devices", "1"]
-    assert evaluate.evaluate(parse_flags(evaluate.Options, flags, prog="p", description="")) == 0
+    assert evaluate.evaluate(parse_flags(evaluate.EvaluateOptions, flags, prog="p", description="")) == 0
     expected = np.array(json.loads((tmp_path / "scores.json").read_text())["confusion"])
     split = street_scenes(num_train=8, num_val=9, height=24, width=32, seed=0).splits["val"]
     images, labels = (np.stack(each) for each in zip(*map(split.read, range(9)), strict=True))

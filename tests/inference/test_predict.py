@@ -60,7 +60,7 @@ def noise(seed, height, width):
 
 def predict(*flags):
     return command.predict(
-        command.parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description="")
+        command.parse_flags(command.PredictOptions, [str(flag) for flag in flags], prog="p", description="")
     )
 
 

@@ -32,7 +32,8 @@ def plain_run(tmp_path_factory):
 
 
 def command(module, function, *flags):
-    return function(parse_flags(module.Options, list(map(str, flags)), prog="p", description=""))
+    options = getattr(module, f"{function.__name__.title()}Options")
+    return function(parse_flags(options, list(map(str, flags)), prog="p", description=""))
 
 
 def test_samples_of_one_call_are_those_of_a_call_for_each():

@@ -19,7 +19,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
 from segnet_jax.config.flags import parse_config
 from segnet_jax.exporting import onnx
-from segnet_jax.exporting.subject import Subject
+from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.inference.predictor import Sizing
 from segnet_jax.nn import SegNet, fold_batch_norm, segnet
 from segnet_jax.nn.batch_norm import BatchNormReLU
@@ -178,7 +178,7 @@ def test_a_run_is_loaded_with_its_stages_and_labels_any_size(network):
 def test_onnxruntime_gives_its_logits_from_the_file(network, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[onnx]' runs this test")
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 41, 3), np.uint8)
-    subject = Subject(network.model, jax.device_get(network.variables), {}, network.preprocessing, {})
+    subject = ExportedNetwork(network.model, jax.device_get(network.variables), {}, network.preprocessing, {})
     onnx.write(subject, tmp_path / "network.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
     prediction, logits = session.run(None, {"images": images})

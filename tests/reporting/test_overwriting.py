@@ -66,10 +66,10 @@ def test_json_is_no_pipe_folder_or_device(tmp_path, make):
 
 def commands(run, path):
     return {
-        "evaluate": lambda: evaluate.evaluate(evaluate.Options(str(run), json=str(path))),
-        "export": lambda: export.export(export.Options(str(run), json=str(path))),
-        "report": lambda: report.report(report.Options((str(run),), json=str(path))),
-        "doctor": lambda: doctor.doctor(doctor.Options(SAMPLE, json=str(path))),
+        "evaluate": lambda: evaluate.evaluate(evaluate.EvaluateOptions(str(run), json=str(path))),
+        "export": lambda: export.export(export.ExportOptions(str(run), json=str(path))),
+        "report": lambda: report.report(report.ReportOptions((str(run),), json=str(path))),
+        "doctor": lambda: doctor.doctor(doctor.DoctorOptions(SAMPLE, json=str(path))),
     }
 
 
@@ -96,7 +96,7 @@ def test_a_picture_replaces_a_picture_that_was_asked_for_alone(run, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     for path in (run / "first_batch.png", tmp_path / "photo.png", run / "config.toml"):
         with pytest.raises(UserError, match="--picture .* (is there already|is a file of the run itself)"):
-            doctor.doctor(doctor.Options(SAMPLE, picture=str(path)))
+            doctor.doctor(doctor.DoctorOptions(SAMPLE, picture=str(path)))
     batch_picture(images, labels, CAMVID, tmp_path / "look.png", "asked for", asked_for=True)
     check_place("picture", str(tmp_path / "look.png"), is_ours=is_asked_for)
     Image.open(tmp_path / "look.png").load()
@@ -120,7 +120,7 @@ def test_pictures_replace_no_picture_of_a_run(run, name):
 
 def test_a_report_replaces_the_runs_own_alone(run, tmp_path):
     other = shutil.copytree(run, tmp_path / "other")
-    assert report.report(report.Options((str(other),))) == 0
+    assert report.report(report.ReportOptions((str(other),))) == 0
     before = (other / "report.html").read_bytes()
     (tmp_path / "mine.html").write_text("<p>mine")
     os.mkfifo(tmp_path / "pipe.html")
@@ -132,9 +132,9 @@ def test_a_report_replaces_the_runs_own_alone(run, tmp_path):
         ((run,), run / "config.toml"),
     ):
         with pytest.raises(UserError, match="is there and is no report of this"):
-            report.report(report.Options(tuple(map(str, runs)), out=str(out)))
+            report.report(report.ReportOptions(tuple(map(str, runs)), out=str(out)))
     assert (other / "report.html").read_bytes() == before
-    assert report.report(report.Options((str(other),))) == 0  # its own, again
+    assert report.report(report.ReportOptions((str(other),))) == 0  # its own, again
 
 
 def test_export_replaces_what_was_exported_alone(run, tmp_path):
@@ -145,24 +145,24 @@ def test_export_replaces_what_was_exported_alone(run, tmp_path):
     for name, file in (("onnx", "network.onnx"), ("saved-model", "saved_model/mine.txt")):
         pytest.importorskip("onnx")
         with pytest.raises(UserError, match=f"holds {file}, which is not what was exported there"):
-            export.export(export.Options(str(run), format=(name,), out=str(out), overwrite=True))
+            export.export(export.ExportOptions(str(run), format=(name,), out=str(out), overwrite=True))
     (out / "export.json").write_text(json.dumps({"onnx": {"files": {"network.onnx": "0" * 64}}}))
     with pytest.raises(UserError, match="which is not what was exported"):  # it was changed since
-        export.export(export.Options(str(run), format=("onnx",), out=str(out), overwrite=True))
+        export.export(export.ExportOptions(str(run), format=("onnx",), out=str(out), overwrite=True))
 
 
 @pytest.mark.parametrize("content", ["[]", '{"onnx": 1}', '{"onnx": {"files": []}}', "[" * 100_000])
 def test_a_strange_report_of_an_export_is_left_alone(run, tmp_path, content):
     (tmp_path / "export.json").write_text(content)
     with pytest.raises(UserError, match="is no report of an export"):
-        export.export(export.Options(str(run), out=str(tmp_path), overwrite=True))
+        export.export(export.ExportOptions(str(run), out=str(tmp_path), overwrite=True))
     assert (tmp_path / "export.json").read_text() == content
 
 
 def test_json_is_none_of_the_files_of_its_own_export(run, tmp_path):
     for name in ("export.json", "network.stablehlo"):
         with pytest.raises(UserError, match="a file of the export itself"):
-            export.export(export.Options(str(run), out=str(tmp_path / "out"), json=str(tmp_path / "out" / name)))
+            export.export(export.ExportOptions(str(run), out=str(tmp_path / "out"), json=str(tmp_path / "out" / name)))
 
 
 def test_prepared_weights_replace_prepared_weights_alone(tmp_path):

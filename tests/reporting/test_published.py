@@ -229,7 +229,9 @@ def test_confusions_of_a_different_evaluation_than_the_result_give_no_interval(t
 
 
 def report(*flags):
-    return command.report(command.parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+    return command.report(
+        command.parse_flags(command.ReportOptions, [str(flag) for flag in flags], prog="p", description="")
+    )
 
 
 def test_runs_that_differ_only_in_their_seed_are_averaged_with_an_interval(tmp_path, capsys):

@@ -80,7 +80,7 @@ def page(run):
 
 
 def report(*flags):
-    return command.report(parse_flags(command.Options, [str(flag) for flag in flags], prog="p", description=""))
+    return command.report(parse_flags(command.ReportOptions, [str(flag) for flag in flags], prog="p", description=""))
 
 
 # --- content ---

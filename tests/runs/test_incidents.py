@@ -190,9 +190,9 @@ def test_what_is_advised_is_the_same_batch_and_what_the_device_and_the_run_can_b
 @pytest.mark.parametrize(
     "flags, expected",
     [
-        (evaluate.Options, "--batch-size-per-device 2"),
+        (evaluate.EvaluateOptions, "--batch-size-per-device 2"),
         (
-            benchmarks_run.Options,
+            benchmarks_run.BenchmarkOptions,
             "--batch-size-per-device 2, or --input host, or --precision bfloat16 or a smaller --image-size",
         ),
     ],

@@ -16,7 +16,7 @@ from random_variables import random_variables
 from segnet_jax import evaluate, export, train
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
-from segnet_jax.convert import Options as Conversion
+from segnet_jax.convert import ConvertOptions as Conversion
 from segnet_jax.convert import convert
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.distributed.data_parallel import choose_devices
@@ -78,7 +78,7 @@ def source(tmp_path_factory):
 def exported(source, tmp_path_factory):
     """Its `network.safetensors`."""
     out = tmp_path_factory.mktemp("exported")
-    assert export.export(export.Options(str(source), format=("safetensors",), out=str(out), images=1)) == 0
+    assert export.export(export.ExportOptions(str(source), format=("safetensors",), out=str(out), images=1)) == 0
     return out / "network.safetensors"
 
 
@@ -114,7 +114,7 @@ def test_recomputed_statistics_are_taken_where_the_run_is_scored_by_them(tmp_pat
 
 def test_before_any_step_it_scores_what_the_run_scores(source, tmp_path, capsys):
     told = tmp_path / "scores.json"
-    evaluate.evaluate(evaluate.Options(str(source), json=str(told)))
+    evaluate.evaluate(evaluate.EvaluateOptions(str(source), json=str(told)))
     setup, initial = prepare(source)
     found = setup.build_steps(say_nothing).evaluate(setup.initial_state(initial).variables)
     scores = json.loads(told.read_text())

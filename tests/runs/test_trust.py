@@ -92,10 +92,10 @@ def a_socket(path):
 
 
 COMMANDS = {
-    "evaluate": lambda run: evaluate.evaluate(evaluate.Options(str(run))),
-    "predict": lambda run: predict.predict(predict.Options(str(run), ("data/sample/val/val_00000.png",))),
-    "export": lambda run: export.export(export.Options(str(run))),
-    "report": lambda run: report.report(report.Options((str(run),))),
+    "evaluate": lambda run: evaluate.evaluate(evaluate.EvaluateOptions(str(run))),
+    "predict": lambda run: predict.predict(predict.PredictOptions(str(run), ("data/sample/val/val_00000.png",))),
+    "export": lambda run: export.export(export.ExportOptions(str(run))),
+    "report": lambda run: report.report(report.ReportOptions((str(run),))),
     "resume": lambda run: parse_config(["--run", str(run), "--resume"], prog="segnet_jax.train", description=""),
 }
 PLACES = [
@@ -135,7 +135,7 @@ def test_a_pipe_in_a_run_is_refused_and_not_waited_for(run, name):
 def test_the_folder_that_the_user_names_may_be_a_link(run, tmp_path):
     (tmp_path / "latest").symlink_to(run)
     assert files.read_run(tmp_path / "latest") == CONFIG
-    assert report.report(report.Options((str(tmp_path / "latest"),))) == 0
+    assert report.report(report.ReportOptions((str(tmp_path / "latest"),))) == 0
     assert (run / "report.html").is_file()
 
 

@@ -56,7 +56,7 @@ def converted(blobs, folder, *flags, form="layer", dropout=()):
     path = folder / "net.caffemodel"
     files.write_caffe_segnet(path, blobs, form, dropout)
     given = [str(path), "--run", str(folder / "run"), *map(str, flags)]
-    assert convert.convert(parse_flags(convert.Options, given, prog="p", description="")) == 0
+    assert convert.convert(parse_flags(convert.ConvertOptions, given, prog="p", description="")) == 0
     return folder / "run"
 
 
@@ -269,7 +269,7 @@ def test_statistics_that_are_folded_for_good_are_not_recomputed(run, camvid_like
     assert config_files.read_run(run).batch_norm == "running"
     flags = [str(run), "--data", str(camvid_like), "--devices", "1", "--batch-norm", "recompute"]
     with pytest.raises(UserError, match="was converted: its statistics lie in BatchNorm's scale and shift"):
-        evaluate.evaluate(parse_flags(evaluate.Options, flags, prog="p", description=""))
+        evaluate.evaluate(parse_flags(evaluate.EvaluateOptions, flags, prog="p", description=""))
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def camvid_like(tmp_path):
 
 
 def test_the_report_says_where_a_converted_run_comes_from(run, capsys):
-    assert report.report(parse_flags(report.Options, [str(run)], prog="p", description="")) == 0
+    assert report.report(parse_flags(report.ReportOptions, [str(run)], prog="p", description="")) == 0
     assert "converted from net.caffemodel" in capsys.readouterr().out
 
 
@@ -296,7 +296,8 @@ def test_the_commands_take_a_converted_run_as_any_other(run, tmp_path, camvid_li
 
     def command(module, function, *flags):
         given = [str(run), *map(str, flags)]
-        assert function(parse_flags(module.Options, given, prog="p", description="")) == 0
+        options = getattr(module, f"{function.__name__.title()}Options")
+        assert function(parse_flags(options, given, prog="p", description="")) == 0
 
     photo, scores = camvid_like / "val/val.png", tmp_path / "scores.json"
     command(evaluate, evaluate.evaluate, "--data", camvid_like, "--devices", 1, "--json", scores)
@@ -325,7 +326,7 @@ def test_a_published_name_is_fetched_after_its_licence_was_told_and_its_sum_is_k
     assert f"python -m segnet_jax.convert {name}" in told.out
     assert (tmp_path / "cache" / f"{name}.caffemodel.sha256").is_file()
     given = [name, "--run", str(tmp_path / "run")]
-    assert convert.convert(parse_flags(convert.Options, given, prog="p", description="")) == 0
+    assert convert.convert(parse_flags(convert.ConvertOptions, given, prog="p", description="")) == 0
     assert segnet_jax.load(tmp_path / "run").config.init == f"{name}.caffemodel"
     (tmp_path / "cache" / f"{name}.caffemodel").write_bytes(b"\n\x06segnot")
     with pytest.raises(UserError, match="the first one had"):

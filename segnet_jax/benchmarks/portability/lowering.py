@@ -8,7 +8,7 @@ from jax import export
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from segnet_jax.distributed.data_parallel import AXIS, sharded
-from segnet_jax.training.state import TrainState
+from segnet_jax.training.state import TrainState, named_leaves
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _OVER_DEVICES, _SAME = PartitionSpec(AXIS), PartitionSpec()
@@ -54,18 +54,17 @@ def _placed(tree, sharding):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def by_name(state: TrainState) -> dict[str, Any]:
-    """A state's arrays by their paths, such as "params/conv1_1/kernel": no class of ours is needed to call the file."""
-    paths = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
-
-
 def with_named_state(step: Callable[..., tuple], state: TrainState) -> Callable[..., tuple]:
-    """The step (state, ...) -> (state, measures) with both states as `by_name` gives them; `state` is one like them."""
-    names, structure = list(by_name(state)), jax.tree.structure(state)
+    """Return the step with both states as `named_leaves` gives them, so that a file needs none of our classes.
+
+    Args:
+      step: (state, ...) -> (state, metrics).
+      state: an example of the state.
+    """
+    names, structure = list(named_leaves(state)), jax.tree.structure(state)
 
     def named(arrays, *rest):
         new, measures = step(jax.tree.unflatten(structure, [arrays[name] for name in names]), *rest)
-        return by_name(new), measures
+        return named_leaves(new), measures
 
     return named

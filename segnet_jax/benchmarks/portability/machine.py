@@ -21,6 +21,7 @@ from segnet_jax.benchmarks.roofline import shares, work_of
 from segnet_jax.benchmarks.timing import Timing, timed
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
+from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
@@ -144,7 +145,7 @@ class Machine:
 
     @property
     def _compared(self) -> list[int]:
-        return _evenly(self.wishes.compared, len(self.eval_samples))
+        return evenly_spaced(self.wishes.compared, len(self.eval_samples))
 
     @cached_property
     def _batches(self) -> list[tf_data.Batch]:
@@ -197,7 +198,7 @@ class Machine:
 
     def _score(self, network: Network) -> dict[str, Any]:
         wanted = self.wishes.images or len(self.eval_samples)
-        indices, batch = _evenly(wanted, len(self.eval_samples)), self.config.batch_size_per_device
+        indices, batch = evenly_spaced(wanted, len(self.eval_samples)), self.config.batch_size_per_device
         confusion = 0
         for start in range(0, len(indices), batch):
             chosen = [indices[min(i, len(indices) - 1)] for i in range(start, start + batch)]  # filled up: one program
@@ -300,8 +301,3 @@ def _compiled(program: Any, seconds: float) -> dict[str, float | None]:
     """What compiling took, and the memory that the compiler says the program asks for beside its arguments."""
     asked = program.memory_analysis()
     return {"compile_seconds": seconds, "program_memory_mb": asked and asked.temp_size_in_bytes / 1e6}
-
-
-def _evenly(wanted: int, num: int) -> list[int]:
-    """So many of the first `num` numbers, evenly spread."""
-    return sorted({round(place) for place in np.linspace(0, num - 1, min(wanted, num))})

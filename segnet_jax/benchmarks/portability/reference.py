@@ -29,7 +29,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.training import build, build_steps, checkpoint_folders
 from segnet_jax.training.inputs import Input, as_sent
 from segnet_jax.training.restored import Restored, restore
-from segnet_jax.training.state import TrainState, create_state
+from segnet_jax.training.state import TrainState, create_state, named_leaves
 
 _REQUEST, _IMAGES, _BATCHES, _TRAINED = "request.json", "images.npy", "batches.npz", "trained.npz"
 
@@ -153,11 +153,7 @@ def on_devices(batch: Batch, devices: Devices) -> dict[str, jax.Array]:
 
 def by_path(params: dict[str, Any]) -> dict[str, np.ndarray]:
     """Parameters by name, such as "conv1_1/kernel", in float64."""
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf).astype(np.float64)
-        for path, leaf in paths
-    }
+    return {name: np.asarray(leaf).astype(np.float64) for name, leaf in named_leaves(params).items()}
 
 
 def prediction_of(results: dict[str, np.ndarray]) -> np.ndarray:

@@ -72,7 +72,7 @@ _MAX_TOTAL_BYTES = 4_000_000_000
 _MAX_RATIO = 200  # of unpacked to packed bytes; pictures are packed already
 
 
-class LabelScan(NamedTuple):
+class ArchiveScan(NamedTuple):
     """What one pass over the label archive finds.
 
     Attributes:
@@ -102,7 +102,7 @@ def find_archives(folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
+def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> ArchiveScan:
     """Reads all labels of the archive once, so that nothing is wrong with them when records are made.
 
     Args:
@@ -135,7 +135,7 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
         faults.append(Fault("unknown-color", labels.name, what, _AGAIN))
     if faults:
         raise UserErrors(labels, faults)
-    return LabelScan(counts, mended)
+    return ArchiveScan(counts, mended)
 
 
 def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]]) -> Dataset:

@@ -20,6 +20,7 @@ import numpy as np
 from segnet_jax.data.dataset import Split
 from segnet_jax.data.images.fit import Fit, fit_record
 from segnet_jax.system import budget
+from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.files import atomic_write_json, sum_of_file
 from segnet_jax.system.staging import finish, remove, sweep, unfinished
 
@@ -119,25 +120,20 @@ def decoded(
             return _open(folder) or samples
         except OSError as error:  # the disk has filled up since it was looked at, or is limited otherwise
             why = f"{cache} cannot take them ({error.strerror or error})"
-    say(f"{in_words(samples.num_bytes)} of decoded images are not kept, for {why}: they are decoded for each use")
+    say(f"{format_bytes(samples.num_bytes)} of decoded images are not kept, for {why}: they are decoded for each use")
     return samples
-
-
-def in_words(num_bytes: int) -> str:
-    """A number of bytes in words."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
 def _why_it_does_not_fit(cache: pathlib.Path, needed: int) -> str:
     if needed > LIMIT:
-        return f"the limit is {in_words(LIMIT)}"
+        return f"the limit is {format_bytes(LIMIT)}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(cache).free
     except OSError as error:
         return f"{cache} cannot be used ({error.strerror})"
     if needed > 0.9 * free:
-        return f"only {in_words(free)} are free in {cache}"
+        return f"only {format_bytes(free)} are free in {cache}"
     return "" if os.access(cache, os.W_OK) else f"{cache} cannot be written to"
 
 

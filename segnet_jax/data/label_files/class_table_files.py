@@ -10,6 +10,7 @@ from segnet_jax.data.label_files.class_formats import BadTable, Parsed, Row
 from segnet_jax.data.labels.classes import ClassTable, Color, distinct_colors
 from segnet_jax.data.labels.label_mapping import MOST_CLASSES, Legend
 from segnet_jax.system.errors import Fault, UserError
+from segnet_jax.system.files import relative_path
 
 VOID_NAMES = {
     *("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care", "dontcare", "__ignore__", "_ignore_"),
@@ -137,7 +138,7 @@ def legend_of_folder(folder: Path, faults: list[Fault], notes: list[str] | None 
             if paths[0].name not in _UNSURE or error.kind != "bad-class-table":
                 faults.extend(error.faults)
                 return None, True
-            notes.append(f"note: {_relative(paths[0], folder)} is not read as a class file: {error.faults[0].what}")
+            notes.append(f"note: {relative_path(paths[0], folder)} is not read as a class file: {error.faults[0].what}")
             paths = paths[1:]
     else:
         return None, False
@@ -149,13 +150,11 @@ def legend_of_folder(folder: Path, faults: list[Fault], notes: list[str] | None 
             faults.extend(error.faults)
             return None, True
         if differs:
-            what = f"{_relative(path, folder)} says other than {_relative(paths[0], folder)}"
-            faults.append(Fault("bad-class-table", _relative(path, folder), what, "put one class file into the folder"))
+            what = f"{relative_path(path, folder)} says other than {relative_path(paths[0], folder)}"
+            faults.append(
+                Fault("bad-class-table", relative_path(path, folder), what, "put one class file into the folder")
+            )
             return None, True
-    if unused := [_relative(path, folder) for path in paths[1:] if path not in others]:
-        notes.append(f"note: classes of {_relative(paths[0], folder)}; not used: {', '.join(unused)}")
+    if unused := [relative_path(path, folder) for path in paths[1:] if path not in others]:
+        notes.append(f"note: classes of {relative_path(paths[0], folder)}; not used: {', '.join(unused)}")
     return legend, True
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

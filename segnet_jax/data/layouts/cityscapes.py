@@ -15,6 +15,7 @@ from segnet_jax.data.layouts.names.match_names import WITHOUT_LABEL, is_inside, 
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.pairs import Found
 from segnet_jax.system.errors import Fault, UserError
+from segnet_jax.system.files import relative_path
 
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 TRAIN_IDS, IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
@@ -67,7 +68,7 @@ def why(folder: Path) -> str:
     """Say by what a folder is known to be laid out so; empty where it is not."""
     if (found := roots(folder)) is None:
         return ""
-    return f"it holds {_relative(found[0], folder)}/ and {_relative(found[1], folder)}/"
+    return f"it holds {relative_path(found[0], folder)}/ and {relative_path(found[1], folder)}/"
 
 
 def find(folder: Path, reading: Reading) -> Found:
@@ -93,7 +94,7 @@ def find(folder: Path, reading: Reading) -> Found:
             images = pictures_below(root, folder, faults, reading.images or f"*_{IMAGES}.png", reading.follow_links)
             entries[split] = _pairs(images, images_root, labels_root, ending, folder, faults)
     if not entries.get("train") and not faults:
-        what = f"no image in {_relative(images_root, folder)}/train/*/ whose name ends in _{IMAGES}.png"
+        what = f"no image in {relative_path(images_root, folder)}/train/*/ whose name ends in _{IMAGES}.png"
         raise UserError(what, kind="no-images", file=f"{IMAGES}/train")
     default = Legend(f"Cityscapes' {'train ids' if by_train_ids else 'label ids'}", CLASSES, ids(by_train_ids))
     notes.append(f"note: labels are Cityscapes' {ending}")
@@ -134,8 +135,8 @@ def _pairs(
         if label.exists():
             entries.append(Entry(name, image, label))
         else:
-            file = _relative(image, folder)
-            what = f"{file} has no label: {_relative(label, folder)} does not exist"
+            file = relative_path(image, folder)
+            what = f"{file} has no label: {relative_path(label, folder)} does not exist"
             faults.append(Fault(WITHOUT_LABEL, file, what, "put the label there, or take the image away"))
     return entries
 
@@ -145,7 +146,3 @@ def ids(by_train_ids: bool) -> tuple[tuple[int, int], ...]:
     if by_train_ids:
         return (*((train_id, train_id) for train_id in range(len(CLASSES))), (VOID, VOID))
     return tuple(OF_IDS.items())
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

@@ -22,6 +22,7 @@ from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.names.tree import SPLIT_WORDS, Place, folders_with_pictures, is_label_name, place_of, words
 from segnet_jax.data.layouts.pairs import Found
 from segnet_jax.system.errors import Fault, UserError, listed, shown
+from segnet_jax.system.files import relative_path
 
 IMAGES = "images"
 LABELS = ("labels", "masks", "annotations")
@@ -84,7 +85,9 @@ def find(folder: Path, reading: Reading) -> Found:
     if not any(of_split.images for of_split in found.values()) and not faults:
         images = folder / IMAGES
         fix = "save them as PNG or JPEG there" if not reading.images else "give another --images, or none"
-        raise UserError(_no_image(images, folder, reading), kind="no-images", file=_relative(images, folder), fix=fix)
+        raise UserError(
+            _no_image(images, folder, reading), kind="no-images", file=relative_path(images, folder), fix=fix
+        )
     if found and not any(each.labels for split, each in found.items() if split) and "" in found:
         flat = found[""]
         if flat.labels and not flat.images:  # the images are in folders of splits, and all labels in one
@@ -92,7 +95,7 @@ def find(folder: Path, reading: Reading) -> Found:
             alone_is_told = False
     is_split = "train" in found or "val" in found
     if is_split and "" in found:
-        loose = [_relative(path, folder) for _, path in found.pop("").images]
+        loose = [relative_path(path, folder) for _, path in found.pop("").images]
         if loose:
             notes.append(f"warning: pictures beside the folders of splits are left out: {shown(listed(loose))}")
     entries: dict[str, list[Entry]] = {}
@@ -129,7 +132,7 @@ def _listed_of_splits(
     for split, path in lists.items():
         named = read_name_list(path, everything, folder, faults)
         images = {entry.image for entry in entries.get(split, ())}
-        strange = [_relative(entry.image, folder) for entry in named if entry.image not in images]
+        strange = [relative_path(entry.image, folder) for entry in named if entry.image not in images]
         if strange:
             what = f"{path.name} lists images that lie in the folder of another split: {shown(listed(strange))}"
             faults.append(Fault("split-contradiction", path.name, what, "delete the list, or move the images"))
@@ -162,7 +165,7 @@ def survey(folder: Path, reading: Reading, faults: list[Fault]) -> dict[str, Pic
         images.setdefault(place.split, []).extend((place, path) for path in mine)
         rest = [path for path in paths if path not in set(mine)]
         if reading.label_files:
-            rest = [path for path in rest if Path(_relative(path, folder)).match(reading.label_files)]
+            rest = [path for path in rest if Path(relative_path(path, folder)).match(reading.label_files)]
         kind = "colored labels" if role == "colored labels" else "labels"
         labels.setdefault(place.split, {}).setdefault(kind, []).extend((place, path) for path in rest)
     return {
@@ -208,7 +211,7 @@ def _pictures(
     return Pictures(
         [(name(place, path, by_key), path) for place, path in images],
         [(name(place, path, by_key), path) for place, path in chosen],
-        tuple(sorted({_relative(path.parent, folder) for _, path in each}) for each in (images, chosen)),
+        tuple(sorted({relative_path(path.parent, folder) for _, path in each}) for each in (images, chosen)),
     )
 
 
@@ -231,7 +234,9 @@ def pairs_of(
     found = pictures_below(images, folder, faults, reading.images, reading.follow_links)
     if not found and not faults:
         fix = "save them as PNG or JPEG there" if not reading.images else "give another --images, or none"
-        raise UserError(_no_image(images, folder, reading), kind="no-images", file=_relative(images, folder), fix=fix)
+        raise UserError(
+            _no_image(images, folder, reading), kind="no-images", file=relative_path(images, folder), fix=fix
+        )
     unique = unique_images(found, images, folder, faults)
     pictures = pictures_below(labels, folder, faults, "", reading.follow_links) if labels.is_dir() else []
     entries, alone = match(unique, pictures, labels, folder, faults, reading.label_suffix)
@@ -269,7 +274,7 @@ def _obvious(paths: Sequence[Path], split: str, folder: Path, faults: list[Fault
             if path.stem.lower() == name:
                 return path
     if len(paths) > 1:
-        names = [_relative(path, folder) for path in paths]
+        names = [relative_path(path, folder) for path in paths]
         what = f"{listed(names)} all look like the list of {split}"
         faults.append(Fault("several-lists", names[0], what, f"call the right one {split}.txt"))
     return paths[0]
@@ -298,12 +303,8 @@ def by_lists(
 
 
 def _no_image(images: Path, folder: Path, reading: Reading) -> str:
-    where = _relative(images, folder)
+    where = relative_path(images, folder)
     endings = sorted({path.suffix.lower() for path in images.rglob("*") if path.is_file()})
     held = f"it holds files in {' '.join(endings)}" if endings else "it is empty"
     wanted = f" of the name {reading.images}" if reading.images else ""
     return f"no image (.png .jpg .gif .webp .tif .bmp){wanted} in {where}/: {held}"
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

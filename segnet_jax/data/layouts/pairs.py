@@ -24,6 +24,7 @@ from segnet_jax.data.layouts.names.pair_files import Pair, sound_pairs
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.random_split import deal
 from segnet_jax.system.errors import Fault, UserErrors, listed, shown
+from segnet_jax.system.files import relative_path
 
 
 def _never(_values: Mapping[int, int]) -> bool:
@@ -120,7 +121,7 @@ def _interpreted(
     notes: list[str],
 ) -> Interpretation | None:
     """Read all labels and find what they mean."""
-    labels = [(pair.entry.label, _relative(pair.entry.label, folder)) for each in sound.values() for pair in each]
+    labels = [(pair.entry.label, relative_path(pair.entry.label, folder)) for each in sound.values() for pair in each]
     labels = list(dict.fromkeys(labels))
     scans = scan(labels, reading, faults)
     if not scans:
@@ -130,7 +131,7 @@ def _interpreted(
     how_to_name = f"python -m segnet_jax.doctor {shlex.quote(whole)} --classes {table}"
     known = Folder(scans, legend, reading, how_to_name)
     interpreted = interpret(known, found.default, found.fits_default, faults, notes)
-    trained = {_relative(pair.entry.label, folder) for pair in sound.get("train", ())}
+    trained = {relative_path(pair.entry.label, folder) for pair in sound.get("train", ())}
     if interpreted and not pixels_of(interpreted.rule, [each for each in scans if each.name in trained])[0].any():
         return interpreted._replace(doubts=())  # that nothing can be trained on is a fault of its own
     return interpreted
@@ -175,8 +176,8 @@ def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, reading: Readin
         digest.update(repr(told).encode())
     if reading.exif == "by-label" or reading.image_range != (0, 0):
         digest.update(repr((reading.exif, reading.image_range)).encode())
-    files = {_relative(entry.image, folder): image.sha256 for entry, image, _ in pairs}
-    files |= {_relative(entry.label, folder): label.sha256 for entry, _, label in pairs}
+    files = {relative_path(entry.image, folder): image.sha256 for entry, image, _ in pairs}
+    files |= {relative_path(entry.label, folder): label.sha256 for entry, _, label in pairs}
     names = tuple(entry.name for entry, _ in entries)
     read = functools.partial(_read, entries, folder, rule, reading)
     return Split(names, read, digest.hexdigest(), files)
@@ -192,9 +193,9 @@ def _read(
     entries: Sequence[tuple[Entry, Exif]], folder: Path, rule: LabelRule, reading: Reading, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
     (_, image_path, label_path), exif = entries[index]
-    image = read_image(image_path, _relative(image_path, folder), exif, reading.image_range)
+    image = read_image(image_path, relative_path(image_path, folder), exif, reading.image_range)
     of_label = "apply" if reading.exif == "by-label" else reading.exif
-    label = read_label_by(rule, label_path, _relative(label_path, folder), of_label)
+    label = read_label_by(rule, label_path, relative_path(label_path, folder), of_label)
     if label.shape != image.shape[:2] and reading.resize_labels == "nearest":
         label = resize_label(label, *image.shape[:2])
     return image, label
@@ -203,12 +204,8 @@ def _read(
 def _notes_on_files(splits: Mapping[str, Iterable[Pair]], folder: Path) -> Iterable[str]:
     """What is accepted, but may not be what its owner thinks it is."""
     pairs = [pair for each in splits.values() for pair in each]
-    images = {shown(_relative(entry.image, folder)): image.header for entry, image, _ in pairs}
+    images = {shown(relative_path(entry.image, folder)): image.header for entry, image, _ in pairs}
     if jpeg := [name for name, header in images.items() if header.format == "JPEG" and name.lower().endswith(".png")]:
         yield f"note: JPEG inside, though named .png: {listed(jpeg)}"
     if grey := [name for name, header in images.items() if header.kind in ("grey", "grey+alpha")]:
         yield f"note: grey images, repeated over three channels: {listed(grey)}"
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
