@@ -66,13 +66,17 @@ def assert_allowed(one):
     assert not {kind for kind in kinds if "scatter" in kind} or (one.step, one.platform) == ("evaluate", "cpu")
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+def slow_but(*quick, of):
+    return [each if each in quick else pytest.param(each, marks=pytest.mark.slow) for each in of]
+
+
+@pytest.mark.parametrize("platform", slow_but("cpu", "cuda", of=PLATFORMS))  # the variants below: "tpu"
 def test_the_steps_consist_of_allowed_operations_alone_and_of_no_scatter(platform):
     for one in lowered(platforms=[platform]):
         assert_allowed(one)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "cpu"])
+@pytest.mark.parametrize("platform", slow_but("cpu", of=["cuda", "cpu"]))
 def test_so_do_they_where_the_host_makes_the_batches(platform):
     config = Config(**vars(TINY) | {"input": "host"})
     for one in lowered(config, platforms=[platform], precisions=["float32"], steps=["train", "evaluate"]):
@@ -90,7 +94,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+QUICK_VARIANTS = [name for name in VARIANTS if name.startswith("scaled") or name.endswith("a kernel")]
+
+
+@pytest.mark.parametrize("variant", slow_but(*QUICK_VARIANTS, of=VARIANTS))
 def test_so_do_those_of_other_networks_and_recipes(variant):
     config = Config(**vars(TINY) | VARIANTS[variant])
     for one in lowered(config, platforms=["cuda", "tpu"], precisions=["bfloat16"], steps=["train"]):
