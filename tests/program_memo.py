@@ -1,8 +1,9 @@
 """Compile equal programs once per test process: half of the time of a small training is tracing and compiling.
 
-`install` wraps what `data_parallel` returns for a step. A program is taken from an earlier test only if everything
-that it is traced from is equal: the step's code, closures and settings by value, the arguments' shapes, types and
-shardings, JAX's settings, and every attribute of the package's modules and classes, so that what a test patches counts.
+`install` wraps what `data_parallel` returns for a step, and the initialization of a network. A result is used again
+only if everything that it is traced from is equal: the step's code, closures and settings by value, the arguments'
+shapes, types and shardings, JAX's settings, and every attribute of the package's modules and classes, so that what a
+test patches counts.
 """
 
 import dataclasses
@@ -15,11 +16,13 @@ import jax
 import numpy as np
 
 from segnet_jax.distributed import data_parallel
+from segnet_jax.training import state
 
-MAX_PROGRAMS = 64
+MAX_PROGRAMS, MAX_SNAPSHOTS = 64, 100
 OTHER_MODULES = ("jax", "jax.lax", "jax.numpy", "jax.stages")  # in which tests patch something
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, types.CodeType, np.dtype)
 _programs: OrderedDict = OrderedDict()
+_snapshots: dict[bytes, tuple] = {}  # the objects stay alive, so that no other takes the address of one
 counts = {"compiled": 0, "reused": 0}
 
 
@@ -72,7 +75,10 @@ def key_of(value, seen=()):
 
 
 def package_now():
-    """Return every attribute of the package's and JAX's public modules, their classes and dicts, each as itself."""
+    """Return a number for the attributes of the package's and JAX's public modules, their classes and dicts.
+
+    It is the same as long as each of them is the same object.
+    """
     found = []
     for name, module in sorted(sys.modules.items()):
         if name in OTHER_MODULES or (name.startswith("segnet_jax") and module is not None):
@@ -82,7 +88,16 @@ def package_now():
                     found.extend(vars(value).values())
                 elif type(value) is dict and value is not vars(module).get("__builtins__"):
                     found.extend(value.values())
-    return tuple(map(Same, found))
+    addresses = np.fromiter(map(id, found), np.int64).tobytes()
+    if len(_snapshots) == MAX_SNAPSHOTS:
+        _snapshots.clear()
+        _programs.clear()
+    return _snapshots.setdefault(addresses, (len(_snapshots), found))[0]
+
+
+def jax_now():
+    """Return JAX's settings."""
+    return tuple((name, key_of(getattr(jax.config, name, value))) for name, value in jax.config.values.items())
 
 
 def shapes_of(tree):
@@ -104,8 +119,7 @@ class Mapped:
         return getattr(self._function, name)
 
     def lower(self, *arguments):
-        options = tuple((name, key_of(getattr(jax.config, name, value))) for name, value in jax.config.values.items())
-        key = key_of(self._settings), shapes_of(arguments), options, package_now()
+        key = key_of(self._settings), shapes_of(arguments), jax_now(), package_now()
         return Lowered(functools.cache(lambda: self._function.lower(*arguments)), key)
 
 
@@ -120,19 +134,34 @@ class Lowered:
 
     def compile(self, compiler_options=None):
         key = self._key, key_of(compiler_options)
-        if key not in _programs:
-            counts["compiled"] += 1
-            _programs[key] = self._lower().compile(compiler_options)
-            if len(_programs) > MAX_PROGRAMS:
-                _programs.popitem(last=False)
-        else:
-            counts["reused"] += 1
-        _programs.move_to_end(key)
-        return _programs[key]
+        program = _programs.pop(key, None)
+        counts["compiled" if program is None else "reused"] += 1
+        if program is None:
+            program = self._lower().compile(compiler_options)
+        _programs[key] = program  # the last used stands last
+        if len(_programs) > MAX_PROGRAMS:
+            _programs.popitem(last=False)
+        return program
+
+
+def remembered(function):
+    """Return a function of a model that computes each result once; its trees of arrays are never changed in place."""
+    results = {}
+
+    @functools.wraps(function)
+    def called(*arguments, **named):
+        key = key_of((arguments, named)), jax_now(), package_now()
+        if key not in results:
+            results[key] = function(*arguments, **named)
+        return jax.tree.map(lambda leaf: leaf, results[key])
+
+    return called
 
 
 def install():
-    """Let mapped steps of this process use programs of earlier ones."""
+    """Let this process use again what earlier tests compiled; to be called before other modules take the functions."""
+    state.init_variables = remembered(state.init_variables)
+    state.variable_shapes = remembered(state.variable_shapes)
     mapped = data_parallel._mapped
 
     @functools.wraps(mapped)
