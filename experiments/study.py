@@ -28,7 +28,7 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 OTHERS = ("own", "none")  # BatchNorm statistics that ablation/other_statistics.py scores
-SCORES = ("miou", "mean_accuracy", "global_accuracy")
+SCORES = ("miou", "mean_accuracy", "global_accuracy")  # columns of the tables
 START = "start_from"  # key of a variant: the variant whose finished run, of the same seed, it is initialized from
 
 
@@ -238,9 +238,9 @@ def read_fit(metrics: pathlib.Path) -> dict:
     return fit | ({"curve": curve} if curve else {})
 
 
-def as_markdown(rows: list[dict]) -> str:
+def as_markdown(rows: list[dict], first_column: str = "training") -> str:
     """Return the rows as a Markdown table: percent, mean over the seeds, mIoU also with its smallest and largest."""
-    lines = ["| training | seeds | mIoU | from, to | class acc. | global acc. |", "|---|---|---|---|---|---|"]
+    lines = [f"| {first_column} | seeds | mIoU | from, to | class acc. | global acc. |", "|---|---|---|---|---|---|"]
     for row in rows:
         if row["seeds"]:
             miou, mean, right = (f"{100 * np.mean(row[name]):.1f}" for name in SCORES)
@@ -256,7 +256,7 @@ def insert_table(table: str, page: pathlib.Path, name: str) -> None:
     page.write_text(f"{before}<!-- {name} -->\n{table}\n{end}{after}", encoding="utf-8")
 
 
-def draw_scores(question: str, rows: list[dict], path: pathlib.Path) -> None:
+def draw_scores(question: str, rows: list[dict], path: pathlib.Path, images: str = "validation") -> None:
     """Draw a dot for each seed's mIoU and a line at their mean."""
     rows = [row for row in rows if row["seeds"]][::-1]
     figure, axes = plt.subplots(figsize=(8, 1 + 0.45 * len(rows)), layout="constrained")
@@ -265,7 +265,7 @@ def draw_scores(question: str, rows: list[dict], path: pathlib.Path) -> None:
         axes.plot(values, np.full(len(values), height), "o", color="#1f5fa8", alpha=0.7)
         axes.plot([values.mean()] * 2, [height - 0.3, height + 0.3], color="#c2410c", linewidth=2)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    axes.set_xlabel("validation mIoU, percent: a dot per seed, a line at their mean")
+    axes.set_xlabel(f"{images} mIoU, percent: a dot per seed, a line at their mean")
     axes.set_title(question, loc="left")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=110)

@@ -8,11 +8,11 @@ from typing import Any
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
-from segnet_jax.data.input_pipeline.cache import format_bytes
 from segnet_jax.reporting.pace import duration
 from segnet_jax.runs.dry_run import read, try_out
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
+from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop

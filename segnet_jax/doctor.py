@@ -21,7 +21,7 @@ from rich.text import Text
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.data import sequences
-from segnet_jax.data.dataset import Dataset
+from segnet_jax.data.dataset import Dataset, evenly_spaced
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import Fit, fit_sample
 from segnet_jax.data.label_files.interpretation.class_table_draft import draft_class_table
@@ -204,7 +204,7 @@ def _draw(
 ) -> None:
     """Draw a sheet of evenly spaced samples from all splits."""
     places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
-    chosen = sorted({round(place) for place in np.linspace(0, len(places) - 1, most)})
+    chosen = evenly_spaced(most, len(places))
     samples = (split.read(index) for split, index in (places[place] for place in chosen))
     fitted = [fit_sample(*sample, *size_and_fit) for sample in samples]
     images, labels = (np.stack(each) for each in zip(*fitted, strict=True))

@@ -19,6 +19,7 @@ import tyro
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_run
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline.cache import streamed
 from segnet_jax.exporting import stablehlo
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
@@ -217,7 +218,7 @@ def _images(options: ExportOptions, config: Config) -> dict[tuple[int, int], lis
     """Return evenly spaced validation images by size: the run's and `ODD_SIZE`."""
     dataset = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
     split = dataset.splits[validation_split(dataset)]
-    chosen = sorted({round(place) for place in np.linspace(0, len(split) - 1, min(options.images, len(split)))})
+    chosen = evenly_spaced(options.images, len(split))
     sizes = {tuple(config.image_size), ODD_SIZE}
     return {size: [streamed(split, size).read(index)[0] for index in chosen] for size in sorted(sizes, reverse=True)}
 

@@ -24,6 +24,7 @@ import logging  # noqa: E402
 import shutil  # noqa: E402
 
 import jax  # noqa: E402
+import program_memo  # noqa: E402
 import pytest  # noqa: E402
 
 from segnet_jax.reporting import run_logger  # noqa: E402
@@ -33,6 +34,7 @@ gc.set_threshold(200_000, 20, 100)  # tracing makes many objects that stay: to l
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+program_memo.install()
 
 _draw, _drawn = run_logger.training_plot, pathlib.Path(os.environ["SEGNET_JAX_CACHE"], "progress.png")
 

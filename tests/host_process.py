@@ -47,6 +47,7 @@ def agree(hosts, who, call_of_wish):
             hosts.ask_to_stop(call, 143)
         if (code := hosts.stop_at(call)) is not None:
             break
+        hosts.barrier("step", 20)
         unread.append(step(numbers))
         if len(unread) > 2:
             assert unread.popleft()[0, 0] == 2 * count

@@ -14,20 +14,19 @@ import subprocess
 import sys
 import tomllib
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.evaluations import images_path, read_images
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from study import SCORES, as_markdown, draw_scores, insert_table  # noqa: E402
+
 STARTS = tomllib.loads((HERE / "starts.toml").read_text(encoding="utf-8"))
 BASE = "base"
 NOT_TUNED = "SegNet trained on the other drives, not fine-tuned"
-SCORES = ("miou", "mean_accuracy", "global_accuracy")
 
 
 def main() -> int:
@@ -48,7 +47,8 @@ def main() -> int:
         ]
         failed = [job for job in jobs if subprocess.run(job, check=False).returncode]
     rows = collect(given.runs)
-    print(in_words(rows))
+    table = as_markdown(rows, "start")
+    print(table)
     if given.machine:
         origin = {
             "command": "python experiments/finetune/run.py --data DIR --runs FOLDER",
@@ -56,8 +56,8 @@ def main() -> int:
             "date": datetime.date.today().isoformat(),
         }
         (HERE / "scores.json").write_text(json.dumps(origin | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
-        put(in_words(rows), HERE / "README.md", "scores")
-        draw(rows, HERE / "scores.png")
+        insert_table(table, HERE / "README.md", "scores")
+        draw_scores("Fine-tuning on 30 frames", rows, HERE / "scores.png", "71 frames of 0006R0,")
     for job in failed:
         print(f"failed: {' '.join(job)}", file=sys.stderr)
     return int(bool(failed))
@@ -106,38 +106,6 @@ def _scores_of_base(runs: pathlib.Path):
         return None
     chosen = [images.names.index(name) for name in scored.names]
     return scores(images.confusions[chosen].sum(axis=0, dtype=np.int64))
-
-
-def in_words(rows: list[dict]) -> str:
-    """Return the rows as a Markdown table: percent, mean over the seeds, for mIoU also the smallest and the largest."""
-    lines = ["| start | seeds | mIoU | from, to | class acc. | global acc. |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        miou, mean, right = (f"{100 * np.mean(row[name]):.1f}" for name in SCORES)
-        ends = f"{100 * min(row['miou']):.1f}, {100 * max(row['miou']):.1f}"
-        lines.append(f"| {row['name']} | {len(row['seeds'])} | {miou} | {ends} | {mean} | {right} |")
-    return "\n".join(lines)
-
-
-def put(words: str, page: pathlib.Path, name: str) -> None:
-    """Put a table into a page, between <!-- NAME --> and <!-- / -->."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->")
-    _, end, after = rest.partition("<!-- / -->")
-    page.write_text(f"{before}<!-- {name} -->\n{words}\n{end}{after}", encoding="utf-8")
-
-
-def draw(rows: list[dict], path: pathlib.Path) -> None:
-    """Draw a dot for each seed's mIoU and a line at their mean."""
-    rows = rows[::-1]
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.5 * len(rows)), layout="constrained")
-    for height, row in enumerate(rows):
-        values = 100 * np.array(row["miou"])
-        axes.plot(values, np.full(len(values), height), "o", color="#1f5fa8", alpha=0.7)
-        axes.plot([values.mean()] * 2, [height - 0.3, height + 0.3], color="#c2410c", linewidth=2)
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    axes.set_xlabel("mIoU on 71 frames of 0006R0, percent: a dot a seed, a line their mean")
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def script(shell: str, commands: Sequence[str]) -> str:
     kinds = []
     for name in commands:
         module = importlib.import_module(f"segnet_jax.{name}")
-        kinds.append(Annotated[getattr(module, "Options", Config), tyro.conf.subcommand(name)])
+        kinds.append(Annotated[getattr(module, f"{name.title()}Options", Config), tyro.conf.subcommand(name)])
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         tyro.cli(Union[tuple(kinds)], prog="segnet", args=["--tyro-print-completion", shell])  # noqa: UP007

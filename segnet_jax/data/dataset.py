@@ -98,3 +98,8 @@ def _faults(read: Callable[[], object]) -> tuple[Fault, ...]:
     except UserError as error:
         return error.faults
     return ()
+
+
+def evenly_spaced(wanted: int, num_samples: int) -> list[int]:
+    """Return at most `wanted` indices of `num_samples` samples, evenly spaced from the first to the last."""
+    return sorted({round(index) for index in np.linspace(0, num_samples - 1, min(wanted, num_samples))})

@@ -13,7 +13,7 @@ DETECT_SECONDS = 300  # for the name of process 0's host to become known, as Kub
 
 
 @dataclass(frozen=True)
-class Place:
+class ClusterProcess:
     """A process's place among several.
 
     Attributes:
@@ -36,7 +36,7 @@ class Place:
         return (host.strip("[]"), int(port)) if host and is_port else ("", 0)
 
 
-def by_hand(coordinator: str, process_id: int, num_processes: int) -> Place | None:
+def by_hand(coordinator: str, process_id: int, num_processes: int) -> ClusterProcess | None:
     """The place that the flags give; None where none is given.
 
     Args:
@@ -54,7 +54,7 @@ def by_hand(coordinator: str, process_id: int, num_processes: int) -> Place | No
     if missing := flags.keys() - given.keys():
         told = " ".join(f"{flag} {value}" for flag, value in given.items())
         raise UserError(f"{' and '.join(sorted(missing))} missing beside {told}: to join by hand takes all three")
-    place = Place(coordinator, process_id, num_processes)
+    place = ClusterProcess(coordinator, process_id, num_processes)
     if place.address == ("", 0):
         raise UserError(f"--coordinator must be host:port of process 0, such as node1:4321, got {coordinator!r}")
     if not 0 <= process_id < num_processes:
@@ -63,7 +63,7 @@ def by_hand(coordinator: str, process_id: int, num_processes: int) -> Place | No
     return place
 
 
-def by_cluster(environment: Mapping[str, str]) -> Place | None:
+def by_cluster(environment: Mapping[str, str]) -> ClusterProcess | None:
     """The place that the cluster which started this process gives it; None where it is alone.
 
     Raises:
@@ -86,7 +86,7 @@ def by_cluster(environment: Mapping[str, str]) -> Place | None:
         return None
     if _is_alone_on_host(environment) or _sees_one_gpu(environment):
         device_ids = None
-    return Place(coordinator, process_id, num_processes, device_ids)
+    return ClusterProcess(coordinator, process_id, num_processes, device_ids)
 
 
 def why_alone(environment: Mapping[str, str]) -> str:

@@ -1,7 +1,17 @@
-"""One training over several hosts: how its processes join, agree on what must be alike, and part.
+"""One training over several processes: they join, exchange values, stop together and leave.
 
-Where they meet is found by `cluster.py`, they do by `rendezvous.py`; a process that is lost ends all others, with its
-name, by `watchdog.py`.
+JAX forms the processes and runs their collectives (`jax.distributed.initialize`). The rest of this package is what it
+does not offer, found with jax 0.10.2 and 0.12.0 by killing processes:
+
+* `rendezvous.py`: where a process does not come in time, `initialize` aborts all others in C++ (exit code 134) without
+  naming it. So the processes meet over TCP first, and initialize JAX when all are there.
+* `watchdog.py`: when a process dies or hangs in a collective, the others wait forever (jax #38503) or abort. The same
+  connections carry heartbeats; the process that misses them names the lost one and ends with exit code 8.
+* `relay.py`: when process 0 dies, JAX aborts the others before the watchdog can speak, with `jax_enable_recoverability`
+  too. Behind a local relay JAX sees a silent connection instead of a closed one.
+* `Hosts.broadcast`, `all_gather`, `barrier`, `stop_at`: JAX's key-value store is private, and the public collectives of
+  `jax.experimental.multihost_utils` neither time out nor say who is missing. They are messages of the watchdog's.
+* `cluster.py`: the only private name, `ClusterEnv`, because `initialize` does not return what it detects.
 """
 
 import json
@@ -12,7 +22,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
@@ -28,7 +37,6 @@ JOIN_SECONDS = 300.0  # until all processes must have come: schedulers start the
 LEAVE_SECONDS = 3600.0  # until all must be done: process 0 still writes and draws
 PARTING_SECONDS = 5.0  # for JAX to close its connections, and for a process that ends by an error to end
 FOR_EVER = 100_000  # seconds of silence after which JAX would abort; it is our watch that tells who is lost
-CALLS_AHEAD = 4  # a call waits for the results of the third before it: no process is further ahead of another than 3
 
 
 class Hosts:
@@ -42,13 +50,12 @@ class Hosts:
       num_processes: how many there are.
     """
 
-    def __init__(self, process_id: int = 0, num_processes: int = 1, heartbeat: float = 0.0, watch=None, client=None):
+    def __init__(self, process_id: int = 0, num_processes: int = 1, heartbeat: float = 0.0, watch: Watch | None = None):
         self.process_id, self.num_processes = process_id, num_processes
-        self._heartbeat, self._client = heartbeat, client
-        self._watch: Watch | None = watch
+        self._heartbeat, self._watch = heartbeat, watch
         self._counts: Counter[str] = Counter()
-        self._stop: tuple[int, int] | None = None  # agreed: before which call, and with which exit code
-        self._has_asked = self._has_left = False
+        self._stop: tuple[int, int] | None = None  # agreed: the first call that is not made, and the exit code
+        self._has_left = False
 
     @property
     def is_writer(self) -> bool:
@@ -56,92 +63,80 @@ class Hosts:
         return self.process_id == 0
 
     def broadcast(self, name: str, value: str | None = None, seconds: float = LEAVE_SECONDS) -> str:
-        """Gives process 0's value to all, each of which must call it as often for each name.
+        """Return process 0's value on all processes, which must call this equally often for each name.
 
         Args:
-          name: of what is shared.
-          value: process 0's; that of the others is not looked at.
-          seconds: how long the others wait for it.
+          name: of the value.
+          value: process 0's; that of the others is ignored.
+          seconds: how long the others wait.
 
         Raises:
-          HostLost: process 0 has not told it in time.
+          HostLost: process 0 did not send it in time.
         """
         if self.is_writer and value is None:
             raise ValueError(f"process 0 must give a value for {name}")
-        if self._client is None:
+        if self._watch is None:
             return value
-        key = self._fresh(f"share/{name}")
+        key = self._fresh(name)
         if self.is_writer:
-            self._call("key_value_set", key, f"={value}")
-            return value
-        return self._told(key, self._watch.processes[0], name, seconds)
+            self._watch.send("value", key, 0, value)
+        elif (value := self._watch.receive(key, 0, seconds)) is None:
+            raise HostLost(f"{self._watch.processes[0]} did not come to {name} within {seconds:g} s")
+        return value
 
     def all_gather(self, name: str, value: str, seconds: float = LEAVE_SECONDS) -> list[str]:
-        """Gives each process's value to all, in the order of their numbers; all must call it as often for each name.
-
-        Args:
-          name: of what is told.
-          value: this process's.
-          seconds: how long each is waited for.
+        """Return the values of all processes in their order; all must call this equally often for each name.
 
         Raises:
-          HostLost: one has not told its own in time.
+          HostLost: some did not come within so many seconds; it names them.
         """
-        if self._client is None:
+        if self._watch is None:
             return [value]
-        key = self._fresh(f"exchange/{name}")
-        self._call("key_value_set", f"{key}/{self.process_id}", f"={value}")
-        return [self._told(f"{key}/{each.number}", each, name, seconds) for each in self._watch.processes]
-
-    def _told(self, key: str, process: Process, name: str, seconds: float) -> str:
-        """What a process tells under a key."""
-        told = self._call("blocking_key_value_get", key, _milliseconds(seconds), known="DEADLINE_EXCEEDED")
-        if told is None:
-            raise HostLost(f"{process} has not told {name} within {seconds:g} s")
-        return told[1:]
+        key, processes = self._fresh(name), self._watch.processes
+        if not self.is_writer:
+            self._watch.send("value", key, self.process_id, value)
+        self.broadcast(name, "", seconds)  # process 0 is here: it waits as long for the others, and says who was absent
+        values = [value]
+        if self.is_writer:
+            deadline = time.monotonic() + seconds
+            for process in processes[1:]:
+                values.append(self._watch.receive(key, process.number, max(0.0, deadline - time.monotonic())))
+        values = json.loads(self.broadcast(name, json.dumps(values), LEAVE_SECONDS))
+        absent = [str(process) for process, each in zip(processes, values, strict=True) if each is None]
+        if absent and values[self.process_id] is None:
+            raise HostLost(f"{processes[self.process_id]} came to {name} when the others had stopped waiting")
+        if absent:
+            raise HostLost(f"{', '.join(absent)} did not come to {name} within {seconds:g} s")
+        return values
 
     def barrier(self, name: str, seconds: float) -> None:
-        """Waits until all processes are here, as often as they have been; cheap enough for every step.
+        """Wait until all processes are here; cheap enough for every step.
 
         Raises:
           HostLost: some are not in time; it names them.
         """
-        if self._client is None:
-            return
-        key = f"barrier/{name}"  # the same each time: the coordinator would keep every other one
-        self._counts[key] += 1
-        self._call("key_value_set", f"{key}/{self.process_id}", str(self._counts[key]), True)
-        if self._call("wait_at_barrier", key, _milliseconds(seconds), known="DEADLINE_EXCEEDED") is not None:
-            return
-        times = {int(found.rsplit("/", 1)[1]): int(value) for found, value in self._call("key_value_dir_get", key)}
-        absent = [each for each in self._watch.processes if times.get(each.number, 0) < self._counts[key]]
-        if absent:
-            raise HostLost(f"{', '.join(map(str, absent))} did not come to {name} within {seconds:g} s")
-        raise HostLost(f"{self._watch.processes[self.process_id]} came to {name} when the others had stopped waiting")
+        self.all_gather(name, "", seconds)
 
     def ask_to_stop(self, call: int, exit_code: int) -> None:
-        """Asks all to stop before the same call; whoever asks first is heard.
+        """Ask all processes to stop before the next call; the first to ask decides the exit code.
 
         Args:
-          call: the number of the call that this process is about to dispatch.
-          exit_code: with which all shall leave.
+          call: number of the call that this process is about to make.
+          exit_code: that of all processes.
         """
-        if self._client is None:
+        if self._watch is None:
             self._stop = self._stop or (call, exit_code)
-        elif not self._has_asked:
-            self._has_asked = True
-            self._call("key_value_set", "stop", json.dumps([call + CALLS_AHEAD, exit_code]), known="ALREADY_EXISTS")
+        else:
+            self._watch.ask_to_stop(call + 1, exit_code)
 
     def stop_at(self, call: int) -> int | None:
-        """The exit code, if all have agreed to stop before this call; every process asks before each.
+        """Return the exit code if all processes have agreed to stop before this call.
 
-        Whoever asks before call n has it published when it dispatches n. Nobody dispatches n + 4 without the results of
-        n + 1, so by then all find it.
+        All must come to a barrier between this and the call. Whoever asks before call n asks before its barrier, and
+        process 0 passes that on before it opens the barrier, so that all know of it before call n + 1.
         """
-        if self._stop is None and self._client is not None:
-            agreed = self._call("key_value_try_get", "stop", known="NOT_FOUND")
-            self._stop = tuple(json.loads(agreed)) if agreed else None
-        return self._stop[1] if self._stop and call >= self._stop[0] else None
+        stop = self._stop if self._watch is None else self._watch.stop
+        return stop[1] if stop and call >= stop[0] else None
 
     def before_lost(self, last_words: Callable[[str], None]) -> None:
         """Sets what is done with the message, for 5 s at most, before this process leaves because another is lost."""
@@ -198,16 +193,6 @@ class Hosts:
         self._counts[name] += 1
         return f"{name}/{self._counts[name]}"
 
-    def _call(self, method: str, *args, known: str = "") -> Any:
-        """Calls JAX's client: what it returns, or "" for nothing; None after the error that is known."""
-        try:
-            result = getattr(self._client, method)(*args)
-        except jax.errors.JaxRuntimeError as error:
-            if known and known in str(error):
-                return None
-            raise self.blame(error) from None
-        return "" if result is None else result
-
 
 def join(
     coordinator: str,
@@ -247,12 +232,12 @@ def join(
         meeting = arrive((host, port), me, place.num_processes, seconds)
         watch = Watch(me, meeting, heartbeat)
         jax_port = open_relay((host, meeting.jax_port), on_end=lambda: watch.lose(0, CLOSED))
-    client = _initialize(jax_port, place)
-    return Hosts(place.process_id, place.num_processes, heartbeat, watch, client)
+    _initialize(jax_port, place)
+    return Hosts(place.process_id, place.num_processes, heartbeat, watch)
 
 
-def _initialize(jax_port: int, place: cluster.Place) -> Any:
-    """Initializes JAX's own processes; returns the client of its key-value store, which it offers in private alone."""
+def _initialize(jax_port: int, place: cluster.ClusterProcess) -> None:
+    """Initialize `jax.distributed`, whose own notice of lost processes is put off forever."""
     jax.config.update("jax_enable_preemption_service", False)  # its notifier would take SIGTERM, which we hear
     jax.config.update("jax_check_proxy_envs", False)  # it would warn of what is seen to here
     os.environ["no_grpc_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1"]))
@@ -265,9 +250,6 @@ def _initialize(jax_port: int, place: cluster.Place) -> Any:
         heartbeat_timeout_seconds=FOR_EVER,
         shutdown_timeout_seconds=FOR_EVER,
     )
-    from jax._src import distributed
-
-    return distributed.global_state.client
 
 
 def _part(exit_code: int) -> None:
@@ -288,7 +270,3 @@ def _end_within(seconds: float, exit_code: int) -> threading.Timer:
 def _free_port() -> int:
     with socket.create_server(("", 0)) as free:
         return free.getsockname()[1]
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, round(seconds * 1000))

@@ -104,7 +104,7 @@ def gather(port: int, me: Process, num_processes: int, jax_port: int, seconds: f
             except TimeoutError:
                 missing = [number for number in range(num_processes) if number not in processes]
                 told = f"{len(processes)} of {num_processes} processes came within {seconds:g} s: "
-                told += f"{in_words(missing)} missing; start the same command on all hosts"
+                told += f"{list_processes(missing)} missing; start the same command on all hosts"
                 for link in links.values():
                     link.dismiss("gave up", told)
                 raise HostLost(told) from None
@@ -155,7 +155,7 @@ def arrive(address: tuple[str, int], me: Process, num_processes: int, seconds: f
     raise HostLost(f"{me} waited {seconds:g} s in vain for {where} ({why}); start the same command on all hosts")
 
 
-def in_words(numbers: list[int]) -> str:
+def list_processes(numbers: list[int]) -> str:
     """Numbers of processes for a message: the first ten, and how many more there are."""
     more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
     return f"process{'es' * (len(numbers) > 1)} {', '.join(map(str, numbers[:10]))}{more}"

@@ -33,6 +33,7 @@ class Watch:
       processes: all, by their numbers.
       last_words: called with the message before this process leaves, for LAST_WORDS_SECONDS at most.
       all_leave: set once every process has said that it leaves.
+      stop: the first call that is not made, and the exit code, once a process has asked to stop.
     """
 
     def __init__(self, me: Process, meeting: Meeting, heartbeat: float):
@@ -41,6 +42,9 @@ class Watch:
         self._heard = dict.fromkeys(self._links, time.monotonic())
         self._leaving: dict[int, tuple[str, float]] = {}  # who has said that it leaves: why and when
         self._lock, self._has_lost = threading.RLock(), False
+        self.stop: tuple[int, int] | None = None
+        self._values: dict[tuple[str, int], str] = {}  # received and not yet asked for
+        self._has_value = threading.Condition(self._lock)
         self._selector = selectors.DefaultSelector()
         for number, link in self._links.items():
             link.socket.settimeout(1)
@@ -48,6 +52,26 @@ class Watch:
         self.last_words: Callable[[str], None] = lambda message: None
         self.all_leave = threading.Event()
         threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def send(self, *message) -> None:
+        """Send a message to the processes that this one is connected to: process 0 to all, the others to process 0."""
+        for link in list(self._links.values()):
+            link.send(*message)
+
+    def receive(self, key: str, number: int, seconds: float) -> str | None:
+        """Return the value that a process sends under a key; None if it does not come in time."""
+        with self._has_value:
+            self._has_value.wait_for(lambda: (key, number) in self._values, seconds)
+            return self._values.pop((key, number), None)
+
+    def ask_to_stop(self, call: int, exit_code: int) -> None:
+        """Ask all processes to stop before a call; process 0 hears the first and passes it on."""
+        with self._lock:
+            if self._me.number != 0:
+                self.send("stop", call, exit_code)
+            elif self.stop is None:
+                self.stop = call, exit_code
+                self.send("stop", call, exit_code)
 
     def leave(self, reason: str) -> None:
         """Tells all that this process leaves: as it should where the reason is empty, else because of an error."""
@@ -70,7 +94,7 @@ class Watch:
             self._has_lost = True
             if reason := self._reason(number):
                 why = f"it ended: {reason}"
-            self._tell("lost", number, why)
+            self.send("lost", number, why)
         told = f"{self.processes[number]} was lost: {why}; {AGAIN}"
         if number == self._me.number:
             told = f"this {self._me} was taken for lost by the others: {why}; {AGAIN}"
@@ -86,16 +110,11 @@ class Watch:
         while True:
             before = time.monotonic()
             if before >= beat:
-                self._tell("beat")
+                self.send("beat")
                 beat = before + self._beat
             for key, _ in self._selector.select(max(0.0, beat - time.monotonic())):
                 self._read(key.data)
             self._judge(before)
-
-    def _tell(self, *message, besides: int = -1) -> None:
-        for number, link in list(self._links.items()):
-            if number != besides:
-                link.send(*message)
 
     def _read(self, number: int) -> None:
         messages = self._links[number].receive()
@@ -108,15 +127,23 @@ class Watch:
         self._heard[number] = time.monotonic()
         for message in messages:
             match message:
-                case ["leaving", who, reason]:
-                    self._note_leaving(who, reason, told_by=number)
+                case ["value", key, who, value]:
+                    with self._has_value:
+                        self._values[key, who] = value
+                        self._has_value.notify_all()
+                case ["stop", call, exit_code] if self._me.number == 0:
+                    self.ask_to_stop(call, exit_code)
+                case ["stop", call, exit_code]:
+                    self.stop = call, exit_code
+                case ["leaving", who, reason] if who not in self._leaving:
+                    self._note_leaving(who, reason)
                 case ["lost", who, why]:
                     self.lose(who, why)
 
-    def _note_leaving(self, who: int, reason: str, told_by: int = -1) -> None:
+    def _note_leaving(self, who: int, reason: str) -> None:
         with self._lock:
             self._leaving[who] = reason, time.monotonic()
-            self._tell("leaving", who, reason, besides=told_by)
+            self.send("leaving", who, reason)
             if not self.not_leaving():
                 self.all_leave.set()
 

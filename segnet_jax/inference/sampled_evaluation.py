@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.labels.classes import ClassTable
@@ -23,7 +24,7 @@ from segnet_jax.metrics.uncertainty import entropy, uncertainty
 from segnet_jax.reporting.evaluations import write_uncertainty
 from segnet_jax.reporting.tables import percent
 from segnet_jax.system.console import echo
-from segnet_jax.training.build_steps import picture_indices
+from segnet_jax.training.build_steps import NUM_PICTURES
 from segnet_jax.training.inputs import Input
 
 
@@ -114,7 +115,7 @@ def score_samples(
       num_samples: T, drawn for an image in one call.
       seed: random seed of dropout.
     """
-    num_records, wanted = len(samples), picture_indices(len(samples))
+    num_records, wanted = len(samples), evenly_spaced(NUM_PICTURES, len(samples))
     step = partial(
         _score,
         make_batch=source.make_batch,

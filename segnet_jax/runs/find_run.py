@@ -9,8 +9,8 @@ import shutil
 
 from segnet_jax.config.fields import Config, differences, on_resume
 from segnet_jax.config.files import CONFIG_FILE, is_run, read_run
-from segnet_jax.data.input_pipeline.cache import format_bytes
 from segnet_jax.runs.run_folder import RESULT_FILE
+from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import RunInUse, UserError
 from segnet_jax.system.lock import LOCK_FILE, RunLock
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import jax
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.input_pipeline.cache import format_bytes
 from segnet_jax.distributed.data_parallel import Devices, memory_of
+from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import OutOfMemory, is_out_of_memory
 from segnet_jax.training.precision import choose_precision
 

@@ -30,7 +30,7 @@ from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.initial_weights import TrainedSegNet
 from segnet_jax.training.inputs import (
     Input,
-    Place,
+    Placement,
     agree_on_placement,
     calls_of,
     choose_placement,
@@ -92,7 +92,7 @@ class Setup:
     class_weights: np.ndarray | None = None
     train_samples: CachedSplit | None = None
     eval_samples: CachedSplit | None = None
-    placement: Place | None = None
+    placement: Placement | None = None
 
     @property
     def train_split(self) -> Split:

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.input_pipeline.cache import format_bytes
 from segnet_jax.distributed.data_parallel import prefetch
 from segnet_jax.distributed.hosts import Hosts, join
 from segnet_jax.reporting.run_logger import RunLogger
@@ -22,7 +21,7 @@ from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.result import result_variables, write_result
 from segnet_jax.runs.setup import Setup, load_data, resolve
 from segnet_jax.system import logs
-from segnet_jax.system.disk import DiskRetry
+from segnet_jax.system.disk import DiskRetry, format_bytes
 from segnet_jax.system.errors import NotFinite, Stopped
 from segnet_jax.system.signals import Stop
 from segnet_jax.training import checkpoint_folders, initial_weights

@@ -58,3 +58,8 @@ def _exit_error(error: Exception, folder: pathlib.Path) -> DiskFailed:
     if is_disk_full(error):
         return DiskFull(f"no room on the disk of {folder}: {error}")
     return DiskFailed(f"cannot write to {folder}: {error}")
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Format 1386000000 as "1.39 GB", and less than a gigabyte as "56 MB"."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

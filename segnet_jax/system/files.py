@@ -203,3 +203,8 @@ def cache_folder() -> pathlib.Path:
         raise UserError(
             "no home folder is known for this user: set SEGNET_JAX_CACHE to a folder for decoded images and weights"
         ) from None
+
+
+def relative_path(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """Return the path of a file below a folder, with slashes."""
+    return path.relative_to(folder).as_posix()

@@ -34,7 +34,7 @@ from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.devices import device_shard
 from segnet_jax.training.manifest import Damaged, NewerFormat, seal, verify
-from segnet_jax.training.state import split_layers
+from segnet_jax.training.state import named_leaves, split_layers
 
 
 def calibrate(
@@ -182,7 +182,7 @@ def keep(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], fac
     for path in (partial, folder):  # what a kill has left, or what is damaged
         confined.remove(around, path.relative_to(around).as_posix())
     confined.make_folder(around, partial.relative_to(around).as_posix())
-    save_file(_named(batch_stats), partial / _FILE)
+    save_file(named_leaves(batch_stats), partial / _FILE)
     seal(partial, folder, {"state": state, **facts})
 
 
@@ -195,7 +195,7 @@ def kept(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[st
       like: statistics of the same shapes.
     """
     folder = _place(checkpoints, state)
-    wanted = _named(like)
+    wanted = named_leaves(like)
     try:
         if confined.status(checkpoints.parent, folder.relative_to(checkpoints.parent).as_posix()) is None:
             return None
@@ -212,12 +212,6 @@ def kept(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[st
 
 def _place(checkpoints: pathlib.Path, state: str) -> pathlib.Path:
     return checkpoints / _FOLDER / state[:16]
-
-
-def _named(tree: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The leaves in their order, each by its path."""
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in paths}
 
 
 def recompute(

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.distributed.data_parallel import (
     AheadOfTime,
@@ -20,11 +21,6 @@ from segnet_jax.training.inputs import Input
 from segnet_jax.training.steps import eval_step, train_steps
 
 NUM_PICTURES = 6
-
-
-def picture_indices(num_samples: int) -> list[int]:
-    """The records that are drawn at each evaluation: six, evenly spread."""
-    return sorted({round(place) for place in np.linspace(0, num_samples - 1, NUM_PICTURES)})
 
 
 def build_train_step(source: Input, devices: Devices, **settings) -> AheadOfTime:
@@ -74,7 +70,7 @@ def build_evaluator(
             prefetch(source.inputs(), devices),
             [tf_data.evaluation_indices(num_samples, everyone, number) for number in range(num_steps)],
             first_device=shard.first_device,
-            wanted=picture_indices(num_samples),
+            wanted=evenly_spaced(NUM_PICTURES, num_samples),
             num_worst=NUM_PICTURES,
             on_prediction=on_prediction,
             should_stop=should_stop,

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 
 from segnet_jax.data.input_pipeline import device_resident, tf_data
-from segnet_jax.data.input_pipeline.cache import CachedSplit, format_bytes
+from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import AXIS, Devices, memory_of
-from segnet_jax.distributed.rendezvous import in_words as processes_in_words
+from segnet_jax.distributed.rendezvous import list_processes
+from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def as_sent(inputs: dict[str, jax.Array], _store: Any) -> dict[str, jax.Array]:
     return inputs
 
 
-Place = Literal["host", "device", "shards"]
+Placement = Literal["host", "device", "shards"]
 """Where records lie while training: on the host, whole on each device, or cut over the devices."""
 
 SHARE_OF_MEMORY = 1 / 4
@@ -53,7 +54,7 @@ class Input:
     store_axis: int | None = None
 
 
-def choose_placement(wanted: str, devices: Devices, *splits: CachedSplit) -> Place:
+def choose_placement(wanted: str, devices: Devices, *splits: CachedSplit) -> Placement:
     """Chooses where the splits lie: on the devices where they fit, unless the host is wanted.
 
     Args:
@@ -81,7 +82,7 @@ def choose_placement(wanted: str, devices: Devices, *splits: CachedSplit) -> Pla
     return "host"
 
 
-def agree_on_placement(place: Place, exchange: Callable[[str], list[str]]) -> Place:
+def agree_on_placement(place: Placement, exchange: Callable[[str], list[str]]) -> Placement:
     """Where the splits lie in all processes, which must compile one program: at the most modest place that any chooses.
 
     What each chooses by is its own: its disk for decoded images, its devices' memory.
@@ -93,7 +94,7 @@ def agree_on_placement(place: Place, exchange: Callable[[str], list[str]]) -> Pl
     places = exchange(place)
     agreed = max(places, key=("device", "shards", "host").index)
     if len(set(places)) > 1:
-        who = processes_in_words([number for number, each in enumerate(places) if each == agreed])
+        who = list_processes([number for number, each in enumerate(places) if each == agreed])
         logger.info(
             f"input    {agreed} in all processes, for {who} cannot hold the images otherwise, on its devices or decoded"
         )
@@ -101,7 +102,7 @@ def agree_on_placement(place: Place, exchange: Callable[[str], list[str]]) -> Pl
 
 
 def training_input(
-    place: Place, samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, devices: Devices
+    place: Placement, samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, devices: Devices
 ) -> Input:
     """The training split's batches, [L,K,A,B,...] for calls of K steps."""
     if place == "host":
@@ -119,7 +120,7 @@ def training_input(
     )
 
 
-def evaluation_input(place: Place, samples: CachedSplit, shard: BatchShard, devices: Devices) -> Input:
+def evaluation_input(place: Placement, samples: CachedSplit, shard: BatchShard, devices: Devices) -> Input:
     """The scored split's batches, [L,B,...]."""
     if place == "host":
         return Input(partial(tf_data.evaluation_batches, samples, shard), as_sent)
@@ -128,7 +129,7 @@ def evaluation_input(place: Place, samples: CachedSplit, shard: BatchShard, devi
 
 
 def _on_devices(
-    place: Place, samples: CachedSplit, shard: BatchShard, devices: Devices, inputs: Callable, make_batch: Callable
+    place: Placement, samples: CachedSplit, shard: BatchShard, devices: Devices, inputs: Callable, make_batch: Callable
 ) -> Input:
     if place == "shards":
         store = jax.device_put(device_resident.shards(samples, shard), devices.split)

@@ -21,7 +21,7 @@ from segnet_jax.benchmarks.portability.layer_differences import (
     differences,
     intermediates,
 )
-from segnet_jax.benchmarks.portability.lowering import PLATFORMS, by_name
+from segnet_jax.benchmarks.portability.lowering import PLATFORMS
 from segnet_jax.benchmarks.portability.machine import new_peak_mb
 from segnet_jax.benchmarks.portability.operation_counts import count_operations
 from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines
@@ -36,7 +36,7 @@ from segnet_jax.system.command import run_command
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.optimizer import learning_rate_schedule, sgd
 from segnet_jax.training.restored import restore
-from segnet_jax.training.state import create_state
+from segnet_jax.training.state import create_state, named_leaves
 from segnet_jax.training.steps import train_steps
 
 CLASSES = 11
@@ -71,13 +71,17 @@ def assert_allowed(one):
     assert not {kind for kind in kinds if "scatter" in kind} or (one.step, one.platform) == ("evaluate", "cpu")
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+def slow_but(*quick, of):
+    return [each if each in quick else pytest.param(each, marks=pytest.mark.slow) for each in of]
+
+
+@pytest.mark.parametrize("platform", slow_but("cpu", "cuda", of=PLATFORMS))  # the variants below: "tpu"
 def test_the_steps_consist_of_allowed_operations_alone_and_of_no_scatter(platform):
     for one in lowered(platforms=[platform]):
         assert_allowed(one)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "cpu"])
+@pytest.mark.parametrize("platform", slow_but("cpu", of=["cuda", "cpu"]))
 def test_so_do_they_where_the_host_makes_the_batches(platform):
     config = Config(**vars(TINY) | {"input": "host"})
     for one in lowered(config, platforms=[platform], precisions=["float32"], steps=["train", "evaluate"]):
@@ -95,7 +99,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+QUICK_VARIANTS = [name for name in VARIANTS if name.startswith("scaled") or name.endswith("a kernel")]
+
+
+@pytest.mark.parametrize("variant", slow_but(*QUICK_VARIANTS, of=VARIANTS))
 def test_so_do_those_of_other_networks_and_recipes(variant):
     config = Config(**vars(TINY) | VARIANTS[variant])
     for one in lowered(config, platforms=["cuda", "tpu"], precisions=["bfloat16"], steps=["train"]):
@@ -230,7 +237,7 @@ def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path
     state = jax.device_get(create_state(variables, optimizer, "float32"))
     batch = {"image": images[None, None, None], "label": labels[None, None, None]}
     for step, rate in ((7, 0.1), (8, 0.01)):  # two epochs of four steps, then a tenth
-        _, metrics = programs["train"].call(by_name(state.replace(step=np.int32(step))), batch, ())
+        _, metrics = programs["train"].call(named_leaves(state.replace(step=np.int32(step))), batch, ())
         assert float(np.ravel(metrics["learning_rate"])[0]) == pytest.approx(rate)
 
 

@@ -227,6 +227,7 @@ def test_the_suggested_size_keeps_the_shape_of_most_images_and_the_speed(sizes, 
     assert suggested_size(sizes) == expected
 
 
+@pytest.mark.slow  # test_bad_inputs.py reads it whole too
 def test_real_camvid_has_no_fault(camvid_folder, camvid_sizes, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, raised = left_by(doctor.main, ["doctor", str(camvid_folder), "--json", "found.json"], monkeypatch)

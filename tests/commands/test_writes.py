@@ -120,9 +120,15 @@ def test_predicting_writes_only_into_its_folder_and_needs_no_network(traced, hel
     more = ["--out", out, "--json", out / "summary.json", "--confidence", "--labels", SAMPLE / "valannot"]
     named = traced("segnet_jax.predict", run, SAMPLE / "val", *more)
     assert {str(out / "summary.json"), str(out / "val_00000.png"), str(out / "val_00000_overlay.jpg")} <= named[0]
+    held_to([out], named)
+
+
+@pytest.mark.slow
+def test_predicting_without_a_named_folder_writes_only_into_the_runs(traced, held_to, tmp_path):
+    run = make_run(tmp_path / "run")
     unnamed = traced("segnet_jax.predict", run, SAMPLE / "val/val_00000.png")
     assert str(run / "predictions-1/val_00000.png") in unnamed[0]
-    held_to([out, run / "predictions-1"], named, unnamed)
+    held_to([run / "predictions-1"], unnamed)
 
 
 @pytest.mark.slow

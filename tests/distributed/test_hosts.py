@@ -87,14 +87,14 @@ def test_all_stop_before_the_same_call_whoever_asks(who, proxy):
     with started("agree", who, "5", **proxy) as running:
         ends = [end(process) for process in running]
     gathered = [["0, 0", "1, 0"], ["0, 1", "1, 1"]]
-    expected = {"shared": ["of 0, 0", "of 0, 1"], "gathered": gathered, "stopped_before": 9, "code": 143}
+    expected = {"shared": ["of 0, 0", "of 0, 1"], "gathered": gathered, "stopped_before": 6, "code": 143}
     assert ends == [(0, expected, "")] * 2
 
 
 def test_three_processes_agree():
     with started("agree", "2", "0", count=3) as running:
         ends = [end(process) for process in running]
-    assert [(code, values["stopped_before"]) for code, values, _ in ends] == [(0, 4)] * 3
+    assert [(code, values["stopped_before"]) for code, values, _ in ends] == [(0, 1)] * 3
 
 
 def lose(victim, where, how):
@@ -328,7 +328,7 @@ def place_in(monkeypatch, environment):
     ],
 )
 def test_clusters_say_where_a_process_stands(monkeypatch, environment, expected):
-    assert place_in(monkeypatch, environment) == cluster.Place(*expected)
+    assert place_in(monkeypatch, environment) == cluster.ClusterProcess(*expected)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_kubernetes_is_asked_through_jax(monkeypatch):
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: name if name == "kubernetes" else found(name))
     monkeypatch.setattr(cluster, "_found_by_jax", lambda: ("segnet-0.segnet:55527", 1, 2, None))
     environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
-    assert place_in(monkeypatch, environment) == cluster.Place("segnet-0.segnet:55527", 1, 2)
+    assert place_in(monkeypatch, environment) == cluster.ClusterProcess("segnet-0.segnet:55527", 1, 2)
 
     def refuse():
         raise RuntimeError("Kubernetes API Error: 403 - Forbidden\nIt appears that ...")

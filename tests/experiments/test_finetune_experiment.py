@@ -85,10 +85,10 @@ def test_scores_are_collected_by_start_and_the_base_is_counted_on_the_same_71_fr
     summed = confusions[30:].sum(axis=0)
     ious = [summed[i, i] / (summed[i].sum() + summed[:, i].sum() - summed[i, i]) for i in range(3)]
     assert rows[run.NOT_TUNED]["miou"] == [pytest.approx(np.mean(ious))]
-    assert run.in_words([rows["random weights"]]).splitlines()[-1] == (
+    assert run.as_markdown([rows["random weights"]], "start").splitlines()[-1] == (
         "| random weights | 2 | 55.0 | 50.0, 60.0 | 60.0 | 80.0 |"
     )
-    run.draw(list(rows.values()), tmp_path / "scores.png")
+    run.draw_scores("", list(rows.values()), tmp_path / "scores.png")
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -99,4 +99,4 @@ def test_the_table_of_the_page_is_that_of_the_scores():
         assert table == "The trainings are not done yet."
     else:
         rows = json.loads((FOLDER / "scores.json").read_text(encoding="utf-8"))["rows"]
-        assert table == run.in_words(rows) and len(rows) == 4
+        assert table == run.as_markdown(rows, "start") and len(rows) == 4

@@ -32,28 +32,26 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("segnet_jax",
 """
 
 
-CASES = [("default", SHAPES[0]), ("default", SHAPES[1]), ("caffe", SHAPES[0]), ("vgg19", SHAPES[0])]
-CASES += [(name, SHAPES[0]) for name in VARIANTS]  # odd, then even: with floor a row is missing, then none is
+CASES = [("default", SHAPES[0]), ("default", SHAPES[1]), ("caffe", SHAPES[0])]  # odd, then even: with floor a row is
+MORE = [(name, SHAPES[0]) for name in ("vgg19", *VARIANTS)]  # missing, then none is
 
 
-@pytest.fixture(scope="module")
-def found_alone(tmp_path_factory):
-    """What a process that knows JAX alone makes of all networks: name -> shape -> prediction and logits."""
-    folder = tmp_path_factory.mktemp("stablehlo")
-    for name in {name for name, _ in CASES}:
+def found_alone(cases, folder):
+    """Prediction and logits that a process that knows JAX alone makes of each (name of a network, shape)."""
+    for name in {name for name, _ in cases}:
         stablehlo.write(subject_of(name), folder / f"{name}.stablehlo")
-    np.savez(folder / "images.npz", **{str(number): images_of(shape) for number, (_, shape) in enumerate(CASES)})
+    np.savez(folder / "images.npz", **{str(number): images_of(shape) for number, (_, shape) in enumerate(cases)})
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    networks = [name for name, _ in CASES]
+    networks = [name for name, _ in cases]
     subprocess.run([sys.executable, "-c", ALONE, folder, *networks], cwd=folder, env=environment, check=True)
     with np.load(folder / "found.npz") as arrays:
-        return [(arrays[f"prediction{number}"], arrays[f"logits{number}"]) for number in range(len(CASES))]
+        return [(arrays[f"prediction{number}"], arrays[f"logits{number}"]) for number in range(len(cases))]
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=map(str, CASES))
-def test_jax_alone_gives_pytorchs_logits_from_the_file(number, found_alone):
-    name, shape = CASES[number]
-    assert_is_network(*found_alone[number], expected_of(name, subject_of(name), images_of(shape)))
+@pytest.mark.parametrize("cases", [CASES, pytest.param(MORE, marks=pytest.mark.slow)], ids=["published", "others"])
+def test_jax_alone_gives_pytorchs_logits_from_the_file(cases, tmp_path):
+    for (name, shape), found in zip(cases, found_alone(cases, tmp_path), strict=True):
+        assert_is_network(*found, expected_of(name, subject_of(name), images_of(shape)))
 
 
 def test_the_modules_for_cuda_and_tpu_deserialise_and_can_be_called_there(tmp_path):

@@ -25,6 +25,9 @@ from broken_runs import (
 )
 from faults import BALLAST
 
+from segnet_jax import train
+from segnet_jax.config.flags import parse_config
+
 SEED = int(os.environ.get("SEGNET_JAX_SEED", "0"))
 FEW, MANY = 4, 40  # epochs
 EXPECTED = {"kill": 137, "term": 143, "int": 130}
@@ -36,16 +39,16 @@ def programs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, programs):
+def unbroken(tmp_path_factory):
     """epochs -> the folder of a run that nothing has befallen."""
     base, runs = tmp_path_factory.mktemp("unbroken"), {}
 
     def of(epochs: int) -> pathlib.Path:
         if epochs not in runs:
-            place = RunPaths(base / f"run-{epochs}", base / "cache", programs, (*EIGHT, "--epochs", epochs))
-            ended = place.train()
-            assert ended.code == 0, ended.err
-            runs[epochs] = place.run
+            flags = [*EIGHT, "--epochs", epochs, "--run", base / f"run-{epochs}"]
+            config = parse_config(list(map(str, flags)), prog="segnet_jax.train", description="")
+            assert train.train(config) == 0  # in this process, whose devices and XLA flags the others inherit
+            runs[epochs] = base / f"run-{epochs}"
         return runs[epochs]
 
     return of

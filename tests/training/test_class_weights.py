@@ -30,6 +30,7 @@ def test_counts_of_unequal_shape_are_refused():
         present_frequency_weights(np.ones(3, np.int64), np.ones(4, np.int64))
 
 
+@pytest.mark.slow
 def test_weights_of_the_real_training_labels_by_both_rules(camvid_folder, tmp_path):
     counts = count_split(tutorial(camvid_folder).splits["train"], 11, tmp_path)
     assert counts.pixels.tolist() == PIXELS

@@ -8,7 +8,7 @@ from jax import export
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from segnet_jax.distributed.data_parallel import AXIS, sharded
-from segnet_jax.training.state import TrainState
+from segnet_jax.training.state import TrainState, named_leaves
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _OVER_DEVICES, _SAME = PartitionSpec(AXIS), PartitionSpec()
@@ -54,18 +54,17 @@ def _placed(tree, sharding):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def by_name(state: TrainState) -> dict[str, Any]:
-    """Return a state's arrays by path, such as "params/conv1_1/kernel", so that callers do not need its classes."""
-    paths = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
-
-
 def with_named_state(step: Callable[..., tuple], state: TrainState) -> Callable[..., tuple]:
-    """Return a step (state, ...) -> (state, metrics) whose states are dicts as of `by_name`; `state` is an example."""
-    names, structure = list(by_name(state)), jax.tree.structure(state)
+    """Return a step (state, ...) -> (state, metrics) whose states are dicts, as of `named_leaves`.
+
+    Args:
+      step: (state, ...) -> (state, metrics).
+      state: an example of the state.
+    """
+    names, structure = list(named_leaves(state)), jax.tree.structure(state)
 
     def named(arrays, *rest):
         new, metrics = step(jax.tree.unflatten(structure, [arrays[name] for name in names]), *rest)
-        return by_name(new), metrics
+        return named_leaves(new), metrics
 
     return named

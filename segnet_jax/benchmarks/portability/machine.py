@@ -26,6 +26,7 @@ from segnet_jax.benchmarks.roofline import utilization, work_of
 from segnet_jax.benchmarks.timing import Timing, timed
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
+from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
@@ -148,7 +149,7 @@ class Machine:
 
     @property
     def _compared(self) -> list[int]:
-        return _evenly(self.settings.compared, len(self.eval_samples))
+        return evenly_spaced(self.settings.compared, len(self.eval_samples))
 
     @cached_property
     def _batches(self) -> list[tf_data.Batch]:
@@ -201,7 +202,7 @@ class Machine:
 
     def _score(self, network: Network) -> dict[str, Any]:
         num_images = self.settings.images or len(self.eval_samples)
-        indices, batch = _evenly(num_images, len(self.eval_samples)), self.config.batch_size_per_device
+        indices, batch = evenly_spaced(num_images, len(self.eval_samples)), self.config.batch_size_per_device
         confusion = 0
         for start in range(0, len(indices), batch):
             # The last batch is padded with its last image, so that one program serves all batches.
@@ -305,8 +306,3 @@ def _compiled(program: Any, seconds: float) -> dict[str, float | None]:
     """Return the compile time, and the program's memory without its arguments, as the compiler reports it."""
     memory = program.memory_analysis()
     return {"compile_seconds": seconds, "program_memory_mb": memory and memory.temp_size_in_bytes / 1e6}
-
-
-def _evenly(wanted: int, num: int) -> list[int]:
-    """So many of the first `num` numbers, evenly spread."""
-    return sorted({round(place) for place in np.linspace(0, num - 1, min(wanted, num))})

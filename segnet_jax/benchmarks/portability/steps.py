@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from segnet_jax.benchmarks.portability.lowering import by_name, lower, lower_mapped, with_named_state
+from segnet_jax.benchmarks.portability.lowering import lower, lower_mapped, with_named_state
 from segnet_jax.benchmarks.portability.operation_counts import count_operations
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline import device_resident
@@ -27,7 +27,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.training import build, checkpoint_folders
 from segnet_jax.training.checkpoint_folders import CheckpointFolders
 from segnet_jax.training.inputs import as_sent
-from segnet_jax.training.state import variable_shapes
+from segnet_jax.training.state import named_leaves, variable_shapes
 from segnet_jax.training.steps import eval_step, train_steps
 
 logger = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def _train(
     )
     return lower_mapped(
         with_named_state(step, state),
-        (by_name(state), inputs, store),
+        (named_leaves(state), inputs, store),
         split=(False, True, False),
         outputs_split=(False, False),
         platform=platform,

@@ -71,7 +71,7 @@ _MAX_TOTAL_BYTES = 4_000_000_000
 _MAX_RATIO = 200  # of unpacked to packed bytes; images are compressed already
 
 
-class LabelScan(NamedTuple):
+class ArchiveScan(NamedTuple):
     """Pixel counts of the label archive.
 
     Attributes:
@@ -98,7 +98,7 @@ def find_archives(folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
+def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> ArchiveScan:
     """Check all labels of the archive before samples are written.
 
     Args:
@@ -131,7 +131,7 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> LabelScan:
         faults.append(Fault("unknown-color", labels.name, message, _AGAIN))
     if faults:
         raise UserErrors(labels, faults)
-    return LabelScan(counts, mended)
+    return ArchiveScan(counts, mended)
 
 
 def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]]) -> Dataset:

@@ -20,6 +20,7 @@ import numpy as np
 from segnet_jax.data.dataset import Split
 from segnet_jax.data.images.fit import Fit, fit_sample
 from segnet_jax.system import budget
+from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.files import atomic_write_json, sum_of_file
 from segnet_jax.system.staging import finish, remove, sweep, unfinished
 
@@ -122,11 +123,6 @@ def open_cached(
     size = format_bytes(samples.num_bytes)
     logger.info(f"{size} of decoded images are not cached, because {reason}; they are decoded at each use")
     return samples
-
-
-def format_bytes(num_bytes: int) -> str:
-    """Format a number of bytes."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
 def _reason_not_to_cache(cache: pathlib.Path, needed: int) -> str:

@@ -10,6 +10,7 @@ from segnet_jax.data.label_files.class_formats import BadTable, Parsed, Row
 from segnet_jax.data.labels.classes import ClassTable, Color, distinct_colors
 from segnet_jax.data.labels.label_mapping import MAX_CLASSES, LabelMapping
 from segnet_jax.system.errors import Fault, UserError
+from segnet_jax.system.files import relative_path
 
 VOID_NAMES = {
     *("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care", "dontcare", "__ignore__", "_ignore_"),
@@ -139,7 +140,7 @@ def folder_label_mapping(
             if paths[0].name not in _UNSURE or error.kind != "bad-class-table":
                 faults.extend(error.faults)
                 return None, True
-            notes.append(f"note: {_relative(paths[0], folder)} is not used as a class file: {error.faults[0].what}")
+            notes.append(f"note: {relative_path(paths[0], folder)} is not used as a class file: {error.faults[0].what}")
             paths = paths[1:]
     else:
         return None, False
@@ -151,20 +152,16 @@ def folder_label_mapping(
             faults.extend(error.faults)
             return None, True
         if differs:
-            message = f"{_relative(path, folder)} differs from {_relative(paths[0], folder)}"
+            message = f"{relative_path(path, folder)} differs from {relative_path(paths[0], folder)}"
             faults.append(
                 Fault(
                     "bad-class-table",
-                    _relative(path, folder),
+                    relative_path(path, folder),
                     message,
                     "put a single class file into the dataset folder",
                 )
             )
             return None, True
-    if unused := [_relative(path, folder) for path in paths[1:] if path not in others]:
-        notes.append(f"note: classes from {_relative(paths[0], folder)}; not used: {', '.join(unused)}")
+    if unused := [relative_path(path, folder) for path in paths[1:] if path not in others]:
+        notes.append(f"note: classes from {relative_path(paths[0], folder)}; not used: {', '.join(unused)}")
     return label_mapping, True
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

@@ -15,6 +15,7 @@ from segnet_jax.data.layouts.names.match_names import WITHOUT_LABEL, is_inside, 
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError
+from segnet_jax.system.files import relative_path
 
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 TRAIN_IDS, IDS = "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
@@ -67,7 +68,7 @@ def recognize(folder: Path) -> str:
     """Return how the layout was recognized; empty if the folder does not have it."""
     if (found := roots(folder)) is None:
         return ""
-    return f"it holds {_relative(found[0], folder)}/ and {_relative(found[1], folder)}/"
+    return f"it holds {relative_path(found[0], folder)}/ and {relative_path(found[1], folder)}/"
 
 
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
@@ -95,7 +96,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
             )
             entries[split] = _pairs(images, images_root, labels_root, ending, folder, faults)
     if not entries.get("train") and not faults:
-        message = f"no image in {_relative(images_root, folder)}/train/*/ has a name ending in _{IMAGES}.png"
+        message = f"no image in {relative_path(images_root, folder)}/train/*/ has a name ending in _{IMAGES}.png"
         raise UserError(message, kind="no-images", file=f"{IMAGES}/train")
     default = LabelMapping(f"Cityscapes' {'train ids' if by_train_ids else 'label ids'}", CLASSES, ids(by_train_ids))
     notes.append(f"note: labels are Cityscapes' {ending}")
@@ -136,8 +137,8 @@ def _pairs(
         if label.exists():
             entries.append(Entry(name, image, label))
         else:
-            file = _relative(image, folder)
-            message = f"{file} has no label: {_relative(label, folder)} does not exist"
+            file = relative_path(image, folder)
+            message = f"{file} has no label: {relative_path(label, folder)} does not exist"
             faults.append(Fault(WITHOUT_LABEL, file, message, "add the label, or remove the image"))
     return entries
 
@@ -147,7 +148,3 @@ def ids(by_train_ids: bool) -> tuple[tuple[int, int], ...]:
     if by_train_ids:
         return (*((train_id, train_id) for train_id in range(len(CLASSES))), (VOID, VOID))
     return tuple(OF_IDS.items())
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

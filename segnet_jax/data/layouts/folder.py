@@ -22,6 +22,7 @@ from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.names.tree import SPLIT_WORDS, Place, folders_with_pictures, is_label_name, place_of, words
 from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError, listed, shown
+from segnet_jax.system.files import relative_path
 
 IMAGES = "images"
 LABELS = ("labels", "masks", "annotations")
@@ -85,7 +86,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
         images = folder / IMAGES
         fix = "save them as PNG or JPEG there" if not read_options.images else "change or omit --images"
         raise UserError(
-            _no_image(images, folder, read_options), kind="no-images", file=_relative(images, folder), fix=fix
+            _no_image(images, folder, read_options), kind="no-images", file=relative_path(images, folder), fix=fix
         )
     if found and not any(each.labels for split, each in found.items() if split) and "" in found:
         flat = found[""]
@@ -94,7 +95,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
             report_unmatched = False
     is_split = "train" in found or "val" in found
     if is_split and "" in found:
-        loose = [_relative(path, folder) for _, path in found.pop("").images]
+        loose = [relative_path(path, folder) for _, path in found.pop("").images]
         if loose:
             notes.append(f"warning: images outside the split folders are not used: {shown(listed(loose))}")
     entries: dict[str, list[Entry]] = {}
@@ -133,7 +134,7 @@ def _listed_of_splits(
     for split, path in lists.items():
         named = read_name_list(path, everything, folder, faults)
         images = {entry.image for entry in entries.get(split, ())}
-        strange = [_relative(entry.image, folder) for entry in named if entry.image not in images]
+        strange = [relative_path(entry.image, folder) for entry in named if entry.image not in images]
         if strange:
             message = f"{path.name} lists images in the folder of another split: {shown(listed(strange))}"
             faults.append(Fault("split-contradiction", path.name, message, "delete the list, or move the images"))
@@ -166,7 +167,7 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
         images.setdefault(place.split, []).extend((place, path) for path in mine)
         rest = [path for path in paths if path not in set(mine)]
         if read_options.label_files:
-            rest = [path for path in rest if Path(_relative(path, folder)).match(read_options.label_files)]
+            rest = [path for path in rest if Path(relative_path(path, folder)).match(read_options.label_files)]
         kind = "colored labels" if role == "colored labels" else "labels"
         labels.setdefault(place.split, {}).setdefault(kind, []).extend((place, path) for path in rest)
     return {
@@ -212,7 +213,7 @@ def _pictures(
     return Pictures(
         [(name(place, path, by_key), path) for place, path in images],
         [(name(place, path, by_key), path) for place, path in chosen],
-        tuple(sorted({_relative(path.parent, folder) for _, path in each}) for each in (images, chosen)),
+        tuple(sorted({relative_path(path.parent, folder) for _, path in each}) for each in (images, chosen)),
     )
 
 
@@ -236,7 +237,7 @@ def pairs_of(
     if not found and not faults:
         fix = "save them as PNG or JPEG there" if not read_options.images else "change or omit --images"
         raise UserError(
-            _no_image(images, folder, read_options), kind="no-images", file=_relative(images, folder), fix=fix
+            _no_image(images, folder, read_options), kind="no-images", file=relative_path(images, folder), fix=fix
         )
     unique = unique_images(found, images, folder, faults)
     pictures = pictures_below(labels, folder, faults, "", read_options.follow_links) if labels.is_dir() else []
@@ -275,7 +276,7 @@ def _obvious(paths: Sequence[Path], split: str, folder: Path, faults: list[Fault
             if path.stem.lower() == name:
                 return path
     if len(paths) > 1:
-        names = [_relative(path, folder) for path in paths]
+        names = [relative_path(path, folder) for path in paths]
         message = f"{listed(names)} may all be the list of {split}"
         faults.append(Fault("several-lists", names[0], message, f"rename the right one to {split}.txt"))
     return paths[0]
@@ -304,12 +305,8 @@ def by_lists(
 
 
 def _no_image(images: Path, folder: Path, read_options: ReadOptions) -> str:
-    where = _relative(images, folder)
+    where = relative_path(images, folder)
     endings = sorted({path.suffix.lower() for path in images.rglob("*") if path.is_file()})
     held = f"it holds {' '.join(endings)} files" if endings else "it is empty"
     pattern = f" named {read_options.images}" if read_options.images else ""
     return f"no image (.png .jpg .gif .webp .tif .bmp){pattern} in {where}/: {held}"
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

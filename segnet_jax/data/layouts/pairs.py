@@ -24,6 +24,7 @@ from segnet_jax.data.layouts.names.pair_files import Pair, sound_pairs
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.random_split import split_randomly
 from segnet_jax.system.errors import Fault, UserErrors, listed, shown
+from segnet_jax.system.files import relative_path
 
 
 def _never(_values: Mapping[int, int]) -> bool:
@@ -125,7 +126,7 @@ def _interpreted(
     notes: list[str],
 ) -> Interpretation | None:
     """Scan all labels and determine what they mean; None with faults."""
-    labels = [(pair.entry.label, _relative(pair.entry.label, folder)) for each in sound.values() for pair in each]
+    labels = [(pair.entry.label, relative_path(pair.entry.label, folder)) for each in sound.values() for pair in each]
     labels = list(dict.fromkeys(labels))
     scans = scan(labels, read_options, faults)
     if not scans:
@@ -135,7 +136,7 @@ def _interpreted(
     class_file_command = f"python -m segnet_jax.doctor {shlex.quote(whole)} --classes {table}"
     evidence = LabelEvidence(scans, label_mapping, read_options, class_file_command)
     interpreted = interpret(evidence, found.default, found.fits_default, faults, notes)
-    trained = {_relative(pair.entry.label, folder) for pair in sound.get("train", ())}
+    trained = {relative_path(pair.entry.label, folder) for pair in sound.get("train", ())}
     if interpreted and not pixels_of(interpreted.rule, [each for each in scans if each.name in trained])[0].any():
         return interpreted._replace(doubts=())  # without training pixels, another fault is reported
     return interpreted
@@ -181,8 +182,8 @@ def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, read_options: R
         digest.update(repr(settings).encode())
     if read_options.exif == "by-label" or read_options.image_range != (0, 0):
         digest.update(repr((read_options.exif, read_options.image_range)).encode())
-    files = {_relative(entry.image, folder): image.sha256 for entry, image, _ in pairs}
-    files |= {_relative(entry.label, folder): label.sha256 for entry, _, label in pairs}
+    files = {relative_path(entry.image, folder): image.sha256 for entry, image, _ in pairs}
+    files |= {relative_path(entry.label, folder): label.sha256 for entry, _, label in pairs}
     names = tuple(entry.name for entry, _ in entries)
     read = functools.partial(_read, entries, folder, rule, read_options)
     return Split(names, read, digest.hexdigest(), files)
@@ -198,9 +199,9 @@ def _read(
     entries: Sequence[tuple[Entry, Exif]], folder: Path, rule: LabelRule, read_options: ReadOptions, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
     (_, image_path, label_path), exif = entries[index]
-    image = read_image(image_path, _relative(image_path, folder), exif, read_options.image_range)
+    image = read_image(image_path, relative_path(image_path, folder), exif, read_options.image_range)
     label_exif = "apply" if read_options.exif == "by-label" else read_options.exif
-    label = read_label_by(rule, label_path, _relative(label_path, folder), label_exif)
+    label = read_label_by(rule, label_path, relative_path(label_path, folder), label_exif)
     if label.shape != image.shape[:2] and read_options.resize_labels == "nearest":
         label = resize_label(label, *image.shape[:2])
     return image, label
@@ -209,12 +210,8 @@ def _read(
 def _notes_on_files(splits: Mapping[str, Iterable[Pair]], folder: Path) -> Iterable[str]:
     """Yield notes on accepted but unexpected image files."""
     pairs = [pair for each in splits.values() for pair in each]
-    images = {shown(_relative(entry.image, folder)): image.header for entry, image, _ in pairs}
+    images = {shown(relative_path(entry.image, folder)): image.header for entry, image, _ in pairs}
     if jpeg := [name for name, header in images.items() if header.format == "JPEG" and name.lower().endswith(".png")]:
         yield f"note: JPEG files named .png: {listed(jpeg)}"
     if grey := [name for name, header in images.items() if header.kind in ("grey", "grey+alpha")]:
         yield f"note: gray images, repeated over three channels: {listed(grey)}"
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

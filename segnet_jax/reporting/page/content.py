@@ -12,6 +12,7 @@ from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.metrics.table import METRICS
 from segnet_jax.reporting.pace import duration
 from segnet_jax.reporting.page.run_summary import RunSummary, integer, number, text
+from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import UserError
 
 _MAX_CHANGES = 200  # settings listed on a page
@@ -147,8 +148,8 @@ def facts(run: RunSummary) -> dict[str, dict[str, str]]:
             "Time": duration(seconds) if seconds else "",
             "Steps": f"{run.last_step:,}" + (f" of {total:,}" if total else ""),
             "Learning rate": f"{learning_rate:.3g}" if learning_rate is not None else "",
-            "Peak device memory": _bytes(memory["device"]) if memory.get("device") else "",
-            "Peak process memory": _bytes(memory["host"]) if memory.get("host") else "",
+            "Peak device memory": format_bytes(memory["device"]) if memory.get("device") else "",
+            "Peak process memory": format_bytes(memory["host"]) if memory.get("host") else "",
         },
         "Config": {
             "Protocol": protocol(run),
@@ -265,10 +266,6 @@ def _commit(commit: str) -> str:
     """Shorten a commit, and say whether the code had local changes."""
     name, _, dirty = commit.partition("-")
     return f"{name[:12]}, with local changes" if dirty else name[:12]
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _dict(value: Any) -> dict[str, Any]:

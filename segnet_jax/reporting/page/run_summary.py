@@ -16,6 +16,7 @@ import numpy as np
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_whole_config
+from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.metrics.confusion import Scores, scores
 from segnet_jax.reporting.evaluations import DATASET_FILE, FOLDER, UNCERTAINTY_FILE, WORST_FILE
 from segnet_jax.reporting.metrics_log import FILE_NAME, read_metrics
@@ -223,8 +224,8 @@ def select_steps(steps: list[int], chosen: int | None, max_steps: int = _MAX_STE
     """Return at most `max_steps` evenly spaced steps, including the first, the last and the chosen one."""
     if len(steps) <= max_steps:
         return steps
-    indices = np.linspace(0, len(steps) - 1, max_steps - 1).round().astype(int)
-    return sorted({steps[index] for index in indices} | ({chosen} & set(steps)))
+    spaced = {steps[index] for index in evenly_spaced(max_steps - 1, len(steps))}
+    return sorted(spaced | ({chosen} & set(steps)))
 
 
 def _confusion(value: Any, size: int) -> np.ndarray | None:

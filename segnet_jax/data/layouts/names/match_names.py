@@ -10,6 +10,7 @@ from segnet_jax.data.images.picture_header import check_inside
 from segnet_jax.data.layouts.names.name_pairs import LABEL_ENDINGS, PICTURES, nfc, pair_names
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.system.errors import Fault, UserError, listed, shown
+from segnet_jax.system.files import relative_path
 
 WITHOUT_LABEL = "image-without-label"
 """Kind of the fault."""
@@ -64,7 +65,7 @@ def pictures_below(
                 continue
             if glob and not fnmatch.fnmatch(nfc(name), nfc(glob)):
                 continue
-            file = _relative(path, folder)
+            file = relative_path(path, folder)
             if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in file):
                 message = f"{shown(file)} has a control character in its name"
                 faults.append(Fault("control-character", file, message, "rename it"))
@@ -114,8 +115,8 @@ def unique_names(named: Sequence[tuple[str, Path]], folder: Path, faults: list[F
     for name, path in named:
         # Sample files are written by name, and many file systems ignore case.
         if (first := claimed.setdefault(name.casefold(), path)) != path:
-            file = _relative(path, folder)
-            message = f"{file} and {_relative(first, folder)} have the same name, {name}"
+            file = relative_path(path, folder)
+            message = f"{file} and {relative_path(first, folder)} have the same name, {name}"
             fix = "rename one of the two images, and its label"
             if path.suffix != first.suffix:
                 common = max((path.suffix, first.suffix), key=[each.suffix for _, each in named].count)
@@ -169,9 +170,9 @@ def match_named(
         mine = [path for label in pairs.get(name, ()) for path in by_name[label]]
         unmatched -= set(mine)
         mine = [path for path in mine if path.suffix.lower() == ".png"] or mine  # previews may lie beside it
-        file = _relative(image, folder)
+        file = relative_path(image, folder)
         if len(mine) > 1:
-            message = f"{file} has {len(mine)} labels: {listed([_relative(path, folder) for path in mine])}"
+            message = f"{file} has {len(mine)} labels: {listed([relative_path(path, folder) for path in mine])}"
             fix = "keep one of them, or choose with --label-suffix or --label-files"
             if len({path.parent for path in mine}) == len(mine) and len({path.name for path in mine}) == 1:
                 fix += "; masks of one class each must be merged into one image of class ids"
@@ -186,8 +187,8 @@ def match_named(
 def _without_label(image, file, labels, suffix: str, folder: Path, root: Path | None) -> Fault:
     endings = (suffix,) if suffix else LABEL_ENDINGS
     tried = ", ".join(f"{image.stem}{ending}{'' if '.' in ending else '.png'}" for ending in endings)
-    place = f" in {_relative(root, folder)}/" if root else ""
-    there = listed([shown(_relative(path, folder)) for _, path in labels])
+    place = f" in {relative_path(root, folder)}/" if root else ""
+    there = listed([shown(relative_path(path, folder)) for _, path in labels])
     message = f"{file} has no label; looked for {tried}{place}, found {there or 'no image file there'}"
     fix = "add the label, remove the image, or list the images with a label in train.txt and val.txt"
     return Fault(WITHOUT_LABEL, file, message, fix)
@@ -207,9 +208,5 @@ def labels_for_names(names: Sequence[str], folder: Path, suffix: str) -> dict[st
 
 def unmatched_labels_note(unmatched: Iterable[Path], folder: Path) -> list[str]:
     """Return a warning about labels without an image, as a list of at most one line."""
-    names = [shown(_relative(path, folder)) for path in unmatched]
+    names = [shown(relative_path(path, folder)) for path in unmatched]
     return [f"warning: labels without an image: {listed(names)}"] if names else []
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

@@ -24,6 +24,7 @@ from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError
+from segnet_jax.system.files import relative_path
 
 
 class _File(NamedTuple):
@@ -106,7 +107,7 @@ def sound_pairs(
 
 
 def _check(path: Path, folder: Path, check_header: Callable[[Header, str], None], faults: list[Fault]) -> _File | None:
-    name = _relative(path, folder)
+    name = relative_path(path, folder)
     try:
         data = read_bytes(path, name)
         header = inspect(data, name)
@@ -125,7 +126,7 @@ def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, read_options: ReadO
             fault
             for pair in undecided
             for fault in rotation_error(
-                _relative(pair.entry.image, folder),
+                relative_path(pair.entry.image, folder),
                 pair.image.turned,
                 "its label's size fits both ways: save it upright, or pass --exif apply or ignore for all",
             ).faults
@@ -149,7 +150,7 @@ def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, read_options: ReadO
     found = []
     for _, pair in pairs:
         file, path = (pair.image, pair.entry.image) if pair.image.turned != 1 else (pair.label, pair.entry.label)
-        (fault,) = rotation_error(_relative(path, folder), file.turned, fix).faults
+        (fault,) = rotation_error(relative_path(path, folder), file.turned, fix).faults
         found.append(dataclasses.replace(fault, what=f"{fault.what}; {reason[pair.decide_exif]}", choices=choices))
     return found
 
@@ -160,10 +161,6 @@ def _unlike(split: str, pair: Pair, folder: Path, read_options: ReadOptions) -> 
     if read_options.resize_labels == "nearest" and (sizes[0] != sizes[1][::-1] or sizes[0] == sizes[1]):
         return
     try:
-        check_sizes(*sizes, f"{split} {pair.entry.name}", _relative(pair.entry.label, folder))
+        check_sizes(*sizes, f"{split} {pair.entry.name}", relative_path(pair.entry.label, folder))
     except UserError as error:
         yield from error.faults
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
