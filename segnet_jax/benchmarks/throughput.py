@@ -115,21 +115,12 @@ class Trainer:
     def __init__(self, measured: Measured, source: Input):
         config = measured.config
         model, devices = measured.model, measured.devices
-        optimizer, schedule = build.build_optimizer(config, steps_per_epoch=1)
         variables = init_variables(model, seed=0)
         self.source = source
-        self.step_settings = {"model": model, "class_weights": jnp.ones(NUM_CLASSES), "preprocessing": TORCH}
+        self.step_settings = build.step_settings(config, model, jnp.ones(NUM_CLASSES), TORCH)
         self._device = devices.local[0]
-        self.state = replicate(create_state(variables, optimizer, measured.precision), devices)
-        self.step = build_steps.build_train_step(
-            source,
-            devices,
-            measured.say,
-            optimizer=optimizer,
-            schedule=schedule,
-            half_gradients=config.half_gradients,
-            **self.step_settings,
-        )
+        self.state = replicate(create_state(variables, self.step_settings.optimizer, measured.precision), devices)
+        self.step = build_steps.build_train_step(source, devices, measured.say, self.step_settings)
 
     def take(self, inputs) -> tuple:
         """Takes a step for each of the inputs; returns the last state and measures."""
@@ -165,7 +156,7 @@ def epoch(measured: Measured) -> dict[str, Any]:
         shard,
         devices,
         measured.say,
-        **trainer.step_settings,
+        trainer.step_settings,
     )
     per_call = 1 if place == "host" else steps_per_dispatch(config, devices)
 
@@ -190,7 +181,7 @@ def infer(measured: Measured) -> dict[str, Any]:
     """From uint8 images to uint8 predictions, BatchNorm folded, images on the devices; in turns with it unfolded."""
     model = measured.model
     variables = init_variables(model, seed=0)
-    folded = fold_batch_norm(variables, model.batch_norm_epsilon)
+    folded = fold_batch_norm(variables, model)
     runs = [_inference(measured, model.clone(folded=True), folded), _inference(measured, model, variables)]
     timing, unfolded = timed_in_turns(runs, steps=measured.steps, rounds=measured.rounds, warm_up=WARM_UP)
     found = timing.summary(measured.images_per_step)

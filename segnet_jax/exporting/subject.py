@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segnet_jax.exporting.parity import Label
+from segnet_jax.nn.contract import num_stages
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 
@@ -35,7 +36,7 @@ class Subject:
     @property
     def smallest(self) -> int:
         """The least height and width that an exported network takes: each pooling with "floor" must find two rows."""
-        return 2 ** len(self.model.stages) if self.model.pooling == "floor" else 1
+        return 2 ** num_stages(self.model) if self.model.pooling == "floor" else 1
 
     @property
     def shape(self) -> str:
