@@ -12,7 +12,7 @@ from segnet_jax.data.input_pipeline.cache import in_words
 from segnet_jax.reporting.pace import duration
 from segnet_jax.runs.dry_run import read, try_out
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import say, tell
+from segnet_jax.system.console import echo
 from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
@@ -47,11 +47,11 @@ def check(config: Config, json: str = "") -> int:
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
         stack.enter_context(stop.at_once())
-        setup, initial = read(config, say)
+        setup, initial = read(config)
         reading = {"seconds": time.monotonic() - start}
-        found = {"reading": reading} | try_out(setup, initial, say)
+        found = {"reading": reading} | try_out(setup, initial)
     found["seconds"] = time.monotonic() - start
-    tell("\n".join(lines(found)))
+    echo("\n".join(lines(found)))
     if json:
         write_result(json, found | {"config": dataclasses.asdict(config)})
     if not found["step"]["finite"]:

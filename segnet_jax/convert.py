@@ -22,7 +22,7 @@ from segnet_jax.nn.preprocessing import PREPROCESSINGS
 from segnet_jax.reporting.environment import environment
 from segnet_jax.runs import find_run
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import say, tell
+from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_json, atomic_write_text, expanded, sum_of_file
 from segnet_jax.training import build
@@ -68,7 +68,7 @@ def convert(options: Options) -> int:
       UserError: for a file that holds no such network, classes that are not given or not as many as the network's, and
         a folder that is not free.
     """
-    path = obtain_segnet(options.file, say)
+    path = obtain_segnet(options.file)
     trained = read_caffe_segnet(path)
     classes = _classes_of(trained, options.classes, path)
     config = _config_of(trained, classes, path, options)
@@ -96,20 +96,20 @@ def convert(options: Options) -> int:
         "converted_from": {"file": path.name, "sha256": sum_of_file(path)},
     }
     with contextlib.ExitStack() as stack:
-        folder = find_run.claim_folder(config, say, stack)
+        folder = find_run.claim_folder(config, stack)
         atomic_write_text(folder / files.CONFIG_FILE, config.to_toml())
         atomic_write_json(folder / "environment.json", environment(devices.kinds))
         optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)
         state = replicate(create_state(variables, optimizer, "float32"), devices)
-        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", devices, say=say))
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", devices))
         for which in ("best", "newest"):
             checkpoints.save(which, 0, state, meta)
         checkpoints.wait()
         atomic_write_json(folder / "outcome.json", {"exit_code": 0, "why": "converted", "converted_from": path.name})
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     dropout = f"dropout {config.dropout:g}" if config.dropout else "no dropout"
-    tell(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {dropout}, {len(classes)} classes")
-    tell(f"made {folder}: python -m segnet_jax.predict {folder} IMAGE")
+    echo(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {dropout}, {len(classes)} classes")
+    echo(f"made {folder}: python -m segnet_jax.predict {folder} IMAGE")
     return 0
 
 

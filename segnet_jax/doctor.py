@@ -29,10 +29,10 @@ from segnet_jax.data.label_files.scan import scan
 from segnet_jax.data.open_dataset import label_files
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.sheet import is_asked_for, sheet_png
-from segnet_jax.runs.dataset import open_data, reading_of, tell_of_sizes
+from segnet_jax.runs.dataset import open_data, reading_of, warn_of_sizes
 from segnet_jax.runs.dataset_checks import Examination, Suggestion, as_json, examine, suggest, suggested_size
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import tell
+from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_text, check_place, is_result, write_result
 
@@ -97,7 +97,7 @@ def doctor(options: Options) -> int:
         write_result(options.json, told)
     if found.dataset is not None:
         for line in (*found.dataset.notes, *(f"warning: {warning}" for warning in found.warnings)):
-            tell(line)
+            echo(line)
     if found.faults:
         fixes = dict.fromkeys(fault.fix for fault in found.faults if fault.fix.startswith("--"))
         choices = next((fault.choices for fault in found.faults if fault.choices), ())
@@ -105,17 +105,17 @@ def doctor(options: Options) -> int:
             _draw_choices(options, config, choices)
         if fixes:
             mended = " ".join([_prog("doctor"), shlex.join(_given(config)), *fixes])
-            tell(f"see whether the fixes that are flags do:\n  {mended}")
+            echo(f"see whether the fixes that are flags do:\n  {mended}")
         raise UserErrors(options.data, found.faults)
     suggestion = suggest(found.dataset, found.counts)
     _print_table(found, suggestion)
     _print_sizes(found.dataset, suggestion)
     if neighbours := _audit(found.dataset):
-        tell("\n".join(sequences.in_words(neighbours)))
+        echo("\n".join(sequences.in_words(neighbours)))
     if options.picture:
         _draw(found.dataset, (suggestion.image_size, suggestion.fit), options.picture)
-        tell(f"drew {options.picture}: see whether the colors lie where they should")
-    tell(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
+        echo(f"drew {options.picture}: see whether the colors lie where they should")
+    echo(f"no fault; to train:\n  {shlex.join(_command(found, config))}")
     return 0
 
 
@@ -182,15 +182,15 @@ def _print_table(found: Examination, suggestion: Suggestion) -> None:
 
 def _print_sizes(dataset: Dataset, suggestion: Suggestion) -> None:
     splits = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
-    tell(f"images   {splits}")
+    echo(f"images   {splits}")
     if dataset.sizes:
         by_number = sorted(dataset.sizes.items(), key=lambda item: -item[1])
-        tell(f"sizes    {listed([f'{h}x{w} ({number} images)' for (h, w), number in by_number])}")
+        echo(f"sizes    {listed([f'{h}x{w} ({number} images)' for (h, w), number in by_number])}")
     height, width = suggestion.image_size
     how = {"stretch": "", "letterbox": " --fit letterbox, for their shapes differ", "crop": " --fit crop"}
-    tell(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
+    echo(f"suggests --image-size {height} {width}{how[suggestion.fit]}; --class-weights {suggestion.class_weights}")
     config = dataclasses.replace(Config(), image_size=suggestion.image_size, fit=suggestion.fit)
-    tell_of_sizes(config, dataset, tell)
+    warn_of_sizes(config, dataset)
 
 
 def _audit(dataset: Dataset) -> sequences.Audit | None:
@@ -222,7 +222,7 @@ def _draw_choices(options: Options, config: Config, choices: Sequence[str]) -> N
             try:
                 dataset = open_data(_config_of(chosen))
             except UserError as error:
-                tell(f"{flags}: cannot be drawn: {error.faults[0].what[:200]}")
+                echo(f"{flags}: cannot be drawn: {error.faults[0].what[:200]}")
                 continue
             sizes = dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1}
             path = os.path.join(folder, f"{number}.png")
@@ -230,7 +230,7 @@ def _draw_choices(options: Options, config: Config, choices: Sequence[str]) -> N
             sheets.append(Image.fromarray(read_image(pathlib.Path(path), path)))
         if sheets:
             atomic_write_bytes(options.picture, sheet_png(sheets, asked_for=True))
-            tell(f"drew {options.picture}: the labels by each of the readings, one below the other")
+            echo(f"drew {options.picture}: the labels by each of the readings, one below the other")
 
 
 def _write_classes(options: Options, config: Config) -> int:
@@ -243,7 +243,7 @@ def _write_classes(options: Options, config: Config) -> int:
     if not found:
         raise UserErrors(options.data, faults)
     atomic_write_text(path, table_to_edit(found, max(0, config.labels_start_at)))
-    tell(f"wrote {path}: change the names in it, then\n  {_prog('doctor')} {shlex.join(_given(config))}")
+    echo(f"wrote {path}: change the names in it, then\n  {_prog('doctor')} {shlex.join(_given(config))}")
     return 0
 
 

@@ -1,9 +1,9 @@
 """Scores a trained run on a split: `python -m segnet_jax.evaluate --help`."""
 
 import dataclasses
+import logging
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -31,7 +31,7 @@ from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.runs.out_of_memory import check_memory, explain_out_of_memory
 from segnet_jax.runs.result import by_statistics, of_images, recipe
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import bar, say, tell
+from segnet_jax.system.console import bar, echo
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.training import build, build_steps, checkpoint_folders
@@ -40,6 +40,8 @@ from segnet_jax.training.devices import device_shard, start_devices
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
 from segnet_jax.training.inputs import choose_placement, evaluation_input
 from segnet_jax.training.restored import Asked, Restored, restore
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Scores a run's checkpoint on every image of a split.
 
@@ -129,12 +131,12 @@ def evaluate(options: Options) -> int:
     check_place("json", options.json)
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
         raise UserError(f"--pictures {options.pictures} is a file: name a folder")
-    subject = _open(options, say)
+    subject = _open(options)
     if options.pictures:
         check_pictures(options.pictures, subject.restored.meta["step"])
-    samples = decode(subject.split, subject.config, f"reading {options.split} images", say)
+    samples = decode(subject.split, subject.config, f"reading {options.split} images")
     with explain_out_of_memory(subject.config, subject.devices, flags=Options):
-        found = _score(subject, samples, say)
+        found = _score(subject, samples)
     if not subject.devices.is_writer:
         return 0
     told = of_images(found.by_image)
@@ -153,7 +155,7 @@ def evaluate(options: Options) -> int:
     return 0
 
 
-def _open(options: Options, say: Callable[[str], None]) -> Subject:
+def _open(options: Options) -> Subject:
     trained = files.read_run(options.run)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     config = dataclasses.replace(
@@ -164,7 +166,7 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
         batch_size_per_device=options.batch_size_per_device,
         **({"data": options.data} if options.data else {}),
     )
-    devices, precision = start_devices(config, say)
+    devices, precision = start_devices(config)
     check_memory(config, devices, flags=Options)
     stored = run_folder.labels_of(options.run)
     if options.data:  # other files may be encoded otherwise: only the names of the classes are the run's
@@ -174,7 +176,7 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
     split = dataset.splits.get(options.split)
     if not split:
         raise UserError(f"{dataset.name} has no {options.split} images, only {', '.join(dataset.splits)}")
-    restored = restore(options.run, config, options.checkpoint, devices, precision, say, options.ema)
+    restored = restore(options.run, config, options.checkpoint, devices, precision, options.ema)
     if restored.meta["classes"] != list(dataset.classes.names):
         raise UserError(f"{options.run} was trained on other classes than {dataset.name} has")
     if rule == "recompute" and "converted_from" in restored.meta:
@@ -184,7 +186,7 @@ def _open(options: Options, say: Callable[[str], None]) -> Subject:
     return Subject(options, trained, config, devices, precision, dataset, split, restored, rule == "recompute")
 
 
-def _score(subject: Subject, samples: CachedSplit, say: Callable[[str], None]) -> Found:
+def _score(subject: Subject, samples: CachedSplit) -> Found:
     options, config, devices, restored = subject.options, subject.config, subject.devices, subject.restored
     shard = device_shard(devices, config.batch_size_per_device)
     source = evaluation_input(choose_placement(config.input, devices, samples), samples, shard, devices)
@@ -193,7 +195,6 @@ def _score(subject: Subject, samples: CachedSplit, say: Callable[[str], None]) -
         len(subject.split),
         shard,
         devices,
-        say,
         build.step_settings(
             config,
             restored.model,
@@ -211,7 +212,7 @@ def _score(subject: Subject, samples: CachedSplit, say: Callable[[str], None]) -
     seconds = evaluation.seconds
     confusions = {"running": evaluation.confusion}
     if subject.recomputes:
-        batch_stats = restored.recomputed or _recompute(subject, say)
+        batch_stats = restored.recomputed or _recompute(subject)
         variables = restored.variables | {"batch_stats": replicate(batch_stats, devices)}
         restored = dataclasses.replace(restored, variables=variables)
         evaluation, boundary = scored_under(variables)
@@ -219,12 +220,12 @@ def _score(subject: Subject, samples: CachedSplit, say: Callable[[str], None]) -
     sampled = None
     if options.samples:
         network = folded(restored, config)
-        sampled = score_samples(network, source, samples, shard, devices, options.samples, config.seed, say)
+        sampled = score_samples(network, source, samples, shard, devices, options.samples, config.seed)
     by_image = Images(subject.split.names, evaluation.confusions) if evaluation.confusions is not None else None
     return Found(evaluation, boundary, confusions, by_image, sampled, seconds)
 
 
-def _recompute(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
+def _recompute(subject: Subject) -> dict[str, Any]:
     """BatchNorm's statistics of a run's network over the images that it was trained on."""
     trained, restored = subject.trained, subject.restored
     known = restored.meta["data"]["train"]
@@ -232,8 +233,8 @@ def _recompute(subject: Subject, say: Callable[[str], None]) -> dict[str, Any]:
     if split.fingerprint != known:  # scored on other data
         split = open_data(trained).splits["train"]
     if split.fingerprint != known:
-        say(f"warning: the training images of {trained.data} are not those that {subject.options.run} was trained on")
-    samples = decode(split, trained, "reading train images", say)
+        logger.warning(f"the training images of {trained.data} are not those that {subject.options.run} was trained on")
+    samples = decode(split, trained, "reading train images")
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     size = restored.meta["global_batch_size"]
     with bar("recomputing BatchNorm", len(split)) as advance:
@@ -248,10 +249,10 @@ def _print(subject: Subject, found: Found, told: dict[str, Any]) -> None:
     if len(told.get("sequences", {})) > 1:
         print_sequences(told["sequences"])
     step = subject.restored.meta["step"]
-    tell(f"{len(subject.split)} {options.split} images, {subject.restored.which} checkpoint (step {step})")
+    echo(f"{len(subject.split)} {options.split} images, {subject.restored.which} checkpoint (step {step})")
     if subject.recomputes:
         running, recomputed = (scores(found.confusions[name]).miou for name in ("running", "recompute"))
-        tell(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
+        echo(f"BatchNorm's statistics recomputed: mIoU {recomputed:.4f}; with the running ones: {running:.4f}")
 
 
 def _summary(subject: Subject, found: Found) -> dict[str, Any]:
@@ -297,7 +298,7 @@ def _draw(subject: Subject, found: Found, samples: CachedSplit) -> None:
         options.split,
         asked_for=True,
     )
-    tell(f"drew {os.path.join(options.pictures, drawn.name)}")
+    echo(f"drew {os.path.join(options.pictures, drawn.name)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import logging
 import os
 import pathlib
 import sys
@@ -30,11 +31,13 @@ from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system import confined
 from segnet_jax.system.command import run_command
 from segnet_jax.system.compilation_cache import keep_no_paths
-from segnet_jax.system.console import say, tell
+from segnet_jax.system.console import echo
 from segnet_jax.system.errors import DiskFailed, DiskFull, ExitError, UserError, disk_refusal, is_disk_full, listed
 from segnet_jax.system.files import atomic_write_json, check_place, sum_of_file, write_result
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.restored import Asked, restore
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Writes a run's network for use elsewhere, reads it back, and compares it with the network itself.
 
@@ -107,7 +110,7 @@ def export(options: Options) -> int:
     with _telling_of_the_disk(out), tempfile.TemporaryDirectory(prefix=".export-", dir=_made(out)) as temporary:
         made = {name: pathlib.Path(temporary) / FILES[name] for name in formats}
         for name, path in made.items():
-            tell(f"writing {name}", file=sys.stderr)
+            logger.info(f"writing {name}")
             MODULES[name].write(subject, path)
         parities = _compare(subject, made, images)
         _check_parity(parities)
@@ -118,12 +121,12 @@ def export(options: Options) -> int:
         if options.json:
             write_result(options.json, told)
     for name in formats:
-        tell(f"\n{out / FILES[name]}")
-        tell(*(f"  {parity}" for parity in parities[name]))
-        tell(*(f"    {line}" for line in told[name]["use"].splitlines()))
+        echo(f"\n{out / FILES[name]}")
+        echo(*(f"  {parity}" for parity in parities[name]))
+        echo(*(f"    {line}" for line in told[name]["use"].splitlines()))
         if "readable" in told[name]:
-            tell(f"  {told[name]['readable']}")
-    tell(f"\nsums, sizes and classes: {out / REPORT_FILE}")
+            echo(f"  {told[name]['readable']}")
+    echo(f"\nsums, sizes and classes: {out / REPORT_FILE}")
     return 0
 
 
@@ -179,9 +182,9 @@ def _made(out: pathlib.Path) -> pathlib.Path:
 
 def _subject(options: Options, config: Config) -> Subject:
     config = dataclasses.replace(config, devices="1", fake_devices=0, precision="float32")
-    devices, precision = start_devices(config, say)
+    devices, precision = start_devices(config)
     check_memory(dataclasses.replace(config, batch_size_per_device=max(BATCHES)), devices, flags=Options)
-    restored = restore(options.run, config, options.checkpoint, devices, precision, say)
+    restored = restore(options.run, config, options.checkpoint, devices, precision)
     network = folded(restored, config)
     about = {
         "classes": list(network.class_names),
@@ -221,7 +224,7 @@ def _compare(
     found: dict[Format, list[Parity]] = {name: [] for name in made}
     for size, pictures in images.items():
         for batch in BATCHES:
-            tell(f"comparing at {size[0]}x{size[1]}, {batch} at once", file=sys.stderr)
+            logger.info(f"comparing at {size[0]}x{size[1]}, {batch} at once")
             for name, parity in zip(made, compare(network, exported, pictures, batch), strict=True):
                 found[name].append(parity)
     return found

@@ -21,7 +21,6 @@ from segnet_jax.config.flags import parse_config, parse_flags
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting.environment import environment, versions
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import say
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.files import (
     atomic_write_bytes,
@@ -144,7 +143,7 @@ def lower(config: Config, out: pathlib.Path, platforms: Sequence[str], run: str 
     keep_no_paths()
     precisions = PRECISIONS if config.precision == "auto" else (config.precision,)
     num_devices = 1 if config.devices == "all" else int(config.devices)
-    given = Given.of_run(run, config, num_devices, say) if run else Given(len(CAMVID))
+    given = Given.of_run(run, config, num_devices) if run else Given(len(CAMVID))
     _make_folder(out)
     told = []
     for lowered in lower_steps(config, given, precisions=precisions, platforms=platforms, num_devices=num_devices):
@@ -224,7 +223,7 @@ def measure(options: Measure) -> int:
     from segnet_jax.runs.out_of_memory import explain_out_of_memory
 
     check_place("json", options.json)
-    machine = Machine.of(options, say)
+    machine = Machine.of(options)
     found: dict[str, Any] = {
         "portability": 1,
         "name": options.name or str(machine.devices),

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import logging
 import os
 import pathlib
 import sys
@@ -36,13 +37,15 @@ from segnet_jax.runs import run_folder
 from segnet_jax.runs.dataset import reading_of
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import say, tell
+from segnet_jax.system.console import echo
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors, is_out_of_memory
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.restored import Asked, restore
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Labels every pixel of images, of all images in folders, of videos (extra `video`), or of what a camera
 sees (its number, such as 0).
@@ -120,26 +123,26 @@ def predict(options: Options) -> int:
                 raise UserError("--uncertainty is of samples: add --samples 20")
             wanted = {"confidence": options.confidence, "frames": options.frames, "errors": bool(options.labels)}
             wanted["uncertainty"] = options.uncertainty
-            sources = name_outputs(find_sources(options.paths, say), partial(endings_of, **wanted), say)
-            labels = find_labels(sources, options.labels, config.label_suffix, say) if options.labels else {}
+            sources = name_outputs(find_sources(options.paths), partial(endings_of, **wanted))
+            labels = find_labels(sources, options.labels, config.label_suffix) if options.labels else {}
             if options.out:
                 check_nothing_there(_files(sources, pathlib.Path(options.out), wanted))
             if any(source.kind != "image" for source in sources):
                 library()  # that it is missing is told before anything is done
-            devices, precision = start_devices(config, say)
+            devices, precision = start_devices(config)
             if sizing.size == "trained" and not sizing.tile:
                 check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=Options)
-            restored = restore(options.run, config, options.checkpoint, devices, precision, say)
+            restored = restore(options.run, config, options.checkpoint, devices, precision)
             network = unfolded(restored, config) if options.labels else folded(restored, config)
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device
             if all(source.kind == "image" for source in sources) and not sizing.tile:
                 per_device = min(per_device, -(-len(sources) // devices.total))
-            predictor = Predictor(network, devices, per_device, sizing, say, options.samples, bool(options.labels))
+            predictor = Predictor(network, devices, per_device, sizing, options.samples, bool(options.labels))
             scoring = _scoring(options, config, network.classes, sizing) if options.labels else None
             out = _make_folder(options)
-        room = DiskRetry(out, waits=False, say=say, stop=stop)
+        room = DiskRetry(out, waits=False, stop=stop)
         outputs = Outputs(
             folder=out,
             classes=network.classes,
@@ -218,26 +221,28 @@ def _scoring(options: Options, config: Config, classes: ClassTable, sizing: Sizi
         kept = tuple(each for each in rule.ids if each[1] != VOID and each[0] != options.void)
         rule = dataclasses.replace(rule, ids=(*kept, (options.void, VOID)))
     if not sizing.is_as_evaluated:
-        say("note: the scores are of the images at their own size; `evaluate` scores them at that of the training")
+        logger.info(
+            "note: the scores are of the images at their own size; `evaluate` scores them at that of the training"
+        )
     return Scoring(rule, reading, sizing)
 
 
 def _tell(entries: Sequence[Entry], out: pathlib.Path, seconds: float, classes: ClassTable) -> dict[str, Any]:
     """Prints what was found in all of them, and returns it for the summary."""
-    tell(f"labelled {len(entries)} in {seconds:.1f} s: {out}")
+    echo(f"labelled {len(entries)} in {seconds:.1f} s: {out}")
     if not entries:
         return {}
     counts = sum(entry.counts for entry in entries)
     shares = counts / counts.sum()
     ordered = [f"{classes.names[i]} {percent(shares[i])}" for i in np.argsort(-shares, kind="stable") if counts[i]]
-    tell(f"pixels: {', '.join(ordered)}")
+    echo(f"pixels: {', '.join(ordered)}")
     told = {"class_shares": dict(zip(classes.names, shares.tolist(), strict=True))}
     confusions = [entry.confusion for entry in entries if entry.confusion is not None]
     if not np.any(confusions):
         return told
     confusion = sum(confusions)
     print_table(scores(confusion), classes)
-    tell(f"scored on the {len(confusions)} images that have a label")
+    echo(f"scored on the {len(confusions)} images that have a label")
     return told | {"num_scored": len(confusions), "miou": scores(confusion).miou, "confusion": confusion}
 
 

@@ -15,7 +15,7 @@ from segnet_jax.data.camvid.write_records import make_archive_records, make_reco
 from segnet_jax.data.camvid_frames import split_names
 from segnet_jax.data.layouts import camvid
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import say, tell
+from segnet_jax.system.console import echo
 from segnet_jax.system.download import fetch
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder, check_place
@@ -86,12 +86,12 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
     if archives and tutorial:
         raise UserError(f"--archives {archives} and --tutorial {tutorial}: give one of the two")
     if (prepared := find_prepared(out)) is not None:
-        tell(f"CamVid lies prepared in {prepared} already; to make it anew, delete that folder first")
+        echo(f"CamVid lies prepared in {prepared} already; to make it anew, delete that folder first")
         return
     if tutorial:
         dataset = camvid.tutorial(tutorial)
         for note in dataset.notes:
-            tell(note)
+            echo(note)
         make_records(dataset, out)
         return
     if archives:
@@ -100,7 +100,7 @@ def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> N
         labels, images = (fetch(resource, cache_folder() / "downloads") for resource in (LABELS, IMAGES))
     make_archive_records(images, labels, out, split_names("tutorial"))
     if not archives:
-        tell(f"the two archives stay in {images.parent}; they are not needed any more")
+        echo(f"the two archives stay in {images.parent}; they are not needed any more")
 
 
 def prepare_vgg(name: str, out: Path | None) -> None:
@@ -110,17 +110,17 @@ def prepare_vgg(name: str, out: Path | None) -> None:
     path = obtain(name)
     weights = read_vgg(path, encoder=name.removesuffix("_bn"))
     if out is None:
-        tell(f"{path} is whole ({describe(weights)}): train with --init {name}")
+        echo(f"{path} is whole ({describe(weights)}): train with --init {name}")
     else:
         save_npz(out, weights)
-        tell(f"wrote {out}: train with --init {out}")
+        echo(f"wrote {out}: train with --init {out}")
 
 
 def prepare_segnet(name: str) -> None:
     """Fetches a SegNet that Caffe has trained, after telling its licence, and reads it to be sure."""
-    path = obtain_segnet(name, say)
+    path = obtain_segnet(name)
     read_caffe_segnet(path)
-    tell(f"{path} is whole: python -m segnet_jax.convert {name} makes a run of it")
+    echo(f"{path} is whole: python -m segnet_jax.convert {name} makes a run of it")
 
 
 if __name__ == "__main__":

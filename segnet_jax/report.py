@@ -1,5 +1,6 @@
 """Draws a run's report, or sets several runs side by side: `python -m segnet_jax.report --help`."""
 
+import logging
 import os
 import pathlib
 import sys
@@ -20,9 +21,11 @@ from segnet_jax.reporting.published import compare_with_published, print_publish
 from segnet_jax.reporting.tables import percent
 from segnet_jax.system import confined
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import tell
+from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_text, check_place, read_own_json, write_result
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Draws a run's report.html anew from its folder alone, or sets several runs side by side.
 
@@ -84,14 +87,14 @@ def report(options: Options) -> int:
         raise UserError(f"cannot write {error.filename or path}: {error.strerror or error}") from None
     for record in records:
         for problem in record.problems:
-            tell(f"warning: {record.folder}: {problem}", file=sys.stderr)
-        tell(f"{record.name}: {content.status(record)[0]}; mIoU {percent(content.headline(record)['miou'])}")
+            logger.warning(f"{record.folder}: {problem}")
+        echo(f"{record.name}: {content.status(record)[0]}; mIoU {percent(content.headline(record)['miou'])}")
     if not alone:
         for warning in comparison(records).warnings:
-            tell(f"warning: {warning}", file=sys.stderr)
+            logger.warning(warning)
     if told:
         print_published(told)
-    tell(f"drew {path}")
+    echo(f"drew {path}")
     return 0
 
 

@@ -20,12 +20,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["SEGNET_JAX_CACHE"] = _CACHE.name
 
 import gc  # noqa: E402
+import logging  # noqa: E402
 import shutil  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from segnet_jax.reporting import run_logger  # noqa: E402
+from segnet_jax.system import logs  # noqa: E402
 
 gc.set_threshold(200_000, 20, 100)  # tracing makes many objects that stay: to look for garbage as often takes long
 
@@ -43,6 +45,26 @@ def _draw_once(rows, path, **told):
 
 
 run_logger.training_plot = _draw_once
+logs.configure()  # as every command does
+
+
+@pytest.fixture
+def logged():
+    """The lines logged during the test, as the console shows them."""
+    handler, package = _Lines(), logging.getLogger("segnet_jax")
+    package.addHandler(handler)
+    yield handler.lines
+    package.removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        self.lines.append(level + record.getMessage())
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ global batch, takes five steps, and saves; process 0 then restores what was save
 the images lie: "host" (else), "device" or "shards". MAPPING is "pmap" (else) or "shard_map".
 """
 
+import logging
 import os
 import pathlib
 import sys
@@ -68,11 +69,14 @@ mapped = parallel_train_step(
     devices,
     source.store_axis,
 )
-told = []
-step = AheadOfTime(mapped, "the step", devices, told.append, source.store)
+compiled = []
+logger = logging.getLogger("segnet_jax.distributed.data_parallel")
+logger.setLevel(logging.INFO)
+logger.addFilter(lambda record: bool(compiled.append(record.getMessage())))
+step = AheadOfTime(mapped, "the step", devices, source.store)
 for inputs in prefetch(source.inputs([range(number, number + 1) for number in range(5)]), devices):
     state, measures = step(state, inputs)
-assert len(told) == (1 if count == 1 or mapping == "shard_map" else 0), told  # compiled ahead of time, and once
+assert len(compiled) == (1 if count == 1 or mapping == "shard_map" else 0), compiled  # compiled ahead of time, and once
 
 with Checkpoints(folder / "checkpoints", devices, share=partial(hosts.share, "checkpoint")) as checkpoints:
     checkpoints.save("newest", 5, state, {"loss": float(measures["loss"][-1])})

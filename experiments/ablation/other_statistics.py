@@ -20,7 +20,6 @@ from segnet_jax.metrics.confusion import confusion_matrix
 from segnet_jax.nn.preprocessing import normalize
 from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.runs.result import by_statistics
-from segnet_jax.system.console import say
 from segnet_jax.training import checkpoint_folders
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.restored import restore
@@ -34,8 +33,8 @@ def main() -> None:
     parser.add_argument("--json", required=True)
     given = parser.parse_args()
     config = dataclasses.replace(files.read_run(given.run), data=given.data, devices="1", batch_norm="running")
-    devices, precision = start_devices(config, say)
-    restored = restore(given.run, config, "newest", devices, precision, say)
+    devices, precision = start_devices(config)
+    restored = restore(given.run, config, "newest", devices, precision)
     model, preprocessing = restored.model.clone(sync_axis=None), checkpoint_folders.preprocessing_of(restored.meta)
     without = model.clone(batch_norm_epsilon=0.0)
     ones = jax.tree_util.tree_map_with_path(
@@ -49,7 +48,7 @@ def main() -> None:
         none = without.apply(variables | {"batch_stats": ones}, image, train=False)
         return [jnp.argmax(logits, axis=-1).astype(jnp.uint8) for logits in (own, none)]
 
-    samples = decode(open_data(config).splits["val"], config, "reading val images", say)
+    samples = decode(open_data(config).splits["val"], config, "reading val images")
     counts = {"own": 0, "none": 0}
     for index in range(len(samples)):
         image, truth = samples.read(index)

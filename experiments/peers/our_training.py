@@ -28,7 +28,7 @@ class OurTraining:
             state = state.replace(loss_scale=LossScale(jnp.float32(LOSS_SCALE), jnp.int32(0)))
         self._state = replicate(state, devices)
         source = Input(lambda calls: iter(()), as_sent)
-        self._step = build_steps.build_train_step(source, devices, lambda text: None, settings)
+        self._step = build_steps.build_train_step(source, devices, settings)
         batch = {"image": problem.image, "label": problem.label}  # of one device, one step a call, one batch a step
         self._inputs = jax.device_put({name: array[None, None, None] for name, array in batch.items()}, devices.split)
         self._image = jax.device_put(problem.image, devices.local[0])

@@ -15,7 +15,6 @@ from segnet_jax.benchmarks.table import print_measurements
 from segnet_jax.config.fields import Config
 from segnet_jax.reporting.environment import environment
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
-from segnet_jax.system.console import say
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import check_place, read_own_json, write_result
 from segnet_jax.training.devices import start_devices
@@ -81,7 +80,7 @@ def benchmark(options: Options) -> int:
     devices, precision = start_devices(options.config)
     images_per_step = devices.total * options.batch_size_per_device
     config = dataclasses.replace(options.config, scenes=scenes_for(images_per_step))
-    measured = throughput.Measured(config, devices, precision, options.steps, options.rounds, say)
+    measured = throughput.Measured(config, devices, precision, options.steps, options.rounds)
     chosen = get_args(What)[:-1] if options.what == "all" else (options.what,)
     found = {
         "command": " ".join(["python -m segnet_jax.benchmark", *sys.argv[1:]]),

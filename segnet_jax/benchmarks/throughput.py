@@ -1,6 +1,7 @@
 """What `benchmark` measures: training, an epoch, inference, input, pooling, scaling, on whatever devices there are."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ from segnet_jax.training.devices import device_shard, steps_per_dispatch
 from segnet_jax.training.inputs import Input, calls_of, choose_placement, evaluation_input, training_input
 from segnet_jax.training.state import create_state, init_variables
 
+logger = logging.getLogger(__name__)
+
 NUM_CLASSES = 11
 WARM_UP = 3  # calls before the first that counts
 
@@ -49,7 +52,6 @@ class Measured:
       precision: of activations, never "auto".
       steps: of a round, chained without a wait.
       rounds: of which the median is given.
-      say: prints a line.
     """
 
     config: Config
@@ -57,7 +59,6 @@ class Measured:
     precision: str
     steps: int
     rounds: int
-    say: Callable[[str], None]
 
     @property
     def images_per_step(self) -> int:
@@ -120,7 +121,7 @@ class Trainer:
         self.step_settings = build.step_settings(config, model, jnp.ones(NUM_CLASSES), TORCH)
         self._device = devices.local[0]
         self.state = replicate(create_state(variables, self.step_settings.optimizer, measured.precision), devices)
-        self.step = build_steps.build_train_step(source, devices, measured.say, self.step_settings)
+        self.step = build_steps.build_train_step(source, devices, self.step_settings)
 
     def take(self, inputs) -> tuple:
         """Takes a step for each of the inputs; returns the last state and measures."""
@@ -145,7 +146,7 @@ def epoch(measured: Measured) -> dict[str, Any]:
     dataset = open_data(config)
     scored = validation_split(dataset)
     splits = [dataset.splits[name] for name in ("train", scored)]
-    samples, eval_samples = (decode(split, config, "reading images", measured.say) for split in splits)
+    samples, eval_samples = (decode(split, config, "reading images") for split in splits)
     sampler = Sampler(len(samples), measured.images_per_step, seed=0, flip=True, shift=10)
     shard = device_shard(devices, config.batch_size_per_device)
     place = choose_placement(config.input, devices, samples, eval_samples)
@@ -155,7 +156,6 @@ def epoch(measured: Measured) -> dict[str, Any]:
         len(eval_samples),
         shard,
         devices,
-        measured.say,
         trainer.step_settings,
     )
     per_call = 1 if place == "host" else steps_per_dispatch(config, devices)
@@ -200,7 +200,7 @@ def _inference(measured: Measured, model: SegNet, variables: dict[str, Any]) -> 
         logits = model.apply(variables, normalize(image, TORCH, model.dtype), train=False)
         return (), jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
-    step = AheadOfTime(parallel_eval_step(predict, devices), "inference", devices, measured.say)
+    step = AheadOfTime(parallel_eval_step(predict, devices), "inference", devices)
     shape = (len(devices.local), config.batch_size_per_device, *config.image_size, 3)
     image = jax.device_put(np.random.default_rng(0).integers(0, 256, shape, np.uint8), devices.split)
     variables = replicate(variables, devices)
@@ -211,7 +211,7 @@ def input_(measured: Measured) -> dict[str, Any]:
     """The host's batches, flipped and shifted, with nothing that takes them."""
     config = measured.config
     split = open_data(config).splits["train"]
-    samples = decode(split, config, "reading images", measured.say)
+    samples = decode(split, config, "reading images")
     shard = device_shard(measured.devices, config.batch_size_per_device)
     sampler = Sampler(len(samples), measured.images_per_step, seed=0, flip=True, shift=10)
     batches = tf_data.training_batches(samples, sampler, shard, 1, range(10**9))
@@ -268,7 +268,7 @@ def scaling(measured: Measured, strong: bool = False) -> Iterator[dict[str, Any]
                 row = {"devices": count, "scaling": kind, "batch_size_per_device": batch, "sync_batch_norm": sync}
                 found = _train_on(count, batch, sync, measured, may_not_fit=kind == "strong")
                 if found is None:
-                    measured.say(f"left out: strong scaling on {count}, {batch} images a device do not fit into memory")
+                    logger.info(f"left out: strong scaling on {count}, {batch} images a device do not fit into memory")
                     yield row | {"left_out": "out of memory"}
                     continue
                 rate = found["images_per_second"]

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import logging
 import pathlib
 import re
 from collections.abc import Sequence
@@ -10,9 +11,12 @@ from typing import TypeVar
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_config, read_protocol, read_run
+from segnet_jax.system import logs
 from segnet_jax.system.errors import UserError
 
 T = TypeVar("T")
+
+_VERBOSITY = """-q, --quiet: print only warnings and errors.  -v, --verbose: print more, with times."""
 
 
 def parse_config(args: Sequence[str], *, prog: str, description: str) -> Config:
@@ -59,6 +63,8 @@ def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None,
     """
     import tyro
 
+    args = _take_verbosity(args)
+    description = f"{description}\n\n{_VERBOSITY}"
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -68,6 +74,21 @@ def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None,
             print(printed.getvalue(), end="")
             raise
         raise UserError(f"{_message(printed.getvalue())} (see python -m {prog} --help)") from None
+
+
+def _take_verbosity(args: Sequence[str]) -> list[str]:
+    """Set how much the console shows by `-q` and `-v`, which are not part of any config; return the other flags."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    level = first.add_mutually_exclusive_group()
+    level.add_argument("-q", "--quiet", action="store_const", dest="level", const=logging.WARNING)
+    level.add_argument("-v", "--verbose", action="store_const", dest="level", const=logging.DEBUG)
+    try:
+        found, others = first.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from None
+    if found.level is not None:
+        logs.configure(found.level)
+    return others
 
 
 def _message(box: str) -> str:

@@ -5,6 +5,7 @@ every array here is local to its process, and the mapped steps sum over all of t
 and give the same bits; `shard_map` can also be lowered for devices that are not here.
 """
 
+import logging
 import os
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from segnet_jax.distributed.xla_options import gpu_options
 from segnet_jax.system.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 AXIS = "data"
 Mapping = Literal["pmap", "shard_map"]
@@ -240,14 +243,11 @@ class AheadOfTime:
       step: from `parallel_train_step` or `parallel_eval_step`.
       name: of what is compiled, for the line that tells it.
       devices: that it is mapped over.
-      say: prints a line.
       store: the step's third argument, which stays on the devices.
     """
 
-    def __init__(
-        self, step: Callable, name: str, devices: Devices, say: Callable[[str], None] = lambda text: None, store=()
-    ):
-        self._step, self._name, self._say, self._store = step, name, say, store
+    def __init__(self, step: Callable, name: str, devices: Devices, store=()):
+        self._step, self._name, self._store = step, name, store
         # What `pmap` is compiled to wants arrays over all processes, which `pmap` itself makes.
         self._is_compiled_ahead = jax.process_count() == 1 or devices.mapping == "shard_map"
         on_gpu = devices.local[0].platform == "gpu"
@@ -269,7 +269,7 @@ class AheadOfTime:
             lowered = self._step.lower(state, inputs, self._store)
             self._programs[shapes] = lowered.compile(compiler_options=self._options)
             seconds = time.monotonic() - start
-            self._say(f"compiled {self._name} in {seconds:.1f} s")
+            logger.info(f"compiled {self._name} in {seconds:.1f} s")
             self.seconds += seconds
         return self._programs[shapes]
 

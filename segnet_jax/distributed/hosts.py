@@ -5,6 +5,7 @@ name, by `watchdog.py`.
 """
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -20,6 +21,8 @@ from segnet_jax.distributed.relay import open_relay
 from segnet_jax.distributed.rendezvous import Process, arrive, gather
 from segnet_jax.distributed.watchdog import CLOSED, Watch
 from segnet_jax.system.errors import HostLost, UserError
+
+logger = logging.getLogger(__name__)
 
 JOIN_SECONDS = 300.0  # until all processes must have come: schedulers start them minutes apart
 LEAVE_SECONDS = 3600.0  # until all must be done: process 0 still writes and draws
@@ -212,7 +215,6 @@ def join(
     num_processes: int,
     heartbeat: float,
     seconds: float = JOIN_SECONDS,
-    say: Callable[[str], None] = lambda text: None,
 ) -> Hosts:
     """Joins the other processes, if there are any; to be called before JAX is asked for its devices.
 
@@ -222,7 +224,6 @@ def join(
       num_processes: how many there are; 0: not given.
       heartbeat: seconds without a sign of life until a process is lost.
       seconds: until all must have come.
-      say: prints a line; it must not ask JAX which process this is.
 
     Raises:
       UserError: for flags that are given by halves or fit neither one another nor those of the others, a port that is
@@ -231,11 +232,11 @@ def join(
     """
     place = cluster.by_hand(coordinator, process_id, num_processes) or cluster.by_cluster(os.environ)
     if place is None and (why := cluster.why_alone(os.environ)):
-        say(f"warning: {why}")
+        logger.warning(why)
     if place is None or place.num_processes == 1:
         return Hosts()
     me, (host, port) = Process(place.process_id), place.address
-    say(f"{me} meets the other {place.num_processes - 1} at {place.coordinator}")
+    logger.info(f"{me} meets the other {place.num_processes - 1} at {place.coordinator}")
     if me.number == 0:
         try:
             meeting = gather(port, me, place.num_processes, _free_port(), seconds)

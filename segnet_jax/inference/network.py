@@ -17,7 +17,6 @@ from segnet_jax.data.labels.classes import ClassTable, Color
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.system.console import say
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import checkpoint_folders
 from segnet_jax.training.devices import start_devices
@@ -112,8 +111,8 @@ def load(run: str | pathlib.Path, checkpoint: Asked = "result", precision: str =
         raise UserError(f"checkpoint must be one of {', '.join(get_args(Asked))}, got {checkpoint!r}")
     here = {"devices": "1", "fake_devices": 0, "precision": precision}
     config = override(files.read_run(run), here, source="segnet_jax.load")
-    devices, precision = start_devices(config, say)
-    return folded(restore(str(run), config, checkpoint, devices, precision, say), config)
+    devices, precision = start_devices(config)
+    return folded(restore(str(run), config, checkpoint, devices, precision), config)
 
 
 def folded(restored: Restored, config: Config) -> Network:

@@ -1,5 +1,6 @@
 """What `predict` leaves of each input: pictures beside each other in one folder, and a row of its summary."""
 
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ from segnet_jax.reporting.figures import error_map
 from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import atomic_write_bytes, expanded
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,13 @@ def exif_for(source: Source, label: pathlib.Path | None, exif: Exif) -> Exif:
     return exif_of_pair(source.path, label, "apply" if exif == "refuse" else exif)
 
 
-def find_labels(
-    sources: Sequence[Source], folder: str, suffix: str, say: Callable[[str], None]
-) -> dict[Source, pathlib.Path]:
+def find_labels(sources: Sequence[Source], folder: str, suffix: str) -> dict[Source, pathlib.Path]:
     """Find the label of each image that has one in a folder, by the names that a dataset folder may use.
 
     Args:
       sources: what is predicted.
       folder: of the labels.
       suffix: that the run's labels have behind the image's name; empty to find it.
-      say: prints a line.
 
     Raises:
       UserError: there is no such folder, no image has a label, or one has two.
@@ -110,7 +110,7 @@ def find_labels(
             raise UserError(
                 f"{what}; looked for {pathlib.Path(without[0]).stem}.png", kind="missing-label", file=folder
             )
-        say(f"warning: {what}")
+        logger.warning(what)
     return found
 
 

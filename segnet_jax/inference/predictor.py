@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -127,7 +127,6 @@ class Predictor:
       devices: to compute on, of this process alone.
       batch_size_per_device: images a device takes at once; fewer are padded, so that no count compiles anew.
       sizing: at which size.
-      say: told when something is compiled.
       num_samples: under dropout, whose mean is what is found; 0 for none.
       scores: whether class ids at the size of training are wanted too.
 
@@ -141,7 +140,6 @@ class Predictor:
         devices: Devices,
         batch_size_per_device: int,
         sizing: Sizing,
-        say: Callable[[str], None] = lambda text: None,
         num_samples: int = 0,
         scores: bool = False,
     ):
@@ -155,7 +153,7 @@ class Predictor:
                 return (), network.forward(variables, images)
             return (), sampled_maps(partial(network.forward, variables), images, num_samples, self._num_classes)
 
-        self._forward = AheadOfTime(parallel_eval_step(forward, devices), "the network", devices, say)
+        self._forward = AheadOfTime(parallel_eval_step(forward, devices), "the network", devices)
         look = partial(compare_enlarged, num_classes=self._num_classes)
         self._look = AheadOfTime(parallel_eval_step(look, devices), "the enlargement", devices)
         classify = partial(compare, num_classes=self._num_classes)

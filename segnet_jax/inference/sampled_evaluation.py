@@ -1,7 +1,7 @@
 """Scores of what many samples of a network say together, beside those of the network without dropout."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from segnet_jax.metrics.confusion import confusion_matrix, scores
 from segnet_jax.metrics.uncertainty import entropy, uncertainty
 from segnet_jax.reporting.evaluations import write_uncertainty
 from segnet_jax.reporting.tables import percent
-from segnet_jax.system.console import tell
+from segnet_jax.system.console import echo
 from segnet_jax.training.build_steps import picture_indices
 from segnet_jax.training.inputs import Input
 
@@ -79,7 +79,7 @@ class SampledScores:
         told = self.as_json()
         for which, name in (("mean", f"mean of {self.num_samples} samples"), ("plain", "without dropout")):
             one, coverage = told[which], told[which]["accuracy_over_coverage"]["entropy"]
-            tell(
+            echo(
                 f"{name}: mIoU {percent(one['miou'])}, global accuracy {percent(one['global_accuracy'])}, calibration "
                 f"error {percent(one['calibration_error'])}; right of the surest 90 % and 50 % of all pixels: "
                 f"{percent(coverage['0.9'])} and {percent(coverage['0.5'])}"
@@ -99,7 +99,6 @@ def score_samples(
     devices: Devices,
     num_samples: int,
     seed: int,
-    say: Callable[[str], None],
 ) -> SampledScores:
     """Draws samples of every image of a split, and scores what they say together.
 
@@ -111,7 +110,6 @@ def score_samples(
       devices: to compute on.
       num_samples: T, all of an image in one call.
       seed: of dropout.
-      say: told when the step is compiled.
     """
     num_records, wanted = len(samples), picture_indices(len(samples))
     step = partial(
@@ -123,7 +121,7 @@ def score_samples(
         seed=seed,
     )
     mapped = parallel_eval_step(step, devices, source.store_axis)
-    score = AheadOfTime(mapped, f"{num_samples} samples of the network", devices, say, source.store)
+    score = AheadOfTime(mapped, f"{num_samples} samples of the network", devices, source.store)
     variables = replicate(network.variables, devices)
     steps = range(tf_data.num_evaluation_steps(num_records, share))
     indices = [tf_data.evaluation_indices(num_records, share, number) for number in steps]

@@ -1,5 +1,6 @@
 """What `predict` was given to label: images, folders of them, videos, a camera; and what its outputs are called."""
 
+import logging
 import os
 import pathlib
 from collections import Counter
@@ -9,6 +10,8 @@ from typing import Literal
 
 from segnet_jax.system.errors import UserError, listed, shown
 from segnet_jax.system.files import did_you_mean, expanded
+
+logger = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts")
@@ -35,31 +38,30 @@ class Source:
         return shown(f"camera {self.path}" if self.kind == "camera" else str(self.path))
 
 
-def find_sources(paths: Sequence[str], say: Callable[[str], None]) -> list[Source]:
+def find_sources(paths: Sequence[str]) -> list[Source]:
     """Finds what paths stand for.
 
     Args:
       paths: files, folders, of which the pictures and videos count that lie in them directly, and numbers of cameras.
-      say: told of the files of a folder that are left out.
 
     Raises:
       UserError: for no path at all, one that is not there, and a folder or file of another kind.
     """
     if not paths:
         raise UserError("nothing to predict: name images, folders of images, or videos after the run")
-    sources = [source for path in paths for source in _sources_of(path, say)]
+    sources = [source for path in paths for source in _sources_of(path)]
     twice = [source.told for source, count in Counter(sources).items() if count > 1]
     if twice:
         raise UserError(f"named twice: {listed(twice)}")
     return sources
 
 
-def _sources_of(given: str, say: Callable[[str], None]) -> list[Source]:
+def _sources_of(given: str) -> list[Source]:
     path = expanded(given)
     if given.isdecimal() and not os.path.lexists(path):
         return [Source(pathlib.Path(given), "camera")]
     if os.path.isdir(path):
-        return _sources_in(path, say)
+        return _sources_in(path)
     if not os.path.lexists(path):
         raise UserError(f"no file or folder {given}{did_you_mean(path)}", kind="missing-file", file=given)
     kind = _kind_of(path)
@@ -69,7 +71,7 @@ def _sources_of(given: str, say: Callable[[str], None]) -> list[Source]:
     return [Source(path, kind)]
 
 
-def _sources_in(folder: pathlib.Path, say: Callable[[str], None]) -> list[Source]:
+def _sources_in(folder: pathlib.Path) -> list[Source]:
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
@@ -87,7 +89,7 @@ def _sources_in(folder: pathlib.Path, say: Callable[[str], None]) -> list[Source
         what = f"no picture ({' '.join(IMAGES)}) in {folder}: {holds}"
         raise UserError(what, kind="no-pictures", file=str(folder), fix="name the folder that the pictures lie in")
     if others:
-        say(f"note: left out in {shown(str(folder))}: {told}")
+        logger.info(f"note: left out in {shown(str(folder))}: {told}")
     return [Source(folder / name, kind) for name, kind in kinds.items() if kind]
 
 
@@ -101,9 +103,7 @@ def _plain(stem: str) -> str:
     return "".join(letter if letter.isprintable() else "_" for letter in stem)
 
 
-def name_outputs(
-    sources: Iterable[Source], endings: Callable[[Source], Sequence[str]], say: Callable[[str], None]
-) -> list[Source]:
+def name_outputs(sources: Iterable[Source], endings: Callable[[Source], Sequence[str]]) -> list[Source]:
     """Gives each source a name that is its own, so that no output takes another's place.
 
     An input's name without its ending, and a number behind it where that is taken: a.png and b/a.jpg become a and a-2.
@@ -111,7 +111,6 @@ def name_outputs(
     Args:
       sources: in order.
       endings: what outputs of a source end in; the first may be another's whole name, as a_overlay.png's is.
-      say: told of names with a number.
     """
     taken: set[str] = set()
     named, numbered = [], []
@@ -127,5 +126,5 @@ def name_outputs(
         if number > 1:
             numbered.append(f"{shown(name)} for {source.told}")
     if numbered:
-        say(f"note: {len(numbered)} outputs with a number, as their name is taken: {listed(numbered)}")
+        logger.info(f"note: {len(numbered)} outputs with a number, as their name is taken: {listed(numbered)}")
     return named

@@ -1,6 +1,7 @@
 """Training progress on the console: a live line on terminals, and one line per epoch."""
 
 import contextlib
+import logging
 import math
 import sys
 import time
@@ -14,14 +15,16 @@ from rich.text import Text
 from segnet_jax.metrics.confusion import Scores
 from segnet_jax.reporting.pace import Pace, duration
 from segnet_jax.reporting.tables import percent
-from segnet_jax.system.console import harmless
+from segnet_jax.system import logs
+
+logger = logging.getLogger(__name__)
 
 
 class Progress:
     """Shows epoch, step, loss, learning rate, throughput, remaining and elapsed time; a context manager.
 
     On a terminal, a thread redraws a live line five times a second, so the training loop only stores numbers. Each
-    epoch also prints one line, with scores if it was evaluated.
+    epoch also logs one line, with scores if it was evaluated. Messages logged meanwhile go above the live line.
 
     Args:
       total_steps: steps of the whole run.
@@ -57,7 +60,9 @@ class Progress:
         self._live = None
 
     def __enter__(self) -> "Progress":
-        if self._console.is_interactive and self._file.isatty():
+        self._above = logs.above(self._console)
+        self._above.__enter__()
+        if self._console.is_interactive and self._file.isatty() and not logs.is_quiet():
             self._live = Live(console=self._console, get_renderable=self._draw, refresh_per_second=5, transient=True)
             self._live.start()
         return self
@@ -68,6 +73,7 @@ class Progress:
             self._live = None
         if self._line_due:
             self._epoch_line()
+        self._above.__exit__(None, None, None)
 
     def step(
         self,
@@ -124,17 +130,9 @@ class Progress:
             f"accuracy {percent(scores.global_accuracy)}",
         )
 
-    def say(self, text: str) -> None:
-        """Print a line of text, above the live line if there is one."""
-        text = harmless(text)
-        if self._live:
-            self._console.print(Text(text), soft_wrap=True)
-        else:
-            print(text, file=self._file, flush=True)
-
     def _epoch_line(self, *scores: str) -> None:
         losses = [f"loss {_short(sum(self._losses) / len(self._losses))}"] if self._losses else []
-        self.say("  ".join([*self._place(), *losses, *scores, *self._speed(), *self._skipped(), *self._times()]))
+        logger.info("  ".join([*self._place(), *losses, *scores, *self._speed(), *self._skipped(), *self._times()]))
         self._losses.clear()
         self._line_due = False
 

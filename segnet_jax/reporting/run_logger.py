@@ -111,11 +111,6 @@ class RunLogger:
         """Median throughput since this start, without compilation and evaluation; NaN before the second step."""
         return float(np.median(self._rates)) if self._rates else float("nan")
 
-    def say(self, text: str) -> None:
-        """Print a line."""
-        if self._folder:
-            self._progress.say(text)
-
     def phase(self, name: str):
         """Return a context manager that shows an activity between steps, such as "evaluating"."""
         self._times.clear()

@@ -1,7 +1,7 @@
 """The data set that a config names: opened with its read options, and decoded into the cache."""
 
 import dataclasses
-from collections.abc import Callable
+import logging
 
 from segnet_jax.config.fields import Config
 from segnet_jax.data.dataset import Dataset, Split
@@ -13,11 +13,13 @@ from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.files import cache_folder
 
+logger = logging.getLogger(__name__)
 
-def decode(split: Split, config: Config, doing: str, say: Callable[[str], None]) -> CachedSplit:
+
+def decode(split: Split, config: Config, doing: str) -> CachedSplit:
     """Opens a split's records at the config's image size, decoding them where the cache lacks them."""
     with bar(doing, len(split)) as advance:
-        return decoded(split, config.image_size, cache_folder(), advance, say, config.fit)
+        return decoded(split, config.image_size, cache_folder(), advance, config.fit)
 
 
 def open_data(config: Config, stored: StoredLabels | None = None, legend: Legend | None = None) -> Dataset:
@@ -60,13 +62,15 @@ def reading_of(config: Config) -> Reading:
     return Reading(**wishes | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
 
 
-def tell_of_sizes(config: Config, dataset: Dataset, say: Callable[[str], None]) -> None:
+def warn_of_sizes(config: Config, dataset: Dataset) -> None:
     """Says what becomes of images that have not the shape of `--image-size`, where that is nothing asked for."""
     height, width = config.image_size
     others = [size for size in dataset.sizes if abs(size[0] * width / (size[1] * height) - 1) > 0.02]
     if others and config.fit == "stretch":
         sizes = listed([f"{h}x{w}" for h, w in others])
-        say(f"warning: images of {sizes} are stretched to {height}x{width}: --fit letterbox or crop keeps their shape")
+        logger.warning(
+            f"images of {sizes} are stretched to {height}x{width}: --fit letterbox or crop keeps their shape"
+        )
 
 
 def validation_split(dataset: Dataset) -> str:

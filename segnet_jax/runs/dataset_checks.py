@@ -1,5 +1,6 @@
 """What can be said of a data set before anything is trained on it: faults, warnings, counts, and what would suit it."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import Fault, UserError, listed
 from segnet_jax.training.class_weights import present_frequency_weights
+
+logger = logging.getLogger(__name__)
 
 _PIXELS = 360 * 480  # of an image that trains at the speed this project is measured at
 _SMALLEST = 32  # that five poolings need
@@ -208,12 +211,11 @@ def as_json(examination: Examination) -> dict[str, Any]:
     return told
 
 
-def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: CachedSplit) -> None:
+def warn_of_labels(classes: ClassTable, **splits: CachedSplit) -> None:
     """Says which classes the labels, as the network gets them, lack, and how many labels hold nothing but void.
 
     Args:
       classes: the data set's.
-      say: prints a line.
       **splits: by name; the first is what is trained on.
 
     Raises:
@@ -227,4 +229,4 @@ def warn_of_labels(classes: ClassTable, say: Callable[[str], None], **splits: Ca
     if faults:
         raise UserError(faults[0].what, kind=faults[0].kind, file=faults[0].file, fix=faults[0].fix)
     for warning in warnings:
-        say(f"warning: {warning}")
+        logger.warning(warning)

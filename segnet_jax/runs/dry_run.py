@@ -46,7 +46,7 @@ CALLS_AGAIN = 4  # one more than are under way at once
 BATCHES = 3  # that are scored: as many as are under way at once
 
 
-def read(config: Config, say: Callable[[str], None]) -> tuple[Setup, VGG | TrainedSegNet | None]:
+def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
     """Resolve a config, decode every sample and check every label, as a training does before its first step.
 
     Returns:
@@ -56,13 +56,13 @@ def read(config: Config, say: Callable[[str], None]) -> tuple[Setup, VGG | Train
       UserError: for what a training would refuse.
     """
     find_run.check_free(config)
-    setup = resolve(config, say)
-    initial = read_initial(config, setup.devices, say)
+    setup = resolve(config)
+    initial = read_initial(config, setup.devices)
     preprocessing = initial_weights.choose_preprocessing(config, initial)
-    return load_data(setup, preprocessing, load_class_weights(config, setup.dataset, say), say), initial
+    return load_data(setup, preprocessing, load_class_weights(config, setup.dataset)), initial
 
 
-def try_out(setup: Setup, initial: VGG | TrainedSegNet | None, say: Callable[[str], None]) -> dict[str, Any]:
+def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]:
     """Take a few steps, score some batches, save and restore, and estimate what the whole run takes.
 
     Returns:
@@ -78,7 +78,7 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None, say: Callable[[st
     some = dataclasses.replace(setup, eval_samples=_first(setup.eval_samples, BATCHES * batch_size))
     with explain_out_of_memory(config, devices):
         state = setup.initial_state(initial)
-        steps = some.build_steps(say)
+        steps = some.build_steps()
         state, first = _time_steps(steps, state, setup, most_calls=1)
         _forget_peak()  # of compiling: the training will find the program in the cache
         state, step = _time_steps(steps, state, setup)

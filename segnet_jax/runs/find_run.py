@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
 
 from segnet_jax.config.fields import Config, differences, on_resume
 from segnet_jax.config.files import CONFIG_FILE, is_run, read_run
@@ -14,15 +14,16 @@ from segnet_jax.runs.run_folder import RESULT_FILE
 from segnet_jax.system.errors import RunInUse, UserError
 from segnet_jax.system.lock import LOCK_FILE, RunLock
 
+logger = logging.getLogger(__name__)
 
-def find(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack) -> Config:
+
+def find(config: Config, stack: contextlib.ExitStack) -> Config:
     """Looks for the run to go on with: `--run` where it holds one, else the newest unfinished one of the same command.
 
     Runs that others train in, of other experiments, or of which the config is damaged, are passed over.
 
     Args:
       config: as the command says.
-      say: prints a line.
       stack: keeps the run's lock.
 
     Returns:
@@ -35,7 +36,7 @@ def find(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack
     if config.resume or (config.run and is_run(pathlib.Path(config.run))):
         folder = pathlib.Path(config.run)
         _check_changes(folder, read_run(folder), config)
-        stack.enter_context(RunLock(folder, say))
+        stack.enter_context(RunLock(folder))
         return dataclasses.replace(config, resume=True)
     check_free(config)
     if config.run:
@@ -46,13 +47,13 @@ def find(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack
         try:
             if differences(read_run(folder), config):
                 continue
-            stack.enter_context(RunLock(folder, say, is_named=False))
+            stack.enter_context(RunLock(folder, is_named=False))
         except RunInUse:
             continue
         except UserError as error:
-            say(f"warning: {folder} is passed over: {error}")
+            logger.warning(f"{folder} is passed over: {error}")
             continue
-        say(f"goes on with {folder}, an unfinished run of the same command (--run FOLDER begins another)")
+        logger.info(f"goes on with {folder}, an unfinished run of the same command (--run FOLDER begins another)")
         return dataclasses.replace(config, run=str(folder), resume=True)
     return config
 
@@ -141,7 +142,7 @@ def _is_foreign(path: pathlib.Path) -> bool:
     return path.name != LOCK_FILE and not (path.name.startswith(f".{CONFIG_FILE}.") and path.suffix == ".tmp")
 
 
-def claim_folder(config: Config, say: Callable[[str], None], stack: contextlib.ExitStack) -> pathlib.Path:
+def claim_folder(config: Config, stack: contextlib.ExitStack) -> pathlib.Path:
     """Makes the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and locks it as `find` does.
 
     Raises:
@@ -152,7 +153,7 @@ def claim_folder(config: Config, say: Callable[[str], None], stack: contextlib.E
         if config.run:
             folder = pathlib.Path(config.run)
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(RunLock(folder, say))
+            stack.enter_context(RunLock(folder))
             if is_run(folder):
                 raise RunInUse(
                     f"{folder} holds a run since a moment ago: start the same command again to go on with it"
@@ -165,7 +166,7 @@ def claim_folder(config: Config, say: Callable[[str], None], stack: contextlib.E
                 folder.mkdir(parents=True)  # atomic: two starts at once get two folders
             except FileExistsError:
                 continue
-            stack.enter_context(RunLock(folder, say))
+            stack.enter_context(RunLock(folder))
             return folder
     except OSError as error:
         raise _cannot_make(folder, error.strerror) from None

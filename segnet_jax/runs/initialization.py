@@ -36,14 +36,13 @@ _CAFFE_RECIPES = {"segnet": "camvid-tutorial", "segnet-basic": "segnet-basic"}
 
 
 def read_initial(
-    config: Config, devices: Devices, say: Callable[[str], None], share: Callable[[str], str] = lambda text: text
+    config: Config, devices: Devices, share: Callable[[str], str] = lambda text: text
 ) -> VGG | TrainedSegNet | None:
     """Read the weights that `--init` names, fetching a published VGG if need be; None for "none".
 
     Args:
       config: of the training.
       devices: of the training.
-      say: prints a line.
       share: (text of process 0) -> that text in every process.
 
     Raises:
@@ -53,7 +52,7 @@ def read_initial(
         return None
     path = pathlib.Path(config.init).expanduser()
     if config.init not in PUBLISHED and path.is_dir():
-        trained = _read_run(config, path, devices, say, share)
+        trained = _read_run(config, path, devices, share)
     else:
         path = obtain(config.init, cache_folder())
         kind = "vgg" if config.init in PUBLISHED else kind_of_file(path)
@@ -84,15 +83,13 @@ def check_is_other_run(config: Config) -> None:
         raise UserError(f"--init {config.init} is the run to be trained itself: name another --run, or another --init")
 
 
-def _read_run(
-    config: Config, folder: pathlib.Path, devices: Devices, say: Callable[[str], None], share: Callable[[str], str]
-) -> TrainedSegNet:
+def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Callable[[str], str]) -> TrainedSegNet:
     """Read the variables that a run's result is of."""
     source = files.read_run(folder)
     if who := is_held(folder):
         raise UserError(f"--init {config.init} is still training, by {who}: wait until it has ended, or stop it")
     alone = Devices(devices.local[:1], 1)
-    restored = restore(str(folder), source, "result", alone, "float32", say, intact=True, share=share)
+    restored = restore(str(folder), source, "result", alone, "float32", intact=True, share=share)
     which = {"newest": "the last", "best": "the best"}[restored.which]
     about = f"step {restored.meta['step']}, {which}"
     if source.ema_decay > 0:

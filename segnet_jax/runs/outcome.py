@@ -5,6 +5,7 @@ Where a step was not finite, its batch is kept in `incident/`, to be looked at.
 
 import contextlib
 import io
+import logging
 import pathlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,17 +23,18 @@ from segnet_jax.system import confined
 from segnet_jax.system.errors import ExitError, HostLost, NoCheckpoint, NotFinite, UserError, listed
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
 
+logger = logging.getLogger(__name__)
+
 OUTCOME_FILE, CHECKPOINTS = "outcome.json", "checkpoints"
 
 
-def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int, say: Callable[[str], None]) -> None:
+def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int) -> None:
     """Refuse to begin anew a run of which something was saved; say so where nothing was and it begins anew.
 
     Args:
       folder: the run's.
       config: its config.
       steps_per_epoch: of its training.
-      say: prints a line.
 
     Raises:
       NoCheckpoint: the run's outcome or its metrics tell of a checkpoint.
@@ -51,7 +53,7 @@ def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int
     if last > first_save and confined.status(folder, CHECKPOINTS) is None:
         raise NoCheckpoint(f"{folder} has taken {last} steps, and holds no checkpoint: {put_back}")
     if last:
-        say(f"warning: {folder} has taken {last} steps and saved none of them: it begins anew")
+        logger.warning(f"{folder} has taken {last} steps and saved none of them: it begins anew")
 
 
 def resume_command(folder: pathlib.Path) -> str:

@@ -21,7 +21,7 @@ from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.setup import Setup
-from segnet_jax.system.console import tell
+from segnet_jax.system.console import echo
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training import batch_norm_statistics
@@ -110,7 +110,7 @@ def write_result(
     which = (
         f"{setup.eval_name} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
     )
-    tell(which)
+    echo(which)
 
 
 def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import pathlib
 from collections.abc import Callable
@@ -22,8 +23,10 @@ from segnet_jax.training.checkpoint_content import best_evaluation
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation
 
+logger = logging.getLogger(__name__)
 
-def agree_on_run(config: Config, hosts: Hosts, say: Callable[[str], None], stack: contextlib.ExitStack) -> Config:
+
+def agree_on_run(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> Config:
     """Return the config with the run that all processes resume, if there is one; its lock is held by `stack`.
 
     Raises:
@@ -31,14 +34,14 @@ def agree_on_run(config: Config, hosts: Hosts, say: Callable[[str], None], stack
       ExitError: another process trains in it.
     """
     if hosts.is_writer:
-        config = find_run.find(config, say, stack)
+        config = find_run.find(config, stack)
     run, resume = json.loads(hosts.broadcast("run", json.dumps([config.run, config.resume])))
     return dataclasses.replace(config, run=run, resume=resume)
 
 
-def claim_folder(config: Config, hosts: Hosts, say: Callable[[str], None], stack: contextlib.ExitStack) -> pathlib.Path:
+def claim_folder(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> pathlib.Path:
     """Create the folder of a new run and lock it, for all processes."""
-    claimed = str(find_run.claim_folder(config, say, stack)) if hosts.is_writer else None
+    claimed = str(find_run.claim_folder(config, stack)) if hosts.is_writer else None
     return pathlib.Path(hosts.broadcast("folder", claimed))
 
 
@@ -57,7 +60,7 @@ def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
     return step == setup.total_steps == run_folder.steps_of_result(folder)
 
 
-def report_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: bool, say: Callable[[str], None]) -> None:
+def report_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: bool) -> None:
     """Print that a run is finished.
 
     Raises:
@@ -66,12 +69,10 @@ def report_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: boo
     finished = f"{folder} is finished: all {total_steps} steps are done"
     if asked_to_resume:
         raise UserError(f"{finished}; start a new --run to train more")
-    say(f"{finished}; use another --run to train again, or see its {run_folder.RESULT_FILE}")
+    logger.info(f"{finished}; use another --run to train again, or see its {run_folder.RESULT_FILE}")
 
 
-def best_intact(
-    checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_metric: str, say: Callable[[str], None]
-) -> dict[str, Any] | None:
+def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_metric: str) -> dict[str, Any] | None:
     """Return the best evaluation whose checkpoint is intact; warn if the best one of the run is lost.
 
     Args:
@@ -79,7 +80,6 @@ def best_intact(
       step: of the checkpoint to resume from.
       meta: the metadata of that checkpoint.
       best_metric: the metric that selects the best checkpoint.
-      say: prints a line.
 
     Returns:
       Step and confusion matrix; None where the next evaluation is to be the best.
@@ -95,8 +95,8 @@ def best_intact(
     if best and found != best:
         was = f"of step {best['step']}, {best_metric} {selection_score(best, best_metric):.4f}"
         now = f"that of step {found['step']}" if found else "the next one that is evaluated"
-        say(
-            f"warning: the best checkpoint, {was}, is lost: {now} is the best from here on, the result may be worse; "
+        logger.warning(
+            f"the best checkpoint, {was}, is lost: {now} is the best from here on, the result may be worse; "
             f"to restore it, stop, copy it back to {checkpoints.shelf.place('best', best['step'])}, and start again"
         )
     return found

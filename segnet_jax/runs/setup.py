@@ -1,6 +1,7 @@
 """What a config resolves to on this machine with this data: devices, dataset, sampler, model, optimizer, steps."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,8 @@ from segnet_jax.training.inputs import (
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import TrainState, create_state
 from segnet_jax.weights.vgg import VGG
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -180,18 +183,18 @@ class Setup:
         state = create_state(variables, self.optimizer, self.precision, self.config.ema_decay > 0)
         return replicate(state, self.devices)
 
-    def build_steps(self, say: Callable[[str], None]) -> Steps:
-        """Build the training step and the evaluation; `say` prints when one is compiled."""
+    def build_steps(self) -> Steps:
+        """Build the training step and the evaluation."""
         devices, grad_accum_steps = self.devices, self.config.grad_accum_steps
         settings = self.step_settings
         source = training_input(self.placement, self.train_samples, self.sampler, self.shard, grad_accum_steps, devices)
-        train = build_steps.build_train_step(source, devices, say, settings)
+        train = build_steps.build_train_step(source, devices, settings)
         eval_source = evaluation_input(self.placement, self.eval_samples, self.shard, devices)
-        evaluate = build_steps.build_evaluator(eval_source, len(self.eval_samples), self.shard, devices, say, settings)
+        evaluate = build_steps.build_evaluator(eval_source, len(self.eval_samples), self.shard, devices, settings)
         return Steps(source, train, evaluate)
 
 
-def resolve(config: Config, say: Callable[[str], None]) -> Setup:
+def resolve(config: Config) -> Setup:
     """Find the devices, open the dataset and check that the config fits both; nothing is read or compiled.
 
     Raises:
@@ -199,26 +202,28 @@ def resolve(config: Config, say: Callable[[str], None]) -> Setup:
     """
     check_network(config)
     check_selection(config)
-    devices, precision = start_devices(config, say)
-    say(f"devices  {devices}, {precision}")
+    devices, precision = start_devices(config)
+    logger.info(f"devices  {devices}, {precision}")
     check_memory(config, devices)
     dataset = run_dataset.open_data(config)
     if dataset.doubts:
         raise UserErrors(config.data, dataset.doubts)
     for note in dataset.notes:
-        say(note)
-    run_dataset.tell_of_sizes(config, dataset, say)
+        logger.info(note)
+    run_dataset.warn_of_sizes(config, dataset)
     if config.split_rule == "trainval":
-        say("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
+        logger.info("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
     sizes = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
     fingerprint = dataset.splits["train"].fingerprint[:12]
-    say(f"data     {dataset.name}: {sizes}; {len(dataset.classes)} classes; {fingerprint}")
+    logger.info(f"data     {dataset.name}: {sizes}; {len(dataset.classes)} classes; {fingerprint}")
     sampler = _build_sampler(config, devices, len(dataset.splits["train"]))
-    say(f"plan     {config.epochs} epochs of {sampler.steps_per_epoch} steps of {sampler.global_batch_size} images")
+    logger.info(
+        f"plan     {config.epochs} epochs of {sampler.steps_per_epoch} steps of {sampler.global_batch_size} images"
+    )
     if config.freeze != "none" and config.init == "none":
-        say(f"warning: --freeze {config.freeze} with --init none keeps random weights as they are: add --init")
+        logger.warning(f"--freeze {config.freeze} with --init none keeps random weights as they are: add --init")
     if warning := another_batch(config, devices, sampler):
-        say(f"warning: {warning}")
+        logger.warning(warning)
     return Setup(
         config=config,
         devices=devices,
@@ -248,7 +253,6 @@ def load_data(
     setup: Setup,
     preprocessing: Preprocessing,
     class_weights: np.ndarray,
-    say: Callable[[str], None],
     all_gather: Callable[[str], list[str]] = lambda text: [text],
 ) -> Setup:
     """Decode all samples, check every label, and choose where the samples are kept; nothing is compiled.
@@ -257,7 +261,6 @@ def load_data(
       setup: from `resolve`.
       preprocessing: of pixels.
       class_weights: float32 [C].
-      say: prints a line.
       all_gather: (text of this process) -> that of each process, to agree on the placement.
 
     Returns:
@@ -267,9 +270,9 @@ def load_data(
       UserError: the labels teach nothing, or the samples do not fit where they are to be kept.
     """
     config, devices, eval_name = setup.config, setup.devices, setup.eval_name
-    train_samples = run_dataset.decode(setup.train_split, config, "reading training images", say)
-    eval_samples = run_dataset.decode(setup.eval_split, config, f"reading {eval_name} images", say)
-    dataset_checks.warn_of_labels(setup.dataset.classes, say, **{"train": train_samples, eval_name: eval_samples})
+    train_samples = run_dataset.decode(setup.train_split, config, "reading training images")
+    eval_samples = run_dataset.decode(setup.eval_split, config, f"reading {eval_name} images")
+    dataset_checks.warn_of_labels(setup.dataset.classes, **{"train": train_samples, eval_name: eval_samples})
     wanted = "device" if setup.steps_per_dispatch > 1 else config.input
     placement = choose_placement(wanted, devices, train_samples, eval_samples)
     return dataclasses.replace(
@@ -278,5 +281,5 @@ def load_data(
         class_weights=class_weights,
         train_samples=train_samples,
         eval_samples=eval_samples,
-        placement=agree_on_placement(placement, all_gather, say),
+        placement=agree_on_placement(placement, all_gather),
     )

@@ -1,6 +1,7 @@
 """One training from its config to its result, read from top to bottom: what `python -m segnet_jax.train` runs."""
 
 import contextlib
+import logging
 import pathlib
 from collections import deque
 from functools import partial
@@ -20,7 +21,7 @@ from segnet_jax.runs.initialization import check_is_other_run, describe_initial,
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.result import result_variables, write_result
 from segnet_jax.runs.setup import Setup, load_data, resolve
-from segnet_jax.system.console import say, say_nothing
+from segnet_jax.system import logs
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import NotFinite, Stopped
 from segnet_jax.system.signals import Stop
@@ -31,6 +32,8 @@ from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import evaluate_boundaries
 from segnet_jax.training.experiment import check_experiment
 from segnet_jax.training.state import clear_non_finite, is_finite, num_bytes_of
+
+logger = logging.getLogger(__name__)
 
 STUCK_SECONDS, DISK_SECONDS = 600.0, 7 * 86_400.0  # how late a process may be; where it may wait for disk space
 _IN_FLIGHT = 2  # dispatches whose metrics are read later, so that the devices never wait for the host
@@ -49,7 +52,7 @@ class Trainer:
     folder: pathlib.Path
     checkpoints: Checkpoints
     meta: dict[str, Any]
-    logger: RunLogger
+    run_logger: RunLogger
 
     def __init__(self, config: Config):
         self.config, self.stop = config, Stop()
@@ -62,6 +65,7 @@ class Trainer:
           ExitError: the training ended early; what was saved before is intact.
         """
         with contextlib.ExitStack() as self.stack:
+            self.train_log = self.stack.enter_context(logs.RunLog())
             self.stack.enter_context(self.stop)
             with self.stop.at_once():  # before the first step there is nothing to save
                 self.resolve_setup()
@@ -70,7 +74,7 @@ class Trainer:
                 self.open_folder()
                 self.build_steps()
             open_logger = partial(session.open_logger, self.setup, self.folder, self.meta, self.disk, self.should_stop)
-            self.logger = self.stack.enter_context(self.disk(open_logger))
+            self.run_logger = self.stack.enter_context(self.disk(open_logger))
             exit_code = self.loop()
             self.finish(exit_code)
 
@@ -80,12 +84,12 @@ class Trainer:
         """Join the other processes, find the run to resume, and resolve the config on these devices and data."""
         config = self.config
         address = (config.coordinator, config.process_id, config.num_processes)
-        self.hosts = self.stack.enter_context(join(*address, config.heartbeat, say=say))
-        self.say = say if self.hosts.is_writer else say_nothing
+        self.hosts = self.stack.enter_context(join(*address, config.heartbeat))
+        self.stack.enter_context(contextlib.nullcontext() if self.hosts.is_writer else logs.errors_only())
         check_is_other_run(config)
         self.asked_to_resume = config.resume
-        self.config = session.agree_on_run(config, self.hosts, self.say, self.stack)
-        self.setup = resolve(self.config, self.say)
+        self.config = session.agree_on_run(config, self.hosts, self.stack)
+        self.setup = resolve(self.config)
 
     # -------------------- Restore or initialize; data -----------------------------------------------------------------
 
@@ -98,30 +102,28 @@ class Trainer:
             self.open_checkpoints()
             self.resumed = self.checkpoints.latest("newest")
             if self.resumed is None:
-                outcome.check_never_saved(self.folder, config, setup.sampler.steps_per_epoch, self.say)
+                outcome.check_never_saved(self.folder, config, setup.sampler.steps_per_epoch)
         if self.resumed is not None:
             meta = self.checkpoints.read_meta("newest", self.resumed)
             meta = check_meta(meta, f"the newest checkpoint of {self.folder}", True)
             run_folder.check_resumable(meta, setup.identity, self.folder, setup.dataset)
-            check_experiment(self.folder, meta, config, self.say, override=config.override)
+            check_experiment(self.folder, meta, config, override=config.override)
             if session.has_result(setup, self.folder, self.resumed):
-                session.report_finished(self.folder, setup.total_steps, self.asked_to_resume, self.say)
+                session.report_finished(self.folder, setup.total_steps, self.asked_to_resume)
                 return False
-            meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric, self.say)
+            meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric)
             preprocessing = checkpoint_folders.preprocessing_of(meta)
         else:
-            share = partial(self.hosts.broadcast, "initial weights")
-            self.initial = read_initial(config, setup.devices, self.say, share)
+            self.initial = read_initial(config, setup.devices, partial(self.hosts.broadcast, "initial weights"))
             if self.initial:
-                self.say(f"init     {describe_initial(config, self.initial, setup.dataset.classes.names)}")
+                logger.info(f"init     {describe_initial(config, self.initial, setup.dataset.classes.names)}")
             preprocessing = initial_weights.choose_preprocessing(config, self.initial)
             meta = session.new_meta(setup, preprocessing)
         if config.class_weights != meta["class_weights_by"]:  # a new run, or overridden
-            class_weights = load_class_weights(config, setup.dataset, self.say)
+            class_weights = load_class_weights(config, setup.dataset)
             meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
         class_weights = checkpoint_folders.class_weights_of(meta)
-        all_gather = partial(self.hosts.all_gather, "where the images lie")
-        self.setup = load_data(setup, preprocessing, class_weights, self.say, all_gather)
+        self.setup = load_data(setup, preprocessing, class_weights, partial(self.hosts.all_gather, "input placement"))
         self.meta, self.step = meta, meta["step"]
         return True
 
@@ -129,8 +131,8 @@ class Trainer:
         """Open the checkpoints of the run's folder."""
         config, share = self.config, partial(self.hosts.broadcast, "checkpoint")
         settings = {"keep": config.keep_checkpoints, "most_bytes": most_bytes(config.width), "share": share}
-        checkpoints = Checkpoints(self.folder / "checkpoints", self.setup.devices, say=self.say, **settings)
-        self.checkpoints = self.stack.enter_context(checkpoints)
+        folder = self.folder / "checkpoints"
+        self.checkpoints = self.stack.enter_context(Checkpoints(folder, self.setup.devices, **settings))
 
     # -------------------- Run folder ----------------------------------------------------------------------------------
 
@@ -140,20 +142,17 @@ class Trainer:
         if self.resumed is None and hosts.is_writer:
             find_run.check_room(config, num_bytes_of(self.setup.state_shapes))
         if not config.resume:
-            self.folder = session.claim_folder(config, hosts, self.say, self.stack)
+            self.folder = session.claim_folder(config, hosts, self.stack)
             self.open_checkpoints()
-        recorder: contextlib.AbstractContextManager[dict[str, Any]] = contextlib.nullcontext({})
+        self.outcome, self.disk = {}, DiskRetry(self.folder, config.on_disk_full == "wait", self.stop)
         if hosts.is_writer:
             recorder = outcome.record_outcome(self.folder, saved=self.checkpoints.newest_saved)
-        self.outcome = self.stack.enter_context(recorder)
-        self.disk = DiskRetry(self.folder, config.on_disk_full == "wait", self.say, self.stop)
-        if hosts.is_writer:
+            self.outcome = self.stack.enter_context(recorder)
             hosts.before_lost(partial(outcome.write_loss, self.folder))
             session.prepare_folder(self.setup, self.folder, self.checkpoints, self.resumed, self.disk)
-        note = (
-            f", resumes after step {self.resumed}" if self.resumed else ": see its first_batch.png while this compiles"
-        )
-        self.say(f"run      {self.folder}{note}")
+            self.train_log.open(self.folder)
+        resumes, starts = f", resumes after step {self.resumed}", ": see its first_batch.png while this compiles"
+        logger.info(f"run      {self.folder}{resumes if self.resumed else starts}")
 
     # -------------------- Model, optimizer, steps ---------------------------------------------------------------------
 
@@ -167,9 +166,9 @@ class Trainer:
             self.state = self.checkpoints.restore("newest", self.resumed, setup.state_shapes)
         self.initial = None  # tens of megabytes that are not needed any more
         num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
-        self.say(f"network  {type(setup.model).__name__}, {num_parameters:,} parameters")
-        self.steps = setup.build_steps(self.say)
-        self.say(f"input    {setup.placement}, {in_words(setup.num_bytes)} of images and labels")
+        logger.info(f"network  {type(setup.model).__name__}, {num_parameters:,} parameters")
+        self.steps = setup.build_steps()
+        logger.info(f"input    {setup.placement}, {in_words(setup.num_bytes)} of images and labels")
 
     # -------------------- Loop ----------------------------------------------------------------------------------------
 
@@ -232,7 +231,7 @@ class Trainer:
         finite = metrics.pop("finite")
         num_good = len(steps) if finite.all() else int(np.argmin(finite))
         if num_good:
-            self.logger.log_steps(steps[:num_good], {name: values[:num_good] for name, values in metrics.items()})
+            self.run_logger.log_steps(steps[:num_good], {name: values[:num_good] for name, values in metrics.items()})
         if num_good < len(steps):
             self.step, self.state = steps[num_good], clear_non_finite(self.state)  # unchanged since before that step
             if self.step > self.meta["step"]:
@@ -242,12 +241,12 @@ class Trainer:
     def evaluate(self) -> None:
         """Evaluate, log and draw, and save the state if it is the best so far."""
         meta = self.meta
-        with self.logger.phase("evaluating"):
+        with self.run_logger.phase("evaluating"):
             found = self.steps.evaluate(self.state.variables, self.should_stop)
         if found is None:  # stopped: the evaluation comes first when the run is resumed
             return
         best = meta["best"] and meta["best"]["step"]
-        self.logger.log_evaluation(self.step, **session.shown(found, self.setup), best=best)
+        self.run_logger.log_evaluation(self.step, **session.shown(found, self.setup), best=best)
         meta["last"] = {"step": self.step, "confusion": found.confusion.tolist()}
         if session.is_better(self.setup, meta, found.loss, self.step):
             meta["best"] = meta["last"]
@@ -257,7 +256,7 @@ class Trainer:
         """Save the state as the newest or the best checkpoint; it is written while the next steps are taken."""
 
         def attempt() -> None:
-            now = {"step": self.step, "seconds": self.logger.seconds}
+            now = {"step": self.step, "seconds": self.run_logger.seconds}
             now |= {"config": self.config.hash(), "experiment": self.config.experiment()}
             self.checkpoints.save(which, self.step, self.state, self.meta | now)
             if self.disk.waits:  # a save that fails later could not be repeated: its state would be gone
@@ -290,8 +289,8 @@ class Trainer:
             self.outcome["why"] = f"stopped after step {self.step} of {self.setup.total_steps}"
             if exit_code or self.should_stop():
                 raise Stopped(exit_code or self.stop.exit_code, self.outcome["why"])
-            self.logger.draw_plot(status=f"stopped after step {self.step}")
-            self.logger.say(f"{self.outcome['why']}, all saved; resume with: {outcome.resume_command(self.folder)}")
+            self.run_logger.draw_plot(status=f"stopped after step {self.step}")
+            logger.info(f"{self.outcome['why']}, all saved; resume with: {outcome.resume_command(self.folder)}")
             return
         self.write_result()
 
@@ -303,18 +302,20 @@ class Trainer:
         """
         setup, precise = self.setup, self.config.batch_norm == "recompute"
         doing = "computing precise batch-norm statistics" if precise else "choosing the checkpoint"
-        with self.stop.at_once(), self.logger.phase(doing):
+        with self.stop.at_once(), self.run_logger.phase(doing):
             variables = result_variables(setup, self.checkpoints, self.meta, self.state, self.step, self.disk)
         scored = None, None
         if variables is None:
             lost = " and is of the running statistics" if precise else ""
-            self.logger.say(f"warning: the best checkpoint is damaged: the result has no boundary F1{lost}")
+            logger.warning(f"the best checkpoint is damaged: the result has no boundary F1{lost}")
         else:
-            with self.logger.phase("scoring boundaries"):
+            with self.run_logger.phase("scoring boundaries"):
                 evaluate = partial(self.steps.evaluate, variables, self.should_stop)
                 scored = evaluate_boundaries(evaluate, setup.eval_samples, len(setup.dataset.classes))
         if scored is None:
             self.outcome["why"] = "stopped before the result was written, all steps done"
             raise Stopped(self.stop.exit_code, self.outcome["why"])
         if self.hosts.is_writer:
-            self.disk(partial(write_result, self.folder, setup, self.meta, self.logger, self.outcome["state"], *scored))
+            self.disk(
+                partial(write_result, self.folder, setup, self.meta, self.run_logger, self.outcome["state"], *scored)
+            )

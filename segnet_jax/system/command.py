@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from segnet_jax.system import logs
 from segnet_jax.system.errors import DiskFailed, ExitError, UserError, is_disk_full, shown
 from segnet_jax.system.files import cache_folder
 
@@ -30,6 +31,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     sys.stderr = Forgiving(sys.stderr)
+    logs.configure()
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer letters than names have
     try:

@@ -1,5 +1,6 @@
 """What to do where a disk is full: end, or wait until somebody has made room."""
 
+import logging
 import pathlib
 import time
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from typing import TypeVar
 
 from segnet_jax.system.errors import DiskFailed, DiskFull, is_disk_full
 from segnet_jax.system.signals import Stop
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _SECONDS = 1.0  # between two attempts
@@ -18,12 +21,11 @@ class DiskRetry:
     Args:
       folder: the run's, for the message.
       waits: whether to wait for room rather than to end (`--on-disk-full wait`).
-      say: told when the waiting begins and ends.
       stop: ends the waiting too.
     """
 
-    def __init__(self, folder: pathlib.Path, waits: bool, say: Callable[[str], None], stop: Stop):
-        self._folder, self.waits, self._say, self._stop = folder, waits, say, stop
+    def __init__(self, folder: pathlib.Path, waits: bool, stop: Stop):
+        self._folder, self.waits, self._stop = folder, waits, stop
 
     def __call__(self, write: Callable[[], T]) -> T:
         """Calls `write`, which leaves nothing half done where it fails, until there is room for it.
@@ -41,12 +43,12 @@ class DiskRetry:
                 if not self.waits or self._stop.requested() or not isinstance(full, DiskFull):
                     raise full from error
                 if not told:
-                    self._say(f"{full}; waiting for room, as --on-disk-full wait says")
+                    logger.info(f"{full}; waiting for room, as --on-disk-full wait says")
                 told = True
                 time.sleep(_SECONDS)
             else:
                 if told:
-                    self._say("there is room again: going on")
+                    logger.info("there is room again: going on")
                 return done
 
 

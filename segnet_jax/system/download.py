@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import logging
 import os
 import shutil
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 from urllib.parse import urlsplit
 
-from segnet_jax.system import zips
+from segnet_jax.system import logs, zips
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_text, sum_of_file
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["zip", "hdf5", "torch", "caffe", "any"]
 
@@ -93,7 +96,7 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
       UserError: no mirror gave the file, the disk is full, or the file that is there is not the right one.
     """
     folder = Path(folder)
-    show_progress = sys.stderr.isatty() if show_progress is None else show_progress
+    show_progress = sys.stderr.isatty() and not logs.is_quiet() if show_progress is None else show_progress
     target, part = folder / resource.filename, folder / f"{resource.filename}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +170,7 @@ def _transfer(url: str, part: Path, resource: Resource, show_progress: bool) -> 
         free = shutil.disk_usage(part.parent).free
         if total is not None and free < total - offset:
             raise UserError(f"{part.name} needs {total - offset} bytes and {part.parent} has {free} free")
-        print(f"{'resuming' if resumes else 'fetching'} {url}", file=sys.stderr)
+        logger.info(f"{'resuming' if resumes else 'fetching'} {url}")
         with _progress_bar(resource.filename, offset, total, show_progress) as advance:
             received = _append(response, part, offset, resource, advance)
     if total is not None and received < total:
@@ -246,7 +249,7 @@ def _check_first_use(resource: Resource, path: Path, record: Path) -> None:
         return
     if resource.kind == "zip":
         _check_members(path)
-    print(f"sha256 of {resource.filename}: {found} (no published sum; kept in {record.name})", file=sys.stderr)
+    logger.info(f"sha256 of {resource.filename}: {found} (no published sum; kept in {record.name})")
     atomic_write_text(record, f"{found}  {resource.filename}\n")
 
 
@@ -298,7 +301,9 @@ def _progress_bar(name: str, done: int, total: int | None, show: bool) -> Iterat
         return
     from rich import console, progress
 
+    shown_on = console.Console(stderr=True)
+
     columns = ("{task.description}", progress.BarColumn(), progress.DownloadColumn(), progress.TimeRemainingColumn())
-    with progress.Progress(*columns, console=console.Console(stderr=True), transient=True) as bar:
+    with logs.above(shown_on), progress.Progress(*columns, console=shown_on, transient=True) as bar:
         task = bar.add_task(name, total=total, completed=done)
         yield lambda num_bytes: bar.update(task, advance=num_bytes)

@@ -103,6 +103,11 @@ def shown(text: str) -> str:
     )
 
 
+def printable(text: object) -> str:
+    """Escape what cannot be printed, but keep the line breaks."""
+    return "\n".join(map(shown, str(text).split("\n")))
+
+
 def _line(alike: Sequence[Fault]) -> str:
     """What faults of one kind are, what to do about them, and the kind."""
     first = alike[0]

@@ -4,13 +4,15 @@ import contextlib
 import datetime
 import fcntl
 import json
+import logging
 import os
 import pathlib
 import socket
-from collections.abc import Callable
 
 from segnet_jax.system import confined
 from segnet_jax.system.errors import RunInUse, UserError, shown
+
+logger = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
 _MOST_BYTES = 10_000
@@ -27,7 +29,6 @@ class RunLock:
 
     Args:
       folder: the run's.
-      say: prints a line.
       is_named: whether somebody has named this folder, or it is new.
 
     Raises:
@@ -35,7 +36,7 @@ class RunLock:
       UserError: nothing can be written there, or the disk knows no locks and nobody has named the folder.
     """
 
-    def __init__(self, folder: pathlib.Path, say: Callable[[str], None] = lambda text: None, is_named: bool = True):
+    def __init__(self, folder: pathlib.Path, is_named: bool = True):
         try:
             self._file = confined.open_file(folder, LOCK_FILE, os.O_RDWR | os.O_CREAT)
         except OSError as error:
@@ -52,10 +53,10 @@ class RunLock:
                 self._file.close()
                 raise UserError(f"{told}: to go on with it, name it by --run") from None
             before = holder(folder)
-            say(f"warning: {told}: see that {f'{before} has gone' if before else 'no other training is begun in it'}")
+            logger.warning(f"{told}: see that {f'{before} has gone' if before else 'no other training is begun in it'}")
         else:
             if before := holder(folder):
-                say(f"took over the lock of {before}, which has gone")
+                logger.info(f"took over the lock of {before}, which has gone")
         # What is no lock file of ours, or has a second name somewhere else, is locked and left as it is.
         self._is_ours = os.fstat(self._file.fileno()).st_nlink == 1 and _is_signature(self._file.read(_MOST_BYTES))
         with contextlib.suppress(OSError):  # on a full disk it holds without a name

@@ -28,20 +28,17 @@ def picture_indices(num_samples: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, num_samples - 1, NUM_PICTURES)})
 
 
-def build_train_step(
-    source: Input, devices: Devices, say: Callable[[str], None], settings: StepSettings
-) -> AheadOfTime:
+def build_train_step(source: Input, devices: Devices, settings: StepSettings) -> AheadOfTime:
     """Returns a function (state, inputs) -> (state, measures) that takes one call's steps on all devices.
 
     Args:
       source: of the training split's batches.
       devices: to train on.
-      say: told when the step is compiled.
       settings: of the step.
     """
     step = partial(train_steps, make_batch=source.make_batch, settings=settings)
     mapped = parallel_train_step(step, devices, source.store_axis)
-    return AheadOfTime(mapped, "the training step", devices, say, source.store)
+    return AheadOfTime(mapped, "the training step", devices, source.store)
 
 
 def build_evaluator(
@@ -49,7 +46,6 @@ def build_evaluator(
     num_samples: int,
     shard: tf_data.BatchShard,
     devices: Devices,
-    say: Callable[[str], None],
     settings: StepSettings,
 ) -> Callable[..., Evaluation | None]:
     """Returns a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
@@ -59,12 +55,11 @@ def build_evaluator(
       num_samples: how many records the split has.
       shard: this process's part of each batch; the scores do not depend on it.
       devices: to compute on.
-      say: told when the step is compiled.
       settings: of the step.
     """
     step = partial(eval_step, make_batch=source.make_batch, settings=settings)
     mapped = parallel_eval_step(step, devices, source.store_axis)
-    score = AheadOfTime(mapped, "the evaluation step", devices, say, source.store)
+    score = AheadOfTime(mapped, "the evaluation step", devices, source.store)
 
     def run(
         variables: dict,

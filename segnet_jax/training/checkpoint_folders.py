@@ -1,11 +1,11 @@
 """The folders that a run's checkpoints stand in: which are there, which are whole, which may go."""
 
 import contextlib
+import logging
 import math
 import os
 import pathlib
 import re
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,8 @@ from segnet_jax.system import confined
 from segnet_jax.system.errors import NoCheckpoint, UserError
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training.manifest import Damaged, NewerFormat, sync_folder, verify
+
+logger = logging.getLogger(__name__)
 
 Which = Literal["newest", "best"]
 
@@ -31,12 +33,11 @@ class CheckpointFolders:
     Args:
       root: the folder; it need not be there yet.
       keep: how many of the newest to keep.
-      say: told of what was found damaged.
       most_bytes: that a checkpoint may have; a larger one counts as damaged.
     """
 
-    def __init__(self, root: pathlib.Path, keep: int, say: Callable[[str], None], most_bytes: int | None = None):
-        self.root, self._keep, self._say = root, keep, say
+    def __init__(self, root: pathlib.Path, keep: int, most_bytes: int | None = None):
+        self.root, self._keep = root, keep
         self._around, self._most_bytes = root.parent, most_bytes
         self._unread: set[pathlib.Path] = set()  # that could not be read, which does not tell whether they are whole
 
@@ -76,7 +77,7 @@ class CheckpointFolders:
         for which in ("newest", "best"):
             for folder in (self.place(which, later) for later in self.steps(which) if later > step):
                 if folder in self._unread:
-                    self._say(f"the {which} checkpoint of step {folder.name}: {self._set_aside(folder)}")
+                    logger.info(f"the {which} checkpoint of step {folder.name}: {self._set_aside(folder)}")
                 else:
                     self._remove(folder)
         noted = self._last()
@@ -153,9 +154,9 @@ class CheckpointFolders:
                 )
             return None
         if is_lost and last > step:
-            self._say(f"warning: the {which} checkpoint of step {last} is gone")
+            logger.warning(f"the {which} checkpoint of step {last} is gone")
         if step != found[-1] or is_lost:
-            self._say(f"the {which} checkpoint of step {step} is used instead")
+            logger.info(f"the {which} checkpoint of step {step} is used instead")
         return step
 
     def find_intact(self, which: Which) -> int | None:
@@ -205,10 +206,10 @@ class CheckpointFolders:
             except Damaged as error:
                 if os.path.lexists(folder):  # else a training that goes on beside us has removed it meanwhile
                     aside = self._set_aside(folder)
-                    self._say(f"warning: the {which} checkpoint of step {step} is damaged: {error}; {aside}")
+                    logger.warning(f"the {which} checkpoint of step {step} is damaged: {error}; {aside}")
             except OSError as error:
                 self._unread.add(folder)
-                self._say(f"warning: the {which} checkpoint of step {step} cannot be read: {error.strerror or error}")
+                logger.warning(f"the {which} checkpoint of step {step} cannot be read: {error.strerror or error}")
         return None
 
     def _set_aside(self, folder: pathlib.Path) -> str:

@@ -43,7 +43,6 @@ class Checkpoints:
       folder: made by the first save.
       devices: where restored states are to lie.
       keep: how many of the newest to keep.
-      say: told of what was found damaged.
       share: (text of process 0) -> that text in every process; all must restore the same step.
       most_bytes: as `CheckpointFolders`.
 
@@ -55,13 +54,12 @@ class Checkpoints:
         folder: str | os.PathLike,
         devices: Devices,
         keep: int = 2,
-        say: Callable[[str], None] = lambda text: None,
         share: Callable[[str], str] = lambda text: text,
         most_bytes: int | None = None,
     ):
         _hush_orbax()
         self._root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
-        self.shelf = CheckpointFolders(self._root, keep, say, most_bytes)
+        self.shelf = CheckpointFolders(self._root, keep, most_bytes)
         self._devices, self._share = devices, share
         self._writer = _writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")

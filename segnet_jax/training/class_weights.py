@@ -3,7 +3,7 @@
 A weight is median(frequency) / frequency (Eigen & Fergus 2015, arXiv 1411.4734); the rules differ in the frequency.
 """
 
-from collections.abc import Callable
+import logging
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_split
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
+
+logger = logging.getLogger(__name__)
 
 CAFFE_CAMVID = (*(0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614),)
 """The eleven numbers printed in SegNet-Tutorial's prototxts. SignSymbol's 9.6446 does not follow from the published
@@ -58,7 +60,7 @@ def _median_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
     return weights
 
 
-def load_class_weights(config: Config, dataset: Dataset, say: Callable[[str], None]) -> np.ndarray:
+def load_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
     """The weight of each class in the loss, float32 [C], by the config's rule; counts labels where that needs it."""
     num_classes = len(dataset.classes)
     if config.class_weights == "none":
@@ -66,13 +68,13 @@ def load_class_weights(config: Config, dataset: Dataset, say: Callable[[str], No
     if config.class_weights == "caffe":
         if num_classes != len(CAFFE_CAMVID):
             raise UserError(f"--class-weights caffe is for CamVid's 11 classes, {config.data} has {num_classes}")
-        say(
-            "warning: --class-weights caffe: the published SignSymbol weight, 9.6446, does not follow from the labels, "
+        logger.warning(
+            "--class-weights caffe: the published SignSymbol weight, 9.6446, does not follow from the labels, "
             "which give 3.85"
         )
         return np.array(CAFFE_CAMVID, np.float32)
     if config.class_weights == "matlab":
-        counts = _count_everything(config, dataset, say)
+        counts = _count_everything(config, dataset)
     else:
         counts = _count(dataset.splits["train"], num_classes)
     if config.class_weights == "auto-global":
@@ -85,12 +87,12 @@ def _count(split: Split, num_classes: int) -> LabelCounts:
         return count_split(split, num_classes, cache_folder(), advance)
 
 
-def _count_everything(config: Config, dataset: Dataset, say: Callable[[str], None]) -> LabelCounts:
+def _count_everything(config: Config, dataset: Dataset) -> LabelCounts:
     """Counts all splits, at full size where the data set still knows it: what MATLAB's example does, test included."""
     num_classes = len(dataset.classes)
     full_size = open_full_size_counts(config.data)
     if full_size is None:
-        say(f"class weights are counted on {', '.join(dataset.splits)} at the size on disk")
+        logger.info(f"class weights are counted on {', '.join(dataset.splits)} at the size on disk")
         return sum(
             (_count(split, num_classes) for split in dataset.splits.values()),
             start=LabelCounts.zero(num_classes),

@@ -5,9 +5,9 @@ A GPU older than its cuDNN, or a cuDNN that JAX cannot use, otherwise shows itse
 
 import importlib
 import importlib.util
+import logging
 import os
 import re
-from collections.abc import Callable
 from importlib import metadata
 
 import jax
@@ -24,6 +24,8 @@ from segnet_jax.distributed.xla_options import gpu_options, with_options
 from segnet_jax.system.compilation_cache import keep_compiled_programs
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.precision import DTYPES, choose_precision
+
+logger = logging.getLogger(__name__)
 
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin", "jaxlib.cuda")  # in the order in which JAX takes them
 CUDNN_PACKAGES = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
@@ -157,7 +159,7 @@ def steps_per_dispatch(config: Config, devices: Devices) -> int:
     return 1 if devices.local[0].platform == "cpu" else config.steps_per_dispatch
 
 
-def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[Devices, str]:
+def start_devices(config: Config) -> tuple[Devices, str]:
     """Chooses devices and precision and tries them; to be called before anything else asks JAX for a device.
 
     Raises:
@@ -174,7 +176,7 @@ def start_devices(config: Config, say: Callable[[str], None] = print) -> tuple[D
     keep_compiled_programs()
     devices = choose_devices(config.devices, config.deterministic, config.mapping)
     if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists(NVIDIA_DRIVER):
-        say('warning: an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
+        logger.warning('an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
     precision = choose_precision(config.precision, devices.local[0])
     check_device(devices.local[0], precision)
     return devices, precision

@@ -1,7 +1,7 @@
 """Which experiment a checkpoint is of: its settings against the run's config, and what was overridden on the way."""
 
+import logging
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 from segnet_jax.config.fields import Config, differences, hash_of, on_resume
@@ -10,12 +10,12 @@ from segnet_jax.config.files import override as override_fields
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 CHANGES_FILE = "overrides.json"
 
 
-def check_experiment(
-    folder: pathlib.Path, meta: dict[str, Any], config: Config, say: Callable[[str], None], override: bool | None = None
-) -> None:
+def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config, override: bool | None = None) -> None:
     """Compare what a checkpoint says of its experiment with the run's config, field by field.
 
     What was overridden on the way, after the checkpoint was saved, is known from the run's notes and no difference.
@@ -24,7 +24,6 @@ def check_experiment(
       folder: the run's.
       meta: the JSON of the checkpoint.
       config: the run's, as its file says or, on resume, as it is to go on.
-      say: told what differs without making the checkpoint useless, and of a checkpoint that does not say.
       override: whether the user wants to go on with a changed recipe; None where nothing is trained, and a recipe of
         training that differs is only told.
 
@@ -34,7 +33,7 @@ def check_experiment(
     told, step = meta.get("experiment"), meta["step"]
     if told is None:  # a version that kept the hash alone: a field that was added since has changed that
         if meta.get("config") not in (None, config.hash()):
-            say(f"warning: the checkpoint of step {step} does not tell its settings: they are not compared")
+            logger.warning(f"the checkpoint of step {step} does not tell its settings: they are not compared")
         return
     saved = override_fields(Config(), told, source=f"a checkpoint of {folder}")
     if meta.get("config") not in (None, hash_of(told)):
@@ -53,7 +52,7 @@ def check_experiment(
     if refused or override is False:
         more = "" if refused else ", or add --override to go on with the change"
         raise UserError(f"{what}; put back the {CONFIG_FILE} or the checkpoints that belong together{more}")
-    say(f"warning: {what}")
+    logger.warning(what)
 
 
 def overrides(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Where batches come from: made on the host and sent, or made by the step from what lies on the devices."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,8 @@ from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import AXIS, Devices, memory_of
 from segnet_jax.distributed.rendezvous import in_words as processes_in_words
 from segnet_jax.system.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
 """(inputs, store) -> batch, inside the step: from what the host sends and what stays on the devices."""
@@ -77,7 +80,7 @@ def choose_placement(wanted: str, devices: Devices, *splits: CachedSplit) -> Pla
     return "host"
 
 
-def agree_on_placement(place: Place, exchange: Callable[[str], list[str]], say: Callable[[str], None]) -> Place:
+def agree_on_placement(place: Place, exchange: Callable[[str], list[str]]) -> Place:
     """Where the splits lie in all processes, which must compile one program: at the most modest place that any chooses.
 
     What each chooses by is its own: its disk for decoded images, its devices' memory.
@@ -85,13 +88,12 @@ def agree_on_placement(place: Place, exchange: Callable[[str], list[str]], say: 
     Args:
       place: that this process would choose.
       exchange: (its text) -> that of each process, in the order of their numbers.
-      say: prints a line.
     """
     places = exchange(place)
     agreed = max(places, key=("device", "shards", "host").index)
     if len(set(places)) > 1:
         who = processes_in_words([number for number, each in enumerate(places) if each == agreed])
-        say(
+        logger.info(
             f"input    {agreed} in all processes, for {who} cannot hold the images otherwise, on its devices or decoded"
         )
     return agreed

@@ -1,6 +1,7 @@
 """Restore the network of a run from one of its checkpoints."""
 
 import dataclasses
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from segnet_jax.training.checkpoint_content import OtherState, check_meta, most_
 from segnet_jax.training.checkpoint_folders import Which
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.experiment import check_experiment
+
+logger = logging.getLogger(__name__)
 
 Asked = Literal["result", Which]
 """A checkpoint as it is asked for; "result": the one that the run's own result is of."""
@@ -51,7 +54,6 @@ def restore(
     asked: Asked,
     devices: Devices,
     precision: str,
-    say: Callable[[str], None],
     use_ema: bool = True,
     intact: bool = False,
     share: Callable[[str], str] = lambda text: text,
@@ -64,7 +66,6 @@ def restore(
       asked: the best or the newest checkpoint, or the one of the two that the run's result is of.
       devices: where its variables are to lie.
       precision: of activations, not "auto".
-      say: told of damaged checkpoints.
       use_ema: take the average of the parameters where the run has one, not those of the step itself.
       intact: refuse a run whose latest checkpoint is damaged, and leave its folder as it is.
       share: (text of process 0) -> that text in every process that restores.
@@ -78,12 +79,12 @@ def restore(
     if asked == "result":  # a best one was chosen by its score, which not every protocol allows
         which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
-    with Checkpoints(folder, devices, say=say, share=share, most_bytes=most_bytes(config.width)) as checkpoints:
+    with Checkpoints(folder, devices, share=share, most_bytes=most_bytes(config.width)) as checkpoints:
         step = checkpoints.latest_intact(which) if intact else checkpoints.latest(which)
         if step is None:
             raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
         meta = check_meta(checkpoints.read_meta(which, step), f"the {which} checkpoint of {run}")
-        check_experiment(pathlib.Path(run), meta, files.read_run(run), say)
+        check_experiment(pathlib.Path(run), meta, files.read_run(run))
         model = build.build_model(config, len(meta["classes"]), precision)
         optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)  # for its state's shape alone
         shapes = build.state_shapes(model, optimizer, meta["precision"], config.ema_decay > 0)
@@ -98,7 +99,9 @@ def restore(
     if state.ema is not None and not use_ema:  # they belong to the average
         recomputed = None
     if config.batch_norm == "recompute" and recomputed is None:
-        say(f"the {which} checkpoint of {run} has no recomputed BatchNorm statistics: the running ones are used")
+        logger.info(
+            f"the {which} checkpoint of {run} has no recomputed BatchNorm statistics: the running ones are used"
+        )
     elif config.batch_norm == "recompute":
         variables = variables | {"batch_stats": replicate(recomputed, devices)}
     return Restored(model, variables, meta, recomputed, which)

@@ -5,12 +5,14 @@ torchvision's file name says. SegNets for `convert NAME`, by SegNet-Tutorial's `
 published, and they are served over plain HTTP; the first download's sum is kept and later ones must match it.
 """
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from segnet_jax.system.download import Resource, fetch
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder, expanded
+
+logger = logging.getLogger(__name__)
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications"
 _KERAS_FIRST = "https://github.com/fchollet/deep-learning-models/releases/download/v0.1"
@@ -90,19 +92,18 @@ def obtain(init: str, folder: Path | None = None) -> Path:
     return path
 
 
-def obtain_segnet(name: str, say: Callable[[str], None], folder: Path | None = None) -> Path:
+def obtain_segnet(name: str, folder: Path | None = None) -> Path:
     """Return the file of a SegNet trained with Caffe: an existing one, or a published one, downloaded unless cached.
 
     Args:
       name: a key of `PUBLISHED_SEGNETS`, or a path.
-      say: prints a line; called with the license before a download.
       folder: where downloads are kept; None is `cache_folder()`.
 
     Raises:
       UserError: there is no such file, or it cannot be downloaded.
     """
     if name in PUBLISHED_SEGNETS:
-        say(f"{name} is published under {SEGNET_LICENSE}")
+        logger.info(f"{name} is published under {SEGNET_LICENSE}")
         return fetch(PUBLISHED_SEGNETS[name], cache_folder() if folder is None else folder)
     path = expanded(name)
     if not path.is_file():

@@ -149,7 +149,7 @@ def test_several_steps_a_call_count_as_so_many_steps(monkeypatch):
     options = benchmarks_run.Options(
         image_size=(16, 32), width=1 / 16, depth=2, batch_size_per_device=16, steps_per_dispatch=3
     )
-    measured = throughput.Measured(options.config, choose_devices("1"), "float32", steps=2, rounds=2, say=print)
+    measured = throughput.Measured(options.config, choose_devices("1"), "float32", steps=2, rounds=2)
     found = throughput.train(measured)  # the noise has 32 images: two steps an epoch, fewer than a call takes
     assert {inputs["index"].shape for inputs in taken} == {(1, 3, 1, 16)}
     assert len(taken) == 2 * (3 + 2 * 2)
@@ -163,7 +163,7 @@ def test_strong_scaling_divides_as_many_images_among_more_devices(monkeypatch):
         throughput, "train", lambda one: {"images_per_second": rate[one.devices.total], "ms_per_step": 1.0}
     )
     options = benchmarks_run.Options(batch_size_per_device=3, strong=True)
-    measured = throughput.Measured(options.config, choose_devices("4"), "float32", steps=1, rounds=1, say=print)
+    measured = throughput.Measured(options.config, choose_devices("4"), "float32", steps=1, rounds=1)
     rows = [row for row in throughput.scaling(measured, strong=True) if row["sync_batch_norm"]]
     assert [(row["scaling"], row["devices"], row["batch_size_per_device"]) for row in rows] == [
         *(("weak", 1, 3), ("weak", 2, 3), ("weak", 4, 3)),

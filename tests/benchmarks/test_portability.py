@@ -206,7 +206,7 @@ def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path
         step: jax.export.deserialize(bytearray((tmp_path / "out" / f"{step}-cpu-float32.stablehlo").read_bytes()))
         for step in STEPS
     }
-    restored = restore(str(made), read_run(made), "newest", choose_devices("1"), "float32", print)
+    restored = restore(str(made), read_run(made), "newest", choose_devices("1"), "float32")
     variables, rng = jax.device_get(restored.variables), np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (2, 24, 32, 3), np.uint8), rng.integers(0, 3, (2, 24, 32), np.uint8)
 

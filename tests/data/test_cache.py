@@ -76,12 +76,12 @@ def test_records_are_what_the_reader_gives_at_the_size_asked_for(split, cache, s
     assert samples.num_bytes == samples.images.nbytes + samples.labels.nbytes
 
 
-def test_a_second_opening_decodes_nothing_and_says_nothing(split, cache):
+def test_a_second_opening_decodes_nothing_and_says_nothing(split, cache, logged):
     decoded(split, SIZE, cache)
-    told = []
-    again = decoded(unreadable(split), SIZE, cache, lambda: told.append("a record"), told.append)
+    advanced = []
+    again = decoded(unreadable(split), SIZE, cache, lambda: advanced.append("a record"))
     assert_holds(again, split)
-    assert told == []
+    assert advanced == logged == []
 
 
 def test_another_fingerprint_or_size_is_decoded_anew_and_leaves_the_first_as_it_was(split, cache):
@@ -138,19 +138,19 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_noticed_and_told_and_mended(split, cache, damage):
+def test_damage_is_noticed_and_told_and_mended(split, cache, damage, logged):
     decoded(split, SIZE, cache)
     DAMAGES[damage](folder_of(cache))
-    told, (reader, asked) = [], counted(split)
-    assert_holds(decoded(reader, SIZE, cache, say=told.append), split)
+    reader, asked = counted(split)
+    assert_holds(decoded(reader, SIZE, cache), split)
     assert set(asked) == set(range(COUNT))
-    assert told == [f"warning: {folder_of(cache)} is damaged; it is made anew"]
+    assert logged == [f"warning: {folder_of(cache)} is damaged; it is made anew"]
     assert_holds(decoded(unreadable(split), SIZE, cache), split)
 
 
 @pytest.mark.parametrize("swept", [True, False])  # False: as after a kill that leaves no time to sweep
 @pytest.mark.parametrize("last", [0, COUNT - 1])
-def test_what_a_stop_in_mid_decoding_leaves_is_not_taken_for_whole(split, cache, monkeypatch, swept, last):
+def test_what_a_stop_in_mid_decoding_leaves_is_not_taken_for_whole(split, cache, monkeypatch, swept, last, logged):
     def read(index):
         if index == last:
             raise UserError(f"record {index} is damaged")
@@ -163,9 +163,9 @@ def test_what_a_stop_in_mid_decoding_leaves_is_not_taken_for_whole(split, cache,
             decoded(Split(split.names, read, split.fingerprint), SIZE, cache)
     left = list(cache.iterdir())
     assert len(left) == (0 if swept else 1)
-    told, (reader, asked) = [], counted(split)
-    assert_holds(decoded(reader, SIZE, cache, say=told.append), split)
-    assert set(asked) == set(range(COUNT)) and told == []
+    reader, asked = counted(split)
+    assert_holds(decoded(reader, SIZE, cache), split)
+    assert set(asked) == set(range(COUNT)) and logged == []
     assert_holds(decoded(unreadable(split), SIZE, cache), split)
 
 
@@ -191,15 +191,15 @@ NO_ROOM = {
 
 
 @pytest.mark.parametrize("reason", NO_ROOM)
-def test_without_room_the_same_records_are_streamed_and_one_line_says_why(split, cache, monkeypatch, reason):
+def test_without_room_the_same_records_are_streamed_and_one_line_says_why(split, cache, monkeypatch, reason, logged):
     settings, why = NO_ROOM[reason]
     make_room(monkeypatch, cache, **settings)
-    told, (reader, asked) = [], counted(split)
-    samples = decoded(reader, SIZE[::-1], cache, say=told.append)
+    reader, asked = counted(split)
+    samples = decoded(reader, SIZE[::-1], cache)
     assert asked == []  # not before they are asked for
     assert_holds(samples, split, SIZE[::-1])
     assert asked == list(range(COUNT)) and samples.images is None and samples.labels is None
-    assert len(told) == 1 and "\n" not in told[0] and why in told[0] and "decoded for each use" in told[0]
+    assert len(logged) == 1 and "\n" not in logged[0] and why in logged[0] and "decoded for each use" in logged[0]
     assert not cache.is_dir() or not list(cache.iterdir())
 
 
@@ -255,7 +255,7 @@ def test_room_is_taken_for_every_byte_before_anything_is_decoded(split, cache):
 
 
 @pytest.mark.parametrize("what", ["a file", "a dead link", "a link to a folder"])
-def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp_path, what):
+def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp_path, what, logged):
     decoded(split, SIZE, cache)
     folder = folder_of(cache)
     shutil.rmtree(folder)
@@ -265,10 +265,9 @@ def test_what_is_no_folder_at_the_place_of_records_is_replaced(split, cache, tmp
         folder.write_text("no folder")
     else:
         folder.symlink_to(tmp_path / ("gone" if what == "a dead link" else "other"))
-    told = []
-    assert_holds(decoded(split, SIZE, cache, say=told.append), split)
-    assert told == [f"warning: {folder} is damaged; it is made anew"]
-    assert decoded(unreadable(split), SIZE, cache, say=told.append).images is not None and len(told) == 1
+    assert_holds(decoded(split, SIZE, cache), split)
+    assert logged == [f"warning: {folder} is damaged; it is made anew"]
+    assert decoded(unreadable(split), SIZE, cache).images is not None and len(logged) == 1
     assert (tmp_path / "other" / "mine").read_text() == "mine"
 
 

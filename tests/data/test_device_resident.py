@@ -170,11 +170,13 @@ def test_streamed_records_stay_on_the_host(monkeypatch):
         (["device", "shards"], "shards", "process 1"),
     ],
 )
-def test_all_processes_take_the_most_modest_place_that_any_chooses_and_it_is_told(places, agreed, who):
+def test_all_processes_take_the_most_modest_place_that_any_chooses_and_it_is_told(places, agreed, who, logged):
     for place in places:
-        told = []
-        assert inputs.agree_on_placement(place, lambda mine: places, told.append) == agreed
-        assert len(told) == bool(who) and all(f"{agreed} in all processes, for {who} cannot" in each for each in told)
+        logged.clear()
+        assert inputs.agree_on_placement(place, lambda mine: places) == agreed
+        assert len(logged) == bool(who) and all(
+            f"{agreed} in all processes, for {who} cannot" in each for each in logged
+        )
 
 
 def test_a_device_that_cannot_be_the_place_is_refused_with_what_to_do(monkeypatch):

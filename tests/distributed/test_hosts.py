@@ -350,24 +350,24 @@ def test_where_nothing_says_that_there_are_several_a_process_is_alone(monkeypatc
 @pytest.mark.parametrize(
     "index, has_package, warns", [("1", False, True), ("0", False, True), ("1", True, False), (None, False, False)]
 )
-def test_a_pod_that_cannot_find_the_others_says_so_and_trains_alone(monkeypatch, index, has_package, warns):
+def test_a_pod_that_cannot_find_the_others_says_so_and_trains_alone(monkeypatch, index, has_package, warns, logged):
     place_in(monkeypatch, {})  # clears what else would say where this process stands
     if index is not None:
         monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
     monkeypatch.setattr(cluster, "_has_kubernetes", lambda: has_package)
     monkeypatch.setattr(cluster, "_found_by_jax", lambda: ("segnet-0:4321", 0, 1, None))  # a Job of one completion
-    told = []
-    assert join("", -1, 0, 2.0, say=told.append).num_processes == 1
-    assert len(told) == warns
+    assert join("", -1, 0, 2.0).num_processes == 1
+    assert len(logged) == warns
     if warns:
-        assert told[0].startswith(f"warning: pod {index} of an indexed Job trains alone; ")
-        assert 'pip install "jax[k8s]"' in told[0] and "--coordinator HOST:PORT" in told[0] and "\n" not in told[0]
+        assert logged[0].startswith(f"warning: pod {index} of an indexed Job trains alone; ")
+        assert (
+            'pip install "jax[k8s]"' in logged[0] and "--coordinator HOST:PORT" in logged[0] and "\n" not in logged[0]
+        )
 
 
-def test_a_process_named_by_hand_is_not_warned_of(monkeypatch):
+def test_a_process_named_by_hand_is_not_warned_of(monkeypatch, logged):
     place_in(monkeypatch, {"JOB_COMPLETION_INDEX": "0"})
-    told = []
-    assert join("segnet-0:4321", 0, 1, 2.0, say=told.append).num_processes == 1 and not told
+    assert join("segnet-0:4321", 0, 1, 2.0).num_processes == 1 and not logged
 
 
 def test_kubernetes_is_asked_through_jax(monkeypatch):

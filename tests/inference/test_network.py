@@ -166,7 +166,7 @@ def test_half_precision_labels_nearly_every_pixel_alike(run, network):
 
 def test_the_checkpoint_itself_is_left_unfolded(run):
     devices = choose_devices("1")
-    restored = restore(str(run), files.read_run(run), "best", devices, "float32", print)
+    restored = restore(str(run), files.read_run(run), "best", devices, "float32")
     assert not restored.model.folded and "batch_stats" in restored.variables
     assert any(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(restored.variables["batch_stats"]))
 
@@ -174,7 +174,7 @@ def test_the_checkpoint_itself_is_left_unfolded(run):
 @pytest.mark.parametrize(("selected", "which"), [("best", "best"), ("last", "newest")])
 def test_what_is_loaded_unless_asked_otherwise_is_what_the_runs_result_is_of(run, selected, which):
     config = dataclasses.replace(files.read_run(run), result_checkpoint=selected)
-    assert restore(str(run), config, "result", choose_devices("1"), "float32", print).which == which
+    assert restore(str(run), config, "result", choose_devices("1"), "float32").which == which
 
 
 def test_loading_is_offered_by_the_package_and_imported_when_it_is_asked_for():

@@ -83,7 +83,7 @@ def logits_by_hand(run, image, size=TRAINED, inside=None):
       size: to which it is resized.
       inside: height and width of the black picture in whose middle it is shown to the network, if any.
     """
-    restored = restore(str(run), files.read_run(run), "best", choose_devices("1"), "float32", print)
+    restored = restore(str(run), files.read_run(run), "best", choose_devices("1"), "float32")
     seen = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
     top, left = ((whole - part) // 2 for whole, part in zip(inside or size, size, strict=True))
     picture = np.zeros((*(inside or size), 3), np.uint8)

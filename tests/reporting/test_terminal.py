@@ -1,6 +1,7 @@
 """Console output: progress and the table of scores."""
 
 import io
+import logging
 import math
 import re
 
@@ -12,8 +13,8 @@ from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.pace import Pace, duration
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.tables import percent, print_table
-from segnet_jax.system import console
 
+LOGGER = logging.getLogger("segnet_jax.test")
 SCORES = scores(np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]]))  # IoU 8/11, 1/2, and an absent class
 COLOR = re.compile(r"\x1b\[(?:[0-9;]*;)?[349][0-7]m")
 
@@ -116,11 +117,10 @@ def test_a_resumed_run_continues_its_step_and_elapsed_time():
 
 def test_messages_during_the_live_line_get_their_own_line(terminal, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
-    say = console.say  # as commands hold it, from before the live line
     with Progress(20, 5) as progress:
         progress.step(1, loss=1.0, learning_rate=1e-3, images_per_second=1.0)
         progress._live.refresh()
-        say("compiled the training step in 0.6 s")
+        LOGGER.info("compiled the training step in 0.6 s")
         progress._live.refresh()
     before, after = terminal.getvalue().split("compiled the training step in 0.6 s")
     assert "step  1/20" in before and before.endswith("\r\x1b[2K")  # the live line is cleared first
@@ -129,8 +129,8 @@ def test_messages_during_the_live_line_get_their_own_line(terminal, monkeypatch)
 
 def test_messages_are_printed_literally():
     file = io.StringIO()
-    with Progress(8, 4, file=file) as progress:
-        progress.say("[red]data[/red] " + "x" * 200)
+    with Progress(8, 4, file=file):
+        LOGGER.info("[red]data[/red] " + "x" * 200)
     assert file.getvalue() == "[red]data[/red] " + "x" * 200 + "\n"
 
 
@@ -138,7 +138,7 @@ def test_messages_are_printed_literally():
 def test_the_live_line_fits_the_terminal(terminal, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     with Progress(4000, 40, file=terminal) as progress:
-        progress.say("hello")
+        LOGGER.info("hello")
         progress.step(1234, 0.1234, 1e-3, 123.4, num_skipped=3)
     lines = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue()))
     assert "hello" in lines

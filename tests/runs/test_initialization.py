@@ -35,13 +35,9 @@ FLAGS = [
 ]
 
 
-def say_nothing(text):
-    pass
-
-
-def prepare(init, say=say_nothing, **changed):
+def prepare(init, **changed):
     """The setup and the initial weights of a training; nothing is written."""
-    return dry_run.read(Config(**{**SMALL, "class_weights": "none", "init": str(init)} | changed), say)
+    return dry_run.read(Config(**{**SMALL, "class_weights": "none", "init": str(init)} | changed))
 
 
 def first_state(init, **changed):
@@ -116,7 +112,7 @@ def test_before_any_step_it_scores_what_the_run_scores(source, tmp_path, capsys)
     told = tmp_path / "scores.json"
     evaluate.evaluate(evaluate.Options(str(source), json=str(told)))
     setup, initial = prepare(source)
-    found = setup.build_steps(say_nothing).evaluate(setup.initial_state(initial).variables)
+    found = setup.build_steps().evaluate(setup.initial_state(initial).variables)
     scores = json.loads(told.read_text())
     assert found.confusion.sum() == sum(each["pixels"] for each in scores["per_class"].values())
     rights = {name: int(found.confusion[place, place]) for place, name in enumerate(CAMVID.names)}
@@ -128,7 +124,7 @@ def test_before_any_step_it_scores_what_the_run_scores(source, tmp_path, capsys)
 def test_from_the_export_and_from_the_run_the_first_step_is_the_same_to_the_last_bit(source, exported):
     states = []
     from_run, _ = prepare(source)
-    steps = from_run.build_steps(say_nothing)
+    steps = from_run.build_steps()
     for init in (source, exported):
         setup, initial = prepare(init)
         assert setup.preprocessing == from_run.preprocessing
@@ -139,7 +135,7 @@ def test_from_the_export_and_from_the_run_the_first_step_is_the_same_to_the_last
 
 
 def _inputs(setup):
-    return next(iter(setup.build_steps(say_nothing).source.inputs([range(0, 1)])))
+    return next(iter(setup.build_steps().source.inputs([range(0, 1)])))
 
 
 # --- other classes ---
@@ -192,12 +188,12 @@ def test_classes_of_the_same_name_keep_their_rows_wherever_they_stand(settings, 
         rest = {layer: parts for layer, parts in layers.items() if layer not in heads}
         assert_same_bits(rest, {layer: trained[collection][layer] for layer in rest})
     config = Config(**SMALL | {"init": str(folder), "class_weights": "none"} | settings)
-    lines = described(read_initial(config, choose_devices("1"), say_nothing), CAMVID.names)
+    lines = described(read_initial(config, choose_devices("1")), CAMVID.names)
     assert "kept Sky, Building, " in lines and "; new Fence; left out Kiosk" in lines and "step 7, the best" in lines
 
 
 def test_one_line_says_that_all_classes_are_kept(source):
-    trained = read_initial(Config(**SMALL, init=str(source)), choose_devices("1"), say_nothing)
+    trained = read_initial(Config(**SMALL, init=str(source)), choose_devices("1"))
     assert described(trained, CAMVID.names) == f"{source}, step 7, the best: all 11 classes kept"
     assert "kept none; new A, B; left out Sky, " in described(trained, ["A", "B"])
 
@@ -250,9 +246,9 @@ def caffe(monkeypatch, tmp_path):
 def test_what_convert_leaves_is_trained_on_and_so_is_the_file_itself(caffe, capsys):
     path, converted = caffe
     network = {"depth": 5, "width": 1.0, "conv_bias": True, "pooling": "ceil", "batch_norm_epsilon": 1e-9}
-    lines, states = [], []
+    states = []
     for init in (path, converted):
-        setup, initial = prepare(init, lines.append, image_size=(32, 32), **network)
+        setup, initial = prepare(init, image_size=(32, 32), **network)
         assert setup.preprocessing.mean == (0, 0, 0) and setup.preprocessing.std == (1, 1, 1)
         states.append(jax.device_get(setup.initial_state(initial)))
     expected = saved(converted)
@@ -408,7 +404,7 @@ def rewritten(exported, path, change):
 def test_an_export_that_is_not_whole_or_does_not_say_what_it_is_is_refused(exported, tmp_path, change, told):
     path = rewritten(exported, tmp_path / "network.safetensors", change)
     with pytest.raises(UserError) as caught:
-        read_initial(Config(**SMALL, init=str(path)), choose_devices("1"), say_nothing)
+        read_initial(Config(**SMALL, init=str(path)), choose_devices("1"))
     assert told in str(caught.value) and "network.safetensors" in str(caught.value)
 
 
@@ -420,4 +416,4 @@ def test_a_cut_off_export_is_refused(exported, tmp_path):
     path = pathlib.Path(tmp_path / "network.safetensors")
     path.write_bytes(exported.read_bytes()[:-5])
     with pytest.raises(UserError, match="network.safetensors"):
-        read_initial(Config(**SMALL, init=str(path)), choose_devices("1"), say_nothing)
+        read_initial(Config(**SMALL, init=str(path)), choose_devices("1"))

@@ -383,7 +383,7 @@ def rows_of(folder):
         (None, (45, 5), None, (45, 5)),  # put back
     ],
 )
-def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected):
+def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected, logged):
     def scored(step_and_right):
         step, right = step_and_right or (None, 0)
         return step and {"step": step, "confusion": [[right, 10 - right], [0, 10]]}
@@ -393,9 +393,9 @@ def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected)
         read_meta=lambda which, step: {"best": scored(whole)},
         shelf=SimpleNamespace(place=lambda which, step: f"{which}/{step}", root="checkpoints"),
     )
-    told, meta = [], {"best": scored(of_newest), "last": scored(last)}
-    assert best_intact(held, 100, meta, "miou", told.append) == scored(expected)
-    assert len(told) == (of_newest is not None and expected != of_newest)
+    meta = {"best": scored(of_newest), "last": scored(last)}
+    assert best_intact(held, 100, meta, "miou") == scored(expected)
+    assert len(logged) == (of_newest is not None and expected != of_newest)
 
 
 def test_without_a_name_the_same_command_goes_on_with_its_newest_unfinished_run(

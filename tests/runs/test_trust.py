@@ -268,36 +268,36 @@ def test_an_edited_config_is_refused_with_its_fields(run, changes, told):
     config = config_of(run, **changes)
     for override in (None, False, True):
         with pytest.raises(UserError, match=f"another experiment than the run's config: {told}"):
-            experiment.check_experiment(run, META, config, print, override)
+            experiment.check_experiment(run, META, config, override)
 
 
-def test_a_recipe_that_was_edited_needs_override_to_go_on_and_is_told_elsewhere(run):
-    config, told = config_of(run, learning_rate=0.5), []
+def test_a_recipe_that_was_edited_needs_override_to_go_on_and_is_told_elsewhere(run, logged):
+    config = config_of(run, learning_rate=0.5)
     with pytest.raises(UserError, match="learning_rate 0.001 -> 0.5.*--override"):
-        experiment.check_experiment(run, META, config, told.append, False)
+        experiment.check_experiment(run, META, config, False)
     for override in (None, True):
-        experiment.check_experiment(run, META, config, told.append, override)
-    assert len(told) == 2 and all("learning_rate 0.001 -> 0.5" in each for each in told)
+        experiment.check_experiment(run, META, config, override)
+    assert len(logged) == 2 and all("learning_rate 0.001 -> 0.5" in each for each in logged)
 
 
 def test_what_was_overridden_after_a_checkpoint_was_saved_is_no_difference(run):
     run_folder.note_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.5), 8)
     run_folder.note_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.25), 9)
-    experiment.check_experiment(run, META, files.read_run(run), pytest.fail, False)
+    experiment.check_experiment(run, META, files.read_run(run), False)
     with pytest.raises(UserError, match="learning_rate 0.001 -> 0.5"):  # saved after the first change, yet without it
-        experiment.check_experiment(run, META | {"step": 9}, files.read_run(run), print, False)
+        experiment.check_experiment(run, META | {"step": 9}, files.read_run(run), False)
 
 
 def test_a_checkpoint_that_contradicts_itself_is_refused(run):
     with pytest.raises(UserError, match="contradicts itself"):
-        experiment.check_experiment(run, META | {"config": "0" * 64}, CONFIG, print)
+        experiment.check_experiment(run, META | {"config": "0" * 64}, CONFIG)
 
 
-def test_a_checkpoint_of_an_older_version_that_has_the_hash_alone_is_told(run):
-    told = []
-    experiment.check_experiment(run, {"step": 8, "config": CONFIG.hash()}, CONFIG, pytest.fail)
-    experiment.check_experiment(run, {"step": 8, "config": "0" * 64}, CONFIG, told.append)
-    assert len(told) == 1 and "not compared" in told[0]
+def test_a_checkpoint_of_an_older_version_that_has_the_hash_alone_is_told(run, logged):
+    experiment.check_experiment(run, {"step": 8, "config": CONFIG.hash()}, CONFIG)
+    assert not logged
+    experiment.check_experiment(run, {"step": 8, "config": "0" * 64}, CONFIG)
+    assert len(logged) == 1 and "not compared" in logged[0]
 
 
 def test_commands_that_read_a_checkpoint_compare_its_experiment(tmp_path):
@@ -308,20 +308,20 @@ def test_commands_that_read_a_checkpoint_compare_its_experiment(tmp_path):
             COMMANDS[name](run)
 
 
-def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path):
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path, logged):
     def metrics(step):
         (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": step}) + "\n")
 
-    told = []
-    check_never_saved(tmp_path, CONFIG, 3, pytest.fail)
+    check_never_saved(tmp_path, CONFIG, 3)
+    assert not logged
     metrics(3)  # a kill may have come before the first save
-    check_never_saved(tmp_path, CONFIG, 3, told.append)
-    assert "has taken 3 steps and saved none of them: it begins anew" in told[0]
+    check_never_saved(tmp_path, CONFIG, 3)
+    assert "has taken 3 steps and saved none of them: it begins anew" in logged[0]
     metrics(4)
     with pytest.raises(NoCheckpoint, match="has taken 4 steps, and holds no checkpoint"):
-        check_never_saved(tmp_path, CONFIG, 3, print)
+        check_never_saved(tmp_path, CONFIG, 3)
     (tmp_path / "checkpoints").mkdir()  # the first save was begun
-    check_never_saved(tmp_path, CONFIG, 3, told.append)
+    check_never_saved(tmp_path, CONFIG, 3)
 
 
 # --- keys of one start ---

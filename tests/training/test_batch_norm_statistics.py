@@ -340,8 +340,8 @@ def test_a_loaded_network_has_the_recomputed_statistics_and_the_averaged_paramet
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut off", "of another state"])
-def test_statistics_that_are_not_whole_are_told_and_the_running_ones_used(unbroken, tmp_path, damage):
-    folder, told = tmp_path / "run", []
+def test_statistics_that_are_not_whole_are_told_and_the_running_ones_used(unbroken, tmp_path, damage, logged):
+    folder = tmp_path / "run"
     shutil.copytree(unbroken, folder)
     kept = kept_of(folder, "best")
     match damage:
@@ -354,8 +354,8 @@ def test_statistics_that_are_not_whole_are_told_and_the_running_ones_used(unbrok
             shutil.rmtree(kept)
             batch_norm_statistics.keep(folder / "checkpoints", "0" * 64, {"a": {"mean": np.zeros(1, np.float32)}}, {})
             kept.with_name("0" * 16).rename(kept)
-    loaded = restore(str(folder), files.read_run(folder), "best", choose_devices("1"), "float32", told.append)
-    assert told[-1].endswith("has no recomputed BatchNorm statistics: the running ones are used")
+    loaded = restore(str(folder), files.read_run(folder), "best", choose_devices("1"), "float32")
+    assert logged[-1].endswith("has no recomputed BatchNorm statistics: the running ones are used")
     running = restored(folder, "best")["ema"]["batch_stats"]
     for ours, theirs in zip(jax.tree.leaves(loaded.variables["batch_stats"]), jax.tree.leaves(running), strict=True):
         np.testing.assert_array_equal(ours, theirs)

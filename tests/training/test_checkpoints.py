@@ -42,8 +42,8 @@ def at(state, step):
     return state.replace(params=changed[0], opt_state=changed[1], step=state.step + np.int32(step))
 
 
-def opened(folder, told=None, **settings):
-    return Checkpoints(folder, choose_devices("2"), say=(told if told is not None else []).append, **settings)
+def opened(folder, **settings):
+    return Checkpoints(folder, choose_devices("2"), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +81,19 @@ def damage(path, how, random):
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_every_damaged_file_of_a_checkpoint_is_found_and_the_older_one_used(two_saved, tmp_path, state, name):
+def test_every_damaged_file_of_a_checkpoint_is_found_and_the_older_one_used(two_saved, tmp_path, state, name, logged):
     inside = [path.relative_to(two_saved / "newest" / "2") for path in files_of(two_saved / "newest" / "2")]
     assert {"manifest.json", "meta.json"} <= {path.name for path in inside} and len(inside) > 8
     for number, file in enumerate(inside):
-        folder, told = tmp_path / str(number), []
+        folder = tmp_path / str(number)
         shutil.copytree(two_saved, folder)
         damage(folder / "newest" / "2" / file, DAMAGES[name], random.Random(number))
-        with opened(folder, told) as checkpoints:
+        logged.clear()
+        with opened(folder) as checkpoints:
             assert checkpoints.latest("newest") == 1, file
-        assert len(told) == 2 and "checkpoint of step 2 is damaged" in told[0] and "step 1 is used" in told[1], told
+        assert len(logged) == 2 and "checkpoint of step 2 is damaged" in logged[0] and "step 1 is used" in logged[1], (
+            logged
+        )
         assert (folder / "damaged" / "newest-2").is_dir() and not (folder / "newest" / "2").exists()
         shutil.rmtree(folder)
 
@@ -134,34 +137,34 @@ def test_a_restored_state_is_the_saved_one_on_other_devices_too(two_saved, state
         assert sum_of_state(jax.device_get(restored)) == expected
 
 
-def test_with_none_left_that_is_whole_nothing_begins_anew(two_saved, tmp_path):
-    folder, told = tmp_path / "checkpoints", []
+def test_with_none_left_that_is_whole_nothing_begins_anew(two_saved, tmp_path, logged):
+    folder = tmp_path / "checkpoints"
     shutil.copytree(two_saved, folder)
     for step in (1, 2):
         damage(folder / "newest" / str(step) / "meta.json", DAMAGES["zero"], random.Random(0))
     for _ in range(2):  # also when it is asked again, with all of them set aside
-        with opened(folder, told) as checkpoints, pytest.raises(NoCheckpoint, match="no newest checkpoint in .* whole"):
+        with opened(folder) as checkpoints, pytest.raises(NoCheckpoint, match="no newest checkpoint in .* whole"):
             checkpoints.latest("newest")
     shutil.rmtree(folder / "damaged")  # and when somebody has removed them
     with opened(folder) as checkpoints, pytest.raises(NoCheckpoint):
         checkpoints.latest("newest")
 
 
-def test_a_checkpoint_that_has_gone_is_missed(two_saved, tmp_path):
-    folder, told = tmp_path / "checkpoints", []
+def test_a_checkpoint_that_has_gone_is_missed(two_saved, tmp_path, logged):
+    folder = tmp_path / "checkpoints"
     shutil.copytree(two_saved, folder)
     shutil.rmtree(folder / "newest" / "2")
-    with opened(folder, told) as checkpoints:
+    with opened(folder) as checkpoints:
         assert checkpoints.latest("newest") == 1
-    assert told == [
+    assert logged == [
         "warning: the newest checkpoint of step 2 is gone",
         "the newest checkpoint of step 1 is used instead",
     ]
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
-def test_what_cannot_be_read_is_told_the_older_one_used_and_nothing_lost(two_saved, tmp_path, monkeypatch, number):
-    folder, told = tmp_path / "checkpoints", []
+def test_an_unreadable_checkpoint_is_logged_and_the_older_one_used(two_saved, tmp_path, monkeypatch, number, logged):
+    folder = tmp_path / "checkpoints"
     shutil.copytree(two_saved, folder)
     check = verify
 
@@ -170,10 +173,10 @@ def test_what_cannot_be_read_is_told_the_older_one_used_and_nothing_lost(two_sav
             raise OSError(number, os.strerror(number))
         return check(place, *limits)
 
-    with opened(folder, told) as checkpoints:
+    with opened(folder) as checkpoints:
         monkeypatch.setattr("segnet_jax.training.checkpoint_folders.verify", refuse)
         assert checkpoints.latest("newest") == 1
-        assert told == [
+        assert logged == [
             f"warning: the newest checkpoint of step 2 cannot be read: {os.strerror(number)}",
             "the newest checkpoint of step 1 is used instead",
         ]
@@ -299,17 +302,17 @@ def test_too_little_room_is_told_with_both_numbers_before_anything_is_written(st
 
 
 @pytest.mark.parametrize("names", [("newest",), ("best", "newest")])
-def test_a_save_is_repeated_until_there_is_room_and_asks_other_processes_nothing(state, tmp_path, monkeypatch, names):
-    usage, told, shared = shutil.disk_usage(tmp_path), [], []
+def test_a_save_is_retried_until_there_is_room_and_communicates_nothing(state, tmp_path, monkeypatch, names, logged):
+    usage, shared = shutil.disk_usage(tmp_path), []
     free = iter([1000, 1000, usage.free])
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=next(free, usage.free)))
     monkeypatch.setattr("segnet_jax.system.disk.time", SimpleNamespace(sleep=lambda _: None))
-    room = DiskRetry(tmp_path, waits=True, say=told.append, stop=Stop())
+    room = DiskRetry(tmp_path, waits=True, stop=Stop())
     with opened(tmp_path / "checkpoints", share=lambda text: shared.append(text) or text) as checkpoints:
         for name in names:
             room(lambda name=name: checkpoints.save(name, 1, at(state, 1), {"best": None}))
             assert checkpoints.confirm(name, 1) == sum_of_state(jax.device_get(at(state, 1)))
-    assert len(told) == 2 and "waiting for room" in told[0] and told[1] == "there is room again: going on"
+    assert len(logged) == 2 and "waiting for room" in logged[0] and logged[1] == "there is room again: going on"
     assert shared == []
 
 

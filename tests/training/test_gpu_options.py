@@ -98,7 +98,7 @@ def several_gpus(monkeypatch, tmp_path):
 
 
 def flags_after_start(**changes):
-    devices, _ = training_devices.start_devices(Config(devices="1", **changes), say=lambda text: None)
+    devices, _ = training_devices.start_devices(Config(devices="1", **changes))
     return os.environ["XLA_FLAGS"], devices.deterministic
 
 

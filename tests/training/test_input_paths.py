@@ -148,7 +148,6 @@ def test_three_steps_in_one_call_are_three_calls_of_one(monkeypatch, backend):
     take = build_steps.build_train_step(
         inputs.Input(lambda: None, as_sent),
         devices,
-        lambda text: None,
         StepSettings(model, jnp.asarray(WEIGHTS), TORCH, optimizer, schedule),
     )
     batches = random_batch((2, 3, 1, 2))  # [L,K,A,B]

@@ -70,7 +70,7 @@ def random_image(*size):
 
 def exact_logits(run, image):
     """Of the run's checkpoint, unfolded, in float64."""
-    restored = restore(str(run), config_files.read_run(run), "best", choose_devices("1"), "float32", print)
+    restored = restore(str(run), config_files.read_run(run), "best", choose_devices("1"), "float32")
     assert restored.meta["preprocessing"] == {"mean": [0, 0, 0], "std": [1, 1, 1]}
     variables = jax.tree.map(np.float64, jax.device_get(restored.variables))
     model = restored.model.clone(dtype=jnp.float64)
@@ -175,7 +175,7 @@ def test_pooling_and_unpooling_of_the_oracle_are_those_of_a_loop_over_pixels():
 
 
 def test_batch_norm_is_scale_times_x_plus_shift_to_the_last_bit(small, run):
-    restored = restore(str(run), config_files.read_run(run), "best", choose_devices("1"), "float32", print)
+    restored = restore(str(run), config_files.read_run(run), "best", choose_devices("1"), "float32")
     epsilon = restored.model.batch_norm_epsilon
     for name, norm in restored.variables["params"].items():
         if name.endswith("_bn"):
@@ -342,4 +342,4 @@ def test_every_published_segnet_has_the_address_that_its_authors_print(name):
 
 def test_a_name_that_is_no_file_is_told_with_the_published_ones():
     with pytest.raises(UserError, match="no weight file segnet_camvid; give a .caffemodel, or one of segnet_basic_cam"):
-        published.obtain_segnet("segnet_camvid", print)
+        published.obtain_segnet("segnet_camvid")

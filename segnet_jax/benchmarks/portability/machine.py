@@ -1,10 +1,10 @@
 """What `portability measure` finds on the machine at hand, in one precision after another."""
 
 import hashlib
+import logging
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -32,6 +32,8 @@ from segnet_jax.runs.dataset import decode, open_data, validation_split
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.devices import check_device, device_shard, start_devices
 from segnet_jax.training.restored import Restored, restore
+
+logger = logging.getLogger(__name__)
 
 
 class Wishes(Protocol):
@@ -61,7 +63,6 @@ class Machine:
       eval_samples: to score.
       split: of these.
       data: the fingerprints of both.
-      say: prints a line.
     """
 
     wishes: Wishes
@@ -71,10 +72,9 @@ class Machine:
     eval_samples: CachedSplit
     split: str
     data: dict[str, str]
-    say: Callable[[str], None]
 
     @classmethod
-    def of(cls, wishes: Wishes, say: Callable[[str], None]) -> "Machine":
+    def of(cls, wishes: Wishes) -> "Machine":
         """Opens the run's data and finds the devices.
 
         Raises:
@@ -93,12 +93,12 @@ class Machine:
         )
         # Compiling is timed. Before the first program, for JAX looks at this once.
         jax.config.update("jax_enable_compilation_cache", False)
-        devices, _ = start_devices(config, say)
+        devices, _ = start_devices(config)
         dataset = open_data(config)
         split = validation_split(dataset)
-        samples = [decode(dataset.splits[name], config, "reading images", say) for name in ("train", split)]
+        samples = [decode(dataset.splits[name], config, "reading images") for name in ("train", split)]
         data = {name: dataset.splits[name].fingerprint[:16] for name in ("train", split)}
-        return cls(wishes, config, devices, *samples, split, data, say)
+        return cls(wishes, config, devices, *samples, split, data)
 
     @property
     def platform(self) -> str:
@@ -118,7 +118,7 @@ class Machine:
 
     def measure(self, precision: str) -> dict[str, Any]:
         """Everything in one precision; where the machine cannot do it, what it said of that."""
-        self.say(f"measuring {precision}")
+        logger.info(f"measuring {precision}")
         try:
             check_device(self.devices.local[0], precision)
             restored = self._restored(precision)
@@ -134,7 +134,7 @@ class Machine:
 
     @cached_property
     def _reference(self) -> tempfile.TemporaryDirectory:
-        self.say("computing the float64 reference on the CPU")
+        logger.info("computing the float64 reference on the CPU")
         folder = tempfile.TemporaryDirectory(prefix="segnet_jax_reference_")
         images = np.stack([self.eval_samples.read(index)[0] for index in self._compared])
         reference.ask(
@@ -193,7 +193,7 @@ class Machine:
     # --- what it does here ---
 
     def _restored(self, precision: str) -> Restored:
-        return restore(self.wishes.run, self.config, self.wishes.checkpoint, choose_devices("1"), precision, self.say)
+        return restore(self.wishes.run, self.config, self.wishes.checkpoint, choose_devices("1"), precision)
 
     def _score(self, network: Network) -> dict[str, Any]:
         wanted = self.wishes.images or len(self.eval_samples)

@@ -25,7 +25,6 @@ from segnet_jax.data.input_pipeline.tf_data import Batch
 from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, choose_devices, replicate
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.system.console import say
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import build, build_steps, checkpoint_folders
 from segnet_jax.training.inputs import Input, as_sent
@@ -86,7 +85,7 @@ def main() -> None:
     request = json.loads((folder / _REQUEST).read_text())
     config = files.read_run(folder)
     device = choose_devices("1")
-    restored = restore(request["run"], config, request["checkpoint"], device, "float32", say)
+    restored = restore(request["run"], config, request["checkpoint"], device, "float32")
     variables = jax.tree.map(lambda array: np.asarray(array, np.float64), restored.variables)
     model = restored.model.clone(dtype=jnp.float64)
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
@@ -129,7 +128,7 @@ def training(
         checkpoint_folders.preprocessing_of(restored.meta),
         steps_per_epoch=1000,
     )
-    step = build_steps.build_train_step(Input(lambda: iter(()), as_sent), devices, lambda text: None, settings)
+    step = build_steps.build_train_step(Input(lambda: iter(()), as_sent), devices, settings)
     return step, replicate(create_state(variables, settings.optimizer, precision), devices)
 
 

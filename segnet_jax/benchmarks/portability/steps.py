@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.state import variable_shapes
 from segnet_jax.training.steps import eval_step, train_steps
 
+logger = logging.getLogger(__name__)
+
 STEPS = ("train", "evaluate", "infer")
 _NUM_RECORDS = 16  # of a split that lies on the device; the program but for this size is the same for any
 
@@ -50,26 +53,27 @@ class Given:
     steps_per_epoch: int = 1
 
     @classmethod
-    def of_run(cls, run: str, config: Config, num_devices: int, say: Callable[[str], None]) -> "Given":
+    def of_run(cls, run: str, config: Config, num_devices: int) -> "Given":
         """As the newest checkpoint of a run says.
 
         Args:
           run: the folder.
           config: the run's, or one near it.
           num_devices: to train on.
-          say: told of damaged checkpoints, and where the run does not say how long an epoch is.
 
         Raises:
           UserError: there is no checkpoint yet.
           NoCheckpoint: there were some, and none is whole.
         """
-        shelf = CheckpointFolders(pathlib.Path(run) / "checkpoints", config.keep_checkpoints, say)
+        shelf = CheckpointFolders(pathlib.Path(run) / "checkpoints", config.keep_checkpoints)
         step = shelf.find("newest")
         if step is None:
             raise UserError(f"no newest checkpoint in {run}: it stopped before its first one")
         meta, num_images = shelf.meta("newest", step), run_folder.num_training_images(run)
         if num_images is None and (config.schedule != "constant" or config.warmup_epochs):
-            say(f"note: {run} does not say how many images an epoch has: the learning rate takes one step for one")
+            logger.info(
+                f"note: {run} does not say how many images an epoch has: the learning rate takes one step for one"
+            )
         at_once = num_devices * config.batch_size_per_device * config.grad_accum_steps
         return cls(
             len(meta["classes"]),

@@ -12,7 +12,7 @@ from segnet_jax.data.camvid.archives import open_archives, scan_labels
 from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_ORIGINAL_COLORS
 from segnet_jax.data.labels.label_colors import describe_colors
-from segnet_jax.system.console import tell
+from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
 
@@ -37,11 +37,11 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
     """
     dataset = open_archives(images, labels, splits)
     frames = [frame for chosen in splits.values() for frame in chosen]
-    tell(f"looking at the {len(frames)} labels in {labels}")
+    echo(f"looking at the {len(frames)} labels in {labels}")
     scan = scan_labels(labels, frames)
-    tell(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
+    echo(f"their colours, class by class:\n{describe_colors(CAMVID, CAMVID_ORIGINAL_COLORS)}")
     for frame, pixels in scan.mended.items():
-        tell(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
+        echo(f"note: {pixels} pixels of stray colours in the label of {frame}, a known flaw, become void")
     return make_records(dataset, out, scan.counts)
 
 
@@ -64,7 +64,7 @@ def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] |
 
     from segnet_jax.data.camvid.tfds_builder import Camvid
 
-    tell(f"writing records to {out}, about a minute for all of CamVid")
+    echo(f"writing records to {out}, about a minute for all of CamVid")
     tfds.disable_progress_bar()
     config = tfds.download.DownloadConfig(try_download_gcs=False)  # asks nobody over the network
     try:
@@ -76,5 +76,5 @@ def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] |
             raise  # only as TFDS wraps a full disk is it not a fault of ours
         raise UserError(f"cannot write records to {out}: {getattr(error, 'strerror', None) or error}") from None
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
-    tell(f"wrote {builder.data_dir} ({sizes}): train with --data {'camvid' if out == cache_folder() else out}")
+    echo(f"wrote {builder.data_dir} ({sizes}): train with --data {'camvid' if out == cache_folder() else out}")
     return Path(builder.data_dir)

@@ -7,6 +7,7 @@ does not fit there is decoded for each use.
 
 import errno
 import json
+import logging
 import math
 import os
 import pathlib
@@ -22,6 +23,8 @@ from segnet_jax.data.images.fit import Fit, fit_record
 from segnet_jax.system import budget
 from segnet_jax.system.files import atomic_write_json, sum_of_file
 from segnet_jax.system.staging import finish, remove, sweep, unfinished
+
+logger = logging.getLogger(__name__)
 
 Read = Callable[[int], tuple[np.ndarray, np.ndarray]]
 """index -> (image uint8 [H,W,3], label uint8 [H,W]); not to be written to."""
@@ -85,7 +88,6 @@ def decoded(
     image_size: tuple[int, int],
     cache: pathlib.Path,
     on_record: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda text: None,
     fit: Fit = "stretch",
 ) -> CachedSplit:
     """Opens a split's decoded records, after decoding them where the cache has them not.
@@ -95,7 +97,6 @@ def decoded(
       image_size: height and width that records are resized to.
       cache: folder that keeps decoded splits.
       on_record: called after each record that is decoded; what it raises ends the decoding at once, leaving nothing.
-      say: told when the cache cannot be used, and why; the records are streamed then.
       fit: how records of another shape come to that size.
 
     Raises:
@@ -107,7 +108,7 @@ def decoded(
     if (kept := _open(folder)) is not None:
         return kept
     if os.path.lexists(folder):
-        say(f"warning: {folder} is damaged; it is made anew")
+        logger.warning(f"{folder} is damaged; it is made anew")
         remove(folder)
     samples = streamed(split, image_size, fit)
     why = _why_it_does_not_fit(cache, samples.num_bytes)
@@ -119,7 +120,9 @@ def decoded(
             return _open(folder) or samples
         except OSError as error:  # the disk has filled up since it was looked at, or is limited otherwise
             why = f"{cache} cannot take them ({error.strerror or error})"
-    say(f"{in_words(samples.num_bytes)} of decoded images are not kept, for {why}: they are decoded for each use")
+    logger.info(
+        f"{in_words(samples.num_bytes)} of decoded images are not kept, for {why}: they are decoded for each use"
+    )
     return samples
 
 

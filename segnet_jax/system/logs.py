@@ -1,0 +1,148 @@
+"""Logging set-up of the commands: the console handler, its verbosity, and a run's `train.log`.
+
+Modules log to `logging.getLogger(__name__)`. Without a command nothing is configured: a program that imports
+`segnet_jax` handles the logger "segnet_jax" as it likes.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from segnet_jax.system import confined
+from segnet_jax.system.errors import ExitError, UserError, printable
+
+LOG_FILE = "train.log"
+
+_PACKAGE = logging.getLogger("segnet_jax")
+_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
+
+
+class ConsoleHandler(logging.Handler):
+    """Print messages on standard error, each on a line of its own, with their level from warnings on.
+
+    Attributes:
+      console: where a live line is shown, above which messages go; None for the current `sys.stderr`.
+    """
+
+    console: Console | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message; with `-v`, also when and by which module it was logged."""
+        try:
+            text = Text(printable(record.getMessage()))
+            if record.levelno >= logging.WARNING:
+                text = Text.assemble((f"{record.levelname.lower()}: ", _STYLES.get(record.levelno, "")), text)
+            if self.level <= logging.DEBUG:
+                text = Text.assemble((f"{_TIMED.formatTime(record, _TIMED.datefmt)} {record.name}  ", "dim"), text)
+            console = self.console or Console(stderr=True, highlight=False)
+            console.print(text, soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
+class _LineFormatter(logging.Formatter):
+    """Format a message as printable lines with time and level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+_TIMED = _LineFormatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+_console_handler = ConsoleHandler()
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Print the package's messages of at least this level on standard error."""
+    _console_handler.setLevel(level)
+    _PACKAGE.setLevel(min(level, logging.INFO))  # `train.log` has the same lines with -q
+    if _console_handler not in _PACKAGE.handlers:
+        _PACKAGE.addHandler(_console_handler)
+
+
+def is_quiet() -> bool:
+    """Return whether the console shows warnings and errors only (`-q`)."""
+    return _console_handler.level > logging.INFO
+
+
+@contextlib.contextmanager
+def errors_only() -> Iterator[None]:
+    """Log errors alone, as the processes do that are not the writer of a run."""
+    before = _PACKAGE.level
+    _PACKAGE.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        _PACKAGE.setLevel(before)
+
+
+@contextlib.contextmanager
+def above(console: Console) -> Iterator[None]:
+    """Print messages on `console` meanwhile, above what is live there."""
+    before, _console_handler.console = _console_handler.console, console
+    try:
+        yield
+    finally:
+        _console_handler.console = before
+
+
+class RunLog(logging.Handler):
+    """Write messages to a run's `train.log` with their times; a context manager.
+
+    Messages logged before `open` are kept and written then. A log line that cannot be written is lost: a full disk
+    must not stop a training for it. An error that ends the `with` block is logged there, but not on the console.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._waiting: list[logging.LogRecord] = []
+        self._file = None
+        self.setFormatter(_TIMED)
+
+    def __enter__(self) -> "RunLog":
+        _PACKAGE.addHandler(self)
+        return self
+
+    def __exit__(self, kind, error: BaseException | None, traceback) -> None:
+        _PACKAGE.removeHandler(self)
+        if error is not None and self._file:
+            expected = isinstance(error, UserError | ExitError | KeyboardInterrupt)
+            text, exc_info = str(error) or kind.__name__, None if expected else (kind, error, traceback)
+            self.handle(_PACKAGE.makeRecord(_PACKAGE.name, logging.ERROR, __file__, 0, text, (), exc_info))
+        self.close()
+
+    def open(self, folder: str | os.PathLike) -> None:
+        """Append to the folder's `train.log` from now on.
+
+        Raises:
+          Refused: the file is a link, or not a regular file.
+        """
+        try:
+            self._file = confined.open_file(folder, LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        except confined.Refused:
+            raise
+        except OSError:
+            return
+        waiting, self._waiting = self._waiting, []
+        for record in waiting:
+            self.emit(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        if self._file is None:
+            self._waiting.append(record)
+            return
+        with contextlib.suppress(Exception):
+            self._file.write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        self._file = None
+        super().close()
