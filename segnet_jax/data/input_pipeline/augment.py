@@ -1,9 +1,11 @@
-"""Augmentation of one image and its label: colour, scale, then the article's reflection and shift.
+"""Augmentation of one image and its label: color, scale, then the article's reflection and shift.
 
-Colour and scale are computed in whole numbers of 32 bits, by one function for numpy on the host and for JAX on the
-device: both give the same bytes.
+Color and scale use 32-bit integer arithmetic in one function for numpy on the host and JAX on the device, so both give
+the same bytes.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -16,14 +18,55 @@ PIXEL = 1 << PIXEL_BITS
 PLACES = 2048  # steps from the first to the last place that a scaled image may take
 
 
+@dataclass(frozen=True)
+class Backend:
+    """What augmentation computes with: numpy on the host, JAX inside the step.
+
+    Attributes:
+      xp: numpy or jax.numpy, for everything that both compute alike.
+      flip: (array [H,W,...], flip) -> the array, reflected left/right where `flip` is not 0.
+      shift: (array [H,W,...], shift_y, shift_x, fill) -> the array, shifted down and right; uncovered pixels hold
+        `fill`.
+    """
+
+    xp: ModuleType
+    flip: Callable[[Any, Any], Any]
+    shift: Callable[[Any, Any, Any, int], Any]
+
+
+def augment(image: Any, label: Any, params: Mapping[str, Any], backend: Backend) -> tuple[Any, Any]:
+    """Augment one sample; both input paths call this function and nothing else.
+
+    To add an augmentation: draw its parameters in `sampler`, write a function like `recolor` or `resample` that
+    computes in 32-bit integers with either `xp`, and call it here.
+
+    Args:
+      image: uint8 [H,W,3].
+      label: uint8 [H,W].
+      params: the sample's `AugmentationParams.drawn`, int32 each; what is absent is neither applied nor compiled.
+      backend: numpy's or JAX's.
+
+    Returns:
+      The same shapes and types; pixels from outside the image are 0 and VOID.
+    """
+    if "gain" in params:
+        image = recolor(image, params["gain"], params["offset"], backend.xp)
+    if "step" in params:
+        places = params["place_y"], params["place_x"]
+        image, label = resample(image, label, params["step"], *places, backend.xp)
+    image, label = (backend.flip(array, params["flip"]) for array in (image, label))
+    shifts = params["shift_y"], params["shift_x"]
+    return backend.shift(image, *shifts, 0), backend.shift(label, *shifts, VOID)
+
+
 def recolor(image: Any, gain: Any, offset: Any, xp: ModuleType) -> Any:
-    """Changes each channel's contrast and brightness.
+    """Change each channel's contrast and brightness.
 
     Args:
       image: uint8 [H,W,3].
       gain: int32 [3], in 256ths.
-      offset: int32 [3], in 256ths of a grey level, added after; with the half that rounds.
-      xp: numpy or jax.numpy, whose arrays these are.
+      offset: int32 [3], in 256ths of a gray level, added afterwards; includes the half for rounding.
+      xp: numpy or jax.numpy.
 
     Returns:
       uint8 [H,W,3].
@@ -33,17 +76,17 @@ def recolor(image: Any, gain: Any, offset: Any, xp: ModuleType) -> Any:
 
 
 def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: ModuleType) -> tuple[Any, Any]:
-    """Enlarges or shrinks about a place, within the same frame; where nothing comes to lie is 0 and VOID.
+    """Zoom in or out within the same frame; uncovered pixels are 0 and VOID.
 
-    The image is interpolated linearly, by weights of 8 bits; the label takes the nearest pixel.
+    The image is interpolated bilinearly with 8-bit weights; the label takes the nearest pixel.
 
     Args:
       image: uint8 [H,W,3].
       label: uint8 [H,W].
-      step: int32, how many pixels of the image one of the result takes, in 2^-14.
-      place_y: int32, 0 to PLACES: which part of a larger image is kept, or where a smaller one lies; top to bottom.
+      step: int32, input pixels per output pixel, in 2^-14.
+      place_y: int32, 0 to PLACES: vertical position of the crop, or of the shrunken image, from top to bottom.
       place_x: likewise, left to right.
-      xp: numpy or jax.numpy, whose arrays these are.
+      xp: numpy or jax.numpy.
 
     Returns:
       The same shapes.
@@ -69,17 +112,17 @@ def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: 
 
 
 def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """Where the pixels of a resampled column come from.
+    """Return the source pixels of a resampled column.
 
     Args:
       outputs: int32 [size], 0 to size - 1.
       size: of the column, up to 2^14.
-      step: between a quarter of a pixel and four pixels, so that all fits into 31 bits.
+      step: between 1/4 and 4 pixels, so that all values fit into 31 bits.
       place: 0 to PLACES.
 
     Returns:
-      Each [size]: the pixels before and after, the weight of the one after in 256ths, the nearest pixel, and whether it
-      is in the column.
+      Each [size]: the pixels before and after, the weight of the latter in 256ths, the nearest pixel, and whether it is
+      in the column.
     """
     free = (PIXEL - step) * size  # what the result does not see of the column; below zero, what it sees beyond it
     start = ((free >> 10) * place >> 1) + ((step - PIXEL) >> 1)  # from the middle of a pixel to the middle of one
@@ -92,36 +135,29 @@ def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, 
     return before.clip(0, most), (before + 1).clip(0, most), weight, nearest.clip(0, most), inside
 
 
-def augment(image: np.ndarray, label: np.ndarray, flip: bool, shift_y: int, shift_x: int, out: tuple) -> None:
-    """Reflects left/right, then shifts; what is shifted in is 0 in the image and VOID in the label.
-
-    Args:
-      image: uint8 [H,W,3].
-      label: uint8 [H,W].
-      flip: whether to reflect.
-      shift_y: pixels down, up if negative; beyond H nothing is left.
-      shift_x: pixels right, left if negative.
-      out: the image and the label to write to, of the same shapes: a batch's own memory, not copied twice.
-    """
-    if flip:
-        image, label = image[:, ::-1], label[:, ::-1]
-    new_image, new_label = out
-    _shift(label, shift_y, shift_x, VOID, new_label)
-    for channel in range(image.shape[-1]):  # by rows of bytes: four times faster than by reversed pixels of three
-        _shift(image[..., channel], shift_y, shift_x, 0, new_image[..., channel])
+def flip_on_host(array: np.ndarray, flip: int) -> np.ndarray:
+    """Reflect [H,W,...] left/right where `flip` is not 0; a view, nothing is copied."""
+    return array[:, ::-1] if flip else array
 
 
-def _shift(array: np.ndarray, shift_y: int, shift_x: int, fill: int, out: np.ndarray) -> None:
-    """Copies [H,W] to a place further on; only the rows and columns that stay free are filled."""
+def shift_on_host(array: np.ndarray, shift_y: int, shift_x: int, fill: int) -> np.ndarray:
+    """Shift [H,W,...] down and right, up and left if negative; uncovered pixels are `fill`."""
     (top, bottom), rows = _overlap(shift_y, array.shape[0])
     (left, right), columns = _overlap(shift_x, array.shape[1])
-    out[top:bottom, left:right] = array[rows, columns]
+    out = np.empty(array.shape, array.dtype)
     out[:top] = out[bottom:] = fill
     out[:, :left] = out[:, right:] = fill
+    channels = np.ndindex(array.shape[2:])  # by rows of bytes: four times faster than by reversed pixels of three
+    for channel in channels:
+        out[(slice(top, bottom), slice(left, right), *channel)] = array[(rows, columns, *channel)]
+    return out
 
 
 def _overlap(shift: int, size: int) -> tuple[tuple[int, int], slice]:
-    """Where the part that stays in view comes to lie, from and to, and where it comes from."""
+    """Return start and stop of the visible part in the output, and its slice of the input."""
     kept = max(size - abs(shift), 0)
     start = min(max(shift, 0), size)
     return (start, start + kept), slice(max(-shift, 0), max(-shift, 0) + kept)
+
+
+ON_HOST = Backend(np, flip_on_host, shift_on_host)

@@ -1,7 +1,7 @@
-"""The device's input path: the whole split lies as uint8 in device memory, and the step itself makes its batches.
+"""The device input path: the split is uint8 in device memory, and the step itself makes its batches.
 
-By the same plan as the host's path, and equal to its batches bit for bit. The host sends a few numbers a step; no image
-is decoded, copied or moved while training, and no TensorFlow is needed.
+Batches equal those of the host path bit for bit, as both use the same sampler. The host sends a few numbers per step;
+no image is decoded, copied or moved while training, and TensorFlow is not needed.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from segnet_jax.constants import VOID
-from segnet_jax.data.input_pipeline.augment import recolor, resample
+from segnet_jax.data.input_pipeline.augment import Backend, augment
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.input_pipeline.tf_data import BatchShard, evaluation_indices, num_evaluation_steps
@@ -23,12 +23,12 @@ Store = dict[str, jax.Array]
 
 
 def whole(samples: CachedSplit) -> dict[str, np.ndarray]:
-    """The split as each device is to hold it whole."""
+    """Return the arrays of the whole split, for each device."""
     return {"images": samples.images, "labels": samples.labels}
 
 
 def shards(samples: CachedSplit, shard: BatchShard) -> dict[str, np.ndarray]:
-    """This process's part of the split cut over all devices, as [L,n,...]: device d has the records from d*n on."""
+    """Return this process's part of the split cut over all devices, [L,n,...]; device d has the samples from d*n on."""
     size = -(-len(samples) // shard.num_devices)
     first = shard.first_device * size
     chosen = np.arange(first, first + shard.num_local_devices * size)
@@ -40,7 +40,7 @@ def shards(samples: CachedSplit, shard: BatchShard) -> dict[str, np.ndarray]:
 def training_draws(
     sampler: Sampler, shard: BatchShard, grad_accum_steps: int, calls: list[range]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields what the plan says of each call's steps, for `training_batch`: int32 [L,K,A,B] or [L,K,A,B,3]."""
+    """Yield the augmentation parameters of each dispatch for `training_batch`: int32 [L,K,A,B] or [L,K,A,B,3]."""
     places = shard.places(grad_accum_steps)
     for steps in calls:
         batches = [sampler.batch(step)[places].drawn() for step in steps]
@@ -48,41 +48,32 @@ def training_draws(
 
 
 def evaluation_draws(num_samples: int, shard: BatchShard) -> Iterator[dict[str, np.ndarray]]:
-    """Yields what stands where in each evaluation batch, for `evaluation_batch`: int32 [L,B], -1 for padding."""
+    """Yield the sample indices of each evaluation batch for `evaluation_batch`: int32 [L,B], -1 for padding."""
     for step in range(num_evaluation_steps(num_samples, shard)):
         yield {"index": evaluation_indices(num_samples, shard, step).astype(np.int32)}
 
 
 def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis: str | None = None) -> Store:
-    """Makes one device's augmented batch, inside the step.
+    """Make one device's augmented batch, inside the step.
 
     Args:
-      draws: of the plan, int32 [A,B] or [A,B,3]; what it does not draw is not in the program either.
+      draws: augmentation parameters, int32 [A,B] or [A,B,3]; absent ones are not compiled.
       store: the split.
-      most: the largest shift that the plan draws.
-      axis: the mapped axis over which the split is cut, or None where each device holds all of it.
+      most: the largest shift.
+      axis: the mapped axis over which the split is cut, or None if each device holds all of it.
 
     Returns:
-      "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W], as `tf_data.training_batch` makes them.
+      "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W], as in `tf_data.training_batch`.
     """
-
-    def augment(image, label, draws):
-        if "gain" in draws:
-            image = recolor(image, draws["gain"], draws["offset"], jnp)
-        if "step" in draws:
-            image, label = resample(image, label, draws["step"], draws["place_y"], draws["place_x"], jnp)
-        image, label = (jnp.where(draws["flip"] != 0, array[:, ::-1], array) for array in (image, label))
-        shift = partial(_shift, shift_y=draws["shift_y"], shift_x=draws["shift_x"], most=most)
-        return shift(image, fill=0), shift(label, fill=VOID)
-
+    backend = Backend(jnp, _flip, partial(_shift, most=most))
     images, labels = _gather(store, draws["index"], axis)
-    augment = jax.vmap(jax.vmap(augment))  # over accumulated batches and over images
-    image, label = augment(images, labels, draws)
+    augment_all = jax.vmap(jax.vmap(partial(augment, backend=backend)))  # over accumulated batches and over images
+    image, label = augment_all(images, labels, draws)
     return {"image": image, "label": label}
 
 
 def evaluation_batch(draws: dict[str, jax.Array], store: Store, *, axis: str | None = None) -> Store:
-    """Makes one device's evaluation batch, inside the step: "image" [B,H,W,3] and "label" [B,H,W], uint8."""
+    """Make one device's evaluation batch, inside the step: "image" [B,H,W,3] and "label" [B,H,W], uint8."""
     images, labels = _gather(store, draws["index"], axis)
     is_record = draws["index"] >= 0
     return {
@@ -92,7 +83,7 @@ def evaluation_batch(draws: dict[str, jax.Array], store: Store, *, axis: str | N
 
 
 def _gather(store: Store, index: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
-    """The records that stand at an index of any shape; what lies on other devices is asked from them."""
+    """Return the samples at an index of any shape; those on other devices are exchanged."""
     if axis is None:
         return tuple(store[name].at[index].get(mode="clip") for name in ("images", "labels"))
     size = len(store["labels"])
@@ -107,8 +98,13 @@ def _gather(store: Store, index: jax.Array, axis: str | None) -> tuple[jax.Array
     return exchange(store["images"]), exchange(store["labels"])
 
 
-def _shift(array: jax.Array, *, shift_y: jax.Array, shift_x: jax.Array, most: int, fill: int) -> jax.Array:
-    """Moves [H,W,...] down and right; what is shifted in is `fill`."""
+def _flip(array: jax.Array, flip: jax.Array) -> jax.Array:
+    """Reflect [H,W,...] left/right where `flip` is not 0."""
+    return jnp.where(flip != 0, array[:, ::-1], array)
+
+
+def _shift(array: jax.Array, shift_y: jax.Array, shift_x: jax.Array, fill: int, *, most: int) -> jax.Array:
+    """Shift [H,W,...] down and right; uncovered pixels are `fill`."""
     margins = [min(most, size) for size in array.shape[:2]]  # beyond the image's own size nothing is left of it
     padding = [(margin, margin) for margin in margins] + [(0, 0)] * (array.ndim - 2)
     padded = jnp.pad(array, padding, constant_values=fill)

@@ -1,10 +1,9 @@
-"""The plan: which sample, flip, shift, scale and colour stands at which place of a training, from (seed, epoch) alone.
+"""The sampler: sample index and augmentation parameters of each batch element, from (seed, epoch) alone.
 
-Every input path applies this one plan, so their batches are equal, and the number of finished steps is the whole state
-of the input: resuming is exact, also on other devices or hosts, as long as the global batch is the same.
+Every input path uses the same sampler, so their batches are equal, and the number of finished steps is the whole input
+state: resuming is exact, also on other devices or hosts with the same global batch size.
 
-Random numbers are the raw bits of numpy's Philox generator, which numpy promises never to change; its distributions
-may change between releases, so they are not used.
+Random numbers are raw bits of numpy's Philox generator, which numpy promises never to change, unlike its distributions.
 """
 
 import dataclasses
@@ -20,17 +19,17 @@ from segnet_jax.system.errors import UserError
 
 @dataclass(frozen=True)
 class AugmentationParams:
-    """What becomes of each place of a batch: arrays of one length.
+    """Sample index and augmentation parameters of batch elements: arrays of one length.
 
     Attributes:
-      index: int64, which sample of the split.
-      flip: bool, reflect it left/right.
-      shift_y: int64, move it down by so many pixels (up if negative).
-      shift_x: int64, move it right by so many pixels, after the reflection.
-      step: int64, for `augment.resample`, like the next two; None where nothing is scaled.
+      index: int64, sample of the split.
+      flip: bool, reflect left/right.
+      shift_y: int64, pixels down (up if negative).
+      shift_x: int64, pixels right, after the reflection.
+      step: int64, for `augment.resample`, like the next two; None without scaling.
       place_y: int64.
       place_x: int64.
-      gain: int64 [n,3], for `augment.recolor`, like the next; None where colours stay.
+      gain: int64 [n,3], for `augment.recolor`, like the next; None without color changes.
       offset: int64 [n,3].
     """
 
@@ -48,24 +47,24 @@ class AugmentationParams:
         return AugmentationParams(**{name: array[places] for name, array in self.drawn().items()})
 
     def drawn(self) -> dict[str, np.ndarray]:
-        """The attributes that are not None."""
+        """Return the attributes that are not None."""
         named = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {name: array for name, array in named.items() if array is not None}
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """The order and augmentation of a whole training.
+    """Order and augmentation of a training run.
 
     Attributes:
       num_samples: of the training split.
-      global_batch_size: samples a step, over all devices and accumulated batches.
-      seed: same seed, same plan.
+      global_batch_size: samples per step, over all devices and accumulated batches.
+      seed: equal seeds give equal batches.
       flip: reflect with probability 1/2.
       shift: shifts are uniform over -shift..shift, in y and x.
-      scale: images are enlarged by a factor that is uniform between these two, about a place that is too.
-      color: strength, 0 to 1: contrast changes by up to this share, brightness by this share of half the range, and
-        each channel by half this share on top.
+      scale: range of the zoom factor; factor and position are uniform.
+      color: strength, 0 to 1: contrast changes by up to this fraction, brightness by this fraction of half the range,
+        and each channel by another half of it.
     """
 
     num_samples: int
@@ -78,12 +77,12 @@ class Sampler:
 
     @classmethod
     def from_config(cls, config: Any, num_samples: int, global_batch_size: int) -> "Sampler":
-        """Build the sampler of a training.
+        """Build the sampler of a training run.
 
         Args:
           config: a `Config`, or anything with its fields `seed`, `flip`, `shift`, `scale` and `color`.
           num_samples: of the training split.
-          global_batch_size: samples a step, over all devices and accumulated batches.
+          global_batch_size: samples per step, over all devices and accumulated batches.
         """
         augmentation = {"flip": config.flip, "shift": config.shift, "scale": config.scale, "color": config.color}
         return cls(num_samples, global_batch_size, config.seed, **augmentation)
@@ -98,23 +97,23 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch; the remainder, other samples in each epoch, is left out."""
+        """Number of whole batches in an epoch; the remainder, different in each epoch, is dropped."""
         return self.num_samples // self.global_batch_size
 
     def batch(self, step: int) -> AugmentationParams:
-        """Draws of the global batch of a step, counted from 0 over all epochs; arrays of length global_batch_size."""
+        """Return the parameters of a step's global batch; steps are counted from 0 over all epochs."""
         epoch, place = divmod(step, self.steps_per_epoch)
         first = place * self.global_batch_size
         return _epoch(self, epoch)[first : first + self.global_batch_size]
 
     def remainder(self, epoch: int) -> np.ndarray:
-        """Return the indices of the samples that an epoch leaves out, int64, fewer than a global batch."""
+        """Return the indices of the samples that an epoch drops, int64, fewer than a global batch."""
         return _epoch(self, epoch).index[self.steps_per_epoch * self.global_batch_size :]
 
 
 @functools.lru_cache(maxsize=4)
 def _epoch(sampler: Sampler, epoch: int) -> AugmentationParams:
-    """Draws of all samples in one epoch, in their order."""
+    """Draw the parameters of all samples in one epoch, in their order."""
     bits = np.random.Philox(key=[sampler.seed, epoch]).random_raw((12, sampler.num_samples))
     span = np.uint64(2 * sampler.shift + 1)
     more = {}
@@ -136,15 +135,15 @@ def _epoch(sampler: Sampler, epoch: int) -> AugmentationParams:
 
 
 def _uniform(bits: np.ndarray) -> np.ndarray:
-    """Raw bits as numbers from 0 to below 1, each a multiple of 2^-53: no rounding, on no machine."""
+    """Convert raw bits to [0, 1), in multiples of 2^-53: exact on every machine."""
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
 def _colors(changes: np.ndarray) -> dict[str, np.ndarray]:
-    """Gains and offsets in 256ths: channel * (contrast * (value - 128) + 128 + brightness).
+    """Return gains and offsets in 256ths: channel * (contrast * (value - 128) + 128 + brightness).
 
-    What differs between drives is the exposure, the haze and the colour of the light: contrast, brightness, and a gain
-    of each channel (von Kries), which is weaker.
+    Exposure, haze and the color of the light differ between drives: contrast, brightness, and a weaker gain of each
+    channel (von Kries).
 
     Args:
       changes: float64 [5,n], from -strength to strength: of contrast, brightness, red, green and blue.

@@ -1,8 +1,8 @@
-"""The host's input path: tf.data assembles each step's batch by the plan and keeps some ready.
+"""The host input path: tf.data assembles each step's batch and prefetches some.
 
 A batch is {"image": uint8 [L,A,B,H,W,3], "label": uint8 [L,A,B,H,W]}: L local devices, A accumulated batches (absent in
-evaluation), B images a device. Each process makes its own devices' share of the global batch and nothing else. As many
-batches are kept as there are threads that make them, one for each CPU up to 16, and two more.
+evaluation), B images per device. Each process makes its own shard of the global batch only. Prefetched are one batch
+per thread (one thread per CPU, up to 16) and two more.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,26 +13,26 @@ import loky
 import numpy as np
 
 from segnet_jax.constants import VOID
-from segnet_jax.data.input_pipeline.augment import augment, recolor, resample
+from segnet_jax.data.input_pipeline.augment import ON_HOST, augment
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.system.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-_MOST_THREADS = 16
+_MAX_THREADS = 16
 """Each of them holds a batch until its turn comes: 51 GB, were there 192 at 1024x2048 on 8 devices of 4 images."""
 
 
 @dataclass(frozen=True)
 class BatchShard:
-    """Which part of each global batch this process makes.
+    """The shard of each global batch that this process makes.
 
     Attributes:
       num_devices: over all processes.
-      first_device: this process's first, among all.
-      num_local_devices: this process's.
-      batch_size_per_device: images a device takes at once.
+      first_device: global index of this process's first device.
+      num_local_devices: of this process.
+      batch_size_per_device: images per device in one forward pass.
     """
 
     num_devices: int
@@ -41,7 +41,7 @@ class BatchShard:
     batch_size_per_device: int
 
     def places(self, grad_accum_steps: int = 1) -> np.ndarray:
-        """Places in the global batch, int [L,A,B]; accumulated batch a holds the a-th part of all devices' images."""
+        """Return indices into the global batch, int [L,A,B]; accumulated batch a is the a-th part of all images."""
         shape = (grad_accum_steps, self.num_devices, self.batch_size_per_device)
         places = np.arange(np.prod(shape)).reshape(shape).swapaxes(0, 1)
         return places[self.first_device : self.first_device + self.num_local_devices]
@@ -50,41 +50,36 @@ class BatchShard:
 def training_batch(
     samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, step: int
 ) -> Batch:
-    """Makes the augmented batch of one step, counted from 0 over all epochs."""
+    """Make the augmented batch of one step, counted from 0 over all epochs."""
     places = shard.places(grad_accum_steps)
     images, labels = _empty(places.shape, samples.image_size)
-    draws = sampler.batch(step)
+    draws = {name: array.astype(np.int32) for name, array in sampler.batch(step).drawn().items()}
     for place, i in np.ndenumerate(places):
-        flip, shift = bool(draws.flip[i]), (int(draws.shift_y[i]), int(draws.shift_x[i]))
-        image, label = samples.read(int(draws.index[i]))
-        if draws.gain is not None:
-            image = recolor(image, draws.gain[i].astype(np.int32), draws.offset[i].astype(np.int32), np)
-        if draws.step is not None:
-            image, label = resample(image, label, int(draws.step[i]), int(draws.place_y[i]), int(draws.place_x[i]), np)
-        augment(image, label, flip, *shift, out=(images[place], labels[place]))
+        params = {name: array[i] for name, array in draws.items()}
+        images[place], labels[place] = augment(*samples.read(int(params["index"])), params, ON_HOST)
     return {"image": images, "label": labels}
 
 
 def training_batches(
     samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, steps: range
 ) -> Iterator[Batch]:
-    """Yields the batches of the given steps, made in tf.data's threads up to 18 steps ahead."""
+    """Yield the batches of the given steps, made in tf.data's threads up to 18 steps ahead."""
     return _prefetched(partial(training_batch, samples, sampler, shard, grad_accum_steps), steps)
 
 
 def num_evaluation_steps(num_samples: int, shard: BatchShard) -> int:
-    """Batches it takes to see every record once; the last one is padded."""
+    """Return the number of batches that cover every sample once; the last one is padded."""
     return -(-num_samples // (shard.num_devices * shard.batch_size_per_device))
 
 
 def evaluation_indices(num_samples: int, shard: BatchShard, step: int) -> np.ndarray:
-    """Which record stands where in an evaluation batch, int [L,B]; -1 is padding."""
+    """Return the sample indices of an evaluation batch, int [L,B]; -1 is padding."""
     indices = step * shard.num_devices * shard.batch_size_per_device + shard.places()[:, 0]
     return np.where(indices < num_samples, indices, -1)
 
 
 def evaluation_batch(samples: CachedSplit, shard: BatchShard, step: int) -> Batch:
-    """Makes an evaluation batch: records in order, padded at the end with black images whose labels are VOID."""
+    """Make an evaluation batch: samples in order, padded with black images whose labels are VOID."""
     indices = evaluation_indices(len(samples), shard, step)
     images, labels = _empty(indices.shape, samples.image_size)
     for place, index in np.ndenumerate(indices):
@@ -93,7 +88,7 @@ def evaluation_batch(samples: CachedSplit, shard: BatchShard, step: int) -> Batc
 
 
 def evaluation_batches(samples: CachedSplit, shard: BatchShard) -> Iterator[Batch]:
-    """Yields every record once, in order, made in tf.data's threads up to 18 steps ahead."""
+    """Yield every sample once, in order, made in tf.data's threads up to 18 steps ahead."""
     steps = range(num_evaluation_steps(len(samples), shard))
     return _prefetched(partial(evaluation_batch, samples, shard), steps)
 
@@ -103,10 +98,10 @@ def _empty(places: tuple[int, ...], image_size: tuple[int, int]) -> tuple[np.nda
 
 
 def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
-    """Runs `make` for each step in tf.data's threads, as many steps ahead as there are threads and two, and in order.
+    """Run `make` for each step in tf.data's threads, ahead of time and in order.
 
     Raises:
-      UserError: that of `make`, which TensorFlow would bury in an error of its own.
+      UserError: from `make`, which TensorFlow would hide in an error of its own.
     """
     import tensorflow as tf  # not at the top: predicting and exporting need no TensorFlow
 
@@ -127,7 +122,7 @@ def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(
             lambda step: tf.numpy_function(guarded, [step], (tf.uint8, tf.uint8), stateful=False),
-            num_parallel_calls=min(loky.cpu_count(), _MOST_THREADS),  # of this process: a container may have fewer
+            num_parallel_calls=min(loky.cpu_count(), _MAX_THREADS),  # of this process: a container may have fewer
             deterministic=True,
         )
         .prefetch(2)
