@@ -67,10 +67,10 @@ class Config:
     scale: tuple[float, float] = field(
         default=(1.0, 1.0), metadata=OVERRIDE
     )  # least and largest factor that images are enlarged by, about a random place; what is beyond them is 0 and void
-    color: float = field(default=0.0, metadata=OVERRIDE)  # random contrast, brightness, colour cast: strength, 0 to 1
+    color: float = field(default=0.0, metadata=OVERRIDE)  # strength of random contrast, brightness and color, 0 to 1
 
     # network
-    network: Literal["segnet", "segnet-basic"] = "segnet"  # segnet-basic: four stages of 7x7, the paper's small one
+    network: Literal["segnet", "segnet-basic"] = "segnet"  # segnet-basic: the paper's small network, four 7x7 stages
     encoder: Literal["vgg16", "vgg19"] = "vgg16"  # whose convolutions SegNet goes down and up
     depth: int = 5  # encoder stages, 1 to 5
     width: float = 1.0  # factor on every hidden layer's channels
@@ -112,7 +112,7 @@ class Config:
     grad_accum_steps: int = field(
         default=1, metadata=OVERRIDE
     )  # batches a device takes per step; their gradients are added up
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW: its weight decay is decoupled
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW with decoupled weight decay
     learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # at its highest
     encoder_lr_mult: float = 1.0  # learning-rate multiplier of the encoder's parameters
     schedule: Literal["constant", "step", "poly", "cosine"] = field(
