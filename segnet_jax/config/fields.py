@@ -71,7 +71,7 @@ class Config:
 
     # network
     network: Literal["segnet", "segnet-basic"] = "segnet"  # segnet-basic: the paper's small network, four 7x7 stages
-    encoder: Literal["vgg16", "vgg19"] = "vgg16"  # whose convolutions SegNet goes down and up
+    encoder: Literal["vgg16", "vgg19"] = "vgg16"  # encoder architecture; the decoder mirrors it
     depth: int = 5  # encoder stages, 1 to 5
     width: float = 1.0  # factor on every hidden layer's channels
     stage_convolutions: tuple[int, ...] = ()  # convolutions of each encoder stage, such as 2 2 2 2; empty: --encoder's
@@ -109,11 +109,10 @@ class Config:
     # training
     epochs: int = field(default=100, metadata=OVERRIDE)  # passes over the training split
     batch_size_per_device: int = field(default=4, metadata=FREE)  # images a device takes at once
-    grad_accum_steps: int = field(
-        default=1, metadata=OVERRIDE
-    )  # batches a device takes per step; their gradients are added up
+    # batches per optimizer step; their gradients are summed
+    grad_accum_steps: int = field(default=1, metadata=OVERRIDE)
     optimizer: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW with decoupled weight decay
-    learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # at its highest
+    learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # peak learning rate
     encoder_lr_mult: float = 1.0  # learning-rate multiplier of the encoder's parameters
     schedule: Literal["constant", "step", "poly", "cosine"] = field(
         default="constant", metadata=OVERRIDE
