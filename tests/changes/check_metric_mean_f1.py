@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from test_train import run
+from test_train import meta_of, run
 
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.metrics.bootstrap import intervals
@@ -29,7 +29,7 @@ def test_a_run_has_it_in_result_log_and_report(tmp_path):
     folder = tmp_path / "run"
     assert run("--run", folder) == 0
     result = json.loads((folder / "result.json").read_text())
-    confusion = np.array(result["confusion"])
+    confusion = np.array(meta_of(folder, "best")["best"]["confusion"])
     assert result["mean_f1"] == pytest.approx(scores(confusion).mean_f1) and 0 < result["mean_f1"] < 1
     low, high = result["interval"]["mean_f1"]
     assert low <= result["mean_f1"] <= high
