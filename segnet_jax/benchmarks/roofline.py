@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from segnet_jax.benchmarks.program_counts import flop, products_of
-from segnet_jax.nn.contract import Network, collect_taps, frozen_layers
+from segnet_jax.nn.contract import NetworkContract, collect_taps, frozen_layers
 from segnet_jax.training.state import split_layers
 
 
@@ -30,7 +30,7 @@ class Work:
     infer_bytes: float
 
 
-def work_of(model: Network, height: int, width: int, channels: int = 3) -> Work:
+def work_of(model: NetworkContract, height: int, width: int, channels: int = 3) -> Work:
     """Count a network's work from its programs, and the bytes as the model's dtype has them.
 
     The published network at 360x480 has 640 GFLOP an image, and 2.4 GB in 16 bits.

@@ -5,8 +5,8 @@ A network is a Flax module that labels every pixel. It has
 * `__call__(image, *, train, keys=None)`: float [B,H,W,channels] to logits, float32 [B,H,W,num_classes], for any height
   and width. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats". `keys`, [B], are dropout's
   random keys, one for each image; without them nothing is dropped.
-* the attributes of `Network`, as dataclass fields or properties. Fields that have the name of a config field are filled
-  from it (`training.build.build_model`), so a network declares what it needs and nothing else.
+* the attributes of `NetworkContract`, as dataclass fields or properties. Fields that have the name of a config field
+  are filled from it (`training.build.build_model`), so a network declares what it needs and nothing else.
 * variables of two levels, {"params": {layer: {part: array}}, "batch_stats": {layer: {part: array}}}. `layers` describes
   every layer; the parts are those of `PARTS`.
 * `tap`, called once for each encoder stage, by which others see its features and pooling codes.
@@ -38,7 +38,7 @@ PARTS: dict[Kind, dict[str, Role]] = {
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSpec:
     """A layer with parameters.
 
     Attributes:
@@ -56,7 +56,7 @@ class Layer:
     folds_into: str = ""
 
 
-class Network(Protocol):
+class NetworkContract(Protocol):
     """The attributes of a network besides those of a Flax module.
 
     Attributes:
@@ -84,50 +84,50 @@ class Network(Protocol):
     dtype: Any
 
     @property
-    def layers(self) -> tuple[Layer, ...]: ...  # noqa: D102, see above
+    def layers(self) -> tuple[LayerSpec, ...]: ...  # noqa: D102, see above
 
 
-def convolution_block(name: str, section: Section, stage: int = 0) -> tuple[Layer, Layer]:
+def convolution_block(name: str, section: Section, stage: int = 0) -> tuple[LayerSpec, LayerSpec]:
     """Return the layers of a convolution and the BatchNorm behind it, which is called NAME_bn."""
-    convolution = Layer(name, "convolution", section, stage)
-    return convolution, Layer(f"{name}_bn", "batch_norm", section, stage, folds_into=name)
+    convolution = LayerSpec(name, "convolution", section, stage)
+    return convolution, LayerSpec(f"{name}_bn", "batch_norm", section, stage, folds_into=name)
 
 
 # --- asking for layers ---
 
 
-def encoder_convolutions(model: Network) -> list[list[str]]:
+def encoder_convolutions(model: NetworkContract) -> list[list[str]]:
     """Return the names of the encoder's convolutions, a list for each stage."""
     convolutions = [layer for layer in model.layers if layer.section == "encoder" and layer.kind == "convolution"]
     return [[layer.name for layer in convolutions if layer.stage == n] for n in range(1, num_stages(model) + 1)]
 
 
-def num_stages(model: Network) -> int:
+def num_stages(model: NetworkContract) -> int:
     """Return the number of encoder stages."""
     return max(layer.stage for layer in model.layers)
 
 
-def encoder_layers(model: Network) -> frozenset[str]:
+def encoder_layers(model: NetworkContract) -> frozenset[str]:
     """Return the names of the encoder's layers."""
     return frozenset(layer.name for layer in model.layers if layer.section == "encoder")
 
 
-def frozen_layers(model: Network) -> frozenset[str]:
+def frozen_layers(model: NetworkContract) -> frozenset[str]:
     """Return the names of the layers in frozen stages; the training step takes no gradient of their parameters."""
     return frozenset(layer.name for layer in model.layers if 0 < layer.stage <= model.frozen_stages)
 
 
-def head_layers(model: Network) -> frozenset[str]:
+def head_layers(model: NetworkContract) -> frozenset[str]:
     """Return the names of the layers whose size depends on the classes, which lie along the last axis of each array."""
     return frozenset(layer.name for layer in model.layers if layer.section == "head")
 
 
-def batch_norms(model: Network) -> dict[str, str]:
+def batch_norms(model: NetworkContract) -> dict[str, str]:
     """Return the name of the BatchNorm behind each convolution that has one."""
     return {layer.folds_into: layer.name for layer in model.layers if layer.folds_into}
 
 
-def role_mask(model: Network, *roles: Role) -> Callable[[Mapping[str, Any]], dict[str, dict[str, bool]]]:
+def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, Any]], dict[str, dict[str, bool]]]:
     """Return a function from parameters to a tree that is True where a parameter has one of the roles.
 
     Raises:
@@ -160,7 +160,7 @@ def tap(module: nn.Module, stage: int, features: jax.Array, code: jax.Array | No
 
 
 def collect_taps(
-    model: Network, variables: Mapping[str, Any], image: jax.Array, kinds: tuple[Kind, ...] = ()
+    model: NetworkContract, variables: Mapping[str, Any], image: jax.Array, kinds: tuple[Kind, ...] = ()
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Apply a network for inference, and return what it computes on its way: a pure function, to be jitted.
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from jax import lax
 
-from segnet_jax.nn.contract import Network, batch_norms
+from segnet_jax.nn.contract import NetworkContract, batch_norms
 
 
-def fold_batch_norm(variables: dict[str, Any], model: Network) -> dict[str, Any]:
+def fold_batch_norm(variables: dict[str, Any], model: NetworkContract) -> dict[str, Any]:
     """Return the variables of the folded network, `model.clone(folded=True)`, which computes the same.
 
     Args:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from segnet_jax.nn.batch_norm import BatchNormReLU
-from segnet_jax.nn.contract import Layer, convolution_block, tap
+from segnet_jax.nn.contract import LayerSpec, convolution_block, tap
 from segnet_jax.nn.convolution import Convolution
 from segnet_jax.nn.dropout import drop, keys_at
 from segnet_jax.nn.pooling import Pooling, max_pool_with_code, unpool
@@ -136,7 +136,7 @@ class SegNet(nn.Module):
         return "conv1_1_D"
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def layers(self) -> tuple[LayerSpec, ...]:
         """Every layer with parameters, as the contract wants them described (`nn.contract`)."""
         layers, stages = [], list(enumerate(self.stages, start=1))
         for stage, (_, num_convolutions) in stages:
@@ -149,9 +149,9 @@ class SegNet(nn.Module):
         head = convolution_block(self.head, "head")
         return (*layers, *(head if self.final_batch_norm else head[:1]))
 
-    def upsampling_layers(self, stage: int) -> list[Layer]:
+    def upsampling_layers(self, stage: int) -> list[LayerSpec]:
         """Describe what a decoder stage upsamples by, where it has parameters."""
-        return [Layer(f"upsample{stage}", "upsampling", "decoder")] if self.upsampling == "learnt" else []
+        return [LayerSpec(f"upsample{stage}", "upsampling", "decoder")] if self.upsampling == "learnt" else []
 
     def block(self, x: jax.Array, channels: int, name: str, train: bool, relu: bool = True, **form) -> jax.Array:
         """A convolution with BatchNorm and ReLU; `form` says more of the convolution."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from segnet_jax.nn.contract import Layer, convolution_block
+from segnet_jax.nn.contract import LayerSpec, convolution_block
 from segnet_jax.nn.convolution import Convolution
 from segnet_jax.nn.segnet import SegNet
 
@@ -47,14 +47,14 @@ class SegNetBasic(SegNet):
         return "conv_classifier"
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def layers(self) -> tuple[LayerSpec, ...]:
         """As `SegNet`."""
         layers, stages = [], range(1, len(self.stages) + 1)
         for stage in stages:
             layers += convolution_block(f"conv{stage}", "encoder", stage)
         for stage in reversed(stages):
             layers += [*self.upsampling_layers(stage), *convolution_block(f"conv_decode{stage}", "decoder")]
-        return (*layers, Layer(self.head, "convolution", "head"))
+        return (*layers, LayerSpec(self.head, "convolution", "head"))
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:

@@ -16,7 +16,7 @@ from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, replicate
-from segnet_jax.nn.contract import Network
+from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.runs import dataset as run_dataset
 from segnet_jax.runs import dataset_checks
@@ -136,7 +136,7 @@ class Setup:
         return device_shard(self.devices, self.config.batch_size_per_device)
 
     @cached_property
-    def model(self) -> Network:
+    def model(self) -> NetworkContract:
         """The network."""
         return build.build_model(self.config, len(self.dataset.classes), self.precision)
 

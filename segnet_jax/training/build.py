@@ -16,7 +16,7 @@ import optax
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import AXIS
 from segnet_jax.nn import NETWORKS
-from segnet_jax.nn.contract import Network
+from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.training import optimizer as optimizers
 from segnet_jax.training.optimizer import OptimizerSettings
@@ -31,7 +31,7 @@ def fields_from_config(config: Config, dataclass: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
 
-def build_model(config: Config, num_classes: int, precision: str) -> Network:
+def build_model(config: Config, num_classes: int, precision: str) -> NetworkContract:
     """Return the network that a config describes.
 
     Args:
@@ -46,7 +46,7 @@ def build_model(config: Config, num_classes: int, precision: str) -> Network:
 
 
 def build_optimizer(
-    config: Config, model: Network, steps_per_epoch: int
+    config: Config, model: NetworkContract, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Return the optimizer that a config describes, and its learning rate as a function of the step."""
     settings = OptimizerSettings(**fields_from_config(config, OptimizerSettings))
@@ -55,7 +55,7 @@ def build_optimizer(
 
 def step_settings(
     config: Config,
-    model: Network,
+    model: NetworkContract,
     class_weights: np.ndarray | jax.Array,
     preprocessing: Preprocessing,
     steps_per_epoch: int = 1,
@@ -75,7 +75,9 @@ def step_settings(
     return StepSettings(**fields_from_config(config, StepSettings) | made)
 
 
-def state_shapes(model: Network, optimizer: optax.GradientTransformation, precision: str, has_ema: bool) -> TrainState:
+def state_shapes(
+    model: NetworkContract, optimizer: optax.GradientTransformation, precision: str, has_ema: bool
+) -> TrainState:
     """What a training state looks like, for restoring one: shapes and dtypes, nothing computed."""
     create = partial(create_state, optimizer=optimizer, precision=precision, has_ema=has_ema)
     return jax.eval_shape(create, variable_shapes(model))

@@ -19,7 +19,7 @@ from segnet_jax.distributed.data_parallel import (
     prefetch,
     replicate,
 )
-from segnet_jax.nn.contract import Network, batch_norms, head_layers
+from segnet_jax.nn.contract import NetworkContract, batch_norms, head_layers
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW, TORCH, Preprocessing
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
@@ -207,7 +207,7 @@ def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) ->
 
 def first_variables(
     config: Config,
-    model: Network,
+    model: NetworkContract,
     initial: VGG | TrainedSegNet | None,
     preprocessing: Preprocessing,
     batch_of: Callable[[int], tf_data.Batch],

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import optax
 
-from segnet_jax.nn.contract import Network, encoder_layers, frozen_layers, role_mask
+from segnet_jax.nn.contract import NetworkContract, encoder_layers, frozen_layers, role_mask
 
 Schedule = Literal["constant", "step", "poly", "cosine"]
 Mask = Callable[[Mapping[str, Any]], Any]
@@ -125,7 +125,7 @@ OPTIMIZERS: dict[str, Callable[..., tuple[optax.GradientTransformation, ...]]] =
 
 
 def build_optimizer(
-    settings: OptimizerSettings, model: Network, steps_per_epoch: int
+    settings: OptimizerSettings, model: NetworkContract, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Return the optimizer of a network's parameters, and its learning rate as a function of the step.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import optax
 
-from segnet_jax.nn.contract import Network
+from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.training.losses import Loss, cross_entropy_sum
 
@@ -29,7 +29,7 @@ class StepSettings:
       ema_decay: fraction of the old average of the variables that is kept, where the state has one.
     """
 
-    model: Network
+    model: NetworkContract
     class_weights: jax.Array
     preprocessing: Preprocessing
     optimizer: optax.GradientTransformation | None = None

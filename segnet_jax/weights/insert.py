@@ -5,14 +5,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segnet_jax.nn.contract import Network, batch_norms, encoder_convolutions
+from segnet_jax.nn.contract import NetworkContract, batch_norms, encoder_convolutions
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.weights.vgg import VGG, BatchNormWeights, ConvWeights
 
 Tree = dict[str, dict]
 
 
-def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: Network) -> tuple[Tree, Tree]:
+def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: NetworkContract) -> tuple[Tree, Tree]:
     """Return a copy of the network's variables with trained weights in the encoder.
 
     A convolution's bias is copied or, if the network has no bias before BatchNorm, folded into the running mean:

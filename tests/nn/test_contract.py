@@ -13,7 +13,7 @@ from segnet_jax.nn import NETWORKS, SegNet, SegNetBasic, fold_batch_norm, max_po
 from segnet_jax.nn import contract as contracts
 from segnet_jax.nn.batch_norm import BatchNormReLU
 from segnet_jax.nn.contract import (
-    Layer,
+    LayerSpec,
     check_contract,
     collect_taps,
     convolution_block,
@@ -52,8 +52,8 @@ class Small(nn.Module):
 
     @property
     def layers(self):
-        layers = (*convolution_block("in", "encoder", 1), Layer("out", "convolution", "head"))
-        return (*layers, Layer("more", "convolution", "decoder")) if self.fault == "layer" else layers
+        layers = (*convolution_block("in", "encoder", 1), LayerSpec("out", "convolution", "head"))
+        return (*layers, LayerSpec("more", "convolution", "decoder")) if self.fault == "layer" else layers
 
     @nn.compact
     def __call__(self, image, *, train, keys=None):

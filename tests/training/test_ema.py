@@ -11,7 +11,7 @@ from test_steps import CLASSES, WEIGHTS, assert_trees_close, random_batch
 
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_train_step, replicate
 from segnet_jax.nn.batch_norm import BatchNormReLU
-from segnet_jax.nn.contract import Layer, convolution_block
+from segnet_jax.nn.contract import LayerSpec, convolution_block
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.inputs import as_sent
@@ -42,7 +42,7 @@ class Tiny(nn.Module):
 
     @property
     def layers(self):
-        return (*convolution_block("conv", "encoder", 1), Layer("head", "convolution", "head"))
+        return (*convolution_block("conv", "encoder", 1), LayerSpec("head", "convolution", "head"))
 
 
 @cache

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from segnet_jax.nn.contract import Network, collect_taps, num_stages
+from segnet_jax.nn.contract import NetworkContract, collect_taps, num_stages
 
 LOGITS = "logits"
 _POOLING = "pooling "
 
 
-def intermediates(model: Network, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
+def intermediates(model: NetworkContract, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
     """What a network computes on its way, by name: a pure function, to be jitted.
 
     Args:
