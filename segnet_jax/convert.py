@@ -99,7 +99,7 @@ def convert(options: ConvertOptions) -> int:
         folder = find_run.claim_folder(config, stack)
         atomic_write_text(folder / files.CONFIG_FILE, config.to_toml())
         atomic_write_json(folder / "environment.json", environment(devices.kinds))
-        optimizer, _ = build.build_optimizer(config, steps_per_epoch=1)
+        optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)
         state = replicate(create_state(variables, optimizer, "float32"), devices)
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", devices))
         for which in ("best", "newest"):

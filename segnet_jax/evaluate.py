@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -35,7 +34,7 @@ from segnet_jax.system.command import run_command
 from segnet_jax.system.console import bar, echo
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import check_place, write_result
-from segnet_jax.training import build_steps, checkpoint_folders
+from segnet_jax.training import build, build_steps, checkpoint_folders
 from segnet_jax.training.batch_norm_statistics import recompute
 from segnet_jax.training.devices import device_shard, start_devices
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
@@ -201,9 +200,12 @@ def _evaluate(subject: EvaluatedNetwork, samples: CachedSplit) -> EvaluationResu
         len(subject.split),
         shard,
         devices,
-        model=restored.model,
-        class_weights=jnp.asarray(checkpoint_folders.class_weights_of(restored.meta)),
-        preprocessing=checkpoint_folders.preprocessing_of(restored.meta),
+        build.step_settings(
+            config,
+            restored.model,
+            checkpoint_folders.class_weights_of(restored.meta),
+            checkpoint_folders.preprocessing_of(restored.meta),
+        ),
     )
     num_classes = len(subject.dataset.classes)
 

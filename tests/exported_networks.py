@@ -34,7 +34,7 @@ def subject_of(name, seed=0):
     """Return a random network of NETWORKS or VARIANTS, ready for export."""
     model = (VARIANTS.get(name) or partial(SegNet, **NETWORKS[name]))(CLASSES, width=WIDTH)
     variables = random_variables(model, seed)
-    folded = jax.tree.map(np.asarray, fold_batch_norm(variables, model.batch_norm_epsilon))
+    folded = jax.tree.map(np.asarray, fold_batch_norm(variables, model))
     preprocessing = RAW if isinstance(model, SegNetBasic) else TORCH
     return ExportedNetwork(
         model.clone(folded=True), folded, variables, preprocessing, {"classes": ODD_NAMES, "step": 7}

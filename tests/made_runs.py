@@ -38,7 +38,7 @@ def make_run(folder, classes=CAMVID, changed_meta=None, **settings):
     (folder / "config.toml").write_text(config.to_toml())
     devices = choose_devices("1")
     model = build.build_model(config, len(classes), "float32")
-    optimizer, _ = build.build_optimizer(config, steps_per_epoch=1)
+    optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)
     meta = {
         "classes": list(classes.names),
         "colors": list(map(list, classes.colors)),

@@ -44,7 +44,8 @@ from segnet_jax.nn.preprocessing import TORCH  # noqa: E402
 from segnet_jax.nn.segnet import SegNet  # noqa: E402
 from segnet_jax.training.checkpoints import Checkpoints  # noqa: E402
 from segnet_jax.training.inputs import training_input  # noqa: E402
-from segnet_jax.training.optimizer import learning_rate_schedule, sgd  # noqa: E402
+from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer  # noqa: E402
+from segnet_jax.training.settings import StepSettings  # noqa: E402
 from segnet_jax.training.state import create_state, init_variables  # noqa: E402
 from segnet_jax.training.steps import train_steps  # noqa: E402
 
@@ -54,8 +55,7 @@ labels = random.choice(np.array([0, 1, 2, 255], np.uint8), (40, 16, 16))
 
 devices = choose_devices("all", mapping=mapping)
 model = SegNet(3, depth=1, width=0.125, sync_axis=AXIS)
-schedule = learning_rate_schedule("constant", peak=0.05, total_steps=5)
-optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
+optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=0.05), model, 5)
 state = replicate(create_state(init_variables(model, seed=0), optimizer, "float32"), devices)
 sampler = Sampler(num_samples=40, global_batch_size=16, seed=0, flip=True, shift=2)
 share = BatchShard(devices.total, devices.first, len(devices.local), batch_size_per_device=2)
@@ -64,11 +64,7 @@ mapped = parallel_train_step(
     partial(
         train_steps,
         make_batch=source.make_batch,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        class_weights=jnp.ones(3),
-        preprocessing=TORCH,
+        settings=StepSettings(model, jnp.ones(3), TORCH, optimizer, schedule),
     ),
     devices,
     source.store_axis,

@@ -22,21 +22,13 @@ class OurTraining:
         devices = machine.devices
         self._machine = machine
         self._model = problem.model(machine)
-        optimizer, schedule = build.build_optimizer(problem.config, steps_per_epoch=1)
-        state = create_state(problem.variables, optimizer, machine.precision)
+        settings = build.step_settings(problem.config, self._model, problem.class_weights, TORCH)
+        state = create_state(problem.variables, settings.optimizer, machine.precision)
         if state.loss_scale is not None:
             state = state.replace(loss_scale=LossScale(jnp.float32(LOSS_SCALE), jnp.int32(0)))
         self._state = replicate(state, devices)
-        self._step = build_steps.build_train_step(
-            Input(lambda calls: iter(()), as_sent),
-            devices,
-            lambda text: None,
-            model=self._model,
-            optimizer=optimizer,
-            schedule=schedule,
-            class_weights=jnp.asarray(problem.class_weights),
-            preprocessing=TORCH,
-        )
+        source = Input(lambda calls: iter(()), as_sent)
+        self._step = build_steps.build_train_step(source, devices, settings)
         batch = {"image": problem.image, "label": problem.label}  # of one device, one step a call, one batch a step
         self._inputs = jax.device_put({name: array[None, None, None] for name, array in batch.items()}, devices.split)
         self._image = jax.device_put(problem.image, devices.local[0])
@@ -59,7 +51,7 @@ class OurTraining:
 
     def inference(self) -> tuple[Run, np.ndarray]:
         """Return inference on the batch's images with the current state, BatchNorm folded; and its logits."""
-        folded = fold_batch_norm(jax.device_get(self._state.variables), self._model.batch_norm_epsilon)
+        folded = fold_batch_norm(jax.device_get(self._state.variables), self._model)
         variables = jax.device_put(folded, self._machine.devices.local[0])
         model = self._model.clone(folded=True)
 

@@ -1,13 +1,15 @@
 """Roofline model: a network's work, the devices' peak rates, and how much of them a measured throughput attains."""
 
-import math
 import re
 from dataclasses import dataclass
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 
-from segnet_jax.nn.segnet import SegNet
-from segnet_jax.nn.segnet_basic import SIZE, SegNetBasic
+from segnet_jax.benchmarks.program_counts import flop, products_of
+from segnet_jax.nn.contract import NetworkContract, collect_taps, frozen_layers
+from segnet_jax.training.state import split_layers
 
 
 @dataclass(frozen=True)
@@ -15,8 +17,8 @@ class Work:
     """Minimum work of a network for one image.
 
     Attributes:
-      train_flop: floating-point operations of a training step's convolutions, multiply and add as two, taps on the
-        padding counted, nothing recomputed.
+      train_flop: floating-point operations of a training step's convolutions and matrix products, counted from the
+        program: multiply and add as two, taps on the padding counted, nothing recomputed.
       infer_flop: of a forward pass.
       train_bytes: moved between memory and chip by a training step, nothing fused across a convolution.
       infer_bytes: of a forward pass with BatchNorm folded.
@@ -28,54 +30,43 @@ class Work:
     infer_bytes: float
 
 
-def work_of(model: SegNet, height: int, width: int) -> Work:
-    """Counts the work from the layers' sizes, and the bytes as the model's dtype has them.
+def work_of(model: NetworkContract, height: int, width: int, channels: int = 3) -> Work:
+    """Count a network's work from its programs, and the bytes as the model's dtype has them.
 
     The published network at 360x480 has 640 GFLOP an image, and 2.4 GB in 16 bits.
+
+    Args:
+      model: the network, not folded; layers in frozen stages are not trained.
+      height: rows of the image.
+      width: columns of the image.
+      channels: of the image.
     """
     bytes_per_number = jnp.dtype(model.dtype).itemsize
-    layers, pooled = _layers(model, height, width)
-    forwards = [2 * math.prod(layer) for layer in layers]
-    forward, first = sum(forwards), forwards[0]  # no gradient by the image
-    read = bytes_per_number * sum(pixels * inputs for pixels, inputs, *_ in layers)
-    written = bytes_per_number * sum(pixels * outputs for pixels, _, outputs, _ in layers)
-    normalised = bytes_per_number * sum(pixels * outputs for pixels, _, outputs, _ in layers[:-1])
+    model = model.clone(sync_axis=None, dtype=jnp.float32)  # in 16 bits, channels are filled up with zeros
+    image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    frozen, trainable = split_layers(variables["params"], frozen_layers(model))
+
+    def infer(variables, image):
+        return model.apply(variables, image, train=False)
+
+    def loss(trainable, frozen, statistics, image):
+        variables = {"params": trainable | frozen, "batch_stats": statistics}
+        logits, _ = model.apply(variables, image, train=True, mutable=["batch_stats"])
+        return jnp.sum(logits * logits)  # as of any loss, its gradient needs the logits
+
+    inference = products_of(infer, variables, image)
+    training = products_of(jax.grad(loss), trainable, frozen, variables["batch_stats"], image)
+    _, taps = jax.eval_shape(partial(collect_taps, model, kinds=("batch_norm",)), variables, image)
+    read, written = (bytes_per_number * sum(getattr(p, side) for p in inference) for side in ("inputs", "outputs"))
+    norms = {layer.name for layer in model.layers if layer.kind == "batch_norm"}
+    normalised = bytes_per_number * sum(each.size for name, each in taps.items() if name in norms)
     # Pooling reads a map and writes a quarter of it, unpooling the reverse, each with a code of one byte.
-    pools = sum(2 * (cells * 4 + cells) * bytes_per_number + 2 * cells for cells in pooled)
+    cells = [each.size for name, each in taps.items() if name.startswith("code")]
+    pools = sum(2 * (each * 4 + each) * bytes_per_number + 2 * each for each in cells)
     # Forward: convolution, statistics, normalisation. Backward: both gradients of each.
-    train = (read + written) * 3 + normalised * (1 + 2 + 2 + 3) + 2 * pools
-    return Work(3 * forward - first, forward, train, read + written + pools)
-
-
-Layer = tuple[int, int, int, int]
-"""Of a convolution: pixels, channels that each output sees, channels out, and cells of the kernel."""
-
-
-def _layers(model: SegNet, height: int, width: int) -> tuple[list[Layer], list[int]]:
-    """Each convolution, and the cells (windows x channels) of each pooling."""
-    layers, sizes, cells, channels = [], [], [], 3
-    is_basic = isinstance(model, SegNetBasic)
-    stages, taps = model.stages, (SIZE if is_basic else model.kernel_size) ** 2
-    for outputs, count in stages:
-        for _ in range(count):
-            layers.append((height * width, channels, outputs, taps))
-            channels = outputs
-        sizes.append((height, width))
-        half = (lambda size: -(-size // 2)) if model.pooling == "ceil" else (lambda size: max(size // 2, 1))
-        height, width = half(height), half(width)
-        cells.append(height * width * channels)
-    for stage in reversed(range(len(stages))):
-        height, width = sizes[stage]
-        _, count = stages[stage]
-        last = channels if is_basic else stages[stage - 1][0] if stage else model.num_classes
-        for i in range(count):
-            outputs = last if i == count - 1 else channels
-            inputs = 1 if is_basic and model.decoder == "single-channel" else channels
-            layers.append((height * width, inputs, outputs, taps))
-            channels = outputs
-    if is_basic:
-        layers.append((height * width, channels, model.num_classes, 1))
-    return layers, cells
+    train_bytes = (read + written) * 3 + normalised * (1 + 2 + 2 + 3) + 2 * pools
+    return Work(flop(training), flop(inference), train_bytes, read + written + pools)
 
 
 PEAKS = {  # device kind -> TFLOP/s of its matrix units by precision (float32 as TF32 if supported), and GB/s

@@ -116,20 +116,12 @@ class TimedTrainer:
     def __init__(self, setup: BenchmarkSetup, source: Input):
         config = setup.config
         model, devices = setup.model, setup.devices
-        optimizer, schedule = build.build_optimizer(config, steps_per_epoch=1)
         variables = init_variables(model, seed=0)
         self.source = source
-        self.step_settings = {"model": model, "class_weights": jnp.ones(NUM_CLASSES), "preprocessing": TORCH}
+        self.step_settings = build.step_settings(config, model, jnp.ones(NUM_CLASSES), TORCH)
         self._device = devices.local[0]
-        self.state = replicate(create_state(variables, optimizer, setup.precision), devices)
-        self.step = build_steps.build_train_step(
-            source,
-            devices,
-            optimizer=optimizer,
-            schedule=schedule,
-            half_gradients=config.half_gradients,
-            **self.step_settings,
-        )
+        self.state = replicate(create_state(variables, self.step_settings.optimizer, setup.precision), devices)
+        self.step = build_steps.build_train_step(source, devices, self.step_settings)
 
     def take(self, inputs) -> tuple:
         """Call the step on each input; return the last state and metrics."""
@@ -164,7 +156,7 @@ def epoch(setup: BenchmarkSetup) -> dict[str, Any]:
         len(eval_samples),
         shard,
         devices,
-        **trainer.step_settings,
+        trainer.step_settings,
     )
     per_call = 1 if placement == "host" else steps_per_dispatch(config, devices)
 
@@ -189,7 +181,7 @@ def infer(setup: BenchmarkSetup) -> dict[str, Any]:
     """Measure inference from device-resident uint8 images to uint8 predictions, with and without folded BatchNorm."""
     model = setup.model
     variables = init_variables(model, seed=0)
-    folded = fold_batch_norm(variables, model.batch_norm_epsilon)
+    folded = fold_batch_norm(variables, model)
     runs = [_inference(setup, model.clone(folded=True), folded), _inference(setup, model, variables)]
     timing, unfolded = timed_in_turns(runs, steps=setup.steps, rounds=setup.rounds, warm_up=WARM_UP)
     found = timing.summary(setup.images_per_step)

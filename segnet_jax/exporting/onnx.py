@@ -94,7 +94,7 @@ def _segnet(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> s
         x = _unpool(graph, x, *pooled.pop(), model.pooling, f"upsample{stage}")
         for i in range(num_convolutions, 1 if stage == 1 else 0, -1):
             x = block(x, f"conv{stage}_{i}_D")
-    last = "conv1_1_D"
+    last = model.head
     return block(x, last) if model.final_batch_norm else _convolve(graph, x, params[last], last)
 
 

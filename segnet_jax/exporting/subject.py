@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segnet_jax.exporting.parity import PredictFn
+from segnet_jax.nn.contract import num_stages
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 
@@ -35,7 +36,7 @@ class ExportedNetwork:
     @property
     def smallest(self) -> int:
         """Smallest height and width that an exported network accepts: pooling with "floor" needs two rows."""
-        return 2 ** len(self.model.stages) if self.model.pooling == "floor" else 1
+        return 2 ** num_stages(self.model) if self.model.pooling == "floor" else 1
 
     @property
     def shape(self) -> str:

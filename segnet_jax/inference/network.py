@@ -118,7 +118,7 @@ def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", preci
 def folded(restored: Restored, config: Config) -> Network:
     """Return the network for inference, with each BatchNorm folded into its convolution."""
     model = restored.model.clone(folded=True)
-    variables = fold_batch_norm(restored.variables, model.batch_norm_epsilon)
+    variables = fold_batch_norm(restored.variables, restored.model)
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     return Network(model, variables, preprocessing, restored.classes, config, restored.meta["step"])
 

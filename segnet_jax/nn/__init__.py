@@ -1,9 +1,23 @@
 """The network: pooling codes, SegNet, and the preprocessing of its input. Needs jax and flax alone."""
 
+from typing import Any
+
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.pooling import max_pool_with_code, unpool
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.nn.segnet_basic import SegNetBasic
 
-__all__ = ["Preprocessing", "SegNet", "SegNetBasic", "fold_batch_norm", "max_pool_with_code", "normalize", "unpool"]
+NETWORKS: dict[str, Any] = {"segnet": SegNet, "segnet-basic": SegNetBasic}
+"""The config's name of each network -> its class, which keeps the contract of `nn.contract`."""
+
+__all__ = [
+    "NETWORKS",
+    "Preprocessing",
+    "SegNet",
+    "SegNetBasic",
+    "fold_batch_norm",
+    "max_pool_with_code",
+    "normalize",
+    "unpool",
+]

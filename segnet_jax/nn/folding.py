@@ -7,29 +7,31 @@ from typing import Any
 
 from jax import lax
 
+from segnet_jax.nn.contract import NetworkContract, batch_norms
 
-def fold_batch_norm(variables: dict[str, Any], epsilon: float) -> dict[str, Any]:
-    """Returns the variables of the folded network: those of `SegNet(folded=True)`, which computes the same.
+
+def fold_batch_norm(variables: dict[str, Any], model: NetworkContract) -> dict[str, Any]:
+    """Return the variables of the folded network, `model.clone(folded=True)`, which computes the same.
 
     Args:
-      variables: a network's "params" and "batch_stats".
-      epsilon: its `batch_norm_epsilon`.
+      variables: the network's "params" and "batch_stats".
+      model: the network, whose `layers` say which BatchNorm is folded into which convolution.
 
     Returns:
-      {"params": ...}, each convolution with a kernel and a bias, float32.
+      {"params": ...}, each folded convolution with a kernel and a bias, float32.
     """
     params, statistics = variables["params"], variables["batch_stats"]
-    convolutions = {name: layer for name, layer in params.items() if "kernel" in layer}
+    folding = batch_norms(model)
 
     def fold(name):
-        layer = convolutions[name]
-        if f"{name}_bn" not in params:
+        layer = params[name]
+        if name not in folding:
             return layer
-        norm, running = params[f"{name}_bn"], statistics[f"{name}_bn"]
-        factor = norm["scale"] * lax.rsqrt(running["var"] + epsilon)
+        norm, running = params[folding[name]], statistics[folding[name]]
+        factor = norm["scale"] * lax.rsqrt(running["var"] + model.batch_norm_epsilon)
         return {
             "kernel": layer["kernel"] * factor[None, None, None],
             "bias": norm["bias"] + (layer.get("bias", 0.0) - running["mean"]) * factor,
         }
 
-    return {"params": {name: fold(name) for name in convolutions}}
+    return {"params": {name: fold(name) for name in params if name not in folding.values()}}

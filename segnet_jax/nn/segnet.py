@@ -5,7 +5,6 @@ Source: Badrinarayanan, Kendall, Cipolla: SegNet, PAMI 2017 (arXiv 1511.00561); 
 `bayesian_segnet_train.prototxt` (Bayesian SegNet, arXiv 1511.02680).
 """
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from segnet_jax.nn.batch_norm import BatchNormReLU
+from segnet_jax.nn.contract import LayerSpec, convolution_block, tap
 from segnet_jax.nn.convolution import Convolution
 from segnet_jax.nn.dropout import drop, keys_at
 from segnet_jax.nn.pooling import Pooling, max_pool_with_code, unpool
@@ -27,17 +27,6 @@ ENCODERS: dict[Encoder, tuple[tuple[int, int], ...]] = {  # (channels, convoluti
 }
 FIRST_TO_DROP = 3
 """The stage from which on maps are dropped, behind its pooling and behind its decoder."""
-_ENCODER_LAYER = re.compile(r"conv(\d)(_\d+)?(_bn)?")  # the decoder's have _D or _decode in their names
-
-
-def encoder_stage(layer: str) -> int | None:
-    """Return the encoder stage of a layer of SegNet or SegNet-Basic, counted from 1; None for a layer behind it.
-
-    Args:
-      layer: a key of "params" or "batch_stats", such as "conv1_1", "conv1_1_bn" or "conv1".
-    """
-    found = _ENCODER_LAYER.fullmatch(layer)
-    return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)
@@ -74,7 +63,7 @@ class SegNet(nn.Module):
       batch_norm_epsilon: added to the variance.
       batch_norm_bias: what BatchNorm's shift begins with.
       frozen_stages: encoder stages, from the first, whose BatchNorm keeps its running statistics and normalizes by
-        them in training too. The step takes no gradient of their parameters (`is_frozen`).
+        them in training too. The step takes no gradient of their parameters (`contract.frozen_layers`).
       folded: for inference alone, with variables from `fold_batch_norm`: each BatchNorm lies in its convolution.
       sync_axis: the mapped axis over which BatchNorm takes its statistics, or None for each device by itself.
       dtype: of activations; parameters and statistics are float32.
@@ -121,7 +110,7 @@ class SegNet(nn.Module):
         for stage, (channels, num_convolutions) in enumerate(stages, start=1):
             for i in range(1, num_convolutions + 1):
                 x = self.block(x, channels, f"conv{stage}_{i}", train and stage > self.frozen_stages)
-            x = self.down(x, pooled)
+            x = self.pool(x, stage, pooled)
             x = self.drop(x, stage, keys, stage)
 
         for stage, (channels, num_convolutions) in reversed(list(enumerate(stages, start=1))):
@@ -146,10 +135,23 @@ class SegNet(nn.Module):
         """The name of the last convolution, whose channels are the classes."""
         return "conv1_1_D"
 
-    def is_frozen(self, layer: str) -> bool:
-        """Return whether a layer, such as "conv1_1" or "conv1_1_bn", is in a frozen stage."""
-        stage = encoder_stage(layer)
-        return stage is not None and stage <= self.frozen_stages
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """Every layer with parameters, as the contract wants them described (`nn.contract`)."""
+        layers, stages = [], list(enumerate(self.stages, start=1))
+        for stage, (_, num_convolutions) in stages:
+            for i in range(1, num_convolutions + 1):
+                layers += convolution_block(f"conv{stage}_{i}", "encoder", stage)
+        for stage, (_, num_convolutions) in reversed(stages):
+            layers += self.upsampling_layers(stage)
+            for i in range(num_convolutions, 1 if stage == 1 else 0, -1):
+                layers += convolution_block(f"conv{stage}_{i}_D", "decoder")
+        head = convolution_block(self.head, "head")
+        return (*layers, *(head if self.final_batch_norm else head[:1]))
+
+    def upsampling_layers(self, stage: int) -> list[LayerSpec]:
+        """Describe what a decoder stage upsamples by, where it has parameters."""
+        return [LayerSpec(f"upsample{stage}", "upsampling", "decoder")] if self.upsampling == "learnt" else []
 
     def block(self, x: jax.Array, channels: int, name: str, train: bool, relu: bool = True, **form) -> jax.Array:
         """A convolution with BatchNorm and ReLU; `form` says more of the convolution."""
@@ -167,10 +169,11 @@ class SegNet(nn.Module):
         )
         return normalize(x, train=train)
 
-    def down(self, x: jax.Array, pooled: list[Pooled]) -> jax.Array:
+    def pool(self, x: jax.Array, stage: int, pooled: list[Pooled]) -> jax.Array:
         """Pools, and notes what the decoder needs."""
         maps = x
         x, code = max_pool_with_code(x, self.pooling)
+        tap(self, stage, maps, code)
         pooled.append(Pooled(maps, code))
         return x
 

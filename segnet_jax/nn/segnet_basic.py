@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from segnet_jax.nn.contract import LayerSpec, convolution_block
 from segnet_jax.nn.convolution import Convolution
 from segnet_jax.nn.segnet import SegNet
 
@@ -45,6 +46,16 @@ class SegNetBasic(SegNet):
         """As `SegNet`."""
         return "conv_classifier"
 
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """As `SegNet`."""
+        layers, stages = [], range(1, len(self.stages) + 1)
+        for stage in stages:
+            layers += convolution_block(f"conv{stage}", "encoder", stage)
+        for stage in reversed(stages):
+            layers += [*self.upsampling_layers(stage), *convolution_block(f"conv_decode{stage}", "decoder")]
+        return (*layers, LayerSpec(self.head, "convolution", "head"))
+
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
         """As `SegNet`."""
@@ -54,7 +65,7 @@ class SegNetBasic(SegNet):
         stages = list(enumerate(self.stages, start=1))
         for stage, (channels, _) in stages:
             x = self.block(x, channels, f"conv{stage}", train and stage > self.frozen_stages, size=SIZE)
-            x = self.down(x, pooled)
+            x = self.pool(x, stage, pooled)
             x = self.drop(x, stage, keys, stage)
         for stage, (channels, _) in reversed(stages):
             maps = pooled[-1].maps

@@ -16,6 +16,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import override, read_protocol
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import Devices
+from segnet_jax.nn.contract import head_layers
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW
 from segnet_jax.runs.checks import check_takes_vgg
 from segnet_jax.system.errors import UserError
@@ -60,7 +61,7 @@ def read_initial(
             return read_vgg(path, config.encoder, PREPROCESSINGS.get(config.preprocessing))  # None for "auto"
         trained = _read_own(config, path) if kind == "segnet" else _read_caffe(config, path)
     model = build.build_model(config, 1, "float32")  # of any number of classes: what fits does not depend on it
-    check_fits(trained, config, variable_shapes(model), model.head)
+    check_fits(trained, config, variable_shapes(model), head_layers(model))
     return trained
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -17,8 +16,8 @@ from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, replicate
+from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.nn.segnet import SegNet
 from segnet_jax.runs import dataset as run_dataset
 from segnet_jax.runs import dataset_checks
 from segnet_jax.runs.checks import another_batch, check_network, check_selection
@@ -37,6 +36,7 @@ from segnet_jax.training.inputs import (
     evaluation_input,
     training_input,
 )
+from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import TrainState, create_state
 from segnet_jax.weights.vgg import VGG
 
@@ -136,20 +136,26 @@ class Setup:
         return device_shard(self.devices, self.config.batch_size_per_device)
 
     @cached_property
-    def model(self) -> SegNet:
+    def model(self) -> NetworkContract:
         """The network."""
         return build.build_model(self.config, len(self.dataset.classes), self.precision)
 
     @cached_property
-    def optimizer_and_schedule(self) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        """The optimizer, and its learning rate as a function of the step."""
-        return build.build_optimizer(self.config, self.sampler.steps_per_epoch)
+    def step_settings(self) -> StepSettings:
+        """What the training step and the evaluation step hold, optimizer included."""
+        return build.step_settings(
+            self.config, self.model, self.class_weights, self.preprocessing, self.sampler.steps_per_epoch
+        )
+
+    @cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer."""
+        return build.build_optimizer(self.config, self.model, self.sampler.steps_per_epoch)[0]
 
     @cached_property
     def state_shapes(self) -> TrainState:
         """Shapes and dtypes of the training state."""
-        optimizer, _ = self.optimizer_and_schedule
-        return build.state_shapes(self.model, optimizer, self.precision, self.config.ema_decay > 0)
+        return build.state_shapes(self.model, self.optimizer, self.precision, self.config.ema_decay > 0)
 
     def batch(self, step: int) -> tf_data.Batch:
         """Return this process's part of the batch of a step, counted from 0."""
@@ -174,34 +180,17 @@ class Setup:
             self.devices,
             self.dataset.classes.names,
         )
-        optimizer, _ = self.optimizer_and_schedule
-        state = create_state(variables, optimizer, self.precision, self.config.ema_decay > 0)
+        state = create_state(variables, self.optimizer, self.precision, self.config.ema_decay > 0)
         return replicate(state, self.devices)
 
     def build_steps(self) -> Steps:
-        """Build the training step and the evaluation; `say` prints when one is compiled."""
-        config, devices = self.config, self.devices
-        optimizer, schedule = self.optimizer_and_schedule
-        settings = {
-            "model": self.model,
-            "class_weights": jnp.asarray(self.class_weights),
-            "preprocessing": self.preprocessing,
-        }
-        source = training_input(
-            self.placement, self.train_samples, self.sampler, self.shard, config.grad_accum_steps, devices
-        )
-        train = build_steps.build_train_step(
-            source,
-            devices,
-            optimizer=optimizer,
-            schedule=schedule,
-            half_gradients=config.half_gradients,
-            seed=config.seed,
-            ema_decay=config.ema_decay,
-            **settings,
-        )
+        """Build the training step and the evaluation."""
+        devices, grad_accum_steps = self.devices, self.config.grad_accum_steps
+        settings = self.step_settings
+        source = training_input(self.placement, self.train_samples, self.sampler, self.shard, grad_accum_steps, devices)
+        train = build_steps.build_train_step(source, devices, settings)
         eval_source = evaluation_input(self.placement, self.eval_samples, self.shard, devices)
-        evaluate = build_steps.build_evaluator(eval_source, len(self.eval_samples), self.shard, devices, **settings)
+        evaluate = build_steps.build_evaluator(eval_source, len(self.eval_samples), self.shard, devices, settings)
         return Steps(source, train, evaluate)
 
 

@@ -29,6 +29,7 @@ from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
+from segnet_jax.nn.contract import frozen_layers
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
@@ -69,7 +70,7 @@ def calibrate(
         count += 1
         on_batch()
     mean = jax.tree.map(lambda sum_: (sum_ / count).astype(sum_.dtype), total)
-    return mean | split_layers(jax.device_get(variables["batch_stats"]), model.is_frozen)[0]
+    return mean | split_layers(jax.device_get(variables["batch_stats"]), frozen_layers(model))[0]
 
 
 class CountedBatch(NamedTuple):
@@ -128,7 +129,7 @@ def population_statistics(
             counts.append(num_images)
         on_batch(num_images * num_groups)
     pooled = {layer: pool_moments(counts, [each[layer] for each in found]) for layer in found[0]}
-    return pooled | split_layers(jax.device_get(variables["batch_stats"]), model.is_frozen)[0]
+    return pooled | split_layers(jax.device_get(variables["batch_stats"]), frozen_layers(model))[0]
 
 
 def pool_moments(counts: list[int], moments: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -18,20 +18,21 @@ from segnet_jax.distributed.data_parallel import (
 )
 from segnet_jax.training.evaluation import Evaluation, evaluate
 from segnet_jax.training.inputs import Input
+from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.steps import eval_step, train_steps
 
 NUM_PICTURES = 6
 
 
-def build_train_step(source: Input, devices: Devices, **settings) -> AheadOfTime:
+def build_train_step(source: Input, devices: Devices, settings: StepSettings) -> AheadOfTime:
     """Returns a function (state, inputs) -> (state, measures) that takes one call's steps on all devices.
 
     Args:
       source: of the training split's batches.
       devices: to train on.
-      **settings: what `train_step` wants to know.
+      settings: of the step.
     """
-    step = partial(train_steps, make_batch=source.make_batch, **settings)
+    step = partial(train_steps, make_batch=source.make_batch, settings=settings)
     mapped = parallel_train_step(step, devices, source.store_axis)
     return AheadOfTime(mapped, "the training step", devices, source.store)
 
@@ -41,7 +42,7 @@ def build_evaluator(
     num_samples: int,
     shard: tf_data.BatchShard,
     devices: Devices,
-    **step_settings,
+    settings: StepSettings,
 ) -> Callable[..., Evaluation | None]:
     """Returns a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
 
@@ -50,9 +51,9 @@ def build_evaluator(
       num_samples: how many records the split has.
       shard: this process's part of each batch; the scores do not depend on it.
       devices: to compute on.
-      **step_settings: what `eval_step` wants to know: model, class_weights, preprocessing.
+      settings: of the step.
     """
-    step = partial(eval_step, make_batch=source.make_batch, **step_settings)
+    step = partial(eval_step, make_batch=source.make_batch, settings=settings)
     mapped = parallel_eval_step(step, devices, source.store_axis)
     score = AheadOfTime(mapped, "the evaluation step", devices, source.store)
 

@@ -4,7 +4,7 @@ The head is the last convolution with its BatchNorm, if it has one: the only lay
 Along the last axis of each of their arrays lie the classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,8 +19,8 @@ from segnet_jax.distributed.data_parallel import (
     prefetch,
     replicate,
 )
+from segnet_jax.nn.contract import NetworkContract, batch_norms, head_layers
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW, TORCH, Preprocessing
-from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.training.batch_norm_statistics import calibrate
@@ -59,14 +59,14 @@ class TrainedSegNet:
     variables: Tree
 
 
-def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: str) -> None:
+def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Collection[str]) -> None:
     """Check that a trained network has the structure of the one to be trained, but for its classes.
 
     Args:
       trained: the network to start from.
       config: of the training.
       shapes: of the variables of the network to be trained.
-      head: the name of its last convolution.
+      head: the names of the layers whose last axis is the classes.
 
     Raises:
       UserError: naming what differs and the flags that would make it fit.
@@ -95,7 +95,7 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: str) 
         array.shape[-1]
         for layers in trained.variables.values()
         for layer, parts in layers.items()
-        if _is_head(layer, head)
+        if layer in head
         for array in parts.values()
     }
     if len(rows) > 1 or (trained.classes is not None and rows != {len(trained.classes)}):
@@ -113,30 +113,30 @@ def _flag(name: str, value: Any) -> str:
     return f"--{flag} {value}" if not isinstance(value, bool) else f"--{flag}" if value else f"--no-{flag}"
 
 
-def _sizes(tree: Tree, head: str) -> dict[str, list[int]]:
+def _sizes(tree: Tree, head: Collection[str]) -> dict[str, list[int]]:
     """The shape of each array by its name, without the axis of the classes."""
     return {
-        f"{layer}/{part}": list(array.shape[:-1] if _is_head(layer, head) else array.shape)
+        f"{layer}/{part}": list(array.shape[:-1] if layer in head else array.shape)
         for layers in tree.values()
         for layer, parts in layers.items()
         for part, array in parts.items()
     }
 
 
-def start_from(trained: TrainedSegNet, classes: Sequence[str], head: str, draw: Callable[[], Tree]) -> Tree:
+def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[str], draw: Callable[[], Tree]) -> Tree:
     """Return the variables to begin with: the trained ones, and in the head what the same classes had.
 
     Args:
       trained: the network to start from; it fits.
       classes: of the training.
-      head: the name of the last convolution.
+      head: the names of the layers whose last axis is the classes.
       draw: makes random variables of the network to be trained; called where there is a class to be drawn for.
     """
     places = kept_classes(trained, classes)
     drawn = draw() if len(places) < len(classes) else trained.variables
 
     def headed(collection: str, layer: str, parts: Mapping[str, Any]) -> dict[str, Any]:
-        if not _is_head(layer, head):
+        if layer not in head:
             return dict(parts)
         return {part: _rows(array, drawn[collection][layer][part], places, classes) for part, array in parts.items()}
 
@@ -169,10 +169,6 @@ def described(trained: TrainedSegNet, classes: Sequence[str]) -> str:
         return f"{start}: all {len(classes)} classes kept"
     parts = (("kept", list(kept)), ("new", new), ("left out", left))
     return f"{start}: " + "; ".join(f"{what} {', '.join(names) or 'none'}" for what, names in parts)
-
-
-def _is_head(layer: str, head: str) -> bool:
-    return layer in (head, f"{head}_bn")
 
 
 def _rows(trained: Any, drawn: Any, places: Mapping[str, int], classes: Sequence[str]) -> np.ndarray:
@@ -211,7 +207,7 @@ def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) ->
 
 def first_variables(
     config: Config,
-    model: SegNet,
+    model: NetworkContract,
     initial: VGG | TrainedSegNet | None,
     preprocessing: Preprocessing,
     batch_of: Callable[[int], tf_data.Batch],
@@ -225,7 +221,7 @@ def first_variables(
     """
     draw = partial(init_variables, model, config.seed)
     if isinstance(initial, TrainedSegNet):
-        return start_from(initial, classes, model.head, draw)
+        return start_from(initial, classes, head_layers(model), draw)
     variables = draw()
     if initial is None:
         return variables
@@ -235,8 +231,7 @@ def first_variables(
         variables["params"],
         variables["batch_stats"],
         initial,
-        conv_bias=config.conv_bias,
-        batch_norm_epsilon=config.batch_norm_epsilon,
+        model,
     )
     variables = {"params": params, "batch_stats": batch_stats}
     at_once = devices.total * config.batch_size_per_device  # of what is accumulated only the first is looked at
@@ -254,7 +249,9 @@ def first_variables(
         kernels = {conv: params[conv]["kernel"] for conv in affine}
         found = measure(measure_convolutions, model, kernels, affine)
         rescale, normalize = config.init_batch_norm != "preserve", config.init_batch_norm == "normalize"
-        variables = preserve_features(variables, affine, found, config.batch_norm_epsilon, rescale, normalize)
+        variables = preserve_features(
+            variables, affine, found, batch_norms(model), config.batch_norm_epsilon, rescale, normalize
+        )
         model = model.clone(frozen_stages=config.num_stages)  # the decoder is measured behind these very features
     batch_stats = measure(calibrate, model, replicate(variables, devices))
     return {"params": variables["params"], "batch_stats": batch_stats}

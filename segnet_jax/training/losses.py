@@ -1,9 +1,15 @@
 """Class-weighted cross-entropy as a sum, so that devices with unequal numbers of void pixels add up right."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from segnet_jax.constants import VOID
+
+Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""(logits float32 [B,H,W,C], label uint8 [B,H,W], class weights float32 [C]) -> float32 scalar: a sum over the labeled
+pixels or over the images. The step adds it up over devices and divides by the labeled pixels of the global batch."""
 
 
 def num_valid(label: jax.Array) -> jax.Array:

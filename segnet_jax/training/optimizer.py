@@ -1,15 +1,57 @@
-"""SGD with momentum or AdamW, factors by kind of parameter, frozen stages, and the learning rate's course."""
+"""SGD with momentum or AdamW, factors by kind of parameter, frozen stages, and the learning rate's course.
 
-from collections.abc import Callable
-from functools import partial
+To add an optimizer, add a function to `OPTIMIZERS` and its name to the config's field `optimizer`. A setting of its own
+is a field of `OptimizerSettings` and one of the config, of one name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 import optax
 
-from segnet_jax.nn.segnet import encoder_stage
+from segnet_jax.nn.contract import NetworkContract, encoder_layers, frozen_layers, role_mask
 
 Schedule = Literal["constant", "step", "poly", "cosine"]
+Mask = Callable[[Mapping[str, Any]], Any]
+"""Parameters -> a tree of booleans."""
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """What an optimizer and its learning rate are built from; each field is the config's field of the same name.
+
+    Attributes:
+      optimizer: a key of `OPTIMIZERS`.
+      learning_rate: the highest.
+      schedule: of the learning rate, as `learning_rate_schedule` has them.
+      epochs: of the training.
+      warmup_epochs: of a linear rise at the start.
+      step_epochs: of schedule "step", between two drops.
+      step_factor: of schedule "step", of each drop.
+      poly_power: of schedule "poly".
+      momentum: of SGD; beta1 of AdamW.
+      weight_decay: L2 on the kernels of convolutions, never on their biases.
+      decay_scale: L2 on BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
+      decay_shift: L2 on BatchNorm's shift too, as in MATLAB (OffsetL2Factor 1).
+      bias_lr_mult: learning-rate multiplier of the convolutions' biases; SegNet-Tutorial's is 2.
+      encoder_lr_mult: learning-rate multiplier of the encoder.
+    """
+
+    optimizer: str = "sgd"
+    learning_rate: float = 1e-3
+    schedule: Schedule = "constant"
+    epochs: int = 1
+    warmup_epochs: float = 0.0
+    step_epochs: int = 1
+    step_factor: float = 0.1
+    poly_power: float = 0.9
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_scale: bool = False
+    decay_shift: bool = False
+    bias_lr_mult: float = 1.0
+    encoder_lr_mult: float = 1.0
 
 
 def learning_rate_schedule(
@@ -48,69 +90,94 @@ def learning_rate_schedule(
 
 
 def sgd(
-    learning_rate: optax.Schedule,
-    momentum: float,
-    weight_decay: float,
-    decay_scale: bool = False,
-    bias_lr_mult: float = 1.0,
-    decay_shift: bool = False,
-) -> optax.GradientTransformation:
-    """SGD with momentum; L2 pulls on convolution kernels, never on their biases; on BatchNorm as told.
+    learning_rate: optax.Schedule, settings: OptimizerSettings, decayed: Mask
+) -> tuple[optax.GradientTransformation, ...]:
+    """Return the transformations of SGD with momentum.
 
     Args:
       learning_rate: by the step.
-      momentum: share of the last update that goes on.
-      weight_decay: times the parameter is added to its gradient.
-      decay_scale: L2 pulls on BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
-      bias_lr_mult: factor on the learning rate of the convolutions' biases; there 2.
-      decay_shift: L2 pulls on BatchNorm's shift too, as in MATLAB (OffsetL2Factor 1).
+      settings: `weight_decay` times the parameter is added to its gradient; `momentum` is the fraction of the last
+        update that is kept.
+      decayed: of the parameters that weight decay applies to.
     """
-    decay = optax.add_decayed_weights(weight_decay, mask=_decayed(decay_scale, decay_shift))
-    return _with_bias_rate(bias_lr_mult, decay, optax.sgd(learning_rate, momentum=momentum))
+    decay = optax.add_decayed_weights(settings.weight_decay, mask=decayed)
+    return decay, optax.sgd(learning_rate, momentum=settings.momentum)
 
 
 def adamw(
-    learning_rate: optax.Schedule,
-    momentum: float,
-    weight_decay: float,
-    decay_scale: bool = False,
-    bias_lr_mult: float = 1.0,
-    decay_shift: bool = False,
-) -> optax.GradientTransformation:
-    """Build AdamW with the weight-decay mask of `sgd`; beta2 is 0.999 and epsilon 1e-8.
+    learning_rate: optax.Schedule, settings: OptimizerSettings, decayed: Mask
+) -> tuple[optax.GradientTransformation, ...]:
+    """Return AdamW; beta2 is 0.999 and epsilon 1e-8.
 
     Args:
       learning_rate: by the step.
-      momentum: beta1.
-      weight_decay: times the parameter and the learning rate is subtracted, whatever the gradient.
-      decay_scale: as `sgd`.
-      bias_lr_mult: as `sgd`.
-      decay_shift: as `sgd`.
+      settings: `momentum` is beta1; `weight_decay` times the parameter and the learning rate is subtracted, whatever
+        the gradient.
+      decayed: of the parameters that weight decay applies to.
 
     Source: Loshchilov & Hutter 2019 (arXiv 1711.05101).
     """
-    adam = optax.adamw(learning_rate, b1=momentum, weight_decay=weight_decay, mask=_decayed(decay_scale, decay_shift))
-    return _with_bias_rate(bias_lr_mult, adam)
+    return (optax.adamw(learning_rate, b1=settings.momentum, weight_decay=settings.weight_decay, mask=decayed),)
 
 
-OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
+OPTIMIZERS: dict[str, Callable[..., tuple[optax.GradientTransformation, ...]]] = {"sgd": sgd, "adamw": adamw}
+"""The config's name of each optimizer -> (learning rate, settings, weight-decay mask) -> transformations to chain."""
 
 
-def scale_encoder(optimizer: optax.GradientTransformation, factor: float) -> optax.GradientTransformation:
-    """Multiply the encoder's updates by a factor, which is a factor on its learning rate."""
-    encoder = partial(_where, lambda path: encoder_stage(path[0]) is not None)
-    return optax.chain(optimizer, optax.masked(optax.scale(factor), encoder))
+def build_optimizer(
+    settings: OptimizerSettings, model: NetworkContract, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Return the optimizer of a network's parameters, and its learning rate as a function of the step.
+
+    Args:
+      settings: of the optimizer.
+      model: the network, asked for the roles of its parameters and the frozen layers.
+      steps_per_epoch: by which epochs are turned into steps.
+    """
+    schedule = learning_rate_schedule(
+        settings.schedule,
+        peak=settings.learning_rate,
+        total_steps=settings.epochs * steps_per_epoch,
+        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
+        drop_every=settings.step_epochs * steps_per_epoch,
+        drop_factor=settings.step_factor,
+        power=settings.poly_power,
+    )
+    roles = ("kernel", *(("scale",) if settings.decay_scale else ()), *(("shift",) if settings.decay_shift else ()))
+    steps = OPTIMIZERS[settings.optimizer](schedule, settings, role_mask(model, *roles))
+    if settings.bias_lr_mult != 1:
+        steps += (optax.masked(optax.scale(settings.bias_lr_mult), role_mask(model, "bias")),)
+    optimizer = optax.chain(*steps)
+    if settings.encoder_lr_mult != 1:
+        optimizer = scale_layers(optimizer, encoder_layers(model), settings.encoder_lr_mult)
+    if frozen := frozen_layers(model):
+        optimizer = without_layers(optimizer, frozen)
+    return optimizer, schedule
 
 
-def of_trainable(optimizer: optax.GradientTransformation, frozen_stages: int) -> optax.GradientTransformation:
+def scale_layers(
+    optimizer: optax.GradientTransformation, layers: frozenset[str], factor: float
+) -> optax.GradientTransformation:
+    """Multiply the updates of some layers by a factor, which is a factor on their learning rate."""
+
+    def chosen(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+        return {layer: dict.fromkeys(parts, layer in layers) for layer, parts in params.items()}
+
+    return optax.chain(optimizer, optax.masked(optax.scale(factor), chosen))
+
+
+def without_layers(optimizer: optax.GradientTransformation, layers: frozenset[str]) -> optax.GradientTransformation:
     """Restrict an optimizer to the layers that are not frozen: it keeps no state for those that are.
 
     Its `init` and `update` take all parameters as before; gradients and updates are of the trainable layers alone.
+
+    Args:
+      optimizer: of the trainable layers.
+      layers: the frozen ones.
     """
 
     def trainable(params):
-        stages = {layer: encoder_stage(layer) for layer in params}
-        return {layer: params[layer] for layer, stage in stages.items() if stage is None or stage > frozen_stages}
+        return {layer: parts for layer, parts in params.items() if layer not in layers}
 
     def init(params):
         return optimizer.init(trainable(params))
@@ -119,25 +186,3 @@ def of_trainable(optimizer: optax.GradientTransformation, frozen_stages: int) ->
         return optimizer.update(grads, state, trainable(params))
 
     return optax.GradientTransformation(init, update)
-
-
-def _decayed(decay_scale: bool, decay_shift: bool) -> Callable:
-    """The mask of the parameters that weight decay applies to."""
-
-    def is_decayed(path: list[str]) -> bool:
-        is_shift = path[-1] == "bias" and path[-2].endswith("_bn")
-        return path[-1] == "kernel" or (decay_scale and path[-1] == "scale") or (decay_shift and is_shift)
-
-    return partial(_where, is_decayed)
-
-
-def _with_bias_rate(bias_lr_mult: float, *steps: optax.GradientTransformation) -> optax.GradientTransformation:
-    if bias_lr_mult == 1:
-        return optax.chain(*steps)
-    biases = partial(_where, lambda path: path[-1] == "bias" and not path[-2].endswith("_bn"))
-    return optax.chain(*steps, optax.masked(optax.scale(bias_lr_mult), biases))
-
-
-def _where(condition: Callable[[list[str]], bool], params) -> Any:
-    """A tree that tells of each parameter whether its path, such as ["conv1_1_bn", "scale"], fulfils a condition."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: condition([part.key for part in path]), params)

@@ -21,10 +21,10 @@ from flax import linen as nn
 from jax import lax
 
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step
+from segnet_jax.nn.contract import NetworkContract, encoder_convolutions
 from segnet_jax.nn.convolution import convolve_padded
 from segnet_jax.nn.pooling import max_pool_with_code
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
-from segnet_jax.nn.segnet import SegNet, scaled_stages
 
 _PIXELS = (0, 1, 2)
 
@@ -37,7 +37,7 @@ class Affine(NamedTuple):
 
 
 def measure_convolutions(
-    model: SegNet,
+    model: NetworkContract,
     kernels: Mapping[str, jax.Array],
     affine: Mapping[str, Affine],
     batches: Iterable[dict[str, jax.Array]],
@@ -64,8 +64,8 @@ def measure_convolutions(
     def statistics(weights, batch, _store):
         kernels, affine = weights
         x, found = normalize(batch["image"][0], preprocessing), {}
-        for stage, (_, num_convolutions) in enumerate(scaled_stages(model.encoder, model.depth, model.width), start=1):
-            for conv in (f"conv{stage}_{i}" for i in range(1, num_convolutions + 1)):
+        for stage in encoder_convolutions(model):
+            for conv in stage:
                 y = convolve_padded(x, kernels[conv])
                 means = jnp.stack([jnp.mean(y, _PIXELS), jnp.mean(y * y, _PIXELS)])
                 mean, mean_of_squares = means if model.sync_axis is None else lax.pmean(means, AXIS)
@@ -88,6 +88,7 @@ def preserve_features(
     variables: dict[str, Any],
     affine: Mapping[str, Affine],
     statistics: Mapping[str, Mapping[str, np.ndarray]],
+    batch_norms: Mapping[str, str],
     epsilon: float,
     rescale: bool = False,
     normalize: bool = False,
@@ -101,6 +102,7 @@ def preserve_features(
       variables: "params" and "batch_stats", with the pretrained kernels, and biases where convolutions have one.
       affine: of each pretrained convolution, in the order of the network.
       statistics: from `measure_convolutions`.
+      batch_norms: the name of the BatchNorm behind each convolution.
       epsilon: what BatchNorm adds to the variance.
       rescale: multiply each kernel, and the bias of its convolution, by a number that gives the kernel the L2 norm
         that He initialization would; BatchNorm takes the number out again.
@@ -116,8 +118,8 @@ def preserve_features(
         gain /= divisor  # of what is convolved here over what the pretrained network convolves
         scale, shift = factor * np.sqrt(gain**2 * var + epsilon) / gain, factor * mean + offset
         divisor = np.sqrt(np.mean(scale**2)) if normalize else 1.0
-        params[f"{conv}_bn"] = _float32({"scale": scale / divisor, "bias": shift / divisor})
-        batch_stats[f"{conv}_bn"] = _float32({"mean": gain * mean + bias, "var": gain**2 * var})
+        params[batch_norms[conv]] = _float32({"scale": scale / divisor, "bias": shift / divisor})
+        batch_stats[batch_norms[conv]] = _float32({"mean": gain * mean + bias, "var": gain**2 * var})
     return {"params": params, "batch_stats": batch_stats}
 
 

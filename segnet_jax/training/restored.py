@@ -86,7 +86,7 @@ def restore(
         meta = check_meta(checkpoints.read_meta(which, step), f"the {which} checkpoint of {run}")
         check_experiment(pathlib.Path(run), meta, files.read_run(run))
         model = build.build_model(config, len(meta["classes"]), precision)
-        optimizer, _ = build.build_optimizer(config, steps_per_epoch=1)  # for its state's shape alone
+        optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)  # for its state's shape alone
         shapes = build.state_shapes(model, optimizer, meta["precision"], config.ema_decay > 0)
         try:
             state = checkpoints.restore(which, step, shapes)

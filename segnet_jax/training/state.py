@@ -1,7 +1,7 @@
 """What a training consists of at one moment, and how it begins."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -47,9 +47,9 @@ class TrainState(struct.PyTreeNode):
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def split_layers(tree: dict[str, Any], condition: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split parameters or statistics by layer: those whose name fulfills a condition, and the others."""
-    chosen = {layer: parts for layer, parts in tree.items() if condition(layer)}
+def split_layers(tree: dict[str, Any], names: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split parameters or statistics by layer: those with one of the names, and the others."""
+    chosen = {layer: parts for layer, parts in tree.items() if layer in names}
     return chosen, {layer: parts for layer, parts in tree.items() if layer not in chosen}
 
 

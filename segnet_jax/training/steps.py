@@ -11,22 +11,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jax import lax
 
 from segnet_jax.distributed.data_parallel import AXIS
 from segnet_jax.metrics.boundary import boundary_counts
 from segnet_jax.metrics.confusion import confusion_matrices
-from segnet_jax.nn.preprocessing import Preprocessing, normalize
+from segnet_jax.nn.contract import frozen_layers
+from segnet_jax.nn.preprocessing import normalize
 from segnet_jax.training.ema import update_ema
 from segnet_jax.training.inputs import MakeBatch
-from segnet_jax.training.losses import cross_entropy_sum, num_right, num_valid
+from segnet_jax.training.losses import num_right, num_valid
+from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.small_arrays import all_finite, cut_from_one, select
 from segnet_jax.training.state import TrainState, split_layers
 
 
 def train_steps(
-    state: TrainState, inputs: dict[str, jax.Array], store: Any, *, make_batch: MakeBatch, **settings
+    state: TrainState, inputs: dict[str, jax.Array], store: Any, *, make_batch: MakeBatch, settings: StepSettings
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimiser step after another in one program.
 
@@ -35,7 +36,7 @@ def train_steps(
       inputs: this device's, each array with a leading axis of K steps.
       store: data that stay on the devices.
       make_batch: (one step's inputs, store) -> the batch for `train_step`.
-      **settings: the other arguments of `train_step`.
+      settings: of `train_step`.
 
     Returns:
       The state after K steps, and the measures of each, [K].
@@ -43,38 +44,20 @@ def train_steps(
 
     def one(state, inputs):
         # The barrier keeps the step's own program the same, to the last bit, however its batch comes about.
-        return train_step(state, lax.optimization_barrier(make_batch(inputs, store)), **settings)
+        return train_step(state, lax.optimization_barrier(make_batch(inputs, store)), settings)
 
     return _scan(one, state, inputs)
 
 
 def train_step(
-    state: TrainState,
-    batch: dict[str, jax.Array],
-    *,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    class_weights: jax.Array,
-    preprocessing: Preprocessing,
-    half_gradients: bool = False,
-    seed: int = 0,
-    ema_decay: float = 0.0,
+    state: TrainState, batch: dict[str, jax.Array], settings: StepSettings
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimiser step.
 
     Args:
       state: the same on all devices.
       batch: this device's "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W]: A batches, their gradients added up.
-      model: the network.
-      optimizer: applied to the sum over devices and batches.
-      schedule: the optimizer's learning rate, for the report.
-      class_weights: float32 [C].
-      preprocessing: what the network expects of an image.
-      half_gradients: sum the gradients over devices in 16 bits: half the bytes on the wire, seven bits of mantissa, or
-        ten in float16.
-      seed: of dropout's random numbers, which an image gets by its place in the global batch, on whatever device.
-      ema_decay: share of the old average of the variables that is kept, where the state has one.
+      settings: network, loss, optimizer and what else the step holds.
 
     Returns:
       The next state, and scalars: "loss", "accuracy" (share of labelled pixels), "learning_rate", "skipped", the number
@@ -82,6 +65,7 @@ def train_step(
       BatchNorm's statistics are not finite, a float16 step changes nothing but the step number and the loss scale, and
       any other step nothing at all, nor do those after it: "finite" is then false.
     """
+    model = settings.model
     # Gradients are divided by the number of labelled pixels after they are summed over devices, so that the number is
     # summed in the same message. A power of two near it, which rounds nothing, keeps them in range until then.
     pixels = batch["label"].size * lax.axis_size(AXIS)
@@ -90,17 +74,18 @@ def train_step(
         factor *= state.loss_scale.scale
 
     # Frozen layers are constants of the loss: no gradient of theirs is computed, nor anything that it would need.
-    frozen, trainable = split_layers(state.params, model.is_frozen)
+    frozen_names = frozen_layers(model)
+    frozen, trainable = split_layers(state.params, frozen_names)
 
     def loss_fn(params, batch_stats, image, label, keys=None):
         logits, updated = model.apply(
             {"params": params | frozen, "batch_stats": batch_stats},
-            normalize(image, preprocessing, model.dtype),
+            normalize(image, settings.preprocessing, model.dtype),
             train=True,
             keys=keys,
             mutable=["batch_stats"],
         )
-        loss = cross_entropy_sum(logits, label, class_weights)
+        loss = settings.loss(logits, label, settings.class_weights)
         return factor * loss, (updated["batch_stats"], loss, num_right(logits, label))
 
     def add_batch(carry, one):
@@ -112,10 +97,10 @@ def train_step(
 
     nothing = (jax.tree.map(jnp.zeros_like, trainable), state.batch_stats, jnp.float32(0.0), jnp.int32(0))
     if model.dropout:
-        batch = batch | {"keys": _keys(seed, state.step, *batch["label"].shape[:2])}
+        batch = batch | {"keys": _keys(settings.seed, state.step, *batch["label"].shape[:2])}
     (grads, batch_stats, loss, right), _ = _scan(add_batch, nothing, batch)
 
-    if half_gradients:
+    if settings.half_gradients:
         half = jnp.bfloat16 if state.loss_scale is None else jnp.float16  # float16 needs the loss scale
         grads = jax.tree.map(lambda grad: grad.astype(half), grads)
     # Counts as float32: XLA joins messages of one type alone. Beyond 2^24 they are rounded, as in a division anyway.
@@ -125,22 +110,22 @@ def train_step(
     if model.sync_axis is None:
         batch_stats = lax.pmean(batch_stats, AXIS)  # synchronised statistics are equal already
     batch_stats = cut_from_one(batch_stats)
-    batch_stats |= split_layers(state.batch_stats, model.is_frozen)[0]  # to the last bit: a mean may round
+    batch_stats |= split_layers(state.batch_stats, frozen_names)[0]  # to the last bit: a mean may round
     grads = cut_from_one(jax.tree.map(lambda grad: grad.astype(jnp.float32) / (factor * total), grads))
 
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(trainable, updates) | frozen
     new = state.replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
     if state.ema is not None:
         variables = {"params": new.params, "batch_stats": batch_stats}
-        mean = update_ema(state.ema, variables, ema_decay, state.step - state.skipped)
-        held = {name: split_layers(tree, model.is_frozen)[0] for name, tree in state.ema.items()}
+        mean = update_ema(state.ema, variables, settings.ema_decay, state.step - state.skipped)
+        held = {name: split_layers(tree, frozen_names)[0] for name, tree in state.ema.items()}
         new = new.replace(ema={name: tree | held[name] for name, tree in mean.items()})
     new, measures = _guarded(state, new, all_finite((loss, grads, batch_stats)))
     return new, {
         "loss": loss / total,
         "accuracy": right / total,
-        "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
+        "learning_rate": jnp.asarray(settings.schedule(state.step - state.skipped), jnp.float32),
         **measures,
     }
 
@@ -198,9 +183,7 @@ def eval_step(
     store: Any,
     *,
     make_batch: MakeBatch,
-    model: nn.Module,
-    class_weights: jax.Array,
-    preprocessing: Preprocessing,
+    settings: StepSettings,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Scores one batch with BatchNorm's running statistics.
 
@@ -209,19 +192,18 @@ def eval_step(
       inputs: this device's.
       store: data that stay on the devices.
       make_batch: (inputs, store) -> "image" uint8 [B,H,W,3] and "label" uint8 [B,H,W]; VOID pixels do not count.
-      model: the network.
-      class_weights: float32 [C], of the loss.
-      preprocessing: what the network expects of an image.
+      settings: network, loss and preprocessing.
 
     Returns:
       Of all devices: the sum of the "loss", float32, undivided, and of each image the "confusions", int32 [D,B,C,C],
       and the counts of "boundaries", int32 [D,B,C,4], gathered so that every process knows all; and of each of this
       device's images its "prediction", uint8 [B,H,W].
     """
+    model = settings.model
     batch = lax.optimization_barrier(make_batch(inputs, store))
-    logits = model.apply(variables, normalize(batch["image"], preprocessing, model.dtype), train=False)
+    logits = model.apply(variables, normalize(batch["image"], settings.preprocessing, model.dtype), train=False)
     prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-    loss = cross_entropy_sum(logits, batch["label"], class_weights)
+    loss = settings.loss(logits, batch["label"], settings.class_weights)
     confusions = confusion_matrices(batch["label"], prediction, model.num_classes)
     boundaries = boundary_counts(batch["label"], prediction, model.num_classes)
     told = {"loss": lax.psum(loss, AXIS)} | lax.all_gather({"confusions": confusions, "boundaries": boundaries}, AXIS)

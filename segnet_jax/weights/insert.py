@@ -1,20 +1,18 @@
 """Load a trained VGG into the encoder of a network."""
 
-import re
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 
+from segnet_jax.nn.contract import NetworkContract, batch_norms, encoder_convolutions
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.weights.vgg import VGG, BatchNormWeights, ConvWeights
 
 Tree = dict[str, dict]
-_ENCODER_CONV = re.compile(r"conv\d_\d")  # the decoder's have _D behind
 
 
-def insert_encoder(
-    params: Mapping, batch_stats: Mapping, vgg: VGG, *, conv_bias: bool, batch_norm_epsilon: float
-) -> tuple[Tree, Tree]:
+def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: NetworkContract) -> tuple[Tree, Tree]:
     """Return a copy of the network's variables with trained weights in the encoder.
 
     A convolution's bias is copied or, if the network has no bias before BatchNorm, folded into the running mean:
@@ -26,8 +24,7 @@ def insert_encoder(
       params: "conv1_1" -> {"kernel", maybe "bias"}, "conv1_1_bn" -> {"scale", "bias"}, and the decoder's.
       batch_stats: "conv1_1_bn" -> {"mean", "var"}, and the decoder's.
       vgg: the trained weights.
-      conv_bias: whether the network's convolutions have a bias.
-      batch_norm_epsilon: the number that the network's BatchNorm adds to the variance.
+      model: the network; its encoder's convolutions have the names of the VGG's.
 
     Returns:
       params and batch_stats; replaced values are float32 numpy arrays.
@@ -35,7 +32,7 @@ def insert_encoder(
     Raises:
       UserError: the network's width or encoder differs from that of the weights.
     """
-    convs = sorted(filter(_ENCODER_CONV.fullmatch, params))
+    convs, folding = list(itertools.chain(*encoder_convolutions(model))), batch_norms(model)
     if missing := [conv for conv in convs if conv not in vgg.convs]:
         raise UserError(f"the weights of {vgg.encoder} have no {listed(missing)}: the network has a different encoder")
     shapes = {conv: (params[conv]["kernel"].shape, vgg.convs[conv].kernel.shape) for conv in convs}
@@ -46,13 +43,13 @@ def insert_encoder(
         )
     params, batch_stats = dict(params), dict(batch_stats)
     for conv in convs:
-        assert conv_bias == ("bias" in params[conv]), f"{conv} and conv_bias={conv_bias} do not agree"
+        conv_bias, norm = "bias" in params[conv], folding[conv]
         weights = vgg.convs[conv]
-        batch_norm = _batch_norm(weights, vgg.batch_norm_epsilon, batch_norm_epsilon)
+        batch_norm = _batch_norm(weights, vgg.batch_norm_epsilon, model.batch_norm_epsilon)
         folded = 0 if conv_bias else weights.bias
         params[conv] = {"kernel": weights.kernel} | ({"bias": weights.bias} if conv_bias else {})
-        params[f"{conv}_bn"] = {"scale": batch_norm.scale, "bias": batch_norm.bias}
-        batch_stats[f"{conv}_bn"] = {"mean": batch_norm.mean - folded, "var": batch_norm.var}
+        params[norm] = {"scale": batch_norm.scale, "bias": batch_norm.bias}
+        batch_stats[norm] = {"mean": batch_norm.mean - folded, "var": batch_norm.var}
     return params, batch_stats
 
 

@@ -79,7 +79,7 @@ def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
     path = Path(path)
     with _naming(path):
         reader = _format(path)
-        if reader is safetensors.read and own_segnet.LAST_LAYERS & own_segnet.names_in(path):
+        if reader is safetensors.read and own_segnet.head_tensors() & own_segnet.names_in(path):
             return "segnet"
         if reader is caffe.read and caffe_segnet.LAST_LAYERS & {layer.name for layer in caffe.read_layers(path)}:
             return "caffe-segnet"

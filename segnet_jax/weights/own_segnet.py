@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from segnet_jax.nn import NETWORKS
+from segnet_jax.nn.contract import head_layers
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.weights.containers.stored import StoredTensor, read_numbers
 from segnet_jax.weights.safetensors_file import open_checked
@@ -22,8 +24,11 @@ _PLACES = {  # a tensor's name behind the layer's and its number of axes -> wher
     ("running_mean", 1): ("batch_stats", "mean"),
     ("running_var", 1): ("batch_stats", "var"),
 }
-LAST_LAYERS = {"conv1_1_D.weight", "conv_classifier.weight"}
-"""Tensors that every such file has one of, and no VGG has."""
+
+
+def head_tensors() -> set[str]:
+    """Return the names of the tensors that every such file has one of, and no VGG has: the networks' heads."""
+    return {f"{layer}.weight" for network in NETWORKS.values() for layer in head_layers(network(num_classes=1))}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from communication import BACKWARD_SHARE, IMAGE_FLOP
 
 from segnet_jax import benchmark
 from segnet_jax.benchmarks import roofline, throughput
@@ -41,6 +42,8 @@ def test_the_work_of_the_published_network_is_the_published_one():
     assert round(work.train_flop / 1e9, 1) == 639.7  # 2.42 and 0.43 GB
     assert round(work.train_bytes / 1e9, 2) == 2.42
     assert round(work.infer_bytes / 1e9, 2) == 0.43
+    assert IMAGE_FLOP.value == pytest.approx(work.train_flop, rel=1e-3)  # what the model of scaling assumes
+    assert BACKWARD_SHARE.value == pytest.approx(1 - work.infer_flop / work.train_flop, rel=1e-3)
 
 
 def test_the_work_of_one_stage_is_what_it_comes_to_by_hand():

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -34,8 +35,9 @@ from segnet_jax.nn import SegNet, fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.system.command import run_command
 from segnet_jax.training.inputs import as_sent
-from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
 from segnet_jax.training.restored import restore
+from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, named_leaves
 from segnet_jax.training.steps import train_steps
 
@@ -168,19 +170,15 @@ def test_the_file_of_the_training_step_takes_the_step_that_training_takes():
     config = Config(**vars(TINY) | {"input": "host"})
     (one,) = lowered(config, steps=["train"], precisions=["float32"])
     model = SegNet(CLASSES, depth=2, width=1 / 32, sync_axis="data")
-    schedule = learning_rate_schedule("constant", peak=config.learning_rate, total_steps=1)
-    optimizer = sgd(schedule, config.momentum, config.weight_decay)
+    optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=config.learning_rate), model, 1)
     rng, devices = np.random.default_rng(0), choose_devices("1")
     inputs = {
         "image": rng.integers(0, 256, (1, 1, 1, 2, 16, 24, 3), np.uint8),
         "label": rng.integers(0, CLASSES, (1, 1, 1, 2, 16, 24), np.uint8),
     }
     state = jax.device_get(create_state(random_variables(model), optimizer, "float32"))
-    settings = {"model": model, "optimizer": optimizer, "schedule": schedule, "class_weights": jnp.ones(CLASSES)}
-
-    def step(state, inputs, store):
-        return train_steps(state, inputs, store, make_batch=as_sent, preprocessing=TORCH, **settings)
-
+    settings = StepSettings(model, jnp.ones(CLASSES), TORCH, optimizer, schedule)
+    step = partial(train_steps, make_batch=as_sent, settings=settings)
     expected, expected_metrics = parallel_train_step(step, devices)(replicate(state, devices), inputs, ())
     names = {
         "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", "")))) for key in path): leaf
@@ -202,7 +200,7 @@ def test_the_file_of_inference_labels_as_the_network_does():
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), np.uint8)
     logits = model.apply(variables, normalize(images, TORCH), train=False)
     program = jax.export.deserialize(bytearray(one.exported.serialize()))
-    prediction = program.call(fold_batch_norm(variables, model.batch_norm_epsilon), images)
+    prediction = program.call(fold_batch_norm(variables, model), images)
     assert (np.asarray(prediction) == np.argmax(np.asarray(logits), axis=-1)).mean() > 0.999
 
 
@@ -224,7 +222,7 @@ def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path
     variables, rng = jax.device_get(restored.variables), np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (2, 24, 32, 3), np.uint8), rng.integers(0, 3, (2, 24, 32), np.uint8)
 
-    prediction = programs["infer"].call(fold_batch_norm(variables, restored.model.batch_norm_epsilon), images)
+    prediction = programs["infer"].call(fold_batch_norm(variables, restored.model), images)
     assert (np.asarray(prediction) == segnet_jax.load(made, "newest").predict(images)).mean() > 0.999
 
     found, _ = programs["evaluate"].call(variables, {"image": images[None], "label": labels[None]}, ())
@@ -233,7 +231,7 @@ def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path
     surprise = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, labels[..., None], -1)[..., 0]
     assert float(np.ravel(found["loss"])[0]) == pytest.approx((weights[labels] * surprise).sum(), rel=1e-4)
 
-    optimizer = sgd(lambda step: 0.0, 0.9, 0.0)  # for the names of its state alone
+    optimizer, _ = build_optimizer(OptimizerSettings(), restored.model, 1)  # for the names of its state alone
     state = jax.device_get(create_state(variables, optimizer, "float32"))
     batch = {"image": images[None, None, None], "label": labels[None, None, None]}
     for step, rate in ((7, 0.1), (8, 0.01)):  # two epochs of four steps, then a tenth
@@ -266,7 +264,7 @@ def test_differences_are_of_the_root_mean_square_and_of_the_largest():
 def test_a_convolutions_result_is_what_pytorch_gives():
     torch = pytest.importorskip("torch")
     model = SegNet(3, depth=1, width=1 / 16)
-    variables = fold_batch_norm(random_variables(model), model.batch_norm_epsilon)
+    variables = fold_batch_norm(random_variables(model), model)
     image = np.random.default_rng(0).normal(size=(1, 6, 8, 3)).astype(np.float32)
     results = intermediates(model.clone(folded=True), variables, jnp.asarray(image))
     assert list(results) == ["conv1_1", "conv1_2", "conv1_2_D", "conv1_1_D", "logits", "pooling 1"]

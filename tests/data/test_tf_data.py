@@ -12,7 +12,7 @@ import pytest
 from segnet_jax.constants import VOID
 from segnet_jax.data.dataset import Split
 from segnet_jax.data.input_pipeline import tf_data
-from segnet_jax.data.input_pipeline.augment import augment
+from segnet_jax.data.input_pipeline.augment import ON_HOST, augment
 from segnet_jax.data.input_pipeline.cache import CachedSplit, streamed
 from segnet_jax.data.input_pipeline.class_counts import count_labels, count_split
 from segnet_jax.data.input_pipeline.sampler import Sampler
@@ -51,9 +51,10 @@ def augment_by_loop(image, label, flip, shift_y, shift_x):
 @pytest.mark.parametrize("shift", [(0, 0), (2, -3), (-4, 1), (5, 7), (-9, 20)])
 def test_augmentation_equals_a_loop_over_pixels(flip, shift):
     image, label = random_split(1, 5, 7).read(0)
-    out = np.full_like(image, 77), np.full_like(label, 77)  # what was there before must not shine through
-    augment(image, label, flip, *shift, out)
-    for ours, looped in zip(out, augment_by_loop(image, label, flip, *shift), strict=True):
+    params = dict(zip(("flip", "shift_y", "shift_x"), np.int32([flip, *shift]), strict=True))
+    for ours, looped in zip(
+        augment(image, label, params, ON_HOST), augment_by_loop(image, label, flip, *shift), strict=True
+    ):
         assert np.array_equal(ours, looped)
 
 

@@ -13,7 +13,8 @@ from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_
 from segnet_jax.nn import SegNet
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.training.inputs import as_sent
-from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
+from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, variable_shapes
 from segnet_jax.training.steps import train_steps
 
@@ -29,18 +30,9 @@ TRANSFERS = {"infeed", "outfeed", "send", "recv"}
 def lowered(*, synchronised, width=1.0, depth=5, steps=1, precision="float32", half_gradients=False):
     """The step of eight devices, each with one image of 32x32 a step, for which nothing is allocated."""
     model = SegNet(11, width=width, depth=depth, sync_axis=AXIS if synchronised else None)
-    schedule = learning_rate_schedule("constant", peak=0.1, total_steps=10)
-    optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
-    step = partial(
-        train_steps,
-        make_batch=as_sent,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        class_weights=jnp.ones(11),
-        preprocessing=TORCH,
-        half_gradients=half_gradients,
-    )
+    optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=0.1), model, 10)
+    settings = StepSettings(model, jnp.ones(11), TORCH, optimizer, schedule, half_gradients=half_gradients)
+    step = partial(train_steps, make_batch=as_sent, settings=settings)
     state = jax.eval_shape(partial(create_state, optimizer=optimizer, precision=precision), variable_shapes(model))
     inputs = {
         name: jax.ShapeDtypeStruct((DEVICES, steps, 1, 1, 32, 32, *channels), jnp.uint8)

@@ -41,7 +41,7 @@ def off(ours, expected):
 def test_the_folded_network_computes_the_same_logits(settings, shape):
     model = SegNet(11, **TINY, **settings)
     variables, image = random_variables(model), random_image(*shape)
-    folded = fold_batch_norm(variables, model.batch_norm_epsilon)
+    folded = fold_batch_norm(variables, model)
     ours = evaluate(model.clone(folded=True))(folded, np.float32(image))
     expected = evaluate(model)(variables, np.float32(image))
     assert np.ptp(expected, axis=(0, 1, 2)).max() > 0.05  # the last ReLU has let something pass
@@ -49,7 +49,7 @@ def test_the_folded_network_computes_the_same_logits(settings, shape):
 
     with jax.enable_x64(True):
         model, variables = model.clone(dtype=jnp.float64), jax.tree.map(np.float64, variables)
-        folded = fold_batch_norm(variables, model.batch_norm_epsilon)
+        folded = fold_batch_norm(variables, model)
         ours = evaluate(model.clone(folded=True))(folded, image)
         assert off(ours, evaluate(model)(variables, image)) < 1e-6  # logits are rounded to float32 at last
 
@@ -61,7 +61,7 @@ def test_folded_variables_have_the_names_and_shapes_that_the_folded_network_want
     model, image = SegNet(11, **settings), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     init = [partial(each.init, train=False) for each in (model, model.clone(folded=True))]
     variables, expected = (jax.eval_shape(each, jax.random.key(0), image) for each in init)
-    folded = jax.eval_shape(partial(fold_batch_norm, epsilon=1e-5), variables)
+    folded = jax.eval_shape(partial(fold_batch_norm, model=model), variables)
     assert folded == expected
     assert folded.keys() == {"params"} and {len(layer) for layer in folded["params"].values()} == {2}
 
@@ -70,6 +70,6 @@ def test_nothing_of_batch_norm_is_left_in_the_folded_program():
     model, image = SegNet(11, **TINY), jnp.zeros((1, 33, 45, 3))
     variables = random_variables(model)
     whole = evaluate(model).lower(variables, image).as_text()
-    folded = evaluate(model.clone(folded=True)).lower(fold_batch_norm(variables, 0.2), image).as_text()
+    folded = evaluate(model.clone(folded=True)).lower(fold_batch_norm(variables, model), image).as_text()
     assert whole.count("stablehlo.rsqrt") == 25
     assert "stablehlo.rsqrt" not in folded and "stablehlo.subtract" not in folded

@@ -131,7 +131,7 @@ def test_the_folded_network_computes_the_same():
         model = SegNetBasic(5, width=1 / 16, **variant)
         variables = random_variables(model, 0)
         image = np.random.default_rng(1).integers(0, 256, (1, 16, 32, 3)).astype(np.float32)
-        folded = evaluated(model.clone(folded=True))(fold_batch_norm(variables, EPSILON), image)
+        folded = evaluated(model.clone(folded=True))(fold_batch_norm(variables, model), image)
         expected = np.asarray(evaluated(model)(variables, image))
         assert np.abs(folded - expected).max() < 1e-3 * np.abs(expected).max()
 

@@ -143,7 +143,7 @@ def test_the_network_and_its_folded_form_compute_what_pytorchs_layers_do(is_matl
     image = np.random.default_rng(1).normal(size=(2, 21, 38, 3))
     expected = by_torch(variables, image, stages, size)
     run = jax.jit(lambda model, variables: model.apply(variables, np.float32(image), train=False), static_argnums=0)
-    folded = fold_batch_norm(variables, model.batch_norm_epsilon)
+    folded = fold_batch_norm(variables, model)
     assert np.ptp(expected) > 0.1
     for logits in (run(model, variables), run(model.clone(folded=True), folded)):
         np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())

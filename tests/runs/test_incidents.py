@@ -1,5 +1,6 @@
 """What is not finite ends the training: told with step and images, kept to be looked at, never saved."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from segnet_jax.runs.out_of_memory import what_may_fit
 from segnet_jax.system.errors import NotFinite, OutOfMemory
 from segnet_jax.training import build_steps
 from segnet_jax.training import steps as module
+from segnet_jax.training.losses import cross_entropy_sum
 from segnet_jax.training.manifest import verify
 from segnet_jax.training.precision import LossScale
 from segnet_jax.training.small_arrays import all_finite
@@ -42,23 +44,23 @@ def poison(monkeypatch, where, bad_step, value=jnp.nan):
     """Makes the training step meet a NaN in one place, at one step counted from 1."""
     train_step, is_bad = module.train_step, [False]
 
-    def poisoned(state, batch, *, model, **settings):
+    def poisoned(state, batch, settings):
         is_bad[0] = state.step == bad_step - 1
-        network = Poisoned(model, is_bad[0]) if where == "batch norm" else model
-        result = train_step(state, batch, model=network, **settings)
+        if where == "batch norm":
+            settings = dataclasses.replace(settings, model=Poisoned(settings.model, is_bad[0]))
+        if where in losses:
+            settings = dataclasses.replace(settings, loss=losses[where])
+        result = train_step(state, batch, settings)
         is_bad[0] = False  # evaluation shares some of what is patched
         return result
 
     monkeypatch.setattr(module, "train_step", poisoned)
-    loss, normalize = module.cross_entropy_sum, module.normalize
-    if where == "loss":
-        monkeypatch.setattr(module, "cross_entropy_sum", lambda *args: jnp.where(is_bad[0], value, loss(*args)))
-    if where == "gradient":  # a finite loss: the root of 0 has no finite slope
+    normalize = module.normalize
 
-        def steep(logits, *args):
-            return loss(logits, *args) + jnp.sqrt(jnp.where(is_bad[0], 0.0 * logits.sum(), 1.0)) - 1.0
+    def steep(logits, *args):  # a finite loss: the root of 0 has no finite slope
+        return cross_entropy_sum(logits, *args) + jnp.sqrt(jnp.where(is_bad[0], 0.0 * logits.sum(), 1.0)) - 1.0
 
-        monkeypatch.setattr(module, "cross_entropy_sum", steep)
+    losses = {"loss": lambda *args: jnp.where(is_bad[0], value, cross_entropy_sum(*args)), "gradient": steep}
     if where == "input":
         monkeypatch.setattr(module, "normalize", lambda *args: jnp.where(is_bad[0], value, normalize(*args)))
 
@@ -116,8 +118,13 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
 def test_float16_gives_up_when_the_loss_scale_cannot_fall_further(tmp_path, monkeypatch):
     create = LossScale.create
     monkeypatch.setattr(LossScale, "create", lambda: create().replace(scale=jnp.float32(4.0)))
-    poison(monkeypatch, "loss", 0)
-    monkeypatch.setattr(module, "cross_entropy_sum", lambda logits, *_: jnp.nan * logits.astype(jnp.float32).sum())
+    train_step = module.train_step
+
+    def without_loss(state, batch, settings):
+        loss = lambda logits, *_: jnp.nan * logits.astype(jnp.float32).sum()  # noqa: E731
+        return train_step(state, batch, dataclasses.replace(settings, loss=loss))
+
+    monkeypatch.setattr(module, "train_step", without_loss)
     with pytest.raises(NotFinite, match="step 3 was not finite"):  # 4 -> 2 -> 1
         run("--run", tmp_path / "run", "--precision", "float16")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

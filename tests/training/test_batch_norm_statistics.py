@@ -334,7 +334,7 @@ def test_a_loaded_network_has_the_recomputed_statistics_and_the_averaged_paramet
         layer, statistic = name.split("/")
         batch_stats.setdefault(layer, {})[statistic] = jnp.asarray(array)
     params = jax.tree.map(jnp.asarray, restored(unbroken, "best")["ema"]["params"])
-    expected = fold_batch_norm({"params": params, "batch_stats": batch_stats}, 1e-5)
+    expected = fold_batch_norm({"params": params, "batch_stats": batch_stats}, network.model)
     for ours, theirs in zip(jax.tree.leaves(network.variables), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

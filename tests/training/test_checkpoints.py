@@ -24,16 +24,15 @@ from segnet_jax.training import checkpoints as module
 from segnet_jax.training import manifest as training_manifest
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.manifest import Damaged, seal, verify
-from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
 from segnet_jax.training.state import create_state, init_variables, sum_of_state
-
-SCHEDULE = learning_rate_schedule("constant", peak=0.1, total_steps=5)
 
 
 @pytest.fixture(scope="module")
 def state():
-    variables = init_variables(SegNet(3, depth=1, width=0.125), seed=0)
-    optimizer = sgd(SCHEDULE, momentum=0.9, weight_decay=5e-4)
+    model = SegNet(3, depth=1, width=0.125)
+    variables = init_variables(model, seed=0)
+    optimizer, _ = build_optimizer(OptimizerSettings(), model, 5)
     return replicate(create_state(variables, optimizer, "float32"), choose_devices("2"))
 
 

@@ -11,11 +11,13 @@ from test_steps import CLASSES, WEIGHTS, assert_trees_close, random_batch
 
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_train_step, replicate
 from segnet_jax.nn.batch_norm import BatchNormReLU
+from segnet_jax.nn.contract import LayerSpec, convolution_block
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.inputs import as_sent
-from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
 from segnet_jax.training.precision import LossScale
+from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, init_variables
 from segnet_jax.training.steps import train_steps
 
@@ -29,27 +31,28 @@ class Tiny(nn.Module):
     dropout: float = 0.0
     sync_axis: str | None = AXIS
     dtype: jnp.dtype = jnp.float32
+    frozen_stages: int = 0
 
     @nn.compact
     def __call__(self, image, *, train, keys=None):
         x = nn.Conv(4, (3, 3), use_bias=False, dtype=self.dtype, name="conv")(image)
-        x = BatchNormReLU(axis_name=self.sync_axis if train else None, momentum=0.9, epsilon=1e-5)(x, train=train)
-        return nn.Conv(CLASSES, (1, 1), dtype=self.dtype)(x).astype(jnp.float32)
+        axis_name = self.sync_axis if train else None
+        x = BatchNormReLU(axis_name=axis_name, momentum=0.9, epsilon=1e-5, name="conv_bn")(x, train=train)
+        return nn.Conv(CLASSES, (1, 1), dtype=self.dtype, name="head")(x).astype(jnp.float32)
 
-    def is_frozen(self, layer):
-        return False
+    @property
+    def layers(self):
+        return (*convolution_block("conv", "encoder", 1), LayerSpec("head", "convolution", "head"))
 
 
 @cache
 def make(count, precision="float32", average=SHARE):
     devices = choose_devices(str(count))
     model = Tiny(dtype=jnp.float16 if precision == "float16" else jnp.float32)
-    schedule = learning_rate_schedule("constant", peak=0.05, total_steps=100)
-    optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
+    optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=0.05), model, 100)
     state = create_state(init_variables(model, seed=0), optimizer, precision, has_ema=average > 0)
-    settings = {"model": model, "optimizer": optimizer, "schedule": schedule, "ema_decay": average}
-    settings |= {"class_weights": jnp.asarray(WEIGHTS), "preprocessing": TORCH, "make_batch": as_sent}
-    step = parallel_train_step(partial(train_steps, **settings), devices)
+    settings = StepSettings(model, jnp.asarray(WEIGHTS), TORCH, optimizer, schedule, ema_decay=average)
+    step = parallel_train_step(partial(train_steps, make_batch=as_sent, settings=settings), devices)
     return partial(replicate, state, devices), step, devices
 
 

@@ -12,7 +12,6 @@ from random_variables import random_variables
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_step, replicate
 from segnet_jax.nn.preprocessing import TORCH, normalize
-from segnet_jax.nn.segnet import encoder_stage
 from segnet_jax.runs import checks
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import build
@@ -33,18 +32,10 @@ def made(num_devices=1, precision="float32", **changed):
     config = Config(**SMALL | {"learning_rate": 0.05} | changed)
     devices = choose_devices(str(num_devices))
     model = build.build_model(config, CLASSES, precision)
-    optimizer, schedule = build.build_optimizer(config, steps_per_epoch=10)
-    state = replicate(create_state(random_variables(model), optimizer, precision, config.ema_decay > 0), devices)
-    step = partial(
-        train_steps,
-        make_batch=as_sent,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        class_weights=jnp.ones(CLASSES),
-        preprocessing=TORCH,
-        ema_decay=config.ema_decay,
-    )
+    settings = build.step_settings(config, model, jnp.ones(CLASSES), TORCH, steps_per_epoch=10)
+    variables = random_variables(model)
+    state = replicate(create_state(variables, settings.optimizer, precision, config.ema_decay > 0), devices)
+    step = partial(train_steps, make_batch=as_sent, settings=settings)
     mapped = parallel_train_step(step, devices)
 
     def take(state, batch):
@@ -161,18 +152,6 @@ def test_recomputed_statistics_leave_those_of_frozen_layers_alone():
     found = calibrate(model, variables, batches, TORCH, devices)
     before = jax.device_get(state.batch_stats)
     assert changed_layers(before, found) == before.keys() - OF_STAGE_1
-
-
-@pytest.mark.parametrize(
-    "layer, stage",
-    [
-        *(("conv1_1", 1), ("conv1_1_bn", 1), ("conv5_4", 5), ("conv3", 3), ("conv3_bn", 3)),
-        *(("conv1_1_D", None), ("conv5_3_D_bn", None), ("conv_decode1", None), ("conv_classifier", None)),
-        ("upsample2", None),
-    ],
-)
-def test_the_stage_of_a_layer_is_read_from_its_name(layer, stage):
-    assert encoder_stage(layer) == stage
 
 
 @pytest.mark.parametrize("freeze, told", [("3", "--freeze 3 names a stage"), ("encoders", "--freeze must be")])

@@ -24,7 +24,8 @@ from segnet_jax.runs import trainer
 from segnet_jax.system.command import run_command
 from segnet_jax.training import build_steps, inputs
 from segnet_jax.training.inputs import as_sent
-from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
+from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, init_variables
 
 SAMPLE = pathlib.Path(__file__).parents[2] / "data" / "sample"
@@ -142,18 +143,13 @@ def test_a_folder_of_images_is_trained_on_without_tensorflow(tmp_path):
 def test_three_steps_in_one_call_are_three_calls_of_one(monkeypatch, backend):
     devices = choose_devices("2")
     model = SegNet(CLASSES, depth=1, width=0.0625, sync_axis=AXIS)
-    schedule = learning_rate_schedule("poly", peak=0.05, total_steps=5)  # another rate each step
-    optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
+    settings = OptimizerSettings(learning_rate=0.05, schedule="poly")  # another rate each step
+    optimizer, schedule = build_optimizer(settings, model, 5)
     first = create_state(init_variables(model, seed=0), optimizer, "float32")
     take = build_steps.build_train_step(
         inputs.Input(lambda: None, as_sent),
         devices,
-        lambda text: None,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        class_weights=jnp.asarray(WEIGHTS),
-        preprocessing=TORCH,
+        StepSettings(model, jnp.asarray(WEIGHTS), TORCH, optimizer, schedule),
     )
     batches = random_batch((2, 3, 1, 2))  # [L,K,A,B]
 

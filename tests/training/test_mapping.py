@@ -18,7 +18,8 @@ from segnet_jax.distributed.data_parallel import (
 from segnet_jax.nn import SegNet
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.training.inputs import as_sent
-from segnet_jax.training.optimizer import learning_rate_schedule, sgd
+from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
+from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, init_variables
 from segnet_jax.training.steps import eval_step, train_steps
 
@@ -29,10 +30,9 @@ def train_and_score(mapping):
     """The state, its measures, sums and predictions after two steps with dropout and one evaluation, as numpy."""
     devices = choose_devices(str(DEVICES), mapping=mapping)
     model = SegNet(3, depth=1, width=0.125, dropout=0.5, sync_axis=AXIS)
-    schedule = learning_rate_schedule("constant", peak=0.05, total_steps=5)
-    optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
-    common = {"make_batch": as_sent, "model": model, "class_weights": jnp.ones(3), "preprocessing": TORCH}
-    train = partial(train_steps, optimizer=optimizer, schedule=schedule, **common)
+    optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=0.05), model, 5)
+    common = {"make_batch": as_sent, "settings": StepSettings(model, jnp.ones(3), TORCH, optimizer, schedule)}
+    train = partial(train_steps, **common)
     step = AheadOfTime(parallel_train_step(train, devices), "training", devices)
     score = AheadOfTime(parallel_eval_step(partial(eval_step, **common), devices), "evaluation", devices)
 

@@ -1,5 +1,6 @@
 """The training and evaluation step against hand-written oracles, on one and on eight devices."""
 
+import types
 from functools import partial
 
 import jax
@@ -16,18 +17,21 @@ from segnet_jax.distributed.data_parallel import (
     replicate,
 )
 from segnet_jax.metrics.boundary import boundary_counts
+from segnet_jax.nn.contract import PARTS, convolution_block
 from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training.batch_norm_statistics import calibrate
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.losses import cross_entropy_sum
-from segnet_jax.training.optimizer import adamw, learning_rate_schedule, scale_encoder, sgd
+from segnet_jax.training.optimizer import OPTIMIZERS, OptimizerSettings, build_optimizer, learning_rate_schedule
 from segnet_jax.training.precision import LossScale
+from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.small_arrays import all_finite
 from segnet_jax.training.state import create_state, init_variables
 from segnet_jax.training.steps import eval_step, train_steps
 
 CLASSES, SIZE = 5, 16
+CONVOLUTION_AND_BATCH_NORM = convolution_block("conv", "encoder", 1)
 WEIGHTS = np.array([0.5, 1.0, 2.0, 3.0, 0.25], np.float32)
 
 
@@ -37,19 +41,10 @@ def make(
     devices = choose_devices(str(devices))
     network = {"depth": 2, "width": 0.125} | network
     model = SegNet(CLASSES, sync_axis=AXIS if sync else None, dtype=dtype, **network)
-    schedule = learning_rate_schedule("constant", peak=learning_rate, total_steps=100)
-    optimizer = sgd(schedule, momentum=0.9, weight_decay=5e-4)
+    optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=learning_rate), model, 100)
     state = create_state(init_variables(model, seed=0), optimizer, precision)
-    step = partial(
-        train_steps,
-        make_batch=as_sent,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        class_weights=jnp.asarray(WEIGHTS),
-        preprocessing=TORCH,
-        half_gradients=half_gradients,
-    )
+    settings = StepSettings(model, jnp.asarray(WEIGHTS), TORCH, optimizer, schedule, half_gradients=half_gradients)
+    step = partial(train_steps, make_batch=as_sent, settings=settings)
     mapped = parallel_train_step(step, devices)
 
     def take(state, batch, program=mapped):
@@ -192,12 +187,21 @@ def test_without_synchronised_batch_norm_devices_still_agree_on_one_state():
         assert len(shards) == 8 and all(np.array_equal(shards[0], shard, equal_nan=True) for shard in shards)
 
 
+def optimizer_of(layers=CONVOLUTION_AND_BATCH_NORM, **settings):
+    """An optimizer of a network with these layers."""
+    model = types.SimpleNamespace(layers=layers, frozen_stages=0)
+    return build_optimizer(OptimizerSettings(**settings), model, 2)[0]
+
+
 def test_l2_pulls_on_kernels_alone():
-    params = {"conv": {"kernel": jnp.ones(3), "bias": jnp.ones(3)}, "bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)}}
-    optimizer = sgd(learning_rate_schedule("constant", peak=1.0, total_steps=1), momentum=0.0, weight_decay=0.5)
+    params = {
+        "conv": {"kernel": jnp.ones(3), "bias": jnp.ones(3)},
+        "conv_bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
+    }
+    optimizer = optimizer_of(learning_rate=1.0, momentum=0.0, weight_decay=0.5)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     np.testing.assert_allclose(updates["conv"]["kernel"], -0.5)
-    assert not any(leaf.any() for leaf in jax.tree.leaves((updates["conv"]["bias"], updates["bn"])))
+    assert not any(leaf.any() for leaf in jax.tree.leaves((updates["conv"]["bias"], updates["conv_bn"])))
 
 
 def test_caffes_factors_double_the_rate_of_convolutions_biases_and_decay_batch_norms_scale():
@@ -205,8 +209,7 @@ def test_caffes_factors_double_the_rate_of_convolutions_biases_and_decay_batch_n
         "conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.ones(3)},
         "conv_bn": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
     }
-    schedule = learning_rate_schedule("constant", peak=0.1, total_steps=1)
-    optimizer = sgd(schedule, momentum=0.9, weight_decay=0.5, decay_scale=True, bias_lr_mult=2.0)
+    optimizer = optimizer_of(learning_rate=0.1, weight_decay=0.5, decay_scale=True, bias_lr_mult=2.0)
     state, gradients = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
     for momentum in (1.0, 1.9):  # the second update has the first one's 0.9 besides
         updates, state = optimizer.update(gradients, state, params)
@@ -221,11 +224,10 @@ def test_matlabs_l2_pulls_on_kernels_and_batch_norms_scale_and_offset_and_on_no_
         "conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(3, 2.0)},
         "conv_bn": {"scale": jnp.full(3, 3.0), "bias": jnp.full(3, -4.0)},
     }
-    schedule = learning_rate_schedule("constant", peak=0.1, total_steps=1)
     zeros = jax.tree.map(jnp.zeros_like, params)
     expected = {"kernel": -0.1 * 0.5 * 2, "scale": -0.1 * 0.5 * 3, "bias": -0.1 * 0.5 * -4}
     for scale, shift in ((False, False), (True, False), (False, True), (True, True)):
-        optimizer = sgd(schedule, momentum=0.9, weight_decay=0.5, decay_scale=scale, decay_shift=shift)
+        optimizer = optimizer_of(learning_rate=0.1, weight_decay=0.5, decay_scale=scale, decay_shift=shift)
         updates, _ = optimizer.update(zeros, optimizer.init(params), params)
         np.testing.assert_allclose(updates["conv"]["kernel"], expected["kernel"], rtol=1e-6)
         np.testing.assert_array_equal(updates["conv"]["bias"], 0)
@@ -243,7 +245,7 @@ def optax_promotion():
 def test_adamw_takes_the_step_of_its_paper_and_decays_kernels_alone(optax_promotion):
     """Algorithm 2 of Loshchilov & Hutter, by hand, over two steps."""
     params = {"conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(3, 2.0)}}
-    optimizer = adamw(learning_rate_schedule("constant", peak=0.1, total_steps=2), momentum=0.8, weight_decay=0.5)
+    optimizer = optimizer_of(optimizer="adamw", learning_rate=0.1, momentum=0.8, weight_decay=0.5)
     state, first, second = optimizer.init(params), 0.0, 0.0
     for number, gradient in enumerate((0.3, -0.1), start=1):
         updates, state = optimizer.update(
@@ -255,17 +257,20 @@ def test_adamw_takes_the_step_of_its_paper_and_decays_kernels_alone(optax_promot
         np.testing.assert_allclose(updates["conv"]["kernel"], -0.1 * (step + 0.5 * 2), rtol=1e-4)
 
 
-@pytest.mark.parametrize("build", [sgd, adamw])
-def test_the_encoders_multiplier_multiplies_every_update_of_an_encoder_layer_and_no_other(build, optax_promotion):
-    layers = ("conv1_1", "conv1_1_bn", "conv5_3", "conv1_1_D", "conv2_1_D_bn", "conv_decode1", "conv_classifier")
-    params = {layer: {"kernel": jnp.ones(2), "bias": jnp.ones(2)} for layer in layers}
-    plain = build(learning_rate_schedule("constant", peak=0.1, total_steps=2), momentum=0.9, weight_decay=0.5)
-    scaled, gradients = scale_encoder(plain, 0.1), jax.tree.map(lambda leaf: 3 * jnp.ones_like(leaf), params)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_encoders_multiplier_multiplies_every_update_of_an_encoder_layer_and_no_other(name, optax_promotion):
+    layers = (*convolution_block("first", "encoder", 1), *convolution_block("second", "decoder"))
+    params = {layer.name: dict.fromkeys(PARTS[layer.kind], jnp.ones(2)) for layer in layers}
+    settings = {"layers": layers, "optimizer": name, "learning_rate": 0.1, "weight_decay": 0.5}
+    plain, scaled = optimizer_of(**settings), optimizer_of(**settings, encoder_lr_mult=0.1)
+    gradients = jax.tree.map(lambda leaf: 3 * jnp.ones_like(leaf), params)
     expected, found = (each.update(gradients, each.init(params), params)[0] for each in (plain, scaled))
     for layer in layers:
-        factor = 0.1 if layer in layers[:3] else 1.0
+        factor = 0.1 if layer.section == "encoder" else 1.0
         jax.tree.map(
-            lambda a, b, f=factor: np.testing.assert_allclose(a, f * b, rtol=1e-6), found[layer], expected[layer]
+            lambda a, b, f=factor: np.testing.assert_allclose(a, f * b, rtol=1e-6),
+            found[layer.name],
+            expected[layer.name],
         )
 
 
@@ -342,7 +347,7 @@ def test_one_infinity_anywhere_is_not_finite():
 def test_evaluation_counts_all_devices_and_leaves_out_void():
     model, state, _, devices = make(4)
     step = parallel_eval_step(
-        partial(eval_step, make_batch=as_sent, model=model, class_weights=jnp.asarray(WEIGHTS), preprocessing=TORCH),
+        partial(eval_step, make_batch=as_sent, settings=StepSettings(model, jnp.asarray(WEIGHTS), TORCH)),
         devices,
     )
     batch = random_batch((4, 3), void=0.4)

@@ -130,7 +130,7 @@ def another_state(run, change, **settings):
     config = dataclasses.replace(CONFIG, **settings)
     devices = choose_devices("1")
     model = build.build_model(config, 11, "float32")
-    optimizer, _ = build.build_optimizer(config, steps_per_epoch=1)
+    optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)
     state = change(create_state(random_variables(model, 7), optimizer, "float32"))
     meta = json.loads((run / "checkpoints" / "best" / "7" / "meta.json").read_text())
     shutil.rmtree(run / "checkpoints" / "best")

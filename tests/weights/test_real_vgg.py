@@ -60,9 +60,7 @@ def by_our_encoder(image, vgg):
     x = ((image - np.float32(vgg.preprocessing.mean)) / np.float32(vgg.preprocessing.std))[None]
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x[:, :32, :32], train=False))
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), variables)
-    params, batch_stats = insert_encoder(
-        variables["params"], variables["batch_stats"], vgg, conv_bias=False, batch_norm_epsilon=EXACT_EPSILON
-    )
+    params, batch_stats = insert_encoder(variables["params"], variables["batch_stats"], vgg, model)
 
     @jax.jit
     def compute(x):

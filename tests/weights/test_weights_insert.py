@@ -34,10 +34,8 @@ def network(**changed):
     return model, jax.tree.map(lambda leaf: random.random(leaf.shape, np.float32), variables)
 
 
-def insert(variables, vgg, conv_bias=False, epsilon=EPSILON):
-    params, batch_stats = insert_encoder(
-        variables["params"], variables["batch_stats"], vgg, conv_bias=conv_bias, batch_norm_epsilon=epsilon
-    )
+def insert(model, variables, vgg):
+    params, batch_stats = insert_encoder(variables["params"], variables["batch_stats"], vgg, model)
     return {"params": params, "batch_stats": batch_stats}
 
 
@@ -47,7 +45,7 @@ def test_a_bias_folded_into_the_running_mean_changes_no_output(with_batch_norm, 
     image = np.random.default_rng(6).random((1, 6, 5, 3), np.float32)
     biased, with_bias = network(depth=2, conv_bias=True)
     plain, without = network(depth=2)
-    with_bias, without = insert(with_bias, vgg, conv_bias=True), insert(without, vgg)
+    with_bias, without = insert(biased, with_bias, vgg), insert(plain, without, vgg)
     for name in with_bias["params"]:  # the same decoder in both, with a bias that its BatchNorm takes away again
         if name.endswith("_D"):
             without["params"][name] = dict(with_bias["params"][name])
@@ -68,8 +66,8 @@ def test_the_first_layer_computes_its_formula(conv_bias, our_epsilon, small):
     """One pixel of convolution and BatchNorm, by the definition, with the epsilon that the file was trained with."""
     batch_norm = files.random_batch_norm(small)
     batch_norm["conv1_1"][3] *= 1e-2  # variances so small that epsilon matters
-    _, variables = network(depth=1, conv_bias=conv_bias)
-    loaded = insert(variables, as_vgg(small, batch_norm), conv_bias, our_epsilon)
+    model, variables = network(depth=1, conv_bias=conv_bias, batch_norm_epsilon=our_epsilon)
+    loaded = insert(model, variables, as_vgg(small, batch_norm))
     patch = np.random.default_rng(7).random((3, 3, 3), np.float32)
 
     kernel, bias = small["conv1_1"]
@@ -84,8 +82,8 @@ def test_the_first_layer_computes_its_formula(conv_bias, our_epsilon, small):
 
 
 def test_a_plain_vgg_leaves_batch_norm_an_identity_and_everything_is_float32(small):
-    _, variables = network()
-    loaded = insert(variables, as_vgg(small))
+    model, variables = network()
+    loaded = insert(model, variables, as_vgg(small))
     for conv, (kernel, bias) in small.items():
         np.testing.assert_array_equal(loaded["params"][conv]["kernel"], kernel)
         for value, expected in (
@@ -100,9 +98,9 @@ def test_a_plain_vgg_leaves_batch_norm_an_identity_and_everything_is_float32(sma
 
 
 def test_only_the_encoder_is_replaced_and_the_arguments_are_left_alone(small):
-    _, variables = network(depth=4)
+    model, variables = network(depth=4)
     before = jax.tree.map(np.copy, variables)
-    loaded = insert(variables, as_vgg(small))
+    loaded = insert(model, variables, as_vgg(small))
     jax.tree.map(np.testing.assert_array_equal, variables, before)
     assert "conv5_1" not in loaded["params"] and "conv4_3" in loaded["params"]
     for collection in ("params", "batch_stats"):
@@ -112,9 +110,9 @@ def test_only_the_encoder_is_replaced_and_the_arguments_are_left_alone(small):
 
 
 def test_another_width_and_another_encoder_are_refused(small):
-    _, wide = network(width=2.0)
+    model, wide = network(width=2.0)
     with pytest.raises(UserError, match="need width 1: 13 of 13 kernels"):
-        insert(wide, as_vgg(small))
-    _, deeper = network(encoder="vgg19")
+        insert(model, wide, as_vgg(small))
+    model, deeper = network(encoder="vgg19")
     with pytest.raises(UserError, match="vgg16 have no conv3_4, conv4_4, conv5_4"):
-        insert(deeper, as_vgg(small))
+        insert(model, deeper, as_vgg(small))

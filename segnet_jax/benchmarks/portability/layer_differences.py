@@ -7,17 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
-from flax.traverse_util import flatten_dict
 
-from segnet_jax.nn.convolution import Convolution
-from segnet_jax.nn.segnet import SegNet
+from segnet_jax.nn.contract import NetworkContract, collect_taps, num_stages
 
 LOGITS = "logits"
 _POOLING = "pooling "
 
 
-def intermediates(model: SegNet, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
+def intermediates(model: NetworkContract, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
     """Return a network's intermediate results by name; a pure function, to be jitted.
 
     Args:
@@ -28,25 +25,11 @@ def intermediates(model: SegNet, variables: dict[str, Any], image: jax.Array) ->
     Returns:
       The output of each convolution, the logits, and the code of each pooling (the index of the maximum per window).
     """
-    codes = []
-
-    def note_codes(call, args, kwargs, context):
-        result = call(*args, **kwargs)
-        if context.method_name == "down":
-            _, pooled = args
-            codes.append(pooled[-1].code)
-        return result
-
-    with nn.intercept_methods(note_codes):
-        logits, seen = model.apply(
-            variables,
-            image,
-            train=False,
-            capture_intermediates=lambda module, _: isinstance(module, Convolution),
-            mutable=["intermediates"],
-        )
-    results = {"/".join(path[:-1]): arrays[0] for path, arrays in flatten_dict(seen["intermediates"]).items()}
-    return results | {LOGITS: logits} | {f"{_POOLING}{stage}": code for stage, code in enumerate(codes, start=1)}
+    logits, taps = collect_taps(model, variables, image, kinds=("convolution",))
+    convolutions = {layer.name for layer in model.layers if layer.kind == "convolution"}
+    results = {name: array for name, array in taps.items() if name in convolutions}
+    codes = {f"{_POOLING}{n}": taps[f"code{n}"] for n in range(1, num_stages(model) + 1) if f"code{n}" in taps}
+    return results | {LOGITS: logits} | codes
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ It runs in a separate process, because JAX enables float64 per process: `python 
 segnet_jax.benchmarks.portability.reference FOLDER`, with the files that `compute` writes into the folder.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -88,7 +89,7 @@ def main() -> None:
     variables = jax.tree.map(lambda array: np.asarray(array, np.float64), restored.variables)
     model = restored.model.clone(dtype=jnp.float64)
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
-    folded = jax.jit(partial(fold_batch_norm, epsilon=model.batch_norm_epsilon))(variables)
+    folded = jax.jit(partial(fold_batch_norm, model=model))(variables)
     compute = jax.jit(partial(intermediates, model.clone(folded=True)))
     for number, image in enumerate(np.load(folder / _IMAGES)):
         normal = (image[None].astype(np.float64) - preprocessing.mean) / preprocessing.std
@@ -120,18 +121,15 @@ def training(
       precision: dtype of activations, which decides on loss scaling.
       devices: devices to train on.
     """
-    optimizer, schedule = build.build_optimizer(config, steps_per_epoch=1000)
-    step = build_steps.build_train_step(
-        Input(lambda: iter(()), as_sent),
-        devices,
-        lambda text: None,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        class_weights=jnp.asarray(checkpoint_folders.class_weights_of(restored.meta)),
-        preprocessing=checkpoint_folders.preprocessing_of(restored.meta),
+    settings = build.step_settings(
+        dataclasses.replace(config, half_gradients=False),  # a reference is not rounded to 16 bits
+        model,
+        checkpoint_folders.class_weights_of(restored.meta),
+        checkpoint_folders.preprocessing_of(restored.meta),
+        steps_per_epoch=1000,
     )
-    return step, replicate(create_state(variables, optimizer, precision), devices)
+    step = build_steps.build_train_step(Input(lambda: iter(()), as_sent), devices, settings)
+    return step, replicate(create_state(variables, settings.optimizer, precision), devices)
 
 
 def take_steps(

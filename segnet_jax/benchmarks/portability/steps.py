@@ -174,23 +174,12 @@ def lower_steps(
 def _train(
     config: Config, constants: StepConstants, model: SegNet, precision: str, num_devices: int, platform: str
 ) -> export.Exported:
-    optimizer, schedule = build.build_optimizer(config, constants.steps_per_epoch)
-    state = build.state_shapes(model, optimizer, precision, config.ema_decay > 0)
+    settings = build.step_settings(config, model, constants.weights, constants.preprocessing, constants.steps_per_epoch)
+    state = build.state_shapes(model, settings.optimizer, precision, config.ema_decay > 0)
     make_batch, inputs, store = _input(
         config, (num_devices, 1, config.grad_accum_steps), partial(device_resident.training_batch, most=config.shift)
     )
-    step = partial(
-        train_steps,
-        make_batch=make_batch,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        class_weights=constants.weights,
-        preprocessing=constants.preprocessing,
-        half_gradients=config.half_gradients,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-    )
+    step = partial(train_steps, make_batch=make_batch, settings=settings)
     return lower_mapped(
         with_named_state(step, state),
         (named_leaves(state), inputs, store),
@@ -205,13 +194,8 @@ def _evaluate(
     config: Config, constants: StepConstants, model: SegNet, num_devices: int, platform: str
 ) -> export.Exported:
     make_batch, inputs, store = _input(config, (num_devices,), device_resident.evaluation_batch)
-    step = partial(
-        eval_step,
-        make_batch=make_batch,
-        model=model,
-        class_weights=constants.weights,
-        preprocessing=constants.preprocessing,
-    )
+    settings = build.step_settings(config, model, constants.weights, constants.preprocessing)
+    step = partial(eval_step, make_batch=make_batch, settings=settings)
     return lower_mapped(
         step,
         (variable_shapes(model), inputs, store),
@@ -225,7 +209,7 @@ def _evaluate(
 def _infer(config: Config, constants: StepConstants, model: SegNet, platform: str) -> export.Exported:
     """Lower the inference step on one device: uint8 images to uint8 predictions, with BatchNorm folded."""
     folded = model.clone(folded=True)
-    variables = jax.eval_shape(partial(fold_batch_norm, epsilon=model.batch_norm_epsilon), variable_shapes(model))
+    variables = jax.eval_shape(partial(fold_batch_norm, model=model), variable_shapes(model))
 
     def predict(variables, images):
         logits = folded.apply(variables, normalize(images, constants.preprocessing, folded.dtype), train=False)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from segnet_jax.constants import VOID
-from segnet_jax.data.input_pipeline.augment import recolor, resample
+from segnet_jax.data.input_pipeline.augment import Backend, augment
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.input_pipeline.tf_data import BatchShard, evaluation_indices, num_evaluation_steps
@@ -65,19 +65,10 @@ def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis
     Returns:
       "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W], as in `tf_data.training_batch`.
     """
-
-    def augment(image, label, draws):
-        if "gain" in draws:
-            image = recolor(image, draws["gain"], draws["offset"], jnp)
-        if "step" in draws:
-            image, label = resample(image, label, draws["step"], draws["place_y"], draws["place_x"], jnp)
-        image, label = (jnp.where(draws["flip"] != 0, array[:, ::-1], array) for array in (image, label))
-        shift = partial(_shift, shift_y=draws["shift_y"], shift_x=draws["shift_x"], most=most)
-        return shift(image, fill=0), shift(label, fill=VOID)
-
+    backend = Backend(jnp, _flip, partial(_shift, most=most))
     images, labels = _gather(store, draws["index"], axis)
-    augment = jax.vmap(jax.vmap(augment))  # over accumulated batches and over images
-    image, label = augment(images, labels, draws)
+    augment_all = jax.vmap(jax.vmap(partial(augment, backend=backend)))  # over accumulated batches and over images
+    image, label = augment_all(images, labels, draws)
     return {"image": image, "label": label}
 
 
@@ -107,7 +98,12 @@ def _gather(store: Store, index: jax.Array, axis: str | None) -> tuple[jax.Array
     return exchange(store["images"]), exchange(store["labels"])
 
 
-def _shift(array: jax.Array, *, shift_y: jax.Array, shift_x: jax.Array, most: int, fill: int) -> jax.Array:
+def _flip(array: jax.Array, flip: jax.Array) -> jax.Array:
+    """Reflect [H,W,...] left/right where `flip` is not 0."""
+    return jnp.where(flip != 0, array[:, ::-1], array)
+
+
+def _shift(array: jax.Array, shift_y: jax.Array, shift_x: jax.Array, fill: int, *, most: int) -> jax.Array:
     """Shift [H,W,...] down and right; uncovered pixels are `fill`."""
     margins = [min(most, size) for size in array.shape[:2]]  # larger shifts leave nothing of the image
     padding = [(margin, margin) for margin in margins] + [(0, 0)] * (array.ndim - 2)

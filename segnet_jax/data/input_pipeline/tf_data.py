@@ -13,7 +13,7 @@ import loky
 import numpy as np
 
 from segnet_jax.constants import VOID
-from segnet_jax.data.input_pipeline.augment import augment, recolor, resample
+from segnet_jax.data.input_pipeline.augment import ON_HOST, augment
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.system.errors import UserError
@@ -53,15 +53,10 @@ def training_batch(
     """Make the augmented batch of one step, counted from 0 over all epochs."""
     places = shard.places(grad_accum_steps)
     images, labels = _empty(places.shape, samples.image_size)
-    draws = sampler.batch(step)
+    draws = {name: array.astype(np.int32) for name, array in sampler.batch(step).drawn().items()}
     for place, i in np.ndenumerate(places):
-        flip, shift = bool(draws.flip[i]), (int(draws.shift_y[i]), int(draws.shift_x[i]))
-        image, label = samples.read(int(draws.index[i]))
-        if draws.gain is not None:
-            image = recolor(image, draws.gain[i].astype(np.int32), draws.offset[i].astype(np.int32), np)
-        if draws.step is not None:
-            image, label = resample(image, label, int(draws.step[i]), int(draws.place_y[i]), int(draws.place_x[i]), np)
-        augment(image, label, flip, *shift, out=(images[place], labels[place]))
+        params = {name: array[i] for name, array in draws.items()}
+        images[place], labels[place] = augment(*samples.read(int(params["index"])), params, ON_HOST)
     return {"image": images, "label": labels}
 
 

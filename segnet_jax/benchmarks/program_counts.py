@@ -1,0 +1,108 @@
+"""Convolutions and matrix products counted from a traced program (its jaxpr), the same on every machine.
+
+Counted is what the program computes, not what one device makes of it: where a program has a form of its own for a
+platform (`lax.platform_dependent`), the default form counts, so that Winograd's saved products on a CPU do not.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution or a matrix product of a program.
+
+    Attributes:
+      multiply_adds: one for each output and each number that it sums over; those on the padding of a convolution count,
+        those on the zeros between the rows of a dilated input do not.
+      inputs: numbers of the left operand, the image of a forward convolution.
+      outputs: numbers of the result.
+      count: how often it runs.
+    """
+
+    multiply_adds: float
+    inputs: int
+    outputs: int
+    count: int = 1
+
+
+def products_of(function: Callable, *args: Any) -> list[Product]:
+    """Trace a function and return its convolutions and matrix products in order; nothing is computed.
+
+    Args:
+      function: to trace. What none of its results needs does not count.
+      *args: its arguments; shapes (`jax.ShapeDtypeStruct`) are enough.
+
+    Raises:
+      ValueError: there is one in a `while` loop, whose iterations the program does not state.
+    """
+    return list(_products(jax.make_jaxpr(function)(*args).jaxpr, 1))
+
+
+def flop(products: list[Product]) -> float:
+    """Return the floating-point operations of products: a multiplication and an addition are two."""
+    return 2 * sum(each.multiply_adds * each.count for each in products)
+
+
+def _products(jaxpr: Jaxpr, count: int) -> Iterator[Product]:
+    by_platform: dict[Any, int] = {}  # of each choice by platform, the default's branch
+    for equation in _needed(jaxpr):
+        name, parameters = equation.primitive.name, equation.params
+        if name == "conv_general_dilated":
+            yield _convolution(equation, count)
+        elif name == "dot_general":
+            yield _matrix_product(equation, count)
+        elif name == "platform_index":
+            by_platform[equation.outvars[0]] = list(parameters["platforms"]).index(None)
+        elif name == "cond":
+            branches = [list(_products(branch.jaxpr, count)) for branch in parameters["branches"]]
+            index = equation.invars[0]
+            chosen = None if isinstance(index, Literal) else by_platform.get(index)
+            yield from max(branches, key=flop) if chosen is None else branches[chosen]
+        elif name == "scan":
+            yield from _products(parameters["jaxpr"].jaxpr, count * parameters["length"])
+        elif name == "while":
+            if any(True for inner in _inner(parameters) for _ in _products(inner, count)):
+                raise ValueError("a convolution or matrix product in a while loop: how often it runs is not known")
+        else:
+            for inner in _inner(parameters):
+                yield from _products(inner, count)
+
+
+def _needed(jaxpr: Jaxpr) -> list[Any]:
+    """Return the equations that a result needs, in order."""
+    needed = {each for each in jaxpr.outvars if not isinstance(each, Literal)}
+    chosen = []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not needed.isdisjoint(equation.outvars):
+            needed |= {each for each in equation.invars if not isinstance(each, Literal)}
+            chosen.append(equation)
+    return chosen[::-1]
+
+
+def _inner(parameters: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in parameters.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, ClosedJaxpr):
+                yield each.jaxpr
+            elif isinstance(each, Jaxpr):
+                yield each
+
+
+def _convolution(equation: Any, count: int) -> Product:
+    left, right = (each.aval for each in equation.invars)
+    out, form = equation.outvars[0].aval, equation.params
+    _, inputs_axis, *spatial_axes = form["dimension_numbers"].rhs_spec
+    kernel = right.shape[inputs_axis] * math.prod(right.shape[axis] for axis in spatial_axes)
+    return Product(out.size * kernel / math.prod(form["lhs_dilation"]), left.size, out.size, count)
+
+
+def _matrix_product(equation: Any, count: int) -> Product:
+    left, out = equation.invars[0].aval, equation.outvars[0].aval
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    return Product(out.size * math.prod(left.shape[axis] for axis in contracted), left.size, out.size, count)

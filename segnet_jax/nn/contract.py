@@ -1,0 +1,217 @@
+"""The contract of a network: what training, inference and export ask of one, and nothing else.
+
+A network is a Flax module that labels every pixel. It has
+
+* `__call__(image, *, train, keys=None)`: float [B,H,W,channels] to logits, float32 [B,H,W,num_classes], for any height
+  and width. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats". `keys`, [B], are dropout's
+  random keys, one for each image; without them nothing is dropped.
+* the attributes of `NetworkContract`, as dataclass fields or properties. Fields that have the name of a config field
+  are filled from it (`training.build.build_model`), so a network declares what it needs and nothing else.
+* variables of two levels, {"params": {layer: {part: array}}, "batch_stats": {layer: {part: array}}}. `layers` describes
+  every layer; the parts are those of `PARTS`.
+* `tap`, called once for each encoder stage, by which others see its features and pooling codes.
+
+With `folded=True` it has neither BatchNorm nor "batch_stats"; each convolution that a BatchNorm follows has a bias, and
+`fold_batch_norm` makes its variables. Nothing outside a network's own module reads a meaning from a layer's name:
+what a layer is, which stage it belongs to and what is folded into it is asked here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+Kind = Literal["convolution", "batch_norm", "upsampling"]
+Section = Literal["encoder", "decoder", "head"]
+Role = Literal["kernel", "bias", "scale", "shift"]
+
+PARTS: dict[Kind, dict[str, Role]] = {
+    "convolution": {"kernel": "kernel", "bias": "bias"},
+    "batch_norm": {"scale": "scale", "bias": "shift"},
+    "upsampling": {"kernel": "kernel"},
+}
+"""Of each kind of layer, its parameters' names and their roles. A BatchNorm has "mean" and "var" in "batch_stats"."""
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """A layer with parameters.
+
+    Attributes:
+      name: its key in "params", and in "batch_stats" where it is a BatchNorm.
+      kind: "convolution", "batch_norm", or "upsampling": one with a kernel that nothing is folded into.
+      section: "encoder", "decoder", or "head": the layers whose last axis is the classes, replaced for other classes.
+      stage: of the encoder, counted from 1; 0 for a layer outside of it.
+      folds_into: of a BatchNorm, the convolution directly before it, into which it is folded for inference.
+    """
+
+    name: str
+    kind: Kind
+    section: Section
+    stage: int = 0
+    folds_into: str = ""
+
+
+class NetworkContract(Protocol):
+    """The attributes of a network besides those of a Flax module.
+
+    Attributes:
+      num_classes: channels of the logits.
+      pooling: what each stage's 2x2 pooling does with an odd row or column: "floor" drops it, "ceil" keeps it.
+      dropout: the probability that a number is dropped where keys are given; 0 for none.
+      batch_norm_momentum: fraction of the old running statistics that a training step keeps.
+      batch_norm_epsilon: added to the variance.
+      frozen_stages: encoder stages, from the first, whose BatchNorm normalizes by its running statistics in training
+        too and keeps them.
+      folded: whether each BatchNorm is folded into its convolution.
+      sync_axis: the mapped axis over which BatchNorm takes its statistics; None for each device by itself.
+      dtype: of activations; parameters and statistics are float32.
+      layers: every layer with parameters of the network that is not folded, in the order of the forward pass.
+    """
+
+    num_classes: int
+    pooling: str
+    dropout: float
+    batch_norm_momentum: float
+    batch_norm_epsilon: float
+    frozen_stages: int
+    folded: bool
+    sync_axis: str | None
+    dtype: Any
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]: ...  # noqa: D102, see above
+
+
+def convolution_block(name: str, section: Section, stage: int = 0) -> tuple[LayerSpec, LayerSpec]:
+    """Return the layers of a convolution and the BatchNorm behind it, which is called NAME_bn."""
+    convolution = LayerSpec(name, "convolution", section, stage)
+    return convolution, LayerSpec(f"{name}_bn", "batch_norm", section, stage, folds_into=name)
+
+
+# --- asking for layers ---
+
+
+def encoder_convolutions(model: NetworkContract) -> list[list[str]]:
+    """Return the names of the encoder's convolutions, a list for each stage."""
+    convolutions = [layer for layer in model.layers if layer.section == "encoder" and layer.kind == "convolution"]
+    return [[layer.name for layer in convolutions if layer.stage == n] for n in range(1, num_stages(model) + 1)]
+
+
+def num_stages(model: NetworkContract) -> int:
+    """Return the number of encoder stages."""
+    return max(layer.stage for layer in model.layers)
+
+
+def encoder_layers(model: NetworkContract) -> frozenset[str]:
+    """Return the names of the encoder's layers."""
+    return frozenset(layer.name for layer in model.layers if layer.section == "encoder")
+
+
+def frozen_layers(model: NetworkContract) -> frozenset[str]:
+    """Return the names of the layers in frozen stages; the training step takes no gradient of their parameters."""
+    return frozenset(layer.name for layer in model.layers if 0 < layer.stage <= model.frozen_stages)
+
+
+def head_layers(model: NetworkContract) -> frozenset[str]:
+    """Return the names of the layers whose size depends on the classes, which lie along the last axis of each array."""
+    return frozenset(layer.name for layer in model.layers if layer.section == "head")
+
+
+def batch_norms(model: NetworkContract) -> dict[str, str]:
+    """Return the name of the BatchNorm behind each convolution that has one."""
+    return {layer.folds_into: layer.name for layer in model.layers if layer.folds_into}
+
+
+def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, Any]], dict[str, dict[str, bool]]]:
+    """Return a function from parameters to a tree that is True where a parameter has one of the roles.
+
+    Raises:
+      KeyError: the parameters have a layer that the network's `layers` does not describe, or a part that its kind does
+        not have.
+    """
+    kinds = {layer.name: layer.kind for layer in model.layers}
+
+    def mask(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+        return {layer: {part: PARTS[kinds[layer]][part] in roles for part in parts} for layer, parts in params.items()}
+
+    return mask
+
+
+# --- taps ---
+
+
+def tap(module: nn.Module, stage: int, features: jax.Array, code: jax.Array | None = None) -> None:
+    """Publish an encoder stage's features; costs nothing unless somebody collects them (`collect_taps`).
+
+    Args:
+      module: the network, in its `__call__`.
+      stage: counted from 1.
+      features: [B,H,W,C], before the stage's pooling.
+      code: uint8 [B,h,w,C] of the pooling (`max_pool_with_code`); None where the pooling is another.
+    """
+    module.sow("intermediates", f"features{stage}", features)
+    if code is not None:
+        module.sow("intermediates", f"code{stage}", code)
+
+
+def collect_taps(
+    model: NetworkContract, variables: Mapping[str, Any], image: jax.Array, kinds: tuple[Kind, ...] = ()
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Apply a network for inference, and return what it computes on its way: a pure function, to be jitted.
+
+    Args:
+      model: the network.
+      variables: the network's.
+      image: [B,H,W,channels] as the network expects it.
+      kinds: return the results of all layers of these kinds too.
+
+    Returns:
+      The logits, and by name: "features1", "code1" and so on, and each chosen layer's result by the layer's name.
+    """
+    chosen = {layer.name for layer in model.layers if layer.kind in kinds}
+    logits, seen = model.apply(
+        variables,
+        image,
+        train=False,
+        capture_intermediates=lambda module, _: module.name in chosen,
+        mutable=["intermediates"],
+    )
+    found = seen.get("intermediates", {})
+    return logits, {name: each["__call__"][0] if isinstance(each, dict) else each[0] for name, each in found.items()}
+
+
+# --- checking ---
+
+
+def check_contract(model: nn.Module, channels: int = 3) -> None:
+    """Check that a network keeps the contract: names, parts, folding and taps; nothing is computed.
+
+    Raises:
+      ValueError: naming what is wrong.
+    """
+    image = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
+    for folded in (False, True):
+        form = model.clone(folded=folded, sync_axis=None)
+        variables = jax.eval_shape(partial(form.init, train=False), jax.random.key(0), image)
+        folding = batch_norms(model)
+        layers = [layer for layer in model.layers if not (folded and layer.kind == "batch_norm")]
+        declared = {layer.name: layer for layer in layers}
+        if len(declared) < len(layers) or variables["params"].keys() != declared.keys():
+            differing = sorted(variables["params"].keys() ^ declared.keys())
+            raise ValueError(f"layers of {type(model).__name__} and its parameters differ in {differing}")
+        for name, parts in variables["params"].items():
+            if unknown := parts.keys() - PARTS[declared[name].kind].keys():
+                raise ValueError(f"the {declared[name].kind} {name} has unknown parts: {sorted(unknown)}")
+            if folded and name in folding and parts.keys() != {"kernel", "bias"}:
+                raise ValueError(f"the folded convolution {name} needs a kernel and a bias, and has {sorted(parts)}")
+        statistics = {layer.name for layer in layers if layer.kind == "batch_norm"}
+        if variables.get("batch_stats", {}).keys() != statistics:
+            raise ValueError(f"batch_stats of {type(model).__name__} are not those of its BatchNorm layers")
+    _, taps = jax.eval_shape(partial(collect_taps, form), variables, image)
+    if missing := [n for n in range(1, num_stages(model) + 1) if f"features{n}" not in taps]:
+        raise ValueError(f"{type(model).__name__} does not tap the features of its encoder stages {missing}")
