@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_device_resident import mapped, random_records
+from test_device_resident import mapped, random_samples
 from test_scale_and_color import by_both, whole_epoch
 from test_train import digest_of, run
 
@@ -50,7 +50,7 @@ def test_a_slope_turns_with_the_image_and_its_corners_are_void(degrees):
 @pytest.mark.parametrize("count, place, grad_accum_steps", [(1, "device", 2), (8, "shards", 1)])
 def test_both_input_paths_make_the_same_batches(count, place, grad_accum_steps):
     devices, shard = choose_devices(str(count)), BatchShard(count, 0, count, batch_size_per_device=2)
-    samples = random_records(4 * count * grad_accum_steps, 9, 14)
+    samples = random_samples(4 * count * grad_accum_steps, 9, 14)
     batch_size = 2 * count * grad_accum_steps
     sampler = Sampler(len(samples), batch_size, seed=2, flip=True, shift=3, scale=(0.5, 2.0), color=0.3, rotation=30)
     plain = Sampler(len(samples), batch_size, seed=2, flip=True, shift=3, scale=(0.5, 2.0), color=0.3)

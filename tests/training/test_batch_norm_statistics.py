@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_device_resident import random_records
+from test_device_resident import random_samples
 from test_evaluate import evaluate
 from test_train import digest_of, latest_of, restored, run
 
@@ -89,7 +89,7 @@ def first_layer_by_numpy(images, kernel, preprocessing, seed, batch_size):
 @pytest.mark.parametrize("count", [1, 3, 8])  # three devices cannot share eight images: two do
 def test_the_statistics_are_those_of_numpy_on_any_devices(count):
     config = Config(seed=3, grad_accum_steps=2, depth=1, width=1 / 16)
-    samples = random_records(27, 8, 10)  # three batches of eight, and three images left over
+    samples = random_samples(27, 8, 10)  # three batches of eight, and three images left over
     model = SegNet(3, depth=1, width=1 / 16, sync_axis=AXIS)
     devices = choose_devices(str(count))
     variables = replicate(init_variables(model, seed=0), devices)
@@ -102,7 +102,7 @@ def test_the_statistics_are_those_of_numpy_on_any_devices(count):
 
 def test_without_synchronised_statistics_the_batches_are_those_of_single_devices():
     config = Config(seed=3, batch_size_per_device=4, depth=1, width=1 / 16, sync_batch_norm=False)
-    samples, model = random_records(24, 8, 10), SegNet(3, depth=1, width=1 / 16)
+    samples, model = random_samples(24, 8, 10), SegNet(3, depth=1, width=1 / 16)
     variables = replicate(init_variables(model, seed=0), devices := choose_devices("2"))
     found = recompute(config, 8, model, variables, samples, TORCH, devices)
     kernel = np.asarray(variables["params"]["conv1_1"]["kernel"])
