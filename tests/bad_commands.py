@@ -106,7 +106,7 @@ ARCHIVES = [
         BY_HAND,
     ),
     Case(40, "hostile-archive:bomb", "bomb.png", ("10000000 bytes, too many",), repacked(LABELS, {}, BOMB), BY_HAND),
-    Case(40, "wrong-frames", LABELS, ("not of CamVid x",), repacked(LABELS, {}, ("x_L.png", b"x")), BY_HAND),
+    Case(40, "wrong-frames", LABELS, ("not in CamVid x",), repacked(LABELS, {}, ("x_L.png", b"x")), BY_HAND),
     Case(40, "missing-file", LABELS, ("put",), lambda folder: (folder / LABELS).unlink(), BY_HAND),
     Case(40, "no-download", LABELS, ("sha256", f"expected {'0' * 64}"), patch=fetched(sha256="0" * 64)),
     Case(

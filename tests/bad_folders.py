@@ -47,7 +47,7 @@ ODD = (
 )
 SHIFTED = label_of() + np.uint8(1)  # ids 1..12
 BIT = -30  # a place within the pixels of a small PNG
-FOUND = f"note: {PREFIX} in the lists stands for"
+FOUND = f"note: paths in the lists begin with {PREFIX}"
 
 FOLDERS = [
     Case(1, "no-folder", "CamVd", ("Did you mean", "CamVid?"), flags=("--data", "{folder}/../CamVd")),
@@ -171,7 +171,7 @@ FOLDERS = [
         26,
         "transparent:grey label",
         "trainannot/a.png",
-        ("1280 transparent pixels", "without alpha"),
+        ("1280 transparent pixels", "without an alpha"),
         labels(np.stack([label_of(), np.full(SIZE, 128, np.uint8)], -1), "a"),
     ),
     Case(
@@ -185,14 +185,14 @@ FOLDERS = [
         28,
         "mask-0-255",
         "trainannot/a.png",
-        ("8 faults", "255 (", "only 0 and 255: a mask", "fix: --map 255=1"),
+        ("8 faults", "255 (", "only 0 and 255: as 255 means void", "fix: --map 255=1"),
         labels(label_of() % 2 * np.uint8(255)),
     ),
     Case(
         29,
         "labels-start-at-1",
         "trainannot/a.png",
-        ("8 faults", "its ids start at 1", "fix: --labels-start-at 1"),
+        ("8 faults", "the class ids start at 1", "fix: --labels-start-at 1"),
         labels(SHIFTED),
     ),
     Case(
@@ -218,7 +218,7 @@ FOLDERS = [
     Case(32, "no-usable-label", "", ("none of the 6 train labels",), labels(np.full(SIZE, 11, np.uint8), *TRAIN)),
     Case(33, "empty-list", "val.txt", ("no best model can be chosen",), put("val.txt", b"\n \n")),
     Case(33, "empty-list:train", "train.txt", (), put("train.txt", b"")),
-    Case(33, "empty-list:test", "test.txt", ("delete it to do without it",), put("test.txt", b"")),
+    Case(33, "empty-list:test", "test.txt", ("fill it or delete it",), put("test.txt", b"")),
     Case(33, "nothing-to-score", "", ("neither validation nor test",), unlink("val.txt")),
     Case(
         34,
@@ -250,7 +250,7 @@ FOLDERS = [
         35,
         "sixteen-bits",
         "train/a.png",
-        ("16 bits", "convert it to 8"),
+        ("16 bits", "convert them to 8"),
         put("train/a.png", encode(image_of("a")[..., 0].astype(np.uint16))),
     ),
     Case(

@@ -189,5 +189,5 @@ def test_real_camvid_is_read_whole_without_a_false_alarm(camvid_folder, camvid_s
     assemble = {name: samples[name] for name in ("train", "val")}
     dataset_checks.warn_of_labels(dataset.classes, **assemble)
     assert logged == []
-    assert dataset.notes == (f"note: /SegNet/CamVid in the lists stands for {camvid_folder}",)
+    assert dataset.notes == (f"note: paths in the lists begin with /SegNet/CamVid, read as {camvid_folder}",)
     assert np.isin(samples["val"].labels, [*range(11), 255]).all()

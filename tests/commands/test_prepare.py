@@ -55,7 +55,7 @@ def test_the_dataset_of_a_tutorial_folder_has_its_frames_pixel_for_pixel(tutoria
     expected = source.splits["test"].read(0)[1]
     np.testing.assert_array_equal(record["label"][..., 0], np.where(expected == VOID, 11, expected))
 
-    with pytest.raises(UserError, match="matlab split deals all 701 frames of CamVid, and 701 are missing"):
+    with pytest.raises(UserError, match="matlab needs all 701 frames of CamVid, but 701 are missing"):
         open_dataset(str(tmp_path / "out"), **(options | {"split_rule": "matlab"}))
 
     damaged = next(folder.glob("*train*"))

@@ -297,13 +297,13 @@ def test_a_stop_while_decoding_ends_it_promptly_and_leaves_nothing(cache):
 DECODES_FOR_EVER = """
 import pathlib, sys, time
 from segnet_jax.data.dataset import Split
-from segnet_jax.data.input_pipeline.cache import decoded
+from segnet_jax.data.input_pipeline.cache import open_cached
 
 def read(index):
     print("decoding", flush=True)
     time.sleep(600)
 
-decoded(Split(("a",), read, "0" * 64), (6, 7), pathlib.Path(sys.argv[1]))
+open_cached(Split(("a",), read, "0" * 64), (6, 7), pathlib.Path(sys.argv[1]))
 """
 
 
