@@ -50,7 +50,7 @@ def images_of(shape, seed=0):
 def expected_of(name, subject, images):
     """Return float64 logits of the PyTorch equivalent, or of the trained network if there is none (VGG-19, VARIANTS).
 
-    Its size is known to it, and test_segnet_basic.py holds it against PyTorch's layers.
+    test_segnet_basic.py compares VARIANTS with PyTorch layers.
     """
     if name in VARIANTS:
         return subject.jitted(subject.model.clone(folded=False), subject.trained)(images)[1]
