@@ -4,6 +4,7 @@ It joins the others, does WHAT, and prints the outcome on stdout as lines of JSO
 """
 
 import json
+import logging
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from segnet_jax.distributed.hosts import join  # noqa: E402
+from segnet_jax.system import logs  # noqa: E402
 from segnet_jax.system.command import run_command  # noqa: E402
 from segnet_jax.system.errors import (
     Stopped,  # noqa: E402
@@ -88,6 +90,7 @@ def stop(hosts):
 
 
 def main():
+    logs.configure(logging.WARNING)
     with join(f"127.0.0.1:{port}", process_id, count, heartbeat) as hosts:
         {"agree": agree, "wait": wait, "absent": absent, "fail": fail, "stop": stop}[what](hosts, *more)
 

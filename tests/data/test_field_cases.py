@@ -248,7 +248,7 @@ def test_training_waits_for_a_choice_and_checks_its_result(tmp_path, capsys):
     assert error.value.kind == "mostly-void"
     config = doctor._config_of(options)
     with pytest.raises(UserError, match="mostly-void"):
-        resolve(config, print)
+        resolve(config)
     words = [str(tmp_path), "--labels-start-at", "1", "--mostly-void"]
     assert doctor.doctor(parse_flags(doctor.DoctorOptions, words, prog="p", description="")) == 0
     assert "--labels-start-at 1 --mostly-void" in capsys.readouterr().out.splitlines()[-1]

@@ -406,15 +406,15 @@ def test_images_of_another_shape_are_fitted_by_option_and_cached_separately(phot
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-def test_distorted_images_give_a_warning(photos):
+def test_distorted_images_give_a_warning(photos, logged):
     save(photos / "images/x.png", image_of("x", (24, 48)))
     save(photos / "labels/x.png", label_of("x", (24, 48)))
     flags = ["--data", str(photos), "--image-size", *map(str, SIZE), "--init", "none", "--depth", "1", "--devices", "1"]
     output = {}
     for fit in ("stretch", "crop"):
-        said = []
-        resolve(parse_config([*flags, "--fit", fit], prog="x", description=""), said.append)
-        output[fit] = "\n".join(said)
+        logged.clear()
+        resolve(parse_config([*flags, "--fit", fit], prog="x", description=""))
+        output[fit] = "\n".join(logged)
     warning = "warning: images of 24x48 are stretched to 24x32: --fit letterbox or crop keeps their shape"
     assert warning in output["stretch"] and "stretched" not in output["crop"]
     assert "layout   image and label folders: it holds images/ and labels/; classes from classes.toml" in output["crop"]

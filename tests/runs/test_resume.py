@@ -149,7 +149,7 @@ def test_each_key_changed_alone_is_told_with_old_and_new(tmp_path, name, again):
     def outcome(config):
         with contextlib.ExitStack() as stack:
             try:
-                return find_run.find(config, lambda text: None, stack)
+                return find_run.find(config, stack)
             except UserError as error:
                 return str(error)
 
@@ -414,14 +414,14 @@ def test_without_a_name_the_same_command_goes_on_with_its_newest_unfinished_run(
     assert sorted(path.name for path in (tmp_path / "runs").iterdir())[2:] == ["synthetic-3", "synthetic-4"]
 
 
-def found_without_a_name(config):
-    """Which run the command goes on with, or none, and what it says."""
-    told = []
+def found_without_a_name(config, logged):
+    """Return the run that the command resumes, or "", and the lines that it logs."""
+    logged.clear()
     with contextlib.ExitStack() as stack:
-        return find_run.find(config, told.append, stack).run, told
+        return find_run.find(config, stack).run, list(logged)
 
 
-def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_gone_on_with(tmp_path, monkeypatch):
+def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_gone_on_with(tmp_path, monkeypatch, logged):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos [2024]").mkdir()
     config = Config(data="photos [2024]")
@@ -432,7 +432,7 @@ def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_gone_o
         (folder / "config.toml").write_text(of.to_toml())
         return folder
 
-    assert found_without_a_name(config) == ("", [])
+    assert found_without_a_name(config, logged) == ("", [])
     for number in (1, 2, 9):
         make(number)
     make(10, dataclasses.replace(config, seed=1))
@@ -442,13 +442,13 @@ def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_gone_o
     (tmp_path / "runs" / "photos [2024]-13").mkdir()  # no run
     (tmp_path / "runs" / "photos 2-14").mkdir()  # what the name would match as a pattern
     for seed, expected in ((0, 9), (1, 10)):  # two that are requeued in turn both go on
-        run, told = found_without_a_name(dataclasses.replace(config, seed=seed))
+        run, told = found_without_a_name(dataclasses.replace(config, seed=seed), logged)
         assert run == f"runs/photos [2024]-{expected}"
         assert len(told) == 2 and told[0].startswith("warning: runs/photos [2024]-12 is passed over: ")
         assert "config.toml" in told[0] and told[1].startswith(f"goes on with {run}, an unfinished run of the same")
     with RunLock(tmp_path / "runs" / "photos [2024]-9"):
-        assert found_without_a_name(config)[0] == "runs/photos [2024]-2"
-    assert found_without_a_name(dataclasses.replace(config, seed=2))[0] == ""
+        assert found_without_a_name(config, logged)[0] == "runs/photos [2024]-2"
+    assert found_without_a_name(dataclasses.replace(config, seed=2), logged)[0] == ""
 
 
 def refusing(number):
@@ -459,7 +459,7 @@ def refusing(number):
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(folder, monkeypatch, number):
+def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(folder, monkeypatch, number, logged):
     monkeypatch.chdir(folder.parent)
     open_file, refuse = confined.open_file, refusing(number)
 
@@ -469,29 +469,29 @@ def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(fold
     monkeypatch.setattr(confined, "open_file", refuse_the_lock)
     config = dataclasses.replace(files.read_run(folder), run=str(folder))
     with pytest.raises(UserError, match=f"cannot train in {folder}: {os.strerror(number)}; name another --run"):
-        found_without_a_name(config)
+        found_without_a_name(config, logged)
     (folder.parent / "runs").mkdir()
     folder.rename(folder.parent / "runs" / "synthetic-1")
-    run, (told,) = found_without_a_name(dataclasses.replace(config, run=""))
+    run, (told,) = found_without_a_name(dataclasses.replace(config, run=""), logged)
     assert run == "" and told.startswith("warning: runs/synthetic-1 is passed over: cannot train in")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
-def test_on_a_disk_without_locks_a_run_that_is_named_goes_on_with_a_warning(folder, monkeypatch, number):
+def test_on_a_disk_without_locks_a_run_that_is_named_goes_on_with_a_warning(folder, monkeypatch, number, logged):
     monkeypatch.chdir(folder.parent)
     config = dataclasses.replace(files.read_run(folder), run=str(folder))
     with RunLock(folder):
         signed = (folder / "lock").read_bytes()
     monkeypatch.setattr("segnet_jax.system.lock.fcntl.flock", refusing(number))
-    run, (told,) = found_without_a_name(config)
+    run, (told,) = found_without_a_name(config, logged)
     why = f"the disk of {folder} gives no lock ({os.strerror(number)})"
     assert run == str(folder) and told == f"warning: {why}: see that no other training is begun in it"
     (folder / "lock").write_bytes(signed)  # as a kill leaves it, or as it is while that one trains
-    assert f"see that process {os.getpid()} on " in found_without_a_name(config)[1][0]
+    assert f"see that process {os.getpid()} on " in found_without_a_name(config, logged)[1][0]
     (folder.parent / "runs").mkdir()
     folder.rename(folder.parent / "runs" / "synthetic-1")
     (folder.parent / "runs" / "synthetic-1" / "lock").write_bytes(signed)
-    run, (told,) = found_without_a_name(dataclasses.replace(config, run=""))
+    run, (told,) = found_without_a_name(dataclasses.replace(config, run=""), logged)
     assert run == "" and told.endswith(f"gives no lock ({os.strerror(number)}): to go on with it, name it by --run")
     assert (folder.parent / "runs" / "synthetic-1" / "lock").read_bytes() == signed
 
