@@ -29,7 +29,7 @@ from segnet_jax.data.label_files.scan import scan
 from segnet_jax.data.open_dataset import label_files
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.sheet import is_asked_for, sheet_png
-from segnet_jax.runs.dataset import open_data, reading_of, warn_of_sizes
+from segnet_jax.runs.dataset import open_data, reading_of, size_warning
 from segnet_jax.runs.dataset_checks import Examination, Suggestion, as_json, examine, suggest, suggested_size
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
@@ -190,7 +190,8 @@ def _print_sizes(dataset: Dataset, suggestion: Suggestion) -> None:
     fit = {"stretch": "", "letterbox": " --fit letterbox (aspect ratios differ)", "crop": " --fit crop"}[suggestion.fit]
     echo(f"flags    --image-size {height} {width}{fit}; --class-weights {suggestion.class_weights}")
     config = dataclasses.replace(Config(), image_size=suggestion.image_size, fit=suggestion.fit)
-    warn_of_sizes(config, dataset)
+    if warning := size_warning(config, dataset):
+        echo(f"warning: {warning}")
 
 
 def _audit(dataset: Dataset) -> sequences.Audit | None:

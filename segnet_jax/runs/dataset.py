@@ -62,15 +62,14 @@ def reading_of(config: Config) -> ReadOptions:
     return ReadOptions(**wishes | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
 
 
-def warn_of_sizes(config: Config, dataset: Dataset) -> None:
-    """Says what becomes of images that have not the shape of `--image-size`, where that is nothing asked for."""
+def size_warning(config: Config, dataset: Dataset) -> str:
+    """Return a warning about images that `--fit stretch` distorts; "" if there are none."""
     height, width = config.image_size
     others = [size for size in dataset.sizes if abs(size[0] * width / (size[1] * height) - 1) > 0.02]
-    if others and config.fit == "stretch":
-        sizes = listed([f"{h}x{w}" for h, w in others])
-        logger.warning(
-            f"images of {sizes} are stretched to {height}x{width}: --fit letterbox or crop keeps their shape"
-        )
+    if not others or config.fit != "stretch":
+        return ""
+    sizes = listed([f"{h}x{w}" for h, w in others])
+    return f"images of {sizes} are stretched to {height}x{width}: --fit letterbox or crop keeps their shape"
 
 
 def validation_split(dataset: Dataset) -> str:

@@ -210,7 +210,8 @@ def resolve(config: Config) -> Setup:
         raise UserErrors(config.data, dataset.doubts)
     for note in dataset.notes:
         logger.info(note)
-    run_dataset.warn_of_sizes(config, dataset)
+    if warning := run_dataset.size_warning(config, dataset):
+        logger.warning(warning)
     if config.split_rule == "trainval":
         logger.info("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
     sizes = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())

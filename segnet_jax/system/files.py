@@ -119,8 +119,7 @@ def check_place(
         raise UserError(f"--{flag} {path} is a file of the run itself: name another file")
     if os.path.lexists(place) and not _may_be_replaced(place, is_ours):
         raise UserError(
-            f"--{flag} {path} is there already: nothing is overwritten except files written by such a flag, name "
-            "another file"
+            f"--{flag} {path} already exists and is not overwritten, since no such flag wrote it; give another file"
         )
     if made and place.absolute().parent == pathlib.Path(made).absolute():
         return

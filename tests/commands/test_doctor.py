@@ -166,7 +166,7 @@ def test_a_class_table_to_edit_is_written_and_read_again(kind, photos, monkeypat
 @pytest.mark.parametrize(
     "flags, word",
     [
-        (("--picture", "photos/images/a.png"), "nothing is overwritten"),
+        (("--picture", "photos/images/a.png"), "not overwritten"),
         (("--json", "nowhere/found.json"), "there is no folder"),
         (("--picture", "photos"), "is a folder: name a file"),
         (("--val-fraction", "2"), "--val-fraction must be between 0 and 0.9"),

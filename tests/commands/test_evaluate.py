@@ -193,7 +193,7 @@ def test_pictures_can_do_without_photographs(trained, tmp_path):
         (["RUN", "--checkpoint", "worst"], "--checkpoint"),
         (["RUN", "--json", "no/scores.json"], "--json no/scores.json: there is no folder"),
         (["RUN", "--json", "."], "--json . is a folder: name a file"),
-        (["RUN", "--json", "photo.png"], "--json photo.png is there already: nothing is overwritten but"),
+        (["RUN", "--json", "photo.png"], "--json photo.png already exists and is not overwritten"),
         (["RUN", "--pictures", "scores.json"], "--pictures scores.json is a file; give a folder"),
     ],
 )

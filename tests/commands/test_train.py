@@ -199,7 +199,7 @@ def test_ctrl_c_saves_the_step_and_says_how_to_resume(tmp_path, monkeypatch, cap
         run("--run", folder)
     assert left.value.exit_code == 130 and digest_of(folder)[0] == 2
     assert f"Step 2 is saved and verified; go on with: {RESUME} --run {folder} --resume" in str(left.value)
-    assert "stopping: the step is finished and saved first; Ctrl-C again leaves at once" in capfd.readouterr().err
+    assert "stopping: the step is finished and saved first; Ctrl-C again exits immediately" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

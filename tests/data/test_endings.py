@@ -175,7 +175,7 @@ def test_a_disk_that_refuses_an_export_is_reported(capsys, tmp_path, error, code
 def test_full_and_closed_outputs(run):
     with open("/dev/full", "w") as full:
         ended = report(run, stderr=full, stdout=subprocess.PIPE, capture_output=False)
-        assert ended.returncode == 0 and "drew" in ended.stdout
+        assert ended.returncode == 0 and "wrote" in ended.stdout
         ended = report(run, stdout=full, stderr=subprocess.PIPE, capture_output=False)
         assert ended.returncode == 4 and ended.stderr == "error: No space left on device\n"
     assert report(run, "bash", "-c", 'exec "$@" >&- 2>&-', "_").returncode == 0

@@ -80,7 +80,7 @@ def test_wide_convolutions_are_plain_ones_where_the_size_is_open(tmp_path):
     model = SegNet(2, depth=3)  # 256 channels go by Winograd's tiles on a CPU, where the size is known
     variables = fold_batch_norm(random_variables(model), model)
     subject = ExportedNetwork(model.clone(folded=True), variables, {}, RAW, {})
-    traced = jax.jit(subject.label).trace(jax.ShapeDtypeStruct((1, 360, 480, 3), jnp.uint8))
+    traced = jax.jit(subject.predict).trace(jax.ShapeDtypeStruct((1, 360, 480, 3), jnp.uint8))
     assert "dot_general" in str(traced.jaxpr)
     stablehlo.write(subject, tmp_path / "network")
     text = export.deserialize(bytearray((tmp_path / "network").read_bytes())).mlir_module()

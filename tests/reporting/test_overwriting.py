@@ -44,7 +44,7 @@ USERS = {  # that begin as results do, or look like them
 def test_json_replaces_nothing_of_the_users(tmp_path, name):
     path = tmp_path / "mine.json"
     path.write_bytes(USERS[name])
-    with pytest.raises(UserError, match="--json .* is there already"):
+    with pytest.raises(UserError, match="--json .* already exists"):
         check_place("json", str(path))
 
 
@@ -85,7 +85,7 @@ def test_nothing_that_a_run_will_leave_is_written_before_it(run, name):
 @pytest.mark.parametrize("command", ["evaluate", "export", "report", "doctor"])
 def test_json_replaces_no_file_of_a_run(run, command, name):
     before = (run / name).read_bytes()
-    with pytest.raises(UserError, match="--json .* (is there already|is a file of the run itself)"):
+    with pytest.raises(UserError, match="--json .* (already exists|is a file of the run itself)"):
         commands(run, run / name)[command]()
     assert (run / name).read_bytes() == before
 
@@ -95,7 +95,7 @@ def test_a_picture_replaces_a_picture_that_was_asked_for_alone(run, tmp_path):
     batch_picture(images, labels, CAMVID, run / "first_batch.png", "of the run")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     for path in (run / "first_batch.png", tmp_path / "photo.png", run / "config.toml"):
-        with pytest.raises(UserError, match="--picture .* (is there already|is a file of the run itself)"):
+        with pytest.raises(UserError, match="--picture .* (already exists|is a file of the run itself)"):
             doctor.doctor(doctor.DoctorOptions(SAMPLE, picture=str(path)))
     batch_picture(images, labels, CAMVID, tmp_path / "look.png", "asked for", asked_for=True)
     check_place("picture", str(tmp_path / "look.png"), is_ours=is_asked_for)
@@ -108,9 +108,9 @@ def test_pictures_replace_no_picture_of_a_run(run, name):
     drawn = (None, masks, masks, ["a"], CAMVID, run / "samples", 7, "val")
     prediction_pictures(*drawn)
     before = (run / "samples" / name).read_bytes()
-    with pytest.raises(UserError, match="--pictures .* is there already"):
+    with pytest.raises(UserError, match="--pictures .* already exists"):
         check_pictures(run / "samples", 7)
-    with pytest.raises(UserError, match="--pictures .* is there already"):
+    with pytest.raises(UserError, match="--pictures .* already exists"):
         prediction_pictures(*drawn, asked_for=True)
     assert (run / "samples" / name).read_bytes() == before
     shutil.rmtree(run / "samples")
@@ -167,5 +167,5 @@ def test_json_is_none_of_the_files_of_its_own_export(run, tmp_path):
 
 def test_prepared_weights_replace_prepared_weights_alone(tmp_path):
     np.savez(tmp_path / "mine.npz", a=np.zeros(3))
-    with pytest.raises(UserError, match="--out .* is there already"):
+    with pytest.raises(UserError, match="--out .* already exists"):
         prepare.prepare_vgg("vgg16", tmp_path / "mine.npz")

@@ -304,7 +304,7 @@ def test_scores_of_a_different_run_are_rejected(tmp_path):
     ("flags", "message"),
     [
         (["--scores", "FILE"], "--scores needs --published"),
-        (["--published", "--scores", "FILE", "FILE"], "one file for each run, got 2 for 1 runs"),
+        (["--published", "--scores", "FILE", "FILE"], "one file per run, got 2 for 1 runs"),
         (["--published", "--scores", "nowhere.json"], "cannot read nowhere.json"),
         (["--published", "--scores", "FILE"], "was not written by evaluate --json"),
     ],

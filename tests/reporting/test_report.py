@@ -313,7 +313,7 @@ def test_the_command_draws_one_run_and_writes_it_as_json(run, tmp_path, capsys):
     assert content["confusion"] == CONFUSION.tolist() and content["miou"] == 0.5386 and content["step"] == 15
     assert content["per_class"]["=1+1"] == {"iou": None, "accuracy": None, "pixels": 0}
     assert content["worst"][0] == {"name": NAMES[0], "accuracy": pytest.approx(0.1)}
-    assert "drew" in capsys.readouterr().out and Reader((tmp_path / "page.html").read_text()).faults == []
+    assert "wrote" in capsys.readouterr().out and Reader((tmp_path / "page.html").read_text()).faults == []
 
 
 def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, capsys):
@@ -337,7 +337,7 @@ def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, ca
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "from 1 to 12 runs"),
+        ([], "takes 1 to 12 runs"),
         (["nowhere"], "no run nowhere: there is no such folder"),
         (["."], "no run in .: it holds no config.toml"),
         (["RUN", "RUN"], "the same run is given twice"),

@@ -146,7 +146,7 @@ def test_tidying_and_pruning_remove_nothing_behind_a_link(run, victim):
     for place in ("checkpoints/x", "checkpoints/statistics", "y"):
         (run / place).symlink_to(victim)
     replace(run / "checkpoints" / "best", lambda path: path.symlink_to(victim))
-    shelf = CheckpointFolders(run / "checkpoints", 1, print)
+    shelf = CheckpointFolders(run / "checkpoints", 1)
     for act in (shelf.tidy, shelf.prune, lambda: shelf.forget_after(0), lambda: shelf.find("best")):
         with pytest.raises(UserError, match="is a link"):
             act()
@@ -158,7 +158,7 @@ def test_nothing_is_moved_through_a_link(run, victim, which):
     replace(run / "checkpoints" / which, lambda path: path.symlink_to(victim))
     (run / "checkpoints" / "best" / "7" / "meta.json").write_text("damaged")
     with pytest.raises(UserError, match=f"{which} is a link"):
-        CheckpointFolders(run / "checkpoints", 1, print).find("newest" if which == "newest" else "best")
+        CheckpointFolders(run / "checkpoints", 1).find("newest" if which == "newest" else "best")
 
 
 def test_a_lock_that_is_a_link_or_has_another_name_is_not_emptied(run, tmp_path):
