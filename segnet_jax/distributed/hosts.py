@@ -22,14 +22,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 
 from segnet_jax.distributed import cluster
-from segnet_jax.distributed.relay import open_relay
-from segnet_jax.distributed.rendezvous import Process, arrive, gather
-from segnet_jax.distributed.watchdog import CLOSED, Watch
 from segnet_jax.system.errors import HostLost, UserError
+
+if TYPE_CHECKING:
+    from segnet_jax.distributed.watchdog import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ class Hosts:
       num_processes: how many there are.
     """
 
-    def __init__(self, process_id: int = 0, num_processes: int = 1, heartbeat: float = 0.0, watch: Watch | None = None):
+    def __init__(
+        self, process_id: int = 0, num_processes: int = 1, heartbeat: float = 0.0, watch: "Watch | None" = None
+    ):
         self.process_id, self.num_processes = process_id, num_processes
         self._heartbeat, self._watch = heartbeat, watch
         self._counts: Counter[str] = Counter()
@@ -220,6 +223,11 @@ def join(
         logger.warning(why)
     if place is None or place.num_processes == 1:
         return Hosts()
+    # Imported by trainings over several processes only.
+    from segnet_jax.distributed.relay import open_relay
+    from segnet_jax.distributed.rendezvous import Process, arrive, gather
+    from segnet_jax.distributed.watchdog import CLOSED, Watch
+
     me, (host, port) = Process(place.process_id), place.address
     logger.info(f"{me} meets the other {place.num_processes - 1} at {place.coordinator}")
     if me.number == 0:

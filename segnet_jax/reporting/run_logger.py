@@ -15,7 +15,6 @@ from segnet_jax.metrics.confusion import scores as scores_of
 from segnet_jax.reporting.evaluations import Images, Picture, write_dataset_info, write_evaluation, write_worst
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
-from segnet_jax.reporting.page.draw import write_report
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.training_plot import training_plot
 from segnet_jax.system.errors import ExitError
@@ -205,6 +204,8 @@ class RunLogger:
             if not self._should_stop():
                 self.draw_plot()
             if not self._should_stop():
+                from segnet_jax.reporting.page.draw import write_report  # not needed before the first evaluation
+
                 self._write(partial(write_report, self._folder))
             self._draw_again_at = begin + (time.monotonic() - begin) / DRAWING_FRACTION
 

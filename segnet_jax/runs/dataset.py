@@ -8,7 +8,6 @@ from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.cache import CachedSplit, open_cached
 from segnet_jax.data.labels.label_mapping import LabelMapping, StoredLabels
 from segnet_jax.data.labels.read_options import ReadOptions
-from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.files import cache_folder
@@ -37,6 +36,8 @@ def open_data(config: Config, stored: StoredLabels | None = None, label_mapping:
         raise UserError(f"--leave-out {config.leave_out} needs --split-rule leave-out")
     if config.leave_out_train and config.split_rule != "leave-out":
         raise UserError(f"--leave-out-train {config.leave_out_train} needs --split-rule leave-out --leave-out SEQUENCE")
+    from segnet_jax.data.open_dataset import open_dataset  # with the readers of all layouts, needed only here
+
     dataset = open_dataset(
         config.data,
         split_rule=config.split_rule,

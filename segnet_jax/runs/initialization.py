@@ -26,9 +26,6 @@ from segnet_jax.training import build, checkpoint_folders
 from segnet_jax.training.initial_weights import TrainedSegNet, check_fits, described
 from segnet_jax.training.restored import restore
 from segnet_jax.training.state import variable_shapes
-from segnet_jax.weights.formats.caffe_segnet import BATCH_NORM_EPSILON
-from segnet_jax.weights.formats.published_sums import describe
-from segnet_jax.weights.load import kind_of_file, read_caffe_segnet, read_own_segnet, read_vgg
 from segnet_jax.weights.published import PUBLISHED, obtain
 from segnet_jax.weights.vgg import VGG
 
@@ -50,6 +47,9 @@ def read_initial(
     """
     if config.init == "none":
         return None
+    # The readers of all formats are imported only if weights are read.
+    from segnet_jax.weights.load import kind_of_file, read_vgg
+
     path = pathlib.Path(config.init).expanduser()
     if config.init not in PUBLISHED and path.is_dir():
         trained = _read_run(config, path, devices, share)
@@ -67,6 +67,8 @@ def read_initial(
 
 def describe_initial(config: Config, initial: VGG | TrainedSegNet, classes: Sequence[str]) -> str:
     """Return a line about the initial weights: where they come from, and which classes keep theirs."""
+    from segnet_jax.weights.formats.published_sums import describe
+
     if isinstance(initial, TrainedSegNet):
         return described(initial, classes)
     return f"{config.init}: {describe(initial)}"
@@ -100,6 +102,8 @@ def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Cal
 
 
 def _read_own(config: Config, path: pathlib.Path) -> TrainedSegNet:
+    from segnet_jax.weights.load import read_own_segnet
+
     found = read_own_segnet(path)
     settings = override(Config(), found.settings, source=str(path))
     return TrainedSegNet(config.init, found.about, settings, found.classes, found.preprocessing, found.variables)
@@ -107,6 +111,9 @@ def _read_own(config: Config, path: pathlib.Path) -> TrainedSegNet:
 
 def _read_caffe(config: Config, path: pathlib.Path) -> TrainedSegNet:
     """Read a SegNet's `.caffemodel`, which does not name its classes: eleven are taken for CamVid's, in their order."""
+    from segnet_jax.weights.formats.caffe_segnet import BATCH_NORM_EPSILON
+    from segnet_jax.weights.load import read_caffe_segnet
+
     found = read_caffe_segnet(path)
     source = read_protocol(_CAFFE_RECIPES[found.network], Config())
     source = dataclasses.replace(source, batch_norm_epsilon=BATCH_NORM_EPSILON)

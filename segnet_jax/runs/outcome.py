@@ -18,7 +18,6 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.metrics_log import FILE_NAME as METRICS_FILE
 from segnet_jax.reporting.metrics_log import read_metrics
-from segnet_jax.reporting.page.draw import write_report
 from segnet_jax.system import confined
 from segnet_jax.system.errors import ExitError, HostLost, NoCheckpoint, NotFinite, UserError, listed
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
@@ -91,6 +90,8 @@ def record_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Ite
             go_on = {} if facts["why"] == "finished" else {"go_on": resume_command(folder)}
             atomic_write_json(folder / OUTCOME_FILE, facts | go_on)
         with contextlib.suppress(Exception):  # nor is the report worth another ending
+            from segnet_jax.reporting.page.draw import write_report  # needed at the end only
+
             write_report(folder)
 
 

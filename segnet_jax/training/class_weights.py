@@ -8,7 +8,6 @@ import logging
 import numpy as np
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.camvid.find_folder import open_full_size_counts
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_split
 from segnet_jax.system.console import bar
@@ -89,6 +88,8 @@ def _count(split: Split, num_classes: int) -> LabelCounts:
 
 def _count_everything(config: Config, dataset: Dataset) -> LabelCounts:
     """Counts all splits, at full size where the data set still knows it: what MATLAB's example does, test included."""
+    from segnet_jax.data.camvid.find_folder import open_full_size_counts
+
     num_classes = len(dataset.classes)
     full_size = open_full_size_counts(config.data)
     if full_size is None:

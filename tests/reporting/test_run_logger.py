@@ -42,7 +42,7 @@ def test_drawing_takes_at_most_a_tenth_of_the_time_and_the_last_evaluation_is_dr
         clock.now += DRAWING
 
     monkeypatch.setattr(run_logger, "training_plot", plot)
-    monkeypatch.setattr(run_logger, "write_report", lambda _: reports.append(plots[-1]))
+    monkeypatch.setattr("segnet_jax.reporting.page.draw.write_report", lambda _: reports.append(plots[-1]))
     with RunLogger(tmp_path, **RUN, **ABOUT) as logger:
         for step in range(1, 13):
             clock.now += EPOCH
