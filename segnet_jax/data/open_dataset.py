@@ -16,6 +16,7 @@ from segnet_jax.data.camvid.find_folder import camvid_folder
 from segnet_jax.data.camvid.prepared import find_prepared, read_prepared
 from segnet_jax.data.camvid_frames import split_names
 from segnet_jax.data.dataset import Dataset
+from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
 from segnet_jax.data.label_files.class_table_files import find_class_table, folder_label_mapping
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, StoredLabels
@@ -24,7 +25,6 @@ from segnet_jax.data.layouts import camvid, cityscapes, fastai, known_layouts, p
 from segnet_jax.data.layouts import folder as own_folder
 from segnet_jax.data.layouts.folder import IMAGES, LABELS
 from segnet_jax.data.layouts.names.match_names import is_litter
-from segnet_jax.data.layouts.names.name_pairs import PICTURES
 from segnet_jax.data.layouts.names.split_lists import is_pair, read_lines
 from segnet_jax.data.layouts.pairs import LayoutFiles, open_pairs
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
@@ -271,7 +271,7 @@ def _held(folder: Path) -> tuple[str, str]:
             ending = Path(name).suffix.lower() or "without extension"
             if is_litter(name):
                 continue
-            if ending in PICTURES:
+            if ending in IMAGE_SUFFIXES:
                 pictures.setdefault(os.path.relpath(place, folder), Counter())[ending] += 1
                 continue
             others[ending] += 1

@@ -23,7 +23,8 @@ from segnet_jax.inference.predictor import Prediction, Sizing
 from segnet_jax.inference.sampling import UNCERTAINTIES
 from segnet_jax.inference.sources import Source
 from segnet_jax.metrics.confusion import count_confusion, scores
-from segnet_jax.reporting import overlay
+from segnet_jax.reporting import prediction_files
+from segnet_jax.reporting.class_key import add_class_key
 from segnet_jax.reporting.figures import error_map
 from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError, listed, shown
@@ -183,21 +184,23 @@ class Outputs:
 
     def _image(self, source: Source, image: np.ndarray, prediction: Prediction) -> PredictionEntry:
         counts = self.count(prediction)
-        picture = overlay.overlay_by_strips(image, prediction.class_ids, self.classes)
+        picture = prediction_files.overlay_by_strips(image, prediction.class_ids, self.classes)
         if self.key:
-            picture = overlay.add_class_key(picture, counts / counts.sum(), self.classes)
-        data, suffix = overlay.picture_file(picture)
-        files = {INDEX: overlay.index_png(prediction.class_ids, self.classes), OVERLAY + suffix: data}
+            picture = add_class_key(picture, counts / counts.sum(), self.classes)
+        data, suffix = prediction_files.picture_file(picture)
+        files = {INDEX: prediction_files.index_png(prediction.class_ids, self.classes), OVERLAY + suffix: data}
         if self.confidence:
-            files[CONFIDENCE] = overlay.gray_png(prediction.confidence)
+            files[CONFIDENCE] = prediction_files.gray_png(prediction.confidence)
         if self.uncertainty:
-            files |= {f"_{name}.png": overlay.gray_png(values) for name, values in prediction.uncertainty.items()}
+            files |= {
+                f"_{name}.png": prediction_files.gray_png(values) for name, values in prediction.uncertainty.items()
+            }
         confusion, faults = None, ()
         if source in self.labels:
             try:
                 label = self.scoring.read(source, self.labels[source], image.shape[:2])
                 confusion = self.scoring.confusion(label, prediction, len(self.classes))
-                files[ERRORS] = overlay.rgb_png(error_map(label, prediction.class_ids))
+                files[ERRORS] = prediction_files.rgb_png(error_map(label, prediction.class_ids))
             except UserError as error:
                 faults = error.faults
         for suffix, data in files.items():
@@ -212,7 +215,7 @@ class Outputs:
 
     def frame(self, source: Source, number: int, class_ids: np.ndarray) -> None:
         """Write the class ids of a video frame."""
-        data = overlay.index_png(class_ids, self.classes)
+        data = prediction_files.index_png(class_ids, self.classes)
         self.write(lambda: atomic_write_bytes(self.frames_of(source) / f"{number:06}.png", data))
 
     def frames_of(self, source: Source) -> pathlib.Path:

@@ -18,7 +18,7 @@ from segnet_jax.inference.outputs import FRAMES, VIDEO, Outputs, PredictionEntry
 from segnet_jax.inference.predictor import Predictor, PreparedImage
 from segnet_jax.inference.sources import Source
 from segnet_jax.inference.video import Video, VideoWriter, camera_frame
-from segnet_jax.reporting import overlay
+from segnet_jax.reporting import prediction_files
 from segnet_jax.system import budget
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import Fault, Stopped, UserError
@@ -141,7 +141,7 @@ def _segment_video(source: Source, predictor: Predictor, outputs: Outputs, stop:
       UserError: the video cannot be read.
       Stopped: a stop was requested.
     """
-    draw_overlay = partial(overlay.overlay_by_strips, classes=outputs.classes)
+    draw_overlay = partial(prediction_files.overlay_by_strips, classes=outputs.classes)
     counts, confidence, milliseconds, number = outputs.no_counts, 0.0, 0.0, 0
     with contextlib.ExitStack() as stack:
         video = stack.enter_context(Video(source.path, source.display_name))

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
 from segnet_jax.system.errors import UserError, listed, shown
 from segnet_jax.system.files import did_you_mean, expanded
 
 logger = logging.getLogger(__name__)
 
-IMAGES = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts")
 _MAX_NAME_BYTES = 180  # with suffixes, names stay below the 255 bytes of most file systems
 
@@ -66,7 +66,8 @@ def _sources_of(given: str) -> list[Source]:
         raise UserError(f"no file or folder {given}{did_you_mean(path)}", kind="missing-file", file=given)
     kind = _kind_of(path)
     if kind is None:
-        what = f"{given} has no file name extension of an image ({' '.join(IMAGES)}) or a video ({' '.join(VIDEOS)})"
+        known = f"an image ({' '.join(IMAGE_SUFFIXES)}) or a video ({' '.join(VIDEOS)})"
+        what = f"{given} has no file name extension of {known}"
         raise UserError(what, kind="unknown-format", file=given, fix="convert it, or correct its extension")
     return [Source(path, kind)]
 
@@ -89,7 +90,7 @@ def _sources_in(folder: pathlib.Path) -> list[Source]:
             content = f"it contains {other_files}"
         else:
             content = f"it contains the folders {listed(inner)}" if inner else "it is empty"
-        what = f"no image ({' '.join(IMAGES)}) in {folder}: {content}"
+        what = f"no image ({' '.join(IMAGE_SUFFIXES)}) in {folder}: {content}"
         raise UserError(what, kind="no-pictures", file=str(folder), fix="give the folder that contains the images")
     if others:
         logger.info(f"note: ignored in {shown(str(folder))}: {other_files}")
@@ -98,7 +99,7 @@ def _sources_in(folder: pathlib.Path) -> list[Source]:
 
 def _kind_of(path: pathlib.Path) -> Literal["image", "video"] | None:
     extension = path.suffix.lower()
-    return "image" if extension in IMAGES else "video" if extension in VIDEOS else None
+    return "image" if extension in IMAGE_SUFFIXES else "video" if extension in VIDEOS else None
 
 
 def _printable(stem: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from segnet_jax.metrics.table import primary_metrics
 
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
+LEVEL_TEXT = f"{100 * LEVEL:.0f} %"
 _MOST_CELLS = 2**22  # in the resampled matrices of one chunk
 
 Interval = tuple[float, float]

@@ -10,6 +10,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import sheet
+from segnet_jax.reporting.class_key import key_strip
 from segnet_jax.reporting.colors import colorize, overlay
 from segnet_jax.reporting.tables import SPLIT_WORDS, percent
 from segnet_jax.system import confined
@@ -47,7 +48,7 @@ def batch_picture(
     width = max(rows[0].width, sheet.MIN_WIDTH)
     heading = sheet.text_strip([title], width, scale=1.3, bold=True)
     note = sheet.text_strip(["Each image above its label overlay; void pixels keep the image."], width)
-    key = sheet.key_strip(list(zip(classes.names, classes.colors, strict=True)), width)
+    key = key_strip(list(zip(classes.names, classes.colors, strict=True)), width)
     atomic_write_bytes(path, sheet.sheet_png([heading, note, *rows, sheet.space_strip(4), key], asked_for))
 
 
@@ -96,8 +97,8 @@ def prediction_pictures(
     for panels, caption in rows:
         strips += [panels, sheet.text_strip([caption], width), sheet.space_strip(6)]
     strips += [
-        sheet.key_strip([*zip(classes.names, classes.colors, strict=True), ("void", (0, 0, 0))], width),
-        sheet.key_strip([("correct", _CORRECT), ("wrong", _WRONG), ("void, not scored", _VOID)], width),
+        key_strip([*zip(classes.names, classes.colors, strict=True), ("void", (0, 0, 0))], width),
+        key_strip([("correct", _CORRECT), ("wrong", _WRONG), ("void, not scored", _VOID)], width),
     ]
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segnet_jax.metrics.bootstrap import Interval
+from segnet_jax.metrics.bootstrap import LEVEL_TEXT, Interval
 from segnet_jax.metrics.table import METRICS, percent
 
 MARKS = ("V", "S", "V, user", "C")
@@ -125,7 +125,7 @@ class OwnResult:
     def summary(self) -> str:
         """One line: mIoU, seeds, interval and evaluated images."""
         low, high = self.interval.get("miou", (None, None))
-        ends = "no interval" if low is None else f"95 % interval over images {percent(low)} to {percent(high)}"
+        ends = "no interval" if low is None else f"{LEVEL_TEXT} interval over images {percent(low)} to {percent(high)}"
         seeds = f"mean of {len(self.seeds)} seeds" if len(self.seeds) > 1 else "1 seed"
         images = f"{self.num_images or 'an unknown number of'} {self.split} images of {self.dataset}"
         return f"{self.name}: mIoU {percent(self.scores.get('miou'))} ({seeds}, {ends}) on {images}"

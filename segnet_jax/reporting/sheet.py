@@ -1,4 +1,4 @@
-"""Build pictures from strips of panels, text and color keys stacked vertically."""
+"""Build pictures from strips of panels and text, stacked vertically; `class_key.py` has the strip of class colors."""
 
 import functools
 import io
@@ -9,14 +9,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from segnet_jax.data.labels.classes import Color
-
 MIN_WIDTH = 640  # pixels, so that a title and a color key fit above a single small picture
 _MIN_PANEL, _MAX_PANEL = 240, 480  # pixels of width
 _MAX_PANEL_HEIGHT = 4096  # pixels of height that a small picture is enlarged to
 _MAX_TEXT = 96  # pixels: below a panorama a key would otherwise take hundreds of megabytes
 _GAP, _MARGIN = 8, 16
-_INK, _PAPER = (32, 32, 32), (255, 255, 255)
+INK, PAPER = (32, 32, 32), (255, 255, 255)
 
 
 def panel_strip(panels: Sequence[np.ndarray]) -> Image.Image:
@@ -29,7 +27,7 @@ def panel_strip(panels: Sequence[np.ndarray]) -> Image.Image:
     """
     fitted = [_fit(panel) for panel in panels]
     width, height = fitted[0].size
-    strip = Image.new("RGB", (len(fitted) * (width + _GAP) - _GAP, height), _PAPER)
+    strip = Image.new("RGB", (len(fitted) * (width + _GAP) - _GAP, height), PAPER)
     for place, panel in enumerate(fitted):
         strip.paste(panel, (place * (width + _GAP), 0))
     return strip
@@ -49,38 +47,18 @@ def _fit(panel: np.ndarray) -> Image.Image:
 def text_strip(texts: Sequence[str], width: int, *, scale: float = 1.0, bold: bool = False) -> Image.Image:
     """Write one line of texts in columns of equal width, cutting texts that are too long."""
     size = round(scale * text_size(width))
-    font = _font(size, bold)
-    strip = Image.new("RGB", (width, round(1.4 * size)), _PAPER)
+    font = load_font(size, bold)
+    strip = Image.new("RGB", (width, round(1.4 * size)), PAPER)
     pitch = (width + _GAP) / len(texts)
     for place, text in enumerate(texts):
-        fitting = _cut(text, font, pitch - _GAP)
-        ImageDraw.Draw(strip).text((round(place * pitch), 0), fitting, font=font, fill=_INK)
-    return strip
-
-
-def key_strip(entries: Sequence[tuple[str, Color]], width: int) -> Image.Image:
-    """Draw a square of each color with its name, in as many rows as needed."""
-    size = text_size(width)
-    font = _font(size)
-    row, x, places = 0, 0, []
-    for name, color in entries:
-        name = _cut(name, font, width - 2 * size)
-        length = round(1.4 * size + font.getlength(name))
-        if x and x + length > width:
-            row, x = row + 1, 0
-        places.append((x, round(1.7 * size * row), name, color))
-        x += length + round(1.3 * size)
-    strip = Image.new("RGB", (width, round(1.7 * size * (row + 1))), _PAPER)
-    draw = ImageDraw.Draw(strip)
-    for x, y, name, color in places:
-        draw.rectangle((x, y + size // 8, x + size, y + size // 8 + size), fill=color, outline=(120, 120, 120))
-        draw.text((x + round(1.4 * size), y), name, font=font, fill=_INK)
+        fitting = cut(text, font, pitch - _GAP)
+        ImageDraw.Draw(strip).text((round(place * pitch), 0), fitting, font=font, fill=INK)
     return strip
 
 
 def space_strip(height: int) -> Image.Image:
     """Return extra space between two strips."""
-    return Image.new("RGB", (1, height), _PAPER)
+    return Image.new("RGB", (1, height), PAPER)
 
 
 def text_size(width: int) -> int:
@@ -101,7 +79,7 @@ def sheet_png(strips: Sequence[Image.Image], asked_for: bool = False) -> bytes:
     """Stack strips vertically on a white background and encode the PNG, with MARK if a flag asked for it."""
     width = max(strip.width for strip in strips)
     height = sum(strip.height + _GAP for strip in strips) - _GAP
-    sheet = Image.new("RGB", (width + 2 * _MARGIN, height + 2 * _MARGIN), _PAPER)
+    sheet = Image.new("RGB", (width + 2 * _MARGIN, height + 2 * _MARGIN), PAPER)
     y = _MARGIN
     for strip in strips:
         sheet.paste(strip, (_MARGIN, y))
@@ -114,7 +92,8 @@ def sheet_png(strips: Sequence[Image.Image], asked_for: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Shorten a text to a width in pixels."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     if font.getlength(text) <= width:
         return text
@@ -124,7 +103,8 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 @functools.cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans at a size in pixels."""
     import matplotlib  # provides DejaVu Sans on every machine, the font of the training plot
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segnet_jax.data.labels.classes import ClassTable
-from segnet_jax.metrics.bootstrap import Interval
+from segnet_jax.metrics.bootstrap import LEVEL_TEXT, Interval
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import Scores
 from segnet_jax.metrics.table import METRICS, percent
@@ -36,7 +36,7 @@ def per_class_table(
     caption = ", ".join(f"{metric.label} {metric.format(scores.values[metric.key])}" for metric in others)
     if interval:
         low, high = interval["miou"]
-        caption += f"\nmIoU, 95 % interval over images: {percent(low)} to {percent(high)}"
+        caption += f"\nmIoU, {LEVEL_TEXT} interval over images: {percent(low)} to {percent(high)}"
     if boundary:
         caption += f"\nboundary F1: {percent(boundary.paper)} (paper), {percent(boundary.script)} (script)"
     if scores.absent:

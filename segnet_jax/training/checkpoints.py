@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import Devices, replicate
 from segnet_jax.system import confined
 from segnet_jax.system.errors import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
@@ -53,7 +54,7 @@ class Checkpoints:
         self,
         folder: str | os.PathLike,
         devices: Devices,
-        keep: int = 2,
+        keep: int = Config.keep_checkpoints,
         share: Callable[[str], str] = lambda text: text,
         most_bytes: int | None = None,
     ):

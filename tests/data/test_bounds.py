@@ -24,7 +24,8 @@ from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.inference import class_maps, prediction_pipeline, predictor
 from segnet_jax.inference.predictor import Predictor, PreparedImage, Sizing
 from segnet_jax.inference.sources import Source
-from segnet_jax.reporting import overlay, sheet
+from segnet_jax.reporting import prediction_files, sheet
+from segnet_jax.reporting.class_key import add_class_key
 from segnet_jax.runs.dataset_checks import suggested_size
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system import bounded_toml
@@ -147,12 +148,12 @@ def test_the_doctor_suggests_no_size_that_takes_gigabytes(size):
 def test_an_overlay_of_a_wide_picture_is_mixed_in_parts():
     image, ids = np.zeros((4, 60_000, 3), np.uint8), np.ones((4, 60_000), np.uint8)
     classes = ClassTable(("a", "b"), ((0, 0, 0), (200, 0, 0)))
-    whole = overlay.overlay(image, ids, classes)
-    overlay_strip, overlay._STRIP = overlay._STRIP, 50_000
+    whole = prediction_files.overlay(image, ids, classes)
+    overlay_strip, prediction_files._STRIP = prediction_files._STRIP, 50_000
     try:
-        assert (overlay.overlay_by_strips(image, ids, classes) == whole).all()
+        assert (prediction_files.overlay_by_strips(image, ids, classes) == whole).all()
     finally:
-        overlay._STRIP = overlay_strip
+        prediction_files._STRIP = overlay_strip
 
 
 # --- batches ---
@@ -273,6 +274,6 @@ def test_an_image_size_beyond_the_memory_is_refused_before_anything_is_allocated
 def test_a_key_beneath_a_panorama_and_a_panel_of_a_tower_stay_small():
     classes = ClassTable(tuple(f"class {number}" for number in range(11)), ((0, 0, 0),) * 11)
     picture = np.zeros((4, 65_000, 3), np.uint8)
-    assert overlay.add_class_key(picture, np.ones(11) / 11, classes).shape[0] < 500
+    assert add_class_key(picture, np.ones(11) / 11, classes).shape[0] < 500
     assert sheet.panel_strip([np.zeros((8192, 32, 3), np.uint8)]).size == (32, 8192)
     assert sheet.panel_strip([np.zeros((64, 32, 3), np.uint8)]).size == (256, 512)

@@ -26,7 +26,8 @@ from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.inference import outputs, prediction_pipeline
 from segnet_jax.inference.predictor import Predictor, Sizing
-from segnet_jax.reporting import overlay
+from segnet_jax.reporting import prediction_files
+from segnet_jax.reporting.class_key import add_class_key
 from segnet_jax.system.command import run_command
 from segnet_jax.training.restored import restore
 
@@ -144,7 +145,7 @@ def test_overlays_show_image_and_class_above_a_key_and_can_do_without_it(run, he
 def test_the_key_names_the_classes_that_are_there_and_no_others():
     shares = np.zeros(11)
     shares[[0, 3]] = 0.25, 0.75
-    keyed = overlay.add_class_key(np.zeros((30, 400, 3), np.uint8), shares, CAMVID)
+    keyed = add_class_key(np.zeros((30, 400, 3), np.uint8), shares, CAMVID)
     colors = {tuple(color) for color in keyed[38:].reshape(-1, 3)}
     assert colors & set(CAMVID.colors) - {(128, 128, 128)} == {CAMVID.colors[3]} and CAMVID.colors[0] in colors
 
@@ -157,6 +158,21 @@ def folder_of_101(folder):
     data = (folder / "050.png").read_bytes()
     (folder / "050.png").write_bytes(data[: len(data) // 2])
     return {f"{number:03}": sizes[number % 3] for number in range(101) if number != 50}
+
+
+def test_every_format_that_datasets_may_have_is_predicted_alike(run, here):
+    (here / "mixed").mkdir()
+    image = Image.fromarray(noise(0, 24, 32)).quantize(256)  # GIF stores a palette
+    for suffix in ("png", "bmp", "tif", "tiff", "gif", "webp"):
+        image.convert("RGB").save(
+            here / "mixed" / f"{suffix}.{suffix}", **({"lossless": True} if suffix == "webp" else {})
+        )
+    assert predict(run, "mixed", "--out", "out") == 0
+    ids = {path.stem: np.asarray(Image.open(path)) for path in here.glob("out/*.png")}
+    assert len(ids) == 6
+    for suffix in ("bmp", "tif", "tiff", "webp"):
+        np.testing.assert_array_equal(ids[suffix], ids["png"])
+    assert ids["gif"].shape == ids["png"].shape
 
 
 def test_a_broken_file_among_101_is_named_and_the_others_are_done(run, here, monkeypatch, capsys):
@@ -358,7 +374,7 @@ def test_a_label_at_fault_or_missing_leaves_the_prediction(run, here, monkeypatc
         (["RUN"], "nothing to predict"),
         (["no/run", "photos"], "no run no/run: there is no such folder"),
         (["RUN", "photo"], "no file or folder photo. Did you mean photos?"),
-        (["RUN", "empty"], "no image (.png .jpg .jpeg) in empty: it is empty"),
+        (["RUN", "empty"], "no image (.png .jpg .jpeg .gif .webp .tif .tiff .bmp) in empty"),
         (["RUN", "."], "it contains the folders empty, photos"),
         (["RUN", "notes.txt"], "notes.txt has no file name extension of an image"),
         (["RUN", "photos", "photos/1.png"], "the same input is given twice: photos/1.png"),
@@ -541,7 +557,7 @@ def test_a_camera_s_frame_is_segmented(run, here, monkeypatch):
 
 
 def test_a_very_wide_picture_has_an_overlay_too():
-    data, ending = overlay.picture_file(np.zeros((1, 66_000, 3), np.uint8))
+    data, ending = prediction_files.picture_file(np.zeros((1, 66_000, 3), np.uint8))
     assert ending == ".png" and Image.open(io.BytesIO(data)).size == (66_000, 1)
 
 

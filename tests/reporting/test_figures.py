@@ -9,6 +9,7 @@ from PIL import Image
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.reporting import sheet
+from segnet_jax.reporting.class_key import key_strip
 from segnet_jax.reporting.colors import colorize, overlay
 from segnet_jax.reporting.figures import batch_picture, error_map, prediction_pictures
 from segnet_jax.reporting.training_plot import epoch_bands, smoothed, thinned, training_plot
@@ -117,7 +118,7 @@ def test_pictures_name_their_split(tmp_path, monkeypatch):
 
 
 def test_names_are_drawn_literally():
-    plain, dollars = (np.array(sheet.key_strip([(name, (0, 0, 0))], 300)) for name in ("x", "$x$"))
+    plain, dollars = (np.array(key_strip([(name, (0, 0, 0))], 300)) for name in ("x", "$x$"))
     ink = [(picture.min(-1) < 128)[:, 20:].any(0).sum() for picture in (plain, dollars)]
     assert ink[1] > 2 * ink[0]
 

@@ -9,14 +9,9 @@ from segnet_jax.data.label_files import class_formats
 from segnet_jax.data.label_files.class_formats import BadTable, Parsed, Row
 from segnet_jax.data.labels.classes import ClassTable, Color, distinct_colors
 from segnet_jax.data.labels.label_mapping import MAX_CLASSES, LabelMapping
+from segnet_jax.data.labels.void import VOID_NAMES
 from segnet_jax.system.errors import Fault, UserError
 from segnet_jax.system.files import relative_path
-
-VOID_NAMES = {
-    *("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care", "dontcare", "__ignore__", "_ignore_"),
-    *("_void_", "ignore_region", "ignore region"),
-}
-"""Names, in lower case, of rows that are read as void."""
 
 _MAX_BYTES = 100_000
 _AS_SHOWN = "data/README.md shows the format"

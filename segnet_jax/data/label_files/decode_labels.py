@@ -14,7 +14,8 @@ from segnet_jax.data.images.picture_header import EXPORT_IDS, check_label_header
 from segnet_jax.data.label_files.stored import Stored
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.data.labels.label_colors import color_ids, describe_unknown
-from segnet_jax.data.labels.label_mapping import OUTSIDE, LabelRule
+from segnet_jax.data.labels.label_mapping import LabelRule
+from segnet_jax.data.labels.void import OUTSIDE
 from segnet_jax.system.errors import UserError, listed
 
 MAX_STRAY = 0.02

@@ -7,9 +7,9 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable, Color
+from segnet_jax.data.labels.void import OUTSIDE
 from segnet_jax.system.errors import listed
 
-_OUTSIDE = 254  # marks unknown colors
 _MIXED = 12  # tolerance per channel for a mixture of two colors
 _MAX_UNKNOWN = 100_000  # distinct colors; a photograph has about a million
 
@@ -29,7 +29,7 @@ def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndar
     """
     packed = pack(picture)
     label = _color_table(tuple(colors.items()))[packed]
-    outside = label == _OUTSIDE
+    outside = label == OUTSIDE
     if not outside.any():
         return label, {}
     return np.where(outside, np.uint8(VOID), label), _counted(packed[outside])
@@ -79,7 +79,7 @@ def _counted(packed: np.ndarray) -> dict[Color, int]:
 
 @functools.lru_cache(maxsize=2)
 def _color_table(colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
-    table = np.full(2**24, _OUTSIDE, np.uint8)
+    table = np.full(2**24, OUTSIDE, np.uint8)
     for (red, green, blue), class_id in colors:
         table[red << 16 | green << 8 | blue] = class_id
     return table

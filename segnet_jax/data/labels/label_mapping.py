@@ -1,6 +1,5 @@
 """Label mappings: from the values and colors of label files to class ids."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,12 +9,10 @@ import numpy as np
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID, ClassTable, Color
 from segnet_jax.data.labels.read_options import ReadOptions
+from segnet_jax.data.labels.void import NUM_VALUES, OUTSIDE, value_table
 from segnet_jax.system.errors import UserError, listed
 
-OUTSIDE = 254
-"""Marks unknown values."""
 MAX_CLASSES = 254
-_VALUES = 2**16
 
 Kind = Literal["grey", "palette", "rgb"]
 """What a label file stores, by its header."""
@@ -72,7 +69,7 @@ class LabelRule:
     @property
     def table(self) -> np.ndarray:
         """uint8 [65536]: value in label files -> class id, VOID or OUTSIDE; read-only."""
-        return _table(self.ids, self.map, self.start)
+        return value_table(self.ids, self.map, self.start)
 
     @property
     def description(self) -> str:
@@ -167,7 +164,7 @@ def _pairs(values: Any) -> tuple[tuple[int, int], ...]:
     pairs = [_list(pair) for pair in _list(values)]
     if not all(len(pair) == 2 for pair in pairs):
         raise ValueError("no pairs")
-    return tuple((_number(old, 0, _VALUES), _number(new, 0, _VALUES)) for old, new in pairs)
+    return tuple((_number(old, 0, NUM_VALUES), _number(new, 0, NUM_VALUES)) for old, new in pairs)
 
 
 def _colors(values: Any) -> tuple[tuple[Color, int], ...]:
@@ -195,28 +192,13 @@ def make_label_rule(
         read_options.threshold,
         by_color,
     )
-    plain = _table(rule.ids, (), rule.start)
+    plain = value_table(rule.ids, (), rule.start)
     for old, new in read_options.map:
         if plain[new] == OUTSIDE and new != VOID:
             raise UserError(
                 f"--map {old}={new}: {new} is not among {rule.description}; use 255 for pixels without a class"
             )
     return rule
-
-
-@functools.lru_cache(maxsize=8)
-def _table(ids: tuple[tuple[int, int], ...], changes: tuple[tuple[int, int], ...], start: int) -> np.ndarray:
-    table = np.full(_VALUES, OUTSIDE, np.uint8)
-    table[:start] = VOID
-    for value, class_id in ids:
-        table[min(value + start, _VALUES - 1) if value != VOID else value] = class_id
-    meaning = table.copy()
-    if meaning[VOID] == OUTSIDE:
-        meaning[VOID] = VOID
-    for old, new in changes:
-        table[old] = meaning[new]
-    table.flags.writeable = False
-    return table
 
 
 def class_pixels(rule: LabelRule, values: Mapping[int, int], colors: Mapping[Color, int]) -> tuple[np.ndarray, int]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from segnet_jax.metrics.bootstrap import LEVEL_TEXT
 from segnet_jax.metrics.table import METRICS, percent
 from segnet_jax.reporting.page import classes, content
 from segnet_jax.reporting.page.charts import HEIGHT, WIDTH, comparison_charts, training_charts
@@ -83,6 +84,7 @@ def report_html(run: RunSummary, published: Mapping[str, Any] | None = None) -> 
         "boundary": content.boundary(run),
         "scored_on": content.scored_on(run),
         "interval": content.interval(run),
+        "level": LEVEL_TEXT,
         "protocol": content.protocol(run),
         "notes": content.split_notes(run),
         "warnings": content.warnings(run),

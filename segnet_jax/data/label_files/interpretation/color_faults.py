@@ -8,7 +8,8 @@ from segnet_jax.data.label_files.interpretation.evidence import LabelEvidence
 from segnet_jax.data.label_files.scan import LabelScan, describe_files, describe_pixels, files_with, sum_counts
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.data.labels.label_colors import is_mixture
-from segnet_jax.data.labels.label_mapping import OUTSIDE, Kind, LabelMapping, make_label_rule
+from segnet_jax.data.labels.label_mapping import Kind, LabelMapping, make_label_rule
+from segnet_jax.data.labels.void import OUTSIDE
 from segnet_jax.system.errors import Fault, UserError
 
 _STRAY = 1e-3

@@ -11,7 +11,8 @@ from segnet_jax.data.label_files.interpretation.label_values import values_witho
 from segnet_jax.data.label_files.interpretation.table_values import values_of_table
 from segnet_jax.data.label_files.scan import describe_files, sum_counts
 from segnet_jax.data.labels.classes import ClassTable, distinct_colors
-from segnet_jax.data.labels.label_mapping import OUTSIDE, LabelMapping, LabelRule, make_label_rule
+from segnet_jax.data.labels.label_mapping import LabelMapping, LabelRule, make_label_rule
+from segnet_jax.data.labels.void import OUTSIDE
 from segnet_jax.system.errors import Fault, UserError
 
 HALF = 0.5

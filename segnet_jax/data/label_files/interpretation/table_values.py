@@ -15,7 +15,8 @@ from segnet_jax.data.label_files.interpretation.label_values import (
     soft_edges,
 )
 from segnet_jax.data.label_files.scan import describe_files, describe_pixels, files_with, sum_counts
-from segnet_jax.data.labels.label_mapping import OUTSIDE, Kind, make_label_rule
+from segnet_jax.data.labels.label_mapping import Kind, make_label_rule
+from segnet_jax.data.labels.void import OUTSIDE
 from segnet_jax.system.errors import Fault, UserError, listed
 
 BACKGROUND_NAMES = frozenset(

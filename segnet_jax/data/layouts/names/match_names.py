@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segnet_jax.data.images.picture_header import check_inside
-from segnet_jax.data.layouts.names.name_pairs import LABEL_ENDINGS, PICTURES, nfc, pair_names
+from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
+from segnet_jax.data.layouts.names.name_pairs import LABEL_ENDINGS, nfc, pair_names
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import relative_path
@@ -55,13 +56,13 @@ def pictures_below(
             continue
         elif follow_links:
             visited.add(real)
-        inner = [name for name in folders if not name.lower().endswith(PICTURES)]
+        inner = [name for name in folders if not name.lower().endswith(IMAGE_SUFFIXES)]
         # A folder named like an image file is reported when it is read.
         files += [name for name in folders if name not in inner and not is_litter(name)]
         folders[:] = sorted(name for name in inner if not is_litter(name))
         for name in files:
             path = Path(place, name)
-            if is_litter(name) or not name.lower().endswith(PICTURES):
+            if is_litter(name) or not name.lower().endswith(IMAGE_SUFFIXES):
                 continue
             if glob and not fnmatch.fnmatch(nfc(name), nfc(glob)):
                 continue
@@ -198,7 +199,7 @@ def labels_for_names(names: Sequence[str], folder: Path, suffix: str) -> dict[st
     """Return the label files in a folder for these image names, for `predict --labels`."""
     paths: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PICTURES and not is_litter(path.name) and path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_litter(path.name) and path.is_file():
             paths.setdefault(nfc(path.stem), []).append(path)
     composed = {name: nfc(name) for name in names}
     pairs = pair_names(list(dict.fromkeys(composed.values())), list(paths), suffix)

@@ -6,8 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp")
-"""Extensions of image files."""
+from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
 
 LABEL_ENDINGS = ("", "_L", "_P")
 """Known suffixes of label names; others are found from the folder."""
@@ -40,7 +39,9 @@ def pair_names(images: Sequence[str], labels: Sequence[str], suffix: str = "") -
       image -> labels; images without a label are absent.
     """
     if suffix:
-        suffix = re.sub(r"\.[A-Za-z]{3,4}$", "", nfc(suffix)) if suffix.lower().endswith(PICTURES) else nfc(suffix)
+        suffix = (
+            re.sub(r"\.[A-Za-z]{3,4}$", "", nfc(suffix)) if suffix.lower().endswith(IMAGE_SUFFIXES) else nfc(suffix)
+        )
         return _by_keys(images, labels, str, lambda label: label.removesuffix(suffix) if label.endswith(suffix) else "")
     known = {}
     held = set(labels)

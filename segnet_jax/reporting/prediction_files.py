@@ -1,16 +1,13 @@
-"""Encode predictions as pictures: class ids, overlays with a color key, and grayscale maps."""
+"""Encode the files that `predict` writes: class ids, overlays and grayscale maps."""
 
 import io
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from segnet_jax.data.labels.classes import ClassTable
-from segnet_jax.reporting import sheet
 from segnet_jax.reporting.colors import overlay
 
-_MIN_KEY_WIDTH = 320  # pixels, so that a class name fits below a small picture
 _STRIP = 1_000_000  # pixels blended at a time, since the intermediate values take 48 bytes a pixel
 _MAX_JPEG_SIDE = 65_500  # pixels, a limit of the format
 
@@ -29,30 +26,6 @@ def overlay_by_strips(image: np.ndarray, prediction: np.ndarray, classes: ClassT
         strip = slice(start, start + rows)
         result[strip] = overlay(image[strip], prediction[strip], classes)
     return result
-
-
-def add_class_key(picture: np.ndarray, fractions: Sequence[float], classes: ClassTable) -> np.ndarray:
-    """Append a color key of the classes in a picture, each with its fraction of the pixels.
-
-    Args:
-      picture: uint8 [H,W,3].
-      fractions: of each class, 0..1; a class with 0 is left out.
-      classes: names and colors.
-
-    Returns:
-      uint8 [H + height of the key, max(W, 320), 3], with the picture at the upper left.
-    """
-    entries = [
-        (f"{name} {100 * fraction:.1f} %", color)
-        for name, color, fraction in zip(classes.names, classes.colors, fractions, strict=True)
-        if fraction
-    ]
-    height, width = picture.shape[:2]
-    key = np.asarray(sheet.key_strip(entries, max(width, _MIN_KEY_WIDTH) - 16))
-    whole = np.full((height + 8 + len(key), max(width, _MIN_KEY_WIDTH), 3), 255, np.uint8)
-    whole[:height, :width] = picture
-    whole[height + 8 :, 8 : 8 + key.shape[1]] = key
-    return whole
 
 
 def picture_file(picture: np.ndarray) -> tuple[bytes, str]:

@@ -1,0 +1,47 @@
+"""What counts as void: pixels that are neither trained on nor scored.
+
+Inside the program they have the id `constants.VOID`, 255. In label files they are, unless `--map` says otherwise:
+
+* values below `--labels-start-at`, and 255 if it is no class (`value_table`);
+* classes of a class file with a name in `VOID_NAMES`;
+* with `--unknown-color ignore`, colors of no class (`label_colors.py`);
+* CamVid's value 11 and color black (`classes.py`), Cityscapes' ids that are not evaluated (`layouts/cityscapes.py`).
+"""
+
+import functools
+
+import numpy as np
+
+from segnet_jax.constants import VOID
+
+VOID_NAMES = {
+    *("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care", "dontcare", "__ignore__", "_ignore_"),
+    *("_void_", "ignore_region", "ignore region"),
+}
+"""Names, in lower case, of rows that are read as void."""
+OUTSIDE = 254
+"""Marks values and colors of label files that are neither a class nor void."""
+NUM_VALUES = 2**16
+"""Values that label files may hold."""
+
+
+@functools.lru_cache(maxsize=8)
+def value_table(ids: tuple[tuple[int, int], ...], changes: tuple[tuple[int, int], ...], start: int) -> np.ndarray:
+    """Return uint8 [65536]: value in label files -> class id, VOID or OUTSIDE; read-only.
+
+    Args:
+      ids: pairs of a value and its class id.
+      changes: pairs (OLD, NEW): OLD is read as NEW is.
+      start: the value of the first class; smaller ones are void.
+    """
+    table = np.full(NUM_VALUES, OUTSIDE, np.uint8)
+    table[:start] = VOID
+    for value, class_id in ids:
+        table[min(value + start, NUM_VALUES - 1) if value != VOID else value] = class_id
+    meaning = table.copy()
+    if meaning[VOID] == OUTSIDE:
+        meaning[VOID] = VOID
+    for old, new in changes:
+        table[old] = meaning[new]
+    table.flags.writeable = False
+    return table
