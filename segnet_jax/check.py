@@ -9,6 +9,7 @@ from typing import Any
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.reporting.pace import duration
+from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.dry_run import read, try_out
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
@@ -28,7 +29,7 @@ As JSON:  python -m segnet_jax.check --protocol camvid-tutorial --data DIR --jso
 def main() -> int:
     """Run the command."""
     args, json = _split_json(sys.argv[1:])
-    return check(parse_config(args, prog="segnet_jax.check", description=DESCRIPTION), json)
+    return check(parse_config(args, prog="segnet_jax.check", description=DESCRIPTION, defaults=default_config), json)
 
 
 def check(config: Config, json: str = "") -> int:
@@ -76,7 +77,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"save     {format_bytes(saving['bytes'])} in {saving['seconds']:.1f} s, restored bit-identically",
         f"memory   {of_device}host {format_bytes(memory['host'])}",
         f"time     {duration(found['seconds_an_epoch'])} per epoch, {duration(found['seconds_in_all'])} for "
-        f"{found['epochs']} epochs",
+        f"{found['epochs']:.4g} epochs",
         f"no problems found; checked in {found['seconds']:.0f} s",
     ]
 

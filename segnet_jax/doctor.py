@@ -31,6 +31,7 @@ from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.sheet import is_asked_for, sheet_png
 from segnet_jax.runs.dataset import open_data, reading_of, size_warning
 from segnet_jax.runs.dataset_checks import Examination, Suggestion, as_json, examine, suggest, suggested_size
+from segnet_jax.runs.default_recipe import choose_protocol, has_accelerator, is_own_folder
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
@@ -107,7 +108,7 @@ def doctor(options: DoctorOptions) -> int:
             command = " ".join([_prog("doctor"), shlex.join(_data_flags(config)), *fixes])
             echo(f"to check the suggested flags, run:\n  {command}")
         raise UserErrors(options.data, found.faults)
-    suggestion = suggest(found.dataset, found.counts)
+    suggestion = suggest(found.dataset, found.counts, has_accelerator())
     _print_table(found, suggestion)
     _print_sizes(found.dataset, suggestion)
     if audit := _audit(found.dataset):
@@ -134,9 +135,11 @@ def _check_writable(flag: str, path: str, data: str) -> None:
 
 def _command(found: Examination, config: Config) -> list[str]:
     """Return the command that trains on the folder."""
-    suggestion = suggest(found.dataset, found.counts)
+    suggestion = suggest(found.dataset, found.counts, has_accelerator())
     selecting = ["--result-checkpoint", "last"] if config.split_rule == "trainval" else []
-    return [*_prog("train").split(), "--data", *_data_flags(config), *selecting, *suggestion.flags()]
+    recipe = ["--protocol", choose_protocol(None)[0]] if is_own_folder(config.data) else []
+    flags = [*selecting, *recipe, *suggestion.flags()]
+    return [*_prog("train").split(), "--data", *_data_flags(config), *flags]
 
 
 def _prog(name: str) -> str:
@@ -227,7 +230,7 @@ def _draw_choices(options: DoctorOptions, config: Config, choices: Sequence[str]
                 continue
             sizes = dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1}
             path = os.path.join(folder, f"{number}.png")
-            _draw(dataset, suggested_size(sizes), path, flags, _MAX_PICTURES_PER_READING)
+            _draw(dataset, suggested_size(sizes, has_accelerator()), path, flags, _MAX_PICTURES_PER_READING)
             sheets.append(Image.fromarray(read_image(pathlib.Path(path), path)))
         if sheets:
             atomic_write_bytes(options.picture, sheet_png(sheets, asked_for=True))

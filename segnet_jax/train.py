@@ -4,6 +4,7 @@ import sys
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
+from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system.command import run_command
 
@@ -18,7 +19,7 @@ After an interruption, a kill or a full disk, the same command resumes the run."
 
 def main() -> int:
     """Run the command."""
-    return train(parse_config(sys.argv[1:], prog="segnet_jax.train", description=DESCRIPTION))
+    return train(parse_config(sys.argv[1:], prog="segnet_jax.train", description=DESCRIPTION, defaults=default_config))
 
 
 def train(config: Config) -> int:

@@ -103,6 +103,7 @@ class Config:
 
     # training
     epochs: int = field(default=100, metadata=OVERRIDE)  # passes over the training split
+    steps: int = field(default=0, metadata=OVERRIDE)  # train for this many optimizer steps; 0: as --epochs says
     batch_size_per_device: int = field(default=4, metadata=FREE)  # images per device and forward pass
     # batches per optimizer step; their gradients are summed
     grad_accum_steps: int = field(default=1, metadata=OVERRIDE)
@@ -152,7 +153,7 @@ class Config:
     resume: bool = field(default=False, metadata=OF_THIS_START)
     override: bool = field(default=False, metadata=OF_THIS_START)  # resume with changed settings, and log the changes
     max_steps: int = field(default=0, metadata=OF_THIS_START)  # save and stop after this many steps in total; 0: off
-    evaluate_every: int = field(default=1, metadata=FREE)  # epochs between evaluations
+    evaluate_every: int = field(default=1, metadata=FREE)  # epochs between evaluations; 0: twenty in all
     checkpoint_every: int = field(default=1, metadata=FREE)  # epochs between checkpoints
     keep_checkpoints: int = field(default=2, metadata=FREE)  # number of newest checkpoints to keep, besides the best
     on_disk_full: Literal["stop", "wait"] = field(default="stop", metadata=FREE)  # wait: retry until space is freed
@@ -211,6 +212,10 @@ class Config:
             )
         if counts and max(counts) > MAX_STAGES:
             raise UserError(f"a network has at most {MAX_STAGES} stages, got {max(counts)}: give fewer numbers")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the number of optimizer steps of the whole training."""
+        return self.steps or self.epochs * steps_per_epoch
 
     @property
     def num_stages(self) -> int:

@@ -115,6 +115,8 @@ def protocol_batch(protocol: Config, num_devices: int) -> int:
 def override(base: Config, values: dict[str, Any], source: str) -> Config:
     """Replace fields of `base` by values read from `source`; raises as `read_config`."""
     types = typing.get_type_hints(Config)
+    if "epochs" in values and "steps" not in values:  # whoever sets epochs means them
+        values = values | {"steps": 0}
     for key, value in values.items():
         if key not in types:
             key = key[:100]

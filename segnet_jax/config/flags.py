@@ -2,11 +2,12 @@
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import logging
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from segnet_jax.config.fields import Config
@@ -19,8 +20,21 @@ T = TypeVar("T")
 _VERBOSITY = """-q, --quiet: print only warnings and errors.  -v, --verbose: print more, with times."""
 
 
-def parse_config(args: Sequence[str], *, prog: str, description: str) -> Config:
+def parse_config(
+    args: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    defaults: Callable[[str, str | None], Config] = lambda data, init: Config(),
+) -> Config:
     """Read the training config from command-line arguments; with `--resume`, the run's config replaces the defaults.
+
+    Args:
+      args: the arguments.
+      prog: module of the command, for messages.
+      description: of the command, for `--help`.
+      defaults: maps the values of `--data` and `--init`, None if absent, to the defaults; asked only if the arguments
+        name neither a protocol, a config file nor a run to resume.
 
     Raises:
       UserError: the flags, or the files they name, are invalid.
@@ -32,8 +46,11 @@ def parse_config(args: Sequence[str], *, prog: str, description: str) -> Config:
         base, flags = first.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
+    flags = _take_verbosity(flags)
     run = _resumed_run(flags)
     config = read_run(run) if run else Config()
+    if not (run or base.protocol or base.config or {"-h", "--help"} & set(flags)):
+        config = defaults(_value_of("--data", flags) or config.data, _value_of("--init", flags))
     if base.protocol:
         config = read_protocol(base.protocol, config)
     if base.config:
@@ -43,7 +60,16 @@ def parse_config(args: Sequence[str], *, prog: str, description: str) -> Config:
                 f"--protocol {base.protocol} contradicts {base.config}, which sets protocol "
                 f'"{config.protocol}": use only one of them'
             )
+    if _value_of("--epochs", flags) and not _value_of("--steps", flags):  # whoever sets epochs means them
+        config = dataclasses.replace(config, steps=0)
     return parse_flags(Config, flags, default=config, prog=prog, description=description)
+
+
+def _value_of(flag: str, args: Sequence[str]) -> str | None:
+    """Return the value given to a flag, or None."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, dest="value", nargs="?")
+    return parser.parse_known_args(args)[0].value
 
 
 def _resumed_run(flags: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ RANGES = {
     "batch_norm_bias": (-1, 1),
     "dropout": (0, 0.9),
     "epochs": (1, 1_000_000),
+    "steps": (0, 2**31 - 1),
     "batch_size_per_device": (1, 65_536),
     "grad_accum_steps": (1, 65_536),
     "learning_rate": (_POSITIVE, 10),
@@ -42,7 +43,7 @@ RANGES = {
     "process_id": (-1, 2**20),
     "num_processes": (0, 2**20),
     "heartbeat": (1, 86_400),
-    "evaluate_every": (1, 1_000_000),
+    "evaluate_every": (0, 1_000_000),
     "checkpoint_every": (1, 1_000_000),
     "keep_checkpoints": (1, 1000),
 }

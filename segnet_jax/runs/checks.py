@@ -21,7 +21,7 @@ def another_batch(config: Config, devices: Devices, sampler: Sampler) -> str:
     if name == "custom" or batch == sampler.global_batch_size or batch > sampler.num_samples:
         return ""
     theirs, ours = (
-        each.epochs * (sampler.num_samples // size)
+        each.total_steps(sampler.num_samples // size)
         for each, size in ((protocol, batch), (config, sampler.global_batch_size))
     )
     rate = "the same learning rate"
@@ -50,13 +50,16 @@ def check_selection(config: Config) -> None:
         )
 
 
-def epochs_between_evaluations(config: Config) -> int:
-    """Return the number of epochs between two evaluations.
+def epochs_between_evaluations(config: Config, steps_per_epoch: int) -> int:
+    """Return the number of epochs between two evaluations, for `--evaluate-every 0` about a twentieth of all.
 
     With `--split-rule trainval` that is all of them: its test images are scored once, after the last step, so that
     nothing is chosen by them while training.
     """
-    return config.epochs if config.split_rule == "trainval" else config.evaluate_every
+    num_epochs = math.ceil(config.total_steps(steps_per_epoch) / steps_per_epoch)
+    if config.split_rule == "trainval":
+        return num_epochs
+    return config.evaluate_every or max(1, num_epochs // 20)
 
 
 def check_network(config: Config) -> None:

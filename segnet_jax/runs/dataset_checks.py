@@ -21,6 +21,7 @@ from segnet_jax.training.class_weights import present_frequency_weights
 logger = logging.getLogger(__name__)
 
 _PIXELS = 360 * 480  # of an image that trains at the speed this project is measured at
+_CPU_PIXELS = 120 * 160  # of an image that a CPU trains on in minutes
 _SMALLEST = 32  # that five poolings need
 _STEP = 8  # that a suggested height and width are multiples of
 _MOST_RATIO = 256  # of the sides of a suggested size: a longer picture gets bars
@@ -133,14 +134,15 @@ def look_at_counts(
     return faults, warnings
 
 
-def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts]) -> Suggestion:
+def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts], has_accelerator: bool = True) -> Suggestion:
     """What would suit a sound data set.
 
     Args:
       dataset: with a split "train".
       counts: of its labels.
+      has_accelerator: whether it is to be trained on a GPU or TPU; a CPU gets smaller images.
     """
-    size, fit = suggested_size(dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1})
+    size, fit = suggested_size(dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1}, has_accelerator)
     train = counts["train"]
     weights = present_frequency_weights(train.pixels, train.image_pixels)
     seen = weights[weights > 0]
@@ -149,15 +151,17 @@ def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts]) -> Suggestion:
     return Suggestion(size, fit, "auto-present" if uneven else "none", batch, weights)
 
 
-def suggested_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int], Fit]:
+def suggested_size(sizes: Mapping[tuple[int, int], int], has_accelerator: bool = True) -> tuple[tuple[int, int], Fit]:
     """A height and width for images of these sizes, and how to bring them to it.
 
     Images of one size that is not large keep it; else the most frequent shape is taken, at about 360x480 pixels.
 
     Args:
       sizes: (height, width) -> images that have it.
+      has_accelerator: as for `suggest`.
     """
-    if len(sizes) == 1 and math.prod(size := next(iter(sizes))) <= _PIXELS and min(size) >= _SMALLEST:
+    most = _PIXELS if has_accelerator else _CPU_PIXELS
+    if len(sizes) == 1 and math.prod(size := next(iter(sizes))) <= most and min(size) >= _SMALLEST:
         return size, "stretch"
     shapes: dict[float, int] = {}
     for (height, width), images in sizes.items():
@@ -166,7 +170,7 @@ def suggested_size(sizes: Mapping[tuple[int, int], int]) -> tuple[tuple[int, int
         shapes[near] = shapes.get(near, 0) + images
     frequent = max(shapes, key=lambda shape: shapes[shape])
     ratio = min(max(frequent, 1 / _MOST_RATIO), _MOST_RATIO)
-    pixels = min(_PIXELS, max(map(math.prod, sizes)))
+    pixels = min(most, max(map(math.prod, sizes)))
     height, width = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
     larger = max(1.0, _SMALLEST / min(height, width))
     size = tuple(_STEP * round(larger * side / _STEP) for side in (height, width))

@@ -92,25 +92,28 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]
     with explain_out_of_memory(config, devices):
         _time_steps(steps, state, setup, most_calls=CALLS_AGAIN)
     num_scored = -(-len(setup.eval_samples) // batch_size)
-    score_every = epochs_between_evaluations(config)
+    score_every = epochs_between_evaluations(config, sampler.steps_per_epoch)
     epoch = (
         sampler.steps_per_epoch * step["seconds_a_step"]
         + (num_scored * scoring["seconds_a_batch"] + showing["keeping"]) / score_every
         + saving["seconds"] / config.checkpoint_every
     )
+    num_epochs = setup.total_steps / sampler.steps_per_epoch
     epoch = min(epoch + showing["drawing"] / score_every, epoch / (1 - DRAWING_FRACTION))
     return {
         "input": setup.placement,
         "global_batch_size": sampler.global_batch_size,
         "steps_per_epoch": sampler.steps_per_epoch,
-        "epochs": config.epochs,
+        "epochs": num_epochs,
         "step": step,
         "scoring": scoring | {"batches": num_scored},
         "saving": saving,
         "showing": showing,
         "memory": memory | {"host": peak_process_memory(), "of_a_device": memory_of(devices.local[0])},
         "seconds_an_epoch": epoch,
-        "seconds_in_all": config.epochs * epoch + step["compiling"] + scoring["compiling"],
+        "seconds_in_all": setup.total_steps / sampler.steps_per_epoch * epoch
+        + step["compiling"]
+        + scoring["compiling"],
     }
 
 

@@ -18,6 +18,7 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.metrics_log import FILE_NAME as METRICS_FILE
 from segnet_jax.reporting.metrics_log import read_metrics
+from segnet_jax.runs.checks import epochs_between_evaluations
 from segnet_jax.system import confined
 from segnet_jax.system.errors import ExitError, HostLost, NoCheckpoint, NotFinite, UserError, listed
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
@@ -48,7 +49,8 @@ def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int
     except FileNotFoundError:
         return
     # The folder is made before the step that follows the first save, so that a kill cannot have left steps without it.
-    first_save = min(config.checkpoint_every, config.evaluate_every) * steps_per_epoch
+    evaluate_every = epochs_between_evaluations(config, steps_per_epoch)
+    first_save = min(config.checkpoint_every, evaluate_every) * steps_per_epoch
     if last > first_save and confined.status(folder, CHECKPOINTS) is None:
         raise NoCheckpoint(f"{folder} has taken {last} steps, and holds no checkpoint: {put_back}")
     if last:

@@ -52,10 +52,13 @@ def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
       UserError: it has taken more steps than the config asks for.
     """
     if step > setup.total_steps:
-        least = -(-step // setup.sampler.steps_per_epoch)
+        least, config = -(-step // setup.sampler.steps_per_epoch), setup.config
+        given, more = f"--epochs {config.epochs}", f"--epochs {least}"
+        if config.steps:
+            given, more = f"--steps {config.steps}", f"--steps {step}"
         raise UserError(
-            f"{folder} has taken {step} steps, but --epochs {setup.config.epochs} makes only {setup.total_steps}: give "
-            f"--epochs {least} --override or more, or start a new --run"
+            f"{folder} has taken {step} steps, but {given} makes only {setup.total_steps}: give {more} --override or "
+            "more, or start a new --run"
         )
     return step == setup.total_steps == run_folder.steps_of_result(folder)
 

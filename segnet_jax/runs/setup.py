@@ -218,9 +218,14 @@ def resolve(config: Config) -> Setup:
     fingerprint = dataset.splits["train"].fingerprint[:12]
     logger.info(f"data     {dataset.name}: {sizes}; {len(dataset.classes)} classes; {fingerprint}")
     sampler = _build_sampler(config, devices, len(dataset.splits["train"]))
-    logger.info(
-        f"plan     {config.epochs} epochs of {sampler.steps_per_epoch} steps of {sampler.global_batch_size} images"
-    )
+    total_steps = config.total_steps(sampler.steps_per_epoch)
+    length = f"{config.epochs} epochs of {sampler.steps_per_epoch}" if not config.steps else f"{total_steps:,}"
+    logger.info(f"plan     {length} steps of {sampler.global_batch_size} images")
+    if config.init == "none" and config.learning_rate <= 1e-3 and config.optimizer == "sgd":
+        logger.warning(
+            f"--learning-rate {config.learning_rate:g} suits pretrained weights; from random weights SGD learns little "
+            "with it: --protocol scratch uses 0.1"
+        )
     if config.freeze != "none" and config.init == "none":
         logger.warning(f"--freeze {config.freeze} with --init none keeps random weights as they are: add --init")
     if warning := another_batch(config, devices, sampler):
@@ -232,7 +237,7 @@ def resolve(config: Config) -> Setup:
         dataset=dataset,
         eval_name=run_dataset.validation_split(dataset),
         sampler=sampler,
-        total_steps=config.epochs * sampler.steps_per_epoch,
+        total_steps=total_steps,
         steps_per_dispatch=steps_per_dispatch(config, devices),
     )
 

@@ -182,7 +182,7 @@ class Trainer:
         """
         config, setup, meta = self.config, self.setup, self.meta
         last_step = min(config.max_steps or setup.total_steps, setup.total_steps)
-        evaluate_every = epochs_between_evaluations(config)
+        evaluate_every = epochs_between_evaluations(config, setup.sampler.steps_per_epoch)
         if meta["best"] is not None and meta["best"]["step"] == self.step:
             self.save("best")  # where it was damaged: the state to resume from is the same
         if self.is_due(evaluate_every) and (meta["last"] is None or meta["last"]["step"] < self.step):

@@ -59,6 +59,7 @@ def configure(level: int = logging.INFO) -> None:
     """Print the package's messages of at least this level on standard error."""
     _console_handler.setLevel(level)
     _PACKAGE.setLevel(min(level, logging.INFO))  # `train.log` has the same lines with -q
+    _PACKAGE.propagate = False  # libraries may install a handler of the root logger, which would repeat the lines
     if _console_handler not in _PACKAGE.handlers:
         _PACKAGE.addHandler(_console_handler)
 

@@ -26,6 +26,7 @@ class OptimizerSettings:
       learning_rate: the highest.
       schedule: of the learning rate, as `learning_rate_schedule` has them.
       epochs: of the training.
+      steps: of the training, instead of its epochs; 0: as the epochs make.
       warmup_epochs: of a linear rise at the start.
       step_epochs: of schedule "step", between two drops.
       step_factor: of schedule "step", of each drop.
@@ -42,6 +43,7 @@ class OptimizerSettings:
     learning_rate: float = 1e-3
     schedule: Schedule = "constant"
     epochs: int = 1
+    steps: int = 0
     warmup_epochs: float = 0.0
     step_epochs: int = 1
     step_factor: float = 0.1
@@ -137,7 +139,7 @@ def build_optimizer(
     schedule = learning_rate_schedule(
         settings.schedule,
         peak=settings.learning_rate,
-        total_steps=settings.epochs * steps_per_epoch,
+        total_steps=settings.steps or settings.epochs * steps_per_epoch,
         warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
         drop_every=settings.step_epochs * steps_per_epoch,
         drop_factor=settings.step_factor,

@@ -52,8 +52,7 @@ def report(run, *wrapper, **settings):
 # --- control characters ---
 
 
-def test_nothing_that_a_terminal_obeys_is_printed(capsys, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("segnet_jax"), "propagate", False)  # pytest-xdist cannot pass it on
+def test_nothing_that_a_terminal_obeys_is_printed(capsys):
     logging.getLogger("segnet_jax.test").warning(EVIL)
     with Progress(3, 1):
         logging.getLogger("segnet_jax.test").info(EVIL)

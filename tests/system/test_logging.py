@@ -37,6 +37,14 @@ def test_the_console_shows_messages_and_marks_warnings(capsys):
     assert out == "" and err == "[bold]a step\nwarning: a doubt\nerror: an end\n"
 
 
+def test_a_handler_of_the_root_logger_does_not_repeat_the_lines(capsys):
+    root, handler = logging.getLogger(), logging.StreamHandler()
+    root.addHandler(handler)
+    LOGGER.info("a step")
+    root.removeHandler(handler)
+    assert capsys.readouterr().err == "a step\n"
+
+
 def test_quiet_shows_warnings_and_errors_only(capsys):
     parse_config(["-q"], prog="p", description="d")
     log_each_level()

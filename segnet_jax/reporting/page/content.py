@@ -251,6 +251,8 @@ def _total_steps(run: RunSummary) -> int | None:
     """Return the steps of the whole run; None if unknown."""
     steps = integer(run.result.get("num_steps"))
     if steps is None and run.config is not None and run.train:
+        if run.config.steps:
+            return run.config.steps
         row = run.train[-1]
         epoch = number(row.get("epoch"))
         steps = round(run.config.epochs * row["step"] / epoch) if epoch and epoch > 0 else None

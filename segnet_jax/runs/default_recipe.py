@@ -1,0 +1,87 @@
+"""The recipe of a training on the user's own images whose command names no protocol and no config file."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import CONFIG_FILE, read_protocol, read_run
+from segnet_jax.system.files import cache_folder, expanded
+from segnet_jax.training.devices import NVIDIA_DRIVER
+
+logger = logging.getLogger(__name__)
+
+
+def default_config(data: str, init: str | None) -> Config:
+    """Return the defaults of `train` for a dataset; flags override them.
+
+    For a folder of the user's own images they are a protocol: `finetune` if weights are named or at hand, else
+    `scratch`. With a run to start from, the network is that run's.
+
+    Args:
+      data: value of `--data`.
+      init: value of `--init`; None if it is not given.
+    """
+    if not is_own_folder(data):
+        return Config()
+    name, reason = choose_protocol(init)
+    logger.info(f"recipe   {name}: {reason}; --protocol NAME chooses another")
+    config = read_protocol(name, Config())
+    folder = pathlib.Path(init).expanduser() if init else None
+    if folder is not None and (folder / CONFIG_FILE).is_file():
+        from segnet_jax.training.initial_weights import FITTING
+
+        source = read_run(folder)
+        config = dataclasses.replace(config, **{field: getattr(source, field) for field in FITTING})
+    return config
+
+
+def choose_protocol(init: str | None) -> tuple[str, str]:
+    """Return the protocol for own images, "finetune" or "scratch", and the reason as text.
+
+    Args:
+      init: value of `--init`; None if it is not given.
+    """
+    if init == "none":
+        return "scratch", "--init none starts from random weights"
+    if init is not None:
+        return "finetune", f"it starts from {init}"
+    if is_cached("vgg16"):
+        return "finetune", "ImageNet's VGG-16 is in the cache"
+    return "scratch", "no pretrained weights are at hand (see `prepare vgg16`, or --init RUN)"
+
+
+def is_cached(name: str) -> bool:
+    """Return whether a published weight file has been downloaded, such as "vgg16"."""
+    from segnet_jax.weights.published import PUBLISHED
+
+    return (cache_folder() / PUBLISHED[name].filename).is_file()
+
+
+def is_own_folder(data: str) -> bool:
+    """Return whether `--data` names a folder of images with classes of their own, not CamVid or rendered scenes.
+
+    A folder that cannot be read does not; opening it reports why.
+    """
+    if data in ("camvid", "synthetic"):
+        return False
+    from segnet_jax.data.camvid.prepared import find_prepared
+    from segnet_jax.data.label_files.class_table_files import find_class_table
+    from segnet_jax.data.open_dataset import has_pair_lists, layout_of
+
+    folder = expanded(data)
+    try:
+        if not folder.is_dir() or find_prepared(folder) is not None:
+            return False
+        return find_class_table(folder) is not None if has_pair_lists(folder) else layout_of(folder) is not None
+    except Exception:
+        return False
+
+
+def has_accelerator() -> bool:
+    """Return whether this machine seems to have a GPU or TPU, without starting JAX."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms:
+        return platforms != "cpu"
+    return os.path.exists(NVIDIA_DRIVER) or bool(os.environ.get("TPU_NAME")) or os.path.exists("/dev/accel0")
