@@ -1,5 +1,6 @@
 """The result of a finished run: the checkpoint it is of, `result.json`, and the table that is printed."""
 
+import logging
 import pathlib
 from collections.abc import Mapping
 from functools import partial
@@ -11,10 +12,11 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_batch, recipe_differences
 from segnet_jax.data.sequences import sequences_of
 from segnet_jax.distributed.data_parallel import replicate
+from segnet_jax.metrics.baseline import Baseline, commonest_class_baseline, is_clearly_better
 from segnet_jax.metrics.bootstrap import intervals
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores, selection_score
-from segnet_jax.metrics.table import primary_metrics
+from segnet_jax.metrics.table import percent, primary_metrics
 from segnet_jax.reporting.environment import result
 from segnet_jax.reporting.evaluations import Images, images_path, read_images, write_images
 from segnet_jax.reporting.run_logger import RunLogger
@@ -31,6 +33,8 @@ from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.experiment import overrides
 from segnet_jax.training.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
@@ -104,6 +108,9 @@ def write_result(
         images = None  # of another evaluation
     told = recipe(config, setup.dataset.name, setup.sampler.global_batch_size) | of_images(images)
     extra |= told
+    baseline = commonest_class_baseline(counted)
+    if baseline is not None:
+        extra["baseline"] = {"class": classes.names[baseline.class_id], **baseline.values}
     changes = {"overrides": changed} if (changed := overrides(folder)) else {}
     atomic_write_json(folder / run_folder.RESULT_FILE, summary | extra | changes)
     print_table(found, classes, interval=told["interval"], boundary=boundary)
@@ -111,6 +118,19 @@ def write_result(
         f"{setup.eval_name} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
     )
     echo(which)
+    if baseline is not None:
+        _print_baseline(found.miou, baseline, classes.names[baseline.class_id])
+
+
+def _print_baseline(miou: float, baseline: Baseline, name: str) -> None:
+    """Print the scores of the commonest class alone, and warn if the network is hardly better."""
+    always = f"mIoU {percent(baseline.values['miou'])}, global accuracy {percent(baseline.values['global_accuracy'])}"
+    echo(f"for comparison, predicting {name} everywhere: {always}")
+    if not is_clearly_better(miou, baseline):
+        logger.warning(
+            f"the network is not clearly better than predicting {name} everywhere: check the labels with doctor, train "
+            "longer, or start from pretrained weights (--init)"
+        )
 
 
 def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[str, Any]:

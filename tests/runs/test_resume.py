@@ -78,6 +78,7 @@ OTHERS = {  # another value for each field
     "freeze": "encoder",
     "preprocessing": "raw",
     "epochs": 101,
+    "steps": 7,
     "batch_size_per_device": 2,
     "grad_accum_steps": 2,
     "optimizer": "adamw",

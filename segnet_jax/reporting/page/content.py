@@ -9,6 +9,7 @@ import numpy as np
 
 from segnet_jax.config.files import recipe_differences
 from segnet_jax.data.labels.classes import CAMVID
+from segnet_jax.metrics.baseline import commonest_class_baseline, is_clearly_better
 from segnet_jax.metrics.table import METRICS
 from segnet_jax.reporting.pace import duration
 from segnet_jax.reporting.page.run_summary import RunSummary, integer, number, text
@@ -216,6 +217,17 @@ def result_interval(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]
     stored = {key: _dict(result.get("interval")).get(key) for key in METRICS}
     pairs = {key: tuple(map(number, ends)) for key, ends in stored.items() if isinstance(ends, list)}
     return {key: ends for key, ends in pairs.items() if len(ends) == 2 and None not in ends}
+
+
+def baseline(run: RunSummary) -> dict[str, Any] | None:
+    """Return the commonest class's "name" and "values", and whether the network "is_better"; None without scores."""
+    if run.chosen is None or run.chosen.scores is None:
+        return None
+    found = commonest_class_baseline(run.chosen.confusion)
+    if found is None:
+        return None
+    is_better = is_clearly_better(run.chosen.scores.miou, found)
+    return {"name": run.classes[found.class_id], "values": found.values, "is_better": is_better}
 
 
 def boundary(run: RunSummary) -> dict[str, float]:

@@ -83,6 +83,7 @@ def report_html(run: RunSummary, published: Mapping[str, Any] | None = None) -> 
         "headline": content.headline(run),
         "boundary": content.boundary(run),
         "scored_on": content.scored_on(run),
+        "baseline": content.baseline(run),
         "interval": content.interval(run),
         "level": LEVEL_TEXT,
         "protocol": content.protocol(run),

@@ -1,0 +1,43 @@
+"""The baseline of segmentation scores: a network that predicts the commonest class everywhere."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from segnet_jax.metrics.table import METRICS
+
+MARGIN = 0.05
+"""How far mean IoU must be above the baseline's for a network to count as better."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Scores of predicting one class everywhere.
+
+    Attributes:
+      class_id: the class with the most labeled pixels.
+      values: metric's key -> score.
+    """
+
+    class_id: int
+    values: dict[str, float]
+
+
+def commonest_class_baseline(confusion: np.ndarray) -> Baseline | None:
+    """Return the scores of predicting the commonest class everywhere; None without labeled pixels.
+
+    Args:
+      confusion: integers [C,C], rows the true class: only the number of pixels of each class matters.
+    """
+    labeled = np.asarray(confusion).sum(axis=-1)
+    if not labeled.sum():
+        return None
+    class_id = int(labeled.argmax())
+    constant = np.zeros_like(np.asarray(confusion))
+    constant[:, class_id] = labeled
+    return Baseline(class_id, {key: float(metric.function(constant)) for key, metric in METRICS.items()})
+
+
+def is_clearly_better(miou: float, baseline: Baseline) -> bool:
+    """Return whether a mean IoU is above the baseline's by more than `MARGIN`."""
+    return miou > baseline.values["miou"] + MARGIN
