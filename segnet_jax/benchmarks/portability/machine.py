@@ -116,8 +116,7 @@ class Machine:
         digest = hashlib.sha256()
         for name, array in sorted(reference.by_path(restored.variables).items()):
             digest.update(name.encode() + array.tobytes())
-        fields = ("protocol", "image_size", "encoder", "depth", "width")
-        network = {name: getattr(self.config, name) for name in fields}
+        network = {name: getattr(self.config, name) for name in ("protocol", "image_size", "encoder", "depth", "width")}
         return network | {"step": restored.meta["step"], "weights": digest.hexdigest(), "data": self.data}
 
     def measure(self, precision: str) -> dict[str, Any]:
@@ -141,9 +140,8 @@ class Machine:
         logger.info("computing the float64 reference on the CPU")
         folder = tempfile.TemporaryDirectory(prefix="segnet_jax_reference_")
         images = np.stack([self.eval_samples.read(index)[0] for index in self._compared])
-        reference.compute(
-            pathlib.Path(folder.name), self.settings.run, self.config, self.settings.checkpoint, images, self._batches
-        )
+        run, checkpoint = self.settings.run, self.settings.checkpoint
+        reference.compute(pathlib.Path(folder.name), run, self.config, checkpoint, images, self._batches)
         return folder
 
     @property
@@ -200,8 +198,8 @@ class Machine:
         return restore(self.settings.run, self.config, self.settings.checkpoint, choose_devices("1"), precision)
 
     def _score(self, network: Network) -> dict[str, Any]:
-        num_images = self.settings.images or len(self.eval_samples)
-        indices, batch = _evenly(num_images, len(self.eval_samples)), self.config.batch_size_per_device
+        num_samples, batch = len(self.eval_samples), self.config.batch_size_per_device
+        indices = _evenly(self.settings.images or num_samples, num_samples)
         confusion = 0
         for start in range(0, len(indices), batch):
             # The last batch is padded with its last image, so that one program serves all batches.
