@@ -21,7 +21,7 @@ from segnet_jax.config.files import read_run
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.layouts.names.match_names import pictures_below
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.export import _telling_of_the_disk
+from segnet_jax.export import _explain_disk_errors
 from segnet_jax.inference.sources import find_sources, name_outputs
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.tables import print_sequences
@@ -164,7 +164,7 @@ def test_a_device_that_is_not_here_is_told(monkeypatch):
 )
 def test_a_disk_that_refuses_an_export_is_told(capsys, tmp_path, error, code, told):
     def main():
-        with _telling_of_the_disk(tmp_path):
+        with _explain_disk_errors(tmp_path):
             raise error
 
     with pytest.raises(SystemExit) as left:
