@@ -204,7 +204,7 @@ def test_other_classes_come_from_a_class_table(small, tmp_path):
     with pytest.raises(UserError, match="has 2 classes, but net.caffemodel has 3"):
         converted(blobs, tmp_path, "--classes", tmp_path / "codes.txt")
     (tmp_path / "names.txt").write_text("road\nmarking\ncar\n")
-    with pytest.raises(UserError, match="--classes must be a file named classes.toml"):
+    with pytest.raises(UserError, match="--classes must be a file named one of classes.toml"):
         converted(blobs, tmp_path, "--classes", tmp_path / "names.txt")
     assert not (tmp_path / "run").exists()
     (tmp_path / "codes.txt").write_text("road\nmarking\ncar\n")
