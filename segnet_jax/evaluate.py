@@ -280,11 +280,8 @@ def _summary(subject: EvaluatedNetwork, evaluated: EvaluationResult) -> dict[str
         boundary_f1=evaluated.boundary,
     )
     summary |= {"checkpoint": restored.which, "step": restored.meta["step"], "loss": evaluated.evaluation.loss}
-    summary |= {
-        "precision": subject.precision,
-        "image_size": config.image_size,
-        "images": encode_images(evaluated.by_image),
-    }
+    summary |= {"precision": subject.precision, "image_size": config.image_size}
+    summary |= {"images": encode_images(evaluated.by_image)}
     summary |= by_statistics(evaluated.confusions) | {"confusion": evaluated.evaluation.confusion}
     summary |= recipe(subject.trained, subject.dataset.name, restored.meta.get("global_batch_size"))
     return summary | ({"samples": evaluated.sampled.as_json()} if evaluated.sampled else {})

@@ -160,7 +160,7 @@ def test_a_class_table_to_edit_is_written_and_read_again(kind, photos, monkeypat
     code, _, printed, findings = look(monkeypatch, capsys)
     assert code == 0 and [each["name"] for each in findings["classes"]] == ["class 0", "tree", "class 2"]
     again, raised = left_by(doctor.main, ["doctor", "photos", "--classes", "photos/classes.toml"], monkeypatch)
-    assert again == 2 and "not overwritten" in str(raised[0])
+    assert again == 2 and "nothing is overwritten" in str(raised[0])
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,7 @@ class Machine:
         digest = hashlib.sha256()
         for name, array in sorted(reference.by_path(restored.variables).items()):
             digest.update(name.encode() + array.tobytes())
-        fields = ("protocol", "image_size", "encoder", "depth", "width")
-        network = {name: getattr(self.config, name) for name in fields}
+        network = {name: getattr(self.config, name) for name in ("protocol", "image_size", "encoder", "depth", "width")}
         return network | {"step": restored.meta["step"], "weights": digest.hexdigest(), "data": self.data}
 
     def measure(self, precision: str) -> dict[str, Any]:
@@ -142,9 +141,8 @@ class Machine:
         logger.info("computing the float64 reference on the CPU")
         folder = tempfile.TemporaryDirectory(prefix="segnet_jax_reference_")
         images = np.stack([self.eval_samples.read(index)[0] for index in self._compared])
-        reference.compute(
-            pathlib.Path(folder.name), self.settings.run, self.config, self.settings.checkpoint, images, self._batches
-        )
+        run, checkpoint = self.settings.run, self.settings.checkpoint
+        reference.compute(pathlib.Path(folder.name), run, self.config, checkpoint, images, self._batches)
         return folder
 
     @property
