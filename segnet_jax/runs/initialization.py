@@ -89,7 +89,7 @@ def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Cal
     if who := is_held(folder):
         raise UserError(f"--init {config.init} is still training, by {who}: wait until it has ended, or stop it")
     alone = Devices(devices.local[:1], 1)
-    restored = restore(str(folder), source, "result", alone, "float32", intact=True, share=share)
+    restored = restore(str(folder), source, "result", alone, "float32", intact=True, broadcast=share)
     which = {"newest": "the last", "best": "the best"}[restored.which]
     about = f"step {restored.meta['step']}, {which}"
     if source.ema_decay > 0:

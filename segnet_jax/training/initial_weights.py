@@ -23,7 +23,7 @@ from segnet_jax.nn.contract import NetworkContract, batch_norms, head_layers
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW, TORCH, Preprocessing
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
-from segnet_jax.training.batch_norm_statistics import calibrate
+from segnet_jax.training.batch_norm_statistics import average_statistics
 from segnet_jax.training.pretrained_batch_norm import Affine, measure_convolutions, preserve_features
 from segnet_jax.training.state import init_variables
 from segnet_jax.weights.vgg import VGG
@@ -253,5 +253,5 @@ def first_variables(
             variables, affine, found, batch_norms(model), config.batch_norm_epsilon, rescale, normalize
         )
         model = model.clone(frozen_stages=config.num_stages)  # the decoder is measured behind these very features
-    batch_stats = measure(calibrate, model, replicate(variables, devices))
+    batch_stats = measure(average_statistics, model, replicate(variables, devices))
     return {"params": variables["params"], "batch_stats": batch_stats}

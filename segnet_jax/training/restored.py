@@ -13,7 +13,7 @@ from segnet_jax.distributed.data_parallel import Devices, replicate
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import batch_norm_statistics, build
-from segnet_jax.training.checkpoint_content import OtherState, check_meta, most_bytes
+from segnet_jax.training.checkpoint_content import OtherState, check_meta, max_checkpoint_bytes
 from segnet_jax.training.checkpoint_folders import Which
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.experiment import check_experiment
@@ -79,7 +79,7 @@ def restore(
     if checkpoint == "result":  # a best one was chosen by its score, which not every protocol allows
         which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
-    with Checkpoints(folder, devices, share=share, most_bytes=most_bytes(config.width)) as checkpoints:
+    with Checkpoints(folder, devices, share=share, most_bytes=max_checkpoint_bytes(config.width)) as checkpoints:
         step = checkpoints.latest_intact(which) if intact else checkpoints.latest(which)
         if step is None:
             raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
@@ -95,7 +95,7 @@ def restore(
                 raise
             raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {error}") from None
         variables = state.variables if use_ema else state.replace(ema=None).variables
-        recomputed = batch_norm_statistics.kept(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
+        recomputed = batch_norm_statistics.load_statistics(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
     if state.ema is not None and not use_ema:  # they belong to the average
         recomputed = None
     if config.batch_norm == "recompute" and recomputed is None:

@@ -102,7 +102,7 @@ def test_recomputed_statistics_are_taken_where_the_run_is_scored_by_them(tmp_pat
     folder = make_run(tmp_path / "run", batch_norm="recompute")
     other = jax.tree.map(lambda leaf: leaf + np.float32(0.25), saved(folder)["batch_stats"])
     (manifest,) = (folder / "checkpoints" / "best").glob("*/manifest.json")
-    batch_norm_statistics.keep(folder / "checkpoints", json.loads(manifest.read_text())["state"], other, {})
+    batch_norm_statistics.save_statistics(folder / "checkpoints", json.loads(manifest.read_text())["state"], other, {})
     state = first_state(folder)
     assert_same_bits(state.batch_stats, other)
     assert_same_bits(state.params, saved(folder)["params"])
