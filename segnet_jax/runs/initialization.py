@@ -23,7 +23,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
 from segnet_jax.system.lock import is_held
 from segnet_jax.training import build, checkpoint_folders
-from segnet_jax.training.initial_weights import TrainedSegNet, check_fits, described
+from segnet_jax.training.initial_weights import TrainedSegNet, check_fits, describe_start
 from segnet_jax.training.restored import restore
 from segnet_jax.training.state import variable_shapes
 from segnet_jax.weights.formats.caffe_segnet import BATCH_NORM_EPSILON
@@ -68,7 +68,7 @@ def read_initial(
 def describe_initial(config: Config, initial: VGG | TrainedSegNet, classes: Sequence[str]) -> str:
     """Return a line about the initial weights: where they come from, and which classes keep theirs."""
     if isinstance(initial, TrainedSegNet):
-        return described(initial, classes)
+        return describe_start(initial, classes)
     return f"{config.init}: {describe(initial)}"
 
 

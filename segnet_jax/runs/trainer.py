@@ -129,7 +129,11 @@ class Trainer:
     def open_checkpoints(self) -> None:
         """Open the checkpoints of the run's folder."""
         config, share = self.config, partial(self.hosts.broadcast, "checkpoint")
-        settings = {"keep": config.keep_checkpoints, "max_bytes": max_checkpoint_bytes(config.width), "broadcast": share}
+        settings = {
+            "keep": config.keep_checkpoints,
+            "max_bytes": max_checkpoint_bytes(config.width),
+            "broadcast": share,
+        }
         folder = self.folder / "checkpoints"
         self.checkpoints = self.stack.enter_context(Checkpoints(folder, self.setup.devices, **settings))
 

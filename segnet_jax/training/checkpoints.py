@@ -95,7 +95,7 @@ class Checkpoints:
             self._pending.append(self._thread.submit(self._link, other, which, step, partial, meta))
             return
         self.wait()
-        copy = jax.device_get(state)  # before it is donated; Orbax also rejects arrays local to one of several processes
+        copy = jax.device_get(state)  # before it is donated; Orbax also rejects arrays of a single process
         self._make_room(which, step, partial, num_bytes_of(copy))
         self._saved[which].add(step)
         with self._disk_errors(which, step, partial):
@@ -202,7 +202,7 @@ class Checkpoints:
             yield
         except BaseException as error:
             self._writer = _make_writer()  # the old one raises its error again
-            if not os.path.isdir(self.folders.path(which, step)):  # otherwise the save succeeded and a later part failed
+            if not os.path.isdir(self.folders.path(which, step)):  # otherwise a later part failed
                 self._saved[which].discard(step)
             free = shutil.disk_usage(self._root).free if self._root.exists() else 0
             self._remove(partial)

@@ -62,7 +62,7 @@ def _median_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
 
 
 def load_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
-    """Return the class weights of the loss, float32 [C], by the config's rule; counts label pixels if the rule needs it.
+    """Return the class weights of the loss, float32 [C], by the config's rule; most rules count label pixels.
 
     Raises:
       UserError: the rule is "caffe" and the dataset does not have 11 classes.

@@ -53,7 +53,7 @@ def check_device(device: jax.Device, precision: str) -> None:
 
 
 def cudnn_version() -> tuple[int, ...] | None:
-    """Return the version of the cuDNN that JAX loaded, else of the installed package, as (9, 10, 2); None without one."""
+    """Return the version of the cuDNN that JAX loaded, else of the installed package, as (9, 10, 2), or None."""
     for plugin in PLUGINS:
         try:
             number = importlib.import_module(f"{plugin}._versions").cudnn_get_version()

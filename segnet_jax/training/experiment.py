@@ -37,7 +37,9 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
         return
     saved = override_fields(Config(), experiment, source=f"a checkpoint of {folder}")
     if meta.get("config") not in (None, hash_of(experiment)):
-        raise UserError(f"the checkpoint of step {step} in {folder} is inconsistent: its settings do not match its hash")
+        raise UserError(
+            f"the checkpoint of step {step} in {folder} is inconsistent: its settings do not match its hash"
+        )
     expected = config
     for entry in reversed(overrides(folder)):
         if entry["step"] >= step:

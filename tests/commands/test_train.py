@@ -288,7 +288,7 @@ def test_the_statistics_are_calibrated_on_as_many_images_however_many_batches_a_
     seen = []
 
     def look(model, variables, batches, *_):
-        seen.extend(batch["image"][0, 0].shape[0] for batch in batches)  # as `average_statistics`, the first of what accumulates
+        seen.extend(batch["image"][0, 0].shape[0] for batch in batches)  # the first of the accumulated batches
         return {}
 
     monkeypatch.setattr(initial_weights, "average_statistics", look)

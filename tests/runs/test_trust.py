@@ -188,7 +188,9 @@ WRITERS = {
         None, *[np.zeros((1, 8, 8), np.uint8)] * 2, ["a"], CAMVID, run / "samples", 1, "val"
     ),
     "incident": lambda run: outcome.write_incident(run, 1, {}, {}, [], CAMVID),
-    "checkpoints": lambda run: batch_norm_statistics.save_statistics(run / "checkpoints", "1" * 64, {"a": {"b": np.zeros(1)}}, {}),
+    "checkpoints": lambda run: batch_norm_statistics.save_statistics(
+        run / "checkpoints", "1" * 64, {"a": {"b": np.zeros(1)}}, {}
+    ),
     "checkpoints/statistics": lambda run: batch_norm_statistics.save_statistics(
         run / "checkpoints", "1" * 64, {"a": np.zeros(1)}, {}
     ),

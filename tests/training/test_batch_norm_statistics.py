@@ -352,7 +352,9 @@ def test_statistics_that_are_not_whole_are_told_and_the_running_ones_used(unbrok
             path.write_bytes(path.read_bytes()[:-1])
         case "of another state":
             shutil.rmtree(kept)
-            batch_norm_statistics.save_statistics(folder / "checkpoints", "0" * 64, {"a": {"mean": np.zeros(1, np.float32)}}, {})
+            batch_norm_statistics.save_statistics(
+                folder / "checkpoints", "0" * 64, {"a": {"mean": np.zeros(1, np.float32)}}, {}
+            )
             kept.with_name("0" * 16).rename(kept)
     loaded = restore(str(folder), files.read_run(folder), "best", choose_devices("1"), "float32")
     assert logged[-1].endswith("has no recomputed BatchNorm statistics: the running ones are used")
