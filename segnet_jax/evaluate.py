@@ -35,7 +35,7 @@ from segnet_jax.system.console import bar, echo
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.training import build, build_steps, checkpoint_folders
-from segnet_jax.training.batch_norm_statistics import recompute
+from segnet_jax.training.batch_norm_statistics import precise_statistics
 from segnet_jax.training.devices import device_shard, start_devices
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
 from segnet_jax.training.inputs import choose_placement, evaluation_input
@@ -247,7 +247,7 @@ def _recompute(subject: EvaluatedNetwork) -> dict[str, Any]:
     size = restored.meta["global_batch_size"]
     with bar("recomputing BatchNorm", len(split)) as advance:
         network = (restored.model, restored.variables, samples, preprocessing)
-        return recompute(trained, size, *network, subject.devices, advance)
+        return precise_statistics(trained, size, *network, subject.devices, advance)
 
 
 def _print(subject: EvaluatedNetwork, evaluated: EvaluationResult, image_summary: dict[str, Any]) -> None:

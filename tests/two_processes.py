@@ -78,7 +78,7 @@ for inputs in prefetch(source.inputs([range(number, number + 1) for number in ra
     state, measures = step(state, inputs)
 assert len(compiled) == (1 if count == 1 or mapping == "shard_map" else 0), compiled  # compiled ahead of time, and once
 
-with Checkpoints(folder / "checkpoints", devices, share=partial(hosts.broadcast, "checkpoint")) as checkpoints:
+with Checkpoints(folder / "checkpoints", devices, broadcast=partial(hosts.broadcast, "checkpoint")) as checkpoints:
     checkpoints.save("newest", 5, state, {"loss": float(measures["loss"][-1])})
     checkpoints.wait()
     restored = checkpoints.restore("newest", checkpoints.latest("newest"), like=state)

@@ -85,7 +85,7 @@ VARIANTS: dict[str, tuple[Patch, ...]] = {
     ),
     "batch_norm_of_flax": (("segnet_jax.nn.segnet.BatchNormReLU", PlainBatchNormReLU),),
     "batch_norm_recomputed": (("segnet_jax.nn.segnet.BatchNormReLU", RecomputedBatchNormReLU),),
-    "channels_not_filled_up": (("segnet_jax.nn.convolution.fill_channels", lambda *arrays: arrays),),
+    "channels_not_filled_up": (("segnet_jax.nn.convolution.pad_channels", lambda *arrays: arrays),),
     # Only on a CPU; other devices use XLA's own anyway.
     "convolutions_of_xla": (
         ("segnet_jax.nn.convolution._convolve_on_cpu", convolution._convolve),

@@ -142,14 +142,14 @@ def sealed(change: Callable[[pathlib.Path], object]) -> Callable:
     """Change every checkpoint and rewrite its manifest, so that its checksums are valid."""
 
     def prepare(run, folder):
-        from segnet_jax.training.manifest import MANIFEST, seal
+        from segnet_jax.training.manifest import MANIFEST, finalize
 
         for place in [*(run / "checkpoints" / "newest").iterdir(), *(run / "checkpoints" / "best").iterdir()]:
             facts = json.loads((place / MANIFEST).read_text())
             (place / MANIFEST).unlink()
             change(place)
             partial = place.rename(place.with_name(f".{place.name}.partial"))
-            seal(partial, place, {name: facts[name] for name in ("step", "config", "state")})
+            finalize(partial, place, {name: facts[name] for name in ("step", "config", "state")})
 
     return prepare
 

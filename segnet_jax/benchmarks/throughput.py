@@ -33,7 +33,7 @@ from segnet_jax.runs.dataset import decode, open_data, validation_split
 from segnet_jax.system.errors import is_out_of_memory
 from segnet_jax.training import build, build_steps
 from segnet_jax.training.devices import device_shard, steps_per_dispatch
-from segnet_jax.training.inputs import Input, calls_of, choose_placement, evaluation_input, training_input
+from segnet_jax.training.inputs import Input, choose_placement, evaluation_input, split_into_dispatches, training_input
 from segnet_jax.training.state import create_state, init_variables
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def epoch(setup: BenchmarkSetup) -> dict[str, Any]:
     def run(epochs):
         for number in range(epochs):
             steps = range(number * sampler.steps_per_epoch, (number + 1) * sampler.steps_per_epoch)
-            calls = calls_of(steps, per_call, sampler.steps_per_epoch)
+            calls = split_into_dispatches(steps, per_call, sampler.steps_per_epoch)
             state, _ = trainer.take(prefetch(trainer.source.inputs(calls), devices))
             evaluate(state.variables)
 

@@ -1,8 +1,8 @@
-"""Data parallelism: which devices, what lies where, and the only `jax.pmap` and `jax.shard_map` of the project.
+"""Data parallelism: choice of devices, placement of arrays, and the project's only `jax.pmap` and `jax.shard_map`.
 
-The state has no device axis and is replicated; a batch's leading axis is this process's devices. With several processes
-every array here is local to its process, and the mapped steps sum over all of them. Both mappings run the same program
-and give the same bits; `shard_map` can also be lowered for devices that are not here.
+The state is replicated and has no device axis; a batch's leading axis is this process's devices. With several
+processes, every array here is local to its process, and the mapped steps sum over all processes. Both mappings run the
+same program with bit-identical results; `shard_map` can also be lowered for devices that are not present.
 """
 
 import logging
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 AXIS = "data"
 Mapping = Literal["pmap", "shard_map"]
-Axis = int | None  # of an argument or result: 0 where the devices are its leading axis, None where it is replicated
+Axis = int | None  # of an argument or result: 0 if its leading axis is the devices, None if it is replicated
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Devices:
     """The devices of a training.
 
     Attributes:
-      local: this process's.
-      total: how many there are over all processes.
-      deterministic: whether GPUs are to give the same bits at every start.
-      mapping: how steps are mapped over them.
+      local: this process's devices.
+      total: number of devices over all processes.
+      deterministic: whether results on GPUs must be bit-identical in every run.
+      mapping: how steps are mapped over the devices.
     """
 
     local: tuple[jax.Device, ...]
@@ -45,17 +45,17 @@ class Devices:
 
     @property
     def first(self) -> int:
-        """Place of this process's first device among all."""
+        """Index of this process's first device among all."""
         return jax.process_index() * len(self.local)
 
     @property
     def is_writer(self) -> bool:
-        """Whether this process writes and prints: one of several does."""
+        """Whether this is process 0, which alone writes files and prints."""
         return jax.process_index() == 0
 
     @property
     def kinds(self) -> list[str]:
-        """The kind of each device over all processes, taken to be alike."""
+        """The kind of each device over all processes, assumed to be equal."""
         return [self.local[0].device_kind] * self.total
 
     def __str__(self) -> str:
@@ -63,64 +63,68 @@ class Devices:
 
     @property
     def replicated(self) -> NamedSharding:
-        """The whole array on each local device."""
+        """Sharding with the whole array on each local device."""
         return NamedSharding(Mesh(np.array(self.local), (AXIS,)), PartitionSpec())
 
     @property
     def split(self) -> NamedSharding:
-        """One element of the leading axis on each local device."""
+        """Sharding with one element of the leading axis on each local device."""
         return NamedSharding(Mesh(np.array(self.local), (AXIS,)), PartitionSpec(AXIS))
 
 
 def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping = "pmap") -> Devices:
-    """Takes so many devices, or all.
+    """Return the first devices of the number given, or all.
 
     Args:
-      devices: how many, or "all".
-      deterministic: as `Devices`.
-      mapping: as `Devices`.
+      devices: a number, or "all".
+      deterministic: as in `Devices`.
+      mapping: as in `Devices`.
 
     Raises:
-      UserError: when there are fewer, or when several processes would take only a part of theirs.
+      UserError: there are fewer devices, or several processes would not use all of theirs.
     """
     try:
-        found = jax.devices()
-    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS asks for what is not here
-        asked = os.environ.get("JAX_PLATFORMS") or "none"
+        available = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names a platform that is not available
+        platforms = os.environ.get("JAX_PLATFORMS") or "not set"
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"JAX finds no device ({why}); JAX_PLATFORMS is {asked}: unset it, or set it to cpu") from None
-    wanted = len(found) if devices == "all" else int(devices)
-    kind = found[0].platform
-    if wanted > len(found):
         raise UserError(
-            f"{wanted} devices asked, {len(found)} found ({kind}); use --devices {len(found)}"
-            + (f", or --fake-devices {wanted} to try it out" if kind == "cpu" else "")
+            f"JAX finds no device ({why}); JAX_PLATFORMS is {platforms}: unset it, or set it to cpu"
+        ) from None
+    count = len(available) if devices == "all" else int(devices)
+    kind = available[0].platform
+    if count > len(available):
+        raise UserError(
+            f"{count} devices requested, but only {len(available)} found ({kind}); use --devices {len(available)}"
+            + (f", or --fake-devices {count} to try it out" if kind == "cpu" else "")
         )
     if jax.process_count() > 1:
-        if wanted != len(found):
-            raise UserError(f"{jax.process_count()} processes take all their {len(found)} devices: use --devices all")
-        return Devices(tuple(jax.local_devices()), wanted, deterministic, mapping)
-    return Devices(tuple(found[:wanted]), wanted, deterministic, mapping)
+        if count != len(available):
+            raise UserError(
+                f"{jax.process_count()} processes must use all their {len(available)} devices: use --devices all"
+            )
+        return Devices(tuple(jax.local_devices()), count, deterministic, mapping)
+    return Devices(tuple(available[:count]), count, deterministic, mapping)
 
 
 def parallel_train_step(step: Callable, devices: Devices, store_axis: int | None = None) -> Callable:
-    """Maps (state, inputs, store) -> (state, measures) over the devices; the old state's memory is taken for the new.
+    """Map (state, inputs, store) -> (state, metrics) over the devices; the old state is donated.
 
     Args:
-      step: as one device sees it.
-      devices: to map over; `inputs` has them as its leading axis.
-      store_axis: of the data that stay on the devices: 0 where they are cut over them, None where each has all.
+      step: from the view of one device.
+      devices: to map over; the leading axis of `inputs`.
+      store_axis: of the store: 0 if it is sharded over the devices, None if it is replicated.
     """
     return _mapped(step, devices, (None, 0, store_axis), (None, None), donate_argnums=0)
 
 
 def parallel_eval_step(step: Callable, devices: Devices, store_axis: int | None = None) -> Callable:
-    """Maps (variables, inputs, store) -> (sums over all devices, outputs of each local device) over the devices."""
+    """Map (variables, inputs, store) -> (sums over all devices, outputs of each local device) over the devices."""
     return _mapped(step, devices, (None, 0, store_axis), (None, 0), donate_argnums=())
 
 
 def _mapped(step: Callable, devices: Devices, in_axes: Sequence[Axis], out_axes: Sequence[Axis], donate_argnums):
-    """Return a step, as one device sees it, mapped over the devices; it has `lower`, as what `jax.jit` returns."""
+    """Return a step mapped over the devices; like a function from `jax.jit`, it has `lower`."""
     if devices.mapping == "pmap":
         return jax.pmap(
             step,
@@ -137,17 +141,17 @@ def _mapped(step: Callable, devices: Devices, in_axes: Sequence[Axis], out_axes:
         out_shardings=tuple(NamedSharding(mesh, _spec(axis)) for axis in out_axes),
         donate_argnums=donate_argnums,
     )
-    return jitted if jax.process_count() == 1 else _OfLocalArrays(jitted, devices, mesh, in_axes, out_axes)
+    return jitted if jax.process_count() == 1 else _OnLocalArrays(jitted, devices, mesh, in_axes, out_axes)
 
 
 def sharded(
     step: Callable[..., tuple], mesh: Mesh | AbstractMesh, in_axes: Sequence[Axis], out_axes: Sequence[Axis]
 ) -> Callable[..., tuple]:
-    """Return a step mapped by `shard_map` as `pmap` would map it; to be called inside `jax.jit`.
+    """Map a step by `shard_map` with the semantics of `pmap`; call the result inside `jax.jit`.
 
     Args:
-      step: as one device sees it; it returns a tuple.
-      mesh: with the axis AXIS; its devices need not exist where the step is only lowered.
+      step: from the view of one device; returns a tuple.
+      mesh: with the axis AXIS; its devices need not exist if the step is only lowered.
       in_axes: of each argument.
       out_axes: of each result.
     """
@@ -162,7 +166,7 @@ def sharded(
         mesh=mesh,
         in_specs=tuple(map(_spec, in_axes)),
         out_specs=tuple(map(_spec, out_axes)),
-        check_vma=False,  # else the gradient of what is replicated would be summed over the devices a second time
+        check_vma=False,  # otherwise gradients of replicated values are summed over the devices a second time
     )
 
 
@@ -175,15 +179,15 @@ def _each(tree, index):
 
 
 def _all_devices(devices: Devices) -> list[jax.Device]:
-    """Return the devices of all processes, in the order of `pmap`, which is that of `Devices.first`."""
+    """Return the devices of all processes in the order of `pmap` (see `Devices.first`)."""
     if jax.process_count() == 1:
         return list(devices.local)
     return [device for process in range(jax.process_count()) for device in jax.local_devices(process)]
 
 
 @dataclass(frozen=True)
-class _OfLocalArrays:
-    """A function of arrays over all processes that is called with those of this one, as `pmap` is; no number is copied.
+class _OnLocalArrays:
+    """Call a function of global arrays with this process's local arrays, as `pmap` does; no data are copied.
 
     Attributes:
       function: jitted, lowered or compiled.
@@ -200,55 +204,55 @@ class _OfLocalArrays:
     out_axes: Sequence[Axis]
 
     def lower(self, *arguments):
-        """Lower the function for arguments like these."""
-        return replace(self, function=self.function.lower(*self._all(arguments)))
+        """Lower the function for arguments of these shapes."""
+        return replace(self, function=self.function.lower(*self._to_global(arguments)))
 
     def compile(self, compiler_options: dict | None = None):
-        """Compile what is lowered."""
+        """Compile the lowered function."""
         return replace(self, function=self.function.compile(compiler_options))
 
     def __call__(self, *arguments):
-        """Call the function."""
-        results = zip(self.function(*self._all(arguments)), self.out_axes, strict=True)
-        return tuple(jax.tree.map(lambda x, axis=axis: self._local_part(x, axis), tree) for tree, axis in results)
+        """Call the function with local arrays and return local arrays."""
+        results = zip(self.function(*self._to_global(arguments)), self.out_axes, strict=True)
+        return tuple(jax.tree.map(lambda x, axis=axis: self._local_array(x, axis), tree) for tree, axis in results)
 
-    def _all(self, arguments):
+    def _to_global(self, arguments):
         pairs = zip(arguments, self.in_axes, strict=True)
-        return [jax.tree.map(lambda x, axis=axis: self._over_all(x, axis), tree) for tree, axis in pairs]
+        return [jax.tree.map(lambda x, axis=axis: self._global_array(x, axis), tree) for tree, axis in pairs]
 
-    def _over_all(self, x, axis: Axis) -> jax.Array:
+    def _global_array(self, x, axis: Axis) -> jax.Array:
         x = jax.device_put(x, self.devices.split if axis == 0 else self.devices.replicated)
         shape = x.shape if axis is None else (self.devices.total, *x.shape[1:])
         return _rewrap(x, shape, NamedSharding(self.mesh, _spec(axis)))
 
-    def _local_part(self, x: jax.Array, axis: Axis) -> jax.Array:
+    def _local_array(self, x: jax.Array, axis: Axis) -> jax.Array:
         shape = x.shape if axis is None else (len(self.devices.local), *x.shape[1:])
         return _rewrap(x, shape, self.devices.replicated if axis is None else self.devices.split)
 
 
 def _rewrap(x: jax.Array, shape: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
-    """Return an array of another shape and sharding that has the same memory on each device of this process."""
-    on_device = {shard.device: shard.data for shard in x.addressable_shards}
-    parts = [on_device[device] for device in sharding.addressable_devices_indices_map(shape)]
+    """Return an array of another shape and sharding with the same buffers on this process's devices."""
+    buffers = {shard.device: shard.data for shard in x.addressable_shards}
+    parts = [buffers[device] for device in sharding.addressable_devices_indices_map(shape)]
     return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
 class AheadOfTime:
-    """A mapped step that is compiled when its inputs' shapes are first met, which is told and timed in one process.
+    """A mapped step that is compiled at the first call with inputs of new shapes; compilation is timed and logged.
 
-    There it is compiled with `gpu_options`. So it is in several processes with `shard_map`; with `pmap`, which takes
-    none there, `XLA_FLAGS` must have them.
+    Programs for GPUs are compiled with `gpu_options`. Exception: `pmap` with several processes compiles by itself,
+    untimed and without options, which must then be set in `XLA_FLAGS`.
 
     Args:
       step: from `parallel_train_step` or `parallel_eval_step`.
-      name: of what is compiled, for the line that tells it.
+      name: of the step, for the log.
       devices: that it is mapped over.
-      store: the step's third argument, which stays on the devices.
+      store: the step's third argument, resident on the devices.
     """
 
     def __init__(self, step: Callable, name: str, devices: Devices, store=()):
         self._step, self._name, self._store = step, name, store
-        # What `pmap` is compiled to wants arrays over all processes, which `pmap` itself makes.
+        # With several processes, a compiled `pmap` takes global arrays, which only `pmap` itself constructs.
         self._is_compiled_ahead = jax.process_count() == 1 or devices.mapping == "shard_map"
         on_gpu = devices.local[0].platform == "gpu"
         self._options = gpu_options(devices.total > 1, devices.deterministic) if on_gpu else {}
@@ -256,13 +260,13 @@ class AheadOfTime:
         self.seconds = 0.0
 
     def __call__(self, state, inputs):
-        """Takes the step."""
+        """Run the step."""
         if not self._is_compiled_ahead:
             return self._step(state, inputs, self._store)
         return self.program(state, inputs)(state, inputs, self._store)
 
     def program(self, state, inputs):
-        """The compiled program for inputs of these shapes; `seconds` tells how long all compiling has taken."""
+        """Return the compiled program for inputs of these shapes; `seconds` is the total compilation time."""
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(inputs))
         if shapes not in self._programs:
             start = time.monotonic()
@@ -279,26 +283,26 @@ def _pmap_devices(devices: Devices) -> list[jax.Device] | None:
 
 
 def replicate(tree, devices: Devices):
-    """Copies a tree to every local device.
+    """Copy a tree to every local device.
 
-    It goes through the host: `device_put` alone may share the memory of the array it is given, and the first step,
-    which takes the state's memory over, would then delete that array under its owner.
+    The copy goes through the host: `device_put` alone may alias its argument, which the first step would then delete
+    by donating the state.
     """
     return jax.device_put(jax.device_get(tree), devices.replicated)
 
 
 def prefetch(batches: Iterable, devices: Devices, ahead: int = 2) -> Iterator:
-    """Sends host batches to the devices a few steps before they are wanted."""
-    sent = deque()
+    """Transfer host batches to the devices, `ahead` batches in advance."""
+    queue = deque()
     for batch in batches:
-        sent.append(jax.device_put(batch, devices.split))
-        if len(sent) > ahead:
-            yield sent.popleft()
-    yield from sent
+        queue.append(jax.device_put(batch, devices.split))
+        if len(queue) > ahead:
+            yield queue.popleft()
+    yield from queue
 
 
 def sum_over_processes(array: np.ndarray) -> np.ndarray:
-    """The sum over all processes, in each of them, of integers that fit into 32 bits; every process calls it."""
+    """Return the sum of an array of 32-bit integers over all processes; every process must call it."""
     if jax.process_count() == 1:
         return array
     from jax.experimental.multihost_utils import process_allgather
@@ -307,11 +311,11 @@ def sum_over_processes(array: np.ndarray) -> np.ndarray:
 
 
 def memory_of(device: jax.Device) -> int:
-    """Bytes that programs may use on a device: as it says itself, or its part of the machine's where it is the CPU."""
-    told = (device.memory_stats() or {}).get("bytes_limit")
-    return told or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    """Return the memory limit of a device in bytes; on the CPU, the machine's memory divided by the local devices."""
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
 
 
 def peak_memory_of(device: jax.Device) -> int | None:
-    """Bytes that a device has had in use at most since this process began; None where it does not count them."""
+    """Return the peak memory use of a device in this process in bytes; None if it does not report it."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")

@@ -1,6 +1,6 @@
-"""Processes that train together meet at process 0, before JAX is asked for anything.
+"""Rendezvous of all processes at process 0, before JAX is initialized.
 
-JAX can make them meet too, but aborts in C++ where one does not come, without saying which.
+`jax.distributed` has a rendezvous too, but it aborts in C++ if a process is missing, without naming it.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from segnet_jax.system.errors import HostLost, UserError
 
-GREETING_SECONDS = 5.0  # for whoever connects to say who it is: another program may have found the port
+GREETING_SECONDS = 5.0  # for a new connection to identify itself: it may come from an unrelated program
 
 
 @dataclass(frozen=True)
 class Process:
-    """One of the processes, as messages name it."""
+    """A process; its str() names it in messages."""
 
     number: int
     host: str = field(default_factory=socket.gethostname)
@@ -29,20 +29,20 @@ class Process:
 
 
 class Link:
-    """A connection that carries messages: JSON lists, one a line."""
+    """A connection that carries messages: JSON lists, one per line."""
 
     def __init__(self, connection: socket.socket):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket, self._sending = connection, threading.Lock()
-        self._rest, self._early = b"", []  # a line's beginning, and messages that came along with an answer
+        self._rest, self._early = b"", []  # an incomplete line, and messages received together with an answer
 
     def send(self, *message) -> None:
-        """Sends a message; that the other end has gone is for the receiver to notice."""
+        """Send a message; a closed connection is noticed by the receiver, not here."""
         with self._sending, contextlib.suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[list] | None:
-        """The messages that have come, perhaps none; None once the other end has closed, or talks in no known way."""
+        """Return the messages received, possibly none; None if the other end has closed or sends no JSON."""
         try:
             data = self.socket.recv(1 << 16)
             *lines, self._rest = (self._rest + data).split(b"\n")
@@ -54,7 +54,7 @@ class Link:
             return None
 
     def answer(self, seconds: float) -> list | None:
-        """The next message, which must come within the time; None where it does not, or the other end has closed."""
+        """Return the next message; None after a timeout or if the other end has closed."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self.socket.settimeout(left)
@@ -67,19 +67,19 @@ class Link:
         return None
 
     def dismiss(self, word: str, why: str) -> None:
-        """Tells the other end that it is not needed any more, and closes."""
+        """Send a final message and close the connection."""
         self.send(word, why)
         self.socket.close()
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """All processes, met.
+class Rendezvous:
+    """The result of a rendezvous.
 
     Attributes:
-      processes: each, by its number.
-      links: by number, those this process is connected to: process 0 to all others, they to process 0.
-      jax_port: at which process 0 is going to offer JAX's coordinator.
+      processes: all processes, by number.
+      links: connections by process number: from process 0 to all others, from the others to process 0.
+      jax_port: port at which process 0 will run JAX's coordinator.
     """
 
     processes: list[Process]
@@ -87,27 +87,27 @@ class Meeting:
     jax_port: int
 
 
-def gather(port: int, me: Process, num_processes: int, jax_port: int, seconds: float) -> Meeting:
-    """Process 0 waits for the others on a port of all its interfaces, and tells each who they are.
+def accept_all(port: int, me: Process, num_processes: int, jax_port: int, seconds: float) -> Rendezvous:
+    """Accept all other processes on a port of all interfaces, and send each the list; for process 0.
 
     Raises:
-      HostLost: some have not come in time; those that have are told so, too.
+      HostLost: some are missing after the timeout; the others get the same error.
       OSError: the port cannot be listened on.
     """
     processes, links = {0: me}, {}
     deadline = time.monotonic() + seconds
-    with _listen(port) as door:
+    with _listen(port) as server:
         while len(processes) < num_processes:
-            door.settimeout(max(0.01, deadline - time.monotonic()))
+            server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
-                connection, _ = door.accept()
+                connection, _ = server.accept()
             except TimeoutError:
                 missing = [number for number in range(num_processes) if number not in processes]
-                told = f"{len(processes)} of {num_processes} processes came within {seconds:g} s: "
-                told += f"{list_processes(missing)} missing; start the same command on all hosts"
+                message = f"only {len(processes)} of {num_processes} processes joined within {seconds:g} s: "
+                message += f"{list_processes(missing)} missing; start the same command on all hosts"
                 for link in links.values():
-                    link.dismiss("gave up", told)
-                raise HostLost(told) from None
+                    link.dismiss("gave up", message)
+                raise HostLost(message) from None
             link = Link(connection)
             match link.answer(GREETING_SECONDS):
                 case ["here", int(number), str(host), int(pid), int(count)]:
@@ -115,26 +115,26 @@ def gather(port: int, me: Process, num_processes: int, jax_port: int, seconds: f
                         link.dismiss("refused", refusal)
                         continue
                     process = Process(number, host, pid)
-                    if number in links:  # the one before has died and was started again, unless two are called alike
-                        links[number].dismiss("refused", f"{process} came, too: give each another --process-id")
+                    if number in links:  # restarted after it died, or two processes have the same number
+                        links[number].dismiss("refused", f"{process} has the same number: set another --process-id")
                     processes[number], links[number] = process, link
                 case _:
                     link.socket.close()
-    together = [processes[number] for number in range(num_processes)]
+    all_processes = [processes[number] for number in range(num_processes)]
     for link in links.values():
-        link.send("all here", [[each.host, each.pid] for each in together], jax_port)
-    return Meeting(together, links, jax_port)
+        link.send("all here", [[each.host, each.pid] for each in all_processes], jax_port)
+    return Rendezvous(all_processes, links, jax_port)
 
 
-def arrive(address: tuple[str, int], me: Process, num_processes: int, seconds: float) -> Meeting:
-    """Every other process calls on process 0 until that has all together.
+def contact(address: tuple[str, int], me: Process, num_processes: int, seconds: float) -> Rendezvous:
+    """Connect to process 0 and wait until it has accepted all processes; for every other process.
 
     Raises:
-      HostLost: process 0 is not to be reached, or does not have all together in time.
-      UserError: the flags do not fit those of the others.
+      HostLost: process 0 cannot be reached, or processes are missing after the timeout.
+      UserError: the flags contradict those of the other processes.
     """
     where = f"process 0 at {address[0]}:{address[1]}"
-    deadline, why = time.monotonic() + seconds, "nobody answers"
+    deadline, why = time.monotonic() + seconds, "no answer"
     while (left := deadline - time.monotonic()) > 0:
         try:
             link = Link(socket.create_connection(address, timeout=min(left, 10)))
@@ -145,18 +145,18 @@ def arrive(address: tuple[str, int], me: Process, num_processes: int, seconds: f
         link.send("here", me.number, me.host, me.pid, num_processes)
         match link.answer(deadline - time.monotonic()):
             case ["all here", list(roll), int(jax_port)]:
-                return Meeting([Process(number, *names) for number, names in enumerate(roll)], {0: link}, jax_port)
-            case [("refused" | "gave up") as word, str(told)]:
+                return Rendezvous([Process(number, *names) for number, names in enumerate(roll)], {0: link}, jax_port)
+            case [("refused" | "gave up") as word, str(message)]:
                 link.socket.close()
-                raise (UserError if word == "refused" else HostLost)(told)
+                raise (UserError if word == "refused" else HostLost)(message)
         link.socket.close()
-        why = "it answers, but has not all processes together"
+        why = "it answers, but processes are missing"
         time.sleep(min(0.2, max(0, deadline - time.monotonic())))
-    raise HostLost(f"{me} waited {seconds:g} s in vain for {where} ({why}); start the same command on all hosts")
+    raise HostLost(f"{me} could not join {where} within {seconds:g} s ({why}); start the same command on all hosts")
 
 
 def list_processes(numbers: list[int]) -> str:
-    """Numbers of processes for a message: the first ten, and how many more there are."""
+    """Return process numbers for a message: the first ten, and how many more there are."""
     more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
     return f"process{'es' * (len(numbers) > 1)} {', '.join(map(str, numbers[:10]))}{more}"
 
@@ -169,9 +169,11 @@ def _listen(port: int) -> socket.socket:
 
 
 def _refusal(number: int, count: int, num_processes: int) -> str:
-    """Why a process that has come does not belong here; empty where it does."""
+    """Return why a process is refused; empty if it is accepted."""
     if count != num_processes:
-        return f"process 0 was told of {num_processes} processes, process {number} of {count}: give all the same"
+        return (
+            f"--num-processes is {num_processes} in process 0, but {count} in process {number}: use one value for all"
+        )
     if not 0 < number < num_processes:
-        return f"process {number} is none of the others, which are numbered 1 to {num_processes - 1}"
+        return f"process id {number} is out of range 1..{num_processes - 1}"
     return ""

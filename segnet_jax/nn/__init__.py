@@ -1,4 +1,4 @@
-"""The network: pooling codes, SegNet, and the preprocessing of its input. Needs jax and flax alone."""
+"""SegNet, its pooling and unpooling layers, and the preprocessing of its input. Depends on jax and flax only."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""BatchNorm and ReLU as one layer, whose backward pass keeps only the layer's input.
+"""BatchNorm and ReLU as one layer whose backward pass stores only the layer's input.
 
-Half of all bytes that a training step moves are BatchNorm's and ReLU's. Left to itself, JAX keeps several float32
-copies of every map between forward and backward pass; here it keeps the convolution's output as it is, and recomputes
-from it what the gradient needs: no convolution, and nothing that does not fuse into the gradient's own two passes.
+BatchNorm and ReLU account for half of a training step's memory traffic. JAX's automatic gradient would store several
+float32 copies of every feature map; this custom VJP stores the convolution's output and recomputes the rest. No
+convolution is recomputed, and the recomputation fuses into the two passes that the gradient makes anyway.
 """
 
 from functools import partial
@@ -12,20 +12,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-_PIXELS = (0, 1, 2)  # the axes of [B,H,W,C] that statistics are taken over
+_PIXELS = (0, 1, 2)  # reduction axes of [B,H,W,C]
 
 
 class BatchNormReLU(nn.Module):
-    """Normalises each channel of [B,H,W,C], scales and shifts it, and cuts it off below zero unless told not to.
+    """Batch normalization of [B,H,W,C] followed by an optional ReLU.
 
     Parameters are "scale" and "bias", float32 [C]; running statistics "mean" and "var" in the collection `batch_stats`.
 
     Attributes:
-      momentum: share of the old running statistics that a step keeps.
+      momentum: fraction of the old running statistics that a training step keeps.
       epsilon: added to the variance.
-      axis_name: the mapped axis over which statistics are taken, or None for each device by itself.
-      relu: whether what is below zero is cut off.
-      first_bias: what the shift begins with.
+      axis_name: the mapped axis over which statistics are synchronized; None for per-device statistics.
+      relu: whether to apply a ReLU.
+      first_bias: initial value of "bias".
     """
 
     momentum: float
@@ -36,7 +36,7 @@ class BatchNormReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Returns [B,H,W,C] in x's dtype; with `train`, by the batch's statistics, which update the running ones."""
+        """Return [B,H,W,C] in x's dtype; with `train`, use the batch statistics and update the running ones."""
         channels = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
@@ -44,7 +44,7 @@ class BatchNormReLU(nn.Module):
         bias = self.param("bias", nn.initializers.constant(self.first_bias), channels)
         if not train:
             rstd = lax.rsqrt(running_var.value + self.epsilon)
-            return _normalise(x, scale, bias, running_mean.value, rstd, self.relu)
+            return _normalize(x, scale, bias, running_mean.value, rstd, self.relu)
         y, mean, var = batch_norm_relu(x, scale, bias, self.epsilon, self.axis_name, self.relu)
         if not self.is_initializing():
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
@@ -56,18 +56,18 @@ class BatchNormReLU(nn.Module):
 def batch_norm_relu(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None = None, relu: bool = True
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalises by the batch's own statistics, scales, shifts, and cuts off below zero.
+    """Normalize by the batch statistics, scale, shift, and apply ReLU.
 
     Args:
       x: float [B,H,W,C].
       scale: float32 [C].
       bias: float32 [C].
       epsilon: added to the variance.
-      axis_name: the mapped axis that the statistics also run over, or None.
-      relu: whether to cut off.
+      axis_name: the mapped axis over which statistics are synchronized, or None.
+      relu: whether to apply ReLU.
 
     Returns:
-      [B,H,W,C] in x's dtype; mean and biased variance of x, float32 [C], through which no gradient flows.
+      [B,H,W,C] in x's dtype; mean and biased variance of x, float32 [C], without gradients.
 
     Source: Ioffe & Szegedy 2015 (arXiv 1502.03167), with the gradient of its section 3.
     """
@@ -77,27 +77,31 @@ def batch_norm_relu(
 def _forward(x, scale, bias, epsilon, axis_name, relu):
     mean, var = _statistics(x, axis_name)
     rstd = lax.rsqrt(var + epsilon)
-    return (_normalise(x, scale, bias, mean, rstd, relu), mean, var), (x, scale, bias, mean, rstd)
+    return (_normalize(x, scale, bias, mean, rstd, relu), mean, var), (x, scale, bias, mean, rstd)
 
 
 def _backward(_epsilon, axis_name, relu, residuals, gradients):
-    """Return the gradients by x, scale and bias.
+    """Return the gradients with respect to x, scale and bias.
 
-    Two passes over the pixels, each of x, the result's gradient and constants per channel: on a GPU it is cheaper to
-    compute twice where ReLU lets pass than to store it.
+    Makes two passes over the pixels, each reading x and the output gradient: on a GPU, computing the ReLU mask twice is
+    cheaper than storing it.
     """
     x, scale, bias, mean, rstd = residuals
     factor = rstd * scale
-    centred = _wide(x) - _row(mean)
-    passed = _wide(gradients[0])
+    centered = _float32(x) - _per_channel(mean)
+    gradient = _float32(gradients[0])
     if relu:
-        # A factor of 0 or 1. XLA would store the outcome of a comparison, which takes a byte, but not a number.
-        passed *= jnp.sign(_shift_and_cut(centred * _row(factor), bias))
-    bias_gradient = jnp.sum(passed, _PIXELS)
-    scale_gradient = jnp.sum(passed * centred, _PIXELS) * rstd
-    # What a pixel changes by way of mean and variance: they belong to all pixels of all devices alike.
-    bias_mean, scale_mean = _means_of_sums((bias_gradient, scale_gradient), x, axis_name)
-    x_gradient = passed * _row(factor) - centred * _row(factor * rstd * scale_mean) - _row(factor * bias_mean)
+        # The mask as a number, 0 or 1: XLA would store a boolean mask between the passes, but not a number.
+        gradient *= jnp.sign(_shift_and_relu(centered * _per_channel(factor), bias))
+    bias_gradient = jnp.sum(gradient, _PIXELS)
+    scale_gradient = jnp.sum(gradient * centered, _PIXELS) * rstd
+    # The terms through mean and variance, which are shared by all pixels of all devices.
+    bias_mean, scale_mean = _pixel_means((bias_gradient, scale_gradient), x, axis_name)
+    x_gradient = (
+        gradient * _per_channel(factor)
+        - centered * _per_channel(factor * rstd * scale_mean)
+        - _per_channel(factor * bias_mean)
+    )
     return x_gradient.astype(x.dtype), scale_gradient, bias_gradient
 
 
@@ -105,36 +109,37 @@ batch_norm_relu.defvjp(_forward, _backward)
 
 
 def _statistics(x, axis_name):
-    """Mean and variance of each channel, in one pass over x and one message between devices."""
-    wide = _wide(x)
-    mean, mean_of_squares = _means_of_sums((jnp.sum(wide, _PIXELS), jnp.sum(wide * wide, _PIXELS)), x, axis_name)
-    return mean, jnp.maximum(mean_of_squares - mean * mean, 0)  # rounding could leave it below zero
+    """Return mean and variance of each channel: one pass over x, one collective."""
+    wide = _float32(x)
+    mean, mean_of_squares = _pixel_means((jnp.sum(wide, _PIXELS), jnp.sum(wide * wide, _PIXELS)), x, axis_name)
+    return mean, jnp.maximum(mean_of_squares - mean * mean, 0)  # rounding can make it negative
 
 
-def _means_of_sums(sums, x, axis_name):
-    """Divides sums over this device's pixels by their number, or sums over all devices by all pixels."""
+def _pixel_means(sums, x, axis_name):
+    """Divide sums over this device's pixels by their number; average over the devices of `axis_name`."""
     means = tuple(each / (x.size // x.shape[-1]) for each in sums)
     return means if axis_name is None else lax.pmean(means, axis_name)
 
 
-def _normalise(x, scale, bias, mean, rstd, relu):
-    scaled = (_wide(x) - _row(mean)) * _row(rstd * scale)
-    return (_shift_and_cut(scaled, bias) if relu else scaled + _row(bias)).astype(x.dtype)
+def _normalize(x, scale, bias, mean, rstd, relu):
+    scaled = (_float32(x) - _per_channel(mean)) * _per_channel(rstd * scale)
+    return (_shift_and_relu(scaled, bias) if relu else scaled + _per_channel(bias)).astype(x.dtype)
 
 
-def _shift_and_cut(scaled, bias):
-    """Return `max(scaled + bias, 0)`, above zero in the backward pass exactly where it is in the forward pass.
+def _shift_and_relu(scaled, bias):
+    """Return `max(scaled + bias, 0)`, positive at the same pixels in forward and backward pass.
 
-    The sum of a product and a bias is rounded once or twice, as the compiler likes: with a fused multiply-add or
-    without. Here the maximum stands between the two.
+    A compiler may fuse `product + bias` into one rounding or leave two. Taking the maximum before the sum makes the
+    ReLU mask independent of that choice.
     """
-    return jnp.maximum(scaled, _row(-bias)) + _row(bias)
+    return jnp.maximum(scaled, _per_channel(-bias)) + _per_channel(bias)
 
 
-def _wide(x):
-    """At least float32, in which statistics and gradients are computed."""
+def _float32(x):
+    """Convert 16-bit floats to float32; keep float32 and float64."""
     return x.astype(jnp.float32) if x.dtype.itemsize == 2 else x
 
 
-def _row(channels):
-    return channels[None, None, None]
+def _per_channel(values):
+    """Reshape [C] to broadcast against [B,H,W,C]; implicit rank promotion is disabled in the tests."""
+    return values[None, None, None]

@@ -1,19 +1,19 @@
-"""The contract of a network: what training, inference and export ask of one, and nothing else.
+"""The contract of a network: all that training, inference and export require of one.
 
-A network is a Flax module that labels every pixel. It has
+A network is a Flax module that segments an image. It has
 
 * `__call__(image, *, train, keys=None)`: float [B,H,W,channels] to logits, float32 [B,H,W,num_classes], for any height
   and width. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats". `keys`, [B], are dropout's
   random keys, one for each image; without them nothing is dropped.
-* the attributes of `NetworkContract`, as dataclass fields or properties. Fields that have the name of a config field
-  are filled from it (`training.build.build_model`), so a network declares what it needs and nothing else.
-* variables of two levels, {"params": {layer: {part: array}}, "batch_stats": {layer: {part: array}}}. `layers` describes
-  every layer; the parts are those of `PARTS`.
-* `tap`, called once for each encoder stage, by which others see its features and pooling codes.
+* the attributes of `NetworkContract`, as dataclass fields or properties. Fields named like a config field are filled
+  from it (`training.build.build_model`), so a network declares only what it needs.
+* variables nested two levels deep: {"params": {layer: {part: array}}, "batch_stats": {layer: {part: array}}}. `layers`
+  describes every layer; `PARTS` names the parts.
+* one call of `tap` for each encoder stage, which publishes its features and pooling codes.
 
 With `folded=True` it has neither BatchNorm nor "batch_stats"; each convolution that a BatchNorm follows has a bias, and
-`fold_batch_norm` makes its variables. Nothing outside a network's own module reads a meaning from a layer's name:
-what a layer is, which stage it belongs to and what is folded into it is asked here.
+`fold_batch_norm` computes its variables. Code outside a network's own module never parses a layer's name: kind, stage
+and folding come from `layers`.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ PARTS: dict[Kind, dict[str, Role]] = {
     "batch_norm": {"scale": "scale", "bias": "shift"},
     "upsampling": {"kernel": "kernel"},
 }
-"""Of each kind of layer, its parameters' names and their roles. A BatchNorm has "mean" and "var" in "batch_stats"."""
+"""Names and roles of the parameters of each kind of layer. A BatchNorm has "mean" and "var" in "batch_stats" too."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class LayerSpec:
     """A layer with parameters.
 
     Attributes:
-      name: its key in "params", and in "batch_stats" where it is a BatchNorm.
-      kind: "convolution", "batch_norm", or "upsampling": one with a kernel that nothing is folded into.
-      section: "encoder", "decoder", or "head": the layers whose last axis is the classes, replaced for other classes.
-      stage: of the encoder, counted from 1; 0 for a layer outside of it.
-      folds_into: of a BatchNorm, the convolution directly before it, into which it is folded for inference.
+      name: its key in "params", and in "batch_stats" if it is a BatchNorm.
+      kind: "convolution", "batch_norm", or "upsampling" (a kernel that no BatchNorm is folded into).
+      section: "encoder", "decoder", or "head": the layers whose last axis is the classes; a new dataset replaces them.
+      stage: encoder stage, counted from 1; 0 outside the encoder.
+      folds_into: for a BatchNorm, the convolution directly before it, into which it is folded for inference.
     """
 
     name: str
@@ -57,20 +57,20 @@ class LayerSpec:
 
 
 class NetworkContract(Protocol):
-    """The attributes of a network besides those of a Flax module.
+    """The attributes of a network beyond those of a Flax module.
 
     Attributes:
       num_classes: channels of the logits.
-      pooling: what each stage's 2x2 pooling does with an odd row or column: "floor" drops it, "ceil" keeps it.
-      dropout: the probability that a number is dropped where keys are given; 0 for none.
+      pooling: how 2x2 pooling treats an odd last row or column: "floor" drops it, "ceil" keeps it.
+      dropout: dropout rate, applied where keys are given; 0 for no dropout.
       batch_norm_momentum: fraction of the old running statistics that a training step keeps.
       batch_norm_epsilon: added to the variance.
-      frozen_stages: encoder stages, from the first, whose BatchNorm normalizes by its running statistics in training
-        too and keeps them.
+      frozen_stages: number of encoder stages, from the first, whose BatchNorm uses its running statistics in training
+        too and does not update them.
       folded: whether each BatchNorm is folded into its convolution.
-      sync_axis: the mapped axis over which BatchNorm takes its statistics; None for each device by itself.
+      sync_axis: the mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
       dtype: of activations; parameters and statistics are float32.
-      layers: every layer with parameters of the network that is not folded, in the order of the forward pass.
+      layers: every layer with parameters of the unfolded network, in the order of the forward pass.
     """
 
     num_classes: int
@@ -88,12 +88,12 @@ class NetworkContract(Protocol):
 
 
 def convolution_block(name: str, section: Section, stage: int = 0) -> tuple[LayerSpec, LayerSpec]:
-    """Return the layers of a convolution and the BatchNorm behind it, which is called NAME_bn."""
+    """Return the layers of a convolution and of the BatchNorm after it, which is called NAME_bn."""
     convolution = LayerSpec(name, "convolution", section, stage)
     return convolution, LayerSpec(f"{name}_bn", "batch_norm", section, stage, folds_into=name)
 
 
-# --- asking for layers ---
+# --- queries ---
 
 
 def encoder_convolutions(model: NetworkContract) -> list[list[str]]:
@@ -113,26 +113,25 @@ def encoder_layers(model: NetworkContract) -> frozenset[str]:
 
 
 def frozen_layers(model: NetworkContract) -> frozenset[str]:
-    """Return the names of the layers in frozen stages; the training step takes no gradient of their parameters."""
+    """Return the names of the layers in frozen stages, whose parameters get no gradient in the training step."""
     return frozenset(layer.name for layer in model.layers if 0 < layer.stage <= model.frozen_stages)
 
 
 def head_layers(model: NetworkContract) -> frozenset[str]:
-    """Return the names of the layers whose size depends on the classes, which lie along the last axis of each array."""
+    """Return the names of the layers whose size depends on the classes, the last axis of each of their arrays."""
     return frozenset(layer.name for layer in model.layers if layer.section == "head")
 
 
 def batch_norms(model: NetworkContract) -> dict[str, str]:
-    """Return the name of the BatchNorm behind each convolution that has one."""
+    """Return {convolution: BatchNorm after it} for each convolution that has one."""
     return {layer.folds_into: layer.name for layer in model.layers if layer.folds_into}
 
 
 def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, Any]], dict[str, dict[str, bool]]]:
-    """Return a function from parameters to a tree that is True where a parameter has one of the roles.
+    """Return a function from parameters to a boolean tree, True for parameters with one of the roles.
 
     Raises:
-      KeyError: the parameters have a layer that the network's `layers` does not describe, or a part that its kind does
-        not have.
+      KeyError: (the returned function) for a layer missing from `model.layers`, or a part that its kind does not have.
     """
     kinds = {layer.name: layer.kind for layer in model.layers}
 
@@ -146,13 +145,13 @@ def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, An
 
 
 def tap(module: nn.Module, stage: int, features: jax.Array, code: jax.Array | None = None) -> None:
-    """Publish an encoder stage's features; costs nothing unless somebody collects them (`collect_taps`).
+    """Publish an encoder stage's features for `collect_taps`; free of cost if nothing collects them.
 
     Args:
       module: the network, in its `__call__`.
       stage: counted from 1.
       features: [B,H,W,C], before the stage's pooling.
-      code: uint8 [B,h,w,C] of the pooling (`max_pool_with_code`); None where the pooling is another.
+      code: uint8 [B,h,w,C] from `max_pool_with_code`; None if the network pools otherwise.
     """
     module.sow("intermediates", f"features{stage}", features)
     if code is not None:
@@ -162,16 +161,16 @@ def tap(module: nn.Module, stage: int, features: jax.Array, code: jax.Array | No
 def collect_taps(
     model: NetworkContract, variables: Mapping[str, Any], image: jax.Array, kinds: tuple[Kind, ...] = ()
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Apply a network for inference, and return what it computes on its way: a pure function, to be jitted.
+    """Apply a network for inference and return its intermediate results too; pure, to be jitted.
 
     Args:
       model: the network.
       variables: the network's.
-      image: [B,H,W,channels] as the network expects it.
-      kinds: return the results of all layers of these kinds too.
+      image: [B,H,W,channels], preprocessed.
+      kinds: also return the outputs of all layers of these kinds.
 
     Returns:
-      The logits, and by name: "features1", "code1" and so on, and each chosen layer's result by the layer's name.
+      The logits, and a dict: "features1", "code1" and so on, and the output of each layer of `kinds` by its name.
     """
     chosen = {layer.name for layer in model.layers if layer.kind in kinds}
     logits, seen = model.apply(
@@ -189,10 +188,10 @@ def collect_taps(
 
 
 def check_contract(model: nn.Module, channels: int = 3) -> None:
-    """Check that a network keeps the contract: names, parts, folding and taps; nothing is computed.
+    """Check names, parts, folding and taps of a network against the contract, on shapes only.
 
     Raises:
-      ValueError: naming what is wrong.
+      ValueError: the network violates the contract.
     """
     image = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
     for folded in (False, True):
@@ -203,15 +202,15 @@ def check_contract(model: nn.Module, channels: int = 3) -> None:
         declared = {layer.name: layer for layer in layers}
         if len(declared) < len(layers) or variables["params"].keys() != declared.keys():
             differing = sorted(variables["params"].keys() ^ declared.keys())
-            raise ValueError(f"layers of {type(model).__name__} and its parameters differ in {differing}")
+            raise ValueError(f"the layers and the parameters of {type(model).__name__} differ in {differing}")
         for name, parts in variables["params"].items():
             if unknown := parts.keys() - PARTS[declared[name].kind].keys():
                 raise ValueError(f"the {declared[name].kind} {name} has unknown parts: {sorted(unknown)}")
             if folded and name in folding and parts.keys() != {"kernel", "bias"}:
-                raise ValueError(f"the folded convolution {name} needs a kernel and a bias, and has {sorted(parts)}")
+                raise ValueError(f"the folded convolution {name} must have a kernel and a bias, got {sorted(parts)}")
         statistics = {layer.name for layer in layers if layer.kind == "batch_norm"}
         if variables.get("batch_stats", {}).keys() != statistics:
-            raise ValueError(f"batch_stats of {type(model).__name__} are not those of its BatchNorm layers")
+            raise ValueError(f"the batch_stats of {type(model).__name__} do not match its BatchNorm layers")
     _, taps = jax.eval_shape(partial(collect_taps, form), variables, image)
     if missing := [n for n in range(1, num_stages(model) + 1) if f"features{n}" not in taps]:
         raise ValueError(f"{type(model).__name__} does not tap the features of its encoder stages {missing}")

@@ -1,7 +1,7 @@
-"""The convolution in the forms that the machines compute fast; parameters are those of `nn.Conv`.
+"""A convolution with the parameters of `nn.Conv` and a fast implementation for each platform.
 
-GPUs and TPUs are given XLA's own, with channels filled up in 16 bits. XLA's CPU backend is fast in the forward
-direction and two to five times slower than others in the kernel's gradient; there, ours take its place.
+GPUs and TPUs use XLA's convolution, in 16-bit precisions with padded channels. XLA's CPU backend is fast in the forward
+pass but two to five times slower than other libraries in the kernel gradient, which is replaced here.
 """
 
 from functools import partial
@@ -15,10 +15,9 @@ from segnet_jax.nn.cpu import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _BLOCK_PIXELS = 1920
-"""Pixels that a block of the CPU's kernel gradient takes: 64 channels of them are half a megabyte, which stays in a
-core's cache."""
+"""Pixels in a block of the CPU's kernel gradient: with 64 channels half a megabyte, which fits in a core's cache."""
 
-msra = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # Caffe's filler of that name, not truncated
+msra = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # as Caffe's filler of that name, not truncated
 
 
 class Convolution(nn.Module):
@@ -27,10 +26,10 @@ class Convolution(nn.Module):
     Parameters are "kernel", float32 [size,size,I,channels], and "bias", float32 [channels].
 
     Attributes:
-      channels: of the result.
+      channels: of the output.
       use_bias: whether there is a bias.
       size: rows and columns of the kernel, odd.
-      by_channel: each channel is convolved by itself, I being `channels`; the kernel is [size,size,1,channels].
+      by_channel: depthwise convolution: I equals `channels`, and the kernel is [size,size,1,channels].
     """
 
     channels: int
@@ -40,7 +39,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the convolution's result."""
+        """Return [B,H,W,channels] in x's dtype."""
         inputs = 1 if self.by_channel else x.shape[-1]
         kernel = self.param("kernel", msra, (self.size, self.size, inputs, self.channels)).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,)) if self.use_bias else None
@@ -51,43 +50,43 @@ class Convolution(nn.Module):
 
 
 def convolve_padded(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """Convolves; in 16 bits with channels filled up with zeros to a multiple of eight, as tensor cores want them.
+    """Convolve; in 16-bit precisions, pad the channels with zeros to a multiple of eight for tensor cores.
 
-    XLA itself does so for float16 alone. Of SegNet's layers it concerns the first (3 to 8 in) and the last (11 to 16
-    out); the zeros change no number.
+    XLA pads by itself in float16 only. In SegNet this affects the first layer (3 input channels padded to 8) and the
+    last (11 output channels padded to 16); the result does not change.
 
     Args:
       x: float [B,H,W,I].
       kernel: x's dtype [k,k,I,O].
-      bias: float32 [O], added to the result.
+      bias: float32 [O], or None.
 
     Returns:
       [B,H,W,O] in x's dtype.
     """
     outputs = kernel.shape[3]
     if x.dtype.itemsize == 2:
-        x, kernel, bias = fill_channels(x, kernel, bias)
+        x, kernel, bias = pad_channels(x, kernel, bias)
     y = convolve(x, kernel)
-    if bias is not None:  # before the cut, so that all gradients read the filled-up one: no copy without the zeros
+    if bias is not None:  # before slicing, so that all gradients read the padded array and no sliced copy is made
         y = add_bias(y, bias)
     return y if y.shape[3] == outputs else y[..., :outputs]
 
 
-def fill_channels(
+def pad_channels(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Fill up a convolution's input and output channels with zeros to multiples of eight."""
-    more_inputs, more_outputs = (-channels % 8 for channels in kernel.shape[2:])
-    x = jnp.pad(x, [(0, 0)] * 3 + [(0, more_inputs)])
-    kernel = jnp.pad(kernel, [(0, 0)] * 2 + [(0, more_inputs), (0, more_outputs)])
-    return x, kernel, None if bias is None else jnp.pad(bias, (0, more_outputs))
+    """Pad the input and output channels of a convolution with zeros to multiples of eight."""
+    extra_inputs, extra_outputs = (-channels % 8 for channels in kernel.shape[2:])
+    x = jnp.pad(x, [(0, 0)] * 3 + [(0, extra_inputs)])
+    kernel = jnp.pad(kernel, [(0, 0)] * 2 + [(0, extra_inputs), (0, extra_outputs)])
+    return x, kernel, None if bias is None else jnp.pad(bias, (0, extra_outputs))
 
 
 @jax.custom_vjp
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """Add float32 [C], rounded to y's dtype, to [B,H,W,C]; its gradient is summed in float32 at least.
+    """Add float32 [C], cast to y's dtype, to [B,H,W,C]; sum the bias gradient in float32 or wider.
 
-    JAX's own gradient would sum in y's dtype: in bfloat16, a sum over a million pixels keeps two or three digits.
+    JAX's automatic gradient would sum in y's dtype: a bfloat16 sum over a million pixels keeps two or three digits.
     """
     return y + bias.astype(y.dtype)[None, None, None]
 
@@ -97,7 +96,7 @@ def _add_bias_forward(y, bias):
 
 
 def _add_bias_backward(bias, gradient):
-    # The barrier keeps XLA from taking the sum, and with it the gradient, back to before the channels were filled up.
+    # The barrier keeps XLA from moving the sum, and with it the gradient, to before the channels were padded.
     gradient = lax.optimization_barrier(gradient)
     return gradient, jnp.sum(gradient, (0, 1, 2), dtype=bias.dtype)
 
@@ -106,7 +105,7 @@ add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def convolve_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves each channel of [B,H,W,C] with its own kernel, [k,k,1,C], under zero padding: [B,H,W,C]."""
+    """Convolve each channel of [B,H,W,C] with its own kernel, [k,k,1,C], with zero padding: [B,H,W,C]."""
     return lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT, feature_group_count=x.shape[-1]
     )
@@ -114,7 +113,7 @@ def convolve_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves [B,H,W,I] with a kernel [k,k,I,O] under zero padding: [B,H,W,O]."""
+    """Convolve [B,H,W,I] with a kernel [k,k,I,O] with zero padding: [B,H,W,O]."""
     return lax.platform_dependent(x, kernel, cpu=_convolve_on_cpu, default=_convolve)
 
 
@@ -134,7 +133,7 @@ def _backward(residuals, gradient):
 convolve.defvjp(_forward, _backward)
 
 
-# --- as XLA has them ---
+# --- XLA's convolutions ---
 
 
 def _convolve(x, kernel, padding="SAME"):
@@ -155,11 +154,11 @@ def _kernel_gradient(size, x, gradient):
 
 
 def _convolve_on_cpu(x, kernel):
-    return winograd.convolve(x, kernel) if _multiplies_much(x, kernel) else _convolve(x, kernel)
+    return winograd.convolve(x, kernel) if _winograd_pays(x, kernel) else _convolve(x, kernel)
 
 
 def _image_gradient_on_cpu(gradient, kernel):
-    if _multiplies_much(gradient, kernel):
+    if _winograd_pays(gradient, kernel):
         return winograd.image_gradient(gradient, kernel)
     return _image_gradient(gradient, kernel)
 
@@ -168,50 +167,49 @@ def _kernel_gradient_on_cpu(size, x, gradient):
     channels = x.shape[-1], gradient.shape[-1]
     if size == 3 and x.dtype == jnp.float32 and min(channels) >= 64:
         return winograd.kernel_gradient(x, gradient)
-    if channels[1] < channels[0]:  # the same sum with the two exchanged: every offset changes its sign
+    if channels[1] < channels[0]:  # the same sum with the operands swapped, which negates every offset
         return _correlate(size, gradient, x)[::-1, ::-1].swapaxes(2, 3)
     return _correlate(size, x, gradient)
 
 
-def _multiplies_much(x, kernel):
-    """Whether the products saved outweigh the way to Winograd's tiles and back, as measured.
+def _winograd_pays(x, kernel):
+    """Return whether Winograd's saved products outweigh its transforms, by measurement.
 
-    Not in other precisions: 16 bits would not bear the rounding, and float64 is for references. How many images there
-    are plays no part, so that what the network says of an image does not depend on its batch.
+    Only in float32: 16-bit floats lose too much to rounding, and float64 is for references. The batch size is ignored,
+    so that the prediction for an image does not depend on its batch.
     """
     height, width = x.shape[1:3]
     if len(kernel) != 3 or x.dtype != jnp.float32 or min(kernel.shape[2:]) < 256:
         return False
     if not (isinstance(height, int) and isinstance(width, int)):
-        return False  # jax.export has left the size open
+        return False  # a symbolic size of jax.export
     return winograd.num_tiles(height) * winograd.num_tiles(width) >= 128
 
 
 def _correlate(size, x, y):
-    """Sums x[b,h+i-r,w+j-r,c] * y[b,h,w,d] over pixels, with r = size // 2: [size,size,C,D].
+    """Sum x[b,h+i-r,w+j-r,c] * y[b,h,w,d] over the pixels, with r = size // 2: [size,size,C,D].
 
-    It goes by blocks of rows that fit in the cache.
-    XLA's own form has a kernel as large as the image, which it reads anew from main memory for every few outputs.
+    Works on blocks of rows that fit in the cache. XLA's form is a convolution with a kernel as large as the image,
+    which is read from main memory again for every few outputs.
     """
     batch, height, width, _ = y.shape
-    reach = size // 2
+    radius = size // 2
     num_blocks = min(max(round(batch * height * width / _BLOCK_PIXELS), 1), height)
     rows = -(-height // num_blocks)
     missing = num_blocks * rows - height
-    x = jnp.pad(x, ((0, 0), (reach, reach + missing), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (radius, radius + missing), (0, 0), (0, 0)))
     y = jnp.pad(y, ((0, 0), (0, missing), (0, 0), (0, 0)))
 
     def add_block(total, block):
         start = block * rows
-        lhs = lax.dynamic_slice_in_dim(x, start, rows + 2 * reach, axis=1).transpose(
-            3, 1, 2, 0
-        )  # its channels as a batch
+        lhs = lax.dynamic_slice_in_dim(x, start, rows + 2 * radius, axis=1)
+        lhs = lhs.transpose(3, 1, 2, 0)  # the channels as the batch axis
         rhs = lax.dynamic_slice_in_dim(y, start, rows, axis=1).transpose(1, 2, 0, 3)
-        return total + _convolve(lhs, rhs, padding=((0, 0), (reach, reach))), None
+        return total + _convolve(lhs, rhs, padding=((0, 0), (radius, radius))), None
 
     total = jnp.zeros((x.shape[-1], size, size, y.shape[-1]), x.dtype)
     if num_blocks == 1:
         total, _ = add_block(total, 0)
-    else:  # a loop: written out, the program of a full-size network would hold hundreds of convolutions
+    else:  # a loop: unrolled, the program of a full-size network would hold hundreds of convolutions
         total, _ = lax.scan(add_block, total, jnp.arange(num_blocks))
     return total.transpose(1, 2, 0, 3)

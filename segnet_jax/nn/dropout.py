@@ -1,25 +1,25 @@
-"""Dropout whose masks belong to the images, so that they do not depend on which device has an image."""
+"""Dropout with one random key per image, so that masks do not depend on which device an image is on."""
 
 import jax
 import jax.numpy as jnp
 
 
 def drop(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-    """Sets each number to zero with probability `rate`, and divides the others by what is left.
+    """Zero each element with probability `rate` and divide the others by 1 - rate.
 
     Args:
       x: float [B,H,W,C].
-      keys: of random numbers, one for each image, [B].
+      keys: random keys, one per image, [B].
       rate: 0 to 1.
 
     Returns:
-      [B,H,W,C] in x's dtype. The mean over many keys is x.
+      [B,H,W,C] in x's dtype.
     """
-    share = jnp.float32(1 - rate)  # its type is that of the draws: float64 would draw another mask under JAX_ENABLE_X64
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, share, x.shape[1:]))(keys)
-    return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
+    keep_prob = jnp.float32(1 - rate)  # fixes the dtype of the draws: JAX_ENABLE_X64 must not change the mask
+    mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep_prob, x.shape[1:]))(keys)
+    return jnp.where(mask, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
-def keys_at(keys: jax.Array, place: int) -> jax.Array:
-    """Other keys for each place in the network that drops, [B]."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, place))(keys)
+def fold_in_layer(keys: jax.Array, index: int) -> jax.Array:
+    """Derive the keys [B] of the dropout layer with this index."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)

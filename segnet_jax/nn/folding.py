@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolutions before it: one pass over every map fewer in inference.
+"""Fold BatchNorm into the convolutions before it, which saves one pass over every feature map in inference.
 
 Source: SegNet-Tutorial's `BN-absorber.py`.
 """
@@ -11,14 +11,14 @@ from segnet_jax.nn.contract import NetworkContract, batch_norms
 
 
 def fold_batch_norm(variables: dict[str, Any], model: NetworkContract) -> dict[str, Any]:
-    """Return the variables of the folded network, `model.clone(folded=True)`, which computes the same.
+    """Return variables with which `model.clone(folded=True)` computes what `model` computes in inference.
 
     Args:
       variables: the network's "params" and "batch_stats".
-      model: the network, whose `layers` say which BatchNorm is folded into which convolution.
+      model: the network; `layers` names the convolution that each BatchNorm is folded into.
 
     Returns:
-      {"params": ...}, each folded convolution with a kernel and a bias, float32.
+      {"params": ...}, float32; each folded convolution has a kernel and a bias.
     """
     params, statistics = variables["params"], variables["batch_stats"]
     folding = batch_norms(model)

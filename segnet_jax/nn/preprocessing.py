@@ -1,7 +1,7 @@
-"""From pixels to what the first convolution sees.
+"""Normalization of input images.
 
-Weights mean nothing without the preprocessing that they were trained with, so it travels with them. Everything here is
-in RGB order and in units of pixels, 0..255; weights trained on BGR have their input channels reversed when loaded.
+Weights are stored with the preprocessing that they were trained with. All values are RGB in 0..255; the input channels
+of weights trained on BGR are reversed when they are loaded.
 """
 
 from dataclasses import dataclass
@@ -22,21 +22,21 @@ TORCH = Preprocessing(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375
 """torchvision's ImageNet weights: mean .485 .456 .406 and std .229 .224 .225 of 0..1."""
 
 CAFFE = Preprocessing(mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0))
-"""The VGG authors' weights, also as Keras ships them: mean subtracted, not scaled."""
+"""The VGG authors' weights, which Keras ships too: mean subtracted, not scaled."""
 
 RAW = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-"""SegNet-Tutorial: 0..255 as they are."""
+"""SegNet-Tutorial: unchanged, 0..255."""
 
 PREPROCESSINGS = {"torch": TORCH, "caffe": CAFFE, "raw": RAW}
 
 
 def normalize(image: jax.Array, preprocessing: Preprocessing, dtype=jnp.float32) -> jax.Array:
-    """Subtracts the mean and divides by the standard deviation, in float32.
+    """Subtract the mean and divide by the standard deviation, in float32.
 
     Args:
       image: uint8 or float [B,H,W,3] RGB, 0..255.
       preprocessing: what the network's weights expect.
-      dtype: of the result.
+      dtype: of the output.
 
     Returns:
       [B,H,W,3].

@@ -1,7 +1,7 @@
-"""SegNet: VGG's convolutions down, the same ones mirrored up, and pooling codes between them.
+"""SegNet: a VGG encoder and a mirrored decoder that upsamples by the encoder's pooling codes.
 
 Source: Badrinarayanan, Kendall, Cipolla: SegNet, PAMI 2017 (arXiv 1511.00561); names and widths as in SegNet-Tutorial's
-`segnet_train.prototxt`; depth 4 and the switch for the last layer as in MATLAB's `segnetLayers`; dropout as in
+`segnet_train.prototxt`; depth 4 and BatchNorm after the last layer as in MATLAB's `segnetLayers`; dropout as in
 `bayesian_segnet_train.prototxt` (Bayesian SegNet, arXiv 1511.02680).
 """
 
@@ -15,7 +15,7 @@ from flax import linen as nn
 from segnet_jax.nn.batch_norm import BatchNormReLU
 from segnet_jax.nn.contract import LayerSpec, convolution_block, tap
 from segnet_jax.nn.convolution import Convolution
-from segnet_jax.nn.dropout import drop, keys_at
+from segnet_jax.nn.dropout import drop, fold_in_layer
 from segnet_jax.nn.pooling import Pooling, max_pool_with_code, unpool
 from segnet_jax.nn.upsampling import LearntUpsampling, Upsampling, bilinear_kernel, upsample
 
@@ -25,13 +25,13 @@ ENCODERS: dict[Encoder, tuple[tuple[int, int], ...]] = {  # (channels, convoluti
     "vgg16": ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)),
     "vgg19": ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)),
 }
-FIRST_TO_DROP = 3
-"""The stage from which on maps are dropped, behind its pooling and behind its decoder."""
+FIRST_DROPOUT_STAGE = 3
+"""Dropout follows the pooling and the decoder of this stage and of all deeper ones."""
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """What a stage of the decoder is told of the encoder's.
+    """What an encoder stage passes to the decoder stage that mirrors it.
 
     Attributes:
       maps: [B,H,W,C], before pooling.
@@ -43,29 +43,30 @@ class Pooled:
 
 
 class SegNet(nn.Module):
-    """Labels every pixel: image [B,H,W,3], normalised, to logits float32 [B,H,W,num_classes], for any H and W.
+    """SegNet: normalized image [B,H,W,3], any H and W, to logits float32 [B,H,W,num_classes].
 
     Attributes:
       num_classes: channels of the logits.
       encoder: "vgg16" or "vgg19".
       depth: stages, 1 to 5; 5 as published, 4 as the MATLAB example's "four encoder layers and four decoder layers".
       width: factor on every hidden layer's channels.
-      stage_convolutions: convolutions of each encoder stage; empty for the encoder's own.
-      stage_channels: channels of each encoder stage before `width`; empty for the encoder's own.
+      stage_convolutions: convolutions of each encoder stage; empty for those of `encoder`.
+      stage_channels: channels of each encoder stage before `width`; empty for those of `encoder`.
       kernel_size: rows and columns of every kernel, odd.
-      pooling: "floor" drops odd rows and columns (PyTorch, MATLAB), "ceil" keeps them (Caffe).
-      upsampling: "indices", SegNet's own; "bilinear" or "learnt" in its place.
-      encoder_addition: adds the encoder's maps to those of the decoder's first convolution of the stage.
-      dropout: share of numbers set to zero at Bayesian SegNet's places, where keys are given.
-      conv_bias: a bias before each BatchNorm, as published. It is inert there, hence off.
+      pooling: "floor" drops an odd last row or column (PyTorch, MATLAB), "ceil" keeps it (Caffe).
+      upsampling: "indices" (SegNet's unpooling), "bilinear" or "learnt".
+      encoder_addition: add the encoder's features before pooling to the output of the decoder stage's first
+        convolution.
+      dropout: dropout rate at the positions of Bayesian SegNet, applied where keys are given.
+      conv_bias: use a bias before each BatchNorm, as published. It has no effect there, hence off by default.
       final_batch_norm: BatchNorm and ReLU after the last convolution too, as in MATLAB's `segnetLayers`.
-      batch_norm_momentum: share of the old running statistics that a step keeps.
+      batch_norm_momentum: fraction of the old running statistics that a training step keeps.
       batch_norm_epsilon: added to the variance.
-      batch_norm_bias: what BatchNorm's shift begins with.
-      frozen_stages: encoder stages, from the first, whose BatchNorm keeps its running statistics and normalizes by
-        them in training too. The step takes no gradient of their parameters (`contract.frozen_layers`).
-      folded: for inference alone, with variables from `fold_batch_norm`: each BatchNorm lies in its convolution.
-      sync_axis: the mapped axis over which BatchNorm takes its statistics, or None for each device by itself.
+      batch_norm_bias: initial value of BatchNorm's shift.
+      frozen_stages: number of encoder stages, from the first, whose BatchNorm uses its running statistics in training
+        too and does not update them. Their parameters get no gradient (`contract.frozen_layers`).
+      folded: inference only, with variables from `fold_batch_norm`: each BatchNorm is folded into its convolution.
+      sync_axis: the mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
       dtype: of activations; parameters and statistics are float32.
     """
 
@@ -97,12 +98,12 @@ class SegNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
-        """Returns the logits.
+        """Return the logits.
 
         Args:
           image: float [B,H,W,3].
-          train: BatchNorm uses the batch's statistics and updates `batch_stats`; else the running ones.
-          keys: of dropout, one for each image, [B]; without them nothing is dropped.
+          train: normalize by batch statistics and update `batch_stats`; otherwise use the running statistics.
+          keys: dropout keys, one per image, [B]; None for no dropout.
         """
         x = image.astype(self.dtype)
         stages = self.stages
@@ -120,7 +121,7 @@ class SegNet(nn.Module):
                 x = self.block(x, channels, f"conv{stage}_{i}_D", train)
                 if self.encoder_addition and i == num_convolutions:
                     x += maps
-            if stage > 1:  # the stage's last convolution has the channels of the stage above
+            if stage > 1:  # the last convolution of a stage reduces to the channels of the next one
                 x = self.block(x, stages[stage - 2][0], f"conv{stage}_1_D", train)
                 x = self.drop(x, stage, keys, len(stages) + stage)
 
@@ -132,12 +133,12 @@ class SegNet(nn.Module):
 
     @property
     def head(self) -> str:
-        """The name of the last convolution, whose channels are the classes."""
+        """Name of the last convolution, whose output channels are the classes."""
         return "conv1_1_D"
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """Every layer with parameters, as the contract wants them described (`nn.contract`)."""
+        """Every layer with parameters (see `nn.contract`)."""
         layers, stages = [], list(enumerate(self.stages, start=1))
         for stage, (_, num_convolutions) in stages:
             for i in range(1, num_convolutions + 1):
@@ -150,13 +151,13 @@ class SegNet(nn.Module):
         return (*layers, *(head if self.final_batch_norm else head[:1]))
 
     def upsampling_layers(self, stage: int) -> list[LayerSpec]:
-        """Describe what a decoder stage upsamples by, where it has parameters."""
+        """Return the upsampling layer of a decoder stage, if it has parameters."""
         return [LayerSpec(f"upsample{stage}", "upsampling", "decoder")] if self.upsampling == "learnt" else []
 
-    def block(self, x: jax.Array, channels: int, name: str, train: bool, relu: bool = True, **form) -> jax.Array:
-        """A convolution with BatchNorm and ReLU; `form` says more of the convolution."""
-        form = {"size": self.kernel_size} | form
-        x = Convolution(channels, use_bias=self.conv_bias or self.folded, name=name, **form)(x)
+    def block(self, x: jax.Array, channels: int, name: str, train: bool, relu: bool = True, **conv) -> jax.Array:
+        """Apply convolution, BatchNorm and ReLU; `conv` are further attributes of `Convolution`."""
+        conv = {"size": self.kernel_size} | conv
+        x = Convolution(channels, use_bias=self.conv_bias or self.folded, name=name, **conv)(x)
         if self.folded:
             return nn.relu(x) if relu else x
         normalize = BatchNormReLU(
@@ -170,7 +171,7 @@ class SegNet(nn.Module):
         return normalize(x, train=train)
 
     def pool(self, x: jax.Array, stage: int, pooled: list[Pooled]) -> jax.Array:
-        """Pools, and notes what the decoder needs."""
+        """Pool, and append to `pooled` what the decoder needs."""
         maps = x
         x, code = max_pool_with_code(x, self.pooling)
         tap(self, stage, maps, code)
@@ -178,7 +179,7 @@ class SegNet(nn.Module):
         return x
 
     def up(self, x: jax.Array, pooled: Pooled, name: str) -> jax.Array:
-        """Brings the maps back to the size that they had before pooling."""
+        """Upsample to the size before pooling."""
         height, width = pooled.maps.shape[1:3]
         if self.upsampling == "indices":
             return unpool(x, pooled.code, height, width)
@@ -186,11 +187,11 @@ class SegNet(nn.Module):
             return LearntUpsampling(name=name)(x, height, width)
         return upsample(x, bilinear_kernel(x.shape[-1]).astype(x.dtype), height, width)
 
-    def drop(self, x: jax.Array, stage: int, keys: jax.Array | None, place: int) -> jax.Array:
-        """Drops numbers of a stage, if it is one of those and keys are given; `place` is another one each time."""
-        if keys is None or not self.dropout or stage < FIRST_TO_DROP:
+    def drop(self, x: jax.Array, stage: int, keys: jax.Array | None, index: int) -> jax.Array:
+        """Apply dropout in the stages that have it, if keys are given; `index` is unique to the dropout layer."""
+        if keys is None or not self.dropout or stage < FIRST_DROPOUT_STAGE:
             return x
-        return drop(x, keys_at(keys, place), self.dropout)
+        return drop(x, fold_in_layer(keys, index), self.dropout)
 
 
 def scaled_stages(
@@ -203,15 +204,15 @@ def scaled_stages(
     """Return (channels, convolutions) of each encoder stage.
 
     Args:
-      encoder: whose stages are taken where `convolutions` or `channels` is empty.
-      depth: the number of stages; fewer where fewer are given.
+      encoder: a key of `ENCODERS`; gives the stages where `convolutions` or `channels` is empty.
+      depth: the number of stages; shorter lists of stages reduce it.
       width: factor on the channels.
       convolutions: of each stage, or empty.
       channels: of each stage, or empty.
 
     Raises:
-      ValueError: for an unknown encoder, a depth outside 1..5, a width that is not positive, or lists of stages that
-        differ in length or are longer than the encoder has stages.
+      ValueError: unknown encoder, depth outside 1..5, a width that is not positive, or lists of stages that differ in
+        length or are longer than the encoder.
     """
     if encoder not in ENCODERS:
         raise ValueError(f"encoder must be one of {sorted(ENCODERS)}, got {encoder!r}")
@@ -219,10 +220,14 @@ def scaled_stages(
         raise ValueError(f"depth must be 1 to {len(ENCODERS[encoder])}, got {depth}")
     if not width > 0:
         raise ValueError(f"width must be positive, got {width}")
-    own_channels, own_convolutions = zip(*ENCODERS[encoder], strict=True)
+    encoder_channels, encoder_convolutions = zip(*ENCODERS[encoder], strict=True)
     lengths = {len(given) for given in (convolutions, channels) if given} or {len(ENCODERS[encoder])}
     if len(lengths) > 1 or max(lengths) > len(ENCODERS[encoder]):
-        raise ValueError(f"convolutions {convolutions} and channels {channels} do not give up to 5 stages alike")
+        raise ValueError(
+            f"convolutions {convolutions} and channels {channels} must be of equal length, at most "
+            f"{len(ENCODERS[encoder])} stages"
+        )
     num_stages = min(depth, *lengths)
-    stages = zip((channels or own_channels)[:num_stages], (convolutions or own_convolutions)[:num_stages], strict=True)
-    return tuple((max(1, round(each * width)), count) for each, count in stages)
+    channels = (channels or encoder_channels)[:num_stages]
+    convolutions = (convolutions or encoder_convolutions)[:num_stages]
+    return tuple((max(1, round(each * width)), count) for each, count in zip(channels, convolutions, strict=True))

@@ -1,7 +1,7 @@
-"""SegNet-Basic: four convolutions of 7x7 down, four up without ReLU, and the paper's variants of its decoder.
+"""SegNet-Basic: four 7x7 convolutions in the encoder, four without ReLU in the decoder, and the paper's variants.
 
 Source: Badrinarayanan, Kendall, Cipolla: SegNet (arXiv 1511.00561), Table 1; names, local response
-normalisation and the 1x1 classifier as in SegNet-Tutorial's `segnet_basic_train.prototxt`.
+normalization and the 1x1 classifier as in SegNet-Tutorial's `segnet_basic_train.prototxt`.
 """
 
 from typing import Literal
@@ -20,15 +20,15 @@ STAGES = 4
 SIZE = 7
 """Rows and columns of each kernel."""
 CHANNELS = 64
-_WINDOW = 5  # channels that local response normalisation looks at
+_WINDOW = 5  # channels of local response normalization
 
 
 class SegNetBasic(SegNet):
-    """Labels every pixel, as `SegNet` does; image [B,H,W,3] in 0..255, not normalised.
+    """SegNet-Basic: image [B,H,W,3] in 0..255, not normalized, to logits as `SegNet`.
 
     Attributes:
-      decoder: "full", or "single-channel": each of its kernels sees one map alone (SegNet-Basic-SingleChannelDecoder).
-      others: as `SegNet`'s; `encoder` and `final_batch_norm` play no part, and depth is 1 to 4.
+      decoder: "full", or "single-channel": depthwise convolutions (the paper's SegNet-Basic-SingleChannelDecoder).
+      others: as in `SegNet`; `encoder` and `final_batch_norm` are ignored, and depth is 1 to 4.
     """
 
     depth: int = STAGES
@@ -59,8 +59,8 @@ class SegNetBasic(SegNet):
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
         """As `SegNet`."""
-        wide = image.astype(jnp.float32) if image.dtype.itemsize == 2 else image  # its squares go up to 65,025
-        x = local_response_normalisation(wide).astype(self.dtype)
+        wide = image.astype(jnp.float32) if image.dtype.itemsize == 2 else image  # squares reach 65,025
+        x = local_response_normalization(wide).astype(self.dtype)
         pooled = []
         stages = list(enumerate(self.stages, start=1))
         for stage, (channels, _) in stages:
@@ -78,15 +78,15 @@ class SegNetBasic(SegNet):
         return Convolution(self.num_classes, name=self.head, size=1)(x).astype(jnp.float32)
 
 
-def local_response_normalisation(image: jax.Array, alpha: float = 1e-4, beta: float = 0.75) -> jax.Array:
-    """Divides each number by (1 + alpha / 5 * the sum of squares of the five channels around it) ** beta.
+def local_response_normalization(image: jax.Array, alpha: float = 1e-4, beta: float = 0.75) -> jax.Array:
+    """Divide each value by (1 + alpha / 5 * the sum of squares of the five channels around it) ** beta.
 
     Args:
-      image: float [B,H,W,3]; of three channels all lie in a window of five, those beyond counting as zero.
+      image: float [B,H,W,3]; with three channels, the zero-padded window of five always covers all of them.
       alpha: weight of the squares.
       beta: exponent.
 
-    Source: Caffe's LRN layer, https://caffe.berkeleyvision.org/tutorial/layers/lrn.html, there local_size 5.
+    Source: Caffe's LRN layer with local_size 5, https://caffe.berkeleyvision.org/tutorial/layers/lrn.html.
     """
     squares = jnp.sum(image * image, axis=-1, keepdims=True)
     return image * (1 + alpha / _WINDOW * squares) ** -beta

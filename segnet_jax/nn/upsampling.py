@@ -1,7 +1,7 @@
-"""Upsampling without pooling codes, for the question whether they help: bilinear interpolation, fixed or learnt.
+"""Bilinear upsampling, fixed or learned: the alternatives that SegNet's paper compares unpooling with.
 
-Source: SegNet's paper (arXiv 1511.00561, Table 1) compares unpooling with fixed bilinear interpolation and
-with FCN's learnt one: a transposed convolution 4x4 of stride 2 that begins as bilinear interpolation (arXiv 1411.4038).
+Source: SegNet (arXiv 1511.00561, Table 1); the learned form is FCN's (arXiv 1411.4038), a transposed 4x4 convolution
+with stride 2, initialized as bilinear interpolation.
 """
 
 from typing import Literal
@@ -12,36 +12,36 @@ from flax import linen as nn
 
 Upsampling = Literal["indices", "bilinear", "learnt"]
 
-_TAPS = (0.25, 0.75, 0.75, 0.25)  # of bilinear interpolation to twice the size, between the middles of pixels
+_TAPS = (0.25, 0.75, 0.75, 0.25)  # bilinear interpolation to twice the size, pixel centers at half-integers
 
 
 class LearntUpsampling(nn.Module):
-    """Doubles [B,h,w,C] by a transposed convolution of each channel, which begins as bilinear interpolation.
+    """Double [B,h,w,C] by a depthwise transposed convolution, initialized as bilinear interpolation.
 
     The parameter is "kernel", float32 [4,4,1,C].
     """
 
     @nn.compact
     def __call__(self, x: jax.Array, height: int, width: int) -> jax.Array:
-        """Returns [B,height,width,C], as `upsample` does."""
+        """Return [B,height,width,C], as `upsample`."""
         kernel = self.param("kernel", lambda _: bilinear_kernel(x.shape[-1]))
         return upsample(x, kernel.astype(x.dtype), height, width)
 
 
 def bilinear_kernel(channels: int) -> jax.Array:
-    """The kernel of `upsample` that interpolates bilinearly, float32 [4,4,1,channels]."""
+    """Return the kernel of `upsample` that interpolates bilinearly, float32 [4,4,1,channels]."""
     taps = jnp.array(_TAPS, jnp.float32)
     return jnp.broadcast_to(jnp.outer(taps, taps)[:, :, None, None], (4, 4, 1, channels))
 
 
 def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Array:
-    """Transposed convolution of each channel with stride 2, the image going on beyond its edge as it ends there.
+    """Apply a depthwise transposed convolution with stride 2 and edge padding.
 
     Args:
       x: float [B,h,w,C].
       kernel: x's dtype [4,4,1,C].
-      height: rows of the result, 2h-1 to 2h+1: those of what was pooled.
-      width: columns of the result, likewise.
+      height: rows of the output, as before pooling: 2h-1 to 2h+1.
+      width: columns of the output, likewise.
 
     Returns:
       [B,height,width,C] in x's dtype.
@@ -50,7 +50,7 @@ def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Ar
     x = _with_edge(_with_edge(x, 1), 2)
 
     def cell(bottom: int, right: int) -> jax.Array:
-        """The pixels in one place of the 2x2 that become of each pixel: each a sum over its 2x2 nearest."""
+        """Return one of the four output pixels of each input pixel: a sum over the 2x2 nearest inputs."""
         total = jnp.zeros((), x.dtype)
         for i in range(2):
             for j in range(2):
@@ -62,7 +62,7 @@ def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Ar
     cells = jnp.stack([jnp.stack([cell(i, j) for j in range(2)], axis=3) for i in range(2)], axis=2)
     doubled = cells.reshape(batch, 2 * rows, 2 * columns, channels)
     for axis, size in ((1, height), (2, width)):
-        # Where jax.export has left the size open, whether a row is missing is not known: one is added, and cut off.
+        # A symbolic size of jax.export cannot be compared: pad by one row, which the slice below may cut off again.
         if not isinstance(size, int) or doubled.shape[axis] < size:
             doubled = _with_edge(doubled, axis, before=False)
         doubled = doubled[(slice(None),) * axis + (slice(size),)]
@@ -70,6 +70,6 @@ def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Ar
 
 
 def _with_edge(x: jax.Array, axis: int, before: bool = True) -> jax.Array:
-    """Repeats the last row or column of an axis, and the first."""
+    """Repeat the last element of an axis and, with `before`, the first."""
     first, last = x[(slice(None),) * axis + (slice(1),)], x[(slice(None),) * axis + (slice(-1, None),)]
     return jnp.concatenate([first, x, last] if before else [x, last], axis=axis)

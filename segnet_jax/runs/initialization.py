@@ -23,7 +23,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
 from segnet_jax.system.lock import is_held
 from segnet_jax.training import build, checkpoint_folders
-from segnet_jax.training.initial_weights import TrainedSegNet, check_fits, described
+from segnet_jax.training.initial_weights import TrainedSegNet, check_fits, describe_start
 from segnet_jax.training.restored import restore
 from segnet_jax.training.state import variable_shapes
 from segnet_jax.weights.published import PUBLISHED, obtain
@@ -70,7 +70,7 @@ def describe_initial(config: Config, initial: VGG | TrainedSegNet, classes: Sequ
     from segnet_jax.weights.formats.published_sums import describe
 
     if isinstance(initial, TrainedSegNet):
-        return described(initial, classes)
+        return describe_start(initial, classes)
     return f"{config.init}: {describe(initial)}"
 
 
@@ -91,7 +91,7 @@ def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Cal
     if who := is_held(folder):
         raise UserError(f"--init {config.init} is still training, by {who}: wait until it has ended, or stop it")
     alone = Devices(devices.local[:1], 1)
-    restored = restore(str(folder), source, "result", alone, "float32", intact=True, share=share)
+    restored = restore(str(folder), source, "result", alone, "float32", intact=True, broadcast=share)
     which = {"newest": "the last", "best": "the best"}[restored.which]
     about = f"step {restored.meta['step']}, {which}"
     if source.ema_decay > 0:

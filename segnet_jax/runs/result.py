@@ -27,7 +27,7 @@ from segnet_jax.system.console import echo
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training import batch_norm_statistics
-from segnet_jax.training.batch_norm_statistics import recompute
+from segnet_jax.training.batch_norm_statistics import precise_statistics
 from segnet_jax.training.checkpoint_folders import Which
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation
@@ -202,7 +202,7 @@ def result_variables(
             variables = state.variables
         else:
             checkpoints.wait()
-            if not checkpoints.is_whole(which, of_step):
+            if not checkpoints.is_latest(which, of_step):
                 continue
             variables = checkpoints.restore(which, of_step, setup.state_shapes).variables
         if precise:
@@ -229,10 +229,10 @@ def keep_precise_statistics(
     """
     config, devices = setup.config, setup.devices
     network = (setup.model, variables, setup.train_samples, setup.preprocessing)
-    batch_stats = recompute(config, setup.sampler.global_batch_size, *network, devices)
+    batch_stats = precise_statistics(config, setup.sampler.global_batch_size, *network, devices)
     if devices.is_writer:
         state_sum = checkpoints.confirm(which, step)
         facts = {"step": step, "data": setup.train_split.fingerprint, "variance": config.batch_norm_variance}
-        folder = checkpoints.shelf.root
-        disk(partial(batch_norm_statistics.keep, folder, state_sum, batch_stats, facts))
+        folder = checkpoints.folders.root
+        disk(partial(batch_norm_statistics.save_statistics, folder, state_sum, batch_stats, facts))
     return variables | {"batch_stats": replicate(batch_stats, devices)}

@@ -100,7 +100,7 @@ def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_
         now = f"that of step {found['step']}" if found else "the next one that is evaluated"
         logger.warning(
             f"the best checkpoint, {was}, is lost: {now} is the best from here on, the result may be worse; "
-            f"to restore it, stop, copy it back to {checkpoints.shelf.place('best', best['step'])}, and start again"
+            f"to restore it, stop, copy it back to {checkpoints.folders.path('best', best['step'])}, and start again"
         )
     return found
 
@@ -118,14 +118,14 @@ def prepare_folder(
       disk: retries what fails because the disk is full.
     """
     run_folder.tidy(folder)
-    checkpoints.shelf.tidy()
+    checkpoints.folders.clean_up()
     if resumed is None:
         kinds, batch = setup.devices.kinds, setup.batch(0)
         disk(lambda: run_folder.write_first_files(folder, setup.config, kinds, setup.dataset, batch))
     else:
         disk(lambda: run_folder.put_result_aside(folder))
         disk(lambda: run_folder.note_overrides(folder, setup.config, resumed))
-        disk(lambda: checkpoints.shelf.forget_after(resumed))
+        disk(lambda: checkpoints.folders.delete_after(resumed))
 
 
 def new_meta(setup: Setup, preprocessing: Preprocessing) -> dict[str, Any]:

@@ -31,9 +31,9 @@ from segnet_jax.training.inputs import (
     Input,
     Placement,
     agree_on_placement,
-    calls_of,
     choose_placement,
     evaluation_input,
+    split_into_dispatches,
     training_input,
 )
 from segnet_jax.training.settings import StepSettings
@@ -163,7 +163,7 @@ class Setup:
 
     def dispatches(self, steps: range) -> list[range]:
         """Cut steps into calls of the training step, none of them across the end of an epoch."""
-        return calls_of(steps, self.steps_per_dispatch, self.sampler.steps_per_epoch)
+        return split_into_dispatches(steps, self.steps_per_dispatch, self.sampler.steps_per_epoch)
 
     def initial_state(self, initial: VGG | TrainedSegNet | None) -> TrainState:
         """Return the state before the first step, on the devices.

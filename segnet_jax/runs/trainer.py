@@ -25,7 +25,7 @@ from segnet_jax.system.disk import DiskRetry, format_bytes
 from segnet_jax.system.errors import NotFinite, Stopped
 from segnet_jax.system.signals import Stop
 from segnet_jax.training import checkpoint_folders, initial_weights
-from segnet_jax.training.checkpoint_content import check_meta, most_bytes
+from segnet_jax.training.checkpoint_content import check_meta, max_checkpoint_bytes
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import evaluate_boundaries
@@ -129,7 +129,11 @@ class Trainer:
     def open_checkpoints(self) -> None:
         """Open the checkpoints of the run's folder."""
         config, share = self.config, partial(self.hosts.broadcast, "checkpoint")
-        settings = {"keep": config.keep_checkpoints, "most_bytes": most_bytes(config.width), "share": share}
+        settings = {
+            "keep": config.keep_checkpoints,
+            "max_bytes": max_checkpoint_bytes(config.width),
+            "broadcast": share,
+        }
         folder = self.folder / "checkpoints"
         self.checkpoints = self.stack.enter_context(Checkpoints(folder, self.setup.devices, **settings))
 

@@ -1,11 +1,11 @@
 """Precise batch-norm statistics: computed over the training images after training, and stored.
 
-The running averages cover the last few dozen batches, augmented, under parameters that were still changing. Precise
-statistics are of every training image as it is, under the parameters that are scored: the mean over batches, as large
-as those of the training, of the batches' own means and variances. SegNet's authors did so before each test.
+The running averages cover the last few dozen augmented batches, under parameters that were still changing. Precise
+statistics are computed from every training image without augmentation, under the parameters that are scored: the mean
+over batches of training size of each batch's mean and variance. SegNet's authors did so before each test.
 
-They are kept in `checkpoints/statistics/SUM`, a sealed folder named by the sum of the checkpoint's state: they are
-found for that state alone, and the checkpoint itself, from which training resumes bit for bit, stays as it was saved.
+They are stored in `checkpoints/statistics/SUM`, a folder with a manifest, named by the checksum of the checkpoint's
+state. They apply to that state only, and the checkpoint that training resumes from is not modified.
 
 Source: SegNet-Tutorial, Scripts/compute_bn_statistics.py.
 """
@@ -34,11 +34,11 @@ from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.devices import device_shard
-from segnet_jax.training.manifest import Damaged, NewerFormat, seal, verify
+from segnet_jax.training.manifest import Damaged, NewerFormat, finalize, verify
 from segnet_jax.training.state import named_leaves, split_layers
 
 
-def calibrate(
+def average_statistics(
     model: nn.Module,
     variables: dict,
     batches: Iterable[dict[str, jax.Array]],
@@ -46,27 +46,27 @@ def calibrate(
     devices: Devices,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict:
-    """Returns the running statistics that the given batches have under the given parameters.
+    """Return the batch-norm statistics averaged over batches.
 
     Args:
-      model: the network. Where its BatchNorm is not synchronised, the batches are those of single devices.
-      variables: the network's, replicated; of its running statistics only those of frozen layers matter, and stay.
+      model: the network. If its BatchNorm is not synchronized, each device's part of a batch counts as a batch.
+      variables: the network's, replicated; the running statistics of frozen layers are used and returned unchanged.
       batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
-      preprocessing: what the network expects of an image.
+      preprocessing: of the network's input.
       devices: to compute on.
       on_batch: called after each batch.
     """
-    of_batch = _batch_statistics(model, preprocessing)
+    batch_statistics = _batch_statistics(model, preprocessing)
 
     def statistics(variables, batch, _store):
-        found = of_batch(variables, batch)
-        return (found if model.sync_axis else lax.pmean(found, AXIS)), ()
+        result = batch_statistics(variables, batch)
+        return (result if model.sync_axis else lax.pmean(result, AXIS)), ()
 
-    step = AheadOfTime(parallel_eval_step(statistics, devices), "the calibration", devices)
+    step = AheadOfTime(parallel_eval_step(statistics, devices), "the batch-norm statistics", devices)
     total, count = None, 0
     for batch in batches:
-        found = jax.device_get(step(variables, batch)[0])
-        total = found if total is None else jax.tree.map(lambda a, b: a + b, total, found)
+        result = jax.device_get(step(variables, batch)[0])
+        total = result if total is None else jax.tree.map(lambda a, b: a + b, total, result)
         count += 1
         on_batch()
     mean = jax.tree.map(lambda sum_: (sum_ / count).astype(sum_.dtype), total)
@@ -74,12 +74,12 @@ def calibrate(
 
 
 class CountedBatch(NamedTuple):
-    """A batch whose statistics are to be pooled with those of others.
+    """A batch whose statistics are pooled with those of others.
 
     Attributes:
-      batch: on the devices, as `calibrate` takes them.
-      num_images: that the statistics of one normalization are taken over.
-      is_repeated: each device has the same images, which count once.
+      batch: on the devices, as for `average_statistics`.
+      num_images: number of images behind each mean and variance.
+      is_repeated: every device has the same images, which count once.
     """
 
     batch: dict[str, jax.Array]
@@ -97,43 +97,43 @@ def population_statistics(
 ) -> dict:
     """Return the mean and variance of each BatchNorm's input over all pixels of all batches.
 
-    Each batch passes through the network as in training, normalized by its own statistics; these are then pooled. With
-    n images in a batch, N in all, and the batch's mean m and variance v:
+    Each batch passes through the network as in training, normalized by its own statistics, which are then pooled. With
+    n images in a batch, N in total, and batch mean m and variance v:
     mean M = sum(n m) / N, variance = sum(n v) / N + sum(n (m - M)^2) / N: the mean of the variances plus the variance
     of the means.
 
     Args:
       model: the network.
-      variables: the network's, replicated; its running statistics do not matter.
+      variables: the network's, replicated; the running statistics of frozen layers are used and returned unchanged.
       batches: at least one.
-      preprocessing: what the network expects of an image.
+      preprocessing: of the network's input.
       devices: to compute on.
       on_batch: called with the number of images after each batch.
 
     Returns:
       "batch_stats", float32 on the host.
     """
-    of_batch = _batch_statistics(model, preprocessing)
+    batch_statistics = _batch_statistics(model, preprocessing)
 
     def statistics(variables, batch, _store):
-        return lax.all_gather(of_batch(variables, batch), AXIS), ()  # leaves [devices, channels]
+        return lax.all_gather(batch_statistics(variables, batch), AXIS), ()  # leaves [devices, channels]
 
-    step = AheadOfTime(parallel_eval_step(statistics, devices), "the calibration", devices)
-    found, counts = [], []
+    step = AheadOfTime(parallel_eval_step(statistics, devices), "the batch-norm statistics", devices)
+    moments, counts = [], []
     for batch, num_images, is_repeated in batches:
         by_device = jax.device_get(step(variables, batch)[0])
-        # Synchronized statistics are the same on each device: one of them stands for the whole batch.
+        # Synchronized statistics are the same on every device and cover the whole batch.
         num_groups = 1 if model.sync_axis or is_repeated else devices.total
         for group in range(num_groups):
-            found.append(jax.tree.map(lambda leaf, group=group: leaf[group], by_device))
+            moments.append(jax.tree.map(lambda leaf, group=group: leaf[group], by_device))
             counts.append(num_images)
         on_batch(num_images * num_groups)
-    pooled = {layer: pool_moments(counts, [each[layer] for each in found]) for layer in found[0]}
+    pooled = {layer: pool_moments(counts, [each[layer] for each in moments]) for layer in moments[0]}
     return pooled | split_layers(jax.device_get(variables["batch_stats"]), frozen_layers(model))[0]
 
 
 def pool_moments(counts: list[int], moments: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the mean and variance of a set from those of its parts (law of total variance), in float64 inside.
+    """Return the mean and variance of a set from those of its parts (law of total variance), computed in float64.
 
     Args:
       counts: size of each part.
@@ -149,73 +149,73 @@ def pool_moments(counts: list[int], moments: list[dict[str, np.ndarray]]) -> dic
 
 
 def _batch_statistics(model: nn.Module, preprocessing: Preprocessing) -> Callable[[dict, dict], dict]:
-    """Return a function (variables, a device's batch) -> the statistics that the batch has in training."""
-    forgetful = model.clone(batch_norm_momentum=0.0)  # whose new running statistics are the batch's own
+    """Return a function (variables, a device's batch) -> the batch's statistics in a training step."""
+    model = model.clone(batch_norm_momentum=0.0)  # the updated running statistics are then the batch's own
 
-    def of_batch(variables, batch):
+    def batch_statistics(variables, batch):
         image = normalize(batch["image"][0], preprocessing, model.dtype)
-        _, updated = forgetful.apply(variables, image, train=True, mutable=["batch_stats"])
+        _, updated = model.apply(variables, image, train=True, mutable=["batch_stats"])
         return updated["batch_stats"]
 
-    return of_batch
+    return batch_statistics
 
 
 _FOLDER, _FILE = "statistics", "batch_stats.safetensors"
 
 
-def keep(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Keeps statistics; the same, taken in the same way, are not kept twice.
+def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Save statistics beside the checkpoints, unless valid ones with the same facts are there.
 
     Args:
       checkpoints: the folder of the run's checkpoints.
-      state: the sum of the checkpoint's state.
+      state: the checksum of the checkpoint's state.
       batch_stats: of its network.
-      facts: how they were taken, as JSON.
+      facts: how they were computed, as JSON.
 
     Raises:
       OSError: from the disk.
     """
-    folder = _place(checkpoints, state)
-    if kept(checkpoints, state, batch_stats) is not None and facts.items() <= verify(folder).items():
+    folder = _folder_of(checkpoints, state)
+    if load_statistics(checkpoints, state, batch_stats) is not None and facts.items() <= verify(folder).items():
         return
     partial = folder.with_name(f".{folder.name}.partial")
-    around = checkpoints.parent
-    for path in (partial, folder):  # what a kill has left, or what is damaged
-        confined.remove(around, path.relative_to(around).as_posix())
-    confined.make_folder(around, partial.relative_to(around).as_posix())
+    run = checkpoints.parent
+    for path in (partial, folder):  # left by a killed process, or damaged
+        confined.remove(run, path.relative_to(run).as_posix())
+    confined.make_folder(run, partial.relative_to(run).as_posix())
     save_file(named_leaves(batch_stats), partial / _FILE)
-    seal(partial, folder, {"state": state, **facts})
+    finalize(partial, folder, {"state": state, **facts})
 
 
-def kept(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[str, Any] | None:
-    """The statistics that are kept for a checkpoint; None where there are none that are whole.
+def load_statistics(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[str, Any] | None:
+    """Load the statistics saved for a checkpoint; None if there are none or they are damaged.
 
     Args:
       checkpoints: the folder of the run's checkpoints.
-      state: the sum of the checkpoint's state.
+      state: the checksum of the checkpoint's state.
       like: statistics of the same shapes.
     """
-    folder = _place(checkpoints, state)
-    wanted = named_leaves(like)
+    folder = _folder_of(checkpoints, state)
+    expected = named_leaves(like)
     try:
         if confined.status(checkpoints.parent, folder.relative_to(checkpoints.parent).as_posix()) is None:
             return None
         if verify(folder)["state"] != state:
             return None
-        found = load(confined.read_bytes(folder, _FILE))
+        loaded = load(confined.read_bytes(folder, _FILE))
     except (Damaged, NewerFormat, OSError, UserError, KeyError, ValueError, SafetensorError):
         return None
-    if {name: array.shape for name, array in found.items()} != {name: array.shape for name, array in wanted.items()}:
+    if {name: array.shape for name, array in loaded.items()} != {name: array.shape for name, array in expected.items()}:
         return None
-    leaves = [found[name].astype(array.dtype) for name, array in wanted.items()]
+    leaves = [loaded[name].astype(array.dtype) for name, array in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _place(checkpoints: pathlib.Path, state: str) -> pathlib.Path:
+def _folder_of(checkpoints: pathlib.Path, state: str) -> pathlib.Path:
     return checkpoints / _FOLDER / state[:16]
 
 
-def recompute(
+def precise_statistics(
     config: Config,
     global_batch_size: int,
     model: nn.Module,
@@ -225,24 +225,24 @@ def recompute(
     devices: Devices,
     on_images: Callable[[int], None] = lambda number: None,
 ) -> dict[str, Any]:
-    """The statistics of a trained network over its training images, each once.
+    """Compute the precise batch-norm statistics of a trained network over its training images, each once.
 
-    With `batch_norm_variance` "batches" the images that fill no whole batch are left out, as in the tutorial's script;
-    with "population" they are passed in batches of their own.
+    With `batch_norm_variance` "batches" the incomplete last batch is dropped, as in the tutorial's script; with
+    "population" it is processed in batches of its own.
 
     Args:
       config: the run's.
       global_batch_size: of its training.
-      model: the network, BatchNorm apart.
+      model: the network, not folded.
       variables: its "params" and "batch_stats", replicated.
       samples: the training images.
-      preprocessing: what the network expects of an image.
-      devices: to compute on. What is found does not depend on how many, where the run synchronised its statistics; else
-        only the images left over do.
+      preprocessing: of the network's input.
+      devices: to compute on. If the run synchronized its statistics, the result does not depend on their number;
+        otherwise only which images are dropped does.
       on_images: called with the number of images after each batch.
 
     Returns:
-      "batch_stats" on the host, to be replicated.
+      "batch_stats" on the host, not replicated.
     """
     if config.sync_batch_norm:
         batch_size = global_batch_size // config.grad_accum_steps
@@ -252,13 +252,13 @@ def recompute(
             variables = replicate(variables, devices)
     else:
         batch_size = config.batch_size_per_device * devices.total
-    # Shuffled, as in the tutorial's data layer: frames of one sequence are too alike to make the variance of a batch.
+    # Shuffled, as in the tutorial's data layer: consecutive frames are so similar that they underestimate the variance.
     sampler = Sampler(len(samples), batch_size, config.seed, flip=False, shift=0)
     shard = device_shard(devices, batch_size // devices.total)
     batch_of = partial(tf_data.training_batch, samples, sampler, shard, 1)
     batches = prefetch(map(batch_of, range(sampler.steps_per_epoch)), devices)
     if config.batch_norm_variance == "batches":
-        return calibrate(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))
+        return average_statistics(model, variables, batches, preprocessing, devices, lambda: on_images(batch_size))
     num_images = batch_size if config.sync_batch_norm else config.batch_size_per_device
     whole = (CountedBatch(batch, num_images) for batch in batches)
     rest = _remaining_batches(samples, sampler, devices, config.batch_size_per_device)
@@ -268,7 +268,7 @@ def recompute(
 def _remaining_batches(
     samples: CachedSplit, sampler: Sampler, devices: Devices, batch_size: int
 ) -> Iterator[CountedBatch]:
-    """Yield the images of an epoch that fill no whole batch, at most `batch_size` at once, the same on each device."""
+    """Yield the images of an epoch's incomplete last batch, at most `batch_size` at once, the same on each device."""
     remaining = sampler.remainder(0)
     for first in range(0, len(remaining), batch_size):
         images = np.stack([samples.read(int(index))[0] for index in remaining[first : first + batch_size]])

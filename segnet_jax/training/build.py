@@ -1,7 +1,7 @@
-"""Build what a config describes: network, optimizer, settings of the steps, and the shapes of the training state.
+"""Build the network, optimizer, step settings and training-state shapes that a config describes.
 
-A field of a network, of `OptimizerSettings` or of `StepSettings` is filled from the config's field of the same name, so
-a new one is not spelled here; nothing below these functions knows a config.
+A field of a network, of `OptimizerSettings` or of `StepSettings` is filled from the config field of the same name, so
+a new field needs no change here. The code below this module takes no config.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from segnet_jax.training.state import TrainState, create_state, variable_shapes
 
 
 def fields_from_config(config: Config, dataclass: Any) -> dict[str, Any]:
-    """Return the values of the fields of a dataclass that the config has too, by name."""
+    """Return {name: value} of the config fields that the dataclass has too."""
     names = (item.name for item in dataclasses.fields(dataclass) if item.init)
     return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
@@ -37,7 +37,7 @@ def build_model(config: Config, num_classes: int, precision: str) -> NetworkCont
     Args:
       config: of the run.
       num_classes: channels of the logits.
-      precision: of activations, not "auto".
+      precision: of activations; not "auto".
     """
     network = NETWORKS[config.network]
     settings = fields_from_config(config, network)
@@ -60,24 +60,24 @@ def step_settings(
     preprocessing: Preprocessing,
     steps_per_epoch: int = 1,
 ) -> StepSettings:
-    """Return what the training step and the evaluation step of a config hold.
+    """Return the settings of the training step and the evaluation step.
 
     Args:
       config: of the run.
-      model: the network, which may be another than the config's, such as a folded one.
+      model: the network; may differ from the config's, for example a folded one.
       class_weights: float32 [C], of the loss.
-      preprocessing: what the network expects of an image.
-      steps_per_epoch: by which the learning rate takes its course; an evaluation has none.
+      preprocessing: of the network's input.
+      steps_per_epoch: for the learning-rate schedule; irrelevant for evaluation.
     """
     optimizer, schedule = build_optimizer(config, model, steps_per_epoch)
     made = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
-    made |= {"optimizer": optimizer, "schedule": schedule}  # the config has their names
+    made |= {"optimizer": optimizer, "schedule": schedule}  # override the config fields of these names
     return StepSettings(**fields_from_config(config, StepSettings) | made)
 
 
 def state_shapes(
     model: NetworkContract, optimizer: optax.GradientTransformation, precision: str, has_ema: bool
 ) -> TrainState:
-    """What a training state looks like, for restoring one: shapes and dtypes, nothing computed."""
+    """Return the shapes and dtypes of a training state, for restoring one; nothing is computed."""
     create = partial(create_state, optimizer=optimizer, precision=precision, has_ema=has_ema)
     return jax.eval_shape(create, variable_shapes(model))

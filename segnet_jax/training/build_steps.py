@@ -25,10 +25,10 @@ NUM_PICTURES = 6
 
 
 def build_train_step(source: Input, devices: Devices, settings: StepSettings) -> AheadOfTime:
-    """Returns a function (state, inputs) -> (state, measures) that takes one call's steps on all devices.
+    """Return a function (state, inputs) -> (state, metrics) that runs the steps of one dispatch on all devices.
 
     Args:
-      source: of the training split's batches.
+      source: input of the training split.
       devices: to train on.
       settings: of the step.
     """
@@ -44,11 +44,11 @@ def build_evaluator(
     devices: Devices,
     settings: StepSettings,
 ) -> Callable[..., Evaluation | None]:
-    """Returns a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
+    """Return a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
 
     Args:
-      source: of the split's batches.
-      num_samples: how many records the split has.
+      source: input of the split.
+      num_samples: of the split.
       shard: this process's part of each batch; the scores do not depend on it.
       devices: to compute on.
       settings: of the step.
@@ -63,20 +63,20 @@ def build_evaluator(
         on_prediction: Callable[[int, np.ndarray], None] | None = None,
     ) -> Evaluation | None:
         num_steps = tf_data.num_evaluation_steps(num_samples, shard)
-        everyone = dataclasses.replace(shard, first_device=0, num_local_devices=shard.num_devices)
-        start, compiling = time.monotonic(), score.seconds
-        found = evaluate(
+        all_devices = dataclasses.replace(shard, first_device=0, num_local_devices=shard.num_devices)
+        start, compile_seconds = time.monotonic(), score.seconds
+        evaluation = evaluate(
             score,
             variables,
             prefetch(source.inputs(), devices),
-            [tf_data.evaluation_indices(num_samples, everyone, number) for number in range(num_steps)],
+            [tf_data.evaluation_indices(num_samples, all_devices, number) for number in range(num_steps)],
             first_device=shard.first_device,
-            wanted=evenly_spaced(NUM_PICTURES, num_samples),
+            keep=evenly_spaced(NUM_PICTURES, num_samples),
             num_worst=NUM_PICTURES,
             on_prediction=on_prediction,
             should_stop=should_stop,
         )
-        seconds = time.monotonic() - start - (score.seconds - compiling)
-        return found and dataclasses.replace(found, seconds=seconds)
+        seconds = time.monotonic() - start - (score.seconds - compile_seconds)
+        return evaluation and dataclasses.replace(evaluation, seconds=seconds)
 
     return run

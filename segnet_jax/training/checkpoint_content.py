@@ -1,7 +1,7 @@
-"""What a checkpoint holds, looked at before it is used: its sums may be right and its content strange all the same.
+"""Validate the content of a checkpoint before it is used.
 
-A stranger can seal whatever he likes. Sums tell damage; here types, shapes, sizes and values are held against what a
-training of this program saves.
+A valid manifest excludes damage, not malice: anybody can write one. These functions check types, shapes, sizes and
+values against what a training of this program saves.
 """
 
 import contextlib
@@ -23,51 +23,51 @@ class OtherState(NoCheckpoint):
     """A checkpoint holds the state of another network."""
 
 
-MOST_CLASSES = 255
-_MOST_LETTERS = 100  # of a class's name, as a class table may have
-_MOST_MORE = 64_000_000  # bytes of a checkpoint beside its arrays
-_LARGEST = 2_500_000_000  # bytes of the largest network's state at width 1, four times over
+MAX_CLASSES = 255
+_MAX_NAME_LENGTH = 100  # of a class, as in class tables
+_OVERHEAD_BYTES = 64_000_000  # limit of everything in a checkpoint but its arrays
+_MAX_STATE_BYTES = 2_500_000_000  # four times the state of the largest network at width 1
 
 
-def most_bytes(width: float) -> int:
-    """The bytes that a checkpoint may have, by the width of its network, before it is read."""
-    return _MOST_MORE + int(_LARGEST * width**2)
+def max_checkpoint_bytes(width: float) -> int:
+    """Return the size limit of a checkpoint, by the width of its network."""
+    return _OVERHEAD_BYTES + int(_MAX_STATE_BYTES * width**2)
 
 
 def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any]:
-    """Refuse the JSON of a checkpoint that is not what a training writes.
+    """Validate the JSON metadata of a checkpoint.
 
     Args:
       meta: parsed.
-      where: what messages call the checkpoint.
-      is_resumed: whether a training is to go on from it, which needs more of it.
+      where: the checkpoint's name in messages.
+      is_resumed: also require what resuming needs.
 
     Returns:
-      The same.
+      `meta`.
 
     Raises:
-      NoCheckpoint: naming what is missing or of another kind.
+      NoCheckpoint: naming the missing or invalid entry.
     """
     if not isinstance(meta, dict):
         raise NoCheckpoint(f"{where} holds no description of its network; {_ADVICE}")
     classes = meta.get("classes")
     num_classes = len(classes) if isinstance(classes, list) else 0
     rules = _RULES | (_RULES_TO_RESUME if is_resumed else {})
-    for name, is_right in rules.items():
+    for name, check in rules.items():
         try:
-            right = is_right(meta[name], num_classes)
+            is_valid = check(meta[name], num_classes)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            right = False
-        if not right:
-            what = "is missing" if name not in meta else "is not what a training saves"
-            raise NoCheckpoint(f"{where} cannot be used: its {name.replace('_', ' ')} {what}; {_ADVICE}")
+            is_valid = False
+        if not is_valid:
+            fault = "is missing" if name not in meta else "is invalid"
+            raise NoCheckpoint(f"{where} cannot be used: its {name.replace('_', ' ')} {fault}; {_ADVICE}")
     return meta
 
 
-_ADVICE = "put it back from a copy, or train again in another folder (--run)"
+_ADVICE = "restore it from a backup, or train again in another folder (--run)"
 
 
-def _is_whole(value: Any, least: int = 0) -> bool:
+def _is_integer(value: Any, least: int = 0) -> bool:
     return type(value) is int and least <= value < 2**53
 
 
@@ -76,15 +76,15 @@ def _is_number(value: Any) -> bool:
 
 
 def _are_names(value: Any) -> bool:
-    return 1 <= len(value) <= MOST_CLASSES and len(set(value)) == len(value) and all(map(_is_name, value))
+    return 1 <= len(value) <= MAX_CLASSES and len(set(value)) == len(value) and all(map(_is_name, value))
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _MOST_LETTERS and value.isprintable()
+    return isinstance(value, str) and 0 < len(value) <= _MAX_NAME_LENGTH and value.isprintable()
 
 
 def _is_color(value: Any) -> bool:
-    return len(value) == 3 and all(_is_whole(each) and each <= 255 for each in value)
+    return len(value) == 3 and all(_is_integer(each) and each <= 255 for each in value)
 
 
 def _is_preprocessing(value: Any) -> bool:
@@ -92,17 +92,17 @@ def _is_preprocessing(value: Any) -> bool:
     return value.keys() == {"mean", "std"} and channels and all(each > 0 for each in value["std"])
 
 
-def _is_scored(value: Any, num_classes: int) -> bool:
+def _is_evaluation(value: Any, num_classes: int) -> bool:
     if value is None:
         return True
     rows = value["confusion"]
     is_square = len(rows) == num_classes and all(len(row) == num_classes for row in rows)
-    return _is_whole(value["step"]) and is_square and all(_is_whole(each) for row in rows for each in row)
+    return _is_integer(value["step"]) and is_square and all(_is_integer(each) for row in rows for each in row)
 
 
 Rule = Callable[[Any, int], bool]
 _RULES: dict[str, Rule] = {
-    "step": lambda value, _: _is_whole(value),
+    "step": lambda value, _: _is_integer(value),
     "classes": lambda value, _: _are_names(value),
     "colors": lambda value, count: len(value) == count and all(map(_is_color, value)),
     "preprocessing": lambda value, _: _is_preprocessing(value),
@@ -113,9 +113,9 @@ _RULES_TO_RESUME: dict[str, Rule] = {
     "seconds": lambda value, _: _is_number(value) and value >= 0,
     "class_weights_by": lambda value, _: isinstance(value, str),
     "data": lambda value, _: all(isinstance(each, str) for each in (*value.keys(), *value.values())),
-    "global_batch_size": lambda value, _: _is_whole(value, least=1),
-    "last": _is_scored,
-    "best": _is_scored,
+    "global_batch_size": lambda value, _: _is_integer(value, least=1),
+    "last": _is_evaluation,
+    "best": _is_evaluation,
 }
 
 
@@ -123,59 +123,59 @@ def best_evaluation(meta: Any, where: str) -> dict[str, Any] | None:
     """Return the best evaluation in the metadata of a checkpoint; None if there was none yet.
 
     Raises:
-      NoCheckpoint: it is not what a training saves.
+      NoCheckpoint: it is invalid.
     """
     try:
         best = meta["best"]
-        if best is None or _is_scored(best, len(best["confusion"])):
+        if best is None or _is_evaluation(best, len(best["confusion"])):
             return best
     except (KeyError, TypeError, AttributeError, OverflowError):
         pass
-    raise NoCheckpoint(f"{where} cannot be used: its best is not what a training saves; {_ADVICE}")
+    raise NoCheckpoint(f"{where} cannot be used: its best evaluation is invalid; {_ADVICE}")
 
 
 def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
-    """Refuse arrays that would take far more memory than the state that they are to become, before any is read.
+    """Check the sizes of a checkpoint's arrays before they are read, so that none takes excessive memory.
 
     Args:
-      folder: of a checkpoint that verifies.
-      like: that state, as shapes.
-      part: the folder in it that holds the arrays.
+      folder: of a checkpoint with a valid manifest.
+      like: the state to be restored, as shapes.
+      part: the subfolder that holds the arrays.
 
     Raises:
-      NoCheckpoint: there are no arrays, or too large or too many.
+      NoCheckpoint: there are no arrays, too large ones or too many.
     """
     import tensorstore
 
     leaves = jax.tree.leaves(like)
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in leaves]
-    of_part = {name: known for name, known in read_manifest(folder)["files"].items() if name.startswith(f"{part}/")}
-    if sum(known["bytes"] for known in of_part.values()) > 2 * sum(sizes) + _MOST_MORE:
+    files = {name: entry for name, entry in read_manifest(folder)["files"].items() if name.startswith(f"{part}/")}
+    if sum(entry["bytes"] for entry in files.values()) > 2 * sum(sizes) + _OVERHEAD_BYTES:
         raise OtherState(f"{folder} is larger than its network's state; {_ADVICE}")
-    if f"{part}/manifest.ocdbt" not in of_part:
+    if f"{part}/manifest.ocdbt" not in files:
         raise NoCheckpoint(f"{folder} holds no state; {_ADVICE}")
     try:
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{(folder / part).as_uri()}/"}).result()
         names = [name for name in store.list().result() if name.endswith(b"/.zarray")]
         if len(names) > 2 * len(leaves) + 100:
-            raise NoCheckpoint(f"{folder} holds {len(names)} arrays, and its network {len(leaves)}; {_ADVICE}")
+            raise NoCheckpoint(f"{folder} holds {len(names)} arrays, but its network has {len(leaves)}; {_ADVICE}")
         for name in names:
-            told = json.loads(store.read(name).result().value)
-            _check_array(told, max(sizes), f"{name.decode(errors='replace')} in {folder}")
+            header = json.loads(store.read(name).result().value)
+            _check_array(header, max(sizes), f"{name.decode(errors='replace')} in {folder}")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise NoCheckpoint(f"the arrays of {folder} cannot be read ({_short(error)}); {_ADVICE}") from None
 
 
-def _check_array(told: Mapping[str, Any], most: int, where: str) -> None:
+def _check_array(header: Mapping[str, Any], max_bytes: int, where: str) -> None:
     for part in ("shape", "chunks"):
-        if not all(_is_whole(side) for side in told[part]):
-            raise ValueError(f"{where} has no {part}")
-        if math.prod(told[part]) * np.dtype(told["dtype"]).itemsize > most:
+        if not all(_is_integer(side) for side in header[part]):
+            raise ValueError(f"{where} has no valid {part}")
+        if math.prod(header[part]) * np.dtype(header["dtype"]).itemsize > max_bytes:
             raise OtherState(f"{where} is larger than any array of its network; {_ADVICE}")
 
 
 def check_values(state: Any, where: str) -> None:
-    """Refuse a restored state that holds NaN or infinity, or a variance below 0.
+    """Check that a restored state has no NaN, no infinity and no negative variance.
 
     Raises:
       NoCheckpoint: naming the array.
@@ -187,15 +187,15 @@ def check_values(state: Any, where: str) -> None:
         if is_floating and not np.isfinite(array.astype(np.float32)).all():
             raise NoCheckpoint(f"{where} cannot be used: {name} is not finite; {_ADVICE}")
         if name.endswith("['var']") and (array < 0).any():
-            raise NoCheckpoint(f"{where} cannot be used: {name} is a variance below 0; {_ADVICE}")
+            raise NoCheckpoint(f"{where} cannot be used: {name} has a negative variance; {_ADVICE}")
 
 
 @contextlib.contextmanager
 def reading_state(folder: pathlib.Path, like: Any, part: str) -> Iterator[None]:
-    """Let Orbax read arrays after a look at their sizes, and say in one line where it finds another state.
+    """Check the sizes of a checkpoint's arrays, then convert Orbax's errors inside the context to one-line errors.
 
     Args:
-      folder: as `check_arrays`.
+      folder: as in `check_arrays`.
       like: likewise.
       part: likewise.
 

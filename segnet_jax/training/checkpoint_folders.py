@@ -1,4 +1,4 @@
-"""The folders that a run's checkpoints stand in: which are there, which are whole, which may go."""
+"""The folders of a run's checkpoints: list them, verify them, delete old ones."""
 
 import contextlib
 import logging
@@ -22,157 +22,156 @@ Which = Literal["newest", "best"]
 
 META = "meta.json"
 _LAST = "last.json"
-_MOST_BYTES = 32_000_000  # of a JSON file beside the arrays; with 255 classes ours has two million
+_MAX_JSON_BYTES = 32_000_000  # the largest regular one, with 255 classes, has two million
 
 
 class CheckpointFolders:
-    """The folder `checkpoints` of a run, with `newest/STEP` and `best/STEP`, each a sealed folder.
+    """The folder `checkpoints` of a run, with `newest/STEP` and `best/STEP`, each with a manifest.
 
-    Neither it nor anything below it may be a link: what is read, moved or removed lies in the folder around it.
+    Symbolic links are not followed, at this folder or below it: nothing outside the run's folder is read or changed.
 
     Args:
-      root: the folder; it need not be there yet.
-      keep: how many of the newest to keep.
-      most_bytes: that a checkpoint may have; a larger one counts as damaged.
+      root: the folder; created by the first save.
+      keep: number of newest checkpoints to keep.
+      max_bytes: size limit of a checkpoint; a larger one counts as damaged.
     """
 
-    def __init__(self, root: pathlib.Path, keep: int, most_bytes: int | None = None):
+    def __init__(self, root: pathlib.Path, keep: int, max_bytes: int | None = None):
         self.root, self._keep = root, keep
-        self._around, self._most_bytes = root.parent, most_bytes
-        self._unread: set[pathlib.Path] = set()  # that could not be read, which does not tell whether they are whole
+        self._run, self._max_bytes = root.parent, max_bytes
+        self._unreadable: set[pathlib.Path] = set()  # not necessarily damaged: the disk may recover
 
-    def place(self, which: Which, step: int) -> pathlib.Path:
-        """Where a checkpoint stands."""
+    def path(self, which: Which, step: int) -> pathlib.Path:
+        """Return the folder of a checkpoint, whether it exists or not."""
         return self.root / which / str(step)
 
     def _name(self, path: pathlib.Path) -> str:
-        """A path in it as `confined` takes it, relative to the folder around."""
-        return path.relative_to(self._around).as_posix()
+        """Return a path relative to the run's folder, as `confined` takes it."""
+        return path.relative_to(self._run).as_posix()
 
     def steps(self, which: Which) -> list[int]:
-        """Steps that are there, in order; not verified.
+        """Return the steps of existing checkpoints, sorted; they are not verified.
 
         Raises:
-          UserError: the disk does not let them be listed, or a link stands in their place.
+          UserError: the folder cannot be listed, or is a symbolic link.
         """
         try:
-            names = confined.names(self._around, self._name(self.root / which))
+            names = confined.names(self._run, self._name(self.root / which))
         except OSError as error:
             raise confined.unreadable(self.root / which, error) from None
         return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,14}", name))
 
-    def tidy(self) -> None:
-        """Removes what killed saves and removals have left; for the one process that trains in the run."""
+    def clean_up(self) -> None:
+        """Delete partial folders left by killed processes; only for the process that trains in the run."""
         for which in ("newest", "best", "statistics"):
-            place = self._name(self.root / which)
-            for name in confined.names(self._around, place):
+            parent = self._name(self.root / which)
+            for name in confined.names(self._run, parent):
                 if name.startswith("."):
-                    confined.remove(self._around, f"{place}/{name}")
+                    confined.remove(self._run, f"{parent}/{name}")
 
-    def forget_after(self, step: int) -> None:
-        """Removes checkpoints of steps that will be taken again, which nobody is to miss then.
+    def delete_after(self, step: int) -> None:
+        """Delete checkpoints newer than the resumed step.
 
-        Those that could not be read are moved to the folder `damaged`: they may be whole.
+        Those that could not be read are moved to the folder `damaged`, because they may be intact.
         """
         for which in ("newest", "best"):
-            for folder in (self.place(which, later) for later in self.steps(which) if later > step):
-                if folder in self._unread:
+            for folder in (self.path(which, later) for later in self.steps(which) if later > step):
+                if folder in self._unreadable:
                     logger.info(f"the {which} checkpoint of step {folder.name}: {self._set_aside(folder)}")
                 else:
                     self._remove(folder)
-        noted = self._last()
-        left = {which: [last] if last <= step else self.steps(which)[-1:] for which, last in noted.items()}
-        kept = {which: steps[0] for which, steps in left.items() if steps}
-        if kept != noted:
-            atomic_write_json(self.root / _LAST, kept)
+        saved = self._last_saved()
+        remaining = {which: [last] if last <= step else self.steps(which)[-1:] for which, last in saved.items()}
+        new = {which: steps[0] for which, steps in remaining.items() if steps}
+        if new != saved:
+            atomic_write_json(self.root / _LAST, new)
 
     def prune(self) -> None:
-        """Keeps the newest few, the latest best, and each best that one of the newest few speaks of."""
-        kept = self.steps("newest")[-self._keep :]
-        bests = self.steps("best")
-        spoken_of = set(map(self._best_of, kept))
-        for which, keep in (("newest", set(kept)), ("best", {*bests[-1:], *spoken_of})):
+        """Delete all but the newest few, the latest best, and any best checkpoint that a kept checkpoint refers to."""
+        newest = self.steps("newest")[-self._keep :]
+        referenced = set(map(self._best_of, newest))
+        for which, keep in (("newest", set(newest)), ("best", {*self.steps("best")[-1:], *referenced})):
             for step in self.steps(which):
                 if step not in keep:
-                    self._remove(self.place(which, step))
+                    self._remove(self.path(which, step))
 
     def _best_of(self, step: int) -> int | None:
-        """The step of the best that one of the newest speaks of; None if it cannot be read."""
+        """Return the best step that a newest checkpoint refers to; None if it cannot be read."""
         with contextlib.suppress(OSError, UserError, NoCheckpoint, TypeError, AttributeError, KeyError):
             return self.meta("newest", step)["best"]["step"]
         return None
 
     def _remove(self, folder: pathlib.Path) -> None:
-        """Takes a checkpoint away at once under its name, so that none is ever seen half there."""
+        """Delete a checkpoint, renaming it first so that no incomplete folder is ever visible under its name."""
         hidden = self._name(folder.with_name(f".{folder.name}.removed"))
-        confined.remove(self._around, hidden)
-        confined.rename(self._around, self._name(folder), hidden)
+        confined.remove(self._run, hidden)
+        confined.rename(self._run, self._name(folder), hidden)
         sync_folder(folder.parent)
-        confined.remove(self._around, hidden)
+        confined.remove(self._run, hidden)
 
-    def _last(self) -> dict[str, int]:
-        """The steps that were saved last, as a note beside the checkpoints says: what should be there."""
+    def _last_saved(self) -> dict[str, int]:
+        """Return the step saved last of each kind, from which a missing checkpoint is noticed."""
         try:
-            last = confined.read_json(self._around, self._name(self.root / _LAST), most=_MOST_BYTES)
+            last = confined.read_json(self._run, self._name(self.root / _LAST), most=_MAX_JSON_BYTES)
             return {which: int(last[which]) for which in ("newest", "best") if which in last}
         except (OSError, ValueError, TypeError, OverflowError):
             return {}
 
     def meta(self, which: Which, step: int) -> dict[str, Any]:
-        """The JSON of a checkpoint.
+        """Return the JSON metadata of a checkpoint.
 
         Raises:
-          NoCheckpoint: it is none, though its sum may be right.
+          NoCheckpoint: it is missing or not JSON, even if the manifest is valid.
         """
-        place = self.place(which, step)
+        folder = self.path(which, step)
         try:
-            return confined.read_json(self._around, self._name(place / META), most=_MOST_BYTES)
+            return confined.read_json(self._run, self._name(folder / META), most=_MAX_JSON_BYTES)
         except (ValueError, FileNotFoundError) as error:
-            raise NoCheckpoint(f"{META} of {place} cannot be read: {error}") from None
+            raise NoCheckpoint(f"{META} of {folder} cannot be read: {error}") from None
 
-    def note(self, which: Which, step: int) -> None:
-        """Notes that a checkpoint was saved, so that it is missed if it goes."""
-        atomic_write_json(self.root / _LAST, self._last() | {which: step})
+    def set_last_saved(self, which: Which, step: int) -> None:
+        """Store the step saved last, so that its loss is noticed."""
+        atomic_write_json(self.root / _LAST, self._last_saved() | {which: step})
 
-    def find(self, which: Which) -> int | None:
-        """The latest step whose checkpoint verifies; None if none was ever saved.
+    def find_latest(self, which: Which) -> int | None:
+        """Return the latest step whose checkpoint verifies; None if none was ever saved.
 
-        Damaged ones are moved to the folder `damaged` and told; what the disk does not let be read is told and stays.
+        Damaged ones are moved to the folder `damaged`; unreadable ones stay. Both are logged.
 
         Raises:
-          NoCheckpoint: there were some, and none is left that verifies.
-          UserError: it is whole, and of a format that a later version of this program writes.
+          NoCheckpoint: there were checkpoints, but none verifies.
+          UserError: a valid checkpoint has a format that only a later version of this program reads.
         """
-        found, last = self.steps(which), self._last().get(which)
-        is_lost = last is not None and last not in found
-        step = self.latest_whole(which)
+        steps, last = self.steps(which), self._last_saved().get(which)
+        is_lost = last is not None and last not in steps
+        step = self.find_valid(which)
         if step is None:
-            if found or is_lost or self._is_any_set_aside(which):
+            if steps or is_lost or self._is_any_set_aside(which):
                 raise NoCheckpoint(
-                    f"no {which} checkpoint in {self.root} is whole; put one back from a copy, or begin a new run in "
+                    f"no intact {which} checkpoint in {self.root}; restore one from a backup, or start a new run in "
                     "another folder (--run)"
                 )
             return None
         if is_lost and last > step:
-            logger.warning(f"the {which} checkpoint of step {last} is gone")
-        if step != found[-1] or is_lost:
-            logger.info(f"the {which} checkpoint of step {step} is used instead")
+            logger.warning(f"the {which} checkpoint of step {last} is missing")
+        if step != steps[-1] or is_lost:
+            logger.info(f"using the {which} checkpoint of step {step} instead")
         return step
 
     def find_intact(self, which: Which) -> int | None:
-        """Return the latest step that was saved, None if none ever was; nothing is moved aside or replaced.
+        """Return the step saved last, None if none ever was; no older checkpoint is used instead, no folder moved.
 
         Raises:
-          UserError: its checkpoint is damaged or gone.
+          UserError: its checkpoint is damaged or missing.
         """
-        found = self.steps(which)
-        step = max([*found, self._last().get(which, -1)], default=-1)
+        steps = self.steps(which)
+        step = max([*steps, self._last_saved().get(which, -1)], default=-1)
         if step < 0:
             return None
-        folder = self.place(which, step)
+        folder = self.path(which, step)
         try:
-            if step not in found:
-                raise Damaged("it is gone")
+            if step not in steps:
+                raise Damaged("it is missing")
             verify(folder)
         except (Damaged, NewerFormat, OSError) as error:
             why = getattr(error, "strerror", None) or error
@@ -180,57 +179,59 @@ class CheckpointFolders:
                 f"the {which} checkpoint of step {step} in {self.root} cannot be used: {why}",
                 kind="damaged-checkpoint",
                 file=str(folder),
-                fix="put it back from a copy, or start from another run or a network.safetensors",
+                fix="restore it from a backup, or start from another run or a network.safetensors",
             ) from None
         return step
 
     def _is_any_set_aside(self, which: Which) -> bool:
-        names = confined.names(self._around, self._name(self.root / "damaged"))
+        names = confined.names(self._run, self._name(self.root / "damaged"))
         return any(name.startswith(f"{which}-") for name in names)
 
-    def latest_whole(self, which: Which, until: float = math.inf) -> int | None:
-        """The latest step, `until` at most, whose checkpoint verifies; None if none does. Damaged ones as in `find`.
+    def find_valid(self, which: Which, until: float = math.inf) -> int | None:
+        """Return the latest step, at most `until`, whose checkpoint verifies; None if none does.
+
+        Damaged and unreadable checkpoints are treated as in `find_latest`.
 
         Raises:
-          UserError: as `find`.
+          UserError: as `find_latest`.
         """
         for step in reversed(self.steps(which)):
-            folder = self.place(which, step)
+            folder = self.path(which, step)
             if step > until:
                 continue
             try:
-                verify(folder, self._most_bytes)
+                verify(folder, self._max_bytes)
                 return step
             except NewerFormat as error:
-                raise UserError(f"{error}: it was written by a newer segnet_jax, use that") from None
+                raise UserError(f"{error}: it was written by a newer segnet_jax, use that version") from None
             except Damaged as error:
-                if os.path.lexists(folder):  # else a training that goes on beside us has removed it meanwhile
+                if os.path.lexists(folder):  # a training running in this run may have deleted it meanwhile
                     aside = self._set_aside(folder)
                     logger.warning(f"the {which} checkpoint of step {step} is damaged: {error}; {aside}")
             except OSError as error:
-                self._unread.add(folder)
+                self._unreadable.add(folder)
                 logger.warning(f"the {which} checkpoint of step {step} cannot be read: {error.strerror or error}")
         return None
 
     def _set_aside(self, folder: pathlib.Path) -> str:
-        """Moves a damaged checkpoint out of the way, and says where to."""
+        """Move a damaged checkpoint to the folder `damaged`; return a text that says where it is."""
         aside = self.root / "damaged"
         name = f"{folder.parent.name}-{folder.name}"
         try:
-            taken = confined.names(self._around, self._name(aside))
-            free = next(each for each in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if each not in taken)
-            confined.make_folder(self._around, self._name(aside))
-            confined.rename(self._around, self._name(folder), self._name(aside / free))
-        except OSError as error:  # as where we may only read
+            existing = confined.names(self._run, self._name(aside))
+            free = next(each for each in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if each not in existing)
+            confined.make_folder(self._run, self._name(aside))
+            confined.rename(self._run, self._name(folder), self._name(aside / free))
+        except OSError as error:  # for example a read-only folder
             return f"it cannot be moved aside ({error.strerror})"
         return f"moved to {aside / free}"
 
 
 def preprocessing_of(meta: dict[str, Any]) -> Preprocessing:
-    """The preprocessing that a checkpoint's network expects."""
+    """Return the preprocessing that a checkpoint's network expects."""
     return Preprocessing(**{name: tuple(values) for name, values in meta["preprocessing"].items()})
 
 
 def class_weights_of(meta: dict[str, Any]) -> np.ndarray:
-    """The class weights, float32 [C], that a checkpoint's network was trained with."""
+    """Return the class weights, float32 [C], that a checkpoint's network was trained with."""
     return np.array(meta["class_weights"], np.float32)

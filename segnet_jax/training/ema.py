@@ -1,7 +1,6 @@
-"""A running mean of the parameters over the steps, which scores better than the last step's and is steadier.
+"""Exponential moving average (EMA) of the network's variables, which scores better and varies less than the last step.
 
-Source: Polyak & Juditsky 1992; as an exponential mean with TensorFlow's warm-up, `tf.train.ExponentialMovingAverage`
-given `num_updates`.
+Source: Polyak & Juditsky 1992; warm-up as in `tf.train.ExponentialMovingAverage` with `num_updates`.
 """
 
 from typing import Any
@@ -11,23 +10,23 @@ import jax.numpy as jnp
 
 
 def init_ema(variables: dict[str, Any]) -> dict[str, Any]:
-    """The average before the first step: a copy of the network's variables."""
-    return jax.tree.map(jnp.copy, variables)  # no shared memory: the step takes over that of both
+    """Return the initial EMA: a copy of the network's variables."""
+    return jax.tree.map(jnp.copy, variables)  # a copy, because the step donates both
 
 
-def update_ema(old: dict[str, Any], variables: dict[str, Any], share: float, num_steps: jax.Array) -> dict[str, Any]:
-    """The average after one more step.
+def update_ema(old: dict[str, Any], variables: dict[str, Any], decay: float, num_steps: jax.Array) -> dict[str, Any]:
+    """Return the EMA after one more step.
 
-    BatchNorm's running statistics are averaged with the parameters, by the same weights: they are those of the networks
-    that the average is made of. Those of the averaged network itself are found by recomputing them.
+    BatchNorm's running statistics are averaged like the parameters. They are not the statistics of the averaged
+    network; precise batch-norm statistics are.
 
     Args:
-      old: the average before the step.
-      variables: the network's after it, "params" and "batch_stats", float32.
-      share: of the old average that is kept in the long run, below 1.
-      num_steps: int32, the steps taken before. Early on less is kept, (1 + n) / (10 + n), so that the first parameters
-        are soon forgotten.
+      old: the EMA before the step.
+      variables: "params" and "batch_stats" after the step, float32.
+      decay: limit of the decay, below 1.
+      num_steps: int32, the number of earlier steps n. The decay is at most (1 + n) / (10 + n), so that the EMA does not
+        start with a large weight on the initial parameters.
     """
     taken = num_steps.astype(jnp.float32)
-    kept = jnp.minimum(jnp.float32(share), (1 + taken) / (10 + taken))
-    return jax.tree.map(lambda mean, new: kept * mean + (1 - kept) * new, old, variables)
+    decay = jnp.minimum(jnp.float32(decay), (1 + taken) / (10 + taken))
+    return jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, old, variables)

@@ -1,7 +1,7 @@
-"""A trained SegNet as the start of another training: what must fit, and the head where the classes differ.
+"""Compute the initial variables of a training: random, from a VGG encoder, or from a whole trained network.
 
-The head is the last convolution with its BatchNorm, if it has one: the only layers whose size depends on the classes.
-Along the last axis of each of their arrays lie the classes.
+A whole network must match but for its classes. The head (the last convolution and its BatchNorm, if any) is the only
+part whose size depends on the classes, the last axis of each of its arrays.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,7 +23,7 @@ from segnet_jax.nn.contract import NetworkContract, batch_norms, head_layers
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW, TORCH, Preprocessing
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
-from segnet_jax.training.batch_norm_statistics import calibrate
+from segnet_jax.training.batch_norm_statistics import average_statistics
 from segnet_jax.training.pretrained_batch_norm import Affine, measure_convolutions, preserve_features
 from segnet_jax.training.state import init_variables
 from segnet_jax.weights.vgg import VGG
@@ -35,7 +35,7 @@ FITTING = (
     *("network", "encoder", "depth", "stage_convolutions", "stage_channels", "kernel_size", "width", "pooling"),
     *("upsampling", "encoder_addition", "decoder", "conv_bias", "final_batch_norm", "batch_norm_epsilon"),
 )
-"""Fields of the config that say what the network computes: they must be those of the network to start from."""
+"""Config fields that define the network's function: they must match those of the network to start from."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class TrainedSegNet:
     """A trained network to start from.
 
     Attributes:
-      source: as `--init` names it.
-      about: which of the source's parameters they are, such as "step 7, the best".
-      config: its `FITTING` fields are the network's.
-      classes: their names; None where the source does not tell them.
-      preprocessing: what the network expects of an image.
+      source: the value of `--init`.
+      about: which of the source's parameters, for example "step 7, the best".
+      config: its `FITTING` fields describe the network.
+      classes: their names; None if the source does not store them.
+      preprocessing: of the network's input.
       variables: "params" and "batch_stats", float32 numpy.
     """
 
@@ -60,7 +60,7 @@ class TrainedSegNet:
 
 
 def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Collection[str]) -> None:
-    """Check that a trained network has the structure of the one to be trained, but for its classes.
+    """Check that a trained network matches the network to be trained, but for its classes.
 
     Args:
       trained: the network to start from.
@@ -69,25 +69,27 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Colle
       head: the names of the layers whose last axis is the classes.
 
     Raises:
-      UserError: naming what differs and the flags that would make it fit.
+      UserError: naming the differences and the flags that resolve them.
     """
     differing = {name: (getattr(trained.config, name), getattr(config, name)) for name in FITTING}
     if config.network == trained.config.network == "segnet-basic":  # which has neither
         differing |= dict.fromkeys(("encoder", "final_batch_norm"), (None, None))
     differing = {name: both for name, both in differing.items() if both[0] != both[1]}
     if differing:
-        told = listed([f"{name} {theirs} there and {ours} here" for name, (theirs, ours) in differing.items()])
+        differences = listed([f"{name} {theirs} instead of {ours}" for name, (theirs, ours) in differing.items()])
         raise UserError(
-            f"the network of --init {trained.source} is not the one to be trained: {told}",
+            f"the network of --init {trained.source} differs from the one to be trained: {differences}",
             kind="other-network",
             file=trained.source,
             fix=" ".join(_flag(name, theirs) for name, (theirs, _) in differing.items()),
         )
     theirs, ours = (_sizes(tree, head) for tree in (trained.variables, shapes))
     if wrong := [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]:
-        told = listed([f"{name} {theirs.get(name, 'missing')} for {ours.get(name, 'none')}" for name in wrong])
+        differences = listed(
+            [f"{name} {theirs.get(name, 'missing')} instead of {ours.get(name, 'none')}" for name in wrong]
+        )
         raise UserError(
-            f"the network of --init {trained.source} is not the one to be trained: {told}",
+            f"the network of --init {trained.source} differs from the one to be trained: {differences}",
             kind="other-network",
             file=trained.source,
         )
@@ -99,10 +101,10 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Colle
         for array in parts.values()
     }
     if len(rows) > 1 or (trained.classes is not None and rows != {len(trained.classes)}):
-        found = ", ".join(map(str, sorted(rows)))
-        names = "" if trained.classes is None else f" and names {len(trained.classes)}"
+        sizes = ", ".join(map(str, sorted(rows)))
+        names = "" if trained.classes is None else f", but it names {len(trained.classes)}"
         raise UserError(
-            f"--init {trained.source} is damaged: its last layer has {found} classes{names}",
+            f"--init {trained.source} is damaged: its last layer has {sizes} classes{names}",
             kind="other-network",
             file=trained.source,
         )
@@ -114,7 +116,7 @@ def _flag(name: str, value: Any) -> str:
 
 
 def _sizes(tree: Tree, head: Collection[str]) -> dict[str, list[int]]:
-    """The shape of each array by its name, without the axis of the classes."""
+    """Return {"layer/part": shape}, without the class axis."""
     return {
         f"{layer}/{part}": list(array.shape[:-1] if layer in head else array.shape)
         for layers in tree.values()
@@ -124,82 +126,82 @@ def _sizes(tree: Tree, head: Collection[str]) -> dict[str, list[int]]:
 
 
 def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[str], draw: Callable[[], Tree]) -> Tree:
-    """Return the variables to begin with: the trained ones, and in the head what the same classes had.
+    """Return the trained variables, with the head's rows of shared classes kept and those of new classes random.
 
     Args:
-      trained: the network to start from; it fits.
+      trained: the network to start from; passes `check_fits`.
       classes: of the training.
       head: the names of the layers whose last axis is the classes.
-      draw: makes random variables of the network to be trained; called where there is a class to be drawn for.
+      draw: returns random variables of the network to be trained; called only if there are new classes.
     """
-    places = kept_classes(trained, classes)
-    drawn = draw() if len(places) < len(classes) else trained.variables
+    indices = shared_classes(trained, classes)
+    random = draw() if len(indices) < len(classes) else trained.variables
 
-    def headed(collection: str, layer: str, parts: Mapping[str, Any]) -> dict[str, Any]:
+    def initial_parts(collection: str, layer: str, parts: Mapping[str, Any]) -> dict[str, Any]:
         if layer not in head:
             return dict(parts)
-        return {part: _rows(array, drawn[collection][layer][part], places, classes) for part, array in parts.items()}
+        return {part: _rows(array, random[collection][layer][part], indices, classes) for part, array in parts.items()}
 
     return {
-        collection: {layer: headed(collection, layer, parts) for layer, parts in layers.items()}
+        collection: {layer: initial_parts(collection, layer, parts) for layer, parts in layers.items()}
         for collection, layers in trained.variables.items()
     }
 
 
-def kept_classes(trained: TrainedSegNet, classes: Sequence[str]) -> dict[str, int]:
-    """Return the classes of a training that the trained network knows by the same name, and their places there."""
-    there = {name: place for place, name in enumerate(trained.classes or ())}
-    return {name: there[name] for name in classes if name in there}
+def shared_classes(trained: TrainedSegNet, classes: Sequence[str]) -> dict[str, int]:
+    """Return {class: its index in the trained network} for the classes that both have by the same name."""
+    indices = {name: index for index, name in enumerate(trained.classes or ())}
+    return {name: indices[name] for name in classes if name in indices}
 
 
-def described(trained: TrainedSegNet, classes: Sequence[str]) -> str:
-    """Return one line that says what a training starts from, which classes keep their rows of the head, which are new.
+def describe_start(trained: TrainedSegNet, classes: Sequence[str]) -> str:
+    """Return one line that names the source and which classes are kept, new and left out.
 
     Args:
       trained: the network to start from.
       classes: of the training.
     """
-    kept = kept_classes(trained, classes)
+    kept = shared_classes(trained, classes)
     start = f"{trained.source}, {trained.about}"
     if trained.classes is None:
-        return f"{start}: the head is new, for the file does not name its classes"
+        return f"{start}: the head is new because the file does not name its classes"
     new = [name for name in classes if name not in kept]
-    left = [name for name in trained.classes if name not in kept]
-    if not new and not left:
+    left_out = [name for name in trained.classes if name not in kept]
+    if not new and not left_out:
         return f"{start}: all {len(classes)} classes kept"
-    parts = (("kept", list(kept)), ("new", new), ("left out", left))
-    return f"{start}: " + "; ".join(f"{what} {', '.join(names) or 'none'}" for what, names in parts)
+    parts = (("kept", list(kept)), ("new", new), ("left out", left_out))
+    return f"{start}: " + "; ".join(f"{heading} {', '.join(names) or 'none'}" for heading, names in parts)
 
 
-def _rows(trained: Any, drawn: Any, places: Mapping[str, int], classes: Sequence[str]) -> np.ndarray:
-    """An array of the head, with the classes along its last axis: those that are kept, and those that were drawn."""
+def _rows(trained: Any, random: Any, indices: Mapping[str, int], classes: Sequence[str]) -> np.ndarray:
+    """Return an array of the head: trained rows of the classes in `indices`, random rows of the others."""
     rows = [
-        np.asarray(trained)[..., places[name]] if name in places else np.asarray(jax.device_get(drawn))[..., place]
-        for place, name in enumerate(classes)
+        np.asarray(trained)[..., indices[name]] if name in indices else np.asarray(jax.device_get(random))[..., index]
+        for index, name in enumerate(classes)
     ]
     return np.stack(rows, axis=-1)
 
 
-CALIBRATION_IMAGES = 64  # enough for the statistics of a pretrained encoder to settle
+STATISTICS_IMAGES = 64  # enough for stable batch-norm statistics of a pretrained encoder
 
 
 def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) -> Preprocessing:
-    """What is done to pixels: what the whole trained network expects, else as the config says, else as the encoder.
+    """Return the preprocessing of a whole trained network, else the config's, else that of the encoder's weights.
 
     Raises:
-      UserError: the config says otherwise than a whole trained network expects.
+      UserError: the config contradicts a whole trained network.
     """
-    wanted = PREPROCESSINGS.get(config.preprocessing)
+    configured = PREPROCESSINGS.get(config.preprocessing)
     if isinstance(initial, TrainedSegNet):
-        if wanted not in (None, initial.preprocessing):
+        if configured not in (None, initial.preprocessing):
             raise UserError(
-                f"--preprocessing {config.preprocessing} is not that of --init {initial.source}, whose mean and "
-                f"deviation are {initial.preprocessing.mean} and {initial.preprocessing.std}",
+                f"--preprocessing {config.preprocessing} does not match --init {initial.source}, whose mean and "
+                f"standard deviation are {initial.preprocessing.mean} and {initial.preprocessing.std}",
                 fix="--preprocessing auto",
             )
         return initial.preprocessing
-    if wanted is not None:
-        return wanted
+    if configured is not None:
+        return configured
     if config.network == "segnet-basic":
         return RAW
     return initial.preprocessing if initial else TORCH
@@ -214,10 +216,10 @@ def first_variables(
     devices: Devices,
     classes: Sequence[str] = (),
 ) -> dict:
-    """Draws the first parameters and puts the trained encoder among them, or takes those of a whole trained network.
+    """Return the initial variables: random ones, with a pretrained encoder inserted, or those of a whole network.
 
-    BatchNorm's statistics, of which a plain VGG knows nothing, are then taken from some training images, and the
-    encoder's scale and shift with them where `--init-batch-norm` says so.
+    A plain VGG has no BatchNorm: the statistics are then estimated on some training images, and so are the encoder's
+    scale and shift, depending on `--init-batch-norm`.
     """
     draw = partial(init_variables, model, config.seed)
     if isinstance(initial, TrainedSegNet):
@@ -234,24 +236,24 @@ def first_variables(
         model,
     )
     variables = {"params": params, "batch_stats": batch_stats}
-    at_once = devices.total * config.batch_size_per_device  # of what is accumulated only the first is looked at
-    num_batches = -(-CALIBRATION_IMAGES // at_once)
+    images_per_batch = devices.total * config.batch_size_per_device  # only the first of the accumulated batches is used
+    num_batches = -(-STATISTICS_IMAGES // images_per_batch)
 
-    def measure(measurement: Callable, *args) -> dict:
-        with bar("calibrating BatchNorm", num_batches) as advance:
+    def measure(function: Callable, *args) -> dict:
+        with bar("batch-norm statistics", num_batches) as advance:
             batches = prefetch(map(batch_of, range(num_batches)), devices)
-            return measurement(*args, batches, preprocessing, devices, advance)
+            return function(*args, batches, preprocessing, devices, advance)
 
     if config.init_batch_norm == "identity":
         model = model.clone(frozen_stages=0)
     else:
         affine = {conv: Affine(*maps) for conv, maps in affine_maps(initial).items() if conv in params}
         kernels = {conv: params[conv]["kernel"] for conv in affine}
-        found = measure(measure_convolutions, model, kernels, affine)
+        statistics = measure(measure_convolutions, model, kernels, affine)
         rescale, normalize = config.init_batch_norm != "preserve", config.init_batch_norm == "normalize"
         variables = preserve_features(
-            variables, affine, found, batch_norms(model), config.batch_norm_epsilon, rescale, normalize
+            variables, affine, statistics, batch_norms(model), config.batch_norm_epsilon, rescale, normalize
         )
-        model = model.clone(frozen_stages=config.num_stages)  # the decoder is measured behind these very features
-    batch_stats = measure(calibrate, model, replicate(variables, devices))
+        model = model.clone(frozen_stages=config.num_stages)  # keeps these statistics; the decoder's are estimated next
+    batch_stats = measure(average_statistics, model, replicate(variables, devices))
     return {"params": variables["params"], "batch_stats": batch_stats}

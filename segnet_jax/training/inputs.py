@@ -1,4 +1,4 @@
-"""Where batches come from: made on the host and sent, or made by the step from what lies on the devices."""
+"""Build the input of the mapped steps: batches made on the host, or inside the step from a split in device memory."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -21,31 +21,31 @@ from segnet_jax.system.errors import UserError
 logger = logging.getLogger(__name__)
 
 MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
-"""(inputs, store) -> batch, inside the step: from what the host sends and what stays on the devices."""
+"""(inputs, store) -> batch, inside the step: `inputs` from the host, `store` resident on the devices."""
 
 
 def as_sent(inputs: dict[str, jax.Array], _store: Any) -> dict[str, jax.Array]:
-    """The batch where the host sends it whole."""
+    """Return the inputs, where the host sends whole batches."""
     return inputs
 
 
 Placement = Literal["host", "device", "shards"]
-"""Where records lie while training: on the host, whole on each device, or cut over the devices."""
+"""Where samples reside during training: on the host, replicated on each device, or sharded over the devices."""
 
-SHARE_OF_MEMORY = 1 / 4
-"""Of a device's memory that records may take; the rest is the network's."""
+MEMORY_FRACTION = 1 / 4
+"""Fraction of a device's memory that samples may take."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """One split on its way into the mapped step.
+    """The input of a mapped step for one split.
 
     Attributes:
-      inputs: what the host sends for each call of the step: for training, given the calls' steps; for evaluation, given
-        nothing.
-      make_batch: inside the step, the batch from one step's inputs and the store.
-      store: what stays on the devices.
-      store_axis: of the devices in the store, or None where each device holds all of it.
+      inputs: yields the host's data for each dispatch: for training, a function of the dispatches' steps; for
+        evaluation, without arguments.
+      make_batch: makes the batch inside the step from one step's inputs and the store.
+      store: arrays resident on the devices.
+      store_axis: device axis of the store; None if it is replicated.
     """
 
     inputs: Callable[..., Iterator[dict[str, np.ndarray]]]
@@ -54,61 +54,59 @@ class Input:
     store_axis: int | None = None
 
 
-def choose_placement(wanted: str, devices: Devices, *splits: CachedSplit) -> Placement:
-    """Chooses where the splits lie: on the devices where they fit, unless the host is wanted.
+def choose_placement(requested: str, devices: Devices, *splits: CachedSplit) -> Placement:
+    """Choose where the splits reside: on the devices if they fit, unless the host is requested.
 
     Args:
-      wanted: "auto", "host" or "device".
+      requested: "auto", "host" or "device".
       devices: of the training.
-      *splits: all that is to lie there.
+      *splits: all splits to place.
 
     Raises:
-      UserError: if the devices are wanted and the splits cannot lie there.
+      UserError: "device" is requested, but the splits do not fit.
     """
-    if wanted == "host":
+    if requested == "host":
         return "host"
-    needed, room = sum(split.num_bytes for split in splits), int(SHARE_OF_MEMORY * memory_of(devices.local[0]))
+    needed, limit = sum(split.num_bytes for split in splits), int(MEMORY_FRACTION * memory_of(devices.local[0]))
     if all(split.images is not None for split in splits):
-        if needed <= room:
+        if needed <= limit:
             return "device"
-        if needed <= room * devices.total:
+        if needed <= limit * devices.total:
             return "shards"
-        limit = format_bytes(room * devices.total)
-        why = f"the images take {format_bytes(needed)}, and {devices} may hold {limit} of them"
+        total = format_bytes(limit * devices.total)
+        why = f"the images take {format_bytes(needed)}, but the limit on {devices} is {total}"
     else:
-        why = "the images are not kept decoded: the cache has no room for them; $SEGNET_JAX_CACHE names another folder"
-    if wanted == "device":
-        raise UserError(f"--input device is not possible: {why}; use --input host")
+        why = "the decoded images do not fit in the cache; set $SEGNET_JAX_CACHE to a folder with more space"
+    if requested == "device":
+        raise UserError(f"--input device is not possible: {why}; or use --input host")
     return "host"
 
 
-def agree_on_placement(place: Placement, exchange: Callable[[str], list[str]]) -> Placement:
-    """Where the splits lie in all processes, which must compile one program: at the most modest place that any chooses.
+def agree_on_placement(placement: Placement, all_gather: Callable[[str], list[str]]) -> Placement:
+    """Return the placement of all processes, the least demanding that any chooses: they must compile one program.
 
-    What each chooses by is its own: its disk for decoded images, its devices' memory.
+    Processes may choose differently because of their disk space (for decoded images) or device memory.
 
     Args:
-      place: that this process would choose.
-      exchange: (its text) -> that of each process, in the order of their numbers.
+      placement: this process's choice.
+      all_gather: (its text) -> the texts of all processes, by process number.
     """
-    places = exchange(place)
-    agreed = max(places, key=("device", "shards", "host").index)
-    if len(set(places)) > 1:
-        who = list_processes([number for number, each in enumerate(places) if each == agreed])
-        logger.info(
-            f"input    {agreed} in all processes, for {who} cannot hold the images otherwise, on its devices or decoded"
-        )
+    choices = all_gather(placement)
+    agreed = max(choices, key=("device", "shards", "host").index)
+    if len(set(choices)) > 1:
+        limiting = list_processes([number for number, each in enumerate(choices) if each == agreed])
+        logger.info(f"input    {agreed} in all processes, because of the memory or the cache of {limiting}")
     return agreed
 
 
 def training_input(
     place: Placement, samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, devices: Devices
 ) -> Input:
-    """The training split's batches, [L,K,A,B,...] for calls of K steps."""
+    """Return the input of the training split, batches [L,K,A,B,...] for dispatches of K steps."""
     if place == "host":
 
         def inputs(calls: list[range]) -> Iterator[tf_data.Batch]:
-            assert all(len(steps) == 1 for steps in calls), "one step a call where the host makes the batches"
+            assert all(len(steps) == 1 for steps in calls), "batches from the host need one step per dispatch"
             steps = range(calls[0].start, calls[-1].stop) if calls else range(0)
             for batch in tf_data.training_batches(samples, sampler, shard, grad_accum_steps, steps):
                 yield {name: array[:, None] for name, array in batch.items()}
@@ -121,7 +119,7 @@ def training_input(
 
 
 def evaluation_input(place: Placement, samples: CachedSplit, shard: BatchShard, devices: Devices) -> Input:
-    """The scored split's batches, [L,B,...]."""
+    """Return the input of the evaluated split, batches [L,B,...]."""
     if place == "host":
         return Input(partial(tf_data.evaluation_batches, samples, shard), as_sent)
     inputs = partial(device_resident.evaluation_draws, len(samples), shard)
@@ -137,13 +135,13 @@ def _on_devices(
     return Input(inputs, make_batch, jax.device_put(device_resident.whole(samples), devices.replicated))
 
 
-def calls_of(steps: range, most: int, steps_per_epoch: int) -> list[range]:
-    """Cuts steps into calls of the mapped step: at most so many steps each, none across the end of an epoch."""
-    calls = []
+def split_into_dispatches(steps: range, steps_per_dispatch: int, steps_per_epoch: int) -> list[range]:
+    """Split steps into dispatches of at most `steps_per_dispatch` steps that do not cross the end of an epoch."""
+    dispatches = []
     start = steps.start
     while start < steps.stop:
         end_of_epoch = (start // steps_per_epoch + 1) * steps_per_epoch
-        stop = min(start + most, end_of_epoch, steps.stop)
-        calls.append(range(start, stop))
+        stop = min(start + steps_per_dispatch, end_of_epoch, steps.stop)
+        dispatches.append(range(start, stop))
         start = stop
-    return calls
+    return dispatches

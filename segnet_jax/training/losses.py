@@ -1,4 +1,4 @@
-"""Class-weighted cross-entropy as a sum, so that devices with unequal numbers of void pixels add up right."""
+"""Losses as sums over pixels, so that devices with different numbers of void pixels are weighted correctly."""
 
 from collections.abc import Callable
 
@@ -13,15 +13,15 @@ pixels or over the images. The step adds it up over devices and divides by the l
 
 
 def num_valid(label: jax.Array) -> jax.Array:
-    """Number of labelled pixels, int32."""
+    """Return the number of labeled pixels, int32."""
     return jnp.sum(label != VOID, dtype=jnp.int32)
 
 
 def cross_entropy_sum(logits: jax.Array, label: jax.Array, class_weights: jax.Array) -> jax.Array:
-    """Sums weight * cross-entropy over the labelled pixels.
+    """Sum weight * cross-entropy over the labeled pixels.
 
-    Caffe and MATLAB divide this sum by the number of labelled pixels, not by the sum of their weights
-    (caffe-segnet's `normalize: true`); the division is the step's, after adding up all devices.
+    As in Caffe (caffe-segnet's `normalize: true`) and MATLAB, the step divides the sum over all devices by the number
+    of labeled pixels, not by the sum of their weights.
 
     Args:
       logits: float32 [B,H,W,C].
@@ -40,7 +40,7 @@ def cross_entropy_sum(logits: jax.Array, label: jax.Array, class_weights: jax.Ar
 
 @jax.custom_vjp
 def _chosen(logits: jax.Array, class_id: jax.Array) -> jax.Array:
-    """The logit of each pixel's class. Its gradient compares and selects; JAX's own would be a scatter."""
+    """Return the logit of each pixel's class; its gradient is a compare-and-select where JAX's would be a scatter."""
     return jnp.take_along_axis(logits, class_id[..., None], axis=-1)[..., 0]
 
 
@@ -57,6 +57,6 @@ _chosen.defvjp(_chosen_forward, _chosen_backward)
 
 
 def num_right(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Number of labelled pixels whose largest logit is their class, int32."""
+    """Return the number of labeled pixels with a correct prediction, int32."""
     prediction = jnp.argmax(logits, axis=-1).astype(label.dtype)
     return jnp.sum(prediction == label, dtype=jnp.int32)  # no prediction is VOID

@@ -1,8 +1,8 @@
-"""Folders that can be told from damaged ones: a manifest of every file's size and sum, written last.
+"""A manifest of every file's size and SHA-256, by which a damaged folder is detected.
 
-Orbax restores arrays of which bits were flipped without a word, hence sums of our own. The order of writing is such
-that a kill or a power cut at any moment leaves either the whole folder under its name or none: data, fsync, manifest,
-fsync, rename, fsync of the folder around it.
+Orbax restores arrays with flipped bits without an error, hence checksums of our own. The order of writing (data, fsync,
+manifest, fsync, rename, fsync of the parent folder) ensures that a kill or power loss at any moment leaves either the
+complete folder under its final name or none.
 """
 
 import errno
@@ -21,29 +21,29 @@ from segnet_jax.system.files import plain, sum_of_file
 
 MANIFEST = "manifest.json"
 VERSION = 1
-_MOST_BYTES = 16_000_000  # of a manifest; ours have some ten thousand
+_MAX_BYTES = 16_000_000  # of a manifest; regular ones have about ten thousand
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
-"""How disks that know no second name of a file, or bear no more of them, refuse one."""
+"""errno values for unsupported or exhausted hard links."""
 
 
 class Damaged(Exception):
-    """A folder is not what was sealed; the message says in which way."""
+    """A folder does not match its manifest; the message names the difference."""
 
 
 class NewerFormat(Exception):
-    """A folder is whole, and of a format that a later version of this program writes."""
+    """A manifest has a version that only a later version of this program reads."""
 
 
-def seal(
+def finalize(
     partial: pathlib.Path, final: pathlib.Path, facts: dict[str, Any], known: Mapping[str, dict[str, Any]] | None = None
 ) -> None:
-    """Writes the manifest of a finished folder and gives the folder its name.
+    """Write the manifest of a complete folder, and rename the folder to its final name.
 
     Args:
       partial: holds all files; on the same disk as `final`.
-      final: where it is to be found; must not exist.
-      facts: JSON to stand in the manifest too.
-      known: what the manifest is to say of files that are on the disk already, from `link_files`.
+      final: the final path; must not exist.
+      facts: JSON to store in the manifest.
+      known: manifest entries of files that are on the disk already, from `link_files`.
 
     Raises:
       OSError: from the disk.
@@ -68,22 +68,22 @@ def seal(
 
 
 def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[str, dict[str, Any]]:
-    """Puts a part of a sealed folder into another one too: the same files, or copies where the disk has no links.
+    """Hard-link the files of a subfolder into another folder, or copy them where the disk has no links.
 
     Args:
-      source: sealed.
-      partial: made where it is missing.
-      part: a folder in both.
+      source: a folder with a manifest.
+      partial: created if missing.
+      part: the subfolder.
 
     Returns:
-      What the source's manifest says of each file that became the same.
+      The source's manifest entries of the linked files.
 
     Raises:
-      Damaged: the source's manifest is none.
+      Damaged: the source's manifest is invalid, or a file is missing.
       OSError: from the disk.
     """
     linked = {}
-    for name, known in read_manifest(source)["files"].items():
+    for name, entry in read_manifest(source)["files"].items():
         if not name.startswith(f"{part}/"):
             continue
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
             raise Damaged(f"{name} is missing")
         try:
             os.link(source / name, partial / name)
-            linked[name] = known
+            linked[name] = entry
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -99,74 +99,74 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
     return linked
 
 
-def verify(folder: pathlib.Path, most_bytes: int | None = None) -> dict[str, Any]:
-    """Holds a sealed folder against its manifest, every byte of it.
+def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]:
+    """Verify every byte of a folder against its manifest.
 
     Args:
-      folder: sealed.
-      most_bytes: that all files together may have; None for any number.
+      folder: with a manifest.
+      max_bytes: limit of the total size; None for no limit.
 
     Returns:
       The manifest.
 
     Raises:
-      Damaged: a file is missing, is none, has another size or other content, or is not listed; or the manifest itself
-        is none.
+      Damaged: a file is missing, is not regular, has another size or content, or is not listed; or the manifest is
+        invalid.
       NewerFormat: as `read_manifest`.
-      OSError: from the disk, other than a missing file.
+      OSError: from the disk, except for a missing file.
     """
     manifest = read_manifest(folder)
-    total = sum(known["bytes"] for known in manifest["files"].values())
-    if most_bytes is not None and total > most_bytes:
-        raise Damaged(f"it has {total:,} bytes, and its network takes {most_bytes:,} at most")
-    for name, known in manifest["files"].items():
-        told = shown(name)
+    total = sum(entry["bytes"] for entry in manifest["files"].values())
+    if max_bytes is not None and total > max_bytes:
+        raise Damaged(f"it has {total:,} bytes, above the limit of {max_bytes:,} for its network")
+    for name, entry in manifest["files"].items():
+        file = shown(name)
         try:
-            found = confined.status(folder, name)
-            if found is None:
-                raise Damaged(f"{told} is missing")
-            if not stat.S_ISREG(found.st_mode):  # a pipe would never end
-                raise Damaged(f"{told} is not a file")
-            if found.st_size != known["bytes"]:
-                raise Damaged(f"{told} has {found.st_size} bytes instead of {known['bytes']}")
-            if confined.sum_of(folder, name, known["bytes"]) != known["sha256"]:
-                raise Damaged(f"the content of {told} is not what was written")
+            status = confined.status(folder, name)
+            if status is None:
+                raise Damaged(f"{file} is missing")
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
+                raise Damaged(f"{file} is not a file")
+            if status.st_size != entry["bytes"]:
+                raise Damaged(f"{file} has {status.st_size} bytes instead of {entry['bytes']}")
+            if confined.sum_of(folder, name, entry["bytes"]) != entry["sha256"]:
+                raise Damaged(f"the checksum of {file} does not match")
         except FileNotFoundError:
-            raise Damaged(f"{told} is missing") from None
+            raise Damaged(f"{file} is missing") from None
         except confined.Refused as error:
             raise Damaged(str(error)) from None
-    if foreign := _files_in(folder) - manifest["files"].keys() - {MANIFEST}:
-        raise Damaged(f"{shown(min(foreign))} is not listed in {MANIFEST}")
+    if unlisted := _files_in(folder) - manifest["files"].keys() - {MANIFEST}:
+        raise Damaged(f"{shown(min(unlisted))} is not listed in {MANIFEST}")
     return manifest
 
 
 def _files_in(folder: pathlib.Path, inner: str = "") -> set[str]:
-    """Everything below a folder that is not a folder itself; without what NFS keeps of files that are still open."""
-    found = set()
+    """Return everything below a folder but folders, and but NFS's placeholders of deleted files that are still open."""
+    files = set()
     for name in confined.names(folder, inner):
         path = f"{inner}/{name}" if inner else name
         status = confined.status(folder, path)
         if status is not None and stat.S_ISDIR(status.st_mode):
-            found |= _files_in(folder, path)
+            files |= _files_in(folder, path)
         elif not name.startswith(".nfs"):
-            found.add(path)
-    return found
+            files.add(path)
+    return files
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """The manifest of a sealed folder, held against its own sum.
+    """Read a manifest and verify its own checksum.
 
     Raises:
       Damaged: it is missing or damaged.
-      NewerFormat: it is of a version that this program does not know.
+      NewerFormat: its version is unknown.
     """
     try:
-        manifest = confined.read_json(folder, MANIFEST, most=_MOST_BYTES)
-        known = manifest.pop("sha256")
-        if known != _sum_of(manifest):
-            raise Damaged(f"{MANIFEST} is not what was written")
-        if manifest["version"] == VERSION and not all(_is_listed_well(*each) for each in manifest["files"].items()):
-            raise Damaged(f"{MANIFEST} lists what is no file of a checkpoint")
+        manifest = confined.read_json(folder, MANIFEST, most=_MAX_BYTES)
+        checksum = manifest.pop("sha256")
+        if checksum != _sum_of(manifest):
+            raise Damaged(f"the checksum of {MANIFEST} does not match")
+        if manifest["version"] == VERSION and not all(_is_valid_entry(*each) for each in manifest["files"].items()):
+            raise Damaged(f"{MANIFEST} has an invalid entry")
     except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"{MANIFEST} is missing") from None
     except confined.Refused as error:
@@ -174,18 +174,18 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Damaged(f"{MANIFEST} is damaged") from None
     if manifest["version"] != VERSION:
-        raise NewerFormat(f"{folder} has the format {manifest['version']}, and this program knows {VERSION}")
+        raise NewerFormat(f"{folder} has format {manifest['version']}, but this version of segnet_jax reads {VERSION}")
     return manifest
 
 
-def _is_listed_well(name: str, known: dict[str, Any]) -> bool:
-    """Whether an entry of a manifest is one that `seal` writes: a file inside, its size and its sum."""
+def _is_valid_entry(name: str, entry: dict[str, Any]) -> bool:
+    """Return whether a manifest entry has a relative path inside the folder, a size and a checksum."""
     inside = "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
-    return inside and type(known["bytes"]) is int and known["bytes"] >= 0 and isinstance(known["sha256"], str)
+    return inside and type(entry["bytes"]) is int and entry["bytes"] >= 0 and isinstance(entry["sha256"], str)
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """Forces a folder's list of names to the disk."""
+    """Flush a folder's entries to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -194,7 +194,7 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 
 def _sum_after_sync(path: pathlib.Path) -> str:
-    """Forces a file to the disk and returns its sha256."""
+    """Flush a file to the disk and return its SHA-256."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     return sum_of_file(path)

@@ -1,7 +1,7 @@
-"""SGD with momentum or AdamW, factors by kind of parameter, frozen stages, and the learning rate's course.
+"""Optimizers with per-parameter learning-rate multipliers and frozen layers, and learning-rate schedules.
 
-To add an optimizer, add a function to `OPTIMIZERS` and its name to the config's field `optimizer`. A setting of its own
-is a field of `OptimizerSettings` and one of the config, of one name.
+To add an optimizer, add a function to `OPTIMIZERS` and its name to the config field `optimizer`. A new setting is a
+field of `OptimizerSettings` and a config field of the same name.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,23 +19,23 @@ Mask = Callable[[Mapping[str, Any]], Any]
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """What an optimizer and its learning rate are built from; each field is the config's field of the same name.
+    """Settings of the optimizer and its schedule; filled from the config fields of the same names.
 
     Attributes:
       optimizer: a key of `OPTIMIZERS`.
-      learning_rate: the highest.
-      schedule: of the learning rate, as `learning_rate_schedule` has them.
+      learning_rate: the peak learning rate.
+      schedule: see `learning_rate_schedule`.
       epochs: of the training.
-      steps: of the training, instead of its epochs; 0: as the epochs make.
-      warmup_epochs: of a linear rise at the start.
-      step_epochs: of schedule "step", between two drops.
-      step_factor: of schedule "step", of each drop.
-      poly_power: of schedule "poly".
+      steps: number of steps of the training; 0: as many as `epochs` makes.
+      warmup_epochs: length of the linear warm-up.
+      step_epochs: for schedule "step": epochs between drops.
+      step_factor: for schedule "step": factor of each drop.
+      poly_power: for schedule "poly".
       momentum: of SGD; beta1 of AdamW.
-      weight_decay: L2 on the kernels of convolutions, never on their biases.
-      decay_scale: L2 on BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
-      decay_shift: L2 on BatchNorm's shift too, as in MATLAB (OffsetL2Factor 1).
-      bias_lr_mult: learning-rate multiplier of the convolutions' biases; SegNet-Tutorial's is 2.
+      weight_decay: applied to convolution kernels, never to biases.
+      decay_scale: apply weight decay to BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
+      decay_shift: apply weight decay to BatchNorm's shift too, as in MATLAB (OffsetL2Factor 1).
+      bias_lr_mult: learning-rate multiplier of convolution biases; 2 in SegNet-Tutorial.
       encoder_lr_mult: learning-rate multiplier of the encoder.
     """
 
@@ -66,29 +66,29 @@ def learning_rate_schedule(
     drop_factor: float = 0.1,
     power: float = 0.9,
 ) -> optax.Schedule:
-    """Builds the learning rate as a function of the step.
+    """Return the learning rate as a function of the step.
 
     Args:
-      schedule: "constant"; "step", `drop_factor` each `drop_every` steps; "poly", the remaining share of the steps to
-        the `power`; "cosine", half a wave down to 0.
-      peak: the highest learning rate.
-      total_steps: of the whole training, the warm-up included.
-      warmup_steps: steps of a linear rise at the start; the course begins at its end.
-      drop_every: steps.
-      drop_factor: of each drop.
-      power: of the poly course.
+      schedule: "constant"; "step": multiply by `drop_factor` every `drop_every` steps; "poly": the remaining fraction
+        of the steps to the `power`; "cosine": cosine decay to 0.
+      peak: the peak learning rate.
+      total_steps: of the whole training, including the warm-up.
+      warmup_steps: steps of linear warm-up; the schedule starts after them.
+      drop_every: in steps.
+      drop_factor: for "step".
+      power: for "poly".
     """
     remaining = max(total_steps - warmup_steps, 1)
-    course = {
+    after_warmup = {
         "constant": optax.constant_schedule(peak),
         "step": optax.exponential_decay(peak, drop_every, drop_factor, staircase=True),
         "poly": optax.polynomial_schedule(peak, 0.0, power, remaining),
         "cosine": optax.cosine_decay_schedule(peak, remaining),
     }[schedule]
     if not warmup_steps:
-        return course
-    rise = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))  # not from 0: that step is lost
-    return optax.join_schedules([rise, course], [warmup_steps])
+        return after_warmup
+    warmup = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))  # not from 0: a wasted step
+    return optax.join_schedules([warmup, after_warmup], [warmup_steps])
 
 
 def sgd(
@@ -97,10 +97,9 @@ def sgd(
     """Return the transformations of SGD with momentum.
 
     Args:
-      learning_rate: by the step.
-      settings: `weight_decay` times the parameter is added to its gradient; `momentum` is the fraction of the last
-        update that is kept.
-      decayed: of the parameters that weight decay applies to.
+      learning_rate: schedule.
+      settings: `weight_decay` (L2, added to the gradient) and `momentum`.
+      decayed: mask of the parameters with weight decay.
     """
     decay = optax.add_decayed_weights(settings.weight_decay, mask=decayed)
     return decay, optax.sgd(learning_rate, momentum=settings.momentum)
@@ -109,13 +108,12 @@ def sgd(
 def adamw(
     learning_rate: optax.Schedule, settings: OptimizerSettings, decayed: Mask
 ) -> tuple[optax.GradientTransformation, ...]:
-    """Return AdamW; beta2 is 0.999 and epsilon 1e-8.
+    """Return AdamW with beta2 0.999 and epsilon 1e-8.
 
     Args:
-      learning_rate: by the step.
-      settings: `momentum` is beta1; `weight_decay` times the parameter and the learning rate is subtracted, whatever
-        the gradient.
-      decayed: of the parameters that weight decay applies to.
+      learning_rate: schedule.
+      settings: `momentum` is beta1; `weight_decay` is decoupled and multiplied by the learning rate.
+      decayed: mask of the parameters with weight decay.
 
     Source: Loshchilov & Hutter 2019 (arXiv 1711.05101).
     """
@@ -123,7 +121,7 @@ def adamw(
 
 
 OPTIMIZERS: dict[str, Callable[..., tuple[optax.GradientTransformation, ...]]] = {"sgd": sgd, "adamw": adamw}
-"""The config's name of each optimizer -> (learning rate, settings, weight-decay mask) -> transformations to chain."""
+"""Config value of `optimizer` -> function (learning rate, settings, weight-decay mask) -> transformations to chain."""
 
 
 def build_optimizer(
@@ -133,8 +131,8 @@ def build_optimizer(
 
     Args:
       settings: of the optimizer.
-      model: the network, asked for the roles of its parameters and the frozen layers.
-      steps_per_epoch: by which epochs are turned into steps.
+      model: the network, for the roles of its parameters and its frozen layers.
+      steps_per_epoch: to convert epochs to steps.
     """
     schedule = learning_rate_schedule(
         settings.schedule,
@@ -160,18 +158,18 @@ def build_optimizer(
 def scale_layers(
     optimizer: optax.GradientTransformation, layers: frozenset[str], factor: float
 ) -> optax.GradientTransformation:
-    """Multiply the updates of some layers by a factor, which is a factor on their learning rate."""
+    """Multiply the updates, and so the learning rate, of some layers by a factor."""
 
-    def chosen(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+    def mask(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
         return {layer: dict.fromkeys(parts, layer in layers) for layer, parts in params.items()}
 
-    return optax.chain(optimizer, optax.masked(optax.scale(factor), chosen))
+    return optax.chain(optimizer, optax.masked(optax.scale(factor), mask))
 
 
 def without_layers(optimizer: optax.GradientTransformation, layers: frozenset[str]) -> optax.GradientTransformation:
-    """Restrict an optimizer to the layers that are not frozen: it keeps no state for those that are.
+    """Restrict an optimizer to the trainable layers, so that it keeps no state for frozen ones.
 
-    Its `init` and `update` take all parameters as before; gradients and updates are of the trainable layers alone.
+    `init` and `update` take all parameters; gradients and updates contain only the trainable layers.
 
     Args:
       optimizer: of the trainable layers.

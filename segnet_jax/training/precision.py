@@ -1,6 +1,6 @@
-"""Which number format activations take, and the loss scaling that float16 needs.
+"""The dtype of activations, and loss scaling for float16.
 
-Parameters, momentum, BatchNorm statistics and the loss are float32 always.
+Parameters, momentum, BatchNorm statistics and the loss are always float32.
 """
 
 import jax
@@ -11,9 +11,9 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 
 
 def choose_precision(precision: str, device: jax.Device) -> str:
-    """Resolves "auto": float16 on Volta and Turing, bfloat16 on newer GPUs and on TPU, float32 elsewhere.
+    """Resolve "auto": float16 on Volta and Turing, bfloat16 on newer GPUs and TPUs, float32 elsewhere.
 
-    V100 (compute capability 7.0) has tensor cores for float16 alone; bfloat16 would be computed as float32 there.
+    The tensor cores of Volta and Turing support only float16; bfloat16 would be computed as float32.
     """
     if precision != "auto":
         return precision
@@ -27,28 +27,28 @@ def choose_precision(precision: str, device: jax.Device) -> str:
 
 
 class LossScale(struct.PyTreeNode):
-    """The factor on a float16 loss that keeps small gradients from vanishing.
+    """Dynamic loss scale for float16 training.
 
-    flax's `DynamicScale` by the same rule takes the gradient itself, which leaves no room to add up the gradients of
-    several batches before unscaling; hence this.
+    The same rule as flax's `DynamicScale`, which cannot be used because it computes the gradient itself and leaves no
+    way to accumulate gradients before unscaling.
 
     Attributes:
-      scale: float32, the factor.
-      good_steps: int32, finite steps since the factor last changed.
+      scale: float32, the factor on the loss.
+      good_steps: int32, finite steps since the scale last changed.
     """
 
     scale: jax.Array
     good_steps: jax.Array
 
-    GROWTH_INTERVAL = 2000  # finite steps before the factor is doubled, as in flax and PyTorch
+    GROWTH_INTERVAL = 2000  # finite steps before the scale is doubled, as in flax and PyTorch
 
     @classmethod
     def create(cls) -> "LossScale":
-        """Starts at 65,536."""
+        """Return the initial scale, 65,536."""
         return cls(scale=jnp.float32(65536.0), good_steps=jnp.int32(0))
 
     def adjust(self, finite: jax.Array) -> "LossScale":
-        """Halves the factor after gradients that were not finite, doubles it after 2,000 steps that were."""
+        """Halve the scale after non-finite gradients, double it after 2,000 finite steps."""
         grow = finite & (self.good_steps + 1 >= self.GROWTH_INTERVAL)
         grown = jnp.where(grow, jnp.minimum(self.scale * 2.0, jnp.float32(2.0**24)), self.scale)
         return LossScale(

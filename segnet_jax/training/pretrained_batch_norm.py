@@ -1,13 +1,13 @@
-"""BatchNorm behind pretrained convolutions, set so that the encoder computes what the pretrained network computes.
+"""Initialize BatchNorm after pretrained convolutions so that the encoder computes the pretrained network's features.
 
-A VGG has no BatchNorm. Put behind its convolutions with scale 1 and shift 0, BatchNorm makes other features of them.
-With the deviation of a convolution's output as scale and its mean as shift, it passes the output on unchanged. The
-means and variances are those that each convolution has in the pretrained network itself, on some training images.
+A VGG has no BatchNorm. Inserting BatchNorm with scale 1 and shift 0 changes its features; with the standard deviation
+of each convolution's output as scale and its mean as shift, BatchNorm is the identity. Means and variances are measured
+in the pretrained network on some training images.
 
-Under BatchNorm a kernel's norm changes nothing but the effective learning rate, which falls as its square grows (van
-Laarhoven 2017, arXiv 1706.05350), and so does the size of a layer's output, which the next BatchNorm takes out again:
-but where scales are of several hundred, as of a VGG's features, no step moves them. `preserve_features` can give each
-kernel the norm that He initialization would, and each layer's output a size of about 1.
+Under BatchNorm, the norm of a kernel only affects its effective learning rate, which is inversely proportional to its
+square (van Laarhoven 2017, arXiv 1706.05350), and the next BatchNorm removes the magnitude of a layer's output. But
+scales of several hundred, as with a VGG's features, are hardly changed by any step. `preserve_features` can therefore
+give each kernel the norm of He initialization and each layer's output a magnitude of about 1.
 """
 
 import math
@@ -30,7 +30,7 @@ _PIXELS = (0, 1, 2)
 
 
 class Affine(NamedTuple):
-    """What follows a pretrained convolution before its ReLU: factor * conv(x) + offset, each float32 [C]."""
+    """The affine map between a pretrained convolution and its ReLU: factor * conv(x) + offset, each float32 [C]."""
 
     factor: np.ndarray
     offset: np.ndarray
@@ -45,43 +45,43 @@ def measure_convolutions(
     devices: Devices,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return the mean and variance of each convolution's output, without a bias, in the pretrained network.
+    """Return the mean and variance of each convolution's output, without bias, in the pretrained network.
 
     Args:
-      model: the network whose encoder has the same convolutions; its `sync_axis` says whether statistics are taken
-        over all devices.
-      kernels: "conv1_1" -> float32 [3,3,in,out] and so on.
+      model: the network whose encoder has the same convolutions; with `sync_axis`, statistics are taken over all
+        devices.
+      kernels: {"conv1_1": float32 [3,3,in,out], ...}.
       affine: of each convolution.
       batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
-      preprocessing: what the pretrained network expects of an image.
+      preprocessing: of the pretrained network's input.
       devices: to compute on.
       on_batch: called after each batch.
 
     Returns:
-      Convolution -> {"mean", "var"}, float64 [out]: means over the batches of the batches' means and variances.
+      {convolution: {"mean", "var"}}, float64 [out], averaged over the batches.
     """
 
     def statistics(weights, batch, _store):
         kernels, affine = weights
-        x, found = normalize(batch["image"][0], preprocessing), {}
+        x, moments = normalize(batch["image"][0], preprocessing), {}
         for stage in encoder_convolutions(model):
             for conv in stage:
                 y = convolve_padded(x, kernels[conv])
                 means = jnp.stack([jnp.mean(y, _PIXELS), jnp.mean(y * y, _PIXELS)])
                 mean, mean_of_squares = means if model.sync_axis is None else lax.pmean(means, AXIS)
-                found[conv] = {"mean": mean, "var": jnp.maximum(mean_of_squares - mean * mean, 0)}
+                moments[conv] = {"mean": mean, "var": jnp.maximum(mean_of_squares - mean * mean, 0)}
                 factor, offset = (part[None, None, None] for part in affine[conv])
                 x = nn.relu(y * factor + offset)
             x, _ = max_pool_with_code(x, model.pooling)
-        return lax.pmean(found, AXIS), ()
+        return lax.pmean(moments, AXIS), ()
 
-    step = AheadOfTime(parallel_eval_step(statistics, devices), "the measurement of the encoder", devices)
+    step = AheadOfTime(parallel_eval_step(statistics, devices), "the encoder's statistics", devices)
     weights = jax.device_put((dict(kernels), dict(affine)), devices.replicated)
-    found = []
+    moments = []
     for batch in batches:
-        found.append(jax.device_get(step(weights, batch)[0]))
+        moments.append(jax.device_get(step(weights, batch)[0]))
         on_batch()
-    return jax.tree.map(lambda *arrays: np.mean(arrays, axis=0, dtype=np.float64), *found)
+    return jax.tree.map(lambda *arrays: np.mean(arrays, axis=0, dtype=np.float64), *moments)
 
 
 def preserve_features(
@@ -95,19 +95,18 @@ def preserve_features(
 ) -> dict[str, Any]:
     """Return the network's variables with BatchNorm set so that the encoder computes the pretrained network's features.
 
-    By its running statistics it computes them on every image; by a batch's, as far as the batch is like the images that
-    were measured.
+    Exact with running statistics; with batch statistics, as far as a batch resembles the measured images.
 
     Args:
-      variables: "params" and "batch_stats", with the pretrained kernels, and biases where convolutions have one.
+      variables: "params" and "batch_stats", with the pretrained kernels, and biases if the convolutions have them.
       affine: of each pretrained convolution, in the order of the network.
       statistics: from `measure_convolutions`.
-      batch_norms: the name of the BatchNorm behind each convolution.
-      epsilon: what BatchNorm adds to the variance.
-      rescale: multiply each kernel, and the bias of its convolution, by a number that gives the kernel the L2 norm
-        that He initialization would; BatchNorm takes the number out again.
-      normalize: divide each layer's features by one number, which makes the root mean square of BatchNorm's scales 1;
-        the next BatchNorm takes the number out again.
+      batch_norms: {convolution: BatchNorm after it}.
+      epsilon: of BatchNorm.
+      rescale: scale each kernel, and the bias of its convolution, so that the kernel has the L2 norm of He
+        initialization; BatchNorm compensates the factor.
+      normalize: divide each layer's features by a scalar that makes the root mean square of BatchNorm's scales 1; the
+        next BatchNorm compensates it.
     """
     params, batch_stats, divisor = dict(variables["params"]), dict(variables["batch_stats"]), 1.0
     for conv, (factor, offset) in affine.items():
@@ -115,7 +114,7 @@ def preserve_features(
         gain = he_norm(layer["kernel"].shape) / np.linalg.norm(np.float64(layer["kernel"])) if rescale else 1.0
         kernel, bias = gain * np.float64(layer["kernel"]), gain / divisor * np.float64(layer.get("bias", 0.0))
         params[conv] = _float32({"kernel": kernel} | ({"bias": bias} if "bias" in layer else {}))
-        gain /= divisor  # of what is convolved here over what the pretrained network convolves
+        gain /= divisor  # output of this convolution relative to the pretrained network's
         scale, shift = factor * np.sqrt(gain**2 * var + epsilon) / gain, factor * mean + offset
         divisor = np.sqrt(np.mean(scale**2)) if normalize else 1.0
         params[batch_norms[conv]] = _float32({"scale": scale / divisor, "bias": shift / divisor})
@@ -124,7 +123,7 @@ def preserve_features(
 
 
 def he_norm(shape: tuple[int, ...]) -> float:
-    """The expected L2 norm of a kernel [k,k,in,out] of independent normal numbers of variance 2 / (k * k * in)."""
+    """Return the expected L2 norm of a kernel [k,k,in,out] with He initialization (variance 2 / (k * k * in))."""
     return math.sqrt(2 * shape[-1])
 
 

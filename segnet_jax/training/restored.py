@@ -13,7 +13,7 @@ from segnet_jax.distributed.data_parallel import Devices, replicate
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import batch_norm_statistics, build
-from segnet_jax.training.checkpoint_content import OtherState, check_meta, most_bytes
+from segnet_jax.training.checkpoint_content import OtherState, check_meta, max_checkpoint_bytes
 from segnet_jax.training.checkpoint_folders import Which
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.experiment import check_experiment
@@ -26,14 +26,14 @@ CheckpointChoice = Literal["result", Which]
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a checkpoint holds of a network.
+    """A network restored from a checkpoint.
 
     Attributes:
-      model: as it was trained, BatchNorm apart.
+      model: as it was trained, not folded.
       variables: its "params" and "batch_stats", replicated over the devices.
-      meta: the checkpoint's JSON.
-      recomputed: "batch_stats" that were taken afresh after the training, on the host; None where there are none.
-      which: of the run's checkpoints it is.
+      meta: the checkpoint's JSON metadata.
+      recomputed: precise batch-norm statistics computed after training, on the host; None if there are none.
+      which: "newest" or "best".
     """
 
     model: SegNet
@@ -44,7 +44,7 @@ class Restored:
 
     @property
     def classes(self) -> ClassTable:
-        """That it was trained on."""
+        """The classes that it was trained on."""
         return ClassTable(tuple(self.meta["classes"]), tuple(map(tuple, self.meta["colors"])))
 
 
@@ -56,51 +56,53 @@ def restore(
     precision: str,
     use_ema: bool = True,
     intact: bool = False,
-    share: Callable[[str], str] = lambda text: text,
+    broadcast: Callable[[str], str] = lambda text: text,
 ) -> Restored:
-    """Restores the network of a run's checkpoint, with the statistics that `--batch-norm` of the run names.
+    """Restore the network of a run's checkpoint, with the batch-norm statistics that the config's `batch_norm` names.
 
     Args:
       run: the folder.
-      config: the run's; with `batch_norm` "recompute", statistics that were taken afresh replace the running ones.
+      config: the run's; with `batch_norm` "recompute", precise statistics replace the running ones if they are stored.
       checkpoint: which checkpoint to load: "best", "newest", or "result", the one of the two that result.json scores.
-      devices: where its variables are to lie.
-      precision: of activations, not "auto".
-      use_ema: take the average of the parameters where the run has one, not those of the step itself.
-      intact: refuse a run whose latest checkpoint is damaged, and leave its folder as it is.
-      share: (text of process 0) -> that text in every process that restores.
+      devices: on which its variables are placed.
+      precision: of activations; not "auto".
+      use_ema: use the EMA of the variables if the run has one.
+      intact: fail if the latest checkpoint is damaged, and do not change the run's folder.
+      broadcast: (text of process 0) -> that text in every process that restores.
 
     Raises:
-      UserError: there is no checkpoint yet, it is of another experiment than the config, or it is to be intact and is
-        not.
-      NoCheckpoint: there were some, and none is whole, or it holds what no training saves.
+      UserError: there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.
+      NoCheckpoint: no checkpoint is intact, or its content is invalid.
     """
     which = checkpoint
-    if checkpoint == "result":  # a best one was chosen by its score, which not every protocol allows
+    if checkpoint == "result":  # not always the best: not every protocol allows a selection by score
         which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
-    with Checkpoints(folder, devices, share=share, most_bytes=most_bytes(config.width)) as checkpoints:
+    max_bytes = max_checkpoint_bytes(config.width)
+    with Checkpoints(folder, devices, broadcast=broadcast, max_bytes=max_bytes) as checkpoints:
         step = checkpoints.latest_intact(which) if intact else checkpoints.latest(which)
         if step is None:
-            raise UserError(f"no {which} checkpoint in {run}: it stopped before its first one")
+            raise UserError(f"no {which} checkpoint in {run}: the training stopped before its first checkpoint")
         meta = check_meta(checkpoints.read_meta(which, step), f"the {which} checkpoint of {run}")
         check_experiment(pathlib.Path(run), meta, files.read_run(run))
         model = build.build_model(config, len(meta["classes"]), precision)
-        optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)  # for its state's shape alone
+        optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)  # only for the shapes of its state
         shapes = build.state_shapes(model, optimizer, meta["precision"], config.ema_decay > 0)
         try:
             state = checkpoints.restore(which, step, shapes)
         except OtherState as error:
-            if "experiment" in meta:  # then the config is that of the checkpoint, and the state is not
+            if "experiment" in meta:  # the config matches the checkpoint, so its state is at fault
                 raise
-            raise UserError(f"the network of {run}/config.toml is not that of its checkpoint: {error}") from None
+            raise UserError(f"the network of {run}/config.toml does not match its checkpoint: {error}") from None
         variables = state.variables if use_ema else state.replace(ema=None).variables
-        recomputed = batch_norm_statistics.kept(folder, checkpoints.sum_of_state(which, step), variables["batch_stats"])
-    if state.ema is not None and not use_ema:  # they belong to the average
+        recomputed = batch_norm_statistics.load_statistics(
+            folder, checkpoints.sum_of_state(which, step), variables["batch_stats"]
+        )
+    if state.ema is not None and not use_ema:  # precise statistics are those of the EMA
         recomputed = None
     if config.batch_norm == "recompute" and recomputed is None:
         logger.info(
-            f"the {which} checkpoint of {run} has no recomputed BatchNorm statistics: the running ones are used"
+            f"the {which} checkpoint of {run} has no precise batch-norm statistics: the running statistics are used"
         )
     elif config.batch_norm == "recompute":
         variables = variables | {"batch_stats": replicate(recomputed, devices)}

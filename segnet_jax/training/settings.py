@@ -1,4 +1,4 @@
-"""What a training step and an evaluation step hold besides state and batch: one object, from the config to the step."""
+"""The settings of the training and evaluation steps, passed as one object from the config to the step."""
 
 from dataclasses import dataclass
 
@@ -12,21 +12,21 @@ from segnet_jax.training.losses import Loss, cross_entropy_sum
 
 @dataclass(frozen=True, eq=False)
 class StepSettings:
-    """The settings of a step; `training.build.step_settings` makes them from a config, and the steps read them.
+    """The settings of a step, built from a config by `training.build.step_settings`.
 
-    A new setting is a field here, a field of the config of the same name, and a line of the step that reads it.
+    A new setting takes a field here, a config field of the same name, and the code of the step that uses it.
 
     Attributes:
-      model: the network, which keeps the contract of `nn.contract`.
+      model: the network, see `nn.contract`.
       class_weights: float32 [C], of the loss.
-      preprocessing: what the network expects of an image.
-      optimizer: applied to the sum of the gradients over devices and batches; None where nothing is trained.
-      schedule: the optimizer's learning rate, which is reported; None where nothing is trained.
-      loss: what is minimized, as a sum over the labeled pixels.
-      half_gradients: sum the gradients over devices in 16 bits: half the bytes on the wire, seven bits of mantissa, or
-        ten in float16.
-      seed: of dropout's random numbers, which an image gets by its place in the global batch, on whatever device.
-      ema_decay: fraction of the old average of the variables that is kept, where the state has one.
+      preprocessing: of the network's input.
+      optimizer: None for evaluation.
+      schedule: the optimizer's learning rate, for logging; None for evaluation.
+      loss: the loss function, a sum over the labeled pixels.
+      half_gradients: all-reduce the gradients in 16 bits, which halves the communication; bfloat16, or float16 where
+        activations are.
+      seed: of dropout; each image's mask depends on its position in the global batch, not on its device.
+      ema_decay: decay of the EMA of the variables, if the state has one.
     """
 
     model: NetworkContract

@@ -102,7 +102,7 @@ def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():
         return {"confusions": confusions, "boundaries": boundaries, "loss": 1.0}, {"prediction": predictions[index]}
 
     seen = {}
-    found = score_split(score, {}, places, places, wanted=[0, 7], num_worst=4, on_prediction=seen.__setitem__)
+    found = score_split(score, {}, places, places, keep=[0, 7], num_worst=4, on_prediction=seen.__setitem__)
     assert found.confusions.tolist() == [matrix(i) for i in range(11)]
     assert found.confusion.tolist() == found.confusions.sum(axis=0).tolist()
     shares = {i: (predictions[i] == labels[i]).sum() / (labels[i] != VOID).sum() for i in range(11) if i != 7}
@@ -124,7 +124,7 @@ def of_two_devices():
         counts = {"confusions": matrices[index], "boundaries": np.zeros((*index.shape, 2, 4), np.int32), "loss": 0.0}
         return counts, {"prediction": prediction}
 
-    return matrices, score_split(score, {}, places, places, first_device=1, wanted=[0, 1], num_worst=6)
+    return matrices, score_split(score, {}, places, places, first_device=1, keep=[0, 1], num_worst=6)
 
 
 def test_a_process_of_several_knows_all_matrices_and_the_predictions_of_its_own_images():
@@ -135,7 +135,7 @@ def test_a_process_of_several_knows_all_matrices_and_the_predictions_of_its_own_
 
 
 def test_matrices_of_more_images_than_there_is_room_for_are_summed_and_not_kept(monkeypatch):
-    monkeypatch.setattr(evaluation, "MOST_CELLS", 5 * 4)
+    monkeypatch.setattr(evaluation, "MAX_CELLS", 5 * 4)
     matrices, found = of_two_devices()
     assert found.confusions is None and np.array_equal(found.confusion, matrices.sum(axis=0))
 

@@ -288,10 +288,10 @@ def test_the_statistics_are_calibrated_on_as_many_images_however_many_batches_a_
     seen = []
 
     def look(model, variables, batches, *_):
-        seen.extend(batch["image"][0, 0].shape[0] for batch in batches)  # as `calibrate`, the first of what accumulates
+        seen.extend(batch["image"][0, 0].shape[0] for batch in batches)  # the first of the accumulated batches
         return {}
 
-    monkeypatch.setattr(initial_weights, "calibrate", look)
+    monkeypatch.setattr(initial_weights, "average_statistics", look)
     monkeypatch.setattr("segnet_jax.weights.insert.insert_encoder", lambda params, stats, *_, **__: (params, stats))
     model = SegNet(3, depth=1, width=1 / 16)
     for grad_accum_steps in (1, 8):

@@ -56,7 +56,9 @@ def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(
     global_batch_size = count * shard.batch_size_per_device * grad_accum_steps
     samples = random_samples(4 * global_batch_size + 3, *size)  # four steps an epoch, three samples left over
     sampler = Sampler(len(samples), global_batch_size, seed=2, flip=True, shift=shift)
-    calls = inputs.calls_of(range(3 * sampler.steps_per_epoch), steps_per_dispatch, sampler.steps_per_epoch)
+    calls = inputs.split_into_dispatches(
+        range(3 * sampler.steps_per_epoch), steps_per_dispatch, sampler.steps_per_epoch
+    )
     source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
     make = mapped(source, devices)
     sent = list(source.inputs(calls))
@@ -203,13 +205,13 @@ def test_a_device_that_cannot_be_the_place_is_refused_with_what_to_do(monkeypatc
     ],
 )
 def test_calls_of_hand_worked_cases(steps, most, steps_per_epoch, expected):
-    assert inputs.calls_of(steps, most, steps_per_epoch) == [range(*ends) for ends in expected]
+    assert inputs.split_into_dispatches(steps, most, steps_per_epoch) == [range(*ends) for ends in expected]
 
 
 def test_calls_together_are_all_the_steps_and_none_crosses_the_end_of_an_epoch():
     for start, length, most, steps_per_epoch in np.ndindex(9, 12, 5, 7):
         steps = range(start, start + length)
-        calls = inputs.calls_of(steps, most + 1, steps_per_epoch + 1)
+        calls = inputs.split_into_dispatches(steps, most + 1, steps_per_epoch + 1)
         assert [step for call in calls for step in call] == list(steps)
         for call in calls:
             assert 1 <= len(call) <= most + 1

@@ -160,7 +160,7 @@ def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(
     global_batch_size = 2 * count * grad_accum_steps
     samples = random_samples(3 * global_batch_size + 1, 9, 14)
     sampler = Sampler(len(samples), global_batch_size, seed=2, flip=True, shift=3, scale=scale, color=color)
-    calls = inputs.calls_of(range(2 * sampler.steps_per_epoch), steps, sampler.steps_per_epoch)
+    calls = inputs.split_into_dispatches(range(2 * sampler.steps_per_epoch), steps, sampler.steps_per_epoch)
     source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
     make = mapped(source, devices)
     for numbers, draws in zip(calls, source.inputs(calls), strict=True):

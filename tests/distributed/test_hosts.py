@@ -1,4 +1,4 @@
-"""Several processes join, agree, notice that one is lost, and part: real ones, over loopback."""
+"""Several real processes over loopback join, exchange values, detect a lost process, and leave."""
 
 import contextlib
 import importlib.util
@@ -16,12 +16,12 @@ import pytest
 
 from segnet_jax.distributed import cluster
 from segnet_jax.distributed.hosts import Hosts, join
-from segnet_jax.distributed.rendezvous import Process, arrive, gather
+from segnet_jax.distributed.rendezvous import Process
 from segnet_jax.system.errors import HostLost, UserError
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "host_process.py"
 HEARTBEAT = 2
-AGAIN = "start the same command again on all hosts"
+RESTART = "start the same command again on all hosts"
 
 
 def free_port():
@@ -32,7 +32,7 @@ def free_port():
 
 @contextlib.contextmanager
 def started(*what, count=2, **variables):
-    """So many real processes that do the same."""
+    """Start `count` processes of host_process.py."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     port = str(free_port())
     running = [
@@ -55,23 +55,23 @@ def started(*what, count=2, **variables):
             process.stderr.close()
 
 
-def told(line):
-    """What a line of JSON tells; nothing for Gloo's chatter, which may also stand before it."""
+def values_in(line):
+    """Parse a line of JSON; skip messages of Gloo, which may also precede the JSON."""
     return json.loads(line[line.index("{") :]) if '{"' in line else {}
 
 
 def end(process, seconds=60):
-    """A process's exit code, what it told on stdout, and its errors."""
+    """Return a process's exit code, the values it printed to stdout, and its stderr."""
     out, err = process.communicate(timeout=seconds)
     values = {}
     for line in out.splitlines():
-        values |= told(line)
+        values |= values_in(line)
     return process.returncode, values, err
 
 
 def wait_until_ready(process):
     for line in process.stdout:
-        if "ready" in told(line):
+        if "ready" in values_in(line):
             return
     raise AssertionError(process.stderr.read())
 
@@ -83,7 +83,7 @@ def errors(text):
 @pytest.mark.parametrize(
     "who, proxy", [pytest.param("0", {}, marks=pytest.mark.slow), ("1", {"http_proxy": "http://127.0.0.1:9"})]
 )
-def test_all_stop_before_the_same_call_whoever_asks(who, proxy):
+def test_all_stop_before_the_same_call_whichever_requests_it(who, proxy):
     with started("agree", who, "5", **proxy) as running:
         ends = [end(process) for process in running]
     gathered = [["0, 0", "1, 0"], ["0, 1", "1, 1"]]
@@ -98,7 +98,7 @@ def test_three_processes_agree():
 
 
 def lose(victim, where, how):
-    """Starts two processes, hits one of them, and returns how the other ends, how long that took, and the victim."""
+    """Start two processes, signal one, and return the end of the other, how long it took, and the victim's pid."""
     with started("wait", f"{where}{victim}") as running:
         for process in running:
             wait_until_ready(process)
@@ -116,17 +116,17 @@ def lose(victim, where, how):
         pytest.param(1, "collective", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(0, "host", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(1, "host", signal.SIGKILL, marks=pytest.mark.slow),
-        (1, "host", signal.SIGTERM),  # JAX would keep it for itself
+        (1, "host", signal.SIGTERM),  # JAX would intercept it
         pytest.param(0, "collective", signal.SIGSTOP, marks=pytest.mark.slow),
         (1, "host", signal.SIGSTOP),
     ],
 )
 def test_a_lost_process_ends_the_other_with_its_name(victim, where, how):
     (code, values, err), seconds, pid = lose(victim, where, how)
-    why = "no sign of life for 2 s" if how == signal.SIGSTOP else "its connection is closed"
+    why = "no heartbeat for 2 s" if how == signal.SIGSTOP else "its connection is closed"
     assert code == 8
     [line] = errors(err)
-    assert f"process {victim} (host {socket.gethostname()}, pid {pid}) was lost: {why}" in line and AGAIN in line
+    assert f"process {victim} (host {socket.gethostname()}, pid {pid}) was lost: {why}" in line and RESTART in line
     assert line == f"error: {values['last_words']}"
     assert seconds < HEARTBEAT + (3 if how == signal.SIGSTOP else 0)
 
@@ -150,24 +150,24 @@ def test_a_third_process_hears_from_process_0_who_was_lost():
             assert code == 8 and f"pid {running[1].pid}) was lost" in err
 
 
-def test_a_barrier_names_who_is_absent():
+def test_a_barrier_names_the_missing_process():
     with started("absent") as running:
         ends = [end(process) for process in running]
     assert [code for code, _, _ in ends] == [8, 8]
     absent = f"process 1 (host {socket.gethostname()}, pid {running[1].pid})"
-    assert errors(ends[0][2]) == [f"error: {absent} did not come to the check of the data within 1 s"]
-    assert errors(ends[1][2]) == [f"error: {absent} came to the check of the data when the others had stopped waiting"]
+    assert errors(ends[0][2]) == [f"error: {absent} did not reach the check of the data within 1 s"]
+    assert errors(ends[1][2]) == [f"error: {absent} reached the check of the data after the others had stopped waiting"]
 
 
 @pytest.mark.parametrize("what, code", [(("fail", "all"), 2), pytest.param(("stop",), 143, marks=pytest.mark.slow)])
-def test_an_error_of_all_is_nobodys_loss(what, code):
+def test_an_error_of_all_processes_is_not_reported_as_a_loss(what, code):
     with started(*what) as running:
         ends = [end(process) for process in running]
     assert [ending[0] for ending in ends] == [code, code]
     assert "lost" not in "".join(ending[2] for ending in ends)
 
 
-def test_an_error_of_one_is_told_to_the_other():
+def test_an_error_of_one_process_is_reported_by_the_other():
     with started("fail", "1") as running:
         ends = [end(process) for process in running]
     assert [code for code, _, _ in ends] == [8, 2]
@@ -185,15 +185,15 @@ def test_a_process_alone_agrees_with_itself():
         hosts.ask_to_stop(4, 143)
         assert hosts.stop_at(3) == 130
         error = ValueError()
-        assert hosts.blame(error) is error
+        assert hosts.wait_for_watchdog(error) is error
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (("node1:4321", -1, 0), "--num-processes and --process-id missing beside --coordinator node1:4321"),
-        (("node1:4321", -1, 2), "--process-id missing beside --coordinator node1:4321 --num-processes 2"),
-        (("", 0, 2), "--coordinator missing beside --process-id 0 --num-processes 2"),
+        (("node1:4321", -1, 0), "--num-processes and --process-id missing with --coordinator node1:4321"),
+        (("node1:4321", -1, 2), "--process-id missing with --coordinator node1:4321 --num-processes 2"),
+        (("", 0, 2), "--coordinator missing with --process-id 0 --num-processes 2"),
         (("node1", 0, 2), "--coordinator must be host:port of process 0, such as node1:4321, got 'node1'"),
         (("node1:", 0, 2), "got 'node1:'"),
         ((":4321", 0, 2), "got ':4321'"),
@@ -201,25 +201,26 @@ def test_a_process_alone_agrees_with_itself():
         (("node1:4321", 2, 2), "--process-id must be from 0 to 1 for --num-processes 2, got 2"),
     ],
 )
-def test_flags_given_by_halves_are_refused(flags, message):
+def test_incomplete_and_invalid_flags_are_refused(flags, message):
     with pytest.raises(UserError) as refused:
         join(*flags, heartbeat=2)
     assert message in str(refused.value)
 
 
-def test_one_process_by_hand_is_alone():
+def test_flags_for_one_process_join_no_other():
     assert join("node1:4321", 0, 1, heartbeat=2).num_processes == 1
 
 
-def test_a_coordinator_that_is_not_there_is_told_with_its_address():
+def test_the_address_of_an_unreachable_coordinator_is_reported():
     port = free_port()
     with pytest.raises(HostLost) as lost:
         join(f"127.0.0.1:{port}", 1, 2, heartbeat=2, seconds=0.5)
     me = f"process 1 (host {socket.gethostname()}, pid {os.getpid()})"
-    assert f"{me} waited 0.5 s in vain for process 0 at 127.0.0.1:{port} (Connection refused)" in str(lost.value)
+    message = f"{me} could not join process 0 at 127.0.0.1:{port} within 0.5 s (Connection refused)"
+    assert message in str(lost.value)
 
 
-def test_a_port_that_is_taken_is_told():
+def test_a_port_in_use_is_reported():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot listen on port {port} .Address already in use"):
@@ -227,19 +228,19 @@ def test_a_port_that_is_taken_is_told():
 
 
 def meet(port, arrivals, num_processes=3, seconds=1.0):
-    """What process 0 and those that arrive, (id, count) each, meet with: the meeting, or the message of its failure."""
+    """Return the rendezvous or the error of process 0 and of each arriving process, (id, count), in a dict."""
     ends = {}
 
-    def keep(name, function, *args):
+    def run(name, function, *args):
         try:
             ends[name] = function(*args)
         except (HostLost, UserError) as error:
             ends[name] = error
 
-    threads = [threading.Thread(target=keep, args=(0, gather, port, Process(0), num_processes, 1234, seconds))]
+    threads = [threading.Thread(target=run, args=(0, accept_all, port, Process(0), num_processes, 1234, seconds))]
     for place, (number, count) in enumerate(arrivals, start=1):
-        args = place, arrive, ("127.0.0.1", port), Process(number), count, seconds + 1
-        threads.append(threading.Thread(target=keep, args=args))
+        args = place, contact, ("127.0.0.1", port), Process(number), count, seconds + 1
+        threads.append(threading.Thread(target=run, args=args))
     for thread in threads:
         thread.start()
         time.sleep(0.1)  # one after the other
@@ -248,22 +249,22 @@ def meet(port, arrivals, num_processes=3, seconds=1.0):
     return ends
 
 
-def test_all_hear_which_processes_are_missing():
+def test_every_process_reports_which_are_missing():
     ends = meet(free_port(), [(1, 4)], num_processes=4)
     assert isinstance(ends[0], HostLost) and isinstance(ends[1], HostLost) and str(ends[0]) == str(ends[1])
-    assert str(ends[0]).startswith("2 of 4 processes came within 1 s: processes 2, 3 missing")
+    assert str(ends[0]).startswith("only 2 of 4 processes joined within 1 s: processes 2, 3 missing")
 
 
-def test_who_does_not_belong_here_is_refused_and_the_others_meet():
+def test_a_process_with_wrong_flags_is_refused_and_the_others_join():
     ends = meet(free_port(), [(1, 3), (1, 3), (2, 4), (3, 3), (2, 3)])
     assert all(isinstance(ends[place], UserError) for place in (1, 3, 4))
-    assert "came, too: give each another --process-id" in str(ends[1])  # or it has died, and the later one is right
-    assert str(ends[3]) == "process 0 was told of 3 processes, process 2 of 4: give all the same"
-    assert str(ends[4]) == "process 3 is none of the others, which are numbered 1 to 2"
+    assert "has the same number: set another --process-id" in str(ends[1])  # it may have died: the later one stays
+    assert str(ends[3]) == "--num-processes is 3 in process 0, but 4 in process 2: use one value for all"
+    assert str(ends[4]) == "process id 3 is out of range 1..2"
     assert [each.number for each in ends[2].processes] == [0, 1, 2] and ends[5].jax_port == 1234
 
 
-def test_a_stranger_at_the_port_is_ignored():
+def test_an_unrelated_program_at_the_port_is_ignored():
     port = free_port()
 
     def call():
@@ -307,13 +308,13 @@ TWO_A_HOST = OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOC
 
 
 def place_in(monkeypatch, environment):
-    """The place that an environment gives; JAX, too, reads the process's own."""
+    """Return the process that an environment describes; set as this process's, because JAX reads that one."""
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "TPU_", "KUBERNETES_", "MEGASCALE_", "JOB_COMPLETION", "CUDA_VISIBLE")):
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return cluster.by_cluster(os.environ)
+    return cluster.from_environment(os.environ)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +328,7 @@ def place_in(monkeypatch, environment):
         (TWO_A_HOST, ("10.96.0.1:62624", 1, 2, [1])),
     ],
 )
-def test_clusters_say_where_a_process_stands(monkeypatch, environment, expected):
+def test_clusters_are_detected(monkeypatch, environment, expected):
     assert place_in(monkeypatch, environment) == cluster.ClusterProcess(*expected)
 
 
@@ -343,19 +344,19 @@ def test_clusters_say_where_a_process_stands(monkeypatch, environment, expected)
         {"TPU_WORKER_HOSTNAMES": "localhost"},
     ],
 )
-def test_where_nothing_says_that_there_are_several_a_process_is_alone(monkeypatch, environment):
+def test_without_a_cluster_a_process_is_alone(monkeypatch, environment):
     assert place_in(monkeypatch, environment) is None
 
 
 @pytest.mark.parametrize(
     "index, has_package, warns", [("1", False, True), ("0", False, True), ("1", True, False), (None, False, False)]
 )
-def test_a_pod_that_cannot_find_the_others_says_so_and_trains_alone(monkeypatch, index, has_package, warns, logged):
-    place_in(monkeypatch, {})  # clears what else would say where this process stands
+def test_a_pod_that_cannot_find_the_others_warns_and_trains_alone(monkeypatch, index, has_package, warns, logged):
+    place_in(monkeypatch, {})  # clears variables of other clusters
     if index is not None:
         monkeypatch.setenv("JOB_COMPLETION_INDEX", index)
     monkeypatch.setattr(cluster, "_has_kubernetes", lambda: has_package)
-    monkeypatch.setattr(cluster, "_found_by_jax", lambda: ("segnet-0:4321", 0, 1, None))  # a Job of one completion
+    monkeypatch.setattr(cluster, "_detect_with_jax", lambda: ("segnet-0:4321", 0, 1, None))  # a Job of one completion
     assert join("", -1, 0, 2.0).num_processes == 1
     assert len(logged) == warns
     if warns:
@@ -365,27 +366,27 @@ def test_a_pod_that_cannot_find_the_others_says_so_and_trains_alone(monkeypatch,
         )
 
 
-def test_a_process_named_by_hand_is_not_warned_of(monkeypatch, logged):
+def test_a_pod_with_flags_does_not_warn(monkeypatch, logged):
     place_in(monkeypatch, {"JOB_COMPLETION_INDEX": "0"})
     assert join("segnet-0:4321", 0, 1, 2.0).num_processes == 1 and not logged
 
 
-def test_kubernetes_is_asked_through_jax(monkeypatch):
+def test_kubernetes_is_detected_through_jax(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: name if name == "kubernetes" else found(name))
-    monkeypatch.setattr(cluster, "_found_by_jax", lambda: ("segnet-0.segnet:55527", 1, 2, None))
+    monkeypatch.setattr(cluster, "_detect_with_jax", lambda: ("segnet-0.segnet:55527", 1, 2, None))
     environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
     assert place_in(monkeypatch, environment) == cluster.ClusterProcess("segnet-0.segnet:55527", 1, 2)
 
     def refuse():
         raise RuntimeError("Kubernetes API Error: 403 - Forbidden\nIt appears that ...")
 
-    monkeypatch.setattr(cluster, "_found_by_jax", refuse)
+    monkeypatch.setattr(cluster, "_detect_with_jax", refuse)
     with pytest.raises(UserError, match="403 - Forbidden.*--coordinator HOST:PORT"):
         place_in(monkeypatch, environment)
 
 
-def test_several_processes_that_jax_cannot_place_do_not_train_each_for_itself(monkeypatch):
+def test_several_processes_that_jax_cannot_number_do_not_train_separately(monkeypatch):
     without_address = {name: value for name, value in OPEN_MPI.items() if name != "OMPI_MCA_orte_hnp_uri"}
     with pytest.raises(UserError, match="--coordinator HOST:PORT, --process-id and --num-processes"):
         place_in(monkeypatch, without_address | {"OMPI_VERSION": "5.0.3"})

@@ -160,15 +160,15 @@ from segnet_jax import train
 from segnet_jax.system.command import run_command
 from segnet_jax.training import checkpoints
 
-seal, times = checkpoints.seal, []
+finalize, times = checkpoints.finalize, []
 
 def full_at_the_third(*args):
     times.append(1)
     if len(times) == 3:
         raise OSError(28, "No space left on device")
-    return seal(*args)
+    return finalize(*args)
 
-checkpoints.seal = full_at_the_third
+checkpoints.finalize = full_at_the_third
 run_command(train.main)
 """
 

@@ -106,7 +106,7 @@ def test_kubernetes_starts_our_command_once_for_each_index():
     assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"] > 1
     for index in range(spec["completions"]):
         config = kubernetes_config(index)
-        place = cluster.by_hand(config.coordinator, config.process_id, config.num_processes)
+        place = cluster.from_flags(config.coordinator, config.process_id, config.num_processes)
         assert (place.process_id, place.num_processes) == (index, spec["completions"])
         assert config.devices == "all" and config.protocol in BATCH_OF_A_DEVICE and config.run
 

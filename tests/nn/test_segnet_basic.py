@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from random_variables import random_variables
 
-from segnet_jax.nn.dropout import drop, keys_at
+from segnet_jax.nn.dropout import drop, fold_in_layer
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.nn.segnet_basic import SegNetBasic, local_response_normalisation
+from segnet_jax.nn.segnet_basic import SegNetBasic, local_response_normalization
 from segnet_jax.nn.upsampling import bilinear_kernel, upsample
 
 EPSILON = 1e-5
@@ -136,10 +136,10 @@ def test_the_folded_network_computes_the_same():
         assert np.abs(folded - expected).max() < 1e-3 * np.abs(expected).max()
 
 
-def test_local_response_normalisation_of_a_pixel_by_hand():
+def test_local_response_normalization_of_a_pixel_by_hand():
     pixel = jnp.array([[[[3.0, 4.0, 12.0]]]])  # squares 9 + 16 + 144 = 169
     expected = np.array([3.0, 4.0, 12.0]) / (1 + 0.5 / 5 * 169) ** 0.75
-    np.testing.assert_allclose(local_response_normalisation(pixel, alpha=0.5)[0, 0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(local_response_normalization(pixel, alpha=0.5)[0, 0, 0], expected, rtol=1e-6)
 
 
 # -- upsampling
@@ -182,7 +182,7 @@ def test_an_images_mask_is_its_own_wherever_it_stands():
     for i in range(3):
         np.testing.assert_array_equal(drop(x[i : i + 1], keys[i : i + 1], 0.5), together[i : i + 1])
     assert not np.array_equal(together[0], together[1])
-    assert not np.array_equal(drop(x, keys_at(keys, 1), 0.5), drop(x, keys_at(keys, 2), 0.5))
+    assert not np.array_equal(drop(x, fold_in_layer(keys, 1), 0.5), drop(x, fold_in_layer(keys, 2), 0.5))
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.1])

@@ -26,7 +26,7 @@ from segnet_jax.runs.initialization import read_initial
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import batch_norm_statistics, initial_weights
-from segnet_jax.training.initial_weights import FITTING, described
+from segnet_jax.training.initial_weights import FITTING, describe_start
 
 SMALL = {"data": "synthetic", "scenes": (8, 9), "image_size": (24, 32), "depth": 1, "width": 1 / 16, "devices": "1"}
 FLAGS = [
@@ -102,7 +102,7 @@ def test_recomputed_statistics_are_taken_where_the_run_is_scored_by_them(tmp_pat
     folder = make_run(tmp_path / "run", batch_norm="recompute")
     other = jax.tree.map(lambda leaf: leaf + np.float32(0.25), saved(folder)["batch_stats"])
     (manifest,) = (folder / "checkpoints" / "best").glob("*/manifest.json")
-    batch_norm_statistics.keep(folder / "checkpoints", json.loads(manifest.read_text())["state"], other, {})
+    batch_norm_statistics.save_statistics(folder / "checkpoints", json.loads(manifest.read_text())["state"], other, {})
     state = first_state(folder)
     assert_same_bits(state.batch_stats, other)
     assert_same_bits(state.params, saved(folder)["params"])
@@ -188,14 +188,14 @@ def test_classes_of_the_same_name_keep_their_rows_wherever_they_stand(settings, 
         rest = {layer: parts for layer, parts in layers.items() if layer not in heads}
         assert_same_bits(rest, {layer: trained[collection][layer] for layer in rest})
     config = Config(**SMALL | {"init": str(folder), "class_weights": "none"} | settings)
-    lines = described(read_initial(config, choose_devices("1")), CAMVID.names)
+    lines = describe_start(read_initial(config, choose_devices("1")), CAMVID.names)
     assert "kept Sky, Building, " in lines and "; new Fence; left out Kiosk" in lines and "step 7, the best" in lines
 
 
 def test_one_line_says_that_all_classes_are_kept(source):
     trained = read_initial(Config(**SMALL, init=str(source)), choose_devices("1"))
-    assert described(trained, CAMVID.names) == f"{source}, step 7, the best: all 11 classes kept"
-    assert "kept none; new A, B; left out Sky, " in described(trained, ["A", "B"])
+    assert describe_start(trained, CAMVID.names) == f"{source}, step 7, the best: all 11 classes kept"
+    assert "kept none; new A, B; left out Sky, " in describe_start(trained, ["A", "B"])
 
 
 # --- trainings ---

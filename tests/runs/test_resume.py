@@ -392,7 +392,7 @@ def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected,
     held = SimpleNamespace(
         latest_best=lambda until: whole and whole[0],
         read_meta=lambda which, step: {"best": scored(whole)},
-        shelf=SimpleNamespace(place=lambda which, step: f"{which}/{step}", root="checkpoints"),
+        folders=SimpleNamespace(path=lambda which, step: f"{which}/{step}", root="checkpoints"),
     )
     meta = {"best": scored(of_newest), "last": scored(last)}
     assert best_intact(held, 100, meta, "miou") == scored(expected)

@@ -147,7 +147,7 @@ def test_tidying_and_pruning_remove_nothing_behind_a_link(run, victim):
         (run / place).symlink_to(victim)
     replace(run / "checkpoints" / "best", lambda path: path.symlink_to(victim))
     shelf = CheckpointFolders(run / "checkpoints", 1)
-    for act in (shelf.tidy, shelf.prune, lambda: shelf.forget_after(0), lambda: shelf.find("best")):
+    for act in (shelf.clean_up, shelf.prune, lambda: shelf.delete_after(0), lambda: shelf.find_latest("best")):
         with pytest.raises(UserError, match="is a link"):
             act()
     run_folder.tidy(run)  # which looks into the run's own folders alone
@@ -158,7 +158,7 @@ def test_nothing_is_moved_through_a_link(run, victim, which):
     replace(run / "checkpoints" / which, lambda path: path.symlink_to(victim))
     (run / "checkpoints" / "best" / "7" / "meta.json").write_text("damaged")
     with pytest.raises(UserError, match=f"{which} is a link"):
-        CheckpointFolders(run / "checkpoints", 1).find("newest" if which == "newest" else "best")
+        CheckpointFolders(run / "checkpoints", 1).find_latest("newest" if which == "newest" else "best")
 
 
 def test_a_lock_that_is_a_link_or_has_another_name_is_not_emptied(run, tmp_path):
@@ -188,8 +188,10 @@ WRITERS = {
         None, *[np.zeros((1, 8, 8), np.uint8)] * 2, ["a"], CAMVID, run / "samples", 1, "val"
     ),
     "incident": lambda run: outcome.write_incident(run, 1, {}, {}, [], CAMVID),
-    "checkpoints": lambda run: batch_norm_statistics.keep(run / "checkpoints", "1" * 64, {"a": {"b": np.zeros(1)}}, {}),
-    "checkpoints/statistics": lambda run: batch_norm_statistics.keep(
+    "checkpoints": lambda run: batch_norm_statistics.save_statistics(
+        run / "checkpoints", "1" * 64, {"a": {"b": np.zeros(1)}}, {}
+    ),
+    "checkpoints/statistics": lambda run: batch_norm_statistics.save_statistics(
         run / "checkpoints", "1" * 64, {"a": np.zeros(1)}, {}
     ),
 }

@@ -32,7 +32,7 @@ from segnet_jax.runs import trainer
 from segnet_jax.runs.result import result_variables
 from segnet_jax.system.errors import Stopped
 from segnet_jax.training import batch_norm_statistics
-from segnet_jax.training.batch_norm_statistics import pool_moments, recompute
+from segnet_jax.training.batch_norm_statistics import pool_moments, precise_statistics
 from segnet_jax.training.restored import restore
 from segnet_jax.training.state import init_variables
 
@@ -93,7 +93,7 @@ def test_the_statistics_are_those_of_numpy_on_any_devices(count):
     model = SegNet(3, depth=1, width=1 / 16, sync_axis=AXIS)
     devices = choose_devices(str(count))
     variables = replicate(init_variables(model, seed=0), devices)
-    found = recompute(config, 16, model, variables, samples, TORCH, devices)
+    found = precise_statistics(config, 16, model, variables, samples, TORCH, devices)
     kernel = np.asarray(variables["params"]["conv1_1"]["kernel"])
     mean, var = first_layer_by_numpy(samples.images, kernel, TORCH, seed=3, batch_size=8)
     np.testing.assert_allclose(found["conv1_1_bn"]["mean"], mean, rtol=1e-4, atol=1e-5)
@@ -104,7 +104,7 @@ def test_without_synchronised_statistics_the_batches_are_those_of_single_devices
     config = Config(seed=3, batch_size_per_device=4, depth=1, width=1 / 16, sync_batch_norm=False)
     samples, model = random_samples(24, 8, 10), SegNet(3, depth=1, width=1 / 16)
     variables = replicate(init_variables(model, seed=0), devices := choose_devices("2"))
-    found = recompute(config, 8, model, variables, samples, TORCH, devices)
+    found = precise_statistics(config, 8, model, variables, samples, TORCH, devices)
     kernel = np.asarray(variables["params"]["conv1_1"]["kernel"])
     mean, var = first_layer_by_numpy(samples.images, kernel, TORCH, seed=3, batch_size=4)
     np.testing.assert_allclose(found["conv1_1_bn"]["mean"], mean, rtol=1e-4, atol=1e-5)
@@ -158,7 +158,7 @@ def test_population_statistics_are_those_of_all_pixels_of_the_training_set(count
     settings = {"depth": 1, "width": 1 / 16, "final_batch_norm": True}
     model = SegNet(3, sync_axis=AXIS if sync else None, **settings)
     variables, passed = replicate(init_variables(model, seed=0), devices := choose_devices(str(count))), []
-    recomputed = partial(recompute, model=model, variables=variables, samples=samples, preprocessing=TORCH)
+    recomputed = partial(precise_statistics, model=model, variables=variables, samples=samples, preprocessing=TORCH)
     global_batch_size = 2 * batch_size * (1 if sync else count)  # of two accumulated batches
     found = recomputed(config, global_batch_size, devices=devices, on_images=passed.append)
     assert sum(passed) == 27
@@ -190,8 +190,8 @@ def test_statistics_taken_in_another_way_take_the_place_of_those_that_are_kept(t
     kept = []
     for way, value in ways:
         batch_stats = {"a_bn": {"mean": np.full(2, value, np.float32)}}
-        batch_norm_statistics.keep(tmp_path, "0" * 64, batch_stats, {"variance": way})
-        kept.append(float(batch_norm_statistics.kept(tmp_path, "0" * 64, batch_stats)["a_bn"]["mean"][0]))
+        batch_norm_statistics.save_statistics(tmp_path, "0" * 64, batch_stats, {"variance": way})
+        kept.append(float(batch_norm_statistics.load_statistics(tmp_path, "0" * 64, batch_stats)["a_bn"]["mean"][0]))
     assert kept == [1.0, 1.0, 3.0]
 
 
@@ -278,7 +278,7 @@ def test_a_run_killed_before_its_statistics_takes_them_when_it_goes_on(unbroken,
         raise Stopped(143)
 
     with monkeypatch.context() as killed:
-        killed.setattr("segnet_jax.training.batch_norm_statistics.calibrate", asked_to_leave)
+        killed.setattr("segnet_jax.training.batch_norm_statistics.average_statistics", asked_to_leave)
         with pytest.raises(Stopped, match="Step 6 is saved and verified; go on with"):
             run("--run", folder, *RECIPE)
     assert run("--run", folder, *RECIPE) == 0
@@ -352,7 +352,9 @@ def test_statistics_that_are_not_whole_are_told_and_the_running_ones_used(unbrok
             path.write_bytes(path.read_bytes()[:-1])
         case "of another state":
             shutil.rmtree(kept)
-            batch_norm_statistics.keep(folder / "checkpoints", "0" * 64, {"a": {"mean": np.zeros(1, np.float32)}}, {})
+            batch_norm_statistics.save_statistics(
+                folder / "checkpoints", "0" * 64, {"a": {"mean": np.zeros(1, np.float32)}}, {}
+            )
             kept.with_name("0" * 16).rename(kept)
     loaded = restore(str(folder), files.read_run(folder), "best", choose_devices("1"), "float32")
     assert logged[-1].endswith("has no recomputed BatchNorm statistics: the running ones are used")

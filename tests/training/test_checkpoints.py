@@ -23,7 +23,7 @@ from segnet_jax.system.signals import Stop
 from segnet_jax.training import checkpoints as module
 from segnet_jax.training import manifest as training_manifest
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.manifest import Damaged, seal, verify
+from segnet_jax.training.manifest import Damaged, finalize, verify
 from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
 from segnet_jax.training.state import create_state, init_variables, sum_of_state
 
@@ -180,9 +180,9 @@ def test_an_unreadable_checkpoint_is_logged_and_the_older_one_used(two_saved, tm
             f"warning: the newest checkpoint of step 2 cannot be read: {os.strerror(number)}",
             "the newest checkpoint of step 1 is used instead",
         ]
-        assert checkpoints.shelf.steps("newest") == [1, 2]  # who only reads moves nothing
-        checkpoints.shelf.forget_after(1)
-    assert checkpoints.shelf.steps("newest") == [1] and check(folder / "damaged" / "newest-2")["step"] == 2
+        assert checkpoints.folders.steps("newest") == [1, 2]  # who only reads moves nothing
+        checkpoints.folders.delete_after(1)
+    assert checkpoints.folders.steps("newest") == [1] and check(folder / "damaged" / "newest-2")["step"] == 2
 
 
 def test_where_none_was_ever_saved_there_is_none(tmp_path):
@@ -197,7 +197,7 @@ def test_a_newer_format_is_neither_read_nor_set_aside(two_saved, tmp_path, monke
     (folder / "3.partial" / "manifest.json").unlink()
     with monkeypatch.context() as newer:
         newer.setattr("segnet_jax.training.manifest.VERSION", 2)
-        seal(folder / "3.partial", folder / "3", {})
+        finalize(folder / "3.partial", folder / "3", {})
     with opened(folder.parent) as checkpoints, pytest.raises(UserError, match="format 2, and this program knows 1"):
         checkpoints.latest("newest")
     assert (folder / "3").is_dir()
@@ -210,9 +210,9 @@ def test_the_newest_few_and_the_bests_that_they_speak_of_are_kept(state, tmp_pat
                 checkpoints.save("best", step, at(state, step), {"best": {"step": best}})
             checkpoints.save("newest", step, at(state, step), {"best": {"step": best}})
             checkpoints.wait()
-        shelf = checkpoints.shelf
+        shelf = checkpoints.folders
         assert (shelf.steps("newest"), shelf.steps("best")) == ([4, 5], [3, 5])
-        shelf.forget_after(4)  # as where step 5 is damaged: what step 4 calls the best is still there
+        shelf.delete_after(4)  # as where step 5 is damaged: what step 4 calls the best is still there
         assert (shelf.steps("newest"), shelf.steps("best")) == ([4], [3])
 
 
@@ -230,7 +230,7 @@ def saved_twice(folder, state, names=("best", "newest"), step=3):
 @pytest.mark.parametrize("names", [("best", "newest"), ("newest", "best")])
 def test_a_step_that_is_newest_and_best_is_written_once_and_whole_under_either_name(state, tmp_path, names):
     checkpoints, times = saved_twice(tmp_path, state, names)
-    places = [checkpoints.shelf.place(name, 3) for name in names]
+    places = [checkpoints.folders.path(name, 3) for name in names]
     assert times == 1 and [json.loads((place / "meta.json").read_text())["of"] for place in places] == list(names)
     assert {verify(place)["state"] for place in places} == {sum_of_state(jax.device_get(at(state, 3)))}
     arrays = [path.relative_to(places[0]) for path in files_of(places[0] / "state")]
@@ -247,7 +247,7 @@ def test_where_a_disk_has_no_links_the_second_name_has_copies(state, tmp_path, m
 
     monkeypatch.setattr(os, "link", no_links)
     checkpoints, times = saved_twice(tmp_path, state)
-    best, newest = (checkpoints.shelf.place(name, 3) for name in ("best", "newest"))
+    best, newest = (checkpoints.folders.path(name, 3) for name in ("best", "newest"))
     assert times == 1 and verify(best)["state"] == verify(newest)["state"]
     assert not any(path.samefile(best / path.relative_to(newest)) for path in files_of(newest))
 
@@ -263,17 +263,17 @@ def test_the_second_name_is_not_waited_for(state, tmp_path, monkeypatch):
     with opened(tmp_path) as checkpoints:
         for name in ("best", "newest"):
             checkpoints.save(name, 3, at(state, 3), {"best": {"step": 3}})
-        assert not checkpoints.shelf.steps("best")  # it came back while the first is still being written
+        assert not checkpoints.folders.steps("best")  # it came back while the first is still being written
         may_go_on.set()
         checkpoints.wait()
-        assert checkpoints.shelf.steps("best") == checkpoints.shelf.steps("newest") == [3]
+        assert checkpoints.folders.steps("best") == checkpoints.folders.steps("newest") == [3]
 
 
 def test_files_that_have_gone_meanwhile_are_told(state, tmp_path):
     with opened(tmp_path) as checkpoints:
         checkpoints.save("best", 3, at(state, 3), {"best": {"step": 3}})
         checkpoints.wait()
-        shutil.rmtree(checkpoints.shelf.place("best", 3))
+        shutil.rmtree(checkpoints.folders.path("best", 3))
         checkpoints.save("newest", 3, at(state, 3), {"best": {"step": 3}})
         with pytest.raises(DiskFailed, match="which was saved and read back, is damaged: manifest.json is missing"):
             checkpoints.wait()
@@ -287,9 +287,9 @@ def test_nothing_older_is_removed_before_the_new_one_was_read_back(state, tmp_pa
         checkpoints.save("newest", 2, at(state, 2), {"best": None})
         with pytest.raises(DiskFailed, match="reads back otherwise than it was written"):
             checkpoints.wait()
-        assert checkpoints.shelf.steps("newest") == [1]  # what is wrong is not there
+        assert checkpoints.folders.steps("newest") == [1]  # what is wrong is not there
         assert checkpoints.newest_saved() == 1
-        verify(checkpoints.shelf.place("newest", 1))
+        verify(checkpoints.folders.path("newest", 1))
 
 
 def test_too_little_room_is_told_with_both_numbers_before_anything_is_written(state, tmp_path, monkeypatch):
@@ -308,7 +308,7 @@ def test_a_save_is_retried_until_there_is_room_and_communicates_nothing(state, t
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=next(free, usage.free)))
     monkeypatch.setattr("segnet_jax.system.disk.time", SimpleNamespace(sleep=lambda _: None))
     room = DiskRetry(tmp_path, waits=True, stop=Stop())
-    with opened(tmp_path / "checkpoints", share=lambda text: shared.append(text) or text) as checkpoints:
+    with opened(tmp_path / "checkpoints", broadcast=lambda text: shared.append(text) or text) as checkpoints:
         for name in names:
             room(lambda name=name: checkpoints.save(name, 1, at(state, 1), {"best": None}))
             assert checkpoints.confirm(name, 1) == sum_of_state(jax.device_get(at(state, 1)))
@@ -322,7 +322,7 @@ def test_a_save_that_is_whole_when_the_disk_fills_up_is_not_repeated(state, tmp_
 
     with opened(tmp_path) as checkpoints:
         with monkeypatch.context() as full:
-            full.setattr(checkpoints.shelf, "note", no_room)
+            full.setattr(checkpoints.folders, "set_last_saved", no_room)
             checkpoints.save("newest", 1, at(state, 1), {"best": None})
             with pytest.raises(DiskFull, match="no room to save step 1"):
                 checkpoints.wait()
@@ -336,11 +336,11 @@ def test_a_save_that_fails_late_is_told_and_may_be_repeated(state, tmp_path, mon
 
     with opened(tmp_path) as checkpoints:
         with monkeypatch.context() as full:
-            full.setattr(module, "seal", no_room)
+            full.setattr(module, "finalize", no_room)
             checkpoints.save("newest", 1, at(state, 1), {"best": None})
             with pytest.raises(DiskFull, match="no room to save step 1"):
                 checkpoints.wait()
-        assert checkpoints.shelf.steps("newest") == [] and files_of(tmp_path) == []
+        assert checkpoints.folders.steps("newest") == [] and files_of(tmp_path) == []
         checkpoints.save("newest", 1, at(state, 1), {"best": None})
         assert checkpoints.confirm("newest", 1) == sum_of_state(jax.device_get(at(state, 1)))
 
@@ -391,11 +391,11 @@ def test_a_forged_manifest_whose_own_sum_is_right_is_damaged(tmp_path, body):
 def test_whether_a_checkpoint_is_whole_is_told_to_all_processes_also_where_none_is(two_saved, tmp_path):
     folder, shared = tmp_path / "checkpoints", []
     shutil.copytree(two_saved, folder)
-    with opened(folder, share=lambda text: shared.append(text) or text) as checkpoints:
-        assert checkpoints.is_whole("newest", 2) and not checkpoints.is_whole("newest", 1)
+    with opened(folder, broadcast=lambda text: shared.append(text) or text) as checkpoints:
+        assert checkpoints.is_latest("newest", 2) and not checkpoints.is_latest("newest", 1)
         for step in (1, 2):
             (folder / "newest" / str(step) / "meta.json").write_bytes(b"{")
-        assert not checkpoints.is_whole("newest", 2)
+        assert not checkpoints.is_latest("newest", 2)
     assert shared == ["true", "false", "false"]
 
 

@@ -15,7 +15,7 @@ from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.runs import checks
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import build
-from segnet_jax.training.batch_norm_statistics import calibrate
+from segnet_jax.training.batch_norm_statistics import average_statistics
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.state import create_state
 from segnet_jax.training.steps import train_steps
@@ -149,7 +149,7 @@ def test_recomputed_statistics_leave_those_of_frozen_layers_alone():
     model, state, _, devices = made(3, freeze="1")
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     batches = [jax.device_put(random_batch(3, seed=seed), devices.split) for seed in range(3)]
-    found = calibrate(model, variables, batches, TORCH, devices)
+    found = average_statistics(model, variables, batches, TORCH, devices)
     before = jax.device_get(state.batch_stats)
     assert changed_layers(before, found) == before.keys() - OF_STAGE_1
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segnet_jax.training.small_arrays import all_finite, cut_from_one, select
+from segnet_jax.training.small_arrays import all_finite, join_small, select
 
 SHAPES = {"kernel": (3, 3, 32, 64), "scale": (64,), "step": (), "long": (5000,), "small kernel": (3, 3, 3, 8)}
 
@@ -36,8 +36,8 @@ def test_a_whole_tree_is_selected(condition):
 
 def test_what_is_cut_from_one_vector_is_what_it_was_made_of():
     tree = drawn(1)
-    assert_same(jax.jit(cut_from_one)(tree), tree)
-    assert_same(cut_from_one({}), {})
+    assert_same(jax.jit(join_small)(tree), tree)
+    assert_same(join_small({}), {})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -20,7 +20,7 @@ from segnet_jax.metrics.boundary import boundary_counts
 from segnet_jax.nn.contract import PARTS, convolution_block
 from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.training.batch_norm_statistics import calibrate
+from segnet_jax.training.batch_norm_statistics import average_statistics
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.losses import cross_entropy_sum
 from segnet_jax.training.optimizer import OPTIMIZERS, OptimizerSettings, build_optimizer, learning_rate_schedule
@@ -369,7 +369,7 @@ def test_evaluation_counts_all_devices_and_leaves_out_void():
 def test_calibration_averages_the_batches_own_statistics():
     model, state, _, devices = make(2)
     batches = [random_batch((2, 1, 3), seed=number) for number in range(2)]
-    ours = calibrate(model, state.variables, batches, TORCH, devices)
+    ours = average_statistics(model, state.variables, batches, TORCH, devices)
     kernel = np.asarray(state.params["conv1_1"]["kernel"])
     means, variances = [], []
     for batch in batches:  # the first layer by hand: all six images of a batch at once

@@ -15,7 +15,7 @@ from segnet_jax.system.errors import NoCheckpoint
 from segnet_jax.training import build
 from segnet_jax.training.checkpoint_content import best_evaluation, check_meta
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.manifest import MANIFEST, seal
+from segnet_jax.training.manifest import MANIFEST, finalize
 
 TOLD = {"experiment": CONFIG.experiment(), "config": CONFIG.hash()}
 
@@ -38,7 +38,7 @@ def sealed_anew(run, change):
     (folder / MANIFEST).unlink()
     change(folder)
     partial = folder.rename(folder.with_name(".7.partial"))
-    seal(partial, folder, {name: facts[name] for name in ("step", "config", "state")})
+    finalize(partial, folder, {name: facts[name] for name in ("step", "config", "state")})
 
 
 def meta_changed(**changes):

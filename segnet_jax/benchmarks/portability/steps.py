@@ -66,7 +66,7 @@ class StepConstants:
           NoCheckpoint: no checkpoint is intact.
         """
         folders = CheckpointFolders(pathlib.Path(run) / "checkpoints", config.keep_checkpoints)
-        step = folders.find("newest")
+        step = folders.find_latest("newest")
         if step is None:
             raise UserError(f"no newest checkpoint in {run}: it stopped before its first one")
         meta, num_images = folders.meta("newest", step), run_folder.num_training_images(run)

@@ -1,8 +1,8 @@
-"""The 3x3 convolution with a quarter of the multiplications, for CPUs, which have time to add.
+"""Winograd's 3x3 convolution for CPUs, with a quarter of the multiplications.
 
-Winograd's F(4x4,3x3): tiles of 4x4 outputs are computed from 6x6 inputs by way of 36 products in place of 144, each a
-matrix product over the channels; small fixed matrices lead there and back. In float32 results differ from the direct
-sum by about 1e-5 of the largest.
+F(4x4,3x3): tiles of 4x4 outputs are computed from 6x6 inputs by 36 products instead of 144, each a matrix product over
+the channels; small constant matrices transform inputs, kernel and outputs. In float32 the result differs from the
+direct sum by about 1e-5 of the largest value.
 
 Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016 (arXiv 1509.09308), section 4.
 """
@@ -36,26 +36,26 @@ _OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0]
 
 _TILE = 4
 _STRIP_TILES = 512
-"""Tiles that a strip of the kernel's gradient takes: what they grow to stays near the processor."""
+"""Tiles in a strip of the kernel gradient; their transformed values fit in the cache."""
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves [B,H,W,I] with a kernel [3,3,I,O] under zero padding: [B,H,W,O]."""
+    """Convolve [B,H,W,I] with a kernel [3,3,I,O] with zero padding: [B,H,W,O]."""
     inputs, outputs = kernel.shape[2:]
     frequencies = _transform(_KERNEL, kernel.reshape(9, -1)).reshape(36, inputs, outputs)
     return _by_tiles(x, frequencies, contracted=1)
 
 
 def image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """From the gradient by the result, [B,H,W,O], to the gradient by the image, [B,H,W,I]."""
+    """Return the gradient with respect to the image, [B,H,W,I], from that of the output, [B,H,W,O]."""
     inputs, outputs = kernel.shape[2:]
-    reversed_ = _KERNEL[:, ::-1]  # the kernel turned by half a circle, its channels exchanged
+    reversed_ = _KERNEL[:, ::-1]  # the kernel rotated by 180 degrees; its channels are swapped by `contracted`
     frequencies = _transform(reversed_, kernel.reshape(9, -1)).reshape(36, inputs, outputs)
     return _by_tiles(gradient, frequencies, contracted=2)
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """From x, [B,H,W,I], and the gradient by the result, [B,H,W,O], to the gradient by the kernel, [3,3,I,O]."""
+    """Return the gradient with respect to the kernel, [3,3,I,O], from x and the output gradient, [B,H,W,O]."""
     batch, height, width, outputs = gradient.shape
     inputs = x.shape[-1]
     high, wide = num_tiles(height), num_tiles(width)
@@ -77,12 +77,12 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def num_tiles(size: int) -> int:
-    """Tiles that a height or width takes."""
+    """Return the number of tiles that cover a height or width."""
     return -(-size // _TILE)
 
 
 def _by_tiles(x: jax.Array, frequencies: jax.Array, contracted: int) -> jax.Array:
-    """Convolves with a transformed kernel [36,I,O], whose axis `contracted` is x's channels."""
+    """Convolve with a transformed kernel [36,I,O], whose axis `contracted` is x's channels."""
     batch, height, width, channels = x.shape
     high, wide = num_tiles(height), num_tiles(width)
     padded = _pad(x, _TILE * high, wide, margin=1)
@@ -93,18 +93,18 @@ def _by_tiles(x: jax.Array, frequencies: jax.Array, contracted: int) -> jax.Arra
 
 
 def _transform(matrix: np.ndarray, cells: jax.Array) -> jax.Array:
-    """Applies a matrix to the rows and to the columns of square cells, which lie along the first of two axes."""
+    """Apply a matrix to the rows and the columns of square cells, flattened along the first of two axes."""
     return jnp.asarray(np.kron(matrix, matrix), cells.dtype) @ cells
 
 
 def _pad(x: jax.Array, rows: int, wide: int, margin: int) -> jax.Array:
-    """Zeros around [B,H,W,C]: a margin, and at the end whatever makes the tiles whole."""
+    """Pad [B,H,W,C] with zeros: by a margin, and at the end to whole tiles."""
     _, height, width, _ = x.shape
     return jnp.pad(x, ((0, 0), (margin, rows - height + margin), (margin, _TILE * wide - width + margin), (0, 0)))
 
 
 def _cells(x: jax.Array, size: int) -> jax.Array:
-    """All cells of size x size, one every four pixels: [size * size, everything else]."""
+    """Return all cells of size x size with a stride of four pixels: [size * size, everything else]."""
     down, across = (slice(None, _TILE * ((length - size) // _TILE) + 1, _TILE) for length in x.shape[1:3])
     rows, columns = (length - size + 1 for length in x.shape[1:3])
     slices = [x[:, i : i + rows, j : j + columns][:, down, across] for i in range(size) for j in range(size)]
