@@ -31,6 +31,7 @@ from segnet_jax.system.command import run_command
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json, cache_folder, check_place, expanded
+from segnet_jax.system.logs import ConsoleHandler
 from segnet_jax.system.signals import Stop
 
 EVIL = "a\x1b[2J\x07\u202eb\udcff\n"
@@ -52,7 +53,9 @@ def report(run, *wrapper, **settings):
 # --- control characters ---
 
 
-def test_nothing_that_a_terminal_obeys_is_printed(capsys):
+def test_nothing_that_a_terminal_obeys_is_printed(capsys, monkeypatch):
+    package = logging.getLogger("segnet_jax")  # without pytest's handlers: pytest-xdist fails on what they capture
+    monkeypatch.setattr(package, "handlers", [each for each in package.handlers if isinstance(each, ConsoleHandler)])
     logging.getLogger("segnet_jax.test").warning(EVIL)
     with Progress(3, 1):
         logging.getLogger("segnet_jax.test").info(EVIL)
