@@ -141,7 +141,7 @@ class Hosts:
         return stop[1] if stop and call >= stop[0] else None
 
     def before_lost(self, last_words: Callable[[str], None]) -> None:
-        """Set a function to call with the message, for at most 5 s, before this process ends because another is lost."""
+        """Set a function that gets the message, for at most 5 s, before this process ends because another is lost."""
         if self._watchdog:
             self._watchdog.last_words = last_words
 

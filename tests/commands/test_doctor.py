@@ -23,7 +23,7 @@ SMALL = "--init none --depth 1 --width 0.0625 --epochs 1 --devices 1 --batch-siz
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dataset_checks, "warn_of_labels", all_is_read(dataset_checks.warn_of_labels))
+    monkeypatch.setattr(dataset_checks, "check_labels", all_is_read(dataset_checks.check_labels))
     return make_sound(tmp_path / "photos")
 
 

@@ -25,7 +25,7 @@ from segnet_jax.data.input_pipeline.cache import from_arrays
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.nn.segnet import ENCODERS, SegNet
-from segnet_jax.runs.dataset_checks import warn_of_labels
+from segnet_jax.runs.dataset_checks import check_labels
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import Stopped, UserError
 from segnet_jax.training import build_steps, initial_weights
@@ -311,14 +311,14 @@ def test_labels_that_teach_nothing_are_reported(logged):
     def read_of(*labels):
         return from_arrays(np.zeros((len(labels), 2, 2, 3), np.uint8), np.stack(labels))
 
-    warn_of_labels(two, train=read_of(sky, void), val=read_of(sky, road))
+    check_labels(two, train=read_of(sky, void), val=read_of(sky, road))
     assert logged == [
         "warning: 1 of 2 train labels hold no usable pixel, only void",
         "warning: no train pixel of road; where it is scored, it is reported as absent",
         "warning: road in val alone: no training pixel, so it cannot be learned",
     ]
     with pytest.raises(UserError, match="none of the 2 val labels holds a usable pixel"):
-        warn_of_labels(two, train=read_of(sky, road), val=read_of(void, void))
+        check_labels(two, train=read_of(sky, road), val=read_of(void, void))
 
 
 def test_help_shows_an_example_and_every_field(capsys):

@@ -16,7 +16,7 @@ import pytest
 
 from segnet_jax.distributed import cluster
 from segnet_jax.distributed.hosts import Hosts, join
-from segnet_jax.distributed.rendezvous import Process
+from segnet_jax.distributed.rendezvous import Process, accept_all, contact
 from segnet_jax.system.errors import HostLost, UserError
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "host_process.py"

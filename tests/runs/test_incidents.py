@@ -14,7 +14,7 @@ from segnet_jax import evaluate
 from segnet_jax.benchmarks import run as benchmarks_run
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline.sampler import Sampler
-from segnet_jax.runs.out_of_memory import what_may_fit
+from segnet_jax.runs.out_of_memory import memory_advice
 from segnet_jax.system.errors import NotFinite, OutOfMemory
 from segnet_jax.training import build_steps
 from segnet_jax.training import steps as module
@@ -191,7 +191,7 @@ def a_gpu(capability):
 )
 def test_what_is_advised_is_the_same_batch_and_what_the_device_and_the_run_can_bear(given, device, has_run, expected):
     config = Config(**{"precision": "float32", **given})
-    assert what_may_fit(config, device, has_run) == (expected or "a smaller --image-size")
+    assert memory_advice(config, device, has_run) == (expected or "a smaller --image-size")
 
 
 @pytest.mark.parametrize(
@@ -206,4 +206,4 @@ def test_what_is_advised_is_the_same_batch_and_what_the_device_and_the_run_can_b
 )
 def test_only_flags_that_the_command_has_are_advised(flags, expected):
     config = Config(batch_size_per_device=5, precision="float32")
-    assert what_may_fit(config, a_gpu("8.0"), False, flags) == expected
+    assert memory_advice(config, a_gpu("8.0"), False, flags) == expected

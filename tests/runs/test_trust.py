@@ -150,7 +150,7 @@ def test_tidying_and_pruning_remove_nothing_behind_a_link(run, victim):
     for act in (shelf.clean_up, shelf.prune, lambda: shelf.delete_after(0), lambda: shelf.find_latest("best")):
         with pytest.raises(UserError, match="is a link"):
             act()
-    run_folder.tidy(run)  # which looks into the run's own folders alone
+    run_folder.clean_up(run)  # which looks into the run's own folders alone
 
 
 @pytest.mark.parametrize("which", ["newest", "damaged"])
@@ -283,8 +283,8 @@ def test_a_recipe_that_was_edited_needs_override_to_go_on_and_is_told_elsewhere(
 
 
 def test_what_was_overridden_after_a_checkpoint_was_saved_is_no_difference(run):
-    run_folder.note_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.5), 8)
-    run_folder.note_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.25), 9)
+    run_folder.record_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.5), 8)
+    run_folder.record_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.25), 9)
     experiment.check_experiment(run, META, files.read_run(run), False)
     with pytest.raises(UserError, match="learning_rate 0.001 -> 0.5"):  # saved after the first change, yet without it
         experiment.check_experiment(run, META | {"step": 9}, files.read_run(run), False)
