@@ -199,7 +199,7 @@ def test_the_table_holds_the_share_of_each_class_counted_by_hand(photos, monkeyp
 def test_classes_that_training_lacks_are_warned_of(photos, monkeypatch, capsys):
     values(lambda label: np.where(label == 2, 0, label).astype(np.uint8), *NAMES[:6])(photos)
     code, _, printed, findings = look(monkeypatch, capsys)
-    assert code == 0 and "warning: car in val alone: no training pixel" in printed.out
+    assert code == 0 and "warning: car only in val: no training pixel" in printed.out
     assert any("car in val alone" in warning for warning in findings["warnings"])
 
 

@@ -139,16 +139,16 @@ def batch_note(name, num_devices, num_images=367, **changes):
 def test_a_batch_other_than_the_protocols_is_reported_with_both_trainings():
     note, in_result = batch_note("camvid-tutorial", 8)
     assert note == (  # 436 epochs of 91 steps; of 11
-        "camvid-tutorial takes 39,676 steps of 4 images; this takes 4,796 of 32 at the same learning rate; "
-        "--devices 4 --batch-size-per-device 1 keeps to it"
+        "camvid-tutorial takes 39,676 steps of 4 images; this run takes 4,796 of 32 at the same learning rate; "
+        "use --devices 4 --batch-size-per-device 1 for the same batch"
     )
     assert in_result == [4, 32]
     note, in_result = batch_note("camvid-strong", 8)
-    assert note.startswith("camvid-strong takes 13,500 steps of 8 images; this takes 1,500 of 64 ")
-    assert note.endswith("; --devices 8 --batch-size-per-device 1 keeps to it") and in_result == [8, 64]
+    assert note.startswith("camvid-strong takes 13,500 steps of 8 images; this run takes 1,500 of 64 ")
+    assert note.endswith("; use --devices 8 --batch-size-per-device 1 for the same batch") and in_result == [8, 64]
     note, in_result = batch_note("camvid-tutorial", 1, grad_accum_steps=8, learning_rate=8e-3)
     assert "; this takes 4,796 of 32 at a learning rate of 0.008, not 0.001; --devices 1 --batch" in note
-    assert note.endswith(" --batch-size-per-device 4 --grad-accum-steps 1 keeps to it") and in_result == [4, 32]
+    assert note.endswith(" --batch-size-per-device 4 --grad-accum-steps 1 for the same batch") and in_result == [4, 32]
 
 
 @pytest.mark.parametrize("name", protocol_names())
@@ -161,7 +161,7 @@ def test_a_protocols_own_batch_is_no_difference(name):
 def test_matlabs_batch_is_four_images_on_each_gpu():
     assert batch_note("camvid-matlab-2018", 8, 421) == ("", None)
     note, in_result = batch_note("camvid-matlab-2018", 8, 421, batch_size_per_device=2)
-    assert note.startswith("camvid-matlab-2018 takes 1,300 steps of 32 images; this takes 2,600 of 16 ")
+    assert note.startswith("camvid-matlab-2018 takes 1,300 steps of 32 images; this run takes 2,600 of 16 ")
     assert in_result == [32, 16]
 
 

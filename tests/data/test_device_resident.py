@@ -189,7 +189,7 @@ def test_a_device_that_cannot_be_the_place_is_refused_with_what_to_do(monkeypatc
     assert str(refused.value) == (
         "--input device is not possible: the images take 1.00 GB, and 8 x cpu may hold 128 MB of them; use --input host"
     )
-    with pytest.raises(UserError, match=r"not kept decoded: .*\$SEGNET_JAX_CACHE names another.*; use --input host$"):
+    with pytest.raises(UserError, match=r"decoded images do not fit in the cache; set \$SEGNET_JAX_CACHE .*; or use --input host$"):
         inputs.choose_placement("device", choose_devices("8"), streamed(random_split(2, 5, 5), (5, 5)))
 
 

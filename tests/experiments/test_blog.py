@@ -79,4 +79,4 @@ def test_the_command_runs_from_end_to_end_and_tells_devices_that_are_not_there(t
     monkeypatch.setattr(sys, "argv", ["measure.py", *flags[:2], "--devices", "3", "--out", str(out)])
     with pytest.raises(SystemExit) as left:
         run_command(measure.main)
-    assert left.value.code == 2 and "3 devices asked, 2 found" in capsys.readouterr().err
+    assert left.value.code == 2 and "3 devices requested, but only 2 found" in capsys.readouterr().err

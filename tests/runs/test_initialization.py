@@ -281,14 +281,14 @@ def test_the_protocol_for_few_images_trains_what_convert_has_left(caffe, tmp_pat
 @pytest.mark.parametrize(
     "changed, told, fix",
     [
-        ({"width": 0.125}, "width 0.0625 there and 0.125 here", "--width 0.0625"),
-        ({"depth": 2}, "depth 1 there and 2 here", "--depth 1"),
-        ({"encoder": "vgg19"}, "encoder vgg16 there and vgg19 here", "--encoder vgg16"),
-        ({"pooling": "ceil"}, "pooling floor there and ceil here", "--pooling floor"),
-        ({"conv_bias": True}, "conv_bias False there and True here", "--no-conv-bias"),
-        ({"network": "segnet-basic"}, "network segnet there and segnet-basic here", "--network segnet"),
+        ({"width": 0.125}, "width 0.0625 instead of 0.125", "--width 0.0625"),
+        ({"depth": 2}, "depth 1 instead of 2", "--depth 1"),
+        ({"encoder": "vgg19"}, "encoder vgg16 instead of vgg19", "--encoder vgg16"),
+        ({"pooling": "ceil"}, "pooling floor instead of ceil", "--pooling floor"),
+        ({"conv_bias": True}, "conv_bias False instead of True", "--no-conv-bias"),
+        ({"network": "segnet-basic"}, "network segnet instead of segnet-basic", "--network segnet"),
         ({"batch_norm_epsilon": 1e-9, "depth": 3}, "", "--depth 1 --batch-norm-epsilon 1e-05"),
-        ({"preprocessing": "raw"}, "--preprocessing raw is not that of --init", "--preprocessing auto"),
+        ({"preprocessing": "raw"}, "--preprocessing raw does not match --init", "--preprocessing auto"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -334,7 +334,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_where_it_is(copied, capfd, tmp
 def test_a_checkpoint_that_was_saved_and_is_gone_is_missed(copied, capfd, tmp_path):
     shutil.rmtree(copied / "checkpoints/best/7")
     before = files_of(tmp_path)
-    assert "it is gone" in refused(capfd, copied, "--run", tmp_path / "new")
+    assert "it is missing" in refused(capfd, copied, "--run", tmp_path / "new")
     assert files_of(tmp_path) == before
 
 

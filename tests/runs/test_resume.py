@@ -263,7 +263,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again_in_its_
     whole = digest_of(folder)
     for path in sorted((folder / "checkpoints").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    with pytest.raises(NoCheckpoint, match="was saved at step 2, and holds no checkpoint"):
+    with pytest.raises(NoCheckpoint, match="was saved at step 2, but has no checkpoint"):
         run("--run", folder, "--max-steps", 2)
     (folder / "outcome.json").unlink()  # as a kill leaves it
     assert run("--run", folder, "--max-steps", 2) == 0
@@ -406,7 +406,7 @@ def test_without_a_name_the_same_command_goes_on_with_its_newest_unfinished_run(
     assert run("--max-steps", 2, "--seed", 1) == 0  # another experiment: another run
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["synthetic-1", "synthetic-2"]
     assert run("--seed", 1) == 0
-    assert "goes on with runs/synthetic-2, an unfinished run of the same command" in capsys.readouterr().err
+    assert "resuming runs/synthetic-2, an unfinished run of the same command" in capsys.readouterr().err
     assert (tmp_path / "runs" / "synthetic-2" / "result.json").exists()
     assert run("--max-steps", 1, "--seed", 1) == 0  # it is finished: a new one
     with RunLock(tmp_path / "runs" / "synthetic-3"):
@@ -444,8 +444,8 @@ def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_gone_o
     for seed, expected in ((0, 9), (1, 10)):  # two that are requeued in turn both go on
         run, told = found_without_a_name(dataclasses.replace(config, seed=seed), logged)
         assert run == f"runs/photos [2024]-{expected}"
-        assert len(told) == 2 and told[0].startswith("warning: runs/photos [2024]-12 is passed over: ")
-        assert "config.toml" in told[0] and told[1].startswith(f"goes on with {run}, an unfinished run of the same")
+        assert len(told) == 2 and told[0].startswith("warning: runs/photos [2024]-12 is skipped: ")
+        assert "config.toml" in told[0] and told[1].startswith(f"resuming {run}, an unfinished run of the same")
     with RunLock(tmp_path / "runs" / "photos [2024]-9"):
         assert found_without_a_name(config, logged)[0] == "runs/photos [2024]-2"
     assert found_without_a_name(dataclasses.replace(config, seed=2), logged)[0] == ""
@@ -473,7 +473,7 @@ def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(fold
     (folder.parent / "runs").mkdir()
     folder.rename(folder.parent / "runs" / "synthetic-1")
     run, (told,) = found_without_a_name(dataclasses.replace(config, run=""), logged)
-    assert run == "" and told.startswith("warning: runs/synthetic-1 is passed over: cannot train in")
+    assert run == "" and told.startswith("warning: runs/synthetic-1 is skipped: cannot train in")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])

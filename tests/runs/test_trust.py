@@ -269,7 +269,7 @@ META = {"step": 8, "config": CONFIG.hash(), "experiment": CONFIG.experiment()}
 def test_an_edited_config_is_refused_with_its_fields(run, changes, told):
     config = config_of(run, **changes)
     for override in (None, False, True):
-        with pytest.raises(UserError, match=f"another experiment than the run's config: {told}"):
+        with pytest.raises(UserError, match=f"other settings than the run's config: {told}"):
             experiment.check_experiment(run, META, config, override)
 
 
@@ -291,7 +291,7 @@ def test_what_was_overridden_after_a_checkpoint_was_saved_is_no_difference(run):
 
 
 def test_a_checkpoint_that_contradicts_itself_is_refused(run):
-    with pytest.raises(UserError, match="contradicts itself"):
+    with pytest.raises(UserError, match="is inconsistent"):
         experiment.check_experiment(run, META | {"config": "0" * 64}, CONFIG)
 
 
@@ -318,9 +318,9 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path, logged):
     assert not logged
     metrics(3)  # a kill may have come before the first save
     check_never_saved(tmp_path, CONFIG, 3)
-    assert "has taken 3 steps and saved none of them: it begins anew" in logged[0]
+    assert "has taken 3 steps but saved none of them: it starts again at step 0" in logged[0]
     metrics(4)
-    with pytest.raises(NoCheckpoint, match="has taken 4 steps, and holds no checkpoint"):
+    with pytest.raises(NoCheckpoint, match="has taken 4 steps, but has no checkpoint"):
         check_never_saved(tmp_path, CONFIG, 3)
     (tmp_path / "checkpoints").mkdir()  # the first save was begun
     check_never_saved(tmp_path, CONFIG, 3)

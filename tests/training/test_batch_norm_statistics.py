@@ -279,7 +279,7 @@ def test_a_run_killed_before_its_statistics_takes_them_when_it_goes_on(unbroken,
 
     with monkeypatch.context() as killed:
         killed.setattr("segnet_jax.training.batch_norm_statistics.average_statistics", asked_to_leave)
-        with pytest.raises(Stopped, match="Step 6 is saved and verified; go on with"):
+        with pytest.raises(Stopped, match="Step 6 is saved and verified; resume with"):
             run("--run", folder, *RECIPE)
     assert run("--run", folder, *RECIPE) == 0
     assert result_of(folder)["batch_norm"] == result_of(unbroken)["batch_norm"]

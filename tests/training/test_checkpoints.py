@@ -107,7 +107,7 @@ def test_two_hundred_flipped_bits_in_the_arrays_are_all_found(two_saved, tmp_pat
         shutil.copytree(two_saved / "newest" / "2", folder)
         path = generator.choices(arrays, weights=sizes)[0]  # each byte alike
         damage(folder / path.relative_to(two_saved / "newest" / "2"), flip, generator)
-        with pytest.raises(Damaged, match="is not what was written"):
+        with pytest.raises(Damaged, match="does not match"):
             verify(folder)
         shutil.rmtree(folder)
 
@@ -157,8 +157,8 @@ def test_a_checkpoint_that_has_gone_is_missed(two_saved, tmp_path, logged):
     with opened(folder) as checkpoints:
         assert checkpoints.latest("newest") == 1
     assert logged == [
-        "warning: the newest checkpoint of step 2 is gone",
-        "the newest checkpoint of step 1 is used instead",
+        "warning: the newest checkpoint of step 2 is missing",
+        "using the newest checkpoint of step 1 instead",
     ]
 
 
@@ -178,7 +178,7 @@ def test_an_unreadable_checkpoint_is_logged_and_the_older_one_used(two_saved, tm
         assert checkpoints.latest("newest") == 1
         assert logged == [
             f"warning: the newest checkpoint of step 2 cannot be read: {os.strerror(number)}",
-            "the newest checkpoint of step 1 is used instead",
+            "using the newest checkpoint of step 1 instead",
         ]
         assert checkpoints.folders.steps("newest") == [1, 2]  # who only reads moves nothing
         checkpoints.folders.delete_after(1)
@@ -285,7 +285,7 @@ def test_nothing_older_is_removed_before_the_new_one_was_read_back(state, tmp_pa
         checkpoints.wait()
         monkeypatch.setattr(checkpoints, "_read", lambda folder, like: jax.tree.map(np.zeros_like, like))
         checkpoints.save("newest", 2, at(state, 2), {"best": None})
-        with pytest.raises(DiskFailed, match="reads back otherwise than it was written"):
+        with pytest.raises(DiskFailed, match="reads back other data than was written"):
             checkpoints.wait()
         assert checkpoints.folders.steps("newest") == [1]  # what is wrong is not there
         assert checkpoints.newest_saved() == 1
@@ -324,7 +324,7 @@ def test_a_save_that_is_whole_when_the_disk_fills_up_is_not_repeated(state, tmp_
         with monkeypatch.context() as full:
             full.setattr(checkpoints.folders, "set_last_saved", no_room)
             checkpoints.save("newest", 1, at(state, 1), {"best": None})
-            with pytest.raises(DiskFull, match="no room to save step 1"):
+            with pytest.raises(DiskFull, match="too little space to save step 1"):
                 checkpoints.wait()
         checkpoints.save("newest", 1, at(state, 1), {"best": None})
         assert checkpoints.confirm("newest", 1) == sum_of_state(jax.device_get(at(state, 1)))
@@ -338,7 +338,7 @@ def test_a_save_that_fails_late_is_told_and_may_be_repeated(state, tmp_path, mon
         with monkeypatch.context() as full:
             full.setattr(module, "finalize", no_room)
             checkpoints.save("newest", 1, at(state, 1), {"best": None})
-            with pytest.raises(DiskFull, match="no room to save step 1"):
+            with pytest.raises(DiskFull, match="too little space to save step 1"):
                 checkpoints.wait()
         assert checkpoints.folders.steps("newest") == [] and files_of(tmp_path) == []
         checkpoints.save("newest", 1, at(state, 1), {"best": None})

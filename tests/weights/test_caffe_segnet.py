@@ -255,11 +255,11 @@ def test_what_is_no_caffemodel_is_told_in_one_line_with_exit_code_2(content, mes
 
 
 def test_nothing_is_overwritten_and_no_training_goes_on_in_a_converted_run(small, run, camvid_like):
-    with pytest.raises(UserError, match="is not an empty folder: name another --run"):
+    with pytest.raises(UserError, match="is not an empty folder: choose another --run"):
         converted(small, run.parent)
     flags = ["--run", str(run), "--resume", "--data", str(camvid_like), "--devices", "1"]
     flags += ["--batch-size-per-device", "1"]
-    with pytest.raises(UserError, match="is another experiment"):
+    with pytest.raises(UserError, match="has other settings"):
         train.train(parse_config(flags, prog="p", description=""))
     offered = [command.split()[2] for _, command in content.next_commands(read_run_summary(run))]
     assert offered == [f"segnet_jax.{name}" for name in ("evaluate", "predict", "export", "report")]
