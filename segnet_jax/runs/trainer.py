@@ -128,14 +128,10 @@ class Trainer:
 
     def open_checkpoints(self) -> None:
         """Open the checkpoints of the run's folder."""
-        checkpoints = Checkpoints(
-            self.folder / "checkpoints",
-            self.setup.devices,
-            keep=self.config.keep_checkpoints,
-            broadcast=partial(self.hosts.broadcast, "checkpoint"),
-            max_bytes=max_checkpoint_bytes(self.config.width),
-        )
-        self.checkpoints = self.stack.enter_context(checkpoints)
+        config, broadcast = self.config, partial(self.hosts.broadcast, "checkpoint")
+        settings = {"keep": config.keep_checkpoints, "max_bytes": max_checkpoint_bytes(config.width)}
+        folder, devices = self.folder / "checkpoints", self.setup.devices
+        self.checkpoints = self.stack.enter_context(Checkpoints(folder, devices, broadcast=broadcast, **settings))
 
     # -------------------- Run folder ----------------------------------------------------------------------------------
 

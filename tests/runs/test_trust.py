@@ -259,21 +259,21 @@ META = {"step": 8, "config": CONFIG.hash(), "experiment": CONFIG.experiment()}
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"seed": 1}, "seed 0 -> 1"),
         ({"width": 0.125, "depth": 2}, "depth 1 -> 2, width 0.0625 -> 0.125"),
         ({"image_size": (48, 32)}, r"image_size \(24, 32\) -> \(48, 32\)"),
     ],
 )
-def test_an_edited_config_is_refused_with_its_fields(run, changes, told):
+def test_an_edited_config_is_refused_with_its_fields(run, changes, message):
     config = config_of(run, **changes)
     for override in (None, False, True):
-        with pytest.raises(UserError, match=f"other settings than the run's config: {told}"):
+        with pytest.raises(UserError, match=f"other settings than the run's config: {message}"):
             experiment.check_experiment(run, META, config, override)
 
 
-def test_a_recipe_that_was_edited_needs_override_to_go_on_and_is_told_elsewhere(run, logged):
+def test_an_edited_recipe_needs_override_to_resume_and_is_a_warning_elsewhere(run, logged):
     config = config_of(run, learning_rate=0.5)
     with pytest.raises(UserError, match="learning_rate 0.001 -> 0.5.*--override"):
         experiment.check_experiment(run, META, config, False)
@@ -348,7 +348,7 @@ def test_a_key_of_one_start_is_refused_in_a_run(run, key):
     with open(run / "config.toml", "a") as file:
         file.write(f"{key} = {OF_A_START[key]}\n")
     for command in COMMANDS.values():
-        if command is not COMMANDS["report"]:  # which tells it and goes on
+        if command is not COMMANDS["report"]:  # which warns and continues
             with pytest.raises(UserError, match=f"config.toml sets {key}, which may only be given on the command line"):
                 command(run)
 
