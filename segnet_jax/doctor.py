@@ -29,8 +29,8 @@ from segnet_jax.data.label_files.scan import scan
 from segnet_jax.data.open_dataset import label_files
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.sheet import is_asked_for, sheet_png
-from segnet_jax.runs.dataset import open_data, reading_of, size_warning
-from segnet_jax.runs.dataset_checks import Examination, Suggestion, as_json, examine, suggest, suggested_size
+from segnet_jax.runs.dataset import open_data, read_options_of, size_warning
+from segnet_jax.runs.dataset_checks import DatasetReport, Suggestion, as_json, check_dataset, suggest, suggested_size
 from segnet_jax.runs.default_recipe import choose_protocol, has_accelerator, is_own_folder
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
@@ -90,7 +90,7 @@ def doctor(options: DoctorOptions) -> int:
     config = _config_of(options)
     if options.classes:
         return _write_classes(options, config)
-    found = examine(lambda: open_data(config))
+    found = check_dataset(lambda: open_data(config))
     if options.json:
         findings = as_json(found) | ({} if found.faults else {"command": shlex.join(_command(found, config))})
         if found.dataset is not None and (audit := _audit(found.dataset)):
@@ -133,7 +133,7 @@ def _check_writable(flag: str, path: str, data: str) -> None:
         raise UserError(f"--{flag} {path} is a file of the dataset and is not overwritten; give another file")
 
 
-def _command(found: Examination, config: Config) -> list[str]:
+def _command(found: DatasetReport, config: Config) -> list[str]:
     """Return the command that trains on the folder."""
     suggestion = suggest(found.dataset, found.counts, has_accelerator())
     selecting = ["--result-checkpoint", "last"] if config.split_rule == "trainval" else []
@@ -149,7 +149,7 @@ def _prog(name: str) -> str:
 def _data_flags(config: Config) -> list[str]:
     """Return the dataset folder and the flags that say how to read it, without defaults."""
     words = [config.data]
-    for item in dataclasses.fields(reading_of(config)):
+    for item in dataclasses.fields(read_options_of(config)):
         value = getattr(config, item.name)
         if value != getattr(Config(), item.name):
             flag = f"--{item.name.replace('_', '-')}"
@@ -165,7 +165,7 @@ def _data_flags(config: Config) -> list[str]:
     return words + (["--leave-out-train", str(config.leave_out_train)] if config.leave_out_train else [])
 
 
-def _print_table(found: Examination, suggestion: Suggestion) -> None:
+def _print_table(found: DatasetReport, suggestion: Suggestion) -> None:
     """Print each class with its percentage of the labeled pixels and its loss weight."""
     classes, counts = found.dataset.classes, found.counts
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
@@ -239,7 +239,7 @@ def _draw_choices(options: DoctorOptions, config: Config, choices: Sequence[str]
 
 def _write_classes(options: DoctorOptions, config: Config) -> int:
     """Write a class table of the label values or colors found, for the user to edit."""
-    path, reading = pathlib.Path(options.classes), reading_of(config)
+    path, reading = pathlib.Path(options.classes), read_options_of(config)
     if os.path.lexists(path):
         raise UserError(f"--classes {path} already exists and is not overwritten; delete it, or give another file")
     faults: list[Fault] = []

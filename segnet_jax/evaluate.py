@@ -29,7 +29,7 @@ from segnet_jax.reporting.tables import print_sequences, print_table
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.runs.out_of_memory import check_memory, explain_out_of_memory
-from segnet_jax.runs.result import by_statistics, of_images, recipe
+from segnet_jax.runs.result import by_statistics, recipe, summarize_images
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import bar, echo
 from segnet_jax.system.errors import UserError
@@ -140,7 +140,7 @@ def evaluate(options: EvaluateOptions) -> int:
         evaluated = _evaluate(subject, samples)
     if not subject.devices.is_writer:
         return 0
-    image_summary = of_images(evaluated.by_image)
+    image_summary = summarize_images(evaluated.by_image)
     _print(subject, evaluated, image_summary)
     try:
         if options.json:

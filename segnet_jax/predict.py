@@ -41,7 +41,7 @@ from segnet_jax.inference.video import load_av
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.runs import run_folder
-from segnet_jax.runs.dataset import reading_of
+from segnet_jax.runs.dataset import read_options_of
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
@@ -160,7 +160,7 @@ def predict(options: PredictOptions) -> int:
             frames=options.frames,
             labels=labels,
             scoring=scoring,
-            reading=reading_of(config),
+            reading=read_options_of(config),
             max_pixels=largest_image() if sizing.tile else MAX_PIXELS,
         )
         started = time.monotonic()
@@ -217,7 +217,7 @@ def _make_folder(options: PredictOptions) -> pathlib.Path:
 
 def _scoring(options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing) -> LabelScoring:
     """Return how to read and score labels: by the run's stored rule, or for older runs by its config."""
-    reading, stored = reading_of(config), run_folder.labels_of(options.run)
+    reading, stored = read_options_of(config), run_folder.labels_of(options.run)
     if stored is not None:
         rule = stored.rule
     else:

@@ -127,7 +127,7 @@ def with_gpu(monkeypatch, folder):
 
 
 CONFIG = ("--config", "{folder}/../config.toml")
-DEVICES = ("9 devices asked, 8 found (cpu)", "--devices 8", "--fake-devices 9")
+DEVICES = ("9 devices requested, but only 8 found (cpu)", "--devices 8", "--fake-devices 9")
 
 FLAGS = [
     Case(
@@ -269,7 +269,7 @@ def no_room(monkeypatch, folder):
 RUN = ("--run", "{folder}/../run")
 NEW = ("--run", "{folder}/../new/run", "--input", "host")
 RESUME = (*RUN, "--resume")
-OTHER = "is another experiment"
+OTHER = "has other settings"
 ONE_PIXEL = put("trainannot/c.png", encode(label_with(7)))
 
 RUNS = [

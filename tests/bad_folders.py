@@ -211,7 +211,7 @@ FOLDERS = [
         32,
         "void label",
         "",
-        ("1 of 6 train labels hold no usable pixel",),
+        ("1 of 6 train labels are entirely void",),
         labels(np.full(SIZE, 11, np.uint8), "a"),
         accepted=True,
     ),

@@ -88,9 +88,8 @@ def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping =
     except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names a platform that is not available
         platforms = os.environ.get("JAX_PLATFORMS") or "not set"
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(
-            f"JAX finds no device ({why}); JAX_PLATFORMS is {platforms}: unset it, or set it to cpu"
-        ) from None
+        message = f"JAX finds no device ({why}); JAX_PLATFORMS is {platforms}: unset it, or set it to cpu"
+        raise UserError(message) from None
     count = len(available) if devices == "all" else int(devices)
     kind = available[0].platform
     if count > len(available):

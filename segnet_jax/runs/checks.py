@@ -14,8 +14,8 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.weights.vgg import check_stages
 
 
-def another_batch(config: Config, devices: Devices, sampler: Sampler) -> str:
-    """What to say where steps are of another batch than the named protocol's: it is another recipe; else nothing."""
+def batch_warning(config: Config, devices: Devices, sampler: Sampler) -> str:
+    """Return a warning if the global batch size differs from the protocol's, otherwise ""."""
     name, protocol, _ = recipe_differences(config)
     batch = protocol_batch(protocol, devices.total)
     if name == "custom" or batch == sampler.global_batch_size or batch > sampler.num_samples:
@@ -27,14 +27,15 @@ def another_batch(config: Config, devices: Devices, sampler: Sampler) -> str:
     rate = "the same learning rate"
     if config.learning_rate != protocol.learning_rate:
         rate = f"a learning rate of {config.learning_rate:g}, not {protocol.learning_rate:g}"
-    told = (
-        f"{name} takes {theirs:,} steps of {batch} images; this takes {ours:,} of {sampler.global_batch_size} at {rate}"
+    warning = (
+        f"{name} takes {theirs:,} steps of {batch} images; this run takes {ours:,} of {sampler.global_batch_size} "
+        f"at {rate}"
     )
     count = math.gcd(batch, devices.total)
-    if count == devices.total or jax.process_count() == 1:  # several processes take all their devices
-        at_once = " --grad-accum-steps 1" * (config.grad_accum_steps > 1)
-        told += f"; --devices {count} --batch-size-per-device {batch // count}{at_once} keeps to it"
-    return told
+    if count == devices.total or jax.process_count() == 1:  # several processes use all their devices
+        accumulation = " --grad-accum-steps 1" * (config.grad_accum_steps > 1)
+        warning += f"; use --devices {count} --batch-size-per-device {batch // count}{accumulation} for the same batch"
+    return warning
 
 
 def check_selection(config: Config) -> None:
@@ -53,8 +54,8 @@ def check_selection(config: Config) -> None:
 def epochs_between_evaluations(config: Config, steps_per_epoch: int) -> int:
     """Return the number of epochs between two evaluations, for `--evaluate-every 0` about a twentieth of all.
 
-    With `--split-rule trainval` that is all of them: its test images are scored once, after the last step, so that
-    nothing is chosen by them while training.
+    With `--split-rule trainval` these are all epochs: the test images are scored once, after the last step, so that no
+    checkpoint is selected by them.
     """
     num_epochs = math.ceil(config.total_steps(steps_per_epoch) / steps_per_epoch)
     if config.split_rule == "trainval":
@@ -63,10 +64,11 @@ def epochs_between_evaluations(config: Config, steps_per_epoch: int) -> int:
 
 
 def check_network(config: Config) -> None:
-    """Refuses, before anything is read or compiled, settings of the network that do not go together.
+    """Check the network's settings, before anything is read or compiled.
 
     Raises:
-      UserError: for an image too small for the poolings, first weights that cannot fit, or what the network has not.
+      UserError: the image is too small for the poolings, the initial weights cannot fit, or a setting does not apply to
+        the network.
     """
     if config.network == "segnet-basic":
         _check_basic(config)
@@ -76,43 +78,45 @@ def check_network(config: Config) -> None:
     if min(config.image_size) < smallest:
         height, width = config.image_size
         raise UserError(
-            f"--image-size {height} {width} is smaller than the {config.num_stages} poolings need ({smallest}): take a "
-            "larger one, or a smaller --depth",
+            f"--image-size {height} {width} is too small for {config.num_stages} poolings, which need {smallest}: use "
+            "a larger size, or a smaller --depth",
             kind="image-too-small",
             fix=f"--image-size {max(height, smallest)} {max(width, smallest)}",
         )
     if config.frozen_stages > config.num_stages:
         raise UserError(
-            f"--freeze {config.freeze} names a stage that the network does not have: it has {config.num_stages} "
-            f"encoder stages; give a number up to {config.num_stages}, or --freeze encoder"
+            f"--freeze {config.freeze} exceeds the network's {config.num_stages} encoder stages: use a number up to "
+            f"{config.num_stages}, or --freeze encoder"
         )
     if config.encoder_addition and 1 in config.stage_convolutions:
         raise UserError(
-            "--encoder-addition adds to the first of a stage's two or more convolutions, got --stage-convolutions "
-            f"{' '.join(map(str, config.stage_convolutions))}: give at least 2, or leave --encoder-addition out"
+            "--encoder-addition needs at least 2 convolutions in every stage, got --stage-convolutions "
+            f"{' '.join(map(str, config.stage_convolutions))}: use at least 2, or omit --encoder-addition"
         )
-    if config.init in ("vgg16", "vgg16_bn", "vgg19"):  # what a file or a run holds is known once it is read
+    if config.init in ("vgg16", "vgg16_bn", "vgg19"):  # files and runs are checked when they are read
         check_takes_vgg(config)
         if not config.init.startswith(config.encoder):
             raise UserError(f"--init {config.init} does not fit --encoder {config.encoder}")
 
 
 def check_takes_vgg(config: Config) -> None:
-    """Refuse a network whose encoder no VGG fits.
+    """Check that VGG weights can fit the network's encoder.
 
     Raises:
       UserError: naming the flag to change.
     """
     if config.network != "segnet":
-        raise UserError(f"--init {config.init} is for --network segnet: add --init none to start afresh")
+        raise UserError(f"--init {config.init} is for --network segnet: add --init none for random weights")
     if config.width != 1:
-        raise UserError(f"--init {config.init} needs --width 1, got {config.width:g}: add --init none to start afresh")
+        raise UserError(
+            f"--init {config.init} needs --width 1, got {config.width:g}: add --init none for random weights"
+        )
     stages = scaled_stages(config.encoder, config.depth, 1, config.stage_convolutions, config.stage_channels)
     check_stages(config.init, config.encoder, stages, config.kernel_size)
 
 
 def _check_basic(config: Config) -> None:
-    """Refuses what SegNet-Basic has not.
+    """Check that all settings apply to SegNet-Basic.
 
     Raises:
       UserError: naming the flag to change.
@@ -120,13 +124,11 @@ def _check_basic(config: Config) -> None:
     if config.depth > STAGES:
         raise UserError(f"--network segnet-basic has {STAGES} stages, got --depth {config.depth}: add --depth {STAGES}")
     if config.stage_convolutions or config.stage_channels or config.kernel_size != 3:
-        raise UserError(
-            "--stage-convolutions, --stage-channels and --kernel-size are for --network segnet: leave them out"
-        )
+        raise UserError("--stage-convolutions, --stage-channels and --kernel-size are for --network segnet: omit them")
     if config.final_batch_norm:
         raise UserError("--final-batch-norm is for --network segnet: add --no-final-batch-norm")
     if config.preprocessing not in ("auto", "raw"):
         raise UserError(
-            f"--network segnet-basic normalises pixels of 0..255 itself, got --preprocessing {config.preprocessing}: "
+            f"--network segnet-basic normalizes pixels of 0..255 itself, got --preprocessing {config.preprocessing}: "
             "add --preprocessing raw"
         )

@@ -1,4 +1,4 @@
-"""The data set that a config names: opened with its read options, and decoded into the cache."""
+"""Open the dataset of a config with its read options, and decode it into the cache."""
 
 import dataclasses
 import logging
@@ -15,22 +15,22 @@ from segnet_jax.system.files import cache_folder
 logger = logging.getLogger(__name__)
 
 
-def decode(split: Split, config: Config, doing: str) -> CachedSplit:
-    """Opens a split's records at the config's image size, decoding them where the cache lacks them."""
-    with bar(doing, len(split)) as advance:
+def decode(split: Split, config: Config, title: str) -> CachedSplit:
+    """Open a split's samples at the config's image size; decode those that are not in the cache."""
+    with bar(title, len(split)) as advance:
         return open_cached(split, config.image_size, cache_folder(), advance, config.fit)
 
 
 def open_data(config: Config, stored: StoredLabels | None = None, label_mapping: LabelMapping | None = None) -> Dataset:
-    """Open the dataset, which must have something to train on and something to score.
+    """Open the dataset; it must have training images, and validation or test images.
 
     Args:
       config: its data and read options.
-      stored: what a run stores of its labels, by which they are read instead of by what the folder says.
-      label_mapping: the classes, where the folder names none.
+      stored: label rule stored in a run, used instead of the folder's own.
+      label_mapping: the classes, if the folder names none.
 
     Raises:
-      UserError: for every fault found.
+      UserError: with all faults found.
     """
     if config.leave_out and config.split_rule != "leave-out":
         raise UserError(f"--leave-out {config.leave_out} needs --split-rule leave-out")
@@ -45,22 +45,22 @@ def open_data(config: Config, stored: StoredLabels | None = None, label_mapping:
         seed=config.seed,
         num_train=config.scenes[0],
         num_val=config.scenes[1],
-        read_options=reading_of(config),
+        read_options=read_options_of(config),
         leave_out=config.leave_out,
         leave_out_train=config.leave_out_train,
         stored=stored,
         label_mapping=label_mapping,
     )
     if not dataset.splits.get("train"):
-        raise UserError(f"the training list of {config.data} is empty: nothing to train on", kind="empty-list")
+        raise UserError(f"the training split of {config.data} is empty: nothing to train on", kind="empty-list")
     validation_split(dataset)
     return dataset
 
 
-def reading_of(config: Config) -> ReadOptions:
-    """The read options of a config."""
-    wishes = {item.name: getattr(config, item.name) for item in dataclasses.fields(ReadOptions)}
-    return ReadOptions(**wishes | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
+def read_options_of(config: Config) -> ReadOptions:
+    """Return the read options of a config."""
+    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(ReadOptions)}
+    return ReadOptions(**values | {"map": tuple(tuple(map(int, change.split("="))) for change in config.map)})
 
 
 def size_warning(config: Config, dataset: Dataset) -> str:
@@ -74,9 +74,13 @@ def size_warning(config: Config, dataset: Dataset) -> str:
 
 
 def validation_split(dataset: Dataset) -> str:
-    """Which split is scored during training: "val", or "test" where a protocol has no validation split."""
+    """Return the split that is evaluated during training: "val", or "test" if there is no validation split.
+
+    Raises:
+      UserError: there is neither.
+    """
     for name in ("val", "test"):
         if dataset.splits.get(name):
             return name
-    what = f"{dataset.name} has neither validation nor test images: nothing could be scored"
-    raise UserError(what, kind="nothing-to-score", fix="--val-fraction 0.2")
+    message = f"{dataset.name} has neither validation nor test images: there is nothing to evaluate on"
+    raise UserError(message, kind="nothing-to-score", fix="--val-fraction 0.2")

@@ -1,4 +1,4 @@
-"""What can be said of a data set before anything is trained on it: faults, warnings, counts, and what would suit it."""
+"""Check a dataset before training: faults, warnings, pixel counts, and suggested settings."""
 
 import logging
 import math
@@ -20,24 +20,24 @@ from segnet_jax.training.class_weights import present_frequency_weights
 
 logger = logging.getLogger(__name__)
 
-_PIXELS = 360 * 480  # of an image that trains at the speed this project is measured at
-_CPU_PIXELS = 120 * 160  # of an image that a CPU trains on in minutes
-_SMALLEST = 32  # that five poolings need
-_STEP = 8  # that a suggested height and width are multiples of
-_MOST_RATIO = 256  # of the sides of a suggested size: a longer picture gets bars
-_SAME_SHAPE = 0.02  # by which two ratios of height and width may differ
-_UNEVEN = 3.0  # ratio of the largest to the smallest weight from which on weighting is worth it
+_MAX_PIXELS = 360 * 480  # of a suggested size: CamVid's, at which this project's speed is measured
+_CPU_PIXELS = 120 * 160  # of a suggested size without a GPU or TPU: a CPU trains on it in minutes
+_MIN_SIDE = 32  # for five poolings
+_STEP = 8  # suggested heights and widths are multiples of it
+_MAX_RATIO = 256  # of the sides of a suggested size; more elongated images are letterboxed
+_SAME_SHAPE = 0.02  # relative difference of aspect ratios that counts as equal
+_UNEVEN = 3.0  # ratio of the largest to the smallest class weight from which on weighting is suggested
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What was found.
+class DatasetReport:
+    """The result of `check_dataset`.
 
     Attributes:
-      dataset: None where it could not be opened.
-      counts: of each split's labels, at the size on disk.
-      faults: what keeps it from being trained on.
-      warnings: what does not, and should be known.
+      dataset: None if it could not be opened.
+      counts: pixel counts of each split's labels, at the size on disk.
+      faults: problems that prevent training.
+      warnings: problems that do not.
     """
 
     dataset: Dataset | None
@@ -48,13 +48,13 @@ class Examination:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What would suit a data set.
+    """Suggested settings for a dataset.
 
     Attributes:
       image_size: height and width.
-      fit: how images come to it.
+      fit: how images are brought to that size.
       class_weights: the rule.
-      batch_size_per_device: on one device.
+      batch_size_per_device: for one device.
       weights: float32 [C], by the rule auto-present.
     """
 
@@ -65,77 +65,78 @@ class Suggestion:
     weights: np.ndarray
 
     def flags(self) -> list[str]:
-        """The flags that say so, where they differ from what a training does by itself."""
+        """Return the flags for these settings, without fit and batch size if they are the defaults."""
         height, width = map(str, self.image_size)
-        found = ["--image-size", height, width, "--class-weights", self.class_weights]
-        found += ["--fit", self.fit] if self.fit != Config.fit else []
+        flags = ["--image-size", height, width, "--class-weights", self.class_weights]
+        flags += ["--fit", self.fit] if self.fit != Config.fit else []
         batch = self.batch_size_per_device
-        return found + (["--batch-size-per-device", str(batch)] if batch != Config.batch_size_per_device else [])
+        return flags + (["--batch-size-per-device", str(batch)] if batch != Config.batch_size_per_device else [])
 
 
-def examine(open_data: Callable[[], Dataset]) -> Examination:
-    """Opens a data set and reads every record of it.
+def check_dataset(open_data: Callable[[], Dataset]) -> DatasetReport:
+    """Open a dataset and read every sample.
 
     Args:
-      open_data: opens it, or raises UserError with what is wrong.
+      open_data: opens it, or raises UserError with its faults.
     """
     dataset, counts = None, {}
     try:
         dataset = open_data()
         for name, split in dataset.splits.items():
-            with bar(f"looking at {name}", len(split)) as advance:
+            with bar(f"reading {name}", len(split)) as advance:
                 counts[name] = count_labels(
                     lambda index, split=split: split.read(index)[1], len(split), len(dataset.classes), advance
                 )
     except UserError as error:
-        return Examination(dataset, {}, error.faults)
+        return DatasetReport(dataset, {}, error.faults)
     sizes = {name: len(split) for name, split in dataset.splits.items()}
-    faults, warnings = look_at_counts(dataset.classes, counts, sizes)
-    return Examination(dataset, counts, (*dataset.doubts, *faults), tuple(warnings))
+    faults, warnings = check_counts(dataset.classes, counts, sizes)
+    return DatasetReport(dataset, counts, (*dataset.doubts, *faults), tuple(warnings))
 
 
-def look_at_counts(
+def check_counts(
     classes: ClassTable, counts: Mapping[str, LabelCounts], num_labels: Mapping[str, int]
 ) -> tuple[list[Fault], list[str]]:
-    """What the pixels of each class say: labels that hold nothing, classes that are nowhere or in one split alone.
+    """Find labels without labeled pixels, and classes that are absent or occur only outside the training split.
 
     Args:
-      classes: the data set's.
-      counts: split -> of its labels; the first is what is trained on.
-      num_labels: split -> how many it has.
+      classes: the dataset's.
+      counts: split -> its label counts; the first is the training split.
+      num_labels: split -> number of its labels.
 
     Returns:
-      Faults, and warnings, each a line.
+      Faults, and warnings of one line each.
     """
     faults, warnings = [], []
-    trained, found = None, set()
+    trained, occurring = None, set()
     total = sum(counts.values(), start=LabelCounts.zero(len(classes)))
-    for split, of_split in counts.items():
-        if of_split.num_void == num_labels[split]:
-            what = f"none of the {num_labels[split]} {split} labels holds a usable pixel: all are void"
-            faults.append(Fault("no-usable-label", "", what, "label them, or see what their values mean"))
+    for split, split_counts in counts.items():
+        if split_counts.num_void == num_labels[split]:
+            message = f"all {num_labels[split]} {split} labels are entirely void: no pixel can be used"
+            faults.append(Fault("no-usable-label", "", message, "label them, or check how their values are read"))
             continue
-        if of_split.num_void:
-            warnings.append(
-                f"{of_split.num_void} of {num_labels[split]} {split} labels hold no usable pixel, only void"
-            )
-        present = {name for name, pixels in zip(classes.names, of_split.pixels, strict=True) if pixels}
-        trained, found = trained or present, found | present
+        if split_counts.num_void:
+            warnings.append(f"{split_counts.num_void} of {num_labels[split]} {split} labels are entirely void")
+        present = {name for name, pixels in zip(classes.names, split_counts.pixels, strict=True) if pixels}
+        trained, occurring = trained or present, occurring | present
         if untrained := [name for name in classes.names if name in present - trained]:
-            warnings.append(f"{listed(untrained)} in {split} alone: no training pixel, so it cannot be learned")
+            warnings.append(f"{listed(untrained)} only in {split}: no training pixel, so it cannot be learned")
         if absent := [name for name in classes.names if name not in present]:
-            warnings.append(f"no {split} pixel of {listed(absent)}; where it is scored, it is reported as absent")
-    if found == {classes.names[0]} and len(classes) > 1 and total.pixels.sum() < total.total:
-        what = f"the labels hold only void and {classes.names[0]}: no other class would be learned; masks of 0 and 255?"
-        faults.append(Fault("mask-0-255", "", what, "see what the values of the labels mean"))
-    elif found and classes.names[0] not in found:
+            warnings.append(f"no {split} pixel of {listed(absent)}; in its scores it is reported as absent")
+    if occurring == {classes.names[0]} and len(classes) > 1 and total.pixels.sum() < total.total:
+        message = (
+            f"the labels have only void and {classes.names[0]}, so no other class can be learned: are they masks of 0 "
+            "and 255?"
+        )
+        faults.append(Fault("mask-0-255", "", message, "check how the values of the labels are read"))
+    elif occurring and classes.names[0] not in occurring:
         last = len(classes) - 1
-        warnings.append(f"no label holds the id 0, {classes.names[0]}: do they start at 1? Class ids are 0..{last}")
+        warnings.append(f"no label has the id 0, {classes.names[0]}: do they start at 1? Class ids are 0..{last}")
     return faults, warnings
 
 
 def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts], has_accelerator: bool = True) -> Suggestion:
-    """What would suit a sound data set.
+    """Suggest settings for a dataset without faults.
 
     Args:
       dataset: with a split "train".
@@ -152,84 +153,85 @@ def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts], has_accelerator
 
 
 def suggested_size(sizes: Mapping[tuple[int, int], int], has_accelerator: bool = True) -> tuple[tuple[int, int], Fit]:
-    """A height and width for images of these sizes, and how to bring them to it.
+    """Suggest a height and width for images of these sizes, and how to bring them to it.
 
-    Images of one size that is not large keep it; else the most frequent shape is taken, at about 360x480 pixels.
+    Images of a single size that is not large keep it; otherwise the most frequent aspect ratio is used, with about as
+    many pixels as 360x480.
 
     Args:
-      sizes: (height, width) -> images that have it.
+      sizes: (height, width) -> number of images.
       has_accelerator: as for `suggest`.
     """
-    most = _PIXELS if has_accelerator else _CPU_PIXELS
-    if len(sizes) == 1 and math.prod(size := next(iter(sizes))) <= most and min(size) >= _SMALLEST:
+    max_pixels = _MAX_PIXELS if has_accelerator else _CPU_PIXELS
+    if len(sizes) == 1 and math.prod(size := next(iter(sizes))) <= max_pixels and min(size) >= _MIN_SIDE:
         return size, "stretch"
     shapes: dict[float, int] = {}
     for (height, width), images in sizes.items():
         ratio = height / width
-        near = next((other for other in shapes if abs(other / ratio - 1) < _SAME_SHAPE), ratio)
-        shapes[near] = shapes.get(near, 0) + images
+        shape = next((other for other in shapes if abs(other / ratio - 1) < _SAME_SHAPE), ratio)
+        shapes[shape] = shapes.get(shape, 0) + images
     frequent = max(shapes, key=lambda shape: shapes[shape])
-    ratio = min(max(frequent, 1 / _MOST_RATIO), _MOST_RATIO)
-    pixels = min(most, max(map(math.prod, sizes)))
+    ratio = min(max(frequent, 1 / _MAX_RATIO), _MAX_RATIO)
+    pixels = min(max_pixels, max(map(math.prod, sizes)))
     height, width = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
-    larger = max(1.0, _SMALLEST / min(height, width))
-    size = tuple(_STEP * round(larger * side / _STEP) for side in (height, width))
+    scale = max(1.0, _MIN_SIDE / min(height, width))
+    size = tuple(_STEP * round(scale * side / _STEP) for side in (height, width))
     return size, "stretch" if len(shapes) == 1 and ratio == frequent else "letterbox"
 
 
-def as_json(examination: Examination) -> dict[str, Any]:
-    """All that was found, for `--json`."""
-    dataset, counts = examination.dataset, examination.counts
-    told: dict[str, Any] = {
-        "sound": not examination.faults,
-        "faults": [vars(fault) for fault in examination.faults],
-        "warnings": list(examination.warnings),
+def as_json(report: DatasetReport) -> dict[str, Any]:
+    """Return a report as JSON, for `--json`."""
+    dataset, counts = report.dataset, report.counts
+    values: dict[str, Any] = {
+        "sound": not report.faults,
+        "faults": [vars(fault) for fault in report.faults],
+        "warnings": list(report.warnings),
     }
     if dataset is None:
-        return told
-    told |= {
+        return values
+    values |= {
         "name": dataset.name,
         "notes": list(dataset.notes),
         "splits": {name: len(split) for name, split in dataset.splits.items()},
         "sizes": [{"height": h, "width": w, "images": number} for (h, w), number in dataset.sizes.items()],
     }
-    if examination.faults:
-        return told
+    if report.faults:
+        return values
     suggestion = suggest(dataset, counts)
     rows = zip(dataset.classes.names, dataset.classes.colors, suggestion.weights, strict=True)
-    told["classes"] = [
+    values["classes"] = [
         {
             "name": name,
             "color": color,
             "weight": weight,
-            "pixels": {split: each.pixels[place] for split, each in counts.items()},
+            "pixels": {split: each.pixels[index] for split, each in counts.items()},
         }
-        for place, (name, color, weight) in enumerate(rows)
+        for index, (name, color, weight) in enumerate(rows)
     ]
-    told["suggested"] = {
+    values["suggested"] = {
         "image_size": suggestion.image_size,
         "fit": suggestion.fit,
         "class_weights": suggestion.class_weights,
         "batch_size_per_device": suggestion.batch_size_per_device,
     }
-    return told
+    return values
 
 
-def warn_of_labels(classes: ClassTable, **splits: CachedSplit) -> None:
-    """Says which classes the labels, as the network gets them, lack, and how many labels hold nothing but void.
+def check_labels(classes: ClassTable, **splits: CachedSplit) -> None:
+    """Warn of absent classes and entirely void labels, after resizing to the network's image size.
 
     Args:
-      classes: the data set's.
-      **splits: by name; the first is what is trained on.
+      classes: the dataset's.
+      **splits: by name; the first is the training split.
 
     Raises:
-      UserError: if a split has no labelled pixel at all.
+      UserError: a split has no labeled pixel.
     """
     counts = {
         split: count_labels(lambda index, samples=samples: samples.read(index)[1], len(samples), len(classes))
         for split, samples in splits.items()
     }
-    faults, warnings = look_at_counts(classes, counts, {split: len(samples) for split, samples in splits.items()})
+    faults, warnings = check_counts(classes, counts, {split: len(samples) for split, samples in splits.items()})
     if faults:
         raise UserError(faults[0].what, kind=faults[0].kind, file=faults[0].file, fix=faults[0].fix)
     for warning in warnings:

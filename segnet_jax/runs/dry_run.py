@@ -1,6 +1,6 @@
-"""A training tried out before it is begun: its data, some steps, scored batches, a save; and what all of it will take.
+"""Try out a training: read its data, run some steps, evaluate some batches and save once; estimate time and memory.
 
-Nothing of it is left but what any training keeps in the cache.
+It leaves nothing behind but what every training leaves in the cache.
 """
 
 import contextlib
@@ -40,10 +40,10 @@ from segnet_jax.training.initial_weights import TrainedSegNet
 from segnet_jax.training.state import TrainState, num_bytes_of
 from segnet_jax.weights.vgg import VGG
 
-MOST_SECONDS = 20.0  # for which steps are timed, after the two that are always taken
-MOST_CALLS = 10
-CALLS_AGAIN = 4  # one more than are under way at once
-BATCHES = 3  # that are scored: as many as are under way at once
+MAX_SECONDS = 20.0  # limit of timing steps, after the first two dispatches
+MAX_DISPATCHES = 10
+FINAL_DISPATCHES = 4  # one more than are in flight at once
+EVAL_BATCHES = 3  # as many as are in flight at once
 
 
 def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
@@ -53,7 +53,7 @@ def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
       The setup, and the initial weights.
 
     Raises:
-      UserError: for what a training would refuse.
+      UserError: as a training would.
     """
     find_run.check_free(config)
     setup = resolve(config)
@@ -63,34 +63,34 @@ def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
 
 
 def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]:
-    """Take a few steps, score some batches, save and restore, and estimate what the whole run takes.
+    """Run a few steps, evaluate some batches, save and restore, and estimate time and memory of the whole run.
 
     Returns:
       The measurements, in seconds and bytes, as JSON.
 
     Raises:
-      ExitError: what would end the training too: no memory, no disk space, a save that cannot be restored.
+      ExitError: the training would fail too: too little memory or disk space, or a save that cannot be restored.
     """
     config = setup.config
     devices, sampler = setup.devices, setup.sampler
     find_run.check_room(config, num_bytes_of(setup.state_shapes))
     batch_size = devices.total * config.batch_size_per_device
-    some = dataclasses.replace(setup, eval_samples=_first(setup.eval_samples, BATCHES * batch_size))
+    small = dataclasses.replace(setup, eval_samples=_first(setup.eval_samples, EVAL_BATCHES * batch_size))
     with explain_out_of_memory(config, devices):
         state = setup.initial_state(initial)
-        steps = some.build_steps()
-        state, first = _time_steps(steps, state, setup, most_calls=1)
-        _forget_peak()  # of compiling: the training will find the program in the cache
+        steps = small.build_steps()
+        state, first = _time_steps(steps, state, setup, max_dispatches=1)
+        _reset_peak()  # the peak of compilation: the training will find the program in the cache
         state, step = _time_steps(steps, state, setup)
         step["taken"] += first["taken"]
         memory = _program_memory(steps, state, setup)
-        found, scoring = _time_scoring(steps.evaluate, state.variables, -(-len(some.eval_samples) // batch_size))
-    with _beside_the_run(config) as folder:
+        evaluation, scoring = _time_scoring(steps.evaluate, state.variables, -(-len(small.eval_samples) // batch_size))
+    with _temporary_folder(config) as folder:
         saving = _time_saving(state, devices, folder)
-        showing = _time_showing(found, some, folder)
-    # Once more, on top of all that a training has loaded by then: what the process holds now is what it will hold.
+        showing = _time_showing(evaluation, small, folder)
+    # Once more, with everything loaded that a training has loaded by then, for the peak memory of the process.
     with explain_out_of_memory(config, devices):
-        _time_steps(steps, state, setup, most_calls=CALLS_AGAIN)
+        _time_steps(steps, state, setup, max_dispatches=FINAL_DISPATCHES)
     num_scored = -(-len(setup.eval_samples) // batch_size)
     score_every = epochs_between_evaluations(config, sampler.steps_per_epoch)
     epoch = (
@@ -118,81 +118,81 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]
 
 
 def _time_steps(
-    steps: Steps, state: TrainState, setup: Setup, most_calls: int = MOST_CALLS
+    steps: Steps, state: TrainState, setup: Setup, max_dispatches: int = MAX_DISPATCHES
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Takes so many calls' steps, or as many as there is time for; the first call starts the clock and does not count.
+    """Time dispatches, until `max_dispatches` or MAX_SECONDS; the first starts the clock and is not timed.
 
-    As in a training some calls are under way at once, for that takes memory too.
+    As in a training, several dispatches are in flight at once, because that takes memory too.
     """
-    calls = setup.dispatches(range(min(most_calls * setup.steps_per_dispatch, setup.total_steps)))
-    unread, done, num_taken = deque(), [], 0
-    for call, inputs in zip(calls, prefetch(steps.source.inputs(calls), setup.devices), strict=True):
-        state, measures = steps.train(state, inputs)
-        unread.append((len(call), measures))
-        num_taken += len(call)
-        while len(unread) > (2 if done else 0):
-            done.append(_finished(*unread.popleft()))
-        if done and len(done) + len(unread) > 1 and time.monotonic() - done[0][1] > MOST_SECONDS:
+    dispatches = setup.dispatches(range(min(max_dispatches * setup.steps_per_dispatch, setup.total_steps)))
+    pending, done, num_steps_taken = deque(), [], 0
+    for dispatch, inputs in zip(dispatches, prefetch(steps.source.inputs(dispatches), setup.devices), strict=True):
+        state, metrics = steps.train(state, inputs)
+        pending.append((len(dispatch), metrics))
+        num_steps_taken += len(dispatch)
+        while len(pending) > (2 if done else 0):
+            done.append(_wait(*pending.popleft()))
+        if done and len(done) + len(pending) > 1 and time.monotonic() - done[0][1] > MAX_SECONDS:
             break
-    while unread:
-        done.append(_finished(*unread.popleft()))
+    while pending:
+        done.append(_wait(*pending.popleft()))
     seconds = [(now - before) / num_steps for (_, before, _), (num_steps, now, _) in pairwise(done)]
-    told = {name: np.asarray(values).ravel() for name, values in done[-1][2].items()}
-    found = {
-        "taken": num_taken,
+    metrics = {name: np.asarray(values).ravel() for name, values in done[-1][2].items()}
+    timing = {
+        "taken": num_steps_taken,
         "compiling": steps.train.seconds,
         "seconds_a_step": float(np.median(seconds or [np.nan])),
     }
-    return state, found | {"loss": float(told["loss"][-1]), "finite": bool(told["finite"].all())}
+    return state, timing | {"loss": float(metrics["loss"][-1]), "finite": bool(metrics["finite"].all())}
 
 
-def _finished(num_steps: int, measures: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
-    """Waits for a call; how many steps it took, and when it was done."""
-    measures = jax.device_get(measures)
-    return num_steps, time.monotonic(), measures
+def _wait(num_steps: int, metrics: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
+    """Wait for a dispatch; return its number of steps, when it finished, and its metrics."""
+    metrics = jax.device_get(metrics)
+    return num_steps, time.monotonic(), metrics
 
 
 def _program_memory(steps: Steps, state: TrainState, setup: Setup) -> dict[str, Any]:
-    """Bytes that a training step needs on a device, by the compiler's count, and that the device has had in use."""
-    calls = setup.dispatches(range(setup.steps_per_dispatch))
-    inputs = next(prefetch(steps.source.inputs(calls), setup.devices))
-    asked = steps.train.program(state, inputs).memory_analysis()
-    if asked is not None:
-        kept = asked.argument_size_in_bytes + asked.output_size_in_bytes - asked.alias_size_in_bytes
-        asked = kept + asked.temp_size_in_bytes + asked.generated_code_size_in_bytes
-    return {"step": asked, "device": peak_memory_of(setup.devices.local[0])}
+    """Return the bytes that a training step needs on a device, by the compiler, and the device's peak use so far."""
+    dispatches = setup.dispatches(range(setup.steps_per_dispatch))
+    inputs = next(prefetch(steps.source.inputs(dispatches), setup.devices))
+    analysis, num_bytes = steps.train.program(state, inputs).memory_analysis(), None
+    if analysis is not None:
+        arrays = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        num_bytes = arrays + analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes
+    return {"step": num_bytes, "device": peak_memory_of(setup.devices.local[0])}
 
 
-def _forget_peak() -> None:
-    """Gives back memory that is free, and lets the system's record of the most begin anew; on Linux alone."""
+def _reset_peak() -> None:
+    """Release freed memory and reset the system's peak memory of this process; on Linux only."""
     release_freed_memory()
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def _time_scoring(score: Callable, variables: dict[str, Any], num_batches: int) -> tuple[Evaluation, dict[str, Any]]:
-    """Scores the batches twice; the first time it compiles."""
+    """Evaluate the batches twice; the first time compiles."""
     start = time.monotonic()
     score(variables)
     first = time.monotonic() - start
-    found = score(variables)
-    again = time.monotonic() - start - first
-    return found, {"seconds_a_batch": again / num_batches, "compiling": max(first - again, 0.0)}
+    evaluation = score(variables)
+    second = time.monotonic() - start - first
+    return evaluation, {"seconds_a_batch": second / num_batches, "compiling": max(first - second, 0.0)}
 
 
 @contextlib.contextmanager
-def _beside_the_run(config: Config) -> Iterator[pathlib.Path]:
-    """A folder on the disk that the run will lie on, removed at the end."""
-    around = find_run.innermost(pathlib.Path(config.run or "runs"))
-    with tempfile.TemporaryDirectory(prefix=".segnet_jax_check-", dir=around, ignore_cleanup_errors=True) as folder:
+def _temporary_folder(config: Config) -> Iterator[pathlib.Path]:
+    """Create a temporary folder on the disk of the run."""
+    parent = find_run.existing_parent(pathlib.Path(config.run or "runs"))
+    with tempfile.TemporaryDirectory(prefix=".segnet_jax_check-", dir=parent, ignore_cleanup_errors=True) as folder:
         yield pathlib.Path(folder)
 
 
 def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> dict[str, Any]:
-    """Saves the state, restores it and compares every bit.
+    """Save the state, restore it and compare bit for bit.
 
     Raises:
-      DiskFailed: it is not what it was.
+      DiskFailed: the restored state differs.
     """
     with Checkpoints(folder / "checkpoints", devices) as checkpoints:
         start = time.monotonic()
@@ -202,32 +202,32 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
         restored = checkpoints.restore("newest", checkpoints.latest("newest"), state)
         ours, theirs = (jax.tree.leaves(jax.device_get(each)) for each in (state, restored))
         if any(one.tobytes() != other.tobytes() for one, other in zip(ours, theirs, strict=True)):
-            raise DiskFailed(f"a state that was saved to the disk of {folder.parent} does not come back as it was")
+            raise DiskFailed(f"a state saved to the disk of {folder.parent} reads back with other values")
     return {"seconds": seconds, "bytes": num_bytes_of(state)}
 
 
-def _time_showing(found: Evaluation, setup: Setup, folder: pathlib.Path) -> dict[str, float]:
-    """Keeps and draws what a training does of an evaluation; the second time counts, when all is imported."""
+def _time_showing(evaluation: Evaluation, setup: Setup, folder: pathlib.Path) -> dict[str, float]:
+    """Time writing and drawing an evaluation; the second of two runs counts, when everything is imported."""
     samples, classes, names = setup.eval_samples, setup.dataset.classes, setup.eval_split.names
-    pictures = [(names[i], *samples.read(i), prediction) for i, prediction in sorted(found.predictions.items())]
-    chosen, *arrays = zip(*pictures, strict=True)
-    drawn = (*map(np.stack, arrays), chosen, classes, folder / "samples")
-    told = {"confusion": found.confusion, "loss": found.loss, "pictures": pictures}
+    pictures = [(names[i], *samples.read(i), prediction) for i, prediction in sorted(evaluation.predictions.items())]
+    picture_names, *arrays = zip(*pictures, strict=True)
+    drawn = (*map(np.stack, arrays), picture_names, classes, folder / "samples")
+    values = {"confusion": evaluation.confusion, "loss": evaluation.loss, "pictures": pictures}
     write_dataset_info(folder, setup.about, classes, pictures)
     with MetricsLog(folder) as log:
         for step in (1, 2):
             start = time.monotonic()
             log.write("train", step, loss=0.0)
-            write_evaluation(folder, step, classes=classes, **told)
-            kept = time.monotonic()
+            write_evaluation(folder, step, classes=classes, **values)
+            written = time.monotonic()
             write_worst(folder, step, classes, pictures, {})
             prediction_pictures(*drawn, step, setup.eval_name)
             training_plot(read_metrics(folder / FILE_NAME), folder / "progress.png", steps_per_epoch=1, title="check")
             write_report(folder)
-    return {"keeping": kept - start, "drawing": time.monotonic() - kept}
+    return {"keeping": written - start, "drawing": time.monotonic() - written}
 
 
-def _first(samples: CachedSplit, most: int) -> CachedSplit:
-    """The first records alone."""
-    arrays = {name: array[:most] for name in ("images", "labels") if (array := getattr(samples, name)) is not None}
-    return dataclasses.replace(samples, num_samples=min(most, len(samples)), **arrays)
+def _first(samples: CachedSplit, count: int) -> CachedSplit:
+    """Return a split of the first `count` samples."""
+    arrays = {name: array[:count] for name in ("images", "labels") if (array := getattr(samples, name)) is not None}
+    return dataclasses.replace(samples, num_samples=min(count, len(samples)), **arrays)

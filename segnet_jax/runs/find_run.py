@@ -1,4 +1,4 @@
-"""Which run folder a start takes: the one that it goes on with, or a new one, locked against all others."""
+"""Find the run folder of a training, the one to resume or a new one, and lock it."""
 
 import contextlib
 import dataclasses
@@ -18,19 +18,19 @@ logger = logging.getLogger(__name__)
 
 
 def find(config: Config, stack: contextlib.ExitStack) -> Config:
-    """Looks for the run to go on with: `--run` where it holds one, else the newest unfinished one of the same command.
+    """Find the run to resume: `--run` if it holds a run, else the newest unfinished run of the same command.
 
-    Runs that others train in, of other experiments, or of which the config is damaged, are passed over.
+    Runs in use, with other settings or with a damaged config are skipped.
 
     Args:
-      config: as the command says.
+      config: from the command line.
       stack: keeps the run's lock.
 
     Returns:
-      The config, with `run` and `resume` set where there is such a run.
+      The config, with `run` and `resume` set if there is a run to resume.
 
     Raises:
-      UserError: the run is another experiment, or cannot be written to, or `--run` holds something else.
+      UserError: the run has other settings or cannot be written to, or `--run` holds other files.
       RunInUse: another process trains in it.
     """
     if config.resume or (config.run and is_run(pathlib.Path(config.run))):
@@ -51,9 +51,9 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
         except RunInUse:
             continue
         except UserError as error:
-            logger.warning(f"{folder} is passed over: {error}")
+            logger.warning(f"{folder} is skipped: {error}")
             continue
-        logger.info(f"goes on with {folder}, an unfinished run of the same command (--run FOLDER begins another)")
+        logger.info(f"resuming {folder}, an unfinished run of the same command (--run FOLDER starts a new one)")
         return dataclasses.replace(config, run=str(folder), resume=True)
     return config
 
@@ -63,91 +63,95 @@ def _name(config: Config) -> str:
 
 
 def _newest_first(config: Config) -> list[pathlib.Path]:
-    """The runs that are named for this config, that of the highest number first."""
-    start = f"{_name(config)}-"
+    """Return the automatically named runs of this config, highest number first."""
+    prefix = f"{_name(config)}-"
     try:
         names = os.listdir("runs")
     except OSError:  # none yet
         return []
-    numbers = {name: name.removeprefix(start) for name in names if name.startswith(start)}
+    numbers = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     numbered = [(int(number), name) for name, number in numbers.items() if number.isdecimal()]
     paths = [pathlib.Path("runs") / name for _, name in sorted(numbered, reverse=True)]
     return [path for path in paths if is_run(path)]
 
 
 def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:
-    """Refuses to go on with another experiment; what may be overridden is noted in the run where that is wished."""
+    """Check that the changed settings of a resumed run may change, with or without `--override`.
+
+    Raises:
+      UserError: they may not; naming old -> new of each.
+    """
     changed = differences(old, new)
-    told = {name: f"{name} {before} -> {after}" for name, (before, after) in changed.items()}
-    refused = [told[name] for name in changed if on_resume(name) == "refused"]
+    texts = {name: f"{name} {before} -> {after}" for name, (before, after) in changed.items()}
+    refused = [texts[name] for name in changed if on_resume(name) == "refused"]
     if refused:
-        raise UserError(f"{folder} is another experiment: {', '.join(refused)}; leave these out, or start a new --run")
+        raise UserError(f"{folder} has other settings: {', '.join(refused)}; omit these flags, or start a new --run")
     if changed and not new.override:
         raise UserError(
-            f"{folder} is another experiment: {', '.join(told.values())}; leave these out, start a new --run, or add "
-            "--override to go on with the change, which the run then notes"
+            f"{folder} has other settings: {', '.join(texts.values())}; omit these flags, start a new --run, or add "
+            "--override to continue with the change, which is recorded in the run"
         )
 
 
 def check_free(config: Config) -> None:
-    """Refuses a place where no new run can be made, before anything is read.
+    """Check that a new run can be created, before anything is read.
 
     Raises:
-      UserError: `--run` holds something else than a run, or nothing can be written there.
+      UserError: `--run` holds other files, or the folder cannot be written to.
     """
     folder = pathlib.Path(config.run or "runs")
     try:
         if config.run and folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
-            raise UserError(f"{folder} is not an empty folder: name another --run, nothing is overwritten")
-        inside = innermost(folder)
+            raise UserError(f"{folder} is not an empty folder: choose another --run, nothing is overwritten")
+        parent = existing_parent(folder)
     except OSError as error:
-        raise _cannot_make(folder, error.strerror) from None
-    if not os.access(inside, os.W_OK):
-        raise _cannot_make(folder, f"{inside} cannot be written to")
+        raise _cannot_create(folder, error.strerror) from None
+    if not os.access(parent, os.W_OK):
+        raise _cannot_create(folder, f"{parent} is not writable")
 
 
 def check_room(config: Config, num_bytes: int) -> None:
-    """Refuses to begin where the run's checkpoints have no room; where room is waited for, that is found out later.
+    """Check that the run's checkpoints fit on the disk, unless the run waits for disk space.
 
     Args:
       config: of the run.
       num_bytes: of one checkpoint.
 
     Raises:
-      UserError: if so.
+      UserError: they do not fit.
     """
-    most = config.keep_checkpoints + 3  # with one that is being written, and the best and the one before it
+    count = config.keep_checkpoints + 3  # including one being written, the best and the previous best
     folder = pathlib.Path(config.run or "runs")
-    needed, free = most * num_bytes, shutil.disk_usage(innermost(folder)).free
+    needed, free = count * num_bytes, shutil.disk_usage(existing_parent(folder)).free
     if free < needed and config.on_disk_full != "wait":
         raise UserError(
-            f"{most} checkpoints need {format_bytes(needed)}, and {format_bytes(free)} are free on the disk of "
-            f"{folder}; make room, keep fewer by --keep-checkpoints, or name another --run",
+            f"{count} checkpoints need {format_bytes(needed)}, but only {format_bytes(free)} are free on the disk of "
+            f"{folder}; free some space, reduce --keep-checkpoints, or choose another --run",
             kind="no-room",
             file=str(folder),
         )
 
 
-def innermost(folder: pathlib.Path) -> pathlib.Path:
-    """The folder itself, or the innermost one around it that is there."""
-    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+def existing_parent(folder: pathlib.Path) -> pathlib.Path:
+    """Return the folder if it exists, otherwise its closest existing parent."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
-def _cannot_make(folder: pathlib.Path, why: str | None) -> UserError:
-    return UserError(f"cannot make the run folder {folder}: {why}; name another by --run")
+def _cannot_create(folder: pathlib.Path, why: str | None) -> UserError:
+    return UserError(f"cannot create the run folder {folder}: {why}; choose another with --run")
 
 
 def _is_foreign(path: pathlib.Path) -> bool:
-    """Whether a file is none that a start of ours leaves behind when it is killed in its first moment."""
+    """Return whether a file is not one that a training leaves behind if it is killed during its start."""
     return path.name != LOCK_FILE and not (path.name.startswith(f".{CONFIG_FILE}.") and path.suffix == ".tmp")
 
 
 def claim_folder(config: Config, stack: contextlib.ExitStack) -> pathlib.Path:
-    """Makes the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and locks it as `find` does.
+    """Create the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and lock it as `find` does.
 
     Raises:
-      UserError: if `--run` holds a run or anything else, or cannot be made.
-      RunInUse: another start was faster.
+      UserError: `--run` holds a run or other files, or cannot be created.
+      RunInUse: another process has just created it.
     """
     try:
         if config.run:
@@ -155,9 +159,7 @@ def claim_folder(config: Config, stack: contextlib.ExitStack) -> pathlib.Path:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(RunLock(folder))
             if is_run(folder):
-                raise RunInUse(
-                    f"{folder} holds a run since a moment ago: start the same command again to go on with it"
-                )
+                raise RunInUse(f"another process has just created a run in {folder}: start the command again to resume")
             check_free(config)
             return folder
         for number in range(1, 1_000_000):
@@ -169,5 +171,5 @@ def claim_folder(config: Config, stack: contextlib.ExitStack) -> pathlib.Path:
             stack.enter_context(RunLock(folder))
             return folder
     except OSError as error:
-        raise _cannot_make(folder, error.strerror) from None
-    raise UserError("runs/ is full; name a folder by --run")
+        raise _cannot_create(folder, error.strerror) from None
+    raise UserError("runs/ is full; choose a folder with --run")

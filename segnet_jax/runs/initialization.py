@@ -1,7 +1,7 @@
-"""Reads what `--init` names: a VGG for the encoder, or a trained SegNet for the whole network.
+"""Read the weights that `--init` names: a VGG for the encoder, or a trained SegNet for the whole network.
 
-A SegNet comes from a run folder, from `export --format safetensors`, or from a `.caffemodel`. It is read as it is:
-nothing is written to a run that is started from, and a checkpoint of it that is damaged is not replaced by another.
+A SegNet comes from a run folder, from `export --format safetensors`, or from a `.caffemodel`. The run is not modified,
+and a damaged checkpoint is an error: no older one is used instead.
 """
 
 import dataclasses
@@ -60,13 +60,13 @@ def read_initial(
             check_takes_vgg(config)
             return read_vgg(path, config.encoder, PREPROCESSINGS.get(config.preprocessing))  # None for "auto"
         trained = _read_own(config, path) if kind == "segnet" else _read_caffe(config, path)
-    model = build.build_model(config, 1, "float32")  # of any number of classes: what fits does not depend on it
+    model = build.build_model(config, 1, "float32")  # the check does not depend on the number of classes
     check_fits(trained, config, variable_shapes(model), head_layers(model))
     return trained
 
 
 def describe_initial(config: Config, initial: VGG | TrainedSegNet, classes: Sequence[str]) -> str:
-    """Return a line about the initial weights: where they come from, and which classes keep theirs."""
+    """Return one line about the initial weights: their source, and which classes keep their weights."""
     from segnet_jax.weights.formats.published_sums import describe
 
     if isinstance(initial, TrainedSegNet):
@@ -86,7 +86,7 @@ def check_is_other_run(config: Config) -> None:
 
 
 def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Callable[[str], str]) -> TrainedSegNet:
-    """Read the variables that a run's result is of."""
+    """Read the variables of the checkpoint that a run's result.json scores."""
     source = files.read_run(folder)
     if who := is_held(folder):
         raise UserError(f"--init {config.init} is still training, by {who}: wait until it has ended, or stop it")
@@ -95,7 +95,7 @@ def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Cal
     which = {"newest": "the last", "best": "the best"}[restored.which]
     about = f"step {restored.meta['step']}, {which}"
     if source.ema_decay > 0:
-        about += ", averaged parameters"
+        about += ", EMA"
     variables = jax.device_get(restored.variables)
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     return TrainedSegNet(config.init, about, source, restored.classes.names, preprocessing, variables)
@@ -110,7 +110,7 @@ def _read_own(config: Config, path: pathlib.Path) -> TrainedSegNet:
 
 
 def _read_caffe(config: Config, path: pathlib.Path) -> TrainedSegNet:
-    """Read a SegNet's `.caffemodel`, which does not name its classes: eleven are taken for CamVid's, in their order."""
+    """Read a SegNet's `.caffemodel`, which does not name its classes: eleven are assumed to be CamVid's, in order."""
     from segnet_jax.weights.formats.caffe_segnet import BATCH_NORM_EPSILON
     from segnet_jax.weights.load import read_caffe_segnet
 

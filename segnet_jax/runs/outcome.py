@@ -1,7 +1,4 @@
-"""How a start of a run ended, left in `outcome.json`, and how to resume.
-
-Where a step was not finite, its batch is kept in `incident/`, to be looked at.
-"""
+"""Write `outcome.json`, how a training ended and how to resume it, and the batch of a non-finite step (`incident/`)."""
 
 import contextlib
 import io
@@ -29,7 +26,7 @@ OUTCOME_FILE, CHECKPOINTS = "outcome.json", "checkpoints"
 
 
 def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int) -> None:
-    """Refuse to begin anew a run of which something was saved; say so where nothing was and it begins anew.
+    """Check that a run without checkpoints never saved one, so that it may restart at step 0; log the restart.
 
     Args:
       folder: the run's.
@@ -37,41 +34,41 @@ def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int
       steps_per_epoch: of its training.
 
     Raises:
-      NoCheckpoint: the run's outcome or its metrics tell of a checkpoint.
+      NoCheckpoint: the run's outcome or its metrics show that it had a checkpoint.
     """
-    put_back = "put the checkpoints back, or begin a new run in another folder (--run)"
+    advice = "restore the checkpoints, or start a new run in another folder (--run)"
     with contextlib.suppress(OSError, ValueError, AttributeError):
         step = confined.read_json(folder, OUTCOME_FILE).get("saved")
         if step is not None:
-            raise NoCheckpoint(f"{folder} was saved at step {step}, and holds no checkpoint: {put_back}")
+            raise NoCheckpoint(f"{folder} was saved at step {step}, but has no checkpoint: {advice}")
     try:
         last = max((row["step"] for row in read_metrics(folder / METRICS_FILE)), default=0)
     except FileNotFoundError:
         return
-    # The folder is made before the step that follows the first save, so that a kill cannot have left steps without it.
+    # The folder is created before the step after the first save: a kill cannot leave later steps without it.
     evaluate_every = epochs_between_evaluations(config, steps_per_epoch)
     first_save = min(config.checkpoint_every, evaluate_every) * steps_per_epoch
     if last > first_save and confined.status(folder, CHECKPOINTS) is None:
-        raise NoCheckpoint(f"{folder} has taken {last} steps, and holds no checkpoint: {put_back}")
+        raise NoCheckpoint(f"{folder} has taken {last} steps, but has no checkpoint: {advice}")
     if last:
-        logger.warning(f"{folder} has taken {last} steps and saved none of them: it begins anew")
+        logger.warning(f"{folder} has taken {last} steps but saved none of them: it starts again at step 0")
 
 
 def resume_command(folder: pathlib.Path) -> str:
-    """What to paste into a shell to go on with a run."""
+    """Return the shell command that resumes a run."""
     return shlex.join(["python", "-m", "segnet_jax.train", "--run", str(folder), "--resume"])
 
 
 @contextlib.contextmanager
 def record_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Iterator[dict[str, Any]]:
-    """Leaves `outcome.json`, how this start of the run ended, whichever way, and how to go on; and the last report.
+    """Write `outcome.json` (exit code, reason, how to resume) and the report when the context ends, in any way.
 
     Args:
       folder: the run's.
-      saved: finds the step of the newest checkpoint that verifies, after another ending than success.
+      saved: returns the step of the newest checkpoint that verifies; called after a failure.
 
     Yields:
-      A dict to be filled with what is known after success: "saved", that step, and "state", the sum of its state.
+      A dict to fill after success: "saved", the last saved step, and "state", the checksum of its state.
     """
     facts: dict[str, Any] = {"exit_code": 0, "why": "finished"}
     try:
@@ -79,60 +76,61 @@ def record_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Ite
     except BaseException as error:
         code = error.exit_code if isinstance(error, ExitError) else 2 if isinstance(error, UserError) else 1
         why = " ".join(str(error).split()) or type(error).__name__
-        with contextlib.suppress(Exception):  # whatever it is that fails now, the first error is what matters
+        with contextlib.suppress(Exception):  # the original error takes precedence
             facts |= {"exit_code": code, "why": why, "saved": None}
             facts["saved"] = saved()
         if isinstance(error, ExitError):
             step = facts["saved"]
-            told = "Nothing is saved yet" if step is None else f"Step {step} is saved and verified"
-            error.args = (f"{why}. {told}; go on with: {resume_command(folder)}",)
+            saved_text = "Nothing is saved yet" if step is None else f"Step {step} is saved and verified"
+            error.args = (f"{why}. {saved_text}; resume with: {resume_command(folder)}",)
         raise
     finally:
-        with contextlib.suppress(OSError):  # the disk may be what ended it
-            go_on = {} if facts["why"] == "finished" else {"go_on": resume_command(folder)}
-            atomic_write_json(folder / OUTCOME_FILE, facts | go_on)
-        with contextlib.suppress(Exception):  # nor is the report worth another ending
+        with contextlib.suppress(OSError):  # the disk may be the cause of the failure
+            resume = {} if facts["why"] == "finished" else {"resume": resume_command(folder)}
+            atomic_write_json(folder / OUTCOME_FILE, facts | resume)
+        with contextlib.suppress(Exception):  # a failing report must not hide the outcome
             from segnet_jax.reporting.page.draw import write_report  # needed at the end only
 
             write_report(folder)
 
 
 def write_loss(folder: pathlib.Path, message: str) -> None:
-    """Leaves `outcome.json` where this process is about to leave because another one is lost."""
+    """Write `outcome.json` before this process ends because another one is lost."""
     atomic_write_json(folder / OUTCOME_FILE, {"exit_code": HostLost.exit_code, "why": message})
 
 
 def write_incident(
     folder: pathlib.Path,
     step: int,
-    measures: Mapping[str, Any],
+    metrics: Mapping[str, Any],
     batch: Mapping[str, np.ndarray],
     names: Sequence[str],
     classes: ClassTable,
 ) -> None:
-    """Keeps the batch of a step as arrays and as a picture, with the names of its images, in `incident/`.
+    """Save the batch of a non-finite step to `incident/`: arrays, a picture, and the names of its images.
 
     Args:
       folder: the run's.
-      step: the one that was not finite, counted from 1.
-      measures: what it measured.
-      batch: this process's "image" and "label", as the step got them.
-      names: of the images of the whole global batch.
+      step: counted from 1.
+      metrics: of the step.
+      batch: this process's "image" and "label", as passed to the step.
+      names: of the images of the global batch.
       classes: for the picture.
     """
-    place = confined.make_folder(folder, "incident")
+    incident = confined.make_folder(folder, "incident")
     images, labels = (batch[name].reshape(-1, *batch[name].shape[3:]) for name in ("image", "label"))
     packed = io.BytesIO()
     np.savez(packed, image=images, label=labels)
-    atomic_write_bytes(place / f"step_{step:07}.npz", packed.getvalue())
-    atomic_write_json(place / f"step_{step:07}.json", {"step": step, "images": list(names), "measures": dict(measures)})
-    batch_picture(images, labels, classes, place / f"step_{step:07}.png", f"Batch of step {step}, which was not finite")
+    name = f"step_{step:07}"
+    atomic_write_bytes(incident / f"{name}.npz", packed.getvalue())
+    atomic_write_json(incident / f"{name}.json", {"step": step, "images": list(names), "metrics": dict(metrics)})
+    batch_picture(images, labels, classes, incident / f"{name}.png", f"Batch of step {step}, which was not finite")
 
 
 def not_finite(step: int, names: Sequence[str], folder: pathlib.Path, learning_rate: float) -> NotFinite:
-    """What to say of it."""
+    """Return the error of a non-finite step."""
     return NotFinite(
         f"step {step} was not finite (NaN or infinity in loss, gradients or statistics) on the images {listed(names)}; "
-        f"the batch is kept in {folder / 'incident'}; try a lower --learning-rate (it was {learning_rate:g}) with "
-        "--override, or look for a broken image"
+        f"the batch is saved in {folder / 'incident'}; try a lower --learning-rate (it was {learning_rate:g}) with "
+        "--override, or look for a damaged image"
     )

@@ -1,4 +1,4 @@
-"""The result of a finished run: the checkpoint it is of, `result.json`, and the table that is printed."""
+"""The result of a finished run: choice of the checkpoint, `result.json`, and the printed table."""
 
 import logging
 import pathlib
@@ -38,15 +38,17 @@ logger = logging.getLogger(__name__)
 
 
 def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """The scores under BatchNorm's running and recomputed statistics, as JSON; nothing where there are only the former.
+    """Return the scores with running and with precise batch-norm statistics, as JSON; {} with the former only.
 
     Args:
-      confusions: "running", and "recompute" where they were, int64 [C,C].
+      confusions: "running", and "recompute" for precise statistics, int64 [C,C].
     """
     if confusions.keys() == {"running"}:
         return {}
-    found = {rule: scores(confusion) for rule, confusion in confusions.items()}
-    return {"batch_norm": {rule: {key: each.values[key] for key in primary_metrics()} for rule, each in found.items()}}
+    by_rule = {rule: scores(confusion) for rule, confusion in confusions.items()}
+    return {
+        "batch_norm": {rule: {key: each.values[key] for key in primary_metrics()} for rule, each in by_rule.items()}
+    }
 
 
 def write_result(
@@ -58,16 +60,16 @@ def write_result(
     evaluation: Evaluation | None,
     boundary: BoundaryF1 | None,
 ) -> None:
-    """Writes `result.json` of a finished run and prints its table.
+    """Write `result.json` of a finished run and print its table.
 
     Args:
       folder: the run's.
       setup: of the run.
-      meta: of its last checkpoint.
+      meta: metadata of its last checkpoint.
       run_logger: of its training.
-      sum_of_state: of its last state.
-      evaluation: of the checkpoint that counts, once more after the training: with BatchNorm's recomputed statistics,
-        where they count; None where that checkpoint is not whole any more.
+      sum_of_state: checksum of its last state.
+      evaluation: of the result's checkpoint after the training, with precise batch-norm statistics if configured; None
+        if that checkpoint is damaged.
       boundary: likewise.
     """
     config = setup.config
@@ -76,10 +78,10 @@ def write_result(
     recomputed = config.batch_norm == "recompute" and evaluation is not None
     if recomputed:
         confusions["recompute"] = evaluation.confusion
-    counted = confusions["recompute" if recomputed else "running"]
-    found = scores(counted)
+    confusion = confusions["recompute" if recomputed else "running"]
+    table = scores(confusion)
     summary = result(
-        found,
+        table,
         classes,
         protocol=config.protocol or "custom",
         split=setup.eval_name,
@@ -98,28 +100,25 @@ def write_result(
         "precision": setup.precision,
         "state": sum_of_state,
         **by_statistics(confusions),
-        **({"confusion": counted} if recomputed else {}),
+        **({"confusion": confusion} if recomputed else {}),
     }
     path, names = images_path(folder, chosen["step"]), setup.eval_split.names
-    if recomputed and evaluation.confusions is not None:  # they are what the result is of
+    if recomputed and evaluation.confusions is not None:  # the result is of these
         write_images(path, Images(names, evaluation.confusions))
     images = read_images(path)
-    if images is not None and not np.array_equal(images.confusions.sum(axis=0), counted):
+    if images is not None and not np.array_equal(images.confusions.sum(axis=0), confusion):
         images = None  # of another evaluation
-    told = recipe(config, setup.dataset.name, setup.sampler.global_batch_size) | of_images(images)
-    extra |= told
+    by_image = summarize_images(images)
+    extra |= recipe(config, setup.dataset.name, setup.sampler.global_batch_size) | by_image
     baseline = commonest_class_baseline(counted)
     if baseline is not None:
         extra["baseline"] = {"class": classes.names[baseline.class_id], **baseline.values}
     changes = {"overrides": changed} if (changed := overrides(folder)) else {}
     atomic_write_json(folder / run_folder.RESULT_FILE, summary | extra | changes)
-    print_table(found, classes, interval=told["interval"], boundary=boundary)
-    which = (
-        f"{setup.eval_name} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}"
-    )
-    echo(which)
+    print_table(table, classes, interval=by_image["interval"], boundary=boundary)
+    echo(f"{setup.eval_name} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}")
     if baseline is not None:
-        _print_baseline(found.miou, baseline, classes.names[baseline.class_id])
+        _print_baseline(table.miou, baseline, classes.names[baseline.class_id])
 
 
 def _print_baseline(miou: float, baseline: Baseline, name: str) -> None:
@@ -134,15 +133,16 @@ def _print_baseline(miou: float, baseline: Baseline, name: str) -> None:
 
 
 def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[str, Any]:
-    """What a result says of its recipe: the data, and all that differs from the protocol, else from the defaults.
+    """Return the dataset of a result, and its differences from the protocol, or from the defaults without one.
 
     Args:
       config: of the run.
-      dataset: name of the data that it was trained on.
-      global_batch_size: images a step; None where it is not known.
+      dataset: name of the training data.
+      global_batch_size: images per step; None if unknown.
     """
     _, base, changes = recipe_differences(config)
-    changes = {name: both for name, both in changes.items() if name != "grad_accum_steps"}  # the batch tells it
+    # The global batch size, compared below, includes the accumulation.
+    changes = {name: both for name, both in changes.items() if name != "grad_accum_steps"}
     data = f"camvid-{base.split_rule}" if base.data == "camvid" else base.data
     num_devices = (global_batch_size or 0) // (config.batch_size_per_device * config.grad_accum_steps)
     batch = protocol_batch(base, num_devices)
@@ -152,33 +152,33 @@ def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[
     return {"dataset": dataset, "differences": {name: list(both) for name, both in changes.items()}}
 
 
-def of_images(images: Images | None) -> dict[str, Any]:
-    """What a result says of single images: how far the choice of images may move its scores, and each sequence's score.
+def summarize_images(images: Images | None) -> dict[str, Any]:
+    """Return what a result derives from per-image scores: bootstrap intervals and the score of each sequence.
 
     Args:
-      images: the confusion matrix of each; None where they were not kept, and then there is no interval.
+      images: the confusion matrix of each image; None if they were not stored, which gives no interval.
     """
     if images is None:
         return {"interval": {}}
-    told: dict[str, Any] = {"interval": intervals([images.confusions])}
+    summary: dict[str, Any] = {"interval": intervals([images.confusions])}
     names = sequences_of(images.names)
-    if names is not None and len(set(names)) > 1:  # of a single one the score is known
-        found = {}
+    if names is not None and len(set(names)) > 1:  # the score of a single sequence is the total
+        sequences = {}
         for name in sorted(set(names)):
-            mine = images.confusions[[each == name for each in names]]
-            matrix = mine.sum(axis=0, dtype=np.int64)
-            found[name] = {"miou": scores(matrix).miou if matrix.any() else np.nan, "num_images": len(mine)}
-        told["sequences"] = found
-    return told
+            confusions = images.confusions[[each == name for each in names]]
+            matrix = confusions.sum(axis=0, dtype=np.int64)
+            sequences[name] = {"miou": scores(matrix).miou if matrix.any() else np.nan, "num_images": len(confusions)}
+        summary["sequences"] = sequences
+    return summary
 
 
 def result_variables(
     setup: Setup, checkpoints: Checkpoints, meta: dict[str, Any], state: TrainState, step: int, disk: DiskRetry
 ) -> dict[str, Any] | None:
-    """Return the variables of the checkpoint that the result is of.
+    """Return the variables of the result's checkpoint; every process must call it.
 
-    With `--batch-norm recompute`, precise statistics of the best and of the newest checkpoint are computed and kept
-    first. Every process calls it.
+    With `--batch-norm recompute`, precise statistics of the best and the newest checkpoint are computed and saved
+    first.
 
     Args:
       setup: of the run.
@@ -186,35 +186,35 @@ def result_variables(
       meta: metadata of the newest checkpoint.
       state: after the last step.
       step: the last step.
-      disk: retries what fails because the disk is full.
+      disk: retries operations that fail because the disk is full.
 
     Returns:
-      "params" and "batch_stats"; None if they are those of the best checkpoint, and that is damaged.
+      "params" and "batch_stats"; None if the result is of the best checkpoint and that is damaged.
     """
     config, best = setup.config, meta["best"]["step"]
     chosen = best if config.result_checkpoint == "best" else step
     precise = config.batch_norm == "recompute"
-    found = {}
-    for which, of_step in (("newest", step), ("best", best)):
-        if of_step in found or not (precise or of_step == chosen):
+    by_step = {}
+    for which, saved_step in (("newest", step), ("best", best)):
+        if saved_step in by_step or not (precise or saved_step == chosen):
             continue
-        if of_step == step:
+        if saved_step == step:
             variables = state.variables
         else:
             checkpoints.wait()
-            if not checkpoints.is_latest(which, of_step):
+            if not checkpoints.is_latest(which, saved_step):
                 continue
-            variables = checkpoints.restore(which, of_step, setup.state_shapes).variables
+            variables = checkpoints.restore(which, saved_step, setup.state_shapes).variables
         if precise:
-            variables = keep_precise_statistics(setup, checkpoints, which, of_step, variables, disk)
-        found[of_step] = variables
-    return found.get(chosen)
+            variables = save_precise_statistics(setup, checkpoints, which, saved_step, variables, disk)
+        by_step[saved_step] = variables
+    return by_step.get(chosen)
 
 
-def keep_precise_statistics(
+def save_precise_statistics(
     setup: Setup, checkpoints: Checkpoints, which: Which, step: int, variables: dict[str, Any], disk: DiskRetry
 ) -> dict[str, Any]:
-    """Compute precise batch-norm statistics of a checkpoint and keep them beside it; every process calls it.
+    """Compute precise batch-norm statistics of a checkpoint and save them beside it; every process must call it.
 
     Args:
       setup: of the run.
@@ -222,7 +222,7 @@ def keep_precise_statistics(
       which: the best or the newest checkpoint.
       step: of the checkpoint.
       variables: of the checkpoint.
-      disk: retries what fails because the disk is full.
+      disk: retries operations that fail because the disk is full.
 
     Returns:
       The variables with these statistics.

@@ -1,4 +1,4 @@
-"""Run folders: what one says of itself, and what may go on in it; `find_run` tells which one a start takes."""
+"""Read and write the files of a run folder, and check that a training may resume in it."""
 
 import contextlib
 import os
@@ -24,16 +24,16 @@ from segnet_jax.training.experiment import CHANGES_FILE, overrides
 
 RESULT_FILE = "result.json"
 LABELS_FILE = "labels.json"
-"""How the labels that a run was trained on are read: the label rule that the read options came to."""
+"""The label rule that the run's labels were read by, resolved from its read options."""
 
 _DATA_FILE, _OLD_RESULT_FILE = "data.json", "result_before.json"
-_MOST_BYTES = 4_000_000  # of a label rule; 65,536 values and as many colors
+_MAX_BYTES = 4_000_000  # of a label rule with 65,536 values and as many colors
 
 
 def write_first_files(
     folder: pathlib.Path, config: Config, devices: list[str], dataset: Dataset, batch: Mapping[str, np.ndarray]
 ) -> None:
-    """Writes what is known before the first step: config, environment, data, and a picture of the first batch."""
+    """Write what is known before the first step: config, environment, data, and a picture of the first batch."""
     atomic_write_text(folder / CONFIG_FILE, config.to_toml())
     atomic_write_json(folder / "environment.json", environment(devices))
     atomic_write_json(folder / _DATA_FILE, {name: dict(split.files) for name, split in dataset.splits.items()})
@@ -45,10 +45,10 @@ def write_first_files(
 
 
 def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
-    """Read what a run stores of its labels.
+    """Read the classes and the label rule stored in a run.
 
     Returns:
-      Classes and label rule; None for a run of an older version, or of data whose labels are not files of a folder.
+      None for a run of an older version, or of data without label files.
 
     Raises:
       UserError: the file is damaged, a link, or too large.
@@ -56,7 +56,7 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
     try:
         if not confined.is_file(folder, LABELS_FILE):
             return None
-        return labels_from_json(confined.read_json(folder, LABELS_FILE, _MOST_BYTES))
+        return labels_from_json(confined.read_json(folder, LABELS_FILE, _MAX_BYTES))
     except (OSError, ValueError) as error:
         path = shown(os.path.join(folder, LABELS_FILE))
         raise UserError(
@@ -64,75 +64,76 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
         ) from None
 
 
-def tidy(folder: pathlib.Path) -> None:
-    """Removes what a killed start has left half written; for the process that holds the run's lock."""
+def clean_up(folder: pathlib.Path) -> None:
+    """Delete temporary files left by a killed training; only for the process that holds the run's lock."""
     inner = [f"{name}/" for name in confined.names(folder) if _is_folder(folder, name)]
-    for place in ("", *inner):
-        for name in confined.names(folder, place):
-            if name.startswith(".") and name.endswith(".tmp") and not _is_folder(folder, place + name):
-                confined.remove(folder, place + name)
+    for parent in ("", *inner):
+        for name in confined.names(folder, parent):
+            if name.startswith(".") and name.endswith(".tmp") and not _is_folder(folder, parent + name):
+                confined.remove(folder, parent + name)
 
 
 def _is_folder(folder: pathlib.Path, name: str) -> bool:
-    found = confined.status(folder, name)
-    return found is not None and stat.S_ISDIR(found.st_mode)
+    status = confined.status(folder, name)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
-def note_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
-    """Writes down what an overridden recipe changes from this step on, and makes it the run's own."""
+def record_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
+    """Append the settings overridden from this step on to `overrides.json`, and rewrite the run's config."""
     changed = differences(read_run(folder), config)
     if not changed:
         return
-    note = {"step": step, "changes": {name: {"old": old, "new": new} for name, (old, new) in changed.items()}}
-    atomic_write_json(folder / CHANGES_FILE, [*overrides(folder), note])
+    entry = {"step": step, "changes": {name: {"old": old, "new": new} for name, (old, new) in changed.items()}}
+    atomic_write_json(folder / CHANGES_FILE, [*overrides(folder), entry])
     atomic_write_text(folder / CONFIG_FILE, config.to_toml())
 
 
-def put_result_aside(folder: pathlib.Path) -> None:
-    """Keeps the result that a finished run had, when it goes on, under another name."""
+def set_result_aside(folder: pathlib.Path) -> None:
+    """Rename the result of a finished run that is trained further."""
     with contextlib.suppress(FileNotFoundError):
         confined.rename(folder, RESULT_FILE, _OLD_RESULT_FILE)
 
 
 def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, dataset: Dataset) -> None:
-    """Holds what a checkpoint says of its training against the training that is to go on from it.
+    """Compare data, classes, global batch size and precision of a checkpoint with those of the resumed training.
 
     Raises:
-      UserError: if it is another training: other data, classes, global batch or precision.
+      UserError: they differ.
     """
     for name, now in identity.items():
         before = meta[name]
         if before == now:
             continue
-        what = f"{name.replace('_', ' ')} {before} -> {now}"
+        difference = f"{name.replace('_', ' ')} {before} -> {now}"
         if name == "data":
-            what = "; ".join(
+            difference = "; ".join(
                 f"data of {split} changed: {_changed_files(folder, split, dataset)}"
                 for split in sorted(before.keys() | now.keys())
                 if before.get(split) != now.get(split)
             )
-        raise UserError(f"{folder} is another experiment: {what}; undo the change, or start a new --run")
+        raise UserError(f"{folder} cannot be resumed: {difference}; undo the change, or start a new --run")
 
 
 def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
-    """Names the files of a split that are not what they were when the run began."""
+    """List the files of a split that have changed since the run started."""
     try:
         before = dict(confined.read_json(folder, _DATA_FILE)[split])
     except (OSError, ValueError, KeyError, TypeError):
         before = {}
     now = dataset.splits[split].files if split in dataset.splits else {}
     changed = [
-        f"{name} {'is gone' if name not in now else 'is new' if name not in before else 'differs'}"
+        f"{name} {'is missing' if name not in now else 'is new' if name not in before else 'differs'}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
-    return listed(changed) if changed else "its records are others, or in another order"
+    return listed(changed) if changed else "other samples, or another order"
 
 
 def steps_of_result(folder: pathlib.Path) -> int | None:
-    """The steps of the training that a run's result is of; None where it has none that can be read.
+    """Return the number of steps of a run's result; None without a readable result.
 
-    It tells whether all is done: the last checkpoint does not, where the training was stopped while that was scored.
+    Only the result shows that a run is complete: the training may have been stopped while the last checkpoint was
+    evaluated.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return confined.read_json(folder, RESULT_FILE).get("num_steps")
@@ -140,12 +141,12 @@ def steps_of_result(folder: pathlib.Path) -> int | None:
 
 
 def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
-    """Whether the last step is taken and scored."""
+    """Return whether the last step is done and evaluated."""
     return meta["last"] is not None and meta["last"]["step"] == total_steps
 
 
 def num_training_images(folder: str | pathlib.Path) -> int | None:
-    """How many images a run trains on, as it notes at its first evaluation; None where it has not."""
+    """Return the number of a run's training images, known after its first evaluation; None before."""
     try:
         number = confined.read_json(folder, f"{EVALUATIONS}/{DATASET_FILE}")["num_images"]["train"]
     except (OSError, ValueError, TypeError, KeyError):

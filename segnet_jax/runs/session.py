@@ -30,7 +30,7 @@ def agree_on_run(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> C
     """Return the config with the run that all processes resume, if there is one; its lock is held by `stack`.
 
     Raises:
-      UserError: the run is another experiment, or its folder cannot be used.
+      UserError: the run has other settings, or its folder cannot be used.
       ExitError: another process trains in it.
     """
     if hosts.is_writer:
@@ -63,14 +63,14 @@ def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
     return step == setup.total_steps == run_folder.steps_of_result(folder)
 
 
-def report_finished(folder: pathlib.Path, total_steps: int, asked_to_resume: bool) -> None:
+def report_finished(folder: pathlib.Path, total_steps: int, resume_requested: bool) -> None:
     """Print that a run is finished.
 
     Raises:
       UserError: `--resume` was given.
     """
     finished = f"{folder} is finished: all {total_steps} steps are done"
-    if asked_to_resume:
+    if resume_requested:
         raise UserError(f"{finished}; start a new --run to train more")
     logger.info(f"{finished}; use another --run to train again, or see its {run_folder.RESULT_FILE}")
 
@@ -108,23 +108,23 @@ def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_
 def prepare_folder(
     setup: Setup, folder: pathlib.Path, checkpoints: Checkpoints, resumed: int | None, disk: DiskRetry
 ) -> None:
-    """Write what describes the run, and remove what an interrupted start has left.
+    """Write the files that describe the run, and delete what a killed training has left.
 
     Args:
       setup: complete.
       folder: of the run.
       checkpoints: of the run.
       resumed: the step to resume from; None for a new run.
-      disk: retries what fails because the disk is full.
+      disk: retries operations that fail because the disk is full.
     """
-    run_folder.tidy(folder)
+    run_folder.clean_up(folder)
     checkpoints.folders.clean_up()
     if resumed is None:
         kinds, batch = setup.devices.kinds, setup.batch(0)
         disk(lambda: run_folder.write_first_files(folder, setup.config, kinds, setup.dataset, batch))
     else:
-        disk(lambda: run_folder.put_result_aside(folder))
-        disk(lambda: run_folder.note_overrides(folder, setup.config, resumed))
+        disk(lambda: run_folder.set_result_aside(folder))
+        disk(lambda: run_folder.record_overrides(folder, setup.config, resumed))
         disk(lambda: checkpoints.folders.delete_after(resumed))
 
 
@@ -176,8 +176,8 @@ def shown(found: Evaluation, setup: Setup) -> dict[str, Any]:
 def is_better(setup: Setup, meta: dict[str, Any], loss: float, step: int) -> bool:
     """Return whether the last evaluation is the best so far.
 
-    One whose loss is not finite is not, unless it is the last of the training and the only one: while float16 finds its
-    loss scale the network may give NaN, and its scores then look like those of a single class.
+    An evaluation with a non-finite loss is not, unless it is the only one: while float16 training searches for its loss
+    scale, the network may return NaN, and its scores then look like those of a single class.
 
     Args:
       setup: of the run.

@@ -1,4 +1,4 @@
-"""What a config resolves to on this machine with this data: devices, dataset, sampler, model, optimizer, steps."""
+"""Resolve a config on this machine with its data: devices, dataset, sampler, model, optimizer, steps."""
 
 import dataclasses
 import logging
@@ -20,7 +20,7 @@ from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.runs import dataset as run_dataset
 from segnet_jax.runs import dataset_checks
-from segnet_jax.runs.checks import another_batch, check_network, check_selection
+from segnet_jax.runs.checks import batch_warning, check_network, check_selection
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.errors import UserError, UserErrors
 from segnet_jax.training import build, build_steps, initial_weights
@@ -50,7 +50,7 @@ class Steps:
     Attributes:
       source: the batches of the training.
       train: (state, inputs of one dispatch) -> (state after its steps, metrics of each step).
-      evaluate: (variables, should_stop) -> scores of the evaluation split, or None if asked to stop.
+      evaluate: (variables, should_stop) -> scores of the evaluation split, or None if stopped.
     """
 
     source: Input
@@ -60,16 +60,16 @@ class Steps:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a config resolves to on this machine with this data.
+    """A config resolved on this machine with its data.
 
-    `resolve` makes one; what depends on the initial weights, or on the checkpoint to resume from, `load_data` adds.
+    `resolve` creates one; `load_data` adds what depends on the initial weights or the checkpoint to resume from.
 
     Attributes:
       config: of the run.
       devices: to train on.
       precision: of activations, never "auto".
       dataset: opened, not read.
-      eval_name: the split that is scored during training.
+      eval_name: the split that is evaluated during training.
       sampler: order and augmentation of the whole training.
       total_steps: optimizer steps of the whole training.
       steps_per_dispatch: optimizer steps in one call of the compiled training step.
@@ -77,7 +77,7 @@ class Setup:
       class_weights: float32 [C], of the loss.
       train_samples: decoded.
       eval_samples: decoded.
-      placement: where the samples are kept while training.
+      placement: where the samples reside during training.
     """
 
     config: Config
@@ -101,7 +101,7 @@ class Setup:
 
     @property
     def eval_split(self) -> Split:
-        """The split that is scored."""
+        """The split that is evaluated."""
         return self.dataset.splits[self.eval_name]
 
     @property
@@ -116,7 +116,7 @@ class Setup:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a report says about the data and the batch, as JSON."""
+        """Data and batch size for the report, as JSON."""
         return {
             "dataset": self.dataset.name,
             "split": self.eval_name,
@@ -142,7 +142,7 @@ class Setup:
 
     @cached_property
     def step_settings(self) -> StepSettings:
-        """What the training step and the evaluation step hold, optimizer included."""
+        """Settings of the training and evaluation steps, including the optimizer."""
         return build.step_settings(
             self.config, self.model, self.class_weights, self.preprocessing, self.sampler.steps_per_epoch
         )
@@ -162,7 +162,7 @@ class Setup:
         return tf_data.training_batch(self.train_samples, self.sampler, self.shard, self.config.grad_accum_steps, step)
 
     def dispatches(self, steps: range) -> list[range]:
-        """Cut steps into calls of the training step, none of them across the end of an epoch."""
+        """Split steps into dispatches that do not cross the end of an epoch."""
         return split_into_dispatches(steps, self.steps_per_dispatch, self.sampler.steps_per_epoch)
 
     def initial_state(self, initial: VGG | TrainedSegNet | None) -> TrainState:
@@ -195,7 +195,7 @@ class Setup:
 
 
 def resolve(config: Config) -> Setup:
-    """Find the devices, open the dataset and check that the config fits both; nothing is read or compiled.
+    """Choose the devices, open the dataset and check the config against both; no image is read, nothing compiled.
 
     Raises:
       UserError: the config does not fit the devices, the dataset, or itself.
@@ -227,8 +227,8 @@ def resolve(config: Config) -> Setup:
             "with it: --protocol scratch uses 0.1"
         )
     if config.freeze != "none" and config.init == "none":
-        logger.warning(f"--freeze {config.freeze} with --init none keeps random weights as they are: add --init")
-    if warning := another_batch(config, devices, sampler):
+        logger.warning(f"--freeze {config.freeze} with --init none freezes random weights: add --init")
+    if warning := batch_warning(config, devices, sampler):
         logger.warning(warning)
     return Setup(
         config=config,
@@ -261,7 +261,7 @@ def load_data(
     class_weights: np.ndarray,
     all_gather: Callable[[str], list[str]] = lambda text: [text],
 ) -> Setup:
-    """Decode all samples, check every label, and choose where the samples are kept; nothing is compiled.
+    """Decode all samples, check every label, and choose where the samples reside; nothing is compiled.
 
     Args:
       setup: from `resolve`.
@@ -273,14 +273,14 @@ def load_data(
       The setup, complete.
 
     Raises:
-      UserError: the labels teach nothing, or the samples do not fit where they are to be kept.
+      UserError: a split has no labeled pixel, or the samples do not fit on the devices as requested.
     """
     config, devices, eval_name = setup.config, setup.devices, setup.eval_name
     train_samples = run_dataset.decode(setup.train_split, config, "reading training images")
     eval_samples = run_dataset.decode(setup.eval_split, config, f"reading {eval_name} images")
-    dataset_checks.warn_of_labels(setup.dataset.classes, **{"train": train_samples, eval_name: eval_samples})
-    wanted = "device" if setup.steps_per_dispatch > 1 else config.input
-    placement = choose_placement(wanted, devices, train_samples, eval_samples)
+    dataset_checks.check_labels(setup.dataset.classes, **{"train": train_samples, eval_name: eval_samples})
+    requested = "device" if setup.steps_per_dispatch > 1 else config.input
+    placement = choose_placement(requested, devices, train_samples, eval_samples)
     return dataclasses.replace(
         setup,
         preprocessing=preprocessing,

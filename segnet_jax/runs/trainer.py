@@ -34,7 +34,7 @@ from segnet_jax.training.state import clear_non_finite, is_finite, num_bytes_of
 
 logger = logging.getLogger(__name__)
 
-STUCK_SECONDS, DISK_SECONDS = 600.0, 7 * 86_400.0  # how late a process may be; where it may wait for disk space
+STUCK_SECONDS, DISK_SECONDS = 600.0, 7 * 86_400.0  # timeout of a step's barrier; of one where disk space is awaited
 _IN_FLIGHT = 2  # dispatches whose metrics are read later, so that the devices never wait for the host
 
 
@@ -60,8 +60,8 @@ class Trainer:
         """Train, or resume, and write the result; each part below is one line here.
 
         Raises:
-          UserError: for the user's mistakes, all of them before anything is compiled.
-          ExitError: the training ended early; what was saved before is intact.
+          UserError: the config or the data are wrong; raised before anything is compiled.
+          ExitError: the training ended early; earlier checkpoints are intact.
         """
         with contextlib.ExitStack() as self.stack:
             self.train_log = self.stack.enter_context(logs.RunLog())
@@ -86,7 +86,7 @@ class Trainer:
         self.hosts = self.stack.enter_context(join(*address, config.heartbeat))
         self.stack.enter_context(contextlib.nullcontext() if self.hosts.is_writer else logs.errors_only())
         check_is_other_run(config)
-        self.asked_to_resume = config.resume
+        self.resume_requested = config.resume
         self.config = session.agree_on_run(config, self.hosts, self.stack)
         self.setup = resolve(self.config)
 
@@ -108,7 +108,7 @@ class Trainer:
             run_folder.check_resumable(meta, setup.identity, self.folder, setup.dataset)
             check_experiment(self.folder, meta, config, override=config.override)
             if session.has_result(setup, self.folder, self.resumed):
-                session.report_finished(self.folder, setup.total_steps, self.asked_to_resume)
+                session.report_finished(self.folder, setup.total_steps, self.resume_requested)
                 return False
             meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric)
             preprocessing = checkpoint_folders.preprocessing_of(meta)
@@ -128,14 +128,10 @@ class Trainer:
 
     def open_checkpoints(self) -> None:
         """Open the checkpoints of the run's folder."""
-        config, share = self.config, partial(self.hosts.broadcast, "checkpoint")
-        settings = {
-            "keep": config.keep_checkpoints,
-            "max_bytes": max_checkpoint_bytes(config.width),
-            "broadcast": share,
-        }
-        folder = self.folder / "checkpoints"
-        self.checkpoints = self.stack.enter_context(Checkpoints(folder, self.setup.devices, **settings))
+        config, broadcast = self.config, partial(self.hosts.broadcast, "checkpoint")
+        settings = {"keep": config.keep_checkpoints, "max_bytes": max_checkpoint_bytes(config.width)}
+        folder, devices = self.folder / "checkpoints", self.setup.devices
+        self.checkpoints = self.stack.enter_context(Checkpoints(folder, devices, broadcast=broadcast, **settings))
 
     # -------------------- Run folder ----------------------------------------------------------------------------------
 
@@ -154,8 +150,8 @@ class Trainer:
             hosts.before_lost(partial(outcome.write_loss, self.folder))
             session.prepare_folder(self.setup, self.folder, self.checkpoints, self.resumed, self.disk)
             self.train_log.open(self.folder)
-        resumes, starts = f", resumes after step {self.resumed}", ": see its first_batch.png while this compiles"
-        logger.info(f"run      {self.folder}{resumes if self.resumed else starts}")
+        resuming, starting = f", resuming after step {self.resumed}", ": see its first_batch.png while this compiles"
+        logger.info(f"run      {self.folder}{resuming if self.resumed else starting}")
 
     # -------------------- Model, optimizer, steps ---------------------------------------------------------------------
 
@@ -167,7 +163,7 @@ class Trainer:
             self.state = setup.initial_state(self.initial)
         else:
             self.state = self.checkpoints.restore("newest", self.resumed, setup.state_shapes)
-        self.initial = None  # tens of megabytes that are not needed any more
+        self.initial = None  # frees tens of megabytes
         num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         logger.info(f"network  {type(setup.model).__name__}, {num_parameters:,} parameters")
         self.steps = setup.build_steps()
@@ -176,19 +172,19 @@ class Trainer:
     # -------------------- Loop ----------------------------------------------------------------------------------------
 
     def loop(self) -> int | None:
-        """Take the remaining steps, and save the last.
+        """Run the remaining steps, and save the last.
 
         Returns:
-          The exit code with which all processes agreed to leave before the last step; None if they did not.
+          The exit code if all processes agreed to stop before the last step, otherwise None.
 
         Raises:
-          ExitError: a step was not finite, another process is lost, or nothing can be saved.
+          ExitError: a step was not finite, another process is lost, or a checkpoint cannot be saved.
         """
         config, setup, meta = self.config, self.setup, self.meta
         last_step = min(config.max_steps or setup.total_steps, setup.total_steps)
         evaluate_every = epochs_between_evaluations(config, setup.sampler.steps_per_epoch)
         if meta["best"] is not None and meta["best"]["step"] == self.step:
-            self.save("best")  # where it was damaged: the state to resume from is the same
+            self.save("best")  # if the best checkpoint was damaged: it has the state resumed from
         if self.is_due(evaluate_every) and (meta["last"] is None or meta["last"]["step"] < self.step):
             self.evaluate()
         unread = deque()
@@ -220,16 +216,16 @@ class Trainer:
         return exit_code
 
     def is_due(self, epochs: int) -> bool:
-        """Return whether what is done every so many epochs is due after this step; it always is after the last one."""
+        """Return whether an action of every `epochs` epochs is due after this step; always after the last one."""
         every = epochs * self.setup.sampler.steps_per_epoch
         return self.step > 0 and (self.step % every == 0 or self.step == self.setup.total_steps)
 
     def should_stop(self) -> bool:
-        """Return whether to stop at once; several processes leave before the same step instead, which they agree on."""
+        """Return whether to stop at once; several processes instead agree on the step before which they stop."""
         return self.hosts.num_processes == 1 and self.stop.requested()
 
     def log(self, steps: range, metrics: dict[str, Any]) -> None:
-        """Log finished steps up to the first that was not finite, which ends the training."""
+        """Log finished steps up to the first non-finite one, which ends the training."""
         metrics = {name: np.asarray(values) for name, values in metrics.items()}
         finite = metrics.pop("finite")
         num_good = len(steps) if finite.all() else int(np.argmin(finite))
@@ -245,24 +241,24 @@ class Trainer:
         """Evaluate, log and draw, and save the state if it is the best so far."""
         meta = self.meta
         with self.run_logger.phase("evaluating"):
-            found = self.steps.evaluate(self.state.variables, self.should_stop)
-        if found is None:  # stopped: the evaluation comes first when the run is resumed
+            evaluation = self.steps.evaluate(self.state.variables, self.should_stop)
+        if evaluation is None:  # stopped: a resumed run starts with this evaluation
             return
         best = meta["best"] and meta["best"]["step"]
-        self.run_logger.log_evaluation(self.step, **session.shown(found, self.setup), best=best)
-        meta["last"] = {"step": self.step, "confusion": found.confusion.tolist()}
-        if session.is_better(self.setup, meta, found.loss, self.step):
+        self.run_logger.log_evaluation(self.step, **session.shown(evaluation, self.setup), best=best)
+        meta["last"] = {"step": self.step, "confusion": evaluation.confusion.tolist()}
+        if session.is_better(self.setup, meta, evaluation.loss, self.step):
             meta["best"] = meta["last"]
             self.save("best")
 
     def save(self, which: str) -> None:
-        """Save the state as the newest or the best checkpoint; it is written while the next steps are taken."""
+        """Save the state as the newest or the best checkpoint; it is written while the next steps run."""
 
         def attempt() -> None:
             now = {"step": self.step, "seconds": self.run_logger.seconds}
             now |= {"config": self.config.hash(), "experiment": self.config.experiment()}
             self.checkpoints.save(which, self.step, self.state, self.meta | now)
-            if self.disk.waits:  # a save that fails later could not be repeated: its state would be gone
+            if self.disk.waits:  # a later failure could not be retried, because the state is donated by then
                 self.checkpoints.wait()
 
         if not is_finite(self.state):
@@ -270,7 +266,7 @@ class Trainer:
         self.disk(attempt)
 
     def incident(self, bad_step: int, metrics: dict[str, float] | None = None) -> NotFinite:
-        """Keep the batch of a step that was not finite, counted from 0, and return the error to raise."""
+        """Save the batch of a non-finite step, counted from 0, and return the error to raise."""
         names = [self.setup.train_split.names[i] for i in self.setup.sampler.batch(bad_step).index]
         if self.hosts.is_writer:
             batch, classes = self.setup.batch(bad_step), self.setup.dataset.classes
@@ -280,12 +276,12 @@ class Trainer:
     # -------------------- Result --------------------------------------------------------------------------------------
 
     def finish(self, exit_code: int | None) -> None:
-        """Write the result of a finished training, or say how to resume one that was stopped.
+        """Write the result of a finished training, or log how to resume a stopped one.
 
         Raises:
-          Stopped: the training was asked to stop; the same command resumes it.
+          Stopped: the training was stopped by a signal; the same command resumes it.
         """
-        if self.hosts.is_writer:  # after no step at all nothing is saved
+        if self.hosts.is_writer:  # without a single step nothing is saved
             state_sum = self.checkpoints.confirm("newest", self.step) if self.step else None
             self.outcome.update(saved=self.step or None, state=state_sum)
         if not run_folder.is_finished(self.meta, self.setup.total_steps):
@@ -298,18 +294,18 @@ class Trainer:
         self.write_result()
 
     def write_result(self) -> None:
-        """Score the checkpoint that the result is of, and write the result.
+        """Evaluate the result's checkpoint, and write the result.
 
         Raises:
-          Stopped: the training was asked to stop; the same command continues here.
+          Stopped: the training was stopped by a signal; the same command continues here.
         """
         setup, precise = self.setup, self.config.batch_norm == "recompute"
-        doing = "computing precise batch-norm statistics" if precise else "choosing the checkpoint"
-        with self.stop.at_once(), self.run_logger.phase(doing):
+        phase = "computing precise batch-norm statistics" if precise else "choosing the checkpoint"
+        with self.stop.at_once(), self.run_logger.phase(phase):
             variables = result_variables(setup, self.checkpoints, self.meta, self.state, self.step, self.disk)
         scored = None, None
         if variables is None:
-            lost = " and is of the running statistics" if precise else ""
+            lost = " and uses the running statistics" if precise else ""
             logger.warning(f"the best checkpoint is damaged: the result has no boundary F1{lost}")
         else:
             with self.run_logger.phase("scoring boundaries"):

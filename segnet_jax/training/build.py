@@ -71,7 +71,7 @@ def step_settings(
     """
     optimizer, schedule = build_optimizer(config, model, steps_per_epoch)
     made = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
-    made |= {"optimizer": optimizer, "schedule": schedule}  # override the config fields of these names
+    made |= {"optimizer": optimizer, "schedule": schedule}  # override config fields
     return StepSettings(**fields_from_config(config, StepSettings) | made)
 
 

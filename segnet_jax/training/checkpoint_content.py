@@ -60,7 +60,7 @@ def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any
             is_valid = False
         if not is_valid:
             fault = "is missing" if name not in meta else "is invalid"
-            raise NoCheckpoint(f"{where} cannot be used: its {name.replace('_', ' ')} {fault}; {_ADVICE}")
+            raise NoCheckpoint(f"{where} cannot be used: {name} {fault} in its metadata; {_ADVICE}")
     return meta
 
 

@@ -1,8 +1,7 @@
 """Save and restore training states: the newest few for resuming, and the best. The only module that imports Orbax.
 
-Each checkpoint is a folder, `newest/STEP` or `best/STEP`: the state as Orbax writes it, `meta.json`, and a manifest of
-checksums. Saving is asynchronous: a checkpoint is read back before it gets its final name and older ones are deleted,
-and it is verified against its manifest before it is restored. A step that is both newest and best is written once.
+A checkpoint is a folder, `newest/STEP` or `best/STEP`, with Orbax's files, `meta.json` and a manifest. It is saved
+asynchronously, read back before older ones are deleted, and verified before it is restored.
 """
 
 import contextlib
@@ -210,9 +209,8 @@ class Checkpoints:
             if isinstance(error, DiskFailed):
                 raise
             if is_disk_full(error):
-                raise DiskFull(
-                    f"too little space to save step {step}: {free / 1e6:.1f} MB were free on {self._root}"
-                ) from error
+                message = f"too little space to save step {step}: {free / 1e6:.1f} MB were free on {self._root}"
+                raise DiskFull(message) from error
             if refusal := disk_refusal(error):
                 raise DiskFailed(f"step {step} cannot be saved to {self._root}: {refusal}") from error
             raise

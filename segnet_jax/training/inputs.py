@@ -78,7 +78,7 @@ def choose_placement(requested: str, devices: Devices, *splits: CachedSplit) -> 
     else:
         why = "the decoded images do not fit in the cache; set $SEGNET_JAX_CACHE to a folder with more space"
     if requested == "device":
-        raise UserError(f"--input device is not possible: {why}; or use --input host")
+        raise UserError(f"--input device is not possible: {why}; use --input host")
     return "host"
 
 

@@ -259,7 +259,7 @@ def test_compiling_is_timed_without_the_programs_that_are_kept(tmp_path):
         (["--compare", "no.json"], "cannot compare with no.json: No such file"),
         (["all", "--json", "no/now.json"], "--json no/now.json: there is no folder"),
         (["--steps", "0"], "--steps and --rounds must be at least 1"),
-        (["--devices", "9"], "9 devices asked, 8 found"),
+        (["--devices", "9"], "9 devices requested, but only 8 found"),
         (["nothing"], "nothing"),
         (["train", "--input", "host", "--steps-per-dispatch", "2"], "--steps-per-dispatch 2 needs --input device"),
     ],

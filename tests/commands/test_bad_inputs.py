@@ -50,9 +50,9 @@ def folder(tmp_path, monkeypatch):
     return make_sound(tmp_path / "CamVid")
 
 
-def all_is_read(warn_of_labels):
+def all_is_read(check_labels):
     def stop(*args, **splits):
-        warn_of_labels(*args, **splits)
+        check_labels(*args, **splits)
         raise Accepted
 
     return stop
@@ -123,7 +123,7 @@ def assert_told(case, code, raised, printed):
 
 @pytest.mark.parametrize("case", [*FOLDERS, *FLAGS, *WEIGHTS], ids=str)
 def test_training_reports_a_bad_input_and_takes_one_that_only_looks_bad(case, folder, monkeypatch, capsys):
-    monkeypatch.setattr(dataset_checks, "warn_of_labels", all_is_read(dataset_checks.warn_of_labels))
+    monkeypatch.setattr(dataset_checks, "check_labels", all_is_read(dataset_checks.check_labels))
     case.spoil(folder)
     case.patch(monkeypatch, folder)
     before = state_of(folder.parent)
@@ -187,7 +187,7 @@ def test_real_camvid_is_read_whole_without_a_false_alarm(camvid_folder, camvid_s
     assert time.monotonic() - started < 40
     assert {name: len(split) for name, split in samples.items()} == camvid_sizes
     assemble = {name: samples[name] for name in ("train", "val")}
-    dataset_checks.warn_of_labels(dataset.classes, **assemble)
+    dataset_checks.check_labels(dataset.classes, **assemble)
     assert logged == []
     assert dataset.notes == (f"note: paths in the lists begin with /SegNet/CamVid, read as {camvid_folder}",)
     assert np.isin(samples["val"].labels, [*range(11), 255]).all()

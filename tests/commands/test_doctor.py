@@ -23,7 +23,7 @@ SMALL = "--init none --depth 1 --width 0.0625 --epochs 1 --devices 1 --batch-siz
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dataset_checks, "warn_of_labels", all_is_read(dataset_checks.warn_of_labels))
+    monkeypatch.setattr(dataset_checks, "check_labels", all_is_read(dataset_checks.check_labels))
     return make_sound(tmp_path / "photos")
 
 
@@ -199,7 +199,7 @@ def test_the_table_holds_the_share_of_each_class_counted_by_hand(photos, monkeyp
 def test_classes_that_training_lacks_are_warned_of(photos, monkeypatch, capsys):
     values(lambda label: np.where(label == 2, 0, label).astype(np.uint8), *NAMES[:6])(photos)
     code, _, printed, findings = look(monkeypatch, capsys)
-    assert code == 0 and "warning: car in val alone: no training pixel" in printed.out
+    assert code == 0 and "warning: car only in val: no training pixel" in printed.out
     assert any("car in val alone" in warning for warning in findings["warnings"])
 
 

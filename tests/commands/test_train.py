@@ -25,7 +25,7 @@ from segnet_jax.data.input_pipeline.cache import from_arrays
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.nn.segnet import ENCODERS, SegNet
-from segnet_jax.runs.dataset_checks import warn_of_labels
+from segnet_jax.runs.dataset_checks import check_labels
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import Stopped, UserError
 from segnet_jax.training import build_steps, initial_weights
@@ -198,7 +198,7 @@ def test_ctrl_c_saves_the_step_and_says_how_to_resume(tmp_path, monkeypatch, cap
     with pytest.raises(Stopped) as left:
         run("--run", folder)
     assert left.value.exit_code == 130 and digest_of(folder)[0] == 2
-    assert f"Step 2 is saved and verified; go on with: {RESUME} --run {folder} --resume" in str(left.value)
+    assert f"Step 2 is saved and verified; resume with: {RESUME} --run {folder} --resume" in str(left.value)
     assert "stopping: the step is finished and saved first; Ctrl-C again exits immediately" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -212,7 +212,7 @@ MISTAKES = {
     "no epochs": (["--epochs", "0"], "--epochs must be between 1"),
     "an image size of 0": (["--image-size", "0", "32"], "--image-size must be between 1 and 16384, got 0 32"),
     "one number of an image size": (["--image-size", "32"], "--image-size"),
-    "devices that are not there": (["--devices", "9"], "9 devices asked, 8 found (cpu); use --devices 8"),
+    "devices that are not there": (["--devices", "9"], "9 devices requested, but only 8 found (cpu); use --devices 8"),
     "devices that are no number": (["--devices", "many"], "--devices must be a positive number"),
     "more devices than images": (
         ["--batch-size-per-device", "9"],
@@ -311,14 +311,14 @@ def test_labels_that_teach_nothing_are_reported(logged):
     def read_of(*labels):
         return from_arrays(np.zeros((len(labels), 2, 2, 3), np.uint8), np.stack(labels))
 
-    warn_of_labels(two, train=read_of(sky, void), val=read_of(sky, road))
+    check_labels(two, train=read_of(sky, void), val=read_of(sky, road))
     assert logged == [
-        "warning: 1 of 2 train labels hold no usable pixel, only void",
-        "warning: no train pixel of road; where it is scored, it is reported as absent",
-        "warning: road in val alone: no training pixel, so it cannot be learned",
+        "warning: 1 of 2 train labels are entirely void",
+        "warning: no train pixel of road; in its scores it is reported as absent",
+        "warning: road only in val: no training pixel, so it cannot be learned",
     ]
-    with pytest.raises(UserError, match="none of the 2 val labels holds a usable pixel"):
-        warn_of_labels(two, train=read_of(sky, road), val=read_of(void, void))
+    with pytest.raises(UserError, match="all 2 val labels are entirely void"):
+        check_labels(two, train=read_of(sky, road), val=read_of(void, void))
 
 
 def test_help_shows_an_example_and_every_field(capsys):

@@ -12,7 +12,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import BATCH_OF_A_DEVICE, protocol_names, read_protocol
 from segnet_jax.config.flags import parse_config
 from segnet_jax.data.input_pipeline.sampler import Sampler
-from segnet_jax.runs.checks import another_batch
+from segnet_jax.runs.checks import batch_warning
 from segnet_jax.runs.result import recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -133,22 +133,22 @@ def batch_note(name, num_devices, num_images=367, **changes):
     batch = num_devices * config.batch_size_per_device * config.grad_accum_steps
     sampler = Sampler(num_images, batch, seed=0, flip=False, shift=0)
     in_result = recipe(config, "camvid-tutorial", batch)["differences"].get("global_batch_size")
-    return another_batch(config, SimpleNamespace(total=num_devices), sampler), in_result
+    return batch_warning(config, SimpleNamespace(total=num_devices), sampler), in_result
 
 
 def test_a_batch_other_than_the_protocols_is_reported_with_both_trainings():
     note, in_result = batch_note("camvid-tutorial", 8)
     assert note == (  # 436 epochs of 91 steps; of 11
-        "camvid-tutorial takes 39,676 steps of 4 images; this takes 4,796 of 32 at the same learning rate; "
-        "--devices 4 --batch-size-per-device 1 keeps to it"
+        "camvid-tutorial takes 39,676 steps of 4 images; this run takes 4,796 of 32 at the same learning rate; "
+        "use --devices 4 --batch-size-per-device 1 for the same batch"
     )
     assert in_result == [4, 32]
     note, in_result = batch_note("camvid-strong", 8)
-    assert note.startswith("camvid-strong takes 13,500 steps of 8 images; this takes 1,500 of 64 ")
-    assert note.endswith("; --devices 8 --batch-size-per-device 1 keeps to it") and in_result == [8, 64]
+    assert note.startswith("camvid-strong takes 13,500 steps of 8 images; this run takes 1,500 of 64 ")
+    assert note.endswith("; use --devices 8 --batch-size-per-device 1 for the same batch") and in_result == [8, 64]
     note, in_result = batch_note("camvid-tutorial", 1, grad_accum_steps=8, learning_rate=8e-3)
     assert "; this takes 4,796 of 32 at a learning rate of 0.008, not 0.001; --devices 1 --batch" in note
-    assert note.endswith(" --batch-size-per-device 4 --grad-accum-steps 1 keeps to it") and in_result == [4, 32]
+    assert note.endswith(" --batch-size-per-device 4 --grad-accum-steps 1 for the same batch") and in_result == [4, 32]
 
 
 @pytest.mark.parametrize("name", protocol_names())
@@ -161,13 +161,13 @@ def test_a_protocols_own_batch_is_no_difference(name):
 def test_matlabs_batch_is_four_images_on_each_gpu():
     assert batch_note("camvid-matlab-2018", 8, 421) == ("", None)
     note, in_result = batch_note("camvid-matlab-2018", 8, 421, batch_size_per_device=2)
-    assert note.startswith("camvid-matlab-2018 takes 1,300 steps of 32 images; this takes 2,600 of 16 ")
+    assert note.startswith("camvid-matlab-2018 takes 1,300 steps of 32 images; this run takes 2,600 of 16 ")
     assert in_result == [32, 16]
 
 
 def test_no_note_without_a_protocol_or_with_too_few_images_for_its_batch():
     sampler = Sampler(367, 32, seed=0, flip=False, shift=0)
-    assert another_batch(Config(), SimpleNamespace(total=8), sampler) == ""
+    assert batch_warning(Config(), SimpleNamespace(total=8), sampler) == ""
     assert batch_note("camvid-strong", 1, num_images=6, batch_size_per_device=2)[0] == ""
 
 
@@ -181,4 +181,4 @@ def test_the_commands_of_a_page_use_the_batch_of_their_protocol(page):
         num_devices = 1 if config.devices == "all" else int(config.devices)
         images = 421 if config.split_rule == "matlab" else 367
         sampler = Sampler(images, num_devices * config.batch_size_per_device * config.grad_accum_steps, 0, False, 0)
-        assert another_batch(config, SimpleNamespace(total=num_devices), sampler) == "", command
+        assert batch_warning(config, SimpleNamespace(total=num_devices), sampler) == "", command

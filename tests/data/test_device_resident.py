@@ -187,9 +187,10 @@ def test_a_device_that_cannot_be_the_place_is_refused_with_what_to_do(monkeypatc
     with pytest.raises(UserError) as refused:
         inputs.choose_placement("device", choose_devices("8"), large)
     assert str(refused.value) == (
-        "--input device is not possible: the images take 1.00 GB, and 8 x cpu may hold 128 MB of them; use --input host"
+        "--input device is not possible: the images take 1.00 GB, but the limit on 8 x cpu is 128 MB; use --input host"
     )
-    with pytest.raises(UserError, match=r"not kept decoded: .*\$SEGNET_JAX_CACHE names another.*; use --input host$"):
+    message = r"decoded images do not fit in the cache; set \$SEGNET_JAX_CACHE .*; use --input host$"
+    with pytest.raises(UserError, match=message):
         inputs.choose_placement("device", choose_devices("8"), streamed(random_split(2, 5, 5), (5, 5)))
 
 

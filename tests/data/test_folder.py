@@ -22,7 +22,7 @@ from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.data.label_files.class_table_files import read_class_table
 from segnet_jax.data.labels.read_options import DEFAULTS
 from segnet_jax.data.random_split import group_of, split_randomly
-from segnet_jax.runs.dataset import open_data, reading_of
+from segnet_jax.runs.dataset import open_data, read_options_of
 from segnet_jax.runs.setup import resolve
 from segnet_jax.system.errors import UserError
 
@@ -219,7 +219,7 @@ def test_a_map_to_nowhere_is_refused(photos):
 
 def test_maps_add_up_and_survive_the_runs_config(tmp_path):
     config = parse_config(["--map", "255=1", "--map", "9=2", "--map", "255=1"], prog="x", description="")
-    assert config.map == ("255=1", "9=2") and reading_of(config).map == ((255, 1), (9, 2))
+    assert config.map == ("255=1", "9=2") and read_options_of(config).map == ((255, 1), (9, 2))
     (tmp_path / "config.toml").write_text(config.to_toml())
     assert read_config(tmp_path / "config.toml", Config()) == config
 

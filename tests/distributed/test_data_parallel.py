@@ -32,11 +32,11 @@ def train_together(count, folder, place, mapping="pmap"):
         for rank in range(count)
     ]
     try:
-        told = [process.communicate(timeout=240)[0] for process in running]
+        outputs = [process.communicate(timeout=240)[0] for process in running]
     finally:
         for process in running:
             process.kill()
-    assert [process.returncode for process in running] == [0] * count, "\n".join(told)
+    assert [process.returncode for process in running] == [0] * count, "\n".join(outputs)
     return dict(np.load(folder / "restored.npz"))
 
 

@@ -53,13 +53,13 @@ class Two:
             time.sleep(0.02)
 
     def end(self, seconds=90):
-        """The exit codes and what was told, within the time."""
+        """Return the exit codes and stderr of both processes, with a timeout."""
         try:
-            told = [process.communicate(timeout=seconds)[1] for process in self.processes]
+            errors = [process.communicate(timeout=seconds)[1] for process in self.processes]
         finally:
             for process in self.processes:
                 process.kill()
-        return [process.returncode for process in self.processes], told
+        return [process.returncode for process in self.processes], errors
 
 
 def sum_of(folder):
@@ -75,8 +75,8 @@ def rows_of(folder):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two") / "unbroken"
-    codes, told = Two(folder).end()
-    assert codes == [0, 0], told
+    codes, errors = Two(folder).end()
+    assert codes == [0, 0], errors
     return folder
 
 
@@ -90,18 +90,18 @@ def test_two_processes_of_four_devices_end_where_one_of_eight_does(unbroken, tmp
 
 @pytest.mark.slow  # test_mapping.py holds the two against each other in one process
 def test_the_other_mapping_ends_at_the_same_bits(unbroken, tmp_path):
-    codes, told = Two(tmp_path / "run", "--mapping", "shard_map").end()
-    assert codes == [0, 0], told
+    codes, errors = Two(tmp_path / "run", "--mapping", "shard_map").end()
+    assert codes == [0, 0], errors
     assert sum_of(tmp_path / "run") == sum_of(unbroken) and rows_of(tmp_path / "run") == rows_of(unbroken)
-    assert "compiled the training step in" in told[0]  # ahead of time, which `pmap` cannot do in several processes
+    assert "compiled the training step in" in errors[0]  # ahead of time, which `pmap` cannot do in several processes
 
 
 @pytest.mark.slow
 def test_two_processes_take_the_population_statistics_that_one_does(tmp_path):
     """Of 26 images, batches of eight: the two that are left over are taken by every device of both processes."""
     flags = ("--batch-norm", "recompute", "--batch-norm-variance", "population", "--epochs", "1")
-    codes, told = Two(tmp_path / "two", *flags).end()
-    assert codes == [0, 0], told
+    codes, errors = Two(tmp_path / "two", *flags).end()
+    assert codes == [0, 0], errors
     assert run("--run", tmp_path / "one", *flags) == 0
     ours, expected = (
         load_file(next((folder / "checkpoints" / "statistics").glob("*/batch_stats.safetensors")))
@@ -119,18 +119,18 @@ def test_a_killed_one_is_named_and_a_signal_to_one_stops_both_and_all_of_it_is_e
     two.wait_for(8)
     two.processes[1].kill()
     killed_at = time.monotonic()
-    codes, told = two.end(HEARTBEAT + 20)
+    codes, errors = two.end(HEARTBEAT + 20)
     assert codes == [8, -signal.SIGKILL] and time.monotonic() - killed_at < HEARTBEAT + 20
-    assert f"error: process 1 (host {socket.gethostname()}, pid {two.processes[1].pid}) was lost" in told[0]
+    assert f"error: process 1 (host {socket.gethostname()}, pid {two.processes[1].pid}) was lost" in errors[0]
     assert json.loads((folder / "outcome.json").read_text())["exit_code"] == 8
 
     two = Two(folder)
     two.wait_for(13)
     two.processes[1].send_signal(signal.SIGTERM)
-    codes, told = two.end()
-    assert codes == [143, 143], told
+    codes, errors = two.end()
+    assert codes == [143, 143], errors
     stopped_at = json.loads((folder / "outcome.json").read_text())["saved"]
-    assert latest_of(folder) == stopped_at and f"stopped after step {stopped_at} of 21" in told[0]
+    assert latest_of(folder) == stopped_at and f"stopped after step {stopped_at} of 21" in errors[0]
 
     assert Two(folder).end()[0] == [0, 0]
     assert sum_of(folder) == sum_of(unbroken) and rows_of(folder) == rows_of(unbroken)
@@ -146,10 +146,10 @@ def test_twenty_kills_of_either_process_are_named_and_the_restart_is_exact_each_
         time.sleep(moments.random() / 4)
         two.processes[victim].kill()
         killed_at = time.monotonic()
-        codes, told = two.end(HEARTBEAT + 20)
+        codes, errors = two.end(HEARTBEAT + 20)
         longest = max(longest, time.monotonic() - killed_at)
-        assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 8), (number, codes, told)
-        assert f"error: process {victim} (host" in told[1 - victim], told
+        assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 8), (number, codes, errors)
+        assert f"error: process {victim} (host" in errors[1 - victim], errors
         assert Two(folder).end()[0] == [0, 0]
         assert sum_of(folder) == sum_of(unbroken) and rows_of(folder) == rows_of(unbroken), number
     print(f"20 of 20 named and exact; the other left after at most {longest:.1f} s")
@@ -175,18 +175,18 @@ run_command(train.main)
 
 @pytest.mark.slow
 def test_the_one_that_saves_waits_for_room_in_the_midst_of_a_save_and_the_other_for_it(unbroken, tmp_path):
-    codes, told = Two(tmp_path / "run", "--on-disk-full", "wait", first=("-c", FULL_ONCE)).end()
-    assert codes == [0, 0], told
-    assert "waiting for room" in told[0] and "there is room again" in told[0]
+    codes, errors = Two(tmp_path / "run", "--on-disk-full", "wait", first=("-c", FULL_ONCE)).end()
+    assert codes == [0, 0], errors
+    assert "waiting for room" in errors[0] and "there is room again" in errors[0]
     assert sum_of(tmp_path / "run") == sum_of(unbroken) and rows_of(tmp_path / "run") == rows_of(unbroken)
 
 
 @pytest.mark.slow
 def test_where_one_has_no_room_for_decoded_images_both_take_batches_from_the_host(unbroken, tmp_path):
     (tmp_path / "file").touch()
-    codes, told = Two(tmp_path / "run", of_second={"SEGNET_JAX_CACHE": str(tmp_path / "file" / "cache")}).end()
-    assert codes == [0, 0], told
-    assert "input    host in all processes, for process 1 cannot hold the images" in told[0]
+    codes, errors = Two(tmp_path / "run", of_second={"SEGNET_JAX_CACHE": str(tmp_path / "file" / "cache")}).end()
+    assert codes == [0, 0], errors
+    assert "input    host in all processes, because of the memory or the cache of process 1" in errors[0]
     assert sum_of(tmp_path / "run") == sum_of(unbroken)
 
 
@@ -198,6 +198,6 @@ def test_a_signal_while_the_others_are_waited_for_ends_with_a_line(tmp_path):
         nobody.settimeout(60)
         with nobody.accept()[0]:
             process.terminate()
-            told = process.communicate(timeout=20)[1]
-    assert process.returncode == 143 and "stopping: nothing is lost" in told and "Traceback" not in told
+            errors = process.communicate(timeout=20)[1]
+    assert process.returncode == 143 and "stopping: nothing is lost" in errors and "Traceback" not in errors
     assert not (tmp_path / "run").exists()

@@ -19,7 +19,7 @@ _SPEC.loader.exec_module(measure)
 TIMES = json.loads((FOLDER / "times.json").read_text(encoding="utf-8"))
 
 
-def told(device, batch=4, rate=50.0):
+def measured(device, batch=4, rate=50.0):
     train = {"images_per_second_with_input": rate, "ms_per_step_min": 1.0, "ms_per_step_max": 2.0}
     shape = {"image_size": [360, 480], "width": 1.0, "depth": 5}
     return {"device": device, "precision": "float16", "batch_size_per_device": batch, "train": train, **shape}
@@ -27,8 +27,8 @@ def told(device, batch=4, rate=50.0):
 
 def test_the_time_of_100_epochs_is_that_worked_by_hand():
     """421 images at 4 are 105 whole steps, at 8 x 4 they are 13: 42,000 and 41,600 images in 100 epochs."""
-    one = measure.row(1, told("1 x V100", rate=50.0), 421, 100)
-    eight = measure.row(8, told("8 x V100", rate=320.0), 421, 100)
+    one = measure.row(1, measured("1 x V100", rate=50.0), 421, 100)
+    eight = measure.row(8, measured("8 x V100", rate=320.0), 421, 100)
     assert (one["steps"], eight["steps"]) == (10_500, 1300)
     assert one["minutes"] == pytest.approx(42_000 / 50 / 60) and eight["minutes"] == pytest.approx(41_600 / 320 / 60)
     found = measure.result([one, eight], {}, comparable=True, how="")
@@ -79,4 +79,4 @@ def test_the_command_runs_from_end_to_end_and_tells_devices_that_are_not_there(t
     monkeypatch.setattr(sys, "argv", ["measure.py", *flags[:2], "--devices", "3", "--out", str(out)])
     with pytest.raises(SystemExit) as left:
         run_command(measure.main)
-    assert left.value.code == 2 and "3 devices asked, 2 found" in capsys.readouterr().err
+    assert left.value.code == 2 and "3 devices requested, but only 2 found" in capsys.readouterr().err

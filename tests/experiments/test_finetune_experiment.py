@@ -75,9 +75,9 @@ def test_scores_are_collected_by_start_and_the_base_is_counted_on_the_same_71_fr
     confusions = generator.integers(1, 9, (101, 3, 3)).astype(np.int32)
     finished(tmp_path / "base", DRIVE, confusions)
     assert run.collect(tmp_path) == []  # nothing was fine-tuned: which frames count is not known
-    told = {"miou": 0.5, "mean_accuracy": 0.6, "global_accuracy": 0.8}
-    finished(tmp_path / "random-0", DRIVE[30:], confusions[30:], **told)
-    finished(tmp_path / "random-2", DRIVE[30:], confusions[30:], **told | {"seed": 2, "miou": 0.6})
+    scores = {"miou": 0.5, "mean_accuracy": 0.6, "global_accuracy": 0.8}
+    finished(tmp_path / "random-0", DRIVE[30:], confusions[30:], **scores)
+    finished(tmp_path / "random-2", DRIVE[30:], confusions[30:], **scores | {"seed": 2, "miou": 0.6})
     (tmp_path / "vgg16-0").mkdir()  # still in training
     rows = {row["name"]: row for row in run.collect(tmp_path)}
     assert rows.keys() == {"random weights", run.NOT_TUNED}

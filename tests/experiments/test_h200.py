@@ -79,5 +79,5 @@ def test_every_case_runs_at_a_small_size_on_the_cpu(tmp_path):
     command = [sys.executable, str(HERE / "measure.py"), "--dry-run", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    told = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
-    assert {case["case"] for case in told} == measure.cases(tmp_path, "synthetic", dry_run=True).keys()
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
+    assert {case["case"] for case in summary} == measure.cases(tmp_path, "synthetic", dry_run=True).keys()

@@ -189,9 +189,9 @@ def test_a_file_that_will_not_do_is_told_in_one_line(tmp_path, capsys, content, 
     with pytest.raises(SystemExit) as left:
         run_command(lambda: command.main(["--measured", str(path)]))
     assert left.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and words in told and str(path) in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and str(path) in error
+    assert error.count("\n") == 1
 
 
 def test_a_missing_output_folder_is_the_users_mistake(tmp_path):

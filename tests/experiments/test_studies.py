@@ -91,8 +91,8 @@ def test_the_papers_variants_are_configs_over_its_protocol(name):
 
 def keep(folder, name, **mious):
     protocol, config = ablation.settings(name[:-2], int(name[-1]))
-    told = {rule: {"miou": miou, "mean_accuracy": miou + 0.1, "global_accuracy": 0.8} for rule, miou in mious.items()}
-    (folder / f"{name}.json").write_text(json.dumps({"protocol": protocol, "config": config, "scores": told}))
+    scores = {rule: {"miou": miou, "mean_accuracy": miou + 0.1, "global_accuracy": 0.8} for rule, miou in mious.items()}
+    (folder / f"{name}.json").write_text(json.dumps({"protocol": protocol, "config": config, "scores": scores}))
 
 
 def test_scores_are_collected_by_seed_and_rule(tmp_path, monkeypatch):

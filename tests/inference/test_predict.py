@@ -383,7 +383,7 @@ def test_a_label_at_fault_or_missing_leaves_the_prediction(run, here, monkeypatc
         (["RUN", "photos", "--tile", "40", "40", "--size", "8", "8"], "remove --size"),
         (["RUN", "photos", "--size", "0", "8"], "--size must be between 1"),
         (["RUN", "photos", "--void", "256"], "--void must be between 0 and 255, got 256"),
-        (["RUN", "photos", "--devices", "9"], "9 devices asked, 8 found"),
+        (["RUN", "photos", "--devices", "9"], "9 devices requested, but only 8 found"),
         (["RUN", "photos", "--labels", "nowhere"], "no folder nowhere for --labels"),
         (["RUN", "photos", "--out", "notes.txt/out"], "cannot create the folder notes.txt/out"),
         (["RUN", "photos", "--json", "no/summary.json"], "--json no/summary.json: there is no folder"),

@@ -72,7 +72,7 @@ class Small(nn.Module):
     [
         ("layer", r"differ in \['more'\]"),
         ("part", r"differ in \['free'\]"),
-        ("folded", r"folded convolution in needs a kernel and a bias, and has \['kernel'\]"),
+        ("folded", r"folded convolution in must have a kernel and a bias, got \['kernel'\]"),
         ("tap", r"does not tap the features of its encoder stages \[1\]"),
     ],
 )

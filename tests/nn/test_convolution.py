@@ -107,7 +107,7 @@ def test_the_layer_adds_one_bias_a_channel():
 @pytest.mark.parametrize("layer", [Convolution(11, size=1), Convolution(11, size=1, by_channel=True)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_the_gradient_of_the_bias_is_summed_in_float32(layer, dtype):
-    x = jnp.zeros((1, 257, 43, 11), dtype)  # 11,051 pixels, which neither bfloat16 nor float16 can tell from 11,052
+    x = jnp.zeros((1, 257, 43, 11), dtype)  # 11,051 pixels, which bfloat16 and float16 cannot distinguish from 11,052
     variables = layer.init(jax.random.key(0), x)
     result, pull_back = jax.vjp(layer.apply, variables, x)
     gradient, _ = pull_back(jnp.ones_like(result))

@@ -147,7 +147,7 @@ def test_local_response_normalization_of_a_pixel_by_hand():
 
 @pytest.mark.parametrize("height, width", [(6, 10), (7, 11), (5, 9)])
 def test_the_bilinear_kernel_interpolates_halfway_between_pixels(height, width):
-    """A plane is interpolated to a plane; beyond the last pixels it goes on as it ends."""
+    """A plane is interpolated to a plane; edge pixels are repeated beyond the border."""
     rows, columns = np.arange(3.0, dtype=np.float32), np.arange(5.0, dtype=np.float32)
     plane = jnp.asarray(10 * rows[:, None] + columns)[None, :, :, None]
     ours = upsample(plane, bilinear_kernel(1), height, width)[0, :, :, 0]

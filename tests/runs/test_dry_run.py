@@ -29,19 +29,19 @@ def check(monkeypatch, *flags):
 
 def test_a_sound_training_is_told_what_it_will_take_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert check(monkeypatch, *SMALL, "--json", "told.json") == 0
-    assert os.listdir(tmp_path) == ["told.json"]
-    told, out = json.loads((tmp_path / "told.json").read_text()), capsys.readouterr().out
+    assert check(monkeypatch, *SMALL, "--json", "estimate.json") == 0
+    assert os.listdir(tmp_path) == ["estimate.json"]
+    estimate, out = json.loads((tmp_path / "estimate.json").read_text()), capsys.readouterr().out
     assert "restored bit-identically" in out and "no problems found" in out
-    assert (told["steps_per_epoch"], told["epochs"], told["global_batch_size"]) == (2, 2, 4)
+    assert (estimate["steps_per_epoch"], estimate["epochs"], estimate["global_batch_size"]) == (2, 2, 4)
     # 9 images are three batches of four
-    rest = 3 * told["scoring"]["seconds_a_batch"] + told["showing"]["keeping"] + told["saving"]["seconds"]
-    assert told["scoring"]["batches"] == 3 and told["step"]["finite"]
-    epoch = 2 * told["step"]["seconds_a_step"] + rest
-    drawing = min(told["showing"]["drawing"], epoch / 9)  # a tenth of all at most
-    assert told["seconds_an_epoch"] == pytest.approx(epoch + drawing)
+    rest = 3 * estimate["scoring"]["seconds_a_batch"] + estimate["showing"]["keeping"] + estimate["saving"]["seconds"]
+    assert estimate["scoring"]["batches"] == 3 and estimate["step"]["finite"]
+    epoch = 2 * estimate["step"]["seconds_a_step"] + rest
+    drawing = min(estimate["showing"]["drawing"], epoch / 9)  # a tenth of all at most
+    assert estimate["seconds_an_epoch"] == pytest.approx(epoch + drawing)
     # parameters, momentum and statistics in float32, two devices: the state alone is more than this
-    assert told["memory"]["step"] > told["saving"]["bytes"] > 0
+    assert estimate["memory"]["step"] > estimate["saving"]["bytes"] > 0
 
 
 def test_a_fault_of_the_data_is_found_by_file_before_anything_is_compiled(tmp_path, monkeypatch, capsys):
@@ -51,8 +51,8 @@ def test_a_fault_of_the_data_is_found_by_file_before_anything_is_compiled(tmp_pa
     start = time.monotonic()
     flags = [*SMALL[SMALL.index("--image-size") :], "--data", folder]
     assert check(monkeypatch, *flags) == 2
-    told = capsys.readouterr()
-    assert "valannot/val_00001.png" in told.err and "compiled" not in told.err and not told.out
+    printed = capsys.readouterr()
+    assert "valannot/val_00001.png" in printed.err and "compiled" not in printed.err and not printed.out
     assert time.monotonic() - start < 10
 
 
@@ -62,7 +62,7 @@ def test_a_fault_of_the_data_is_found_by_file_before_anything_is_compiled(tmp_pa
         (["--resume", "--run", "RUN"], "remove --resume"),
         (["--run", "OTHER"], "is not an empty folder"),
         (["--json"], "--json needs a file to write to"),
-        (["--json", "no/told.json"], "there is no folder"),
+        (["--json", "no/estimate.json"], "there is no folder"),
         (["--learning-rate", "0"], "--learning-rate must be between"),
     ],
 )
@@ -73,8 +73,8 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, flags, mes
     (tmp_path / "other" / "letter.txt").write_text("mine")
     named = {"RUN": tmp_path / "run", "OTHER": tmp_path / "other"}
     assert check(monkeypatch, *SMALL, *(named.get(flag, flag) for flag in flags)) == 2
-    told = capsys.readouterr().err
-    assert message in told and told.count("error:") == 1
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("error:") == 1
 
 
 @pytest.mark.slow
@@ -83,12 +83,12 @@ def test_on_camvid_memory_and_time_are_what_the_run_then_takes(camvid_folder, tm
     config = ROOT / "experiments" / "camvid_small" / "config.toml"
     flags = ["--config", config, "--data", camvid_folder, "--evaluate-every", "1", "--checkpoint-every", "1"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # as a user has it
-    for name, more in (("check", ["--json", "told.json"]), ("train", ["--run", "run", "--max-steps", "135"])):
+    for name, more in (("check", ["--json", "estimate.json"]), ("train", ["--run", "run", "--max-steps", "135"])):
         start = [sys.executable, "-m", f"segnet_jax.{name}", *map(str, flags), *more]
         subprocess.run(start, cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, check=True)
-    told = json.loads((tmp_path / "told.json").read_text())
+    estimate = json.loads((tmp_path / "estimate.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     times = [row["seconds"] for row in rows if row["kind"] == "val"]
-    assert told["seconds_an_epoch"] == pytest.approx((times[2] - times[0]) / 2, rel=0.25)
+    assert estimate["seconds_an_epoch"] == pytest.approx((times[2] - times[0]) / 2, rel=0.25)
     found = json.loads((tmp_path / "run" / "evaluations" / "step_0000135.json").read_text())
-    assert told["memory"]["host"] == pytest.approx(found["peak_memory"]["host"], rel=0.15)
+    assert estimate["memory"]["host"] == pytest.approx(found["peak_memory"]["host"], rel=0.15)

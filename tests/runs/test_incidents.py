@@ -1,4 +1,4 @@
-"""What is not finite ends the training: told with step and images, kept to be looked at, never saved."""
+"""A non-finite step ends the training, is reported with its images, and is never saved; its batch is kept."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from segnet_jax import evaluate
 from segnet_jax.benchmarks import run as benchmarks_run
 from segnet_jax.config.fields import Config
 from segnet_jax.data.input_pipeline.sampler import Sampler
-from segnet_jax.runs.out_of_memory import what_may_fit
+from segnet_jax.runs.out_of_memory import memory_advice
 from segnet_jax.system.errors import NotFinite, OutOfMemory
 from segnet_jax.training import build_steps
 from segnet_jax.training import steps as module
@@ -86,11 +86,11 @@ def test_the_training_ends_with_the_step_and_its_images_and_the_last_finite_stat
         with pytest.raises(NotFinite) as ended:
             run("--run", folder)
     names = [f"train_{index:05}" for index in PLAN.batch(bad_step - 1).index]
-    told = str(ended.value)
-    assert ended.value.exit_code == 6 and f"step {bad_step} was not finite" in told
+    message = str(ended.value)
+    assert ended.value.exit_code == 6 and f"step {bad_step} was not finite" in message
     note = json.loads((folder / "incident" / f"step_{bad_step:07}.json").read_text())
     assert note["step"] == bad_step and len(note["images"]) == 8
-    assert [name in told for name in note["images"]] == [True] * 5 + [False] * 3 and "and 3 more" in told
+    assert [name in message for name in note["images"]] == [True] * 5 + [False] * 3 and "and 3 more" in message
     assert sorted(name.split("_")[-1].lstrip("0") for name in note["images"]) == sorted(
         name.split("_")[-1].lstrip("0") for name in names
     )
@@ -104,7 +104,7 @@ def test_the_training_ends_with_the_step_and_its_images_and_the_last_finite_stat
         verify(path)
     if bad_step > 1:
         assert latest_of(folder) == bad_step - 1 and all_finite(restored(folder)["params"])
-        assert run("--run", folder) == 0  # without the poison it goes on, and to the end
+        assert run("--run", folder) == 0  # without the poison it resumes and finishes
         assert latest_of(folder) == 6
 
 
@@ -131,7 +131,7 @@ def test_float16_gives_up_when_the_loss_scale_cannot_fall_further(tmp_path, monk
     assert [(row["step"], row["skipped"], row["loss_scale"]) for row in rows] == [(1, 1, 2.0), (2, 2, 1.0)]
 
 
-def test_out_of_memory_tells_what_was_tried_and_what_may_fit(tmp_path, monkeypatch):
+def test_out_of_memory_names_the_batch_and_suggests_flags(tmp_path, monkeypatch):
     build, calls = build_steps.build_train_step, []
 
     def starved(*args, **settings):
@@ -149,13 +149,14 @@ def test_out_of_memory_tells_what_was_tried_and_what_may_fit(tmp_path, monkeypat
     folder = tmp_path / "run"
     with pytest.raises(OutOfMemory) as ended:
         run("--run", folder, "--batch-size-per-device", 2, "--devices", 4)
-    told = str(ended.value)
-    assert ended.value.exit_code == 7 and "out of memory on 4 x cpu, which have" in told
-    assert "with --batch-size-per-device 2 at 24x32; try --batch-size-per-device 1 --grad-accum-steps 2" in told
+    message = str(ended.value)
+    assert ended.value.exit_code == 7 and "out of memory on 4 x cpu, which have" in message
+    assert "with --batch-size-per-device 2 at 24x32; try --batch-size-per-device 1 --grad-accum-steps 2" in message
     outcome = json.loads((folder / "outcome.json").read_text())
     assert (outcome["exit_code"], outcome["saved"]) == (7, 3)  # the first epoch's
     advised = ("--batch-size-per-device", 1, "--grad-accum-steps", 2, "--override")
-    assert " ".join(map(str, advised)) in told and run("--run", folder, "--devices", 4, *advised, "--max-steps", 3) == 0
+    assert " ".join(map(str, advised)) in message
+    assert run("--run", folder, "--devices", 4, *advised, "--max-steps", 3) == 0
 
 
 def a_gpu(capability):
@@ -191,7 +192,7 @@ def a_gpu(capability):
 )
 def test_what_is_advised_is_the_same_batch_and_what_the_device_and_the_run_can_bear(given, device, has_run, expected):
     config = Config(**{"precision": "float32", **given})
-    assert what_may_fit(config, device, has_run) == (expected or "a smaller --image-size")
+    assert memory_advice(config, device, has_run) == (expected or "a smaller --image-size")
 
 
 @pytest.mark.parametrize(
@@ -206,4 +207,4 @@ def test_what_is_advised_is_the_same_batch_and_what_the_device_and_the_run_can_b
 )
 def test_only_flags_that_the_command_has_are_advised(flags, expected):
     config = Config(batch_size_per_device=5, precision="float32")
-    assert what_may_fit(config, a_gpu("8.0"), False, flags) == expected
+    assert memory_advice(config, a_gpu("8.0"), False, flags) == expected

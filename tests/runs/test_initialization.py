@@ -109,11 +109,11 @@ def test_recomputed_statistics_are_taken_where_the_run_is_scored_by_them(tmp_pat
 
 
 def test_before_any_step_it_scores_what_the_run_scores(source, tmp_path, capsys):
-    told = tmp_path / "scores.json"
-    evaluate.evaluate(evaluate.EvaluateOptions(str(source), json=str(told)))
+    scores_path = tmp_path / "scores.json"
+    evaluate.evaluate(evaluate.EvaluateOptions(str(source), json=str(scores_path)))
     setup, initial = prepare(source)
     found = setup.build_steps().evaluate(setup.initial_state(initial).variables)
-    scores = json.loads(told.read_text())
+    scores = json.loads(scores_path.read_text())
     assert found.confusion.sum() == sum(each["pixels"] for each in scores["per_class"].values())
     rights = {name: int(found.confusion[place, place]) for place, name in enumerate(CAMVID.names)}
     for name, each in scores["per_class"].items():
@@ -166,8 +166,8 @@ def test_classes_of_the_same_name_keep_their_rows_wherever_they_stand(settings, 
     if settings:  # flax's takes seconds to compile
         monkeypatch.setattr(initial_weights, "init_variables", random_variables)
     names = [name for name in reversed(CAMVID.names) if name != "Fence"] + ["Kiosk"]
-    told = {"preprocessing": {"mean": [0.0] * 3, "std": [1.0] * 3}} if settings.get("preprocessing") else {}
-    folder = make_run(tmp_path / "run", classes=renamed(*names), changed_meta=told, **settings)
+    meta = {"preprocessing": {"mean": [0.0] * 3, "std": [1.0] * 3}} if settings.get("preprocessing") else {}
+    folder = make_run(tmp_path / "run", classes=renamed(*names), changed_meta=meta, **settings)
     state, trained, lines = first_state(folder, **settings), saved(folder), []
     ours = {"params": state.params, "batch_stats": state.batch_stats}
     for collection, layer, part in head:
@@ -259,7 +259,7 @@ def test_what_convert_leaves_is_trained_on_and_so_is_the_file_itself(caffe, caps
 
 @pytest.mark.slow
 def test_the_protocol_for_few_images_trains_what_convert_has_left(caffe, tmp_path, capfd):
-    """From the command's flags to its result; the first command leaves out what the second is told to add."""
+    """From the command's flags to its result; the first command omits the flags that its error suggests."""
     args = ["--protocol", "finetune", "--init", str(caffe[1]), "--data", "synthetic", "--scenes", "8", "4"]
     args += ["--image-size", "32", "32", "--devices", "1", "--epochs", "1", "--run", str(tmp_path / "run")]
     with pytest.raises(UserError) as caught:
@@ -279,26 +279,26 @@ def test_the_protocol_for_few_images_trains_what_convert_has_left(caffe, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "changed, told, fix",
+    "changed, message, fix",
     [
-        ({"width": 0.125}, "width 0.0625 there and 0.125 here", "--width 0.0625"),
-        ({"depth": 2}, "depth 1 there and 2 here", "--depth 1"),
-        ({"encoder": "vgg19"}, "encoder vgg16 there and vgg19 here", "--encoder vgg16"),
-        ({"pooling": "ceil"}, "pooling floor there and ceil here", "--pooling floor"),
-        ({"conv_bias": True}, "conv_bias False there and True here", "--no-conv-bias"),
-        ({"network": "segnet-basic"}, "network segnet there and segnet-basic here", "--network segnet"),
+        ({"width": 0.125}, "width 0.0625 instead of 0.125", "--width 0.0625"),
+        ({"depth": 2}, "depth 1 instead of 2", "--depth 1"),
+        ({"encoder": "vgg19"}, "encoder vgg16 instead of vgg19", "--encoder vgg16"),
+        ({"pooling": "ceil"}, "pooling floor instead of ceil", "--pooling floor"),
+        ({"conv_bias": True}, "conv_bias False instead of True", "--no-conv-bias"),
+        ({"network": "segnet-basic"}, "network segnet instead of segnet-basic", "--network segnet"),
         ({"batch_norm_epsilon": 1e-9, "depth": 3}, "", "--depth 1 --batch-norm-epsilon 1e-05"),
-        ({"preprocessing": "raw"}, "--preprocessing raw is not that of --init", "--preprocessing auto"),
+        ({"preprocessing": "raw"}, "--preprocessing raw does not match --init", "--preprocessing auto"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 @pytest.mark.parametrize("kind", ["source", "exported"])
 def test_a_network_that_does_not_fit_is_refused_with_what_differs_and_the_flags_that_fit(
-    kind, changed, told, fix, request
+    kind, changed, message, fix, request
 ):
     with pytest.raises(UserError) as caught:
         prepare(request.getfixturevalue(kind), **changed)
-    assert told in str(caught.value) and f"fix: {fix}" in str(caught.value)
+    assert message in str(caught.value) and f"fix: {fix}" in str(caught.value)
     assert caught.value.faults[0].fix == fix and "\n" not in str(caught.value)
 
 
@@ -334,7 +334,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_where_it_is(copied, capfd, tmp
 def test_a_checkpoint_that_was_saved_and_is_gone_is_missed(copied, capfd, tmp_path):
     shutil.rmtree(copied / "checkpoints/best/7")
     before = files_of(tmp_path)
-    assert "it is gone" in refused(capfd, copied, "--run", tmp_path / "new")
+    assert "it is missing" in refused(capfd, copied, "--run", tmp_path / "new")
     assert files_of(tmp_path) == before
 
 
@@ -343,8 +343,8 @@ def test_a_run_that_is_still_training_is_refused(copied, capfd, tmp_path):
     before = files_of(tmp_path)
     with open(copied / "lock", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        told = refused(capfd, copied, "--run", tmp_path / "new")
-    assert "is still training, by process 7 on here since noon: wait" in told
+        message = refused(capfd, copied, "--run", tmp_path / "new")
+    assert "is still training, by process 7 on here since noon: wait" in message
     assert files_of(tmp_path) == before
 
 
@@ -354,16 +354,16 @@ def test_the_run_to_be_trained_itself_is_refused(copied, capfd, tmp_path):
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("init, told", [("no/such/run", "no weight file"), ("empty", "holds no config.toml")])
-def test_what_is_no_run_and_no_file_is_refused(init, told, capfd, tmp_path):
+@pytest.mark.parametrize("init, message", [("no/such/run", "no weight file"), ("empty", "holds no config.toml")])
+def test_what_is_no_run_and_no_file_is_refused(init, message, capfd, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert told in refused(capfd, tmp_path / init, "--run", tmp_path / "new")
+    assert message in refused(capfd, tmp_path / init, "--run", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_stage_to_freeze_that_the_network_does_not_have_is_refused(source, capfd, tmp_path):
-    told = refused(capfd, source, "--freeze", "2", "--run", tmp_path / "new")
-    assert "--freeze 2 names a stage that the network does not have" in told
+    message = refused(capfd, source, "--freeze", "2", "--run", tmp_path / "new")
+    assert "--freeze 2 exceeds the network's 1 encoder stages" in message
     assert not (tmp_path / "new").exists()
 
 
@@ -380,7 +380,7 @@ def rewritten(exported, path, change):
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         (lambda tensors, metadata: metadata.pop("network"), "has no network among its metadata"),
         (lambda tensors, metadata: metadata.update(classes="[1]"), "does not name its classes"),
@@ -401,11 +401,11 @@ def rewritten(exported, path, change):
         (lambda tensors, metadata: tensors.update(extra=np.zeros(3, np.float32)), "which no SegNet has"),
     ],
 )
-def test_an_export_that_is_not_whole_or_does_not_say_what_it_is_is_refused(exported, tmp_path, change, told):
+def test_an_export_that_is_not_whole_or_does_not_say_what_it_is_is_refused(exported, tmp_path, change, message):
     path = rewritten(exported, tmp_path / "network.safetensors", change)
     with pytest.raises(UserError) as caught:
         read_initial(Config(**SMALL, init=str(path)), choose_devices("1"))
-    assert told in str(caught.value) and "network.safetensors" in str(caught.value)
+    assert message in str(caught.value) and "network.safetensors" in str(caught.value)
 
 
 def test_an_export_says_of_the_network_all_that_must_fit():

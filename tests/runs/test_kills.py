@@ -85,7 +85,7 @@ def break_at(place, moment):
     assert ended.code == EXPECTED[fault], ended.err
     assert "Traceback" not in ended.err
     assert saved(place.run) >= before  # nothing that was saved is lost
-    if re.search("^run  ", ended.err, re.MULTILINE):  # it came so far as to say where it goes on
+    if re.search("^run  ", ended.err, re.MULTILINE):  # it got far enough to log its folder
         assert ended.first_step == before
     else:
         assert ended.finished_steps == 0
@@ -96,9 +96,9 @@ def break_at(place, moment):
         assert saved(place.run) == ended.finished_steps
         assert ended.seconds_since(fault) < 10
         if place.run.exists():
-            told = json.loads((place.run / "outcome.json").read_text())
-            assert told["exit_code"] == ended.code and (told["saved"] or 0) == ended.finished_steps
-            assert re.search(rf"Step {told['saved']} is saved|Nothing is saved yet", ended.err)
+            noted = json.loads((place.run / "outcome.json").read_text())
+            assert noted["exit_code"] == ended.code and (noted["saved"] or 0) == ended.finished_steps
+            assert re.search(rf"Step {noted['saved']} is saved|Nothing is saved yet", ended.err)
     return ended
 
 
@@ -241,8 +241,8 @@ def break_by_disk(place, moment, expected=4):
     assert ended.code == expected and "Traceback" not in ended.err, ended.err
     now = saved(place.run)
     assert before <= now <= ended.finished_steps
-    told = re.search(r"Step (\d+) is saved and verified", ended.err)
-    assert (int(told[1]) if told else 0) == now  # nothing false is printed
+    reported = re.search(r"Step (\d+) is saved and verified", ended.err)
+    assert (int(reported[1]) if reported else 0) == now  # nothing false is printed
     assert "scores of the" not in ended.out
     assert re.search(r"error: .*(no room|MB are free|cannot be saved|cannot write)", ended.err), ended.err
     (pathlib.Path(place.disk) / BALLAST).unlink(missing_ok=True)
@@ -388,6 +388,6 @@ def test_a_wall_clock_that_jumps_by_days_changes_nothing(place, unbroken):
     seconds = [row["seconds"] for row in rows]
     assert all(before <= after for before, after in itertools.pairwise(seconds)) and 0 < seconds[0]
     assert seconds[-1] < 60 and all((row.get("images_per_second") or 1) > 0 for row in rows)
-    told = json.loads((place.run / "result.json").read_text())
-    assert 0 < told["seconds"] < 60
+    result = json.loads((place.run / "result.json").read_text())
+    assert 0 < result["seconds"] < 60
     assert not re.search(r"(left|elapsed) -\d", ended.err)

@@ -1,4 +1,4 @@
-"""What may change when a run is gone on with: each key is free, needs --override, or is refused, with old -> new."""
+"""What may change when a run is resumed: each key is free, needs --override, or is refused, with old -> new."""
 
 import contextlib
 import dataclasses
@@ -118,7 +118,7 @@ OTHERS = {  # another value for each field
     "mapping": "shard_map",
 }
 WHICH = ("newest", "best")
-NOT_OF_THE_TRAINING = {"run", "resume", "override"}  # they say what is to be gone on with, and how
+NOT_OF_THE_TRAINING = {"run", "resume", "override"}  # which run to resume, and how
 
 
 def test_every_key_is_classed_and_tried():
@@ -145,7 +145,7 @@ def test_each_key_changed_alone_is_told_with_old_and_new(tmp_path, name, again):
     (tmp_path / "config.toml").write_text(old.to_toml())
     given = {name: OTHERS[name], "run": str(tmp_path), "resume": again == "--resume"}
     new = dataclasses.replace(old, **given)
-    told = f"another experiment: {name} {getattr(old, name)} -> {OTHERS[name]};"
+    message = f"has other settings: {name} {getattr(old, name)} -> {OTHERS[name]};"
 
     def outcome(config):
         with contextlib.ExitStack() as stack:
@@ -157,9 +157,9 @@ def test_each_key_changed_alone_is_told_with_old_and_new(tmp_path, name, again):
     expected = dataclasses.replace(new, resume=True)
     match on_resume(name):
         case "refused":
-            assert told in outcome(new) and told in outcome(dataclasses.replace(new, override=True))
+            assert message in outcome(new) and message in outcome(dataclasses.replace(new, override=True))
         case "override":
-            assert told in outcome(new) and "add --override" in outcome(new)
+            assert message in outcome(new) and "add --override" in outcome(new)
             assert outcome(dataclasses.replace(new, override=True)) == dataclasses.replace(expected, override=True)
         case _:
             assert outcome(new) == expected
@@ -189,7 +189,7 @@ def test_an_overridden_run_goes_on_with_the_change_and_notes_it(folder):
     ):
         run("--run", folder, *changed)
     assert run("--run", folder, *changed, "--override", "--max-steps", 4) == 0
-    assert run("--run", folder, *changed) == 0  # it is the run's own now: the same command goes on
+    assert run("--run", folder, *changed) == 0  # recorded in the run: the same command resumes
     found = json.loads((folder / "result.json").read_text())
     assert found["overrides"] == [
         {
@@ -264,7 +264,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again_in_its_
     whole = digest_of(folder)
     for path in sorted((folder / "checkpoints").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-    with pytest.raises(NoCheckpoint, match="was saved at step 2, and holds no checkpoint"):
+    with pytest.raises(NoCheckpoint, match="was saved at step 2, but has no checkpoint"):
         run("--run", folder, "--max-steps", 2)
     (folder / "outcome.json").unlink()  # as a kill leaves it
     assert run("--run", folder, "--max-steps", 2) == 0
@@ -283,7 +283,7 @@ def test_a_run_without_a_whole_checkpoint_is_never_begun_anew(folder):
 
 @pytest.fixture(scope="module")
 def unbroken(stopped_at_2, tmp_path_factory):
-    """The same run, gone on with to its end."""
+    """The same run, resumed to its end."""
     folder = shutil.copytree(stopped_at_2, tmp_path_factory.mktemp("runs") / "unbroken")
     assert run("--run", folder) == 0
     assert latest_of(folder, "best") == 3
@@ -291,8 +291,8 @@ def unbroken(stopped_at_2, tmp_path_factory):
 
 
 def is_as_unbroken(folder, unbroken):
-    told = [json.loads((each / "result.json").read_text()) for each in (folder, unbroken)]
-    scores = [(each["miou"], each["step"], each["state"], each["per_class"]) for each in told]
+    results = [json.loads((each / "result.json").read_text()) for each in (folder, unbroken)]
+    scores = [(each["miou"], each["step"], each["state"], each["per_class"]) for each in results]
     return scores[0] == scores[1] and all(digest_of(folder, which) == digest_of(unbroken, which) for which in WHICH)
 
 
@@ -317,7 +317,7 @@ def test_a_run_broken_twice_between_its_best_and_its_newest_goes_on(folder, unbr
         with pytest.raises(DiskFull, match="Step 2 is saved"):
             run("--run", folder)
     assert (latest_of(folder, "best"), latest_of(folder)) == (3, 2)
-    assert run("--run", folder, "--max-steps", 2) == 0  # gone on from step 2, and left before the next best
+    assert run("--run", folder, "--max-steps", 2) == 0  # resumed at step 2, stopped before the next best
     assert json.loads((folder / "checkpoints" / "last.json").read_text()) == {"newest": 2}
     assert run("--run", folder) == 0
     assert is_as_unbroken(folder, unbroken)
@@ -338,8 +338,8 @@ def test_a_best_that_is_the_newest_too_is_made_again_from_that(folder, unbroken,
     assert run("--run", folder, "--max-steps", 3) == 0
     flip_a_bit(folder / "checkpoints" / "best" / "3" / "meta.json")
     assert run("--run", folder, "--max-steps", 3) == 0
-    told = capsys.readouterr().err
-    assert "best checkpoint of step 3 is damaged" in told and "is lost" not in told
+    printed = capsys.readouterr().err
+    assert "best checkpoint of step 3 is damaged" in printed and "is lost" not in printed
     verify(folder / "checkpoints" / "best" / "3")
     assert run("--run", folder) == 0
     assert is_as_unbroken(folder, unbroken)
@@ -352,18 +352,17 @@ def test_without_its_only_best_a_run_goes_on_and_says_so_and_a_copy_put_back_is_
     score = next(row["miou"] for row in rows_of(folder) if row["kind"] == "val")
     flip_a_bit(best / "meta.json")
     assert run("--run", folder, "--max-steps", 5) == 0
-    told = capsys.readouterr().err
-    assert (
-        f"warning: the best checkpoint, of step 3, miou {score:.4f}, is lost: the next one that is evaluated is" in told
-    )
-    assert "resumes after step 4" in told and f"copy it back to {best}, and start again" in told
+    printed = capsys.readouterr().err
+    warning = f"warning: the best checkpoint, of step 3, miou {score:.4f}, is lost: the next one that is evaluated is"
+    assert warning in printed
+    assert "resuming after step 4" in printed and f"copy it back to {best}, and start again" in printed
     lost = shutil.copytree(folder, folder.with_name("lost"))
     shutil.copytree(copy, best)
     assert run("--run", folder) == 0
     assert is_as_unbroken(folder, unbroken)
     assert run("--run", lost) == 0  # without it the result is of the evaluation after it, and says so
-    told, scored = json.loads((lost / "result.json").read_text()), rows_of(lost)[-1]
-    assert (told["step"], told["miou"]) == (6, scored["miou"]) and told["miou"] < score
+    result, scored = json.loads((lost / "result.json").read_text()), rows_of(lost)[-1]
+    assert (result["step"], result["miou"]) == (6, scored["miou"]) and result["miou"] < score
     verify(lost / "checkpoints" / "best" / "6")
 
 
@@ -373,7 +372,7 @@ def rows_of(folder):
 
 @pytest.mark.parametrize(
     "of_newest, whole, last, expected",
-    [  # right pixels of ten, by step: what the newest tells, the latest best that is whole, the last evaluation
+    [  # correct pixels of ten, by step: best in the newest checkpoint, latest intact best, last evaluation
         ((90, 9), (90, 9), (90, 9), (90, 9)),
         ((90, 9), (45, 5), (100, 4), (45, 5)),
         ((90, 9), (45, 5), (100, 6), (100, 6)),  # the newest is better than what is left
@@ -399,15 +398,13 @@ def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected,
     assert len(logged) == (of_newest is not None and expected != of_newest)
 
 
-def test_without_a_name_the_same_command_goes_on_with_its_newest_unfinished_run(
-    stopped_at_2, tmp_path, monkeypatch, capsys
-):
+def test_without_a_name_the_same_command_resumes_its_newest_unfinished_run(stopped_at_2, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(stopped_at_2, tmp_path / "runs" / "synthetic-1")
     assert run("--max-steps", 2, "--seed", 1) == 0  # another experiment: another run
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["synthetic-1", "synthetic-2"]
     assert run("--seed", 1) == 0
-    assert "goes on with runs/synthetic-2, an unfinished run of the same command" in capsys.readouterr().err
+    assert "resuming runs/synthetic-2, an unfinished run of the same command" in capsys.readouterr().err
     assert (tmp_path / "runs" / "synthetic-2" / "result.json").exists()
     assert run("--max-steps", 1, "--seed", 1) == 0  # it is finished: a new one
     with RunLock(tmp_path / "runs" / "synthetic-3"):
@@ -422,7 +419,7 @@ def found_without_a_name(config, logged):
         return find_run.find(config, stack).run, list(logged)
 
 
-def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_gone_on_with(tmp_path, monkeypatch, logged):
+def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_resumed(tmp_path, monkeypatch, logged):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos [2024]").mkdir()
     config = Config(data="photos [2024]")
@@ -443,10 +440,10 @@ def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_gone_o
     (tmp_path / "runs" / "photos [2024]-13").mkdir()  # no run
     (tmp_path / "runs" / "photos 2-14").mkdir()  # what the name would match as a pattern
     for seed, expected in ((0, 9), (1, 10)):  # two that are requeued in turn both go on
-        run, told = found_without_a_name(dataclasses.replace(config, seed=seed), logged)
+        run, lines = found_without_a_name(dataclasses.replace(config, seed=seed), logged)
         assert run == f"runs/photos [2024]-{expected}"
-        assert len(told) == 2 and told[0].startswith("warning: runs/photos [2024]-12 is passed over: ")
-        assert "config.toml" in told[0] and told[1].startswith(f"goes on with {run}, an unfinished run of the same")
+        assert len(lines) == 2 and lines[0].startswith("warning: runs/photos [2024]-12 is skipped: ")
+        assert "config.toml" in lines[0] and lines[1].startswith(f"resuming {run}, an unfinished run of the same")
     with RunLock(tmp_path / "runs" / "photos [2024]-9"):
         assert found_without_a_name(config, logged)[0] == "runs/photos [2024]-2"
     assert found_without_a_name(dataclasses.replace(config, seed=2), logged)[0] == ""
@@ -473,8 +470,8 @@ def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(fold
         found_without_a_name(config, logged)
     (folder.parent / "runs").mkdir()
     folder.rename(folder.parent / "runs" / "synthetic-1")
-    run, (told,) = found_without_a_name(dataclasses.replace(config, run=""), logged)
-    assert run == "" and told.startswith("warning: runs/synthetic-1 is passed over: cannot train in")
+    run, (line,) = found_without_a_name(dataclasses.replace(config, run=""), logged)
+    assert run == "" and line.startswith("warning: runs/synthetic-1 is skipped: cannot train in")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
@@ -484,16 +481,16 @@ def test_on_a_disk_without_locks_a_run_that_is_named_goes_on_with_a_warning(fold
     with RunLock(folder):
         signed = (folder / "lock").read_bytes()
     monkeypatch.setattr("segnet_jax.system.lock.fcntl.flock", refusing(number))
-    run, (told,) = found_without_a_name(config, logged)
+    run, (line,) = found_without_a_name(config, logged)
     why = f"the disk of {folder} gives no lock ({os.strerror(number)})"
-    assert run == str(folder) and told == f"warning: {why}: see that no other training is begun in it"
+    assert run == str(folder) and line == f"warning: {why}: see that no other training is begun in it"
     (folder / "lock").write_bytes(signed)  # as a kill leaves it, or as it is while that one trains
     assert f"see that process {os.getpid()} on " in found_without_a_name(config, logged)[1][0]
     (folder.parent / "runs").mkdir()
     folder.rename(folder.parent / "runs" / "synthetic-1")
     (folder.parent / "runs" / "synthetic-1" / "lock").write_bytes(signed)
-    run, (told,) = found_without_a_name(dataclasses.replace(config, run=""), logged)
-    assert run == "" and told.endswith(f"gives no lock ({os.strerror(number)}): to go on with it, name it by --run")
+    run, (line,) = found_without_a_name(dataclasses.replace(config, run=""), logged)
+    assert run == "" and line.endswith(f"gives no lock ({os.strerror(number)}): to go on with it, name it by --run")
     assert (folder.parent / "runs" / "synthetic-1" / "lock").read_bytes() == signed
 
 
@@ -506,5 +503,5 @@ def test_float16_is_gone_on_with_in_float16_alone(tmp_path):
     assert train(config) == 0
     path = tmp_path / "run" / "config.toml"
     path.write_text(path.read_text().replace('precision = "float16"', 'precision = "auto"'))  # as on another device
-    with pytest.raises(UserError, match="another experiment: precision float16 -> float32"):
+    with pytest.raises(UserError, match="cannot be resumed: precision float16 -> float32"):
         train(parse_config(["--run", str(tmp_path / "run"), "--resume"], prog="p", description=""))

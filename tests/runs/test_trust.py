@@ -150,7 +150,7 @@ def test_tidying_and_pruning_remove_nothing_behind_a_link(run, victim):
     for act in (shelf.clean_up, shelf.prune, lambda: shelf.delete_after(0), lambda: shelf.find_latest("best")):
         with pytest.raises(UserError, match="is a link"):
             act()
-    run_folder.tidy(run)  # which looks into the run's own folders alone
+    run_folder.clean_up(run)  # which looks into the run's own folders alone
 
 
 @pytest.mark.parametrize("which", ["newest", "damaged"])
@@ -259,21 +259,21 @@ META = {"step": 8, "config": CONFIG.hash(), "experiment": CONFIG.experiment()}
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"seed": 1}, "seed 0 -> 1"),
         ({"width": 0.125, "depth": 2}, "depth 1 -> 2, width 0.0625 -> 0.125"),
         ({"image_size": (48, 32)}, r"image_size \(24, 32\) -> \(48, 32\)"),
     ],
 )
-def test_an_edited_config_is_refused_with_its_fields(run, changes, told):
+def test_an_edited_config_is_refused_with_its_fields(run, changes, message):
     config = config_of(run, **changes)
     for override in (None, False, True):
-        with pytest.raises(UserError, match=f"another experiment than the run's config: {told}"):
+        with pytest.raises(UserError, match=f"other settings than the run's config: {message}"):
             experiment.check_experiment(run, META, config, override)
 
 
-def test_a_recipe_that_was_edited_needs_override_to_go_on_and_is_told_elsewhere(run, logged):
+def test_an_edited_recipe_needs_override_to_resume_and_is_a_warning_elsewhere(run, logged):
     config = config_of(run, learning_rate=0.5)
     with pytest.raises(UserError, match="learning_rate 0.001 -> 0.5.*--override"):
         experiment.check_experiment(run, META, config, False)
@@ -283,15 +283,15 @@ def test_a_recipe_that_was_edited_needs_override_to_go_on_and_is_told_elsewhere(
 
 
 def test_what_was_overridden_after_a_checkpoint_was_saved_is_no_difference(run):
-    run_folder.note_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.5), 8)
-    run_folder.note_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.25), 9)
+    run_folder.record_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.5), 8)
+    run_folder.record_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.25), 9)
     experiment.check_experiment(run, META, files.read_run(run), False)
     with pytest.raises(UserError, match="learning_rate 0.001 -> 0.5"):  # saved after the first change, yet without it
         experiment.check_experiment(run, META | {"step": 9}, files.read_run(run), False)
 
 
 def test_a_checkpoint_that_contradicts_itself_is_refused(run):
-    with pytest.raises(UserError, match="contradicts itself"):
+    with pytest.raises(UserError, match="is inconsistent"):
         experiment.check_experiment(run, META | {"config": "0" * 64}, CONFIG)
 
 
@@ -318,9 +318,9 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path, logged):
     assert not logged
     metrics(3)  # a kill may have come before the first save
     check_never_saved(tmp_path, CONFIG, 3)
-    assert "has taken 3 steps and saved none of them: it begins anew" in logged[0]
+    assert "has taken 3 steps but saved none of them: it starts again at step 0" in logged[0]
     metrics(4)
-    with pytest.raises(NoCheckpoint, match="has taken 4 steps, and holds no checkpoint"):
+    with pytest.raises(NoCheckpoint, match="has taken 4 steps, but has no checkpoint"):
         check_never_saved(tmp_path, CONFIG, 3)
     (tmp_path / "checkpoints").mkdir()  # the first save was begun
     check_never_saved(tmp_path, CONFIG, 3)
@@ -348,7 +348,7 @@ def test_a_key_of_one_start_is_refused_in_a_run(run, key):
     with open(run / "config.toml", "a") as file:
         file.write(f"{key} = {OF_A_START[key]}\n")
     for command in COMMANDS.values():
-        if command is not COMMANDS["report"]:  # which tells it and goes on
+        if command is not COMMANDS["report"]:  # which warns and continues
             with pytest.raises(UserError, match=f"config.toml sets {key}, which may only be given on the command line"):
                 command(run)
 

@@ -217,9 +217,9 @@ def test_the_result_holds_both_scores_and_its_own_are_the_recomputed_ones(unbrok
     assert both["running"] != both["recompute"]
     for flags, expected in (((), "recompute"), (("--batch-norm", "running"), "running")):
         assert evaluate(unbroken, "--json", tmp_path / "scores.json", "--devices", 1, *flags) == 0
-        told = json.loads((tmp_path / "scores.json").read_text())
-        assert told["miou"] == pytest.approx(both[expected]["miou"], abs=1e-3)
-        assert set(told.get("batch_norm", {})) == (RULES if expected == "recompute" else set())
+        summary = json.loads((tmp_path / "scores.json").read_text())
+        assert summary["miou"] == pytest.approx(both[expected]["miou"], abs=1e-3)
+        assert set(summary.get("batch_norm", {})) == (RULES if expected == "recompute" else set())
 
 
 def test_the_report_tells_the_recomputed_scores_throughout(unbroken):
@@ -245,12 +245,12 @@ def test_a_run_of_running_statistics_is_scored_with_both_as_one_of_recomputed_on
         "--batch-size-per-device",
         1,
         "--json",
-        tmp_path / "told.json",
+        tmp_path / "scores.json",
     )
     assert evaluate(folder, *flags) == 0
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told["batch_norm"] == result_of(unbroken)["batch_norm"]
-    assert told["miou"] == told["batch_norm"]["recompute"]["miou"]
+    summary = json.loads((tmp_path / "scores.json").read_text())
+    assert summary["batch_norm"] == result_of(unbroken)["batch_norm"]
+    assert summary["miou"] == summary["batch_norm"]["recompute"]["miou"]
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_a_run_killed_before_its_statistics_takes_them_when_it_goes_on(unbroken,
 
     with monkeypatch.context() as killed:
         killed.setattr("segnet_jax.training.batch_norm_statistics.average_statistics", asked_to_leave)
-        with pytest.raises(Stopped, match="Step 6 is saved and verified; go on with"):
+        with pytest.raises(Stopped, match="Step 6 is saved and verified; resume with"):
             run("--run", folder, *RECIPE)
     assert run("--run", folder, *RECIPE) == 0
     assert result_of(folder)["batch_norm"] == result_of(unbroken)["batch_norm"]
@@ -299,9 +299,9 @@ def test_where_the_best_checkpoint_breaks_while_training_the_result_is_of_its_ru
 
     monkeypatch.setattr(trainer, "result_variables", break_the_best)
     assert run("--run", folder, *RECIPE) == 0
-    told, whole = result_of(folder), result_of(unbroken)
-    assert told["miou"] == whole["batch_norm"]["running"]["miou"] and told["step"] == whole["step"]
-    assert not {"boundary_f1", "batch_norm"} & told.keys() and "boundary_f1" in whole
+    summary, whole = result_of(folder), result_of(unbroken)
+    assert summary["miou"] == whole["batch_norm"]["running"]["miou"] and summary["step"] == whole["step"]
+    assert not {"boundary_f1", "batch_norm"} & summary.keys() and "boundary_f1" in whole
     assert "is damaged: the result has no boundary F1 and is of the running" in "".join(capsys.readouterr())
     assert kept_of(folder, "newest").is_dir()
 
@@ -309,18 +309,18 @@ def test_where_the_best_checkpoint_breaks_while_training_the_result_is_of_its_ru
 @pytest.mark.slow
 def test_an_old_run_is_scored_with_both_and_nothing_in_it_changes(old, tmp_path):
     before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
-    told = {}
+    summary = {}
     for devices, batch in ((8, 1), (3, 2), (1, 4)):
         path = tmp_path / f"{devices}.json"
         flags = ("--batch-norm", "recompute", "--devices", devices, "--batch-size-per-device", batch, "--json", path)
         assert evaluate(old, *flags) == 0
-        told[devices] = json.loads(path.read_text())
-    for each in told.values():  # neither depends on the devices that find it; a pixel at the edge of two classes may
+        summary[devices] = json.loads(path.read_text())
+    for each in summary.values():  # neither depends on the devices that find it; a pixel at the edge of two classes may
         assert each["batch_norm"].keys() == RULES
         assert each["batch_norm"]["running"]["miou"] == pytest.approx(result_of(old)["miou"], abs=1e-3)
-        assert np.abs(np.subtract(each["confusion"], told[8]["confusion"])).sum() <= 8
-    assert told[8]["batch_norm"]["running"]["miou"] == result_of(old)["miou"]
-    assert told[8]["miou"] == told[8]["batch_norm"]["recompute"]["miou"] != result_of(old)["miou"]
+        assert np.abs(np.subtract(each["confusion"], summary[8]["confusion"])).sum() <= 8
+    assert summary[8]["batch_norm"]["running"]["miou"] == result_of(old)["miou"]
+    assert summary[8]["miou"] == summary[8]["batch_norm"]["recompute"]["miou"] != result_of(old)["miou"]
     assert evaluate(old, "--json", tmp_path / "plain.json") == 0
     assert "batch_norm" not in json.loads((tmp_path / "plain.json").read_text())
     assert before == {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""Checkpoints: what is damaged is found, set aside and told; what is older is kept until the new one was read back."""
+"""Checkpoints: damage is detected, set aside and logged; older ones are kept until the new one is read back."""
 
 import errno
 import hashlib
@@ -37,7 +37,7 @@ def state():
 
 
 def at(state, step):
-    """The same state after so many steps, told by its momentum too."""
+    """The same state after `step` steps, with another momentum."""
     changed = jax.tree.map(lambda leaf: leaf + np.asarray(step, leaf.dtype), (state.params, state.opt_state))
     return state.replace(params=changed[0], opt_state=changed[1], step=state.step + np.int32(step))
 
@@ -91,9 +91,9 @@ def test_every_damaged_file_of_a_checkpoint_is_found_and_the_older_one_used(two_
         logged.clear()
         with opened(folder) as checkpoints:
             assert checkpoints.latest("newest") == 1, file
-        assert len(logged) == 2 and "checkpoint of step 2 is damaged" in logged[0] and "step 1 is used" in logged[1], (
-            logged
-        )
+        assert (
+            len(logged) == 2 and "checkpoint of step 2 is damaged" in logged[0] and "of step 1 instead" in logged[1]
+        ), logged
         assert (folder / "damaged" / "newest-2").is_dir() and not (folder / "newest" / "2").exists()
         shutil.rmtree(folder)
 
@@ -107,7 +107,7 @@ def test_two_hundred_flipped_bits_in_the_arrays_are_all_found(two_saved, tmp_pat
         shutil.copytree(two_saved / "newest" / "2", folder)
         path = generator.choices(arrays, weights=sizes)[0]  # each byte alike
         damage(folder / path.relative_to(two_saved / "newest" / "2"), flip, generator)
-        with pytest.raises(Damaged, match="is not what was written"):
+        with pytest.raises(Damaged, match="does not match"):
             verify(folder)
         shutil.rmtree(folder)
 
@@ -142,8 +142,8 @@ def test_with_none_left_that_is_whole_nothing_begins_anew(two_saved, tmp_path, l
     shutil.copytree(two_saved, folder)
     for step in (1, 2):
         damage(folder / "newest" / str(step) / "meta.json", DAMAGES["zero"], random.Random(0))
-    for _ in range(2):  # also when it is asked again, with all of them set aside
-        with opened(folder) as checkpoints, pytest.raises(NoCheckpoint, match="no newest checkpoint in .* whole"):
+    for _ in range(2):  # also the second time, with all of them set aside
+        with opened(folder) as checkpoints, pytest.raises(NoCheckpoint, match="no intact newest checkpoint in"):
             checkpoints.latest("newest")
     shutil.rmtree(folder / "damaged")  # and when somebody has removed them
     with opened(folder) as checkpoints, pytest.raises(NoCheckpoint):
@@ -157,8 +157,8 @@ def test_a_checkpoint_that_has_gone_is_missed(two_saved, tmp_path, logged):
     with opened(folder) as checkpoints:
         assert checkpoints.latest("newest") == 1
     assert logged == [
-        "warning: the newest checkpoint of step 2 is gone",
-        "the newest checkpoint of step 1 is used instead",
+        "warning: the newest checkpoint of step 2 is missing",
+        "using the newest checkpoint of step 1 instead",
     ]
 
 
@@ -178,7 +178,7 @@ def test_an_unreadable_checkpoint_is_logged_and_the_older_one_used(two_saved, tm
         assert checkpoints.latest("newest") == 1
         assert logged == [
             f"warning: the newest checkpoint of step 2 cannot be read: {os.strerror(number)}",
-            "the newest checkpoint of step 1 is used instead",
+            "using the newest checkpoint of step 1 instead",
         ]
         assert checkpoints.folders.steps("newest") == [1, 2]  # who only reads moves nothing
         checkpoints.folders.delete_after(1)
@@ -198,7 +198,10 @@ def test_a_newer_format_is_neither_read_nor_set_aside(two_saved, tmp_path, monke
     with monkeypatch.context() as newer:
         newer.setattr("segnet_jax.training.manifest.VERSION", 2)
         finalize(folder / "3.partial", folder / "3", {})
-    with opened(folder.parent) as checkpoints, pytest.raises(UserError, match="format 2, and this program knows 1"):
+    with (
+        opened(folder.parent) as checkpoints,
+        pytest.raises(UserError, match="has format 2, but this version of segnet_jax reads 1"),
+    ):
         checkpoints.latest("newest")
     assert (folder / "3").is_dir()
 
@@ -217,7 +220,7 @@ def test_the_newest_few_and_the_bests_that_they_speak_of_are_kept(state, tmp_pat
 
 
 def saved_twice(folder, state, names=("best", "newest"), step=3):
-    """Saves one state under both names, and tells how often Orbax wrote."""
+    """Save one state under both names; return how often Orbax wrote."""
     with opened(folder) as checkpoints:
         write, times = checkpoints._writer.save, []
         checkpoints._writer.save = lambda *args, **settings: times.append(1) or write(*args, **settings)
@@ -285,7 +288,7 @@ def test_nothing_older_is_removed_before_the_new_one_was_read_back(state, tmp_pa
         checkpoints.wait()
         monkeypatch.setattr(checkpoints, "_read", lambda folder, like: jax.tree.map(np.zeros_like, like))
         checkpoints.save("newest", 2, at(state, 2), {"best": None})
-        with pytest.raises(DiskFailed, match="reads back otherwise than it was written"):
+        with pytest.raises(DiskFailed, match="reads back other data than was written"):
             checkpoints.wait()
         assert checkpoints.folders.steps("newest") == [1]  # what is wrong is not there
         assert checkpoints.newest_saved() == 1
@@ -296,7 +299,7 @@ def test_too_little_room_is_told_with_both_numbers_before_anything_is_written(st
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     with opened(tmp_path / "checkpoints") as checkpoints:
-        with pytest.raises(DiskFull, match=r"saving step 1 needs 0\.\d MB, and 0\.0 MB are free"):
+        with pytest.raises(DiskFull, match=r"saving step 1 needs 0\.\d MB, but only 0\.0 MB are free"):
             checkpoints.save("newest", 1, state, {"best": None})
         assert files_of(tmp_path) == []
 
@@ -324,7 +327,7 @@ def test_a_save_that_is_whole_when_the_disk_fills_up_is_not_repeated(state, tmp_
         with monkeypatch.context() as full:
             full.setattr(checkpoints.folders, "set_last_saved", no_room)
             checkpoints.save("newest", 1, at(state, 1), {"best": None})
-            with pytest.raises(DiskFull, match="no room to save step 1"):
+            with pytest.raises(DiskFull, match="too little space to save step 1"):
                 checkpoints.wait()
         checkpoints.save("newest", 1, at(state, 1), {"best": None})
         assert checkpoints.confirm("newest", 1) == sum_of_state(jax.device_get(at(state, 1)))
@@ -338,7 +341,7 @@ def test_a_save_that_fails_late_is_told_and_may_be_repeated(state, tmp_path, mon
         with monkeypatch.context() as full:
             full.setattr(module, "finalize", no_room)
             checkpoints.save("newest", 1, at(state, 1), {"best": None})
-            with pytest.raises(DiskFull, match="no room to save step 1"):
+            with pytest.raises(DiskFull, match="too little space to save step 1"):
                 checkpoints.wait()
         assert checkpoints.folders.steps("newest") == [] and files_of(tmp_path) == []
         checkpoints.save("newest", 1, at(state, 1), {"best": None})

@@ -1,4 +1,4 @@
-"""The start-up check: which cuDNN serves which GPU, and a convolution that fails told in one clear line."""
+"""The start-up check: which cuDNN supports which GPU, and a one-line error for a failing convolution."""
 
 import sys
 from dataclasses import dataclass

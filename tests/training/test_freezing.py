@@ -154,7 +154,7 @@ def test_recomputed_statistics_leave_those_of_frozen_layers_alone():
     assert changed_layers(before, found) == before.keys() - OF_STAGE_1
 
 
-@pytest.mark.parametrize("freeze, told", [("3", "--freeze 3 names a stage"), ("encoders", "--freeze must be")])
-def test_a_stage_that_the_network_does_not_have_is_refused(freeze, told):
-    with pytest.raises(UserError, match=told):
+@pytest.mark.parametrize("freeze, message", [("3", "--freeze 3 exceeds"), ("encoders", "--freeze must be")])
+def test_a_stage_that_the_network_does_not_have_is_refused(freeze, message):
+    with pytest.raises(UserError, match=message):
         checks.check_network(Config(**SMALL, freeze=freeze))

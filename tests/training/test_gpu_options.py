@@ -1,4 +1,4 @@
-"""What XLA is told of programs for GPUs: by the program in one process, by XLA_FLAGS in several, elsewhere nothing."""
+"""XLA options for GPUs: of the program in one process, in XLA_FLAGS in several, and only for NVIDIA GPUs."""
 
 import os
 import subprocess

@@ -70,8 +70,8 @@ def test_a_run_stopped_on_one_input_path_goes_on_bit_for_bit_on_another(by_host,
     assert go_on("--input", "device", "--max-steps", 4) == 0
     only_shards_fit(monkeypatch)
     assert go_on("--input", "device") == 0
-    told = [line.split()[1] for line in capsys.readouterr().err.splitlines() if line.startswith("input ")]
-    assert told == ["host,", "device,", "shards,"]
+    placements = [line.split()[1] for line in capsys.readouterr().err.splitlines() if line.startswith("input ")]
+    assert placements == ["host,", "device,", "shards,"]
     assert digest_of(folder) == digest_of(by_host) and confusion_of(folder) == confusion_of(by_host)
 
 

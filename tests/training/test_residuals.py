@@ -50,21 +50,21 @@ def part_of_step(sizes, source):
     return "weights" if sizes[:2] == [3, 3] else "maps"
 
 
-def told(kinds):
+def describe(kinds):
     return ", ".join(f"{name} {megabytes:.1f} MB" for name, megabytes in kinds.items())
 
 
 @pytest.mark.parametrize("pooling", ["floor", "ceil"])
 def test_a_step_in_bfloat16_keeps_at_most_400_megabytes_an_image(pooling, capsys):
     kinds = kept(jnp.bfloat16, capsys, pooling=pooling)
-    assert 300 < kinds["weights"] + kinds["maps"] + kinds["loss"] <= 400, told(kinds)
-    assert kinds["arguments"] < 0.1, told(kinds)  # parameters are kept in 16 bits, once a step: 29.4 million
-    assert 58.8 < kinds["weights"] < 59.0, told(kinds)
+    assert 300 < kinds["weights"] + kinds["maps"] + kinds["loss"] <= 400, describe(kinds)
+    assert kinds["arguments"] < 0.1, describe(kinds)  # parameters are kept in 16 bits, once a step: 29.4 million
+    assert 58.8 < kinds["weights"] < 59.0, describe(kinds)
 
 
 @pytest.mark.parametrize("pooling", ["floor", "ceil"])
 def test_the_network_in_float32_keeps_at_most_634_megabytes_an_image(pooling, capsys):
     kinds = kept(jnp.float32, capsys, pooling=pooling)
-    assert 500 < kinds["maps"] <= 634, told(kinds)
-    assert kinds["weights"] == 0 and 117.7 < kinds["arguments"] < 117.9, told(kinds)  # the parameters as they are
-    assert kinds["loss"] < 10, told(kinds)
+    assert 500 < kinds["maps"] <= 634, describe(kinds)
+    assert kinds["weights"] == 0 and 117.7 < kinds["arguments"] < 117.9, describe(kinds)  # the parameters as they are
+    assert kinds["loss"] < 10, describe(kinds)

@@ -17,12 +17,12 @@ from segnet_jax.training.checkpoint_content import best_evaluation, check_meta
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.manifest import MANIFEST, finalize
 
-TOLD = {"experiment": CONFIG.experiment(), "config": CONFIG.hash()}
+EXPERIMENT = {"experiment": CONFIG.experiment(), "config": CONFIG.hash()}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("made") / "run", changed_meta=TOLD)
+    return make_run(tmp_path_factory.mktemp("made") / "run", changed_meta=EXPERIMENT)
 
 
 @pytest.fixture
@@ -97,13 +97,13 @@ TO_RESUME = {
 
 
 @pytest.mark.parametrize("name", TO_RESUME)
-def test_what_a_training_goes_on_from_is_looked_at_too(run, name):
+def test_metadata_for_resuming_is_validated_too(run, name):
     meta = json.loads((run / "checkpoints" / "best" / "7" / "meta.json").read_text())
     sound = meta | {"seconds": 1.0, "class_weights_by": "none", "data": {"train": "0"}, "global_batch_size": 4}
     sound |= {"last": None, "best": {"step": 1, "confusion": [[0] * 11] * 11}}
     assert check_meta(sound, "it", is_resumed=True) == sound
     for value in TO_RESUME[name]:
-        with pytest.raises(NoCheckpoint, match=f"its {name.replace('_', ' ')} is not"):
+        with pytest.raises(NoCheckpoint, match=f"{name} is invalid in its metadata"):
             check_meta(sound | {name: value}, "it", is_resumed=True)
     with pytest.raises(NoCheckpoint, match="is missing"):
         check_meta({each: sound[each] for each in sound if each != name}, "it", is_resumed=True)
@@ -112,8 +112,8 @@ def test_what_a_training_goes_on_from_is_looked_at_too(run, name):
 @pytest.mark.parametrize(
     "meta", [[], {}, {"best": 3}, {"best": {"step": 1}}, {"best": {"step": 1, "confusion": [[1, 2]]}}]
 )
-def test_what_is_told_of_a_lost_best_is_looked_at_too(meta):
-    with pytest.raises(NoCheckpoint, match="its best is not"):
+def test_the_best_evaluation_is_validated_too(meta):
+    with pytest.raises(NoCheckpoint, match="its best evaluation is invalid"):
         best_evaluation(meta, "it")
     best = {"step": 1, "confusion": [[1, 2], [3, 4]]}
     assert best_evaluation({"best": best}, "it") == best and best_evaluation({"best": None}, "it") is None
@@ -150,7 +150,7 @@ def with_leaf(name, value):
 STATES = {
     "mean is NaN": (with_leaf("mean", np.nan), {}, "mean.* is not finite"),
     "variance is infinite": (with_leaf("var", np.inf), {}, "var.* is not finite"),
-    "variance below 0": (with_leaf("var", -1.0), {}, "variance below 0"),
+    "variance below 0": (with_leaf("var", -1.0), {}, "has a negative variance"),
     "a wider network": (lambda state: state, {"width": 0.5}, "is larger than|does not hold the state"),
     "a narrower network": (lambda state: state, {"width": 1 / 32}, "does not hold the state"),
     "a deeper network": (lambda state: state, {"depth": 2}, "is larger than|does not hold the state"),
@@ -160,7 +160,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_a_strange_state_is_refused(run, name):
+def test_an_invalid_state_is_refused(run, name):
     change, settings, message = STATES[name]
     another_state(run, change, **settings)
     with pytest.raises(NoCheckpoint, match=message):
@@ -173,7 +173,7 @@ def test_without_a_state_nothing_is_read(run):
         segnet_jax.load(run)
 
 
-def test_a_huge_checkpoint_is_not_summed_up(run):
+def test_no_checksum_of_a_huge_checkpoint_is_computed(run):
     folder = run / "checkpoints" / "best" / "7"
     manifest = json.loads((folder / MANIFEST).read_text())
     with open(folder / "state" / "more", "wb") as file:
@@ -183,12 +183,12 @@ def test_a_huge_checkpoint_is_not_summed_up(run):
     manifest.pop("sha256")
     manifest["files"]["state/more"] = {"bytes": 2**40, "sha256": "0" * 64}
     (folder / MANIFEST).write_text(json.dumps(manifest | {"sha256": _sum_of(manifest)}))
-    with pytest.raises(NoCheckpoint, match="no best checkpoint .* is whole"):
+    with pytest.raises(NoCheckpoint, match="no intact best checkpoint in"):
         segnet_jax.load(run)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
-def test_commands_leave_with_3_and_one_line(run, command, monkeypatch, capsys):
+def test_commands_exit_with_3_and_one_line(run, command, monkeypatch, capsys):
     import importlib
 
     sealed_anew(run, METAS["classes with escapes"])

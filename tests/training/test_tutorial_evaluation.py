@@ -108,6 +108,6 @@ def test_evaluating_a_run_on_the_101_frames_gives_the_scripts_scores(camvid_fold
         str(tmp_path / "scores.json"),
     ]
     assert evaluate.evaluate(parse_flags(evaluate.EvaluateOptions, options, prog="p", description="")) == 0
-    told = json.loads((tmp_path / "scores.json").read_text())
+    summary = json.loads((tmp_path / "scores.json").read_text())
     expected = compute_test_results(read_annotations(camvid_folder), [predictions[i] for i in range(101)])
-    assert (told["global_accuracy"], told["mean_accuracy"], told["miou"]) == expected
+    assert (summary["global_accuracy"], summary["mean_accuracy"], summary["miou"]) == expected

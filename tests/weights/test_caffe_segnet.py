@@ -39,7 +39,7 @@ CHANNELS = ((8, 2), (12, 2), (10, 3), (14, 3), (9, 3))
 
 @pytest.fixture(scope="module")
 def small():
-    """Such a network, of which the package is told."""
+    """Such a network, registered with the package."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENCODERS, "vgg16", CHANNELS)
         yield files.random_caffe_segnet(CHANNELS)
@@ -255,11 +255,11 @@ def test_what_is_no_caffemodel_is_told_in_one_line_with_exit_code_2(content, mes
 
 
 def test_nothing_is_overwritten_and_no_training_goes_on_in_a_converted_run(small, run, camvid_like):
-    with pytest.raises(UserError, match="is not an empty folder: name another --run"):
+    with pytest.raises(UserError, match="is not an empty folder: choose another --run"):
         converted(small, run.parent)
     flags = ["--run", str(run), "--resume", "--data", str(camvid_like), "--devices", "1"]
     flags += ["--batch-size-per-device", "1"]
-    with pytest.raises(UserError, match="is another experiment"):
+    with pytest.raises(UserError, match="has other settings"):
         train.train(parse_config(flags, prog="p", description=""))
     offered = [command.split()[2] for _, command in content.next_commands(read_run_summary(run))]
     assert offered == [f"segnet_jax.{name}" for name in ("evaluate", "predict", "export", "report")]
@@ -308,8 +308,8 @@ def test_the_commands_take_a_converted_run_as_any_other(run, tmp_path, camvid_li
     expected = segnet_jax.load(run).predict(np.asarray(Image.open(photo)))
     assert (np.asarray(Image.open(tmp_path / "out/val.png")) == expected).mean() > 0.999
     label = np.asarray(Image.open(camvid_like / "valannot/val.png"))
-    told = json.loads(scores.read_text())
-    assert told["global_accuracy"] == pytest.approx((expected == label)[label < 11].mean(), abs=1e-3)
+    summary = json.loads(scores.read_text())
+    assert summary["global_accuracy"] == pytest.approx((expected == label)[label < 11].mean(), abs=1e-3)
 
 
 def test_a_published_name_is_fetched_after_its_licence_was_told_and_its_sum_is_kept(
@@ -322,10 +322,10 @@ def test_a_published_name_is_fetched_after_its_licence_was_told_and_its_sum_is_k
     resource = dataclasses.replace(published.PUBLISHED_SEGNETS[name], urls=(address,), num_bytes=None)
     monkeypatch.setitem(published.PUBLISHED_SEGNETS, name, resource)
     prepare.main([name])
-    told = capsys.readouterr()
-    lines = told.err.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
     assert "CC BY-NC 4.0" in lines[0] and "fetching" in lines[1] and "no published checksum" in lines[2]
-    assert f"python -m segnet_jax.convert {name}" in told.out
+    assert f"python -m segnet_jax.convert {name}" in printed.out
     assert (tmp_path / "cache" / f"{name}.caffemodel.sha256").is_file()
     given = [name, "--run", str(tmp_path / "run")]
     assert convert.convert(parse_flags(convert.ConvertOptions, given, prog="p", description="")) == 0

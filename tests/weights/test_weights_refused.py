@@ -271,7 +271,7 @@ def test_a_pickle_that_is_no_dictionary_of_tensors_is_refused(content, tmp_path)
 
 
 def pickled_tensor(num_items=4, offset=0, shape=(2, 2), strides=(2, 1), view=()):
-    """The pickle of a state with one tensor, described as told."""
+    """The pickle of a state with one tensor, with the given description."""
     stub = files.TensorStub(
         np.zeros((1,), np.float32), ("storage", files.STORAGES["float32"], "0", "cpu", num_items) + view, files.REBUILD
     )
