@@ -110,7 +110,7 @@ def write_result(
         images = None  # of another evaluation
     by_image = summarize_images(images)
     extra |= recipe(config, setup.dataset.name, setup.sampler.global_batch_size) | by_image
-    baseline = commonest_class_baseline(counted)
+    baseline = commonest_class_baseline(confusion)
     if baseline is not None:
         extra["baseline"] = {"class": classes.names[baseline.class_id], **baseline.values}
     changes = {"overrides": changed} if (changed := overrides(folder)) else {}
