@@ -1,6 +1,6 @@
 """The changes that people make, kept as patches: each still applies, touches few files, and does what it says.
 
-CONTRIBUTING.md walks through them. Where a patch no longer applies, make its change anew by hand and write it with
+CONTRIBUTING.md walks through them. Where a patch no longer applies, repeat its change by hand and write it with
 `git diff -U1 > tests/changes/NAME.patch`. What each must do is tested by `tests/changes/check_NAME.py`, which runs in a
 copy of the tree with the patch applied.
 """

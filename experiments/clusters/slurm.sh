@@ -1,11 +1,10 @@
 #!/bin/bash
-# Trains SegNet on CamVid on several nodes of eight GPUs:  sbatch experiments/clusters/slurm.sh
+# Train SegNet on CamVid on several nodes of eight GPUs:  sbatch experiments/clusters/slurm.sh
 #
-# The protocol is the one whose batch is four images on each GPU; others mean a step's (README.md).
+# This protocol's batch is four images per GPU; other protocols have a fixed global batch (README.md).
 #
-# One process a node, which takes all the node's GPUs; segnet_jax finds from SLURM which is which. DATA and RUN lie on a
-# file system that all nodes see. A stopped, preempted or failed job is put into the queue again and goes on where it was:
-# the same command, the same --run.
+# One process per node uses all GPUs of the node; segnet_jax detects SLURM. DATA and RUN must be on a file system that all
+# nodes share. A stopped, preempted or failed job is requeued and resumes with the same command and the same --run.
 
 #SBATCH --job-name=segnet
 #SBATCH --nodes=2

@@ -70,7 +70,7 @@ def overrides(folder: pathlib.Path) -> list[dict[str, Any]]:
             return entries
     except (OSError, ValueError, TypeError, KeyError):
         pass
-    raise UserError(f"{path} is damaged: restore the file, or delete it, which loses the record of overridden settings")
+    raise UserError(f"{path} is damaged: restore the file, or delete it, which loses the list of overridden settings")
 
 
 def _is_valid(entry: dict[str, Any]) -> bool:

@@ -74,7 +74,7 @@ def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
     """Returns what a weight file holds, by the names of its tensors: our own SegNet, Caffe's, or else a VGG.
 
     Raises:
-      UserError: there is no such file, it is none of the formats, or damaged.
+      UserError: the file is missing, damaged, or of an unknown format.
     """
     path = Path(path)
     with _naming(path):

@@ -97,19 +97,21 @@ def _parsed(metadata: dict[str, str], name: str, kind: type) -> Any:
     except (KeyError, ValueError, RecursionError):
         pass
     raise ValueError(
-        f"has no {name} among its metadata, so that it is not known what network it holds: export it by "
+        f"has no {name} in its metadata, so its network is unknown: export it with "
         "python -m segnet_jax.export RUN --format safetensors"
     )
 
 
 def _preprocessing(metadata: dict[str, str]) -> Preprocessing:
-    told = _parsed(metadata, "preprocessing", dict)
-    values = [told.get(name) for name in ("mean", "std")]
+    preprocessing = _parsed(metadata, "preprocessing", dict)
+    values = [preprocessing.get(name) for name in ("mean", "std")]
     if (
         not all(isinstance(each, list) and len(each) == 3 and _are_finite(each) for each in values)
         or min(values[1]) <= 0
     ):
-        raise ValueError(f"has the preprocessing {told}: a mean and a std of 3 finite numbers, the std above 0")
+        raise ValueError(
+            f"has the preprocessing {preprocessing}, but needs mean and std of 3 finite numbers each, the std positive"
+        )
     mean, std = (tuple(map(float, each)) for each in values)
     return Preprocessing(mean, std)
 

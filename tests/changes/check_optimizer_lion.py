@@ -16,7 +16,7 @@ def test_two_steps_by_hand_and_no_decay_of_biases():
     state, mean = optimizer.init(params), 0.0
     for gradient in (0.3, -0.1):
         gradients = jax.tree.map(lambda leaf, g=gradient: jnp.full_like(leaf, g), params)
-        with jax.numpy_dtype_promotion("standard"):  # optax's wish
+        with jax.numpy_dtype_promotion("standard"):  # needed by optax
             updates, state = optimizer.update(gradients, state, params)
         sign = np.sign(0.8 * mean + 0.2 * gradient)
         mean = 0.99 * mean + 0.01 * gradient

@@ -147,7 +147,7 @@ def test_a_batch_other_than_the_protocols_is_reported_with_both_trainings():
     assert note.startswith("camvid-strong takes 13,500 steps of 8 images; this run takes 1,500 of 64 ")
     assert note.endswith("; use --devices 8 --batch-size-per-device 1 for the same batch") and in_result == [8, 64]
     note, in_result = batch_note("camvid-tutorial", 1, grad_accum_steps=8, learning_rate=8e-3)
-    assert "; this takes 4,796 of 32 at a learning rate of 0.008, not 0.001; --devices 1 --batch" in note
+    assert "; this run takes 4,796 of 32 at a learning rate of 0.008, not 0.001; use --devices 1 --batch" in note
     assert note.endswith(" --batch-size-per-device 4 --grad-accum-steps 1 for the same batch") and in_result == [4, 32]
 
 

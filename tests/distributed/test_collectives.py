@@ -21,7 +21,7 @@ from segnet_jax.training.steps import train_steps
 DEVICES = 8
 PARAMETERS = 29_441_419  # of the published network without biases before BatchNorm
 CHANNELS = 7_936  # that are normalised, each with a mean and a variance
-MEASURES = 3  # loss, right pixels, labelled pixels
+METRICS = 3  # loss, correct pixels, labeled pixels
 
 COLLECTIVES = {"all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast"}
 TRANSFERS = {"infeed", "outfeed", "send", "recv"}
@@ -101,7 +101,7 @@ def test_three_steps_in_one_call_send_what_one_does_three_times(synchronised, co
 def test_what_is_summed_is_the_gradient_the_measures_and_the_statistics(synchronised):
     statistics = 2 * CHANNELS * (2 if synchronised else 1)  # two sums forward, two backward; else two at the end
     sent = bytes_sent(lowered(synchronised=synchronised))
-    assert sent == {"f32": 4 * (PARAMETERS + MEASURES + statistics)}
+    assert sent == {"f32": 4 * (PARAMETERS + METRICS + statistics)}
     assert 117.8e6 <= sent["f32"] < 117.9e6
 
 
@@ -110,5 +110,5 @@ def test_what_is_summed_is_the_gradient_the_measures_and_the_statistics(synchron
 )
 def test_half_gradients_are_half_the_bytes(precision, kind):
     sent = bytes_sent(lowered(synchronised=False, precision=precision, half_gradients=True))
-    assert sent == {kind: 2 * PARAMETERS, "f32": 4 * (MEASURES + 2 * CHANNELS)}
+    assert sent == {kind: 2 * PARAMETERS, "f32": 4 * (METRICS + 2 * CHANNELS)}
     assert 58.8e6 < sent[kind] < 58.9e6

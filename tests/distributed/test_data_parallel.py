@@ -45,7 +45,9 @@ def alone(tmp_path_factory):
     return train_together(1, tmp_path_factory.mktemp("together") / "alone", "host")
 
 
-@pytest.mark.parametrize("place", ["host", "shards"])  # each process sends its share; asks the other's devices for it
+@pytest.mark.parametrize(
+    "place", ["host", "shards"]
+)  # each process sends its part; gathers it from the other's devices
 def test_two_processes_of_four_devices_end_where_one_of_eight_does(alone, tmp_path, place):
     two = train_together(2, tmp_path / "two", place)
     assert alone.keys() == two.keys() and len(alone) > 10

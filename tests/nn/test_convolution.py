@@ -53,11 +53,11 @@ def by_loop(x, kernel, gradient):
     return result, image_gradient, kernel_gradient
 
 
-def assert_close(ours, expected, share):
-    """Each array is off by less than a share of its largest number."""
+def assert_close(ours, expected, rtol):
+    """Check that each array is off by at most `rtol` times its largest value."""
     for name, our, exact in zip(("result", "image's gradient", "kernel's gradient"), ours, expected, strict=True):
         assert our.shape == exact.shape, name
-        assert np.abs(np.asarray(our, np.float64) - exact).max() <= share * np.abs(exact).max(), name
+        assert np.abs(np.asarray(our, np.float64) - exact).max() <= rtol * np.abs(exact).max(), name
 
 
 # -- the numbers
@@ -73,17 +73,17 @@ def test_result_and_gradients_are_the_direct_convolutions(shape, channels):
     with jax.enable_x64(True):
         expected = jax.device_get(with_gradients(direct, *map(jnp.asarray, arrays)))
         ours = with_gradients(convolve, *map(jnp.asarray, arrays))
-        assert_close(jax.device_get(ours), expected, share=1e-13)
+        assert_close(jax.device_get(ours), expected, rtol=1e-13)
     ours = with_gradients(convolve, *(jnp.asarray(array, jnp.float32) for array in arrays))
     assert {array.dtype.name for array in ours} == {"float32"}
-    assert_close(ours, expected, share=1e-5)
+    assert_close(ours, expected, rtol=1e-5)
 
 
 def test_wide_layers_in_float32_are_the_direct_convolution_too():
     arrays = drawn((2, 9, 11), (64, 80), normal())  # wide enough for Winograd's gradient of the kernel
     with jax.enable_x64(True):
         expected = jax.device_get(with_gradients(direct, *map(jnp.asarray, arrays)))
-    assert_close(with_gradients(convolve, *(jnp.asarray(array, jnp.float32) for array in arrays)), expected, share=1e-4)
+    assert_close(with_gradients(convolve, *(jnp.asarray(array, jnp.float32) for array in arrays)), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [(2, 3), (3, 2)])

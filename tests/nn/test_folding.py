@@ -22,7 +22,7 @@ def random_image(*shape):
 
 
 def off(ours, expected):
-    """The largest difference as a share of the largest value."""
+    """Return the largest difference relative to the largest value."""
     return np.abs(np.asarray(ours, np.float64) - np.asarray(expected, np.float64)).max() / np.abs(expected).max()
 
 

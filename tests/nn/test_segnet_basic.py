@@ -1,4 +1,4 @@
-"""SegNet-Basic, the decoders set beside SegNet's, and dropout: against PyTorch's layers and numbers worked by hand."""
+"""SegNet-Basic, alternative decoders and dropout, against PyTorch's layers and values computed by hand."""
 
 from functools import partial
 

@@ -21,7 +21,7 @@ IMAGE_SHAPE = (BATCH, HEIGHT, 61, 3)  # odd at several stages: 45-22-11-5-2-1 wi
 
 @pytest.fixture(autouse=True)
 def one_torch_thread():
-    """PyTorch's threads would spin beside JAX's."""
+    """Limit PyTorch's threads, which would compete with JAX's."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -124,7 +124,7 @@ def flat(tree):
 
 
 def error(ours, theirs):
-    """The largest difference as a share of the largest value."""
+    """Return the largest difference relative to the largest value."""
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 

@@ -439,7 +439,7 @@ def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_resume
     (damaged / "config.toml").write_bytes(b"seed = ")
     (tmp_path / "runs" / "photos [2024]-13").mkdir()  # no run
     (tmp_path / "runs" / "photos 2-14").mkdir()  # what the name would match as a pattern
-    for seed, expected in ((0, 9), (1, 10)):  # two that are requeued in turn both go on
+    for seed, expected in ((0, 9), (1, 10)):  # two requeued in turn both resume
         run, lines = found_without_a_name(dataclasses.replace(config, seed=seed), logged)
         assert run == f"runs/photos [2024]-{expected}"
         assert len(lines) == 2 and lines[0].startswith("warning: runs/photos [2024]-12 is skipped: ")

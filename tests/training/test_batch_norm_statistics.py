@@ -1,4 +1,4 @@
-"""BatchNorm's statistics taken afresh: numpy's over the training images, kept beside the checkpoint, scored, used."""
+"""Precise batch-norm statistics: against numpy, saved beside the checkpoint, evaluated and used."""
 
 import csv
 import dataclasses
@@ -86,7 +86,7 @@ def first_layer_by_numpy(images, kernel, preprocessing, seed, batch_size):
     return np.mean(moments, axis=0)
 
 
-@pytest.mark.parametrize("count", [1, 3, 8])  # three devices cannot share eight images: two do
+@pytest.mark.parametrize("count", [1, 3, 8])  # eight images cannot be split over three devices: two are used
 def test_the_statistics_are_those_of_numpy_on_any_devices(count):
     config = Config(seed=3, grad_accum_steps=2, depth=1, width=1 / 16)
     samples = random_samples(27, 8, 10)  # three batches of eight, and three images left over

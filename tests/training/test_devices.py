@@ -138,7 +138,7 @@ def test_an_exception_of_xla_becomes_one_line_that_says_what_to_do(monkeypatch):
 
 
 @pytest.mark.parametrize("fault", [TypeError, KeyboardInterrupt])
-def test_a_fault_of_ours_and_ctrl_c_stay_what_they_are(monkeypatch, fault):
+def test_a_bug_and_ctrl_c_are_not_converted(monkeypatch, fault):
     def fail(*_):
         raise fault
 
@@ -150,8 +150,8 @@ def test_a_fault_of_ours_and_ctrl_c_stay_what_they_are(monkeypatch, fault):
 @pytest.mark.parametrize(
     "spoil, name",
     [
-        (lambda result, image, kernel: (result.at[0, 7, 7, 63].add(1), image, kernel), "result"),
-        (lambda result, image, kernel: (result.at[0, 0, 0, 0].set(np.nan), image, kernel), "result"),
+        (lambda result, image, kernel: (result.at[0, 7, 7, 63].add(1), image, kernel), "output"),
+        (lambda result, image, kernel: (result.at[0, 0, 0, 0].set(np.nan), image, kernel), "output"),
         (lambda result, image, kernel: (result, image[:, ::-1], kernel), "image gradient"),
         (lambda result, image, kernel: (result, image, kernel[::-1, ::-1]), "kernel gradient"),
     ],

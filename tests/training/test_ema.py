@@ -21,7 +21,7 @@ from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, init_variables
 from segnet_jax.training.steps import train_steps
 
-SHARE = 0.22  # above the warm-up's first two shares, 1/10 and 2/11, and below the third, 3/12
+DECAY = 0.22  # above the warm-up's first two decays, 1/10 and 2/11, and below the third, 3/12
 
 
 class Tiny(nn.Module):
@@ -46,7 +46,7 @@ class Tiny(nn.Module):
 
 
 @cache
-def make(count, precision="float32", average=SHARE):
+def make(count, precision="float32", average=DECAY):
     devices = choose_devices(str(count))
     model = Tiny(dtype=jnp.float16 if precision == "float16" else jnp.float32)
     optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=0.05), model, 100)
@@ -76,15 +76,15 @@ def test_the_average_is_that_of_numpy_over_the_states_after_each_step(count):
     mean = trained_of(state)
     for number, batch in enumerate(batches_for(count)):
         state, _ = step(state, batch, ())
-        share = [1 / 10, 2 / 11, SHARE, SHARE][number]
-        mean = jax.tree.map(lambda m, new, share=share: share * m + (1 - share) * new, mean, trained_of(state))
+        decay = [1 / 10, 2 / 11, DECAY, DECAY][number]
+        mean = jax.tree.map(lambda m, new, decay=decay: decay * m + (1 - decay) * new, mean, trained_of(state))
         assert_trees_close(jax.device_get(state.ema), mean, rtol=1e-5, atol=1e-7)
     assert_trees_close(jax.device_get(state.variables), mean, rtol=1e-5, atol=1e-7)  # which are scored
 
 
 def test_the_steps_are_those_without_an_average_and_eight_devices_average_as_one_does():
     after = {}
-    for count, average in ((1, SHARE), (1, 0.0), (8, SHARE)):
+    for count, average in ((1, DECAY), (1, 0.0), (8, DECAY)):
         start, step, _ = make(count, average=average)
         state = start()
         for batch in batches_for(count):
@@ -117,7 +117,7 @@ def test_a_step_that_is_skipped_or_not_finite_leaves_the_average_alone():
 
 
 def test_an_average_is_saved_and_restored_and_without_one_nothing_of_it_is_on_the_disk(tmp_path):
-    for average in (0.0, SHARE):
+    for average in (0.0, DECAY):
         folder = tmp_path / str(average)
         start, _, devices = make(1, average=average)
         state = start()

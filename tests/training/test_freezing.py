@@ -40,8 +40,8 @@ def made(num_devices=1, precision="float32", **changed):
 
     def take(state, batch):
         with jax.numpy_dtype_promotion(promotion):
-            new, measures = mapped(state, {name: array[:, None] for name, array in batch.items()}, ())
-        assert measures["finite"].all()
+            new, metrics = mapped(state, {name: array[:, None] for name, array in batch.items()}, ())
+        assert metrics["finite"].all()
         return new
 
     take.lower = lambda state, batch: mapped.lower(state, {name: array[:, None] for name, array in batch.items()}, ())

@@ -155,8 +155,8 @@ def test_three_steps_in_one_call_are_three_calls_of_one(monkeypatch, backend):
 
     state, singly = replicate(first, devices), []
     for k in range(3):
-        state, measures = take(state, jax.tree.map(lambda array, k=k: array[:, k : k + 1], batches))
-        singly.append(jax.device_get(measures))
+        state, metrics = take(state, jax.tree.map(lambda array, k=k: array[:, k : k + 1], batches))
+        singly.append(jax.device_get(metrics))
     expected = jax.device_get(state), {name: np.concatenate([each[name] for each in singly]) for name in singly[0]}
 
     monkeypatch.setattr(jax, "default_backend", lambda: backend)

@@ -27,7 +27,7 @@ DEVICES = 8
 
 
 def train_and_score(mapping):
-    """The state, its measures, sums and predictions after two steps with dropout and one evaluation, as numpy."""
+    """Return the state, its metrics, sums and predictions after two steps with dropout and one evaluation, as numpy."""
     devices = choose_devices(str(DEVICES), mapping=mapping)
     model = SegNet(3, depth=1, width=0.125, dropout=0.5, sync_axis=AXIS)
     optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=0.05), model, 5)
@@ -45,9 +45,9 @@ def train_and_score(mapping):
     state = replicate(create_state(init_variables(model, seed=0), optimizer, "float32"), devices)
     before = state
     for _ in range(2):
-        state, measures = step(state, {name: array[:, None, None] for name, array in batch.items()})
+        state, metrics = step(state, {name: array[:, None, None] for name, array in batch.items()})
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))  # the memory was taken over
-    return jax.device_get((state, measures, score(state.variables, batch)))
+    return jax.device_get((state, metrics, score(state.variables, batch)))
 
 
 def test_both_mappings_give_the_same_bits():

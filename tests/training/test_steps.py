@@ -49,8 +49,8 @@ def make(
 
     def take(state, batch, program=mapped):
         """One step; the batch comes as [L,A,B,...], the call's one step is put between."""
-        state, measures = program(state, {name: array[:, None] for name, array in batch.items()}, ())
-        return state, {name: values[0] for name, values in measures.items()}
+        state, metrics = program(state, {name: array[:, None] for name, array in batch.items()}, ())
+        return state, {name: values[0] for name, values in metrics.items()}
 
     take.lower = lambda state, batch: mapped.lower(state, {name: array[:, None] for name, array in batch.items()}, ())
     return model, replicate(state, devices), take, devices
@@ -130,11 +130,11 @@ def test_a_step_of_accumulated_batches_equals_one_made_by_hand():
     batch = random_batch((1, 2, 4))
     batch["label"][0, 1, :3] = VOID  # so that a mean of means would be wrong
     params, stats, loss = step_by_hand(model, state, [jax.tree.map(lambda x, i=i: x[0, i], batch) for i in range(2)])
-    state, measures = step(state, batch)
+    state, metrics = step(state, batch)
     assert_trees_close(state.params, params)
     assert_trees_close(state.batch_stats, stats)
-    np.testing.assert_allclose(measures["loss"], loss, rtol=1e-5)
-    assert int(state.step) == 1 and 0 < measures["accuracy"] < 1
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    assert int(state.step) == 1 and 0 < metrics["accuracy"] < 1
 
 
 @pytest.mark.slow
@@ -159,8 +159,8 @@ def test_eight_devices_of_four_images_take_the_same_steps_as_one_of_32(void_heav
             if void_heavy:
                 batch["label"][:, :, 12:16, 1:] = VOID  # the fourth device keeps one row an image
             batch = jax.tree.map(lambda x, count=count: x.reshape(count, 1, 32 // count, *x.shape[3:]), batch)
-            state, measures = step(state, batch)
-        results[count] = jax.device_get((state, measures))
+            state, metrics = step(state, batch)
+        results[count] = jax.device_get((state, metrics))
     assert_trees_close(results[8], results[1])
 
 
@@ -171,8 +171,8 @@ def test_dropout_drops_the_same_on_two_devices_as_on_one_and_otherwise_in_each_s
         _, state, step, _ = make(count, depth=3, width=1 / 16, dropout=0.5, learning_rate=1e-12)
         for _ in range(2):
             inputs = jax.tree.map(lambda x, count=count: x.reshape(count, 1, 8 // count, *x.shape[3:]), batch)
-            state, measures = step(state, inputs)
-            losses.append(float(measures["loss"]))
+            state, metrics = step(state, inputs)
+            losses.append(float(metrics["loss"]))
         results[count] = jax.device_get(state.batch_stats)
     assert_trees_close(results[2], results[1])
     np.testing.assert_allclose(losses[2:], losses[:2], rtol=1e-5)
@@ -296,7 +296,7 @@ def test_a_float16_overflow_skips_the_step_halves_the_scale_and_training_goes_on
     state = replicate(state.replace(loss_scale=LossScale(jnp.float32(huge), jnp.int32(7))), devices)
     before = jax.device_get(state)
     batch = random_batch((2, 1, 4))
-    state, measures = step(state, batch)
+    state, metrics = step(state, batch)
     after = jax.device_get(state)
     assert_trees_close(
         (after.params, after.batch_stats, after.opt_state),
@@ -304,15 +304,15 @@ def test_a_float16_overflow_skips_the_step_halves_the_scale_and_training_goes_on
         rtol=0,
         atol=0,
     )
-    assert (int(after.step), int(after.skipped), int(measures["skipped"])) == (1, 1, 1)
+    assert (int(after.step), int(after.skipped), int(metrics["skipped"])) == (1, 1, 1)
     assert float(after.loss_scale.scale) == huge / 2 and int(after.loss_scale.good_steps) == 0
 
     losses = []
     while int(state.step) < 60:
         skipped_before = int(state.skipped)
-        state, measures = step(state, batch)
+        state, metrics = step(state, batch)
         if int(state.skipped) == skipped_before:
-            losses.append(float(measures["loss"]))
+            losses.append(float(metrics["loss"]))
     assert 20 < len(losses) and losses[-1] < 0.9 * losses[0] and np.isfinite(losses).all()
     assert float(state.loss_scale.scale) == huge / 2.0 ** int(state.skipped)
 

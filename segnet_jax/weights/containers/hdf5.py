@@ -46,7 +46,7 @@ def _layout(file: BinaryIO) -> list[tuple[str, list[int], str, int | None]]:
     """Return the rows of `hdf5_layout` for a file."""
     file.seek(0)
     source = {"input": file.getbuffer()} if hasattr(file, "getbuffer") else {"stdin": file}
-    command = [sys.executable, "-P", str(_SCRIPT)]  # -P: modules beside the script have names of libraries
+    command = [sys.executable, "-P", str(_SCRIPT)]  # -P: modules in its folder have names of libraries
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # its threads would take address space
     try:
         done = subprocess.run(command, **source, env=environment, capture_output=True, timeout=_SECONDS)

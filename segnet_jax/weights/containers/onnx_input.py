@@ -69,7 +69,7 @@ class InputScaling:
         """Return the preprocessing that the weights were trained with, and the order of the first kernel's channels.
 
         Raises:
-          ValueError: that cannot be told from the graph.
+          ValueError: the graph does not determine them.
         """
         with np.errstate(all="ignore"):
             mean, std = -self.shift / self.scale, 1 / self.scale

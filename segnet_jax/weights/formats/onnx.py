@@ -51,7 +51,7 @@ class _Chain:
     Attributes:
       convs: in order.
       scaling: what is done to the images before the first convolution.
-      end: why the chain does not go on.
+      end: why the chain ends.
     """
 
     scaling: InputScaling
