@@ -1,19 +1,29 @@
-"""SegNet for JAX. Importing this package imports neither TensorFlow nor Orbax and does nothing else."""
+"""SegNet for JAX. Importing this package imports neither TensorFlow nor Orbax and does nothing else.
 
+The names of `__all__` are imported when they are first used: `train` and `evaluate` are the modules of these commands,
+which can be called, and the others come from `segnet_jax.api`.
+"""
+
+import importlib
 import sys
 
-if sys.argv[:1] == ["-m"]:  # `python -m segnet_jax.COMMAND`, before JAX is imported
+if sys.argv[:1] == ["-m"]:  # started as a command; JAX is not imported yet
     from segnet_jax.system.limits import leave_if_too_low
 
     leave_if_too_low()
 
 __version__ = "0.1.0"
+__all__ = ["Network", "Run", "Scores", "evaluate", "load", "train"]
 
 
 def __getattr__(name: str):
-    """Import `segnet_jax.load` on first use."""
-    if name == "load":
-        from segnet_jax.inference.network import load
-
-        return load
+    """Import a name of the API when it is first used."""
+    if name in ("train", "evaluate"):
+        return importlib.import_module(f"segnet_jax.{name}")
+    if name in __all__:
+        return getattr(importlib.import_module("segnet_jax.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

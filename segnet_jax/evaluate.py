@@ -30,6 +30,7 @@ from segnet_jax.runs import run_folder
 from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.runs.out_of_memory import check_memory, explain_out_of_memory
 from segnet_jax.runs.result import by_statistics, recipe, summarize_images
+from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import bar, echo
 from segnet_jax.system.errors import UserError
@@ -122,7 +123,15 @@ class EvaluationResult:
 
 
 def evaluate(options: EvaluateOptions) -> int:
-    """Evaluate a run, print the score table and write the requested files; return the exit code.
+    """Evaluate a run, print the score table and write the requested files; return the exit code."""
+    evaluate_to_json(options)
+    return 0
+
+
+def evaluate_to_json(options: EvaluateOptions) -> dict[str, Any]:
+    """Evaluate a run, print the score table, write the requested files, and return what `--json` writes.
+
+    Processes that do not write return an empty dict.
 
     Raises:
       UserError: the run or split does not exist, the dataset's classes differ from the run's, or a file cannot be
@@ -139,12 +148,13 @@ def evaluate(options: EvaluateOptions) -> int:
     with explain_out_of_memory(subject.config, subject.devices, flags=EvaluateOptions):
         evaluated = _evaluate(subject, samples)
     if not subject.devices.is_writer:
-        return 0
+        return {}
     image_summary = summarize_images(evaluated.by_image)
+    summary = _summary(subject, evaluated) | image_summary
     _print(subject, evaluated, image_summary)
     try:
         if options.json:
-            write_result(options.json, _summary(subject, evaluated) | image_summary)
+            write_result(options.json, summary)
         if evaluated.sampled:
             about = {"split": options.split, "num_images": len(subject.split), "step": subject.restored.meta["step"]}
             photographs = None if options.masks_only else samples
@@ -153,7 +163,7 @@ def evaluate(options: EvaluateOptions) -> int:
             _draw(subject, evaluated, samples)
     except OSError as error:  # for example a read-only run, which the uncertainty maps are written to
         raise UserError(f"cannot write {error.filename}: {error.strerror}; the scores above are complete") from None
-    return 0
+    return summary
 
 
 def _open(options: EvaluateOptions) -> EvaluatedNetwork:
@@ -308,3 +318,5 @@ def _draw(subject: EvaluatedNetwork, evaluated: EvaluationResult, samples: Cache
 
 if __name__ == "__main__":
     run_command(main)
+else:
+    make_callable(__name__)  # segnet_jax.evaluate(...) of the Python API

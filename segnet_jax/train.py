@@ -6,6 +6,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.trainer import Trainer
+from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
 
 DESCRIPTION = """Train SegNet and write a run folder with checkpoints, metrics, figures and a report.
@@ -35,3 +36,5 @@ def train(config: Config) -> int:
 
 if __name__ == "__main__":
     run_command(main)
+else:
+    make_callable(__name__)  # segnet_jax.train(...) of the Python API

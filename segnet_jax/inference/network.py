@@ -2,18 +2,19 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import override
 from segnet_jax.data.labels.classes import ClassTable, Color
+from segnet_jax.distributed.data_parallel import choose_devices
+from segnet_jax.inference.image_inputs import ImageLike, as_batch, as_rgb, is_single, split_images
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
@@ -68,31 +69,54 @@ class Network:
         return self.model.apply(variables, normalized, train=False, keys=keys)
 
     def logits(self, images: np.ndarray) -> jax.Array:
-        """Return logits, float32 [B,H,W,C], for images as in `predict`; compiled once per shape."""
-        return self._logits(self.variables, _as_batch(images))
+        """Return logits, float32 [B,H,W,C], of images uint8 [B,H,W,3] or [H,W,3]; compiled once per shape."""
+        return self._logits(self.variables, as_batch(images))
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Return the class of every pixel; compiled once per shape.
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike], size: Literal["trained", "native"] | tuple[int, int] = "trained"
+    ) -> np.ndarray | list[np.ndarray]:
+        """Return the class of every pixel at the images' own sizes, as the command `predict` does.
 
         Args:
-          images: uint8 [B,H,W,3] RGB, or [H,W,3] for a single image, of any size.
+          images: a path, a Pillow image, an array [H,W,3] RGB or [H,W] gray, uint8 0..255 or float 0..1; or several: an
+            array [B,H,W,3], or a list whose images may differ in size.
+          size: what each image is resized to for the network: "trained" as in training, "native" not at all, or a
+            height and width. The network is compiled once per size.
 
         Returns:
-          Class ids, uint8 [B,H,W], or [H,W].
+          Class ids: uint8 [H,W] of a single image, [B,H,W] of an array of several, a list of [H,W] of a list.
 
         Raises:
-          ValueError: the images have another dtype or shape.
+          ValueError: If an image has another dtype, shape or range.
+          UserError: If a file cannot be read, or the size is out of range.
         """
-        predictions = np.asarray(self._predict(self.variables, _as_batch(images)))
-        return predictions if np.ndim(images) == 4 else predictions[0]
+        arrays = [as_rgb(image, self.config.exif, self.config.image_range) for image in split_images(images)]
+        predictor = self._predictor(size)
+        predictions = [predictor.predict([predictor.prepare(array)])[0].class_ids for array in arrays]
+        if is_single(images):
+            return predictions[0]
+        return predictions if isinstance(images, list | tuple) else np.stack(predictions)
+
+    def __repr__(self) -> str:
+        name, (height, width) = type(self.model).__name__, self.config.image_size
+        return f"Network({name}, {len(self.classes)} classes, trained at {height}x{width}, step {self.step})"
+
+    def _predictor(self, size):
+        """Return the predictor of images resized to a size, which keeps its compiled programs."""
+        from segnet_jax.inference.predictor import Predictor, Sizing  # it imports this module
+
+        if size not in self._predictors:
+            sizing = Sizing.of(self.config, size, (0, 0), 0)
+            self._predictors[size] = Predictor(self, choose_devices("1"), 1, sizing)
+        return self._predictors[size]
+
+    @cached_property
+    def _predictors(self) -> dict:
+        return {}
 
     @cached_property
     def _logits(self) -> Callable:
         return jax.jit(self.forward)
-
-    @cached_property
-    def _predict(self) -> Callable:
-        return jax.jit(lambda *args: jnp.argmax(self.forward(*args), axis=-1).astype(jnp.uint8))
 
 
 def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", precision: str = "auto") -> Network:
@@ -127,10 +151,3 @@ def unfolded(restored: Restored, config: Config) -> Network:
     """Return the network as `evaluate` applies it, without folding, so that scores are bit-identical."""
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     return Network(restored.model, restored.variables, preprocessing, restored.classes, config, restored.meta["step"])
-
-
-def _as_batch(images: np.ndarray) -> np.ndarray:
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
-        raise ValueError(f"images must be uint8 [B,H,W,3] or [H,W,3], got {images.dtype} {list(images.shape)}")
-    return images if images.ndim == 4 else images[None]

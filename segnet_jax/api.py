@@ -1,0 +1,114 @@
+"""The Python API: `segnet_jax.train`, `evaluate` and `load` do what the commands do."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from segnet_jax.config.flags import parse_config
+from segnet_jax.inference.network import Network, load
+from segnet_jax.runs.default_recipe import default_config
+from segnet_jax.system import logs
+
+__all__ = ["Network", "Run", "Scores", "evaluate", "load", "train"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Scores of a network on a split.
+
+    Attributes:
+      miou: mean intersection over union over the classes with ground truth.
+      global_accuracy: fraction of labeled pixels predicted correctly.
+      iou: class name -> intersection over union; None for a class without ground truth.
+      details: all that `result.json` or `evaluate --json` contains.
+    """
+
+    miou: float
+    global_accuracy: float
+    iou: Mapping[str, float | None]
+    details: Mapping[str, Any] = dataclasses.field(repr=False)
+
+    @classmethod
+    def from_json(cls, details: Mapping[str, Any]) -> "Scores":
+        """Create from the content of `result.json`."""
+        iou = {name: row["iou"] for name, row in details["per_class"].items()}
+        return cls(details["miou"], details["global_accuracy"], iou, details)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+      folder: its path.
+      scores: of the finished training; None before.
+    """
+
+    folder: pathlib.Path
+    scores: Scores | None
+
+    def load(self, **settings: Any) -> Network:
+        """Return the run's network; the keywords are those of `segnet_jax.load`."""
+        return load(self.folder, **settings)
+
+
+def train(**settings: Any) -> Run:
+    """Train SegNet as `python -m segnet_jax.train` does, with the same recipe for own images, and return the run.
+
+    Progress is logged to standard error. The same call resumes a run that was interrupted.
+
+    Args:
+      **settings: flags of the command, with underscores: fields of the config, `protocol` and `config`, such as
+        `train(data="photos", image_size=(240, 320), flip=False)`.
+
+    Raises:
+      UserError: If a setting is wrong, or the data have faults; the message is that of the command.
+      ExitError: If the training ends early.
+    """
+    from segnet_jax.runs.trainer import Trainer
+
+    logs.configure()
+    trainer = Trainer(parse_config(_flags(settings), prog="segnet_jax.train", description="", defaults=default_config))
+    trainer.run()
+    return _read_run(trainer.folder)
+
+
+def evaluate(run: str | pathlib.Path, **settings: Any) -> Scores:
+    """Score a run's network on a split as `python -m segnet_jax.evaluate` does, and print the table.
+
+    Args:
+      run: the run folder.
+      **settings: flags of the command, with underscores, such as `evaluate("runs/photos-1", split="val")`.
+
+    Raises:
+      UserError: If a setting is wrong, or the run or split does not exist.
+    """
+    from segnet_jax import evaluate as command
+    from segnet_jax.config.flags import parse_flags
+
+    options = parse_flags(command.EvaluateOptions, [str(run), *_flags(settings)], prog=command.__name__, description="")
+    logs.configure()
+    return Scores.from_json(command.evaluate_to_json(options))
+
+
+def _read_run(folder: pathlib.Path) -> Run:
+    path = pathlib.Path(folder) / "result.json"
+    return Run(pathlib.Path(folder), Scores.from_json(json.loads(path.read_text())) if path.is_file() else None)
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    """Return keywords as command-line flags: True and False as --name and --no-name, tuples as several values."""
+    flags = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            flags += [f"--{flag}", *map(str, value)]
+        else:
+            flags += [f"--{flag}", str(value)]
+    return flags

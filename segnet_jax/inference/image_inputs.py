@@ -1,0 +1,81 @@
+"""Images as the Python API takes them: paths, Pillow images and arrays."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segnet_jax.constants import Exif
+from segnet_jax.data.images.decode import read_image
+
+_WIDE_MODES = ("I", "F")  # and I;16 and its relatives: 16 and 32 bits per channel
+
+ImageLike = str | pathlib.Path | Image.Image | np.ndarray
+
+
+def is_single(images: Any) -> bool:
+    """Return whether `images` is one image: a path, a Pillow image, or an array [H,W] or [H,W,3]."""
+    return isinstance(images, str | pathlib.Path | Image.Image) or (
+        not isinstance(images, list | tuple) and np.ndim(images) in (2, 3)
+    )
+
+
+def as_rgb(image: ImageLike, exif: Exif, image_range: tuple[int, int]) -> np.ndarray:
+    """Return an image as uint8 [H,W,3] RGB.
+
+    Args:
+      image: a path, read with the run's options; a Pillow image of 8 bits per channel in any mode, whose alpha channel
+        is dropped; or an array [H,W,3] RGB or [H,W] gray, uint8 0..255 or float 0..1.
+      exif: how an EXIF rotation of a file is treated.
+      image_range: (black, white) of 16-bit files; (0, 0) refuses them.
+
+    Raises:
+      ValueError: If it is none of these.
+      UserError: If a file cannot be read.
+    """
+    if isinstance(image, str | pathlib.Path):
+        path = pathlib.Path(image).expanduser()
+        return read_image(path, str(image), exif, image_range)
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(_WIDE_MODES):
+            raise ValueError(f"a Pillow image must have 8 bits per channel, got mode {image.mode}: scale it to 0..255")
+        return np.asarray(image.convert("RGB"))
+    array = np.asarray(image)
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=-1)
+    if array.ndim != 3 or array.shape[-1] != 3 or not array.size:
+        raise ValueError(f"an image must be [H,W,3] RGB or [H,W] gray, got shape {list(np.shape(image))}")
+    if np.issubdtype(array.dtype, np.floating):
+        low, high = float(array.min()), float(array.max())
+        if not (0 <= low and high <= 1):  # NaN fails too
+            raise ValueError(f"a float image must be in 0..1, got {low:g} to {high:g}: divide it by 255, or pass uint8")
+        array = np.round(255 * array).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(f"an image must be uint8 0..255 or float 0..1, got {array.dtype}")
+    return array
+
+
+def as_batch(images: np.ndarray) -> np.ndarray:
+    """Return images uint8 [B,H,W,3] or [H,W,3] as [B,H,W,3].
+
+    Raises:
+      ValueError: If they are anything else.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
+        raise ValueError(f"images must be uint8 [B,H,W,3] or [H,W,3], got {images.dtype} {list(images.shape)}")
+    return images if images.ndim == 4 else images[None]
+
+
+def split_images(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
+    """Return a list of single images.
+
+    Raises:
+      ValueError: If there is none.
+    """
+    found = [images] if is_single(images) else list(images)
+    if not found:
+        raise ValueError("no image given")
+    return found
