@@ -199,14 +199,14 @@ FOLDERS = [
         29,
         "labels start at 1",
         "",
-        ("no label holds the id 0, Sky: do they start at 1?",),
+        ("no label has the id 0, Sky: do they start at 1?",),
         labels(np.minimum(SHIFTED, np.uint8(11))),
         accepted=True,
     ),
     Case(
         30, "absent class", "", ("warning: no train pixel of Bicyclist",), no_classes_but(range(10), "*"), accepted=True
     ),
-    Case(31, "class in val alone", "", ("Bicyclist in val alone",), no_classes_but(range(10), "train"), accepted=True),
+    Case(31, "class in val alone", "", ("Bicyclist only in val",), no_classes_but(range(10), "train"), accepted=True),
     Case(
         32,
         "void label",
@@ -215,7 +215,7 @@ FOLDERS = [
         labels(np.full(SIZE, 11, np.uint8), "a"),
         accepted=True,
     ),
-    Case(32, "no-usable-label", "", ("none of the 6 train labels",), labels(np.full(SIZE, 11, np.uint8), *TRAIN)),
+    Case(32, "no-usable-label", "", ("6 train labels are entirely void",), labels(np.full(SIZE, 11, np.uint8), *TRAIN)),
     Case(33, "empty-list", "val.txt", ("no best model can be chosen",), put("val.txt", b"\n \n")),
     Case(33, "empty-list:train", "train.txt", (), put("train.txt", b"")),
     Case(33, "empty-list:test", "test.txt", ("fill it or delete it",), put("test.txt", b"")),
@@ -264,7 +264,7 @@ FOLDERS = [
         36,
         "image-too-small",
         "",
-        ("--image-size 24 24 is smaller than the 5 poolings need (32)", "fix: --image-size 32 32"),
+        ("--image-size 24 24 is too small for 5 poolings, which need 32", "fix: --image-size 32 32"),
         flags=("--image-size", "24", "24", "--depth", "5"),
     ),
     Case(

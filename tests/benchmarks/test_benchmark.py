@@ -261,7 +261,7 @@ def test_compiling_is_timed_without_the_programs_that_are_kept(tmp_path):
         (["--steps", "0"], "--steps and --rounds must be at least 1"),
         (["--devices", "9"], "9 devices requested, but only 8 found"),
         (["nothing"], "nothing"),
-        (["train", "--input", "host", "--steps-per-dispatch", "2"], "--steps-per-dispatch 2 needs --input device"),
+        (["train", "--input", "host", "--steps-per-dispatch", "2"], "--steps-per-dispatch 2 works with --input device"),
     ],
 )
 def test_a_mistake_is_reported_in_one_line(monkeypatch, capsys, tmp_path, flags, message):

@@ -152,7 +152,7 @@ def leaves_of(folder):
 
 
 def test_resuming_refuses_another_experiment(unbroken, tmp_path):
-    with pytest.raises(UserError, match=r"another experiment: learning_rate 0.05 -> 0.1"):
+    with pytest.raises(UserError, match=r"has other settings: learning_rate 0.05 -> 0.1"):
         run("--run", unbroken, "--resume", "--learning-rate", "0.1")
     with pytest.raises(UserError, match="is finished: all 6 steps are done"):
         run("--run", unbroken, "--resume")
@@ -171,7 +171,7 @@ def test_a_run_never_writes_into_another(unbroken, tmp_path):
 
     before = files()
     assert run("--run", unbroken) == 0  # the same command again finds it finished
-    with pytest.raises(UserError, match="another experiment: seed 0 -> 1"):
+    with pytest.raises(UserError, match="has other settings: seed 0 -> 1"):
         run("--run", unbroken, "--seed", 1)
     assert files() == before
     (tmp_path / "letter.txt").write_text("mine")
@@ -226,7 +226,7 @@ MISTAKES = {
     "a missing weight file": (["--init", "no.pth", "--width", "1"], "no weight file no.pth"),
     "weights for another width": (["--init", "vgg16"], "--init vgg16 needs --width 1, got 0.0625"),
     "weights of another encoder": (["--init", "vgg19", "--width", "1"], "does not fit --encoder vgg16"),
-    "an image smaller than the poolings need": (["--depth", "5"], "--image-size 24 32 is smaller than the 5 poolings"),
+    "an image smaller than the poolings need": (["--depth", "5"], "--image-size 24 32 is too small for 5 poolings"),
     "resuming nothing": (["--resume"], "--resume needs the run"),
     "resuming a run that is not there": (["--resume", "--run", "no/run"], "no run no/run"),
     "a missing config": (["--config", "no.toml"], "cannot read the config no.toml"),

@@ -153,7 +153,7 @@ def test_a_network_of_another_shape_than_its_config_says_is_reported(run, tmp_pa
     shutil.copytree(run, tmp_path / "run")
     config = tmp_path / "run/config.toml"
     config.write_text(config.read_text().replace("width = 0.0625", "width = 0.125"))
-    with pytest.raises(UserError, match="the network of .*config.toml is not that of its checkpoint"):
+    with pytest.raises(UserError, match="the network of .*config.toml does not match its checkpoint"):
         segnet_jax.load(tmp_path / "run")
 
 

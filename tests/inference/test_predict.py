@@ -387,7 +387,7 @@ def test_a_label_at_fault_or_missing_leaves_the_prediction(run, here, monkeypatc
         (["RUN", "photos", "--labels", "nowhere"], "no folder nowhere for --labels"),
         (["RUN", "photos", "--out", "notes.txt/out"], "cannot create the folder notes.txt/out"),
         (["RUN", "photos", "--json", "no/summary.json"], "--json no/summary.json: there is no folder"),
-        (["RUN", "photos", "--json", "notes.txt"], "--json notes.txt is there already: nothing is overwritten"),
+        (["RUN", "photos", "--json", "notes.txt"], "--json notes.txt already exists and is not overwritten"),
         (["RUN", "photos", "--outt", "x"], "nearest: --out"),
     ],
     ids=str,

@@ -210,7 +210,7 @@ def test_tiles_are_multiples_of_what_its_poolings_shrink_by():
         ("--stage-convolutions 2 0", "--stage-convolutions must be between 1 and 8, got 2 0"),
         ("--network segnet-basic --depth 4 --init none --kernel-size 5", "--kernel-size are for --network segnet"),
         ("--encoder-addition --init none --stage-convolutions 2 1", "--encoder-addition adds to .*got .* 2 1: give at"),
-        ("--image-size 9 40 --init none --stage-convolutions 1 1 1 1", "9 40 is smaller than the 4 poolings need .16."),
+        ("--image-size 9 40 --init none --stage-convolutions 1 1 1 1", "9 40 is too small for 4 poolings, which need 16"),
     ],
 )
 def test_a_network_that_cannot_be_is_told_in_one_line_and_nothing_is_written(

@@ -384,14 +384,14 @@ def rewritten(exported, path, change):
     [
         (lambda tensors, metadata: metadata.pop("network"), "has no network in its metadata"),
         (lambda tensors, metadata: metadata.update(classes="[1]"), "does not name its classes"),
-        (lambda tensors, metadata: metadata.update(classes='["A", "B"]'), "has 11 classes and names 2"),
+        (lambda tensors, metadata: metadata.update(classes='["A", "B"]'), "has 11 classes, but it names 2"),
         (
             lambda tensors, metadata: tensors.update({"conv1_1_D.bias": np.zeros(3, np.float32)}),
-            "has 3, 11 classes and",
+            "has 3, 11 classes, but",
         ),
         (lambda tensors, metadata: metadata.update(network='{"kernels": 5}'), "unknown key 'kernels'"),
-        (lambda tensors, metadata: metadata.update(preprocessing='{"mean": [0, 0, 0], "std": [1, 0, 1]}'), "above 0"),
-        (lambda tensors, metadata: tensors.pop("conv1_2_bn.running_var"), "conv1_2_bn/var missing for [4]"),
+        (lambda tensors, metadata: metadata.update(preprocessing='{"mean": [0, 0, 0], "std": [1, 0, 1]}'), "the std positive"),
+        (lambda tensors, metadata: tensors.pop("conv1_2_bn.running_var"), "conv1_2_bn/var missing instead of [4]"),
         (
             lambda tensors, metadata: tensors.update({"conv1_2.weight": np.zeros((4, 4, 5, 5), np.float32)}),
             "[5, 5, 4, 4]",

@@ -357,7 +357,7 @@ def test_statistics_that_are_not_whole_are_told_and_the_running_ones_used(unbrok
             )
             kept.with_name("0" * 16).rename(kept)
     loaded = restore(str(folder), files.read_run(folder), "best", choose_devices("1"), "float32")
-    assert logged[-1].endswith("has no recomputed BatchNorm statistics: the running ones are used")
+    assert logged[-1].endswith("has no precise batch-norm statistics: the running statistics are used")
     running = restored(folder, "best")["ema"]["batch_stats"]
     for ours, theirs in zip(jax.tree.leaves(loaded.variables["batch_stats"]), jax.tree.leaves(running), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -259,7 +259,7 @@ def test_nothing_is_overwritten_and_no_training_goes_on_in_a_converted_run(small
         converted(small, run.parent)
     flags = ["--run", str(run), "--resume", "--data", str(camvid_like), "--devices", "1"]
     flags += ["--batch-size-per-device", "1"]
-    with pytest.raises(UserError, match="has other settings"):
+    with pytest.raises(UserError, match="cannot be resumed"):
         train.train(parse_config(flags, prog="p", description=""))
     offered = [command.split()[2] for _, command in content.next_commands(read_run_summary(run))]
     assert offered == [f"segnet_jax.{name}" for name in ("evaluate", "predict", "export", "report")]
