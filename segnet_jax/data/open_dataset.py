@@ -63,7 +63,7 @@ def open_dataset(
       label_mapping: used if the folder has no class file.
 
     Raises:
-      UserError: there is no such folder or no dataset in it, or with every fault found in it.
+      UserError: If there is not a such folder or no dataset in it, or with every fault found in it.
     """
     if data == "synthetic":
         from segnet_jax.data.synthetic.street_scenes import street_scenes
@@ -93,7 +93,7 @@ def open_dataset(
 
 
 def has_pair_lists(folder: Path) -> bool:
-    """Whether train.txt lists pairs of files rather than image names; also true if it cannot be read."""
+    """Return whether train.txt lists pairs of files rather than image names; also true if it cannot be read."""
     if not (folder / "train.txt").is_file():
         return False
     try:
@@ -169,7 +169,7 @@ def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
     """Return the label files of a folder without a class file, as (path, name in messages).
 
     Raises:
-      UserError: the folder has a class file or is no folder of images and labels.
+      UserError: If the folder has a class file or is not a folder of images and labels.
     """
     folder = camvid_folder(data)
     layout = layout_of(folder)

@@ -185,7 +185,7 @@ def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
       num_train: 0, or the number of frames of the sequence to train on.
 
     Raises:
-      UserError: a name has no sequence or occurs twice, or the sequence is unknown, the only one, or too short.
+      UserError: If a name has no sequence or occurs twice, or the sequence is unknown, the only one, or too short.
     """
     places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
     names = [split.names[index] for split, index in places]

@@ -382,7 +382,7 @@ def rewritten(exported, path, change):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda tensors, metadata: metadata.pop("network"), "has no network among its metadata"),
+        (lambda tensors, metadata: metadata.pop("network"), "has no network in its metadata"),
         (lambda tensors, metadata: metadata.update(classes="[1]"), "does not name its classes"),
         (lambda tensors, metadata: metadata.update(classes='["A", "B"]'), "has 11 classes and names 2"),
         (

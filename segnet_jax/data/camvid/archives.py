@@ -87,7 +87,7 @@ def find_archives(folder: Path) -> tuple[Path, Path]:
     """Return the paths of the image and the label archive in a folder.
 
     Raises:
-      UserError: one is missing.
+      UserError: If one is missing.
     """
     paths = folder / IMAGES.filename, folder / LABELS.filename
     for path in paths:
@@ -106,7 +106,7 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> ArchiveScan:
       frames: the frames that it must hold, no more and no fewer.
 
     Raises:
-      UserError: the archive is hostile, damaged or incomplete, or labels are no RGB images or have other colors than
+      UserError: If the archive is hostile, damaged or incomplete, or labels are no RGB images or have other colors than
         CamVid's; with all faults.
     """
     counts, mended, unknown = {}, {}, {}
@@ -143,7 +143,7 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
       splits: split -> its frames; together all frames of the archives.
 
     Raises:
-      UserError: an archive is hostile, damaged or incomplete; on reading, unknown colors or sizes that differ.
+      UserError: If an archive is hostile, damaged or incomplete; on reading, unknown colors or sizes that differ.
     """
     frames = [frame for chosen in splits.values() for frame in chosen]
     image_archive, label_archive = _open(images), _open(labels)

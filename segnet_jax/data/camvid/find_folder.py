@@ -33,7 +33,7 @@ def camvid_folder(data: str) -> Path:
     """Return the folder that `--data` names.
 
     Raises:
-      UserError: it does not exist.
+      UserError: If it does not exist.
     """
     if data != "camvid":
         folder = expanded(data)

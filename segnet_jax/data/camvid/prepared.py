@@ -48,7 +48,7 @@ def read_prepared(folder: Path) -> Dataset:
       folder: from `find_prepared`.
 
     Raises:
-      UserError: it cannot be read or is another dataset.
+      UserError: If it cannot be read or is another dataset.
     """
     _check_description(folder)
     _check_files(folder)
@@ -98,7 +98,7 @@ def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _are_counts(counts: object) -> bool:
-    """Whether a JSON value is pixels per class, void last."""
+    """Return whether a JSON value is pixels per class, void last."""
     return (
         isinstance(counts, list)
         and len(counts) == len(LABEL_NAMES)
@@ -154,7 +154,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a TFRecord file ends with its last record: length, bytes and their checksums."""
+    """Return whether a TFRecord file ends with its last record: length, bytes and their checksums."""
     size, place = path.stat().st_size, 0
     with open(path, "rb") as file:
         while place < size:

@@ -57,7 +57,7 @@ def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] |
       The TFDS folder.
 
     Raises:
-      UserError: a sample is faulty or the folder cannot be written.
+      UserError: If a sample is faulty or the folder cannot be written.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds

@@ -116,7 +116,7 @@ def refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:
     """Check that an image is opaque.
 
     Raises:
-      UserError: some alpha is below 255.
+      UserError: If some alpha is below 255.
     """
     if (alpha < 255).any():
         message = f"{which} {name} has {int((alpha < 255).sum())} transparent pixels"

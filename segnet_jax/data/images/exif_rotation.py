@@ -42,7 +42,7 @@ def exif_for_pair(image: Path, label: Path, exif: Exif) -> Exif:
     """Return how the image of a pair is read; differs from `exif` only for "by-label".
 
     Raises:
-      UserError: the sizes cannot decide, or a file cannot be read.
+      UserError: If the sizes cannot decide, or a file cannot be read.
     """
     if exif != "by-label":
         return exif
@@ -61,7 +61,7 @@ def check_exif_stated(path: Path, name: str, exif: Exif) -> None:
     """Check that an image has no EXIF rotation if none of the options handles it.
 
     Raises:
-      UserError: it has one.
+      UserError: If it has one.
     """
     if exif == "refuse" and (turned := orientation(read_bytes(path, name))) != 1:
         raise rotation_error(name, turned, "train with --exif apply or --exif ignore, which the run stores")

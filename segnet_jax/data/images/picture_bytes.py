@@ -41,7 +41,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield the chunks of a PNG: kind, start and stop; the content is [start + 8, stop - 4).
 
     Raises:
-      ValueError: the file is truncated or has too many chunks.
+      ValueError: If the file is truncated or has too many chunks.
     """
     place, kind, count = len(PNG_SIGNATURE), b"", 0
     while kind != b"IEND":
@@ -60,7 +60,7 @@ def jpeg_frame(data: bytes) -> Frame:
     """Return the frame header of a JPEG.
 
     Raises:
-      ValueError: there is not exactly one, or the file is damaged before its pixels.
+      ValueError: If there is not exactly one, or the file is damaged before its pixels.
     """
     frames = [segment for segment in _jpeg_segments(data) if segment.marker in _JPEG_FRAMES]
     if len(frames) != 1 or frames[0].stop - frames[0].start < 10:
@@ -114,7 +114,7 @@ def _jpeg_segments(data: bytes) -> Iterator[Segment]:
     """Yield the segments before the first scan.
 
     Raises:
-      ValueError: a segment is invalid.
+      ValueError: If a segment is invalid.
     """
     place = 2
     for _ in range(_MAX_SEGMENTS):

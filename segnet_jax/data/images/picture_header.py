@@ -72,7 +72,7 @@ def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
     """Read a regular file.
 
     Raises:
-      UserError: it does not exist, cannot be read, is no regular file, or is larger than `most` bytes.
+      UserError: If it does not exist, cannot be read, is not a regular file, or is larger than `most` bytes.
     """
     try:
         if not path.is_file():
@@ -96,7 +96,7 @@ def check_inside(path: Path, folder: Path) -> None:
     """Check that no link leads a file out of the dataset folder.
 
     Raises:
-      UserError: one does.
+      UserError: If one does.
     """
     if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
         name = path.relative_to(folder).as_posix()
@@ -118,7 +118,7 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
       max_pixels: the limit.
 
     Raises:
-      UserError: the file is empty, a web page, of unknown format, truncated, damaged, or too large.
+      UserError: If the file is empty, a web page, of unknown format, truncated, damaged, or too large.
     """
     if not data:
         raise UserError(f"{name} is an empty file", kind="empty-file", file=name, fix=AGAIN)
@@ -205,7 +205,7 @@ def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
     """Open a PNG or JPEG that `inspect` accepts, without decoding it.
 
     Raises:
-      UserError: it is damaged.
+      UserError: If it is damaged.
     """
     # Not Image.open, which warns about files that we refuse, and opens some JPEGs as another format.
     plugin = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile}[kind]
@@ -240,7 +240,7 @@ def check_label_header(header: Header, name: str, colored: bool = False, thresho
       threshold: whether values are thresholded, for which lossy files are good enough.
 
     Raises:
-      UserError: the label is refused.
+      UserError: If the label is refused.
     """
     if header.is_lossy and not threshold:
         message = f"label {name} is {header.format}, which is lossy and corrupts class ids"

@@ -166,7 +166,7 @@ def _reserve(array: np.memmap) -> None:
     """Allocate the file's disk space now; running out of it while writing to the mapping would be a fatal SIGBUS.
 
     Raises:
-      OSError: there is no space.
+      OSError: If there is not a space.
     """
     with open(array.filename, "r+b") as file:
         try:

@@ -65,7 +65,7 @@ def read_class_table(path: Path) -> LabelMapping:
       path: named as in `TABLES`.
 
     Raises:
-      UserError: the file is invalid; the message names the line.
+      UserError: If the file is invalid; the message names the line.
     """
     try:
         check_inside(path, path.parent)

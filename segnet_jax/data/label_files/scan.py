@@ -81,7 +81,7 @@ def scan_stored(stored: Stored, name: str) -> LabelScan:
     """Count the values and colors of a decoded label file.
 
     Raises:
-      ValueError: there are too many colors for a label.
+      ValueError: If there are too many colors for a label.
     """
     values, grey = stored.values(), stored.grey()
     seen = {

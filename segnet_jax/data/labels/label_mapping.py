@@ -180,7 +180,7 @@ def make_label_rule(
     """Combine a label mapping with read options.
 
     Raises:
-      UserError: `--map` has an invalid new value.
+      UserError: If `--map` has an invalid new value.
     """
     rule = LabelRule(
         len(label_mapping.classes),

@@ -55,7 +55,7 @@ def find(folder: Path, label_mapping: LabelMapping | None = TUTORIAL) -> LayoutF
       label_mapping: likewise.
 
     Raises:
-      UserError: there is no train.txt.
+      UserError: If there is not a train.txt.
     """
     if not (folder / "train.txt").is_file():
         message = f"no train.txt in {folder}: it must list the training pairs, one `image label` per line"
@@ -83,7 +83,7 @@ def find(folder: Path, label_mapping: LabelMapping | None = TUTORIAL) -> LayoutF
 
 
 def _is_camvid(values: Mapping[int, int], by_name: bool) -> bool:
-    """Whether labels without a class file can be CamVid's; other datasets use this layout too."""
+    """Return whether labels without a class file can be CamVid's; other datasets use this layout too."""
     if sorted(values) == [0, VOID]:
         return False
     return by_name or max(values, default=0) in (len(CAMVID) - 1, CAMVID_TUTORIAL_VOID) and len(values) > 5

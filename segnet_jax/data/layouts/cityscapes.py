@@ -79,7 +79,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
       read_options: how its files are read.
 
     Raises:
-      UserError: there is no training image.
+      UserError: If there is not a training image.
     """
     faults: list[Fault] = []
     notes: list[str] = []
@@ -116,7 +116,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
 
 
 def are_of_cityscapes(values: Mapping[int, int], by_train_ids: bool) -> bool:
-    """Whether labels without a class file can be Cityscapes'; other datasets use this layout too."""
+    """Return whether labels without a class file can be Cityscapes'; other datasets use this layout too."""
     held = set(values) - {VOID}
     if by_train_ids:
         return held <= set(range(len(CLASSES))) and max(held, default=0) >= 10

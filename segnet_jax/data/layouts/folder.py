@@ -60,7 +60,7 @@ def recognize(folder: Path) -> str:
 
 
 def _is_wrapped(folder: Path, places: Sequence[str]) -> bool:
-    """Whether all files are in one subfolder, which is then the dataset with its lists and class file."""
+    """Return whether all files are in one subfolder, which is then the dataset with its lists and class file."""
     tops = {place.split("/")[0] for place in places}
     if len(tops) != 1 or any("/" not in place for place in places) or find_class_table(folder):
         return False
@@ -231,7 +231,7 @@ def pairs_of(
     """Return the pairs of an image and a label folder, and the labels without an image.
 
     Raises:
-      UserError: there is no image.
+      UserError: If there is not a image.
     """
     found = pictures_below(images, folder, faults, read_options.images, read_options.follow_links)
     if not found and not faults:

@@ -50,7 +50,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
       read_options: how its files are read.
 
     Raises:
-      UserError: there is no label.
+      UserError: If there is not a label.
     """
     faults: list[Fault] = []
     ignored: list[str] = []
@@ -84,7 +84,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
 
 
 def _is_voc(values: Mapping[int, int], has_lists: bool, names: Sequence[str]) -> bool:
-    """Whether labels without a class file can be Pascal VOC's own."""
+    """Return whether labels without a class file can be Pascal VOC's own."""
     if not set(values) <= {*range(len(CLASSES)), VOID}:
         return False
     is_named = all(re.fullmatch(r"\d{4}_\d{6}", name) for name in names)

@@ -196,7 +196,7 @@ def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: i
       seed: another seed gives other scenes.
 
     Raises:
-      UserError: the size or the number of scenes is too small.
+      UserError: If the size or the number of scenes is too small.
     """
     if height < SMALLEST_SIZE[0] or width < SMALLEST_SIZE[1]:
         raise UserError(f"street scenes need an image size of at least 24 32, got {height} {width}")

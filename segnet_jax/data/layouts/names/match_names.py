@@ -21,7 +21,7 @@ _MAX_FILES = 200_000
 
 
 def is_litter(name: str) -> bool:
-    """Whether a name belongs to a file or folder of macOS, a NAS or an editor."""
+    """Return whether a name belongs to a file or folder of macOS, a NAS or an editor."""
     return name.startswith((".", "~$")) or name.lower() in _LITTER or "@syno" in name.lower()
 
 
@@ -38,7 +38,7 @@ def pictures_below(
       follow_links: whether links may leave the folder.
 
     Raises:
-      UserError: there are too many files.
+      UserError: If there are too many files.
     """
     found: list[Path] = []
     if not is_inside(root, folder, faults, follow_links):
@@ -78,7 +78,7 @@ def pictures_below(
 
 
 def is_inside(path: Path, folder: Path, faults: list[Fault], follow_links: bool = False) -> bool:
-    """Whether a path stays in the folder or links may leave it; else extend `faults`."""
+    """Return whether a path stays in the folder or links may leave it; else extend `faults`."""
     if follow_links:
         return True
     try:

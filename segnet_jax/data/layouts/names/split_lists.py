@@ -84,7 +84,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """Return the nonblank lines of a list with their numbers.
 
     Raises:
-      UserError: it cannot be read, is no text, or is too long.
+      UserError: If it cannot be read, is not a text, or is too long.
     """
     try:
         data = read_bytes(path, path.name)
@@ -137,7 +137,7 @@ _QUOTED = re.compile(r"""(?:"([^"]+)"|'([^']+)'|(\S+?))\s*[,;\s]\s*(?:"([^"]+)"|
 
 
 def is_pair(line: str) -> bool:
-    """Whether a line looks like two names of image files."""
+    """Return whether a line looks like two names of image files."""
     if len(line) > _MAX_LETTERS:
         return False
     picture = re.compile(r"""\.(png|jpe?g|gif|webp|tiff?|bmp)["']?$""", re.IGNORECASE)
@@ -148,7 +148,7 @@ def _find(image: str, label: str, folder: Path, where: str) -> tuple[_Place, _Pl
     """Return the locations of a pair.
 
     Raises:
-      UserError: an entry leads out of the folder or does not exist.
+      UserError: If an entry leads out of the folder or does not exist.
     """
     for entry in (image, label):
         if ".." in _parts(entry):
