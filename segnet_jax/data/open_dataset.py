@@ -63,7 +63,7 @@ def open_dataset(
       label_mapping: used if the folder has no class file.
 
     Raises:
-      UserError: If there is not a such folder or no dataset in it, or with every fault found in it.
+      UserError: If there is no such folder or no dataset in it, or it has faults, all of which are listed.
     """
     if data == "synthetic":
         from segnet_jax.data.synthetic.street_scenes import street_scenes
@@ -189,7 +189,7 @@ def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
 
 
 def _check_default_options(read_options: ReadOptions, source: str) -> None:
-    """Raise UserError if read options are set for a source that is no folder of files."""
+    """Raise UserError if read options are set for a source that is not a folder of files."""
     names = [item.name for item in dataclasses.fields(read_options)]
     changed = [name for name in names if getattr(read_options, name) != getattr(DEFAULTS, name)]
     if changed:
@@ -294,7 +294,7 @@ def _held(folder: Path) -> tuple[str, str]:
 
 
 def _form_of(path: Path) -> str:
-    """Return the annotation format of a JSON file, by strings at its start and end; empty if unknown."""
+    """Return the annotation format of a JSON file, by strings at its start and end, or "" if unknown."""
     try:
         if not path.is_file():
             return ""

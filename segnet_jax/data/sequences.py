@@ -20,7 +20,7 @@ from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.system.errors import UserError, listed
 
 FRAMES_PER_SECOND = 30
-"""Of CamVid's videos, derived: its lists take every 30th frame, and its paper states one image per second."""
+"""Frame rate of CamVid's videos, derived: its lists take every 30th frame; its paper states one image per second."""
 
 SPANS = (1 / 15, 0.5, 1.0, 2.0, 5.0)  # seconds within which neighbors across splits are counted
 
@@ -66,7 +66,7 @@ class Audit:
 
     Attributes:
       sequences: sequence -> split -> number of images.
-      neighbours: one for each two splits with a common sequence.
+      neighbours: one for each pair of splits with a common sequence.
       frames_per_second: of the videos; None if frame numbers may not be time.
     """
 
@@ -76,7 +76,7 @@ class Audit:
 
 
 def audit(splits: Mapping[str, Sequence[str]]) -> Audit | None:
-    """Look for temporal neighbors across splits; None if any name has no sequence.
+    """Find temporal neighbors across splits, or return None if a name has no sequence.
 
     Args:
       splits: split -> image names.

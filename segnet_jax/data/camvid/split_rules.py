@@ -18,7 +18,7 @@ def apply_split_rule(dataset: Dataset, rule: str) -> Dataset:
 
     Args:
       dataset: holds every frame in one of its splits.
-      rule: as `split_names`.
+      rule: as in `split_names`.
 
     Raises:
       UserError: If the rule is unknown, frames are missing, or samples are not CamVid frames.

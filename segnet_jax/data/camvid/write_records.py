@@ -33,7 +33,7 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
       The TFDS folder.
 
     Raises:
-      UserError: as in `scan_labels` and `open_archives`; nothing is left on disk then.
+      UserError: If `scan_labels` or `open_archives` raises it; nothing is left on disk then.
     """
     dataset = open_archives(images, labels, splits)
     frames = [frame for chosen in splits.values() for frame in chosen]

@@ -21,7 +21,7 @@ def decide_exif(turned: int, image: Size, label: Size) -> Literal["apply", "igno
     Args:
       turned: EXIF orientation, 1 to 8.
       image: size of the stored pixels.
-      label: likewise.
+      label: size of the label.
 
     Returns:
       "apply" or "ignore"; empty if both or neither fit.
@@ -39,7 +39,7 @@ def _same_shape(one: Size, other: Size) -> bool:
 
 
 def exif_for_pair(image: Path, label: Path, exif: Exif) -> Exif:
-    """Return how the image of a pair is read; differs from `exif` only for "by-label".
+    """Resolve "by-label" to "apply" or "ignore" for the image of a pair; return other values of `exif` unchanged.
 
     Raises:
       UserError: If the sizes cannot decide, or a file cannot be read.

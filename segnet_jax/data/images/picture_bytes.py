@@ -17,7 +17,7 @@ _ORIENTATION = 0x0112  # tag in EXIF
 _MAX_CHUNKS = 100_000  # libpng writes pixels in chunks of 8 kB: 50 million pixels of four bytes are 25,000
 _MAX_SEGMENTS = 10_000
 MAX_SCANS = 64
-"""Of a progressive JPEG: encoders write about 10; each is a pass over all pixels, however few bytes it has."""
+"""Limit for a progressive JPEG: encoders write about 10; each is a pass over all pixels, however few bytes it has."""
 
 
 class Frame(NamedTuple):
@@ -89,13 +89,13 @@ def essential(data: bytes) -> bytes:
 
 
 def png_transparency(data: bytes) -> bytes:
-    """Return the tRNS chunk of a PNG, empty if it has none."""
+    """Return the tRNS chunk of a PNG, or b"" if it has none."""
     found = [data[start + 8 : stop - 4] for kind, start, stop in png_chunks(data) if kind == b"tRNS"]
     return found[0] if found else b""
 
 
 def orientation(data: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
+    """Return the EXIF orientation, 1 to 8, or 1 if it is missing or unreadable."""
     if data.startswith(PNG_SIGNATURE):
         found = [data[start + 8 : stop - 4] for kind, start, stop in png_chunks(data) if kind == b"eXIf"]
     elif data[:4] in (b"II*\0", b"MM\0*"):

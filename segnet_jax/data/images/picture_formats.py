@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def other_format(data: bytes) -> str:
-    """Return the format by a file's first bytes; empty if it is not GIF, WebP, TIFF or BMP."""
+    """Return the format by a file's first bytes, or "" if it is not GIF, WebP, TIFF or BMP."""
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":

@@ -23,12 +23,12 @@ from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
 
 MAX_PIXELS = 50_000_000
-"""Limit, checked before decoding: a small file can claim an image that fills the memory."""
+"""Size limit, checked before decoding: a small file can claim an image that fills the memory."""
 BYTES_PER_PIXEL = 5
-"""Limit for files: more than an uncompressed 8-bit image of four channels has."""
+"""Size limit for files: more than an uncompressed 8-bit image of four channels has."""
 MAX_BYTES = BYTES_PER_PIXEL * MAX_PIXELS
 MAX_SIDE = 65_535
-"""Limit per side, that of JPEG; displaying a longer one-row PNG would take gigabytes."""
+"""Limit per side, as in JPEG; displaying a longer one-row PNG would take gigabytes."""
 _TILED_BYTES = 32
 """Memory per pixel of tiled prediction: the file, the image, the overlay, ids and confidence."""
 
@@ -48,18 +48,18 @@ class Header(NamedTuple):
     format: str  # PNG, JPEG, GIF, WEBP, TIFF or BMP
     width: int
     height: int
-    kind: str  # gray, gray+alpha, palette, RGB, RGBA, CMYK
+    kind: str  # grey, grey+alpha, palette, RGB, RGBA, CMYK or a description
     bits: int  # per channel, or per palette index
     is_lossy: bool = False
 
     @property
     def stores(self) -> str:
-        """What it stores as a label: "grey", "palette" or "rgb"."""
+        """Kind of a label file with this header: "grey", "palette" or "rgb"."""
         return {"palette": "palette", "RGB": "rgb", "RGBA": "rgb"}.get(self.kind, "grey")
 
 
 def largest_image() -> int:
-    """Return the pixels of the largest image that fits into free memory when predicted in tiles."""
+    """Return the number of pixels of the largest image that fits into free memory when predicted in tiles."""
     try:
         with open("/proc/meminfo") as file:
             free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
@@ -96,7 +96,7 @@ def check_inside(path: Path, folder: Path) -> None:
     """Check that no link leads a file out of the dataset folder.
 
     Raises:
-      UserError: If one does.
+      UserError: If a link does.
     """
     if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
         name = path.relative_to(folder).as_posix()
@@ -152,7 +152,7 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def claimed_pixels(path: Path) -> int:
-    """Return the number of pixels by the start of a file; the limit if it is not there."""
+    """Return the number of pixels stated at the start of a file, or the limit if it is missing."""
     try:
         if not path.is_file():
             return 0

@@ -37,7 +37,7 @@ LABEL_MAPPING = LabelMapping(
 
 
 def recognize(folder: Path) -> str:
-    """Return how the layout was recognized; empty if the folder does not have it."""
+    """Return how the layout was recognized, or "" if the folder does not have it."""
     there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir()
     return f"it holds {IMAGES}/ and {LABELS}/" if there else ""
 
@@ -50,7 +50,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
       read_options: how its files are read.
 
     Raises:
-      UserError: If there is not a label.
+      UserError: If there is no label.
     """
     faults: list[Fault] = []
     ignored: list[str] = []

@@ -90,7 +90,7 @@ def _grey_by_color(
 
 
 def _means(evidence: LabelEvidence, values: Mapping[int, int]) -> dict[int, int] | None:
-    """Return value -> class id by the class file; None if some value is unknown."""
+    """Return value -> class id by the class file, or None if a value is unknown."""
     try:
         table = make_label_rule(evidence.label_mapping, evidence.read_options).table
     except UserError:

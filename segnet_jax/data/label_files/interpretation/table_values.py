@@ -124,7 +124,7 @@ def _outside(
 def _with_choices(
     evidence: LabelEvidence, outside: Mapping[int, int], starts_at_1: bool, found: Sequence[Fault]
 ) -> dict:
-    """Return the changes of a fault that show the possible meanings of unknown values."""
+    """Return the changes to a fault that add the possible meanings of unknown values."""
     label_mapping, read_options = evidence.label_mapping, evidence.read_options
     as_void = tuple((value, VOID) for value in sorted(outside))
     readings = [

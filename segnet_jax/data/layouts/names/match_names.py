@@ -1,4 +1,4 @@
-"""Find image files, and match labels to images by name: a.png, a_L.png, a_mask.png, or as the folder has it."""
+"""Find image files, and match labels to images by name: a.png, a_L.png, a_mask.png, or the folder's own scheme."""
 
 import fnmatch
 import os
@@ -110,7 +110,7 @@ def unique_images(images: Mapping[str, Path] | Sequence[Path], root: Path, folde
 
 
 def unique_names(named: Sequence[tuple[str, Path]], folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    """Like `unique_images`, for images that already have names."""
+    """Index images that already have names, with the checks of `unique_images`."""
     claimed: dict[str, Path] = {}
     unique: dict[str, Path] = {}
     for name, path in named:
@@ -160,7 +160,7 @@ def match_named(
     suffix: str = "",
     root: Path | None = None,
 ) -> tuple[list[Entry], list[Path]]:
-    """Like `match`, for labels that already have names."""
+    """Find the label of each image as `match` does, for labels that already have names."""
     by_name: dict[str, list[Path]] = {}
     for name, path in labels:
         by_name.setdefault(name, []).append(path)
