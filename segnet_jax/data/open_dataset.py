@@ -53,7 +53,7 @@ def open_dataset(
         $SEGNET_JAX_CAMVID; else a prepared folder or one in a layout of data/README.md.
       split_rule: "tutorial", "matlab" or "trainval" for CamVid; "leave-out" for any dataset with sequence names.
       image_size: height and width of rendered scenes; others keep the size on disk.
-      seed: of rendered scenes.
+      seed: seed of rendered scenes.
       num_train: rendered training scenes.
       num_val: rendered validation scenes.
       read_options: how the files of a folder are read.
@@ -134,7 +134,7 @@ class Layout(NamedTuple):
     """The layout of a folder.
 
     Attributes:
-      name: of the layout.
+      name: layout name.
       reason: how it was recognized.
       find: (folder, read options) -> the pairs of files.
       table: name of the folder's class file; empty without one.

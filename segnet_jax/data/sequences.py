@@ -67,7 +67,7 @@ class Audit:
     Attributes:
       sequences: sequence -> split -> number of images.
       neighbours: one for each pair of splits with a common sequence.
-      frames_per_second: of the videos; None if frame numbers may not be time.
+      frames_per_second: frame rate; None if frame numbers may not be time.
     """
 
     sequences: dict[str, dict[str, int]]

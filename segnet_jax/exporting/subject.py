@@ -69,7 +69,7 @@ class ExportedNetwork:
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8), logits
 
     def jitted(self, model: SegNet, variables: dict[str, Any]) -> PredictFn:
-        """Return a model's compiled prediction function, which takes and returns numpy arrays.
+        """Return a model's compiled prediction function on numpy arrays.
 
         The weights are passed as arguments, because XLA would spend minutes on folding constants.
         """

@@ -48,7 +48,7 @@ def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
 
 
 def _bits_of(place: jax.Array, num_bits: int) -> jax.Array:
-    """Return words with the bit at `place` set, or 0 where `place` is out of range (also by wrapping below 0)."""
+    """Return words with the bit at `place` set, or 0 where `place` is out of range (or wrapped below 0)."""
     kind = place.dtype.type
     return jnp.where(place < kind(num_bits), kind(1) << place, kind(0))
 
@@ -89,7 +89,7 @@ def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int) -
       num_classes: C.
 
     Returns:
-      int32 [B,C,4]: the number of pixels of the label's boundary, and of those near the prediction's; then vice versa.
+      int32 [B,C,4]: pixels of the label's boundary, those among them near the prediction's, and the same vice versa.
     """
     disc = half_widths(*label.shape[-2:])
 

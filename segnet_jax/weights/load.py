@@ -26,13 +26,12 @@ _MAX_MESSAGE = 2000  # characters; messages may quote names from the file
 
 
 def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
-    """Read a trained VGG and check it completely, without running anything that the file contains.
+    """Read a trained VGG and check it completely, without running any code in it.
 
     Args:
       path: the file.
       encoder: "vgg16" or "vgg19"; the file must hold this one.
-      preprocessing: preprocessing of the training images, if it differs from what files of that format usually expect.
-        An ONNX file may need it.
+      preprocessing: preprocessing in training, if not the format's usual one. An ONNX file may need it.
 
     Raises:
       UserError: If the file does not exist, has an unknown format, is damaged, or does not hold this encoder.
@@ -44,7 +43,7 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
 
 
 def read_caffe_segnet(path: Path) -> CaffeSegNet:
-    """Read a SegNet trained with Caffe and check it completely, without running anything that the file contains.
+    """Read a SegNet trained with Caffe and check it completely, without running any code in it.
 
     Args:
       path: a `.caffemodel`.
@@ -88,7 +87,7 @@ def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn an error into a `UserError` of one line that begins with the file's name."""
+    """Turn errors into one-line `UserError`s that begin with the file's name."""
     try:
         if path.is_file() and path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"has {path.stat().st_size} bytes, more than any VGG: at most {_MAX_BYTES}")

@@ -108,8 +108,8 @@ def assemble(
       encoder: "vgg16" or "vgg19".
       table_of: returns the format's table for an encoder.
       unused: names of further tensors that the file may contain; they are not read.
-      layout: of the file's kernels.
-      channel_order: of the images that the first kernel was trained on.
+      layout: axis order of the file's kernels.
+      channel_order: channel order of the training images.
 
     Raises:
       ValueError: If tensors are missing, unknown or have the wrong shape, or a number is not finite.

@@ -225,7 +225,7 @@ def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
     """Refuse members that could be unsafe, although none is extracted.
 
     Raises:
-      UserError: If there are such members; the error lists each.
+      UserError: If there are any; the error lists them.
     """
     if len(members) > _MAX_MEMBERS:
         message = f"{name} has {len(members)} members, more than {_MAX_MEMBERS}: refused"

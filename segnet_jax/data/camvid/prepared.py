@@ -110,7 +110,7 @@ def _check_description(folder: Path) -> None:
     """Refuse unknown feature descriptions, because TFDS imports any module that they name.
 
     Raises:
-      UserError: If there is a key or class that our own descriptions do not have.
+      UserError: If a key or class is not one of our own descriptions'.
     """
     path = folder / "features.json"
     nodes: list[object] = [_read_json(path)]
@@ -130,7 +130,7 @@ def _check_files(folder: Path) -> None:
     """Refuse unexpected file paths and truncated files, on which TensorFlow crashes.
 
     Raises:
-      UserError: If there are such files; the message names the first.
+      UserError: If there is such a file, which the message names.
     """
     info = _read_json(path := folder / "dataset_info.json")
     splits = info.get("splits")

@@ -39,7 +39,7 @@ def _same_shape(one: Size, other: Size) -> bool:
 
 
 def exif_for_pair(image: Path, label: Path, exif: Exif) -> Exif:
-    """Resolve "by-label" to "apply" or "ignore" for the image of a pair; return other values of `exif` unchanged.
+    """Resolve "by-label" for the image of a pair; return other values of `exif` unchanged.
 
     Raises:
       UserError: If the sizes cannot decide, or a file cannot be read.

@@ -102,8 +102,8 @@ def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tup
     Args:
       image: uint8 [H,W,3].
       label: uint8 [H,W].
-      height: new height in pixels.
-      width: new width in pixels.
+      height: new height.
+      width: new width.
 
     Returns:
       image uint8 [height,width,3] and label uint8 [height,width]; the arrays themselves if they have that size.

@@ -23,9 +23,9 @@ from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
 
 MAX_PIXELS = 50_000_000
-"""Size limit, checked before decoding: a small file can claim an image that fills the memory."""
+"""Checked before decoding: a small file can claim an image that fills the memory."""
 BYTES_PER_PIXEL = 5
-"""Size limit for files: more than an uncompressed 8-bit image of four channels has."""
+"""Limit for files: more than an uncompressed 8-bit image of four channels has."""
 MAX_BYTES = BYTES_PER_PIXEL * MAX_PIXELS
 MAX_SIDE = 65_535
 """Limit per side, as in JPEG; displaying a longer one-row PNG would take gigabytes."""
@@ -59,7 +59,7 @@ class Header(NamedTuple):
 
 
 def largest_image() -> int:
-    """Return the number of pixels of the largest image that fits into free memory when predicted in tiles."""
+    """Return the number of pixels that fit into free memory in tiled prediction."""
     try:
         with open("/proc/meminfo") as file:
             free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
@@ -152,7 +152,7 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def claimed_pixels(path: Path) -> int:
-    """Return the number of pixels stated at the start of a file, or the limit if it is missing."""
+    """Return the number of pixels stated in a file's header, or the limit if there is none."""
     try:
         if not path.is_file():
             return 0

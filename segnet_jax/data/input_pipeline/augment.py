@@ -116,7 +116,7 @@ def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, 
 
     Args:
       outputs: int32 [size], 0 to size - 1.
-      size: of the column, up to 2^14.
+      size: length of the column, up to 2^14.
       step: between 1/4 and 4 pixels, so that all values fit into 31 bits.
       place: 0 to PLACES.
 

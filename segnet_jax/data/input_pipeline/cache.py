@@ -33,7 +33,7 @@ VERSION = 1
 """Increase with every change of decoding or resizing that changes a pixel."""
 
 LIMIT = 64 * 2**30
-"""Maximum bytes of a cached split; a larger one is decoded at each use."""
+"""Maximum bytes of a cached split."""
 
 _PREFIX = "decoded-"
 _HEADER = "header.json"

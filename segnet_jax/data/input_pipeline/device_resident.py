@@ -28,7 +28,7 @@ def whole(samples: CachedSplit) -> dict[str, np.ndarray]:
 
 
 def shards(samples: CachedSplit, shard: BatchShard) -> dict[str, np.ndarray]:
-    """Return this process's shards of the split, [L,n,...]; device d of all devices has the samples from d*n on."""
+    """Return this process's shards of the split, [L,n,...]; global device d has the samples from d*n on."""
     size = -(-len(samples) // shard.num_devices)
     first = shard.first_device * size
     chosen = np.arange(first, first + shard.num_local_devices * size)

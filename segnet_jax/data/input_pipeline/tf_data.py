@@ -29,9 +29,9 @@ class BatchShard:
     """The shard of each global batch that this process makes.
 
     Attributes:
-      num_devices: number of devices of all processes.
+      num_devices: devices of all processes.
       first_device: global index of this process's first device.
-      num_local_devices: number of devices of this process.
+      num_local_devices: devices of this process.
       batch_size_per_device: images per device in one forward pass.
     """
 

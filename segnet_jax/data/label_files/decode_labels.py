@@ -64,8 +64,8 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
       uint8 [H,W], 0..C-1 or VOID.
 
     Raises:
-      UserError: If `inspect` raises it, or the label has a lossy format, transparency, a refused EXIF rotation, or
-        unknown values or colors.
+      UserError: If `inspect` raises it, or the label is lossy, transparent, rotated by EXIF, or has unknown
+        values or colors.
     """
     stored = read_stored(source, name, rule.colors is not None or "rgb" not in rule.by_color, rule.threshold > 0, exif)
     if rule.threshold:
@@ -107,7 +107,7 @@ def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int
       label uint8 [H,W], and unknown colors {RGB: pixels}.
 
     Raises:
-      UserError: If the label is damaged, refused as in `read_label`, or not an RGB image.
+      UserError: If `read_stored` raises it, or the label is not an RGB image.
     """
     values = read_values(source, name, colored=True)
     if values.ndim != 3:
@@ -146,8 +146,7 @@ def read_stored(
       exif: how an EXIF rotation is treated.
 
     Raises:
-      UserError: If `inspect` raises it, or the label has a lossy format, transparency, a refused EXIF rotation, or
-        colors that are not accepted.
+      UserError: If `inspect` raises it, or the label is lossy, transparent, rotated by EXIF, or colored, unless accepted.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name)
     header = inspect(data, name)

@@ -41,8 +41,8 @@ def tutorial(
       The dataset, its samples in the order of the lists.
 
     Raises:
-      UserError: If lists, files or pairs have faults, or images are in two splits; the error lists all faults. Reading
-        a faulty sample raises it too.
+      UserError: If lists, files or pairs have faults, or splits share images; the error lists all faults. Reading a
+        faulty sample raises it too.
     """
     folder = Path(folder)
     return open_pairs(find(folder, label_mapping), folder, read_options, stored, other)

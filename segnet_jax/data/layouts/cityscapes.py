@@ -65,7 +65,7 @@ def roots(folder: Path) -> tuple[Path, Path] | None:
 
 
 def recognize(folder: Path) -> str:
-    """Return how the layout was recognized, or "" if the folder does not have it."""
+    """Return how the layout was recognized, or "" if it was not."""
     if (found := roots(folder)) is None:
         return ""
     return f"it holds {relative_path(found[0], folder)}/ and {relative_path(found[1], folder)}/"
@@ -144,7 +144,7 @@ def _pairs(
 
 
 def ids(by_train_ids: bool) -> tuple[tuple[int, int], ...]:
-    """Return (value in label files, train id or VOID)."""
+    """Return pairs (value in label files, train id or VOID)."""
     if by_train_ids:
         return (*((train_id, train_id) for train_id in range(len(CLASSES))), (VOID, VOID))
     return tuple(OF_IDS.items())

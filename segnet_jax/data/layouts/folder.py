@@ -46,7 +46,7 @@ class Pictures(NamedTuple):
 
 
 def recognize(folder: Path) -> str:
-    """Return how the layout was recognized, or "" if the folder does not have it."""
+    """Return how the layout was recognized, or "" if it was not."""
     if (folder / IMAGES).is_dir():
         labels = [name for name in LABELS if (folder / name).is_dir()]
         if labels:

@@ -35,10 +35,10 @@ class LayoutFiles(NamedTuple):
     """The files that a layout found in a folder, not yet read.
 
     Attributes:
-      name: of the layout.
+      name: layout name.
       entries: split -> its pairs of files.
-      label_mapping: from the class file; None to infer it from the labels.
-      faults: of lists, names and missing files.
+      label_mapping: the class file's mapping; None to infer it from the labels.
+      faults: faults of lists, names and missing files.
       notes: lines for the log.
       is_split: whether the folder has a split of its own.
       has_bad_class_file: whether there is a class file that could not be used.
@@ -81,8 +81,7 @@ def open_pairs(
       The dataset; reading a faulty sample reports the faults of all.
 
     Raises:
-      UserError: If the layout, files or pairs have faults, images are in two splits, or labels are faulty or ambiguous;
-        the error lists all faults.
+      UserError: If layout, files, pairs or labels have faults, or splits share images; the error lists all faults.
     """
     faults = list(found.faults)
     sound, notes = sound_pairs(found.entries, folder, read_options, faults), list(found.notes)
@@ -144,7 +143,7 @@ def _interpreted(
 
 
 def _split_randomly(sound: Mapping[str, Sequence[Pair]], fraction: float) -> tuple[dict[str, list[Pair]], str]:
-    """Split training and validation pairs again; return them and a note. Duplicate names are prefixed by the old split."""
+    """Split training and validation pairs again; return them and a note. Duplicate names get the old split's prefix."""
     keys: dict[tuple[str, str], Pair] = {}
     names: set[str] = set()
     for split in ("train", "val"):

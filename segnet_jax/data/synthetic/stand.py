@@ -133,12 +133,12 @@ def mix(below, above, fraction: np.ndarray) -> np.ndarray:
 
 
 def stripes(place: np.ndarray, pitch: float, width: float, pixels_per_meter) -> np.ndarray:
-    """Return the coverage by stripes, the middle `width` of every `pitch` (meters): 0 to 1 in the shape of `place`."""
+    """Return the coverage by stripes, the middle `width` of every `pitch` (meters): 0 to 1, shaped as `place`."""
     turn = place / np.float32(pitch)
     off_middle = np.abs(turn - np.floor(turn) - np.float32(0.5)) * np.float32(pitch)
     return cover((np.float32(width / 2) - off_middle) * pixels_per_meter)
 
 
 def band(place: np.ndarray, middle: float, width: float, pixels_per_meter) -> np.ndarray:
-    """Return the coverage by one stripe around `middle`: 0 to 1 in the shape of `place`."""
+    """Return the coverage by one stripe around `middle`: 0 to 1, shaped as `place`."""
     return cover((np.float32(width / 2) - np.abs(place - np.float32(middle))) * pixels_per_meter)

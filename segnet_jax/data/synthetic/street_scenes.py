@@ -231,7 +231,7 @@ def write_tutorial_layout(dataset: Dataset, folder: Path | str) -> None:
     `write_tutorial_layout(street_scenes(num_train=6, num_val=3, height=120, width=160, seed=0), "data/sample")`.
 
     Args:
-      dataset: with CamVid's classes.
+      dataset: a dataset with CamVid's classes.
       folder: gets `train.txt`, `train/`, `trainannot/` and the same for every other split.
     """
     folder = Path(folder)

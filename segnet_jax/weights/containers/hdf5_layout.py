@@ -1,4 +1,4 @@
-"""Script that prints where the arrays of an HDF5 file lie: JSON rows of path, shape, type and first byte.
+"""Print where the arrays of an HDF5 file lie: JSON rows of path, shape, type and first byte.
 
     python -P hdf5_layout.py < FILE
 

@@ -127,7 +127,7 @@ def _value(attribute) -> Any:
 
 
 def _stored(tensor) -> StoredTensor:
-    """Return a TensorProto as a `StoredTensor`, after checking its size against its shape."""
+    """Return a TensorProto whose data has the size that its shape needs."""
     name, shape, kind = text(tensor.name), tuple(tensor.dims), tensor.data_type
     if tensor.data_location or tensor.external_data:
         raise ValueError(
@@ -153,7 +153,7 @@ def _refuse(fault: str) -> np.ndarray:
 
 
 def _fold(node: Node, constants: Mapping[str, StoredTensor]) -> StoredTensor | None:
-    """Return the output of a node if it depends on constants only and can be folded, or None."""
+    """Return the output of a node that can be folded, or None."""
     if node.op == "Constant":
         return _constant(node)
     operands = [constants.get(name) for name in node.inputs]

@@ -1,4 +1,4 @@
-"""Infer the preprocessing that weights expect from what an ONNX graph does to images before the first convolution."""
+"""Preprocessing that weights expect, inferred from an ONNX graph's operations before the first convolution."""
 
 from dataclasses import dataclass, field
 from typing import Literal

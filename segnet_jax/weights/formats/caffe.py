@@ -37,7 +37,7 @@ class Layer:
 
     Attributes:
       name: name of the layer.
-      kind: type, such as "Convolution"; empty for most types of the format of 2014.
+      kind: such as "Convolution"; empty for most types of the format of 2014.
       blobs: its tensors in order.
     """
 

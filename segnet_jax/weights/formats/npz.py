@@ -26,7 +26,7 @@ from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 _MEAN, _STD, _EPSILON = "preprocessing/mean", "preprocessing/std", "batch_norm_epsilon"
 
 _MAX_HEADER = 1000
-"""Limit in bytes for `.npy` headers, which numpy parses as Python literals: too few to nest deeply. Usual are 120."""
+"""Bytes of a `.npy` header, which numpy parses as a Python literal: too few to nest deeply. A tensor's has some 120."""
 
 
 def table(encoder: str, batch_norm: bool) -> Table:

@@ -50,7 +50,7 @@ class _Chain:
 
     Attributes:
       convs: convolutions in order.
-      scaling: scaling of the images before the first convolution.
+      scaling: image scaling before the first convolution.
       end: what ends the chain.
     """
 
@@ -132,7 +132,7 @@ def _begins_channels_last(graph: Graph, name: str) -> bool:
 
 
 def _before(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
-    """Update the chain by a node before the first convolution."""
+    """Add a node before the first convolution to the chain."""
     if node.op == "Transpose":
         _transpose(chain, node)
     elif node.op not in _NEUTRAL:
@@ -141,7 +141,7 @@ def _before(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
 
 
 def _after(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
-    """Update the chain by a convolution or a node after one."""
+    """Add a convolution or a node after one to the chain."""
     if chain.scaling.channels_last and node.op in ("Conv", "MaxPool", "BatchNormalization"):
         raise _End(f"{node} of maps that were transposed to channels last")
     if node.op == "Conv":

@@ -46,7 +46,7 @@ def interpret(
       evidence: scans and class file.
       default: label mapping of the layout's own dataset.
       fits_default: maps {value: pixels} to whether the labels can be that dataset's.
-      faults: extended by errors, and by interpretations of which the user must choose one.
+      faults: extended by errors, and by interpretations to choose from.
       notes: extended by lines for the log.
 
     Returns:

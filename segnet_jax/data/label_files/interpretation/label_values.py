@@ -22,8 +22,8 @@ def values_without_table(evidence: LabelEvidence, faults: list[Fault], notes: li
 
     Args:
       evidence: scans, without a class file.
-      faults: extended by errors, and by interpretations of which the user must choose one.
-      notes: extended by the class names and the way to change them.
+      faults: extended by errors, and by interpretations to choose from.
+      notes: extended by the class names and how to change them.
 
     Returns:
       The label mapping, or None with a fault if the labels hold no class ids.

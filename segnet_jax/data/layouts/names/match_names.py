@@ -110,7 +110,7 @@ def unique_images(images: Mapping[str, Path] | Sequence[Path], root: Path, folde
 
 
 def unique_names(named: Sequence[tuple[str, Path]], folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    """Index images that already have names, with the checks of `unique_images`."""
+    """Index named images, with the checks of `unique_images`."""
     claimed: dict[str, Path] = {}
     unique: dict[str, Path] = {}
     for name, path in named:
@@ -160,7 +160,7 @@ def match_named(
     suffix: str = "",
     root: Path | None = None,
 ) -> tuple[list[Entry], list[Path]]:
-    """Find the label of each image as `match` does, for labels that already have names."""
+    """Match labels that already have names, as `match` does."""
     by_name: dict[str, list[Path]] = {}
     for name, path in labels:
         by_name.setdefault(name, []).append(path)

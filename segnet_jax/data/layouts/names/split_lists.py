@@ -29,7 +29,7 @@ class Listing(NamedTuple):
 
     Attributes:
       entries: its valid lines.
-      faults: of other lines or the file.
+      faults: faults of other lines or the file.
       prefixes: folders of another machine, such as "/SegNet/CamVid", that stand for the dataset folder.
     """
 
