@@ -75,7 +75,8 @@ def read_image(
       uint8 [H,W,3], RGB.
 
     Raises:
-      UserError: If `inspect` raises it, or the image is CMYK, 16-bit without a range, transparent, or has a refused EXIF rotation.
+      UserError: If `inspect` raises it, or the image is CMYK, 16-bit without a range, transparent, or has a
+        refused EXIF rotation.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name, BYTES_PER_PIXEL * max_pixels)
     header = inspect(data, name, max_pixels)

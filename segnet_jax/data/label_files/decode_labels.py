@@ -146,7 +146,8 @@ def read_stored(
       exif: how an EXIF rotation is treated.
 
     Raises:
-      UserError: If `inspect` raises it, or the label is lossy, transparent, rotated by EXIF, or colored, unless accepted.
+      UserError: If `inspect` raises it, or the label is lossy, transparent, rotated by EXIF, or colored (unless
+        accepted).
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name)
     header = inspect(data, name)
