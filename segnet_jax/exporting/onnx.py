@@ -190,7 +190,7 @@ class _Graph:
         return self.add("Gather", [shape, self.rows_and_columns], f"{x}_size", axis=0)
 
     def pad(self, x: str, more: str, value: float, name: str) -> str:
-        """Add `more`, int64 [2], rows at the bottom and columns at the right, filled with `value`."""
+        """Pad with `more` (int64 [2]) rows at the bottom and columns at the right."""
         pads = self.add(
             "Concat", [self.six_zeros, more], f"{name}_by", axis=0
         )  # the start of all axes, the end of B, C

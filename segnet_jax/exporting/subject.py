@@ -21,9 +21,9 @@ class ExportedNetwork:
 
     Attributes:
       model: the inference model, with BatchNorm folded into the convolutions.
-      variables: variables of `model`.
+      variables: of `model`.
       trained: "params" and "batch_stats" of the model as trained, before folding.
-      preprocessing: preprocessing of the images.
+      preprocessing: image preprocessing.
       about: metadata of the files, JSON-serializable.
     """
 

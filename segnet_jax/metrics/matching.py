@@ -54,7 +54,7 @@ def _boundary_pixels(ids: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.
 
 
 def _has_partner(candidates: np.ndarray, num_others: int) -> np.ndarray:
-    """Return a mask, bool [N], of the nodes that have a partner in a maximum matching.
+    """Return a mask, bool [N], of nodes with a partner in a maximum matching.
 
     Args:
       candidates: int32 [K,N], the possible partners of each node, -1 for none; unique within a row.

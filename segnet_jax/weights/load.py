@@ -110,7 +110,7 @@ def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[
       preprocessing: as for `read_vgg`.
 
     Raises:
-      ValueError: If the format is unknown; the message says what the file is instead.
+      ValueError: If the format is unknown; the message says what it is instead.
     """
     if not path.is_file():
         raise ValueError("is not a file" if path.exists() else "no such file")

@@ -2,8 +2,7 @@
 
 VGGs for `--init NAME`: the md5 sums are those in `keras.applications.vgg16` and `vgg19`; the sha256 begins with
 the digits in torchvision's file name. SegNets for `convert NAME`, from SegNet-Tutorial's `segnet_model_zoo.md`: no
-checksum is published, and they are served over plain HTTP; the first download's sum is kept and later ones must match
-it.
+checksum is published, and they are served over plain HTTP; the first download's sum is kept, and later ones must match.
 """
 
 import logging

@@ -270,7 +270,7 @@ _SHORT = {"train": ("train", "training"), "val": ("val", "valid", "validation"),
 
 
 def _obvious(paths: Sequence[Path], split: str, folder: Path, faults: list[Fault]) -> Path:
-    """Return the list named exactly like the split; if there is none, several lists are a fault."""
+    """Return the list named exactly like the split; without one, several are a fault."""
     for name in _SHORT[split]:
         for path in paths:
             if path.stem.lower() == name:

@@ -217,7 +217,7 @@ class Canvas:
         return np.where(reach > self._owner, np.uint8(VOID), class_ids.astype(np.uint8)[self._owner])
 
     def photograph(self, rng: Rng) -> np.ndarray:
-        """Return the image through a lens and a sensor of random quality, uint8 [height,width,3]."""
+        """Return the image after a random lens and sensor, uint8 [height,width,3]."""
         gain = planes((rng.uniform(0.96, 1.04), rng.uniform(0.96, 1.04), rng.uniform(0.96, 1.04)))
         contrast, brightness = np.float32(rng.uniform(0.88, 1.12)), np.float32(118 + rng.uniform(-12, 12))
         image = (self.image - 118) * (gain * contrast) + brightness

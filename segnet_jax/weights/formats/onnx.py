@@ -28,7 +28,7 @@ _BATCH_NORM_PARTS = ("scale", "bias", "mean", "var")  # the order of the operand
 
 
 class _End(Exception):
-    """Raised where the chain of a VGG ends; the message describes what ends it."""
+    """Raised at the end of a VGG's chain; the message names what ends it."""
 
 
 @dataclass
