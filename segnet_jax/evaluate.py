@@ -131,8 +131,6 @@ def evaluate(options: EvaluateOptions) -> int:
 def evaluate_to_json(options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate a run, print the score table, write the requested files, and return what `--json` writes.
 
-    Processes that do not write return an empty dict.
-
     Raises:
       UserError: the run or split does not exist, the dataset's classes differ from the run's, or a file cannot be
         written.

@@ -56,7 +56,7 @@ class Ended:
     @property
     def first_step(self) -> int:
         """Step that it resumed from."""
-        found = re.search(r"resumes after step (\d+)", self.err)
+        found = re.search(r"resuming after step (\d+)", self.err)
         return int(found[1]) if found else 0
 
     @property

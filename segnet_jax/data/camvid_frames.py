@@ -61,7 +61,7 @@ def split_names(rule: str) -> dict[str, tuple[str, ...]]:
         "trainval" (the tutorial's train and val together, 233 test).
 
     Raises:
-      UserError: for another rule.
+      UserError: If the rule is unknown.
     """
     if rule == "tutorial":
         return {"train": TRAIN, "val": VAL, "test": TEST}

@@ -40,7 +40,7 @@ class Dataset:
     """A dataset ready to be read.
 
     Attributes:
-      name: for the log and `result.json`, such as "camvid-tutorial".
+      name: name in the log and `result.json`, such as "camvid-tutorial".
       classes: its class table.
       splits: "train", and "val" or "test" if present.
       notes: lines for the log.

@@ -53,7 +53,7 @@ def open_dataset(
         $SEGNET_JAX_CAMVID; else a prepared folder or one in a layout of data/README.md.
       split_rule: "tutorial", "matlab" or "trainval" for CamVid; "leave-out" for any dataset with sequence names.
       image_size: height and width of rendered scenes; others keep the size on disk.
-      seed: of rendered scenes.
+      seed: seed of rendered scenes.
       num_train: rendered training scenes.
       num_val: rendered validation scenes.
       read_options: how the files of a folder are read.
@@ -63,7 +63,7 @@ def open_dataset(
       label_mapping: used if the folder has no class file.
 
     Raises:
-      UserError: there is no such folder or no dataset in it, or with every fault found in it.
+      UserError: If there is no such folder or no dataset in it, or it has faults, all of which are listed.
     """
     if data == "synthetic":
         from segnet_jax.data.synthetic.street_scenes import street_scenes
@@ -93,7 +93,7 @@ def open_dataset(
 
 
 def has_pair_lists(folder: Path) -> bool:
-    """Whether train.txt lists pairs of files rather than image names; also true if it cannot be read."""
+    """Return whether train.txt lists pairs of files rather than image names; also true if it cannot be read."""
     if not (folder / "train.txt").is_file():
         return False
     try:
@@ -134,7 +134,7 @@ class Layout(NamedTuple):
     """The layout of a folder.
 
     Attributes:
-      name: of the layout.
+      name: layout name.
       reason: how it was recognized.
       find: (folder, read options) -> the pairs of files.
       table: name of the folder's class file; empty without one.
@@ -169,7 +169,7 @@ def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
     """Return the label files of a folder without a class file, as (path, name in messages).
 
     Raises:
-      UserError: the folder has a class file or is no folder of images and labels.
+      UserError: If the folder has a class file or is not a folder of images and labels.
     """
     folder = camvid_folder(data)
     layout = layout_of(folder)
@@ -189,7 +189,7 @@ def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
 
 
 def _check_default_options(read_options: ReadOptions, source: str) -> None:
-    """Raise UserError if read options are set for a source that is no folder of files."""
+    """Raise UserError if read options are set for a source that is not a folder of files."""
     names = [item.name for item in dataclasses.fields(read_options)]
     changed = [name for name in names if getattr(read_options, name) != getattr(DEFAULTS, name)]
     if changed:
@@ -294,7 +294,7 @@ def _held(folder: Path) -> tuple[str, str]:
 
 
 def _form_of(path: Path) -> str:
-    """Return the annotation format of a JSON file, by strings at its start and end; empty if unknown."""
+    """Return the annotation format of a JSON file, by strings at its start and end, or "" if unknown."""
     try:
         if not path.is_file():
             return ""

@@ -73,7 +73,7 @@ def _groups(keys: Iterable[Key]) -> dict[str, list[Key]]:
 
 
 def _run(keys: Sequence[Key], length: int) -> list[Key]:
-    """Return about `length` consecutive images from a pseudo-random start; never all, and equal images together."""
+    """Return about `length` consecutive images from a pseudo-random start, but not all; equal images stay together."""
     length = min(length, len(keys) - 1)
     start = int(_hash(" ".join(name for name, _ in keys)), 16) % (len(keys) - length + 1)
     contents = {content for _, content in keys[start : start + length]}

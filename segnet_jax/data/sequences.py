@@ -20,7 +20,7 @@ from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.system.errors import UserError, listed
 
 FRAMES_PER_SECOND = 30
-"""Of CamVid's videos, derived: its lists take every 30th frame, and its paper states one image per second."""
+"""Frame rate of CamVid's videos, derived: its lists take every 30th frame; its paper states one image per second."""
 
 SPANS = (1 / 15, 0.5, 1.0, 2.0, 5.0)  # seconds within which neighbors across splits are counted
 
@@ -66,8 +66,8 @@ class Audit:
 
     Attributes:
       sequences: sequence -> split -> number of images.
-      neighbours: one for each two splits with a common sequence.
-      frames_per_second: of the videos; None if frame numbers may not be time.
+      neighbours: one for each pair of splits with a common sequence.
+      frames_per_second: frame rate; None if frame numbers may not be time.
     """
 
     sequences: dict[str, dict[str, int]]
@@ -76,7 +76,7 @@ class Audit:
 
 
 def audit(splits: Mapping[str, Sequence[str]]) -> Audit | None:
-    """Look for temporal neighbors across splits; None if any name has no sequence.
+    """Find temporal neighbors across splits, or return None if a name has no sequence.
 
     Args:
       splits: split -> image names.
@@ -185,7 +185,7 @@ def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
       num_train: 0, or the number of frames of the sequence to train on.
 
     Raises:
-      UserError: a name has no sequence or occurs twice, or the sequence is unknown, the only one, or too short.
+      UserError: If a name has no sequence or occurs twice, or the sequence is unknown, the only one, or too short.
     """
     places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
     names = [split.names[index] for split, index in places]

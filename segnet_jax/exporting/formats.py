@@ -33,7 +33,7 @@ def check_libraries(name: Format) -> None:
     """Check that the libraries of a format are installed.
 
     Raises:
-      UserError: naming those missing and the command that installs them.
+      UserError: If a library is missing; the message states the command that installs it.
     """
     libraries, command = _LIBRARIES.get(name, ((), ""))
     if missing := [each for each in libraries if not _is_installed(each)]:

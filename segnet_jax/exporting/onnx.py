@@ -15,8 +15,8 @@ from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import SegNet
 
 OPSET = 13
-"""The oldest opset (2021) with all operators used here in their current form; runtimes read older, not newer ones."""
-_IR_VERSION = 7  # of the file format, as released with that opset
+"""The oldest opset (2021) with all operators used here in their current form; runtimes reject newer opsets."""
+_IR_VERSION = 7  # file format version released with that opset
 _BELOW_RELU = -1.0  # less than any output of a ReLU; unlike infinity, every runtime supports it
 
 
@@ -106,7 +106,7 @@ def _convolve(graph: "_Graph", x: str, layer: dict[str, Any], name: str) -> str:
 
 
 def _pool(graph: "_Graph", x: str, size: str, pooling: str, name: str) -> tuple[str, list[str]]:
-    """Return the maxima of 2x2 windows, and the comparisons that locate each maximum; the first wins a tie."""
+    """Return the maxima of 2x2 windows and the comparisons that locate them; ties go to the first cell."""
     if pooling == "floor":
         even = graph.add("Mul", [graph.add("Div", [size, graph.two], f"{name}_size"), graph.two], f"{name}_even")
         x = graph.add("Slice", [x, graph.zeros, even, graph.rows_and_columns], f"{name}_cropped")
@@ -190,7 +190,7 @@ class _Graph:
         return self.add("Gather", [shape, self.rows_and_columns], f"{x}_size", axis=0)
 
     def pad(self, x: str, more: str, value: float, name: str) -> str:
-        """Pad with `more`, int64 [2], rows at the bottom and columns at the right."""
+        """Pad with `more` (int64 [2]) rows at the bottom and columns at the right."""
         pads = self.add(
             "Concat", [self.six_zeros, more], f"{name}_by", axis=0
         )  # the start of all axes, the end of B, C

@@ -34,8 +34,8 @@ class Parity:
       images: number of images.
       agreement: fraction of pixels with the same class.
       within: fraction of pixels with all logits within TOLERANCE.
-      largest_difference: of any logit.
-      largest_logit: of the original network, in absolute value.
+      largest_difference: largest difference of a logit.
+      largest_logit: largest absolute logit of the original network.
     """
 
     size: tuple[int, int]
@@ -75,7 +75,7 @@ def compare(
       One result for each of `exported`, in order.
 
     Raises:
-      ValueError: an exported network gives other shapes or dtypes.
+      ValueError: If an exported network gives other shapes or dtypes.
     """
     tallies = [_Tally(batch) for _ in exported]
     for together in _batches(images, batch):

@@ -37,7 +37,7 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
     """Load a file into the network as trained.
 
     Raises:
-      ValueError: the file's tensors are not those of the network.
+      ValueError: If the file's tensors differ from the network's.
     """
     from safetensors.numpy import load_file
 

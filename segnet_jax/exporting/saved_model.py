@@ -51,7 +51,7 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
     """Load a SavedModel into TensorFlow, on the CPU.
 
     Raises:
-      UserError: on first use, if this TensorFlow does not know the operations of this JAX yet.
+      UserError: If this TensorFlow lacks operations of this JAX version; raised on first use.
     """
     import tensorflow as tf
 

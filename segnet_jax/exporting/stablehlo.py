@@ -25,7 +25,7 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
     """Load a file into JAX, on the default device.
 
     Raises:
-      ValueError: the program is not for all of PLATFORMS, or its batch, height or width is fixed.
+      ValueError: If the program is not for all of PLATFORMS, or its batch, height or width is fixed.
     """
     exported = export.deserialize(bytearray(path.read_bytes()))
     (images,) = exported.in_avals
@@ -36,7 +36,7 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
 
 
 def warranty() -> str:
-    """Return a sentence on which JAX versions can read a file written now."""
+    """Return a sentence stating which JAX versions can read a file written now."""
     return (
         f"written by jax {jax.__version__}; JAX guarantees that versions of the next {MONTHS_READABLE} months and of "
         f"the last {WEEKS_BEFORE} weeks read it; for others, export the run again"

@@ -20,10 +20,10 @@ class ExportedNetwork:
     """A trained network, in float32.
 
     Attributes:
-      model: for inference, with BatchNorm folded into the convolutions.
+      model: the inference model, with BatchNorm folded into the convolutions.
       variables: of `model`.
-      trained: variables as trained, "params" and "batch_stats", of the model that is not folded.
-      preprocessing: of images.
+      trained: "params" and "batch_stats" of the model as trained, before folding.
+      preprocessing: image preprocessing.
       about: metadata of the files, JSON-serializable.
     """
 
@@ -69,9 +69,9 @@ class ExportedNetwork:
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8), logits
 
     def jitted(self, model: SegNet, variables: dict[str, Any]) -> PredictFn:
-        """Return the compiled function of a model, folded or not, from and to numpy arrays.
+        """Return a model's compiled prediction function on numpy arrays.
 
-        The weights are arguments, as XLA would spend minutes on constant folding.
+        The weights are passed as arguments, because XLA would spend minutes on folding constants.
         """
         call, variables = jax.jit(partial(self._apply, model)), jax.device_put(variables)
         return lambda images: tuple(map(np.asarray, call(variables, images)))

@@ -1,4 +1,4 @@
-"""The baseline of segmentation scores: a network that predicts the commonest class everywhere."""
+"""The baseline of segmentation scores: a network that predicts the most frequent class everywhere."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from segnet_jax.metrics.table import METRICS
 
 MARGIN = 0.05
-"""How far mean IoU must be above the baseline's for a network to count as better."""
+"""Margin by which mean IoU must exceed the baseline's for a network to count as better."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Baseline:
 
 
 def commonest_class_baseline(confusion: np.ndarray) -> Baseline | None:
-    """Return the scores of predicting the commonest class everywhere; None without labeled pixels.
+    """Return the scores of predicting the most frequent class everywhere, or None without labeled pixels.
 
     Args:
-      confusion: integers [C,C], rows the true class: only the number of pixels of each class matters.
+      confusion: integers [C,C], rows the true class; only the sum of each row matters.
     """
     labeled = np.asarray(confusion).sum(axis=-1)
     if not labeled.sum():

@@ -30,14 +30,14 @@ def intervals(
     Args:
       confusions: for each network, integers [N,C,C], one matrix per image, the images in the same order.
       resamples: draws of N images; every network gets the same draws.
-      seed: of the draws.
+      seed: seed of the draws.
       level: fraction of the draws within the interval.
 
     Returns:
       Metric key -> (low, high) as fractions; empty with fewer than two images, or without labeled pixels.
 
     Raises:
-      ValueError: the networks have different numbers of images or classes.
+      ValueError: If the networks have different numbers of images or classes.
     """
     matrices = np.stack([np.asarray(each) for each in confusions])  # raises if the shapes differ
     num_networks, num_images, size, _ = matrices.shape

@@ -1,6 +1,6 @@
 """Boundary F1: agreement between the class boundaries of a prediction and those of the label.
 
-The boundary of a class is that of SegNet-Tutorial's script, BSDS's `seg2bdry` of the class against the rest: the pixels
+The boundary of a class is defined as in SegNet-Tutorial's script (BSDS's `seg2bdry`, class against rest): the pixels
 whose 2x2 block (itself, right, below, below right) contains the class in one to three of its four cells. At the image
 border the block repeats its pixels, so the border is not a boundary. VOID belongs to the rest and is not masked, as in
 the script: a class that borders on VOID has a boundary there.
@@ -48,13 +48,13 @@ def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
 
 
 def _bits_of(place: jax.Array, num_bits: int) -> jax.Array:
-    """Return words with the bit at `place` set, 0 where it is out of range, as it is after wrapping below 0."""
+    """Return words with the bit at `place` set, or 0 where `place` is out of range (or wrapped below 0)."""
     kind = place.dtype.type
     return jnp.where(place < kind(num_bits), kind(1) << place, kind(0))
 
 
 def boundaries(words: jax.Array) -> jax.Array:
-    """Return the boundaries of all classes: words [...,H,W] to the bits set in some, not all, cells of a 2x2 block."""
+    """Return the boundaries of all classes, words [...,H,W]: the bits set in some but not all cells of a 2x2 block."""
     right = jnp.concatenate([words[..., 1:], words[..., -1:]], axis=-1)
     some, every = words | right, words & right
     some_below, every_below = (jnp.concatenate([row[..., 1:, :], row[..., -1:, :]], axis=-2) for row in (some, every))
@@ -62,7 +62,7 @@ def boundaries(words: jax.Array) -> jax.Array:
 
 
 def spread(words: jax.Array, disc: list[int]) -> jax.Array:
-    """Dilate each bit of words [...,H,W] by a disc, as `half_widths` describes it."""
+    """Dilate each bit of words [...,H,W] by a disc, given by its `half_widths`."""
     height, width = words.shape[-2:]
     reach = len(disc) - 1
     margins = [(0, 0)] * (words.ndim - 2)
@@ -89,7 +89,7 @@ def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int) -
       num_classes: C.
 
     Returns:
-      int32 [B,C,4]: pixels of the label's boundary, those of them near the prediction's, and the same vice versa.
+      int32 [B,C,4]: pixels of the label's boundary, those among them near the prediction's, and the same vice versa.
     """
     disc = half_widths(*label.shape[-2:])
 
@@ -157,7 +157,7 @@ def boundary_f1(counts: np.ndarray, pairs: np.ndarray) -> BoundaryF1:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return part / whole, and 0 for 0 / 0, as the script does."""
+    """Return part / whole with 0 / 0 = 0, as in the script."""
     return np.divide(part, whole, out=np.zeros(whole.shape), where=whole > 0)
 
 
@@ -166,6 +166,6 @@ def _f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: np.ndarray, where: np.ndarray, axis: int) -> np.ndarray:
-    """Return the mean of the selected values; NaN if there are none."""
+    """Return the mean of the selected values, or NaN if there are none."""
     total, number = np.sum(values, axis=axis, where=where), np.sum(where, axis=axis)
     return np.divide(total, number, out=np.full(number.shape, np.nan), where=number > 0)

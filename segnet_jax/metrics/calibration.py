@@ -22,7 +22,7 @@ COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 def count_in_bins(
     label: jax.Array, prediction: jax.Array, value: jax.Array, largest: float, bins: int = BINS
 ) -> dict[str, jax.Array]:
-    """Compute a histogram of labeled pixels by a value, and how many pixels of each bin are predicted correctly.
+    """Count the labeled pixels, and those predicted correctly, in bins of a value.
 
     Args:
       label: uint8 [...], class ids or VOID, which is not counted.
@@ -70,7 +70,7 @@ def calibration(counts: dict[str, np.ndarray], bins: int = SHOWN_BINS) -> Calibr
       bins: N, the number of coarse bins.
 
     Raises:
-      ValueError: no labeled pixel was counted.
+      ValueError: If no labeled pixel was counted.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv 1706.04599), equation 5.
     """
@@ -101,7 +101,7 @@ def accuracy_over_coverage(
       Coverage -> accuracy.
 
     Raises:
-      ValueError: no labeled pixel was counted.
+      ValueError: If no labeled pixel was counted.
     """
     counts = _checked(counts)
     pixels, right = (np.concatenate([[0], np.cumsum(counts[name])]) for name in ("pixels", "right"))
@@ -111,7 +111,7 @@ def accuracy_over_coverage(
 
 
 def _checked(counts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the counts as int64; raises ValueError if they are all zero."""
+    """Return the counts as int64; raise ValueError if all are zero."""
     counts = {name: np.asarray(values, np.int64) for name, values in counts.items()}
     if not counts["pixels"].any():
         raise ValueError("no labeled pixel was evaluated: every label is void")

@@ -17,7 +17,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.metrics.table import METRICS, class_accuracy, class_iou
 
 _BLOCK_NUMBERS = 2**23
-"""Elements of a block's one-hot matrix, 32 MB: bounds the memory for any number of images."""
+"""Elements of a block's one-hot matrix (32 MB), which bounds the memory for any number of images."""
 
 
 def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
@@ -124,7 +124,7 @@ def scores(confusion: np.ndarray) -> Scores:
       confusion: integers [C,C], rows the true class, columns the predicted one.
 
     Raises:
-      ValueError: the matrix is all zero.
+      ValueError: If the matrix is all zero.
     """
     confusion = np.asarray(confusion, np.int64)
     if not confusion.any():

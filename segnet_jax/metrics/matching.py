@@ -40,7 +40,7 @@ def count_pairs(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> 
 
 
 def _boundary_pixels(ids: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return class, row and column, int [N] each, of the pixels of all classes' boundaries, as `boundary.boundaries`.
+    """Return the boundary pixels (see `boundary.boundaries`) of all classes as int [N] arrays (class, row, column).
 
     A pixel whose 2x2 block contains several ids is on the boundary of each of them.
     """
@@ -54,7 +54,7 @@ def _boundary_pixels(ids: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.
 
 
 def _has_partner(candidates: np.ndarray, num_others: int) -> np.ndarray:
-    """Return which nodes have a partner in a maximum matching, bool [N].
+    """Return a mask, bool [N], of nodes with a partner in a maximum matching.
 
     Args:
       candidates: int32 [K,N], the possible partners of each node, -1 for none; unique within a row.

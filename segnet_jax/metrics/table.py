@@ -65,7 +65,7 @@ class Metric:
         A matrix without pixels gives NaN.
       symbol: heading in the table of published results, whose `scores` may then contain the key; "" leaves it out.
       primary: whether it gets a bootstrap interval and is stored for each kind of batch-norm statistics.
-      format: turns a value, or None, into text.
+      format: converts a value, or None, to text.
     """
 
     key: str

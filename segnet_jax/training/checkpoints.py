@@ -45,8 +45,6 @@ class Checkpoints:
       keep: number of newest checkpoints to keep.
       broadcast: (text of process 0) -> that text in every process, so that all restore the same step.
       max_bytes: as in `CheckpointFolders`.
-
-    Attribute `folders`: the `CheckpointFolders`.
     """
 
     def __init__(

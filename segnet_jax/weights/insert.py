@@ -30,7 +30,7 @@ def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: Netwo
       params and batch_stats; replaced values are float32 numpy arrays.
 
     Raises:
-      UserError: the network's width or encoder differs from that of the weights.
+      UserError: If the network's width or encoder differs from the weights'.
     """
     convs, folding = list(itertools.chain(*encoder_convolutions(model))), batch_norms(model)
     if missing := [conv for conv in convs if conv not in vgg.convs]:
@@ -54,7 +54,7 @@ def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: Netwo
 
 
 def affine_maps(vgg: VGG) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return what follows each convolution of a VGG before its ReLU, BatchNorm included: (factor, offset), float32.
+    """Return the affine map (factor, offset), float32, between each convolution of a VGG and its ReLU.
 
     The layer computes relu(factor * conv(x) + offset), where conv has no bias.
     """

@@ -22,20 +22,19 @@ from segnet_jax.weights.vgg import VGG
 
 FORMATS = "torch .pth, .safetensors, Keras .h5 or .keras, ONNX, .npz, .caffemodel"
 _MAX_BYTES = 2_000_000_000  # VGG-19 with its classifier has 575 million, in float64 twice as many
-_MAX_MESSAGE = 2000  # letters; messages may quote names from the file
+_MAX_MESSAGE = 2000  # characters; messages may quote names from the file
 
 
 def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
-    """Read a trained VGG and check it completely, without running anything that the file contains.
+    """Read a trained VGG and check it completely, without running any code in it.
 
     Args:
       path: the file.
-      encoder: "vgg16" or "vgg19", what the file must hold.
-      preprocessing: what the weights were trained on, where it differs from what files of that format usually expect.
-        An ONNX file may need it.
+      encoder: "vgg16" or "vgg19"; the file must hold this one.
+      preprocessing: preprocessing in training, if not the format's usual one. An ONNX file may need it.
 
     Raises:
-      UserError: the file does not exist, has an unknown format, is damaged, or does not hold this encoder.
+      UserError: If the file does not exist, has an unknown format, is damaged, or does not hold this encoder.
     """
     path = Path(path)
     with _naming(path):
@@ -44,13 +43,13 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
 
 
 def read_caffe_segnet(path: Path) -> CaffeSegNet:
-    """Read a SegNet trained with Caffe and check it completely, without running anything that the file contains.
+    """Read a SegNet trained with Caffe and check it completely, without running any code in it.
 
     Args:
       path: a `.caffemodel`.
 
     Raises:
-      UserError: the file does not exist, is no `.caffemodel`, is damaged, or holds anything but a SegNet.
+      UserError: If the file does not exist, is not a `.caffemodel`, is damaged, or holds anything but a SegNet.
     """
     path = Path(path)
     with _naming(path):
@@ -60,10 +59,10 @@ def read_caffe_segnet(path: Path) -> CaffeSegNet:
 
 
 def read_own_segnet(path: Path) -> OwnSegNet:
-    """Reads a SegNet that `export --format safetensors` has written, whole and checked.
+    """Read a SegNet written by `export --format safetensors` and check it completely.
 
     Raises:
-      UserError: there is no such file, it is none, is damaged, or does not say what network it holds.
+      UserError: If the file does not exist, was not written by `export`, is damaged, or does not describe its network.
     """
     path = Path(path)
     with _naming(path):
@@ -71,10 +70,10 @@ def read_own_segnet(path: Path) -> OwnSegNet:
 
 
 def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
-    """Returns what a weight file holds, by the names of its tensors: our own SegNet, Caffe's, or else a VGG.
+    """Return the kind of network in a weight file, by its tensor names: our own SegNet, Caffe's, or else a VGG.
 
     Raises:
-      UserError: the file is missing, damaged, or of an unknown format.
+      UserError: If the file does not exist, has an unknown format, or is damaged.
     """
     path = Path(path)
     with _naming(path):
@@ -88,7 +87,7 @@ def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn an error into one line that begins with the file's name."""
+    """Turn errors into one-line `UserError`s that begin with the file's name."""
     try:
         if path.is_file() and path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"has {path.stat().st_size} bytes, more than any VGG: at most {_MAX_BYTES}")
@@ -111,7 +110,7 @@ def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[
       preprocessing: as for `read_vgg`.
 
     Raises:
-      ValueError: with what the file is instead.
+      ValueError: If the format is unknown; the message says what it is instead.
     """
     if not path.is_file():
         raise ValueError("is not a file" if path.exists() else "no such file")

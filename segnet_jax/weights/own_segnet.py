@@ -1,7 +1,7 @@
 """Our own `network.safetensors`, as `export --format safetensors` writes it: a SegNet that can be trained on.
 
-Its tensors are the network's variables as trained, BatchNorm apart, by SegNet-Tutorial's names of layers and PyTorch's
-of tensors. Its metadata, JSON, name the classes, the preprocessing and the settings of the network.
+Its tensors are the network's variables as trained (BatchNorm is not folded), with SegNet-Tutorial's layer names and
+PyTorch's tensor names. Its JSON metadata hold the class names, the preprocessing and the settings of the network.
 """
 
 import json
@@ -17,7 +17,7 @@ from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.weights.containers.stored import StoredTensor, read_numbers
 from segnet_jax.weights.safetensors_file import open_checked
 
-_PLACES = {  # a tensor's name behind the layer's and its number of axes -> where it is in Flax
+_PLACES = {  # (tensor name after the layer's, number of axes) -> (collection, name) in Flax
     ("weight", 4): ("params", "kernel"),
     ("weight", 1): ("params", "scale"),
     ("bias", 1): ("params", "bias"),
@@ -27,20 +27,20 @@ _PLACES = {  # a tensor's name behind the layer's and its number of axes -> wher
 
 
 def head_tensors() -> set[str]:
-    """Return the names of the tensors that every such file has one of, and no VGG has: the networks' heads."""
+    """Return the names of the networks' head tensors, of which every such file has one and no VGG has any."""
     return {f"{layer}.weight" for network in NETWORKS.values() for layer in head_layers(network(num_classes=1))}
 
 
 @dataclass(frozen=True)
 class OwnSegNet:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
-      settings: of the network, config field -> value as JSON; not checked.
-      classes: their names.
-      preprocessing: what the network expects of an image.
+      settings: config field of the network -> JSON value; not checked.
+      classes: class names.
+      preprocessing: image preprocessing that the network expects.
       variables: "params" and "batch_stats", float32.
-      about: which checkpoint it was, such as "step 7, the best".
+      about: description of the checkpoint, such as "step 7, the best".
     """
 
     settings: dict[str, Any]
@@ -51,29 +51,29 @@ class OwnSegNet:
 
 
 def names_in(path: Path) -> set[str]:
-    """The names of a file's tensors.
+    """Return the names of a file's tensors.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: If it is damaged.
     """
     with open_checked(path) as file:
         return set(file.keys())
 
 
 def read(path: Path) -> OwnSegNet:
-    """Reads a file whole.
+    """Read a file completely.
 
     Raises:
-      ValueError: it is damaged, or does not say what network it holds.
+      ValueError: If it is damaged or does not describe its network.
     """
     with open_checked(path) as file:
         metadata = file.metadata() or {}
         settings = _parsed(metadata, "network", dict)
         classes = tuple(_parsed(metadata, "classes", list))
         if not classes or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
-            raise ValueError("does not name its classes, each by a name of its own")
+            raise ValueError("does not list its classes by unique names")
         variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
-        for name in file.keys():  # noqa: SIM118, it is no dict
+        for name in file.keys():  # noqa: SIM118, not a dictionary
             stored = StoredTensor(tuple(file.get_slice(name).get_shape()), lambda name=name: file.get_tensor(name))
             layer, _, kind = name.rpartition(".")
             if (kind, len(stored.shape)) not in _PLACES:
@@ -97,7 +97,7 @@ def _parsed(metadata: dict[str, str], name: str, kind: type) -> Any:
     except (KeyError, ValueError, RecursionError):
         pass
     raise ValueError(
-        f"has no {name} in its metadata, so its network is unknown: export it with "
+        f"has no {name} in its metadata, so its network is unknown; export it with "
         "python -m segnet_jax.export RUN --format safetensors"
     )
 
@@ -110,7 +110,7 @@ def _preprocessing(metadata: dict[str, str]) -> Preprocessing:
         or min(values[1]) <= 0
     ):
         raise ValueError(
-            f"has the preprocessing {preprocessing}, but needs mean and std of 3 finite numbers each, the std positive"
+            f"has the preprocessing {preprocessing}, but mean and std must be 3 finite numbers each, std above 0"
         )
     mean, std = (tuple(map(float, each)) for each in values)
     return Preprocessing(mean, std)

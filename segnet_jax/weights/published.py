@@ -1,8 +1,8 @@
 """Published weights: where they are downloaded from, their sizes and checksums, and how to recognize them in any file.
 
-VGGs for `--init NAME`: the md5 sums are those in `keras.applications.vgg16` and `vgg19`; the sha256 begins as
-torchvision's file name says. SegNets for `convert NAME`, by SegNet-Tutorial's `segnet_model_zoo.md`: no checksum is
-published, and they are served over plain HTTP; the first download's sum is kept and later ones must match it.
+VGGs for `--init NAME`: the md5 sums are those in `keras.applications.vgg16` and `vgg19`; the sha256 begins with
+the digits in torchvision's file name. SegNets for `convert NAME`, from SegNet-Tutorial's `segnet_model_zoo.md`: no
+checksum is published, and they are served over plain HTTP; the first download's sum is kept, and later ones must match.
 """
 
 import logging
@@ -28,7 +28,7 @@ PUBLISHED = {
         kind="hdf5",
         md5="6d6bbae143d832006294945121d1f1fc",
         num_bytes=58_889_256,
-        hint=f"{_HINT} (torchvision's vgg16-397923af.pth will do too), or train without: --init none",
+        hint=f"{_HINT} (torchvision's vgg16-397923af.pth also works), or use --init none to train without",
     ),
     "vgg16_bn": Resource(
         filename="vgg16_bn-6c64b313.pth",
@@ -36,7 +36,7 @@ PUBLISHED = {
         kind="torch",
         sha256="6c64b3138f2f4fcb3bcc4cafde11619c4f440eb1631787e93a682fd88305888a",
         num_bytes=553_507_836,
-        hint=f"{_HINT}, or train without: --init none",
+        hint=f"{_HINT}, or use --init none to train without",
     ),
     "vgg19": Resource(
         filename="vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
@@ -47,7 +47,7 @@ PUBLISHED = {
         kind="hdf5",
         md5="253f8cb515780f3b799900260a226db6",
         num_bytes=80_134_624,
-        hint=f"{_HINT} (torchvision's vgg19-dcbb9e9d.pth will do too), or train without: --init none",
+        hint=f"{_HINT} (torchvision's vgg19-dcbb9e9d.pth also works), or use --init none to train without",
     ),
 }
 _CAMBRIDGE = "http://mi.eng.cam.ac.uk/~agk34/resources/SegNet"
@@ -79,10 +79,10 @@ def obtain(init: str, folder: Path | None = None) -> Path:
 
     Args:
       init: a key of `PUBLISHED`, or a path.
-      folder: where downloads are kept; None is `cache_folder()`.
+      folder: download folder, `cache_folder()` if None.
 
     Raises:
-      UserError: there is no such file, or it cannot be downloaded.
+      UserError: If the file does not exist or cannot be downloaded.
     """
     if init in PUBLISHED:
         return fetch(PUBLISHED[init], cache_folder() if folder is None else folder)
@@ -97,10 +97,10 @@ def obtain_segnet(name: str, folder: Path | None = None) -> Path:
 
     Args:
       name: a key of `PUBLISHED_SEGNETS`, or a path.
-      folder: where downloads are kept; None is `cache_folder()`.
+      folder: download folder, `cache_folder()` if None.
 
     Raises:
-      UserError: there is no such file, or it cannot be downloaded.
+      UserError: If the file does not exist or cannot be downloaded.
     """
     if name in PUBLISHED_SEGNETS:
         logger.info(f"{name} is published under {SEGNET_LICENSE}")

@@ -1,4 +1,4 @@
-"""Open `.safetensors` files by the safetensors library, within bounds."""
+"""Open `.safetensors` files with the safetensors library and a bounded header."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ _MAX_HEADER = 1 << 20  # bytes; a VGG's header has some ten thousand
 
 @contextlib.contextmanager
 def open_checked(path: Path) -> Iterator[Any]:
-    """Open a file by the safetensors library, after a check of the length of its header.
+    """Open a file with the safetensors library after checking the length of its header.
 
     Raises:
-      ValueError: it is damaged, also where that is found while it is open.
+      ValueError: If it is damaged, even if that is found only on reading.
     """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if length > min(_MAX_HEADER, os.path.getsize(path) - 8):  # the library would parse up to 100 MB
+    if length > min(_MAX_HEADER, os.path.getsize(path) - 8):  # the library's own limit is 100 MB
         raise ValueError(f"claims a header of {length} bytes; at most {_MAX_HEADER} within the file are read")
     try:
         with safe_open(path, framework="numpy") as file:

@@ -47,7 +47,7 @@ class VGG:
     Attributes:
       encoder: "vgg16" or "vgg19".
       convs: "conv1_1" and so on to "conv5_3" or "conv5_4"; all of them with BatchNorm or none.
-      preprocessing: of the images that the weights were trained on.
+      preprocessing: preprocessing of the training images.
       batch_norm_epsilon: the number that BatchNorm adds to the variance; None without BatchNorm.
     """
 
@@ -72,23 +72,23 @@ def check_stages(init: str, encoder: str, stages: Sequence[tuple[int, int]], ker
 
     Args:
       init: the name or file of the weights, for the message.
-      encoder: the VGG that they are of.
+      encoder: the VGG of the weights.
       stages: (channels, convolutions) of each of the network's stages, at width 1.
-      kernel_size: of the network.
+      kernel_size: kernel size of the network.
 
     Raises:
-      UserError: for other stages or another kernel size.
+      UserError: If the stages or the kernel size are not the VGG's.
     """
     if kernel_size != 3:
         raise UserError(
-            f"--init {init} has kernels of 3x3, got --kernel-size {kernel_size}: add --init none to start from random "
+            f"--init {init} has kernels of 3x3, got --kernel-size {kernel_size}: use --init none to start from random "
             "weights"
         )
     if tuple(stages) != ENCODERS[encoder][: len(stages)]:
         convolutions, channels = (" ".join(map(str, each)) for each in ([c for _, c in stages], [c for c, _ in stages]))
         raise UserError(
             f"--init {init} needs the stages of {encoder}, got stages of {convolutions} convolutions with {channels} "
-            "channels: add --init none to start from random weights"
+            "channels: use --init none to start from random weights"
         )
 
 
@@ -108,11 +108,11 @@ def assemble(
       encoder: "vgg16" or "vgg19".
       table_of: returns the format's table for an encoder.
       unused: names of further tensors that the file may contain; they are not read.
-      layout: of the file's kernels.
-      channel_order: of the images that the first kernel was trained on.
+      layout: axis order of the file's kernels.
+      channel_order: channel order of the training images.
 
     Raises:
-      ValueError: tensors are missing, unknown or have the wrong shape, or a number is not finite.
+      ValueError: If tensors are missing, unknown or have the wrong shape, or a number is not finite.
     """
     table = table_of(encoder)
     _check(tensors, encoder, table_of, unused, layout)

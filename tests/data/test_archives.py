@@ -190,7 +190,7 @@ def test_incomplete_or_exchanged_archives_are_reported_with_names(small):
         open_archives(images, labels, {"train": (*THREE, "Seq05VD_f00000")})
     with pytest.raises(UserError, match="not in CamVid Seq05VD_f02610"):
         open_archives(images, labels, {"train": THREE[:2]})
-    with pytest.raises(UserError, match="missing 0001TP_006690, .*exchanged"):
+    with pytest.raises(UserError, match="missing 0001TP_006690, .*swapped"):
         open_archives(labels, images, {"train": THREE})
     with pytest.raises(UserError, match="3 images where the 701 frames"):
         scan_labels(labels)
@@ -225,7 +225,7 @@ def deflated(name):
         ("C:\\evil.png", b"x", "leads out of the archive"),
         ("evil\x01.png", b"x", "control character"),
         (link("701_StillsRaw_full/link.png"), b"/etc/passwd", "is a link"),
-        (f"701_StillsRaw_full/{THREE[0]}.png", b"x", "is there twice"),
+        (f"701_StillsRaw_full/{THREE[0]}.png", b"x", "occurs twice"),
         (deflated("bomb.png"), bytes(10_000_000), "unpacks to 10000000 bytes, too many"),
         (deflated("large.bin"), bytes(65_000_000), "unpacks to 65000000 bytes, too many"),
         (f"elsewhere/{THREE[0]}.png", b"x", "two images of frame 0001TP_006690"),

@@ -94,7 +94,7 @@ FAULTS = {
     "control character": (rewrite("train.txt", "train/a\x01.png x"), ["control character", "\\x01"]),
     "listed twice": (rewrite("train.txt", PAIR + "\n" + PAIR), ["a is listed twice (lines 1 and 3)"]),
     "empty list": (rewrite("val.txt", "\n"), ["val.txt is empty", "no best model"]),
-    "not a text": (damage("train.txt", lambda data: b"\xff\xfe\x00"), ["train.txt is not a text"]),
+    "not a text": (damage("train.txt", lambda data: b"\xff\xfe\x00"), ["train.txt is not UTF-8 text"]),
     "empty file": (damage("train/a.png", lambda data: b""), ["train/a.png is an empty file"]),
     "cut off": (damage("trainannot/b.png", lambda data: data[:50]), ["trainannot/b.png is cut off"]),
     "bit error": (damage("train/b.png", lambda data: data[:60] + b"!" + data[61:]), ["train/b.png is damaged"]),

@@ -330,7 +330,7 @@ def test_a_class_file_gives_names_values_and_colors(name, tmp_path):
         ("labelmap.txt", "a:1,2,300::", "line 1: red, green and blue"),
         ("label_colors.txt", "1 2 3", "line 1: expected `red green blue name`"),
         ("codes.txt", "a\na", "'a' twice"),
-        ("codes.txt", "void\n", "has no class"),
+        ("codes.txt", "void\n", "has no classes"),
         ("codes.txt", "\n".join(map(str, range(300))), "300 classes, over the limit of 254"),
         ("codes.txt", "a" * 200_000, "200000 bytes"),
     ],

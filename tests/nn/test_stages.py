@@ -200,17 +200,17 @@ def test_tiles_are_multiples_of_what_its_poolings_shrink_by():
         ),
         (
             "--stage-channels 64 128 256 512 513",
-            "--init vgg16 needs the stages of vgg16, got .*512 513 channels: add --in",
+            "--init vgg16 needs the stages of vgg16, got .*512 513 channels: use --in",
         ),
-        ("--kernel-size 5", "--init vgg16 has kernels of 3x3, got --kernel-size 5: add --init none"),
+        ("--kernel-size 5", "--init vgg16 has kernels of 3x3, got --kernel-size 5: use --init none"),
         ("--kernel-size 4 --init none", "--kernel-size must be odd, got 4"),
         ("--kernel-size 33 --init none", "--kernel-size must be between 1 and 31, got 33"),
         ("--stage-convolutions 2 2 --stage-channels 64", "--stage-convolutions has 2 stages and --stage-channels 1"),
         ("--stage-convolutions 2 2 2 2 2 2", "at most 5 stages, got 6"),
         ("--stage-convolutions 2 0", "--stage-convolutions must be between 1 and 8, got 2 0"),
         ("--network segnet-basic --depth 4 --init none --kernel-size 5", "--kernel-size are for --network segnet"),
-        ("--encoder-addition --init none --stage-convolutions 2 1", "--encoder-addition adds to .*got .* 2 1: give at"),
-        ("--image-size 9 40 --init none --stage-convolutions 1 1 1 1", "9 40 is too small for 4 poolings, which need 16"),
+        ("--encoder-addition --init none --stage-convolutions 2 1", "--encoder-addition needs at least 2 .*got .* 2 1"),
+        ("--image-size 9 40 --init none --stage-convolutions 1 1 1 1", "9 40 is too small for 4 poolings, which"),
     ],
 )
 def test_a_network_that_cannot_be_is_told_in_one_line_and_nothing_is_written(

@@ -390,7 +390,7 @@ def rewritten(exported, path, change):
             "has 3, 11 classes, but",
         ),
         (lambda tensors, metadata: metadata.update(network='{"kernels": 5}'), "unknown key 'kernels'"),
-        (lambda tensors, metadata: metadata.update(preprocessing='{"mean": [0, 0, 0], "std": [1, 0, 1]}'), "the std positive"),
+        (lambda tensors, metadata: metadata.update(preprocessing='{"mean": [0, 0, 0], "std": [1, 0, 1]}'), "above 0"),
         (lambda tensors, metadata: tensors.pop("conv1_2_bn.running_var"), "conv1_2_bn/var missing instead of [4]"),
         (
             lambda tensors, metadata: tensors.update({"conv1_2.weight": np.zeros((4, 4, 5, 5), np.float32)}),

@@ -330,7 +330,7 @@ def test_one_bit_under_both_names_of_a_step_costs_that_step_alone(folder, unbrok
     assert array.samefile(best / array.relative_to(newest))
     flip_a_bit(array)
     assert run("--run", folder) == 0
-    assert "resumes after step 2" in capsys.readouterr().err
+    assert "resuming after step 2" in capsys.readouterr().err
     assert is_as_unbroken(folder, unbroken)
 
 

@@ -87,7 +87,7 @@ def find_archives(folder: Path) -> tuple[Path, Path]:
     """Return the paths of the image and the label archive in a folder.
 
     Raises:
-      UserError: one is missing.
+      UserError: If one is missing.
     """
     paths = folder / IMAGES.filename, folder / LABELS.filename
     for path in paths:
@@ -106,8 +106,8 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> ArchiveScan:
       frames: the frames that it must hold, no more and no fewer.
 
     Raises:
-      UserError: the archive is hostile, damaged or incomplete, or labels are no RGB images or have other colors than
-        CamVid's; with all faults.
+      UserError: If the archive is unsafe, damaged or incomplete, or labels are not RGB images or have other colors than
+        CamVid's; the error lists all faults.
     """
     counts, mended, unknown = {}, {}, {}
     faults: list[Fault] = []
@@ -143,7 +143,7 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
       splits: split -> its frames; together all frames of the archives.
 
     Raises:
-      UserError: an archive is hostile, damaged or incomplete; on reading, unknown colors or sizes that differ.
+      UserError: If an archive is unsafe, damaged or incomplete; on reading, if colors are unknown or sizes differ.
     """
     frames = [frame for chosen in splits.values() for frame in chosen]
     image_archive, label_archive = _open(images), _open(labels)
@@ -195,7 +195,7 @@ def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending:
     """Return frame -> member, after checking all members.
 
     Raises:
-      UserError: for a hostile member, or if the frames are not exactly those expected.
+      UserError: If a member is unsafe, or the frames are not exactly those expected.
     """
     members = archive.infolist()
     _refuse_hostile(members, name)
@@ -216,16 +216,16 @@ def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending:
         message = f"{name} holds {len(found)} images where the {len(frames)} frames of CamVid are expected"
         message += f"; missing {listed(missing)}" if missing else ""
         message += f"; not in CamVid {listed(foreign)}" if foreign else ""
-        message += ": the archive may be incomplete, or the two archives exchanged"
+        message += ": the archive may be incomplete, or the two archives swapped"
         raise UserError(message, kind="wrong-frames", file=name, fix=_AGAIN)
     return found
 
 
 def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
-    """Refuse members that no honest archive has, although none is extracted.
+    """Refuse members that could be unsafe, although none is extracted.
 
     Raises:
-      UserError: naming each such member.
+      UserError: If there are any; the error lists them.
     """
     if len(members) > _MAX_MEMBERS:
         message = f"{name} has {len(members)} members, more than {_MAX_MEMBERS}: refused"
@@ -244,7 +244,7 @@ def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
             "has a name that leads out of the archive": raw.startswith(("/", "\\"))
             or ".." in parts
             or re.match(r"[A-Za-z]:", raw),
-            "is there twice": raw in seen,
+            "occurs twice": raw in seen,
             f"unpacks to {member.file_size} bytes, too many": member.file_size > _MAX_MEMBER_BYTES
             or member.file_size > _MAX_RATIO * max(member.compress_size, 1000),
             f"brings the total to {total} bytes, too many": total > _MAX_TOTAL_BYTES,

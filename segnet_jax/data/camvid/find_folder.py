@@ -20,8 +20,8 @@ def open_full_size_counts(data: str) -> dict[str, np.ndarray] | None:
       data: as in `open_dataset`.
 
     Returns:
-      frame -> int64 [12], of each class and, last, of void, for all 701 frames; None if the dataset has resized labels
-      only.
+      frame -> int64 [12], of each class and, last, of void, for all 701 frames; or None if the dataset has only
+      resized labels.
     """
     if data == "synthetic":
         return None
@@ -33,7 +33,7 @@ def camvid_folder(data: str) -> Path:
     """Return the folder that `--data` names.
 
     Raises:
-      UserError: it does not exist.
+      UserError: If it does not exist.
     """
     if data != "camvid":
         folder = expanded(data)

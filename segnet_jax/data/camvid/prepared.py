@@ -34,7 +34,7 @@ _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 def find_prepared(folder: Path) -> Path | None:
-    """Return the TFDS folder: `folder`, or `camvid/1.0.0` or `1.0.0` below it; None if there is none."""
+    """Return the TFDS folder: `folder`, `camvid/1.0.0` or `1.0.0` below it, or None if there is none."""
     for path in (folder, folder / "1.0.0", folder / "camvid" / "1.0.0"):
         if (path / "dataset_info.json").is_file():
             return path
@@ -48,7 +48,7 @@ def read_prepared(folder: Path) -> Dataset:
       folder: from `find_prepared`.
 
     Raises:
-      UserError: it cannot be read or is another dataset.
+      UserError: If it cannot be read or is another dataset.
     """
     _check_description(folder)
     _check_files(folder)
@@ -86,7 +86,7 @@ def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
       folder: from `find_prepared`.
 
     Returns:
-      frame -> int64 [12], of each class and, last, of void; None if not prepared from the archives.
+      frame -> int64 [12], of each class and, last, of void; or None if not prepared from the archives.
     """
     path = folder / FULL_SIZE_COUNTS
     if not path.is_file():
@@ -98,7 +98,7 @@ def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _are_counts(counts: object) -> bool:
-    """Whether a JSON value is pixels per class, void last."""
+    """Return whether a JSON value is pixels per class, void last."""
     return (
         isinstance(counts, list)
         and len(counts) == len(LABEL_NAMES)
@@ -107,10 +107,10 @@ def _are_counts(counts: object) -> bool:
 
 
 def _check_description(folder: Path) -> None:
-    """Refuse foreign feature descriptions, because TFDS imports whatever module they name.
+    """Refuse unknown feature descriptions, because TFDS imports any module that they name.
 
     Raises:
-      UserError: for a key or class that our own descriptions do not have.
+      UserError: If a key or class is not one of our own descriptions'.
     """
     path = folder / "features.json"
     nodes: list[object] = [_read_json(path)]
@@ -127,10 +127,10 @@ def _check_description(folder: Path) -> None:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse files elsewhere and truncated files, on which TensorFlow crashes.
+    """Refuse unexpected file paths and truncated files, on which TensorFlow crashes.
 
     Raises:
-      UserError: naming the file.
+      UserError: If there is such a file, which the message names.
     """
     info = _read_json(path := folder / "dataset_info.json")
     splits = info.get("splits")
@@ -154,7 +154,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a TFRecord file ends with its last record: length, bytes and their checksums."""
+    """Return whether a TFRecord file ends with its last record: length, bytes and their checksums."""
     size, place = path.stat().st_size, 0
     with open(path, "rb") as file:
         while place < size:

@@ -18,10 +18,10 @@ def apply_split_rule(dataset: Dataset, rule: str) -> Dataset:
 
     Args:
       dataset: holds every frame in one of its splits.
-      rule: as `split_names`.
+      rule: as in `split_names`.
 
     Raises:
-      UserError: the rule is unknown, frames are missing, or samples are not CamVid frames.
+      UserError: If the rule is unknown, frames are missing, or samples are not CamVid frames.
     """
     names = split_names(rule)
     places = {name: (split, index) for split in dataset.splits.values() for index, name in enumerate(split.names)}

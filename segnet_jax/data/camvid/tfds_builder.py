@@ -31,13 +31,13 @@ class Camvid(tfds.core.GeneratorBasedBuilder):
         counts: Mapping[str, np.ndarray] | None = None,
         **kwargs,
     ):
-        """Take samples from any reader.
+        """Initialize the builder with samples from any reader.
 
         Args:
           splits: the splits to write.
           image_size: height and width that all samples are resized to.
           counts: frame -> int64 [12], pixels of each class and of void at full size, stored with the samples.
-          **kwargs: TFDS's own, such as data_dir.
+          **kwargs: passed to TFDS, such as data_dir.
         """
         self._readers, self._image_size, self._counts = splits, image_size, counts
         super().__init__(**kwargs)

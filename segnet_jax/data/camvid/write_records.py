@@ -33,7 +33,7 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
       The TFDS folder.
 
     Raises:
-      UserError: as in `scan_labels` and `open_archives`; nothing is left on disk then.
+      UserError: If `scan_labels` or `open_archives` raises it; nothing is left on disk then.
     """
     dataset = open_archives(images, labels, splits)
     frames = [frame for chosen in splits.values() for frame in chosen]
@@ -57,7 +57,7 @@ def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] |
       The TFDS folder.
 
     Raises:
-      UserError: a sample is faulty or the folder cannot be written.
+      UserError: If a sample is faulty or the folder cannot be written.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds

@@ -28,7 +28,7 @@ _BYTES_A_PIXEL = 10  # Pillow's image and the array made of it
 
 
 def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
-    """Decode a file; return the image and the EXIF orientation still to be applied, 1 for none."""
+    """Decode a file; return the image and the EXIF orientation still to be applied (1 if none)."""
     budget.pictures.announce(_BYTES_A_PIXEL * header.width * header.height)
     if header.format not in ("PNG", "JPEG"):
         return decode_other(open_other(data, header.format, name), header.format, name), 1
@@ -75,7 +75,8 @@ def read_image(
       uint8 [H,W,3], RGB.
 
     Raises:
-      UserError: as in `inspect`, and for CMYK, 16 bits without a range, transparency, or a refused EXIF rotation.
+      UserError: If `inspect` raises it, or the image is CMYK, 16-bit without a range, transparent, or has a
+        refused EXIF rotation.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name, BYTES_PER_PIXEL * max_pixels)
     header = inspect(data, name, max_pixels)
@@ -91,7 +92,7 @@ def read_image(
 
 
 def _alpha(pixels: np.ndarray, header: Header, transparency: bytes) -> np.ndarray:
-    """Return alpha, uint8 [H,W], from a PNG's tRNS chunk, which holds that of the palette or one transparent color."""
+    """Return alpha, uint8 [H,W], from a PNG's tRNS chunk, which holds the palette's alpha or one transparent color."""
     if header.kind == "palette":
         table = np.full(256, 255, np.uint8)
         table[: min(len(transparency), 256)] = np.frombuffer(transparency[:256], np.uint8)
@@ -116,7 +117,7 @@ def refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:
     """Check that an image is opaque.
 
     Raises:
-      UserError: some alpha is below 255.
+      UserError: If some alpha is below 255.
     """
     if (alpha < 255).any():
         message = f"{which} {name} has {int((alpha < 255).sum())} transparent pixels"

@@ -21,7 +21,7 @@ def decide_exif(turned: int, image: Size, label: Size) -> Literal["apply", "igno
     Args:
       turned: EXIF orientation, 1 to 8.
       image: size of the stored pixels.
-      label: likewise.
+      label: size of the label.
 
     Returns:
       "apply" or "ignore"; empty if both or neither fit.
@@ -39,10 +39,10 @@ def _same_shape(one: Size, other: Size) -> bool:
 
 
 def exif_for_pair(image: Path, label: Path, exif: Exif) -> Exif:
-    """Return how the image of a pair is read; differs from `exif` only for "by-label".
+    """Resolve "by-label" for the image of a pair; return other values of `exif` unchanged.
 
     Raises:
-      UserError: the sizes cannot decide, or a file cannot be read.
+      UserError: If the sizes cannot decide, or a file cannot be read.
     """
     if exif != "by-label":
         return exif
@@ -61,7 +61,7 @@ def check_exif_stated(path: Path, name: str, exif: Exif) -> None:
     """Check that an image has no EXIF rotation if none of the options handles it.
 
     Raises:
-      UserError: it has one.
+      UserError: If it has one.
     """
     if exif == "refuse" and (turned := orientation(read_bytes(path, name))) != 1:
         raise rotation_error(name, turned, "train with --exif apply or --exif ignore, which the run stores")

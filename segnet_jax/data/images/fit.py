@@ -40,7 +40,7 @@ def fit_sample(
       image: uint8 [H,W,3].
       label: uint8 [H,W].
       target: target height and width.
-      fit: how; cropping and bars are centered, and bars are black and VOID.
+      fit: resizing mode; cropping and bars are centered, and bars are black and VOID.
 
     Returns:
       image uint8 [*target,3] and label uint8 [*target].
@@ -102,8 +102,8 @@ def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tup
     Args:
       image: uint8 [H,W,3].
       label: uint8 [H,W].
-      height: new height in pixels.
-      width: new width in pixels.
+      height: new height.
+      width: new width.
 
     Returns:
       image uint8 [height,width,3] and label uint8 [height,width]; the arrays themselves if they have that size.

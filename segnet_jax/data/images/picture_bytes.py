@@ -17,7 +17,7 @@ _ORIENTATION = 0x0112  # tag in EXIF
 _MAX_CHUNKS = 100_000  # libpng writes pixels in chunks of 8 kB: 50 million pixels of four bytes are 25,000
 _MAX_SEGMENTS = 10_000
 MAX_SCANS = 64
-"""Of a progressive JPEG: encoders write about 10; each is a pass over all pixels, however few bytes it has."""
+"""Limit for a progressive JPEG: encoders write about 10; each is a pass over all pixels, however few bytes it has."""
 
 
 class Frame(NamedTuple):
@@ -41,7 +41,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield the chunks of a PNG: kind, start and stop; the content is [start + 8, stop - 4).
 
     Raises:
-      ValueError: the file is truncated or has too many chunks.
+      ValueError: If the file is truncated or has too many chunks.
     """
     place, kind, count = len(PNG_SIGNATURE), b"", 0
     while kind != b"IEND":
@@ -60,7 +60,7 @@ def jpeg_frame(data: bytes) -> Frame:
     """Return the frame header of a JPEG.
 
     Raises:
-      ValueError: there is not exactly one, or the file is damaged before its pixels.
+      ValueError: If there is not exactly one, or the file is damaged before its pixels.
     """
     frames = [segment for segment in _jpeg_segments(data) if segment.marker in _JPEG_FRAMES]
     if len(frames) != 1 or frames[0].stop - frames[0].start < 10:
@@ -89,13 +89,13 @@ def essential(data: bytes) -> bytes:
 
 
 def png_transparency(data: bytes) -> bytes:
-    """Return the tRNS chunk of a PNG, empty if it has none."""
+    """Return the tRNS chunk of a PNG, or b"" if it has none."""
     found = [data[start + 8 : stop - 4] for kind, start, stop in png_chunks(data) if kind == b"tRNS"]
     return found[0] if found else b""
 
 
 def orientation(data: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
+    """Return the EXIF orientation, 1 to 8, or 1 if it is missing or unreadable."""
     if data.startswith(PNG_SIGNATURE):
         found = [data[start + 8 : stop - 4] for kind, start, stop in png_chunks(data) if kind == b"eXIf"]
     elif data[:4] in (b"II*\0", b"MM\0*"):
@@ -114,7 +114,7 @@ def _jpeg_segments(data: bytes) -> Iterator[Segment]:
     """Yield the segments before the first scan.
 
     Raises:
-      ValueError: a segment is invalid.
+      ValueError: If a segment is invalid.
     """
     place = 2
     for _ in range(_MAX_SEGMENTS):

@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def other_format(data: bytes) -> str:
-    """Return the format by a file's first bytes; empty if it is not GIF, WebP, TIFF or BMP."""
+    """Return the format by a file's first bytes, or "" if it is not GIF, WebP, TIFF or BMP."""
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -35,7 +35,7 @@ def other_format(data: bytes) -> str:
 
 
 def is_lossy(image: Image.Image, data: bytes, kind: str) -> bool:
-    """Whether an opened image was stored with lossy compression."""
+    """Return whether an opened image was stored with lossy compression."""
     if kind == "WEBP":
         return b"VP8 " in data[12:64]
     return kind == "TIFF" and "jpeg" in str(image.info.get("compression", ""))
@@ -45,7 +45,7 @@ def open_other(data: bytes, kind: str, name: str) -> Image.Image:
     """Open a file of one of these formats without decoding it.
 
     Raises:
-      UserError: it is damaged or holds several images.
+      UserError: If it is damaged or holds several images.
     """
     try:
         image = _PLUGINS[kind](io.BytesIO(data))
@@ -64,7 +64,7 @@ def decode_other(image: Image.Image, kind: str, name: str) -> Image.Image:
     """Decode an image from `open_other`.
 
     Raises:
-      UserError: it is damaged.
+      UserError: If it is damaged.
     """
     try:
         image.load()

@@ -23,12 +23,12 @@ from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
 
 MAX_PIXELS = 50_000_000
-"""Limit, checked before decoding: a small file can claim an image that fills the memory."""
+"""Checked before decoding: a small file can claim an image that fills the memory."""
 BYTES_PER_PIXEL = 5
 """Limit for files: more than an uncompressed 8-bit image of four channels has."""
 MAX_BYTES = BYTES_PER_PIXEL * MAX_PIXELS
 MAX_SIDE = 65_535
-"""Limit per side, that of JPEG; displaying a longer one-row PNG would take gigabytes."""
+"""Limit per side, as in JPEG; displaying a longer one-row PNG would take gigabytes."""
 _TILED_BYTES = 32
 """Memory per pixel of tiled prediction: the file, the image, the overlay, ids and confidence."""
 
@@ -48,18 +48,18 @@ class Header(NamedTuple):
     format: str  # PNG, JPEG, GIF, WEBP, TIFF or BMP
     width: int
     height: int
-    kind: str  # gray, gray+alpha, palette, RGB, RGBA, CMYK
+    kind: str  # grey, grey+alpha, palette, RGB, RGBA, CMYK or a description
     bits: int  # per channel, or per palette index
     is_lossy: bool = False
 
     @property
     def stores(self) -> str:
-        """What it stores as a label: "grey", "palette" or "rgb"."""
+        """Kind of a label file with this header: "grey", "palette" or "rgb"."""
         return {"palette": "palette", "RGB": "rgb", "RGBA": "rgb"}.get(self.kind, "grey")
 
 
 def largest_image() -> int:
-    """Return the pixels of the largest image that fits into free memory when predicted in tiles."""
+    """Return the number of pixels that fit into free memory in tiled prediction."""
     try:
         with open("/proc/meminfo") as file:
             free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
@@ -72,7 +72,7 @@ def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
     """Read a regular file.
 
     Raises:
-      UserError: it does not exist, cannot be read, is no regular file, or is larger than `most` bytes.
+      UserError: If it does not exist, cannot be read, is not a regular file, or is larger than `most` bytes.
     """
     try:
         if not path.is_file():
@@ -96,7 +96,7 @@ def check_inside(path: Path, folder: Path) -> None:
     """Check that no link leads a file out of the dataset folder.
 
     Raises:
-      UserError: one does.
+      UserError: If a link does.
     """
     if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
         name = path.relative_to(folder).as_posix()
@@ -118,7 +118,7 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
       max_pixels: the limit.
 
     Raises:
-      UserError: the file is empty, a web page, of unknown format, truncated, damaged, or too large.
+      UserError: If the file is empty, a web page, of unknown format, truncated, damaged, or too large.
     """
     if not data:
         raise UserError(f"{name} is an empty file", kind="empty-file", file=name, fix=AGAIN)
@@ -152,7 +152,7 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def claimed_pixels(path: Path) -> int:
-    """Return the number of pixels by the start of a file; the limit if it is not there."""
+    """Return the number of pixels stated in a file's header, or the limit if there is none."""
     try:
         if not path.is_file():
             return 0
@@ -205,7 +205,7 @@ def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
     """Open a PNG or JPEG that `inspect` accepts, without decoding it.
 
     Raises:
-      UserError: it is damaged.
+      UserError: If it is damaged.
     """
     # Not Image.open, which warns about files that we refuse, and opens some JPEGs as another format.
     plugin = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile}[kind]
@@ -240,7 +240,7 @@ def check_label_header(header: Header, name: str, colored: bool = False, thresho
       threshold: whether values are thresholded, for which lossy files are good enough.
 
     Raises:
-      UserError: the label is refused.
+      UserError: If the label is refused.
     """
     if header.is_lossy and not threshold:
         message = f"label {name} is {header.format}, which is lossy and corrupts class ids"

@@ -20,10 +20,10 @@ PLACES = 2048  # steps between the extreme positions of a scaled image
 
 @dataclass(frozen=True)
 class Backend:
-    """What augmentation computes with: numpy on the host, JAX inside the step.
+    """Array operations of augmentation: numpy on the host, JAX inside the step.
 
     Attributes:
-      xp: numpy or jax.numpy, for everything that both compute alike.
+      xp: numpy or jax.numpy, for operations with equal results in both.
       flip: (array [H,W,...], flip) -> the array, reflected left/right where `flip` is not 0.
       shift: (array [H,W,...], shift_y, shift_x, fill) -> the array, shifted down and right; uncovered pixels hold
         `fill`.
@@ -43,8 +43,8 @@ def augment(image: Any, label: Any, params: Mapping[str, Any], backend: Backend)
     Args:
       image: uint8 [H,W,3].
       label: uint8 [H,W].
-      params: the sample's `AugmentationParams.drawn`, int32 each; what is absent is neither applied nor compiled.
-      backend: numpy's or JAX's.
+      params: the sample's `AugmentationParams.drawn`, int32 each; absent ones are neither applied nor compiled.
+      backend: the numpy or JAX backend.
 
     Returns:
       The same shapes and types; pixels from outside the image are 0 and VOID.
@@ -116,7 +116,7 @@ def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, 
 
     Args:
       outputs: int32 [size], 0 to size - 1.
-      size: of the column, up to 2^14.
+      size: length of the column, up to 2^14.
       step: between 1/4 and 4 pixels, so that all values fit into 31 bits.
       place: 0 to PLACES.
 

@@ -33,7 +33,7 @@ VERSION = 1
 """Increase with every change of decoding or resizing that changes a pixel."""
 
 LIMIT = 64 * 2**30
-"""Maximum bytes of a cached split; a larger one is decoded at each use."""
+"""Maximum bytes of a cached split."""
 
 _PREFIX = "decoded-"
 _HEADER = "header.json"
@@ -100,7 +100,7 @@ def open_cached(
       fit: how samples of another shape are resized.
 
     Raises:
-      UserError: from the split's reader.
+      UserError: If the split's reader raises it.
     """
     height, width = image_size
     sweep(cache, _PREFIX)
@@ -118,7 +118,7 @@ def open_cached(
                 _decode(samples, parts, on_sample)
                 finish(parts, folder)  # or another process was faster, with equal samples
             return _open(folder) or samples
-        except OSError as error:  # the disk has filled up meanwhile, or has a quota
+        except OSError as error:  # the disk is now full, or has a quota
             reason = f"{cache} cannot be written to ({error.strerror or error})"
     size = format_bytes(samples.num_bytes)
     logger.info(f"{size} of decoded images are not cached, because {reason}; they are decoded at each use")
@@ -166,7 +166,7 @@ def _reserve(array: np.memmap) -> None:
     """Allocate the file's disk space now; running out of it while writing to the mapping would be a fatal SIGBUS.
 
     Raises:
-      OSError: there is no space.
+      OSError: If there is not enough space.
     """
     with open(array.filename, "r+b") as file:
         try:
@@ -180,13 +180,13 @@ def _reserve(array: np.memmap) -> None:
 
 
 def _open(folder: pathlib.Path) -> CachedSplit | None:
-    """Open a cached split; None if it is absent or differs from what was written."""
+    """Open a cached split, or return None if it is absent or damaged."""
     try:
         if json.loads((folder / _HEADER).read_text(encoding="utf-8")) != _sums(folder):
             return None
         # After the checksums, because numpy fails in many ways on damaged files.
         return from_arrays(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
-    except (OSError, ValueError):  # absent or no JSON
+    except (OSError, ValueError):  # absent or not JSON
         return None
 
 

@@ -94,7 +94,7 @@ def count_split(
 
 
 def _read(path: pathlib.Path, num_classes: int) -> LabelCounts | None:
-    """Load counts; None if the file is absent or invalid."""
+    """Load counts, or return None if the file is absent or invalid."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         pixels, image_pixels = (np.array(stored[name], np.int64) for name in ("pixels", "image_pixels"))

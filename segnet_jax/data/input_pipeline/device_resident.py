@@ -28,7 +28,7 @@ def whole(samples: CachedSplit) -> dict[str, np.ndarray]:
 
 
 def shards(samples: CachedSplit, shard: BatchShard) -> dict[str, np.ndarray]:
-    """Return this process's part of the split cut over all devices, [L,n,...]; device d has the samples from d*n on."""
+    """Return this process's shards of the split, [L,n,...]; global device d has the samples from d*n on."""
     size = -(-len(samples) // shard.num_devices)
     first = shard.first_device * size
     chosen = np.arange(first, first + shard.num_local_devices * size)
@@ -60,7 +60,7 @@ def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis
       draws: augmentation parameters, int32 [A,B] or [A,B,3]; absent ones are not compiled.
       store: the split.
       most: the largest shift.
-      axis: the mapped axis over which the split is cut, or None if each device holds all of it.
+      axis: the mapped axis over which the split is sharded, or None if each device holds all of it.
 
     Returns:
       "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W], as in `tf_data.training_batch`.
@@ -83,7 +83,7 @@ def evaluation_batch(draws: dict[str, jax.Array], store: Store, *, axis: str | N
 
 
 def _gather(store: Store, index: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
-    """Return the samples at an index of any shape; those on other devices are exchanged."""
+    """Return the samples at an index of any shape, exchanging those on other devices."""
     if axis is None:
         return tuple(store[name].at[index].get(mode="clip") for name in ("images", "labels"))
     size = len(store["labels"])

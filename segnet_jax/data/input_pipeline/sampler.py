@@ -57,7 +57,7 @@ class Sampler:
     """Order and augmentation of a training run.
 
     Attributes:
-      num_samples: of the training split.
+      num_samples: number of training samples.
       global_batch_size: samples per step, over all devices and accumulated batches.
       seed: equal seeds give equal batches.
       flip: reflect with probability 1/2.
@@ -81,7 +81,7 @@ class Sampler:
 
         Args:
           config: a `Config`, or anything with its fields `seed`, `flip`, `shift`, `scale` and `color`.
-          num_samples: of the training split.
+          num_samples: number of training samples.
           global_batch_size: samples per step, over all devices and accumulated batches.
         """
         augmentation = {"flip": config.flip, "shift": config.shift, "scale": config.scale, "color": config.color}

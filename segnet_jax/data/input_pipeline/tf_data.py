@@ -1,4 +1,4 @@
-"""The host input path: tf.data assembles each step's batch and prefetches some.
+"""The host input path: tf.data assembles and prefetches each step's batch.
 
 A batch is {"image": uint8 [L,A,B,H,W,3], "label": uint8 [L,A,B,H,W]}: L local devices, A accumulated batches (absent in
 evaluation), B images per device. Each process makes its own shard of the global batch only. It prefetches one batch
@@ -21,7 +21,7 @@ from segnet_jax.system.errors import UserError
 Batch = dict[str, np.ndarray]
 
 _MAX_THREADS = 16
-"""Each holds a batch until its turn: 192 threads would hold 51 GB at 1024x2048 on 8 devices of 4 images."""
+"""Each thread holds a batch until its turn: 192 would hold 51 GB at 1024x2048 on 8 devices of 4 images."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class BatchShard:
     """The shard of each global batch that this process makes.
 
     Attributes:
-      num_devices: over all processes.
+      num_devices: devices of all processes.
       first_device: global index of this process's first device.
-      num_local_devices: of this process.
+      num_local_devices: devices of this process.
       batch_size_per_device: images per device in one forward pass.
     """
 
@@ -63,7 +63,7 @@ def training_batch(
 def training_batches(
     samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, steps: range
 ) -> Iterator[Batch]:
-    """Yield the batches of the given steps, made in tf.data's threads up to 18 steps ahead."""
+    """Yield the batches of the given steps; tf.data's threads prefetch up to 18."""
     return _prefetched(partial(training_batch, samples, sampler, shard, grad_accum_steps), steps)
 
 
@@ -88,7 +88,7 @@ def evaluation_batch(samples: CachedSplit, shard: BatchShard, step: int) -> Batc
 
 
 def evaluation_batches(samples: CachedSplit, shard: BatchShard) -> Iterator[Batch]:
-    """Yield every sample once, in order, made in tf.data's threads up to 18 steps ahead."""
+    """Yield batches of every sample once, in order; tf.data's threads prefetch up to 18."""
     steps = range(num_evaluation_steps(len(samples), shard))
     return _prefetched(partial(evaluation_batch, samples, shard), steps)
 
@@ -98,10 +98,10 @@ def _empty(places: tuple[int, ...], image_size: tuple[int, int]) -> tuple[np.nda
 
 
 def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
-    """Run `make` for each step in tf.data's threads, ahead of time and in order.
+    """Yield `make(step)` for each step in order, prefetched by tf.data's threads.
 
     Raises:
-      UserError: from `make`, which TensorFlow would hide in an error of its own.
+      UserError: If `make` raises it; TensorFlow would wrap it in its own error.
     """
     import tensorflow as tf  # not at the top: prediction and export need no TensorFlow
 
@@ -117,7 +117,7 @@ def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
             raise
 
     options = tf.data.Options()
-    options.autotune.enabled = False  # nothing to tune, and its thread delays the end by half a minute
+    options.autotune.enabled = False  # nothing to tune, and its thread delays exit by half a minute
     batches = (
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(

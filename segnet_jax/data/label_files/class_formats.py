@@ -40,7 +40,7 @@ class Parsed(NamedTuple):
 
 
 class BadTable(Exception):
-    """A class file is invalid."""
+    """Raised for an invalid class file."""
 
 
 def codes(text: str) -> Parsed:

@@ -65,7 +65,7 @@ def read_class_table(path: Path) -> LabelMapping:
       path: named as in `TABLES`.
 
     Raises:
-      UserError: the file is invalid; the message names the line.
+      UserError: If the file is invalid; the message names the line.
     """
     try:
         check_inside(path, path.parent)
@@ -74,7 +74,7 @@ def read_class_table(path: Path) -> LabelMapping:
             raise BadTable(f"has {len(data)} bytes, too many for a class file")
         return _label_mapping(path.name, TABLES[path.name](data.decode("utf-8-sig")))
     except UnicodeDecodeError:
-        message = f"{path.name} is not a text in UTF-8"
+        message = f"{path.name} is not UTF-8 text"
         raise UserError(message, kind="bad-class-table", file=path.name, fix="save it as UTF-8") from None
     except BadTable as fault:
         raise UserError(f"{path.name} {fault}", kind="bad-class-table", file=path.name, fix=_AS_SHOWN) from None
@@ -85,7 +85,7 @@ def _label_mapping(source: str, parsed: Parsed) -> LabelMapping:
     classes = [row for row in rows if row.name.lower() not in VOID_NAMES]
     nothing = [row for row in rows if row not in classes]
     if not classes:
-        raise BadTable("has no class")
+        raise BadTable("has no classes")
     if len(classes) > MAX_CLASSES:
         raise BadTable(f"has {len(classes)} classes, over the limit of {MAX_CLASSES}")
     ids: dict[int, int] = {}
@@ -123,7 +123,7 @@ def folder_label_mapping(
       notes: extended by unused class files.
 
     Returns:
-      The label mapping, None if there is no valid one, and whether there is a class file.
+      The label mapping (None if there is no valid one), and whether there is a class file.
     """
     notes = [] if notes is None else notes
     paths = class_files(folder)

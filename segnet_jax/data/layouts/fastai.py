@@ -13,7 +13,7 @@ IMAGES, LABELS, CODES, VALID = "images", "labels", "codes.txt", "valid.txt"
 
 
 def recognize(folder: Path) -> str:
-    """Return how the layout was recognized; empty if the folder does not have it."""
+    """Return how the layout was recognized, or "" if it was not."""
     there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir() and (folder / CODES).is_file()
     if there and any((folder / LABELS).glob("*_P.png")):
         return f"it holds {CODES}, {IMAGES}/ and {LABELS}/ with names in _P"

@@ -1,4 +1,4 @@
-"""Any folder of images and labels whose subfolder names say which is which."""
+"""Layout of any folder whose subfolder names tell images from labels."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Pictures(NamedTuple):
 
     Attributes:
       images: (name, path).
-      labels: (name, path); names equal those of the images but for a prefix or suffix.
+      labels: (name, path); names equal the images' names except for a prefix or suffix.
       folders: relative folders of the images and of the labels.
     """
 
@@ -46,7 +46,7 @@ class Pictures(NamedTuple):
 
 
 def recognize(folder: Path) -> str:
-    """Return how the layout was recognized; empty if the folder does not have it."""
+    """Return how the layout was recognized, or "" if it was not."""
     if (folder / IMAGES).is_dir():
         labels = [name for name in LABELS if (folder / name).is_dir()]
         if labels:
@@ -60,7 +60,7 @@ def recognize(folder: Path) -> str:
 
 
 def _is_wrapped(folder: Path, places: Sequence[str]) -> bool:
-    """Whether all files are in one subfolder, which is then the dataset with its lists and class file."""
+    """Return whether all files are in one subfolder, which is then the dataset with its lists and class file."""
     tops = {place.split("/")[0] for place in places}
     if len(tops) != 1 or any("/" not in place for place in places) or find_class_table(folder):
         return False
@@ -128,7 +128,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
 def _listed_of_splits(
     entries: Mapping[str, list[Entry]], lists: Mapping[str, Path], folder: Path, faults: list[Fault]
 ) -> dict[str, list[Entry]]:
-    """Restrict splits that the folders make to the listed images; listing images of another split is a fault."""
+    """Restrict splits defined by folders to the listed images; listing images of another split is a fault."""
     everything = [entry for of_split in entries.values() for entry in of_split]
     chosen = dict(entries)
     for split, path in lists.items():
@@ -231,7 +231,7 @@ def pairs_of(
     """Return the pairs of an image and a label folder, and the labels without an image.
 
     Raises:
-      UserError: there is no image.
+      UserError: If there is no image.
     """
     found = pictures_below(images, folder, faults, read_options.images, read_options.follow_links)
     if not found and not faults:
@@ -251,7 +251,7 @@ def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
     Args:
       place: the folder searched first.
       folder: the dataset folder.
-      faults: extended if a split has several lists and no name is the obvious one.
+      faults: extended if a split has several lists and none is named exactly like it.
     """
     for inner in LIST_FOLDERS if place == folder else ("",):
         there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; includes dead links
@@ -270,7 +270,7 @@ _SHORT = {"train": ("train", "training"), "val": ("val", "valid", "validation"),
 
 
 def _obvious(paths: Sequence[Path], split: str, folder: Path, faults: list[Fault]) -> Path:
-    """Return the list named exactly like the split, if there are several."""
+    """Return the list named exactly like the split; without one, several are a fault."""
     for name in _SHORT[split]:
         for path in paths:
             if path.stem.lower() == name:

@@ -32,18 +32,18 @@ def _never(_values: Mapping[int, int]) -> bool:
 
 
 class LayoutFiles(NamedTuple):
-    """The files that a layout found in a folder, none of them read yet.
+    """The files that a layout found in a folder, not yet read.
 
     Attributes:
-      name: of the layout.
+      name: layout name.
       entries: split -> its pairs of files.
-      label_mapping: from the class file; None to infer it from the labels.
-      faults: of lists, names and missing files.
+      label_mapping: the class file's mapping; None to infer it from the labels.
+      faults: faults of lists, names and missing files.
       notes: lines for the log.
       is_split: whether the folder has a split of its own.
       has_bad_class_file: whether there is a class file that could not be used.
-      default: label mapping of the dataset that the layout is named for.
-      fits_default: value -> pixels to whether labels with these values can be that dataset's.
+      default: label mapping of the dataset that the layout is named after.
+      fits_default: maps {value: pixels} to whether such labels can be that dataset's.
     """
 
     name: str
@@ -58,7 +58,7 @@ class LayoutFiles(NamedTuple):
 
 
 DEFAULT_VAL_FRACTION = 0.2
-"""Fraction of the images used for validation where the folder has no split."""
+"""Fraction of the images used for validation if the folder has no split."""
 
 
 def open_pairs(
@@ -81,7 +81,7 @@ def open_pairs(
       The dataset; reading a faulty sample reports the faults of all.
 
     Raises:
-      UserError: with all faults of the layout, files and pairs, images in two splits, and faulty or ambiguous labels.
+      UserError: If layout, files, pairs or labels have faults, or splits share images; the error lists all faults.
     """
     faults = list(found.faults)
     sound, notes = sound_pairs(found.entries, folder, read_options, faults), list(found.notes)
@@ -125,7 +125,7 @@ def _interpreted(
     faults: list[Fault],
     notes: list[str],
 ) -> Interpretation | None:
-    """Scan all labels and determine what they mean; None with faults."""
+    """Scan all labels and determine what they mean, or return None if there are faults."""
     labels = [(pair.entry.label, relative_path(pair.entry.label, folder)) for each in sound.values() for pair in each]
     labels = list(dict.fromkeys(labels))
     scans = scan(labels, read_options, faults)
@@ -143,7 +143,7 @@ def _interpreted(
 
 
 def _split_randomly(sound: Mapping[str, Sequence[Pair]], fraction: float) -> tuple[dict[str, list[Pair]], str]:
-    """Split the training and validation pairs again; return them and a note. Duplicate names get the old split's."""
+    """Split training and validation pairs again; return them and a note. Duplicate names get the old split's prefix."""
     keys: dict[tuple[str, str], Pair] = {}
     names: set[str] = set()
     for split in ("train", "val"):

@@ -37,7 +37,7 @@ LABEL_MAPPING = LabelMapping(
 
 
 def recognize(folder: Path) -> str:
-    """Return how the layout was recognized; empty if the folder does not have it."""
+    """Return how the layout was recognized, or "" if it was not."""
     there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir()
     return f"it holds {IMAGES}/ and {LABELS}/" if there else ""
 
@@ -50,7 +50,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
       read_options: how its files are read.
 
     Raises:
-      UserError: there is no label.
+      UserError: If there is no label.
     """
     faults: list[Fault] = []
     ignored: list[str] = []
@@ -84,7 +84,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
 
 
 def _is_voc(values: Mapping[int, int], has_lists: bool, names: Sequence[str]) -> bool:
-    """Whether labels without a class file can be Pascal VOC's own."""
+    """Return whether labels without a class file can be Pascal VOC's own."""
     if not set(values) <= {*range(len(CLASSES)), VOID}:
         return False
     is_named = all(re.fullmatch(r"\d{4}_\d{6}", name) for name in names)

@@ -108,7 +108,7 @@ class Canvas:
         self.haze_color, self.haze_depth = (0.0, 0.0, 0.0), math.inf
 
     def smooth_noise(self, rng: Rng, row_cell: float, column_cell: float) -> np.ndarray:
-        """Interpolate random numbers on a grid of cells (pixels): float32 [height,width], -1 to 1."""
+        """Interpolate random numbers on a grid of cells (in pixels) to float32 [height,width], -1 to 1."""
         rows, columns = self.y / np.float32(row_cell), self.x / np.float32(column_cell)
         top, left = rows.astype(np.intp), columns.astype(np.intp)
         grid = rng.noise(int(top[-1]) + 2, int(left[-1]) + 2)
@@ -150,7 +150,7 @@ class Canvas:
             self._owner[patch.window][patch.inside >= 0] = len(self._layers) - 1
 
     def window(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice] | None:
-        """Return the pixels inside these edges and a margin of one for antialiasing; None outside the canvas."""
+        """Return the pixels inside these edges and a margin of one for antialiasing, or None outside the canvas."""
         first_row, last_row = max(0, math.floor(top) - 1), min(self.height, math.ceil(bottom) + 1)
         first_column, last_column = max(0, math.floor(left) - 1), min(self.width, math.ceil(right) + 1)
         if first_row >= last_row or first_column >= last_column:
@@ -217,7 +217,7 @@ class Canvas:
         return np.where(reach > self._owner, np.uint8(VOID), class_ids.astype(np.uint8)[self._owner])
 
     def photograph(self, rng: Rng) -> np.ndarray:
-        """Apply a lens and a sensor of random quality: uint8 [height,width,3]."""
+        """Return the image after a random lens and sensor, uint8 [height,width,3]."""
         gain = planes((rng.uniform(0.96, 1.04), rng.uniform(0.96, 1.04), rng.uniform(0.96, 1.04)))
         contrast, brightness = np.float32(rng.uniform(0.88, 1.12)), np.float32(118 + rng.uniform(-12, 12))
         image = (self.image - 118) * (gain * contrast) + brightness

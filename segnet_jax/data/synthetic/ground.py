@@ -105,7 +105,7 @@ def paint_ground(
 
 
 def road_marks(rng: Rng, street: Street, x, depth, scale, scale_ahead) -> np.ndarray:
-    """Cover the road marks: center line, edge lines, sometimes a zebra crossing; [h,w], 0 to 1."""
+    """Return the coverage by road marks (center and edge lines, sometimes a zebra crossing), [h,w], 0 to 1."""
     lines = band(x, street.middle, 0.18, scale)
     if rng.chance(0.75):
         start = np.float32(rng.uniform(0, 6))

@@ -7,7 +7,7 @@ import numpy as np
 from segnet_jax.data.synthetic.canvas import Canvas, Color, Patch, Point, Rng, cover, planes
 
 LOOSE = 0.6
-"""How often a thing has a VOID edge."""
+"""Probability that a thing has a VOID edge."""
 
 METALS = ((40, 50, 50), (28, 48, 42), (56, 62, 66), (34, 40, 52), (70, 72, 70))
 LEAVES = ((66, 100, 40), (84, 116, 44), (46, 86, 42), (112, 130, 50), (70, 108, 60), (140, 128, 48))
@@ -30,7 +30,7 @@ def vary(rng: Rng, color: Color, spread: float = 16.0) -> Color:
 
 
 def leafy(canvas: Canvas, patch: Patch, color: Color) -> np.ndarray:
-    """Texture a patch like leaves: float32 [3,h,w]."""
+    """Return a leaf-like texture of a patch, float32 [3,h,w]."""
     return planes(color) * (1 + np.float32(0.55) * canvas.grain[patch.window])
 
 
@@ -94,7 +94,7 @@ class Stand:
         self._fill(self.canvas.box(min(x0, x1), y0, max(x0, x1), y1), color)
 
     def stroke(self, start: Point, end: Point, thickness: float, color: Color, least: float = 1.0) -> None:
-        """Paint a straight stroke between two (x, up) points, at least so many pixels thick."""
+        """Paint a straight stroke between two (x, up) points, at least `least` pixels thick."""
         thickness = max(thickness * self.scale, least)
         self._fill(self.canvas.stroke(self.point(*start), self.point(*end), thickness), color)
 
@@ -133,12 +133,12 @@ def mix(below, above, fraction: np.ndarray) -> np.ndarray:
 
 
 def stripes(place: np.ndarray, pitch: float, width: float, pixels_per_meter) -> np.ndarray:
-    """Cover the middle `width` of every `pitch` (meters): 0 to 1 in place's shape."""
+    """Return the coverage by stripes, the middle `width` of every `pitch` (meters): 0 to 1, shaped as `place`."""
     turn = place / np.float32(pitch)
     off_middle = np.abs(turn - np.floor(turn) - np.float32(0.5)) * np.float32(pitch)
     return cover((np.float32(width / 2) - off_middle) * pixels_per_meter)
 
 
 def band(place: np.ndarray, middle: float, width: float, pixels_per_meter) -> np.ndarray:
-    """Cover one stripe around `middle`: 0 to 1 in place's shape."""
+    """Return the coverage by one stripe around `middle`: 0 to 1, shaped as `place`."""
     return cover((np.float32(width / 2) - np.abs(place - np.float32(middle))) * pixels_per_meter)

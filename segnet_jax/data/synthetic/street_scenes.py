@@ -86,7 +86,7 @@ def sunlit_edges(street: Street, sides: dict[int, list[Block]], sun: int, depth:
 
 
 def paint_far_end(rng: Rng, canvas: Canvas, camera: Camera) -> None:
-    """Close the view with houses and trees."""
+    """Paint houses and trees at the far end of the street."""
     x = -30.0
     while x < 30:
         width = rng.uniform(6, 14)
@@ -119,7 +119,7 @@ def paint_blocks(rng: Rng, canvas: Canvas, camera: Camera, edge: float, blocks: 
 
 
 def paint_front(rng: Rng, canvas: Canvas, camera: Camera, edge: float) -> None:
-    """Paint what lines the outer edge of a pavement, farthest first: fences, hedges, bushes, or nothing."""
+    """Paint the outer edge of a pavement, farthest first: fences, hedges, bushes, or nothing."""
     far = rng.uniform(20, 34)
     while far > 2:
         near = max(far - rng.uniform(6, 14), 0.6)
@@ -196,7 +196,7 @@ def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: i
       seed: another seed gives other scenes.
 
     Raises:
-      UserError: the size or the number of scenes is too small.
+      UserError: If the size or the number of scenes is too small.
     """
     if height < SMALLEST_SIZE[0] or width < SMALLEST_SIZE[1]:
         raise UserError(f"street scenes need an image size of at least 24 32, got {height} {width}")
@@ -231,7 +231,7 @@ def write_tutorial_layout(dataset: Dataset, folder: Path | str) -> None:
     `write_tutorial_layout(street_scenes(num_train=6, num_val=3, height=120, width=160, seed=0), "data/sample")`.
 
     Args:
-      dataset: with CamVid's classes.
+      dataset: a dataset with CamVid's classes.
       folder: gets `train.txt`, `train/`, `trainannot/` and the same for every other split.
     """
     folder = Path(folder)
@@ -245,7 +245,7 @@ def write_tutorial_layout(dataset: Dataset, folder: Path | str) -> None:
             Image.fromarray(image).save(images / f"{name}.png", optimize=True)
             label = np.where(label == VOID, np.uint8(CAMVID_TUTORIAL_VOID), label)
             Image.fromarray(label).save(labels / f"{name}.png", optimize=True)
-            # The foreign prefix of the tutorial's own lists.
+            # The path prefix of the tutorial's own lists.
             lines.append(f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png\n")
         unfinished = folder / f"{split}.txt.part"
         unfinished.write_text("".join(lines))

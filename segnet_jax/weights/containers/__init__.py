@@ -1,1 +1,1 @@
-"""Containers of tensors: HDF5, protobuf, pickles; nothing in them knows a network."""
+"""Container formats of tensors (HDF5, protobuf, pickle), independent of any network."""

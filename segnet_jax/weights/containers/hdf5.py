@@ -1,8 +1,8 @@
 """Find and read the floating-point arrays of an HDF5 file, without leaving the file.
 
-h5py finds the arrays in a process of its own (`hdf5_layout`), so that a file on which the HDF5 library crashes, hangs
-or takes all memory is refused like any other damaged file; the numbers are then read here. Arrays must lie in one piece
-inside the file: no external links or storage, virtual datasets, chunks or filters.
+h5py finds the arrays in a separate process (`hdf5_layout`), so that a file on which the HDF5 library crashes, hangs or
+takes all memory is refused like any other damaged file; this process then reads the numbers. Arrays must lie in one
+piece inside the file: no external links or storage, virtual datasets, chunks or filters.
 """
 
 import json
@@ -33,7 +33,7 @@ def read_arrays(file: BinaryIO) -> dict[str, StoredTensor]:
       Path such as "block1_conv1/block1_conv1/kernel:0" -> array.
 
     Raises:
-      ValueError: the file is damaged.
+      ValueError: If the file is damaged.
     """
     num_bytes = file.seek(0, 2)
     return {
@@ -46,8 +46,8 @@ def _layout(file: BinaryIO) -> list[tuple[str, list[int], str, int | None]]:
     """Return the rows of `hdf5_layout` for a file."""
     file.seek(0)
     source = {"input": file.getbuffer()} if hasattr(file, "getbuffer") else {"stdin": file}
-    command = [sys.executable, "-P", str(_SCRIPT)]  # -P: modules in its folder have names of libraries
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # its threads would take address space
+    command = [sys.executable, "-P", str(_SCRIPT)]  # -P: some modules beside the script are named like libraries
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # OpenBLAS's threads would take address space
     try:
         done = subprocess.run(command, **source, env=environment, capture_output=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
@@ -59,7 +59,7 @@ def _layout(file: BinaryIO) -> list[tuple[str, list[int], str, int | None]]:
         raise ValueError(f"cannot be read: h5py failed with {cause!r}")
     found = json.loads(done.stdout)
     if "error" in found:
-        raise ValueError(f"is damaged, or of no kind of HDF5 that is read here: {found['error']}")
+        raise ValueError(f"is damaged, or an unsupported kind of HDF5: {found['error']}")
     return found["rows"]
 
 

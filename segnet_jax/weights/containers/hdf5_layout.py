@@ -1,9 +1,9 @@
-"""Script that prints where the arrays of an HDF5 file lie: JSON rows of path, shape, type and first byte.
+"""Print where the arrays of an HDF5 file lie: JSON rows of path, shape, type and first byte.
 
     python -P hdf5_layout.py < FILE
 
-`hdf5.open_arrays` runs it as a process of its own, because the HDF5 library can be crashed by a crafted file. It opens
-nothing but standard input: only hard links are followed; attributes and objects that are no arrays are never opened.
+`hdf5.read_arrays` runs it in a separate process, because a crafted file can crash the HDF5 library. It opens nothing
+but standard input: only hard links are followed; attributes and objects other than arrays are never opened.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import BinaryIO
 import h5py
 from h5py import h5d, h5g, h5l, h5o
 
-MAX_BYTES = 2_000_000_000  # of address space, without what is read from a pipe
+MAX_BYTES = 2_000_000_000  # of address space, excluding data read from a pipe
 MAX_LINKS = 20_000  # a VGG's file has about a hundred
 MAX_NAME = 1000
 
@@ -29,7 +29,7 @@ def rows(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...], str, int | None
       one piece inside the file.
 
     Raises:
-      ValueError: an object is met twice, which may be a loop, or there are too many.
+      ValueError: If an object is met twice, which may be a loop, or there are too many objects.
     """
     with h5py.File(file, "r") as opened:
         groups, seen = [("", opened.id)], {h5o.get_info(opened.id).addr}
@@ -43,7 +43,7 @@ def rows(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...], str, int | None
                     continue
                 path = folder + name.decode(errors="replace")
                 if link.u in seen or len(seen) > MAX_LINKS or len(path) > MAX_NAME:
-                    raise ValueError(f"{path[:80]} is an object's second name, or one of too many or too long names")
+                    raise ValueError(f"{path[:80]} is a second link to an object, or too many or too long names")
                 seen.add(link.u)
                 target = h5o.open(group, name)
                 if isinstance(target, h5g.GroupID):

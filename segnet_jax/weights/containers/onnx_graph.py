@@ -1,7 +1,7 @@
 """The graph of an ONNX file: its nodes, and the tensors that are known without running it.
 
-Field numbers are those of ONNX's `onnx.proto`. Nothing is executed; folded are only those operations on constants that
-exporters leave between a weight and its use.
+Field numbers are those of ONNX's `onnx.proto`. Nothing is executed; the only operations folded are those on
+constants that exporters leave between a weight and its use.
 """
 
 import math
@@ -53,13 +53,13 @@ _MODEL = message_classes(
     },
 )["Model"]
 _DTYPES = {1: "<f4", 6: "<i4", 7: "<i8", 10: "<f2", 11: "<f8"}  # TensorProto.DataType
-_TYPED_DATA = {1: "float_data", 7: "int64_data", 11: "double_data"}  # where numbers may be instead of `raw_data`
+_TYPED_DATA = {1: "float_data", 7: "int64_data", 11: "double_data"}  # alternatives to `raw_data`
 _MAX_AXES = 8
 
 
 @dataclass(frozen=True)
 class Node:
-    """An operation; `name` is for messages, `attributes` has the attributes' values by name."""
+    """An operation; `name` is used in messages, `attributes` maps names to values."""
 
     op: str
     name: str
@@ -90,7 +90,7 @@ def read_graph(path: Path) -> Graph:
     """Read an ONNX file; no weight is converted yet.
 
     Raises:
-      ValueError: the file is damaged or keeps its weights elsewhere.
+      ValueError: If the file is damaged or keeps its weights elsewhere.
     """
     model = parse(path, _MODEL).graph
     constants = {text(tensor.name): _stored(tensor) for tensor in model.initializer}
@@ -117,7 +117,7 @@ def _node(proto) -> Node:
 
 
 def _value(attribute) -> Any:
-    """Return the value of an attribute, of whatever type is set; lists as tuples."""
+    """Return the value of an attribute of any type, with lists as tuples."""
     for scalar in ("f", "i", "t"):
         if attribute.HasField(scalar):
             return _stored(attribute.t) if scalar == "t" else getattr(attribute, scalar)
@@ -127,7 +127,7 @@ def _value(attribute) -> Any:
 
 
 def _stored(tensor) -> StoredTensor:
-    """Return a TensorProto whose data is as long as its shape says."""
+    """Return a TensorProto whose data has the size that its shape needs."""
     name, shape, kind = text(tensor.name), tuple(tensor.dims), tensor.data_type
     if tensor.data_location or tensor.external_data:
         raise ValueError(
@@ -137,7 +137,7 @@ def _stored(tensor) -> StoredTensor:
     if len(shape) > _MAX_AXES or any(size < 0 for size in shape):
         raise ValueError(f"tensor {name} has the impossible shape {shape[: _MAX_AXES + 1]}")
     if kind not in _DTYPES:
-        return StoredTensor(shape, partial(_refuse, f"tensor {name} is of ONNX type {kind}, which is not read here"))
+        return StoredTensor(shape, partial(_refuse, f"tensor {name} is of ONNX type {kind}, which is not supported"))
     if not tensor.raw_data:
         if kind not in _TYPED_DATA:
             return StoredTensor(shape, partial(_refuse, f"tensor {name} has no raw_data"))
@@ -153,7 +153,7 @@ def _refuse(fault: str) -> np.ndarray:
 
 
 def _fold(node: Node, constants: Mapping[str, StoredTensor]) -> StoredTensor | None:
-    """Return what a node computes where that needs nothing but constants; None where it needs more."""
+    """Return the output of a node that can be folded, or None."""
     if node.op == "Constant":
         return _constant(node)
     operands = [constants.get(name) for name in node.inputs]
@@ -163,13 +163,13 @@ def _fold(node: Node, constants: Mapping[str, StoredTensor]) -> StoredTensor | N
     try:
         change = _change(node, operands[1:])
         shape = change(np.broadcast_to(np.float32(0), tensor.shape)).shape  # a view, whatever the shape claims
-    except (ValueError, TypeError, OverflowError):  # not one of those operations, or a node that no runtime would take
+    except (ValueError, TypeError, OverflowError):  # not one of those operations, or an invalid node
         return None
     return StoredTensor(shape, lambda: change(tensor.read()))
 
 
 def _constant(node: Node) -> StoredTensor | None:
-    """Return the tensor of a Constant node; None for strings and sparse tensors."""
+    """Return the tensor of a Constant node, or None for strings and sparse tensors."""
     for name, value in node.attributes.items():
         if isinstance(value, StoredTensor):
             return value
@@ -183,7 +183,7 @@ def _change(node: Node, others: list[StoredTensor]) -> Callable[[np.ndarray], np
     """Return an operation that only rearranges its first operand.
 
     Raises:
-      ValueError: it does more.
+      ValueError: If the operation does more.
     """
     match node.op:
         case "Identity" | "Cast":  # every weight becomes float32 when it is read
@@ -203,7 +203,7 @@ def integers(tensor: StoredTensor) -> tuple[int, ...]:
     """Return a short vector of integers, such as a shape or axes.
 
     Raises:
-      ValueError: it is long or holds other numbers.
+      ValueError: If it is long or does not hold integers.
     """
     if math.prod(tensor.shape) > _MAX_AXES:
         raise ValueError(f"a shape or list of axes has {math.prod(tensor.shape)} numbers")

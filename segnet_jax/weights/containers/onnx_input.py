@@ -1,4 +1,4 @@
-"""What an ONNX graph does to its images before the first convolution, and what that says of the weights."""
+"""Preprocessing that weights expect, inferred from an ONNX graph's operations before the first convolution."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,18 +12,18 @@ from segnet_jax.weights.containers.stored import StoredTensor
 ChannelOrder = Literal["RGB", "BGR"]
 _MEAN_TOLERANCE, _STD_TOLERANCE = 2.0, 0.02  # of 0..255, and relative: some round the means to integers
 _UNDECIDED = (
-    "does not say which preprocessing its weights expect; add --preprocessing caffe (BGR less its mean, as Keras and "
-    "Caffe have it), torch (RGB by ImageNet's mean and deviation, as torchvision has it) or raw (RGB 0..255)"
+    "does not say which preprocessing its weights expect; add --preprocessing caffe (BGR minus the mean, as in Keras "
+    "and Caffe), torch (RGB by ImageNet's mean and deviation, as in torchvision) or raw (RGB 0..255)"
 )
 
 
 @dataclass
 class InputScaling:
-    """What the graph does to each channel: value * scale + shift.
+    """Scaling of each channel by the graph: value * scale + shift.
 
     Attributes:
-      channels_last: whether the maps are [B,H,W,C] at this place of the graph.
-      scale: float64 [3], by channel at this place.
+      channels_last: whether the maps are [B,H,W,C] at this point of the graph.
+      scale: float64 [3], by channel at this point.
       shift: float64 [3].
     """
 
@@ -37,14 +37,14 @@ class InputScaling:
         return -1 if self.channels_last else -3
 
     def apply(self, node: Node, operands: list[StoredTensor | None]) -> None:
-        """Follow a node.
+        """Update the scaling by a node.
 
         Args:
           node: an operation on the images and constants.
           operands: its constants; None stands for the images.
 
         Raises:
-          ValueError: the operation is none that only scales, shifts or reverses the channels.
+          ValueError: If the operation does anything but scale, shift or reverse the channels.
         """
         axis, images_first = self.axis, bool(operands) and operands[0] is None
         match node.op:
@@ -69,7 +69,7 @@ class InputScaling:
         """Return the preprocessing that the weights were trained with, and the order of the first kernel's channels.
 
         Raises:
-          ValueError: the graph does not determine them.
+          ValueError: If the graph does not determine them.
         """
         with np.errstate(all="ignore"):
             mean, std = -self.shift / self.scale, 1 / self.scale
@@ -103,15 +103,15 @@ class InputScaling:
 
 
 def per_channel(tensor: StoredTensor, axis: int, num_channels: int) -> np.ndarray:
-    """Return a constant that is one number, or one for each channel, as a number for each channel.
+    """Expand a constant, which is one number or one per channel, to one number per channel.
 
     Args:
       tensor: broadcast against images.
-      axis: of the channels, counted from the end.
-      num_channels: how many there are.
+      axis: the channels' axis, counted from the end.
+      num_channels: number of channels.
 
     Raises:
-      ValueError: it is of another shape.
+      ValueError: If it has another shape.
     """
     shape = tensor.shape
     along = [size for place, size in enumerate(shape, start=-len(shape)) if place == axis]
@@ -123,12 +123,12 @@ def per_channel(tensor: StoredTensor, axis: int, num_channels: int) -> np.ndarra
 
 
 def _at(axis: int, channels: int) -> bool:
-    """Whether an axis of four is that of the channels."""
+    """Return whether an axis of a 4-D tensor is the channels' axis."""
     return axis in (channels, channels + 4)
 
 
 def _reverses(operands: list[StoredTensor | None], channels: int) -> bool:
-    """Whether a Slice's starts, ends, axes and steps reverse the channels and nothing else."""
+    """Return whether a Slice's starts, ends, axes and steps reverse the channels and nothing else."""
     if len(operands) != 4 or None in operands:
         return False
     start, end, axis, step = (integers(each) for each in operands)

@@ -38,7 +38,7 @@ _OPCODES = {  # code -> name and argument type of the opcodes that torch writes 
     ).split()
 }
 _MAX_OPCODES = 200_000
-"""In one pickle; a VGG's has a few thousand. Each costs microseconds and a hundred bytes of memory."""
+"""Limit per pickle; a VGG's has a few thousand. Each opcode costs microseconds and a hundred bytes of memory."""
 _MAX_NAME = 200
 _KNOWN = {_DICT, *_TENSORS, _PARAMETER, *_DTYPES}
 
@@ -80,8 +80,8 @@ def read_pickle(stream: BinaryIO) -> object:
     Values are dictionaries, lists, tuples, strings, numbers, None, `Name` and `Tensor`.
 
     Raises:
-      ValueError: the pickle is damaged.
-      CodeInside: it contains anything else.
+      ValueError: If the pickle is damaged.
+      CodeInside: If it contains anything else.
     """
     try:
         return _interpret(stream)
@@ -157,7 +157,7 @@ def _interpret(stream: BinaryIO) -> object:
             case "REDUCE":
                 arguments, name = _as(tuple, stack.pop()), _as(Name, stack.pop())
                 stack.append(_build(name.text, arguments))
-            case "BUILD":  # attributes of a dictionary, such as torch's `_metadata`; ignored
+            case "BUILD":  # sets attributes of a dictionary, such as torch's `_metadata`; ignored
                 stack.pop()
                 _as(dict, stack[-1])
             case other:
@@ -217,7 +217,7 @@ def _build(name: str, arguments: tuple) -> object:
 
 
 def _storage(description: object) -> Storage:
-    """Return a storage from torch's persistent id: "storage", type, key, device, items, and in old files a view."""
+    """Return a storage from torch's persistent id ("storage", type, key, device, items and, in old files, a view)."""
     tag, kind, key, _, num_items, *rest = _as(tuple, description)
     key, kind = _as(str, key), _as(Name, kind).text
     if tag != "storage" or kind not in _DTYPES:

@@ -1,6 +1,6 @@
 """Parse protobuf files with a few hand-declared fields, after a bounded walk over the file.
 
-The `protobuf` library allocates an object for every submessage, so a hostile file of two-byte submessages would take
+The `protobuf` library allocates an object for every submessage, so a crafted file of two-byte submessages would take
 thirty times its size in memory. The walk therefore counts the fields of all declared messages first. Fields that are
 not declared stay unparsed bytes; messages are only as deep as their declaration.
 """
@@ -53,7 +53,7 @@ def parse(path: Path, message_class: type) -> Any:
     """Return the message in a file.
 
     Raises:
-      ValueError: the file is damaged or too large, or has more fields than any network.
+      ValueError: If the file is damaged or too large, or has more fields than any network.
     """
     if (size := os.path.getsize(path)) > _MAX_BYTES:
         raise ValueError(f"has {size} bytes; at most {_MAX_BYTES} are read from a protobuf file")
@@ -76,7 +76,7 @@ def floats(values: Iterable[float], shape: tuple[int, ...], dtype: np.typing.DTy
     """Return a repeated field of numbers as an array.
 
     Raises:
-      ValueError: there are more or fewer numbers than the shape holds.
+      ValueError: If there are more or fewer numbers than the shape holds.
     """
     array = np.fromiter(values, dtype)
     if array.size != int(np.prod(shape, dtype=object)):
@@ -92,13 +92,13 @@ def _count_fields(data: mmap.mmap, start: int, stop: int, message: Descriptor, l
       start: first byte of the message.
       stop: byte after its end.
       message: its declaration.
-      left: number of fields that may still come.
+      left: number of fields still allowed.
 
     Returns:
-      `left` without those of this message.
+      `left` minus the fields of this message.
 
     Raises:
-      ValueError: there are more fields, one reaches beyond its message, or one is of an unknown type.
+      ValueError: If there are more fields, one reaches beyond its message, or one is of an unknown type.
     """
     while start < stop:
         tag_start = start
@@ -132,7 +132,7 @@ def _count_fields(data: mmap.mmap, start: int, stop: int, message: Descriptor, l
 
 
 def _end_of_run(data: mmap.mmap, start: int, stop: int) -> int:
-    """Return where the run of 5-byte fields ends that all have the tag at `start`."""
+    """Return the end of the run of 5-byte fields that share the tag at `start`."""
     end, step = start + 5, 64  # growing steps: many short runs must not scan the rest of the file each
     while end + 5 <= stop:
         tags = data[end : min(end + 5 * step, stop - 4) : 5]

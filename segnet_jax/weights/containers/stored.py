@@ -1,4 +1,4 @@
-"""Tensors in a file, compared with what a network needs before any of their numbers are read."""
+"""Tensors in a file, whose names and shapes are compared with a network's before any numbers are read."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def read_numbers(name: str, tensor: StoredTensor) -> np.ndarray:
     """Return a tensor as float32.
 
     Raises:
-      ValueError: a number is not finite, or the tensor is not of a floating-point type.
+      ValueError: If a number is not finite, or the tensor is not of a floating-point type.
     """
     stored = tensor.read()
     if stored.dtype.kind != "f":

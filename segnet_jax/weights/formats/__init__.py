@@ -1,1 +1,1 @@
-"""One module for each format of weights: its names of tensors, and what they are in a VGG."""
+"""One module per weight format, which maps the format's tensor names to a VGG's."""

@@ -36,7 +36,7 @@ class Layer:
     """A layer of a network.
 
     Attributes:
-      name: of this layer.
+      name: name of the layer.
       kind: such as "Convolution"; empty for most types of the format of 2014.
       blobs: its tensors in order.
     """
@@ -47,7 +47,7 @@ class Layer:
 
 
 def table(encoder: str) -> Table:
-    """Map "LAYER/BLOB" to places in the network; Caffe's layers have the names used here."""
+    """Map "LAYER/BLOB" to parts of the network; Caffe's layers have the names used here."""
     entries: Table = {}
     for conv in conv_channels(encoder):
         entries[f"{conv}/0"] = (conv, "kernel")
@@ -63,10 +63,10 @@ def read(path: Path, encoder: str) -> VGG:
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """Return the layers of a `.caffemodel`: those of 2014 (`layers`), then those of today's format (`layer`).
+    """Return the layers of a `.caffemodel`, first of the 2014 format (`layers`), then of the current one (`layer`).
 
     Raises:
-      ValueError: the file is damaged, or has more fields than any network.
+      ValueError: If the file is damaged, or has more fields than any network.
     """
     net = parse(path, _MESSAGES["Net"])
     of_2014 = [(layer, _TYPES_OF_2014.get(layer.type, "")) for layer in net.layers]
@@ -78,7 +78,7 @@ def tensors_of(layers: Iterable[Layer]) -> dict[str, StoredTensor]:
     """Return all blobs by layer name and index, such as "conv1_1/0".
 
     Raises:
-      ValueError: two layers have the same name.
+      ValueError: If two layers have the same name.
     """
     tensors: dict[str, StoredTensor] = {}
     for layer in layers:

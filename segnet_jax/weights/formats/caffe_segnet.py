@@ -19,14 +19,14 @@ from segnet_jax.weights.formats import caffe
 from segnet_jax.weights.vgg import conv_channels
 
 BATCH_NORM_EPSILON = 1e-9
-"""Caffe SegNet's. In float32, 1 + 1e-9 is 1: with a running mean of 0 and a variance of 1, BatchNorm is
+"""Epsilon of converted SegNets. In float32, 1 + 1e-9 is 1: with running mean 0 and variance 1, BatchNorm is
 scale * x + shift to the last bit."""
 
 _CLASSIFIERS = ("conv_classifier", "dense_softmax_inner_prod")
 """Names of SegNet-Basic's last layer, in the training prototxts and in the published files."""
 
 LAST_LAYERS = {"conv1_1_D", *_CLASSIFIERS}
-"""Layers that every SegNet has one of, and no VGG has."""
+"""Layers of which every SegNet has one and no VGG has any."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read(path: Path) -> CaffeSegNet:
     """Read a SegNet or SegNet-Basic from a `.caffemodel` of either format.
 
     Raises:
-      ValueError: the file is damaged, or contains anything but such a network.
+      ValueError: If the file is damaged, or contains anything but such a network.
     """
     layers = caffe.read_layers(path)
     tensors = caffe.tensors_of(layers)

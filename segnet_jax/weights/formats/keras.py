@@ -1,6 +1,6 @@
 """Keras' files: `.h5` of Keras 1 and 2, `.weights.h5` and `.keras` of Keras 3.
 
-Kernels are [3,3,in,out] as here. The weights are taken for the VGG authors' or those trained from them with Keras' own
+Kernels are [3,3,in,out] as here. The weights are assumed to be the VGG authors', or trained from them with Keras' own
 `vgg16.preprocess_input`: for BGR images minus their mean.
 """
 
@@ -19,7 +19,7 @@ from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 ARCHIVED = "model.weights.h5"
 """The member of a `.keras` archive that holds the weights."""
 
-_SPELLINGS = (  # of kernel and bias of a layer
+_SPELLINGS = (  # paths of a layer's kernel and bias
     ("{0}/{0}_W_1:0", "{0}/{0}_b_1:0"),  # the published files, written by Keras 1
     ("{0}/{0}/kernel:0", "{0}/{0}/bias:0"),  # Keras 2, `save_weights`
     ("{0}/kernel:0", "{0}/bias:0"),
@@ -31,7 +31,7 @@ _KERAS3_FIRST = re.compile(r"(?P<model>(?:.*/)?)conv2d/vars/0")
 
 
 def table(encoder: str, spelling: tuple[str, str]) -> Table:
-    """Map the paths in a file of Keras 1 or 2 to places in the network: Keras' block1_conv2 is conv1_2."""
+    """Map the paths in a file of Keras 1 or 2 to parts of the network: Keras' block1_conv2 is conv1_2."""
     kernel, bias = spelling
     entries: Table = {}
     for conv in conv_channels(encoder):
@@ -42,7 +42,7 @@ def table(encoder: str, spelling: tuple[str, str]) -> Table:
 
 
 def table3(encoder: str, model: str) -> Table:
-    """Map the paths in a file of Keras 3 to places: layers are counted by class, conv2d, conv2d_1 and so on.
+    """Map the paths in a file of Keras 3 to parts of the network: layers are numbered by class, conv2d, conv2d_1, ...
 
     Args:
       encoder: "vgg16" or "vgg19".
@@ -63,9 +63,9 @@ def read(path: Path, encoder: str) -> VGG:
 
 
 def read_archive(path: Path, encoder: str) -> VGG:
-    """Read a `.keras` archive; the model's configuration in it is ignored, and no code of it is run."""
+    """Read a `.keras` archive; its model configuration is ignored, and none of its code is run."""
     with zipfile.ZipFile(path) as archive:
-        if archive.getinfo(ARCHIVED).compress_type != zipfile.ZIP_STORED:  # so its size is that of the file at most
+        if archive.getinfo(ARCHIVED).compress_type != zipfile.ZIP_STORED:  # so it is no larger than the file
             raise ValueError(f"{ARCHIVED} is compressed, which Keras does not do; save the model again")
         return _read(io.BytesIO(archive.read(ARCHIVED)), encoder)
 

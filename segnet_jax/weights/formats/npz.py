@@ -47,7 +47,7 @@ def read_own_names(tensors: Mapping[str, StoredTensor], encoder: str) -> VGG:
     """Build a VGG from tensors that have our names.
 
     Raises:
-      ValueError: the tensors do not fit the table.
+      ValueError: If the tensors do not fit the table.
     """
     batch_norm = "conv1_1_bn/scale" in tensors
     extras = {_MEAN: (3,), _STD: (3,)} | ({_EPSILON: ()} if batch_norm else {})
@@ -83,7 +83,7 @@ def read(path: Path, encoder: str) -> VGG:
 
 
 def is_own_npz(head: bytes) -> bool:
-    """Whether a file that begins so was written by `save_npz`."""
+    """Return whether a file that begins with `head` was written by `save_npz`."""
     return head.startswith(b"PK\x03\x04") and f"{_MEAN}.npy".encode() in head[:100]
 
 
@@ -91,7 +91,7 @@ def save_npz(path: Path, vgg: VGG) -> None:
     """Write a VGG under our names, atomically.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: If the file cannot be written.
     """
     arrays = {_MEAN: np.float64(vgg.preprocessing.mean), _STD: np.float64(vgg.preprocessing.std)}
     if vgg.batch_norm_epsilon is not None:
@@ -110,7 +110,7 @@ def save_npz(path: Path, vgg: VGG) -> None:
 
 
 def _stored(archive: zipfile.ZipFile, member: str) -> StoredTensor:
-    """Return an array whose member is as long as its header says, so that its size is known before it is unpacked."""
+    """Return an array after checking its member's length against its header, so its size is known before unpacking."""
     with archive.open(member) as file:
         shape, dtype = _read_header(file, member)
         start = file.tell()
@@ -127,7 +127,7 @@ def _stored(archive: zipfile.ZipFile, member: str) -> StoredTensor:
 
 
 def _read_header(file: BinaryIO, member: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Read a `.npy` header; the file then stands at the numbers."""
+    """Read a `.npy` header and leave the file at the first number."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about types and headers of Python 2

@@ -28,7 +28,7 @@ _BATCH_NORM_PARTS = ("scale", "bias", "mean", "var")  # the order of the operand
 
 
 class _End(Exception):
-    """The chain of a VGG ends here; the message says at what."""
+    """Raised at the end of a VGG's chain; the message names what ends it."""
 
 
 @dataclass
@@ -46,12 +46,12 @@ class _Conv:
 
 @dataclass
 class _Chain:
-    """What is found along the graph from one input.
+    """The convolutions found along the graph from one input.
 
     Attributes:
-      convs: in order.
-      scaling: what is done to the images before the first convolution.
-      end: why the chain ends.
+      convs: convolutions in order.
+      scaling: image scaling before the first convolution.
+      end: what ends the chain.
     """
 
     scaling: InputScaling
@@ -65,11 +65,11 @@ def read(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -
     Args:
       path: the file.
       encoder: "vgg16" or "vgg19".
-      preprocessing: what the weights were trained on, if the caller knows; CAFFE means BGR. Otherwise it must follow
+      preprocessing: preprocessing of the training images, if known; CAFFE means BGR. Otherwise it must follow
         from the graph's own preprocessing, or the weights must be the published ones.
 
     Raises:
-      ValueError: the file is damaged, does not begin with this encoder, or leaves its preprocessing open.
+      ValueError: If the file is damaged, does not begin with this encoder, or its preprocessing is unknown.
     """
     graph = read_graph(path)
     if not 1 <= len(graph.inputs) <= _MAX_INPUTS:
@@ -92,7 +92,7 @@ def read(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -
 
 
 def _follow(graph: Graph, name: str) -> _Chain:
-    """Collect the convolutions from an input on, until something comes that no VGG has."""
+    """Collect the convolutions that follow an input, up to the first node that no VGG has."""
     chain = _Chain(InputScaling(channels_last=_begins_channels_last(graph, name)))
     try:
         for node, operand in _walk(graph, name):
@@ -119,7 +119,7 @@ def _walk(graph: Graph, tensor: str) -> Iterator[tuple[Node, str]]:
 
 
 def _begins_channels_last(graph: Graph, name: str) -> bool:
-    """Whether the input is [B,H,W,C]: whether an odd number of transpositions stands before the first convolution."""
+    """Return whether the input is [B,H,W,C] (an odd number of transpositions precedes the first convolution)."""
     transpositions = 0
     try:
         for node, _ in _walk(graph, name):
@@ -132,7 +132,7 @@ def _begins_channels_last(graph: Graph, name: str) -> bool:
 
 
 def _before(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
-    """Take in a node before the first convolution."""
+    """Add a node before the first convolution to the chain."""
     if node.op == "Transpose":
         _transpose(chain, node)
     elif node.op not in _NEUTRAL:
@@ -141,7 +141,7 @@ def _before(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
 
 
 def _after(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
-    """Take in a convolution or a node after one."""
+    """Add a convolution or a node after one to the chain."""
     if chain.scaling.channels_last and node.op in ("Conv", "MaxPool", "BatchNormalization"):
         raise _End(f"{node} of maps that were transposed to channels last")
     if node.op == "Conv":
@@ -172,7 +172,7 @@ def _after(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
 
 def _constant(graph: Graph, node: Node, name: str) -> StoredTensor:
     if name not in graph.constants:
-        raise _End(f"{node}, whose operand {name!r} is no constant")
+        raise _End(f"{node}, whose operand {name!r} is not a constant")
     return graph.constants[name]
 
 
@@ -197,7 +197,7 @@ def _convolution(graph: Graph, node: Node, operand: str) -> _Conv:
 
 
 def _least(graph: Graph, node: Node) -> float | None:
-    """Return the lower limit of a Clip."""
+    """Return the lower limit of a Clip, or None if it has none."""
     if len(node.inputs) < 2:
         return node.attributes.get("min")
     return float(_constant(graph, node, node.inputs[1]).read().reshape(())) if node.inputs[1] else None
@@ -235,7 +235,7 @@ def _difference(chain: _Chain, encoder: str) -> str | None:
 
 
 def _tensors(chain: _Chain, encoder: str) -> tuple[dict[str, StoredTensor], bool, float | None]:
-    """Return the tensors by the names used here, whether they have BatchNorm, and its epsilon."""
+    """Return the tensors by our names, whether there is BatchNorm, and its epsilon."""
     tensors: dict[str, StoredTensor] = {}
     convs = dict(zip(conv_channels(encoder), chain.convs, strict=False))
     for name, conv in convs.items():
@@ -245,7 +245,7 @@ def _tensors(chain: _Chain, encoder: str) -> tuple[dict[str, StoredTensor], bool
         tensors |= {f"{name}_bn/{part}": tensor for part, tensor in parts}
     epsilons = {conv.epsilon for conv in convs.values()}
     if len(epsilons) > 1:
-        raise ValueError("has BatchNorm after only some of the convolutions, or of several epsilons")
+        raise ValueError("has BatchNorm after only some of the convolutions, or with different epsilons")
     (epsilon,) = epsilons
     return tensors, epsilon is not None, epsilon
 

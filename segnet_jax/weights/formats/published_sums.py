@@ -1,4 +1,4 @@
-"""How to recognize published weights in any file, by the sum of their numbers."""
+"""Recognize published weights in any file by a checksum of their numbers."""
 
 import hashlib
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ def checksum(convs: Mapping[str, ConvWeights]) -> str:
 
 
 def is_published(convs: Mapping[str, ConvWeights], encoder: str) -> bool:
-    """Whether these are the VGG authors' ImageNet weights to the last bit."""
+    """Return whether these are the VGG authors' ImageNet weights to the last bit."""
     plain = all(weights.batch_norm is None for weights in convs.values())
     return plain and encoder in _IMAGENET and checksum(convs) == _IMAGENET[encoder]
 
 
 def describe(vgg: VGG) -> str:
-    """Return a line for the log: what the weights are, and the preprocessing that they expect."""
+    """Return a line for the log that names the weights and the preprocessing that they expect."""
     name = vgg.encoder.upper().replace("VGG", "VGG-") + (" with BatchNorm" if vgg.batch_norm_epsilon else "")
     known = f"ImageNet {name}, verified" if is_published(vgg.convs, vgg.encoder) else name
     mean, std = (" ".join(f"{value:g}" for value in values) for values in vars(vgg.preprocessing).values())

@@ -61,7 +61,7 @@ def read_torchvision_names(tensors: dict[str, StoredTensor], encoder: str, prepr
     """Build a VGG, with or without BatchNorm, from tensors that have torchvision's names.
 
     Raises:
-      ValueError: the tensors do not fit the table.
+      ValueError: If the tensors do not fit the table.
     """
     batch_norm = "features.1.running_mean" in tensors
     convs = assemble(

@@ -12,7 +12,7 @@ from segnet_jax.data.labels.label_mapping import MAX_CLASSES
 
 def draft_class_table(scans: Sequence[LabelScan], start: int) -> str:
     """Return a `classes.toml` for the content of label files, with names to be edited."""
-    lines = ["# Change the names; `id` is the value, `color` the color (red, green, blue) in your label pictures."]
+    lines = ["# Change the names; `id` is the value, `color` the color (red, green, blue) in your label images."]
     colors = _colors_to_name(scans)
     if colors:
         entries = [f'name = "class {place}", color = {list(color)}' for place, color in enumerate(colors)]
@@ -28,12 +28,12 @@ def draft_class_table(scans: Sequence[LabelScan], start: int) -> str:
             for value, color in zip(ids, colors, strict=True)
         ]
     lines += ["classes = [", *(f"  {{ {entry} }}," for entry in entries), "]"]
-    lines.append("void = [255]  # values that are no class; colors that are none: void_colors = [[0, 0, 0]]")
+    lines.append("void = [255]  # values that are not classes; for colors: void_colors = [[0, 0, 0]]")
     return "\n".join(lines) + "\n"
 
 
 def _colors_to_name(scans: Sequence[LabelScan]) -> list[tuple[int, int, int]]:
-    """Return the colors that may be classes, the most frequent first; empty for labels of class ids."""
+    """Return the colors that may be classes, most frequent first; empty for labels that store class ids."""
     by_color = [scan for scan in scans if scan.kind == "rgb" and not scan.values]
     by_color = [scan for scan in scans if scan.kind == "rgb"] if by_color else by_color
     if palettes_disagree(scans):

@@ -90,7 +90,7 @@ def _grey_by_color(
 
 
 def _means(evidence: LabelEvidence, values: Mapping[int, int]) -> dict[int, int] | None:
-    """Return value -> class id by the class file; None if some value is unknown."""
+    """Return value -> class id by the class file, or None if a value is unknown."""
     try:
         table = make_label_rule(evidence.label_mapping, evidence.read_options).table
     except UserError:
@@ -146,14 +146,14 @@ def _both(evidence: LabelEvidence, scans: Sequence[LabelScan], reason: str) -> F
 
 
 def _is_ramp(palette: Mapping[int, Color]) -> bool:
-    """Whether a palette carries no information: gray values equal to the index, or a single color."""
+    """Return whether a palette carries no information: gray values equal to the index, or a single color."""
     return all(color == (index,) * 3 for index, color in palette.items()) or (
         len(palette) > 1 and len(set(palette.values())) == 1
     )
 
 
 def palettes_disagree(scans: Sequence[LabelScan]) -> bool:
-    """Whether an index has two colors, or a color two indices, in different palette files."""
+    """Return whether an index has two colors, or a color two indices, in different palette files."""
     return bool(_contradiction([scan for scan in scans if scan.palette and not _is_ramp(scan.palette)]))
 
 

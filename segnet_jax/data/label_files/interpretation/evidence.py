@@ -15,8 +15,8 @@ class LabelEvidence:
     """Input to the interpretation of a folder's labels.
 
     Attributes:
-      scans: of all label files.
-      label_mapping: from the class file; None without one.
+      scans: scans of all label files.
+      label_mapping: the class file's mapping; None without one.
       read_options: how the files are read.
       class_file_command: the command that writes a class file.
     """

@@ -45,12 +45,12 @@ def interpret(
     Args:
       evidence: scans and class file.
       default: label mapping of the layout's own dataset.
-      fits_default: value -> pixels to whether the labels can be that dataset's.
-      faults: extended by errors, and by interpretations of which the user must choose one.
+      fits_default: maps {value: pixels} to whether the labels can be that dataset's.
+      faults: extended by errors, and by interpretations to choose from.
       notes: extended by lines for the log.
 
     Returns:
-      The interpretation; None, with a fault, if there is none or several.
+      The interpretation, or None with a fault if there is not exactly one.
     """
     scans, read_options = evidence.scans, evidence.read_options
     if not scans:
@@ -117,7 +117,7 @@ def _thresholded(evidence: LabelEvidence, faults: list[Fault]) -> Interpretation
 
 
 def _lossy(evidence: LabelEvidence) -> list[Fault]:
-    """Return the faults of lossy labels; those of two classes can be read with a threshold."""
+    """Return the faults of lossy labels; labels of two classes can be read with a threshold."""
     scans = evidence.scans
     dark = [scan for scan in scans if scan.is_bimodal and (scan.brightest == 0 or scan.brightest > 191)]
     two_valued = len(dark) == len(scans) and any(scan.brightest for scan in scans)

@@ -18,15 +18,15 @@ MAX_CHOICES = 4  # alternatives shown in a message
 
 
 def values_without_table(evidence: LabelEvidence, faults: list[Fault], notes: list[str]) -> LabelMapping | None:
-    """Make a class of each label value: `class 0`, `class 1` and so on.
+    """Make each label value a class: `class 0`, `class 1` and so on.
 
     Args:
       evidence: scans, without a class file.
-      faults: extended by errors, and by interpretations of which the user must choose one.
-      notes: extended by the names and how to change them.
+      faults: extended by errors, and by interpretations to choose from.
+      notes: extended by the class names and how to change them.
 
     Returns:
-      The label mapping; None, with a fault, if the labels hold no class ids.
+      The label mapping, or None with a fault if the labels hold no class ids.
     """
     read_options = evidence.read_options
     held = _mapped(sum_counts(scan.values for scan in evidence.scans), read_options)
@@ -134,7 +134,7 @@ def _levels(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequence[int]
 
 
 def outcome(evidence: LabelEvidence, label_mapping: LabelMapping, read_options: ReadOptions) -> str:
-    """Like `LabelEvidence.outcome`, or why labels cannot be read so."""
+    """Return `LabelEvidence.outcome`, or the reason why labels cannot be read so."""
     try:
         return evidence.outcome(label_mapping, read_options)
     except UserError as error:
@@ -142,7 +142,7 @@ def outcome(evidence: LabelEvidence, label_mapping: LabelMapping, read_options: 
 
 
 def _no_class_ids(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequence[int]) -> Fault | None:
-    """Return a fault if the values are no class ids."""
+    """Return a fault if the values are not class ids."""
     scans, read_options = evidence.scans, evidence.read_options
     if not held:
         return None

@@ -35,7 +35,7 @@ def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: l
     Args:
       evidence: scans and class file.
       by_color: kinds of files that are read by color, which are skipped.
-      faults: extended by unknown values, and by interpretations of which the user must choose one.
+      faults: extended by unknown values, and by interpretations to choose from.
     """
     scans = [scan for scan in evidence.scans if scan.kind not in by_color]
     if not scans:
@@ -124,7 +124,7 @@ def _outside(
 def _with_choices(
     evidence: LabelEvidence, outside: Mapping[int, int], starts_at_1: bool, found: Sequence[Fault]
 ) -> dict:
-    """Return the changes of a fault that show the possible meanings of unknown values."""
+    """Return the changes to a fault that add the possible meanings of unknown values."""
     label_mapping, read_options = evidence.label_mapping, evidence.read_options
     as_void = tuple((value, VOID) for value in sorted(outside))
     readings = [

@@ -1,4 +1,4 @@
-"""Find image files, and match labels to images by name: a.png, a_L.png, a_mask.png, or as the folder has it."""
+"""Find image files, and match labels to images by name: a.png, a_L.png, a_mask.png, or the folder's own scheme."""
 
 import fnmatch
 import os
@@ -21,7 +21,7 @@ _MAX_FILES = 200_000
 
 
 def is_litter(name: str) -> bool:
-    """Whether a name belongs to a file or folder of macOS, a NAS or an editor."""
+    """Return whether a name belongs to a file or folder of macOS, a NAS or an editor."""
     return name.startswith((".", "~$")) or name.lower() in _LITTER or "@syno" in name.lower()
 
 
@@ -38,7 +38,7 @@ def pictures_below(
       follow_links: whether links may leave the folder.
 
     Raises:
-      UserError: there are too many files.
+      UserError: If there are too many files.
     """
     found: list[Path] = []
     if not is_inside(root, folder, faults, follow_links):
@@ -78,7 +78,7 @@ def pictures_below(
 
 
 def is_inside(path: Path, folder: Path, faults: list[Fault], follow_links: bool = False) -> bool:
-    """Whether a path stays in the folder or links may leave it; else extend `faults`."""
+    """Return whether a path stays in the folder or links may leave it; else extend `faults`."""
     if follow_links:
         return True
     try:
@@ -110,7 +110,7 @@ def unique_images(images: Mapping[str, Path] | Sequence[Path], root: Path, folde
 
 
 def unique_names(named: Sequence[tuple[str, Path]], folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    """Like `unique_images`, for images that already have names."""
+    """Index named images, with the checks of `unique_images`."""
     claimed: dict[str, Path] = {}
     unique: dict[str, Path] = {}
     for name, path in named:
@@ -160,7 +160,7 @@ def match_named(
     suffix: str = "",
     root: Path | None = None,
 ) -> tuple[list[Entry], list[Path]]:
-    """Like `match`, for labels that already have names."""
+    """Match labels that already have names, as `match` does."""
     by_name: dict[str, list[Path]] = {}
     for name, path in labels:
         by_name.setdefault(name, []).append(path)

@@ -86,7 +86,7 @@ def _first_columns(lines: list[tuple[int, str]], known: dict[str, Entry]) -> lis
 
 
 def names_in(path: Path, files: Iterable[str]) -> set[str]:
-    """Return which of some image files a list names; empty if it cannot be read, which is reported elsewhere.
+    """Return the image files that a list names; empty if it cannot be read, which is reported elsewhere.
 
     Args:
       path: the list.

@@ -1,4 +1,4 @@
-"""Match names of labels to names of images: a, a_L, a_mask, or as the folder has it."""
+"""Match names of labels to names of images: a, a_L, a_mask, or the folder's own scheme."""
 
 import os
 import re

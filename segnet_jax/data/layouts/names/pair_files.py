@@ -49,7 +49,7 @@ class Pair(NamedTuple):
 
     @property
     def decide_exif(self) -> str:
-        """Return "apply" or "ignore" for the image's EXIF rotation by the label's size; empty if it cannot decide."""
+        """Decide by the label's size whether to "apply" or "ignore" the image's EXIF rotation; "" if undecided."""
         sizes = self.image.size(upright=False), self.label.size(upright=False)
         return decide_exif(self.image.turned, *sizes) if self.label.turned == 1 else ""
 

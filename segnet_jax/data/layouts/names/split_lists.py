@@ -29,8 +29,8 @@ class Listing(NamedTuple):
 
     Attributes:
       entries: its valid lines.
-      faults: of other lines or the file.
-      prefixes: foreign folders, such as "/SegNet/CamVid", that stand for the dataset folder.
+      faults: faults of other lines or the file.
+      prefixes: folders of another machine, such as "/SegNet/CamVid", that stand for the dataset folder.
     """
 
     entries: list[Entry]
@@ -42,7 +42,7 @@ class _Place(NamedTuple):
     """Location of an entry's file."""
 
     path: Path
-    prefix: str  # of the entry, foreign here
+    prefix: str  # leading folders of the entry that do not exist here
 
 
 def read_list(path: Path, folder: Path) -> Listing:
@@ -84,7 +84,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """Return the nonblank lines of a list with their numbers.
 
     Raises:
-      UserError: it cannot be read, is no text, or is too long.
+      UserError: If it cannot be read, is not text, or is too long.
     """
     try:
         data = read_bytes(path, path.name)
@@ -93,7 +93,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
             raise UserError(message, kind="too-large", file=path.name, fix="split the dataset into several folders")
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        message = f"{path.name} is not a text in UTF-8"
+        message = f"{path.name} is not UTF-8 text"
         raise UserError(message, kind="not-a-text", file=path.name, fix="save it as UTF-8") from None
     # Not splitlines, which also splits at characters that names may hold, such as U+2028.
     lines = [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text)]
@@ -121,7 +121,7 @@ def _cut(line: str, folder: Path, where: str) -> tuple[str, str]:
 
 
 def _cuts(line: str) -> list[tuple[str, str]]:
-    """Return the ways to split a line in two: at quotes, or at each space, tab, comma or semicolon, up to a limit."""
+    """Return the possible splits of a line in two, at quotes, spaces, tabs, commas or semicolons, up to a limit."""
     if ('"' in line or "'" in line) and (quoted := _QUOTED.fullmatch(line)):
         first, second = (quoted[1] or quoted[2] or quoted[3]), (quoted[4] or quoted[5] or quoted[6])
         if first != quoted[3] or second != quoted[6]:
@@ -137,7 +137,7 @@ _QUOTED = re.compile(r"""(?:"([^"]+)"|'([^']+)'|(\S+?))\s*[,;\s]\s*(?:"([^"]+)"|
 
 
 def is_pair(line: str) -> bool:
-    """Whether a line looks like two names of image files."""
+    """Return whether a line looks like two names of image files."""
     if len(line) > _MAX_LETTERS:
         return False
     picture = re.compile(r"""\.(png|jpe?g|gif|webp|tiff?|bmp)["']?$""", re.IGNORECASE)
@@ -148,7 +148,7 @@ def _find(image: str, label: str, folder: Path, where: str) -> tuple[_Place, _Pl
     """Return the locations of a pair.
 
     Raises:
-      UserError: an entry leads out of the folder or does not exist.
+      UserError: If an entry leads out of the folder or does not exist.
     """
     for entry in (image, label):
         if ".." in _parts(entry):
@@ -192,7 +192,7 @@ def _parts(entry: str) -> list[str]:
 
 
 def _second(name: str, mine: tuple[int, str, Path], first: tuple[int, str, Path], where: str) -> UserError:
-    """Return the error for a duplicate name; both lines as (number, image entry, image path)."""
+    """Return the error for a duplicate name; lines are given as (number, image entry, image path)."""
     if mine[2] == first[2]:
         message = f"{where}: {name} is listed twice (lines {first[0]} and {mine[0]})"
         return UserError(message, kind="listed-twice", file=mine[1], fix="remove one of the lines")

@@ -88,13 +88,13 @@ def _role(found: set[str]) -> Role:
 
 
 def is_label_name(stem: str) -> bool:
-    """Whether a file beside images is a label, by the last or the first word of its name."""
+    """Return whether a file beside images is a label, by its name's last or first word."""
     found = words(stem)
     return len(found) > 1 and (found[-1] in LABEL_WORDS or found[0] in LABEL_WORDS)
 
 
 def is_test_name(parts: Sequence[str]) -> bool:
-    """Whether a path is in a folder of test images."""
+    """Return whether a path is in a folder of test images."""
     return place_of(parts).split == "test"
 
 
