@@ -83,7 +83,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _split_json(args: list[str]) -> tuple[list[str], str]:
-    """Split the value of `--json` off the flags of a training.
+    """Separate the value of `--json` from the flags of `train`.
 
     Raises:
       UserError: `--json` has no value.

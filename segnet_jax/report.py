@@ -99,7 +99,7 @@ def report(options: ReportOptions) -> int:
 
 
 def _may_overwrite(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> bool:
-    """Return whether a page may be replaced: unless it is the report of another run."""
+    """Return whether a page may be replaced, that is, is not the report of another run."""
     parent = path.resolve().parent
     own = [folder.resolve() for folder in folders] if len(folders) == 1 else []
     return path.name != REPORT_FILE or parent in own or not os.path.lexists(parent / "config.toml")

@@ -157,7 +157,7 @@ CONFIG_FILE = "config.toml"
 
 
 def is_run(folder: pathlib.Path) -> bool:
-    """Whether a folder contains a run's config, or anything by that name, which `read_run` then refuses."""
+    """Return whether a folder contains a run's config, or anything else of that name, which `read_run` then refuses."""
     return os.path.lexists(folder / CONFIG_FILE)  # pathlib's version raises if the name is too long
 
 

@@ -37,7 +37,7 @@ class ClusterProcess:
 
 
 def from_flags(coordinator: str, process_id: int, num_processes: int) -> ClusterProcess | None:
-    """Return the process that the flags describe; None if none is set.
+    """Return the process that the flags describe, or None if none is set.
 
     Args:
       coordinator: host:port; empty if not set.
@@ -64,7 +64,7 @@ def from_flags(coordinator: str, process_id: int, num_processes: int) -> Cluster
 
 
 def from_environment(environment: Mapping[str, str]) -> ClusterProcess | None:
-    """Detect the cluster that started this process; None for a single process.
+    """Detect the cluster that started this process; return None for a single process.
 
     Raises:
       UserError: there are several processes, but JAX cannot find the coordinator.
@@ -131,7 +131,7 @@ def _is_pod_of_indexed_job(environment: Mapping[str, str]) -> bool:
 
 
 def _has_kubernetes() -> bool:
-    """Return whether the package is installed by which JAX finds the other pods."""
+    """Return whether the package by which JAX finds the other pods is installed."""
     return importlib.util.find_spec("kubernetes") is not None
 
 

@@ -29,7 +29,7 @@ Axis = int | None  # of an argument or result: 0 if its leading axis is the devi
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices of a training.
+    """The devices of a training run.
 
     Attributes:
       local: this process's devices.
@@ -73,10 +73,10 @@ class Devices:
 
 
 def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping = "pmap") -> Devices:
-    """Return the first devices of the number given, or all.
+    """Return the first `devices` devices, or all of them.
 
     Args:
-      devices: a number, or "all".
+      devices: number of devices, or "all".
       deterministic: as in `Devices`.
       mapping: as in `Devices`.
 
@@ -291,7 +291,7 @@ def replicate(tree, devices: Devices):
 
 
 def prefetch(batches: Iterable, devices: Devices, ahead: int = 2) -> Iterator:
-    """Transfer host batches to the devices, `ahead` batches in advance."""
+    """Transfer host batches to the devices, prefetching `ahead` batches."""
     queue = deque()
     for batch in batches:
         queue.append(jax.device_put(batch, devices.split))
@@ -316,5 +316,5 @@ def memory_of(device: jax.Device) -> int:
 
 
 def peak_memory_of(device: jax.Device) -> int | None:
-    """Return the peak memory use of a device in this process in bytes; None if it does not report it."""
+    """Return the peak memory use of a device in this process in bytes, or None if it does not report it."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")

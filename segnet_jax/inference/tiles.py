@@ -1,4 +1,4 @@
-"""AxisTiles a large image into overlapping tiles, and blend the tiles' outputs without visible seams."""
+"""Cut a large image into overlapping tiles, and blend the tiles' outputs without visible seams."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

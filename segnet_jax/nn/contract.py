@@ -131,7 +131,7 @@ def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, An
     """Return a function from parameters to a boolean tree, True for parameters with one of the roles.
 
     Raises:
-      KeyError: (the returned function) for a layer missing from `model.layers`, or a part that its kind does not have.
+      KeyError: (from the returned function) a layer is missing from `model.layers`, or its kind does not have the part.
     """
     kinds = {layer.name: layer.kind for layer in model.layers}
 

@@ -31,7 +31,7 @@ FIRST_DROPOUT_STAGE = 3
 
 @dataclass(frozen=True)
 class Pooled:
-    """What an encoder stage passes to the decoder stage that mirrors it.
+    """Features and pooling codes that an encoder stage passes to the decoder stage that mirrors it.
 
     Attributes:
       maps: [B,H,W,C], before pooling.
@@ -50,8 +50,8 @@ class SegNet(nn.Module):
       encoder: "vgg16" or "vgg19".
       depth: stages, 1 to 5; 5 as published, 4 as the MATLAB example's "four encoder layers and four decoder layers".
       width: factor on every hidden layer's channels.
-      stage_convolutions: convolutions of each encoder stage; empty for those of `encoder`.
-      stage_channels: channels of each encoder stage before `width`; empty for those of `encoder`.
+      stage_convolutions: convolutions of each encoder stage; empty: as in `encoder`.
+      stage_channels: channels of each encoder stage before `width`; empty: as in `encoder`.
       kernel_size: rows and columns of every kernel, odd.
       pooling: "floor" drops an odd last row or column (PyTorch, MATLAB), "ceil" keeps it (Caffe).
       upsampling: "indices" (SegNet's unpooling), "bilinear" or "learnt".

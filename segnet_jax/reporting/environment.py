@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the git commit of the package's checkout, with "-dirty" after local changes; None outside a checkout."""
+    """Return the git commit of the checkout, with "-dirty" after local changes, or None outside a checkout."""
     checkout = pathlib.Path(__file__).parents[2]
     if not (checkout / ".git").exists():  # git would use the repository around an installed package
         return None

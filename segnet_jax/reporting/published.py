@@ -30,7 +30,7 @@ def score_columns() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """A published result; None or "not stated" is what the source does not state.
+    """A published result; None or "not stated" if the source does not state a value.
 
     Attributes:
       name: network, and author if it is a reimplementation.

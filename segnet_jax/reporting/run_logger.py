@@ -1,4 +1,4 @@
-"""Write and show the course of a training: logs, pictures, plot, report and console."""
+"""Write and show the progress of a training run: logs, pictures, plot, report and console."""
 
 import contextlib
 import pathlib

@@ -1,4 +1,4 @@
-"""The recipe of a training on the user's own images whose command names no protocol and no config file."""
+"""Default recipe for training on the user's own images when neither a protocol nor a config file is given."""
 
 import dataclasses
 import logging

@@ -1,6 +1,6 @@
-"""Try out a training: read its data, run some steps, evaluate some batches and save once; estimate time and memory.
+"""Dry-run a training: read its data, run some steps, evaluate some batches and save once; estimate time and memory.
 
-It leaves nothing behind but what every training leaves in the cache.
+It leaves nothing behind except what every training run leaves in the cache.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
       The setup, and the initial weights.
 
     Raises:
-      UserError: as a training would.
+      UserError: the config or the data are wrong, as for a training run.
     """
     find_run.check_free(config)
     setup = resolve(config)

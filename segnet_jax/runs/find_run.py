@@ -1,4 +1,4 @@
-"""Find the run folder of a training, the one to resume or a new one, and lock it."""
+"""Find the run folder to resume, or create a new one, and lock it."""
 
 import contextlib
 import dataclasses
@@ -53,7 +53,7 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
         except UserError as error:
             logger.warning(f"{folder} is skipped: {error}")
             continue
-        logger.info(f"resuming {folder}, an unfinished run of the same command (--run FOLDER starts a new one)")
+        logger.info(f"resuming {folder}, an unfinished run of the same command (use --run FOLDER to start a new one)")
         return dataclasses.replace(config, run=str(folder), resume=True)
     return config
 
@@ -79,7 +79,7 @@ def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:
     """Check that the changed settings of a resumed run may change, with or without `--override`.
 
     Raises:
-      UserError: they may not; naming old -> new of each.
+      UserError: a setting may not change; the message names old -> new of each.
     """
     changed = differences(old, new)
     texts = {name: f"{name} {before} -> {after}" for name, (before, after) in changed.items()}
@@ -142,7 +142,7 @@ def _cannot_create(folder: pathlib.Path, why: str | None) -> UserError:
 
 
 def _is_foreign(path: pathlib.Path) -> bool:
-    """Return whether a file is not one that a training leaves behind if it is killed during its start."""
+    """Return whether a file cannot be left over from a run that was killed during its start."""
     return path.name != LOCK_FILE and not (path.name.startswith(f".{CONFIG_FILE}.") and path.suffix == ".tmp")
 
 

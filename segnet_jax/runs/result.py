@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Return the scores with running and with precise batch-norm statistics, as JSON; {} with the former only.
+    """Return the scores with running and with precise batch-norm statistics, as JSON; {} without precise statistics.
 
     Args:
       confusions: "running", and "recompute" for precise statistics, int64 [C,C].
@@ -153,7 +153,7 @@ def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[
 
 
 def summarize_images(images: Images | None) -> dict[str, Any]:
-    """Return what a result derives from per-image scores: bootstrap intervals and the score of each sequence.
+    """Return the bootstrap intervals and the score of each sequence, computed from per-image scores.
 
     Args:
       images: the confusion matrix of each image; None if they were not stored, which gives no interval.

@@ -33,7 +33,7 @@ _MAX_BYTES = 4_000_000  # of a label rule with 65,536 values and as many colors
 def write_first_files(
     folder: pathlib.Path, config: Config, devices: list[str], dataset: Dataset, batch: Mapping[str, np.ndarray]
 ) -> None:
-    """Write what is known before the first step: config, environment, data, and a picture of the first batch."""
+    """Write the files known before the first step: config, environment, data, and a picture of the first batch."""
     atomic_write_text(folder / CONFIG_FILE, config.to_toml())
     atomic_write_json(folder / "environment.json", environment(devices))
     atomic_write_json(folder / _DATA_FILE, {name: dict(split.files) for name, split in dataset.splits.items()})
@@ -130,7 +130,7 @@ def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
 
 
 def steps_of_result(folder: pathlib.Path) -> int | None:
-    """Return the number of steps of a run's result; None without a readable result.
+    """Return the number of steps of a run's result, or None without a readable result.
 
     Only the result shows that a run is complete: the training may have been stopped while the last checkpoint was
     evaluated.
@@ -146,7 +146,7 @@ def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
 
 
 def num_training_images(folder: str | pathlib.Path) -> int | None:
-    """Return the number of a run's training images, known after its first evaluation; None before."""
+    """Return the number of a run's training images, or None before its first evaluation."""
     try:
         number = confined.read_json(folder, f"{EVALUATIONS}/{DATASET_FILE}")["num_images"]["train"]
     except (OSError, ValueError, TypeError, KeyError):

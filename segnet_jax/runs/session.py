@@ -1,4 +1,4 @@
-"""Which run a training continues or begins: its folder, its lock, and the checkpoint that it resumes from."""
+"""Find the run to resume or create a new one: its folder, its lock, and the checkpoint to resume from."""
 
 import contextlib
 import dataclasses
@@ -57,8 +57,8 @@ def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
         if config.steps:
             given, more = f"--steps {config.steps}", f"--steps {step}"
         raise UserError(
-            f"{folder} has taken {step} steps, but {given} makes only {setup.total_steps}: give {more} --override or "
-            "more, or start a new --run"
+            f"{folder} has taken {step} steps, but {given} makes only {setup.total_steps}: use at least {more} "
+            "with --override, or start a new --run"
         )
     return step == setup.total_steps == run_folder.steps_of_result(folder)
 
@@ -137,7 +137,7 @@ def new_meta(setup: Setup, preprocessing: Preprocessing) -> dict[str, Any]:
 def open_logger(
     setup: Setup, folder: pathlib.Path, meta: dict[str, Any], disk: DiskRetry, should_stop: Callable[[], bool]
 ) -> RunLogger:
-    """Open the log, metrics and pictures of a run; on processes that do not write, one that does nothing."""
+    """Open the logger of a run's metrics and pictures, which does nothing on processes that do not write."""
     return RunLogger(
         folder if setup.devices.is_writer else None,
         classes=setup.dataset.classes,
@@ -157,7 +157,7 @@ def open_logger(
 
 
 def shown(found: Evaluation, setup: Setup) -> dict[str, Any]:
-    """Return what `RunLogger.log_evaluation` shows of an evaluation."""
+    """Return the arguments of `RunLogger.log_evaluation` that show an evaluation."""
     names, samples = setup.eval_split.names, setup.eval_samples
     pictures, worst = (
         [(names[i], *samples.read(i), prediction) for i, prediction in predictions.items()]

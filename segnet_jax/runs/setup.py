@@ -45,10 +45,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Steps:
-    """The compiled computations of a training; each is compiled when it is first called.
+    """The compiled computations of a training run; each is compiled when it is first called.
 
     Attributes:
-      source: the batches of the training.
+      source: the training batches.
       train: (state, inputs of one dispatch) -> (state after its steps, metrics of each step).
       evaluate: (variables, should_stop) -> scores of the evaluation split, or None if stopped.
     """
@@ -227,7 +227,7 @@ def resolve(config: Config) -> Setup:
             "with it: --protocol scratch uses 0.1"
         )
     if config.freeze != "none" and config.init == "none":
-        logger.warning(f"--freeze {config.freeze} with --init none freezes random weights: add --init")
+        logger.warning(f"--freeze {config.freeze} with --init none freezes random weights: use another --init")
     if warning := batch_warning(config, devices, sampler):
         logger.warning(warning)
     return Setup(
@@ -267,7 +267,7 @@ def load_data(
       setup: from `resolve`.
       preprocessing: of pixels.
       class_weights: float32 [C].
-      all_gather: (text of this process) -> that of each process, to agree on the placement.
+      all_gather: (text of this process) -> the texts of all processes, to agree on the placement.
 
     Returns:
       The setup, complete.

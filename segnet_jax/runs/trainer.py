@@ -1,4 +1,4 @@
-"""One training from its config to its result, read from top to bottom: what `python -m segnet_jax.train` runs."""
+"""A training run from its config to its result, from top to bottom: what `python -m segnet_jax.train` runs."""
 
 import contextlib
 import logging
@@ -39,9 +39,9 @@ _IN_FLIGHT = 2  # dispatches whose metrics are read later, so that the devices n
 
 
 class Trainer:
-    """One training: `run` takes it from its config to its result, or resumes it.
+    """A training run: `run` takes it from its config to its result, or resumes it.
 
-    Attributes: `config` of the run; `setup`, what it resolves to here; the run's `folder`, locked, with `checkpoints`;
+    Attributes: `config` of the run; `setup`, the resolved config; the run's `folder`, locked, with `checkpoints`;
     `meta`, the metadata of the newest checkpoint; `step`, the finished optimizer steps, and `state` after them.
     """
 
@@ -136,7 +136,7 @@ class Trainer:
     # -------------------- Run folder ----------------------------------------------------------------------------------
 
     def open_folder(self) -> None:
-        """Create and lock the folder of a new run, write what describes the run, and record how this start ends."""
+        """Create and lock the folder of a new run, write the files that describe it, and record how this start ends."""
         config, hosts = self.config, self.hosts
         if self.resumed is None and hosts.is_writer:
             find_run.check_room(config, num_bytes_of(self.setup.state_shapes))
@@ -297,7 +297,7 @@ class Trainer:
         """Evaluate the result's checkpoint, and write the result.
 
         Raises:
-          Stopped: the training was stopped by a signal; the same command continues here.
+          Stopped: the training was stopped by a signal; the same command resumes here.
         """
         setup, precise = self.setup, self.config.batch_norm == "recompute"
         phase = "computing precise batch-norm statistics" if precise else "choosing the checkpoint"

@@ -48,7 +48,7 @@ def remove_cut_off(folder: pathlib.Path) -> None:
 
 
 def _is_whole(path: pathlib.Path) -> bool:
-    """Whether a compressed file is complete; assumed for formats other than zlib and Zstandard."""
+    """Return whether a compressed file is complete; assumed for formats other than zlib and Zstandard."""
     with open(path, "rb") as file:
         head = file.read(4)
         file.seek(0)

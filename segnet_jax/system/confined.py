@@ -50,7 +50,8 @@ def check_tree(root: Folder) -> None:
       root: the folder as the user named it; it may itself be a link.
 
     Raises:
-      Refused: naming the first link, pipe, socket or device, or a folder that is too deep or holds too many files.
+      Refused: there is a link, pipe, socket or device, or a folder is too deep or holds too many files; the message
+        names the first.
       UserError: the folder, or one inside it, cannot be read.
     """
     count, waiting = 0, [("", 0)]
@@ -122,7 +123,7 @@ def open_file(root: Folder, name: str, flags: int = os.O_RDONLY, most: int | Non
       root: the folder.
       name: of the file, relative to the folder, with "/" between components.
       flags: of `os.open`.
-      most: bytes that the file may have; None for any number.
+      most: size limit in bytes; None for no limit.
 
     Raises:
       Refused: a component is a link, the file is not a regular one, or is over the limit.
@@ -207,7 +208,7 @@ def status(root: Folder, name: str) -> os.stat_result | None:
 
 
 def is_file(root: Folder, name: str) -> bool:
-    """Whether there is a regular file below `root`.
+    """Return whether there is a regular file below `root`.
 
     Raises:
       Refused: it is a link or something else.

@@ -43,12 +43,12 @@ class DiskRetry:
                 if not self.waits or self._stop.requested() or not isinstance(full, DiskFull):
                     raise full from error
                 if not told:
-                    logger.info(f"{full}; waiting for room, as --on-disk-full wait says")
+                    logger.info(f"{full}; waiting for free space (--on-disk-full wait)")
                 told = True
                 time.sleep(_SECONDS)
             else:
                 if told:
-                    logger.info("there is room again: going on")
+                    logger.info("there is space again: resuming")
                 return done
 
 

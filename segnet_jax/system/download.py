@@ -75,7 +75,7 @@ class _Refused(Exception):
 
 
 def is_web_page(head: bytes) -> bool:
-    """Whether a file that begins with `head` is HTML or XML, which servers send instead of a missing file."""
+    """Return whether a file that begins with `head` is HTML or XML, which servers send instead of a missing file."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:5].lower().startswith((b"<!doc", b"<html", b"<head", b"<?xml"))
 
 
@@ -87,8 +87,8 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
     NAME.sha256, and later files of that name must match it.
 
     Args:
-      resource: to download.
-      folder: to download to; created if missing.
+      resource: file to download.
+      folder: folder to download to; created if missing.
       show_progress: whether to show a progress bar on standard error; None: only on a terminal.
       hint: replaces the resource's own hint.
 

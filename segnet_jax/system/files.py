@@ -89,7 +89,7 @@ def write_result(path: str | os.PathLike, value: dict[str, Any]) -> None:
 
 
 def is_result(head: bytes) -> bool:
-    """Whether a file that begins with `head` was written by `write_result`."""
+    """Return whether a file that begins with `head` was written by `write_result`."""
     return re.match(rb'\{\s*"written_by": "segnet_jax"', head) is not None
 
 
@@ -124,13 +124,13 @@ def check_place(
     if made and place.absolute().parent == pathlib.Path(made).absolute():
         return
     if not place.parent.is_dir():
-        raise UserError(f"--{flag} {path}: there is no folder {place.parent}; make it, or name another file")
+        raise UserError(f"--{flag} {path}: there is no folder {place.parent}; create it, or choose another file")
     if not os.access(place.parent, os.W_OK):
         raise UserError(f"--{flag} {path}: the folder {place.parent} cannot be written to; name another file")
 
 
 def _may_be_replaced(place: pathlib.Path, is_ours: Callable[[bytes], bool]) -> bool:
-    """Whether a file is empty or was written by such a command."""
+    """Return whether a file is empty or was written by such a command."""
     real = pathlib.Path(os.path.realpath(place))
     with contextlib.suppress(OSError, UserError), confined.open_file(real.parent, real.name) as file:
         head = file.read(_HEAD)
@@ -176,7 +176,7 @@ def did_you_mean(path: pathlib.Path, is_right: Callable[[str], bool] = os.path.l
     """Return ". Did you mean PATH?" for a similar name in the same folder, or ""; for the end of a message.
 
     Args:
-      path: which does not exist.
+      path: a path that does not exist.
       is_right: whether an existing path is a candidate.
     """
     around = path.absolute().parent

@@ -72,7 +72,7 @@ def _locked(folder: pathlib.Path) -> int | None:
 
 
 def _is_left_behind(folder: pathlib.Path) -> bool:
-    """Whether the process that filled a folder has ended; the system then releases its lock."""
+    """Return whether the process that filled a folder has ended; the system then releases its lock."""
     if fcntl is None or not folder.is_dir() or folder.is_symlink():
         return False
     try:

@@ -169,11 +169,11 @@ def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str
     Args:
       checkpoints: the folder of the run's checkpoints.
       state: the checksum of the checkpoint's state.
-      batch_stats: of its network.
-      facts: how they were computed, as JSON.
+      batch_stats: statistics of its network.
+      facts: JSON that describes how they were computed.
 
     Raises:
-      OSError: from the disk.
+      OSError: the disk fails.
     """
     folder = _folder_of(checkpoints, state)
     if load_statistics(checkpoints, state, batch_stats) is not None and facts.items() <= verify(folder).items():
@@ -188,7 +188,7 @@ def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str
 
 
 def load_statistics(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[str, Any] | None:
-    """Load the statistics saved for a checkpoint; None if there are none or they are damaged.
+    """Load the statistics saved for a checkpoint, or None if there are none or they are damaged.
 
     Args:
       checkpoints: the folder of the run's checkpoints.

@@ -96,7 +96,7 @@ class CheckpointFolders:
                     self._remove(self.path(which, step))
 
     def _best_of(self, step: int) -> int | None:
-        """Return the best step that a newest checkpoint refers to; None if it cannot be read."""
+        """Return the best step that a newest checkpoint refers to, or None if it cannot be read."""
         with contextlib.suppress(OSError, UserError, NoCheckpoint, TypeError, AttributeError, KeyError):
             return self.meta("newest", step)["best"]["step"]
         return None
@@ -134,7 +134,7 @@ class CheckpointFolders:
         atomic_write_json(self.root / _LAST, self._last_saved() | {which: step})
 
     def find_latest(self, which: Which) -> int | None:
-        """Return the latest step whose checkpoint verifies; None if none was ever saved.
+        """Return the latest step whose checkpoint verifies, or None if none was ever saved.
 
         Damaged ones are moved to the folder `damaged`; unreadable ones stay. Both are logged.
 
@@ -188,7 +188,7 @@ class CheckpointFolders:
         return any(name.startswith(f"{which}-") for name in names)
 
     def find_valid(self, which: Which, until: float = math.inf) -> int | None:
-        """Return the latest step, at most `until`, whose checkpoint verifies; None if none does.
+        """Return the latest step, at most `until`, whose checkpoint verifies, or None if none does.
 
         Damaged and unreadable checkpoints are treated as in `find_latest`.
 

@@ -122,7 +122,7 @@ class Checkpoints:
             wait(pending)
 
     def newest_saved(self) -> int | None:
-        """Return the latest step that verifies, after a failed training; call it in one process only."""
+        """Return the latest step that verifies after a failed run; call it in one process only."""
         with contextlib.suppress(DiskFailed):
             self.wait()
         return self.folders.find_latest("newest")
@@ -197,7 +197,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _disk_errors(self, which: Which, step: int, partial: pathlib.Path):
-        """Convert errors of the disk to one-line errors, and delete the partial checkpoint so that a retry has room."""
+        """Convert disk errors to one-line errors, and delete the partial checkpoint so that a retry has space."""
         try:
             yield
         except BaseException as error:
@@ -226,7 +226,7 @@ class Checkpoints:
         return self._from_process_0(lambda: self.folders.find_intact(which))
 
     def latest_best(self, until: int) -> int | None:
-        """Return the latest best step up to `until` that verifies, the same in all processes; None if there is none."""
+        """Return the latest best step up to `until` that verifies, or None; the same in all processes."""
         return self._from_process_0(lambda: self.folders.find_valid("best", until))
 
     def is_latest(self, which: Which, step: int) -> bool:

@@ -1,4 +1,4 @@
-"""Compute the initial variables of a training: random, from a VGG encoder, or from a whole trained network.
+"""Compute the initial variables of a training run: random, from a VGG encoder, or from a whole trained network.
 
 A whole network must match but for its classes. The head (the last convolution and its BatchNorm, if any) is the only
 part whose size depends on the classes, the last axis of each of its arrays.
@@ -44,9 +44,9 @@ class TrainedSegNet:
 
     Attributes:
       source: the value of `--init`.
-      about: which of the source's parameters, for example "step 7, the best".
+      about: origin of the parameters in the source, for example "step 7, the best".
       config: its `FITTING` fields describe the network.
-      classes: their names; None if the source does not store them.
+      classes: class names; None if the source does not store them.
       preprocessing: of the network's input.
       variables: "params" and "batch_stats", float32 numpy.
     """
@@ -69,10 +69,10 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Colle
       head: the names of the layers whose last axis is the classes.
 
     Raises:
-      UserError: naming the differences and the flags that resolve them.
+      UserError: they differ; the message names the differences and the flags that resolve them.
     """
     differing = {name: (getattr(trained.config, name), getattr(config, name)) for name in FITTING}
-    if config.network == trained.config.network == "segnet-basic":  # which has neither
+    if config.network == trained.config.network == "segnet-basic":  # it has neither field
         differing |= dict.fromkeys(("encoder", "final_batch_norm"), (None, None))
     differing = {name: both for name, both in differing.items() if both[0] != both[1]}
     if differing:
@@ -126,7 +126,7 @@ def _sizes(tree: Tree, head: Collection[str]) -> dict[str, list[int]]:
 
 
 def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[str], draw: Callable[[], Tree]) -> Tree:
-    """Return the trained variables, with the head's rows of shared classes kept and those of new classes random.
+    """Return the trained variables; the head keeps its rows of shared classes and gets random rows for new classes.
 
     Args:
       trained: the network to start from; passes `check_fits`.
@@ -186,7 +186,7 @@ STATISTICS_IMAGES = 64  # enough for stable batch-norm statistics of a pretraine
 
 
 def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) -> Preprocessing:
-    """Return the preprocessing of a whole trained network, else the config's, else that of the encoder's weights.
+    """Choose the preprocessing: that of a whole trained network, else of the config, else of the encoder's weights.
 
     Raises:
       UserError: the config contradicts a whole trained network.
@@ -216,7 +216,7 @@ def first_variables(
     devices: Devices,
     classes: Sequence[str] = (),
 ) -> dict:
-    """Return the initial variables: random ones, with a pretrained encoder inserted, or those of a whole network.
+    """Return the initial variables: random, random with a pretrained encoder, or from a whole trained network.
 
     A plain VGG has no BatchNorm: the statistics are then estimated on some training images, and so are the encoder's
     scale and shift, depending on `--init-batch-norm`.

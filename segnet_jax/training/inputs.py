@@ -25,7 +25,7 @@ MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
 
 
 def as_sent(inputs: dict[str, jax.Array], _store: Any) -> dict[str, jax.Array]:
-    """Return the inputs, where the host sends whole batches."""
+    """Return the inputs unchanged, for a host that sends whole batches."""
     return inputs
 
 
@@ -83,7 +83,7 @@ def choose_placement(requested: str, devices: Devices, *splits: CachedSplit) -> 
 
 
 def agree_on_placement(placement: Placement, all_gather: Callable[[str], list[str]]) -> Placement:
-    """Return the placement of all processes, the least demanding that any chooses: they must compile one program.
+    """Return the least demanding placement that any process chose, because all must compile the same program.
 
     Processes may choose differently because of their disk space (for decoded images) or device memory.
 

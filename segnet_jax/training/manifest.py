@@ -46,7 +46,7 @@ def finalize(
       known: manifest entries of files that are on the disk already, from `link_files`.
 
     Raises:
-      OSError: from the disk.
+      OSError: the disk fails.
     """
     known = known or {}
     files = {path.relative_to(partial).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
@@ -80,7 +80,7 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
 
     Raises:
       Damaged: the source's manifest is invalid, or a file is missing.
-      OSError: from the disk.
+      OSError: the disk fails.
     """
     linked = {}
     for name, entry in read_manifest(source)["files"].items():
@@ -112,8 +112,8 @@ def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]
     Raises:
       Damaged: a file is missing, is not regular, has another size or content, or is not listed; or the manifest is
         invalid.
-      NewerFormat: as `read_manifest`.
-      OSError: from the disk, except for a missing file.
+      NewerFormat: the manifest's version is unknown.
+      OSError: the disk fails, except by a missing file, which raises Damaged.
     """
     manifest = read_manifest(folder)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
@@ -141,7 +141,7 @@ def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]
 
 
 def _files_in(folder: pathlib.Path, inner: str = "") -> set[str]:
-    """Return everything below a folder but folders, and but NFS's placeholders of deleted files that are still open."""
+    """Return all non-folders below a folder, except NFS's placeholders of deleted files that are still open."""
     files = set()
     for name in confined.names(folder, inner):
         path = f"{inner}/{name}" if inner else name

@@ -25,8 +25,8 @@ class OptimizerSettings:
       optimizer: a key of `OPTIMIZERS`.
       learning_rate: the peak learning rate.
       schedule: see `learning_rate_schedule`.
-      epochs: of the training.
-      steps: number of steps of the training; 0: as many as `epochs` makes.
+      epochs: number of epochs.
+      steps: number of steps; 0: as many as `epochs` gives.
       warmup_epochs: length of the linear warm-up.
       step_epochs: for schedule "step": epochs between drops.
       step_factor: for schedule "step": factor of each drop.

@@ -71,7 +71,7 @@ def restore(
       broadcast: (text of process 0) -> that text in every process that restores.
 
     Raises:
-      UserError: there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.
+      UserError: there is no checkpoint yet, its settings do not match the config, or it is damaged and `intact`.
       NoCheckpoint: no checkpoint is intact, or its content is invalid.
     """
     which = checkpoint

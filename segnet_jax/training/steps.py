@@ -159,7 +159,7 @@ def _keep_finite(state: TrainState, new: TrainState, finite: jax.Array) -> tuple
 
 
 def _scan(function: Callable, carry, inputs):
-    """As `lax.scan`, but unrolled on the CPU, where XLA runs convolutions in a loop more than ten times slower.
+    """Apply `lax.scan`, unrolled on the CPU, where XLA runs convolutions in a loop more than ten times slower.
 
     On GPUs and TPUs the loop keeps the program small.
     """

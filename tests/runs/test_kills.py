@@ -316,7 +316,7 @@ def test_where_room_is_waited_for_a_full_disk_changes_nothing(place, unbroken, s
     place = on_disk(place(FEW), small_disk)
     ended = place.train(*moments, more=("--on-disk-full", "wait"))
     assert ended.code == 0, ended.err
-    assert "waiting for room" in ended.err and "there is room again" in ended.err
+    assert "waiting for free space" in ended.err and "there is space again" in ended.err
     assert differences(place.run, unbroken(FEW)) == []
 
 
@@ -346,7 +346,7 @@ def test_a_second_start_is_refused_by_name_and_one_after_a_kill_takes_over(place
         first.kill()
         assert first.is_over(10)
     third = place.train()
-    assert third.code == 0 and re.search(rf"took over the lock of {who}, which has gone", third.err)
+    assert third.code == 0 and re.search(rf"took over the lock of {who}, which has ended", third.err)
     assert differences(place.run, unbroken(FEW)) == []
 
 
