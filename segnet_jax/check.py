@@ -36,8 +36,8 @@ def check(config: Config, json: str = "") -> int:
     """Dry-run a training, print the results and, if requested, write the JSON; return the exit code.
 
     Raises:
-      UserError: the training would refuse the config or the data.
-      ExitError: the training would end with this error.
+      UserError: If training would refuse the config or the data.
+      ExitError: If training would end with this error.
     """
     if config.resume:
         raise UserError("check does not resume runs; remove --resume")
@@ -86,7 +86,7 @@ def _split_json(args: list[str]) -> tuple[list[str], str]:
     """Separate the value of `--json` from the flags of `train`.
 
     Raises:
-      UserError: `--json` has no value.
+      UserError: If `--json` has no value.
     """
     kept, json, rest = [], "", iter(args)
     for arg in rest:

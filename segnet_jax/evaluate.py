@@ -125,9 +125,9 @@ def evaluate(options: EvaluateOptions) -> int:
     """Evaluate a run, print the score table and write the requested files; return the exit code.
 
     Raises:
-      UserError: the run or split does not exist, the dataset's classes differ from the run's, or a file cannot be
+      UserError: If the run or split does not exist, the dataset's classes differ from the run's, or a file cannot be
         written.
-      OutOfMemory: a batch does not fit into memory.
+      OutOfMemory: If a batch does not fit into memory.
     """
     check_place("json", options.json)
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):

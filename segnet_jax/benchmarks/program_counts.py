@@ -39,7 +39,7 @@ def products_of(function: Callable, *args: Any) -> list[Product]:
       *args: its arguments; shapes (`jax.ShapeDtypeStruct`) are enough.
 
     Raises:
-      ValueError: one is in a `while` loop, whose number of iterations the program does not state.
+      ValueError: If an operation is in a `while` loop, whose number of iterations the program does not state.
     """
     return list(_products(jax.make_jaxpr(function)(*args).jaxpr, 1))
 
@@ -68,9 +68,7 @@ def _products(jaxpr: Jaxpr, count: int) -> Iterator[Product]:
             yield from _products(parameters["jaxpr"].jaxpr, count * parameters["length"])
         elif name == "while":
             if any(True for inner in _inner(parameters) for _ in _products(inner, count)):
-                                raise ValueError(
-                    "a convolution or matrix product in a while loop cannot be counted: its number of iterations is unknown"
-                )
+                raise ValueError("a convolution or matrix product in a while loop: how often it runs is unknown")
         else:
             for inner in _inner(parameters):
                 yield from _products(inner, count)

@@ -166,7 +166,7 @@ class Config:
         """Validate the fields, before anything is compiled.
 
         Raises:
-          UserError: a value is invalid; the message names the flag, its range and the value.
+          UserError: If a value is invalid; the message names the flag, its range and the value.
         """
         for name, (low, high) in RANGES.items():
             values = getattr(self, name)

@@ -22,8 +22,8 @@ def read_config(path: pathlib.Path, base: Config) -> Config:
     """Override `base` with the protocol that a TOML file names, if any, then with the file's own values.
 
     Raises:
-      UserError: the file cannot be read or is not TOML; a key (the nearest known one is named) or protocol is unknown;
-        a value has the wrong type or is out of range.
+      UserError: If the file cannot be read or is not TOML; a key (the nearest known one is named) or protocol is
+        unknown; a value has the wrong type or is out of range.
     """
     file = pathlib.Path(os.path.realpath(path))  # named by the user, so it may be a link
     values = _read(file.parent, file.name, path)
@@ -40,7 +40,7 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
       name: of the config file.
 
     Raises:
-      UserError: as `read_config`; or a field marked OF_THIS_START is set, such as an address to connect to.
+      UserError: If `read_config` raises it, or a field marked OF_THIS_START is set, such as an address to connect to.
     """
     path = folder / name
     values = _read(folder, name, path)
@@ -76,7 +76,7 @@ def read_protocol(name: str, base: Config) -> Config:
     """Override `base` with a named protocol.
 
     Raises:
-      UserError: the name is unknown; the known ones are listed.
+      UserError: If the name is unknown; the known ones are listed.
     """
     path = resources.files("segnet_jax") / "config" / "protocols" / f"{name}.toml"
     if name not in protocol_names():
@@ -165,7 +165,7 @@ def read_run(folder: str | pathlib.Path) -> Config:
     """Read the config of a run, after checking the files of its folder.
 
     Raises:
-      UserError: there is no such run, or its folder contains a link, a pipe or a device.
+      UserError: If there is no such run, or its folder contains a link, a pipe or a device.
     """
     folder = pathlib.Path(folder)
     if not os.path.isdir(folder):

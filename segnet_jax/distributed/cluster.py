@@ -45,7 +45,7 @@ def from_flags(coordinator: str, process_id: int, num_processes: int) -> Cluster
       num_processes: 0 if not set.
 
     Raises:
-      UserError: only some flags are set, or their values are invalid.
+      UserError: If only some flags are set, or their values are invalid.
     """
     flags = {"--coordinator": coordinator, "--process-id": process_id, "--num-processes": num_processes}
     given = {flag: value for flag, value in flags.items() if value not in ("", -1 if flag == "--process-id" else 0)}
@@ -67,7 +67,7 @@ def from_environment(environment: Mapping[str, str]) -> ClusterProcess | None:
     """Detect the cluster that started this process; return None for a single process.
 
     Raises:
-      UserError: there are several processes, but JAX cannot find the coordinator.
+      UserError: If there are several processes, but JAX cannot find the coordinator.
     """
     certain = _is_one_of_several(environment)
     if not certain and not _may_be_tpu_pod(environment):

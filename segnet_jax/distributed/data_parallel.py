@@ -81,7 +81,7 @@ def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping =
       mapping: as in `Devices`.
 
     Raises:
-      UserError: there are fewer devices, or several processes would not use all of theirs.
+      UserError: If there are fewer devices, or several processes would not use all of theirs.
     """
     try:
         available = jax.devices()

@@ -74,7 +74,7 @@ class Hosts:
           seconds: timeout.
 
         Raises:
-          HostLost: process 0 did not send it in time.
+          HostLost: If process 0 did not send it in time.
         """
         if self.is_writer and value is None:
             raise ValueError(f"process 0 must give a value for {name}")
@@ -91,7 +91,7 @@ class Hosts:
         """Return the values of all processes by number; all must call this equally often for each name.
 
         Raises:
-          HostLost: processes, which the message names, are missing after the timeout.
+          HostLost: If processes, which the message names, are missing after the timeout.
         """
         if self._watchdog is None:
             return [value]
@@ -116,7 +116,7 @@ class Hosts:
         """Wait until all processes are here; cheap enough for every step.
 
         Raises:
-          HostLost: processes, which the message names, are missing after the timeout.
+          HostLost: If processes, which the message names, are missing after the timeout.
         """
         self.all_gather(name, "", seconds)
 
@@ -160,7 +160,7 @@ class Hosts:
         """Wait until all other processes leave too, then shut down; no collective may be running.
 
         Raises:
-          HostLost: some do not leave in time, or one has failed.
+          HostLost: If a process does not leave in time or has failed.
         """
         if self._watchdog is None or self._has_left:
             return
@@ -216,9 +216,9 @@ def join(
       seconds: timeout for all processes to join.
 
     Raises:
-      UserError: flags are incomplete, invalid or contradict those of the other processes, the port is in use, or the
+      UserError: If flags are incomplete, invalid or contradict those of the other processes, the port is in use, or the
         cluster has no known coordinator.
-      HostLost: process 0 cannot be reached, or processes are missing after the timeout.
+      HostLost: If process 0 cannot be reached, or processes are missing after the timeout.
     """
     place = cluster.from_flags(coordinator, process_id, num_processes) or cluster.from_environment(os.environ)
     if place is None and (warning := cluster.single_process_warning(os.environ)):

@@ -91,8 +91,8 @@ def accept_all(port: int, me: Process, num_processes: int, jax_port: int, second
     """Accept all other processes on a port of all interfaces, and send each the list; for process 0.
 
     Raises:
-      HostLost: some are missing after the timeout; the others get the same error.
-      OSError: the port cannot be listened on.
+      HostLost: If processes are missing after the timeout; the others get the same error.
+      OSError: If the port cannot be listened on.
     """
     processes, links = {0: me}, {}
     deadline = time.monotonic() + seconds
@@ -130,8 +130,8 @@ def contact(address: tuple[str, int], me: Process, num_processes: int, seconds: 
     """Connect to process 0 and wait until it has accepted all processes; for every other process.
 
     Raises:
-      HostLost: process 0 cannot be reached, or processes are missing after the timeout.
-      UserError: the flags contradict those of the other processes.
+      HostLost: If process 0 cannot be reached, or processes are missing after the timeout.
+      UserError: If the flags contradict those of the other processes.
     """
     where = f"process 0 at {address[0]}:{address[1]}"
     deadline, why = time.monotonic() + seconds, "no answer"

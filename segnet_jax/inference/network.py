@@ -81,7 +81,7 @@ class Network:
           Class ids, uint8 [B,H,W], or [H,W].
 
         Raises:
-          ValueError: the images have another dtype or shape.
+          ValueError: If the images have another dtype or shape.
         """
         predictions = np.asarray(self._predict(self.variables, _as_batch(images)))
         return predictions if np.ndim(images) == 4 else predictions[0]
@@ -104,8 +104,8 @@ def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", preci
       precision: dtype of activations: "float32", "bfloat16", "float16", or "auto", the best one for the device.
 
     Raises:
-      UserError: the run does not exist or has no checkpoint, or an argument has an unknown value.
-      NoCheckpoint: no checkpoint of the run is intact.
+      UserError: If the run does not exist or has no checkpoint, or an argument has an unknown value.
+      NoCheckpoint: If no checkpoint of the run is intact.
     """
     if checkpoint not in get_args(CheckpointChoice):
         raise UserError(f"checkpoint must be one of {', '.join(get_args(CheckpointChoice))}, got {checkpoint!r}")

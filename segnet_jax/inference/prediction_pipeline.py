@@ -138,8 +138,8 @@ def _segment_video(source: Source, predictor: Predictor, outputs: Outputs, stop:
     """Segment a video frame by frame; a failure or stop leaves no video, only frames written before.
 
     Raises:
-      UserError: the video cannot be read.
-      Stopped: a stop was requested.
+      UserError: If the video cannot be read.
+      Stopped: If a stop was requested.
     """
     draw_overlay = partial(prediction_files.overlay_by_strips, classes=outputs.classes)
     counts, confidence, milliseconds, number = outputs.no_counts, 0.0, 0.0, 0

@@ -131,7 +131,7 @@ def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, An
     """Return a function from parameters to a boolean tree, True for parameters with one of the roles.
 
     Raises:
-      KeyError: (from the returned function) a layer is missing from `model.layers`, or its kind does not have the part.
+      KeyError: If the returned function gets a layer missing from `model.layers`, or a part that its kind lacks.
     """
     kinds = {layer.name: layer.kind for layer in model.layers}
 
@@ -191,7 +191,7 @@ def check_contract(model: nn.Module, channels: int = 3) -> None:
     """Check names, parts, folding and taps of a network against the contract, on shapes only.
 
     Raises:
-      ValueError: the network violates the contract.
+      ValueError: If the network violates the contract.
     """
     image = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
     for folded in (False, True):

@@ -211,8 +211,8 @@ def scaled_stages(
       channels: of each stage, or empty.
 
     Raises:
-      ValueError: unknown encoder, depth outside 1..5, a width that is not positive, or lists of stages that differ in
-        length or are longer than the encoder.
+      ValueError: If the encoder is unknown, the depth outside 1..5, the width not positive, or the lists of stages
+        differ in length or are longer than the encoder.
     """
     if encoder not in ENCODERS:
         raise ValueError(f"encoder must be one of {sorted(ENCODERS)}, got {encoder!r}")

@@ -80,7 +80,7 @@ def prediction_pictures(
       The path of `step_0000123.png`.
 
     Raises:
-      UserError: another file has that name.
+      UserError: If another file has that name.
     """
     rows = []
     for number, (label, prediction, name) in enumerate(zip(labels, predictions, names, strict=True)):
@@ -121,7 +121,7 @@ def check_pictures(folder: str | os.PathLike, step: int) -> None:
     """Check that a folder of `--pictures` has no files to be replaced that were not drawn for this flag.
 
     Raises:
-      UserError: it has such a file, which the message names.
+      UserError: If the folder has such a file, which the message names.
     """
     for name in (picture_name(step), "latest.png"):
         check_place("pictures", os.path.join(folder, name), made=folder, is_ours=sheet.is_asked_for)

@@ -42,7 +42,7 @@ def check_selection(config: Config) -> None:
     """Check that no checkpoint is selected by test images.
 
     Raises:
-      UserError: `--split-rule trainval`, which has no validation images, is to score the best checkpoint.
+      UserError: If `--split-rule trainval`, which has no validation images, is to score the best checkpoint.
     """
     if config.split_rule == "trainval" and config.result_checkpoint != "last":
         raise UserError(
@@ -67,8 +67,8 @@ def check_network(config: Config) -> None:
     """Check the network's settings, before anything is read or compiled.
 
     Raises:
-      UserError: the image is too small for the poolings, the initial weights cannot fit, or a setting does not apply to
-        the network.
+      UserError: If the image is too small for the poolings, the initial weights cannot fit, or a setting does not apply
+        to the network.
     """
     if config.network == "segnet-basic":
         _check_basic(config)
@@ -103,7 +103,7 @@ def check_takes_vgg(config: Config) -> None:
     """Check that VGG weights can fit the network's encoder.
 
     Raises:
-      UserError: they cannot; the message names the flag to change.
+      UserError: If the weights cannot fit; the message names the flag to change.
     """
     if config.network != "segnet":
         raise UserError(f"--init {config.init} is for --network segnet: use --init none for random weights")
@@ -119,7 +119,7 @@ def _check_basic(config: Config) -> None:
     """Check that all settings apply to SegNet-Basic.
 
     Raises:
-      UserError: a setting does not; the message names the flag to change.
+      UserError: If a setting does not apply; the message names the flag to change.
     """
     if config.depth > STAGES:
         raise UserError(f"--network segnet-basic has {STAGES} stages, got --depth {config.depth}: add --depth {STAGES}")

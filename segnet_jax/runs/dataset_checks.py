@@ -225,7 +225,7 @@ def check_labels(classes: ClassTable, **splits: CachedSplit) -> None:
       **splits: by name; the first is the training split.
 
     Raises:
-      UserError: a split has no labeled pixel.
+      UserError: If a split has no labeled pixel.
     """
     counts = {
         split: count_labels(lambda index, samples=samples: samples.read(index)[1], len(samples), len(classes))

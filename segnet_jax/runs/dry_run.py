@@ -53,7 +53,7 @@ def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
       The setup, and the initial weights.
 
     Raises:
-      UserError: the config or the data are wrong, as for a training run.
+      UserError: If the config or the data are wrong, as for a training run.
     """
     find_run.check_free(config)
     setup = resolve(config)
@@ -69,7 +69,7 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]
       The measurements, in seconds and bytes, as JSON.
 
     Raises:
-      ExitError: the training would fail too: too little memory or disk space, or a save that cannot be restored.
+      ExitError: If the training would fail too: too little memory or disk space, or a save that cannot be restored.
     """
     config = setup.config
     devices, sampler = setup.devices, setup.sampler
@@ -192,7 +192,7 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
     """Save the state, restore it and compare bit for bit.
 
     Raises:
-      DiskFailed: the restored state differs.
+      DiskFailed: If the restored state differs.
     """
     with Checkpoints(folder / "checkpoints", devices) as checkpoints:
         start = time.monotonic()

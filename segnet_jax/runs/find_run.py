@@ -30,8 +30,8 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
       The config, with `run` and `resume` set if there is a run to resume.
 
     Raises:
-      UserError: the run has other settings or cannot be written to, or `--run` holds other files.
-      RunInUse: another process trains in it.
+      UserError: If the run has other settings or cannot be written to, or `--run` holds other files.
+      RunInUse: If another process trains in it.
     """
     if config.resume or (config.run and is_run(pathlib.Path(config.run))):
         folder = pathlib.Path(config.run)
@@ -79,7 +79,7 @@ def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:
     """Check that the changed settings of a resumed run may change, with or without `--override`.
 
     Raises:
-      UserError: a setting may not change; the message names old -> new of each.
+      UserError: If a setting may not change; the message names old -> new of each.
     """
     changed = differences(old, new)
     texts = {name: f"{name} {before} -> {after}" for name, (before, after) in changed.items()}
@@ -97,7 +97,7 @@ def check_free(config: Config) -> None:
     """Check that a new run can be created, before anything is read.
 
     Raises:
-      UserError: `--run` holds other files, or the folder cannot be written to.
+      UserError: If `--run` holds other files, or the folder cannot be written to.
     """
     folder = pathlib.Path(config.run or "runs")
     try:
@@ -118,7 +118,7 @@ def check_room(config: Config, num_bytes: int) -> None:
       num_bytes: of one checkpoint.
 
     Raises:
-      UserError: they do not fit.
+      UserError: If the checkpoints do not fit.
     """
     count = config.keep_checkpoints + 3  # including one being written, the best and the previous best
     folder = pathlib.Path(config.run or "runs")
@@ -150,8 +150,8 @@ def claim_folder(config: Config, stack: contextlib.ExitStack) -> pathlib.Path:
     """Create the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and lock it as `find` does.
 
     Raises:
-      UserError: `--run` holds a run or other files, or cannot be created.
-      RunInUse: another process has just created it.
+      UserError: If `--run` holds a run or other files, or cannot be created.
+      RunInUse: If another process has just created it.
     """
     try:
         if config.run:

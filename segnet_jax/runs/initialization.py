@@ -43,7 +43,7 @@ def read_initial(
       share: (text of process 0) -> that text in every process.
 
     Raises:
-      UserError: the weights are missing or damaged, do not fit, or come from a run that is still training.
+      UserError: If the weights are missing or damaged, do not fit, or come from a run that is still training.
     """
     if config.init == "none":
         return None
@@ -78,7 +78,7 @@ def check_is_other_run(config: Config) -> None:
     """Check that a run to start from is not the run to be trained.
 
     Raises:
-      UserError: it is the same run.
+      UserError: If both are the same run.
     """
     path = pathlib.Path(config.init).expanduser()
     if config.run and path.is_dir() and os.path.realpath(config.run) == os.path.realpath(path):

@@ -26,7 +26,7 @@ def explain_out_of_memory(
       flags: the dataclass of the command's flags; only flags that it has are suggested.
 
     Raises:
-      OutOfMemory: JAX ran out of memory; raised instead of its error.
+      OutOfMemory: If JAX ran out of memory; raised instead of its error.
     """
     try:
         yield
@@ -54,7 +54,7 @@ def check_memory(config: Config, devices: Devices, *, has_run: bool = False, fla
       flags: likewise.
 
     Raises:
-      OutOfMemory: the batch cannot fit; the message has the sizes and advice.
+      OutOfMemory: If the batch cannot fit; the message has the sizes and advice.
     """
     height, width = config.image_size
     channels = max(1, round(64 * config.width))

@@ -34,7 +34,7 @@ def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int
       steps_per_epoch: of its training.
 
     Raises:
-      NoCheckpoint: the run's outcome or its metrics show that it had a checkpoint.
+      NoCheckpoint: If the run's outcome or its metrics show that it had a checkpoint.
     """
     advice = "restore the checkpoints, or start a new run in another folder (--run)"
     with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -51,7 +51,7 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
       None for a run of an older version, or of data without label files.
 
     Raises:
-      UserError: the file is damaged, a link, or too large.
+      UserError: If the file is damaged, a link, or too large.
     """
     try:
         if not confined.is_file(folder, LABELS_FILE):
@@ -98,7 +98,7 @@ def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: path
     """Compare data, classes, global batch size and precision of a checkpoint with those of the resumed training.
 
     Raises:
-      UserError: they differ.
+      UserError: If any of them differs.
     """
     for name, now in identity.items():
         before = meta[name]

@@ -30,8 +30,8 @@ def agree_on_run(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> C
     """Return the config with the run that all processes resume, if there is one; its lock is held by `stack`.
 
     Raises:
-      UserError: the run has other settings, or its folder cannot be used.
-      ExitError: another process trains in it.
+      UserError: If the run has other settings, or its folder cannot be used.
+      ExitError: If another process trains in it.
     """
     if hosts.is_writer:
         config = find_run.find(config, stack)
@@ -49,7 +49,7 @@ def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
     """Return whether a run has taken all of its steps and written its result.
 
     Raises:
-      UserError: it has taken more steps than the config asks for.
+      UserError: If the run has taken more steps than the config asks for.
     """
     if step > setup.total_steps:
         least, config = -(-step // setup.sampler.steps_per_epoch), setup.config
@@ -67,7 +67,7 @@ def report_finished(folder: pathlib.Path, total_steps: int, resume_requested: bo
     """Print that a run is finished.
 
     Raises:
-      UserError: `--resume` was given.
+      UserError: If `--resume` was given.
     """
     finished = f"{folder} is finished: all {total_steps} steps are done"
     if resume_requested:

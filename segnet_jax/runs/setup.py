@@ -198,7 +198,7 @@ def resolve(config: Config) -> Setup:
     """Choose the devices, open the dataset and check the config against both; no image is read, nothing compiled.
 
     Raises:
-      UserError: the config does not fit the devices, the dataset, or itself.
+      UserError: If the config does not fit the devices, the dataset, or itself.
     """
     check_network(config)
     check_selection(config)
@@ -273,7 +273,7 @@ def load_data(
       The setup, complete.
 
     Raises:
-      UserError: a split has no labeled pixel, or the samples do not fit on the devices as requested.
+      UserError: If a split has no labeled pixel, or the samples do not fit on the devices as requested.
     """
     config, devices, eval_name = setup.config, setup.devices, setup.eval_name
     train_samples = run_dataset.decode(setup.train_split, config, "reading training images")

@@ -60,8 +60,8 @@ class Trainer:
         """Train, or resume, and write the result; each part below is one line here.
 
         Raises:
-          UserError: the config or the data are wrong; raised before anything is compiled.
-          ExitError: the training ended early; earlier checkpoints are intact.
+          UserError: If the config or the data are wrong; raised before anything is compiled.
+          ExitError: If training ends early; earlier checkpoints are intact.
         """
         with contextlib.ExitStack() as self.stack:
             self.train_log = self.stack.enter_context(logs.RunLog())
@@ -178,7 +178,7 @@ class Trainer:
           The exit code if all processes agreed to stop before the last step, otherwise None.
 
         Raises:
-          ExitError: a step was not finite, another process is lost, or a checkpoint cannot be saved.
+          ExitError: If a step was not finite, another process is lost, or a checkpoint cannot be saved.
         """
         config, setup, meta = self.config, self.setup, self.meta
         last_step = min(config.max_steps or setup.total_steps, setup.total_steps)
@@ -279,7 +279,7 @@ class Trainer:
         """Write the result of a finished training, or log how to resume a stopped one.
 
         Raises:
-          Stopped: the training was stopped by a signal; the same command resumes it.
+          Stopped: If a signal stopped the training; the same command resumes it.
         """
         if self.hosts.is_writer:  # without a single step nothing is saved
             state_sum = self.checkpoints.confirm("newest", self.step) if self.step else None
@@ -297,7 +297,7 @@ class Trainer:
         """Evaluate the result's checkpoint, and write the result.
 
         Raises:
-          Stopped: the training was stopped by a signal; the same command resumes here.
+          Stopped: If a signal stopped the training; the same command resumes here.
         """
         setup, precise = self.setup, self.config.batch_norm == "recompute"
         phase = "computing precise batch-norm statistics" if precise else "choosing the checkpoint"

@@ -31,8 +31,8 @@ class DiskRetry:
         """Call `write`, which must be atomic, and retry it while the disk is full.
 
         Raises:
-          DiskFull: the disk is full, and waiting is off or was stopped.
-          DiskFailed: writing failed for another reason.
+          DiskFull: If the disk is full, and waiting is off or was stopped.
+          DiskFailed: If writing failed for another reason.
         """
         told = False
         while True:

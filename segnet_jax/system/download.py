@@ -93,7 +93,7 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
       hint: replaces the resource's own hint.
 
     Raises:
-      UserError: all mirrors failed, the disk is full, or the existing file is not the right one.
+      UserError: If all mirrors failed, the disk is full, or the existing file is not the right one.
     """
     folder = Path(folder)
     show_progress = sys.stderr.isatty() and not logs.is_quiet() if show_progress is None else show_progress

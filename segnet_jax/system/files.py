@@ -32,7 +32,7 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
     `confined.make_folder`.
 
     Raises:
-      OSError: writing failed; no file is left behind.
+      OSError: If writing failed; no file is left behind.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(_temporary_name(path.name))
@@ -75,9 +75,9 @@ def read_own_json(path: str | os.PathLike, most: int = confined.MOST_BYTES) -> A
     """Parse a JSON file that the user named; a link is followed.
 
     Raises:
-      ValueError: it is not JSON.
-      confined.Refused: it is not a regular file, or is too large.
-      OSError: it cannot be read.
+      ValueError: If it is not JSON.
+      confined.Refused: If it is not a regular file, or is too large.
+      OSError: If it cannot be read.
     """
     real = pathlib.Path(os.path.realpath(path))
     return confined.read_json(real.parent, real.name, most)
@@ -105,8 +105,8 @@ def check_place(
       is_ours: maps the first bytes of an existing file to whether it may be replaced.
 
     Raises:
-      UserError: the path is a folder, its folder is missing or not writable, or the file exists and was not written by
-        such a flag.
+      UserError: If the path is a folder, its folder is missing or not writable, or the file exists and was not written
+        by such a flag.
     """
     place = pathlib.Path(path)
     if not path:
@@ -164,7 +164,7 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
     """Expand ~ in a path.
 
     Raises:
-      UserError: there is no such user, or the home folder is unknown.
+      UserError: If there is no such user, or the home folder is unknown.
     """
     try:
         return pathlib.Path(path).expanduser()
@@ -192,7 +192,7 @@ def cache_folder() -> pathlib.Path:
     """Return the cache folder: $SEGNET_JAX_CACHE, or `segnet_jax` in the user's cache folder.
 
     Raises:
-      UserError: neither exists, as for a user without a home folder.
+      UserError: If neither exists, as for a user without a home folder.
     """
     if own := os.environ.get("SEGNET_JAX_CACHE"):
         return pathlib.Path(own)

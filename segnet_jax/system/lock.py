@@ -33,8 +33,8 @@ class RunLock:
       is_named: whether the user named this folder, or it is new.
 
     Raises:
-      RunInUse: another process holds the lock.
-      UserError: the folder is not writable, or locks are not supported and `is_named` is false.
+      RunInUse: If another process holds the lock.
+      UserError: If the folder is not writable, or locks are not supported and `is_named` is false.
     """
 
     def __init__(self, folder: pathlib.Path, is_named: bool = True):

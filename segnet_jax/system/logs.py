@@ -119,7 +119,7 @@ class RunLog(logging.Handler):
         """Append to the folder's `train.log` from now on.
 
         Raises:
-          Refused: the file is a link, or not a regular file.
+          Refused: If the file is a link, or not a regular file.
         """
         try:
             self._file = confined.open_file(folder, LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -22,7 +22,7 @@ def unfinished(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield a new folder next to `target`, to be filled and renamed by `finish`; removed at the end if it was not.
 
     Raises:
-      OSError: it cannot be created.
+      OSError: If it cannot be created.
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     lock = None

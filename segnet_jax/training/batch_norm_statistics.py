@@ -173,7 +173,7 @@ def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str
       facts: JSON that describes how they were computed.
 
     Raises:
-      OSError: the disk fails.
+      OSError: If the disk fails.
     """
     folder = _folder_of(checkpoints, state)
     if load_statistics(checkpoints, state, batch_stats) is not None and facts.items() <= verify(folder).items():

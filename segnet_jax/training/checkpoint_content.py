@@ -46,7 +46,7 @@ def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any
       `meta`.
 
     Raises:
-      NoCheckpoint: an entry, which the message names, is missing or invalid.
+      NoCheckpoint: If an entry, which the message names, is missing or invalid.
     """
     if not isinstance(meta, dict):
         raise NoCheckpoint(f"{where} holds no description of its network; {_ADVICE}")
@@ -123,7 +123,7 @@ def best_evaluation(meta: Any, where: str) -> dict[str, Any] | None:
     """Return the best evaluation in the metadata of a checkpoint, or None if there was none yet.
 
     Raises:
-      NoCheckpoint: that evaluation is invalid.
+      NoCheckpoint: If that evaluation is invalid.
     """
     try:
         best = meta["best"]
@@ -143,7 +143,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
       part: the subfolder that holds the arrays.
 
     Raises:
-      NoCheckpoint: there are no arrays, or they are too large or too many.
+      NoCheckpoint: If there are no arrays, or they are too large or too many.
     """
     import tensorstore
 
@@ -178,7 +178,7 @@ def check_values(state: Any, where: str) -> None:
     """Check that a restored state has no NaN, no infinity and no negative variance.
 
     Raises:
-      NoCheckpoint: an array, which the message names, has such a value.
+      NoCheckpoint: If an array, which the message names, has such a value.
     """
     parts = (state.params, state.batch_stats, state.opt_state, state.ema)
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
@@ -200,7 +200,7 @@ def reading_state(folder: pathlib.Path, like: Any, part: str) -> Iterator[None]:
       part: likewise.
 
     Raises:
-      OtherState: the checkpoint holds the state of another network.
+      OtherState: If the checkpoint holds the state of another network.
     """
     check_arrays(folder, like, part)
     try:

@@ -53,7 +53,7 @@ class CheckpointFolders:
         """Return the steps of existing checkpoints, sorted; they are not verified.
 
         Raises:
-          UserError: the folder cannot be listed, or is a symbolic link.
+          UserError: If the folder cannot be listed, or is a symbolic link.
         """
         try:
             names = confined.names(self._run, self._name(self.root / which))
@@ -121,7 +121,7 @@ class CheckpointFolders:
         """Return the JSON metadata of a checkpoint.
 
         Raises:
-          NoCheckpoint: it is missing or not JSON, even if the manifest is valid.
+          NoCheckpoint: If the metadata is missing or not JSON, even if the manifest is valid.
         """
         folder = self.path(which, step)
         try:
@@ -139,8 +139,8 @@ class CheckpointFolders:
         Damaged ones are moved to the folder `damaged`; unreadable ones stay. Both are logged.
 
         Raises:
-          NoCheckpoint: there were checkpoints, but none verifies.
-          UserError: a valid checkpoint has a format that only a later version of this program reads.
+          NoCheckpoint: If there were checkpoints, but none verifies.
+          UserError: If a valid checkpoint has a format that only a later version of this program reads.
         """
         steps, last = self.steps(which), self._last_saved().get(which)
         is_lost = last is not None and last not in steps
@@ -162,7 +162,7 @@ class CheckpointFolders:
         """Return the step saved last, None if none ever was; no older checkpoint is used instead, no folder moved.
 
         Raises:
-          UserError: its checkpoint is damaged or missing.
+          UserError: If its checkpoint is damaged or missing.
         """
         steps = self.steps(which)
         step = max([*steps, self._last_saved().get(which, -1)], default=-1)
@@ -193,7 +193,7 @@ class CheckpointFolders:
         Damaged and unreadable checkpoints are treated as in `find_latest`.
 
         Raises:
-          UserError: as `find_latest`.
+          UserError: If `find_latest` raises it.
         """
         for step in reversed(self.steps(which)):
             folder = self.path(which, step)

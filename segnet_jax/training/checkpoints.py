@@ -78,8 +78,8 @@ class Checkpoints:
           meta: JSON metadata to store with it.
 
         Raises:
-          DiskFull: too little free space, for this save or the previous one.
-          DiskFailed: another error of the disk.
+          DiskFull: If there is too little free space, for this save or the previous one.
+          DiskFailed: If the disk fails in another way.
         """
         if not self._devices.is_writer:
             return
@@ -111,8 +111,8 @@ class Checkpoints:
         """Wait until all pending saves are written, read back and finalized.
 
         Raises:
-          DiskFull: too little free space.
-          DiskFailed: another error of the disk, or it reads back other data than was written.
+          DiskFull: If there is too little free space.
+          DiskFailed: If the disk fails in another way, or reads back other data than was written.
         """
         pending, self._pending = self._pending, []
         try:
@@ -134,7 +134,7 @@ class Checkpoints:
           The checksum of its state, as `sum_of_state`.
 
         Raises:
-          NoCheckpoint: it is missing or does not verify.
+          NoCheckpoint: If the checkpoint is missing or does not verify.
         """
         self.wait()
         try:
@@ -260,7 +260,7 @@ class Checkpoints:
           like: a state of the same shapes, for example from `jax.eval_shape`.
 
         Raises:
-          NoCheckpoint: the checkpoint holds another state or invalid values.
+          NoCheckpoint: If the checkpoint holds another state or invalid values.
         """
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.replicated), like

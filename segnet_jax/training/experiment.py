@@ -28,7 +28,7 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
         logged.
 
     Raises:
-      UserError: the settings differ, with old -> new for each field.
+      UserError: If the settings differ; the message has old -> new for each field.
     """
     experiment, step = meta.get("experiment"), meta["step"]
     if experiment is None:  # older versions stored only the hash, which later fields have changed
@@ -61,7 +61,7 @@ def overrides(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Return a run's overrides in order: {"step", "changes": {name: {"old", "new"}}}.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: If the file is damaged.
     """
     path = folder / CHANGES_FILE
     try:

@@ -69,7 +69,7 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Colle
       head: the names of the layers whose last axis is the classes.
 
     Raises:
-      UserError: they differ; the message names the differences and the flags that resolve them.
+      UserError: If the networks differ; the message names the differences and the flags that resolve them.
     """
     differing = {name: (getattr(trained.config, name), getattr(config, name)) for name in FITTING}
     if config.network == trained.config.network == "segnet-basic":  # it has neither field
@@ -189,7 +189,7 @@ def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) ->
     """Choose the preprocessing: that of a whole trained network, else of the config, else of the encoder's weights.
 
     Raises:
-      UserError: the config contradicts a whole trained network.
+      UserError: If the config contradicts a whole trained network.
     """
     configured = PREPROCESSINGS.get(config.preprocessing)
     if isinstance(initial, TrainedSegNet):

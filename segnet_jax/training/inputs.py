@@ -63,7 +63,7 @@ def choose_placement(requested: str, devices: Devices, *splits: CachedSplit) -> 
       *splits: all splits to place.
 
     Raises:
-      UserError: "device" is requested, but the splits do not fit.
+      UserError: If "device" is requested, but the splits do not fit.
     """
     if requested == "host":
         return "host"

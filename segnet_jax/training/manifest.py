@@ -46,7 +46,7 @@ def finalize(
       known: manifest entries of files that are on the disk already, from `link_files`.
 
     Raises:
-      OSError: the disk fails.
+      OSError: If the disk fails.
     """
     known = known or {}
     files = {path.relative_to(partial).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
@@ -79,8 +79,8 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
       The source's manifest entries of the linked files.
 
     Raises:
-      Damaged: the source's manifest is invalid, or a file is missing.
-      OSError: the disk fails.
+      Damaged: If the source's manifest is invalid, or a file is missing.
+      OSError: If the disk fails.
     """
     linked = {}
     for name, entry in read_manifest(source)["files"].items():
@@ -110,10 +110,10 @@ def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]
       The manifest.
 
     Raises:
-      Damaged: a file is missing, is not regular, has another size or content, or is not listed; or the manifest is
+      Damaged: If a file is missing, is not regular, has another size or content, or is not listed; or the manifest is
         invalid.
-      NewerFormat: the manifest's version is unknown.
-      OSError: the disk fails, except by a missing file, which raises Damaged.
+      NewerFormat: If the manifest's version is unknown.
+      OSError: If the disk fails, except by a missing file, which raises Damaged.
     """
     manifest = read_manifest(folder)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
@@ -157,8 +157,8 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """Read a manifest and verify its own checksum.
 
     Raises:
-      Damaged: it is missing or damaged.
-      NewerFormat: its version is unknown.
+      Damaged: If the manifest is missing or damaged.
+      NewerFormat: If the manifest's version is unknown.
     """
     try:
         manifest = confined.read_json(folder, MANIFEST, most=_MAX_BYTES)

@@ -71,8 +71,8 @@ def restore(
       broadcast: (text of process 0) -> that text in every process that restores.
 
     Raises:
-      UserError: there is no checkpoint yet, its settings do not match the config, or it is damaged and `intact`.
-      NoCheckpoint: no checkpoint is intact, or its content is invalid.
+      UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.
+      NoCheckpoint: If no checkpoint is intact, or its content is invalid.
     """
     which = checkpoint
     if checkpoint == "result":  # not always the best: not every protocol allows a selection by score

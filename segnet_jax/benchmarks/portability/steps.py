@@ -62,8 +62,8 @@ class StepConstants:
           num_devices: number of devices to train on.
 
         Raises:
-          UserError: the run has no checkpoint yet.
-          NoCheckpoint: no checkpoint is intact.
+          UserError: If the run has no checkpoint yet.
+          NoCheckpoint: If no checkpoint is intact.
         """
         folders = CheckpointFolders(pathlib.Path(run) / "checkpoints", config.keep_checkpoints)
         step = folders.find_latest("newest")
