@@ -39,7 +39,7 @@ def work_of(model: NetworkContract, height: int, width: int, channels: int = 3) 
       model: the network, not folded; layers in frozen stages are not trained.
       height: rows of the image.
       width: columns of the image.
-      channels: of the image.
+      channels: number of channels of the image.
     """
     bytes_per_number = jnp.dtype(model.dtype).itemsize
     model = model.clone(sync_axis=None, dtype=jnp.float32)  # in 16 bits, channels are padded with zeros

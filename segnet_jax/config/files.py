@@ -36,8 +36,8 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
     """Read a config written by `Config.to_toml`; it has every field, so its protocol is only a name.
 
     Args:
-      folder: of the run; it may be untrusted, so links in it are not followed.
-      name: of the config file.
+      folder: run folder; it may be untrusted, so links in it are not followed.
+      name: name of the config file.
 
     Raises:
       UserError: If `read_config` raises it, or a field marked OF_THIS_START is set, such as an address to connect to.

@@ -32,7 +32,7 @@ def parse_config(
     Args:
       args: the arguments.
       prog: module of the command, for messages.
-      description: of the command, for `--help`.
+      description: description of the command, for `--help`.
       defaults: maps the values of `--data` and `--init`, None if absent, to the defaults; called only if the arguments
         name neither a protocol, a config file nor a run to resume.
 

@@ -20,7 +20,7 @@ class ClusterProcess:
       coordinator: host:port of process 0.
       process_id: this process's number, from 0.
       num_processes: number of processes.
-      local_device_ids: of the devices that it uses; None for all visible ones.
+      local_device_ids: ids of the devices that it uses; None for all visible ones.
     """
 
     coordinator: str

@@ -112,7 +112,7 @@ def parallel_train_step(step: Callable, devices: Devices, store_axis: int | None
     Args:
       step: from the view of one device.
       devices: to map over; the leading axis of `inputs`.
-      store_axis: of the store: 0 if it is sharded over the devices, None if it is replicated.
+      store_axis: device axis of the store: 0 if it is sharded over the devices, None if it is replicated.
     """
     return _mapped(step, devices, (None, 0, store_axis), (None, None), donate_argnums=0)
 
@@ -151,8 +151,8 @@ def sharded(
     Args:
       step: from the view of one device; returns a tuple.
       mesh: with the axis AXIS; its devices need not exist if the step is only lowered.
-      in_axes: of each argument.
-      out_axes: of each result.
+      in_axes: axes of each argument.
+      out_axes: axes of each result.
     """
 
     def on_device(*arguments):
@@ -190,10 +190,10 @@ class _OnLocalArrays:
 
     Attributes:
       function: jitted, lowered or compiled.
-      devices: of this process.
-      mesh: of all processes.
-      in_axes: of each argument.
-      out_axes: of each result.
+      devices: devices of this process.
+      mesh: mesh of all processes.
+      in_axes: axes of each argument.
+      out_axes: axes of each result.
     """
 
     function: Any
@@ -244,7 +244,7 @@ class AheadOfTime:
 
     Args:
       step: from `parallel_train_step` or `parallel_eval_step`.
-      name: of the step, for the log.
+      name: name of the step, for the log.
       devices: that it is mapped over.
       store: the step's third argument, resident on the devices.
     """

@@ -69,7 +69,7 @@ class Hosts:
         """Return process 0's value on all processes; all must call this equally often for each name.
 
         Args:
-          name: of the value.
+          name: name of the value.
           value: used in process 0, ignored in the others.
           seconds: timeout.
 
@@ -125,7 +125,7 @@ class Hosts:
 
         Args:
           call: number of the step call that this process is about to make.
-          exit_code: of all processes.
+          exit_code: exit code of all processes.
         """
         if self._watchdog is None:
             self._stop = self._stop or (call, exit_code)

@@ -26,7 +26,7 @@ class Watchdog:
 
     Args:
       me: this process.
-      rendezvous: of all processes.
+      rendezvous: result of the rendezvous.
       heartbeat: seconds without a message after which a process counts as lost.
 
     Attributes:

@@ -69,7 +69,7 @@ class NetworkContract(Protocol):
         too and does not update them.
       folded: whether each BatchNorm is folded into its convolution.
       sync_axis: the mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
-      dtype: of activations; parameters and statistics are float32.
+      dtype: dtype of activations; parameters and statistics are float32.
       layers: every layer with parameters of the unfolded network, in the order of the forward pass.
     """
 
@@ -165,7 +165,7 @@ def collect_taps(
 
     Args:
       model: the network.
-      variables: the network's.
+      variables: variables of the network.
       image: [B,H,W,channels], preprocessed.
       kinds: also return the outputs of all layers of these kinds.
 

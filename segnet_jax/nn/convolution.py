@@ -26,7 +26,7 @@ class Convolution(nn.Module):
     Parameters are "kernel", float32 [size,size,I,channels], and "bias", float32 [channels].
 
     Attributes:
-      channels: of the output.
+      channels: number of channels of the output.
       use_bias: whether there is a bias.
       size: rows and columns of the kernel, odd.
       by_channel: depthwise convolution: I equals `channels`, and the kernel is [size,size,1,channels].

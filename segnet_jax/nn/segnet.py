@@ -67,7 +67,7 @@ class SegNet(nn.Module):
         too and does not update them. Their parameters get no gradient (`contract.frozen_layers`).
       folded: inference only, with variables from `fold_batch_norm`: each BatchNorm is folded into its convolution.
       sync_axis: the mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
-      dtype: of activations; parameters and statistics are float32.
+      dtype: dtype of activations; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -207,8 +207,8 @@ def scaled_stages(
       encoder: a key of `ENCODERS`; gives the stages where `convolutions` or `channels` is empty.
       depth: the number of stages; shorter lists of stages reduce it.
       width: factor on the channels.
-      convolutions: of each stage, or empty.
-      channels: of each stage, or empty.
+      convolutions: number of convolutions of each stage, or empty.
+      channels: number of channels of each stage, or empty.
 
     Raises:
       ValueError: If the encoder is unknown, the depth outside 1..5, the width not positive, or the lists of stages

@@ -123,7 +123,7 @@ def write_evaluation(
       step: finished steps.
       classes: names and colors.
       confusion: int64 [C,C].
-      loss: of the split.
+      loss: loss of the split.
       pictures: the preview samples.
       images: the confusion matrix of each image, if known.
       best: step of the best evaluation before this one, whose `images_N.npz` stays.

@@ -114,8 +114,8 @@ def check_room(config: Config, num_bytes: int) -> None:
     """Check that the run's checkpoints fit on the disk, unless the run waits for disk space.
 
     Args:
-      config: of the run.
-      num_bytes: of one checkpoint.
+      config: config of the run.
+      num_bytes: size in bytes of one checkpoint.
 
     Raises:
       UserError: If the checkpoints do not fit.

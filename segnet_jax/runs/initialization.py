@@ -38,8 +38,8 @@ def read_initial(
     """Read the weights that `--init` names, downloading a published VGG if needed; return None for "none".
 
     Args:
-      config: of the training.
-      devices: of the training.
+      config: config of the training run.
+      devices: devices to train on.
       share: (text of process 0) -> that text in every process.
 
     Raises:

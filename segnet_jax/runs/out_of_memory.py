@@ -20,8 +20,8 @@ def explain_out_of_memory(
     """Replace an out-of-memory error by one that suggests flags; the batch size is never changed automatically.
 
     Args:
-      config: of the computation.
-      devices: of the computation.
+      config: config of the computation.
+      devices: devices of the computation.
       has_run: whether it is a training that resumes a run folder.
       flags: the dataclass of the command's flags; only flags that it has are suggested.
 
@@ -48,8 +48,8 @@ def check_memory(config: Config, devices: Devices, *, has_run: bool = False, fla
     refused that could run.
 
     Args:
-      config: of the computation.
-      devices: of the computation.
+      config: config of the computation.
+      devices: devices of the computation.
       has_run: as in `explain_out_of_memory`.
       flags: likewise.
 
@@ -71,7 +71,7 @@ def memory_advice(config: Config, device: jax.Device, has_run: bool, flags: type
     """Return flags that reduce memory, least intrusive first; some need a new run.
 
     Args:
-      config: of the computation that does not fit.
+      config: config of the computation that does not fit.
       device: that it does not fit on.
       has_run: as in `explain_out_of_memory`.
       flags: likewise.

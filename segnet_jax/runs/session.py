@@ -79,8 +79,8 @@ def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_
     """Return the best evaluation whose checkpoint is intact; warn if the best one of the run is lost.
 
     Args:
-      checkpoints: of the run.
-      step: of the checkpoint to resume from.
+      checkpoints: checkpoints of the run.
+      step: step of the checkpoint to resume from.
       meta: the metadata of that checkpoint.
       best_metric: the metric that selects the best checkpoint.
 
@@ -112,8 +112,8 @@ def prepare_folder(
 
     Args:
       setup: complete.
-      folder: of the run.
-      checkpoints: of the run.
+      folder: run folder.
+      checkpoints: checkpoints of the run.
       resumed: the step to resume from; None for a new run.
       disk: retries operations that fail because the disk is full.
     """
@@ -180,10 +180,10 @@ def is_better(setup: Setup, meta: dict[str, Any], loss: float, step: int) -> boo
     scale, the network may return NaN, and its scores then look like those of a single class.
 
     Args:
-      setup: of the run.
-      meta: of the run, with its "last" and its "best" evaluation.
-      loss: of the last evaluation.
-      step: of the last evaluation.
+      setup: setup of the run.
+      meta: metadata of the run, with its "last" and its "best" evaluation.
+      loss: loss of the last evaluation.
+      step: step of the last evaluation.
     """
     if meta["best"] is None:
         return math.isfinite(loss) or step == setup.total_steps

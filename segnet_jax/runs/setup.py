@@ -65,15 +65,15 @@ class Setup:
     `resolve` creates one; `load_data` adds what depends on the initial weights or the checkpoint to resume from.
 
     Attributes:
-      config: of the run.
+      config: config of the run.
       devices: to train on.
-      precision: of activations, never "auto".
+      precision: dtype of activations, never "auto".
       dataset: opened, not read.
       eval_name: the split that is evaluated during training.
-      sampler: order and augmentation of the whole training.
-      total_steps: optimizer steps of the whole training.
+      sampler: order and augmentation of the whole run.
+      total_steps: optimizer steps in the whole run.
       steps_per_dispatch: optimizer steps in one call of the compiled training step.
-      preprocessing: of pixels.
+      preprocessing: preprocessing of pixels.
       class_weights: float32 [C], of the loss.
       train_samples: decoded.
       eval_samples: decoded.
@@ -265,7 +265,7 @@ def load_data(
 
     Args:
       setup: from `resolve`.
-      preprocessing: of pixels.
+      preprocessing: preprocessing of pixels.
       class_weights: float32 [C].
       all_gather: (text of this process) -> the texts of all processes, to agree on the placement.
 

@@ -121,8 +121,8 @@ def open_file(root: Folder, name: str, flags: int = os.O_RDONLY, most: int | Non
 
     Args:
       root: the folder.
-      name: of the file, relative to the folder, with "/" between components.
-      flags: of `os.open`.
+      name: name of the file, relative to the folder, with "/" between components.
+      flags: flags of `os.open`.
       most: size limit in bytes; None for no limit.
 
     Raises:

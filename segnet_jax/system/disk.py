@@ -19,7 +19,7 @@ class DiskRetry:
     """Call functions that write into a run folder; on a full disk, raise or retry.
 
     Args:
-      folder: of the run, for messages.
+      folder: run folder, for messages.
       waits: whether to retry until there is space (`--on-disk-full wait`).
       stop: a request to stop ends the waiting.
     """

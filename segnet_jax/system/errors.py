@@ -128,7 +128,7 @@ class ExitError(Exception):
     """A command ends early; its one-line message says why and what to do.
 
     Attributes:
-      exit_code: of the command.
+      exit_code: exit code of the command.
       short: the reason in two or three words, for figures.
     """
 

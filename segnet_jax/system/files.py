@@ -100,7 +100,7 @@ def check_place(
 
     Args:
       flag: name of the flag, without --.
-      path: of the file; "" for none.
+      path: path of the file; "" for none.
       made: a folder that the command creates itself; "" for none.
       is_ours: maps the first bytes of an existing file to whether it may be replaced.
 

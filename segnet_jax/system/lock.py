@@ -29,7 +29,7 @@ class RunLock:
     folder found automatically is refused, as the same command may be training in it.
 
     Args:
-      folder: of the run.
+      folder: run folder.
       is_named: whether the user named this folder, or it is new.
 
     Raises:

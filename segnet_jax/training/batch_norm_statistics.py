@@ -50,9 +50,9 @@ def average_statistics(
 
     Args:
       model: the network. If its BatchNorm is not synchronized, each device's part of a batch counts as a batch.
-      variables: the network's, replicated; the running statistics of frozen layers are used and returned unchanged.
+      variables: variables of the network, replicated; the running statistics of frozen layers are used unchanged.
       batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
-      preprocessing: of the network's input.
+      preprocessing: preprocessing of the network's input.
       devices: to compute on.
       on_batch: called after each batch.
     """
@@ -104,9 +104,9 @@ def population_statistics(
 
     Args:
       model: the network.
-      variables: the network's, replicated; the running statistics of frozen layers are used and returned unchanged.
+      variables: variables of the network, replicated; the running statistics of frozen layers are used unchanged.
       batches: at least one.
-      preprocessing: of the network's input.
+      preprocessing: preprocessing of the network's input.
       devices: to compute on.
       on_batch: called with the number of images after each batch.
 
@@ -231,12 +231,12 @@ def precise_statistics(
     "population" it is processed in batches of its own.
 
     Args:
-      config: the run's.
-      global_batch_size: of its training.
+      config: config of the run.
+      global_batch_size: global batch size of its training.
       model: the network, not folded.
-      variables: its "params" and "batch_stats", replicated.
+      variables: "params" and "batch_stats" of the network, replicated.
       samples: the training images.
-      preprocessing: of the network's input.
+      preprocessing: preprocessing of the network's input.
       devices: to compute on. If the run synchronized its statistics, the result does not depend on their number;
         otherwise only which images are dropped does.
       on_images: called with the number of images after each batch.

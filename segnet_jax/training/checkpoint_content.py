@@ -138,7 +138,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
     """Check the sizes of a checkpoint's arrays before they are read, so that none takes excessive memory.
 
     Args:
-      folder: of a checkpoint with a valid manifest.
+      folder: folder of a checkpoint with a valid manifest.
       like: the state to be restored, as shapes.
       part: the subfolder that holds the arrays.
 

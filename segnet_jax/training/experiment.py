@@ -21,9 +21,9 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
     Fields overridden after the checkpoint was saved (`overrides.json`) do not count as different.
 
     Args:
-      folder: the run's.
+      folder: run folder.
       meta: the checkpoint's JSON metadata.
-      config: the run's; on resume, the new one.
+      config: config of the run; on resume, the new one.
       override: whether the user allows a changed recipe; None if nothing is trained, where a changed recipe is only
         logged.
 

@@ -45,9 +45,9 @@ class TrainedSegNet:
     Attributes:
       source: the value of `--init`.
       about: origin of the parameters in the source, for example "step 7, the best".
-      config: its `FITTING` fields describe the network.
+      config: config whose `FITTING` fields describe the network.
       classes: class names; None if the source does not store them.
-      preprocessing: of the network's input.
+      preprocessing: preprocessing of the network's input.
       variables: "params" and "batch_stats", float32 numpy.
     """
 
@@ -64,8 +64,8 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Colle
 
     Args:
       trained: the network to start from.
-      config: of the training.
-      shapes: of the variables of the network to be trained.
+      config: config of the training run.
+      shapes: shapes of the variables of the network to be trained.
       head: the names of the layers whose last axis is the classes.
 
     Raises:
@@ -130,7 +130,7 @@ def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[
 
     Args:
       trained: the network to start from; passes `check_fits`.
-      classes: of the training.
+      classes: classes to train.
       head: the names of the layers whose last axis is the classes.
       draw: returns random variables of the network to be trained; called only if there are new classes.
     """
@@ -159,7 +159,7 @@ def describe_start(trained: TrainedSegNet, classes: Sequence[str]) -> str:
 
     Args:
       trained: the network to start from.
-      classes: of the training.
+      classes: classes to train.
     """
     kept = shared_classes(trained, classes)
     start = f"{trained.source}, {trained.about}"

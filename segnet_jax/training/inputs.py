@@ -59,7 +59,7 @@ def choose_placement(requested: str, devices: Devices, *splits: CachedSplit) -> 
 
     Args:
       requested: "auto", "host" or "device".
-      devices: of the training.
+      devices: devices to train on.
       *splits: all splits to place.
 
     Raises:

@@ -60,7 +60,7 @@ def write_page(run: RunSummary, path: pathlib.Path, published: Mapping[str, Any]
 
     Args:
       run: content of the run folder.
-      path: of the page.
+      path: path of the page.
       published: result of `published.compare_with_published`, to include it.
 
     Raises:

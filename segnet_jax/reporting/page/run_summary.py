@@ -57,7 +57,7 @@ class RunSummary:
 
     Attributes:
       folder: as given.
-      config: of the run.
+      config: config of the run.
       environment: `environment.json`.
       result: `result.json` of a finished run.
       outcome: `outcome.json`, how the last start ended.
@@ -72,7 +72,7 @@ class RunSummary:
       evaluations: up to eight stored evaluations in order, with the first, the newest and the chosen one.
       worst: `worst.json`.
       uncertainty: `uncertainty.json`, the results of `evaluate --samples`.
-      problems: what could not be read, one clause each.
+      problems: files that could not be read, one clause each.
     """
 
     folder: pathlib.Path
