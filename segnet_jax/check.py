@@ -1,4 +1,4 @@
-"""Dry-run a training: `python -m segnet_jax.check --help`."""
+"""Dry-run training: `python -m segnet_jax.check --help`."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
 
-DESCRIPTION = """Dry-run a training: read all data, take two steps, evaluate some images, save and restore a checkpoint,
+DESCRIPTION = """Dry-run training: read all data, take two steps, evaluate some images, save and restore a checkpoint,
 and estimate the memory and time of the whole run. Creates no run folder. Takes the flags of train, and --json.
 
 Example:  python -m segnet_jax.check --protocol demo
@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def check(config: Config, json: str = "") -> int:
-    """Dry-run a training, print the results and, if requested, write the JSON; return the exit code.
+    """Dry-run training, print the results and, if requested, write the JSON; return the exit code.
 
     Raises:
       UserError: If training would refuse the config or the data.

@@ -1,4 +1,4 @@
-"""Heartbeats between the processes of a training run, by which a lost or stuck process is detected.
+"""Heartbeats between the processes of a training run, to detect a lost or stuck process.
 
 Each process keeps a TCP connection to process 0, which forwards messages. A killed process closes its connection; a
 stuck one, or one whose host is lost, sends no heartbeats. JAX would wait for it forever (jax #38503).

@@ -22,7 +22,7 @@ def explain_out_of_memory(
     Args:
       config: config of the computation.
       devices: devices of the computation.
-      has_run: whether it is a training that resumes a run folder.
+      has_run: whether it is training that resumes a run folder.
       flags: the dataclass of the command's flags; only flags that it has are suggested.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Write `outcome.json`, how a training ended and how to resume it, and the batch of a non-finite step (`incident/`)."""
+"""Write `outcome.json` (how a run ended and how to resume it) and the batch of a non-finite step (`incident/`)."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Read and write the files of a run folder, and check that a training may resume in it."""
+"""Read and write the files of a run folder, and check that training may resume in it."""
 
 import contextlib
 import os
@@ -65,7 +65,7 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
 
 
 def clean_up(folder: pathlib.Path) -> None:
-    """Delete temporary files left by a killed training; only for the process that holds the run's lock."""
+    """Delete temporary files left by a killed process; only for the process that holds the run's lock."""
     inner = [f"{name}/" for name in confined.names(folder) if _is_folder(folder, name)]
     for parent in ("", *inner):
         for name in confined.names(folder, parent):
@@ -132,7 +132,7 @@ def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
 def steps_of_result(folder: pathlib.Path) -> int | None:
     """Return the number of steps of a run's result, or None without a readable result.
 
-    Only the result shows that a run is complete: the training may have been stopped while the last checkpoint was
+    Only the result shows that a run is complete: training may have been stopped while the last checkpoint was
     evaluated.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):

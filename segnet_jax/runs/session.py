@@ -108,7 +108,7 @@ def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_
 def prepare_folder(
     setup: Setup, folder: pathlib.Path, checkpoints: Checkpoints, resumed: int | None, disk: DiskRetry
 ) -> None:
-    """Write the files that describe the run, and delete what a killed training has left.
+    """Write the files that describe the run, and delete the leftovers of a killed process.
 
     Args:
       setup: complete.

@@ -243,7 +243,7 @@ def resolve(config: Config) -> Setup:
 
 
 def _build_sampler(config: Config, devices: Devices, num_images: int) -> Sampler:
-    """Build the sampler of the training; with too few images, the error suggests the batch size that fits."""
+    """Build the training sampler; with too few images, the error suggests the batch size that fits."""
     batches_per_step = devices.total * config.grad_accum_steps
     try:
         return Sampler.from_config(config, num_images, batches_per_step * config.batch_size_per_device)

@@ -254,7 +254,7 @@ def _check_first_use(resource: Resource, path: Path, sum_file: Path) -> None:
 
 
 def _check_members(path: Path) -> None:
-    """Verify a zip by its members' own checksums, as there is no published one."""
+    """Verify a zip by its members' own checksums, because none is published for it."""
     try:
         zips.read_through(path)
     except (OSError, ValueError) as error:

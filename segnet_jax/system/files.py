@@ -16,7 +16,7 @@ import numpy as np
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 
-_OF_A_RUN = {  # files that a training writes to its run folder
+_OF_A_RUN = {  # files that training writes to the run folder
     *("config.toml", "environment.json", "data.json", "overrides.json", "outcome.json", "result.json", "lock"),
     *("result_before.json", "metrics.jsonl", "train.log", "confusion.csv", "report.html", "progress.png"),
     "first_batch.png",

@@ -1,4 +1,4 @@
-"""A lock on a run folder, so that one training at a time writes to it."""
+"""A lock on a run folder, so that one process at a time trains in it."""
 
 import contextlib
 import datetime

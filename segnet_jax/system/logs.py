@@ -31,7 +31,7 @@ class ConsoleHandler(logging.Handler):
     console: Console | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message; with `-v`, also when and by which module it was logged."""
+        """Print one message; with `-v`, also with the time and module that logged it."""
         try:
             text = Text(printable(record.getMessage()))
             if record.levelno >= logging.WARNING:

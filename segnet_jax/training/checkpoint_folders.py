@@ -205,7 +205,7 @@ class CheckpointFolders:
             except NewerFormat as error:
                 raise UserError(f"{error}: it was written by a newer segnet_jax, use that version") from None
             except Damaged as error:
-                if os.path.lexists(folder):  # a training running in this run may have deleted it meanwhile
+                if os.path.lexists(folder):  # a process that trains in this run may have deleted it
                     aside = self._set_aside(folder)
                     logger.warning(f"the {which} checkpoint of step {step} is damaged: {error}; {aside}")
             except OSError as error:

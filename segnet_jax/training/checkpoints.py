@@ -300,7 +300,7 @@ def _make_writer() -> ocp.AsyncCheckpointer:
 
 
 def _this_process(operation: str) -> ocp.options.MultiprocessingOptions:
-    """Return options by which Orbax waits for no other process: each holds the whole state, and only one saves."""
+    """Return options that keep Orbax from waiting for other processes, because one process saves the whole state."""
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{operation}-{me}"
@@ -308,7 +308,7 @@ def _this_process(operation: str) -> ocp.options.MultiprocessingOptions:
 
 
 def _silence_orbax() -> None:
-    """Suppress Orbax's progress messages, and the tracebacks that it logs for errors that it raises as well."""
+    """Suppress Orbax's progress messages, and the tracebacks that it logs for errors that it also raises."""
     for noisy in ("absl", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     if getattr(sys.unraisablehook, "func", None) is not _ignore_closed_loops:  # never reset: messages may come late

@@ -1,4 +1,4 @@
-"""A manifest of every file's size and SHA-256, by which a damaged folder is detected.
+"""A manifest of every file's size and SHA-256, to detect a damaged folder.
 
 Orbax restores arrays with flipped bits without an error, hence checksums of our own. The order of writing (data, fsync,
 manifest, fsync, rename, fsync of the parent folder) ensures that a kill or power loss at any moment leaves either the
