@@ -282,7 +282,7 @@ def _explain_disk_errors(out: pathlib.Path) -> Iterator[None]:
         raise
     except Exception as error:  # each format's library raises its own exceptions for disk errors
         if is_disk_full(error):
-            raise DiskFull(f"cannot export to {out}: no room on its disk") from error
+            raise DiskFull(f"cannot export to {out}: no space left on its disk") from error
         if refusal := disk_refusal(error):
             raise DiskFailed(f"cannot export to {out}: {refusal}") from error
         raise

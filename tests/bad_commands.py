@@ -291,6 +291,6 @@ RUNS = [
     ),
     Case(48, "usage:not empty", "CamVid", ("is not an empty folder",), flags=("--run", "{folder}")),
     Case(48, "usage:long path", "", ("cannot make the run folder",), flags=("--run", "{folder}/../" + "x" * 300)),
-    Case(48, "no-room", "new", ("5 checkpoints need 0 MB, and 0 MB are free",), flags=NEW, patch=no_room),
+    Case(48, "no-room", "new", ("5 checkpoints need 0 MB, but only 0 MB are free",), flags=NEW, patch=no_room),
     Case(48, "in use", "run", ("in use by another process",), lock, RUN, exit_code=5),
 ]

@@ -122,7 +122,7 @@ def _check_basic(config: Config) -> None:
       UserError: If a setting does not apply; the message names the flag to change.
     """
     if config.depth > STAGES:
-        raise UserError(f"--network segnet-basic has {STAGES} stages, got --depth {config.depth}: add --depth {STAGES}")
+        raise UserError(f"--network segnet-basic has {STAGES} stages, got --depth {config.depth}: use --depth {STAGES}")
     if config.stage_convolutions or config.stage_channels or config.kernel_size != 3:
         raise UserError("--stage-convolutions, --stage-channels and --kernel-size are for --network segnet: omit them")
     if config.final_batch_norm:

@@ -56,7 +56,7 @@ def _exit_error(error: Exception, folder: pathlib.Path) -> DiskFailed:
     if isinstance(error, DiskFailed):
         return error
     if is_disk_full(error):
-        return DiskFull(f"no room on the disk of {folder}: {error}")
+        return DiskFull(f"no space left on the disk of {folder}: {error}")
     return DiskFailed(f"cannot write to {folder}: {error}")
 
 

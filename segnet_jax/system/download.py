@@ -101,7 +101,7 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+        raise UserError(f"cannot create the folder {folder}: {error.strerror}") from None
     with _locked(folder):
         if target.exists():
             try:

@@ -49,7 +49,7 @@ def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any
       NoCheckpoint: If an entry, which the message names, is missing or invalid.
     """
     if not isinstance(meta, dict):
-        raise NoCheckpoint(f"{where} holds no description of its network; {_ADVICE}")
+        raise NoCheckpoint(f"{where} does not describe its network; {_ADVICE}")
     classes = meta.get("classes")
     num_classes = len(classes) if isinstance(classes, list) else 0
     rules = _RULES | (_RULES_TO_RESUME if is_resumed else {})
@@ -153,7 +153,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
     if sum(entry["bytes"] for entry in files.values()) > 2 * sum(sizes) + _OVERHEAD_BYTES:
         raise OtherState(f"{folder} is larger than its network's state; {_ADVICE}")
     if f"{part}/manifest.ocdbt" not in files:
-        raise NoCheckpoint(f"{folder} holds no state; {_ADVICE}")
+        raise NoCheckpoint(f"{folder} does not contain a state; {_ADVICE}")
     try:
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{(folder / part).as_uri()}/"}).result()
         names = [name for name in store.list().result() if name.endswith(b"/.zarray")]

@@ -185,7 +185,8 @@ class Checkpoints:
             needed, free = int(_DISK_MARGIN * num_bytes), shutil.disk_usage(partial.parent).free
         if free < needed:
             raise DiskFull(
-                f"saving step {step} needs {needed / 1e6:.1f} MB, but only {free / 1e6:.1f} MB are free on {self._root}"
+                f"not enough disk space to save step {step}: needs {needed / 1e6:.1f} MB, but only {free / 1e6:.1f} MB "
+                f"are free on {self._root}; free some space"
             )
 
     def _make_parent(self, partial: pathlib.Path) -> None:
@@ -209,8 +210,8 @@ class Checkpoints:
             if isinstance(error, DiskFailed):
                 raise
             if is_disk_full(error):
-                message = f"too little space to save step {step}: {free / 1e6:.1f} MB were free on {self._root}"
-                raise DiskFull(message) from error
+                found = f"{free / 1e6:.1f} MB were free on {self._root}; free some space"
+                raise DiskFull(f"not enough disk space to save step {step}: {found}") from error
             if refusal := disk_refusal(error):
                 raise DiskFailed(f"step {step} cannot be saved to {self._root}: {refusal}") from error
             raise

@@ -244,7 +244,7 @@ def break_by_disk(place, moment, expected=4):
     reported = re.search(r"Step (\d+) is saved and verified", ended.err)
     assert (int(reported[1]) if reported else 0) == now  # nothing false is printed
     assert "scores of the" not in ended.out
-    assert re.search(r"error: .*(no room|MB are free|cannot be saved|cannot write)", ended.err), ended.err
+    assert re.search(r"error: .*(no space left|MB are free|cannot be saved|cannot write)", ended.err), ended.err
     (pathlib.Path(place.disk) / BALLAST).unlink(missing_ok=True)
 
 
