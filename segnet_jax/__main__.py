@@ -16,7 +16,7 @@ COMMANDS = {  # each is a module of this name with a `main`
     "export": "export a run's network to StableHLO, ONNX, safetensors or SavedModel",
     "report": "write a run's report, or compare runs",
     "doctor": "check a dataset folder and suggest fixes",
-    "check": "dry-run a training, and estimate its memory and time",
+    "check": "dry-run training, and estimate its memory and time",
     "prepare": "download and prepare CamVid and pretrained weights",
     "convert": "convert a SegNet trained with Caffe into a run",
     "benchmark": "measure throughput",

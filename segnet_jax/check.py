@@ -1,4 +1,4 @@
-"""Dry-run a training: `python -m segnet_jax.check --help`."""
+"""Dry-run training: `python -m segnet_jax.check --help`."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
 
-DESCRIPTION = """Dry-run a training: read all data, take two steps, evaluate some images, save and restore a checkpoint,
+DESCRIPTION = """Dry-run training: read all data, take two steps, evaluate some images, save and restore a checkpoint,
 and estimate the memory and time of the whole run. Creates no run folder. Takes the flags of train, and --json.
 
 Example:  python -m segnet_jax.check --protocol demo
@@ -33,11 +33,11 @@ def main() -> int:
 
 
 def check(config: Config, json: str = "") -> int:
-    """Dry-run a training, print the results and, if requested, write the JSON; return the exit code.
+    """Dry-run training, print the results and, if requested, write the JSON; return the exit code.
 
     Raises:
-      UserError: the training would refuse the config or the data.
-      ExitError: the training would end with this error.
+      UserError: If training would refuse the config or the data.
+      ExitError: If training would end with this error.
     """
     if config.resume:
         raise UserError("check does not resume runs; remove --resume")
@@ -83,10 +83,10 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _split_json(args: list[str]) -> tuple[list[str], str]:
-    """Split the value of `--json` off the flags of a training.
+    """Separate the value of `--json` from the flags of `train`.
 
     Raises:
-      UserError: `--json` has no value.
+      UserError: If `--json` has no value.
     """
     kept, json, rest = [], "", iter(args)
     for arg in rest:

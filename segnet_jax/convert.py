@@ -65,7 +65,7 @@ def convert(options: ConvertOptions) -> int:
     """Read the model file and write the run; return the exit code.
 
     Raises:
-      UserError: the file does not contain such a network, the number of classes does not match, or the run folder
+      UserError: If the file does not contain such a network, the number of classes does not match, or the run folder
         exists.
     """
     path = obtain_segnet(options.file)

@@ -83,7 +83,7 @@ def doctor(options: DoctorOptions) -> int:
     """Check a dataset folder, print the findings and write the requested files; return the exit code.
 
     Raises:
-      UserError: with all faults of the folder.
+      UserError: If the folder has faults; the message lists all of them.
     """
     for flag in ("json", "picture", "classes"):
         _check_writable(flag, getattr(options, flag), options.data)

@@ -132,9 +132,9 @@ def evaluate_to_json(options: EvaluateOptions) -> dict[str, Any]:
     """Evaluate a run, print the score table, write the requested files, and return what `--json` writes.
 
     Raises:
-      UserError: the run or split does not exist, the dataset's classes differ from the run's, or a file cannot be
+      UserError: If the run or split does not exist, the dataset's classes differ from the run's, or a file cannot be
         written.
-      OutOfMemory: a batch does not fit into memory.
+      OutOfMemory: If a batch does not fit into memory.
     """
     check_place("json", options.json)
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):

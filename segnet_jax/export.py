@@ -82,8 +82,8 @@ def export(options: ExportOptions) -> int:
     """Export to each format, compare with the network and print how to use the files; return the exit code.
 
     Raises:
-      UserError: the run, a library or the dataset is missing, or output files exist.
-      ExitError: an export does not match the network or cannot be written; nothing is kept.
+      UserError: If the run, a library or the dataset is missing, or output files exist.
+      ExitError: If an export does not match the network or cannot be written; nothing is kept.
     """
     if options.images < 1:
         raise UserError(f"--images must be at least 1, got {options.images}")
@@ -139,7 +139,7 @@ def _read_earlier_report(out: pathlib.Path, formats: tuple[Format, ...], overwri
     """Return the folder's report of earlier exports, after checking that only files listed in it are overwritten.
 
     Raises:
-      UserError: a file exists and is not to be overwritten, or was not exported here.
+      UserError: If a file exists and is not to be overwritten, or was not exported here.
     """
     existing = [FILES[name] for name in formats if os.path.lexists(out / FILES[name])]
     if existing and not overwrite:
@@ -282,7 +282,7 @@ def _explain_disk_errors(out: pathlib.Path) -> Iterator[None]:
         raise
     except Exception as error:  # each format's library raises its own exceptions for disk errors
         if is_disk_full(error):
-            raise DiskFull(f"cannot export to {out}: no room on its disk") from error
+            raise DiskFull(f"cannot export to {out}: no space left on its disk") from error
         if refusal := disk_refusal(error):
             raise DiskFailed(f"cannot export to {out}: {refusal}") from error
         raise

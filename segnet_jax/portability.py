@@ -98,7 +98,7 @@ def _lower_options(args: Sequence[str]) -> tuple[Config, pathlib.Path, tuple[str
     """Parse the flags of `lower` into the config, the output folder, the platforms and the run ("" for none).
 
     Raises:
-      UserError: a flag is wrong, or `--out` is missing.
+      UserError: If a flag is wrong, or `--out` is missing.
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     own.add_argument("--out", default="")
@@ -129,7 +129,7 @@ def lower(config: Config, out: pathlib.Path, platforms: Sequence[str], run: str 
       run: run folder to read classes, preprocessing and class weights from; "" for none.
 
     Raises:
-      UserError: the config is inconsistent, the run has no checkpoint, or the folder is not empty or not writable.
+      UserError: If the config is inconsistent, the run has no checkpoint, or the folder is not empty or not writable.
     """
     import jax
 
@@ -174,7 +174,7 @@ def _make_folder(out: pathlib.Path) -> None:
     """Create a folder, or accept an empty one.
 
     Raises:
-      UserError: it is not empty or cannot be created.
+      UserError: If the folder is not empty or cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ class MeasureOptions:
         """Check the numbers.
 
         Raises:
-          UserError: one is below its minimum.
+          UserError: If a number is below its minimum.
         """
         for name, minimum in (("images", 0), ("compared", 1), ("training_steps", 1), ("steps", 1), ("rounds", 1)):
             if getattr(self, name) < minimum:
@@ -221,8 +221,8 @@ def measure(options: MeasureOptions) -> int:
     """Measure each precision, write the JSON and print the table of this machine; return the exit code.
 
     Raises:
-      UserError: the run or dataset is missing, or the file cannot be written.
-      OutOfMemory: float32 does not fit into memory.
+      UserError: If the run or dataset is missing, or the file cannot be written.
+      OutOfMemory: If float32 does not fit into memory.
     """
     from segnet_jax.benchmarks.portability.machine import Machine
     from segnet_jax.runs.out_of_memory import explain_out_of_memory
@@ -270,7 +270,7 @@ def report(options: CompareOptions) -> int:
     """Compare the files of several machines, print the table and write the requested files; return the exit code.
 
     Raises:
-      UserError: a file cannot be read or was not written by measure, or an output file exists.
+      UserError: If a file cannot be read or was not written by measure, or an output file exists.
     """
     comparison = compare_machines([read_measured(pathlib.Path(file)) for file in options.files])
     for path in filter(None, (options.out, options.json)):
@@ -291,7 +291,7 @@ def read_measured(path: pathlib.Path) -> dict[str, Any]:
     """Read a JSON file of `measure`.
 
     Raises:
-      UserError: the file cannot be read or was not written by `measure`.
+      UserError: If the file cannot be read or was not written by `measure`.
     """
     try:
         data = read_own_json(path)

@@ -93,7 +93,7 @@ class PredictOptions:
         """Check `void`.
 
         Raises:
-          UserError: it is not a byte value.
+          UserError: If `void` is not a byte value.
         """
         if not -1 <= self.void <= VOID:
             raise UserError(f"--void must be between 0 and {VOID}, got {self.void}")
@@ -108,9 +108,9 @@ def predict(options: PredictOptions) -> int:
     """Segment all inputs and return the exit code.
 
     Raises:
-      UserError: the options are wrong, before anything is written; or `UserErrors` with the inputs that could not be
-        read, after all others are done.
-      ExitError: a signal stopped the command, or the disk is full; files written before are complete.
+      UserError: If the options are wrong, before anything is written; or, as `UserErrors`, inputs could not be read,
+        after all others are done.
+      ExitError: If a signal stopped the command, or the disk is full; files written before are complete.
     """
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop(first="finishing the files in progress"))

@@ -65,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command.
 
     Raises:
-      UserError: the flags or files are wrong, or a download fails.
+      UserError: If the flags or files are wrong, or a download fails.
     """
     args = sys.argv[1:] if args is None else args
     options = parse_flags(PrepareOptions, args, prog="segnet_jax.prepare", description=_DESCRIPTION)

@@ -59,7 +59,7 @@ def report(options: ReportOptions) -> int:
     """Write the page and, if requested, the JSON; return the exit code.
 
     Raises:
-      UserError: a folder is not a run, or a file cannot be written or must not be overwritten.
+      UserError: If a folder is not a run, or a file cannot be written or must not be overwritten.
     """
     if not 1 <= len(options.runs) <= MAX_RUNS:
         raise UserError(f"a report takes 1 to {MAX_RUNS} runs, got {len(options.runs)}")
@@ -99,7 +99,7 @@ def report(options: ReportOptions) -> int:
 
 
 def _may_overwrite(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> bool:
-    """Return whether a page may be replaced: unless it is the report of another run."""
+    """Return whether a page may be replaced, that is, is not the report of another run."""
     parent = path.resolve().parent
     own = [folder.resolve() for folder in folders] if len(folders) == 1 else []
     return path.name != REPORT_FILE or parent in own or not os.path.lexists(parent / "config.toml")
@@ -109,7 +109,7 @@ def _compare_published(runs: Sequence[RunSummary], options: ReportOptions) -> di
     """Return the runs' scores, or those in the files of `--scores`, compared with published ones.
 
     Raises:
-      UserError: the number of score files differs from the number of runs, or a file does not belong to its run.
+      UserError: If the number of score files differs from the number of runs, or a file does not belong to its run.
     """
     if not options.scores:
         return compare_with_published(average_over_seeds([from_run(run) for run in runs]))
@@ -177,7 +177,7 @@ def _run_folder(run: str) -> pathlib.Path:
     """Return the folder of a run.
 
     Raises:
-      UserError: it does not exist or is not a run folder.
+      UserError: If the folder does not exist or is not a run folder.
     """
     folder = pathlib.Path(run)
     if not os.path.isdir(folder):

@@ -27,8 +27,8 @@ def train(config: Config) -> int:
     """Train with a config, or resume the run that it started; return the exit code.
 
     Raises:
-      UserError: the config or the data are wrong; raised before anything is compiled.
-      ExitError: the training ended early; saved checkpoints are intact.
+      UserError: If the config or the data are wrong; raised before anything is compiled.
+      ExitError: If training ends early; saved checkpoints are intact.
     """
     Trainer(config).run()
     return 0

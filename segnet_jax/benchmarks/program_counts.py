@@ -1,7 +1,7 @@
 """Convolutions and matrix products counted from a traced program (its jaxpr), the same on every machine.
 
-Counted is what the program computes, not what one device makes of it: where a program has a form of its own for a
-platform (`lax.platform_dependent`), the default form counts, so that Winograd's saved products on a CPU do not.
+The counts are of the program itself, not of its compiled form on a device. Where it has a variant for a platform
+(`lax.platform_dependent`), the default is counted, including the multiplications that Winograd saves on a CPU.
 """
 
 import math
@@ -18,11 +18,11 @@ class Product:
     """A convolution or a matrix product of a program.
 
     Attributes:
-      multiply_adds: one for each output and each number that it sums over; those on the padding of a convolution count,
-        those on the zeros between the rows of a dilated input do not.
-      inputs: numbers of the left operand, the image of a forward convolution.
-      outputs: numbers of the result.
-      count: how often it runs.
+      multiply_adds: number of multiply-adds, including those on the padding of a convolution, but not those on the
+        zeros between the rows of a dilated input.
+      inputs: number of elements of the left operand, the image of a forward convolution.
+      outputs: number of elements of the result.
+      count: number of executions.
     """
 
     multiply_adds: float
@@ -35,22 +35,22 @@ def products_of(function: Callable, *args: Any) -> list[Product]:
     """Trace a function and return its convolutions and matrix products in order; nothing is computed.
 
     Args:
-      function: to trace. What none of its results needs does not count.
+      function: the function to trace; operations that no result needs are not counted.
       *args: its arguments; shapes (`jax.ShapeDtypeStruct`) are enough.
 
     Raises:
-      ValueError: there is one in a `while` loop, whose iterations the program does not state.
+      ValueError: If an operation is in a `while` loop, whose number of iterations the program does not state.
     """
     return list(_products(jax.make_jaxpr(function)(*args).jaxpr, 1))
 
 
 def flop(products: list[Product]) -> float:
-    """Return the floating-point operations of products: a multiplication and an addition are two."""
+    """Return the floating-point operations of convolutions and matrix products, two per multiply-add."""
     return 2 * sum(each.multiply_adds * each.count for each in products)
 
 
 def _products(jaxpr: Jaxpr, count: int) -> Iterator[Product]:
-    by_platform: dict[Any, int] = {}  # of each choice by platform, the default's branch
+    by_platform: dict[Any, int] = {}  # the default branch of each platform-dependent choice
     for equation in _needed(jaxpr):
         name, parameters = equation.primitive.name, equation.params
         if name == "conv_general_dilated":
@@ -68,7 +68,7 @@ def _products(jaxpr: Jaxpr, count: int) -> Iterator[Product]:
             yield from _products(parameters["jaxpr"].jaxpr, count * parameters["length"])
         elif name == "while":
             if any(True for inner in _inner(parameters) for _ in _products(inner, count)):
-                raise ValueError("a convolution or matrix product in a while loop: how often it runs is not known")
+                raise ValueError("a convolution or matrix product in a while loop: how often it runs is unknown")
         else:
             for inner in _inner(parameters):
                 yield from _products(inner, count)

@@ -18,10 +18,10 @@ class Work:
 
     Attributes:
       train_flop: floating-point operations of a training step's convolutions and matrix products, counted from the
-        program: multiply and add as two, taps on the padding counted, nothing recomputed.
-      infer_flop: of a forward pass.
-      train_bytes: moved between memory and chip by a training step, nothing fused across a convolution.
-      infer_bytes: of a forward pass with BatchNorm folded.
+        program: two per multiply-add, padding included, nothing recomputed.
+      infer_flop: floating-point operations of a forward pass.
+      train_bytes: bytes moved between memory and chip by a training step without fusion across convolutions.
+      infer_bytes: bytes moved by a forward pass with BatchNorm folded.
     """
 
     train_flop: float
@@ -31,18 +31,18 @@ class Work:
 
 
 def work_of(model: NetworkContract, height: int, width: int, channels: int = 3) -> Work:
-    """Count a network's work from its programs, and the bytes as the model's dtype has them.
+    """Count a network's operations from its programs, and its memory traffic in the model's dtype.
 
-    The published network at 360x480 has 640 GFLOP an image, and 2.4 GB in 16 bits.
+    The published network at 360x480 needs 640 GFLOP per image, and in 16 bits moves 2.4 GB.
 
     Args:
       model: the network, not folded; layers in frozen stages are not trained.
       height: rows of the image.
       width: columns of the image.
-      channels: of the image.
+      channels: number of channels of the image.
     """
     bytes_per_number = jnp.dtype(model.dtype).itemsize
-    model = model.clone(sync_axis=None, dtype=jnp.float32)  # in 16 bits, channels are filled up with zeros
+    model = model.clone(sync_axis=None, dtype=jnp.float32)  # in 16 bits, channels are padded with zeros
     image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
     frozen, trainable = split_layers(variables["params"], frozen_layers(model))
@@ -64,7 +64,7 @@ def work_of(model: NetworkContract, height: int, width: int, channels: int = 3) 
     # Pooling reads a map and writes a quarter of it, unpooling the reverse, each with a code of one byte.
     cells = [each.size for name, each in taps.items() if name.startswith("code")]
     pools = sum(2 * (each * 4 + each) * bytes_per_number + 2 * each for each in cells)
-    # Forward: convolution, statistics, normalisation. Backward: both gradients of each.
+    # Forward: convolution, statistics, normalization. Backward: both gradients of each.
     train_bytes = (read + written) * 3 + normalised * (1 + 2 + 2 + 3) + 2 * pools
     return Work(flop(training), flop(inference), train_bytes, read + written + pools)
 
@@ -85,7 +85,7 @@ PEAKS = {  # device kind -> TFLOP/s of its matrix units by precision (float32 as
 
 
 def peak_of(device_kind: str, precision: str) -> tuple[float, float] | None:
-    """Return a device's peak FLOP/s and bytes/s; None if the device or precision is not listed.
+    """Return a device's peak FLOP/s and bytes/s, or None if the device or precision is not listed.
 
     Names match as whole words: an RTX A1000 is not an A100, a GH200 not an H200, and a "lite" chip a different one.
     """

@@ -50,7 +50,7 @@ class BenchmarkOptions:
         """Check `steps` and `rounds`.
 
         Raises:
-          UserError: one is less than 1.
+          UserError: If `steps` or `rounds` is less than 1.
         """
         if self.steps < 1 or self.rounds < 1:
             raise UserError(f"--steps and --rounds must be at least 1, got {self.steps} and {self.rounds}")
@@ -69,8 +69,8 @@ def benchmark(options: BenchmarkOptions) -> int:
     After an error, the measurements made before it are still printed and written.
 
     Raises:
-      UserError: there are too few devices or images, or a file cannot be written or compared with.
-      OutOfMemory: a batch does not fit into memory.
+      UserError: If there are too few devices or images, or a file cannot be written or compared with.
+      OutOfMemory: If a batch does not fit into memory.
     """
     check_place("json", options.json)
     earlier = read_earlier(options.compare) if options.compare else None
@@ -127,7 +127,7 @@ def read_earlier(path: str) -> dict[str, Any]:
     """Read the measurements of an earlier `--json`.
 
     Raises:
-      UserError: the file cannot be read or was not written by `benchmark`.
+      UserError: If the file cannot be read or was not written by `benchmark`.
     """
     try:
         found = read_own_json(path)

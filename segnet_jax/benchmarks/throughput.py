@@ -47,7 +47,7 @@ class BenchmarkSetup:
     """Config and devices to measure, and how often.
 
     Attributes:
-      config: config of the training.
+      config: config of the training run.
       devices: devices to measure on.
       precision: dtype of activations, not "auto".
       steps: steps per round, dispatched without waiting.

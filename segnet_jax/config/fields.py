@@ -166,12 +166,12 @@ class Config:
         """Validate the fields, before anything is compiled.
 
         Raises:
-          UserError: naming the flag, its range and the value.
+          UserError: If a value is invalid; the message names the flag, its range and the value.
         """
         for name, (low, high) in RANGES.items():
             values = getattr(self, name)
             for value in values if isinstance(values, tuple | list) else (values,):
-                if not low <= value <= high:  # nor is NaN
+                if not low <= value <= high:  # also rejects NaN
                     given = " ".join(map(str, values)) if isinstance(values, tuple | list) else values
                     raise UserError(f"{_flag(name)} must be between {low:g} and {high:g}, got {given}")
         for item in dataclasses.fields(self):

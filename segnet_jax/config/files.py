@@ -22,8 +22,8 @@ def read_config(path: pathlib.Path, base: Config) -> Config:
     """Override `base` with the protocol that a TOML file names, if any, then with the file's own values.
 
     Raises:
-      UserError: the file cannot be read or is not TOML; a key (the nearest known one is named) or protocol is unknown;
-        a value has the wrong type or is out of range.
+      UserError: If the file cannot be read or is not TOML; a key (the nearest known one is named) or protocol is
+        unknown; a value has the wrong type or is out of range.
     """
     file = pathlib.Path(os.path.realpath(path))  # named by the user, so it may be a link
     values = _read(file.parent, file.name, path)
@@ -36,11 +36,11 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
     """Read a config written by `Config.to_toml`; it has every field, so its protocol is only a name.
 
     Args:
-      folder: of the run; it may be untrusted, so links in it are not followed.
-      name: of the config file.
+      folder: run folder; it may be untrusted, so links in it are not followed.
+      name: name of the config file.
 
     Raises:
-      UserError: as `read_config`; or a field marked OF_THIS_START is set, such as an address to connect to.
+      UserError: If `read_config` raises it, or a field marked OF_THIS_START is set, such as an address to connect to.
     """
     path = folder / name
     values = _read(folder, name, path)
@@ -76,7 +76,7 @@ def read_protocol(name: str, base: Config) -> Config:
     """Override `base` with a named protocol.
 
     Raises:
-      UserError: the name is unknown; the known ones are listed.
+      UserError: If the name is unknown; the known ones are listed.
     """
     path = resources.files("segnet_jax") / "config" / "protocols" / f"{name}.toml"
     if name not in protocol_names():
@@ -157,7 +157,7 @@ CONFIG_FILE = "config.toml"
 
 
 def is_run(folder: pathlib.Path) -> bool:
-    """Whether a folder contains a run's config, or anything by that name, which `read_run` then refuses."""
+    """Return whether a folder contains a run's config, or anything else of that name, which `read_run` then refuses."""
     return os.path.lexists(folder / CONFIG_FILE)  # pathlib's version raises if the name is too long
 
 
@@ -165,7 +165,7 @@ def read_run(folder: str | pathlib.Path) -> Config:
     """Read the config of a run, after checking the files of its folder.
 
     Raises:
-      UserError: there is no such run, or its folder contains a link, a pipe or a device.
+      UserError: If there is no such run, or its folder contains a link, a pipe or a device.
     """
     folder = pathlib.Path(folder)
     if not os.path.isdir(folder):

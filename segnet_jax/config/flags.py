@@ -32,12 +32,12 @@ def parse_config(
     Args:
       args: the arguments.
       prog: module of the command, for messages.
-      description: of the command, for `--help`.
-      defaults: maps the values of `--data` and `--init`, None if absent, to the defaults; asked only if the arguments
+      description: description of the command, for `--help`.
+      defaults: maps the values of `--data` and `--init`, None if absent, to the defaults; called only if the arguments
         name neither a protocol, a config file nor a run to resume.
 
     Raises:
-      UserError: the flags, or the files they name, are invalid.
+      UserError: If the flags, or the files they name, are invalid.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--protocol", default="")
@@ -85,7 +85,7 @@ def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None,
     """Parse flags into a dataclass with tyro; `--help` prints the help and exits.
 
     Raises:
-      UserError: a flag is unknown or has an invalid value; the message is one line.
+      UserError: If a flag is unknown or has an invalid value; the message is one line.
     """
     import tyro
 

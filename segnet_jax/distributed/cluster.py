@@ -20,7 +20,7 @@ class ClusterProcess:
       coordinator: host:port of process 0.
       process_id: this process's number, from 0.
       num_processes: number of processes.
-      local_device_ids: of the devices that it uses; None for all visible ones.
+      local_device_ids: ids of the devices that it uses; None for all visible ones.
     """
 
     coordinator: str
@@ -37,7 +37,7 @@ class ClusterProcess:
 
 
 def from_flags(coordinator: str, process_id: int, num_processes: int) -> ClusterProcess | None:
-    """Return the process that the flags describe; None if none is set.
+    """Return the process that the flags describe, or None if none is set.
 
     Args:
       coordinator: host:port; empty if not set.
@@ -45,7 +45,7 @@ def from_flags(coordinator: str, process_id: int, num_processes: int) -> Cluster
       num_processes: 0 if not set.
 
     Raises:
-      UserError: only some flags are set, or their values are invalid.
+      UserError: If only some flags are set, or their values are invalid.
     """
     flags = {"--coordinator": coordinator, "--process-id": process_id, "--num-processes": num_processes}
     given = {flag: value for flag, value in flags.items() if value not in ("", -1 if flag == "--process-id" else 0)}
@@ -64,10 +64,10 @@ def from_flags(coordinator: str, process_id: int, num_processes: int) -> Cluster
 
 
 def from_environment(environment: Mapping[str, str]) -> ClusterProcess | None:
-    """Detect the cluster that started this process; None for a single process.
+    """Detect the cluster that started this process; return None for a single process.
 
     Raises:
-      UserError: there are several processes, but JAX cannot find the coordinator.
+      UserError: If there are several processes, but JAX cannot find the coordinator.
     """
     certain = _is_one_of_several(environment)
     if not certain and not _may_be_tpu_pod(environment):
@@ -131,7 +131,7 @@ def _is_pod_of_indexed_job(environment: Mapping[str, str]) -> bool:
 
 
 def _has_kubernetes() -> bool:
-    """Return whether the package is installed by which JAX finds the other pods."""
+    """Return whether the package by which JAX finds the other pods is installed."""
     return importlib.util.find_spec("kubernetes") is not None
 
 

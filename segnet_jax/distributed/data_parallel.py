@@ -29,7 +29,7 @@ Axis = int | None  # of an argument or result: 0 if its leading axis is the devi
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices of a training.
+    """The devices of a training run.
 
     Attributes:
       local: this process's devices.
@@ -73,15 +73,15 @@ class Devices:
 
 
 def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping = "pmap") -> Devices:
-    """Return the first devices of the number given, or all.
+    """Return the first `devices` devices, or all of them.
 
     Args:
-      devices: a number, or "all".
+      devices: number of devices, or "all".
       deterministic: as in `Devices`.
       mapping: as in `Devices`.
 
     Raises:
-      UserError: there are fewer devices, or several processes would not use all of theirs.
+      UserError: If there are fewer devices, or several processes would not use all of theirs.
     """
     try:
         available = jax.devices()
@@ -112,7 +112,7 @@ def parallel_train_step(step: Callable, devices: Devices, store_axis: int | None
     Args:
       step: from the view of one device.
       devices: to map over; the leading axis of `inputs`.
-      store_axis: of the store: 0 if it is sharded over the devices, None if it is replicated.
+      store_axis: device axis of the store: 0 if it is sharded over the devices, None if it is replicated.
     """
     return _mapped(step, devices, (None, 0, store_axis), (None, None), donate_argnums=0)
 
@@ -151,8 +151,8 @@ def sharded(
     Args:
       step: from the view of one device; returns a tuple.
       mesh: with the axis AXIS; its devices need not exist if the step is only lowered.
-      in_axes: of each argument.
-      out_axes: of each result.
+      in_axes: axes of each argument.
+      out_axes: axes of each result.
     """
 
     def on_device(*arguments):
@@ -190,10 +190,10 @@ class _OnLocalArrays:
 
     Attributes:
       function: jitted, lowered or compiled.
-      devices: of this process.
-      mesh: of all processes.
-      in_axes: of each argument.
-      out_axes: of each result.
+      devices: devices of this process.
+      mesh: mesh of all processes.
+      in_axes: axes of each argument.
+      out_axes: axes of each result.
     """
 
     function: Any
@@ -244,7 +244,7 @@ class AheadOfTime:
 
     Args:
       step: from `parallel_train_step` or `parallel_eval_step`.
-      name: of the step, for the log.
+      name: name of the step, for the log.
       devices: that it is mapped over.
       store: the step's third argument, resident on the devices.
     """
@@ -291,7 +291,7 @@ def replicate(tree, devices: Devices):
 
 
 def prefetch(batches: Iterable, devices: Devices, ahead: int = 2) -> Iterator:
-    """Transfer host batches to the devices, `ahead` batches in advance."""
+    """Transfer host batches to the devices, prefetching `ahead` batches."""
     queue = deque()
     for batch in batches:
         queue.append(jax.device_put(batch, devices.split))
@@ -316,5 +316,5 @@ def memory_of(device: jax.Device) -> int:
 
 
 def peak_memory_of(device: jax.Device) -> int | None:
-    """Return the peak memory use of a device in this process in bytes; None if it does not report it."""
+    """Return the peak memory use of a device in this process in bytes, or None if it does not report it."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")

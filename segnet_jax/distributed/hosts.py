@@ -1,4 +1,4 @@
-"""One training over several processes: join, exchange values, stop together and leave.
+"""One training run over several processes: join, exchange values, stop together and leave.
 
 `jax.distributed.initialize` connects the processes and runs their collectives. The rest of this package is what it does
 not offer, found with jax 0.10.2 and 0.12.0 by killing processes:
@@ -41,7 +41,7 @@ NO_TIMEOUT = 100_000  # seconds without a heartbeat until JAX would abort; losse
 
 
 class Hosts:
-    """The processes of a training, from the view of one of them; also for a single process.
+    """The processes of a training run, from the view of one of them; also for a single process.
 
     As a context manager, it leaves together with the other processes. An error is announced to them; if it occurs in
     all of them, each has the heartbeat's time to end with it before it reports this process as lost.
@@ -69,12 +69,12 @@ class Hosts:
         """Return process 0's value on all processes; all must call this equally often for each name.
 
         Args:
-          name: of the value.
+          name: name of the value.
           value: used in process 0, ignored in the others.
           seconds: timeout.
 
         Raises:
-          HostLost: process 0 did not send it in time.
+          HostLost: If process 0 did not send it in time.
         """
         if self.is_writer and value is None:
             raise ValueError(f"process 0 must give a value for {name}")
@@ -91,7 +91,7 @@ class Hosts:
         """Return the values of all processes by number; all must call this equally often for each name.
 
         Raises:
-          HostLost: naming the processes missing after the timeout.
+          HostLost: If processes, which the message names, are missing after the timeout.
         """
         if self._watchdog is None:
             return [value]
@@ -116,7 +116,7 @@ class Hosts:
         """Wait until all processes are here; cheap enough for every step.
 
         Raises:
-          HostLost: naming the processes missing after the timeout.
+          HostLost: If processes, which the message names, are missing after the timeout.
         """
         self.all_gather(name, "", seconds)
 
@@ -125,7 +125,7 @@ class Hosts:
 
         Args:
           call: number of the step call that this process is about to make.
-          exit_code: of all processes.
+          exit_code: exit code of all processes.
         """
         if self._watchdog is None:
             self._stop = self._stop or (call, exit_code)
@@ -160,7 +160,7 @@ class Hosts:
         """Wait until all other processes leave too, then shut down; no collective may be running.
 
         Raises:
-          HostLost: some do not leave in time, or one has failed.
+          HostLost: If a process does not leave in time or has failed.
         """
         if self._watchdog is None or self._has_left:
             return
@@ -216,16 +216,16 @@ def join(
       seconds: timeout for all processes to join.
 
     Raises:
-      UserError: flags that are incomplete, invalid or contradict those of the other processes, a port in use, or a
-        cluster without a known coordinator.
-      HostLost: process 0 cannot be reached, or processes are missing after the timeout.
+      UserError: If flags are incomplete, invalid or contradict those of the other processes, the port is in use, or the
+        cluster has no known coordinator.
+      HostLost: If process 0 cannot be reached, or processes are missing after the timeout.
     """
     place = cluster.from_flags(coordinator, process_id, num_processes) or cluster.from_environment(os.environ)
     if place is None and (warning := cluster.single_process_warning(os.environ)):
         logger.warning(warning)
     if place is None or place.num_processes == 1:
         return Hosts()
-    # Imported by trainings over several processes only.
+    # Needed only by training over several processes.
     from segnet_jax.distributed.relay import open_relay
     from segnet_jax.distributed.rendezvous import Process, accept_all, contact
     from segnet_jax.distributed.watchdog import CLOSED, Watchdog

@@ -27,7 +27,7 @@ def open_relay(far_address: tuple[str, int], on_end: Callable[[], None]) -> int:
       The local port.
 
     Raises:
-      HostLost: the host cannot be reached.
+      HostLost: If the host cannot be reached.
     """
     far = _connect(far_address)
     far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

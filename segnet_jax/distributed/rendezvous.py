@@ -42,7 +42,7 @@ class Link:
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[list] | None:
-        """Return the messages received, possibly none; None if the other end has closed or sends no JSON."""
+        """Return the received messages, possibly none, or None if the other end has closed or does not send JSON."""
         try:
             data = self.socket.recv(1 << 16)
             *lines, self._rest = (self._rest + data).split(b"\n")
@@ -54,7 +54,7 @@ class Link:
             return None
 
     def answer(self, seconds: float) -> list | None:
-        """Return the next message; None after a timeout or if the other end has closed."""
+        """Return the next message, or None after a timeout or if the other end has closed."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self.socket.settimeout(left)
@@ -91,8 +91,8 @@ def accept_all(port: int, me: Process, num_processes: int, jax_port: int, second
     """Accept all other processes on a port of all interfaces, and send each the list; for process 0.
 
     Raises:
-      HostLost: some are missing after the timeout; the others get the same error.
-      OSError: the port cannot be listened on.
+      HostLost: If processes are missing after the timeout; the others get the same error.
+      OSError: If the port cannot be listened on.
     """
     processes, links = {0: me}, {}
     deadline = time.monotonic() + seconds
@@ -130,8 +130,8 @@ def contact(address: tuple[str, int], me: Process, num_processes: int, seconds: 
     """Connect to process 0 and wait until it has accepted all processes; for every other process.
 
     Raises:
-      HostLost: process 0 cannot be reached, or processes are missing after the timeout.
-      UserError: the flags contradict those of the other processes.
+      HostLost: If process 0 cannot be reached, or processes are missing after the timeout.
+      UserError: If the flags contradict those of the other processes.
     """
     where = f"process 0 at {address[0]}:{address[1]}"
     deadline, why = time.monotonic() + seconds, "no answer"
@@ -169,7 +169,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def _refusal(number: int, count: int, num_processes: int) -> str:
-    """Return why a process is refused; empty if it is accepted."""
+    """Return the reason to refuse a process, or "" to accept it."""
     if count != num_processes:
         return (
             f"--num-processes is {num_processes} in process 0, but {count} in process {number}: use one value for all"

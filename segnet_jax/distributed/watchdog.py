@@ -1,4 +1,4 @@
-"""Heartbeats between the processes of a training, by which a lost or stuck process is detected.
+"""Heartbeats between the processes of a training run, to detect a lost or stuck process.
 
 Each process keeps a TCP connection to process 0, which forwards messages. A killed process closes its connection; a
 stuck one, or one whose host is lost, sends no heartbeats. JAX would wait for it forever (jax #38503).
@@ -26,7 +26,7 @@ class Watchdog:
 
     Args:
       me: this process.
-      rendezvous: of all processes.
+      rendezvous: result of the rendezvous.
       heartbeat: seconds without a message after which a process counts as lost.
 
     Attributes:
@@ -60,7 +60,7 @@ class Watchdog:
             link.send(*message)
 
     def receive(self, key: str, number: int, seconds: float) -> str | None:
-        """Return the value that a process sends under a key; None after a timeout."""
+        """Return the value that a process sends under a key, or None after a timeout."""
         with self._has_value:
             self._has_value.wait_for(lambda: (key, number) in self._values, seconds)
             return self._values.pop((key, number), None)
@@ -163,5 +163,5 @@ class Watchdog:
                 self.lose(number, CLOSED)
 
     def _reason(self, number: int) -> str:
-        """Return the error because of which a process has announced to leave; empty if there is none."""
+        """Return the error with which a process has announced that it leaves, or "" if there is none."""
         return self._leaving.get(number, ("", 0.0))[0]

@@ -128,8 +128,8 @@ def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", preci
       precision: dtype of activations: "float32", "bfloat16", "float16", or "auto", the best one for the device.
 
     Raises:
-      UserError: the run does not exist or has no checkpoint, or an argument has an unknown value.
-      NoCheckpoint: no checkpoint of the run is intact.
+      UserError: If the run does not exist or has no checkpoint, or an argument has an unknown value.
+      NoCheckpoint: If no checkpoint of the run is intact.
     """
     if checkpoint not in get_args(CheckpointChoice):
         raise UserError(f"checkpoint must be one of {', '.join(get_args(CheckpointChoice))}, got {checkpoint!r}")

@@ -56,7 +56,7 @@ class LabelScoring:
           size: height and width of the upright image.
 
         Raises:
-          UserError: the label is invalid, or the image has an EXIF rotation and the run does not state how to read it.
+          UserError: If the label is invalid, or the run does not state how to read the image's EXIF rotation.
         """
         check_exif_stated(source.path, source.display_name, self.reading.exif)
         exif = exif_for_pair(source.path, path, self.reading.exif)
@@ -90,7 +90,7 @@ def find_labels(sources: Sequence[Source], folder: str, suffix: str) -> dict[Sou
       suffix: suffix of label names after the image's name; empty to detect it.
 
     Raises:
-      UserError: the folder does not exist, no image has a label, or one has two.
+      UserError: If the folder does not exist, no image has a label, or one has two.
     """
     root = expanded(folder)
     if not root.is_dir():
@@ -261,7 +261,7 @@ def check_free(files: Iterable[pathlib.Path]) -> None:
     """Check that no output file exists, so that neither inputs nor earlier outputs are overwritten.
 
     Raises:
-      UserError: a file exists.
+      UserError: If a file exists.
     """
     if existing := [str(path) for path in files if os.path.lexists(path)]:
         raise UserError(f"existing files are not overwritten: {listed(existing)}; give another --out")

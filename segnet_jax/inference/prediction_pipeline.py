@@ -1,4 +1,4 @@
-"""The pipeline of `predict`: read ahead of the devices, segment in batches, write in the background."""
+"""The pipeline of `predict`: prefetch images, segment in batches, write in the background."""
 
 import contextlib
 import itertools
@@ -138,8 +138,8 @@ def _segment_video(source: Source, predictor: Predictor, outputs: Outputs, stop:
     """Segment a video frame by frame; a failure or stop leaves no video, only frames written before.
 
     Raises:
-      UserError: the video cannot be read.
-      Stopped: a stop was requested.
+      UserError: If the video cannot be read.
+      Stopped: If a stop was requested.
     """
     draw_overlay = partial(prediction_files.overlay_by_strips, classes=outputs.classes)
     counts, confidence, milliseconds, number = outputs.no_counts, 0.0, 0.0, 0
@@ -181,14 +181,14 @@ def _ahead(
     threads: int = _THREADS,
     pixels: Callable[[T], int] = lambda item: 0,
 ) -> Iterator[tuple[T, U]]:
-    """Yield each item with the function's result, in order, computed in threads some items ahead.
+    """Yield each item with the function's result, in order; threads prefetch the results.
 
     Args:
       function: function to call.
       items: its arguments.
-      count: maximum number of items to be ahead.
+      count: maximum number of prefetched items.
       threads: number of threads.
-      pixels: number of pixels of an item; at most `_MAX_PIXELS` are ahead, or one larger item.
+      pixels: number of pixels of an item; at most `_MAX_PIXELS` are prefetched, or one larger item.
     """
     pool = ThreadPoolExecutor(threads)
     try:

@@ -78,7 +78,7 @@ class Sizing:
         """Create from a run's config and the flags; `tile` (0, 0) means whole images.
 
         Raises:
-          UserError: the flags contradict each other or are out of range.
+          UserError: If the flags contradict each other or are out of range.
         """
         multiple = 2**config.num_stages
         if tile == (0, 0):

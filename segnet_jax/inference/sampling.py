@@ -18,7 +18,7 @@ def check_samples(dropout: float, num_samples: int, run: str) -> None:
     """Check that samples can be drawn and may differ.
 
     Raises:
-      UserError: the number is out of range, or the network has no dropout.
+      UserError: If the number is out of range, or the network has no dropout.
     """
     if not 1 <= num_samples <= MAX_SAMPLES:
         raise UserError(f"--samples must be between 1 and {MAX_SAMPLES}, got {num_samples}")

@@ -45,7 +45,7 @@ def find_sources(paths: Sequence[str]) -> list[Source]:
       paths: files, folders (whose own images and videos are used, not those of subfolders), and camera numbers.
 
     Raises:
-      UserError: no path is given, one does not exist, or one is neither image nor video.
+      UserError: If no path is given, one does not exist, or one is neither image nor video.
     """
     if not paths:
         raise UserError("nothing to predict; give images, folders of images, or videos after the run")

@@ -1,4 +1,4 @@
-"""AxisTiles a large image into overlapping tiles, and blend the tiles' outputs without visible seams."""
+"""Cut a large image into overlapping tiles, and blend the tiles' outputs without visible seams."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def check_tiles(tile: tuple[int, int], overlap: int, multiple: int) -> None:
     """Check the size and overlap of tiles.
 
     Raises:
-      UserError: tiles are too small, or the overlap is out of range.
+      UserError: If tiles are too small, or the overlap is out of range.
     """
     if min(tile) < 2 * multiple:
         given = " ".join(map(str, tile))

@@ -24,7 +24,7 @@ def load_av() -> Any:
     """Import and return PyAV.
 
     Raises:
-      UserError: it is not installed.
+      UserError: If PyAV is not installed.
     """
     try:
         import av
@@ -46,7 +46,7 @@ class Video:
       num_frames: number of frames in the file's header; None if it is not stated.
 
     Raises:
-      UserError: the file cannot be read as a video, or its frames are too large.
+      UserError: If the file cannot be read as a video, or its frames are too large.
     """
 
     def __init__(self, path: pathlib.Path, name: str):
@@ -82,7 +82,7 @@ class Video:
         """Yield every frame, upright, uint8 [H,W,3] RGB, all of the same size.
 
         Raises:
-          UserError: the file is damaged, or the frame size changes.
+          UserError: If the file is damaged, or the frame size changes.
         """
         size, number = None, 0
         try:
@@ -152,7 +152,7 @@ def camera_frame(number: int) -> np.ndarray:
     """Read one frame of a camera, uint8 [H,W,3] RGB.
 
     Raises:
-      UserError: the camera does not exist, or the operating system is not supported.
+      UserError: If the camera does not exist, or the operating system is not supported.
     """
     av, name = load_av(), f"camera {number}"
     if sys.platform != "linux":

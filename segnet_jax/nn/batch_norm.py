@@ -36,7 +36,7 @@ class BatchNormReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Return [B,H,W,C] in x's dtype; with `train`, use the batch statistics and update the running ones."""
+        """Return [B,H,W,C] in x's dtype; with `train`, use batch statistics and update the running statistics."""
         channels = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)

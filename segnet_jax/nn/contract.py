@@ -69,7 +69,7 @@ class NetworkContract(Protocol):
         too and does not update them.
       folded: whether each BatchNorm is folded into its convolution.
       sync_axis: the mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
-      dtype: of activations; parameters and statistics are float32.
+      dtype: dtype of activations; parameters and statistics are float32.
       layers: every layer with parameters of the unfolded network, in the order of the forward pass.
     """
 
@@ -131,7 +131,7 @@ def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, An
     """Return a function from parameters to a boolean tree, True for parameters with one of the roles.
 
     Raises:
-      KeyError: (the returned function) for a layer missing from `model.layers`, or a part that its kind does not have.
+      KeyError: If the returned function gets a layer missing from `model.layers`, or a part that its kind lacks.
     """
     kinds = {layer.name: layer.kind for layer in model.layers}
 
@@ -165,7 +165,7 @@ def collect_taps(
 
     Args:
       model: the network.
-      variables: the network's.
+      variables: variables of the network.
       image: [B,H,W,channels], preprocessed.
       kinds: also return the outputs of all layers of these kinds.
 
@@ -191,7 +191,7 @@ def check_contract(model: nn.Module, channels: int = 3) -> None:
     """Check names, parts, folding and taps of a network against the contract, on shapes only.
 
     Raises:
-      ValueError: the network violates the contract.
+      ValueError: If the network violates the contract.
     """
     image = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
     for folded in (False, True):

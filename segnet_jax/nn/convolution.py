@@ -26,7 +26,7 @@ class Convolution(nn.Module):
     Parameters are "kernel", float32 [size,size,I,channels], and "bias", float32 [channels].
 
     Attributes:
-      channels: of the output.
+      channels: number of channels of the output.
       use_bias: whether there is a bias.
       size: rows and columns of the kernel, odd.
       by_channel: depthwise convolution: I equals `channels`, and the kernel is [size,size,1,channels].
@@ -173,7 +173,7 @@ def _kernel_gradient_on_cpu(size, x, gradient):
 
 
 def _winograd_pays(x, kernel):
-    """Return whether Winograd's saved products outweigh its transforms, by measurement.
+    """Return whether Winograd's saved multiplications outweigh its transforms, by measurement.
 
     Only in float32: 16-bit floats lose too much to rounding, and float64 is for references. The batch size is ignored,
     so that the prediction for an image does not depend on its batch.

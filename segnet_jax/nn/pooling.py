@@ -29,7 +29,7 @@ def max_pool_with_code(x: jax.Array, pooling: Pooling = "floor") -> tuple[jax.Ar
       The maxima, [B,h,w,C] in x's dtype, and their codes, uint8 [B,h,w,C] in 0..3.
 
     Raises:
-      ValueError: `pooling` is neither "floor" nor "ceil".
+      ValueError: If `pooling` is neither "floor" nor "ceil".
     """
     return _pool(_to_even(x, pooling))
 

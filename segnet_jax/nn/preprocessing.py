@@ -36,7 +36,7 @@ def normalize(image: jax.Array, preprocessing: Preprocessing, dtype=jnp.float32)
     Args:
       image: uint8 or float [B,H,W,3] RGB, 0..255.
       preprocessing: what the network's weights expect.
-      dtype: of the output.
+      dtype: dtype of the output.
 
     Returns:
       [B,H,W,3].

@@ -31,7 +31,7 @@ FIRST_DROPOUT_STAGE = 3
 
 @dataclass(frozen=True)
 class Pooled:
-    """What an encoder stage passes to the decoder stage that mirrors it.
+    """Features and pooling codes that an encoder stage passes to the decoder stage that mirrors it.
 
     Attributes:
       maps: [B,H,W,C], before pooling.
@@ -50,8 +50,8 @@ class SegNet(nn.Module):
       encoder: "vgg16" or "vgg19".
       depth: stages, 1 to 5; 5 as published, 4 as the MATLAB example's "four encoder layers and four decoder layers".
       width: factor on every hidden layer's channels.
-      stage_convolutions: convolutions of each encoder stage; empty for those of `encoder`.
-      stage_channels: channels of each encoder stage before `width`; empty for those of `encoder`.
+      stage_convolutions: convolutions of each encoder stage; empty: as in `encoder`.
+      stage_channels: channels of each encoder stage before `width`; empty: as in `encoder`.
       kernel_size: rows and columns of every kernel, odd.
       pooling: "floor" drops an odd last row or column (PyTorch, MATLAB), "ceil" keeps it (Caffe).
       upsampling: "indices" (SegNet's unpooling), "bilinear" or "learnt".
@@ -67,7 +67,7 @@ class SegNet(nn.Module):
         too and does not update them. Their parameters get no gradient (`contract.frozen_layers`).
       folded: inference only, with variables from `fold_batch_norm`: each BatchNorm is folded into its convolution.
       sync_axis: the mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
-      dtype: of activations; parameters and statistics are float32.
+      dtype: dtype of activations; parameters and statistics are float32.
     """
 
     num_classes: int
@@ -207,12 +207,12 @@ def scaled_stages(
       encoder: a key of `ENCODERS`; gives the stages where `convolutions` or `channels` is empty.
       depth: the number of stages; shorter lists of stages reduce it.
       width: factor on the channels.
-      convolutions: of each stage, or empty.
-      channels: of each stage, or empty.
+      convolutions: number of convolutions of each stage, or empty.
+      channels: number of channels of each stage, or empty.
 
     Raises:
-      ValueError: unknown encoder, depth outside 1..5, a width that is not positive, or lists of stages that differ in
-        length or are longer than the encoder.
+      ValueError: If the encoder is unknown, the depth outside 1..5, the width not positive, or the lists of stages
+        differ in length or are longer than the encoder.
     """
     if encoder not in ENCODERS:
         raise ValueError(f"encoder must be one of {sorted(ENCODERS)}, got {encoder!r}")

@@ -43,12 +43,12 @@ class SegNetBasic(SegNet):
 
     @property
     def head(self) -> str:
-        """As `SegNet`."""
+        """See `SegNet`."""
         return "conv_classifier"
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """As `SegNet`."""
+        """See `SegNet`."""
         layers, stages = [], range(1, len(self.stages) + 1)
         for stage in stages:
             layers += convolution_block(f"conv{stage}", "encoder", stage)
@@ -58,7 +58,7 @@ class SegNetBasic(SegNet):
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool, keys: jax.Array | None = None) -> jax.Array:
-        """As `SegNet`."""
+        """See `SegNet`."""
         wide = image.astype(jnp.float32) if image.dtype.itemsize == 2 else image  # squares reach 65,025
         x = local_response_normalization(wide).astype(self.dtype)
         pooled = []

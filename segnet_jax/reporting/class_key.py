@@ -19,7 +19,7 @@ def add_class_key(picture: np.ndarray, fractions: Sequence[float], classes: Clas
 
     Args:
       picture: uint8 [H,W,3].
-      fractions: of each class, 0..1; a class with 0 is left out.
+      fractions: fraction of each class, 0..1; a class with 0 is left out.
       classes: names and colors.
 
     Returns:

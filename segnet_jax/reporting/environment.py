@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the git commit of the package's checkout, with "-dirty" after local changes; None outside a checkout."""
+    """Return the git commit of the checkout, with "-dirty" after local changes, or None outside a checkout."""
     checkout = pathlib.Path(__file__).parents[2]
     if not (checkout / ".git").exists():  # git would use the repository around an installed package
         return None
@@ -86,15 +86,15 @@ def result(
     """Build the content of `result.json`: the scores of a split and what is needed to reproduce them.
 
     Args:
-      scores: of the whole split.
+      scores: scores of the whole split.
       classes: class names.
       protocol: name of the published recipe, or "custom".
       split: "train", "val" or "test".
       num_images: images evaluated.
       seconds: wall time of the training or evaluation.
-      images_per_second: its throughput.
+      images_per_second: throughput.
       device: such as "8 x Tesla V100-SXM2-16GB".
-      seed: of the run.
+      seed: random seed of the run.
       boundary_f1: None if it was not computed.
 
     Returns:

@@ -123,7 +123,7 @@ def write_evaluation(
       step: finished steps.
       classes: names and colors.
       confusion: int64 [C,C].
-      loss: of the split.
+      loss: loss of the split.
       pictures: the preview samples.
       images: the confusion matrix of each image, if known.
       best: step of the best evaluation before this one, whose `images_N.npz` stays.
@@ -165,13 +165,13 @@ def _npz(images: Images) -> bytes:
 
 
 def encode_images(images: Images | None) -> str | None:
-    """Return the content of `images_N.npz` as base64 for a JSON file; None without images, or above 1 MiB."""
+    """Return the content of `images_N.npz` as base64 for a JSON file, or None if there are no images or over 1 MiB."""
     data = _npz(images) if images is not None else b""
     return base64.b64encode(data).decode() if 0 < len(data) <= _MAX_PACKED else None
 
 
 def read_images(path: str | os.PathLike | io.BytesIO) -> Images | None:
-    """Read what `write_images` wrote; None if the file is missing, malformed or too large."""
+    """Read a file of `write_images`; return None if it is missing, malformed or too large."""
     try:
         if not isinstance(path, io.BytesIO):  # in a run folder, which may be somebody else's
             path = pathlib.Path(path)

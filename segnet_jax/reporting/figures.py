@@ -80,7 +80,7 @@ def prediction_pictures(
       The path of `step_0000123.png`.
 
     Raises:
-      UserError: there is another file of that name.
+      UserError: If another file has that name.
     """
     rows = []
     for number, (label, prediction, name) in enumerate(zip(labels, predictions, names, strict=True)):
@@ -113,15 +113,15 @@ def prediction_pictures(
 
 
 def picture_name(step: int) -> str:
-    """What a picture of predictions is called."""
+    """Return the file name of a picture of predictions."""
     return f"step_{step:07}.png"
 
 
 def check_pictures(folder: str | os.PathLike, step: int) -> None:
-    """Refuse a folder of `--pictures` in which something would be replaced that was not drawn for this flag.
+    """Check that a folder of `--pictures` has no files to be replaced that were not drawn for this flag.
 
     Raises:
-      UserError: naming the file.
+      UserError: If the folder has such a file, which the message names.
     """
     for name in (picture_name(step), "latest.png"):
         check_place("pictures", os.path.join(folder, name), made=folder, is_ours=sheet.is_asked_for)

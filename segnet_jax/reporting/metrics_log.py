@@ -15,7 +15,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_bytes, plain
 
 FILE_NAME = "metrics.jsonl"
-_MOST_BYTES = 2**29  # of a million steps it has 250 MB
+_MOST_BYTES = 2**29  # a million steps take 250 MB
 
 
 class MetricsLog:
@@ -33,7 +33,7 @@ class MetricsLog:
         was killed between writing the line and saving the checkpoint repeats them. None keeps all up to `resume_step`.
 
     Raises:
-      FileExistsError: a new run's folder contains metrics.
+      FileExistsError: If a new run's folder contains metrics.
     """
 
     def __init__(self, folder: str | os.PathLike, *, resume_step: int | None = None, scored_step: int | None = None):
@@ -70,7 +70,7 @@ class MetricsLog:
           **values: numbers, or dicts of numbers such as iou={"Sky": 0.9}; NaN and infinity become null.
 
         Raises:
-          ValueError: the step does not come after the previous one of its kind.
+          ValueError: If the step does not come after the previous one of its kind.
         """
         if kind in self._last_steps and step <= self._last_steps[kind]:
             raise ValueError(
@@ -131,8 +131,8 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
       One dict per line, in order, each with "kind" and "step"; NaN was stored as None.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      UserError: a line before the last one is damaged, or the file is a link, no regular file, or too large.
+      FileNotFoundError: If the file does not exist.
+      UserError: If a line before the last one is damaged, or the file is a link, not a regular file, or too large.
     """
     path = pathlib.Path(path)
     lines = confined.read_bytes(path.parent, path.name, most=_MOST_BYTES).split(b"\n")
@@ -170,7 +170,7 @@ def _line(row: dict) -> bytes:
 
 
 def _numbers(tag: str, values: dict) -> list[tuple[str, float]]:
-    """Flatten {"iou": {"Sky": 0.9}} to ("val/iou/Sky", 0.9), leaving out what is not a finite number."""
+    """Flatten {"iou": {"Sky": 0.9}} to ("val/iou/Sky", 0.9), leaving out values that are not finite."""
     flat = []
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Estimate the remaining time of a training, and format durations."""
+"""Estimate the remaining time of a training run, and format durations."""
 
 import math
 from collections import deque
@@ -48,7 +48,7 @@ class Pace:
         self._interval_start, self._between_steps = self._step, 0.0
 
     def seconds_left(self, steps: int) -> float | None:
-        """Return the estimated seconds for this many more steps; None before the second step."""
+        """Return the estimated seconds for this many more steps, or None before the second step."""
         if not self._samples or self._step == self._samples[0][0]:
             return None
         first_step, first_seconds = self._samples[0]

@@ -27,7 +27,7 @@ class Progress:
     epoch also logs one line, with scores if it was evaluated. Messages logged meanwhile go above the live line.
 
     Args:
-      total_steps: steps of the whole run.
+      total_steps: steps in the whole run.
       steps_per_epoch: steps of one epoch.
       first_step: finished steps at the start; above 0 for a resumed run.
       file: output stream; standard error by default.
@@ -88,8 +88,8 @@ class Progress:
 
         Args:
           step: finished steps of the run.
-          loss: of this step.
-          learning_rate: of this step.
+          loss: loss of this step.
+          learning_rate: learning rate of this step.
           images_per_second: recent throughput; NaN keeps the previous value on display.
           num_skipped: float16 steps skipped since the last call.
         """

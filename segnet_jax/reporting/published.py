@@ -30,7 +30,7 @@ def score_columns() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """A published result; None or "not stated" is what the source does not state.
+    """A published result; None or "not stated" if the source does not state a value.
 
     Attributes:
       name: network, and author if it is a reimplementation.
@@ -42,7 +42,7 @@ class PublishedResult:
       split: "tutorial", "matlab", "trainval", or a description.
       scores: key of `score_columns` -> percent, as printed.
       quoted_by: who quotes the result, for mark S.
-      url: of the source.
+      url: URL of the source.
       remark: caveats.
       train_images: number of training images.
       test_images: number of evaluated images.
@@ -95,7 +95,7 @@ class OwnResult:
 
     Attributes:
       name: run names.
-      seeds: of each run.
+      seeds: seed of each run.
       protocol: protocol name, or "custom".
       dataset: such as "camvid-tutorial".
       split: the evaluated split.

@@ -1,4 +1,4 @@
-"""Write and show the course of a training: logs, pictures, plot, report and console."""
+"""Write and show the progress of a training run: logs, pictures, plot, report and console."""
 
 import contextlib
 import pathlib
@@ -32,9 +32,9 @@ class RunLogger:
 
     Args:
       folder: the run folder; None for processes that do not write, whose calls do nothing.
-      classes: of the dataset.
-      total_steps: of the whole run.
-      steps_per_epoch: of one epoch.
+      classes: class names and colors of the dataset.
+      total_steps: number of steps in the whole run.
+      steps_per_epoch: number of steps per epoch.
       images_per_step: the global batch size.
       first_step: finished steps at the start; above 0 for a resumed run.
       scored_step: finished steps at the last evaluation of the checkpoint; see `MetricsLog`.
@@ -120,7 +120,7 @@ class RunLogger:
 
         Args:
           steps: counted from 0.
-          metrics: of `training.steps.train_steps`, each [len(steps)].
+          metrics: metrics of `training.steps.train_steps`, each [len(steps)].
         """
         if not self._folder:
             return
@@ -167,7 +167,7 @@ class RunLogger:
         Args:
           step: finished steps.
           confusion: int64 [C,C] of the split.
-          loss: of the split.
+          loss: loss of the split.
           pictures: the preview samples.
           worst: samples with the lowest accuracies.
           accuracies: name -> fraction of labeled pixels predicted correctly, of every sample.

@@ -29,7 +29,7 @@ def training_plot(
     status: str | None = None,
     split: str = "val",
 ) -> None:
-    """Draw the curves of a training and replace the picture at `path`.
+    """Draw the curves of a training run and replace the picture at `path`.
 
     Args:
       metrics: the rows of `metrics.jsonl`, from `read_metrics`.

@@ -42,12 +42,12 @@ def check_selection(config: Config) -> None:
     """Check that no checkpoint is selected by test images.
 
     Raises:
-      UserError: `--split-rule trainval`, which has no validation images, with the best checkpoint's result.
+      UserError: If `--split-rule trainval`, which has no validation images, is to score the best checkpoint.
     """
     if config.split_rule == "trainval" and config.result_checkpoint != "last":
         raise UserError(
             "--split-rule trainval has no validation images to select the best checkpoint by, got --result-checkpoint "
-            f"{config.result_checkpoint}: add --result-checkpoint last"
+            f"{config.result_checkpoint}: use --result-checkpoint last"
         )
 
 
@@ -67,8 +67,8 @@ def check_network(config: Config) -> None:
     """Check the network's settings, before anything is read or compiled.
 
     Raises:
-      UserError: the image is too small for the poolings, the initial weights cannot fit, or a setting does not apply to
-        the network.
+      UserError: If the image is too small for the poolings, the initial weights cannot fit, or a setting does not apply
+        to the network.
     """
     if config.network == "segnet-basic":
         _check_basic(config)
@@ -103,13 +103,13 @@ def check_takes_vgg(config: Config) -> None:
     """Check that VGG weights can fit the network's encoder.
 
     Raises:
-      UserError: naming the flag to change.
+      UserError: If the weights cannot fit; the message names the flag to change.
     """
     if config.network != "segnet":
-        raise UserError(f"--init {config.init} is for --network segnet: add --init none for random weights")
+        raise UserError(f"--init {config.init} is for --network segnet: use --init none for random weights")
     if config.width != 1:
         raise UserError(
-            f"--init {config.init} needs --width 1, got {config.width:g}: add --init none for random weights"
+            f"--init {config.init} needs --width 1, got {config.width:g}: use --init none for random weights"
         )
     stages = scaled_stages(config.encoder, config.depth, 1, config.stage_convolutions, config.stage_channels)
     check_stages(config.init, config.encoder, stages, config.kernel_size)
@@ -119,16 +119,16 @@ def _check_basic(config: Config) -> None:
     """Check that all settings apply to SegNet-Basic.
 
     Raises:
-      UserError: naming the flag to change.
+      UserError: If a setting does not apply; the message names the flag to change.
     """
     if config.depth > STAGES:
-        raise UserError(f"--network segnet-basic has {STAGES} stages, got --depth {config.depth}: add --depth {STAGES}")
+        raise UserError(f"--network segnet-basic has {STAGES} stages, got --depth {config.depth}: use --depth {STAGES}")
     if config.stage_convolutions or config.stage_channels or config.kernel_size != 3:
         raise UserError("--stage-convolutions, --stage-channels and --kernel-size are for --network segnet: omit them")
     if config.final_batch_norm:
-        raise UserError("--final-batch-norm is for --network segnet: add --no-final-batch-norm")
+        raise UserError("--final-batch-norm is for --network segnet: use --no-final-batch-norm")
     if config.preprocessing not in ("auto", "raw"):
         raise UserError(
             f"--network segnet-basic normalizes pixels of 0..255 itself, got --preprocessing {config.preprocessing}: "
-            "add --preprocessing raw"
+            "use --preprocessing raw"
         )

@@ -30,7 +30,7 @@ def open_data(config: Config, stored: StoredLabels | None = None, label_mapping:
       label_mapping: the classes, if the folder names none.
 
     Raises:
-      UserError: with all faults found.
+      UserError: If the dataset has faults; the message lists all of them.
     """
     if config.leave_out and config.split_rule != "leave-out":
         raise UserError(f"--leave-out {config.leave_out} needs --split-rule leave-out")
@@ -77,7 +77,7 @@ def validation_split(dataset: Dataset) -> str:
     """Return the split that is evaluated during training: "val", or "test" if there is no validation split.
 
     Raises:
-      UserError: there is neither.
+      UserError: If there are neither validation nor test images.
     """
     for name in ("val", "test"):
         if dataset.splits.get(name):

@@ -140,7 +140,7 @@ def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts], has_accelerator
 
     Args:
       dataset: with a split "train".
-      counts: of its labels.
+      counts: pixel counts of its labels.
       has_accelerator: whether it is to be trained on a GPU or TPU; a CPU gets smaller images.
     """
     size, fit = suggested_size(dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1}, has_accelerator)
@@ -225,7 +225,7 @@ def check_labels(classes: ClassTable, **splits: CachedSplit) -> None:
       **splits: by name; the first is the training split.
 
     Raises:
-      UserError: a split has no labeled pixel.
+      UserError: If a split has no labeled pixel.
     """
     counts = {
         split: count_labels(lambda index, samples=samples: samples.read(index)[1], len(samples), len(classes))

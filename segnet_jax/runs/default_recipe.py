@@ -1,4 +1,4 @@
-"""The recipe of a training on the user's own images whose command names no protocol and no config file."""
+"""Default recipe for training on the user's own images when neither a protocol nor a config file is given."""
 
 import dataclasses
 import logging
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 def default_config(data: str, init: str | None) -> Config:
     """Return the defaults of `train` for a dataset; flags override them.
 
-    For a folder of the user's own images they are a protocol: `finetune` if weights are named or at hand, else
+    For a folder of the user's own images they are a protocol: `finetune` if weights are named or available, else
     `scratch`. With a run to start from, the network is that run's.
 
     Args:

@@ -1,6 +1,6 @@
-"""Try out a training: read its data, run some steps, evaluate some batches and save once; estimate time and memory.
+"""Dry-run training: read the data, run some steps, evaluate some batches and save once; estimate time and memory.
 
-It leaves nothing behind but what every training leaves in the cache.
+It leaves nothing behind except what every training run leaves in the cache.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
       The setup, and the initial weights.
 
     Raises:
-      UserError: as a training would.
+      UserError: If the config or the data are wrong, as for a training run.
     """
     find_run.check_free(config)
     setup = resolve(config)
@@ -69,7 +69,7 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]
       The measurements, in seconds and bytes, as JSON.
 
     Raises:
-      ExitError: the training would fail too: too little memory or disk space, or a save that cannot be restored.
+      ExitError: If training would fail too: too little memory or disk space, or a save that cannot be restored.
     """
     config = setup.config
     devices, sampler = setup.devices, setup.sampler
@@ -80,7 +80,7 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]
         state = setup.initial_state(initial)
         steps = small.build_steps()
         state, first = _time_steps(steps, state, setup, max_dispatches=1)
-        _reset_peak()  # the peak of compilation: the training will find the program in the cache
+        _reset_peak()  # the peak of compilation: training will find the program in the cache
         state, step = _time_steps(steps, state, setup)
         step["taken"] += first["taken"]
         memory = _program_memory(steps, state, setup)
@@ -88,7 +88,7 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]
     with _temporary_folder(config) as folder:
         saving = _time_saving(state, devices, folder)
         showing = _time_showing(evaluation, small, folder)
-    # Once more, with everything loaded that a training has loaded by then, for the peak memory of the process.
+    # Once more, with everything loaded that training has loaded by then, for the peak memory of the process.
     with explain_out_of_memory(config, devices):
         _time_steps(steps, state, setup, max_dispatches=FINAL_DISPATCHES)
     num_scored = -(-len(setup.eval_samples) // batch_size)
@@ -122,7 +122,7 @@ def _time_steps(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Time dispatches, until `max_dispatches` or MAX_SECONDS; the first starts the clock and is not timed.
 
-    As in a training, several dispatches are in flight at once, because that takes memory too.
+    As in training, several dispatches are in flight at once, because that takes memory too.
     """
     dispatches = setup.dispatches(range(min(max_dispatches * setup.steps_per_dispatch, setup.total_steps)))
     pending, done, num_steps_taken = deque(), [], 0
@@ -192,7 +192,7 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
     """Save the state, restore it and compare bit for bit.
 
     Raises:
-      DiskFailed: the restored state differs.
+      DiskFailed: If the restored state differs.
     """
     with Checkpoints(folder / "checkpoints", devices) as checkpoints:
         start = time.monotonic()

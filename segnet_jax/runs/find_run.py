@@ -1,4 +1,4 @@
-"""Find the run folder of a training, the one to resume or a new one, and lock it."""
+"""Find the run folder to resume, or create a new one, and lock it."""
 
 import contextlib
 import dataclasses
@@ -30,8 +30,8 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
       The config, with `run` and `resume` set if there is a run to resume.
 
     Raises:
-      UserError: the run has other settings or cannot be written to, or `--run` holds other files.
-      RunInUse: another process trains in it.
+      UserError: If the run has other settings or cannot be written to, or `--run` holds other files.
+      RunInUse: If another process trains in it.
     """
     if config.resume or (config.run and is_run(pathlib.Path(config.run))):
         folder = pathlib.Path(config.run)
@@ -53,7 +53,7 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
         except UserError as error:
             logger.warning(f"{folder} is skipped: {error}")
             continue
-        logger.info(f"resuming {folder}, an unfinished run of the same command (--run FOLDER starts a new one)")
+        logger.info(f"resuming {folder}, an unfinished run of the same command (use --run FOLDER to start a new one)")
         return dataclasses.replace(config, run=str(folder), resume=True)
     return config
 
@@ -79,7 +79,7 @@ def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:
     """Check that the changed settings of a resumed run may change, with or without `--override`.
 
     Raises:
-      UserError: they may not; naming old -> new of each.
+      UserError: If a setting may not change; the message names old -> new of each.
     """
     changed = differences(old, new)
     texts = {name: f"{name} {before} -> {after}" for name, (before, after) in changed.items()}
@@ -97,7 +97,7 @@ def check_free(config: Config) -> None:
     """Check that a new run can be created, before anything is read.
 
     Raises:
-      UserError: `--run` holds other files, or the folder cannot be written to.
+      UserError: If `--run` holds other files, or the folder cannot be written to.
     """
     folder = pathlib.Path(config.run or "runs")
     try:
@@ -114,11 +114,11 @@ def check_room(config: Config, num_bytes: int) -> None:
     """Check that the run's checkpoints fit on the disk, unless the run waits for disk space.
 
     Args:
-      config: of the run.
-      num_bytes: of one checkpoint.
+      config: config of the run.
+      num_bytes: size in bytes of one checkpoint.
 
     Raises:
-      UserError: they do not fit.
+      UserError: If the checkpoints do not fit.
     """
     count = config.keep_checkpoints + 3  # including one being written, the best and the previous best
     folder = pathlib.Path(config.run or "runs")
@@ -142,7 +142,7 @@ def _cannot_create(folder: pathlib.Path, why: str | None) -> UserError:
 
 
 def _is_foreign(path: pathlib.Path) -> bool:
-    """Return whether a file is not one that a training leaves behind if it is killed during its start."""
+    """Return whether a file cannot be left over from a run that was killed during its start."""
     return path.name != LOCK_FILE and not (path.name.startswith(f".{CONFIG_FILE}.") and path.suffix == ".tmp")
 
 
@@ -150,8 +150,8 @@ def claim_folder(config: Config, stack: contextlib.ExitStack) -> pathlib.Path:
     """Create the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and lock it as `find` does.
 
     Raises:
-      UserError: `--run` holds a run or other files, or cannot be created.
-      RunInUse: another process has just created it.
+      UserError: If `--run` holds a run or other files, or cannot be created.
+      RunInUse: If another process has just created it.
     """
     try:
         if config.run:

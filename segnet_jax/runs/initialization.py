@@ -35,15 +35,15 @@ _CAFFE_RECIPES = {"segnet": "camvid-tutorial", "segnet-basic": "segnet-basic"}
 def read_initial(
     config: Config, devices: Devices, share: Callable[[str], str] = lambda text: text
 ) -> VGG | TrainedSegNet | None:
-    """Read the weights that `--init` names, fetching a published VGG if need be; None for "none".
+    """Read the weights that `--init` names, downloading a published VGG if needed; return None for "none".
 
     Args:
-      config: of the training.
-      devices: of the training.
+      config: config of the training run.
+      devices: devices to train on.
       share: (text of process 0) -> that text in every process.
 
     Raises:
-      UserError: there are none, they are damaged or do not fit, or come from a run that is still training.
+      UserError: If the weights are missing or damaged, do not fit, or come from a run that is still training.
     """
     if config.init == "none":
         return None
@@ -78,11 +78,11 @@ def check_is_other_run(config: Config) -> None:
     """Check that a run to start from is not the run to be trained.
 
     Raises:
-      UserError: it is.
+      UserError: If both are the same run.
     """
     path = pathlib.Path(config.init).expanduser()
     if config.run and path.is_dir() and os.path.realpath(config.run) == os.path.realpath(path):
-        raise UserError(f"--init {config.init} is the run to be trained itself: name another --run, or another --init")
+        raise UserError(f"--init {config.init} is the run to be trained itself: use another --run, or another --init")
 
 
 def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Callable[[str], str]) -> TrainedSegNet:

@@ -20,13 +20,13 @@ def explain_out_of_memory(
     """Replace an out-of-memory error by one that suggests flags; the batch size is never changed automatically.
 
     Args:
-      config: of the computation.
-      devices: of the computation.
-      has_run: whether it is a training that resumes a run folder.
+      config: config of the computation.
+      devices: devices of the computation.
+      has_run: whether it is training that resumes a run folder.
       flags: the dataclass of the command's flags; only flags that it has are suggested.
 
     Raises:
-      OutOfMemory: instead of JAX's error.
+      OutOfMemory: If JAX ran out of memory; raised instead of its error.
     """
     try:
         yield
@@ -48,13 +48,13 @@ def check_memory(config: Config, devices: Devices, *, has_run: bool = False, fla
     refused that could run.
 
     Args:
-      config: of the computation.
-      devices: of the computation.
+      config: config of the computation.
+      devices: devices of the computation.
       has_run: as in `explain_out_of_memory`.
       flags: likewise.
 
     Raises:
-      OutOfMemory: with the sizes and advice.
+      OutOfMemory: If the batch cannot fit; the message has the sizes and advice.
     """
     height, width = config.image_size
     channels = max(1, round(64 * config.width))
@@ -71,7 +71,7 @@ def memory_advice(config: Config, device: jax.Device, has_run: bool, flags: type
     """Return flags that reduce memory, least intrusive first; some need a new run.
 
     Args:
-      config: of the computation that does not fit.
+      config: config of the computation that does not fit.
       device: that it does not fit on.
       has_run: as in `explain_out_of_memory`.
       flags: likewise.

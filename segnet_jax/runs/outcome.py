@@ -1,4 +1,4 @@
-"""Write `outcome.json`, how a training ended and how to resume it, and the batch of a non-finite step (`incident/`)."""
+"""Write `outcome.json` (how a run ended and how to resume it) and the batch of a non-finite step (`incident/`)."""
 
 import contextlib
 import io
@@ -29,12 +29,12 @@ def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int
     """Check that a run without checkpoints never saved one, so that it may restart at step 0; log the restart.
 
     Args:
-      folder: the run's.
-      config: its config.
-      steps_per_epoch: of its training.
+      folder: run folder.
+      config: config of the run.
+      steps_per_epoch: number of steps per epoch.
 
     Raises:
-      NoCheckpoint: the run's outcome or its metrics show that it had a checkpoint.
+      NoCheckpoint: If the run's outcome or its metrics show that it had a checkpoint.
     """
     advice = "restore the checkpoints, or start a new run in another folder (--run)"
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -64,7 +64,7 @@ def record_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Ite
     """Write `outcome.json` (exit code, reason, how to resume) and the report when the context ends, in any way.
 
     Args:
-      folder: the run's.
+      folder: run folder.
       saved: returns the step of the newest checkpoint that verifies; called after a failure.
 
     Yields:
@@ -110,11 +110,11 @@ def write_incident(
     """Save the batch of a non-finite step to `incident/`: arrays, a picture, and the names of its images.
 
     Args:
-      folder: the run's.
+      folder: run folder.
       step: counted from 1.
-      metrics: of the step.
+      metrics: metrics of the step.
       batch: this process's "image" and "label", as passed to the step.
-      names: of the images of the global batch.
+      names: names of the images of the global batch.
       classes: for the picture.
     """
     incident = confined.make_folder(folder, "incident")

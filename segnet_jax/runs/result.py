@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Return the scores with running and with precise batch-norm statistics, as JSON; {} with the former only.
+    """Return the scores with running and with precise batch-norm statistics, as JSON; {} without precise statistics.
 
     Args:
       confusions: "running", and "recompute" for precise statistics, int64 [C,C].
@@ -63,14 +63,14 @@ def write_result(
     """Write `result.json` of a finished run and print its table.
 
     Args:
-      folder: the run's.
-      setup: of the run.
+      folder: run folder.
+      setup: setup of the run.
       meta: metadata of its last checkpoint.
-      run_logger: of its training.
+      run_logger: logger of the run.
       sum_of_state: checksum of its last state.
-      evaluation: of the result's checkpoint after the training, with precise batch-norm statistics if configured; None
+      evaluation: final evaluation of the result's checkpoint, with precise batch-norm statistics if configured; None
         if that checkpoint is damaged.
-      boundary: likewise.
+      boundary: boundary F1 of the same evaluation, or None.
     """
     config = setup.config
     chosen, classes = meta[config.result_checkpoint], setup.dataset.classes
@@ -136,7 +136,7 @@ def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[
     """Return the dataset of a result, and its differences from the protocol, or from the defaults without one.
 
     Args:
-      config: of the run.
+      config: config of the run.
       dataset: name of the training data.
       global_batch_size: images per step; None if unknown.
     """
@@ -153,7 +153,7 @@ def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[
 
 
 def summarize_images(images: Images | None) -> dict[str, Any]:
-    """Return what a result derives from per-image scores: bootstrap intervals and the score of each sequence.
+    """Return the bootstrap intervals and the score of each sequence, computed from per-image scores.
 
     Args:
       images: the confusion matrix of each image; None if they were not stored, which gives no interval.
@@ -181,8 +181,8 @@ def result_variables(
     first.
 
     Args:
-      setup: of the run.
-      checkpoints: of the run.
+      setup: setup of the run.
+      checkpoints: checkpoints of the run.
       meta: metadata of the newest checkpoint.
       state: after the last step.
       step: the last step.
@@ -217,11 +217,11 @@ def save_precise_statistics(
     """Compute precise batch-norm statistics of a checkpoint and save them beside it; every process must call it.
 
     Args:
-      setup: of the run.
-      checkpoints: of the run.
+      setup: setup of the run.
+      checkpoints: checkpoints of the run.
       which: the best or the newest checkpoint.
-      step: of the checkpoint.
-      variables: of the checkpoint.
+      step: step of the checkpoint.
+      variables: variables of the checkpoint.
       disk: retries operations that fail because the disk is full.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Read and write the files of a run folder, and check that a training may resume in it."""
+"""Read and write the files of a run folder, and check that training may resume in it."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ _MAX_BYTES = 4_000_000  # of a label rule with 65,536 values and as many colors
 def write_first_files(
     folder: pathlib.Path, config: Config, devices: list[str], dataset: Dataset, batch: Mapping[str, np.ndarray]
 ) -> None:
-    """Write what is known before the first step: config, environment, data, and a picture of the first batch."""
+    """Write the files known before the first step: config, environment, data, and a picture of the first batch."""
     atomic_write_text(folder / CONFIG_FILE, config.to_toml())
     atomic_write_json(folder / "environment.json", environment(devices))
     atomic_write_json(folder / _DATA_FILE, {name: dict(split.files) for name, split in dataset.splits.items()})
@@ -51,7 +51,7 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
       None for a run of an older version, or of data without label files.
 
     Raises:
-      UserError: the file is damaged, a link, or too large.
+      UserError: If the file is damaged, a link, or too large.
     """
     try:
         if not confined.is_file(folder, LABELS_FILE):
@@ -65,7 +65,7 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
 
 
 def clean_up(folder: pathlib.Path) -> None:
-    """Delete temporary files left by a killed training; only for the process that holds the run's lock."""
+    """Delete temporary files left by a killed process; only for the process that holds the run's lock."""
     inner = [f"{name}/" for name in confined.names(folder) if _is_folder(folder, name)]
     for parent in ("", *inner):
         for name in confined.names(folder, parent):
@@ -98,7 +98,7 @@ def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: path
     """Compare data, classes, global batch size and precision of a checkpoint with those of the resumed training.
 
     Raises:
-      UserError: they differ.
+      UserError: If any of them differs.
     """
     for name, now in identity.items():
         before = meta[name]
@@ -130,9 +130,9 @@ def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
 
 
 def steps_of_result(folder: pathlib.Path) -> int | None:
-    """Return the number of steps of a run's result; None without a readable result.
+    """Return the number of steps of a run's result, or None without a readable result.
 
-    Only the result shows that a run is complete: the training may have been stopped while the last checkpoint was
+    Only the result shows that a run is complete: training may have been stopped while the last checkpoint was
     evaluated.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -146,7 +146,7 @@ def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
 
 
 def num_training_images(folder: str | pathlib.Path) -> int | None:
-    """Return the number of a run's training images, known after its first evaluation; None before."""
+    """Return the number of a run's training images, or None before its first evaluation."""
     try:
         number = confined.read_json(folder, f"{EVALUATIONS}/{DATASET_FILE}")["num_images"]["train"]
     except (OSError, ValueError, TypeError, KeyError):

@@ -1,4 +1,4 @@
-"""Which run a training continues or begins: its folder, its lock, and the checkpoint that it resumes from."""
+"""Find the run to resume or create a new one: its folder, its lock, and the checkpoint to resume from."""
 
 import contextlib
 import dataclasses
@@ -30,8 +30,8 @@ def agree_on_run(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> C
     """Return the config with the run that all processes resume, if there is one; its lock is held by `stack`.
 
     Raises:
-      UserError: the run has other settings, or its folder cannot be used.
-      ExitError: another process trains in it.
+      UserError: If the run has other settings, or its folder cannot be used.
+      ExitError: If another process trains in it.
     """
     if hosts.is_writer:
         config = find_run.find(config, stack)
@@ -49,7 +49,7 @@ def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
     """Return whether a run has taken all of its steps and written its result.
 
     Raises:
-      UserError: it has taken more steps than the config asks for.
+      UserError: If the run has taken more steps than the config asks for.
     """
     if step > setup.total_steps:
         least, config = -(-step // setup.sampler.steps_per_epoch), setup.config
@@ -57,8 +57,8 @@ def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
         if config.steps:
             given, more = f"--steps {config.steps}", f"--steps {step}"
         raise UserError(
-            f"{folder} has taken {step} steps, but {given} makes only {setup.total_steps}: give {more} --override or "
-            "more, or start a new --run"
+            f"{folder} has taken {step} steps, but {given} makes only {setup.total_steps}: use at least {more} "
+            "with --override, or start a new --run"
         )
     return step == setup.total_steps == run_folder.steps_of_result(folder)
 
@@ -67,7 +67,7 @@ def report_finished(folder: pathlib.Path, total_steps: int, resume_requested: bo
     """Print that a run is finished.
 
     Raises:
-      UserError: `--resume` was given.
+      UserError: If `--resume` was given.
     """
     finished = f"{folder} is finished: all {total_steps} steps are done"
     if resume_requested:
@@ -79,8 +79,8 @@ def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_
     """Return the best evaluation whose checkpoint is intact; warn if the best one of the run is lost.
 
     Args:
-      checkpoints: of the run.
-      step: of the checkpoint to resume from.
+      checkpoints: checkpoints of the run.
+      step: step of the checkpoint to resume from.
       meta: the metadata of that checkpoint.
       best_metric: the metric that selects the best checkpoint.
 
@@ -108,12 +108,12 @@ def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_
 def prepare_folder(
     setup: Setup, folder: pathlib.Path, checkpoints: Checkpoints, resumed: int | None, disk: DiskRetry
 ) -> None:
-    """Write the files that describe the run, and delete what a killed training has left.
+    """Write the files that describe the run, and delete the leftovers of a killed process.
 
     Args:
       setup: complete.
-      folder: of the run.
-      checkpoints: of the run.
+      folder: run folder.
+      checkpoints: checkpoints of the run.
       resumed: the step to resume from; None for a new run.
       disk: retries operations that fail because the disk is full.
     """
@@ -137,7 +137,7 @@ def new_meta(setup: Setup, preprocessing: Preprocessing) -> dict[str, Any]:
 def open_logger(
     setup: Setup, folder: pathlib.Path, meta: dict[str, Any], disk: DiskRetry, should_stop: Callable[[], bool]
 ) -> RunLogger:
-    """Open the log, metrics and pictures of a run; on processes that do not write, one that does nothing."""
+    """Open the logger of a run's metrics and pictures, which does nothing on processes that do not write."""
     return RunLogger(
         folder if setup.devices.is_writer else None,
         classes=setup.dataset.classes,
@@ -157,7 +157,7 @@ def open_logger(
 
 
 def shown(found: Evaluation, setup: Setup) -> dict[str, Any]:
-    """Return what `RunLogger.log_evaluation` shows of an evaluation."""
+    """Return the arguments of `RunLogger.log_evaluation` that show an evaluation."""
     names, samples = setup.eval_split.names, setup.eval_samples
     pictures, worst = (
         [(names[i], *samples.read(i), prediction) for i, prediction in predictions.items()]
@@ -180,10 +180,10 @@ def is_better(setup: Setup, meta: dict[str, Any], loss: float, step: int) -> boo
     scale, the network may return NaN, and its scores then look like those of a single class.
 
     Args:
-      setup: of the run.
-      meta: of the run, with its "last" and its "best" evaluation.
-      loss: of the last evaluation.
-      step: of the last evaluation.
+      setup: setup of the run.
+      meta: metadata of the run, with its "last" and its "best" evaluation.
+      loss: loss of the last evaluation.
+      step: step of the last evaluation.
     """
     if meta["best"] is None:
         return math.isfinite(loss) or step == setup.total_steps

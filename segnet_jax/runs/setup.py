@@ -45,10 +45,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Steps:
-    """The compiled computations of a training; each is compiled when it is first called.
+    """The compiled computations of a training run; each is compiled when it is first called.
 
     Attributes:
-      source: the batches of the training.
+      source: the training batches.
       train: (state, inputs of one dispatch) -> (state after its steps, metrics of each step).
       evaluate: (variables, should_stop) -> scores of the evaluation split, or None if stopped.
     """
@@ -65,15 +65,15 @@ class Setup:
     `resolve` creates one; `load_data` adds what depends on the initial weights or the checkpoint to resume from.
 
     Attributes:
-      config: of the run.
+      config: config of the run.
       devices: to train on.
-      precision: of activations, never "auto".
+      precision: dtype of activations, never "auto".
       dataset: opened, not read.
       eval_name: the split that is evaluated during training.
-      sampler: order and augmentation of the whole training.
-      total_steps: optimizer steps of the whole training.
+      sampler: order and augmentation of the whole run.
+      total_steps: optimizer steps in the whole run.
       steps_per_dispatch: optimizer steps in one call of the compiled training step.
-      preprocessing: of pixels.
+      preprocessing: preprocessing of pixels.
       class_weights: float32 [C], of the loss.
       train_samples: decoded.
       eval_samples: decoded.
@@ -198,7 +198,7 @@ def resolve(config: Config) -> Setup:
     """Choose the devices, open the dataset and check the config against both; no image is read, nothing compiled.
 
     Raises:
-      UserError: the config does not fit the devices, the dataset, or itself.
+      UserError: If the config does not fit the devices, the dataset, or itself.
     """
     check_network(config)
     check_selection(config)
@@ -227,7 +227,7 @@ def resolve(config: Config) -> Setup:
             "with it: --protocol scratch uses 0.1"
         )
     if config.freeze != "none" and config.init == "none":
-        logger.warning(f"--freeze {config.freeze} with --init none freezes random weights: add --init")
+        logger.warning(f"--freeze {config.freeze} with --init none freezes random weights: use another --init")
     if warning := batch_warning(config, devices, sampler):
         logger.warning(warning)
     return Setup(
@@ -243,7 +243,7 @@ def resolve(config: Config) -> Setup:
 
 
 def _build_sampler(config: Config, devices: Devices, num_images: int) -> Sampler:
-    """Build the sampler of the training; with too few images, the error suggests the batch size that fits."""
+    """Build the training sampler; with too few images, the error suggests the batch size that fits."""
     batches_per_step = devices.total * config.grad_accum_steps
     try:
         return Sampler.from_config(config, num_images, batches_per_step * config.batch_size_per_device)
@@ -265,15 +265,15 @@ def load_data(
 
     Args:
       setup: from `resolve`.
-      preprocessing: of pixels.
+      preprocessing: preprocessing of pixels.
       class_weights: float32 [C].
-      all_gather: (text of this process) -> that of each process, to agree on the placement.
+      all_gather: (text of this process) -> the texts of all processes, to agree on the placement.
 
     Returns:
       The setup, complete.
 
     Raises:
-      UserError: a split has no labeled pixel, or the samples do not fit on the devices as requested.
+      UserError: If a split has no labeled pixel, or the samples do not fit on the devices as requested.
     """
     config, devices, eval_name = setup.config, setup.devices, setup.eval_name
     train_samples = run_dataset.decode(setup.train_split, config, "reading training images")

@@ -1,4 +1,4 @@
-"""One training from its config to its result, read from top to bottom: what `python -m segnet_jax.train` runs."""
+"""A training run from its config to its result, from top to bottom: what `python -m segnet_jax.train` runs."""
 
 import contextlib
 import logging
@@ -39,9 +39,9 @@ _IN_FLIGHT = 2  # dispatches whose metrics are read later, so that the devices n
 
 
 class Trainer:
-    """One training: `run` takes it from its config to its result, or resumes it.
+    """A training run: `run` takes it from its config to its result, or resumes it.
 
-    Attributes: `config` of the run; `setup`, what it resolves to here; the run's `folder`, locked, with `checkpoints`;
+    Attributes: `config` of the run; `setup`, the resolved config; the run's `folder`, locked, with `checkpoints`;
     `meta`, the metadata of the newest checkpoint; `step`, the finished optimizer steps, and `state` after them.
     """
 
@@ -60,8 +60,8 @@ class Trainer:
         """Train, or resume, and write the result; each part below is one line here.
 
         Raises:
-          UserError: the config or the data are wrong; raised before anything is compiled.
-          ExitError: the training ended early; earlier checkpoints are intact.
+          UserError: If the config or the data are wrong; raised before anything is compiled.
+          ExitError: If training ends early; earlier checkpoints are intact.
         """
         with contextlib.ExitStack() as self.stack:
             self.train_log = self.stack.enter_context(logs.RunLog())
@@ -136,7 +136,7 @@ class Trainer:
     # -------------------- Run folder ----------------------------------------------------------------------------------
 
     def open_folder(self) -> None:
-        """Create and lock the folder of a new run, write what describes the run, and record how this start ends."""
+        """Create and lock the folder of a new run, write the files that describe it, and record how this start ends."""
         config, hosts = self.config, self.hosts
         if self.resumed is None and hosts.is_writer:
             find_run.check_room(config, num_bytes_of(self.setup.state_shapes))
@@ -178,7 +178,7 @@ class Trainer:
           The exit code if all processes agreed to stop before the last step, otherwise None.
 
         Raises:
-          ExitError: a step was not finite, another process is lost, or a checkpoint cannot be saved.
+          ExitError: If a step was not finite, another process is lost, or a checkpoint cannot be saved.
         """
         config, setup, meta = self.config, self.setup, self.meta
         last_step = min(config.max_steps or setup.total_steps, setup.total_steps)
@@ -279,7 +279,7 @@ class Trainer:
         """Write the result of a finished training, or log how to resume a stopped one.
 
         Raises:
-          Stopped: the training was stopped by a signal; the same command resumes it.
+          Stopped: If a signal stopped the training; the same command resumes it.
         """
         if self.hosts.is_writer:  # without a single step nothing is saved
             state_sum = self.checkpoints.confirm("newest", self.step) if self.step else None
@@ -297,7 +297,7 @@ class Trainer:
         """Evaluate the result's checkpoint, and write the result.
 
         Raises:
-          Stopped: the training was stopped by a signal; the same command continues here.
+          Stopped: If a signal stopped the training; the same command resumes here.
         """
         setup, precise = self.setup, self.config.batch_norm == "recompute"
         phase = "computing precise batch-norm statistics" if precise else "choosing the checkpoint"

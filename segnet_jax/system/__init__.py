@@ -1,1 +1,1 @@
-"""Errors, files, locks, signals, downloads, the console. Imports no other room of the package."""
+"""Errors, files, locks, signals, downloads, the console. Imports no other part of segnet_jax."""

@@ -27,7 +27,7 @@ def loads(text: str) -> dict[str, Any]:
     """Parse TOML.
 
     Raises:
-      ValueError: the text is not TOML, is larger than 64 kB, or is nested more than 16 levels deep.
+      ValueError: If the text is not TOML, is larger than 64 kB, or is nested more than 16 levels deep.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
         raise ValueError(f"it has over {MOST_BYTES:,} bytes")

@@ -94,7 +94,7 @@ class Forgiving:
             self._stream.flush()
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Return whether it is a terminal."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             return self._stream.isatty()
         return False

@@ -35,7 +35,7 @@ def remove_cut_off(folder: pathlib.Path) -> None:
     JAX writes them in place; it would warn and recompile at every start, and never replace them.
 
     Args:
-      folder: of the cache; files written since the last call are checked.
+      folder: folder of the cache; files written since the last call are checked.
     """
     with contextlib.suppress(OSError):  # no such folder, or not writable
         checked, now = folder / _CHECKED, time.time()
@@ -48,7 +48,7 @@ def remove_cut_off(folder: pathlib.Path) -> None:
 
 
 def _is_whole(path: pathlib.Path) -> bool:
-    """Whether a compressed file is complete; assumed for formats other than zlib and Zstandard."""
+    """Return whether a compressed file is complete; assumed for formats other than zlib and Zstandard."""
     with open(path, "rb") as file:
         head = file.read(4)
         file.seek(0)

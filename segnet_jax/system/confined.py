@@ -50,8 +50,9 @@ def check_tree(root: Folder) -> None:
       root: the folder as the user named it; it may itself be a link.
 
     Raises:
-      Refused: naming the first link, pipe, socket or device, or a folder that is too deep or holds too many files.
-      UserError: the folder, or one inside it, cannot be read.
+      Refused: If there is a link, pipe, socket or device, or a folder is too deep or holds too many files; the message
+        names the first.
+      UserError: If the folder, or one inside it, cannot be read.
     """
     count, waiting = 0, [("", 0)]
     while waiting:
@@ -86,8 +87,8 @@ def open_folder(root: Folder, name: str = "") -> int:
     """Open a folder below `root` without following a link; return its descriptor, which the caller closes.
 
     Raises:
-      Refused: a component of `name` is a link or not a folder.
-      OSError: it does not exist or cannot be read.
+      Refused: If a component of `name` is a link or not a folder.
+      OSError: If it does not exist or cannot be read.
     """
     descriptor = os.open(root, _DIRECTORY)
     for place, component in enumerate(parts := _parts(name)):
@@ -120,13 +121,13 @@ def open_file(root: Folder, name: str, flags: int = os.O_RDONLY, most: int | Non
 
     Args:
       root: the folder.
-      name: of the file, relative to the folder, with "/" between components.
-      flags: of `os.open`.
-      most: bytes that the file may have; None for any number.
+      name: name of the file, relative to the folder, with "/" between components.
+      flags: flags of `os.open`.
+      most: size limit in bytes; None for no limit.
 
     Raises:
-      Refused: a component is a link, the file is not a regular one, or is over the limit.
-      OSError: it does not exist or cannot be opened.
+      Refused: If a component is a link, the file is not a regular one, or is over the limit.
+      OSError: If it does not exist or cannot be opened.
     """
     with _around(root, name) as (folder, last):
         try:  # O_NONBLOCK: opening a pipe would block forever
@@ -169,8 +170,8 @@ def read_json(root: Folder, name: str, most: int = MOST_BYTES) -> Any:
     """Parse a JSON file below `root`.
 
     Raises:
-      ValueError: it is not JSON, or is nested too deep.
-      Refused, OSError: as `open_file`.
+      ValueError: If it is not JSON, or is nested too deep.
+      Refused, OSError: If `open_file` raises them.
     """
     return parse_json(read_bytes(root, name, most))
 
@@ -187,7 +188,7 @@ def sum_of(root: Folder, name: str, num_bytes: int) -> str:
     """Return the sha256, as hex, of a file below `root` with at most `num_bytes` bytes.
 
     Raises:
-      Refused, OSError: as `open_file`.
+      Refused, OSError: If `open_file` raises them.
     """
     with open_file(root, name, most=num_bytes) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -197,7 +198,7 @@ def status(root: Folder, name: str) -> os.stat_result | None:
     """Return `lstat` of a file or folder below `root`, or None if it does not exist.
 
     Raises:
-      Refused: a folder on the way is a link.
+      Refused: If a folder on the way is a link.
     """
     try:
         with _around(root, name) as (folder, last):
@@ -207,10 +208,10 @@ def status(root: Folder, name: str) -> os.stat_result | None:
 
 
 def is_file(root: Folder, name: str) -> bool:
-    """Whether there is a regular file below `root`.
+    """Return whether there is a regular file below `root`.
 
     Raises:
-      Refused: it is a link or something else.
+      Refused: If it is a link or something else.
     """
     existing = status(root, name)
     if existing is None:
@@ -224,8 +225,8 @@ def names(root: Folder, name: str = "") -> list[str]:
     """Return the sorted names in a folder below `root`; empty if it does not exist.
 
     Raises:
-      Refused: it is a link or not a folder.
-      OSError: it cannot be read.
+      Refused: If it is a link or not a folder.
+      OSError: If it cannot be read.
     """
     try:
         descriptor = open_folder(root, name)
@@ -241,8 +242,8 @@ def make_folder(root: Folder, name: str) -> pathlib.Path:
     """Create a folder below `root` and its parents, if missing; return its path.
 
     Raises:
-      Refused: a component is a link or not a folder.
-      OSError: it cannot be created.
+      Refused: If a component is a link or not a folder.
+      OSError: If it cannot be created.
     """
     parts = _parts(name)
     for count in range(1, len(parts) + 1):

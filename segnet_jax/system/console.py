@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, and progress bars on standard error."""
+"""Output of commands: results on standard output, and progress bars on standard error."""
 
 import contextlib
 from collections.abc import Callable, Iterator

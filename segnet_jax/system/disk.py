@@ -19,7 +19,7 @@ class DiskRetry:
     """Call functions that write into a run folder; on a full disk, raise or retry.
 
     Args:
-      folder: of the run, for messages.
+      folder: run folder, for messages.
       waits: whether to retry until there is space (`--on-disk-full wait`).
       stop: a request to stop ends the waiting.
     """
@@ -31,8 +31,8 @@ class DiskRetry:
         """Call `write`, which must be atomic, and retry it while the disk is full.
 
         Raises:
-          DiskFull: the disk is full, and waiting is off or was stopped.
-          DiskFailed: writing failed for another reason.
+          DiskFull: If the disk is full, and waiting is off or was stopped.
+          DiskFailed: If writing failed for another reason.
         """
         told = False
         while True:
@@ -43,12 +43,12 @@ class DiskRetry:
                 if not self.waits or self._stop.requested() or not isinstance(full, DiskFull):
                     raise full from error
                 if not told:
-                    logger.info(f"{full}; waiting for room, as --on-disk-full wait says")
+                    logger.info(f"{full}; waiting for free space (--on-disk-full wait)")
                 told = True
                 time.sleep(_SECONDS)
             else:
                 if told:
-                    logger.info("there is room again: going on")
+                    logger.info("there is space again: resuming")
                 return done
 
 
@@ -56,7 +56,7 @@ def _exit_error(error: Exception, folder: pathlib.Path) -> DiskFailed:
     if isinstance(error, DiskFailed):
         return error
     if is_disk_full(error):
-        return DiskFull(f"no room on the disk of {folder}: {error}")
+        return DiskFull(f"no space left on the disk of {folder}: {error}")
     return DiskFailed(f"cannot write to {folder}: {error}")
 
 

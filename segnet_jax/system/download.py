@@ -75,7 +75,7 @@ class _Refused(Exception):
 
 
 def is_web_page(head: bytes) -> bool:
-    """Whether a file that begins with `head` is HTML or XML, which servers send instead of a missing file."""
+    """Return whether a file that begins with `head` is HTML or XML, which servers send instead of a missing file."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:5].lower().startswith((b"<!doc", b"<html", b"<head", b"<?xml"))
 
 
@@ -87,13 +87,13 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
     NAME.sha256, and later files of that name must match it.
 
     Args:
-      resource: to download.
-      folder: to download to; created if missing.
+      resource: file to download.
+      folder: folder to download to; created if missing.
       show_progress: whether to show a progress bar on standard error; None: only on a terminal.
       hint: replaces the resource's own hint.
 
     Raises:
-      UserError: all mirrors failed, the disk is full, or the existing file is not the right one.
+      UserError: If all mirrors failed, the disk is full, or the existing file is not the right one.
     """
     folder = Path(folder)
     show_progress = sys.stderr.isatty() and not logs.is_quiet() if show_progress is None else show_progress
@@ -101,7 +101,7 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+        raise UserError(f"cannot create the folder {folder}: {error.strerror}") from None
     with _locked(folder):
         if target.exists():
             try:
@@ -254,7 +254,7 @@ def _check_first_use(resource: Resource, path: Path, sum_file: Path) -> None:
 
 
 def _check_members(path: Path) -> None:
-    """Verify a zip by its members' own checksums, as there is no published one."""
+    """Verify a zip by its members' own checksums, because none is published for it."""
     try:
         zips.read_through(path)
     except (OSError, ValueError) as error:

@@ -128,7 +128,7 @@ class ExitError(Exception):
     """A command ends early; its one-line message says why and what to do.
 
     Attributes:
-      exit_code: of the command.
+      exit_code: exit code of the command.
       short: the reason in two or three words, for figures.
     """
 
@@ -192,7 +192,7 @@ class Stopped(ExitError):
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one of its causes, means that a disk or a quota is full.
+    """Return whether an error, or one of its causes, means that a disk or a quota is full.
 
     TensorStore, which writes the arrays, reports it in the message only.
     """
@@ -225,7 +225,7 @@ def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that a device or the host is out of memory."""
+    """Return whether an error means that a device or the host is out of memory."""
     import jax  # slow to import, and not needed by commands that compute nothing
 
     return isinstance(error, MemoryError) or (

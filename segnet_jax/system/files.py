@@ -16,7 +16,7 @@ import numpy as np
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 
-_OF_A_RUN = {  # files that a training writes to its run folder
+_OF_A_RUN = {  # files that training writes to the run folder
     *("config.toml", "environment.json", "data.json", "overrides.json", "outcome.json", "result.json", "lock"),
     *("result_before.json", "metrics.jsonl", "train.log", "confusion.csv", "report.html", "progress.png"),
     "first_batch.png",
@@ -32,7 +32,7 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
     `confined.make_folder`.
 
     Raises:
-      OSError: writing failed; no file is left behind.
+      OSError: If writing failed; no file is left behind.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(_temporary_name(path.name))
@@ -75,9 +75,9 @@ def read_own_json(path: str | os.PathLike, most: int = confined.MOST_BYTES) -> A
     """Parse a JSON file that the user named; a link is followed.
 
     Raises:
-      ValueError: it is not JSON.
-      confined.Refused: it is not a regular file, or is too large.
-      OSError: it cannot be read.
+      ValueError: If it is not JSON.
+      confined.Refused: If it is not a regular file, or is too large.
+      OSError: If it cannot be read.
     """
     real = pathlib.Path(os.path.realpath(path))
     return confined.read_json(real.parent, real.name, most)
@@ -89,7 +89,7 @@ def write_result(path: str | os.PathLike, value: dict[str, Any]) -> None:
 
 
 def is_result(head: bytes) -> bool:
-    """Whether a file that begins with `head` was written by `write_result`."""
+    """Return whether a file that begins with `head` was written by `write_result`."""
     return re.match(rb'\{\s*"written_by": "segnet_jax"', head) is not None
 
 
@@ -100,13 +100,13 @@ def check_place(
 
     Args:
       flag: name of the flag, without --.
-      path: of the file; "" for none.
+      path: path of the file; "" for none.
       made: a folder that the command creates itself; "" for none.
       is_ours: maps the first bytes of an existing file to whether it may be replaced.
 
     Raises:
-      UserError: the path is a folder, its folder is missing or not writable, or the file exists and was not written by
-        such a flag.
+      UserError: If the path is a folder, its folder is missing or not writable, or the file exists and was not written
+        by such a flag.
     """
     place = pathlib.Path(path)
     if not path:
@@ -124,13 +124,13 @@ def check_place(
     if made and place.absolute().parent == pathlib.Path(made).absolute():
         return
     if not place.parent.is_dir():
-        raise UserError(f"--{flag} {path}: there is no folder {place.parent}; make it, or name another file")
+        raise UserError(f"--{flag} {path}: there is no folder {place.parent}; create it, or choose another file")
     if not os.access(place.parent, os.W_OK):
         raise UserError(f"--{flag} {path}: the folder {place.parent} cannot be written to; name another file")
 
 
 def _may_be_replaced(place: pathlib.Path, is_ours: Callable[[bytes], bool]) -> bool:
-    """Whether a file is empty or was written by such a command."""
+    """Return whether a file is empty or was written by such a command."""
     real = pathlib.Path(os.path.realpath(place))
     with contextlib.suppress(OSError, UserError), confined.open_file(real.parent, real.name) as file:
         head = file.read(_HEAD)
@@ -164,7 +164,7 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
     """Expand ~ in a path.
 
     Raises:
-      UserError: there is no such user, or the home folder is unknown.
+      UserError: If there is no such user, or the home folder is unknown.
     """
     try:
         return pathlib.Path(path).expanduser()
@@ -176,7 +176,7 @@ def did_you_mean(path: pathlib.Path, is_right: Callable[[str], bool] = os.path.l
     """Return ". Did you mean PATH?" for a similar name in the same folder, or ""; for the end of a message.
 
     Args:
-      path: which does not exist.
+      path: a path that does not exist.
       is_right: whether an existing path is a candidate.
     """
     around = path.absolute().parent
@@ -192,7 +192,7 @@ def cache_folder() -> pathlib.Path:
     """Return the cache folder: $SEGNET_JAX_CACHE, or `segnet_jax` in the user's cache folder.
 
     Raises:
-      UserError: neither exists, as for a user without a home folder.
+      UserError: If neither exists, as for a user without a home folder.
     """
     if own := os.environ.get("SEGNET_JAX_CACHE"):
         return pathlib.Path(own)

@@ -1,4 +1,4 @@
-"""A lock on a run folder, so that one training at a time writes to it."""
+"""A lock on a run folder, so that one process at a time trains in it."""
 
 import contextlib
 import datetime
@@ -29,35 +29,35 @@ class RunLock:
     folder found automatically is refused, as the same command may be training in it.
 
     Args:
-      folder: of the run.
+      folder: run folder.
       is_named: whether the user named this folder, or it is new.
 
     Raises:
-      RunInUse: another process holds the lock.
-      UserError: the folder is not writable, or locks are not supported and `is_named` is false.
+      RunInUse: If another process holds the lock.
+      UserError: If the folder is not writable, or locks are not supported and `is_named` is false.
     """
 
     def __init__(self, folder: pathlib.Path, is_named: bool = True):
         try:
             self._file = confined.open_file(folder, LOCK_FILE, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise UserError(f"cannot train in {folder}: {error.strerror}; name another --run") from None
+            raise UserError(f"cannot train in {folder}: {error.strerror}; use another --run") from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
             who = holder(folder) or "another process"
-            raise RunInUse(f"{folder} is in use by {who}: wait, or name another --run") from None
+            raise RunInUse(f"{folder} is in use by {who}: wait, or use another --run") from None
         except OSError as error:
-            told = f"the disk of {folder} gives no lock ({error.strerror})"
+            told = f"the file system of {folder} does not support locks ({error.strerror})"
             if not is_named:
                 self._file.close()
-                raise UserError(f"{told}: to go on with it, name it by --run") from None
+                raise UserError(f"{told}: to resume this run, name it with --run") from None
             before = holder(folder)
-            logger.warning(f"{told}: see that {f'{before} has gone' if before else 'no other training is begun in it'}")
+            logger.warning(f"{told}: check that {f'{before} has ended' if before else 'no other process trains in it'}")
         else:
             if before := holder(folder):
-                logger.info(f"took over the lock of {before}, which has gone")
+                logger.info(f"took over the lock of {before}, which has ended")
         # A file with other content, or with a second hard link, is locked but not written to.
         self._is_ours = os.fstat(self._file.fileno()).st_nlink == 1 and _is_signature(self._file.read(_MOST_BYTES))
         with contextlib.suppress(OSError):  # the lock holds on a full disk too
@@ -101,7 +101,7 @@ def holder(folder: pathlib.Path) -> str:
 
 
 def _is_signature(data: bytes) -> bool:
-    """Whether data is the content of a lock file: empty, or written by `_signed`, possibly truncated."""
+    """Return whether data is the content of a lock file: empty, or written by `_signed`, possibly truncated."""
     return not data or data.startswith(b'{"pid": ') and len(data) < _MOST_BYTES
 
 

@@ -31,7 +31,7 @@ class ConsoleHandler(logging.Handler):
     console: Console | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message; with `-v`, also when and by which module it was logged."""
+        """Print one message; with `-v`, also with the time and module that logged it."""
         try:
             text = Text(printable(record.getMessage()))
             if record.levelno >= logging.WARNING:
@@ -71,7 +71,7 @@ def is_quiet() -> bool:
 
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
-    """Log errors alone, as the processes do that are not the writer of a run."""
+    """Log errors only, for processes that do not write the run."""
     before = _PACKAGE.level
     _PACKAGE.setLevel(logging.ERROR)
     try:
@@ -82,7 +82,7 @@ def errors_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def above(console: Console) -> Iterator[None]:
-    """Print messages on `console` meanwhile, above what is live there."""
+    """Print messages on `console`, above its live line, until the context ends."""
     before, _console_handler.console = _console_handler.console, console
     try:
         yield
@@ -94,7 +94,7 @@ class RunLog(logging.Handler):
     """Write messages to a run's `train.log` with their times; a context manager.
 
     Messages logged before `open` are kept and written then. A log line that cannot be written is lost: a full disk
-    must not stop a training for it. An error that ends the `with` block is logged there, but not on the console.
+    must not stop training. An error that ends the `with` block is logged there, but not on the console.
     """
 
     def __init__(self):
@@ -119,7 +119,7 @@ class RunLog(logging.Handler):
         """Append to the folder's `train.log` from now on.
 
         Raises:
-          Refused: the file is a link, or not a regular file.
+          Refused: If the file is a link, or not a regular file.
         """
         try:
             self._file = confined.open_file(folder, LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -21,7 +21,7 @@ class Stop:
     A separate thread receives the signals, as Python's handlers do not run while the main thread compiles or computes.
 
     Args:
-      first: what is done before stopping, for the line printed on a signal.
+      first: text for the line printed on a signal, the work to finish before stopping.
 
     Attributes:
       exit_code: 130 after Ctrl-C, 143 after SIGTERM or SIGUSR1, None before any signal.
@@ -45,7 +45,7 @@ class Stop:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, where there is nothing to save, let the first signal interrupt by raising `Stopped`."""
+        """Let the first signal raise `Stopped` inside the context, where there is nothing to save."""
         self._nothing_to_save = True
         self.check()
         try:

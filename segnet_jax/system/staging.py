@@ -22,7 +22,7 @@ def unfinished(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield a new folder next to `target`, to be filled and renamed by `finish`; removed at the end if it was not.
 
     Raises:
-      OSError: it cannot be created.
+      OSError: If it cannot be created.
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     lock = None
@@ -72,7 +72,7 @@ def _locked(folder: pathlib.Path) -> int | None:
 
 
 def _is_left_behind(folder: pathlib.Path) -> bool:
-    """Whether the process that filled a folder has ended; the system then releases its lock."""
+    """Return whether the process that filled a folder has ended; the system then releases its lock."""
     if fcntl is None or not folder.is_dir() or folder.is_symlink():
         return False
     try:

@@ -15,8 +15,8 @@ def check_zip(path: Path) -> list[str]:
     """Return the names of a zip's members.
 
     Raises:
-      ValueError: the central directory is too large, or a member uses an unsupported compression method.
-      OSError, zipfile.BadZipFile, NotImplementedError: as `zipfile.ZipFile`.
+      ValueError: If the central directory is too large, or a member uses an unsupported compression method.
+      OSError, zipfile.BadZipFile, NotImplementedError: If `zipfile.ZipFile` raises them.
     """
     with _Frugal(path) as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
@@ -31,8 +31,8 @@ def read_through(path: Path) -> None:
     """Verify the checksum of every member of a zip.
 
     Raises:
-      ValueError: a member is damaged, or the file is not a zip.
-      OSError: the file cannot be read.
+      ValueError: If a member is damaged, or the file is not a zip.
+      OSError: If the file cannot be read.
     """
     try:
         check_zip(path)

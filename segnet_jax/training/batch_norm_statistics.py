@@ -50,9 +50,9 @@ def average_statistics(
 
     Args:
       model: the network. If its BatchNorm is not synchronized, each device's part of a batch counts as a batch.
-      variables: the network's, replicated; the running statistics of frozen layers are used and returned unchanged.
+      variables: variables of the network, replicated; the running statistics of frozen layers are used unchanged.
       batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
-      preprocessing: of the network's input.
+      preprocessing: preprocessing of the network's input.
       devices: to compute on.
       on_batch: called after each batch.
     """
@@ -104,9 +104,9 @@ def population_statistics(
 
     Args:
       model: the network.
-      variables: the network's, replicated; the running statistics of frozen layers are used and returned unchanged.
+      variables: variables of the network, replicated; the running statistics of frozen layers are used unchanged.
       batches: at least one.
-      preprocessing: of the network's input.
+      preprocessing: preprocessing of the network's input.
       devices: to compute on.
       on_batch: called with the number of images after each batch.
 
@@ -169,11 +169,11 @@ def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str
     Args:
       checkpoints: the folder of the run's checkpoints.
       state: the checksum of the checkpoint's state.
-      batch_stats: of its network.
-      facts: how they were computed, as JSON.
+      batch_stats: statistics of its network.
+      facts: JSON that describes how they were computed.
 
     Raises:
-      OSError: from the disk.
+      OSError: If the disk fails.
     """
     folder = _folder_of(checkpoints, state)
     if load_statistics(checkpoints, state, batch_stats) is not None and facts.items() <= verify(folder).items():
@@ -188,7 +188,7 @@ def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str
 
 
 def load_statistics(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[str, Any] | None:
-    """Load the statistics saved for a checkpoint; None if there are none or they are damaged.
+    """Load the statistics saved for a checkpoint, or None if there are none or they are damaged.
 
     Args:
       checkpoints: the folder of the run's checkpoints.
@@ -231,12 +231,12 @@ def precise_statistics(
     "population" it is processed in batches of its own.
 
     Args:
-      config: the run's.
-      global_batch_size: of its training.
+      config: config of the run.
+      global_batch_size: global batch size of its training.
       model: the network, not folded.
-      variables: its "params" and "batch_stats", replicated.
+      variables: "params" and "batch_stats" of the network, replicated.
       samples: the training images.
-      preprocessing: of the network's input.
+      preprocessing: preprocessing of the network's input.
       devices: to compute on. If the run synchronized its statistics, the result does not depend on their number;
         otherwise only which images are dropped does.
       on_images: called with the number of images after each batch.

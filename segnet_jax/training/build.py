@@ -35,9 +35,9 @@ def build_model(config: Config, num_classes: int, precision: str) -> NetworkCont
     """Return the network that a config describes.
 
     Args:
-      config: of the run.
+      config: config of the run.
       num_classes: channels of the logits.
-      precision: of activations; not "auto".
+      precision: dtype of activations; not "auto".
     """
     network = NETWORKS[config.network]
     settings = fields_from_config(config, network)
@@ -63,10 +63,10 @@ def step_settings(
     """Return the settings of the training step and the evaluation step.
 
     Args:
-      config: of the run.
+      config: config of the run.
       model: the network; may differ from the config's, for example a folded one.
       class_weights: float32 [C], of the loss.
-      preprocessing: of the network's input.
+      preprocessing: preprocessing of the network's input.
       steps_per_epoch: for the learning-rate schedule; irrelevant for evaluation.
     """
     optimizer, schedule = build_optimizer(config, model, steps_per_epoch)

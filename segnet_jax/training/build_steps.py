@@ -30,7 +30,7 @@ def build_train_step(source: Input, devices: Devices, settings: StepSettings) ->
     Args:
       source: input of the training split.
       devices: to train on.
-      settings: of the step.
+      settings: settings of the step.
     """
     step = partial(train_steps, make_batch=source.make_batch, settings=settings)
     mapped = parallel_train_step(step, devices, source.store_axis)
@@ -48,10 +48,10 @@ def build_evaluator(
 
     Args:
       source: input of the split.
-      num_samples: of the split.
+      num_samples: number of samples of the split.
       shard: this process's part of each batch; the scores do not depend on it.
       devices: to compute on.
-      settings: of the step.
+      settings: settings of the step.
     """
     step = partial(eval_step, make_batch=source.make_batch, settings=settings)
     mapped = parallel_eval_step(step, devices, source.store_axis)

@@ -1,7 +1,7 @@
 """Validate the content of a checkpoint before it is used.
 
 A valid manifest excludes damage, not malice: anybody can write one. These functions check types, shapes, sizes and
-values against what a training of this program saves.
+values against what this program saves.
 """
 
 import contextlib
@@ -46,10 +46,10 @@ def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any
       `meta`.
 
     Raises:
-      NoCheckpoint: naming the missing or invalid entry.
+      NoCheckpoint: If an entry, which the message names, is missing or invalid.
     """
     if not isinstance(meta, dict):
-        raise NoCheckpoint(f"{where} holds no description of its network; {_ADVICE}")
+        raise NoCheckpoint(f"{where} does not describe its network; {_ADVICE}")
     classes = meta.get("classes")
     num_classes = len(classes) if isinstance(classes, list) else 0
     rules = _RULES | (_RULES_TO_RESUME if is_resumed else {})
@@ -120,10 +120,10 @@ _RULES_TO_RESUME: dict[str, Rule] = {
 
 
 def best_evaluation(meta: Any, where: str) -> dict[str, Any] | None:
-    """Return the best evaluation in the metadata of a checkpoint; None if there was none yet.
+    """Return the best evaluation in the metadata of a checkpoint, or None if there was none yet.
 
     Raises:
-      NoCheckpoint: it is invalid.
+      NoCheckpoint: If that evaluation is invalid.
     """
     try:
         best = meta["best"]
@@ -138,12 +138,12 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
     """Check the sizes of a checkpoint's arrays before they are read, so that none takes excessive memory.
 
     Args:
-      folder: of a checkpoint with a valid manifest.
+      folder: folder of a checkpoint with a valid manifest.
       like: the state to be restored, as shapes.
       part: the subfolder that holds the arrays.
 
     Raises:
-      NoCheckpoint: there are no arrays, too large ones or too many.
+      NoCheckpoint: If there are no arrays, or they are too large or too many.
     """
     import tensorstore
 
@@ -153,7 +153,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
     if sum(entry["bytes"] for entry in files.values()) > 2 * sum(sizes) + _OVERHEAD_BYTES:
         raise OtherState(f"{folder} is larger than its network's state; {_ADVICE}")
     if f"{part}/manifest.ocdbt" not in files:
-        raise NoCheckpoint(f"{folder} holds no state; {_ADVICE}")
+        raise NoCheckpoint(f"{folder} does not contain a state; {_ADVICE}")
     try:
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{(folder / part).as_uri()}/"}).result()
         names = [name for name in store.list().result() if name.endswith(b"/.zarray")]
@@ -178,7 +178,7 @@ def check_values(state: Any, where: str) -> None:
     """Check that a restored state has no NaN, no infinity and no negative variance.
 
     Raises:
-      NoCheckpoint: naming the array.
+      NoCheckpoint: If an array, which the message names, has such a value.
     """
     parts = (state.params, state.batch_stats, state.opt_state, state.ema)
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
@@ -200,7 +200,7 @@ def reading_state(folder: pathlib.Path, like: Any, part: str) -> Iterator[None]:
       part: likewise.
 
     Raises:
-      OtherState: it is not the state of this network.
+      OtherState: If the checkpoint holds the state of another network.
     """
     check_arrays(folder, like, part)
     try:

@@ -53,7 +53,7 @@ class CheckpointFolders:
         """Return the steps of existing checkpoints, sorted; they are not verified.
 
         Raises:
-          UserError: the folder cannot be listed, or is a symbolic link.
+          UserError: If the folder cannot be listed, or is a symbolic link.
         """
         try:
             names = confined.names(self._run, self._name(self.root / which))
@@ -96,7 +96,7 @@ class CheckpointFolders:
                     self._remove(self.path(which, step))
 
     def _best_of(self, step: int) -> int | None:
-        """Return the best step that a newest checkpoint refers to; None if it cannot be read."""
+        """Return the best step that a newest checkpoint refers to, or None if it cannot be read."""
         with contextlib.suppress(OSError, UserError, NoCheckpoint, TypeError, AttributeError, KeyError):
             return self.meta("newest", step)["best"]["step"]
         return None
@@ -121,7 +121,7 @@ class CheckpointFolders:
         """Return the JSON metadata of a checkpoint.
 
         Raises:
-          NoCheckpoint: it is missing or not JSON, even if the manifest is valid.
+          NoCheckpoint: If the metadata is missing or not JSON, even if the manifest is valid.
         """
         folder = self.path(which, step)
         try:
@@ -134,13 +134,13 @@ class CheckpointFolders:
         atomic_write_json(self.root / _LAST, self._last_saved() | {which: step})
 
     def find_latest(self, which: Which) -> int | None:
-        """Return the latest step whose checkpoint verifies; None if none was ever saved.
+        """Return the latest step whose checkpoint verifies, or None if none was ever saved.
 
         Damaged ones are moved to the folder `damaged`; unreadable ones stay. Both are logged.
 
         Raises:
-          NoCheckpoint: there were checkpoints, but none verifies.
-          UserError: a valid checkpoint has a format that only a later version of this program reads.
+          NoCheckpoint: If there were checkpoints, but none verifies.
+          UserError: If a valid checkpoint has a format that only a later version of this program reads.
         """
         steps, last = self.steps(which), self._last_saved().get(which)
         is_lost = last is not None and last not in steps
@@ -162,7 +162,7 @@ class CheckpointFolders:
         """Return the step saved last, None if none ever was; no older checkpoint is used instead, no folder moved.
 
         Raises:
-          UserError: its checkpoint is damaged or missing.
+          UserError: If its checkpoint is damaged or missing.
         """
         steps = self.steps(which)
         step = max([*steps, self._last_saved().get(which, -1)], default=-1)
@@ -188,12 +188,12 @@ class CheckpointFolders:
         return any(name.startswith(f"{which}-") for name in names)
 
     def find_valid(self, which: Which, until: float = math.inf) -> int | None:
-        """Return the latest step, at most `until`, whose checkpoint verifies; None if none does.
+        """Return the latest step, at most `until`, whose checkpoint verifies, or None if none does.
 
         Damaged and unreadable checkpoints are treated as in `find_latest`.
 
         Raises:
-          UserError: as `find_latest`.
+          UserError: If `find_latest` raises it.
         """
         for step in reversed(self.steps(which)):
             folder = self.path(which, step)
@@ -205,7 +205,7 @@ class CheckpointFolders:
             except NewerFormat as error:
                 raise UserError(f"{error}: it was written by a newer segnet_jax, use that version") from None
             except Damaged as error:
-                if os.path.lexists(folder):  # a training running in this run may have deleted it meanwhile
+                if os.path.lexists(folder):  # a process that trains in this run may have deleted it
                     aside = self._set_aside(folder)
                     logger.warning(f"the {which} checkpoint of step {step} is damaged: {error}; {aside}")
             except OSError as error:

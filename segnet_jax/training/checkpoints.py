@@ -76,8 +76,8 @@ class Checkpoints:
           meta: JSON metadata to store with it.
 
         Raises:
-          DiskFull: too little free space, for this save or the previous one.
-          DiskFailed: another error of the disk.
+          DiskFull: If there is too little free space, for this save or the previous one.
+          DiskFailed: If the disk fails in another way.
         """
         if not self._devices.is_writer:
             return
@@ -109,8 +109,8 @@ class Checkpoints:
         """Wait until all pending saves are written, read back and finalized.
 
         Raises:
-          DiskFull: too little free space.
-          DiskFailed: another error of the disk, or it reads back other data than was written.
+          DiskFull: If there is too little free space.
+          DiskFailed: If the disk fails in another way, or reads back other data than was written.
         """
         pending, self._pending = self._pending, []
         try:
@@ -120,7 +120,7 @@ class Checkpoints:
             wait(pending)
 
     def newest_saved(self) -> int | None:
-        """Return the latest step that verifies, after a failed training; call it in one process only."""
+        """Return the latest step that verifies after a failed run; call it in one process only."""
         with contextlib.suppress(DiskFailed):
             self.wait()
         return self.folders.find_latest("newest")
@@ -132,7 +132,7 @@ class Checkpoints:
           The checksum of its state, as `sum_of_state`.
 
         Raises:
-          NoCheckpoint: it is missing or does not verify.
+          NoCheckpoint: If the checkpoint is missing or does not verify.
         """
         self.wait()
         try:
@@ -183,7 +183,8 @@ class Checkpoints:
             needed, free = int(_DISK_MARGIN * num_bytes), shutil.disk_usage(partial.parent).free
         if free < needed:
             raise DiskFull(
-                f"saving step {step} needs {needed / 1e6:.1f} MB, but only {free / 1e6:.1f} MB are free on {self._root}"
+                f"not enough disk space to save step {step}: needs {needed / 1e6:.1f} MB, but only {free / 1e6:.1f} MB "
+                f"are free on {self._root}; free some space"
             )
 
     def _make_parent(self, partial: pathlib.Path) -> None:
@@ -195,7 +196,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _disk_errors(self, which: Which, step: int, partial: pathlib.Path):
-        """Convert errors of the disk to one-line errors, and delete the partial checkpoint so that a retry has room."""
+        """Convert disk errors to one-line errors, and delete the partial checkpoint so that a retry has space."""
         try:
             yield
         except BaseException as error:
@@ -207,8 +208,8 @@ class Checkpoints:
             if isinstance(error, DiskFailed):
                 raise
             if is_disk_full(error):
-                message = f"too little space to save step {step}: {free / 1e6:.1f} MB were free on {self._root}"
-                raise DiskFull(message) from error
+                found = f"{free / 1e6:.1f} MB were free on {self._root}; free some space"
+                raise DiskFull(f"not enough disk space to save step {step}: {found}") from error
             if refusal := disk_refusal(error):
                 raise DiskFailed(f"step {step} cannot be saved to {self._root}: {refusal}") from error
             raise
@@ -224,7 +225,7 @@ class Checkpoints:
         return self._from_process_0(lambda: self.folders.find_intact(which))
 
     def latest_best(self, until: int) -> int | None:
-        """Return the latest best step up to `until` that verifies, the same in all processes; None if there is none."""
+        """Return the latest best step up to `until` that verifies, or None; the same in all processes."""
         return self._from_process_0(lambda: self.folders.find_valid("best", until))
 
     def is_latest(self, which: Which, step: int) -> bool:
@@ -258,7 +259,7 @@ class Checkpoints:
           like: a state of the same shapes, for example from `jax.eval_shape`.
 
         Raises:
-          NoCheckpoint: the checkpoint holds another state or invalid values.
+          NoCheckpoint: If the checkpoint holds another state or invalid values.
         """
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.replicated), like
@@ -298,7 +299,7 @@ def _make_writer() -> ocp.AsyncCheckpointer:
 
 
 def _this_process(operation: str) -> ocp.options.MultiprocessingOptions:
-    """Return options by which Orbax waits for no other process: each holds the whole state, and only one saves."""
+    """Return options that keep Orbax from waiting for other processes, because one process saves the whole state."""
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{operation}-{me}"
@@ -306,7 +307,7 @@ def _this_process(operation: str) -> ocp.options.MultiprocessingOptions:
 
 
 def _silence_orbax() -> None:
-    """Suppress Orbax's progress messages, and the tracebacks that it logs for errors that it raises as well."""
+    """Suppress Orbax's progress messages, and the tracebacks that it logs for errors that it also raises."""
     for noisy in ("absl", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     if getattr(sys.unraisablehook, "func", None) is not _ignore_closed_loops:  # never reset: messages may come late

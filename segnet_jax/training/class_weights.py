@@ -64,7 +64,7 @@ def load_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
     """Return the class weights of the loss, float32 [C], by the config's rule; most rules count label pixels.
 
     Raises:
-      UserError: the rule is "caffe" and the dataset does not have 11 classes.
+      UserError: If the rule is "caffe" and the dataset does not have 11 classes.
     """
     num_classes = len(dataset.classes)
     if config.class_weights == "none":

@@ -43,7 +43,7 @@ def check_device(device: jax.Device, precision: str) -> None:
     """Check that a device can train at a precision.
 
     Raises:
-      UserError: cuDNN does not support the GPU, or a convolution fails on it or gives wrong results.
+      UserError: If cuDNN does not support the GPU, or a convolution fails on it or gives wrong results.
     """
     if device.platform == "cpu":
         return  # XLA needs no library there; the check would only slow down every start
@@ -72,7 +72,7 @@ def check_cudnn(device: jax.Device, version: tuple[int, ...] | None) -> None:
     """Check that cuDNN supports an NVIDIA GPU; other devices, and an unknown cuDNN, pass.
 
     Raises:
-      UserError: a GPU older than Turing with cuDNN 9.11 or newer, or any GPU with cuDNN 9.10.0.
+      UserError: If the GPU is older than Turing and cuDNN is 9.11 or newer, or cuDNN is 9.10.0.
     """
     capability = str(getattr(device, "compute_capability", ""))  # "7.0" on NVIDIA, "gfx90a" on AMD, absent on CPU
     if device.platform != "gpu" or version is None or not re.fullmatch(r"\d+\.\d+", capability):
@@ -92,7 +92,7 @@ def check_convolution(device: jax.Device, precision: str) -> None:
     """Compare the network's first convolution on a device, forward and backward, with numpy.
 
     Raises:
-      UserError: it fails or gives wrong results.
+      UserError: If the convolution fails or gives wrong results.
     """
     rng = np.random.default_rng(0)
     shapes = (1, 8, 8, 3), (3, 3, 3, 64), (1, 8, 8, 64)  # full width: algorithms depend on the channels
@@ -122,7 +122,7 @@ def convolve(image: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[
 def convolve_in_numpy(
     image: np.ndarray, kernel: np.ndarray, gradient: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what `convolve` should: one matrix product for each of the kernel's nine offsets."""
+    """Compute `convolve` with numpy, as one matrix product for each of the kernel's nine offsets."""
     height, width = image.shape[1:3]
     padded = np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
     result, padded_gradient, kernel_gradient = np.zeros_like(gradient), np.zeros_like(padded), np.zeros_like(kernel)
@@ -165,7 +165,7 @@ def start_devices(config: Config) -> tuple[Devices, str]:
     """Choose and check devices and precision; call it before anything else uses a JAX device.
 
     Raises:
-      UserError: fewer devices than requested, or they cannot train.
+      UserError: If there are fewer devices than requested, or they cannot train.
     """
     if config.fake_devices:
         flag = f"--xla_force_host_platform_device_count={config.fake_devices}"

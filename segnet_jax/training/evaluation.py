@@ -65,7 +65,7 @@ def evaluate(
 
     Args:
       eval_step: the mapped step of `steps.eval_step`.
-      variables: the network's, replicated.
+      variables: variables of the network, replicated.
       batches: on the devices; padding has VOID labels, which do not count.
       indices: sample index of each batch element over the devices of all processes, int [D,B], -1 for padding.
       first_device: index of this process's first device.
@@ -136,7 +136,7 @@ def evaluate_boundaries(
 
     Args:
       evaluate: (on_prediction) -> the Evaluation; None if stopped.
-      samples: of the split.
+      samples: samples of the split.
       num_classes: C.
 
     Returns:

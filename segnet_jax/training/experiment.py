@@ -21,14 +21,14 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
     Fields overridden after the checkpoint was saved (`overrides.json`) do not count as different.
 
     Args:
-      folder: the run's.
+      folder: run folder.
       meta: the checkpoint's JSON metadata.
-      config: the run's; on resume, the new one.
+      config: config of the run; on resume, the new one.
       override: whether the user allows a changed recipe; None if nothing is trained, where a changed recipe is only
         logged.
 
     Raises:
-      UserError: the settings differ, with old -> new for each field.
+      UserError: If the settings differ; the message has old -> new for each field.
     """
     experiment, step = meta.get("experiment"), meta["step"]
     if experiment is None:  # older versions stored only the hash, which later fields have changed
@@ -61,7 +61,7 @@ def overrides(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Return a run's overrides in order: {"step", "changes": {name: {"old", "new"}}}.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: If the file is damaged.
     """
     path = folder / CHANGES_FILE
     try:

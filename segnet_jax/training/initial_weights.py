@@ -1,4 +1,4 @@
-"""Compute the initial variables of a training: random, from a VGG encoder, or from a whole trained network.
+"""Compute the initial variables of a training run: random, from a VGG encoder, or from a whole trained network.
 
 A whole network must match but for its classes. The head (the last convolution and its BatchNorm, if any) is the only
 part whose size depends on the classes, the last axis of each of its arrays.
@@ -44,10 +44,10 @@ class TrainedSegNet:
 
     Attributes:
       source: the value of `--init`.
-      about: which of the source's parameters, for example "step 7, the best".
-      config: its `FITTING` fields describe the network.
-      classes: their names; None if the source does not store them.
-      preprocessing: of the network's input.
+      about: origin of the parameters in the source, for example "step 7, the best".
+      config: config whose `FITTING` fields describe the network.
+      classes: class names; None if the source does not store them.
+      preprocessing: preprocessing of the network's input.
       variables: "params" and "batch_stats", float32 numpy.
     """
 
@@ -64,15 +64,15 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Colle
 
     Args:
       trained: the network to start from.
-      config: of the training.
-      shapes: of the variables of the network to be trained.
+      config: config of the training run.
+      shapes: shapes of the variables of the network to be trained.
       head: the names of the layers whose last axis is the classes.
 
     Raises:
-      UserError: naming the differences and the flags that resolve them.
+      UserError: If the networks differ; the message names the differences and the flags that resolve them.
     """
     differing = {name: (getattr(trained.config, name), getattr(config, name)) for name in FITTING}
-    if config.network == trained.config.network == "segnet-basic":  # which has neither
+    if config.network == trained.config.network == "segnet-basic":  # it has neither field
         differing |= dict.fromkeys(("encoder", "final_batch_norm"), (None, None))
     differing = {name: both for name, both in differing.items() if both[0] != both[1]}
     if differing:
@@ -126,11 +126,11 @@ def _sizes(tree: Tree, head: Collection[str]) -> dict[str, list[int]]:
 
 
 def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[str], draw: Callable[[], Tree]) -> Tree:
-    """Return the trained variables, with the head's rows of shared classes kept and those of new classes random.
+    """Return the trained variables; the head keeps its rows of shared classes and gets random rows for new classes.
 
     Args:
       trained: the network to start from; passes `check_fits`.
-      classes: of the training.
+      classes: classes to train.
       head: the names of the layers whose last axis is the classes.
       draw: returns random variables of the network to be trained; called only if there are new classes.
     """
@@ -159,7 +159,7 @@ def describe_start(trained: TrainedSegNet, classes: Sequence[str]) -> str:
 
     Args:
       trained: the network to start from.
-      classes: of the training.
+      classes: classes to train.
     """
     kept = shared_classes(trained, classes)
     start = f"{trained.source}, {trained.about}"
@@ -186,10 +186,10 @@ STATISTICS_IMAGES = 64  # enough for stable batch-norm statistics of a pretraine
 
 
 def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) -> Preprocessing:
-    """Return the preprocessing of a whole trained network, else the config's, else that of the encoder's weights.
+    """Choose the preprocessing: that of a whole trained network, else of the config, else of the encoder's weights.
 
     Raises:
-      UserError: the config contradicts a whole trained network.
+      UserError: If the config contradicts a whole trained network.
     """
     configured = PREPROCESSINGS.get(config.preprocessing)
     if isinstance(initial, TrainedSegNet):
@@ -216,7 +216,7 @@ def first_variables(
     devices: Devices,
     classes: Sequence[str] = (),
 ) -> dict:
-    """Return the initial variables: random ones, with a pretrained encoder inserted, or those of a whole network.
+    """Return the initial variables: random, random with a pretrained encoder, or from a whole trained network.
 
     A plain VGG has no BatchNorm: the statistics are then estimated on some training images, and so are the encoder's
     scale and shift, depending on `--init-batch-norm`.

@@ -25,7 +25,7 @@ MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
 
 
 def as_sent(inputs: dict[str, jax.Array], _store: Any) -> dict[str, jax.Array]:
-    """Return the inputs, where the host sends whole batches."""
+    """Return the inputs unchanged, for a host that sends whole batches."""
     return inputs
 
 
@@ -59,11 +59,11 @@ def choose_placement(requested: str, devices: Devices, *splits: CachedSplit) -> 
 
     Args:
       requested: "auto", "host" or "device".
-      devices: of the training.
+      devices: devices to train on.
       *splits: all splits to place.
 
     Raises:
-      UserError: "device" is requested, but the splits do not fit.
+      UserError: If "device" is requested, but the splits do not fit.
     """
     if requested == "host":
         return "host"
@@ -83,7 +83,7 @@ def choose_placement(requested: str, devices: Devices, *splits: CachedSplit) -> 
 
 
 def agree_on_placement(placement: Placement, all_gather: Callable[[str], list[str]]) -> Placement:
-    """Return the placement of all processes, the least demanding that any chooses: they must compile one program.
+    """Return the least demanding placement that any process chose, because all must compile the same program.
 
     Processes may choose differently because of their disk space (for decoded images) or device memory.
 

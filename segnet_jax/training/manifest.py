@@ -1,4 +1,4 @@
-"""A manifest of every file's size and SHA-256, by which a damaged folder is detected.
+"""A manifest of every file's size and SHA-256, to detect a damaged folder.
 
 Orbax restores arrays with flipped bits without an error, hence checksums of our own. The order of writing (data, fsync,
 manifest, fsync, rename, fsync of the parent folder) ensures that a kill or power loss at any moment leaves either the
@@ -46,7 +46,7 @@ def finalize(
       known: manifest entries of files that are on the disk already, from `link_files`.
 
     Raises:
-      OSError: from the disk.
+      OSError: If the disk fails.
     """
     known = known or {}
     files = {path.relative_to(partial).as_posix(): path for path in sorted(partial.rglob("*")) if path.is_file()}
@@ -79,8 +79,8 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
       The source's manifest entries of the linked files.
 
     Raises:
-      Damaged: the source's manifest is invalid, or a file is missing.
-      OSError: from the disk.
+      Damaged: If the source's manifest is invalid, or a file is missing.
+      OSError: If the disk fails.
     """
     linked = {}
     for name, entry in read_manifest(source)["files"].items():
@@ -110,10 +110,10 @@ def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]
       The manifest.
 
     Raises:
-      Damaged: a file is missing, is not regular, has another size or content, or is not listed; or the manifest is
+      Damaged: If a file is missing, is not regular, has another size or content, or is not listed; or the manifest is
         invalid.
-      NewerFormat: as `read_manifest`.
-      OSError: from the disk, except for a missing file.
+      NewerFormat: If the manifest's version is unknown.
+      OSError: If the disk fails, except by a missing file, which raises Damaged.
     """
     manifest = read_manifest(folder)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
@@ -141,7 +141,7 @@ def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]
 
 
 def _files_in(folder: pathlib.Path, inner: str = "") -> set[str]:
-    """Return everything below a folder but folders, and but NFS's placeholders of deleted files that are still open."""
+    """Return all non-folders below a folder, except NFS's placeholders of deleted files that are still open."""
     files = set()
     for name in confined.names(folder, inner):
         path = f"{inner}/{name}" if inner else name
@@ -157,8 +157,8 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """Read a manifest and verify its own checksum.
 
     Raises:
-      Damaged: it is missing or damaged.
-      NewerFormat: its version is unknown.
+      Damaged: If the manifest is missing or damaged.
+      NewerFormat: If the manifest's version is unknown.
     """
     try:
         manifest = confined.read_json(folder, MANIFEST, most=_MAX_BYTES)

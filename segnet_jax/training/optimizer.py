@@ -25,13 +25,13 @@ class OptimizerSettings:
       optimizer: a key of `OPTIMIZERS`.
       learning_rate: the peak learning rate.
       schedule: see `learning_rate_schedule`.
-      epochs: of the training.
-      steps: number of steps of the training; 0: as many as `epochs` makes.
+      epochs: number of epochs.
+      steps: number of steps; 0: as many as `epochs` gives.
       warmup_epochs: length of the linear warm-up.
       step_epochs: for schedule "step": epochs between drops.
       step_factor: for schedule "step": factor of each drop.
       poly_power: for schedule "poly".
-      momentum: of SGD; beta1 of AdamW.
+      momentum: momentum of SGD; beta1 of AdamW.
       weight_decay: applied to convolution kernels, never to biases.
       decay_scale: apply weight decay to BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
       decay_shift: apply weight decay to BatchNorm's shift too, as in MATLAB (OffsetL2Factor 1).
@@ -72,7 +72,7 @@ def learning_rate_schedule(
       schedule: "constant"; "step": multiply by `drop_factor` every `drop_every` steps; "poly": the remaining fraction
         of the steps to the `power`; "cosine": cosine decay to 0.
       peak: the peak learning rate.
-      total_steps: of the whole training, including the warm-up.
+      total_steps: number of steps in the whole training, including the warm-up.
       warmup_steps: steps of linear warm-up; the schedule starts after them.
       drop_every: in steps.
       drop_factor: for "step".
@@ -130,7 +130,7 @@ def build_optimizer(
     """Return the optimizer of a network's parameters, and its learning rate as a function of the step.
 
     Args:
-      settings: of the optimizer.
+      settings: settings of the optimizer.
       model: the network, for the roles of its parameters and its frozen layers.
       steps_per_epoch: to convert epochs to steps.
     """
@@ -172,7 +172,7 @@ def without_layers(optimizer: optax.GradientTransformation, layers: frozenset[st
     `init` and `update` take all parameters; gradients and updates contain only the trainable layers.
 
     Args:
-      optimizer: of the trainable layers.
+      optimizer: optimizer of the trainable layers.
       layers: the frozen ones.
     """
 

@@ -51,9 +51,9 @@ def measure_convolutions(
       model: the network whose encoder has the same convolutions; with `sync_axis`, statistics are taken over all
         devices.
       kernels: {"conv1_1": float32 [3,3,in,out], ...}.
-      affine: of each convolution.
+      affine: affine map of each convolution.
       batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
-      preprocessing: of the pretrained network's input.
+      preprocessing: preprocessing of the pretrained network's input.
       devices: to compute on.
       on_batch: called after each batch.
 
@@ -99,10 +99,10 @@ def preserve_features(
 
     Args:
       variables: "params" and "batch_stats", with the pretrained kernels, and biases if the convolutions have them.
-      affine: of each pretrained convolution, in the order of the network.
+      affine: affine map of each pretrained convolution, in the order of the network.
       statistics: from `measure_convolutions`.
       batch_norms: {convolution: BatchNorm after it}.
-      epsilon: of BatchNorm.
+      epsilon: added to the variance in BatchNorm.
       rescale: scale each kernel, and the bias of its convolution, so that the kernel has the L2 norm of He
         initialization; BatchNorm compensates the factor.
       normalize: divide each layer's features by a scalar that makes the root mean square of BatchNorm's scales 1; the

@@ -30,7 +30,7 @@ class Restored:
 
     Attributes:
       model: as it was trained, not folded.
-      variables: its "params" and "batch_stats", replicated over the devices.
+      variables: "params" and "batch_stats" of the network, replicated over the devices.
       meta: the checkpoint's JSON metadata.
       recomputed: precise batch-norm statistics computed after training, on the host; None if there are none.
       which: "newest" or "best".
@@ -62,17 +62,17 @@ def restore(
 
     Args:
       run: the folder.
-      config: the run's; with `batch_norm` "recompute", precise statistics replace the running ones if they are stored.
+      config: config of the run; with `batch_norm` "recompute", stored precise statistics replace the running ones.
       checkpoint: which checkpoint to load: "best", "newest", or "result", the one of the two that result.json scores.
       devices: on which its variables are placed.
-      precision: of activations; not "auto".
+      precision: dtype of activations; not "auto".
       use_ema: use the EMA of the variables if the run has one.
       intact: fail if the latest checkpoint is damaged, and do not change the run's folder.
       broadcast: (text of process 0) -> that text in every process that restores.
 
     Raises:
-      UserError: there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.
-      NoCheckpoint: no checkpoint is intact, or its content is invalid.
+      UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.
+      NoCheckpoint: If no checkpoint is intact, or its content is invalid.
     """
     which = checkpoint
     if checkpoint == "result":  # not always the best: not every protocol allows a selection by score

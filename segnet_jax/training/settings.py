@@ -19,13 +19,13 @@ class StepSettings:
     Attributes:
       model: the network, see `nn.contract`.
       class_weights: float32 [C], of the loss.
-      preprocessing: of the network's input.
+      preprocessing: preprocessing of the network's input.
       optimizer: None for evaluation.
       schedule: the optimizer's learning rate, for logging; None for evaluation.
       loss: the loss function, a sum over the labeled pixels.
       half_gradients: all-reduce the gradients in 16 bits, which halves the communication; bfloat16, or float16 where
         activations are.
-      seed: of dropout; each image's mask depends on its position in the global batch, not on its device.
+            seed: seed of dropout; each image's mask depends on its position in the global batch, not on its device.
       ema_decay: decay of the EMA of the variables, if the state has one.
     """
 

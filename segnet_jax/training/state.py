@@ -27,7 +27,7 @@ class TrainState(struct.PyTreeNode):
         stays as it was before the first non-finite step.
       params: float32 tree of the network's parameters.
       batch_stats: float32 tree of BatchNorm's running means and variances.
-      opt_state: the optimizer's.
+      opt_state: state of the optimizer.
       loss_scale: for float16, otherwise None.
       ema: EMA of "params" and "batch_stats", or None.
     """

@@ -36,7 +36,7 @@ def train_steps(
       inputs: this device's, each array with a leading axis of K steps.
       store: data resident on the devices.
       make_batch: (one step's inputs, store) -> the batch for `train_step`.
-      settings: of `train_step`.
+      settings: settings of `train_step`.
 
     Returns:
       The state after K steps, and the metrics of each step, [K].
@@ -159,7 +159,7 @@ def _keep_finite(state: TrainState, new: TrainState, finite: jax.Array) -> tuple
 
 
 def _scan(function: Callable, carry, inputs):
-    """As `lax.scan`, but unrolled on the CPU, where XLA runs convolutions in a loop more than ten times slower.
+    """Apply `lax.scan`, unrolled on the CPU, where XLA runs convolutions in a loop more than ten times slower.
 
     On GPUs and TPUs the loop keeps the program small.
     """
@@ -184,7 +184,7 @@ def eval_step(
     """Evaluate one batch with BatchNorm's running statistics.
 
     Args:
-      variables: the network's.
+      variables: variables of the network.
       inputs: this device's.
       store: data resident on the devices.
       make_batch: (inputs, store) -> "image" uint8 [B,H,W,3] and "label" uint8 [B,H,W]; VOID pixels do not count.

@@ -337,7 +337,7 @@ def test_trainval_scores_the_test_images_once_after_the_last_step(all_frames, tm
 
 
 def test_trainval_selects_no_checkpoint_by_the_test_images(all_frames, tmp_path):
-    with pytest.raises(UserError, match="no validation images to select the best .*: add --result-checkpoint last"):
+    with pytest.raises(UserError, match="no validation images to select the best .*: use --result-checkpoint last"):
         train(all_frames, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -159,8 +159,8 @@ def test_a_missing_device_is_reported(monkeypatch):
 @pytest.mark.parametrize(
     "error, code, message",
     [
-        (OSError(errno.ENOSPC, "No space left on device"), 4, "no room"),
-        (ValueError("RESOURCE_EXHAUSTED: ... No space left on device"), 4, "no room"),
+        (OSError(errno.ENOSPC, "No space left on device"), 4, "no space left on"),
+        (ValueError("RESOURCE_EXHAUSTED: ... No space left on device"), 4, "no space left on"),
         (OSError(errno.EROFS, "Read-only file system"), 4, "Read-only"),
     ],
 )

@@ -177,7 +177,7 @@ run_command(train.main)
 def test_the_one_that_saves_waits_for_room_in_the_midst_of_a_save_and_the_other_for_it(unbroken, tmp_path):
     codes, errors = Two(tmp_path / "run", "--on-disk-full", "wait", first=("-c", FULL_ONCE)).end()
     assert codes == [0, 0], errors
-    assert "waiting for room" in errors[0] and "there is room again" in errors[0]
+    assert "waiting for free space" in errors[0] and "there is space again" in errors[0]
     assert sum_of(tmp_path / "run") == sum_of(unbroken) and rows_of(tmp_path / "run") == rows_of(unbroken)
 
 

@@ -464,7 +464,7 @@ def test_a_full_disk_ends_it_with_exit_code_4(run, here, monkeypatch, capsys):
 
     monkeypatch.setattr(outputs, "atomic_write_bytes", full)
     code, errors = left(monkeypatch, capsys, run, "photos", "--out", "out")
-    assert code == 4 and "no room on the disk of out" in errors[0] and not os.listdir("out")
+    assert code == 4 and "no space left on the disk of out" in errors[0] and not os.listdir("out")
 
 
 # videos

@@ -244,7 +244,7 @@ def break_by_disk(place, moment, expected=4):
     reported = re.search(r"Step (\d+) is saved and verified", ended.err)
     assert (int(reported[1]) if reported else 0) == now  # nothing false is printed
     assert "scores of the" not in ended.out
-    assert re.search(r"error: .*(no room|MB are free|cannot be saved|cannot write)", ended.err), ended.err
+    assert re.search(r"error: .*(no space left|MB are free|cannot be saved|cannot write)", ended.err), ended.err
     (pathlib.Path(place.disk) / BALLAST).unlink(missing_ok=True)
 
 
@@ -316,7 +316,7 @@ def test_where_room_is_waited_for_a_full_disk_changes_nothing(place, unbroken, s
     place = on_disk(place(FEW), small_disk)
     ended = place.train(*moments, more=("--on-disk-full", "wait"))
     assert ended.code == 0, ended.err
-    assert "waiting for room" in ended.err and "there is room again" in ended.err
+    assert "waiting for free space" in ended.err and "there is space again" in ended.err
     assert differences(place.run, unbroken(FEW)) == []
 
 
@@ -346,7 +346,7 @@ def test_a_second_start_is_refused_by_name_and_one_after_a_kill_takes_over(place
         first.kill()
         assert first.is_over(10)
     third = place.train()
-    assert third.code == 0 and re.search(rf"took over the lock of {who}, which has gone", third.err)
+    assert third.code == 0 and re.search(rf"took over the lock of {who}, which has ended", third.err)
     assert differences(place.run, unbroken(FEW)) == []
 
 

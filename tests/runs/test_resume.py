@@ -466,7 +466,7 @@ def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(fold
 
     monkeypatch.setattr(confined, "open_file", refuse_the_lock)
     config = dataclasses.replace(files.read_run(folder), run=str(folder))
-    with pytest.raises(UserError, match=f"cannot train in {folder}: {os.strerror(number)}; name another --run"):
+    with pytest.raises(UserError, match=f"cannot train in {folder}: {os.strerror(number)}; use another --run"):
         found_without_a_name(config, logged)
     (folder.parent / "runs").mkdir()
     folder.rename(folder.parent / "runs" / "synthetic-1")
@@ -482,15 +482,17 @@ def test_on_a_disk_without_locks_a_run_that_is_named_goes_on_with_a_warning(fold
         signed = (folder / "lock").read_bytes()
     monkeypatch.setattr("segnet_jax.system.lock.fcntl.flock", refusing(number))
     run, (line,) = found_without_a_name(config, logged)
-    why = f"the disk of {folder} gives no lock ({os.strerror(number)})"
-    assert run == str(folder) and line == f"warning: {why}: see that no other training is begun in it"
+    why = f"the file system of {folder} does not support locks ({os.strerror(number)})"
+    assert run == str(folder) and line == f"warning: {why}: check that no other process trains in it"
     (folder / "lock").write_bytes(signed)  # as a kill leaves it, or as it is while that one trains
-    assert f"see that process {os.getpid()} on " in found_without_a_name(config, logged)[1][0]
+    assert f"check that process {os.getpid()} on " in found_without_a_name(config, logged)[1][0]
     (folder.parent / "runs").mkdir()
     folder.rename(folder.parent / "runs" / "synthetic-1")
     (folder.parent / "runs" / "synthetic-1" / "lock").write_bytes(signed)
     run, (line,) = found_without_a_name(dataclasses.replace(config, run=""), logged)
-    assert run == "" and line.endswith(f"gives no lock ({os.strerror(number)}): to go on with it, name it by --run")
+    assert run == "" and line.endswith(
+        f"does not support locks ({os.strerror(number)}): to resume this run, name it with --run"
+    )
     assert (folder.parent / "runs" / "synthetic-1" / "lock").read_bytes() == signed
 
 

@@ -242,7 +242,7 @@ def test_concurrent_downloads_do_not_interfere(server, tmp_path):
 
 def test_a_full_disk_and_a_folder_that_cannot_be_created_are_errors(server, tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
-    assert "cannot make the folder" in refused(resource(server.url()), tmp_path / "file" / "folder")
+    assert "cannot create the folder" in refused(resource(server.url()), tmp_path / "file" / "folder")
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     assert "has 1000 free" in refused(resource(server.url()), tmp_path)
 

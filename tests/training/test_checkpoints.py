@@ -299,7 +299,7 @@ def test_too_little_room_is_told_with_both_numbers_before_anything_is_written(st
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     with opened(tmp_path / "checkpoints") as checkpoints:
-        with pytest.raises(DiskFull, match=r"saving step 1 needs 0\.\d MB, but only 0\.0 MB are free"):
+        with pytest.raises(DiskFull, match=r"to save step 1: needs 0\.\d MB, but only 0\.0 MB are free"):
             checkpoints.save("newest", 1, state, {"best": None})
         assert files_of(tmp_path) == []
 
@@ -315,7 +315,7 @@ def test_a_save_is_retried_until_there_is_room_and_communicates_nothing(state, t
         for name in names:
             room(lambda name=name: checkpoints.save(name, 1, at(state, 1), {"best": None}))
             assert checkpoints.confirm(name, 1) == sum_of_state(jax.device_get(at(state, 1)))
-    assert len(logged) == 2 and "waiting for room" in logged[0] and logged[1] == "there is room again: going on"
+    assert len(logged) == 2 and "waiting for free space" in logged[0] and logged[1] == "there is space again: resuming"
     assert shared == []
 
 
@@ -327,7 +327,7 @@ def test_a_save_that_is_whole_when_the_disk_fills_up_is_not_repeated(state, tmp_
         with monkeypatch.context() as full:
             full.setattr(checkpoints.folders, "set_last_saved", no_room)
             checkpoints.save("newest", 1, at(state, 1), {"best": None})
-            with pytest.raises(DiskFull, match="too little space to save step 1"):
+            with pytest.raises(DiskFull, match="not enough disk space to save step 1"):
                 checkpoints.wait()
         checkpoints.save("newest", 1, at(state, 1), {"best": None})
         assert checkpoints.confirm("newest", 1) == sum_of_state(jax.device_get(at(state, 1)))
@@ -341,7 +341,7 @@ def test_a_save_that_fails_late_is_told_and_may_be_repeated(state, tmp_path, mon
         with monkeypatch.context() as full:
             full.setattr(module, "finalize", no_room)
             checkpoints.save("newest", 1, at(state, 1), {"best": None})
-            with pytest.raises(DiskFull, match="too little space to save step 1"):
+            with pytest.raises(DiskFull, match="not enough disk space to save step 1"):
                 checkpoints.wait()
         assert checkpoints.folders.steps("newest") == [] and files_of(tmp_path) == []
         checkpoints.save("newest", 1, at(state, 1), {"best": None})

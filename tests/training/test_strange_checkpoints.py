@@ -169,7 +169,7 @@ def test_an_invalid_state_is_refused(run, name):
 
 def test_without_a_state_nothing_is_read(run):
     sealed_anew(run, lambda folder: shutil.rmtree(folder / "state"))
-    with pytest.raises(NoCheckpoint, match="holds no state"):
+    with pytest.raises(NoCheckpoint, match="does not contain a state"):
         segnet_jax.load(run)
 
 

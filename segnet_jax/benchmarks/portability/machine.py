@@ -84,7 +84,7 @@ class Machine:
         """Open the run's data and start the devices.
 
         Raises:
-          UserError: the run or its data are missing, or there are too few devices.
+          UserError: If the run or its data are missing, or there are too few devices.
         """
         config = replace(
             files.read_run(settings.run),

@@ -48,7 +48,7 @@ def compute(
       batches: batches of the next training steps, each [L,A,B,...].
 
     Raises:
-      UserError: the process failed.
+      UserError: If the process failed.
     """
     (folder / files.CONFIG_FILE).write_text(config.to_toml())
     np.save(folder / _IMAGES, images)

@@ -166,7 +166,7 @@ def _fraction_text(counts: dict[str, int] | None) -> str | None:
 
 
 def _at(value: Any, path: Sequence[Any]) -> Any:
-    """Return the value at a path of keys and indices; None if there is none."""
+    """Return the value at a path of keys and indices, or None if there is none."""
     for key in path:
         try:
             value = value[key]

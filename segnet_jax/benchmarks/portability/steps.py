@@ -62,8 +62,8 @@ class StepConstants:
           num_devices: number of devices to train on.
 
         Raises:
-          UserError: the run has no checkpoint yet.
-          NoCheckpoint: no checkpoint is intact.
+          UserError: If the run has no checkpoint yet.
+          NoCheckpoint: If no checkpoint is intact.
         """
         folders = CheckpointFolders(pathlib.Path(run) / "checkpoints", config.keep_checkpoints)
         step = folders.find_latest("newest")
@@ -151,7 +151,7 @@ def lower_steps(
     """Lower the steps of a config one by one, on the CPU and without computing anything.
 
     Args:
-      config: config of the training. With input "host" the step takes whole batches; otherwise it makes them from a
+      config: training config. With input "host" the step takes whole batches; otherwise it makes them from a
         device-resident dataset.
       constants: constants of the steps.
       precisions: dtypes of activations.

@@ -1,8 +1,8 @@
 """Winograd's 3x3 convolution for CPUs, with a quarter of the multiplications.
 
-F(4x4,3x3): tiles of 4x4 outputs are computed from 6x6 inputs by 36 products instead of 144, each a matrix product over
-the channels; small constant matrices transform inputs, kernel and outputs. In float32 the result differs from the
-direct sum by about 1e-5 of the largest value.
+F(4x4,3x3): tiles of 4x4 outputs are computed from 6x6 inputs by 36 multiplications instead of 144, each a matrix
+product over the channels; small constant matrices transform inputs, kernel and outputs. In float32 the result differs
+from the direct sum by about 1e-5 of the largest value.
 
 Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016 (arXiv 1509.09308), section 4.
 """
@@ -47,7 +47,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return the gradient with respect to the image, [B,H,W,I], from that of the output, [B,H,W,O]."""
+    """Return the gradient of the image, [B,H,W,I], from the gradient of the output, [B,H,W,O]."""
     inputs, outputs = kernel.shape[2:]
     reversed_ = _KERNEL[:, ::-1]  # the kernel rotated by 180 degrees; its channels are swapped by `contracted`
     frequencies = _transform(reversed_, kernel.reshape(9, -1)).reshape(36, inputs, outputs)
@@ -55,7 +55,7 @@ def image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Return the gradient with respect to the kernel, [3,3,I,O], from x and the output gradient, [B,H,W,O]."""
+    """Return the gradient of the kernel, [3,3,I,O], from x and the gradient of the output, [B,H,W,O]."""
     batch, height, width, outputs = gradient.shape
     inputs = x.shape[-1]
     high, wide = num_tiles(height), num_tiles(width)

@@ -15,12 +15,12 @@ class ClassRow:
     """A row of the table of classes.
 
     Attributes:
-      name: of the class.
+      name: name of the class.
       color: RGB; None if unknown.
       iou: as a fraction; None without a score.
-      accuracy: likewise.
+      accuracy: accuracy as a fraction; None without a score.
       pixels: labeled pixels; None if unknown.
-      fraction: of all labeled pixels; None if unknown.
+      fraction: fraction of all labeled pixels; None if unknown.
       remark: "absent", "lowest" or "".
     """
 

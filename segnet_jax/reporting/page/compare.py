@@ -98,7 +98,7 @@ def _differing(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _warnings(runs: Sequence[RunSummary]) -> list[str]:
-    """Return what is unknown or incomplete."""
+    """Return warnings about unknown or incomplete facts."""
     messages = []
     if not all(map(_fingerprints, runs)):
         messages.append("Some runs have no fingerprints of their data, so their data may differ.")

@@ -201,7 +201,7 @@ def protocol(run: RunSummary) -> str:
 
 
 def global_batch_size(run: RunSummary) -> int | None:
-    """Return the images per step; None if unknown."""
+    """Return the images per step, or None if unknown."""
     both = _dict(run.result.get("differences")).get("global_batch_size")
     from_result = integer(both[-1]) if isinstance(both, list) and both else None
     return integer(run.about.get("global_batch_size")) or from_result
@@ -220,7 +220,7 @@ def result_interval(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]
 
 
 def baseline(run: RunSummary) -> dict[str, Any] | None:
-    """Return the commonest class's "name" and "values", and whether the network "is_better"; None without scores."""
+    """Return the commonest class's "name", "values" and whether the network "is_better"; None without scores."""
     if run.chosen is None or run.chosen.scores is None:
         return None
     found = commonest_class_baseline(run.chosen.confusion)
@@ -260,7 +260,7 @@ def next_commands(run: RunSummary) -> list[tuple[str, str]]:
 
 
 def _total_steps(run: RunSummary) -> int | None:
-    """Return the steps of the whole run; None if unknown."""
+    """Return the steps of the whole run, or None if unknown."""
     steps = integer(run.result.get("num_steps"))
     if steps is None and run.config is not None and run.train:
         if run.config.steps:

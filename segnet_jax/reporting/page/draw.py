@@ -50,7 +50,7 @@ def write_report(folder: pathlib.Path) -> None:
     """Write a run's `report.html` and `confusion.csv`.
 
     Raises:
-      OSError: a file cannot be written.
+      OSError: If a file cannot be written.
     """
     write_page(read_run_summary(folder), folder / REPORT_FILE)
 
@@ -60,11 +60,11 @@ def write_page(run: RunSummary, path: pathlib.Path, published: Mapping[str, Any]
 
     Args:
       run: content of the run folder.
-      path: of the page.
+      path: path of the page.
       published: result of `published.compare_with_published`, to include it.
 
     Raises:
-      OSError: a file cannot be written.
+      OSError: If a file cannot be written.
     """
     if run.chosen is not None and run.chosen.scores is not None:
         atomic_write_text(run.folder / CONFUSION_FILE, classes.confusion_csv(run.chosen.confusion, run.classes))

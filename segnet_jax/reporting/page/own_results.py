@@ -61,7 +61,7 @@ def from_run(run: RunSummary) -> ScoredRun:
 
 
 def _number(value: Any) -> float | None:
-    """Return a score; of boundary F1 the paper's definition, which the published numbers use."""
+    """Return a score; boundary F1 is by the paper's definition, as in the published numbers."""
     return number(value.get("paper") if isinstance(value, dict) else value)
 
 
@@ -125,7 +125,7 @@ def _average(group: Sequence[ScoredRun]) -> OwnResult:
 
 
 def _interval(group: Sequence[ScoredRun]) -> dict[str, Interval]:
-    """Return the interval of the mean over the runs; for a single run without stored images, that of its result."""
+    """Return the interval of the mean over the runs, or a single run's own interval if its images are not stored."""
     images = [scored.images for scored in group]
     same_images = all(each is not None and each.names == images[0].names for each in images)
     if same_images and len({each.confusions.shape for each in images}) == 1:

@@ -57,7 +57,7 @@ class RunSummary:
 
     Attributes:
       folder: as given.
-      config: of the run.
+      config: config of the run.
       environment: `environment.json`.
       result: `result.json` of a finished run.
       outcome: `outcome.json`, how the last start ended.
@@ -72,7 +72,7 @@ class RunSummary:
       evaluations: up to eight stored evaluations in order, with the first, the newest and the chosen one.
       worst: `worst.json`.
       uncertainty: `uncertainty.json`, the results of `evaluate --samples`.
-      problems: what could not be read, one clause each.
+      problems: files that could not be read, one clause each.
     """
 
     folder: pathlib.Path
@@ -147,7 +147,7 @@ def read_run_summary(folder: pathlib.Path) -> RunSummary:
 
 
 def _json(run: RunSummary, name: str) -> Any:
-    """Parse a JSON file; None if it is missing, or, noted as a problem, too large or damaged."""
+    """Parse a JSON file; return None if it is missing, too large or damaged, the latter two noted as a problem."""
     try:
         return confined.read_json(run.folder, name, most=_MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
@@ -263,7 +263,7 @@ def text(value: Any, max_length: int = 120) -> str:
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number as a float; None for anything else."""
+    """Return a finite number as a float, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     with contextlib.suppress(OverflowError):
@@ -272,7 +272,7 @@ def number(value: Any) -> float | None:
 
 
 def integer(value: Any) -> int | None:
-    """Return an integer from 0 to 2^63 - 1; None for anything else."""
+    """Return an integer from 0 to 2^63 - 1, or None for anything else."""
     return value if type(value) is int and 0 <= value < 2**63 else None
 
 
