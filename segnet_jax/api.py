@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from segnet_jax.config.flags import parse_config
-from segnet_jax.inference.network import Network, load
+from segnet_jax.inference.trained_network import TrainedNetwork, load
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.system import logs
 
-__all__ = ["Network", "Run", "Scores", "evaluate", "load", "train"]
+__all__ = ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Run:
     folder: pathlib.Path
     scores: Scores | None
 
-    def load(self, **settings: Any) -> Network:
+    def load(self, **settings: Any) -> TrainedNetwork:
         """Return the run's network; the keywords are those of `segnet_jax.load`."""
         return load(self.folder, **settings)
 

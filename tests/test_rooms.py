@@ -21,7 +21,6 @@ FLOORS = {
     5: (
         *(
             "__init__",
-            "api",
             "train",
             "evaluate",
             "predict",
@@ -34,7 +33,7 @@ FLOORS = {
         ),
         "benchmarks",
     ),
-    6: ("__main__", "benchmark", "portability"),
+    6: ("api", "__main__", "benchmark", "portability"),
 }
 LIMITED = {"reporting": {"data", "config", "metrics", "nn", "system", "constants"}}
 LOWEST_IMPORTS = {"nn": set(), "system": set(), "constants": set()}

@@ -57,18 +57,6 @@ def as_rgb(image: ImageLike, exif: Exif, image_range: tuple[int, int]) -> np.nda
     return array
 
 
-def as_batch(images: np.ndarray) -> np.ndarray:
-    """Return images uint8 [B,H,W,3] or [H,W,3] as [B,H,W,3].
-
-    Raises:
-      ValueError: If they are anything else.
-    """
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
-        raise ValueError(f"images must be uint8 [B,H,W,3] or [H,W,3], got {images.dtype} {list(images.shape)}")
-    return images if images.ndim == 4 else images[None]
-
-
 def split_images(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     """Return a list of single images.
 

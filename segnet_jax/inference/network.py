@@ -1,27 +1,20 @@
 """Load a trained network from a run folder: `segnet_jax.load`, and the same for the commands."""
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import numpy as np
 
-from segnet_jax.config import files
 from segnet_jax.config.fields import Config
-from segnet_jax.config.files import override
 from segnet_jax.data.labels.classes import ClassTable, Color
-from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.inference.image_inputs import ImageLike, as_batch, as_rgb, is_single, split_images
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.system.errors import UserError
 from segnet_jax.training import checkpoint_folders
-from segnet_jax.training.devices import start_devices
-from segnet_jax.training.restored import CheckpointChoice, Restored, restore
+from segnet_jax.training.restored import Restored
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,73 +63,11 @@ class Network:
 
     def logits(self, images: np.ndarray) -> jax.Array:
         """Return logits, float32 [B,H,W,C], of images uint8 [B,H,W,3] or [H,W,3]; compiled once per shape."""
-        return self._logits(self.variables, as_batch(images))
-
-    def predict(
-        self, images: ImageLike | Sequence[ImageLike], size: Literal["trained", "native"] | tuple[int, int] = "trained"
-    ) -> np.ndarray | list[np.ndarray]:
-        """Return the class of every pixel at the images' own sizes, as the command `predict` does.
-
-        Args:
-          images: a path, a Pillow image, an array [H,W,3] RGB or [H,W] gray, uint8 0..255 or float 0..1; or several: an
-            array [B,H,W,3], or a list whose images may differ in size.
-          size: what each image is resized to for the network: "trained" as in training, "native" not at all, or a
-            height and width. The network is compiled once per size.
-
-        Returns:
-          Class ids: uint8 [H,W] of a single image, [B,H,W] of an array of several, a list of [H,W] of a list.
-
-        Raises:
-          ValueError: If an image has another dtype, shape or range.
-          UserError: If a file cannot be read, or the size is out of range.
-        """
-        arrays = [as_rgb(image, self.config.exif, self.config.image_range) for image in split_images(images)]
-        predictor = self._predictor(size)
-        predictions = [predictor.predict([predictor.prepare(array)])[0].class_ids for array in arrays]
-        if is_single(images):
-            return predictions[0]
-        return predictions if isinstance(images, list | tuple) else np.stack(predictions)
-
-    def __repr__(self) -> str:
-        name, (height, width) = type(self.model).__name__, self.config.image_size
-        return f"Network({name}, {len(self.classes)} classes, trained at {height}x{width}, step {self.step})"
-
-    def _predictor(self, size):
-        """Return the predictor of images resized to a size, which keeps its compiled programs."""
-        from segnet_jax.inference.predictor import Predictor, Sizing  # it imports this module
-
-        if size not in self._predictors:
-            sizing = Sizing.of(self.config, size, (0, 0), 0)
-            self._predictors[size] = Predictor(self, choose_devices("1"), 1, sizing)
-        return self._predictors[size]
-
-    @cached_property
-    def _predictors(self) -> dict:
-        return {}
+        return self._logits(self.variables, _as_batch(images))
 
     @cached_property
     def _logits(self) -> Callable:
         return jax.jit(self.forward)
-
-
-def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", precision: str = "auto") -> Network:
-    """Load a run's network for inference.
-
-    Args:
-      run: run folder.
-      checkpoint: "best", "newest", or "result", the one of the two that the run's result.json scores.
-      precision: dtype of activations: "float32", "bfloat16", "float16", or "auto", the best one for the device.
-
-    Raises:
-      UserError: If the run does not exist or has no checkpoint, or an argument has an unknown value.
-      NoCheckpoint: If no checkpoint of the run is intact.
-    """
-    if checkpoint not in get_args(CheckpointChoice):
-        raise UserError(f"checkpoint must be one of {', '.join(get_args(CheckpointChoice))}, got {checkpoint!r}")
-    here = {"devices": "1", "fake_devices": 0, "precision": precision}
-    config = override(files.read_run(run), here, source="segnet_jax.load")
-    devices, precision = start_devices(config)
-    return folded(restore(str(run), config, checkpoint, devices, precision), config)
 
 
 def folded(restored: Restored, config: Config) -> Network:
@@ -151,3 +82,15 @@ def unfolded(restored: Restored, config: Config) -> Network:
     """Return the network as `evaluate` applies it, without folding, so that scores are bit-identical."""
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     return Network(restored.model, restored.variables, preprocessing, restored.classes, config, restored.meta["step"])
+
+
+def _as_batch(images: np.ndarray) -> np.ndarray:
+    """Return images uint8 [B,H,W,3] or [H,W,3] as [B,H,W,3].
+
+    Raises:
+      ValueError: If they are anything else.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
+        raise ValueError(f"images must be uint8 [B,H,W,3] or [H,W,3], got {images.dtype} {list(images.shape)}")
+    return images if images.ndim == 4 else images[None]

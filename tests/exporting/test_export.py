@@ -63,7 +63,7 @@ def test_the_saved_model_predicts_in_tensorflow_what_the_network_predicts(run, t
     use = json.loads((tmp_path / "export.json").read_text())["saved-model"]["use"]
     names = {"images": np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3), np.uint8)}
     exec(use, names)
-    np.testing.assert_array_equal(names["prediction"], segnet_jax.load(run).predict(names["images"]))
+    np.testing.assert_array_equal(names["prediction"], segnet_jax.load(run).predict(names["images"], size="native"))
     assert names["logits"].shape == (2, 21, 33, 11)
 
 

@@ -94,13 +94,13 @@ def test_a_loaded_network_knows_its_classes_and_run(run, network):
 
 def test_predictions_are_the_largest_logits_and_do_not_depend_on_the_batch(network):
     images = images_of(3, 19, 26)
-    predictions = network.predict(images)
+    predictions = network.predict(images, size="native")
     assert predictions.shape == (3, 19, 26) and predictions.dtype == np.uint8
     logits = np.asarray(network.logits(images))
     np.testing.assert_array_equal(np.take_along_axis(logits, predictions[..., None], -1)[..., 0], logits.max(axis=-1))
     for image, prediction in zip(images, predictions, strict=True):
-        np.testing.assert_array_equal(network.predict(image), prediction)
-    np.testing.assert_array_equal(network.predict(list(images)), predictions)  # a list of them
+        np.testing.assert_array_equal(network.predict(image, size="native"), prediction)
+    np.testing.assert_array_equal(network.predict(list(images), size="native"), predictions)  # a list of them
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_predictions_are_the_largest_logits_and_do_not_depend_on_the_batch(netwo
 )
 def test_other_than_images_of_three_bytes_are_refused(network, images):
     with pytest.raises(ValueError, match=r"images must be uint8 \[B,H,W,3\] or \[H,W,3\], got"):
-        network.predict(images)
+        network.logits(images)
 
 
 def emptied(folder):
@@ -161,7 +161,7 @@ def test_half_precision_labels_nearly_every_pixel_alike(run, network):
     images = images_of(2, 24, 32)
     half = segnet_jax.load(run, precision="bfloat16")
     assert half.logits(images).dtype == np.float32
-    assert (half.predict(images) == network.predict(images)).mean() > 0.9
+    assert (half.predict(images, size="native") == network.predict(images, size="native")).mean() > 0.9
 
 
 def test_the_checkpoint_itself_is_left_unfolded(run):
@@ -178,6 +178,6 @@ def test_what_is_loaded_unless_requested_otherwise_is_what_the_runs_result_is_of
 
 
 def test_loading_is_offered_by_the_package_and_imported_when_it_is_requested():
-    assert segnet_jax.load is sys.modules["segnet_jax.inference.network"].load
+    assert segnet_jax.load is sys.modules["segnet_jax.inference.trained_network"].load
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         segnet_jax.laod  # noqa: B018

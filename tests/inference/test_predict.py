@@ -254,7 +254,7 @@ def test_between_bars_the_network_sees_what_it_saw_in_training_and_finds_what_ev
         assert found.shape == image.shape[:2] and clear.mean() > 0.99
         np.testing.assert_array_equal(found[clear], logits.argmax(axis=-1)[clear])
         if scaled == image.shape[:2]:  # nothing is scaled back: pixel by pixel what is scored
-            evaluated = network.predict(trained_on)[inside != VOID].reshape(scaled)
+            evaluated = network.predict(trained_on, size="native")[inside != VOID].reshape(scaled)
             assert (found == evaluated)[clear].all()
 
 

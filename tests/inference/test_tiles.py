@@ -76,7 +76,7 @@ def test_tiles_that_cannot_be_laid_are_refused(tile, overlap, message):
 def test_a_network_that_sees_no_farther_than_the_overlap_allows_finds_the_same_in_tiles(tmp_path, depth, tile, overlap):
     network = segnet_jax.load(make_run(tmp_path / "run", depth=depth))
     image = np.random.default_rng(1).integers(0, 256, (101, 87, 3), np.uint8)
-    whole = network.predict(image)
+    whole = network.predict(image, size="native")
     sizing = Sizing.of(network.config, "native", (tile, tile), overlap)
     predictor = Predictor(network, choose_devices("2"), 2, sizing)
     (tiled,) = predictor.predict([predictor.prepare(image)])

@@ -1,0 +1,84 @@
+"""The network that `segnet_jax.load` returns."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+
+from segnet_jax.config import files
+from segnet_jax.config.files import override
+from segnet_jax.distributed.data_parallel import choose_devices
+from segnet_jax.inference.image_inputs import ImageLike, as_rgb, is_single, split_images
+from segnet_jax.inference.network import Network, folded
+from segnet_jax.inference.predictor import Predictor, Sizing
+from segnet_jax.system.errors import UserError
+from segnet_jax.training.devices import start_devices
+from segnet_jax.training.restored import CheckpointChoice, restore
+
+
+class TrainedNetwork(Network):
+    """A trained network that predicts images of any kind; see `Network` for its attributes."""
+
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike], size: Literal["trained", "native"] | tuple[int, int] = "trained"
+    ) -> np.ndarray | list[np.ndarray]:
+        """Return the class of every pixel at the images' own sizes, as the command `predict` does.
+
+        Args:
+          images: a path, a Pillow image, an array [H,W,3] RGB or [H,W] gray, uint8 0..255 or float 0..1; or several: an
+            array [B,H,W,3], or a list whose images may differ in size.
+          size: what each image is resized to for the network: "trained" as in training, "native" not at all, or a
+            height and width. The network is compiled once per size.
+
+        Returns:
+          Class ids: uint8 [H,W] of a single image, [B,H,W] of an array of several, a list of [H,W] of a list.
+
+        Raises:
+          ValueError: If an image has another dtype, shape or range.
+          UserError: If a file cannot be read, or the size is out of range.
+        """
+        arrays = [as_rgb(image, self.config.exif, self.config.image_range) for image in split_images(images)]
+        predictor = self._predictor(size)
+        predictions = [predictor.predict([predictor.prepare(array)])[0].class_ids for array in arrays]
+        if is_single(images):
+            return predictions[0]
+        return predictions if isinstance(images, list | tuple) else np.stack(predictions)
+
+    def __repr__(self) -> str:
+        name, (height, width) = type(self.model).__name__, self.config.image_size
+        return f"Network({name}, {len(self.classes)} classes, trained at {height}x{width}, step {self.step})"
+
+    def _predictor(self, size):
+        """Return the predictor of images resized to a size, which keeps its compiled programs."""
+        if size not in self._predictors:
+            sizing = Sizing.of(self.config, size, (0, 0), 0)
+            self._predictors[size] = Predictor(self, choose_devices("1"), 1, sizing)
+        return self._predictors[size]
+
+    @cached_property
+    def _predictors(self) -> dict:
+        return {}
+
+
+def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", precision: str = "auto") -> TrainedNetwork:
+    """Load a run's network for inference.
+
+    Args:
+      run: run folder.
+      checkpoint: "best", "newest", or "result", the one of the two that the run's result.json scores.
+      precision: dtype of activations: "float32", "bfloat16", "float16", or "auto", the best one for the device.
+
+    Raises:
+      UserError: If the run does not exist or has no checkpoint, or an argument has an unknown value.
+      NoCheckpoint: If no checkpoint of the run is intact.
+    """
+    if checkpoint not in get_args(CheckpointChoice):
+        raise UserError(f"checkpoint must be one of {', '.join(get_args(CheckpointChoice))}, got {checkpoint!r}")
+    here = {"devices": "1", "fake_devices": 0, "precision": precision}
+    config = override(files.read_run(run), here, source="segnet_jax.load")
+    devices, precision = start_devices(config)
+    network = folded(restore(str(run), config, checkpoint, devices, precision), config)
+    return TrainedNetwork(**{item.name: getattr(network, item.name) for item in dataclasses.fields(network)})
