@@ -79,7 +79,7 @@ def test_out_of_memory_advises_only_flags_that_evaluate_has(trained, monkeypatch
     monkeypatch.setattr(command, "_evaluate", full)
     with pytest.raises(OutOfMemory, match="--batch-size-per-device 4 at 24x32; try --batch-size-per-device 2$"):
         evaluate(trained, "--devices", 1)
-    with pytest.raises(OutOfMemory, match="--batch-size-per-device 1 at 24x32; it takes a device with more$"):
+    with pytest.raises(OutOfMemory, match="--batch-size-per-device 1 at 24x32; use a device with more memory$"):
         evaluate(trained, "--devices", 1, "--batch-size-per-device", 1)
 
 
