@@ -1,4 +1,4 @@
-"""Which messages devices send each other in a training step, counted in its program for eight; nothing is computed."""
+"""The collectives of a training step, counted in its program for eight devices; nothing is computed."""
 
 import re
 from collections import Counter
@@ -28,7 +28,7 @@ TRANSFERS = {"infeed", "outfeed", "send", "recv"}
 
 
 def lowered(*, synchronised, width=1.0, depth=5, steps=1, precision="float32", half_gradients=False):
-    """The step of eight devices, each with one image of 32x32 a step, for which nothing is allocated."""
+    """Lower the step of eight devices with one 32x32 image each; nothing is allocated."""
     model = SegNet(11, width=width, depth=depth, sync_axis=AXIS if synchronised else None)
     optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=0.1), model, 10)
     settings = StepSettings(model, jnp.ones(11), TORCH, optimizer, schedule, half_gradients=half_gradients)
@@ -42,13 +42,13 @@ def lowered(*, synchronised, width=1.0, depth=5, steps=1, precision="float32", h
 
 
 def operations(program):
-    """How often each operation stands in a compiled program; one in two halves, start and done, counts once."""
+    """Count the operations of a compiled program; a start/done pair counts once."""
     names = re.findall(r"^\s*(?:ROOT )?%?\S+ = (?:\([^()]*\)|\S+) ([a-z-]+)\(", program.as_text(), re.MULTILINE)
     return Counter(name.removesuffix("-start") for name in names)
 
 
 def bytes_sent(program):
-    """Bytes that a lowered program sums over devices, by type."""
+    """Return the bytes that a lowered program all-reduces, by dtype."""
     text = program.as_text()
     others = r"stablehlo\.(all_gather|all_to_all|reduce_scatter|collective_\w+|infeed|outfeed|send|recv)\b"
     assert not re.search(others, text)
@@ -60,7 +60,7 @@ def bytes_sent(program):
 
 
 def assert_sums_alone(program, count):
-    """Holds a compiled program to so many all-reduces, and to nothing else between devices or to the host."""
+    """Check that a compiled program has this many all-reduces, no other collective and no host transfer."""
     found = operations(program)
     assert found["fusion"] + found["convolution"] > 10  # the text has been read
     assert {name: found[name] for name in COLLECTIVES | TRANSFERS if found[name]} == {"all-reduce": count}

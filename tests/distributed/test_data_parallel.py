@@ -1,4 +1,4 @@
-"""Real processes over loopback take the same steps as one, and save together."""
+"""Several real processes over loopback take the same steps as one process, and save together."""
 
 import os
 import pathlib

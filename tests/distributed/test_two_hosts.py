@@ -1,4 +1,4 @@
-"""The training command in two processes: as one does, stopping together, and exact after one was killed."""
+"""The training command in two processes: equal to one process, stopped together, exact after one was killed."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SAME = [*SMALL[: SMALL.index("--devices")], *SMALL[SMALL.index("--devices") + 2 
 
 
 class Two:
-    """Two processes of four fake devices that train in one folder."""
+    """Two processes with four fake devices each that train in one folder."""
 
     def __init__(self, folder, *flags, first=("-m", "segnet_jax.train"), of_second=()):
         with socket.socket() as free:
@@ -98,7 +98,7 @@ def test_the_other_mapping_ends_at_the_same_bits(unbroken, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_take_the_population_statistics_that_one_does(tmp_path):
-    """Of 26 images, batches of eight: the two that are left over are taken by every device of both processes."""
+    """26 images in batches of eight: every device of both processes handles the remaining two."""
     flags = ("--batch-norm", "recompute", "--batch-norm-variance", "population", "--epochs", "1")
     codes, errors = Two(tmp_path / "two", *flags).end()
     assert codes == [0, 0], errors

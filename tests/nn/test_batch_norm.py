@@ -1,4 +1,4 @@
-"""BatchNorm with ReLU against flax's two layers and numbers worked by hand; what it sends, and what it keeps."""
+"""BatchNormReLU against flax's layers and values computed by hand; its collectives and residuals."""
 
 import re
 from functools import partial
@@ -18,7 +18,7 @@ SHAPE = (8, 5, 6, 3)
 
 
 class Flax(nn.Module):
-    """flax's BatchNorm and ReLU under our layer's interface."""
+    """flax's BatchNorm and ReLU with the interface of our layer."""
 
     momentum: float
     epsilon: float
@@ -33,7 +33,7 @@ FLAX, OURS = Flax(**SETTINGS), BatchNormReLU(**SETTINGS)
 
 
 def drawn(seed=0):
-    """An image, the result's gradient, and a layer's variables, float64; no statistic is 0 or 1."""
+    """Return an image, an output gradient and variables, float64; no statistic is 0 or 1."""
     rng = np.random.default_rng(seed)
     params = {"scale": rng.uniform(0.5, 1.5, 3), "bias": rng.normal(0, 0.5, 3)}
     statistics = {"mean": rng.normal(0, 0.5, 3), "var": rng.uniform(0.5, 1.5, 3)}
@@ -41,7 +41,7 @@ def drawn(seed=0):
 
 
 def run(layer, train, x, gradient, variables):
-    """The result, the new running statistics, the gradient by x and those by scale and bias."""
+    """Return the output, the new running statistics, and the gradients with respect to x, scale and bias."""
 
     def apply(x, params):
         result, updated = layer.apply({**variables, "params": params}, x, train=train, mutable=["batch_stats"])
@@ -52,7 +52,7 @@ def run(layer, train, x, gradient, variables):
 
 
 def run_flax(train, x, gradient, variables):
-    """The same by flax, in float64."""
+    """Return the same computed by flax in float64."""
     nested = {collection: {"norm": arrays} for collection, arrays in variables.items()}
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # flax promotes by itself
         result, statistics, by_x, by_params = jax.jit(partial(run, FLAX, train))(x, gradient, nested)
@@ -170,7 +170,7 @@ def test_a_constant_channel_has_no_variance_and_finite_gradients(height):
 
 
 def on_devices(num_devices, synchronised):
-    """The layer mapped over devices, with its gradients; parameters' gradients are each device's own."""
+    """Map the layer and its gradients over devices; parameter gradients are per device."""
     layer = BatchNormReLU(**SETTINGS, axis_name="data" if synchronised else None)
     return jax.pmap(partial(run, layer, True), "data", in_axes=(0, 0, None), devices=jax.devices()[:num_devices])
 

@@ -1,4 +1,4 @@
-"""Every network keeps the contract, and one that does not is found out."""
+"""Every network fulfills the contract, and violations are detected."""
 
 from functools import partial
 
@@ -40,7 +40,7 @@ def test_every_network_keeps_the_contract(model):
 
 
 class Small(nn.Module):
-    """The smallest network that keeps the contract; `fault` breaks it."""
+    """The smallest network that fulfills the contract; `fault` names a violation."""
 
     num_classes: int = 3
     folded: bool = False

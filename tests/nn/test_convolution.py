@@ -1,4 +1,4 @@
-"""The 3x3 convolution in all its forms: against XLA's direct one, against loops over every pixel, and as lowered."""
+"""All implementations of the convolution against XLA's, against loops over every pixel, and as lowered."""
 
 import re
 from functools import partial
@@ -18,7 +18,7 @@ def direct(x, kernel):
 
 
 def drawn(shape, channels, draw):
-    """An image, a kernel and a gradient of the result; `draw` takes a shape."""
+    """Return an image, a kernel and an output gradient; `draw` takes a shape."""
     return draw((*shape, channels[0])), draw((3, 3, *channels)), draw((*shape, channels[1]))
 
 
@@ -34,13 +34,13 @@ def integers(largest, seed=0):
 
 @partial(jax.jit, static_argnums=0)
 def with_gradients(function, x, kernel, gradient):
-    """The result, the image's gradient and the kernel's."""
+    """Return the output, the image gradient and the kernel gradient."""
     result, pull_back = jax.vjp(function, x, kernel)
     return result, *pull_back(gradient)
 
 
 def by_loop(x, kernel, gradient):
-    """The same three, one product after the other."""
+    """Return the same three, computed product by product."""
     result, image_gradient, kernel_gradient = np.zeros(gradient.shape), np.zeros(x.shape), np.zeros(kernel.shape)
     batch, height, width, _ = x.shape
     for b, h, w, i, j in np.ndindex(batch, height, width, 3, 3):
@@ -172,7 +172,7 @@ def test_filled_up_channels_change_no_number(channels, dtype):
 
 
 def convolved_on_a_gpu(layer, inputs, dtype):
-    """The sizes of all that the layer's three convolutions take and give, as a GPU's program has them."""
+    """Return the operand and result sizes of the layer's three convolutions in the program for a GPU."""
     x = jax.ShapeDtypeStruct((2, 5, 6, inputs), dtype)
     parameters = jax.eval_shape(layer.init, jax.random.key(0), x)
 

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolutions: the same logits from fewer operations."""
+"""Folding BatchNorm into convolutions gives the same logits with fewer operations."""
 
 from functools import partial
 

@@ -13,7 +13,7 @@ CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))  # row and column in the window, in the
 
 
 def pool_by_loop(x, pooling):
-    """Maxima and codes; a NaN wins over all, the first of equals over the rest."""
+    """Return maxima and codes; NaN wins, and the first of equal values."""
     batch, height, width, channels = x.shape
     h, w = (-(-size // 2) if pooling == "ceil" else max(1, size // 2) for size in (height, width))
     maxima, codes = np.empty((batch, h, w, channels), x.dtype), np.empty((batch, h, w, channels), np.uint8)
@@ -28,7 +28,7 @@ def pool_by_loop(x, pooling):
 
 
 def put_by_loop(values, codes, height, width):
-    """An array of zeros with each value in the cell that its code names."""
+    """Return zeros with each value in the cell of its code."""
     result = np.zeros((values.shape[0], height, width, values.shape[3]), values.dtype)
     for b, i, j, c in np.ndindex(values.shape):
         row, column = CELLS[codes[b, i, j, c]]
@@ -37,7 +37,7 @@ def put_by_loop(values, codes, height, width):
 
 
 def pick_by_loop(array, codes):
-    """The value in each cell that a code names."""
+    """Return the value in the cell of each code."""
     result = np.empty(codes.shape, array.dtype)
     for b, i, j, c in np.ndindex(codes.shape):
         row, column = CELLS[codes[b, i, j, c]]
@@ -47,7 +47,7 @@ def pick_by_loop(array, codes):
 
 @partial(jax.jit, static_argnames="pooling")
 def pool_and_unpool(x, factor, cotangent_of_maxima, cotangent_of_unpooled, pooling):
-    """Maxima, codes, the maxima times a factor unpooled, and the gradients of both with respect to x and factor."""
+    """Return maxima, codes, the unpooled maxima times a factor, and the gradients with respect to x and factor."""
 
     def pool(x):
         return max_pool_with_code(x, pooling)

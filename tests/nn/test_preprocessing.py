@@ -1,4 +1,4 @@
-"""Normalisation against the formulas of those who trained the weights."""
+"""Normalization against the formulas published with the weights."""
 
 import jax.numpy as jnp
 import numpy as np

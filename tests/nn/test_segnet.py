@@ -1,4 +1,4 @@
-"""The network's names, sizes, dtypes and statistics, against numbers worked by hand."""
+"""The network's names, sizes, dtypes and statistics against values computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,13 @@ PUBLISHED = {
 
 
 def shapes_of(model, batch=1, height=32, width=32):
-    """The variables' shapes and dtypes, without computing anything."""
+    """Return the shapes and dtypes of the variables; nothing is computed."""
     image = jnp.zeros((batch, height, width, 3), jnp.float32)
     return jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
 
 
 def names_in_order(model):
-    """The convolutions' names in the order in which the forward pass creates them."""
+    """Return the names of the convolutions in the order of the forward pass."""
     names = []  # filled while tracing: what eval_shape returns is sorted
     image = jnp.zeros((1, 1, 1, 3))
     jax.eval_shape(lambda key: names.extend(model.init(key, image, train=False)["params"]), jax.random.key(0))

@@ -1,4 +1,4 @@
-"""SegNets of other stages and kernels than VGG's: MATLAB's `segnetLayers` counted by hand, PyTorch's layers, export."""
+"""SegNets with custom stages and kernels, against MATLAB's `segnetLayers` counted by hand and PyTorch; export."""
 
 import re
 import sys
@@ -34,7 +34,7 @@ STAGES = ((4, 2), (6, 1))
 
 
 def layers_of(model, monkeypatch):
-    """The layers that the network's forward pass goes through, in order, each by its kind."""
+    """Return the kinds of the network's layers in the order of the forward pass."""
     passed = []
 
     def note(call, args, kwargs, context):
@@ -105,7 +105,7 @@ def test_what_is_not_given_is_the_encoders(settings, expected):
 
 
 def by_torch(variables, image, stages, size, epsilon=1e-5):
-    """The logits in float64 by PyTorch's own layers; `stages` as (channels, convolutions)."""
+    """Return the logits in float64 computed by PyTorch; `stages` are (channels, convolutions)."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[peers]' runs this test")
     functional = torch.nn.functional
     params, statistics = variables["params"], variables["batch_stats"]
@@ -162,7 +162,7 @@ def test_its_work_is_what_it_comes_to_by_hand():
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    """Loaded from a run whose config says twice the channels and half the width."""
+    """Load it from a run with twice the channels and half the width."""
     doubled = UNEVEN | {"stage_channels": (8, 12), "width": 0.5}
     return segnet_jax.load(make_run(tmp_path_factory.mktemp("runs") / "run", depth=5, **doubled))
 

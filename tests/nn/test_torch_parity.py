@@ -1,4 +1,4 @@
-"""Pooling, unpooling and the whole network against PyTorch, with the same numbers in both."""
+"""Pooling, unpooling and the whole network against PyTorch with the same weights."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def one_torch_thread():
 
 
 def channels_first(array):
-    """NHWC in numpy, of any dtype that numpy knows or bfloat16, to NCHW in PyTorch."""
+    """Convert NHWC in numpy, also bfloat16, to NCHW in PyTorch."""
     dtype = getattr(torch, array.dtype.name)
     return torch.tensor(np.moveaxis(array, -1, 1).astype(np.float64)).to(dtype)
 
@@ -106,7 +106,7 @@ def test_a_nan_travels_as_in_pytorch():
 
 
 def network_and_twin(seed=0, pooling="floor", **settings):
-    """A network, random variables for it, and its twin that holds the same; the settings are those of `SegNet`."""
+    """Return a network, random variables, and its PyTorch twin with the same variables."""
     model = SegNet(CLASSES, pooling=pooling, **settings)
     variables = random_variables(model, seed)
     twin = TorchSegNet(CLASSES, ceil_mode=pooling == "ceil", **settings)
@@ -139,7 +139,7 @@ def evaluate(model):
 
 
 def as_flax_would_have_it(twin, old, pooling):
-    """The twin's running statistics, their variances divided by n as in flax and not by n - 1.
+    """Return the twin's running statistics with biased variances, as in flax.
 
     Args:
       twin: after one step in training mode on an image of IMAGE_SHAPE.

@@ -1,4 +1,4 @@
-"""Trying a training out: faults are found before anything is compiled, nothing is left, the estimates hold."""
+"""Dry runs: faults are found before compilation, nothing is left behind, and the estimates are right."""
 
 import json
 import os

@@ -41,7 +41,7 @@ class Poisoned:
 
 
 def poison(monkeypatch, where, bad_step, value=jnp.nan):
-    """Makes the training step meet a NaN in one place, at one step counted from 1."""
+    """Inject a NaN into the training step at one place and one step, counted from 1."""
     train_step, is_bad = module.train_step, [False]
 
     def poisoned(state, batch, settings):

@@ -1,4 +1,4 @@
-"""A training that starts from a whole trained SegNet: which numbers it begins with, and what is refused."""
+"""Trainings that start from a whole trained SegNet: their initial variables, and what is refused."""
 
 import fcntl
 import json
@@ -36,7 +36,7 @@ FLAGS = [
 
 
 def prepare(init, **changed):
-    """The setup and the initial weights of a training; nothing is written."""
+    """Return the setup and the initial weights of a training; nothing is written."""
     return dry_run.read(Config(**{**SMALL, "class_weights": "none", "init": str(init)} | changed))
 
 
@@ -46,7 +46,7 @@ def first_state(init, **changed):
 
 
 def saved(folder, which="best"):
-    """A checkpoint's state, read by Orbax alone."""
+    """Read a checkpoint's state with Orbax directly."""
     paths, orbax = (folder / "checkpoints" / which).glob("[0-9]*/state"), ocp.PyTreeCheckpointer()
     path = max(paths, key=lambda path: int(path.parent.name))
     kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), orbax.metadata(path).item_metadata.tree)
@@ -66,7 +66,7 @@ def train_by(*flags):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A run with random parameters and statistics, of CamVid's classes, whose result is of its best checkpoint."""
+    """A run with random variables and CamVid's classes, whose result is of its best checkpoint."""
     return make_run(tmp_path_factory.mktemp("source") / "run")
 
 
@@ -235,7 +235,7 @@ CHANNELS = ((4, 2), (5, 2), (6, 3), (7, 3), (5, 3))
 
 @pytest.fixture
 def caffe(monkeypatch, tmp_path):
-    """A SegNet's `.caffemodel` of few channels, and the run that `convert` makes of it."""
+    """A small SegNet's `.caffemodel`, and the run that `convert` creates from it."""
     monkeypatch.setitem(ENCODERS, "vgg16", CHANNELS)
     path = tmp_path / "net.caffemodel"
     weight_files.write_caffe_segnet(path, weight_files.random_caffe_segnet(CHANNELS))
@@ -307,7 +307,7 @@ def files_of(folder):
 
 
 def refused(capfd, init, *flags):
-    """What a training that is refused says in one line."""
+    """Return the one-line error of a training that is refused."""
     capfd.readouterr()
     args = [*FLAGS, "--init", str(init), *map(str, flags)]
     with pytest.raises(SystemExit) as ending:

@@ -1,4 +1,4 @@
-"""Trainings as processes: killed, stopped, out of disk, started twice, they end as the unbroken run, or say why not."""
+"""Trainings killed, stopped, out of disk or started twice end as the unbroken run does, or explain why not."""
 
 import contextlib
 import itertools
@@ -40,7 +40,7 @@ def programs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """epochs -> the folder of a run that nothing has befallen."""
+    """epochs -> the folder of an uninterrupted run."""
     base, runs = tmp_path_factory.mktemp("unbroken"), {}
 
     def of(epochs: int) -> pathlib.Path:
@@ -77,7 +77,7 @@ def small_disk(tmp_path):
 
 
 def break_at(place, moment):
-    """Starts the command with a fault and holds its end against what that fault must end in."""
+    """Start the command with a fault and check how it ends."""
     before = saved(place.run)
     ended = place.train(moment)
     fault = moment.partition("=")[2].partition("+")[0]
@@ -103,7 +103,7 @@ def break_at(place, moment):
 
 
 def finish(place, unbroken):
-    """Starts the command once more and holds the run against the unbroken one."""
+    """Start the command again and compare the run with the unbroken one."""
     ended = place.train()
     assert ended.code == 0, ended.err
     assert differences(place.run, unbroken) == []
@@ -122,7 +122,7 @@ def test_a_run_killed_and_stopped_ends_as_the_unbroken_run(place, unbroken):
 
 
 def moments_of_one_run(generator):
-    """A kill in the first start; then 5 in saving at least, 3 in evaluation, 2 in compiling and 2 in drawing."""
+    """A kill in the first start; then at least 5 in saving, 3 in evaluation, 2 in compiling and 2 in drawing."""
     phases = ["saving"] * 6 + ["evaluating"] * 3 + ["compiling"] * 2 + ["drawing"] * 2
     phases += generator.choices(["starting", "training", "saving", "outside"], k=24 - len(phases) - 1)
     generator.shuffle(phases)
@@ -234,7 +234,7 @@ def test_a_signal_before_the_first_step_leaves_promptly(place, moment, fault):
 
 
 def break_by_disk(place, moment, expected=4):
-    """Starts the command, whose disk fills up or is limited at a moment, and holds what it says against the disk."""
+    """Start the command with a disk that fills up at some moment, and compare its output with the disk."""
     before = saved(place.run)
     ended = place.train(*[moment] if moment else [])
     print(f"{moment}: {ended.code}, {ended.finished_steps} steps, {saved(place.run)} saved: {ended.err[-200:]!r}")

@@ -1,4 +1,4 @@
-"""A run folder is other people's bytes: links in it are not followed, and nothing in it is read without a limit."""
+"""A run folder is untrusted: links in it are not followed, and nothing in it is read without a size limit."""
 
 import contextlib
 import dataclasses
@@ -52,7 +52,7 @@ def run(made, tmp_path):
 
 @pytest.fixture
 def victim(tmp_path):
-    """Somebody's files, of the names that are tidied up and written; with what they are."""
+    """Files outside the run with the names that are cleaned up and written, and their content."""
     folder = tmp_path / "victim"
     for name in (
         ".hidden/kept.txt",
@@ -74,7 +74,7 @@ def victim(tmp_path):
 
 
 def replace(path, make):
-    """Puts something else in a path's place."""
+    """Replace a path by something else."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

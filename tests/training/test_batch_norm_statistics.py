@@ -50,7 +50,7 @@ def unbroken(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
-    """A run as it was left before any of this was known: its config does not name the new fields."""
+    """A run of an older version, whose config lacks the new fields."""
     folder = tmp_path_factory.mktemp("runs") / "old"
     assert run("--run", folder) == 0
     text = (folder / "config.toml").read_text()
@@ -73,7 +73,7 @@ def result_of(folder):
 
 
 def first_layer_by_numpy(images, kernel, preprocessing, seed, batch_size):
-    """The mean over batches of the first convolution's mean and variance; the order is that of Philox's bits."""
+    """Return the first convolution's mean and variance averaged over batches, in the sampler's order."""
     order = np.argsort(np.random.Philox(key=[seed, 0]).random_raw((1, len(images)))[0], kind="stable")
     kernel, moments = np.float64(kernel), []
     height, width = images.shape[1:3]
@@ -112,7 +112,7 @@ def test_without_synchronised_statistics_the_batches_are_those_of_single_devices
 
 
 def convolution_inputs_by_numpy(images, params, batch_size, chunk_size):
-    """What each BatchNorm of a SegNet of one stage sees of all images, by name: float64 [N,H,W,C].
+    """Return the inputs of each BatchNorm of a one-stage SegNet over all images, by name: float64 [N,H,W,C].
 
     The batches, each normalized by its own statistics, are whole ones in Philox's order, then chunks of what is left.
     """
@@ -147,7 +147,7 @@ def convolution_inputs_by_numpy(images, params, batch_size, chunk_size):
     [(1, True, 8), pytest.param(3, True, 8, marks=pytest.mark.slow), (8, True, 8), (2, False, 3)],
 )
 def test_population_statistics_are_those_of_all_pixels_of_the_training_set(count, sync, batch_size):
-    """Of 27 images of very different brightness; of batches of eight three are left over, taken as two and one."""
+    """27 images of very different brightness in batches of eight: three remain, processed as two and one."""
     config = Config(
         seed=3, grad_accum_steps=2, batch_size_per_device=2 if sync else 3, batch_norm_variance="population"
     )

@@ -113,7 +113,7 @@ def test_two_hundred_flipped_bits_in_the_arrays_are_all_found(two_saved, tmp_pat
 
 
 def test_orbax_alone_restores_flipped_weights_without_a_word(two_saved, tmp_path):
-    """Why we keep sums of our own; where Orbax begins to notice, this test says so, and they may go."""
+    """The reason for our checksums; this test fails once Orbax detects damage, and they can then be removed."""
     generator, unnoticed = random.Random(1), 0
     for number in range(20):
         folder = tmp_path / str(number)
@@ -403,7 +403,7 @@ def test_whether_a_checkpoint_is_whole_is_told_to_all_processes_also_where_none_
 
 
 def test_orbax_version_1_opens_a_checkpoint_of_this_version(two_saved, state):
-    """The interface that Orbax moves to; where it comes out of `experimental`, this import follows."""
+    """The future interface of Orbax; adapt the import when it leaves `experimental`."""
     try:
         import orbax.checkpoint.v1 as v1
     except ImportError:

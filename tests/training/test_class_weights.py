@@ -1,4 +1,4 @@
-"""Median-frequency class weights, on a hand-worked case and on CamVid's real labels."""
+"""Median-frequency class weights, on a case computed by hand and on CamVid's labels."""
 
 import json
 

@@ -25,7 +25,7 @@ V100 = "Tesla V100-SXM2-16GB"
 
 @dataclass(frozen=True)
 class FakeDevice:
-    """What the check reads of a device that this machine lacks."""
+    """The attributes of a device, not present here, that the check reads."""
 
     platform: str = "gpu"
     device_kind: str = V100
@@ -34,7 +34,7 @@ class FakeDevice:
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """An environment with neither CUDA plugin nor cuDNN; the folder where its packages would lie."""
+    """Set up an environment without CUDA plugin and cuDNN; return its package folder."""
     for plugin in training_devices.PLUGINS:
         monkeypatch.setitem(sys.modules, f"{plugin}._versions", None)  # to import it is an ImportError
     monkeypatch.setattr(sys, "path", [str(tmp_path)])

@@ -1,4 +1,4 @@
-"""The average of the parameters over the steps, against one in numpy; what the state on the disk is without it."""
+"""The EMA of the variables against numpy, and states on disk without one."""
 
 from functools import cache, partial
 
@@ -25,7 +25,7 @@ DECAY = 0.22  # above the warm-up's first two decays, 1/10 and 2/11, and below t
 
 
 class Tiny(nn.Module):
-    """A convolution, BatchNorm and a classifier: all that a step needs of a network, compiled in a second."""
+    """A convolution, BatchNorm and a classifier: the smallest network for a step, which compiles in a second."""
 
     num_classes: int = CLASSES
     dropout: float = 0.0
@@ -61,7 +61,7 @@ def trained_of(state):
 
 
 def batches_for(count):
-    """Four steps' batches of eight images, cut over the devices: [L,K,A,B,...]."""
+    """Return the batches of four steps with eight images, split over the devices: [L,K,A,B,...]."""
     cut = [random_batch((count, 1, 1, 8 // count), seed) for seed in range(4)]
     return [
         {name: array[..., :6, :6, :] if name == "image" else array[..., :6, :6] for name, array in batch.items()}

@@ -1,4 +1,4 @@
-"""Frozen stages: their parameters and statistics keep their first bits, and the step computes no gradient of them."""
+"""Frozen stages: parameters and statistics do not change bit for bit, and the step computes no gradient of them."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ OF_ENCODER = OF_STAGE_1 | {"conv2_1", "conv2_1_bn", "conv2_2", "conv2_2_bn"}
 
 
 def made(num_devices=1, precision="float32", **changed):
-    """A state, and a function (state, batch) -> state that takes one step of the config."""
+    """Return a state and a function (state, batch) -> state that runs one step."""
     promotion = "standard" if changed.get("optimizer") == "adamw" else "strict"  # optax's AdamW wants it
     config = Config(**SMALL | {"learning_rate": 0.05} | changed)
     devices = choose_devices(str(num_devices))
@@ -55,7 +55,7 @@ def random_batch(num_devices=1, grad_accum_steps=1, batch_size=2, seed=0):
 
 
 def changed_layers(before, after):
-    """Layers of a collection of which any number changed, compared bit for bit."""
+    """Return the layers of a collection that changed, compared bit for bit."""
     return {
         layer
         for layer, parts in before.items()

@@ -84,7 +84,7 @@ def test_flags_that_are_there_stay_as_they_are(there, expected):
 
 @pytest.fixture
 def several_gpus(monkeypatch, tmp_path):
-    """A process of several on a machine that has a driver and a plugin for NVIDIA's GPUs."""
+    """Simulate one of several processes on a machine with NVIDIA driver and plugin."""
     driver = tmp_path / "version"
     driver.touch()
     monkeypatch.setattr(training_devices, "NVIDIA_DRIVER", str(driver))

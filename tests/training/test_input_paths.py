@@ -1,4 +1,4 @@
-"""Whole trainings by each input path: the same state and scores to the last bit, TensorFlow only where it is due."""
+"""Whole trainings with each input path: bit-identical states and scores, and TensorFlow only where needed."""
 
 import json
 import os

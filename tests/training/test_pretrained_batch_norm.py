@@ -1,4 +1,4 @@
-"""BatchNorm set behind a pretrained VGG's convolutions: the encoder computes what the VGG computes."""
+"""BatchNorm initialized after a pretrained VGG's convolutions: the encoder computes the VGG's features."""
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ def vgg_bn(monkeypatch):
 
 
 def shrunk(monkeypatch):
-    """Kernels of mixed signs, so that the ReLUs let about half through."""
+    """Kernels of mixed signs, so that about half of the ReLU outputs are positive."""
     return {
         conv: (kernel, bias - np.float32(0.5)) for conv, (kernel, bias) in files.shrink(monkeypatch, ENCODERS).items()
     }
@@ -49,7 +49,7 @@ def batch_of(number, num_devices=1, batch_size=8):
 
 @pytest.fixture(autouse=True)
 def drawn_in_numpy(monkeypatch):
-    """The decoder's first parameters, which flax takes seconds to compile."""
+    """Draw the decoder's initial parameters in numpy, which saves seconds of compilation."""
     monkeypatch.setattr(initial_weights, "init_variables", random_variables)
 
 
@@ -65,7 +65,7 @@ def first(vgg, num_devices=1, **changed):
 
 
 def outputs(model, variables, images, *layers):
-    """What layers of the network here give of images, by its running statistics."""
+    """Return outputs of layers of our network with running statistics."""
 
     @jax.jit
     def apply(variables, image):
@@ -76,12 +76,12 @@ def outputs(model, variables, images, *layers):
 
 
 def features(model, variables, image):
-    """The encoder's map before each pooling, by the network here."""
+    """Return the encoder's features before each pooling, from our network."""
     return outputs(model, variables, [image], "conv1_2_bn", "conv2_2_bn")[0]
 
 
 def features_by_torch(vgg, image):
-    """The same by PyTorch, of the VGG alone."""
+    """Return the same for the plain VGG in PyTorch."""
     x, maps = torch.tensor(np.asarray(image)).permute(0, 3, 1, 2), []
     for conv in ENCODER:
         weights = vgg.convs[conv]
@@ -149,7 +149,7 @@ def test_normalized_features_are_the_vggs_divided_by_one_number_a_layer(vgg, con
 
 
 def test_scale_and_shift_are_the_deviation_and_mean_of_the_vggs_own_outputs(vgg):
-    """The first convolution's, measured here by numpy over all images that calibration sees."""
+    """Checked for the first convolution with numpy over the same images."""
     _, variables = first(vgg, init_batch_norm="preserve")
     kernel, bias = vgg.convs["conv1_1"].kernel, vgg.convs["conv1_1"].bias
     means, variances = [], []
@@ -182,7 +182,7 @@ def test_the_norm_is_that_of_kernels_as_they_are_drawn():
 
 
 def test_the_decoder_is_calibrated_behind_the_preserved_features(vgg):
-    """Its first running mean is the mean of what its convolution makes of the encoder's maps over the same images."""
+    """Its first running mean is the mean of its convolution's output over the same images."""
     model, variables = first(vgg, init_batch_norm="preserve")
     mean, std = np.float32(CAFFE.mean), np.float32(CAFFE.std)
     images = [(batch_of(number)["image"][0, 0].astype(np.float32) - mean) / std for number in range(8)]

@@ -1,4 +1,4 @@
-"""What the training step keeps between the forward and the backward pass, traced at full size; nothing is computed."""
+"""The training step's residuals between forward and backward pass, traced at full size; nothing is computed."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i32": 4, "u8": 1, "bool": 1}
 
 
 def kept(dtype, capsys, **settings):
-    """Megabytes that the loss of one image of 360x480 leaves for its gradient, by kind."""
+    """Return the megabytes of residuals of one 360x480 image, by kind."""
     model = SegNet(11, dtype=dtype, **settings)
     variables = variable_shapes(model)
 
@@ -42,7 +42,7 @@ def kept(dtype, capsys, **settings):
 
 
 def part_of_step(sizes, source):
-    """What an array belongs to, by its sizes and by where it came about."""
+    """Classify a residual by its shape and source line."""
     if source.startswith(("from the argument", "from a constant", "from a literal")):
         return "arguments"  # they lie in memory anyway
     if "/nn/" not in source:

@@ -1,4 +1,4 @@
-"""Trees whose small arrays are joined, against the same operations on each array by itself."""
+"""Operations on joined small arrays against the same operations on each array."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ SHAPES = {"kernel": (3, 3, 32, 64), "scale": (64,), "step": (), "long": (5000,),
 
 
 def drawn(seed):
-    """A tree of small and large arrays of several types."""
+    """Return a tree of small and large arrays of several dtypes."""
     rng = np.random.default_rng(seed)
     floats = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
     half = jnp.asarray(rng.normal(size=7), jnp.bfloat16)
@@ -53,7 +53,7 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(value):
 
 
 def test_the_vectors_of_a_network_are_one_operand():
-    """One test of all vectors and one of each large array, where there were as many as arrays."""
+    """One check for all vectors together and one for each large array."""
     many = [jnp.ones(64)] * 50 + [jnp.ones((3, 3, 64, 64))] * 2
     tests = jax.make_jaxpr(all_finite)(many).pretty_print().count("is_finite")
     chosen = jax.make_jaxpr(partial(select, jnp.bool_(True)))(many, many).pretty_print()

@@ -48,7 +48,7 @@ def make(
     mapped = parallel_train_step(step, devices)
 
     def take(state, batch, program=mapped):
-        """One step; the batch comes as [L,A,B,...], the call's one step is put between."""
+        """Run one step on a batch [L,A,B,...], to which the step axis is added."""
         state, metrics = program(state, {name: array[:, None] for name, array in batch.items()}, ())
         return state, {name: values[0] for name, values in metrics.items()}
 
@@ -95,7 +95,7 @@ def test_void_pixels_give_no_loss_and_no_gradient_even_where_all_are_void():
 
 
 def step_by_hand(model, state, batches):
-    """Two accumulated batches, one device, plain JAX and numpy: the sum of gradients over the sum of valid pixels."""
+    """Two accumulated batches on one device in plain JAX and numpy: sum of gradients / sum of labeled pixels."""
     total = sum(loss_by_loop_count(batch["label"]) for batch in batches)
     params, stats = jax.device_get((state.params, state.batch_stats))
     gradient, loss = None, 0.0
@@ -188,7 +188,7 @@ def test_without_synchronised_batch_norm_devices_still_agree_on_one_state():
 
 
 def optimizer_of(layers=CONVOLUTION_AND_BATCH_NORM, **settings):
-    """An optimizer of a network with these layers."""
+    """Return an optimizer for a network with these layers."""
     model = types.SimpleNamespace(layers=layers, frozen_stages=0)
     return build_optimizer(OptimizerSettings(**settings), model, 2)[0]
 
@@ -237,7 +237,7 @@ def test_matlabs_l2_pulls_on_kernels_and_batch_norms_scale_and_offset_and_on_no_
 
 @pytest.fixture
 def optax_promotion():
-    """What optax wants: AdamW raises a float to the power of an integer count, cosine takes the lesser of the two."""
+    """Allow the mixed dtypes of optax: AdamW and the cosine schedule combine floats with an integer count."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 

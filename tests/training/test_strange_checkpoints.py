@@ -1,4 +1,4 @@
-"""Checkpoints whose sums are right and whose content is strange: exit code 3 and one line, in every command."""
+"""Checkpoints with valid manifests and invalid content: exit code 3 and one line in every command."""
 
 import json
 import shutil
@@ -31,8 +31,8 @@ def run(made, tmp_path):
     return tmp_path / "run"
 
 
-def sealed_anew(run, change):
-    """Changes a run's best checkpoint, and seals it so that its sums are right."""
+def rewritten(run, change):
+    """Change a run's best checkpoint and write a valid manifest."""
     folder = run / "checkpoints" / "best" / "7"
     facts = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).unlink()
@@ -80,7 +80,7 @@ METAS = {
 
 @pytest.mark.parametrize("name", METAS)
 def test_a_strange_description_is_refused(run, name):
-    sealed_anew(run, METAS[name])
+    rewritten(run, METAS[name])
     with pytest.raises(NoCheckpoint) as error:
         segnet_jax.load(run)
     assert "\n" not in str(error.value) and "\x1b" not in str(error.value) and len(str(error.value)) < 1000
@@ -120,7 +120,7 @@ def test_the_best_evaluation_is_validated_too(meta):
 
 
 def another_state(run, change, **settings):
-    """Saves another state in the place of the best checkpoint's, with its description."""
+    """Replace the state of the best checkpoint and keep its metadata."""
     import dataclasses
 
     from random_variables import random_variables
@@ -168,7 +168,7 @@ def test_an_invalid_state_is_refused(run, name):
 
 
 def test_without_a_state_nothing_is_read(run):
-    sealed_anew(run, lambda folder: shutil.rmtree(folder / "state"))
+    rewritten(run, lambda folder: shutil.rmtree(folder / "state"))
     with pytest.raises(NoCheckpoint, match="does not contain a state"):
         segnet_jax.load(run)
 
@@ -191,7 +191,7 @@ def test_no_checksum_of_a_huge_checkpoint_is_computed(run):
 def test_commands_exit_with_3_and_one_line(run, command, monkeypatch, capsys):
     import importlib
 
-    sealed_anew(run, METAS["classes with escapes"])
+    rewritten(run, METAS["classes with escapes"])
     more = ["data/sample/val/val_00000.png"] if command == "predict" else []
     monkeypatch.setattr("sys.argv", [command, str(run), *more])
     module = importlib.import_module(f"segnet_jax.{command}")

@@ -1,4 +1,4 @@
-"""Evaluation, held against a port of SegNet-Tutorial's `compute_test_results.m`, to the last digit."""
+"""Evaluation against a port of SegNet-Tutorial's `compute_test_results.m`, to the last digit."""
 
 import json
 from functools import partial
@@ -54,7 +54,7 @@ def compute_test_results(annotations, predictions):
 
 
 def read_annotations(folder):
-    """The 101 labels of the validation clip, in the order of val.txt, ids 0..11."""
+    """Read the 101 labels of the validation clip in the order of val.txt, ids 0..11."""
     names = [line.split()[0].rsplit("/", 1)[-1] for line in (folder / "val.txt").read_text().splitlines()]
     return np.stack([np.asarray(Image.open(folder / "valannot" / name)) for name in names])
 

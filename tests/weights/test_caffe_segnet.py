@@ -1,4 +1,4 @@
-"""Caffe's SegNets: a converted one computes what Caffe's layers do, and a run of it is as any other."""
+"""Caffe's SegNets: a converted network computes what Caffe's layers do, and its run works like any other."""
 
 import dataclasses
 import json
@@ -47,12 +47,12 @@ def small():
 
 @pytest.fixture(scope="module")
 def run(small, tmp_path_factory):
-    """The run made of it."""
+    """The run converted from it."""
     return converted(small, tmp_path_factory.mktemp("small"))
 
 
 def converted(blobs, folder, *flags, form="layer", dropout=()):
-    """The run made of a network."""
+    """Convert a network to a run."""
     path = folder / "net.caffemodel"
     files.write_caffe_segnet(path, blobs, form, dropout)
     given = [str(path), "--run", str(folder / "run"), *map(str, flags)]
@@ -69,7 +69,7 @@ def random_image(*size):
 
 
 def exact_logits(run, image):
-    """Of the run's checkpoint, unfolded, in float64."""
+    """Return the logits of the run's checkpoint, unfolded, in float64."""
     restored = restore(str(run), config_files.read_run(run), "best", choose_devices("1"), "float32")
     assert restored.meta["preprocessing"] == {"mean": [0, 0, 0], "std": [1, 1, 1]}
     variables = jax.tree.map(np.float64, jax.device_get(restored.variables))
@@ -79,7 +79,7 @@ def exact_logits(run, image):
 
 
 def assert_equals_caffe(run, image, expected):
-    """To a millionth in float64; of the network as it is used, in float32, nearly every pixel."""
+    """Check to 1e-6 in float64, and nearly every predicted pixel in float32."""
     expected = np.moveaxis(expected, 0, -1)
     assert np.abs(exact_logits(run, image) - expected).max() < 1e-6 * np.abs(expected).max()
     network = segnet_jax.load(run)

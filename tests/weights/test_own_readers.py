@@ -1,4 +1,4 @@
-"""What is read of others' formats against the libraries of those formats, called without our checks."""
+"""Our readers against the formats' own libraries without our checks."""
 
 import io
 import json
@@ -21,7 +21,7 @@ FLOATS = ("f2", "f4", "f8")
 
 
 def test_hdf5_arrays_are_those_that_h5py_wrote(tmp_path):
-    """Groups in groups, hundreds of names in one, attributes, every type and number of axes."""
+    """Nested groups, hundreds of names in one, attributes, every dtype and rank."""
     random, expected = np.random.default_rng(0), {}
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.attrs["layer_names"] = [b"layer" * 20] * 50
@@ -71,7 +71,7 @@ def test_an_hdf5_array_that_was_never_written_is_refused(tmp_path):
 
 
 def test_an_hdf5_file_that_crashes_the_library_is_refused_and_crashes_nothing(tmp_path):
-    """A node of a group's tree that is its own child: the library follows it until the stack is full."""
+    """A tree node that is its own child: the library recurses until the stack overflows."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["a"] = np.ones(3)
     data = bytearray((tmp_path / "a.h5").read_bytes())

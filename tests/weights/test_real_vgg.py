@@ -32,7 +32,7 @@ def published_file():
 
 
 def features(image, convs):
-    """Every convolution's ReLU output in numpy and float64, by name, [C,H,W] from a BGR image [3,H,W]."""
+    """Return the ReLU output of every convolution in numpy and float64, [C,H,W] from a BGR image [3,H,W]."""
     x, found = image, {}
     for conv, (kernel, bias) in convs.items():
         if found and conv.endswith("_1"):
@@ -43,7 +43,7 @@ def features(image, convs):
 
 
 def by_jax_convolutions(image, vgg):
-    """The same from an RGB image [H,W,3] with JAX's convolutions."""
+    """Return the same from an RGB image [H,W,3] with JAX's convolutions."""
     x, found = ((image - np.float32(vgg.preprocessing.mean)) / np.float32(vgg.preprocessing.std))[None], {}
     for conv, weights in vgg.convs.items():
         if found and conv.endswith("_1"):
@@ -55,7 +55,7 @@ def by_jax_convolutions(image, vgg):
 
 
 def by_our_encoder(image, vgg):
-    """The same from the network's encoder, with BatchNorm that does nothing but to add the bias."""
+    """Return the same from the network's encoder, with BatchNorm that only adds the bias."""
     model = SegNet(num_classes=2, batch_norm_epsilon=EXACT_EPSILON)
     x = ((image - np.float32(vgg.preprocessing.mean)) / np.float32(vgg.preprocessing.std))[None]
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x[:, :32, :32], train=False))
@@ -73,7 +73,7 @@ def by_our_encoder(image, vgg):
 
 
 def assert_same_features(image, convs, vgg):
-    """Compares all convolutions; `convs` are the file's own, for BGR."""
+    """Compare all convolutions; `convs` are the file's, for BGR."""
     bgr = (np.float64(image) - vgg.preprocessing.mean).transpose(2, 0, 1)[::-1]
     expected = features(bgr, convs)
     for compute in (by_jax_convolutions, by_our_encoder):
@@ -101,7 +101,7 @@ def test_features_of_random_weights_are_those_of_a_plain_vgg(monkeypatch, tmp_pa
 
 
 def raw_tensors(path):
-    """The file's own numbers, by h5py alone: our name -> kernel for BGR and bias."""
+    """Read the file with h5py: our name -> kernel for BGR and bias."""
     import h5py
 
     with h5py.File(path) as file:

@@ -1,4 +1,4 @@
-"""Every file form gives the same VGG."""
+"""Every file format gives the same VGG."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""A trained VGG put into a network computes what it computed before."""
+"""A VGG inserted into a network computes the same features."""
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ def as_vgg(convs, batch_norm=None, epsilon=EPSILON, encoder="vgg16"):
 
 
 def network(**changed):
-    """A network and its variables at the start."""
+    """A network and its initial variables."""
     model = SegNet(num_classes=2, **changed)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 4, 4, 3), np.float32), train=False))
     random = np.random.default_rng(5)

@@ -1,4 +1,4 @@
-"""VGGs in ONNX graphs: found whatever their tensors are called, with their preprocessing, or refused by one line."""
+"""VGGs in ONNX graphs: found whatever the tensor names, with their preprocessing, or refused in one line."""
 
 import caffe_layers
 import numpy as np
@@ -46,7 +46,7 @@ def complaint(path, encoder="vgg16", preprocessing=None):
 
 
 def keras(net, reversal):
-    """What `keras.applications.vgg16.preprocess_input` leaves in a graph of channels-last images."""
+    """The nodes of `keras.applications.vgg16.preprocess_input` in a graph of channels-last images."""
     match reversal:
         case "slice":
             net.add("Slice", *REVERSAL["last"])
@@ -142,7 +142,7 @@ def test_published_weights_need_no_preprocessing_in_the_graph(small, tmp_path, m
 
 @pytest.mark.parametrize("style", ["plain", "constants", "unfused"])
 def test_the_loaded_weights_compute_what_the_graph_computes(style, small, tmp_path):
-    """The graph in onnxruntime, which knows nothing of VGGs, against numpy's convolutions with what was read."""
+    """The graph in onnxruntime against numpy convolutions with the loaded weights."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     files.write_onnx(tmp_path / "w.onnx", small, style=style)
     image = np.random.default_rng(1).integers(0, 256, (32, 64, 3)).astype(np.float32)

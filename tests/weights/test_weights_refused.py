@@ -1,4 +1,4 @@
-"""Weight files that do not fit, are damaged, or would do harm: each gets one line that names the fault."""
+"""Weight files that do not fit, are damaged or malicious: each is refused with one line that names the fault."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def small(monkeypatch):
 
 
 def complaint(path, encoder="vgg16"):
-    """The one line with which the file is refused."""
+    """Return the one-line error for a file."""
     with pytest.raises(UserError) as caught:
         read_vgg(path, encoder)
     message = str(caught.value)
