@@ -18,8 +18,10 @@ __all__ = ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
 
 def __getattr__(name: str):
     """Import a name of the API when it is first used."""
-    if name in ("train", "evaluate"):
-        return importlib.import_module(f"segnet_jax.{name}")
+    if name == "train":
+        return importlib.import_module("segnet_jax.train")
+    if name == "evaluate":
+        return importlib.import_module("segnet_jax.evaluate")
     if name in __all__:
         return getattr(importlib.import_module("segnet_jax.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -241,7 +241,7 @@ def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
     before = (folder / "config.toml").read_text()
     for _ in range(2):
         with pytest.raises(
-            UserError, match="taken 5 steps, but --epochs 1 makes only 3: give --epochs 2 --override or"
+            UserError, match="taken 5 steps, but --epochs 1 makes only 3: use at least --epochs 2 with --override, or"
         ):
             run("--run", folder, "--epochs", 1, "--override")
     assert (folder / "config.toml").read_text() == before and not (folder / "overrides.json").exists()
