@@ -53,6 +53,8 @@ def agree(hosts, who, call_of_wish):
         unread.append(step(numbers))
         if len(unread) > 2:
             assert unread.popleft()[0, 0] == 2 * count
+    while unread:  # as the trainer does: a process that leaves in mid-collective would leave the others hanging
+        assert unread.popleft()[0, 0] == 2 * count
     report(shared=shared, gathered=gathered, stopped_before=call, code=code)
 
 
