@@ -1,7 +1,6 @@
 """The Python API: `segnet_jax.train`, `evaluate` and `load` do what the commands do."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 from segnet_jax.config.flags import parse_config
 from segnet_jax.inference.trained_network import TrainedNetwork, load
 from segnet_jax.runs.default_recipe import default_config
-from segnet_jax.system import logs
+from segnet_jax.runs.run_folder import RESULT_FILE
+from segnet_jax.system import confined, logs
 
 __all__ = ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
 
@@ -88,14 +88,14 @@ def evaluate(run: str | pathlib.Path, **settings: Any) -> Scores:
     from segnet_jax import evaluate as command
     from segnet_jax.config.flags import parse_flags
 
+    logs.configure()  # before the flags, which may change the verbosity
     options = parse_flags(command.EvaluateOptions, [str(run), *_flags(settings)], prog=command.__name__, description="")
-    logs.configure()
     return Scores.from_json(command.evaluate_to_json(options))
 
 
 def _read_run(folder: pathlib.Path) -> Run:
-    path = pathlib.Path(folder) / "result.json"
-    return Run(pathlib.Path(folder), Scores.from_json(json.loads(path.read_text())) if path.is_file() else None)
+    finished = confined.is_file(folder, RESULT_FILE)
+    return Run(folder, Scores.from_json(confined.read_json(folder, RESULT_FILE)) if finished else None)
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:

@@ -47,10 +47,11 @@ def parse_config(
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     flags = _take_verbosity(flags)
-    run = _resumed_run(flags)
+    given = _peek(flags)
+    run = given.run if given.resume else ""
     config = read_run(run) if run else Config()
     if not (run or base.protocol or base.config or {"-h", "--help"} & set(flags)):
-        config = defaults(_value_of("--data", flags) or config.data, _value_of("--init", flags))
+        config = defaults(given.data or config.data, given.init)
     if base.protocol:
         config = read_protocol(base.protocol, config)
     if base.config:
@@ -60,25 +61,18 @@ def parse_config(
                 f"--protocol {base.protocol} contradicts {base.config}, which sets protocol "
                 f'"{config.protocol}": use only one of them'
             )
-    if _value_of("--epochs", flags) and not _value_of("--steps", flags):  # whoever sets epochs means them
+    if given.epochs and not given.steps:  # whoever sets epochs means them
         config = dataclasses.replace(config, steps=0)
     return parse_flags(Config, flags, default=config, prog=prog, description=description)
 
 
-def _value_of(flag: str, args: Sequence[str]) -> str | None:
-    """Return the value given to a flag, or None."""
+def _peek(flags: Sequence[str]) -> argparse.Namespace:
+    """Return the values of the flags that decide on the defaults, before all are parsed; None if absent."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(flag, dest="value", nargs="?")
-    return parser.parse_known_args(args)[0].value
-
-
-def _resumed_run(flags: Sequence[str]) -> str:
-    """Return the folder of the run to resume, or ""."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--run", nargs="?", default="")
-    first.add_argument("--resume", action="store_true")
-    options, _ = first.parse_known_args(flags)
-    return options.run if options.resume and options.run else ""
+    for name in ("run", "data", "init", "epochs", "steps"):
+        parser.add_argument(f"--{name}", nargs="?")
+    parser.add_argument("--resume", action="store_true")
+    return parser.parse_known_args(flags)[0]
 
 
 def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None, prog: str, description: str) -> T:

@@ -76,7 +76,7 @@ def open_dataset(
     if (prepared := find_prepared(folder)) is not None:
         _check_default_options(read_options, "prepared CamVid")
         dataset = read_prepared(prepared)
-    elif has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir():
+    elif uses_pair_lists(folder):
         dataset = _by_lists(folder, read_options, split_rule, stored, label_mapping)
     elif (layout := layout_of(folder)) is not None:
         _check_is_camvid(split_rule, layout.name)
@@ -101,6 +101,11 @@ def has_pair_lists(folder: Path) -> bool:
     except UserError:
         return True
     return not lines or any(is_pair(line) for line in lines)
+
+
+def uses_pair_lists(folder: Path) -> bool:
+    """Return whether a folder is read by its lists of pairs, which an image folder of the user's own overrules."""
+    return has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir()
 
 
 def _by_lists(
@@ -180,7 +185,7 @@ def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
         raise UserError(missing_dataset_message(folder, _inner(folder)), kind="no-dataset", file=str(folder))
     if (table := find_class_table(folder)) is not None:
         raise UserError(f"{folder} already has a class file, {table.name}: edit that instead of passing --classes")
-    by_lists = has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir()
+    by_lists = uses_pair_lists(folder)
     found = layout.find(folder, read_options) if layout and not by_lists else camvid.find(folder)
     labels = [entry.label for entries in found.entries.values() for entry in entries]
     if not labels:

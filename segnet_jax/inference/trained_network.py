@@ -1,6 +1,5 @@
 """The network that `segnet_jax.load` returns."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -81,4 +80,4 @@ def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", preci
     config = override(files.read_run(run), here, source="segnet_jax.load")
     devices, precision = start_devices(config)
     network = folded(restore(str(run), config, checkpoint, devices, precision), config)
-    return TrainedNetwork(**{item.name: getattr(network, item.name) for item in dataclasses.fields(network)})
+    return TrainedNetwork(**vars(network))

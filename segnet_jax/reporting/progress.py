@@ -57,11 +57,10 @@ class Progress:
         self._line_due = False
         self.num_skipped = 0
         self._console = Console(file=self._file, highlight=False)
-        self._live = None
+        self._live, self._stack = None, contextlib.ExitStack()
 
     def __enter__(self) -> "Progress":
-        self._above = logs.above(self._console)
-        self._above.__enter__()
+        self._stack.enter_context(logs.above(self._console))
         if self._console.is_interactive and self._file.isatty() and not logs.is_quiet():
             self._live = Live(console=self._console, get_renderable=self._draw, refresh_per_second=5, transient=True)
             self._live.start()
@@ -73,7 +72,7 @@ class Progress:
             self._live = None
         if self._line_due:
             self._epoch_line()
-        self._above.__exit__(None, None, None)
+        self._stack.close()
 
     def step(
         self,

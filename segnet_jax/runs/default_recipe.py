@@ -7,7 +7,7 @@ import pathlib
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_protocol, read_run
-from segnet_jax.system.files import cache_folder, expanded
+from segnet_jax.system.files import expanded
 from segnet_jax.training.devices import NVIDIA_DRIVER
 
 logger = logging.getLogger(__name__)
@@ -47,16 +47,11 @@ def choose_protocol(init: str | None) -> tuple[str, str]:
         return "scratch", "--init none starts from random weights"
     if init is not None:
         return "finetune", f"it starts from {init}"
+    from segnet_jax.weights.published import is_cached
+
     if is_cached("vgg16"):
         return "finetune", "ImageNet's VGG-16 is in the cache"
     return "scratch", "no pretrained weights are at hand (see `prepare vgg16`, or --init RUN)"
-
-
-def is_cached(name: str) -> bool:
-    """Return whether a published weight file has been downloaded, such as "vgg16"."""
-    from segnet_jax.weights.published import PUBLISHED
-
-    return (cache_folder() / PUBLISHED[name].filename).is_file()
 
 
 def is_own_folder(data: str) -> bool:
@@ -68,13 +63,13 @@ def is_own_folder(data: str) -> bool:
         return False
     from segnet_jax.data.camvid.prepared import find_prepared
     from segnet_jax.data.label_files.class_table_files import find_class_table
-    from segnet_jax.data.open_dataset import has_pair_lists, layout_of
+    from segnet_jax.data.open_dataset import layout_of, uses_pair_lists
 
     folder = expanded(data)
     try:
         if not folder.is_dir() or find_prepared(folder) is not None:
             return False
-        return find_class_table(folder) is not None if has_pair_lists(folder) else layout_of(folder) is not None
+        return find_class_table(folder) is not None if uses_pair_lists(folder) else layout_of(folder) is not None
     except Exception:
         return False
 

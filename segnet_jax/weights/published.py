@@ -92,6 +92,11 @@ def obtain(init: str, folder: Path | None = None) -> Path:
     return path
 
 
+def is_cached(name: str) -> bool:
+    """Return whether `obtain` would find a key of `PUBLISHED` in the cache."""
+    return (cache_folder() / PUBLISHED[name].filename).is_file()
+
+
 def obtain_segnet(name: str, folder: Path | None = None) -> Path:
     """Return the file of a SegNet trained with Caffe: an existing one, or a published one, downloaded unless cached.
 

@@ -207,7 +207,7 @@ class Machine:
             chosen = [indices[min(i, len(indices) - 1)] for i in range(start, start + batch)]
             images, labels = zip(*map(self.eval_samples.read, chosen), strict=True)
             part = slice(len(indices) - start)
-            predictions = np.asarray(network.logits(np.stack(images))).argmax(axis=-1).astype(np.uint8)[part]
+            predictions = np.asarray(jnp.argmax(network.logits(np.stack(images)), axis=-1).astype(jnp.uint8))[part]
             confusion = confusion + count_confusion(np.stack(labels)[part], predictions, len(network.class_names))
         found = scores(confusion)
         return {
