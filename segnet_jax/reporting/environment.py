@@ -8,12 +8,13 @@ import platform
 import subprocess
 from collections.abc import Sequence
 
+import segnet_jax
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import Scores
 from segnet_jax.system.files import plain
 
-_LIBRARIES = ("segnet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def environment(devices: Sequence[str] = ()) -> dict:
@@ -37,8 +38,8 @@ def environment(devices: Sequence[str] = ()) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of segnet_jax and of the libraries that its numbers depend on."""
-    installed = {}
+    """Return the version of segnet_jax, and those installed of the libraries that its numbers depend on."""
+    installed = {"segnet_jax": segnet_jax.__version__}  # of the code that runs, which need not be installed
     for name in _LIBRARIES:
         try:
             installed[name] = importlib.metadata.version(name)

@@ -1,5 +1,6 @@
 """Small files of a run folder: metrics.jsonl, TensorBoard events, environment.json, result.json."""
 
+import importlib.metadata
 import json
 import os
 import struct
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import segnet_jax
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.metrics.confusion import scores
@@ -164,6 +166,14 @@ def test_arrays_of_numpy_and_jax_become_plain_json():
     assert files.plain(value) == {"a": 3, "b": [True, 0.5], "7": [[1.0, None]], "c": ["x", None]}
     with pytest.raises(TypeError, match="object"):
         files.plain(object())
+
+
+def test_the_version_is_that_of_the_code_even_if_it_is_not_installed(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert environment.versions() == {"segnet_jax": segnet_jax.__version__}
 
 
 def test_the_environment_has_versions_and_devices_but_no_paths(tmp_path):
