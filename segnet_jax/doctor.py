@@ -200,7 +200,7 @@ def _print_sizes(dataset: Dataset, suggestion: Suggestion) -> None:
 def _audit(dataset: Dataset) -> sequences.Audit | None:
     """Audit neighboring frames across splits; None unless there are several sequences, or one in several splits."""
     found = sequences.audit({name: split.names for name, split in dataset.splits.items()})
-    return found if found is not None and (len(found.sequences) > 1 or found.neighbours) else None
+    return found if found is not None and (len(found.sequences) > 1 or found.neighbors) else None
 
 
 def _draw(

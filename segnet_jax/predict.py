@@ -60,7 +60,7 @@ number, such as 0).
 For a.jpg it writes a.png, a palette image with class ids as values, and a_overlay.jpg; for a.mp4, a_overlay.mp4.
 Existing files are never overwritten.
 
-Example:  python -m segnet_jax.predict runs/demo-1 photos/ --out labelled --json labelled.json
+Example:  python -m segnet_jax.predict runs/demo-1 photos/ --out labeled --json labeled.json
 
 Large:    python -m segnet_jax.predict runs/demo-1 map.png --tile 512 512"""
 

@@ -40,7 +40,7 @@ _draw, _drawn = run_logger.training_plot, pathlib.Path(os.environ["SEGNET_JAX_CA
 
 
 def _draw_once(rows, path, **settings):
-    """Draw the first plot of a session and copy it for later ones: drawing takes a quarter of a small training."""
+    """Draw the first plot of a session and copy it for later ones, since drawing takes a quarter of a small run."""
     if not _drawn.exists():
         _draw(rows, _drawn, **settings)
     shutil.copyfile(_drawn, path)
@@ -52,7 +52,7 @@ logs.configure()  # as every command does
 
 @pytest.fixture
 def logged():
-    """Lines logged during the test, as the console shows them."""
+    """Yield the lines logged during the test, as the console shows them."""
     handler, package = _Lines(), logging.getLogger("segnet_jax")
     package.addHandler(handler)
     yield handler.lines
@@ -71,7 +71,7 @@ class _Lines(logging.Handler):
 
 @pytest.fixture(scope="session")
 def camvid_folder():
-    """Folder of real CamVid in the tutorial layout; skips the test if there is none."""
+    """Return the folder of real CamVid in the tutorial's layout; skip the test if there is none."""
     folder = pathlib.Path(os.environ.get("SEGNET_JAX_CAMVID", "."))
     if not (folder / "train.txt").is_file():
         pytest.skip("no CamVid: set SEGNET_JAX_CAMVID to the folder that holds train.txt")
@@ -80,6 +80,6 @@ def camvid_folder():
 
 @pytest.fixture(scope="session")
 def camvid_sizes(camvid_folder):
-    """Number of images of each split of that folder, which may lack the test images."""
+    """Return the number of images per split of that folder, which may lack the test images."""
     sizes = {"train": 367, "val": 101, "test": 233}
     return {name: size for name, size in sizes.items() if (camvid_folder / f"{name}.txt").is_file()}

@@ -42,7 +42,7 @@ def subject_of(name, seed=0):
 
 
 def images_of(shape, seed=0):
-    """Random blocks of color, which cause ties in many windows."""
+    """Return images of random color blocks, which cause ties in many windows."""
     blocks = np.random.default_rng(seed).integers(0, 256, (shape[0], -(-shape[1] // 4), -(-shape[2] // 4), 3), np.uint8)
     return blocks.repeat(4, 1).repeat(4, 2)[:, : shape[1], : shape[2]]
 

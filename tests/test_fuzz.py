@@ -1,4 +1,4 @@
-"""For damaged input of every kind, readers return a value or raise their documented exception, in time."""
+"""Check that readers of damaged input return a value or raise their documented exception, in time."""
 
 import json
 import struct
@@ -127,7 +127,7 @@ FOUND = {
         ),
         "refused",
     ),
-    "palette without colours": ("image", lambda: picture_with(b"abCd", b"", color_type=3, channels=1), "refused"),
+    "palette without colors": ("image", lambda: picture_with(b"abCd", b"", color_type=3, channels=1), "refused"),
     "two headers": ("image", lambda: picture_with(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)), "refused"),
     "a header behind the pixels": (
         "label",
@@ -164,7 +164,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("case", FOUND)
-def test_what_fuzzing_has_found_is_mended(case, small, tmp_path):
+def test_what_fuzzing_has_found_is_fixed(case, small, tmp_path):
     name, make, expected = FOUND[case]
     reader = READERS[name]
     with fuzz_readers.timed():
@@ -172,7 +172,7 @@ def test_what_fuzzing_has_found_is_mended(case, small, tmp_path):
 
 
 def test_a_picture_with_a_hundred_million_pixels_is_refused_without_a_warning(tmp_path):
-    """Pillow only warns about 89 to 179 million pixels, on a second line."""
+    """Use 100 million pixels: between 89 and 179 million, Pillow itself only warns, on a second line."""
     reader = READERS["image"]
     for data in (
         hostile_files.png(hostile_files.header(10_000, 10_000), hostile_files.chunk(b"IDAT", zlib.compress(b""))),

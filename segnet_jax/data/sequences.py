@@ -66,12 +66,12 @@ class Audit:
 
     Attributes:
       sequences: sequence -> split -> number of images.
-      neighbours: one for each pair of splits with a common sequence.
+      neighbors: one for each pair of splits with a common sequence.
       frames_per_second: frame rate; None if frame numbers may not be time.
     """
 
     sequences: dict[str, dict[str, int]]
-    neighbours: list[Neighbors]
+    neighbors: list[Neighbors]
     frames_per_second: int | None
 
 
@@ -140,7 +140,7 @@ def describe_audit(found: Audit) -> list[str]:
     ]
     if len(by_size) > _MAX_LISTED:
         lines.append(f"and {len(by_size) - _MAX_LISTED} more sequences; --json FILE lists all")
-    for each in found.neighbours:
+    for each in found.neighbors:
         one, other = each.splits
         shown = ", ".join(f"{a} and {b} {_seconds(gap) if rate else f'{gap} apart'}" for a, b, gap in each.seams[:3])
         more = f" and {len(each.seams) - 3} more" if len(each.seams) > 3 else ""
@@ -159,14 +159,14 @@ def describe_audit(found: Audit) -> list[str]:
 def as_json(found: Audit) -> dict:
     """Return an audit as JSON; gaps are called "seconds" or "numbers"."""
     pairs, unit = [], "seconds" if found.frames_per_second else "numbers"
-    for each in found.neighbours:
+    for each in found.neighbors:
         within = {
             _seconds(span): {"pairs": count, "images": each.num_images[span]} for span, count in each.num_pairs.items()
         }
         seams = [{"earlier": a, "later": b, unit: gap} for a, b, gap in each.seams]
         nearest = {name: {"name": other, unit: gap} for name, (other, gap) in each.nearest.items()}
         pairs.append({"splits": each.splits, "within": within, "seams": seams, "nearest": nearest})
-    return {"frames_per_second": found.frames_per_second, "sequences": found.sequences, "neighbours": pairs}
+    return {"frames_per_second": found.frames_per_second, "sequences": found.sequences, "neighbors": pairs}
 
 
 def _seconds(span: float) -> str:

@@ -114,7 +114,7 @@ def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():
 
 
 def of_two_devices():
-    """Score six images on two devices, one image per device, as the second device's process."""
+    """Score six images as the second of two devices, one image per device."""
     generator = np.random.default_rng(1)
     matrices = generator.integers(1, 9, (6, 2, 2)).astype(np.int32)
     places = np.arange(6).reshape(3, 2, 1)

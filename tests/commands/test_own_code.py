@@ -28,7 +28,7 @@ def calls_of(tree):
                 yield name
 
 
-def test_names_are_imported_in_known_places_alone():
+def test_names_are_imported_only_in_known_places():
     found = {
         path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if [*calls_of(ast.parse(path.read_text()))]
     }

@@ -17,7 +17,7 @@ from segnet_jax.system.errors import UserError
 
 @pytest.fixture
 def tutorial(tmp_path):
-    """Three frames in the tutorial's layout, of the size of the TFDS dataset."""
+    """Write three frames of the TFDS dataset's size in the tutorial's layout."""
     folder = tmp_path / "tutorial"
     for split, names in {"train": ["a", "b"], "test": ["c"]}.items():
         for name in names:

@@ -35,7 +35,7 @@ def cache(tmp_path):
 
 
 def counted(split):
-    """The same split, and the list of the indices read from it."""
+    """Return a copy of the split and the list of the indices read from it."""
     reads = []
 
     def read(index):
@@ -60,7 +60,7 @@ def assert_holds(samples, split, size=SIZE):
 
 
 def folder_of(cache):
-    """The one thing that the cache holds."""
+    """Return the only folder in the cache."""
     (folder,) = cache.iterdir()
     return folder
 
@@ -275,7 +275,7 @@ def test_a_file_in_place_of_the_cache_folder_is_replaced(split, cache, tmp_path,
 
 
 class Stopped(Exception):
-    """Raised by a callback to stop, not by a reader."""
+    """Raised by a callback, not by a reader, to stop."""
 
 
 def test_a_stop_while_decoding_ends_it_promptly_and_leaves_nothing(cache):

@@ -29,7 +29,7 @@ def write_png(path, array):
 
 
 def make_tutorial(folder, splits, size=(6, 8)):
-    """A folder in the tutorial's layout; each frame's picture is made from its name alone."""
+    """Write a folder in the tutorial's layout; each image is generated from its frame's name."""
     for split, names in splits.items():
         for name in names:
             rng = np.random.default_rng(list(name.encode()))
@@ -49,7 +49,7 @@ def open_folder(folder, rule="tutorial"):
     return open_dataset(str(folder), split_rule=rule, image_size=(6, 8), seed=0, num_train=1, num_val=1)
 
 
-def test_a_foreign_prefix_is_resolved_and_void_11_becomes_void(folder):
+def test_another_prefix_is_resolved_and_void_11_becomes_void(folder):
     dataset = camvid.tutorial(folder)
     assert {name: split.names for name, split in dataset.splits.items()} == {
         "train": ("a", "b", "c"),
@@ -101,7 +101,7 @@ FAULTS = {
     "web page": (damage("val/d.png", lambda data: b"<html>sorry"), ["val/d.png is a web page"]),
     "sizes": (lambda f: write_png(f / "train/a.png", np.zeros((9, 9, 3), np.uint8)), ["train a", "9x9", "8x6"]),
     "turned": (lambda f: write_png(f / "train/a.png", np.zeros((8, 6, 3), np.uint8)), ["train a", "rotated"]),
-    "colour label": (
+    "color label": (
         lambda f: write_png(f / "trainannot/a.png", np.full((6, 8, 3), (0, 9, 50), np.uint8)),
         ["8-bit RGB"],
     ),
@@ -174,7 +174,7 @@ def test_reading_one_faulty_sample_reports_those_of_all_splits(folder):
     splits = open_folder(folder).splits
     for path in ("trainannot/c.png", "valannot/d.png"):  # they change after the folder was looked at
         write_png(folder / path, np.full((6, 8), 99, np.uint8))
-    splits["train"].read(0)  # a sound one
+    splits["train"].read(0)  # a valid one
     with ThreadPoolExecutor(4) as pool:
         reads = [pool.submit(splits[split].read, index) for split, index in (("train", 2), ("val", 0)) * 4]
     for error in [read.exception() for read in reads]:
@@ -182,7 +182,7 @@ def test_reading_one_faulty_sample_reports_those_of_all_splits(folder):
         assert [fault.file for fault in error.faults] == ["trainannot/c.png", "valannot/d.png"]
 
 
-def test_names_with_spaces_stand_where_one_cut_alone_gives_two_files(folder):
+def test_names_with_spaces_are_accepted_if_only_one_cut_gives_two_files(folder):
     for new, old in {"train/a dog.png": "train/a.png", "trainannot/a  dog.png": "trainannot/a.png"}.items():
         (folder / old).rename(folder / new)
     (folder / "train.txt").write_text(f"{PREFIX}/train/a dog.png {PREFIX}/trainannot/a  dog.png\n")
@@ -319,7 +319,7 @@ def train(folder, run, *flags):
 
 
 def test_trainval_scores_the_test_images_once_after_the_last_step(all_frames, tmp_path, capsys):
-    """Three epochs of three steps, with an evaluation after each."""
+    """Train three epochs of three steps, with an evaluation after each."""
     run = tmp_path / "run"
     assert train(all_frames, run, "--result-checkpoint", "last", "--evaluate-every", "1", "--max-steps", "6") == 0
     assert "the test images are scored once, at the end" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The trainings of experiments/finetune: configs that load, commands that parse, frames that do not overlap, scores."""
+"""Test experiments/finetune: configs load, commands parse, frames do not overlap, scores are collected."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The export command: its files, its errors, and that a wrong export is discarded."""
+"""Test the export command: its files, its errors, and that an incorrect export is discarded."""
 
 import hashlib
 import json

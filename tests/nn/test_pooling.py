@@ -148,8 +148,8 @@ def test_nothing_but_the_one_byte_code_is_kept_for_the_gradient(pooling):
 
 
 @pytest.mark.parametrize("height, width, pads", [(4, 6, False), (5, 6, True), (4, 7, True)])
-def test_what_an_odd_size_adds_is_not_folded_into_the_convolution_behind(height, width, pads):
-    """A barrier in both directions; without one, a GPU's gradient of the kernel becomes a convolution of whole maps."""
+def test_the_padding_of_an_odd_size_is_not_fused_into_the_next_convolution(height, width, pads):
+    """Check for a barrier in both directions; without it, a GPU's kernel gradient convolves whole maps."""
     x, code = jnp.zeros((1, height // 2, width // 2, 8)), jnp.zeros((1, height // 2, width // 2, 8), jnp.uint8)
     unpooled, pull_back = jax.vjp(lambda x: unpool(x, code, height, width), x)
     forward = jax.jit(lambda x: unpool(x, code, height, width)).lower(x).as_text()

@@ -1,4 +1,4 @@
-"""The report: its numbers against hand-worked ones, and its behavior in a real browser without a network."""
+"""Test the report: its numbers against hand-computed ones, its behavior in a real browser without a network."""
 
 import csv
 import hashlib
@@ -31,7 +31,7 @@ VOIDS = {"meta", "link", "img", "input", "br", "hr"}  # HTML elements without an
 
 
 class Reader(HTMLParser):
-    """Parses a page with Python's own parser: elements, table cells, and unbalanced tags."""
+    """A parser of a page that uses Python's own: elements, table cells, and unbalanced tags."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -373,7 +373,7 @@ OPACITY = (
 
 
 def scrolled_to(browser, name):
-    """Scroll to an element, and return its left, top, width and height in the window."""
+    """Scroll to an element; return its left, top, width and height in the window."""
     find = f"const each = document.getElementById('{name}'), look = () => each.getBoundingClientRect();"
     bring = "each.scrollIntoView({block: 'center', behavior: 'instant'});"
     return browser.see(

@@ -1,4 +1,4 @@
-"""Weight files that do not fit, are damaged or malicious: each is refused with one line that names the fault."""
+"""Test weight files that do not fit, are damaged or malicious: each is rejected with one line that names the fault."""
 
 import io
 import os
@@ -129,12 +129,12 @@ def test_a_negative_variance_is_refused(small, tmp_path):
         (b"\n\x01a\x08" + b"\xff" * 11, "more than ten bytes"),
     ],
 )
-def test_what_is_no_weight_file_is_told_in_one_line(content, words, tmp_path):
+def test_a_file_without_weights_is_reported_in_one_line(content, words, tmp_path):
     (tmp_path / "weights").write_bytes(content)
     assert words in complaint(tmp_path / "weights")
 
 
-def test_a_missing_file_a_folder_and_a_foreign_zip_are_told_apart(tmp_path):
+def test_a_missing_file_a_folder_and_another_zip_are_distinguished(tmp_path):
     assert "no such file" in complaint(tmp_path / "absent.pth")
     assert "is not a file" in complaint(tmp_path)
     with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
@@ -143,7 +143,7 @@ def test_a_missing_file_a_folder_and_a_foreign_zip_are_told_apart(tmp_path):
 
 
 def every_form(small, folder):
-    """One small file of each format."""
+    """Write one small file of each format; return the paths."""
     state = files.state_dict(small)
     files.write_torch_zip(folder / "zip.pth", state)
     files.write_torch_legacy(folder / "legacy.pth", state)
@@ -265,13 +265,13 @@ def test_steps_and_names_that_no_weight_file_needs_are_refused(content, tmp_path
         b"\x80\x02}X\x00\x00\x20\x00" + b"a" * (2 << 20) + b"0.",  # larger than a VGG's by far
     ],
 )
-def test_a_pickle_that_is_no_dictionary_of_tensors_is_refused(content, tmp_path):
+def test_a_pickle_that_is_not_a_dict_of_tensors_is_refused(content, tmp_path):
     in_zip(tmp_path / "w.pth", content)
     complaint(tmp_path / "w.pth")
 
 
 def pickled_tensor(num_items=4, offset=0, shape=(2, 2), strides=(2, 1), view=()):
-    """The pickle of a state with one tensor, with the given description."""
+    """Return the pickle of a state with one tensor of the given description."""
     stub = files.TensorStub(
         np.zeros((1,), np.float32), ("storage", files.STORAGES["float32"], "0", "cpu", num_items) + view, files.REBUILD
     )
@@ -301,7 +301,7 @@ def test_a_tensor_that_reaches_out_of_its_storage_is_refused(tensor, words, tmp_
     assert words in complaint(tmp_path / "w.pth")
 
 
-def test_storages_of_another_length_than_told_are_refused(small, tmp_path):
+def test_storages_of_a_wrong_length_are_refused(small, tmp_path):
     path, state = tmp_path / "w.pth", files.state_dict(small)
     files.write_torch_zip(path, state)
     with zipfile.ZipFile(path) as archive:

@@ -294,9 +294,9 @@ def by_lists(
       faults: extended; with a training list, missing labels of unlisted images are removed from it.
     """
     if "train" in lists:  # then unlisted images need no label
-        unlabelled = {fault.file: fault for fault in faults if fault.kind == WITHOUT_LABEL}
-        named = set().union(*(names_in(path, unlabelled) for path in lists.values()))
-        faults[:] = [fault for fault in faults if fault.file not in unlabelled or fault.file in named]
+        unlabeled = {fault.file: fault for fault in faults if fault.kind == WITHOUT_LABEL}
+        named = set().union(*(names_in(path, unlabeled) for path in lists.values()))
+        faults[:] = [fault for fault in faults if fault.file not in unlabeled or fault.file in named]
     splits = {split: read_name_list(path, entries, folder, faults) for split, path in lists.items()}
     if "train" not in splits:
         named = {entry.image for chosen in splits.values() for entry in chosen}
