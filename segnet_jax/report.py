@@ -130,7 +130,7 @@ def _compare_published(runs: Sequence[RunSummary], options: ReportOptions) -> di
 
 
 def _may_belong_to(run: RunSummary, evaluation: dict[str, Any]) -> bool:
-    """Return whether an evaluation has the run's seed and recipe; its dataset may be another one."""
+    """Return whether an evaluation has the run's seed and settings; its dataset may differ."""
 
     def recipe(result: dict[str, Any]) -> dict[str, Any]:
         differences = result.get("differences")

@@ -219,7 +219,10 @@ class Config:
 
     @property
     def num_stages(self) -> int:
-        """Return the number of encoder stages: `depth`, or fewer where the stages are given and are fewer."""
+        """Return the number of encoder stages.
+
+        It is `depth`, capped at the length of `stage_convolutions` or `stage_channels` if set.
+        """
         given = len(self.stage_convolutions or self.stage_channels)
         return min(self.depth, given) if given else self.depth
 

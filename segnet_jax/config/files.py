@@ -56,7 +56,7 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
 
 
 def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]:
-    """Read the values of a TOML file without following a link; messages call it `path`."""
+    """Read the values of a TOML file without following a link; `path` names it in error messages."""
     try:
         values = bounded_toml.loads(confined.read_bytes(folder, name, most=bounded_toml.MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
@@ -113,7 +113,7 @@ def protocol_batch(protocol: Config, num_devices: int) -> int:
 
 
 def override(base: Config, values: dict[str, Any], source: str) -> Config:
-    """Replace fields of `base` by values read from `source`; raises as `read_config`."""
+    """Replace fields of `base` by values read from `source`; see `read_config` for the errors raised."""
     types = typing.get_type_hints(Config)
     if "epochs" in values and "steps" not in values:  # whoever sets epochs means them
         values = values | {"steps": 0}
@@ -157,7 +157,7 @@ CONFIG_FILE = "config.toml"
 
 
 def is_run(folder: pathlib.Path) -> bool:
-    """Return whether a folder contains a run's config, or anything else of that name, which `read_run` then refuses."""
+    """Return whether a folder has an entry named like a run's config; `read_run` rejects all but regular files."""
     return os.path.lexists(folder / CONFIG_FILE)  # pathlib's version raises if the name is too long
 
 

@@ -104,7 +104,7 @@ def has_pair_lists(folder: Path) -> bool:
 
 
 def uses_pair_lists(folder: Path) -> bool:
-    """Return whether a folder is read by its lists of pairs, which an image folder of the user's own overrules."""
+    """Return whether a folder is read by its lists of pairs; a user's own image folder takes precedence."""
     return has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir()
 
 
@@ -141,7 +141,7 @@ class Layout(NamedTuple):
     Attributes:
       name: layout name.
       reason: how it was recognized.
-      find: (folder, read options) -> the pairs of files.
+      find: function of the folder and the read options that finds the pairs of files.
       table: name of the folder's class file; empty without one.
     """
 
@@ -171,7 +171,7 @@ def layout_of(folder: Path) -> Layout | None:
 
 
 def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
-    """Return the label files of a folder without a class file, as (path, name in messages).
+    """Return the label files of a folder without a class file, as (path, display name).
 
     Raises:
       UserError: If the folder has a class file or is not a folder of images and labels.

@@ -49,7 +49,7 @@ class Neighbors:
       splits: the two splits.
       nearest: image -> (nearest image of the other split in the same sequence, gap).
       num_pairs: span in seconds -> pairs across the splits at most that far apart; empty without a frame rate.
-      num_images: span in seconds -> split -> images with such a neighbor; likewise.
+      num_images: span in seconds -> split -> images with such a neighbor; empty without a frame rate.
       seams: consecutive images of a sequence in different splits: (earlier, later, gap), nearest first.
     """
 
@@ -180,7 +180,7 @@ def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
     it. The first frames, not every n-th: this way only one seam has neighbors on both sides.
 
     Args:
-      dataset: its image names contain sequences.
+      dataset: dataset whose image names contain sequences.
       sequence: the sequence to leave out.
       num_train: 0, or the number of frames of the sequence to train on.
 

@@ -121,7 +121,7 @@ class PreparedImage(NamedTuple):
 
 
 class Predictor:
-    """Segments batches of images on all devices.
+    """A predictor that segments batches of images on all devices.
 
     Args:
       network: the network.

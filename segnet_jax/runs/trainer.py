@@ -172,7 +172,7 @@ class Trainer:
     # -------------------- Loop ----------------------------------------------------------------------------------------
 
     def loop(self) -> int | None:
-        """Run the remaining steps, and save the last.
+        """Run the remaining steps, and save a checkpoint after the last.
 
         Returns:
           The exit code if all processes agreed to stop before the last step, otherwise None.

@@ -16,12 +16,12 @@ _SECONDS = 1.0  # between two attempts
 
 
 class DiskRetry:
-    """Call functions that write into a run folder; on a full disk, raise or retry.
+    """A caller of functions that write into a run folder; on a full disk, it raises or retries.
 
     Args:
       folder: run folder, for messages.
       waits: whether to retry until there is space (`--on-disk-full wait`).
-      stop: a request to stop ends the waiting.
+      stop: signal handler whose stop request ends the waiting.
     """
 
     def __init__(self, folder: pathlib.Path, waits: bool, stop: Stop):

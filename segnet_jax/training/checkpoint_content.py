@@ -20,7 +20,7 @@ from segnet_jax.training.precision import DTYPES
 
 
 class OtherState(NoCheckpoint):
-    """A checkpoint holds the state of another network."""
+    """Raised if a checkpoint contains the state of another network."""
 
 
 MAX_CLASSES = 255
@@ -38,9 +38,9 @@ def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any
     """Validate the JSON metadata of a checkpoint.
 
     Args:
-      meta: parsed.
-      where: the checkpoint's name in messages.
-      is_resumed: also require what resuming needs.
+      meta: parsed metadata.
+      where: display name of the checkpoint for error messages.
+      is_resumed: whether to require what resuming needs too.
 
     Returns:
       `meta`.
@@ -140,7 +140,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
     Args:
       folder: folder of a checkpoint with a valid manifest.
       like: the state to be restored, as shapes.
-      part: the subfolder that holds the arrays.
+      part: subfolder of the arrays.
 
     Raises:
       NoCheckpoint: If there are no arrays, or they are too large or too many.
@@ -196,11 +196,11 @@ def reading_state(folder: pathlib.Path, like: Any, part: str) -> Iterator[None]:
 
     Args:
       folder: as in `check_arrays`.
-      like: likewise.
-      part: likewise.
+      like: as in `check_arrays`.
+      part: as in `check_arrays`.
 
     Raises:
-      OtherState: If the checkpoint holds the state of another network.
+      OtherState: If the checkpoint contains the state of another network.
     """
     check_arrays(folder, like, part)
     try:

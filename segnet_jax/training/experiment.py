@@ -24,7 +24,7 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
       folder: run folder.
       meta: the checkpoint's JSON metadata.
       config: config of the run; on resume, the new one.
-      override: whether the user allows a changed recipe; None if nothing is trained, where a changed recipe is only
+      override: whether the user allows changed settings; None if nothing is trained and changed settings are only
         logged.
 
     Raises:

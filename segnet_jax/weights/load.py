@@ -30,11 +30,11 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
 
     Args:
       path: the file.
-      encoder: "vgg16" or "vgg19"; the file must hold this one.
+      encoder: "vgg16" or "vgg19"; the file must contain this one.
       preprocessing: preprocessing in training, if not the format's usual one. An ONNX file may need it.
 
     Raises:
-      UserError: If the file does not exist, has an unknown format, is damaged, or does not hold this encoder.
+      UserError: If the file does not exist, has an unknown format, is damaged, or does not contain this encoder.
     """
     path = Path(path)
     with _naming(path):
@@ -49,7 +49,7 @@ def read_caffe_segnet(path: Path) -> CaffeSegNet:
       path: a `.caffemodel`.
 
     Raises:
-      UserError: If the file does not exist, is not a `.caffemodel`, is damaged, or holds anything but a SegNet.
+      UserError: If the file does not exist, is not a `.caffemodel`, is damaged, or contains anything but a SegNet.
     """
     path = Path(path)
     with _naming(path):

@@ -58,7 +58,7 @@ LABELS = Resource(
 )
 
 FLAWED = {"Seq05VD_f02610": 1000}
-"""Frames whose published label holds stray colors -> limit of such pixels, which become void.
+"""Frames whose published label contains stray colors -> limit of such pixels, which become void.
 
 In this label some lines are anti-aliased, as other projects found too; one counted 175 pixels.
 """
@@ -103,11 +103,11 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> ArchiveScan:
 
     Args:
       labels: the archive.
-      frames: the frames that it must hold, no more and no fewer.
+      frames: the frames that it must contain, no more and no fewer.
 
     Raises:
-      UserError: If the archive is unsafe, damaged or incomplete, or labels are not RGB images or have other colors than
-        CamVid's; the error lists all faults.
+      UserError: If the archive is unsafe, damaged or incomplete, or labels are not RGB images or have colors other
+        than CamVid's; the error lists all faults.
     """
     counts, mended, unknown = {}, {}, {}
     faults: list[Fault] = []
@@ -260,7 +260,10 @@ def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_name: str) -> tuple[bytes, str]:
-    """Return a member's bytes, verified by zipfile, and its name in messages."""
+    """Return a member's bytes, verified by zipfile, and its display name for error messages.
+
+    The size is limited, and a damaged member raises a UserError.
+    """
     name = f"{archive_name}: {member.filename}"
     try:
         with archive.open(member) as file:

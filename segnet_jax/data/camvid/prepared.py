@@ -48,7 +48,7 @@ def read_prepared(folder: Path) -> Dataset:
       folder: from `find_prepared`.
 
     Raises:
-      UserError: If it cannot be read or is another dataset.
+      UserError: If it cannot be read or is a different dataset.
     """
     _check_description(folder)
     _check_files(folder)

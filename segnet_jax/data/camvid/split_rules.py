@@ -17,7 +17,7 @@ def apply_split_rule(dataset: Dataset, rule: str) -> Dataset:
     """Rearrange the 701 frames of CamVid by a split rule, whatever splits the dataset has.
 
     Args:
-      dataset: holds every frame in one of its splits.
+      dataset: dataset that has every frame in one of its splits.
       rule: as in `split_names`.
 
     Raises:

@@ -76,7 +76,7 @@ def decode_other(image: Image.Image, kind: str, name: str) -> Image.Image:
 
 
 def kind_and_bits(image: Image.Image) -> tuple[str, int]:
-    """Return the header's kind and bits per channel for Pillow's mode."""
+    """Return `kind` and `bits` of a `Header` for a Pillow mode."""
     return _KINDS.get(image.mode, (f"of the mode {image.mode}", 8))
 
 

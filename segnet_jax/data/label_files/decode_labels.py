@@ -36,7 +36,7 @@ def read_label(
 
     Args:
       source: path or bytes of the file.
-      name: its name in messages.
+      name: display name for error messages.
       num_classes: C; values 0..C-1 are class ids.
       void: the value that means void in the file.
       colors: RGB -> class id or VOID, for RGB labels, which are refused without it.
@@ -57,7 +57,7 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
     Args:
       rule: which values or colors mean which class.
       source: path or bytes of the file.
-      name: its name in messages.
+      name: display name for error messages.
       exif: how an EXIF rotation is treated.
 
     Returns:
@@ -140,7 +140,7 @@ def read_stored(
 
     Args:
       source: path or bytes of the file.
-      name: its name in messages.
+      name: display name for error messages.
       colored: whether RGB files are accepted.
       threshold: whether lossy files are accepted.
       exif: how an EXIF rotation is treated.

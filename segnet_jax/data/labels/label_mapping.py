@@ -25,8 +25,8 @@ class LabelMapping:
     Attributes:
       source: where it was read, such as "codes.txt".
       classes: the class table.
-      ids: (value in label files, class id or VOID).
-      colors: (RGB in label files, class id or VOID); None if colors are not used.
+      ids: pairs (value in label files, class id or VOID).
+      colors: pairs (RGB in label files, class id or VOID); None if colors are not used.
       is_explicit: whether the source states the values; else they are assumed to start at 0.
     """
 

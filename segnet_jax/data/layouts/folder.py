@@ -35,8 +35,8 @@ class Pictures(NamedTuple):
     """The images and labels of one split.
 
     Attributes:
-      images: (name, path).
-      labels: (name, path); names equal the images' names except for a prefix or suffix.
+      images: pairs (name, path).
+      labels: pairs (name, path); names equal the images' names except for a prefix or suffix.
       folders: relative folders of the images and of the labels.
     """
 
@@ -178,7 +178,7 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
 
 
 def _images_among(paths: Sequence[Path]) -> list[Path]:
-    """Return the images of a folder that also holds their labels: a.jpg and a_mask.png, or a.jpg and a.png."""
+    """Return the images of a folder that also contains their labels: a.jpg and a_mask.png, or a.jpg and a.png."""
     labels = {path for path in paths if is_label_name(path.stem)}
     if labels and len(labels) < len(paths):
         return [path for path in paths if path not in labels]

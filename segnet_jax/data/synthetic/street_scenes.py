@@ -193,7 +193,7 @@ def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: i
       num_val: validation scenes.
       height: rows of a frame, at least 24.
       width: columns of a frame, at least 32.
-      seed: another seed gives other scenes.
+      seed: random seed of the scenes.
 
     Raises:
       UserError: If the size or the number of scenes is too small.

@@ -25,8 +25,8 @@ def rows(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...], str, int | None
     """Walk over all groups of a file.
 
     Yields:
-      Path, shape, numpy's name of the type, and first byte of each array; the byte is None for an array that is not in
-      one piece inside the file.
+      Path, shape, numpy's name of the type, and first byte of each array; the byte is None for an array that is not
+      stored contiguously inside the file.
 
     Raises:
       ValueError: If an object is met twice, which may be a loop, or there are too many objects.

@@ -17,7 +17,7 @@ from segnet_jax.weights.containers.stored import StoredTensor
 from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 
 ARCHIVED = "model.weights.h5"
-"""The member of a `.keras` archive that holds the weights."""
+"""The member of a `.keras` archive that contains the weights."""
 
 _SPELLINGS = (  # paths of a layer's kernel and bias
     ("{0}/{0}_W_1:0", "{0}/{0}_b_1:0"),  # the published files, written by Keras 1

@@ -181,7 +181,7 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
     """Find colors that are not in the class file: missing classes or anti-aliased edges.
 
     Args:
-      evidence: its class file has colors, or no kind is read by color.
+      evidence: scans and class file; the class file has colors, or no kind is read by color.
       by_color: kinds of files that are read by color.
       faults: extended, unless the read options ignore unknown colors.
       notes: extended by colors that become void.

@@ -26,7 +26,7 @@ def values_without_table(evidence: LabelEvidence, faults: list[Fault], notes: li
       notes: extended by the class names and how to change them.
 
     Returns:
-      The label mapping, or None with a fault if the labels hold no class ids.
+      The label mapping, or None with a fault if the labels contain no class ids.
     """
     read_options = evidence.read_options
     held = _mapped(sum_counts(scan.values for scan in evidence.scans), read_options)
