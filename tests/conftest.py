@@ -74,7 +74,7 @@ def camvid_folder():
     """Return the folder of real CamVid in the tutorial's layout; skip the test if there is none."""
     folder = pathlib.Path(os.environ.get("SEGNET_JAX_CAMVID", "."))
     if not (folder / "train.txt").is_file():
-        pytest.skip("no CamVid: set SEGNET_JAX_CAMVID to the folder that holds train.txt")
+        pytest.skip("no CamVid: set SEGNET_JAX_CAMVID to the folder that contains train.txt")
     return folder
 
 

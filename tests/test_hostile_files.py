@@ -169,5 +169,5 @@ def test_the_commands_refuse_a_hostile_weight_file_too(tmp_path):
         timeout=120,
     )
     assert result.returncode == 2, result.stderr
-    assert result.stderr.splitlines()[-1].startswith("error: w.pth: holds code, which is not run")
+    assert result.stderr.splitlines()[-1].startswith("error: w.pth: contains code, which is not run")
     assert not canary.exists()

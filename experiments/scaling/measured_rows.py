@@ -49,7 +49,7 @@ def read_measured(path: pathlib.Path) -> list[Measured]:
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     except (KeyError, TypeError) as error:
-        raise UserError(f'{path} must hold a list "scaling" of rows with {", ".join(names)}') from error
+        raise UserError(f'{path} must contain a list "scaling" of rows with {", ".join(names)}') from error
     for row in rows:
         if not row.is_sound():
             raise UserError(

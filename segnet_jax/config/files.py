@@ -66,7 +66,7 @@ def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]
     version = values.pop("format_version", FORMAT_VERSION)
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise UserError(
-            f"{shown(str(path))} has format_version {_shown(version)}, but this segnet_jax reads versions up to "
+            f"{shown(str(path))} has format_version {_shown(version)}, but this version of segnet_jax reads up to "
             f"{FORMAT_VERSION}: update segnet_jax"
         )
     return values
@@ -171,6 +171,6 @@ def read_run(folder: str | pathlib.Path) -> Config:
     if not os.path.isdir(folder):
         raise UserError(f"no run {folder}: there is no such folder")
     if not is_run(folder):
-        raise UserError(f"no run in {folder}: it holds no {CONFIG_FILE}")
+        raise UserError(f"no run in {folder}: it contains no {CONFIG_FILE}")
     confined.check_tree(folder)
     return read_whole_config(folder, CONFIG_FILE)

@@ -264,4 +264,4 @@ def check_free(files: Iterable[pathlib.Path]) -> None:
       UserError: If a file exists.
     """
     if existing := [str(path) for path in files if os.path.lexists(path)]:
-        raise UserError(f"existing files are not overwritten: {listed(existing)}; give another --out")
+        raise UserError(f"existing files are not overwritten: {listed(existing)}; choose another --out")

@@ -202,7 +202,10 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
         restored = checkpoints.restore("newest", checkpoints.latest("newest"), state)
         ours, theirs = (jax.tree.leaves(jax.device_get(each)) for each in (state, restored))
         if any(one.tobytes() != other.tobytes() for one, other in zip(ours, theirs, strict=True)):
-            raise DiskFailed(f"a state saved to the disk of {folder.parent} reads back with other values")
+            raise DiskFailed(
+                f"a checkpoint written to {folder.parent} differs when read back: the disk or memory may be faulty; "
+                "check them, or choose another --run folder"
+            )
     return {"seconds": seconds, "bytes": num_bytes_of(state)}
 
 

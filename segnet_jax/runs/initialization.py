@@ -82,7 +82,7 @@ def check_is_other_run(config: Config) -> None:
     """
     path = pathlib.Path(config.init).expanduser()
     if config.run and path.is_dir() and os.path.realpath(config.run) == os.path.realpath(path):
-        raise UserError(f"--init {config.init} is the run to be trained itself: use another --run, or another --init")
+        raise UserError(f"--init {config.init} is the run being trained: use another --run, or another --init")
 
 
 def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Callable[[str], str]) -> TrainedSegNet:

@@ -158,7 +158,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{(folder / part).as_uri()}/"}).result()
         names = [name for name in store.list().result() if name.endswith(b"/.zarray")]
         if len(names) > 2 * len(leaves) + 100:
-            raise NoCheckpoint(f"{folder} holds {len(names)} arrays, but its network has {len(leaves)}; {_ADVICE}")
+            raise NoCheckpoint(f"{folder} contains {len(names)} arrays, but its network has {len(leaves)}; {_ADVICE}")
         for name in names:
             header = json.loads(store.read(name).result().value)
             _check_array(header, max(sizes), f"{name.decode(errors='replace')} in {folder}")
@@ -206,7 +206,7 @@ def reading_state(folder: pathlib.Path, like: Any, part: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, RecursionError) as error:
-        raise OtherState(f"{folder} does not hold the state of this network ({_short(error)}); {_ADVICE}") from error
+        raise OtherState(f"{folder} does not contain the state of this network ({_short(error)}); {_ADVICE}") from error
 
 
 def _short(error: Exception) -> str:

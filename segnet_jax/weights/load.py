@@ -97,7 +97,7 @@ def _naming(path: Path) -> Iterator[None]:
         what = " ".join(str(error).split()) or type(error).__name__
         what = f"{path}: {what if len(what) <= _MAX_MESSAGE else what[:_MAX_MESSAGE] + ' ...'}"
         if isinstance(error, CodeInside):
-            fix = "use a file that holds nothing but tensors, such as .safetensors"
+            fix = "use a file that contains nothing but tensors, such as .safetensors"
             raise UserError(what, kind="no-code", file=str(path), fix=fix) from error
         raise UserError(what, kind="bad-weights", file=str(path)) from error
 
@@ -137,7 +137,7 @@ def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[
             return npz.read
         raise ValueError("is a zip, but not one of torch, Keras or numpy")
     if head[:1] == b"\x80":
-        raise CodeInside("holds code, which is not run: it is a bare pickle, not what torch.save writes")
+        raise CodeInside("contains code, which is not run: it is a bare pickle, not what torch.save writes")
     if head.startswith((b"\n", b"\x12", b"\xa2\x06")):  # the tags of a NetParameter's name, `layers` and `layer`
         return caffe.read
     if head[:1] == b"\x08":  # the tag of a ModelProto's version

@@ -160,5 +160,5 @@ def _kernel_shape(inputs: int, outputs: int, layout: str) -> tuple[int, ...]:
 def _read(name: str, tensor: StoredTensor, role: Role) -> np.ndarray:
     values = read_numbers(name, tensor)
     if role == "bn_var" and values.min() < 0:
-        raise ValueError(f"tensor {name} is a variance but has negative numbers")
+        raise ValueError(f"tensor {name} is a variance but has negative values")
     return values

@@ -103,7 +103,7 @@ def left_by(command, argv, monkeypatch):
         return 0, raised
 
 
-def assert_told(case, code, raised, printed):
+def assert_reported(case, code, raised, printed):
     """Compare a command's exit code, errors and output with the case."""
     assert "Traceback" not in printed
     for word in (case.file, *case.words):
@@ -129,7 +129,7 @@ def test_training_reports_a_bad_input_and_takes_one_that_only_looks_bad(case, fo
     before = state_of(folder.parent)
     flags = [flag.format(folder=folder) for flag in case.flags]
     code, raised = left_by(train.main, ["train", "--data", str(folder), *VALID_FLAGS, *flags], monkeypatch)
-    assert_told(case, code, raised, capsys.readouterr().err)
+    assert_reported(case, code, raised, capsys.readouterr().err)
     assert state_of(folder.parent) == before
 
 
@@ -148,7 +148,7 @@ def test_preparing_reports_a_bad_archive_and_leaves_nothing(case, folder, monkey
     flags = [flag.format(folder=archives) for flag in case.flags]
     code, raised = left_by(prepare.main, ["prepare", "camvid", "--out", str(out), *flags], monkeypatch)
     printed = capsys.readouterr()
-    assert_told(case, code, raised, printed.err + printed.out)
+    assert_reported(case, code, raised, printed.err + printed.out)
     assert state_of(archives) == before and not list((folder.parent / "here").iterdir())
     assert case.accepted or not [path for path in out.rglob("*") if path.is_file()]
 
@@ -172,7 +172,7 @@ def test_a_run_that_cannot_be_resumed_is_reported_and_kept(finished, case, folde
     code, raised = left_by(train.main, ["train", "--data", str(folder), *VALID_FLAGS, *flags], monkeypatch)
     while HELD:
         HELD.pop().close()
-    assert_told(case, code, raised, capsys.readouterr().err)
+    assert_reported(case, code, raised, capsys.readouterr().err)
     assert state_of(folder.parent) == before
 
 

@@ -66,7 +66,7 @@ def test_the_dataset_of_a_tutorial_folder_has_its_frames_pixel_for_pixel(tutoria
 
 def test_a_fault_leaves_no_partial_dataset(tutorial, tmp_path):
     Image.fromarray(np.full((360, 480), 99, np.uint8)).save(tutorial / "trainannot/b.png")
-    with pytest.raises(UserError, match=r"trainannot/b.png holds 99 \(172800 px\)"):
+    with pytest.raises(UserError, match=r"trainannot/b.png contains 99 \(172800 px\)"):
         prepare.main(["camvid", "--tutorial", str(tutorial), "--out", str(tmp_path / "out")])
     assert prepared.find_prepared(tmp_path / "out") is None
 

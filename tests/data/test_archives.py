@@ -173,7 +173,7 @@ def test_unknown_colors_are_counted_over_all_labels(small):
         scan_labels(small[1], THREE)
     for words in ["2 labels (0001TP_006690, 0016E5_00901)", "64 px of color (9, 9, 9) in 2 files", "(0, 0, 0)"]:
         assert words in str(error.value)
-    with pytest.raises(UserError, match="label of 0001TP_006690 holds unknown colors"):
+    with pytest.raises(UserError, match="label of 0001TP_006690 contains unknown colors"):
         open_archives(*small, {"train": THREE}).splits["train"].read(0)
 
 

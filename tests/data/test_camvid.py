@@ -218,7 +218,7 @@ def test_what_its_owner_should_know_is_noted_without_being_a_fault(folder):
 
 def test_label_values_outside_the_classes_are_reported_when_the_folder_is_opened(folder):
     write_png(folder / "trainannot/b.png", np.full((6, 8), 12, np.uint8))
-    with pytest.raises(UserError, match=r"trainannot/b.png holds 12 \(48 px\).*0\.\.10 and void 11"):
+    with pytest.raises(UserError, match=r"trainannot/b.png contains 12 \(48 px\).*0\.\.10 and void 11"):
         open_folder(folder)
 
 
@@ -376,7 +376,7 @@ def test_real_camvid_opens_without_a_false_alarm(real, camvid_folder):
 
 
 def test_real_camvid_has_the_recounted_pixels_of_each_class(camvid_folder):
-    # recounted from the published files: pixels of the classes 0..10 and of void, and images that hold a class
+    # recounted from the published files: pixels of the classes 0..10 and of void, and images that contain a class
     train = "10682767 14750079 623349 20076880 2845085 6166762 743859 714595 3719877 405385 184967 2503995"
     val = "1601620 4531180 98499 5053176 1521751 2851125 155724 537197 304716 113531 387010 297271"
     for split, expected in {"train": train, "val": val}.items():

@@ -151,7 +151,7 @@ def test_color_labels_equal_a_pixel_by_pixel_loop_and_unknown_colors_are_counted
     label, unknown = color_ids(picture, CAMVID_ORIGINAL_COLORS)
     assert unknown == {(12, 0, 7): 3, (255, 255, 255): 1}
     assert (label[3, 4:7] == VOID).all() and label[0, 0] == VOID
-    with pytest.raises(UserError, match=r"a_L.png holds unknown colors.*3 px of color \(12, 0, 7\) in 1 file"):
+    with pytest.raises(UserError, match=r"a_L.png contains unknown colors.*3 px of color \(12, 0, 7\) in 1 file"):
         read_label(encode(picture), "a_L.png", 11, colors=CAMVID_ORIGINAL_COLORS)
     with pytest.raises(UserError, match=r"nearest known \(0, 0, 0\)"):
         read_label(encode(picture), "a_L.png", 11, colors=CAMVID_ORIGINAL_COLORS)

@@ -417,7 +417,8 @@ def test_distorted_images_give_a_warning(photos, logged):
         output[fit] = "\n".join(logged)
     warning = "warning: images of 24x48 are stretched to 24x32: --fit letterbox or crop keeps their shape"
     assert warning in output["stretch"] and "stretched" not in output["crop"]
-    assert "layout   image and label folders: it holds images/ and labels/; classes from classes.toml" in output["crop"]
+    layout = "layout   image and label folders: it contains images/ and labels/; classes from classes.toml"
+    assert layout in output["crop"]
 
 
 def test_the_default_names_and_colors_of_classes_without_a_table(photos):

@@ -190,7 +190,7 @@ def test_a_class_table_of_lists_of_pairs_is_written_from_the_labels_that_they_na
 
 def test_a_class_file_goes_before_the_classes_of_cityscapes(samples, tmp_path):
     own_folders.cityscapes(tmp_path, samples)
-    assert written_table(tmp_path)[0][1] == 0  # the ids that the labels hold, to be named
+    assert written_table(tmp_path)[0][1] == 0  # the ids that the labels contain, to be named
     rows = [f'{{ name = "{name}", id = {value} }}' for name, value in zip("abcdefghijk", CITYSCAPES_IDS, strict=True)]
     (tmp_path / "classes.toml").write_text(f"classes = [{', '.join(rows)}]\nvoid = [0]")
     dataset = open_folder(tmp_path)
@@ -201,7 +201,7 @@ def test_a_class_file_goes_before_the_classes_of_cityscapes(samples, tmp_path):
 def test_a_class_file_for_prepared_camvid_is_refused(tmp_path):
     (tmp_path / "camvid/1.0.0").mkdir(parents=True)
     (tmp_path / "camvid/1.0.0/dataset_info.json").write_text("{}")
-    with pytest.raises(UserError, match="holds prepared CamVid, whose classes are fixed"):
+    with pytest.raises(UserError, match="contains prepared CamVid, whose classes are fixed"):
         doctor.doctor(doctor.DoctorOptions(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
 
 
@@ -210,7 +210,7 @@ def test_a_folder_around_the_dataset_suggests_it(samples, tmp_path):
     with pytest.raises(UserError, match="Did you mean .*VOC2012"):
         open_folder(tmp_path)
     (tmp_path / "b/images").mkdir(parents=True)
-    with pytest.raises(UserError, match="holds images/, but no labels/, masks/, annotations/"):
+    with pytest.raises(UserError, match="contains images/, but no labels/, masks/, annotations/"):
         open_folder(tmp_path / "b")
 
 

@@ -133,7 +133,7 @@ def damaged(folder):
     ("spoil", "settings", "kind", "message"),
     [
         (shutil.rmtree, {}, UserError, "there is no such folder"),
-        (lambda folder: (folder / "config.toml").unlink(), {}, UserError, "holds no config.toml"),
+        (lambda folder: (folder / "config.toml").unlink(), {}, UserError, "contains no config.toml"),
         (emptied, {}, UserError, "no best checkpoint"),
         (damaged, {}, NoCheckpoint, "checkpoint"),
         (None, {"checkpoint": "worst"}, UserError, "checkpoint must be one of result, newest, best, got 'worst'"),

@@ -339,7 +339,7 @@ def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, ca
     [
         ([], "takes 1 to 12 runs"),
         (["nowhere"], "no run nowhere: there is no such folder"),
-        (["."], "no run in .: it holds no config.toml"),
+        (["."], "no run in .: it contains no config.toml"),
         (["RUN", "RUN"], "the same run is given twice"),
         (["RUN", "--out", "RUN/config.toml"], "config.toml exists, is not a report"),
         (["RUN", "--out", "RUN/no/such/page.html"], "cannot write"),

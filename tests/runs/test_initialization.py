@@ -350,11 +350,11 @@ def test_a_run_that_is_still_training_is_refused(copied, capfd, tmp_path):
 
 def test_the_run_being_trained_is_refused(copied, capfd, tmp_path):
     before = files_of(tmp_path)
-    assert "is the run to be trained itself" in refused(capfd, copied, "--run", copied / "." / ".." / "run")
+    assert "is the run being trained" in refused(capfd, copied, "--run", copied / "." / ".." / "run")
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("init, message", [("no/such/run", "no weight file"), ("empty", "holds no config.toml")])
+@pytest.mark.parametrize("init, message", [("no/such/run", "no weight file"), ("empty", "contains no config.toml")])
 def test_what_is_neither_a_run_nor_a_file_is_refused(init, message, capfd, tmp_path):
     (tmp_path / "empty").mkdir()
     assert message in refused(capfd, tmp_path / init, "--run", tmp_path / "new")

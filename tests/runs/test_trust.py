@@ -269,7 +269,7 @@ META = {"step": 8, "config": CONFIG.hash(), "experiment": CONFIG.experiment()}
 def test_an_edited_config_is_refused_with_its_fields(run, changes, message):
     config = config_of(run, **changes)
     for override in (None, False, True):
-        with pytest.raises(UserError, match=f"other settings than the run's config: {message}"):
+        with pytest.raises(UserError, match=f"settings that differ from the run's config: {message}"):
             experiment.check_experiment(run, META, config, override)
 
 

@@ -151,11 +151,11 @@ STATES = {
     "mean is NaN": (with_leaf("mean", np.nan), {}, "mean.* is not finite"),
     "variance is infinite": (with_leaf("var", np.inf), {}, "var.* is not finite"),
     "variance below 0": (with_leaf("var", -1.0), {}, "has a negative variance"),
-    "a wider network": (lambda state: state, {"width": 0.5}, "is larger than|does not hold the state"),
-    "a narrower network": (lambda state: state, {"width": 1 / 32}, "does not hold the state"),
-    "a deeper network": (lambda state: state, {"depth": 2}, "is larger than|does not hold the state"),
-    "no statistics": (lambda state: state.replace(batch_stats={}), {}, "does not hold the state"),
-    "foreign names": (lambda state: state.replace(params={"x": state.params}), {}, "does not hold the state"),
+    "a wider network": (lambda state: state, {"width": 0.5}, "is larger than|does not contain the state"),
+    "a narrower network": (lambda state: state, {"width": 1 / 32}, "does not contain the state"),
+    "a deeper network": (lambda state: state, {"depth": 2}, "is larger than|does not contain the state"),
+    "no statistics": (lambda state: state.replace(batch_stats={}), {}, "does not contain the state"),
+    "foreign names": (lambda state: state.replace(params={"x": state.params}), {}, "does not contain the state"),
 }
 
 

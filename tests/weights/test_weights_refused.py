@@ -120,7 +120,7 @@ def test_a_negative_variance_is_refused(small, tmp_path):
         (b"", "is empty"),
         (b"\n <!DOCTYPE html><html>", "web page"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "has an unknown format"),
-        (b"\x80\x02}q\x00.", "holds code, which is not run"),
+        (b"\x80\x02}q\x00.", "contains code, which is not run"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), ""),
         (b"PK\x03\x04" + bytes(100), "zip"),
         (struct.pack("<Q", 50) + b"{" + b"x" * 60, ""),
@@ -224,7 +224,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(place, protocol,
     message = complaint(path)
     assert not canary.exists()
     if place != "npz":
-        assert "holds code, which is not run" in message
+        assert "contains code, which is not run" in message
     if place in ("zip", "legacy tensors", "legacy version"):
         assert f"{os.system.__module__}.system" in message
 
@@ -245,7 +245,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(place, protocol,
 )
 def test_steps_and_names_that_no_weight_file_needs_are_refused(content, tmp_path):
     in_zip(tmp_path / "w.pth", content)
-    assert "holds code, which is not run" in complaint(tmp_path / "w.pth")
+    assert "contains code, which is not run" in complaint(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def pickled_tensor(num_items=4, offset=0, shape=(2, 2), strides=(2, 1), view=())
         ({"shape": (2, 2), "strides": (2,)}, "strides"),
         ({"shape": (True, 4), "strides": (4, 1)}, "damaged"),
         ({"view": (("1", 2, 4),)}, "beyond"),
-        ({}, "missing"),  # well described, but not what a VGG holds
+        ({}, "missing"),  # well described, but not what a VGG contains
     ],
 )
 def test_a_tensor_that_reaches_out_of_its_storage_is_refused(tensor, words, tmp_path):
@@ -361,4 +361,4 @@ def test_a_keras_file_is_not_followed_into_other_files(small, tmp_path):
         del file[name]
         file.create_dataset(name, (3, 3, 3, 3), "f4", external=[(str(tmp_path / "secret"), 0, 324)])
         assert not file[name][()].any()  # h5py itself would follow it
-    assert f"{name} is not in one piece inside the file" in complaint(tmp_path / "w.h5")
+    assert f"{name} is not stored contiguously" in complaint(tmp_path / "w.h5")

@@ -127,7 +127,7 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> ArchiveScan:
             counts[frame] = pixel_counts(label)
     if unknown:
         colors = describe_unknown(list(unknown.values()), CAMVID_ORIGINAL_COLORS)
-        message = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) hold {colors}"
+        message = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) contain {colors}"
         faults.append(Fault("unknown-color", labels.name, message, _AGAIN))
     if faults:
         raise UserErrors(labels, faults)
@@ -156,7 +156,7 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
         image = read_image(data, name)
         label, unknown = _read_label(label_archive, label_members[frame], labels.name)
         if sum(unknown.values()) > FLAWED.get(frame, 0):
-            message = f"the label of {frame} holds {describe_unknown([unknown], CAMVID_ORIGINAL_COLORS)}"
+            message = f"the label of {frame} contains {describe_unknown([unknown], CAMVID_ORIGINAL_COLORS)}"
             raise UserError(message, kind="unknown-color", file=label_members[frame].filename, fix=_AGAIN)
         check_sizes(image.shape[1::-1], label.shape[::-1], frame, label_members[frame].filename)
         return image, label
@@ -207,13 +207,13 @@ def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending:
             continue
         frame = path.name.removesuffix(ending)
         if frame in found:
-            message = f"{name} holds two images of frame {frame}"
+            message = f"{name} contains two images of frame {frame}"
             raise UserError(message, kind="wrong-frames", file=f"{name}: {member.filename}", fix=_AGAIN)
         found[frame] = member
     missing = [frame for frame in frames if frame not in found]
     foreign = sorted(set(found) - set(frames))
     if missing or foreign:
-        message = f"{name} holds {len(found)} images where the {len(frames)} frames of CamVid are expected"
+        message = f"{name} contains {len(found)} images where the {len(frames)} frames of CamVid are expected"
         message += f"; missing {listed(missing)}" if missing else ""
         message += f"; not in CamVid {listed(foreign)}" if foreign else ""
         message += ": the archive may be incomplete, or the two archives swapped"

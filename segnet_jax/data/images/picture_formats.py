@@ -55,7 +55,7 @@ def open_other(data: bytes, kind: str, name: str) -> Image.Image:
     except Exception as error:  # these decoders fail in many ways on damaged files
         raise _damaged(name, kind, error) from None
     if frames != 1:
-        message = f"{name} holds {frames} images"
+        message = f"{name} contains {frames} images"
         raise UserError(message, kind="several-pictures", file=name, fix="save each image as a separate file")
     return image
 

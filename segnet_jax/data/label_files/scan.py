@@ -66,7 +66,7 @@ def scan(labels: Sequence[Label], read_options: ReadOptions, faults: list[Fault]
             with budget.pictures.scope():
                 return scan_stored(read_stored(path, name, True, True, exif), name)
         except ValueError as error:
-            return (Fault("unknown-color", name, f"label {name} holds {error}", EXPORT_IDS),)
+            return (Fault("unknown-color", name, f"label {name} contains {error}", EXPORT_IDS),)
         except UserError as error:
             return error.faults
 

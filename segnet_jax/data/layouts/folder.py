@@ -1,4 +1,4 @@
-"""Layout of any folder whose subfolder names tell images from labels."""
+"""Layout of any folder whose subfolder names distinguish images from labels."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -50,13 +50,13 @@ def recognize(folder: Path) -> str:
     if (folder / IMAGES).is_dir():
         labels = [name for name in LABELS if (folder / name).is_dir()]
         if labels:
-            return f"it holds {IMAGES}/ and {labels[0]}/"
+            return f"it contains {IMAGES}/ and {labels[0]}/"
     found = survey(folder, DEFAULTS, [])
     images = sorted({each for of_split in found.values() for each in of_split.folders[0]})
     labels = sorted({each for of_split in found.values() for each in of_split.folders[1]})
     if not images or not labels or _is_wrapped(folder, [*images, *labels]):
         return ""
-    return f"it holds images in {listed(images)} and labels in {listed(labels)}"
+    return f"it contains images in {listed(images)} and labels in {listed(labels)}"
 
 
 def _is_wrapped(folder: Path, places: Sequence[str]) -> bool:
@@ -307,6 +307,6 @@ def by_lists(
 def _no_image(images: Path, folder: Path, read_options: ReadOptions) -> str:
     where = relative_path(images, folder)
     endings = sorted({path.suffix.lower() for path in images.rglob("*") if path.is_file()})
-    held = f"it holds {' '.join(endings)} files" if endings else "it is empty"
+    held = f"it contains {' '.join(endings)} files" if endings else "it is empty"
     pattern = f" named {read_options.images}" if read_options.images else ""
     return f"no image (.png .jpg .gif .webp .tif .bmp){pattern} in {where}/: {held}"

@@ -206,8 +206,8 @@ def integers(tensor: StoredTensor) -> tuple[int, ...]:
       ValueError: If it is too long or does not contain integers.
     """
     if math.prod(tensor.shape) > _MAX_AXES:
-        raise ValueError(f"a shape or list of axes has {math.prod(tensor.shape)} numbers")
+        raise ValueError(f"a shape or list of axes has {math.prod(tensor.shape)} numbers, too many")
     array = tensor.read()
     if array.dtype.kind != "i":
-        raise ValueError(f"a shape or list of axes holds {array.dtype}")
+        raise ValueError(f"a shape or list of axes must be integers, got {array.dtype}")
     return tuple(array.ravel().tolist())

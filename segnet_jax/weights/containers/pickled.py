@@ -172,7 +172,7 @@ def _next_opcode(stream: BinaryIO) -> tuple[str, object]:
         raise ValueError("the pickle inside is cut off")
     if code not in _OPCODES:
         name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == code), repr(code))
-        raise CodeInside(f"holds code, which is not run: the pickle opcode {name}")
+        raise CodeInside(f"contains code, which is not run: the pickle opcode {name}")
     name, argument = _OPCODES[code]
     if name == "GLOBAL":  # pickletools would interpret escapes in the names and warn about some
         return name, f"{_line(stream)}.{_line(stream)}"
@@ -200,7 +200,7 @@ def _put(pairs: Iterable, target: object) -> None:
 
 def _name(text: str) -> Name:
     if text not in _KNOWN:
-        raise CodeInside(f"holds code, which is not run: it names {text}, and a weight file must contain only tensors")
+        raise CodeInside(f"contains code, which is not run: it names {text}; a weight file must contain only tensors")
     return Name(text)
 
 

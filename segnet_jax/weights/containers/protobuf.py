@@ -80,7 +80,7 @@ def floats(values: Iterable[float], shape: tuple[int, ...], dtype: np.typing.DTy
     """
     array = np.fromiter(values, dtype)
     if array.size != int(np.prod(shape, dtype=object)):
-        raise ValueError(f"a tensor of shape {shape} holds {array.size} numbers")
+        raise ValueError(f"a tensor of shape {shape} contains {array.size} numbers")
     return array.reshape(shape)
 
 

@@ -74,7 +74,7 @@ def _read(file: BinaryIO, encoder: str) -> VGG:
     tensors = read_arrays(file)
     if models := _keras3_models(tensors):
         if len(models) > 1:
-            raise ValueError(f"holds {len(models)} networks that begin with an image: {', '.join(models[:5])}")
+            raise ValueError(f"contains {len(models)} networks that begin with an image: {', '.join(models[:5])}")
         unused = tensors.keys() - table3(encoder, models[0]).keys()
         entries = (encoder, lambda name: table3(name, models[0]))
     else:

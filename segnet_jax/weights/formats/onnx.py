@@ -255,5 +255,5 @@ def _sum(biases: list[StoredTensor], num_channels: int) -> StoredTensor:
     if len(biases) == 1:
         return biases[0]
     if any(bias.shape != (num_channels,) for bias in biases):
-        raise ValueError(f"has a bias of another length than its convolution's {num_channels} channels")
+        raise ValueError(f"has a bias whose length differs from its convolution's {num_channels} channels")
     return StoredTensor((num_channels,), lambda: sum((bias.read() for bias in biases), np.zeros(num_channels, "f4")))

@@ -85,7 +85,7 @@ def _grey_by_color(
     by_value = _means(evidence, held)
     by_color = {value: colors[(value,) * 3] for value in held}
     if by_value is not None and by_value != by_color and evidence.label_mapping.is_explicit:
-        faults.append(_both(evidence, scans, "gray labels hold values that are both ids and gray colors in"))
+        faults.append(_both(evidence, scans, "gray labels contain values that are both ids and gray colors in"))
     return True
 
 
@@ -105,7 +105,7 @@ def _palette_by_color(
     labels_as = evidence.read_options.labels_as
     if colors is None and labels_as == "colors":
         held = sum_counts(scan.colors for scan in scans)
-        message = f"--labels-as colors needs a class file with colors; the label palettes hold {describe_pixels(held)}"
+        message = f"--labels-as colors needs a class file with colors; the label palettes have {describe_pixels(held)}"
         faults.append(Fault("colors-without-table", scans[0].name, message, evidence.class_file_command))
         return True
     if labels_as != "auto":
@@ -127,7 +127,7 @@ def _palette_by_color(
         return True
     held = sum_counts(scan.values for scan in scans)
     if not {color for color in used if color in colors and color != (0, 0, 0)} and _means(evidence, held) is not None:
-        faults.append(_both(evidence, informative, "the label palettes hold other colors than"))
+        faults.append(_both(evidence, informative, "the colors in the label palettes differ from those in"))
     return True
 
 
@@ -227,7 +227,7 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
         for scan in scans:
             mine = {color: pixels for color, pixels in scan.colors.items() if color in unknown}
             if mine:
-                message = f"label {scan.name} holds mixtures of the colors in {source}, as on smoothed edges: "
+                message = f"label {scan.name} contains mixtures of the colors in {source}, as on smoothed edges: "
                 message += describe_pixels(mine)
                 faults.append(Fault("unknown-color", scan.name, message, "--unknown-color ignore"))
 

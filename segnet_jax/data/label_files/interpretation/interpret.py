@@ -67,7 +67,7 @@ def interpret(
             notes.append(f"note: no class file: the classes are those of {default.source}")
         else:
             notes.append(
-                f"note: the classes of {default.source} are not used, because the labels hold "
+                f"note: the classes of {default.source} are not used, because the labels contain "
                 f"{', '.join(map(str, sorted(held)[:12])) or 'colors'}"
             )
     before = len(faults)

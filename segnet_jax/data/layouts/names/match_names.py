@@ -73,7 +73,7 @@ def pictures_below(
             elif not path.is_symlink() or is_inside(path, folder, faults, follow_links):
                 found.append(path)
         if len(found) > _MAX_FILES:
-            raise UserError(f"{root} holds over {_MAX_FILES} image files", kind="too-large", file=str(root))
+            raise UserError(f"{root} contains over {_MAX_FILES} image files", kind="too-large", file=str(root))
     return sorted(found)
 
 

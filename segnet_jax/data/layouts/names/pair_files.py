@@ -128,7 +128,7 @@ def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, read_options: ReadO
             for fault in rotation_error(
                 relative_path(pair.entry.image, folder),
                 pair.image.turned,
-                "its label's size fits both ways: save it upright, or pass --exif apply or ignore for all",
+                "its label's size fits both ways: save it rotated, or pass --exif apply or ignore for all",
             ).faults
         ]
     if read_options.exif != "refuse":
