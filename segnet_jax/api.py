@@ -32,7 +32,7 @@ class Scores:
 
     @classmethod
     def from_json(cls, details: Mapping[str, Any]) -> "Scores":
-        """Create from the content of `result.json`."""
+        """Create scores from the content of `result.json`."""
         iou = {name: row["iou"] for name, row in details["per_class"].items()}
         return cls(details["miou"], details["global_accuracy"], iou, details)
 

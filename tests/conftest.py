@@ -1,4 +1,4 @@
-"""Eight CPU devices and strict JAX for every test."""
+"""Configure every test: eight CPU devices and strict JAX."""
 
 import os
 import pathlib

@@ -97,7 +97,7 @@ def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None,
 
 
 def _take_verbosity(args: Sequence[str]) -> list[str]:
-    """Set the console's verbosity by `-q` and `-v`, which no config contains; return the other flags."""
+    """Set the console's verbosity by `-q` and `-v`, which are not config fields; return the other flags."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     level = first.add_mutually_exclusive_group()
     level.add_argument("-q", "--quiet", action="store_const", dest="level", const=logging.WARNING)

@@ -43,7 +43,7 @@ def sequences_of(names: Iterable[str]) -> list[str] | None:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """How close the images of two splits are in time; gaps are seconds if the frame rate is known, else frame numbers.
+    """The temporal distances between the images of two splits: seconds if the frame rate is known, else frame numbers.
 
     Attributes:
       splits: the two splits.

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelScoring:
-    """How to read labels and score predictions.
+    """The options for reading labels and scoring predictions.
 
     Attributes:
       rule: label rule of the run.
@@ -140,7 +140,7 @@ class PredictionEntry:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Which outputs to write, and where.
+    """The outputs to write, and their destination.
 
     Attributes:
       folder: output folder.

@@ -55,7 +55,7 @@ Size = tuple[int, int] | Literal["trained", "native"]
 
 @dataclass(frozen=True)
 class Sizing:
-    """How to choose the network input size of an image.
+    """The choice of the network input size of an image.
 
     Attributes:
       size: see `Size`.

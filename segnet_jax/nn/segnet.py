@@ -93,7 +93,7 @@ class SegNet(nn.Module):
 
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
-        """(channels, convolutions) of each encoder stage."""
+        """Pairs (channels, convolutions), one for each encoder stage."""
         return scaled_stages(self.encoder, self.depth, self.width, self.stage_convolutions, self.stage_channels)
 
     @nn.compact

@@ -118,8 +118,8 @@ class Progress:
         """Print the epoch's line with the results of its evaluation.
 
         Args:
-          scores: on the validation split.
-          loss: on the validation split.
+          scores: scores of the validation split.
+          loss: loss of the validation split.
         """
         self._pace.between_steps(self._clock())
         self._pace.end_interval()

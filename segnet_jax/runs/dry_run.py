@@ -210,7 +210,7 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
 
 
 def _time_showing(evaluation: Evaluation, setup: Setup, folder: pathlib.Path) -> dict[str, float]:
-    """Time writing and drawing an evaluation; the second of two runs counts, when everything is imported."""
+    """Time writing and drawing an evaluation; take the second of two runs, which excludes imports."""
     samples, classes, names = setup.eval_samples, setup.dataset.classes, setup.eval_split.names
     pictures = [(names[i], *samples.read(i), prediction) for i, prediction in sorted(evaluation.predictions.items())]
     picture_names, *arrays = zip(*pictures, strict=True)

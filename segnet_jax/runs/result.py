@@ -214,7 +214,7 @@ def result_variables(
 def save_precise_statistics(
     setup: Setup, checkpoints: Checkpoints, which: Which, step: int, variables: dict[str, Any], disk: DiskRetry
 ) -> dict[str, Any]:
-    """Compute precise batch-norm statistics of a checkpoint and save them beside it; every process must call it.
+    """Compute and save precise batch-norm statistics of a checkpoint; every process must call it.
 
     Args:
       setup: setup of the run.

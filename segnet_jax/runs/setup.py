@@ -138,7 +138,7 @@ class Setup:
 
     @cached_property
     def model(self) -> NetworkContract:
-        """The network."""
+        """Network to train."""
         return build.build_model(self.config, len(self.dataset.classes), self.precision)
 
     @cached_property
@@ -150,7 +150,7 @@ class Setup:
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer."""
+        """Optimizer of the trainable parameters."""
         return build.build_optimizer(self.config, self.model, self.sampler.steps_per_epoch)[0]
 
     @cached_property

@@ -50,7 +50,7 @@ def check_tree(root: Folder) -> None:
       root: the folder as the user named it; it may itself be a link.
 
     Raises:
-      Refused: If there is a link, pipe, socket or device, or a folder is too deep or holds too many files; the message
+      Refused: If there is a link, pipe, socket or device, or a folder is too deep or has too many files; the message
         names the first.
       UserError: If the folder, or one inside it, cannot be read.
     """

@@ -169,7 +169,7 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{path}: no home folder is known for that; write the path in full") from None
+        raise UserError(f"{path}: no home folder is known for that user; write the path in full") from None
 
 
 def did_you_mean(path: pathlib.Path, is_right: Callable[[str], bool] = os.path.lexists) -> str:

@@ -164,7 +164,7 @@ _FOLDER, _FILE = "statistics", "batch_stats.safetensors"
 
 
 def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Save statistics beside the checkpoints, unless valid ones with the same facts are there.
+    """Save statistics next to the checkpoints, unless valid ones with the same facts exist.
 
     Args:
       checkpoints: the folder of the run's checkpoints.
@@ -228,7 +228,7 @@ def precise_statistics(
     """Compute the precise batch-norm statistics of a trained network over its training images, each once.
 
     With `batch_norm_variance` "batches" the incomplete last batch is dropped, as in the tutorial's script; with
-    "population" it is processed in batches of its own.
+    "population" it is processed in separate batches.
 
     Args:
       config: config of the run.

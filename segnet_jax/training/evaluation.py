@@ -169,7 +169,7 @@ def evaluate_boundaries(
 def _pool(num_workers: int, num_pixels: int) -> Executor:
     """Return the executor of the matching: threads for small splits, processes where their start-up pays off.
 
-    Threads scale poorly: scipy's flow algorithm, most of the work, holds the interpreter lock.
+    Threads scale poorly: scipy's flow algorithm, which takes most of the time, holds the interpreter lock.
     """
     if num_pixels <= 50 * 360 * 480:
         return ThreadPoolExecutor(num_workers, "boundaries")

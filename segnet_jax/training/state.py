@@ -113,7 +113,7 @@ def _bytes_of(array: np.ndarray) -> np.ndarray:
 
 
 def sum_of_state(state: TrainState) -> str:
-    """Return the SHA-256 of a state, as hex; equal exactly for states that are equal bit for bit.
+    """Return the SHA-256 of a state, as hex; equal only for states that are bit-identical.
 
     Args:
       state: state as numpy arrays.

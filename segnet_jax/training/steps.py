@@ -1,7 +1,7 @@
 """The training step and the evaluation step, from the view of one device.
 
 Losses are sums, summed over the devices and divided once by the number of labeled pixels of the global batch: a mean of
-per-device means would be wrong where devices hold different numbers of void pixels.
+per-device means would be wrong where devices have different numbers of void pixels.
 """
 
 from collections.abc import Callable

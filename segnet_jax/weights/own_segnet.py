@@ -1,7 +1,7 @@
 """Our own `network.safetensors`, as `export --format safetensors` writes it: a SegNet that can be trained on.
 
 Its tensors are the network's variables as trained (BatchNorm is not folded), with SegNet-Tutorial's layer names and
-PyTorch's tensor names. Its JSON metadata hold the class names, the preprocessing and the settings of the network.
+PyTorch's tensor names. Its JSON metadata have the class names, the preprocessing and the settings of the network.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The benchmark: operation counts against hand-worked numbers, timing, and the command line."""
+"""Test the benchmark: operation counts against hand-computed numbers, timing, and the command line."""
 
 import json
 import os

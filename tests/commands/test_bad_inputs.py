@@ -1,4 +1,4 @@
-"""Bad inputs are reported before anything is compiled or written: the corpus row by row, and real CamVid."""
+"""Check that bad inputs are reported before anything is compiled or written: the whole corpus, and real CamVid."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The evaluate command: it reproduces the run's scores with any batch size and number of devices."""
+"""Test the evaluate command: it reproduces the run's scores with any batch size and number of devices."""
 
 import base64
 import io

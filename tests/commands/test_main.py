@@ -1,4 +1,4 @@
-"""The console script: commands by name, unknown words, and completion in a real shell."""
+"""Test the console script: commands by name, unknown words, and completion in a real shell."""
 
 import importlib
 import inspect

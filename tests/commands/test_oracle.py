@@ -1,4 +1,4 @@
-"""The oracle detects changed results and ignores renamings."""
+"""Check that the oracle detects changed results and ignores renamings."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Names in a run, a config or a dataset are never imported or executed."""
+"""Check that names in a run, a config or a dataset are never imported or executed."""
 
 import ast
 import pathlib

@@ -1,4 +1,4 @@
-"""The prepare command: its TFDS dataset, options and errors."""
+"""Test the prepare command: its TFDS dataset, options and errors."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The train command: it writes complete runs, resumes bit-identically, and reports mistakes in one line."""
+"""Test the train command: it writes complete runs, resumes bit-identically, and reports mistakes in one line."""
 
 import csv
 import hashlib

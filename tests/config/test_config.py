@@ -1,4 +1,4 @@
-"""Config: TOML round trip, protocols, and errors that name the key."""
+"""Test the config: TOML round trip, protocols, and errors that name the key."""
 
 import dataclasses
 

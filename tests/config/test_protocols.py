@@ -1,4 +1,4 @@
-"""The named protocols against a table of the published recipes, transcribed by hand."""
+"""Compare the named protocols with a table of the published recipes, transcribed by hand."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""The cache of decoded samples: correct, made once, rebuilt if damaged, and never required."""
+"""Test the cache of decoded samples: correct, written once, rebuilt if damaged, and never required."""
 
 import errno
 import os

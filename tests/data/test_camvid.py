@@ -1,4 +1,4 @@
-"""CamVid in the tutorial's layout: its lists, its faults, its splits by name, and the real frames' counts."""
+"""Test CamVid in the tutorial's layout: its lists, its faults, its splits by name, and the real frames' counts."""
 
 import hashlib
 import json

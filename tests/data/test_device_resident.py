@@ -1,4 +1,4 @@
-"""The device input path: the step makes from device memory the batches that the host would send."""
+"""Test the device input path: the step makes the same batches in device memory that the host would send."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Every layout gives back what Pillow wrote into it, pixel by pixel."""
+"""Check that every layout returns what Pillow wrote into it, pixel by pixel."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""The order of samples, flips and shifts over 20 epochs is the same on every device layout."""
+"""Check that the order of samples, flips and shifts over 20 epochs is the same on every device layout."""
 
 import hashlib
 import itertools

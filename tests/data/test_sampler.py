@@ -1,4 +1,4 @@
-"""The sampler: order, flips and shifts from (seed, epoch) alone."""
+"""Test the sampler: order, flips and shifts depend only on (seed, epoch)."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Video sequences by name: the published split's counts, neighbors by brute force, and leave-one-sequence-out."""
+"""Test video sequences by name: the published split's counts, neighbors by brute force, leave-one-sequence-out."""
 
 import json
 import sys

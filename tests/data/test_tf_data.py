@@ -1,4 +1,4 @@
-"""The host input path: decoding, augmentation, tf.data."""
+"""Test the host input path: decoding, augmentation, tf.data."""
 
 import errno
 import hashlib

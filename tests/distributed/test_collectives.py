@@ -1,4 +1,4 @@
-"""The collectives of a training step, counted in its program for eight devices; nothing is computed."""
+"""Count the collectives of a training step in its program for eight devices, without running it."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Several real processes over loopback take the same steps as one process, and save together."""
+"""Check that several real processes over loopback take the same steps as one process, and save together."""
 
 import os
 import pathlib

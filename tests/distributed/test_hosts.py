@@ -1,4 +1,4 @@
-"""Several real processes over loopback join, exchange values, detect a lost process, and leave."""
+"""Check that several real processes over loopback join, exchange values, detect a lost process, and leave."""
 
 import contextlib
 import importlib.util

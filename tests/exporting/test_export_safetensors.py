@@ -1,4 +1,4 @@
-"""The safetensors export: PyTorch's SegNet loads the tensors by name and gives the network's logits."""
+"""Test the safetensors export: PyTorch's SegNet loads the tensors by name and gives the network's logits."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals against a plain loop."""
+"""Compare bootstrap intervals with a plain loop."""
 
 import time
 

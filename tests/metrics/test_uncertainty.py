@@ -1,4 +1,4 @@
-"""Uncertainty, calibration and coverage against hand-computed values and loops over pixels."""
+"""Compare uncertainty, calibration and coverage with hand-computed values and loops over pixels."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""BatchNormReLU against flax's layers and values computed by hand; its collectives and residuals."""
+"""Compare BatchNormReLU with flax's layers and hand-computed values; count its collectives and residuals."""
 
 import re
 from functools import partial

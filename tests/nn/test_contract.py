@@ -1,4 +1,4 @@
-"""Every network fulfills the contract, and violations are detected."""
+"""Check that every network fulfills the contract, and that violations are detected."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Folding BatchNorm into convolutions gives the same logits with fewer operations."""
+"""Check that folding BatchNorm into convolutions gives the same logits with fewer operations."""
 
 from functools import partial
 

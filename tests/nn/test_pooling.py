@@ -1,4 +1,4 @@
-"""Pooling and unpooling against loops over every window, written in plain numpy."""
+"""Compare pooling and unpooling with loops over every window, written in plain numpy."""
 
 from functools import partial
 

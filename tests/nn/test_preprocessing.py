@@ -1,4 +1,4 @@
-"""Normalization against the formulas published with the weights."""
+"""Compare normalization with the formulas published with the weights."""
 
 import jax.numpy as jnp
 import numpy as np

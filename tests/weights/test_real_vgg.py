@@ -101,7 +101,7 @@ def test_features_of_random_weights_are_those_of_a_plain_vgg(monkeypatch, tmp_pa
 
 
 def raw_tensors(path):
-    """Read the file with h5py: our name -> kernel for BGR and bias."""
+    """Read the file with h5py; return our name -> kernel for BGR and bias."""
     import h5py
 
     with h5py.File(path) as file:

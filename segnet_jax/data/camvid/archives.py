@@ -1,6 +1,6 @@
 """CamVid's official archives, read in place: nothing is extracted to disk.
 
-`701_StillsRaw_full.zip` holds the images (960x720), `LabeledApproved_full.zip` the labels as RGB images
+`701_StillsRaw_full.zip` contains the images (960x720), `LabeledApproved_full.zip` the labels as RGB images
 (`0001TP_006690.png` belongs to `0001TP_006690_L.png`).
 """
 

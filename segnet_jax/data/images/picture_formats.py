@@ -45,7 +45,7 @@ def open_other(data: bytes, kind: str, name: str) -> Image.Image:
     """Open a file of one of these formats without decoding it.
 
     Raises:
-      UserError: If it is damaged or holds several images.
+      UserError: If it is damaged or contains several images.
     """
     try:
         image = _PLUGINS[kind](io.BytesIO(data))

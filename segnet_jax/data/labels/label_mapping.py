@@ -15,7 +15,7 @@ from segnet_jax.system.errors import UserError, listed
 MAX_CLASSES = 254
 
 Kind = Literal["grey", "palette", "rgb"]
-"""What a label file stores, by its header."""
+"""The content of a label file, by its header."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ TUTORIAL = LabelMapping(
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How label files are converted to class ids: a label mapping and the read options for values.
+    """A rule that converts label files to class ids: a label mapping and the read options for values.
 
     Stored in the run, so that `evaluate` and `predict --labels` read labels as training did.
 

@@ -6,7 +6,7 @@ from typing import Literal
 from segnet_jax.constants import Exif
 
 LabelsAs = Literal["auto", "values", "colors"]
-"""What palette and gray label files store: class ids or colors of the class file. auto: whichever fits."""
+"""Meaning of palette and gray label files: class ids, or colors of the class file; auto: whichever fits."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _recognize_coco_stuff(root: Path) -> str:
 
 
 def _find_coco_stuff(root: Path, read_options: ReadOptions) -> LayoutFiles:
-    """Find COCO-Stuff's pairs; stuffthingmaps hold the ids of labels.txt minus one, as that counts `unlabeled` as 0."""
+    """Find COCO-Stuff's pairs; stuffthingmaps have the ids of labels.txt minus one, which counts `unlabeled` as 0."""
     found = folder.find(root, read_options)._replace(name="coco-stuff")
     label_mapping = found.label_mapping
     if label_mapping is None or not label_mapping.is_explicit or dict(label_mapping.ids).get(0) != VOID:

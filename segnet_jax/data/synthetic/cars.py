@@ -1,4 +1,4 @@
-"""Cars: along the street, across it, and the hood of our own."""
+"""Paint cars along and across the street, and the hood of the camera's own car."""
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID

@@ -20,7 +20,7 @@ HALF = 0.5
 
 
 class Interpretation(NamedTuple):
-    """How the label files of a folder are read.
+    """The interpretation of a folder's label files.
 
     Attributes:
       label_mapping: the classes.

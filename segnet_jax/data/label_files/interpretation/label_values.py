@@ -134,7 +134,7 @@ def _levels(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequence[int]
 
 
 def outcome(evidence: LabelEvidence, label_mapping: LabelMapping, read_options: ReadOptions) -> str:
-    """Return `LabelEvidence.outcome`, or the reason why labels cannot be read so."""
+    """Return `LabelEvidence.outcome`, or the reason why labels cannot be read with these options."""
     try:
         return evidence.outcome(label_mapping, read_options)
     except UserError as error:
