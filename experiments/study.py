@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--init", help="weight file for variants whose init is vgg16, where it is not in the cache")
     parser.add_argument("--seeds", type=int, nargs="+", default=None, help="default: those of the study")
     parser.add_argument("--variants", nargs="+", default=None, help="default: all")
-    parser.add_argument("--at-once", type=int, default=1, help="number of trainings to run in parallel")
+    parser.add_argument("--at-once", type=int, default=1, help="number of runs to train in parallel")
     parser.add_argument("--machine", help="description of the machine; without it no table is written")
     given = parser.parse_args()
     study = Study(given.study)

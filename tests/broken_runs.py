@@ -98,7 +98,7 @@ class Start:
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
             "SEGNET_JAX_CACHE": str(cache),
         }
-        if programs:  # else where the package itself keeps them
+        if programs:  # otherwise the package's default
             environment |= {
                 "JAX_COMPILATION_CACHE_DIR": str(programs),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

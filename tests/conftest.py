@@ -5,7 +5,7 @@ import pathlib
 import sys
 import tempfile
 
-# Tests of one room take helpers from those of another, and from here.
+# Tests use helpers of other rooms' tests, and those defined here.
 sys.path[:0] = sorted(str(path.parent) for path in pathlib.Path(__file__).parent.glob("*/test_*.py"))
 
 from xla_flags import with_fake_devices  # noqa: E402
@@ -14,7 +14,7 @@ os.environ["XLA_FLAGS"] = f"{with_fake_devices(8)} {os.environ.get('XLA_FLAGS', 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-# What commands keep, decoded images and compiled programs, comes to one folder of this session and its processes.
+# Decoded images and compiled programs are cached in one folder for this session and its processes.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="segnet_jax_tests_")
     os.environ["SEGNET_JAX_CACHE"] = _CACHE.name
@@ -30,7 +30,7 @@ import pytest  # noqa: E402
 from segnet_jax.reporting import run_logger  # noqa: E402
 from segnet_jax.system import logs  # noqa: E402
 
-gc.set_threshold(200_000, 20, 100)  # tracing makes many objects that stay: to look for garbage as often takes long
+gc.set_threshold(200_000, 20, 100)  # tracing creates many long-lived objects, so frequent garbage collection is slow
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

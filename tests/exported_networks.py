@@ -19,7 +19,7 @@ NETWORKS = {
     "matlab": {"depth": 4, "final_batch_norm": True},
     "vgg19": {"encoder": "vgg19", "depth": 3, "pooling": "ceil"},
 }
-VARIANTS = {  # that ONNX and PyTorch's twin do not know: upsampling with both poolings, encoder's maps, SegNet-Basic
+VARIANTS = {  # not supported by ONNX and the PyTorch twin: upsampling with both poolings, encoder's maps, SegNet-Basic
     "bilinear": partial(SegNet, depth=2, upsampling="bilinear"),
     "bilinear-caffe": partial(SegNetBasic, depth=2, upsampling="bilinear", pooling="ceil"),
     "learnt": partial(SegNetBasic, depth=2, upsampling="learnt", encoder_addition=True),

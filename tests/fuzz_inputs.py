@@ -37,7 +37,7 @@ INTEGERS = (
     1 << 40,
 )
 INTEGERS += ((1 << 63) - 1, 1 << 63, (1 << 64) - 1)
-TOKENS = (  # what text and JSON can hold to a reader's surprise
+TOKENS = (  # tokens in text and JSON that may surprise a reader
     b"[" * 3000, b'{"a":' * 2000, b"9" * 5000, b"1e999", b"-1", b"nan", b"NaN", b"Infinity", b"-Infinity", b"null",
     b"true", b'""', b"''", b"[]", b"{}", b"\\u0000", b"\\ud800", b"\0", b"\n", b"\r", b"\t", b" ", b"../", b"/",
     b"\\", b"\xff", b"=", b"\xe2\x80\xa8", b"\xf0\x9f\x98\x80", b'"' * 3, b"a." * 1000, b"1979-05-27T07:32:00Z",

@@ -53,7 +53,7 @@ def agree(hosts, who, call_of_wish):
         unread.append(step(numbers))
         if len(unread) > 2:
             assert unread.popleft()[0, 0] == 2 * count
-    while unread:  # as the trainer does: a process that leaves in mid-collective would leave the others hanging
+    while unread:  # as the trainer does: a process that leaves during a collective would make the others hang
         assert unread.popleft()[0, 0] == 2 * count
     report(shared=shared, gathered=gathered, stopped_before=call, code=code)
 

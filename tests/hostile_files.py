@@ -639,7 +639,7 @@ def samples(folder, canary):
         (folder / name).mkdir()
         (folder / name / "dataset_info.json").write_bytes(described(info))
         (folder / name / "features.json").write_bytes(descriptions.get(name, described({"featuresDict": {}})))
-        # The length and its sum, which TensorFlow checks, and nothing behind them.
+        # The length and its checksum, which TensorFlow checks, and nothing after them.
         shard = folder / name / "camvid-train.tfrecord-00000-of-00001"
         shard.write_bytes((10**12).to_bytes(8, "little") + b"J`\xfd\n" + bytes(100))
     return dict.fromkeys((*descriptions, *infos))

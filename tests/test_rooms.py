@@ -12,7 +12,7 @@ PACKAGE = "segnet_jax"
 ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 FILES = sorted(ROOT.rglob("*.py"))
 
-# Each room stands on a floor and may import every room on a lower one, unless it is limited below.
+# Each room is on a floor and may import every room on a lower one, unless limited below.
 FLOORS = {
     1: ("nn", "system", "constants"),
     2: ("data", "config", "weights", "metrics", "distributed", "exporting"),
@@ -223,7 +223,7 @@ def test_an_allowed_import_is_not_found(source, code):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Floors and circles
+# Floors and cycles
 # ---------------------------------------------------------------------------------------------------------------------
 def floors(graph):
     """Return the floor of each node, 1 for those without imports; None for the nodes of a cycle and above."""
@@ -287,7 +287,7 @@ def test_imports_are_found_in_every_form():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# One outside thing, one place
+# Libraries used in one place
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name, place", ONLY_IN.items())
 def test_replaceable_libraries_are_used_in_one_file(name, place):

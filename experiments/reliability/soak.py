@@ -1,4 +1,4 @@
-"""Kill trainings repeatedly, at named and at random moments, and compare each with an unbroken run.
+"""Kill training runs repeatedly, at named and at random moments, and compare each with an unbroken run.
 
 python experiments/reliability/soak.py --kills 200 --seed 0 --machine "2 cores of an AMD EPYC, no GPU"
 

@@ -214,7 +214,7 @@ class Config:
             raise UserError(f"a network has at most {MAX_STAGES} stages, got {max(counts)}: give fewer numbers")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Return the number of optimizer steps of the whole training."""
+        """Return the number of optimizer steps of the whole run."""
         return self.steps or self.epochs * steps_per_epoch
 
     @property

@@ -58,7 +58,7 @@ def lowered(config=TINY, **settings):
         "precisions": ["float16"],
         "platforms": ["cpu"],
         "steps": STEPS,
-    } | settings  # float16 has all that others have
+    } | settings  # float16 has all operations of the others
     return list(lower_steps(config, StepConstants(CLASSES), **settings))
 
 
@@ -128,7 +128,7 @@ def test_what_is_allowed_on_one_platform_alone_is_reported_by_name():
 
 def test_operations_are_those_that_the_mlir_parser_counts():
     ir = pytest.importorskip("jaxlib.mlir.ir")
-    mlir = pytest.importorskip("jax._src.interpreters.mlir")  # knows JAX's dialects; only here, to hold ours against it
+    mlir = pytest.importorskip("jax._src.interpreters.mlir")  # parses JAX's dialects, for comparison with ours
 
     def f(x, index):
         x = jax.lax.fori_loop(0, 3, lambda _, y: jnp.sort(y) * 2, x)

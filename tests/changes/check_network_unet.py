@@ -84,7 +84,7 @@ def test_it_evaluates_to_the_scores_of_its_result(trained, tmp_path):
 def test_it_exports_and_the_weights_start_another_training(trained, tmp_path):
     command("export", trained, "--format", "stablehlo", "safetensors", "--out", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "export.json").read_text())
-    assert report.keys() == {"stablehlo", "safetensors"}  # written where each holds against the network alone
+    assert report.keys() == {"stablehlo", "safetensors"}  # written only if each matches the network
     weights = tmp_path / "out" / "network.safetensors"
     assert run("--run", tmp_path / "again", *UNET, "--init", weights, "--epochs", 1) == 0
 

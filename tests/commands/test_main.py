@@ -75,7 +75,7 @@ def test_a_command_gets_its_own_flags_and_exit_code():
         (["trian"], "unknown command 'trian'; nearest: train"),
         (["xyz"], "unknown command 'xyz'; commands: train, "),
         (["../train"], "unknown command '../train'"),
-        (["errors"], "unknown command 'errors'"),  # a module that is none
+        (["errors"], "unknown command 'errors'"),  # a module that is not a command
         (["a\nb"], r"unknown command 'a\nb'"),
         (["completion"], "takes one argument, the shell: bash or zsh"),
         (["completion", "fish"], "takes one argument, the shell: bash or zsh"),

@@ -8,7 +8,7 @@ import pytest
 import segnet_jax
 
 ROOT = pathlib.Path(segnet_jax.__file__).parent
-IMPORTS = {  # where a name that is no constant is imported, and where that name comes from
+IMPORTS = {  # modules that import a non-constant name, and where that name comes from
     "__main__.py": "the command line's first word, one of COMMANDS",
     "config/completion.py": "the same, of all COMMANDS",
     "exporting/formats.py": "the names of libraries in this file",

@@ -148,7 +148,7 @@ def test_damage_is_detected_reported_and_repaired(split, cache, damage, logged):
     assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
-@pytest.mark.parametrize("swept", [True, False])  # False: as after a kill that leaves no time to sweep
+@pytest.mark.parametrize("swept", [True, False])  # False: as after a kill, when nothing is swept
 @pytest.mark.parametrize("last", [0, COUNT - 1])
 def test_what_a_stop_in_mid_decoding_leaves_is_not_taken_for_whole(split, cache, monkeypatch, swept, last, logged):
     def read(index):

@@ -217,7 +217,7 @@ def test_slurms_warning_stops_training_as_sigterm_does():
     "best, loss, step, expected",
     [
         (None, math.nan, 1, False),
-        (None, math.nan, 9, True),  # the last: there is no other
+        (None, math.nan, 9, True),  # the last one, as there is no other
         (None, 1.0, 1, True),
         (0.2, math.nan, 9, False),
         (0.2, math.inf, 1, False),

@@ -61,7 +61,7 @@ def test_resampling_equals_a_loop_over_pixels_in_exact_fractions(seed):
     height, width = 8 * rng.integers(1, 4, 2)
     image = rng.integers(0, 256, (height, width, 3), np.uint8)
     label = rng.integers(0, 11, (height, width), np.uint8)
-    # Steps and places for which weights of 8 bits are exact: all that is left is the arithmetic.
+    # Steps and places for which 8-bit weights are exact, so that only the arithmetic is tested.
     step = 128 * int(rng.integers(PIXEL // 4 // 128, 4 * PIXEL // 128 + 1))
     place_y, place_x = (128 * int(place) for place in rng.integers(0, PLACES // 128 + 1, 2))
     ours = by_both(resample, image, label, *map(np.int32, (step, place_y, place_x)))

@@ -88,7 +88,7 @@ def test_two_processes_of_four_devices_end_where_one_of_eight_does(unbroken, tmp
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow  # test_mapping.py holds the two against each other in one process
+@pytest.mark.slow  # test_mapping.py compares the two in one process
 def test_the_other_mapping_ends_at_the_same_bits(unbroken, tmp_path):
     codes, errors = Two(tmp_path / "run", "--mapping", "shard_map").end()
     assert codes == [0, 0], errors

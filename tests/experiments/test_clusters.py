@@ -76,7 +76,7 @@ def test_slurm_starts_our_command_once_a_node_with_all_its_gpus(run_slurm):
     code, [call] = run_slurm(0)
     config = config_of(call[call.index("python") :])
     assert code == 0 and call[0] == "srun" and "--kill-on-bad-exit=0" in call
-    assert config.protocol in BATCH_OF_A_DEVICE and config.devices == "all"  # else 16 GPUs make another recipe of it
+    assert config.protocol in BATCH_OF_A_DEVICE and config.devices == "all"  # keeps the batch size on 16 GPUs
     assert config.data == "/home/user name/CamVid" and config.run == "/home/user name/runs/camvid-77"
     options = slurm_options()
     assert options["ntasks-per-node"] == "1" and int(options["gpus-per-node"]) > 1 and int(options["nodes"]) > 1

@@ -48,7 +48,7 @@ def measured(monkeypatch, tmp_path, *flags):
     assert {"command", "machine", "date", "commit", "versions", "image_size", "rounds", "passes"} <= found.keys()
     assert "python experiments/peers/compare.py " in found["command"] and str(tmp_path) not in found["command"]
     assert "/" not in found["machine"] and {"torch", "jax", "pillow"} <= found["versions"].keys()
-    assert found["passes"] == {}  # lines are drawn for the full size alone
+    assert found["passes"] == {}  # thresholds exist for the full size only
     return found
 
 

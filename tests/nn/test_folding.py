@@ -10,7 +10,7 @@ from random_variables import random_variables
 
 from segnet_jax.nn import SegNet, fold_batch_norm
 
-TINY = {"width": 1 / 16, "batch_norm_epsilon": 0.2}  # an epsilon that no one could forget without being seen
+TINY = {"width": 1 / 16, "batch_norm_epsilon": 0.2}  # an epsilon so large that omitting it would be noticed
 
 
 def evaluate(model):

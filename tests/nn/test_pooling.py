@@ -76,7 +76,7 @@ def pool_and_unpool(x, factor, cotangent_of_maxima, cotangent_of_unpooled, pooli
 )
 def test_values_codes_and_gradients_equal_the_loop_with_ties(height, width, dtype, pooling):
     rng = np.random.default_rng(height * 10 + width)
-    x = rng.integers(-2, 3, (2, height, width, 3)).astype(dtype)  # five values: most windows hold a tie
+    x = rng.integers(-2, 3, (2, height, width, 3)).astype(dtype)  # five values: most windows have a tie
     maxima, codes = pool_by_loop(x, pooling)
     # small integers, so that no product is rounded and all comparisons are exact
     factor, cotangent_of_maxima = rng.integers(-3, 4, (2, *maxima.shape)).astype(dtype)

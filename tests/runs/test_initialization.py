@@ -198,7 +198,7 @@ def test_one_line_says_that_all_classes_are_kept(source):
     assert "kept none; new A, B; left out Sky, " in describe_start(trained, ["A", "B"])
 
 
-# --- trainings ---
+# --- training runs ---
 
 
 def test_it_trains_on_eight_devices_in_float16_at_another_size_and_resumes_without_its_source(source, tmp_path, capfd):

@@ -126,7 +126,7 @@ def test_every_key_is_classed_and_tried():
     assert OTHERS.keys() == fields - NOT_OF_THE_TRAINING and len(fields) > 45
     assert {on_resume(name) for name in fields} == {"free", "of this start", "override", "refused"}
     assert {on_resume(name) for name in NOT_OF_THE_TRAINING} == {"of this start"}
-    # What makes the state or the plan another is refused, what makes the recipe another can be overridden.
+    # Changes of the state or the sampling are refused, changes of the training settings can be overridden.
     assert {name for name in OTHERS if on_resume(name) == "refused"} == {
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
         *("final_batch_norm", "init", "preprocessing", "seed", "precision", "ema_decay", "leave_out"),
@@ -408,7 +408,7 @@ def test_without_a_name_the_same_command_resumes_its_newest_unfinished_run(stopp
     assert (tmp_path / "runs" / "synthetic-2" / "result.json").exists()
     assert run("--max-steps", 1, "--seed", 1) == 0  # it is finished: a new one
     with RunLock(tmp_path / "runs" / "synthetic-3"):
-        assert run("--max-steps", 1, "--seed", 1) == 0  # somebody trains in it: another new one
+        assert run("--max-steps", 1, "--seed", 1) == 0  # another process trains in it: another new one
     assert sorted(path.name for path in (tmp_path / "runs").iterdir())[2:] == ["synthetic-3", "synthetic-4"]
 
 

@@ -180,7 +180,7 @@ def test_an_unreadable_checkpoint_is_logged_and_the_older_one_used(two_saved, tm
             f"warning: the newest checkpoint of step 2 cannot be read: {os.strerror(number)}",
             "using the newest checkpoint of step 1 instead",
         ]
-        assert checkpoints.folders.steps("newest") == [1, 2]  # who only reads moves nothing
+        assert checkpoints.folders.steps("newest") == [1, 2]  # readers move nothing
         checkpoints.folders.delete_after(1)
     assert checkpoints.folders.steps("newest") == [1] and check(folder / "damaged" / "newest-2")["step"] == 2
 
@@ -290,7 +290,7 @@ def test_nothing_older_is_removed_before_the_new_one_was_read_back(state, tmp_pa
         checkpoints.save("newest", 2, at(state, 2), {"best": None})
         with pytest.raises(DiskFailed, match="differs from what was written when read back"):
             checkpoints.wait()
-        assert checkpoints.folders.steps("newest") == [1]  # what is wrong is not there
+        assert checkpoints.folders.steps("newest") == [1]  # the damaged checkpoint is not there
         assert checkpoints.newest_saved() == 1
         verify(checkpoints.folders.path("newest", 1))
 

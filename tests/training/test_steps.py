@@ -112,7 +112,7 @@ def step_by_hand(model, state, batches):
             log_share = jax.nn.log_softmax(logits)
             known = (
                 jax.nn.one_hot(batch["label"], CLASSES) * WEIGHTS[None, None, None]
-            )  # VOID is no class: a row of zeros
+            )  # VOID is not a class: a row of zeros
             return -(known * log_share).sum() / total, new["batch_stats"]
 
         (one_loss, stats), one = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)

@@ -111,7 +111,7 @@ def test_a_negative_variance_is_refused(small, tmp_path):
     assert "features.1.running_var is a variance" in complaint(tmp_path / "w.pth")
 
 
-# what is no weight file
+# files that are not weight files
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_flipped_bits_give_a_vgg_or_one_line_and_never_another_error(small, tmp_
                 assert "\n" not in str(error)
 
 
-# files that would do harm
+# malicious files
 
 
 class Payload:

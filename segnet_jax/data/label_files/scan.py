@@ -56,7 +56,7 @@ def scan(labels: Sequence[Label], read_options: ReadOptions, faults: list[Fault]
     Args:
       labels: the files.
       read_options: how they are read.
-      faults: extended by unreadable files.
+      faults: list to extend with unreadable files.
     """
 
     def read(label: Label) -> LabelScan | tuple[Fault, ...]:

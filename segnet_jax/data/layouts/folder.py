@@ -149,7 +149,7 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
     Args:
       folder: the dataset folder.
       read_options: how its files are read.
-      faults: extended by links out of the folder and unusable file names.
+      faults: list to extend with links out of the folder and unusable file names.
     """
     found = folders_with_pictures(folder, pictures_below(folder, folder, faults, "", read_options.follow_links))
     places = {parts: place_of(parts) for parts in found}
@@ -251,7 +251,7 @@ def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
     Args:
       place: the folder searched first.
       folder: the dataset folder.
-      faults: extended if a split has several lists and none is named exactly like it.
+      faults: list to extend if a split has several lists and none is named exactly like it.
     """
     for inner in LIST_FOLDERS if place == folder else ("",):
         there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; includes dead links
@@ -291,7 +291,7 @@ def by_lists(
       entries: all pairs.
       lists: split -> its list.
       folder: the dataset folder.
-      faults: extended; with a training list, missing labels of unlisted images are removed from it.
+      faults: list to extend; with a training list, missing labels of unlisted images are removed from it.
     """
     if "train" in lists:  # then unlisted images need no label
         unlabeled = {fault.file: fault for fault in faults if fault.kind == WITHOUT_LABEL}

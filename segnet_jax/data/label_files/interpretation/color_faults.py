@@ -24,7 +24,7 @@ def choose_kinds(evidence: LabelEvidence, faults: list[Fault]) -> tuple[Kind, ..
 
     Args:
       evidence: scans and class file.
-      faults: extended by undecidable files, and palettes that contradict the class file or each other.
+      faults: list to extend with undecidable files, and palettes that contradict the class file or each other.
     """
     colors = dict(evidence.label_mapping.colors) if evidence.label_mapping and evidence.label_mapping.colors else None
     kinds: dict[Kind, list[LabelScan]] = {"grey": [], "palette": [], "rgb": []}
@@ -183,8 +183,8 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
     Args:
       evidence: scans and class file; the class file has colors, or no kind is read by color.
       by_color: kinds of files that are read by color.
-      faults: extended, unless the read options ignore unknown colors.
-      notes: extended by colors that become void.
+      faults: list to extend, unless the read options ignore unknown colors.
+      notes: list to extend with colors that become void.
     """
     scans = [scan for scan in evidence.scans if scan.kind in by_color]
     if not scans:

@@ -46,8 +46,8 @@ def interpret(
       evidence: scans and class file.
       default: label mapping of the layout's own dataset.
       fits_default: maps {value: pixels} to whether the labels can be that dataset's.
-      faults: extended by errors, and by interpretations to choose from.
-      notes: extended by lines for the log.
+      faults: list to extend with errors and interpretations to choose from.
+      notes: list to extend with lines for the log.
 
     Returns:
       The interpretation, or None with a fault if there is not exactly one.

@@ -22,8 +22,8 @@ def values_without_table(evidence: LabelEvidence, faults: list[Fault], notes: li
 
     Args:
       evidence: scans, without a class file.
-      faults: extended by errors, and by interpretations to choose from.
-      notes: extended by the class names and how to change them.
+      faults: list to extend with errors and interpretations to choose from.
+      notes: list to extend with the class names and how to change them.
 
     Returns:
       The label mapping, or None with a fault if the labels contain no class ids.

@@ -35,7 +35,7 @@ def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: l
     Args:
       evidence: scans and class file.
       by_color: kinds of files that are read by color, which are skipped.
-      faults: extended by unknown values, and by interpretations to choose from.
+      faults: list to extend with unknown values and interpretations to choose from.
     """
     scans = [scan for scan in evidence.scans if scan.kind not in by_color]
     if not scans:

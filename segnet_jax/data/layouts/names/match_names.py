@@ -33,7 +33,7 @@ def pictures_below(
     Args:
       root: where to search.
       folder: the dataset folder, which no link may leave.
-      faults: extended by links out of the folder and unusable names.
+      faults: list to extend with links out of the folder and unusable names.
       glob: pattern for names; empty for all.
       follow_links: whether links may leave the folder.
 
@@ -101,7 +101,7 @@ def unique_images(images: Mapping[str, Path] | Sequence[Path], root: Path, folde
       images: paths below the root.
       root: the image folder.
       folder: the dataset folder.
-      faults: extended.
+      faults: list to extend.
 
     Returns:
       name -> path.
@@ -143,7 +143,7 @@ def match(
       labels: candidate labels.
       root: the label folder.
       folder: the dataset folder.
-      faults: extended by images without a label or with two.
+      faults: list to extend with images without a label or with two.
       suffix: as in `pair_names`.
 
     Returns:

@@ -73,7 +73,7 @@ def sound_pairs(
       entries: split -> its pairs of files.
       folder: the dataset folder.
       read_options: how its files are read.
-      faults: extended.
+      faults: list to extend.
     """
     check_label = functools.partial(check_label_header, colored=True, threshold=True)
     check_image = functools.partial(check_image_header, image_range=read_options.image_range)
