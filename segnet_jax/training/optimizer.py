@@ -72,7 +72,7 @@ def learning_rate_schedule(
       schedule: "constant"; "step": multiply by `drop_factor` every `drop_every` steps; "poly": the remaining fraction
         of the steps to the `power`; "cosine": cosine decay to 0.
       peak: the peak learning rate.
-      total_steps: number of steps in the whole run, including the warm-up.
+      total_steps: number of steps in the whole training, including the warm-up.
       warmup_steps: steps of linear warm-up; the schedule starts after them.
       drop_every: in steps.
       drop_factor: for "step".
