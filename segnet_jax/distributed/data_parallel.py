@@ -118,10 +118,7 @@ def parallel_train_step(step: Callable, devices: Devices, store_axis: int | None
 
 
 def parallel_eval_step(step: Callable, devices: Devices, store_axis: int | None = None) -> Callable:
-    """Map an evaluation step over the devices.
-
-    It takes variables, inputs and store; it returns sums over all devices and the outputs of each local device.
-    """
+    """Map an evaluation step over the devices; it returns sums over all devices and each local device's outputs."""
     return _mapped(step, devices, (None, 0, store_axis), (None, 0), donate_argnums=())
 
 

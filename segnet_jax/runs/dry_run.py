@@ -204,7 +204,7 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
         if any(one.tobytes() != other.tobytes() for one, other in zip(ours, theirs, strict=True)):
             raise DiskFailed(
                 f"a checkpoint written to {folder.parent} differs when read back: the disk or memory may be faulty; "
-                "check them, or choose another --run folder"
+                "choose another --run"
             )
     return {"seconds": seconds, "bytes": num_bytes_of(state)}
 

@@ -288,7 +288,7 @@ def test_nothing_older_is_removed_before_the_new_one_was_read_back(state, tmp_pa
         checkpoints.wait()
         monkeypatch.setattr(checkpoints, "_read", lambda folder, like: jax.tree.map(np.zeros_like, like))
         checkpoints.save("newest", 2, at(state, 2), {"best": None})
-        with pytest.raises(DiskFailed, match="differs from what was written when read back"):
+        with pytest.raises(DiskFailed, match="differs when read back"):
             checkpoints.wait()
         assert checkpoints.folders.steps("newest") == [1]  # the damaged checkpoint is not there
         assert checkpoints.newest_saved() == 1
