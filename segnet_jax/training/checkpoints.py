@@ -147,7 +147,7 @@ class Checkpoints:
             self._writer.wait_until_finished()
             final = self.folders.path(which, step)
             if not are_same(self._read(partial, copy), copy):
-                raise DiskFailed(f"{final} differs when read back: the disk or memory may be faulty; choose another --run")
+                raise DiskFailed(f"{final} differs when read back: disk or memory may be faulty; choose another --run")
             atomic_write_json(partial / META, meta)
             finalize(partial, final, {"step": step, "config": meta.get("config"), "state": sum_of_copy})
             self.folders.set_last_saved(which, step)
