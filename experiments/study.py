@@ -2,9 +2,9 @@
 
 python experiments/study.py experiments/ablation/study.toml --data DIR --runs FOLDER
 
-A study.toml lists variants (config fields over `[small]` and `[recipe]`) and tables of variants. Each training leaves
-its scores in `scores/` beside the study.toml and is not repeated while they are there; an interrupted one is resumed.
-On a CPU, `--at-once 2` gives each of two trainings half of the cores, which takes less time in total.
+A study.toml lists variants (config fields over `[small]` and `[recipe]`) and tables of variants. The scores of each run
+are kept in `scores/` next to the study.toml, and the run is not repeated while they exist; an interrupted run is
+resumed. On a CPU, `--at-once 2` trains two runs at a time on half of the cores each, which takes less time in total.
 """
 
 import argparse
@@ -33,7 +33,7 @@ START = "start_from"  # key of a variant: the variant whose finished run, of the
 
 
 def main() -> int:
-    """Run the command; return 1 if a training failed, which does not stop the others."""
+    """Run the command; return 1 if a run failed, which does not stop the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=pathlib.Path, help="the study.toml")
     parser.add_argument("--data", help="CamVid; without it nothing is trained, and existing scores are collected")
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--init", help="weight file for variants whose init is vgg16, where it is not in the cache")
     parser.add_argument("--seeds", type=int, nargs="+", default=None, help="default: those of the study")
     parser.add_argument("--variants", nargs="+", default=None, help="default: all")
-    parser.add_argument("--at-once", type=int, default=1, help="number of trainings to run in parallel")
+    parser.add_argument("--at-once", type=int, default=1, help="number of runs to train in parallel")
     parser.add_argument("--machine", help="description of the machine; without it no table is written")
     given = parser.parse_args()
     study = Study(given.study)
@@ -71,17 +71,17 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Study:
-    """A study.toml and the scores kept beside it.
+    """A study.toml and the scores kept next to it.
 
     Attributes:
-      path: of the study.toml.
+      path: path of the study.toml.
     """
 
     path: pathlib.Path
 
     @cached_property
     def content(self) -> dict:
-        """The parsed study.toml."""
+        """Parsed content of the study.toml."""
         return tomllib.loads(self.path.read_text(encoding="utf-8"))
 
     @property
@@ -100,7 +100,7 @@ class Study:
         return self.path.parent / "scores"
 
     def settings(self, variant: str, seed: int) -> tuple[str, str]:
-        """Return the protocol that a training starts from, or "", and the text of its config file."""
+        """Return the protocol that a run starts from, or "", and the text of its config file."""
         changes = dict(self.variants[variant])
         changes.pop(START, None)
         protocol = changes.pop("protocol", "")
@@ -110,7 +110,7 @@ class Study:
         return protocol, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
     def read_kept(self, path: pathlib.Path) -> dict:
-        """Read the kept scores of a training; exit if they were made with another study.toml."""
+        """Read the kept scores of a run; exit if they were made with another study.toml."""
         kept = json.loads(path.read_text(encoding="utf-8"))
         variant, _, seed = path.stem.rpartition("-")
         if (kept["protocol"], kept["config"]) != self.settings(variant, int(seed)):
@@ -135,7 +135,7 @@ class Study:
 
 
 def train_all(study: Study, given: argparse.Namespace) -> list[tuple[str, int]]:
-    """Train all wanted variants and seeds; return those that failed."""
+    """Train all selected variants and seeds; return those that failed."""
     failed = []
     seeds = given.seeds or study.content.get("seeds", [0, 1, 2])
     wanted = [(variant, seed) for seed in seeds for variant in given.variants or study.variants]
@@ -160,10 +160,10 @@ def train_all(study: Study, given: argparse.Namespace) -> list[tuple[str, int]]:
 def train_and_score(
     study: Study, variant: str, seed: int, runs: pathlib.Path, data: str, init: str | None, cores: list[int]
 ) -> None:
-    """Run what is still missing of one training and its scores, and keep the scores.
+    """Run the missing parts of one run and its evaluations, and keep the scores.
 
     Raises:
-      subprocess.CalledProcessError: a command failed; its output is in RUN.log.
+      subprocess.CalledProcessError: If a command failed; its output is in RUN.log.
     """
     kept = study.kept / f"{variant}-{seed}.json"
     if kept.exists():
@@ -213,7 +213,7 @@ def train_and_score(
 
 
 def summarize(found: dict[str, dict]) -> dict:
-    """Return what is kept of a run's result and of the evaluations after it."""
+    """Return the kept part of a run's result and of the later evaluations."""
     result = found["result"]
     summary = {name: result[name] for name in ("num_steps", "seconds", "commit", "versions")}
     if "scores" in found:
@@ -239,7 +239,7 @@ def read_fit(metrics: pathlib.Path) -> dict:
 
 
 def as_markdown(rows: list[dict], first_column: str = "training") -> str:
-    """Return the rows as a Markdown table: percent, mean over the seeds, mIoU also with its smallest and largest."""
+    """Return the rows as a Markdown table: percent, mean over the seeds, and for mIoU also minimum and maximum."""
     lines = [f"| {first_column} | seeds | mIoU | from, to | class acc. | global acc. |", "|---|---|---|---|---|---|"]
     for row in rows:
         if row["seeds"]:
@@ -250,7 +250,7 @@ def as_markdown(rows: list[dict], first_column: str = "training") -> str:
 
 
 def insert_table(table: str, page: pathlib.Path, name: str) -> None:
-    """Put a table into its place in a page, between <!-- NAME --> and <!-- / -->."""
+    """Insert a table into a page, between <!-- NAME --> and <!-- / -->."""
     before, _, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->")
     _, end, after = rest.partition("<!-- / -->")
     page.write_text(f"{before}<!-- {name} -->\n{table}\n{end}{after}", encoding="utf-8")
@@ -273,7 +273,7 @@ def draw_scores(question: str, rows: list[dict], path: pathlib.Path, images: str
 
 
 def draw_curves(question: str, rows: list[dict], path: pathlib.Path) -> None:
-    """Draw validation mIoU over the epochs, a line for each training, named at its end."""
+    """Draw validation mIoU over the epochs, one line per run, labeled at its end."""
     rows = [row for row in rows if row["seeds"] and row["curves"][0]]
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     for row, color in zip(rows, plt.cm.turbo(np.linspace(0.05, 0.95, max(len(rows), 2))), strict=False):

@@ -32,7 +32,7 @@ class Scores:
 
     @classmethod
     def from_json(cls, details: Mapping[str, Any]) -> "Scores":
-        """Create from the content of `result.json`."""
+        """Create scores from the content of `result.json`."""
         iou = {name: row["iou"] for name, row in details["per_class"].items()}
         return cls(details["miou"], details["global_accuracy"], iou, details)
 
@@ -42,8 +42,8 @@ class Run:
     """A run folder.
 
     Attributes:
-      folder: its path.
-      scores: of the finished training; None before.
+      folder: path of the run folder.
+      scores: scores of the finished run; None before.
     """
 
     folder: pathlib.Path
@@ -55,7 +55,7 @@ class Run:
 
 
 def train(**settings: Any) -> Run:
-    """Train SegNet as `python -m segnet_jax.train` does, with the same recipe for own images, and return the run.
+    """Train SegNet as `python -m segnet_jax.train` does, with the same defaults for own images, and return the run.
 
     Progress is logged to standard error. The same call resumes a run that was interrupted.
 

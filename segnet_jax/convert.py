@@ -132,7 +132,7 @@ def _classes_of(trained: CaffeSegNet, table: str, path: pathlib.Path) -> ClassTa
 
 
 def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, options: ConvertOptions) -> Config:
-    """Return the run's config: the published recipe, as far as it applies to the file."""
+    """Return the run's config: the published protocol, adapted to the file."""
     dropout = options.dropout if options.dropout != -1 else DROPOUT if trained.has_dropout else 0.0
     recipe = (
         "segnet-basic" if trained.network == "segnet-basic" else "bayesian-segnet" if dropout else "camvid-tutorial"

@@ -130,7 +130,7 @@ def _check_writable(flag: str, path: str, data: str) -> None:
     check_place(flag, path, is_ours=is_asked_for if flag == "picture" else is_result)
     file = pathlib.Path(path)
     if path and file.exists() and file.resolve().is_relative_to(pathlib.Path(data).resolve()):
-        raise UserError(f"--{flag} {path} is a file of the dataset and is not overwritten; give another file")
+        raise UserError(f"--{flag} {path} is a file of the dataset and is not overwritten; choose another file")
 
 
 def _command(found: DatasetReport, config: Config) -> list[str]:
@@ -200,7 +200,7 @@ def _print_sizes(dataset: Dataset, suggestion: Suggestion) -> None:
 def _audit(dataset: Dataset) -> sequences.Audit | None:
     """Audit neighboring frames across splits; None unless there are several sequences, or one in several splits."""
     found = sequences.audit({name: split.names for name, split in dataset.splits.items()})
-    return found if found is not None and (len(found.sequences) > 1 or found.neighbours) else None
+    return found if found is not None and (len(found.sequences) > 1 or found.neighbors) else None
 
 
 def _draw(
@@ -241,7 +241,7 @@ def _write_classes(options: DoctorOptions, config: Config) -> int:
     """Write a class table of the label values or colors found, for the user to edit."""
     path, reading = pathlib.Path(options.classes), read_options_of(config)
     if os.path.lexists(path):
-        raise UserError(f"--classes {path} already exists and is not overwritten; delete it, or give another file")
+        raise UserError(f"--classes {path} already exists and is not overwritten; delete it, or choose another file")
     faults: list[Fault] = []
     found = scan(label_files(options.data, reading), reading, faults)
     if not found:

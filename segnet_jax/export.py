@@ -91,7 +91,7 @@ def export(options: ExportOptions) -> int:
     check_place("json", options.json, made=out)
     json_path = pathlib.Path(options.json)
     if json_path.name in (REPORT_FILE, *FILES.values()) and json_path.absolute().parent == out.absolute():
-        raise UserError(f"--json {options.json} is a file of the export itself; give another file")
+        raise UserError(f"--json {options.json} is a file of the export itself; choose another file")
     formats = tuple(dict.fromkeys(options.format))
     config = read_run(options.run)
     for name in formats:
@@ -144,7 +144,7 @@ def _read_earlier_report(out: pathlib.Path, formats: tuple[Format, ...], overwri
     existing = [FILES[name] for name in formats if os.path.lexists(out / FILES[name])]
     if existing and not overwrite:
         raise UserError(
-            f"{out} already contains {listed(existing)}; add --overwrite, or give another folder with --out"
+            f"{out} already contains {listed(existing)}; add --overwrite, or choose another folder with --out"
         )
     path = out / REPORT_FILE
     try:
@@ -153,12 +153,12 @@ def _read_earlier_report(out: pathlib.Path, formats: tuple[Format, ...], overwri
             raise TypeError("a report is a table")
         known = {file: checksum for name in report for file, checksum in report[name]["files"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{path} is not an export report; move it away, or give another folder with --out") from None
+        raise UserError(f"{path} is not an export report; move it away, or choose another folder with --out") from None
     files = [file for name in existing for file in _files_below(out, name)]
     if foreign := [file for file in files if known.get(file) != _checksum(out, file)]:
         raise UserError(
             f"{out} contains {listed(foreign)}, which differs from what was exported there and is not overwritten; "
-            "move it away, or give another folder with --out"
+            "move it away, or choose another folder with --out"
         )
     return report
 
@@ -181,7 +181,7 @@ def _make_folder(out: pathlib.Path) -> pathlib.Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot create the folder {out}: {error.strerror}; give another one with --out") from None
+        raise UserError(f"cannot create the folder {out}: {error.strerror}; choose another with --out") from None
     return out
 
 

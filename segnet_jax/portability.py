@@ -179,9 +179,9 @@ def _make_folder(out: pathlib.Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if existing := sorted(os.listdir(out)):
-            raise UserError(f"{out} already contains {listed(existing)}, which is not overwritten; give another --out")
+            raise UserError(f"{out} already contains {listed(existing)}, which is not overwritten; use another --out")
     except OSError as error:
-        raise UserError(f"cannot create the folder {out}: {error.strerror}; give another one with --out") from None
+        raise UserError(f"cannot create the folder {out}: {error.strerror}; choose another with --out") from None
 
 
 # --- measure ---
@@ -275,7 +275,7 @@ def report(options: CompareOptions) -> int:
     comparison = compare_machines([read_measured(pathlib.Path(file)) for file in options.files])
     for path in filter(None, (options.out, options.json)):
         if os.path.lexists(path) and not options.overwrite:
-            raise UserError(f"{path} already exists; give another file, or add --overwrite")
+            raise UserError(f"{path} already exists; choose another file, or add --overwrite")
     print_comparison(comparison)
     try:
         if options.out:

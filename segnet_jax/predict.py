@@ -60,7 +60,7 @@ number, such as 0).
 For a.jpg it writes a.png, a palette image with class ids as values, and a_overlay.jpg; for a.mp4, a_overlay.mp4.
 Existing files are never overwritten.
 
-Example:  python -m segnet_jax.predict runs/demo-1 photos/ --out labelled --json labelled.json
+Example:  python -m segnet_jax.predict runs/demo-1 photos/ --out labeled --json labeled.json
 
 Large:    python -m segnet_jax.predict runs/demo-1 map.png --tile 512 512"""
 
@@ -117,7 +117,7 @@ def predict(options: PredictOptions) -> int:
         with stop.at_once():
             check_place("json", options.json, made=options.out)
             if options.json and os.path.lexists(options.json):
-                raise UserError(f"--json {options.json} already exists and is not overwritten; give another file")
+                raise UserError(f"--json {options.json} already exists and is not overwritten; choose another file")
             config = dataclasses.replace(
                 files.read_run(options.run),
                 devices=options.devices,
@@ -212,7 +212,7 @@ def _make_folder(options: PredictOptions) -> pathlib.Path:
                 folder.mkdir()
                 return folder
     except OSError as error:
-        raise UserError(f"cannot create the folder {folder}: {error.strerror}; give another one with --out") from None
+        raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another with --out") from None
 
 
 def _scoring(options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing) -> LabelScoring:

@@ -72,7 +72,7 @@ def report(options: ReportOptions) -> int:
     path = pathlib.Path(options.out or (folders[0] / REPORT_FILE if is_single else "comparison.html"))
     check_place("json", options.json)
     if os.path.lexists(path) and not (is_report(path) and _may_overwrite(path, folders)):
-        raise UserError(f"{path} exists, is not a report of this run and is not overwritten; give another --out")
+        raise UserError(f"{path} exists, is not a report of this run and is not overwritten; choose another --out")
     try:
         runs = [read_run_summary(folder) for folder in folders]
         published = _compare_published(runs, options) if options.published else None
@@ -130,7 +130,7 @@ def _compare_published(runs: Sequence[RunSummary], options: ReportOptions) -> di
 
 
 def _may_belong_to(run: RunSummary, evaluation: dict[str, Any]) -> bool:
-    """Return whether an evaluation has the run's seed and recipe; its dataset may be another one."""
+    """Return whether an evaluation has the run's seed and settings; its dataset may differ."""
 
     def recipe(result: dict[str, Any]) -> dict[str, Any]:
         differences = result.get("differences")
@@ -183,7 +183,7 @@ def _run_folder(run: str) -> pathlib.Path:
     if not os.path.isdir(folder):
         raise UserError(f"no run {run}: there is no such folder")
     if not confined.is_file(folder, "config.toml"):
-        raise UserError(f"no run in {run}: it holds no config.toml")
+        raise UserError(f"no run in {run}: it contains no config.toml")
     confined.check_tree(folder)
     return folder
 

@@ -30,7 +30,7 @@ IMAGES, LABELS = "701_StillsRaw_full.zip", "LabeledApproved_full.zip"
 
 
 def repacked(archive, replaced, *more):
-    """Repack an archive with the members of some frames replaced and some members added."""
+    """Return a function that repacks an archive with some frames replaced and some members added."""
 
     def spoil(folder):
         with zipfile.ZipFile(folder / archive) as old:
@@ -42,7 +42,7 @@ def repacked(archive, replaced, *more):
 
 
 def colored(frame, first_row=None, alpha=None):
-    """A label as the archive contains it, with a stray color in its first row, or with an alpha channel."""
+    """Return a label PNG as the archive contains it, with a stray color in its first row or with an alpha channel."""
     picture = test_archives.COLORS[test_archives.picture(frame, (24, 32))[1]]
     if first_row is not None:
         picture[0] = first_row
@@ -50,7 +50,7 @@ def colored(frame, first_row=None, alpha=None):
 
 
 def inverted(archive, marker, offset, mask=0xFF):
-    """Flip the bits of one byte after a marker."""
+    """Return a function that flips the bits of one byte after a marker."""
 
     def flip(data):
         place = data.rindex(marker) + offset
@@ -60,7 +60,7 @@ def inverted(archive, marker, offset, mask=0xFF):
 
 
 def fetched(**changes):
-    """Let `prepare` download the labels' archive from the folder, with a checksum that does not match."""
+    """Return a patch that makes `prepare` download the label archive from the folder; its checksum differs."""
 
     def patch(monkeypatch, folder):
         local = {"urls": ((folder / LABELS).as_uri(),), "num_bytes": None}
@@ -170,7 +170,7 @@ FLAGS = [
 
 
 def weights(make=weight_files.state_dict):
-    """Write the weights of a small VGG."""
+    """Return a function that writes the weights of a small VGG."""
 
     def spoil(folder):
         made = make(weight_files.random_vgg(weight_files.SMALL16))
@@ -204,7 +204,7 @@ def turn(kernel):
 
 
 WEIGHTS = [
-    Case(47, "no-code", "weights.pth", ("holds code, which is not run", "fix: use a file"), bare_pickle, INIT),
+    Case(47, "no-code", "weights.pth", ("contains code, which is not run", "fix: use a file"), bare_pickle, INIT),
     Case(47, "bad-weights:missing", "weights.pth", ("26 missing",), weights(lambda convs: {}), INIT),
     Case(
         47,
@@ -230,7 +230,7 @@ WEIGHTS = [
 
 
 def newer(folder):
-    """Write the manifest of the newest checkpoint as a later version might."""
+    """Rewrite the newest checkpoint's manifest as a later version might write it."""
     for path in folder.parent.glob(f"run/checkpoints/*/*/{training_manifest.MANIFEST}"):
         manifest = json.loads(path.read_text())
         manifest |= {"version": training_manifest.VERSION + 1}
@@ -247,13 +247,13 @@ HELD = []
 
 
 def lock(folder):
-    """Lock the run as another process does."""
+    """Lock the run, as another process would."""
     HELD.append(open(folder.parent / "run/lock", "ab"))  # noqa: SIM115
     fcntl.flock(HELD[-1], fcntl.LOCK_EX)
 
 
 def read_only(monkeypatch, folder):
-    """Simulate a disk that nothing can be created on; permissions do not stop root, whom container tests run as."""
+    """Simulate a disk on which nothing can be created; permissions do not stop root, who runs container tests."""
 
     def mkdir(path, *args, **settings):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -274,7 +274,7 @@ ONE_PIXEL = put("trainannot/c.png", encode(label_with(7)))
 
 RUNS = [
     Case(46, "usage:absent", "no/run", ("there is no such folder",), flags=("--run", "{folder}/../no/run", "--resume")),
-    Case(46, "usage:no run", "CamVid", ("holds no config.toml",), flags=("--run", "{folder}", "--resume")),
+    Case(46, "usage:no run", "CamVid", ("contains no config.toml",), flags=("--run", "{folder}", "--resume")),
     Case(46, "usage:finished", "run", ("is finished: all 6 steps are done",), flags=RESUME),
     Case(46, "usage:other model", "run", (OTHER, "width 0.0625 -> 0.125"), flags=(*RESUME, "--width", "0.125")),
     Case(

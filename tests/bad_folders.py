@@ -1,7 +1,7 @@
 """The corpus of bad inputs: folders of images and labels, in SegNet-Tutorial's layout.
 
-Rows of the table on color tables and other layouts have the nearest equivalent in this layout; `planted_faults.py` has
-those of user-made folders.
+Rows of the table about color tables and other layouts are represented by their nearest equivalent in this layout;
+`planted_faults.py` has those of user-made folders.
 """
 
 import errno

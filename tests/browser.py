@@ -14,15 +14,15 @@ LIMIT = 60  # seconds for an answer
 
 
 class Page:
-    """An open page; a context manager.
+    """An open page, as a context manager.
 
     Args:
-      folder: what the browser writes comes here.
-      url: to open, once the page listens.
+      folder: folder for the browser's files.
+      url: URL to open once event handlers are installed.
 
     Attributes:
-      errors: what came to the console: errors, warnings, exceptions and breaches of the page's policy.
-      requests: URLs that the page requested, except data URLs.
+      errors: console errors and warnings, exceptions, and violations of the page's content security policy.
+      requests: requested URLs except data URLs.
     """
 
     def __init__(self, folder, url: str):
@@ -81,7 +81,7 @@ class Page:
             self._note(self._next())
 
     def order(self, method: str, **params):
-        """Send a command and return its result; events received meanwhile are recorded."""
+        """Send a command and return its result; record the events received meanwhile."""
         self._number += 1
         request = {"id": self._number, "method": method, "params": params}
         request |= {"sessionId": self._session} if self._session else {}

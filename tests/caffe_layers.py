@@ -1,20 +1,23 @@
-"""Layers of Caffe SegNet in numpy and float64, by their definitions, and the two networks built from them.
+"""Caffe SegNet's layers in numpy and float64, written from their definitions, and the two networks built from them.
 
-Written after caffe-segnet's layers at 344c113 and SegNet-Tutorial's prototxts, with nothing of the package: images are
-BGR 0..255 [3,H,W], masks are flat places h * W + w in the pooled plane, the sizes of unpooled maps are set by hand.
+They follow caffe-segnet's layers at 344c113 and SegNet-Tutorial's prototxts and use no code of the package. Images are
+BGR 0..255 [3,H,W]; masks are flat indices h * W + w into the pooled plane; the sizes of unpooled maps are set by hand.
 """
 
 import numpy as np
 
 FULL = ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3))  # stage, convolutions
 SIZES_360x480 = {5: (23, 30), 4: (45, 60), 3: (90, 120), 2: (180, 240), 1: (360, 480)}
-"""Of `upsample5` and `upsample4` as the prototxts set them; the others are of scale 2."""
+"""Output sizes of the upsampling layers; the prototxts set only those of `upsample5` and `upsample4`."""
 BASIC_SIZES_360x480 = {4: (45, 60), 3: (90, 120), 2: (180, 240), 1: (360, 480)}
-"""`upsample4` is of scale 2 with `pad_out_h`, 2 * 23 - 1; the others are of scale 2."""
+"""Output sizes for SegNet-Basic: `upsample4` has scale 2 with `pad_out_h`, 2 * 23 - 1; the others have scale 2."""
 
 
 def convolution(x, kernel, bias):
-    """[C,H,W] with a kernel [O,C,k,k], k odd, under k // 2 zeros on each side."""
+    """Convolve [C,H,W] with a kernel [O,C,k,k], k odd, padded with k
+
+    2 zeros on each side.
+    """
     outputs, _, side, _ = kernel.shape
     _, height, width = x.shape
     padded = np.pad(x, [(0, 0)] + [(side // 2, side // 2)] * 2)
@@ -27,12 +30,15 @@ def convolution(x, kernel, bias):
 
 
 def batch_norm(x, scale, shift):
-    """BN layer in INFERENCE mode."""
+    """Apply the BN layer in INFERENCE mode."""
     return x * np.float64(scale).reshape(-1, 1, 1) + np.float64(shift).reshape(-1, 1, 1)
 
 
 def max_pool(x):
-    """2x2 windows, one every two pixels, ceil((size - 2) / 2) + 1 of them; a later place wins only if it is larger."""
+    """Pool 2x2 windows with stride 2; return maxima and masks.
+
+    The output has ceil((size - 2) / 2) + 1 windows per axis. A later cell wins only if it is larger.
+    """
     channels, height, width = x.shape
     rows, columns = (-(-(size - 2) // 2) + 1 for size in (height, width))
     best, mask = np.full((channels, rows, columns), -np.inf), np.zeros((channels, rows, columns))
@@ -48,7 +54,7 @@ def max_pool(x):
 
 
 def upsample(x, mask, size):
-    """Zeros, with each value at its flat index."""
+    """Return zeros with each value at its flat index."""
     y = np.zeros((len(x), size[0] * size[1]))
     for plane, values, places in zip(y, x, mask, strict=True):
         plane[places.astype(int).ravel()] = values.ravel()
@@ -56,7 +62,10 @@ def upsample(x, mask, size):
 
 
 def local_response(x, size=5, alpha=1e-4, beta=0.75):
-    """LRN across channels, with k = 1: each value by (1 + alpha / size * sum of squares over the window) ** beta."""
+    """Apply LRN across channels with k = 1.
+
+    Each value is divided by (1 + alpha / size * sum of squares over the window) ** beta.
+    """
     y = np.empty_like(x)
     for channel in range(len(x)):
         window = x[max(channel - size // 2, 0) : channel + size // 2 + 1]
@@ -69,7 +78,10 @@ def relu(x):
 
 
 def segnet(blobs, bgr, sizes):
-    """`segnet_inference.prototxt`: logits, float64 [classes,H,W]; `sizes` of `upsample5` to `upsample1`."""
+    """Run `segnet_inference.prototxt`; return logits, float64 [classes,H,W].
+
+    `sizes` maps a stage to the output size of its upsampling layer.
+    """
     x, masks = np.float64(bgr), {}
     for stage, num_convolutions in FULL:
         for i in range(1, num_convolutions + 1):
@@ -87,7 +99,7 @@ def segnet(blobs, bgr, sizes):
 
 
 def segnet_basic(blobs, bgr, sizes):
-    """`segnet_basic_inference.prototxt`: no ReLU on the way up, and a classifier of 1x1."""
+    """Run `segnet_basic_inference.prototxt`; its decoder has no ReLU and its classifier is a 1x1 convolution."""
     x, masks = local_response(np.float64(bgr)), {}
     for stage in (1, 2, 3, 4):
         x = relu(batch_norm(convolution(x, *blobs[f"conv{stage}"]), *blobs[f"conv{stage}_bn"]))

@@ -19,7 +19,7 @@ NETWORKS = {
     "matlab": {"depth": 4, "final_batch_norm": True},
     "vgg19": {"encoder": "vgg19", "depth": 3, "pooling": "ceil"},
 }
-VARIANTS = {  # that ONNX and PyTorch's twin do not know: upsampling with both poolings, encoder's maps, SegNet-Basic
+VARIANTS = {  # not supported by ONNX and the PyTorch twin: upsampling with both poolings, encoder's maps, SegNet-Basic
     "bilinear": partial(SegNet, depth=2, upsampling="bilinear"),
     "bilinear-caffe": partial(SegNetBasic, depth=2, upsampling="bilinear", pooling="ceil"),
     "learnt": partial(SegNetBasic, depth=2, upsampling="learnt", encoder_addition=True),
@@ -42,7 +42,7 @@ def subject_of(name, seed=0):
 
 
 def images_of(shape, seed=0):
-    """Random blocks of color, which cause ties in many windows."""
+    """Return images of random color blocks, which cause ties in many windows."""
     blocks = np.random.default_rng(seed).integers(0, 256, (shape[0], -(-shape[1] // 4), -(-shape[2] // 4), 3), np.uint8)
     return blocks.repeat(4, 1).repeat(4, 2)[:, : shape[1], : shape[2]]
 

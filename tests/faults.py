@@ -1,9 +1,9 @@
 """Train with faults at chosen moments: `python tests/faults.py --log FILE --at MOMENT[:N]=FAULT -- FLAGS`.
 
-It wraps functions of the package and causes FAULT when MOMENT is reached for the N-th time (by default the first): see
-MOMENTS and FAULTS. FAULT+0.05 happens that many seconds later, in parallel with the work. FILE gets a line for each
-moment reached, with its count and the monotonic time; its last line shows what the process was doing when it was killed
-from outside. FLAGS are those of `segnet_jax.train`.
+Wraps functions of the package and causes FAULT when MOMENT is reached for the N-th time (by default the first): see
+MOMENTS and FAULTS. FAULT+0.05 happens that many seconds later, in parallel with the work. For each moment reached, a
+line with its count and the monotonic time is written to FILE; its last line shows what the process was doing when it
+was killed externally. FLAGS are those of `segnet_jax.train`.
 """
 
 import argparse
@@ -82,7 +82,7 @@ BALLAST = "ballast"
 
 
 class Faults:
-    """Count and log moments, and cause the fault that is scheduled for one."""
+    """A counter and log of moments that causes the fault scheduled for one."""
 
     def __init__(self, scheduled: list[str], log: str, disk: str):
         self._scheduled = {}

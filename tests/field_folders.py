@@ -11,7 +11,7 @@ COLORS = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0)], np.uint8)
 
 
 def scene(seed, height=48, width=64):
-    """An image uint8 [H,W,3] and its true ids uint8 [H,W]; the disc lies in the upper half, the box in the lower."""
+    """Return an image uint8 [H,W,3] and its true ids uint8 [H,W]: the disc in the upper half, the box in the lower."""
     rng = np.random.default_rng(seed)
     ids = np.zeros((height, width), np.uint8)
     y, x = np.mgrid[:height, :width]
@@ -38,7 +38,7 @@ def palette_png(ids, colors, path):
 
 
 def read_as(dataset, splits=None):
-    """Return the class that nearly all pixels of ground, disc and box are read as: color -> class name."""
+    """Return color -> class name as which nearly all pixels of ground, disc and box are read."""
     counts = {name: collections.Counter() for name in ("ground", "red", "blue")}
     for name, split in dataset.splits.items():
         if splits and name not in splits:

@@ -1,6 +1,6 @@
 """Damaged inputs for the readers: seeds in each format, and mutations that respect parts of the format.
 
-Everything follows from a `random.Random`, so an input is found again by reader, seed and number.
+All randomness comes from a `random.Random`, so that reader, seed and number reproduce an input.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ INTEGERS = (
     1 << 40,
 )
 INTEGERS += ((1 << 63) - 1, 1 << 63, (1 << 64) - 1)
-TOKENS = (  # what text and JSON can hold to a reader's surprise
+TOKENS = (  # tokens in text and JSON that may surprise a reader
     b"[" * 3000, b'{"a":' * 2000, b"9" * 5000, b"1e999", b"-1", b"nan", b"NaN", b"Infinity", b"-Infinity", b"null",
     b"true", b'""', b"''", b"[]", b"{}", b"\\u0000", b"\\ud800", b"\0", b"\n", b"\r", b"\t", b" ", b"../", b"/",
     b"\\", b"\xff", b"=", b"\xe2\x80\xa8", b"\xf0\x9f\x98\x80", b'"' * 3, b"a." * 1000, b"1979-05-27T07:32:00Z",
@@ -49,7 +49,7 @@ TOKENS = (  # what text and JSON can hold to a reader's surprise
 
 
 def mutate(random, data, others=(), tokens=()):
-    """Change one or more bytes, most often a few."""
+    """Change one or more bytes, usually a few."""
     data = bytearray(data)
     for _ in range(min(1 + int(random.expovariate(0.7)), 20)):
         size = len(data)
@@ -282,7 +282,7 @@ def pickles(random, seeds, others):
 
 @functools.cache
 def weight_seeds():
-    """Return small weight files of each format, name -> list of bytes; the VGGs of the package must be shrunk."""
+    """Return small weight files of each format, name -> list of bytes; the package's VGGs must be shrunk."""
     from safetensors.numpy import save_file
 
     small = files.random_vgg(files.SMALL16)
@@ -332,7 +332,7 @@ def weight_seeds():
 
 
 def segnet_seeds():
-    """Return small Caffe SegNets in each form; the VGGs of the package must be shrunk."""
+    """Return small Caffe SegNets in each form; the package's VGGs must be shrunk."""
     small, found = files.random_caffe_segnet(files.SMALL16), []
     with tempfile.TemporaryDirectory() as folder:
         for form in ("layers", "layer", "unpacked"):

@@ -2,8 +2,8 @@
 
     python tests/fuzz_readers.py --reader h5 --inputs 100000 --seed 0 --seconds 600 --keep findings
 
-prints one line of JSON. `--reader all` goes through all of them. An input that kills the process (a crash in a library
-written in C) or takes over five seconds is a finding too, and so are a warning and a hundred megabytes of memory.
+prints one line of JSON. `--reader all` runs all readers. An input that kills the process (a crash in a C library),
+takes over five seconds, causes a warning or takes a hundred megabytes of memory is a finding too.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def _pickle(folder):
 
 
 def _onnx(folder):
-    """Read with given preprocessing, so that more than the graph is read."""
+    """Read with the preprocessing given, so that more than the graph is read."""
     from segnet_jax.nn.preprocessing import TORCH
     from segnet_jax.weights.load import read_vgg
 
@@ -345,7 +345,7 @@ READERS = {
 
 
 def generated(name: str, seed: int, index: int, seeds: list[bytes]) -> bytes:
-    """Return the input of an index; one in twenty is noise."""
+    """Return the input at an index; one in twenty is noise."""
     random = Random(f"{name} {seed} {index}")
     if random.random() < 0.05:
         return inputs.noise(random, random.choice(seeds))
@@ -353,7 +353,7 @@ def generated(name: str, seed: int, index: int, seeds: list[bytes]) -> bytes:
 
 
 def outcome(read: Callable[[bytes], None], data: bytes, reader: Reader) -> str:
-    """Read one input; return "accepted", "refused", or what else happened and where."""
+    """Read one input; return "accepted", "refused", or a description and location of any other outcome."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     signal.setitimer(signal.ITIMER_REAL, reader.seconds)
     try:
@@ -381,7 +381,7 @@ def outcome(read: Callable[[bytes], None], data: bytes, reader: Reader) -> str:
 
 @contextlib.contextmanager
 def timed() -> Iterator[None]:
-    """Raise TookTooLong in an input that takes too long."""
+    """Raise TookTooLong if an input takes too long."""
 
     def stop(*_):
         raise TookTooLong("took too long")
@@ -410,7 +410,7 @@ def read_many(name: str, seed: int, indices: range, seconds: float, folder: Path
 
 
 def fuzz(name: str, seed: int, num_inputs: int, seconds: float, keep: Path | None) -> dict:
-    """Read many inputs in child processes, which may die; a new one continues after the input that killed the last."""
+    """Read many inputs in child processes; if an input kills one, a new process continues after that input."""
     start, index = time.monotonic(), 0
     counts, findings = {"accepted": 0, "refused": 0}, {}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as text:

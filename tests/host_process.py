@@ -1,6 +1,6 @@
 """One of several processes that test_hosts.py starts: `python host_process.py PORT ID COUNT HEARTBEAT WHAT...`.
 
-It joins the others, does WHAT, and prints the outcome on stdout as lines of JSON.
+Joins the others, does WHAT, and prints the outcome to stdout as lines of JSON.
 """
 
 import json
@@ -39,7 +39,7 @@ def psum():
 
 
 def agree(hosts, who, call_of_wish):
-    """Shares two values, meets, then steps until all have agreed to stop because one of them wanted to."""
+    """Share two values, meet, then step until all have agreed to stop at the request of one process."""
     shared = [hosts.broadcast("name", f"of {hosts.process_id}, {i}" if hosts.is_writer else None) for i in range(2)]
     gathered = [hosts.all_gather("place", f"{hosts.process_id}, {i}") for i in range(2)]
     hosts.barrier("begin", 20)
@@ -53,13 +53,16 @@ def agree(hosts, who, call_of_wish):
         unread.append(step(numbers))
         if len(unread) > 2:
             assert unread.popleft()[0, 0] == 2 * count
-    while unread:  # as the trainer does: a process that leaves in mid-collective would leave the others hanging
+    while unread:  # as the trainer does: a process that leaves during a collective would make the others hang
         assert unread.popleft()[0, 0] == 2 * count
     report(shared=shared, gathered=gathered, stopped_before=call, code=code)
 
 
 def wait(hosts, where):
-    """Computes once with the others, then waits to be killed: the victim, 0 or 1, on the host, the other in WHERE."""
+    """Compute once with the others, then wait to be killed.
+
+    The victim, process 0 or 1, waits on the host; the other waits in WHERE.
+    """
     victim, where = int(where[-1]), where[:-1]
     step, numbers = psum(), np.ones((2, 1), np.float32)
     step(numbers).block_until_ready()
@@ -71,7 +74,7 @@ def wait(hosts, where):
 
 
 def absent(hosts):
-    """Process 1 comes to the barrier twice, but not again in time, and leaves by the error that process 0 leaves by."""
+    """Miss the barrier as process 1 after reaching it twice; both processes must leave with the same error."""
     for _ in range(2):
         hosts.barrier("the check of the data", 20)
     if hosts.process_id == 1:
@@ -80,14 +83,14 @@ def absent(hosts):
 
 
 def fail(hosts, who):
-    """One or all make the user's mistake."""
+    """Raise a user error in one process or in all."""
     if who == "all" or int(who) == hosts.process_id:
         raise UserError("no folder /d")
     time.sleep(120)
 
 
 def stop(hosts):
-    """All are stopped."""
+    """Stop all processes."""
     raise Stopped(143)
 
 

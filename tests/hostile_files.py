@@ -1,9 +1,9 @@
-"""Files made to do harm, and a process that opens them as the commands do.
+"""Malicious files, and a process that opens them as the commands do.
 
     python tests/hostile_files.py FOLDER
 
-opens every file of the folder's `cases.json` and prints a line of JSON for each: exit code, what was printed, seconds,
-and the megabytes that the process has taken at most so far. A payload, where a file has one, makes `FOLDER/canary`.
+opens every file of the folder's `cases.json` and prints a line of JSON for each: exit code, output, seconds, and the
+peak memory of the process so far in megabytes. If the payload of a file runs, it creates `FOLDER/canary`.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ CASES = {}
 
 
 def hostile(reader):
-    """Marks a function that makes hostile files in a folder: name -> bytes, or None for what it has made itself."""
+    """Register a function that makes malicious files in a folder: name -> bytes, or None for a file already written."""
 
     def mark(make):
         CASES[make.__name__] = (reader, make)
@@ -40,7 +40,7 @@ def hostile(reader):
 
 
 def write_all(folder):
-    """Makes every file; returns the cases as (name, reader, path)."""
+    """Write every file; return the cases as (name, reader, path)."""
     cases = []
     for group, (reader, make) in CASES.items():
         own = folder / group
@@ -58,14 +58,14 @@ def write_all(folder):
 
 
 def zeros(num_bytes):
-    """A raw deflate stream of so many zeros, made at once: a million of them again and again."""
+    """Return a raw deflate stream of that many zeros, by repeating a compressed block of a million."""
     million = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = million.compress(bytes(1_000_000)) + million.flush(zlib.Z_FULL_FLUSH)
     return block * (num_bytes // 1_000_000) + b"\x03\x00"
 
 
 def raw_zip(members):
-    """A zip of (name, method, packed bytes, claimed size), whatever these are."""
+    """Return a zip of (name, method, packed bytes, claimed size), without checking any of them."""
     body, directory = bytearray(), bytearray()
     for name, method, packed, size in members:
         name = name.encode()
@@ -85,7 +85,7 @@ BOMB = 10_000_000_000
 
 
 def payloads(canary):
-    """Pickles that make the canary when Python runs them, by the step that they do it with."""
+    """Return pickles that create the canary when Python loads them, by the opcode that executes the call."""
     command = f"touch {canary}".encode()
     text = b"X" + struct.pack("<I", len(command)) + command
     touch = f"open({str(canary)!r}, 'w').close()".encode()
@@ -103,7 +103,7 @@ def payloads(canary):
 
 
 def runs(payload, canary):
-    """Whether Python's own interpreter would run a payload; the canary is taken away again."""
+    """Return whether Python's own unpickler runs a payload; remove the canary afterwards."""
     with contextlib.suppress(Exception):
         pickle.loads(payload)
     for _ in range(50):
@@ -115,7 +115,7 @@ def runs(payload, canary):
 
 
 def asleep(canary):
-    """Pickles that run only in an application that registers a handler."""
+    """Return pickles that run only in an application that registers a handler."""
     command = f"touch {canary}".encode()
     return {
         "ext1": b"\x80\x02\x82\x01.",
@@ -135,7 +135,7 @@ def in_torch_zip(content, **members):
 
 
 def in_torch_legacy(content, place=3):
-    """The content in place of one of the five pickles."""
+    """Return a legacy torch file with one of its five pickles replaced by the content."""
     head = [
         pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {}, [])
     ]
@@ -144,7 +144,7 @@ def in_torch_legacy(content, place=3):
 
 
 def tensor_of(num_items, name="features.0.weight", shape=None):
-    """The pickle of a state that has one tensor in a storage of so many numbers."""
+    """Return the pickle of a state with one tensor in a storage of that many numbers."""
     description = ("storage", files.STORAGES["float32"], "0", "cpu", num_items)
     stub = files.TensorStub(np.zeros(1, np.float32), description, files.REBUILD)
     stub.reduced = stub.reduced[0], (stub.reduced[1][0], 0, shape or (num_items,), (1,) * len(shape or (1,)))
@@ -309,7 +309,7 @@ def caffe(folder, canary):
 
 @hostile("weights")
 def keras_archives(folder, canary):
-    """Keras 3: classes named in the configuration, which Keras would import, and archives that are bombs."""
+    """Return `.keras` archives that name classes for Keras to import in their config, or that are zip bombs."""
     config = {"module": "os", "class_name": "system", "config": {"command": f"touch {canary}"}}
     files.write_keras3(whole := io.BytesIO(), files.random_vgg(files.SMALL16))
     data, name = whole.getvalue(), "model.weights.h5"
@@ -387,7 +387,7 @@ def onnx(folder, canary):
 
 
 def zipped(*members):
-    """A zip of (name or ZipInfo, data)."""
+    """Return a zip of (name or ZipInfo, data)."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in members:
@@ -542,7 +542,7 @@ def odd_files(folder, canary):
 
 @hostile("data")
 def own_folders(folder, canary):
-    """Folders in the other layouts: links that lead out, bombs, lists and class tables that want too much."""
+    """Write folders in the other layouts with links that lead outside, bombs, and oversized lists and class tables."""
     outside = folder / "outside"
     outside.mkdir()
     (outside / "image.png").write_bytes(SMALL_PNG)
@@ -605,7 +605,7 @@ def own_folders(folder, canary):
 
 @hostile("data")
 def samples(folder, canary):
-    """Prepared records of which the description names a module, which TFDS would import."""
+    """Write prepared samples whose description names a module that TFDS would import."""
     module = folder / "hostile_module.py"
     module.write_text(f"open({str(canary)!r}, 'w').close()\nclass Text: pass\n")
     text = {"pythonClassName": "hostile_module.Text", "text": {}}
@@ -639,7 +639,7 @@ def samples(folder, canary):
         (folder / name).mkdir()
         (folder / name / "dataset_info.json").write_bytes(described(info))
         (folder / name / "features.json").write_bytes(descriptions.get(name, described({"featuresDict": {}})))
-        # The length and its sum, which TensorFlow checks, and nothing behind them.
+        # The length and its checksum, which TensorFlow checks, and nothing after them.
         shard = folder / name / "camvid-train.tfrecord-00000-of-00001"
         shard.write_bytes((10**12).to_bytes(8, "little") + b"J`\xfd\n" + bytes(100))
     return dict.fromkeys((*descriptions, *infos))
@@ -767,7 +767,7 @@ class TookTooLong(BaseException):
 
 
 def open_as_a_command(reader, path):
-    """Exit code and what was printed to standard error."""
+    """Return the exit code and what was printed to standard error."""
     from segnet_jax.system.command import run_command
 
     with contextlib.redirect_stderr(io.StringIO()) as printed:
@@ -780,7 +780,7 @@ def open_as_a_command(reader, path):
 
 
 def most_memory():
-    """Megabytes; unlike getrusage's figure, not those of the process that started this one."""
+    """Return this process's peak memory in megabytes; getrusage would include its parent's."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1000
 

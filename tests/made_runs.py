@@ -1,4 +1,4 @@
-"""Run folders of untrained networks: random parameters and statistics, saved as in training."""
+"""Make run folders of untrained networks with random parameters and statistics, saved as in training."""
 
 import dataclasses
 
@@ -30,8 +30,8 @@ def make_run(folder, classes=CAMVID, changed_meta=None, **settings):
     Args:
       folder: run folder.
       classes: class table of the run.
-      changed_meta: entries of the checkpoints' metadata that differ.
-      **settings: fields of the config that differ.
+      changed_meta: changed entries of the checkpoints' metadata.
+      **settings: changed fields of the config.
     """
     config = dataclasses.replace(CONFIG, **settings)
     folder.mkdir(parents=True)

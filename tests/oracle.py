@@ -3,9 +3,9 @@
     python tests/oracle.py record before.json     # 5 minutes on two cores; --quick leaves the demo out
     python tests/oracle.py compare before.json    # the same again; exit code 1 if anything differs
 
-It runs the commands as a user does, in a temporary folder on data that it makes, and reads what they leave. It knows no
+Runs the commands as a user does, in a temporary folder on generated data, and reads their output files. It imports no
 module of the package. Numbers are read without their keys and arrays without their paths, so keys and modules may be
-renamed; where a command, a flag or a file is renamed, change the first section.
+renamed; if a command, a flag or a file is renamed, change the first section.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def run_case(name, folder):
     """Run a case's commands and read the files they wrote.
 
     Raises:
-      RuntimeError: a command failed, or the case did not show what it is for.
+      RuntimeError: If a command failed, or the case did not exercise what it is for.
     """
     (folder / name).mkdir()
     foreign = re.compile(f"^({PACKAGE.upper()}_|JAX_|XLA_|XDG_|TF_|PYTHONPATH)")
@@ -156,7 +156,7 @@ def record(names, keep="", jobs=2):
 
 
 def machine():
-    """Return what the bits of a result depend on besides the code."""
+    """Return the properties of this machine that affect the bits of a result."""
     libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     cpu = (
         re.search("model name.*: (.*)", pathlib.Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else None
@@ -203,7 +203,7 @@ def compare_bag(expected, found):
 
 
 def compare_numbers(expected, found):
-    """Compare two lists of numbers: those of the reference must be present, with multiplicity; there may be more."""
+    """Compare two lists of numbers: the reference's must be present, with multiplicity; extra ones are allowed."""
     gone, new = _changes(expected, found)
     return not gone, _summary(gone, new, len(expected))
 
@@ -240,7 +240,7 @@ COMPARISONS = {
 
 
 def _changes(expected, found):
-    """Return the elements that are only in the one list, and only in the other."""
+    """Return the elements that are only in the first list, and those only in the second."""
     expected, found = Counter(expected), Counter(found)
     return list((expected - found).elements()), list((found - expected).elements())
 

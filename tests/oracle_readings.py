@@ -22,7 +22,7 @@ LOG, SCORES = "run/metrics.jsonl", ("run/result.json", "scores.json")
 CHECKPOINT_MARK = "_CHECKPOINT_METADATA"  # Orbax writes it beside a checkpoint's arrays, in a folder named by the step
 PICTURES, TENSORS, PROGRAMS = "out*/*.png", "exported/*.safetensors", "lowered/*.stablehlo"
 VOLATILE = re.compile("second|time|elapsed|date|version|speed|throughput|difference|environment")
-"""Keys of numbers that differ from run to run, or that repeat the config."""
+"""Keys of numbers that differ from run to run or repeat the config."""
 
 
 # --- reading: item name -> (kind, value); the kind says how two values are compared ---
@@ -89,7 +89,7 @@ def safetensors(file):
 
 
 def numbers(tree):
-    """Return all numbers of a JSON value, sorted, except those of keys that vary."""
+    """Return all numbers of a JSON value, sorted, except those of volatile keys."""
     return sorted(_numbers(tree), key=lambda text: (float(text), text))
 
 

@@ -1,4 +1,4 @@
-"""Folders of images and labels in every layout, written from the same samples with Pillow only."""
+"""Write folders of images and labels in every layout from the same samples, with Pillow only."""
 
 import io
 
@@ -118,7 +118,7 @@ def flat(folder, samples):
     table_toml(folder)
 
 
-def colours(folder, samples):
+def colors(folder, samples):
     own(
         folder,
         samples,
@@ -135,7 +135,7 @@ def parts(folder, samples):
 
 
 def training(folder, samples):
-    """Folder names of ADE20K."""
+    """Write ADE20K's folder names."""
     for split, name in (("train", "training"), ("val", "validation")):
         own(folder, {split: samples[split]}, f"images/{name}/{{name}}.png", f"annotations/{name}/{{name}}.png")
     codes(folder)
@@ -201,5 +201,5 @@ def cvat(folder, samples):
 
 
 OTHER_LAYOUTS = (cityscapes, cityscapes_train_ids, pascal_voc, cvat)
-CAMVID_LAYOUTS = (flat, colours, parts, training, sixteen_bits, palettes, fast_ai)
-"""Layouts that keep CamVid's classes and state their validation split."""
+CAMVID_LAYOUTS = (flat, colors, parts, training, sixteen_bits, palettes, fast_ai)
+"""Layouts that keep CamVid's classes and define their validation split."""

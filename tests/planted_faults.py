@@ -18,13 +18,13 @@ TWO_CLASSES = 'classes = [{ name = "ground" }, { name = "tree" }]'
 
 @dataclass(frozen=True)
 class Planted:
-    """One fault.
+    """A fault to plant in a valid folder.
 
     Attributes:
       kind: kind of fault that the doctor must report, then optionally a colon and a word that distinguishes it.
-      file: that it must name.
-      spoil: changes the sound folder.
-      fix: the flags that it must print; empty where no flag can mend it.
+      file: file that it must name.
+      spoil: function that damages a valid folder.
+      fix: flags that it must print; empty if no flag fixes the fault.
     """
 
     kind: str
@@ -46,7 +46,7 @@ def label_of(name="a", size=SIZE):
     return np.where(block == 3, 255, block).astype(np.uint8)
 
 
-def make_sound(folder):
+def make_valid_folder(folder):
     """Make a valid folder of three classes with a class table and lists."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
@@ -60,7 +60,10 @@ def make_sound(folder):
 
 
 def values(change, *names, table=True):
-    """Write labels, all or those named, with other values; without a class table if the values are to be detected."""
+    """Return a function that writes labels, all or those named, with other values.
+
+    Without `table`, it deletes the class table, so that the values are detected.
+    """
 
     def spoil(folder):
         for name in names or NAMES:
@@ -71,10 +74,10 @@ def values(change, *names, table=True):
     return spoil
 
 
-def colours(
+def colors(
     strange=0, table='classes = [{name="g", color=[0,0,0]}, {name="t", color=[0,99,0]}, {name="c", color=[200,0,0]}]'
 ):
-    """Write color labels, the last with some pixels of a color that is not in the table."""
+    """Return a function that writes color labels; `strange` pixels of the last one are not in the table."""
 
     def spoil(folder):
         for name in NAMES:
@@ -91,7 +94,7 @@ def colours(
 
 
 def turned(label_size):
-    """Write a photograph with an EXIF rotation, and a label of its rotated size."""
+    """Return a function that writes a photo with an EXIF rotation, and a label of its rotated size."""
 
     def spoil(folder):
         exif = Image.Exif()
@@ -109,7 +112,7 @@ def broken(data):
 
 
 def rename_to_train(folder):
-    """Keep only images/train and labels/train, without lists."""
+    """Move images and labels into subfolders `train`, and delete the lists."""
     for kind in ("images", "labels"):
         files = list((folder / kind).iterdir())
         (folder / kind / "train").mkdir()
@@ -189,10 +192,10 @@ PLANTED = [
         values(lambda label: np.array([0, 38, 75, 255], np.uint8)[np.minimum(label, 3)], table=False),
         "--map 38=1 --map 75=2",
     ),
-    Planted("unknown-color", "labels/y.png", colours(strange=3), "--unknown-color ignore"),
-    Planted("unknown-color:a whole class", "labels/y.png", colours(strange=300)),
-    Planted("colors-without-table", "labels/", colours(table=""), "python -m segnet_jax.doctor"),
-    Planted("color-label", "labels/a.png", colours(table=TABLE)),
+    Planted("unknown-color", "labels/y.png", colors(strange=3), "--unknown-color ignore"),
+    Planted("unknown-color:a whole class", "labels/y.png", colors(strange=300)),
+    Planted("colors-without-table", "labels/", colors(table=""), "python -m segnet_jax.doctor"),
+    Planted("color-label", "labels/a.png", colors(table=TABLE)),
     Planted(
         "label-size-differs",
         "labels/c.png",

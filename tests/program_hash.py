@@ -1,8 +1,8 @@
-"""A hash of what a lowered program computes, which does not depend on names, locations or the order of arguments.
+"""Hash what a lowered program computes, independent of names, locations and the order of arguments.
 
 The text of a StableHLO module changes when a Python function, a module of the network or a key of the state is renamed:
-private functions are called after Python functions, and arguments are sorted by their names. So the program is read
-into one graph of operations, functions inlined, and each value is hashed by the operation that made it, its attributes
+private functions are named after Python functions, and arguments are sorted by name. So the program is read into one
+graph of operations, with functions inlined, and each value is hashed by the operation that produces it, its attributes
 and its operands. Operations computed twice, or never used, do not count.
 """
 
@@ -21,7 +21,7 @@ BY_VALUE = {"stablehlo.optimization_barrier", "stablehlo.all_reduce"}
 
 
 def program_hash(text: str) -> tuple[str, dict[str, int]]:
-    """Return the hash of a module's text, and how many operations of each kind it runs.
+    """Return the hash of a module's text, and the number of operations of each kind that it runs.
 
     Args:
       text: a module in StableHLO with a function `main`.
@@ -47,9 +47,9 @@ class _Graph:
     """The values of a program, operands before their users.
 
     Attributes:
-      labels: of each value, what made it.
-      operands: of each value, the values it was made from.
-      kinds: how many operations of each kind were read.
+      labels: description of the operation that produces each value.
+      operands: indices of the operands of each value.
+      kinds: number of operations of each kind.
     """
 
     def __init__(self, functions):
@@ -70,7 +70,7 @@ class _Graph:
         return self._block(block, arguments, {})
 
     def colors(self, outputs: list[int]) -> list[str]:
-        """Return a hash of each value. Arguments of one type differ by what is made from them."""
+        """Return a hash of each value; arguments of the same type are distinguished by their uses."""
         forward = self._forward(self.labels)
         users: list[set[str]] = [set() for _ in self.labels]
         for value in outputs:

@@ -1,9 +1,9 @@
-"""Compile equal programs once per test process: half of the time of a small training is tracing and compiling.
+"""Compile equal programs once per test process, since tracing and compiling take half of a small run's time.
 
-`install` wraps what `data_parallel` returns for a step, and the initialization of a network. A result is used again
-only if everything that it is traced from is equal: the step's code, closures and settings by value, the arguments'
-shapes, types and shardings, JAX's settings, and every attribute of the package's modules and classes, so that what a
-test patches counts.
+`install` wraps the steps that `data_parallel` returns and the initialization of a network. A result is reused only if
+everything that it is traced from is equal: the step's code, closures and settings by value, the arguments' shapes,
+types and shardings, JAX's settings, and every attribute of the package's modules and classes, so that a test's patches
+count.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ counts = {"compiled": 0, "reused": 0}
 
 
 class Same:
-    """An object that equals itself alone, and is kept alive so that no other takes its address."""
+    """A key that equals only itself and keeps its value alive, so that no other object takes its address."""
 
     def __init__(self, value):
         self.value = value
@@ -40,7 +40,7 @@ class Same:
 
 
 def key_of(value, seen=()):
-    """Return what is equal for values that make the same program; what it does not know equals itself alone."""
+    """Return a key that is equal for values that make the same program; unknown objects equal only themselves."""
     if isinstance(value, _PLAIN):
         return type(value), value
     if id(value) in seen:
@@ -101,13 +101,13 @@ def jax_now():
 
 
 def shapes_of(tree):
-    """Return what a program depends on of its arguments."""
+    """Return the properties of the arguments on which a program depends."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple((jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
 
 
 class Mapped:
-    """A mapped step whose `lower(...).compile(...)` returns the program of an equal one, if there was one."""
+    """A mapped step whose `lower(...).compile(...)` returns the program of an equal step if there is one."""
 
     def __init__(self, function, settings):
         self._function, self._settings = function, settings
@@ -124,7 +124,7 @@ class Mapped:
 
 
 class Lowered:
-    """A step for given arguments, which is traced when something is asked of it that is not known."""
+    """A step for given arguments, traced only when an unknown attribute or program is requested."""
 
     def __init__(self, lower, key):
         self._lower, self._key = lower, key
@@ -145,7 +145,7 @@ class Lowered:
 
 
 def remembered(function):
-    """Return a function of a model that computes each result once; its trees of arrays are never changed in place."""
+    """Return a function of a model that computes each result once; callers must not modify the returned trees."""
     results = {}
 
     @functools.wraps(function)
@@ -159,7 +159,7 @@ def remembered(function):
 
 
 def install():
-    """Let this process use again what earlier tests compiled; to be called before other modules take the functions."""
+    """Make this process reuse what earlier tests compiled; call it before other modules import the functions."""
     state.init_variables = remembered(state.init_variables)
     state.variable_shapes = remembered(state.variable_shapes)
     mapped = data_parallel._mapped

@@ -1,7 +1,7 @@
-"""Random parameters and statistics for a network, drawn in numpy.
+"""Draw random parameters and statistics for a network in numpy.
 
-flax's own `init` compiles for eight seconds on a CPU; its statistics (mean 0, variance 1) and its scale and bias (1 and
-0) would hide mistakes besides.
+flax's own `init` compiles for eight seconds on a CPU; besides, its statistics (mean 0, variance 1), scale 1 and bias 0
+would hide mistakes.
 """
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def random_variables(model, seed: int = 0):
-    """What `model.init` would return, with all numbers random: MSRA kernels, scales and variances 0.5..1.5."""
+    """Return the tree of `model.init` with random numbers: MSRA kernels, scales and variances in 0.5..1.5."""
     model, image = model.clone(dtype=jnp.float32), jnp.zeros((1, 1, 1, 3), jnp.float32)
     shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Write run folders like those of a training, without training."""
+"""Write run folders like those of a training run, without training."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ ABOUT = {
 }
 NAMES = [f"image {place} </title><script>1</script>" for place in range(6)]
 CONFUSION = np.array([[50, 5, 0, 0, 0], [10, 60, 0, 0, 0], [30, 0, 10, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 6]])
-"""Five classes, the fourth without pixels. IoU: 50/96, 60/76, 10/41, undefined, 6/10."""
+"""Confusion of five classes, the fourth without pixels. IoU: 50/96, 60/76, 10/41, undefined, 6/10."""
 
 
 def make_run(

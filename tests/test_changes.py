@@ -1,4 +1,4 @@
-"""The changes that people make, kept as patches: each still applies, touches few files, and does what it says.
+"""Check the example changes kept as patches: each still applies, touches few files, and works.
 
 CONTRIBUTING.md walks through them. Where a patch no longer applies, repeat its change by hand and write it with
 `git diff -U1 > tests/changes/NAME.patch`. What each must do is tested by `tests/changes/check_NAME.py`, which runs in a
@@ -31,14 +31,14 @@ def patch_of(name):
 
 
 def files_of(patch):
-    """The files that a patch touches, and whether it creates them."""
+    """Return the files that a patch touches, and whether it creates them."""
     lines = patch.read_text().splitlines()
     heads = [(old, new) for old, new in zip(lines, lines[1:], strict=False) if old[:4] == "--- " and new[:4] == "+++ "]
     return {new.removeprefix("+++ b/"): old == "--- /dev/null" for old, new in heads}
 
 
 def apply(patch, folder, *flags):
-    """Apply a patch in a folder outside of any repository; return what git says of it, "" for success."""
+    """Apply a patch in a folder outside of any repository; return git's error, or "" on success."""
     environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
     command = ["git", "apply", *flags, str(patch)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The Dockerfile agrees with pyproject.toml and does not run as root; needs no container engine."""
+"""Check that the Dockerfile agrees with pyproject.toml and does not run as root; no container engine is needed."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""For damaged input of every kind, readers return a value or raise their documented exception, in time."""
+"""Check that readers of damaged input return a value or raise their documented exception, in time."""
 
 import json
 import struct
@@ -71,7 +71,7 @@ def test_a_reader_that_fails_otherwise_is_found(monkeypatch, tmp_path):
     assert outcomes == {"accepted", "KeyError", "UserWarning"}
 
 
-# What fuzzing has found, each once: the reader, the input, and what comes of it now.
+# Each finding of fuzzing: the reader, the input, and the outcome now.
 
 
 def keras_without(kind, length, flags):
@@ -103,17 +103,17 @@ STEP = b'{"kind": "val", "step": 2}\n'
 EXIF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0"  # ends before the value
 
 FOUND = {
-    # Python's tools for pickles look for escapes in names and warn of those that they do not know.
+    # Python's pickle tools look for escapes in names and warn about unknown ones.
     "escape in a name": ("pickle", lambda: b"\x80\x02ctorch\nFloat\\QStorage\n.", "refused"),
     "escape in a text": ("pickle", lambda: b"\x80\x02S'\\Q'\n.", "refused"),
     "escape in a file": ("torch-zip", lambda: zipped(("a/data.pkl", b"\x80\x02c\\Q\nx\n.")), "refused"),
-    # An array without a shape was one of no axes, until it was read.
+    # An array without a shape passed as one without axes until it was read.
     "array without a shape": ("h5", lambda: keras_without(1, 24, 0), "refused"),
     "array without a type": ("h5", lambda: keras_without(3, 24, 1), "refused"),
-    # The pattern for a shape took for ever to see that a long number is none.
+    # The pattern for a shape took forever on a long number.
     "long number in a shape": ("npz", lambda: npz_with(b"1" * 9000), "refused"),
     "many numbers in a shape": ("npz", lambda: npz_with(b"1, " * 50 + b"), }"), "refused"),
-    # Pillow: profiles, animations, previews and EXIF data that it fails on, or warns of.
+    # Pillow: profiles, animations, previews and EXIF data on which it fails or warns.
     "profile without an end": ("image", lambda: picture_with(b"iCCP", b"name\0"), "accepted"),
     "animation of nothing": ("image", lambda: picture_with(b"acTL", bytes(8)), "accepted"),
     "animation cut off": ("image", lambda: picture_with(b"acTL", b"\0"), "accepted"),
@@ -127,7 +127,7 @@ FOUND = {
         ),
         "refused",
     ),
-    "palette without colours": ("image", lambda: picture_with(b"abCd", b"", color_type=3, channels=1), "refused"),
+    "palette without colors": ("image", lambda: picture_with(b"abCd", b"", color_type=3, channels=1), "refused"),
     "two headers": ("image", lambda: picture_with(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)), "refused"),
     "a header behind the pixels": (
         "label",
@@ -136,7 +136,7 @@ FOUND = {
         ),
         "refused",
     ),
-    # zipfile: a member without a name, and one of which the name beside its data is no text.
+    # zipfile: a member without a name, and one whose local name is not text.
     "member without a name": ("archive", lambda: hostile_files.raw_zip([("", 0, b"", 0)]), "refused"),
     "name that is no text": (
         "archive",
@@ -164,7 +164,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("case", FOUND)
-def test_what_fuzzing_has_found_is_mended(case, small, tmp_path):
+def test_what_fuzzing_has_found_is_fixed(case, small, tmp_path):
     name, make, expected = FOUND[case]
     reader = READERS[name]
     with fuzz_readers.timed():
@@ -172,7 +172,7 @@ def test_what_fuzzing_has_found_is_mended(case, small, tmp_path):
 
 
 def test_a_picture_with_a_hundred_million_pixels_is_refused_without_a_warning(tmp_path):
-    """Pillow only warns about 89 to 179 million pixels, on a second line."""
+    """Use 100 million pixels: between 89 and 179 million, Pillow itself only warns, on a second line."""
     reader = READERS["image"]
     for data in (
         hostile_files.png(hostile_files.header(10_000, 10_000), hostile_files.chunk(b"IDAT", zlib.compress(b""))),

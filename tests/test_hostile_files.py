@@ -1,4 +1,4 @@
-"""Opening other people's files is safe: hostile ones are refused in one line and none of their code runs."""
+"""Check that opening untrusted files is safe: malicious ones are rejected in one line and none of their code runs."""
 
 import ast
 import json
@@ -19,7 +19,7 @@ MOST_MEGABYTES = 1 << 10  # of the whole process that opens them one after the o
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """The outcome of every hostile file: name -> exit code, output, seconds, peak memory; and the folder."""
+    """Open every malicious file; yield the folder and name -> exit code, output, seconds, peak memory."""
     folder = tmp_path_factory.mktemp("hostile")
     cases = hostile_files.write_all(folder)
     result = subprocess.run(
@@ -104,7 +104,7 @@ FORBIDDEN_CALLS = {
 
 
 ONLY_IN = {"h5py": "weights/containers/hdf5_layout.py", "safe_open": "weights/safetensors_file.py"}
-"""Libraries that open whole files, each behind the checks of one module."""
+"""The only module that may use each library that opens whole files."""
 
 
 def dangers(tree):
@@ -169,5 +169,5 @@ def test_the_commands_refuse_a_hostile_weight_file_too(tmp_path):
         timeout=120,
     )
     assert result.returncode == 2, result.stderr
-    assert result.stderr.splitlines()[-1].startswith("error: w.pth: holds code, which is not run")
+    assert result.stderr.splitlines()[-1].startswith("error: w.pth: contains code, which is not run")
     assert not canary.exists()

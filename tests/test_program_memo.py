@@ -1,4 +1,4 @@
-"""The tests' own memory of compiled programs: a program is used again only for what would compile to the same."""
+"""Check that the tests' cache of compiled programs reuses one only for what would compile to the same."""
 
 import functools
 
@@ -19,7 +19,7 @@ def scaled(factor):
 
 
 def take(step, state=2.0, count=3):
-    """What a step returns on one device, and whether it was compiled for this."""
+    """Run a step on one device; return its results and whether it was compiled for this."""
     before = program_memo.counts["compiled"]
     mapped = AheadOfTime(parallel_eval_step(step, choose_devices("1")), "the step", choose_devices("1"))
     result, valid = mapped(np.float32(state), np.zeros((1, count), np.uint8))

@@ -1,4 +1,4 @@
-"""The architecture: every module in a room, imports downward only, no cycles; single-place libraries; file lengths."""
+"""Check the architecture: rooms, imports downward only, no cycles, single-place libraries, file lengths."""
 
 import ast
 import functools
@@ -12,7 +12,7 @@ PACKAGE = "segnet_jax"
 ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 FILES = sorted(ROOT.rglob("*.py"))
 
-# Each room stands on a floor and may import every room on a lower one, unless it is limited below.
+# Each room is on a floor and may import every room on a lower one, unless limited below.
 FLOORS = {
     1: ("nn", "system", "constants"),
     2: ("data", "config", "weights", "metrics", "distributed", "exporting"),
@@ -78,8 +78,8 @@ def imports(tree, package=()):
     """Return every dotted name that a module imports, anywhere in it: `from a import b` gives a.b.
 
     Args:
-      tree: the parsed module.
-      package: the parts of the name of the package that holds it, for relative imports.
+      tree: parsed module.
+      package: parts of the name of its package, for relative imports.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -160,7 +160,7 @@ def forbidden_imports(source, code):
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
-def test_every_module_stands_in_a_room(path):
+def test_every_module_is_in_a_room(path):
     assert room_of(module_of(path)) in ROOM_FLOOR, f"{relative(path)} is in no room of DESIGN.md, section 2"
 
 
@@ -168,7 +168,7 @@ def test_every_room_of_the_table_is_there():
     assert {room_of(module_of(path)) for path in FILES} == ROOM_FLOOR.keys()
 
 
-def test_few_files_lie_loose_and_each_folder_is_a_package():
+def test_few_files_are_on_the_top_level_and_each_folder_is_a_package():
     loose = [path for path in FILES if path.parent == ROOT]
     assert len(loose) <= MOST_LOOSE
     assert [folder for folder in {path.parent for path in FILES} if not (folder / "__init__.py").is_file()] == []
@@ -202,7 +202,7 @@ def test_no_module_imports_what_its_room_may_not(path):
         ("somewhere", "from segnet_jax.nn import SegNet"),
     ],
 )
-def test_a_forbidden_import_is_found_in_whatever_form_it_is_written(source, code):
+def test_a_forbidden_import_is_found_in_every_form(source, code):
     assert len(forbidden_imports(source, code)) == 1
 
 
@@ -223,7 +223,7 @@ def test_an_allowed_import_is_not_found(source, code):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Floors and circles
+# Floors and cycles
 # ---------------------------------------------------------------------------------------------------------------------
 def floors(graph):
     """Return the floor of each node, 1 for those without imports; None for the nodes of a cycle and above."""
@@ -251,22 +251,22 @@ FOLDERS = sorted({module_of(path).rpartition(".")[0] for path in FILES})
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder or PACKAGE)
-def test_no_circle_and_few_floors(folder):
+def test_no_import_cycles_and_few_floors(folder):
     found = floors(children(folder, arrows()))
     assert [node for node, floor in found.items() if floor is None] == [], "a circle"
     assert max(found.values()) <= (MOST_FLOORS_INSIDE if folder else MOST_FLOORS), found
 
 
-def test_no_module_is_in_a_circle():
+def test_no_module_is_in_an_import_cycle():
     assert [module for module, floor in floors(arrows()).items() if floor is None] == []
 
 
 @pytest.mark.parametrize("room", ROOM_FLOOR)
-def test_no_room_stands_higher_than_the_table_says(room):
+def test_no_room_is_on_a_higher_floor_than_the_table_says(room):
     assert floors(children("", arrows()))[room] in range(1, ROOM_FLOOR[room] + 1)
 
 
-def test_circles_and_floors_are_found():
+def test_cycles_and_floors_are_found():
     graph = {"a.x": {"a.y"}, "a.y": {"b.z"}, "b.z": set(), "b.__init__": {"b.z"}, "c": {"a.x", "b.__init__"}}
     assert floors(graph) == {"b.z": 1, "a.y": 2, "b.__init__": 2, "a.x": 3, "c": 4}
     assert children("", graph) == {"a": {"b"}, "b": set(), "c": {"a", "b"}}
@@ -275,7 +275,7 @@ def test_circles_and_floors_are_found():
     assert floors({"x": {"y"}, "y": {"x"}, "z": set()}) == {"z": 1, "x": None, "y": None}
 
 
-def test_arrows_are_found_in_whatever_form_they_are_written():
+def test_imports_are_found_in_every_form():
     modules = {"nn.__init__", "nn.segnet", "nn.cpu.winograd", "constants", "train"}
     code = "from segnet_jax.nn import SegNet, segnet\nfrom . import constants\nimport segnet_jax.nn.cpu.winograd.f"
     assert sorted(targets("train", ast.parse(code), modules)) == [
@@ -287,15 +287,15 @@ def test_arrows_are_found_in_whatever_form_they_are_written():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# One outside thing, one place
+# Libraries used in one place
 # ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name, place", ONLY_IN.items())
-def test_what_may_be_replaced_stands_in_one_file(name, place):
+def test_replaceable_libraries_are_used_in_one_file(name, place):
     assert {relative(path) for path in FILES if uses(parsed(path), name)} == {place}
 
 
 @pytest.mark.parametrize("code", ["step = jax.pmap(f)", "from jax import pmap", "partial(jax.pmap, axis_name='x')"])
-def test_pmap_is_found_in_whatever_form_it_is_written(code):
+def test_pmap_is_found_in_every_form(code):
     assert uses(ast.parse(code), "jax.pmap")
 
 

@@ -1,4 +1,4 @@
-"""Thirty frames of CamVid as somebody's photographs: JPEG in three sizes, label images in three colors.
+"""Write thirty frames of CamVid as a user's photos: JPEG in three sizes, label images in three colors.
 
 python tests/thirty_photos.py CAMVID FOLDER
 """

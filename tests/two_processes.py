@@ -1,8 +1,8 @@
 """One of several processes that train together: `python two_processes.py RANK COUNT PORT FOLDER [PLACE [MAPPING]]`.
 
-Started by test_data_parallel.py, also alone (COUNT 1). Each has its part of eight fake devices, makes its share of each
-global batch, takes five steps, and saves; process 0 then restores what was saved and writes it down. PLACE says where
-the images lie: "host" (else), "device" or "shards". MAPPING is "pmap" (else) or "shard_map".
+Started by test_data_parallel.py, also alone (COUNT 1). Each has its part of eight fake devices, makes its shard of each
+global batch, takes five steps, and saves; process 0 then restores the checkpoint and writes its arrays to a file. PLACE
+is where the images are kept: "host" (default), "device" or "shards". MAPPING is "pmap" (default) or "shard_map".
 """
 
 import logging

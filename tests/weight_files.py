@@ -1,4 +1,4 @@
-"""Writes random VGGs in the true formats of other programs, without those programs.
+"""Write random VGGs in the formats of other programs, without those programs.
 
 Nothing here uses the package's readers or tables: names, layouts and bytes are those of Keras, torch and Caffe.
 """
@@ -32,7 +32,7 @@ FEATURES_19 = {
 
 
 def random_vgg(stages, seed=0):
-    """Convolution -> (kernel float32 [3,3,in,out] for RGB, bias float32 [out])."""
+    """Return convolution -> (kernel float32 [3,3,in,out] for RGB, bias float32 [out])."""
     random, inputs, convs = np.random.default_rng(seed), 3, {}
     for stage, (outputs, num_convolutions) in enumerate(stages, start=1):
         for i in range(1, num_convolutions + 1):
@@ -43,20 +43,20 @@ def random_vgg(stages, seed=0):
 
 
 def random_batch_norm(convs, seed=1):
-    """Convolution -> scale, shift, mean and variance, float32 [out]."""
+    """Return convolution -> scale, shift, mean and variance, float32 [out]."""
     random = np.random.default_rng(seed)
     return {conv: random.random((4, len(bias)), np.float32) + np.float32(0.1) for conv, (_, bias) in convs.items()}
 
 
 def shrink(monkeypatch, encoders):
-    """Shrink the VGGs of the package to a few channels, and return such a VGG-16."""
+    """Shrink the package's VGGs to a few channels, and return such a VGG-16."""
     monkeypatch.setitem(encoders, "vgg16", SMALL16)
     monkeypatch.setitem(encoders, "vgg19", SMALL19)
     return random_vgg(SMALL16)
 
 
 def bgr(conv, kernel):
-    """The kernel that makes of a BGR image what `kernel` makes of the RGB one."""
+    """Return the kernel for BGR images: the first convolution's with its input channels reversed."""
     return kernel[:, :, ::-1] if conv == "conv1_1" else kernel
 
 
@@ -68,7 +68,7 @@ def oihw(kernel):
 
 
 def write_keras(path, convs, spelling="{layer}_W_1:0 {layer}_b_1:0", root="/", classifier=False):
-    """The file of `keras.applications`: a group a layer, the names listed in attributes."""
+    """Write the file of `keras.applications`: a group per layer, with the names listed in attributes."""
     import h5py
 
     layers = {"input_1": []}
@@ -91,7 +91,7 @@ def write_keras(path, convs, spelling="{layer}_W_1:0 {layer}_b_1:0", root="/", c
 
 
 def write_keras3(path, convs, model="layers/", more=0):
-    """The `.weights.h5` of Keras 3: layers numbered by class, under the group of the model that holds them."""
+    """Write the `.weights.h5` of Keras 3: layers numbered by class, in the group of their model."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -109,7 +109,7 @@ def write_keras3(path, convs, model="layers/", more=0):
 
 
 def write_keras3_archive(path, convs, method=zipfile.ZIP_STORED, **options):
-    """The `.keras` of Keras 3."""
+    """Write the `.keras` archive of Keras 3."""
     write_keras3(file := io.BytesIO(), convs, **options)
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("metadata.json", '{"keras_version": "3.15.1"}')
@@ -121,7 +121,7 @@ def write_keras3_archive(path, convs, method=zipfile.ZIP_STORED, **options):
 
 
 def state_dict(convs, batch_norm=None, features=None):
-    """torchvision's names -> arrays."""
+    """Return torchvision's names -> arrays."""
     state = collections.OrderedDict()
     for conv, (kernel, bias) in convs.items():
         index = features[conv] if features else FEATURES[conv][1 if batch_norm else 0]
@@ -166,7 +166,7 @@ class TensorStub:
 
 
 class Pickler(pickle._Pickler):
-    """Python's pickler, made to write names of classes that are not there."""
+    """A version of Python's pickler that writes names of classes that do not exist."""
 
     dispatch = dict(pickle._Pickler.dispatch)
 
@@ -190,7 +190,7 @@ def _pickled_state(file, state, keys, rebuild, view):
 
 
 def write_torch_zip(path, state):
-    """What torch.save writes since 1.6."""
+    """Write a file as torch.save has done since 1.6."""
     keys = [str(index) for index in range(len(state))]
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open("archive/data.pkl", "w") as file:
@@ -202,7 +202,7 @@ def write_torch_zip(path, state):
 
 
 def write_torch_legacy(path, state, rebuild=REBUILD):
-    """What torch.save wrote from 0.1.10 to 1.5."""
+    """Write a file as torch.save did from 0.1.10 to 1.5."""
     keys = [str(94000000000000 + 64 * index) for index in range(len(state))]
     sizes = {"short": 2, "int": 4, "long": 4}
     with open(path, "wb") as file:
@@ -235,7 +235,7 @@ def integer(number, value):
 
 
 def blob(array, form):
-    """A BlobProto: of 2014, of today, or with each number under its own tag."""
+    """Return a BlobProto: of 2014, of today, or with each number under its own tag."""
     data = array.astype("<f4").tobytes()
     if form == "layers":  # four axes always, a vector's numbers in the last
         shape = (1,) * (4 - array.ndim) + array.shape
@@ -249,7 +249,10 @@ def blob(array, form):
 
 
 def write_caffe(path, convs, form="layers", classifier=False):
-    """A NetParameter: `form` is "layers" (of 2014), "layer" (of today) or "unpacked" (of today, no packed numbers)."""
+    """Write a NetParameter.
+
+    `form` is "layers" (of 2014), "layer" (of today) or "unpacked" (of today, without packed numbers).
+    """
     layer_field, name_field, blobs_field = (2, 4, 6) if form == "layers" else (100, 1, 7)
     with open(path, "wb") as file:
         file.write(message(1, b"VGG_ILSVRC_16_layers"))
@@ -268,7 +271,7 @@ def write_caffe(path, convs, form="layers", classifier=False):
 
 
 def random_caffe_segnet(stages, num_classes=11, seed=0):
-    """The layers of Caffe's SegNet that have numbers: name -> blobs, BGR and [out,in,3,3], BatchNorm's [1,out,1,1]."""
+    """Return layer -> blobs of Caffe's SegNet: BGR and [out,in,3,3] for convolutions, [1,out,1,1] for BatchNorm."""
     convs, inputs = [], 3
     for stage, (outputs, num_convolutions) in enumerate(stages, start=1):
         for i in range(1, num_convolutions + 1):
@@ -283,7 +286,7 @@ def random_caffe_segnet(stages, num_classes=11, seed=0):
 
 
 def random_caffe_basic(num_classes=11, channels=64, classifier="dense_softmax_inner_prod", seed=0):
-    """As `random_caffe_segnet`, of SegNet-Basic; the training prototxts call its last layer conv_classifier."""
+    """Return layer -> blobs of SegNet-Basic; the training prototxts call its last layer conv_classifier."""
     random, layers, inputs = np.random.default_rng(seed), {}, 3
     for name in ("conv1", "conv2", "conv3", "conv4", *(f"conv_decode{i}" for i in (4, 3, 2, 1))):
         layers |= _random_caffe_conv(random, name, inputs, channels, 7)
@@ -303,7 +306,10 @@ def _random_caffe_norm(random, channels):
 
 
 def write_caffe_segnet(path, layers, form="layer", dropout=()):
-    """A NetParameter of those layers, between others without numbers; `dropout` names layers that one follows."""
+    """Write a NetParameter of those layers between others without blobs.
+
+    `dropout` names the layers followed by a dropout layer.
+    """
     layer_field, name_field, kind_field, blobs_field = (2, 4, 5, 6) if form == "layers" else (100, 1, 2, 7)
     kinds = {"Convolution": 4, "BN": 0, "ReLU": 18, "Dropout": 6}  # the numbers of 2014, which had no BN
     with open(path, "wb") as file:
@@ -328,7 +334,7 @@ ONNX_TYPES = {"float32": 1, "int64": 7, "float16": 10, "float64": 11}
 
 
 def onnx_tensor(array, name="", form="raw", more=b""):
-    """A TensorProto; `form` "typed" has its numbers in the field of their type."""
+    """Return a TensorProto; with `form` "typed", the numbers are in the field of their type."""
     array = np.asarray(array)
     head = b"".join(integer(1, size) for size in array.shape) + integer(2, ONNX_TYPES[str(array.dtype)])
     if form == "raw":
@@ -341,7 +347,7 @@ def onnx_tensor(array, name="", form="raw", more=b""):
 
 
 def onnx_node(op, inputs, output, domain="", **attributes):
-    """A NodeProto; attributes are integers, floats, text, lists of integers, or arrays."""
+    """Return a NodeProto; attributes are integers, floats, text, lists of integers, or arrays."""
     content = b"".join(message(1, name.encode()) for name in inputs) + message(2, output.encode())
     content += message(3, f"the {output}".encode()) + message(4, op.encode())
     for name, value in attributes.items():
@@ -361,7 +367,7 @@ def onnx_node(op, inputs, output, domain="", **attributes):
 
 
 def onnx_model(nodes, initializers=(), inputs=("image",), more=b""):
-    """A ModelProto of encoded nodes and tensors."""
+    """Return a ModelProto of encoded nodes and tensors."""
     graph = b"".join(message(1, node) for node in nodes) + message(2, b"graph")
     graph += b"".join(message(5, tensor) for tensor in initializers)
     graph += b"".join(message(11, message(1, name.encode()) + message(2, _ONNX_FLOATS)) for name in inputs)
@@ -375,11 +381,11 @@ _ONNX_FLOATS = message(1, integer(1, 1) + message(2, message(1, message(2, b"n")
 
 
 class OnnxVGG:
-    """Builds the graph of a VGG node by node, as some exporter would.
+    """A builder of a VGG's graph, node by node, as some exporter would write it.
 
     Args:
-      style: "plain" as torch and tf2onnx write it; "constants": every weight behind Constant, Identity, Transpose and
-        Cast; "unfused": biases as Add, here and there on channels-last maps, Clip for ReLU.
+      style: "plain", as torch and tf2onnx write it; "constants", with every weight passed through Constant, Identity,
+        Transpose and Cast; "unfused", with biases as Add, some of them on channels-last maps, and Clip for ReLU.
     """
 
     def __init__(self, style="plain", form="raw", dtype=np.float32):
@@ -399,7 +405,7 @@ class OnnxVGG:
         return name
 
     def add(self, op, *arrays, first=False, **attributes):
-        """A node whose other operands are constants; `first` puts the constants before the maps."""
+        """Add a node whose other operands are constants; `first` puts the constants before the maps."""
         constants = [array if isinstance(array, str) else self.constant(array) for array in arrays]
         inputs = [*constants, self.last] if first else [self.last, *constants]
         self.last, before = f"maps{len(self.nodes)}", self.last
@@ -441,7 +447,7 @@ class OnnxVGG:
 
 
 def write_onnx(path, convs, batch_norm=None, **options):
-    """A network with torchvision's preprocessing in its graph."""
+    """Write a network with torchvision's preprocessing in its graph."""
     net = OnnxVGG(**options)
     net.add("Sub", np.float32([123.675, 116.28, 103.53]).reshape(3, 1, 1))
     net.add("Div", np.float32([58.395, 57.12, 57.375]).reshape(1, 3, 1, 1))

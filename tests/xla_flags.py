@@ -1,7 +1,7 @@
 """XLA flags for tests, which compile much and compute little: no optimization, and the older emitters.
 
-The first makes the suite twice as fast; the second takes the processor time of compiling a training step from 2.4 s to
-0.8 s. jaxlib 0.11 and newer no longer have the older emitters, and refuse the flag.
+The first makes the suite twice as fast; the second cuts the CPU time of compiling a training step from 2.4 s to 0.8 s.
+jaxlib 0.11 and newer no longer have the older emitters and reject the flag.
 """
 
 from importlib.metadata import version

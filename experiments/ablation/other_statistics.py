@@ -2,9 +2,9 @@
 
 python experiments/ablation/other_statistics.py RUN --data DIR --json FILE
 
-Caffe's BN layer keeps no running average. Before that pass it either takes each test batch's own statistics (bn_mode
-LEARN, here of one image at a time), or none at all (bn_mode INFERENCE: scale * x + shift alone). The numbers come as
-`evaluate` writes its own, under "batch_norm": "own" and "none".
+Caffe's BN layer keeps no running average. Before that pass it uses either each test batch's own statistics (bn_mode
+LEARN, here of one image at a time) or no statistics (bn_mode INFERENCE: only scale * x + shift). The scores are written
+in the format of `evaluate`, under "batch_norm": "own" and "none".
 """
 
 import argparse

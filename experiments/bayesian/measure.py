@@ -2,8 +2,8 @@
 
 python experiments/bayesian/measure.py RUN --data DIR --machine "2 cores of an AMD EPYC, no GPU"
 
-RUN is of any network with dropout, DIR holds CamVid in the tutorial's layout. Writes `samples.json` and `samples.png`
-beside this file.
+RUN is a run of any network with dropout; DIR is CamVid in the tutorial's layout. Writes `samples.json` and
+`samples.png` next to this file.
 """
 
 import argparse

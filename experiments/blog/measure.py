@@ -1,10 +1,10 @@
-"""The article's two figures beside ours: 100 epochs of SegNet on 1..N devices, foretold from a few training steps.
+"""Compare the article's two figures with ours: 100 epochs of SegNet on 1..N devices, extrapolated from a few steps.
 
 python experiments/blog/measure.py --devices 1 2 4 8
 
-Each number of devices is measured by `python -m segnet_jax.benchmark train` in a process of its own, with the input
-path of a training. Where there is no GPU: `--fake-devices 2 --devices 1 2 --scaled-down`, which shows that the command
-works, and nothing that compares. Writes times.json and times.png beside this file, or where --out says.
+Each number of devices is measured by `python -m segnet_jax.benchmark train` in a separate process, with the input path
+used in training. Without a GPU, use `--fake-devices 2 --devices 1 2 --scaled-down`: it shows that the command works,
+but its times are not comparable. Writes times.json and times.png next to this file, or to --out.
 """
 
 import argparse
@@ -41,10 +41,10 @@ HOW = (
 
 
 def measure(devices: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Measure some steps on this many devices.
+    """Measure some training steps on this many devices.
 
     Raises:
-      UserError: the benchmark failed; with its error message.
+      UserError: If the benchmark failed; the message includes its error.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "benchmark.json"
@@ -61,13 +61,13 @@ def measure(devices: int, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def row(devices: int, measured: dict[str, Any], num_images: int, epochs: int) -> dict[str, Any]:
-    """Extrapolate the time of the whole training.
+    """Extrapolate the time of the whole training run.
 
     Args:
-      devices: how many.
-      measured: the output of `benchmark train --json`.
-      num_images: of an epoch.
-      epochs: of the training.
+      devices: number of devices.
+      measured: output of `benchmark train --json`.
+      num_images: images per epoch.
+      epochs: epochs of the run.
     """
     batch = devices * measured["batch_size_per_device"]
     steps, rate = epochs * (num_images // batch), measured["train"]["images_per_second_with_input"]
@@ -104,7 +104,7 @@ def result(rows: list[dict[str, Any]], environment: dict[str, Any], *, comparabl
 
 
 def draw(measured: dict[str, Any]) -> bytes:
-    """Plot minutes and speed-up, the article's and ours, as PNG; on one scale only if they are comparable."""
+    """Plot minutes and speed-up of the article and of our runs as PNG; on one scale only if they are comparable."""
     from matplotlib.figure import Figure
 
     comparable, ours = measured["comparable"], measured["ours"]
@@ -141,7 +141,7 @@ def _bars(axes, minutes: dict[int, float], color: str, title: str) -> None:
 
 
 def size_of(ours: dict[str, Any]) -> str:
-    """Describe what a row was measured on."""
+    """Describe the device and image size of a row."""
     height, width = ours["image_size"]
     kind = ours["device"].split(" x ", 1)[-1]
     return f"{kind}, {ours['precision']}, {height}x{width}, width {ours['width']:g}, depth {ours['depth']}"
@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code.
 
     Raises:
-      UserError: there are fewer devices.
+      UserError: If there are fewer devices.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=int, nargs="+", default=[1], help="numbers of devices to measure")

@@ -2,8 +2,8 @@
 
 python experiments/finetune/run.py --data DIR --runs FOLDER --machine "2 CPU cores"
 
-A training that was stopped resumes, one that is finished is not repeated. With --machine the scores go to scores.json,
-scores.png and the table of README.md, over the seeds that are finished.
+A stopped run is resumed and a finished one is not repeated. With --machine, the scores of the finished seeds are
+written to scores.json, scores.png and the table of README.md.
 """
 
 import argparse
@@ -30,7 +30,7 @@ NOT_TUNED = "SegNet trained on the other drives, not fine-tuned"
 
 
 def main() -> int:
-    """Run the command; return 1 if a training failed."""
+    """Run the command; return 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="CamVid with all 701 frames; without it nothing is trained")
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the run folders")
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def command_of_base(runs: pathlib.Path, data: str, vgg: str) -> list[str]:
-    """Return the command of the training without the drive."""
+    """Return the command that trains without the drive."""
     return _train("base.toml", data, runs / BASE, vgg)
 
 
@@ -81,7 +81,7 @@ def _train(config: str, data: str, run: pathlib.Path, init: str) -> list[str]:
 
 
 def collect(runs: pathlib.Path) -> list[dict]:
-    """Return the scores of the finished trainings on the 71 frames: a row per start, in it a list over seeds."""
+    """Return the scores of the finished runs on the 71 frames: one row per start, with a list over seeds."""
     rows = []
     for start, settings in STARTS.items():
         finished = sorted(runs.glob(f"{start}-[0-9]*/result.json"))
@@ -94,7 +94,7 @@ def collect(runs: pathlib.Path) -> list[dict]:
 
 
 def _scores_of_base(runs: pathlib.Path):
-    """Return the scores of the network before fine-tuning on the frames that the others are scored on, if known."""
+    """Return the scores of the network before fine-tuning on the 71 frames, if known."""
     result = runs / BASE / "result.json"
     others = sorted(runs.glob("*-[0-9]*/result.json"))
     if not result.is_file() or not others:

@@ -3,7 +3,7 @@
 python experiments/h200/measure.py --data DIR --out OUT
 
 DIR is CamVid in the tutorial's layout. Writes a JSON file for each case, `summary.json` and `summary.md` to OUT. A
-failed case is reported with the end of its output, and the others run. For a small test on a CPU: `--dry-run`.
+failed case is reported with the end of its output; the others still run. Use `--dry-run` for a small test on a CPU.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ABLATION_BATCH = 16
 
 
 def cases(out: pathlib.Path, data: str, dry_run: bool) -> dict[str, list[str]]:
-    """Return name -> command of each measurement, the most important first."""
+    """Return name -> command of each measurement, most important first."""
     python = sys.executable
     small = ["--image-size", "32", "48", "--width", "0.0625"] if dry_run else []
     rounds = ["--steps", "2", "--rounds", "2"] if dry_run else []
@@ -100,7 +100,7 @@ def main() -> int:
         if done.returncode:
             failed += 1
             print("\n".join((done.stdout + done.stderr).splitlines()[-15:]), flush=True)
-    summary = summarise(given.out)
+    summary = summarize(given.out)
     (given.out / "summary.json").write_text(json.dumps({"cases": cases, "results": summary}, indent=2) + "\n")
     table = as_markdown(summary)
     (given.out / "summary.md").write_text(table)
@@ -108,8 +108,8 @@ def main() -> int:
     return failed
 
 
-def summarise(out: pathlib.Path) -> dict[str, dict]:
-    """Collect the results of all cases, earlier calls included."""
+def summarize(out: pathlib.Path) -> dict[str, dict]:
+    """Collect the results of all cases, including those of earlier calls."""
     found = {}
     for path in sorted(out.glob("*.json")):
         if path.name == "summary.json":
@@ -127,7 +127,7 @@ def summarise(out: pathlib.Path) -> dict[str, dict]:
 
 
 def as_markdown(summary: dict[str, dict]) -> str:
-    """Format a table of speeds, each variant's also relative to ours."""
+    """Format a table of throughputs, each variant's also relative to the unchanged step."""
     ours = summary.get("variant-ours", {}).get("images_per_second")
     lines = [
         "| case | images/s | ms a step | of the roofline | of the peak | memory, MB | beside ours |",

@@ -2,8 +2,8 @@
 
 python experiments/h200/variants.py NAME [benchmark flags] --json FILE
 
-NAME is one of those below; "ours" takes nothing out. Each puts the plain form, as Flax and JAX have it, in the place of
-ours, and measures as `python -m segnet_jax.benchmark train` does.
+NAME is one of those below; "ours" removes nothing. Each replaces our implementation by the plain one of Flax and JAX
+and measures as `python -m segnet_jax.benchmark train` does.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class PlainBatchNormReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """As `BatchNormReLU`."""
+        """Apply the layer, with the interface of `BatchNormReLU`."""
         norm = nn.BatchNorm(
             use_running_average=not train,
             momentum=self.momentum,
@@ -46,17 +46,17 @@ class PlainBatchNormReLU(nn.Module):
 
 
 class RecomputedBatchNormReLU(PlainBatchNormReLU):
-    """The same under `jax.checkpoint`, which keeps only x and recomputes the rest."""
+    """A `PlainBatchNormReLU` under `jax.checkpoint`, which keeps only x and recomputes the rest."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """As `BatchNormReLU`."""
+        """Apply the layer, with the interface of `BatchNormReLU`."""
         recomputed = nn.remat(PlainBatchNormReLU, static_argnums=(2,))
         return recomputed(self.momentum, self.epsilon, self.axis_name, self.relu, self.first_bias)(x, train)
 
 
 def pool_by_autodiff(x: jax.Array, pooling: str = "floor") -> tuple[jax.Array, jax.Array]:
-    """Max-pooling with codes, differentiated by JAX, which keeps the comparisons of every map."""
+    """Max-pool and return codes; JAX differentiates it and keeps the comparisons of every map."""
     x = _to_even(x, pooling)
     top, right_of_top = _larger(x[:, ::2, ::2], x[:, ::2, 1::2])
     bottom, right_of_bottom = _larger(x[:, 1::2, ::2], x[:, 1::2, 1::2])
@@ -66,7 +66,7 @@ def pool_by_autodiff(x: jax.Array, pooling: str = "floor") -> tuple[jax.Array, j
 
 
 def unpool_by_autodiff(x: jax.Array, code: jax.Array, height: int, width: int) -> jax.Array:
-    """Unpooling, differentiated by JAX, which keeps a comparison of every cell."""
+    """Unpool; JAX differentiates it and keeps a comparison of every cell."""
     batch, h, w, channels = x.shape
     cell = jnp.array([[0, 1], [2, 3]], jnp.uint8)[None, None, :, None, :, None]
     x, code = (array[:, :, None, :, None, :] for array in (x, code))
@@ -100,10 +100,10 @@ VARIANTS["all_plain"] = tuple(
 
 @contextlib.contextmanager
 def taken_out(name: str) -> Iterator[None]:
-    """Replace our functions by those of a variant inside the context.
+    """Replace our functions with those of a variant inside the context.
 
     Raises:
-      UserError: the name is unknown.
+      UserError: If the name is unknown.
     """
     if name not in VARIANTS:
         raise UserError(f"unknown variant {name!r}; known: {', '.join(VARIANTS)}")

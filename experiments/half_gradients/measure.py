@@ -1,4 +1,4 @@
-"""Effect of 16-bit gradient all-reduce on the score: the demo on four fake devices, over several seeds.
+"""Measure the effect of 16-bit gradient all-reduce on the score: the demo on four fake devices, over several seeds.
 
 python experiments/half_gradients/measure.py --seeds 3 --machine "2 cores of an AMD EPYC, no GPU"
 

@@ -13,7 +13,7 @@ import pathlib
 
 
 def execute(cells: list[str]) -> list[list[dict]]:
-    """Collect the outputs of code cells in nbformat 4: printed text, and the last expression's image or value."""
+    """Run code cells; return their outputs in nbformat 4: printed text, and the last expression's image or value."""
     namespace = {"__name__": "__main__"}
     return [_outputs(code, namespace, number) for number, code in enumerate(cells, start=1)]
 

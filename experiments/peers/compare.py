@@ -1,9 +1,9 @@
-"""Compare with tuned PyTorch: first equal outputs, then speed, alternately in one process.
+"""Compare with tuned PyTorch: check that outputs are equal, then time both alternately in one process.
 
 python experiments/peers/compare.py pooling|network|layers|input [--json FILE]
 
-pooling: pool, unpool, and back.  network: training step and inference.  layers: each convolution of the network, and
-what is left of a step without them.  input: the host's augmented batches.
+pooling: pool, unpool, and their gradients.  network: training step and inference.  layers: each convolution of the
+network, and the rest of a step.  input: the host's augmented batches.
 """
 
 import argparse
@@ -175,12 +175,12 @@ def about_network(given: argparse.Namespace, machine: machines.Machine) -> dict[
 
 
 def steps(given: argparse.Namespace, machine: machines.Machine) -> int:
-    """Of a turn."""
+    """Return the number of steps in each side's turn."""
     return given.steps or (STEPS[given.what] if machine.is_cpu else STEPS_ON_GPU)
 
 
 def is_full_size(given: argparse.Namespace) -> bool:
-    """Whether the published network at its size is compared, for which alone there are lines to pass."""
+    """Return whether the published network is compared at full size; thresholds exist only for that case."""
     return tuple(given.image_size) == FULL_SIZE and given.width == 1
 
 
@@ -213,7 +213,7 @@ def show(title: str, headings: Iterable[str], *sections: Iterable[tuple[str, ...
 def command(json: pathlib.Path) -> str:
     """Return the command that reproduces the file, without folders outside this checkout.
 
-    Variables that tune either side are part of it.
+    Environment variables that tune either side are included.
     """
     json = json.resolve()
     shown = str(json.relative_to(ROOT)) if json.is_relative_to(ROOT) else json.name
@@ -223,7 +223,7 @@ def command(json: pathlib.Path) -> str:
 
 
 def peer_versions() -> dict[str, str]:
-    """Of what is compared with, and of what decodes and sends images."""
+    """Return the versions of PyTorch and of the libraries that decode and send images."""
     found = {"torch": torch.__version__, "pillow": importlib.metadata.version("pillow")}
     if torch.version.cuda:
         found |= {"cuda of torch": torch.version.cuda, "cudnn of torch": str(torch.backends.cudnn.version())}

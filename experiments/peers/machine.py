@@ -17,7 +17,7 @@ from segnet_jax.training.devices import start_devices
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Run = Callable[[int], object]
-"""Runs this many steps, and returns when their results are ready."""
+"""A function that runs this many steps and returns when their results are ready."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Machine:
     """The device that both sides use.
 
     Attributes:
-      devices: as JAX knows it.
-      precision: of activations, never "auto".
+      devices: the device, as JAX devices.
+      precision: precision of activations, never "auto".
       compiled: `torch.compile`'s mode, or "off".
     """
 
@@ -36,12 +36,12 @@ class Machine:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether it is the CPU."""
+        """Whether the device is the CPU."""
         return self.devices.local[0].platform == "cpu"
 
     @property
     def is_exact(self) -> bool:
-        """Whether it computes in full float32; on a GPU both sides use TF32."""
+        """Whether the device computes in full float32; on a GPU both sides use TF32."""
         return self.is_cpu and self.precision == "float32"
 
     @property
@@ -59,7 +59,7 @@ class Machine:
         return f"{where}, no GPU" if self.is_cpu else f"{torch.cuda.get_device_name()} and {where}"
 
     def compile(self, function: Callable) -> Callable:
-        """Return the function compiled, if configured."""
+        """Compile a function with `torch.compile`, if configured."""
         return function if self.compiled == "off" else torch.compile(function, mode=self.compiled)
 
     def ours(self, function: Callable, *arguments) -> Run:
@@ -75,7 +75,7 @@ class Machine:
         return run
 
     def theirs(self, function: Callable, *arguments) -> Run:
-        """Return the same for a PyTorch function."""
+        """Return the same as `ours` for a PyTorch function."""
 
         def run(steps: int) -> None:
             for _ in range(steps):
@@ -107,11 +107,11 @@ def start(precision: str, compiled: str | None) -> Machine:
     """Choose the device and configure PyTorch as its users would.
 
     Args:
-      precision: of activations, or "auto".
-      compiled: `torch.compile`'s mode or "off"; None for what suits the device.
+      precision: precision of activations, or "auto".
+      compiled: `torch.compile`'s mode or "off"; None selects by device.
 
     Raises:
-      UserError: if JAX and PyTorch do not see the same kind of device.
+      UserError: If JAX and PyTorch do not see the same kind of device.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the GPU's memory is for both
     devices, precision = start_devices(Config(devices="1", precision=precision))
@@ -130,7 +130,7 @@ def start(precision: str, compiled: str | None) -> Machine:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""The training step and inference of `segnet_jax`."""
+"""The training step and inference of `segnet_jax`, for comparison."""
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +45,12 @@ class OurTraining:
         jax.block_until_ready(self._state)
 
     def parameters(self) -> Parameters:
-        """As they are now."""
+        """Return the current parameters as numpy arrays."""
         leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(self._state.params))
         return {tuple(key.key for key in path): array for path, array in leaves}
 
     def inference(self) -> tuple[Run, np.ndarray]:
-        """Return inference on the batch's images with the current state, BatchNorm folded; and its logits."""
+        """Return a function that runs inference with BatchNorm folded, and its logits for the batch's images."""
         folded = fold_batch_norm(jax.device_get(self._state.variables), self._model)
         variables = jax.device_put(folded, self._machine.devices.local[0])
         model = self._model.clone(folded=True)

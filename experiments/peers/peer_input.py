@@ -1,4 +1,4 @@
-"""Throughput of the host's training batches, with the same augmentation parameters and without a consumer."""
+"""Measure the throughput of the host's training batches, with the same augmentation parameters and no consumer."""
 
 import contextlib
 import itertools
@@ -31,14 +31,14 @@ def compare(
 
     Args:
       folder: CamVid in the tutorial's layout.
-      batch_size: images a batch.
+      batch_size: images per batch.
       image_size: height and width to resize to.
-      workers: processes of PyTorch's loader.
+      workers: number of processes of PyTorch's loader.
       rounds: turns of each side.
-      steps: batches of a turn of PyTorch's; None for an epoch.
+      steps: batches in each of PyTorch's turns; None for an epoch.
 
     Raises:
-      UnequalError: if they do not compute the same.
+      UnequalError: If the batches differ.
     """
     samples = open_cached(tutorial(folder).splits["train"], image_size, cache_folder())
     sampler = Sampler(len(samples), batch_size, seed=0, flip=True, shift=10)
@@ -70,7 +70,7 @@ def take(batches: Iterator, steps: int) -> None:
 
 
 def draws(sampler: Sampler) -> Iterator[list[torch_loader.Draw]]:
-    """Yield our augmentation parameters of each step, in the form that PyTorch's loader passes to its workers."""
+    """Yield the augmentation parameters of each step, in the form that PyTorch's loader passes to its workers."""
     for step in itertools.count():
         draw = sampler.batch(step)
         columns = (draw.index, draw.flip, draw.shift_y, draw.shift_x)
@@ -79,11 +79,11 @@ def draws(sampler: Sampler) -> Iterator[list[torch_loader.Draw]]:
 
 @contextlib.contextmanager
 def camvid(data: str, image_size: tuple[int, int]) -> Iterator[tuple[pathlib.Path, str]]:
-    """Return the folder of CamVid's training frames, or else of rendered scenes; and a description.
+    """Return the folder of CamVid's training frames, or else of rendered scenes, and its description.
 
     Args:
-      data: a folder, or "" for what $SEGNET_JAX_CAMVID names or `../shared/camvid`.
-      image_size: of rendered scenes.
+      data: folder, or "" for $SEGNET_JAX_CAMVID or `../shared/camvid`.
+      image_size: size of rendered scenes.
     """
     beside = pathlib.Path(__file__).resolve().parents[3] / "shared" / "camvid"
     folder = pathlib.Path(data or os.environ.get(CAMVID_VARIABLE, beside))

@@ -1,4 +1,4 @@
-"""Time of each 3x3 convolution of the network, and of the rest of a training step."""
+"""Measure the time of each 3x3 convolution of the network, and of the rest of a training step."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -38,14 +38,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Part:
-    """Time of a part of a training step, in milliseconds.
+    """The time of a part of a training step, in milliseconds.
 
     Attributes:
-      name: a layer, or what else it is.
-      what: which pass.
-      count: how often it is in a step.
-      ours: each time.
-      theirs: each time.
+      name: layer name or description.
+      what: name of the pass.
+      count: number of occurrences in a step.
+      ours: time of one occurrence.
+      theirs: PyTorch's time of one occurrence.
     """
 
     name: str
@@ -66,24 +66,24 @@ class Part:
         }
 
     def row(self) -> tuple[str, ...]:
-        """For a table: name, pass, how often in a step, ms each of ours and PyTorch's, their ratio, ms in a step."""
+        """Return a table row as described by `HEADINGS`."""
         numbers = (self.ours, self.theirs, self.count * self.ours, self.count * self.theirs)
         ours, theirs, *in_a_step = (f"{number:,.2f}" for number in numbers)
         return self.name, self.what, str(self.count), ours, theirs, f"{self.ours / self.theirs:.3f}", *in_a_step
 
 
 HEADINGS = ("", "pass", "in a step", "ours, ms", "PyTorch, ms", "ours / it", "ours, ms a step", "PyTorch, ms a step")
-"""Of `Part.row`."""
+"""Column headings of `Part.row`."""
 
 
 def compare(problem: Problem, machine: Machine, *, rounds: int, steps: int) -> tuple[list[Part], list[Part], Checks]:
     """Compare outputs, then time each convolution's passes and the whole training step.
 
     Returns:
-      Each layer's passes; the sums of all, the whole step, and what is left of it; and what was checked.
+      The parts of each layer; the sums of all, the whole step, and the rest of it; and the checks made.
 
     Raises:
-      UnequalError: if they do not compute the same.
+      UnequalError: If the sides do not compute the same.
     """
     training, _, checks = peer_network.equal_sides(problem, machine)
     step = _part("whole training step", "", 1, take_turns(training, rounds=rounds, steps=steps))
@@ -103,7 +103,7 @@ def compare(problem: Problem, machine: Machine, *, rounds: int, steps: int) -> t
 
 
 def layers_of(height: int, width: int, factor: float) -> Counter[Layer]:
-    """Return the sizes of the network's convolutions, and how many have each; from the PyTorch model."""
+    """Return the distinct sizes of the PyTorch network's convolutions, and the number of layers with each."""
     with torch.device("meta"):
         network, image = TorchSegNet(NUM_CLASSES, width=factor), torch.empty(1, 3, height, width)
     layers = Counter()
@@ -123,7 +123,7 @@ def equal_layer(
     """Yield each pass with its sides, after comparing their outputs.
 
     Raises:
-      UnequalError: if they do not compute the same.
+      UnequalError: If the sides do not compute the same.
     """
     rng = np.random.default_rng(0)
     shape = batch_size, layer.height, layer.width

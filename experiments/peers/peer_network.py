@@ -1,4 +1,4 @@
-"""The whole network: a training step and inference."""
+"""Compare the whole network: a training step and inference."""
 
 import gc
 
@@ -15,9 +15,9 @@ EXACT = {"logits": 0.02, "losses": 1e-4, "change of the parameters": 4e-3}
 ROUGH = {"logits": 0.7, "losses": 0.02, "change of the parameters": 0.7}
 """Tolerance of our outputs relative to PyTorch's: norm of the difference over the norm of PyTorch's.
 
-Rounding moves a maximum to another pixel of its window, and all layers after it see another image. At full size
-PyTorch's own logits with BatchNorm apart and fused are 0.006 apart in float32, and a third in bfloat16. Hence in 16
-bits, and in a GPU's TF32, equality is held up in float32 first, and only roughly in what is timed.
+Rounding moves a maximum to another pixel of its window, and all later layers see a different image. At full size,
+PyTorch's own logits with separate and with fused BatchNorm differ by 0.006 in float32, and by a third in bfloat16.
+Hence for 16 bits, and for a GPU's TF32, equality is first checked in float32; the timed form is compared only roughly.
 """
 
 Sides = dict[str, Run]
@@ -27,7 +27,7 @@ def compare(problem: Problem, machine: Machine, *, rounds: int, steps: int) -> l
     """Compare outputs, then time the training step and inference.
 
     Raises:
-      UnequalError: if they do not compute the same.
+      UnequalError: If the sides do not compute the same.
     """
     training, inference, checks = equal_sides(problem, machine)
     images = len(problem.image)
@@ -41,7 +41,7 @@ def equal_sides(problem: Problem, machine: Machine) -> tuple[Sides, Sides, Check
     """Return the sides of the training step and of inference, after comparing their outputs.
 
     Raises:
-      UnequalError: if they do not compute the same.
+      UnequalError: If the sides do not compute the same.
     """
     checks = Checks()
     if machine.is_exact:

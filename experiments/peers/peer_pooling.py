@@ -1,4 +1,4 @@
-"""Max-pooling and unpooling, forward and backward, at the size of the first stage."""
+"""Compare max-pooling and unpooling, forward and backward, at the size of the first stage."""
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,16 @@ LAYOUTS = {"PyTorch, NCHW": torch.contiguous_format, "PyTorch, channels-last": t
 
 
 def compare(shape: tuple[int, int, int, int], machine: Machine, *, rounds: int, steps: int) -> Comparison:
-    """Holds values and gradients against each other, bit for bit, then times both together.
+    """Compare values and gradients bit for bit, then time both sides alternately.
 
     Args:
-      shape: [B,H,W,C].
-      machine: to compute on.
+      shape: shape [B,H,W,C] of the input.
+      machine: device to compute on.
       rounds: turns of each side.
-      steps: of a turn.
+      steps: steps per turn.
 
     Raises:
-      UnequalError: if they do not compute the same.
+      UnequalError: If the sides do not compute the same.
     """
     rng = np.random.default_rng(0)
     x = np.maximum(rng.normal(size=shape), 0).astype(np.float32)  # as after a ReLU: many windows with ties
@@ -48,7 +48,7 @@ def compare(shape: tuple[int, int, int, int], machine: Machine, *, rounds: int, 
 
 @jax.jit
 def pool_and_back(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Unpooled [B,H,W,C], and the gradient by x."""
+    """Return the unpooled maxima [B,H,W,C] and the gradient with respect to x."""
 
     def through(x):
         maxima, code = max_pool_with_code(x)
@@ -59,13 +59,13 @@ def pool_and_back(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 class TorchPooling:
-    """The same in PyTorch, of [B,C,H,W] in whatever layout it lies."""
+    """The same computation in PyTorch, on [B,C,H,W] in any memory layout."""
 
     def __init__(self, machine: Machine):
         self._through = machine.compile(self._through)
 
     def __call__(self, x: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unpooled, and the gradient by x."""
+        """Return the unpooled maxima and the gradient with respect to x."""
         x = x.detach().requires_grad_()
         y = self._through(x)
         return y, *torch.autograd.grad(y, x, gradient)

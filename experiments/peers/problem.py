@@ -1,4 +1,4 @@
-"""What both train on: first variables and a batch of rendered scenes, from a seed alone."""
+"""The problem that both sides train on: initial variables and a batch of rendered scenes, determined by a seed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,19 +15,19 @@ from segnet_jax.training.state import variable_shapes
 
 NUM_CLASSES = 11
 LOSS_SCALE = 1024.0
-"""That float16 begins with in both: small enough for no step to be left out."""
+"""Initial float16 loss scale of both sides, small enough that no step is skipped."""
 
 Parameters = dict[tuple[str, ...], np.ndarray]
-"""(module, name) as flax has them -> array."""
+"""(module, name) in Flax's naming -> array."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What both train on.
+    """The problem that both sides train on.
 
     Attributes:
       config: sizes, learning rate, momentum, weight decay.
-      variables: the network's first, as flax has them.
+      variables: the network's initial variables, in Flax's form.
       image: uint8 [B,H,W,3].
       label: uint8 [B,H,W], with some VOID.
       class_weights: float32 [C], all different.
@@ -40,12 +40,12 @@ class Problem:
     class_weights: np.ndarray
 
     def model(self, machine: Machine) -> SegNet:
-        """Our network, for training."""
+        """Return our network, for training."""
         return build.build_model(self.config, NUM_CLASSES, machine.precision)
 
 
 def draw_problem(batch_size: int, image_size: tuple[int, int], width: float) -> Problem:
-    """Draws one; the optimiser's numbers are the defaults of `segnet_jax.train`."""
+    """Draw a problem; the optimizer's settings are the defaults of `segnet_jax.train`."""
     config = Config(devices="1", batch_size_per_device=batch_size, image_size=image_size, width=width, init="none")
     scenes = street_scenes(batch_size, 1, *image_size, seed=0).splits["train"]
     image, label = (np.stack(arrays) for arrays in zip(*map(scenes.read, range(batch_size)), strict=True))
@@ -56,10 +56,10 @@ def draw_problem(batch_size: int, image_size: tuple[int, int], width: float) -> 
 
 
 def _draw_variables(model: SegNet) -> dict[str, Any]:
-    """Scales and statistics are drawn too, for 0 and 1, as a training begins with, would hide mistakes.
+    """Draw all variables, including scales and statistics, whose usual 1 and 0 would hide mistakes.
 
-    Around 1, BatchNorm's bias lets most values pass the ReLU. Else rounding, which tips one value or another over zero,
-    would grow from layer to layer until the gradients of two equal networks differ by a quarter.
+    BatchNorm's bias is drawn around 1, so that most values pass the ReLU. Otherwise rounding, which moves some values
+    across zero, would grow from layer to layer until the gradients of two equal networks differ by a quarter.
     """
     rng = np.random.default_rng(0)
 

@@ -1,4 +1,4 @@
-"""Comparison of two implementations: first equal outputs, then alternating timing in one process."""
+"""Compare two implementations: check that outputs are equal, then time both alternately in one process."""
 
 import time
 from collections.abc import Iterator
@@ -14,17 +14,17 @@ from segnet_jax.benchmarks.timing import Timing
 
 
 class UnequalError(Exception):
-    """The implementations to be timed do not compute the same."""
+    """Raised if the implementations to be timed do not compute the same."""
 
 
 class Checks(dict[str, dict[str, float]]):
     """The outputs compared before timing, and their differences."""
 
     def close(self, what: str, ours: Any, theirs: Any, tolerance: float) -> None:
-        """Holds our array against PyTorch's: the length of their difference as a part of the length of PyTorch's.
+        """Compare our array with PyTorch's: the norm of the difference relative to the norm of PyTorch's.
 
         Raises:
-          UnequalError: if that is more than the tolerance, or no number.
+          UnequalError: If it exceeds the tolerance or is NaN.
         """
         ours, theirs = (np.asarray(array, np.float64) for array in (ours, theirs))
         if ours.shape != theirs.shape:
@@ -40,11 +40,11 @@ class Checks(dict[str, dict[str, float]]):
 
 @dataclass(frozen=True)
 class Times:
-    """Times per step of one side's turns.
+    """The times per step of one side's turns.
 
     Attributes:
-      clock: seconds on the clock.
-      cores: seconds of all cores in this process.
+      clock: wall-clock seconds.
+      cores: CPU seconds of this process over all cores.
     """
 
     clock: Timing
@@ -52,7 +52,7 @@ class Times:
 
     @property
     def ms(self) -> float:
-        """The median, in milliseconds."""
+        """Median in milliseconds."""
         return 1e3 * self.clock.median
 
     def summary(self, images: int) -> dict[str, float]:
@@ -72,12 +72,12 @@ def take_turns(
     """Time all sides alternately: A B A B ...
 
     Args:
-      sides: by name.
-      rounds: turns of each.
-      steps: of a turn, the same for all or by name.
+      sides: name -> function that runs this many steps.
+      rounds: turns of each side.
+      steps: steps per turn, the same for all sides or by name.
       warm_up: steps before the first turn, for compiling, autotuning, allocation and caches.
-      lead: steps at the start of a turn that are not timed: they use up what was made ahead in the rest.
-      rest: seconds before each turn, for the threads of the turn before to fall asleep.
+      lead: untimed steps at the start of a turn, which use up what was prefetched during the rest.
+      rest: seconds before each turn, in which the threads of the previous turn go idle.
     """
     if isinstance(steps, int):
         steps = dict.fromkeys(sides, steps)
@@ -98,13 +98,13 @@ def take_turns(
 
 @dataclass(frozen=True)
 class Comparison:
-    """One function timed on several sides.
+    """A function timed on several sides.
 
     Attributes:
-      what: was timed.
-      images: in a step.
-      times: by side, ours the first.
-      checks: that went before.
+      what: description of the function.
+      images: images per step.
+      times: side -> times, ours first.
+      checks: checks made before timing.
     """
 
     what: str
@@ -114,13 +114,13 @@ class Comparison:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Our median time over that of each other side."""
+        """Return our median time divided by that of each other side."""
         ours, *others = self.times.values()
         return {name: ours.ms / other.ms for name, other in zip(list(self.times)[1:], others, strict=True)}
 
     @property
     def over_fastest(self) -> float:
-        """Our median time over that of the fastest other side."""
+        """Return our median time divided by that of the fastest other side."""
         return max(self.ratios.values())
 
     def as_json(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Comparison:
         }
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        """For a table: what, side, ms a step (median, least, most), images a second, our time over it."""
+        """Yield table rows as described by `HEADINGS`."""
         what = self.what
         for name, times in self.times.items():
             numbers = times.summary(self.images)
@@ -146,4 +146,4 @@ class Comparison:
 
 
 HEADINGS = ("", "side", "ms a step", "least", "most", "images/s", "ours / it")
-"""Of `Comparison.rows`."""
+"""Column headings of `Comparison.rows`."""

@@ -1,6 +1,6 @@
-"""CamVid's training batches in PyTorch, as its users write them: Pillow, numpy, DataLoader.
+"""CamVid's training batches in PyTorch, loaded as its users do: Pillow, numpy, DataLoader.
 
-It imports nothing of ours, nor JAX: its workers are started afresh and import it.
+It imports neither our package nor JAX, because its workers are spawned and import it.
 """
 
 import pathlib
@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 VOID, VOID_IN_FILES = 255, 11
 
 Draw = tuple[int, bool, int, int]
-"""Which image, whether to flip it, how far to shift it down and to the right."""
+"""Image index, whether to flip it, and how far to shift it down and to the right."""
 
 
 class CamVid(Dataset):
-    """Pairs of image and label files, flipped and shifted.
+    """A dataset of pairs of image and label files, flipped and shifted.
 
     Args:
-      folder: holds train.txt, and the files by the last two parts of the paths that it lists.
+      folder: folder of train.txt and of the files, found by the last two parts of the listed paths.
       image_size: height and width to resize to.
     """
 
@@ -56,9 +56,9 @@ def shift(array: np.ndarray, down: int, right: int, fill: int) -> np.ndarray:
 
 
 def loader(dataset: CamVid, batches: Iterable[list[Draw]], workers: int) -> DataLoader:
-    """Batches of uint8 [B,H,W,3] and [B,H,W], made by this many processes.
+    """Return a loader of batches, uint8 [B,H,W,3] and [B,H,W], with this many worker processes.
 
-    Most users would let the workers turn them into floats too; that is left out, for ours does so on the device.
+    Most users would also convert to float in the workers; this is omitted, because ours does it on the device.
     """
     return DataLoader(
         dataset,

@@ -1,7 +1,7 @@
 """SegNet in PyTorch, layer by layer as SegNet-Tutorial's `segnet_train.prototxt` lists it.
 
-It is both the oracle of the parity tests and the peer of the measurements, and shares no code with `segnet_jax`. Images
-are [B,3,H,W] here and kernels OIHW, as PyTorch wants them.
+It is both the reference of the parity tests and the peer of the measurements, and shares no code with `segnet_jax`.
+Images are [B,3,H,W] and kernels OIHW, as usual in PyTorch.
 """
 
 import re
@@ -29,26 +29,27 @@ class TorchSegNet(nn.Module):
     """SegNet with a VGG-16 encoder: float images [B,3,H,W] to logits [B,num_classes,H,W].
 
     Args:
-      num_classes: channels of the logits.
+      num_classes: number of channels of the logits.
       width: factor on every hidden layer's channels.
-      depth: stages; 5 as in the prototxt, fewer leave the inner ones out.
-      ceil_mode: pool as Caffe does; False drops odd rows and columns, but never the only one.
-      conv_bias: a bias before each BatchNorm, as in the prototxt.
-      final_batch_norm: BatchNorm and ReLU after the last convolution too, which then has a bias only with `conv_bias`.
+      depth: number of stages: 5 as in the prototxt; fewer omit the inner ones.
+      ceil_mode: whether to pool as Caffe does; False drops odd rows and columns, but never the only one.
+      conv_bias: whether convolutions before BatchNorm have a bias, as in the prototxt.
+      final_batch_norm: whether BatchNorm and ReLU follow the last convolution, which then has a bias only with
+        `conv_bias`.
     """
 
     def __init__(self, num_classes, width=1.0, depth=5, ceil_mode=False, conv_bias=False, final_batch_norm=False):
         super().__init__()
         self.ceil_mode = ceil_mode
         self.layers = [layer for layer in LAYERS if int(re.search(r"\d", str(layer))[0]) <= depth]
-        self.convolutions, self.normalisations = nn.ModuleDict(), nn.ModuleDict()
+        self.convolutions, self.normalizations = nn.ModuleDict(), nn.ModuleDict()
         for name, inputs, outputs in (layer for layer in self.layers if isinstance(layer, tuple)):
             inputs, outputs = (channels if channels == 3 else round(channels * width) for channels in (inputs, outputs))
             self.convolutions[name] = nn.Conv2d(inputs, outputs, 3, padding=1, bias=conv_bias)
-            self.normalisations[name] = nn.BatchNorm2d(outputs)  # eps 1e-5, momentum 0.1: keeps 0.9
+            self.normalizations[name] = nn.BatchNorm2d(outputs)  # eps 1e-5, momentum 0.1: keeps 0.9
         self.convolutions[LAST] = nn.Conv2d(outputs, num_classes, 3, padding=1, bias=conv_bias or not final_batch_norm)
         if final_batch_norm:
-            self.normalisations[LAST] = nn.BatchNorm2d(num_classes)
+            self.normalizations[LAST] = nn.BatchNorm2d(num_classes)
 
     def forward(self, x):
         """Return the logits of images [B,3,H,W]."""
@@ -67,7 +68,7 @@ class TorchSegNet(nn.Module):
 
     def _convolve(self, name, x):
         x = self.convolutions[name](x)
-        return functional.relu(self.normalisations[name](x)) if name in self.normalisations else x
+        return functional.relu(self.normalizations[name](x)) if name in self.normalizations else x
 
 
 def load_flax(twin, variables):
@@ -87,9 +88,9 @@ def load_flax(twin, variables):
 
 
 def to_flax(twin, what=lambda tensor: tensor):
-    """Return the model's tensors, or `what` of them: (collection, module, name) -> numpy array in Flax's axis order.
+    """Return (collection, module, name) -> numpy array of the model, or of the attribute `what`, in Flax's axis order.
 
-    A tensor of which there is no `what`, such as the gradient of a running mean, is left out.
+    Tensors without that attribute, such as the gradient of a running mean, are left out.
     """
     arrays = {key: what(tensor) for key, tensor in _by_flax_name(twin).items()}
     return {
@@ -106,9 +107,9 @@ def _by_flax_name(twin):
         tensors["params", name, "kernel"] = convolution.weight
         if convolution.bias is not None:
             tensors["params", name, "bias"] = convolution.bias
-    for name, normalisation in twin.normalisations.items():
-        tensors["params", f"{name}_bn", "scale"] = normalisation.weight
-        tensors["params", f"{name}_bn", "bias"] = normalisation.bias
-        tensors["batch_stats", f"{name}_bn", "mean"] = normalisation.running_mean
-        tensors["batch_stats", f"{name}_bn", "var"] = normalisation.running_var
+    for name, normalization in twin.normalizations.items():
+        tensors["params", f"{name}_bn", "scale"] = normalization.weight
+        tensors["params", f"{name}_bn", "bias"] = normalization.bias
+        tensors["batch_stats", f"{name}_bn", "mean"] = normalization.running_mean
+        tensors["batch_stats", f"{name}_bn", "var"] = normalization.running_var
     return tensors

@@ -15,7 +15,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # torchvision's,
 
 
 class TorchTraining:
-    """Channels-last, autocast, fused SGD, compiled if configured, on a batch in device memory."""
+    """The training step on a batch in device memory: channels-last, autocast, fused SGD, compiled if configured."""
 
     def __init__(self, problem: Problem, machine: Machine):
         config, device = problem.config, machine.torch_device
@@ -51,11 +51,11 @@ class TorchTraining:
         self._machine.synchronize()
 
     def parameters(self) -> Parameters:
-        """As they are now."""
+        """Return the current parameters as numpy arrays in Flax's form."""
         return {key[1:]: array for key, array in to_flax(self._network).items() if key[0] == "params"}
 
     def inference(self, fused: bool) -> tuple[Run, np.ndarray]:
-        """Return inference on the batch's images with the current state; and its logits.
+        """Return a function that runs inference with the current state, and its logits for the batch's images.
 
         Args:
           fused: whether each BatchNorm is folded into its convolution.
@@ -65,7 +65,7 @@ class TorchTraining:
 
         def infer() -> torch.Tensor:
             with torch.inference_mode(), self._autocast():
-                return network(self._normalise(self._image))
+                return network(self._normalize(self._image))
 
         return self._machine.theirs(infer), infer().permute(0, 2, 3, 1).float().cpu().numpy()
 
@@ -73,19 +73,19 @@ class TorchTraining:
         dtype = self._machine.dtype
         return torch.autocast(self._machine.torch_device, dtype, enabled=dtype != torch.float32)
 
-    def _normalise(self, image: torch.Tensor) -> torch.Tensor:
+    def _normalize(self, image: torch.Tensor) -> torch.Tensor:
         return (image - self._mean) / self._std
 
     def _loss_of(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        logits = self._network(self._normalise(image))
+        logits = self._network(self._normalize(image))
         total = functional.cross_entropy(logits, label, self._class_weights, ignore_index=VOID, reduction="sum")
         return total / (label != VOID).sum()  # by labeled pixels, not by their weights, as Caffe and ours do
 
 
 def fuse(network: TorchSegNet) -> TorchSegNet:
     """Fold each BatchNorm of a network in evaluation mode into its convolution."""
-    for name in network.normalisations:
-        pair = network.convolutions[name], network.normalisations[name]
+    for name in network.normalizations:
+        pair = network.convolutions[name], network.normalizations[name]
         network.convolutions[name] = nn.utils.fuse_conv_bn_eval(*pair)
-        network.normalisations[name] = nn.Identity()
+        network.normalizations[name] = nn.Identity()
     return network

@@ -2,8 +2,8 @@
 
 python experiments/precision/measure.py --machine "2 cores of an AMD EPYC, no GPU"
 
-Flags that it does not know go to the trainings, such as --protocol camvid-tutorial --data DIR on a GPU or TPU; without
-any they take `config.toml` beside this file. Writes `precisions.json` and `precisions.png` to --out.
+Other flags are passed to training, such as --protocol camvid-tutorial --data DIR on a GPU or TPU; without any, the runs
+use `config.toml` next to this file. Writes `precisions.json` and `precisions.png` to --out.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python experiments/reliability/attacks.py --json experiments/reliability/attacks.json [--kind links] [--keep DIR]
 
-Each attack is a process of its own, on a fresh copy of a small trained run, limited in time and memory. It holds if the
-command leaves with one of the expected exit codes, without a traceback, in time, within the memory of the same command
-on ordinary files and 1 GiB, prints nothing that a terminal obeys, and if somebody's files beside the run are as before.
+Each attack runs in its own process, on a fresh copy of a small trained run, with limited time and memory. The command
+passes if it ends in time with one of the expected exit codes, without a traceback, takes at most 1 GiB more than on
+ordinary files, prints no terminal escapes, and leaves the user's files next to the run unchanged.
 """
 
 import argparse
@@ -43,14 +43,15 @@ TRAIN = [
 
 @dataclass(frozen=True)
 class Attack:
-    """One attempt.
+    """One attack on a command.
 
     Attributes:
-      kind: which promise it is made on.
-      name: what is done.
-      command: that it is done to, the key of COMMANDS.
-      prepare: (run, folder) -> changes of what the command is called with: "flags", "data", "limit", "env", "stderr".
-      codes: exit codes that are right.
+      kind: promise that it tests.
+      name: description.
+      command: attacked command, a key of COMMANDS.
+      prepare: function of the run and a folder that returns changed arguments: "flags", "data", "limit", "env" or
+        "stderr".
+      codes: expected exit codes.
     """
 
     kind: str
@@ -91,7 +92,7 @@ def words_of(command: str, run: pathlib.Path, folder: pathlib.Path, given: dict)
 
 
 def replaced(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
-    """Replace a file or folder of the run."""
+    """Return an attack that replaces a file or folder of the run."""
 
     def prepare(run, folder):
         path = run / name
@@ -106,7 +107,7 @@ def replaced(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
 
 
 def link_to_victim(path):
-    """Link to a foreign folder, or to a file in it in place of a file."""
+    """Create a link to another folder or, in place of a file, to a file in it."""
     victim = next(each for each in path.parents if (each / "victim").is_dir()) / "victim"
     path.symlink_to(victim if not path.suffix and path.name != "lock" else victim / "thesis.txt")
 
@@ -124,7 +125,7 @@ def a_socket(path):
 
 
 def config(change: Callable[[str], str]) -> Callable:
-    """Edit a config."""
+    """Return an attack that edits the run's config."""
 
     def prepare(run, folder):
         path = run / "config.toml"
@@ -134,12 +135,12 @@ def config(change: Callable[[str], str]) -> Callable:
 
 
 def setting(name: str, value: str) -> Callable:
-    """Change one value of a config."""
+    """Return an attack that changes one value of the run's config."""
     return config(lambda text: re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text))
 
 
 def sealed(change: Callable[[pathlib.Path], object]) -> Callable:
-    """Change every checkpoint and rewrite its manifest, so that its checksums are valid."""
+    """Return an attack that changes every checkpoint and rewrites its manifest with valid checksums."""
 
     def prepare(run, folder):
         from segnet_jax.training.manifest import MANIFEST, finalize
@@ -155,7 +156,7 @@ def sealed(change: Callable[[pathlib.Path], object]) -> Callable:
 
 
 def meta(**changes) -> Callable:
-    """Change the metadata of the checkpoints."""
+    """Return an attack that changes the checkpoints' metadata."""
 
     def change(place):
         path = place / "meta.json"
@@ -177,7 +178,7 @@ def png(height: int, width: int, more: bytes = b"", rows: bytes | None = None) -
 
 
 def scan_bomb(path: pathlib.Path) -> None:
-    """Return a progressive JPEG of a thousand scans."""
+    """Write a progressive JPEG of a thousand scans."""
     Image.new("RGB", (4000, 4000)).save(path, "JPEG", progressive=True)
     data = path.read_bytes()
     scans = [place.start() for place in re.finditer(b"\xff\xda", data)]
@@ -186,7 +187,7 @@ def scan_bomb(path: pathlib.Path) -> None:
 
 
 def pictures(*made: tuple[str, bytes]) -> Callable:
-    """Attack with a folder of images and labels, which the command predicts or reads."""
+    """Return an attack with a folder of images and labels, which the command predicts or reads."""
 
     def prepare(run, folder):
         (folder / "data" / "images").mkdir(parents=True)
@@ -202,7 +203,7 @@ def pictures(*made: tuple[str, bytes]) -> Callable:
 
 
 def in_data(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
-    """Attack with a small valid folder in which one file is replaced."""
+    """Return an attack with a small valid folder in which one file is replaced."""
 
     def prepare(run, folder):
         found = pictures(*[(f"{number}.png", png(32, 32)) for number in range(4)])(run, folder)
@@ -219,7 +220,7 @@ def in_data(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
 
 
 def weights(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
-    """Attack with a weight file."""
+    """Return an attack with a weight file."""
 
     def prepare(run, folder):
         make(folder / name)
@@ -229,7 +230,7 @@ def weights(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
 
 
 def flagged(*flags: str, make: Callable[[pathlib.Path], object] | None = None) -> Callable:
-    """Attack with flags; {run}, {victim} and {folder} are replaced."""
+    """Return an attack with flags; {run}, {victim} and {folder} are replaced."""
 
     def prepare(run, folder):
         if make:
@@ -248,7 +249,7 @@ def gone(run, folder):
 
 
 def text(content: str) -> Callable:
-    """Write a file with this content."""
+    """Return a function that writes a file with this content."""
     return lambda path: path.write_text(content)
 
 
@@ -452,7 +453,7 @@ def tried(attack: Attack, template: pathlib.Path, around: pathlib.Path, usual: d
 
 
 def started(words: list[str], cwd: pathlib.Path, given: dict) -> dict:
-    """Run a command with limited time and memory."""
+    """Run a command with limited time and memory; return exit code, seconds, peak memory and output."""
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", **given.get("env", {})}
     command = [sys.executable, "-m", f"segnet_jax.{words[0]}", *words[1:]]
     if "limit" in given:
@@ -484,7 +485,7 @@ def started(words: list[str], cwd: pathlib.Path, given: dict) -> dict:
 
 
 def make_victim(folder: pathlib.Path) -> pathlib.Path:
-    """Write foreign files with names that commands clean up or replace."""
+    """Write files of the user with names that commands clean up or replace."""
     for name, data in {
         **{"thesis.txt": b"thesis", "thesis.json": b"{\n", "notebook.json": b'{"cells": []}', ".hidden/kept": b"x"},
         **{"newest/.git/kept": b"x", ".x.1.tmp": b"x", "images_0000001.npz": b"x", "1/manifest.json": b"{}"},
@@ -501,7 +502,7 @@ def content_of(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def traced(template: pathlib.Path, around: pathlib.Path) -> dict[str, list[str]]:
-    """Trace commands on a run full of links: files written outside run and cache, and addresses connected to."""
+    """Trace commands on a run full of links; return files written outside run and cache, and addresses contacted."""
     from test_writes import NO_FILES, written
 
     found = {}

@@ -1,9 +1,9 @@
-"""Kill trainings repeatedly, at named and at random moments, and compare each with an unbroken run.
+"""Kill training runs repeatedly, at named and at random moments, and compare each with an unbroken run.
 
 python experiments/reliability/soak.py --kills 200 --seed 0 --machine "2 cores of an AMD EPYC, no GPU"
 
-Writes `kills.json` beside this file. Each run is killed 25 times, always started again by the same command, and then
-left to finish. Half of the kills come at moments that `tests/faults.py` names, half from outside, after a random time.
+Writes `kills.json` next to this file. Each run is killed 25 times, each time restarted by the same command, and then
+runs to its end. Half of the kills are at moments defined in `tests/faults.py`, half external, after a random time.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def place_of(base: pathlib.Path, name: str) -> RunPaths:
-    """Return the folders of one run, with its own cache, so that decoding is killed too."""
+    """Return the paths of one run, with its own cache, so that decoding is killed too."""
     return RunPaths(base / name, base / f"{name}-cache", base / "programs", (*EIGHT, "--epochs", EPOCHS))
 
 
@@ -109,7 +109,7 @@ def draw(generator: random.Random, fresh: bool) -> str | None:
 
 
 def train(place: RunPaths, moment: str | None, generator: random.Random) -> Ended:
-    """Start the command and kill it; the code is 0 if it ended before."""
+    """Start the command and kill it; return the exit code, 0 if it ended before."""
     if moment:
         return place.train(moment)
     with place.start() as start:

@@ -13,9 +13,9 @@ class Given:
     """An input of the prediction.
 
     Attributes:
-      value: the number.
-      unit: what it counts.
-      source: begins with "counted" or "assumed".
+      value: numeric value.
+      unit: unit of the value.
+      source: origin, beginning with "counted" or "assumed".
     """
 
     value: float
@@ -33,7 +33,7 @@ BATCH_NORMS = Given(25, "layers", "counted: after each of the 26 convolutions bu
 IMAGE_FLOP = Given(640e9, "FLOP/image", "counted: 26 convolutions at 360x480, forward and both gradients, with padding")
 BACKWARD_SHARE = Given(2 / 3, "of a step's compute", "counted: both gradients are 426 of the 640 GFLOP")
 IMAGE_BYTES = Given(2.42e9, "B/image", "counted: 16-bit maps, nothing fused across a convolution")
-STEP_BYTES = Given(0.94e9, "B/step", "counted: optimiser, gradients, 16-bit copies of the parameters")
+STEP_BYTES = Given(0.94e9, "B/step", "counted: optimizer, gradients, 16-bit copies of the parameters")
 ATTAINED = Given(0.6, "of the roofline", "assumed: for every batch size, though small ones will do worse")
 MESSAGE_LATENCY = Given(40e-6, "s/message", "assumed: a BatchNorm all-reduce of a few kB inside a host")
 HOP_LATENCY = Given(30e-6, "s/hop", "assumed: TCP; between hosts, a message takes 2 log2(hosts) hops more")
@@ -42,14 +42,14 @@ HOST_BANDWIDTH = Given(2.5e9, "B/s", "assumed: usable of 25 Gbit/s, shared by al
 
 @dataclass(frozen=True)
 class Machine:
-    """One kind of host.
+    """A kind of host.
 
     Attributes:
-      title: what it is, and the precision of the activations.
-      devices_per_host: how many share NVLink.
-      flops: what convolutions can reach, FLOP/s.
-      memory_bandwidth: of a device's own memory, B/s.
-      bus_bandwidth: what each device sends in a ring all-reduce of the gradients, B/s.
+      title: name and precision of the activations.
+      devices_per_host: number of devices joined by NVLink.
+      flops: peak of convolutions, FLOP/s.
+      memory_bandwidth: bandwidth of a device's memory, B/s.
+      bus_bandwidth: rate at which each device sends in a ring all-reduce of the gradients, B/s.
     """
 
     title: str
@@ -81,13 +81,13 @@ MACHINES = {
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is held constant while devices are added: the batch per device ("weak") or the total batch ("strong")."""
+    """The quantity kept constant while devices are added: batch per device ("weak") or total batch ("strong")."""
 
     kind: str
     batch_size: int
 
     def batch_size_per_device(self, devices: int) -> int:
-        """Images per device and step."""
+        """Return the images per device and step."""
         return self.batch_size if self.kind == "weak" else self.batch_size // devices
 
     @property
@@ -153,16 +153,16 @@ def batch_norm_seconds(machine: Machine, devices: int) -> float:
 def step_seconds(
     machine: Machine, devices: int, compute: float, *, sync_batch_norm: bool, wire_bits: int, overlap: str
 ) -> float:
-    """A step of all devices.
+    """Return the time of a step of all devices.
 
     Args:
-      machine: gives the links.
-      devices: how many take part.
-      compute: seconds that the step takes on one device by itself.
-      sync_batch_norm: whether BatchNorm's messages are sent; nothing can hide them.
-      wire_bits: of each gradient sent.
-      overlap: "none", or "full": the gradients' all-reduce hides behind the backward pass as far as that lasts. Both
-        are bounds; full overlap cannot be had, for the last gradients are known only when that pass ends.
+      machine: kind of host, which gives the links.
+      devices: number of devices.
+      compute: seconds that the step takes on a single device.
+      sync_batch_norm: whether BatchNorm's messages are sent; they cannot be overlapped.
+      wire_bits: bits of each gradient sent.
+      overlap: "none", or "full" if the gradients' all-reduce overlaps with the backward pass for as long as that lasts.
+        Both are bounds; full overlap is impossible, because the last gradients are known only when the pass ends.
     """
     gradients = gradient_seconds(machine, devices, wire_bits)
     if overlap == "full":
@@ -175,9 +175,9 @@ class Prediction:
     """The prediction for one setting.
 
     Attributes:
-      step_ms: milliseconds a step.
-      images_per_second: of all devices.
-      speed_up: over one device with the same batch a device (weak) or the same batch in all (strong).
+      step_ms: milliseconds per step.
+      images_per_second: throughput of all devices.
+      speed_up: relative to one device with the same batch per device (weak) or the same total batch (strong).
       efficiency: speed-up / devices, 0 to 1.
     """
 

@@ -13,7 +13,7 @@ from segnet_jax.system.errors import UserError
 
 @dataclass(frozen=True)
 class Measured:
-    """One row of the benchmark's list "scaling"."""
+    """A row of the benchmark's list "scaling"."""
 
     devices: int
     batch_size_per_device: int
@@ -22,7 +22,7 @@ class Measured:
     scaling: str = "weak"
 
     def is_sound(self) -> bool:
-        """Whether types and ranges are valid; a bool is not a count."""
+        """Return whether types and ranges are valid; a bool is not a count."""
         counts, speed = (self.devices, self.batch_size_per_device), self.images_per_second
         return (
             all(type(count) is int and count > 0 for count in counts)
@@ -36,7 +36,7 @@ def read_measured(path: pathlib.Path) -> list[Measured]:
     """Read the output of `python -m segnet_jax.benchmark scaling --json FILE`.
 
     Raises:
-      UserError: the file cannot be read, is not JSON, or lacks required values.
+      UserError: If the file cannot be read, is not JSON, or lacks required values.
     """
     names = Measured.__annotations__
     try:
@@ -49,7 +49,7 @@ def read_measured(path: pathlib.Path) -> list[Measured]:
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     except (KeyError, TypeError) as error:
-        raise UserError(f'{path} must hold a list "scaling" of rows with {", ".join(names)}') from error
+        raise UserError(f'{path} must contain a list "scaling" of rows with {", ".join(names)}') from error
     for row in rows:
         if not row.is_sound():
             raise UserError(
@@ -62,14 +62,14 @@ def read_measured(path: pathlib.Path) -> list[Measured]:
 
 
 def one_device(row: Measured, rows: Sequence[Measured]) -> Measured | None:
-    """Return the single-device row with the same batch, or None; preferably with the same BatchNorm."""
+    """Return the single-device row with the same batch size, or None; preferably with the same BatchNorm."""
     alone = [r for r in rows if r.devices == 1 and r.scaling == row.scaling]
     found = [r for r in alone if row.scaling == "strong" or r.batch_size_per_device == row.batch_size_per_device]
     return min(found, key=lambda r: r.sync_batch_norm != row.sync_batch_norm, default=None)
 
 
 def predicted_efficiencies(machine: Machine, row: Measured, base: Measured) -> list[float]:
-    """Predict the efficiency, 0 to 1, without and with full overlap; the compute time is the measured one."""
+    """Predict the efficiency, 0 to 1, without and with full overlap, from the measured compute time."""
     compute = row.batch_size_per_device / base.images_per_second
     links = OURS | {"sync_batch_norm": row.sync_batch_norm}
     return [compute / step_seconds(machine, row.devices, compute, **links, overlap=overlap) for overlap in OVERLAPS]

@@ -69,7 +69,7 @@ def prediction_json() -> str:
         rows.append(row | {f"predicted_{key}": float(f"{value:.4g}") for key, value in prediction.items()})
     sections = {
         "note": f"{NOTE}: this project measured no number in this file",
-        "not_modelled": "input, evaluation, stragglers, the few bytes of loss, counts and BatchNorm statistics",
+        "not_modeled": "input, evaluation, stragglers, the few bytes of loss, counts and BatchNorm statistics",
         "published": ARTICLE | {"speed_up": round(ARTICLE_SPEED_UP, 2), "source": "NVIDIA's article of 2018, MATLAB"},
         "given": {name: asdict(given) for name, given in given_numbers().items()},
         "rows": rows,
@@ -118,7 +118,7 @@ def print_predictions(console: Console) -> None:
         "Ranges: from no overlap of the gradients' all-reduce to full overlap. Percent: efficiency with BatchNorm over "
         "all devices (sync) or each by itself (local), gradients sent in 32 or 16 bits. Images/s, speed-up: sync, 32."
     )
-    console.print("\nNot modelled: input (taken to be always ready), evaluation, stragglers. Assumed, not measured:")
+    console.print("\nNot modeled: input (taken to be always ready), evaluation, stragglers. Assumed, not measured:")
     for name, given in given_numbers().items():
         if given.source.startswith("assumed"):
             console.print(f"  {name}: {given} ({given.source.removeprefix('assumed: ')})", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Figures of predicted and measured scaling."""
+"""Draw figures of predicted and measured scaling."""
 
 import io
 import math
@@ -43,7 +43,7 @@ def draw_predictions() -> bytes:
     figure.subplots_adjust(left=0.08, right=0.98, top=0.82, bottom=0.36, wspace=0.06)
     figure.text(0.08, 0.945, f"Data-parallel training of SegNet: {NOTE}", fontsize=13, weight="bold", color=_BLACK)
     subtitle = (
-        "BatchNorm synchronised, gradients sent in 32 bits; shaded: between no and full overlap of their all-reduce"
+        "BatchNorm synchronized, gradients sent in 32 bits; shaded: between no and full overlap of their all-reduce"
     )
     figure.text(0.08, 0.9, subtitle, fontsize=9, color=_GREY)
     for axes, machine in zip((left, right), MACHINES.values(), strict=True):
@@ -136,7 +136,7 @@ def draw_measured(machine: Machine, rows: Sequence[Measured]) -> bytes:
         axes.set_xscale("log", base=2)
         counts = sorted({row.devices for row in rows})
         axes.set_xticks(counts, counts)
-        axes.set_title(f"BatchNorm {'synchronised' if sync else 'of each device'}", fontsize=10, loc="left")
+        axes.set_title(f"BatchNorm {'synchronized' if sync else 'of each device'}", fontsize=10, loc="left")
         axes.set(xlabel="devices", ylim=(0, 110))
         axes.grid(color="#d9d9de", linewidth=0.6)
         if axes.lines:

@@ -68,7 +68,7 @@ def _products(jaxpr: Jaxpr, count: int) -> Iterator[Product]:
             yield from _products(parameters["jaxpr"].jaxpr, count * parameters["length"])
         elif name == "while":
             if any(True for inner in _inner(parameters) for _ in _products(inner, count)):
-                raise ValueError("a convolution or matrix product in a while loop: how often it runs is unknown")
+                raise ValueError("cannot count a convolution or matrix product in a while loop of unknown length")
         else:
             for inner in _inner(parameters):
                 yield from _products(inner, count)

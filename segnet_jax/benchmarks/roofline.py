@@ -60,12 +60,12 @@ def work_of(model: NetworkContract, height: int, width: int, channels: int = 3) 
     _, taps = jax.eval_shape(partial(collect_taps, model, kinds=("batch_norm",)), variables, image)
     read, written = (bytes_per_number * sum(getattr(p, side) for p in inference) for side in ("inputs", "outputs"))
     norms = {layer.name for layer in model.layers if layer.kind == "batch_norm"}
-    normalised = bytes_per_number * sum(each.size for name, each in taps.items() if name in norms)
+    normalized = bytes_per_number * sum(each.size for name, each in taps.items() if name in norms)
     # Pooling reads a map and writes a quarter of it, unpooling the reverse, each with a code of one byte.
     cells = [each.size for name, each in taps.items() if name.startswith("code")]
     pools = sum(2 * (each * 4 + each) * bytes_per_number + 2 * each for each in cells)
     # Forward: convolution, statistics, normalization. Backward: both gradients of each.
-    train_bytes = (read + written) * 3 + normalised * (1 + 2 + 2 + 3) + 2 * pools
+    train_bytes = (read + written) * 3 + normalized * (1 + 2 + 2 + 3) + 2 * pools
     return Work(flop(training), flop(inference), train_bytes, read + written + pools)
 
 

@@ -57,7 +57,7 @@ class BenchmarkOptions:
 
     @property
     def config(self) -> Config:
-        """Config of a training with these options."""
+        """Config of a training run with these options."""
         own = {"json", "compare", "what", "rounds", "steps", "strong"}
         shared = {name: value for name, value in vars(self).items() if name not in own}
         return Config(init="none", class_weights="none", **shared)

@@ -71,7 +71,7 @@ class BenchmarkSetup:
         return build.build_model(self.config, NUM_CLASSES, self.precision)
 
     def timed(self, run: Callable[[int], object], steps_per_dispatch: int = 1) -> Timing:
-        """Time a step; `run` takes a number of calls, each of `steps_per_dispatch` steps."""
+        """Time a step; `run(n)` makes n calls, each of `steps_per_dispatch` steps."""
         calls = timed(run, steps=self.steps, rounds=self.rounds, warm_up=WARM_UP)
         return Timing(tuple(seconds / steps_per_dispatch for seconds in calls.rounds))
 

@@ -33,7 +33,7 @@ def timed(run: Callable[[int], object], *, steps: int, rounds: int, warm_up: int
     """Time steps that are dispatched without waiting; each round waits for its last result.
 
     Args:
-      run: takes a number of steps and returns the last result.
+      run: function that takes a number of steps and returns the last result.
       steps: steps per round.
       rounds: number of rounds.
       warm_up: steps before the first round, for autotuning, allocation and caches.

@@ -214,12 +214,15 @@ class Config:
             raise UserError(f"a network has at most {MAX_STAGES} stages, got {max(counts)}: give fewer numbers")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Return the number of optimizer steps of the whole training."""
+        """Return the number of optimizer steps of the whole run."""
         return self.steps or self.epochs * steps_per_epoch
 
     @property
     def num_stages(self) -> int:
-        """Return the number of encoder stages: `depth`, or fewer where the stages are given and are fewer."""
+        """Return the number of encoder stages.
+
+        It is `depth`, capped at the length of `stage_convolutions` or `stage_channels` if set.
+        """
         given = len(self.stage_convolutions or self.stage_channels)
         return min(self.depth, given) if given else self.depth
 

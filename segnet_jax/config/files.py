@@ -56,7 +56,7 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
 
 
 def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]:
-    """Read the values of a TOML file without following a link; messages call it `path`."""
+    """Read the values of a TOML file without following a link; `path` names it in error messages."""
     try:
         values = bounded_toml.loads(confined.read_bytes(folder, name, most=bounded_toml.MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
@@ -66,7 +66,7 @@ def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]
     version = values.pop("format_version", FORMAT_VERSION)
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise UserError(
-            f"{shown(str(path))} has format_version {_shown(version)}, but this segnet_jax reads versions up to "
+            f"{shown(str(path))} has format_version {_shown(version)}, but this version of segnet_jax reads up to "
             f"{FORMAT_VERSION}: update segnet_jax"
         )
     return values
@@ -113,7 +113,7 @@ def protocol_batch(protocol: Config, num_devices: int) -> int:
 
 
 def override(base: Config, values: dict[str, Any], source: str) -> Config:
-    """Replace fields of `base` by values read from `source`; raises as `read_config`."""
+    """Replace fields of `base` by values read from `source`; see `read_config` for the errors raised."""
     types = typing.get_type_hints(Config)
     if "epochs" in values and "steps" not in values:  # whoever sets epochs means them
         values = values | {"steps": 0}
@@ -157,7 +157,7 @@ CONFIG_FILE = "config.toml"
 
 
 def is_run(folder: pathlib.Path) -> bool:
-    """Return whether a folder contains a run's config, or anything else of that name, which `read_run` then refuses."""
+    """Return whether a folder has an entry named like a run's config; `read_run` rejects all but regular files."""
     return os.path.lexists(folder / CONFIG_FILE)  # pathlib's version raises if the name is too long
 
 
@@ -171,6 +171,6 @@ def read_run(folder: str | pathlib.Path) -> Config:
     if not os.path.isdir(folder):
         raise UserError(f"no run {folder}: there is no such folder")
     if not is_run(folder):
-        raise UserError(f"no run in {folder}: it holds no {CONFIG_FILE}")
+        raise UserError(f"no run in {folder}: it contains no {CONFIG_FILE}")
     confined.check_tree(folder)
     return read_whole_config(folder, CONFIG_FILE)

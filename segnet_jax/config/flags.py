@@ -67,7 +67,7 @@ def parse_config(
 
 
 def _peek(flags: Sequence[str]) -> argparse.Namespace:
-    """Return the values of the flags that decide on the defaults, before all are parsed; None if absent."""
+    """Return the values of the flags that determine the defaults, before all are parsed; None if absent."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("run", "data", "init", "epochs", "steps"):
         parser.add_argument(f"--{name}", nargs="?")
@@ -97,7 +97,7 @@ def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None,
 
 
 def _take_verbosity(args: Sequence[str]) -> list[str]:
-    """Set how much the console shows by `-q` and `-v`, which are not part of any config; return the other flags."""
+    """Set the console's verbosity by `-q` and `-v`, which are not config fields; return the other flags."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     level = first.add_mutually_exclusive_group()
     level.add_argument("-q", "--quiet", action="store_const", dest="level", const=logging.WARNING)

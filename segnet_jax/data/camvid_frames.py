@@ -30,7 +30,7 @@ TEST = (*_frames("0001TP_", 6, 8550, 10380), *_frames("Seq05VD_f", 5, 0, 5100))
 FRAMES = (*TRAIN, *VAL, *TEST)
 """All frames of the official archives."""
 DRIVES = frozenset(name.rpartition("_")[0] for name in FRAMES)
-"""Their four videos."""
+"""The four videos of the frames."""
 
 MATLAB_SEED = 0
 MATLAB_TRAIN = 421

@@ -21,7 +21,8 @@ class Split:
 
     Attributes:
       names: one unique name per sample, without folder and extension.
-      read: index -> (image uint8 [H,W,3] RGB, label uint8 [H,W] of class ids or VOID), at the size on disk.
+      read: function that returns the sample of an index at the size on disk: image uint8 [H,W,3] RGB, and label uint8
+        [H,W] of class ids or VOID.
       fingerprint: hex sha256 of the samples' sources; equal fingerprints mean equal samples.
       files: file name -> checksum of each source file; may be empty.
     """
@@ -41,7 +42,7 @@ class Dataset:
 
     Attributes:
       name: name in the log and `result.json`, such as "camvid-tutorial".
-      classes: its class table.
+      classes: class table.
       splits: "train", and "val" or "test" if present.
       notes: lines for the log.
       sizes: image (height, width) -> number of images; empty if unknown or rendered.
@@ -64,7 +65,7 @@ def report_all_faults(dataset: Dataset, where: object) -> Dataset:
     The error is the same for every reading order and number of threads.
 
     Args:
-      dataset: its readers raise UserError for faulty samples.
+      dataset: dataset whose readers raise UserError for faulty samples.
       where: folder or archive named in messages.
     """
     lock = threading.Lock()

@@ -104,7 +104,7 @@ def has_pair_lists(folder: Path) -> bool:
 
 
 def uses_pair_lists(folder: Path) -> bool:
-    """Return whether a folder is read by its lists of pairs, which an image folder of the user's own overrules."""
+    """Return whether a folder is read by its lists of pairs; a user's own image folder takes precedence."""
     return has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir()
 
 
@@ -141,7 +141,7 @@ class Layout(NamedTuple):
     Attributes:
       name: layout name.
       reason: how it was recognized.
-      find: (folder, read options) -> the pairs of files.
+      find: function of the folder and the read options that finds the pairs of files.
       table: name of the folder's class file; empty without one.
     """
 
@@ -171,7 +171,7 @@ def layout_of(folder: Path) -> Layout | None:
 
 
 def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
-    """Return the label files of a folder without a class file, as (path, name in messages).
+    """Return the label files of a folder without a class file, as (path, display name).
 
     Raises:
       UserError: If the folder has a class file or is not a folder of images and labels.
@@ -179,7 +179,7 @@ def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
     folder = camvid_folder(data)
     layout = layout_of(folder)
     if find_prepared(folder) is not None:
-        message = f"{folder} holds prepared CamVid, whose classes are fixed: omit --classes"
+        message = f"{folder} contains prepared CamVid, whose classes are fixed: omit --classes"
         raise UserError(message)
     if layout is None and not (folder / "train.txt").is_file():
         raise UserError(missing_dataset_message(folder, _inner(folder)), kind="no-dataset", file=str(folder))
@@ -248,7 +248,7 @@ def missing_dataset_message(folder: Path, inner: Sequence[Path]) -> str:
     """
     if any((folder / archive.filename).exists() for archive in (IMAGE_ARCHIVE, LABEL_ARCHIVE)):
         return (
-            f"{folder} holds CamVid's archives, which are not prepared yet: run "
+            f"{folder} contains CamVid's archives, which are not prepared yet: run "
             f"`python -m segnet_jax.prepare camvid --archives {folder}` and pass --data camvid"
         )
     if inner:
@@ -257,7 +257,7 @@ def missing_dataset_message(folder: Path, inner: Sequence[Path]) -> str:
     held, hints = _held(folder)
     if (folder / IMAGES).is_dir():
         missing = ", ".join(f"{each}/" for each in LABELS)
-        return f"{folder} holds {IMAGES}/, but no {missing}; {held}{hints}"
+        return f"{folder} contains {IMAGES}/, but no {missing}; {held}{hints}"
     return (
         f"no dataset in {folder}: no train.txt, no prepared CamVid, and no folders of images and labels "
         f"(such as images/ and masks/, or train/ and train_labels/); {held}{hints}; "
@@ -295,7 +295,7 @@ def _held(folder: Path) -> tuple[str, str]:
     ]
     parts = [f"{number} images" + (f" in {listed(places)}" if places else "")]
     parts += [f"{count} {shown(ending)}" for ending, count in others.most_common(5)]
-    return f"it holds {', '.join(parts)}", hints
+    return f"it contains {', '.join(parts)}", hints
 
 
 def _form_of(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from segnet_jax.system.errors import listed
 
 SPLIT_SEED = 0
-"""Not `--seed`, so that runs with different seeds are scored on the same images."""
+"""Seed of the split; not `--seed`, so that runs with different seeds are scored on the same images."""
 
 Key = tuple[str, str]
 """An image's name and the checksum of its content."""

@@ -43,13 +43,13 @@ def sequences_of(names: Iterable[str]) -> list[str] | None:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """How close the images of two splits are in time; gaps are seconds if the frame rate is known, else frame numbers.
+    """The temporal distances between the images of two splits: seconds if the frame rate is known, else frame numbers.
 
     Attributes:
       splits: the two splits.
       nearest: image -> (nearest image of the other split in the same sequence, gap).
       num_pairs: span in seconds -> pairs across the splits at most that far apart; empty without a frame rate.
-      num_images: span in seconds -> split -> images with such a neighbor; likewise.
+      num_images: span in seconds -> split -> images with such a neighbor; empty without a frame rate.
       seams: consecutive images of a sequence in different splits: (earlier, later, gap), nearest first.
     """
 
@@ -66,12 +66,12 @@ class Audit:
 
     Attributes:
       sequences: sequence -> split -> number of images.
-      neighbours: one for each pair of splits with a common sequence.
+      neighbors: one for each pair of splits with a common sequence.
       frames_per_second: frame rate; None if frame numbers may not be time.
     """
 
     sequences: dict[str, dict[str, int]]
-    neighbours: list[Neighbors]
+    neighbors: list[Neighbors]
     frames_per_second: int | None
 
 
@@ -140,7 +140,7 @@ def describe_audit(found: Audit) -> list[str]:
     ]
     if len(by_size) > _MAX_LISTED:
         lines.append(f"and {len(by_size) - _MAX_LISTED} more sequences; --json FILE lists all")
-    for each in found.neighbours:
+    for each in found.neighbors:
         one, other = each.splits
         shown = ", ".join(f"{a} and {b} {_seconds(gap) if rate else f'{gap} apart'}" for a, b, gap in each.seams[:3])
         more = f" and {len(each.seams) - 3} more" if len(each.seams) > 3 else ""
@@ -159,14 +159,14 @@ def describe_audit(found: Audit) -> list[str]:
 def as_json(found: Audit) -> dict:
     """Return an audit as JSON; gaps are called "seconds" or "numbers"."""
     pairs, unit = [], "seconds" if found.frames_per_second else "numbers"
-    for each in found.neighbours:
+    for each in found.neighbors:
         within = {
             _seconds(span): {"pairs": count, "images": each.num_images[span]} for span, count in each.num_pairs.items()
         }
         seams = [{"earlier": a, "later": b, unit: gap} for a, b, gap in each.seams]
         nearest = {name: {"name": other, unit: gap} for name, (other, gap) in each.nearest.items()}
         pairs.append({"splits": each.splits, "within": within, "seams": seams, "nearest": nearest})
-    return {"frames_per_second": found.frames_per_second, "sequences": found.sequences, "neighbours": pairs}
+    return {"frames_per_second": found.frames_per_second, "sequences": found.sequences, "neighbors": pairs}
 
 
 def _seconds(span: float) -> str:
@@ -180,7 +180,7 @@ def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
     it. The first frames, not every n-th: this way only one seam has neighbors on both sides.
 
     Args:
-      dataset: its image names contain sequences.
+      dataset: dataset whose image names contain sequences.
       sequence: the sequence to leave out.
       num_train: 0, or the number of frames of the sequence to train on.
 

@@ -92,7 +92,7 @@ def from_environment(environment: Mapping[str, str]) -> ClusterProcess | None:
 def single_process_warning(environment: Mapping[str, str]) -> str:
     """Return a warning if this process may be one of several that cannot find each other, otherwise "".
 
-    A Kubernetes pod does not know the size of its Job: it may be the only one, or train by itself on purpose.
+    A Kubernetes pod does not know the size of its Job: it may be the only one, or train alone on purpose.
     """
     if not _is_pod_of_indexed_job(environment) or _has_kubernetes():
         return ""
@@ -158,5 +158,5 @@ def _is_alone_on_host(environment: Mapping[str, str]) -> bool:
 
 
 def _sees_one_gpu(environment: Mapping[str, str]) -> bool:
-    """Return whether only the process's own GPU is visible, which is then device 0 whatever the process's number."""
+    """Return whether only the process's own GPU is visible, which is then device 0 for any process number."""
     return bool(re.fullmatch(r"[^,]+", environment.get("CUDA_VISIBLE_DEVICES", "")))

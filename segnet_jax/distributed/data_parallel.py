@@ -107,18 +107,18 @@ def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping =
 
 
 def parallel_train_step(step: Callable, devices: Devices, store_axis: int | None = None) -> Callable:
-    """Map (state, inputs, store) -> (state, metrics) over the devices; the old state is donated.
+    """Map a training step over the devices; the old state is donated.
 
     Args:
-      step: from the view of one device.
-      devices: to map over; the leading axis of `inputs`.
+      step: function of state, inputs and store as one device sees them; returns state and metrics.
+      devices: devices to map over, the leading axis of `inputs`.
       store_axis: device axis of the store: 0 if it is sharded over the devices, None if it is replicated.
     """
     return _mapped(step, devices, (None, 0, store_axis), (None, None), donate_argnums=0)
 
 
 def parallel_eval_step(step: Callable, devices: Devices, store_axis: int | None = None) -> Callable:
-    """Map (variables, inputs, store) -> (sums over all devices, outputs of each local device) over the devices."""
+    """Map an evaluation step over the devices; it returns sums over all devices and each local device's outputs."""
     return _mapped(step, devices, (None, 0, store_axis), (None, 0), donate_argnums=())
 
 
@@ -149,8 +149,8 @@ def sharded(
     """Map a step by `shard_map` with the semantics of `pmap`; call the result inside `jax.jit`.
 
     Args:
-      step: from the view of one device; returns a tuple.
-      mesh: with the axis AXIS; its devices need not exist if the step is only lowered.
+      step: step as one device sees it; returns a tuple.
+      mesh: mesh with the axis AXIS; its devices need not exist if the step is only lowered.
       in_axes: axes of each argument.
       out_axes: axes of each result.
     """
@@ -186,10 +186,10 @@ def _all_devices(devices: Devices) -> list[jax.Device]:
 
 @dataclass(frozen=True)
 class _OnLocalArrays:
-    """Call a function of global arrays with this process's local arrays, as `pmap` does; no data are copied.
+    """A function of global arrays, called with this process's local arrays as by `pmap`; no data are copied.
 
     Attributes:
-      function: jitted, lowered or compiled.
+      function: jitted, lowered or compiled function.
       devices: devices of this process.
       mesh: mesh of all processes.
       in_axes: axes of each argument.
@@ -245,7 +245,7 @@ class AheadOfTime:
     Args:
       step: from `parallel_train_step` or `parallel_eval_step`.
       name: name of the step, for the log.
-      devices: that it is mapped over.
+      devices: devices that it is mapped over.
       store: the step's third argument, resident on the devices.
     """
 

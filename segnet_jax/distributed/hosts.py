@@ -142,7 +142,7 @@ class Hosts:
         return stop[1] if stop and call >= stop[0] else None
 
     def before_lost(self, last_words: Callable[[str], None]) -> None:
-        """Set a function that gets the message, and up to 5 s, before this process ends because another is lost."""
+        """Set a function called with the message, for up to 5 s, before this process ends because another is lost."""
         if self._watchdog:
             self._watchdog.last_words = last_words
 

@@ -18,7 +18,7 @@ GREETING_SECONDS = 5.0  # for a new connection to identify itself: it may come f
 
 @dataclass(frozen=True)
 class Process:
-    """A process; its str() names it in messages."""
+    """A process; its str() is its display name for messages."""
 
     number: int
     host: str = field(default_factory=socket.gethostname)

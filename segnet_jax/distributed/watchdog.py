@@ -30,7 +30,7 @@ class Watchdog:
       heartbeat: seconds without a message after which a process counts as lost.
 
     Attributes:
-      processes: all, by number.
+      processes: all processes, by number.
       last_words: called with the message before this process ends because another is lost, for LAST_WORDS_SECONDS at
         most.
       all_leave: set once every process has announced that it leaves.

@@ -66,7 +66,7 @@ def compare(
     """Compare the outputs of exported networks with those of the original.
 
     Args:
-      network: the original.
+      network: the original network.
       exported: the exported networks.
       images: uint8 [H,W,3], all of one size, at least one.
       batch: batch size; the last batch is padded with copies of its first image, which are not counted.

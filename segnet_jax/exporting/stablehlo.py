@@ -30,7 +30,10 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
     exported = export.deserialize(bytearray(path.read_bytes()))
     (images,) = exported.in_avals
     if exported.platforms != PLATFORMS or any(isinstance(size, int) for size in images.shape[:3]):
-        raise ValueError(f"{path} is for {exported.platforms} and images {images.shape}")
+        raise ValueError(
+            f"{path} must be exported for {PLATFORMS} with dynamic batch, height and width; "
+            f"got {exported.platforms} and {images.shape}: export it again"
+        )
     call = jax.jit(exported.call)
     return lambda images: tuple(map(np.asarray, call(images)))
 

@@ -21,7 +21,7 @@ class ExportedNetwork:
 
     Attributes:
       model: the inference model, with BatchNorm folded into the convolutions.
-      variables: of `model`.
+      variables: variables of `model`.
       trained: "params" and "batch_stats" of the model as trained, before folding.
       preprocessing: image preprocessing.
       about: metadata of the files, JSON-serializable.

@@ -29,7 +29,7 @@ def as_rgb(image: ImageLike, exif: Exif, image_range: tuple[int, int]) -> np.nda
       image: a path, read with the run's options; a Pillow image of 8 bits per channel in any mode, whose alpha channel
         is dropped; or an array [H,W,3] RGB or [H,W] gray, uint8 0..255 or float 0..1.
       exif: how an EXIF rotation of a file is treated.
-      image_range: (black, white) of 16-bit files; (0, 0) refuses them.
+      image_range: values of black and white in 16-bit files; (0, 0) refuses them.
 
     Raises:
       ValueError: If it is none of these.

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelScoring:
-    """How to read labels and score predictions.
+    """The options for reading labels and scoring predictions.
 
     Attributes:
       rule: label rule of the run.
@@ -140,7 +140,7 @@ class PredictionEntry:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Which outputs to write, and where.
+    """The outputs to write, and their destination.
 
     Attributes:
       folder: output folder.
@@ -264,4 +264,4 @@ def check_free(files: Iterable[pathlib.Path]) -> None:
       UserError: If a file exists.
     """
     if existing := [str(path) for path in files if os.path.lexists(path)]:
-        raise UserError(f"existing files are not overwritten: {listed(existing)}; give another --out")
+        raise UserError(f"existing files are not overwritten: {listed(existing)}; choose another --out")

@@ -55,7 +55,7 @@ Size = tuple[int, int] | Literal["trained", "native"]
 
 @dataclass(frozen=True)
 class Sizing:
-    """How to choose the network input size of an image.
+    """The choice of the network input size of an image.
 
     Attributes:
       size: see `Size`.
@@ -121,7 +121,7 @@ class PreparedImage(NamedTuple):
 
 
 class Predictor:
-    """Segments batches of images on all devices.
+    """A predictor that segments batches of images on all devices.
 
     Args:
       network: the network.

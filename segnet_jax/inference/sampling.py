@@ -48,7 +48,8 @@ def sample(apply: Callable[[jax.Array, jax.Array], jax.Array], images: jax.Array
     """Draw samples of all images in one call of the network.
 
     Args:
-      apply: (images [N,H,W,3], keys [N]) -> logits [N,H,W,C], with dropout and BatchNorm's running statistics.
+      apply: function of images [N,H,W,3] and keys [N] that returns logits [N,H,W,C], with dropout and BatchNorm's
+        running statistics.
       images: [B,H,W,3].
       keys: [T,B].
 

@@ -34,7 +34,7 @@ class Source:
 
     @property
     def display_name(self) -> str:
-        """Name in messages, printable."""
+        """Printable name for messages."""
         return shown(f"camera {self.path}" if self.kind == "camera" else str(self.path))
 
 

@@ -59,7 +59,11 @@ def cut(length: int, tile: int, overlap: int, multiple: int) -> AxisTiles:
 
 
 def _weights(length: int, size: int, starts: Sequence[int], overlap: int) -> np.ndarray:
-    """Return weights that are 0 in the outer quarter of the overlap, near the tile's artificial border, then rise."""
+    """Return blending weights, float32 [tiles,size], that sum to 1 at each image pixel.
+
+    Before normalization, at each tile edge inside the image, they are 0 in the outer quarter of the overlap, then rise
+    linearly to 1 over the next half.
+    """
     inside = np.arange(size, dtype=np.float32) + 0.5
     rise = [np.clip((edge - overlap / 4) / max(overlap / 2, 1e-6), 0, 1) for edge in (inside, inside[::-1])]
     total, weights = np.zeros(length, np.float32), np.ones((len(starts), size), np.float32)

@@ -39,7 +39,7 @@ class Video:
 
     Args:
       path: path of the file.
-      name: name in messages.
+      name: display name for error messages.
 
     Attributes:
       rate: frames per second.

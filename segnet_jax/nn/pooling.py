@@ -41,7 +41,7 @@ def unpool(x: jax.Array, code: jax.Array, height: int, width: int) -> jax.Array:
       x: float [B,h,w,C].
       code: uint8 [B,h,w,C], from `max_pool_with_code`.
       height: rows of the output, as before pooling: 2h-1 ("ceil"), 2h or 2h+1 ("floor").
-      width: columns of the output, likewise.
+      width: columns of the output: 2w-1, 2w or 2w+1.
 
     Returns:
       [B,height,width,C] in x's dtype.

@@ -34,8 +34,8 @@ class Pooled:
     """Features and pooling codes that an encoder stage passes to the decoder stage that mirrors it.
 
     Attributes:
-      maps: [B,H,W,C], before pooling.
-      code: uint8 [B,h,w,C], of the pooling.
+      maps: features before pooling, [B,H,W,C].
+      code: pooling code, uint8 [B,h,w,C].
     """
 
     maps: jax.Array
@@ -93,7 +93,7 @@ class SegNet(nn.Module):
 
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
-        """(channels, convolutions) of each encoder stage."""
+        """Pairs (channels, convolutions), one for each encoder stage."""
         return scaled_stages(self.encoder, self.depth, self.width, self.stage_convolutions, self.stage_channels)
 
     @nn.compact
@@ -171,7 +171,7 @@ class SegNet(nn.Module):
         return normalize(x, train=train)
 
     def pool(self, x: jax.Array, stage: int, pooled: list[Pooled]) -> jax.Array:
-        """Pool, and append to `pooled` what the decoder needs."""
+        """Pool, and append what the decoder needs to `pooled`."""
         maps = x
         x, code = max_pool_with_code(x, self.pooling)
         tap(self, stage, maps, code)

@@ -16,7 +16,7 @@ _TAPS = (0.25, 0.75, 0.75, 0.25)  # bilinear interpolation to twice the size, pi
 
 
 class LearntUpsampling(nn.Module):
-    """Double [B,h,w,C] by a depthwise transposed convolution, initialized as bilinear interpolation.
+    """A layer that doubles [B,h,w,C] by a depthwise transposed convolution, initialized as bilinear interpolation.
 
     The parameter is "kernel", float32 [4,4,1,C].
     """
@@ -41,7 +41,7 @@ def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Ar
       x: float [B,h,w,C].
       kernel: x's dtype [4,4,1,C].
       height: rows of the output, as before pooling: 2h-1 to 2h+1.
-      width: columns of the output, likewise.
+      width: columns of the output: 2w-1 to 2w+1.
 
     Returns:
       [B,height,width,C] in x's dtype.

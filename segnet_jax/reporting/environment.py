@@ -89,7 +89,7 @@ def result(
     Args:
       scores: scores of the whole split.
       classes: class names.
-      protocol: name of the published recipe, or "custom".
+      protocol: name of the protocol, or "custom".
       split: "train", "val" or "test".
       num_images: images evaluated.
       seconds: wall time of the training or evaluation.

@@ -19,7 +19,7 @@ _MOST_BYTES = 2**29  # a million steps take 250 MB
 
 
 class MetricsLog:
-    """Appends each measurement as a JSON line and as a TensorBoard event.
+    """A log that appends each measurement as a JSON line and as a TensorBoard event.
 
     Lines are written unbuffered, so a killed run loses none, and evaluations are also synced to disk. If the disk is
     full, a line is removed again completely and `write` may be retried, while events are dropped. Only process 0

@@ -9,7 +9,7 @@ _MIN_SAMPLES = 6
 
 
 class Pace:
-    """Estimates the remaining time from a moving average of seconds per step, plus the time spent between steps.
+    """An estimator of the remaining time: a moving average of seconds per step, plus the time between steps.
 
     The caller passes the time, so that tests need no clock. The first step is left out, since it includes compilation.
     Time between steps (evaluating, drawing, saving) is averaged over the steps between the last two evaluations.

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Shows epoch, step, loss, learning rate, throughput, remaining and elapsed time; a context manager.
+    """A display of epoch, step, loss, learning rate, throughput, remaining and elapsed time; a context manager.
 
     On a terminal, a thread redraws a live line five times a second, so the training loop only stores numbers. Each
     epoch also logs one line, with scores if it was evaluated. Messages logged meanwhile go above the live line.
@@ -118,8 +118,8 @@ class Progress:
         """Print the epoch's line with the results of its evaluation.
 
         Args:
-          scores: on the validation split.
-          loss: on the validation split.
+          scores: scores of the validation split.
+          loss: loss of the validation split.
         """
         self._pace.between_steps(self._clock())
         self._pace.end_interval()

@@ -26,7 +26,7 @@ _WINDOW = 20  # calls of log_steps over which throughput is measured
 
 
 class RunLogger:
-    """Writes a run's logs and pictures and shows its progress on the console; a context manager.
+    """A logger that writes a run's logs and pictures and shows its progress on the console; a context manager.
 
     Writes `metrics.jsonl`, TensorBoard events, `progress.png`, `samples/`, `evaluations/` and `report.html`.
 

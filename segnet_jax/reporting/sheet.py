@@ -71,7 +71,7 @@ MARK = b"Software\0segnet_jax, as asked"
 
 
 def is_asked_for(head: bytes) -> bool:
-    """Return whether a file that begins with `head` is such a PNG."""
+    """Return whether a file that begins with `head` is a PNG with MARK."""
     return head.startswith(b"\x89PNG") and MARK in head
 
 

@@ -52,7 +52,7 @@ def check_selection(config: Config) -> None:
 
 
 def epochs_between_evaluations(config: Config, steps_per_epoch: int) -> int:
-    """Return the number of epochs between two evaluations, for `--evaluate-every 0` about a twentieth of all.
+    """Return the number of epochs between two evaluations; `--evaluate-every 0` means about a twentieth of all.
 
     With `--split-rule trainval` these are all epochs: the test images are scored once, after the last step, so that no
     checkpoint is selected by them.

@@ -25,7 +25,7 @@ def open_data(config: Config, stored: StoredLabels | None = None, label_mapping:
     """Open the dataset; it must have training images, and validation or test images.
 
     Args:
-      config: its data and read options.
+      config: config with the data and read options.
       stored: label rule stored in a run, used instead of the folder's own.
       label_mapping: the classes, if the folder names none.
 

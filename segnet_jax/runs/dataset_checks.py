@@ -53,8 +53,8 @@ class Suggestion:
     Attributes:
       image_size: height and width.
       fit: how images are brought to that size.
-      class_weights: the rule.
-      batch_size_per_device: for one device.
+      class_weights: rule of the class weights.
+      batch_size_per_device: batch size for one device.
       weights: float32 [C], by the rule auto-present.
     """
 
@@ -77,7 +77,7 @@ def check_dataset(open_data: Callable[[], Dataset]) -> DatasetReport:
     """Open a dataset and read every sample.
 
     Args:
-      open_data: opens it, or raises UserError with its faults.
+      open_data: function that opens the dataset, or raises UserError with its faults.
     """
     dataset, counts = None, {}
     try:
@@ -100,7 +100,7 @@ def check_counts(
     """Find labels without labeled pixels, and classes that are absent or occur only outside the training split.
 
     Args:
-      classes: the dataset's.
+      classes: class table of the dataset.
       counts: split -> its label counts; the first is the training split.
       num_labels: split -> number of its labels.
 
@@ -139,7 +139,7 @@ def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts], has_accelerator
     """Suggest settings for a dataset without faults.
 
     Args:
-      dataset: with a split "train".
+      dataset: dataset with a split "train".
       counts: pixel counts of its labels.
       has_accelerator: whether it is to be trained on a GPU or TPU; a CPU gets smaller images.
     """
@@ -160,7 +160,7 @@ def suggested_size(sizes: Mapping[tuple[int, int], int], has_accelerator: bool =
 
     Args:
       sizes: (height, width) -> number of images.
-      has_accelerator: as for `suggest`.
+      has_accelerator: see `suggest`.
     """
     max_pixels = _MAX_PIXELS if has_accelerator else _CPU_PIXELS
     if len(sizes) == 1 and math.prod(size := next(iter(sizes))) <= max_pixels and min(size) >= _MIN_SIDE:
@@ -221,8 +221,8 @@ def check_labels(classes: ClassTable, **splits: CachedSplit) -> None:
     """Warn of absent classes and entirely void labels, after resizing to the network's image size.
 
     Args:
-      classes: the dataset's.
-      **splits: by name; the first is the training split.
+      classes: class table of the dataset.
+      **splits: splits by name; the first is the training split.
 
     Raises:
       UserError: If a split has no labeled pixel.

@@ -202,12 +202,15 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
         restored = checkpoints.restore("newest", checkpoints.latest("newest"), state)
         ours, theirs = (jax.tree.leaves(jax.device_get(each)) for each in (state, restored))
         if any(one.tobytes() != other.tobytes() for one, other in zip(ours, theirs, strict=True)):
-            raise DiskFailed(f"a state saved to the disk of {folder.parent} reads back with other values")
+            raise DiskFailed(
+                f"a checkpoint written to {folder.parent} differs when read back: the disk or memory may be faulty; "
+                "choose another --run"
+            )
     return {"seconds": seconds, "bytes": num_bytes_of(state)}
 
 
 def _time_showing(evaluation: Evaluation, setup: Setup, folder: pathlib.Path) -> dict[str, float]:
-    """Time writing and drawing an evaluation; the second of two runs counts, when everything is imported."""
+    """Time writing and drawing an evaluation; take the second of two runs, which excludes imports."""
     samples, classes, names = setup.eval_samples, setup.dataset.classes, setup.eval_split.names
     pictures = [(names[i], *samples.read(i), prediction) for i, prediction in sorted(evaluation.predictions.items())]
     picture_names, *arrays = zip(*pictures, strict=True)

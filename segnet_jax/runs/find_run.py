@@ -18,19 +18,19 @@ logger = logging.getLogger(__name__)
 
 
 def find(config: Config, stack: contextlib.ExitStack) -> Config:
-    """Find the run to resume: `--run` if it holds a run, else the newest unfinished run of the same command.
+    """Find the run to resume: `--run` if it contains a run, else the newest unfinished run of the same command.
 
     Runs in use, with other settings or with a damaged config are skipped.
 
     Args:
-      config: from the command line.
-      stack: keeps the run's lock.
+      config: config from the command line.
+      stack: exit stack that holds the run's lock.
 
     Returns:
       The config, with `run` and `resume` set if there is a run to resume.
 
     Raises:
-      UserError: If the run has other settings or cannot be written to, or `--run` holds other files.
+      UserError: If the run has other settings or cannot be written to, or `--run` contains other files.
       RunInUse: If another process trains in it.
     """
     if config.resume or (config.run and is_run(pathlib.Path(config.run))):
@@ -97,7 +97,7 @@ def check_free(config: Config) -> None:
     """Check that a new run can be created, before anything is read.
 
     Raises:
-      UserError: If `--run` holds other files, or the folder cannot be written to.
+      UserError: If `--run` contains other files, or the folder cannot be written to.
     """
     folder = pathlib.Path(config.run or "runs")
     try:
@@ -150,7 +150,7 @@ def claim_folder(config: Config, stack: contextlib.ExitStack) -> pathlib.Path:
     """Create the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and lock it as `find` does.
 
     Raises:
-      UserError: If `--run` holds a run or other files, or cannot be created.
+      UserError: If `--run` contains a run or other files, or cannot be created.
       RunInUse: If another process has just created it.
     """
     try:

@@ -40,7 +40,7 @@ def read_initial(
     Args:
       config: config of the training run.
       devices: devices to train on.
-      share: (text of process 0) -> that text in every process.
+      share: function that returns process 0's text in every process.
 
     Raises:
       UserError: If the weights are missing or damaged, do not fit, or come from a run that is still training.
@@ -75,14 +75,14 @@ def describe_initial(config: Config, initial: VGG | TrainedSegNet, classes: Sequ
 
 
 def check_is_other_run(config: Config) -> None:
-    """Check that a run to start from is not the run to be trained.
+    """Check that a run to start from is not the run being trained.
 
     Raises:
       UserError: If both are the same run.
     """
     path = pathlib.Path(config.init).expanduser()
     if config.run and path.is_dir() and os.path.realpath(config.run) == os.path.realpath(path):
-        raise UserError(f"--init {config.init} is the run to be trained itself: use another --run, or another --init")
+        raise UserError(f"--init {config.init} is the run being trained: use another --run, or another --init")
 
 
 def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Callable[[str], str]) -> TrainedSegNet:

@@ -51,7 +51,7 @@ def check_memory(config: Config, devices: Devices, *, has_run: bool = False, fla
       config: config of the computation.
       devices: devices of the computation.
       has_run: as in `explain_out_of_memory`.
-      flags: likewise.
+      flags: as in `explain_out_of_memory`.
 
     Raises:
       OutOfMemory: If the batch cannot fit; the message has the sizes and advice.
@@ -72,9 +72,9 @@ def memory_advice(config: Config, device: jax.Device, has_run: bool, flags: type
 
     Args:
       config: config of the computation that does not fit.
-      device: that it does not fit on.
+      device: device that it does not fit on.
       has_run: as in `explain_out_of_memory`.
-      flags: likewise.
+      flags: as in `explain_out_of_memory`.
     """
     batch, names = config.batch_size_per_device, {item.name for item in dataclasses.fields(flags)}
     smaller = [f"--batch-size-per-device {batch // 2}"] * (batch > 1)

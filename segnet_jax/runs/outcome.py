@@ -115,7 +115,7 @@ def write_incident(
       metrics: metrics of the step.
       batch: this process's "image" and "label", as passed to the step.
       names: names of the images of the global batch.
-      classes: for the picture.
+      classes: class names and colors for the picture.
     """
     incident = confined.make_folder(folder, "incident")
     images, labels = (batch[name].reshape(-1, *batch[name].shape[3:]) for name in ("image", "label"))

@@ -122,7 +122,7 @@ def write_result(
 
 
 def _print_baseline(miou: float, baseline: Baseline, name: str) -> None:
-    """Print the scores of the commonest class alone, and warn if the network is hardly better."""
+    """Print the scores of predicting the most common class, and warn if the network is hardly better."""
     always = f"mIoU {percent(baseline.values['miou'])}, global accuracy {percent(baseline.values['global_accuracy'])}"
     echo(f"for comparison, predicting {name} everywhere: {always}")
     if not is_clearly_better(miou, baseline):
@@ -184,8 +184,8 @@ def result_variables(
       setup: setup of the run.
       checkpoints: checkpoints of the run.
       meta: metadata of the newest checkpoint.
-      state: after the last step.
-      step: the last step.
+      state: state after the last step.
+      step: number of the last step.
       disk: retries operations that fail because the disk is full.
 
     Returns:
@@ -214,7 +214,7 @@ def result_variables(
 def save_precise_statistics(
     setup: Setup, checkpoints: Checkpoints, which: Which, step: int, variables: dict[str, Any], disk: DiskRetry
 ) -> dict[str, Any]:
-    """Compute precise batch-norm statistics of a checkpoint and save them beside it; every process must call it.
+    """Compute and save precise batch-norm statistics of a checkpoint; every process must call it.
 
     Args:
       setup: setup of the run.

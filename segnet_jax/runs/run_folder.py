@@ -95,7 +95,7 @@ def set_result_aside(folder: pathlib.Path) -> None:
 
 
 def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, dataset: Dataset) -> None:
-    """Compare data, classes, global batch size and precision of a checkpoint with those of the resumed training.
+    """Compare data, classes, global batch size and precision of a checkpoint with those of the resumed run.
 
     Raises:
       UserError: If any of them differs.

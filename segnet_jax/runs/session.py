@@ -111,7 +111,7 @@ def prepare_folder(
     """Write the files that describe the run, and delete the leftovers of a killed process.
 
     Args:
-      setup: complete.
+      setup: complete setup of the run.
       folder: run folder.
       checkpoints: checkpoints of the run.
       resumed: the step to resume from; None for a new run.

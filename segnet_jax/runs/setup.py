@@ -49,8 +49,9 @@ class Steps:
 
     Attributes:
       source: the training batches.
-      train: (state, inputs of one dispatch) -> (state after its steps, metrics of each step).
-      evaluate: (variables, should_stop) -> scores of the evaluation split, or None if stopped.
+      train: function of the state and the inputs of one dispatch; returns the state after its steps and the metrics of
+        each step.
+      evaluate: function of variables and should_stop; returns scores of the evaluation split, or None if stopped.
     """
 
     source: Input
@@ -66,17 +67,17 @@ class Setup:
 
     Attributes:
       config: config of the run.
-      devices: to train on.
+      devices: devices to train on.
       precision: dtype of activations, never "auto".
-      dataset: opened, not read.
+      dataset: opened dataset, not yet read.
       eval_name: the split that is evaluated during training.
       sampler: order and augmentation of the whole run.
       total_steps: optimizer steps in the whole run.
       steps_per_dispatch: optimizer steps in one call of the compiled training step.
       preprocessing: preprocessing of pixels.
       class_weights: float32 [C], of the loss.
-      train_samples: decoded.
-      eval_samples: decoded.
+      train_samples: decoded training samples.
+      eval_samples: decoded evaluation samples.
       placement: where the samples reside during training.
     """
 
@@ -137,7 +138,7 @@ class Setup:
 
     @cached_property
     def model(self) -> NetworkContract:
-        """The network."""
+        """Network to train."""
         return build.build_model(self.config, len(self.dataset.classes), self.precision)
 
     @cached_property
@@ -149,7 +150,7 @@ class Setup:
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer."""
+        """Optimizer of the trainable parameters."""
         return build.build_optimizer(self.config, self.model, self.sampler.steps_per_epoch)[0]
 
     @cached_property
@@ -264,10 +265,10 @@ def load_data(
     """Decode all samples, check every label, and choose where the samples reside; nothing is compiled.
 
     Args:
-      setup: from `resolve`.
+      setup: setup from `resolve`.
       preprocessing: preprocessing of pixels.
       class_weights: float32 [C].
-      all_gather: (text of this process) -> the texts of all processes, to agree on the placement.
+      all_gather: function of this process's text that returns those of all processes, to agree on the placement.
 
     Returns:
       The setup, complete.

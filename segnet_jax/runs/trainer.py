@@ -172,7 +172,7 @@ class Trainer:
     # -------------------- Loop ----------------------------------------------------------------------------------------
 
     def loop(self) -> int | None:
-        """Run the remaining steps, and save the last.
+        """Run the remaining steps, and save a checkpoint after the last.
 
         Returns:
           The exit code if all processes agreed to stop before the last step, otherwise None.
@@ -276,7 +276,7 @@ class Trainer:
     # -------------------- Result --------------------------------------------------------------------------------------
 
     def finish(self, exit_code: int | None) -> None:
-        """Write the result of a finished training, or log how to resume a stopped one.
+        """Write the result of a finished run, or log how to resume a stopped one.
 
         Raises:
           Stopped: If a signal stopped the training; the same command resumes it.

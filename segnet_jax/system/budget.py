@@ -32,7 +32,7 @@ class Budget:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Keep what this thread announces inside reserved until the outermost scope ends."""
+        """Keep the memory that this thread announces inside the context reserved until the outermost context ends."""
         if getattr(self._mine, "depth", 0):
             yield
             return

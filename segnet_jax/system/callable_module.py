@@ -1,4 +1,4 @@
-"""Modules that can be called: `segnet_jax.train(...)` beside `python -m segnet_jax.train`.
+"""Modules that can be called: `segnet_jax.train(...)` in addition to `python -m segnet_jax.train`.
 
 A command is a module of the package, and the Python API has a function of the same name. Importing the module sets the
 package's attribute to the module, so the function can only be reached by calling that.

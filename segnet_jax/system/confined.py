@@ -40,17 +40,17 @@ Folder = str | os.PathLike
 
 
 class Refused(UserError):
-    """A file inside a folder is a link, is not a regular file, or is over its size limit."""
+    """Raised if a file inside a folder is a link, is not a regular file, or is over its size limit."""
 
 
 def check_tree(root: Folder) -> None:
-    """Refuse a folder that holds anything but regular files and folders, at any depth.
+    """Refuse a folder that contains anything but regular files and folders, at any depth.
 
     Args:
       root: the folder as the user named it; it may itself be a link.
 
     Raises:
-      Refused: If there is a link, pipe, socket or device, or a folder is too deep or holds too many files; the message
+      Refused: If there is a link, pipe, socket or device, or a folder is too deep or has too many files; the message
         names the first.
       UserError: If the folder, or one inside it, cannot be read.
     """
@@ -107,7 +107,7 @@ def open_folder(root: Folder, name: str = "") -> int:
 
 @contextlib.contextmanager
 def _around(root: Folder, name: str) -> Iterator[tuple[int, str]]:
-    """Yield the descriptor of the folder that holds `name`, and the last component of `name`."""
+    """Yield the descriptor of the folder that contains `name`, and the last component of `name`."""
     *before, last = _parts(name)
     descriptor = open_folder(root, "/".join(before))
     try:

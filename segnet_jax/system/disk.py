@@ -16,12 +16,12 @@ _SECONDS = 1.0  # between two attempts
 
 
 class DiskRetry:
-    """Call functions that write into a run folder; on a full disk, raise or retry.
+    """A caller of functions that write into a run folder; on a full disk, it raises or retries.
 
     Args:
       folder: run folder, for messages.
       waits: whether to retry until there is space (`--on-disk-full wait`).
-      stop: a request to stop ends the waiting.
+      stop: signal handler whose stop request ends the waiting.
     """
 
     def __init__(self, folder: pathlib.Path, waits: bool, stop: Stop):
@@ -34,7 +34,7 @@ class DiskRetry:
           DiskFull: If the disk is full, and waiting is off or was stopped.
           DiskFailed: If writing failed for another reason.
         """
-        told = False
+        logged = False
         while True:
             try:
                 done = write()
@@ -42,12 +42,12 @@ class DiskRetry:
                 full = _exit_error(error, self._folder)
                 if not self.waits or self._stop.requested() or not isinstance(full, DiskFull):
                     raise full from error
-                if not told:
+                if not logged:
                     logger.info(f"{full}; waiting for free space (--on-disk-full wait)")
-                told = True
+                logged = True
                 time.sleep(_SECONDS)
             else:
-                if told:
+                if logged:
                     logger.info("there is space again: resuming")
                 return done
 

@@ -71,7 +71,7 @@ class Resource:
 
 
 class _Refused(Exception):
-    """The file is not the published one."""
+    """Raised if a file is not the published one."""
 
 
 def is_web_page(head: bytes) -> bool:

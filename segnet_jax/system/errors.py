@@ -42,9 +42,9 @@ class UserError(Exception):
 
     Args:
       what: the message; joined to one line.
-      kind: as `Fault`; kinds other than USAGE are appended in brackets.
-      file: as `Fault`.
-      fix: as `Fault`; appended as "fix: ...".
+      kind: see `Fault`; kinds other than USAGE are appended in brackets.
+      file: see `Fault`.
+      fix: see `Fault`; appended as "fix: ...".
 
     Attributes:
       faults: the faults as data.
@@ -125,7 +125,7 @@ def _fix(alike: Sequence[Fault]) -> str:
 
 
 class ExitError(Exception):
-    """A command ends early; its one-line message says why and what to do.
+    """Raised to end a command early; its one-line message says why and what to do.
 
     Attributes:
       exit_code: exit code of the command.
@@ -136,49 +136,49 @@ class ExitError(Exception):
 
 
 class NoCheckpoint(ExitError):
-    """A run has no valid checkpoint; it is not silently restarted."""
+    """Raised if a run has no valid checkpoint; it is not silently restarted."""
 
     exit_code, short = 3, "no checkpoint"
 
 
 class DiskFailed(ExitError):
-    """Writing to a disk failed."""
+    """Raised if writing to a disk failed."""
 
     exit_code, short = 4, "disk failed"
 
 
 class DiskFull(DiskFailed):
-    """Writing failed because the disk is full."""
+    """Raised if writing failed because the disk is full."""
 
     short = "disk full"
 
 
 class RunInUse(ExitError):
-    """Another process trains in this run folder."""
+    """Raised if another process trains in this run folder."""
 
     exit_code, short = 5, "run in use"
 
 
 class NotFinite(ExitError):
-    """The loss, the gradients or the batch statistics contain NaN or infinity."""
+    """Raised if the loss, the gradients or the batch statistics contain NaN or infinity."""
 
     exit_code, short = 6, "not finite"
 
 
 class OutOfMemory(ExitError):
-    """A device or the host ran out of memory."""
+    """Raised if a device or the host ran out of memory."""
 
     exit_code, short = 7, "out of memory"
 
 
 class HostLost(ExitError):
-    """A process of a multi-host training died or hangs."""
+    """Raised if a process of a multi-host training run died or hangs."""
 
     exit_code, short = 8, "host lost"
 
 
 class Stopped(ExitError):
-    """The user or the system requested a stop.
+    """Raised if the user or the system requested a stop.
 
     Attributes:
       exit_code: 130 after Ctrl-C, 143 after SIGTERM.

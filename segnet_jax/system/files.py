@@ -101,12 +101,12 @@ def check_place(
     Args:
       flag: name of the flag, without --.
       path: path of the file; "" for none.
-      made: a folder that the command creates itself; "" for none.
-      is_ours: maps the first bytes of an existing file to whether it may be replaced.
+      made: output folder that the command will create; "" for none.
+      is_ours: function that returns whether a file with these first bytes may be replaced.
 
     Raises:
-      UserError: If the path is a folder, its folder is missing or not writable, or the file exists and was not written
-        by such a flag.
+      UserError: If the path is a folder, its name is too long, its folder is missing or not writable, or the file
+        belongs to a run or already exists and was not written by this flag.
     """
     place = pathlib.Path(path)
     if not path:
@@ -116,21 +116,21 @@ def check_place(
     if len(os.fsencode(place.name)) > _LONGEST:
         raise UserError(f"--{flag} {path} has too long a name: choose a shorter one")
     if place.name in _OF_A_RUN and os.path.lexists(place.parent / "config.toml"):
-        raise UserError(f"--{flag} {path} is a file of the run itself: name another file")
+        raise UserError(f"--{flag} {path} is a file of the run itself: choose another file")
     if os.path.lexists(place) and not _may_be_replaced(place, is_ours):
         raise UserError(
-            f"--{flag} {path} already exists and is not overwritten, since no such flag wrote it; give another file"
+            f"--{flag} {path} already exists and is not overwritten, as --{flag} did not write it; choose another file"
         )
     if made and place.absolute().parent == pathlib.Path(made).absolute():
         return
     if not place.parent.is_dir():
         raise UserError(f"--{flag} {path}: there is no folder {place.parent}; create it, or choose another file")
     if not os.access(place.parent, os.W_OK):
-        raise UserError(f"--{flag} {path}: the folder {place.parent} cannot be written to; name another file")
+        raise UserError(f"--{flag} {path}: the folder {place.parent} cannot be written to; choose another file")
 
 
 def _may_be_replaced(place: pathlib.Path, is_ours: Callable[[bytes], bool]) -> bool:
-    """Return whether a file is empty or was written by such a command."""
+    """Return whether a file is empty or may be replaced according to `is_ours`."""
     real = pathlib.Path(os.path.realpath(place))
     with contextlib.suppress(OSError, UserError), confined.open_file(real.parent, real.name) as file:
         head = file.read(_HEAD)
@@ -169,7 +169,7 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{path}: no home folder is known for that; write the path in full") from None
+        raise UserError(f"{path}: no home folder is known for that user; write the path in full") from None
 
 
 def did_you_mean(path: pathlib.Path, is_right: Callable[[str], bool] = os.path.lexists) -> str:

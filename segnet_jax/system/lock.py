@@ -49,12 +49,12 @@ class RunLock:
             who = holder(folder) or "another process"
             raise RunInUse(f"{folder} is in use by {who}: wait, or use another --run") from None
         except OSError as error:
-            told = f"the file system of {folder} does not support locks ({error.strerror})"
+            why = f"the file system of {folder} does not support locks ({error.strerror})"
             if not is_named:
                 self._file.close()
-                raise UserError(f"{told}: to resume this run, name it with --run") from None
+                raise UserError(f"{why}: to resume this run, name it with --run") from None
             before = holder(folder)
-            logger.warning(f"{told}: check that {f'{before} has ended' if before else 'no other process trains in it'}")
+            logger.warning(f"{why}: check that {f'{before} has ended' if before else 'no other process trains in it'}")
         else:
             if before := holder(folder):
                 logger.info(f"took over the lock of {before}, which has ended")

@@ -22,7 +22,7 @@ _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 
 
 class ConsoleHandler(logging.Handler):
-    """Print messages on standard error, each on a line of its own, with their level from warnings on.
+    """A handler that prints messages on standard error, one per line, with their level from warnings on.
 
     Attributes:
       console: where a live line is shown, above which messages go; None for the current `sys.stderr`.
@@ -45,7 +45,7 @@ class ConsoleHandler(logging.Handler):
 
 
 class _LineFormatter(logging.Formatter):
-    """Format a message as printable lines with time and level."""
+    """A formatter of printable lines with time and level."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -91,7 +91,7 @@ def above(console: Console) -> Iterator[None]:
 
 
 class RunLog(logging.Handler):
-    """Write messages to a run's `train.log` with their times; a context manager.
+    """A handler that writes messages to a run's `train.log` with their times; a context manager.
 
     Messages logged before `open` are kept and written then. A log line that cannot be written is lost: a full disk
     must not stop training. An error that ends the `with` block is logged there, but not on the console.

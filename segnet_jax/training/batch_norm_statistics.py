@@ -51,9 +51,9 @@ def average_statistics(
     Args:
       model: the network. If its BatchNorm is not synchronized, each device's part of a batch counts as a batch.
       variables: variables of the network, replicated; the running statistics of frozen layers are used unchanged.
-      batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
+      batches: one or more batches on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
       preprocessing: preprocessing of the network's input.
-      devices: to compute on.
+      devices: devices to compute on.
       on_batch: called after each batch.
     """
     batch_statistics = _batch_statistics(model, preprocessing)
@@ -77,7 +77,7 @@ class CountedBatch(NamedTuple):
     """A batch whose statistics are pooled with those of others.
 
     Attributes:
-      batch: on the devices, as for `average_statistics`.
+      batch: batch on the devices, as for `average_statistics`.
       num_images: number of images behind each mean and variance.
       is_repeated: every device has the same images, which count once.
     """
@@ -105,9 +105,9 @@ def population_statistics(
     Args:
       model: the network.
       variables: variables of the network, replicated; the running statistics of frozen layers are used unchanged.
-      batches: at least one.
+      batches: one or more batches.
       preprocessing: preprocessing of the network's input.
-      devices: to compute on.
+      devices: devices to compute on.
       on_batch: called with the number of images after each batch.
 
     Returns:
@@ -164,7 +164,7 @@ _FOLDER, _FILE = "statistics", "batch_stats.safetensors"
 
 
 def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Save statistics beside the checkpoints, unless valid ones with the same facts are there.
+    """Save statistics next to the checkpoints, unless valid ones with the same facts exist.
 
     Args:
       checkpoints: the folder of the run's checkpoints.
@@ -228,7 +228,7 @@ def precise_statistics(
     """Compute the precise batch-norm statistics of a trained network over its training images, each once.
 
     With `batch_norm_variance` "batches" the incomplete last batch is dropped, as in the tutorial's script; with
-    "population" it is processed in batches of its own.
+    "population" it is processed in separate batches.
 
     Args:
       config: config of the run.
@@ -237,8 +237,8 @@ def precise_statistics(
       variables: "params" and "batch_stats" of the network, replicated.
       samples: the training images.
       preprocessing: preprocessing of the network's input.
-      devices: to compute on. If the run synchronized its statistics, the result does not depend on their number;
-        otherwise only which images are dropped does.
+      devices: devices to compute on. If the run synchronized its statistics, the result does not depend on their
+        number; otherwise only which images are dropped does.
       on_images: called with the number of images after each batch.
 
     Returns:

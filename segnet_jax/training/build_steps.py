@@ -25,11 +25,13 @@ NUM_PICTURES = 6
 
 
 def build_train_step(source: Input, devices: Devices, settings: StepSettings) -> AheadOfTime:
-    """Return a function (state, inputs) -> (state, metrics) that runs the steps of one dispatch on all devices.
+    """Return a function that runs the steps of one dispatch on all devices.
+
+    It takes the state and the inputs, and returns the next state and the metrics.
 
     Args:
       source: input of the training split.
-      devices: to train on.
+      devices: devices to train on.
       settings: settings of the step.
     """
     step = partial(train_steps, make_batch=source.make_batch, settings=settings)
@@ -44,13 +46,15 @@ def build_evaluator(
     devices: Devices,
     settings: StepSettings,
 ) -> Callable[..., Evaluation | None]:
-    """Return a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
+    """Return a function that evaluates a whole split, compiled once.
+
+    It takes variables, should_stop and on_prediction, and returns an Evaluation.
 
     Args:
       source: input of the split.
       num_samples: number of samples of the split.
       shard: this process's part of each batch; the scores do not depend on it.
-      devices: to compute on.
+      devices: devices to compute on.
       settings: settings of the step.
     """
     step = partial(eval_step, make_batch=source.make_batch, settings=settings)

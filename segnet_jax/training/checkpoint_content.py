@@ -20,7 +20,7 @@ from segnet_jax.training.precision import DTYPES
 
 
 class OtherState(NoCheckpoint):
-    """A checkpoint holds the state of another network."""
+    """Raised if a checkpoint contains the state of another network."""
 
 
 MAX_CLASSES = 255
@@ -38,9 +38,9 @@ def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any
     """Validate the JSON metadata of a checkpoint.
 
     Args:
-      meta: parsed.
-      where: the checkpoint's name in messages.
-      is_resumed: also require what resuming needs.
+      meta: parsed metadata.
+      where: display name of the checkpoint for error messages.
+      is_resumed: whether to require what resuming needs too.
 
     Returns:
       `meta`.
@@ -140,7 +140,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
     Args:
       folder: folder of a checkpoint with a valid manifest.
       like: the state to be restored, as shapes.
-      part: the subfolder that holds the arrays.
+      part: subfolder of the arrays.
 
     Raises:
       NoCheckpoint: If there are no arrays, or they are too large or too many.
@@ -158,7 +158,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{(folder / part).as_uri()}/"}).result()
         names = [name for name in store.list().result() if name.endswith(b"/.zarray")]
         if len(names) > 2 * len(leaves) + 100:
-            raise NoCheckpoint(f"{folder} holds {len(names)} arrays, but its network has {len(leaves)}; {_ADVICE}")
+            raise NoCheckpoint(f"{folder} contains {len(names)} arrays, but its network has {len(leaves)}; {_ADVICE}")
         for name in names:
             header = json.loads(store.read(name).result().value)
             _check_array(header, max(sizes), f"{name.decode(errors='replace')} in {folder}")
@@ -196,17 +196,17 @@ def reading_state(folder: pathlib.Path, like: Any, part: str) -> Iterator[None]:
 
     Args:
       folder: as in `check_arrays`.
-      like: likewise.
-      part: likewise.
+      like: as in `check_arrays`.
+      part: as in `check_arrays`.
 
     Raises:
-      OtherState: If the checkpoint holds the state of another network.
+      OtherState: If the checkpoint contains the state of another network.
     """
     check_arrays(folder, like, part)
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, RecursionError) as error:
-        raise OtherState(f"{folder} does not hold the state of this network ({_short(error)}); {_ADVICE}") from error
+        raise OtherState(f"{folder} does not contain the state of this network ({_short(error)}); {_ADVICE}") from error
 
 
 def _short(error: Exception) -> str:

@@ -203,7 +203,7 @@ class CheckpointFolders:
                 verify(folder, self._max_bytes)
                 return step
             except NewerFormat as error:
-                raise UserError(f"{error}: it was written by a newer segnet_jax, use that version") from None
+                raise UserError(f"{error}: it was written by a newer version of segnet_jax; use that version") from None
             except Damaged as error:
                 if os.path.lexists(folder):  # a process that trains in this run may have deleted it
                     aside = self._set_aside(folder)

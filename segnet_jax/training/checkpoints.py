@@ -41,9 +41,9 @@ class Checkpoints:
 
     Args:
       folder: `checkpoints` of the run; created by the first save.
-      devices: on which restored states are placed.
+      devices: devices on which restored states are placed.
       keep: number of newest checkpoints to keep.
-      broadcast: (text of process 0) -> that text in every process, so that all restore the same step.
+      broadcast: function that returns process 0's text in every process, so that all restore the same step.
       max_bytes: as in `CheckpointFolders`.
     """
 
@@ -72,7 +72,7 @@ class Checkpoints:
         Args:
           which: "newest" or "best".
           step: number of finished steps; an existing step is not saved again.
-          state: replicated; it may be donated to the next step as soon as this returns.
+          state: replicated state; it may be donated to the next step as soon as this returns.
           meta: JSON metadata to store with it.
 
         Raises:
@@ -110,7 +110,7 @@ class Checkpoints:
 
         Raises:
           DiskFull: If there is too little free space.
-          DiskFailed: If the disk fails in another way, or reads back other data than was written.
+          DiskFailed: If the disk fails in another way, or returns data different from what was written.
         """
         pending, self._pending = self._pending, []
         try:
@@ -147,7 +147,7 @@ class Checkpoints:
             self._writer.wait_until_finished()
             final = self.folders.path(which, step)
             if not are_same(self._read(partial, copy), copy):
-                raise DiskFailed(f"{final} reads back other data than was written: the disk or memory is faulty")
+                raise DiskFailed(f"{final} differs when read back: disk or memory may be faulty; choose another --run")
             atomic_write_json(partial / META, meta)
             finalize(partial, final, {"step": step, "config": meta.get("config"), "state": sum_of_copy})
             self.folders.set_last_saved(which, step)
@@ -255,11 +255,11 @@ class Checkpoints:
 
         Args:
           which: "newest" or "best".
-          step: from `latest`.
+          step: step returned by `latest`.
           like: a state of the same shapes, for example from `jax.eval_shape`.
 
         Raises:
-          NoCheckpoint: If the checkpoint holds another state or invalid values.
+          NoCheckpoint: If the checkpoint contains another state or invalid values.
         """
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.replicated), like

@@ -110,7 +110,7 @@ def check_convolution(device: jax.Device, precision: str) -> None:
 
 
 def convolve(image: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return a 3x3 convolution [1,H,W,I], [3,3,I,O] -> [1,H,W,O] and its image and kernel gradients."""
+    """Convolve [1,H,W,I] with a kernel [3,3,I,O]; return [1,H,W,O] and the image and kernel gradients."""
 
     def convolution(image, kernel):
         return lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -30,10 +30,10 @@ class Evaluation:
 
     Attributes:
       confusion: int64 [C,C], rows are the ground truth.
-      confusions: int32 [N,C,C], likewise of each image, in the order of the samples; None above MAX_CELLS.
+      confusions: int32 [N,C,C], the confusion matrix of each image, in the order of the samples; None above MAX_CELLS.
       boundaries: int32 [N,C,4], the counts of `metrics.boundary.boundary_counts` for each image.
       loss: weighted cross-entropy, mean over the labeled pixels.
-      predictions: index -> uint8 [H,W], of the samples of `keep` on this process's devices.
+      predictions: index -> uint8 [H,W], of the samples in `evaluate`'s `keep` on this process's devices.
       accuracies: index -> fraction of labeled pixels that are correct, of all samples on this process's devices with
         labeled pixels.
       worst: index -> uint8 [H,W], the predictions with the lowest accuracies, lowest first.
@@ -66,7 +66,7 @@ def evaluate(
     Args:
       eval_step: the mapped step of `steps.eval_step`.
       variables: variables of the network, replicated.
-      batches: on the devices; padding has VOID labels, which do not count.
+      batches: batches on the devices; padding has VOID labels, which do not count.
       indices: sample index of each batch element over the devices of all processes, int [D,B], -1 for padding.
       first_device: index of this process's first device.
       keep: indices of the samples whose predictions to keep.
@@ -135,7 +135,7 @@ def evaluate_boundaries(
     """Evaluate, and match the boundaries of each prediction with those of its label; every process must call it.
 
     Args:
-      evaluate: (on_prediction) -> the Evaluation; None if stopped.
+      evaluate: function of on_prediction that returns the Evaluation, or None if stopped.
       samples: samples of the split.
       num_classes: C.
 
@@ -169,7 +169,7 @@ def evaluate_boundaries(
 def _pool(num_workers: int, num_pixels: int) -> Executor:
     """Return the executor of the matching: threads for small splits, processes where their start-up pays off.
 
-    Threads scale poorly: scipy's flow algorithm, most of the work, holds the interpreter lock.
+    Threads scale poorly: scipy's flow algorithm, which takes most of the time, holds the interpreter lock.
     """
     if num_pixels <= 50 * 360 * 480:
         return ThreadPoolExecutor(num_workers, "boundaries")

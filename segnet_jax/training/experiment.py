@@ -24,7 +24,7 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
       folder: run folder.
       meta: the checkpoint's JSON metadata.
       config: config of the run; on resume, the new one.
-      override: whether the user allows a changed recipe; None if nothing is trained, where a changed recipe is only
+      override: whether the user allows changed settings; None if nothing is trained and changed settings are only
         logged.
 
     Raises:
@@ -50,7 +50,7 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
         return
     refused = [name for name in changed if on_resume(name) == "refused"]
     fields = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
-    message = f"the checkpoint of step {step} in {folder} has other settings than the run's config: {fields}"
+    message = f"the checkpoint of step {step} in {folder} has settings that differ from the run's config: {fields}"
     if refused or override is False:
         option = "" if refused else ", or add --override to continue with the change"
         raise UserError(f"{message}; restore the {CONFIG_FILE} or the checkpoints that belong to it{option}")

@@ -129,10 +129,10 @@ def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[
     """Return the trained variables; the head keeps its rows of shared classes and gets random rows for new classes.
 
     Args:
-      trained: the network to start from; passes `check_fits`.
+      trained: the network to start from, which passes `check_fits`.
       classes: classes to train.
       head: the names of the layers whose last axis is the classes.
-      draw: returns random variables of the network to be trained; called only if there are new classes.
+      draw: function that returns random variables of the network to be trained; called only if there are new classes.
     """
     indices = shared_classes(trained, classes)
     random = draw() if len(indices) < len(classes) else trained.variables

@@ -21,7 +21,7 @@ from segnet_jax.system.errors import UserError
 logger = logging.getLogger(__name__)
 
 MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
-"""(inputs, store) -> batch, inside the step: `inputs` from the host, `store` resident on the devices."""
+"""Function that makes the batch inside the step from `inputs`, sent by the host, and the device-resident `store`."""
 
 
 def as_sent(inputs: dict[str, jax.Array], _store: Any) -> dict[str, jax.Array]:
@@ -89,7 +89,7 @@ def agree_on_placement(placement: Placement, all_gather: Callable[[str], list[st
 
     Args:
       placement: this process's choice.
-      all_gather: (its text) -> the texts of all processes, by process number.
+      all_gather: function of this process's text that returns those of all processes, by process number.
     """
     choices = all_gather(placement)
     agreed = max(choices, key=("device", "shards", "host").index)

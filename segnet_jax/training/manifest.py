@@ -27,11 +27,11 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EI
 
 
 class Damaged(Exception):
-    """A folder does not match its manifest; the message names the difference."""
+    """Raised if a folder does not match its manifest; the message names the difference."""
 
 
 class NewerFormat(Exception):
-    """A manifest has a version that only a later version of this program reads."""
+    """Raised if a manifest has a version that only a later version of this program reads."""
 
 
 def finalize(
@@ -40,8 +40,8 @@ def finalize(
     """Write the manifest of a complete folder, and rename the folder to its final name.
 
     Args:
-      partial: holds all files; on the same disk as `final`.
-      final: the final path; must not exist.
+      partial: folder with all files, on the same disk as `final`.
+      final: final path, which must not exist.
       facts: JSON to store in the manifest.
       known: manifest entries of files that are on the disk already, from `link_files`.
 
@@ -72,8 +72,8 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
 
     Args:
       source: a folder with a manifest.
-      partial: created if missing.
-      part: the subfolder.
+      partial: target folder, created if missing.
+      part: name of the subfolder.
 
     Returns:
       The source's manifest entries of the linked files.
@@ -103,7 +103,7 @@ def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]
     """Verify every byte of a folder against its manifest.
 
     Args:
-      folder: with a manifest.
+      folder: folder with a manifest.
       max_bytes: limit of the total size; None for no limit.
 
     Returns:

@@ -52,9 +52,9 @@ def measure_convolutions(
         devices.
       kernels: {"conv1_1": float32 [3,3,in,out], ...}.
       affine: affine map of each convolution.
-      batches: at least one, on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
+      batches: one or more batches on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
       preprocessing: preprocessing of the pretrained network's input.
-      devices: to compute on.
+      devices: devices to compute on.
       on_batch: called after each batch.
 
     Returns:
@@ -100,7 +100,7 @@ def preserve_features(
     Args:
       variables: "params" and "batch_stats", with the pretrained kernels, and biases if the convolutions have them.
       affine: affine map of each pretrained convolution, in the order of the network.
-      statistics: from `measure_convolutions`.
+      statistics: result of `measure_convolutions`.
       batch_norms: {convolution: BatchNorm after it}.
       epsilon: added to the variance in BatchNorm.
       rescale: scale each kernel, and the bias of its convolution, so that the kernel has the L2 norm of He

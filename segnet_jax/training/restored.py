@@ -29,7 +29,7 @@ class Restored:
     """A network restored from a checkpoint.
 
     Attributes:
-      model: as it was trained, not folded.
+      model: network as trained, not folded.
       variables: "params" and "batch_stats" of the network, replicated over the devices.
       meta: the checkpoint's JSON metadata.
       recomputed: precise batch-norm statistics computed after training, on the host; None if there are none.
@@ -61,14 +61,14 @@ def restore(
     """Restore the network of a run's checkpoint, with the batch-norm statistics that the config's `batch_norm` names.
 
     Args:
-      run: the folder.
+      run: run folder.
       config: config of the run; with `batch_norm` "recompute", stored precise statistics replace the running ones.
       checkpoint: which checkpoint to load: "best", "newest", or "result", the one of the two that result.json scores.
-      devices: on which its variables are placed.
+      devices: devices on which the variables are placed.
       precision: dtype of activations; not "auto".
       use_ema: use the EMA of the variables if the run has one.
       intact: fail if the latest checkpoint is damaged, and do not change the run's folder.
-      broadcast: (text of process 0) -> that text in every process that restores.
+      broadcast: function that returns process 0's text in every process that restores.
 
     Raises:
       UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.

@@ -25,7 +25,7 @@ class StepSettings:
       loss: the loss function, a sum over the labeled pixels.
       half_gradients: all-reduce the gradients in 16 bits, which halves the communication; bfloat16, or float16 where
         activations are.
-            seed: seed of dropout; each image's mask depends on its position in the global batch, not on its device.
+      seed: seed of dropout; each image's mask depends on its position in the global batch, not on its device.
       ema_decay: decay of the EMA of the variables, if the state has one.
     """
 

@@ -28,7 +28,7 @@ class TrainState(struct.PyTreeNode):
       params: float32 tree of the network's parameters.
       batch_stats: float32 tree of BatchNorm's running means and variances.
       opt_state: state of the optimizer.
-      loss_scale: for float16, otherwise None.
+      loss_scale: loss scale for float16, otherwise None.
       ema: EMA of "params" and "batch_stats", or None.
     """
 
@@ -113,10 +113,10 @@ def _bytes_of(array: np.ndarray) -> np.ndarray:
 
 
 def sum_of_state(state: TrainState) -> str:
-    """Return the SHA-256 of a state, as hex; equal exactly for states that are equal bit for bit.
+    """Return the SHA-256 of a state, as hex; equal only for states that are bit-identical.
 
     Args:
-      state: as numpy arrays.
+      state: state as numpy arrays.
     """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):

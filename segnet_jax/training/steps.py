@@ -1,7 +1,7 @@
 """The training step and the evaluation step, from the view of one device.
 
 Losses are sums, summed over the devices and divided once by the number of labeled pixels of the global batch: a mean of
-per-device means would be wrong where devices hold different numbers of void pixels.
+per-device means would be wrong where devices have different numbers of void pixels.
 """
 
 from collections.abc import Callable
@@ -33,9 +33,9 @@ def train_steps(
 
     Args:
       state: the same on all devices.
-      inputs: this device's, each array with a leading axis of K steps.
+      inputs: this device's inputs, each array with a leading axis of K steps.
       store: data resident on the devices.
-      make_batch: (one step's inputs, store) -> the batch for `train_step`.
+      make_batch: function of one step's inputs and the store that returns the batch for `train_step`.
       settings: settings of `train_step`.
 
     Returns:
@@ -185,9 +185,10 @@ def eval_step(
 
     Args:
       variables: variables of the network.
-      inputs: this device's.
+      inputs: inputs of this device.
       store: data resident on the devices.
-      make_batch: (inputs, store) -> "image" uint8 [B,H,W,3] and "label" uint8 [B,H,W]; VOID pixels do not count.
+      make_batch: function of inputs and store that returns "image" uint8 [B,H,W,3] and "label" uint8 [B,H,W], where
+        VOID pixels do not count.
       settings: network, loss and preprocessing.
 
     Returns:

@@ -30,11 +30,11 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
 
     Args:
       path: the file.
-      encoder: "vgg16" or "vgg19"; the file must hold this one.
+      encoder: "vgg16" or "vgg19"; the file must contain this one.
       preprocessing: preprocessing in training, if not the format's usual one. An ONNX file may need it.
 
     Raises:
-      UserError: If the file does not exist, has an unknown format, is damaged, or does not hold this encoder.
+      UserError: If the file does not exist, has an unknown format, is damaged, or does not contain this encoder.
     """
     path = Path(path)
     with _naming(path):
@@ -49,7 +49,7 @@ def read_caffe_segnet(path: Path) -> CaffeSegNet:
       path: a `.caffemodel`.
 
     Raises:
-      UserError: If the file does not exist, is not a `.caffemodel`, is damaged, or holds anything but a SegNet.
+      UserError: If the file does not exist, is not a `.caffemodel`, is damaged, or contains anything but a SegNet.
     """
     path = Path(path)
     with _naming(path):
@@ -97,7 +97,7 @@ def _naming(path: Path) -> Iterator[None]:
         what = " ".join(str(error).split()) or type(error).__name__
         what = f"{path}: {what if len(what) <= _MAX_MESSAGE else what[:_MAX_MESSAGE] + ' ...'}"
         if isinstance(error, CodeInside):
-            fix = "use a file that holds nothing but tensors, such as .safetensors"
+            fix = "use a file that contains nothing but tensors, such as .safetensors"
             raise UserError(what, kind="no-code", file=str(path), fix=fix) from error
         raise UserError(what, kind="bad-weights", file=str(path)) from error
 
@@ -137,7 +137,7 @@ def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[
             return npz.read
         raise ValueError("is a zip, but not one of torch, Keras or numpy")
     if head[:1] == b"\x80":
-        raise CodeInside("holds code, which is not run: it is a bare pickle, not what torch.save writes")
+        raise CodeInside("contains code, which is not run: it is a bare pickle, not what torch.save writes")
     if head.startswith((b"\n", b"\x12", b"\xa2\x06")):  # the tags of a NetParameter's name, `layers` and `layer`
         return caffe.read
     if head[:1] == b"\x08":  # the tag of a ModelProto's version

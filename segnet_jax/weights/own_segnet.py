@@ -1,7 +1,7 @@
 """Our own `network.safetensors`, as `export --format safetensors` writes it: a SegNet that can be trained on.
 
 Its tensors are the network's variables as trained (BatchNorm is not folded), with SegNet-Tutorial's layer names and
-PyTorch's tensor names. Its JSON metadata hold the class names, the preprocessing and the settings of the network.
+PyTorch's tensor names. Its JSON metadata have the class names, the preprocessing and the settings of the network.
 """
 
 import json
@@ -77,13 +77,13 @@ def read(path: Path) -> OwnSegNet:
             stored = StoredTensor(tuple(file.get_slice(name).get_shape()), lambda name=name: file.get_tensor(name))
             layer, _, kind = name.rpartition(".")
             if (kind, len(stored.shape)) not in _PLACES:
-                raise ValueError(f"holds the tensor {name} of {len(stored.shape)} axes, which no SegNet has")
+                raise ValueError(f"contains the tensor {name} of {len(stored.shape)} axes, which no SegNet has")
             collection, part = _PLACES[kind, len(stored.shape)]
             values = read_numbers(name, stored)
             if values.ndim == 4:
                 values = np.ascontiguousarray(values.transpose(2, 3, 1, 0))
             if part == "var" and values.min(initial=0) < 0:
-                raise ValueError(f"tensor {name} is a variance and holds negative numbers")
+                raise ValueError(f"tensor {name} is a variance but has negative values")
             variables[collection].setdefault(layer, {})[part] = values
     about = f"step {metadata.get('step', 'unknown')}, the {metadata.get('checkpoint', 'exported')}"
     return OwnSegNet(settings, classes, _preprocessing(metadata), variables, about)

@@ -48,7 +48,7 @@ class VGG:
       encoder: "vgg16" or "vgg19".
       convs: "conv1_1" and so on to "conv5_3" or "conv5_4"; all of them with BatchNorm or none.
       preprocessing: preprocessing of the training images.
-      batch_norm_epsilon: the number that BatchNorm adds to the variance; None without BatchNorm.
+      batch_norm_epsilon: added to the variance in BatchNorm; None without BatchNorm.
     """
 
     encoder: str
@@ -160,5 +160,5 @@ def _kernel_shape(inputs: int, outputs: int, layout: str) -> tuple[int, ...]:
 def _read(name: str, tensor: StoredTensor, role: Role) -> np.ndarray:
     values = read_numbers(name, tensor)
     if role == "bn_var" and values.min() < 0:
-        raise ValueError(f"tensor {name} is a variance but has negative numbers")
+        raise ValueError(f"tensor {name} is a variance but has negative values")
     return values

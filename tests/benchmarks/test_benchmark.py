@@ -1,4 +1,4 @@
-"""The benchmark: operation counts against hand-worked numbers, timing, and the command line."""
+"""Test the benchmark: operation counts against hand-computed numbers, timing, and the command line."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_the_work_of_the_published_network_is_the_published_one():
     assert BACKWARD_SHARE.value == pytest.approx(1 - work.infer_flop / work.train_flop, rel=1e-3)
 
 
-def test_the_work_of_one_stage_is_what_it_comes_to_by_hand():
+def test_the_work_of_one_stage_matches_a_hand_count():
     work = roofline.work_of(SegNet(11, depth=1, width=1 / 64), 4, 6)  # one channel, 24 pixels
     forward = 2 * 9 * 24 * (3 * 1 + 1 * 1 + 1 * 1 + 1 * 11)
     assert work.infer_flop == forward
@@ -56,10 +56,10 @@ def test_the_work_of_one_stage_is_what_it_comes_to_by_hand():
 @pytest.mark.parametrize("dtype, num_bytes", [(jnp.float32, 4), (jnp.bfloat16, 2), (jnp.float16, 2)])
 def test_bytes_are_those_of_the_precision_by_hand(dtype, num_bytes):
     work = roofline.work_of(SegNet(11, depth=1, width=1 / 64, dtype=dtype), 4, 6)
-    read, written, normalised = 24 * (3 + 1 + 1 + 1), 24 * (1 + 1 + 1 + 11), 24 * (1 + 1 + 1)
+    read, written, normalized = 24 * (3 + 1 + 1 + 1), 24 * (1 + 1 + 1 + 11), 24 * (1 + 1 + 1)
     pools = 2 * (24 + 6) * num_bytes + 2 * 6  # pooling and unpooling: 24 pixels, 6 windows, 6 codes of a byte
     assert work.infer_bytes == (read + written) * num_bytes + pools
-    assert work.train_bytes == (3 * (read + written) + 8 * normalised) * num_bytes + 2 * pools
+    assert work.train_bytes == (3 * (read + written) + 8 * normalized) * num_bytes + 2 * pools
 
 
 def test_a_device_at_its_roofline_is_at_all_of_it():
@@ -271,7 +271,7 @@ def test_a_mistake_is_reported_in_one_line(monkeypatch, capsys, tmp_path, flags,
     assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
 
 
-def test_a_file_that_is_no_measurement_is_refused(monkeypatch, capsys, tmp_path):
+def test_a_file_that_is_not_a_measurement_is_refused(monkeypatch, capsys, tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     assert run(monkeypatch, "--compare", tmp_path / "other.json") == 2
     assert "was not written by benchmark --json" in capsys.readouterr().err

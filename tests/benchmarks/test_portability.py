@@ -1,4 +1,4 @@
-"""Steps lowered for every platform: their operations, what their files compute, and the comparison of machines."""
+"""Check the steps lowered for every platform: their operations, what their files compute, and how machines compare."""
 
 import json
 import pathlib
@@ -58,7 +58,7 @@ def lowered(config=TINY, **settings):
         "precisions": ["float16"],
         "platforms": ["cpu"],
         "steps": STEPS,
-    } | settings  # float16 has all that others have
+    } | settings  # float16 has all operations of the others
     return list(lower_steps(config, StepConstants(CLASSES), **settings))
 
 
@@ -91,7 +91,7 @@ def test_so_do_they_where_the_host_makes_the_batches(platform):
 
 
 VARIANTS = {
-    "scaled, recoloured and averaged, with dropout and learnt upsampling": {
+    "scaled, recolored and averaged, with dropout and learnt upsampling": {
         **{"scale": (0.75, 1.5), "color": 0.3, "ema_decay": 0.99},
         **{"dropout": 0.5, "depth": 3, "upsampling": "learnt"},
     },
@@ -128,7 +128,7 @@ def test_what_is_allowed_on_one_platform_alone_is_reported_by_name():
 
 def test_operations_are_those_that_the_mlir_parser_counts():
     ir = pytest.importorskip("jaxlib.mlir.ir")
-    mlir = pytest.importorskip("jax._src.interpreters.mlir")  # knows JAX's dialects; only here, to hold ours against it
+    mlir = pytest.importorskip("jax._src.interpreters.mlir")  # parses JAX's dialects, for comparison with ours
 
     def f(x, index):
         x = jax.lax.fori_loop(0, 3, lambda _, y: jnp.sort(y) * 2, x)
@@ -302,7 +302,7 @@ def machine(name, **changes):
     return found | {"environment": {"versions": {"jax": "1"}}, "precisions": {"float32": part}} | changes
 
 
-def test_machines_stand_side_by_side_with_what_differs_in_their_operations():
+def test_machines_are_compared_with_the_differences_of_their_operations():
     other = machine("other")
     other["precisions"] = {"float32": other["precisions"]["float32"] | {"operations": {"train": {"add": 3}}}}
     other["precisions"]["bfloat16"] = {"fails": "no such unit"}

@@ -1,4 +1,4 @@
-"""Products counted from programs: by hand, for every form of a convolution, and beside the formulas for SegNet."""
+"""Check multiply-adds counted from programs by hand, for every form of a convolution, and against SegNet's formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def multiply_adds(function, *args):
 
 
 def test_a_convolution_by_hand_and_both_its_gradients():
-    """3x3 from 4 to 8 channels at 6x10: 6 * 10 * 8 outputs, each a sum over 9 * 4 numbers; each gradient as many."""
+    """Compare with 6 * 10 * 8 outputs, each a sum over 3 * 3 * 4 products; each gradient needs as many."""
     x, kernel = shaped(2, 6, 10, 4), shaped(3, 3, 4, 8)
     forward = 2 * 6 * 10 * 8 * 9 * 4
     assert multiply_adds(convolve, x, kernel) == forward
@@ -44,7 +44,7 @@ def test_grouped_and_strided_convolutions_by_hand():
 
 
 def test_a_transposed_convolution_counts_no_zeros_between_rows():
-    """2x2 kernels of stride 2 from 4x5 to 8x10: each output is a sum over the channels of one input pixel."""
+    """Compare with 8 * 10 * 3 outputs, each a sum over the 6 channels of one input pixel."""
     up = lambda x, k: lax.conv_transpose(x, k, (2, 2), "VALID", dimension_numbers=LAYOUT)  # noqa: E731
     assert multiply_adds(up, shaped(1, 4, 5, 6), shaped(2, 2, 6, 3)) == 8 * 10 * 3 * 6
 
@@ -63,7 +63,7 @@ def test_loops_choices_and_matrices():
 
 
 def by_formula(model, height, width):
-    """The multiply-adds of SegNet's or SegNet-Basic's convolutions, forward, from their sizes; and of the first."""
+    """Return the forward multiply-adds of a SegNet's or SegNet-Basic's convolutions, and of the first, from sizes."""
     is_basic = isinstance(model, SegNetBasic)
     taps, layers, sizes, channels = (49 if is_basic else model.kernel_size**2), [], [], 3
     for outputs, count in model.stages:

@@ -1,4 +1,4 @@
-"""Of `augmentation_rotation.patch`: the geometry, both input paths bit for bit, and a training on each."""
+"""Test `augmentation_rotation.patch`: the geometry, bit-identical input paths, and a training run with each."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from segnet_jax.training import inputs
 
 
 def rotated(image, label, degrees):
-    """By numpy and by JAX, which must agree."""
+    """Rotate with numpy and with JAX, and check that the results agree."""
     angle = np.deg2rad(degrees)
     numbers = (np.int32(np.rint(PIXEL * function(angle))) for function in (np.cos, np.sin))
     return by_both(rotate, image, label, *numbers)
@@ -74,7 +74,7 @@ def test_angles_are_drawn_over_the_whole_range_and_nothing_else_is_drawn_differe
     np.testing.assert_allclose(np.quantile(degrees, [0, 0.25, 0.5, 0.75, 1]), [-30, -15, 0, 15, 30], atol=0.7)
 
 
-def test_a_training_ends_in_the_same_bits_on_either_input_path(tmp_path):
+def test_training_ends_with_the_same_bits_on_either_input_path(tmp_path):
     found = {}
     for name, flags in {"host": ("--input", "host"), "device": ("--input", "device"), "plain": ()}.items():
         rotation = () if name == "plain" else ("--rotation", 20)

@@ -1,4 +1,4 @@
-"""Of `loss_dice.patch`: the Dice loss and its gradient against numpy, and a training by it on one and eight devices."""
+"""Test `loss_dice.patch`: the Dice loss and its gradient against numpy, and training on one and on eight devices."""
 
 import json
 
@@ -15,7 +15,7 @@ WEIGHTS = np.array([0.5, 1.0, 2.0])
 
 
 def dice_by_hand(logits, label):
-    """In float64, by loops over images and classes."""
+    """Compute the Dice loss in float64 with loops over images and classes."""
     total = 0.0
     for scores, known in zip(logits.astype(np.float64), label, strict=True):
         shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
@@ -61,7 +61,7 @@ def test_perfect_and_wrong_predictions_and_images_one_by_one(batch):
     assert float(dice_sum(jnp.asarray(logits), jnp.asarray(label), weights)) == pytest.approx(one_by_one, rel=1e-5)
 
 
-def test_a_training_minimizes_it_alike_on_one_and_eight_devices(tmp_path):
+def test_training_minimizes_it_equally_on_one_and_eight_devices(tmp_path):
     losses = {}
     for devices, images in ((1, 8), (8, 1)):
         folder = tmp_path / str(devices)

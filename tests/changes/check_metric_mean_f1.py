@@ -1,4 +1,4 @@
-"""Of `metric_mean_f1.patch`: the metric by hand; in result, log, report, printed table and published results."""
+"""Test `metric_mean_f1.patch`: the value by hand; its place in result, log, report, table and published results."""
 
 import io
 import json
@@ -15,8 +15,8 @@ from segnet_jax.reporting.published import score_columns
 from segnet_jax.reporting.tables import print_table
 
 
-def test_it_is_what_it_comes_to_by_hand():
-    """Class 0: 6 right of 8, 9 predicted; class 1: 5 of 8, 7; class 2 has no ground truth, yet 0 and 1 lose to none."""
+def test_it_matches_a_hand_computed_value():
+    """Check mean F1 over two classes; a third class without ground truth or predictions is left out."""
     confusion = np.array([[6, 2, 0], [3, 5, 0], [0, 0, 0]])
     expected = (2 * 6 / (8 + 9) + 2 * 5 / (8 + 7)) / 2
     assert scores(confusion).mean_f1 == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Of `network_unet.patch`: it keeps the contract, trains, freezes, evaluates, exports, predicts, and is counted."""
+"""Test `network_unet.patch`: the contract, training, freezing, evaluation, export, prediction and FLOP count."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_it_keeps_the_contract_and_its_folded_form_computes_the_same(form):
 
 
 def test_its_flop_by_hand():
-    """One stage of 2 channels at 8x12, the middle at 4x6, two convolutions each, and a head of 1x1."""
+    """Compare with a count for one stage of 2 channels at 8x12, a bottleneck at 4x6, and a 1x1 classifier."""
     model = NETWORKS["unet"](7, depth=1, width=1 / 32)
     full, half = 8 * 12 * 9, 4 * 6 * 9
     forward = full * (3 * 2 + 2 * 2) + half * (2 * 2 + 2 * 2) + full * (4 * 2 + 2 * 2) + 8 * 12 * 2 * 7
@@ -84,7 +84,7 @@ def test_it_evaluates_to_the_scores_of_its_result(trained, tmp_path):
 def test_it_exports_and_the_weights_start_another_training(trained, tmp_path):
     command("export", trained, "--format", "stablehlo", "safetensors", "--out", tmp_path / "out")
     report = json.loads((tmp_path / "out" / "export.json").read_text())
-    assert report.keys() == {"stablehlo", "safetensors"}  # written where each holds against the network alone
+    assert report.keys() == {"stablehlo", "safetensors"}  # written only if each matches the network
     weights = tmp_path / "out" / "network.safetensors"
     assert run("--run", tmp_path / "again", *UNET, "--init", weights, "--epochs", 1) == 0
 

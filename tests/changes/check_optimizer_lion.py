@@ -1,4 +1,4 @@
-"""Of `optimizer_lion.patch`: two steps by hand, and a training by it."""
+"""Test `optimizer_lion.patch`: two steps by hand, and a training run."""
 
 import json
 
@@ -10,7 +10,7 @@ from test_train import run
 
 
 def test_two_steps_by_hand_and_no_decay_of_biases():
-    """Algorithm 2 of Chen et al. 2023, beta1 0.8, beta2 0.99."""
+    """Compare with Algorithm 2 of Chen et al. 2023 for beta1 = 0.8 and beta2 = 0.99."""
     params = {"conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(3, 2.0)}}
     optimizer = optimizer_of(optimizer="lion", learning_rate=0.1, momentum=0.8, weight_decay=0.5)
     state, mean = optimizer.init(params), 0.0
@@ -24,7 +24,7 @@ def test_two_steps_by_hand_and_no_decay_of_biases():
         np.testing.assert_allclose(updates["conv"]["kernel"], -0.1 * (sign + 0.5 * 2), rtol=1e-5)
 
 
-def test_a_training_by_it_lowers_the_loss_with_the_factors_of_every_optimizer(tmp_path):
+def test_training_with_it_lowers_the_loss_with_every_optimizers_multipliers(tmp_path):
     flags = (
         "--optimizer",
         "lion",

@@ -1,4 +1,4 @@
-"""The Python API does what the commands do."""
+"""Check that the Python API does what the commands do."""
 
 import dataclasses
 import json

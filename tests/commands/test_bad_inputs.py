@@ -1,4 +1,4 @@
-"""Bad inputs are reported before anything is compiled or written: the corpus row by row, and real CamVid."""
+"""Check that bad inputs are reported before anything is compiled or written: the whole corpus, and real CamVid."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ import test_archives
 import weight_files
 from bad_commands import ARCHIVES, FLAGS, FRAMES, HELD, RUNS, WEIGHTS
 from bad_folders import FOLDERS
-from bad_inputs import SIZE, make_sound
+from bad_inputs import SIZE, make_valid_folder
 from PIL import ImageFile
 
 from segnet_jax import prepare, train
@@ -28,26 +28,26 @@ from segnet_jax.runs import dataset_checks
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import ExitError, UserError
 
-SOUND = [
+VALID_FLAGS = [
     *("--image-size", *map(str, SIZE), "--init", "none", "--depth", "1", "--width", "0.0625", "--epochs", "1"),
     *("--devices", "1", "--batch-size-per-device", "1", "--class-weights", "none"),
 ]
 
 
 class Accepted(Exception):
-    """The input has passed all that looks at it before a network is built."""
+    """Raised once the input has passed all checks made before a network is built."""
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A sound folder, with a working directory beside it, on a machine where nothing can be compiled."""
+    """Return a valid folder, with a working directory next to it; compilation is disabled."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(jax, "jit", None)
     weight_files.shrink(monkeypatch, ENCODERS)
     monkeypatch.setattr(ImageFile.ImageFile, "load", decode_within_limits(ImageFile.ImageFile.load))
     monkeypatch.setattr(pathlib.Path, "read_bytes", keep_permissions(pathlib.Path.read_bytes))
-    return make_sound(tmp_path / "CamVid")
+    return make_valid_folder(tmp_path / "CamVid")
 
 
 def all_is_read(check_labels):
@@ -67,7 +67,7 @@ def decode_within_limits(load):
 
 
 def keep_permissions(read_bytes):
-    """As for users other than root, whom tests in a container run as."""
+    """Wrap `read_bytes` to respect permissions, which do not stop root, the user in container tests."""
 
     def checked(path):
         if not path.stat().st_mode & 0o400:
@@ -78,13 +78,13 @@ def keep_permissions(read_bytes):
 
 
 def state_of(folder):
-    """All that lies below a folder, and when it was changed; a run's lock apart, which every start opens."""
+    """Return mode, size and modification time of everything in a folder except a run's lock, which each start opens."""
     stats = {path: path.lstat() for path in folder.rglob("*") if path.name != "lock"}
     return {path: (stat.st_mode, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
 def left_by(command, argv, monkeypatch):
-    """How a command ends: its exit code and what it raised; for an input that is accepted, the code 0."""
+    """Run a command; return its exit code (0 for accepted input) and the errors raised."""
     raised = []
 
     def observed():
@@ -103,8 +103,8 @@ def left_by(command, argv, monkeypatch):
         return 0, raised
 
 
-def assert_told(case, code, raised, printed):
-    """Holds what a command printed against the case."""
+def assert_reported(case, code, raised, printed):
+    """Compare a command's exit code, errors and output with the case."""
     assert "Traceback" not in printed
     for word in (case.file, *case.words):
         assert word in printed
@@ -128,8 +128,8 @@ def test_training_reports_a_bad_input_and_takes_one_that_only_looks_bad(case, fo
     case.patch(monkeypatch, folder)
     before = state_of(folder.parent)
     flags = [flag.format(folder=folder) for flag in case.flags]
-    code, raised = left_by(train.main, ["train", "--data", str(folder), *SOUND, *flags], monkeypatch)
-    assert_told(case, code, raised, capsys.readouterr().err)
+    code, raised = left_by(train.main, ["train", "--data", str(folder), *VALID_FLAGS, *flags], monkeypatch)
+    assert_reported(case, code, raised, capsys.readouterr().err)
     assert state_of(folder.parent) == before
 
 
@@ -148,16 +148,16 @@ def test_preparing_reports_a_bad_archive_and_leaves_nothing(case, folder, monkey
     flags = [flag.format(folder=archives) for flag in case.flags]
     code, raised = left_by(prepare.main, ["prepare", "camvid", "--out", str(out), *flags], monkeypatch)
     printed = capsys.readouterr()
-    assert_told(case, code, raised, printed.err + printed.out)
+    assert_reported(case, code, raised, printed.err + printed.out)
     assert state_of(archives) == before and not list((folder.parent / "here").iterdir())
     assert case.accepted or not [path for path in out.rglob("*") if path.is_file()]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of one epoch on the sound folder."""
+    """Train one epoch on a valid folder and return the run."""
     base = tmp_path_factory.mktemp("finished")
-    flags = ["--data", str(make_sound(base / "CamVid")), *SOUND, "--run", str(base / "run")]
+    flags = ["--data", str(make_valid_folder(base / "CamVid")), *VALID_FLAGS, "--run", str(base / "run")]
     assert train.train(parse_config(flags, prog="segnet_jax.train", description="")) == 0
     return base / "run"
 
@@ -169,10 +169,10 @@ def test_a_run_that_cannot_be_resumed_is_reported_and_kept(finished, case, folde
     case.patch(monkeypatch, folder)
     before = state_of(folder.parent)
     flags = [flag.format(folder=folder) for flag in case.flags]
-    code, raised = left_by(train.main, ["train", "--data", str(folder), *SOUND, *flags], monkeypatch)
+    code, raised = left_by(train.main, ["train", "--data", str(folder), *VALID_FLAGS, *flags], monkeypatch)
     while HELD:
         HELD.pop().close()
-    assert_told(case, code, raised, capsys.readouterr().err)
+    assert_reported(case, code, raised, capsys.readouterr().err)
     assert state_of(folder.parent) == before
 
 

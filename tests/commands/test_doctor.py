@@ -1,4 +1,4 @@
-"""The doctor finds every planted fault by kind and file; with its fix, training starts; CamVid has no fault."""
+"""Test the doctor: it finds every planted fault, its fixes let training start, and it finds no fault in CamVid."""
 
 import io
 import json
@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from planted_faults import NAMES, PLANTED, SIZE, Planted, colours, image_of, label_of, make_sound, values
+from planted_faults import NAMES, PLANTED, SIZE, Planted, colors, image_of, label_of, make_valid_folder, values
 from test_bad_inputs import Accepted, all_is_read, left_by, state_of
 
 from segnet_jax import doctor, train
@@ -24,7 +24,7 @@ SMALL = "--init none --depth 1 --width 0.0625 --epochs 1 --devices 1 --batch-siz
 def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dataset_checks, "check_labels", all_is_read(dataset_checks.check_labels))
-    return make_sound(tmp_path / "photos")
+    return make_valid_folder(tmp_path / "photos")
 
 
 def look(monkeypatch, capsys, *flags):
@@ -37,7 +37,7 @@ def look(monkeypatch, capsys, *flags):
 
 
 def pasted(printed):
-    """Return the flags of the command that the doctor prints to check its fixes."""
+    """Return the flags of the command that the doctor prints for checking its fixes."""
     command = printed.splitlines()[printed.splitlines().index("to check the suggested flags, run:") + 1]
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "segnet_jax.doctor", "photos"]
@@ -45,7 +45,7 @@ def pasted(printed):
 
 
 def begin_training(monkeypatch, flags):
-    """Start a training that stops after reading and checking the data, before building a network."""
+    """Start a training run that stops after reading and checking the data, before a network is built."""
     command = ["train", "--data", "photos", "--image-size", *map(str, SIZE), *SMALL.split(), *flags]
     monkeypatch.setattr(sys, "argv", command)
     try:
@@ -55,7 +55,7 @@ def begin_training(monkeypatch, flags):
     raise AssertionError("the training did not stop")
 
 
-def test_a_sound_folder_has_no_fault_and_ends_with_the_command_to_train(photos, monkeypatch, capsys):
+def test_a_valid_folder_has_no_fault_and_the_output_ends_with_the_training_command(photos, monkeypatch, capsys):
     before = state_of(photos)
     code, faults, printed, findings = look(monkeypatch, capsys)
     assert code == 0 and not faults and findings["sound"] and not findings["faults"] and not printed.err
@@ -105,7 +105,7 @@ def test_with_the_fix_pasted_the_command_that_the_doctor_ends_with_trains_to_the
     case: Planted, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    case.spoil(make_sound(tmp_path / "photos"))
+    case.spoil(make_valid_folder(tmp_path / "photos"))
     code, _, printed, findings = look(monkeypatch, capsys, *shlex.split(case.fix))
     assert code == 0
     command = shlex.split(findings["command"])[3:]
@@ -138,7 +138,7 @@ def test_each_rotated_photograph_is_one_fault(photos, monkeypatch, capsys):
     assert pasted(printed.out) == ["--exif", "apply"]
 
 
-def test_a_training_reports_what_the_doctor_reports(photos, monkeypatch, capsys):
+def test_training_reports_what_the_doctor_reports(photos, monkeypatch, capsys):
     for case in PLANTED:
         if case.kind in ("label-size-differs", "empty-file", "lossy-label"):
             case.spoil(photos)
@@ -147,7 +147,7 @@ def test_a_training_reports_what_the_doctor_reports(photos, monkeypatch, capsys)
     assert {*str(raised[0]).splitlines()} == {line.removeprefix("error: ") for line in printed.err.splitlines()}
 
 
-UNNAMED = {"values": values(lambda label: label, table=False), "colours": colours(table="")}
+UNNAMED = {"values": values(lambda label: label, table=False), "colors": colors(table="")}
 
 
 @pytest.mark.parametrize("kind", UNNAMED)
@@ -186,7 +186,7 @@ def test_no_folder_is_reported_in_the_json_too(photos, monkeypatch, capsys):
     assert fault["kind"] == "no-folder" and "Did you mean" in fault["what"]
 
 
-def test_the_table_holds_the_share_of_each_class_counted_by_hand(photos, monkeypatch, capsys):
+def test_the_table_has_the_hand_counted_fraction_of_each_class(photos, monkeypatch, capsys):
     _, _, printed, findings = look(monkeypatch, capsys)
     for place, each in enumerate(findings["classes"]):
         for split, names in (("train", NAMES[:6]), ("val", NAMES[6:])):
@@ -236,7 +236,7 @@ def test_real_camvid_has_no_fault(camvid_folder, camvid_sizes, monkeypatch, caps
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["faults"] == found["warnings"] == [] and found["splits"] == camvid_sizes
     # 39 and 31 frames of a thirtieth of a second
-    (between,) = (each for each in found["audit"]["neighbours"] if "val" in each["splits"])
+    (between,) = (each for each in found["audit"]["neighbors"] if "val" in each["splits"])
     assert [round(30 * seam["seconds"]) for seam in between["seams"]] == [31, 39] and "0016E5_07920" in printed.out
     counted = [each["pixels"]["val"] for each in found["classes"]]
     recounted = "1601620 4531180 98499 5053176 1521751 2851125 155724 537197 304716 113531 387010"

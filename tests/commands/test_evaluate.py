@@ -1,4 +1,4 @@
-"""The evaluate command: it reproduces the run's scores with any batch size and number of devices."""
+"""Test the evaluate command: it reproduces the run's scores with any batch size and number of devices."""
 
 import base64
 import io
@@ -114,7 +114,7 @@ def test_the_worst_images_are_those_that_a_look_at_all_of_them_finds():
 
 
 def of_two_devices():
-    """Score six images on two devices, one image per device, as the second device's process."""
+    """Score six images as the second of two devices, one image per device."""
     generator = np.random.default_rng(1)
     matrices = generator.integers(1, 9, (6, 2, 2)).astype(np.int32)
     places = np.arange(6).reshape(3, 2, 1)
@@ -187,7 +187,7 @@ def test_pictures_can_do_without_photographs(trained, tmp_path):
     ("flags", "message"),
     [
         (["no/run"], "no run no/run: there is no such folder"),
-        (["."], "no run in .: it holds no config.toml"),
+        (["."], "no run in .: it contains no config.toml"),
         (["RUN", "--split", "test"], "dataset synthetic has no test split; choose --split from train, val"),
         (["RUN", "--data", "nowhere"], "no folder nowhere"),
         (["RUN", "--checkpoint", "worst"], "--checkpoint"),

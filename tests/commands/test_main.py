@@ -1,4 +1,4 @@
-"""The console script: commands by name, unknown words, and completion in a real shell."""
+"""Test the console script: commands by name, unknown words, and completion in a real shell."""
 
 import importlib
 import inspect
@@ -53,7 +53,7 @@ def test_each_command_is_a_module_whose_main_takes_nothing(name):
 
 
 def test_no_command_is_left_out():
-    """Each module that is run by `run_command` at its end has a word of its own."""
+    """Check that each module that ends with `run_command` is a command of the script."""
     run = {path.stem for path in (ROOT / "segnet_jax").glob("*.py") if "\n    run_command(main)" in path.read_text()}
     assert run == script.commands().keys()
 
@@ -75,7 +75,7 @@ def test_a_command_gets_its_own_flags_and_exit_code():
         (["trian"], "unknown command 'trian'; nearest: train"),
         (["xyz"], "unknown command 'xyz'; commands: train, "),
         (["../train"], "unknown command '../train'"),
-        (["errors"], "unknown command 'errors'"),  # a module that is none
+        (["errors"], "unknown command 'errors'"),  # a module that is not a command
         (["a\nb"], r"unknown command 'a\nb'"),
         (["completion"], "takes one argument, the shell: bash or zsh"),
         (["completion", "fish"], "takes one argument, the shell: bash or zsh"),
@@ -96,7 +96,7 @@ def test_the_version_is_reported(capsys):
 
 @pytest.fixture(scope="module")
 def completed(tmp_path_factory):
-    """Completes words as bash does when Tab is pressed behind them: the script's own answer, or files."""
+    """Return a function that completes words as bash does after Tab: with the script's answer or with files."""
     if shutil.which("bash") is None:
         pytest.skip("there is no bash")
     folder = tmp_path_factory.mktemp("completion")
@@ -134,7 +134,7 @@ def test_bash_completes_commands_flags_and_choices(completed):
     assert set(completed("evaluate", "runs/x", "--split", "")) == {"train", "val", "test"}
 
 
-def test_bash_is_left_to_complete_files_where_a_path_is_wanted(completed):
+def test_bash_completes_files_where_a_path_is_expected(completed):
     for words in (["evaluate", ""], ["predict", "runs/x", "photos/"], ["train", "--data", "Cam"]):
         assert completed(*words) == []
 

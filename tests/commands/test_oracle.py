@@ -1,4 +1,4 @@
-"""The oracle detects changed results and ignores renamings."""
+"""Check that the oracle detects changed results and ignores renamings."""
 
 import json
 import pathlib
@@ -71,7 +71,7 @@ def test_loops_and_branches_count_with_what_they_hold():
 
 
 def made_case(folder, *, keys=("loss", "miou"), bias=0.5, loss=1.25, cell=7, pixel=3):
-    """Write the folder of a case as the commands do."""
+    """Write a case's folder as the commands do."""
     (folder / "run").mkdir(parents=True)
     (folder / "out").mkdir()
     row = {keys[0]: loss, "seconds": np.random.default_rng().random(), "step": 1}
@@ -124,7 +124,7 @@ def test_more_numbers_are_allowed_and_fewer_are_not():
     assert oracle.compare_numbers(more, few) == (False, "1 of 3 gone: 3.5")
 
 
-def test_the_command_leaves_with_1_where_two_records_differ(tmp_path, capsys):
+def test_the_command_exits_with_1_if_two_records_differ(tmp_path, capsys):
     files = {}
     for name, loss in (("a", 1.0), ("same", 1.0), ("other", 2.0)):
         files[name] = pathlib.Path(tmp_path / f"{name}.json")

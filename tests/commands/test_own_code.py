@@ -1,4 +1,4 @@
-"""Names in a run, a config or a dataset are never imported or executed."""
+"""Check that names in a run, a config or a dataset are never imported or executed."""
 
 import ast
 import pathlib
@@ -8,7 +8,7 @@ import pytest
 import segnet_jax
 
 ROOT = pathlib.Path(segnet_jax.__file__).parent
-IMPORTS = {  # where a name that is no constant is imported, and where that name comes from
+IMPORTS = {  # modules that import a non-constant name, and where that name comes from
     "__main__.py": "the command line's first word, one of COMMANDS",
     "config/completion.py": "the same, of all COMMANDS",
     "exporting/formats.py": "the names of libraries in this file",
@@ -28,7 +28,7 @@ def calls_of(tree):
                 yield name
 
 
-def test_names_are_imported_in_known_places_alone():
+def test_names_are_imported_only_in_known_places():
     found = {
         path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if [*calls_of(ast.parse(path.read_text()))]
     }

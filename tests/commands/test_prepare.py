@@ -1,4 +1,4 @@
-"""The prepare command: its TFDS dataset, options and errors."""
+"""Test the prepare command: its TFDS dataset, options and errors."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from segnet_jax.system.errors import UserError
 
 @pytest.fixture
 def tutorial(tmp_path):
-    """Three frames in the tutorial's layout, of the size of the TFDS dataset."""
+    """Write three frames of the TFDS dataset's size in the tutorial's layout."""
     folder = tmp_path / "tutorial"
     for split, names in {"train": ["a", "b"], "test": ["c"]}.items():
         for name in names:
@@ -66,7 +66,7 @@ def test_the_dataset_of_a_tutorial_folder_has_its_frames_pixel_for_pixel(tutoria
 
 def test_a_fault_leaves_no_partial_dataset(tutorial, tmp_path):
     Image.fromarray(np.full((360, 480), 99, np.uint8)).save(tutorial / "trainannot/b.png")
-    with pytest.raises(UserError, match=r"trainannot/b.png holds 99 \(172800 px\)"):
+    with pytest.raises(UserError, match=r"trainannot/b.png contains 99 \(172800 px\)"):
         prepare.main(["camvid", "--tutorial", str(tutorial), "--out", str(tmp_path / "out")])
     assert prepared.find_prepared(tmp_path / "out") is None
 

@@ -1,4 +1,4 @@
-"""Start-up times."""
+"""Test start-up times."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Somebody with thirty photographs: doctor, its last line, predict. Without a download; minutes on two cores."""
+"""Test the README's workflow on thirty photos: doctor, its printed training command, predict. Takes minutes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The train command: it writes complete runs, resumes bit-identically, and reports mistakes in one line."""
+"""Test the train command: it writes complete runs, resumes bit-identically, and reports mistakes in one line."""
 
 import csv
 import hashlib
@@ -304,7 +304,7 @@ def test_the_statistics_are_calibrated_on_as_many_images_however_many_batches_a_
         seen.clear()
 
 
-def test_labels_that_teach_nothing_are_reported(logged):
+def test_labels_without_training_signal_are_reported(logged):
     two = ClassTable(("sky", "road"), ((1, 1, 1), (2, 2, 2)))
     sky, road, void = (np.full((2, 2), value, np.uint8) for value in (0, 1, VOID))
 

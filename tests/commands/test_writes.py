@@ -1,4 +1,4 @@
-"""Commands write only into the run and cache folders and use no network, as traced by the system."""
+"""Check by system traces that commands write only into the run and cache folders and use no network."""
 
 import os
 import re

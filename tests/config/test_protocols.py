@@ -1,4 +1,4 @@
-"""The named protocols against a table of the published recipes, transcribed by hand."""
+"""Compare the named protocols with a table of the published recipes, transcribed by hand."""
 
 import dataclasses
 import pathlib
@@ -136,7 +136,7 @@ def batch_note(name, num_devices, num_images=367, **changes):
     return batch_warning(config, SimpleNamespace(total=num_devices), sampler), in_result
 
 
-def test_a_batch_other_than_the_protocols_is_reported_with_both_trainings():
+def test_a_batch_size_other_than_the_protocols_is_reported_for_both_runs():
     note, in_result = batch_note("camvid-tutorial", 8)
     assert note == (  # 436 epochs of 91 steps; of 11
         "camvid-tutorial takes 39,676 steps of 4 images; this run takes 4,796 of 32 at the same learning rate; "
@@ -152,7 +152,7 @@ def test_a_batch_other_than_the_protocols_is_reported_with_both_trainings():
 
 
 @pytest.mark.parametrize("name", protocol_names())
-def test_a_protocols_own_batch_is_no_difference(name):
+def test_a_protocols_own_batch_size_is_not_a_difference(name):
     assert batch_note(name, 1) == ("", None)
     batch = read_protocol(name, Config()).batch_size_per_device
     assert batch_note(name, batch, batch_size_per_device=1) == ("", None) or name in BATCH_OF_A_DEVICE

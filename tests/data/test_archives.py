@@ -1,4 +1,4 @@
-"""The official archives: from a server to the prepared dataset, and what is refused on the way."""
+"""Test the official archives: from a server to the prepared dataset, and faults that are rejected on the way."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ def png(array):
 
 
 def picture(frame, size):
-    """A frame's image, and its label as indices into COLORS, made from the name alone."""
+    """Return a frame's image and its label as indices into COLORS, generated from its name."""
     rng = np.random.default_rng(list(frame.encode()))
     blocks = rng.integers(0, len(COLORS), (size[0] // 4 + 1, size[1] // 4 + 1))
     label = blocks.repeat(4, 0).repeat(4, 1)[: size[0], : size[1]]
@@ -43,7 +43,7 @@ def picture(frame, size):
 
 
 def write_zip(path, members):
-    """A zip of (name or ZipInfo, bytes); hostile names are written as they are."""
+    """Write a zip of (name or ZipInfo, bytes); unsafe names are written unchanged."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members:
             archive.writestr(name, data)
@@ -76,7 +76,7 @@ def small(tmp_path):
 
 @pytest.fixture
 def server(tmp_path):
-    """Serves tmp_path/server on this machine; gives the address."""
+    """Serve tmp_path/server on this machine; yield the address."""
     (tmp_path / "server").mkdir()
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -157,7 +157,7 @@ def test_full_size_frames_are_mapped_and_resized_to_360x480(tmp_path):
 
 
 def with_label(labels, frame, change):
-    """Repacks the labels with one of them changed."""
+    """Rewrite the label archive with one label changed."""
     with zipfile.ZipFile(labels) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
     colored = COLORS[picture(frame, (24, 32))[1]]
@@ -173,11 +173,11 @@ def test_unknown_colors_are_counted_over_all_labels(small):
         scan_labels(small[1], THREE)
     for words in ["2 labels (0001TP_006690, 0016E5_00901)", "64 px of color (9, 9, 9) in 2 files", "(0, 0, 0)"]:
         assert words in str(error.value)
-    with pytest.raises(UserError, match="label of 0001TP_006690 holds unknown colors"):
+    with pytest.raises(UserError, match="label of 0001TP_006690 contains unknown colors"):
         open_archives(*small, {"train": THREE}).splits["train"].read(0)
 
 
-def test_the_one_label_known_to_hold_stray_colors_is_mended_and_reported(small):
+def test_the_one_label_known_to_have_stray_colors_is_repaired_and_reported(small):
     with_label(small[1], "Seq05VD_f02610", lambda colored: colored[3, 4:10].fill(77))
     assert scan_labels(small[1], THREE).mended == {"Seq05VD_f02610": 6}
     _, label = open_archives(*small, {"test": THREE}).splits["test"].read(2)

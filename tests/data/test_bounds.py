@@ -1,4 +1,4 @@
-"""What is read has a bound before it takes time or memory: TOML, pictures, batches of them, threads, image sizes."""
+"""Test limits checked before time or memory is spent: TOML, images, batches, threads, image sizes."""
 
 import dataclasses
 import re
@@ -72,7 +72,7 @@ def test_toml_as_people_write_it_is_read():
     assert found["classes"][0]["color"][1] == [1, 2, 3] and found["a"]["b"]["c"]["d"] == 1.5
 
 
-def test_the_widest_toml_of_its_size_is_read_at_once():
+def test_the_widest_toml_of_its_size_is_read_quickly():
     begin = time.monotonic()
     bounded_toml.loads("".join(f"k{number} = 1\n" for number in range(5_000)))
     bounded_toml.loads("x = [" + "1," * 30_000 + "]")
@@ -123,7 +123,7 @@ def test_what_a_picture_claims_is_read_from_its_start(tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 65_535), (65_535, 1), (3, 60_000)])
 @pytest.mark.parametrize("fit", ["stretch", "letterbox", "crop"])
-def test_a_picture_of_an_extreme_shape_comes_to_any_size_in_little_memory(shape, fit):
+def test_an_image_of_an_extreme_shape_is_resized_in_little_memory(shape, fit):
     image, label = np.zeros((*shape, 3), np.uint8), np.ones(shape, np.uint8)
     tracemalloc.start()
     image, label = fit_sample(image, label, (360, 480), fit)
@@ -160,7 +160,7 @@ def test_an_overlay_of_a_wide_picture_is_mixed_in_parts():
 
 
 class Recorded:
-    """In the place of a predictor: notes the shapes that come together."""
+    """A stand-in for a predictor that records the shapes of each batch."""
 
     batch_size = 4
 
@@ -175,7 +175,7 @@ class Recorded:
         return batch
 
 
-def labelled(tmp_path, monkeypatch, sizes, most=prediction_pipeline._MAX_PIXELS):
+def labeled(tmp_path, monkeypatch, sizes, most=prediction_pipeline._MAX_PIXELS):
     sources = []
     for number, (height, width) in enumerate(sizes):
         path = tmp_path / f"{number}.png"
@@ -189,15 +189,15 @@ def labelled(tmp_path, monkeypatch, sizes, most=prediction_pipeline._MAX_PIXELS)
     return recorded.batches
 
 
-def test_a_batch_never_holds_a_wide_and_a_tall_picture(tmp_path, monkeypatch):
-    for batch in labelled(tmp_path, monkeypatch, [(40, 4000), (4000, 40)] * 4):
+def test_a_batch_never_contains_a_wide_and_a_tall_image(tmp_path, monkeypatch):
+    for batch in labeled(tmp_path, monkeypatch, [(40, 4000), (4000, 40)] * 4):
         heights, widths = zip(*batch, strict=True)
         assert max(heights) * max(widths) <= 4 * sum(height * width for height, width in batch)
 
 
 def test_small_pictures_of_any_shape_share_a_batch_and_large_ones_do_not(tmp_path, monkeypatch):
-    assert [len(batch) for batch in labelled(tmp_path, monkeypatch, [(40, 400), (400, 40)] * 4)] == [4, 4]
-    large = labelled(tmp_path, monkeypatch, [(700, 700)] * 5, most=400_000)
+    assert [len(batch) for batch in labeled(tmp_path, monkeypatch, [(40, 400), (400, 40)] * 4)] == [4, 4]
+    large = labeled(tmp_path, monkeypatch, [(700, 700)] * 5, most=400_000)
     assert [len(batch) for batch in large] == [1, 1, 1, 1, 1]
 
 
@@ -256,7 +256,7 @@ def test_values_are_counted_in_little_memory():
     assert count_values(values[:0], 3).tolist() == [0, 0, 0]
 
 
-def test_outside_a_scope_nothing_is_held():
+def test_outside_a_scope_nothing_is_counted():
     budget = Budget(10)
     budget.announce(1000)
     with budget.scope(), budget.scope():

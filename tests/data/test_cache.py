@@ -1,4 +1,4 @@
-"""The cache of decoded samples: correct, made once, rebuilt if damaged, and never required."""
+"""Test the cache of decoded samples: correct, written once, rebuilt if damaged, and never required."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ def cache(tmp_path):
 
 
 def counted(split):
-    """The same split, and the list of the indices read from it."""
+    """Return a copy of the split and the list of the indices read from it."""
     reads = []
 
     def read(index):
@@ -60,7 +60,7 @@ def assert_holds(samples, split, size=SIZE):
 
 
 def folder_of(cache):
-    """The one thing that the cache holds."""
+    """Return the only folder in the cache."""
     (folder,) = cache.iterdir()
     return folder
 
@@ -148,7 +148,7 @@ def test_damage_is_detected_reported_and_repaired(split, cache, damage, logged):
     assert_holds(open_cached(unreadable(split), SIZE, cache), split)
 
 
-@pytest.mark.parametrize("swept", [True, False])  # False: as after a kill that leaves no time to sweep
+@pytest.mark.parametrize("swept", [True, False])  # False: as after a kill, when nothing is swept
 @pytest.mark.parametrize("last", [0, COUNT - 1])
 def test_what_a_stop_in_mid_decoding_leaves_is_not_taken_for_whole(split, cache, monkeypatch, swept, last, logged):
     def read(index):
@@ -275,7 +275,7 @@ def test_a_file_in_place_of_the_cache_folder_is_replaced(split, cache, tmp_path,
 
 
 class Stopped(Exception):
-    """Raised by a callback to stop, not by a reader."""
+    """Raised by a callback, not by a reader, to stop."""
 
 
 def test_a_stop_while_decoding_ends_it_promptly_and_leaves_nothing(cache):

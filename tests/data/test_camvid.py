@@ -1,4 +1,4 @@
-"""CamVid in the tutorial's layout: its lists, its faults, its splits by name, and the real frames' counts."""
+"""Test CamVid in the tutorial's layout: its lists, its faults, its splits by name, and the real frames' counts."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def write_png(path, array):
 
 
 def make_tutorial(folder, splits, size=(6, 8)):
-    """A folder in the tutorial's layout; each frame's picture is made from its name alone."""
+    """Write a folder in the tutorial's layout; each image is generated from its frame's name."""
     for split, names in splits.items():
         for name in names:
             rng = np.random.default_rng(list(name.encode()))
@@ -49,7 +49,7 @@ def open_folder(folder, rule="tutorial"):
     return open_dataset(str(folder), split_rule=rule, image_size=(6, 8), seed=0, num_train=1, num_val=1)
 
 
-def test_a_foreign_prefix_is_resolved_and_void_11_becomes_void(folder):
+def test_another_prefix_is_resolved_and_void_11_becomes_void(folder):
     dataset = camvid.tutorial(folder)
     assert {name: split.names for name, split in dataset.splits.items()} == {
         "train": ("a", "b", "c"),
@@ -101,7 +101,7 @@ FAULTS = {
     "web page": (damage("val/d.png", lambda data: b"<html>sorry"), ["val/d.png is a web page"]),
     "sizes": (lambda f: write_png(f / "train/a.png", np.zeros((9, 9, 3), np.uint8)), ["train a", "9x9", "8x6"]),
     "turned": (lambda f: write_png(f / "train/a.png", np.zeros((8, 6, 3), np.uint8)), ["train a", "rotated"]),
-    "colour label": (
+    "color label": (
         lambda f: write_png(f / "trainannot/a.png", np.full((6, 8, 3), (0, 9, 50), np.uint8)),
         ["8-bit RGB"],
     ),
@@ -174,7 +174,7 @@ def test_reading_one_faulty_sample_reports_those_of_all_splits(folder):
     splits = open_folder(folder).splits
     for path in ("trainannot/c.png", "valannot/d.png"):  # they change after the folder was looked at
         write_png(folder / path, np.full((6, 8), 99, np.uint8))
-    splits["train"].read(0)  # a sound one
+    splits["train"].read(0)  # a valid one
     with ThreadPoolExecutor(4) as pool:
         reads = [pool.submit(splits[split].read, index) for split, index in (("train", 2), ("val", 0)) * 4]
     for error in [read.exception() for read in reads]:
@@ -182,7 +182,7 @@ def test_reading_one_faulty_sample_reports_those_of_all_splits(folder):
         assert [fault.file for fault in error.faults] == ["trainannot/c.png", "valannot/d.png"]
 
 
-def test_names_with_spaces_stand_where_one_cut_alone_gives_two_files(folder):
+def test_names_with_spaces_are_accepted_if_only_one_cut_gives_two_files(folder):
     for new, old in {"train/a dog.png": "train/a.png", "trainannot/a  dog.png": "trainannot/a.png"}.items():
         (folder / old).rename(folder / new)
     (folder / "train.txt").write_text(f"{PREFIX}/train/a dog.png {PREFIX}/trainannot/a  dog.png\n")
@@ -218,7 +218,7 @@ def test_what_its_owner_should_know_is_noted_without_being_a_fault(folder):
 
 def test_label_values_outside_the_classes_are_reported_when_the_folder_is_opened(folder):
     write_png(folder / "trainannot/b.png", np.full((6, 8), 12, np.uint8))
-    with pytest.raises(UserError, match=r"trainannot/b.png holds 12 \(48 px\).*0\.\.10 and void 11"):
+    with pytest.raises(UserError, match=r"trainannot/b.png contains 12 \(48 px\).*0\.\.10 and void 11"):
         open_folder(folder)
 
 
@@ -319,7 +319,7 @@ def train(folder, run, *flags):
 
 
 def test_trainval_scores_the_test_images_once_after_the_last_step(all_frames, tmp_path, capsys):
-    """Three epochs of three steps, with an evaluation after each."""
+    """Train three epochs of three steps, with an evaluation after each."""
     run = tmp_path / "run"
     assert train(all_frames, run, "--result-checkpoint", "last", "--evaluate-every", "1", "--max-steps", "6") == 0
     assert "the test images are scored once, at the end" in capsys.readouterr().err
@@ -376,7 +376,7 @@ def test_real_camvid_opens_without_a_false_alarm(real, camvid_folder):
 
 
 def test_real_camvid_has_the_recounted_pixels_of_each_class(camvid_folder):
-    # recounted from the published files: pixels of the classes 0..10 and of void, and images that hold a class
+    # recounted from the published files: pixels of the classes 0..10 and of void, and images that contain a class
     train = "10682767 14750079 623349 20076880 2845085 6166762 743859 714595 3719877 405385 184967 2503995"
     val = "1601620 4531180 98499 5053176 1521751 2851125 155724 537197 304716 113531 387010 297271"
     for split, expected in {"train": train, "val": val}.items():

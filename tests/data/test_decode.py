@@ -1,4 +1,4 @@
-"""The strict readers: what they read, and the one-line reasons for refusals."""
+"""Test the strict readers: what they read, and their one-line errors."""
 
 import io
 import struct
@@ -32,7 +32,7 @@ def chunk(kind, data):
 
 
 def png(width, height, bits, color_type, rows, *extra):
-    """A PNG written by hand, for what Pillow does not write."""
+    """Return a hand-written PNG of a kind that Pillow does not write."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
@@ -140,7 +140,7 @@ def test_a_bad_label_is_refused_with_its_name_and_reason(data, words):
         assert word in str(error.value)
 
 
-def test_colour_labels_equal_a_pixel_by_pixel_loop_and_unknown_colors_are_counted():
+def test_color_labels_equal_a_pixel_by_pixel_loop_and_unknown_colors_are_counted():
     colors = list(CAMVID_ORIGINAL_COLORS)
     assert len(colors) == 32
     picture = np.array(colors, np.uint8)[np.random.default_rng(1).integers(0, 32, (20, 30))]
@@ -151,7 +151,7 @@ def test_colour_labels_equal_a_pixel_by_pixel_loop_and_unknown_colors_are_counte
     label, unknown = color_ids(picture, CAMVID_ORIGINAL_COLORS)
     assert unknown == {(12, 0, 7): 3, (255, 255, 255): 1}
     assert (label[3, 4:7] == VOID).all() and label[0, 0] == VOID
-    with pytest.raises(UserError, match=r"a_L.png holds unknown colors.*3 px of color \(12, 0, 7\) in 1 file"):
+    with pytest.raises(UserError, match=r"a_L.png contains unknown colors.*3 px of color \(12, 0, 7\) in 1 file"):
         read_label(encode(picture), "a_L.png", 11, colors=CAMVID_ORIGINAL_COLORS)
     with pytest.raises(UserError, match=r"nearest known \(0, 0, 0\)"):
         read_label(encode(picture), "a_L.png", 11, colors=CAMVID_ORIGINAL_COLORS)
@@ -179,7 +179,7 @@ def test_unreadable_files_are_distinguished(tmp_path):
             read_bytes(tmp_path / name, name)
 
 
-def test_resizing_takes_each_labels_pixel_under_the_new_centre_and_averages_images():
+def test_resizing_takes_each_labels_pixel_under_the_new_center_and_averages_images():
     label = np.random.default_rng(2).integers(0, 11, (45, 61), np.uint8)
     image = np.repeat(label[..., None] * np.uint8(20), 3, -1)
     for height, width in [(22, 30), (90, 61), (7, 100)]:

@@ -1,4 +1,4 @@
-"""The device input path: the step makes from device memory the batches that the host would send."""
+"""Test the device input path: the step makes the same batches in device memory that the host would send."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def random_samples(count, height, width):
 
 
 def mapped(source, devices, num_steps_axis=True):
-    """The batches that the step would make, [L,K,...] or [L,...], as a function of the inputs sent."""
+    """Return a function from the inputs sent to the batches that the step makes, [L,K,...] or [L,...]."""
 
     def make(sent, store):
         if not num_steps_axis:
@@ -101,7 +101,7 @@ def test_evaluation_batches_are_those_of_the_host_padded_with_black_and_void(cou
 
 
 @pytest.mark.parametrize("num_samples", [3, 16, 19])  # fewer than devices, a multiple, neither
-def test_shards_hold_each_sample_once_and_each_device_its_part(num_samples):
+def test_shards_contain_each_sample_once_and_each_device_its_part(num_samples):
     samples = from_arrays(
         np.broadcast_to(np.arange(num_samples, dtype=np.uint8)[:, None, None, None], (num_samples, 4, 5, 3)),
         np.broadcast_to(np.arange(num_samples, dtype=np.uint8)[:, None, None], (num_samples, 4, 5)),

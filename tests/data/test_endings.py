@@ -1,4 +1,4 @@
-"""How commands exit: a code for the kind of error and one line of text."""
+"""Test how commands exit: an exit code per kind of error and one line of text."""
 
 import errno
 import logging
@@ -43,7 +43,7 @@ def run(tmp_path_factory):
 
 
 def report(run, *wrapper, **settings):
-    """A whole process of the quickest command."""
+    """Run the report, the fastest command, in its own process."""
     command = [*wrapper, sys.executable, "-m", "segnet_jax.report", str(run)]
     environment = os.environ | {"PYTHONPATH": str(HERE.parent)} | settings.pop("env", {})
     environment = {name: value for name, value in environment.items() if value is not None}
@@ -90,7 +90,7 @@ def test_outputs_are_not_called_by_them(tmp_path):
     assert source.name == "a_[2J_b_" and source.display_name.isprintable()
 
 
-def test_json_takes_names_that_are_no_utf8(tmp_path):
+def test_json_accepts_names_that_are_not_utf8(tmp_path):
     atomic_write_json(tmp_path / "a.json", {"name": os.fsdecode(b"\xff.png")})
     assert (tmp_path / "a.json").read_bytes() == b'{\n  "name": "\\udcff.png"\n}\n'
 
@@ -202,7 +202,7 @@ def test_the_limit_on_open_files_is_raised_as_far_as_it_goes(monkeypatch):
 # --- small ones ---
 
 
-def test_slurms_warning_stops_a_training_as_sigterm_does():
+def test_slurms_warning_stops_training_as_sigterm_does():
     with Stop() as stop:
         os.kill(os.getpid(), signal.SIGUSR1)
         for _ in range(100):
@@ -217,7 +217,7 @@ def test_slurms_warning_stops_a_training_as_sigterm_does():
     "best, loss, step, expected",
     [
         (None, math.nan, 1, False),
-        (None, math.nan, 9, True),  # the last: there is no other
+        (None, math.nan, 9, True),  # the last one, as there is no other
         (None, 1.0, 1, True),
         (0.2, math.nan, 9, False),
         (0.2, math.inf, 1, False),

@@ -1,4 +1,4 @@
-"""Folders as users bring them: every class is read right, or all interpretations are shown and nothing is read."""
+"""Test folders as users bring them: every class is read correctly, or all interpretations are shown."""
 
 import importlib.util
 import io
@@ -26,7 +26,7 @@ TRUE = {"ground": "ground", "red": "disc", "blue": "box"}
 UNNAMED = {"ground": "class 0", "red": "class 1", "blue": "class 2"}
 MASK = {"ground": "class 0", "red": "class 1", "blue": "class 0"}
 CASES = os.environ.get("SEGNET_JAX_FIELD_CASES", "")
-"""A folder of more such folders: NAME/make.py OUT [VARIANT] makes one."""
+"""Folder of more such folders, each made by NAME/make.py OUT [VARIANT]."""
 
 
 def opened(folder, flags=""):
@@ -35,14 +35,14 @@ def opened(folder, flags=""):
 
 
 def refused(folder, flags=""):
-    """The faults by which a folder is refused, of each kind the first."""
+    """Return the faults that cause the folder to be rejected, the first of each kind."""
     with pytest.raises(UserError) as error:
         opened(folder, flags)
     return {fault.kind: fault for fault in reversed(error.value.faults)}
 
 
 def fill(folder, label=lambda ids, i: ids, image="images/p{i:02d}.jpg", place="labels/p{i:02d}.png", number=10):
-    """Images and labels; `label` makes of true ids and a number what is saved."""
+    """Write images and labels; `label` converts true ids and an index into the label to save."""
     for i in range(number):
         picture, ids = scene(i)
         split = "train" if i < 0.8 * number else "val"
@@ -89,7 +89,7 @@ def table(folder, names=("ground", "disc", "box"), colors=COLORS):
 
 
 def rotated(folder):
-    """Photographs that carry a rotation; their labels are upright."""
+    """Write photos with an EXIF rotation and upright labels."""
     for i in range(8):
         picture, ids = scene(i)
         exif = Image.Exif()
@@ -102,7 +102,7 @@ def rotated(folder):
 
 
 def half_rotated(folder):
-    """As above, but half of the labels lie as the stored pixels do."""
+    """Write photos with an EXIF rotation; half of the labels are stored in the same orientation as the pixels."""
     rotated(folder)
     for i in range(0, 8, 2):
         _, ids = scene(i)
@@ -173,7 +173,7 @@ def mixed(folder):
 
 
 def squares(folder, size=48):
-    """Square photographs that carry a rotation: no size can say which way the label lies."""
+    """Write square photos with an EXIF rotation, whose size does not reveal the label's orientation."""
     for i in range(6):
         picture, ids = scene(i, size, size)
         exif = Image.Exif()
@@ -191,7 +191,7 @@ AMBIGUOUS = {
         "label-out-of-range",
         {"--labels-start-at 1": {"ground": "void", "red": "disc", "blue": "box"}, "--map 2=255": None},
     ),
-    "0 is unlabelled and the last class absent": (
+    "0 is unlabeled and the last class absent": (
         lambda f: (fill(f), codes(f, "disc", "box", "bird")),
         "ambiguous-labels",
         {"--labels-start-at 1": {"ground": "void", "red": "disc", "blue": "box"}, "--labels-start-at 0": None},
@@ -281,7 +281,7 @@ def test_files_that_differ_are_named(tmp_path):
     assert "5 files (labels/p01.png" in what and "5 files (labels/p00.png" in what
 
 
-def test_a_threshold_that_some_files_lie_below_is_a_fault(tmp_path):
+def test_a_threshold_that_some_files_fall_below_is_a_fault(tmp_path):
     fill(tmp_path, lambda ids, i: mask(ids) * np.uint8(255 if i else 1))
     assert "labels/p00.png" in refused(tmp_path, "--threshold 128")["mixed-masks"].what
 
@@ -312,7 +312,7 @@ def test_palettes_are_read_by_their_own_colors_where_the_table_has_colors(tmp_pa
     assert read_as(opened(tmp_path)) == TRUE
 
 
-def test_palettes_that_contradict_each_other_are_a_fault_without_a_table_and_the_fix_mends_it(tmp_path, monkeypatch):
+def test_contradictory_palettes_are_a_fault_without_a_table_and_the_fix_works(tmp_path, monkeypatch):
     fill(tmp_path, shuffled)
     fault = refused(tmp_path)["palettes-differ"]
     assert "index" in fault.what and "files" in fault.what and "--classes" in fault.fix
@@ -408,7 +408,7 @@ def test_images_in_folders_of_splits_find_their_labels_in_one_folder(tmp_path):
     assert read_as(dataset) == UNNAMED and not any("without an image" in note for note in dataset.notes)
 
 
-def test_unlabelled_test_images_are_left_out(tmp_path):
+def test_unlabeled_test_images_are_left_out(tmp_path):
     fill(tmp_path)
     for i in range(3):
         save(scene(50 + i)[0], tmp_path / f"test_images/t{i}.jpg")
@@ -509,7 +509,7 @@ def cityscapes(folder):
 
 
 def own_trainids(folder):
-    """Three classes of one's own under Cityscapes' names: its layout is no proof of its classes."""
+    """Write three custom classes under Cityscapes' file names: the layout does not prove the classes."""
     fill(
         folder,
         image="leftImg8bit/{split}/x/x_{i}_leftImg8bit.png",

@@ -1,4 +1,4 @@
-"""Images resized to one size, against numbers worked out by hand."""
+"""Test resizing to one size against hand-computed numbers."""
 
 import numpy as np
 import pytest

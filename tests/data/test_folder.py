@@ -1,4 +1,4 @@
-"""Any folder of images and labels: splits, label values, and the effect of each flag."""
+"""Test folders of images and labels: splits, label values, and the effect of each flag."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from own_folders import changed, png, save
 from PIL import Image, ImageOps
-from planted_faults import NAMES, PLANTED, SIZE, image_of, label_of, make_sound, values
+from planted_faults import NAMES, PLANTED, SIZE, image_of, label_of, make_valid_folder, values
 from test_layouts import open_folder
 
 from segnet_jax.config.fields import Config
@@ -29,7 +29,7 @@ from segnet_jax.system.errors import UserError
 
 @pytest.fixture
 def photos(tmp_path):
-    return make_sound(tmp_path / "photos")
+    return make_valid_folder(tmp_path / "photos")
 
 
 def wishing(**wishes):
@@ -125,7 +125,7 @@ def test_what_is_kept_together_is_named_alike_but_for_a_number(name, group):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
-def test_groups_are_kept_whole_and_the_share_is_near(share):
+def test_groups_are_kept_whole_and_the_fraction_is_near(share):
     names = [f"video{letter}_{number:03}" for letter in "abcdefghijklmnopqrst" for number in range(8)]
     chosen = split_randomly(keys(names), share)
     train, val = ([name for name, _ in chosen.splits[split]] for split in ("train", "val"))
@@ -133,7 +133,7 @@ def test_groups_are_kept_whole_and_the_share_is_near(share):
     assert 0.5 * share * len(names) <= len(val) <= 1.25 * share * len(names)
 
 
-def test_one_video_alone_gives_a_run_of_neighbours_by_number():
+def test_one_video_gives_consecutive_validation_frames():
     names = [f"frame{number}" for number in range(3, 103)]  # by letters frame100 would come before frame11
     chosen = split_randomly(keys(names), 0.2)
     numbers = [int(name.removeprefix("frame")) for name, _ in chosen.splits["val"]]
@@ -157,7 +157,7 @@ def test_no_side_is_ever_empty(number):
         assert chosen.splits["train"] and chosen.splits["val"]
 
 
-def test_a_folder_without_a_split_is_split_randomly_with_a_note_whatever_the_seed(photos):
+def test_a_folder_without_a_split_is_split_randomly_with_a_note_for_any_seed(photos):
     unsplit(photos)
     config = dataclasses.replace(Config(), data=str(photos))
     splits = [open_data(dataclasses.replace(config, seed=seed)).splits for seed in (0, 1)]
@@ -258,10 +258,10 @@ def test_a_rotation_is_applied_as_pillow_does_or_left(orientation):
     np.testing.assert_array_equal(read_image(data, "a", "ignore"), image_of("a"))
 
 
-def test_strange_colours_become_void_where_they_are_ignored(photos):
-    from planted_faults import colours
+def test_unknown_colors_become_void_if_they_are_ignored(photos):
+    from planted_faults import colors
 
-    colours(strange=3)(photos)
+    colors(strange=3)(photos)
     label = open_folder(photos, wishing(unknown_color="ignore")).splits["val"].read(1)[1]
     assert (label.ravel()[:3] == VOID).all() and (label.ravel()[3:] == np.minimum(label_of("y"), 2).ravel()[3:]).all()
 
@@ -356,7 +356,7 @@ def test_the_class_file_in_the_readme_is_read_as_described(tmp_path):
     )
 
 
-def test_every_kind_of_fault_and_every_flag_stands_in_the_readme():
+def test_every_kind_of_fault_and_every_flag_is_in_the_readme():
     text = README.read_text(encoding="utf-8")
     sources = "".join(path.read_text() for path in DATA.rglob("*.py") if "input_pipeline" not in path.parts)
     elsewhere = {"no-color-label", "hostile-archive", "not-a-zip", "wrong-frames", "broken-records", "other-records"}
@@ -417,10 +417,11 @@ def test_distorted_images_give_a_warning(photos, logged):
         output[fit] = "\n".join(logged)
     warning = "warning: images of 24x48 are stretched to 24x32: --fit letterbox or crop keeps their shape"
     assert warning in output["stretch"] and "stretched" not in output["crop"]
-    assert "layout   image and label folders: it holds images/ and labels/; classes from classes.toml" in output["crop"]
+    layout = "layout   image and label folders: it contains images/ and labels/; classes from classes.toml"
+    assert layout in output["crop"]
 
 
-def test_the_default_names_and_colours_of_classes_without_a_table(photos):
+def test_the_default_names_and_colors_of_classes_without_a_table(photos):
     (photos / "classes.toml").unlink()
     dataset = open_folder(photos)
     assert dataset.classes.names == ("class 0", "class 1", "class 2")

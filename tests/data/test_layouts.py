@@ -1,4 +1,4 @@
-"""Every layout gives back what Pillow wrote into it, pixel by pixel."""
+"""Check that every layout returns what Pillow wrote into it, pixel by pixel."""
 
 import dataclasses
 import pathlib
@@ -38,7 +38,7 @@ def samples():
 
 
 def assert_holds(dataset, samples, ids=range(11)):
-    """Names in any order; labels as class ids `ids` of CamVid's classes."""
+    """Check names, in any order, images, and labels as the given ids of CamVid's classes."""
     assert {split: sorted(each.names) for split, each in dataset.splits.items()} == {
         split: sorted(name for name, _, _ in each) for split, each in samples.items()
     }
@@ -59,8 +59,8 @@ def test_a_layout_is_read_as_it_was_written(layout, samples, tmp_path):
     assert dataset.notes[0].startswith("layout   ") and dataset.sizes == {(24, 32): 7}
 
 
-@pytest.mark.parametrize("layout", [own_folders.flat, own_folders.colours, own_folders.parts])
-def test_the_colours_of_a_table_come_through(layout, samples, tmp_path):
+@pytest.mark.parametrize("layout", [own_folders.flat, own_folders.colors, own_folders.parts])
+def test_the_colors_of_a_table_are_used(layout, samples, tmp_path):
     layout(tmp_path, samples)
     assert open_folder(tmp_path).classes.colors == CAMVID.colors
 
@@ -93,8 +93,8 @@ def test_all_other_cityscapes_ids_are_void(tmp_path):
 
 def test_pascal_voc_has_its_21_classes_and_its_palette(samples, tmp_path):
     own_folders.pascal_voc(tmp_path, samples)
-    own_folders.save(tmp_path / "JPEGImages/unlabelled.png", samples["train"][0][1])
-    (tmp_path / "ImageSets/Segmentation/test.txt").write_text("unlabelled\n")
+    own_folders.save(tmp_path / "JPEGImages/unlabeled.png", samples["train"][0][1])
+    (tmp_path / "ImageSets/Segmentation/test.txt").write_text("unlabeled\n")
     dataset = open_folder(tmp_path)
     assert_holds(dataset, samples, VOC_IDS)
     assert len(dataset.classes) == 21 and dataset.classes.colors == tuple(voc_colors(21))
@@ -147,7 +147,7 @@ def test_test_images_are_not_split_where_a_list_names_them_alone(samples, tmp_pa
         assert note in dataset.notes
 
 
-def test_fast_ais_layout_honours_lists_of_other_splits(samples, tmp_path):
+def test_fast_ais_layout_honors_lists_of_other_splits(samples, tmp_path):
     own_folders.fast_ai(tmp_path, samples)
     train = sorted(name for name, _, _ in samples["train"])
     (tmp_path / "test.txt").write_text(train[0])
@@ -170,7 +170,7 @@ def test_lists_of_pairs_take_a_class_table_of_their_own(samples, tmp_path):
 
 
 def written_table(folder):
-    """What `doctor FOLDER --classes` writes: the names and the values of the classes."""
+    """Return the names and values of the classes that `doctor FOLDER --classes` writes."""
     path = folder / "classes.toml"
     assert doctor.doctor(doctor.DoctorOptions(data=str(folder), classes=str(path))) == 0
     return [(each["name"], each["id"]) for each in tomllib.loads(path.read_text())["classes"]]
@@ -190,7 +190,7 @@ def test_a_class_table_of_lists_of_pairs_is_written_from_the_labels_that_they_na
 
 def test_a_class_file_goes_before_the_classes_of_cityscapes(samples, tmp_path):
     own_folders.cityscapes(tmp_path, samples)
-    assert written_table(tmp_path)[0][1] == 0  # the ids that the labels hold, to be named
+    assert written_table(tmp_path)[0][1] == 0  # the ids that the labels contain, to be named
     rows = [f'{{ name = "{name}", id = {value} }}' for name, value in zip("abcdefghijk", CITYSCAPES_IDS, strict=True)]
     (tmp_path / "classes.toml").write_text(f"classes = [{', '.join(rows)}]\nvoid = [0]")
     dataset = open_folder(tmp_path)
@@ -201,7 +201,7 @@ def test_a_class_file_goes_before_the_classes_of_cityscapes(samples, tmp_path):
 def test_a_class_file_for_prepared_camvid_is_refused(tmp_path):
     (tmp_path / "camvid/1.0.0").mkdir(parents=True)
     (tmp_path / "camvid/1.0.0/dataset_info.json").write_text("{}")
-    with pytest.raises(UserError, match="holds prepared CamVid, whose classes are fixed"):
+    with pytest.raises(UserError, match="contains prepared CamVid, whose classes are fixed"):
         doctor.doctor(doctor.DoctorOptions(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
 
 
@@ -210,7 +210,7 @@ def test_a_folder_around_the_dataset_suggests_it(samples, tmp_path):
     with pytest.raises(UserError, match="Did you mean .*VOC2012"):
         open_folder(tmp_path)
     (tmp_path / "b/images").mkdir(parents=True)
-    with pytest.raises(UserError, match="holds images/, but no labels/, masks/, annotations/"):
+    with pytest.raises(UserError, match="contains images/, but no labels/, masks/, annotations/"):
         open_folder(tmp_path / "b")
 
 
@@ -222,7 +222,7 @@ def test_read_options_are_refused_without_files(tmp_path):
 
 
 ONE_BY_DEFAULT = [
-    pytest.param(layout, id=layout.__name__, marks=[] if layout is own_folders.colours else pytest.mark.slow)
+    pytest.param(layout, id=layout.__name__, marks=[] if layout is own_folders.colors else pytest.mark.slow)
     for layout in (*own_folders.CAMVID_LAYOUTS, *own_folders.OTHER_LAYOUTS)
 ]
 
@@ -240,7 +240,7 @@ def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout
     assert (tmp_path / "run/predictions-1/a_overlay.jpg").is_file()
     with Image.open(tmp_path / "run/predictions-1/a.png") as found:
         assert found.size == image.shape[1::-1]
-        if layout is own_folders.colours:  # what a network knows of its classes comes from the folder's table
+        if layout is own_folders.colors:  # what a network knows of its classes comes from the folder's table
             assert found.getpalette()[: 3 * len(CAMVID)] == [value for color in CAMVID.colors for value in color]
 
 

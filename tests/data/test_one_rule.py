@@ -1,4 +1,4 @@
-"""`predict --labels` and `evaluate` read labels by one rule: their scores are equal to the last digit."""
+"""Check that `predict --labels` and `evaluate` read labels by one rule: their scores are equal to the last digit."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The order of samples, flips and shifts over 20 epochs is the same on every device layout."""
+"""Check that the order of samples, flips and shifts over 20 epochs is the same on every device layout."""
 
 import hashlib
 import itertools
@@ -17,7 +17,7 @@ STEPS = range(20 * PLAN.steps_per_epoch)
 
 
 def marked_records():
-    """Samples from which index, reflection and shift can be read: no two pixels are alike."""
+    """Return samples that reveal index, reflection and shift: no two pixels are equal."""
     number, row, column = np.meshgrid(np.arange(37), np.arange(5), np.arange(6), indexing="ij")
     return from_arrays(np.stack([number, row, column], axis=-1).astype(np.uint8), (row * 6 + column).astype(np.uint8))
 
@@ -28,7 +28,7 @@ def shares(num_devices, num_processes):
 
 
 def global_batches(parts):
-    """The batches of all processes as one, in the sampler's order: [A,D,B] flat."""
+    """Yield each global batch over all processes, flattened in the order accumulation step, device, image."""
     for batches in zip(*parts, strict=True):
         yield [
             np.concatenate([batch[name] for batch in batches]).swapaxes(0, 1).reshape(8, -1)
@@ -45,7 +45,7 @@ def sum_of(batches):
 
 @pytest.fixture(scope="module")
 def expected():
-    """By hand from the sampler: the sample, reflected, shifted, with 0 and void in uncovered pixels."""
+    """Return a digest of the samples that the sampler implies: flipped, shifted, uncovered pixels set to 0 and void."""
     samples, digest = marked_records(), hashlib.sha256()
     for step in STEPS:
         draws = PLAN.batch(step)
@@ -78,7 +78,7 @@ def test_it_does_not_depend_on_the_number_of_reader_threads(expected, monkeypatc
 
 
 @pytest.mark.parametrize("start", [1, 4, 57])
-def test_it_goes_on_in_the_middle_as_if_never_broken_off(start):
+def test_it_resumes_in_the_middle_as_if_never_interrupted(start):
     (share,), samples = shares(4, 1), marked_records()
     whole, rest = (tf_data.training_batches(samples, PLAN, share, 1, steps) for steps in (STEPS, STEPS[start:]))
     assert sum_of(global_batches([itertools.islice(whole, start, None)])) == sum_of(global_batches([rest]))

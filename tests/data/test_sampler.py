@@ -1,4 +1,4 @@
-"""The sampler: order, flips and shifts from (seed, epoch) alone."""
+"""Test the sampler: order, flips and shifts depend only on (seed, epoch)."""
 
 import hashlib
 
@@ -30,7 +30,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     assert np.array_equal(epoch_of(sampler, 7), epoch_of(Sampler(100, 4, seed=0, flip=True, shift=10), 7))
 
 
-def test_a_sample_keeps_its_flip_and_shift_whatever_the_batch_size():
+def test_a_sample_keeps_its_flip_and_shift_for_any_batch_size():
     small, large = (Sampler(64, size, seed=9, flip=True, shift=10) for size in (4, 32))
     for field in ("index", "flip", "shift_y", "shift_x"):
         many = np.concatenate([getattr(small.batch(step), field) for step in range(8)])

@@ -1,4 +1,4 @@
-"""Scale and color: pixel by pixel against exact fractions, and equal bytes in both input paths."""
+"""Test scale and color: pixel by pixel against exact fractions, with equal bytes in both input paths."""
 
 import hashlib
 import itertools
@@ -23,7 +23,7 @@ from segnet_jax.training import inputs
 
 
 def by_both(function, *arguments):
-    """The result of numpy and of JAX, which must be the same bytes."""
+    """Return the result of numpy after checking that JAX gives the same bytes."""
     ours = function(*arguments, np)
     theirs = jax.jit(lambda *given: function(*given, jnp))(*(jnp.asarray(each, each.dtype) for each in arguments))
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -32,7 +32,10 @@ def by_both(function, *arguments):
 
 
 def resample_by_loop(image, label, factor, share_y, share_x):
-    """Exactly, in fractions: a result pixel's middle lies at (y + 1/2) / factor from where the part seen begins."""
+    """Resample pixel by pixel in exact fractions.
+
+    The center of an output pixel lies at (y + 1/2) / factor from the start of the visible part.
+    """
     height, width = label.shape
     begin_y, begin_x = (shard * (size - size / factor) for shard, size in ((share_y, height), (share_x, width)))
     new_image, new_label = np.zeros_like(image), np.full_like(label, VOID)
@@ -58,7 +61,7 @@ def test_resampling_equals_a_loop_over_pixels_in_exact_fractions(seed):
     height, width = 8 * rng.integers(1, 4, 2)
     image = rng.integers(0, 256, (height, width, 3), np.uint8)
     label = rng.integers(0, 11, (height, width), np.uint8)
-    # Steps and places for which weights of 8 bits are exact: all that is left is the arithmetic.
+    # Steps and places for which 8-bit weights are exact, so that only the arithmetic is tested.
     step = 128 * int(rng.integers(PIXEL // 4 // 128, 4 * PIXEL // 128 + 1))
     place_y, place_x = (128 * int(place) for place in rng.integers(0, PLACES // 128 + 1, 2))
     ours = by_both(resample, image, label, *map(np.int32, (step, place_y, place_x)))
@@ -100,7 +103,7 @@ def test_any_factor_at_the_largest_size_shows_a_slope_where_it_belongs(factor):
         assert (known[0, away] == VOID).all() and (known[0, inside] == 0).all() and not ours[0, away].any()
 
 
-def test_colours_equal_a_loop_over_values():
+def test_colors_equal_a_loop_over_values():
     values = np.arange(256, dtype=np.uint8)
     image = np.broadcast_to(values[:, None, None], (256, 1, 3))
     changes = np.array([[0.5], [-0.25], [0.5], [0.0], [-0.5]])  # contrast 1.5, brightness -32, channels 1.25, 1, 0.75
@@ -120,7 +123,7 @@ def whole_epoch(sampler):
     return {name: np.concatenate([draws[name] for draws in batches]) for name in batches[0]}
 
 
-def test_a_plan_with_scale_and_colour_keeps_its_order_flips_and_shifts():
+def test_scale_and_color_do_not_change_order_flips_and_shifts():
     plain, both = whole_epoch(DEFAULTS), whole_epoch(BOTH)
     assert plain.keys() == {"index", "flip", "shift_y", "shift_x"}
     assert all(np.array_equal(plain[name], both[name]) for name in plain)
@@ -128,7 +131,7 @@ def test_a_plan_with_scale_and_colour_keeps_its_order_flips_and_shifts():
     assert np.array_equal(only["gain"], both["gain"]) and "step" not in only
 
 
-def test_factors_places_and_colours_are_uniform_over_their_ranges():
+def test_factors_places_and_colors_are_uniform_over_their_ranges():
     drawn = whole_epoch(BOTH)
     factors = PIXEL / drawn["step"]
     assert 0.5 <= factors.min() < 0.501 and 1.999 < factors.max() <= 2.0
@@ -184,7 +187,7 @@ def test_they_do_not_depend_on_devices_and_processes():
     assert len(sums) == 1
 
 
-def test_the_program_holds_what_is_drawn_alone_and_never_a_scatter():
+def test_the_program_contains_only_what_is_drawn_and_no_scatter():
     samples = random_samples(4, 8, 8)
     store = jax.tree.map(jnp.asarray, device_resident.whole(samples))
     gathers = {}

@@ -1,4 +1,4 @@
-"""Video sequences by name: the published split's counts, neighbors by brute force, and leave-one-sequence-out."""
+"""Test video sequences by name: the published split's counts, neighbors by brute force, leave-one-sequence-out."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def test_a_name_is_a_sequence_and_a_frame(name, expected):
 
 
 def test_the_tutorials_split_has_the_sequences_and_seams_that_were_counted_by_hand():
-    """The counts and gaps of the published lists: 7920/7959, 8159/8190 and 8520/8550."""
+    """Compare with the published lists, whose gaps are 7920/7959, 8159/8190 and 8520/8550."""
     found = audit(split_names("tutorial"))
     assert found.sequences == {
         "0001TP": {"train": 62, "test": 62},
@@ -46,7 +46,7 @@ def test_the_tutorials_split_has_the_sequences_and_seams_that_were_counted_by_ha
         "0016E5": {"train": 204, "val": 101},
         "Seq05VD": {"test": 171},
     }
-    val, test = found.neighbours
+    val, test = found.neighbors
     assert val.splits == ("train", "val") and test.splits == ("train", "test")
     assert val.seams == [
         ("0016E5_08159", "0016E5_08190", pytest.approx(31 / 30)),
@@ -58,9 +58,9 @@ def test_the_tutorials_split_has_the_sequences_and_seams_that_were_counted_by_ha
 
 
 @pytest.mark.parametrize("rule", ["tutorial", "matlab"])
-def test_neighbours_are_those_that_a_look_at_every_pair_finds(rule):
+def test_neighbors_are_those_found_by_checking_every_pair(rule):
     splits = split_names(rule)
-    for found in audit(splits).neighbours:
+    for found in audit(splits).neighbors:
         one, other = found.splits
         pairs = {}
         for a in splits[one]:
@@ -78,8 +78,8 @@ def test_neighbours_are_those_that_a_look_at_every_pair_finds(rule):
         }
 
 
-def test_the_matlab_split_that_ships_puts_neighbours_of_a_fifteenth_of_a_second_on_both_sides():
-    (found,) = audit(split_names("matlab")).neighbours
+def test_the_stored_matlab_split_puts_neighbors_of_a_fifteenth_of_a_second_on_both_sides():
+    (found,) = audit(split_names("matlab")).neighbors
     assert found.num_pairs[1 / 15] == 52 and found.num_images[1 / 15] == {"train": 41, "test": 34}
     assert any("41 and 34 images of train and test" in line for line in describe_audit(audit(split_names("matlab"))))
 
@@ -89,17 +89,17 @@ def test_the_matlab_split_that_ships_puts_neighbours_of_a_fifteenth_of_a_second_
 )
 def test_without_a_known_video_neighbors_are_given_by_number_not_time(name):
     found = audit({"train": [name.format(number) for number in (1, 30, 32)], "val": [name.format(33)]})
-    (between,) = found.neighbours
+    (between,) = found.neighbors
     assert between.seams == [(name.format(32), name.format(33), 1)] and between.nearest[name.format(1)][1] == 32
     _, line = describe_audit(found)
     assert line.endswith(f"in their names: {name.format(32)} and {name.format(33)} 1 apart")
     data = as_json(found)
-    assert data["frames_per_second"] is None and data["neighbours"][0]["within"] == {}
-    assert data["neighbours"][0]["seams"] == [{"earlier": name.format(32), "later": name.format(33), "numbers": 1}]
+    assert data["frames_per_second"] is None and data["neighbors"][0]["within"] == {}
+    assert data["neighbors"][0]["seams"] == [{"earlier": name.format(32), "later": name.format(33), "numbers": 1}]
 
 
 def test_of_many_sequences_the_largest_are_listed_and_all_are_in_the_json():
-    """As in Cityscapes: a sequence is a city and a drive, most of them of one image."""
+    """Use Cityscapes' names, whose sequence is a city and a drive, most with a single image."""
     names = {
         "train": [f"aachen_{drive:06}_000019" for drive in range(174)] + [f"hamburg_000000_{i:06}" for i in range(248)],
         "val": [f"frankfurt_000001_{i:06}" for i in range(5)],
@@ -120,7 +120,7 @@ def test_the_scores_of_many_sequences_are_those_of_the_largest(capsys):
     assert "more" not in capsys.readouterr().out
 
 
-def test_names_that_tell_no_sequence_are_not_audited():
+def test_names_without_a_sequence_are_not_audited():
     assert audit({"train": ["a_1"], "val": ["b"]}) is None and sequences_of(["a_1", "b"]) is None
 
 
@@ -128,7 +128,7 @@ def test_names_that_tell_no_sequence_are_not_audited():
 
 
 def make_folder(folder, splits):
-    """CamVid's layout with two colors of noise; splits: split -> names."""
+    """Write two-color noise images in CamVid's layout; `splits` maps a split to its names."""
     generator = np.random.default_rng(0)
     for split, names in splits.items():
         for place in (split, f"{split}annot"):
@@ -178,7 +178,7 @@ def test_a_sequence_left_out_is_validated_on_and_all_others_are_trained_on(folde
 
 
 def test_the_first_frames_of_a_left_out_sequence_are_trained_on_and_its_others_validated(folder):
-    """a_0030 and a_0060 are of train, a_0090 and a_0092 of val: the order is that of the frames, whatever the split."""
+    """Check that a sequence is ordered by frame: a_0030 and a_0060 come from train, a_0090 and a_0092 from val."""
     found, whole = opened(folder, "a", num_train=3), opened(folder, "a")
     assert {split: each.names for split, each in found.splits.items()} == {
         "train": ("a_0030", "a_0060", "a_0090"),
@@ -197,14 +197,14 @@ def test_the_first_frames_of_a_left_out_sequence_are_trained_on_and_its_others_v
 
 
 def test_thirty_frames_of_camvids_short_drive_leave_71_with_one_seam(tmp_path):
-    """Of 0006R0, every 30th frame from 930 to 3930: 930 to 1800 for training, 1830 to 3930 for validation."""
+    """Check every 30th frame of 0006R0: 930 to 1800 are for training, 1830 to 3930 for validation."""
     folder = make_folder(tmp_path / "data", {"train": list(split_names("tutorial")["train"][62:163])})
     found = opened(folder, "0006R0", num_train=30)
     names = {split: each.names for split, each in found.splits.items()}
     assert names["train"] == tuple(f"0006R0_f{frame:05}" for frame in range(930, 1801, 30))
     assert names["val"] == tuple(f"0006R0_f{frame:05}" for frame in range(1830, 3931, 30))
     assert (len(names["train"]), len(names["val"])) == (30, 71)
-    (between,) = audit(names).neighbours
+    (between,) = audit(names).neighbors
     assert between.seams == [("0006R0_f01800", "0006R0_f01830", 1.0)]
     assert between.num_images[1.0] == {"train": 1, "val": 1}  # evenly spaced frames would have 30 and 58
     spaced = {round(place) for place in np.linspace(0, 100, 30)}
@@ -244,7 +244,7 @@ def test_a_sequence_to_leave_out_needs_the_rule(folder):
 
 
 def looked_at(folder, json_file, capsys, monkeypatch):
-    """What the doctor prints of a sound folder, and its audit in the JSON."""
+    """Run the doctor on a valid folder; return its output and the audit in its JSON."""
     monkeypatch.setattr(sys, "argv", ["doctor", str(folder), "--json", str(json_file)])
     with pytest.raises(SystemExit) as left:
         run_command(doctor.main)
@@ -259,7 +259,7 @@ def test_the_doctor_reports_neighbors_in_camvids_drives_in_seconds(tmp_path, cap
     shown, found = looked_at(folder, tmp_path / "audit.json", capsys, monkeypatch)
     assert "sequence 0016E5: 2 train, 2 val" in shown and "0016E5_0060 and 0016E5_0090 1 s" in shown
     assert "note: 1 and 1 images of train and val have a neighbor in the other within 1 s" in shown
-    (to_val, to_test) = found["neighbours"]
+    (to_val, to_test) = found["neighbors"]
     assert to_val["seams"] == [{"earlier": "0016E5_0060", "later": "0016E5_0090", "seconds": 1.0}]
     assert to_val["within"]["2 s"] == {"pairs": 3, "images": {"train": 2, "val": 2}}
     assert {seam["later"] for seam in to_test["seams"]} == {"0001TP_0060", "0006R0_0040"}
@@ -270,7 +270,7 @@ def test_the_doctor_reports_neighbors_and_training_and_evaluation_the_score_of_e
 ):
     shown, found = looked_at(folder, tmp_path / "audit.json", capsys, monkeypatch)
     assert "sequence a: 2 train, 2 val" in shown and "a_0060 and a_0090 30 apart" in shown and "too high" not in shown
-    (to_val, to_test) = found["neighbours"]
+    (to_val, to_test) = found["neighbors"]
     assert to_val["seams"] == [{"earlier": "a_0060", "later": "a_0090", "numbers": 30}]
     assert {seam["later"] for seam in to_test["seams"]} == {"b_0060", "c_0040"}
 

@@ -1,4 +1,4 @@
-"""The rendered street scenes: equal on every machine, with all classes, and not solvable by color or position alone."""
+"""Test the rendered scenes: equal on every machine, with all classes, not solvable by color or position alone."""
 
 import hashlib
 import pathlib
@@ -24,24 +24,24 @@ SKY, BUILDING, POLE, ROAD, CAR = map(CAMVID.names.index, ("Sky", "Building", "Po
 
 @pytest.fixture(scope="module")
 def scenes():
-    """Images uint8 [N,72,96,3] and labels uint8 [N,72,96] of the splits, 150 and 40 scenes."""
+    """Return images uint8 [N,72,96,3] and labels uint8 [N,72,96] of each split, with 150 and 40 scenes."""
     splits = street_scenes(150, 40, 72, 96, seed=1).splits
     samples = {name: [split.read(index) for index in range(len(split))] for name, split in splits.items()}
     return {name: tuple(np.stack(part) for part in zip(*pairs, strict=True)) for name, pairs in samples.items()}
 
 
 def mean_iou(prediction, label):
-    """The mean intersection over union of the eleven classes, class by class."""
+    """Compute the mean IoU of the eleven classes, class by class."""
     valid = label != VOID
     scores = []
     for class_id in range(CLASSES):
-        predicted, labelled = (prediction == class_id) & valid, label == class_id
-        scores.append((predicted & labelled).sum() / (predicted | labelled).sum())
+        predicted, labeled = (prediction == class_id) & valid, label == class_id
+        scores.append((predicted & labeled).sum() / (predicted | labeled).sum())
     return np.mean(scores)
 
 
 def philox(counter, key):
-    """Four 64-bit numbers of Philox4x64-10 (Salmon et al. 2011), in plain Python."""
+    """Return four 64-bit numbers of Philox4x64-10 (Salmon et al. 2011), in plain Python."""
     word, (c0, c1, c2, c3), (k0, k1) = 2**64 - 1, (counter, 0, 0, 0), (key & (2**64 - 1), key >> 64)
     for _ in range(10):
         first, second = 0xD2E7470EE14C6C93 * c0, 0xCA5A826395121157 * c2
@@ -115,7 +115,7 @@ def test_too_small_a_size_or_number_is_refused(arguments):
         street_scenes(*arguments, seed=0)
 
 
-def test_every_class_is_in_most_scenes_and_has_its_share(scenes):
+def test_every_class_is_in_most_scenes_and_has_its_fraction(scenes):
     _, label = scenes["train"]
     fraction = np.array([(label == class_id).mean() for class_id in range(CLASSES)])
     present = np.array([((label == class_id).sum(axis=(1, 2)) >= 6).mean() for class_id in range(CLASSES)])
@@ -131,8 +131,8 @@ def test_void_is_there_and_moderate(scenes):
     assert void.max() < 0.2
 
 
-def test_colour_alone_does_not_tell_the_class(scenes):
-    """Two oracles that see one pixel's color: the nearest mean, and the commonest class of each of 512 colors."""
+def test_color_alone_does_not_determine_the_class(scenes):
+    """Score two oracles that see one pixel's color: nearest class mean, and most common class of 512 color bins."""
     (image, label), (val_image, val_label) = scenes["train"], scenes["val"]
     valid = label != VOID
     means = np.stack([image[label == class_id].mean(axis=0) for class_id in range(CLASSES)])
@@ -148,7 +148,7 @@ def test_colour_alone_does_not_tell_the_class(scenes):
     assert mean_iou((counts / rarity).argmax(axis=1)[bins(val_image)], val_label) < 0.35
 
 
-def test_place_alone_does_not_tell_the_class(scenes):
+def test_position_alone_does_not_determine_the_class(scenes):
     (_, label), (_, val_label) = scenes["train"], scenes["val"]
     counts = np.stack([(label == class_id).sum(axis=0) for class_id in range(CLASSES)])
     assert mean_iou(np.broadcast_to(counts.argmax(axis=0), val_label.shape), val_label) < 0.35
@@ -230,7 +230,7 @@ def test_the_nearer_person_hides_the_farther_sign():
     assert before[foot, 64] == POLE and after[foot, 64] != POLE
 
 
-def test_no_thing_stands_nearer_than_the_camera_can_show():
+def test_no_object_is_nearer_than_the_camera_can_show():
     street = Street(left=-3, right=3, left_wall=-5.5, right_wall=5.5)
     depths = [depth for index in range(50) for depth, _ in plan_traffic(Rng("plan", index), street)]
     assert min(depths) > 4 and max(depths) < 40

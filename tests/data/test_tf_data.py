@@ -1,4 +1,4 @@
-"""The host input path: decoding, augmentation, tf.data."""
+"""Test the host input path: decoding, augmentation, tf.data."""
 
 import errno
 import hashlib
@@ -121,7 +121,7 @@ def test_no_more_batches_wait_than_there_are_threads_and_two(num_cpus, most, mon
     )
     next(batches)
     seen = -1
-    while seen != len(reads):  # until it stands still, for nobody takes the next
+    while seen != len(reads):  # until it stops, as nothing consumes the next
         seen = len(reads)
         time.sleep(0.3)
     assert most <= seen <= most + 2 + 1  # the one is what was taken

@@ -1,4 +1,4 @@
-"""The collectives of a training step, counted in its program for eight devices; nothing is computed."""
+"""Count the collectives of a training step in its program for eight devices, without running it."""
 
 import re
 from collections import Counter
@@ -20,16 +20,16 @@ from segnet_jax.training.steps import train_steps
 
 DEVICES = 8
 PARAMETERS = 29_441_419  # of the published network without biases before BatchNorm
-CHANNELS = 7_936  # that are normalised, each with a mean and a variance
+CHANNELS = 7_936  # that are normalized, each with a mean and a variance
 METRICS = 3  # loss, correct pixels, labeled pixels
 
 COLLECTIVES = {"all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast"}
 TRANSFERS = {"infeed", "outfeed", "send", "recv"}
 
 
-def lowered(*, synchronised, width=1.0, depth=5, steps=1, precision="float32", half_gradients=False):
+def lowered(*, synchronized, width=1.0, depth=5, steps=1, precision="float32", half_gradients=False):
     """Lower the step of eight devices with one 32x32 image each; nothing is allocated."""
-    model = SegNet(11, width=width, depth=depth, sync_axis=AXIS if synchronised else None)
+    model = SegNet(11, width=width, depth=depth, sync_axis=AXIS if synchronized else None)
     optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=0.1), model, 10)
     settings = StepSettings(model, jnp.ones(11), TORCH, optimizer, schedule, half_gradients=half_gradients)
     step = partial(train_steps, make_batch=as_sent, settings=settings)
@@ -67,25 +67,25 @@ def assert_sums_alone(program, count):
     assert not re.search(r'custom_call_target="[^"]*callback', program.as_text())
 
 
-# Synchronised, each of the 25 BatchNorms waits for one sum forward and for one backward.
-EXPECTED = pytest.mark.parametrize("synchronised, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 51)])
+# Synchronized, each of the 25 BatchNorms waits for one sum forward and for one backward.
+EXPECTED = pytest.mark.parametrize("synchronized, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 51)])
 
 
 @pytest.mark.slow  # below, three steps in one call are held to the same count at depth 1
 @EXPECTED
-def test_a_step_sums_once_and_twice_more_for_each_synchronised_batch_norm(synchronised, count):
-    assert_sums_alone(lowered(synchronised=synchronised, width=1 / 32).compile(), count)
+def test_a_step_sums_once_and_twice_more_for_each_synchronized_batch_norm(synchronized, count):
+    assert_sums_alone(lowered(synchronized=synchronized, width=1 / 32).compile(), count)
 
 
 @pytest.mark.slow
 @EXPECTED
-def test_the_published_network_sums_no_more_often(synchronised, count):
-    assert_sums_alone(lowered(synchronised=synchronised).compile(), count)
+def test_the_published_network_sums_no_more_often(synchronized, count):
+    assert_sums_alone(lowered(synchronized=synchronized).compile(), count)
 
 
-@pytest.mark.parametrize("synchronised, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 1 + 2 * 3)])
-def test_three_steps_in_one_call_send_what_one_does_three_times(synchronised, count, monkeypatch):
-    settings = {"synchronised": synchronised, "width": 1 / 32, "depth": 1}
+@pytest.mark.parametrize("synchronized, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 1 + 2 * 3)])
+def test_three_steps_in_one_call_send_what_one_does_three_times(synchronized, count, monkeypatch):
+    settings = {"synchronized": synchronized, "width": 1 / 32, "depth": 1}
     once = bytes_sent(lowered(**settings))
     assert bytes_sent(lowered(**settings, steps=3)) == {kind: 3 * size for kind, size in once.items()}
 
@@ -97,10 +97,10 @@ def test_three_steps_in_one_call_send_what_one_does_three_times(synchronised, co
     assert_sums_alone(program, count)
 
 
-@pytest.mark.parametrize("synchronised", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_what_is_summed_is_the_gradient_the_measures_and_the_statistics(synchronised):
-    statistics = 2 * CHANNELS * (2 if synchronised else 1)  # two sums forward, two backward; else two at the end
-    sent = bytes_sent(lowered(synchronised=synchronised))
+@pytest.mark.parametrize("synchronized", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_what_is_summed_is_the_gradient_the_measures_and_the_statistics(synchronized):
+    statistics = 2 * CHANNELS * (2 if synchronized else 1)  # two sums forward, two backward; else two at the end
+    sent = bytes_sent(lowered(synchronized=synchronized))
     assert sent == {"f32": 4 * (PARAMETERS + METRICS + statistics)}
     assert 117.8e6 <= sent["f32"] < 117.9e6
 
@@ -109,6 +109,6 @@ def test_what_is_summed_is_the_gradient_the_measures_and_the_statistics(synchron
     "precision, kind", [("float32", "bf16"), pytest.param("float16", "f16", marks=pytest.mark.slow)]
 )
 def test_half_gradients_are_half_the_bytes(precision, kind):
-    sent = bytes_sent(lowered(synchronised=False, precision=precision, half_gradients=True))
+    sent = bytes_sent(lowered(synchronized=False, precision=precision, half_gradients=True))
     assert sent == {kind: 2 * PARAMETERS, "f32": 4 * (METRICS + 2 * CHANNELS)}
     assert 58.8e6 < sent[kind] < 58.9e6

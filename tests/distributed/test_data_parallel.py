@@ -1,4 +1,4 @@
-"""Several real processes over loopback take the same steps as one process, and save together."""
+"""Check that several real processes over loopback take the same steps as one process, and save together."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow  # test_two_hosts.py shows the same through the command, on one way of input
+pytestmark = pytest.mark.slow  # test_two_hosts.py tests the same through the command, with one input path
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "two_processes.py"
 

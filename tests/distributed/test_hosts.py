@@ -1,4 +1,4 @@
-"""Several real processes over loopback join, exchange values, detect a lost process, and leave."""
+"""Check that several real processes over loopback join, exchange values, detect a lost process, and leave."""
 
 import contextlib
 import importlib.util
@@ -56,7 +56,7 @@ def started(*what, count=2, **variables):
 
 
 def values_in(line):
-    """Parse a line of JSON; skip messages of Gloo, which may also precede the JSON."""
+    """Parse lines of JSON; skip messages of Gloo, which may also precede the JSON on a line."""
     return json.loads(line[line.index("{") :]) if '{"' in line else {}
 
 
@@ -98,7 +98,7 @@ def test_three_processes_agree():
 
 
 def lose(victim, where, how):
-    """Start two processes, signal one, and return the end of the other, how long it took, and the victim's pid."""
+    """Start two processes and signal one; return the end of the other, its delay, and the victim's pid."""
     with started("wait", f"{where}{victim}") as running:
         for process in running:
             wait_until_ready(process)
@@ -228,7 +228,7 @@ def test_a_port_in_use_is_reported():
 
 
 def meet(port, arrivals, num_processes=3, seconds=1.0):
-    """Return the rendezvous or the error of process 0 and of each arriving process, (id, count), in a dict."""
+    """Return the rendezvous or error of process 0 and of each arriving process, (id, count), in a dict."""
     ends = {}
 
     def run(name, function, *args):
@@ -308,7 +308,7 @@ TWO_A_HOST = OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOC
 
 
 def place_in(monkeypatch, environment):
-    """Return the process that an environment describes; set as this process's, because JAX reads that one."""
+    """Return the process that an environment describes, after setting it as this process's, which JAX reads."""
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "TPU_", "KUBERNETES_", "MEGASCALE_", "JOB_COMPLETION", "CUDA_VISIBLE")):
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""The training command in two processes: equal to one process, stopped together, exact after one was killed."""
+"""Test the training command in two processes: equal to one process, stopped together, exact after a kill."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SAME = [*SMALL[: SMALL.index("--devices")], *SMALL[SMALL.index("--devices") + 2 
 
 
 class Two:
-    """Two processes with four fake devices each that train in one folder."""
+    """Two processes with four fake devices each that train in the same folder."""
 
     def __init__(self, folder, *flags, first=("-m", "segnet_jax.train"), of_second=()):
         with socket.socket() as free:
@@ -53,7 +53,7 @@ class Two:
             time.sleep(0.02)
 
     def end(self, seconds=90):
-        """Return the exit codes and stderr of both processes, with a timeout."""
+        """Return the exit codes and stderr of both processes; fail after a timeout."""
         try:
             errors = [process.communicate(timeout=seconds)[1] for process in self.processes]
         finally:
@@ -88,7 +88,7 @@ def test_two_processes_of_four_devices_end_where_one_of_eight_does(unbroken, tmp
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow  # test_mapping.py holds the two against each other in one process
+@pytest.mark.slow  # test_mapping.py compares the two in one process
 def test_the_other_mapping_ends_at_the_same_bits(unbroken, tmp_path):
     codes, errors = Two(tmp_path / "run", "--mapping", "shard_map").end()
     assert codes == [0, 0], errors
@@ -98,7 +98,7 @@ def test_the_other_mapping_ends_at_the_same_bits(unbroken, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_take_the_population_statistics_that_one_does(tmp_path):
-    """26 images in batches of eight: every device of both processes handles the remaining two."""
+    """Check 26 images in batches of eight: every device of both processes handles the remaining two."""
     flags = ("--batch-norm", "recompute", "--batch-norm-variance", "population", "--epochs", "1")
     codes, errors = Two(tmp_path / "two", *flags).end()
     assert codes == [0, 0], errors
@@ -174,7 +174,7 @@ run_command(train.main)
 
 
 @pytest.mark.slow
-def test_the_one_that_saves_waits_for_room_in_the_midst_of_a_save_and_the_other_for_it(unbroken, tmp_path):
+def test_the_saving_process_waits_for_room_during_a_save_and_the_other_waits_for_it(unbroken, tmp_path):
     codes, errors = Two(tmp_path / "run", "--on-disk-full", "wait", first=("-c", FULL_ONCE)).end()
     assert codes == [0, 0], errors
     assert "waiting for free space" in errors[0] and "there is space again" in errors[0]
@@ -182,7 +182,7 @@ def test_the_one_that_saves_waits_for_room_in_the_midst_of_a_save_and_the_other_
 
 
 @pytest.mark.slow
-def test_where_one_has_no_room_for_decoded_images_both_take_batches_from_the_host(unbroken, tmp_path):
+def test_if_one_has_no_room_for_decoded_images_both_take_batches_from_the_host(unbroken, tmp_path):
     (tmp_path / "file").touch()
     codes, errors = Two(tmp_path / "run", of_second={"SEGNET_JAX_CACHE": str(tmp_path / "file" / "cache")}).end()
     assert codes == [0, 0], errors

@@ -1,4 +1,4 @@
-"""The article's two figures beside ours: worked by hand, and never compared where they do not compare."""
+"""Test the article's two figures and ours: hand-computed numbers, and no comparison where none is valid."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def measured(device, batch=4, rate=50.0):
 
 
 def test_the_time_of_100_epochs_is_that_worked_by_hand():
-    """421 images at 4 are 105 whole steps, at 8 x 4 they are 13: 42,000 and 41,600 images in 100 epochs."""
+    """Compare with 105 whole batches of 4 images per epoch of 421 on one device, and 13 of 8 x 4 on eight."""
     one = measure.row(1, measured("1 x V100", rate=50.0), 421, 100)
     eight = measure.row(8, measured("8 x V100", rate=320.0), 421, 100)
     assert (one["steps"], eight["steps"]) == (10_500, 1300)
@@ -60,7 +60,7 @@ def test_what_was_measured_on_a_cpu_says_that_it_does_not_compare():
         (["--out", "no/such/folder/times.json"], "there is no folder no/such/folder"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(flags, message, monkeypatch, capsys):
+def test_a_mistake_is_reported_in_one_line(flags, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["measure.py", *flags])
     with pytest.raises(SystemExit) as left:
         run_command(measure.main)
@@ -69,7 +69,7 @@ def test_a_mistake_is_told_in_one_line(flags, message, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_command_runs_from_end_to_end_and_tells_devices_that_are_not_there(tmp_path, monkeypatch, capsys):
+def test_the_command_runs_from_end_to_end_and_reports_missing_devices(tmp_path, monkeypatch, capsys):
     out = tmp_path / "times.json"
     flags = ["--fake-devices", "2", "--devices", "1", "2", "--scaled-down", "--steps", "1", "--rounds", "1"]
     assert measure.main([*flags, "--out", str(out)]) == 0

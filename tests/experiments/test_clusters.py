@@ -1,4 +1,4 @@
-"""The files for clusters agree with our command line, with one another's parts, and with our exit codes."""
+"""Check that the cluster files agree with our command line, our exit codes and one another."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ POD = JOB["spec"]["template"]["spec"]
 
 
 def config_of(command):
-    """What our command line makes of a command."""
+    """Parse a training command into its config."""
     assert command[:3] == ["python", "-m", "segnet_jax.train"]
     return parse_config(command[3:], prog="segnet_jax.train", description="")
 
@@ -38,7 +38,10 @@ def slurm_options():
 
 @pytest.fixture
 def run_slurm(tmp_path):
-    """Runs the batch script with stand-ins for `srun` and `scontrol`; gives its exit code and their command lines."""
+    """Return a function that runs the batch script with stand-ins for `srun` and `scontrol`.
+
+    It returns the exit code and the command lines of the stand-ins.
+    """
     for name in ("srun", "scontrol"):
         stand_in = tmp_path / name
         stand_in.write_text(
@@ -73,7 +76,7 @@ def test_slurm_starts_our_command_once_a_node_with_all_its_gpus(run_slurm):
     code, [call] = run_slurm(0)
     config = config_of(call[call.index("python") :])
     assert code == 0 and call[0] == "srun" and "--kill-on-bad-exit=0" in call
-    assert config.protocol in BATCH_OF_A_DEVICE and config.devices == "all"  # else 16 GPUs make another recipe of it
+    assert config.protocol in BATCH_OF_A_DEVICE and config.devices == "all"  # keeps the batch size on 16 GPUs
     assert config.data == "/home/user name/CamVid" and config.run == "/home/user name/runs/camvid-77"
     options = slurm_options()
     assert options["ntasks-per-node"] == "1" and int(options["gpus-per-node"]) > 1 and int(options["nodes"]) > 1
@@ -123,7 +126,7 @@ def test_the_pods_find_pod_0_by_the_service():
     assert port["port"] == container_port["containerPort"]
 
 
-def test_data_and_run_lie_on_volumes():
+def test_data_and_run_are_on_volumes():
     mounts = {mount["mountPath"]: mount for mount in CONTAINER["volumeMounts"]}
     assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in POD["volumes"]}
     config = kubernetes_config(0)
@@ -136,7 +139,7 @@ def test_kubernetes_gives_gpus_and_time_to_save():
     assert POD["terminationGracePeriodSeconds"] >= 60
 
 
-def test_kubernetes_begins_again_after_a_loss_and_ends_after_what_a_person_must_mend():
+def test_kubernetes_restarts_after_a_lost_host_and_stops_after_an_error_that_a_person_must_fix():
     codes = {"Ignore": [], "FailJob": []}
     for rule in JOB["spec"]["podFailurePolicy"]["rules"]:
         codes[rule["action"]] += rule.get("onExitCodes", {}).get("values", [])

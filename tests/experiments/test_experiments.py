@@ -1,4 +1,4 @@
-"""The published numbers: every config loads, and the README says what the result files say."""
+"""Check the published numbers: every config loads, and the README matches the result files."""
 
 import json
 import pathlib
@@ -37,7 +37,7 @@ def test_the_readme_row_of_an_experiment_says_what_its_result_says(name):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_result_tells_where_it_comes_from(name):
+def test_a_result_states_its_origin(name):
     result = json.loads((ROOT / "experiments" / name / "result.json").read_text())
     assert {"command", "date", "machine", "commit", "versions", "seed", "device", "per_class"} <= result.keys()
     assert "/" not in result["machine"]

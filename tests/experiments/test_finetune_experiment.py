@@ -1,4 +1,4 @@
-"""The trainings of experiments/finetune: configs that load, commands that parse, frames that do not overlap, scores."""
+"""Test experiments/finetune: configs load, commands parse, frames do not overlap, scores are collected."""
 
 import importlib.util
 import json
@@ -96,7 +96,7 @@ def test_the_table_of_the_page_is_that_of_the_scores():
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     table = page.partition("<!-- scores -->\n")[2].partition("\n<!-- / -->")[0]
     if not (FOLDER / "scores.json").is_file():
-        assert table == "The trainings are not done yet."
+        assert table == "The runs have not been made yet."
     else:
         rows = json.loads((FOLDER / "scores.json").read_text(encoding="utf-8"))["rows"]
         assert table == run.as_markdown(rows, "start") and len(rows) == 4

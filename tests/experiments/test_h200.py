@@ -1,4 +1,4 @@
-"""What is to be measured on a GPU: its variants compute the same, and its command runs whole at a small size."""
+"""Test the GPU measurements: the variants compute the same, and the command runs at a small size."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ import variants  # noqa: E402
 
 
 def loss_and_gradient(image):
-    """Of the network as it stands now, by its output's mean square: for one image, with parameters by their place."""
+    """Return the mean square of one image's logits and its gradient leaves, with the network as currently patched."""
     model = SegNet(3, depth=2, width=1 / 16)
 
     def loss(params, statistics):
@@ -70,7 +70,7 @@ def test_the_summary_sets_variants_beside_ours(tmp_path):
     for name, rate in (("variant-ours", 400.0), ("variant-all_plain", 100.0)):
         row = {"images_per_second": rate, "ms_per_step": 4.0, "fraction_of_roofline": 0.5, "peak_memory_mb": 2000.0}
         (tmp_path / f"{name}.json").write_text(json.dumps({"device": "a GPU", "train": row}))
-    table = measure.as_markdown(measure.summarise(tmp_path))
+    table = measure.as_markdown(measure.summarize(tmp_path))
     assert "| variant-all_plain | 100.0 | 4.00 | 50.0% |  | 2,000 | 0.25 |" in table
 
 

@@ -1,4 +1,4 @@
-"""The notebook: valid, runs from its first cell to its last, and shows pictures of rendered scenes alone."""
+"""Test the notebook: it is valid, runs from its first cell to its last, and shows rendered scenes only."""
 
 import base64
 import io

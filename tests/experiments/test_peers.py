@@ -1,4 +1,4 @@
-"""The measurements beside PyTorch: each runs at a small size, and times nothing that is not equal."""
+"""Test the measurements against PyTorch: each runs at a small size, and unequal results are not timed."""
 
 import collections
 import json
@@ -27,7 +27,7 @@ INPUT = [*NETWORK[:3], *NETWORK[5:], "--data", str(ROOT / "data" / "sample")]
 
 @pytest.fixture(autouse=True)
 def one_torch_thread(monkeypatch):
-    """PyTorch's threads would spin beside JAX's, and for minutes beside other tests'."""
+    """Limit PyTorch to one thread; more would compete with JAX's, and for minutes with other tests'."""
     threads = torch.get_num_threads()
     monkeypatch.setattr(machine, "num_cores", lambda: 1)
     yield
@@ -48,7 +48,7 @@ def measured(monkeypatch, tmp_path, *flags):
     assert {"command", "machine", "date", "commit", "versions", "image_size", "rounds", "passes"} <= found.keys()
     assert "python experiments/peers/compare.py " in found["command"] and str(tmp_path) not in found["command"]
     assert "/" not in found["machine"] and {"torch", "jax", "pillow"} <= found["versions"].keys()
-    assert found["passes"] == {}  # lines are drawn for the full size alone
+    assert found["passes"] == {}  # thresholds exist for the full size only
     return found
 
 
@@ -86,7 +86,7 @@ def test_training_and_inference_are_compared_and_in_16_bits_first_in_float32(mon
 
 
 @pytest.mark.slow
-def test_each_convolution_is_told_and_the_rest_of_the_step(monkeypatch, tmp_path):
+def test_each_convolution_and_the_rest_of_the_step_are_reported(monkeypatch, tmp_path):
     two = collections.Counter({peer_layers.Layer(24, 32, 3, 4): 1, peer_layers.Layer(24, 32, 4, 4): 2})
     monkeypatch.setattr(peer_layers, "layers_of", lambda *sizes: two)  # all would take a while to compile
     (account,) = measured(monkeypatch, tmp_path, "layers", *NETWORK)["accounts"]

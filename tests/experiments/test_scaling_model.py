@@ -1,4 +1,4 @@
-"""The communication model of experiments/scaling: numbers worked by hand, its published files, its errors."""
+"""Test the communication model of experiments/scaling: hand-computed numbers, published files, errors."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def test_hosts_cost_47_and_71_milliseconds_and_half_with_16_bits(devices, millis
         assert between == pytest.approx(share * milliseconds / 1000, rel=2e-3)
 
 
-def test_synchronised_batch_norm_costs_fifty_messages_and_none_on_one_device():
+def test_synchronized_batch_norm_costs_fifty_messages_and_none_on_one_device():
     assert model.batch_norm_seconds(P3, 1) == 0
     assert model.batch_norm_seconds(P3, 8) == pytest.approx(2.0e-3)  # 50 x 40 us
     assert model.batch_norm_seconds(P3, 32) == pytest.approx(8.0e-3)  # 50 x (40 + 4 hops x 30) us
@@ -50,7 +50,7 @@ def test_synchronised_batch_norm_costs_fifty_messages_and_none_on_one_device():
         (H200, 16, 36.97),
     ],
 )
-def test_compute_is_the_roofline_at_the_attained_share(machine, batch_size, milliseconds):
+def test_compute_is_the_roofline_at_the_attained_fraction(machine, batch_size, milliseconds):
     assert 1000 * model.compute_seconds(machine, batch_size) == pytest.approx(milliseconds, rel=1e-3)
 
 
@@ -96,7 +96,7 @@ def test_less_to_send_and_more_overlap_never_cost_time(scaling):
         assert seconds(True, 32, "full") < seconds(True, 32, "none")
 
 
-def test_strong_scaling_holds_the_batch_in_all():
+def test_strong_scaling_keeps_the_total_batch_size():
     assert [n * STRONG_32.batch_size_per_device(n) for n in model.DEVICES] == [32] * 6
     assert [WEAK_4.batch_size_per_device(n) for n in model.DEVICES] == [4] * 6
 
@@ -140,7 +140,7 @@ def write(tmp_path, value):
     return path
 
 
-def test_measured_rows_stand_beside_what_their_own_compute_time_predicts(tmp_path, capsys):
+def test_measured_rows_are_compared_with_the_prediction_for_their_compute_time(tmp_path, capsys):
     rows = [ROW, ROW | {"devices": 8, "images_per_second": 300.0}, ROW | {"devices": 8, "batch_size_per_device": 16}]
     path = write(tmp_path, {"scaling": rows, "more": 1})
     command.main(["--measured", str(path)])
@@ -184,7 +184,7 @@ def test_a_row_is_held_against_one_device_with_its_own_batch_norm():
         (None, "cannot read"),
     ],
 )
-def test_a_file_that_will_not_do_is_told_in_one_line(tmp_path, capsys, content, words):
+def test_an_unusable_file_is_reported_in_one_line(tmp_path, capsys, content, words):
     path = tmp_path / "missing.json" if content is None else write(tmp_path, content)
     with pytest.raises(SystemExit) as left:
         run_command(lambda: command.main(["--measured", str(path)]))

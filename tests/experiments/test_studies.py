@@ -1,4 +1,4 @@
-"""The trainings of experiments/ablation: each a config that loads, set side by side as their scores say."""
+"""Test experiments/ablation: every config loads, and the scores are compared."""
 
 import importlib.util
 import json
@@ -38,7 +38,7 @@ def config_of(variant, seed=0):
     return override(base, tomllib.loads(text), source=variant)
 
 
-def test_all_trainings_have_the_same_size_and_their_tables_length_and_select_nothing():
+def test_all_runs_have_the_same_size_and_their_tables_length_and_select_nothing():
     for variant in ablation.variants:
         config = config_of(variant, seed=2)
         check_network(config)
@@ -64,7 +64,7 @@ def test_all_trainings_have_the_same_size_and_their_tables_length_and_select_not
         ("base", "strong", STRONG_PARTS),
     ],
 )
-def test_two_trainings_differ_in_what_their_rows_say_alone(one, other, changed):
+def test_two_runs_differ_only_in_what_their_rows_say(one, other, changed):
     assert differences(config_of(one), config_of(other)).keys() == changed
 
 
@@ -75,7 +75,7 @@ def test_the_strong_training_has_the_protocols_parts():
         assert getattr(protocol, field) == getattr(ours, field), field
 
 
-def test_tables_set_known_trainings_side_by_side():
+def test_tables_compare_known_runs():
     for each, name in TABLES:
         assert {row["variant"] for row in each.tables[name]["rows"]} <= each.variants.keys()
         assert (ROOT / "experiments" / each.tables[name]["folder"]).is_dir()

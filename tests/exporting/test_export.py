@@ -1,4 +1,4 @@
-"""The export command: its files, its errors, and that a wrong export is discarded."""
+"""Test the export command: its files, its errors, and that an incorrect export is discarded."""
 
 import hashlib
 import json
@@ -96,7 +96,7 @@ def test_an_earlier_export_is_overwritten_only_with_overwrite(run, tmp_path, mon
     monkeypatch.setattr(sys, "argv", ["p", str(run), "--format", "safetensors", "--out", str(out)])
     assert ended(command.main, capsys) == (
         2,
-        f"error: {out} already contains network.safetensors; add --overwrite, or give another folder with --out",
+        f"error: {out} already contains network.safetensors; add --overwrite, or choose another folder with --out",
     )
     assert (out / "network.safetensors").read_text() == "mine" and len(list(out.iterdir())) == 1
     with pytest.raises(UserError, match="network.safetensors, which differs from what was exported there"):

@@ -1,4 +1,4 @@
-"""The ONNX export: onnxruntime gives PyTorch's logits at any size, with widely supported operators."""
+"""Test the ONNX export: onnxruntime gives PyTorch's logits at any size, with widely supported operators."""
 
 import json
 

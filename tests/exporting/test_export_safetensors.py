@@ -1,4 +1,4 @@
-"""The safetensors export: PyTorch's SegNet loads the tensors by name and gives the network's logits."""
+"""Test the safetensors export: PyTorch's SegNet loads the tensors by name and gives the network's logits."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_pytorch_loads_the_tensors_by_name_and_gives_the_same_logits(name, tmp_p
 def _in_twin(key):
     """Map SegNet-Tutorial's layer and PyTorch's tensor to the name in the PyTorch model."""
     layer, tensor = key.split(".")
-    kind = "normalisations" if layer.endswith("_bn") else "convolutions"
+    kind = "normalizations" if layer.endswith("_bn") else "convolutions"
     return f"{kind}.{layer.removesuffix('_bn')}.{tensor}"
 
 

@@ -1,4 +1,4 @@
-"""The StableHLO export: run by JAX alone in another process, it gives PyTorch's logits at any size."""
+"""Test the StableHLO export: another process with only JAX gives PyTorch's logits at any size."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ MORE = [(name, SHAPES[0]) for name in ("vgg19", *VARIANTS)]  # missing, then non
 
 
 def found_alone(cases, folder):
-    """Prediction and logits that a process that knows JAX alone makes of each (name of a network, shape)."""
+    """Run each (name of a network, shape) in a process with only JAX; return predictions and logits."""
     for name in {name for name, _ in cases}:
         stablehlo.write(subject_of(name), folder / f"{name}.stablehlo")
     np.savez(folder / "images.npz", **{str(number): images_of(shape) for number, (_, shape) in enumerate(cases)})
@@ -54,7 +54,7 @@ def test_jax_alone_gives_pytorchs_logits_from_the_file(cases, tmp_path):
         assert_is_network(*found, expected_of(name, subject_of(name), images_of(shape)))
 
 
-def test_the_modules_for_cuda_and_tpu_deserialise_and_can_be_called_there(tmp_path):
+def test_the_modules_for_cuda_and_tpu_deserialize_and_can_be_called_there(tmp_path):
     stablehlo.write(subject_of("default"), tmp_path / "network")
     network = export.deserialize(bytearray((tmp_path / "network").read_bytes()))
     assert network.platforms == ("cpu", "cuda", "tpu")

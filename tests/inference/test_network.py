@@ -1,4 +1,4 @@
-"""`segnet_jax.load` returns a network that computes what its unfolded checkpoint does, at any size."""
+"""Test `segnet_jax.load`: the network computes what its unfolded checkpoint does, at any size."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ def unfolded_logits(model, variables, images):
     ],
     ids=str,
 )
-def test_logits_are_those_of_the_unfolded_network_whatever_its_statistics(settings, size):
+def test_logits_are_those_of_the_unfolded_network_for_any_statistics(settings, size):
     model = SegNet(11, width=1 / 16, **settings)
     variables = random_variables(model)
     meta = {
@@ -133,7 +133,7 @@ def damaged(folder):
     ("spoil", "settings", "kind", "message"),
     [
         (shutil.rmtree, {}, UserError, "there is no such folder"),
-        (lambda folder: (folder / "config.toml").unlink(), {}, UserError, "holds no config.toml"),
+        (lambda folder: (folder / "config.toml").unlink(), {}, UserError, "contains no config.toml"),
         (emptied, {}, UserError, "no best checkpoint"),
         (damaged, {}, NoCheckpoint, "checkpoint"),
         (None, {"checkpoint": "worst"}, UserError, "checkpoint must be one of result, newest, best, got 'worst'"),

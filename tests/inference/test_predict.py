@@ -1,4 +1,4 @@
-"""The predict command: every input at its own size, nothing overwritten, faulty inputs reported at the end."""
+"""Test the predict command: every input at its own size, nothing overwritten, faulty inputs reported at the end."""
 
 import errno
 import io
@@ -42,7 +42,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A working directory with a folder `photos` of three images of different sizes."""
+    """Create a working directory with a folder `photos` of three images of different sizes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     for number, size in enumerate([(24, 32), (37, 50), (16, 70)]):
@@ -79,7 +79,7 @@ def logits_by_hand(run, image, size=TRAINED, inside=None):
     """Return logits of the unfolded network at the image's size, resized with Pillow and back with numpy.
 
     Args:
-      run: the run's folder.
+      run: run folder.
       image: uint8 [H,W,3].
       size: size to resize the image to.
       inside: height and width of the black canvas to center the image on, if any.
@@ -338,8 +338,8 @@ def test_scores_against_labels_are_those_of_a_count_by_hand(run, here, capsys):
         ids = logits_by_hand(run, np.asarray(small)).argmax(
             axis=-1
         )  # at the size of the training, as `evaluate` scores
-        centres = ([(2 * i + 1) * has // (2 * n) for i in range(n)] for has, n in zip(size, TRAINED, strict=True))
-        known_there = label[np.ix_(*centres)]
+        centers = ([(2 * i + 1) * has // (2 * n) for i in range(n)] for has, n in zip(size, TRAINED, strict=True))
+        known_there = label[np.ix_(*centers)]
         for known, given in zip(known_there.ravel(), ids.ravel(), strict=True):
             matrix[known, given] += 1 if known != 11 else 0
         errors = np.asarray(Image.open(f"out/{number}_errors.png"))
@@ -404,26 +404,26 @@ def test_a_mistake_is_reported_in_one_line_and_nothing_is_written(run, here, fla
     assert sorted([*here.rglob("*"), *run.rglob("*")]) == before
 
 
-def test_what_a_folder_holds_besides_pictures_is_reported(run, here, capsys):
+def test_files_in_a_folder_that_are_not_images_are_reported(run, here, capsys):
     for name in ("a.heic", "b.heic", "notes.txt", ".hidden.png"):
         (here / "photos" / name).write_bytes(b"x")
     assert predict(run, "photos", "--out", "out") == 0
     assert "note: ignored in photos: 2 .heic, 1 .txt" in capsys.readouterr().err
 
 
-def test_hostile_pictures_are_refused_one_by_one_and_the_sound_one_is_done(run, here, monkeypatch, capsys):
+def test_hostile_images_are_refused_one_by_one_and_the_valid_one_is_processed(run, here, monkeypatch, capsys):
     (here / "hostile").mkdir()
     made = hostile_files.CASES["pictures"][1](here / "hostile", here / "canary")
     for number, content in enumerate(made.values()):
         if content is not None:
             (here / f"hostile/{number:03}.png").write_bytes(content)
     num_hostile = len(os.listdir("hostile"))
-    shutil.copy("photos/1.png", "hostile/sound.png")
+    shutil.copy("photos/1.png", "hostile/valid.png")
     code, errors = left(monkeypatch, capsys, run, "hostile", "--out", "out", "--json", "summary.json")
     summary = json.loads((here / "summary.json").read_text())
     assert code == 2 and summary["num_done"] == 1 and summary["num_inputs"] == num_hostile + 1 > 10
     assert all(line.isprintable() for line in errors)
-    assert {path.name for path in here.glob("out/*")} == {"sound.png", "sound_overlay.jpg"}
+    assert {path.name for path in here.glob("out/*")} == {"valid.png", "valid_overlay.jpg"}
     assert not (here / "canary").exists()
 
 
@@ -505,7 +505,7 @@ def test_a_video_gets_an_overlay_of_its_rate_length_and_size(run, here, size):
         ids = np.asarray(Image.open(index))
         assert seen.shape == image.shape == (*size, 3) and ids.shape == size
         expected = 0.4 * image + 0.6 * np.array(CAMVID.colors)[ids]
-        assert np.abs(seen - expected).mean() < 16  # H.264, at half the colours' resolution
+        assert np.abs(seen - expected).mean() < 16  # H.264, at half the colors' resolution
     logits = logits_by_hand(run, decoded[3])
     assert (np.asarray(Image.open(indices[3])) == logits.argmax(axis=-1)).mean() > 0.99
     (row, _) = json.loads((here / "summary.json").read_text())["inputs"]
@@ -544,7 +544,7 @@ def test_a_camera_that_is_not_there_is_reported(run, here, monkeypatch, capsys):
 
 
 def test_a_camera_s_frame_is_segmented(run, here, monkeypatch):
-    """Uses FFmpeg's test image in place of a camera, read by the same code."""
+    """Segment FFmpeg's test image in place of a camera's, read by the same code."""
     pytest.importorskip("av", reason="cameras need PyAV: pip install av")
     from segnet_jax.inference import video
 

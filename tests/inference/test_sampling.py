@@ -1,4 +1,4 @@
-"""Dropout samples: how they are drawn, scored, drawn as maps and reported."""
+"""Test dropout samples: how they are drawn, scored, written as maps and reported."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ from segnet_jax.system.errors import UserError
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """An untrained run with dropout in its third stage."""
+    """Make an untrained run with dropout in its third stage."""
     return make_run(tmp_path_factory.mktemp("runs") / "bayesian", depth=3, dropout=0.5)
 
 
@@ -64,7 +64,7 @@ def test_an_images_keys_depend_on_nothing_else():
 
 @pytest.fixture(scope="module")
 def evaluated(run, tmp_path_factory):
-    """Result of an evaluation with five samples."""
+    """Return the result of an evaluation with five samples."""
     path = tmp_path_factory.mktemp("sampled") / "scores.json"
     flags = ("--samples", 5, "--devices", 2, "--batch-size-per-device", 2, "--json", path)
     assert command(evaluate, evaluate.evaluate, run, *flags) == 0
@@ -115,7 +115,7 @@ def test_the_scores_of_samples_do_not_depend_on_batch_and_devices(run, evaluated
 
 @pytest.mark.parametrize(("samples", "message"), [(3, "has no dropout"), (-1, "must be between 1 and")])
 @pytest.mark.parametrize("module", ["evaluate", "predict"])
-def test_samples_that_say_nothing_are_refused(module, samples, message, plain_run, tmp_path):
+def test_useless_samples_are_refused(module, samples, message, plain_run, tmp_path):
     with pytest.raises(UserError, match=message):
         if module == "evaluate":
             command(evaluate, evaluate.evaluate, plain_run, "--samples", samples)
@@ -166,7 +166,7 @@ def test_uncertainty_pictures_are_of_the_samples_of_the_image(tile, run, tmp_pat
     assert (np.asarray(Image.open(out / "a.png")) == mean.argmax(axis=-1)).mean() > 0.99
 
 
-def test_uncertainty_wants_samples(run, tmp_path):
+def test_uncertainty_requires_samples(run, tmp_path):
     with pytest.raises(UserError, match="--uncertainty needs dropout samples: add --samples"):
         command(predict, predict.predict, run, photo(tmp_path, 24, 32), "--uncertainty")
 

@@ -1,4 +1,4 @@
-"""Tiles of a large image: their positions and blending, and that they leave no seams."""
+"""Test tiles of a large image: their positions, their blending, and that they leave no seams."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_blending_the_tiles_of_a_picture_gives_the_picture(size, tile, overlap):
     ("tile", "overlap", "message"),
     [((32, 63), 0, "--tile must be at least 64 64"), ((64, 64), 33, "--overlap must be between 0 and 32")],
 )
-def test_tiles_that_cannot_be_laid_are_refused(tile, overlap, message):
+def test_impossible_tiles_are_refused(tile, overlap, message):
     with pytest.raises(UserError, match=message):
         check_tiles(tile, overlap, multiple=32)
 

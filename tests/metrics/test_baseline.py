@@ -1,4 +1,4 @@
-"""The baseline of predicting the commonest class everywhere."""
+"""Test the baseline that predicts the most common class everywhere."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Bootstrap intervals against a plain loop."""
+"""Compare bootstrap intervals with a plain loop."""
 
 import time
 
@@ -59,7 +59,7 @@ def test_identical_images_give_an_interval_of_width_zero():
 
 
 def test_the_interval_of_a_fraction_is_near_that_of_the_binomial():
-    """Of 400 images of one pixel each, 300 right: the standard error is sqrt(0.75 * 0.25 / 400) = 0.02165."""
+    """Compare with a binomial's standard error, sqrt(0.75 * 0.25 / 400) = 0.02165, for 300 of 400 one-pixel images."""
     confusions = np.zeros((400, 2, 2), int)
     confusions[:300, 0, 0], confusions[300:, 0, 1] = 1, 1
     low, high = intervals([confusions])["global_accuracy"]

@@ -1,4 +1,4 @@
-"""Boundary F1 against the steps of BSDS and of the tutorial's script, with SciPy's distances and matchings."""
+"""Compare boundary F1 with the algorithms of BSDS and the tutorial's script, using SciPy's distances and matchings."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ count_on_device = jax.jit(boundary_counts, static_argnums=2)
 
 
 def seg2bdry(mask):
-    """BSDS's seg2bdry(mask, "imageSize"), with its grid of twice the size; MATLAB's indices are ours plus one."""
+    """Compute BSDS's seg2bdry(mask, "imageSize") with its double-size grid; MATLAB's indices are ours plus one."""
     height, width = mask.shape
     down, across = np.zeros_like(mask), np.zeros_like(mask)
     down[:-1] = mask[:-1] != mask[1:]
@@ -46,7 +46,7 @@ def near(boundary, other, most):
 
 
 def pairs(one, other, most):
-    """Count the pixels of two boundaries that can be paired one to one within a distance, as correspondPixels."""
+    """Count the boundary pixels that can be paired one to one within a distance, as correspondPixels does."""
     here, there = np.argwhere(one), np.argwhere(other)
     if not len(here) or not len(there):
         return 0
@@ -68,7 +68,7 @@ def oracle(label, prediction, num_classes):
 
 
 def mean_f1(found, *, by_pairs):
-    """Average over classes and images as the script does; with `by_pairs` false, as the paper does."""
+    """Average over classes and images as the script does or, with `by_pairs` false, as the paper does."""
     of_images = []
     for counts, matched in found:
         total = number = 0
@@ -125,7 +125,7 @@ def test_50_random_pairs_match_the_oracle(height, width, num_classes, number):
 
 
 def real_pairs(folder, number=20, ahead=1):
-    """Return labels of the validation clip, and those some frames ahead, without void, as predictions."""
+    """Return the validation clip's labels and, as predictions, those some frames later; both without void."""
     paths = sorted((folder / "valannot").iterdir())
     labels = [np.where((ids := np.asarray(Image.open(path))) == 11, VOID, ids) for path in paths]
     chosen = range(0, len(paths) - ahead, (len(paths) - ahead) // number)[:number]

@@ -1,4 +1,4 @@
-"""The confusion matrix against a loop over pixels, and the scores against hand-computed values."""
+"""Compare the confusion matrix with a loop over pixels, and the scores with hand-computed values."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The table of metrics: stacks of matrices against single ones, and matrices without pixels."""
+"""Test the table of metrics: stacks of matrices against single ones, and matrices without pixels."""
 
 import numpy as np
 import pytest

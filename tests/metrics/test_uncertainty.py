@@ -1,4 +1,4 @@
-"""Uncertainty, calibration and coverage against hand-computed values and loops over pixels."""
+"""Compare uncertainty, calibration and coverage with hand-computed values and loops over pixels."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +48,7 @@ def test_entropy_is_zero_where_a_class_is_certain_and_largest_where_none_is_pref
 
 
 def random_pixels(count=5000):
-    """Labels with void, predictions, and confidences that are higher where a prediction is right."""
+    """Return labels with void, predictions, and confidences that are higher where a prediction is right."""
     random = np.random.default_rng(1)
     label = random.integers(0, 3, count).astype(np.uint8)
     prediction = np.where(random.random(count) < 0.7, label, random.integers(0, 3, count)).astype(np.uint8)

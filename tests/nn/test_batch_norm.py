@@ -1,4 +1,4 @@
-"""BatchNormReLU against flax's layers and values computed by hand; its collectives and residuals."""
+"""Compare BatchNormReLU with flax's layers and hand-computed values; count its collectives and residuals."""
 
 import re
 from functools import partial
@@ -18,7 +18,7 @@ SHAPE = (8, 5, 6, 3)
 
 
 class Flax(nn.Module):
-    """flax's BatchNorm and ReLU with the interface of our layer."""
+    """Flax's BatchNorm and ReLU with the interface of our layer."""
 
     momentum: float
     epsilon: float
@@ -52,7 +52,7 @@ def run(layer, train, x, gradient, variables):
 
 
 def run_flax(train, x, gradient, variables):
-    """Return the same computed by flax in float64."""
+    """Return the same as `run`, computed by flax in float64."""
     nested = {collection: {"norm": arrays} for collection, arrays in variables.items()}
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # flax promotes by itself
         result, statistics, by_x, by_params = jax.jit(partial(run, FLAX, train))(x, gradient, nested)
@@ -169,9 +169,9 @@ def test_a_constant_channel_has_no_variance_and_finite_gradients(height):
 # -- over devices
 
 
-def on_devices(num_devices, synchronised):
+def on_devices(num_devices, synchronized):
     """Map the layer and its gradients over devices; parameter gradients are per device."""
-    layer = BatchNormReLU(**SETTINGS, axis_name="data" if synchronised else None)
+    layer = BatchNormReLU(**SETTINGS, axis_name="data" if synchronized else None)
     return jax.pmap(partial(run, layer, True), "data", in_axes=(0, 0, None), devices=jax.devices()[:num_devices])
 
 
@@ -193,9 +193,9 @@ def test_devices_that_share_a_batch_compute_what_one_would_with_all_of_it(num_de
     assert_close(ours, expected, tolerance=1e-12)
 
 
-@pytest.mark.parametrize("synchronised, messages", [(True, 1), (False, 0)])
-def test_statistics_take_one_message_forward_and_one_backward(synchronised, messages):
-    layer = BatchNormReLU(**SETTINGS, axis_name="data" if synchronised else None)
+@pytest.mark.parametrize("synchronized, messages", [(True, 1), (False, 0)])
+def test_statistics_take_one_message_forward_and_one_backward(synchronized, messages):
+    layer = BatchNormReLU(**SETTINGS, axis_name="data" if synchronized else None)
     x, gradient, variables = jax.tree.map(np.float32, drawn())
     x, gradient = (array[:, None] for array in (x, gradient))
 
@@ -208,7 +208,7 @@ def test_statistics_take_one_message_forward_and_one_backward(synchronised, mess
         return len(re.findall(r" all-reduce(?:-start)?\(", text))
 
     assert sent(jax.pmap(forward, "data", in_axes=(0, None)), x, variables) == messages
-    assert sent(on_devices(8, synchronised), x, gradient, variables) == 2 * messages
+    assert sent(on_devices(8, synchronized), x, gradient, variables) == 2 * messages
 
 
 # -- memory

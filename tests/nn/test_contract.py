@@ -1,4 +1,4 @@
-"""Every network fulfills the contract, and violations are detected."""
+"""Check that every network fulfills the contract, and that violations are detected."""
 
 from functools import partial
 
@@ -89,7 +89,7 @@ def test_a_part_that_its_kind_does_not_have_is_found(monkeypatch):
 
 
 def test_folding_asks_the_contract_and_no_name():
-    """The BatchNorm of `Small` is folded into "in", whatever the layers of other networks are called."""
+    """Check that `Small`'s BatchNorm is folded into its layer "in", although no other network has such a name."""
     model, image = Small(), np.random.default_rng(0).normal(size=(1, 8, 9, 3)).astype(np.float32)
     variables = random_variables(model)
     expected = model.apply(variables, image, train=False)
@@ -126,7 +126,7 @@ def test_roles_stages_and_head_of_segnet_by_hand():
 
 
 @pytest.mark.parametrize("network, end", [(SegNet, "_2_bn"), (SegNetBasic, "_bn")])
-def test_taps_are_what_is_pooled_and_cost_nothing_where_nobody_collects_them(network, end, monkeypatch):
+def test_taps_are_the_pooled_maps_and_cost_nothing_if_not_collected(network, end, monkeypatch):
     model = network(5, width=1 / 16, depth=2)
     variables, image = random_variables(model), np.random.default_rng(0).normal(size=(2, 9, 14, 3)).astype(np.float32)
     logits, taps = collect_taps(model, variables, image, kinds=("batch_norm",))

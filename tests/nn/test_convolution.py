@@ -1,4 +1,4 @@
-"""All implementations of the convolution against XLA's, against loops over every pixel, and as lowered."""
+"""Test every implementation of the convolution against XLA's, against loops over pixels, and as lowered."""
 
 import re
 from functools import partial
@@ -40,7 +40,7 @@ def with_gradients(function, x, kernel, gradient):
 
 
 def by_loop(x, kernel, gradient):
-    """Return the same three, computed product by product."""
+    """Return the same as `with_gradients`, computed product by product."""
     result, image_gradient, kernel_gradient = np.zeros(gradient.shape), np.zeros(x.shape), np.zeros(kernel.shape)
     batch, height, width, _ = x.shape
     for b, h, w, i, j in np.ndindex(batch, height, width, 3, 3):

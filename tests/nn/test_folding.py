@@ -1,4 +1,4 @@
-"""Folding BatchNorm into convolutions gives the same logits with fewer operations."""
+"""Check that folding BatchNorm into convolutions gives the same logits with fewer operations."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from random_variables import random_variables
 
 from segnet_jax.nn import SegNet, fold_batch_norm
 
-TINY = {"width": 1 / 16, "batch_norm_epsilon": 0.2}  # an epsilon that no one could forget without being seen
+TINY = {"width": 1 / 16, "batch_norm_epsilon": 0.2}  # an epsilon so large that omitting it would be noticed
 
 
 def evaluate(model):
@@ -66,7 +66,7 @@ def test_folded_variables_have_the_names_and_shapes_that_the_folded_network_want
     assert folded.keys() == {"params"} and {len(layer) for layer in folded["params"].values()} == {2}
 
 
-def test_nothing_of_batch_norm_is_left_in_the_folded_program():
+def test_the_folded_program_has_no_batch_norm():
     model, image = SegNet(11, **TINY), jnp.zeros((1, 33, 45, 3))
     variables = random_variables(model)
     whole = evaluate(model).lower(variables, image).as_text()

@@ -1,4 +1,4 @@
-"""Pooling and unpooling against loops over every window, written in plain numpy."""
+"""Compare pooling and unpooling with loops over every window, written in plain numpy."""
 
 from functools import partial
 
@@ -76,7 +76,7 @@ def pool_and_unpool(x, factor, cotangent_of_maxima, cotangent_of_unpooled, pooli
 )
 def test_values_codes_and_gradients_equal_the_loop_with_ties(height, width, dtype, pooling):
     rng = np.random.default_rng(height * 10 + width)
-    x = rng.integers(-2, 3, (2, height, width, 3)).astype(dtype)  # five values: most windows hold a tie
+    x = rng.integers(-2, 3, (2, height, width, 3)).astype(dtype)  # five values: most windows have a tie
     maxima, codes = pool_by_loop(x, pooling)
     # small integers, so that no product is rounded and all comparisons are exact
     factor, cotangent_of_maxima = rng.integers(-3, 4, (2, *maxima.shape)).astype(dtype)
@@ -148,8 +148,8 @@ def test_nothing_but_the_one_byte_code_is_kept_for_the_gradient(pooling):
 
 
 @pytest.mark.parametrize("height, width, pads", [(4, 6, False), (5, 6, True), (4, 7, True)])
-def test_what_an_odd_size_adds_is_not_folded_into_the_convolution_behind(height, width, pads):
-    """A barrier in both directions; without one, a GPU's gradient of the kernel becomes a convolution of whole maps."""
+def test_the_padding_of_an_odd_size_is_not_fused_into_the_next_convolution(height, width, pads):
+    """Check for a barrier in both directions; without it, a GPU's kernel gradient convolves whole maps."""
     x, code = jnp.zeros((1, height // 2, width // 2, 8)), jnp.zeros((1, height // 2, width // 2, 8), jnp.uint8)
     unpooled, pull_back = jax.vjp(lambda x: unpool(x, code, height, width), x)
     forward = jax.jit(lambda x: unpool(x, code, height, width)).lower(x).as_text()

@@ -1,4 +1,4 @@
-"""Normalization against the formulas published with the weights."""
+"""Compare normalization with the formulas published with the weights."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +28,7 @@ def test_the_names_of_the_settings_lead_to_them():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_only_the_result_is_rounded_to_the_asked_dtype(dtype):
+def test_only_the_result_is_rounded_to_the_requested_dtype(dtype):
     preprocessing = Preprocessing(mean=(1.0, 2.0, 300.0), std=(2.0, 4.0, 0.5))
     expected = ((IMAGE.astype(np.float32) - np.float32([1, 2, 300])) / np.float32([2, 4, 0.5])).astype(dtype)
     result = normalize(IMAGE, preprocessing, jnp.dtype(dtype))

@@ -1,4 +1,4 @@
-"""The network's names, sizes, dtypes and statistics against values computed by hand."""
+"""Test the network's names, sizes, dtypes and statistics against hand-computed values."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ PUBLISHED = {
 
 
 def shapes_of(model, batch=1, height=32, width=32):
-    """Return the shapes and dtypes of the variables; nothing is computed."""
+    """Return the shapes and dtypes of the variables without computing them."""
     image = jnp.zeros((batch, height, width, 3), jnp.float32)
     return jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
 
@@ -44,7 +44,10 @@ def count(tree):
 
 
 def train_and_evaluate(model):
-    """Jitted: (variables, image) -> logits in training, statistics after it, logits with the running statistics."""
+    """Return a jitted function of variables and image that returns two logits and the statistics between them.
+
+    The first logits are those of a training step, the second those with the running statistics.
+    """
 
     @jax.jit
     def run(variables, image):
@@ -136,7 +139,7 @@ def test_width_scales_every_hidden_layer_and_neither_image_nor_classes():
         ({"pooling": "ciel"}, "pooling.*'ciel'"),
     ],
 )
-def test_a_network_that_cannot_be_is_an_error(settings, message):
+def test_an_impossible_network_is_an_error(settings, message):
     with pytest.raises(ValueError, match=message):
         shapes_of(SegNet(11, **settings))
 
@@ -222,7 +225,7 @@ def test_kernels_start_as_msra_says_and_all_else_is_neutral():
 
 
 @pytest.mark.parametrize("settings, kept", [({}, 0.9), ({"batch_norm_momentum": 0.5}, 0.5)])
-def test_a_training_step_keeps_the_momentums_share_of_the_old_statistics(settings, kept):
+def test_a_training_step_keeps_the_momentum_fraction_of_the_old_statistics(settings, kept):
     model = SegNet(2, depth=1, width=1 / 16, **settings)
     variables, image = random_variables(model), random_image(2, 3, 4, 3)
     _, updated, _ = train_and_evaluate(model)(variables, image)
@@ -262,13 +265,13 @@ def test_final_batch_norm_ends_in_batch_norm_and_relu():
 
 
 def test_statistics_over_the_mapped_axis_are_those_of_the_whole_batch():
-    plain, synchronised = (SegNet(3, depth=2, width=TINY, sync_axis=axis) for axis in (None, "data"))
+    plain, synchronized = (SegNet(3, depth=2, width=TINY, sync_axis=axis) for axis in (None, "data"))
     variables, image = random_variables(plain), random_image(4, 6, 7, 3)
 
     @jax.jit
     def run_in_halves(variables, halves):
         def run(half):
-            return synchronised.apply(variables, half, train=True, mutable=["batch_stats"])
+            return synchronized.apply(variables, half, train=True, mutable=["batch_stats"])
 
         return jax.vmap(run, axis_name="data")(halves)
 

@@ -1,4 +1,4 @@
-"""SegNet-Basic, alternative decoders and dropout, against PyTorch's layers and values computed by hand."""
+"""Test SegNet-Basic, alternative decoders and dropout against PyTorch's layers and hand-computed values."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ VARIANTS = [
 
 
 def evaluated(model):
-    """The network in evaluation mode, jitted: (variables, image) -> logits."""
+    """Return a jitted function of variables and image that returns the logits in evaluation mode."""
     return jax.jit(partial(model.apply, train=False))
 
 
@@ -71,7 +71,7 @@ def test_no_depth_beyond_four():
 
 
 def in_torch(variables, image, depth=4, pooling="floor", decoder="full", encoder_addition=False, upsampling="indices"):
-    """Logits [B,H,W,C] of SegNet-Basic in evaluation mode, float64, by PyTorch's own layers."""
+    """Return SegNet-Basic's logits in evaluation mode, float64 [B,H,W,C], computed by PyTorch's layers."""
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     params, statistics = variables["params"], variables["batch_stats"]
@@ -85,7 +85,7 @@ def in_torch(variables, image, depth=4, pooling="floor", decoder="full", encoder
         kernel = tensor(layer["kernel"]).permute(3, 2, 0, 1)
         return functional.conv2d(x, kernel, bias, padding=kernel.shape[-1] // 2, groups=groups)
 
-    def normalised(x, name):
+    def normalized(x, name):
         norm, running = params[f"{name}_bn"], statistics[f"{name}_bn"]
         arrays = map(tensor, (running["mean"], running["var"], norm["scale"], norm["bias"]))
         return functional.batch_norm(x, *arrays, eps=EPSILON)
@@ -93,7 +93,7 @@ def in_torch(variables, image, depth=4, pooling="floor", decoder="full", encoder
     x = functional.local_response_norm(tensor(image).permute(0, 3, 1, 2), size=5, alpha=1e-4, beta=0.75, k=1.0)
     pooled = []
     for stage in range(1, depth + 1):
-        maps = functional.relu(normalised(convolved(x, f"conv{stage}"), f"conv{stage}"))
+        maps = functional.relu(normalized(convolved(x, f"conv{stage}"), f"conv{stage}"))
         x, indices = functional.max_pool2d(maps, 2, 2, ceil_mode=pooling == "ceil", return_indices=True)
         pooled.append((maps, indices))
     for stage in range(depth, 0, -1):
@@ -108,7 +108,7 @@ def in_torch(variables, image, depth=4, pooling="floor", decoder="full", encoder
             x = functional.pad(x, (1, 1, 1, 1), mode="replicate")
             x = functional.conv_transpose2d(x, kernel, stride=2, padding=3, groups=x.shape[1])
         name = f"conv_decode{stage}"
-        x = normalised(convolved(x, name, groups=x.shape[1] if decoder == "single-channel" else 1), name)
+        x = normalized(convolved(x, name, groups=x.shape[1] if decoder == "single-channel" else 1), name)
         x = x + maps if encoder_addition else x
     return convolved(x, "conv_classifier").permute(0, 2, 3, 1).numpy()
 
@@ -147,7 +147,7 @@ def test_local_response_normalization_of_a_pixel_by_hand():
 
 @pytest.mark.parametrize("height, width", [(6, 10), (7, 11), (5, 9)])
 def test_the_bilinear_kernel_interpolates_halfway_between_pixels(height, width):
-    """A plane is interpolated to a plane; edge pixels are repeated beyond the border."""
+    """Check that a linear ramp stays one; edge pixels are repeated beyond the border."""
     rows, columns = np.arange(3.0, dtype=np.float32), np.arange(5.0, dtype=np.float32)
     plane = jnp.asarray(10 * rows[:, None] + columns)[None, :, :, None]
     ours = upsample(plane, bilinear_kernel(1), height, width)[0, :, :, 0]
@@ -176,7 +176,7 @@ def test_dropped_numbers_are_zero_and_the_others_make_up_for_them():
     assert abs((dropped == 0).mean() - 0.25) < 0.01  # 65,536 draws: a standard deviation is 0.0017
 
 
-def test_an_images_mask_is_its_own_wherever_it_stands():
+def test_an_images_mask_does_not_depend_on_its_place_in_the_batch():
     x, keys = jnp.ones((3, 4, 4, 8)), jax.random.split(jax.random.key(0), 3)
     together = drop(x, keys, 0.5)
     for i in range(3):
@@ -206,7 +206,7 @@ def test_a_mask_is_the_same_in_every_precision(rate):
         (SegNetBasic(3, width=1 / 16, dropout=0.5), 4),
     ],
 )
-def test_dropout_stands_at_the_published_places_and_only_where_keys_are_given(model, places, monkeypatch):
+def test_dropout_is_at_the_published_places_and_needs_keys(model, places, monkeypatch):
     seen = []
     monkeypatch.setattr("segnet_jax.nn.segnet.drop", lambda x, keys, rate: seen.append((x.shape[1], rate)) or x)
     image = jnp.zeros((1, 32, 32, 3))

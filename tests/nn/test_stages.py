@@ -1,4 +1,4 @@
-"""SegNets with custom stages and kernels, against MATLAB's `segnetLayers` counted by hand and PyTorch; export."""
+"""Test SegNets with custom stages and kernels against hand counts of `segnetLayers` and PyTorch; export them."""
 
 import re
 import sys
@@ -53,7 +53,7 @@ def layers_of(model, monkeypatch):
 
 
 def test_the_depth_four_network_is_segnet_layers_by_layers_and_connections(monkeypatch):
-    """MathWorks' count of segnetLayers(size, classes, 4): 59 layers, 66 connections.
+    """Compare with MathWorks' count of segnetLayers(size, classes, 4): 59 layers, 66 connections.
 
     59 = the image input, 16 x (convolution, batch normalization, ReLU), 4 max-poolings, 4 max-unpoolings, softmax and
     the pixel classification. 66 = 58 from each layer to the next, and from each pooling its indices and its input's
@@ -73,8 +73,11 @@ def test_the_vgg16_network_with_a_last_batch_norm_has_matlabs_91_layers(monkeypa
 
 
 def test_the_depth_four_network_has_the_parameters_counted_by_hand():
-    """Weights: 27 x 64 of the first convolution, 14 of 9 x 64 x 64, 9 x 64 x 11 of the last; scales and offsets: 2 x 64
-    behind 15 convolutions, 2 x 11 behind the last. MATLAB's biases, fixed at zero: 64 in 15, 11 in the last.
+    """Compare with a hand count of 526,102 parameters, or 527,073 with MATLAB's biases.
+
+    Weights: 27 x 64 in the first convolution, 14 times 9 x 64 x 64, and 9 x 64 x 11 in the last. Scales and offsets: 2
+    x 64 after each of 15 convolutions, 2 x 11 after the last. MATLAB's biases, fixed at zero: 64 in each of 15, 11 in
+    the last.
     """
     for conv_bias, expected in ((False, 526_102), (True, 527_073)):
         model = SegNet(11, conv_bias=conv_bias, **MATLAB)
@@ -105,7 +108,7 @@ def test_what_is_not_given_is_the_encoders(settings, expected):
 
 
 def by_torch(variables, image, stages, size, epsilon=1e-5):
-    """Return the logits in float64 computed by PyTorch; `stages` are (channels, convolutions)."""
+    """Return the float64 logits computed by PyTorch; `stages` are (channels, convolutions)."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[peers]' runs this test")
     functional = torch.nn.functional
     params, statistics = variables["params"], variables["batch_stats"]
@@ -149,8 +152,8 @@ def test_the_network_and_its_folded_form_compute_what_pytorchs_layers_do(is_matl
         np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_its_work_is_what_it_comes_to_by_hand():
-    """Stages of (2 channels, 1 convolution) and (3, 2) with kernels of 5x5 at 8x12, then 4x6; 2x3 is not convolved."""
+def test_work_matches_a_hand_count():
+    """Compare FLOPs with a hand count: 5x5 kernels, one convolution of 2 channels at 8x12 and two of 3 at 4x6."""
     model = SegNet(7, stage_convolutions=(1, 2), stage_channels=(2, 3), kernel_size=5)
     first, second = 8 * 12, 4 * 6
     down = first * 3 * 2 + second * (2 * 3 + 3 * 3)
@@ -162,7 +165,7 @@ def test_its_work_is_what_it_comes_to_by_hand():
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    """Load it from a run with twice the channels and half the width."""
+    """Load the network from a run with twice the channels and half the width."""
     doubled = UNEVEN | {"stage_channels": (8, 12), "width": 0.5}
     return segnet_jax.load(make_run(tmp_path_factory.mktemp("runs") / "run", depth=5, **doubled))
 
@@ -213,7 +216,7 @@ def test_tiles_are_multiples_of_what_its_poolings_shrink_by():
         ("--image-size 9 40 --init none --stage-convolutions 1 1 1 1", "9 40 is too small for 4 poolings, which"),
     ],
 )
-def test_a_network_that_cannot_be_is_told_in_one_line_and_nothing_is_written(
+def test_an_impossible_network_is_reported_in_one_line_and_nothing_is_written(
     flags, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Pooling, unpooling and the whole network against PyTorch with the same weights."""
+"""Compare pooling, unpooling and the whole network with PyTorch, given the same weights."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def one_torch_thread():
 
 
 def channels_first(array):
-    """Convert NHWC in numpy, also bfloat16, to NCHW in PyTorch."""
+    """Convert a numpy NHWC array, which may be bfloat16, to a PyTorch NCHW tensor."""
     dtype = getattr(torch, array.dtype.name)
     return torch.tensor(np.moveaxis(array, -1, 1).astype(np.float64)).to(dtype)
 
@@ -119,7 +119,7 @@ def random_image(shape, seed=0):
 
 
 def flat(tree):
-    """(collection, module, name) -> array, as `to_flax` gives it."""
+    """Return (collection, module, name) -> array, as `to_flax` does."""
     return {tuple(key.key for key in path): array for path, array in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -129,12 +129,12 @@ def error(ours, theirs):
 
 
 def train(model):
-    """Jitted: (variables, image) -> logits with the batch's statistics, updated running statistics."""
+    """Return a jitted function of variables and image: logits with batch statistics, updated running statistics."""
     return jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))
 
 
 def evaluate(model):
-    """Jitted: (variables, image) -> logits with the running statistics."""
+    """Return a jitted function of variables and image: logits with the running statistics."""
     return jax.jit(partial(model.apply, train=False))
 
 
@@ -142,8 +142,8 @@ def as_flax_would_have_it(twin, old, pooling):
     """Return the twin's running statistics with biased variances, as in flax.
 
     Args:
-      twin: after one step in training mode on an image of IMAGE_SHAPE.
-      old: the statistics before that step, by `flat`.
+      twin: PyTorch twin after one step in training mode on an image of IMAGE_SHAPE.
+      old: statistics before that step, as `flat` returns them.
       pooling: "floor" or "ceil".
     """
     statistics = {key: array for key, array in to_flax(twin).items() if key[0] == "batch_stats"}

@@ -1,4 +1,4 @@
-"""Winograd's convolution and its gradients against XLA's direct ones."""
+"""Compare Winograd's convolution and its gradients with XLA's direct ones."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Pictures: colors against hand-worked numbers, curves, and the panels of each sheet."""
+"""Test figures: colors against hand-computed numbers, curves, and the panels of each sheet."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Small files of a run folder: metrics.jsonl, TensorBoard events, environment.json, result.json."""
+"""Test the small files of a run folder: metrics.jsonl, TensorBoard events, environment.json, result.json."""
 
 import importlib.metadata
 import json

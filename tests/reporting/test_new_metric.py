@@ -1,4 +1,4 @@
-"""A new metric is one row of `METRICS`: scores, files, console, report and published results then include it."""
+"""Check that a new row of `METRICS` reaches scores, files, console, report and published results."""
 
 import io
 import json

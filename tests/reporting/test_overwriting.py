@@ -1,4 +1,4 @@
-"""Nothing of the user's is overwritten: flags that name a file replace only what such a flag has written before."""
+"""Check that a flag that names an output file overwrites only files written by the same flag."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_json_replaces_what_json_wrote_and_an_empty_file(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/null")])
-def test_json_is_no_pipe_folder_or_device(tmp_path, make):
+def test_json_must_not_be_a_pipe_folder_or_device(tmp_path, make):
     make(tmp_path / "out.json")
     with pytest.raises(UserError, match="--json"):
         check_place("json", str(tmp_path / "out.json"))
@@ -74,7 +74,7 @@ def commands(run, path):
 
 
 @pytest.mark.parametrize("name", ["result.json", "progress.png"])
-def test_nothing_that_a_run_will_leave_is_written_before_it(run, name):
+def test_output_files_are_not_created_before_the_run(run, name):
     (run / name).unlink(missing_ok=True)
     with pytest.raises(UserError, match="is a file of the run itself"):
         check_place("json", str(run / name))
@@ -159,7 +159,7 @@ def test_a_strange_report_of_an_export_is_left_alone(run, tmp_path, content):
     assert (tmp_path / "export.json").read_text() == content
 
 
-def test_json_is_none_of_the_files_of_its_own_export(run, tmp_path):
+def test_json_must_differ_from_the_exports_own_files(run, tmp_path):
     for name in ("export.json", "network.stablehlo"):
         with pytest.raises(UserError, match="a file of the export itself"):
             export.export(export.ExportOptions(str(run), out=str(tmp_path / "out"), json=str(tmp_path / "out" / name)))

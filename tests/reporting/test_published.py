@@ -1,4 +1,4 @@
-"""Published results: equal to their sources, and compared with our scores only where the protocols agree."""
+"""Test published results: equal to their sources, and compared with our scores only if the protocols agree."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The report: its numbers against hand-worked ones, and its behavior in a real browser without a network."""
+"""Test the report: its numbers against hand-computed ones, its behavior in a real browser without a network."""
 
 import csv
 import hashlib
@@ -31,7 +31,7 @@ VOIDS = {"meta", "link", "img", "input", "br", "hr"}  # HTML elements without an
 
 
 class Reader(HTMLParser):
-    """Parses a page with Python's own parser: elements, table cells, and unbalanced tags."""
+    """A parser of a page that uses Python's own: elements, table cells, and unbalanced tags."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -339,7 +339,7 @@ def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, ca
     [
         ([], "takes 1 to 12 runs"),
         (["nowhere"], "no run nowhere: there is no such folder"),
-        (["."], "no run in .: it holds no config.toml"),
+        (["."], "no run in .: it contains no config.toml"),
         (["RUN", "RUN"], "the same run is given twice"),
         (["RUN", "--out", "RUN/config.toml"], "config.toml exists, is not a report"),
         (["RUN", "--out", "RUN/no/such/page.html"], "cannot write"),
@@ -373,7 +373,7 @@ OPACITY = (
 
 
 def scrolled_to(browser, name):
-    """Scroll to an element, and return its left, top, width and height in the window."""
+    """Scroll to an element; return its left, top, width and height in the window."""
     find = f"const each = document.getElementById('{name}'), look = () => each.getBoundingClientRect();"
     bring = "each.scrollIntoView({block: 'center', behavior: 'instant'});"
     return browser.see(

@@ -1,4 +1,4 @@
-"""What the run logger draws, and when."""
+"""Test what the run logger draws, and when."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ PICTURE = ("a", *(np.zeros(shape, np.uint8) for shape in ((4, 5, 3), (4, 5), (4,
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Replace the clock by one that only drawing and the test advance."""
+    """Replace the clock with one that only drawing and the test advance."""
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(run_logger, "time", clock)
     return clock

@@ -1,4 +1,4 @@
-"""Console output: progress and the table of scores."""
+"""Test console output: progress and the table of scores."""
 
 import io
 import logging

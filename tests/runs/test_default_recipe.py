@@ -1,4 +1,4 @@
-"""The recipe that a training on own images gets by default."""
+"""Test the default recipe for training on the user's own images."""
 
 import dataclasses
 import logging
@@ -6,7 +6,7 @@ import math
 
 import pytest
 from made_runs import make_run
-from planted_faults import make_sound
+from planted_faults import make_valid_folder
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
@@ -18,7 +18,7 @@ from segnet_jax.runs.default_recipe import default_config, is_own_folder
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGNET_JAX_CACHE", str(tmp_path / "cache"))
-    make_sound(tmp_path / "photos")
+    make_valid_folder(tmp_path / "photos")
     return str(tmp_path / "photos")
 
 

@@ -1,4 +1,4 @@
-"""Dry runs: faults are found before compilation, nothing is left behind, and the estimates are right."""
+"""Test dry runs: faults are found before compilation, no files remain, and the estimates are right."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def check(monkeypatch, *flags):
     return left.value.code
 
 
-def test_a_sound_training_is_told_what_it_will_take_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_valid_dry_run_reports_its_cost_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert check(monkeypatch, *SMALL, "--json", "estimate.json") == 0
     assert os.listdir(tmp_path) == ["estimate.json"]
@@ -66,7 +66,7 @@ def test_a_fault_of_the_data_is_found_by_file_before_anything_is_compiled(tmp_pa
         (["--learning-rate", "0"], "--learning-rate must be between"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, flags, message):
+def test_mistakes_are_reported_in_one_line(tmp_path, monkeypatch, capsys, flags, message):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text("")
     (tmp_path / "other").mkdir()
@@ -79,7 +79,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, flags, mes
 
 @pytest.mark.slow
 def test_on_camvid_memory_and_time_are_what_the_run_then_takes(camvid_folder, tmp_path):
-    """Time within 25 %, the process within 15 %; the machine must do nothing else meanwhile."""
+    """Check time within 25 % and memory of the process within 15 %; the machine must be idle otherwise."""
     config = ROOT / "experiments" / "camvid_small" / "config.toml"
     flags = ["--config", config, "--data", camvid_folder, "--evaluate-every", "1", "--checkpoint-every", "1"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # as a user has it

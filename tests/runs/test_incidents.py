@@ -1,4 +1,4 @@
-"""A non-finite step ends the training, is reported with its images, and is never saved; its batch is kept."""
+"""Check that a non-finite step stops training, is reported with its images, and is never saved; its batch is kept."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ PLAN = Sampler(num_samples=26, global_batch_size=8, seed=0, flip=True, shift=10)
 
 
 class Poisoned:
-    """A network whose new statistics are NaN at one step."""
+    """A wrapped network whose new statistics are NaN if a flag is set."""
 
     def __init__(self, model, is_bad):
         self._model, self._is_bad = model, is_bad

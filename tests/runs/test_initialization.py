@@ -1,4 +1,4 @@
-"""Trainings that start from a whole trained SegNet: their initial variables, and what is refused."""
+"""Test training runs that start from a whole trained SegNet: initial variables, and rejected sources."""
 
 import fcntl
 import json
@@ -36,7 +36,7 @@ FLAGS = [
 
 
 def prepare(init, **changed):
-    """Return the setup and the initial weights of a training; nothing is written."""
+    """Return the setup and the initial weights of a training run without writing anything."""
     return dry_run.read(Config(**{**SMALL, "class_weights": "none", "init": str(init)} | changed))
 
 
@@ -66,13 +66,13 @@ def train_by(*flags):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A run with random variables and CamVid's classes, whose result is of its best checkpoint."""
+    """Make a run with random variables and CamVid's classes whose result belongs to its best checkpoint."""
     return make_run(tmp_path_factory.mktemp("source") / "run")
 
 
 @pytest.fixture(scope="module")
 def exported(source, tmp_path_factory):
-    """Its `network.safetensors`."""
+    """Export the source run; return its `network.safetensors`."""
     out = tmp_path_factory.mktemp("exported")
     assert export.export(export.ExportOptions(str(source), format=("safetensors",), out=str(out), images=1)) == 0
     return out / "network.safetensors"
@@ -162,7 +162,7 @@ def renamed(*names):
     ids=["plain", "final BatchNorm", "SegNet-Basic"],
 )
 def test_classes_of_the_same_name_keep_their_rows_wherever_they_stand(settings, head, tmp_path, monkeypatch):
-    """The data has CamVid's eleven classes; the source knows ten of them, in another order, and one more."""
+    """Use CamVid's eleven classes, and a source with ten of them in another order plus one more."""
     if settings:  # flax's takes seconds to compile
         monkeypatch.setattr(initial_weights, "init_variables", random_variables)
     names = [name for name in reversed(CAMVID.names) if name != "Fence"] + ["Kiosk"]
@@ -198,7 +198,7 @@ def test_one_line_says_that_all_classes_are_kept(source):
     assert "kept none; new A, B; left out Sky, " in describe_start(trained, ["A", "B"])
 
 
-# --- trainings ---
+# --- training runs ---
 
 
 def test_it_trains_on_eight_devices_in_float16_at_another_size_and_resumes_without_its_source(source, tmp_path, capfd):
@@ -235,7 +235,7 @@ CHANNELS = ((4, 2), (5, 2), (6, 3), (7, 3), (5, 3))
 
 @pytest.fixture
 def caffe(monkeypatch, tmp_path):
-    """A small SegNet's `.caffemodel`, and the run that `convert` creates from it."""
+    """Write a small SegNet's `.caffemodel` and convert it to a run; return both paths."""
     monkeypatch.setitem(ENCODERS, "vgg16", CHANNELS)
     path = tmp_path / "net.caffemodel"
     weight_files.write_caffe_segnet(path, weight_files.random_caffe_segnet(CHANNELS))
@@ -259,7 +259,7 @@ def test_what_convert_leaves_is_trained_on_and_so_is_the_file_itself(caffe, caps
 
 @pytest.mark.slow
 def test_the_protocol_for_few_images_trains_what_convert_has_left(caffe, tmp_path, capfd):
-    """From the command's flags to its result; the first command omits the flags that its error suggests."""
+    """Train with the `finetune` protocol; the first command omits the flags that its error suggests."""
     args = ["--protocol", "finetune", "--init", str(caffe[1]), "--data", "synthetic", "--scenes", "8", "4"]
     args += ["--image-size", "32", "32", "--devices", "1", "--epochs", "1", "--run", str(tmp_path / "run")]
     with pytest.raises(UserError) as caught:
@@ -307,7 +307,7 @@ def files_of(folder):
 
 
 def refused(capfd, init, *flags):
-    """Return the one-line error of a training that is refused."""
+    """Return the one-line error of a training command that is rejected."""
     capfd.readouterr()
     args = [*FLAGS, "--init", str(init), *map(str, flags)]
     with pytest.raises(SystemExit) as ending:
@@ -348,14 +348,14 @@ def test_a_run_that_is_still_training_is_refused(copied, capfd, tmp_path):
     assert files_of(tmp_path) == before
 
 
-def test_the_run_to_be_trained_itself_is_refused(copied, capfd, tmp_path):
+def test_the_run_being_trained_is_refused(copied, capfd, tmp_path):
     before = files_of(tmp_path)
-    assert "is the run to be trained itself" in refused(capfd, copied, "--run", copied / "." / ".." / "run")
+    assert "is the run being trained" in refused(capfd, copied, "--run", copied / "." / ".." / "run")
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("init, message", [("no/such/run", "no weight file"), ("empty", "holds no config.toml")])
-def test_what_is_no_run_and_no_file_is_refused(init, message, capfd, tmp_path):
+@pytest.mark.parametrize("init, message", [("no/such/run", "no weight file"), ("empty", "contains no config.toml")])
+def test_what_is_neither_a_run_nor_a_file_is_refused(init, message, capfd, tmp_path):
     (tmp_path / "empty").mkdir()
     assert message in refused(capfd, tmp_path / init, "--run", tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -368,7 +368,7 @@ def test_a_stage_to_freeze_that_the_network_does_not_have_is_refused(source, cap
 
 
 def rewritten(exported, path, change):
-    """The export with other tensors or metadata."""
+    """Rewrite the export with changed tensors or metadata."""
     from safetensors import safe_open
     from safetensors.numpy import save_file
 

@@ -1,4 +1,4 @@
-"""Trainings killed, stopped, out of disk or started twice end as the unbroken run does, or explain why not."""
+"""Check that runs killed, stopped, out of disk or started twice end like the unbroken run or explain why not."""
 
 import contextlib
 import itertools
@@ -40,7 +40,7 @@ def programs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """epochs -> the folder of an uninterrupted run."""
+    """Return a function that trains an uninterrupted run of some epochs once and returns its folder."""
     base, runs = tmp_path_factory.mktemp("unbroken"), {}
 
     def of(epochs: int) -> pathlib.Path:
@@ -56,7 +56,7 @@ def unbroken(tmp_path_factory):
 
 @pytest.fixture
 def place(tmp_path, programs):
-    """epochs -> the place of a new run."""
+    """Return a function that returns the paths of a new run of some epochs."""
     return lambda epochs, flags=EIGHT: RunPaths(
         tmp_path / "run", tmp_path / "cache", programs, (*flags, "--epochs", epochs)
     )
@@ -64,7 +64,7 @@ def place(tmp_path, programs):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 8 MB."""
+    """Mount a disk of 8 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(
@@ -122,7 +122,10 @@ def test_a_run_killed_and_stopped_ends_as_the_unbroken_run(place, unbroken):
 
 
 def moments_of_one_run(generator):
-    """A kill in the first start; then at least 5 in saving, 3 in evaluation, 2 in compiling and 2 in drawing."""
+    """Return moments to kill one run at.
+
+    One is in the first start; then at least 5 are in saving, 3 in evaluation, 2 in compiling and 2 in drawing.
+    """
     phases = ["saving"] * 6 + ["evaluating"] * 3 + ["compiling"] * 2 + ["drawing"] * 2
     phases += generator.choices(["starting", "training", "saving", "outside"], k=24 - len(phases) - 1)
     generator.shuffle(phases)
@@ -160,19 +163,19 @@ def killed_from_outside(place, seconds):
 
 
 @pytest.mark.slow
-def test_a_program_that_is_half_kept_when_the_process_is_killed_is_made_anew(place, unbroken):
+def test_a_program_half_written_when_the_process_is_killed_is_compiled_again(place, unbroken):
     place = place(FEW)
-    optimised = {
+    optimized = {
         "programs": "",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }  # takes long enough to be kept
-    assert place.train("compiling: keeping=kill", **optimised).code == 137
+    assert place.train("compiling: keeping=kill", **optimized).code == 137
     (half,) = (place.cache / "compiled").glob("*-cache")
     before = half.stat().st_size
-    ended = place.train("training: stepped=term", **optimised)
+    ended = place.train("training: stepped=term", **optimized)
     assert ended.code == 143 and "Error reading" not in ended.err
     assert half.stat().st_size > 1.9 * before
-    ended = place.train("training: stepped=term", **optimised)
+    ended = place.train("training: stepped=term", **optimized)
     assert ended.code == 143 and ended.count("compiling: keeping") == 0 and "Error reading" not in ended.err
 
 
@@ -234,7 +237,7 @@ def test_a_signal_before_the_first_step_leaves_promptly(place, moment, fault):
 
 
 def break_by_disk(place, moment, expected=4):
-    """Start the command with a disk that fills up at some moment, and compare its output with the disk."""
+    """Start the command with a disk that fills up at a given moment, and compare its output with the disk's state."""
     before = saved(place.run)
     ended = place.train(*[moment] if moment else [])
     print(f"{moment}: {ended.code}, {ended.finished_steps} steps, {saved(place.run)} saved: {ended.err[-200:]!r}")
@@ -351,7 +354,7 @@ def test_a_second_start_is_refused_by_name_and_one_after_a_kill_takes_over(place
 
 
 @pytest.mark.slow
-def test_twenty_starts_at_once_get_twenty_folders(programs, tmp_path):
+def test_twenty_simultaneous_starts_get_twenty_folders(programs, tmp_path):
     with contextlib.ExitStack() as stack:
         starts = []
         for number in range(20):

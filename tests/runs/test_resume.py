@@ -1,4 +1,4 @@
-"""What may change when a run is resumed: each key is free, needs --override, or is refused, with old -> new."""
+"""Test what may change when a run is resumed: each key is free, needs --override, or is rejected with old -> new."""
 
 import contextlib
 import dataclasses
@@ -126,7 +126,7 @@ def test_every_key_is_classed_and_tried():
     assert OTHERS.keys() == fields - NOT_OF_THE_TRAINING and len(fields) > 45
     assert {on_resume(name) for name in fields} == {"free", "of this start", "override", "refused"}
     assert {on_resume(name) for name in NOT_OF_THE_TRAINING} == {"of this start"}
-    # What makes the state or the plan another is refused, what makes the recipe another can be overridden.
+    # Changes of the state or the sampling are refused, changes of the training settings can be overridden.
     assert {name for name in OTHERS if on_resume(name) == "refused"} == {
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
         *("final_batch_norm", "init", "preprocessing", "seed", "precision", "ema_decay", "leave_out"),
@@ -140,7 +140,7 @@ def test_every_key_is_classed_and_tried():
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("again", ["--resume", "the same command"])
-def test_each_key_changed_alone_is_told_with_old_and_new(tmp_path, name, again):
+def test_each_changed_key_is_reported_with_old_and_new(tmp_path, name, again):
     old = Config()
     (tmp_path / "config.toml").write_text(old.to_toml())
     given = {name: OTHERS[name], "run": str(tmp_path), "resume": again == "--resume"}
@@ -178,11 +178,11 @@ def stopped_at_2(tmp_path_factory):
 
 @pytest.fixture
 def folder(stopped_at_2, tmp_path):
-    """A copy of a run that was stopped after its second step."""
+    """Copy a run that was stopped after its second step."""
     return shutil.copytree(stopped_at_2, tmp_path / "run")
 
 
-def test_an_overridden_run_goes_on_with_the_change_and_notes_it(folder):
+def test_an_overridden_run_resumes_with_the_change_and_records_it(folder):
     changed = ("--learning-rate", 0.01, "--class-weights", "auto-present")
     with pytest.raises(
         UserError, match=r"learning_rate 0.05 -> 0.01, class_weights none -> auto-present; .*--override"
@@ -247,7 +247,7 @@ def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
     assert (folder / "config.toml").read_text() == before and not (folder / "overrides.json").exists()
 
 
-def test_a_finished_run_that_goes_on_for_more_epochs_has_no_result_until_it_has_another(unbroken, tmp_path):
+def test_a_finished_run_resumed_for_more_epochs_has_no_result_until_it_ends_again(unbroken, tmp_path):
     folder = shutil.copytree(unbroken, tmp_path / "run")
     before = (folder / "result.json").read_bytes()
     with pytest.raises(UserError, match="has taken 6 steps, but --epochs 1 makes only 3"):
@@ -260,7 +260,7 @@ def test_a_finished_run_that_goes_on_for_more_epochs_has_no_result_until_it_has_
     assert (folder / "result_before.json").read_bytes() == before
 
 
-def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again_in_its_folder(folder):
+def test_a_run_stopped_before_its_first_checkpoint_restarts_in_its_folder(folder):
     whole = digest_of(folder)
     for path in sorted((folder / "checkpoints").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -273,7 +273,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again_in_its_
     assert steps == [1, 2]
 
 
-def test_a_run_without_a_whole_checkpoint_is_never_begun_anew(folder):
+def test_a_run_without_an_intact_checkpoint_is_never_restarted(folder):
     (folder / "checkpoints" / "newest" / "2" / "manifest.json").unlink()
     for _ in range(2):
         with pytest.raises(NoCheckpoint):
@@ -283,7 +283,7 @@ def test_a_run_without_a_whole_checkpoint_is_never_begun_anew(folder):
 
 @pytest.fixture(scope="module")
 def unbroken(stopped_at_2, tmp_path_factory):
-    """The same run, resumed to its end."""
+    """Resume the stopped run to its end."""
     folder = shutil.copytree(stopped_at_2, tmp_path_factory.mktemp("runs") / "unbroken")
     assert run("--run", folder) == 0
     assert latest_of(folder, "best") == 3
@@ -297,14 +297,14 @@ def is_as_unbroken(folder, unbroken):
 
 
 def flip_a_bit(path):
-    """In the file itself, so that it is flipped under each of its names."""
+    """Flip a bit in place, so that every hard link to the file changes."""
     with open(path, "r+b") as file:
         first = file.read(1)
         file.seek(0)
         file.write(bytes([first[0] ^ 1]))
 
 
-def test_a_run_broken_twice_between_its_best_and_its_newest_goes_on(folder, unbroken, monkeypatch):
+def test_a_run_broken_twice_between_its_best_and_its_newest_resumes(folder, unbroken, monkeypatch):
     save = Checkpoints.save
 
     def full_after_the_best(self, which, step, *args):
@@ -345,7 +345,7 @@ def test_a_best_that_is_the_newest_too_is_made_again_from_that(folder, unbroken,
     assert is_as_unbroken(folder, unbroken)
 
 
-def test_without_its_only_best_a_run_goes_on_and_says_so_and_a_copy_put_back_is_taken_up(folder, unbroken, capsys):
+def test_without_its_only_best_a_run_resumes_with_a_warning_and_a_restored_copy_is_used(folder, unbroken, capsys):
     assert run("--run", folder, "--max-steps", 4) == 0
     best = folder / "checkpoints" / "best" / "3"
     copy = shutil.copytree(best, folder.with_name("copy"))
@@ -408,7 +408,7 @@ def test_without_a_name_the_same_command_resumes_its_newest_unfinished_run(stopp
     assert (tmp_path / "runs" / "synthetic-2" / "result.json").exists()
     assert run("--max-steps", 1, "--seed", 1) == 0  # it is finished: a new one
     with RunLock(tmp_path / "runs" / "synthetic-3"):
-        assert run("--max-steps", 1, "--seed", 1) == 0  # somebody trains in it: another new one
+        assert run("--max-steps", 1, "--seed", 1) == 0  # another process trains in it: another new one
     assert sorted(path.name for path in (tmp_path / "runs").iterdir())[2:] == ["synthetic-3", "synthetic-4"]
 
 
@@ -457,7 +457,7 @@ def refusing(number):
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(folder, monkeypatch, number, logged):
+def test_a_read_only_run_is_reported_in_one_line_or_skipped(folder, monkeypatch, number, logged):
     monkeypatch.chdir(folder.parent)
     open_file, refuse = confined.open_file, refusing(number)
 
@@ -475,7 +475,7 @@ def test_a_run_that_cannot_be_written_to_is_told_in_one_line_or_passed_over(fold
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
-def test_on_a_disk_without_locks_a_run_that_is_named_goes_on_with_a_warning(folder, monkeypatch, number, logged):
+def test_on_a_disk_without_locks_a_named_run_resumes_with_a_warning(folder, monkeypatch, number, logged):
     monkeypatch.chdir(folder.parent)
     config = dataclasses.replace(files.read_run(folder), run=str(folder))
     with RunLock(folder):
@@ -496,7 +496,7 @@ def test_on_a_disk_without_locks_a_run_that_is_named_goes_on_with_a_warning(fold
     assert (folder.parent / "runs" / "synthetic-1" / "lock").read_bytes() == signed
 
 
-def test_float16_is_gone_on_with_in_float16_alone(tmp_path):
+def test_float16_runs_resume_only_in_float16(tmp_path):
     config = parse_config(
         [*SMALL, "--run", str(tmp_path / "run"), "--max-steps", "1", "--precision", "float16"], prog="p", description=""
     )

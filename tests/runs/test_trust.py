@@ -1,4 +1,4 @@
-"""A run folder is untrusted: links in it are not followed, and nothing in it is read without a size limit."""
+"""Check that a run folder is untrusted: its links are not followed, and nothing in it is read without a size limit."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ from segnet_jax.training.manifest import Damaged, read_manifest, verify
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run with all that a training leaves."""
+    """Make a run with every kind of file that training writes."""
     folder = make_run(tmp_path_factory.mktemp("made") / "run")
     (folder / "lock").touch()
     (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 1.0}\n')
@@ -52,7 +52,7 @@ def run(made, tmp_path):
 
 @pytest.fixture
 def victim(tmp_path):
-    """Files outside the run with the names that are cleaned up and written, and their content."""
+    """Yield a folder outside the run with files named like those that commands clean up; check that none changes."""
     folder = tmp_path / "victim"
     for name in (
         ".hidden/kept.txt",
@@ -115,7 +115,7 @@ def test_a_link_anywhere_in_a_run_is_named_and_refused_by_every_command(run, vic
 
 
 @pytest.mark.parametrize("name, make", [("pipe", os.mkfifo), ("socket", a_socket), ("folder", os.mkdir)])
-def test_a_config_that_is_no_file_is_refused_and_not_waited_for(run, name, make):
+def test_a_config_that_is_not_a_file_is_refused_without_waiting(run, name, make):
     replace(run / "config.toml", make)
     for command in COMMANDS.values():
         with pytest.raises(UserError, match=f"config.toml is a {name}"):
@@ -142,7 +142,7 @@ def test_the_folder_that_the_user_names_may_be_a_link(run, tmp_path):
 # --- each writer by itself, had the run not been looked at before ---
 
 
-def test_tidying_and_pruning_remove_nothing_behind_a_link(run, victim):
+def test_cleanup_and_pruning_remove_nothing_behind_a_link(run, victim):
     for place in ("checkpoints/x", "checkpoints/statistics", "y"):
         (run / place).symlink_to(victim)
     replace(run / "checkpoints" / "best", lambda path: path.symlink_to(victim))
@@ -269,7 +269,7 @@ META = {"step": 8, "config": CONFIG.hash(), "experiment": CONFIG.experiment()}
 def test_an_edited_config_is_refused_with_its_fields(run, changes, message):
     config = config_of(run, **changes)
     for override in (None, False, True):
-        with pytest.raises(UserError, match=f"other settings than the run's config: {message}"):
+        with pytest.raises(UserError, match=f"settings that differ from the run's config: {message}"):
             experiment.check_experiment(run, META, config, override)
 
 
@@ -282,7 +282,7 @@ def test_an_edited_recipe_needs_override_to_resume_and_is_a_warning_elsewhere(ru
     assert len(logged) == 2 and all("learning_rate 0.001 -> 0.5" in each for each in logged)
 
 
-def test_what_was_overridden_after_a_checkpoint_was_saved_is_no_difference(run):
+def test_a_key_overridden_after_a_checkpoint_was_saved_is_not_a_difference(run):
     run_folder.record_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.5), 8)
     run_folder.record_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.25), 9)
     experiment.check_experiment(run, META, files.read_run(run), False)
@@ -295,7 +295,7 @@ def test_a_checkpoint_that_contradicts_itself_is_refused(run):
         experiment.check_experiment(run, META | {"config": "0" * 64}, CONFIG)
 
 
-def test_a_checkpoint_of_an_older_version_that_has_the_hash_alone_is_told(run, logged):
+def test_an_older_versions_checkpoint_with_only_the_hash_is_reported(run, logged):
     experiment.check_experiment(run, {"step": 8, "config": CONFIG.hash()}, CONFIG)
     assert not logged
     experiment.check_experiment(run, {"step": 8, "config": "0" * 64}, CONFIG)
@@ -310,7 +310,7 @@ def test_commands_that_read_a_checkpoint_compare_its_experiment(tmp_path):
             COMMANDS[name](run)
 
 
-def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path, logged):
+def test_a_run_whose_checkpoints_are_gone_is_not_restarted(tmp_path, logged):
     def metrics(step):
         (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": step}) + "\n")
 
@@ -353,7 +353,7 @@ def test_a_key_of_one_start_is_refused_in_a_run(run, key):
                 command(run)
 
 
-def test_the_run_that_is_gone_on_with_by_itself_is_looked_at_too(run, tmp_path, monkeypatch, logged):
+def test_an_automatically_resumed_run_is_checked_too(run, tmp_path, monkeypatch, logged):
     monkeypatch.chdir(tmp_path)
     os.mkdir("runs")
     shutil.move(run, "runs/synthetic-1")

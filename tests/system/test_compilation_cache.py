@@ -1,4 +1,4 @@
-"""The compilation cache: truncated programs are removed, complete ones stay."""
+"""Test the compilation cache: truncated programs are removed, complete ones stay."""
 
 import os
 import time

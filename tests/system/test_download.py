@@ -1,4 +1,4 @@
-"""Downloads from a local server that misbehaves as real ones do."""
+"""Test downloads from a local server that misbehaves as real ones do."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ PAGE = b"<!DOCTYPE html><html><body>Sorry, this file has moved.</body></html>"
 
 
 class Server:
-    """Serves `files` by path and logs requests; can break connections and ignore ranges."""
+    """A server of `files` by path that logs requests and can break connections or ignore ranges."""
 
     def __init__(self):
         self.files = {"/f.zip": CONTENT}

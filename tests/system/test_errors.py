@@ -1,4 +1,4 @@
-"""Messages of user errors: one line per kind, with the fix and the kind; faults as data."""
+"""Test messages of user errors: one line per kind, with the fix and the kind; faults as data."""
 
 import dataclasses
 import json

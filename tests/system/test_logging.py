@@ -1,4 +1,4 @@
-"""Logging of the commands: the console's lines, verbosity, and `train.log`."""
+"""Test logging of the commands: the console's lines, verbosity, and `train.log`."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""Precise batch-norm statistics: against numpy, saved beside the checkpoint, evaluated and used."""
+"""Test precise batch-norm statistics: compared with numpy, saved beside the checkpoint, evaluated and used."""
 
 import csv
 import dataclasses
@@ -50,7 +50,7 @@ def unbroken(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
-    """A run of an older version, whose config lacks the new fields."""
+    """Train a run and remove the newest fields from its config, as if by an older version."""
     folder = tmp_path_factory.mktemp("runs") / "old"
     assert run("--run", folder) == 0
     text = (folder / "config.toml").read_text()
@@ -100,7 +100,7 @@ def test_the_statistics_are_those_of_numpy_on_any_devices(count):
     np.testing.assert_allclose(found["conv1_1_bn"]["var"], var, rtol=1e-4)
 
 
-def test_without_synchronised_statistics_the_batches_are_those_of_single_devices():
+def test_without_synchronized_statistics_the_batches_are_those_of_single_devices():
     config = Config(seed=3, batch_size_per_device=4, depth=1, width=1 / 16, sync_batch_norm=False)
     samples, model = random_samples(24, 8, 10), SegNet(3, depth=1, width=1 / 16)
     variables = replicate(init_variables(model, seed=0), devices := choose_devices("2"))
@@ -114,7 +114,7 @@ def test_without_synchronised_statistics_the_batches_are_those_of_single_devices
 def convolution_inputs_by_numpy(images, params, batch_size, chunk_size):
     """Return the inputs of each BatchNorm of a one-stage SegNet over all images, by name: float64 [N,H,W,C].
 
-    The batches, each normalized by its own statistics, are whole ones in Philox's order, then chunks of what is left.
+    Whole batches in Philox's order, then chunks of the rest; each is normalized by its own statistics.
     """
     order = np.argsort(np.random.Philox(key=[3, 0]).random_raw((1, len(images)))[0], kind="stable")
     whole = len(images) // batch_size * batch_size
@@ -147,7 +147,7 @@ def convolution_inputs_by_numpy(images, params, batch_size, chunk_size):
     [(1, True, 8), pytest.param(3, True, 8, marks=pytest.mark.slow), (8, True, 8), (2, False, 3)],
 )
 def test_population_statistics_are_those_of_all_pixels_of_the_training_set(count, sync, batch_size):
-    """27 images of very different brightness in batches of eight: three remain, processed as two and one."""
+    """Check 27 images of very different brightness in batches of eight: the last three are processed as two and one."""
     config = Config(
         seed=3, grad_accum_steps=2, batch_size_per_device=2 if sync else 3, batch_norm_variance="population"
     )
@@ -185,7 +185,7 @@ def test_moments_of_unequal_parts_pool_to_those_of_the_whole():
     np.testing.assert_allclose(pooled["var"], values.var(0), rtol=1e-6)
 
 
-def test_statistics_taken_in_another_way_take_the_place_of_those_that_are_kept(tmp_path):
+def test_statistics_computed_differently_replace_the_saved_ones(tmp_path):
     ways = [("batches", 1.0), ("batches", 2.0), ("population", 3.0)]
     kept = []
     for way, value in ways:
@@ -207,7 +207,7 @@ def test_the_statistics_of_a_run_are_those_of_its_averaged_parameters(unbroken, 
     assert not np.allclose(average["batch_stats"]["conv1_1_bn"]["mean"], mean, rtol=1e-2)
 
 
-def test_the_result_holds_both_scores_and_its_own_are_the_recomputed_ones(unbroken, tmp_path):
+def test_the_result_has_both_scores_and_the_recomputed_one_is_the_main_one(unbroken, tmp_path):
     found = result_of(unbroken)
     both = found["batch_norm"]
     assert both.keys() == RULES
@@ -222,7 +222,7 @@ def test_the_result_holds_both_scores_and_its_own_are_the_recomputed_ones(unbrok
         assert set(summary.get("batch_norm", {})) == (RULES if expected == "recompute" else set())
 
 
-def test_the_report_tells_the_recomputed_scores_throughout(unbroken):
+def test_the_report_shows_the_recomputed_scores_throughout(unbroken):
     found = result_of(unbroken)
     assert "precise batch-norm statistics" in (unbroken / "report.html").read_text()
     names, *rows = csv.reader((unbroken / "confusion.csv").open())
@@ -231,7 +231,7 @@ def test_the_report_tells_the_recomputed_scores_throughout(unbroken):
     assert np.trace(counts) / counts.sum() == pytest.approx(found["batch_norm"]["recompute"]["global_accuracy"])
 
 
-def test_a_run_of_running_statistics_is_scored_with_both_as_one_of_recomputed_ones_is(unbroken, tmp_path):
+def test_a_run_with_running_statistics_is_scored_with_both_too(unbroken, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(unbroken, folder)
     shutil.rmtree(folder / "checkpoints" / "statistics")
@@ -268,7 +268,7 @@ def test_stopping_and_resuming_gives_the_unbroken_run_bit_for_bit(unbroken, tmp_
 
 
 @pytest.mark.slow
-def test_a_run_killed_before_its_statistics_takes_them_when_it_goes_on(unbroken, tmp_path, monkeypatch):
+def test_a_run_killed_before_its_statistics_computes_them_when_resumed(unbroken, tmp_path, monkeypatch):
     folder = tmp_path / "killed"
     shutil.copytree(unbroken, folder)
     shutil.rmtree(folder / "checkpoints" / "statistics")
@@ -287,7 +287,7 @@ def test_a_run_killed_before_its_statistics_takes_them_when_it_goes_on(unbroken,
 
 
 @pytest.mark.slow
-def test_where_the_best_checkpoint_breaks_while_training_the_result_is_of_its_running_statistics(
+def test_if_the_best_checkpoint_is_damaged_during_training_the_result_has_running_statistics(
     unbroken, tmp_path, monkeypatch, capsys
 ):
     folder = tmp_path / "broken"
@@ -340,7 +340,7 @@ def test_a_loaded_network_has_the_recomputed_statistics_and_the_averaged_paramet
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut off", "of another state"])
-def test_statistics_that_are_not_whole_are_told_and_the_running_ones_used(unbroken, tmp_path, damage, logged):
+def test_damaged_statistics_are_reported_and_the_running_ones_used(unbroken, tmp_path, damage, logged):
     folder = tmp_path / "run"
     shutil.copytree(unbroken, folder)
     kept = kept_of(folder, "best")

@@ -1,4 +1,4 @@
-"""Checkpoints: damage is detected, set aside and logged; older ones are kept until the new one is read back."""
+"""Test checkpoints: damage is detected, set aside and logged; older ones are kept until the new one is read back."""
 
 import errno
 import hashlib
@@ -37,7 +37,7 @@ def state():
 
 
 def at(state, step):
-    """The same state after `step` steps, with another momentum."""
+    """Return the state after `step` more steps, with changed parameters and momentum."""
     changed = jax.tree.map(lambda leaf: leaf + np.asarray(step, leaf.dtype), (state.params, state.opt_state))
     return state.replace(params=changed[0], opt_state=changed[1], step=state.step + np.int32(step))
 
@@ -48,7 +48,7 @@ def opened(folder, **settings):
 
 @pytest.fixture(scope="module")
 def two_saved(state, tmp_path_factory):
-    """A folder with the checkpoints of steps 1 and 2."""
+    """Save checkpoints of steps 1 and 2; return their folder."""
     folder = tmp_path_factory.mktemp("saved") / "checkpoints"
     with opened(folder) as checkpoints:
         for step in (1, 2):
@@ -113,7 +113,7 @@ def test_two_hundred_flipped_bits_in_the_arrays_are_all_found(two_saved, tmp_pat
 
 
 def test_orbax_alone_restores_flipped_weights_without_a_word(two_saved, tmp_path):
-    """The reason for our checksums; this test fails once Orbax detects damage, and they can then be removed."""
+    """Check that our checksums are needed: this test fails once Orbax detects damage, and they can then be removed."""
     generator, unnoticed = random.Random(1), 0
     for number in range(20):
         folder = tmp_path / str(number)
@@ -137,7 +137,7 @@ def test_a_restored_state_is_the_saved_one_on_other_devices_too(two_saved, state
         assert sum_of_state(jax.device_get(restored)) == expected
 
 
-def test_with_none_left_that_is_whole_nothing_begins_anew(two_saved, tmp_path, logged):
+def test_without_an_intact_checkpoint_training_does_not_start_over(two_saved, tmp_path, logged):
     folder = tmp_path / "checkpoints"
     shutil.copytree(two_saved, folder)
     for step in (1, 2):
@@ -150,7 +150,7 @@ def test_with_none_left_that_is_whole_nothing_begins_anew(two_saved, tmp_path, l
         checkpoints.latest("newest")
 
 
-def test_a_checkpoint_that_has_gone_is_missed(two_saved, tmp_path, logged):
+def test_a_deleted_checkpoint_is_noticed(two_saved, tmp_path, logged):
     folder = tmp_path / "checkpoints"
     shutil.copytree(two_saved, folder)
     shutil.rmtree(folder / "newest" / "2")
@@ -180,12 +180,12 @@ def test_an_unreadable_checkpoint_is_logged_and_the_older_one_used(two_saved, tm
             f"warning: the newest checkpoint of step 2 cannot be read: {os.strerror(number)}",
             "using the newest checkpoint of step 1 instead",
         ]
-        assert checkpoints.folders.steps("newest") == [1, 2]  # who only reads moves nothing
+        assert checkpoints.folders.steps("newest") == [1, 2]  # readers move nothing
         checkpoints.folders.delete_after(1)
     assert checkpoints.folders.steps("newest") == [1] and check(folder / "damaged" / "newest-2")["step"] == 2
 
 
-def test_where_none_was_ever_saved_there_is_none(tmp_path):
+def test_without_saved_checkpoints_there_is_none(tmp_path):
     with opened(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest("newest") is None
     assert not (tmp_path / "checkpoints").exists()
@@ -206,7 +206,7 @@ def test_a_newer_format_is_neither_read_nor_set_aside(two_saved, tmp_path, monke
     assert (folder / "3").is_dir()
 
 
-def test_the_newest_few_and_the_bests_that_they_speak_of_are_kept(state, tmp_path):
+def test_the_newest_few_and_the_best_checkpoints_they_refer_to_are_kept(state, tmp_path):
     with opened(tmp_path, keep=2) as checkpoints:
         for step, best in ((1, 1), (2, 1), (3, 3), (4, 3), (5, 5)):
             if step == best:
@@ -231,7 +231,7 @@ def saved_twice(folder, state, names=("best", "newest"), step=3):
 
 
 @pytest.mark.parametrize("names", [("best", "newest"), ("newest", "best")])
-def test_a_step_that_is_newest_and_best_is_written_once_and_whole_under_either_name(state, tmp_path, names):
+def test_a_step_that_is_newest_and_best_is_written_once_and_complete_under_either_name(state, tmp_path, names):
     checkpoints, times = saved_twice(tmp_path, state, names)
     places = [checkpoints.folders.path(name, 3) for name in names]
     assert times == 1 and [json.loads((place / "meta.json").read_text())["of"] for place in places] == list(names)
@@ -244,7 +244,7 @@ def test_a_step_that_is_newest_and_best_is_written_once_and_whole_under_either_n
     assert sum_of_state(jax.device_get(restored)) == sum_of_state(jax.device_get(at(state, 3)))
 
 
-def test_where_a_disk_has_no_links_the_second_name_has_copies(state, tmp_path, monkeypatch):
+def test_on_a_disk_without_links_the_second_name_has_copies(state, tmp_path, monkeypatch):
     def no_links(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -272,7 +272,7 @@ def test_the_second_name_is_not_waited_for(state, tmp_path, monkeypatch):
         assert checkpoints.folders.steps("best") == checkpoints.folders.steps("newest") == [3]
 
 
-def test_files_that_have_gone_meanwhile_are_told(state, tmp_path):
+def test_files_that_disappeared_meanwhile_are_reported(state, tmp_path):
     with opened(tmp_path) as checkpoints:
         checkpoints.save("best", 3, at(state, 3), {"best": {"step": 3}})
         checkpoints.wait()
@@ -288,14 +288,14 @@ def test_nothing_older_is_removed_before_the_new_one_was_read_back(state, tmp_pa
         checkpoints.wait()
         monkeypatch.setattr(checkpoints, "_read", lambda folder, like: jax.tree.map(np.zeros_like, like))
         checkpoints.save("newest", 2, at(state, 2), {"best": None})
-        with pytest.raises(DiskFailed, match="reads back other data than was written"):
+        with pytest.raises(DiskFailed, match="differs when read back"):
             checkpoints.wait()
-        assert checkpoints.folders.steps("newest") == [1]  # what is wrong is not there
+        assert checkpoints.folders.steps("newest") == [1]  # the damaged checkpoint is not there
         assert checkpoints.newest_saved() == 1
         verify(checkpoints.folders.path("newest", 1))
 
 
-def test_too_little_room_is_told_with_both_numbers_before_anything_is_written(state, tmp_path, monkeypatch):
+def test_too_little_space_is_reported_with_both_numbers_before_anything_is_written(state, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     with opened(tmp_path / "checkpoints") as checkpoints:
@@ -319,7 +319,7 @@ def test_a_save_is_retried_until_there_is_room_and_communicates_nothing(state, t
     assert shared == []
 
 
-def test_a_save_that_is_whole_when_the_disk_fills_up_is_not_repeated(state, tmp_path, monkeypatch):
+def test_a_completed_save_is_not_repeated_when_the_disk_fills_up(state, tmp_path, monkeypatch):
     def no_room(*_):
         raise OSError(28, "No space left on device")
 
@@ -333,7 +333,7 @@ def test_a_save_that_is_whole_when_the_disk_fills_up_is_not_repeated(state, tmp_
         assert checkpoints.confirm("newest", 1) == sum_of_state(jax.device_get(at(state, 1)))
 
 
-def test_a_save_that_fails_late_is_told_and_may_be_repeated(state, tmp_path, monkeypatch):
+def test_a_late_failure_of_a_save_is_reported_and_the_save_may_be_repeated(state, tmp_path, monkeypatch):
     def no_room(*_):
         raise OSError(28, "No space left on device")
 
@@ -348,7 +348,7 @@ def test_a_save_that_fails_late_is_told_and_may_be_repeated(state, tmp_path, mon
         assert checkpoints.confirm("newest", 1) == sum_of_state(jax.device_get(at(state, 1)))
 
 
-def test_the_sum_of_a_state_tells_one_bit_a_name_and_a_type():
+def test_the_checksum_of_a_state_changes_with_one_bit_a_name_or_a_dtype():
     state = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.int32(1)}
     others = [
         state | {"a": np.nextafter(state["a"], 9)},
@@ -391,7 +391,7 @@ def test_a_forged_manifest_whose_own_sum_is_right_is_damaged(tmp_path, body):
         verify(tmp_path)
 
 
-def test_whether_a_checkpoint_is_whole_is_told_to_all_processes_also_where_none_is(two_saved, tmp_path):
+def test_all_processes_learn_whether_a_checkpoint_is_intact_even_if_there_is_none(two_saved, tmp_path):
     folder, shared = tmp_path / "checkpoints", []
     shutil.copytree(two_saved, folder)
     with opened(folder, broadcast=lambda text: shared.append(text) or text) as checkpoints:
@@ -403,7 +403,7 @@ def test_whether_a_checkpoint_is_whole_is_told_to_all_processes_also_where_none_
 
 
 def test_orbax_version_1_opens_a_checkpoint_of_this_version(two_saved, state):
-    """The future interface of Orbax; adapt the import when it leaves `experimental`."""
+    """Check Orbax's future interface; adapt the import when it leaves `experimental`."""
     try:
         import orbax.checkpoint.v1 as v1
     except ImportError:

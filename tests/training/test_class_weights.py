@@ -1,4 +1,4 @@
-"""Median-frequency class weights, on a case computed by hand and on CamVid's labels."""
+"""Test median-frequency class weights on a case computed by hand and on CamVid's labels."""
 
 import json
 

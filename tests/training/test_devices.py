@@ -1,4 +1,4 @@
-"""The start-up check: which cuDNN supports which GPU, and a one-line error for a failing convolution."""
+"""Test the start-up check: which cuDNN supports which GPU, and a one-line error for a failing convolution."""
 
 import sys
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def test_the_cudnn_that_jax_has_loaded_counts_more_than_the_installed_one(
 
 
 @pytest.mark.parametrize("name", training_devices.CUDNN_PACKAGES)
-def test_where_no_plugin_tells_the_installed_package_does(packages, monkeypatch, name):
+def test_without_a_plugin_the_installed_package_gives_the_version(packages, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "jax_cuda12_plugin._versions", SimpleNamespace(cudnn_get_version=no_library))
     install(packages, name, "9.10.2.21")
     assert cudnn_version() == (9, 10, 2)
@@ -115,7 +115,7 @@ def test_every_other_device_passes(device, version):
     check_cudnn(device, version)
 
 
-def test_a_cpu_passes_whatever_cudnn_is_installed():
+def test_a_cpu_passes_with_any_installed_cudnn():
     check_cudnn(jax.devices("cpu")[0], (9, 10, 0))
 
 

@@ -1,4 +1,4 @@
-"""The EMA of the variables against numpy, and states on disk without one."""
+"""Test the EMA of the variables against numpy, and saved states without one."""
 
 from functools import cache, partial
 
@@ -70,7 +70,7 @@ def batches_for(count):
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_the_average_is_that_of_numpy_over_the_states_after_each_step(count):
+def test_the_ema_equals_numpys_over_the_states_after_each_step(count):
     start, step, _ = make(count)
     state = start()
     mean = trained_of(state)
@@ -82,7 +82,7 @@ def test_the_average_is_that_of_numpy_over_the_states_after_each_step(count):
     assert_trees_close(jax.device_get(state.variables), mean, rtol=1e-5, atol=1e-7)  # which are scored
 
 
-def test_the_steps_are_those_without_an_average_and_eight_devices_average_as_one_does():
+def test_an_ema_does_not_change_the_steps_and_is_the_same_on_eight_devices():
     after = {}
     for count, average in ((1, DECAY), (1, 0.0), (8, DECAY)):
         start, step, _ = make(count, average=average)
@@ -96,7 +96,7 @@ def test_the_steps_are_those_without_an_average_and_eight_devices_average_as_one
     assert_trees_close(eight.ema, one.ema)
 
 
-def test_a_step_that_is_skipped_or_not_finite_leaves_the_average_alone():
+def test_a_skipped_or_non_finite_step_does_not_change_the_ema():
     (start, step, devices), (batch, *_) = make(1, precision="float16"), batches_for(1)
     state, _ = step(start(), batch, ())  # so that average and parameters differ
     huge = LossScale(jnp.float32(2.0**50), jnp.int32(0))
@@ -116,7 +116,7 @@ def test_a_step_that_is_skipped_or_not_finite_leaves_the_average_alone():
     assert_trees_close(after.ema, before.ema, rtol=0, atol=0)
 
 
-def test_an_average_is_saved_and_restored_and_without_one_nothing_of_it_is_on_the_disk(tmp_path):
+def test_an_ema_is_saved_and_restored_and_no_file_mentions_one_without_it(tmp_path):
     for average in (0.0, DECAY):
         folder = tmp_path / str(average)
         start, _, devices = make(1, average=average)

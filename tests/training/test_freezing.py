@@ -1,4 +1,4 @@
-"""Frozen stages: parameters and statistics do not change bit for bit, and the step computes no gradient of them."""
+"""Test frozen stages: their variables stay bit-identical, and the step computes no gradient for them."""
 
 from functools import partial
 
@@ -68,7 +68,7 @@ def changed_layers(before, after):
     [
         pytest.param({"ema_decay": 0.9, "weight_decay": 0.1}, 8, 1, id="8 devices, average"),
         pytest.param({"precision": "float16", "dropout": 0.5, "conv_bias": True}, 1, 2, id="float16, accumulated"),
-        pytest.param({"sync_batch_norm": False, "ema_decay": 0.9}, 3, 1, id="unsynchronised", marks=pytest.mark.slow),
+        pytest.param({"sync_batch_norm": False, "ema_decay": 0.9}, 3, 1, id="unsynchronized", marks=pytest.mark.slow),
         pytest.param({"optimizer": "adamw", "bias_lr_mult": 2.0}, 1, 1, id="adamw", marks=pytest.mark.slow),
     ],
 )
@@ -97,7 +97,7 @@ def test_segnet_basic_has_its_stages_frozen_too():
 
 
 def test_a_step_is_the_whole_networks_with_running_statistics_in_the_frozen_stages():
-    """Against plain `jax.grad` by all parameters of the same network, its frozen layers then put back."""
+    """Compare with plain `jax.grad` over all parameters of the same network, its frozen layers restored afterwards."""
     model, state, take, _ = made(freeze="1", momentum=0.0, weight_decay=0.0)
     before, batch = jax.device_get(state), random_batch()
     after = take(state, batch)
@@ -126,9 +126,9 @@ def num_convolutions(lowered):
     [("none", 8 + 7), ("encoder", 4 + 3), pytest.param("1", 6 + 5, marks=pytest.mark.slow)],
 )
 def test_the_compiled_step_has_no_convolution_for_the_gradient_of_a_frozen_kernel(freeze, num_gradients):
-    """Of n convolutions the step has n for the output, one for each trained kernel, and one for each image's gradient.
+    """Count the convolutions of the backward pass: one per trained kernel and one per image gradient.
 
-    The image's gradient of the first trained convolution is not needed. Counted are those of the backward pass.
+    The image gradient of the first trained convolution is not needed.
     """
     model, state, take, _ = made(freeze=freeze)
     batch = random_batch()

@@ -1,4 +1,4 @@
-"""XLA options for GPUs: of the program in one process, in XLA_FLAGS in several, and only for NVIDIA GPUs."""
+"""Test XLA options for GPUs: set on the program in one process, in XLA_FLAGS in several, only for NVIDIA GPUs."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def test_a_step_is_compiled_with_the_options_of_its_devices(platform, total, det
 
 
 @pytest.mark.parametrize("mapping, given", [("pmap", []), ("shard_map", [{OVERLAP: True}])])
-def test_of_several_processes_a_step_is_compiled_with_them_where_the_mapping_can(mapping, given, monkeypatch):
+def test_with_several_processes_a_step_is_compiled_with_them_if_the_mapping_allows(mapping, given, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     options = []
     lowered = SimpleNamespace(compile=lambda compiler_options: options.append(compiler_options) or (lambda *_: "done"))
@@ -61,7 +61,7 @@ def test_xla_knows_the_options():
 
 
 @pytest.mark.parametrize("flags, code", [(gpu_options(True, True), 0), ({"xla_gpu_nothing": True}, 1)])
-def test_xla_without_a_gpu_bears_the_flags_and_would_abort_at_an_unknown_one(flags, code):
+def test_xla_without_a_gpu_accepts_the_flags_and_would_abort_at_an_unknown_one(flags, code):
     environment = os.environ | {"XLA_FLAGS": with_options("", flags), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", "import jax; jax.devices()"]
     assert subprocess.run(command, env=environment, capture_output=True).returncode == code
@@ -78,7 +78,7 @@ def test_xla_without_a_gpu_bears_the_flags_and_would_abort_at_an_unknown_one(fla
         ("flags.txt", "flags.txt"),  # a file of flags, as XLA takes it
     ],
 )
-def test_flags_that_are_there_stay_as_they_are(there, expected):
+def test_existing_flags_are_kept(there, expected):
     assert with_options(there, gpu_options(True, True)) == expected
 
 
@@ -108,7 +108,7 @@ def test_several_processes_get_the_flags_before_the_first_device(several_gpus):
     assert flags_after_start(deterministic=True) == (f"--{OVERLAP}=true --{SAME_BITS}=true", True)
 
 
-def test_nothing_else_gets_them(several_gpus, monkeypatch):
+def test_other_environments_do_not_get_the_flags(several_gpus, monkeypatch):
     for platforms in ("cpu", "tpu,cpu", "rocm"):
         jax.config.update("jax_platforms", platforms)
         assert flags_after_start()[0] == ""

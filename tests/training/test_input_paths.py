@@ -1,4 +1,4 @@
-"""Whole trainings with each input path: bit-identical states and scores, and TensorFlow only where needed."""
+"""Test whole runs with each input path: bit-identical states and scores, and TensorFlow only where needed."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from segnet_jax.training.state import create_state, init_variables
 
 SAMPLE = pathlib.Path(__file__).parents[2] / "data" / "sample"
 SMALL_BYTES = (26 + 9) * 24 * 32 * 4
-"""Of the images and labels of `SMALL`, of which a device may hold a quarter of its memory."""
+"""Bytes of `SMALL`'s images and labels; the split may take a quarter of a device's memory."""
 
 
 def only_shards_fit(monkeypatch):
@@ -63,7 +63,7 @@ def test_each_input_path_leaves_the_same_state_and_scores(by_host, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_a_run_stopped_on_one_input_path_goes_on_bit_for_bit_on_another(by_host, tmp_path, monkeypatch, capsys):
+def test_a_run_stopped_on_one_input_path_resumes_bit_for_bit_on_another(by_host, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "moved"
     go_on = partial(run, "--run", folder, "--resume")
     assert run("--run", folder, "--input", "host", "--max-steps", 2) == 0
@@ -80,9 +80,7 @@ def rows_of(folder):
 
 
 @pytest.mark.slow
-def test_a_training_of_three_steps_a_call_tells_every_step_and_ends_where_one_of_single_steps_does(
-    by_host, tmp_path, monkeypatch
-):
+def test_three_steps_per_dispatch_log_every_step_and_end_like_single_steps(by_host, tmp_path, monkeypatch):
     resolve = trainer.resolve  # which takes one step a call on a CPU
     monkeypatch.setattr(trainer, "resolve", lambda *args: replace(resolve(*args), steps_per_dispatch=3))
     folder = tmp_path / "three"
@@ -95,7 +93,7 @@ def test_a_training_of_three_steps_a_call_tells_every_step_and_ends_where_one_of
         np.testing.assert_allclose(ours["loss"], expected["loss"], rtol=1e-4)
 
 
-def test_several_steps_a_call_from_the_host_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
+def test_several_steps_per_dispatch_from_the_host_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train", *SMALL, "--steps-per-dispatch", "3", "--input", "host"])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
@@ -140,7 +138,7 @@ def test_a_folder_of_images_is_trained_on_without_tensorflow(tmp_path):
 @pytest.mark.parametrize(
     "backend", [pytest.param("cpu", marks=pytest.mark.slow), "gpu"]
 )  # on the CPU written out, elsewhere as a loop
-def test_three_steps_in_one_call_are_three_calls_of_one(monkeypatch, backend):
+def test_three_steps_in_one_dispatch_equal_three_dispatches(monkeypatch, backend):
     devices = choose_devices("2")
     model = SegNet(CLASSES, depth=1, width=0.0625, sync_axis=AXIS)
     settings = OptimizerSettings(learning_rate=0.05, schedule="poly")  # another rate each step

@@ -1,4 +1,4 @@
-"""The two mappings of a step over devices, `pmap` and `shard_map`, in one process."""
+"""Test the two mappings of a step over devices, `pmap` and `shard_map`, in one process."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ DEVICES = 8
 
 
 def train_and_score(mapping):
-    """Return the state, its metrics, sums and predictions after two steps with dropout and one evaluation, as numpy."""
+    """Train two steps with dropout and evaluate; return state, metrics, sums and predictions as numpy."""
     devices = choose_devices(str(DEVICES), mapping=mapping)
     model = SegNet(3, depth=1, width=0.125, dropout=0.5, sync_axis=AXIS)
     optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=0.05), model, 5)

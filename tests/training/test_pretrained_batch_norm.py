@@ -1,4 +1,4 @@
-"""BatchNorm initialized after a pretrained VGG's convolutions: the encoder computes the VGG's features."""
+"""Test BatchNorm initialized from a pretrained VGG: the encoder computes the VGG's features."""
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ def vgg_bn(monkeypatch):
 
 
 def shrunk(monkeypatch):
-    """Kernels of mixed signs, so that about half of the ReLU outputs are positive."""
+    """Return kernels of mixed signs, with which about half of the ReLU outputs are positive."""
     return {
         conv: (kernel, bias - np.float32(0.5)) for conv, (kernel, bias) in files.shrink(monkeypatch, ENCODERS).items()
     }
@@ -65,7 +65,7 @@ def first(vgg, num_devices=1, **changed):
 
 
 def outputs(model, variables, images, *layers):
-    """Return outputs of layers of our network with running statistics."""
+    """Return the outputs of some layers of our network, with running statistics."""
 
     @jax.jit
     def apply(variables, image):
@@ -81,7 +81,7 @@ def features(model, variables, image):
 
 
 def features_by_torch(vgg, image):
-    """Return the same for the plain VGG in PyTorch."""
+    """Return the features of the plain VGG, computed by PyTorch."""
     x, maps = torch.tensor(np.asarray(image)).permute(0, 3, 1, 2), []
     for conv in ENCODER:
         weights = vgg.convs[conv]
@@ -149,7 +149,7 @@ def test_normalized_features_are_the_vggs_divided_by_one_number_a_layer(vgg, con
 
 
 def test_scale_and_shift_are_the_deviation_and_mean_of_the_vggs_own_outputs(vgg):
-    """Checked for the first convolution with numpy over the same images."""
+    """Check the first convolution with numpy over the same images."""
     _, variables = first(vgg, init_batch_norm="preserve")
     kernel, bias = vgg.convs["conv1_1"].kernel, vgg.convs["conv1_1"].bias
     means, variances = [], []
@@ -181,8 +181,8 @@ def test_the_norm_is_that_of_kernels_as_they_are_drawn():
     np.testing.assert_allclose(np.linalg.norm(msra(jax.random.key(0), shape)), he_norm(shape), rtol=0.02)
 
 
-def test_the_decoder_is_calibrated_behind_the_preserved_features(vgg):
-    """Its first running mean is the mean of its convolution's output over the same images."""
+def test_the_decoder_is_calibrated_on_the_preserved_features(vgg):
+    """Check that a decoder layer's running mean is the mean of its convolution's output over the same images."""
     model, variables = first(vgg, init_batch_norm="preserve")
     mean, std = np.float32(CAFFE.mean), np.float32(CAFFE.std)
     images = [(batch_of(number)["image"][0, 0].astype(np.float32) - mean) / std for number in range(8)]

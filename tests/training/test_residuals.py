@@ -1,4 +1,4 @@
-"""The training step's residuals between forward and backward pass, traced at full size; nothing is computed."""
+"""Test the training step's residuals between forward and backward pass, traced at full size but not computed."""
 
 import re
 from collections import Counter

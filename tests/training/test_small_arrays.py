@@ -1,4 +1,4 @@
-"""Operations on joined small arrays against the same operations on each array."""
+"""Compare operations on joined small arrays with the same operations on each array."""
 
 from functools import partial
 
@@ -53,7 +53,7 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(value):
 
 
 def test_the_vectors_of_a_network_are_one_operand():
-    """One check for all vectors together and one for each large array."""
+    """Check that there is one check for all vectors together and one for each large array."""
     many = [jnp.ones(64)] * 50 + [jnp.ones((3, 3, 64, 64))] * 2
     tests = jax.make_jaxpr(all_finite)(many).pretty_print().count("is_finite")
     chosen = jax.make_jaxpr(partial(select, jnp.bool_(True)))(many, many).pretty_print()

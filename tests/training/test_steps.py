@@ -1,4 +1,4 @@
-"""The training and evaluation step against hand-written oracles, on one and on eight devices."""
+"""Test the training and evaluation step against hand-written references, on one and on eight devices."""
 
 import types
 from functools import partial
@@ -95,7 +95,10 @@ def test_void_pixels_give_no_loss_and_no_gradient_even_where_all_are_void():
 
 
 def step_by_hand(model, state, batches):
-    """Two accumulated batches on one device in plain JAX and numpy: sum of gradients / sum of labeled pixels."""
+    """Compute a reference step over accumulated batches, on one device in plain JAX and numpy.
+
+    The gradient is the sum over batches divided by the number of labeled pixels.
+    """
     total = sum(loss_by_loop_count(batch["label"]) for batch in batches)
     params, stats = jax.device_get((state.params, state.batch_stats))
     gradient, loss = None, 0.0
@@ -109,7 +112,7 @@ def step_by_hand(model, state, batches):
             log_share = jax.nn.log_softmax(logits)
             known = (
                 jax.nn.one_hot(batch["label"], CLASSES) * WEIGHTS[None, None, None]
-            )  # VOID is no class: a row of zeros
+            )  # VOID is not a class: a row of zeros
             return -(known * log_share).sum() / total, new["batch_stats"]
 
         (one_loss, stats), one = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(params)
@@ -179,7 +182,7 @@ def test_dropout_drops_the_same_on_two_devices_as_on_one_and_otherwise_in_each_s
     assert abs(losses[0] - losses[1]) > 1e-3  # nothing was learnt between them
 
 
-def test_without_synchronised_batch_norm_devices_still_agree_on_one_state():
+def test_without_synchronized_batch_norm_devices_still_agree_on_one_state():
     _, state, step, _ = make(8, sync=False)
     state, _ = step(state, random_batch((8, 1, 2)))
     for leaf in jax.tree.leaves(state):
@@ -243,7 +246,7 @@ def optax_promotion():
 
 
 def test_adamw_takes_the_step_of_its_paper_and_decays_kernels_alone(optax_promotion):
-    """Algorithm 2 of Loshchilov & Hutter, by hand, over two steps."""
+    """Compare two steps with Algorithm 2 of Loshchilov & Hutter, computed by hand."""
     params = {"conv": {"kernel": jnp.full(3, 2.0), "bias": jnp.full(3, 2.0)}}
     optimizer = optimizer_of(optimizer="adamw", learning_rate=0.1, momentum=0.8, weight_decay=0.5)
     state, first, second = optimizer.init(params), 0.0, 0.0
@@ -274,7 +277,7 @@ def test_the_encoders_multiplier_multiplies_every_update_of_an_encoder_layer_and
         )
 
 
-def test_learning_rates_of_hand_worked_courses():
+def test_learning_rates_match_hand_computed_schedules():
     make_schedule = partial(learning_rate_schedule, peak=0.8, total_steps=8)
     rates = {
         "constant": ([0, 7], [0.8, 0.8]),
@@ -290,7 +293,7 @@ def test_learning_rates_of_hand_worked_courses():
     np.testing.assert_allclose([warm(6), warm(8)], [0.4, 0.0], atol=1e-7)
 
 
-def test_a_float16_overflow_skips_the_step_halves_the_scale_and_training_goes_on():
+def test_a_float16_overflow_skips_the_step_halves_the_scale_and_training_continues():
     _, state, step, devices = make(2, precision="float16", dtype=jnp.float16, learning_rate=0.02)
     huge = 2.0**50  # no float16 gradient survives this factor
     state = replicate(state.replace(loss_scale=LossScale(jnp.float32(huge), jnp.int32(7))), devices)

@@ -1,4 +1,4 @@
-"""Checkpoints with valid manifests and invalid content: exit code 3 and one line in every command."""
+"""Test checkpoints with valid manifests and invalid content: exit code 3 and one line in every command."""
 
 import json
 import shutil
@@ -66,8 +66,8 @@ METAS = {
     "classes with escapes": meta_changed(classes=["\x1b[2J", *"abcdefghij"]),
     "classes that turn the line": meta_changed(classes=["\u202eabc", *"abcdefghij"]),
     "a million classes": meta_changed(classes=[str(i) for i in range(100_000)]),
-    "colours of text": meta_changed(colors=["red"] * 11),
-    "fewer colours": meta_changed(colors=[[0, 0, 0]]),
+    "colors of text": meta_changed(colors=["red"] * 11),
+    "fewer colors": meta_changed(colors=[[0, 0, 0]]),
     "std of zero": meta_changed(preprocessing={"mean": [0, 0, 0], "std": [0, 0, 0]}),
     "preprocessing of another kind": meta_changed(preprocessing=[1]),
     "another precision": meta_changed(precision="float8"),
@@ -99,14 +99,14 @@ TO_RESUME = {
 @pytest.mark.parametrize("name", TO_RESUME)
 def test_metadata_for_resuming_is_validated_too(run, name):
     meta = json.loads((run / "checkpoints" / "best" / "7" / "meta.json").read_text())
-    sound = meta | {"seconds": 1.0, "class_weights_by": "none", "data": {"train": "0"}, "global_batch_size": 4}
-    sound |= {"last": None, "best": {"step": 1, "confusion": [[0] * 11] * 11}}
-    assert check_meta(sound, "it", is_resumed=True) == sound
+    valid = meta | {"seconds": 1.0, "class_weights_by": "none", "data": {"train": "0"}, "global_batch_size": 4}
+    valid |= {"last": None, "best": {"step": 1, "confusion": [[0] * 11] * 11}}
+    assert check_meta(valid, "it", is_resumed=True) == valid
     for value in TO_RESUME[name]:
         with pytest.raises(NoCheckpoint, match=f"{name} is invalid in its metadata"):
-            check_meta(sound | {name: value}, "it", is_resumed=True)
+            check_meta(valid | {name: value}, "it", is_resumed=True)
     with pytest.raises(NoCheckpoint, match="is missing"):
-        check_meta({each: sound[each] for each in sound if each != name}, "it", is_resumed=True)
+        check_meta({each: valid[each] for each in valid if each != name}, "it", is_resumed=True)
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ STATES = {
     "mean is NaN": (with_leaf("mean", np.nan), {}, "mean.* is not finite"),
     "variance is infinite": (with_leaf("var", np.inf), {}, "var.* is not finite"),
     "variance below 0": (with_leaf("var", -1.0), {}, "has a negative variance"),
-    "a wider network": (lambda state: state, {"width": 0.5}, "is larger than|does not hold the state"),
-    "a narrower network": (lambda state: state, {"width": 1 / 32}, "does not hold the state"),
-    "a deeper network": (lambda state: state, {"depth": 2}, "is larger than|does not hold the state"),
-    "no statistics": (lambda state: state.replace(batch_stats={}), {}, "does not hold the state"),
-    "foreign names": (lambda state: state.replace(params={"x": state.params}), {}, "does not hold the state"),
+    "a wider network": (lambda state: state, {"width": 0.5}, "is larger than|does not contain the state"),
+    "a narrower network": (lambda state: state, {"width": 1 / 32}, "does not contain the state"),
+    "a deeper network": (lambda state: state, {"depth": 2}, "is larger than|does not contain the state"),
+    "no statistics": (lambda state: state.replace(batch_stats={}), {}, "does not contain the state"),
+    "foreign names": (lambda state: state.replace(params={"x": state.params}), {}, "does not contain the state"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Evaluation against a port of SegNet-Tutorial's `compute_test_results.m`, to the last digit."""
+"""Compare evaluation with a port of SegNet-Tutorial's `compute_test_results.m`, to the last digit."""
 
 import json
 from functools import partial
@@ -18,10 +18,10 @@ NUM_CLASSES, UNKNOWN_CLASS = 11, 12
 
 
 def compute_test_results(annotations, predictions):
-    """The script, step by step, with its classes from 1 on; returns what it displays.
+    """Run the script step by step, with its classes from 1 on; return the numbers that it displays.
 
-    All is exact up to the divisions: counts below 2^53. NumPy adds up the eleven shares of a mean in an order of its
-    own, here as in our scores; MATLAB documents none.
+    All is exact up to the divisions, as counts are below 2^53. NumPy sums the eleven terms of a mean in an order of its
+    own, here as in our scores; MATLAB documents no order.
     """
     totalpoints, globalacc = 0, 0
     cf = np.zeros((len(annotations), NUM_CLASSES, NUM_CLASSES))

@@ -1,4 +1,4 @@
-"""Caffe's SegNets: a converted network computes what Caffe's layers do, and its run works like any other."""
+"""Test Caffe's SegNets: a converted network computes what Caffe's layers do, and its run works like any other."""
 
 import dataclasses
 import json
@@ -34,12 +34,12 @@ SIZES = {5: (3, 4), 4: (6, 8), 3: (12, 16), 2: (23, 31), 1: (45, 61)}  # half of
 
 
 CHANNELS = ((8, 2), (12, 2), (10, 3), (14, 3), (9, 3))
-"""Of a small network: with fewer, random maps die, and what is constant leaves each maximum to rounding."""
+"""Channels of a small network: with fewer, random maps die, and constant maps leave each maximum to rounding."""
 
 
 @pytest.fixture(scope="module")
 def small():
-    """Such a network, registered with the package."""
+    """Shrink the package's VGG-16; yield random layers of a Caffe SegNet of that size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENCODERS, "vgg16", CHANNELS)
         yield files.random_caffe_segnet(CHANNELS)
@@ -47,7 +47,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def run(small, tmp_path_factory):
-    """The run converted from it."""
+    """Convert the small network to a run."""
     return converted(small, tmp_path_factory.mktemp("small"))
 
 
@@ -61,7 +61,7 @@ def converted(blobs, folder, *flags, form="layer", dropout=()):
 
 
 def random_image(*size):
-    """Smooth areas with some noise, as photographs have them."""
+    """Return an image of smooth areas with some noise, like a photo."""
     random = np.random.default_rng(1)
     coarse = Image.fromarray(random.integers(0, 256, (*(-(-side // 12) for side in size), 3), np.uint8))
     smooth = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC), int)
@@ -79,7 +79,7 @@ def exact_logits(run, image):
 
 
 def assert_equals_caffe(run, image, expected):
-    """Check to 1e-6 in float64, and nearly every predicted pixel in float32."""
+    """Compare a run with Caffe's logits: within 1e-6 in float64, and 99 % of pixels in float32."""
     expected = np.moveaxis(expected, 0, -1)
     assert np.abs(exact_logits(run, image) - expected).max() < 1e-6 * np.abs(expected).max()
     network = segnet_jax.load(run)
@@ -116,7 +116,7 @@ def test_dropout_layers_are_seen_in_every_form(small, tmp_path):
 
 @pytest.fixture(scope="module")
 def basic():
-    """SegNet-Basic, with few channels."""
+    """Yield random layers of a Caffe SegNet-Basic with few channels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segnet_basic, "CHANNELS", 12)
         yield files.random_caffe_basic(channels=12)
@@ -141,9 +141,7 @@ def test_both_names_of_the_classifier_are_known(basic, tmp_path):
 @pytest.mark.parametrize(
     ("dropout", "flags", "expected"), [((), (), 0.0), (("conv3",), (), 0.5), (("conv3",), (0,), 0.0)]
 )
-def test_a_file_with_dropout_layers_becomes_a_bayesian_segnet_unless_told_otherwise(
-    dropout, flags, expected, basic, tmp_path
-):
+def test_a_file_with_dropout_layers_becomes_a_bayesian_segnet_by_default(dropout, flags, expected, basic, tmp_path):
     given = [flag for each in flags for flag in ("--dropout", each)]
     assert config_files.read_run(converted(basic, tmp_path, *given, dropout=dropout)).dropout == expected
 
@@ -245,7 +243,7 @@ def test_a_file_that_is_not_just_such_a_network_is_refused_with_the_names(small,
         (b"\n\x06segnet\xa2\x06\xff\x01", "cut off or damaged"),
     ],
 )
-def test_what_is_no_caffemodel_is_told_in_one_line_with_exit_code_2(content, message, tmp_path, monkeypatch, capsys):
+def test_a_file_that_is_not_a_caffemodel_is_reported_with_exit_code_2(content, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "w.caffemodel").write_bytes(content)
     monkeypatch.setattr(sys, "argv", ["convert", str(tmp_path / "w.caffemodel"), "--run", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as left:
@@ -254,7 +252,7 @@ def test_what_is_no_caffemodel_is_told_in_one_line_with_exit_code_2(content, mes
     assert left.value.code == 2 and message in line and not (tmp_path / "run").exists()
 
 
-def test_nothing_is_overwritten_and_no_training_goes_on_in_a_converted_run(small, run, camvid_like):
+def test_nothing_is_overwritten_and_a_converted_run_cannot_be_resumed(small, run, camvid_like):
     with pytest.raises(UserError, match="is not an empty folder: choose another --run"):
         converted(small, run.parent)
     flags = ["--run", str(run), "--resume", "--data", str(camvid_like), "--devices", "1"]
@@ -276,7 +274,7 @@ def test_statistics_that_are_folded_for_good_are_not_recomputed(run, camvid_like
 
 @pytest.fixture
 def camvid_like(tmp_path):
-    """Two frames in the tutorial's layout."""
+    """Write two frames in the tutorial's layout."""
     folder, random = tmp_path / "camvid", np.random.default_rng(0)
     for split in ("train", "val"):
         for kind, shape, top in (("", (360, 480, 3), 256), ("annot", (360, 480), 12)):
@@ -312,7 +310,7 @@ def test_the_commands_take_a_converted_run_as_any_other(run, tmp_path, camvid_li
     assert summary["global_accuracy"] == pytest.approx((expected == label)[label < 11].mean(), abs=1e-3)
 
 
-def test_a_published_name_is_fetched_after_its_licence_was_told_and_its_sum_is_kept(
+def test_a_published_name_is_fetched_after_its_license_was_shown_and_its_checksum_is_kept(
     small, tmp_path, monkeypatch, capsys
 ):
     name = "bayesian_segnet_camvid"
@@ -343,6 +341,6 @@ def test_every_published_segnet_has_the_address_that_its_authors_print(name):
     assert resource.num_bytes[0] < 4 * numbers < resource.num_bytes[1]
 
 
-def test_a_name_that_is_no_file_is_told_with_the_published_ones():
+def test_a_name_that_is_not_a_file_is_reported_with_the_published_ones():
     with pytest.raises(UserError, match="no weight file segnet_camvid; give a .caffemodel, or one of segnet_basic_cam"):
         published.obtain_segnet("segnet_camvid")

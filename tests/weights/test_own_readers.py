@@ -1,4 +1,4 @@
-"""Our readers against the formats' own libraries without our checks."""
+"""Compare our readers with the formats' own libraries without our checks."""
 
 import io
 import json
@@ -21,7 +21,7 @@ FLOATS = ("f2", "f4", "f8")
 
 
 def test_hdf5_arrays_are_those_that_h5py_wrote(tmp_path):
-    """Nested groups, hundreds of names in one, attributes, every dtype and rank."""
+    """Check nested groups, hundreds of names in one group, attributes, every dtype and rank."""
     random, expected = np.random.default_rng(0), {}
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.attrs["layer_names"] = [b"layer" * 20] * 50
@@ -66,12 +66,12 @@ def test_hdf5_arrays_that_are_not_plain_floats_in_one_piece_are_refused(more, tm
 def test_an_hdf5_array_that_was_never_written_is_refused(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("a", (1 << 20,), "f4", fillvalue=1)
-    with open(tmp_path / "a.h5", "rb") as file, pytest.raises(ValueError, match="not in one piece"):
+    with open(tmp_path / "a.h5", "rb") as file, pytest.raises(ValueError, match="not stored contiguously"):
         read_arrays(file)["a"].read()
 
 
 def test_an_hdf5_file_that_crashes_the_library_is_refused_and_crashes_nothing(tmp_path):
-    """A tree node that is its own child: the library recurses until the stack overflows."""
+    """Read a file with a tree node that is its own child: the library recurses until the stack overflows."""
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["a"] = np.ones(3)
     data = bytearray((tmp_path / "a.h5").read_bytes())
@@ -137,7 +137,7 @@ def test_safetensors_of_types_that_numpy_lacks_are_refused(dtype, tmp_path):
             ours._stored(file, "a").read()
 
 
-def test_what_is_left_out_of_a_picture_changes_none_of_its_pixels():
+def test_ignored_parts_of_an_image_do_not_change_its_pixels():
     for data in fuzz_inputs.picture_seeds():
         whole, rest = (Image.open(io.BytesIO(each)) for each in (data, essential(data)))
         assert whole.mode == rest.mode

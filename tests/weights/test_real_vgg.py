@@ -1,4 +1,4 @@
-"""A VGG's features from the loaded weights, convolution by convolution; the published weights in every format."""
+"""Test a VGG's features from the loaded weights, layer by layer, and the published weights in every format."""
 
 import os
 from pathlib import Path
@@ -20,12 +20,12 @@ from segnet_jax.weights.load import read_vgg
 VARIABLE = "SEGNET_JAX_VGG16"
 RELATIVE = 1e-4
 EXACT_EPSILON = 1e-9
-"""In float32, 1 + 1e-9 is 1: with variance 1 and scale 1, BatchNorm only subtracts the mean."""
+"""Epsilon that is lost in float32: with variance 1 and scale 1, BatchNorm only subtracts the mean."""
 
 
 @pytest.fixture(scope="module")
 def published_file():
-    """Keras' file of the ImageNet weights; tests are skipped without it."""
+    """Return Keras' file of the ImageNet weights; skip the tests without it."""
     if not (path := os.environ.get(VARIABLE)):
         pytest.skip(f"{VARIABLE} does not name a file of the ImageNet weights as Keras publishes them")
     return Path(path)
@@ -43,7 +43,7 @@ def features(image, convs):
 
 
 def by_jax_convolutions(image, vgg):
-    """Return the same from an RGB image [H,W,3] with JAX's convolutions."""
+    """Return the features of an RGB image [H,W,3], computed by JAX's convolutions."""
     x, found = ((image - np.float32(vgg.preprocessing.mean)) / np.float32(vgg.preprocessing.std))[None], {}
     for conv, weights in vgg.convs.items():
         if found and conv.endswith("_1"):
@@ -55,7 +55,7 @@ def by_jax_convolutions(image, vgg):
 
 
 def by_our_encoder(image, vgg):
-    """Return the same from the network's encoder, with BatchNorm that only adds the bias."""
+    """Return the features of the network's encoder, whose BatchNorm only adds the bias."""
     model = SegNet(num_classes=2, batch_norm_epsilon=EXACT_EPSILON)
     x = ((image - np.float32(vgg.preprocessing.mean)) / np.float32(vgg.preprocessing.std))[None]
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x[:, :32, :32], train=False))
@@ -73,7 +73,7 @@ def by_our_encoder(image, vgg):
 
 
 def assert_same_features(image, convs, vgg):
-    """Compare all convolutions; `convs` are the file's, for BGR."""
+    """Compare the features of all convolutions; `convs` are the file's, for BGR."""
     bgr = (np.float64(image) - vgg.preprocessing.mean).transpose(2, 0, 1)[::-1]
     expected = features(bgr, convs)
     for compute in (by_jax_convolutions, by_our_encoder):
@@ -101,7 +101,7 @@ def test_features_of_random_weights_are_those_of_a_plain_vgg(monkeypatch, tmp_pa
 
 
 def raw_tensors(path):
-    """Read the file with h5py: our name -> kernel for BGR and bias."""
+    """Read the file with h5py; return our name -> kernel for BGR and bias."""
     import h5py
 
     with h5py.File(path) as file:

@@ -1,4 +1,4 @@
-"""Every file format gives the same VGG."""
+"""Check that every file format gives the same VGG."""
 
 import io
 import zipfile
@@ -19,7 +19,7 @@ OWN = Preprocessing(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
 
 
 def torch_save(path, state, **how):
-    """torch's own file of the same tensors."""
+    """Save the tensors with torch itself."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     torch.save({name: torch.from_numpy(np.array(array)) for name, array in state.items()}, path, **how)
 
@@ -104,7 +104,7 @@ def test_every_form_gives_the_same_full_size_vgg16_and_its_own_preprocessing(for
 
 
 @pytest.mark.parametrize("form", SMALL_FORMS)
-def test_variants_of_a_form_give_the_same_vgg_whatever_the_file_is_called(form, small, tmp_path):
+def test_variants_of_a_form_give_the_same_vgg_under_any_file_name(form, small, tmp_path):
     path = tmp_path / "weights"
     SMALL_FORMS[form](path, small)
     assert_holds(read_vgg(path, "vgg16"), small)

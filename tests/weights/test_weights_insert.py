@@ -1,4 +1,4 @@
-"""A VGG inserted into a network computes the same features."""
+"""Check that a VGG inserted into a network computes the same features."""
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ def as_vgg(convs, batch_norm=None, epsilon=EPSILON, encoder="vgg16"):
 
 
 def network(**changed):
-    """A network and its initial variables."""
+    """Return a network and its initial variables."""
     model = SegNet(num_classes=2, **changed)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 4, 4, 3), np.float32), train=False))
     random = np.random.default_rng(5)
@@ -63,7 +63,7 @@ def test_a_bias_folded_into_the_running_mean_changes_no_output(with_batch_norm, 
 @pytest.mark.parametrize("conv_bias", [False, True])
 @pytest.mark.parametrize("our_epsilon", [1e-5, 1e-3])
 def test_the_first_layer_computes_its_formula(conv_bias, our_epsilon, small):
-    """One pixel of convolution and BatchNorm, by the definition, with the epsilon that the file was trained with."""
+    """Compute one pixel of convolution and BatchNorm by definition, with the epsilon that the file was trained with."""
     batch_norm = files.random_batch_norm(small)
     batch_norm["conv1_1"][3] *= 1e-2  # variances so small that epsilon matters
     model, variables = network(depth=1, conv_bias=conv_bias, batch_norm_epsilon=our_epsilon)

@@ -1,4 +1,4 @@
-"""VGGs in ONNX graphs: found whatever the tensor names, with their preprocessing, or refused in one line."""
+"""Test VGGs in ONNX graphs: found for any tensor names, with their preprocessing, or rejected in one line."""
 
 import caffe_layers
 import numpy as np
@@ -46,7 +46,7 @@ def complaint(path, encoder="vgg16", preprocessing=None):
 
 
 def keras(net, reversal):
-    """The nodes of `keras.applications.vgg16.preprocess_input` in a graph of channels-last images."""
+    """Add the nodes of `keras.applications.vgg16.preprocess_input` to a graph of channels-last images."""
     match reversal:
         case "slice":
             net.add("Slice", *REVERSAL["last"])
@@ -113,7 +113,7 @@ def test_preprocessing_and_channel_order_follow_from_the_graph(case, small, tmp_
         lambda net: net.add("Slice", *REVERSAL["first"]),
     ],
 )
-def test_preprocessing_that_the_graph_leaves_open_is_asked_for_and_not_guessed(add, small, tmp_path):
+def test_preprocessing_that_the_graph_does_not_determine_is_requested_not_guessed(add, small, tmp_path):
     net = OnnxVGG()
     add(net)
     path = written(tmp_path / "w", net.vgg(small))
@@ -142,7 +142,7 @@ def test_published_weights_need_no_preprocessing_in_the_graph(small, tmp_path, m
 
 @pytest.mark.parametrize("style", ["plain", "constants", "unfused"])
 def test_the_loaded_weights_compute_what_the_graph_computes(style, small, tmp_path):
-    """The graph in onnxruntime against numpy convolutions with the loaded weights."""
+    """Compare the graph in onnxruntime with numpy convolutions of the loaded weights."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     files.write_onnx(tmp_path / "w.onnx", small, style=style)
     image = np.random.default_rng(1).integers(0, 256, (32, 64, 3)).astype(np.float32)
@@ -174,7 +174,7 @@ def resnet(small):
 
 
 def with_node_after(conv, *node, **attributes):
-    """A VGG with one more node after a convolution's ReLU."""
+    """Return a function that writes a VGG with one more node after a convolution's ReLU."""
 
     def make(small):
         net, vgg = OnnxVGG(), OnnxVGG.convolution
@@ -243,7 +243,7 @@ NO_VGG = {
 
 
 @pytest.mark.parametrize("case", NO_VGG)
-def test_what_is_no_vgg_is_refused_with_the_first_difference(case, small, tmp_path):
+def test_a_network_that_is_not_a_vgg_is_refused_with_the_first_difference(case, small, tmp_path):
     make, words = NO_VGG[case]
     assert words in complaint(written(tmp_path / "w.onnx", make(small)), preprocessing=TORCH)
 

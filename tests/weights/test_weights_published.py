@@ -1,4 +1,4 @@
-"""What `--init` names: a published file or a path."""
+"""Test what `--init` may name: published weights or a path."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ from segnet_jax.system.files import cache_folder
 from segnet_jax.weights import published
 
 
-def test_a_path_is_taken_as_it_is_and_a_wrong_one_is_told(tmp_path):
+def test_a_path_is_used_unchanged_and_a_wrong_one_is_reported(tmp_path):
     (tmp_path / "my.h5").write_bytes(b"x")
     assert published.obtain(str(tmp_path / "my.h5")) == tmp_path / "my.h5"
     known = "a run, a file, vgg16, vgg16_bn, vgg19 or none"
@@ -30,7 +30,7 @@ def test_a_name_is_fetched_into_the_cache_once(tmp_path, monkeypatch):
     assert published.obtain("vgg16").read_bytes() == content
 
 
-def test_without_the_file_the_error_says_where_it_lies_and_how_to_pass_it(tmp_path, monkeypatch):
+def test_without_the_file_the_error_says_where_to_get_it_and_how_to_pass_it(tmp_path, monkeypatch):
     absent = (tmp_path / "absent.h5").as_uri()
     hint = published.PUBLISHED["vgg16"].hint
     monkeypatch.setitem(published.PUBLISHED, "vgg16", Resource("w.h5", (absent,), "hdf5", md5="0" * 32, hint=hint))

@@ -1,4 +1,4 @@
-"""Weight files that do not fit, are damaged or malicious: each is refused with one line that names the fault."""
+"""Test weight files that do not fit, are damaged or malicious: each is rejected with one line that names the fault."""
 
 import io
 import os
@@ -111,7 +111,7 @@ def test_a_negative_variance_is_refused(small, tmp_path):
     assert "features.1.running_var is a variance" in complaint(tmp_path / "w.pth")
 
 
-# what is no weight file
+# files that are not weight files
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_negative_variance_is_refused(small, tmp_path):
         (b"", "is empty"),
         (b"\n <!DOCTYPE html><html>", "web page"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "has an unknown format"),
-        (b"\x80\x02}q\x00.", "holds code, which is not run"),
+        (b"\x80\x02}q\x00.", "contains code, which is not run"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), ""),
         (b"PK\x03\x04" + bytes(100), "zip"),
         (struct.pack("<Q", 50) + b"{" + b"x" * 60, ""),
@@ -129,12 +129,12 @@ def test_a_negative_variance_is_refused(small, tmp_path):
         (b"\n\x01a\x08" + b"\xff" * 11, "more than ten bytes"),
     ],
 )
-def test_what_is_no_weight_file_is_told_in_one_line(content, words, tmp_path):
+def test_a_file_without_weights_is_reported_in_one_line(content, words, tmp_path):
     (tmp_path / "weights").write_bytes(content)
     assert words in complaint(tmp_path / "weights")
 
 
-def test_a_missing_file_a_folder_and_a_foreign_zip_are_told_apart(tmp_path):
+def test_a_missing_file_a_folder_and_another_zip_are_distinguished(tmp_path):
     assert "no such file" in complaint(tmp_path / "absent.pth")
     assert "is not a file" in complaint(tmp_path)
     with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
@@ -143,7 +143,7 @@ def test_a_missing_file_a_folder_and_a_foreign_zip_are_told_apart(tmp_path):
 
 
 def every_form(small, folder):
-    """One small file of each format."""
+    """Write one small file of each format; return the paths."""
     state = files.state_dict(small)
     files.write_torch_zip(folder / "zip.pth", state)
     files.write_torch_legacy(folder / "legacy.pth", state)
@@ -180,7 +180,7 @@ def test_flipped_bits_give_a_vgg_or_one_line_and_never_another_error(small, tmp_
                 assert "\n" not in str(error)
 
 
-# files that would do harm
+# malicious files
 
 
 class Payload:
@@ -224,7 +224,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(place, protocol,
     message = complaint(path)
     assert not canary.exists()
     if place != "npz":
-        assert "holds code, which is not run" in message
+        assert "contains code, which is not run" in message
     if place in ("zip", "legacy tensors", "legacy version"):
         assert f"{os.system.__module__}.system" in message
 
@@ -245,7 +245,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(place, protocol,
 )
 def test_steps_and_names_that_no_weight_file_needs_are_refused(content, tmp_path):
     in_zip(tmp_path / "w.pth", content)
-    assert "holds code, which is not run" in complaint(tmp_path / "w.pth")
+    assert "contains code, which is not run" in complaint(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -265,13 +265,13 @@ def test_steps_and_names_that_no_weight_file_needs_are_refused(content, tmp_path
         b"\x80\x02}X\x00\x00\x20\x00" + b"a" * (2 << 20) + b"0.",  # larger than a VGG's by far
     ],
 )
-def test_a_pickle_that_is_no_dictionary_of_tensors_is_refused(content, tmp_path):
+def test_a_pickle_that_is_not_a_dict_of_tensors_is_refused(content, tmp_path):
     in_zip(tmp_path / "w.pth", content)
     complaint(tmp_path / "w.pth")
 
 
 def pickled_tensor(num_items=4, offset=0, shape=(2, 2), strides=(2, 1), view=()):
-    """The pickle of a state with one tensor, with the given description."""
+    """Return the pickle of a state with one tensor of the given description."""
     stub = files.TensorStub(
         np.zeros((1,), np.float32), ("storage", files.STORAGES["float32"], "0", "cpu", num_items) + view, files.REBUILD
     )
@@ -293,7 +293,7 @@ def pickled_tensor(num_items=4, offset=0, shape=(2, 2), strides=(2, 1), view=())
         ({"shape": (2, 2), "strides": (2,)}, "strides"),
         ({"shape": (True, 4), "strides": (4, 1)}, "damaged"),
         ({"view": (("1", 2, 4),)}, "beyond"),
-        ({}, "missing"),  # well described, but not what a VGG holds
+        ({}, "missing"),  # well described, but not what a VGG contains
     ],
 )
 def test_a_tensor_that_reaches_out_of_its_storage_is_refused(tensor, words, tmp_path):
@@ -301,7 +301,7 @@ def test_a_tensor_that_reaches_out_of_its_storage_is_refused(tensor, words, tmp_
     assert words in complaint(tmp_path / "w.pth")
 
 
-def test_storages_of_another_length_than_told_are_refused(small, tmp_path):
+def test_storages_of_a_wrong_length_are_refused(small, tmp_path):
     path, state = tmp_path / "w.pth", files.state_dict(small)
     files.write_torch_zip(path, state)
     with zipfile.ZipFile(path) as archive:
@@ -361,4 +361,4 @@ def test_a_keras_file_is_not_followed_into_other_files(small, tmp_path):
         del file[name]
         file.create_dataset(name, (3, 3, 3, 3), "f4", external=[(str(tmp_path / "secret"), 0, 324)])
         assert not file[name][()].any()  # h5py itself would follow it
-    assert f"{name} is not in one piece inside the file" in complaint(tmp_path / "w.h5")
+    assert f"{name} is not stored contiguously" in complaint(tmp_path / "w.h5")

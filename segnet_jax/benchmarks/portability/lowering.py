@@ -55,10 +55,10 @@ def _placed(tree, sharding):
 
 
 def with_named_state(step: Callable[..., tuple], state: TrainState) -> Callable[..., tuple]:
-    """Return a step (state, ...) -> (state, metrics) whose states are dicts, as of `named_leaves`.
+    """Return a step whose states are dicts, as returned by `named_leaves`.
 
     Args:
-      step: (state, ...) -> (state, metrics).
+      step: function of a state and further arguments that returns the next state and metrics.
       state: an example of the state.
     """
     names, structure = list(named_leaves(state)), jax.tree.structure(state)

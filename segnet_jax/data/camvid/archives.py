@@ -1,6 +1,6 @@
 """CamVid's official archives, read in place: nothing is extracted to disk.
 
-`701_StillsRaw_full.zip` holds the images (960x720), `LabeledApproved_full.zip` the labels as RGB images
+`701_StillsRaw_full.zip` contains the images (960x720), `LabeledApproved_full.zip` the labels as RGB images
 (`0001TP_006690.png` belongs to `0001TP_006690_L.png`).
 """
 
@@ -58,7 +58,7 @@ LABELS = Resource(
 )
 
 FLAWED = {"Seq05VD_f02610": 1000}
-"""Frames whose published label holds stray colors -> limit of such pixels, which become void.
+"""Frames whose published label contains stray colors -> limit of such pixels, which become void.
 
 In this label some lines are anti-aliased, as other projects found too; one counted 175 pixels.
 """
@@ -103,11 +103,11 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> ArchiveScan:
 
     Args:
       labels: the archive.
-      frames: the frames that it must hold, no more and no fewer.
+      frames: the frames that it must contain, no more and no fewer.
 
     Raises:
-      UserError: If the archive is unsafe, damaged or incomplete, or labels are not RGB images or have other colors than
-        CamVid's; the error lists all faults.
+      UserError: If the archive is unsafe, damaged or incomplete, or labels are not RGB images or have colors other
+        than CamVid's; the error lists all faults.
     """
     counts, mended, unknown = {}, {}, {}
     faults: list[Fault] = []
@@ -127,7 +127,7 @@ def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> ArchiveScan:
             counts[frame] = pixel_counts(label)
     if unknown:
         colors = describe_unknown(list(unknown.values()), CAMVID_ORIGINAL_COLORS)
-        message = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) hold {colors}"
+        message = f"{labels.name}: {len(unknown)} labels ({listed(list(unknown))}) contain {colors}"
         faults.append(Fault("unknown-color", labels.name, message, _AGAIN))
     if faults:
         raise UserErrors(labels, faults)
@@ -156,7 +156,7 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
         image = read_image(data, name)
         label, unknown = _read_label(label_archive, label_members[frame], labels.name)
         if sum(unknown.values()) > FLAWED.get(frame, 0):
-            message = f"the label of {frame} holds {describe_unknown([unknown], CAMVID_ORIGINAL_COLORS)}"
+            message = f"the label of {frame} contains {describe_unknown([unknown], CAMVID_ORIGINAL_COLORS)}"
             raise UserError(message, kind="unknown-color", file=label_members[frame].filename, fix=_AGAIN)
         check_sizes(image.shape[1::-1], label.shape[::-1], frame, label_members[frame].filename)
         return image, label
@@ -207,13 +207,13 @@ def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending:
             continue
         frame = path.name.removesuffix(ending)
         if frame in found:
-            message = f"{name} holds two images of frame {frame}"
+            message = f"{name} contains two images of frame {frame}"
             raise UserError(message, kind="wrong-frames", file=f"{name}: {member.filename}", fix=_AGAIN)
         found[frame] = member
     missing = [frame for frame in frames if frame not in found]
     foreign = sorted(set(found) - set(frames))
     if missing or foreign:
-        message = f"{name} holds {len(found)} images where the {len(frames)} frames of CamVid are expected"
+        message = f"{name} contains {len(found)} images where the {len(frames)} frames of CamVid are expected"
         message += f"; missing {listed(missing)}" if missing else ""
         message += f"; not in CamVid {listed(foreign)}" if foreign else ""
         message += ": the archive may be incomplete, or the two archives swapped"
@@ -260,7 +260,10 @@ def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_name: str) -> tuple[bytes, str]:
-    """Return a member's bytes, verified by zipfile, and its name in messages."""
+    """Return a member's bytes, verified by zipfile, and its display name for error messages.
+
+    The size is limited, and a damaged member raises a UserError.
+    """
     name = f"{archive_name}: {member.filename}"
     try:
         with archive.open(member) as file:

@@ -48,7 +48,7 @@ def read_prepared(folder: Path) -> Dataset:
       folder: from `find_prepared`.
 
     Raises:
-      UserError: If it cannot be read or is another dataset.
+      UserError: If it cannot be read or is a different dataset.
     """
     _check_description(folder)
     _check_files(folder)
@@ -72,8 +72,8 @@ def read_prepared(folder: Path) -> Dataset:
         message = f"{folder} cannot be read as prepared CamVid ({type(error).__name__}: {str(error)[:200]})"
         raise UserError(message, kind="broken-records", file=str(folder), fix=_PREPARE_AGAIN) from None
     if tuple(names) != LABEL_NAMES:
-        message = f"{folder} holds a dataset with other classes than CamVid ({listed(names)})"
-        raise UserError(message, kind="other-classes", file=str(folder))
+        message = f"the classes of {folder} are not CamVid's: {listed(names)}"
+        raise UserError(message, kind="other-classes", file=str(folder), fix="pass another folder with --data")
     return report_all_faults(
         Dataset("camvid-tutorial", CAMVID, {split: _split(records[split]) for split in records}), folder
     )
@@ -119,9 +119,7 @@ def _check_description(folder: Path) -> None:
         if isinstance(node, dict):
             named = node.get("pythonClassName", f"{_CLASSES}.image_feature.Image")
             if not node.keys() <= _WORDS or named not in [f"{_CLASSES}.{name}" for name in _CLASS_NAMES]:
-                message = (
-                    f"{path} describes another dataset than `prepare camvid` writes ({listed(sorted(node))}: {named})"
-                )
+                message = f"{path} does not describe the dataset of `prepare camvid` ({listed(sorted(node))}: {named})"
                 raise UserError(message, kind="other-records", file=str(path), fix=_PREPARE_AGAIN)
         nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
@@ -141,7 +139,7 @@ def _check_files(folder: Path) -> None:
         and split.get("name") in ("train", "val", "test")
         for split in splits
     ):
-        message = f"{path} lists other files than `prepare camvid` writes"
+        message = f"{path} lists files that `prepare camvid` does not write"
         raise UserError(message, kind="other-records", file=str(path), fix=_PREPARE_AGAIN)
     for path in sorted(folder.glob("camvid-*.tfrecord-*")):
         try:

@@ -14,10 +14,10 @@ from segnet_jax.system.errors import UserError, listed
 
 
 def apply_split_rule(dataset: Dataset, rule: str) -> Dataset:
-    """Rearrange the 701 frames of CamVid by a split rule, whatever splits the dataset has.
+    """Rearrange the 701 frames of CamVid by a split rule, ignoring the dataset's own splits.
 
     Args:
-      dataset: holds every frame in one of its splits.
+      dataset: dataset that has every frame in one of its splits.
       rule: as in `split_names`.
 
     Raises:

@@ -51,7 +51,7 @@ def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] |
     Args:
       dataset: the samples to write.
       out: output folder; the files go to `camvid/1.0.0` in it.
-      counts: as in the builder.
+      counts: see `Camvid`.
 
     Returns:
       The TFDS folder.

@@ -65,10 +65,10 @@ def read_image(
 
     Args:
       source: path or bytes of the file.
-      name: its name in messages.
+      name: display name for error messages.
       exif: how an EXIF rotation is treated.
-      image_range: (black, white) of 16-bit images; never taken from the image, as equal values would then differ in
-        brightness between images.
+      image_range: values of black and white in 16-bit images; never taken from the image, as equal values would then
+        differ in brightness between images.
       max_pixels: size limit.
 
     Returns:
@@ -92,7 +92,7 @@ def read_image(
 
 
 def _alpha(pixels: np.ndarray, header: Header, transparency: bytes) -> np.ndarray:
-    """Return alpha, uint8 [H,W], from a PNG's tRNS chunk, which holds the palette's alpha or one transparent color."""
+    """Return alpha, uint8 [H,W], from a PNG's tRNS chunk: the palette's alpha or one transparent color."""
     if header.kind == "palette":
         table = np.full(256, 255, np.uint8)
         table[: min(len(transparency), 256)] = np.frombuffer(transparency[:256], np.uint8)

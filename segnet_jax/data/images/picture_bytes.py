@@ -70,7 +70,7 @@ def jpeg_frame(data: bytes) -> Frame:
 
 
 def jpeg_scans(data: bytes) -> int:
-    """Return an upper bound on the scans of a JPEG: in coded pixels, 0xFF is followed by 0 only."""
+    """Return an upper bound on the number of scans in a JPEG; in coded pixels, only 0 follows 0xFF."""
     return data.count(bytes([0xFF, _JPEG_SCAN]))
 
 

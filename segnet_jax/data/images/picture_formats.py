@@ -45,7 +45,7 @@ def open_other(data: bytes, kind: str, name: str) -> Image.Image:
     """Open a file of one of these formats without decoding it.
 
     Raises:
-      UserError: If it is damaged or holds several images.
+      UserError: If it is damaged or contains several images.
     """
     try:
         image = _PLUGINS[kind](io.BytesIO(data))
@@ -55,7 +55,7 @@ def open_other(data: bytes, kind: str, name: str) -> Image.Image:
     except Exception as error:  # these decoders fail in many ways on damaged files
         raise _damaged(name, kind, error) from None
     if frames != 1:
-        message = f"{name} holds {frames} images"
+        message = f"{name} contains {frames} images"
         raise UserError(message, kind="several-pictures", file=name, fix="save each image as a separate file")
     return image
 
@@ -76,7 +76,7 @@ def decode_other(image: Image.Image, kind: str, name: str) -> Image.Image:
 
 
 def kind_and_bits(image: Image.Image) -> tuple[str, int]:
-    """Return the header's kind and bits per channel for Pillow's mode."""
+    """Return `kind` and `bits` of a `Header` for a Pillow mode."""
     return _KINDS.get(image.mode, (f"of the mode {image.mode}", 8))
 
 

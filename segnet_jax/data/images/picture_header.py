@@ -113,9 +113,9 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
     """Parse the header of an image file and, for PNG, verify all checksums; decode nothing.
 
     Args:
-      data: the file's bytes.
-      name: its name in messages.
-      max_pixels: the limit.
+      data: content of the file.
+      name: display name for error messages.
+      max_pixels: maximum number of pixels.
 
     Raises:
       UserError: If the file is empty, a web page, of unknown format, truncated, damaged, or too large.
@@ -231,13 +231,13 @@ def check_image_header(header: Header, name: str, image_range: tuple[int, int] =
 
 
 def check_label_header(header: Header, name: str, colored: bool = False, threshold: bool = False) -> None:
-    """Refuse labels that are lossy, would be corrupted by decoding, or hold colors.
+    """Refuse labels that are lossy, would be corrupted by decoding, or store colors.
 
     Args:
-      header: the label's.
-      name: its name in messages.
+      header: header of the label.
+      name: display name for error messages.
       colored: whether colors are read.
-      threshold: whether values are thresholded, for which lossy files are good enough.
+      threshold: whether values are thresholded; lossy files are then accepted.
 
     Raises:
       UserError: If the label is refused.
@@ -259,7 +259,7 @@ def check_label_header(header: Header, name: str, colored: bool = False, thresho
 
 
 def check_sizes(image: tuple[int, int], label: tuple[int, int], name: str, file: str) -> None:
-    """Check that an image and a label have one size, both (width, height); `file` is the label's."""
+    """Check that an image and a label have the same (width, height); `file` is the label's."""
     message = f"{name}: image is {image[0]}x{image[1]}, label is {label[0]}x{label[1]}"
     if image == label[::-1] != label:
         fix = "rotate that one and save it again"

@@ -24,9 +24,9 @@ class Backend:
 
     Attributes:
       xp: numpy or jax.numpy, for operations with equal results in both.
-      flip: (array [H,W,...], flip) -> the array, reflected left/right where `flip` is not 0.
-      shift: (array [H,W,...], shift_y, shift_x, fill) -> the array, shifted down and right; uncovered pixels hold
-        `fill`.
+      flip: function that reflects an array [H,W,...] left/right if its second argument is not 0.
+      shift: function of an array [H,W,...], shift_y, shift_x and fill that shifts the array down and right and sets
+        uncovered pixels to `fill`.
     """
 
     xp: ModuleType
@@ -35,7 +35,7 @@ class Backend:
 
 
 def augment(image: Any, label: Any, params: Mapping[str, Any], backend: Backend) -> tuple[Any, Any]:
-    """Augment one sample; both input paths call this function and nothing else.
+    """Augment one sample; all augmentation of both input paths.
 
     To add an augmentation: draw its parameters in `sampler`, write a function like `recolor` or `resample` that
     computes in 32-bit integers with either `xp`, and call it here.
@@ -85,7 +85,7 @@ def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: 
       label: uint8 [H,W].
       step: int32, input pixels per output pixel, in 2^-14.
       place_y: int32, 0 to PLACES: vertical position of the crop, or of the shrunken image, from top to bottom.
-      place_x: likewise, left to right.
+      place_x: int32, 0 to PLACES: horizontal position, from left to right.
       xp: numpy or jax.numpy.
 
     Returns:

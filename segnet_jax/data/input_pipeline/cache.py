@@ -27,7 +27,7 @@ from segnet_jax.system.staging import finish, remove, sweep, unfinished
 logger = logging.getLogger(__name__)
 
 Read = Callable[[int], tuple[np.ndarray, np.ndarray]]
-"""index -> (image uint8 [H,W,3], label uint8 [H,W]); read-only."""
+"""Function that returns image uint8 [H,W,3] and label uint8 [H,W] of an index, both read-only."""
 
 VERSION = 1
 """Increase with every change of decoding or resizing that changes a pixel."""
@@ -46,11 +46,11 @@ class CachedSplit:
     """A split's samples at one size.
 
     Attributes:
-      read: index -> sample.
+      read: function that returns the sample of an index.
       num_samples: number of samples.
       image_size: height and width.
       images: uint8 [N,H,W,3], memory-mapped; None if samples are decoded at each use.
-      labels: uint8 [N,H,W], likewise.
+      labels: uint8 [N,H,W]; None like `images`.
     """
 
     read: Read

@@ -48,7 +48,7 @@ def count_labels(
     """Count the pixels of each class in one pass.
 
     Args:
-      labels: index -> uint8 [H,W], class ids or VOID.
+      labels: function that returns the label of an index, uint8 [H,W] of class ids or VOID.
       num_labels: number of labels.
       num_classes: C.
       on_label: called after each label.

@@ -59,8 +59,8 @@ def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis
     Args:
       draws: augmentation parameters, int32 [A,B] or [A,B,3]; absent ones are not compiled.
       store: the split.
-      most: the largest shift.
-      axis: the mapped axis over which the split is sharded, or None if each device holds all of it.
+      most: largest shift in pixels.
+      axis: the mapped axis over which the split is sharded, or None if each device has all of it.
 
     Returns:
       "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W], as in `tf_data.training_batch`.

@@ -80,7 +80,7 @@ class Sampler:
         """Build the sampler of a training run.
 
         Args:
-          config: a `Config`, or anything with its fields `seed`, `flip`, `shift`, `scale` and `color`.
+          config: a `Config`, or any object with the fields `seed`, `flip`, `shift`, `scale` and `color`.
           num_samples: number of training samples.
           global_batch_size: samples per step, over all devices and accumulated batches.
         """

@@ -21,7 +21,7 @@ from segnet_jax.system.errors import UserError
 Batch = dict[str, np.ndarray]
 
 _MAX_THREADS = 16
-"""Each thread holds a batch until its turn: 192 would hold 51 GB at 1024x2048 on 8 devices of 4 images."""
+"""Maximum number of threads; each keeps one batch: 192 would take 51 GB at 1024x2048 on 8 devices of 4 images."""
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,8 @@ def folder_label_mapping(
 
     Args:
       folder: the dataset folder.
-      faults: extended if the class file is invalid, or those of subfolders differ.
-      notes: extended by unused class files.
+      faults: list to extend if the class file is invalid, or those of subfolders differ.
+      notes: list to extend with unused class files.
 
     Returns:
       The label mapping (None if there is no valid one), and whether there is a class file.

@@ -36,7 +36,7 @@ def read_label(
 
     Args:
       source: path or bytes of the file.
-      name: its name in messages.
+      name: display name for error messages.
       num_classes: C; values 0..C-1 are class ids.
       void: the value that means void in the file.
       colors: RGB -> class id or VOID, for RGB labels, which are refused without it.
@@ -57,7 +57,7 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
     Args:
       rule: which values or colors mean which class.
       source: path or bytes of the file.
-      name: its name in messages.
+      name: display name for error messages.
       exif: how an EXIF rotation is treated.
 
     Returns:
@@ -73,7 +73,7 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
     if stored.kind in rule.by_color and rule.colors is not None:
         label, unknown = _color_ids(stored.colors(), dict(rule.colors), name)
         if unknown and rule.unknown_color == "error":
-            message = f"label {name} holds {describe_unknown([unknown], dict(rule.colors))}"
+            message = f"label {name} contains {describe_unknown([unknown], dict(rule.colors))}"
             few = sum(unknown.values()) <= MAX_STRAY * label.size
             fix = "use known colors only, or add these colors to the class file"
             fix += ", or pass --unknown-color ignore to make them void" if few else ""
@@ -96,7 +96,7 @@ def _outside(values: np.ndarray, outside: np.ndarray, name: str, rule: LabelRule
         message = f"label {name} has 16 bits and values up to {strange[-1]}, as instance ids have"
         return UserError(message, kind="instance-ids", file=name, fix=EXPORT_IDS)
     held = [f"{value} ({count} px)" for value, count in zip(strange, counts, strict=True)]
-    message = f"label {name} holds {listed(held)}: outside {rule.description}"
+    message = f"label {name} contains {listed(held)}: outside {rule.description}"
     return UserError(message, kind="label-out-of-range", file=name, fix=EXPORT_IDS)
 
 
@@ -120,7 +120,7 @@ def _color_ids(values: np.ndarray, colors: Mapping[Color, int], name: str) -> tu
     try:
         return color_ids(values, colors)
     except ValueError as error:
-        message = f"label {name} holds {error}"
+        message = f"label {name} contains {error}"
         raise UserError(message, kind="unknown-color", file=name, fix="use known colors only") from None
 
 
@@ -140,7 +140,7 @@ def read_stored(
 
     Args:
       source: path or bytes of the file.
-      name: its name in messages.
+      name: display name for error messages.
       colored: whether RGB files are accepted.
       threshold: whether lossy files are accepted.
       exif: how an EXIF rotation is treated.

@@ -20,7 +20,7 @@ from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 Label = tuple[Path, str]
-"""A label file and its name in messages."""
+"""A label file and its display name for error messages."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class LabelScan:
     """Values and colors stored in one label file.
 
     Attributes:
-      name: the file's name in messages.
-      kind: what it stores.
+      name: display name of the file for error messages.
+      kind: what the file stores.
       values: value, palette index, or value of equal channels -> pixels; empty for colors.
       colors: RGB -> pixels, of RGB and palette files.
       palette: used index -> RGB.
@@ -56,7 +56,7 @@ def scan(labels: Sequence[Label], read_options: ReadOptions, faults: list[Fault]
     Args:
       labels: the files.
       read_options: how they are read.
-      faults: extended by unreadable files.
+      faults: list to extend with unreadable files.
     """
 
     def read(label: Label) -> LabelScan | tuple[Fault, ...]:
@@ -66,7 +66,7 @@ def scan(labels: Sequence[Label], read_options: ReadOptions, faults: list[Fault]
             with budget.pictures.scope():
                 return scan_stored(read_stored(path, name, True, True, exif), name)
         except ValueError as error:
-            return (Fault("unknown-color", name, f"label {name} holds {error}", EXPORT_IDS),)
+            return (Fault("unknown-color", name, f"label {name} contains {error}", EXPORT_IDS),)
         except UserError as error:
             return error.faults
 

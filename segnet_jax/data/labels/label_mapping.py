@@ -15,7 +15,7 @@ from segnet_jax.system.errors import UserError, listed
 MAX_CLASSES = 254
 
 Kind = Literal["grey", "palette", "rgb"]
-"""What a label file stores, by its header."""
+"""The content of a label file, by its header."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class LabelMapping:
     Attributes:
       source: where it was read, such as "codes.txt".
       classes: the class table.
-      ids: (value in label files, class id or VOID).
-      colors: (RGB in label files, class id or VOID); None if colors are not used.
+      ids: pairs (value in label files, class id or VOID).
+      colors: pairs (RGB in label files, class id or VOID); None if colors are not used.
       is_explicit: whether the source states the values; else they are assumed to start at 0.
     """
 
@@ -46,7 +46,7 @@ TUTORIAL = LabelMapping(
 
 @dataclass(frozen=True)
 class LabelRule:
-    """How label files are converted to class ids: a label mapping and the read options for values.
+    """A rule that converts label files to class ids: a label mapping and the read options for values.
 
     Stored in the run, so that `evaluate` and `predict --labels` read labels as training did.
 

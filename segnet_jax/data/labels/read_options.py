@@ -6,7 +6,7 @@ from typing import Literal
 from segnet_jax.constants import Exif
 
 LabelsAs = Literal["auto", "values", "colors"]
-"""What palette and gray label files store: class ids or colors of the class file. auto: whichever fits."""
+"""Meaning of palette and gray label files: class ids, or colors of the class file; auto: whichever fits."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class ReadOptions:
     Attributes:
       images: glob for image names; empty for all.
       label_files: glob for paths of label files, relative to the dataset folder; empty for all.
-      label_suffix: what follows the image's name in the label's name; empty to find it.
-      map: (value in label files, value to read it as).
+      label_suffix: suffix of label names after the image's name; empty to detect it.
+      map: pairs (value in label files, value to read it as).
       labels_start_at: value of the first class in label files; smaller values are void. -1: not set, 0 if nothing
         contradicts it.
       labels_as: what palette and gray labels store.
@@ -26,7 +26,7 @@ class ReadOptions:
       mostly_void: whether labels may be void in more than half of their pixels.
       exif: how images with an EXIF rotation are read.
       resize_labels: whether labels are resized to their images.
-      image_range: (black, white) of 16-bit images; (0, 0) refuses them.
+      image_range: values of black and white in 16-bit images; (0, 0) refuses them.
       follow_links: whether links may leave the folder.
       val_fraction: fraction of the training and validation images to use for validation; 0 keeps the dataset's split.
     """

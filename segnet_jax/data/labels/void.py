@@ -22,7 +22,7 @@ VOID_NAMES = {
 OUTSIDE = 254
 """Marks values and colors of label files that are neither a class nor void."""
 NUM_VALUES = 2**16
-"""Values that label files may hold."""
+"""Number of values that label files may contain."""
 
 
 @functools.lru_cache(maxsize=8)

@@ -31,11 +31,11 @@ def tutorial(
     values.
 
     Args:
-      folder: holds train.txt and, if there are such splits, val.txt and test.txt.
+      folder: folder with train.txt and, for further splits, val.txt and test.txt.
       read_options: how its files are read.
       label_mapping: its classes; None to infer them from the labels, as CamVid's only if the folder looks like CamVid.
       stored: as in `open_pairs`.
-      other: `label_mapping` of `open_pairs`.
+      other: see `label_mapping` of `open_pairs`.
 
     Returns:
       The dataset, its samples in the order of the lists.
@@ -53,7 +53,7 @@ def find(folder: Path, label_mapping: LabelMapping | None = TUTORIAL) -> LayoutF
 
     Args:
       folder: as in `tutorial`.
-      label_mapping: likewise.
+      label_mapping: as in `tutorial`.
 
     Raises:
       UserError: If there is no train.txt.
@@ -102,7 +102,7 @@ def _notes_on_labels(splits: Mapping[str, Sequence[Entry]], folder: Path) -> Ite
 
 
 def _unlisted(labels: set[Path], images: set[Path]) -> Iterable[Path]:
-    """Yield unlisted PNG files beside the listed labels, from folders that contain labels only."""
+    """Yield unlisted PNG files next to the listed labels, from folders that contain labels only."""
     for folder in {path.parent for path in labels} - {path.parent for path in images}:
         with os.scandir(folder) as files:
             names = [file.name for file in files if file.name.lower().endswith(".png") and file.name[0] != "."]

@@ -68,7 +68,7 @@ def recognize(folder: Path) -> str:
     """Return how the layout was recognized, or "" if it was not."""
     if (found := roots(folder)) is None:
         return ""
-    return f"it holds {relative_path(found[0], folder)}/ and {relative_path(found[1], folder)}/"
+    return f"it contains {relative_path(found[0], folder)}/ and {relative_path(found[1], folder)}/"
 
 
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:

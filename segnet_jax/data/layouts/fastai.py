@@ -16,7 +16,7 @@ def recognize(folder: Path) -> str:
     """Return how the layout was recognized, or "" if it was not."""
     there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir() and (folder / CODES).is_file()
     if there and any((folder / LABELS).glob("*_P.png")):
-        return f"it holds {CODES}, {IMAGES}/ and {LABELS}/ with names in _P"
+        return f"it contains {CODES}, {IMAGES}/ and {LABELS}/ with names in _P"
     return ""
 
 

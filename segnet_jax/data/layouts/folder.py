@@ -1,4 +1,4 @@
-"""Layout of any folder whose subfolder names tell images from labels."""
+"""Layout of any folder whose subfolder names distinguish images from labels."""
 
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ class Pictures(NamedTuple):
     """The images and labels of one split.
 
     Attributes:
-      images: (name, path).
-      labels: (name, path); names equal the images' names except for a prefix or suffix.
+      images: pairs (name, path).
+      labels: pairs (name, path); names equal the images' names except for a prefix or suffix.
       folders: relative folders of the images and of the labels.
     """
 
@@ -50,13 +50,13 @@ def recognize(folder: Path) -> str:
     if (folder / IMAGES).is_dir():
         labels = [name for name in LABELS if (folder / name).is_dir()]
         if labels:
-            return f"it holds {IMAGES}/ and {labels[0]}/"
+            return f"it contains {IMAGES}/ and {labels[0]}/"
     found = survey(folder, DEFAULTS, [])
     images = sorted({each for of_split in found.values() for each in of_split.folders[0]})
     labels = sorted({each for of_split in found.values() for each in of_split.folders[1]})
     if not images or not labels or _is_wrapped(folder, [*images, *labels]):
         return ""
-    return f"it holds images in {listed(images)} and labels in {listed(labels)}"
+    return f"it contains images in {listed(images)} and labels in {listed(labels)}"
 
 
 def _is_wrapped(folder: Path, places: Sequence[str]) -> bool:
@@ -149,7 +149,7 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
     Args:
       folder: the dataset folder.
       read_options: how its files are read.
-      faults: extended by links out of the folder and unusable file names.
+      faults: list to extend with links out of the folder and unusable file names.
     """
     found = folders_with_pictures(folder, pictures_below(folder, folder, faults, "", read_options.follow_links))
     places = {parts: place_of(parts) for parts in found}
@@ -178,7 +178,7 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
 
 
 def _images_among(paths: Sequence[Path]) -> list[Path]:
-    """Return the images of a folder that also holds their labels: a.jpg and a_mask.png, or a.jpg and a.png."""
+    """Return the images of a folder that also contains their labels: a.jpg and a_mask.png, or a.jpg and a.png."""
     labels = {path for path in paths if is_label_name(path.stem)}
     if labels and len(labels) < len(paths):
         return [path for path in paths if path not in labels]
@@ -251,7 +251,7 @@ def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
     Args:
       place: the folder searched first.
       folder: the dataset folder.
-      faults: extended if a split has several lists and none is named exactly like it.
+      faults: list to extend if a split has several lists and none is named exactly like it.
     """
     for inner in LIST_FOLDERS if place == folder else ("",):
         there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; includes dead links
@@ -291,12 +291,12 @@ def by_lists(
       entries: all pairs.
       lists: split -> its list.
       folder: the dataset folder.
-      faults: extended; with a training list, missing labels of unlisted images are removed from it.
+      faults: list to extend; with a training list, missing labels of unlisted images are removed from it.
     """
     if "train" in lists:  # then unlisted images need no label
-        unlabelled = {fault.file: fault for fault in faults if fault.kind == WITHOUT_LABEL}
-        named = set().union(*(names_in(path, unlabelled) for path in lists.values()))
-        faults[:] = [fault for fault in faults if fault.file not in unlabelled or fault.file in named]
+        unlabeled = {fault.file: fault for fault in faults if fault.kind == WITHOUT_LABEL}
+        named = set().union(*(names_in(path, unlabeled) for path in lists.values()))
+        faults[:] = [fault for fault in faults if fault.file not in unlabeled or fault.file in named]
     splits = {split: read_name_list(path, entries, folder, faults) for split, path in lists.items()}
     if "train" not in splits:
         named = {entry.image for chosen in splits.values() for entry in chosen}
@@ -307,6 +307,6 @@ def by_lists(
 def _no_image(images: Path, folder: Path, read_options: ReadOptions) -> str:
     where = relative_path(images, folder)
     endings = sorted({path.suffix.lower() for path in images.rglob("*") if path.is_file()})
-    held = f"it holds {' '.join(endings)} files" if endings else "it is empty"
+    held = f"it contains {' '.join(endings)} files" if endings else "it is empty"
     pattern = f" named {read_options.images}" if read_options.images else ""
     return f"no image (.png .jpg .gif .webp .tif .bmp){pattern} in {where}/: {held}"

@@ -34,7 +34,7 @@ _TASK = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-(.+)-\d+\.png")
 def _has_folders(*needed: str) -> Callable[[Path], str]:
     def recognize(root: Path) -> str:
         there = all((root / name).is_dir() for name in needed)
-        return f"it holds {' and '.join(f'{name}/' for name in needed)}" if there else ""
+        return f"it contains {' and '.join(f'{name}/' for name in needed)}" if there else ""
 
     return recognize
 
@@ -62,17 +62,17 @@ def _bdd(values: Mapping[int, int]) -> bool:
 
 def _recognize_coco_stuff(root: Path) -> str:
     found = sorted(path.name for path in root.glob("stuffthingmaps*") if path.is_dir())
-    return f"it holds {found[0]}/" if found else ""
+    return f"it contains {found[0]}/" if found else ""
 
 
 def _find_coco_stuff(root: Path, read_options: ReadOptions) -> LayoutFiles:
-    """Find COCO-Stuff's pairs; stuffthingmaps hold the ids of labels.txt minus one, as that counts `unlabeled` as 0."""
+    """Find COCO-Stuff's pairs; stuffthingmaps have the ids of labels.txt minus one, which counts `unlabeled` as 0."""
     found = folder.find(root, read_options)._replace(name="coco-stuff")
     label_mapping = found.label_mapping
     if label_mapping is None or not label_mapping.is_explicit or dict(label_mapping.ids).get(0) != VOID:
         return found
     ids = tuple((value - 1 if value != VOID else VOID, class_id) for value, class_id in label_mapping.ids if value > 0)
-    note = f"note: COCO-Stuff's stuffthingmaps hold the ids of {label_mapping.source} minus one; 255 is unlabeled"
+    note = f"note: COCO-Stuff's stuffthingmaps contain the ids of {label_mapping.source} minus one; 255 is unlabeled"
     return found._replace(label_mapping=dataclasses.replace(label_mapping, ids=ids), notes=(*found.notes, note))
 
 

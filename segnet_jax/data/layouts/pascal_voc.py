@@ -39,7 +39,7 @@ LABEL_MAPPING = LabelMapping(
 def recognize(folder: Path) -> str:
     """Return how the layout was recognized, or "" if it was not."""
     there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir()
-    return f"it holds {IMAGES}/ and {LABELS}/" if there else ""
+    return f"it contains {IMAGES}/ and {LABELS}/" if there else ""
 
 
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:

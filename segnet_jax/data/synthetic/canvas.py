@@ -195,7 +195,7 @@ class Canvas:
         return self.polygon([(x0 + dx, y0 + dy), (x1 + dx, y1 + dy), (x1 - dx, y1 - dy), (x0 - dx, y0 - dy)])
 
     def ellipse(self, x: float, y: float, across: float, down: float, ragged: float = 0.0) -> Patch | None:
-        """Make an ellipse from its center and half axes; `ragged`, a fraction of the axes, frays its edge."""
+        """Make an ellipse from its center and semi-axes; `ragged`, a fraction of the axes, frays its edge."""
         across, down, reach = max(across, 0.5), max(down, 0.5), 1 + ragged
         window = self.window(x - across * reach, y - down * reach, x + across * reach, y + down * reach)
         if window is None:
@@ -217,7 +217,7 @@ class Canvas:
         return np.where(reach > self._owner, np.uint8(VOID), class_ids.astype(np.uint8)[self._owner])
 
     def photograph(self, rng: Rng) -> np.ndarray:
-        """Return the image after a random lens and sensor, uint8 [height,width,3]."""
+        """Return the image with the effects of a random lens and sensor, uint8 [height,width,3]."""
         gain = planes((rng.uniform(0.96, 1.04), rng.uniform(0.96, 1.04), rng.uniform(0.96, 1.04)))
         contrast, brightness = np.float32(rng.uniform(0.88, 1.12)), np.float32(118 + rng.uniform(-12, 12))
         image = (self.image - 118) * (gain * contrast) + brightness

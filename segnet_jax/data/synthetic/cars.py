@@ -1,4 +1,4 @@
-"""Cars: along the street, across it, and the hood of our own."""
+"""Paint cars along and across the street, and the hood of the camera's own car."""
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID
@@ -12,7 +12,7 @@ HEADLIGHT, TAILLIGHT, PLATE = (250.0, 246.0, 220.0), (196.0, 30.0, 30.0), (230.0
 def car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float, oncoming: bool) -> None:
     """Paint a car or a van along the street, its near end `depth` meters ahead.
 
-    Its shapes are corners (meters right of its middle, over the ground, behind the near end).
+    Its shapes are given by corners: meters right of its middle, above the ground, and behind the near end.
     """
     van = rng.chance(0.22)
     paint, glass = vary(rng, rng.pick(PAINTS)), vary(rng, rng.pick(GLASS))
@@ -102,7 +102,7 @@ def crossing_car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: floa
 
 
 def bonnet(rng: Rng, canvas: Canvas) -> None:
-    """Paint the hood of the car that carries the camera: VOID."""
+    """Paint the hood of the camera's own car, which is VOID."""
     canvas.layer(VOID)
     paint, rise = vary(rng, rng.pick(PAINTS)), rng.uniform(0.1, 0.13) * canvas.height
     middle, below, half = rng.uniform(0.4, 0.6) * canvas.width, 1.08 * canvas.height, 0.75 * canvas.width

@@ -68,10 +68,10 @@ def paint_ground(
 
     Args:
       rng: random numbers.
-      canvas: to paint on.
+      canvas: canvas to paint on.
       camera: the view.
       street: curbs and edges.
-      sunlit_edges: depth float32 [h] -> the sun reaches the ground from which to which x, float32 [h], meters.
+      sunlit_edges: function of depth, float32 [h], that returns the range of x in the sun, two float32 [h], meters.
     """
     first = math.ceil(camera.horizon + 0.5)
     window = slice(first, canvas.height), slice(0, canvas.width)

@@ -42,7 +42,7 @@ class Camera:
       horizon: row of the horizon, pixels.
       vanishing: column of the vanishing point, pixels.
       focal: focal length, pixels.
-      eye: height over the ground, meters.
+      eye: height above the ground, meters.
     """
 
     horizon: float
@@ -55,16 +55,16 @@ class Camera:
         return self.focal / depth
 
     def point(self, x: float, up: float, depth: float) -> Point:
-        """Project a point x meters to the right, `up` over the ground, `depth` ahead to (column, row)."""
+        """Project a point x meters to the right, `up` above the ground, `depth` ahead to (column, row)."""
         scale = self.focal / depth
         return self.vanishing + x * scale, self.horizon + (self.eye - up) * scale
 
 
 class Stand:
-    """An upright object facing the camera; shapes are in meters right of its foot and over the ground.
+    """An upright object facing the camera; shapes are in meters right of its foot and above the ground.
 
     Args:
-      canvas: to paint on.
+      canvas: canvas to paint on.
       camera: the view.
       x: meters to the right of the camera.
       depth: meters ahead.
@@ -103,7 +103,7 @@ class Stand:
         return self.canvas.ellipse(column, row, across * abs(self.squeeze) * self.scale, over * self.scale, ragged)
 
     def ellipse(self, x: float, up: float, across: float, over: float, color: Color) -> None:
-        """Paint an ellipse with half axes `across` and `over`."""
+        """Paint an ellipse with horizontal semi-axis `across` and vertical semi-axis `over`."""
         self._fill(self._oval(x, up, across, over), color)
 
     def foliage(self, x: float, up: float, across: float, over: float, color: Color) -> None:

@@ -21,7 +21,7 @@ from segnet_jax.data.synthetic.walls import BUILDING, draw_facade, fence, hedge,
 from segnet_jax.system.errors import UserError
 
 FAR_END = 70.0
-"""Where the street ends, meters ahead."""
+"""Distance to the end of the street, in meters."""
 
 Block = tuple[float, float, float]
 """A piece of one side of the street: near end, far end, height of the house in meters; height 0 is a garden."""
@@ -193,7 +193,7 @@ def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: i
       num_val: validation scenes.
       height: rows of a frame, at least 24.
       width: columns of a frame, at least 32.
-      seed: another seed gives other scenes.
+      seed: random seed of the scenes.
 
     Raises:
       UserError: If the size or the number of scenes is too small.

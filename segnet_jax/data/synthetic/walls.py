@@ -32,7 +32,7 @@ class Wall:
     Attributes:
       patch: its pixels.
       along: float32 [w], meters along the surface.
-      up: float32 [h,w] or [h,1], meters over the ground.
+      up: float32 [h,w] or [h,1], meters above the ground.
       depth: float32 [w] or [1], meters ahead.
       along_scale, up_scale: float32 [w] or [1], pixels per meter.
     """

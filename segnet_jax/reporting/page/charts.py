@@ -39,8 +39,8 @@ class Chart:
 
     Attributes:
       title: heading, with the unit.
-      description: for screen readers.
-      curves: from back to front.
+      description: text for screen readers.
+      curves: curves, from back to front.
       x_ticks: (x, label).
       y_ticks: (y, label).
     """

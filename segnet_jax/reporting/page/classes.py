@@ -17,7 +17,7 @@ class ClassRow:
     Attributes:
       name: name of the class.
       color: RGB; None if unknown.
-      iou: as a fraction; None without a score.
+      iou: IoU as a fraction; None without a score.
       accuracy: accuracy as a fraction; None without a score.
       pixels: labeled pixels; None if unknown.
       fraction: fraction of all labeled pixels; None if unknown.

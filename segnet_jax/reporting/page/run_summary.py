@@ -56,7 +56,7 @@ class RunSummary:
     """The content of a run folder; each value is empty if the folder does not have it.
 
     Attributes:
-      folder: as given.
+      folder: path as given.
       config: config of the run.
       environment: `environment.json`.
       result: `result.json` of a finished run.
@@ -66,7 +66,7 @@ class RunSummary:
       train: rows of the training steps in `metrics.jsonl`.
       val: rows of the evaluations.
       about: the dataset's name, the evaluated split, and number of images and fingerprints by split.
-      classes: names.
+      classes: class names.
       colors: RGB 0..255 of each class.
       samples: the preview samples, each with name, image and label.
       evaluations: up to eight stored evaluations in order, with the first, the newest and the chosen one.

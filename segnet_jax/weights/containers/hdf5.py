@@ -1,8 +1,8 @@
 """Find and read the floating-point arrays of an HDF5 file, without leaving the file.
 
 h5py finds the arrays in a separate process (`hdf5_layout`), so that a file on which the HDF5 library crashes, hangs or
-takes all memory is refused like any other damaged file; this process then reads the numbers. Arrays must lie in one
-piece inside the file: no external links or storage, virtual datasets, chunks or filters.
+takes all memory is refused like any other damaged file; this process then reads the numbers. Arrays must be stored
+contiguously inside the file: no external links or storage, virtual datasets, chunks or filters.
 """
 
 import json
@@ -70,7 +70,7 @@ def _read(
     if dtype not in _FLOATS:
         raise ValueError(f"tensor {path} has type {dtype}, but weights are floating-point numbers")
     if start is None:
-        raise ValueError(f"tensor {path} is not in one piece inside the file; write it without chunks and compression")
+        raise ValueError(f"tensor {path} is not stored contiguously; save it without chunks and compression")
     needed = math.prod(shape) * np.dtype(dtype).itemsize
     if start + needed > num_bytes:
         raise ValueError(f"tensor {path} of shape {shape} reaches beyond the file's {num_bytes} bytes")

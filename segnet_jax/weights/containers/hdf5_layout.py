@@ -25,8 +25,8 @@ def rows(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...], str, int | None
     """Walk over all groups of a file.
 
     Yields:
-      Path, shape, numpy's name of the type, and first byte of each array; the byte is None for an array that is not in
-      one piece inside the file.
+      Path, shape, numpy's name of the type, and first byte of each array; the byte is None for an array that is not
+      stored contiguously inside the file.
 
     Raises:
       ValueError: If an object is met twice, which may be a loop, or there are too many objects.
@@ -43,7 +43,7 @@ def rows(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...], str, int | None
                     continue
                 path = folder + name.decode(errors="replace")
                 if link.u in seen or len(seen) > MAX_LINKS or len(path) > MAX_NAME:
-                    raise ValueError(f"{path[:80]} is a second link to an object, or too many or too long names")
+                    raise ValueError(f"{path[:80]} is linked twice, has too long a name, or is one object too many")
                 seen.add(link.u)
                 target = h5o.open(group, name)
                 if isinstance(target, h5g.GroupID):

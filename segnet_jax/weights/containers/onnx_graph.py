@@ -59,7 +59,7 @@ _MAX_AXES = 8
 
 @dataclass(frozen=True)
 class Node:
-    """An operation; `name` is used in messages, `attributes` maps names to values."""
+    """An operation; `name` is its display name for error messages, `attributes` maps names to values."""
 
     op: str
     name: str
@@ -203,11 +203,11 @@ def integers(tensor: StoredTensor) -> tuple[int, ...]:
     """Return a short vector of integers, such as a shape or axes.
 
     Raises:
-      ValueError: If it is long or does not hold integers.
+      ValueError: If it is too long or does not contain integers.
     """
     if math.prod(tensor.shape) > _MAX_AXES:
-        raise ValueError(f"a shape or list of axes has {math.prod(tensor.shape)} numbers")
+        raise ValueError(f"a shape or list of axes has {math.prod(tensor.shape)} numbers, too many")
     array = tensor.read()
     if array.dtype.kind != "i":
-        raise ValueError(f"a shape or list of axes holds {array.dtype}")
+        raise ValueError(f"a shape or list of axes must be integers, got {array.dtype}")
     return tuple(array.ravel().tolist())

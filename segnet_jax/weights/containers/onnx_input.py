@@ -106,7 +106,7 @@ def per_channel(tensor: StoredTensor, axis: int, num_channels: int) -> np.ndarra
     """Expand a constant, which is one number or one per channel, to one number per channel.
 
     Args:
-      tensor: broadcast against images.
+      tensor: constant that broadcasts against the images.
       axis: the channels' axis, counted from the end.
       num_channels: number of channels.
 

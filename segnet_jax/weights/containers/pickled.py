@@ -172,7 +172,7 @@ def _next_opcode(stream: BinaryIO) -> tuple[str, object]:
         raise ValueError("the pickle inside is cut off")
     if code not in _OPCODES:
         name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == code), repr(code))
-        raise CodeInside(f"holds code, which is not run: the pickle opcode {name}")
+        raise CodeInside(f"contains code, which is not run: the pickle opcode {name}")
     name, argument = _OPCODES[code]
     if name == "GLOBAL":  # pickletools would interpret escapes in the names and warn about some
         return name, f"{_line(stream)}.{_line(stream)}"
@@ -200,7 +200,7 @@ def _put(pairs: Iterable, target: object) -> None:
 
 def _name(text: str) -> Name:
     if text not in _KNOWN:
-        raise CodeInside(f"holds code, which is not run: it names {text}, and a weight file must contain only tensors")
+        raise CodeInside(f"contains code, which is not run: it names {text}; a weight file must contain only tensors")
     return Name(text)
 
 
@@ -221,7 +221,7 @@ def _storage(description: object) -> Storage:
     tag, kind, key, _, num_items, *rest = _as(tuple, description)
     key, kind = _as(str, key), _as(Name, kind).text
     if tag != "storage" or kind not in _DTYPES:
-        raise TypeError(f"{kind} instead of a storage")
+        raise TypeError(f"expected a storage, got {kind}")
     view = rest[0] if rest else None
     offset, num_viewed = (0, num_items) if view is None else _as(tuple, view)[1:3]
     if _count(offset) + _count(num_viewed) > _count(num_items):
@@ -246,5 +246,5 @@ def _tensor(storage: object, offset: object, shape: object, strides: object) -> 
 
 def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 40:
-        raise TypeError(f"{type(value).__name__} instead of a count")
+        raise TypeError(f"expected a count, got {type(value).__name__}")
     return value

@@ -76,11 +76,11 @@ def floats(values: Iterable[float], shape: tuple[int, ...], dtype: np.typing.DTy
     """Return a repeated field of numbers as an array.
 
     Raises:
-      ValueError: If there are more or fewer numbers than the shape holds.
+      ValueError: If the number of values does not match the shape.
     """
     array = np.fromiter(values, dtype)
     if array.size != int(np.prod(shape, dtype=object)):
-        raise ValueError(f"a tensor of shape {shape} holds {array.size} numbers")
+        raise ValueError(f"a tensor of shape {shape} contains {array.size} numbers")
     return array.reshape(shape)
 
 

@@ -1,6 +1,6 @@
 """Caffe's `.caffemodel`: the layers of a network with their weights, read without Caffe.
 
-A NetParameter holds layers; a layer has a name, a type and blobs; a blob has a shape and numbers. The field numbers are
+A NetParameter has layers; a layer has a name, a type and blobs; a blob has a shape and numbers. The field numbers are
 those of BVLC Caffe's `caffe.proto`. The VGG authors' kernels are [out,in,3,3], trained on BGR images minus their mean.
 """
 

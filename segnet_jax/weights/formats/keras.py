@@ -17,7 +17,7 @@ from segnet_jax.weights.containers.stored import StoredTensor
 from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 
 ARCHIVED = "model.weights.h5"
-"""The member of a `.keras` archive that holds the weights."""
+"""The member of a `.keras` archive that contains the weights."""
 
 _SPELLINGS = (  # paths of a layer's kernel and bias
     ("{0}/{0}_W_1:0", "{0}/{0}_b_1:0"),  # the published files, written by Keras 1
@@ -74,7 +74,7 @@ def _read(file: BinaryIO, encoder: str) -> VGG:
     tensors = read_arrays(file)
     if models := _keras3_models(tensors):
         if len(models) > 1:
-            raise ValueError(f"holds {len(models)} networks that begin with an image: {', '.join(models[:5])}")
+            raise ValueError(f"contains {len(models)} networks that begin with an image: {', '.join(models[:5])}")
         unused = tensors.keys() - table3(encoder, models[0]).keys()
         entries = (encoder, lambda name: table3(name, models[0]))
     else:

@@ -1,4 +1,4 @@
-"""VGGs in ONNX files: any network that begins with the convolutions of a VGG, whatever its tensors are called.
+"""VGGs in ONNX files: networks that begin with the convolutions of a VGG, with any tensor names.
 
 The graph is followed from its input through convolutions, biases, BatchNorm, ReLU and max pooling. What follows the
 last convolution of the VGG does not matter. Kernels are [out,in,3,3].
@@ -235,7 +235,7 @@ def _difference(chain: _Chain, encoder: str) -> str | None:
 
 
 def _tensors(chain: _Chain, encoder: str) -> tuple[dict[str, StoredTensor], bool, float | None]:
-    """Return the tensors by our names, whether there is BatchNorm, and its epsilon."""
+    """Return our name -> tensor, whether there is BatchNorm, and its epsilon."""
     tensors: dict[str, StoredTensor] = {}
     convs = dict(zip(conv_channels(encoder), chain.convs, strict=False))
     for name, conv in convs.items():
@@ -255,5 +255,5 @@ def _sum(biases: list[StoredTensor], num_channels: int) -> StoredTensor:
     if len(biases) == 1:
         return biases[0]
     if any(bias.shape != (num_channels,) for bias in biases):
-        raise ValueError(f"has a bias of another length than its convolution's {num_channels} channels")
+        raise ValueError(f"has a bias whose length differs from its convolution's {num_channels} channels")
     return StoredTensor((num_channels,), lambda: sum((bias.read() for bias in biases), np.zeros(num_channels, "f4")))

@@ -13,7 +13,10 @@ independent copy that was compared with printed values of the authors' network."
 
 
 def checksum(convs: Mapping[str, ConvWeights]) -> str:
-    """Return the sha256 over all convolutions in order, each kernel (HWIO, the first for BGR) and its bias, float32."""
+    """Return the SHA-256 of the kernel and bias of each convolution, in order, as float32.
+
+    Kernels are HWIO; the first convolution's is for BGR input.
+    """
     digest = hashlib.sha256()
     for conv, weights in convs.items():
         kernel = weights.kernel[:, :, ::-1] if conv == "conv1_1" else weights.kernel

@@ -99,7 +99,7 @@ def _zip_tensors(archive: zipfile.ZipFile) -> dict[str, StoredTensor]:
         raise ValueError(f"contains {len(pickles)} members data.pkl; a torch file has one")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in members and _read_some(archive, f"{root}byteorder", 16) != b"little":
-        raise ValueError("was written on a big-endian machine")
+        raise ValueError("was written on a big-endian machine; save it on a little-endian one")
     state = read_pickle(io.BytesIO(_read_some(archive, pickles[0], _PICKLE_BYTES)))
 
     def read_bytes(storage: Storage, start: int, count: int) -> bytes:

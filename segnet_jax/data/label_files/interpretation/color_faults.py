@@ -24,7 +24,7 @@ def choose_kinds(evidence: LabelEvidence, faults: list[Fault]) -> tuple[Kind, ..
 
     Args:
       evidence: scans and class file.
-      faults: extended by undecidable files, and palettes that contradict the class file or each other.
+      faults: list to extend with undecidable files, and palettes that contradict the class file or each other.
     """
     colors = dict(evidence.label_mapping.colors) if evidence.label_mapping and evidence.label_mapping.colors else None
     kinds: dict[Kind, list[LabelScan]] = {"grey": [], "palette": [], "rgb": []}
@@ -85,7 +85,7 @@ def _grey_by_color(
     by_value = _means(evidence, held)
     by_color = {value: colors[(value,) * 3] for value in held}
     if by_value is not None and by_value != by_color and evidence.label_mapping.is_explicit:
-        faults.append(_both(evidence, scans, "gray labels hold values that are both ids and gray colors in"))
+        faults.append(_both(evidence, scans, "gray labels contain values that are both ids and gray colors in"))
     return True
 
 
@@ -105,7 +105,7 @@ def _palette_by_color(
     labels_as = evidence.read_options.labels_as
     if colors is None and labels_as == "colors":
         held = sum_counts(scan.colors for scan in scans)
-        message = f"--labels-as colors needs a class file with colors; the label palettes hold {describe_pixels(held)}"
+        message = f"--labels-as colors needs a class file with colors; the label palettes have {describe_pixels(held)}"
         faults.append(Fault("colors-without-table", scans[0].name, message, evidence.class_file_command))
         return True
     if labels_as != "auto":
@@ -127,7 +127,7 @@ def _palette_by_color(
         return True
     held = sum_counts(scan.values for scan in scans)
     if not {color for color in used if color in colors and color != (0, 0, 0)} and _means(evidence, held) is not None:
-        faults.append(_both(evidence, informative, "the label palettes hold other colors than"))
+        faults.append(_both(evidence, informative, "the colors in the label palettes differ from those in"))
     return True
 
 
@@ -181,10 +181,10 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
     """Find colors that are not in the class file: missing classes or anti-aliased edges.
 
     Args:
-      evidence: its class file has colors, or no kind is read by color.
+      evidence: scans and class file; the class file has colors, or no kind is read by color.
       by_color: kinds of files that are read by color.
-      faults: extended, unless the read options ignore unknown colors.
-      notes: extended by colors that become void.
+      faults: list to extend, unless the read options ignore unknown colors.
+      notes: list to extend with colors that become void.
     """
     scans = [scan for scan in evidence.scans if scan.kind in by_color]
     if not scans:
@@ -227,7 +227,7 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
         for scan in scans:
             mine = {color: pixels for color, pixels in scan.colors.items() if color in unknown}
             if mine:
-                message = f"label {scan.name} holds mixtures of the colors in {source}, as on smoothed edges: "
+                message = f"label {scan.name} contains mixtures of the colors in {source}, as on smoothed edges: "
                 message += describe_pixels(mine)
                 faults.append(Fault("unknown-color", scan.name, message, "--unknown-color ignore"))
 

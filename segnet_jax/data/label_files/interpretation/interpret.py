@@ -20,7 +20,7 @@ HALF = 0.5
 
 
 class Interpretation(NamedTuple):
-    """How the label files of a folder are read.
+    """The interpretation of a folder's label files.
 
     Attributes:
       label_mapping: the classes.
@@ -46,8 +46,8 @@ def interpret(
       evidence: scans and class file.
       default: label mapping of the layout's own dataset.
       fits_default: maps {value: pixels} to whether the labels can be that dataset's.
-      faults: extended by errors, and by interpretations to choose from.
-      notes: extended by lines for the log.
+      faults: list to extend with errors and interpretations to choose from.
+      notes: list to extend with lines for the log.
 
     Returns:
       The interpretation, or None with a fault if there is not exactly one.
@@ -67,7 +67,7 @@ def interpret(
             notes.append(f"note: no class file: the classes are those of {default.source}")
         else:
             notes.append(
-                f"note: the classes of {default.source} are not used, because the labels hold "
+                f"note: the classes of {default.source} are not used, because the labels contain "
                 f"{', '.join(map(str, sorted(held)[:12])) or 'colors'}"
             )
     before = len(faults)

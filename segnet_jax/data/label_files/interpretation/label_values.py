@@ -22,11 +22,11 @@ def values_without_table(evidence: LabelEvidence, faults: list[Fault], notes: li
 
     Args:
       evidence: scans, without a class file.
-      faults: extended by errors, and by interpretations to choose from.
-      notes: extended by the class names and how to change them.
+      faults: list to extend with errors and interpretations to choose from.
+      notes: list to extend with the class names and how to change them.
 
     Returns:
-      The label mapping, or None with a fault if the labels hold no class ids.
+      The label mapping, or None with a fault if the labels contain no class ids.
     """
     read_options = evidence.read_options
     held = _mapped(sum_counts(scan.values for scan in evidence.scans), read_options)
@@ -75,8 +75,8 @@ def masks_of_two(evidence: LabelEvidence) -> list[Fault]:
     for scan in evidence.scans:
         if VOID in scan.values:
             message = (
-                f"label {scan.name} holds {describe_pixels(scan.values)}, and all labels hold only 0 and 255: as 255 "
-                "means void, the foreground would be ignored"
+                f"label {scan.name} contains {describe_pixels(scan.values)}, and all labels contain only 0 and 255: as "
+                "255 means void, the foreground would be ignored"
             )
             found.append(Fault("mask-0-255", scan.name, message, "--map 255=1"))
     return found
@@ -101,8 +101,8 @@ def mixed_masks(evidence: LabelEvidence, label_mapping: LabelMapping | None) -> 
         choices.append(f"--map {VOID}={new}")
         outcomes.append(f"{choices[-1]}: {outcome(evidence, own, read_options)}")
     message = (
-        f"{describe_files([scan.name for scan in high])} hold only 0 and 255, and "
-        f"{describe_files([scan.name for scan in low])} hold values up to {highest} and no 255: "
+        f"{describe_files([scan.name for scan in high])} contain only 0 and 255, and "
+        f"{describe_files([scan.name for scan in low])} contain values up to {highest} and no 255: "
         f"255 may be a class or void; {'; '.join(outcomes)}"
     )
     fix = "choose what 255 means, or save all masks with the same values"
@@ -128,13 +128,13 @@ def _levels(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequence[int]
         label_mapping = mapping_of_values([max(new for _, new in changes if new != VOID)], 0)
         choices.append(" ".join(f"--map {old}={new}" for old, new in changes))
         outcomes.append(f"{choices[-1]}: {outcome(evidence, label_mapping, other)}")
-    message = f"the labels hold evenly spaced grays, {describe_pixels(held)}; 255 may be a class or void: "
+    message = f"the labels contain evenly spaced grays, {describe_pixels(held)}; 255 may be a class or void: "
     message += "; ".join(outcomes)
     return Fault("ambiguous-labels", evidence.scans[0].name, message, "choose one of them", tuple(choices))
 
 
 def outcome(evidence: LabelEvidence, label_mapping: LabelMapping, read_options: ReadOptions) -> str:
-    """Return `LabelEvidence.outcome`, or the reason why labels cannot be read so."""
+    """Return `LabelEvidence.outcome`, or the reason why labels cannot be read with these options."""
     try:
         return evidence.outcome(label_mapping, read_options)
     except UserError as error:
@@ -152,7 +152,7 @@ def _no_class_ids(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequenc
 
     values = listed([f"{value} ({held[value]} px)" for value in sorted(held)])
     if not ids:
-        return Fault("no-usable-label", scans[0].name, f"the labels hold no class, only {values}", EXPORT_IDS)
+        return Fault("no-usable-label", scans[0].name, f"the labels contain no class, only {values}", EXPORT_IDS)
     if soft := soft_edges(evidence):
         return soft
     solid = {value for scan in scans for value in scan.solid}
@@ -160,16 +160,18 @@ def _no_class_ids(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequenc
     if scattered or len(ids) > MAX_CLASSES or ids[-1] > MAX_CLASSES:
         kind = "instance-ids" if ids[-1] > VOID else "no-class-ids"
         source = "instance ids" if ids[-1] > VOID else "anti-aliased masks or photographs"
-        message = f"label {file(ids[-1])} holds {ids[-1]}, and the labels hold {len(ids)} values in all ({values}): "
+        message = f"label {file(ids[-1])} contains {ids[-1]}, and the labels have {len(ids)} values in all ({values}): "
         return Fault(kind, file(ids[-1]), f"{message}these look like {source}, not class ids", EXPORT_IDS)
     if read_options.labels_start_at == -1 and ids[0] == 1 and len(ids) > 1:
-        message = f"label {file(1)} and all others hold no 0: their values, {values}, start at 1"
+        message = f"label {file(1)} and all others contain no 0: their values, {values}, start at 1"
         return Fault("labels-start-at-1", file(1), message, "--labels-start-at 1")
     if len(ids) == 1:
-        message = f"label {file(ids[0])} and all others hold a single class ({values}), so there is nothing to learn"
+        message = f"label {file(ids[0])} and all others contain a single class ({values}), so there is nothing to learn"
         return Fault("one-class", file(ids[0]), message, "label a second class, such as the background")
     if ids[-1] > 2 * len(ids) + 8:
-        message = f"label {file(ids[-1])} holds {ids[-1]}, but the labels hold only {len(ids)} values in all: {values}"
+        message = (
+            f"label {file(ids[-1])} contains {ids[-1]}, but the labels have only {len(ids)} values in all: {values}"
+        )
         start = max(0, read_options.labels_start_at)
         changed = [(value, place) for place, value in enumerate(ids, start) if value != place]
         fix = " ".join(f"--map {old}={new}" for old, new in changed)
@@ -189,7 +191,7 @@ def soft_edges(evidence: LabelEvidence) -> Fault | None:
     if len(between) < 6 or VOID not in solid or not few or not all(scan.is_bimodal for scan in scans):
         return None
     message = (
-        f"the labels hold {len(held)} values, nearly all near 0 or 255: they look like masks of two classes with "
+        f"the labels contain {len(held)} values, nearly all near 0 or 255: they look like masks of two classes with "
         "smoothed edges"
     )
     return Fault("soft-edges", files_with(scans, between[0])[0], message, "--threshold 128")

@@ -35,7 +35,7 @@ def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: l
     Args:
       evidence: scans and class file.
       by_color: kinds of files that are read by color, which are skipped.
-      faults: extended by unknown values, and by interpretations to choose from.
+      faults: list to extend with unknown values and interpretations to choose from.
     """
     scans = [scan for scan in evidence.scans if scan.kind not in by_color]
     if not scans:
@@ -69,7 +69,7 @@ def _two_values(evidence: LabelEvidence) -> list[Fault]:
     if number == 2 and dict(label_mapping.ids).get(1) == 1:
         return masks_of_two(evidence)
     if number < 2:
-        message = f"the labels hold 0 and 255, but {source} has a single class, {label_mapping.classes.names[0]}"
+        message = f"the labels contain 0 and 255, but {source} has a single class, {label_mapping.classes.names[0]}"
         return [Fault("mask-0-255", first_file, message, f"add the background as the first class in {source}")]
     outcomes, choices = [], []
     values = [value for value, class_id in label_mapping.ids if class_id not in (0, VOID)][:MAX_CHOICES]
@@ -77,7 +77,7 @@ def _two_values(evidence: LabelEvidence) -> list[Fault]:
         read_options = dataclasses.replace(evidence.read_options, map=(*evidence.read_options.map, (VOID, new)))
         choices.append(f"--map {VOID}={new}")
         outcomes.append(f"{choices[-1]}: {outcome(evidence, label_mapping, read_options)}")
-    message = f"the labels hold only 0 and 255, and {source} does not define 255: {'; '.join(outcomes)}"
+    message = f"the labels contain only 0 and 255, and {source} does not define 255: {'; '.join(outcomes)}"
     return [Fault("mask-0-255", first_file, message, "choose one of them", tuple(choices))]
 
 
@@ -99,7 +99,7 @@ def _outside(
     if starts_at_1 and 0 not in held:
         for scan in scans:
             if last + 1 in scan.values:
-                message = f"label {scan.name} holds {last + 1}, and no label holds 0: the class ids start at 1"
+                message = f"label {scan.name} contains {last + 1}, and no label contains 0: the class ids start at 1"
                 found.append(Fault("labels-start-at-1", scan.name, message, "--labels-start-at 1"))
         return found
     whole, solid = sum(held.values()), {value for scan in scans for value in scan.solid}
@@ -107,7 +107,7 @@ def _outside(
     for scan in scans:
         if mine := {value: pixels for value, pixels in scan.values.items() if value in outside}:
             values = listed([f"{value} ({pixels} px)" for value, pixels in sorted(mine.items())])
-            message = f"label {scan.name} holds {values}: outside {rule.description}"
+            message = f"label {scan.name} contains {values}: outside {rule.description}"
             fix = " ".join(f"--map {value}={VOID}" for value in sorted(mine))
             if len(outside) > MAX_MAPPED:
                 fix = EXPORT_IDS
@@ -163,7 +163,7 @@ def _two_readings(evidence: LabelEvidence, held: Mapping[int, int]) -> Fault | N
         return None  # unlabeled pixels have a value of their own
     both = [("--labels-start-at 0", {"labels_start_at": 0}), ("--labels-start-at 1", {"labels_start_at": 1})]
     if 0 not in held and classes == list(range(1, number)):
-        return _choose(evidence, held, both, f"no label holds 0 ({label_mapping.classes.names[0]})")
+        return _choose(evidence, held, both, f"no label contains 0 ({label_mapping.classes.names[0]})")
     if not has_rest and number > 1 and held.get(0, 0) > _COMMON * whole:
         percent = 100 * held[0] / whole
         reason = f"0, in {percent:.1f} % of the pixels, may be {label_mapping.classes.names[0]} or unlabeled"
@@ -179,6 +179,6 @@ def _choose(
         other = dataclasses.replace(evidence.read_options, **changes)
         outcomes.append(f"{flags}: {outcome(evidence, evidence.label_mapping, other)}")
     source = evidence.label_mapping.source
-    message = f"the labels hold {describe_pixels(held)}, and {source} is ambiguous: {reason}; {'; '.join(outcomes)}"
+    message = f"the labels contain {describe_pixels(held)}, and {source} is ambiguous: {reason}; {'; '.join(outcomes)}"
     fix = f"choose one of them, or state the ids in {source}"
     return Fault("ambiguous-labels", evidence.scans[0].name, message, fix, tuple(flags for flags, _ in readings))

@@ -33,7 +33,7 @@ def pictures_below(
     Args:
       root: where to search.
       folder: the dataset folder, which no link may leave.
-      faults: extended by links out of the folder and unusable names.
+      faults: list to extend with links out of the folder and unusable names.
       glob: pattern for names; empty for all.
       follow_links: whether links may leave the folder.
 
@@ -73,7 +73,7 @@ def pictures_below(
             elif not path.is_symlink() or is_inside(path, folder, faults, follow_links):
                 found.append(path)
         if len(found) > _MAX_FILES:
-            raise UserError(f"{root} holds over {_MAX_FILES} image files", kind="too-large", file=str(root))
+            raise UserError(f"{root} contains over {_MAX_FILES} image files", kind="too-large", file=str(root))
     return sorted(found)
 
 
@@ -101,7 +101,7 @@ def unique_images(images: Mapping[str, Path] | Sequence[Path], root: Path, folde
       images: paths below the root.
       root: the image folder.
       folder: the dataset folder.
-      faults: extended.
+      faults: list to extend.
 
     Returns:
       name -> path.
@@ -143,7 +143,7 @@ def match(
       labels: candidate labels.
       root: the label folder.
       folder: the dataset folder.
-      faults: extended by images without a label or with two.
+      faults: list to extend with images without a label or with two.
       suffix: as in `pair_names`.
 
     Returns:

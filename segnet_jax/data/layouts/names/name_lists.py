@@ -23,7 +23,7 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
       path: the list.
       entries: all pairs.
       folder: the dataset folder.
-      faults: extended.
+      faults: list to extend.
 
     Returns:
       The pairs in the order of the list.

@@ -73,7 +73,7 @@ def sound_pairs(
       entries: split -> its pairs of files.
       folder: the dataset folder.
       read_options: how its files are read.
-      faults: extended.
+      faults: list to extend.
     """
     check_label = functools.partial(check_label_header, colored=True, threshold=True)
     check_image = functools.partial(check_image_header, image_range=read_options.image_range)
@@ -128,7 +128,7 @@ def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, read_options: ReadO
             for fault in rotation_error(
                 relative_path(pair.entry.image, folder),
                 pair.image.turned,
-                "its label's size fits both ways: save it upright, or pass --exif apply or ignore for all",
+                "its label's size fits both ways: save it rotated, or pass --exif apply or ignore for all",
             ).faults
         ]
     if read_options.exif != "refuse":

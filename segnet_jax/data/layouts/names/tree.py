@@ -88,7 +88,7 @@ def _role(found: set[str]) -> Role:
 
 
 def is_label_name(stem: str) -> bool:
-    """Return whether a file beside images is a label, by its name's last or first word."""
+    """Return whether a file in an image folder is a label, by the last or first word of its name."""
     found = words(stem)
     return len(found) > 1 and (found[-1] in LABEL_WORDS or found[0] in LABEL_WORDS)
 
