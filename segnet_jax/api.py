@@ -99,7 +99,7 @@ def _read_run(folder: pathlib.Path) -> Run:
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
-    """Return keywords as command-line flags: True and False as --name and --no-name, tuples as several values."""
+    """Return keywords as command-line flags: True and False as --name and --no-name, tuples and mappings as several."""
     flags = []
     for name, value in settings.items():
         flag = name.replace("_", "-")
@@ -107,6 +107,8 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
             continue
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, Mapping):
+            flags += [f"--{flag}", *(f"{key}={each}" for key, each in value.items())]
         elif isinstance(value, list | tuple):
             flags += [f"--{flag}", *map(str, value)]
         else:

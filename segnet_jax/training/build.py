@@ -19,6 +19,7 @@ from segnet_jax.nn import NETWORKS
 from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.training import optimizer as optimizers
+from segnet_jax.training.losses import parse_loss
 from segnet_jax.training.optimizer import OptimizerSettings
 from segnet_jax.training.precision import DTYPES
 from segnet_jax.training.settings import StepSettings
@@ -71,7 +72,7 @@ def step_settings(
     """
     optimizer, schedule = build_optimizer(config, model, steps_per_epoch)
     made = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
-    made |= {"optimizer": optimizer, "schedule": schedule}  # override config fields
+    made |= {"optimizer": optimizer, "schedule": schedule, "loss": parse_loss(config.loss)}  # override config fields
     return StepSettings(**fields_from_config(config, StepSettings) | made)
 
 
