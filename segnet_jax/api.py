@@ -10,6 +10,7 @@ from segnet_jax.inference.trained_network import TrainedNetwork, load
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.run_folder import RESULT_FILE
 from segnet_jax.system import confined, logs
+from segnet_jax.system.errors import UserError
 
 __all__ = ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
 
@@ -70,7 +71,10 @@ def train(**settings: Any) -> Run:
     from segnet_jax.runs.trainer import Trainer
 
     logs.configure()
-    trainer = Trainer(parse_config(_flags(settings), prog="segnet_jax.train", description="", defaults=default_config))
+    config = parse_config(_flags(settings), prog="segnet_jax.train", description="", defaults=default_config)
+    if config.find_lr:
+        raise UserError("find_lr is for the command only: use python -m segnet_jax.train --find-lr")
+    trainer = Trainer(config)
     trainer.run()
     return _read_run(trainer.folder)
 

@@ -83,6 +83,8 @@ class Config:
     dropout: float = field(default=0.0, metadata=OVERRIDE)  # dropout rate; Bayesian SegNet uses 0.5
     conv_bias: bool = False  # add a bias before each BatchNorm, as published; it has no effect
     final_batch_norm: bool = False  # apply BatchNorm and ReLU after the last convolution too
+    # head: softmax, a channel per class; or, for two classes, sigmoid: one channel, the second class's log-odds
+    output: Literal["softmax", "sigmoid"] = "softmax"
     batch_norm_momentum: float = field(default=0.9, metadata=OVERRIDE)  # decay of the running statistics per step
     batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to BatchNorm's variance
     batch_norm_bias: float = 0.0  # initial value of BatchNorm's shift
@@ -165,6 +167,8 @@ class Config:
     # resume --run from its last checkpoint; bit-identical on CPUs, on GPUs with --deterministic
     resume: bool = field(default=False, metadata=OF_THIS_START)
     override: bool = field(default=False, metadata=OF_THIS_START)  # resume with changed settings, and log the changes
+    # train 150 steps with a growing learning rate, draw the loss over it, and suggest one; no run is created
+    find_lr: bool = field(default=False, metadata=OF_THIS_START)
     max_steps: int = field(default=0, metadata=OF_THIS_START)  # save and stop after this many steps in total; 0: off
     evaluate_every: int = field(default=1, metadata=FREE)  # epochs between evaluations; 0: twenty in all
     checkpoint_every: int = field(default=1, metadata=FREE)  # epochs between checkpoints
@@ -289,6 +293,12 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
         for item in dataclasses.fields(Config)
         if on_resume(item.name) in ("override", "refused") and getattr(old, item.name) != getattr(new, item.name)
     }
+
+
+def refused(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Return the changed fields, name -> (old, new), with which a run cannot be resumed even with --override."""
+    plateau = "plateau" in changed.get("schedule", ())  # whose state is part of the optimizer's
+    return [name for name in changed if on_resume(name) == "refused" or (plateau and name == "schedule")]
 
 
 def _flag(name: str) -> str:

@@ -47,11 +47,18 @@ def build_model(config: Config, num_classes: int, precision: str) -> NetworkCont
 
 
 def build_optimizer(
-    config: Config, model: NetworkContract, steps_per_epoch: int
+    config: Config, model: NetworkContract, steps_per_epoch: int, schedule: optax.Schedule | None = None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Return the optimizer that a config describes, and its learning rate as a function of the step."""
+    """Return the optimizer that a config describes, and its learning rate as a function of the step.
+
+    Args:
+      config: config of the run.
+      model: the network.
+      steps_per_epoch: to convert epochs to steps.
+      schedule: used instead of the config's schedule.
+    """
     settings = OptimizerSettings(**fields_from_config(config, OptimizerSettings))
-    return optimizers.build_optimizer(settings, model, steps_per_epoch)
+    return optimizers.build_optimizer(settings, model, steps_per_epoch, schedule)
 
 
 def step_settings(
