@@ -10,6 +10,7 @@ from segnet_jax.inference.trained_network import TrainedNetwork, load
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.run_folder import RESULT_FILE
 from segnet_jax.system import confined, logs
+from segnet_jax.system.errors import UserError
 
 __all__ = ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
 
@@ -70,7 +71,10 @@ def train(**settings: Any) -> Run:
     from segnet_jax.runs.trainer import Trainer
 
     logs.configure()
-    trainer = Trainer(parse_config(_flags(settings), prog="segnet_jax.train", description="", defaults=default_config))
+    config = parse_config(_flags(settings), prog="segnet_jax.train", description="", defaults=default_config)
+    if config.find_lr:
+        raise UserError("find_lr is for the command only: use python -m segnet_jax.train --find-lr")
+    trainer = Trainer(config)
     trainer.run()
     return _read_run(trainer.folder)
 
@@ -99,7 +103,7 @@ def _read_run(folder: pathlib.Path) -> Run:
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
-    """Return keywords as command-line flags: True and False as --name and --no-name, tuples as several values."""
+    """Return keywords as command-line flags: True and False as --name and --no-name, tuples and mappings as several."""
     flags = []
     for name, value in settings.items():
         flag = name.replace("_", "-")
@@ -107,6 +111,8 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
             continue
         if isinstance(value, bool):
             flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, Mapping):
+            flags += [f"--{flag}", *(f"{key}={each}" for key, each in value.items())]
         elif isinstance(value, list | tuple):
             flags += [f"--{flag}", *map(str, value)]
         else:

@@ -210,7 +210,7 @@ def _subject(options: ExportOptions, config: Config) -> ExportedNetwork:
 NETWORK_FIELDS = (  # config fields needed to rebuild the network; none holds a path
     *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling", "encoder_addition"),
     *("stage_convolutions", "stage_channels", "kernel_size"),
-    *("decoder", "dropout", "conv_bias", "final_batch_norm", "batch_norm_epsilon"),
+    *("decoder", "dropout", "conv_bias", "final_batch_norm", "batch_norm_epsilon", "output"),
 )
 
 

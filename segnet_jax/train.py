@@ -5,6 +5,7 @@ import sys
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs.default_recipe import default_config
+from segnet_jax.runs.find_lr import find_lr
 from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
@@ -24,13 +25,16 @@ def main() -> int:
 
 
 def train(config: Config) -> int:
-    """Train with a config, or resume the run that it started; return the exit code.
+    """Train with a config, resume the run that it started, or only test learning rates; return the exit code.
 
     Raises:
       UserError: If the config or the data are wrong; raised before anything is compiled.
       ExitError: If training ends early; saved checkpoints are intact.
     """
-    Trainer(config).run()
+    if config.find_lr:
+        find_lr(config)
+    else:
+        Trainer(config).run()
     return 0
 
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction
 
+from segnet_jax.config.class_weights import ClassWeights, given_weights
+from segnet_jax.config.multipliers import check_multipliers
 from segnet_jax.config.ranges import MAX_STAGES, RANGES
 from segnet_jax.system.errors import UserError
 
@@ -81,6 +83,8 @@ class Config:
     dropout: float = field(default=0.0, metadata=OVERRIDE)  # dropout rate; Bayesian SegNet uses 0.5
     conv_bias: bool = False  # add a bias before each BatchNorm, as published; it has no effect
     final_batch_norm: bool = False  # apply BatchNorm and ReLU after the last convolution too
+    # head: softmax, a channel per class; or, for two classes, sigmoid: one channel, the second class's log-odds
+    output: Literal["softmax", "sigmoid"] = "softmax"
     batch_norm_momentum: float = field(default=0.9, metadata=OVERRIDE)  # decay of the running statistics per step
     batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to BatchNorm's variance
     batch_norm_bias: float = 0.0  # initial value of BatchNorm's shift
@@ -107,25 +111,36 @@ class Config:
     batch_size_per_device: int = field(default=4, metadata=FREE)  # images per device and forward pass
     # batches per optimizer step; their gradients are summed
     grad_accum_steps: int = field(default=1, metadata=OVERRIDE)
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # SGD with momentum, or AdamW with decoupled weight decay
+    # weighted sum of losses, such as "ce + 0.5*dice"; losses and parameters: ce(smoothing=0),
+    # focal(gamma=2), ohem(threshold=0.7, keep=0.0625), dice, tversky(alpha=0.3, beta=0.7), lovasz
+    loss: str = field(default="ce", metadata=OVERRIDE)
+    # SGD with momentum (L2 decay); AdamW, Lion or Adafactor (decoupled decay), which need smaller learning rates
+    optimizer: Literal["sgd", "adamw", "lion", "adafactor"] = "sgd"
+    nesterov: bool = field(default=False, metadata=OVERRIDE)  # Nesterov's momentum, for SGD
+    clip_gradients: float = 0.0  # scale gradients down to this norm over all parameters, such as 5; 0: never
     learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # peak learning rate
     encoder_lr_mult: float = 1.0  # learning-rate multiplier of the encoder's parameters
-    # learning-rate schedule, updated every step
-    schedule: Literal["constant", "step", "poly", "cosine"] = field(default="constant", metadata=OVERRIDE)
-    warmup_epochs: float = field(default=0.0, metadata=OVERRIDE)  # epochs of linear learning-rate warmup
+    # learning-rate multipliers of parts of the network, such as encoder=0.1 head=10: encoder, decoder, head; kernel,
+    # bias (of convolutions), scale, shift (of BatchNorm). Multipliers of one parameter are multiplied
+    lr_mult: tuple[str, ...] = ()
+    # learning-rate schedule, updated every step; one-cycle rises for 30 % of the steps; plateau drops when an epoch's
+    # training loss has stopped improving
+    schedule: Literal["constant", "step", "poly", "cosine", "one-cycle", "plateau"] = field(
+        default="constant", metadata=OVERRIDE
+    )
+    warmup_epochs: float = field(default=0.0, metadata=OVERRIDE)  # epochs of linear warmup; one-cycle: of its rise
     step_epochs: int = field(default=30, metadata=OVERRIDE)  # schedule step: epochs between drops
-    step_factor: float = field(default=0.1, metadata=OVERRIDE)  # schedule step: factor of each drop
+    step_factor: float = field(default=0.1, metadata=OVERRIDE)  # schedules step and plateau: factor of each drop
+    plateau_patience: int = field(default=5, metadata=OVERRIDE)  # schedule plateau: epochs without improvement to wait
     poly_power: float = field(default=0.9, metadata=OVERRIDE)  # schedule poly: exponent
-    momentum: float = field(default=0.9, metadata=OVERRIDE)  # momentum of SGD; beta1 of AdamW
+    momentum: float = field(default=0.9, metadata=OVERRIDE)  # momentum of SGD; beta1 of AdamW and Lion
     weight_decay: float = field(default=5e-4, metadata=OVERRIDE)  # L2 penalty on convolution kernels
     decay_scale: bool = field(default=False, metadata=OVERRIDE)  # decay BatchNorm's scale too, as Caffe does
     decay_shift: bool = field(default=False, metadata=OVERRIDE)  # decay BatchNorm's shift too, as MATLAB does
     bias_lr_mult: float = 1.0  # learning-rate multiplier of convolution biases; Caffe uses 2
     ema_decay: float = 0.0  # decay of the exponential moving average (EMA) of the parameters, such as 0.99; 0: off
-    # class balancing of the loss
-    class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
-        default="matlab", metadata=OVERRIDE
-    )
+    # class balancing of the loss: a rule, one weight per class, or NAME=WEIGHT for some classes, such as car=2
+    class_weights: ClassWeights = field(default="matlab", metadata=OVERRIDE)
     seed: int = 0  # random seed of initial weights, image order, augmentation and dropout
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # dtype of activations
 
@@ -152,6 +167,8 @@ class Config:
     # resume --run from its last checkpoint; bit-identical on CPUs, on GPUs with --deterministic
     resume: bool = field(default=False, metadata=OF_THIS_START)
     override: bool = field(default=False, metadata=OF_THIS_START)  # resume with changed settings, and log the changes
+    # train 150 steps with a growing learning rate, draw the loss over it, and suggest one; no run is created
+    find_lr: bool = field(default=False, metadata=OF_THIS_START)
     max_steps: int = field(default=0, metadata=OF_THIS_START)  # save and stop after this many steps in total; 0: off
     evaluate_every: int = field(default=1, metadata=FREE)  # epochs between evaluations; 0: twenty in all
     checkpoint_every: int = field(default=1, metadata=FREE)  # epochs between checkpoints
@@ -178,6 +195,10 @@ class Config:
             value = getattr(self, item.name)
             if isinstance(value, str) and any(unicodedata.category(each) in ("Cc", "Cs") for each in value):
                 raise UserError(f"{_flag(item.name)} must not contain control characters, got {value!r}")
+        if isinstance(self.class_weights, tuple | list):  # as Python calls and TOML may give them
+            object.__setattr__(self, "class_weights", " ".join(map(str, self.class_weights)))
+        given_weights(self.class_weights)
+        check_multipliers(self.lr_mult)
         for change in self.map:
             if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
                 raise UserError(f"--map must be OLD=NEW, two label values from 0 to 65535, got {change!r}")
@@ -275,6 +296,12 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
         for item in dataclasses.fields(Config)
         if on_resume(item.name) in ("override", "refused") and getattr(old, item.name) != getattr(new, item.name)
     }
+
+
+def refused(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Return the changed fields, name -> (old, new), with which a run cannot be resumed even with --override."""
+    plateau = "plateau" in changed.get("schedule", ())  # whose state is part of the optimizer's
+    return [name for name in changed if on_resume(name) == "refused" or (plateau and name == "schedule")]
 
 
 def _flag(name: str) -> str:

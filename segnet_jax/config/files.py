@@ -117,6 +117,8 @@ def override(base: Config, values: dict[str, Any], source: str) -> Config:
     types = typing.get_type_hints(Config)
     if "epochs" in values and "steps" not in values:  # whoever sets epochs means them
         values = values | {"steps": 0}
+    if isinstance(weights := values.get("class_weights"), list):  # written in TOML as a list of numbers
+        values = values | {"class_weights": " ".join(map(str, weights))}
     for key, value in values.items():
         if key not in types:
             key = key[:100]
@@ -132,7 +134,11 @@ def _checked(key: str, value: Any, expected: Any, source: str) -> Any:
         choices = typing.get_args(expected)
         if value in choices:
             return value
-        raise UserError(f"{key} in {source} must be one of {', '.join(choices)}, got {_shown(value)}")
+        near = difflib.get_close_matches(value[:100], choices, n=1) if isinstance(value, str) else []
+        raise UserError(
+            f"{key} in {source} must be one of {', '.join(choices)}, got {_shown(value)}"
+            + (f"; nearest: {near[0]}" if near else "")
+        )
     if typing.get_origin(expected) is tuple:
         kinds = typing.get_args(expected)
         if kinds[-1] is ... and isinstance(value, list):  # of any length

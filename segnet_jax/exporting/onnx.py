@@ -95,6 +95,9 @@ def _segnet(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> s
         for i in range(num_convolutions, 1 if stage == 1 else 0, -1):
             x = block(x, f"conv{stage}_{i}_D")
     last = model.head
+    if model.output == "sigmoid":  # as in `class_logits`: a first class whose logit is 0
+        before = {part: [(0, 0)] * (each.ndim - 1) + [(1, 0)] for part, each in params[last].items()}
+        params = params | {last: {part: np.pad(each, before[part]) for part, each in params[last].items()}}
     return block(x, last) if model.final_batch_norm else _convolve(graph, x, params[last], last)
 
 

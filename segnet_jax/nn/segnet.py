@@ -20,6 +20,7 @@ from segnet_jax.nn.pooling import Pooling, max_pool_with_code, unpool
 from segnet_jax.nn.upsampling import LearntUpsampling, Upsampling, bilinear_kernel, upsample
 
 Encoder = Literal["vgg16", "vgg19"]
+Output = Literal["softmax", "sigmoid"]
 
 ENCODERS: dict[Encoder, tuple[tuple[int, int], ...]] = {  # (channels, convolutions) of each stage
     "vgg16": ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)),
@@ -60,6 +61,8 @@ class SegNet(nn.Module):
       dropout: dropout rate at the positions of Bayesian SegNet, applied where keys are given.
       conv_bias: use a bias before each BatchNorm, as published. It has no effect there, hence off by default.
       final_batch_norm: BatchNorm and ReLU after the last convolution too, as in MATLAB's `segnetLayers`.
+      output: "softmax", a channel of the head for each class; or "sigmoid", for two classes: one channel, see
+        `class_logits`.
       batch_norm_momentum: fraction of the old running statistics that a training step keeps.
       batch_norm_epsilon: added to the variance.
       batch_norm_bias: initial value of BatchNorm's shift.
@@ -83,6 +86,7 @@ class SegNet(nn.Module):
     dropout: float = 0.0
     conv_bias: bool = False
     final_batch_norm: bool = False
+    output: Output = "softmax"
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
     batch_norm_bias: float = 0.0
@@ -126,15 +130,20 @@ class SegNet(nn.Module):
                 x = self.drop(x, stage, keys, len(stages) + stage)
 
         if self.final_batch_norm:
-            x = self.block(x, self.num_classes, self.head, train)
+            x = self.block(x, self.head_channels, self.head, train)
         else:
-            x = Convolution(self.num_classes, size=self.kernel_size, name=self.head)(x)
-        return x.astype(jnp.float32)
+            x = Convolution(self.head_channels, size=self.kernel_size, name=self.head)(x)
+        return class_logits(x.astype(jnp.float32), self.output)
 
     @property
     def head(self) -> str:
         """Name of the last convolution, whose output channels are the classes."""
         return "conv1_1_D"
+
+    @property
+    def head_channels(self) -> int:
+        """Output channels of the last convolution."""
+        return 1 if self.output == "sigmoid" else self.num_classes
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
@@ -192,6 +201,20 @@ class SegNet(nn.Module):
         if keys is None or not self.dropout or stage < FIRST_DROPOUT_STAGE:
             return x
         return drop(x, fold_in_layer(keys, index), self.dropout)
+
+
+def class_logits(x: jax.Array, output: Output) -> jax.Array:
+    """Return the logits of the classes, [B,H,W,C], from the head's channels.
+
+    A sigmoid of one channel is a softmax whose first logit is always 0. With that channel of zeros, losses, metrics,
+    prediction and export need not distinguish the two: the cross-entropy is the binary cross-entropy of the second
+    class's probability, and the prediction is that class where its probability exceeds 1/2.
+
+    Args:
+      x: float32 [B,H,W,channels].
+      output: as in `SegNet`.
+    """
+    return x if output == "softmax" else jnp.pad(x, [(0, 0)] * 3 + [(1, 0)])
 
 
 def scaled_stages(

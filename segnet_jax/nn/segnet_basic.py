@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from segnet_jax.nn.contract import LayerSpec, convolution_block
 from segnet_jax.nn.convolution import Convolution
-from segnet_jax.nn.segnet import SegNet
+from segnet_jax.nn.segnet import SegNet, class_logits
 
 Decoder = Literal["full", "single-channel"]
 
@@ -75,7 +75,8 @@ class SegNetBasic(SegNet):
             if self.encoder_addition:
                 x += maps
             x = self.drop(x, stage, keys, self.depth + stage)
-        return Convolution(self.num_classes, name=self.head, size=1)(x).astype(jnp.float32)
+        x = Convolution(self.head_channels, name=self.head, size=1)(x)
+        return class_logits(x.astype(jnp.float32), self.output)
 
 
 def local_response_normalization(image: jax.Array, alpha: float = 1e-4, beta: float = 0.75) -> jax.Array:

@@ -1,16 +1,21 @@
 """Checks of a config that need no data: settings of the network, and the protocol's batch."""
 
+import dataclasses
 import math
 
 import jax
 
+from segnet_jax.config.class_weights import weights_of_classes
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_batch, recipe_differences
+from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import Devices
+from segnet_jax.nn import NETWORKS
 from segnet_jax.nn.segnet import scaled_stages
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.losses import parse_loss
 from segnet_jax.weights.vgg import check_stages
 
 
@@ -49,6 +54,26 @@ def check_selection(config: Config) -> None:
             "--split-rule trainval has no validation images to select the best checkpoint by, got --result-checkpoint "
             f"{config.result_checkpoint}: use --result-checkpoint last"
         )
+
+
+def check_loss_and_output(config: Config, dataset: Dataset) -> None:
+    """Check that the loss can be read, and the head and the class weights fit the dataset's classes.
+
+    Raises:
+      UserError: If they do not.
+    """
+    parse_loss(config.loss)
+    weights_of_classes(config.class_weights, dataset.classes.names, config.data)
+    if config.output == "softmax":
+        return
+    if len(dataset.classes) != 2:
+        raise UserError(
+            f"--output sigmoid is for two classes, but {config.data} has {len(dataset.classes)}: use --output softmax"
+        )
+    if config.final_batch_norm:
+        raise UserError("--output sigmoid needs a head without ReLU: use --no-final-batch-norm")
+    if "output" not in {item.name for item in dataclasses.fields(NETWORKS[config.network])}:
+        raise UserError(f"--output sigmoid is not supported by --network {config.network}: use --output softmax")
 
 
 def epochs_between_evaluations(config: Config, steps_per_epoch: int) -> int:

@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 
-from segnet_jax.config.fields import Config, differences, on_resume
+from segnet_jax.config.fields import Config, differences, refused
 from segnet_jax.config.files import CONFIG_FILE, is_run, read_run
 from segnet_jax.runs.run_folder import RESULT_FILE
 from segnet_jax.system.disk import format_bytes
@@ -58,13 +58,14 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
     return config
 
 
-def _name(config: Config) -> str:
+def name_of(config: Config) -> str:
+    """Return the name of a config's runs, before their number."""
     return config.protocol or pathlib.Path(config.data).resolve().name
 
 
 def _newest_first(config: Config) -> list[pathlib.Path]:
     """Return the automatically named runs of this config, highest number first."""
-    prefix = f"{_name(config)}-"
+    prefix = f"{name_of(config)}-"
     try:
         names = os.listdir("runs")
     except OSError:  # none yet
@@ -83,9 +84,9 @@ def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:
     """
     changed = differences(old, new)
     texts = {name: f"{name} {before} -> {after}" for name, (before, after) in changed.items()}
-    refused = [texts[name] for name in changed if on_resume(name) == "refused"]
-    if refused:
-        raise UserError(f"{folder} has other settings: {', '.join(refused)}; omit these flags, or start a new --run")
+    if names := refused(changed):
+        texts_of_refused = ", ".join(texts[name] for name in names)
+        raise UserError(f"{folder} has other settings: {texts_of_refused}; omit these flags, or start a new --run")
     if changed and not new.override:
         raise UserError(
             f"{folder} has other settings: {', '.join(texts.values())}; omit these flags, start a new --run, or add "
@@ -163,7 +164,7 @@ def claim_folder(config: Config, stack: contextlib.ExitStack) -> pathlib.Path:
             check_free(config)
             return folder
         for number in range(1, 1_000_000):
-            folder = pathlib.Path("runs") / f"{_name(config)}-{number}"
+            folder = pathlib.Path("runs") / f"{name_of(config)}-{number}"
             try:
                 folder.mkdir(parents=True)  # atomic: two starts at once get two folders
             except FileExistsError:

@@ -20,7 +20,7 @@ from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.runs import dataset as run_dataset
 from segnet_jax.runs import dataset_checks
-from segnet_jax.runs.checks import batch_warning, check_network, check_selection
+from segnet_jax.runs.checks import batch_warning, check_loss_and_output, check_network, check_selection
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.errors import UserError, UserErrors
 from segnet_jax.training import build, build_steps, initial_weights
@@ -209,6 +209,7 @@ def resolve(config: Config) -> Setup:
     dataset = run_dataset.open_data(config)
     if dataset.doubts:
         raise UserErrors(config.data, dataset.doubts)
+    check_loss_and_output(config, dataset)
     for note in dataset.notes:
         logger.info(note)
     if warning := run_dataset.size_warning(config, dataset):

@@ -19,6 +19,7 @@ from segnet_jax.nn import NETWORKS
 from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.training import optimizer as optimizers
+from segnet_jax.training.losses import parse_loss
 from segnet_jax.training.optimizer import OptimizerSettings
 from segnet_jax.training.precision import DTYPES
 from segnet_jax.training.settings import StepSettings
@@ -46,11 +47,18 @@ def build_model(config: Config, num_classes: int, precision: str) -> NetworkCont
 
 
 def build_optimizer(
-    config: Config, model: NetworkContract, steps_per_epoch: int
+    config: Config, model: NetworkContract, steps_per_epoch: int, schedule: optax.Schedule | None = None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Return the optimizer that a config describes, and its learning rate as a function of the step."""
+    """Return the optimizer that a config describes, and its learning rate as a function of the step.
+
+    Args:
+      config: config of the run.
+      model: the network.
+      steps_per_epoch: to convert epochs to steps.
+      schedule: used instead of the config's schedule.
+    """
     settings = OptimizerSettings(**fields_from_config(config, OptimizerSettings))
-    return optimizers.build_optimizer(settings, model, steps_per_epoch)
+    return optimizers.build_optimizer(settings, model, steps_per_epoch, schedule)
 
 
 def step_settings(
@@ -71,7 +79,7 @@ def step_settings(
     """
     optimizer, schedule = build_optimizer(config, model, steps_per_epoch)
     made = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
-    made |= {"optimizer": optimizer, "schedule": schedule}  # override config fields
+    made |= {"optimizer": optimizer, "schedule": schedule, "loss": parse_loss(config.loss)}  # override config fields
     return StepSettings(**fields_from_config(config, StepSettings) | made)
 
 

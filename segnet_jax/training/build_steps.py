@@ -60,6 +60,7 @@ def build_evaluator(
     step = partial(eval_step, make_batch=source.make_batch, settings=settings)
     mapped = parallel_eval_step(step, devices, source.store_axis)
     score = AheadOfTime(mapped, "the evaluation step", devices, source.store)
+    mean_loss = partial(settings.loss.mean, class_weights=settings.class_weights)
 
     def run(
         variables: dict,
@@ -77,6 +78,7 @@ def build_evaluator(
             first_device=shard.first_device,
             keep=evenly_spaced(NUM_PICTURES, num_samples),
             num_worst=NUM_PICTURES,
+            mean_loss=mean_loss,
             on_prediction=on_prediction,
             should_stop=should_stop,
         )

@@ -1,4 +1,4 @@
-"""Median frequency balancing, in the variants found in the literature.
+"""Class weights of the loss: the user's own, or median frequency balancing in the variants found in the literature.
 
 A class's weight is median(frequency) / frequency (Eigen & Fergus 2015, arXiv 1411.4734); the variants differ in how
 frequency is defined.
@@ -8,6 +8,7 @@ import logging
 
 import numpy as np
 
+from segnet_jax.config.class_weights import weights_of_classes
 from segnet_jax.config.fields import Config
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_split
@@ -61,12 +62,15 @@ def _median_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
 
 
 def load_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
-    """Return the class weights of the loss, float32 [C], by the config's rule; most rules count label pixels.
+    """Return the class weights of the loss, float32 [C]: the config's own, or by its rule; most rules count pixels.
 
     Raises:
-      UserError: If the rule is "caffe" and the dataset does not have 11 classes.
+      UserError: If the weights do not fit the classes, or the rule is "caffe" and the dataset does not have 11 classes.
     """
     num_classes = len(dataset.classes)
+    own = weights_of_classes(config.class_weights, dataset.classes.names, config.data)
+    if own is not None:
+        return np.array(own, np.float32)
     if config.class_weights == "none":
         return np.ones(num_classes, np.float32)
     if config.class_weights == "caffe":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import loky
@@ -32,7 +33,7 @@ class Evaluation:
       confusion: int64 [C,C], rows are the ground truth.
       confusions: int32 [N,C,C], the confusion matrix of each image, in the order of the samples; None above MAX_CELLS.
       boundaries: int32 [N,C,4], the counts of `metrics.boundary.boundary_counts` for each image.
-      loss: weighted cross-entropy, mean over the labeled pixels.
+      loss: the run's loss over the whole split.
       predictions: index -> uint8 [H,W], of the samples in `evaluate`'s `keep` on this process's devices.
       accuracies: index -> fraction of labeled pixels that are correct, of all samples on this process's devices with
         labeled pixels.
@@ -60,6 +61,7 @@ def evaluate(
     num_worst: int = 0,
     on_prediction: Callable[[int, np.ndarray], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    mean_loss: Callable[[Any, int], Any] = lambda sums, num_pixels: sums / num_pixels,
 ) -> Evaluation | None:
     """Evaluate the network on all batches.
 
@@ -73,6 +75,7 @@ def evaluate(
       num_worst: number of worst predictions to keep.
       on_prediction: called with index and prediction, uint8 [H,W], of each sample on this process's devices.
       should_stop: called after each batch; True stops the evaluation.
+      mean_loss: (sums of the loss over the split, number of labeled pixels) -> the loss.
 
     Returns:
       Results over all devices and processes; None if stopped.
@@ -84,7 +87,7 @@ def evaluate(
 
     def process(index: np.ndarray, totals: dict[str, jax.Array], local: dict[str, jax.Array]) -> None:
         nonlocal confusion
-        losses.append(float(totals["loss"]))
+        losses.append(jax.tree.map(lambda each: np.asarray(each, np.float64), totals["loss"]))
         matrices = np.asarray(totals["confusions"])
         confusion = confusion + matrices.sum(axis=(0, 1), dtype=np.int64)
         if (len(confusions) + index.size) * matrices[0, 0].size <= MAX_CELLS:
@@ -119,7 +122,7 @@ def evaluate(
     while pending:
         process(*pending.popleft())
     per_image = np.stack([confusions[i] for i in range(num_images)]) if len(confusions) == num_images else None
-    loss = sum(losses) / max(int(np.sum(confusion)), 1)
+    loss = float(mean_loss(jax.tree.map(lambda *each: sum(each), *losses), max(int(np.sum(confusion)), 1)))
     counts = np.stack([boundaries[i] for i in range(num_images)])
     return Evaluation(confusion, per_image, counts, loss, predictions, accuracies, worst)
 

@@ -4,7 +4,7 @@ import logging
 import pathlib
 from typing import Any
 
-from segnet_jax.config.fields import Config, differences, hash_of, on_resume
+from segnet_jax.config.fields import Config, differences, hash_of, refused
 from segnet_jax.config.files import CONFIG_FILE
 from segnet_jax.config.files import override as override_fields
 from segnet_jax.system import confined
@@ -48,11 +48,10 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
     changed = differences(saved, expected)
     if not changed:
         return
-    refused = [name for name in changed if on_resume(name) == "refused"]
     fields = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
     message = f"the checkpoint of step {step} in {folder} has settings that differ from the run's config: {fields}"
-    if refused or override is False:
-        option = "" if refused else ", or add --override to continue with the change"
+    if refused(changed) or override is False:
+        option = "" if refused(changed) else ", or add --override to continue with the change"
         raise UserError(f"{message}; restore the {CONFIG_FILE} or the checkpoints that belong to it{option}")
     logger.warning(message)
 

@@ -34,6 +34,7 @@ Tree = dict[str, dict[str, dict[str, Any]]]
 FITTING = (
     *("network", "encoder", "depth", "stage_convolutions", "stage_channels", "kernel_size", "width", "pooling"),
     *("upsampling", "encoder_addition", "decoder", "conv_bias", "final_batch_norm", "batch_norm_epsilon"),
+    "output",
 )
 """Config fields that define the network's function: they must match those of the network to start from."""
 
@@ -100,7 +101,8 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Colle
         if layer in head
         for array in parts.values()
     }
-    if len(rows) > 1 or (trained.classes is not None and rows != {len(trained.classes)}):
+    num_rows = len(trained.classes or ()) if trained.config.output == "softmax" else 1
+    if len(rows) > 1 or (trained.classes is not None and rows != {num_rows}):
         sizes = ", ".join(map(str, sorted(rows)))
         names = "" if trained.classes is None else f", but it names {len(trained.classes)}"
         raise UserError(
@@ -135,6 +137,8 @@ def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[
       draw: function that returns random variables of the network to be trained; called only if there are new classes.
     """
     indices = shared_classes(trained, classes)
+    if trained.config.output == "sigmoid":  # one row for both classes
+        indices, classes = dict.fromkeys(list(indices)[:1], 0), list(classes)[:1]
     random = draw() if len(indices) < len(classes) else trained.variables
 
     def initial_parts(collection: str, layer: str, parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +153,12 @@ def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[
 
 
 def shared_classes(trained: TrainedSegNet, classes: Sequence[str]) -> dict[str, int]:
-    """Return {class: its index in the trained network} for the classes that both have by the same name."""
+    """Return {class: its index in the trained network} for the classes that both have by the same name.
+
+    A sigmoid's single row is for two classes: it is only kept if both are the same.
+    """
+    if trained.config.output == "sigmoid" and trained.classes != tuple(classes):
+        return {}
     indices = {name: index for index, name in enumerate(trained.classes or ())}
     return {name: indices[name] for name in classes if name in indices}
 

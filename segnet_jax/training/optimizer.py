@@ -1,18 +1,19 @@
-"""Optimizers with per-parameter learning-rate multipliers and frozen layers, and learning-rate schedules.
+"""Optimizers with gradient clipping, learning-rate multipliers by role, and frozen layers.
 
 To add an optimizer, add a function to `OPTIMIZERS` and its name to the config field `optimizer`. A new setting is a
 field of `OptimizerSettings` and a config field of the same name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import optax
 
-from segnet_jax.nn.contract import NetworkContract, encoder_layers, frozen_layers, role_mask
+from segnet_jax.nn.contract import SECTIONS, NetworkContract, frozen_layers, role_mask, section_mask
+from segnet_jax.training.plateau import reduce_on_plateau
+from segnet_jax.training.schedules import Schedule, learning_rate_schedule
 
-Schedule = Literal["constant", "step", "poly", "cosine"]
 Mask = Callable[[Mapping[str, Any]], Any]
 """Parameters -> a tree of booleans."""
 
@@ -29,14 +30,18 @@ class OptimizerSettings:
       steps: number of steps; 0: as many as `epochs` gives.
       warmup_epochs: length of the linear warm-up.
       step_epochs: for schedule "step": epochs between drops.
-      step_factor: for schedule "step": factor of each drop.
+      step_factor: for schedules "step" and "plateau": factor of each drop.
+      plateau_patience: for schedule "plateau": epochs without improvement before a drop.
       poly_power: for schedule "poly".
-      momentum: momentum of SGD; beta1 of AdamW.
+      momentum: momentum of SGD; beta1 of AdamW and Lion; Adafactor has none.
+      nesterov: use Nesterov's momentum in SGD.
+      clip_gradients: scale gradients down to this global norm; 0: never.
       weight_decay: applied to convolution kernels, never to biases.
       decay_scale: apply weight decay to BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
       decay_shift: apply weight decay to BatchNorm's shift too, as in MATLAB (OffsetL2Factor 1).
       bias_lr_mult: learning-rate multiplier of convolution biases; 2 in SegNet-Tutorial.
       encoder_lr_mult: learning-rate multiplier of the encoder.
+      lr_mult: learning-rate multipliers as NAME=FACTOR, with a section or a role of `nn.contract` as name.
     """
 
     optimizer: str = "sgd"
@@ -47,48 +52,17 @@ class OptimizerSettings:
     warmup_epochs: float = 0.0
     step_epochs: int = 1
     step_factor: float = 0.1
+    plateau_patience: int = 5
     poly_power: float = 0.9
     momentum: float = 0.9
+    nesterov: bool = False
+    clip_gradients: float = 0.0
     weight_decay: float = 5e-4
     decay_scale: bool = False
     decay_shift: bool = False
     bias_lr_mult: float = 1.0
     encoder_lr_mult: float = 1.0
-
-
-def learning_rate_schedule(
-    schedule: Schedule,
-    *,
-    peak: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    drop_every: int = 1,
-    drop_factor: float = 0.1,
-    power: float = 0.9,
-) -> optax.Schedule:
-    """Return the learning rate as a function of the step.
-
-    Args:
-      schedule: "constant"; "step": multiply by `drop_factor` every `drop_every` steps; "poly": the remaining fraction
-        of the steps to the `power`; "cosine": cosine decay to 0.
-      peak: the peak learning rate.
-      total_steps: number of steps in the whole training, including the warm-up.
-      warmup_steps: steps of linear warm-up; the schedule starts after them.
-      drop_every: in steps.
-      drop_factor: for "step".
-      power: for "poly".
-    """
-    remaining = max(total_steps - warmup_steps, 1)
-    after_warmup = {
-        "constant": optax.constant_schedule(peak),
-        "step": optax.exponential_decay(peak, drop_every, drop_factor, staircase=True),
-        "poly": optax.polynomial_schedule(peak, 0.0, power, remaining),
-        "cosine": optax.cosine_decay_schedule(peak, remaining),
-    }[schedule]
-    if not warmup_steps:
-        return after_warmup
-    warmup = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))  # not from 0: a wasted step
-    return optax.join_schedules([warmup, after_warmup], [warmup_steps])
+    lr_mult: tuple[str, ...] = ()
 
 
 def sgd(
@@ -98,11 +72,11 @@ def sgd(
 
     Args:
       learning_rate: schedule.
-      settings: `weight_decay` (L2, added to the gradient) and `momentum`.
+      settings: `weight_decay` (L2, added to the gradient), `momentum` and `nesterov`.
       decayed: mask of the parameters with weight decay.
     """
     decay = optax.add_decayed_weights(settings.weight_decay, mask=decayed)
-    return decay, optax.sgd(learning_rate, momentum=settings.momentum)
+    return decay, optax.sgd(learning_rate, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
 def adamw(
@@ -120,12 +94,56 @@ def adamw(
     return (optax.adamw(learning_rate, b1=settings.momentum, weight_decay=settings.weight_decay, mask=decayed),)
 
 
-OPTIMIZERS: dict[str, Callable[..., tuple[optax.GradientTransformation, ...]]] = {"sgd": sgd, "adamw": adamw}
+def lion(
+    learning_rate: optax.Schedule, settings: OptimizerSettings, decayed: Mask
+) -> tuple[optax.GradientTransformation, ...]:
+    """Return Lion, which moves each parameter by the sign of a mean gradient; beta2 is 0.99.
+
+    Args:
+      learning_rate: schedule; a third to a tenth of AdamW's.
+      settings: `momentum` is beta1; `weight_decay` is decoupled and multiplied by the learning rate.
+      decayed: mask of the parameters with weight decay.
+
+    Source: Chen et al. 2023 (arXiv 2302.06675).
+    """
+    return (optax.lion(learning_rate, b1=settings.momentum, weight_decay=settings.weight_decay, mask=decayed),)
+
+
+def adafactor(
+    learning_rate: optax.Schedule, settings: OptimizerSettings, decayed: Mask
+) -> tuple[optax.GradientTransformation, ...]:
+    """Return Adafactor, which stores second moments of large kernels as rows and columns, and no first moments.
+
+    Args:
+      learning_rate: schedule, relative to the root mean square of each parameter array.
+      settings: `weight_decay` is decoupled and multiplied by the learning rate, unlike in `optax.adafactor`.
+      decayed: mask of the parameters with weight decay.
+
+    Source: Shazeer & Stern 2018 (arXiv 1804.04235).
+    """
+    return (
+        optax.scale_by_factored_rms(),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_param_block_rms(),
+        optax.add_decayed_weights(settings.weight_decay, mask=decayed),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., tuple[optax.GradientTransformation, ...]]] = {
+    "sgd": sgd,
+    "adamw": adamw,
+    "lion": lion,
+    "adafactor": adafactor,
+}
 """Config value of `optimizer` -> function (learning rate, settings, weight-decay mask) -> transformations to chain."""
 
 
 def build_optimizer(
-    settings: OptimizerSettings, model: NetworkContract, steps_per_epoch: int
+    settings: OptimizerSettings,
+    model: NetworkContract,
+    steps_per_epoch: int,
+    schedule: optax.Schedule | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Return the optimizer of a network's parameters, and its learning rate as a function of the step.
 
@@ -133,8 +151,10 @@ def build_optimizer(
       settings: settings of the optimizer.
       model: the network, for the roles of its parameters and its frozen layers.
       steps_per_epoch: to convert epochs to steps.
+      schedule: used instead of the settings' schedule.
     """
-    schedule = learning_rate_schedule(
+    reduces = schedule is None and settings.schedule == "plateau"
+    schedule = schedule or learning_rate_schedule(
         settings.schedule,
         peak=settings.learning_rate,
         total_steps=settings.steps or settings.epochs * steps_per_epoch,
@@ -144,26 +164,27 @@ def build_optimizer(
         power=settings.poly_power,
     )
     roles = ("kernel", *(("scale",) if settings.decay_scale else ()), *(("shift",) if settings.decay_shift else ()))
-    steps = OPTIMIZERS[settings.optimizer](schedule, settings, role_mask(model, *roles))
+    steps = (optax.clip_by_global_norm(settings.clip_gradients),) if settings.clip_gradients else ()
+    steps += OPTIMIZERS[settings.optimizer](schedule, settings, role_mask(model, *roles))
     if settings.bias_lr_mult != 1:
         steps += (optax.masked(optax.scale(settings.bias_lr_mult), role_mask(model, "bias")),)
+    steps += tuple(optax.masked(optax.scale(factor), mask) for factor, mask in _multipliers(settings, model))
+    if reduces:
+        steps += (reduce_on_plateau(settings.step_factor, settings.plateau_patience, steps_per_epoch),)
     optimizer = optax.chain(*steps)
     if settings.encoder_lr_mult != 1:
-        optimizer = scale_layers(optimizer, encoder_layers(model), settings.encoder_lr_mult)
+        scale = optax.masked(optax.scale(settings.encoder_lr_mult), section_mask(model, "encoder"))
+        optimizer = optax.chain(optimizer, scale)
     if frozen := frozen_layers(model):
         optimizer = without_layers(optimizer, frozen)
     return optimizer, schedule
 
 
-def scale_layers(
-    optimizer: optax.GradientTransformation, layers: frozenset[str], factor: float
-) -> optax.GradientTransformation:
-    """Multiply the updates, and so the learning rate, of some layers by a factor."""
-
-    def mask(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
-        return {layer: dict.fromkeys(parts, layer in layers) for layer, parts in params.items()}
-
-    return optax.chain(optimizer, optax.masked(optax.scale(factor), mask))
+def _multipliers(settings: OptimizerSettings, model: NetworkContract) -> Iterator[tuple[float, Mask]]:
+    """Yield the factors of `lr_mult` with the masks of their parameters."""
+    for each in settings.lr_mult:
+        name, factor = each.split("=")
+        yield float(factor), (section_mask if name in SECTIONS else role_mask)(model, name)
 
 
 def without_layers(optimizer: optax.GradientTransformation, layers: frozenset[str]) -> optax.GradientTransformation:
@@ -182,7 +203,7 @@ def without_layers(optimizer: optax.GradientTransformation, layers: frozenset[st
     def init(params):
         return optimizer.init(trainable(params))
 
-    def update(grads, state, params):
-        return optimizer.update(grads, state, trainable(params))
+    def update(grads, state, params, **extra):
+        return optimizer.update(grads, state, trainable(params), **extra)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -7,7 +7,7 @@ import optax
 
 from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.training.losses import Loss, cross_entropy_sum
+from segnet_jax.training.losses import CROSS_ENTROPY, Loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class StepSettings:
       preprocessing: preprocessing of the network's input.
       optimizer: None for evaluation.
       schedule: the optimizer's learning rate, for logging; None for evaluation.
-      loss: the loss function, a sum over the labeled pixels.
+      loss: the loss, computed from sums over all devices.
       half_gradients: all-reduce the gradients in 16 bits, which halves the communication; bfloat16, or float16 where
         activations are.
       seed: seed of dropout; each image's mask depends on its position in the global batch, not on its device.
@@ -34,7 +34,7 @@ class StepSettings:
     preprocessing: Preprocessing
     optimizer: optax.GradientTransformation | None = None
     schedule: optax.Schedule | None = None
-    loss: Loss = cross_entropy_sum
+    loss: Loss = CROSS_ENTROPY
     half_gradients: bool = False
     seed: int = 0
     ema_decay: float = 0.0

@@ -1,7 +1,8 @@
 """The training step and the evaluation step, from the view of one device.
 
 Losses are sums, summed over the devices and divided once by the number of labeled pixels of the global batch: a mean of
-per-device means would be wrong where devices have different numbers of void pixels.
+per-device means would be wrong where devices have different numbers of void pixels. Losses that are not means over
+pixels sum over the devices themselves (`losses.loss.Loss`).
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from segnet_jax.nn.preprocessing import normalize
 from segnet_jax.training.ema import update_ema
 from segnet_jax.training.inputs import MakeBatch
 from segnet_jax.training.losses import num_right, num_valid
+from segnet_jax.training.plateau import find_plateau
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.small_arrays import all_finite, join_small, select
 from segnet_jax.training.state import TrainState, split_layers
@@ -113,7 +115,9 @@ def train_step(
     batch_stats |= split_layers(state.batch_stats, frozen_names)[0]  # unchanged bit for bit: the mean may round
     grads = join_small(jax.tree.map(lambda grad: grad.astype(jnp.float32) / (factor * total), grads))
 
-    updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params)
+    plateau = find_plateau(state.opt_state)
+    extra = {} if plateau is None else {"value": loss / total}
+    updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params, **extra)
     params = optax.apply_updates(trainable, updates) | frozen
     new = state.replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
     if state.ema is not None:
@@ -122,10 +126,11 @@ def train_step(
         unchanged = {name: split_layers(tree, frozen_names)[0] for name, tree in state.ema.items()}
         new = new.replace(ema={name: tree | unchanged[name] for name, tree in mean.items()})
     new, metrics = _keep_finite(state, new, all_finite((loss, grads, batch_stats)))
+    rate = jnp.asarray(settings.schedule(state.step - state.skipped), jnp.float32)
     return new, {
         "loss": loss / total,
         "accuracy": right / total,
-        "learning_rate": jnp.asarray(settings.schedule(state.step - state.skipped), jnp.float32),
+        "learning_rate": rate if plateau is None else rate * plateau.scale,
         **metrics,
     }
 
@@ -192,15 +197,15 @@ def eval_step(
       settings: network, loss and preprocessing.
 
     Returns:
-      Over all devices: "loss", float32, the sum over pixels; "confusions", int32 [D,B,C,C], and "boundaries", int32
+      Over all devices: "loss", the sums of the loss; "confusions", int32 [D,B,C,C], and "boundaries", int32
       [D,B,C,4], of each image. Of this device: "prediction", uint8 [B,H,W].
     """
     model = settings.model
     batch = lax.optimization_barrier(make_batch(inputs, store))
     logits = model.apply(variables, normalize(batch["image"], settings.preprocessing, model.dtype), train=False)
     prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
-    loss = settings.loss(logits, batch["label"], settings.class_weights)
+    sums = settings.loss.sums(logits, batch["label"], settings.class_weights)
     confusions = confusion_matrices(batch["label"], prediction, model.num_classes)
     boundaries = boundary_counts(batch["label"], prediction, model.num_classes)
-    totals = {"loss": lax.psum(loss, AXIS)} | lax.all_gather({"confusions": confusions, "boundaries": boundaries}, AXIS)
+    totals = {"loss": lax.psum(sums, AXIS)} | lax.all_gather({"confusions": confusions, "boundaries": boundaries}, AXIS)
     return totals, {"prediction": prediction}

@@ -22,9 +22,10 @@ from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training.batch_norm_statistics import average_statistics
 from segnet_jax.training.inputs import as_sent
-from segnet_jax.training.losses import cross_entropy_sum
-from segnet_jax.training.optimizer import OPTIMIZERS, OptimizerSettings, build_optimizer, learning_rate_schedule
+from segnet_jax.training.losses import cross_entropy_sum, parse_loss
+from segnet_jax.training.optimizer import OPTIMIZERS, OptimizerSettings, build_optimizer
 from segnet_jax.training.precision import LossScale
+from segnet_jax.training.schedules import learning_rate_schedule
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.small_arrays import all_finite
 from segnet_jax.training.state import create_state, init_variables
@@ -36,14 +37,30 @@ WEIGHTS = np.array([0.5, 1.0, 2.0, 3.0, 0.25], np.float32)
 
 
 def make(
-    devices, *, sync=True, precision="float32", learning_rate=0.05, dtype=jnp.float32, half_gradients=False, **network
+    devices,
+    *,
+    sync=True,
+    precision="float32",
+    learning_rate=0.05,
+    dtype=jnp.float32,
+    half_gradients=False,
+    loss="ce",
+    **network,
 ):
     devices = choose_devices(str(devices))
     network = {"depth": 2, "width": 0.125} | network
     model = SegNet(CLASSES, sync_axis=AXIS if sync else None, dtype=dtype, **network)
     optimizer, schedule = build_optimizer(OptimizerSettings(learning_rate=learning_rate), model, 100)
     state = create_state(init_variables(model, seed=0), optimizer, precision)
-    settings = StepSettings(model, jnp.asarray(WEIGHTS), TORCH, optimizer, schedule, half_gradients=half_gradients)
+    settings = StepSettings(
+        model,
+        jnp.asarray(WEIGHTS),
+        TORCH,
+        optimizer,
+        schedule,
+        loss=parse_loss(loss),
+        half_gradients=half_gradients,
+    )
     step = partial(train_steps, make_batch=as_sent, settings=settings)
     mapped = parallel_train_step(step, devices)
 

@@ -1,0 +1,120 @@
+"""Read a loss formula, such as `ce(smoothing=0.1) + 0.5*dice`: a weighted sum of losses with their parameters.
+
+formula   = term { "+" term }
+term      = [ number "*" ] name [ "(" parameter { "," parameter } ")" ]
+parameter = name "=" number
+"""
+
+import difflib
+import inspect
+import math
+import re
+from typing import NamedTuple
+
+from segnet_jax.system.errors import UserError
+from segnet_jax.training.losses.loss import Loss, weighted_sum
+from segnet_jax.training.losses.table import LOSSES
+
+_TOKEN = re.compile(
+    r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_][A-Za-z_0-9-]*)|(?P<sign>[-+*(),=])"
+)
+_MAX_LENGTH = 500
+_MAX_FACTOR = 1e6
+
+
+class _Token(NamedTuple):
+    kind: str  # "number", "name", "sign" or "end"
+    text: str
+    start: int
+
+
+def parse_loss(formula: str) -> Loss:
+    """Return the loss of a formula.
+
+    Raises:
+      UserError: If the formula cannot be read; the message names the place and what is expected there.
+    """
+    return _Parser(formula).loss()
+
+
+class _Parser:
+    def __init__(self, formula: str):
+        self._formula = formula
+        if len(formula) > _MAX_LENGTH:
+            raise UserError(f"--loss has {len(formula)} characters; use at most {_MAX_LENGTH}")
+        self._tokens, start = [], 0
+        while start < len(formula):
+            if formula[start].isspace():
+                start += 1
+                continue
+            match = _TOKEN.match(formula, start)
+            if match is None:
+                raise self._error(start, "this character has no meaning in a formula")
+            self._tokens.append(_Token(str(match.lastgroup), match[0], start))
+            start = match.end()
+        self._tokens.append(_Token("end", "", len(formula)))
+
+    def loss(self) -> Loss:
+        terms = [self._term()]
+        while self._next().kind != "end":
+            self._take("+", 'expected "+" or the end')
+            terms.append(self._term())
+        return weighted_sum(terms)
+
+    def _term(self) -> tuple[float, Loss]:
+        factor = 1.0
+        if self._next().kind == "number":
+            token = self._next()
+            factor = self._number()
+            if not 0 < factor <= _MAX_FACTOR:
+                raise self._error(token.start, f"a factor must be above 0 and at most {_MAX_FACTOR:g}")
+            self._take("*", f'expected "*" after {token.text}')
+        token = self._take("name", f"expected a loss: {', '.join(LOSSES)}")
+        if token.text not in LOSSES:
+            raise self._error(token.start, f"unknown loss {token.text}; {_nearest(token.text, LOSSES)}")
+        parameters = self._parameters(token.text) if self._next().text == "(" else {}
+        try:
+            return factor, LOSSES[token.text](**parameters)
+        except ValueError as error:
+            raise self._error(token.start, str(error)) from None
+
+    def _parameters(self, loss: str) -> dict[str, float]:
+        known = list(inspect.signature(LOSSES[loss]).parameters)
+        parameters, sign = {}, self._take("(", "")
+        while sign.text != ")":
+            name = self._take("name", f"expected a parameter of {loss}" if known else f"{loss} has no parameters")
+            if name.text not in known:
+                what = f"unknown parameter {name.text} of {loss}; {_nearest(name.text, known)}"
+                raise self._error(name.start, what if known else f"{loss} has no parameters")
+            if name.text in parameters:
+                raise self._error(name.start, f"{name.text} is given twice")
+            self._take("=", f'expected "=" after {name.text}')
+            parameters[name.text] = self._number()
+            sign = self._take(",)", 'expected "," or ")"')
+        return parameters
+
+    def _number(self) -> float:
+        token = self._take("number", "expected a number")
+        if not math.isfinite(value := float(token.text)):
+            raise self._error(token.start, "this number is too large")
+        return value
+
+    def _next(self) -> _Token:
+        return self._tokens[0]
+
+    def _take(self, wanted: str, message: str) -> _Token:
+        """Return the next token, which must be of a kind ("name", "number") or one of the given signs."""
+        token = self._next()
+        if token.kind != wanted and not (token.kind == "sign" and token.text in wanted):
+            raise self._error(token.start, message)
+        return self._tokens.pop(0)
+
+    def _error(self, start: int, message: str) -> UserError:
+        rest = self._formula[start : start + 20]
+        place = f'at character {start + 1}, "{rest}"' if rest else "at its end"
+        return UserError(f'--loss "{self._formula}" cannot be read {place}: {message}')
+
+
+def _nearest(name: str, known) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"nearest: {near[0]}; known: {', '.join(known)}" if near else f"known: {', '.join(known)}"
