@@ -123,7 +123,7 @@ class Config:
     bias_lr_mult: float = 1.0  # learning-rate multiplier of convolution biases; Caffe uses 2
     ema_decay: float = 0.0  # decay of the exponential moving average (EMA) of the parameters, such as 0.99; 0: off
     # class balancing of the loss
-    class_weights: Literal["none", "matlab", "auto-present", "auto-global", "caffe"] = field(
+    class_weights: Literal["none", "matlab", "auto-present", "auto-global", "auto-sqrt", "caffe"] = field(
         default="matlab", metadata=OVERRIDE
     )
     seed: int = 0  # random seed of initial weights, image order, augmentation and dropout
@@ -159,6 +159,8 @@ class Config:
     on_disk_full: Literal["stop", "wait"] = field(default="stop", metadata=FREE)  # wait: retry until space is freed
     # checkpoint that result.json scores
     result_checkpoint: Literal["best", "last"] = field(default="best", metadata=OVERRIDE)
+    # stop after this many evaluations in a row without a better --best-metric; 0: off
+    patience: int = field(default=0, metadata=OVERRIDE)
     # metric that selects the best checkpoint
     best_metric: Literal["miou", "global_accuracy"] = field(default="miou", metadata=OVERRIDE)
 

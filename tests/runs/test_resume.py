@@ -115,6 +115,7 @@ OTHERS = {  # another value for each field
     "on_disk_full": "wait",
     "result_checkpoint": "last",
     "best_metric": "global_accuracy",
+    "patience": 3,
     "mapping": "shard_map",
 }
 WHICH = ("newest", "best")
