@@ -212,6 +212,41 @@ def test_the_picture_shows_images_with_their_labels(photos, monkeypatch, capsys)
     assert picture.shape[0] > 2 * 2 * 180  # eight images in rows of four, each over its label, enlarged
 
 
+def captions(monkeypatch):
+    drawn, draw = [], doctor.batch_picture
+
+    def recorded(*args, **settings):
+        drawn.append(settings["names"])
+        return draw(*args, **settings)
+
+    monkeypatch.setattr(doctor, "batch_picture", recorded)
+    return drawn
+
+
+def test_the_pages_of_the_picture_show_every_image_once_with_its_name(photos, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "_MAX_PICTURES", 3)
+    monkeypatch.setattr(doctor._draw, "__defaults__", ("", 3))
+    drawn = captions(monkeypatch)
+    for page in (1, 2, 3):
+        code, _, printed, _ = look(monkeypatch, capsys, "--picture", "look.png", "--page", str(page))
+        assert code == 0 and f"--page {page} of 3" in printed.out
+    expected = [f"{name} ({'train' if place < 6 else 'val'})" for place, name in enumerate(NAMES)]
+    assert sorted(name for names in drawn for name in names) == sorted(expected)
+    code, raised = left_by(doctor.main, ["doctor", "photos", "--picture", "look.png", "--page", "4"], monkeypatch)
+    assert code == 2 and "--page must be between 1 and 3 for 8 images, got 4" in str(raised[0])
+
+
+def test_picked_images_are_drawn_by_name_or_pattern(photos, monkeypatch, capsys):
+    drawn = captions(monkeypatch)
+    flags = ["--picture", "look.png", "--pick", f"{NAMES[0]}.jpg", "--pick", f"{NAMES[6][:-1]}?"]
+    assert look(monkeypatch, capsys, *flags)[0] == 0
+    assert f"{NAMES[0]} (train)" in drawn[0] and f"{NAMES[6]} (val)" in drawn[0]
+    code, raised = left_by(doctor.main, ["doctor", "photos", "--picture", "look.png", "--pick", "zebra"], monkeypatch)
+    assert code == 2 and "--pick zebra matches none of the 8 images" in str(raised[0]) and NAMES[0] in str(raised[0])
+    code, raised = left_by(doctor.main, ["doctor", "photos", "--pick", NAMES[0]], monkeypatch)
+    assert code == 2 and "add --picture" in str(raised[0])
+
+
 @pytest.mark.parametrize(
     "sizes, expected",
     [
