@@ -101,7 +101,9 @@ def doctor(options: DoctorOptions) -> int:
         return _write_classes(options, config)
     found = check_dataset(lambda: open_data(config))
     if options.json:
-        findings = as_json(found) | ({} if found.faults else {"command": shlex.join(_command(found, config))})
+        findings = as_json(found, has_accelerator()) | (
+            {} if found.faults else {"command": shlex.join(_command(found, config))}
+        )
         if found.dataset is not None and (audit := _audit(found.dataset)):
             findings["audit"] = sequences.as_json(audit)
         write_result(options.json, findings)
@@ -146,7 +148,9 @@ def _command(found: DatasetReport, config: Config) -> list[str]:
     """Return the command that trains on the folder."""
     suggestion = suggest(found.dataset, found.counts, has_accelerator())
     selecting = ["--result-checkpoint", "last"] if config.split_rule == "trainval" else []
-    recipe = ["--protocol", choose_protocol(None)[0]] if is_own_folder(config.data) else []
+    protocol, _ = choose_protocol(None)
+    # Without weights at hand the defaults would download them, and the command must work offline.
+    recipe = ["--protocol", protocol] if is_own_folder(config.data) or protocol == "scratch" else []
     flags = [*selecting, *recipe, *suggestion.flags()]
     return [*_prog("train").split(), "--data", *_data_flags(config), *flags]
 

