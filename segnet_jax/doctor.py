@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_protocol
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data import sequences
@@ -35,7 +36,7 @@ from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.sheet import is_asked_for, sheet_png
 from segnet_jax.runs.dataset import open_data, read_options_of, size_warning
 from segnet_jax.runs.dataset_checks import DatasetReport, Suggestion, as_json, check_dataset, suggest, suggested_size
-from segnet_jax.runs.default_recipe import choose_protocol, has_accelerator, is_own_folder
+from segnet_jax.runs.default_recipe import choose_protocol, has_accelerator, is_own_folder, suggested_steps
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
@@ -151,6 +152,9 @@ def _command(found: DatasetReport, config: Config) -> list[str]:
     protocol, _ = choose_protocol(None)
     # Without weights at hand the defaults would download them, and the command must work offline.
     recipe = ["--protocol", protocol] if is_own_folder(config.data) or protocol == "scratch" else []
+    if recipe:
+        steps = suggested_steps(len(found.dataset.splits["train"]), suggestion.batch_size_per_device)
+        recipe += ["--steps", str(steps)] if steps != read_protocol(protocol, Config()).steps else []
     flags = [*selecting, *recipe, *suggestion.flags()]
     return [*_prog("train").split(), "--data", *_data_flags(config), *flags]
 

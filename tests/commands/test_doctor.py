@@ -15,7 +15,7 @@ from test_bad_inputs import Accepted, all_is_read, left_by, state_of
 
 from segnet_jax import doctor, train
 from segnet_jax.config.flags import parse_config, parse_flags
-from segnet_jax.runs import dataset_checks
+from segnet_jax.runs import dataset_checks, default_recipe
 from segnet_jax.runs.dataset_checks import suggested_size
 
 SMALL = "--init none --depth 1 --width 0.0625 --epochs 1 --devices 1 --batch-size-per-device 1 --class-weights none"
@@ -80,6 +80,7 @@ def test_the_command_needs_no_download(photos, monkeypatch, capsys):
     weights = photos.parent / "cache" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     weights.parent.mkdir(exist_ok=True)
     weights.touch()
+    monkeypatch.setattr(default_recipe, "has_accelerator", lambda: True)
     assert left_by(doctor.main, ["doctor", "photos"], monkeypatch)[0] == 0
     assert "--protocol finetune" in capsys.readouterr().out.splitlines()[-1]
 
