@@ -1,11 +1,13 @@
 """Check a dataset folder before training: `python -m segnet_jax.doctor --help`."""
 
 import dataclasses
+import fnmatch
 import os
 import pathlib
 import shlex
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -19,11 +21,14 @@ from rich.table import Table
 from rich.text import Text
 
 from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_protocol
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.constants import VOID
 from segnet_jax.data import sequences
-from segnet_jax.data.dataset import Dataset, evenly_spaced
+from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.images.decode import read_image
-from segnet_jax.data.images.fit import Fit, fit_sample
+from segnet_jax.data.images.fit import fit_sample
+from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
 from segnet_jax.data.label_files.interpretation.class_table_draft import draft_class_table
 from segnet_jax.data.label_files.scan import scan
 from segnet_jax.data.open_dataset import label_files
@@ -31,7 +36,7 @@ from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.sheet import is_asked_for, sheet_png
 from segnet_jax.runs.dataset import open_data, read_options_of, size_warning
 from segnet_jax.runs.dataset_checks import DatasetReport, Suggestion, as_json, check_dataset, suggest, suggested_size
-from segnet_jax.runs.default_recipe import choose_protocol, has_accelerator, is_own_folder
+from segnet_jax.runs.default_recipe import choose_protocol, has_accelerator, is_own_folder, suggested_steps
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
@@ -53,7 +58,10 @@ class DoctorOptions:
 
     data: Annotated[str, tyro.conf.Positional]  # dataset folder
     json: str = ""  # JSON file to write the findings to
-    picture: str = ""  # PNG file to draw sample images with overlaid labels to
+    picture: str = ""  # PNG file to draw images with overlaid labels to, 16 to a page
+    page: int = 1  # page of --picture; pages are evenly spaced selections that together show every image once
+    # draw only images whose names match this pattern, such as "night_*"; may be repeated
+    pick: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     classes: str = ""  # class table to create for editing, one line per value or color found in the labels
     images: str = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
     label_files: str = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
@@ -87,12 +95,16 @@ def doctor(options: DoctorOptions) -> int:
     """
     for flag in ("json", "picture", "classes"):
         _check_writable(flag, getattr(options, flag), options.data)
+    if (options.pick or options.page != 1) and not options.picture:
+        raise UserError("--pick and --page choose the images of --picture: add --picture FILE.png")
     config = _config_of(options)
     if options.classes:
         return _write_classes(options, config)
     found = check_dataset(lambda: open_data(config))
     if options.json:
-        findings = as_json(found) | ({} if found.faults else {"command": shlex.join(_command(found, config))})
+        findings = as_json(found, has_accelerator()) | (
+            {} if found.faults else {"command": shlex.join(_command(found, config))}
+        )
         if found.dataset is not None and (audit := _audit(found.dataset)):
             findings["audit"] = sequences.as_json(audit)
         write_result(options.json, findings)
@@ -114,8 +126,8 @@ def doctor(options: DoctorOptions) -> int:
     if audit := _audit(found.dataset):
         echo("\n".join(sequences.describe_audit(audit)))
     if options.picture:
-        _draw(found.dataset, (suggestion.image_size, suggestion.fit), options.picture)
-        echo(f"wrote {options.picture}: check that the colors lie on the right objects")
+        shown_here = _draw(found.dataset, options, options.picture)
+        echo(f"wrote {options.picture} ({shown_here}): check that the colors lie on the right objects")
     echo(f"no faults found; to train, run:\n  {shlex.join(_command(found, config))}")
     return 0
 
@@ -137,7 +149,12 @@ def _command(found: DatasetReport, config: Config) -> list[str]:
     """Return the command that trains on the folder."""
     suggestion = suggest(found.dataset, found.counts, has_accelerator())
     selecting = ["--result-checkpoint", "last"] if config.split_rule == "trainval" else []
-    recipe = ["--protocol", choose_protocol(None)[0]] if is_own_folder(config.data) else []
+    protocol, _ = choose_protocol(None)
+    # Without weights at hand the defaults would download them, and the command must work offline.
+    recipe = ["--protocol", protocol] if is_own_folder(config.data) or protocol == "scratch" else []
+    if recipe:
+        steps = suggested_steps(len(found.dataset.splits["train"]), suggestion.batch_size_per_device)
+        recipe += ["--steps", str(steps)] if steps != read_protocol(protocol, Config()).steps else []
     flags = [*selecting, *recipe, *suggestion.flags()]
     return [*_prog("train").split(), "--data", *_data_flags(config), *flags]
 
@@ -203,17 +220,54 @@ def _audit(dataset: Dataset) -> sequences.Audit | None:
     return found if found is not None and (len(found.sequences) > 1 or found.neighbors) else None
 
 
-def _draw(
-    dataset: Dataset, size_and_fit: tuple[tuple[int, int], Fit], path: str, title: str = "", most: int = _MAX_PICTURES
-) -> None:
-    """Draw a sheet of evenly spaced samples from all splits."""
-    places = [(split, index) for split in dataset.splits.values() for index in range(len(split))]
-    chosen = evenly_spaced(most, len(places))
-    samples = (split.read(index) for split, index in (places[place] for place in chosen))
-    fitted = [fit_sample(*sample, *size_and_fit) for sample in samples]
-    images, labels = (np.stack(each) for each in zip(*fitted, strict=True))
-    title = title or f"{len(chosen)} of {len(places)} images with their labels"
-    batch_picture(images, labels, dataset.classes, path, title, max_images=most, asked_for=True)
+def _draw(dataset: Dataset, options: DoctorOptions, path: str, title: str = "", most: int = _MAX_PICTURES) -> str:
+    """Draw a page of samples of all splits, evenly spaced over those that `--pick` selects; return what it shows.
+
+    Raises:
+      UserError: If `--pick` matches no image, or there is no such page.
+    """
+    places = _picked(dataset, options.pick)
+    num_pages = -(-len(places) // most)
+    if not 1 <= options.page <= num_pages:
+        raise UserError(f"--page must be between 1 and {num_pages} for {len(places)} images, got {options.page}")
+    chosen = places[options.page - 1 :: num_pages]
+    samples = [dataset.splits[split].read(index) for split, index in chosen]
+    size, _ = suggested_size(Counter(label.shape for _, label in samples))
+    images, labels = (
+        np.stack(each) for each in zip(*(fit_sample(*each, size, "letterbox") for each in samples), strict=True)
+    )
+    bars = (fit_sample(image, np.zeros_like(label), size, "letterbox")[1] for image, label in samples)
+    inside = np.stack([each != VOID for each in bars])
+    page = f", --page {options.page} of {num_pages}" if num_pages > 1 else ""
+    title = title or f"{len(chosen)} of {len(places)} images with their labels{page}"
+    names = [f"{dataset.splits[split].names[index]} ({split})" for split, index in chosen]
+    settings = {"max_images": most, "asked_for": True, "names": names, "inside": inside}
+    batch_picture(images, labels, dataset.classes, path, title, **settings)
+    return f"{len(chosen)} of {len(places)} images{page}"
+
+
+def _picked(dataset: Dataset, patterns: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the split and index of the images whose names match one of the patterns, or of all without patterns.
+
+    Raises:
+      UserError: If there is none.
+    """
+    places = [(split, index) for split, samples in dataset.splits.items() for index in range(len(samples))]
+    names = [dataset.splits[split].names[index] for split, index in places]
+    wanted = [pattern[: -len(suffix)] if (suffix := _image_suffix(pattern)) else pattern for pattern in patterns]
+    chosen = [
+        place
+        for place, name in zip(places, names, strict=True)
+        if not wanted or any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+    ]
+    if not chosen:
+        raise UserError(f"--pick {' '.join(patterns)} matches none of the {len(names)} images: {listed(names)}")
+    return chosen
+
+
+def _image_suffix(name: str) -> str:
+    suffix = pathlib.PurePath(name).suffix
+    return suffix if suffix.lower() in IMAGE_SUFFIXES else ""
 
 
 def _draw_choices(options: DoctorOptions, config: Config, choices: Sequence[str]) -> None:
@@ -228,9 +282,8 @@ def _draw_choices(options: DoctorOptions, config: Config, choices: Sequence[str]
             except UserError as error:
                 echo(f"cannot draw the labels with {flags}: {error.faults[0].what[:200]}")
                 continue
-            sizes = dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1}
             path = os.path.join(folder, f"{number}.png")
-            _draw(dataset, suggested_size(sizes, has_accelerator()), path, flags, _MAX_PICTURES_PER_READING)
+            _draw(dataset, options, path, flags, _MAX_PICTURES_PER_READING)
             sheets.append(Image.fromarray(read_image(pathlib.Path(path), path)))
         if sheets:
             atomic_write_bytes(options.picture, sheet_png(sheets, asked_for=True))

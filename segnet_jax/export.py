@@ -24,7 +24,7 @@ from segnet_jax.data.input_pipeline.cache import streamed
 from segnet_jax.exporting import stablehlo
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.parity import Parity, compare
-from segnet_jax.exporting.subject import ExportedNetwork
+from segnet_jax.exporting.subject import ExportedNetwork, describe_images
 from segnet_jax.inference.network import folded
 from segnet_jax.reporting.environment import versions
 from segnet_jax.runs.dataset import open_data, validation_split
@@ -67,6 +67,8 @@ class ExportOptions:
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
     data: str = ""  # dataset for the comparison, such as "synthetic"; default: the one that the run was trained on
     images: int = 3  # number of validation images to compare on
+    # keep exports whose outputs differ from the network's by more than the limits, with a warning
+    accept_mismatch: bool = False
     overwrite: bool = False  # replace earlier exports in the output folder
     json: str = ""  # JSON file to write the export report to, besides export.json
 
@@ -83,7 +85,7 @@ def export(options: ExportOptions) -> int:
 
     Raises:
       UserError: If the run, a library or the dataset is missing, or output files exist.
-      ExitError: If an export does not match the network or cannot be written; nothing is kept.
+      ExitError: If an export cannot be written, or does not match the network; those that match are kept.
     """
     if options.images < 1:
         raise UserError(f"--images must be at least 1, got {options.images}")
@@ -115,20 +117,26 @@ def export(options: ExportOptions) -> int:
             logger.info(f"writing {name}")
             MODULES[name].write(subject, path)
         parities = _compare(subject, exports, images)
-        _check_parity(parities)
-        reports = {name: _report(name, subject, exports[name], out, parities[name]) for name in formats}
-        for path in exports.values():
-            _move(path, out / path.name)
-        atomic_write_json(out / REPORT_FILE, earlier | reports)
+        discarded = _check_parity(parities, options.accept_mismatch)
+        kept = [name for name in formats if name not in discarded]
+        reports = {name: _report(name, subject, exports[name], out, parities[name]) for name in kept}
+        for name in kept:
+            _move(exports[name], out / exports[name].name)
+        if kept:
+            atomic_write_json(out / REPORT_FILE, earlier | reports)
         if options.json:
             write_result(options.json, reports)
-    for name in formats:
+    for name in kept:
         echo(f"\n{out / FILES[name]}")
         echo(*(f"  {parity}" for parity in parities[name]))
         echo(*(f"    {line}" for line in reports[name]["use"].splitlines()))
         if "readable" in reports[name]:
             echo(f"  {reports[name]['readable']}")
-    echo(f"\nchecksums, sizes and classes: {out / REPORT_FILE}")
+    if kept:
+        echo(f"\n{subject.about['images']['note']}")
+        echo(f"checksums, sizes and classes: {out / REPORT_FILE}")
+    if discarded:
+        raise ExitError("; ".join(discarded.values()) + (f"; kept: {', '.join(kept)}" if kept else ""))
     return 0
 
 
@@ -198,6 +206,7 @@ def _subject(options: ExportOptions, config: Config) -> ExportedNetwork:
         "classes": list(network.class_names),
         "colors": [list(color) for color in network.colors],
         "preprocessing": dataclasses.asdict(network.preprocessing) | {"channels": "RGB", "range": "0..255"},
+        "images": describe_images(*config.image_size, config.fit),
         "network": {name: getattr(config, name) for name in NETWORK_FIELDS},
         "checkpoint": restored.which,
         "step": network.step,
@@ -238,11 +247,18 @@ def _compare(
     return parities
 
 
-def _check_parity(parities: dict[Format, list[Parity]]) -> None:
+def _check_parity(parities: dict[Format, list[Parity]], accept_mismatch: bool) -> dict[Format, str]:
+    """Return the formats to discard, each with the reason; with `accept_mismatch`, warn instead and return none."""
+    discarded = {}
     for name, of_format in parities.items():
-        for parity in of_format:
-            if not parity.holds:
-                raise ExitError(f"the {name} export does not match the network and is discarded: {parity}")
+        worst = min((parity for parity in of_format if not parity.holds), key=lambda each: each.agreement, default=None)
+        if worst is not None and accept_mismatch:
+            logger.warning(f"the {name} export does not match the network, kept by --accept-mismatch: {worst}")
+        elif worst is not None:
+            discarded[name] = (
+                f"the {name} export does not match the network and is discarded: {worst} (--accept-mismatch keeps it)"
+            )
+    return discarded
 
 
 # --- report and files ---

@@ -147,7 +147,8 @@ def predict(options: PredictOptions) -> int:
             if all(source.kind == "image" for source in sources) and not sizing.tile:
                 per_device = min(per_device, -(-len(sources) // devices.total))
             predictor = Predictor(network, devices, per_device, sizing, options.samples, bool(options.labels))
-            scoring = _scoring(options, config, network.classes, sizing) if options.labels else None
+            max_pixels = largest_image() if sizing.tile else MAX_PIXELS
+            scoring = _scoring(options, config, network.classes, sizing, max_pixels) if options.labels else None
             out = _make_folder(options)
         write = DiskRetry(out, waits=False, stop=stop)
         outputs = Outputs(
@@ -161,7 +162,7 @@ def predict(options: PredictOptions) -> int:
             labels=labels,
             scoring=scoring,
             reading=read_options_of(config),
-            max_pixels=largest_image() if sizing.tile else MAX_PIXELS,
+            max_pixels=max_pixels,
         )
         started = time.monotonic()
         with _explain_out_of_memory():
@@ -215,7 +216,9 @@ def _make_folder(options: PredictOptions) -> pathlib.Path:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another with --out") from None
 
 
-def _scoring(options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing) -> LabelScoring:
+def _scoring(
+    options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing, max_pixels: int
+) -> LabelScoring:
     """Return how to read and score labels: by the run's stored rule, or for older runs by its config."""
     reading, stored = read_options_of(config), run_folder.labels_of(options.run)
     if stored is not None:
@@ -229,7 +232,7 @@ def _scoring(options: PredictOptions, config: Config, classes: ClassTable, sizin
         rule = dataclasses.replace(rule, ids=(*kept, (options.void, VOID)))
     if not sizing.is_as_evaluated:
         logger.info("note: scores are computed at each image's own size; `evaluate` scores at the training size")
-    return LabelScoring(rule, reading, sizing)
+    return LabelScoring(rule, reading, sizing, max_pixels)
 
 
 def _print_totals(

@@ -10,7 +10,7 @@ import tyro
 
 from segnet_jax.system.errors import UserError
 
-RULES = ("none", "matlab", "auto-present", "auto-global", "caffe")
+RULES = ("none", "matlab", "auto-present", "auto-global", "auto-sqrt", "caffe")
 
 _BY_NAME = re.compile(r"\s*([^=]*?)\s*=\s*([^\s=]+)(?=\s|$)")  # names may contain spaces
 

@@ -176,6 +176,8 @@ class Config:
     on_disk_full: Literal["stop", "wait"] = field(default="stop", metadata=FREE)  # wait: retry until space is freed
     # checkpoint that result.json scores
     result_checkpoint: Literal["best", "last"] = field(default="best", metadata=OVERRIDE)
+    # stop after this many evaluations in a row without a better --best-metric; 0: off
+    patience: int = field(default=0, metadata=OVERRIDE)
     # metric that selects the best checkpoint
     best_metric: Literal["miou", "global_accuracy"] = field(default="miou", metadata=OVERRIDE)
 

@@ -46,6 +46,7 @@ RANGES = {
     "num_processes": (0, 2**20),
     "heartbeat": (1, 86_400),
     "evaluate_every": (0, 1_000_000),
+    "patience": (0, 1_000_000),
     "checkpoint_every": (1, 1_000_000),
     "keep_checkpoints": (1, 1000),
 }

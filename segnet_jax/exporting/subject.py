@@ -78,3 +78,19 @@ class ExportedNetwork:
 
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+_FITS = {
+    "stretch": "stretched",
+    "letterbox": "scaled to fit and centered, with padding of 0",
+    "crop": "scaled to cover and cropped at the center",
+}
+
+
+def describe_images(height: int, width: int, fit: str) -> dict[str, Any]:
+    """Return the size that training images had, and how they were brought to it, for the metadata of an export."""
+    note = (
+        f"trained on images of {height}x{width} (height x width), {_FITS[fit]}: the file takes any size, but reaches "
+        "the scores of the run only on images that are resized in the same way"
+    )
+    return {"height": height, "width": width, "fit": fit, "note": note}

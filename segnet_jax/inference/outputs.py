@@ -41,11 +41,13 @@ class LabelScoring:
       rule: label rule of the run.
       reading: read options of the run.
       sizing: network input size of the images.
+      max_pixels: maximum number of pixels of a label.
     """
 
     rule: LabelRule
     reading: ReadOptions
     sizing: Sizing
+    max_pixels: int = MAX_PIXELS
 
     def read(self, source: Source, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
         """Read the label of an image, uint8 [H,W] of class ids or VOID, at the image's size.
@@ -60,7 +62,7 @@ class LabelScoring:
         """
         check_exif_stated(source.path, source.display_name, self.reading.exif)
         exif = exif_for_pair(source.path, path, self.reading.exif)
-        label = read_label_by(self.rule, path, str(path), exif)
+        label = read_label_by(self.rule, path, str(path), exif, self.max_pixels)
         if label.shape != size and self.reading.resize_labels == "nearest":
             return resize_label(label, *size)
         check_sizes(size[::-1], label.shape[::-1], source.display_name, str(path))

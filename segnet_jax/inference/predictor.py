@@ -224,9 +224,10 @@ class Predictor:
             cut(length, side, sizing.overlap, sizing.multiple)
             for length, side in zip(image.shape[:2], sizing.tile, strict=True)
         )
-        blended = blend(self._logits(crops(image, rows, columns)), rows, columns)
-        bands = (classify_on_host(band, self._num_classes) for band in blended)
-        maps = [np.concatenate(each) for each in zip(*bands, strict=True)]
+        maps = [np.empty(image.shape[:2], np.uint8) for _ in ("ids", "confidence", *self._uncertainties)]
+        for block in blend(self._logits(crops(image, rows, columns)), rows, columns):
+            for whole, part in zip(maps, classify_on_host(block.values, self._num_classes), strict=True):
+                whole[block.rows, block.columns] = part
         seconds = time.perf_counter() - started - (self._forward.seconds - before)
         return self._prediction(maps, 1e3 * seconds)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,19 @@ class AxisTiles:
     size: int
     starts: tuple[int, ...]
     weights: np.ndarray
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """For each tile, the pixel where the next one starts, or the image ends."""
+        return (*self.starts[1:], self.starts[-1] + self.size)
+
+
+class Block(NamedTuple):
+    """A part of the blended output: its rows and columns in the image, and its values, float32 [h,w,C]."""
+
+    rows: slice
+    columns: slice
+    values: np.ndarray
 
 
 def check_tiles(tile: tuple[int, int], overlap: int, multiple: int) -> None:
@@ -83,8 +97,8 @@ def crops(image: np.ndarray, rows: AxisTiles, columns: AxisTiles) -> Iterator[np
             yield image[y : y + rows.size, x : x + columns.size]
 
 
-def blend(tiles: Iterable[np.ndarray], rows: AxisTiles, columns: AxisTiles) -> Iterator[np.ndarray]:
-    """Blend the outputs of tiles, holding at most one row of tiles in memory.
+def blend(tiles: Iterable[np.ndarray], rows: AxisTiles, columns: AxisTiles) -> Iterator[Block]:
+    """Blend the outputs of tiles, holding only the rows in memory where a row of tiles overlaps the next.
 
     Args:
       tiles: outputs, float32 [h,w,C], in the order of `crops`.
@@ -92,21 +106,22 @@ def blend(tiles: Iterable[np.ndarray], rows: AxisTiles, columns: AxisTiles) -> I
       columns: tiles along the width.
 
     Yields:
-      float32 [h,W,C], bands of the whole output from top to bottom.
+      Blocks that cover the whole output once.
     """
     tiles = iter(tiles)
-    width = columns.starts[-1] + columns.size
-    carried = None  # the part of earlier bands that overlaps the next one
-    for start, end, weight in zip(
-        rows.starts, (*rows.starts[1:], rows.starts[-1] + rows.size), rows.weights, strict=True
-    ):
-        band = None
-        for x, column_weight in zip(columns.starts, columns.weights, strict=True):
-            tile = next(tiles)
-            if band is None:
-                band = np.zeros((rows.size, width, tile.shape[-1]), np.float32)
-            band[:, x : x + columns.size] += tile * (weight[:, None, None] * column_weight[None, :, None])
-        if carried is not None:
-            band[: len(carried)] += carried
-        yield band[: end - start]
-        carried = band[end - start :]
+    above = None  # the part of the rows of tiles above that overlaps this one, [h,W,C]
+    for y, below_y, row_weight in zip(rows.starts, rows.ends, rows.weights, strict=True):
+        below, left = None, None  # the parts that overlap the next row of tiles, and the next tile
+        for x, right_x, column_weight in zip(columns.starts, columns.ends, columns.weights, strict=True):
+            tile = next(tiles) * (row_weight[:, None, None] * column_weight[None, :, None])
+            if left is not None:
+                tile[:, : left.shape[1]] += left
+            done, left = tile[:, : right_x - x], tile[:, right_x - x :]
+            if above is not None:
+                done[: len(above)] += above[:, x:right_x]
+            if below is None:
+                width = columns.starts[-1] + columns.size
+                below = np.empty((rows.size - (below_y - y), width, tile.shape[-1]), np.float32)
+            below[:, x:right_x] = done[below_y - y :]
+            yield Block(slice(y, below_y), slice(x, right_x), done[: below_y - y])
+        above = below

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segnet_jax.data.labels.classes import ClassTable, Color
+from segnet_jax.reporting.colors import hatch
 from segnet_jax.reporting.sheet import INK, PAPER, cut, load_font, text_size
 
 _MIN_KEY_WIDTH = 320  # pixels, so that a class name fits below a small picture
@@ -38,8 +39,8 @@ def add_class_key(picture: np.ndarray, fractions: Sequence[float], classes: Clas
     return whole
 
 
-def key_strip(entries: Sequence[tuple[str, Color]], width: int) -> Image.Image:
-    """Draw a square of each color with its name, in as many rows as needed."""
+def key_strip(entries: Sequence[tuple[str, Color | None]], width: int) -> Image.Image:
+    """Draw a square of each color, hatched for None, with its name, in as many rows as needed."""
     size = text_size(width)
     font = load_font(size)
     row, x, places = 0, 0, []
@@ -53,6 +54,10 @@ def key_strip(entries: Sequence[tuple[str, Color]], width: int) -> Image.Image:
     strip = Image.new("RGB", (width, round(1.7 * size * (row + 1))), PAPER)
     draw = ImageDraw.Draw(strip)
     for x, y, name, color in places:
-        draw.rectangle((x, y + size // 8, x + size, y + size // 8 + size), fill=color, outline=(120, 120, 120))
+        top = y + size // 8
+        if color is None:
+            square = np.full((size, size, 3), 255, np.uint8)
+            strip.paste(Image.fromarray(hatch(square, np.ones((size, size), bool))), (x, top))
+        draw.rectangle((x, top, x + size, top + size), fill=color, outline=(120, 120, 120))
         draw.text((x + round(1.4 * size), y), name, font=font, fill=INK)
     return strip

@@ -23,6 +23,25 @@ def colorize(label: np.ndarray, classes: ClassTable) -> np.ndarray:
     return palette[label]
 
 
+def hatch(picture: np.ndarray, where: np.ndarray, period: int = 10) -> np.ndarray:
+    """Draw diagonal black and white stripes over a dimmed picture, so that void is not mistaken for a black class.
+
+    Args:
+      picture: uint8 [...,H,W,3] RGB.
+      where: bool [...,H,W], the pixels to hatch.
+      period: distance between stripes along a row, pixels.
+
+    Returns:
+      uint8 [...,H,W,3] RGB.
+    """
+    height, width = picture.shape[-3:-1]
+    phase = (np.arange(height)[:, None] + np.arange(width)) % period
+    stroke = max(1, period // 5)
+    hatched = np.where((phase < stroke)[..., None], np.uint8(255), picture // 2)
+    hatched = np.where(((phase >= stroke) & (phase < 2 * stroke))[..., None], np.uint8(0), hatched)
+    return np.where(where[..., None], hatched, picture)
+
+
 def overlay(image: np.ndarray, label: np.ndarray, classes: ClassTable, transparency: float = 0.4) -> np.ndarray:
     """Blend an image with the colors of its classes; VOID pixels keep the image.
 

@@ -11,12 +11,13 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.class_key import key_strip
-from segnet_jax.reporting.colors import colorize, overlay
+from segnet_jax.reporting.colors import colorize, hatch, overlay
 from segnet_jax.reporting.tables import SPLIT_WORDS, percent
 from segnet_jax.system import confined
 from segnet_jax.system.files import atomic_write_bytes, check_place
 
 _MAX_IMAGES, _COLUMNS = 8, 4
+_HATCH = 10  # pixels between the stripes of void
 _CORRECT, _WRONG, _VOID = (236, 236, 236), (214, 39, 40), (150, 150, 150)
 
 
@@ -28,8 +29,10 @@ def batch_picture(
     title: str,
     max_images: int = _MAX_IMAGES,
     asked_for: bool = False,
+    names: Sequence[str] = (),
+    inside: np.ndarray | None = None,
 ) -> None:
-    """Draw the first images of a batch as the network gets them, each above its label overlay.
+    """Draw the first images of a batch as the network gets them, each above its label overlay, with void hatched.
 
     Args:
       images: uint8 [N,H,W,3] RGB.
@@ -39,16 +42,29 @@ def batch_picture(
       title: heading of the picture.
       max_images: number of images to draw.
       asked_for: whether a flag named the path.
+      names: captions of the images, if any.
+      inside: bool [N,H,W], the pixels that are not padding; None if there is none.
     """
     images, labels = images[:max_images], labels[:max_images]
+    height, width = images.shape[1:3]
+    scale = sheet.panel_scale(height, width)
+    if scale > 1:  # before hatching, so that the stripes stay fine
+        images, labels = (each.repeat(scale, axis=1).repeat(scale, axis=2) for each in (images, labels))
+        inside = None if inside is None else inside.repeat(scale, axis=1).repeat(scale, axis=2)
+    overlays = hatch(overlay(images, labels, classes), labels == VOID, round(_HATCH / min(scale, 1)))
+    if inside is not None:
+        images, overlays = (np.where(inside[..., None], each, np.uint8(sheet.PAPER)) for each in (images, overlays))
     rows = []
     for start in range(0, len(images), _COLUMNS):
         row = slice(start, start + _COLUMNS)
-        rows += [sheet.panel_strip(images[row]), sheet.panel_strip(overlay(images[row], labels[row], classes))]
+        rows += [sheet.panel_strip(images[row]), sheet.panel_strip(overlays[row])]
+        if names:
+            captions = [*names[row], *[""] * (_COLUMNS - len(names[row]))][: len(images)]  # one font size in all rows
+            rows += [sheet.text_strip(captions, rows[0].width, keep_end=True), sheet.space_strip(4)]
     width = max(rows[0].width, sheet.MIN_WIDTH)
     heading = sheet.text_strip([title], width, scale=1.3, bold=True)
-    note = sheet.text_strip(["Each image above its label overlay; void pixels keep the image."], width)
-    key = key_strip(list(zip(classes.names, classes.colors, strict=True)), width)
+    note = sheet.text_strip(["Each image above its label overlay; void is hatched."], width)
+    key = key_strip([*zip(classes.names, classes.colors, strict=True), ("void, not used", None)], width)
     atomic_write_bytes(path, sheet.sheet_png([heading, note, *rows, sheet.space_strip(4), key], asked_for))
 
 

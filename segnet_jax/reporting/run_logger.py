@@ -157,6 +157,7 @@ class RunLogger:
         accuracies: Mapping[str, float],
         images: Images | None = None,
         best: int | None = None,
+        stops: bool = False,
     ) -> None:
         """Log an evaluation, store it for the report and, if due, draw pictures, plot and report.
 
@@ -173,6 +174,7 @@ class RunLogger:
           accuracies: name -> fraction of labeled pixels predicted correctly, of every sample.
           images: the confusion matrix of each image, if known.
           best: step of the best evaluation before this one.
+          stops: whether training stops early after this evaluation, which is then the last.
         """
         if not self._folder:
             return
@@ -194,7 +196,7 @@ class RunLogger:
             self._write(partial(write_evaluation, self._folder, step, **evaluation, images=images, best=best))
             self._pending_worst = partial(write_worst, self._folder, step, self._classes, worst, accuracies)
             begin = time.monotonic()
-            if step < self._total_steps and begin < self._draw_again_at:
+            if step < self._total_steps and begin < self._draw_again_at and not stops:
                 return
             self._write_worst()
             if pictures and not self._should_stop():
@@ -202,7 +204,7 @@ class RunLogger:
                 drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step, self._split)
                 self._write(partial(prediction_pictures, *drawn))
             if not self._should_stop():
-                self.draw_plot()
+                self.draw_plot(status="stopped early" if stops else None)
             if not self._should_stop():
                 from segnet_jax.reporting.page.draw import write_report  # not needed before the first evaluation
 

@@ -33,10 +33,17 @@ def panel_strip(panels: Sequence[np.ndarray]) -> Image.Image:
     return strip
 
 
+def panel_scale(height: int, width: int) -> float:
+    """Return the factor by which `panel_strip` enlarges or shrinks pictures of a size."""
+    if width < _MIN_PANEL:
+        return max(1, min(-(-_MIN_PANEL // width), _MAX_PANEL_HEIGHT // height))
+    return min(1.0, _MAX_PANEL / width)
+
+
 def _fit(panel: np.ndarray) -> Image.Image:
     image = Image.fromarray(panel)
     if image.width < _MIN_PANEL:
-        factor = max(1, min(-(-_MIN_PANEL // image.width), _MAX_PANEL_HEIGHT // image.height))
+        factor = panel_scale(image.height, image.width)
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     if image.width > _MAX_PANEL:
         height = max(1, round(image.height * _MAX_PANEL / image.width))
@@ -44,14 +51,16 @@ def _fit(panel: np.ndarray) -> Image.Image:
     return image
 
 
-def text_strip(texts: Sequence[str], width: int, *, scale: float = 1.0, bold: bool = False) -> Image.Image:
-    """Write one line of texts in columns of equal width, cutting texts that are too long."""
+def text_strip(
+    texts: Sequence[str], width: int, *, scale: float = 1.0, bold: bool = False, keep_end: bool = False
+) -> Image.Image:
+    """Write one line of texts in columns of equal width; texts that are too long lose their end or beginning."""
     size = round(scale * text_size(width))
     font = load_font(size, bold)
     strip = Image.new("RGB", (width, round(1.4 * size)), PAPER)
     pitch = (width + _GAP) / len(texts)
     for place, text in enumerate(texts):
-        fitting = cut(text, font, pitch - _GAP)
+        fitting = cut(text, font, pitch - _GAP, keep_end)
         ImageDraw.Draw(strip).text((round(place * pitch), 0), fitting, font=font, fill=INK)
     return strip
 
@@ -92,14 +101,14 @@ def sheet_png(strips: Sequence[Image.Image], asked_for: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Shorten a text to a width in pixels."""
+def cut(text: str, font: ImageFont.FreeTypeFont, width: float, keep_end: bool = False) -> str:
+    """Shorten a text to a width in pixels, at its end or at its beginning."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+        text = text[1:] if keep_end else text[:-1]
+    return f"…{text}" if keep_end else f"{text}…"
 
 
 @functools.cache

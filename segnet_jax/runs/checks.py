@@ -44,15 +44,21 @@ def batch_warning(config: Config, devices: Devices, sampler: Sampler) -> str:
 
 
 def check_selection(config: Config) -> None:
-    """Check that no checkpoint is selected by test images.
+    """Check that test images neither select a checkpoint nor stop the training.
 
     Raises:
-      UserError: If `--split-rule trainval`, which has no validation images, is to score the best checkpoint.
+      UserError: If `--split-rule trainval`, which has no validation images, is to score the best checkpoint or to stop
+        early.
     """
     if config.split_rule == "trainval" and config.result_checkpoint != "last":
         raise UserError(
             "--split-rule trainval has no validation images to select the best checkpoint by, got --result-checkpoint "
             f"{config.result_checkpoint}: use --result-checkpoint last"
+        )
+    if config.split_rule == "trainval" and config.patience:
+        raise UserError(
+            "--split-rule trainval has no validation images to stop training by, got --patience "
+            f"{config.patience}: use --patience 0"
         )
 
 

@@ -16,7 +16,7 @@ from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_label
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import Fault, UserError, listed
-from segnet_jax.training.class_weights import present_frequency_weights
+from segnet_jax.training.class_weights import sqrt_frequency_weights
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _MIN_SIDE = 32  # for five poolings
 _STEP = 8  # suggested heights and widths are multiples of it
 _MAX_RATIO = 256  # of the sides of a suggested size; more elongated images are letterboxed
 _SAME_SHAPE = 0.02  # relative difference of aspect ratios that counts as equal
-_UNEVEN = 3.0  # ratio of the largest to the smallest class weight from which on weighting is suggested
+_UNEVEN = 1.7  # ratio of the largest to the smallest class weight from which on weighting is suggested
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Suggestion:
       fit: how images are brought to that size.
       class_weights: rule of the class weights.
       batch_size_per_device: batch size for one device.
-      weights: float32 [C], by the rule auto-present.
+      weights: float32 [C], by the rule auto-sqrt.
     """
 
     image_size: tuple[int, int]
@@ -145,11 +145,11 @@ def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts], has_accelerator
     """
     size, fit = suggested_size(dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1}, has_accelerator)
     train = counts["train"]
-    weights = present_frequency_weights(train.pixels, train.image_pixels)
+    weights = sqrt_frequency_weights(train.pixels, train.image_pixels)
     seen = weights[weights > 0]
     uneven = seen.size > 0 and seen.max() / seen.min() > _UNEVEN
     batch = min(Config.batch_size_per_device, len(dataset.splits["train"]))
-    return Suggestion(size, fit, "auto-present" if uneven else "none", batch, weights)
+    return Suggestion(size, fit, "auto-sqrt" if uneven else "none", batch, weights)
 
 
 def suggested_size(sizes: Mapping[tuple[int, int], int], has_accelerator: bool = True) -> tuple[tuple[int, int], Fit]:
@@ -179,8 +179,8 @@ def suggested_size(sizes: Mapping[tuple[int, int], int], has_accelerator: bool =
     return size, "stretch" if len(shapes) == 1 and ratio == frequent else "letterbox"
 
 
-def as_json(report: DatasetReport) -> dict[str, Any]:
-    """Return a report as JSON, for `--json`."""
+def as_json(report: DatasetReport, has_accelerator: bool = True) -> dict[str, Any]:
+    """Return a report as JSON, for `--json`; `has_accelerator` as for `suggest`."""
     dataset, counts = report.dataset, report.counts
     values: dict[str, Any] = {
         "sound": not report.faults,
@@ -197,7 +197,7 @@ def as_json(report: DatasetReport) -> dict[str, Any]:
     }
     if report.faults:
         return values
-    suggestion = suggest(dataset, counts)
+    suggestion = suggest(dataset, counts, has_accelerator)
     rows = zip(dataset.classes.names, dataset.classes.colors, suggestion.weights, strict=True)
     values["classes"] = [
         {

@@ -12,12 +12,15 @@ from segnet_jax.training.devices import NVIDIA_DRIVER
 
 logger = logging.getLogger(__name__)
 
+OWN_RECIPES = ("finetune", "scratch")
+"""Protocols for the user's own images, which do not name a published experiment."""
+
 
 def default_config(data: str, init: str | None) -> Config:
     """Return the defaults of `train` for a dataset; flags override them.
 
-    For a folder of the user's own images they are a protocol: `finetune` if weights are named or available, else
-    `scratch`. With a run to start from, the network is that run's.
+    For a folder of the user's own images they are a protocol: `finetune` if weights are named, or available together
+    with a GPU or TPU, else `scratch`. With a run to start from, the network is that run's.
 
     Args:
       data: value of `--data`.
@@ -50,8 +53,23 @@ def choose_protocol(init: str | None) -> tuple[str, str]:
     from segnet_jax.weights.published import is_cached
 
     if is_cached("vgg16"):
-        return "finetune", "ImageNet's VGG-16 is in the cache"
+        if has_accelerator():
+            return "finetune", "ImageNet's VGG-16 is in the cache"
+        return "scratch", "without a GPU it trains in minutes; --protocol finetune --init vgg16 would take hours"
     return "scratch", "no pretrained weights are at hand (see `prepare vgg16`, or --init RUN)"
+
+
+def suggested_steps(num_images: int, batch_size: int) -> int:
+    """Return the number of steps for training on the user's own images.
+
+    Args:
+      num_images: number of training images.
+      batch_size: images per step.
+
+    Returns:
+      Ten epochs, at least 1,000 steps; without a GPU or TPU always 600, which take minutes.
+    """
+    return max(1000, 10 * num_images // batch_size) if has_accelerator() else 600
 
 
 def is_own_folder(data: str) -> bool:

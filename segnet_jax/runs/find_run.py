@@ -9,6 +9,7 @@ import shutil
 
 from segnet_jax.config.fields import Config, differences, refused
 from segnet_jax.config.files import CONFIG_FILE, is_run, read_run
+from segnet_jax.runs.default_recipe import OWN_RECIPES
 from segnet_jax.runs.run_folder import RESULT_FILE
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import RunInUse, UserError
@@ -59,8 +60,9 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
 
 
 def name_of(config: Config) -> str:
-    """Return the name of a config's runs, before their number."""
-    return config.protocol or pathlib.Path(config.data).resolve().name
+    """Return the name of a config's runs, before their number: the protocol, or the data folder for own images."""
+    is_own = config.protocol in OWN_RECIPES or not config.protocol
+    return pathlib.Path(config.data).resolve().name if is_own else config.protocol
 
 
 def _newest_first(config: Config) -> list[pathlib.Path]:

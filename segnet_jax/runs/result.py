@@ -95,7 +95,8 @@ def write_result(
     extra = {
         "checkpoint": config.result_checkpoint,
         "step": chosen["step"],
-        "num_steps": setup.total_steps,
+        "num_steps": meta["last"]["step"],
+        **({"stopped_early": True} if meta["last"]["step"] < setup.total_steps else {}),
         "last_miou": selection_score(meta["last"]),
         "precision": setup.precision,
         "state": sum_of_state,
@@ -116,6 +117,9 @@ def write_result(
     changes = {"overrides": changed} if (changed := overrides(folder)) else {}
     atomic_write_json(folder / run_folder.RESULT_FILE, summary | extra | changes)
     print_table(table, classes, interval=by_image["interval"], boundary=boundary)
+    if meta["last"]["step"] < setup.total_steps:
+        stopped = f"stopped early after step {meta['last']['step']} of {setup.total_steps}"
+        echo(f"{stopped}: {config.best_metric} was no better in the last {config.patience} evaluations")
     echo(f"{setup.eval_name} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}")
     if baseline is not None:
         _print_baseline(table.miou, baseline, classes.names[baseline.class_id])

@@ -140,11 +140,6 @@ def steps_of_result(folder: pathlib.Path) -> int | None:
     return None
 
 
-def is_finished(meta: dict[str, Any], total_steps: int) -> bool:
-    """Return whether the last step is done and evaluated."""
-    return meta["last"] is not None and meta["last"]["step"] == total_steps
-
-
 def num_training_images(folder: str | pathlib.Path) -> int | None:
     """Return the number of a run's training images, or None before its first evaluation."""
     try:

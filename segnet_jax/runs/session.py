@@ -45,11 +45,18 @@ def claim_folder(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> p
     return pathlib.Path(hosts.broadcast("folder", claimed))
 
 
-def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
-    """Return whether a run has taken all of its steps and written its result.
+def is_complete(setup: Setup, folder: pathlib.Path, step: int, meta: dict[str, Any], resume_requested: bool) -> bool:
+    """Return whether a run has taken all of its steps, or stopped early, and written its result; log it if so.
+
+    Args:
+      setup: setup of the run.
+      folder: run folder.
+      step: step of the newest checkpoint.
+      meta: metadata of that checkpoint.
+      resume_requested: whether `--resume` was given.
 
     Raises:
-      UserError: If the run has taken more steps than the config asks for.
+      UserError: If the run has taken more steps than the config asks for, or it is complete and `--resume` was given.
     """
     if step > setup.total_steps:
         least, config = -(-step // setup.sampler.steps_per_epoch), setup.config
@@ -60,19 +67,24 @@ def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
             f"{folder} has taken {step} steps, but {given} makes only {setup.total_steps}: use at least {more} "
             "with --override, or start a new --run"
         )
-    return step == setup.total_steps == run_folder.steps_of_result(folder)
-
-
-def report_finished(folder: pathlib.Path, total_steps: int, resume_requested: bool) -> None:
-    """Print that a run is finished.
-
-    Raises:
-      UserError: If `--resume` was given.
-    """
-    finished = f"{folder} is finished: all {total_steps} steps are done"
+    if not is_finished(setup, meta) or not step == meta["last"]["step"] == run_folder.steps_of_result(folder):
+        return False
+    done = f"all {step} steps are done" if step == setup.total_steps else f"it stopped early, after step {step}"
+    finished = f"{folder} is finished: {done}"
     if resume_requested:
         raise UserError(f"{finished}; start a new --run to train more")
     logger.info(f"{finished}; use another --run to train again, or see its {run_folder.RESULT_FILE}")
+    return True
+
+
+def is_finished(setup: Setup, meta: dict[str, Any]) -> bool:
+    """Return whether the last step is done and evaluated, or training stops early."""
+    return stops_early(setup, meta) or (meta["last"] is not None and meta["last"]["step"] == setup.total_steps)
+
+
+def stops_early(setup: Setup, meta: dict[str, Any]) -> bool:
+    """Return whether the last `--patience` evaluations in a row were no better than an earlier one."""
+    return 0 < setup.config.patience <= meta["evaluations_since_best"]
 
 
 def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_metric: str) -> dict[str, Any] | None:
@@ -131,7 +143,8 @@ def prepare_folder(
 def new_meta(setup: Setup, preprocessing: Preprocessing) -> dict[str, Any]:
     """Return the checkpoint metadata of a new run, before its first step and without class weights."""
     meta = setup.identity | {"preprocessing": vars(preprocessing), "class_weights_by": None}
-    return meta | {"colors": setup.dataset.classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}
+    meta |= {"colors": setup.dataset.classes.colors, "step": 0, "seconds": 0.0, "last": None, "best": None}
+    return meta | {"evaluations_since_best": 0}
 
 
 def open_logger(
@@ -156,8 +169,8 @@ def open_logger(
     )
 
 
-def shown(found: Evaluation, setup: Setup) -> dict[str, Any]:
-    """Return the arguments of `RunLogger.log_evaluation` that show an evaluation."""
+def shown(found: Evaluation, setup: Setup, meta: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `RunLogger.log_evaluation` that show an evaluation, the last one in `meta`."""
     names, samples = setup.eval_split.names, setup.eval_samples
     pictures, worst = (
         [(names[i], *samples.read(i), prediction) for i, prediction in predictions.items()]
@@ -170,10 +183,28 @@ def shown(found: Evaluation, setup: Setup) -> dict[str, Any]:
         "worst": worst,
         "accuracies": {names[i]: accuracy for i, accuracy in found.accuracies.items()},
         "images": Images(names, found.confusions) if found.confusions is not None else None,
+        "stops": stops_early(setup, meta),
     }
 
 
-def is_better(setup: Setup, meta: dict[str, Any], loss: float, step: int) -> bool:
+def record_evaluation(setup: Setup, meta: dict[str, Any], found: Evaluation, step: int) -> bool:
+    """Record an evaluation in the run's metadata, and return whether it is the best so far.
+
+    Args:
+      setup: setup of the run.
+      meta: metadata of the run, which is changed.
+      found: the evaluation.
+      step: its step.
+    """
+    meta["last"] = {"step": step, "confusion": found.confusion.tolist()}
+    if not _is_better(setup, meta, found.loss, step):
+        meta["evaluations_since_best"] += meta["best"] is not None
+        return False
+    meta |= {"best": meta["last"], "evaluations_since_best": 0}
+    return True
+
+
+def _is_better(setup: Setup, meta: dict[str, Any], loss: float, step: int) -> bool:
     """Return whether the last evaluation is the best so far.
 
     An evaluation with a non-finite loss is not, unless it is the only one: while float16 training searches for its loss

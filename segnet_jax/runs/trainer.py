@@ -107,8 +107,7 @@ class Trainer:
             meta = check_meta(meta, f"the newest checkpoint of {self.folder}", True)
             run_folder.check_resumable(meta, setup.identity, self.folder, setup.dataset)
             check_experiment(self.folder, meta, config, override=config.override)
-            if session.has_result(setup, self.folder, self.resumed):
-                session.report_finished(self.folder, setup.total_steps, self.resume_requested)
+            if session.is_complete(setup, self.folder, self.resumed, meta, self.resume_requested):
                 return False
             meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric)
             preprocessing = checkpoint_folders.preprocessing_of(meta)
@@ -193,7 +192,7 @@ class Trainer:
         for number, (steps, inputs) in enumerate(zip(dispatches, batches, strict=True)):
             if self.stop.requested():
                 self.hosts.ask_to_stop(number, self.stop.exit_code)
-            if (exit_code := self.hosts.stop_at(number)) is not None:
+            if (exit_code := self.hosts.stop_at(number)) is not None or session.stops_early(setup, meta):
                 break
             self.hosts.barrier("step", DISK_SECONDS if self.disk.waits else STUCK_SECONDS)
             self.state, metrics = self.steps.train(self.state, inputs)
@@ -245,10 +244,9 @@ class Trainer:
         if evaluation is None:  # stopped: a resumed run starts with this evaluation
             return
         best = meta["best"] and meta["best"]["step"]
-        self.run_logger.log_evaluation(self.step, **session.shown(evaluation, self.setup), best=best)
-        meta["last"] = {"step": self.step, "confusion": evaluation.confusion.tolist()}
-        if session.is_better(self.setup, meta, evaluation.loss, self.step):
-            meta["best"] = meta["last"]
+        is_best = session.record_evaluation(self.setup, meta, evaluation, self.step)
+        self.run_logger.log_evaluation(self.step, **session.shown(evaluation, self.setup, meta), best=best)
+        if is_best:
             self.save("best")
 
     def save(self, which: str) -> None:
@@ -284,7 +282,7 @@ class Trainer:
         if self.hosts.is_writer:  # without a single step nothing is saved
             state_sum = self.checkpoints.confirm("newest", self.step) if self.step else None
             self.outcome.update(saved=self.step or None, state=state_sum)
-        if not run_folder.is_finished(self.meta, self.setup.total_steps):
+        if not session.is_finished(self.setup, self.meta):
             self.outcome["why"] = f"stopped after step {self.step} of {self.setup.total_steps}"
             if exit_code or self.should_stop():
                 raise Stopped(exit_code or self.stop.exit_code, self.outcome["why"])

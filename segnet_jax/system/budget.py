@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import pathlib
 import threading
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ BYTES = 256 * 2**20
 
 
 _PART = 2**20  # elements
+_CGROUP = "/sys/fs/cgroup"  # of version 2, as a container sees its own
 
 
 class Budget:
@@ -67,6 +69,19 @@ def release_freed_memory() -> None:
     """Return freed memory to the system; the C library may hold back hundreds of megabytes."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def free_memory() -> int:
+    """Return the bytes that this process may still allocate, by the system and its control group; 0 if unknown."""
+    limits = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        with open("/proc/meminfo") as file:
+            limits.append(next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:")))
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a container's limit; "max" if there is none
+        limit, used = (int(pathlib.Path(_CGROUP, name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in pathlib.Path(_CGROUP, "memory.stat").read_text().splitlines())
+        limits.append(max(0, limit - used + int(statistics["inactive_file"])))  # cached files give way
+    return min(limits, default=0)
 
 
 def count_values(values: np.ndarray, least: int = 0) -> np.ndarray:

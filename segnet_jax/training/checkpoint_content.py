@@ -53,6 +53,7 @@ def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any
     classes = meta.get("classes")
     num_classes = len(classes) if isinstance(classes, list) else 0
     rules = _RULES | (_RULES_TO_RESUME if is_resumed else {})
+    meta.setdefault("evaluations_since_best", 0)  # missing in checkpoints of older versions
     for name, check in rules.items():
         try:
             is_valid = check(meta[name], num_classes)
@@ -116,6 +117,7 @@ _RULES_TO_RESUME: dict[str, Rule] = {
     "global_batch_size": lambda value, _: _is_integer(value, least=1),
     "last": _is_evaluation,
     "best": _is_evaluation,
+    "evaluations_since_best": lambda value, _: _is_integer(value),
 }
 
 

@@ -51,6 +51,15 @@ def global_frequency_weights(pixels: np.ndarray, total: int) -> np.ndarray:
     return _median_weights(pixels, np.full_like(pixels, total))
 
 
+def sqrt_frequency_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
+    """Return the square roots of `present_frequency_weights`, float32 [C].
+
+    Median frequency balancing favors the mean class accuracy, to which false alarms of a rare class hardly matter. IoU
+    counts them, so rare classes need smaller weights.
+    """
+    return np.sqrt(present_frequency_weights(pixels, image_pixels))
+
+
 def _median_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
     if pixels.shape != image_pixels.shape:
         raise ValueError(f"pixels {pixels.shape} and image_pixels {image_pixels.shape} differ in shape")
@@ -87,6 +96,8 @@ def load_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
         counts = _count(dataset.splits["train"], num_classes)
     if config.class_weights == "auto-global":
         return global_frequency_weights(counts.pixels, counts.total)
+    if config.class_weights == "auto-sqrt":
+        return sqrt_frequency_weights(counts.pixels, counts.image_pixels)
     return present_frequency_weights(counts.pixels, counts.image_pixels)
 
 

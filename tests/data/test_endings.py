@@ -25,7 +25,7 @@ from segnet_jax.export import _explain_disk_errors
 from segnet_jax.inference.sources import find_sources, name_outputs
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.tables import print_sequences
-from segnet_jax.runs.session import is_better
+from segnet_jax.runs.session import record_evaluation
 from segnet_jax.system import console, errors, limits
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import bar
@@ -229,9 +229,13 @@ def test_a_loss_that_is_not_finite_makes_no_best(best, loss, step, expected):
     def scored(miou):
         return {"step": 1, "confusion": [[round(100 * miou), 100 - round(100 * miou)], [0, 100]]}
 
-    meta = {"last": scored(0.5), "best": None if best is None else scored(best)}
+    meta = {"last": None, "best": None if best is None else scored(best), "evaluations_since_best": 2}
     setup = SimpleNamespace(config=SimpleNamespace(best_metric="global_accuracy"), total_steps=9)
-    assert is_better(setup, meta, loss, step) == expected
+    found = SimpleNamespace(confusion=np.array(scored(0.5)["confusion"]), loss=loss)
+    assert record_evaluation(setup, meta, found, step) == expected
+    assert meta["last"] == scored(0.5) | {"step": step}
+    assert (meta["best"] == meta["last"]) == expected
+    assert meta["evaluations_since_best"] == (0 if expected else 2 + (best is not None))
 
 
 PALETTE = [0, 0, 0, 255, 0, 0, 0, 255, 0]

@@ -20,6 +20,7 @@ from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.picture_header import largest_image
 from segnet_jax.runs.dataset import open_data
 from segnet_jax.runs.setup import resolve
+from segnet_jax.system import budget
 from segnet_jax.system.errors import UserError
 
 TRUE = {"ground": "ground", "red": "disc", "blue": "box"}
@@ -644,6 +645,19 @@ def test_larger_images_are_read_if_memory_allows():
         read_image(file.getvalue(), "large.png")
     assert largest_image() >= 50_000_000
     assert read_image(file.getvalue(), "large.png", max_pixels=70_000_000).shape == (6_000, 10_000, 3)
+    with pytest.raises(UserError, match="60 million .*would need 1.9 GB of memory.*cut the image into parts"):
+        read_image(file.getvalue(), "large.png", max_pixels=51_000_000)
+
+
+def test_the_limit_of_large_images_follows_the_memory_of_the_container(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "_CGROUP", str(tmp_path))
+    whole = budget.free_memory()
+    for name, text in (("memory.max", "max"), ("memory.current", "5000"), ("memory.stat", "file 9\ninactive_file 100")):
+        (tmp_path / name).write_text(text)
+    assert abs(budget.free_memory() - whole) < whole / 2 and whole > 0  # no limit
+    (tmp_path / "memory.max").write_text("7000\n")
+    assert budget.free_memory() == 7000 - 5000 + 100
+    assert largest_image() == 50_000_000
 
 
 # --- refusals say what was found ---

@@ -88,6 +88,17 @@ def test_two_processes_of_four_devices_end_where_one_of_eight_does(unbroken, tmp
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow  # runs/test_patience.py tests it in one process
+def test_with_patience_both_processes_stop_at_the_same_step(tmp_path):
+    flags = ("--seed", "5", "--epochs", "20", "--patience", "2")
+    codes, errors = Two(tmp_path / "two", *flags).end()
+    assert codes == [0, 0], errors
+    assert run("--run", tmp_path / "one", *flags) == 0
+    ours, expected = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("two", "one"))
+    assert ours["stopped_early"] and ours["num_steps"] == expected["num_steps"] < 60
+    assert ours["step"] == expected["step"] and latest_of(tmp_path / "two") == ours["num_steps"]
+
+
 @pytest.mark.slow  # test_mapping.py compares the two in one process
 def test_the_other_mapping_ends_at_the_same_bits(unbroken, tmp_path):
     codes, errors = Two(tmp_path / "run", "--mapping", "shard_map").end()

@@ -159,6 +159,36 @@ def test_an_export_that_differs_from_the_network_is_discarded(run, tmp_path, mon
     assert ending.value.exit_code == 1 and not list((tmp_path / "out").iterdir())
 
 
+def test_formats_that_match_are_kept_and_a_limit_can_be_overridden(run, tmp_path, monkeypatch, logged):
+    def read(subject, path):
+        right = subject.jitted(subject.model, subject.variables)
+        return lambda images: (right(images)[0], right(images)[1] + np.float32(1))
+
+    monkeypatch.setattr(stablehlo, "read", read)
+    both = (run, "--format", "stablehlo", "safetensors", "--images", 1, "--out", tmp_path)
+    with pytest.raises(ExitError, match="the stablehlo export does not match .*--accept-mismatch.*; kept: safetensors"):
+        export(*both)
+    assert {path.name for path in tmp_path.iterdir()} == {"network.safetensors", "export.json"}
+    assert set(json.loads((tmp_path / "export.json").read_text())) == {"safetensors"}
+    logged.clear()
+    assert export(*both, "--accept-mismatch", "--overwrite") == 0
+    (warning,) = (line for line in logged if "mismatch" in line)
+    assert "the stablehlo export does not match the network" in warning
+    assert set(json.loads((tmp_path / "export.json").read_text())) == {"safetensors", "stablehlo"}
+
+
+@pytest.mark.parametrize("fit, word", [("stretch", "stretched"), ("letterbox", "padding"), ("crop", "cropped")])
+def test_exports_state_the_size_and_fit_of_training(tmp_path, fit, word, capsys):
+    made = make_run(tmp_path / "run", fit=fit)
+    assert export(made, "--format", "safetensors", "--images", 1) == 0
+    with safe_open(made / "export" / "network.safetensors", "np") as file:
+        stated = json.loads(file.metadata()["images"])
+    assert (stated["height"], stated["width"], stated["fit"]) == (24, 32, fit)
+    assert json.loads((made / "export" / "export.json").read_text())["safetensors"]["images"] == stated
+    assert stated["note"].startswith("trained on images of 24x32 (height x width)") and word in stated["note"]
+    assert stated["note"] in capsys.readouterr().out
+
+
 def test_parity_counts_each_pixel_once():
     images = [np.full((2, 3, 3), number, np.uint8) for number in range(4)]
 

@@ -1,5 +1,7 @@
 """Test tiles of a large image: their positions, their blending, and that they leave no seams."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from made_runs import make_run
@@ -57,9 +59,28 @@ def test_blending_the_tiles_of_a_picture_gives_the_picture(size, tile, overlap):
     picture = np.random.default_rng(0).normal(size=(*size, 2)).astype(np.float32)
     rows, columns = (cut(length, side, overlap, 8) for length, side in zip(size, tile, strict=True))
     assert len(columns.starts) > 1
-    bands = list(blend(crops(picture, rows, columns), rows, columns))
-    assert len(bands) == len(rows.starts)
-    np.testing.assert_allclose(np.concatenate(bands), picture, atol=1e-5)
+    blended, seen = np.zeros_like(picture), np.zeros(size, int)
+    for block in blend(crops(picture, rows, columns), rows, columns):
+        blended[block.rows, block.columns] = block.values
+        seen[block.rows, block.columns] += 1
+    assert (seen == 1).all()
+    np.testing.assert_allclose(blended, picture, atol=1e-5)
+
+
+def test_blending_keeps_only_the_overlap_of_a_row_of_tiles_in_memory():
+    channels, tile, width, overlap = 50, 64, 8192, 16
+    rows, columns = cut(256, tile, overlap, 8), cut(width, tile, overlap, 8)
+    one = np.zeros((rows.size, columns.size, channels), np.float32)
+    tracemalloc.start()
+    try:
+        for _ in blend((one for _ in range(len(rows.starts) * len(columns.starts))), rows, columns):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    whole_row = 4 * rows.size * width * channels
+    carried = max(rows.size - (end - start) for start, end in zip(rows.starts, rows.ends, strict=True))
+    assert peak < 2.2 * whole_row * carried / rows.size + 10 * one.nbytes < whole_row
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.class_key import key_strip
-from segnet_jax.reporting.colors import colorize, overlay
+from segnet_jax.reporting.colors import colorize, hatch, overlay
 from segnet_jax.reporting.figures import batch_picture, error_map, prediction_pictures
 from segnet_jax.reporting.training_plot import epoch_bands, smoothed, thinned, training_plot
 
@@ -66,8 +66,65 @@ def test_the_first_batch_shows_each_image_above_its_overlay(tmp_path):
         found = [y for y in tops if (picture[y : y + 30, 16 + corner : 256 + corner] == images[place]).all()]
         assert len(found) == 1
         below = picture[found[0] + 38 : found[0] + 68, 16 + corner : 256 + corner]
-        np.testing.assert_array_equal(below, overlay(images[place], labels[place], CAMVID))
+        labeled = labels[place] != VOID
+        np.testing.assert_array_equal(below[labeled], overlay(images[place], labels[place], CAMVID)[labeled])
     assert os.listdir(tmp_path) == ["batch.png"]
+
+
+def test_void_is_hatched_so_that_a_black_class_is_not_taken_for_it():
+    black = np.zeros((20, 20, 3), np.uint8)
+    void = np.zeros((20, 20), bool)
+    void[:, 10:] = True
+    found = hatch(black, void, period=10)
+    np.testing.assert_array_equal(found[:, :10], black[:, :10])
+    white = (found == 255).all(-1)
+    for line in (*white[:, 10:], *white[:, 10:].T[:, :10]):  # in every row and column, two of ten pixels
+        assert line.sum() == 2
+    light = hatch(np.full((20, 20, 3), 255, np.uint8), void, period=10)
+    assert ((light[:, 10:] == 0).all(-1).sum(1) == 2).all() and (light[:, :10] == 255).all()
+
+
+@pytest.mark.parametrize("size", [(20, 30), (60, 300), (400, 960)])  # enlarged, kept, shrunk
+def test_a_batch_is_hatched_at_void_and_only_there_at_any_size(tmp_path, size):
+    labels = np.zeros((1, *size), np.uint8)
+    labels[:, :, size[1] // 2 :] = VOID
+    table = ClassTable(names=("tarmac",), colors=((0, 0, 0),))
+    batch_picture(np.zeros((1, *size, 3), np.uint8), labels, table, tmp_path / "batch.png", "a batch")
+    picture = np.array(Image.open(tmp_path / "batch.png"))
+    height, width = (round(side * sheet.panel_scale(*size)) for side in size)
+    dark = (picture[:, 16 : 16 + width // 2 - 2] < 40).all((1, 2))
+    (edges,) = np.nonzero(np.diff(np.concatenate([[False], dark, [False]]).astype(int)))
+    top, bottom = edges[2:4]  # of the second panel, below the image
+    assert bottom - top == height
+    void = picture[top:bottom, 16 + width // 2 + 2 : 16 + width]
+    stripes = (void > 100).all(-1).mean(1)  # where pixels were averaged, some are gray
+    assert (np.abs(stripes - 0.2) < 0.11).all()  # in every row
+
+
+def test_images_of_a_batch_have_their_names_and_padding_is_blank(tmp_path, monkeypatch):
+    written, text_strip = [], sheet.text_strip
+
+    def recorded(texts, *args, **looks):
+        written.append(tuple(texts))
+        return text_strip(texts, *args, **looks)
+
+    monkeypatch.setattr(sheet, "text_strip", recorded)
+    images, labels = random_batch(5, 30, 240, 2)
+    inside = np.ones(labels.shape, bool)
+    inside[:, :, 200:] = False
+    names = list("abcde")
+    batch_picture(images, labels, HOSTILE, tmp_path / "batch.png", "it", names=names, inside=inside)
+    assert ("a", "b", "c", "d") in written and ("e", "", "", "") in written
+    picture = np.array(Image.open(tmp_path / "batch.png"))
+    tops = [y for y in range(len(picture) - 30) if (picture[y, 16:216] == images[0, 0, :200]).all()]
+    assert (picture[tops[0] : tops[0] + 68, 216:256] == 255).all()
+
+
+def test_texts_that_are_too_long_keep_their_beginning_or_their_end():
+    font = sheet.load_font(14)
+    assert sheet.cut("frame_000001", font, 60).startswith("frame") and sheet.cut("x", font, 60) == "x"
+    shortened = sheet.cut("frame_000001", font, 60, keep_end=True)
+    assert shortened.startswith("…") and shortened.endswith("001") and font.getlength(shortened) <= 60
 
 
 def test_at_most_eight_images_of_a_batch_are_drawn(tmp_path):

@@ -11,8 +11,8 @@ from planted_faults import make_valid_folder
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
 from segnet_jax.config.flags import parse_config
-from segnet_jax.runs import checks
-from segnet_jax.runs.default_recipe import default_config, is_own_folder
+from segnet_jax.runs import checks, default_recipe
+from segnet_jax.runs.default_recipe import default_config, is_own_folder, suggested_steps
 
 
 @pytest.fixture
@@ -31,11 +31,22 @@ def test_without_weights_own_images_are_trained_from_scratch_and_the_log_says_wh
     assert len(logged) == 1 and logged[0].startswith("recipe   scratch: no pretrained weights are at hand")
 
 
-def test_with_weights_in_the_cache_they_are_fine_tuned(photos, tmp_path):
+def test_with_weights_in_the_cache_and_a_gpu_they_are_fine_tuned(photos, tmp_path, monkeypatch, logged):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5").touch()
+    monkeypatch.setattr(default_recipe, "has_accelerator", lambda: True)
     config = parsed("--data", photos)
     assert config.protocol == "finetune" and config.init == "vgg16"
+    monkeypatch.setattr(default_recipe, "has_accelerator", lambda: False)
+    assert parsed("--data", photos).protocol == "scratch"
+    assert "without a GPU it trains in minutes; --protocol finetune --init vgg16" in logged[-1]
+
+
+def test_the_length_follows_the_number_of_images_and_the_machine(monkeypatch):
+    monkeypatch.setattr(default_recipe, "has_accelerator", lambda: True)
+    assert [suggested_steps(number, 4) for number in (24, 400, 4000)] == [1000, 1000, 10_000]
+    monkeypatch.setattr(default_recipe, "has_accelerator", lambda: False)
+    assert suggested_steps(24, 4) == suggested_steps(4000, 4) == 600
 
 
 def test_init_decides_where_it_is_given(photos):

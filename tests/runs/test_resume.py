@@ -122,6 +122,7 @@ OTHERS = {  # another value for each field
     "on_disk_full": "wait",
     "result_checkpoint": "last",
     "best_metric": "global_accuracy",
+    "patience": 3,
     "mapping": "shard_map",
 }
 WHICH = ("newest", "best")
@@ -424,6 +425,14 @@ def found_without_a_name(config, logged):
     logged.clear()
     with contextlib.ExitStack() as stack:
         return find_run.find(config, stack).run, list(logged)
+
+
+def test_runs_on_own_images_are_named_after_their_folder_and_others_after_the_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for protocol, name in (("scratch", "photos-1"), ("finetune", "photos-2"), ("", "photos-3"), ("demo", "demo-1")):
+        with contextlib.ExitStack() as stack:
+            folder = find_run.claim_folder(Config(data="my/photos", protocol=protocol), stack)
+        assert str(folder) == f"runs/{name}"
 
 
 def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_resumed(tmp_path, monkeypatch, logged):

@@ -1,14 +1,23 @@
 """Test median-frequency class weights on a case computed by hand and on CamVid's labels."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from segnet_jax.config.fields import Config
+from segnet_jax.data.dataset import Split
 from segnet_jax.data.input_pipeline.class_counts import count_split
+from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.layouts.camvid import tutorial
 from segnet_jax.training.checkpoint_folders import class_weights_of
-from segnet_jax.training.class_weights import global_frequency_weights, present_frequency_weights
+from segnet_jax.training.class_weights import (
+    global_frequency_weights,
+    load_class_weights,
+    present_frequency_weights,
+    sqrt_frequency_weights,
+)
 
 # protocols.md section 4: recounted from the published labels
 PIXELS = [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385, 184967]
@@ -23,6 +32,22 @@ def test_weights_of_a_hand_worked_case():
     np.testing.assert_allclose(present_frequency_weights(pixels, image_pixels), [0.8, 4.0, 0.0, 1.0], rtol=1e-6)
     # Of 100 pixels in all: 0.5, 0.1, none, 0.2: median 0.2.
     np.testing.assert_allclose(global_frequency_weights(pixels, 100), [0.4, 2.0, 0.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        sqrt_frequency_weights(pixels, image_pixels), [0.8944272, 2.0, 0.0, 1.0], rtol=1e-6
+    )  # roots of the first
+
+
+def test_the_rule_chooses_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGNET_JAX_CACHE", str(tmp_path))
+    labels = np.zeros((2, 4, 4), np.uint8)
+    labels[0, 0] = 1  # 4 of the 16 pixels of the one image that has it
+    split = Split(("x", "y"), lambda index: (None, labels[index]), "00")
+    dataset = SimpleNamespace(classes=ClassTable(("a", "b"), ((0, 0, 0), (9, 9, 9))), splits={"train": split})
+    # Frequencies 28/32 and 4/16: median 0.5625.
+    present = np.array([0.5625 / 0.875, 0.5625 / 0.25])
+    for rule, expected in (("auto-present", present), ("auto-sqrt", present**0.5), ("none", [1, 1])):
+        found = load_class_weights(Config(data="photos", class_weights=rule), dataset)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_counts_of_unequal_shape_are_refused():

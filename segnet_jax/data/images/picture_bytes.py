@@ -15,6 +15,7 @@ _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers of all
 _JPEG_COMMENTS = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}  # JFIF's and Adobe's define the color space
 _ORIENTATION = 0x0112  # tag in EXIF
 _MAX_CHUNKS = 100_000  # libpng writes pixels in chunks of 8 kB: 50 million pixels of four bytes are 25,000
+_CHUNK_BYTES = 4096  # a larger file may have more chunks, of this mean size
 _MAX_SEGMENTS = 10_000
 MAX_SCANS = 64
 """Limit for a progressive JPEG: encoders write about 10; each is a pass over all pixels, however few bytes it has."""
@@ -44,10 +45,11 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
       ValueError: If the file is truncated or has too many chunks.
     """
     place, kind, count = len(PNG_SIGNATURE), b"", 0
+    most = max(_MAX_CHUNKS, len(data) // _CHUNK_BYTES)
     while kind != b"IEND":
         count += 1
-        if count > _MAX_CHUNKS:
-            raise ValueError(f"the PNG has over {_MAX_CHUNKS:,} chunks")
+        if count > most:
+            raise ValueError(f"the PNG has over {most:,} chunks")
         length, kind = struct.unpack(">I4s", data[place : place + 8].ljust(8, b"\0"))
         stop = place + 12 + length
         if stop > len(data):

@@ -59,13 +59,8 @@ class Header(NamedTuple):
 
 
 def largest_image() -> int:
-    """Return the number of pixels that fit into free memory in tiled prediction."""
-    try:
-        with open("/proc/meminfo") as file:
-            free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return MAX_PIXELS
-    return max(MAX_PIXELS, free // _TILED_BYTES)
+    """Return the number of pixels that fit into free memory in tiled prediction, at least MAX_PIXELS."""
+    return max(MAX_PIXELS, budget.free_memory() // _TILED_BYTES)
 
 
 def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
@@ -147,6 +142,10 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
             f"in a file of {len(data) / 1e3:.0f} kB, over the limit of {max_pixels / 1e6:.0f} million: not decoded"
         )
         fix = "save it smaller, leave it out, or predict with --tile 512 512, which only memory limits"
+        if max_pixels != MAX_PIXELS:  # of tiled prediction
+            needed = header.width * header.height * _TILED_BYTES
+            message += f", as it would need {needed / 1e9:.1f} GB of memory"
+            fix = "free memory, or cut the image into parts"
         raise UserError(message, kind="too-many-pixels", file=name, fix=fix)
     return header
 

@@ -10,7 +10,14 @@ import numpy as np
 
 from segnet_jax.constants import VOID, Exif
 from segnet_jax.data.images.decode import decode_picture, refuse_transparency, upright
-from segnet_jax.data.images.picture_header import EXPORT_IDS, check_label_header, inspect, read_bytes
+from segnet_jax.data.images.picture_header import (
+    BYTES_PER_PIXEL,
+    EXPORT_IDS,
+    MAX_PIXELS,
+    check_label_header,
+    inspect,
+    read_bytes,
+)
 from segnet_jax.data.label_files.stored import Stored
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.data.labels.label_colors import color_ids, describe_unknown
@@ -51,7 +58,9 @@ def read_label(
     return read_label_by(LabelRule(num_classes, ids, None if colors is None else tuple(colors.items())), source, name)
 
 
-def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif = "refuse") -> np.ndarray:
+def read_label_by(
+    rule: LabelRule, source: Path | bytes, name: str, exif: Exif = "refuse", max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Decode a label by a label rule.
 
     Args:
@@ -59,6 +68,7 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
       source: path or bytes of the file.
       name: display name for error messages.
       exif: how an EXIF rotation is treated.
+      max_pixels: size limit.
 
     Returns:
       uint8 [H,W], 0..C-1 or VOID.
@@ -67,7 +77,8 @@ def read_label_by(rule: LabelRule, source: Path | bytes, name: str, exif: Exif =
       UserError: If `inspect` raises it, or the label is lossy, transparent, rotated by EXIF, or has unknown
         values or colors.
     """
-    stored = read_stored(source, name, rule.colors is not None or "rgb" not in rule.by_color, rule.threshold > 0, exif)
+    colored = rule.colors is not None or "rgb" not in rule.by_color
+    stored = read_stored(source, name, colored, rule.threshold > 0, exif, max_pixels)
     if rule.threshold:
         return (stored.grey() >= rule.threshold).astype(np.uint8)
     if stored.kind in rule.by_color and rule.colors is not None:
@@ -134,7 +145,12 @@ def read_values(source: Path | bytes, name: str, colored: bool, exif: Exif = "re
 
 
 def read_stored(
-    source: Path | bytes, name: str, colored: bool = True, threshold: bool = False, exif: Exif = "refuse"
+    source: Path | bytes,
+    name: str,
+    colored: bool = True,
+    threshold: bool = False,
+    exif: Exif = "refuse",
+    max_pixels: int = MAX_PIXELS,
 ) -> Stored:
     """Decode a label file to its stored values.
 
@@ -144,13 +160,14 @@ def read_stored(
       colored: whether RGB files are accepted.
       threshold: whether lossy files are accepted.
       exif: how an EXIF rotation is treated.
+      max_pixels: size limit.
 
     Raises:
       UserError: If `inspect` raises it, or the label is lossy, transparent, rotated by EXIF, or colored (unless
         accepted).
     """
-    data = source if isinstance(source, bytes) else read_bytes(source, name)
-    header = inspect(data, name)
+    data = source if isinstance(source, bytes) else read_bytes(source, name, BYTES_PER_PIXEL * max_pixels)
+    header = inspect(data, name, max_pixels)
     check_label_header(header, name, colored, threshold)
     image, turned = decode_picture(data, header, name, exif)
     values, palette = upright(np.asarray(image), turned), None

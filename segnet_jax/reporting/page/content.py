@@ -44,7 +44,8 @@ def status(run: RunSummary) -> tuple[str, str]:
     step = f"step {run.last_step:,}" + (f" of {total:,}" if total else "")
     code = integer(run.outcome.get("exit_code"))
     if run.result:
-        return f"finished after {step}", "good"
+        is_early = run.result.get("stopped_early") is True
+        return (f"stopped early after step {run.last_step:,}" if is_early else f"finished after {step}"), "good"
     if source := run.outcome.get("converted_from"):
         return f"converted from {text(source, 80)}", "good"
     if code == 0 or code is not None and code >= 128:
