@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import io
 import json
 import pathlib
 import re
@@ -178,6 +179,21 @@ def png(height: int, width: int, more: bytes = b"", halves: tuple[int, int] = (0
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     pixels = chunk(b"IDAT", data + pack.flush())
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + pixels + chunk(b"IEND", b"")
+
+
+def tiff(height: int, width: int, *more: tuple[int, int, int, int]) -> bytes:
+    """Return a gray TIFF without pixels, with more tags: number, type, count, value."""
+    usual = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
+    tags = sorted([*usual, (273, 4, 1, 8), (279, 4, 1, 64), *more])
+    body = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + bytes(4)
+
+
+def webp(height: int, width: int) -> bytes:
+    """Return a black WebP."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "WEBP", method=0)
+    return buffer.getvalue()
 
 
 def scan_bomb(path: pathlib.Path) -> None:

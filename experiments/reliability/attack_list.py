@@ -37,6 +37,8 @@ from attack_inputs import (
     setting,
     sparse,
     text,
+    tiff,
+    webp,
 )
 
 TRAIN = [
@@ -125,13 +127,13 @@ def attacks() -> list[Attack]:
         *experiments(),
         *keys(),
         *bounds(),
-        *images(),
         *checkpoints(),
         *control_characters(),
         *overwriting(),
         *exit_codes(),
         *own_modules(),
         *small(),
+        *images(),  # these take long
     ]
 
 
@@ -216,6 +218,7 @@ def images():
     squares = [(f"{n}.png", png(7000, 7000, halves=(n, 99))) for n in range(3)]
     claim = png(8, 8).replace(struct.pack(">II", 8, 8), struct.pack(">II", 20_000, 20_000), 1)
     within = {"two panoramas and a tower": panoramas, "lines": lines, "three squares of 49 million pixels": squares}
+    tile, tags = tiff(8, 8, (322, 3, 1, 30_000), (323, 3, 1, 60_000)), [(1000 + n, 7, 10**6, 8) for n in range(900)]
     for command in ("predict", *OF_DATA):
         for name, made in within.items():
             yield Attack("pictures", name, command, pictures(*made), (0, 2))
@@ -223,6 +226,9 @@ def images():
             "a row of 50 million pixels": ("row.png", png(1, 50_000_000)),
             "a million chunks": ("chunks.png", png(8, 8, chunk(b"teXt", b"") * 1_000_000)),
             "a claim of 400 million pixels": ("big.png", claim),
+            "a TIFF with a tile of 1.8 billion pixels": ("tile.tif", tile),
+            "a TIFF of overlapping tags": ("tags.tif", tiff(8, 8, *tags) + bytes(10**6)),
+            "a WebP of 33 million pixels": ("big.webp", webp(2000, 16_383)),
         }.items():
             yield Attack("pictures", name, command, pictures(made, size=(8, 8)))
         yield Attack("pictures", "a thousand scans", command, in_data("images/1.jpg", scan_bomb))
