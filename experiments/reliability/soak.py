@@ -48,7 +48,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = pathlib.Path(folder)
         alone = place_of(base, "alone")
-        assert alone.train().code == 0
+        ended = alone.train()
+        assert ended.code == 0, ended.err
         while (done := sum(phases.values())) < given.kills:
             place = place_of(base, f"run-{len(runs)}")
             most = min(KILLS_PER_RUN, given.kills - done)
@@ -70,28 +71,31 @@ def main() -> None:
             assert ended.code == 0, ended.err
             runs.append({"kills": num_kills, "differences": differences(place.run, alone.run)})
             print(f"run {len(runs)}: {runs[-1]}", flush=True)
-        state = json.loads((alone.run / "result.json").read_text())["state"]
-    shown = [part if " " not in part else f'"{part}"' for part in sys.argv[1:]]
-    summary = {
-        "command": " ".join(["python experiments/reliability/soak.py", *shown]),
-        "machine": given.machine,
-        "date": datetime.date.today().isoformat(),
-        "seed": given.seed,
-        "training": " ".join(map(str, alone.flags)),
-        "state": state,
-        "kills": sum(phases.values()),
-        "kills_at_named_moments": named,
-        "kills_by_phase": dict(sorted(phases.items())),
-        "runs": len(runs),
-        "runs_equal_to_the_unbroken_one": sum(not run["differences"] for run in runs),
-        "most_steps_taken_again": max(again),
-        "mean_steps_taken_again": round(sum(again) / len(again), 2),
-        "seconds": round(time.monotonic() - begin),
-        "each_run": runs,
-        **environment(["cpu"] * 8),
-    }
-    given.out.write_text(json.dumps(summary, indent=2) + "\n")
+            summary = {
+                "command": " ".join(["python experiments/reliability/soak.py", *map(quoted, sys.argv[1:])]),
+                "machine": given.machine,
+                "date": datetime.date.today().isoformat(),
+                "seed": given.seed,
+                "training": " ".join(map(str, alone.flags)),
+                "state": json.loads((alone.run / "result.json").read_text())["state"],
+                "kills": sum(phases.values()),
+                "kills_at_named_moments": named,
+                "kills_by_phase": dict(sorted(phases.items())),
+                "runs": len(runs),
+                "runs_equal_to_the_unbroken_one": sum(not run["differences"] for run in runs),
+                "most_steps_taken_again": max(again),
+                "mean_steps_taken_again": round(sum(again) / len(again), 2),
+                "seconds": round(time.monotonic() - begin),
+                "each_run": runs,
+                **environment(["cpu"] * 8),
+            }
+            given.out.write_text(json.dumps(summary, indent=2) + "\n")  # after each run: an interruption keeps them
     assert summary["runs_equal_to_the_unbroken_one"] == summary["runs"]
+
+
+def quoted(part: str) -> str:
+    """Return an argument of a command line as one types it."""
+    return f'"{part}"' if " " in part else part
 
 
 def place_of(base: pathlib.Path, name: str) -> RunPaths:
