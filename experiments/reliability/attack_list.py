@@ -1,99 +1,45 @@
 """The attacks of `attacks.py`: at least three for each kind and each command that the kind concerns."""
 
 import os
-import pathlib
 import shutil
 import struct
-from dataclasses import dataclass
+from functools import partial
 
+from attack_commands import Attack
 from attack_inputs import (
-    SAMPLE,
-    Prepare,
     a_socket,
     both,
     calling,
-    chunk,
     endless,
     evaluation,
     file,
     flagged,
     gone,
-    in_data,
-    in_sample,
     line,
     link_to_victim,
     measured,
     meta,
     metrics,
-    mode,
     not_finite,
     own_code,
-    photos,
-    pictures,
-    png,
     replaced,
-    scan_bomb,
     sealed,
     setting,
     sparse,
     text,
+)
+from attack_pictures import (
+    chunk,
+    in_data,
+    in_sample,
+    mode,
+    photos,
+    pictures,
+    png,
+    scan_bomb,
     tiff,
     webp,
 )
-
-TRAIN = [
-    *("--data", "synthetic", "--scenes", "12", "4", "--image-size", "24", "32", "--init", "none", "--devices", "1"),
-    *("--depth", "1", "--width", "0.0625", "--class-weights", "none", "--batch-size-per-device", "4", "--epochs", "2"),
-]
-OWN = ["--image-size", "24", "32", "--init", "none", "--devices", "1", "--batch-size-per-device", "2"]
-OWN += ["--depth", "1", "--width", "0.0625", "--class-weights", "none", "--val-fraction", "0.4", "--epochs", "1"]
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One attempt.
-
-    Attributes:
-      kind: the promise that is attacked.
-      name: what is done.
-      command: key of `words_of`.
-      prepare: changes the copy of the run and the call, see `attack_inputs`.
-      codes: exit codes that are right.
-    """
-
-    kind: str
-    name: str
-    command: str
-    prepare: Prepare
-    codes: tuple[int, ...] = (2,)
-
-
-def words_of(command: str, run: pathlib.Path, folder: pathlib.Path, given: dict) -> list[str]:
-    """Return the command line of a command on a run."""
-    data, made = str(given.get("data", SAMPLE)), str(given.get("file", ""))
-    base = {
-        "train": ["train", *TRAIN, "--run", run, "--resume"],
-        "begin": ["train", *OWN, "--data", data, "--run", folder / "new"],
-        "check": ["check", *OWN, "--data", data],
-        "init": ["train", *TRAIN[:8], *TRAIN[10:], "--run", folder / "new", "--width", "1", "--init", made],
-        "init-run": ["train", *TRAIN[:8], *TRAIN[10:], "--run", folder / "new", "--init", run],
-        "evaluate": ["evaluate", run, "--no-boundary"],
-        "predict": ["predict", run, given.get("image", SAMPLE / "val" / "val_00000.png"), "--out", folder / "out"],
-        "export": ["export", run, "--format", "safetensors", "--images", "1"],
-        "report": ["report", run],
-        "doctor": ["doctor", data],
-        "convert": ["convert", made, "--run", folder / "new"],
-        "prepare": ["prepare", "camvid", "--tutorial", data, "--out", folder / "prepared"],
-        "prepare-vgg": ["prepare", "vgg16"],
-        "benchmark": ["benchmark", "pooling", "--steps", "1", "--rounds", "1", "--image-size", "24", "32"],
-        "measure": ["portability", "measure", "--run", run, "--precision", "float32", "--images", "1"],
-        "lower": ["portability", "lower", "--run", run, "--platforms", "cpu"],
-        "compare": ["portability", "report", made],
-    }
-    more = {"measure": ["--json", folder / "m.json"], "lower": ["--out", folder / "lowered"]}
-    flags = given.get("flags", more.get(command, ()))
-    return [str(word) for word in [*base[command], *flags]]
-
 
 READERS = ("train", "evaluate", "predict", "export", "report")
 OTHER_READERS = ("init-run", "measure", "lower")  # of a run, too
@@ -208,28 +154,31 @@ def bounds():
 
 
 def images():
-    """Yield pictures that take memory or time."""
-    panoramas = [
-        (f"{n}.png", png(*size, halves=(n, 99))) for n, size in enumerate([(700, 65_000), (65_000, 700), (700, 65_001)])
-    ]
-    lines = [
-        (f"{n}.png", png(*size, halves=(n, 99))) for n, size in enumerate([(2, 65_535), (65_535, 2), (762, 65_535)])
-    ]
-    squares = [(f"{n}.png", png(7000, 7000, halves=(n, 99))) for n in range(3)]
-    claim = png(8, 8).replace(struct.pack(">II", 8, 8), struct.pack(">II", 20_000, 20_000), 1)
-    within = {"two panoramas and a tower": panoramas, "lines": lines, "three squares of 49 million pixels": squares}
-    tile, tags = tiff(8, 8, (322, 3, 1, 30_000), (323, 3, 1, 60_000)), [(1000 + n, 7, 10**6, 8) for n in range(900)]
+    """Yield pictures that take memory or time: within the limits, then beyond them."""
+
+    def gray(*sizes):
+        return [(f"{n}.png", partial(png, *size, halves=(n, 99))) for n, size in enumerate(sizes)]
+
+    within = {
+        "a panorama and a tower": gray((700, 65_000), (65_000, 700)),
+        "lines and a panorama": gray((2, 65_535), (65_535, 2), (762, 65_535)),
+        "two squares of 49 million pixels": gray((7000, 7000), (7000, 7001)),
+    }
+    small, large = (struct.pack(">II", size, size) for size in (8, 20_000))
+    tile, tags = [(322, 3, 1, 30_000), (323, 3, 1, 60_000)], [(1000 + n, 7, 10**6, 8) for n in range(900)]
+    beyond = {
+        "a row of 50 million pixels": ("row.png", partial(png, 1, 50_000_000)),
+        "a million chunks": ("chunks.png", lambda: png(8, 8, chunk(b"teXt", b"") * 1_000_000)),
+        "a claim of 400 million pixels": ("big.png", png(8, 8).replace(small, large, 1)),
+        "a TIFF with a tile of 1.8 billion pixels": ("tile.tif", tiff(8, 8, *tile)),
+        "a TIFF of overlapping tags": ("tags.tif", tiff(8, 8, *tags) + bytes(10**6)),
+        "a WebP of 33 million pixels": ("big.webp", partial(webp, 2000, 16_383)),
+    }
     for command in ("predict", *OF_DATA):
-        for name, made in within.items():
-            yield Attack("pictures", name, command, pictures(*made), (0, 2))
-        for name, made in {
-            "a row of 50 million pixels": ("row.png", png(1, 50_000_000)),
-            "a million chunks": ("chunks.png", png(8, 8, chunk(b"teXt", b"") * 1_000_000)),
-            "a claim of 400 million pixels": ("big.png", claim),
-            "a TIFF with a tile of 1.8 billion pixels": ("tile.tif", tile),
-            "a TIFF of overlapping tags": ("tags.tif", tiff(8, 8, *tags) + bytes(10**6)),
-            "a WebP of 33 million pixels": ("big.webp", webp(2000, 16_383)),
-        }.items():
+        if command != "check":  # which reads pictures as training does
+            for name, made in within.items():
+                yield Attack("pictures", name, command, pictures(*made), (0,))
+        for name, made in beyond.items():
             yield Attack("pictures", name, command, pictures(made, size=(8, 8)))
         yield Attack("pictures", "a thousand scans", command, in_data("images/1.jpg", scan_bomb))
 

@@ -31,12 +31,15 @@ REPOSITORY = HERE.parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from attack_inputs import in_data, make_victim, ordinary  # noqa: E402
-from attack_list import TRAIN, Attack, attacks, words_of  # noqa: E402
+from attack_commands import TRAIN, Attack, words_of  # noqa: E402
+from attack_inputs import make_victim  # noqa: E402
+from attack_list import attacks  # noqa: E402
+from attack_pictures import in_data, ordinary  # noqa: E402
 
 from segnet_jax.__main__ import COMMANDS  # noqa: E402
 from segnet_jax.reporting.environment import environment  # noqa: E402
 
+COMMIT = environment(["cpu"]).get("commit")
 SECONDS, PATIENCE = 60, 600  # CPU time; wall time, on a shared machine
 MORE_MEMORY, MOST_MEMORY = 2**30, 16 * 2**30
 CONTROL = set("\x1b\x07\u202e")
@@ -119,7 +122,9 @@ def summarize(results: list[dict], usual: dict[str, int]) -> dict:
         command: round(max(one["beyond"] for one in results if one["command"] == command) / 2**20)
         for command in sorted({one["command"] for one in results})
     }
+    commits = [one["commit"] for one in results]  # several, if a start was continued after a change
     return {
+        "attacks_by_commit": {commit: commits.count(commit) for commit in dict.fromkeys(commits)},
         "command": "python experiments/reliability/attacks.py",
         "date": datetime.date.today().isoformat(),
         "attacks": len(results),
@@ -193,7 +198,7 @@ def tried(attack: Attack, template: pathlib.Path, around: pathlib.Path, usual: d
         wrong.append("a file of the run was replaced")
     shutil.rmtree(folder, ignore_errors=True)
     last = ascii((printed.strip().splitlines() or [""])[-1][:300].replace(str(folder), ""))
-    about = {"kind": attack.kind, "name": attack.name, "command": attack.command}
+    about = {"kind": attack.kind, "name": attack.name, "command": attack.command, "commit": COMMIT}
     return about | found | {"beyond": beyond, "wrong": wrong, "last": last}
 
 

@@ -22,8 +22,8 @@ REPOSITORY = HERE.parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "commands")]
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from attack_commands import TRAIN  # noqa: E402
 from attack_inputs import link_to_victim, make_victim, replaced  # noqa: E402
-from attack_list import TRAIN  # noqa: E402
 from test_writes import NO_FILES, written  # noqa: E402
 
 from segnet_jax.reporting.environment import environment  # noqa: E402
