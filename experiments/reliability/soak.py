@@ -40,9 +40,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--machine", required=True, help="description of the machine")
+    parser.add_argument("--machine", default="", help="description of the machine")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "kills.json")
+    parser.add_argument("--merge", type=pathlib.Path, nargs="+", help="summaries of several seeds, to write as one")
     given = parser.parse_args()
+    if given.merge:
+        merged = merge([json.loads(path.read_text()) for path in given.merge])
+        given.out.write_text(json.dumps(merged, indent=2) + "\n")
+        return
     generator, begin = random.Random(given.seed), time.monotonic()
     named, phases, again, runs = 0, collections.Counter(), [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -91,6 +96,26 @@ def main() -> None:
             }
             given.out.write_text(json.dumps(summary, indent=2) + "\n")  # after each run: an interruption keeps them
     assert summary["runs_equal_to_the_unbroken_one"] == summary["runs"]
+
+
+def merge(soaks: list[dict]) -> dict:
+    """Return one summary of soaks with different seeds, which must have ended in the same state on the same commit."""
+    for name in ("state", "training", "machine", "commit"):
+        assert len({soak[name] for soak in soaks}) == 1, name
+    assert len({soak["seed"] for soak in soaks}) == len(soaks)
+    phases = sum((collections.Counter(soak["kills_by_phase"]) for soak in soaks), collections.Counter())
+    kills = sum(soak["kills"] for soak in soaks)
+    totals = ("kills", "kills_at_named_moments", "runs", "runs_equal_to_the_unbroken_one", "seconds")
+    again = sum(soak["mean_steps_taken_again"] * soak["kills"] for soak in soaks) / kills
+    return soaks[0] | {
+        "command": [soak["command"] for soak in soaks],
+        "seed": [soak["seed"] for soak in soaks],
+        **{name: sum(soak[name] for soak in soaks) for name in totals},
+        "kills_by_phase": dict(sorted(phases.items())),
+        "most_steps_taken_again": max(soak["most_steps_taken_again"] for soak in soaks),
+        "mean_steps_taken_again": round(again, 2),
+        "each_run": [run for soak in soaks for run in soak["each_run"]],
+    }
 
 
 def quoted(part: str) -> str:
