@@ -72,19 +72,19 @@ def main() -> None:
         if options.kind in ("", attack.kind) and options.name in attack.name and options.command in ("", attack.command)
     ]
     kept = read_kept(options.keep) if options.keep else {}
+    usual = kept.pop("usual", {})
     with tempfile.TemporaryDirectory(prefix="attacks-") as place:
         around = pathlib.Path(place)
         os.environ["SEGNET_JAX_CACHE"] = str(around / "cache")
-        template, usual = make_template(around, {attack.command for attack in chosen})
-        for attack in chosen:
-            key = "|".join((attack.kind, attack.name, attack.command))
-            if key not in kept:
-                kept[key] = tried(attack, template, around, usual)
-                if options.keep:
-                    with open(options.keep, "a") as file:
-                        file.write(json.dumps({key: kept[key]}) + "\n")
-                show(kept[key])
-    results = list(kept.values())
+        if left := [attack for attack in chosen if key_of(attack) not in kept]:
+            template, measured = make_template(around, {attack.command for attack in left})
+            usual |= measured
+            keep(options.keep, "usual", usual)
+        for attack in left:
+            kept[key_of(attack)] = outcome = tried(attack, template, around, usual)
+            keep(options.keep, key_of(attack), outcome)
+            show(outcome)
+    results = [kept[key_of(attack)] for attack in chosen]
     summary = summarize(results, usual) | {"machine": options.machine, **environment(["cpu"])}
     print(json.dumps({name: each for name, each in summary.items() if name != "failed"}, indent=1))
     if len(chosen) == len(everything):
@@ -92,10 +92,25 @@ def main() -> None:
     sys.exit(summary["held"] != summary["attacks"])
 
 
+def key_of(attack: Attack) -> str:
+    """Return the name of an attack in the file of `--keep`."""
+    return "|".join((attack.kind, attack.name, attack.command))
+
+
 def read_kept(path: pathlib.Path) -> dict[str, dict]:
-    """Read the outcomes of an interrupted start."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {key: value for line in lines for key, value in json.loads(line).items()}
+    """Read the outcomes of interrupted starts, and the usual peaks of memory."""
+    kept: dict[str, dict] = {"usual": {}}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        for key, value in json.loads(line).items():
+            kept[key] = kept["usual"] | value if key == "usual" else value
+    return kept
+
+
+def keep(path: pathlib.Path | None, key: str, value: dict) -> None:
+    """Append an outcome to the file of `--keep`, if there is one."""
+    if path:
+        with open(path, "a") as file:
+            file.write(json.dumps({key: value}) + "\n")
 
 
 def show(outcome: dict) -> None:
