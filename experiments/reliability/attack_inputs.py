@@ -5,6 +5,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -142,18 +143,27 @@ def meta(**changes) -> Prepare:
 
 
 def not_finite(place):
-    """Set all arrays of batch statistics to NaN."""
-    import orbax.checkpoint as ocp
+    """Set all arrays of batch statistics to NaN, in a fork: once JAX has started, this process could not fork safely."""
+    if pid := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        return
+    try:
+        import orbax.checkpoint as ocp
 
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.restore((place / "state").absolute())
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.restore((place / "state").absolute())
 
-        def spoiled(value):
-            return {name: spoiled(each) for name, each in value.items()} if isinstance(value, dict) else value * np.nan
+            def spoiled(value):
+                return (
+                    {name: spoiled(each) for name, each in value.items()} if isinstance(value, dict) else value * np.nan
+                )
 
-        tree["batch_stats"] = spoiled(tree["batch_stats"])
-        shutil.rmtree(place / "state")
-        checkpointer.save((place / "state").absolute(), tree)
+            tree["batch_stats"] = spoiled(tree["batch_stats"])
+            shutil.rmtree(place / "state")
+            checkpointer.save((place / "state").absolute(), tree)
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
 # --- other files and flags ---
