@@ -143,7 +143,7 @@ def meta(**changes) -> Prepare:
 
 
 def not_finite(place):
-    """Set all arrays of batch statistics to NaN, in a fork: once JAX has started, this process could not fork safely."""
+    """Set all arrays of batch statistics to NaN, in a fork, since a process cannot fork safely once JAX has started."""
     if pid := os.fork():
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         return
