@@ -250,7 +250,7 @@ def launched(words: list[str], cwd: pathlib.Path, given: dict, out: pathlib.Path
         command = ["bash", "-c", f'ulimit {given["limit"]}; exec "$@"', "_", *command]
     with open(out, "wb") as stdout, open(err, "wb") as stderr:
         process = subprocess.Popen(
-            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
+            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0
         )
     process.returncode = 0  # waited for by `started`
     return process.pid
@@ -263,7 +263,7 @@ def forked(words: list[str], cwd: pathlib.Path, out: pathlib.Path, err: pathlib.
         return pid
     code = 70
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         os.chdir(cwd)
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
         for number, (path, flags) in enumerate([(os.devnull, os.O_RDONLY), (out, 0o1101), (err, 0o1101)]):
