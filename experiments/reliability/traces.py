@@ -47,8 +47,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machine", required=True, help="description of the machine")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "traces.json")
+    parser.add_argument("--only", choices=COMMANDS, help="trace only this command again; keep the others of --out")
     options = parser.parse_args()
-    found = {}
+    found = json.loads(options.out.read_text())["traces"] if options.only else {}
+    about = environment(["cpu"])
     with tempfile.TemporaryDirectory(prefix="traces-") as place:
         around = pathlib.Path(place)
         for name in ("home", "tmp", "cache"):
@@ -60,8 +62,12 @@ def main() -> None:
         command = [sys.executable, "-m", "segnet_jax.train", *TRAIN, "--run", str(template), "--max-steps", "3"]
         subprocess.run(command, env=env, check=True, capture_output=True)
         for name, words in COMMANDS.items():
+            if options.only not in (None, name):
+                continue
             for kind, is_linked in (("full of links", True), ("named by a link", False)):
-                found[f"{name}, {kind}"] = one = traced(words, template, around, env, is_linked)
+                found[f"{name}, {kind}"] = one = {"commit": about["commit"]} | traced(
+                    words, template, around, env, is_linked
+                )
                 print(f"{name}, a run {kind}: {one}", flush=True)
     bad = [name for name, one in found.items() if not one["held"]]
     summary = {
@@ -71,7 +77,7 @@ def main() -> None:
         "strace": subprocess.run(["strace", "-V"], capture_output=True, text=True).stdout.split("\n")[0],
         "links": len(LINKS),
         "traces": found,
-        **environment(["cpu"]),
+        **about,
     }
     options.out.write_text(json.dumps(summary, indent=1) + "\n")
     sys.exit(f"not as promised: {', '.join(bad)}" if bad else 0)
