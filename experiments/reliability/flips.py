@@ -15,6 +15,7 @@ import os
 import pathlib
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -23,7 +24,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from broken_runs import ONE, RunPaths, digest_of  # noqa: E402
+from broken_runs import ONE, digest_of  # noqa: E402
 
 from segnet_jax.reporting.environment import environment  # noqa: E402
 from segnet_jax.training.checkpoint_folders import CheckpointFolders  # noqa: E402
@@ -43,17 +44,17 @@ def main() -> None:
     undetected = []
     with tempfile.TemporaryDirectory() as folder:
         base = pathlib.Path(folder)
-        place = RunPaths(base / "run", base / "cache", base / "programs", (*ONE, "--epochs", 2))
-        ended = place.train()
-        assert ended.code == 0, ended.err
-        older, newer = sorted(int(path.name) for path in (place.run / "checkpoints" / "newest").iterdir())
-        intact = place.run / "checkpoints" / "newest" / str(newer)
+        run, env = base / "run", os.environ | {"PYTHONPATH": str(ROOT), "SEGNET_JAX_CACHE": str(base / "cache")}
+        train = [sys.executable, "-m", "segnet_jax.train", *ONE, "--epochs", "2", "--keep-checkpoints", "2"]
+        subprocess.run([*train, "--run", str(run)], env=env, check=True, capture_output=True)
+        older, newer = sorted(int(path.name) for path in (run / "checkpoints" / "newest").iterdir())
+        intact = run / "checkpoints" / "newest" / str(newer)
         files = sorted(path.relative_to(intact) for path in intact.rglob("*") if path.is_file() and path.stat().st_size)
         arrays = [path for path in files if "/d/" in path.as_posix()]
         sizes = [(intact / path).stat().st_size for path in arrays]
         expected, digest = verify(intact)["state"], digest_of(intact)
         for number in range(given.flips):
-            copy = shutil.copytree(place.run, base / f"copy-{number}")
+            copy = shutil.copytree(run, base / f"copy-{number}")
             name = generator.choices(arrays, sizes)[0] if number % 2 else generator.choice(files)
             damaged = copy / "checkpoints" / "newest" / str(newer)
             flip(damaged / name, generator)
