@@ -40,13 +40,23 @@ from segnet_jax.runs.default_recipe import choose_protocol, has_accelerator, is_
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
-from segnet_jax.system.files import atomic_write_bytes, atomic_write_text, check_place, is_result, write_result
+from segnet_jax.system.files import (
+    atomic_write_bytes,
+    atomic_write_text,
+    check_distinct,
+    check_place,
+    is_result,
+    write_result,
+)
 
 DESCRIPTION = """Read every image and label of a dataset folder, and report all faults at once, each with a fix.
 
 Example:  python -m segnet_jax.doctor photos --picture look.png
 
 Exit code 0: the folder can be trained on, and the last line is the command for it. Exit code 2: it has faults."""
+
+OUTPUTS = ("json", "picture", "classes")
+"""Flags that name an output file."""
 
 _MAX_PICTURES = 16
 _MAX_PICTURES_PER_READING = 4  # where several readings are compared
@@ -93,7 +103,8 @@ def doctor(options: DoctorOptions) -> int:
     Raises:
       UserError: If the folder has faults; the message lists all of them.
     """
-    for flag in ("json", "picture", "classes"):
+    check_distinct({f"--{flag}": getattr(options, flag) for flag in OUTPUTS})
+    for flag in OUTPUTS:
         _check_writable(flag, getattr(options, flag), options.data)
     if (options.pick or options.page != 1) and not options.picture:
         raise UserError("--pick and --page choose the images of --picture: add --picture FILE.png")

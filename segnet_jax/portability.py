@@ -14,7 +14,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS
-from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines, print_comparison
+from segnet_jax.benchmarks.portability.side_by_side import (
+    as_markdown,
+    compare_machines,
+    is_page,
+    print_comparison,
+)
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.config.flags import parse_config, parse_flags
@@ -26,6 +31,7 @@ from segnet_jax.system.files import (
     atomic_write_bytes,
     atomic_write_json,
     atomic_write_text,
+    check_distinct,
     check_place,
     read_own_json,
     write_result,
@@ -263,19 +269,23 @@ class CompareOptions:
     files: Annotated[tuple[str, ...], tyro.conf.Positional]  # JSON files written by measure, one per machine
     out: str = ""  # Markdown file to write the tables to
     json: str = ""  # JSON file to write the tables to
-    overwrite: bool = False  # replace the files of --out and --json
+    overwrite: bool = False  # replace files that earlier commands wrote with --out and --json
 
 
 def report(options: CompareOptions) -> int:
     """Compare the files of several machines, print the table and write the requested files; return the exit code.
 
     Raises:
-      UserError: If a file cannot be read or was not written by measure, or an output file exists.
+      UserError: If a file cannot be read or was not written by measure, or an output file exists and is not to be
+        replaced, or was not written by this command.
     """
     comparison = compare_machines([read_measured(pathlib.Path(file)) for file in options.files])
+    check_distinct({"--out": options.out, "--json": options.json}, options.files)
     for path in filter(None, (options.out, options.json)):
         if os.path.lexists(path) and not options.overwrite:
             raise UserError(f"{path} already exists; choose another file, or add --overwrite")
+    check_place("out", options.out, is_ours=is_page)
+    check_place("json", options.json)
     print_comparison(comparison)
     try:
         if options.out:

@@ -47,7 +47,7 @@ from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors, is_out_of_memory
-from segnet_jax.system.files import check_place, write_result
+from segnet_jax.system.files import check_distinct, check_place, write_result
 from segnet_jax.system.signals import Stop
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.restored import CheckpointChoice, restore
@@ -133,6 +133,7 @@ def predict(options: PredictOptions) -> int:
             sources = name_outputs(find_sources(options.paths), partial(output_suffixes, **requested))
             labels = find_labels(sources, options.labels, config.label_suffix) if options.labels else {}
             if options.out:
+                check_distinct({"--json": options.json}, _files(sources, pathlib.Path(options.out), requested))
                 check_free(_files(sources, pathlib.Path(options.out), requested))
             if any(source.kind != "image" for source in sources):
                 load_av()  # fail early if it is not installed

@@ -23,7 +23,7 @@ from segnet_jax.system import confined
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.files import atomic_write_text, check_place, read_own_json, write_result
+from segnet_jax.system.files import atomic_write_text, check_distinct, check_place, read_own_json, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,12 @@ def report(options: ReportOptions) -> int:
         raise UserError("--scores needs --published")
     is_single = len(folders) == 1
     path = pathlib.Path(options.out or (folders[0] / REPORT_FILE if is_single else "comparison.html"))
+    check_distinct({"--out": path, "--json": options.json}, options.scores)
     check_place("json", options.json)
     if os.path.lexists(path) and not (is_report(path) and _may_overwrite(path, folders)):
         raise UserError(f"{path} exists, is not a report of this run and is not overwritten; choose another --out")
+    if not (is_single and path.resolve() == folders[0].resolve() / REPORT_FILE):
+        check_place("out", str(path), is_ours=lambda head: True)  # an existing file was checked above
     try:
         runs = [read_run_summary(folder) for folder in folders]
         published = _compare_published(runs, options) if options.published else None

@@ -1,425 +1,185 @@
-"""Run whole commands on malicious inputs and under system limits, and write a report.
+"""Run whole commands on malicious inputs and under system limits, and summarize what held.
 
-    python experiments/reliability/attacks.py --json experiments/reliability/attacks.json [--kind links] [--keep DIR]
+    python experiments/reliability/attacks.py --machine "2 cores of an AMD EPYC, no GPU" [--kind links] [--keep FILE]
 
-Each attack runs in its own process, on a fresh copy of a small trained run, with limited time and memory. The command
-passes if it ends in time with one of the expected exit codes, without a traceback, takes at most 1 GiB more than on
-ordinary files, prints no terminal escapes, and leaves the user's files next to the run unchanged.
+Writes `attacks.json` beside this file, unless only some attacks are chosen. Each attack is a process of its own, on a
+fresh copy of a small trained run, limited in time and memory. It holds if the command leaves with one of the expected
+exit codes, without a traceback, within 60 seconds of CPU time and 1 GiB more memory than the same command on ordinary
+files, prints and names nothing that a terminal obeys, and changes none of the files beside the run.
+
+The commands are imported once, and each attack runs in a fork of that process, as `python -m` would run it; attacks by
+limits or by the environment start a new interpreter.
 """
 
 import argparse
-import contextlib
 import datetime
+import importlib
 import json
 import os
 import pathlib
-import re
 import resource
+import runpy
 import shutil
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image
-
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
-SAMPLE = REPOSITORY / "data" / "sample"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from attack_commands import TRAIN, Attack, words_of  # noqa: E402
+from attack_inputs import make_victim  # noqa: E402
+from attack_list import attacks  # noqa: E402
+from attack_pictures import in_data, ordinary  # noqa: E402
+
+from segnet_jax.__main__ import COMMANDS  # noqa: E402
+from segnet_jax.reporting.environment import environment  # noqa: E402
+
+COMMIT = environment(["cpu"]).get("commit")
 SECONDS, PATIENCE = 60, 600  # CPU time; wall time, on a shared machine
 MORE_MEMORY, MOST_MEMORY = 2**30, 16 * 2**30
-TRAIN = [
-    *("--data", "synthetic", "--scenes", "12", "4", "--image-size", "24", "32", "--init", "none", "--devices", "1"),
-    *("--depth", "1", "--width", "0.0625", "--class-weights", "none", "--batch-size-per-device", "4", "--epochs", "2"),
-]
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One attack on a command.
-
-    Attributes:
-      kind: promise that it tests.
-      name: description.
-      command: attacked command, a key of COMMANDS.
-      prepare: function of the run and a folder that returns changed arguments: "flags", "data", "limit", "env" or
-        "stderr".
-      codes: expected exit codes.
-    """
-
-    kind: str
-    name: str
-    command: str
-    prepare: Callable[[pathlib.Path, pathlib.Path], dict | None]
-    codes: tuple[int, ...] = (2,)
-
-
-def words_of(command: str, run: pathlib.Path, folder: pathlib.Path, given: dict) -> list[str]:
-    """Return the arguments of a command on a run."""
-    data = str(given.get("data", SAMPLE))
-    base = {
-        "train": ["train", *TRAIN, "--run", run, "--resume"],
-        "begin": ["train", *TRAIN[12:], "--data", data, "--run", folder / "new", "--image-size", "24", "32"],
-        "evaluate": ["evaluate", run, "--no-boundary"],
-        "predict": ["predict", run, given.get("image", SAMPLE / "val" / "val_00000.png"), "--out", folder / "out"],
-        "export": ["export", run, "--format", "safetensors", "--images", "1"],
-        "report": ["report", run],
-        "doctor": ["doctor", data],
-        "init": [
-            "train",
-            *TRAIN[:8],
-            *TRAIN[10:],
-            "--run",
-            folder / "new",
-            "--width",
-            "1",
-            "--init",
-            given.get("file", ""),
-        ],
-        "convert": ["convert", given.get("file", ""), "--run", folder / "new"],
-    }
-    return [str(word) for word in [*base[command], *given.get("flags", ())]]
-
-
-# --- what is done ---
-
-
-def replaced(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
-    """Return an attack that replaces a file or folder of the run."""
-
-    def prepare(run, folder):
-        path = run / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make(path)
-
-    return prepare
-
-
-def link_to_victim(path):
-    """Create a link to another folder or, in place of a file, to a file in it."""
-    victim = next(each for each in path.parents if (each / "victim").is_dir()) / "victim"
-    path.symlink_to(victim if not path.suffix and path.name != "lock" else victim / "thesis.txt")
-
-
-def sparse(path):
-    """Write a sparse file of 3 GB."""
-    with open(path, "wb") as file:
-        file.truncate(3 * 2**30)
-
-
-def a_socket(path):
-    """Create a socket."""
-    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
-        made.bind(path.name)
-
-
-def config(change: Callable[[str], str]) -> Callable:
-    """Return an attack that edits the run's config."""
-
-    def prepare(run, folder):
-        path = run / "config.toml"
-        path.write_text(change(path.read_text()))
-
-    return prepare
-
-
-def setting(name: str, value: str) -> Callable:
-    """Return an attack that changes one value of the run's config."""
-    return config(lambda text: re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text))
-
-
-def sealed(change: Callable[[pathlib.Path], object]) -> Callable:
-    """Return an attack that changes every checkpoint and rewrites its manifest with valid checksums."""
-
-    def prepare(run, folder):
-        from segnet_jax.training.manifest import MANIFEST, finalize
-
-        for place in [*(run / "checkpoints" / "newest").iterdir(), *(run / "checkpoints" / "best").iterdir()]:
-            facts = json.loads((place / MANIFEST).read_text())
-            (place / MANIFEST).unlink()
-            change(place)
-            partial = place.rename(place.with_name(f".{place.name}.partial"))
-            finalize(partial, place, {name: facts[name] for name in ("step", "config", "state")})
-
-    return prepare
-
-
-def meta(**changes) -> Callable:
-    """Return an attack that changes the checkpoints' metadata."""
-
-    def change(place):
-        path = place / "meta.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return sealed(change)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """Return a chunk of a PNG."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(height: int, width: int, more: bytes = b"", rows: bytes | None = None) -> bytes:
-    """Return a gray PNG, black unless its rows are given."""
-    pixels = zlib.compress(bytes((width + 1) * height) if rows is None else rows, 9)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def scan_bomb(path: pathlib.Path) -> None:
-    """Write a progressive JPEG of a thousand scans."""
-    Image.new("RGB", (4000, 4000)).save(path, "JPEG", progressive=True)
-    data = path.read_bytes()
-    scans = [place.start() for place in re.finditer(b"\xff\xda", data)]
-    last = data[scans[-1] : -2]
-    path.write_bytes(data[:-2] + last * 1000 + b"\xff\xd9")
-
-
-def pictures(*made: tuple[str, bytes]) -> Callable:
-    """Return an attack with a folder of images and labels, which the command predicts or reads."""
-
-    def prepare(run, folder):
-        (folder / "data" / "images").mkdir(parents=True)
-        (folder / "data" / "labels").mkdir()
-        for name, data in made:
-            (folder / "data" / "images" / name).write_bytes(data)
-            size = struct.unpack(">II", data[16:24]) if data.startswith(b"\x89PNG") else (8, 8)
-            label = data if data.startswith(b"\x89PNG") else png(size[1], size[0])
-            (folder / "data" / "labels" / f"{pathlib.Path(name).stem}.png").write_bytes(label)
-        return {"data": folder / "data", "image": folder / "data" / "images"}
-
-    return prepare
-
-
-def in_data(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
-    """Return an attack with a small valid folder in which one file is replaced."""
-
-    def prepare(run, folder):
-        found = pictures(*[(f"{number}.png", png(32, 32)) for number in range(4)])(run, folder)
-        for number in range(4):
-            label = np.zeros((32, 32), np.uint8)
-            label[:16] = 1
-            Image.fromarray(label).save(folder / "data" / "labels" / f"{number}.png")
-        path = folder / "data" / name
-        path.unlink(missing_ok=True)
-        make(path)
-        return found
-
-    return prepare
-
-
-def weights(name: str, make: Callable[[pathlib.Path], object]) -> Callable:
-    """Return an attack with a weight file."""
-
-    def prepare(run, folder):
-        make(folder / name)
-        return {"file": folder / name}
-
-    return prepare
-
-
-def flagged(*flags: str, make: Callable[[pathlib.Path], object] | None = None) -> Callable:
-    """Return an attack with flags; {run}, {victim} and {folder} are replaced."""
-
-    def prepare(run, folder):
-        if make:
-            make(folder)
-        places = {"run": run, "victim": folder / "victim", "folder": folder}
-        return {"flags": [flag.format(**places) for flag in flags]}
-
-    return prepare
-
-
-def gone(run, folder):
-    """Delete a run's checkpoints and the files that refer to them."""
-    shutil.rmtree(run / "checkpoints")
-    for name in ("outcome.json", "result.json"):
-        (run / name).unlink(missing_ok=True)
-
-
-def text(content: str) -> Callable:
-    """Return a function that writes a file with this content."""
-    return lambda path: path.write_text(content)
-
-
-READERS = ("train", "evaluate", "predict", "export", "report")
-LINKED = (
-    "checkpoints/x",
-    "lock",
-    "checkpoints/best",
-    "metrics.jsonl",
-    "config.toml",
-    "samples",
-    "evaluations",
-    "export",
-)
-KEYS = {"coordinator": '"192.0.2.1:80"', "process_id": "1", "num_processes": "2", "run": '"x"', "resume": "true"}
-DEEP = {"brackets": "x = " + "[" * 30_000, "dots": "a" + ".a" * 30_000 + " = 1", "tables": "x = " + "{a=" * 15_000}
-STRANGE = {
-    "a list": sealed(lambda place: (place / "meta.json").write_text("[]")),
-    "deep": sealed(lambda place: (place / "meta.json").write_text("[" * 200_000)),
-    "classes with escapes": meta(classes=["\x1b]0;x\x07", *"abcdefghij"]),
-    "a million classes": meta(classes=[str(number) for number in range(1_000_000)]),
-    "no state": sealed(lambda place: shutil.rmtree(place / "state")),
-    "foreign state": sealed(lambda place: (place / "state" / "_METADATA").write_text("{}")),
+CONTROL = set("\x1b\x07\u202e")
+IMPORTED = ("orbax.checkpoint", "jinja2", "matplotlib.figure", "safetensors", "h5py")
+USUAL = {  # a command on ordinary files -> commands whose peak of memory is compared with its peak
+    "train": ("train", "init", "init-run", "convert", "prepare", "prepare-vgg", "lower", "measure", "compare"),
+    **{name: (name,) for name in ("evaluate", "predict", "export", "report", "doctor", "begin", "check")},
+    "benchmark": ("benchmark",),
 }
 
 
-def attacks() -> list[Attack]:
-    """Return all attacks."""
-    found = []
-    for command in READERS:
-        found += [Attack("links", f"{name} is a link", command, replaced(name, link_to_victim)) for name in LINKED]
-        for name in ("config.toml", "metrics.jsonl", "checkpoints/last.json"):
-            for kind, make in (("a pipe", os.mkfifo), ("a socket", a_socket), ("3 GB", sparse)):
-                right = (0, 2) if command == "report" or kind == "3 GB" else (2,)
-                codes = (
-                    (2,) if name == "config.toml" and command != "report" else (0, 2, 3) if kind == "3 GB" else right
-                )
-                found.append(Attack("bounds", f"{name} is {kind}", command, replaced(name, make), codes))
-        for name, content in DEEP.items():
-            codes = (0,) if command == "report" else (2,)
-            found.append(
-                Attack("bounds", f"config of deep {name}", command, replaced("config.toml", text(content)), codes)
-            )
-    for command in ("train", "evaluate", "predict", "export"):
-        for name, value in (("seed", "7"), ("width", "0.125"), ("pooling", '"ceil"')):
-            found.append(Attack("one experiment", f"{name} edited", command, setting(name, value)))
-        for name, value in KEYS.items():
-            line = f"{name} = {value}\n"
-            found.append(Attack("keys of one start", name, command, config(lambda text, line=line: text + line)))
-        found += [Attack("strange checkpoints", name, command, change, (3,)) for name, change in STRANGE.items()]
-    found.append(Attack("one experiment", "checkpoints are gone", "train", gone, (3,)))
-    for command in ("evaluate", "export"):
-        found.append(Attack("bounds", "image_size of 16384", command, setting("image_size", "[16384, 16384]"), (2, 7)))
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--machine", default="", help="description of the machine")
+    parser.add_argument("--kind", default="", help="attack only this promise")
+    parser.add_argument("--command", default="", help="attack only this command")
+    parser.add_argument("--name", default="", help="run only attacks whose name contains this")
+    parser.add_argument("--keep", type=pathlib.Path, help="file of outcomes, to continue after an interruption")
+    parser.add_argument("--out", type=pathlib.Path, default=HERE / "attacks.json")
+    options = parser.parse_args()
+    for name in (*(f"segnet_jax.{command}" for command in COMMANDS), *IMPORTED):
+        importlib.import_module(name)
+    everything = attacks()
+    names = [(attack.kind, attack.name, attack.command) for attack in everything]
+    assert len(set(names)) == len(names), sorted(name for name in names if names.count(name) > 1)
+    chosen = [
+        attack
+        for attack in everything
+        if options.kind in ("", attack.kind) and options.name in attack.name and options.command in ("", attack.command)
+    ]
+    kept = read_kept(options.keep) if options.keep else {}
+    usual = kept.pop("usual", {})
+    with tempfile.TemporaryDirectory(prefix="attacks-") as place:
+        around = pathlib.Path(place)
+        os.environ["SEGNET_JAX_CACHE"] = str(around / "cache")
+        if left := [attack for attack in chosen if key_of(attack) not in kept]:
+            template, measured = make_template(around, {attack.command for attack in left})
+            usual |= measured
+            keep(options.keep, "usual", usual)
+        for attack in left:
+            kept[key_of(attack)] = outcome = tried(attack, template, around, usual)
+            keep(options.keep, key_of(attack), outcome)
+            show(outcome)
+    results = [kept[key_of(attack)] for attack in chosen]
+    summary = summarize(results, usual) | {"machine": options.machine, **environment(["cpu"])}
+    print(json.dumps({name: each for name, each in summary.items() if name != "failed"}, indent=1))
+    if len(chosen) == len(everything):
+        options.out.write_text(json.dumps(summary, indent=1) + "\n")
+    sys.exit(summary["held"] != summary["attacks"])
 
-    panoramas = [("wide.png", png(700, 65_000)), ("tall.png", png(65_000, 700)), ("wide2.png", png(700, 65_000))]
-    bombs = {
-        "two panoramas and a tower": (pictures(*panoramas), (0, 2)),
-        "a row of 50 million pixels": (pictures(("row.png", png(1, 50_000_000))), (2,)),
-        "a million chunks": (pictures(("chunks.png", png(8, 8, chunk(b"teXt", b"") * 1_000_000))), (2,)),
-        "a claim of 400 million pixels": (
-            pictures(("big.png", png(8, 8).replace(struct.pack(">II", 8, 8), struct.pack(">II", 20_000, 20_000), 1))),
-            (2,),
-        ),
+
+def key_of(attack: Attack) -> str:
+    """Return the name of an attack in the file of `--keep`."""
+    return "|".join((attack.kind, attack.name, attack.command))
+
+
+def read_kept(path: pathlib.Path) -> dict[str, dict]:
+    """Read the outcomes of interrupted starts, and the usual peaks of memory."""
+    kept: dict[str, dict] = {"usual": {}}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        for key, value in json.loads(line).items():
+            kept[key] = kept["usual"] | value if key == "usual" else value
+    return kept
+
+
+def keep(path: pathlib.Path | None, key: str, value: dict) -> None:
+    """Append an outcome to the file of `--keep`, if there is one."""
+    if path:
+        with open(path, "a") as file:
+            file.write(json.dumps({key: value}) + "\n")
+
+
+def show(outcome: dict) -> None:
+    """Print an outcome."""
+    what = "; ".join(outcome["wrong"]) or "held"
+    name = f"{outcome['command']:11} {outcome['kind']}: {outcome['name']}"
+    print(f"{name}: {what} ({outcome['code']}, {outcome['seconds']} s, {outcome['beyond'] >> 20} MiB)", flush=True)
+    if outcome["wrong"]:
+        print(f"            {outcome['last']}", flush=True)
+
+
+def summarize(results: list[dict], usual: dict[str, int]) -> dict:
+    """Return the summary of all outcomes."""
+
+    def counts(name: str) -> dict[str, dict[str, int]]:
+        groups: dict[str, dict[str, int]] = {}
+        for one in results:
+            group = groups.setdefault(one[name], {"attacks": 0, "held": 0})
+            group["attacks"] += 1
+            group["held"] += not one["wrong"]
+        return dict(sorted(groups.items()))
+
+    largest = {
+        command: round(max(one["beyond"] for one in results if one["command"] == command) / 2**20)
+        for command in sorted({one["command"] for one in results})
     }
-    for command in ("predict", "doctor"):
-        found += [Attack("pictures", name, command, make, codes) for name, (make, codes) in bombs.items()]
-        found.append(Attack("pictures", "a thousand scans", command, in_data("images/9.jpg", scan_bomb)))
-    for command in ("doctor", "begin"):
-        for name, kind, make in (
-            ("images/1.png", "a pipe", os.mkfifo),
-            ("labels/1.png", "/dev/zero", lambda path: path.symlink_to("/dev/zero")),
-            ("classes.toml", "deep", text(DEEP["dots"])),
-            ("codes.txt", "a million classes", text("\n".join(map(str, range(1_000_000))))),
-            ("images/1.png", "3 GB", sparse),
-        ):
-            found.append(Attack("bounds", f"{name} is {kind}", command, in_data(name, make)))
-    for name, kind, make in (
-        ("w.safetensors", "3 GB", sparse),
-        ("w.pth", "a pipe", os.mkfifo),
-        ("w.npz", "/dev/zero", lambda path: path.symlink_to("/dev/zero")),
-        ("w.h5", "text", text("x" * 1000)),
-    ):
-        found.append(Attack("bounds", f"{name} is {kind}", "init", weights(name, make)))
-    for name, kind, make in (
-        ("w.caffemodel", "3 GB", sparse),
-        ("w.caffemodel", "a pipe", os.mkfifo),
-        ("w.caffemodel", "/dev/zero", lambda path: path.symlink_to("/dev/zero")),
-    ):
-        found.append(Attack("bounds", f"{name} is {kind}", "convert", weights(name, make)))
-
-    evil = os.fsdecode(b"\x1b[2J\xff.png")
-    found += [
-        Attack("control characters", "file name", "predict", lambda run, folder: _named(folder, evil), (0,)),
-        Attack(
-            "control characters",
-            "file name",
-            "doctor",
-            in_data(f"images/{evil}", lambda path: path.write_bytes(png(32, 32))),
-        ),
-        Attack("control characters", "class names", "doctor", in_data("codes.txt", text("\x1b[2Ja\nb"))),
-        Attack("control characters", "class names in records", "report", _records(["\x1b[2Ja\u202e", "b"]), (0,)),
-        Attack(
-            "control characters",
-            "a million names in records",
-            "report",
-            _records(list(map(str, range(1_000_000)))),
-            (0,),
-        ),
-        Attack("control characters", "names in metrics", "report", _metrics("\x1b[2J\u202e"), (0,)),
-    ]
-    for command in ("evaluate", "export", "report", "doctor"):
-        for where in ("{victim}/thesis.json", "{victim}/notebook.json", "{run}/result.json"):
-            found.append(Attack("overwriting", f"--json {where}", command, flagged("--json", where)))
-    for where in ("{victim}/photo.png", "{run}/first_batch.png", "{victim}/thesis.txt"):
-        found.append(Attack("overwriting", f"--picture {where}", "doctor", flagged("--picture", where)))
-        found.append(Attack("overwriting", f"--out {where}", "report", flagged("--out", where)))
-    found += [
-        Attack("overwriting", "--pictures of the run", "evaluate", flagged("--pictures", "{run}/samples"), (0, 2)),
-        Attack(
-            "overwriting",
-            "--out with a file of the user's",
-            "export",
-            flagged("--out", "{victim}", "--overwrite"),
-            (2,),
-        ),
-        Attack("overwriting", "--out that is a file", "predict", flagged("--out", "{victim}/thesis.txt"), (2,)),
-    ]
-    for command in READERS:
-        found += [
-            Attack("exit codes", "ulimit -n 20", command, lambda run, folder: {"limit": "-n 20"}, (2,)),
-            Attack("exit codes", "ulimit -v 1500000", command, lambda run, folder: {"limit": "-v 1500000"}, (2,)),
-            Attack("exit codes", "2>/dev/full", command, lambda run, folder: {"stderr": "/dev/full"}, (0, 2)),
-        ]
-        if command != "report":
-            absent = {"env": {"JAX_PLATFORMS": "cuda"}}
-            codes = (0,) if command == "export" else (2,)  # export always runs on the CPU
-            found.append(Attack("exit codes", "a GPU that is absent", command, lambda run, folder, e=absent: e, codes))
-        name = "n" * 300
-        if command not in ("train", "predict"):
-            found.append(
-                Attack("exit codes", "a name of 300 letters", command, flagged("--json", f"{{folder}}/{name}"))
-            )
-    return found
-
-
-def _named(folder, name):
-    (folder / "photos").mkdir()
-    (folder / "photos" / name).write_bytes(png(32, 32))
-    return {"image": folder / "photos", "flags": ["--json", str(folder / "report.json")]}
-
-
-def _records(classes):
-    def prepare(run, folder):
-        path = run / "evaluations" / "records.json"
-        content = json.loads(path.read_text()) | {"classes": classes, "colors": [[0, 0, 0]] * len(classes)}
-        path.write_text(json.dumps(content))
-
-    return prepare
-
-
-def _metrics(name):
-    def prepare(run, folder):
-        with open(run / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"kind": "val", "step": 99, "iou": {name: 0.5}, name: 1}) + "\n")
-        (run / "evaluations" / "records.json").unlink()
-
-    return prepare
+    commits = [one["commit"] for one in results]  # several, if a start was continued after a change
+    return {
+        "attacks_by_commit": {commit: commits.count(commit) for commit in dict.fromkeys(commits)},
+        "command": "python experiments/reliability/attacks.py",
+        "date": datetime.date.today().isoformat(),
+        "attacks": len(results),
+        "held": sum(not one["wrong"] for one in results),
+        "by_kind": counts("kind"),
+        "by_command": counts("command"),
+        "slowest_cpu_seconds": max(one["seconds"] for one in results),
+        "usual_peak_mib": {command: round(peak / 2**20) for command, peak in sorted(usual.items())},
+        "largest_peak_beyond_usual_mib": largest,
+        "pictures_peak_beyond_usual_mib": {
+            f"{one['command']}, {one['name']}": round(one["beyond"] / 2**20)
+            for one in results
+            if one["kind"] == "pictures"
+        },
+        "failed": [one for one in results if one["wrong"]],
+    }
 
 
 # --- how it is tried ---
+
+
+def make_template(around: pathlib.Path, needed: set[str]) -> tuple[pathlib.Path, dict[str, int]]:
+    """Train the run to attack; return it, and the peak of memory of each needed command on ordinary files."""
+    template, usual = around / "template", {}
+    made = started(["train", *TRAIN, "--run", str(template), "--max-steps", "3"], around, {})
+    assert made["code"] == 0, made["err"]
+    for command, compared in USUAL.items():
+        if not needed & {*compared}:
+            continue
+        folder = around / f"usual-{command}"
+        run = shutil.copytree(template, folder / "run")
+        given = ordinary(run, folder) if command in ("predict", "doctor", "begin", "check") else {}
+        done = started(words_of(command, run, folder, given), folder, {})
+        assert done["code"] == 0, done["err"]
+        usual |= dict.fromkeys(compared, done["peak"])
+        if "data" in given:  # the folder that attacks replace files of is itself valid
+            small = in_data("images/../notes.txt", lambda path: path.touch())(run, folder / "small")
+            valid = started(words_of(command, run, folder / "small", small | {"flags": []}), folder / "small", {})
+            assert valid["code"] == 0, valid["err"]
+    return template, usual
 
 
 def tried(attack: Attack, template: pathlib.Path, around: pathlib.Path, usual: dict[str, int]) -> dict:
@@ -430,70 +190,103 @@ def tried(attack: Attack, template: pathlib.Path, around: pathlib.Path, usual: d
     before = content_of(victim)
     given = attack.prepare(run, folder) or {}
     own = {name: (run / name).read_bytes() for name in ("result.json", "first_batch.png") if (run / name).is_file()}
+    names = names_below(folder)
     found = started(words_of(attack.command, run, folder, given), folder, given)
     printed = found.pop("out") + found.pop("err")
+    beyond = max(0, found["peak"] - usual[attack.command])
     wrong = []
     if found["code"] not in attack.codes:
         wrong.append(f"exit code {found['code']} instead of {' or '.join(map(str, attack.codes))}")
     if "Traceback" in printed:
         wrong.append("a traceback")
-    if set(printed) & set("\x1b\x07\u202e"):
+    if set(printed) & CONTROL:
         wrong.append("control characters")
+    if any(CONTROL & set(name) for name in names_below(folder) - names):
+        wrong.append("control characters in a file name")
     if found["seconds"] > SECONDS:
         wrong.append("too slow")
-    if found["peak"] > usual.get(attack.command, 0) + MORE_MEMORY:
+    if beyond > MORE_MEMORY:
         wrong.append(f"a peak of {found['peak'] / 2**20:.0f} MiB")
     if content_of(victim) != before:
         wrong.append("somebody's files were changed")
     if attack.kind == "overwriting" and any((run / name).read_bytes() != data for name, data in own.items()):
         wrong.append("a file of the run was replaced")
     shutil.rmtree(folder, ignore_errors=True)
-    last = (printed.strip().splitlines() or [""])[-1][:300].replace(str(folder), "")
-    return {"kind": attack.kind, "name": attack.name, "command": attack.command, **found, "wrong": wrong, "last": last}
+    last = ascii((printed.strip().splitlines() or [""])[-1][:300].replace(str(folder), ""))
+    about = {"kind": attack.kind, "name": attack.name, "command": attack.command, "commit": COMMIT}
+    return about | found | {"beyond": beyond, "wrong": wrong, "last": last}
 
 
 def started(words: list[str], cwd: pathlib.Path, given: dict) -> dict:
-    """Run a command with limited time and memory; return exit code, seconds, peak memory and output."""
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", **given.get("env", {})}
+    """Run a command with limited time and memory."""
+    out, err = cwd / ".out", given.get("stderr", cwd / ".err")
+    begin = time.monotonic()
+    pid = launched(words, cwd, given, out, err) if given.keys() & {"limit", "env"} else forked(words, cwd, out, err)
+    while True:
+        found, status, used = os.wait4(pid, os.WNOHANG)
+        if found:
+            break
+        if time.monotonic() - begin > PATIENCE:
+            os.killpg(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    code = os.waitstatus_to_exitcode(status)
+    texts = [pathlib.Path(each).read_bytes().decode(errors="replace") if pathlib.Path(each).is_file() else ""
+             for each in (out, err)]  # fmt: skip
+    return {
+        "code": code if code >= 0 else 128 - code,
+        "seconds": round(used.ru_utime + used.ru_stime, 1),
+        "by_clock": round(time.monotonic() - begin, 1),
+        "peak": used.ru_maxrss * 1024,
+        "out": texts[0],
+        "err": texts[1],
+    }
+
+
+def launched(words: list[str], cwd: pathlib.Path, given: dict, out: pathlib.Path, err: pathlib.Path) -> int:
+    """Start a command in a new interpreter, under a limit of the shell or with another environment; return its pid."""
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), **given.get("env", {})}
     command = [sys.executable, "-m", f"segnet_jax.{words[0]}", *words[1:]]
     if "limit" in given:
         command = ["bash", "-c", f'ulimit {given["limit"]}; exec "$@"', "_", *command]
-    out, err = (cwd / f".{name}" for name in ("out", "err"))
-
-    def limit():
-        if "limit" not in given:
-            resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-
-    begin = time.monotonic()
-    with open(out, "wb") as stdout, open(given.get("stderr", err), "wb") as stderr:
+    with open(out, "wb") as stdout, open(err, "wb") as stderr:
         process = subprocess.Popen(
-            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, preexec_fn=limit,
-            start_new_session=True,
-        )  # fmt: skip
-        while True:
-            pid, status, used = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            if time.monotonic() - begin > PATIENCE:
-                os.killpg(process.pid, signal.SIGKILL)
-            time.sleep(0.05)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    code = process.returncode if process.returncode >= 0 else 128 - process.returncode
-    texts = [path.read_bytes().decode(errors="replace") if path.is_file() else "" for path in (out, err)]
-    seconds = {"seconds": round(used.ru_utime + used.ru_stime, 1), "by_clock": round(time.monotonic() - begin, 1)}
-    return {"code": code, **seconds, "peak": used.ru_maxrss * 1024, "out": texts[0], "err": texts[1]}
+            command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0
+        )
+    process.returncode = 0  # waited for by `started`
+    return process.pid
 
 
-def make_victim(folder: pathlib.Path) -> pathlib.Path:
-    """Write files of the user with names that commands clean up or replace."""
-    for name, data in {
-        **{"thesis.txt": b"thesis", "thesis.json": b"{\n", "notebook.json": b'{"cells": []}', ".hidden/kept": b"x"},
-        **{"newest/.git/kept": b"x", ".x.1.tmp": b"x", "images_0000001.npz": b"x", "1/manifest.json": b"{}"},
-        **{"photo.png": png(8, 8), "network.safetensors": b"mine", "step_0000001.png": b"mine"},
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
+def forked(words: list[str], cwd: pathlib.Path, out: pathlib.Path, err: pathlib.Path) -> int:
+    """Run a command in a fork of this process, as `python -m` does; return its pid."""
+    sys.stdout.flush()
+    if pid := os.fork():
+        return pid
+    code = 70
+    try:
+        os.setpgid(0, 0)
+        os.chdir(cwd)
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+        for number, (path, flags) in enumerate([(os.devnull, os.O_RDONLY), (out, 0o1101), (err, 0o1101)]):
+            descriptor = os.open(path, flags, 0o666)
+            os.dup2(descriptor, number)
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        sys.argv = [f"segnet_jax.{words[0]}", *words[1:]]
+        sys.path.insert(0, str(cwd))
+        sys.modules.pop(f"segnet_jax.{words[0]}", None)  # run as __main__ now
+        runpy.run_module(f"segnet_jax.{words[0]}", run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                code = code or 120  # as the interpreter does
+        os._exit(code)
 
 
 def content_of(folder: pathlib.Path) -> dict[str, bytes]:
@@ -501,86 +294,9 @@ def content_of(folder: pathlib.Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def traced(template: pathlib.Path, around: pathlib.Path) -> dict[str, list[str]]:
-    """Trace commands on a run full of links; return files written outside run and cache, and addresses contacted."""
-    from test_writes import NO_FILES, written
-
-    found = {}
-    for command in ("train", "evaluate", "report", "export"):
-        folder = pathlib.Path(tempfile.mkdtemp(dir=around))
-        run = shutil.copytree(template, folder / "run")
-        make_victim(folder / "victim")
-        for name in LINKED[:-4]:
-            replaced(name, link_to_victim)(run, folder)
-        (folder / "record").mkdir()
-        words = words_of(command, run, folder, {})
-        strace = ["strace", "-ff", "-y", "--seccomp-bpf", "-qq", "-s", "4096", "-o", str(folder / "record" / "of")]
-        strace += ["-e", "trace=file,connect,sendto", sys.executable, "-m", f"segnet_jax.{words[0]}", *words[1:]]
-        env = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(strace, env=env, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
-        lines = [
-            line for path in (folder / "record").iterdir() for line in path.read_text(errors="replace").splitlines()
-        ]
-        allowed = (f"{run}/", f"{os.environ['SEGNET_JAX_CACHE']}/", *NO_FILES)
-        outside = {path for path in written(lines, folder) if not f"{path}/".startswith(allowed)}
-        connected = [line for line in lines if "sa_family=AF_INET" in line]
-        found[command] = [f"exit code {done.returncode}"] * (done.returncode != 2) + sorted(outside) + connected
-        shutil.rmtree(folder, ignore_errors=True)
-    return found
-
-
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", default="")
-    parser.add_argument("--kind", default="")
-    parser.add_argument("--name", default="")
-    parser.add_argument("--every", type=int, default=1, help="run only every N-th attack")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="attacks-") as place:
-        around = pathlib.Path(place)
-        os.environ["SEGNET_JAX_CACHE"] = str(around / "cache")
-        template = around / "template"
-        made = started(["train", *TRAIN, "--run", str(template), "--max-steps", "3"], around, {})
-        assert made["code"] == 0, made["err"]
-        usual = {"train": made["peak"], "begin": made["peak"], "init": made["peak"], "convert": made["peak"]}
-        for command in ("evaluate", "predict", "export", "report", "doctor"):
-            copy = shutil.copytree(template, around / f"usual-{command}")
-            done = started(words_of(command, copy, around / f"usual-{command}", {}), around, {})
-            assert done["code"] == 0, done["err"]
-            usual[command] = done["peak"]
-        results = []
-        for attack in attacks()[:: options.every]:
-            if options.kind in ("", attack.kind) and options.name in attack.name:
-                results.append(tried(attack, template, around, usual))
-                one = results[-1]
-                outcome = "; ".join(one["wrong"]) or "held"
-                print(
-                    f"{one['command']:9} {one['kind']}: {one['name']}: {outcome} ({one['code']}, {one['seconds']} s)",
-                    flush=True,
-                )
-                if one["wrong"]:
-                    print(f"          {one['last']}", flush=True)
-        outside = traced(template, around) if options.kind in ("", "links") and shutil.which("strace") else None
-    failed = [one for one in results if one["wrong"]]
-    kinds = sorted({one["kind"] for one in results})
-    beyond = [round((one["peak"] - usual.get(one["command"], 0)) / 2**20) for one in results]
-    summary = {
-        "date": datetime.date.today().isoformat(),
-        "attacks": len(results),
-        "held": len(results) - len(failed),
-        "by_kind": {kind: {"attacks": sum(one["kind"] == kind for one in results),
-                           "held": sum(one["kind"] == kind and not one["wrong"] for one in results)} for kind in kinds},
-        "slowest_seconds": max(one["seconds"] for one in results),
-        "largest_peak_beyond_usual_mib": max(beyond),
-        "usual_peak_mib": {command: round(peak / 2**20) for command, peak in usual.items()},
-        "traced_outside": outside,
-        "failed": failed,
-    }  # fmt: skip
-    print(json.dumps({name: each for name, each in summary.items() if name != "failed"}, indent=1))
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(summary, indent=1) + "\n")
-    sys.exit(bool(failed) or any((outside or {}).values()))
+def names_below(folder: pathlib.Path) -> set[str]:
+    """Return the names of all files and folders."""
+    return {name for _, folders, files in os.walk(folder) for name in (*folders, *files)}
 
 
 if __name__ == "__main__":

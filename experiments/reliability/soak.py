@@ -40,15 +40,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--machine", required=True, help="description of the machine")
+    parser.add_argument("--machine", default="", help="description of the machine")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "kills.json")
+    parser.add_argument("--merge", type=pathlib.Path, nargs="+", help="summaries of several seeds, to write as one")
     given = parser.parse_args()
+    if given.merge:
+        merged = merge([json.loads(path.read_text()) for path in given.merge])
+        given.out.write_text(json.dumps(merged, indent=2) + "\n")
+        return
     generator, begin = random.Random(given.seed), time.monotonic()
     named, phases, again, runs = 0, collections.Counter(), [], []
     with tempfile.TemporaryDirectory() as folder:
         base = pathlib.Path(folder)
         alone = place_of(base, "alone")
-        assert alone.train().code == 0
+        ended = alone.train()
+        assert ended.code == 0, ended.err
         while (done := sum(phases.values())) < given.kills:
             place = place_of(base, f"run-{len(runs)}")
             most = min(KILLS_PER_RUN, given.kills - done)
@@ -70,28 +76,51 @@ def main() -> None:
             assert ended.code == 0, ended.err
             runs.append({"kills": num_kills, "differences": differences(place.run, alone.run)})
             print(f"run {len(runs)}: {runs[-1]}", flush=True)
-        state = json.loads((alone.run / "result.json").read_text())["state"]
-    shown = [part if " " not in part else f'"{part}"' for part in sys.argv[1:]]
-    summary = {
-        "command": " ".join(["python experiments/reliability/soak.py", *shown]),
-        "machine": given.machine,
-        "date": datetime.date.today().isoformat(),
-        "seed": given.seed,
-        "training": " ".join(map(str, alone.flags)),
-        "state": state,
-        "kills": sum(phases.values()),
-        "kills_at_named_moments": named,
-        "kills_by_phase": dict(sorted(phases.items())),
-        "runs": len(runs),
-        "runs_equal_to_the_unbroken_one": sum(not run["differences"] for run in runs),
-        "most_steps_taken_again": max(again),
-        "mean_steps_taken_again": round(sum(again) / len(again), 2),
-        "seconds": round(time.monotonic() - begin),
-        "each_run": runs,
-        **environment(["cpu"] * 8),
-    }
-    given.out.write_text(json.dumps(summary, indent=2) + "\n")
+            summary = {
+                "command": " ".join(["python experiments/reliability/soak.py", *map(quoted, sys.argv[1:])]),
+                "machine": given.machine,
+                "date": datetime.date.today().isoformat(),
+                "seed": given.seed,
+                "training": " ".join(map(str, alone.flags)),
+                "state": json.loads((alone.run / "result.json").read_text())["state"],
+                "kills": sum(phases.values()),
+                "kills_at_named_moments": named,
+                "kills_by_phase": dict(sorted(phases.items())),
+                "runs": len(runs),
+                "runs_equal_to_the_unbroken_one": sum(not run["differences"] for run in runs),
+                "most_steps_taken_again": max(again),
+                "mean_steps_taken_again": round(sum(again) / len(again), 2),
+                "seconds": round(time.monotonic() - begin),
+                "each_run": runs,
+                **environment(["cpu"] * 8),
+            }
+            given.out.write_text(json.dumps(summary, indent=2) + "\n")  # after each run: an interruption keeps them
     assert summary["runs_equal_to_the_unbroken_one"] == summary["runs"]
+
+
+def merge(soaks: list[dict]) -> dict:
+    """Return one summary of soaks with different seeds, which must have ended in the same state on the same commit."""
+    for name in ("state", "training", "machine", "commit"):
+        assert len({soak[name] for soak in soaks}) == 1, name
+    assert len({soak["seed"] for soak in soaks}) == len(soaks)
+    phases = sum((collections.Counter(soak["kills_by_phase"]) for soak in soaks), collections.Counter())
+    kills = sum(soak["kills"] for soak in soaks)
+    totals = ("kills", "kills_at_named_moments", "runs", "runs_equal_to_the_unbroken_one", "seconds")
+    again = sum(soak["mean_steps_taken_again"] * soak["kills"] for soak in soaks) / kills
+    return soaks[0] | {
+        "command": [soak["command"] for soak in soaks],
+        "seed": [soak["seed"] for soak in soaks],
+        **{name: sum(soak[name] for soak in soaks) for name in totals},
+        "kills_by_phase": dict(sorted(phases.items())),
+        "most_steps_taken_again": max(soak["most_steps_taken_again"] for soak in soaks),
+        "mean_steps_taken_again": round(again, 2),
+        "each_run": [run for soak in soaks for run in soak["each_run"]],
+    }
+
+
+def quoted(part: str) -> str:
+    """Return an argument of a command line as one types it."""
+    return f'"{part}"' if " " in part else part
 
 
 def place_of(base: pathlib.Path, name: str) -> RunPaths:

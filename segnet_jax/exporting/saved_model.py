@@ -1,7 +1,9 @@
 """Export of the network as a TensorFlow SavedModel, by jax2tf with native serialization (StableHLO)."""
 
 import contextlib
+import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -15,6 +17,11 @@ from segnet_jax.system.errors import UserError
 
 def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     """Write a SavedModel whose signature "serving_default" maps "images" to "prediction" and "logits"."""
+    with _temporary_files_in(path.parent):
+        _write(subject, path)
+
+
+def _write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     import tensorflow as tf
     from jax.experimental import jax2tf
 
@@ -32,19 +39,28 @@ def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
         prediction, logits = converted(images)
         return {"prediction": prediction, "logits": logits}
 
-    with _temporary_files_in(path.parent):
-        tf.saved_model.save(tf.Module(), str(path), signatures=serve)
+    tf.saved_model.save(tf.Module(), str(path), signatures=serve)
 
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: pathlib.Path) -> Iterator[None]:
-    """Make TensorFlow write generated code to the export's folder instead of the system's temporary folder."""
-    before = tempfile.tempdir
+    """Make TensorFlow and Keras, from their import on, write to the export's folder and to no other.
+
+    Python's `tempfile` tries out the system's temporary folder when it is first asked for one, TensorFlow writes
+    generated code there, and Keras its settings to the home folder.
+    """
+    before, home = tempfile.tempdir, os.environ.get("KERAS_HOME")
     tempfile.tempdir = str(folder)
+    os.environ["KERAS_HOME"] = str(folder / ".keras")
     try:
         yield
     finally:
         tempfile.tempdir = before
+        if home is None:
+            del os.environ["KERAS_HOME"]
+        else:
+            os.environ["KERAS_HOME"] = home
+        shutil.rmtree(folder / ".keras", ignore_errors=True)
 
 
 def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
@@ -53,9 +69,9 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
     Raises:
       UserError: If this TensorFlow lacks operations of this JAX version; raised on first use.
     """
-    import tensorflow as tf
-
     with _temporary_files_in(path.parent):
+        import tensorflow as tf
+
         loaded = tf.saved_model.load(str(path))
 
     def predict(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

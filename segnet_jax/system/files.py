@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ _OF_A_RUN = {  # files that training writes to the run folder
     *("result_before.json", "metrics.jsonl", "train.log", "confusion.csv", "report.html", "progress.png"),
     "first_batch.png",
 }
+_CHECKPOINTS = "checkpoints"  # folder of a run: a checkpoint with a file that its manifest does not list is damaged
 _HEAD = 4096  # bytes to read to recognize our own files
 _LONGEST = 255  # bytes of a file name, on most file systems
 
@@ -115,7 +116,7 @@ def check_place(
         raise UserError(f"--{flag} {path} is a folder: name a file")
     if len(os.fsencode(place.name)) > _LONGEST:
         raise UserError(f"--{flag} {path} has too long a name: choose a shorter one")
-    if place.name in _OF_A_RUN and os.path.lexists(place.parent / "config.toml"):
+    if _is_of_a_run(place):
         raise UserError(f"--{flag} {path} is a file of the run itself: choose another file")
     if os.path.lexists(place) and not _may_be_replaced(place, is_ours):
         raise UserError(
@@ -127,6 +128,32 @@ def check_place(
         raise UserError(f"--{flag} {path}: there is no folder {place.parent}; create it, or choose another file")
     if not os.access(place.parent, os.W_OK):
         raise UserError(f"--{flag} {path}: the folder {place.parent} cannot be written to; choose another file")
+
+
+def check_distinct(outputs: Mapping[str, str | os.PathLike], inputs: Iterable[str | os.PathLike] = ()) -> None:
+    """Check that the output files of a command differ from each other and from its input files.
+
+    Args:
+      outputs: maps flags to paths; "" for none.
+      inputs: paths of files that the command reads.
+
+    Raises:
+      UserError: If two outputs, or an output and an input, are the same file.
+    """
+    taken = {os.path.realpath(path): "an input file" for path in inputs}
+    for flag, path in outputs.items():
+        if path and (other := taken.setdefault(os.path.realpath(path), flag)) != flag:
+            raise UserError(f"{flag} {path} is also {other}; choose another file")
+
+
+def _is_of_a_run(place: pathlib.Path) -> bool:
+    """Return whether training writes a file of that name to the run, or it is a checkpoint's; it need not exist yet."""
+    real = pathlib.Path(os.path.realpath(place.parent), place.name)
+    if real.name in _OF_A_RUN and os.path.lexists(real.parent / "config.toml"):
+        return True
+    return any(
+        folder.name == _CHECKPOINTS and os.path.lexists(folder.parent / "config.toml") for folder in real.parents
+    )
 
 
 def _may_be_replaced(place: pathlib.Path, is_ours: Callable[[bytes], bool]) -> bool:

@@ -137,3 +137,13 @@ def test_exporting_writes_only_into_its_folder_and_needs_no_network(traced, held
     exported = traced("segnet_jax.export", run, "--data", SAMPLE, "--images", 1, "--format", "stablehlo", "safetensors")
     assert str(run / "export/export.json") in exported[0]
     held_to([run], exported)
+
+
+@pytest.mark.slow
+def test_exporting_to_tensorflow_writes_only_into_its_folder_and_needs_no_network(traced, held_to, tmp_path):
+    """By themselves, Keras writes settings to the home folder, and TensorFlow code to the temporary folder."""
+    run, out = make_run(tmp_path / "run"), tmp_path / "out"
+    more = ["--data", SAMPLE, "--images", 1, "--format", "saved-model", "--out", out]
+    exported = traced("segnet_jax.export", run, *more)
+    assert str(out / "export.json") in exported[0]
+    held_to([out], exported)

@@ -1,7 +1,9 @@
 """Test limits checked before time or memory is spent: TOML, images, batches, threads, image sizes."""
 
 import dataclasses
+import io
 import re
+import struct
 import threading
 import time
 import tracemalloc
@@ -109,6 +111,67 @@ def test_chunks_scans_segments_and_sides_are_bounded(tmp_path):
         assert error.value.kind == kind and time.monotonic() - begin < 5
     assert inspect(scans_of(tmp_path, 2), "a").width == 64
     assert read_image(scans_of(tmp_path, 0), "a").shape == (64, 64, 3)
+
+
+def tiff_of(*more, after=b""):
+    """Return a gray TIFF of 8x8 pixels with more tags: (tag, type, number, value)."""
+    tags = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
+    tags = sorted([*tags, (273, 4, 1, 8), (278, 3, 1, 8), (279, 4, 1, 64), *more])
+    body = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + bytes(4) + after
+
+
+def encoded(picture, kind, **settings):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def many_frames():
+    data = encoded(Image.new("P", (8, 8)), "GIF")
+    return data[:-1] + data[data.index(b",") : -1] * 200_000 + data[-1:]
+
+
+OTHER_FORMATS = {  # each took gigabytes or many seconds, most from a few megabytes
+    "tags that overlap": (lambda: tiff_of(*[(1000 + i, 7, 10**6, 8) for i in range(900)], after=bytes(10**6)), ""),
+    "many tags": (lambda: tiff_of(*[(1000 + i, 3, 1, 8) for i in range(5000)]), ""),
+    "a tag outside": (lambda: tiff_of((1000, 7, 100, 2**31)), ""),
+    "tiles of 1.8 billion pixels": (lambda: tiff_of((322, 3, 1, 30_000), (323, 3, 1, 60_000)), ""),
+    "tiles of many pixels in 32 bits": (lambda: tiff_of((322, 4, 1, 2**31), (323, 4, 1, 2**31)), ""),
+    "a directory outside": (lambda: b"II*\0" + struct.pack("<I", 2**31), ""),
+    "many frames": (many_frames, "several-pictures"),
+    "run lengths": (lambda: encoded(Image.new("L", (8, 8)), "BMP").replace(RAW, RUNS, 1), ""),
+    "a large WebP": (lambda: encoded(Image.new("RGB", (16383, 2000)), "WEBP", method=0), "too-many-pixels"),
+}
+RAW, RUNS = (struct.pack("<iiHHI", 8, 8, 1, 8, code) for code in (0, 1))
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_gif_webp_tiff_and_bmp_are_bounded_before_they_are_decoded(name):
+    make, kind = OTHER_FORMATS[name]
+    data = make()
+    begin = time.process_time()
+    tracemalloc.start()
+    with pytest.raises(UserError) as error:
+        read_image(data, "a")
+    assert tracemalloc.get_traced_memory()[1] < 20e6 + 3 * len(data)
+    tracemalloc.stop()
+    assert error.value.kind == (kind or "broken-data") and time.process_time() - begin < 2
+
+
+def test_gif_webp_tiff_and_bmp_as_people_write_them_are_read():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8))
+    for kind, settings in (
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw", "dpi": (300, 300), "description": "street"}),
+        ("TIFF", {"compression": "tiff_deflate", "tiffinfo": {322: 64, 323: 64}}),
+        ("BMP", {}),
+        ("WEBP", {"lossless": True}),
+    ):
+        np.testing.assert_array_equal(read_image(encoded(picture, kind, **settings), "a"), np.asarray(picture))
+    gray = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    for kind in ("GIF", "TIFF", "BMP"):
+        np.testing.assert_array_equal(read_image(encoded(gray, kind), "a")[..., 0], np.asarray(gray))
 
 
 def test_what_a_picture_claims_is_read_from_its_start(tmp_path):

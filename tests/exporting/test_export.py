@@ -50,6 +50,10 @@ def test_an_export_writes_its_file_checksum_and_comparison(run, tmp_path, capsys
         }
         assert all(each["agreement"] >= 0.9999 and each["images"] == 3 for each in entry["parity"])
         assert entry["use"].splitlines()[0] in printed
+    assert "readable" not in report["safetensors"]  # no program
+    readable = report["stablehlo"]["readable"]
+    assert f"written by jax {jax.__version__};" in readable and "versions of the next 6 months" in readable
+    assert readable in printed
     for module in (segnet_jax, jax):  # source locations in a program must not contain local paths
         assert str(pathlib.Path(module.__file__).parents[1]).encode() not in (folder / "network.stablehlo").read_bytes()
 

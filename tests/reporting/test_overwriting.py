@@ -1,5 +1,7 @@
 """Check that a flag that names an output file overwrites only files written by the same flag."""
 
+import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -9,7 +11,10 @@ import pytest
 from made_runs import make_run
 from PIL import Image
 
-from segnet_jax import doctor, evaluate, export, prepare, report
+from segnet_jax import check, doctor, evaluate, export, portability, predict, prepare, report
+from segnet_jax.__main__ import COMMANDS
+from segnet_jax.benchmarks import run as benchmark
+from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting.figures import batch_picture, check_pictures, prediction_pictures
 from segnet_jax.reporting.sheet import is_asked_for
@@ -163,6 +168,123 @@ def test_json_must_differ_from_the_exports_own_files(run, tmp_path):
     for name in ("export.json", "network.stablehlo"):
         with pytest.raises(UserError, match="a file of the export itself"):
             export.export(export.ExportOptions(str(run), out=str(tmp_path / "out"), json=str(tmp_path / "out" / name)))
+
+
+# --- every flag of every command that names an output ---
+
+MEASURED = {"portability": 1, "name": "a", "device": "a", "settings": {}, "precisions": {}}
+
+
+def compare(folder, **outputs):
+    (folder / "measured.json").write_text(json.dumps(MEASURED))
+    options = portability.CompareOptions((str(folder / "measured.json"),), overwrite=True, **outputs)
+    return portability.report(options)
+
+
+def predict_to(run, **outputs):
+    return predict.predict(predict.PredictOptions(str(run), (f"{SAMPLE}/val/val_00000.png",), **outputs))
+
+
+WRITERS = {  # (run, an existing file of the user's); flags that name a folder get the file's
+    "check --json": lambda run, mine: check.check(Config(data="synthetic"), str(mine)),
+    "benchmark --json": lambda run, mine: benchmark.benchmark(benchmark.BenchmarkOptions(json=str(mine))),
+    "doctor --json": lambda run, mine: doctor.doctor(doctor.DoctorOptions(SAMPLE, json=str(mine))),
+    "doctor --picture": lambda run, mine: doctor.doctor(doctor.DoctorOptions(SAMPLE, picture=str(mine))),
+    "doctor --classes": lambda run, mine: doctor.doctor(doctor.DoctorOptions(SAMPLE, classes=str(mine))),
+    "evaluate --json": lambda run, mine: evaluate.evaluate(evaluate.EvaluateOptions(str(run), json=str(mine))),
+    "evaluate --pictures": lambda run, mine: evaluate.evaluate(
+        evaluate.EvaluateOptions(str(run), pictures=str(mine.parent))
+    ),
+    "export --json": lambda run, mine: export.export(export.ExportOptions(str(run), json=str(mine))),
+    "export --out": lambda run, mine: export.export(
+        export.ExportOptions(str(run), out=str(mine.parent), overwrite=True)
+    ),
+    "export --overwrite": lambda run, mine: export.export(
+        export.ExportOptions(str(run), format=("safetensors",), out=str(mine.parent), overwrite=True)
+    ),
+    "predict --json": lambda run, mine: predict_to(run, json=str(mine)),
+    "predict --out": lambda run, mine: predict_to(run, out=str(mine.parent)),
+    "prepare --out": lambda run, mine: prepare.prepare_vgg("vgg16", mine),
+    "report --json": lambda run, mine: report.report(report.ReportOptions((str(run),), json=str(mine))),
+    "report --out": lambda run, mine: report.report(report.ReportOptions((str(run),), out=str(mine))),
+    "portability lower --out": lambda run, mine: portability.lower(
+        dataclasses.replace(Config(), init="none"), mine.parent, ("cpu",)
+    ),
+    "portability measure --json": lambda run, mine: portability.measure(
+        portability.MeasureOptions(str(run), json=str(mine))
+    ),
+    "portability report --json": lambda run, mine: compare(run.parent, json=str(mine)),
+    "portability report --out": lambda run, mine: compare(run.parent, out=str(mine)),
+    "portability report --overwrite": lambda run, mine: compare(
+        run.parent, out=str(mine), json=str(run.parent / "b.json")
+    ),
+}
+MINE = {  # per flag a name that it would write below a folder
+    "evaluate --pictures": "step_0000007.png",
+    "export --out": "network.stablehlo",
+    "export --overwrite": "network.safetensors",
+    "predict --out": "val_00000.png",
+}
+
+
+def test_these_are_all_flags_that_name_an_output():
+    found = {"check --json", "portability lower --out"}  # parsed by hand
+    words = {"MeasureOptions": "portability measure", "CompareOptions": "portability report"}
+    for command in COMMANDS:
+        module = importlib.import_module(f"segnet_jax.{'benchmarks.run' if command == 'benchmark' else command}")
+        for name, value in vars(module).items():
+            if dataclasses.is_dataclass(value) and name.endswith("Options") and value.__module__ == module.__name__:
+                fields = {field.name for field in dataclasses.fields(value)}
+                if command == "doctor":
+                    assert set(doctor.OUTPUTS) <= fields
+                outputs = fields & {"json", "out", "overwrite", "picture", "pictures"}
+                outputs |= fields & {"classes"} if command == "doctor" else set()  # in `convert`, an input
+                found |= {f"{words.get(name, command)} --{output}" for output in outputs}
+    assert found == WRITERS.keys()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("content", [b"{\n", b'{"cells": []}', b"# Thesis\n"])
+def test_no_output_flag_replaces_a_file_of_the_users(run, tmp_path, name, content):
+    mine = tmp_path / "mine" / MINE.get(name, "thesis.json")
+    mine.parent.mkdir()
+    mine.write_bytes(content)
+    with pytest.raises(UserError, match="not overwritten|already contains"):
+        WRITERS[name](run, mine)
+    assert [*mine.parent.iterdir()] == [mine] and mine.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name not in MINE and "lower" not in name])
+def test_no_output_flag_adds_a_file_to_a_checkpoint(run, name):
+    place = run / "checkpoints" / "newest" / "8" / "new.json"
+    with pytest.raises(UserError, match="is a file of the run itself"):
+        WRITERS[name](run, place)
+    assert not place.exists()
+
+
+def test_a_comparison_replaces_comparisons_alone(run, tmp_path):
+    out, json_file = tmp_path / "both.md", tmp_path / "both.json"
+    for _ in range(2):
+        assert compare(tmp_path, out=str(out), json=str(json_file)) == 0
+    assert out.read_text().startswith("<!-- written by segnet_jax.portability report -->\n")
+    out.write_text("# One network on several machines\n")
+    with pytest.raises(UserError, match="--out .* not overwritten"):
+        compare(tmp_path, out=str(out))
+
+
+def test_an_output_is_no_other_output_and_no_input(run, tmp_path):
+    both = str(tmp_path / "both.json")
+    measured = str(tmp_path / "measured.json")
+    for call in (
+        lambda: compare(tmp_path, out=both, json=both),
+        lambda: compare(tmp_path, json=measured),
+        lambda: doctor.doctor(doctor.DoctorOptions(SAMPLE, json=both, picture=both)),
+        lambda: report.report(report.ReportOptions((str(run),), out=both, json=both)),
+        lambda: predict_to(run, out=str(tmp_path / "out"), json=str(tmp_path / "out" / "val_00000.png")),
+    ):
+        with pytest.raises(UserError, match="is also"):
+            call()
+    assert json.loads((tmp_path / "measured.json").read_text()) == MEASURED and not os.path.exists(both)
 
 
 def test_prepared_weights_replace_prepared_weights_alone(tmp_path):

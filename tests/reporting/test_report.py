@@ -342,7 +342,7 @@ def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, ca
         (["."], "no run in .: it contains no config.toml"),
         (["RUN", "RUN"], "the same run is given twice"),
         (["RUN", "--out", "RUN/config.toml"], "config.toml exists, is not a report"),
-        (["RUN", "--out", "RUN/no/such/page.html"], "cannot write"),
+        (["RUN", "--out", "RUN/no/such/page.html"], "there is no folder"),
     ],
 )
 def test_errors_are_one_line(small, tmp_path, monkeypatch, capsys, flags, message):

@@ -1,9 +1,11 @@
 """Check that a run folder is untrusted: its links are not followed, and nothing in it is read without a size limit."""
 
+import ast
 import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import socket
 
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 from made_runs import CONFIG, make_run
 
+import segnet_jax
 from segnet_jax import evaluate, export, predict, report
+from segnet_jax.benchmarks.portability.steps import StepConstants
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config, on_resume
 from segnet_jax.config.flags import parse_config
@@ -308,6 +312,28 @@ def test_commands_that_read_a_checkpoint_compare_its_experiment(tmp_path):
     for name in ("evaluate", "predict"):
         with pytest.raises(UserError, match="seed 0 -> 3"):
             COMMANDS[name](run)
+    with pytest.raises(UserError, match="seed 0 -> 3"):
+        StepConstants.from_run(str(run), CONFIG, 1)  # of `portability lower`
+
+
+def calls_of(function):
+    """Return the names of all functions and methods called in a function."""
+    called = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    return {each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in called}
+
+
+def test_every_function_that_reads_metadata_validates_it_and_compares_the_experiment():
+    readers = {}
+    for path in pathlib.Path(segnet_jax.__file__).parent.rglob("*.py"):
+        if path.parent.name == "training" and path.name.startswith("checkpoint"):
+            continue  # where reading is defined
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and (called := calls_of(function)) & {"read_meta", "meta"}:
+                readers[f"{path.parent.name}/{path.name}:{function.name}"] = called
+    assert len(readers) >= 4
+    for name, called in readers.items():
+        # best_evaluation validates the one entry that is read of an older checkpoint of the run that is resumed
+        assert {"check_meta", "check_experiment"} <= called or "best_evaluation" in called, name
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_restarted(tmp_path, logged):

@@ -35,6 +35,7 @@ from segnet_jax.inference.network import Network, folded
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.nn.preprocessing import normalize
 from segnet_jax.runs.dataset import decode, open_data, validation_split
+from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.devices import check_device, device_shard, start_devices
 from segnet_jax.training.restored import Restored, restore
@@ -84,7 +85,9 @@ class Machine:
         """Open the run's data and start the devices.
 
         Raises:
-          UserError: If the run or its data are missing, or there are too few devices.
+          UserError: If the run or its data are missing, the config does not match the checkpoint, or there are too few
+            devices.
+          OutOfMemory: If a batch cannot fit into memory.
         """
         config = replace(
             files.read_run(settings.run),
@@ -100,6 +103,8 @@ class Machine:
         # Compilation is timed. Set before the first program is compiled: JAX reads the option once.
         jax.config.update("jax_enable_compilation_cache", False)
         devices, _ = start_devices(config)
+        check_memory(config, devices, flags=type(settings))
+        restore(settings.run, config, settings.checkpoint, choose_devices("1"), "float32")  # for its errors
         dataset = open_data(config)
         split = validation_split(dataset)
         samples = [decode(dataset.splits[name], config, "reading images") for name in ("train", split)]

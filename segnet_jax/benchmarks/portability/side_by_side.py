@@ -118,9 +118,18 @@ def print_comparison(comparison: MachineComparison, file: TextIO | None = None) 
     console.print(table)
 
 
+MARK = "<!-- written by segnet_jax.portability report -->"
+"""First line of the Markdown page, by which a later command knows that it may replace the file."""
+
+
+def is_page(head: bytes) -> bool:
+    """Return whether a file that begins with `head` is such a page."""
+    return head.startswith(MARK.encode())
+
+
 def as_markdown(comparison: MachineComparison) -> str:
     """Return the table as a Markdown page."""
-    lines = ["# One network on several machines", ""]
+    lines = [MARK, "", "# One network on several machines", ""]
     lines += [f"* **Warning:** {warning}" for warning in comparison.warnings] + [""] * bool(comparison.warnings)
     for title, rows in comparison.sections:
         lines += [f"## {title}", "", _line(["", *(f"{name}, {precision}" for name, precision in comparison.columns)])]

@@ -17,6 +17,7 @@ from jax import export
 from segnet_jax.benchmarks.portability.lowering import lower, lower_mapped, with_named_state
 from segnet_jax.benchmarks.portability.operation_counts import count_operations
 from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_run
 from segnet_jax.data.input_pipeline import device_resident
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.nn.folding import fold_batch_norm
@@ -25,7 +26,9 @@ from segnet_jax.nn.segnet import SegNet
 from segnet_jax.runs import run_folder
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import build, checkpoint_folders
+from segnet_jax.training.checkpoint_content import check_meta
 from segnet_jax.training.checkpoint_folders import CheckpointFolders
+from segnet_jax.training.experiment import check_experiment
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.state import named_leaves, variable_shapes
 from segnet_jax.training.steps import eval_step, train_steps
@@ -62,14 +65,16 @@ class StepConstants:
           num_devices: number of devices to train on.
 
         Raises:
-          UserError: If the run has no checkpoint yet.
-          NoCheckpoint: If no checkpoint is intact.
+          UserError: If the run has no checkpoint yet, or its settings do not match the run's config.
+          NoCheckpoint: If no checkpoint is intact, or its content is invalid.
         """
         folders = CheckpointFolders(pathlib.Path(run) / "checkpoints", config.keep_checkpoints)
         step = folders.find_latest("newest")
         if step is None:
             raise UserError(f"no newest checkpoint in {run}: it stopped before its first one")
-        meta, num_images = folders.meta("newest", step), run_folder.num_training_images(run)
+        meta = check_meta(folders.meta("newest", step), f"the newest checkpoint of {run}")
+        check_experiment(pathlib.Path(run), meta, read_run(run))
+        num_images = run_folder.num_training_images(run)
         if num_images is None and (config.schedule != "constant" or config.warmup_epochs):
             logger.info(
                 f"note: {run} does not store its number of training images; the learning-rate schedule is lowered with "

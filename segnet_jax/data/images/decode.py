@@ -25,11 +25,13 @@ from segnet_jax.system import budget
 from segnet_jax.system.errors import UserError
 
 _BYTES_A_PIXEL = 10  # Pillow's image and the array made of it
+_BYTES_A_PIXEL_WEBP = 18  # and two canvases of the decoder
 
 
 def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
     """Decode a file; return the image and the EXIF orientation still to be applied (1 if none)."""
-    budget.pictures.announce(_BYTES_A_PIXEL * header.width * header.height)
+    each = _BYTES_A_PIXEL_WEBP if header.format == "WEBP" else _BYTES_A_PIXEL
+    budget.pictures.announce(each * header.width * header.height)
     if header.format not in ("PNG", "JPEG"):
         return decode_other(open_other(data, header.format, name), header.format, name), 1
     image = open_picture(data, header.format, name)

@@ -1,6 +1,7 @@
 """GIF, WebP, TIFF and BMP, decoded by Pillow behind our own checks."""
 
 import io
+import struct
 from typing import Any
 
 from PIL import BmpImagePlugin, GifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin
@@ -21,6 +22,14 @@ _KINDS = {
     **{"I": ("grey of 32 bits", 32), "F": ("grey of floating-point numbers", 32)},
 }
 """Pillow's mode -> (kind, bits per channel) of a header."""
+
+MAX_PIXELS_WEBP = 30_000_000
+"""Limit for WebP, whose decoder takes 18 bytes per pixel; those of the other formats take at most 12."""
+_MAX_TAGS = 1_000
+_MAX_TILE = 2**24
+"""Pixels of a tile: libtiff unpacks whole tiles, however small the image is."""
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_TAG_BYTES = {2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # by the type of a tag
 
 
 def other_format(data: bytes) -> str:
@@ -48,16 +57,49 @@ def open_other(data: bytes, kind: str, name: str) -> Image.Image:
       UserError: If it is damaged or contains several images.
     """
     try:
+        if kind == "TIFF":
+            _check_tags(data)
         image = _PLUGINS[kind](io.BytesIO(data))
-        frames = getattr(image, "n_frames", 1)
+        if kind == "BMP" and any(tile[0] == "bmp_rle" for tile in image.tile):
+            raise ValueError("it is run-length encoded")  # decoded in Python, at a microsecond per pixel
+        is_animated = getattr(image, "is_animated", False)  # counting the frames would take seconds
     except MemoryError:
         raise
     except Exception as error:  # these decoders fail in many ways on damaged files
         raise _damaged(name, kind, error) from None
-    if frames != 1:
-        message = f"{name} contains {frames} images"
-        raise UserError(message, kind="several-pictures", file=name, fix="save each image as a separate file")
+    if is_animated:
+        raise UserError(
+            f"{name} contains several images",
+            kind="several-pictures",
+            file=name,
+            fix="save each image as a separate file",
+        )
     return image
+
+
+def _check_tags(data: bytes) -> None:
+    """Check the tags of a TIFF, which Pillow copies and whose tiles libtiff unpacks before any size is compared.
+
+    Raises:
+      ValueError: If there are too many tags, one lies outside the file, they overlap, or the tiles are too large.
+      struct.error: If the file ends inside the directory.
+    """
+    order = "<" if data.startswith(b"II") else ">"
+    (directory,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, directory)
+    if count > _MAX_TAGS:
+        raise ValueError(f"it has {count} tags")
+    total, tile = 0, 1
+    for place in range(directory + 2, directory + 2 + 12 * count, 12):
+        tag, kind, number, value = struct.unpack_from(f"{order}HHII", data, place)
+        size = number * _TAG_BYTES.get(kind, 1)
+        total += size
+        if size > 4 and value + size > len(data) or total > len(data):
+            raise ValueError(f"its tag {tag} lies outside the file, or over other tags")
+        if tag in (_TILE_WIDTH, _TILE_LENGTH):
+            tile *= struct.unpack_from(f"{order}H", data, place + 8)[0] if kind == 3 else value
+    if tile > _MAX_TILE:
+        raise ValueError(f"its tiles have {tile:,} pixels")
 
 
 def decode_other(image: Image.Image, kind: str, name: str) -> Image.Image:

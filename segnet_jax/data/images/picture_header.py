@@ -17,7 +17,13 @@ from segnet_jax.data.images.picture_bytes import (
     orientation,
     png_chunks,
 )
-from segnet_jax.data.images.picture_formats import is_lossy, kind_and_bits, open_other, other_format
+from segnet_jax.data.images.picture_formats import (
+    MAX_PIXELS_WEBP,
+    is_lossy,
+    kind_and_bits,
+    open_other,
+    other_format,
+)
 from segnet_jax.system import budget
 from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
@@ -136,6 +142,8 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
     if max(header.width, header.height) > MAX_SIDE:
         message = f"{name} claims {header.width} x {header.height} pixels, over the limit of {MAX_SIDE:,} per side"
         raise UserError(f"{message}: not decoded", kind="too-many-pixels", file=name, fix="crop it, or leave it out")
+    if header.format == "WEBP":
+        max_pixels = min(max_pixels, MAX_PIXELS_WEBP)
     if header.width * header.height > max_pixels:
         message = (
             f"{name} claims {header.width} x {header.height} pixels = {header.width * header.height / 1e6:.0f} million "
