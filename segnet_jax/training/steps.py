@@ -44,7 +44,9 @@ def train_steps(
 
     def step(state, inputs):
         # The barrier keeps the step's results bit-identical, whichever way the batch is made.
-        return train_step(state, lax.optimization_barrier(make_batch(inputs, store)), settings)
+        with jax.named_scope("input"):
+            batch = make_batch(inputs, store)
+        return train_step(state, lax.optimization_barrier(batch), settings)
 
     return _scan(step, state, inputs)
 
@@ -85,8 +87,9 @@ def train_step(
             keys=keys,
             mutable=["batch_stats"],
         )
-        loss = settings.loss(logits, label, settings.class_weights)
-        return factor * loss, (updated["batch_stats"], loss, num_right(logits, label))
+        with jax.named_scope("loss"):
+            loss = settings.loss(logits, label, settings.class_weights)
+            return factor * loss, (updated["batch_stats"], loss, num_right(logits, label))
 
     def add_batch(carry, one):
         grads, batch_stats, loss, right = carry
@@ -105,7 +108,8 @@ def train_step(
         grads = jax.tree.map(lambda grad: grad.astype(half), grads)
     # Counts as float32: XLA combines collectives of one dtype only. Above 2^24 they are rounded, as the quotient is.
     counts = (right.astype(jnp.float32), num_valid(batch["label"]).astype(jnp.float32))
-    grads, loss, (right, total) = lax.psum((grads, loss, counts), AXIS)  # psum, not pmean: divided by the total below
+    with jax.named_scope("gradient_sum"):
+        grads, loss, (right, total) = lax.psum((grads, loss, counts), AXIS)  # psum, not pmean: divided by total below
     total = jnp.maximum(total, 1)
     if model.sync_axis is None:
         batch_stats = lax.pmean(batch_stats, AXIS)  # synchronized statistics are equal already
@@ -113,15 +117,17 @@ def train_step(
     batch_stats |= split_layers(state.batch_stats, frozen_names)[0]  # unchanged bit for bit: the mean may round
     grads = join_small(jax.tree.map(lambda grad: grad.astype(jnp.float32) / (factor * total), grads))
 
-    updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(trainable, updates) | frozen
+    with jax.named_scope("optimizer"):
+        updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(trainable, updates) | frozen
     new = state.replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
     if state.ema is not None:
         variables = {"params": new.params, "batch_stats": batch_stats}
         mean = update_ema(state.ema, variables, settings.ema_decay, state.step - state.skipped)
         unchanged = {name: split_layers(tree, frozen_names)[0] for name, tree in state.ema.items()}
         new = new.replace(ema={name: tree | unchanged[name] for name, tree in mean.items()})
-    new, metrics = _keep_finite(state, new, all_finite((loss, grads, batch_stats)))
+    with jax.named_scope("guard"):
+        new, metrics = _keep_finite(state, new, all_finite((loss, grads, batch_stats)))
     return new, {
         "loss": loss / total,
         "accuracy": right / total,
