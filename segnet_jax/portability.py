@@ -273,9 +273,7 @@ def report(options: CompareOptions) -> int:
     Raises:
       UserError: If a file cannot be read or was not written by measure or compile, or an output file exists.
     """
-    files, earlier = (
-        [read_written(pathlib.Path(file)) for file in each] for each in (options.files, options.against)
-    )
+    files, earlier = ([read_written(pathlib.Path(file)) for file in each] for each in (options.files, options.against))
     kinds = {"compiled" in one for one in (*files, *earlier)}
     if len(kinds) > 1 or (earlier and kinds == {False}):
         raise UserError("report compares files of measure or files of compile, and only the latter with --against")

@@ -198,9 +198,7 @@ def lower_steps(
                 yield Lowered(step, platform, precision, program.lower(platform, num_devices))
 
 
-def build_program(
-    step: str, config: Config, constants: StepConstants, precision: str, num_devices: int = 1
-) -> Program:
+def build_program(step: str, config: Config, constants: StepConstants, precision: str, num_devices: int = 1) -> Program:
     """Return one of STEPS as a config describes it; see `lower_steps` for the arguments."""
     model = build.build_model(config, constants.num_classes, precision)
     if step == "infer":

@@ -19,8 +19,8 @@ from segnet_jax.system.compilation_cache import keep_no_paths
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_text, check_place, write_result
 
-DESCRIPTION = f"""Compile the steps of training, evaluation and inference for a GPU or TPU that is not present, and write
-what the optimized programs say: kernels, bytes, convolutions, collectives, memory, and the throughput they allow.
+DESCRIPTION = f"""Compile the steps of training, evaluation and inference for a GPU or TPU that is not present, and
+write what the optimized programs say: kernels, bytes, convolutions, collectives, memory, and throughput to expect.
 
 Example:  python -m segnet_jax.portability compile --target h200 --batch-size-per-device 16 --json h200.json
 

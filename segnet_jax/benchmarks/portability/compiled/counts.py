@@ -201,9 +201,7 @@ def _is_end(kernel: Instruction) -> bool:
 # --- limits ---
 
 
-def limits(
-    kernels: Sequence[Instruction], num_images: int, peaks: tuple[float, float] | None
-) -> dict[str, Any] | None:
+def limits(kernels: Sequence[Instruction], num_images: int, peaks: tuple[float, float] | None) -> dict[str, Any] | None:
     """Return the shortest time of a call if every kernel ran at the chip's peak rates, and throughputs to expect.
 
     A kernel's time is that of its FLOPs or of its bytes, whichever is longer. Collectives and launches are left out.
