@@ -48,7 +48,7 @@ def train_steps(
             batch = make_batch(inputs, store)
         return train_step(state, lax.optimization_barrier(batch), settings)
 
-    return _scan(step, state, inputs)
+    return _scan(step, state, inputs, settings.loop)
 
 
 def train_step(
@@ -101,7 +101,7 @@ def train_step(
     nothing = (jax.tree.map(jnp.zeros_like, trainable), state.batch_stats, jnp.float32(0.0), jnp.int32(0))
     if model.dropout:
         batch = batch | {"keys": _keys(settings.seed, state.step, *batch["label"].shape[:2])}
-    (grads, batch_stats, loss, right), _ = _scan(add_batch, nothing, batch)
+    (grads, batch_stats, loss, right), _ = _scan(add_batch, nothing, batch, settings.loop)
 
     if settings.half_gradients:
         half = jnp.bfloat16 if state.loss_scale is None else jnp.float16  # float16 needs the loss scale
@@ -164,13 +164,13 @@ def _keep_finite(state: TrainState, new: TrainState, finite: jax.Array) -> tuple
     return new.replace(loss_scale=adjusted), metrics | {"loss_scale": adjusted.scale}
 
 
-def _scan(function: Callable, carry, inputs):
+def _scan(function: Callable, carry, inputs, loop: bool | None):
     """Apply `lax.scan`, unrolled on the CPU, where XLA runs convolutions in a loop more than ten times slower.
 
     On GPUs and TPUs the loop keeps the program small.
     """
     length = len(jax.tree.leaves(inputs)[0])
-    if length > 1 and jax.default_backend() != "cpu":
+    if length > 1 and (jax.default_backend() != "cpu" if loop is None else loop):
         return lax.scan(function, carry, inputs)
     outputs = []
     for i in range(length):

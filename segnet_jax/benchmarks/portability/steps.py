@@ -193,28 +193,42 @@ def lower_steps(
     """
     for precision in precisions:
         for step in steps:
-            program = build_program(step, config, constants, precision, num_devices)
             for platform in platforms:
+                program = build_program(step, config, constants, precision, platform, num_devices)
                 yield Lowered(step, platform, precision, program.lower(platform, num_devices))
 
 
-def build_program(step: str, config: Config, constants: StepConstants, precision: str, num_devices: int = 1) -> Program:
+def build_program(
+    step: str,
+    config: Config,
+    constants: StepConstants,
+    precision: str,
+    platform: str,
+    num_devices: int = 1,
+    steps_per_dispatch: int = 1,
+) -> Program:
     """Return one of STEPS as a config describes it; see `lower_steps` for the arguments."""
     model = build.build_model(config, constants.num_classes, precision)
     if step == "infer":
         return _infer(config, constants, model)
     if step == "evaluate":
         return _evaluate(config, constants, model, num_devices)
-    return _train(config, constants, model, precision, num_devices)
+    return _train(config, constants, model, precision, platform, (num_devices, steps_per_dispatch))
 
 
 def _train(
-    config: Config, constants: StepConstants, model: NetworkContract, precision: str, num_devices: int
+    config: Config,
+    constants: StepConstants,
+    model: NetworkContract,
+    precision: str,
+    platform: str,
+    leading: tuple[int, int],
 ) -> Program:
     settings = build.step_settings(config, model, constants.weights, constants.preprocessing, constants.steps_per_epoch)
+    settings = dataclasses.replace(settings, loop=platform != "cpu")  # as on the device itself
     state = build.state_shapes(model, settings.optimizer, precision, config.ema_decay > 0)
     make_batch, inputs, store = _input(
-        config, (num_devices, 1, config.grad_accum_steps), partial(device_resident.training_batch, most=config.shift)
+        config, (*leading, config.grad_accum_steps), partial(device_resident.training_batch, most=config.shift)
     )
     step = partial(train_steps, make_batch=make_batch, settings=settings)
     return Program(

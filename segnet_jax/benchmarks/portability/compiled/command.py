@@ -33,6 +33,7 @@ compiler: pip install "segnet_jax[aot]". A step takes about a minute of CPU time
 CONFIG_FIELDS = (
     *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling", "encoder_addition"),
     *("decoder", "dropout", "batch_size_per_device", "grad_accum_steps", "input", "sync_batch_norm", "half_gradients"),
+    "steps_per_dispatch",
 )
 
 
@@ -110,11 +111,12 @@ def compile_steps(config: Config, options: Options) -> int:
 def _compile(
     step: str, config: Config, constants: StepConstants, precision: str, target: Target, hlo: str
 ) -> dict[str, Any]:
-    program = build_program(step, config, constants, precision, target.mesh.size)
+    per_call = max(1, config.steps_per_dispatch) if step == "train" else 1
+    program = build_program(step, config, constants, precision, target.chip.platform, target.mesh.size, per_call)
     compiled, seconds = compile_program(program, target, config.deterministic)
     if hlo:
         atomic_write_text(pathlib.Path(hlo) / f"{step}-{target.chip.name}-{target.mesh.size}.hlo", compiled.as_text())
-    num_images = config.batch_size_per_device * (config.grad_accum_steps if step == "train" else 1)
+    num_images = config.batch_size_per_device * per_call * (config.grad_accum_steps if step == "train" else 1)
     described = describe(compiled, target, precision, num_images)
     print(
         f"{step:9} {described['num_kernels']:5} kernels  {described['mb_per_image']:8.1f} MB per image  "
