@@ -136,7 +136,10 @@ def _joint_sums(one, other):
 def _pixel_means(sums, x, axis_name):
     """Divide sums over this device's pixels by their number; average over the devices of `axis_name`."""
     means = tuple(each / (x.size // x.shape[-1]) for each in sums)
-    return means if axis_name is None else lax.pmean(means, axis_name)
+    if axis_name is None:
+        return means
+    joined = lax.pmean(jnp.stack(means), axis_name)  # as one array: XLA joins them only after fusing kernels
+    return joined[0], joined[1]
 
 
 @jax.named_scope("batch_norm_apply")

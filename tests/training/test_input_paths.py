@@ -100,7 +100,8 @@ def test_a_training_of_three_steps_a_call_tells_every_step_and_ends_where_one_of
 @pytest.mark.parametrize("place, steps", [("device", 3), ("host", 1)])
 def test_chosen_steps_a_call_leave_the_placement_as_it_is(tmp_path, monkeypatch, place, steps):
     monkeypatch.setattr(setup, "steps_per_dispatch", lambda config, devices, *lengths: 3)
-    config = Config(data=str(SAMPLE), init="none", image_size=(32, 48), input=place, batch_size_per_device=1, devices="1")
+    small = {"image_size": (32, 48), "batch_size_per_device": 1, "devices": "1"}
+    config = Config(data=str(SAMPLE), init="none", input=place, **small)
     resolved = setup.resolve(config)
     assert resolved.steps_per_dispatch == 3
     loaded = setup.load_data(resolved, TORCH, np.ones(len(resolved.dataset.classes), np.float32))
