@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from segnet_jax import portability
-from segnet_jax.benchmarks.portability.compiled import chips
+from segnet_jax.benchmarks.portability.compiled import chips, command
 from segnet_jax.benchmarks.portability.compiled.counts import count_program, flop, limits
 from segnet_jax.benchmarks.portability.compiled.hlo import kernels, num_bytes
 from segnet_jax.benchmarks.portability.compiled.report import compare_programs
@@ -207,6 +207,16 @@ def test_wrong_flags_are_reported_in_one_line(monkeypatch, capsys, tmp_path, fla
     assert run(monkeypatch, "compile", *flags) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
+
+
+def test_programs_are_added_to_a_file_of_the_same_settings(tmp_path):
+    file = written(tmp_path, "now.json")
+    content = json.loads(file.read_text()) | {"commit": None}
+    file.write_text(json.dumps(content))
+    assert command._earlier_programs(str(file), content) == content["programs"]
+    for change in ({"precision": "float16"}, {"commit": "another"}, {"config": {}}):
+        assert command._earlier_programs(str(file), content | change) == {}
+    assert command._earlier_programs(str(tmp_path / "none.json"), content) == {}
 
 
 # --- the report ---

@@ -17,7 +17,7 @@ from segnet_jax.reporting.environment import commit, versions
 from segnet_jax.runs.checks import check_network
 from segnet_jax.system.compilation_cache import keep_no_paths
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.files import atomic_write_text, check_place, write_result
+from segnet_jax.system.files import atomic_write_text, check_place, plain, read_own_json, write_result
 
 DESCRIPTION = f"""Compile the steps of training, evaluation and inference for a GPU or TPU that is not present, and
 write what the optimized programs say: kernels, bytes, convolutions, collectives, memory, and throughput to expect.
@@ -25,10 +25,11 @@ write what the optimized programs say: kernels, bytes, convolutions, collectives
 Example:  python -m segnet_jax.portability compile --target h200 --batch-size-per-device 16 --json h200.json
 
 Takes the flags of train, and: --target NAME, from {", ".join(chip_names())}; --json FILE, the file to write;
---programs NAME..., from {", ".join(STEPS)}; --hlo DIR, a folder for the text of the optimized programs; --run RUN,
-which reads the config of that run, and the classes, preprocessing and class weights from its newest checkpoint.
---devices N compiles for N devices in one host. --precision auto is the one that training chooses on the chip. Needs the
-compiler: pip install "segnet_jax[aot]". A step takes about a minute of CPU time, for a TPU several times as long."""
+--programs NAME..., from {", ".join(STEPS)}, which are added to those that the file has of the same target, settings
+and versions; --hlo DIR, a folder for the text of the optimized programs; --run RUN, which reads the config of that run,
+and the classes, preprocessing and class weights from its newest checkpoint. --devices N compiles for N devices in one
+host. --precision auto is the one that training chooses on the chip. Needs the compiler: pip install "segnet_jax[aot]".
+A step takes about a minute of CPU time, for a TPU several times as long."""
 
 CONFIG_FIELDS = (
     *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling", "encoder_addition"),
@@ -101,6 +102,7 @@ def compile_steps(config: Config, options: Options) -> int:
         "config": {name: getattr(config, name) for name in CONFIG_FIELDS},
         "programs": {},
     }
+    result["programs"] = _earlier_programs(options.json, result)
     for step in options.programs:
         result["programs"][step] = _compile(step, config, constants, precision, target, options.hlo)
         _write(options.json, result)  # after each, so that an interruption keeps the earlier ones
@@ -124,6 +126,17 @@ def _compile(
         flush=True,
     )
     return {"compile_seconds": seconds, **described}
+
+
+def _earlier_programs(path: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the programs of a file that this command wrote before for the same target and settings, else none."""
+    try:
+        earlier = read_own_json(path)
+        same = ("compiled", "versions", "commit", "target", "precision", "num_devices", "config")
+        is_same = all(plain(result[name]) == earlier[name] for name in same)
+        return dict(earlier["programs"]) if is_same else {}
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return {}
 
 
 def _write(path: str, result: dict[str, Any]) -> None:
