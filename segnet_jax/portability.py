@@ -1,6 +1,5 @@
 """Lower the steps for other platforms and compare machines: `python -m segnet_jax.portability --help`."""
 
-import argparse
 import dataclasses
 import datetime
 import difflib
@@ -13,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from segnet_jax.benchmarks.portability.compiled.report import compare_programs
+from segnet_jax.benchmarks.portability.flags import check_choices, own_flags, parse_with_config
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS
 from segnet_jax.benchmarks.portability.side_by_side import (
     as_markdown,
@@ -21,8 +22,7 @@ from segnet_jax.benchmarks.portability.side_by_side import (
     print_comparison,
 )
 from segnet_jax.config.fields import Config
-from segnet_jax.config.files import CONFIG_FILE, read_run
-from segnet_jax.config.flags import parse_config, parse_flags
+from segnet_jax.config.flags import parse_flags
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting.environment import environment, versions
 from segnet_jax.system.command import run_command
@@ -38,15 +38,17 @@ from segnet_jax.system.files import (
 )
 
 PROG = "segnet_jax.portability"
-OVERVIEW = """usage: python -m segnet_jax.portability lower|measure|report ...
+OVERVIEW = """usage: python -m segnet_jax.portability lower|compile|measure|report ...
 
   lower    lower and serialize the steps for cpu, cuda, rocm and tpu, without these devices
+  compile  compile the steps for a GPU or TPU that is not present: kernels, bytes, collectives, memory
   measure  measure a run's network on this machine: numerical differences, scores, speed and memory by precision
-  report   compare the measurements of several machines
+  report   compare the measurements of several machines, or the compiled programs of several chips
 
 Each has --help. Examples:
 
   python -m segnet_jax.portability lower --width 0.25 --out lowered
+  python -m segnet_jax.portability compile --target h200 --batch-size-per-device 16 --json h200.json
   python -m segnet_jax.portability measure --run runs/demo-1 --json here.json
   python -m segnet_jax.portability report here.json there.json --out both.md"""
 
@@ -70,10 +72,12 @@ than the earlier ones; to measure one precision alone, use --precision NAME.
 
 Example:  python -m segnet_jax.portability measure --run runs/demo-1 --json here.json"""
 
-REPORT = """Compare the JSON files that `measure` wrote on several machines.
+REPORT = """Compare the JSON files that `measure` wrote on several machines, or that `compile` wrote for several chips.
 
-Example:  python -m segnet_jax.portability report cpu.json h100.json --out both.md"""
+Examples:  python -m segnet_jax.portability report cpu.json h100.json --out both.md
+           python -m segnet_jax.portability report h200.json v100.json --against old/h200.json"""
 
+SUBCOMMANDS = ("lower", "compile", "measure", "report")
 PRECISIONS = ("float32", "bfloat16", "float16")
 LOWERED_FILE = "lowered.json"
 
@@ -86,14 +90,18 @@ def main() -> int:
         return 0
     if use == "lower":
         return lower(*_lower_options(rest))
+    if use == "compile":
+        from segnet_jax.benchmarks.portability.compiled import command
+
+        return command.compile_steps(*command.parse(rest, f"{PROG} compile"))
     if use == "measure":
         return measure(parse_flags(MeasureOptions, rest, prog=f"{PROG} measure", description=MEASURE))
     if use == "report":
         return report(parse_flags(CompareOptions, rest, prog=f"{PROG} report", description=REPORT))
-    near = difflib.get_close_matches(use, ("lower", "measure", "report"), n=1)
+    near = difflib.get_close_matches(use, SUBCOMMANDS, n=1)
     raise UserError(
-        f"the subcommand must be lower, measure or report, got {use!r}{f'; nearest: {near[0]}' if near else ''} "
-        f"(see python -m {PROG} --help)"
+        f"the subcommand must be lower, compile, measure or report, got {use!r}"
+        f"{f'; nearest: {near[0]}' if near else ''} (see python -m {PROG} --help)"
     )
 
 
@@ -106,22 +114,13 @@ def _lower_options(args: Sequence[str]) -> tuple[Config, pathlib.Path, tuple[str
     Raises:
       UserError: If a flag is wrong, or `--out` is missing.
     """
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    own = own_flags()
     own.add_argument("--out", default="")
     own.add_argument("--platforms", nargs="+", default=PLATFORMS)
-    own.add_argument("--run", default="")
-    try:
-        given, flags = own.parse_known_args(args)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from None
-    if given.run:
-        read_run(given.run)  # for its error messages
-        flags = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *flags]
-    config = parse_config(flags, prog=f"{PROG} lower", description=LOWER)
+    given, config = parse_with_config(own, args, prog=f"{PROG} lower", description=LOWER)
     if not given.out:
         raise UserError("lower needs an output folder: add --out DIR")
-    if unknown := [name for name in given.platforms if name not in PLATFORMS]:
-        raise UserError(f"--platforms must be from {', '.join(PLATFORMS)}, got {' '.join(unknown)}")
+    check_choices("platforms", given.platforms, PLATFORMS)
     return config, pathlib.Path(given.out), tuple(dict.fromkeys(given.platforms)), given.run
 
 
@@ -266,7 +265,9 @@ def measure(options: MeasureOptions) -> int:
 class CompareOptions:
     """Flags of `portability report`."""
 
-    files: Annotated[tuple[str, ...], tyro.conf.Positional]  # JSON files written by measure, one per machine
+    # JSON files written by measure, one per machine, or by compile
+    files: Annotated[tuple[str, ...], tyro.conf.Positional]
+    against: tuple[str, ...] = ()  # earlier JSON files written by compile, to list what changed
     out: str = ""  # Markdown file to write the tables to
     json: str = ""  # JSON file to write the tables to
     overwrite: bool = False  # replace files that earlier commands wrote with --out and --json
@@ -276,11 +277,15 @@ def report(options: CompareOptions) -> int:
     """Compare the files of several machines, print the table and write the requested files; return the exit code.
 
     Raises:
-      UserError: If a file cannot be read or was not written by measure, or an output file exists and is not to be
-        replaced, or was not written by this command.
+      UserError: If a file cannot be read or was not written by measure or compile, or if an output file exists and must
+        not be replaced, or was not written by this command.
     """
-    comparison = compare_machines([read_measured(pathlib.Path(file)) for file in options.files])
-    check_distinct({"--out": options.out, "--json": options.json}, options.files)
+    files, earlier = ([read_written(pathlib.Path(file)) for file in each] for each in (options.files, options.against))
+    kinds = {"compiled" in one for one in (*files, *earlier)}
+    if len(kinds) > 1 or (earlier and kinds == {False}):
+        raise UserError("report compares files of measure or files of compile, and only the latter with --against")
+    comparison = compare_programs(files, earlier) if kinds == {True} else compare_machines(files)
+    check_distinct({"--out": options.out, "--json": options.json}, (*options.files, *options.against))
     for path in filter(None, (options.out, options.json)):
         if os.path.lexists(path) and not options.overwrite:
             raise UserError(f"{path} already exists; choose another file, or add --overwrite")
@@ -297,19 +302,21 @@ def report(options: CompareOptions) -> int:
     return 0
 
 
-def read_measured(path: pathlib.Path) -> dict[str, Any]:
-    """Read a JSON file of `measure`.
+def read_written(path: pathlib.Path) -> dict[str, Any]:
+    """Read a JSON file of `measure` or `compile`.
 
     Raises:
-      UserError: If the file cannot be read or was not written by `measure`.
+      UserError: If the file cannot be read or was written by neither.
     """
     try:
         data = read_own_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    if not isinstance(data, dict) or data.get("portability") != 1 or not isinstance(data.get("precisions"), dict):
-        raise UserError(f"{path} was not written by portability measure")
-    return data
+    if isinstance(data, dict):
+        for mark, content in (("portability", "precisions"), ("compiled", "programs")):
+            if data.get(mark) == 1 and isinstance(data.get(content), dict):
+                return data
+    raise UserError(f"{path} was not written by portability measure or compile")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,8 @@ class Config:
     fake_devices: int = field(default=0, metadata=FREE)  # split the CPU into this many devices, for testing
     # host: tf.data pipeline; device: dataset kept in device memory; auto: device if it fits
     input: Literal["auto", "host", "device"] = field(default="auto", metadata=FREE)
-    steps_per_dispatch: int = field(default=1, metadata=FREE)  # optimizer steps per dispatch, with --input device
+    # optimizer steps per dispatch, with --input device; 0: on GPUs and TPUs a divisor of the epoch, at most 16
+    steps_per_dispatch: int = field(default=0, metadata=FREE)
     # how to map a step over devices; results are bit-identical
     mapping: Literal["pmap", "shard_map"] = field(default="pmap", metadata=FREE)
     half_gradients: bool = field(default=False, metadata=OVERRIDE)  # all-reduce gradients in 16 bits

@@ -40,7 +40,7 @@ RANGES = {
     "ema_decay": (0, 1 - 1e-6),
     "seed": (0, 2**63 - 1),
     "fake_devices": (0, 1024),
-    "steps_per_dispatch": (1, 10_000),
+    "steps_per_dispatch": (0, 10_000),
     "max_steps": (0, 2**31 - 1),
     "process_id": (-1, 2**20),
     "num_processes": (0, 2**20),

@@ -10,13 +10,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from segnet_jax.distributed.local_arrays import OnLocalArrays
 from segnet_jax.distributed.xla_options import gpu_options
 from segnet_jax.system.errors import UserError
 
@@ -134,13 +135,29 @@ def _mapped(step: Callable, devices: Devices, in_axes: Sequence[Axis], out_axes:
             devices=_pmap_devices(devices),
         )
     mesh = Mesh(np.array(_all_devices(devices)), (AXIS,))
-    jitted = jax.jit(
+    jitted = sharded_on(mesh, step, in_axes, out_axes, donate_argnums)
+    if jax.process_count() == 1:
+        return jitted
+    specs = (tuple(map(_spec, axes)) for axes in (in_axes, out_axes))
+    return OnLocalArrays(jitted, Mesh(np.array(devices.local), (AXIS,)), mesh, *specs)
+
+
+def sharded_on(mesh: Mesh, step: Callable, in_axes: Sequence[Axis], out_axes: Sequence[Axis], donate_argnums=()):
+    """Map a step over the devices of a mesh as `--mapping shard_map` does; the devices need not be present to compile.
+
+    Args:
+      mesh: with the axis AXIS.
+      step: from the view of one device; returns a tuple.
+      in_axes: axes of each argument.
+      out_axes: axes of each result.
+      donate_argnums: indices of the donated arguments.
+    """
+    return jax.jit(
         sharded(step, mesh, in_axes, out_axes),
         in_shardings=tuple(NamedSharding(mesh, _spec(axis)) for axis in in_axes),
         out_shardings=tuple(NamedSharding(mesh, _spec(axis)) for axis in out_axes),
         donate_argnums=donate_argnums,
     )
-    return jitted if jax.process_count() == 1 else _OnLocalArrays(jitted, devices, mesh, in_axes, out_axes)
 
 
 def sharded(
@@ -182,58 +199,6 @@ def _all_devices(devices: Devices) -> list[jax.Device]:
     if jax.process_count() == 1:
         return list(devices.local)
     return [device for process in range(jax.process_count()) for device in jax.local_devices(process)]
-
-
-@dataclass(frozen=True)
-class _OnLocalArrays:
-    """A function of global arrays, called with this process's local arrays as by `pmap`; no data are copied.
-
-    Attributes:
-      function: jitted, lowered or compiled function.
-      devices: devices of this process.
-      mesh: mesh of all processes.
-      in_axes: axes of each argument.
-      out_axes: axes of each result.
-    """
-
-    function: Any
-    devices: Devices
-    mesh: Mesh
-    in_axes: Sequence[Axis]
-    out_axes: Sequence[Axis]
-
-    def lower(self, *arguments):
-        """Lower the function for arguments of these shapes."""
-        return replace(self, function=self.function.lower(*self._to_global(arguments)))
-
-    def compile(self, compiler_options: dict | None = None):
-        """Compile the lowered function."""
-        return replace(self, function=self.function.compile(compiler_options))
-
-    def __call__(self, *arguments):
-        """Call the function with local arrays and return local arrays."""
-        results = zip(self.function(*self._to_global(arguments)), self.out_axes, strict=True)
-        return tuple(jax.tree.map(lambda x, axis=axis: self._local_array(x, axis), tree) for tree, axis in results)
-
-    def _to_global(self, arguments):
-        pairs = zip(arguments, self.in_axes, strict=True)
-        return [jax.tree.map(lambda x, axis=axis: self._global_array(x, axis), tree) for tree, axis in pairs]
-
-    def _global_array(self, x, axis: Axis) -> jax.Array:
-        x = jax.device_put(x, self.devices.split if axis == 0 else self.devices.replicated)
-        shape = x.shape if axis is None else (self.devices.total, *x.shape[1:])
-        return _rewrap(x, shape, NamedSharding(self.mesh, _spec(axis)))
-
-    def _local_array(self, x: jax.Array, axis: Axis) -> jax.Array:
-        shape = x.shape if axis is None else (len(self.devices.local), *x.shape[1:])
-        return _rewrap(x, shape, self.devices.replicated if axis is None else self.devices.split)
-
-
-def _rewrap(x: jax.Array, shape: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
-    """Return an array of another shape and sharding with the same buffers on this process's devices."""
-    buffers = {shard.device: shard.data for shard in x.addressable_shards}
-    parts = [buffers[device] for device in sharding.addressable_devices_indices_map(shape)]
-    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
 class AheadOfTime:

@@ -80,6 +80,7 @@ def _forward(x, scale, bias, epsilon, axis_name, relu):
     return (_normalize(x, scale, bias, mean, rstd, relu), mean, var), (x, scale, bias, mean, rstd)
 
 
+@jax.named_scope("batch_norm_apply")
 def _backward(_epsilon, axis_name, relu, residuals, gradients):
     """Return the gradients with respect to x, scale and bias.
 
@@ -93,10 +94,11 @@ def _backward(_epsilon, axis_name, relu, residuals, gradients):
     if relu:
         # The mask as a number, 0 or 1: XLA would store a boolean mask between the passes, but not a number.
         gradient *= jnp.sign(_shift_and_relu(centered * _per_channel(factor), bias))
-    bias_gradient = jnp.sum(gradient, _PIXELS)
-    scale_gradient = jnp.sum(gradient * centered, _PIXELS) * rstd
-    # The terms through mean and variance, which are shared by all pixels of all devices.
-    bias_mean, scale_mean = _pixel_means((bias_gradient, scale_gradient), x, axis_name)
+    with jax.named_scope("batch_norm_sums"):
+        bias_gradient, scale_gradient = _pixel_sums(gradient, gradient * centered)
+        scale_gradient *= rstd
+        # The terms through mean and variance, which are shared by all pixels of all devices.
+        bias_mean, scale_mean = _pixel_means((bias_gradient, scale_gradient), x, axis_name)
     x_gradient = (
         gradient * _per_channel(factor)
         - centered * _per_channel(factor * rstd * scale_mean)
@@ -108,19 +110,39 @@ def _backward(_epsilon, axis_name, relu, residuals, gradients):
 batch_norm_relu.defvjp(_forward, _backward)
 
 
+@jax.named_scope("batch_norm_sums")
 def _statistics(x, axis_name):
     """Return mean and variance of each channel: one pass over x, one collective."""
     wide = _float32(x)
-    mean, mean_of_squares = _pixel_means((jnp.sum(wide, _PIXELS), jnp.sum(wide * wide, _PIXELS)), x, axis_name)
+    mean, mean_of_squares = _pixel_means(_pixel_sums(wide, wide * wide), x, axis_name)
     return mean, jnp.maximum(mean_of_squares - mean * mean, 0)  # rounding can make it negative
+
+
+def _pixel_sums(one, other):
+    """Return the sums over the pixels of two arrays [B,H,W,C], each [C]."""
+    return lax.platform_dependent(one, other, cpu=_two_sums, default=_joint_sums)
+
+
+def _two_sums(one, other):
+    return jnp.sum(one, _PIXELS), jnp.sum(other, _PIXELS)
+
+
+def _joint_sums(one, other):
+    """Sum both in one reduction: a GPU reduces in two stages, and would run the second one for each array."""
+    zero = jnp.zeros((), one.dtype)
+    return lax.reduce((one, other), (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), _PIXELS)
 
 
 def _pixel_means(sums, x, axis_name):
     """Divide sums over this device's pixels by their number; average over the devices of `axis_name`."""
     means = tuple(each / (x.size // x.shape[-1]) for each in sums)
-    return means if axis_name is None else lax.pmean(means, axis_name)
+    if axis_name is None:
+        return means
+    joined = lax.pmean(jnp.stack(means), axis_name)  # as one array: XLA joins them only after fusing kernels
+    return joined[0], joined[1]
 
 
+@jax.named_scope("batch_norm_apply")
 def _normalize(x, scale, bias, mean, rstd, relu):
     scaled = (_float32(x) - _per_channel(mean)) * _per_channel(rstd * scale)
     return (_shift_and_relu(scaled, bias) if relu else scaled + _per_channel(bias)).astype(x.dtype)

@@ -38,6 +38,7 @@ class Convolution(nn.Module):
     by_channel: bool = False
 
     @nn.compact
+    @jax.named_scope("convolution")
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return [B,H,W,channels] in x's dtype."""
         inputs = 1 if self.by_channel else x.shape[-1]
@@ -147,7 +148,10 @@ def _image_gradient(gradient, kernel):
 
 def _kernel_gradient(size, x, gradient):
     kernel = jax.ShapeDtypeStruct((size, size, x.shape[-1], gradient.shape[-1]), x.dtype)
-    return jax.linear_transpose(lambda kernel: _convolve(x, kernel), kernel)(gradient)[0]
+    result = jax.linear_transpose(lambda kernel: _convolve(x, kernel), kernel)(gradient)[0]
+    # On a GPU it has another layout than the parameters. XLA would transpose parameters and momentum to that layout,
+    # update them, and transpose and copy them back; as a vector, the gradient is transposed instead.
+    return lax.optimization_barrier(result.ravel()).reshape(result.shape)
 
 
 # --- on the CPU ---

@@ -17,6 +17,7 @@ from jax import lax
 Pooling = Literal["floor", "ceil"]
 
 
+@jax.named_scope("pool")
 def max_pool_with_code(x: jax.Array, pooling: Pooling = "floor") -> tuple[jax.Array, jax.Array]:
     """Max-pool 2x2 windows with stride 2; return the maxima and the codes of their positions.
 
@@ -34,6 +35,7 @@ def max_pool_with_code(x: jax.Array, pooling: Pooling = "floor") -> tuple[jax.Ar
     return _pool(_to_even(x, pooling))
 
 
+@jax.named_scope("unpool")
 def unpool(x: jax.Array, code: jax.Array, height: int, width: int) -> jax.Array:
     """Put each value into the cell given by its code and zeros elsewhere.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.confusion import scores as scores_of
+from segnet_jax.reporting.background import Background
 from segnet_jax.reporting.evaluations import Images, Picture, write_dataset_info, write_evaluation, write_worst
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
@@ -20,7 +21,7 @@ from segnet_jax.reporting.training_plot import training_plot
 from segnet_jax.system.errors import ExitError
 
 DRAWING_FRACTION = 0.1
-"""Largest fraction of the time spent on pictures, plot and report before the last evaluation."""
+"""Largest fraction of the time spent on pictures, plot and report before the last evaluation, beside the training."""
 
 _WINDOW = 20  # calls of log_steps over which throughput is measured
 
@@ -77,6 +78,7 @@ class RunLogger:
         self._draw_again_at = 0.0  # monotonic seconds
         self._has_dataset_info = False
         self._pending_worst: Callable[[], None] | None = None
+        self._drawing = Background()
         if folder:
             self._log = MetricsLog(folder, resume_step=first_step if resumed else None, scored_step=scored_step)
             self._progress = Progress(total_steps, steps_per_epoch, first_step, elapsed=seconds_before)
@@ -92,10 +94,13 @@ class RunLogger:
         self._progress.__exit__(kind, error, traceback)
         self._log.close()
         if error is None:
+            self._drawing.wait()
             self._write_worst()
             return
         self._write = lambda draw: draw()  # do not wait for disk space any more
         with contextlib.suppress(Exception):  # must not hide the original error
+            self._drawing.wait()
+        with contextlib.suppress(Exception):
             self._write_worst()
             why = error.short if isinstance(error, ExitError) else "ended"
             self.draw_plot(status=f"{why} after step {self._log.last_step('train')}")
@@ -124,6 +129,7 @@ class RunLogger:
         """
         if not self._folder:
             return
+        self._drawing.check()
         now, rate = time.monotonic(), float("nan")
         if self._times:
             before, then = self._times[0]
@@ -163,7 +169,8 @@ class RunLogger:
 
         Drawing is due at the first evaluation since the start, at the last of the run, and between them as often as
         takes at most a tenth of the time, since an epoch may be shorter than drawing. The worst images of the newest
-        evaluation are stored at the same times, and when the training ends.
+        evaluation are stored at the same times, and when the training ends. Before the last evaluation, all this
+        happens in a thread, while the training continues.
 
         Args:
           step: finished steps.
@@ -195,21 +202,31 @@ class RunLogger:
             evaluation = {"confusion": confusion, "loss": loss, "pictures": pictures, "classes": self._classes}
             self._write(partial(write_evaluation, self._folder, step, **evaluation, images=images, best=best))
             self._pending_worst = partial(write_worst, self._folder, step, self._classes, worst, accuracies)
-            begin = time.monotonic()
-            if step < self._total_steps and begin < self._draw_again_at and not stops:
-                return
-            self._write_worst()
-            if pictures and not self._should_stop():
-                names, *arrays = zip(*pictures, strict=True)
-                drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step, self._split)
-                self._write(partial(prediction_pictures, *drawn))
-            if not self._should_stop():
-                self.draw_plot(status="stopped early" if stops else None)
-            if not self._should_stop():
-                from segnet_jax.reporting.page.draw import write_report  # not needed before the first evaluation
+            if step == self._total_steps or stops:
+                self._drawing.wait()
+                self._draw(step, pictures, self._pending_worst, status="stopped early" if stops else None)
+                self._pending_worst = None
+            elif not self._drawing.is_busy and time.monotonic() >= self._draw_again_at:
+                self._drawing.start(partial(self._draw, step, pictures, self._pending_worst))
+                self._pending_worst = None
 
-                self._write(partial(write_report, self._folder))
-            self._draw_again_at = begin + (time.monotonic() - begin) / DRAWING_FRACTION
+    def _draw(
+        self, step: int, pictures: Sequence[Picture], store_worst: Callable[[], None], status: str | None = None
+    ) -> None:
+        """Store the worst images, and draw pictures, plot and report."""
+        begin = time.monotonic()
+        self._write(store_worst)
+        if pictures and not self._should_stop():
+            names, *arrays = zip(*pictures, strict=True)
+            drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step, self._split)
+            self._write(partial(prediction_pictures, *drawn))
+        if not self._should_stop():
+            self.draw_plot(status)
+        if not self._should_stop():
+            from segnet_jax.reporting.page.draw import write_report  # not needed before the first evaluation
+
+            self._write(partial(write_report, self._folder))
+        self._draw_again_at = begin + (time.monotonic() - begin) / DRAWING_FRACTION
 
     def _write_worst(self) -> None:
         """Store the worst images of the newest evaluation, unless stored already."""

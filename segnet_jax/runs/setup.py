@@ -73,7 +73,7 @@ class Setup:
       eval_name: the split that is evaluated during training.
       sampler: order and augmentation of the whole run.
       total_steps: optimizer steps in the whole run.
-      steps_per_dispatch: optimizer steps in one call of the compiled training step.
+      steps_per_dispatch: optimizer steps in one call of the compiled training step; 1 with batches from the host.
       preprocessing: preprocessing of pixels.
       class_weights: float32 [C], of the loss.
       train_samples: decoded training samples.
@@ -240,7 +240,7 @@ def resolve(config: Config) -> Setup:
         eval_name=run_dataset.validation_split(dataset),
         sampler=sampler,
         total_steps=total_steps,
-        steps_per_dispatch=steps_per_dispatch(config, devices),
+        steps_per_dispatch=steps_per_dispatch(config, devices, sampler.steps_per_epoch, total_steps, config.max_steps),
     )
 
 
@@ -281,13 +281,15 @@ def load_data(
     train_samples = run_dataset.decode(setup.train_split, config, "reading training images")
     eval_samples = run_dataset.decode(setup.eval_split, config, f"reading {eval_name} images")
     dataset_checks.check_labels(setup.dataset.classes, **{"train": train_samples, eval_name: eval_samples})
-    requested = "device" if setup.steps_per_dispatch > 1 else config.input
+    requested = "device" if config.steps_per_dispatch > 1 and setup.steps_per_dispatch > 1 else config.input
     placement = choose_placement(requested, devices, train_samples, eval_samples)
+    placement = agree_on_placement(placement, all_gather)
     return dataclasses.replace(
         setup,
         preprocessing=preprocessing,
         class_weights=class_weights,
         train_samples=train_samples,
         eval_samples=eval_samples,
-        placement=agree_on_placement(placement, all_gather),
+        placement=placement,
+        steps_per_dispatch=1 if placement == "host" else setup.steps_per_dispatch,
     )

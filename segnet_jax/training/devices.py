@@ -6,6 +6,7 @@ A GPU too old for its cuDNN, or a cuDNN that JAX cannot use, would otherwise fai
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import re
 from importlib import metadata
@@ -156,9 +157,25 @@ NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 """Exists where Linux has an NVIDIA driver, whether JAX can use the GPU or not."""
 
 
-def steps_per_dispatch(config: Config, devices: Devices) -> int:
-    """Return the optimizer steps per dispatch; 1 on the CPU, where more would only enlarge the program."""
-    return 1 if devices.local[0].platform == "cpu" else config.steps_per_dispatch
+MOST_STEPS_PER_DISPATCH = 16
+"""Steps per dispatch chosen at most: a signal takes effect only between dispatches, of which three are in flight."""
+
+
+def steps_per_dispatch(config: Config, devices: Devices, *lengths: int) -> int:
+    """Return the optimizer steps per dispatch; 1 on the CPU, where more would only enlarge the program.
+
+    Args:
+      config: if it does not set them, they are chosen.
+      devices: to train on.
+      *lengths: numbers of steps after which a dispatch must end, such as those of an epoch, so that all dispatches have
+        the same number of steps and the step is compiled once; 0 for none.
+    """
+    if devices.local[0].platform == "cpu":
+        return 1
+    if config.steps_per_dispatch:
+        return config.steps_per_dispatch
+    common = math.gcd(*lengths) or 1
+    return max(number for number in range(1, MOST_STEPS_PER_DISPATCH + 1) if common % number == 0)
 
 
 def start_devices(config: Config) -> tuple[Devices, str]:

@@ -136,12 +136,16 @@ def _on_devices(
 
 
 def split_into_dispatches(steps: range, steps_per_dispatch: int, steps_per_epoch: int) -> list[range]:
-    """Split steps into dispatches of at most `steps_per_dispatch` steps that do not cross the end of an epoch."""
+    """Split steps into dispatches of at most `steps_per_dispatch` steps that do not cross the end of an epoch.
+
+    They end at multiples of `steps_per_dispatch` within the epoch, wherever the first one starts.
+    """
     dispatches = []
     start = steps.start
     while start < steps.stop:
-        end_of_epoch = (start // steps_per_epoch + 1) * steps_per_epoch
-        stop = min(start + steps_per_dispatch, end_of_epoch, steps.stop)
+        epoch, in_epoch = divmod(start, steps_per_epoch)
+        end = min((in_epoch // steps_per_dispatch + 1) * steps_per_dispatch, steps_per_epoch)
+        stop = min(epoch * steps_per_epoch + end, steps.stop)
         dispatches.append(range(start, stop))
         start = stop
     return dispatches

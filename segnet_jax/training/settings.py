@@ -26,6 +26,7 @@ class StepSettings:
       half_gradients: all-reduce the gradients in 16 bits, which halves the communication; bfloat16, or float16 where
         activations are.
       seed: seed of dropout; each image's mask depends on its position in the global batch, not on its device.
+      loop: whether several steps or batches in one call run as a loop; None: on all platforms but the CPU.
       ema_decay: decay of the EMA of the variables, if the state has one.
     """
 
@@ -37,4 +38,5 @@ class StepSettings:
     loss: Loss = CROSS_ENTROPY
     half_gradients: bool = False
     seed: int = 0
+    loop: bool | None = None
     ema_decay: float = 0.0

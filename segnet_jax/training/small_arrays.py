@@ -21,8 +21,8 @@ def all_finite(tree: Any) -> jax.Array:
     leaves = jax.tree.leaves(tree)
     small, large = _split_by_size(leaves)
     finite = [jnp.isfinite(_join([leaves[i] for i in group])) for group in small]
-    # Reduced along one axis, with a barrier before the rest: otherwise a GPU needs two kernels per large array.
-    finite += [jnp.all(jnp.isfinite(leaves[i]), axis=max(leaves[i].ndim - 2, 0)).ravel() for i in large]
+    # Reduced along the last axis, with a barrier before the rest: otherwise a GPU needs two kernels per large array.
+    finite += [jnp.all(jnp.isfinite(leaves[i]), axis=-1).ravel() for i in large]
     return jnp.all(lax.optimization_barrier(_join(finite)))
 
 

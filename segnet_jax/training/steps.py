@@ -46,9 +46,11 @@ def train_steps(
 
     def step(state, inputs):
         # The barrier keeps the step's results bit-identical, whichever way the batch is made.
-        return train_step(state, lax.optimization_barrier(make_batch(inputs, store)), settings)
+        with jax.named_scope("input"):
+            batch = make_batch(inputs, store)
+        return train_step(state, lax.optimization_barrier(batch), settings)
 
-    return _scan(step, state, inputs)
+    return _scan(step, state, inputs, settings.loop)
 
 
 def train_step(
@@ -87,8 +89,9 @@ def train_step(
             keys=keys,
             mutable=["batch_stats"],
         )
-        loss = settings.loss(logits, label, settings.class_weights)
-        return factor * loss, (updated["batch_stats"], loss, num_right(logits, label))
+        with jax.named_scope("loss"):
+            loss = settings.loss(logits, label, settings.class_weights)
+            return factor * loss, (updated["batch_stats"], loss, num_right(logits, label))
 
     def add_batch(carry, one):
         grads, batch_stats, loss, right = carry
@@ -100,14 +103,15 @@ def train_step(
     nothing = (jax.tree.map(jnp.zeros_like, trainable), state.batch_stats, jnp.float32(0.0), jnp.int32(0))
     if model.dropout:
         batch = batch | {"keys": _keys(settings.seed, state.step, *batch["label"].shape[:2])}
-    (grads, batch_stats, loss, right), _ = _scan(add_batch, nothing, batch)
+    (grads, batch_stats, loss, right), _ = _scan(add_batch, nothing, batch, settings.loop)
 
     if settings.half_gradients:
         half = jnp.bfloat16 if state.loss_scale is None else jnp.float16  # float16 needs the loss scale
         grads = jax.tree.map(lambda grad: grad.astype(half), grads)
     # Counts as float32: XLA combines collectives of one dtype only. Above 2^24 they are rounded, as the quotient is.
     counts = (right.astype(jnp.float32), num_valid(batch["label"]).astype(jnp.float32))
-    grads, loss, (right, total) = lax.psum((grads, loss, counts), AXIS)  # psum, not pmean: divided by the total below
+    with jax.named_scope("gradient_sum"):
+        grads, loss, (right, total) = lax.psum((grads, loss, counts), AXIS)  # psum, not pmean: divided by total below
     total = jnp.maximum(total, 1)
     if model.sync_axis is None:
         batch_stats = lax.pmean(batch_stats, AXIS)  # synchronized statistics are equal already
@@ -117,15 +121,17 @@ def train_step(
 
     plateau = find_plateau(state.opt_state)
     extra = {} if plateau is None else {"value": loss / total}
-    updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params, **extra)
-    params = optax.apply_updates(trainable, updates) | frozen
+    with jax.named_scope("optimizer"):
+        updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params, **extra)
+        params = optax.apply_updates(trainable, updates) | frozen
     new = state.replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
     if state.ema is not None:
         variables = {"params": new.params, "batch_stats": batch_stats}
         mean = update_ema(state.ema, variables, settings.ema_decay, state.step - state.skipped)
         unchanged = {name: split_layers(tree, frozen_names)[0] for name, tree in state.ema.items()}
         new = new.replace(ema={name: tree | unchanged[name] for name, tree in mean.items()})
-    new, metrics = _keep_finite(state, new, all_finite((loss, grads, batch_stats)))
+    with jax.named_scope("guard"):
+        new, metrics = _keep_finite(state, new, all_finite((loss, grads, batch_stats)))
     rate = jnp.asarray(settings.schedule(state.step - state.skipped), jnp.float32)
     return new, {
         "loss": loss / total,
@@ -163,13 +169,13 @@ def _keep_finite(state: TrainState, new: TrainState, finite: jax.Array) -> tuple
     return new.replace(loss_scale=adjusted), metrics | {"loss_scale": adjusted.scale}
 
 
-def _scan(function: Callable, carry, inputs):
+def _scan(function: Callable, carry, inputs, loop: bool | None):
     """Apply `lax.scan`, unrolled on the CPU, where XLA runs convolutions in a loop more than ten times slower.
 
     On GPUs and TPUs the loop keeps the program small.
     """
     length = len(jax.tree.leaves(inputs)[0])
-    if length > 1 and jax.default_backend() != "cpu":
+    if length > 1 and (jax.default_backend() != "cpu" if loop is None else loop):
         return lax.scan(function, carry, inputs)
     outputs = []
     for i in range(length):

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.reporting import evaluations, run_logger
+from segnet_jax.reporting.background import Background
 from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.system.errors import DiskFull
 
@@ -20,9 +23,11 @@ PICTURE = ("a", *(np.zeros(shape, np.uint8) for shape in ((4, 5, 3), (4, 5), (4,
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Replace the clock with one that only drawing and the test advance."""
+    """Replace the clock with one that only drawing and the test advance; drawing ends before the training continues."""
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(run_logger, "time", clock)
+    start = Background.start
+    monkeypatch.setattr(Background, "start", lambda self, action: (start(self, action), self.wait()))
     return clock
 
 
@@ -75,3 +80,60 @@ def test_the_dataset_is_stored_once_and_the_worst_images_of_the_last_evaluation_
     worst = read(tmp_path, "worst.json")
     assert (worst["step"], worst["lowest"]) == (3, [{"name": "a", "accuracy": 0.25}])
     assert read(tmp_path, "dataset.json")["samples"][0]["name"] == "a"
+
+
+# --- beside the training ---
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Make the plot wait for an event, and return the event; the report and the pictures are not drawn."""
+    gate = threading.Event()
+    gate.plots = []
+
+    def plot(rows, *_, **__):
+        assert gate.wait(60)
+        gate.plots.append((rows[-1]["step"], threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr(run_logger, "training_plot", plot)
+    monkeypatch.setattr("segnet_jax.reporting.page.draw.write_report", lambda _: None)
+    return gate
+
+
+def log(logger, step):
+    logger.log_evaluation(step, np.ones((1, 1), int), 0.5, [], [PICTURE], {"a": 0.5})
+
+
+def test_the_training_continues_while_an_evaluation_is_drawn(tmp_path, gate):
+    with RunLogger(tmp_path, **RUN, **ABOUT) as logger:
+        for step in range(1, 4):
+            log(logger, step)  # would never return if it waited for the plot
+        metrics = {"loss": [0.5], "learning_rate": [0.1], "accuracy": [0.5], "skipped": [0.0]}
+        logger.log_steps(range(3, 4), metrics)
+        assert gate.plots == []
+        gate.set()
+        log(logger, 12)  # the last one is drawn before the training ends, after the first one
+        assert [in_training for _, in_training in gate.plots] == [False, True] and gate.plots[1][0] == 12
+    assert read(tmp_path, "worst.json")["step"] == 12
+
+
+def test_a_drawing_that_fails_stops_the_training_at_its_next_step(tmp_path, gate, monkeypatch):
+    def fail(*_, **__):
+        raise DiskFull("no room")
+
+    monkeypatch.setattr(run_logger, "training_plot", fail)
+    metrics = {"loss": [0.5], "learning_rate": [0.1], "accuracy": [0.5], "skipped": [0.0]}
+    with pytest.raises(DiskFull, match="no room"), RunLogger(tmp_path, **RUN, **ABOUT) as logger:
+        log(logger, 1)
+        for step in range(1, 1000):
+            logger.log_steps(range(step, step + 1), metrics)
+            time.sleep(0.01)
+
+
+def test_leaving_waits_for_the_drawing_and_keeps_the_first_error(tmp_path, gate):
+    threading.Timer(0.2, gate.set).start()
+    with pytest.raises(KeyboardInterrupt), RunLogger(tmp_path, **RUN, **ABOUT) as logger:
+        log(logger, 1)
+        raise KeyboardInterrupt
+    assert gate.plots[0] == (1, False)
+    assert read(tmp_path, "worst.json")["step"] == 1

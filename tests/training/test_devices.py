@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from segnet_jax.config.fields import Config
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import devices as training_devices
 from segnet_jax.training.devices import (
@@ -17,7 +18,9 @@ from segnet_jax.training.devices import (
     convolve,
     cudnn_version,
     first_line,
+    steps_per_dispatch,
 )
+from segnet_jax.training.inputs import split_into_dispatches
 from segnet_jax.training.precision import DTYPES
 
 V100 = "Tesla V100-SXM2-16GB"
@@ -30,6 +33,35 @@ class FakeDevice:
     platform: str = "gpu"
     device_kind: str = V100
     compute_capability: str | float = "7.0"
+
+
+def dispatched(*lengths, platform="gpu", **settings):
+    devices = SimpleNamespace(local=[FakeDevice(platform=platform)])
+    return steps_per_dispatch(Config(**settings), devices, *lengths)
+
+
+@pytest.mark.parametrize(
+    "lengths, chosen",
+    [
+        ((22, 2200, 0), 11),  # 367 images in batches of 16, 100 epochs
+        ((91, 9100, 0), 13),  # in batches of 4
+        ((22, 1000, 0), 2),  # the last epoch is shorter
+        ((91, 9100, 7), 7),  # --max-steps 7
+        ((23, 2300, 0), 1),
+        ((32, 3200, 0), 16),
+        ((1, 100, 0), 1),
+    ],
+)
+def test_the_steps_of_a_dispatch_divide_the_epoch_and_the_run_so_that_one_program_runs_all(lengths, chosen):
+    assert dispatched(*lengths) == dispatched(*lengths, platform="tpu") == chosen
+    assert dispatched(*lengths, platform="cpu") == 1
+    epoch, total, _ = lengths
+    assert {len(steps) for steps in split_into_dispatches(range(total), chosen, epoch)} == {chosen}
+
+
+def test_a_given_number_of_steps_per_dispatch_is_kept_but_on_a_cpu():
+    assert dispatched(22, 2200, steps_per_dispatch=4) == 4
+    assert dispatched(22, 2200, steps_per_dispatch=4, platform="cpu") == 1
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ from test_train import SMALL, digest_of, leaves_of, meta_of, run
 from xla_flags import QUICK
 
 from segnet_jax import train as command
+from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices, replicate
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.runs import trainer
+from segnet_jax.runs import setup, trainer
 from segnet_jax.system.command import run_command
 from segnet_jax.training import build_steps, inputs
 from segnet_jax.training.inputs import as_sent
@@ -88,9 +89,21 @@ def test_three_steps_per_dispatch_log_every_step_and_end_like_single_steps(by_ho
     for (_, ours), (_, expected) in zip(leaves_of(folder), leaves_of(by_host), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
     assert [row["step"] for row in rows_of(folder) if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert (folder / "train.log").read_text().count("compiled the training step") == 1
     for ours, expected in zip(rows_of(folder), rows_of(by_host), strict=True):
         assert (ours["kind"], ours["step"]) == (expected["kind"], expected["step"])
         np.testing.assert_allclose(ours["loss"], expected["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("place, steps", [("device", 3), ("host", 1)])
+def test_chosen_steps_per_dispatch_do_not_change_the_placement(tmp_path, monkeypatch, place, steps):
+    monkeypatch.setattr(setup, "steps_per_dispatch", lambda config, devices, *lengths: 3)
+    small = {"image_size": (32, 48), "batch_size_per_device": 1, "devices": "1"}
+    config = Config(data=str(SAMPLE), init="none", input=place, **small)
+    resolved = setup.resolve(config)
+    assert resolved.steps_per_dispatch == 3
+    loaded = setup.load_data(resolved, TORCH, np.ones(len(resolved.dataset.classes), np.float32))
+    assert (loaded.placement, loaded.steps_per_dispatch) == (place, steps)
 
 
 def test_several_steps_per_dispatch_from_the_host_are_refused_in_one_line(tmp_path, monkeypatch, capsys):

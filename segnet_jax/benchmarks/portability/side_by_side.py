@@ -33,22 +33,24 @@ _FRACTIONS = (
 
 @dataclass(frozen=True)
 class MachineComparison:
-    """A table of the measurements of several machines.
+    """A table of the measurements of several machines, or of the programs of several targets.
 
     Attributes:
       columns: (machine, precision) pairs.
       warnings: reasons why the machines may not be comparable.
       sections: (title, rows); a row is a name and one value per column, None if it was not measured.
+      title: of the Markdown page.
     """
 
     columns: list[tuple[str, str]]
     warnings: list[str]
     sections: list[tuple[str, list[tuple[str, list[Any]]]]]
+    title: str = "One network on several machines"
 
 
 def compare_machines(machines: Sequence[dict[str, Any]]) -> MachineComparison:
     """Return the table of what `portability measure` wrote on each machine, with one column per precision."""
-    names = _names(machines)
+    names = names_of([str(one.get("name") or one.get("device")) for one in machines])
     columns = [(name, precision) for name, one in zip(names, machines, strict=True) for precision in one["precisions"]]
     of_columns = [one for one in machines for _ in one["precisions"]]
     parts = [part for one in machines for part in one["precisions"].values()]
@@ -129,7 +131,7 @@ def is_page(head: bytes) -> bool:
 
 def as_markdown(comparison: MachineComparison) -> str:
     """Return the table as a Markdown page."""
-    lines = [MARK, "", "# One network on several machines", ""]
+    lines = [MARK, "", f"# {comparison.title}", ""]
     lines += [f"* **Warning:** {warning}" for warning in comparison.warnings] + [""] * bool(comparison.warnings)
     for title, rows in comparison.sections:
         lines += [f"## {title}", "", _line(["", *(f"{name}, {precision}" for name, precision in comparison.columns)])]
@@ -143,9 +145,8 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-def _names(machines: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the machines' names, with a number appended if they are not unique."""
-    names = [str(one.get("name") or one.get("device")) for one in machines]
+def names_of(names: Sequence[str]) -> list[str]:
+    """Return the names of columns, with a number appended if they are not unique."""
     return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, start=1)]
 
 

@@ -20,9 +20,9 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_run
 from segnet_jax.data.input_pipeline import device_resident
 from segnet_jax.data.input_pipeline.sampler import Sampler
+from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH, Preprocessing, normalize
-from segnet_jax.nn.segnet import SegNet
 from segnet_jax.runs import run_folder
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import build, checkpoint_folders
@@ -103,6 +103,38 @@ class StepConstants:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A step of a config, to be lowered or compiled.
+
+    Attributes:
+      function: the step as one device sees it.
+      arguments: trees of shapes; the leading axis of split arguments is the device axis.
+      split: for each argument, whether it is split over the devices or replicated; None: the step is not mapped.
+      outputs_split: the same for the outputs.
+      donated: indices of the donated arguments, for compilation.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    split: tuple[bool, ...] | None = None
+    outputs_split: tuple[bool, ...] = ()
+    donated: tuple[int, ...] = ()
+
+    def lower(self, platform: str, num_devices: int = 1) -> export.Exported:
+        """Lower for one of PLATFORMS, which need not be present."""
+        if self.split is None:
+            return lower(self.function, self.arguments, platform)
+        return lower_mapped(
+            self.function,
+            self.arguments,
+            split=self.split,
+            outputs_split=self.outputs_split,
+            platform=platform,
+            num_devices=num_devices,
+        )
+
+
 @dataclass(frozen=True)
 class Lowered:
     """One step lowered for one platform.
@@ -165,54 +197,67 @@ def lower_steps(
       num_devices: number of devices to map training and evaluation over.
     """
     for precision in precisions:
-        model = build.build_model(config, constants.num_classes, precision)
-        functions = {
-            "train": partial(_train, config, constants, model, precision, num_devices),
-            "evaluate": partial(_evaluate, config, constants, model, num_devices),
-            "infer": partial(_infer, config, constants, model),
-        }
         for step in steps:
             for platform in platforms:
-                yield Lowered(step, platform, precision, functions[step](platform))
+                program = build_program(step, config, constants, precision, platform, num_devices)
+                yield Lowered(step, platform, precision, program.lower(platform, num_devices))
+
+
+def build_program(
+    step: str,
+    config: Config,
+    constants: StepConstants,
+    precision: str,
+    platform: str,
+    num_devices: int = 1,
+    steps_per_dispatch: int = 1,
+) -> Program:
+    """Return one of STEPS as a config describes it; see `lower_steps` for the arguments."""
+    model = build.build_model(config, constants.num_classes, precision)
+    if step == "infer":
+        return _infer(config, constants, model)
+    if step == "evaluate":
+        return _evaluate(config, constants, model, num_devices)
+    return _train(config, constants, model, precision, platform, (num_devices, steps_per_dispatch))
 
 
 def _train(
-    config: Config, constants: StepConstants, model: SegNet, precision: str, num_devices: int, platform: str
-) -> export.Exported:
+    config: Config,
+    constants: StepConstants,
+    model: NetworkContract,
+    precision: str,
+    platform: str,
+    leading: tuple[int, int],
+) -> Program:
     settings = build.step_settings(config, model, constants.weights, constants.preprocessing, constants.steps_per_epoch)
+    settings = dataclasses.replace(settings, loop=platform != "cpu")  # as on the device itself
     state = build.state_shapes(model, settings.optimizer, precision, config.ema_decay > 0)
     make_batch, inputs, store = _input(
-        config, (num_devices, 1, config.grad_accum_steps), partial(device_resident.training_batch, most=config.shift)
+        config, (*leading, config.grad_accum_steps), partial(device_resident.training_batch, most=config.shift)
     )
     step = partial(train_steps, make_batch=make_batch, settings=settings)
-    return lower_mapped(
+    return Program(
         with_named_state(step, state),
         (named_leaves(state), inputs, store),
         split=(False, True, False),
         outputs_split=(False, False),
-        platform=platform,
-        num_devices=num_devices,
+        donated=(0,),
     )
 
 
-def _evaluate(
-    config: Config, constants: StepConstants, model: SegNet, num_devices: int, platform: str
-) -> export.Exported:
+def _evaluate(config: Config, constants: StepConstants, model: NetworkContract, num_devices: int) -> Program:
     make_batch, inputs, store = _input(config, (num_devices,), device_resident.evaluation_batch)
     settings = build.step_settings(config, model, constants.weights, constants.preprocessing)
-    step = partial(eval_step, make_batch=make_batch, settings=settings)
-    return lower_mapped(
-        step,
+    return Program(
+        partial(eval_step, make_batch=make_batch, settings=settings),
         (variable_shapes(model), inputs, store),
         split=(False, True, False),
         outputs_split=(False, True),
-        platform=platform,
-        num_devices=num_devices,
     )
 
 
-def _infer(config: Config, constants: StepConstants, model: SegNet, platform: str) -> export.Exported:
-    """Lower the inference step on one device: uint8 images to uint8 predictions, with BatchNorm folded."""
+def _infer(config: Config, constants: StepConstants, model: NetworkContract) -> Program:
+    """Return the inference step of one device: uint8 images to uint8 predictions, with BatchNorm folded."""
     folded = model.clone(folded=True)
     variables = jax.eval_shape(partial(fold_batch_norm, model=model), variable_shapes(model))
 
@@ -221,7 +266,7 @@ def _infer(config: Config, constants: StepConstants, model: SegNet, platform: st
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
     images = jax.ShapeDtypeStruct((config.batch_size_per_device, *config.image_size, 3), jnp.uint8)
-    return lower(predict, (variables, images), platform)
+    return Program(predict, (variables, images))
 
 
 def _input(config: Config, leading: tuple[int, ...], make_batch: Callable) -> tuple[Callable, dict, Any]:

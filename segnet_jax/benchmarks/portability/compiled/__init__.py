@@ -1,0 +1,1 @@
+"""The steps compiled for devices that are not present, and what the compiled programs say."""

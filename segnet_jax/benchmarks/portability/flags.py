@@ -1,0 +1,45 @@
+"""Flags of the subcommands that take a training config and a few flags of their own."""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import CONFIG_FILE, read_run
+from segnet_jax.config.flags import parse_config
+from segnet_jax.system.errors import UserError
+
+
+def own_flags() -> argparse.ArgumentParser:
+    """Return a parser of a subcommand's own flags, which already has --run."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    own.add_argument("--run", default="")
+    return own
+
+
+def parse_with_config(
+    own: argparse.ArgumentParser, args: Sequence[str], *, prog: str, description: str
+) -> tuple[argparse.Namespace, Config]:
+    """Parse a subcommand's own flags, and all others as those of a config: the run's with --run, else the default.
+
+    Raises:
+      UserError: If a flag is wrong, or the run cannot be read.
+    """
+    try:
+        given, flags = own.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from None
+    if given.run:
+        read_run(given.run)  # for its error messages
+        flags = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *flags]
+    return given, parse_config(flags, prog=prog, description=description)
+
+
+def check_choices(flag: str, given: Sequence[str], choices: Sequence[str]) -> None:
+    """Check the values of a flag.
+
+    Raises:
+      UserError: If a value is not among the choices.
+    """
+    if unknown := [name for name in given if name not in choices]:
+        raise UserError(f"--{flag} must be from {', '.join(choices)}, got {' '.join(unknown)}")
