@@ -15,12 +15,7 @@ import tyro
 from segnet_jax.benchmarks.portability.compiled.report import compare_programs
 from segnet_jax.benchmarks.portability.flags import check_choices, own_flags, parse_with_config
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS
-from segnet_jax.benchmarks.portability.side_by_side import (
-    as_markdown,
-    compare_machines,
-    is_page,
-    print_comparison,
-)
+from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines, is_page, print_comparison
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.data.labels.classes import CAMVID
