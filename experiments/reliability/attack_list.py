@@ -246,7 +246,8 @@ def overwriting():
         codes = (0, 2) if where == "{run}" else (2,)  # predictions beside the files of the run
         yield Attack(kind, f"--out {where}", "predict", flagged("--out", where), codes)
         yield Attack(kind, f"--run {where}", "begin", flagged("--run", where))
-        yield Attack(kind, f"--pictures {where}/samples", "evaluate", flagged("--pictures", f"{where}/samples"), (0, 2))
+        codes = (0, 2) if where == "{run}" else (2,)
+        yield Attack(kind, f"--pictures {where}", "evaluate", flagged("--pictures", where), codes)
     yield Attack(kind, "--pictures of the run", "evaluate", flagged("--pictures", "{run}/samples"), (0, 2))
 
 

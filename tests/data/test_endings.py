@@ -17,6 +17,8 @@ from broken_runs import HERE
 from made_runs import make_run
 from PIL import Image
 
+from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines, print_comparison
+from segnet_jax.benchmarks.table import print_measurements
 from segnet_jax.config.files import read_run
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.layouts.names.match_names import pictures_below
@@ -24,6 +26,7 @@ from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.export import _explain_disk_errors
 from segnet_jax.inference.sources import find_sources, name_outputs
 from segnet_jax.reporting.progress import Progress
+from segnet_jax.reporting.published import print_published
 from segnet_jax.reporting.tables import print_sequences
 from segnet_jax.runs.session import is_better
 from segnet_jax.system import console, errors, limits
@@ -63,6 +66,15 @@ def test_nothing_that_a_terminal_obeys_is_printed(capsys, monkeypatch):
     print_sequences({EVIL: {"miou": 0.5, "num_images": 3}})
     with bar("[/red]" + EVIL, 1) as advance:
         advance()
+    measured = {"name": EVIL, "device": EVIL, "precisions": {EVIL: {"fails": EVIL, "layers": {EVIL: {"rms": EVIL}}}}}
+    comparison = compare_machines([measured, measured | {"settings": EVIL}])
+    print_comparison(comparison)
+    print(as_markdown(comparison))
+    print_measurements({"now": {EVIL: EVIL}}, {"now": {EVIL: EVIL}}, title="measurements")
+    ours = {"summary": EVIL}
+    row = {"name": "theirs", "citation": "", "remark": "", "scores": {}}
+    compared = {"difference": {}, "differs_in": [EVIL], "same_protocol": False, "why": EVIL}
+    print_published({"ours": [ours], "published": [row | {"ours": [compared]}]})
     for text in capsys.readouterr():
         assert not {"\x1b", "\x07", "\u202e", "\udcff"} & set(text)
     assert "[2J" in errors.printable(EVIL)
