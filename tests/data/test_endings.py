@@ -21,6 +21,7 @@ from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_
 from segnet_jax.benchmarks.table import print_measurements
 from segnet_jax.config.files import read_run
 from segnet_jax.data.images.decode import read_image
+from segnet_jax.data.label_files.decode_labels import read_stored
 from segnet_jax.data.layouts.names.match_names import pictures_below
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.export import _explain_disk_errors
@@ -266,3 +267,15 @@ def test_transparency_beside_the_pixels_is_refused_as_that_of_rgba_is(tmp_path, 
         picture.putpalette(PALETTE)
     picture.save(tmp_path / "b.png", transparency=key)
     assert not read_image(tmp_path / "b.png", "b.png").any()
+
+
+def test_a_color_label_with_a_transparent_color_is_refused_and_ids_are_read(tmp_path):
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    pixels[0, 0] = (1, 2, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=(1, 2, 3))
+    with pytest.raises(UserError, match="label a.png has 1 transparent pixel"):
+        read_stored(tmp_path / "a.png", "a.png")
+    picture = Image.fromarray(pixels[..., 0], "P")
+    picture.putpalette(PALETTE)
+    picture.save(tmp_path / "b.png", transparency=1)
+    np.testing.assert_array_equal(read_stored(tmp_path / "b.png", "b.png").values(), pixels[..., 0])
