@@ -239,7 +239,7 @@ def make_victim(folder: pathlib.Path) -> pathlib.Path:
     for name, data in {
         **{"thesis.txt": b"thesis", "thesis.json": b"{\n", "notebook.json": b'{"cells": []}', ".hidden/kept": b"x"},
         **{"newest/.git/kept": b"x", ".x.1.tmp": b"x", "images_0000001.npz": b"x", "1/manifest.json": b"{}"},
-        **{"photo.png": png(8, 8), "network.safetensors": b"mine", "step_0000001.png": b"mine"},
+        **{"photo.png": png(8, 8), "network.safetensors": b"mine", "step_0000003.png": b"mine", "latest.png": b"mine"},
         **{"val_00000.png": png(8, 8), "weights.npz": b"PK\x03\x04mine", "page.html": b"<p>mine", "page.md": b"# Mine"},
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -246,7 +246,8 @@ def overwriting():
         codes = (0, 2) if where == "{run}" else (2,)  # predictions beside the files of the run
         yield Attack(kind, f"--out {where}", "predict", flagged("--out", where), codes)
         yield Attack(kind, f"--run {where}", "begin", flagged("--run", where))
-        yield Attack(kind, f"--pictures {where}/samples", "evaluate", flagged("--pictures", f"{where}/samples"), (0, 2))
+        codes = (0, 2) if where == "{run}" else (2,)
+        yield Attack(kind, f"--pictures {where}", "evaluate", flagged("--pictures", where), codes)
     yield Attack(kind, "--pictures of the run", "evaluate", flagged("--pictures", "{run}/samples"), (0, 2))
 
 
@@ -285,12 +286,13 @@ def own_modules():
 def small():
     """Yield what was found besides."""
     for command in OF_DATA:
-        for name, make in {
-            "a transparent palette": mode("P", transparency=0),
-            "a transparent gray": mode("L", transparency=0),
-            "half-transparent pixels": mode("RGBA"),
-        }.items():
-            yield Attack("small", f"{name} in a label", command, in_data("labels/1.png", make))
+        for name, where, make in (
+            ("a transparent palette in an image", "images/1.png", mode("P", transparency=0)),
+            ("a transparent gray in an image", "images/1.png", mode("L", transparency=0)),
+            ("a transparent color in a label", "labels/1.png", mode("RGB", transparency=(0, 0, 0))),
+            ("half-transparent pixels in a label", "labels/1.png", mode("RGBA")),
+        ):
+            yield Attack("small", name, command, in_data(where, make))
         million = in_data("codes.txt", text("a " * 1_000_000))
         yield Attack("small", "a million class names in one line", command, million)
     for name in ("saved-model", "stablehlo", "safetensors"):

@@ -8,6 +8,8 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
+from segnet_jax.system.console import cell
+
 
 def print_measurements(
     found: dict[str, Any], earlier: dict[str, Any] | None = None, *, title: str, file: TextIO | None = None
@@ -33,7 +35,7 @@ def print_measurements(
             old = before.get(name)
             ratio = f"{value / old:.2f}" if _is_number(value) and _is_number(old) and old else ""
             cells += [_text(old), ratio]
-        table.add_row(*cells)
+        table.add_row(*map(cell, cells))
     Console(file=file or sys.stdout, highlight=False).print(table)
 
 

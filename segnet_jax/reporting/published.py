@@ -18,6 +18,7 @@ from rich.text import Text
 
 from segnet_jax.metrics.bootstrap import LEVEL_TEXT, Interval
 from segnet_jax.metrics.table import METRICS, percent
+from segnet_jax.system.console import cell
 
 MARKS = ("V", "S", "V, user", "C")
 """V: read in the named source; S: quoted by others; "V, user": reported by a user; C: counted from published files."""
@@ -193,7 +194,7 @@ def print_published(comparison: Mapping[str, Any], file: TextIO | None = None) -
     """Print the result of `compare_with_published` as a table, by default to standard output."""
     console = Console(file=file or sys.stdout, highlight=False)
     for number, ours in enumerate(comparison["ours"], start=1):
-        console.print(Text(f"({number}) {ours['summary']}"))
+        console.print(cell(f"({number}) {ours['summary']}"))
     columns = score_columns()
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("published", overflow="fold", ratio=3, min_width=12)
@@ -205,7 +206,7 @@ def print_published(comparison: Mapping[str, Any], file: TextIO | None = None) -
         source = row["citation"] + (f"; {row['remark']}" if row["remark"] else "")
         name = Text(f"{row['name']}\n").append(source, style="dim")
         verdicts = "\n".join(_short_verdict(number, each) for number, each in enumerate(row["ours"], start=1))
-        table.add_row(name, *cells, Text(verdicts), end_section=True)
+        table.add_row(name, *cells, cell(verdicts), end_section=True)
     console.print(table)
 
 

@@ -7,6 +7,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
+from rich.text import Text
 
 from segnet_jax.system import logs
 from segnet_jax.system.errors import printable, shown
@@ -16,6 +17,11 @@ def echo(*texts: object, file: TextIO | None = None) -> None:
     """Print each text on a line of its own, by default on standard output."""
     for text in texts:
         print(printable(text), file=file)
+
+
+def cell(text: object, style: str = "") -> Text:
+    """Return the cell of a table: unprintable characters are escaped, and "[red]" is no markup."""
+    return Text(printable(text), style=style)
 
 
 @contextlib.contextmanager

@@ -17,13 +17,17 @@ from broken_runs import HERE
 from made_runs import make_run
 from PIL import Image
 
+from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines, print_comparison
+from segnet_jax.benchmarks.table import print_measurements
 from segnet_jax.config.files import read_run
 from segnet_jax.data.images.decode import read_image
+from segnet_jax.data.label_files.decode_labels import read_stored
 from segnet_jax.data.layouts.names.match_names import pictures_below
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.export import _explain_disk_errors
 from segnet_jax.inference.sources import find_sources, name_outputs
 from segnet_jax.reporting.progress import Progress
+from segnet_jax.reporting.published import print_published
 from segnet_jax.reporting.tables import print_sequences
 from segnet_jax.runs.session import record_evaluation
 from segnet_jax.system import console, errors, limits
@@ -63,6 +67,15 @@ def test_nothing_that_a_terminal_obeys_is_printed(capsys, monkeypatch):
     print_sequences({EVIL: {"miou": 0.5, "num_images": 3}})
     with bar("[/red]" + EVIL, 1) as advance:
         advance()
+    measured = {"name": EVIL, "device": EVIL, "precisions": {EVIL: {"fails": EVIL, "layers": {EVIL: {"rms": EVIL}}}}}
+    comparison = compare_machines([measured, measured | {"settings": EVIL}])
+    print_comparison(comparison)
+    print(as_markdown(comparison))
+    print_measurements({"now": {EVIL: EVIL}}, {"now": {EVIL: EVIL}}, title="measurements")
+    ours = {"summary": EVIL}
+    row = {"name": "theirs", "citation": "", "remark": "", "scores": {}}
+    compared = {"difference": {}, "differs_in": [EVIL], "same_protocol": False, "why": EVIL}
+    print_published({"ours": [ours], "published": [row | {"ours": [compared]}]})
     for text in capsys.readouterr():
         assert not {"\x1b", "\x07", "\u202e", "\udcff"} & set(text)
     assert "[2J" in errors.printable(EVIL)
@@ -258,3 +271,15 @@ def test_transparency_beside_the_pixels_is_refused_as_that_of_rgba_is(tmp_path, 
         picture.putpalette(PALETTE)
     picture.save(tmp_path / "b.png", transparency=key)
     assert not read_image(tmp_path / "b.png", "b.png").any()
+
+
+def test_a_color_label_with_a_transparent_color_is_refused_and_ids_are_read(tmp_path):
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    pixels[0, 0] = (1, 2, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=(1, 2, 3))
+    with pytest.raises(UserError, match="label a.png has 1 transparent pixel"):
+        read_stored(tmp_path / "a.png", "a.png")
+    picture = Image.fromarray(pixels[..., 0], "P")
+    picture.putpalette(PALETTE)
+    picture.save(tmp_path / "b.png", transparency=1)
+    np.testing.assert_array_equal(read_stored(tmp_path / "b.png", "b.png").values(), pixels[..., 0])

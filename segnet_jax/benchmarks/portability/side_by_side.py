@@ -10,6 +10,9 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
+from segnet_jax.system.console import cell
+from segnet_jax.system.errors import shown
+
 _OF_MACHINE = {"device": ("device",), "platform": ("platform",), "date": ("date",)}
 _VERSIONS = ("segnet_jax", "jax", "jaxlib", "flax")
 _SPEEDS = {
@@ -106,17 +109,17 @@ def print_comparison(comparison: MachineComparison, file: TextIO | None = None) 
     """Print the table to a file, by default standard output, without the layers' largest differences."""
     console = Console(file=file or sys.stdout, highlight=False)
     for warning in comparison.warnings:
-        console.print(f"warning: {warning}", style="bold")
+        console.print(cell(f"warning: {warning}", "bold"))
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     for name, precision in comparison.columns:
-        table.add_column(f"{name}\n{precision}", justify="right")
+        table.add_column(cell(f"{name}\n{precision}"), justify="right")
     for title, rows in comparison.sections:
         if title == _LARGEST:
             continue
-        table.add_row(title, style="bold")
+        table.add_row(cell(title), style="bold")
         for name, values in rows:
-            table.add_row(f"  {name}", *(_text(name, value) for value in values))
+            table.add_row(cell(f"  {name}"), *(cell(_text(name, value)) for value in values))
     console.print(table)
 
 
@@ -132,9 +135,13 @@ def is_page(head: bytes) -> bool:
 def as_markdown(comparison: MachineComparison) -> str:
     """Return the table as a Markdown page."""
     lines = [MARK, "", f"# {comparison.title}", ""]
-    lines += [f"* **Warning:** {warning}" for warning in comparison.warnings] + [""] * bool(comparison.warnings)
+    lines += [f"* **Warning:** {shown(warning)}" for warning in comparison.warnings] + [""] * bool(comparison.warnings)
     for title, rows in comparison.sections:
-        lines += [f"## {title}", "", _line(["", *(f"{name}, {precision}" for name, precision in comparison.columns)])]
+        lines += [
+            f"## {shown(title)}",
+            "",
+            _line(["", *(f"{name}, {precision}" for name, precision in comparison.columns)]),
+        ]
         lines.append(_line(["---", *("---:" for _ in comparison.columns)]))
         lines += [_line([name, *(_text(name, value) for value in values)]) for name, values in rows]
         lines.append("")
@@ -142,7 +149,7 @@ def as_markdown(comparison: MachineComparison) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    return f"| {' | '.join(shown(text).replace('|', '/') for text in cells)} |"
 
 
 def names_of(names: Sequence[str]) -> list[str]:

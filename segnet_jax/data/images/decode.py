@@ -87,13 +87,13 @@ def read_image(
     if header.kind in ("RGBA", "grey+alpha"):
         refuse_transparency(np.asarray(image.getchannel("A")), "image", name)
     elif header.format == "PNG" and (transparency := png_transparency(data)):
-        refuse_transparency(_alpha(np.asarray(image), header, transparency), "image", name)
+        refuse_transparency(png_alpha(np.asarray(image), header, transparency), "image", name)
     if header.bits == 16 and header.kind == "grey":
         return upright(np.repeat(_ranged(np.asarray(image), image_range)[..., None], 3, axis=-1), turned)
     return upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), turned)
 
 
-def _alpha(pixels: np.ndarray, header: Header, transparency: bytes) -> np.ndarray:
+def png_alpha(pixels: np.ndarray, header: Header, transparency: bytes) -> np.ndarray:
     """Return alpha, uint8 [H,W], from a PNG's tRNS chunk: the palette's alpha or one transparent color."""
     if header.kind == "palette":
         table = np.full(256, 255, np.uint8)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from segnet_jax.constants import VOID, Exif
-from segnet_jax.data.images.decode import decode_picture, refuse_transparency, upright
+from segnet_jax.data.images.decode import decode_picture, png_alpha, refuse_transparency, upright
+from segnet_jax.data.images.picture_bytes import png_transparency
 from segnet_jax.data.images.picture_header import (
     BYTES_PER_PIXEL,
     EXPORT_IDS,
@@ -174,6 +175,9 @@ def read_stored(
     if header.kind in ("RGBA", "grey+alpha"):
         refuse_transparency(values[..., -1], "label", name)
         values = values[..., :3] if header.kind == "RGBA" else values[..., 0]
+    elif header.format == "PNG" and header.kind == "RGB" and (transparency := png_transparency(data)):
+        # In gray and palette files the values are the class ids, whatever is transparent.
+        refuse_transparency(png_alpha(np.asarray(image), header, transparency), "label", name)
     if values.ndim == 2 and header.kind == "palette" and image.palette is not None:
         palette = np.frombuffer(image.palette.tobytes(), np.uint8)
         palette = palette[: len(palette) // 3 * 3].reshape(-1, 3) if image.palette.mode == "RGB" else None
