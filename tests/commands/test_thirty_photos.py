@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -12,11 +13,20 @@ import pytest
 import thirty_photos
 from PIL import Image
 
+from segnet_jax.weights.published import PUBLISHED
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_three_commands_make_a_useful_network(camvid_folder, tmp_path):
+@pytest.mark.parametrize("weights", ["no weights", "VGG-16 in the cache"])
+def test_three_commands_make_a_useful_network(weights, camvid_folder, tmp_path):
+    if weights != "no weights":
+        file = os.environ.get("SEGNET_JAX_VGG16")
+        if not file:
+            pytest.skip("SEGNET_JAX_VGG16 does not name the weights")
+        (tmp_path / "cache").mkdir()
+        shutil.copy(file, tmp_path / "cache" / PUBLISHED["vgg16"].filename)
     thirty_photos.make(camvid_folder, tmp_path / "photos")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SEGNET_JAX_CACHE": str(tmp_path / "cache")}
 
