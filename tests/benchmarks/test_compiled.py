@@ -82,6 +82,30 @@ def test_kernels_are_listed_with_their_operands_and_trip_counts():
     assert (listed["conv.1"].bytes_read, listed["conv.1"].bytes_written) == (MAP + 2 * KERNEL + 4 * 8, MAP)
 
 
+SLICING = """%fused_slice (param_0: f32[100], param_1: s32[], param_2: f32[8]) -> f32[8] {
+  %param_0 = f32[100]{0} parameter(0)
+  %param_1 = s32[] parameter(1)
+  %dynamic-slice.1 = f32[8]{0} dynamic-slice(%param_0, %param_1), dynamic_slice_sizes={8}
+  %slice.1 = f32[4]{0} slice(%param_0), slice={[0:4]}
+  %param_2 = f32[8]{0} parameter(2)
+  ROOT %add.1 = f32[8]{0} add(%dynamic-slice.1, %param_2)
+}
+
+ENTRY %main (all: f32[100], start: s32[], other: f32[8]) -> f32[8] {
+  %all = f32[100]{0} parameter(0)
+  %start = s32[] parameter(1)
+  %other = f32[8]{0} parameter(2)
+  %slice.2 = f32[8]{0} slice(%all), slice={[0:8]}
+  ROOT %fusion.1 = f32[8]{0} fusion(%all, %start, %other), kind=kLoop, calls=%fused_slice
+}
+"""
+
+
+def test_of_an_array_that_is_only_sliced_the_slices_are_read():
+    plain, fused = kernels(SLICING)
+    assert (plain.bytes_read, fused.bytes_read) == (4 * 8, 4 * (8 + 4) + 4 + 4 * 8)
+
+
 def test_a_program_is_counted_by_kind_and_part():
     counted = count_program(kernels(PROGRAM), num_images=2)
     assert counted["kernels"] == {

@@ -20,6 +20,7 @@ NO_KERNEL = {
     *("add-dependency", "domain", "async-update", "async-done", "copy-done"),
 }
 """Operations that run nothing on the device."""
+_PARTIAL = {"slice", "dynamic-slice", "gather"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Instruction:
       attributes: the rest of the line.
       count: how often it runs in one call of the program.
       fused: name stacks of the operations in a fusion.
+      bytes_read: bytes of the operands, without the parts that only slices or gathers of them leave out.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Instruction:
     attributes: str
     count: int = 1
     fused: frozenset[str] = frozenset()
+    bytes_read: int = 0
 
     @property
     def op_name(self) -> str:
@@ -55,11 +58,6 @@ class Instruction:
     def custom_call(self) -> str:
         """The target of a custom call, or ""."""
         return self.attribute(r'custom_call_target="([^"]*)"')
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes of all operands."""
-        return sum(map(num_bytes, dict(zip(self.operands, self.operand_shapes, strict=True)).values()))
 
     @property
     def bytes_written(self) -> int:
@@ -116,9 +114,29 @@ def _kernels(computations: dict[str, list[str]], name: str, count: int) -> Itera
             continue
         known = tuple(each for each in _OPERAND.findall(operands) if each in shapes)
         called = re.search(r"calls=%?([\w.\-]+)", attributes)
-        fused = frozenset(_OP_NAME.findall("\n".join(computations.get(called[1], ())))) if called else frozenset()
+        inner = computations.get(called[1], []) if called else []
         known_shapes = tuple(shapes[each] for each in known)
-        yield Instruction(match[1], match[2], operation, known, known_shapes, attributes, count, fused)
+        read = dict(zip(known, known_shapes, strict=True))
+        if operation in _PARTIAL:
+            read[known[0]] = match[2]
+        partial = _partly_read(inner)
+        num_read = sum(min(num_bytes(shape), partial.get(known.index(name), math.inf)) for name, shape in read.items())
+        fused = frozenset(_OP_NAME.findall("\n".join(inner)))
+        yield Instruction(match[1], match[2], operation, known, known_shapes, attributes, count, fused, num_read)
+
+
+def _partly_read(lines: list[str]) -> dict[int, int]:
+    """Return the bytes that a fused computation reads of the parameters that it only slices or gathers, by index."""
+    parsed = [match for line in lines if (match := _INSTRUCTION.match(line))]
+    parameters = {match[1]: int(_split(match[4])[0]) for match in parsed if match[3] == "parameter"}
+    read, whole = dict.fromkeys(parameters.values(), 0), set()
+    for match in parsed:
+        for place, name in enumerate(_OPERAND.findall(_split(match[4])[0])):
+            if name in parameters and match[3] in _PARTIAL and place == 0:
+                read[parameters[name]] += num_bytes(match[2])
+            elif name in parameters:
+                whole.add(parameters[name])
+    return {index: size for index, size in read.items() if index not in whole}
 
 
 def _called(operation: str, attributes: str) -> list[str]:
