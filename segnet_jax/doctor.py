@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import rich.box
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.config.options import DataFolder, File, GrayRange, Pattern, Section, SequenceName, Suffix, ValueMap
 from segnet_jax.data import sequences
 from segnet_jax.data.dataset import Dataset, evenly_spaced
 from segnet_jax.data.images.decode import read_image
@@ -32,6 +33,7 @@ from segnet_jax.reporting.sheet import is_asked_for, sheet_png
 from segnet_jax.runs.dataset import open_data, read_options_of, size_warning
 from segnet_jax.runs.dataset_checks import DatasetReport, Suggestion, as_json, check_dataset, suggest, suggested_size
 from segnet_jax.runs.default_recipe import choose_protocol, has_accelerator, is_own_folder
+from segnet_jax.system.called import as_called
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
@@ -39,9 +41,10 @@ from segnet_jax.system.files import atomic_write_bytes, atomic_write_text, check
 
 DESCRIPTION = """Read every image and label of a dataset folder, and report all faults at once, each with a fix.
 
-Example:  python -m segnet_jax.doctor photos --picture look.png
+Exit code 0: the folder can be trained on, and the last line is the command for it. Exit code 2: it has faults.
 
-Exit code 0: the folder can be trained on, and the last line is the command for it. Exit code 2: it has faults."""
+Example:
+  python -m segnet_jax.doctor photos --picture look.png"""
 
 _MAX_PICTURES = 16
 _MAX_PICTURES_PER_READING = 4  # where several readings are compared
@@ -51,14 +54,20 @@ _MAX_PICTURES_PER_READING = 4  # where several readings are compared
 class DoctorOptions:
     """Flags of `doctor`; those from `images` on have the same meaning as in `train`."""
 
-    data: Annotated[str, tyro.conf.Positional]  # dataset folder
-    json: str = ""  # JSON file to write the findings to
-    picture: str = ""  # PNG file to draw sample images with overlaid labels to
-    classes: str = ""  # class table to create for editing, one line per value or color found in the labels
-    images: str = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
-    label_files: str = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
-    label_suffix: str = ""  # suffix of label names after the image's name, such as _mask; empty: detect it
-    map: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # OLD=NEW: read label value OLD as NEW, e.g. 255=1
+    SECTIONS: ClassVar[tuple[Section, ...]] = (
+        Section("output", "json", ("json", "picture", "classes")),
+        Section("how to read the folder", "images", ("images", "label_files", "map", "labels_start_at", "labels_as")),
+        Section("splits", "val_fraction", ("val_fraction",)),
+    )
+
+    data: Annotated[DataFolder, tyro.conf.Positional]  # dataset folder
+    json: File = ""  # JSON file to write the findings to
+    picture: File = ""  # PNG file to draw sample images with overlaid labels to
+    classes: File = ""  # class table to create for editing, one line per value or color found in the labels
+    images: Pattern = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
+    label_files: Pattern = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
+    label_suffix: Suffix = ""  # suffix of label names after the image's name, such as _mask; empty: detect it
+    map: ValueMap = ()  # read label value OLD as NEW, such as 255=1; may be repeated
     labels_start_at: int = -1  # label value of the first class; smaller values are void; -1: not specified
     labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and gray labels store, if it is ambiguous
     threshold: int = 0  # two classes: label values from this one on are the second, e.g. 128 for JPEG masks; 0: off
@@ -66,11 +75,11 @@ class DoctorOptions:
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
-    image_range: tuple[int, int] = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
+    image_range: GrayRange = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
     val_fraction: float = 0.0  # fraction of the images to validate on, such as 0.2; 0: the dataset's own split
     split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how to split CamVid's frames
-    leave_out: str = ""  # with --split-rule leave-out: validate on this sequence; train on the others
+    leave_out: SequenceName = ""  # with --split-rule leave-out: validate on this sequence; train on the others
     leave_out_train: int = 0  # train on the first N frames of --leave-out and validate on the rest; 0: see --leave-out
 
 
@@ -105,7 +114,7 @@ def doctor(options: DoctorOptions) -> int:
         if options.picture and choices:
             _draw_choices(options, config, choices)
         if fixes:
-            command = " ".join([_prog("doctor"), shlex.join(_data_flags(config)), *fixes])
+            command = " ".join([_called("doctor"), shlex.join(_data_flags(config)), *fixes])
             echo(f"to check the suggested flags, run:\n  {command}")
         raise UserErrors(options.data, found.faults)
     suggestion = suggest(found.dataset, found.counts, has_accelerator())
@@ -139,11 +148,11 @@ def _command(found: DatasetReport, config: Config) -> list[str]:
     selecting = ["--result-checkpoint", "last"] if config.split_rule == "trainval" else []
     recipe = ["--protocol", choose_protocol(None)[0]] if is_own_folder(config.data) else []
     flags = [*selecting, *recipe, *suggestion.flags()]
-    return [*_prog("train").split(), "--data", *_data_flags(config), *flags]
+    return [*_called("train").split(), "--data", *_data_flags(config), *flags]
 
 
-def _prog(name: str) -> str:
-    return f"python -m segnet_jax.{name}"
+def _called(name: str) -> str:
+    return as_called(f"python -m segnet_jax.{name}")
 
 
 def _data_flags(config: Config) -> list[str]:
@@ -247,7 +256,7 @@ def _write_classes(options: DoctorOptions, config: Config) -> int:
     if not found:
         raise UserErrors(options.data, faults)
     atomic_write_text(path, draft_class_table(found, max(0, config.labels_start_at)))
-    echo(f"wrote {path}: edit the class names, then run\n  {_prog('doctor')} {shlex.join(_data_flags(config))}")
+    echo(f"wrote {path}: edit the class names, then run\n  {_called('doctor')} {shlex.join(_data_flags(config))}")
     return 0
 
 

@@ -18,8 +18,10 @@ from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.config.flags import parse_config, parse_flags
+from segnet_jax.config.options import DataFolder, File, Files, Flag, Name, NumDevices, RunFolder
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting.environment import environment, versions
+from segnet_jax.system.called import as_called
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.files import (
@@ -47,27 +49,33 @@ Each has --help. Examples:
 LOWER = f"""Lower the steps of training, evaluation and inference for other platforms and serialize them, on a CPU and
 without the target devices. Writes one file per step, and lowered.json with their operation counts.
 
-Example:  python -m segnet_jax.portability lower --width 0.25 --image-size 120 160 --out lowered
+Takes the flags of train, and those of the section "lower". Without --run the programs serve for counting operations
+only: they have CamVid's {len(CAMVID)} classes with equal weights, torchvision's preprocessing, and one step per epoch.
+--devices N lowers for N devices. --precision auto lowers in all three precisions. With --input auto the step makes its
+batch from a device-resident dataset. To run a file, load it on such a device with jax.export.deserialize and pass the
+arrays by name.
 
-Takes the flags of train, and: --out DIR, the output folder; --platforms NAME..., from {", ".join(PLATFORMS)};
---run RUN, which reads the config of that run instead of the defaults, and the classes, preprocessing and class weights
-from its newest checkpoint. Without --run the programs serve for counting operations only: they have CamVid's
-{len(CAMVID)} classes with equal weights, torchvision's preprocessing, and one step per epoch. --devices N lowers for N
-devices. --precision auto lowers in all three precisions. With --input auto the step makes its batch from a
-device-resident dataset. To run a file, load it on such a device with jax.export.deserialize and pass the arrays by
-name."""
+Example:
+  python -m segnet_jax.portability lower --width 0.25 --image-size 120 160 --out lowered"""
 
 MEASURE = """Measure a run's network on this machine in several precisions: the difference of each convolution's output
 from a float64 reference, the pixels whose class changes, scores, throughput, memory, and a few more training steps.
 Devices report only their peak memory since the process started, so a later precision has a figure only if it uses more
 than the earlier ones; to measure one precision alone, use --precision NAME.
 
-Example:  python -m segnet_jax.portability measure --run runs/demo-1 --json here.json"""
+Example:
+  python -m segnet_jax.portability measure --run runs/demo-1 --json here.json"""
 
 REPORT = """Compare the JSON files that `measure` wrote on several machines.
 
-Example:  python -m segnet_jax.portability report cpu.json h100.json --out both.md"""
+Example:
+  python -m segnet_jax.portability report cpu.json h100.json --out both.md"""
 
+LOWER_FLAGS = (
+    Flag("out", "output folder, empty or not existing", "FOLDER", section="lower"),
+    Flag("platforms", "platforms to lower for", "{" + ",".join(PLATFORMS) + "} ...", arity=None, section="lower"),
+    Flag("run", "run to read config, classes, preprocessing and class weights from", "RUN", section="lower"),
+)
 PRECISIONS = ("float32", "bfloat16", "float16")
 LOWERED_FILE = "lowered.json"
 
@@ -75,8 +83,8 @@ LOWERED_FILE = "lowered.json"
 def main() -> int:
     """Run the command."""
     use, *rest = sys.argv[1:] or ["--help"]
-    if use in ("-h", "--help"):
-        print(OVERVIEW)
+    if use in ("-h", "--help", "--help-all"):
+        print(as_called(OVERVIEW))
         return 0
     if use == "lower":
         return lower(*_lower_options(rest))
@@ -87,7 +95,7 @@ def main() -> int:
     near = difflib.get_close_matches(use, ("lower", "measure", "report"), n=1)
     raise UserError(
         f"the subcommand must be lower, measure or report, got {use!r}{f'; nearest: {near[0]}' if near else ''} "
-        f"(see python -m {PROG} --help)"
+        f"(see {as_called(f'python -m {PROG}')} --help)"
     )
 
 
@@ -111,7 +119,7 @@ def _lower_options(args: Sequence[str]) -> tuple[Config, pathlib.Path, tuple[str
     if given.run:
         read_run(given.run)  # for its error messages
         flags = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *flags]
-    config = parse_config(flags, prog=f"{PROG} lower", description=LOWER)
+    config = parse_config(flags, prog=f"{PROG} lower", description=LOWER, own=LOWER_FLAGS)
     if not given.out:
         raise UserError("lower needs an output folder: add --out DIR")
     if unknown := [name for name in given.platforms if name not in PLATFORMS]:
@@ -191,19 +199,19 @@ def _make_folder(out: pathlib.Path) -> None:
 class MeasureOptions:
     """Flags of `portability measure`."""
 
-    run: str  # run folder
-    json: str  # JSON file to write the measurements to
-    data: str = ""  # dataset folder; default: the one that the run was trained on
+    run: RunFolder  # run folder
+    json: File  # JSON file to write the measurements to
+    data: DataFolder = ""  # dataset folder; default: the one that the run was trained on
     precision: tuple[Literal["float32", "bfloat16", "float16"], ...] = PRECISIONS  # dtypes of activations to measure
     checkpoint: Literal["result", "best", "newest"] = "result"  # checkpoint; result: the one that result.json scores
     images: int = 0  # number of validation images to score, evenly spaced; 0: all
     compared: int = 2  # number of images on which every convolution is compared with float64
     training_steps: int = 5  # number of training steps to take from the checkpoint
     batch_size_per_device: int = 4  # images per device and forward pass
-    devices: str = "1"  # number of devices to train on, or "all"; everything else runs on one
+    devices: NumDevices = "1"  # number of devices to train on, or "all"; everything else runs on one
     steps: int = 10  # number of steps per timed round
     rounds: int = 3  # number of timed rounds, whose median is reported
-    name: str = ""  # name of this machine in reports; default: its device
+    name: Name = ""  # name of this machine in reports; default: its device
 
     def __post_init__(self):
         """Check the numbers.
@@ -260,9 +268,9 @@ def measure(options: MeasureOptions) -> int:
 class CompareOptions:
     """Flags of `portability report`."""
 
-    files: Annotated[tuple[str, ...], tyro.conf.Positional]  # JSON files written by measure, one per machine
-    out: str = ""  # Markdown file to write the tables to
-    json: str = ""  # JSON file to write the tables to
+    files: Annotated[Files, tyro.conf.Positional]  # JSON files written by measure, one per machine
+    out: File = ""  # Markdown file to write the tables to
+    json: File = ""  # JSON file to write the tables to
     overwrite: bool = False  # replace the files of --out and --json
 
 
@@ -300,6 +308,10 @@ def read_measured(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("portability") != 1 or not isinstance(data.get("precisions"), dict):
         raise UserError(f"{path} was not written by portability measure")
     return data
+
+
+SUBCOMMANDS = {"lower": (Config, LOWER_FLAGS), "measure": (MeasureOptions, ()), "report": (CompareOptions, ())}
+"""Name -> (dataclass of its flags, its other flags)."""
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
 
 DESCRIPTION = """Train SegNet and write a run folder with checkpoints, metrics, figures and a report.
+After an interruption, a kill or a full disk, the same command resumes the run.
 
-Try it:  python -m segnet_jax.train --protocol demo
-
-CamVid:  python -m segnet_jax.train --protocol camvid-matlab-2018 --data DIR --devices 8
-
-After an interruption, a kill or a full disk, the same command resumes the run."""
+Examples:
+  python -m segnet_jax.train --protocol demo
+  python -m segnet_jax.train --data photos
+  python -m segnet_jax.train --protocol camvid-matlab-2018 --data camvid --devices 8"""
 
 
 def main() -> int:

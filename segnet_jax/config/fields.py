@@ -10,10 +10,23 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from tyro.conf import UseAppendAction
+from tyro.conf import arg
 
+from segnet_jax.config.options import (
+    DataFolder,
+    GrayRange,
+    ImageSize,
+    Name,
+    NumDevices,
+    Pattern,
+    RunFolder,
+    Section,
+    SequenceName,
+    Suffix,
+    ValueMap,
+)
 from segnet_jax.config.ranges import MAX_STAGES, RANGES
 from segnet_jax.system.errors import UserError
 
@@ -35,21 +48,38 @@ class Config:
     per device, flips and shifts. Protocols and experiments state only what differs from the defaults.
     """
 
-    protocol: str = ""  # named recipe that sets the other defaults, such as demo, camvid-tutorial or camvid-strong
+    SECTIONS: ClassVar[tuple[Section, ...]] = (
+        Section("recipe", "protocol", ("protocol", "config")),
+        Section("data", "data", ("data", "image_size", "val_fraction")),
+        Section("augmentation", "flip"),
+        Section("network", "network"),
+        Section("initial weights", "init", ("init", "freeze")),
+        Section("training", "epochs", ("epochs", "steps", "batch_size_per_device", "learning_rate")),
+        Section("devices and input", "devices", ("devices",)),
+        Section("several hosts", "coordinator"),
+        Section("run", "run", ("run", "resume")),
+    )
+
+    protocol: Name = ""  # named recipe that sets the defaults of the other flags, such as demo or scratch
 
     # data
-    data: str = field(default="camvid", metadata=FREE)  # a dataset folder, "camvid" (from prepare), or "synthetic"
+    data: DataFolder = field(
+        default="camvid", metadata=FREE
+    )  # a dataset folder, "camvid" (from prepare), or "synthetic"
     split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how to split CamVid's frames
-    leave_out: str = ""  # with --split-rule leave-out: validate on this sequence, such as 0016E5; train on the others
+    # with --split-rule leave-out: validate on this sequence, such as 0016E5; train on the others
+    leave_out: SequenceName = ""
     leave_out_train: int = 0  # train on the first N frames of --leave-out and validate on the rest; 0: see --leave-out
-    scenes: tuple[int, int] = (240, 60)  # number of training and validation scenes to render for --data synthetic
-    image_size: tuple[int, int] = (360, 480)  # height and width to resize images and labels to
+    # number of training and validation scenes to render for --data synthetic
+    scenes: Annotated[tuple[int, int], arg(metavar="TRAIN VAL")] = (240, 60)
+    image_size: ImageSize = (360, 480)  # height and width to resize images and labels to
     # how to reach --image-size: stretch (distorts), letterbox (pads with void), crop (cuts the edges)
     fit: Literal["stretch", "letterbox", "crop"] = "stretch"
-    images: str = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
-    label_files: str = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
-    label_suffix: str = ""  # suffix of label names after the image's name, such as _mask; empty: detect it
-    map: Annotated[tuple[str, ...], UseAppendAction] = ()  # OLD=NEW: read label value OLD as NEW, such as 255=1
+    images: Pattern = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
+    label_files: Pattern = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
+    label_suffix: Suffix = ""  # suffix of label names after the image's name, such as _mask; empty: detect it
+    # read label value OLD as NEW, such as 255=1; may be repeated
+    map: ValueMap = ()
     labels_start_at: int = -1  # label value of the first class; smaller values are void; -1: not specified
     labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and gray labels store, if it is ambiguous
     threshold: int = 0  # two classes: label values from this one on are the second, e.g. 128 for JPEG masks; 0: off
@@ -57,13 +87,14 @@ class Config:
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
-    image_range: tuple[int, int] = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
+    # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
+    image_range: GrayRange = (0, 0)
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
     val_fraction: float = 0.0  # fraction of the images to validate on, such as 0.2; 0: the dataset's own split
     flip: bool = field(default=True, metadata=OVERRIDE)  # flip left/right with probability 1/2
     shift: int = field(default=10, metadata=OVERRIDE)  # maximum random shift in x and y, pixels; padded with 0 and void
     # range of the random scale factor, about a random center; padded with 0 and void
-    scale: tuple[float, float] = field(default=(1.0, 1.0), metadata=OVERRIDE)
+    scale: Annotated[tuple[float, float], arg(metavar="MIN MAX")] = field(default=(1.0, 1.0), metadata=OVERRIDE)
     color: float = field(default=0.0, metadata=OVERRIDE)  # strength of random contrast, brightness and color, 0 to 1
 
     # network
@@ -86,20 +117,21 @@ class Config:
     batch_norm_bias: float = 0.0  # initial value of BatchNorm's shift
     # inference statistics; recompute: precise statistics over the training images after training, as the authors do
     batch_norm: Literal["running", "recompute"] = field(default="running", metadata=OVERRIDE)
-    batch_norm_variance: Literal["batches", "population"] = (
-        field(  # recompute: mean of batch variances, or of all pixels
-            default="batches", metadata=OVERRIDE
-        )
-    )
+    # with --batch-norm recompute: the mean of the batches' variances, or the variance of all pixels
+    batch_norm_variance: Literal["batches", "population"] = field(default="batches", metadata=OVERRIDE)
     # compute batch statistics over all devices, so that 8 x 4 images equal 1 x 32
     sync_batch_norm: bool = field(default=True, metadata=OVERRIDE)
-    init: str = "vgg16"  # initial weights: vgg16, vgg16_bn, vgg19, a weight file, a run, or none
+    init: Annotated[str, arg(metavar="WEIGHTS")] = (
+        "vgg16"  # initial weights: vgg16, vgg16_bn, vgg19, a weight file, a run, or none
+    )
     # initial BatchNorm after pretrained VGG convolutions. identity: scale 1, shift 0; preserve: scale and shift with
     # which the encoder computes what the VGG computes; rescale: preserve, with kernels rescaled to the norm of He
     # initialization; normalize: rescale, with each layer's output divided by a constant so that its scales are about 1
     init_batch_norm: Literal["identity", "preserve", "rescale", "normalize"] = "identity"
     preprocessing: Literal["auto", "torch", "caffe", "raw"] = "auto"  # pixel normalization; auto: as the weights expect
-    freeze: str = "none"  # stages not to train, BatchNorm included: "encoder", or N for stages 1 to N
+    freeze: Annotated[str, arg(metavar="STAGES")] = (
+        "none"  # stages not to train, BatchNorm included: "encoder", or N for stages 1 to N
+    )
 
     # training
     epochs: int = field(default=100, metadata=OVERRIDE)  # passes over the training split
@@ -130,7 +162,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # dtype of activations
 
     # devices and input
-    devices: str = field(default="all", metadata=FREE)  # number of devices to train on, or "all"
+    devices: NumDevices = field(default="all", metadata=FREE)  # number of devices to train on, or "all"
     fake_devices: int = field(default=0, metadata=FREE)  # split the CPU into this many devices, for testing
     # host: tf.data pipeline; device: dataset kept in device memory; auto: device if it fits
     input: Literal["auto", "host", "device"] = field(default="auto", metadata=FREE)
@@ -142,13 +174,14 @@ class Config:
     deterministic: bool = field(default=False, metadata=FREE)
 
     # several hosts; SLURM, Open MPI, Kubernetes (with the extra k8s) and TPU pods are detected
-    coordinator: str = field(default="", metadata=OF_THIS_START)  # host:port of process 0, if no cluster is detected
+    # host:port of process 0, if no cluster is detected
+    coordinator: Annotated[str, arg(metavar="HOST:PORT")] = field(default="", metadata=OF_THIS_START)
     process_id: int = field(default=-1, metadata=OF_THIS_START)  # id of this process, from 0; with --coordinator
     num_processes: int = field(default=0, metadata=OF_THIS_START)  # number of processes; with --coordinator
     heartbeat: int = field(default=30, metadata=FREE)  # seconds without a heartbeat until a process counts as lost
 
     # the run
-    run: str = field(default="", metadata=OF_THIS_START)  # run folder; default: the next free runs/NAME-NUMBER
+    run: RunFolder = field(default="", metadata=OF_THIS_START)  # run folder; default: the next free runs/NAME-NUMBER
     # resume --run from its last checkpoint; bit-identical on CPUs, on GPUs with --deterministic
     resume: bool = field(default=False, metadata=OF_THIS_START)
     override: bool = field(default=False, metadata=OF_THIS_START)  # resume with changed settings, and log the changes

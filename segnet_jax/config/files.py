@@ -92,6 +92,13 @@ def protocol_names() -> list[str]:
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
 
 
+def protocol_summaries() -> list[tuple[str, str]]:
+    """Return name and summary of each protocol; the summary is the first line of its file."""
+    folder = resources.files("segnet_jax") / "config" / "protocols"
+    texts = {name: (folder / f"{name}.toml").read_text(encoding="utf-8") for name in protocol_names()}
+    return [(name, text.partition("\n")[0].lstrip("# ")) for name, text in texts.items()]
+
+
 def recipe_differences(config: Config) -> tuple[str, Config, dict[str, tuple[Any, Any]]]:
     """Compare a config with its protocol.
 
