@@ -85,12 +85,13 @@ def evaluate(run: str | pathlib.Path, **settings: Any) -> Scores:
     Raises:
       UserError: If a setting is wrong, or the run or split does not exist.
     """
-    from segnet_jax import evaluate as command
     from segnet_jax.config.flags import parse_flags
+    from segnet_jax.evaluate import EvaluateOptions, evaluate_to_json
 
     logs.configure()  # before the flags, which may change the verbosity
-    options = parse_flags(command.EvaluateOptions, [str(run), *_flags(settings)], prog=command.__name__, description="")
-    return Scores.from_json(command.evaluate_to_json(options))
+    words = [str(run), *_flags(settings)]
+    options = parse_flags(EvaluateOptions, words, prog="segnet_jax.evaluate", description="")
+    return Scores.from_json(evaluate_to_json(options))
 
 
 def _read_run(folder: pathlib.Path) -> Run:

@@ -25,7 +25,7 @@ from segnet_jax.weights.formats.published_sums import describe
 from segnet_jax.weights.load import read_caffe_segnet, read_vgg
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
 
-_DESCRIPTION = """Download and convert CamVid or pretrained weights before training, for machines without network.
+DESCRIPTION = """Download and convert CamVid or pretrained weights before training, for machines without network.
 
 camvid: TFDS dataset at 360x480, made from the official archives (downloads 557 MB of images and 16 MB of labels).
 
@@ -75,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
       UserError: If the flags or files are wrong, or a download fails.
     """
     args = sys.argv[1:] if args is None else args
-    options = parse_flags(PrepareOptions, args, prog="segnet_jax.prepare", description=_DESCRIPTION)
+    options = parse_flags(PrepareOptions, args, prog="segnet_jax.prepare", description=DESCRIPTION)
     if options.what == "camvid":
         prepare_camvid(options.archives, options.tutorial, options.out or cache_folder())
     elif options.archives or options.tutorial:

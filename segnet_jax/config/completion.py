@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_names
-from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of
+from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of, with_own
 
 _GENERAL = ("--help", "--help-all", "--quiet", "--verbose")
 _INITIAL_WEIGHTS = ("vgg16", "vgg16_bn", "vgg19", "none")
@@ -75,11 +75,13 @@ def script(shell: str, commands: Sequence[str]) -> str:
 
     Args:
       shell: "bash" or "zsh".
-      commands: module names. A module's flags are the fields of its `Options`, or of `Config`, and its `OWN_FLAGS`; or
-        those of its `SUBCOMMANDS`, name -> (dataclass, own flags).
+      commands: module names.
     """
-    subcommands = {name: getattr(importlib.import_module(f"segnet_jax.{name}"), "SUBCOMMANDS", {}) for name in commands}
-    flags = dict(_flags_by_command(subcommands))
+    flags = dict(flags_by_command(commands))
+    subcommands: dict[str, list[str]] = {}
+    for command in flags:
+        name, _, word = command.partition(" ")
+        subcommands.setdefault(name, []).extend([word] * bool(word))
     text = _SCRIPT.format(
         commands=" ".join(commands),
         subcommands="\n".join(
@@ -97,16 +99,19 @@ def script(shell: str, commands: Sequence[str]) -> str:
     return (_ZSH if shell == "zsh" else "") + text
 
 
-def _flags_by_command(subcommands: Mapping[str, Mapping]) -> Iterator[tuple[str, list[Flag]]]:
-    """Yield each command, or command and subcommand, with its flags."""
-    for name, words in subcommands.items():
+def flags_by_command(commands: Sequence[str]) -> Iterator[tuple[str, list[Flag]]]:
+    """Yield each command, or command and subcommand, with its flags.
+
+    Args:
+      commands: module names. A module's flags are the fields of its `Options`, or of `Config`, and its `OWN_FLAGS`; or
+        those of its `SUBCOMMANDS`, name -> (dataclass, own flags).
+    """
+    for name in commands:
         module = importlib.import_module(f"segnet_jax.{name}")
         kind = getattr(module, f"{name.title()}Options", Config)
-        kinds = {f"{name} {word}": pair for word, pair in words.items()} or {
-            name: (kind, getattr(module, "OWN_FLAGS", ()))
-        }
-        for command, (each, own) in kinds.items():
-            yield command, [*flags_of(each), *([CONFIG_FLAG] if each is Config else []), *own]
+        kinds = {f"{name} {word}": pair for word, pair in getattr(module, "SUBCOMMANDS", {}).items()}
+        for command, (each, own) in (kinds or {name: (kind, getattr(module, "OWN_FLAGS", ()))}).items():
+            yield command, with_own(flags_of(each), [*([CONFIG_FLAG] if each is Config else []), *own])
 
 
 def _options(flags: Sequence[Flag]) -> list[str]:

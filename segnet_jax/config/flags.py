@@ -12,7 +12,7 @@ from typing import TypeVar
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_summaries, read_config, read_protocol, read_run
 from segnet_jax.config.help import help_text
-from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of
+from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of, with_own
 from segnet_jax.config.spelling import check_spelling
 from segnet_jax.system import logs
 from segnet_jax.system.called import as_called
@@ -107,7 +107,7 @@ def parse_flags(
 
     args = _take_verbosity(args)
     called = f"python -m {prog}"
-    flags = _with_own(flags_of(kind, default), own)
+    flags = with_own(flags_of(kind, default), own)
     if set(_HELP) & set(args):
         summaries = protocol_summaries() if kind is Config else ()
         print(help_text(called, description, flags, summaries, show_all="--help-all" in args))
@@ -119,16 +119,6 @@ def parse_flags(
             return tyro.cli(kind, args=list(args), prog=called, default=default, add_help=False)
     except SystemExit:
         raise UserError(f"{_message(printed.getvalue())} (see {as_called(f'{called} --help')})") from None
-
-
-def _with_own(flags: Sequence[Flag], own: Sequence[Flag]) -> list[Flag]:
-    """Return the flags of the fields and the other ones, which follow the first field of their section."""
-    ordered = list(flags)
-    for flag in own:
-        ordered = [each for each in ordered if each.name != flag.name]
-        place = next((index for index, each in enumerate(ordered, 1) if each.section == flag.section), len(ordered))
-        ordered.insert(place, flag)
-    return ordered
 
 
 def _take_verbosity(args: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import textwrap
 import tokenize
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
@@ -122,6 +123,16 @@ def flags_of(kind: type, default: Any = None) -> tuple[Flag, ...]:
             )
         )
     return tuple(flags)
+
+
+def with_own(flags: Sequence[Flag], own: Sequence[Flag]) -> list[Flag]:
+    """Return the flags of the fields and the other ones, which follow the first field of their section."""
+    ordered = list(flags)
+    for flag in own:
+        ordered = [each for each in ordered if each.name != flag.name]
+        place = next((index for index, each in enumerate(ordered, 1) if each.section == flag.section), len(ordered))
+        ordered.insert(place, flag)
+    return ordered
 
 
 def _values_of(annotation: Any) -> dict[str, Any]:

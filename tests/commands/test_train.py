@@ -324,6 +324,6 @@ def test_labels_that_teach_nothing_are_reported(logged):
 def test_help_shows_an_example_and_every_field(capsys):
     with pytest.raises(SystemExit) as left:
         parse_config(["--help-all"], prog="segnet_jax.train", description=command.DESCRIPTION)
-    text = capsys.readouterr().out
+    text = capsys.readouterr().out.replace("[no-]", "")
     assert left.value.code == 0 and "python -m segnet_jax.train --protocol demo" in text
     assert all(f"--{name.replace('_', '-')}" in text for name in vars(Config()))
