@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from segnet_jax.config.files import CONFIG_FILE, missing_run_message
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Files, RunFolders
 from segnet_jax.reporting.page import content
@@ -180,10 +181,8 @@ def _run_folder(run: str) -> pathlib.Path:
       UserError: If the folder does not exist or is not a run folder.
     """
     folder = pathlib.Path(run)
-    if not os.path.isdir(folder):
-        raise UserError(f"no run {run}: there is no such folder")
-    if not confined.is_file(folder, "config.toml"):
-        raise UserError(f"no run in {run}: it holds no config.toml")
+    if not os.path.isdir(folder) or not confined.is_file(folder, CONFIG_FILE):
+        raise UserError(missing_run_message(folder))
     confined.check_tree(folder)
     return folder
 

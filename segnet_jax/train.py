@@ -6,6 +6,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.trainer import Trainer
+from segnet_jax.system import logs
 from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
 
@@ -20,6 +21,7 @@ Examples:
 
 def main() -> int:
     """Run the command."""
+    logs.follow_pipe()
     return train(parse_config(sys.argv[1:], prog="segnet_jax.train", description=DESCRIPTION, defaults=default_config))
 
 

@@ -63,16 +63,12 @@ def has_result(setup: Setup, folder: pathlib.Path, step: int) -> bool:
     return step == setup.total_steps == run_folder.steps_of_result(folder)
 
 
-def report_finished(folder: pathlib.Path, total_steps: int, resume_requested: bool) -> None:
-    """Print that a run is finished.
-
-    Raises:
-      UserError: If `--resume` was given.
-    """
-    finished = f"{folder} is finished: all {total_steps} steps are done"
-    if resume_requested:
-        raise UserError(f"{finished}; start a new --run to train more")
-    logger.info(f"{finished}; use another --run to train again, or see its {run_folder.RESULT_FILE}")
+def report_finished(folder: pathlib.Path, total_steps: int) -> None:
+    """Log that a run is finished, whether or not `--resume` was given."""
+    logger.info(
+        f"{folder} is finished: all {total_steps} steps are done; use another --run to train again, or see its "
+        f"{run_folder.RESULT_FILE}"
+    )
 
 
 def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_metric: str) -> dict[str, Any] | None:

@@ -86,7 +86,6 @@ class Trainer:
         self.hosts = self.stack.enter_context(join(*address, config.heartbeat))
         self.stack.enter_context(contextlib.nullcontext() if self.hosts.is_writer else logs.errors_only())
         check_is_other_run(config)
-        self.resume_requested = config.resume
         self.config = session.agree_on_run(config, self.hosts, self.stack)
         self.setup = resolve(self.config)
 
@@ -108,7 +107,7 @@ class Trainer:
             run_folder.check_resumable(meta, setup.identity, self.folder, setup.dataset)
             check_experiment(self.folder, meta, config, override=config.override)
             if session.has_result(setup, self.folder, self.resumed):
-                session.report_finished(self.folder, setup.total_steps, self.resume_requested)
+                session.report_finished(self.folder, setup.total_steps)
                 return False
             meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric)
             preprocessing = checkpoint_folders.preprocessing_of(meta)
