@@ -2,10 +2,13 @@
 
 import difflib
 import importlib.util
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from segnet_jax import __version__
+from segnet_jax.system.called import PACKAGE, SCRIPT
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.limits import leave_if_too_low
 
@@ -24,22 +27,28 @@ COMMANDS = {  # each is a module of this name with a `main`
 }
 COMPLETION = "completion"
 SHELLS = ("bash", "zsh")
+FIRST_STEPS = (
+    ("train --protocol demo", "try it: two minutes on a CPU, no download"),
+    ("doctor FOLDER", "your own images: check them; prints the command to train"),
+    ("predict RUN FOLDER", "use a trained network"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command named by the first argument and exit with its exit code."""
     leave_if_too_low()
+    called = PACKAGE if sys.argv[0].replace("\\", "/").endswith("segnet_jax/__main__.py") else SCRIPT
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if name in ("-h", "--help", "help"):
-        print(overview())
+    if name in ("-h", "--help", "--help-all", "help"):
+        print(overview(called))
     elif name == "--version":
         print(f"segnet_jax {__version__}")
     elif name in commands():
-        _run(importlib.import_module(f"segnet_jax.{name}").main, [f"segnet {name}", *rest])
+        _run(importlib.import_module(f"segnet_jax.{name}").main, [f"{called} {name}", *rest])
     elif name == COMPLETION:
         _complete(rest)
     else:
-        _leave(unknown(name))
+        _leave(unknown(name, called))
 
 
 def commands() -> dict[str, str]:
@@ -47,26 +56,41 @@ def commands() -> dict[str, str]:
     return {name: summary for name, summary in COMMANDS.items() if importlib.util.find_spec(f"segnet_jax.{name}")}
 
 
-def overview() -> str:
-    """Return the text of `segnet --help`, one line per command."""
+def overview(called: str = SCRIPT, width: int | None = None) -> str:
+    """Return the text of `segnet --help`: first steps, and the commands with a summary each.
+
+    Args:
+      called: "segnet" or "python -m segnet_jax".
+      width: number of columns; None for the terminal's, at most 100.
+    """
+    width = width or max(40, min(100, shutil.get_terminal_size().columns))
     summaries = commands() | {COMPLETION: f"print the completion script for a shell: {' or '.join(SHELLS)}"}
-    lines = (f"  {name:12}{summary}" for name, summary in summaries.items())
-    return "\n".join(
-        [
-            "usage: segnet COMMAND ...        (the same as python -m segnet_jax.COMMAND ...)",
-            "",
-            *lines,
-            "",
-            "segnet COMMAND --help lists a command's flags. To try it:  segnet train --protocol demo",
-        ]
-    )
+    lines = [f"usage: {called} COMMAND [flags]", "", "first steps:"]
+    lines += _rows([(f"{called} {words}", text) for words, text in FIRST_STEPS], width)
+    lines += ["", "commands:", *_rows(list(summaries.items()), width), ""]
+    lines += textwrap.wrap(f"{called} COMMAND --help shows a command's flags; {called} --version its version.", width)
+    return "\n".join(lines)
 
 
-def unknown(name: str) -> UserError:
+def _rows(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """Return two columns; the texts stand below where the first column takes more than half of the width."""
+    column = max(len(left) for left, _ in rows) + 4
+    if column > width / 2:
+        return [line for left, right in rows for line in (f"  {left}", *_wrapped(right, width, "      ", "      "))]
+    return [line for left, right in rows for line in _wrapped(right, width, " " * column, f"  {left}".ljust(column))]
+
+
+def _wrapped(text: str, width: int, indent: str, first: str) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def unknown(name: str, called: str = SCRIPT) -> UserError:
     """Return the error for an unknown command, with the nearest known one."""
     near = difflib.get_close_matches(name, [*commands(), COMPLETION], n=1)
     rest = f"; nearest: {near[0]}" if near else f"; commands: {', '.join(commands())}"
-    return UserError(f"unknown command {name!r}{rest} (see segnet --help)")
+    if name.startswith("-"):
+        rest = f"; flags follow the command: {called} train {name}"
+    return UserError(f"unknown command {name!r}{rest} (see {called} --help)")
 
 
 def _complete(rest: Sequence[str]) -> None:

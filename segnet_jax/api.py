@@ -5,7 +5,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
+from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of, words_of
 from segnet_jax.inference.trained_network import TrainedNetwork, load
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.run_folder import RESULT_FILE
@@ -71,7 +73,7 @@ def train(**settings: Any) -> Run:
     from segnet_jax.runs.trainer import Trainer
 
     logs.configure()
-    config = parse_config(_flags(settings), prog="segnet_jax.train", description="", defaults=default_config)
+    config = parse_config(_words(Config, settings), prog="segnet_jax.train", description="", defaults=default_config)
     if config.find_lr:
         raise UserError("find_lr is for the command only: use python -m segnet_jax.train --find-lr")
     trainer = Trainer(config)
@@ -89,12 +91,13 @@ def evaluate(run: str | pathlib.Path, **settings: Any) -> Scores:
     Raises:
       UserError: If a setting is wrong, or the run or split does not exist.
     """
-    from segnet_jax import evaluate as command
     from segnet_jax.config.flags import parse_flags
+    from segnet_jax.evaluate import EvaluateOptions, evaluate_to_json
 
     logs.configure()  # before the flags, which may change the verbosity
-    options = parse_flags(command.EvaluateOptions, [str(run), *_flags(settings)], prog=command.__name__, description="")
-    return Scores.from_json(command.evaluate_to_json(options))
+    words = [str(run), *_words(EvaluateOptions, settings)]
+    options = parse_flags(EvaluateOptions, words, prog="segnet_jax.evaluate", description="")
+    return Scores.from_json(evaluate_to_json(options))
 
 
 def _read_run(folder: pathlib.Path) -> Run:
@@ -102,19 +105,14 @@ def _read_run(folder: pathlib.Path) -> Run:
     return Run(folder, Scores.from_json(confined.read_json(folder, RESULT_FILE)) if finished else None)
 
 
-def _flags(settings: Mapping[str, Any]) -> list[str]:
-    """Return keywords as command-line flags: True and False as --name and --no-name, tuples and mappings as several."""
-    flags = []
+def _words(kind: type, settings: Mapping[str, Any]) -> list[str]:
+    """Return keywords as the command-line words of a dataclass's flags; those that are None are left out."""
+    flags = {flag.name: flag for flag in (*flags_of(kind), CONFIG_FLAG)}
+    words = []
     for name, value in settings.items():
-        flag = name.replace("_", "-")
         if value is None:
             continue
-        if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, Mapping):
-            flags += [f"--{flag}", *(f"{key}={each}" for key, each in value.items())]
-        elif isinstance(value, list | tuple):
-            flags += [f"--{flag}", *map(str, value)]
-        else:
-            flags += [f"--{flag}", str(value)]
-    return flags
+        if isinstance(value, Mapping):
+            value = [f"{key}={each}" for key, each in value.items()]
+        words += words_of(flags.get(name, Flag(name, "")), value)
+    return words

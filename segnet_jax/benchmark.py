@@ -12,7 +12,8 @@ train: the training step on a device-resident batch, and with its input pipeline
 its evaluation; infer: prediction with BatchNorm folded; input: the host's input pipeline only; pooling: pooling and
 unpooling only; scaling: the training step on 1, 2, 4, ... devices.
 
-Example:  python -m segnet_jax.benchmark train --batch-size-per-device 16 --json now.json --compare before.json"""
+Example:
+  python -m segnet_jax.benchmark train --batch-size-per-device 16 --json now.json --compare before.json"""
 
 
 def main() -> int:

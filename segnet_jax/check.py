@@ -8,6 +8,7 @@ from typing import Any
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
+from segnet_jax.config.options import Flag
 from segnet_jax.reporting.pace import duration
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.dry_run import read, try_out
@@ -21,15 +22,18 @@ from segnet_jax.system.signals import Stop
 DESCRIPTION = """Dry-run training: read all data, take two steps, evaluate some images, save and restore a checkpoint,
 and estimate the memory and time of the whole run. Creates no run folder. Takes the flags of train, and --json.
 
-Example:  python -m segnet_jax.check --protocol demo
+Examples:
+  python -m segnet_jax.check --protocol demo
+  python -m segnet_jax.check --protocol camvid-tutorial --data camvid --json check.json"""
 
-As JSON:  python -m segnet_jax.check --protocol camvid-tutorial --data DIR --json check.json"""
+OWN_FLAGS = (Flag("json", "JSON file to write the results to", "FILE", section="result"),)
 
 
 def main() -> int:
     """Run the command."""
     args, json = _split_json(sys.argv[1:])
-    return check(parse_config(args, prog="segnet_jax.check", description=DESCRIPTION, defaults=default_config), json)
+    flags = {"prog": "segnet_jax.check", "description": DESCRIPTION, "defaults": default_config, "own": OWN_FLAGS}
+    return check(parse_config(args, **flags), json)
 
 
 def check(config: Config, json: str = "") -> int:

@@ -15,12 +15,14 @@ from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.config.options import File, RunFolder
 from segnet_jax.data.label_files.class_table_files import TABLES, read_class_table
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.distributed.data_parallel import choose_devices, replicate
 from segnet_jax.nn.preprocessing import PREPROCESSINGS
 from segnet_jax.reporting.environment import environment
 from segnet_jax.runs import find_run
+from segnet_jax.system.called import as_called
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
@@ -41,19 +43,21 @@ export and segnet_jax.load take like any other run.
 
 FILE is a .caffemodel after compute_bn_statistics.py, as the authors publish them, or the name of a published model,
 which is downloaded: {", ".join(PUBLISHED_SEGNETS)}.
+
 Bayesian SegNets predict without dropout unless --samples is given; --dropout 0 removes dropout from the run.
 
-Example:  python -m segnet_jax.convert bayesian_segnet_camvid --run runs/caffe"""
+Example:
+  python -m segnet_jax.convert bayesian_segnet_camvid --run runs/caffe"""
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
     """Flags of `convert`."""
 
-    file: Annotated[str, tyro.conf.Positional]  # a .caffemodel file, or the name of a published model
-    run: str = ""  # run folder to create; default: runs/NAME, where NAME is the file's name without suffix
+    file: Annotated[File, tyro.conf.Positional]  # a .caffemodel file, or the name of a published model
+    run: RunFolder = ""  # run folder to create; default: runs/NAME, where NAME is the file's name without suffix
     dropout: float = -1.0  # dropout rate for sampling; -1: 0.5 if the model has dropout layers
-    classes: str = ""  # class table with names and colors (classes.toml, codes.txt, ...), unless CamVid's 11 classes
+    classes: File = ""  # class table with names and colors (classes.toml, codes.txt, ...), unless CamVid's 11 classes
 
 
 def main() -> int:
@@ -109,7 +113,7 @@ def convert(options: ConvertOptions) -> int:
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     dropout = f"dropout {config.dropout:g}" if config.dropout else "no dropout"
     echo(f"{path.name}: {trained.network}, {num_parameters:,} parameters, {dropout}, {len(classes)} classes")
-    echo(f"wrote {folder}; to use it: python -m segnet_jax.predict {folder} IMAGE")
+    echo(f"wrote {folder}; to use it: {as_called('python -m segnet_jax.predict')} {folder} IMAGE")
     return 0
 
 

@@ -10,19 +10,27 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import rich.box
 import tyro
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.config.options import (
+    DataFolder,
+    File,
+    GrayRange,
+    Pattern,
+    Section,
+    SequenceName,
+    Suffix,
+    ValueMap,
+    flags_of,
+    words_of,
+)
 from segnet_jax.constants import VOID
 from segnet_jax.data import sequences
 from segnet_jax.data.dataset import Dataset
@@ -32,14 +40,16 @@ from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
 from segnet_jax.data.label_files.interpretation.class_table_draft import draft_class_table
 from segnet_jax.data.label_files.scan import scan
 from segnet_jax.data.open_dataset import label_files
+from segnet_jax.reporting.class_frequencies import print_class_frequencies
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.sheet import is_asked_for, sheet_png
 from segnet_jax.runs.dataset import open_data, read_options_of, size_warning
 from segnet_jax.runs.dataset_checks import DatasetReport, Suggestion, as_json, check_dataset, suggest, suggested_size
 from segnet_jax.runs.default_recipe import choose_protocol, has_accelerator, is_own_folder, suggested_steps
+from segnet_jax.system.called import as_called
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
-from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
+from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
 from segnet_jax.system.files import (
     atomic_write_bytes,
     atomic_write_text,
@@ -51,9 +61,10 @@ from segnet_jax.system.files import (
 
 DESCRIPTION = """Read every image and label of a dataset folder, and report all faults at once, each with a fix.
 
-Example:  python -m segnet_jax.doctor photos --picture look.png
+Exit code 0: the folder can be trained on, and the last line is the command for it. Exit code 2: it has faults.
 
-Exit code 0: the folder can be trained on, and the last line is the command for it. Exit code 2: it has faults."""
+Example:
+  python -m segnet_jax.doctor photos --picture look.png"""
 
 OUTPUTS = ("json", "picture", "classes")
 """Flags that name an output file."""
@@ -66,17 +77,23 @@ _MAX_PICTURES_PER_READING = 4  # where several readings are compared
 class DoctorOptions:
     """Flags of `doctor`; those from `images` on have the same meaning as in `train`."""
 
-    data: Annotated[str, tyro.conf.Positional]  # dataset folder
-    json: str = ""  # JSON file to write the findings to
-    picture: str = ""  # PNG file to draw images with overlaid labels to, 16 to a page
+    SECTIONS: ClassVar[tuple[Section, ...]] = (
+        Section("output", "json", ("json", "picture", "page", "pick", "classes")),
+        Section("how to read the folder", "images", ("images", "label_files", "map", "labels_start_at", "labels_as")),
+        Section("splits", "val_fraction", ("val_fraction",)),
+    )
+
+    data: Annotated[DataFolder, tyro.conf.Positional]  # dataset folder
+    json: File = ""  # JSON file to write the findings to
+    picture: File = ""  # PNG file to draw images with overlaid labels to, 16 to a page
     page: int = 1  # page of --picture; pages are evenly spaced selections that together show every image once
     # draw only images whose names match this pattern, such as "night_*"; may be repeated
-    pick: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    classes: str = ""  # class table to create for editing, one line per value or color found in the labels
-    images: str = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
-    label_files: str = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
-    label_suffix: str = ""  # suffix of label names after the image's name, such as _mask; empty: detect it
-    map: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # OLD=NEW: read label value OLD as NEW, e.g. 255=1
+    pick: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN"), tyro.conf.UseAppendAction] = ()
+    classes: File = ""  # class table to create for editing, one line per value or color found in the labels
+    images: Pattern = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
+    label_files: Pattern = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
+    label_suffix: Suffix = ""  # suffix of label names after the image's name, such as _mask; empty: detect it
+    map: ValueMap = ()  # read label value OLD as NEW, such as 255=1; may be repeated
     labels_start_at: int = -1  # label value of the first class; smaller values are void; -1: not specified
     labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and gray labels store, if it is ambiguous
     threshold: int = 0  # two classes: label values from this one on are the second, e.g. 128 for JPEG masks; 0: off
@@ -84,11 +101,11 @@ class DoctorOptions:
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
-    image_range: tuple[int, int] = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
+    image_range: GrayRange = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
     val_fraction: float = 0.0  # fraction of the images to validate on, such as 0.2; 0: the dataset's own split
     split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how to split CamVid's frames
-    leave_out: str = ""  # with --split-rule leave-out: validate on this sequence; train on the others
+    leave_out: SequenceName = ""  # with --split-rule leave-out: validate on this sequence; train on the others
     leave_out_train: int = 0  # train on the first N frames of --leave-out and validate on the rest; 0: see --leave-out
 
 
@@ -128,11 +145,11 @@ def doctor(options: DoctorOptions) -> int:
         if options.picture and choices:
             _draw_choices(options, config, choices)
         if fixes:
-            command = " ".join([_prog("doctor"), shlex.join(_data_flags(config)), *fixes])
+            command = " ".join([_called("doctor"), shlex.join(_data_flags(config)), *fixes])
             echo(f"to check the suggested flags, run:\n  {command}")
         raise UserErrors(options.data, found.faults)
     suggestion = suggest(found.dataset, found.counts, has_accelerator())
-    _print_table(found, suggestion)
+    print_class_frequencies(found.dataset.classes, found.counts, suggestion.weights)
     _print_sizes(found.dataset, suggestion)
     if audit := _audit(found.dataset):
         echo("\n".join(sequences.describe_audit(audit)))
@@ -167,48 +184,23 @@ def _command(found: DatasetReport, config: Config) -> list[str]:
         steps = suggested_steps(len(found.dataset.splits["train"]), suggestion.batch_size_per_device)
         recipe += ["--steps", str(steps)] if steps != read_protocol(protocol, Config()).steps else []
     flags = [*selecting, *recipe, *suggestion.flags()]
-    return [*_prog("train").split(), "--data", *_data_flags(config), *flags]
+    return [*_called("train").split(), "--data", *_data_flags(config), *flags]
 
 
-def _prog(name: str) -> str:
-    return f"python -m segnet_jax.{name}"
+def _called(name: str) -> str:
+    return as_called(f"python -m segnet_jax.{name}")
 
 
 def _data_flags(config: Config) -> list[str]:
     """Return the dataset folder and the flags that say how to read it, without defaults."""
-    words = [config.data]
+    words, flags = [config.data], {flag.name: flag for flag in flags_of(Config)}
     for item in dataclasses.fields(read_options_of(config)):
         value = getattr(config, item.name)
         if value != getattr(Config(), item.name):
-            flag = f"--{item.name.replace('_', '-')}"
-            if item.name == "image_range":
-                words += [flag, *map(str, value)]
-            elif isinstance(value, bool):
-                words.append(flag)
-            else:
-                each = value if isinstance(value, tuple) else (value,)
-                words += [word for one in each for word in (flag, str(one))]
+            words += words_of(flags[item.name], value)
     words += ["--split-rule", config.split_rule] if config.split_rule != Config.split_rule else []
     words += ["--leave-out", config.leave_out] if config.leave_out else []
     return words + (["--leave-out-train", str(config.leave_out_train)] if config.leave_out_train else [])
-
-
-def _print_table(found: DatasetReport, suggestion: Suggestion) -> None:
-    """Print each class with its percentage of the labeled pixels and its loss weight."""
-    classes, counts = found.dataset.classes, found.counts
-    table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("id", justify="right")
-    table.add_column("class", overflow="fold", min_width=8)
-    for split in counts:
-        table.add_column(f"{split} %", justify="right", no_wrap=True)
-    table.add_column("weight", justify="right", no_wrap=True)
-    for class_id, name in enumerate(classes.names):
-        percentages = [100 * each.pixels[class_id] / max(1, each.pixels.sum()) for each in counts.values()]
-        cells = [f"{percentage:.2f}" if percentage else "none" for percentage in percentages]
-        table.add_row(str(class_id), Text(shown(name)), *cells, f"{suggestion.weights[class_id]:.2f}")
-    voids = [f"{100 * (1 - each.pixels.sum() / max(1, each.total)):.2f}" for each in counts.values()]
-    table.add_row("255", "void (of all pixels)", *voids, "", style="dim")
-    Console(file=sys.stdout, highlight=False).print(table)
 
 
 def _print_sizes(dataset: Dataset, suggestion: Suggestion) -> None:
@@ -311,7 +303,7 @@ def _write_classes(options: DoctorOptions, config: Config) -> int:
     if not found:
         raise UserErrors(options.data, faults)
     atomic_write_text(path, draft_class_table(found, max(0, config.labels_start_at)))
-    echo(f"wrote {path}: edit the class names, then run\n  {_prog('doctor')} {shlex.join(_data_flags(config))}")
+    echo(f"wrote {path}: edit the class names, then run\n  {_called('doctor')} {shlex.join(_data_flags(config))}")
     return 0
 
 

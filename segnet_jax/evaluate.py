@@ -14,6 +14,7 @@ import tyro
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.config.options import File, Folder, NumDevices, RunFolder
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.distributed.data_parallel import Devices, replicate
@@ -44,28 +45,29 @@ from segnet_jax.training.restored import CheckpointChoice, Restored, restore
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = """Evaluate a checkpoint of a run on every image of a split.
+DESCRIPTION = """Score a checkpoint of a run on every image of a split.
 
-Example:  python -m segnet_jax.evaluate runs/demo-1 --split val --json scores.json"""
+Example:
+  python -m segnet_jax.evaluate runs/demo-1 --split val --json scores.json"""
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Flags of `evaluate`."""
 
-    run: Annotated[str, tyro.conf.Positional]  # run folder
+    run: Annotated[RunFolder, tyro.conf.Positional]  # run folder
     split: Literal["train", "val", "test"] = "val"  # split to evaluate
-    data: str = ""  # dataset folder; default: the one that the run was trained on
+    data: Folder = ""  # dataset folder; default: the one that the run was trained on
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
     batch_norm: Literal["run", "running", "recompute"] = "run"  # BatchNorm statistics to use; run: as the run's config
     ema: bool = True  # use the averaged (EMA) parameters if the run has them
     samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty
-    devices: str = "all"  # number of devices, or "all"
+    devices: NumDevices = "all"  # number of devices, or "all"
     fake_devices: int = 0  # split the CPU into this many devices, for testing
     batch_size_per_device: int = 4  # images per device and forward pass; does not affect the scores
     boundary: bool = True  # also compute the boundary F1, about 0.05 s of host time per 360x480 image
-    json: str = ""  # JSON file to write the result to
-    pictures: str = ""  # folder to draw six images with their labels and predictions into
+    json: File = ""  # JSON file to write the result to
+    pictures: Folder = ""  # folder to draw six images with their labels and predictions into
     masks_only: bool = False  # leave the photographs out of --pictures and of stored samples
 
 
@@ -184,8 +186,7 @@ def _open(options: EvaluateOptions) -> EvaluatedNetwork:
         dataset = open_data(config, stored)
     split = dataset.splits.get(options.split)
     if not split:
-        available = ", ".join(dataset.splits)
-        raise UserError(f"dataset {dataset.name} has no {options.split} split; choose --split from {available}")
+        raise UserError(f"{dataset.name} has no {options.split} split; choose --split from {', '.join(dataset.splits)}")
     restored = restore(options.run, config, options.checkpoint, devices, precision, options.ema)
     if restored.meta["classes"] != list(dataset.classes.names):
         raise UserError(f"the classes of dataset {dataset.name} differ from those that {options.run} was trained on")
@@ -215,11 +216,10 @@ def _evaluate(subject: EvaluatedNetwork, samples: CachedSplit) -> EvaluationResu
             checkpoint_folders.preprocessing_of(restored.meta),
         ),
     )
-    num_classes = len(subject.dataset.classes)
 
     def evaluate_with(variables: dict) -> tuple[Evaluation, BoundaryF1 | None]:
         run = partial(score, variables)
-        return evaluate_boundaries(run, samples, num_classes) if options.boundary else (run(), None)
+        return evaluate_boundaries(run, samples, len(subject.dataset.classes)) if options.boundary else (run(), None)
 
     evaluation, boundary = evaluate_with(restored.variables)
     seconds = evaluation.seconds
@@ -232,8 +232,7 @@ def _evaluate(subject: EvaluatedNetwork, samples: CachedSplit) -> EvaluationResu
         confusions["recompute"] = evaluation.confusion
     sampled = None
     if options.samples:
-        network = folded(restored, config)
-        sampled = score_samples(network, source, samples, shard, devices, options.samples, config.seed)
+        sampled = score_samples(folded(restored, config), source, samples, shard, devices, options.samples, config.seed)
     by_image = Images(subject.split.names, evaluation.confusions) if evaluation.confusions is not None else None
     return EvaluationResult(evaluation, boundary, confusions, by_image, sampled, seconds)
 
@@ -289,8 +288,8 @@ def _summary(subject: EvaluatedNetwork, evaluated: EvaluationResult) -> dict[str
     )
     summary |= {"checkpoint": restored.which, "step": restored.meta["step"], "loss": evaluated.evaluation.loss}
     summary |= {"precision": subject.precision, "image_size": config.image_size}
-    summary |= {"images": encode_images(evaluated.by_image)}
-    summary |= by_statistics(evaluated.confusions) | {"confusion": evaluated.evaluation.confusion}
+    summary |= {"images": encode_images(evaluated.by_image), "confusion": evaluated.evaluation.confusion}
+    summary |= by_statistics(evaluated.confusions)
     summary |= recipe(subject.trained, subject.dataset.name, restored.meta.get("global_batch_size"))
     return summary | ({"samples": evaluated.sampled.as_json()} if evaluated.sampled else {})
 

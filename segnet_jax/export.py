@@ -19,6 +19,7 @@ import tyro
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_run
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.config.options import File, Folder, RunFolder
 from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline.cache import streamed
 from segnet_jax.exporting import stablehlo
@@ -42,15 +43,16 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Export a run's network, then load each exported file and check that its outputs match the network's.
 
-Example:  python -m segnet_jax.export runs/demo-1 --format stablehlo onnx
-
 Formats: stablehlo for JAX without this package, on CPU, NVIDIA GPU and TPU; onnx for onnxruntime and other runtimes,
 needs pip install -e ".[onnx]"; safetensors for the weights only, BatchNorm not folded, with layer names as in
 SegNet-Tutorial and tensor names as in PyTorch; saved-model for TensorFlow.
 
 Every format but safetensors takes uint8 images [B,H,W,3] of any batch and image size, includes the preprocessing, and
 returns the prediction, uint8 [B,H,W], and the logits, float32 [B,H,W,C]. Exports are float32, whatever precision the
-run was trained in."""
+run was trained in.
+
+Example:
+  python -m segnet_jax.export runs/demo-1 --format stablehlo onnx"""
 
 EXPORT_FOLDER, REPORT_FILE = "export", "export.json"
 BATCHES = (1, 3)
@@ -61,16 +63,16 @@ ODD_SIZE = (97, 131)  # compared besides the run's own size: odd at several stag
 class ExportOptions:
     """Flags of `export`."""
 
-    run: Annotated[str, tyro.conf.Positional]  # run folder
-    format: tuple[Format, ...] = ("stablehlo",)  # one or more formats
-    out: str = ""  # output folder; default: RUN/export
+    run: Annotated[RunFolder, tyro.conf.Positional]  # run folder
+    format: tuple[Format, ...] = ("stablehlo",)  # formats to write
+    out: Folder = ""  # output folder; default: RUN/export
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
-    data: str = ""  # dataset for the comparison, such as "synthetic"; default: the one that the run was trained on
+    data: Folder = ""  # dataset for the comparison, such as "synthetic"; default: the one that the run was trained on
     images: int = 3  # number of validation images to compare on
     # keep exports whose outputs differ from the network's by more than the limits, with a warning
     accept_mismatch: bool = False
     overwrite: bool = False  # replace earlier exports in the output folder
-    json: str = ""  # JSON file to write the export report to, besides export.json
+    json: File = ""  # JSON file to write the export report to, besides export.json
 
 
 def main() -> int:

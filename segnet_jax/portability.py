@@ -13,13 +13,22 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from segnet_jax.benchmarks.portability.compiled.report import compare_programs
-from segnet_jax.benchmarks.portability.flags import check_choices, own_flags, parse_with_config
+from segnet_jax.benchmarks.portability.flags import (
+    COMPILE_FLAGS,
+    LOWER_FLAGS,
+    check_choices,
+    own_flags,
+    parse_with_config,
+)
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS
+from segnet_jax.benchmarks.portability.results import read_written
 from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines, is_page, print_comparison
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.config.options import DataFolder, File, Files, Name, NumDevices, RunFolder
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting.environment import environment, versions
+from segnet_jax.system.called import as_called
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.files import (
@@ -28,9 +37,9 @@ from segnet_jax.system.files import (
     atomic_write_text,
     check_distinct,
     check_place,
-    read_own_json,
     write_result,
 )
+from segnet_jax.system.flag_names import option_of
 
 PROG = "segnet_jax.portability"
 OVERVIEW = """usage: python -m segnet_jax.portability lower|compile|measure|report ...
@@ -50,29 +59,29 @@ Each has --help. Examples:
 LOWER = f"""Lower the steps of training, evaluation and inference for other platforms and serialize them, on a CPU and
 without the target devices. Writes one file per step, and lowered.json with their operation counts.
 
-Example:  python -m segnet_jax.portability lower --width 0.25 --image-size 120 160 --out lowered
+Takes the flags of train, and those of the section "lower". Without --run the programs serve for counting operations
+only: they have CamVid's {len(CAMVID)} classes with equal weights, torchvision's preprocessing, and one step per epoch.
+--devices N lowers for N devices. --precision auto lowers in all three precisions. With --input auto the step makes its
+batch from a device-resident dataset. To run a file, load it on such a device with jax.export.deserialize and pass the
+arrays by name.
 
-Takes the flags of train, and: --out DIR, the output folder; --platforms NAME..., from {", ".join(PLATFORMS)};
---run RUN, which reads the config of that run instead of the defaults, and the classes, preprocessing and class weights
-from its newest checkpoint. Without --run the programs serve for counting operations only: they have CamVid's
-{len(CAMVID)} classes with equal weights, torchvision's preprocessing, and one step per epoch. --devices N lowers for N
-devices. --precision auto lowers in all three precisions. With --input auto the step makes its batch from a
-device-resident dataset. To run a file, load it on such a device with jax.export.deserialize and pass the arrays by
-name."""
+Example:
+  python -m segnet_jax.portability lower --width 0.25 --image-size 120 160 --out lowered"""
 
 MEASURE = """Measure a run's network on this machine in several precisions: the difference of each convolution's output
 from a float64 reference, the pixels whose class changes, scores, throughput, memory, and a few more training steps.
 Devices report only their peak memory since the process started, so a later precision has a figure only if it uses more
 than the earlier ones; to measure one precision alone, use --precision NAME.
 
-Example:  python -m segnet_jax.portability measure --run runs/demo-1 --json here.json"""
+Example:
+  python -m segnet_jax.portability measure --run runs/demo-1 --json here.json"""
 
 REPORT = """Compare the JSON files that `measure` wrote on several machines, or that `compile` wrote for several chips.
 
-Examples:  python -m segnet_jax.portability report cpu.json h100.json --out both.md
-           python -m segnet_jax.portability report h200.json v100.json --against old/h200.json"""
+Examples:
+  python -m segnet_jax.portability report cpu.json h100.json --out both.md
+  python -m segnet_jax.portability report h200.json v100.json --against old/h200.json"""
 
-SUBCOMMANDS = ("lower", "compile", "measure", "report")
 PRECISIONS = ("float32", "bfloat16", "float16")
 LOWERED_FILE = "lowered.json"
 
@@ -80,8 +89,8 @@ LOWERED_FILE = "lowered.json"
 def main() -> int:
     """Run the command."""
     use, *rest = sys.argv[1:] or ["--help"]
-    if use in ("-h", "--help"):
-        print(OVERVIEW)
+    if use in ("-h", "--help", "--help-all"):
+        print(as_called(OVERVIEW))
         return 0
     if use == "lower":
         return lower(*_lower_options(rest))
@@ -96,7 +105,7 @@ def main() -> int:
     near = difflib.get_close_matches(use, SUBCOMMANDS, n=1)
     raise UserError(
         f"the subcommand must be lower, compile, measure or report, got {use!r}"
-        f"{f'; nearest: {near[0]}' if near else ''} (see python -m {PROG} --help)"
+        f"{f'; nearest: {near[0]}' if near else ''} (see {as_called(f'python -m {PROG}')} --help)"
     )
 
 
@@ -112,7 +121,7 @@ def _lower_options(args: Sequence[str]) -> tuple[Config, pathlib.Path, tuple[str
     own = own_flags()
     own.add_argument("--out", default="")
     own.add_argument("--platforms", nargs="+", default=PLATFORMS)
-    given, config = parse_with_config(own, args, prog=f"{PROG} lower", description=LOWER)
+    given, config = parse_with_config(own, args, prog=f"{PROG} lower", description=LOWER, flags=LOWER_FLAGS)
     if not given.out:
         raise UserError("lower needs an output folder: add --out DIR")
     check_choices("platforms", given.platforms, PLATFORMS)
@@ -191,19 +200,19 @@ def _make_folder(out: pathlib.Path) -> None:
 class MeasureOptions:
     """Flags of `portability measure`."""
 
-    run: str  # run folder
-    json: str  # JSON file to write the measurements to
-    data: str = ""  # dataset folder; default: the one that the run was trained on
+    run: RunFolder  # run folder
+    json: File  # JSON file to write the measurements to
+    data: DataFolder = ""  # dataset folder; default: the one that the run was trained on
     precision: tuple[Literal["float32", "bfloat16", "float16"], ...] = PRECISIONS  # dtypes of activations to measure
     checkpoint: Literal["result", "best", "newest"] = "result"  # checkpoint; result: the one that result.json scores
     images: int = 0  # number of validation images to score, evenly spaced; 0: all
     compared: int = 2  # number of images on which every convolution is compared with float64
     training_steps: int = 5  # number of training steps to take from the checkpoint
     batch_size_per_device: int = 4  # images per device and forward pass
-    devices: str = "1"  # number of devices to train on, or "all"; everything else runs on one
+    devices: NumDevices = "1"  # number of devices to train on, or "all"; everything else runs on one
     steps: int = 10  # number of steps per timed round
     rounds: int = 3  # number of timed rounds, whose median is reported
-    name: str = ""  # name of this machine in reports; default: its device
+    name: Name = ""  # name of this machine in reports; default: its device
 
     def __post_init__(self):
         """Check the numbers.
@@ -213,7 +222,7 @@ class MeasureOptions:
         """
         for name, minimum in (("images", 0), ("compared", 1), ("training_steps", 1), ("steps", 1), ("rounds", 1)):
             if getattr(self, name) < minimum:
-                flag = f"--{name.replace('_', '-')}"
+                flag = option_of(name)
                 raise UserError(f"{flag} must be at least {minimum}, got {getattr(self, name)}")
 
 
@@ -260,11 +269,10 @@ def measure(options: MeasureOptions) -> int:
 class CompareOptions:
     """Flags of `portability report`."""
 
-    # JSON files written by measure, one per machine, or by compile
-    files: Annotated[tuple[str, ...], tyro.conf.Positional]
-    against: tuple[str, ...] = ()  # earlier JSON files written by compile, to list what changed
-    out: str = ""  # Markdown file to write the tables to
-    json: str = ""  # JSON file to write the tables to
+    files: Annotated[Files, tyro.conf.Positional]  # JSON files written by measure, one per machine, or by compile
+    against: Files = ()  # earlier JSON files written by compile, to list what changed
+    out: File = ""  # Markdown file to write the tables to
+    json: File = ""  # JSON file to write the tables to
     overwrite: bool = False  # replace files that earlier commands wrote with --out and --json
 
 
@@ -297,21 +305,13 @@ def report(options: CompareOptions) -> int:
     return 0
 
 
-def read_written(path: pathlib.Path) -> dict[str, Any]:
-    """Read a JSON file of `measure` or `compile`.
-
-    Raises:
-      UserError: If the file cannot be read or was written by neither.
-    """
-    try:
-        data = read_own_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    if isinstance(data, dict):
-        for mark, content in (("portability", "precisions"), ("compiled", "programs")):
-            if data.get(mark) == 1 and isinstance(data.get(content), dict):
-                return data
-    raise UserError(f"{path} was not written by portability measure or compile")
+SUBCOMMANDS = {
+    "lower": (Config, LOWER_FLAGS),
+    "compile": (Config, COMPILE_FLAGS),
+    "measure": (MeasureOptions, ()),
+    "report": (CompareOptions, ()),
+}
+"""Name -> (dataclass of its flags, its other flags)."""
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ import tyro
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, Section
 from segnet_jax.constants import VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
@@ -60,31 +61,41 @@ number, such as 0).
 For a.jpg it writes a.png, a palette image with class ids as values, and a_overlay.jpg; for a.mp4, a_overlay.mp4.
 Existing files are never overwritten.
 
-Example:  python -m segnet_jax.predict runs/demo-1 photos/ --out labeled --json labeled.json
-
-Large:    python -m segnet_jax.predict runs/demo-1 map.png --tile 512 512"""
+Examples:
+  python -m segnet_jax.predict runs/demo-1 photos/ --out labeled --json labeled.json
+  python -m segnet_jax.predict runs/demo-1 map.png --tile 512 512"""
 
 
 @dataclass(frozen=True)
 class PredictOptions:
     """Flags of `predict`."""
 
-    run: Annotated[str, tyro.conf.Positional]  # run folder
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # images, folders, videos, camera numbers
-    out: str = ""  # output folder; default: the next free RUN/predictions-NUMBER
-    checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
-    size: Size = "trained"  # network input size: as in training (with its padding), native, or HEIGHT WIDTH
-    tile: tuple[int, int] = (0, 0)  # height and width of tiles, to segment large images at native size; 0 0: no tiles
-    overlap: int = 64  # minimum overlap of neighboring tiles, pixels; the outer quarters are discarded
+    SECTIONS: ClassVar[tuple[Section, ...]] = (
+        Section("output", "out", ("out", "json", "confidence", "labels")),
+        Section("network", "checkpoint", ("checkpoint", "samples")),
+        Section("image size", "size", ("size", "tile")),
+        Section("devices", "devices", ("devices", "batch_size_per_device")),
+    )
+
+    run: Annotated[RunFolder, tyro.conf.Positional]  # run folder
+    # images, folders, videos, camera numbers
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ()
+    out: Folder = ""  # output folder; default: the next free RUN/predictions-NUMBER
+    json: File = ""  # JSON file to write a summary to
     key: bool = True  # draw a class key below each overlay, which makes it higher
     confidence: bool = False  # also write NAME_confidence.png, the probability of the predicted class, 0..255
-    samples: int = 0  # predict the mean of this many dropout samples (Bayesian SegNet); 0: no sampling
-    uncertainty: bool = False  # with --samples, also write NAME_{entropy,information,variance}.png, 0..255
     frames: bool = False  # also write each video frame's class ids, NAME_frames/000001.png etc.
-    labels: str = ""  # folder with labels of the images: print scores and write NAME_errors.png
+    labels: Folder = ""  # folder with labels of the images: print scores and write NAME_errors.png
     void: int = -1  # label value of void; -1: as the run reads labels
-    json: str = ""  # JSON file to write a summary to
-    devices: str = "all"  # number of devices, or "all"
+    checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
+    samples: int = 0  # predict the mean of this many dropout samples (Bayesian SegNet); 0: no sampling
+    # with --samples, also write NAME_entropy.png, NAME_information.png and NAME_variance.png, 0..255
+    uncertainty: bool = False
+    # network input size: as in training (with its padding), native, or HEIGHT WIDTH
+    size: Annotated[Size, tyro.conf.arg(metavar="{trained,native} | HEIGHT WIDTH")] = "trained"
+    tile: ImageSize = (0, 0)  # height and width of tiles, to segment large images at native size; 0 0: no tiles
+    overlap: int = 64  # minimum overlap of neighboring tiles, pixels; the outer quarters are discarded
+    devices: NumDevices = "all"  # number of devices, or "all"
     fake_devices: int = 0  # split the CPU into this many devices, for testing
     batch_size_per_device: int = 4  # images per device and forward pass; does not affect the predictions
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # dtype of activations

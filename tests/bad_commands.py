@@ -275,7 +275,6 @@ ONE_PIXEL = put("trainannot/c.png", encode(label_with(7)))
 RUNS = [
     Case(46, "usage:absent", "no/run", ("there is no such folder",), flags=("--run", "{folder}/../no/run", "--resume")),
     Case(46, "usage:no run", "CamVid", ("contains no config.toml",), flags=("--run", "{folder}", "--resume")),
-    Case(46, "usage:finished", "run", ("is finished: all 6 steps are done",), flags=RESUME),
     Case(46, "usage:other model", "run", (OTHER, "width 0.0625 -> 0.125"), flags=(*RESUME, "--width", "0.125")),
     Case(
         46,

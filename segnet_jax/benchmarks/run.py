@@ -5,7 +5,7 @@ import datetime
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import jax
 import tyro
@@ -13,6 +13,7 @@ import tyro
 from segnet_jax.benchmarks import throughput
 from segnet_jax.benchmarks.table import print_measurements
 from segnet_jax.config.fields import Config
+from segnet_jax.config.options import DataFolder, File, ImageSize, NumDevices, Section
 from segnet_jax.reporting.environment import environment
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.system.errors import UserError
@@ -26,25 +27,32 @@ Part = Literal["train", "epoch", "infer", "input", "pooling", "scaling", "all"]
 class BenchmarkOptions:
     """Flags of `benchmark`."""
 
-    what: Annotated[Part, tyro.conf.Positional] = "train"  # part to measure
+    SECTIONS: ClassVar[tuple[Section, ...]] = (
+        Section("network and input", "batch_size_per_device", ("batch_size_per_device", "image_size", "precision")),
+        Section("devices", "devices", ("devices",)),
+        Section("pipeline", "input", ("input", "data")),
+        Section("measurement", "strong", ("steps", "rounds", "json", "compare")),
+    )
+
+    what: Annotated[Part, tyro.conf.Positional, tyro.conf.arg(metavar="PART")] = "train"  # part to measure
     batch_size_per_device: int = 4  # images per device and forward pass
-    image_size: tuple[int, int] = (360, 480)  # height and width
+    image_size: ImageSize = (360, 480)  # height and width
     width: float = 1.0  # multiplier of the channels of every hidden layer
     depth: int = 5  # number of encoder stages, 1 to 5
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # dtype of activations
-    devices: str = "all"  # number of devices, or "all"
+    devices: NumDevices = "all"  # number of devices, or "all"
     fake_devices: int = 0  # split the CPU into this many devices, for testing
     sync_batch_norm: bool = True  # compute batch statistics over all devices
     half_gradients: bool = False  # all-reduce gradients in 16 bits
     deterministic: bool = False  # make GPU runs bit-reproducible on the same machine; slower
     input: Literal["auto", "host", "device"] = "auto"  # train: host pipeline, or dataset kept in device memory
     steps_per_dispatch: int = 1  # train: optimizer steps per dispatch, with --input device
-    data: str = "synthetic"  # epoch, input: a dataset folder, "camvid" or "synthetic"
+    data: DataFolder = "synthetic"  # epoch, input: a dataset folder, "camvid" or "synthetic"
     strong: bool = False  # scaling: also measure strong scaling, with a constant global batch size
     steps: int = 20  # number of steps per round, dispatched without waiting
     rounds: int = 5  # number of rounds, whose median is reported
-    json: str = ""  # JSON file to write the measurements to, updated after each part
-    compare: str = ""  # earlier --json file to compare with
+    json: File = ""  # JSON file to write the measurements to, updated after each part
+    compare: File = ""  # earlier --json file to compare with
 
     def __post_init__(self):
         """Check `steps` and `rounds`.

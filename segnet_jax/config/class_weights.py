@@ -18,7 +18,7 @@ ClassWeights = Annotated[
     str,
     tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
-        metavar="{" + ",".join(RULES) + "}|WEIGHT...|NAME=WEIGHT...",
+        metavar="RULE|WEIGHT...|NAME=WEIGHT...",
         instance_from_str=" ".join,
         is_instance=lambda value: isinstance(value, str),
         str_from_instance=str.split,

@@ -4,20 +4,32 @@ Later sources override earlier ones: the defaults below, the protocol, the confi
 """
 
 import dataclasses
-import hashlib
-import json
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from tyro.conf import UseAppendAction
+from tyro.conf import arg
 
 from segnet_jax.config.class_weights import ClassWeights, given_weights
 from segnet_jax.config.multipliers import check_multipliers
+from segnet_jax.config.options import (
+    DataFolder,
+    GrayRange,
+    ImageSize,
+    Name,
+    NumDevices,
+    Pattern,
+    RunFolder,
+    Section,
+    SequenceName,
+    Suffix,
+    ValueMap,
+)
 from segnet_jax.config.ranges import MAX_STAGES, RANGES
+from segnet_jax.config.toml_form import hash_of, toml_of
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.flag_names import option_of
 
 # Whether a field may differ when a run is resumed. FREE: it may, as it does not change the experiment, or checkpoints
 # check it otherwise (the data by fingerprint, the batch by its total size). OF_THIS_START: it may, and the run's config
@@ -37,21 +49,38 @@ class Config:
     per device, flips and shifts. Protocols and experiments state only what differs from the defaults.
     """
 
-    protocol: str = ""  # named recipe that sets the other defaults, such as demo, camvid-tutorial or camvid-strong
+    SECTIONS: ClassVar[tuple[Section, ...]] = (
+        Section("recipe", "protocol", ("protocol", "config")),
+        Section("data", "data", ("data", "image_size", "val_fraction")),
+        Section("augmentation", "flip"),
+        Section("network", "network"),
+        Section("initial weights", "init", ("init", "freeze")),
+        Section("training", "epochs", ("epochs", "steps", "batch_size_per_device", "learning_rate")),
+        Section("devices and input", "devices", ("devices",)),
+        Section("several hosts", "coordinator"),
+        Section("run", "run", ("run", "resume")),
+    )
+
+    protocol: Name = ""  # named recipe that sets the defaults of the other flags, such as demo or scratch
 
     # data
-    data: str = field(default="camvid", metadata=FREE)  # a dataset folder, "camvid" (from prepare), or "synthetic"
+    data: DataFolder = field(
+        default="camvid", metadata=FREE
+    )  # a dataset folder, "camvid" (from prepare), or "synthetic"
     split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how to split CamVid's frames
-    leave_out: str = ""  # with --split-rule leave-out: validate on this sequence, such as 0016E5; train on the others
+    # with --split-rule leave-out: validate on this sequence, such as 0016E5; train on the others
+    leave_out: SequenceName = ""
     leave_out_train: int = 0  # train on the first N frames of --leave-out and validate on the rest; 0: see --leave-out
-    scenes: tuple[int, int] = (240, 60)  # number of training and validation scenes to render for --data synthetic
-    image_size: tuple[int, int] = (360, 480)  # height and width to resize images and labels to
+    # number of training and validation scenes to render for --data synthetic
+    scenes: Annotated[tuple[int, int], arg(metavar="TRAIN VAL")] = (240, 60)
+    image_size: ImageSize = (360, 480)  # height and width to resize images and labels to
     # how to reach --image-size: stretch (distorts), letterbox (pads with void), crop (cuts the edges)
     fit: Literal["stretch", "letterbox", "crop"] = "stretch"
-    images: str = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
-    label_files: str = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
-    label_suffix: str = ""  # suffix of label names after the image's name, such as _mask; empty: detect it
-    map: Annotated[tuple[str, ...], UseAppendAction] = ()  # OLD=NEW: read label value OLD as NEW, such as 255=1
+    images: Pattern = ""  # use only images of the folder whose names match this pattern, such as "*.jpg"
+    label_files: Pattern = ""  # use only label files of the folder whose paths match this pattern, such as "*masks_a*"
+    label_suffix: Suffix = ""  # suffix of label names after the image's name, such as _mask; empty: detect it
+    # read label value OLD as NEW, such as 255=1; may be repeated
+    map: ValueMap = ()
     labels_start_at: int = -1  # label value of the first class; smaller values are void; -1: not specified
     labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and gray labels store, if it is ambiguous
     threshold: int = 0  # two classes: label values from this one on are the second, e.g. 128 for JPEG masks; 0: off
@@ -59,13 +88,14 @@ class Config:
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
-    image_range: tuple[int, int] = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
+    # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
+    image_range: GrayRange = (0, 0)
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
     val_fraction: float = 0.0  # fraction of the images to validate on, such as 0.2; 0: the dataset's own split
     flip: bool = field(default=True, metadata=OVERRIDE)  # flip left/right with probability 1/2
     shift: int = field(default=10, metadata=OVERRIDE)  # maximum random shift in x and y, pixels; padded with 0 and void
     # range of the random scale factor, about a random center; padded with 0 and void
-    scale: tuple[float, float] = field(default=(1.0, 1.0), metadata=OVERRIDE)
+    scale: Annotated[tuple[float, float], arg(metavar="MIN MAX")] = field(default=(1.0, 1.0), metadata=OVERRIDE)
     color: float = field(default=0.0, metadata=OVERRIDE)  # strength of random contrast, brightness and color, 0 to 1
 
     # network
@@ -90,20 +120,21 @@ class Config:
     batch_norm_bias: float = 0.0  # initial value of BatchNorm's shift
     # inference statistics; recompute: precise statistics over the training images after training, as the authors do
     batch_norm: Literal["running", "recompute"] = field(default="running", metadata=OVERRIDE)
-    batch_norm_variance: Literal["batches", "population"] = (
-        field(  # recompute: mean of batch variances, or of all pixels
-            default="batches", metadata=OVERRIDE
-        )
-    )
+    # with --batch-norm recompute: the mean of the batches' variances, or the variance of all pixels
+    batch_norm_variance: Literal["batches", "population"] = field(default="batches", metadata=OVERRIDE)
     # compute batch statistics over all devices, so that 8 x 4 images equal 1 x 32
     sync_batch_norm: bool = field(default=True, metadata=OVERRIDE)
-    init: str = "vgg16"  # initial weights: vgg16, vgg16_bn, vgg19, a weight file, a run, or none
+    init: Annotated[str, arg(metavar="WEIGHTS")] = (
+        "vgg16"  # initial weights: vgg16, vgg16_bn, vgg19, a weight file, a run, or none
+    )
     # initial BatchNorm after pretrained VGG convolutions. identity: scale 1, shift 0; preserve: scale and shift with
     # which the encoder computes what the VGG computes; rescale: preserve, with kernels rescaled to the norm of He
     # initialization; normalize: rescale, with each layer's output divided by a constant so that its scales are about 1
     init_batch_norm: Literal["identity", "preserve", "rescale", "normalize"] = "identity"
     preprocessing: Literal["auto", "torch", "caffe", "raw"] = "auto"  # pixel normalization; auto: as the weights expect
-    freeze: str = "none"  # stages not to train, BatchNorm included: "encoder", or N for stages 1 to N
+    freeze: Annotated[str, arg(metavar="STAGES")] = (
+        "none"  # stages not to train, BatchNorm included: "encoder", or N for stages 1 to N
+    )
 
     # training
     epochs: int = field(default=100, metadata=OVERRIDE)  # passes over the training split
@@ -139,13 +170,14 @@ class Config:
     decay_shift: bool = field(default=False, metadata=OVERRIDE)  # decay BatchNorm's shift too, as MATLAB does
     bias_lr_mult: float = 1.0  # learning-rate multiplier of convolution biases; Caffe uses 2
     ema_decay: float = 0.0  # decay of the exponential moving average (EMA) of the parameters, such as 0.99; 0: off
-    # class balancing of the loss: a rule, one weight per class, or NAME=WEIGHT for some classes, such as car=2
+    # class balancing of the loss: a rule (none, matlab, auto-present, auto-global, auto-sqrt, caffe), one weight per
+    # class, or NAME=WEIGHT for some classes, such as car=2
     class_weights: ClassWeights = field(default="matlab", metadata=OVERRIDE)
     seed: int = 0  # random seed of initial weights, image order, augmentation and dropout
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # dtype of activations
 
     # devices and input
-    devices: str = field(default="all", metadata=FREE)  # number of devices to train on, or "all"
+    devices: NumDevices = field(default="all", metadata=FREE)  # number of devices to train on, or "all"
     fake_devices: int = field(default=0, metadata=FREE)  # split the CPU into this many devices, for testing
     # host: tf.data pipeline; device: dataset kept in device memory; auto: device if it fits
     input: Literal["auto", "host", "device"] = field(default="auto", metadata=FREE)
@@ -158,13 +190,14 @@ class Config:
     deterministic: bool = field(default=False, metadata=FREE)
 
     # several hosts; SLURM, Open MPI, Kubernetes (with the extra k8s) and TPU pods are detected
-    coordinator: str = field(default="", metadata=OF_THIS_START)  # host:port of process 0, if no cluster is detected
+    # host:port of process 0, if no cluster is detected
+    coordinator: Annotated[str, arg(metavar="HOST:PORT")] = field(default="", metadata=OF_THIS_START)
     process_id: int = field(default=-1, metadata=OF_THIS_START)  # id of this process, from 0; with --coordinator
     num_processes: int = field(default=0, metadata=OF_THIS_START)  # number of processes; with --coordinator
     heartbeat: int = field(default=30, metadata=FREE)  # seconds without a heartbeat until a process counts as lost
 
     # the run
-    run: str = field(default="", metadata=OF_THIS_START)  # run folder; default: the next free runs/NAME-NUMBER
+    run: RunFolder = field(default="", metadata=OF_THIS_START)  # run folder; default: the next free runs/NAME-NUMBER
     # resume --run from its last checkpoint; bit-identical on CPUs, on GPUs with --deterministic
     resume: bool = field(default=False, metadata=OF_THIS_START)
     override: bool = field(default=False, metadata=OF_THIS_START)  # resume with changed settings, and log the changes
@@ -193,11 +226,11 @@ class Config:
             for value in values if isinstance(values, tuple | list) else (values,):
                 if not low <= value <= high:  # also rejects NaN
                     given = " ".join(map(str, values)) if isinstance(values, tuple | list) else values
-                    raise UserError(f"{_flag(name)} must be between {low:g} and {high:g}, got {given}")
+                    raise UserError(f"{option_of(name)} must be between {low:g} and {high:g}, got {given}")
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, str) and any(unicodedata.category(each) in ("Cc", "Cs") for each in value):
-                raise UserError(f"{_flag(item.name)} must not contain control characters, got {value!r}")
+                raise UserError(f"{option_of(item.name)} must not contain control characters, got {value!r}")
         if isinstance(self.class_weights, tuple | list):  # as Python calls and TOML may give them
             object.__setattr__(self, "class_weights", " ".join(map(str, self.class_weights)))
         given_weights(self.class_weights)
@@ -259,7 +292,7 @@ class Config:
 
     def to_toml(self) -> str:
         """Return the config as TOML: the format version and every field except those marked OF_THIS_START."""
-        return _toml_of({"format_version": FORMAT_VERSION} | self._fields(("free", "override", "refused")))
+        return toml_of({"format_version": FORMAT_VERSION} | self._fields(("free", "override", "refused")))
 
     def experiment(self) -> dict[str, Any]:
         """Return the experiment's fields that differ from the defaults, JSON-serializable; stored in checkpoints.
@@ -278,34 +311,6 @@ class Config:
         return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
 
 
-def hash_of(experiment: Mapping[str, Any]) -> str:
-    """Return the sha256 of an experiment's fields, in their order, as hex."""
-    return hashlib.sha256(_toml_of(experiment).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _toml_of(fields: Mapping[str, Any]) -> str:
-    return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in fields.items())
-
-
 def on_resume(name: str) -> str:
     """Return whether a field may change on resume: "free", "of this start", "override" or "refused"."""
     return Config.__dataclass_fields__[name].metadata.get("on_resume", "refused")
-
-
-def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the experiment's fields that differ, name -> (old, new); fields free to change are not compared."""
-    return {
-        item.name: (getattr(old, item.name), getattr(new, item.name))
-        for item in dataclasses.fields(Config)
-        if on_resume(item.name) in ("override", "refused") and getattr(old, item.name) != getattr(new, item.name)
-    }
-
-
-def refused(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """Return the changed fields, name -> (old, new), with which a run cannot be resumed even with --override."""
-    plateau = "plateau" in changed.get("schedule", ())  # whose state is part of the optimizer's
-    return [name for name in changed if on_resume(name) == "refused" or (plateau and name == "schedule")]
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

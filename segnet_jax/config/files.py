@@ -10,9 +10,10 @@ import typing
 from importlib import resources
 from typing import Any, Literal
 
-from segnet_jax.config.fields import FORMAT_VERSION, OF_THIS_START, Config, differences, on_resume
+from segnet_jax.config.differences import differences
+from segnet_jax.config.fields import FORMAT_VERSION, OF_THIS_START, Config, on_resume
 from segnet_jax.system import bounded_toml, confined
-from segnet_jax.system.errors import UserError, shown
+from segnet_jax.system.errors import UserError, listed, shown
 
 BATCH_OF_A_DEVICE = ("camvid-matlab-2018",)
 """Protocols whose batch size is per device; for all others it is the total batch of a step."""
@@ -90,6 +91,13 @@ def protocol_names() -> list[str]:
     """Return the names of the protocols shipped with the package."""
     folder = resources.files("segnet_jax") / "config" / "protocols"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+
+
+def protocol_summaries() -> list[tuple[str, str]]:
+    """Return name and summary of each protocol; the summary is the first line of its file."""
+    folder = resources.files("segnet_jax") / "config" / "protocols"
+    texts = {name: (folder / f"{name}.toml").read_text(encoding="utf-8") for name in protocol_names()}
+    return [(name, text.partition("\n")[0].lstrip("# ")) for name, text in texts.items()]
 
 
 def recipe_differences(config: Config) -> tuple[str, Config, dict[str, tuple[Any, Any]]]:
@@ -174,9 +182,32 @@ def read_run(folder: str | pathlib.Path) -> Config:
       UserError: If there is no such run, or its folder contains a link, a pipe or a device.
     """
     folder = pathlib.Path(folder)
-    if not os.path.isdir(folder):
-        raise UserError(f"no run {folder}: there is no such folder")
     if not is_run(folder):
-        raise UserError(f"no run in {folder}: it contains no {CONFIG_FILE}")
+        raise UserError(missing_run_message(folder))
     confined.check_tree(folder)
     return read_whole_config(folder, CONFIG_FILE)
+
+
+def missing_run_message(folder: pathlib.Path) -> str:
+    """Explain why a path is not a run folder, with the runs that may be meant."""
+    if os.path.isdir(folder):
+        found = _runs_in(folder)
+        hint = f"; it is a folder of runs: {listed([str(folder / name) for name in found])}" if found else ""
+        return f"no run in {folder}: it contains no {CONFIG_FILE}{hint}"
+    parents = dict.fromkeys((folder.parent, pathlib.Path("runs")))
+    names = {str(parent / name): name for parent in parents for name in _runs_in(parent)}
+    same = [path for path, name in names.items() if name == folder.name]
+    near = difflib.get_close_matches(str(folder), names, n=1) or [
+        path for path, name in names.items() if name in difflib.get_close_matches(folder.name, names.values(), n=1)
+    ]
+    hint = f". Did you mean {(same or near)[0]}?" if same or near else ""
+    return f"no run {folder}: there is no such folder{hint}"
+
+
+def _runs_in(folder: pathlib.Path) -> list[str]:
+    """Return the names of the runs in a folder, at most a thousand."""
+    try:
+        names = sorted(os.listdir(folder))[:1000]
+    except (OSError, ValueError):
+        return []
+    return [name for name in names if is_run(folder / name)]

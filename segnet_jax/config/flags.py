@@ -12,13 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from segnet_jax.config.fields import Config
-from segnet_jax.config.files import read_config, read_protocol, read_run
+from segnet_jax.config.files import protocol_summaries, read_config, read_protocol, read_run
+from segnet_jax.config.help import help_text
+from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of, with_own
+from segnet_jax.config.spelling import check_spelling
 from segnet_jax.system import logs
+from segnet_jax.system.called import as_called
 from segnet_jax.system.errors import UserError
 
 T = TypeVar("T")
 
-_VERBOSITY = """-q, --quiet: print only warnings and errors.  -v, --verbose: print more, with times."""
+_HELP = ("-h", "--help", "--help-all")
 
 
 def parse_config(
@@ -27,6 +31,7 @@ def parse_config(
     prog: str,
     description: str,
     defaults: Callable[[str, str | None], Config] = lambda data, init: Config(),
+    own: Sequence[Flag] = (),
 ) -> Config:
     """Read the training config from command-line arguments; with `--resume`, the run's config replaces the defaults.
 
@@ -36,6 +41,7 @@ def parse_config(
       description: description of the command, for `--help`.
       defaults: maps the values of `--data` and `--init`, None if absent, to the defaults; called only if the arguments
         name neither a protocol, a config file nor a run to resume.
+      own: the command's other flags, already taken from `args`, for `--help`.
 
     Raises:
       UserError: If the flags, or the files they name, are invalid.
@@ -51,7 +57,7 @@ def parse_config(
     given = _peek(flags)
     run = given.run if given.resume else ""
     config = read_run(run) if run else Config()
-    if not (run or base.protocol or base.config or {"-h", "--help"} & set(flags)):
+    if not (run or base.protocol or base.config or set(_HELP) & set(flags)):
         config = defaults(given.data or config.data, given.init)
     if base.protocol:
         config = read_protocol(base.protocol, config)
@@ -64,7 +70,8 @@ def parse_config(
             )
     if given.epochs and not given.steps:  # whoever sets epochs means them
         config = dataclasses.replace(config, steps=0)
-    return parse_flags(Config, flags, default=config, prog=prog, description=description)
+    own = (CONFIG_FLAG, *own)
+    return parse_flags(Config, flags, default=config, prog=prog, description=description, own=own)
 
 
 def _peek(flags: Sequence[str]) -> argparse.Namespace:
@@ -76,8 +83,24 @@ def _peek(flags: Sequence[str]) -> argparse.Namespace:
     return parser.parse_known_args(flags)[0]
 
 
-def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None, prog: str, description: str) -> T:
-    """Parse flags into a dataclass with tyro; `--help` prints the help and exits.
+def parse_flags(
+    kind: type[T],
+    args: Sequence[str],
+    *,
+    default: T | None = None,
+    prog: str,
+    description: str,
+    own: Sequence[Flag] = (),
+) -> T:
+    """Parse flags into a dataclass with tyro; `--help` and `--help-all` print the help and exit.
+
+    Args:
+      kind: the dataclass.
+      args: the arguments.
+      default: instance with the default values; None for those of the class.
+      prog: module of the command, for messages.
+      description: description of the command, for `--help`.
+      own: the command's flags that are not fields of the dataclass, for `--help`.
 
     Raises:
       UserError: If a flag is unknown or has an invalid value; the message is one line.
@@ -85,16 +108,19 @@ def parse_flags(kind: type[T], args: Sequence[str], *, default: T | None = None,
     import tyro
 
     args = _take_verbosity(args)
-    description = f"{description}\n\n{_VERBOSITY}"
+    called = f"python -m {prog}"
+    flags = with_own(flags_of(kind, default), own)
+    if set(_HELP) & set(args):
+        summaries = protocol_summaries() if kind is Config else ()
+        print(help_text(called, description, flags, summaries, show_all="--help-all" in args))
+        raise SystemExit(0)
+    check_spelling(args, flags, as_called(called))
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            return tyro.cli(kind, args=list(args), prog=f"python -m {prog}", description=description, default=default)
-    except SystemExit as exit_:
-        if not exit_.code:  # --help
-            print(printed.getvalue(), end="")
-            raise
-        raise UserError(f"{_message(printed.getvalue())} (see python -m {prog} --help)") from None
+            return tyro.cli(kind, args=list(args), prog=called, default=default, add_help=False)
+    except SystemExit:
+        raise UserError(f"{_message(printed.getvalue())} (see {as_called(f'{called} --help')})") from None
 
 
 def _take_verbosity(args: Sequence[str]) -> list[str]:

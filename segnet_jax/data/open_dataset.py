@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,18 +15,18 @@ from segnet_jax.data.camvid.find_folder import camvid_folder
 from segnet_jax.data.camvid.prepared import find_prepared, read_prepared
 from segnet_jax.data.camvid_frames import split_names
 from segnet_jax.data.dataset import Dataset
-from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
 from segnet_jax.data.label_files.class_table_files import find_class_table, folder_label_mapping
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, StoredLabels
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.layouts import camvid, cityscapes, fastai, known_layouts, pascal_voc
 from segnet_jax.data.layouts import folder as own_folder
+from segnet_jax.data.layouts.contents import describe_contents
 from segnet_jax.data.layouts.folder import IMAGES, LABELS
-from segnet_jax.data.layouts.names.match_names import is_litter
 from segnet_jax.data.layouts.names.split_lists import is_pair, read_lines
 from segnet_jax.data.layouts.pairs import LayoutFiles, open_pairs
-from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
+from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
+from segnet_jax.system.flag_names import option_of
 
 _MAX_LOOKED_AT = 10_000  # paths searched for datasets further down
 
@@ -198,7 +197,7 @@ def _check_default_options(read_options: ReadOptions, source: str) -> None:
     names = [item.name for item in dataclasses.fields(read_options)]
     changed = [name for name in names if getattr(read_options, name) != getattr(DEFAULTS, name)]
     if changed:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+        flags = ", ".join(map(option_of, changed))
         raise UserError(f"{flags} can be used with folders of images and labels only, not with {source}")
 
 
@@ -218,25 +217,37 @@ def _inner(folder: Path) -> list[Path]:
     return found
 
 
-_MAX_FOLDERS = 2000  # that are searched
-_MAX_BYTES = 200_000  # read at each end of an annotation file
+def _outer(folder: Path) -> Path | None:
+    """Return the dataset that a folder holds files of, at most two levels up; None if there is none."""
+    folder_path = folder.resolve()
+    for outer in list(folder_path.parents)[:2]:
+        if outer not in (Path(outer.anchor), Path.home()) and _has_files_in(outer, folder_path):
+            near = os.path.relpath(outer)
+            return outer if folder.is_absolute() or near.startswith(os.path.join("..", "..")) else Path(near)
+    return None
 
-_EXPORTS = {
-    "COCO JSON": (
-        (b'"annotations"', b'"images"'),
-        "polygons in JSON are not read; export masks, such as Roboflow's `Semantic Segmentation Masks`, CVAT's "
-        "`Segmentation mask 1.1` or Label Studio's `Brush labels to PNG`",
-    ),
-    "labelme's JSON": (
-        (b'"shapes"', b'"imagePath"'),
-        "polygons in JSON are not read; make masks with labelme's examples/semantic_segmentation/labelme2voc.py",
-    ),
-    "VGG Image Annotator's JSON": (
-        (b'"regions"', b'"shape_attributes"'),
-        "polygons in JSON are not read; export masks from the labeling tool",
-    ),
-}
-"""Annotation format -> (byte strings found in its files, what to do)."""
+
+def _has_files_in(dataset: Path, folder: Path) -> bool:
+    """Return whether images or labels of a dataset lie in a folder below it."""
+    if uses_pair_lists(dataset):
+        return True
+    if (layout := layout_of(dataset)) is None:
+        return False
+    try:
+        entries = layout.find(dataset, DEFAULTS).entries
+    except UserError:
+        return False
+    return any(
+        path.is_relative_to(folder)
+        for split in entries.values()
+        for entry in split
+        for path in (entry.image, entry.label)
+    )
+
+
+def _named(folder: Path) -> str:
+    """Return the folder as given, and its full path if that is relative to the current folder by dots."""
+    return f"{folder} ({folder.resolve()})" if set(folder.parts) <= {".", ".."} else str(folder)
 
 
 def missing_dataset_message(folder: Path, inner: Sequence[Path]) -> str:
@@ -253,60 +264,15 @@ def missing_dataset_message(folder: Path, inner: Sequence[Path]) -> str:
         )
     if inner:
         others = f" (or {listed([str(path) for path in inner[1:]])})" if len(inner) > 1 else ""
-        return f"no train.txt in {folder}. Did you mean {inner[0]}{others}?"
-    held, hints = _held(folder)
+        return f"no dataset in {_named(folder)} itself, but in a folder of it. Did you mean {inner[0]}{others}?"
+    held, hints = describe_contents(folder)
     if (folder / IMAGES).is_dir():
         missing = ", ".join(f"{each}/" for each in LABELS)
         return f"{folder} contains {IMAGES}/, but no {missing}; {held}{hints}"
+    if (outer := _outer(folder)) is not None:
+        return f"{_named(folder)} is a part of a dataset. Did you mean the whole of it, {outer}?"
     return (
-        f"no dataset in {folder}: no train.txt, no prepared CamVid, and no folders of images and labels "
+        f"no dataset in {_named(folder)}: no train.txt, no prepared CamVid, and no folders of images and labels "
         f"(such as images/ and masks/, or train/ and train_labels/); {held}{hints}; "
         "data/README.md describes the layouts"
     )
-
-
-def _held(folder: Path) -> tuple[str, str]:
-    """Describe the images and other files below a folder, and give hints on known annotation formats."""
-    pictures: dict[str, Counter[str]] = {}
-    others: Counter[str] = Counter()
-    forms: dict[str, str] = {}
-    for place, folders, files in itertools.islice(os.walk(folder), _MAX_FOLDERS):
-        folders[:] = sorted(name for name in folders if not is_litter(name))
-        for name in files:
-            ending = Path(name).suffix.lower() or "without extension"
-            if is_litter(name):
-                continue
-            if ending in IMAGE_SUFFIXES:
-                pictures.setdefault(os.path.relpath(place, folder), Counter())[ending] += 1
-                continue
-            others[ending] += 1
-            if ending == ".json" and len(forms) < len(_EXPORTS) and others[ending] <= 20:
-                form = _form_of(Path(place, name))
-                if form:
-                    forms.setdefault(form, os.path.relpath(os.path.join(place, name), folder))
-    hints = "".join(f"; {shown(file)} is {form}: {_EXPORTS[form][1]}" for form, file in forms.items())
-    if not pictures and not others:
-        return "it is empty", hints
-    number = sum(sum(endings.values()) for endings in pictures.values())
-    places = [
-        f"{'the folder itself' if place == '.' else shown(place)} "
-        f"({', '.join(f'{number} {ending}' for ending, number in ends.items())})"
-        for place, ends in pictures.items()
-    ]
-    parts = [f"{number} images" + (f" in {listed(places)}" if places else "")]
-    parts += [f"{count} {shown(ending)}" for ending, count in others.most_common(5)]
-    return f"it contains {', '.join(parts)}", hints
-
-
-def _form_of(path: Path) -> str:
-    """Return the annotation format of a JSON file, by strings at its start and end, or "" if unknown."""
-    try:
-        if not path.is_file():
-            return ""
-        with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES)
-            file.seek(max(0, path.stat().st_size - _MAX_BYTES))
-            data += file.read(_MAX_BYTES)
-    except OSError:
-        return ""
-    return next((form for form, (found, _) in _EXPORTS.items() if all(word in data for word in found)), "")

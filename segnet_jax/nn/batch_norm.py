@@ -45,7 +45,10 @@ class BatchNormReLU(nn.Module):
         if not train:
             rstd = lax.rsqrt(running_var.value + self.epsilon)
             return _normalize(x, scale, bias, running_mean.value, rstd, self.relu)
-        y, mean, var = batch_norm_relu(x, scale, bias, self.epsilon, self.axis_name, self.relu)
+        # pyright does not see the result's type through partial(jax.custom_vjp, ...).
+        y, mean, var = batch_norm_relu(  # pyright: ignore[reportGeneralTypeIssues]
+            x, scale, bias, self.epsilon, self.axis_name, self.relu
+        )
         if not self.is_initializing():
             running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
             running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var

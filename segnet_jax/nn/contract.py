@@ -87,6 +87,10 @@ class NetworkContract(Protocol):
     @property
     def layers(self) -> tuple[LayerSpec, ...]: ...  # noqa: D102, see above
 
+    # of every Flax module
+    def apply(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D102
+    def clone(self, **kwargs: Any) -> Any: ...  # noqa: D102
+
 
 def convolution_block(name: str, section: Section, stage: int = 0) -> tuple[LayerSpec, LayerSpec]:
     """Return the layers of a convolution and of the BatchNorm after it, which is called NAME_bn."""
@@ -134,7 +138,7 @@ def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, An
     Raises:
       KeyError: If the returned function gets a layer missing from `model.layers`, or a part that its kind lacks.
     """
-    kinds = {layer.name: layer.kind for layer in model.layers}
+    kinds: dict[str, Kind] = {layer.name: layer.kind for layer in model.layers}
 
     def mask(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
         return {layer: {part: PARTS[kinds[layer]][part] in roles for part in parts} for layer, parts in params.items()}
@@ -198,7 +202,7 @@ def collect_taps(
 # --- checking ---
 
 
-def check_contract(model: nn.Module, channels: int = 3) -> None:
+def check_contract(model: NetworkContract, channels: int = 3) -> None:
     """Check names, parts, folding and taps of a network against the contract, on shapes only.
 
     Raises:

@@ -137,7 +137,7 @@ convolve.defvjp(_forward, _backward)
 # --- XLA's convolutions ---
 
 
-def _convolve(x, kernel, padding="SAME"):
+def _convolve(x, kernel, padding: str | tuple[tuple[int, int], ...] = "SAME"):
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
 
 

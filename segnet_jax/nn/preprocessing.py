@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ RAW = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 PREPROCESSINGS = {"torch": TORCH, "caffe": CAFFE, "raw": RAW}
 
 
-def normalize(image: jax.Array, preprocessing: Preprocessing, dtype=jnp.float32) -> jax.Array:
+def normalize(image: jax.Array, preprocessing: Preprocessing, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Subtract the mean and divide by the standard deviation, in float32.
 
     Args:

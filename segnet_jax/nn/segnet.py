@@ -6,7 +6,7 @@ Source: Badrinarayanan, Kendall, Cipolla: SegNet, PAMI 2017 (arXiv 1511.00561); 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -163,9 +163,9 @@ class SegNet(nn.Module):
         """Return the upsampling layer of a decoder stage, if it has parameters."""
         return [LayerSpec(f"upsample{stage}", "upsampling", "decoder")] if self.upsampling == "learnt" else []
 
-    def block(self, x: jax.Array, channels: int, name: str, train: bool, relu: bool = True, **conv) -> jax.Array:
+    def block(self, x: jax.Array, channels: int, name: str, train: bool, relu: bool = True, **conv: Any) -> jax.Array:
         """Apply convolution, BatchNorm and ReLU; `conv` are further attributes of `Convolution`."""
-        conv = {"size": self.kernel_size} | conv
+        conv.setdefault("size", self.kernel_size)
         x = Convolution(channels, use_bias=self.conv_bias or self.folded, name=name, **conv)(x)
         if self.folded:
             return nn.relu(x) if relu else x

@@ -3,9 +3,9 @@
 import contextlib
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TextIO
 
 from rich.console import Console
@@ -30,7 +30,7 @@ class Progress:
       total_steps: steps in the whole run.
       steps_per_epoch: steps of one epoch.
       first_step: finished steps at the start; above 0 for a resumed run.
-      file: output stream; standard error by default.
+      file: output stream; by default that of the log.
       elapsed: seconds that the run took before it was resumed.
       clock: monotonic seconds.
     """
@@ -47,14 +47,14 @@ class Progress:
     ):
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._step = first_step
-        self._file = file or sys.stderr
+        self._file = file or logs.output()
         self._clock = clock
         self._start = clock() - elapsed
         self._pace = Pace(first_step, clock())
         self._phase = "compiling"
         self._loss = self._learning_rate = self._images_per_second = math.nan
         self._losses: list[float] = []  # finite losses of this epoch
-        self._line_due = False
+        self._line_due, self._last_line = False, clock()
         self.num_skipped = 0
         self._console = Console(file=self._file, highlight=False)
         self._live, self._stack = None, contextlib.ExitStack()
@@ -103,6 +103,10 @@ class Progress:
         if math.isfinite(loss):
             self._losses.append(loss)
         self._line_due = step % self._steps_per_epoch == 0 or step == self._total_steps
+        if not self._live and not self._line_due and self._clock() - self._last_line >= logs.INTERVAL:
+            self._last_line = self._clock()
+            parts = [*self._place(), f"loss {_short(loss)}", *self._speed(), *self._skipped(), *self._times()]
+            logger.info("  ".join(parts), extra={"is_live": True})
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -131,9 +135,13 @@ class Progress:
 
     def _epoch_line(self, *scores: str) -> None:
         losses = [f"loss {_short(sum(self._losses) / len(self._losses))}"] if self._losses else []
-        logger.info("  ".join([*self._place(), *losses, *scores, *self._speed(), *self._skipped(), *self._times()]))
+        place, (left, elapsed) = self._place(), self._times()
+        parts = [*place, *losses, *scores, *self._speed(), *self._skipped(), left, elapsed]
+        # The least important parts go first where the line is too long: the last scores are the least telling.
+        optional = [elapsed, *place[1:], *self._speed(), *scores[::-2], *losses, *self._skipped(), left]
+        logger.info("  ".join(parts), extra={"fit": partial(_fit, parts, optional)})
         self._losses.clear()
-        self._line_due = False
+        self._line_due, self._last_line = False, self._clock()
 
     def _draw(self) -> Text:
         """Return the live line: the parts that fit the width, and a bar in the remaining space."""
@@ -143,12 +151,9 @@ class Progress:
         left, *elapsed = self._times()
         width = self._console.width - 1
         place, speed, skipped = self._place(), self._speed(), self._skipped()
-        shown = [*place, *phase, *loss, *rate, *speed, *skipped, left, *elapsed]
-        for optional in (*elapsed, *rate, *speed, *place[1:], *skipped, *loss):  # least important first
-            if len("  ".join(shown)) <= width:
-                break
-            shown.remove(optional)
-        line = Text("  ".join(shown), no_wrap=True, overflow="crop")
+        parts = [*place, *phase, *loss, *rate, *speed, *skipped, left, *elapsed]
+        optional = (*elapsed, *rate, *speed, *place[1:], *skipped, *loss)  # least important first
+        line = Text(_fit(parts, optional, width), no_wrap=True, overflow="crop")
         room = min(width - len(line) - 2, 40)
         if room >= 10:
             full = round(room * self._step / self._total_steps)
@@ -171,6 +176,16 @@ class Progress:
     def _times(self) -> list[str]:
         left = self._pace.seconds_left(self._total_steps - self._step)
         return [f"left {duration(left)}", f"elapsed {duration(self._clock() - self._start)}"]
+
+
+def _fit(parts: Sequence[str], optional: Sequence[str], width: int) -> str:
+    """Join the parts of a line, without the first of the optional ones where it would be longer than the width."""
+    shown = list(parts)
+    for part in optional:
+        if len("  ".join(shown)) <= width:
+            break
+        shown.remove(part)
+    return "  ".join(shown)
 
 
 def _short(loss: float) -> str:

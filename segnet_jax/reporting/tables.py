@@ -21,34 +21,12 @@ from segnet_jax.system.errors import shown
 _MAX_SEQUENCES = 10  # rows; the file names of a folder may form hundreds of sequences
 
 
-def per_class_table(
-    scores: Scores,
-    classes: ClassTable,
-    interval: Mapping[str, Interval] | None = None,
-    boundary: BoundaryF1 | None = None,
-) -> Table:
+def per_class_table(scores: Scores, classes: ClassTable) -> Table:
     """Build a table of the IoU and accuracy of each class in percent, at most 60 columns wide, readable without color.
 
-    It marks the lowest IoU and absent classes. The last row has the means, and the caption the other metrics, the
-    bootstrap interval and boundary F1, if given.
+    It marks the lowest IoU and absent classes. The last row has the means.
     """
-    others = [metric for key, metric in METRICS.items() if key not in ("miou", "mean_accuracy")]
-    caption = ", ".join(f"{metric.label} {metric.format(scores.values[metric.key])}" for metric in others)
-    if interval:
-        low, high = interval["miou"]
-        caption += f"\nmIoU, {LEVEL_TEXT} interval over images: {percent(low)} to {percent(high)}"
-    if boundary:
-        caption += f"\nboundary F1: {percent(boundary.paper)} (paper), {percent(boundary.script)} (script)"
-    if scores.absent:
-        caption += "\nabsent: no labeled pixels, left out of the means"
-    table = Table(
-        box=rich.box.SIMPLE,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        caption=caption,
-        caption_justify="left",
-        caption_style="",
-    )
+    table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("class", overflow="fold", min_width=8)
     for heading in ("IoU %", "accuracy %", "pixels"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
@@ -72,6 +50,22 @@ def per_class_table(
     return table
 
 
+def summary_lines(
+    scores: Scores, interval: Mapping[str, Interval] | None = None, boundary: BoundaryF1 | None = None
+) -> list[str]:
+    """Return the lines below the table: other metrics, and the bootstrap interval and boundary F1 if given."""
+    others = [metric for key, metric in METRICS.items() if key not in ("miou", "mean_accuracy")]
+    lines = [", ".join(f"{metric.label} {metric.format(scores.values[metric.key])}" for metric in others)]
+    if interval:
+        low, high = interval["miou"]
+        lines.append(f"mIoU, {LEVEL_TEXT} interval over images: {percent(low)} to {percent(high)}")
+    if boundary:
+        lines.append(f"boundary F1: {percent(boundary.paper)} (paper), {percent(boundary.script)} (script)")
+    if scores.absent:
+        lines.append("absent: no labeled pixels, left out of the means")
+    return lines
+
+
 def print_table(
     scores: Scores,
     classes: ClassTable,
@@ -79,9 +73,11 @@ def print_table(
     interval: Mapping[str, Interval] | None = None,
     boundary: BoundaryF1 | None = None,
 ) -> None:
-    """Print the table of `per_class_table`, by default to standard output."""
+    """Print the table of `per_class_table` and the lines below it, by default to standard output."""
     console = Console(file=file or sys.stdout, highlight=False)
-    console.print(per_class_table(scores, classes, interval, boundary))
+    console.print(per_class_table(scores, classes))
+    for line in summary_lines(scores, interval, boundary):
+        console.print(line, markup=False)
 
 
 def print_sequences(sequences: Mapping[str, Mapping[str, float]]) -> None:

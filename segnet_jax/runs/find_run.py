@@ -7,7 +7,8 @@ import os
 import pathlib
 import shutil
 
-from segnet_jax.config.fields import Config, differences, refused
+from segnet_jax.config.differences import differences, refused
+from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, is_run, read_run
 from segnet_jax.runs.default_recipe import OWN_RECIPES
 from segnet_jax.runs.run_folder import RESULT_FILE

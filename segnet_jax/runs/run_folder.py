@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config.fields import Config, differences
+from segnet_jax.config.differences import differences
+from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json

@@ -45,7 +45,7 @@ def claim_folder(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> p
     return pathlib.Path(hosts.broadcast("folder", claimed))
 
 
-def is_complete(setup: Setup, folder: pathlib.Path, step: int, meta: dict[str, Any], resume_requested: bool) -> bool:
+def is_complete(setup: Setup, folder: pathlib.Path, step: int, meta: dict[str, Any]) -> bool:
     """Return whether a run has taken all of its steps, or stopped early, and written its result; log it if so.
 
     Args:
@@ -53,10 +53,9 @@ def is_complete(setup: Setup, folder: pathlib.Path, step: int, meta: dict[str, A
       folder: run folder.
       step: step of the newest checkpoint.
       meta: metadata of that checkpoint.
-      resume_requested: whether `--resume` was given.
 
     Raises:
-      UserError: If the run has taken more steps than the config asks for, or it is complete and `--resume` was given.
+      UserError: If the run has taken more steps than the config asks for.
     """
     if step > setup.total_steps:
         least, config = -(-step // setup.sampler.steps_per_epoch), setup.config
@@ -70,10 +69,7 @@ def is_complete(setup: Setup, folder: pathlib.Path, step: int, meta: dict[str, A
     if not is_finished(setup, meta) or not step == meta["last"]["step"] == run_folder.steps_of_result(folder):
         return False
     done = f"all {step} steps are done" if step == setup.total_steps else f"it stopped early, after step {step}"
-    finished = f"{folder} is finished: {done}"
-    if resume_requested:
-        raise UserError(f"{finished}; start a new --run to train more")
-    logger.info(f"{finished}; use another --run to train again, or see its {run_folder.RESULT_FILE}")
+    logger.info(f"{folder} is finished: {done}; use another --run to train again, or see its {run_folder.RESULT_FILE}")
     return True
 
 

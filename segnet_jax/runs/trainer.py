@@ -86,7 +86,6 @@ class Trainer:
         self.hosts = self.stack.enter_context(join(*address, config.heartbeat))
         self.stack.enter_context(contextlib.nullcontext() if self.hosts.is_writer else logs.errors_only())
         check_is_other_run(config)
-        self.resume_requested = config.resume
         self.config = session.agree_on_run(config, self.hosts, self.stack)
         self.setup = resolve(self.config)
 
@@ -107,7 +106,7 @@ class Trainer:
             meta = check_meta(meta, f"the newest checkpoint of {self.folder}", True)
             run_folder.check_resumable(meta, setup.identity, self.folder, setup.dataset)
             check_experiment(self.folder, meta, config, override=config.override)
-            if session.is_complete(setup, self.folder, self.resumed, meta, self.resume_requested):
+            if session.is_complete(setup, self.folder, self.resumed, meta):
                 return False
             meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric)
             preprocessing = checkpoint_folders.preprocessing_of(meta)

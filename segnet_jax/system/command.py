@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from segnet_jax.system import logs
+from segnet_jax.system.called import as_called
 from segnet_jax.system.errors import DiskFailed, ExitError, UserError, is_disk_full, shown
 from segnet_jax.system.files import cache_folder
 
@@ -40,10 +41,11 @@ def run_command(main: Callable[[], int | None]) -> None:
             sys.stdout.flush()
     except UserError as error:
         for line in str(error).splitlines():  # one for each kind of fault
-            print(f"error: {line}", file=sys.stderr)
+            print(f"error: {as_called(line)}", file=sys.stderr)
         code = 2
     except ExitError as error:
         message = shown(" ".join(str(error).split()))
+        message = as_called(message)
         print(f"error: {message}" if error.exit_code < 128 else message, file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:

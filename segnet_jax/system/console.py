@@ -1,6 +1,8 @@
 """Output of commands: results on standard output, and progress bars on standard error."""
 
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
@@ -11,6 +13,8 @@ from rich.text import Text
 
 from segnet_jax.system import logs
 from segnet_jax.system.errors import printable, shown
+
+logger = logging.getLogger(__name__)
 
 
 def echo(*texts: object, file: TextIO | None = None) -> None:
@@ -26,9 +30,29 @@ def cell(text: object, style: str = "") -> Text:
 
 @contextlib.contextmanager
 def bar(description: str, total: int) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on a terminal; yield the function to call after one, or so many, of `total` parts."""
-    console = Console(stderr=True)
-    disable = not console.is_terminal or logs.is_quiet()
-    with logs.above(console), Progress(console=console, transient=True, disable=disable) as progress:
+    """Show a progress bar on a terminal, or log the progress at times elsewhere.
+
+    Yields:
+      The function to call after one, or so many, of `total` parts.
+    """
+    console = Console(file=logs.output())
+    if not console.is_terminal:
+        yield _logged(description, total)
+        return
+    with logs.above(console), Progress(console=console, transient=True, disable=logs.is_quiet()) as progress:
         task = progress.add_task(escape(shown(description)), total=total)
         yield lambda parts=1: progress.advance(task, parts)
+
+
+def _logged(description: str, total: int, clock: Callable[[], float] = time.monotonic) -> Callable[..., None]:
+    """Return a function as `bar` yields, which logs a line every `logs.INTERVAL` seconds."""
+    done, last = 0, clock()
+
+    def advance(parts: int = 1) -> None:
+        nonlocal done, last
+        done += parts
+        if clock() - last >= logs.INTERVAL:
+            last = clock()
+            logger.info(f"{description}: {done} of {total}", extra={"is_live": True})
+
+    return advance

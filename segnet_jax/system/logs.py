@@ -7,7 +7,12 @@ Modules log to `logging.getLogger(__name__)`. Without a command nothing is confi
 import contextlib
 import logging
 import os
+import re
+import stat
+import sys
+import textwrap
 from collections.abc import Iterator
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -21,11 +26,18 @@ _PACKAGE = logging.getLogger("segnet_jax")
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 
 
+INTERVAL = 30.0
+"""Seconds between two lines of progress where there is no terminal to show it live."""
+
+KEY = re.compile(r"[a-z]+ {2,}(?=\S)")
+"""Start of the lines that name a property of the run, such as "data     synthetic: ..."."""
+
+
 class ConsoleHandler(logging.Handler):
     """A handler that prints messages on standard error, one per line, with their level from warnings on.
 
     Attributes:
-      console: where a live line is shown, above which messages go; None for the current `sys.stderr`.
+      console: where a live line is shown, above which messages go; None for `output()`.
     """
 
     console: Console | None = None
@@ -38,10 +50,34 @@ class ConsoleHandler(logging.Handler):
                 text = Text.assemble((f"{record.levelname.lower()}: ", _STYLES.get(record.levelno, "")), text)
             if self.level <= logging.DEBUG:
                 text = Text.assemble((f"{_TIMED.formatTime(record, _TIMED.datefmt)} {record.name}  ", "dim"), text)
-            console = self.console or Console(stderr=True, highlight=False)
+            console = self.console or Console(file=output(), highlight=False)
+            if console.is_terminal:
+                text = _fitted(text, record, console.width)
             console.print(text, soft_wrap=True)
         except Exception:
             self.handleError(record)
+
+
+def _fitted(text: Text, record: logging.LogRecord, width: int) -> Text:
+    """Return a line of the log for a terminal's width.
+
+    A record may carry shorter forms as its attribute `fit`, a function of the width. A line with a key is continued
+    below its value; all others are left to the terminal, so that commands in them can be copied.
+    """
+    if fit := getattr(record, "fit", None):
+        return Text(printable(fit(width)))
+    key = KEY.match(text.plain)
+    if key and len(text) > width and width > 2 * key.end():
+        return Text("\n").join(
+            line if index == 0 else Text(" " * key.end()) + line
+            for index, line in enumerate(_wrapped(text, width, key.end()))
+        )
+    return text
+
+
+def _wrapped(text: Text, width: int, indent: int) -> list[Text]:
+    lines = textwrap.wrap(text.plain[indent:], width - indent, break_long_words=False, break_on_hyphens=False)
+    return [text[:indent] + Text(lines[0]), *map(Text, lines[1:])]
 
 
 class _LineFormatter(logging.Formatter):
@@ -53,6 +89,7 @@ class _LineFormatter(logging.Formatter):
 
 _TIMED = _LineFormatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
 _console_handler = ConsoleHandler()
+_follows_pipe = False
 
 
 def configure(level: int = logging.INFO) -> None:
@@ -62,6 +99,18 @@ def configure(level: int = logging.INFO) -> None:
     _PACKAGE.propagate = False  # libraries may install a handler of the root logger, which would repeat the lines
     if _console_handler not in _PACKAGE.handlers:
         _PACKAGE.addHandler(_console_handler)
+
+
+def follow_pipe() -> None:
+    """Send the messages to standard output if that alone is a pipe, as in `segnet train | tee log`."""
+    global _follows_pipe
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        _follows_pipe = sys.stderr.isatty() and stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+
+
+def output() -> TextIO:
+    """Return the stream that messages go to: standard error, unless `follow_pipe` chose standard output."""
+    return sys.stdout if _follows_pipe else sys.stderr
 
 
 def is_quiet() -> bool:
@@ -132,7 +181,9 @@ class RunLog(logging.Handler):
             self.emit(record)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one message."""
+        """Write one message, unless it only stands in for a live line."""
+        if getattr(record, "is_live", False):
+            return
         if self._file is None:
             self._waiting.append(record)
             return

@@ -4,9 +4,11 @@ import logging
 import pathlib
 from typing import Any
 
-from segnet_jax.config.fields import Config, differences, hash_of, refused
+from segnet_jax.config.differences import differences, refused
+from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE
 from segnet_jax.config.files import override as override_fields
+from segnet_jax.config.toml_form import hash_of
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 

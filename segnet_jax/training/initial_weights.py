@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from segnet_jax.config.fields import Config
+from segnet_jax.config.options import flags_of, words_of
 from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.distributed.data_parallel import (
     Devices,
@@ -82,7 +83,7 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Colle
             f"the network of --init {trained.source} differs from the one to be trained: {differences}",
             kind="other-network",
             file=trained.source,
-            fix=" ".join(_flag(name, theirs) for name, (theirs, _) in differing.items()),
+            fix=" ".join(_words(name, theirs) for name, (theirs, _) in differing.items()),
         )
     theirs, ours = (_sizes(tree, head) for tree in (trained.variables, shapes))
     if wrong := [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]:
@@ -112,9 +113,8 @@ def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Colle
         )
 
 
-def _flag(name: str, value: Any) -> str:
-    flag = name.replace("_", "-")
-    return f"--{flag} {value}" if not isinstance(value, bool) else f"--{flag}" if value else f"--no-{flag}"
+def _words(name: str, value: Any) -> str:
+    return " ".join(words_of(next(flag for flag in flags_of(Config) if flag.name == name), value))
 
 
 def _sizes(tree: Tree, head: Collection[str]) -> dict[str, list[int]]:

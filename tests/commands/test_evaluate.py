@@ -188,7 +188,7 @@ def test_pictures_can_do_without_photographs(trained, tmp_path):
     [
         (["no/run"], "no run no/run: there is no such folder"),
         (["."], "no run in .: it contains no config.toml"),
-        (["RUN", "--split", "test"], "dataset synthetic has no test split; choose --split from train, val"),
+        (["RUN", "--split", "test"], "synthetic has no test split; choose --split from train, val"),
         (["RUN", "--data", "nowhere"], "no folder nowhere"),
         (["RUN", "--checkpoint", "worst"], "--checkpoint"),
         (["RUN", "--json", "no/scores.json"], "--json no/scores.json: there is no folder"),

@@ -24,13 +24,22 @@ def segnet(*words, **environment):
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["help"]], ids=str)
-def test_alone_or_requested_help_it_lists_the_commands_one_per_line(words, capsys):
+def test_alone_or_requested_help_it_lists_the_commands_one_per_line(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     script.main(words)
     lines = capsys.readouterr().out.splitlines()
     for name in script.commands():
         (line,) = [line for line in lines if line.split()[:1] == [name]]
         assert len(line) < 100 and len(line.split()) > 2
     assert {"train", "evaluate", "predict", "prepare", "benchmark"} <= script.commands().keys()
+
+
+@pytest.mark.parametrize("called", ["segnet", "python -m segnet_jax"])
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_overview_fits_the_width_and_names_the_script_as_it_was_called(columns, called):
+    text = script.overview(called, columns)
+    assert max(map(len, text.splitlines())) <= columns
+    assert text.startswith(f"usage: {called} COMMAND") and f"{called} train --protocol demo" in text
 
 
 def test_jax_is_not_imported_before_the_command_is_known():
@@ -76,6 +85,7 @@ def test_a_command_gets_its_own_flags_and_exit_code():
         (["xyz"], "unknown command 'xyz'; commands: train, "),
         (["../train"], "unknown command '../train'"),
         (["errors"], "unknown command 'errors'"),  # a module that is not a command
+        (["--protocol", "demo"], "flags follow the command: segnet train --protocol"),
         (["a\nb"], r"unknown command 'a\nb'"),
         (["completion"], "takes one argument, the shell: bash or zsh"),
         (["completion", "fish"], "takes one argument, the shell: bash or zsh"),
@@ -123,6 +133,7 @@ def completed(tmp_path_factory):
         assert "-o default" in done.stderr  # files, where the answer is empty
         return done.stdout.split()
 
+    complete.folder = folder
     return complete
 
 
@@ -132,6 +143,27 @@ def test_bash_completes_commands_flags_and_choices(completed):
     assert completed("predict", "runs/x", "--ti") == ["--tile"]
     assert completed("train", "--learning") == ["--learning-rate"]
     assert set(completed("evaluate", "runs/x", "--split", "")) == {"train", "val", "test"}
+
+
+def test_bash_completes_protocols_runs_and_the_subcommands_of_portability(completed):
+    assert completed("train", "--protocol", "camvid-") == ["camvid-matlab-2018", "camvid-strong", "camvid-tutorial"]
+    assert completed("check", "--fit", "") == ["stretch", "letterbox", "crop"]
+    assert completed("train", "--data", "") == ["camvid", "synthetic"]
+    assert completed("export", "runs/x", "--format", "onnx", "s") == ["stablehlo", "safetensors", "saved-model"]
+    assert completed("portability", "") == ["lower", "compile", "measure", "report"]
+    assert completed("portability", "lower", "--plat") == ["--platforms"]
+    assert completed("check", "--js") == ["--json"] and completed("train", "--conf") == ["--config"]
+    folder = completed.folder
+    for name, is_run in (("demo-1", True), ("demo-2", True), ("other", False)):
+        (folder / "runs" / name).mkdir(parents=True)
+        if is_run:
+            (folder / "runs" / name / "config.toml").touch()
+    assert completed("predict", "") == ["runs/demo-1", "runs/demo-2"]
+    assert completed("predict", "runs/demo-1", "runs/") == []  # images, of any folder
+    assert completed("report", "runs/demo-1", "") == ["runs/demo-1", "runs/demo-2"]
+    assert completed("train", "--resume", "--run", "runs/demo-2") == ["runs/demo-2"]
+    assert completed("train", "--init", "r") == ["runs/demo-1", "runs/demo-2"]
+    shutil.rmtree(folder / "runs")
 
 
 def test_bash_completes_files_where_a_path_is_expected(completed):

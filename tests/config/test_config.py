@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from segnet_jax.config.fields import Config, differences
+from segnet_jax.config.differences import differences
+from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_names, read_config, read_protocol, read_run, read_whole_config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.system.errors import UserError
@@ -97,3 +98,23 @@ def test_the_experiment_contains_only_what_differs_from_the_defaults():
     config = Config(epochs=7, devices="2", scale=(0.5, 2.0))  # the number of devices is not part of the experiment
     assert config.experiment() == {"epochs": 7, "scale": [0.5, 2.0]}
     assert config.hash() == Config(epochs=7, scale=(0.5, 2.0)).hash() != Config().hash()
+
+
+def test_a_missing_run_names_the_one_that_may_be_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo-1", "photos-1"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.toml").touch()
+    (tmp_path / "elsewhere").mkdir()
+    for given, message in (
+        ("demo-1", "no run demo-1: there is no such folder. Did you mean runs/demo-1?"),
+        ("demo1", "no run demo1: there is no such folder. Did you mean runs/demo-1?"),
+        ("run/photos-1", "no run run/photos-1: there is no such folder. Did you mean runs/photos-1?"),
+        ("runs/photos", "no run runs/photos: there is no such folder. Did you mean runs/photos-1?"),
+        ("else", "no run else: there is no such folder"),
+        ("runs", "no run in runs: it holds no config.toml; it is a folder of runs: runs/demo-1, runs/photos-1"),
+        ("elsewhere", "no run in elsewhere: it holds no config.toml"),
+    ):
+        with pytest.raises(UserError) as error:
+            read_run(given)
+        assert str(error.value) == message

@@ -205,6 +205,22 @@ def test_a_class_file_for_prepared_camvid_is_refused(tmp_path):
         doctor.doctor(doctor.DoctorOptions(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
 
 
+def test_a_part_of_the_dataset_suggests_the_whole_and_dots_are_spelled_out(samples, tmp_path, monkeypatch):
+    own_folders.pascal_voc(tmp_path / "VOC2012", samples)
+    with pytest.raises(UserError, match=r"is a part of a dataset. Did you mean the whole of it, .*/VOC2012\?"):
+        open_folder(tmp_path / "VOC2012/JPEGImages")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"of it, VOC2012\?"):
+        open_folder("VOC2012/JPEGImages")
+    monkeypatch.chdir(tmp_path / "VOC2012/JPEGImages")
+    with pytest.raises(UserError, match=r"^\. \(/.*/JPEGImages\) is a part of a dataset. .* of it, \.\.\?"):
+        open_folder(".")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"no dataset in \. \(/.*/empty\): no train.txt"):
+        open_folder(".")
+
+
 def test_a_folder_around_the_dataset_suggests_it(samples, tmp_path):
     own_folders.pascal_voc(tmp_path / "VOC2012", samples)
     with pytest.raises(UserError, match="Did you mean .*VOC2012"):

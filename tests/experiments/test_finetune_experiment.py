@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from segnet_jax.config.fields import Config, differences
+from segnet_jax.config.differences import differences
+from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.data.camvid_frames import FRAMES

@@ -8,7 +8,8 @@ import tomllib
 import numpy as np
 import pytest
 
-from segnet_jax.config.fields import Config, differences
+from segnet_jax.config.differences import differences
+from segnet_jax.config.fields import Config
 from segnet_jax.config.files import override, read_config, read_protocol
 from segnet_jax.runs.checks import check_network
 from segnet_jax.training.build import build_model

@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import os
 import re
 
 import numpy as np
@@ -13,6 +14,8 @@ from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.pace import Pace, duration
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.tables import percent, print_table
+from segnet_jax.system import logs
+from segnet_jax.system.console import _logged
 
 LOGGER = logging.getLogger("segnet_jax.test")
 SCORES = scores(np.array([[8, 2, 0], [1, 3, 0], [0, 0, 0]]))  # IoU 8/11, 1/2, and an absent class
@@ -67,7 +70,7 @@ def test_remaining_time_excludes_compilation_and_includes_evaluation():
                 with progress.phase("drawing"):
                     clock.now += 4
                 progress.evaluated(SCORES, 1.0)
-    lines = file.getvalue().splitlines()
+    lines = [line for line in file.getvalue().splitlines() if "mIoU" in line]
     # Remaining: ten steps of 1 s, and 10 s of evaluation after every five steps.
     assert "left 0:30  elapsed 2:10" in lines[1]
 
@@ -113,6 +116,91 @@ def test_a_resumed_run_continues_its_step_and_elapsed_time():
             clock.now += 2
             progress.step(step, 1.0, 1e-3, 1.0)
     assert file.getvalue().startswith("epoch 2/2  step 8/8") and "elapsed 1:00:06" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (60, "epoch 1/1  loss 1.000  mIoU 61.4 %  left 0:00"),
+        (80, "epoch 1/1  loss 1.000  val loss 0.5000  mIoU 61.4 %  accuracy 78.6 %  left 0:00"),
+        (
+            120,
+            "epoch 1/1  step 2/2  loss 1.000  val loss 0.5000  mIoU 61.4 %  accuracy 78.6 %  12.3 images/s",
+        ),
+    ],
+)
+def test_an_epochs_line_fits_the_terminal(terminal, monkeypatch, columns, line):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with Progress(2, 2, file=terminal, clock=Clock()) as progress:
+        progress.step(1, 1.0, 1e-3, 12.3)
+        progress.step(2, 1.0, 1e-3, 12.3)
+        progress.evaluated(SCORES, 0.5)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    (printed,) = [each.strip("\r") for each in plain.splitlines() if "mIoU" in each]
+    assert len(printed) <= columns and printed.startswith(line)
+
+
+def test_without_a_terminal_a_long_epoch_logs_its_progress_twice_a_minute(tmp_path):
+    file, clock = io.StringIO(), Clock()
+    with logs.RunLog() as log:
+        log.open(tmp_path)
+        with Progress(100, 100, file=file, clock=clock) as progress:
+            for step in range(1, 101):
+                clock.now += 1
+                progress.step(step, 1.0, 1e-3, 5.0)
+    lines = file.getvalue().splitlines()
+    assert [line[11:23] for line in lines] == ["step  30/100", "step  60/100", "step  90/100", "step 100/100"]
+    assert "loss 1.000  5.0 images/s  left" in lines[0]
+    assert (tmp_path / logs.LOG_FILE).read_text().count("\n") == 1  # the epoch's line only
+
+
+def test_without_a_terminal_a_bar_logs_its_progress(capsys, monkeypatch):
+    clock = Clock()
+    advance = _logged("reading [train]", 100, clock)
+    for _ in range(65):
+        clock.now += 1
+        advance()
+    assert capsys.readouterr().err == "reading [train]: 30 of 100\nreading [train]: 60 of 100\n"
+
+
+@pytest.mark.parametrize("is_pipe", [True, False])
+def test_the_log_follows_a_pipe_of_standard_output(terminal, monkeypatch, is_pipe):
+    read, write = os.pipe()
+    with open(write, "w") as pipe, open(read) as reader, open(os.devnull, "w") as null:
+        monkeypatch.setattr("sys.stderr", terminal)
+        monkeypatch.setattr("sys.stdout", pipe if is_pipe else null)
+        monkeypatch.setattr(logs, "_follows_pipe", False)
+        logs.follow_pipe()
+        with Progress(1, 1) as progress:
+            LOGGER.info("before")
+            progress.step(1, 1.0, 1e-3, 5.0)
+        pipe.close()
+        piped = reader.read()
+    assert ("before" in piped, "epoch 1/1" in piped) == (is_pipe, is_pipe)
+    assert ("before" in terminal.getvalue()) != is_pipe
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_line_with_a_key_is_continued_below_its_value(terminal, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stderr", terminal)
+    LOGGER.info("data     " + "word " * 30 + "end")
+    LOGGER.info("resume with: python -m segnet_jax.train --run " + "x" * 100)
+    *lines, last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).splitlines()
+    assert max(map(len, lines)) <= columns and lines[0].startswith("data     word")
+    assert all(line.startswith("         word") or line.strip() == "end" for line in lines[1:])
+    assert last.endswith("--run " + "x" * 100)  # a command can be copied
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_lines_below_the_table_fit(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    file = io.StringIO()
+    interval = {"miou": (0.0349, 0.0444)}
+    print_table(SCORES, ClassTable(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2))), file, interval)
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert max(map(len, lines)) <= columns
+    assert "mIoU, 95 % interval over images: 3.5 % to 4.4 %" in lines
 
 
 def test_messages_during_the_live_line_get_their_own_line(terminal, monkeypatch):

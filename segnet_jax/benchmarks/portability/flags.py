@@ -4,10 +4,27 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
+from segnet_jax.benchmarks.portability.compiled.chips import chip_names
+from segnet_jax.benchmarks.portability.lowering import PLATFORMS
+from segnet_jax.benchmarks.portability.steps import STEPS
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.config.flags import parse_config
+from segnet_jax.config.options import Flag
 from segnet_jax.system.errors import UserError
+
+LOWER_FLAGS = (
+    Flag("out", "output folder, empty or not existing", "FOLDER", section="lower"),
+    Flag("platforms", "platforms to lower for", "{" + ",".join(PLATFORMS) + "} ...", arity=None, section="lower"),
+    Flag("run", "run to read config, classes, preprocessing and class weights from", "RUN", section="lower"),
+)
+COMPILE_FLAGS = (
+    Flag("target", "chip to compile for", "{" + ",".join(chip_names()) + "}", section="compile"),
+    Flag("json", "JSON file to write, or to add programs of the same settings to", "FILE", section="compile"),
+    Flag("programs", "steps to compile", "{" + ",".join(STEPS) + "} ...", arity=None, section="compile"),
+    Flag("hlo", "folder for the text of the optimized programs", "FOLDER", section="compile"),
+    Flag("run", "run to read config, classes, preprocessing and class weights from", "RUN", section="compile"),
+)
 
 
 def own_flags() -> argparse.ArgumentParser:
@@ -18,21 +35,28 @@ def own_flags() -> argparse.ArgumentParser:
 
 
 def parse_with_config(
-    own: argparse.ArgumentParser, args: Sequence[str], *, prog: str, description: str
+    own: argparse.ArgumentParser, args: Sequence[str], *, prog: str, description: str, flags: Sequence[Flag]
 ) -> tuple[argparse.Namespace, Config]:
     """Parse a subcommand's own flags, and all others as those of a config: the run's with --run, else the default.
+
+    Args:
+      own: parser of the subcommand's own flags.
+      args: the arguments.
+      prog: module of the command, for messages.
+      description: description of the command, for `--help`.
+      flags: the subcommand's own flags, for `--help`.
 
     Raises:
       UserError: If a flag is wrong, or the run cannot be read.
     """
     try:
-        given, flags = own.parse_known_args(args)
+        given, others = own.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if given.run:
         read_run(given.run)  # for its error messages
-        flags = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *flags]
-    return given, parse_config(flags, prog=prog, description=description)
+        others = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *others]
+    return given, parse_config(others, prog=prog, description=description, own=flags)
 
 
 def check_choices(flag: str, given: Sequence[str], choices: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segnet_jax.config.fields import differences
+from segnet_jax.config.differences import differences
 from segnet_jax.metrics.table import METRICS, percent
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config.fields import differences
+from segnet_jax.config.differences import differences
 from segnet_jax.metrics.bootstrap import Interval, intervals
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.evaluations import Images, images_path, read_images

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segnet_jax.benchmarks.portability.compiled.chips import Target, chip_names, open_target, read_chip
+from segnet_jax.benchmarks.portability.compiled.chips import Target, open_target, read_chip
 from segnet_jax.benchmarks.portability.compiled.compiling import compile_program, describe
-from segnet_jax.benchmarks.portability.flags import check_choices, own_flags, parse_with_config
+from segnet_jax.benchmarks.portability.flags import COMPILE_FLAGS, check_choices, own_flags, parse_with_config
 from segnet_jax.benchmarks.portability.steps import STEPS, StepConstants, build_program
 from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.classes import CAMVID
@@ -19,17 +19,15 @@ from segnet_jax.system.compilation_cache import keep_no_paths
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_text, check_place, plain, read_own_json, write_result
 
-DESCRIPTION = f"""Compile the steps of training, evaluation and inference for a GPU or TPU that is not present, and
+DESCRIPTION = """Compile the steps of training, evaluation and inference for a GPU or TPU that is not present, and
 write what the optimized programs say: kernels, bytes, convolutions, collectives, memory, and throughput to expect.
 
-Example:  python -m segnet_jax.portability compile --target h200 --batch-size-per-device 16 --json h200.json
+Takes the flags of train too: --devices N compiles for N devices in one host, and --precision auto is the precision
+that training chooses on the chip. Needs the compiler: pip install "segnet_jax[aot]". A step takes about a minute of CPU
+time, for a TPU several times as long.
 
-Takes the flags of train, and: --target NAME, from {", ".join(chip_names())}; --json FILE, the file to write;
---programs NAME..., from {", ".join(STEPS)}, which are added to those that the file has of the same target, settings
-and versions; --hlo DIR, a folder for the text of the optimized programs; --run RUN, which reads the config of that run,
-and the classes, preprocessing and class weights from its newest checkpoint. --devices N compiles for N devices in one
-host. --precision auto is the one that training chooses on the chip. Needs the compiler: pip install "segnet_jax[aot]".
-A step takes about a minute of CPU time, for a TPU several times as long."""
+Example:
+  python -m segnet_jax.portability compile --target h200 --batch-size-per-device 16 --json h200.json"""
 
 CONFIG_FIELDS = (
     *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling", "encoder_addition"),
@@ -67,7 +65,7 @@ def parse(args: Sequence[str], prog: str) -> tuple[Config, Options]:
     for flag in ("--target", "--json", "--hlo"):
         own.add_argument(flag, default="")
     own.add_argument("--programs", nargs="+", default=STEPS)
-    given, config = parse_with_config(own, args, prog=prog, description=DESCRIPTION)
+    given, config = parse_with_config(own, args, prog=prog, description=DESCRIPTION, flags=COMPILE_FLAGS)
     if not given.target or not given.json:
         raise UserError("compile needs a chip and an output file: add --target NAME --json FILE")
     check_choices("programs", given.programs, STEPS)

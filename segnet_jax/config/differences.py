@@ -1,0 +1,22 @@
+"""Compare the configs of two experiments."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from segnet_jax.config.fields import Config, on_resume
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the experiment's fields that differ, name -> (old, new); fields free to change are not compared."""
+    return {
+        item.name: (getattr(old, item.name), getattr(new, item.name))
+        for item in dataclasses.fields(Config)
+        if on_resume(item.name) in ("override", "refused") and getattr(old, item.name) != getattr(new, item.name)
+    }
+
+
+def refused(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Return the changed fields, name -> (old, new), with which a run cannot be resumed even with --override."""
+    plateau = "plateau" in changed.get("schedule", ())  # whose state is part of the optimizer's
+    return [name for name in changed if on_resume(name) == "refused" or (plateau and name == "schedule")]

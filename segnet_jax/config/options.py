@@ -1,0 +1,207 @@
+"""Flags of a command, read from the dataclass that they fill: names, values, help texts, sections.
+
+The help of a flag is the comment of its field. A dataclass may group its flags by a class attribute
+`SECTIONS: ClassVar[tuple[Section, ...]]`; without it, `--help` shows all flags in one list.
+"""
+
+import ast
+import dataclasses
+import inspect
+import io
+import textwrap
+import tokenize
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from segnet_jax.system.flag_names import option_of
+
+# Types of fields whose values have a name in the help and in error messages.
+Name = Annotated[str, arg(metavar="NAME")]
+Pattern = Annotated[str, arg(metavar="PATTERN")]
+File = Annotated[str, arg(metavar="FILE")]
+Files = Annotated[tuple[str, ...], arg(metavar="FILE")]
+Folder = Annotated[str, arg(metavar="FOLDER")]
+DataFolder = Annotated[str, arg(metavar="FOLDER")]
+RunFolder = Annotated[str, arg(metavar="RUN")]
+RunFolders = Annotated[tuple[str, ...], arg(metavar="RUN")]
+ImageSize = Annotated[tuple[int, int], arg(metavar="HEIGHT WIDTH")]
+NumDevices = Annotated[str, arg(metavar="N")]
+Suffix = Annotated[str, arg(metavar="SUFFIX")]
+SequenceName = Annotated[str, arg(metavar="SEQUENCE")]
+ValueMap = Annotated[tuple[str, ...], arg(metavar="OLD=NEW"), UseAppendAction]
+GrayRange = Annotated[tuple[int, int], arg(metavar="BLACK WHITE")]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A group of flags in the help.
+
+    Attributes:
+      title: its heading.
+      first: its first field; it extends to the first field of the next section.
+      basic: the fields that `--help` shows; `--help-all` shows all.
+    """
+
+    title: str
+    first: str
+    basic: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag, or a positional argument.
+
+    Attributes:
+      name: name of its field.
+      help: help text.
+      metavar: what its values are called, such as "HEIGHT WIDTH" or "FILE ..."; "" for a switch.
+      choices: the allowed values; empty if any is.
+      number: int or float if its values are numbers, else None.
+      arity: number of values; None for any number.
+      default: default value; None if there is none.
+      is_positional: whether it is given without a name.
+      is_required: whether it has no default.
+      section: heading of its group.
+      is_basic: whether `--help` shows it.
+    """
+
+    name: str
+    help: str
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    number: type | None = None
+    arity: int | None = 1
+    default: Any = None
+    is_positional: bool = False
+    is_required: bool = False
+    section: str = "options"
+    is_basic: bool = True
+
+    @property
+    def option(self) -> str:
+        """Its name on the command line, such as --image-size."""
+        return option_of(self.name)
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it takes no value and has a --no- form."""
+        return self.arity == 0
+
+
+CONFIG_FLAG = Flag("config", "TOML file with config fields; flags override it", "FILE", section="recipe")
+"""The flag of the commands with a training config that is not a field of it."""
+
+
+def flags_of(kind: type, default: Any = None) -> tuple[Flag, ...]:
+    """Return the flags of a dataclass, in the order of its fields.
+
+    Args:
+      kind: the dataclass.
+      default: an instance with the default values; None for those of the class.
+    """
+    annotations = typing.get_type_hints(kind, include_extras=True)
+    texts = _help_texts(kind)
+    sections = {section.first: section for section in getattr(kind, "SECTIONS", ())}
+    section = Section("options", "")
+    flags = []
+    for item in dataclasses.fields(kind):
+        section = sections.get(item.name, section)
+        value = item.default if default is None else getattr(default, item.name)
+        is_required = value is dataclasses.MISSING
+        flags.append(
+            Flag(
+                item.name,
+                texts.get(item.name, ""),
+                **_values_of(annotations[item.name]),
+                default=None if is_required else value,
+                is_required=is_required,
+                section=section.title,
+                is_basic=not sections or item.name in section.basic,
+            )
+        )
+    return tuple(flags)
+
+
+def words_of(flag: Flag, value: Any) -> list[str]:
+    """Return the words that give a flag a value on the command line."""
+    if flag.is_switch:
+        return [flag.option if value else flag.option.replace("--", "--no-", 1)]
+    values = value if isinstance(value, list | tuple) else (value,)
+    if flag.arity == 1:  # several values: the flag may be repeated
+        return [word for each in values for word in (flag.option, str(each))]
+    return [flag.option, *map(str, values)]
+
+
+def with_own(flags: Sequence[Flag], own: Sequence[Flag]) -> list[Flag]:
+    """Return the flags of the fields and the other ones, which follow the first field of their section."""
+    ordered = list(flags)
+    for flag in own:
+        ordered = [each for each in ordered if each.name != flag.name]
+        place = next((index for index, each in enumerate(ordered, 1) if each.section == flag.section), len(ordered))
+        ordered.insert(place, flag)
+    return ordered
+
+
+def _values_of(annotation: Any) -> dict[str, Any]:
+    """Return the fields of `Flag` that follow from the type of a field."""
+    markers: tuple[Any, ...] = ()
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *rest = typing.get_args(annotation)
+        markers = tuple(rest)
+    named = next((each.metavar for each in markers if getattr(each, "metavar", None)), "")
+    found: dict[str, Any] = {"is_positional": Positional in markers}
+    kinds, arity, more = [annotation], 1, ""
+    if any(getattr(each, "nargs", None) == "*" for each in markers):
+        arity = None
+    if typing.get_origin(annotation) is tuple:
+        kinds = list(typing.get_args(annotation))
+        arity = len(kinds)
+        if kinds[-1] is ...:
+            kinds, arity, more = kinds[:1], *((1, "") if UseAppendAction in markers else (None, " ..."))
+    elif typing.get_origin(annotation) in (Union, types.UnionType):
+        is_one = all(typing.get_origin(each) is not tuple for each in typing.get_args(annotation))
+        kinds, arity = [str], 1 if is_one else None
+    element = kinds[0]
+    if element is bool:
+        return found | {"arity": 0}
+    choices = typing.get_args(element) if typing.get_origin(element) is Literal else ()
+    number = element if element in (int, float) else None
+    shown = "{" + ",".join(choices) + "}" if choices else {int: "N", float: "X"}.get(element, "TEXT")
+    metavar = (named or " ".join([shown] * len(kinds))) + more
+    return found | {"metavar": metavar, "choices": choices, "number": number, "arity": arity}
+
+
+def _help_texts(kind: type) -> dict[str, str]:
+    """Return the help text of each field: its comment on the same lines or above, or the string below it."""
+    texts: dict[str, str] = {}
+    for each in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        source = textwrap.dedent(inspect.getsource(each))
+        comments, code = {}, set()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                comments[token.start[0]] = token.string.lstrip("# ")
+            elif token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+                code.update(range(token.start[0], token.end[0] + 1))
+        body = ast.parse(source).body[0].body
+        for node, following in zip(body, [*body[1:], None], strict=True):
+            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+                continue
+            lines = [comments[line] for line in range(node.lineno, node.end_lineno + 1) if line in comments]
+            lines = lines or _comment_above(node.lineno, comments, code)
+            if not lines and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                lines = str(following.value.value).split()
+            texts[node.target.id] = " ".join(lines)
+    return texts
+
+
+def _comment_above(line: int, comments: dict[int, str], code: set[int]) -> list[str]:
+    """Return the lines of the comment that ends right above a line."""
+    first = line
+    while first - 1 in comments and first - 1 not in code:
+        first -= 1
+    return [comments[number] for number in range(first, line)]
