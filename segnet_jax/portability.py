@@ -12,14 +12,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from segnet_jax.benchmarks.portability.compiled.flags import COMPILE_FLAGS
 from segnet_jax.benchmarks.portability.compiled.report import compare_programs
-from segnet_jax.benchmarks.portability.flags import (
-    COMPILE_FLAGS,
-    LOWER_FLAGS,
-    check_choices,
-    own_flags,
-    parse_with_config,
-)
+from segnet_jax.benchmarks.portability.flags import LOWER_FLAGS, check_choices, own_flags, parse_with_config
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS
 from segnet_jax.benchmarks.portability.results import read_written
 from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines, is_page, print_comparison

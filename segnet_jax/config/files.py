@@ -10,7 +10,6 @@ import typing
 from importlib import resources
 from typing import Any, Literal
 
-from segnet_jax.config.differences import differences
 from segnet_jax.config.fields import FORMAT_VERSION, OF_THIS_START, Config, on_resume
 from segnet_jax.system import bounded_toml, confined
 from segnet_jax.system.errors import UserError, listed, shown
@@ -98,20 +97,6 @@ def protocol_summaries() -> list[tuple[str, str]]:
     folder = resources.files("segnet_jax") / "config" / "protocols"
     texts = {name: (folder / f"{name}.toml").read_text(encoding="utf-8") for name in protocol_names()}
     return [(name, text.partition("\n")[0].lstrip("# ")) for name, text in texts.items()]
-
-
-def recipe_differences(config: Config) -> tuple[str, Config, dict[str, tuple[Any, Any]]]:
-    """Compare a config with its protocol.
-
-    Returns:
-      The protocol's name, or "custom"; the protocol's config, or the defaults; and the experiment's fields that differ,
-      name -> (protocol's, config's).
-    """
-    name, base = "custom", Config()
-    if config.protocol in protocol_names():
-        name, base = config.protocol, read_protocol(config.protocol, Config())
-    changes = differences(base, config)
-    return name, base, {field: both for field, both in changes.items() if field != "protocol"}
 
 
 def protocol_batch(protocol: Config, num_devices: int) -> int:

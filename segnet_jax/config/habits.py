@@ -18,7 +18,7 @@ HABITS = {
         ("--data FOLDER",),
     ),
     **dict.fromkeys(
-        ("output", "output-dir", "out-dir", "outdir", "o", "save-dir", "save", "log-dir", "logdir", "work-dir", "name"),
+        ("output-dir", "out-dir", "outdir", "o", "save-dir", "save", "log-dir", "logdir", "work-dir", "name"),
         ("--out FOLDER", "--out FILE", "--run RUN"),
     ),
     **dict.fromkeys(("model", "arch", "architecture", "net"), ("--network NAME",)),

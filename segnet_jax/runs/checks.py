@@ -6,8 +6,9 @@ import math
 import jax
 
 from segnet_jax.config.class_weights import weights_of_classes
+from segnet_jax.config.differences import recipe_differences
 from segnet_jax.config.fields import Config
-from segnet_jax.config.files import protocol_batch, recipe_differences
+from segnet_jax.config.files import protocol_batch
 from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import Devices

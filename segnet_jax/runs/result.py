@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from segnet_jax.config.differences import recipe_differences
 from segnet_jax.config.fields import Config
-from segnet_jax.config.files import protocol_batch, recipe_differences
+from segnet_jax.config.files import protocol_batch
 from segnet_jax.data.sequences import sequences_of
 from segnet_jax.distributed.data_parallel import replicate
 from segnet_jax.metrics.baseline import Baseline, commonest_class_baseline, is_clearly_better

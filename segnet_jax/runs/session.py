@@ -66,7 +66,8 @@ def is_complete(setup: Setup, folder: pathlib.Path, step: int, meta: dict[str, A
             f"{folder} has taken {step} steps, but {given} makes only {setup.total_steps}: use at least {more} "
             "with --override, or start a new --run"
         )
-    if not is_finished(setup, meta) or not step == meta["last"]["step"] == run_folder.steps_of_result(folder):
+    ended = step == setup.total_steps or (stops_early(setup, meta) and step == meta["last"]["step"])
+    if not ended or step != run_folder.steps_of_result(folder):
         return False
     done = f"all {step} steps are done" if step == setup.total_steps else f"it stopped early, after step {step}"
     logger.info(f"{folder} is finished: {done}; use another --run to train again, or see its {run_folder.RESULT_FILE}")

@@ -106,9 +106,9 @@ def test_train_evaluate_and_load_give_what_the_commands_give(tmp_path, monkeypat
 
 
 def test_keywords_are_the_commands_flags():
-    from segnet_jax.api import _flags
+    from segnet_jax.api import _words
 
-    flags = _flags(TINY | {"flip": False, "sync_batch_norm": True, "seed": 3, "protocol": None})
+    flags = _words(Config, TINY | {"flip": False, "sync_batch_norm": True, "seed": 3, "protocol": None})
     config = parse_config(flags, prog="p", description="d")
     assert config == dataclasses.replace(
         Config(), **TINY | {"devices": "1", "flip": False, "sync_batch_norm": True, "seed": 3}

@@ -151,7 +151,7 @@ def test_bash_completes_protocols_runs_and_the_subcommands_of_portability(comple
     assert completed("train", "--data", "") == ["camvid", "synthetic"]
     assert completed("export", "runs/x", "--format", "onnx", "s") == ["stablehlo", "safetensors", "saved-model"]
     assert completed("portability", "") == ["lower", "compile", "measure", "report"]
-    assert completed("portability", "lower", "--plat") == ["--platforms"]
+    assert completed("portability", "lower", "--platf") == ["--platforms"]
     assert completed("check", "--js") == ["--json"] and completed("train", "--conf") == ["--config"]
     folder = completed.folder
     for name, is_run in (("demo-1", True), ("demo-2", True), ("other", False)):

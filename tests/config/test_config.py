@@ -112,8 +112,8 @@ def test_a_missing_run_names_the_one_that_may_be_meant(tmp_path, monkeypatch):
         ("run/photos-1", "no run run/photos-1: there is no such folder. Did you mean runs/photos-1?"),
         ("runs/photos", "no run runs/photos: there is no such folder. Did you mean runs/photos-1?"),
         ("else", "no run else: there is no such folder"),
-        ("runs", "no run in runs: it holds no config.toml; it is a folder of runs: runs/demo-1, runs/photos-1"),
-        ("elsewhere", "no run in elsewhere: it holds no config.toml"),
+        ("runs", "no run in runs: it contains no config.toml; it is a folder of runs: runs/demo-1, runs/photos-1"),
+        ("elsewhere", "no run in elsewhere: it contains no config.toml"),
     ):
         with pytest.raises(UserError) as error:
             read_run(given)

@@ -213,7 +213,7 @@ def test_the_layout_of_help():
         (["--batch_size", "8"], "unknown flag --batch-size; did you mean --batch-size-per-device N?"),
         (["-b", "8"], "unknown flag -b; did you mean --batch-size-per-device N?"),
         (["--gpus", "2"], "did you mean --devices N?"),
-        (["--output", "x"], "did you mean --run RUN?"),
+        (["--output-dir", "x"], "did you mean --run RUN?"),
         (["--num-workers", "2"], "there are no loader workers"),
         (["--learning-rat", "1"], "nearest: --learning-rate"),
         (["--no-resum"], "nearest: --no-resume"),
@@ -260,7 +260,7 @@ def test_flags_are_parsed_as_given():
     [
         ("predict", [], "RUN is missing: run folder"),
         ("report", [], "RUN is missing"),
-        ("predict", ["runs/x", "photos", "--output", "y"], "did you mean --out FOLDER?"),
+        ("predict", ["runs/x", "photos", "--output-dir", "y"], "did you mean --out FOLDER?"),
         ("evaluate", ["runs/x", "runs/y"], "unexpected argument 'runs/y'"),
         ("portability measure", ["--run", "x"], "--json FILE is missing"),
     ],

@@ -4,9 +4,7 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from segnet_jax.benchmarks.portability.compiled.chips import chip_names
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS
-from segnet_jax.benchmarks.portability.steps import STEPS
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.config.flags import parse_config
@@ -17,13 +15,6 @@ LOWER_FLAGS = (
     Flag("out", "output folder, empty or not existing", "FOLDER", section="lower"),
     Flag("platforms", "platforms to lower for", "{" + ",".join(PLATFORMS) + "} ...", arity=None, section="lower"),
     Flag("run", "run to read config, classes, preprocessing and class weights from", "RUN", section="lower"),
-)
-COMPILE_FLAGS = (
-    Flag("target", "chip to compile for", "{" + ",".join(chip_names()) + "}", section="compile"),
-    Flag("json", "JSON file to write, or to add programs of the same settings to", "FILE", section="compile"),
-    Flag("programs", "steps to compile", "{" + ",".join(STEPS) + "} ...", arity=None, section="compile"),
-    Flag("hlo", "folder for the text of the optimized programs", "FOLDER", section="compile"),
-    Flag("run", "run to read config, classes, preprocessing and class weights from", "RUN", section="compile"),
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.config.files import recipe_differences
+from segnet_jax.config.differences import recipe_differences
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.metrics.baseline import commonest_class_baseline, is_clearly_better
 from segnet_jax.metrics.table import METRICS

@@ -9,7 +9,8 @@ from typing import Any
 
 from segnet_jax.benchmarks.portability.compiled.chips import Target, open_target, read_chip
 from segnet_jax.benchmarks.portability.compiled.compiling import compile_program, describe
-from segnet_jax.benchmarks.portability.flags import COMPILE_FLAGS, check_choices, own_flags, parse_with_config
+from segnet_jax.benchmarks.portability.compiled.flags import COMPILE_FLAGS
+from segnet_jax.benchmarks.portability.flags import check_choices, own_flags, parse_with_config
 from segnet_jax.benchmarks.portability.steps import STEPS, StepConstants, build_program
 from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.classes import CAMVID

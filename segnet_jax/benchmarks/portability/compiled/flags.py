@@ -1,0 +1,13 @@
+"""The flags of `portability compile` besides those of the config."""
+
+from segnet_jax.benchmarks.portability.compiled.chips import chip_names
+from segnet_jax.benchmarks.portability.steps import STEPS
+from segnet_jax.config.options import Flag
+
+COMPILE_FLAGS = (
+    Flag("target", "chip to compile for", "{" + ",".join(chip_names()) + "}", section="compile"),
+    Flag("json", "JSON file to write, or to add programs of the same settings to", "FILE", section="compile"),
+    Flag("programs", "steps to compile", "{" + ",".join(STEPS) + "} ...", arity=None, section="compile"),
+    Flag("hlo", "folder for the text of the optimized programs", "FOLDER", section="compile"),
+    Flag("run", "run to read config, classes, preprocessing and class weights from", "RUN", section="compile"),
+)
