@@ -18,6 +18,10 @@ FILES = sorted(FOLDER.glob("*.json"))
 TOLERANCE = 1.02
 
 
+def read(file):
+    return json.loads(file.read_text())
+
+
 def train_step(name):
     return json.loads((FOLDER / f"{name}.json").read_text())["programs"]["train"]
 
@@ -25,10 +29,6 @@ def train_step(name):
 def test_the_files_are_those_of_the_readme():
     targets = {(content["target"]["name"], content["num_devices"]) for content in map(read, FILES)}
     assert {("h200", 1), ("h200", 8), ("v100", 1), ("v100", 8)} <= targets
-
-
-def read(file):
-    return json.loads(file.read_text())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -66,6 +66,13 @@ def test_on_eight_h200_only_statistics_are_summed_while_nothing_else_runs(name):
 
 def test_the_report_is_made_from_the_files():
     assert (FOLDER / "report.md").read_text() == as_markdown(compare_programs(list(map(read, FILES))))
+
+
+@pytest.mark.parametrize("name", [file.stem for file in FILES if "train" in read(file)["programs"]])
+def test_the_readme_has_a_row_of_each_training_step(name):
+    step = train_step(name)
+    numbers = f"| {step['num_kernels']:,} | {step['mb_per_image']:,.0f} | {step['memory']['temporary'] / 1e9:.2f} GB |"
+    assert numbers in (FOLDER / "README.md").read_text()
 
 
 def test_the_scaling_page_has_the_table_of_the_compiled_steps():
