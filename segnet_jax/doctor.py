@@ -138,7 +138,7 @@ def doctor(options: DoctorOptions) -> int:
         write_result(options.json, findings)
     if found.dataset is not None:
         for line in (*found.dataset.notes, *(f"warning: {warning}" for warning in found.warnings)):
-            echo(line)
+            echo(as_called(line))
     if found.faults:
         fixes = dict.fromkeys(fault.fix for fault in found.faults if fault.fix.startswith("--"))
         choices = next((fault.choices for fault in found.faults if fault.choices), ())

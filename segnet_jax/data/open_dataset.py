@@ -23,6 +23,7 @@ from segnet_jax.data.layouts import camvid, cityscapes, fastai, known_layouts, p
 from segnet_jax.data.layouts import folder as own_folder
 from segnet_jax.data.layouts.contents import describe_contents
 from segnet_jax.data.layouts.folder import IMAGES, LABELS
+from segnet_jax.data.layouts.names.match_names import is_litter
 from segnet_jax.data.layouts.names.split_lists import is_pair, read_lines
 from segnet_jax.data.layouts.pairs import LayoutFiles, open_pairs
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
@@ -79,6 +80,7 @@ def open_dataset(
         dataset = _by_lists(folder, read_options, split_rule, stored, label_mapping)
     elif (layout := layout_of(folder)) is not None:
         _check_is_camvid(split_rule, layout.name)
+        _check_is_not_around(folder, layout)
         dataset = open_pairs(layout.find(folder, read_options), folder, read_options, stored, label_mapping)
         line = f"layout   {layout.name}: {layout.reason}" + (f"; classes from {layout.table}" if layout.table else "")
         dataset = dataclasses.replace(dataset, notes=(line, *dataset.notes))
@@ -150,12 +152,13 @@ class Layout(NamedTuple):
     table: str
 
 
+OWN_FOLDERS = "image and label folders"
 LAYOUTS = {
     "Cityscapes": cityscapes,
     "Pascal VOC": pascal_voc,
     "fast.ai": fastai,
     **known_layouts.LAYOUTS,
-    "image and label folders": own_folder,
+    OWN_FOLDERS: own_folder,
 }
 """Name -> layout module, in the order in which they are tried."""
 
@@ -215,6 +218,21 @@ def _inner(folder: Path) -> list[Path]:
         if found:
             return found
     return found
+
+
+def _check_is_not_around(folder: Path, layout: "Layout") -> None:
+    """Raise UserError if a folder holds a dataset whose lists or class file would not be read from here."""
+    if layout.name != OWN_FOLDERS or layout.table:
+        return
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not is_litter(path.name)):
+        described = uses_pair_lists(inner) or (layout_of(inner) is not None and find_class_table(inner) is not None)
+        if described:
+            raise UserError(
+                f"{_named(folder)} holds the dataset {inner}, whose lists and class names are only read from there. "
+                f"Did you mean {inner}?",
+                kind="no-dataset",
+                file=str(folder),
+            )
 
 
 def _outer(folder: Path) -> Path | None:

@@ -22,6 +22,7 @@ from segnet_jax.runs import dataset as run_dataset
 from segnet_jax.runs import dataset_checks
 from segnet_jax.runs.checks import batch_warning, check_loss_and_output, check_network, check_selection
 from segnet_jax.runs.out_of_memory import check_memory
+from segnet_jax.system.called import as_called
 from segnet_jax.system.errors import UserError, UserErrors
 from segnet_jax.training import build, build_steps, initial_weights
 from segnet_jax.training.devices import device_shard, start_devices, steps_per_dispatch
@@ -211,7 +212,7 @@ def resolve(config: Config) -> Setup:
         raise UserErrors(config.data, dataset.doubts)
     check_loss_and_output(config, dataset)
     for note in dataset.notes:
-        logger.info(note)
+        logger.info(as_called(note))
     if warning := run_dataset.size_warning(config, dataset):
         logger.warning(warning)
     if config.split_rule == "trainval":

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
@@ -18,9 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def echo(*texts: object, file: TextIO | None = None) -> None:
-    """Print each text on a line of its own, by default on standard output."""
+    """Print each text on a line of its own, by default on standard output; a line with a key fits a terminal."""
+    console = Console(file=file or sys.stdout)
     for text in texts:
-        print(printable(text), file=file)
+        line = printable(text)
+        print(logs.continued(line, console.width) if console.is_terminal else line, file=file)
 
 
 def cell(text: object, style: str = "") -> Text:

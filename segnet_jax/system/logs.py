@@ -45,39 +45,37 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message; with `-v`, also with the time and module that logged it."""
         try:
-            text = Text(printable(record.getMessage()))
+            console = self.console or Console(file=output(), highlight=False)
+            message = printable(record.getMessage())
+            if console.is_terminal and self.level > logging.DEBUG:
+                fit = getattr(record, "fit", None)  # a function of the width that returns a shorter form
+                message = printable(fit(console.width)) if fit else continued(message, console.width)
+            text = Text(message)
             if record.levelno >= logging.WARNING:
                 text = Text.assemble((f"{record.levelname.lower()}: ", _STYLES.get(record.levelno, "")), text)
             if self.level <= logging.DEBUG:
                 text = Text.assemble((f"{_TIMED.formatTime(record, _TIMED.datefmt)} {record.name}  ", "dim"), text)
-            console = self.console or Console(file=output(), highlight=False)
-            if console.is_terminal:
-                text = _fitted(text, record, console.width)
             console.print(text, soft_wrap=True)
         except Exception:
             self.handleError(record)
 
 
-def _fitted(text: Text, record: logging.LogRecord, width: int) -> Text:
-    """Return a line of the log for a terminal's width.
+def continued(line: str, width: int) -> str:
+    """Return a line with a key, if longer than the width, continued below its value.
 
-    A record may carry shorter forms as its attribute `fit`, a function of the width. A line with a key is continued
-    below its value; all others are left to the terminal, so that commands in them can be copied.
+    All other lines are left to the terminal, so that commands in them can be copied.
     """
-    if fit := getattr(record, "fit", None):
-        return Text(printable(fit(width)))
-    key = KEY.match(text.plain)
-    if key and len(text) > width and width > 2 * key.end():
-        return Text("\n").join(
-            line if index == 0 else Text(" " * key.end()) + line
-            for index, line in enumerate(_wrapped(text, width, key.end()))
-        )
-    return text
-
-
-def _wrapped(text: Text, width: int, indent: int) -> list[Text]:
-    lines = textwrap.wrap(text.plain[indent:], width - indent, break_long_words=False, break_on_hyphens=False)
-    return [text[:indent] + Text(lines[0]), *map(Text, lines[1:])]
+    key = KEY.match(line)
+    if key is None or len(line) <= width or width < 3 * key.end() or "\n" in line:
+        return line
+    return textwrap.fill(
+        line[key.end() :],
+        width,
+        initial_indent=key[0],
+        subsequent_indent=" " * key.end(),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 class _LineFormatter(logging.Formatter):

@@ -337,7 +337,8 @@ def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, ca
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "takes 1 to 12 runs"),
+        ([], "RUN is missing: run folders"),
+        ([f"run-{number}" for number in range(13)], "takes 1 to 12 runs, got 13"),
         (["nowhere"], "no run nowhere: there is no such folder"),
         (["."], "no run in .: it contains no config.toml"),
         (["RUN", "RUN"], "the same run is given twice"),
