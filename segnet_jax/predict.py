@@ -17,7 +17,6 @@ import jax
 import numpy as np
 import tyro
 
-from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
@@ -50,6 +49,7 @@ from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
 from segnet_jax.training.devices import start_devices
+from segnet_jax.training.network_source import local_folder, read_network_config
 from segnet_jax.training.restored import CheckpointChoice, restore
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ Large:    python -m segnet_jax.predict runs/demo-1 map.png --tile 512 512"""
 class PredictOptions:
     """Flags of `predict`."""
 
-    run: Annotated[str, tyro.conf.Positional]  # run folder
+    run: Annotated[str, tyro.conf.Positional]  # run folder, exported folder, or hf://OWNER/NAME on the Hugging Face Hub
     paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # images, folders, videos, camera numbers
     out: str = ""  # output folder; default: the next free RUN/predictions-NUMBER
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
@@ -118,8 +118,11 @@ def predict(options: PredictOptions) -> int:
             check_place("json", options.json, made=options.out)
             if options.json and os.path.lexists(options.json):
                 raise UserError(f"--json {options.json} already exists and is not overwritten; give another file")
+            run = local_folder(options.run)
+            if run != options.run and not options.out:
+                raise UserError(f"{options.run} is not a folder to write predictions to: add --out FOLDER")
             config = dataclasses.replace(
-                files.read_run(options.run),
+                read_network_config(run),
                 devices=options.devices,
                 fake_devices=options.fake_devices,
                 batch_size_per_device=options.batch_size_per_device,
@@ -139,7 +142,7 @@ def predict(options: PredictOptions) -> int:
             devices, precision = start_devices(config)
             if sizing.size == "trained" and not sizing.tile:
                 check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=PredictOptions)
-            restored = restore(options.run, config, options.checkpoint, devices, precision)
+            restored = restore(run, config, options.checkpoint, devices, precision)
             network = unfolded(restored, config) if options.labels else folded(restored, config)
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
@@ -147,7 +150,7 @@ def predict(options: PredictOptions) -> int:
             if all(source.kind == "image" for source in sources) and not sizing.tile:
                 per_device = min(per_device, -(-len(sources) // devices.total))
             predictor = Predictor(network, devices, per_device, sizing, options.samples, bool(options.labels))
-            scoring = _scoring(options, config, network.classes, sizing) if options.labels else None
+            scoring = _scoring(run, options, config, network.classes, sizing) if options.labels else None
             out = _make_folder(options)
         write = DiskRetry(out, waits=False, stop=stop)
         outputs = Outputs(
@@ -215,9 +218,9 @@ def _make_folder(options: PredictOptions) -> pathlib.Path:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}; give another one with --out") from None
 
 
-def _scoring(options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing) -> LabelScoring:
+def _scoring(run: str, options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing) -> LabelScoring:
     """Return how to read and score labels: by the run's stored rule, or for older runs by its config."""
-    reading, stored = read_options_of(config), run_folder.labels_of(options.run)
+    reading, stored = read_options_of(config), run_folder.labels_of(run)
     if stored is not None:
         rule = stored.rule
     else:

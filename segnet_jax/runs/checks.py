@@ -1,6 +1,8 @@
 """Checks of a config that need no data: settings of the network, and the protocol's batch."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -11,6 +13,7 @@ from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.nn.segnet import scaled_stages
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.network_source import is_exported
 from segnet_jax.weights.vgg import check_stages
 
 
@@ -132,3 +135,34 @@ def _check_basic(config: Config) -> None:
             f"--network segnet-basic normalizes pixels of 0..255 itself, got --preprocessing {config.preprocessing}: "
             "use --preprocessing raw"
         )
+
+
+def check_has_dataset(network: str, data: str) -> None:
+    """Check that the images to evaluate on are known.
+
+    Args:
+      network: a run folder or an exported folder.
+      data: value of `--data`.
+
+    Raises:
+      UserError: If an exported network is evaluated without `--data`.
+    """
+    if is_exported(network) and not data:
+        raise UserError(f"{network} is an exported network, which names no dataset: add --data FOLDER")
+
+
+def check_recomputable(meta: Mapping[str, Any], network: str) -> None:
+    """Check that BatchNorm statistics can be recomputed over a network's training images.
+
+    Args:
+      meta: metadata of its checkpoint.
+      network: name of the network in messages.
+
+    Raises:
+      UserError: If the network was converted or exported.
+    """
+    reason = "it was exported, without its training images" if "data" not in meta else ""
+    if "converted_from" in meta:
+        reason = "it was converted from Caffe, which merges the BatchNorm statistics into scale and shift"
+    if reason:
+        raise UserError(f"--batch-norm recompute is not available for {network}: {reason}; use --batch-norm running")

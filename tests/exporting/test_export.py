@@ -35,15 +35,17 @@ def export(*flags):
 def test_an_export_writes_its_file_checksum_and_comparison(run, tmp_path, capsys):
     assert export(run, "--format", "safetensors", "stablehlo", "--json", tmp_path / "found.json") == 0
     folder = run / "export"
-    assert {path.name for path in folder.iterdir()} == {"network.stablehlo", "network.safetensors", "export.json"}
+    files = {"network.stablehlo", "network.safetensors", "README.md"}
+    assert {path.name for path in folder.iterdir()} == files | {"export.json"}
     report = json.loads((folder / "export.json").read_text())
     assert {"written_by": "segnet_jax"} | report == json.loads((tmp_path / "found.json").read_text())
     assert set(report) == {"safetensors", "stablehlo"}
     printed = capsys.readouterr().out
+    assert {name for entry in report.values() for name in entry["files"]} == files
     for entry in report.values():
-        ((name, digest),) = entry["files"].items()
-        assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        assert entry["bytes"] == (folder / name).stat().st_size
+        for name, digest in entry["files"].items():
+            assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        assert entry["bytes"] == sum((folder / name).stat().st_size for name in entry["files"])
         assert entry["classes"][0] == "Sky" and entry["colors"][0] == [128, 128, 128]
         assert {(tuple(each["size"]), each["batch"]) for each in entry["parity"]} == {
             (size, batch) for size in ((24, 32), (97, 131)) for batch in (1, 3)
@@ -104,7 +106,7 @@ def test_an_earlier_export_is_overwritten_only_with_overwrite(run, tmp_path, mon
     assert (out / "network.safetensors").read_text() == "mine"
     (out / "network.safetensors").unlink()
     assert export(run, "--format", "safetensors", "--out", out) == 0
-    with pytest.raises(UserError, match="already contains network.safetensors; add --overwrite"):
+    with pytest.raises(UserError, match="already contains network.safetensors, README.md; add --overwrite"):
         export(run, "--format", "safetensors", "--out", out)
     assert export(run, "--format", "safetensors", "--out", out, "--overwrite") == 0
     assert export(run, "--format", "stablehlo", "--out", out) == 0  # next to the existing export
