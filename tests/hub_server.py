@@ -19,8 +19,6 @@ def serve(repositories, sizes=None):
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
         def do_HEAD(self):
             self._answer(with_body=False)
 
@@ -29,17 +27,17 @@ def serve(repositories, sizes=None):
 
         def _answer(self, with_body):
             requests.append(f"{self.command} {self.path}")
-            owner, name, verb, revision, *file = self.path.split("?")[0].strip("/").split("/")
+            owner, name, verb, revision, *file = [*self.path.split("?")[0].strip("/").split("/"), "", "", "", ""]
             files = repositories.get(f"{owner}/{name}")
             if files is None or verb != "resolve" or revision not in ("main", COMMIT):
                 return self._fail("RepoNotFound")
-            content = files.get("/".join(file))
+            content = files.get("/".join(file).strip("/"))
             if content is None:
                 return self._fail("EntryNotFound")
             self.send_response(200)
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header("Content-Length", str((sizes or {}).get("/".join(file), len(content))))
+            self.send_header("Content-Length", str((sizes or {}).get("/".join(file).strip("/"), len(content))))
             self.end_headers()
             if with_body:
                 self.wfile.write(content)

@@ -51,53 +51,62 @@ def fetch_repository(source: str) -> Path:
             f"a repository on the Hub is named {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION, got {source}"
         )
     try:
-        import huggingface_hub
+        from huggingface_hub import errors
     except ImportError:
         raise UserError(f'{source} needs huggingface_hub, which is not installed: pip install -e ".[hub]"') from None
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    repository, revision = match["repository"], match["revision"]
-    target = cache_folder() / "hub" / repository.replace("/", "--")
-    downloads = target / "downloads"
+    where = {"repository": match["repository"], "revision": match["revision"]}
+    target = cache_folder() / "hub" / match["repository"].replace("/", "--")
     files: dict[str, Path] = {}
+    is_connected = True
     try:
-        for name, limit in _MAX_BYTES.items():
+        for name in _MAX_BYTES:
             try:
-                _check_size(source, repository, name, revision, limit)
-                path = huggingface_hub.hf_hub_download(repository, name, revision=revision, cache_dir=downloads)
-            except LocalEntryNotFoundError:  # not cached, and no connection
+                is_connected = is_connected and _check_size(source, name, **where)
+                files[name] = _download(name, target / "downloads", is_connected, **where)
+            except errors.LocalEntryNotFoundError:  # there is no connection
                 if name == NETWORK_FILE:
-                    raise
-            except EntryNotFoundError:
+                    message = f"cannot download {source}: the Hub cannot be reached, and there is no earlier download"
+                    raise UserError(message) from None
+            except errors.EntryNotFoundError:
                 if name == NETWORK_FILE:
-                    raise UserError(
-                        f"{source} contains no {NETWORK_FILE}, which `export --format safetensors` writes"
-                    ) from None
-            else:
-                files[name] = Path(path)
+                    message = f"{source} contains no {NETWORK_FILE}, which `export --format safetensors` writes"
+                    raise UserError(message) from None
         return _copy(files, target / files[NETWORK_FILE].parent.name)
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # the HTTP library, and with it the type of its errors, depends on huggingface_hub's version
+    except Exception as error:  # of the HTTP library, which depends on the version of huggingface_hub
         raise UserError(f"cannot download {source}: {_reason(error)}") from error
 
 
-def _check_size(source: str, repository: str, name: str, revision: str | None, limit: int) -> None:
-    """Refuse a file that is too large before it is downloaded; without a connection there is nothing to download."""
+def _download(name: str, folder: Path, is_connected: bool, repository: str, revision: str | None) -> Path:
+    """Download a file into a cache of the library; return its path there."""
+    from huggingface_hub import hf_hub_download
+
+    settings = {"cache_dir": folder, "local_files_only": not is_connected, "endpoint": _endpoint()}
+    return Path(hf_hub_download(repository, name, revision=revision, **settings))
+
+
+def _check_size(source: str, name: str, repository: str, revision: str | None) -> bool:
+    """Refuse a file that is too large before it is downloaded; return whether the Hub can be reached."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+    url, limit = hf_hub_url(repository, name, revision=revision, endpoint=_endpoint()), _MAX_BYTES[name]
     try:
-        size = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision)).size
+        size = get_hf_file_metadata(url, endpoint=_endpoint()).size
     except (EntryNotFoundError, HfHubHTTPError):
         raise
     except Exception as error:  # as above
         logger.warning(f"{source}: the Hub cannot be reached ({_reason(error)}); looking for an earlier download")
-        return
+        return False
     if size is None or size > limit:
         raise UserError(f"{name} of {source} has {size} bytes, and at most {limit} are downloaded")
+    return True
+
+
+def _endpoint() -> str | None:
+    """Return the address of another Hub, which the library itself reads only when it is imported."""
+    return os.environ.get("HF_ENDPOINT") or None
 
 
 def _copy(files: dict[str, Path], folder: Path) -> Path:
