@@ -45,19 +45,20 @@ DESCRIPTION = """Export a run's network, then load each exported file and check 
 
 Example:  python -m segnet_jax.export runs/demo-1 --format stablehlo onnx
 
-Formats: stablehlo for JAX without this package, on CPU, NVIDIA GPU and TPU; onnx for onnxruntime and other runtimes,
-needs pip install -e ".[onnx]"; safetensors for the weights only, BatchNorm not folded, with layer names as in
-SegNet-Tutorial and tensor names as in PyTorch, and a card, README.md; saved-model for TensorFlow.
-
-The folder of a safetensors export can be used like a run by load, predict, evaluate and train --init, or uploaded to
-the Hugging Face Hub as it is and used as hf://OWNER/NAME.
+Formats: stablehlo for JAX without this package, on CPU, NVIDIA GPU and TPU; onnx for onnxruntime, also in a browser,
+and other runtimes, needs pip install -e ".[onnx]"; safetensors for the weights only, BatchNorm not folded, with layer
+names as in SegNet-Tutorial and tensor names as in PyTorch, and a card, README.md; saved-model for TensorFlow.
 
 Every format but safetensors takes uint8 images [B,H,W,3] of any batch and image size, includes the preprocessing, and
 returns the prediction, uint8 [B,H,W], and the logits, float32 [B,H,W,C]. Exports are float32, whatever precision the
-run was trained in."""
+run was trained in. OpenCV's dnn module needs --format onnx --size 360 480, a file for one image of this size. There is
+no TFLite file: TensorFlow 2.21's converter refuses the 8-bit pooling codes.
+
+The folder of a safetensors export can be used like a run by load, predict, evaluate and train --init, or uploaded to
+the Hugging Face Hub as it is and used as hf://OWNER/NAME."""
 
 EXPORT_FOLDER = "export"
-BATCHES = (1, 3)
+BATCHES, MAX_SIDE = (1, 3), 16_384
 _MAX_LABELS = 200_000  # characters of a label rule
 ODD_SIZE = (97, 131)  # compared besides the run's own size: odd at several stages, where border bugs show
 
@@ -70,6 +71,7 @@ class ExportOptions:
     format: tuple[Format, ...] = ("stablehlo",)  # one or more formats
     out: str = ""  # output folder; default: RUN/export
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
+    size: tuple[int, int] = (0, 0)  # with --format onnx: height and width of a file of fixed size; 0 0: any size
     data: str = ""  # dataset for the comparison, such as "synthetic"; default: the one that the run was trained on
     images: int = 3  # number of validation images to compare on
     overwrite: bool = False  # replace earlier exports in the output folder
@@ -104,6 +106,7 @@ def export(options: ExportOptions) -> int:
     formats = tuple(dict.fromkeys(options.format))
     config = read_network_config(run)
     check_has_dataset(run, options.data)
+    _check_size(options, config, formats)
     for name in formats:
         check_libraries(name)
     if "onnx" in formats and (config.network, config.upsampling, config.encoder_addition) != (
@@ -145,6 +148,21 @@ def export(options: ExportOptions) -> int:
     return 0
 
 
+def _check_size(options: ExportOptions, config: Config, formats: tuple[Format, ...]) -> None:
+    """Check `--size`.
+
+    Raises:
+      UserError: If it is given with another format than ONNX, or is out of range.
+    """
+    if options.size == (0, 0):
+        return
+    if formats != ("onnx",):
+        raise UserError("--size is for files of fixed size and works with --format onnx alone; omit it, or the others")
+    smallest = 2**config.num_stages if config.pooling == "floor" else 1
+    if not all(smallest <= side <= MAX_SIDE for side in options.size):
+        raise UserError(f"--size must be from {smallest} to {MAX_SIDE}, got {' '.join(map(str, options.size))}")
+
+
 # --- network and images to compare on ---
 
 
@@ -167,7 +185,8 @@ def _subject(options: ExportOptions, config: Config) -> ExportedNetwork:
         "made_by": f"segnet_jax {versions()['segnet_jax']}",
     }
     variables, trained = (jax.tree.map(np.asarray, each) for each in (network.variables, restored.variables))
-    return ExportedNetwork(network.model, variables, trained, network.preprocessing, about)
+    size = None if options.size == (0, 0) else options.size
+    return ExportedNetwork(network.model, variables, trained, network.preprocessing, about, size)
 
 
 def _labels(run: str) -> dict[str, Any]:
@@ -178,11 +197,11 @@ def _labels(run: str) -> dict[str, Any]:
 
 
 def _images(options: ExportOptions, config: Config) -> dict[tuple[int, int], list[np.ndarray]]:
-    """Return evenly spaced validation images by size: the run's and `ODD_SIZE`."""
+    """Return evenly spaced validation images by size: the run's and `ODD_SIZE`, or only that of `--size`."""
     dataset = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
     split = dataset.splits[validation_split(dataset)]
     chosen = evenly_spaced(options.images, len(split))
-    sizes = {tuple(config.image_size), ODD_SIZE}
+    sizes = {tuple(config.image_size), ODD_SIZE} if options.size == (0, 0) else {options.size}
     return {size: [streamed(split, size).read(index)[0] for index in chosen] for size in sorted(sizes, reverse=True)}
 
 
@@ -194,7 +213,7 @@ def _compare(
     loaded = [MODULES[name].read(subject, path) for name, path in exports.items()]
     parities: dict[Format, list[Parity]] = {name: [] for name in exports}
     for size, pictures in images.items():
-        for batch in BATCHES:
+        for batch in BATCHES if subject.size is None else (1,):
             logger.info(f"comparing at {size[0]}x{size[1]} with batch size {batch}")
             for name, parity in zip(exports, compare(network, loaded, pictures, batch), strict=True):
                 parities[name].append(parity)

@@ -131,6 +131,8 @@ def ended(main, capsys):
         (["RUN", "--data", "nowhere"], "no folder nowhere"),
         (["RUN", "--json", "no/found.json"], "--json no/found.json: there is no folder"),
         (["RUN", "--images", "0"], "--images must be at least 1, got 0"),
+        (["RUN", "--size", "24", "32"], "--size is for files of fixed size and works with --format onnx alone"),
+        (["RUN", "--format", "onnx", "--size", "1", "32"], "--size must be from 2 to 16384, got 1 32"),
         (["RUN", "--out", "file/in"], "cannot create the folder file/in"),
     ],
 )
@@ -159,6 +161,18 @@ def test_an_export_that_differs_from_the_network_is_discarded(run, tmp_path, mon
     with pytest.raises(ExitError, match="does not match the network and is discarded") as ending:
         export(run, "--out", tmp_path / "out")
     assert ending.value.exit_code == 1 and not list((tmp_path / "out").iterdir())
+
+
+def test_an_onnx_file_of_fixed_size_is_compared_at_this_size_and_its_printed_code_runs(run, tmp_path):
+    pytest.importorskip("onnxruntime", reason="ONNX is not installed: pip install -e '.[onnx]' runs these tests")
+    assert export(run, "--format", "onnx", "--size", 33, 47, "--images", 2, "--out", tmp_path) == 0
+    entry = json.loads((tmp_path / "export.json").read_text())["onnx"]
+    assert [(each["size"], each["batch"], each["images"]) for each in entry["parity"]] == [([33, 47], 1, 2)]
+    pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'opencv-python-headless<5'")
+    names = {"image": np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)}
+    exec(entry["use"], names)
+    ids = segnet_jax.load(run).predict(names["image"], size="native")
+    assert (names["prediction"][0] == ids).mean() > 0.999 and names["logits"].shape == (1, 33, 47, 11)
 
 
 def test_parity_counts_each_pixel_once():
