@@ -99,8 +99,8 @@ def card(facts: CardFacts) -> str:
     scored = _scores_of(facts)
     sections = [
         _header(facts, scored),
-        f"# SegNet for {_text(facts.dataset)}",
-        f"Semantic segmentation: the class of every pixel of an image, by {facts.network} in JAX.",
+        f"# SegNet for {_title(facts.dataset)}",
+        "Semantic segmentation in JAX: the network gives every pixel of an image one of the classes below.",
         facts_table,
         f"## How to use it\n\n{_use(facts)}",
         f"## Scores\n\n{_scores(facts, scored)}",
@@ -179,6 +179,11 @@ def _licenses(facts: CardFacts) -> str:
     return "\n".join(f"* {each}" for each in (_DATA_LICENSES.get(family, _OTHER_DATA), init, code))
 
 
+def _title(dataset: str) -> str:
+    """Return the training data in words, for a heading."""
+    return {"camvid": "CamVid", "synthetic": "rendered street scenes"}.get(_family(dataset), _text(dataset))
+
+
 def _family(dataset: str) -> str:
     return "camvid" if dataset.lower().startswith("camvid") else dataset
 
@@ -215,7 +220,7 @@ def _text(text: str) -> str:
     """Escape text for Markdown: no HTML, no markup, no line break, of bounded length."""
     short = " ".join(text.split())
     short = short if len(short) <= _MAX_TEXT else f"{short[: _MAX_TEXT - 1]}…"
-    return re.sub(r"([\\`*_{}\[\]<>()#!|&~])", lambda match: f"&#{ord(match[0])};", short)
+    return re.sub(r"([\\`*{}\[\]<>()#!|&~])", lambda match: f"&#{ord(match[0])};", short)
 
 
 def _fraction(value: Any) -> float | None:
