@@ -216,8 +216,8 @@ def test_the_report_shows_the_protocol_all_differences_and_the_interval(tmp_path
     assert (
         "Protocol: camvid-tutorial" in shown and "mean IoU 41.2 % to 49.8 %, global accuracy 80.0 % to 90.0 %" in shown
     )
-    rows = [row for row in read.rows if row[0] in ("global_batch_size", "<b>width</b>", "broken", "depth")]
-    assert rows == [["global_batch_size", "4", "32"], ["<b>width</b>", "1.0", "0.25"]] and read.faults == []
+    rows = [row for row in read.rows if row[0] in ("images per step", "<b>width</b>", "broken", "depth")]
+    assert rows == [["images per step", "4", "32"], ["<b>width</b>", "1", "0.25"]] and read.faults == []
 
 
 def test_confusions_of_a_different_evaluation_than_the_result_give_no_interval(tmp_path):
@@ -261,7 +261,7 @@ def test_runs_with_a_different_batch_size_or_the_same_seed_are_not_averaged(tmp_
     ours = json.loads((tmp_path / "report.json").read_text())["published_comparison"]["ours"]
     assert [each["seeds"] for each in ours] == [[0, 1], [1], [2]]
     rows = dict(comparison([read_run_summary(folder) for folder in folders]).settings)
-    assert rows["global_batch_size"] == ["-", "-", "-", "32"] and rows["seed"] == ["0", "1", "1", "2"]
+    assert rows["images per step"] == ["-", "-", "-", "32"] and rows["seed"] == ["0", "1", "1", "2"]
 
 
 def test_scores_of_the_test_split_are_used_if_given(tmp_path, capsys):
