@@ -261,7 +261,7 @@ def test_runs_with_a_different_batch_size_or_the_same_seed_are_not_averaged(tmp_
     ours = json.loads((tmp_path / "report.json").read_text())["published_comparison"]["ours"]
     assert [each["seeds"] for each in ours] == [[0, 1], [1], [2]]
     rows = dict(comparison([read_run_summary(folder) for folder in folders]).settings)
-    assert rows["images per step"] == ["-", "-", "-", "32"] and rows["seed"] == ["0", "1", "1", "2"]
+    assert rows["global_batch_size"] == ["-", "-", "-", "32"] and rows["seed"] == ["0", "1", "1", "2"]
 
 
 def test_scores_of_the_test_split_are_used_if_given(tmp_path, capsys):

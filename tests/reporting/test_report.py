@@ -346,7 +346,8 @@ def test_the_page_begins_with_date_duration_and_recipe_in_words(tmp_path):
     assert found == {
         "started": "30 November 2026",
         "took": "15 s",
-        "data": "street, 40 training images",
+        "data": "street",
+        "training images": "40",
         "recipe": "own settings",
         "learning rate": "0.02, poly",
         "images per step": "4",

@@ -13,8 +13,7 @@ def overview(run: RunSummary) -> list[tuple[str, str]]:
     dataset = text(run.result.get("dataset") or run.about.get("dataset") or "", 60)
     num_images = run.about.get("num_images")
     count = integer(num_images.get("train")) if isinstance(num_images, dict) else None
-    images = f", {count:,} training images" if count else ""
-    entries.append(("data", f"{words.dataset_words(dataset)}{images}" if dataset else ""))
+    entries += [("data", words.dataset_words(dataset)), ("training images", f"{count:,}" if count else "")]
     if config is not None:
         height, width = config.image_size
         start = text(pathlib.PurePath(config.init).name, 60)  # a page names no folder of this machine
