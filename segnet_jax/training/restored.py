@@ -130,9 +130,11 @@ def _restore_exported(
     description = found.description
     if checkpoint not in ("result", description.checkpoint):
         raise UserError(f"{folder} contains {found.about}, not the {checkpoint} checkpoint; omit --checkpoint")
-    if description.colors is None:
-        raise UserError(f"{folder} does not state the colors of its classes; export it again")
-    model = build.build_model(config, len(description.classes), precision)
+    num_classes = len(description.classes)
+    weights = description.class_weights or (1.0,) * num_classes
+    if len(description.colors or ()) != num_classes or len(weights) != num_classes:
+        raise UserError(f"{folder} does not state the color and the weight of each class; export it again")
+    model = build.build_model(config, num_classes, precision)
     ours, theirs = (jax.tree.map(np.shape, tree) for tree in (variable_shapes(model), found.variables))
     if ours != theirs:
         message = f"the tensors in {folder} do not fit the network that it describes; export it again"
@@ -143,6 +145,6 @@ def _restore_exported(
         "colors": [list(color) for color in description.colors],
         "preprocessing": dataclasses.asdict(description.preprocessing),
         "precision": precision,
-        "class_weights": list(description.class_weights or (1.0,) * len(description.classes)),
+        "class_weights": list(weights),
     }
     return Restored(model, replicate(found.variables, devices), meta, None, description.checkpoint or "newest")

@@ -44,9 +44,9 @@ class Description:
       settings: config field of the network -> JSON value; not checked.
       reading: config field of how images and labels are read -> JSON value; not checked.
       classes: class names.
-      colors: RGB 0..255 of each class; None in a file that does not state them.
+      colors: RGB 0..255 of the classes, whose number is not checked; None in a file that does not state them.
       preprocessing: image preprocessing that the network expects.
-      class_weights: weights of the loss; None in a file that does not state them.
+      class_weights: weights of the loss; likewise.
       labels: JSON of the run's label rule, not checked; None without one.
       step: training step; 0 if unknown.
       checkpoint: "best" or "newest"; "" if unknown.
@@ -132,12 +132,12 @@ def _description(metadata: dict[str, str]) -> Description:
     colors = weights = None
     if "colors" in metadata:
         colors = tuple(_parsed(metadata, "colors", list))
-        if len(colors) != len(classes) or not all(map(_is_color, colors)):
-            raise ValueError("does not state a color, three numbers from 0 to 255, for each class")
+        if not all(map(_is_color, colors)):
+            raise ValueError("states a class color that is not three numbers from 0 to 255")
     if "class_weights" in metadata:
         weights = tuple(_parsed(metadata, "class_weights", list))
-        if len(weights) != len(classes) or not _are_finite(weights) or min(weights) < 0:
-            raise ValueError("does not state a class weight, a finite number of at least 0, for each class")
+        if not _are_finite(weights) or min(weights, default=0) < 0:
+            raise ValueError("states a class weight that is not a finite number of at least 0")
     step, checkpoint = metadata.get("step", "0"), metadata.get("checkpoint", "")
     return Description(
         settings=settings,
