@@ -5,6 +5,7 @@ python experiments/publish.py RUN experiments/NAME --machine "2 cores of an AMD 
 
 import argparse
 import datetime
+import gzip
 import json
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--machine", required=True, help="description of the machine")
     parser.add_argument("--command", required=True, help="command that reproduces it")
     parser.add_argument("--pictures", type=pathlib.Path, help="figure to show, without third-party photos")
+    parser.add_argument("--keep-run", action="store_true", help="also copy what pictures are drawn from; photos too")
     given = parser.parse_args()
     result = json.loads((given.run / "result.json").read_text())
     origin = {"command": given.command, "machine": given.machine, "date": datetime.date.today().isoformat()}
@@ -26,6 +28,20 @@ def main() -> None:
     shutil.copy(given.run / "progress.png", given.experiment / "progress.png")
     if given.pictures:
         shutil.copy(given.pictures, given.experiment / "predictions.png")
+    if given.keep_run:
+        keep(given.run, given.experiment / "run", result["step"])
+
+
+def keep(run: pathlib.Path, target: pathlib.Path, step: int) -> None:
+    """Copy the files of a run that its report and pictures are drawn from, with the metrics compressed."""
+    (target / "evaluations").mkdir(parents=True, exist_ok=True)
+    for name in ("config.toml", "environment.json", "outcome.json", "result.json", "train.log"):
+        shutil.copy(run / name, target / name)
+    for name in ("dataset.json", "worst.json", f"step_{step:07}.json"):
+        shutil.copy(run / "evaluations" / name, target / "evaluations" / name)
+    for path in sorted((run / "evaluations").glob("step_*.json"))[:1]:  # the report slides from the first to the last
+        shutil.copy(path, target / "evaluations" / path.name)
+    (target / "metrics.jsonl.gz").write_bytes(gzip.compress((run / "metrics.jsonl").read_bytes(), mtime=0))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Folder, NumDevices, RunFolder
@@ -28,6 +27,7 @@ from segnet_jax.reporting.evaluations import Images, encode_images
 from segnet_jax.reporting.figures import check_pictures, prediction_pictures
 from segnet_jax.reporting.tables import print_sequences, print_table
 from segnet_jax.runs import run_folder
+from segnet_jax.runs.checks import check_has_dataset, check_recomputable
 from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.runs.out_of_memory import check_memory, explain_out_of_memory
 from segnet_jax.runs.result import by_statistics, recipe, summarize_images
@@ -41,6 +41,7 @@ from segnet_jax.training.batch_norm_statistics import precise_statistics
 from segnet_jax.training.devices import device_shard, start_devices
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
 from segnet_jax.training.inputs import choose_placement, evaluation_input
+from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
 from segnet_jax.training.restored import CheckpointChoice, Restored, restore
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ Example:
 class EvaluateOptions:
     """Flags of `evaluate`."""
 
-    run: Annotated[RunFolder, tyro.conf.Positional]  # run folder
+    run: Annotated[RunFolder, tyro.conf.Positional]  # run folder, exported folder, or hf://OWNER/NAME
     split: Literal["train", "val", "test"] = "val"  # split to evaluate
     data: Folder = ""  # dataset folder; default: the one that the run was trained on
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
@@ -139,6 +140,7 @@ def evaluate_to_json(options: EvaluateOptions) -> dict[str, Any]:
       OutOfMemory: If a batch does not fit into memory.
     """
     check_place("json", options.json)
+    options = dataclasses.replace(options, run=local_folder(options.run))
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
         raise UserError(f"--pictures {options.pictures} is a file; give a folder")
     subject = _open(options)
@@ -167,7 +169,8 @@ def evaluate_to_json(options: EvaluateOptions) -> dict[str, Any]:
 
 
 def _open(options: EvaluateOptions) -> EvaluatedNetwork:
-    trained = files.read_run(options.run)
+    trained = read_network_config(options.run)
+    check_has_dataset(options.run, options.data)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     config = dataclasses.replace(
         trained,
@@ -180,21 +183,17 @@ def _open(options: EvaluateOptions) -> EvaluatedNetwork:
     devices, precision = start_devices(config)
     check_memory(config, devices, flags=EvaluateOptions)
     stored = run_folder.labels_of(options.run)
-    if options.data:  # other label files may be encoded differently; only the class names must match
-        dataset = open_data(config, label_mapping=stored and stored.label_mapping)
-    else:
-        dataset = open_data(config, stored)
+    # Other label files may be encoded differently; only the class names must match.
+    known = {"label_mapping": stored and stored.label_mapping} if options.data else {"stored": stored}
+    dataset = open_data(config, **known)
     split = dataset.splits.get(options.split)
     if not split:
         raise UserError(f"{dataset.name} has no {options.split} split; choose --split from {', '.join(dataset.splits)}")
     restored = restore(options.run, config, options.checkpoint, devices, precision, options.ema)
     if restored.meta["classes"] != list(dataset.classes.names):
         raise UserError(f"the classes of dataset {dataset.name} differ from those that {options.run} was trained on")
-    if rule == "recompute" and "converted_from" in restored.meta:
-        raise UserError(
-            f"--batch-norm recompute is not available for {options.run}: it was converted from Caffe, which merges the "
-            "BatchNorm statistics into scale and shift; use --batch-norm running"
-        )
+    if rule == "recompute":
+        check_recomputable(restored.meta, options.run)
     if options.samples:
         check_samples(restored.model.dropout, options.samples, options.run)
     return EvaluatedNetwork(options, trained, config, devices, precision, dataset, split, restored, rule == "recompute")
@@ -290,7 +289,8 @@ def _summary(subject: EvaluatedNetwork, evaluated: EvaluationResult) -> dict[str
     summary |= {"precision": subject.precision, "image_size": config.image_size}
     summary |= {"images": encode_images(evaluated.by_image), "confusion": evaluated.evaluation.confusion}
     summary |= by_statistics(evaluated.confusions)
-    summary |= recipe(subject.trained, subject.dataset.name, restored.meta.get("global_batch_size"))
+    about = recipe(subject.trained, subject.dataset.name, restored.meta.get("global_batch_size"))
+    summary |= {"dataset": about["dataset"]} if is_exported(options.run) else about
     return summary | ({"samples": evaluated.sampled.as_json()} if evaluated.sampled else {})
 
 

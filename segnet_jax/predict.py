@@ -17,7 +17,6 @@ import jax
 import numpy as np
 import tyro
 
-from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, Section
@@ -51,6 +50,7 @@ from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors
 from segnet_jax.system.files import check_distinct, check_place, write_result
 from segnet_jax.system.signals import Stop
 from segnet_jax.training.devices import start_devices
+from segnet_jax.training.network_source import local_folder, read_network_config
 from segnet_jax.training.restored import CheckpointChoice, restore
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class PredictOptions:
         Section("devices", "devices", ("devices", "batch_size_per_device")),
     )
 
-    run: Annotated[RunFolder, tyro.conf.Positional]  # run folder
+    run: Annotated[RunFolder, tyro.conf.Positional]  # run folder, exported folder, or hf://OWNER/NAME
     # images, folders, videos, camera numbers
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ()
     out: Folder = ""  # output folder; default: the next free RUN/predictions-NUMBER
@@ -129,8 +129,11 @@ def predict(options: PredictOptions) -> int:
             check_place("json", options.json, made=options.out)
             if options.json and os.path.lexists(options.json):
                 raise UserError(f"--json {options.json} already exists and is not overwritten; choose another file")
+            run = local_folder(options.run)
+            if run != options.run and not options.out:
+                raise UserError(f"{options.run} is not a folder to write predictions to: add --out FOLDER")
             config = dataclasses.replace(
-                files.read_run(options.run),
+                read_network_config(run),
                 devices=options.devices,
                 fake_devices=options.fake_devices,
                 batch_size_per_device=options.batch_size_per_device,
@@ -151,7 +154,7 @@ def predict(options: PredictOptions) -> int:
             devices, precision = start_devices(config)
             if sizing.size == "trained" and not sizing.tile:
                 check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=PredictOptions)
-            restored = restore(options.run, config, options.checkpoint, devices, precision)
+            restored = restore(run, config, options.checkpoint, devices, precision)
             network = unfolded(restored, config) if options.labels else folded(restored, config)
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
@@ -160,7 +163,7 @@ def predict(options: PredictOptions) -> int:
                 per_device = min(per_device, -(-len(sources) // devices.total))
             predictor = Predictor(network, devices, per_device, sizing, options.samples, bool(options.labels))
             max_pixels = largest_image() if sizing.tile else MAX_PIXELS
-            scoring = _scoring(options, config, network.classes, sizing, max_pixels) if options.labels else None
+            scoring = _scoring(run, options, config, network.classes, sizing, max_pixels) if options.labels else None
             out = _make_folder(options)
         write = DiskRetry(out, waits=False, stop=stop)
         outputs = Outputs(
@@ -229,10 +232,10 @@ def _make_folder(options: PredictOptions) -> pathlib.Path:
 
 
 def _scoring(
-    options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing, max_pixels: int
+    run: str, options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing, max_pixels: int
 ) -> LabelScoring:
     """Return how to read and score labels: by the run's stored rule, or for older runs by its config."""
-    reading, stored = read_options_of(config), run_folder.labels_of(options.run)
+    reading, stored = read_options_of(config), run_folder.labels_of(run)
     if stored is not None:
         rule = stored.rule
     else:

@@ -19,13 +19,14 @@ class Page:
     Args:
       folder: folder for the browser's files.
       url: URL to open once event handlers are installed.
+      local: whether a server at 127.0.0.1 can be reached; nothing else can.
 
     Attributes:
       errors: console errors and warnings, exceptions, and violations of the page's content security policy.
       requests: requested URLs except data URLs.
     """
 
-    def __init__(self, folder, url: str):
+    def __init__(self, folder, url: str, local: bool = False):
         self.errors, self.requests, self._loaded, self._number = [], [], 0, 0
         read_orders, self._orders = os.pipe()
         self._answers, write_answers = os.pipe()
@@ -34,10 +35,10 @@ class Page:
             "--hide-scrollbars",
             "--disable-component-update",
             "--disable-sync",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--host-resolver-rules=MAP * ~NOTFOUND" + ", EXCLUDE 127.0.0.1" * local,
         ]
         without_network = ["unshare", "-n"]
-        can_cut = (
+        can_cut = not local and (
             shutil.which("unshare") and not subprocess.run([*without_network, "true"], capture_output=True).returncode
         )
         cut_off = without_network if can_cut else []

@@ -124,9 +124,8 @@ class Config:
     batch_norm_variance: Literal["batches", "population"] = field(default="batches", metadata=OVERRIDE)
     # compute batch statistics over all devices, so that 8 x 4 images equal 1 x 32
     sync_batch_norm: bool = field(default=True, metadata=OVERRIDE)
-    init: Annotated[str, arg(metavar="WEIGHTS")] = (
-        "vgg16"  # initial weights: vgg16, vgg16_bn, vgg19, a weight file, a run, or none
-    )
+    # initial weights: vgg16, vgg16_bn, vgg19, a weight file, a run, an exported folder, hf://OWNER/NAME, or none
+    init: Annotated[str, arg(metavar="WEIGHTS")] = "vgg16"
     # initial BatchNorm after pretrained VGG convolutions. identity: scale 1, shift 0; preserve: scale and shift with
     # which the encoder computes what the VGG computes; rescale: preserve, with kernels rescaled to the norm of He
     # initialization; normalize: rescale, with each layer's output divided by a constant so that its scales are about 1

@@ -2,6 +2,8 @@
 
 Hardly any runtime implements MaxUnpool, so unpooling is built from other operators: SpaceToDepth lays the four cells of
 a window side by side, Greater and Where select the first maximum, and Where and DepthToSpace put a value back there.
+
+A graph takes images of any size, or, for OpenCV's dnn module and others that compute no shapes at run time, of one.
 """
 
 import pathlib
@@ -17,6 +19,7 @@ from segnet_jax.nn.segnet import SegNet
 OPSET = 13
 """The oldest opset (2021) with all operators used here in their current form; runtimes reject newer opsets."""
 _IR_VERSION = 7  # file format version released with that opset
+_Size = str | tuple[int, int]  # height and width: the name of a value computed at run time, or numbers
 _BELOW_RELU = -1.0  # less than any output of a ReLU; unlike infinity, every runtime supports it
 
 
@@ -24,12 +27,12 @@ def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     """Write a graph from "images" uint8 [B,H,W,3] RGB to "prediction" uint8 [B,H,W] and "logits" float32 [B,H,W,C]."""
     import onnx
 
-    graph = _Graph()
+    graph = _Graph(subject.size)
     x = _normalize(graph, "images", subject.preprocessing)
     logits = _segnet(graph, x, subject.model, subject.variables["params"])
     graph.add("Transpose", [logits], "logits", perm=[0, 2, 3, 1])
     graph.add("Cast", [graph.add("ArgMax", [logits], "class_ids", axis=1, keepdims=0)], "prediction", to=_UINT8)
-    size = ["batch", "height", "width"]
+    size = ["batch", "height", "width"] if subject.size is None else [1, *subject.size]
     made = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
@@ -39,7 +42,7 @@ def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
                 onnx.helper.make_tensor_value_info("prediction", _UINT8, size),
                 onnx.helper.make_tensor_value_info("logits", _FLOAT, [*size, subject.model.num_classes]),
             ],
-            graph.constants,
+            graph.used_constants(),
         ),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=_IR_VERSION,
@@ -60,6 +63,12 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
 
 def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
     """Return Python code that runs the file."""
+    if subject.size is not None:
+        height, width = subject.size
+        return f"""import cv2  # 4.x; or onnxruntime, as for files of any size
+network = cv2.dnn.readNetFromONNX({str(path)!r})
+network.setInput(image[None])  # uint8 [{height},{width},3], RGB: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+prediction, logits = network.forward(["prediction", "logits"])  # float32 [1,H,W] and [1,H,W,C]"""
     return f"""import onnxruntime
 network = onnxruntime.InferenceSession({str(path)!r})
 prediction, logits = network.run(None, {{"images": images}})  # uint8 [B,H,W,3] RGB, {subject.smallest} pixels or more\
@@ -83,13 +92,14 @@ def _segnet(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> s
         return graph.add("Relu", [_convolve(graph, x, params[name], name)], f"{name}_relu")
 
     stages = list(enumerate(model.stages, start=1))
-    pooled = []
+    pooled, fixed = [], graph.size
     for stage, (_, num_convolutions) in stages:
         for i in range(1, num_convolutions + 1):
             x = block(x, f"conv{stage}_{i}")
-        size = graph.size_of(x)
+        size = fixed or graph.size_of(x)
         x, is_cell = _pool(graph, x, size, model.pooling, f"pool{stage}")
         pooled.append((is_cell, size))
+        fixed = fixed and tuple((side + (model.pooling == "ceil")) // 2 for side in fixed)
     for stage, (_, num_convolutions) in reversed(stages):
         x = _unpool(graph, x, *pooled.pop(), model.pooling, f"upsample{stage}")
         for i in range(num_convolutions, 1 if stage == 1 else 0, -1):
@@ -108,13 +118,12 @@ def _convolve(graph: "_Graph", x: str, layer: dict[str, Any], name: str) -> str:
     return graph.add("Conv", [x, kernel, bias], name, kernel_shape=[size, size], pads=[size // 2] * 4)
 
 
-def _pool(graph: "_Graph", x: str, size: str, pooling: str, name: str) -> tuple[str, list[str]]:
+def _pool(graph: "_Graph", x: str, size: _Size, pooling: str, name: str) -> tuple[str, list[str]]:
     """Return the maxima of 2x2 windows and the comparisons that locate them; ties go to the first cell."""
     if pooling == "floor":
-        even = graph.add("Mul", [graph.add("Div", [size, graph.two], f"{name}_size"), graph.two], f"{name}_even")
-        x = graph.add("Slice", [x, graph.zeros, even, graph.rows_and_columns], f"{name}_cropped")
+        x = graph.crop_to_even(x, size, f"{name}_cropped")
     else:
-        x = graph.pad(x, graph.add("Mod", [size, graph.two], f"{name}_odd"), _BELOW_RELU, f"{name}_padded")
+        x = graph.pad_odd(x, size, _BELOW_RELU, f"{name}_padded")
     cells = graph.add("SpaceToDepth", [x], f"{name}_cells", blocksize=2)
     a, b, c, d = graph.split(cells, f"{name}_cell", 4)  # row-major in the window
 
@@ -128,7 +137,7 @@ def _pool(graph: "_Graph", x: str, size: str, pooling: str, name: str) -> tuple[
     return maximum, [is_bottom, is_right_of_top, is_right_of_bottom]
 
 
-def _unpool(graph: "_Graph", x: str, choices: list[str], size: str, pooling: str, name: str) -> str:
+def _unpool(graph: "_Graph", x: str, choices: list[str], size: _Size, pooling: str, name: str) -> str:
     """Put each value back where its maximum came from, zeros elsewhere, at the size before pooling."""
     is_bottom, is_right_of_top, is_right_of_bottom = choices
     top = graph.add("Where", [is_bottom, graph.zero, x], f"{name}_top")
@@ -147,8 +156,8 @@ def _unpool(graph: "_Graph", x: str, choices: list[str], size: str, pooling: str
     side_by_side = graph.add("Concat", cells, f"{name}_cells", axis=1)
     x = graph.add("DepthToSpace", [side_by_side], name, blocksize=2, mode="DCR")
     if pooling == "floor":
-        return graph.pad(x, graph.add("Mod", [size, graph.two], f"{name}_odd"), 0.0, f"{name}_padded")
-    return graph.add("Slice", [x, graph.zeros, size, graph.rows_and_columns], f"{name}_cropped")
+        return graph.pad_odd(x, size, 0.0, f"{name}_padded")
+    return graph.crop(x, size, f"{name}_cropped")
 
 
 # --- the graph ---
@@ -157,10 +166,14 @@ _FLOAT, _UINT8 = 1, 2  # onnx.TensorProto.FLOAT and UINT8
 
 
 class _Graph:
-    """Nodes and constants in the order added; values are referred to by name."""
+    """Nodes and constants in the order added; values are referred to by name.
 
-    def __init__(self):
-        self.nodes, self.constants = [], []
+    Args:
+      size: height and width of the images; None for any.
+    """
+
+    def __init__(self, size: tuple[int, int] | None):
+        self.nodes, self.constants, self.size = [], [], size
         self.zero = self.constant("zero", np.float32(0))
         self.two = self.constant("two", np.int64([2, 2]))
         self.zeros = self.constant("zeros", np.int64([0, 0]))
@@ -187,14 +200,36 @@ class _Graph:
         self.nodes.append(onnx.helper.make_node("Split", [x], parts, name=name, axis=1))
         return parts
 
+    def used_constants(self) -> list:
+        """Return the constants that a node uses."""
+        used = {name for node in self.nodes for name in node.input}
+        return [constant for constant in self.constants if constant.name in used]
+
     def size_of(self, x: str) -> str:
         """Return height and width, int64 [2]."""
         shape = self.add("Shape", [x], f"{x}_shape")
         return self.add("Gather", [shape, self.rows_and_columns], f"{x}_size", axis=0)
 
-    def pad(self, x: str, more: str, value: float, name: str) -> str:
-        """Pad with `more` (int64 [2]) rows at the bottom and columns at the right."""
-        pads = self.add(
-            "Concat", [self.six_zeros, more], f"{name}_by", axis=0
-        )  # the start of all axes, the end of B, C
-        return self.add("Pad", [x, pads, self.constant(f"{name}_with", np.float32(value))], name)
+    def crop(self, x: str, size: _Size, name: str) -> str:
+        """Keep the first rows and columns."""
+        end = size if isinstance(size, str) else self.constant(f"{name}_to", np.int64(size))
+        return self.add("Slice", [x, self.zeros, end, self.rows_and_columns], name)
+
+    def crop_to_even(self, x: str, size: _Size, name: str) -> str:
+        """Remove the last row and column of maps of an odd size."""
+        if isinstance(size, str):
+            halves = self.add("Div", [size, self.two], f"{name}_halves")
+            return self.crop(x, self.add("Mul", [halves, self.two], f"{name}_even"), name)
+        even = tuple(side // 2 * 2 for side in size)
+        return x if even == size else self.crop(x, even, name)
+
+    def pad_odd(self, x: str, size: _Size, value: float, name: str) -> str:
+        """Append a row or column of a value where `size` is odd."""
+        if isinstance(size, str):
+            odd = self.add("Mod", [size, self.two], f"{name}_odd")
+            by = self.add("Concat", [self.six_zeros, odd], f"{name}_by", axis=0)  # starts, and ends of B, C
+        elif all(side % 2 == 0 for side in size):
+            return x
+        else:
+            by = self.constant(f"{name}_by", np.int64([0] * 6 + [side % 2 for side in size]))
+        return self.add("Pad", [x, by, self.constant(f"{name}_with", np.float32(value))], name)

@@ -25,6 +25,7 @@ class ExportedNetwork:
       trained: "params" and "batch_stats" of the model as trained, before folding.
       preprocessing: image preprocessing.
       about: metadata of the files, JSON-serializable.
+      size: height and width of the images, one at a time, for an ONNX file of fixed size; None for any.
     """
 
     model: SegNet
@@ -32,6 +33,7 @@ class ExportedNetwork:
     trained: dict[str, Any]
     preprocessing: Preprocessing
     about: dict[str, Any]
+    size: tuple[int, int] | None = None
 
     @property
     def smallest(self) -> int:

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from segnet_jax.config import files
 from segnet_jax.config.files import override
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.inference.image_inputs import ImageLike, as_rgb, is_single, split_images
@@ -15,6 +14,7 @@ from segnet_jax.inference.network import Network, folded
 from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.devices import start_devices
+from segnet_jax.training.network_source import local_folder, read_network_config
 from segnet_jax.training.restored import CheckpointChoice, restore
 
 
@@ -63,21 +63,24 @@ class TrainedNetwork(Network):
 
 
 def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", precision: str = "auto") -> TrainedNetwork:
-    """Load a run's network for inference.
+    """Load a trained network for inference.
 
     Args:
-      run: run folder.
+      run: a run folder, an exported folder (with `network.safetensors`), or a repository on the Hugging Face Hub that
+        contains one, hf://OWNER/NAME.
       checkpoint: "best", "newest", or "result", the one of the two that the run's result.json scores.
       precision: dtype of activations: "float32", "bfloat16", "float16", or "auto", the best one for the device.
 
     Raises:
-      UserError: If the run does not exist or has no checkpoint, or an argument has an unknown value.
+      UserError: If the network does not exist, cannot be downloaded or has no checkpoint, or an argument has an unknown
+        value.
       NoCheckpoint: If no checkpoint of the run is intact.
     """
     if checkpoint not in get_args(CheckpointChoice):
         raise UserError(f"checkpoint must be one of {', '.join(get_args(CheckpointChoice))}, got {checkpoint!r}")
+    run = local_folder(run)
     here = {"devices": "1", "fake_devices": 0, "precision": precision}
-    config = override(files.read_run(run), here, source="segnet_jax.load")
+    config = override(read_network_config(run), here, source="segnet_jax.load")
     devices, precision = start_devices(config)
-    network = folded(restore(str(run), config, checkpoint, devices, precision), config)
+    network = folded(restore(run, config, checkpoint, devices, precision), config)
     return TrainedNetwork(**vars(network))

@@ -23,6 +23,9 @@ from segnet_jax.system.errors import ExitError
 DRAWING_FRACTION = 0.1
 """Largest fraction of the time spent on pictures, plot and report before the last evaluation, beside the training."""
 
+PLOT_SECONDS = 30
+"""Seconds between two drawings of `progress.png`, unless a drawing takes more than a tenth of that."""
+
 _WINDOW = 20  # calls of log_steps over which throughput is measured
 
 
@@ -76,6 +79,7 @@ class RunLogger:
         self._rates: list[float] = []
         self._num_skipped: int | None = None if first_step else 0  # a resumed run's counter is in its state
         self._draw_again_at = 0.0  # monotonic seconds
+        self._plotted_at, self._plot_seconds = time.monotonic(), 0.0
         self._has_dataset_info = False
         self._pending_worst: Callable[[], None] | None = None
         self._drawing = Background()
@@ -136,9 +140,13 @@ class RunLogger:
             rate = (steps.stop - before) * self._images_per_step / max(now - then, 1e-9)
             self._rates.append(rate)
         self._times.append((steps.stop, now))
+        is_due = now - self._plotted_at >= max(PLOT_SECONDS, self._plot_seconds / DRAWING_FRACTION)
         metrics = {name: np.asarray(values) for name, values in metrics.items()}  # waits for the devices once
         for i, step in enumerate(steps):
             self._log_step(step + 1, {name: float(values[i]) for name, values in metrics.items()}, rate)
+        if is_due and not self._should_stop():
+            with self.phase("drawing"):
+                self.draw_plot()
 
     def _log_step(self, step: int, values: Mapping[str, float], rate: float) -> None:
         skipped_before = values["skipped"] if self._num_skipped is None else self._num_skipped
@@ -247,4 +255,7 @@ class RunLogger:
             "split": self._split,
         }
         rows, path = read_metrics(self._folder / FILE_NAME), self._folder / "progress.png"
+        begin = time.monotonic()
         self._write(partial(training_plot, rows, path, **settings))
+        self._plotted_at = time.monotonic()
+        self._plot_seconds = self._plotted_at - begin

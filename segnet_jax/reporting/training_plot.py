@@ -68,7 +68,7 @@ def training_plot(
     _draw_validation(upper, val, "global_accuracy", 100, _BLACK, "--", "o")
     _draw_validation(upper, val, "miou", 100, _GREEN, "-", "D")
     upper.set(ylim=(0, 100), yticks=range(0, 101, 10))
-    upper.set_ylabel("Accuracy (%)", fontsize=11)
+    upper.set_ylabel("Accuracy and mIoU (%)", fontsize=11)
 
     smooth_loss = _draw_training(lower, train, "loss", 1, _ORANGE, _PALE_ORANGE)
     val_loss = _draw_validation(lower, val, "loss", 1, _BLACK, "--", "o")
@@ -147,8 +147,8 @@ def _format_axes(axes, last_step: int, total_steps: int, steps_per_epoch: int, *
     """Add epoch bands, grid and ticks to a panel."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    num_epochs = max(1, -(-last_step // steps_per_epoch))
-    end = min(num_epochs * steps_per_epoch, max(total_steps, last_step, 1))
+    end = max(total_steps, last_step, 1)  # the planned length, so that the picture shows what is still to come
+    num_epochs = -(-end // steps_per_epoch)
     for place, (first, last) in enumerate(epoch_bands(num_epochs)):
         left, right = (first - 1) * steps_per_epoch, min(last * steps_per_epoch, end)
         if place % 2:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -17,6 +19,7 @@ from segnet_jax.nn.segnet import scaled_stages
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.losses import parse_loss
+from segnet_jax.training.network_source import is_exported
 from segnet_jax.weights.vgg import check_stages
 
 
@@ -164,3 +167,34 @@ def _check_basic(config: Config) -> None:
             f"--network segnet-basic normalizes pixels of 0..255 itself, got --preprocessing {config.preprocessing}: "
             "use --preprocessing raw"
         )
+
+
+def check_has_dataset(network: str, data: str) -> None:
+    """Check that the images to evaluate on are known.
+
+    Args:
+      network: a run folder or an exported folder.
+      data: value of `--data`.
+
+    Raises:
+      UserError: If an exported network is evaluated without `--data`.
+    """
+    if is_exported(network) and not data:
+        raise UserError(f"{network} is an exported network, which names no dataset: add --data FOLDER")
+
+
+def check_recomputable(meta: Mapping[str, Any], network: str) -> None:
+    """Check that BatchNorm statistics can be recomputed over a network's training images.
+
+    Args:
+      meta: metadata of its checkpoint.
+      network: name of the network in messages.
+
+    Raises:
+      UserError: If the network was converted or exported.
+    """
+    reason = "it was exported, without its training images" if "data" not in meta else ""
+    if "converted_from" in meta:
+        reason = "it was converted from Caffe, which merges the BatchNorm statistics into scale and shift"
+    if reason:
+        raise UserError(f"--batch-norm recompute is not available for {network}: {reason}; use --batch-norm running")

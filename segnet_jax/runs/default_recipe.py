@@ -6,9 +6,10 @@ import os
 import pathlib
 
 from segnet_jax.config.fields import Config
-from segnet_jax.config.files import CONFIG_FILE, read_protocol, read_run
+from segnet_jax.config.files import CONFIG_FILE, read_protocol
 from segnet_jax.system.files import expanded
 from segnet_jax.training.devices import NVIDIA_DRIVER
+from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def default_config(data: str, init: str | None) -> Config:
     """Return the defaults of `train` for a dataset; flags override them.
 
     For a folder of the user's own images they are a protocol: `finetune` if weights are named, or available together
-    with a GPU or TPU, else `scratch`. With a run to start from, the network is that run's.
+    with a GPU or TPU, else `scratch`. With a run or an exported network to start from, the network is that one.
 
     Args:
       data: value of `--data`.
@@ -31,11 +32,11 @@ def default_config(data: str, init: str | None) -> Config:
     name, reason = choose_protocol(init)
     logger.info(f"recipe   {name}: {reason}; --protocol NAME chooses another")
     config = read_protocol(name, Config())
-    folder = pathlib.Path(init).expanduser() if init else None
-    if folder is not None and (folder / CONFIG_FILE).is_file():
+    folder = pathlib.Path(local_folder(init)).expanduser() if init else None
+    if folder is not None and ((folder / CONFIG_FILE).is_file() or is_exported(folder)):
         from segnet_jax.training.initial_weights import FITTING
 
-        source = read_run(folder)
+        source = read_network_config(folder)
         config = dataclasses.replace(config, **{field: getattr(source, field) for field in FITTING})
     return config
 

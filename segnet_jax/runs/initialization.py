@@ -1,7 +1,8 @@
 """Read the weights that `--init` names: a VGG for the encoder, or a trained SegNet for the whole network.
 
-A SegNet comes from a run folder, from `export --format safetensors`, or from a `.caffemodel`. The run is not modified,
-and a damaged checkpoint is an error: no older one is used instead.
+A SegNet comes from a run folder, from `export --format safetensors` (the file, its folder, or a repository on the
+Hugging Face Hub that contains it), or from a `.caffemodel`. The run is not modified, and a damaged checkpoint is an
+error: no older one is used instead.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import jax
 
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
-from segnet_jax.config.files import override, read_protocol
+from segnet_jax.config.files import read_protocol
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.nn.contract import head_layers
@@ -24,8 +25,10 @@ from segnet_jax.system.files import cache_folder
 from segnet_jax.system.lock import is_held
 from segnet_jax.training import build, checkpoint_folders
 from segnet_jax.training.initial_weights import TrainedSegNet, check_fits, describe_start
+from segnet_jax.training.network_source import config_from, is_exported, local_folder, read_exported
 from segnet_jax.training.restored import restore
 from segnet_jax.training.state import variable_shapes
+from segnet_jax.weights.own_segnet import OwnSegNet
 from segnet_jax.weights.published import PUBLISHED, obtain
 from segnet_jax.weights.vgg import VGG
 
@@ -50,8 +53,10 @@ def read_initial(
     # The readers of all formats are imported only if weights are read.
     from segnet_jax.weights.load import kind_of_file, read_vgg
 
-    path = pathlib.Path(config.init).expanduser()
-    if config.init not in PUBLISHED and path.is_dir():
+    path = pathlib.Path(local_folder(config.init)).expanduser()
+    if config.init not in PUBLISHED and is_exported(path):
+        trained = _own_segnet(config, read_exported(path), path)
+    elif config.init not in PUBLISHED and path.is_dir():
         trained = _read_run(config, path, devices, share)
     else:
         path = obtain(config.init, cache_folder())
@@ -104,9 +109,14 @@ def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Cal
 def _read_own(config: Config, path: pathlib.Path) -> TrainedSegNet:
     from segnet_jax.weights.load import read_own_segnet
 
-    found = read_own_segnet(path)
-    settings = override(Config(), found.settings, source=str(path))
-    return TrainedSegNet(config.init, found.about, settings, found.classes, found.preprocessing, found.variables)
+    return _own_segnet(config, read_own_segnet(path), path)
+
+
+def _own_segnet(config: Config, found: OwnSegNet, path: pathlib.Path) -> TrainedSegNet:
+    description = found.description
+    settings = config_from(description, str(path))
+    classes, preprocessing = description.classes, description.preprocessing
+    return TrainedSegNet(config.init, found.about, settings, classes, preprocessing, found.variables)
 
 
 def _read_caffe(config: Config, path: pathlib.Path) -> TrainedSegNet:

@@ -22,6 +22,7 @@ from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError, listed, shown
 from segnet_jax.system.files import atomic_write_json, atomic_write_text
 from segnet_jax.training.experiment import CHANGES_FILE, overrides
+from segnet_jax.training.network_source import exported_labels, is_exported
 
 RESULT_FILE = "result.json"
 LABELS_FILE = "labels.json"
@@ -46,7 +47,7 @@ def write_first_files(
 
 
 def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
-    """Read the classes and the label rule stored in a run.
+    """Read the classes and the label rule stored in a run or in an exported network.
 
     Returns:
       None for a run of an older version, or of data without label files.
@@ -54,6 +55,8 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
     Raises:
       UserError: If the file is damaged, a link, or too large.
     """
+    if is_exported(folder):
+        return exported_labels(folder)
     try:
         if not confined.is_file(folder, LABELS_FILE):
             return None

@@ -14,6 +14,7 @@ from segnet_jax.distributed.hosts import Hosts
 from segnet_jax.metrics.confusion import selection_score
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.reporting.evaluations import Images
+from segnet_jax.reporting.page.words import dataset_words
 from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.runs import find_run, run_folder
 from segnet_jax.runs.setup import Setup
@@ -158,7 +159,7 @@ def open_logger(
         scored_step=meta["last"]["step"] if meta["last"] else 0,
         seconds_before=meta["seconds"],
         resumed=setup.config.resume,
-        title=f"SegNet on {setup.dataset.name}",
+        title=f"{folder.resolve().name}: SegNet on {dataset_words(setup.dataset.name)}",
         device=str(setup.devices),
         about=setup.about,
         write=disk,

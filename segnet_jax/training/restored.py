@@ -1,10 +1,13 @@
-"""Restore the network of a run from one of its checkpoints."""
+"""Restore the network of a run from one of its checkpoints, or an exported network."""
 
 import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable
 from typing import Any, Literal
+
+import jax
+import numpy as np
 
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
@@ -17,6 +20,8 @@ from segnet_jax.training.checkpoint_content import OtherState, check_meta, max_c
 from segnet_jax.training.checkpoint_folders import Which
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.experiment import check_experiment
+from segnet_jax.training.network_source import is_exported, read_exported
+from segnet_jax.training.state import variable_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +63,12 @@ def restore(
     intact: bool = False,
     broadcast: Callable[[str], str] = lambda text: text,
 ) -> Restored:
-    """Restore the network of a run's checkpoint, with the batch-norm statistics that the config's `batch_norm` names.
+    """Restore the network of a run's checkpoint, with the batch-norm statistics of the config's `batch_norm`.
+
+    An exported network has a single checkpoint, with the statistics that it was exported with.
 
     Args:
-      run: run folder.
+      run: run folder or exported folder.
       config: config of the run; with `batch_norm` "recompute", stored precise statistics replace the running ones.
       checkpoint: which checkpoint to load: "best", "newest", or "result", the one of the two that result.json scores.
       devices: devices on which the variables are placed.
@@ -74,6 +81,8 @@ def restore(
       UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.
       NoCheckpoint: If no checkpoint is intact, or its content is invalid.
     """
+    if is_exported(run):
+        return _restore_exported(run, config, checkpoint, devices, precision)
     which = checkpoint
     if checkpoint == "result":  # not always the best: not every protocol allows a selection by score
         which = "best" if config.result_checkpoint == "best" else "newest"
@@ -107,3 +116,35 @@ def restore(
     elif config.batch_norm == "recompute":
         variables = variables | {"batch_stats": replicate(recomputed, devices)}
     return Restored(model, variables, meta, recomputed, which)
+
+
+def _restore_exported(
+    folder: str, config: Config, checkpoint: CheckpointChoice, devices: Devices, precision: str
+) -> Restored:
+    """Restore an exported network, which holds a single checkpoint.
+
+    Raises:
+      UserError: If it is damaged, does not fit its description, or holds another checkpoint.
+    """
+    found = read_exported(folder)
+    description = found.description
+    if checkpoint not in ("result", description.checkpoint):
+        raise UserError(f"{folder} contains {found.about}, not the {checkpoint} checkpoint; omit --checkpoint")
+    num_classes = len(description.classes)
+    weights = description.class_weights or (1.0,) * num_classes
+    if len(description.colors or ()) != num_classes or len(weights) != num_classes:
+        raise UserError(f"{folder} does not state the color and the weight of each class; export it again")
+    model = build.build_model(config, num_classes, precision)
+    ours, theirs = (jax.tree.map(np.shape, tree) for tree in (variable_shapes(model), found.variables))
+    if ours != theirs:
+        message = f"the tensors in {folder} do not fit the network that it describes; export it again"
+        raise UserError(message, kind="bad-weights", file=folder)
+    meta = {
+        "step": description.step,
+        "classes": list(description.classes),
+        "colors": [list(color) for color in description.colors],
+        "preprocessing": dataclasses.asdict(description.preprocessing),
+        "precision": precision,
+        "class_weights": list(weights),
+    }
+    return Restored(model, replicate(found.variables, devices), meta, None, description.checkpoint or "newest")

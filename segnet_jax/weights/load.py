@@ -17,7 +17,7 @@ from segnet_jax.weights import own_segnet
 from segnet_jax.weights.containers.pickled import CodeInside
 from segnet_jax.weights.formats import caffe, caffe_segnet, keras, npz, onnx, safetensors, torch
 from segnet_jax.weights.formats.caffe_segnet import CaffeSegNet
-from segnet_jax.weights.own_segnet import OwnSegNet
+from segnet_jax.weights.own_segnet import Description, OwnSegNet
 from segnet_jax.weights.vgg import VGG
 
 FORMATS = "torch .pth, .safetensors, Keras .h5 or .keras, ONNX, .npz, .caffemodel"
@@ -67,6 +67,17 @@ def read_own_segnet(path: Path) -> OwnSegNet:
     path = Path(path)
     with _naming(path):
         return own_segnet.read(path)
+
+
+def describe_own_segnet(path: Path) -> Description:
+    """Read what a file written by `export --format safetensors` says about its network.
+
+    Raises:
+      UserError: If `read_own_segnet` raises it.
+    """
+    path = Path(path)
+    with _naming(path):
+        return own_segnet.describe(path)
 
 
 def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:

@@ -5,6 +5,8 @@ PyTorch's tensor names. Its JSON metadata have the class names, the preprocessin
 """
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,21 +33,47 @@ def head_tensors() -> set[str]:
     return {f"{layer}.weight" for network in NETWORKS.values() for layer in head_layers(network(num_classes=1))}
 
 
+_MAX_CLASSES, _MAX_NAME_LENGTH = 255, 100  # as in checkpoints
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file says about its network.
+
+    Attributes:
+      settings: config field of the network -> JSON value; not checked.
+      reading: config field of how images and labels are read -> JSON value; not checked.
+      classes: class names.
+      colors: RGB 0..255 of the classes, whose number is not checked; None in a file that does not state them.
+      preprocessing: image preprocessing that the network expects.
+      class_weights: weights of the loss; likewise.
+      labels: JSON of the run's label rule, not checked; None without one.
+      step: training step; 0 if unknown.
+      checkpoint: "best" or "newest"; "" if unknown.
+    """
+
+    settings: dict[str, Any]
+    reading: dict[str, Any]
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...] | None
+    preprocessing: Preprocessing
+    class_weights: tuple[float, ...] | None
+    labels: Any
+    step: int
+    checkpoint: str
+
+
 @dataclass(frozen=True)
 class OwnSegNet:
     """Content of a file.
 
     Attributes:
-      settings: config field of the network -> JSON value; not checked.
-      classes: class names.
-      preprocessing: image preprocessing that the network expects.
+      description: what the file says about its network.
       variables: "params" and "batch_stats", float32.
       about: description of the checkpoint, such as "step 7, the best".
     """
 
-    settings: dict[str, Any]
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    description: Description
     variables: dict[str, Any]
     about: str
 
@@ -60,6 +88,16 @@ def names_in(path: Path) -> set[str]:
         return set(file.keys())
 
 
+def describe(path: Path) -> Description:
+    """Read what a file says about its network, without its tensors.
+
+    Raises:
+      ValueError: If it is damaged or does not describe its network.
+    """
+    with open_checked(path) as file:
+        return _description(file.metadata() or {})
+
+
 def read(path: Path) -> OwnSegNet:
     """Read a file completely.
 
@@ -68,10 +106,7 @@ def read(path: Path) -> OwnSegNet:
     """
     with open_checked(path) as file:
         metadata = file.metadata() or {}
-        settings = _parsed(metadata, "network", dict)
-        classes = tuple(_parsed(metadata, "classes", list))
-        if not classes or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
-            raise ValueError("does not list its classes by unique names")
+        description = _description(metadata)
         variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
         for name in file.keys():  # noqa: SIM118, not a dictionary
             stored = StoredTensor(tuple(file.get_slice(name).get_shape()), lambda name=name: file.get_tensor(name))
@@ -86,7 +121,43 @@ def read(path: Path) -> OwnSegNet:
                 raise ValueError(f"tensor {name} is a variance but has negative values")
             variables[collection].setdefault(layer, {})[part] = values
     about = f"step {metadata.get('step', 'unknown')}, the {metadata.get('checkpoint', 'exported')}"
-    return OwnSegNet(settings, classes, _preprocessing(metadata), variables, about)
+    return OwnSegNet(description, variables, about)
+
+
+def _description(metadata: dict[str, str]) -> Description:
+    settings = _parsed(metadata, "network", dict)
+    classes = tuple(_parsed(metadata, "classes", list))
+    if not 1 <= len(classes) <= _MAX_CLASSES or not all(map(_is_name, classes)) or len(set(classes)) < len(classes):
+        raise ValueError("does not list its classes by unique printable names")
+    colors = weights = None
+    if "colors" in metadata:
+        colors = tuple(_parsed(metadata, "colors", list))
+        if not all(map(_is_color, colors)):
+            raise ValueError("states a class color that is not three numbers from 0 to 255")
+    if "class_weights" in metadata:
+        weights = tuple(_parsed(metadata, "class_weights", list))
+        if not _are_finite(weights) or min(weights, default=0) < 0:
+            raise ValueError("states a class weight that is not a finite number of at least 0")
+    step, checkpoint = metadata.get("step", "0"), metadata.get("checkpoint", "")
+    return Description(
+        settings=settings,
+        reading=_parsed(metadata, "reading", dict) if "reading" in metadata else {},
+        classes=classes,
+        colors=colors and tuple(map(tuple, colors)),
+        preprocessing=_preprocessing(metadata),
+        class_weights=weights,
+        labels=_parsed(metadata, "labels", dict) if "labels" in metadata else None,
+        step=int(step) if re.fullmatch("[0-9]{1,15}", step) else 0,
+        checkpoint=checkpoint if checkpoint in ("best", "newest") else "",
+    )
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= _MAX_NAME_LENGTH and name.isprintable()
+
+
+def _is_color(color: Any) -> bool:
+    return isinstance(color, list) and len(color) == 3 and all(type(each) is int and 0 <= each <= 255 for each in color)
 
 
 def _parsed(metadata: dict[str, str], name: str, kind: type) -> Any:
@@ -116,5 +187,5 @@ def _preprocessing(metadata: dict[str, str]) -> Preprocessing:
     return Preprocessing(mean, std)
 
 
-def _are_finite(values: list[Any]) -> bool:
+def _are_finite(values: Sequence[Any]) -> bool:
     return all(type(each) in (int, float) and abs(each) < float("inf") for each in values)

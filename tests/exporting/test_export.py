@@ -35,15 +35,17 @@ def export(*flags):
 def test_an_export_writes_its_file_checksum_and_comparison(run, tmp_path, capsys):
     assert export(run, "--format", "safetensors", "stablehlo", "--json", tmp_path / "found.json") == 0
     folder = run / "export"
-    assert {path.name for path in folder.iterdir()} == {"network.stablehlo", "network.safetensors", "export.json"}
+    files = {"network.stablehlo", "network.safetensors", "README.md"}
+    assert {path.name for path in folder.iterdir()} == files | {"export.json"}
     report = json.loads((folder / "export.json").read_text())
     assert {"written_by": "segnet_jax"} | report == json.loads((tmp_path / "found.json").read_text())
     assert set(report) == {"safetensors", "stablehlo"}
     printed = capsys.readouterr().out
+    assert {name for entry in report.values() for name in entry["files"]} == files
     for entry in report.values():
-        ((name, digest),) = entry["files"].items()
-        assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        assert entry["bytes"] == (folder / name).stat().st_size
+        for name, digest in entry["files"].items():
+            assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        assert entry["bytes"] == sum((folder / name).stat().st_size for name in entry["files"])
         assert entry["classes"][0] == "Sky" and entry["colors"][0] == [128, 128, 128]
         assert {(tuple(each["size"]), each["batch"]) for each in entry["parity"]} == {
             (size, batch) for size in ((24, 32), (97, 131)) for batch in (1, 3)
@@ -108,7 +110,7 @@ def test_an_earlier_export_is_overwritten_only_with_overwrite(run, tmp_path, mon
     assert (out / "network.safetensors").read_text() == "mine"
     (out / "network.safetensors").unlink()
     assert export(run, "--format", "safetensors", "--out", out) == 0
-    with pytest.raises(UserError, match="already contains network.safetensors; add --overwrite"):
+    with pytest.raises(UserError, match="already contains network.safetensors, README.md; add --overwrite"):
         export(run, "--format", "safetensors", "--out", out)
     assert export(run, "--format", "safetensors", "--out", out, "--overwrite") == 0
     assert export(run, "--format", "stablehlo", "--out", out) == 0  # next to the existing export
@@ -133,6 +135,8 @@ def ended(main, capsys):
         (["RUN", "--data", "nowhere"], "no folder nowhere"),
         (["RUN", "--json", "no/found.json"], "--json no/found.json: there is no folder"),
         (["RUN", "--images", "0"], "--images must be at least 1, got 0"),
+        (["RUN", "--size", "24", "32"], "--size is for files of fixed size and works with --format onnx alone"),
+        (["RUN", "--format", "onnx", "--size", "1", "32"], "--size must be from 2 to 16384, got 1 32"),
         (["RUN", "--out", "file/in"], "cannot create the folder file/in"),
     ],
 )
@@ -172,7 +176,7 @@ def test_formats_that_match_are_kept_and_a_limit_can_be_overridden(run, tmp_path
     both = (run, "--format", "stablehlo", "safetensors", "--images", 1, "--out", tmp_path)
     with pytest.raises(ExitError, match="the stablehlo export does not match .*--accept-mismatch.*; kept: safetensors"):
         export(*both)
-    assert {path.name for path in tmp_path.iterdir()} == {"network.safetensors", "export.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"network.safetensors", "README.md", "export.json"}
     assert set(json.loads((tmp_path / "export.json").read_text())) == {"safetensors"}
     logged.clear()
     assert export(*both, "--accept-mismatch", "--overwrite") == 0
@@ -191,6 +195,18 @@ def test_exports_state_the_size_and_fit_of_training(tmp_path, fit, word, capsys)
     assert json.loads((made / "export" / "export.json").read_text())["safetensors"]["images"] == stated
     assert stated["note"].startswith("trained on images of 24x32 (height x width)") and word in stated["note"]
     assert stated["note"] in capsys.readouterr().out
+
+
+def test_an_onnx_file_of_fixed_size_is_compared_at_this_size_and_its_printed_code_runs(run, tmp_path):
+    pytest.importorskip("onnxruntime", reason="ONNX is not installed: pip install -e '.[onnx]' runs these tests")
+    assert export(run, "--format", "onnx", "--size", 33, 47, "--images", 2, "--out", tmp_path) == 0
+    entry = json.loads((tmp_path / "export.json").read_text())["onnx"]
+    assert [(each["size"], each["batch"], each["images"]) for each in entry["parity"]] == [([33, 47], 1, 2)]
+    pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'opencv-python-headless<5'")
+    names = {"image": np.random.default_rng(0).integers(0, 256, (33, 47, 3), np.uint8)}
+    exec(entry["use"], names)
+    ids = segnet_jax.load(run).predict(names["image"], size="native")
+    assert (names["prediction"][0] == ids).mean() > 0.999 and names["logits"].shape == (1, 33, 47, 11)
 
 
 def test_parity_counts_each_pixel_once():

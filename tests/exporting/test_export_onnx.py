@@ -1,5 +1,6 @@
 """Test the ONNX export: onnxruntime gives PyTorch's logits at any size, with widely supported operators."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -50,6 +51,31 @@ def test_the_first_of_a_tie_wins_everywhere_in_an_image_of_one_color(written):
     session = onnxruntime.InferenceSession(written / "default", providers=["CPUExecutionProvider"])
     prediction, logits = session.run(None, {"images": images})
     assert_is_network(prediction, logits, expected_of("default", subject_of("default"), images))
+
+
+@pytest.mark.parametrize("size", [shape[1:3] for shape in SHAPES])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_opencv_gives_pytorchs_logits_from_a_file_of_fixed_size(name, size, tmp_path):
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install 'opencv-python-headless<5'")
+    subject = subject_of(name)
+    ours.write(dataclasses.replace(subject, size=size), tmp_path / "fixed.onnx")
+    images = images_of((1, *size))
+    network = cv2.dnn.readNetFromONNX(str(tmp_path / "fixed.onnx"))
+    network.setInput(images)
+    prediction, logits = network.forward(["prediction", "logits"])  # all of its outputs are float32
+    assert_is_network(prediction.astype(np.uint8), logits, expected_of(name, subject, images))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_file_of_fixed_size_computes_no_shapes_and_takes_one_image_of_this_size(name, tmp_path):
+    subject = dataclasses.replace(subject_of(name), size=(45, 61))
+    ours.write(subject, tmp_path / "fixed.onnx")
+    used = {node.op_type for node in onnx.load(tmp_path / "fixed.onnx").graph.node}
+    assert not used & {"Shape", "Gather", "Mod", "Mul"}
+    images = images_of((1, 45, 61))
+    assert_is_network(*ours.read(subject, tmp_path / "fixed.onnx")(images), expected_of(name, subject, images))
+    with pytest.raises(Exception, match="Got: 46 Expected: 45"):
+        ours.read(subject, tmp_path / "fixed.onnx")(images_of((1, 46, 61)))
 
 
 def test_class_names_with_any_characters_are_stored_in_the_file(written):

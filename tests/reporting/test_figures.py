@@ -195,6 +195,15 @@ def test_a_training_plot_can_be_drawn_at_any_time(tmp_path, rows):
     assert (tmp_path / "progress.png").stat().st_size > 10_000
 
 
+def test_the_axis_of_a_training_plot_reaches_to_the_planned_end(tmp_path):
+    rows = metrics(40, 4)
+    training_plot(rows, tmp_path / "half.png", steps_per_epoch=4, title="half", total_steps=80)
+    picture = np.asarray(Image.open(tmp_path / "half.png").convert("RGB")).astype(int)
+    blue = (np.abs(picture - (10, 110, 189)).sum(axis=-1) < 30).any(axis=0)[: int(0.73 * picture.shape[1])]
+    left, right = 0.06 * picture.shape[1], 0.73 * picture.shape[1]
+    assert (np.flatnonzero(blue).max() - left) / (right - left) == pytest.approx(40 / 80, abs=0.02)
+
+
 def test_a_training_plot_skips_values_that_are_not_finite(tmp_path):
     rows = metrics(20, 5)
     for row in rows[::3]:

@@ -216,8 +216,8 @@ def test_the_report_shows_the_protocol_all_differences_and_the_interval(tmp_path
     assert (
         "Protocol: camvid-tutorial" in shown and "mean IoU 41.2 % to 49.8 %, global accuracy 80.0 % to 90.0 %" in shown
     )
-    rows = [row for row in read.rows if row[0] in ("global_batch_size", "<b>width</b>", "broken", "depth")]
-    assert rows == [["global_batch_size", "4", "32"], ["<b>width</b>", "1.0", "0.25"]] and read.faults == []
+    rows = [row for row in read.rows if row[0] in ("images per step", "<b>width</b>", "broken", "depth")]
+    assert rows == [["images per step", "4", "32"], ["<b>width</b>", "1", "0.25"]] and read.faults == []
 
 
 def test_confusions_of_a_different_evaluation_than_the_result_give_no_interval(tmp_path):

@@ -23,8 +23,11 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.reporting.page.charts import ticks
+from segnet_jax.reporting.page.compare import comparison
 from segnet_jax.reporting.page.draw import MAX_BYTES, report_html, write_report
+from segnet_jax.reporting.page.recipe import overview
 from segnet_jax.reporting.page.run_summary import read_run_summary, select_steps
+from segnet_jax.reporting.page.words import duration_words, value_words
 from segnet_jax.system.command import run_command
 
 VOIDS = {"meta", "link", "img", "input", "br", "hr"}  # HTML elements without an end tag
@@ -103,7 +106,7 @@ def test_the_scores_of_the_classes_match_hand_worked_ones(page):
     assert cells['"><img src=x onerror=alert(1)>'][:1] == ["78.9 %"]  # 60/76
     assert cells["Straße 道路 {{ 7*7 }} lowest"] == ["24.4 %", "", "25.0 %", "40 22.9 %"]  # 10/41
     assert cells["=1+1 absent"] == ["-", "", "-", "0 0.0 %"]
-    assert "53.9 %" in page and "9 val images" in page
+    assert "53.9 %" in page and "9 validation images" in page
 
 
 def test_the_confusion_matrix_is_shown_in_percent_and_stored_as_counts(run, page):
@@ -194,7 +197,7 @@ def test_a_failed_run_shows_the_reason_and_how_to_resume(tmp_path):
 def test_settings_that_differ_from_the_protocol_are_listed(tmp_path):
     config = Config(protocol="demo", data="synthetic", scenes=(400, 48), image_size=(48, 64), shift=2, depth=3)
     config_rows = Reader(report_html(read_run_summary(make_run(tmp_path / "run", config=config)))).rows
-    assert ["width", "0.25", "1.0"] in config_rows and not any(row[0] == "depth" for row in config_rows)
+    assert ["width", "0.25", "1"] in config_rows and not any(row[0] == "depth" for row in config_rows)
 
 
 def test_a_page_has_at_most_eight_steps_including_the_first_the_last_and_the_chosen_one():
@@ -324,7 +327,7 @@ def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, ca
     assert report(run, other, "--out", out, "--json", tmp_path / "both.json") == 0
     read = Reader(out.read_text())
     rows = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in read.rows}
-    assert read.faults == [] and rows["learning_rate"] == ["0.001", "0.5"] and len(read.all("script")) == 1
+    assert read.faults == [] and rows["learning rate"] == ["0.001", "0.5"] and len(read.all("script")) == 1
     assert rows["=1+1"] == ["-", "0.0 %"]  # the transpose has one pixel of it, predicted as another class
     assert "The val images or labels differ" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "both.json").read_text())["runs"]) == 2
@@ -332,6 +335,75 @@ def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, ca
     twin = make_run(tmp_path / "twin", confusion=CONFUSION.T)
     assert report(run, twin, "--out", out) == 0  # one of our pages is overwritten
     assert ">best<" in out.read_text()
+
+
+def test_the_page_begins_with_date_duration_and_recipe_in_words(tmp_path):
+    config = Config(data="street", init="/home/me/runs/old-1", learning_rate=0.02, schedule="poly", epochs=3)
+    folder = make_run(tmp_path / "run", config=config)
+    assert "started" not in dict(overview(read_run_summary(folder)))
+    (folder / "train.log").write_text("2026-11-30 17:47:44 INFO    devices  1 x cpu\n")
+    found = dict(overview(read_run_summary(folder)))
+    assert found == {
+        "started": "30 November 2026",
+        "took": "15 s",
+        "data": "street",
+        "training images": "40",
+        "recipe": "own settings",
+        "learning rate": "0.02, poly",
+        "images per step": "4",
+        "image size": "360x480",
+        "length": "3 epochs, 15 steps",
+        "first weights": "old-1",
+    }
+    text = "".join(Reader(report_html(read_run_summary(folder))).text)
+    assert all(value in text for value in found.values()) and "/home/me" not in text.split("Settings")[0][:2000]
+
+
+@pytest.mark.parametrize(
+    "value, name, words",
+    [
+        ('"none"', "init", "random weights"),
+        ('"auto-present"', "class_weights", "median frequency, over images with the class"),
+        ("[120, 160]", "image_size", "120x160"),
+        ("[]", "map", "none"),
+        ("true", "flip", "yes"),
+        ("1000", "steps", "1,000"),
+        ("0.0005", "weight_decay", "0.0005"),
+        ('"<b>"', "freeze", "<b>"),
+        ("-", "flip", "-"),
+    ],
+)
+def test_values_are_shown_in_words(value, name, words):
+    assert value_words(value, name) == words
+
+
+@pytest.mark.parametrize("seconds, words", [(None, ""), (45.2, "45 s"), (1230, "20 min 30 s"), (7500, "2 h 5 min")])
+def test_durations_are_shown_in_words(seconds, words):
+    assert duration_words(seconds) == words
+
+
+def test_a_comparison_shows_pictures_intervals_and_the_best_values(tmp_path):
+    # Runs with the same samples, and other predictions, scores and intervals.
+    runs = [make_run(tmp_path / name, steps=steps) for name, steps in (("a", (5, 10)), ("b", (5, 10, 15)))]
+    for folder, miou in zip(runs, (0.4, 0.5), strict=True):
+        result = json.loads((folder / "result.json").read_text()) | {"miou": miou}
+        result["interval"] = {"miou": [miou - 0.05, miou + 0.05]}
+        (folder / "result.json").write_text(json.dumps(result))
+    out = tmp_path / "both.html"
+    assert report(*runs, "--out", out) == 0
+    page = out.read_text()
+    read = Reader(page)
+    rows = {row[0].strip(): [" ".join(cell.split()) for cell in row[1:]] for row in read.rows if len(row) == 3}
+    assert read.faults == [] and rows["mean IoU"] == ["40.0 % 35.0 % to 45.0 %", "50.0 % best 45.0 % to 55.0 %"]
+    summaries = [read_run_summary(folder) for folder in runs]
+    pictures = comparison(summaries).pictures
+    assert [each["name"] for each in pictures] == [each["name"] for each in summaries[0].samples] and len(pictures) == 6
+    for index, each in enumerate(pictures):
+        assert each["predictions"] == [run.chosen.predictions[index] for run in summaries]
+        assert page.count(each["predictions"][1]) == 1
+    assert len(read.all("img")) == 6 * 3 * 2  # an image below each truth and each prediction
+    other = make_run(tmp_path / "c", seed=1)
+    assert comparison([*summaries, read_run_summary(other)]).pictures == []  # of other samples
 
 
 @pytest.mark.parametrize(
@@ -385,26 +457,46 @@ def scrolled_to(browser, name):
 def test_the_sliders_work_by_mouse_and_by_keyboard(browser):
     browser.look(1200, "light")
     left, top, width, height = scrolled_to(browser, "blend")
-    assert browser.see(OPACITY.format("prediction")) == [1] * 6
-    browser.click(left + width / 2, top + height / 2)  # click in the middle: truth
-    assert browser.see(OPACITY.format("truth")) == [1] * 6 and browser.see(OPACITY.format("prediction")) == [0] * 6
-    browser.press("ArrowLeft")  # a twentieth towards the image
-    assert browser.see(OPACITY.format("truth")) == [pytest.approx(0.95)] * 6
+    overlaid = [pytest.approx(0.6)] * 6  # first, the predicted classes lie over the images
+    assert browser.see(OPACITY.format("prediction")) == overlaid and browser.see(OPACITY.format("truth")) == [0] * 6
+    browser.click(left + width - 4, top + height / 2)  # click at the right end: truth
+    assert browser.see(OPACITY.format("truth")) == overlaid and browser.see(OPACITY.format("prediction")) == [0] * 6
+    browser.press("ArrowLeft")  # a twentieth towards the prediction
+    assert browser.see(OPACITY.format("truth")) == [pytest.approx(0.95 * 0.6)] * 6
     assert (
         browser.see("document.getElementById('blend').getAttribute('aria-valuetext')")
-        == "image, 95 percent towards truth"
+        == "prediction, 95 percent towards truth"
     )
     browser.press("Home")
     assert browser.see(OPACITY.format("truth")) == [0] * 6
+    left, top, width, height = scrolled_to(browser, "colors")
+    browser.click(left + 4, top + height / 2)  # no colors: the image alone
+    assert browser.see(OPACITY.format("prediction")) == [0] * 6
     left, top, width, height = scrolled_to(browser, "step")
     browser.click(left + 4, top + height / 2)  # select the first step
     shown = "document.querySelector('.flip .prediction:not([hidden])').alt.split(' ').pop()"
     assert browser.see(shown) == "5" and browser.see("document.getElementById('step-label').textContent") == "step 5"
     browser.press("ArrowRight")
     assert browser.see(shown) == "10" and len(browser.see(OPACITY.format("prediction"))) == 6
-    browser.see("document.querySelector('[data-blend=\"2\"]').focus()")
+    browser.see("document.querySelector('[data-range=colors][value=\"1\"]').focus()")
     browser.press("Enter")
     assert browser.see(OPACITY.format("prediction")) == [1] * 6
+
+
+def test_what_is_wider_than_a_phone_fades_out_where_it_goes_on_and_says_so(browser):
+    browser.look(240, "light")  # five short columns
+    browser.see("new Promise(done => setTimeout(done, 300))")
+    box = "document.querySelector('#confusion .scroll')"
+    assert browser.see(f"{box}.scrollWidth > {box}.clientWidth")
+    assert browser.see(f"{box}.className") == "scroll more-right"
+    assert browser.see(f"getComputedStyle({box}.nextElementSibling).display") == "block"
+    browser.see(f"{box}.scrollTo({{left: 10000, behavior: 'instant'}})")
+    browser.see("new Promise(done => setTimeout(done, 300))")
+    assert browser.see(f"{box}.className") == "scroll more-left"
+    browser.look(1600, "light")
+    browser.see("new Promise(done => setTimeout(done, 300))")
+    fits = f"{box}.scrollWidth <= {box}.clientWidth"
+    assert not browser.see(fits) or browser.see(f"{box}.className + {box}.nextElementSibling.hidden") == "scrolltrue"
 
 
 def test_the_page_makes_no_requests_and_logs_no_errors(browser):

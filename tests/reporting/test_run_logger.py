@@ -59,6 +59,34 @@ def test_drawing_takes_at_most_a_tenth_of_the_time_and_the_last_evaluation_is_dr
     assert len(list((tmp_path / "evaluations").glob("step_*.json"))) == 12  # stored each time
 
 
+def test_the_plot_is_redrawn_every_half_minute_between_evaluations(tmp_path, monkeypatch, clock):
+    plots = []
+    monkeypatch.setattr(run_logger, "training_plot", lambda rows, *_, **__: plots.append((rows[-1]["step"], clock.now)))
+    metrics = {"loss": [1.0], "learning_rate": [0.1], "accuracy": [0.5], "skipped": [0.0]}
+    with RunLogger(tmp_path, **RUN | {"total_steps": 100}, **ABOUT) as logger:
+        begin = clock.now
+        for step in range(20):
+            clock.now += 7
+            logger.log_steps(range(step, step + 1), metrics)
+    assert [(step, now - begin) for step, now in plots] == [(5, 35), (10, 70), (15, 105), (20, 140)]
+
+
+def test_a_slow_plot_is_redrawn_less_often(tmp_path, monkeypatch, clock):
+    plots = []
+
+    def plot(rows, *_, **__):
+        plots.append(rows[-1]["step"])
+        clock.now += 10
+
+    monkeypatch.setattr(run_logger, "training_plot", plot)
+    metrics = {"loss": [1.0], "learning_rate": [0.1], "accuracy": [0.5], "skipped": [0.0]}
+    with RunLogger(tmp_path, **RUN | {"total_steps": 100}, **ABOUT) as logger:
+        for step in range(20):
+            clock.now += 20
+            logger.log_steps(range(step, step + 1), metrics)
+    assert plots == [2, 7, 12, 17]  # at most a tenth of the time
+
+
 def read(folder, name):
     return json.loads((folder / "evaluations" / name).read_text())
 

@@ -6,18 +6,28 @@ from typing import Any
 
 from segnet_jax.config.differences import differences
 from segnet_jax.metrics.table import METRICS, percent
-from segnet_jax.reporting.page import content
+from segnet_jax.reporting.page import content, words
 from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.run_summary import RunSummary
+
+_MAX_PICTURE_CHARS = 4_000_000  # of base64 on a page
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A metric, or the IoU of a class, of each run; None without a score."""
+    """A metric, or the IoU of a class, of each run; None without a score.
+
+    Attributes:
+      name: what is scored.
+      values: of each run.
+      format: converts a value to text.
+      intervals: bootstrap interval of each run; None without one.
+    """
 
     name: str
     values: list[float | None]
     format: Callable[[float | None], str] = percent
+    intervals: Sequence[tuple[float, float] | None] = ()
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class Comparison:
       facts: (name, texts).
       settings: (field, texts) of the fields that differ.
       classes: a row with the IoU of each class.
+      pictures: the preview samples, each with name, image, label and one prediction per run, as base64.
+      class_names: names of the runs' classes, if they are the same and have colors.
     """
 
     names: list[str]
@@ -41,13 +53,17 @@ class Comparison:
     facts: list[tuple[str, list[str]]]
     settings: list[tuple[str, list[str]]]
     classes: list[ScoreRow]
+    pictures: list[dict[str, Any]]
+    class_names: tuple[str, ...]
 
 
 def comparison(runs: Sequence[RunSummary]) -> Comparison:
     """Compare runs."""
     headlines = [content.headline(run) for run in runs]
     run_facts, differing, warnings = [content.facts(run) for run in runs], _differing(runs), _warnings(runs)
+    intervals = [content.interval(run) for run in runs]
     facts = [
+        *(("started", [words.date_words(run.started) or "-" for run in runs]),) * any(run.started for run in runs),
         ("evaluated on", [content.scored_on(run) for run in runs]),
         ("state", [content.status(run)[0] for run in runs]),
     ]
@@ -65,11 +81,19 @@ def comparison(runs: Sequence[RunSummary]) -> Comparison:
         warnings=[*differing, *warnings],
         comparable=not differing,
         scores=[
-            ScoreRow(metric.label, [each[key] for each in headlines], metric.format) for key, metric in METRICS.items()
+            ScoreRow(
+                metric.label,
+                [each[key] for each in headlines],
+                metric.format,
+                [each.get(key) for each in intervals],
+            )
+            for key, metric in METRICS.items()
         ],
         facts=facts,
         settings=_settings(runs),
         classes=_classes(runs),
+        pictures=_pictures(runs),
+        class_names=runs[0].classes if runs[0].colors and len({run.classes for run in runs}) == 1 else (),
     )
 
 
@@ -123,6 +147,24 @@ def _settings(runs: Sequence[RunSummary]) -> list[tuple[str, list[str]]]:
     if len(set(batches)) > 1:
         rows.append(("global_batch_size", ["-" if each is None else str(each) for each in batches]))
     return rows
+
+
+def _pictures(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
+    """Return the preview samples that all runs have, with the predictions of their chosen steps.
+
+    There are none if the runs have other classes, or if a run stores no predictions of its chosen step.
+    """
+    if len({(run.classes, run.colors) for run in runs}) > 1 or any(run.chosen is None for run in runs):
+        return []
+    found, num_chars = [], 0
+    for index, sample in enumerate(runs[0].samples):
+        if not sample["image"] or any(run.samples[index : index + 1] != [sample] for run in runs):
+            continue
+        predictions = [(*run.chosen.predictions, *[""] * (index + 1))[index] for run in runs]
+        num_chars += len(sample["image"]) + len(sample["label"]) + sum(map(len, predictions))
+        if all(predictions) and sample["label"] and num_chars < _MAX_PICTURE_CHARS:
+            found.append(sample | {"predictions": predictions})
+    return found
 
 
 def _classes(runs: Sequence[RunSummary]) -> list[ScoreRow]:

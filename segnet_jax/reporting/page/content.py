@@ -11,7 +11,7 @@ from segnet_jax.config.differences import recipe_differences
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.metrics.baseline import commonest_class_baseline, is_clearly_better
 from segnet_jax.metrics.table import METRICS
-from segnet_jax.reporting.pace import duration
+from segnet_jax.reporting.page import words
 from segnet_jax.reporting.page.run_summary import RunSummary, integer, number, text
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import UserError
@@ -29,7 +29,8 @@ def scored_on(run: RunSummary) -> str:
     """Describe the evaluated images and the checkpoint of the scores."""
     split = text(run.result.get("split") or run.about.get("split") or "validation", 20)
     num_images = integer(run.result.get("num_images")) or integer(_get(run.about.get("num_images"), split))
-    images = f"{num_images:,} {split} images" if num_images else f"the {split} images"
+    word = words.split_word(split)
+    images = f"{num_images:,} {word} images" if num_images else f"the {word} images"
     if run.chosen_step is None:
         return images
     which = text(run.result.get("checkpoint") or ("last" if _uses_last_checkpoint(run) else "best"), 20)
@@ -131,9 +132,7 @@ def facts(run: RunSummary) -> dict[str, dict[str, str]]:
     if rate is None:
         rates = [each for row in train[-200:] if (each := number(row.get("images_per_second")))]
         rate = float(np.median(rates)) if rates else None
-    seconds = number(run.result.get("seconds"))
-    if seconds is None:
-        seconds = max((number(row.get("seconds")) or 0.0 for row in (*train[-1:], *run.val[-1:])), default=None)
+    seconds = run.seconds
     total = _total_steps(run)
     memory = run.evaluations[-1].peak_memory if run.evaluations else {}
     devices = environment.get("devices")
@@ -147,16 +146,16 @@ def facts(run: RunSummary) -> dict[str, dict[str, str]]:
     sections = {
         "Speed and memory": {
             "Throughput": f"{rate:,.1f} images/s" if rate else "",
-            "Time": duration(seconds) if seconds else "",
+            "Time": words.duration_words(seconds) if seconds else "",
             "Steps": f"{run.last_step:,}" + (f" of {total:,}" if total else ""),
-            "Learning rate": f"{learning_rate:.3g}" if learning_rate is not None else "",
+            "Last learning rate": f"{learning_rate:.3g}" if learning_rate is not None else "",
             "Peak device memory": format_bytes(memory["device"]) if memory.get("device") else "",
             "Peak process memory": format_bytes(memory["host"]) if memory.get("host") else "",
         },
         "Config": {
             "Protocol": protocol(run),
-            "Changed settings": f"{len(changed_settings(run)[1])}, listed below",
-            "Data": text(run.result.get("dataset") or run.about.get("dataset") or "", 60),
+            "Changed settings": f"{count}, listed below" if (count := len(changed_settings(run)[1])) else "none",
+            "Data": words.dataset_words(text(run.result.get("dataset") or run.about.get("dataset") or "", 60)),
         },
         "Machine": {
             "Devices": ", ".join(kinds),

@@ -21,6 +21,7 @@ from segnet_jax.metrics.table import METRICS, percent
 from segnet_jax.reporting.page import classes, content
 from segnet_jax.reporting.page.charts import HEIGHT, WIDTH, comparison_charts, training_charts
 from segnet_jax.reporting.page.compare import comparison
+from segnet_jax.reporting.page.recipe import overview
 from segnet_jax.reporting.page.run_summary import (
     RunSummary,
     integer,
@@ -29,6 +30,7 @@ from segnet_jax.reporting.page.run_summary import (
     worst_pictures,
 )
 from segnet_jax.reporting.page.uncertainty import uncertainty
+from segnet_jax.reporting.page.words import setting_words, value_words
 from segnet_jax.reporting.published import score_columns, verdict
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
@@ -81,6 +83,7 @@ def report_html(run: RunSummary, published: Mapping[str, Any] | None = None) -> 
         "published": published,
         "status": content.status(run),
         "headline": content.headline(run),
+        "overview": overview(run),
         "boundary": content.boundary(run),
         "scored_on": content.scored_on(run),
         "baseline": content.baseline(run),
@@ -115,7 +118,8 @@ def comparison_html(runs: Sequence[RunSummary], published: Mapping[str, Any] | N
     """Return the HTML of a comparison of several runs, and with published results if given."""
     compared = comparison(runs)
     values = {"charts": comparison_charts(runs, compared.names), "comparison": compared, "published": published}
-    return _render("compare.html.j2", "", **values)
+    style = _colors(runs[0]) if compared.class_names else ""
+    return _render("compare.html.j2", style, **values, level=LEVEL_TEXT)
 
 
 def _confusion(run: RunSummary) -> np.ndarray | None:
@@ -233,7 +237,7 @@ def _templates():
         keep_trailing_newline=True,
     )
     environment.filters["percent"] = percent
-    environment.filters["verdict"] = verdict
+    environment.filters |= {"verdict": verdict, "setting_words": setting_words, "value_words": value_words}
     environment.globals |= {"metrics": METRICS, "score_columns": score_columns}
     return environment
 

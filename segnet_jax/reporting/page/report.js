@@ -5,21 +5,24 @@
   const element = (id) => document.getElementById(id);
   page.classList.add("js");
 
-  // One slider blends image, truth and prediction; the other selects the step of the prediction.
+  // Sliders: from the prediction's colors to the truth's, the strength of the colors, the step of the prediction.
   const blend = element("blend");
+  const colors = element("colors");
   const step = element("step");
-  const names = ["image", "truth", "prediction"];
 
-  function showBlend() {
-    const value = Number(blend.value);
-    for (const img of all(".flip .truth")) img.style.opacity = Math.min(Math.max(value, 0), 1);
-    for (const img of all(".flip .prediction")) img.style.opacity = Math.min(Math.max(value - 1, 0), 1);
-    const layer = Math.floor(value);
-    const weight = Math.round(100 * (value - layer));
-    const label = weight === 0 ? names[layer] : `${names[layer]}, ${weight} percent towards ${names[layer + 1]}`;
-    blend.setAttribute("aria-valuetext", label);
-    for (const button of all("[data-blend]")) {
-      button.setAttribute("aria-pressed", String(Number(button.dataset.blend) === value));
+  function showMasks() {
+    const truth = blend ? Number(blend.value) : 0;
+    const strength = Number(colors.value);
+    for (const img of all(".flip .truth")) img.style.opacity = strength * truth;
+    for (const img of all(".flip .prediction")) img.style.opacity = strength * (1 - truth);
+    for (const img of all(".stack .mask")) img.style.opacity = strength;
+    const percent = Math.round(100 * truth);
+    const ends = { 0: "prediction", 100: "truth" };
+    blend?.setAttribute("aria-valuetext", ends[percent] ?? `prediction, ${percent} percent towards truth`);
+    colors.setAttribute("aria-valuetext", `${Math.round(100 * strength)} percent`);
+    for (const button of all("[data-range]")) {
+      const isOn = Number(button.value) === Number(element(button.dataset.range).value);
+      button.setAttribute("aria-pressed", String(isOn));
     }
   }
 
@@ -32,19 +35,36 @@
     step.setAttribute("aria-valuetext", element("step-label").textContent);
   }
 
-  if (blend) {
-    blend.addEventListener("input", showBlend);
-    for (const button of all("[data-blend]")) {
+  if (colors) {
+    for (const slider of [blend, colors]) slider?.addEventListener("input", showMasks);
+    for (const button of all("[data-range]")) {
       button.addEventListener("click", () => {
-        blend.value = button.dataset.blend;
-        showBlend();
+        element(button.dataset.range).value = button.value;
+        showMasks();
       });
     }
-    showBlend();
+    showMasks();
   }
   if (step) {
     step.addEventListener("input", showStep);
     showStep();
+  }
+
+  // What is wider than the window fades out at the side where it goes on, and a line says so.
+  for (const box of all(".scroll, .command code")) {
+    const hint = document.createElement("p");
+    hint.className = "hint";
+    hint.textContent = "↔ Scroll sideways to see all columns.";
+    if (box.matches(".scroll")) box.after(hint);
+    const update = () => {
+      const rest = box.scrollWidth - box.clientWidth;
+      box.classList.toggle("more-left", box.scrollLeft > 1);
+      box.classList.toggle("more-right", box.scrollLeft < rest - 1);
+      hint.hidden = rest <= 1;
+    };
+    box.addEventListener("scroll", update, { passive: true });
+    new ResizeObserver(update).observe(box);
+    update();
   }
 
   // Copies a command, or selects it where a local file may not use the clipboard.

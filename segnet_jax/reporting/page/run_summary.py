@@ -72,6 +72,7 @@ class RunSummary:
       evaluations: up to eight stored evaluations in order, with the first, the newest and the chosen one.
       worst: `worst.json`.
       uncertainty: `uncertainty.json`, the results of `evaluate --samples`.
+      started: ISO date of the first line in `train.log`.
       problems: files that could not be read, one clause each.
     """
 
@@ -91,12 +92,22 @@ class RunSummary:
     evaluations: list[StoredEvaluation] = field(default_factory=list)
     worst: dict[str, Any] = field(default_factory=dict)
     uncertainty: dict[str, Any] = field(default_factory=dict)
+    started: str = ""
     problems: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """The name of the folder."""
         return text(self.folder.resolve().name, 80)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that the run took so far; None if unknown."""
+        seconds = number(self.result.get("seconds"))
+        if seconds is None:
+            rows = (*self.train[-1:], *self.val[-1:])
+            seconds = max((number(row.get("seconds")) or 0.0 for row in rows), default=None)
+        return seconds
 
     @property
     def last_step(self) -> int:
@@ -138,12 +149,21 @@ def read_run_summary(folder: pathlib.Path) -> RunSummary:
     run.overrides = _dicts(_json(run, "overrides.json"))
     incidents = [name for name in _names(run, "incident") if name.endswith(".json")][:10]
     run.incidents = [_dict(_json(run, f"incident/{name}")) for name in incidents]
+    run.started = _first_date(folder)
     _read_rows(run)
     _read_classes(run)
     _read_evaluations(run)
     run.worst = _dict(_json(run, f"{FOLDER}/{WORST_FILE}"))
     run.uncertainty = _dict(_json(run, f"{FOLDER}/{UNCERTAINTY_FILE}"))
     return run
+
+
+def _first_date(folder: pathlib.Path) -> str:
+    """Return the date at the beginning of `train.log`; "" without one."""
+    with contextlib.suppress(OSError, UserError), confined.open_file(folder, "train.log") as file:
+        match = re.match(rb"\d{4}-\d\d-\d\d", file.read(10), re.ASCII)
+        return match[0].decode() if match else ""
+    return ""
 
 
 def _json(run: RunSummary, name: str) -> Any:

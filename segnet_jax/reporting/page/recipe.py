@@ -1,0 +1,45 @@
+"""The first facts of a run: when, how long, on what, and the recipe in a few words."""
+
+import pathlib
+
+from segnet_jax.reporting.page import words
+from segnet_jax.reporting.page.run_summary import RunSummary, integer, text
+
+
+def overview(run: RunSummary) -> list[tuple[str, str]]:
+    """Return (name, value) of a run's date, duration, data and recipe; what is unknown is left out."""
+    config = run.config
+    entries = [("started", words.date_words(run.started)), ("took", words.duration_words(run.seconds))]
+    dataset = text(run.result.get("dataset") or run.about.get("dataset") or "", 60)
+    num_images = run.about.get("num_images")
+    count = integer(num_images.get("train")) if isinstance(num_images, dict) else None
+    entries += [("data", words.dataset_words(dataset)), ("training images", f"{count:,}" if count else "")]
+    if config is not None:
+        height, width = config.image_size
+        start = text(pathlib.PurePath(config.init).name, 60)  # a page names no folder of this machine
+        entries += [
+            ("recipe", text(config.protocol, 60) or "own settings"),
+            ("learning rate", f"{config.learning_rate:g}, {config.schedule}"),
+            ("images per step", _batch(run)),
+            ("image size", f"{height}x{width}"),
+            ("length", _length(run)),
+            ("first weights", words.value_words(start, "init")),
+        ]
+    return [(name, value) for name, value in entries if value]
+
+
+def _batch(run: RunSummary) -> str:
+    """Return the images per step, over all devices if that is known."""
+    differences = run.result.get("differences")
+    both = differences.get("global_batch_size") if isinstance(differences, dict) else None
+    stored = integer(both[-1]) if isinstance(both, list) and both else None
+    per_device = run.config.batch_size_per_device * run.config.grad_accum_steps
+    return f"{stored or per_device:,}"
+
+
+def _length(run: RunSummary) -> str:
+    """Return the planned length: epochs, or steps where the config counts in steps."""
+    steps = run.config.steps or integer(run.result.get("num_steps"))
+    if run.config.steps:
+        return f"{steps:,} steps"
+    return f"{run.config.epochs:,} epochs" + (f", {steps:,} steps" if steps else "")

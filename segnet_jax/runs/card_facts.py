@@ -1,0 +1,72 @@
+"""Gather what the card of an exported network says about its run."""
+
+import datetime
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from segnet_jax.config.fields import Config
+from segnet_jax.exporting.card import CardFacts
+from segnet_jax.exporting.subject import ExportedNetwork
+from segnet_jax.runs.run_folder import RESULT_FILE, num_training_images
+from segnet_jax.system import confined
+from segnet_jax.training.network_source import is_exported
+from segnet_jax.weights.hub import is_repository
+
+
+def card_facts(folder: str, config: Config, subject: ExportedNetwork) -> CardFacts:
+    """Return what is known about an exported network.
+
+    Args:
+      folder: the run folder or exported folder that it comes from.
+      config: its config.
+      subject: the network.
+    """
+    about = subject.about
+    result = _result_of(folder)
+    return CardFacts(
+        network=describe_network(config),
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(subject.trained["params"])),
+        image_size=tuple(config.image_size),
+        dataset="unknown data" if is_exported(folder) else _dataset_of(config, result),
+        num_images=num_training_images(folder),
+        protocol=config.protocol,
+        init="another exported network" if is_exported(folder) else _name_of(config.init),
+        classes=tuple(about["classes"]),
+        colors=tuple(map(tuple, about["colors"])),
+        step=about["step"],
+        checkpoint=about["checkpoint"],
+        result=result,
+        made_by=about["made_by"],
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def describe_network(config: Config) -> str:
+    """Return a network in words, such as "SegNet with a VGG-16 encoder, 5 stages, 0.25 of the channels"."""
+    name = "SegNet-Basic" if config.network == "segnet-basic" else f"SegNet with a VGG-{config.encoder[-2:]} encoder"
+    width = "" if config.width == 1 else f", {config.width:g} of the channels"
+    return f"{name}, {config.num_stages} stages{width}"
+
+
+def _result_of(folder: str) -> Mapping[str, Any]:
+    """Return a run's result; {} if it has none, or an unreadable one."""
+    try:
+        result = confined.read_json(folder, RESULT_FILE)
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def _dataset_of(config: Config, result: Mapping[str, Any]) -> str:
+    """Return the name of the training data: CamVid with its split, rendered scenes, or the name of a folder."""
+    dataset = result.get("dataset")
+    is_known = isinstance(dataset, str) and dataset.startswith(("camvid", "synthetic"))
+    return dataset if is_known else _name_of(config.data)
+
+
+def _name_of(path: str) -> str:
+    """Return the last part of a path; a card names no folder of the machine that it was written on."""
+    return path if is_repository(path) else pathlib.PurePath(path).name

@@ -1,0 +1,104 @@
+"""Sources of a trained network: a run folder, an exported folder, or a repository on the Hugging Face Hub.
+
+An exported folder contains `network.safetensors` as `export` writes it, and usually its card. It is somebody else's:
+only that file is read, no link is followed, and of the settings in it only those listed here are used.
+"""
+
+import pathlib
+
+from segnet_jax.config import files
+from segnet_jax.config.fields import Config
+from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
+from segnet_jax.system import confined
+from segnet_jax.system.errors import UserError
+from segnet_jax.weights.hub import NETWORK_FILE, fetch_repository, is_repository
+from segnet_jax.weights.own_segnet import Description, OwnSegNet
+
+NETWORK_FIELDS = (  # config fields needed to rebuild the network; none holds a path
+    *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling", "encoder_addition"),
+    *("stage_convolutions", "stage_channels", "kernel_size"),
+    *("decoder", "dropout", "conv_bias", "final_batch_norm", "batch_norm_epsilon", "output"),
+)
+READING_FIELDS = (  # config fields of how images and labels are read; none holds a path or leads out of a folder
+    *("fit", "exif", "image_range", "resize_labels", "label_suffix", "map", "labels_start_at", "labels_as"),
+    *("threshold", "unknown_color", "mostly_void"),
+)
+
+
+def local_folder(source: str | pathlib.Path) -> str:
+    """Return the folder of a network: the one named, or a plain local copy of a repository on the Hub.
+
+    Raises:
+      UserError: If the repository cannot be downloaded.
+    """
+    return str(fetch_repository(source)) if isinstance(source, str) and is_repository(source) else str(source)
+
+
+def is_exported(folder: str | pathlib.Path) -> bool:
+    """Return whether a folder contains an exported network and no run."""
+    folder = pathlib.Path(folder)
+    return not files.is_run(folder) and confined.status(folder, NETWORK_FILE) is not None
+
+
+def read_network_config(folder: str | pathlib.Path) -> Config:
+    """Return the config of a run, or of an exported network: its network, image size and read options.
+
+    Raises:
+      UserError: If there is neither, or it is damaged.
+    """
+    if not is_exported(folder):
+        return files.read_run(folder)
+    return config_from(describe_exported(folder), str(folder))
+
+
+def config_from(description: Description, source: str) -> Config:
+    """Return the config that an exported network describes.
+
+    Args:
+      description: of the network; from an untrusted file.
+      source: name of the file in messages.
+
+    Raises:
+      UserError: If a setting is unknown, must not be set by a file, or has an invalid value.
+    """
+    settings = description.settings | description.reading
+    allowed = (*NETWORK_FIELDS, *READING_FIELDS)
+    if other := [name for name in settings if name in Config.__dataclass_fields__ and name not in allowed]:
+        raise UserError(f"{source} sets {', '.join(other)}, which an exported network must not set; export it again")
+    return files.override(Config(), settings, source=source)
+
+
+def describe_exported(folder: str | pathlib.Path) -> Description:
+    """Read what an exported network says about itself.
+
+    Raises:
+      UserError: If it is damaged, too large, or a link.
+    """
+    from segnet_jax.weights.load import describe_own_segnet
+
+    return describe_own_segnet(_network_file(folder))
+
+
+def read_exported(folder: str | pathlib.Path) -> OwnSegNet:
+    """Read an exported network completely; raises as `describe_exported`."""
+    from segnet_jax.weights.load import read_own_segnet
+
+    return read_own_segnet(_network_file(folder))
+
+
+def exported_labels(folder: str | pathlib.Path) -> StoredLabels | None:
+    """Return the classes and the label rule of an exported network; None if it states no rule.
+
+    Raises:
+      UserError: If the rule is invalid.
+    """
+    labels = describe_exported(folder).labels
+    try:
+        return None if labels is None else labels_from_json(labels)
+    except ValueError as error:
+        raise UserError(f"the label rule in {_network_file(folder)} is damaged: {error}") from None
+
+
+def _network_file(folder: str | pathlib.Path) -> pathlib.Path:
+    confined.is_file(folder, NETWORK_FILE)  # refuses a link, a pipe or a device
+    return pathlib.Path(folder) / NETWORK_FILE
