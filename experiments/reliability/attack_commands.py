@@ -9,7 +9,7 @@ TRAIN = [
     *("--data", "synthetic", "--scenes", "12", "4", "--image-size", "24", "32", "--init", "none", "--devices", "1"),
     *("--depth", "1", "--width", "0.0625", "--class-weights", "none", "--batch-size-per-device", "4", "--epochs", "2"),
 ]
-OWN = ["--image-size", "24", "32", "--init", "none", "--devices", "1", "--batch-size-per-device", "2"]
+OWN = ["--image-size", "24", "32", "--init", "none", "--devices", "1", "--batch-size-per-device", "1"]
 OWN += ["--depth", "1", "--width", "0.0625", "--class-weights", "none", "--val-fraction", "0.4", "--epochs", "1"]
 
 

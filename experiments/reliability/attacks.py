@@ -143,6 +143,7 @@ def summarize(results: list[dict], usual: dict[str, int]) -> dict:
         "command": "python experiments/reliability/attacks.py",
         "date": datetime.date.today().isoformat(),
         "attacks": len(results),
+        "left": [],
         "held": sum(not one["wrong"] for one in results),
         "by_kind": counts("kind"),
         "by_command": counts("command"),
