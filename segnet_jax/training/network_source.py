@@ -35,9 +35,12 @@ def local_folder(source: str | pathlib.Path) -> str:
 
 
 def is_exported(folder: str | pathlib.Path) -> bool:
-    """Return whether a folder contains an exported network and no run."""
+    """Return whether a folder contains an exported network and no run; False if it cannot be read."""
     folder = pathlib.Path(folder)
-    return not files.is_run(folder) and confined.status(folder, NETWORK_FILE) is not None
+    try:
+        return not files.is_run(folder) and confined.status(folder, NETWORK_FILE) is not None
+    except OSError:  # reading it as a run says why
+        return False
 
 
 def read_network_config(folder: str | pathlib.Path) -> Config:

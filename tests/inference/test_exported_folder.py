@@ -165,6 +165,14 @@ def test_a_link_a_pipe_and_a_damaged_label_rule_are_refused(folder, tmp_path):
         evaluate.evaluate(options_of(evaluate.EvaluateOptions, changed, "--data", "synthetic"))
 
 
+@pytest.mark.parametrize("name", ["nowhere", "n" * 300, "file", "empty"])
+def test_what_is_no_folder_with_a_network_is_refused_as_no_run(name, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="^no run "):
+        segnet_jax.load(tmp_path / name)
+
+
 def test_only_the_exported_checkpoint_can_be_chosen(folder):
     assert segnet_jax.load(folder, checkpoint="best").step == 7
     with pytest.raises(UserError, match="contains step 7, the best, not the newest checkpoint"):
