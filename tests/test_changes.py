@@ -16,8 +16,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 CHANGES = pathlib.Path(__file__).parent / "changes"
 MOST_FILES = {
-    "loss_dice": 3,
-    "optimizer_lion": 2,
+    "loss_boundary": 3,
+    "optimizer_lamb": 2,
     "metric_mean_f1": 2,
     "augmentation_rotation": 3,
     "network_unet": 4,

@@ -111,8 +111,8 @@ class Config:
     batch_size_per_device: int = field(default=4, metadata=FREE)  # images per device and forward pass
     # batches per optimizer step; their gradients are summed
     grad_accum_steps: int = field(default=1, metadata=OVERRIDE)
-    # weighted sum of ce (cross-entropy), focal, ohem, dice, tversky and lovasz, such as "ce + 0.5*dice"; parameters in
-    # brackets: ce(smoothing=0.1), focal(gamma=2), ohem(threshold=0.7,keep=0.0625), tversky(alpha=0.3,beta=0.7)
+    # weighted sum of losses, such as "ce + 0.5*dice"; losses and parameters: ce(smoothing=0),
+    # focal(gamma=2), ohem(threshold=0.7, keep=0.0625), dice, tversky(alpha=0.3, beta=0.7), lovasz
     loss: str = field(default="ce", metadata=OVERRIDE)
     # SGD with momentum (L2 decay); AdamW, Lion or Adafactor (decoupled decay), which need smaller learning rates
     optimizer: Literal["sgd", "adamw", "lion", "adafactor"] = "sgd"

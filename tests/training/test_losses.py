@@ -1,6 +1,7 @@
 """Every loss and its gradient against numpy in float64, with void; the same on one and on eight devices."""
 
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from test_steps import assert_trees_close, make, random_batch
 
+from segnet_jax.config.flags import parse_config
 from segnet_jax.constants import VOID
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_eval_step
 from segnet_jax.system.errors import UserError
@@ -107,6 +109,17 @@ def test_every_loss_has_an_oracle_and_defaults_for_its_parameters():
     assert {formula.split("(")[0] for formula in ORACLES if "+" not in formula} == LOSSES.keys()
     for loss in LOSSES.values():
         assert all(each.default is not each.empty for each in inspect.signature(loss).parameters.values())
+
+
+def test_the_help_names_every_loss_with_its_parameters_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(["--help"], prog="segnet_jax.train", description="")
+    help_text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for name, loss in LOSSES.items():
+        defaults = (f"{each.name}={each.default:g}" for each in inspect.signature(loss).parameters.values())
+        assert (f"{name}({', '.join(defaults)})" if inspect.signature(loss).parameters else f" {name},") in (
+            help_text.replace(" lovasz ", " lovasz, ")
+        )
 
 
 @pytest.fixture
