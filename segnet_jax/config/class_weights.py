@@ -78,6 +78,24 @@ def _number(word: str, text: str) -> float:
     return value
 
 
+def _class_of(name: str, classes: Sequence[str], source: str) -> str:
+    """Return the class of a name; upper and lower case need not match if only one class is meant.
+
+    Raises:
+      UserError: If there is none.
+    """
+    lower = {each: each.lower() for each in classes}
+    alike = [each for each in classes if lower[each] == name.lower()]
+    if name in classes or len(alike) == 1:
+        return name if name in classes else alike[0]
+    near = difflib.get_close_matches(name.lower(), lower.values(), n=1)
+    nearest = [each for each in classes if near == [lower[each]]]
+    raise UserError(
+        f"--class-weights names {name!r}, which is not a class of {source}"
+        + (f"; nearest: {nearest[0]}" if nearest else f", which has {', '.join(classes)}")
+    )
+
+
 def weights_of_classes(text: str, classes: Sequence[str], source: str) -> list[float] | None:
     """Return the weight of each class that the text gives, 1 for classes it does not name; None if it is a rule.
 
@@ -93,14 +111,10 @@ def weights_of_classes(text: str, classes: Sequence[str], source: str) -> list[f
     if weights is None:
         return None
     if isinstance(weights, dict):
-        for name in weights:
-            if name not in classes:
-                near = difflib.get_close_matches(name, classes, n=1)
-                raise UserError(
-                    f"--class-weights names {name!r}, which is no class of {source}"
-                    + (f"; nearest: {near[0]}" if near else f": {', '.join(classes)}")
-                )
-        weights = [weights.get(name, 1.0) for name in classes]
+        found = {_class_of(name, classes, source): weight for name, weight in weights.items()}
+        if len(found) < len(weights):
+            raise UserError(f"--class-weights gives a class twice, got {text!r}")
+        weights = [found.get(name, 1.0) for name in classes]
     if len(weights) != len(classes):
         raise UserError(
             f"--class-weights has {len(weights)} weights, but {source} has {len(classes)} classes: give one for each "

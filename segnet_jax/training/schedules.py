@@ -78,4 +78,8 @@ def one_cycle(peak: float, total_steps: int, rise_steps: int = 0) -> optax.Sched
 
 def exponential_range(first: float, last: float, num_steps: int) -> optax.Schedule:
     """Return rates that grow by a constant factor from `first` to `last` over `num_steps` steps."""
-    return optax.exponential_decay(first, max(num_steps - 1, 1), last / first)
+
+    def schedule(step):
+        return first * (last / first) ** (jnp.asarray(step, jnp.float32) / max(num_steps - 1, 1))
+
+    return schedule

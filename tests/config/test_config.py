@@ -25,7 +25,10 @@ def test_a_config_survives_its_toml_form(tmp_path):
         ('epochs = "three"', "epochs in .* must be int, got 'three'"),
         ("epochs = true", "epochs in .* must be int, got True"),
         ("image_size = [360]", "image_size in .* must be"),
-        ('schedule = "linear"', "schedule in .* must be one of constant, step, poly, cosine, got 'linear'"),
+        (
+            'schedule = "linear"',
+            "schedule in .* must be one of constant, step, poly, cosine, one-cycle, plateau, got 'linear'",
+        ),
         ("learning_rate = -1", "--learning-rate must be between .*, got -1"),
         ("seed = nan", "seed in .* must be int"),
     ],
