@@ -108,9 +108,9 @@ def num_stages(model: NetworkContract) -> int:
     return max(layer.stage for layer in model.layers)
 
 
-def encoder_layers(model: NetworkContract) -> frozenset[str]:
-    """Return the names of the encoder's layers."""
-    return frozenset(layer.name for layer in model.layers if layer.section == "encoder")
+def section_layers(model: NetworkContract, section: Section) -> frozenset[str]:
+    """Return the names of a section's layers."""
+    return frozenset(layer.name for layer in model.layers if layer.section == section)
 
 
 def frozen_layers(model: NetworkContract) -> frozenset[str]:
@@ -120,7 +120,7 @@ def frozen_layers(model: NetworkContract) -> frozenset[str]:
 
 def head_layers(model: NetworkContract) -> frozenset[str]:
     """Return the names of the layers whose size depends on the classes, the last axis of each of their arrays."""
-    return frozenset(layer.name for layer in model.layers if layer.section == "head")
+    return section_layers(model, "head")
 
 
 def batch_norms(model: NetworkContract) -> dict[str, str]:
@@ -144,7 +144,7 @@ def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, An
 
 def section_mask(model: NetworkContract, section: Section) -> Callable[[Mapping[str, Any]], dict[str, dict[str, bool]]]:
     """Return a function from parameters to a boolean tree, True for the parameters of a section's layers."""
-    layers = {layer.name for layer in model.layers if layer.section == section}
+    layers = section_layers(model, section)
 
     def mask(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
         return {layer: dict.fromkeys(parts, layer in layers) for layer, parts in params.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 import optax
 
-from segnet_jax.nn.contract import SECTIONS, NetworkContract, encoder_layers, frozen_layers, role_mask, section_mask
+from segnet_jax.nn.contract import SECTIONS, NetworkContract, frozen_layers, role_mask, section_mask
 from segnet_jax.training.plateau import reduce_on_plateau
 from segnet_jax.training.schedules import Schedule, learning_rate_schedule
 
@@ -173,7 +173,8 @@ def build_optimizer(
         steps += (reduce_on_plateau(settings.step_factor, settings.plateau_patience, steps_per_epoch),)
     optimizer = optax.chain(*steps)
     if settings.encoder_lr_mult != 1:
-        optimizer = scale_layers(optimizer, encoder_layers(model), settings.encoder_lr_mult)
+        scale = optax.masked(optax.scale(settings.encoder_lr_mult), section_mask(model, "encoder"))
+        optimizer = optax.chain(optimizer, scale)
     if frozen := frozen_layers(model):
         optimizer = without_layers(optimizer, frozen)
     return optimizer, schedule
@@ -184,17 +185,6 @@ def _multipliers(settings: OptimizerSettings, model: NetworkContract) -> Iterato
     for each in settings.lr_mult:
         name, factor = each.split("=")
         yield float(factor), (section_mask if name in SECTIONS else role_mask)(model, name)
-
-
-def scale_layers(
-    optimizer: optax.GradientTransformation, layers: frozenset[str], factor: float
-) -> optax.GradientTransformation:
-    """Multiply the updates, and so the learning rate, of some layers by a factor."""
-
-    def mask(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
-        return {layer: dict.fromkeys(parts, layer in layers) for layer, parts in params.items()}
-
-    return optax.chain(optimizer, optax.masked(optax.scale(factor), mask))
 
 
 def without_layers(optimizer: optax.GradientTransformation, layers: frozenset[str]) -> optax.GradientTransformation:

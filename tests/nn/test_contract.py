@@ -18,10 +18,10 @@ from segnet_jax.nn.contract import (
     collect_taps,
     convolution_block,
     encoder_convolutions,
-    encoder_layers,
     frozen_layers,
     head_layers,
     role_mask,
+    section_layers,
     tap,
 )
 from segnet_jax.nn.convolution import Convolution
@@ -108,7 +108,7 @@ def test_roles_stages_and_head_of_segnet_by_hand():
     first = {"conv1_1", "conv1_1_bn", "conv1_2", "conv1_2_bn"}
     assert encoder_convolutions(model) == [["conv1_1", "conv1_2"], ["conv2_1", "conv2_2"]]
     assert frozen_layers(model) == first
-    assert encoder_layers(model) == first | {"conv2_1", "conv2_1_bn", "conv2_2", "conv2_2_bn"}
+    assert section_layers(model, "encoder") == first | {"conv2_1", "conv2_1_bn", "conv2_2", "conv2_2_bn"}
     assert head_layers(model) == {"conv1_1_D", "conv1_1_D_bn"}
 
     def having(role):
