@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from segnet_jax.constants import VOID
 from segnet_jax.training.losses.loss import Loss, in_range
+from segnet_jax.training.losses.pixels import pixel_cross_entropy
 
 
 def cross_entropy(smoothing: float = 0.0) -> Loss:
@@ -50,14 +51,6 @@ def cross_entropy_sum(logits: jax.Array, label: jax.Array, class_weights: jax.Ar
 CROSS_ENTROPY = Loss(cross_entropy_sum)
 
 
-def pixel_cross_entropy(logits: jax.Array, label: jax.Array, class_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the cross-entropy of each pixel, and its class weight, which is 0 where void; float32 [B,H,W] each."""
-    valid = label != VOID
-    class_id = jnp.where(valid, label, 0).astype(jnp.int32)
-    each = jax.nn.logsumexp(logits, axis=-1) - _chosen(logits, class_id)
-    return each, jnp.where(valid, class_weights[class_id], 0.0)
-
-
 def focal(gamma: float = 2.0) -> Loss:
     """Return the focal loss: cross-entropy times (1 - p)^gamma, with p the probability of the pixel's class.
 
@@ -76,21 +69,3 @@ def focal(gamma: float = 2.0) -> Loss:
         return jnp.sum(weight * wrong**gamma * each)
 
     return Loss(sums)
-
-
-@jax.custom_vjp
-def _chosen(logits: jax.Array, class_id: jax.Array) -> jax.Array:
-    """Return the logit of each pixel's class; its gradient is a compare-and-select where JAX's would be a scatter."""
-    return jnp.take_along_axis(logits, class_id[..., None], axis=-1)[..., 0]
-
-
-def _chosen_forward(logits, class_id):
-    return _chosen(logits, class_id), (class_id, jnp.arange(logits.shape[-1], dtype=class_id.dtype))
-
-
-def _chosen_backward(residuals, gradient):
-    class_id, classes = residuals
-    return jnp.where(class_id[..., None] == classes[None, None, None], gradient[..., None], 0), None
-
-
-_chosen.defvjp(_chosen_forward, _chosen_backward)

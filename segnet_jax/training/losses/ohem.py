@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from segnet_jax.constants import VOID
-from segnet_jax.training.losses.cross_entropy import pixel_cross_entropy
 from segnet_jax.training.losses.loss import Loss, in_range, ratio
+from segnet_jax.training.losses.pixels import pixel_cross_entropy
 
 
 def ohem(threshold: float = 0.7, keep: float = 0.0625) -> Loss:
