@@ -76,6 +76,8 @@ def find_lr(config: Config) -> pathlib.Path:
     """
     if config.resume:
         raise UserError("--find-lr starts from the initial weights, got --resume: use only one of them")
+    if config.coordinator:
+        raise UserError("--find-lr runs in one process, got --coordinator: omit it")
     setup, initial = dry_run.read(config)
     with explain_out_of_memory(config, setup.devices):
         train, batches, optimizer = steps_of(setup)
@@ -83,8 +85,6 @@ def find_lr(config: Config) -> pathlib.Path:
         state = state.replace(opt_state=replicate(optimizer.init(jax.device_get(state.params)), setup.devices))
         found = range_test(train, batches, state)
     suggestion = suggest(found)
-    if not setup.devices.is_writer:
-        return pathlib.Path(config.run or "runs")
     folder = _claim(config)
     learning_rate_plot(found.rates, found.losses, found.smoothed, suggestion.steepest, folder / PICTURE)
     atomic_write_json(folder / NUMBERS, found._asdict() | suggestion._asdict())

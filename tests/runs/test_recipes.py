@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_train import digest_of, meta_of, restored, run
 
+from segnet_jax import api
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs import find_lr
@@ -108,9 +109,13 @@ def test_a_range_test_ends_where_the_loss_diverges(last):
     np.testing.assert_allclose(found.smoothed[:2], [3.0, (3.0 * 0.09 + 2.9 * 0.1) / 0.19])
 
 
-def test_a_range_test_resumes_nothing(tmp_path):
+def test_a_range_test_resumes_nothing_and_runs_in_one_process(tmp_path):
     with pytest.raises(UserError, match="--find-lr starts from the initial weights"):
         find_lr.find_lr(Config(find_lr=True, resume=True, run=str(tmp_path)))
+    with pytest.raises(UserError, match="--find-lr runs in one process, got --coordinator"):
+        find_lr.find_lr(Config(find_lr=True, coordinator="a:1", process_id=0, num_processes=2))
+    with pytest.raises(UserError, match="find_lr is for the command only"):
+        api.train(find_lr=True, data="synthetic")
 
 
 @pytest.mark.parametrize(
