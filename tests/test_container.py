@@ -69,7 +69,7 @@ def _copies():
 def test_the_guide_gives_the_articles_figures_as_the_articles_and_commands_that_we_have():
     from segnet_jax.config.flags import parse_config
 
-    assert "121 minutes" in P3 and "37 minutes" in P3 and "The article" in P3
+    assert "121 minutes" in P3 and "37 minutes" in P3 and "The 2018 article" in P3
     (command,) = re.findall(r"python -m segnet_jax\.train (--protocol camvid-matlab-2018.*)", P3)
     config = parse_config(command.split(), prog="segnet_jax.train", description="")
     assert (config.devices, config.run) == ("8", "/runs/matlab")

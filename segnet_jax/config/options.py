@@ -180,7 +180,10 @@ def _help_texts(kind: type) -> dict[str, str]:
     """Return the help text of each field: its comment on the same lines or above, or the string below it."""
     texts: dict[str, str] = {}
     for each in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
-        source = textwrap.dedent(inspect.getsource(each))
+        try:
+            source = textwrap.dedent(inspect.getsource(each))
+        except OSError:  # the source is not installed, or the command runs under another name
+            continue
         comments, code = {}, set()
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.COMMENT:

@@ -1,5 +1,6 @@
 """Check the flags of a command line before they are parsed: their names, and the number and kind of their values."""
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 
@@ -75,7 +76,9 @@ def _check_values(flag: Flag, values: Sequence[str]) -> None:
         raise UserError(f"{flag.option} needs {expected}, got {' '.join(values) or 'none'}")
     for value in values:
         if flag.choices and value not in flag.choices:
-            raise UserError(f"{flag.option} must be one of {', '.join(flag.choices)}, got {value}")
+            near = difflib.get_close_matches(value, flag.choices, n=1)
+            hint = f"; nearest: {near[0]}" if near else ""
+            raise UserError(f"{flag.option} must be one of {', '.join(flag.choices)}, got {value}{hint}")
         if flag.number and not _is_number(value, flag.number):
             kind = "a whole number" if flag.number is int else "a number"
             raise UserError(f"{flag.option} must be {kind}, got {value}")

@@ -22,7 +22,7 @@ def read_earlier_report(out: pathlib.Path, names: Sequence[str], overwrite: bool
     existing = [name for name in names if os.path.lexists(out / name)]
     if existing and not overwrite:
         raise UserError(
-            f"{out} already contains {listed(existing)}; add --overwrite, or give another folder with --out"
+            f"{out} already contains {listed(existing)}; add --overwrite, or choose another folder with --out"
         )
     path = out / REPORT_FILE
     try:
@@ -31,12 +31,12 @@ def read_earlier_report(out: pathlib.Path, names: Sequence[str], overwrite: bool
             raise TypeError("a report is a table")
         known = {file: checksum for name in report for file, checksum in report[name]["files"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{path} is not an export report; move it away, or give another folder with --out") from None
+        raise UserError(f"{path} is not an export report; move it away, or choose another folder with --out") from None
     files = [file for name in existing for file in _files_below(out, name)]
     if foreign := [file for file in files if known.get(file) != _checksum(out, file)]:
         raise UserError(
             f"{out} contains {listed(foreign)}, which differs from what was exported there and is not overwritten; "
-            "move it away, or give another folder with --out"
+            "move it away, or choose another folder with --out"
         )
     return report
 
@@ -64,7 +64,7 @@ def make_folder(out: pathlib.Path) -> pathlib.Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot create the folder {out}: {error.strerror}; give another one with --out") from None
+        raise UserError(f"cannot create the folder {out}: {error.strerror}; choose another with --out") from None
     return out
 
 

@@ -24,7 +24,7 @@ from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.label_files.decode_labels import read_stored
 from segnet_jax.data.layouts.names.match_names import pictures_below
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.export import _explain_disk_errors
+from segnet_jax.exporting.output_folder import explain_disk_errors
 from segnet_jax.inference.sources import find_sources, name_outputs
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.published import print_published
@@ -179,7 +179,7 @@ def test_a_missing_device_is_reported(monkeypatch):
 )
 def test_a_disk_that_refuses_an_export_is_reported(capsys, tmp_path, error, code, message):
     def main():
-        with _explain_disk_errors(tmp_path):
+        with explain_disk_errors(tmp_path):
             raise error
 
     with pytest.raises(SystemExit) as left:

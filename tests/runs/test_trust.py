@@ -355,6 +355,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_restarted(tmp_path, logged):
 # --- keys of one start ---
 
 OF_A_START = {
+    "find_lr": "true",
     "coordinator": '"192.0.2.1:1234"',
     "process_id": "1",
     "num_processes": "2",

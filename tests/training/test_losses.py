@@ -113,7 +113,7 @@ def test_every_loss_has_an_oracle_and_defaults_for_its_parameters():
 
 def test_the_help_names_every_loss_with_its_parameters_and_defaults(capsys):
     with pytest.raises(SystemExit):
-        parse_config(["--help"], prog="segnet_jax.train", description="")
+        parse_config(["--help-all"], prog="segnet_jax.train", description="")
     help_text = re.sub(r"\s+", " ", capsys.readouterr().out)
     for name, loss in LOSSES.items():
         defaults = (f"{each.name}={each.default:g}" for each in inspect.signature(loss).parameters.values())
