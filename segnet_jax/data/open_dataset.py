@@ -29,6 +29,7 @@ from segnet_jax.data.layouts.pairs import LayoutFiles, open_pairs
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
 from segnet_jax.system.flag_names import option_of
 
+_MAX_FOLDERS_OUTSIDE = 200  # of a folder above the given one
 _MAX_LOOKED_AT = 10_000  # paths searched for datasets further down
 
 
@@ -221,7 +222,7 @@ def _inner(folder: Path) -> list[Path]:
 
 
 def _check_is_not_around(folder: Path, layout: "Layout") -> None:
-    """Raise UserError if a folder holds a dataset whose lists or class file would not be read from here."""
+    """Raise UserError if a folder contains a dataset whose lists or class file would not be read from here."""
     if layout.name != OWN_FOLDERS or layout.table:
         return
     for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not is_litter(path.name)):
@@ -236,13 +237,22 @@ def _check_is_not_around(folder: Path, layout: "Layout") -> None:
 
 
 def _outer(folder: Path) -> Path | None:
-    """Return the dataset that a folder holds files of, at most two levels up; None if there is none."""
+    """Return the dataset whose files are in a folder, at most two levels up; None if there is none."""
     folder_path = folder.resolve()
     for outer in list(folder_path.parents)[:2]:
-        if outer not in (Path(outer.anchor), Path.home()) and _has_files_in(outer, folder_path):
+        if (
+            outer not in (Path(outer.anchor), Path.home())
+            and _has_few_folders(outer)
+            and _has_files_in(outer, folder_path)
+        ):
             near = os.path.relpath(outer)
             return outer if folder.is_absolute() or near.startswith(os.path.join("..", "..")) else Path(near)
     return None
+
+
+def _has_few_folders(folder: Path) -> bool:
+    """Return whether a folder may be looked through: a dataset has few folders, a folder of downloads has many."""
+    return len(list(itertools.islice(os.walk(folder), _MAX_FOLDERS_OUTSIDE + 1))) <= _MAX_FOLDERS_OUTSIDE
 
 
 def _has_files_in(dataset: Path, folder: Path) -> bool:

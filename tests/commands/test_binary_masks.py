@@ -66,6 +66,7 @@ def test_predict_and_python_segment_where_the_probability_exceeds_one_half(train
     np.testing.assert_array_equal(np.asarray(network.predict(image)), logits[..., 1] > 0)
 
 
+@pytest.mark.slow  # runs/test_initialization.py starts from exports
 def test_an_export_starts_another_training_with_the_same_head(trained, data, tmp_path):
     options = export.ExportOptions(str(trained), format=("safetensors",), out=str(tmp_path / "out"), images=1)
     assert export.export(options) == 0

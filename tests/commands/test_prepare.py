@@ -74,7 +74,7 @@ def test_a_fault_leaves_no_partial_dataset(tutorial, tmp_path):
 def test_the_help_shows_an_example(capsys):
     with pytest.raises(SystemExit) as end:
         prepare.main(["--help"])
-    assert end.value.code == 0 and "Example:\n  python -m segnet_jax.prepare camvid" in capsys.readouterr().out
+    assert end.value.code == 0 and "\n  python -m segnet_jax.prepare camvid" in capsys.readouterr().out
 
 
 def test_the_command_ends_a_mistake_in_one_line_and_code_2_without_loading_tensorflow(tmp_path):

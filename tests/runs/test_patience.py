@@ -69,7 +69,9 @@ def test_a_finished_run_is_not_trained_further_unless_patience_is_overridden(unb
     assert found["num_steps"] == steps + 3 and "stopped_early" not in found
 
 
-@pytest.mark.parametrize("back", [1, 3, 4])  # within the last epoch, at an evaluation, within the epoch before
+@pytest.mark.parametrize(
+    "back", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
+)  # within the last epoch, at an evaluation, within the epoch before
 def test_a_resumed_run_keeps_the_count_and_stops_at_the_same_step(unbroken, tmp_path, back):
     folder, steps = tmp_path / "run", result_of(unbroken)["num_steps"]
     assert run("--run", folder, "--max-steps", steps - back) == 0
@@ -80,6 +82,7 @@ def test_a_resumed_run_keeps_the_count_and_stops_at_the_same_step(unbroken, tmp_
     assert meta_of(folder)["evaluations_since_best"] == meta_of(unbroken)["evaluations_since_best"] == PATIENCE
 
 
+@pytest.mark.slow  # runs/test_resume.py does it without patience
 def test_a_run_stopped_before_its_result_was_written_takes_no_further_step(unbroken, tmp_path, monkeypatch):
     folder, steps = tmp_path / "run", result_of(unbroken)["num_steps"]
     evaluator = build_steps.build_evaluator

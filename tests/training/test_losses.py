@@ -224,6 +224,7 @@ def test_eight_devices_have_the_loss_and_the_gradient_of_one(formula, mapping):
     assert np.abs(expected[1]).min() > 1e-3
 
 
+@pytest.mark.slow  # the test above compares losses and gradients
 def test_eight_devices_take_the_same_steps_of_a_network_as_one():
     results = {}
     for count in (1, 8):
