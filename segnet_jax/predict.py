@@ -94,7 +94,7 @@ class PredictOptions:
     # network input size: as in training (with its padding), native, or HEIGHT WIDTH
     size: Annotated[Size, tyro.conf.arg(metavar="{trained,native} | HEIGHT WIDTH")] = "trained"
     tile: ImageSize = (0, 0)  # height and width of tiles, to segment large images at native size; 0 0: no tiles
-    overlap: int = 64  # minimum overlap of neighboring tiles, pixels; the outer quarters are discarded
+    overlap: int = 64  # minimum overlap of neighboring tiles, pixels; the outer quarter of each overlap is discarded
     devices: NumDevices = "all"  # number of devices, or "all"
     fake_devices: int = 0  # split the CPU into this many devices, for testing
     batch_size_per_device: int = 4  # images per device and forward pass; does not affect the predictions

@@ -269,7 +269,7 @@ def no_room(monkeypatch, folder):
 RUN = ("--run", "{folder}/../run")
 NEW = ("--run", "{folder}/../new/run", "--input", "host")
 RESUME = (*RUN, "--resume")
-OTHER = "has other settings"
+OTHER = "with changed settings"
 ONE_PIXEL = put("trainannot/c.png", encode(label_with(7)))
 
 RUNS = [

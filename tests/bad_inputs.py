@@ -19,7 +19,7 @@ class Case:
     """One bad input, or one that only looks bad.
 
     Attributes:
-      row: row in the table of the project's reliability notes.
+      row: number of the kind of bad input, 1 to 48; the tests cover every number.
       kind: kind of the fault, then optionally a colon and a word that distinguishes it within the row.
       file: file name that the message must contain; empty if no file is at fault.
       words: further texts that the message must contain.

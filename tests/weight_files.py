@@ -235,7 +235,7 @@ def integer(number, value):
 
 
 def blob(array, form):
-    """Return a BlobProto: of 2014, of today, or with each number under its own tag."""
+    """Return an array as a Caffe BlobProto; `form` as in `write_caffe`."""
     data = array.astype("<f4").tobytes()
     if form == "layers":  # four axes always, a vector's numbers in the last
         shape = (1,) * (4 - array.ndim) + array.shape
@@ -249,9 +249,10 @@ def blob(array, form):
 
 
 def write_caffe(path, convs, form="layers", classifier=False):
-    """Write a NetParameter.
+    """Write VGG convolutions as a Caffe NetParameter.
 
-    `form` is "layers" (of 2014), "layer" (of today) or "unpacked" (of today, without packed numbers).
+    `form` is the encoding: "layers" (V1LayerParameter, used until 2014), "layer" (LayerParameter) or "unpacked"
+    (LayerParameter with unpacked repeated floats). With `classifier`, small fully connected layers follow.
     """
     layer_field, name_field, blobs_field = (2, 4, 6) if form == "layers" else (100, 1, 7)
     with open(path, "wb") as file:

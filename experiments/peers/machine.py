@@ -1,4 +1,4 @@
-"""The device that both sides use, and everything that depends on its kind."""
+"""The device on which JAX and PyTorch are compared, and the settings that depend on whether it is a CPU or a GPU."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ Run = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Machine:
-    """The device that both sides use.
+    """The device on which JAX and PyTorch are compared.
 
     Attributes:
       devices: the device, as JAX devices.

@@ -1,4 +1,4 @@
-"""The problem that both sides train on: initial variables and a batch of rendered scenes, determined by a seed."""
+"""The problem on which JAX and PyTorch are compared: initial variables and a batch of rendered scenes, determined by a seed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ Parameters = dict[tuple[str, ...], np.ndarray]
 
 @dataclass(frozen=True)
 class Problem:
-    """The problem that both sides train on.
+    """The problem on which JAX and PyTorch are compared.
 
     Attributes:
       config: sizes, learning rate, momentum, weight decay.

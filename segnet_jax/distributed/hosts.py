@@ -41,10 +41,11 @@ NO_TIMEOUT = 100_000  # seconds without a heartbeat until JAX would abort; losse
 
 
 class Hosts:
-    """The processes of a training run, from the view of one of them; also for a single process.
+    """The processes of a training run, as seen from this one; also works for a single process.
 
-    As a context manager, it leaves together with the other processes. An error is announced to them; if it occurs in
-    all of them, each has the heartbeat's time to end with it before it reports this process as lost.
+    As a context manager, it waits on exit until all processes have left their block, then shuts down. If the block
+    raises, the error is announced to the other processes. One that does not fail itself within `heartbeat` seconds
+    exits and reports this process as lost; if all processes fail, each keeps its own error.
 
     Attributes:
       process_id: this process's number, from 0.

@@ -88,11 +88,13 @@ class Rendezvous:
 
 
 def accept_all(port: int, me: Process, num_processes: int, jax_port: int, seconds: float) -> Rendezvous:
-    """Accept all other processes on a port of all interfaces, and send each the list; for process 0.
+    """Listen on all interfaces until every other process has connected, then send each the list of processes.
+
+    Called by process 0.
 
     Raises:
       HostLost: If processes are missing after the timeout; the others get the same error.
-      OSError: If the port cannot be listened on.
+      OSError: If listening on the port fails.
     """
     processes, links = {0: me}, {}
     deadline = time.monotonic() + seconds
@@ -127,7 +129,7 @@ def accept_all(port: int, me: Process, num_processes: int, jax_port: int, second
 
 
 def contact(address: tuple[str, int], me: Process, num_processes: int, seconds: float) -> Rendezvous:
-    """Connect to process 0 and wait until it has accepted all processes; for every other process.
+    """Connect to process 0 and wait until it has accepted all processes. Called by every other process.
 
     Raises:
       HostLost: If process 0 cannot be reached, or processes are missing after the timeout.

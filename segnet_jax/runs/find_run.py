@@ -87,13 +87,14 @@ def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:
     """
     changed = differences(old, new)
     texts = {name: f"{name} {before} -> {after}" for name, (before, after) in changed.items()}
+    start = f"cannot resume {folder} with changed settings"
     if names := refused(changed):
-        texts_of_refused = ", ".join(texts[name] for name in names)
-        raise UserError(f"{folder} has other settings: {texts_of_refused}; omit these flags, or start a new --run")
+        wrong = ", ".join(texts[name] for name in names)
+        raise UserError(f"{start}: {wrong}; omit these flags, or choose a new --run")
     if changed and not new.override:
         raise UserError(
-            f"{folder} has other settings: {', '.join(texts.values())}; omit these flags, start a new --run, or add "
-            "--override to continue with the change, which is recorded in the run"
+            f"{start}: {', '.join(texts.values())}; omit these flags, choose a new --run, or add --override to resume "
+            "with the change, which is recorded in the run"
         )
 
 

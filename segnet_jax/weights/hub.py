@@ -99,8 +99,10 @@ def _check_size(source: str, name: str, repository: str, revision: str | None) -
     except Exception as error:  # as above
         logger.warning(f"{source}: the Hub cannot be reached ({_reason(error)}); looking for an earlier download")
         return False
-    if size is None or size > limit:
-        raise UserError(f"{name} of {source} has {size} bytes, and at most {limit} are downloaded")
+    if size is None:
+        raise UserError(f"the Hub does not state the size of {name} in {source}; download it and name its folder")
+    if size > limit:
+        raise UserError(f"{name} of {source} has {size} bytes, above the limit of {limit} bytes for downloads")
     return True
 
 

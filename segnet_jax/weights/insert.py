@@ -36,7 +36,9 @@ def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: Netwo
     if missing := [conv for conv in convs if conv not in vgg.convs]:
         raise UserError(f"the weights of {vgg.encoder} have no {listed(missing)}: the network has a different encoder")
     shapes = {conv: (params[conv]["kernel"].shape, vgg.convs[conv].kernel.shape) for conv in convs}
-    if wrong := [f"{conv} {ours} for {theirs}" for conv, (ours, theirs) in shapes.items() if ours != theirs]:
+    if wrong := [
+        f"{conv} has {ours}, the weights have {theirs}" for conv, (ours, theirs) in shapes.items() if ours != theirs
+    ]:
         raise UserError(
             f"pretrained weights need width 1: {len(wrong)} of {len(convs)} kernels have a different shape in the "
             f"network ({listed(wrong)}); use --width 1 or --init none"

@@ -152,7 +152,7 @@ def leaves_of(folder):
 
 
 def test_resuming_refuses_another_experiment(unbroken, tmp_path):
-    with pytest.raises(UserError, match=r"has other settings: learning_rate 0.05 -> 0.1"):
+    with pytest.raises(UserError, match=r"with changed settings: learning_rate 0.05 -> 0.1"):
         run("--run", unbroken, "--resume", "--learning-rate", "0.1")
     assert run("--run", unbroken, "--resume") == run("--run", unbroken) == 0  # finished
     folder = tmp_path / "stopped"
@@ -170,7 +170,7 @@ def test_a_run_never_writes_into_another(unbroken, tmp_path):
 
     before = files()
     assert run("--run", unbroken) == 0  # the same command again finds it finished
-    with pytest.raises(UserError, match="has other settings: seed 0 -> 1"):
+    with pytest.raises(UserError, match="with changed settings: seed 0 -> 1"):
         run("--run", unbroken, "--seed", 1)
     assert files() == before
     (tmp_path / "letter.txt").write_text("mine")

@@ -120,9 +120,10 @@ def test_a_run_killed_while_saving_ends_as_the_unbroken_run(place, unbroken):
 
 
 def moments_of_one_run(generator):
-    """Return moments to kill one run at.
+    """Return 25 moments at which to kill one run; None stands for an external kill.
 
-    One is in the first start; then at least 5 are in saving, 3 in evaluation, 2 in compiling and 2 in drawing.
+    The first is in the first start and the second in saving; of the others, at least 6 are in saving, 3 in evaluation,
+    2 in compilation and 2 in drawing figures.
     """
     phases = ["saving"] * 6 + ["evaluating"] * 3 + ["compiling"] * 2 + ["drawing"] * 2
     phases += generator.choices(["starting", "training", "saving", "outside"], k=24 - len(phases) - 1)

@@ -153,7 +153,7 @@ def test_each_changed_key_is_reported_with_old_and_new(tmp_path, name, again):
     (tmp_path / "config.toml").write_text(old.to_toml())
     given = {name: OTHERS[name], "run": str(tmp_path), "resume": again == "--resume"}
     new = dataclasses.replace(old, **given)
-    message = f"has other settings: {name} {getattr(old, name)} -> {OTHERS[name]};"
+    message = f"with changed settings: {name} {getattr(old, name)} -> {OTHERS[name]};"
 
     def outcome(config):
         with contextlib.ExitStack() as stack:

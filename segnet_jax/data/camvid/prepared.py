@@ -152,7 +152,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether a TFRecord file ends with its last record: length, bytes and their checksums."""
+    """Return whether a TFRecord file is complete: its record lengths add up to the file size. No checksum is read."""
     size, place = path.stat().st_size, 0
     with open(path, "rb") as file:
         while place < size:

@@ -238,7 +238,7 @@ def boundary(run: RunSummary) -> dict[str, float]:
 
 
 def next_commands(run: RunSummary) -> list[tuple[str, str]]:
-    """Return the next shell commands: (purpose, command)."""
+    """Return suggested follow-up commands as (purpose, command) pairs."""
     folder = shlex.quote(text(run.folder, 1000))
     commands = []
     if not run.result and "converted_from" not in run.outcome:

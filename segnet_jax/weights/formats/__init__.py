@@ -1,1 +1,1 @@
-"""One module per weight format, which maps the format's tensor names to a VGG's."""
+"""Readers of weight formats, one module each: they map the format's tensor names to those of a VGG or a SegNet."""

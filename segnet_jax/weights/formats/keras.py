@@ -31,7 +31,7 @@ _KERAS3_FIRST = re.compile(r"(?P<model>(?:.*/)?)conv2d/vars/0")
 
 
 def table(encoder: str, spelling: tuple[str, str]) -> Table:
-    """Map the paths in a file of Keras 1 or 2 to parts of the network: Keras' block1_conv2 is conv1_2."""
+    """Map the paths in an `.h5` file of any Keras to parts of the network: block1_conv2 becomes conv1_2."""
     kernel, bias = spelling
     entries: Table = {}
     for conv in conv_channels(encoder):

@@ -50,7 +50,7 @@ def interpret(
       notes: list to extend with lines for the log.
 
     Returns:
-      The interpretation, or None with a fault if there is not exactly one.
+      The interpretation; None without scans, or with a fault if there is not exactly one.
     """
     scans, read_options = evidence.scans, evidence.read_options
     if not scans:

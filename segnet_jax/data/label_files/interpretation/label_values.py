@@ -70,7 +70,7 @@ def _settled(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequence[int
 
 
 def masks_of_two(evidence: LabelEvidence) -> list[Fault]:
-    """Return one fault per mask of 0 and 255."""
+    """Return a fault for each label that contains 255, if all labels contain only 0 and 255."""
     found = []
     for scan in evidence.scans:
         if VOID in scan.values:
