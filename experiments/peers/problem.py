@@ -1,4 +1,4 @@
-"""The problem on which JAX and PyTorch are compared: initial variables and a batch of rendered scenes, determined by a seed."""
+"""The problem on which JAX and PyTorch are compared: initial variables and a batch of rendered scenes, from a seed."""
 
 from dataclasses import dataclass
 from typing import Any
