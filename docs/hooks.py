@@ -1,7 +1,7 @@
 """Build the site from the repository: adds its Markdown files under their paths, and the generated pages.
 
 Links of these files are relative to the repository. Those to a page or picture of the site stay; those to a folder go
-to its README.md; those to other files of the repository become text, as the site does not hold them. A link to a file
+to its README.md; those to other files of the repository become text, as the site does not contain them. A link to a file
 that does not exist stays and fails a strict build.
 """
 
@@ -80,7 +80,7 @@ def relink(text: str, folder: str, known: Any, root: pathlib.Path = ROOT) -> str
 
 def experiments_page() -> str:
     """Return the list of experiments: the title and the first paragraph of each README."""
-    lines = ["# Experiments", "", "Each folder of `experiments/` holds what is needed to repeat a number.", ""]
+    lines = ["# Experiments", "", "Each folder of `experiments/` contains what is needed to repeat a number.", ""]
     for path in sorted(ROOT.glob("experiments/*/README.md")):
         text = path.read_text(encoding="utf-8")
         title, first = _TITLE.search(text)[1], text.partition("\n\n")[2].partition("\n\n")[0]
@@ -121,4 +121,4 @@ def commands_page() -> str:
 def citation_page() -> str:
     """Return how to cite the software."""
     entries = (ROOT / "CITATION.bib").read_text(encoding="utf-8")
-    return f"# Citation\n\n`CITATION.cff` holds the same for tools that read it.\n\n```bibtex\n{entries}```\n"
+    return f"# Citation\n\n`CITATION.cff` contains the same for tools that read it.\n\n```bibtex\n{entries}```\n"

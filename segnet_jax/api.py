@@ -114,5 +114,5 @@ def _words(kind: type, settings: Mapping[str, Any]) -> list[str]:
             continue
         if isinstance(value, Mapping):
             value = [f"{key}={each}" for key, each in value.items()]
-        words += words_of(flags.get(name, Flag(name, "")), value)
+        words += words_of(flags.get(name, Flag(name, "", arity=0 if isinstance(value, bool) else 1)), value)
     return words

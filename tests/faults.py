@@ -190,7 +190,8 @@ class Faults:
 
         def halving(path, mode="r", **settings):
             file = open(path, mode, **settings)
-            own = pathlib.Path(path).name.removeprefix(".").removesuffix(f".{os.getpid()}.tmp")
+            ending = f".{os.getpid()}.{threading.get_native_id()}.tmp"
+            own = pathlib.Path(path).name.removeprefix(".").removesuffix(ending)
             moment = next((moment for name, moment in FILES.items() if fnmatch.fnmatch(own, name)), None)
             return Halved(file, functools.partial(self.reached, moment)) if "w" in mode and moment else file
 

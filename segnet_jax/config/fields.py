@@ -143,7 +143,7 @@ class Config:
     grad_accum_steps: int = field(default=1, metadata=OVERRIDE)
     # weighted sum of losses, such as "ce + 0.5*dice"; losses and parameters: ce(smoothing=0),
     # focal(gamma=2), ohem(threshold=0.7, keep=0.0625), dice, tversky(alpha=0.3, beta=0.7), lovasz
-    loss: str = field(default="ce", metadata=OVERRIDE)
+    loss: Annotated[str, arg(metavar="FORMULA")] = field(default="ce", metadata=OVERRIDE)
     # SGD with momentum (L2 decay); AdamW, Lion or Adafactor (decoupled decay), which need smaller learning rates
     optimizer: Literal["sgd", "adamw", "lion", "adafactor"] = "sgd"
     nesterov: bool = field(default=False, metadata=OVERRIDE)  # Nesterov's momentum, for SGD
@@ -152,7 +152,7 @@ class Config:
     encoder_lr_mult: float = 1.0  # learning-rate multiplier of the encoder's parameters
     # learning-rate multipliers of parts of the network, such as encoder=0.1 head=10: encoder, decoder, head; kernel,
     # bias (of convolutions), scale, shift (of BatchNorm). Multipliers of one parameter are multiplied
-    lr_mult: tuple[str, ...] = ()
+    lr_mult: Annotated[tuple[str, ...], arg(metavar="PART=FACTOR")] = ()
     # learning-rate schedule, updated every step; one-cycle rises for 30 % of the steps; plateau drops when an epoch's
     # training loss has stopped improving
     schedule: Literal["constant", "step", "poly", "cosine", "one-cycle", "plateau"] = field(
@@ -189,6 +189,7 @@ class Config:
     deterministic: bool = field(default=False, metadata=FREE)
 
     # several hosts; SLURM, Open MPI, Kubernetes (with the extra k8s) and TPU pods are detected
+
     # host:port of process 0, if no cluster is detected
     coordinator: Annotated[str, arg(metavar="HOST:PORT")] = field(default="", metadata=OF_THIS_START)
     process_id: int = field(default=-1, metadata=OF_THIS_START)  # id of this process, from 0; with --coordinator

@@ -229,7 +229,7 @@ def _check_is_not_around(folder: Path, layout: "Layout") -> None:
         described = uses_pair_lists(inner) or (layout_of(inner) is not None and find_class_table(inner) is not None)
         if described:
             raise UserError(
-                f"{_named(folder)} holds the dataset {inner}, whose lists and class names are only read from there. "
+                f"{_named(folder)} contains the dataset {inner}, whose lists and class names are only read from there. "
                 f"Did you mean {inner}?",
                 kind="no-dataset",
                 file=str(folder),

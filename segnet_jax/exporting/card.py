@@ -129,7 +129,7 @@ python -m segnet_jax.train --data DATASET --init FOLDER              # train fur
 ```
 
 Without this package: `network.safetensors` contains the weights with SegNet-Tutorial's layer names, PyTorch's tensor
-names and axis order; its metadata hold the classes, colors, preprocessing and settings of the network."""
+names and axis order; its metadata contain the classes, colors, preprocessing and settings of the network."""
 
 
 def _scores_of(facts: CardFacts) -> Mapping[str, Any] | None:

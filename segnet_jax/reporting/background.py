@@ -35,14 +35,14 @@ class Background:
             if error is not None:
                 raise error
 
-    def wait(self) -> None:
-        """Wait for the action to end.
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for the action to end, at most `timeout` seconds.
 
         Raises:
           BaseException: As the action.
         """
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout)
             self.check()
 
     def _run(self, action: Callable[[], None]) -> None:

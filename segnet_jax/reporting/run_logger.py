@@ -23,6 +23,7 @@ from segnet_jax.system.errors import ExitError
 DRAWING_FRACTION = 0.1
 """Largest fraction of the time spent on pictures, plot and report before the last evaluation, beside the training."""
 
+_LAST_DRAWING = 10  # seconds that an ending training waits for the drawing thread
 PLOT_SECONDS = 30
 """Seconds between two drawings of `progress.png`, unless a drawing takes more than a tenth of that."""
 
@@ -82,7 +83,7 @@ class RunLogger:
         self._plotted_at, self._plot_seconds = time.monotonic(), 0.0
         self._has_dataset_info = False
         self._pending_worst: Callable[[], None] | None = None
-        self._drawing = Background()
+        self._drawing, self._is_only_plot = Background(), False
         if folder:
             self._log = MetricsLog(folder, resume_step=first_step if resumed else None, scored_step=scored_step)
             self._progress = Progress(total_steps, steps_per_epoch, first_step, elapsed=seconds_before)
@@ -103,11 +104,11 @@ class RunLogger:
             return
         self._write = lambda draw: draw()  # do not wait for disk space any more
         with contextlib.suppress(Exception):  # must not hide the original error
-            self._drawing.wait()
+            self._drawing.wait(_LAST_DRAWING)
         with contextlib.suppress(Exception):
             self._write_worst()
             why = error.short if isinstance(error, ExitError) else "ended"
-            self.draw_plot(status=f"{why} after step {self._log.last_step('train')}")
+            self._plot(status=f"{why} after step {self._log.last_step('train')}")
 
     @property
     def seconds(self) -> float:
@@ -144,9 +145,9 @@ class RunLogger:
         metrics = {name: np.asarray(values) for name, values in metrics.items()}  # waits for the devices once
         for i, step in enumerate(steps):
             self._log_step(step + 1, {name: float(values[i]) for name, values in metrics.items()}, rate)
-        if is_due and not self._should_stop():
-            with self.phase("drawing"):
-                self.draw_plot()
+        if is_due and not self._drawing.is_busy and not self._should_stop():
+            self._drawing.start(self._plot)
+            self._is_only_plot = True
 
     def _log_step(self, step: int, values: Mapping[str, float], rate: float) -> None:
         skipped_before = values["skipped"] if self._num_skipped is None else self._num_skipped
@@ -214,9 +215,12 @@ class RunLogger:
                 self._drawing.wait()
                 self._draw(step, pictures, self._pending_worst, status="stopped early" if stops else None)
                 self._pending_worst = None
-            elif not self._drawing.is_busy and time.monotonic() >= self._draw_again_at:
+                return
+            if self._is_only_plot:  # soon done; the pictures of this evaluation should not be left out for it
+                self._drawing.wait()
+            if not self._drawing.is_busy and time.monotonic() >= self._draw_again_at:
                 self._drawing.start(partial(self._draw, step, pictures, self._pending_worst))
-                self._pending_worst = None
+                self._is_only_plot, self._pending_worst = False, None
 
     def _draw(
         self, step: int, pictures: Sequence[Picture], store_worst: Callable[[], None], status: str | None = None
@@ -229,7 +233,7 @@ class RunLogger:
             drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step, self._split)
             self._write(partial(prediction_pictures, *drawn))
         if not self._should_stop():
-            self.draw_plot(status)
+            self._plot(status)
         if not self._should_stop():
             from segnet_jax.reporting.page.draw import write_report  # not needed before the first evaluation
 
@@ -243,9 +247,12 @@ class RunLogger:
         self._pending_worst = None
 
     def draw_plot(self, status: str | None = None) -> None:
-        """Draw `progress.png` from the metrics so far."""
-        if not self._folder:
-            return
+        """Draw `progress.png` from the metrics so far, after any drawing that is running."""
+        if self._folder:
+            self._drawing.wait()
+            self._plot(status)
+
+    def _plot(self, status: str | None = None) -> None:
         settings = {
             "steps_per_epoch": self._steps_per_epoch,
             "title": self._title,

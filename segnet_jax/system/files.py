@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -56,7 +57,7 @@ def _create(path: str, flags: int) -> int:
 
 def _temporary_name(name: str) -> str:
     """Return a unique temporary name for a file; long names are replaced by their hash."""
-    ending = f".{os.getpid()}.tmp"
+    ending = f".{os.getpid()}.{threading.get_native_id()}.tmp"  # threads may write one file at the same time
     if len(os.fsencode(name)) + len(ending) >= _LONGEST:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return f".{name}{ending}"

@@ -121,10 +121,10 @@ def restore(
 def _restore_exported(
     folder: str, config: Config, checkpoint: CheckpointChoice, devices: Devices, precision: str
 ) -> Restored:
-    """Restore an exported network, which holds a single checkpoint.
+    """Restore an exported network, which has a single checkpoint.
 
     Raises:
-      UserError: If it is damaged, does not fit its description, or holds another checkpoint.
+      UserError: If it is damaged, does not fit its description, or has another checkpoint.
     """
     found = read_exported(folder)
     description = found.description

@@ -104,6 +104,7 @@ VARIANTS = {
 QUICK_VARIANTS = [name for name in VARIANTS if name.startswith("scaled") or name.endswith("a kernel")]
 
 
+@pytest.mark.slow  # the published network is tested above
 @pytest.mark.parametrize("variant", slow_but(*QUICK_VARIANTS, of=VARIANTS))
 def test_so_do_those_of_other_networks_and_recipes(variant):
     config = Config(**vars(TINY) | VARIANTS[variant])
@@ -204,6 +205,7 @@ def test_the_file_of_inference_labels_as_the_network_does():
     assert (np.asarray(prediction) == np.argmax(np.asarray(logits), axis=-1)).mean() > 0.999
 
 
+@pytest.mark.slow  # the step of a config is tested below
 def test_with_a_run_the_files_are_the_programs_of_that_run(monkeypatch, tmp_path):
     classes = ClassTable(("road", "sky", "tree"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
     weights = np.array([0.5, 1, 4])

@@ -115,6 +115,12 @@ def test_keywords_are_the_commands_flags():
     )
 
 
+def test_the_verbosity_is_a_keyword_too():
+    from segnet_jax.api import _words
+
+    assert _words(Config, {"quiet": True, "verbose": None, "epochs": 2}) == ["--quiet", "--epochs", "2"]
+
+
 def test_a_wrong_keyword_is_an_error_with_the_nearest():
     with pytest.raises(UserError, match="--learning-rat"):
         segnet_jax.train(data="synthetic", learning_rat=0.1)

@@ -318,6 +318,7 @@ def train(folder, run, *flags):
     return command.train(parse_config([*given.split(), *flags], prog="segnet_jax.train", description=""))
 
 
+@pytest.mark.slow  # the split itself is tested above
 def test_trainval_scores_the_test_images_once_after_the_last_step(all_frames, tmp_path, capsys):
     """Train three epochs of three steps, with an evaluation after each."""
     run = tmp_path / "run"

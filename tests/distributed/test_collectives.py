@@ -83,6 +83,7 @@ def test_the_published_network_sums_no_more_often(synchronized, count):
     assert_sums_alone(lowered(synchronized=synchronized).compile(), count)
 
 
+@pytest.mark.slow  # one step is tested above
 @pytest.mark.parametrize("synchronized, count", [pytest.param(False, 1, marks=pytest.mark.slow), (True, 1 + 2 * 3)])
 def test_three_steps_in_one_call_send_what_one_does_three_times(synchronized, count, monkeypatch):
     settings = {"synchronized": synchronized, "width": 1 / 32, "depth": 1}

@@ -112,6 +112,7 @@ def test_the_layers_of_the_published_network_are_those_of_vgg_16():
     assert layers[peer_layers.Layer(22, 30, 512, 512)] == 6 and layers[peer_layers.Layer(360, 480, 3, 64)] == 1
 
 
+@pytest.mark.slow  # the stored comparison is tested in test_experiments.py
 def test_input_is_compared_with_pytorchs_workers_by_one_plan(monkeypatch, tmp_path):
     found = measured(monkeypatch, tmp_path, "input", *INPUT, "--workers", "1")
     (comparison,) = found["comparisons"]

@@ -81,6 +81,7 @@ def test_the_printed_code_runs(run, tmp_path):
     assert names["prediction"].shape == (2, 21, 33) and names["logits"].shape == (2, 21, 33, 11)
 
 
+@pytest.mark.slow  # inference/test_exported_folder.py loads it
 def test_the_metadata_of_the_weights_suffice_to_rebuild_the_network(tmp_path):
     run = make_run(
         tmp_path / "run",

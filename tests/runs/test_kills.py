@@ -112,6 +112,7 @@ def finish(place, unbroken):
 # --- killed ---
 
 
+@pytest.mark.slow  # a minute; test_resume.py resumes in one process
 def test_a_run_killed_while_saving_ends_as_the_unbroken_run(place, unbroken):
     generator, place = random.Random(SEED), place(FEW)
     print("seed", SEED)

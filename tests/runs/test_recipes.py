@@ -77,6 +77,7 @@ def test_own_class_weights_are_stored_with_the_run_and_change_the_loss(tmp_path)
     assert 'class_weights = "sky=0 car=4"' in (tmp_path / "by-name" / "config.toml").read_text()
 
 
+@pytest.mark.slow  # the curve and its end are tested below
 def test_a_range_test_draws_the_loss_and_creates_no_run(tmp_path, logged):
     assert run("--run", tmp_path / "range", "--find-lr", "--steps-per-dispatch", 3, "--input", "device") == 0
     assert sorted(path.name for path in (tmp_path / "range").iterdir()) == ["find_lr.json", "find_lr.png"]

@@ -312,6 +312,7 @@ def flip_a_bit(path):
         file.write(bytes([first[0] ^ 1]))
 
 
+@pytest.mark.slow  # a best that is the newest too is quicker
 def test_a_run_broken_twice_between_its_best_and_its_newest_resumes(folder, unbroken, monkeypatch):
     save = Checkpoints.save
 
@@ -353,6 +354,7 @@ def test_a_best_that_is_the_newest_too_is_made_again_from_that(folder, unbroken,
     assert is_as_unbroken(folder, unbroken)
 
 
+@pytest.mark.slow  # a best that is the newest too is quicker
 def test_without_its_only_best_a_run_resumes_with_a_warning_and_a_restored_copy_is_used(folder, unbroken, capsys):
     assert run("--run", folder, "--max-steps", 4) == 0
     best = folder / "checkpoints" / "best" / "3"
@@ -406,6 +408,7 @@ def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected,
     assert len(logged) == (of_newest is not None and expected != of_newest)
 
 
+@pytest.mark.slow  # the tests above name the run
 def test_without_a_name_the_same_command_resumes_its_newest_unfinished_run(stopped_at_2, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(stopped_at_2, tmp_path / "runs" / "synthetic-1")

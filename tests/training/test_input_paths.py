@@ -130,6 +130,7 @@ for place in ("device", "auto"):
 """
 
 
+@pytest.mark.slow  # test_rooms.py: TensorFlow is imported inside functions only
 def test_a_folder_of_images_is_trained_on_without_tensorflow(tmp_path):
     flags = [
         *("--data", str(SAMPLE), "--image-size", "24", "32", "--init", "none", "--depth", "1", "--width", "0.0625"),

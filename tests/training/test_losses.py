@@ -241,7 +241,10 @@ def test_eight_devices_take_the_same_steps_of_a_network_as_one():
     assert results[1][2][2] < results[1][2][0]
 
 
-@pytest.mark.parametrize("formula", ["ce", "dice", "0.5*ce + ohem + lovasz"])
+SLOW = [pytest.param(formula, marks=pytest.mark.slow) for formula in ("ce", "dice")]
+
+
+@pytest.mark.parametrize("formula", [*SLOW, "0.5*ce + ohem + lovasz"])
 def test_the_loss_of_an_evaluation_does_not_depend_on_its_batches(formula):
     loss, weights, (logits, label) = parse_loss(formula), jnp.float32(WEIGHTS), uneven_batch()
     confusion = np.zeros((16, CLASSES, CLASSES), np.int32)

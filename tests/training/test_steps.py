@@ -184,6 +184,7 @@ def test_eight_devices_of_four_images_take_the_same_steps_as_one_of_32(void_heav
     assert_trees_close(results[8], results[1])
 
 
+@pytest.mark.slow  # nn/test_segnet_basic.py tests the masks
 def test_dropout_drops_the_same_on_two_devices_as_on_one_and_otherwise_in_each_step():
     results, losses = {}, []
     batch = random_batch((1, 1, 8))

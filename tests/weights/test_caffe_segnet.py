@@ -88,6 +88,7 @@ def assert_equals_caffe(run, image, expected):
     assert (network.predict(image, size="native") == expected.argmax(axis=-1)).mean() > 0.99
 
 
+@pytest.mark.slow  # SegNet-Basic has the same layers
 def test_a_converted_segnet_computes_what_caffes_layers_do(small, run):
     image = random_image(*SIZE)
     assert_equals_caffe(run, image, caffe.segnet(small, image[:, :, ::-1].transpose(2, 0, 1), SIZES))

@@ -163,6 +163,7 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(small, tmp_path):
             complaint(path)
 
 
+@pytest.mark.slow  # test_fuzz.py damages the same files
 def test_flipped_bits_give_a_vgg_or_one_line_and_never_another_error(small, tmp_path):
     seed = 4
     chance = random.Random(seed)

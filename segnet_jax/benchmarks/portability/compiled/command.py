@@ -99,6 +99,7 @@ def compile_steps(config: Config, options: Options) -> int:
         "precision": precision,
         "num_devices": num_devices,
         "config": {name: getattr(config, name) for name in CONFIG_FIELDS},
+        "experiment": config.experiment(),
         "programs": {},
     }
     result["programs"] = _earlier_programs(options.json, result)
@@ -131,7 +132,7 @@ def _earlier_programs(path: str, result: dict[str, Any]) -> dict[str, Any]:
     """Return the programs of a file that this command wrote before for the same target and settings, else none."""
     try:
         earlier = read_own_json(path)
-        same = ("compiled", "versions", "commit", "target", "precision", "num_devices", "config")
+        same = ("compiled", "versions", "commit", "target", "precision", "num_devices", "config", "experiment")
         is_same = all(plain(result[name]) == earlier[name] for name in same)
         return dict(earlier["programs"]) if is_same else {}
     except (OSError, ValueError, KeyError, TypeError, UserError):
