@@ -1,7 +1,7 @@
 """Build the site from the repository: adds its Markdown files under their paths, and the generated pages.
 
 Links of these files are relative to the repository. Those to a page or picture of the site stay; those to a folder go
-to its README.md; those to other files of the repository become text, as the site does not contain them. A link to a file
+to its README.md; those to other files of the repository become text, as the site lacks them. A link to a file
 that does not exist stays and fails a strict build.
 """
 

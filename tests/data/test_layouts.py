@@ -225,7 +225,7 @@ def test_a_part_of_the_dataset_suggests_the_whole_and_dots_are_spelled_out(sampl
 def test_a_folder_around_a_dataset_with_lists_or_classes_is_not_read_without_them(samples, tmp_path, monkeypatch):
     shutil.copytree(pathlib.Path(__file__).parents[2] / "data/sample", tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^\. \(/.*\) holds the dataset photos, .* Did you mean photos\?"):
+    with pytest.raises(UserError, match=r"^\. \(/.*\) contains the dataset photos, .* Did you mean photos\?"):
         open_folder(".")
     for name in ("train.txt", "val.txt"):
         (tmp_path / "photos" / name).unlink()
