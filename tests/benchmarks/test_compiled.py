@@ -235,10 +235,10 @@ def test_wrong_flags_are_reported_in_one_line(monkeypatch, capsys, tmp_path, fla
 
 def test_programs_are_added_to_a_file_of_the_same_settings(tmp_path):
     file = written(tmp_path, "now.json")
-    content = json.loads(file.read_text()) | {"commit": None}
+    content = json.loads(file.read_text()) | {"commit": None, "experiment": {"optimizer": "lion"}}
     file.write_text(json.dumps(content))
     assert command._earlier_programs(str(file), content) == content["programs"]
-    for change in ({"precision": "float16"}, {"commit": "another"}, {"config": {}}):
+    for change in ({"precision": "float16"}, {"commit": "another"}, {"config": {}}, {"experiment": {}}):
         assert command._earlier_programs(str(file), content | change) == {}
     assert command._earlier_programs(str(tmp_path / "none.json"), content) == {}
 

@@ -60,7 +60,7 @@ def test_a_plateau_is_logged_and_cannot_be_added_to_a_run_or_left_out(tmp_path):
     epochs = np.array([row["loss"] for row in train_rows(tmp_path / "run")]).reshape(3, 3).mean(1)
     drops = np.cumsum([False, *(epochs[i] >= np.min(epochs[:i]) * (1 - 1e-4) for i in (1, 2))])[[0, 0, 1]]
     np.testing.assert_allclose(rates, np.repeat(1e-12 * 0.1**drops, 3), rtol=1e-5)
-    with pytest.raises(UserError, match="schedule plateau -> constant; omit these flags, or start a new"):
+    with pytest.raises(UserError, match="schedule plateau -> constant; omit these flags, or choose a new"):
         run("--run", tmp_path / "run", "--learning-rate", 1e-12, "--epochs", 3, "--plateau-patience", 0, "--override")
 
 
