@@ -6,6 +6,7 @@ The help of a flag is the comment of its field. A dataclass may group its flags 
 
 import ast
 import dataclasses
+import functools
 import inspect
 import io
 import textwrap
@@ -58,7 +59,7 @@ class Flag:
 
     Attributes:
       name: name of its field.
-      help: help text.
+      text: help text of a flag that is not a field.
       metavar: what its values are called, such as "HEIGHT WIDTH" or "FILE ..."; "" for a switch.
       choices: the allowed values; empty if any is.
       number: int or float if its values are numbers, else None.
@@ -68,10 +69,11 @@ class Flag:
       is_required: whether it has no default.
       section: heading of its group.
       is_basic: whether `--help` shows it.
+      owner: dataclass of its field; None if it is not a field.
     """
 
     name: str
-    help: str
+    text: str = ""
     metavar: str = ""
     choices: tuple[str, ...] = ()
     number: type | None = None
@@ -81,6 +83,12 @@ class Flag:
     is_required: bool = False
     section: str = "options"
     is_basic: bool = True
+    owner: type | None = None
+
+    @property
+    def help(self) -> str:
+        """Help text; that of a field is read from the source when it is first needed, which most starts never do."""
+        return self.text if self.owner is None else _help_texts(self.owner).get(self.name, "")
 
     @property
     def option(self) -> str:
@@ -105,7 +113,6 @@ def flags_of(kind: type, default: Any = None) -> tuple[Flag, ...]:
       default: an instance with the default values; None for those of the class.
     """
     annotations = typing.get_type_hints(kind, include_extras=True)
-    texts = _help_texts(kind)
     sections = {section.first: section for section in getattr(kind, "SECTIONS", ())}
     section = Section("options", "")
     flags = []
@@ -116,12 +123,12 @@ def flags_of(kind: type, default: Any = None) -> tuple[Flag, ...]:
         flags.append(
             Flag(
                 item.name,
-                texts.get(item.name, ""),
                 **_values_of(annotations[item.name]),
                 default=None if is_required else value,
                 is_required=is_required,
                 section=section.title,
                 is_basic=not sections or item.name in section.basic,
+                owner=kind,
             )
         )
     return tuple(flags)
@@ -176,6 +183,7 @@ def _values_of(annotation: Any) -> dict[str, Any]:
     return found | {"metavar": metavar, "choices": choices, "number": number, "arity": arity}
 
 
+@functools.cache
 def _help_texts(kind: type) -> dict[str, str]:
     """Return the help text of each field: its comment on the same lines or above, or the string below it."""
     texts: dict[str, str] = {}
