@@ -1,6 +1,5 @@
 """The console script `segnet`, same as `python -m segnet_jax`: imports and runs the named command."""
 
-import difflib
 import importlib.util
 import shutil
 import sys
@@ -11,6 +10,7 @@ from segnet_jax import __version__
 from segnet_jax.system.called import PACKAGE, SCRIPT
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.limits import leave_if_too_low
+from segnet_jax.system.nearest import nearest_hint
 
 COMMANDS = {  # each is a module of this name with a `main`
     "train": "train SegNet; writes a run folder with checkpoints, metrics and figures",
@@ -86,8 +86,7 @@ def _wrapped(text: str, width: int, indent: str, first: str) -> list[str]:
 
 def unknown(name: str, called: str = SCRIPT) -> UserError:
     """Return the error for an unknown command, with the nearest known one."""
-    near = difflib.get_close_matches(name, [*commands(), COMPLETION], n=1)
-    rest = f"; nearest: {near[0]}" if near else f"; commands: {', '.join(commands())}"
+    rest = nearest_hint(name, [*commands(), COMPLETION]) or f"; commands: {', '.join(commands())}"
     if name.startswith("-"):
         rest = f"; flags follow the command: {called} train {name}"
     return UserError(f"unknown command {name!r}{rest} (see {called} --help)")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import difflib
 import os
 import pathlib
 import sys
@@ -35,6 +34,7 @@ from segnet_jax.system.files import (
     write_result,
 )
 from segnet_jax.system.flag_names import option_of
+from segnet_jax.system.nearest import nearest_hint
 
 PROG = "segnet_jax.portability"
 OVERVIEW = """usage: python -m segnet_jax.portability lower|compile|measure|report ...
@@ -97,10 +97,9 @@ def main() -> int:
         return measure(parse_flags(MeasureOptions, rest, prog=f"{PROG} measure", description=MEASURE))
     if use == "report":
         return report(parse_flags(CompareOptions, rest, prog=f"{PROG} report", description=REPORT))
-    near = difflib.get_close_matches(use, SUBCOMMANDS, n=1)
     raise UserError(
         f"the subcommand must be lower, compile, measure or report, got {use!r}"
-        f"{f'; nearest: {near[0]}' if near else ''} (see {as_called(f'python -m {PROG}')} --help)"
+        f"{nearest_hint(use, SUBCOMMANDS)} (see {as_called(f'python -m {PROG}')} --help)"
     )
 
 

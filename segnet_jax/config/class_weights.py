@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.nearest import nearest_hint
 
 RULES = ("none", "matlab", "auto-present", "auto-global", "auto-sqrt", "caffe")
 
@@ -38,10 +39,9 @@ def given_weights(text: str) -> Sequence[float] | dict[str, float] | None:
         return _by_name(text)
     if len(words) == 1 and not _is_number(words[0]):
         if text not in RULES:
-            near = difflib.get_close_matches(text, RULES, n=1)
             raise UserError(
                 f"--class-weights must be one of {', '.join(RULES)}, one number per class, or NAME=WEIGHT for some "
-                f"classes, got {text!r}" + (f"; nearest: {near[0]}" if near else "")
+                f"classes, got {text!r}{nearest_hint(text, RULES)}"
             )
         return None
     weights = [_number(word, text) for word in words]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from segnet_jax.config.fields import FORMAT_VERSION, OF_THIS_START, Config, on_resume
 from segnet_jax.system import bounded_toml, confined
 from segnet_jax.system.errors import UserError, listed, shown
+from segnet_jax.system.nearest import nearest_hint
 
 BATCH_OF_A_DEVICE = ("camvid-matlab-2018",)
 """Protocols whose batch size is per device; for all others it is the total batch of a step."""
@@ -115,8 +116,7 @@ def override(base: Config, values: dict[str, Any], source: str) -> Config:
     for key, value in values.items():
         if key not in types:
             key = key[:100]
-            near = difflib.get_close_matches(key, types, n=1)
-            raise UserError(f"unknown key {key!r} in {source}" + (f"; nearest: {near[0]}" if near else ""))
+            raise UserError(f"unknown key {key!r} in {source}{nearest_hint(key, types)}")
         values = values | {key: _checked(key, value, types[key], source)}
     return dataclasses.replace(base, **values)
 
@@ -127,11 +127,8 @@ def _checked(key: str, value: Any, expected: Any, source: str) -> Any:
         choices = typing.get_args(expected)
         if value in choices:
             return value
-        near = difflib.get_close_matches(value[:100], choices, n=1) if isinstance(value, str) else []
-        raise UserError(
-            f"{key} in {source} must be one of {', '.join(choices)}, got {_shown(value)}"
-            + (f"; nearest: {near[0]}" if near else "")
-        )
+        hint = nearest_hint(value[:100], choices) if isinstance(value, str) else ""
+        raise UserError(f"{key} in {source} must be one of {', '.join(choices)}, got {_shown(value)}{hint}")
     if typing.get_origin(expected) is tuple:
         kinds = typing.get_args(expected)
         if kinds[-1] is ... and isinstance(value, list):  # of any length

@@ -3,11 +3,9 @@
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import io
 import logging
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -146,10 +144,4 @@ def _message(box: str) -> str:
             parts.append([])
         else:
             parts[-1].append(line)
-    _, message, *hints = [" ".join(part) for part in parts]
-    nearest = re.search(r"Perhaps you meant: (--[\w-]+)", " ".join(hints))
-    near = [nearest[1]] if nearest else []
-    message = message.removesuffix(".")
-    if choice := re.match(r"invalid choice '(.*?)' for .* Expected one of \((.*)\)", message):
-        near = difflib.get_close_matches(choice[1], re.findall("'(.*?)'", choice[2]), n=1)
-    return message + (f"; nearest: {near[0]}" if near else "")
+    return " ".join(parts[1]).removesuffix(".")

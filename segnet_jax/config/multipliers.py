@@ -1,10 +1,10 @@
 """The value of `--lr-mult`: learning-rate multipliers of parts of the network."""
 
-import difflib
 from collections.abc import Sequence
 
 from segnet_jax.nn.contract import ROLES, SECTIONS
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.nearest import nearest_hint
 
 NAMES = (*SECTIONS, *ROLES)
 
@@ -19,10 +19,9 @@ def check_multipliers(multipliers: Sequence[str]) -> None:
     for each in multipliers:
         name, _, factor = each.partition("=")
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1)
             raise UserError(
                 f"--lr-mult must be NAME=FACTOR with a name of {', '.join(NAMES)}, got {each!r}"
-                + (f"; nearest: {near[0]}" if near else "")
+                f"{nearest_hint(name, NAMES)}"
             )
         if name in seen:
             raise UserError(f"--lr-mult gives {name} twice: use one factor")

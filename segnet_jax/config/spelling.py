@@ -1,12 +1,12 @@
 """Check the flags of a command line before they are parsed: their names, and the number and kind of their values."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 
 from segnet_jax.config.habits import suggestion
 from segnet_jax.config.options import Flag
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.nearest import nearest_hint
 
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
 _SIZE = re.compile(r"(\d+)\s*[xX*,×]\s*(\d+)")
@@ -76,8 +76,7 @@ def _check_values(flag: Flag, values: Sequence[str]) -> None:
         raise UserError(f"{flag.option} needs {expected}, got {' '.join(values) or 'none'}")
     for value in values:
         if flag.choices and value not in flag.choices:
-            near = difflib.get_close_matches(value, flag.choices, n=1)
-            hint = f"; nearest: {near[0]}" if near else ""
+            hint = nearest_hint(value, flag.choices)
             raise UserError(f"{flag.option} must be one of {', '.join(flag.choices)}, got {value}{hint}")
         if flag.number and not _is_number(value, flag.number):
             kind = "a whole number" if flag.number is int else "a number"

@@ -1,7 +1,6 @@
 """Parsers for the class files of labeling tools, one per format."""
 
 import csv
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.system import bounded_toml
+from segnet_jax.system.nearest import nearest_hint
 
 _MAX_LETTERS = 100  # characters of a class name
 _MAX_LINE = 400  # characters of a line with a name, an id and a color
@@ -256,8 +256,7 @@ def _lines(text: str) -> list[tuple[int, str]]:
 def _check_keys(table: dict[str, Any], known: Iterable[str], where: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise BadTable(f"has an unknown key {key[:40]!r}{where}" + (f"; nearest: {near[0]}" if near else ""))
+            raise BadTable(f"has an unknown key {key[:40]!r}{where}{nearest_hint(key, known)}")
 
 
 def _name(text: str) -> str:
