@@ -243,6 +243,7 @@ def test_an_epoch_on_8_devices_of_16_images_has_them(monkeypatch):
     assert met == [((512, 128), 128)]
 
 
+@pytest.mark.slow
 def test_compiling_is_timed_without_the_programs_that_are_kept(tmp_path):
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path),

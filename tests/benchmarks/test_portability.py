@@ -167,6 +167,7 @@ def test_sums_over_devices_stay_in_the_program_that_was_lowered_for_more_than_ar
 # --- what the files compute ---
 
 
+@pytest.mark.slow
 def test_the_file_of_the_training_step_takes_the_step_that_training_takes():
     config = Config(**vars(TINY) | {"input": "host"})
     (one,) = lowered(config, steps=["train"], precisions=["float32"])

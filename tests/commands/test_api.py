@@ -36,7 +36,7 @@ def noise(number, height, width):
     return np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.mark.parametrize("size", ["trained", "native"])
+@pytest.mark.parametrize("size", ["trained", pytest.param("native", marks=pytest.mark.slow)])
 def test_class_ids_equal_the_commands_pixel_by_pixel(run, network, tmp_path, size):
     (tmp_path / "in").mkdir()
     images = {f"{number}": noise(number, *SIZES[number % len(SIZES)]) for number in range(10)}

@@ -39,6 +39,7 @@ def trained(data, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_network_learns_with_one_output_channel_and_is_evaluated_as_any_other(trained, tmp_path):
     shapes = {each.shape[-1] for each in jax.tree.leaves(restored(trained)["params"]["conv1_1_D"])}
     assert shapes == {1}

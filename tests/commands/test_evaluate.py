@@ -161,6 +161,7 @@ def counted(trained, folder, devices, batch):
 BATCHES = [(devices, batch) for devices in (1, 8) for batch in (1, 4, 7, 8)]
 
 
+@pytest.mark.slow
 def test_confusion_matrix_and_boundary_f1_do_not_depend_on_batch_and_devices(trained, tmp_path):
     expected = counted(trained, tmp_path, 3, 2)
     assert 0 < np.sum(expected[0]) <= 9 * 24 * 32 and 0 < expected[1]["script"] <= expected[1]["paper"] < 1

@@ -171,6 +171,7 @@ def test_bash_completes_files_where_a_path_is_expected(completed):
         assert completed(*words) == []
 
 
+@pytest.mark.slow
 def test_zsh_gets_a_script_of_the_same_commands():
     done = segnet("completion", "zsh")
     assert done.returncode == 0 and done.stdout.startswith("#compdef segnet")

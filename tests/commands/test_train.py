@@ -139,6 +139,7 @@ def test_stopping_and_resuming_gives_the_unbroken_run_bit_identically(unbroken, 
     assert (ours["miou"], ours["step"], ours["per_class"]) == (theirs["miou"], theirs["step"], theirs["per_class"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_be_cut_over_other_devices_with_the_same_global_batch(unbroken, tmp_path):
     folder = tmp_path / "moved"
     assert run("--run", folder, "--max-steps", 2) == 0

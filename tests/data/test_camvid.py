@@ -367,6 +367,7 @@ def real(camvid_folder):
     return camvid.tutorial(camvid_folder)
 
 
+@pytest.mark.slow
 def test_real_camvid_opens_without_a_false_alarm(real, camvid_folder):
     for split, count in {"train": 367, "val": 101}.items():
         assert len(real.splits[split]) == count

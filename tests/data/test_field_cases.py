@@ -262,6 +262,7 @@ def test_a_flag_that_empties_a_class_is_a_fault(tmp_path):
     assert doubt.kind == "emptied-class" and "box has pixels without --map, and none with it" in doubt.what
 
 
+@pytest.mark.slow
 def test_a_picture_shows_all_interpretations(tmp_path, monkeypatch, capsys):
     fill(tmp_path / "photos")
     codes(tmp_path / "photos", "disc", "box")

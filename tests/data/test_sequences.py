@@ -57,7 +57,7 @@ def test_the_tutorials_split_has_the_sequences_and_seams_that_were_counted_by_ha
     assert val.nearest["0016E5_08159"] == ("0016E5_08190", pytest.approx(31 / 30))
 
 
-@pytest.mark.parametrize("rule", ["tutorial", "matlab"])
+@pytest.mark.parametrize("rule", ["tutorial", pytest.param("matlab", marks=pytest.mark.slow)])
 def test_neighbors_are_those_found_by_checking_every_pair(rule):
     splits = split_names(rule)
     for found in audit(splits).neighbors:

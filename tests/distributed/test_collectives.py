@@ -107,7 +107,8 @@ def test_what_is_summed_is_the_gradient_the_measures_and_the_statistics(synchron
 
 
 @pytest.mark.parametrize(
-    "precision, kind", [("float32", "bf16"), pytest.param("float16", "f16", marks=pytest.mark.slow)]
+    "precision, kind",
+    [pytest.param("float32", "bf16", marks=pytest.mark.slow), pytest.param("float16", "f16", marks=pytest.mark.slow)],
 )
 def test_half_gradients_are_half_the_bytes(precision, kind):
     sent = bytes_sent(lowered(synchronized=False, precision=precision, half_gradients=True))

@@ -91,6 +91,7 @@ def test_all_stop_before_the_same_call_whichever_requests_it(who, proxy):
     assert ends == [(0, expected, "")] * 2
 
 
+@pytest.mark.slow
 def test_three_processes_agree():
     with started("agree", "2", "0", count=3) as running:
         ends = [end(process) for process in running]
@@ -112,7 +113,7 @@ def lose(victim, where, how):
 @pytest.mark.parametrize(
     "victim, where, how",
     [
-        (0, "collective", signal.SIGKILL),
+        pytest.param(0, "collective", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(1, "collective", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(0, "host", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(1, "host", signal.SIGKILL, marks=pytest.mark.slow),
@@ -140,6 +141,7 @@ def test_of_twenty_lost_processes_each_is_named():
         assert seconds < HEARTBEAT + 20
 
 
+@pytest.mark.slow
 def test_a_third_process_hears_from_process_0_who_was_lost():
     with started("wait", "host1", count=3) as running:
         for process in running:
@@ -159,7 +161,10 @@ def test_a_barrier_names_the_missing_process():
     assert errors(ends[1][2]) == [f"error: {absent} reached the check of the data after the others had stopped waiting"]
 
 
-@pytest.mark.parametrize("what, code", [(("fail", "all"), 2), pytest.param(("stop",), 143, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "what, code",
+    [pytest.param(("fail", "all"), 2, marks=pytest.mark.slow), pytest.param(("stop",), 143, marks=pytest.mark.slow)],
+)
 def test_an_error_of_all_processes_is_not_reported_as_a_loss(what, code):
     with started(*what) as running:
         ends = [end(process) for process in running]

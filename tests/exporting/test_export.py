@@ -186,7 +186,14 @@ def test_formats_that_match_are_kept_and_a_limit_can_be_overridden(run, tmp_path
     assert set(json.loads((tmp_path / "export.json").read_text())) == {"safetensors", "stablehlo"}
 
 
-@pytest.mark.parametrize("fit, word", [("stretch", "stretched"), ("letterbox", "padding"), ("crop", "cropped")])
+@pytest.mark.parametrize(
+    "fit, word",
+    [
+        pytest.param("stretch", "stretched", marks=pytest.mark.slow),
+        ("letterbox", "padding"),
+        pytest.param("crop", "cropped", marks=pytest.mark.slow),
+    ],
+)
 def test_exports_state_the_size_and_fit_of_training(tmp_path, fit, word, capsys):
     made = make_run(tmp_path / "run", fit=fit)
     assert export(made, "--format", "safetensors", "--images", 1) == 0

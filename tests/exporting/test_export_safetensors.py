@@ -14,7 +14,7 @@ from safetensors import safe_open  # noqa: E402
 from torch_segnet import LAST, TorchSegNet  # noqa: E402
 
 
-@pytest.mark.parametrize("name", ["default", "caffe", "matlab"])
+@pytest.mark.parametrize("name", ["default", "caffe", pytest.param("matlab", marks=pytest.mark.slow)])
 def test_pytorch_loads_the_tensors_by_name_and_gives_the_same_logits(name, tmp_path):
     subject = subject_of(name)
     safetensors.write(subject, tmp_path / "network.safetensors")

@@ -51,7 +51,7 @@ def unfolded_logits(model, variables, images):
     [
         ({"depth": 5, "pooling": "ceil"}, (33, 45)),
         ({"depth": 3, "conv_bias": True, "final_batch_norm": True}, (24, 50)),
-        ({"depth": 5}, (7, 3)),  # smaller than the poolings
+        pytest.param({"depth": 5}, (7, 3), marks=pytest.mark.slow),  # smaller than the poolings
         ({"depth": 1}, (1, 1)),
     ],
     ids=str,

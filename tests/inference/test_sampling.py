@@ -71,6 +71,7 @@ def evaluated(run, tmp_path_factory):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_the_evaluation_scores_the_mean_of_the_samples_that_are_drawn_one_by_one(run, evaluated):
     network = segnet_jax.load(run)
     split = street_scenes(num_train=8, num_val=9, height=24, width=32, seed=0).splits["val"]

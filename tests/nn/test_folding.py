@@ -29,7 +29,7 @@ def off(ours, expected):
 @pytest.mark.parametrize(
     "settings, shape",
     [
-        ({"depth": 2}, (2, 9, 14, 3)),
+        pytest.param({"depth": 2}, (2, 9, 14, 3), marks=pytest.mark.slow),
         ({"depth": 2, "conv_bias": True}, (2, 9, 14, 3)),
         ({"depth": 2, "final_batch_norm": True, "pooling": "ceil"}, (2, 9, 14, 3)),
         ({"depth": 2, "final_batch_norm": True, "conv_bias": True}, (1, 7, 5, 3)),

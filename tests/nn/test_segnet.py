@@ -147,7 +147,7 @@ def test_an_impossible_network_is_an_error(settings, message):
 # -- any size
 
 
-@pytest.mark.parametrize("pooling", ["floor", "ceil"])
+@pytest.mark.parametrize("pooling", [pytest.param("floor", marks=pytest.mark.slow), "ceil"])
 def test_logits_have_the_images_height_and_width(pooling):
     model = SegNet(11, width=TINY, pooling=pooling)
     variables = shapes_of(model)

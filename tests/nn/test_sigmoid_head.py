@@ -19,7 +19,9 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["segnet", "segnet-basic"])
+@pytest.mark.parametrize(
+    "model", [pytest.param(MODELS[0], marks=pytest.mark.slow), *MODELS[1:]], ids=["segnet", "segnet-basic"]
+)
 def test_the_head_has_one_channel_and_the_first_class_the_logit_0(model):
     check_contract(model)
     variables = random_variables(model, 0)
@@ -56,6 +58,7 @@ def test_its_cross_entropy_and_gradient_are_those_of_a_weighted_sigmoid():
     np.testing.assert_allclose(gradient, weight * (p - y), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_has_the_networks_logits(tmp_path):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")

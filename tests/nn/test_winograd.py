@@ -24,7 +24,7 @@ def drawn(shape, inputs=3, outputs=5, dtype=np.float64):
     return [rng.normal(size=size).astype(dtype) for size in sizes]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES[:2], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[2:])])
 def test_in_float64_it_is_the_direct_convolution_with_the_direct_gradients(shape):
     with jax.enable_x64(True):
         x, kernel, gradient = map(jnp.asarray, drawn(shape))

@@ -66,7 +66,7 @@ def poison(monkeypatch, where, bad_step, value=jnp.nan):
 
 
 STEPS, PLACES = (1, 2, 4, 6), ("loss", "gradient", "batch norm", "input")
-QUICK = {(1, "loss"), (4, "batch norm")}  # before anything is saved, and after
+QUICK = {(4, "loss")}  # after a state was saved
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,7 @@ def test_one_line_says_that_all_classes_are_kept(source):
 # --- training runs ---
 
 
+@pytest.mark.slow
 def test_it_trains_on_eight_devices_in_float16_at_another_size_and_resumes_without_its_source(source, tmp_path, capfd):
     gone = tmp_path / "source"
     shutil.copytree(source, gone)

@@ -36,7 +36,7 @@ def train_rows(folder):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "lion" else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+    "name", [name if name == "adamw" else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
 )
 def test_a_run_stopped_within_an_epoch_resumes_bit_for_bit(name, tmp_path):
     flags = RECIPES[name].split()

@@ -190,6 +190,7 @@ def folder(stopped_at_2, tmp_path):
     return shutil.copytree(stopped_at_2, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_an_overridden_run_resumes_with_the_change_and_records_it(folder):
     changed = ("--learning-rate", 0.01, "--class-weights", "auto-present")
     with pytest.raises(

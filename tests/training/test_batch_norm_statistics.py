@@ -195,6 +195,7 @@ def test_statistics_computed_differently_replace_the_saved_ones(tmp_path):
     assert kept == [1.0, 1.0, 3.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["newest", "best"])
 def test_the_statistics_of_a_run_are_those_of_its_averaged_parameters(unbroken, which):
     split = street_scenes(26, 9, 24, 32, seed=5).splits["train"]

@@ -67,7 +67,13 @@ def changed_layers(before, after):
     "changed, num_devices, grad_accum_steps",
     [
         pytest.param({"ema_decay": 0.9, "weight_decay": 0.1}, 8, 1, id="8 devices, average"),
-        pytest.param({"precision": "float16", "dropout": 0.5, "conv_bias": True}, 1, 2, id="float16, accumulated"),
+        pytest.param(
+            {"precision": "float16", "dropout": 0.5, "conv_bias": True},
+            1,
+            2,
+            id="float16, accumulated",
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"sync_batch_norm": False, "ema_decay": 0.9}, 3, 1, id="unsynchronized", marks=pytest.mark.slow),
         pytest.param({"optimizer": "adamw", "bias_lr_mult": 2.0}, 1, 1, id="adamw", marks=pytest.mark.slow),
     ],
@@ -123,7 +129,11 @@ def num_convolutions(lowered):
 
 @pytest.mark.parametrize(
     "freeze, num_gradients",
-    [("none", 8 + 7), ("encoder", 4 + 3), pytest.param("1", 6 + 5, marks=pytest.mark.slow)],
+    [
+        pytest.param("none", 8 + 7, marks=pytest.mark.slow),
+        ("encoder", 4 + 3),
+        pytest.param("1", 6 + 5, marks=pytest.mark.slow),
+    ],
 )
 def test_the_compiled_step_has_no_convolution_for_the_gradient_of_a_frozen_kernel(freeze, num_gradients):
     """Count the convolutions of the backward pass: one per trained kernel and one per image gradient.

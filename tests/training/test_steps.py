@@ -338,6 +338,7 @@ def test_a_float16_overflow_skips_the_step_halves_the_scale_and_training_continu
     assert float(state.loss_scale.scale) == huge / 2.0 ** int(state.skipped)
 
 
+@pytest.mark.slow
 def test_gradients_summed_in_16_bits_make_the_same_step_but_for_their_rounding():
     steps = {}
     for half in (False, True):
