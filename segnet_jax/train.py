@@ -5,7 +5,6 @@ import sys
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs.default_recipe import default_config
-from segnet_jax.runs.find_lr import find_lr
 from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system import logs
 from segnet_jax.system.callable_module import make_callable
@@ -34,6 +33,8 @@ def train(config: Config) -> int:
       ExitError: If training ends early; saved checkpoints are intact.
     """
     if config.find_lr:
+        from segnet_jax.runs.find_lr import find_lr  # with the report's page, which training itself loads at its end
+
         find_lr(config)
     else:
         Trainer(config).run()
