@@ -1,151 +1,250 @@
-"""Run all GPU measurements in one command, each case in a separate process.
+"""Run all measurements on one GPU in one command, each case in a process of its own, the most valuable first.
 
-python experiments/h200/measure.py --data DIR --out OUT
+python experiments/h200/measure.py --data DIR --init FILE --out OUT
 
-DIR is CamVid in the tutorial's layout. Writes a JSON file for each case, `summary.json` and `summary.md` to OUT. A
-failed case is reported with the end of its output; the others still run. Use `--dry-run` for a small test on a CPU.
+DIR is CamVid in the tutorial's layout, FILE a VGG-16. OUT gets `results.json` and `summary.md` after every case, and
+`log.txt` with the output of the failed ones: three files, whatever happens next. With `--earlier FOLDER`, the OUT of an
+earlier call, a second call continues with the cases that are missing there. `--dry-run` tries all cases on a CPU.
 """
 
 import argparse
+import dataclasses
+import importlib.metadata
+import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
+from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(ROOT)]
 
 import variants  # noqa: E402
 
-BATCHES = (4, 16, 32, 64)
-ABLATION_BATCH = 16
+BATCHES = (16, 4, 32, 64)
+NEEDED = ("jax", "flax", "optax", "orbax.checkpoint", "tyro", "rich", "PIL", "matplotlib", "safetensors", "h5py")
+OPTIONAL = ("torch", "google.protobuf")
+VERSIONS = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13") + (
+    ("flax", "optax", "orbax-checkpoint", "numpy", "torch")
+)
+OF_RUN = ("miou", "global_accuracy", "mean_accuracy", "per_class", "split", "step", "seconds", "images_per_second")
+OF_RUN += ("num_steps", "device", "precision", "checkpoint")
 
 
-def cases(out: pathlib.Path, data: str, dry_run: bool) -> dict[str, list[str]]:
-    """Return name -> command of each measurement, most important first."""
-    python = sys.executable
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A measurement.
+
+    Attributes:
+      name: name in the results.
+      command: its command; writes `result`.
+      result: JSON file that it leaves.
+    """
+
+    name: str
+    command: list[str]
+    result: pathlib.Path
+
+
+def cases_of(work: pathlib.Path, data: str, init: str, dry_run: bool) -> list[Case]:
+    """Return all cases, the most valuable first: training at 16 images, whole runs, inference, peers, the rest.
+
+    Args:
+      work: folder for the files of the cases.
+      data: CamVid's folder, or "synthetic".
+      init: file of VGG-16 weights; "" leaves out the runs that start from them.
+      dry_run: small sizes on a CPU.
+    """
     small = ["--image-size", "32", "48", "--width", "0.0625"] if dry_run else []
     rounds = ["--steps", "2", "--rounds", "2"] if dry_run else []
-    batches = (1, 2) if dry_run else BATCHES
     half = "float32" if dry_run else "bfloat16"  # 16 bits are not representative on a CPU
-    benchmark = [python, "-m", "segnet_jax.benchmark"]
-    peers = [python, str(ROOT / "experiments" / "peers" / "compare.py")]
+    batches = (2, 1) if dry_run else BATCHES
+    images = ["--data", data]
 
-    def json_of(name: str) -> list[str]:
-        return ["--json", str(out / f"{name}.json")]
+    def benchmark(name: str, what: str, batch: int, *flags: str, precision: str = half) -> Case:
+        path = work / f"{name}.json"
+        command = ["-m", "segnet_jax.benchmark", what, "--batch-size-per-device", str(batch), "--precision", precision]
+        return Case(name, [*command, "--devices", "1", *small, *flags, "--json", str(path)], path)
 
-    found = {}
-    for batch in batches:
-        flags = ["--batch-size-per-device", str(batch), "--precision", half, "--devices", "1", *small, *rounds]
-        for what in ("train", "infer"):
-            found[f"{what}-{half}-{batch}"] = [*benchmark, what, *flags, *json_of(f"{what}-{half}-{batch}")]
-    epochs = "2" if dry_run else "100"
-    flags = ["--batch-size-per-device", str(batches[1]), "--precision", half, "--devices", "1", "--data", data]
-    found["epoch"] = [*benchmark, "epoch", *flags, *small, "--rounds", "2" if dry_run else "5", *json_of("epoch")]
-    found["run"] = [
-        *(python, "-m", "segnet_jax.train", "--config", str(HERE / "config.toml"), "--data", data),
-        *("--run", str(out / "run"), "--epochs", epochs),
-        *(["--precision", half, *small, "--batch-size-per-device", "2"] if dry_run else []),
-    ]
-    for batch in batches[:2]:
+    def run(name: str, *flags: str) -> Case:
+        folder = work / name
+        changed = ["--precision", half, "--batch-size-per-device", "2", "--epochs", "2"] if dry_run else []
+        command = ["-m", "segnet_jax.train", *flags, *images, "--devices", "1", "--run", str(folder)]
+        return Case(name, [*command, *small, *changed], folder / "result.json")
+
+    def peers(batch: int) -> Case:
         name = f"peers-{half}-{batch}"
-        flags = ["network", "--batch-size", str(batch), "--precision", half, *small]
-        found[name] = [*peers, *flags, *(["--rounds", "2"] if dry_run else ["--compile"]), *json_of(name)]
-    batch = str(1 if dry_run else ABLATION_BATCH)
-    common = ["--batch-size-per-device", batch, "--devices", "1", *small, *rounds]
-    for name in variants.VARIANTS:
-        flags = [name, *common, "--precision", half, *json_of(f"variant-{name}")]
-        found[f"variant-{name}"] = [python, str(HERE / "variants.py"), *flags]
-    for name, flags in {
-        "input-host": ["--input", "host"],
-        "input-device": ["--input", "device"],
-        "eight-steps-a-call": ["--input", "device", "--steps-per-dispatch", "8"],
-    }.items():
-        found[name] = [*benchmark, "train", *common, "--precision", half, *flags, *json_of(name)]
-    for precision in ("float32", "float16"):
-        name = f"train-{precision}"
-        found[name] = [*benchmark, "train", *common, "--precision", precision, *json_of(name)]
-    found["pooling"] = [*benchmark, "pooling", *common, "--precision", half, *json_of("pooling")]
+        path = work / f"{name}.json"
+        script = [str(ROOT / "experiments/peers/compare.py"), "network", "--batch-size", str(batch)]
+        more = ["--rounds", "2"] if dry_run else ["--compile"]
+        return Case(name, [*script, "--precision", half, *small, *more, "--json", str(path)], path)
+
+    def variant(name: str, batch: int) -> Case:
+        path = work / f"variant-{name}.json"
+        flags = ["--batch-size-per-device", str(batch), "--precision", half, "--devices", "1", *small, *rounds]
+        return Case(f"variant-{name}", [str(HERE / "variants.py"), name, *flags, "--json", str(path)], path)
+
+    def whole(batch: int, what: str) -> Case:
+        return benchmark(f"{what}-{half}-{batch}", what, batch, *rounds)
+
+    first, *others = batches
+    initial = ["--init", init]
+    # Tuned for the device by itself: a hundred epochs of camvid-strong at the full size from real weights.
+    own = ["--protocol", "camvid-strong", "--batch-size-per-device", "16", "--evaluate-every", "10"]
+    cases = [whole(first, "train"), run("run", "--config", str(HERE / "config.toml"))]
+    cases += [run("camvid-strong", *own, *initial)] if init else []
+    cases += [whole(first, "infer"), peers(first)]
+    cases += [run("camvid-tutorial", "--protocol", "camvid-tutorial", *initial)] if init else []
+    cases += [benchmark("epoch", "epoch", first, *images, "--rounds", "2" if dry_run else "5")]
+    cases += [whole(batch, what) for batch in others for what in ("train", "infer")]
+    cases += [peers(others[0])]
+    cases += [benchmark(f"input-{each}", "train", first, *rounds, "--input", each) for each in ("device", "host")]
+    several = ["--input", "device", "--steps-per-dispatch", "8"]
+    cases += [benchmark("eight-steps-a-call", "train", first, *rounds, *several)]
+    cases += [variant(name, first) for name in variants.VARIANTS]
+    cases += [benchmark(f"train-{each}", "train", first, *rounds, precision=each) for each in ("float16", "float32")]
+    return [*cases, benchmark("pooling", "pooling", first, *rounds)]
+
+
+def missing(names: tuple[str, ...]) -> list[str]:
+    """Return the modules of `names` that cannot be imported here."""
+
+    def is_absent(name: str) -> bool:
+        try:
+            return importlib.util.find_spec(name) is None
+        except ModuleNotFoundError:  # of a package whose parent is missing
+            return True
+
+    return [name for name in names if is_absent(name)]
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions of Python and of the installed libraries, and the devices as JAX and nvidia-smi name them."""
+    found: dict[str, Any] = {"python": sys.version.split()[0]}
+    for name in VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    code = "import jax; print([(d.platform, d.device_kind) for d in jax.devices()])"
+    found["devices"] = _output([sys.executable, "-c", code])
+    found["gpu"] = _output(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
     return found
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 def main() -> int:
     """Run the command; return the number of failed cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="synthetic", help="CamVid in the tutorial's layout")
+    parser.add_argument("--data", default="synthetic", help="CamVid in the tutorial's layout, PNG or JPEG")
+    parser.add_argument("--init", default="", help="VGG-16 weights; without them no run starts from pretrained weights")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the results")
+    parser.add_argument("--earlier", type=pathlib.Path, help="results of an earlier call, to continue with the rest")
     parser.add_argument("--only", default="", help="run only cases whose names contain this")
-    parser.add_argument("--minutes", type=float, default=9.0, help="time after which no new case is started")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time after which the running case is ended")
     parser.add_argument("--dry-run", action="store_true", help="small sizes, to test that all cases run")
     given = parser.parse_args()
+    if absent := missing(NEEDED):
+        print(f"error: these modules are missing: {', '.join(absent)}; see README.md, Without installing", flush=True)
+        return 2
     given.out.mkdir(parents=True, exist_ok=True)
-    start, failed, cases = time.monotonic(), 0, []
-    for name, command in cases(given.out.resolve(), given.data, given.dry_run).items():
-        if (
-            given.only not in name
-            or (given.out / f"{name}.json").exists()
-            or (given.out / name / "result.json").exists()
-        ):
-            continue
-        if time.monotonic() - start > 60 * given.minutes:
-            print(f"{name}: skipped, the time is up; the same command continues with it", flush=True)
-            continue
-        init_ema = time.monotonic()
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        seconds = time.monotonic() - init_ema
-        cases.append({"case": name, "seconds": seconds, "exit_code": done.returncode})
-        print(f"{name}: {'done' if done.returncode == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
-        if done.returncode:
-            failed += 1
-            print("\n".join((done.stdout + done.stderr).splitlines()[-15:]), flush=True)
-    summary = summarize(given.out)
-    (given.out / "summary.json").write_text(json.dumps({"cases": cases, "results": summary}, indent=2) + "\n")
-    table = as_markdown(summary)
-    (given.out / "summary.md").write_text(table)
-    print(table)
-    return failed
+    results = read_results(given.out) or read_results(given.earlier) or {"versions": versions(), "cases": {}}
+    print(json.dumps(results["versions"], indent=2), flush=True)
+    end = time.monotonic() + 60 * given.minutes
+    with tempfile.TemporaryDirectory() as work:
+        for case in cases_of(pathlib.Path(work), given.data, given.init, given.dry_run):
+            if given.only in case.name and not results["cases"].get(case.name, {}).get("result"):
+                if time.monotonic() > end:
+                    print(f"{case.name}: not started, the time is up; --earlier continues with it", flush=True)
+                    continue
+                results["cases"][case.name] = measure(case, end - time.monotonic(), given.out / "log.txt")
+                write_results(given.out, results)
+    print((given.out / "summary.md").read_text() if results["cases"] else "no case was run")
+    return sum(not case["result"] for case in results["cases"].values())
 
 
-def summarize(out: pathlib.Path) -> dict[str, dict]:
-    """Collect the results of all cases, including those of earlier calls."""
-    found = {}
-    for path in sorted(out.glob("*.json")):
-        if path.name == "summary.json":
-            continue
-        result = json.loads(path.read_text())
+def measure(case: Case, seconds: float, log: pathlib.Path) -> dict[str, Any]:
+    """Run a case, ended after the given seconds; return its command, time, exit code and result, None if it failed."""
+    path = os.pathsep.join(each for each in (str(ROOT), os.environ.get("PYTHONPATH", "")) if each)
+    start, command = time.monotonic(), [sys.executable, *case.command]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=seconds
+        )
+        code, printed = done.returncode, done.stdout + done.stderr
+    except subprocess.TimeoutExpired as error:
+        code, printed = -1, f"ended after {seconds:.0f} s\n{(error.stderr or b'').decode(errors='replace')}"
+    took = time.monotonic() - start
+    result = json.loads(case.result.read_text()) if code == 0 and case.result.is_file() else None
+    print(f"{case.name}: {'done' if result else 'FAILED'} in {took:.0f} s", flush=True)
+    if not result:
+        with log.open("a") as file:
+            file.write(f"=== {case.name}, exit code {code}\n{printed[-20_000:]}\n")
+        print("\n".join(printed.splitlines()[-15:]), flush=True)
+    elif case.result.name == "result.json":  # of a run, whose images stay where they are
+        result = {name: result[name] for name in OF_RUN if name in result}
+    shown = ["python", *(word.replace(f"{case.result.parent}{os.sep}", "") for word in case.command)]
+    return {"command": " ".join(shown), "seconds": round(took, 1), "exit_code": code, "result": result}
+
+
+def read_results(folder: pathlib.Path | None) -> dict[str, Any] | None:
+    """Return the results in a folder, None if there are none."""
+    path = folder / "results.json" if folder else None
+    return json.loads(path.read_text()) if path and path.is_file() else None
+
+
+def write_results(out: pathlib.Path, results: dict[str, Any]) -> None:
+    """Write the results and their table, so that they are whole at any moment."""
+    for name, text in (("results.json", json.dumps(results, indent=2) + "\n"), ("summary.md", as_markdown(results))):
+        (out / f"{name}.new").write_text(text)
+        (out / f"{name}.new").replace(out / name)
+
+
+def rows_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return case -> throughput, times, fractions and memory; of the peers a row for each of their comparisons."""
+    rows = {}
+    for name, case in results["cases"].items():
+        found = case["result"] or {}
         for part in ("train", "epoch", "infer", "pooling"):
-            if isinstance(result.get(part), dict):
-                found[path.stem] = {"device": result.get("device"), **result[part]}
-        if path.stem.startswith("peers-"):
-            found[path.stem] = result
-    if (result := out / "run" / "result.json").is_file():
-        kept = ("miou", "seconds", "images_per_second", "num_steps", "device", "precision", "step")
-        found["run"] = {name: value for name, value in json.loads(result.read_text()).items() if name in kept}
-    return found
+            found = found[part] if isinstance(found.get(part), dict) else found
+        if "images_per_second" in found:
+            rows[name] = found
+        for each in found.get("comparisons", ()):
+            rows[f"{name}: {each['what']}"] = each["sides"]["ours"] | {"of_peer": each["ours_over_fastest"]}
+    return rows
 
 
-def as_markdown(summary: dict[str, dict]) -> str:
+def as_markdown(results: dict[str, Any]) -> str:
     """Format a table of throughputs, each variant's also relative to the unchanged step."""
-    ours = summary.get("variant-ours", {}).get("images_per_second")
+    rows = rows_of(results)
+    ours = rows.get("variant-ours", {}).get("images_per_second")
     lines = [
-        "| case | images/s | ms a step | of the roofline | of the peak | memory, MB | beside ours |",
-        "|---|" + "---|" * 6,
+        "| case | images/s | ms a step | of roofline | of peak | memory, MB | beside ours | time / PyTorch | mIoU |",
+        "|---|" + "---|" * 8,
     ]
-    for name, row in summary.items():
-        if "images_per_second" not in row:
-            continue
-        beside = f"{row['images_per_second'] / ours:.2f}" if ours and name.startswith("variant-") else ""
-        memory = row.get("peak_memory_mb") or row.get("program_memory_mb")
+    for name, row in rows.items():
+        beside = row["images_per_second"] / ours if ours and name.startswith("variant-") else None
         cells = [
             name,
             f"{row['images_per_second']:.1f}",
             _number(row.get("ms_per_step"), ".2f"),
             _number(row.get("fraction_of_roofline"), ".1%"),
             _number(row.get("fraction_of_peak"), ".1%"),
-            _number(memory, ",.0f"),
-            beside,
+            _number(row.get("peak_memory_mb") or row.get("program_memory_mb"), ",.0f"),
+            _number(beside, ".2f"),
+            _number(row.get("of_peer"), ".2f"),
+            _number(row.get("miou"), ".1%"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

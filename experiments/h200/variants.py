@@ -42,6 +42,7 @@ class PlainBatchNormReLU(nn.Module):
             dtype=x.dtype,
             bias_init=nn.initializers.constant(self.first_bias),
         )
+        nn.share_scope(self, norm)  # its parameters lie where the optimizer looks for those of our layer
         return nn.relu(norm(x)) if self.relu else norm(x)
 
 
@@ -52,7 +53,9 @@ class RecomputedBatchNormReLU(PlainBatchNormReLU):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Apply the layer, with the interface of `BatchNormReLU`."""
         recomputed = nn.remat(PlainBatchNormReLU, static_argnums=(2,))
-        return recomputed(self.momentum, self.epsilon, self.axis_name, self.relu, self.first_bias)(x, train)
+        layer = recomputed(self.momentum, self.epsilon, self.axis_name, self.relu, self.first_bias)
+        nn.share_scope(self, layer)
+        return layer(x, train)
 
 
 def pool_by_autodiff(x: jax.Array, pooling: str = "floor") -> tuple[jax.Array, jax.Array]:
