@@ -99,8 +99,8 @@ def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Cal
     restored = restore(str(folder), source, "result", alone, "float32", intact=True, broadcast=share)
     which = {"newest": "the last", "best": "the best"}[restored.which]
     about = f"step {restored.meta['step']}, {which}"
-    if source.ema_decay > 0:
-        about += ", EMA"
+    if source.has_average:
+        about += ", EMA" if source.ema_decay else ", SWA"
     variables = jax.device_get(restored.variables)
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     return TrainedSegNet(config.init, about, source, restored.classes.names, preprocessing, variables)
