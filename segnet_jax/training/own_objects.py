@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.system.errors import UserError
@@ -84,7 +85,7 @@ def own_objects(model: Any = None, loss: Any = None, optimizer: Any = None) -> O
     Raises:
       UserError: If one is of another kind; the message says what to give.
     """
-    if model is not None and not callable(model):
+    if model is not None and (isinstance(model, nn.Module) or not callable(model)):
         raise UserError(f"model must be the class of a network, not an instance, got {_short(model)}")
     if optimizer is not None and not callable(optimizer):
         raise UserError(
