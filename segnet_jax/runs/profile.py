@@ -45,7 +45,10 @@ class _Trace:
     def __call__(self, state: Any, inputs: Any) -> tuple[Any, dict[str, jax.Array]]:
         if self._num_calls == _SKIPPED:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(str(confined.make_folder(self._folder, FOLDER)))
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # the devices are of interest, and the tracer of Python's calls may crash
+            folder = confined.make_folder(self._folder, FOLDER)
+            jax.profiler.start_trace(str(folder), profiler_options=options)
             self._is_tracing = True
         self._num_calls += 1
         state, metrics = self._train(state, inputs)

@@ -9,7 +9,7 @@ import tyro
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Folder
 from segnet_jax.sweep.plan import read_plan
-from segnet_jax.sweep.train_all import print_table, train_all
+from segnet_jax.sweep.run_all import print_table, train_all
 
 DESCRIPTION = """Train the runs that a TOML file describes, in order, and write one table of their scores.
 

@@ -2,12 +2,13 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 
-from segnet_jax.sweep import train_all as module
+from segnet_jax.sweep import run_all as module
 from segnet_jax.sweep.plan import read_plan
-from segnet_jax.sweep.train_all import markdown, rows_of, train_all
+from segnet_jax.sweep.run_all import markdown, rows_of, train_all
 from segnet_jax.system.errors import Stopped, UserError
 
 SMALL = """
@@ -143,10 +144,7 @@ def test_three_real_runs_of_which_one_fails(tmp_path):
     text = SMALL + "[runs.a]\n[runs.bad]\nbatch_size_per_device = 100\n[runs.c]\nseed = 1\n"
     file = tmp_path / "three.toml"
     file.write_text(text)
-    command = ["python", "-m", "segnet_jax.sweep", str(file), "--out", str(tmp_path / "out")]
-    import sys
-
-    command[0] = sys.executable
+    command = [sys.executable, "-m", "segnet_jax.sweep", str(file), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 2, done.stderr
     rows = json.loads((tmp_path / "out" / "sweep.json").read_text())["runs"]

@@ -28,7 +28,7 @@ class Recorder:
         self.calls, self.most = [], most
 
     def __getattr__(self, name):
-        def call(*args):
+        def call(*args, **_):
             if len(self.calls) >= self.most:
                 raise ConnectionError("no\nnetwork")
             self.calls.append((name, *args))
@@ -130,16 +130,12 @@ def test_wandb_gets_steps_as_values_since_evaluations_come_later(tmp_path, monke
     monkeypatch.setitem(sys.modules, "wandb", module)
     write_some(tmp_path, *open_loggers(["wandb"], tmp_path))
     assert settings["resume"] == "allow" and settings["name"] == tmp_path.name and settings["loss"] == "dice"
-    assert (
-        run.calls
-        == [
-            ("define_metric", "*"),
-            ("log", {"step": 1, "train/loss": 0.5}),
-            ("log", {"step": 1, "val/miou": 0.25, "val/iou/Sky": 0.75}),
-            ("finish",),
-        ]
-        or run.calls[0][0] == "define_metric"
-    )
+    assert run.calls == [
+        ("define_metric", "*"),
+        ("log", {"step": 1, "train/loss": 0.5}),
+        ("log", {"step": 1, "val/miou": 0.25, "val/iou/Sky": 0.75}),
+        ("finish",),
+    ]
 
 
 @pytest.mark.slow  # the stand-ins above; importing wandb and mlflow takes seconds

@@ -19,7 +19,7 @@ from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting.figures import batch_picture, check_pictures, prediction_pictures
 from segnet_jax.reporting.sheet import is_asked_for
 from segnet_jax.sweep.plan import Plan
-from segnet_jax.sweep.train_all import train_all
+from segnet_jax.sweep.run_all import train_all
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import check_place, write_result
 

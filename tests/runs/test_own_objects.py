@@ -70,7 +70,7 @@ def resumed(tmp_path_factory):
     """Train with own objects, stop after three of four steps, and resume; return the run and what the hooks saw."""
     recorder, folder = Recorder(), tmp_path_factory.mktemp("runs") / "own"
     settings = TINY | OWN | {"run": str(folder), "callbacks": [recorder], "log_norms": True}
-    assert segnet_jax.train(**settings, max_steps=3).scores is None
+    assert segnet_jax.train(**settings, max_steps=3, profile=1).scores is None
     return segnet_jax.train(**settings), recorder.seen
 
 
