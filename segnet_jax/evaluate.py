@@ -62,7 +62,7 @@ class EvaluateOptions:
     data: Folder = ""  # dataset folder; default: the one that the run was trained on
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
     batch_norm: Literal["run", "running", "recompute"] = "run"  # BatchNorm statistics to use; run: as the run's config
-    ema: bool = True  # use the averaged (EMA) parameters if the run has them
+    ema: bool = True  # use the averaged (EMA or SWA) parameters if the run has them
     samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty
     devices: NumDevices = "all"  # number of devices, or "all"
     fake_devices: int = 0  # split the CPU into this many devices, for testing

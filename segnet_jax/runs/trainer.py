@@ -115,7 +115,8 @@ class Trainer:
             meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric)
             preprocessing = checkpoint_folders.preprocessing_of(meta)
         else:
-            self.initial = read_initial(config, setup.devices, partial(self.hosts.broadcast, "initial weights"))
+            share = partial(self.hosts.broadcast, "initial weights")
+            self.initial = read_initial(config, setup.devices, share, self.own)
             if self.initial:
                 logger.info(f"init     {describe_initial(config, self.initial, setup.dataset.classes.names)}")
             preprocessing = initial_weights.choose_preprocessing(config, self.initial)

@@ -14,8 +14,10 @@ from test_train import digest_of, restored
 import segnet_jax
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
+from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.nn import SegNet
 from segnet_jax.runs.callbacks import HOOKS
+from segnet_jax.runs.initialization import read_initial
 from segnet_jax.system.errors import UserError
 from segnet_jax.train import train as train_command
 from segnet_jax.training.build import build_model
@@ -99,7 +101,9 @@ def test_the_trace_of_profile_is_in_the_run_and_consists_of_files(resumed):
 @pytest.mark.parametrize("flags", [("--resume",), tuple("--data synthetic --init none".split())])
 def test_a_command_cannot_resume_such_a_run_and_says_why(resumed, flags):
     before = digest_of(resumed[0].folder)
-    with pytest.raises(UserError, match=r"given from Python \(model=.*SegNet.*loss=.*own_cross_entropy.*Python"):
+    with pytest.raises(
+        UserError, match=r"given from Python \(model=.*SegNet.*loss=.*own_cross_entropy.*a command cannot import"
+    ):
         config = parse_config(["--run", str(resumed[0].folder), *flags], prog="segnet_jax.train", description="")
         train_command(config)
     assert digest_of(resumed[0].folder) == before
@@ -122,6 +126,15 @@ def test_the_network_is_loaded_with_its_class_and_without_loss_and_optimizer(res
     assert run.load(model=SegNet).predict(np.zeros((10, 12, 3), np.uint8)).shape == (10, 12)
     scores = segnet_jax.evaluate(run.folder, model=SegNet, boundary=False, devices=1)
     assert scores.miou == pytest.approx(run.scores.miou, abs=1e-6)
+
+
+def test_a_run_may_start_from_one_with_the_same_network(resumed):
+    config, devices = Config(**TINY | {"init": str(resumed[0].folder)}), choose_devices("1")
+    start = read_initial(config, devices, own=OwnObjects(SegNet))
+    best = restored(resumed[0].folder, "best")["params"]
+    assert jax.tree.all(jax.tree.map(np.array_equal, start.variables["params"], best))
+    with pytest.raises(UserError, match="the network of this run was given from Python"):
+        read_initial(config, devices)
 
 
 def test_curves_are_those_of_the_log(resumed):
