@@ -134,6 +134,8 @@ def train(
     from segnet_jax.runs.trainer import Trainer
 
     logs.configure()
+    if isinstance(config, Config) and settings.get("protocol"):
+        raise UserError("a Config has all settings, those of a protocol too: give either config or protocol")
     if isinstance(config, str | pathlib.Path):
         settings |= {"config": str(config)}
     settings |= {name: each for name, each in (("loss", loss), ("optimizer", optimizer)) if isinstance(each, str)}

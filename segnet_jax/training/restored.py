@@ -84,6 +84,8 @@ def restore(
       UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.
       NoCheckpoint: If no checkpoint is intact, or its content is invalid.
     """
+    if own.model is not None and not missing("model", config.own):
+        raise UserError(f"the network of {run} was not given from Python: omit model")
     if is_exported(run):
         return _restore_exported(run, config, checkpoint, devices, precision)
     which = checkpoint

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from made_runs import make_run
 from test_train import digest_of, restored
 
 import segnet_jax
@@ -146,6 +147,7 @@ def test_curves_are_those_of_the_log(resumed):
         resumed[0].curve("mio")
 
 
+@pytest.mark.slow  # a stop by max_steps, above, ends in the same way
 def test_a_callback_can_stop_the_training_which_the_same_call_resumes(tmp_path):
     class StopAtOnce(segnet_jax.Callback):
         def on_step_end(self, trainer, step, metrics):
@@ -175,7 +177,7 @@ def test_objects_of_another_kind_are_refused(given, message):
     "loss, message",
     [
         (lambda logits, label, weights: logits, r"must give one float32 number.*float32 of shape \[1, 8, 8, 3\]"),
-        (lambda logits, label, weights: jnp.sum(label), "must give one float32 number, .* got uint32"),
+        (lambda logits, label, weights: None, "fails: "),
         (lambda logits, label: 0.0, "fails: TypeError"),
         (Loss(lambda *_: jnp.zeros(3), lambda sums, number, weights: sums), r"got float32 of shape \[3\]"),
     ],
@@ -193,6 +195,13 @@ class NoTap(SegNet):
     @property
     def layers(self):
         return super().layers[1:]
+
+
+def test_a_config_and_a_protocol_or_a_model_for_a_built_in_network_are_refused(tmp_path):
+    with pytest.raises(UserError, match="give either config or protocol"):
+        segnet_jax.train(Config(), protocol="demo")
+    with pytest.raises(UserError, match="was not given from Python: omit model"):
+        segnet_jax.load(make_run(tmp_path / "run"), model=SegNet)
 
 
 def test_a_network_that_breaks_the_contract_is_refused():

@@ -10,13 +10,15 @@ import optax
 import pytest
 from test_ema import Tiny, batches_for, trained_of
 from test_steps import WEIGHTS, assert_trees_close
-from test_train import digest_of, restored, run
+from test_train import SMALL, digest_of, restored, run
 
 import segnet_jax
 from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_config
 from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_step, replicate
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.runs.checks import check_averaged_steps
+from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.ema import swa_decay_at
 from segnet_jax.training.inputs import as_sent
@@ -46,7 +48,7 @@ def test_the_decays_give_the_mean_over_the_ends_of_epochs(first_step, steps_per_
         mean = decay * mean + (1 - decay) * value
         taken = step + 1 - first_step
         ends += [value] if taken > 0 and taken % steps_per_epoch == 0 else []
-        assert mean == pytest.approx(np.mean(ends) if ends else value, rel=1e-6)
+        assert mean == pytest.approx(np.mean(ends) if ends else value, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 8])
@@ -82,20 +84,16 @@ def test_the_rate_is_constant_from_the_first_averaged_epoch_on():
     assert float(build_optimizer(fixed, Tiny(), 2)[1](15)) == pytest.approx(0.7)
 
 
-SWA = ("--swa-epochs", 2, "--epochs", 4, "--schedule", "cosine", "--swa-learning-rate", 0.02)
+SWA = ("--swa-epochs", 2, "--epochs", 4, "--schedule", "poly", "--swa-learning-rate", 0.02)
 
 
+@pytest.mark.slow  # the average of states, above
 def test_a_run_ends_with_the_mean_of_its_last_epochs_and_resumes_bit_for_bit(tmp_path):
     class Ends(segnet_jax.Callback):
         states = []
 
         def on_epoch_end(self, trainer, epoch):
             self.states.append(jax.device_get(trainer.state.params))
-
-    from test_train import SMALL
-
-    from segnet_jax.config.flags import parse_config
-    from segnet_jax.runs.trainer import Trainer
 
     words = [*SMALL, *map(str, SWA), "--run", str(tmp_path / "unbroken")]
     Trainer(parse_config(words, prog="x", description=""), callbacks=[Ends()]).run()
