@@ -139,7 +139,7 @@ def train_step(
         new, metrics = _keep_finite(state, new, all_finite((loss, grads, batch_stats)))
     rate = jnp.asarray(settings.schedule(state.step - state.skipped), jnp.float32)
     if settings.log_norms:
-        metrics |= {"gradient_norm": optax.global_norm(grads), "weight_norm": optax.global_norm(new.params)}
+        metrics |= {"gradient_norm": optax.tree.norm(grads), "weight_norm": optax.tree.norm(new.params)}
     return new, {
         "loss": loss / total,
         "accuracy": right / total,
