@@ -13,7 +13,8 @@ if sys.argv[:1] == ["-m"]:  # started as a command; JAX is not imported yet
     leave_if_too_low()
 
 __version__ = "0.1.0"
-__all__ = ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
+__all__ = ["Callback", "Config", "Curve", "EvaluationResult", "Loss"]
+__all__ += ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
 
 
 def __getattr__(name: str):

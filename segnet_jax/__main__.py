@@ -14,6 +14,7 @@ from segnet_jax.system.nearest import nearest_hint
 
 COMMANDS = {  # each is a module of this name with a `main`
     "train": "train SegNet; writes a run folder with checkpoints, metrics and figures",
+    "sweep": "train the runs that a file describes, in order, with one table",
     "evaluate": "score a run on a split",
     "predict": "segment images, folders, videos and camera frames",
     "export": "export a run's network to StableHLO, ONNX, safetensors or SavedModel",

@@ -42,6 +42,7 @@ from segnet_jax.training.devices import device_shard, start_devices
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
 from segnet_jax.training.inputs import choose_placement, evaluation_input
 from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
+from segnet_jax.training.own_objects import OwnObjects
 from segnet_jax.training.restored import CheckpointChoice, Restored, restore
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class EvaluateOptions:
     data: Folder = ""  # dataset folder; default: the one that the run was trained on
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
     batch_norm: Literal["run", "running", "recompute"] = "run"  # BatchNorm statistics to use; run: as the run's config
-    ema: bool = True  # use the averaged (EMA) parameters if the run has them
+    ema: bool = True  # use the averaged (EMA or SWA) parameters if the run has them
     samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty
     devices: NumDevices = "all"  # number of devices, or "all"
     fake_devices: int = 0  # split the CPU into this many devices, for testing
@@ -131,7 +132,7 @@ def evaluate(options: EvaluateOptions) -> int:
     return 0
 
 
-def evaluate_to_json(options: EvaluateOptions) -> dict[str, Any]:
+def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = build.NO_OBJECTS) -> dict[str, Any]:
     """Evaluate a run, print the score table, write the requested files, and return what `--json` writes.
 
     Raises:
@@ -143,7 +144,7 @@ def evaluate_to_json(options: EvaluateOptions) -> dict[str, Any]:
     options = dataclasses.replace(options, run=local_folder(options.run))
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
         raise UserError(f"--pictures {options.pictures} is a file; give a folder")
-    subject = _open(options)
+    subject = _open(options, own)
     if options.pictures:
         check_pictures(options.pictures, subject.restored.meta["step"])
     samples = decode(subject.split, subject.config, f"reading {options.split} images")
@@ -168,7 +169,7 @@ def evaluate_to_json(options: EvaluateOptions) -> dict[str, Any]:
     return summary
 
 
-def _open(options: EvaluateOptions) -> EvaluatedNetwork:
+def _open(options: EvaluateOptions, own: OwnObjects) -> EvaluatedNetwork:
     trained = read_network_config(options.run)
     check_has_dataset(options.run, options.data)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
@@ -189,7 +190,7 @@ def _open(options: EvaluateOptions) -> EvaluatedNetwork:
     split = dataset.splits.get(options.split)
     if not split:
         raise UserError(f"{dataset.name} has no {options.split} split; choose --split from {', '.join(dataset.splits)}")
-    restored = restore(options.run, config, options.checkpoint, devices, precision, options.ema)
+    restored = restore(options.run, config, options.checkpoint, devices, precision, options.ema, own=own)
     if restored.meta["classes"] != list(dataset.classes.names):
         raise UserError(f"the classes of dataset {dataset.name} differ from those that {options.run} was trained on")
     if rule == "recompute":

@@ -225,7 +225,10 @@ def draw_kill(generator: random.Random, phase: str) -> str:
 def rows_of(run: pathlib.Path) -> list[dict]:
     """Return the rows of metrics.jsonl without their times."""
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{name: each for name, each in row.items() if name not in ("seconds", "images_per_second")} for row in rows]
+    return [
+        {name: each for name, each in row.items() if name not in ("seconds", "images_per_second", "time")}
+        for row in rows
+    ]
 
 
 def digest_of(checkpoint: pathlib.Path) -> str:

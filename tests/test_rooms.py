@@ -32,6 +32,7 @@ FLOORS = {
             "convert",
         ),
         "benchmarks",
+        "sweep",
     ),
     6: ("api", "__main__", "benchmark", "portability"),
 }

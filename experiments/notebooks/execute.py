@@ -1,6 +1,6 @@
 """Run a notebook's cells as plain Python in the working directory, and save it with its outputs.
 
-python execute.py quickstart.ipynb OUT.ipynb [--replace OLD NEW]
+python execute.py quickstart.ipynb OUT.ipynb [--replace OLD NEW]...
 """
 
 import argparse
@@ -46,14 +46,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebook", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--replace", nargs=2, default=("", ""), help="text to replace, and its replacement")
+    parser.add_argument("--replace", nargs=2, action="append", default=[], help="text to replace, and its replacement")
     given = parser.parse_args()
     book = json.loads(given.notebook.read_text(encoding="utf-8"))
     codes = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     sources = ["".join(cell["source"]) for cell in codes]
-    if not any(given.replace[0] in source for source in sources):
-        parser.error(f"{given.replace[0]!r} is in no cell")
-    outputs = execute([source.replace(*given.replace) if given.replace[0] else source for source in sources])
+    for old, new in given.replace:
+        if not any(old in source for source in sources):
+            parser.error(f"{old!r} is in no cell")
+        sources = [source.replace(old, new) for source in sources]
+    outputs = execute(sources)
     for number, (cell, each) in enumerate(zip(codes, outputs, strict=True), start=1):
         cell |= {"execution_count": number, "outputs": each}
     given.out.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -11,12 +11,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
+from segnet_jax.config.agreement import check_averaging, check_stages
 from segnet_jax.config.class_weights import ClassWeights, given_weights
 from segnet_jax.config.multipliers import check_multipliers
 from segnet_jax.config.options import (
     DataFolder,
+    Given,
     GrayRange,
     ImageSize,
+    Loggers,
     Name,
     NumDevices,
     Pattern,
@@ -26,7 +29,7 @@ from segnet_jax.config.options import (
     Suffix,
     ValueMap,
 )
-from segnet_jax.config.ranges import MAX_STAGES, RANGES
+from segnet_jax.config.ranges import MAX_STAGES, check_ranges
 from segnet_jax.config.toml_form import hash_of, toml_of
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.flag_names import option_of
@@ -59,6 +62,7 @@ class Config:
         Section("devices and input", "devices", ("devices",)),
         Section("several hosts", "coordinator"),
         Section("run", "run", ("run", "resume")),
+        Section("weight averaging and logs", "swa_epochs"),
     )
 
     protocol: Name = ""  # named recipe that sets the defaults of the other flags, such as demo or scratch
@@ -215,18 +219,24 @@ class Config:
     # metric that selects the best checkpoint
     best_metric: Literal["miou", "global_accuracy"] = field(default="miou", metadata=OVERRIDE)
 
+    # weight averaging and logs
+
+    # stochastic weight averaging (SWA): train the last N epochs at a constant rate, and score the mean of the weights
+    # at their ends, with recomputed BatchNorm statistics (--batch-norm recompute --result-checkpoint last); 0: off
+    swa_epochs: int = 0
+    swa_learning_rate: float = field(default=0.0, metadata=OVERRIDE)  # rate of --swa-epochs; 0: as when they begin
+    log_norms: bool = field(default=False, metadata=FREE)  # log the norms of the gradients and of the weights
+    profile: int = field(default=0, metadata=OF_THIS_START)  # write a jax.profiler trace of N steps to RUN/profile
+    logger: Loggers = field(default=(), metadata=OF_THIS_START)  # log to wandb or mlflow too, or to both
+    own: Given = field(default=(), metadata=OVERRIDE)  # objects given from Python: model=, loss=, optimizer=
+
     def __post_init__(self):
         """Validate the fields, before anything is compiled.
 
         Raises:
           UserError: If a value is invalid; the message names the flag, its range and the value.
         """
-        for name, (low, high) in RANGES.items():
-            values = getattr(self, name)
-            for value in values if isinstance(values, tuple | list) else (values,):
-                if not low <= value <= high:  # also rejects NaN
-                    given = " ".join(map(str, values)) if isinstance(values, tuple | list) else values
-                    raise UserError(f"{option_of(name)} must be between {low:g} and {high:g}, got {given}")
+        check_ranges(self)
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, str) and any(unicodedata.category(each) in ("Cc", "Cs") for each in value):
@@ -246,7 +256,7 @@ class Config:
             raise UserError(f"--scale must be the smallest and the largest factor, got {self.scale[0]} {self.scale[1]}")
         if self.kernel_size % 2 == 0:
             raise UserError(f"--kernel-size must be odd, got {self.kernel_size}")
-        self._check_stages()
+        check_stages(self, MAX_STAGES)
         if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
             raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
         if self.freeze not in ("none", "encoder") and not re.fullmatch("0*[1-9][0-9]{0,3}", self.freeze):
@@ -257,18 +267,12 @@ class Config:
             )
         if self.resume and not self.run:
             raise UserError("--resume needs the run to resume: add --run FOLDER")
+        check_averaging(self)
 
-    def _check_stages(self) -> None:
-        for name in ("stage_convolutions", "stage_channels"):  # JSON gives lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        counts = {len(stages) for stages in (self.stage_convolutions, self.stage_channels) if stages}
-        if len(counts) > 1:
-            raise UserError(
-                f"--stage-convolutions has {len(self.stage_convolutions)} stages and --stage-channels "
-                f"{len(self.stage_channels)}: give one number per stage in both"
-            )
-        if counts and max(counts) > MAX_STAGES:
-            raise UserError(f"a network has at most {MAX_STAGES} stages, got {max(counts)}: give fewer numbers")
+    @property
+    def has_average(self) -> bool:
+        """Whether an average of the variables is kept and scored: an EMA, or that of `swa_epochs`."""
+        return self.ema_decay > 0 or self.swa_epochs > 0
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimizer steps of the whole run."""

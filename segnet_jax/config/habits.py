@@ -38,6 +38,9 @@ HABITS = {
     **dict.fromkeys(("early-stopping", "early-stop"), ("--patience N",)),
     **dict.fromkeys(("criterion", "loss-fn", "loss-function"), ("--loss FORMULA",)),
     **dict.fromkeys(("lr-finder", "lr-find"), ("--find-lr",)),
+    **dict.fromkeys(("swa", "swa-start", "stochastic-weight-averaging"), ("--swa-epochs N",)),
+    **dict.fromkeys(("wandb", "mlflow", "use-wandb", "report-to", "log-with"), ("--logger NAME",)),
+    **dict.fromkeys(("profiler", "trace"), ("--profile N",)),
     **dict.fromkeys(("ema", "ema-rate", "model-ema"), ("--ema-decay 0.99",)),
     **dict.fromkeys(
         ("accumulate", "accum-iter", "gradient-accumulation-steps", "grad-accum", "iter-size"),
@@ -72,6 +75,9 @@ NOT_NEEDED = {
     ),
     **dict.fromkeys(
         ("cuda", "no-cuda", "cpu", "use-gpu"), "JAX uses a GPU if it finds one; JAX_PLATFORMS=cpu avoids it"
+    ),
+    **dict.fromkeys(
+        ("tensorboard", "tb", "tensorboard-dir"), "every run has TensorBoard's events: tensorboard --logdir runs"
     ),
     **dict.fromkeys(("ignore-index", "ignore-label"), "--map OLD=255 reads a label value as void, which is ignored"),
 }

@@ -13,11 +13,11 @@ import textwrap
 import tokenize
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Fixed, Positional, UseAppendAction, arg
 
 from segnet_jax.system.flag_names import option_of
 
@@ -36,6 +36,8 @@ Suffix = Annotated[str, arg(metavar="SUFFIX")]
 SequenceName = Annotated[str, arg(metavar="SEQUENCE")]
 ValueMap = Annotated[tuple[str, ...], arg(metavar="OLD=NEW"), UseAppendAction]
 GrayRange = Annotated[tuple[int, int], arg(metavar="BLACK WHITE")]
+Loggers = tuple[Literal["wandb", "mlflow"], ...]
+Given = Annotated[tuple[str, ...], Fixed]  # by Python only: no flag
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def flags_of(kind: type, default: Any = None) -> tuple[Flag, ...]:
     section = Section("options", "")
     flags = []
     for item in dataclasses.fields(kind):
+        if Fixed in getattr(annotations[item.name], "__metadata__", ()):
+            continue
         section = sections.get(item.name, section)
         value = item.default if default is None else getattr(default, item.name)
         is_required = value is dataclasses.MISSING
@@ -142,6 +146,19 @@ def words_of(flag: Flag, value: Any) -> list[str]:
     if flag.arity == 1:  # several values: the flag may be repeated
         return [word for each in values for word in (flag.option, str(each))]
     return [flag.option, *map(str, values)]
+
+
+def flag_words(kind: type, settings: Mapping[str, Any]) -> list[str]:
+    """Return keywords as the command-line words of a dataclass's flags; those that are None are left out."""
+    flags = {flag.name: flag for flag in (*flags_of(kind), CONFIG_FLAG)}
+    words = []
+    for name, value in settings.items():
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            value = [f"{key}={each}" for key, each in value.items()]
+        words += words_of(flags.get(name, Flag(name, "", arity=0 if isinstance(value, bool) else 1)), value)
+    return words
 
 
 def with_own(flags: Sequence[Flag], own: Sequence[Flag]) -> list[Flag]:

@@ -1,9 +1,9 @@
 """The network that `segnet_jax.load` returns."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.network_source import local_folder, read_network_config
+from segnet_jax.training.own_objects import own_objects
 from segnet_jax.training.restored import CheckpointChoice, restore
 
 
@@ -62,7 +63,12 @@ class TrainedNetwork(Network):
         return {}
 
 
-def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", precision: str = "auto") -> TrainedNetwork:
+def load(
+    run: str | pathlib.Path,
+    checkpoint: CheckpointChoice = "result",
+    precision: str = "auto",
+    model: Callable[..., Any] | None = None,
+) -> TrainedNetwork:
     """Load a trained network for inference.
 
     Args:
@@ -70,6 +76,7 @@ def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", preci
         contains one, hf://OWNER/NAME.
       checkpoint: "best", "newest", or "result", the one of the two that the run's result.json scores.
       precision: dtype of activations: "float32", "bfloat16", "float16", or "auto", the best one for the device.
+      model: class of the network, if the run was trained with `segnet_jax.train(model=...)`.
 
     Raises:
       UserError: If the network does not exist, cannot be downloaded or has no checkpoint, or an argument has an unknown
@@ -82,5 +89,5 @@ def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", preci
     here = {"devices": "1", "fake_devices": 0, "precision": precision}
     config = override(read_network_config(run), here, source="segnet_jax.load")
     devices, precision = start_devices(config)
-    network = folded(restore(run, config, checkpoint, devices, precision), config)
+    network = folded(restore(run, config, checkpoint, devices, precision, own=own_objects(model)), config)
     return TrainedNetwork(**vars(network))

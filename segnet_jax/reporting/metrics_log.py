@@ -1,25 +1,28 @@
-"""Metrics of a run over its steps: `metrics.jsonl`, and the same values as TensorBoard events."""
+"""Metrics of a run over its steps: `metrics.jsonl`, and the same values in TensorBoard and other loggers."""
 
-import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import pathlib
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from segnet_jax.reporting.loggers import Logger
+from segnet_jax.reporting.loggers.tensorboard import TensorBoardLogger
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_bytes, plain
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
 _MOST_BYTES = 2**29  # a million steps take 250 MB
 
 
 class MetricsLog:
-    """A log that appends each measurement as a JSON line and as a TensorBoard event.
+    """A log that appends each measurement as a JSON line and passes it on to TensorBoard and other loggers.
 
     Lines are written unbuffered, so a killed run loses none, and evaluations are also synced to disk. If the disk is
     full, a line is removed again completely and `write` may be retried, while events are dropped. Only process 0
@@ -31,15 +34,20 @@ class MetricsLog:
         steps will be repeated. None for a new run, whose folder must not contain metrics.
       scored_step: step of the last evaluation in that checkpoint. Later evaluations are dropped too, since a run that
         was killed between writing the line and saving the checkpoint repeats them. None keeps all up to `resume_step`.
+      loggers: loggers beside TensorBoard.
 
     Raises:
       FileExistsError: If a new run's folder contains metrics.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, resume_step: int | None = None, scored_step: int | None = None):
-        with _without_torch():
-            from tensorboardX.event_file_writer import EventsWriter  # slow to import, needed for training only
-
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        resume_step: int | None = None,
+        scored_step: int | None = None,
+        loggers: Sequence[Logger] = (),
+    ):
         path = pathlib.Path(folder) / FILE_NAME
         self._last_steps: dict[str, int] = {}
         if resume_step is not None and confined.is_file(path.parent, FILE_NAME):
@@ -49,13 +57,7 @@ class MetricsLog:
             self._last_steps = {row["kind"]: row["step"] for row in rows}
         flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if resume_step is None else os.O_APPEND)
         self._file = confined.open_file(path.parent, FILE_NAME, flags)
-        # Without tensorboardX's writer thread, whose queue blocks forever once the disk was full.
-        self._events = EventsWriter(
-            str(path.with_name("events")),
-            f".{resume_step or 0}.{os.getpid()}",  # unique for two starts within a second
-        )
-        if resume_step is not None:
-            self._hide_events_from(resume_step + 1)
+        self._loggers: list[Logger] = [TensorBoardLogger(path.parent, resume_step), *loggers]
 
     def last_step(self, kind: str) -> int:
         """Return the step of the newest line of this kind; 0 without one."""
@@ -79,10 +81,8 @@ class MetricsLog:
         values = plain(values)
         self._append(_line({"kind": kind, "step": step, **values}), to_disk=kind == "val")
         self._last_steps[kind] = step
-        with contextlib.suppress(OSError):
-            self._write_event(kind, step, values)
-            if kind == "val":
-                self._events.flush()
+        numbers = flat_numbers(values)
+        self._pass_on(lambda logger: logger.numbers(kind, step, numbers))
 
     def _append(self, line: bytes, to_disk: bool) -> None:
         end = os.fstat(self._file.fileno()).st_size
@@ -95,27 +95,28 @@ class MetricsLog:
             self._file.truncate(end)
             raise
 
-    def _write_event(self, kind: str, step: int, values: dict) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
+    def describe(self, hyperparameters: Mapping[str, Any], classes: Sequence[str]) -> None:
+        """Pass the settings and the class names on to the loggers."""
+        self._pass_on(lambda logger: logger.describe(hyperparameters, classes))
 
-        # One event with all values is four times cheaper than one event per value.
-        numbers = [Summary.Value(tag=tag, simple_value=number) for tag, number in _numbers(kind, values)]
-        self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=numbers)))
+    def picture(self, name: str, step: int, path: pathlib.Path) -> None:
+        """Pass a PNG file on to the loggers."""
+        self._pass_on(lambda logger: logger.picture(name, step, path))
 
-    def _hide_events_from(self, step: int) -> None:
-        """Make TensorBoard hide events of earlier files from this step on."""
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        start = SessionLog(status=SessionLog.START)
-        with contextlib.suppress(OSError):
-            self._events.write_event(Event(wall_time=time.time(), step=step, session_log=start))
+    def _pass_on(self, action: Callable[[Logger], None]) -> None:
+        """Call the loggers; one that fails, as without a network, is left out from then on."""
+        for each in list(self._loggers):
+            try:
+                action(each)
+            except Exception as error:
+                self._loggers.remove(each)
+                message = " ".join(str(error).split())[:200]
+                logger.warning(f"{type(each).__name__} failed and is no longer used: {message or type(error).__name__}")
 
     def close(self) -> None:
         """Flush and close both files."""
         self._file.close()
-        with contextlib.suppress(OSError):
-            self._events.close()
+        self._pass_on(lambda logger: logger.close())
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -149,32 +150,16 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     return rows
 
 
-@contextlib.contextmanager
-def _without_torch() -> Iterator[None]:
-    """Hide PyTorch from imports, unless it is imported already.
-
-    tensorboardX imports PyTorch if installed, only to recognize its tensors: two seconds and 200 MB for nothing.
-    """
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
-
-
 def _line(row: dict) -> bytes:
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _numbers(tag: str, values: dict) -> list[tuple[str, float]]:
-    """Flatten {"iou": {"Sky": 0.9}} to ("val/iou/Sky", 0.9), leaving out values that are not finite."""
-    flat = []
+def flat_numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Flatten {"iou": {"Sky": 0.9}} to {"iou/Sky": 0.9}, leaving out what is no finite number."""
+    flat: dict[str, float] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            flat += _numbers(f"{tag}/{key}", value)
+        if isinstance(value, Mapping):
+            flat |= flat_numbers(value, f"{prefix}{key}/")
         elif isinstance(value, int | float) and math.isfinite(value):
-            flat.append((f"{tag}/{key}", value))
+            flat[f"{prefix}{key}"] = value
     return flat

@@ -1,6 +1,7 @@
 """Write and show the progress of a training run: logs, pictures, plot, report and console."""
 
 import contextlib
+import datetime
 import pathlib
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from segnet_jax.metrics.confusion import scores as scores_of
 from segnet_jax.reporting.background import Background
 from segnet_jax.reporting.evaluations import Images, Picture, write_dataset_info, write_evaluation, write_worst
 from segnet_jax.reporting.figures import prediction_pictures
+from segnet_jax.reporting.loggers import open_loggers
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
 from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.training_plot import training_plot
@@ -50,6 +52,8 @@ class RunLogger:
       about: JSON values about the dataset for `dataset.json`.
       write: calls the given function, which writes into the folder; may wait and retry if the disk is full.
       should_stop: whether to skip the remaining pictures.
+      hyperparameters: settings that differ from the defaults, for the loggers.
+      loggers: names of loggers beside TensorBoard.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class RunLogger:
         about: Mapping[str, Any],
         write: Callable[[Callable[[], None]], None] = lambda action: action(),
         should_stop: Callable[[], bool] = lambda: False,
+        hyperparameters: Mapping[str, Any] | None = None,
+        loggers: Sequence[str] = (),
     ):
         self._folder, self._classes, self._title, self._device = folder, classes, title, device
         self._about, self._split = about, about.get("split", "val")
@@ -85,7 +91,9 @@ class RunLogger:
         self._pending_worst: Callable[[], None] | None = None
         self._drawing, self._is_only_plot = Background(), False
         if folder:
-            self._log = MetricsLog(folder, resume_step=first_step if resumed else None, scored_step=scored_step)
+            resume = {"resume_step": first_step if resumed else None, "scored_step": scored_step}
+            self._log = MetricsLog(folder, **resume, loggers=open_loggers(loggers, folder))
+            self._log.describe(hyperparameters or {}, classes.names)
             self._progress = Progress(total_steps, steps_per_epoch, first_step, elapsed=seconds_before)
 
     def __enter__(self) -> "RunLogger":
@@ -97,18 +105,18 @@ class RunLogger:
         if not self._folder:
             return
         self._progress.__exit__(kind, error, traceback)
-        self._log.close()
-        if error is None:
-            self._drawing.wait()
-            self._write_worst()
-            return
-        self._write = lambda draw: draw()  # do not wait for disk space any more
-        with contextlib.suppress(Exception):  # must not hide the original error
-            self._drawing.wait(_LAST_DRAWING)
-        with contextlib.suppress(Exception):
-            self._write_worst()
-            why = error.short if isinstance(error, ExitError) else "ended"
-            self._plot(status=f"{why} after step {self._log.last_step('train')}")
+        with contextlib.closing(self._log):  # the drawing passes pictures on to it
+            if error is None:
+                self._drawing.wait()
+                self._write_worst()
+                return
+            self._write = lambda draw: draw()  # do not wait for disk space any more
+            with contextlib.suppress(Exception):  # must not hide the original error
+                self._drawing.wait(_LAST_DRAWING)
+            with contextlib.suppress(Exception):
+                self._write_worst()
+                why = error.short if isinstance(error, ExitError) else "ended"
+                self._plot(status=f"{why} after step {self._log.last_step('train')}")
 
     @property
     def seconds(self) -> float:
@@ -152,7 +160,7 @@ class RunLogger:
     def _log_step(self, step: int, values: Mapping[str, float], rate: float) -> None:
         skipped_before = values["skipped"] if self._num_skipped is None else self._num_skipped
         self._num_skipped = int(values["skipped"])
-        speed = {"seconds": self.seconds, "images_per_second": rate}
+        speed = {"seconds": self.seconds, "images_per_second": rate, "time": _now()}
         self._write(partial(self._log.write, "train", step, epoch=step / self._steps_per_epoch, **values, **speed))
         self._progress.step(
             step,
@@ -201,6 +209,7 @@ class RunLogger:
             **scores.values,
             "iou": dict(zip(self._classes.names, scores.iou, strict=True)),
             "seconds": self.seconds,
+            "time": _now(),
         }
         self._write(partial(self._log.write, "val", step, **values))
         self._progress.evaluated(scores, loss)
@@ -232,6 +241,7 @@ class RunLogger:
             names, *arrays = zip(*pictures, strict=True)
             drawn = (*map(np.stack, arrays), names, self._classes, self._folder / "samples", step, self._split)
             self._write(partial(prediction_pictures, *drawn))
+            self._log.picture("samples", step, self._folder / "samples" / f"step_{step:07}.png")
         if not self._should_stop():
             self._plot(status)
         if not self._should_stop():
@@ -266,3 +276,8 @@ class RunLogger:
         self._write(partial(training_plot, rows, path, **settings))
         self._plotted_at = time.monotonic()
         self._plot_seconds = self._plotted_at - begin
+
+
+def _now() -> str:
+    """Return the wall-clock time in UTC, such as 2026-11-30T21:05:07.123+00:00; nothing is computed from it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -86,6 +86,20 @@ def check_loss_and_output(config: Config, dataset: Dataset) -> None:
         raise UserError(f"--output sigmoid is not supported by --network {config.network}: use --output softmax")
 
 
+def check_averaged_steps(config: Config, steps_per_epoch: int) -> None:
+    """Check that the run is as long as the epochs that `--swa-epochs` averages.
+
+    Raises:
+      UserError: If it is shorter.
+    """
+    total = config.total_steps(steps_per_epoch)
+    if config.swa_epochs * steps_per_epoch > total:
+        raise UserError(
+            f"--swa-epochs {config.swa_epochs} averages {config.swa_epochs * steps_per_epoch} steps, but the run has "
+            f"only {total}: use at most {total // steps_per_epoch}"
+        )
+
+
 def epochs_between_evaluations(config: Config, steps_per_epoch: int) -> int:
     """Return the number of epochs between two evaluations; `--evaluate-every 0` means about a twentieth of all.
 

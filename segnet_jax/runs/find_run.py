@@ -15,6 +15,7 @@ from segnet_jax.runs.run_folder import RESULT_FILE
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import RunInUse, UserError
 from segnet_jax.system.lock import LOCK_FILE, RunLock
+from segnet_jax.training.own_objects import check_given
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:
       UserError: If a setting may not change; the message names old -> new of each.
     """
     changed = differences(old, new)
+    if "own" in changed and not new.override:
+        check_given(old.own, new.own, str(folder))
     texts = {name: f"{name} {before} -> {after}" for name, (before, after) in changed.items()}
     start = f"cannot resume {folder} with changed settings"
     if names := refused(changed):

@@ -26,6 +26,7 @@ from segnet_jax.system.lock import is_held
 from segnet_jax.training import build, checkpoint_folders
 from segnet_jax.training.initial_weights import TrainedSegNet, check_fits, describe_start
 from segnet_jax.training.network_source import config_from, is_exported, local_folder, read_exported
+from segnet_jax.training.own_objects import OwnObjects, missing
 from segnet_jax.training.restored import restore
 from segnet_jax.training.state import variable_shapes
 from segnet_jax.weights.own_segnet import OwnSegNet
@@ -36,7 +37,10 @@ _CAFFE_RECIPES = {"segnet": "camvid-tutorial", "segnet-basic": "segnet-basic"}
 
 
 def read_initial(
-    config: Config, devices: Devices, share: Callable[[str], str] = lambda text: text
+    config: Config,
+    devices: Devices,
+    share: Callable[[str], str] = lambda text: text,
+    own: OwnObjects = build.NO_OBJECTS,
 ) -> VGG | TrainedSegNet | None:
     """Read the weights that `--init` names, downloading a published VGG if needed; return None for "none".
 
@@ -44,6 +48,7 @@ def read_initial(
       config: config of the training run.
       devices: devices to train on.
       share: function that returns process 0's text in every process.
+      own: objects given from Python; a run to start from may have the same network.
 
     Raises:
       UserError: If the weights are missing or damaged, do not fit, or come from a run that is still training.
@@ -57,7 +62,7 @@ def read_initial(
     if config.init not in PUBLISHED and is_exported(path):
         trained = _own_segnet(config, read_exported(path), path)
     elif config.init not in PUBLISHED and path.is_dir():
-        trained = _read_run(config, path, devices, share)
+        trained = _read_run(config, path, devices, share, own)
     else:
         path = obtain(config.init, cache_folder())
         kind = "vgg" if config.init in PUBLISHED else kind_of_file(path)
@@ -65,7 +70,7 @@ def read_initial(
             check_takes_vgg(config)
             return read_vgg(path, config.encoder, PREPROCESSINGS.get(config.preprocessing))  # None for "auto"
         trained = _read_own(config, path) if kind == "segnet" else _read_caffe(config, path)
-    model = build.build_model(config, 1, "float32")  # the check does not depend on the number of classes
+    model = build.build_model(config, 1, "float32", own)  # the check does not depend on the number of classes
     check_fits(trained, config, variable_shapes(model), head_layers(model))
     return trained
 
@@ -90,17 +95,20 @@ def check_is_other_run(config: Config) -> None:
         raise UserError(f"--init {config.init} is the run being trained: use another --run, or another --init")
 
 
-def _read_run(config: Config, folder: pathlib.Path, devices: Devices, share: Callable[[str], str]) -> TrainedSegNet:
+def _read_run(
+    config: Config, folder: pathlib.Path, devices: Devices, share: Callable[[str], str], own: OwnObjects
+) -> TrainedSegNet:
     """Read the variables of the checkpoint that a run's result.json scores."""
     source = files.read_run(folder)
     if who := is_held(folder):
         raise UserError(f"--init {config.init} is still training, by {who}: wait until it has ended, or stop it")
     alone = Devices(devices.local[:1], 1)
-    restored = restore(str(folder), source, "result", alone, "float32", intact=True, broadcast=share)
+    own = own if missing("model", source.own) else build.NO_OBJECTS
+    restored = restore(str(folder), source, "result", alone, "float32", intact=True, broadcast=share, own=own)
     which = {"newest": "the last", "best": "the best"}[restored.which]
     about = f"step {restored.meta['step']}, {which}"
-    if source.ema_decay > 0:
-        about += ", EMA"
+    if source.has_average:
+        about += ", EMA" if source.ema_decay else ", SWA"
     variables = jax.device_get(restored.variables)
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
     return TrainedSegNet(config.init, about, source, restored.classes.names, preprocessing, variables)

@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from segnet_jax.training import batch_norm_statistics
 from segnet_jax.training.batch_norm_statistics import precise_statistics
 from segnet_jax.training.checkpoint_folders import Which
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.evaluation import Evaluation
+from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
 from segnet_jax.training.experiment import overrides
 from segnet_jax.training.state import TrainState
 
@@ -214,6 +214,23 @@ def result_variables(
             variables = save_precise_statistics(setup, checkpoints, which, saved_step, variables, disk)
         by_step[saved_step] = variables
     return by_step.get(chosen)
+
+
+def score_result(
+    setup: Setup, variables: dict[str, Any] | None, evaluate: Callable[..., Evaluation | None]
+) -> tuple[Evaluation | None, BoundaryF1 | None] | None:
+    """Evaluate the result's checkpoint with its boundary F1; None if stopped, two None if the checkpoint is damaged.
+
+    Args:
+      setup: setup of the run.
+      variables: from `result_variables`.
+      evaluate: function of variables and `on_prediction` that evaluates them.
+    """
+    if variables is None:
+        lost = " and uses the running statistics" if setup.config.batch_norm == "recompute" else ""
+        logger.warning(f"the best checkpoint is damaged: the result has no boundary F1{lost}")
+        return None, None
+    return evaluate_boundaries(partial(evaluate, variables), setup.eval_samples, len(setup.dataset.classes))
 
 
 def save_precise_statistics(

@@ -7,9 +7,13 @@ import logging
 import math
 import pathlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from segnet_jax.config.fields import Config
+from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.distributed.hosts import Hosts
 from segnet_jax.metrics.confusion import selection_score
 from segnet_jax.nn.preprocessing import Preprocessing
@@ -20,9 +24,12 @@ from segnet_jax.runs import find_run, run_folder
 from segnet_jax.runs.setup import Setup
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import UserError
-from segnet_jax.training.checkpoint_content import best_evaluation
+from segnet_jax.training import checkpoint_folders
+from segnet_jax.training.checkpoint_content import best_evaluation, check_meta, max_checkpoint_bytes
 from segnet_jax.training.checkpoints import Checkpoints
+from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import Evaluation
+from segnet_jax.training.experiment import check_experiment
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +152,35 @@ def new_meta(setup: Setup, preprocessing: Preprocessing) -> dict[str, Any]:
     return meta | {"evaluations_since_best": 0}
 
 
+def checkpoints_of(folder: pathlib.Path, config: Config, devices: Devices, hosts: Hosts) -> Checkpoints:
+    """Return the checkpoints of a run's folder, a context manager."""
+    settings = {"keep": config.keep_checkpoints, "max_bytes": max_checkpoint_bytes(config.width, bool(config.own))}
+    return Checkpoints(folder / "checkpoints", devices, broadcast=partial(hosts.broadcast, "checkpoint"), **settings)
+
+
+def read_meta(checkpoints: Checkpoints, step: int, setup: Setup, folder: pathlib.Path) -> dict[str, Any]:
+    """Return the metadata of the newest checkpoint, after a check that training may resume from it with this setup.
+
+    Raises:
+      UserError: If the data or the settings differ.
+      NoCheckpoint: If the metadata are invalid.
+    """
+    config = setup.config
+    meta = check_meta(checkpoints.read_meta("newest", step), f"the newest checkpoint of {folder}", True)
+    run_folder.check_resumable(meta, setup.identity, folder, setup.dataset)
+    check_experiment(folder, meta, config, override=config.override)
+    return meta
+
+
+def class_weights(setup: Setup, meta: dict[str, Any]) -> np.ndarray:
+    """Return the class weights of the loss, float32 [C]; those of a new or overridden rule are added to `meta`."""
+    config = setup.config
+    if config.class_weights != meta["class_weights_by"]:
+        weights = load_class_weights(config, setup.dataset)
+        meta |= {"class_weights": weights.tolist(), "class_weights_by": config.class_weights}
+    return checkpoint_folders.class_weights_of(meta)
+
+
 def open_logger(
     setup: Setup, folder: pathlib.Path, meta: dict[str, Any], disk: DiskRetry, should_stop: Callable[[], bool]
 ) -> RunLogger:
@@ -164,7 +200,15 @@ def open_logger(
         about=setup.about,
         write=disk,
         should_stop=should_stop,
+        hyperparameters=hyperparameters(setup.config),
+        loggers=setup.config.logger,
     )
+
+
+def hyperparameters(config: Config) -> dict[str, Any]:
+    """Return the settings that differ from the defaults as numbers, booleans and strings."""
+    fields = config.experiment()
+    return {name: " ".join(map(str, each)) if isinstance(each, list) else each for name, each in fields.items()}
 
 
 def shown(found: Evaluation, setup: Setup, meta: dict[str, Any]) -> dict[str, Any]:

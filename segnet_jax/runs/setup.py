@@ -18,9 +18,16 @@ from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, replicate
 from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.reporting.loggers import check_installed
 from segnet_jax.runs import dataset as run_dataset
 from segnet_jax.runs import dataset_checks
-from segnet_jax.runs.checks import batch_warning, check_loss_and_output, check_network, check_selection
+from segnet_jax.runs.checks import (
+    batch_warning,
+    check_averaged_steps,
+    check_loss_and_output,
+    check_network,
+    check_selection,
+)
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.called import as_called
 from segnet_jax.system.errors import UserError, UserErrors
@@ -37,6 +44,7 @@ from segnet_jax.training.inputs import (
     split_into_dispatches,
     training_input,
 )
+from segnet_jax.training.own_objects import OwnObjects, check_loss
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import TrainState, create_state
 from segnet_jax.weights.vgg import VGG
@@ -80,6 +88,7 @@ class Setup:
       train_samples: decoded training samples.
       eval_samples: decoded evaluation samples.
       placement: where the samples reside during training.
+      own: network, loss and optimizer given from Python.
     """
 
     config: Config
@@ -95,6 +104,7 @@ class Setup:
     train_samples: CachedSplit | None = None
     eval_samples: CachedSplit | None = None
     placement: Placement | None = None
+    own: OwnObjects = build.NO_OBJECTS
 
     @property
     def train_split(self) -> Split:
@@ -140,24 +150,24 @@ class Setup:
     @cached_property
     def model(self) -> NetworkContract:
         """Network to train."""
-        return build.build_model(self.config, len(self.dataset.classes), self.precision)
+        return build.build_model(self.config, len(self.dataset.classes), self.precision, self.own)
 
     @cached_property
     def step_settings(self) -> StepSettings:
         """Settings of the training and evaluation steps, including the optimizer."""
         return build.step_settings(
-            self.config, self.model, self.class_weights, self.preprocessing, self.sampler.steps_per_epoch
+            self.config, self.model, self.class_weights, self.preprocessing, self.sampler.steps_per_epoch, self.own
         )
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """Optimizer of the trainable parameters."""
-        return build.build_optimizer(self.config, self.model, self.sampler.steps_per_epoch)[0]
+        return build.build_optimizer(self.config, self.model, self.sampler.steps_per_epoch, own=self.own)[0]
 
     @cached_property
     def state_shapes(self) -> TrainState:
         """Shapes and dtypes of the training state."""
-        return build.state_shapes(self.model, self.optimizer, self.precision, self.config.ema_decay > 0)
+        return build.state_shapes(self.model, self.optimizer, self.precision, self.config.has_average)
 
     def batch(self, step: int) -> tf_data.Batch:
         """Return this process's part of the batch of a step, counted from 0."""
@@ -182,7 +192,7 @@ class Setup:
             self.devices,
             self.dataset.classes.names,
         )
-        state = create_state(variables, self.optimizer, self.precision, self.config.ema_decay > 0)
+        state = create_state(variables, self.optimizer, self.precision, self.config.has_average)
         return replicate(state, self.devices)
 
     def build_steps(self) -> Steps:
@@ -196,7 +206,7 @@ class Setup:
         return Steps(source, train, evaluate)
 
 
-def resolve(config: Config) -> Setup:
+def resolve(config: Config, own: OwnObjects = build.NO_OBJECTS) -> Setup:
     """Choose the devices, open the dataset and check the config against both; no image is read, nothing compiled.
 
     Raises:
@@ -204,6 +214,7 @@ def resolve(config: Config) -> Setup:
     """
     check_network(config)
     check_selection(config)
+    check_installed(config.logger)
     devices, precision = start_devices(config)
     logger.info(f"devices  {devices}, {precision}")
     check_memory(config, devices)
@@ -211,6 +222,7 @@ def resolve(config: Config) -> Setup:
     if dataset.doubts:
         raise UserErrors(config.data, dataset.doubts)
     check_loss_and_output(config, dataset)
+    check_loss(own, len(dataset.classes))
     for note in dataset.notes:
         logger.info(as_called(note))
     if warning := run_dataset.size_warning(config, dataset):
@@ -224,7 +236,8 @@ def resolve(config: Config) -> Setup:
     total_steps = config.total_steps(sampler.steps_per_epoch)
     length = f"{config.epochs} epochs of {sampler.steps_per_epoch}" if not config.steps else f"{total_steps:,}"
     logger.info(f"plan     {length} steps of {sampler.global_batch_size} images")
-    if config.init == "none" and config.learning_rate <= 1e-3 and config.optimizer == "sgd":
+    check_averaged_steps(config, sampler.steps_per_epoch)
+    if config.init == "none" and config.learning_rate <= 1e-3 and config.optimizer == "sgd" and not own.optimizer:
         logger.warning(
             f"--learning-rate {config.learning_rate:g} suits pretrained weights; from random weights SGD learns little "
             "with it: --protocol scratch uses 0.1"
@@ -242,6 +255,7 @@ def resolve(config: Config) -> Setup:
         sampler=sampler,
         total_steps=total_steps,
         steps_per_dispatch=steps_per_dispatch(config, devices, sampler.steps_per_epoch, total_steps, config.max_steps),
+        own=own,
     )
 
 

@@ -1,9 +1,11 @@
 """A training run from its config to its result, from top to bottom: what `python -m segnet_jax.train` runs."""
 
 import contextlib
+import dataclasses
 import logging
 import pathlib
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,22 +16,22 @@ from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import prefetch
 from segnet_jax.distributed.hosts import Hosts, join
 from segnet_jax.reporting.run_logger import RunLogger
-from segnet_jax.runs import find_run, outcome, run_folder, session
+from segnet_jax.runs import find_run, outcome, session
+from segnet_jax.runs.callbacks import Callback, Callbacks
 from segnet_jax.runs.checks import epochs_between_evaluations
 from segnet_jax.runs.initialization import check_is_other_run, describe_initial, read_initial
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
-from segnet_jax.runs.result import result_variables, write_result
+from segnet_jax.runs.profile import profiled
+from segnet_jax.runs.result import result_variables, score_result, write_result
 from segnet_jax.runs.setup import Setup, load_data, resolve
 from segnet_jax.system import logs
 from segnet_jax.system.disk import DiskRetry, format_bytes
 from segnet_jax.system.errors import NotFinite, Stopped
 from segnet_jax.system.signals import Stop
 from segnet_jax.training import checkpoint_folders, initial_weights
-from segnet_jax.training.checkpoint_content import check_meta, max_checkpoint_bytes
+from segnet_jax.training.build import NO_OBJECTS
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.class_weights import load_class_weights
-from segnet_jax.training.evaluation import evaluate_boundaries
-from segnet_jax.training.experiment import check_experiment
+from segnet_jax.training.own_objects import OwnObjects, check_given
 from segnet_jax.training.state import clear_non_finite, is_finite, num_bytes_of
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ _IN_FLIGHT = 2  # dispatches whose metrics are read later, so that the devices n
 
 
 class Trainer:
-    """A training run: `run` takes it from its config to its result, or resumes it.
+    """A training run: `run` takes it from its config to its result, or resumes it; `callbacks` are called meanwhile.
 
     Attributes: `config` of the run; `setup`, the resolved config; the run's `folder`, locked, with `checkpoints`;
     `meta`, the metadata of the newest checkpoint; `step`, the finished optimizer steps, and `state` after them.
@@ -53,8 +55,11 @@ class Trainer:
     meta: dict[str, Any]
     run_logger: RunLogger
 
-    def __init__(self, config: Config):
-        self.config, self.stop = config, Stop()
+    def __init__(self, config: Config, own: OwnObjects = NO_OBJECTS, callbacks: Sequence[Callback] = ()):
+        if config.own and not config.override:
+            check_given(config.own, own.names, config.run or "the config")
+        self.config, self.own, self.stop = dataclasses.replace(config, own=own.names), own, Stop()
+        self.callbacks, self.wants_to_stop = Callbacks(self, callbacks), False
 
     def run(self) -> None:
         """Train, or resume, and write the result; each part below is one line here.
@@ -74,20 +79,22 @@ class Trainer:
                 self.build_steps()
             open_logger = partial(session.open_logger, self.setup, self.folder, self.meta, self.disk, self.should_stop)
             self.run_logger = self.stack.enter_context(self.disk(open_logger))
+            self.callbacks.call("on_train_begin")
             exit_code = self.loop()
             self.finish(exit_code)
+            self.callbacks.call("on_train_end")
 
     # -------------------- Processes, run, devices, dataset ------------------------------------------------------------
 
     def resolve_setup(self) -> None:
         """Join the other processes, find the run to resume, and resolve the config on these devices and data."""
         config = self.config
-        address = (config.coordinator, config.process_id, config.num_processes)
-        self.hosts = self.stack.enter_context(join(*address, config.heartbeat))
+        joined = join(config.coordinator, config.process_id, config.num_processes, config.heartbeat)
+        self.hosts = self.stack.enter_context(joined)
         self.stack.enter_context(contextlib.nullcontext() if self.hosts.is_writer else logs.errors_only())
         check_is_other_run(config)
         self.config = session.agree_on_run(config, self.hosts, self.stack)
-        self.setup = resolve(self.config)
+        self.setup = resolve(self.config, self.own)
 
     # -------------------- Restore or initialize; data -----------------------------------------------------------------
 
@@ -102,34 +109,27 @@ class Trainer:
             if self.resumed is None:
                 outcome.check_never_saved(self.folder, config, setup.sampler.steps_per_epoch)
         if self.resumed is not None:
-            meta = self.checkpoints.read_meta("newest", self.resumed)
-            meta = check_meta(meta, f"the newest checkpoint of {self.folder}", True)
-            run_folder.check_resumable(meta, setup.identity, self.folder, setup.dataset)
-            check_experiment(self.folder, meta, config, override=config.override)
+            meta = session.read_meta(self.checkpoints, self.resumed, setup, self.folder)
             if session.is_complete(setup, self.folder, self.resumed, meta):
                 return False
             meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric)
             preprocessing = checkpoint_folders.preprocessing_of(meta)
         else:
-            self.initial = read_initial(config, setup.devices, partial(self.hosts.broadcast, "initial weights"))
+            share = partial(self.hosts.broadcast, "initial weights")
+            self.initial = read_initial(config, setup.devices, share, self.own)
             if self.initial:
                 logger.info(f"init     {describe_initial(config, self.initial, setup.dataset.classes.names)}")
             preprocessing = initial_weights.choose_preprocessing(config, self.initial)
             meta = session.new_meta(setup, preprocessing)
-        if config.class_weights != meta["class_weights_by"]:  # a new run, or overridden
-            class_weights = load_class_weights(config, setup.dataset)
-            meta |= {"class_weights": class_weights.tolist(), "class_weights_by": config.class_weights}
-        class_weights = checkpoint_folders.class_weights_of(meta)
+        class_weights = session.class_weights(setup, meta)
         self.setup = load_data(setup, preprocessing, class_weights, partial(self.hosts.all_gather, "input placement"))
         self.meta, self.step = meta, meta["step"]
         return True
 
     def open_checkpoints(self) -> None:
         """Open the checkpoints of the run's folder."""
-        config, broadcast = self.config, partial(self.hosts.broadcast, "checkpoint")
-        settings = {"keep": config.keep_checkpoints, "max_bytes": max_checkpoint_bytes(config.width)}
-        folder, devices = self.folder / "checkpoints", self.setup.devices
-        self.checkpoints = self.stack.enter_context(Checkpoints(folder, devices, broadcast=broadcast, **settings))
+        opened = session.checkpoints_of(self.folder, self.config, self.setup.devices, self.hosts)
+        self.checkpoints = self.stack.enter_context(opened)
 
     # -------------------- Run folder ----------------------------------------------------------------------------------
 
@@ -186,21 +186,23 @@ class Trainer:
         if self.is_due(evaluate_every) and (meta["last"] is None or meta["last"]["step"] < self.step):
             self.evaluate()
         unread = deque()
+        train = self.stack.enter_context(profiled(self.steps.train, self.folder, config.profile, self.hosts.is_writer))
         exit_code, dispatches = None, setup.dispatches(range(self.step, last_step))
         batches = prefetch(self.steps.source.inputs(dispatches), setup.devices)
         for number, (steps, inputs) in enumerate(zip(dispatches, batches, strict=True)):
-            if self.stop.requested():
-                self.hosts.ask_to_stop(number, self.stop.exit_code)
+            if self.stop.requested() or self.wants_to_stop:
+                self.hosts.ask_to_stop(number, self.stop.exit_code or 0)
             if (exit_code := self.hosts.stop_at(number)) is not None or session.stops_early(setup, meta):
                 break
             self.hosts.barrier("step", DISK_SECONDS if self.disk.waits else STUCK_SECONDS)
-            self.state, metrics = self.steps.train(self.state, inputs)
+            self.state, metrics = train(self.state, inputs)
             self.step = steps.stop
             unread.append((steps, metrics))
             evaluating, saving = self.is_due(evaluate_every), self.is_due(config.checkpoint_every)
             sync = self.should_stop() or evaluating or saving or self.step == last_step
-            while len(unread) > (0 if sync else _IN_FLIGHT):
+            while len(unread) > (0 if sync or self.callbacks.end_epoch() else _IN_FLIGHT):
                 self.log(*unread.popleft())
+            self.callbacks.after_epoch()
             if evaluating and not self.should_stop():
                 self.evaluate()
             if saving and not self.should_stop():
@@ -229,6 +231,7 @@ class Trainer:
         num_good = len(steps) if finite.all() else int(np.argmin(finite))
         if num_good:
             self.run_logger.log_steps(steps[:num_good], {name: values[:num_good] for name, values in metrics.items()})
+            self.callbacks.after_steps(steps[:num_good], metrics)
         if num_good < len(steps):
             self.step, self.state = steps[num_good], clear_non_finite(self.state)  # unchanged since before that step
             if self.step > self.meta["step"]:
@@ -247,6 +250,11 @@ class Trainer:
         self.run_logger.log_evaluation(self.step, **session.shown(evaluation, self.setup, meta), best=best)
         if is_best:
             self.save("best")
+        self.callbacks.after_evaluation(evaluation, is_best)
+
+    def request_stop(self) -> None:
+        """Stop before the next step, as `--max-steps` does; for callbacks, in all processes alike."""
+        self.wants_to_stop = True
 
     def save(self, which: str) -> None:
         """Save the state as the newest or the best checkpoint; it is written while the next steps run."""
@@ -266,8 +274,8 @@ class Trainer:
         """Save the batch of a non-finite step, counted from 0, and return the error to raise."""
         names = [self.setup.train_split.names[i] for i in self.setup.sampler.batch(bad_step).index]
         if self.hosts.is_writer:
-            batch, classes = self.setup.batch(bad_step), self.setup.dataset.classes
-            self.disk(lambda: outcome.write_incident(self.folder, bad_step + 1, metrics or {}, batch, names, classes))
+            about = (metrics or {}, self.setup.batch(bad_step), names, self.setup.dataset.classes)
+            self.disk(lambda: outcome.write_incident(self.folder, bad_step + 1, *about))
         return outcome.not_finite(bad_step + 1, names, self.folder, self.config.learning_rate)
 
     # -------------------- Result --------------------------------------------------------------------------------------
@@ -300,18 +308,11 @@ class Trainer:
         phase = "computing precise batch-norm statistics" if precise else "choosing the checkpoint"
         with self.stop.at_once(), self.run_logger.phase(phase):
             variables = result_variables(setup, self.checkpoints, self.meta, self.state, self.step, self.disk)
-        scored = None, None
-        if variables is None:
-            lost = " and uses the running statistics" if precise else ""
-            logger.warning(f"the best checkpoint is damaged: the result has no boundary F1{lost}")
-        else:
-            with self.run_logger.phase("scoring boundaries"):
-                evaluate = partial(self.steps.evaluate, variables, self.should_stop)
-                scored = evaluate_boundaries(evaluate, setup.eval_samples, len(setup.dataset.classes))
+        with self.run_logger.phase("scoring boundaries"):
+            scored = score_result(setup, variables, partial(self.steps.evaluate, should_stop=self.should_stop))
         if scored is None:
             self.outcome["why"] = "stopped before the result was written, all steps done"
             raise Stopped(self.stop.exit_code, self.outcome["why"])
         if self.hosts.is_writer:
-            self.disk(
-                partial(write_result, self.folder, setup, self.meta, self.run_logger, self.outcome["state"], *scored)
-            )
+            result = (self.folder, setup, self.meta, self.run_logger, self.outcome["state"], *scored)
+            self.disk(partial(write_result, *result))

@@ -5,6 +5,7 @@ a new field needs no change here. The code below this module takes no config.
 """
 
 import dataclasses
+import logging
 from functools import partial
 from typing import Any
 
@@ -16,14 +17,20 @@ import optax
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import AXIS
 from segnet_jax.nn import NETWORKS
-from segnet_jax.nn.contract import NetworkContract
+from segnet_jax.nn.contract import NetworkContract, check_contract
 from segnet_jax.nn.preprocessing import Preprocessing
+from segnet_jax.system.errors import UserError
 from segnet_jax.training import optimizer as optimizers
 from segnet_jax.training.losses import parse_loss
 from segnet_jax.training.optimizer import OptimizerSettings
+from segnet_jax.training.own_objects import OwnObjects, missing
 from segnet_jax.training.precision import DTYPES
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import TrainState, create_state, variable_shapes
+
+logger = logging.getLogger(__name__)
+
+NO_OBJECTS = OwnObjects()
 
 
 def fields_from_config(config: Config, dataclass: Any) -> dict[str, Any]:
@@ -32,22 +39,55 @@ def fields_from_config(config: Config, dataclass: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
 
-def build_model(config: Config, num_classes: int, precision: str) -> NetworkContract:
+def build_model(config: Config, num_classes: int, precision: str, own: OwnObjects = NO_OBJECTS) -> NetworkContract:
     """Return the network that a config describes.
 
     Args:
       config: config of the run.
       num_classes: channels of the logits.
       precision: dtype of activations; not "auto".
+      own: objects given from Python.
+
+    Raises:
+      UserError: If the run's network was given from Python and is not given here.
     """
+    if own.model is not None:
+        return build_own_model(config, own.model, num_classes, precision)
+    if name := missing("model", config.own):
+        raise UserError(
+            f"the network of this run was given from Python ({name}), which a command cannot import: use "
+            "segnet_jax.load(RUN, model=...), or segnet_jax.evaluate(RUN, model=...)"
+        )
     network = NETWORKS[config.network]
     settings = fields_from_config(config, network)
     sync_axis = AXIS if config.sync_batch_norm else None
     return network(**settings, num_classes=num_classes, sync_axis=sync_axis, dtype=DTYPES[precision])
 
 
+def build_own_model(config: Config, make: Any, num_classes: int, precision: str) -> NetworkContract:
+    """Return a network given from Python; its fields named like a config field are filled, unless a partial sets them.
+
+    Raises:
+      UserError: If it does not keep the contract of `nn.contract`.
+    """
+    kind, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
+    fields = fields_from_config(config, kind) if dataclasses.is_dataclass(kind) else {}
+    fields |= {"sync_axis": AXIS if config.sync_batch_norm else None, "dtype": DTYPES[precision]}
+    try:
+        model = make(**{name: value for name, value in fields.items() if name not in given}, num_classes=num_classes)
+        check_contract(model)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        name = getattr(kind, "__qualname__", repr(kind))
+        raise UserError(f"model {name} does not keep the contract of segnet_jax.nn.contract: {error}") from error
+    return model
+
+
 def build_optimizer(
-    config: Config, model: NetworkContract, steps_per_epoch: int, schedule: optax.Schedule | None = None
+    config: Config,
+    model: NetworkContract,
+    steps_per_epoch: int,
+    schedule: optax.Schedule | None = None,
+    own: OwnObjects = NO_OBJECTS,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Return the optimizer that a config describes, and its learning rate as a function of the step.
 
@@ -56,9 +96,10 @@ def build_optimizer(
       model: the network.
       steps_per_epoch: to convert epochs to steps.
       schedule: used instead of the config's schedule.
+      own: objects given from Python.
     """
     settings = OptimizerSettings(**fields_from_config(config, OptimizerSettings))
-    return optimizers.build_optimizer(settings, model, steps_per_epoch, schedule)
+    return optimizers.build_optimizer(settings, model, steps_per_epoch, schedule, own.optimizer)
 
 
 def step_settings(
@@ -67,6 +108,7 @@ def step_settings(
     class_weights: np.ndarray | jax.Array,
     preprocessing: Preprocessing,
     steps_per_epoch: int = 1,
+    own: OwnObjects = NO_OBJECTS,
 ) -> StepSettings:
     """Return the settings of the training step and the evaluation step.
 
@@ -76,10 +118,17 @@ def step_settings(
       class_weights: float32 [C], of the loss.
       preprocessing: preprocessing of the network's input.
       steps_per_epoch: for the learning-rate schedule; irrelevant for evaluation.
+      own: objects given from Python.
     """
-    optimizer, schedule = build_optimizer(config, model, steps_per_epoch)
+    optimizer, schedule = build_optimizer(config, model, steps_per_epoch, own=own)
     made = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
-    made |= {"optimizer": optimizer, "schedule": schedule, "loss": parse_loss(config.loss)}  # override config fields
+    made |= {"optimizer": optimizer, "schedule": schedule}
+    if own.loss is None and (name := missing("loss", config.own)):
+        logger.info(f"note: this run's own loss ({name}) is not at hand: the loss shown is --loss {config.loss}")
+    made |= {"loss": parse_loss(config.loss) if own.loss is None else own.loss}  # overrides the config's formula
+    if config.swa_epochs:
+        first_step = config.total_steps(steps_per_epoch) - config.swa_epochs * steps_per_epoch
+        made |= {"swa": (first_step, steps_per_epoch)}
     return StepSettings(**fields_from_config(config, StepSettings) | made)
 
 

@@ -29,9 +29,9 @@ _OVERHEAD_BYTES = 64_000_000  # limit of everything in a checkpoint but its arra
 _MAX_STATE_BYTES = 2_500_000_000  # four times the state of the largest network at width 1
 
 
-def max_checkpoint_bytes(width: float) -> int:
-    """Return the size limit of a checkpoint, by the width of its network."""
-    return _OVERHEAD_BYTES + int(_MAX_STATE_BYTES * width**2)
+def max_checkpoint_bytes(width: float, is_own: bool = False) -> int:
+    """Return the size limit of a checkpoint, by the width of its network; for an own network, at least that of 1."""
+    return _OVERHEAD_BYTES + int(_MAX_STATE_BYTES * max(width, is_own) ** 2)
 
 
 def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
 
     Args:
       folder: folder of a checkpoint with a valid manifest.
-      like: the state to be restored, as shapes.
+      like: the state to be restored, as shapes; without `opt_state`, room for two more copies of the parameters.
       part: subfolder of the arrays.
 
     Raises:
@@ -149,7 +149,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
     """
     import tensorstore
 
-    leaves = jax.tree.leaves(like)
+    leaves = jax.tree.leaves((like, (like.params, like.params) if like.opt_state is None else ()))
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in leaves]
     files = {name: entry for name, entry in read_manifest(folder)["files"].items() if name.startswith(f"{part}/")}
     if sum(entry["bytes"] for entry in files.values()) > 2 * sum(sizes) + _OVERHEAD_BYTES:

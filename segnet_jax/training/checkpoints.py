@@ -5,7 +5,6 @@ asynchronously, read back before older ones are deleted, and verified before it 
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -174,8 +173,8 @@ class Checkpoints:
         handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_this_process("read"))
         item = _as_dict(like)
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        parts = handler.restore(folder / _STATE, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args))
-        return like.replace(**parts)
+        asked = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=like.opt_state is None)
+        return like.replace(**handler.restore(folder / _STATE, args=asked))
 
     def _make_room(self, which: Which, step: int, partial: pathlib.Path, num_bytes: int) -> None:
         with self._disk_errors(which, step, partial):
@@ -256,18 +255,20 @@ class Checkpoints:
         Args:
           which: "newest" or "best".
           step: step returned by `latest`.
-          like: a state of the same shapes, for example from `jax.eval_shape`.
+          like: a state of the same shapes, for example from `jax.eval_shape`; without `opt_state`, that is not read.
 
         Raises:
           NoCheckpoint: If the checkpoint contains another state or invalid values.
         """
-        shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._devices.replicated), like
-        )
+        placed = partial(jax.ShapeDtypeStruct, sharding=self._devices.replicated)
         folder = self.folders.path(which, step)
         with reading_state(folder, like, _STATE):
-            parts = self._writer.restore(folder / _STATE, args=ocp.args.StandardRestore(_as_dict(shapes)))
-        check_values(state := like.replace(**parts), str(folder))
+            if like.opt_state is None:
+                state = self._read(folder, like)
+            else:
+                item = jax.tree.map(lambda leaf: placed(leaf.shape, leaf.dtype), _as_dict(like))
+                state = like.replace(**self._writer.restore(folder / _STATE, args=ocp.args.StandardRestore(item)))
+        check_values(state, str(folder))
         return replicate(state, self._devices)  # a copy: the step donates its arrays, which Orbax may still reference
 
     def close(self) -> None:
@@ -286,9 +287,8 @@ class Checkpoints:
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
-    """Return the state as a dict for Orbax; without "ema" if there is none, as in older checkpoints."""
-    parts = {item.name: getattr(state, item.name) for item in dataclasses.fields(state)}
-    return {name: part for name, part in parts.items() if name != "ema" or part is not None}
+    """Return the state as a dict for Orbax, without an "ema" or "opt_state" that is None, as in older checkpoints."""
+    return {name: part for name, part in vars(state).items() if name not in ("ema", "opt_state") or part is not None}
 
 
 def _make_writer() -> ocp.AsyncCheckpointer:

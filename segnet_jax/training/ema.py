@@ -1,6 +1,7 @@
-"""Exponential moving average (EMA) of the network's variables, which scores better and varies less than the last step.
+"""Averages of the network's variables, which score better and vary less than the last step.
 
-Source: Polyak & Juditsky 1992; warm-up as in `tf.train.ExponentialMovingAverage` with `num_updates`.
+EMA: Polyak & Juditsky 1992; warm-up as in `tf.train.ExponentialMovingAverage` with `num_updates`.
+SWA (stochastic weight averaging): Izmailov et al. 2018 (arXiv 1803.05407).
 """
 
 from typing import Any
@@ -10,23 +11,50 @@ import jax.numpy as jnp
 
 
 def init_ema(variables: dict[str, Any]) -> dict[str, Any]:
-    """Return the initial EMA: a copy of the network's variables."""
+    """Return the initial average: a copy of the network's variables."""
     return jax.tree.map(jnp.copy, variables)  # a copy, because the step donates both
 
 
-def update_ema(old: dict[str, Any], variables: dict[str, Any], decay: float, num_steps: jax.Array) -> dict[str, Any]:
-    """Return the EMA after one more step.
+def update_ema(old: dict[str, Any], variables: dict[str, Any], decay: jax.Array) -> dict[str, Any]:
+    """Return the average after one more step: decay * old + (1 - decay) * new.
 
     BatchNorm's running statistics are averaged like the parameters. They are not the statistics of the averaged
     network; precise batch-norm statistics are.
 
     Args:
-      old: the EMA before the step.
+      old: the average before the step.
       variables: "params" and "batch_stats" after the step, float32.
-      decay: limit of the decay, below 1.
-      num_steps: int32, the number of earlier steps n. The decay is at most (1 + n) / (10 + n), so that the EMA does not
-        start with a large weight on the initial parameters.
+      decay: float32, from `ema_decay_at` or `swa_decay_at`.
+    """
+    return jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, old, variables)
+
+
+def ema_decay_at(num_steps: jax.Array, limit: float) -> jax.Array:
+    """Return the decay of an exponential moving average.
+
+    It is at most (1 + n) / (10 + n), so that the average does not start with a large weight on the initial parameters.
+
+    Args:
+      num_steps: int32, the number of earlier steps n.
+      limit: limit of the decay, below 1.
     """
     taken = num_steps.astype(jnp.float32)
-    decay = jnp.minimum(jnp.float32(decay), (1 + taken) / (10 + taken))
-    return jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, old, variables)
+    return jnp.minimum(jnp.float32(limit), (1 + taken) / (10 + taken))
+
+
+def swa_decay_at(step: jax.Array, first_step: int, steps_per_epoch: int) -> jax.Array:
+    """Return the decay with which the average is the mean over the ends of all epochs so far from `first_step` on.
+
+    It is (k - 1) / k at the end of the k-th epoch and 1 between two ends; before the first end it is 0, so that the
+    average is the network itself.
+
+    Args:
+      step: int32, steps finished before this one.
+      first_step: steps finished before the first of these epochs.
+      steps_per_epoch: steps of an epoch.
+    """
+    taken = step + 1 - first_step
+    count = jnp.maximum(taken // steps_per_epoch, 0).astype(jnp.float32)
+    at_end = (count - 1) / jnp.maximum(count, 1)
+    between = jnp.where(count > 0, jnp.float32(1), jnp.float32(0))
+    return jnp.where((taken % steps_per_epoch == 0) & (count > 0), at_end, between)

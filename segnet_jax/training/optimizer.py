@@ -12,7 +12,7 @@ import optax
 
 from segnet_jax.nn.contract import SECTIONS, NetworkContract, frozen_layers, role_mask, section_mask
 from segnet_jax.training.plateau import reduce_on_plateau
-from segnet_jax.training.schedules import Schedule, learning_rate_schedule
+from segnet_jax.training.schedules import Schedule, constant_from, learning_rate_schedule
 
 Mask = Callable[[Mapping[str, Any]], Any]
 """Parameters -> a tree of booleans."""
@@ -28,6 +28,8 @@ class OptimizerSettings:
       schedule: see `learning_rate_schedule`.
       epochs: number of epochs.
       steps: number of steps; 0: as many as `epochs` gives.
+      swa_epochs: number of last epochs with a constant rate.
+      swa_learning_rate: their rate; 0: as when they begin.
       warmup_epochs: length of the linear warm-up.
       step_epochs: for schedule "step": epochs between drops.
       step_factor: for schedules "step" and "plateau": factor of each drop.
@@ -49,6 +51,8 @@ class OptimizerSettings:
     schedule: Schedule = "constant"
     epochs: int = 1
     steps: int = 0
+    swa_epochs: int = 0
+    swa_learning_rate: float = 0.0
     warmup_epochs: float = 0.0
     step_epochs: int = 1
     step_factor: float = 0.1
@@ -144,6 +148,7 @@ def build_optimizer(
     model: NetworkContract,
     steps_per_epoch: int,
     schedule: optax.Schedule | None = None,
+    own: Callable[[optax.Schedule], optax.GradientTransformation] | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Return the optimizer of a network's parameters, and its learning rate as a function of the step.
 
@@ -152,20 +157,13 @@ def build_optimizer(
       model: the network, for the roles of its parameters and its frozen layers.
       steps_per_epoch: to convert epochs to steps.
       schedule: used instead of the settings' schedule.
+      own: function of the schedule that returns an optimizer, instead of the settings' one with its weight decay.
     """
     reduces = schedule is None and settings.schedule == "plateau"
-    schedule = schedule or learning_rate_schedule(
-        settings.schedule,
-        peak=settings.learning_rate,
-        total_steps=settings.steps or settings.epochs * steps_per_epoch,
-        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
-        drop_every=settings.step_epochs * steps_per_epoch,
-        drop_factor=settings.step_factor,
-        power=settings.poly_power,
-    )
+    schedule = schedule or _schedule_of(settings, steps_per_epoch)
     roles = ("kernel", *(("scale",) if settings.decay_scale else ()), *(("shift",) if settings.decay_shift else ()))
     steps = (optax.clip_by_global_norm(settings.clip_gradients),) if settings.clip_gradients else ()
-    steps += OPTIMIZERS[settings.optimizer](schedule, settings, role_mask(model, *roles))
+    steps += (own(schedule),) if own else OPTIMIZERS[settings.optimizer](schedule, settings, role_mask(model, *roles))
     if settings.bias_lr_mult != 1:
         steps += (optax.masked(optax.scale(settings.bias_lr_mult), role_mask(model, "bias")),)
     steps += tuple(optax.masked(optax.scale(factor), mask) for factor, mask in _multipliers(settings, model))
@@ -178,6 +176,22 @@ def build_optimizer(
     if frozen := frozen_layers(model):
         optimizer = without_layers(optimizer, frozen)
     return optimizer, schedule
+
+
+def _schedule_of(settings: OptimizerSettings, steps_per_epoch: int) -> optax.Schedule:
+    total_steps = settings.steps or settings.epochs * steps_per_epoch
+    schedule = learning_rate_schedule(
+        settings.schedule,
+        peak=settings.learning_rate,
+        total_steps=total_steps,
+        warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
+        drop_every=settings.step_epochs * steps_per_epoch,
+        drop_factor=settings.step_factor,
+        power=settings.poly_power,
+    )
+    if not settings.swa_epochs:
+        return schedule
+    return constant_from(schedule, total_steps - settings.swa_epochs * steps_per_epoch, settings.swa_learning_rate)
 
 
 def _multipliers(settings: OptimizerSettings, model: NetworkContract) -> Iterator[tuple[float, Mask]]:

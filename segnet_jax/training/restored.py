@@ -21,6 +21,7 @@ from segnet_jax.training.checkpoint_folders import Which
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.experiment import check_experiment
 from segnet_jax.training.network_source import is_exported, read_exported
+from segnet_jax.training.own_objects import OwnObjects, missing
 from segnet_jax.training.state import variable_shapes
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def restore(
     use_ema: bool = True,
     intact: bool = False,
     broadcast: Callable[[str], str] = lambda text: text,
+    own: OwnObjects = build.NO_OBJECTS,
 ) -> Restored:
     """Restore the network of a run's checkpoint, with the batch-norm statistics of the config's `batch_norm`.
 
@@ -76,27 +78,32 @@ def restore(
       use_ema: use the EMA of the variables if the run has one.
       intact: fail if the latest checkpoint is damaged, and do not change the run's folder.
       broadcast: function that returns process 0's text in every process that restores.
+      own: the network given from Python, if the run's was; its loss and its optimizer are not needed.
 
     Raises:
       UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.
       NoCheckpoint: If no checkpoint is intact, or its content is invalid.
     """
+    if own.model is not None and not missing("model", config.own):
+        raise UserError(f"the network of {run} was not given from Python: omit model")
     if is_exported(run):
         return _restore_exported(run, config, checkpoint, devices, precision)
     which = checkpoint
     if checkpoint == "result":  # not always the best: not every protocol allows a selection by score
         which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
-    max_bytes = max_checkpoint_bytes(config.width)
+    max_bytes = max_checkpoint_bytes(config.width, bool(config.own))
     with Checkpoints(folder, devices, broadcast=broadcast, max_bytes=max_bytes) as checkpoints:
         step = checkpoints.latest_intact(which) if intact else checkpoints.latest(which)
         if step is None:
             raise UserError(f"no {which} checkpoint in {run}: the training stopped before its first checkpoint")
         meta = check_meta(checkpoints.read_meta(which, step), f"the {which} checkpoint of {run}")
         check_experiment(pathlib.Path(run), meta, files.read_run(run))
-        model = build.build_model(config, len(meta["classes"]), precision)
+        model = build.build_model(config, len(meta["classes"]), precision, own)
         optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)  # only for the shapes of its state
-        shapes = build.state_shapes(model, optimizer, meta["precision"], config.ema_decay > 0)
+        shapes = build.state_shapes(model, optimizer, meta["precision"], config.has_average)
+        if missing("optimizer", config.own):  # its state has unknown shapes, and is not read
+            shapes = shapes.replace(opt_state=None)
         try:
             state = checkpoints.restore(which, step, shapes)
         except OtherState as error:

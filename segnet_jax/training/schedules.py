@@ -76,6 +76,15 @@ def one_cycle(peak: float, total_steps: int, rise_steps: int = 0) -> optax.Sched
     return schedule
 
 
+def constant_from(schedule: optax.Schedule, first_step: int, rate: float = 0.0) -> optax.Schedule:
+    """Return the schedule, which from `first_step` on stays at `rate`; 0: at its rate of that step."""
+
+    def constant(step):
+        return jnp.where(step < first_step, schedule(step), rate or schedule(first_step))
+
+    return constant
+
+
 def exponential_range(first: float, last: float, num_steps: int) -> optax.Schedule:
     """Return rates that grow by a constant factor from `first` to `last` over `num_steps` steps."""
 

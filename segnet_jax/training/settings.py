@@ -28,6 +28,8 @@ class StepSettings:
       seed: seed of dropout; each image's mask depends on its position in the global batch, not on its device.
       loop: whether several steps or batches in one call run as a loop; None: on all platforms but the CPU.
       ema_decay: decay of the EMA of the variables, if the state has one.
+      swa: first step and steps per epoch of stochastic weight averaging, whose average takes the EMA's place.
+      log_norms: return the norms of gradients and weights as metrics.
     """
 
     model: NetworkContract
@@ -40,3 +42,5 @@ class StepSettings:
     seed: int = 0
     loop: bool | None = None
     ema_decay: float = 0.0
+    swa: tuple[int, int] | None = None
+    log_norms: bool = False

@@ -19,7 +19,7 @@ from segnet_jax.metrics.boundary import boundary_counts
 from segnet_jax.metrics.confusion import confusion_matrices
 from segnet_jax.nn.contract import frozen_layers
 from segnet_jax.nn.preprocessing import normalize
-from segnet_jax.training.ema import update_ema
+from segnet_jax.training.ema import ema_decay_at, swa_decay_at, update_ema
 from segnet_jax.training.inputs import MakeBatch
 from segnet_jax.training.losses import num_right, num_valid
 from segnet_jax.training.plateau import find_plateau
@@ -65,7 +65,8 @@ def train_step(
 
     Returns:
       The next state, and scalar metrics: "loss", "accuracy" (over labeled pixels), "learning_rate", "skipped" (number
-      of skipped steps so far) and "finite"; with float16 also "loss_scale". If loss, gradients or batch statistics are
+      of skipped steps so far) and "finite"; with float16 also "loss_scale", with `log_norms` also "gradient_norm"
+      (before clipping) and "weight_norm". If loss, gradients or batch statistics are
       not finite, a float16 step is skipped: only the step number and the loss scale change. In other precisions the
       state does not change, in this and all later steps, and "finite" is False.
     """
@@ -127,12 +128,18 @@ def train_step(
     new = state.replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
     if state.ema is not None:
         variables = {"params": new.params, "batch_stats": batch_stats}
-        mean = update_ema(state.ema, variables, settings.ema_decay, state.step - state.skipped)
+        if settings.swa is None:
+            decay = ema_decay_at(state.step - state.skipped, settings.ema_decay)
+        else:
+            decay = swa_decay_at(state.step, *settings.swa)
+        mean = update_ema(state.ema, variables, decay)
         unchanged = {name: split_layers(tree, frozen_names)[0] for name, tree in state.ema.items()}
         new = new.replace(ema={name: tree | unchanged[name] for name, tree in mean.items()})
     with jax.named_scope("guard"):
         new, metrics = _keep_finite(state, new, all_finite((loss, grads, batch_stats)))
     rate = jnp.asarray(settings.schedule(state.step - state.skipped), jnp.float32)
+    if settings.log_norms:
+        metrics |= {"gradient_norm": optax.tree.norm(grads), "weight_norm": optax.tree.norm(new.params)}
     return new, {
         "loss": loss / total,
         "accuracy": right / total,

@@ -106,9 +106,9 @@ def test_train_evaluate_and_load_give_what_the_commands_give(tmp_path, monkeypat
 
 
 def test_keywords_are_the_commands_flags():
-    from segnet_jax.api import _words
+    from segnet_jax.config.options import flag_words
 
-    flags = _words(Config, TINY | {"flip": False, "sync_batch_norm": True, "seed": 3, "protocol": None})
+    flags = flag_words(Config, TINY | {"flip": False, "sync_batch_norm": True, "seed": 3, "protocol": None})
     config = parse_config(flags, prog="p", description="d")
     assert config == dataclasses.replace(
         Config(), **TINY | {"devices": "1", "flip": False, "sync_batch_norm": True, "seed": 3}
@@ -116,9 +116,9 @@ def test_keywords_are_the_commands_flags():
 
 
 def test_the_verbosity_is_a_keyword_too():
-    from segnet_jax.api import _words
+    from segnet_jax.config.options import flag_words
 
-    assert _words(Config, {"quiet": True, "verbose": None, "epochs": 2}) == ["--quiet", "--epochs", "2"]
+    assert flag_words(Config, {"quiet": True, "verbose": None, "epochs": 2}) == ["--quiet", "--epochs", "2"]
 
 
 def test_a_wrong_keyword_is_an_error_with_the_nearest():

@@ -68,7 +68,7 @@ def sum_of(folder):
 
 def rows_of(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clock = {"seconds", "images_per_second"}
+    clock = {"seconds", "images_per_second", "time"}
     return [{name: value for name, value in row.items() if name not in clock} for row in rows]
 
 

@@ -18,6 +18,8 @@ from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting.figures import batch_picture, check_pictures, prediction_pictures
 from segnet_jax.reporting.sheet import is_asked_for
+from segnet_jax.sweep.plan import Plan
+from segnet_jax.sweep.run_all import train_all
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import check_place, write_result
 
@@ -186,6 +188,7 @@ def predict_to(run, **outputs):
 
 
 WRITERS = {  # (run, an existing file of the user's); flags that name a folder get the file's
+    "sweep --out": lambda run, mine: train_all(Plan(mine.parent, ())),
     "check --json": lambda run, mine: check.check(Config(data="synthetic"), str(mine)),
     "benchmark --json": lambda run, mine: benchmark.benchmark(benchmark.BenchmarkOptions(json=str(mine))),
     "doctor --json": lambda run, mine: doctor.doctor(doctor.DoctorOptions(SAMPLE, json=str(mine))),
@@ -224,6 +227,7 @@ MINE = {  # per flag a name that it would write below a folder
     "export --out": "network.stablehlo",
     "export --overwrite": "network.safetensors",
     "predict --out": "val_00000.png",
+    "sweep --out": "sweep.md",
 }
 
 

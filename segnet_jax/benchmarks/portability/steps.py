@@ -231,7 +231,7 @@ def _train(
 ) -> Program:
     settings = build.step_settings(config, model, constants.weights, constants.preprocessing, constants.steps_per_epoch)
     settings = dataclasses.replace(settings, loop=platform != "cpu")  # as on the device itself
-    state = build.state_shapes(model, settings.optimizer, precision, config.ema_decay > 0)
+    state = build.state_shapes(model, settings.optimizer, precision, config.has_average)
     make_batch, inputs, store = _input(
         config, (*leading, config.grad_accum_steps), partial(device_resident.training_batch, most=config.shift)
     )

@@ -40,6 +40,8 @@ _SIZES = ("image_size",)
 _NAMES = {
     "init": "first weights",
     "ema_decay": "decay of the averaged weights",
+    "swa_epochs": "last epochs whose weights are averaged",
+    "own": "objects of Python",
     "grad_accum_steps": "batches per step",
     "global_batch_size": "images per step",
     "encoder_lr_mult": "encoder's share of the learning rate",

@@ -1,0 +1,82 @@
+"""Loggers of a run's numbers and pictures beside `metrics.jsonl`: one small interface, a file for each service.
+
+To add one, add a class with the methods of `Logger` to `LOGGERS`, and its name to `config.options.Loggers`.
+"""
+
+import importlib.util
+import os
+import pathlib
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from segnet_jax.reporting.loggers.mlflow_logger import MlflowLogger
+from segnet_jax.reporting.loggers.wandb_logger import WandbLogger
+from segnet_jax.system import confined
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_json
+
+
+class Logger(Protocol):
+    """What a logger does. Any error that it raises is logged once, and the logger is no longer used."""
+
+    def describe(self, hyperparameters: Mapping[str, Any], classes: Sequence[str]) -> None:
+        """Store the settings that differ from the defaults, numbers, booleans and strings, and the class names."""
+
+    def numbers(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Log finite numbers of "train" or "val"; names may have parts, such as "iou/Sky"."""
+
+    def picture(self, name: str, step: int, path: pathlib.Path) -> None:
+        """Log a PNG file; called from the drawing thread."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+
+LOGGERS: dict[str, Callable[[pathlib.Path, str], Logger]] = {"wandb": WandbLogger, "mlflow": MlflowLogger}
+"""Value of `--logger` -> function (run folder, id of the run there) -> logger; named like the package it needs."""
+
+_IDS_FILE = "loggers.json"
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Check that the packages of loggers are installed; they are imported later, which takes seconds.
+
+    Raises:
+      UserError: If one is not; the message has the command that installs it.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"--logger {name} needs the package {name}, which is not installed: pip install {name}")
+
+
+def open_loggers(names: Sequence[str], folder: pathlib.Path) -> list[Logger]:
+    """Open loggers; a resumed run keeps its earlier ids there, which its folder stores.
+
+    Raises:
+      UserError: If a logger cannot start.
+    """
+    if not names:
+        return []
+    ids = _read_ids(folder)
+    ids |= {name: uuid.uuid4().hex for name in names if name not in ids}
+    opened = {}
+    for name in dict.fromkeys(names):
+        try:
+            opened[name] = LOGGERS[name](folder, ids[name])
+        except Exception as error:  # no account, or no server
+            raise UserError(f"--logger {name} cannot start: {' '.join(str(error).split())}; or omit it") from error
+    atomic_write_json(folder / _IDS_FILE, ids | {name: each.run_id for name, each in opened.items()})
+    return list(opened.values())
+
+
+def _read_ids(folder: pathlib.Path) -> dict[str, str]:
+    try:
+        found = confined.read_json(folder, _IDS_FILE) if os.path.lexists(folder / _IDS_FILE) else {}
+        ids = {name: found[name] for name in LOGGERS if name in found}
+        if all(isinstance(each, str) and re.fullmatch("[0-9a-f]{32}", each) for each in ids.values()):
+            return ids
+    except (OSError, ValueError, TypeError):
+        pass
+    raise UserError(f"{folder / _IDS_FILE} is damaged: delete it, and the loggers begin new runs")

@@ -1,0 +1,49 @@
+"""Train the runs of a sweep one after the other: `python -m segnet_jax.sweep --help`."""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.config.options import File, Folder
+from segnet_jax.sweep.plan import read_plan
+from segnet_jax.sweep.run_all import print_table, train_all
+
+DESCRIPTION = """Train the runs that a TOML file describes, in order, and write one table of their scores.
+
+The file has three tables, all with config fields: [base], the settings of every run; [grid], lists of values, of which
+every combination is a run; [runs.NAME], the settings of a run of that name. With both, each named run is trained for
+every combination. A run that fails does not stop the others. The same command resumes: finished runs are left alone.
+
+  [base]
+  protocol = "demo"
+  epochs = 5
+  [grid]
+  learning_rate = [0.1, 0.03]
+  [runs.ce]
+  [runs.dice]
+  loss = "ce + dice"
+
+Example:
+  python -m segnet_jax.sweep losses.toml --out runs/losses"""
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Flags of `sweep`."""
+
+    file: Annotated[File, tyro.conf.Positional]  # TOML file of the sweep
+    out: Folder = ""  # folder for the run folders and the table; default: runs/NAME of the file
+    dry_run: bool = False  # check the file and list the runs, without training any
+
+
+def main() -> int:
+    """Run the command."""
+    options = parse_flags(SweepOptions, sys.argv[1:], prog="segnet_jax.sweep", description=DESCRIPTION)
+    plan = read_plan(options.file, options.out)
+    if options.dry_run:
+        print_table(plan)
+        return 0
+    return train_all(plan)

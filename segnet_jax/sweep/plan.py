@@ -1,0 +1,138 @@
+"""Read the file of a sweep into its runs, and check each as `train` would before any is trained."""
+
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segnet_jax.config.fields import Config, on_resume
+from segnet_jax.config.flags import parse_config
+from segnet_jax.config.options import flag_words
+from segnet_jax.runs.default_recipe import default_config
+from segnet_jax.system import bounded_toml
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.nearest import nearest_hint
+
+TABLES = ("base", "grid", "runs")
+MOST_RUNS = 1000
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a sweep.
+
+    Attributes:
+      name: name of its folder.
+      settings: config fields that the sweep varies.
+      words: flags of `train`, without `--run`.
+      config: the config that they give.
+      folder: run folder.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    words: tuple[str, ...]
+    config: Config
+    folder: pathlib.Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a sweep, in their order.
+
+    Attributes:
+      folder: folder of the run folders and the table.
+      runs: at least one run.
+    """
+
+    folder: pathlib.Path
+    runs: tuple[PlannedRun, ...]
+
+
+def read_plan(file: str, out: str = "") -> Plan:
+    """Read the file of a sweep.
+
+    Args:
+      file: TOML file with the tables `base`, `grid` and `runs`.
+      out: folder of the runs; default: runs/NAME of the file.
+
+    Raises:
+      UserError: If the file cannot be read, a table or a setting is unknown, or the settings of a run are invalid.
+    """
+    content = _read(file)
+    if unknown := [name for name in content if name not in TABLES]:
+        raise UserError(f"unknown table {unknown[0]!r} in {file}{nearest_hint(unknown[0], TABLES)}")
+    base, grid, named = (content.get(name, {}) for name in TABLES)
+    for name, table in zip(TABLES, (base, grid, named), strict=True):
+        if not isinstance(table, dict):
+            raise UserError(f"{name} in {file} must be a table, [{name}], got {table!r}")
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{name} in [grid] of {file} must be a list of one or more values, got {values!r}")
+    for name, values in named.items():
+        if not isinstance(values, dict) or not re.fullmatch(r"[\w.+-]{1,100}", name):
+            raise UserError(f"[runs] of {file} must contain tables [runs.NAME], got {name!r}")
+    folder = pathlib.Path(out or os.path.join("runs", pathlib.Path(file).stem))
+    runs = tuple(_planned(file, folder, name, base, varied) for name, varied in _combinations(file, grid, named))
+    if len({run.name for run in runs}) < len(runs):
+        raise UserError(f"{file} names the same run twice: give every combination of [grid] once")
+    return Plan(folder, runs)
+
+
+def _read(file: str) -> dict[str, Any]:
+    path = pathlib.Path(file).expanduser()
+    try:
+        if not path.is_file():
+            raise UserError(f"no sweep file {file}: give a TOML file, see --help")
+        with path.open("rb") as opened:
+            return bounded_toml.loads(opened.read(bounded_toml.MOST_BYTES + 1).decode())
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not a valid TOML file: {error}") from None
+
+
+def _combinations(
+    file: str, grid: Mapping[str, list], named: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the varied settings of every run."""
+    count = len(named or {"": {}})
+    for values in grid.values():
+        count *= len(values)
+    if not (grid or named) or count > MOST_RUNS:
+        raise UserError(
+            f"{file} describes {count if count > 1 else 'no'} runs in [grid] and [runs]: use 1 to {MOST_RUNS}"
+        )
+    for name, own in (named or {"": {}}).items():
+        if both := grid.keys() & own.keys():
+            raise UserError(f"{sorted(both)[0]} is both in [grid] and in [runs.{name}] of {file}: use only one of them")
+        for values in itertools.product(*grid.values()):
+            point = dict(zip(grid, values, strict=True))
+            parts = [name] if name else []
+            parts += [f"{key}={_short(value)}" for key, value in point.items()]
+            yield ",".join(parts)[:200], {**own, **point}
+
+
+def _short(value: Any) -> str:
+    text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[^\w.+*-]+", "_", text)
+
+
+def _planned(file: str, folder: pathlib.Path, name: str, base: Mapping, varied: Mapping[str, Any]) -> PlannedRun:
+    """Return a run, its settings checked by the parser of `train`."""
+    settings = {**base, **varied}
+    known = Config.__dataclass_fields__
+    for key in settings:
+        if key not in known and key != "config":
+            raise UserError(f"unknown setting {key!r} in {file}{nearest_hint(key, known)}")
+        if key == "own" or (key in known and on_resume(key) == "of this start" and key not in ("logger", "profile")):
+            raise UserError(f"{key} in {file} belongs to a single start of train: a sweep cannot set it")
+    words = flag_words(Config, settings)
+    try:
+        config = parse_config(words, prog="segnet_jax.train", description="", defaults=default_config)
+    except UserError as error:
+        raise UserError(f"run {name} of {file}: {error}") from None
+    return PlannedRun(name, varied, tuple(words), config, folder / name)

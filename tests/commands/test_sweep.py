@@ -1,0 +1,152 @@
+"""Sweeps: the runs that a file describes, faults that stop only their run, resuming, and the table."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from segnet_jax.sweep import run_all as module
+from segnet_jax.sweep.plan import read_plan
+from segnet_jax.sweep.run_all import markdown, rows_of, train_all
+from segnet_jax.system.errors import Stopped, UserError
+
+SMALL = """
+[base]
+data = "synthetic"
+scenes = [8, 4]
+image_size = [24, 32]
+depth = 1
+width = 0.0625
+init = "none"
+class_weights = "none"
+epochs = 1
+devices = "1"
+"""
+GRID = """
+[grid]
+learning_rate = [0.1, 0.05]
+image_size = [[24, 32], [48, 64]]
+"""
+NAMED = """
+[runs.ce]
+[runs.dice]
+loss = "ce + 0.5*dice"
+"""
+
+
+def plan_of(folder, text):
+    file = folder / "losses.toml"
+    file.write_text(text)
+    return read_plan(str(file), str(folder / "out"))
+
+
+def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path):
+    names = [f"{loss},learning_rate={rate}" for loss in ("ce", "dice") for rate in ("0.1", "0.05")]
+    text = SMALL + NAMED + GRID.replace("image_size = [[24, 32], [48, 64]]\n", "")
+    plan = plan_of(tmp_path, text)
+    assert [run.name for run in plan.runs] == names
+    last = plan.runs[-1]
+    assert (last.config.loss, last.config.learning_rate, last.config.scenes) == ("ce + 0.5*dice", 0.05, (8, 4))
+    assert last.folder == tmp_path / "out" / names[-1]
+    grid = plan_of(tmp_path, SMALL.replace("image_size = [24, 32]\n", "") + GRID)
+    assert grid.runs[1].name == "learning_rate=0.1,image_size=48x64" and grid.runs[1].config.image_size == (48, 64)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (SMALL, "describes no runs in"),
+        ("[bas]\n[grid]\nseed = [1]\n", "unknown table 'bas' in .*nearest: base"),
+        (SMALL + "[grid]\nsede = [1]\n", "unknown setting 'sede' in .*nearest: seed"),
+        (SMALL + "[grid]\nseed = 1\n", r"seed in \[grid\] of .* must be a list"),
+        (SMALL + "[grid]\nseed = []\n", r"seed in \[grid\] of .* must be a list"),
+        (SMALL + "[runs]\nseed = 1\n", r"must contain tables \[runs.NAME\], got 'seed'"),
+        (SMALL + '[runs."../x"]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '../x'"),
+        (SMALL + "[grid]\nseed = [1, 1]\n", "names the same run twice"),
+        (SMALL + '[grid]\nloss = ["dise"]\noptimizer = ["adm"]\n', "run .* of .*must be one of .*nearest: adamw"),
+        (SMALL + "[grid]\nlearning_rate = [0.1, 99]\n", "run learning_rate=99 of .*--learning-rate must be between"),
+        (SMALL + '[grid]\nrun = ["a"]\n', "run in .* belongs to a single start"),
+        (SMALL + '[grid]\nown = [["loss=os.system"]]\n', "own in .* belongs to a single start"),
+        (SMALL + "[grid]\nseed = [1]\n[runs.a]\nseed = 2\n", r"seed is both in \[grid\] and in \[runs.a\]"),
+        (SMALL + "[grid]\nseed = [1", "is not a valid TOML file"),
+        (SMALL + "[grid]\n" + "".join(f"{k} = {list(range(1, 40))}\n" for k in ("seed", "epochs")), "1521 runs"),
+    ],
+)
+def test_a_wrong_file_is_answered_before_anything_is_trained(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        plan_of(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="no sweep file .*none.toml"):
+        read_plan(str(tmp_path / "none.toml"))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Replace the training of a run: it writes a config and a result, or fails with the code of its name."""
+    seen, codes = [], {}
+
+    def train(run, stop):
+        seen.append(run.name)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "config.toml").write_text(run.config.to_toml())
+        if not codes.get(run.name):
+            result = {"miou": 0.5, "mean_accuracy": 0.6, "global_accuracy": 0.75, "step": 2, "seconds": 90.0}
+            (run.folder / "result.json").write_text(json.dumps(result))
+        return codes.get(run.name, 0)
+
+    monkeypatch.setattr(module, "_train", train)
+    return seen, codes
+
+
+def test_a_failed_run_does_not_stop_the_others_and_the_same_command_trains_only_it(tmp_path, trained, capsys):
+    plan, (seen, codes) = plan_of(tmp_path, SMALL + NAMED + "[runs.last]\nseed = 3\n"), trained
+    codes["dice"] = 7
+    assert train_all(plan) == 7 and seen == ["ce", "dice", "last"]
+    rows = json.loads((tmp_path / "out" / "sweep.json").read_text())["runs"]
+    assert [row["status"] for row in rows] == ["finished", "failed, exit code 7", "finished"]
+    assert "2 of 3 runs finished" in capsys.readouterr().out
+    seen.clear()
+    codes.clear()
+    assert train_all(plan) == 0 and seen == ["dice"]
+    text = (tmp_path / "out" / "sweep.md").read_text()
+    assert "| dice | ce + 0.5*dice | 0 | finished | 50.0 % | 60.0 % | 75.0 % | 2 | 1.5 |" in text
+
+
+def test_a_changed_file_trains_a_finished_run_again_which_train_then_refuses(tmp_path, trained):
+    train_all(plan_of(tmp_path, SMALL + NAMED))
+    trained[0].clear()
+    changed = plan_of(tmp_path, SMALL.replace("epochs = 1", "epochs = 2") + NAMED)
+    assert [row["status"] for row in rows_of(changed, {})] == ["unfinished", "unfinished"]
+
+
+def test_a_signal_stops_after_the_run_that_is_training(tmp_path, trained, monkeypatch):
+    plan = plan_of(tmp_path, SMALL + NAMED)
+    train = module._train
+
+    def train_and_stop(run, stop):
+        stop.exit_code = 143
+        return train(run, stop)
+
+    monkeypatch.setattr(module, "_train", train_and_stop)
+    with pytest.raises(Stopped, match="stopped with 1 of 2 runs finished"):
+        train_all(plan)
+
+
+def test_a_vertical_line_in_a_value_does_not_break_the_table():
+    assert markdown([{"run": "a|b", "miou": None, "seconds": 60.0}]).splitlines()[2] == "| a\\|b |  | 1.0 |"
+
+
+@pytest.mark.slow  # the stand-ins above
+def test_three_real_runs_of_which_one_fails(tmp_path):
+    text = SMALL + "[runs.a]\n[runs.bad]\nbatch_size_per_device = 100\n[runs.c]\nseed = 1\n"
+    file = tmp_path / "three.toml"
+    file.write_text(text)
+    command = [sys.executable, "-m", "segnet_jax.sweep", str(file), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 2, done.stderr
+    rows = json.loads((tmp_path / "out" / "sweep.json").read_text())["runs"]
+    assert [row["status"] for row in rows] == ["finished", "failed, exit code 2", "finished"]
+    assert rows[0]["miou"] == json.loads((tmp_path / "out" / "a" / "result.json").read_text())["miou"]
