@@ -28,7 +28,7 @@ PAGES = sorted(
 )
 PLACEHOLDERS = {"DIR": "data", "RUN": "runs/a", "RUNS": "runs", "FOLDER": "folder", "FILE": "file"}
 GENERAL = {"--help", "--help-all", "--version", "--quiet", "--verbose"}
-OTHERS = {"--check", "--index-url", "--durations"}  # of ruff, pip and pytest
+OTHERS = {"--check", "--index-url", "--durations", "--logdir"}  # of ruff, pip, pytest and TensorBoard
 
 
 def commands_of(text):
@@ -118,7 +118,7 @@ def test_a_command_with_a_mistake_would_be_found(words):
 def test_the_training_commands_of_a_page_are_accepted(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     for each, (name, *flags) in documented():
-        if each == page and name == "train" and not {"...", "--help-all"} & set(flags):
+        if each == page and name == "train" and not {"...", "--help-all", "--resume"} & set(flags):
             try:
                 config = parse_config(flags, prog="segnet_jax.train", description="")
             except UserError as error:  # a file that only a reader has

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segnet_jax.api import _words
+from segnet_jax.config.options import flag_words
 from segnet_jax.config.class_weights import given_weights, weights_of_classes
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_config
@@ -65,12 +65,12 @@ def test_flags_files_and_python_give_the_same_value(words, value, tmp_path):
         return parse_config(args, prog="x", description="").class_weights
 
     assert parsed(["--class-weights", *words, "--epochs", "3"]) == value
-    assert parsed(_words(Config, {"class_weights": words})) == value
+    assert parsed(flag_words(Config, {"class_weights": words})) == value
     config = Config(class_weights=value)
     (tmp_path / "config.toml").write_text(config.to_toml())
     assert read_config(tmp_path / "config.toml", Config()) == config
     if "=" in value:
-        assert parsed(_words(Config, {"class_weights": dict(word.split("=") for word in words)})) == value
+        assert parsed(flag_words(Config, {"class_weights": dict(word.split("=") for word in words)})) == value
 
 
 def test_a_file_may_list_the_numbers(tmp_path):
