@@ -113,14 +113,10 @@ def export(options: ExportOptions) -> int:
     _check_size(options, config, formats)
     for name in formats:
         check_libraries(name)
-    if "onnx" in formats and (config.network, config.upsampling, config.encoder_addition) != (
-        "segnet",
-        "indices",
-        False,
-    ):
+    if "onnx" in formats and config.network not in ("segnet", "unet"):
         raise UserError(
-            f"--format onnx supports only SegNet with pooling indices, not the network of {options.run}; use "
-            "--format stablehlo or safetensors"
+            f"--format onnx supports SegNet and U-Net, not the network of {options.run}; use --format stablehlo or "
+            "safetensors"
         )
     names = [FILES[name] for name in formats] + [card.FILE] * ("safetensors" in formats)
     earlier = read_earlier_report(out, names, options.overwrite)

@@ -8,7 +8,7 @@ import pytest
 from random_variables import random_variables
 
 from segnet_jax.exporting.subject import ExportedNetwork
-from segnet_jax.nn import SegNet, SegNetBasic, fold_batch_norm
+from segnet_jax.nn import SegNet, SegNetBasic, UNet, fold_batch_norm
 from segnet_jax.nn.preprocessing import RAW, TORCH
 
 CLASSES = 5
@@ -19,12 +19,14 @@ NETWORKS = {
     "matlab": {"depth": 4, "final_batch_norm": True},
     "vgg19": {"encoder": "vgg19", "depth": 3, "pooling": "ceil"},
 }
-VARIANTS = {  # not supported by ONNX and the PyTorch twin: upsampling with both poolings, encoder's maps, SegNet-Basic
+VARIANTS = {  # without a PyTorch twin here: upsampling with both poolings, encoder's maps, SegNet-Basic, U-Net
     "bilinear": partial(SegNet, depth=2, upsampling="bilinear"),
     "bilinear-caffe": partial(SegNetBasic, depth=2, upsampling="bilinear", pooling="ceil"),
     "learnt": partial(SegNetBasic, depth=2, upsampling="learnt", encoder_addition=True),
     "learnt-caffe": partial(SegNet, depth=2, upsampling="learnt", pooling="ceil", encoder_addition=True),
     "single-channel": partial(SegNetBasic, depth=2, decoder="single-channel"),
+    "unet": partial(UNet, depth=3),
+    "unet-learnt": partial(UNet, depth=2, upsampling="learnt", pooling="ceil", output="sigmoid"),
 }
 SHAPES = [(1, 45, 61), (3, 32, 38)]  # 45-22-11-5-2-1 with floor, 45-23-12-6-3-2 with ceil
 ODD_NAMES = ["<script>alert(1)</script>", "Straße 道路", 'a "quoted", b', "tab\tnewline\n", "\U0001f6b2"]
@@ -32,7 +34,8 @@ ODD_NAMES = ["<script>alert(1)</script>", "Straße 道路", 'a "quoted", b', "ta
 
 def subject_of(name, seed=0):
     """Return a random network of NETWORKS or VARIANTS, ready for export."""
-    model = (VARIANTS.get(name) or partial(SegNet, **NETWORKS[name]))(CLASSES, width=WIDTH)
+    build = VARIANTS.get(name) or partial(SegNet, **NETWORKS[name])
+    model = build(2 if build.keywords.get("output") == "sigmoid" else CLASSES, width=WIDTH)
     variables = random_variables(model, seed)
     folded = jax.tree.map(np.asarray, fold_batch_norm(variables, model))
     preprocessing = RAW if isinstance(model, SegNetBasic) else TORCH
@@ -50,7 +53,7 @@ def images_of(shape, seed=0):
 def expected_of(name, subject, images):
     """Return float64 logits of the PyTorch equivalent, or of the trained network if there is none (VGG-19, VARIANTS).
 
-    test_segnet_basic.py compares VARIANTS with PyTorch layers.
+    test_segnet_basic.py and test_unet.py compare VARIANTS with PyTorch layers.
     """
     if name in VARIANTS:
         return subject.jitted(subject.model.clone(folded=False), subject.trained)(images)[1]

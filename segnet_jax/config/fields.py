@@ -99,7 +99,8 @@ class Config:
     color: float = field(default=0.0, metadata=OVERRIDE)  # strength of random contrast, brightness and color, 0 to 1
 
     # network
-    network: Literal["segnet", "segnet-basic"] = "segnet"  # segnet-basic: the paper's small network, four 7x7 stages
+    # segnet-basic: the paper's small network, four 7x7 stages; unet: U-Net on segnet's encoder, see --upsampling
+    network: Literal["segnet", "segnet-basic", "unet"] = "segnet"
     encoder: Literal["vgg16", "vgg19"] = "vgg16"  # encoder architecture; the decoder mirrors it
     depth: int = 5  # number of encoder stages, 1 to 5
     width: float = 1.0  # multiplier of the channels of every hidden layer
@@ -107,7 +108,8 @@ class Config:
     stage_channels: tuple[int, ...] = ()  # channels per encoder stage, such as 64 64 64 64; empty: as --encoder
     kernel_size: int = 3  # kernel size of segnet's convolutions, odd
     pooling: Literal["floor", "ceil"] = "floor"  # odd sizes: floor drops the last row (MATLAB, PyTorch), ceil keeps it
-    upsampling: Literal["indices", "bilinear", "learnt"] = "indices"  # by pooling indices, or an alternative to them
+    # by pooling indices, or an alternative to them; unet has no indices: bilinear unless learnt
+    upsampling: Literal["indices", "bilinear", "learnt"] = "indices"
     encoder_addition: bool = False  # add encoder feature maps to the decoder's (SegNet-Basic-EncoderAddition)
     decoder: Literal["full", "single-channel"] = "full"  # segnet-basic: single-channel (depthwise) decoder kernels
     dropout: float = field(default=0.0, metadata=OVERRIDE)  # dropout rate; Bayesian SegNet uses 0.5

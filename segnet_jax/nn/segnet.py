@@ -109,15 +109,8 @@ class SegNet(nn.Module):
           train: normalize by batch statistics and update `batch_stats`; otherwise use the running statistics.
           keys: dropout keys, one per image, [B]; None for no dropout.
         """
-        x = image.astype(self.dtype)
+        x, pooled = self.encode(image.astype(self.dtype), train, keys)
         stages = self.stages
-        pooled = []
-        for stage, (channels, num_convolutions) in enumerate(stages, start=1):
-            for i in range(1, num_convolutions + 1):
-                x = self.block(x, channels, f"conv{stage}_{i}", train and stage > self.frozen_stages)
-            x = self.pool(x, stage, pooled)
-            x = self.drop(x, stage, keys, stage)
-
         for stage, (channels, num_convolutions) in reversed(list(enumerate(stages, start=1))):
             maps = pooled[stage - 1].maps
             x = self.up(x, pooled.pop(), f"upsample{stage}")
@@ -135,6 +128,16 @@ class SegNet(nn.Module):
             x = Convolution(self.head_channels, size=self.kernel_size, name=self.head)(x)
         return class_logits(x.astype(jnp.float32), self.output)
 
+    def encode(self, x: jax.Array, train: bool, keys: jax.Array | None) -> tuple[jax.Array, list[Pooled]]:
+        """Apply the VGG encoder; return the pooled features of the last stage, and what each stage passes on."""
+        pooled: list[Pooled] = []
+        for stage, (channels, num_convolutions) in enumerate(self.stages, start=1):
+            for i in range(1, num_convolutions + 1):
+                x = self.block(x, channels, f"conv{stage}_{i}", train and stage > self.frozen_stages)
+            x = self.pool(x, stage, pooled)
+            x = self.drop(x, stage, keys, stage)
+        return x, pooled
+
     @property
     def head(self) -> str:
         """Name of the last convolution, whose output channels are the classes."""
@@ -146,18 +149,30 @@ class SegNet(nn.Module):
         return 1 if self.output == "sigmoid" else self.num_classes
 
     @property
+    def encoder_layers(self) -> list[LayerSpec]:
+        """Layers of the VGG encoder."""
+        names = [
+            (f"conv{stage}_{i}", stage)
+            for stage, (_, num_convolutions) in enumerate(self.stages, start=1)
+            for i in range(1, num_convolutions + 1)
+        ]
+        return [layer for name, stage in names for layer in convolution_block(name, "encoder", stage)]
+
+    @property
     def layers(self) -> tuple[LayerSpec, ...]:
         """Every layer with parameters (see `nn.contract`)."""
-        layers, stages = [], list(enumerate(self.stages, start=1))
-        for stage, (_, num_convolutions) in stages:
-            for i in range(1, num_convolutions + 1):
-                layers += convolution_block(f"conv{stage}_{i}", "encoder", stage)
+        layers, stages = self.encoder_layers, list(enumerate(self.stages, start=1))
         for stage, (_, num_convolutions) in reversed(stages):
             layers += self.upsampling_layers(stage)
             for i in range(num_convolutions, 1 if stage == 1 else 0, -1):
                 layers += convolution_block(f"conv{stage}_{i}_D", "decoder")
         head = convolution_block(self.head, "head")
         return (*layers, *(head if self.final_batch_norm else head[:1]))
+
+    @property
+    def unpools(self) -> bool:
+        """Whether the decoder upsamples by pooling codes."""
+        return self.upsampling == "indices"
 
     def upsampling_layers(self, stage: int) -> list[LayerSpec]:
         """Return the upsampling layer of a decoder stage, if it has parameters."""
@@ -190,7 +205,7 @@ class SegNet(nn.Module):
     def up(self, x: jax.Array, pooled: Pooled, name: str) -> jax.Array:
         """Upsample to the size before pooling."""
         height, width = pooled.maps.shape[1:3]
-        if self.upsampling == "indices":
+        if self.unpools:
             return unpool(x, pooled.code, height, width)
         if self.upsampling == "learnt":
             return LearntUpsampling(name=name)(x, height, width)

@@ -46,7 +46,8 @@ def card_facts(folder: str, config: Config, subject: ExportedNetwork) -> CardFac
 
 def describe_network(config: Config) -> str:
     """Return a network in words, such as "SegNet with a VGG-16 encoder, 5 stages, 0.25 of the channels"."""
-    name = "SegNet-Basic" if config.network == "segnet-basic" else f"SegNet with a VGG-{config.encoder[-2:]} encoder"
+    encoder = f" with a VGG-{config.encoder[-2:]} encoder"
+    name = {"segnet-basic": "SegNet-Basic", "unet": f"U-Net{encoder}"}.get(config.network, f"SegNet{encoder}")
     width = "" if config.width == 1 else f", {config.width:g} of the channels"
     return f"{name}, {config.num_stages} stages{width}"
 

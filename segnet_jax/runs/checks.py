@@ -109,6 +109,9 @@ def check_network(config: Config) -> None:
         _check_basic(config)
     elif config.decoder != "full":
         raise UserError(f"--decoder {config.decoder} is for --network segnet-basic, got --network {config.network}")
+    if config.network == "unet" and (config.encoder_addition or config.final_batch_norm):
+        name = "encoder-addition" if config.encoder_addition else "final-batch-norm"
+        raise UserError(f"--{name} is not for --network unet, which concatenates the encoder's features: use --no-{name}")
     smallest = 2**config.num_stages
     if min(config.image_size) < smallest:
         height, width = config.image_size
@@ -140,8 +143,8 @@ def check_takes_vgg(config: Config) -> None:
     Raises:
       UserError: If the weights cannot fit; the message names the flag to change.
     """
-    if config.network != "segnet":
-        raise UserError(f"--init {config.init} is for --network segnet: use --init none for random weights")
+    if config.network not in ("segnet", "unet"):
+        raise UserError(f"--init {config.init} is for --network segnet and unet: use --init none for random weights")
     if config.width != 1:
         raise UserError(
             f"--init {config.init} needs --width 1, got {config.width:g}: use --init none for random weights"
