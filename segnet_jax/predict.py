@@ -20,7 +20,7 @@ import tyro
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, Section
-from segnet_jax.constants import VOID
+from segnet_jax.constants import RGB, VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, make_label_rule
@@ -150,6 +150,10 @@ def predict(options: PredictOptions) -> int:
                 check_distinct({"--json": options.json}, _files(sources, pathlib.Path(options.out), requested))
                 check_free(_files(sources, pathlib.Path(options.out), requested))
             if any(source.kind != "image" for source in sources):
+                if (pixels := read_options_of(config).pixels) != RGB:
+                    raise UserError(
+                        f"{options.run} segments images of {pixels}, but videos and cameras give RGB of 8 bits"
+                    )
                 load_av()  # fail early if it is not installed
             devices, precision = start_devices(config)
             if sizing.size == "trained" and not sizing.tile:

@@ -1,5 +1,7 @@
 """Allowed ranges of the numeric config fields."""
 
+from segnet_jax.constants import MAX_CHANNELS
+
 MAX_STAGES = 5
 _POSITIVE = 1e-12
 RANGES = {
@@ -9,6 +11,7 @@ RANGES = {
     "labels_start_at": (-1, 255),
     "threshold": (0, 255),
     "image_range": (0, 65_535),
+    "channels": (1, MAX_CHANNELS),
     "val_fraction": (0, 0.9),
     "shift": (0, 16_384),
     "scale": (0.25, 4),

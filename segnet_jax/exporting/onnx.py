@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from segnet_jax.constants import RGB
 from segnet_jax.exporting.parity import PredictFn
 from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.nn.preprocessing import Preprocessing
@@ -25,7 +26,7 @@ _BELOW_RELU = -1.0  # less than any output of a ReLU; unlike infinity, every run
 
 
 def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
-    """Write a graph from "images" uint8 [B,H,W,3] RGB to "prediction" uint8 [B,H,W] and "logits" float32 [B,H,W,C]."""
+    """Write a graph from "images" [B,H,W,C] to "prediction" uint8 [B,H,W] and "logits" float32 [B,H,W,C]."""
     import onnx
 
     graph = _Graph(subject.size)
@@ -33,12 +34,13 @@ def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     logits = _network(graph, x, subject.model, subject.variables["params"])
     graph.add("Transpose", [logits], "logits", perm=[0, 2, 3, 1])
     graph.add("Cast", [graph.add("ArgMax", [logits], "class_ids", axis=1, keepdims=0)], "prediction", to=_UINT8)
+    kind = _UINT8 if subject.pixels.bits == 8 else _UINT16
     size = ["batch", "height", "width"] if subject.size is None else [1, *subject.size]
     made = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             "SegNet",
-            [onnx.helper.make_tensor_value_info("images", _UINT8, [*size, 3])],
+            [onnx.helper.make_tensor_value_info("images", kind, [*size, subject.pixels.channels])],
             [
                 onnx.helper.make_tensor_value_info("prediction", _UINT8, size),
                 onnx.helper.make_tensor_value_info("logits", _FLOAT, [*size, subject.model.num_classes]),
@@ -66,13 +68,15 @@ def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
     """Return Python code that runs the file."""
     if subject.size is not None:
         height, width = subject.size
+        image = f"{subject.pixels.dtype} [{height},{width},{subject.pixels.channels}]"
+        image += ", RGB: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)" if subject.pixels == RGB else ""
         return f"""import cv2  # 4.x; or onnxruntime, as for files of any size
 network = cv2.dnn.readNetFromONNX({str(path)!r})
-network.setInput(image[None])  # uint8 [{height},{width},3], RGB: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+network.setInput(image[None])  # {image}
 prediction, logits = network.forward(["prediction", "logits"])  # float32 [1,H,W] and [1,H,W,C]"""
     return f"""import onnxruntime
 network = onnxruntime.InferenceSession({str(path)!r})
-prediction, logits = network.run(None, {{"images": images}})  # uint8 [B,H,W,3] RGB, {subject.smallest} pixels or more\
+prediction, logits = network.run(None, {{"images": images}})  # {subject.images}, {subject.smallest} pixels or more\
  each way"""
 
 
@@ -198,7 +202,7 @@ def _upsample(graph: "_Graph", x: str, layer: dict[str, Any] | None, size: _Size
 
 # --- the graph ---
 
-_FLOAT, _UINT8 = 1, 2  # onnx.TensorProto.FLOAT and UINT8
+_FLOAT, _UINT8, _UINT16 = 1, 2, 4  # onnx.TensorProto.FLOAT, UINT8 and UINT16
 
 
 class _Graph:

@@ -9,7 +9,7 @@ import numpy as np
 
 from segnet_jax.config.files import override
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.inference.image_inputs import ImageLike, as_rgb, is_single, split_images
+from segnet_jax.inference.image_inputs import ImageLike, as_array, is_single, split_images
 from segnet_jax.inference.network import Network, folded
 from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.system.errors import UserError
@@ -28,7 +28,8 @@ class TrainedNetwork(Network):
 
         Args:
           images: a path, a Pillow image, an array [H,W,3] RGB or [H,W] gray, uint8 0..255 or float 0..1; or several: an
-            array [B,H,W,3], or a list whose images may differ in size.
+            array [B,H,W,3], or a list whose images may differ in size. A network of other channels than RGB takes
+            images as it was trained on: see `pixels`.
           size: what each image is resized to for the network: "trained" as in training, "native" not at all, or a
             height and width. The network is compiled once per size.
 
@@ -39,7 +40,8 @@ class TrainedNetwork(Network):
           ValueError: If an image has another dtype, shape or range.
           UserError: If a file cannot be read, or the size is out of range.
         """
-        arrays = [as_rgb(image, self.config.exif, self.config.image_range) for image in split_images(images)]
+        reading = self.config.exif, self.config.image_range, self.pixels
+        arrays = [as_array(image, *reading) for image in split_images(images)]
         predictor = self._predictor(size)
         predictions = [predictor.predict([predictor.prepare(array)])[0].class_ids for array in arrays]
         if is_single(images):

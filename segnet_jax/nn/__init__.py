@@ -1,4 +1,4 @@
-"""SegNet and U-Net, their pooling and unpooling layers, and the preprocessing of their input. Depends on jax and flax only."""
+"""SegNet, U-Net, pooling and unpooling, and the preprocessing of images. Depends on jax and flax only."""
 
 from typing import Any
 

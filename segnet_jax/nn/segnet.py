@@ -44,7 +44,7 @@ class Pooled:
 
 
 class SegNet(nn.Module):
-    """SegNet: normalized image [B,H,W,3], any H and W, to logits float32 [B,H,W,num_classes].
+    """SegNet: normalized image [B,H,W,channels], any H and W, to logits float32 [B,H,W,num_classes].
 
     Attributes:
       num_classes: channels of the logits.
@@ -63,6 +63,7 @@ class SegNet(nn.Module):
       final_batch_norm: BatchNorm and ReLU after the last convolution too, as in MATLAB's `segnetLayers`.
       output: "softmax", a channel of the head for each class; or "sigmoid", for two classes: one channel, see
         `class_logits`.
+      channels: channels of the image.
       batch_norm_momentum: fraction of the old running statistics that a training step keeps.
       batch_norm_epsilon: added to the variance.
       batch_norm_bias: initial value of BatchNorm's shift.
@@ -87,6 +88,7 @@ class SegNet(nn.Module):
     conv_bias: bool = False
     final_batch_norm: bool = False
     output: Output = "softmax"
+    channels: int = 3
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
     batch_norm_bias: float = 0.0
@@ -105,7 +107,7 @@ class SegNet(nn.Module):
         """Return the logits.
 
         Args:
-          image: float [B,H,W,3].
+          image: float [B,H,W,channels].
           train: normalize by batch statistics and update `batch_stats`; otherwise use the running statistics.
           keys: dropout keys, one per image, [B]; None for no dropout.
         """

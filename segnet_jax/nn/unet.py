@@ -16,7 +16,7 @@ _BLOCK = (1, 2)  # convolutions of the middle block and of each decoder stage
 
 
 class UNet(SegNet):
-    """U-Net with a VGG encoder: normalized image [B,H,W,3], any H and W, to logits float32 [B,H,W,num_classes].
+    """U-Net with a VGG encoder: normalized image [B,H,W,channels], any H and W, to logits float32 [B,H,W,num_classes].
 
     Attributes:
       upsampling: "learnt", a transposed convolution of each channel, initialized as bilinear; otherwise bilinear.

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from segnet_jax.config.fields import Config
+from segnet_jax.constants import RGB
 from segnet_jax.exporting.card import CardFacts
 from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.runs.run_folder import RESULT_FILE, num_training_images
@@ -29,6 +30,7 @@ def card_facts(folder: str, config: Config, subject: ExportedNetwork) -> CardFac
     return CardFacts(
         network=describe_network(config),
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(subject.trained["params"])),
+        images="RGB images" if subject.pixels == RGB else f"images of {subject.pixels}",
         image_size=tuple(config.image_size),
         dataset="unknown data" if is_exported(folder) else _dataset_of(config, result),
         num_images=num_training_images(folder),

@@ -16,6 +16,7 @@ from segnet_jax.distributed.hosts import Hosts, join
 from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.runs import find_run, outcome, run_folder, session
 from segnet_jax.runs.checks import epochs_between_evaluations
+from segnet_jax.runs.dataset import channel_statistics
 from segnet_jax.runs.initialization import check_is_other_run, describe_initial, read_initial
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.result import result_variables, write_result
@@ -114,7 +115,8 @@ class Trainer:
             self.initial = read_initial(config, setup.devices, partial(self.hosts.broadcast, "initial weights"))
             if self.initial:
                 logger.info(f"init     {describe_initial(config, self.initial, setup.dataset.classes.names)}")
-            preprocessing = initial_weights.choose_preprocessing(config, self.initial)
+            statistics = partial(channel_statistics, setup.train_split, config)
+            preprocessing = initial_weights.choose_preprocessing(config, self.initial, statistics)
             meta = session.new_meta(setup, preprocessing)
         if config.class_weights != meta["class_weights_by"]:  # a new run, or overridden
             class_weights = load_class_weights(config, setup.dataset)

@@ -16,12 +16,12 @@ from segnet_jax.weights.own_segnet import Description, OwnSegNet
 
 NETWORK_FIELDS = (  # config fields needed to rebuild the network; none contains a path
     *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling", "encoder_addition"),
-    *("stage_convolutions", "stage_channels", "kernel_size"),
+    *("stage_convolutions", "stage_channels", "kernel_size", "channels"),
     *("decoder", "dropout", "conv_bias", "final_batch_norm", "batch_norm_epsilon", "output"),
 )
 READING_FIELDS = (  # config fields of how images and labels are read; none contains a path or leads out of a folder
-    *("fit", "exif", "image_range", "resize_labels", "label_suffix", "map", "labels_start_at", "labels_as"),
-    *("threshold", "unknown_color", "mostly_void"),
+    *("fit", "exif", "image_range", "image_bits", "resize_labels", "label_suffix", "map", "labels_start_at"),
+    *("labels_as", "threshold", "unknown_color", "mostly_void"),
 )
 
 
