@@ -21,7 +21,7 @@ from segnet_jax.data.images.picture_header import (
     open_picture,
     read_bytes,
 )
-from segnet_jax.data.images.pixels import decode_png16, read_tiff
+from segnet_jax.data.images.pixels import decode_png16, read_tiff, stored_tiff
 from segnet_jax.system import budget
 from segnet_jax.system.errors import UserError
 
@@ -103,11 +103,13 @@ def read_image(
 
 def _as_stored(data: bytes, header: Header, name: str, exif: Exif, pixels: Pixels) -> np.ndarray:
     """Decode an image that `check_image_header` accepts to the values that it stores, [H,W,C]."""
-    if header.format == "TIFF" and pixels.channels > 1:
+    if stored_tiff(data):
         budget.pictures.announce(2 * pixels.num_bytes * header.width * header.height)
         try:
             return read_tiff(data, pixels)
         except (ValueError, zlib.error) as error:
+            if pixels.channels == 1:  # Pillow knows more compressions, but not more channels
+                return np.asarray(decode_picture(data, header, name, exif)[0])[..., None].astype(pixels.dtype)
             message = f"{name} cannot be read as {pixels}: {error}"
             raise UserError(message, kind="broken-data", file=name, fix="save it as an uncompressed TIFF") from None
     image, turned = decode_picture(data, header, name, exif)

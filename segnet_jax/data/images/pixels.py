@@ -78,7 +78,16 @@ def decode_png16(image: Image.Image, again: Image.Image, kind: str) -> np.ndarra
 
 _TYPES = {1: "B", 3: "H", 4: "I"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS = 256, 257, 258, 259, 273, 277, 278, 279
-_PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _FORMAT = 284, 317, 322, 323, 324, 325, 339
+_PHOTOMETRIC, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _FORMAT = (
+    262,
+    284,
+    317,
+    322,
+    323,
+    324,
+    325,
+    339,
+)
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
@@ -110,7 +119,8 @@ def tiff_pixels(tags: dict[int, tuple[int, ...]]) -> Pixels | None:
     """Return the format of a TIFF's pixels; None if its channels are not unsigned integers of 8 or 16 bits."""
     channels, bits = _first(tags, _SAMPLES, 1), set(tags.get(_BITS, (1,)))
     is_unsigned = set(tags.get(_FORMAT, (1,))) == {1}
-    if not is_unsigned or bits not in ({8}, {16}) or not 1 <= channels <= MAX_CHANNELS:
+    is_inverted = _first(tags, _PHOTOMETRIC, 1) == 0  # white is 0: left to Pillow
+    if is_inverted or not is_unsigned or bits not in ({8}, {16}) or not 1 <= channels <= MAX_CHANNELS:
         return None
     return Pixels(channels, bits.pop())
 
