@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from random_variables import random_variables
 
+from segnet_jax.constants import RGB, Pixels
 from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.nn import SegNet, SegNetBasic, UNet, fold_batch_norm
-from segnet_jax.nn.preprocessing import RAW, TORCH
+from segnet_jax.nn.preprocessing import RAW, TORCH, Preprocessing
 
 CLASSES = 5
 WIDTH = 0.0625
@@ -25,6 +26,7 @@ VARIANTS = {  # without a PyTorch twin here: upsampling with both poolings, enco
     "learnt": partial(SegNetBasic, depth=2, upsampling="learnt", encoder_addition=True),
     "learnt-caffe": partial(SegNet, depth=2, upsampling="learnt", pooling="ceil", encoder_addition=True),
     "single-channel": partial(SegNetBasic, depth=2, decoder="single-channel"),
+    "channels": partial(SegNet, depth=2, channels=5),
     "unet": partial(UNet, depth=3),
     "unet-learnt": partial(UNet, depth=2, upsampling="learnt", pooling="ceil", output="sigmoid"),
 }
@@ -38,15 +40,17 @@ def subject_of(name, seed=0):
     model = build(2 if build.keywords.get("output") == "sigmoid" else CLASSES, width=WIDTH)
     variables = random_variables(model, seed)
     folded = jax.tree.map(np.asarray, fold_batch_norm(variables, model))
-    preprocessing = RAW if isinstance(model, SegNetBasic) else TORCH
-    return ExportedNetwork(
-        model.clone(folded=True), folded, variables, preprocessing, {"classes": ODD_NAMES, "step": 7}
-    )
+    preprocessing, pixels = RAW if isinstance(model, SegNetBasic) else TORCH, RGB
+    if model.channels != 3:
+        preprocessing, pixels = Preprocessing((20_000.0,) * 5, (9_000.0,) * 5), Pixels(5, 16)
+    about = {"classes": ODD_NAMES, "step": 7}
+    return ExportedNetwork(model.clone(folded=True), folded, variables, preprocessing, about, pixels=pixels)
 
 
-def images_of(shape, seed=0):
+def images_of(shape, seed=0, pixels=RGB):
     """Return images of random color blocks, which cause ties in many windows."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (shape[0], -(-shape[1] // 4), -(-shape[2] // 4), 3), np.uint8)
+    shape_in_blocks = shape[0], -(-shape[1] // 4), -(-shape[2] // 4), pixels.channels
+    blocks = np.random.default_rng(seed).integers(0, 2**pixels.bits, shape_in_blocks, pixels.dtype)
     return blocks.repeat(4, 1).repeat(4, 2)[:, : shape[1], : shape[2]]
 
 

@@ -36,15 +36,16 @@ def test_onnxruntime_gives_pytorchs_logits_from_the_file(name, shape, written):
 
 
 @pytest.mark.parametrize("size", [None, SHAPES[0][1:]], ids=["any size", "fixed"])
-@pytest.mark.parametrize("name", ["bilinear", "learnt-caffe", "unet", "unet-learnt"])
-def test_onnxruntime_gives_the_networks_logits_without_indices(name, size, tmp_path):
+@pytest.mark.parametrize("name", ["bilinear", "learnt-caffe", "unet", "unet-learnt", "channels"])
+def test_onnxruntime_gives_the_networks_logits_without_indices_and_of_other_channels(name, size, tmp_path):
     subject = dataclasses.replace(subject_of(name), size=size)
     ours.write(subject, tmp_path / "network.onnx")
     used = {node.op_type for node in onnx.load(tmp_path / "network.onnx").graph.node}
     assert used <= OPERATORS | {"MaxPool", "Resize", "ConvTranspose", "Add"}
     predict = ours.read(subject, tmp_path / "network.onnx")
     for shape in SHAPES if size is None else [(1, *size)]:
-        assert_is_network(*predict(images_of(shape)), expected_of(name, subject, images_of(shape)))
+        images = images_of(shape, pixels=subject.pixels)
+        assert_is_network(*predict(images), expected_of(name, subject, images))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
