@@ -13,6 +13,7 @@ from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.run_folder import RESULT_FILE
 from segnet_jax.system import confined, logs
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.own_network import import_given
 
 __all__ = ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
 
@@ -73,7 +74,9 @@ def train(**settings: Any) -> Run:
     from segnet_jax.runs.trainer import Trainer
 
     logs.configure()
-    config = parse_config(_words(Config, settings), prog="segnet_jax.train", description="", defaults=default_config)
+    words = _words(Config, settings)
+    config = parse_config(words, prog="segnet_jax.train", description="", defaults=default_config)
+    import_given(words)
     if config.find_lr:
         raise UserError("find_lr is for the command only: use python -m segnet_jax.train --find-lr")
     trainer = Trainer(config)

@@ -75,6 +75,7 @@ class ExportOptions:
     format: tuple[Format, ...] = ("stablehlo",)  # formats to write
     out: Folder = ""  # output folder; default: RUN/export
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
+    network: str = ""  # own network that the run was trained with, MODULE:CLASS, which is imported only if named here
     size: ImageSize = (0, 0)  # with --format onnx: height and width of a file of fixed size; 0 0: any size
     data: Folder = ""  # dataset for the comparison, such as "synthetic"; default: the one that the run was trained on
     images: int = 3  # number of validation images to compare on
@@ -110,7 +111,7 @@ def export(options: ExportOptions) -> int:
     if json_path.name in (REPORT_FILE, card.FILE, *FILES.values()) and json_path.absolute().parent == out.absolute():
         raise UserError(f"--json {options.json} is a file of the export itself; choose another file")
     formats = tuple(dict.fromkeys(options.format))
-    config = read_network_config(run)
+    config = read_network_config(run, options.network)
     check_has_dataset(run, options.data)
     _check_size(options, config, formats)
     for name in formats:

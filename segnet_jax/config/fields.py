@@ -18,6 +18,7 @@ from segnet_jax.config.options import (
     GrayRange,
     ImageSize,
     Name,
+    NetworkName,
     NumDevices,
     Pattern,
     RunFolder,
@@ -25,8 +26,9 @@ from segnet_jax.config.options import (
     SequenceName,
     Suffix,
     ValueMap,
+    check_network_name,
 )
-from segnet_jax.config.ranges import MAX_STAGES, RANGES
+from segnet_jax.config.ranges import MAX_STAGES, check_ranges
 from segnet_jax.config.toml_form import hash_of, toml_of
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.flag_names import option_of
@@ -101,8 +103,8 @@ class Config:
     color: float = field(default=0.0, metadata=OVERRIDE)  # strength of random contrast, brightness and color, 0 to 1
 
     # network
-    # segnet-basic: the paper's small network, four 7x7 stages; unet: U-Net on segnet's encoder, see --upsampling
-    network: Literal["segnet", "segnet-basic", "unet"] = "segnet"
+    # segnet; segnet-basic: the paper's small one; unet: U-Net on its encoder; or own code, MODULE:CLASS
+    network: NetworkName = "segnet"
     encoder: Literal["vgg16", "vgg19"] = "vgg16"  # encoder architecture; the decoder mirrors it
     depth: int = 5  # number of encoder stages, 1 to 5
     width: float = 1.0  # multiplier of the channels of every hidden layer
@@ -225,18 +227,14 @@ class Config:
         Raises:
           UserError: If a value is invalid; the message names the flag, its range and the value.
         """
-        for name, (low, high) in RANGES.items():
-            values = getattr(self, name)
-            for value in values if isinstance(values, tuple | list) else (values,):
-                if not low <= value <= high:  # also rejects NaN
-                    given = " ".join(map(str, values)) if isinstance(values, tuple | list) else values
-                    raise UserError(f"{option_of(name)} must be between {low:g} and {high:g}, got {given}")
+        check_ranges(self)
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, str) and any(unicodedata.category(each) in ("Cc", "Cs") for each in value):
                 raise UserError(f"{option_of(item.name)} must not contain control characters, got {value!r}")
         if isinstance(self.class_weights, tuple | list):  # as Python calls and TOML may give them
             object.__setattr__(self, "class_weights", " ".join(map(str, self.class_weights)))
+        check_network_name(self.network)
         given_weights(self.class_weights)
         check_multipliers(self.lr_mult)
         for change in self.map:

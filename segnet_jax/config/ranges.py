@@ -1,6 +1,10 @@
 """Allowed ranges of the numeric config fields."""
 
+from typing import Any
+
 from segnet_jax.constants import MAX_CHANNELS
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.flag_names import option_of
 
 MAX_STAGES = 5
 _POSITIVE = 1e-12
@@ -54,3 +58,17 @@ RANGES = {
     "keep_checkpoints": (1, 1000),
 }
 """Field -> (smallest, largest) allowed value; for a tuple, of each element."""
+
+
+def check_ranges(config: Any) -> None:
+    """Check the numeric fields of a config.
+
+    Raises:
+      UserError: If a value is out of range; the message names the flag, its range and the value.
+    """
+    for name, (low, high) in RANGES.items():
+        values = getattr(config, name)
+        for value in values if isinstance(values, tuple | list) else (values,):
+            if not low <= value <= high:  # also rejects NaN
+                given = " ".join(map(str, values)) if isinstance(values, tuple | list) else values
+                raise UserError(f"{option_of(name)} must be between {low:g} and {high:g}, got {given}")

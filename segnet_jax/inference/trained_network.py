@@ -64,7 +64,9 @@ class TrainedNetwork(Network):
         return {}
 
 
-def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", precision: str = "auto") -> TrainedNetwork:
+def load(
+    run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", precision: str = "auto", network: str = ""
+) -> TrainedNetwork:
     """Load a trained network for inference.
 
     Args:
@@ -72,6 +74,7 @@ def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", preci
         contains one, hf://OWNER/NAME.
       checkpoint: "best", "newest", or "result", the one of the two that the run's result.json scores.
       precision: dtype of activations: "float32", "bfloat16", "float16", or "auto", the best one for the device.
+      network: own network that the run was trained with, such as "mine:build"; it is imported only if named here.
 
     Raises:
       UserError: If the network does not exist, cannot be downloaded or has no checkpoint, or an argument has an unknown
@@ -82,7 +85,6 @@ def load(run: str | pathlib.Path, checkpoint: CheckpointChoice = "result", preci
         raise UserError(f"checkpoint must be one of {', '.join(get_args(CheckpointChoice))}, got {checkpoint!r}")
     run = local_folder(run)
     here = {"devices": "1", "fake_devices": 0, "precision": precision}
-    config = override(read_network_config(run), here, source="segnet_jax.load")
+    config = override(read_network_config(run, network), here, source="segnet_jax.load")
     devices, precision = start_devices(config)
-    network = folded(restore(run, config, checkpoint, devices, precision), config)
-    return TrainedNetwork(**vars(network))
+    return TrainedNetwork(**vars(folded(restore(run, config, checkpoint, devices, precision), config)))

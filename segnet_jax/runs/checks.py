@@ -1,6 +1,5 @@
 """Checks of a config that need no data: settings of the network, and the protocol's batch."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +13,12 @@ from segnet_jax.config.files import protocol_batch
 from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import Devices
-from segnet_jax.nn import NETWORKS
 from segnet_jax.nn.segnet import scaled_stages
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.losses import parse_loss
 from segnet_jax.training.network_source import is_exported
+from segnet_jax.training.own_network import network_of, settings_of
 from segnet_jax.weights.vgg import check_stages
 
 
@@ -105,6 +104,7 @@ def check_network(config: Config) -> None:
       UserError: If the image is too small for the poolings, the initial weights cannot fit, or a setting does not apply
         to the network.
     """
+    network_of(config.network)
     _check_pixels(config)
     if config.network == "segnet-basic":
         _check_basic(config)
@@ -144,8 +144,8 @@ def check_takes_vgg(config: Config) -> None:
     Raises:
       UserError: If the weights cannot fit; the message names the flag to change.
     """
-    if config.network not in ("segnet", "unet"):
-        raise UserError(f"--init {config.init} is for --network segnet and unet: use --init none for random weights")
+    if config.network == "segnet-basic":
+        raise UserError(f"--init {config.init} is not for --network segnet-basic: use --init none for random weights")
     if config.width != 1:
         raise UserError(
             f"--init {config.init} needs --width 1, got {config.width:g}: use --init none for random weights"
@@ -178,7 +178,7 @@ def _check_pixels(config: Config) -> None:
 
 def _has_field(config: Config, name: str) -> bool:
     """Return whether the config's network has a setting."""
-    return name in {item.name for item in dataclasses.fields(NETWORKS[config.network])}
+    return name in settings_of(network_of(config.network))
 
 
 def _check_basic(config: Config) -> None:

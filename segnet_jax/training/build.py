@@ -15,12 +15,12 @@ import optax
 
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import AXIS
-from segnet_jax.nn import NETWORKS
 from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.training import optimizer as optimizers
 from segnet_jax.training.losses import parse_loss
 from segnet_jax.training.optimizer import OptimizerSettings
+from segnet_jax.training.own_network import build_own_network, network_of, settings_of
 from segnet_jax.training.precision import DTYPES
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import TrainState, create_state, variable_shapes
@@ -39,11 +39,17 @@ def build_model(config: Config, num_classes: int, precision: str) -> NetworkCont
       config: config of the run.
       num_classes: channels of the logits.
       precision: dtype of activations; not "auto".
+
+    Raises:
+      UserError: If it is an own network that this command did not name, or that does not keep the contract.
     """
-    network = NETWORKS[config.network]
-    settings = fields_from_config(config, network)
-    sync_axis = AXIS if config.sync_batch_norm else None
-    return network(**settings, num_classes=num_classes, sync_axis=sync_axis, dtype=DTYPES[precision])
+    names, sync_axis = settings_of(network_of(config.network)), AXIS if config.sync_batch_norm else None
+    settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    settings |= {"num_classes": num_classes, "sync_axis": sync_axis, "dtype": DTYPES[precision]}
+    if ":" in config.network:
+        settings = {name: value for name, value in settings.items() if name in names}
+        return build_own_network(config.network, settings, config.channels)
+    return network_of(config.network)(**settings)
 
 
 def build_optimizer(
