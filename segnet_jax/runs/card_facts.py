@@ -48,10 +48,9 @@ def card_facts(folder: str, config: Config, subject: ExportedNetwork) -> CardFac
 
 def describe_network(config: Config) -> str:
     """Return a network in words, such as "SegNet with a VGG-16 encoder, 5 stages, 0.25 of the channels"."""
-    encoder = f" with a VGG-{config.encoder[-2:]} encoder"
-    if ":" in config.network:
-        return f"own network {config.network}"
-    name = {"segnet-basic": "SegNet-Basic", "unet": f"U-Net{encoder}"}.get(config.network, f"SegNet{encoder}")
+    encoder = f"with a VGG-{config.encoder[-2:]} encoder"
+    names = {"segnet": f"SegNet {encoder}", "segnet-basic": "SegNet-Basic", "unet": f"U-Net {encoder}"}
+    name = names.get(config.network, config.network)
     width = "" if config.width == 1 else f", {config.width:g} of the channels"
     return f"{name}, {config.num_stages} stages{width}"
 
