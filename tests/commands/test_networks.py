@@ -74,9 +74,11 @@ def test_its_frozen_stage_stays(trained, tmp_path):
     assert same == {"conv1_1", "conv1_1_bn", "conv1_2", "conv1_2_bn"}
 
 
-@pytest.mark.parametrize("form", [{"network": "unet"}, {"upsampling": "bilinear"}], ids=str)
+@pytest.mark.parametrize(
+    "form", [{"network": "unet"}, {"upsampling": "bilinear"}, {"channels": 5, "image_bits": "16"}], ids=str
+)
 def test_its_steps_lower_for_cuda(form):
-    config = Config(**form, init="none", depth=2, width=1 / 16, image_size=(32, 48), batch_size_per_device=1)
+    config = Config(**form, init="none", depth=1, width=1 / 16, image_size=(32, 48), batch_size_per_device=1)
     settings = {"precisions": ("float16",), "platforms": ("cuda",), "num_devices": 1}
     lowered = list(lower_steps(config, StepConstants(11), **settings))
     assert len(lowered) >= 3 and all(each.exported.platforms == ("cuda",) for each in lowered)

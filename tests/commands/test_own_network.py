@@ -108,7 +108,7 @@ def test_a_function_gets_the_settings_that_it_has_parameters_for(mine):
     "name, message",
     [
         ("{}:number", r"--network .*:number: .* has no such function"),
-        ("{}:Wid", r"has no such function; did you mean Wide\?"),
+        ("{}:Wid", r"has no such function; nearest: Wide"),
         ("no_such_module:Net", r"--network no_such_module:Net: cannot import no_such_module: ModuleNotFoundError"),
         ("{}.py:Wide", r"give the module's name without .py"),
         ("{}:Unfolded", r"--network .*:Unfolded does not keep the contract of .*: the layers and the parameters"),
