@@ -10,10 +10,14 @@ from test_stored_pixels import png, tiff
 from test_train import digest_of, restored
 
 import segnet_jax
-from segnet_jax import evaluate, export, predict, train
+from segnet_jax import doctor, evaluate, export, predict, train
+from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config, parse_flags
 from segnet_jax.inference.outputs import INDEX
+from segnet_jax.nn.preprocessing import CAFFE, TORCH
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.initial_weights import choose_preprocessing
+from segnet_jax.weights.vgg import VGG
 
 FLAGS = (
     "--image-size 24 32 --init none --depth 1 --width 0.0625 --devices 1 --batch-size-per-device 2 --val-fraction 0.4 "
@@ -151,6 +155,32 @@ def test_both_input_paths_and_a_resumed_run_give_the_same_bits(tmp_path):
     run(data, tmp_path / "stopped", *flags, "--max-steps", 1)
     run(data, tmp_path / "stopped", *flags, "--resume")
     assert digest_of(tmp_path / "device") == digest_of(tmp_path / "host") == digest_of(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("start", [CAFFE, TORCH, None], ids=["caffe", "torch", "none"])
+def test_the_first_layer_gets_values_as_large_as_those_of_imagenet(start):
+    """After the VGG's own preprocessing, ImageNet's images have a deviation of 57.6 or of 1; so have ours."""
+    config = Config(channels=2, image_bits="16")
+    initial = start and VGG("vgg16", {}, start)
+    mean, deviation = [20_000.0, 300.0], [3000.0, 0.0]
+    found = choose_preprocessing(config, initial, lambda: (mean, deviation))
+    assert found.mean == (20_000, 300)
+    expected = 57.63 if start is CAFFE else 1.0
+    assert deviation[0] / found.std[0] == pytest.approx(expected, rel=1e-3)
+    assert found.std[1] > 0  # of a constant channel
+    raw = choose_preprocessing(Config(channels=2, preprocessing="raw"), initial, None)
+    assert (raw.mean, raw.std) == ((0, 0), (1, 1))
+    assert choose_preprocessing(Config(), initial, None) == (start or TORCH)
+
+
+def test_the_doctor_reads_and_draws_them(tmp_path, capsys):
+    data = write_discs(tmp_path / "discs", *FORMATS["six16"])
+    flags = [str(data), *map(str, pixels_of("six16")), "--picture", str(tmp_path / "look.png")]
+    assert doctor.doctor(parse_flags(doctor.DoctorOptions, flags, prog="x", description="")) == 0
+    assert "--channels 6 --image-bits 16" in capsys.readouterr().out.splitlines()[-1]
+    assert np.ptp(np.asarray(Image.open(tmp_path / "look.png").convert("RGB"))) > 100
+    with pytest.raises(UserError, match="0.tif is of 6 channels; fix: .*--channels 6 --image-bits 16"):
+        doctor.doctor(parse_flags(doctor.DoctorOptions, [str(data)], prog="x", description=""))
 
 
 @pytest.mark.parametrize(

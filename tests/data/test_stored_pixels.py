@@ -114,6 +114,20 @@ def test_a_tiff_is_read_bit_for_bit(form, pixels):
     np.testing.assert_array_equal(found, values)
 
 
+def test_a_tiff_that_is_turned_or_has_several_images_is_refused():
+    values = values_of(Pixels(6, 16))
+    several = bytearray(tiff(values))
+    place = struct.unpack_from("<I", several, 4)[0]
+    end = place + 2 + 12 * struct.unpack_from("<H", several, place)[0]
+    several[end : end + 4] = struct.pack("<I", place)
+    turned = bytearray(tiff(values))
+    at = turned.index(struct.pack("<HHI", 284, 3, 1))  # chunky by default, so this tag can be replaced
+    turned[at : at + 12] = struct.pack("<HHIHH", 274, 3, 1, 6, 0)
+    for data in (several, turned):
+        with pytest.raises(UserError, match="^a is "):
+            read_image(bytes(data), "a", pixels=Pixels(6, 16))
+
+
 def test_pillow_reads_what_these_encoders_write():
     """Check the encoders of this file by an independent decoder, where it has one."""
     import io

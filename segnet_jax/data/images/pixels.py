@@ -77,17 +77,9 @@ def decode_png16(image: Image.Image, again: Image.Image, kind: str) -> np.ndarra
 # --- TIFF ---
 
 _TYPES = {1: "B", 3: "H", 4: "I"}
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES, _ROWS, _COUNTS = 256, 257, 258, 259, 273, 277, 278, 279
-_PHOTOMETRIC, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _FORMAT = (
-    262,
-    284,
-    317,
-    322,
-    323,
-    324,
-    325,
-    339,
-)
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _OFFSETS, _ORIENTATION = 256, 257, 258, 259, 262, 273, 274
+_SAMPLES, _ROWS, _COUNTS, _PLANAR, _PREDICTOR, _FORMAT = 277, 278, 279, 284, 317, 339
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 
 
 def tiff_tags(data: bytes) -> dict[int, tuple[int, ...]]:
@@ -119,14 +111,14 @@ def tiff_pixels(tags: dict[int, tuple[int, ...]]) -> Pixels | None:
     """Return the format of a TIFF's pixels; None if its channels are not unsigned integers of 8 or 16 bits."""
     channels, bits = _first(tags, _SAMPLES, 1), set(tags.get(_BITS, (1,)))
     is_unsigned = set(tags.get(_FORMAT, (1,))) == {1}
-    is_inverted = _first(tags, _PHOTOMETRIC, 1) == 0  # white is 0: left to Pillow
-    if is_inverted or not is_unsigned or bits not in ({8}, {16}) or not 1 <= channels <= MAX_CHANNELS:
+    is_plain = _first(tags, _PHOTOMETRIC, 1) not in (0, 3)  # white is 0, palette: left to Pillow
+    if not is_plain or not is_unsigned or bits not in ({8}, {16}) or not 1 <= channels <= MAX_CHANNELS:
         return None
     return Pixels(channels, bits.pop())
 
 
 def stored_tiff(data: bytes) -> tuple[int, int, Pixels] | None:
-    """Return width, height and pixel format of a TIFF; None for other files and formats."""
+    """Return width, height and pixel format of an upright TIFF of one image; None for other files and formats."""
     if other_format(data) != "TIFF":
         return None
     try:
@@ -135,7 +127,17 @@ def stored_tiff(data: bytes) -> tuple[int, int, Pixels] | None:
     except (ValueError, struct.error):
         return None
     pixels = tiff_pixels(tags)
-    return None if pixels is None else (tags[_WIDTH][0], tags[_HEIGHT][0], pixels)
+    if pixels is None or _first(tags, _ORIENTATION, 1) != 1 or _has_more_images(data):
+        return None
+    return tags[_WIDTH][0], tags[_HEIGHT][0], pixels
+
+
+def _has_more_images(data: bytes) -> bool:
+    """Return whether a TIFF whose directory `tiff_tags` has read has another one."""
+    order = "<" if data.startswith(b"II") else ">"
+    (directory,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, directory)
+    return any(data[directory + 2 + 12 * count :][:4])
 
 
 def read_tiff(data: bytes, pixels: Pixels) -> np.ndarray:
