@@ -20,8 +20,9 @@ from segnet_jax.data.images.picture_header import (
     inspect,
     open_picture,
     read_bytes,
+    stored_tiff,
 )
-from segnet_jax.data.images.pixels import decode_png16, read_tiff, stored_tiff
+from segnet_jax.data.images.pixels import decode_png16, read_tiff
 from segnet_jax.system import budget
 from segnet_jax.system.errors import UserError
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from segnet_jax.constants import RGB, Pixels
+from segnet_jax.data.images import pixels as formats
 from segnet_jax.data.images.picture_bytes import (
     MAX_SCANS,
     PNG_SIGNATURE,
@@ -20,12 +21,13 @@ from segnet_jax.data.images.picture_bytes import (
 )
 from segnet_jax.data.images.picture_formats import (
     MAX_PIXELS_WEBP,
+    check_tags,
     is_lossy,
     kind_and_bits,
     open_other,
     other_format,
 )
-from segnet_jax.data.images.pixels import check_pixels, flags, stored_pixels, stored_tiff
+from segnet_jax.data.images.pixels import check_pixels, flags, stored_pixels
 from segnet_jax.system import budget
 from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
@@ -182,6 +184,21 @@ def claimed_pixels(path: Path) -> int:
     except (OSError, ValueError, struct.error):
         return MAX_PIXELS
     return min(width * height, MAX_PIXELS)
+
+
+def stored_tiff(data: bytes) -> tuple[int, int, Pixels] | None:
+    """Return width, height and pixel format of an upright TIFF of one image; None for other files and formats."""
+    if other_format(data) != "TIFF":
+        return None
+    try:
+        check_tags(data)
+        tags = formats.tiff_tags(data)
+    except (ValueError, struct.error):
+        return None
+    found = formats.tiff_pixels(tags)
+    if found is None or not formats.is_upright(tags) or formats.has_more_images(data):
+        return None
+    return *formats.size_of(tags), found
 
 
 def _tiff_header(width: int, height: int, pixels: Pixels) -> Header:

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from segnet_jax.constants import MAX_CHANNELS, Pixels
-from segnet_jax.data.images.picture_formats import check_tags, other_format
 from segnet_jax.system.errors import UserError
 
 CHANNELS = {"grey": 1, "grey+alpha": 2, "RGB": 3, "RGBA": 4}
@@ -117,22 +116,17 @@ def tiff_pixels(tags: dict[int, tuple[int, ...]]) -> Pixels | None:
     return Pixels(channels, bits.pop())
 
 
-def stored_tiff(data: bytes) -> tuple[int, int, Pixels] | None:
-    """Return width, height and pixel format of an upright TIFF of one image; None for other files and formats."""
-    if other_format(data) != "TIFF":
-        return None
-    try:
-        check_tags(data)
-        tags = tiff_tags(data)
-    except (ValueError, struct.error):
-        return None
-    pixels = tiff_pixels(tags)
-    if pixels is None or _first(tags, _ORIENTATION, 1) != 1 or _has_more_images(data):
-        return None
-    return tags[_WIDTH][0], tags[_HEIGHT][0], pixels
+def is_upright(tags: dict[int, tuple[int, ...]]) -> bool:
+    """Return whether a TIFF has no rotation."""
+    return _first(tags, _ORIENTATION, 1) == 1
 
 
-def _has_more_images(data: bytes) -> bool:
+def size_of(tags: dict[int, tuple[int, ...]]) -> tuple[int, int]:
+    """Return width and height of a TIFF."""
+    return tags[_WIDTH][0], tags[_HEIGHT][0]
+
+
+def has_more_images(data: bytes) -> bool:
     """Return whether a TIFF whose directory `tiff_tags` has read has another one."""
     order = "<" if data.startswith(b"II") else ">"
     (directory,) = struct.unpack_from(f"{order}I", data, 4)
