@@ -20,8 +20,8 @@ from segnet_jax.training.initial_weights import choose_preprocessing
 from segnet_jax.weights.vgg import VGG
 
 FLAGS = (
-    "--image-size 24 32 --init none --depth 1 --width 0.0625 --devices 1 --batch-size-per-device 2 --val-fraction 0.4 "
-    "--learning-rate 0.05 --class-weights none --epochs 40 --evaluate-every 20 --scale 0.8 1.25"
+    "--image-size 24 32 --init none --depth 1 --width 0.125 --devices 1 --batch-size-per-device 2 --val-fraction 0.4 "
+    "--learning-rate 0.1 --class-weights matlab --epochs 60 --evaluate-every 20 --scale 0.8 1.25 --shift 2"
 )
 FORMATS = {"gray": (1, 8, png, ".png"), "gray16": (1, 16, png, ".png"), "six16": (6, 16, tiff, ".tif")}
 
