@@ -20,6 +20,7 @@ from segnet_jax.system import confined, logs
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.nearest import nearest_hint
 from segnet_jax.training.losses import Loss
+from segnet_jax.training.own_network import import_given
 from segnet_jax.training.own_objects import own_objects
 
 __all__ = ["Callback", "Config", "Curve", "EvaluationResult", "Loss"]
@@ -143,6 +144,7 @@ def train(
     defaults = (lambda data, init: config) if isinstance(config, Config) else default_config
     words = flag_words(Config, settings)
     resolved = parse_config(words, prog="segnet_jax.train", description="", defaults=defaults)
+    import_given(words)
     if resolved.find_lr:
         raise UserError("find_lr is for the command only: use python -m segnet_jax.train --find-lr")
     trainer = Trainer(resolved, own, callbacks)

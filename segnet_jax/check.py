@@ -18,6 +18,7 @@ from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
+from segnet_jax.training.own_network import import_given
 
 DESCRIPTION = """Dry-run training: read all data, take two steps, evaluate some images, save and restore a checkpoint,
 and estimate the memory and time of the whole run. Creates no run folder. Takes the flags of train, and --json.
@@ -33,7 +34,9 @@ def main() -> int:
     """Run the command."""
     args, json = _split_json(sys.argv[1:])
     flags = {"prog": "segnet_jax.check", "description": DESCRIPTION, "defaults": default_config, "own": OWN_FLAGS}
-    return check(parse_config(args, **flags), json)
+    config = parse_config(args, **flags)
+    import_given(args)
+    return check(config, json)
 
 
 def check(config: Config, json: str = "") -> int:

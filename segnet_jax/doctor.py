@@ -101,6 +101,8 @@ class DoctorOptions:
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
+    channels: int = 3  # channels of the images; 3: RGB, converted if need be; others, such as 1 or 4: as stored
+    image_bits: Literal["8", "16"] = "8"  # bits per channel; 16 reads 16-bit PNG or TIFF files as stored, 0 to 65535
     image_range: GrayRange = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
     val_fraction: float = 0.0  # fraction of the images to validate on, such as 0.2; 0: the dataset's own split

@@ -61,6 +61,7 @@ class EvaluateOptions:
     split: Literal["train", "val", "test"] = "val"  # split to evaluate
     data: Folder = ""  # dataset folder; default: the one that the run was trained on
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
+    network: str = ""  # own network that the run was trained with, MODULE:CLASS, which is imported only if named here
     batch_norm: Literal["run", "running", "recompute"] = "run"  # BatchNorm statistics to use; run: as the run's config
     ema: bool = True  # use the averaged (EMA or SWA) parameters if the run has them
     samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty
@@ -170,7 +171,7 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = build.NO_OBJECT
 
 
 def _open(options: EvaluateOptions, own: OwnObjects) -> EvaluatedNetwork:
-    trained = read_network_config(options.run)
+    trained = read_network_config(options.run, options.network)
     check_has_dataset(options.run, options.data)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     config = dataclasses.replace(

@@ -17,6 +17,7 @@ import tyro
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Folder, ImageSize, RunFolder
+from segnet_jax.constants import RGB, Pixels
 from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline.cache import streamed
 from segnet_jax.exporting import card, stablehlo
@@ -48,7 +49,8 @@ Formats: stablehlo for JAX without this package, on CPU, NVIDIA GPU and TPU; onn
 and other runtimes, needs pip install -e ".[onnx]"; safetensors for the weights only, BatchNorm not folded, with layer
 names as in SegNet-Tutorial and tensor names as in PyTorch, and a card, README.md; saved-model for TensorFlow.
 
-Every format but safetensors takes uint8 images [B,H,W,3] of any batch and image size, includes the preprocessing, and
+Every format but safetensors takes uint8 images [B,H,W,3] (or the channels and bits that the network was trained on,
+see train --channels and --image-bits) of any batch and image size, includes the preprocessing, and
 returns the prediction, uint8 [B,H,W], and the logits, float32 [B,H,W,C]. Exports are float32, whatever precision the
 run was trained in. OpenCV's dnn module needs --format onnx --size 360 480, a file for one image of this size. There is
 no TFLite file: TensorFlow 2.21's converter refuses the 8-bit pooling codes.
@@ -73,6 +75,7 @@ class ExportOptions:
     format: tuple[Format, ...] = ("stablehlo",)  # formats to write
     out: Folder = ""  # output folder; default: RUN/export
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
+    network: str = ""  # own network that the run was trained with, MODULE:CLASS, which is imported only if named here
     size: ImageSize = (0, 0)  # with --format onnx: height and width of a file of fixed size; 0 0: any size
     data: Folder = ""  # dataset for the comparison, such as "synthetic"; default: the one that the run was trained on
     images: int = 3  # number of validation images to compare on
@@ -108,19 +111,15 @@ def export(options: ExportOptions) -> int:
     if json_path.name in (REPORT_FILE, card.FILE, *FILES.values()) and json_path.absolute().parent == out.absolute():
         raise UserError(f"--json {options.json} is a file of the export itself; choose another file")
     formats = tuple(dict.fromkeys(options.format))
-    config = read_network_config(run)
+    config = read_network_config(run, options.network)
     check_has_dataset(run, options.data)
     _check_size(options, config, formats)
     for name in formats:
         check_libraries(name)
-    if "onnx" in formats and (config.network, config.upsampling, config.encoder_addition) != (
-        "segnet",
-        "indices",
-        False,
-    ):
+    if "onnx" in formats and config.network not in ("segnet", "unet"):
         raise UserError(
-            f"--format onnx supports only SegNet with pooling indices, not the network of {options.run}; use "
-            "--format stablehlo or safetensors"
+            f"--format onnx supports SegNet and U-Net, not the network of {options.run}; use --format stablehlo or "
+            "safetensors"
         )
     names = [FILES[name] for name in formats] + [card.FILE] * ("safetensors" in formats)
     earlier = read_earlier_report(out, names, options.overwrite)
@@ -185,7 +184,7 @@ def _subject(options: ExportOptions, config: Config) -> ExportedNetwork:
     about = {
         "classes": list(network.class_names),
         "colors": [list(color) for color in network.colors],
-        "preprocessing": dataclasses.asdict(network.preprocessing) | {"channels": "RGB", "range": "0..255"},
+        "preprocessing": dataclasses.asdict(network.preprocessing) | _describe(network.pixels),
         "images": describe_images(*config.image_size, config.fit),
         "network": {name: getattr(config, name) for name in NETWORK_FIELDS},
         "reading": {name: getattr(config, name) for name in READING_FIELDS},
@@ -197,7 +196,12 @@ def _subject(options: ExportOptions, config: Config) -> ExportedNetwork:
     }
     variables, trained = (jax.tree.map(np.asarray, each) for each in (network.variables, restored.variables))
     size = None if options.size == (0, 0) else options.size
-    return ExportedNetwork(network.model, variables, trained, network.preprocessing, about, size)
+    return ExportedNetwork(network.model, variables, trained, network.preprocessing, about, size, network.pixels)
+
+
+def _describe(pixels: Pixels) -> dict[str, Any]:
+    """Return the channels and the range of the images' values as metadata."""
+    return {"channels": "RGB" if pixels == RGB else pixels.channels, "range": f"0..{2**pixels.bits - 1}"}
 
 
 def _labels(run: str) -> dict[str, Any]:

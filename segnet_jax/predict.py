@@ -20,7 +20,7 @@ import tyro
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, Section
-from segnet_jax.constants import VOID
+from segnet_jax.constants import RGB, VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, make_label_rule
@@ -88,6 +88,7 @@ class PredictOptions:
     labels: Folder = ""  # folder with labels of the images: print scores and write NAME_errors.png
     void: int = -1  # label value of void; -1: as the run reads labels
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
+    network: str = ""  # own network that the run was trained with, MODULE:CLASS, which is imported only if named here
     samples: int = 0  # predict the mean of this many dropout samples (Bayesian SegNet); 0: no sampling
     # with --samples, also write NAME_entropy.png, NAME_information.png and NAME_variance.png, 0..255
     uncertainty: bool = False
@@ -133,7 +134,7 @@ def predict(options: PredictOptions) -> int:
             if run != options.run and not options.out:
                 raise UserError(f"{options.run} is not a folder to write predictions to: add --out FOLDER")
             config = dataclasses.replace(
-                read_network_config(run),
+                read_network_config(run, options.network),
                 devices=options.devices,
                 fake_devices=options.fake_devices,
                 batch_size_per_device=options.batch_size_per_device,
@@ -150,6 +151,10 @@ def predict(options: PredictOptions) -> int:
                 check_distinct({"--json": options.json}, _files(sources, pathlib.Path(options.out), requested))
                 check_free(_files(sources, pathlib.Path(options.out), requested))
             if any(source.kind != "image" for source in sources):
+                if (pixels := read_options_of(config).pixels) != RGB:
+                    raise UserError(
+                        f"{options.run} segments images of {pixels}, but videos and cameras give RGB of 8 bits"
+                    )
                 load_av()  # fail early if it is not installed
             devices, precision = start_devices(config)
             if sizing.size == "trained" and not sizing.tile:

@@ -9,6 +9,7 @@ from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system import logs
 from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
+from segnet_jax.training.own_network import import_given
 
 DESCRIPTION = """Train SegNet and write a run folder with checkpoints, metrics, figures and a report.
 After an interruption, a kill or a full disk, the same command resumes the run.
@@ -22,7 +23,10 @@ Examples:
 def main() -> int:
     """Run the command."""
     logs.follow_pipe()
-    return train(parse_config(sys.argv[1:], prog="segnet_jax.train", description=DESCRIPTION, defaults=default_config))
+    args = sys.argv[1:]
+    config = parse_config(args, prog="segnet_jax.train", description=DESCRIPTION, defaults=default_config)
+    import_given(args)
+    return train(config)
 
 
 def train(config: Config) -> int:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from random_variables import random_variables
 
+from segnet_jax.constants import RGB, Pixels
 from segnet_jax.exporting.subject import ExportedNetwork
-from segnet_jax.nn import SegNet, SegNetBasic, fold_batch_norm
-from segnet_jax.nn.preprocessing import RAW, TORCH
+from segnet_jax.nn import SegNet, SegNetBasic, UNet, fold_batch_norm
+from segnet_jax.nn.preprocessing import RAW, TORCH, Preprocessing
 
 CLASSES = 5
 WIDTH = 0.0625
@@ -19,12 +20,15 @@ NETWORKS = {
     "matlab": {"depth": 4, "final_batch_norm": True},
     "vgg19": {"encoder": "vgg19", "depth": 3, "pooling": "ceil"},
 }
-VARIANTS = {  # not supported by ONNX and the PyTorch twin: upsampling with both poolings, encoder's maps, SegNet-Basic
+VARIANTS = {  # without a PyTorch twin here: upsampling with both poolings, encoder's maps, SegNet-Basic, U-Net
     "bilinear": partial(SegNet, depth=2, upsampling="bilinear"),
     "bilinear-caffe": partial(SegNetBasic, depth=2, upsampling="bilinear", pooling="ceil"),
     "learnt": partial(SegNetBasic, depth=2, upsampling="learnt", encoder_addition=True),
     "learnt-caffe": partial(SegNet, depth=2, upsampling="learnt", pooling="ceil", encoder_addition=True),
     "single-channel": partial(SegNetBasic, depth=2, decoder="single-channel"),
+    "channels": partial(SegNet, depth=2, channels=5),
+    "unet": partial(UNet, depth=3),
+    "unet-learnt": partial(UNet, depth=2, upsampling="learnt", pooling="ceil", output="sigmoid"),
 }
 SHAPES = [(1, 45, 61), (3, 32, 38)]  # 45-22-11-5-2-1 with floor, 45-23-12-6-3-2 with ceil
 ODD_NAMES = ["<script>alert(1)</script>", "Straße 道路", 'a "quoted", b', "tab\tnewline\n", "\U0001f6b2"]
@@ -32,25 +36,28 @@ ODD_NAMES = ["<script>alert(1)</script>", "Straße 道路", 'a "quoted", b', "ta
 
 def subject_of(name, seed=0):
     """Return a random network of NETWORKS or VARIANTS, ready for export."""
-    model = (VARIANTS.get(name) or partial(SegNet, **NETWORKS[name]))(CLASSES, width=WIDTH)
+    build = VARIANTS.get(name) or partial(SegNet, **NETWORKS[name])
+    model = build(2 if build.keywords.get("output") == "sigmoid" else CLASSES, width=WIDTH)
     variables = random_variables(model, seed)
     folded = jax.tree.map(np.asarray, fold_batch_norm(variables, model))
-    preprocessing = RAW if isinstance(model, SegNetBasic) else TORCH
-    return ExportedNetwork(
-        model.clone(folded=True), folded, variables, preprocessing, {"classes": ODD_NAMES, "step": 7}
-    )
+    preprocessing, pixels = RAW if isinstance(model, SegNetBasic) else TORCH, RGB
+    if model.channels != 3:
+        preprocessing, pixels = Preprocessing((20_000.0,) * 5, (9_000.0,) * 5), Pixels(5, 16)
+    about = {"classes": ODD_NAMES, "step": 7}
+    return ExportedNetwork(model.clone(folded=True), folded, variables, preprocessing, about, pixels=pixels)
 
 
-def images_of(shape, seed=0):
+def images_of(shape, seed=0, pixels=RGB):
     """Return images of random color blocks, which cause ties in many windows."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (shape[0], -(-shape[1] // 4), -(-shape[2] // 4), 3), np.uint8)
+    shape_in_blocks = shape[0], -(-shape[1] // 4), -(-shape[2] // 4), pixels.channels
+    blocks = np.random.default_rng(seed).integers(0, 2**pixels.bits, shape_in_blocks, pixels.dtype)
     return blocks.repeat(4, 1).repeat(4, 2)[:, : shape[1], : shape[2]]
 
 
 def expected_of(name, subject, images):
     """Return float64 logits of the PyTorch equivalent, or of the trained network if there is none (VGG-19, VARIANTS).
 
-    test_segnet_basic.py compares VARIANTS with PyTorch layers.
+    test_segnet_basic.py and test_unet.py compare VARIANTS with PyTorch layers.
     """
     if name in VARIANTS:
         return subject.jitted(subject.model.clone(folded=False), subject.trained)(images)[1]

@@ -11,7 +11,7 @@ import numpy as np
 
 def random_variables(model, seed: int = 0):
     """Return the tree of `model.init` with random numbers: MSRA kernels, scales and variances in 0.5..1.5."""
-    model, image = model.clone(dtype=jnp.float32), jnp.zeros((1, 1, 1, 3), jnp.float32)
+    model, image = model.clone(dtype=jnp.float32), jnp.zeros((1, 1, 1, getattr(model, "channels", 3)))
     shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
     rng = np.random.default_rng(seed)
 

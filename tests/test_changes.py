@@ -20,7 +20,7 @@ MOST_FILES = {
     "optimizer_lamb": 2,
     "metric_mean_f1": 2,
     "augmentation_rotation": 3,
-    "network_unet": 4,
+    "network_linknet": 3,
 }
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed: it applies the patches")

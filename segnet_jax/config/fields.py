@@ -21,6 +21,7 @@ from segnet_jax.config.options import (
     ImageSize,
     Loggers,
     Name,
+    NetworkName,
     NumDevices,
     Pattern,
     RunFolder,
@@ -28,6 +29,7 @@ from segnet_jax.config.options import (
     SequenceName,
     Suffix,
     ValueMap,
+    check_network_name,
 )
 from segnet_jax.config.ranges import MAX_STAGES, check_ranges
 from segnet_jax.config.toml_form import hash_of, toml_of
@@ -94,6 +96,8 @@ class Config:
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
     # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
     image_range: GrayRange = (0, 0)
+    channels: int = 3  # channels of the images; 3: RGB, converted if need be; others, such as 1 or 4: as stored
+    image_bits: Literal["8", "16"] = "8"  # bits per channel; 16 reads 16-bit PNG or TIFF files as stored, 0 to 65535
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
     val_fraction: float = 0.0  # fraction of the images to validate on, such as 0.2; 0: the dataset's own split
     flip: bool = field(default=True, metadata=OVERRIDE)  # flip left/right with probability 1/2
@@ -103,7 +107,8 @@ class Config:
     color: float = field(default=0.0, metadata=OVERRIDE)  # strength of random contrast, brightness and color, 0 to 1
 
     # network
-    network: Literal["segnet", "segnet-basic"] = "segnet"  # segnet-basic: the paper's small network, four 7x7 stages
+    # segnet; segnet-basic: the paper's small one; unet: U-Net on its encoder; or own code, MODULE:CLASS
+    network: NetworkName = "segnet"
     encoder: Literal["vgg16", "vgg19"] = "vgg16"  # encoder architecture; the decoder mirrors it
     depth: int = 5  # number of encoder stages, 1 to 5
     width: float = 1.0  # multiplier of the channels of every hidden layer
@@ -111,7 +116,8 @@ class Config:
     stage_channels: tuple[int, ...] = ()  # channels per encoder stage, such as 64 64 64 64; empty: as --encoder
     kernel_size: int = 3  # kernel size of segnet's convolutions, odd
     pooling: Literal["floor", "ceil"] = "floor"  # odd sizes: floor drops the last row (MATLAB, PyTorch), ceil keeps it
-    upsampling: Literal["indices", "bilinear", "learnt"] = "indices"  # by pooling indices, or an alternative to them
+    # by pooling indices, or an alternative to them; unet has no indices: bilinear unless learnt
+    upsampling: Literal["indices", "bilinear", "learnt"] = "indices"
     encoder_addition: bool = False  # add encoder feature maps to the decoder's (SegNet-Basic-EncoderAddition)
     decoder: Literal["full", "single-channel"] = "full"  # segnet-basic: single-channel (depthwise) decoder kernels
     dropout: float = field(default=0.0, metadata=OVERRIDE)  # dropout rate; Bayesian SegNet uses 0.5
@@ -243,6 +249,7 @@ class Config:
                 raise UserError(f"{option_of(item.name)} must not contain control characters, got {value!r}")
         if isinstance(self.class_weights, tuple | list):  # as Python calls and TOML may give them
             object.__setattr__(self, "class_weights", " ".join(map(str, self.class_weights)))
+        check_network_name(self.network)
         given_weights(self.class_weights)
         check_multipliers(self.lr_mult)
         for change in self.map:

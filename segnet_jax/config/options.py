@@ -19,7 +19,9 @@ from typing import Annotated, Any, Literal, Union
 
 from tyro.conf import Fixed, Positional, UseAppendAction, arg
 
+from segnet_jax.system.errors import UserError
 from segnet_jax.system.flag_names import option_of
+from segnet_jax.system.nearest import nearest_hint
 
 # Types of fields whose values have a name in the help and in error messages.
 Name = Annotated[str, arg(metavar="NAME")]
@@ -38,6 +40,20 @@ ValueMap = Annotated[tuple[str, ...], arg(metavar="OLD=NEW"), UseAppendAction]
 GrayRange = Annotated[tuple[int, int], arg(metavar="BLACK WHITE")]
 Loggers = tuple[Literal["wandb", "mlflow"], ...]
 Given = Annotated[tuple[str, ...], Fixed]  # by Python only: no flag
+
+NETWORK_NAMES = ("segnet", "segnet-basic", "unet")
+NetworkName = Annotated[str, arg(metavar="NAME")]
+
+
+def check_network_name(name: str) -> None:
+    """Check that a network is one of this package, or has the form of an own one's name.
+
+    Raises:
+      UserError: If it is neither; the message names the nearest.
+    """
+    if ":" not in name and name not in NETWORK_NAMES:
+        hint = nearest_hint(name, NETWORK_NAMES)
+        raise UserError(f"--network must be one of {', '.join(NETWORK_NAMES)}, or MODULE:CLASS, got {name}{hint}")
 
 
 @dataclass(frozen=True)

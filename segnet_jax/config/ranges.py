@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from segnet_jax.constants import MAX_CHANNELS
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.flag_names import option_of
 
@@ -14,6 +15,7 @@ RANGES = {
     "labels_start_at": (-1, 255),
     "threshold": (0, 255),
     "image_range": (0, 65_535),
+    "channels": (1, MAX_CHANNELS),
     "val_fraction": (0, 0.9),
     "shift": (0, 16_384),
     "scale": (0.25, 4),

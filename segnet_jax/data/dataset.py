@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from segnet_jax.constants import RGB, Pixels
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import LabelRule
 from segnet_jax.system.errors import Fault, UserError, UserErrors
@@ -21,16 +22,18 @@ class Split:
 
     Attributes:
       names: one unique name per sample, without folder and extension.
-      read: function that returns the sample of an index at the size on disk: image uint8 [H,W,3] RGB, and label uint8
-        [H,W] of class ids or VOID.
+      read: function that returns the sample of an index at the size on disk: image uint8 [H,W,3] RGB, or as `pixels`
+        says, and label uint8 [H,W] of class ids or VOID.
       fingerprint: hex sha256 of the samples' sources; equal fingerprints mean equal samples.
       files: file name -> checksum of each source file; may be empty.
+      pixels: format of the images' pixels.
     """
 
     names: tuple[str, ...]
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
     fingerprint: str
     files: Mapping[str, str] = field(default_factory=dict)
+    pixels: Pixels = RGB
 
     def __len__(self) -> int:
         return len(self.names)

@@ -61,6 +61,7 @@ class CardFacts:
       result: content of the run's `result.json`; {} without one.
       made_by: program and version.
       date: ISO date of the export.
+      images: the network's input in words.
     """
 
     network: str
@@ -77,6 +78,7 @@ class CardFacts:
     result: Mapping[str, Any]
     made_by: str
     date: str
+    images: str = "RGB images"
 
 
 def card(facts: CardFacts) -> str:
@@ -88,7 +90,7 @@ def card(facts: CardFacts) -> str:
         ("", ""),
         [
             ("network", f"{facts.network}, {facts.num_parameters:,} parameters"),
-            ("input", f"RGB images, trained at {height}x{width} (height x width)"),
+            ("input", f"{facts.images}, trained at {height}x{width} (height x width)"),
             ("output", f"one of {len(facts.classes)} classes for each pixel"),
             ("data", f"{_text(facts.dataset)}{images}"),
             ("recipe", f"{recipe}, initial weights: {_text(facts.init)}"),

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from segnet_jax.constants import RGB
 from segnet_jax.exporting.parity import PredictFn
 from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import SegNet
+from segnet_jax.nn.unet import UNet
 
 OPSET = 13
 """The oldest opset (2021) with all operators used here in their current form; runtimes reject newer opsets."""
@@ -24,20 +26,21 @@ _BELOW_RELU = -1.0  # less than any output of a ReLU; unlike infinity, every run
 
 
 def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
-    """Write a graph from "images" uint8 [B,H,W,3] RGB to "prediction" uint8 [B,H,W] and "logits" float32 [B,H,W,C]."""
+    """Write a graph from "images" [B,H,W,C] to "prediction" uint8 [B,H,W] and "logits" float32 [B,H,W,C]."""
     import onnx
 
     graph = _Graph(subject.size)
     x = _normalize(graph, "images", subject.preprocessing)
-    logits = _segnet(graph, x, subject.model, subject.variables["params"])
+    logits = _network(graph, x, subject.model, subject.variables["params"])
     graph.add("Transpose", [logits], "logits", perm=[0, 2, 3, 1])
     graph.add("Cast", [graph.add("ArgMax", [logits], "class_ids", axis=1, keepdims=0)], "prediction", to=_UINT8)
+    kind = _UINT8 if subject.pixels.bits == 8 else _UINT16
     size = ["batch", "height", "width"] if subject.size is None else [1, *subject.size]
     made = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             "SegNet",
-            [onnx.helper.make_tensor_value_info("images", _UINT8, [*size, 3])],
+            [onnx.helper.make_tensor_value_info("images", kind, [*size, subject.pixels.channels])],
             [
                 onnx.helper.make_tensor_value_info("prediction", _UINT8, size),
                 onnx.helper.make_tensor_value_info("logits", _FLOAT, [*size, subject.model.num_classes]),
@@ -65,13 +68,15 @@ def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
     """Return Python code that runs the file."""
     if subject.size is not None:
         height, width = subject.size
+        image = f"{subject.pixels.dtype} [{height},{width},{subject.pixels.channels}]"
+        image += ", RGB: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)" if subject.pixels == RGB else ""
         return f"""import cv2  # 4.x; or onnxruntime, as for files of any size
 network = cv2.dnn.readNetFromONNX({str(path)!r})
-network.setInput(image[None])  # uint8 [{height},{width},3], RGB: cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+network.setInput(image[None])  # {image}
 prediction, logits = network.forward(["prediction", "logits"])  # float32 [1,H,W] and [1,H,W,C]"""
     return f"""import onnxruntime
 network = onnxruntime.InferenceSession({str(path)!r})
-prediction, logits = network.run(None, {{"images": images}})  # uint8 [B,H,W,3] RGB, {subject.smallest} pixels or more\
+prediction, logits = network.run(None, {{"images": images}})  # {subject.images}, {subject.smallest} pixels or more\
  each way"""
 
 
@@ -85,30 +90,49 @@ def _normalize(graph: "_Graph", images: str, preprocessing: Preprocessing) -> st
     return graph.add("Transpose", [x], "images_channels_first", perm=[0, 3, 1, 2])
 
 
-def _segnet(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> str:
-    """Add the layers in the order of `SegNet`; return the logits, [B,C,H,W]."""
+def _network(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> str:
+    """Add the layers in the order of `SegNet` or `UNet`; return the logits, [B,C,H,W]."""
 
     def block(x: str, name: str) -> str:
         return graph.add("Relu", [_convolve(graph, x, params[name], name)], f"{name}_relu")
+
+    def up(x: str, stage: int) -> str:
+        name, (_, cells, size) = f"upsample{stage}", pooled[stage - 1]
+        if model.unpools:
+            return _unpool(graph, x, cells, size, model.pooling, name)
+        return _upsample(graph, x, params.get(name), size, model.pooling, name)
 
     stages = list(enumerate(model.stages, start=1))
     pooled, fixed = [], graph.size
     for stage, (_, num_convolutions) in stages:
         for i in range(1, num_convolutions + 1):
             x = block(x, f"conv{stage}_{i}")
-        size = fixed or graph.size_of(x)
-        x, is_cell = _pool(graph, x, size, model.pooling, f"pool{stage}")
-        pooled.append((is_cell, size))
+        maps, size, cells = x, fixed or graph.size_of(x), []
+        if model.unpools:
+            x, cells = _pool(graph, x, size, model.pooling, f"pool{stage}")
+        else:
+            ceil_mode = int(model.pooling == "ceil")
+            x = graph.add("MaxPool", [x], f"pool{stage}", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=ceil_mode)
+        pooled.append((maps, cells, size))
         fixed = fixed and tuple((side + (model.pooling == "ceil")) // 2 for side in fixed)
-    for stage, (_, num_convolutions) in reversed(stages):
-        x = _unpool(graph, x, *pooled.pop(), model.pooling, f"upsample{stage}")
-        for i in range(num_convolutions, 1 if stage == 1 else 0, -1):
-            x = block(x, f"conv{stage}_{i}_D")
+    if isinstance(model, UNet):
+        x = block(block(x, "middle_1"), "middle_2")
+        for stage, _ in reversed(stages):
+            x = graph.add("Concat", [pooled[stage - 1][0], up(x, stage)], f"skip{stage}", axis=1)
+            x = block(block(x, f"up{stage}_1"), f"up{stage}_2")
+    else:
+        for stage, (_, num_convolutions) in reversed(stages):
+            x = up(x, stage)
+            for i in range(num_convolutions, 1 if stage == 1 else 0, -1):
+                x = block(x, f"conv{stage}_{i}_D")
+                if model.encoder_addition and i == num_convolutions:
+                    x = graph.add("Add", [x, pooled[stage - 1][0]], f"addition{stage}")
     last = model.head
     if model.output == "sigmoid":  # as in `class_logits`: a first class whose logit is 0
         before = {part: [(0, 0)] * (each.ndim - 1) + [(1, 0)] for part, each in params[last].items()}
         params = params | {last: {part: np.pad(each, before[part]) for part, each in params[last].items()}}
-    return block(x, last) if model.final_batch_norm else _convolve(graph, x, params[last], last)
+    logits = _convolve(graph, x, params[last], last)
+    return graph.add("Relu", [logits], f"{last}_relu") if model.final_batch_norm else logits
 
 
 def _convolve(graph: "_Graph", x: str, layer: dict[str, Any], name: str) -> str:
@@ -160,9 +184,25 @@ def _unpool(graph: "_Graph", x: str, choices: list[str], size: _Size, pooling: s
     return graph.crop(x, size, f"{name}_cropped")
 
 
+def _upsample(graph: "_Graph", x: str, layer: dict[str, Any] | None, size: _Size, pooling: str, name: str) -> str:
+    """Upsample as `nn.upsampling`, bilinearly or by the kernel of `layer`, to the size before pooling."""
+    if layer is None:
+        scales = graph.constant(f"{name}_scales", np.float32([1, 1, 2, 2]))
+        x = graph.add("Resize", [x, "", scales], name, mode="linear", coordinate_transformation_mode="half_pixel")
+    else:
+        by_one = graph.constant(f"{name}_by_one", np.int64([0, 0, 1, 1] * 2))
+        x = graph.add("Pad", [x, by_one], f"{name}_with_edge", mode="edge")
+        kernel = graph.constant(f"{name}.weight", np.transpose(layer["kernel"], (3, 2, 0, 1)))
+        group = layer["kernel"].shape[-1]
+        x = graph.add("ConvTranspose", [x, kernel], name, strides=[2, 2], pads=[3] * 4, group=group)
+    if pooling == "floor":
+        return graph.pad_odd(x, size, None, f"{name}_padded")
+    return graph.crop(x, size, f"{name}_cropped")
+
+
 # --- the graph ---
 
-_FLOAT, _UINT8 = 1, 2  # onnx.TensorProto.FLOAT and UINT8
+_FLOAT, _UINT8, _UINT16 = 1, 2, 4  # onnx.TensorProto.FLOAT, UINT8 and UINT16
 
 
 class _Graph:
@@ -223,8 +263,8 @@ class _Graph:
         even = tuple(side // 2 * 2 for side in size)
         return x if even == size else self.crop(x, even, name)
 
-    def pad_odd(self, x: str, size: _Size, value: float, name: str) -> str:
-        """Append a row or column of a value where `size` is odd."""
+    def pad_odd(self, x: str, size: _Size, value: float | None, name: str) -> str:
+        """Append a row or column where `size` is odd: of a value, or for None of the last one."""
         if isinstance(size, str):
             odd = self.add("Mod", [size, self.two], f"{name}_odd")
             by = self.add("Concat", [self.six_zeros, odd], f"{name}_by", axis=0)  # starts, and ends of B, C
@@ -232,4 +272,6 @@ class _Graph:
             return x
         else:
             by = self.constant(f"{name}_by", np.int64([0] * 6 + [side % 2 for side in size]))
+        if value is None:
+            return self.add("Pad", [x, by], name, mode="edge")
         return self.add("Pad", [x, by, self.constant(f"{name}_with", np.float32(value))], name)

@@ -34,7 +34,9 @@ def _write(subject: ExportedNetwork, path: pathlib.Path) -> None:
         with_gradient=False,
     )
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")])
+    images = tf.TensorSpec((None, None, None, subject.pixels.channels), subject.pixels.dtype, name="images")
+
+    @tf.function(autograph=False, input_signature=[images])
     def serve(images):
         prediction, logits = converted(images)
         return {"prediction": prediction, "logits": logits}
@@ -93,6 +95,6 @@ def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
     """Return Python code that runs the SavedModel."""
     return f"""import tensorflow as tf
 network = tf.saved_model.load({str(path)!r})
-outputs = network.signatures["serving_default"](images=tf.constant(images))  # uint8 [B,H,W,3] RGB, {subject.smallest}\
+outputs = network.signatures["serving_default"](images=tf.constant(images))  # {subject.images}, {subject.smallest}\
  pixels or more each way
 prediction, logits = outputs["prediction"], outputs["logits"]"""

@@ -3,7 +3,6 @@
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export
 
@@ -17,7 +16,8 @@ MONTHS_READABLE, WEEKS_BEFORE = 6, 3
 def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     """Export for CPU, NVIDIA GPU and TPU, with symbolic batch, height and width."""
     shape = export.symbolic_shape(subject.shape, constraints=subject.constraints)
-    exported = export.export(jax.jit(subject.predict), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
+    images = jax.ShapeDtypeStruct(shape, subject.pixels.dtype)
+    exported = export.export(jax.jit(subject.predict), platforms=PLATFORMS)(images)
     path.write_bytes(exported.serialize())
 
 
@@ -50,4 +50,4 @@ def use(subject: ExportedNetwork, path: pathlib.Path) -> str:
     """Return Python code that runs the file."""
     return f"""from jax import export
 network = export.deserialize(bytearray(open({str(path)!r}, "rb").read()))
-prediction, logits = network.call(images)  # uint8 [B,H,W,3] RGB, {subject.smallest} pixels or more each way"""
+prediction, logits = network.call(images)  # {subject.images}, {subject.smallest} pixels or more each way"""

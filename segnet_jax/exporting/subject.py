@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segnet_jax.constants import RGB, Pixels
 from segnet_jax.exporting.parity import PredictFn
 from segnet_jax.nn.contract import num_stages
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
@@ -26,6 +27,7 @@ class ExportedNetwork:
       preprocessing: image preprocessing.
       about: metadata of the files, JSON-serializable.
       size: height and width of the images, one at a time, for an ONNX file of fixed size; None for any.
+      pixels: format of the images' pixels.
     """
 
     model: SegNet
@@ -34,6 +36,7 @@ class ExportedNetwork:
     preprocessing: Preprocessing
     about: dict[str, Any]
     size: tuple[int, int] | None = None
+    pixels: Pixels = RGB
 
     @property
     def smallest(self) -> int:
@@ -43,7 +46,13 @@ class ExportedNetwork:
     @property
     def shape(self) -> str:
         """Symbolic shape of the images, as `jax.export` takes it."""
-        return "batch, height, width, 3"
+        return f"batch, height, width, {self.pixels.channels}"
+
+    @property
+    def images(self) -> str:
+        """The images, in words for comments in code."""
+        rgb = " RGB" if self.pixels == RGB else ""
+        return f"{self.pixels.dtype} [B,H,W,{self.pixels.channels}]{rgb}"
 
     @property
     def constraints(self) -> tuple[str, ...]:
@@ -59,7 +68,7 @@ class ExportedNetwork:
         """Apply the network to export: a pure function with the weights as constants.
 
         Args:
-          images: uint8 [B,H,W,3] RGB.
+          images: as `pixels` says, [B,H,W,C].
 
         Returns:
           prediction uint8 [B,H,W] and logits float32 [B,H,W,C].

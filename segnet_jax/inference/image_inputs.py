@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segnet_jax.constants import Exif
+from segnet_jax.constants import RGB, Exif, Pixels
 from segnet_jax.data.images.decode import read_image
 
 _WIDE_MODES = ("I", "F")  # and I;16 and its relatives: 16 and 32 bits per channel
@@ -16,20 +16,21 @@ ImageLike = str | pathlib.Path | Image.Image | np.ndarray
 
 
 def is_single(images: Any) -> bool:
-    """Return whether `images` is one image: a path, a Pillow image, or an array [H,W] or [H,W,3]."""
+    """Return whether `images` is one image: a path, a Pillow image, or an array [H,W] or [H,W,C]."""
     return isinstance(images, str | pathlib.Path | Image.Image) or (
         not isinstance(images, list | tuple) and np.ndim(images) in (2, 3)
     )
 
 
-def as_rgb(image: ImageLike, exif: Exif, image_range: tuple[int, int]) -> np.ndarray:
-    """Return an image as uint8 [H,W,3] RGB.
+def as_array(image: ImageLike, exif: Exif, image_range: tuple[int, int], pixels: Pixels = RGB) -> np.ndarray:
+    """Return an image as uint8 [H,W,3] RGB, or with the given pixels, which an image must then have.
 
     Args:
       image: a path, read with the run's options; a Pillow image of 8 bits per channel in any mode, whose alpha channel
         is dropped; or an array [H,W,3] RGB or [H,W] gray, uint8 0..255 or float 0..1.
       exif: how an EXIF rotation of a file is treated.
       image_range: values of black and white in 16-bit files; (0, 0) refuses them.
+      pixels: format of the network's images.
 
     Raises:
       ValueError: If it is none of these.
@@ -37,7 +38,14 @@ def as_rgb(image: ImageLike, exif: Exif, image_range: tuple[int, int]) -> np.nda
     """
     if isinstance(image, str | pathlib.Path):
         path = pathlib.Path(image).expanduser()
-        return read_image(path, str(image), exif, image_range)
+        return read_image(path, str(image), exif, image_range, pixels=pixels)
+    if pixels != RGB:
+        array = np.asarray(image)
+        array = array[..., None] if array.ndim == 2 else array
+        if array.ndim != 3 or array.shape[-1] != pixels.channels or array.dtype != pixels.dtype or not array.size:
+            expected = f"{pixels.dtype} [H,W,{pixels.channels}]" + " or [H,W]" * (pixels.channels == 1)
+            raise ValueError(f"an image must be {expected}, got {array.dtype} {list(np.shape(image))}")
+        return array
     if isinstance(image, Image.Image):
         if image.mode.startswith(_WIDE_MODES):
             raise ValueError(f"a Pillow image must have 8 bits per channel, got mode {image.mode}: scale it to 0..255")

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from segnet_jax.config.fields import Config
+from segnet_jax.constants import Pixels
 from segnet_jax.data.labels.classes import ClassTable, Color
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
@@ -52,7 +53,7 @@ class Network:
 
         Args:
           variables: variables of the model.
-          images: uint8 or float [B,H,W,3] RGB, 0..255.
+          images: uint8 or float [B,H,W,3] RGB, 0..255; or as `pixels` says.
           keys: dropout keys, one per image, [B]; None disables dropout.
 
         Returns:
@@ -62,8 +63,16 @@ class Network:
         return self.model.apply(variables, normalized, train=False, keys=keys)
 
     def logits(self, images: np.ndarray) -> jax.Array:
-        """Return logits, float32 [B,H,W,C], of images uint8 [B,H,W,3] or [H,W,3]; compiled once per shape."""
-        return self._logits(self.variables, _as_batch(images))
+        """Return logits, float32 [B,H,W,C], of images uint8 [B,H,W,3] or [H,W,3]; compiled once per shape.
+
+        Images of other channels than RGB are as `pixels` says.
+        """
+        return self._logits(self.variables, _as_batch(images, self.pixels))
+
+    @property
+    def pixels(self) -> Pixels:
+        """Format of the pixels of the network's images."""
+        return Pixels(self.config.channels, int(self.config.image_bits))
 
     @cached_property
     def _logits(self) -> Callable:
@@ -84,13 +93,15 @@ def unfolded(restored: Restored, config: Config) -> Network:
     return Network(restored.model, restored.variables, preprocessing, restored.classes, config, restored.meta["step"])
 
 
-def _as_batch(images: np.ndarray) -> np.ndarray:
-    """Return images uint8 [B,H,W,3] or [H,W,3] as [B,H,W,3].
+def _as_batch(images: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """Return images [B,H,W,C] or [H,W,C] as [B,H,W,C].
 
     Raises:
       ValueError: If they are anything else.
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
-        raise ValueError(f"images must be uint8 [B,H,W,3] or [H,W,3], got {images.dtype} {list(images.shape)}")
+    dtype, channels = pixels.dtype, pixels.channels
+    if images.dtype != dtype or images.ndim not in (3, 4) or images.shape[-1] != channels or not images.size:
+        expected = f"{dtype} [B,H,W,{channels}] or [H,W,{channels}]"
+        raise ValueError(f"images must be {expected}, got {images.dtype} {list(images.shape)}")
     return images if images.ndim == 4 else images[None]

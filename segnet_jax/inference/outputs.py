@@ -25,6 +25,7 @@ from segnet_jax.inference.sources import Source
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import prediction_files
 from segnet_jax.reporting.class_key import add_class_key
+from segnet_jax.reporting.colors import displayable
 from segnet_jax.reporting.figures import error_map
 from segnet_jax.system import budget
 from segnet_jax.system.errors import Fault, UserError, listed, shown
@@ -175,18 +176,19 @@ class Outputs:
         return {
             "exif": exif_for(source, self.labels.get(source), self.reading.exif),
             "image_range": self.reading.image_range,
+            "pixels": self.reading.pixels,
             "max_pixels": self.max_pixels,
         }
 
     def image(self, source: Source, image: np.ndarray, prediction: Prediction) -> PredictionEntry:
-        """Write the outputs of an image, uint8 [H,W,3]; thread-safe."""
+        """Write the outputs of an image, uint8 or uint16 [H,W,C]; thread-safe."""
         with budget.pictures.scope():
             budget.pictures.announce(_BYTES_PER_PIXEL * image.shape[0] * image.shape[1])
             return self._image(source, image, prediction)
 
     def _image(self, source: Source, image: np.ndarray, prediction: Prediction) -> PredictionEntry:
         counts = self.count(prediction)
-        picture = prediction_files.overlay_by_strips(image, prediction.class_ids, self.classes)
+        picture = prediction_files.overlay_by_strips(displayable(image), prediction.class_ids, self.classes)
         if self.key:
             picture = add_class_key(picture, counts / counts.sum(), self.classes)
         data, suffix = prediction_files.picture_file(picture)

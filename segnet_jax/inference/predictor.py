@@ -114,7 +114,7 @@ class Sizing:
 
 
 class PreparedImage(NamedTuple):
-    """An image, uint8 [H,W,3], and the network's input made from it, uint8 [h,w,3]."""
+    """An image, uint8 or uint16 [H,W,C], and the network's input made from it, [h,w,C]."""
 
     image: np.ndarray
     input: np.ndarray

@@ -9,7 +9,7 @@ import numpy as np
 
 from segnet_jax.config.files import override
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.inference.image_inputs import ImageLike, as_rgb, is_single, split_images
+from segnet_jax.inference.image_inputs import ImageLike, as_array, is_single, split_images
 from segnet_jax.inference.network import Network, folded
 from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.system.errors import UserError
@@ -29,7 +29,8 @@ class TrainedNetwork(Network):
 
         Args:
           images: a path, a Pillow image, an array [H,W,3] RGB or [H,W] gray, uint8 0..255 or float 0..1; or several: an
-            array [B,H,W,3], or a list whose images may differ in size.
+            array [B,H,W,3], or a list whose images may differ in size. A network of other channels than RGB takes
+            images as it was trained on: see `pixels`.
           size: what each image is resized to for the network: "trained" as in training, "native" not at all, or a
             height and width. The network is compiled once per size.
 
@@ -40,7 +41,8 @@ class TrainedNetwork(Network):
           ValueError: If an image has another dtype, shape or range.
           UserError: If a file cannot be read, or the size is out of range.
         """
-        arrays = [as_rgb(image, self.config.exif, self.config.image_range) for image in split_images(images)]
+        reading = self.config.exif, self.config.image_range, self.pixels
+        arrays = [as_array(image, *reading) for image in split_images(images)]
         predictor = self._predictor(size)
         predictions = [predictor.predict([predictor.prepare(array)])[0].class_ids for array in arrays]
         if is_single(images):
@@ -68,6 +70,7 @@ def load(
     checkpoint: CheckpointChoice = "result",
     precision: str = "auto",
     model: Callable[..., Any] | None = None,
+    network: str = "",
 ) -> TrainedNetwork:
     """Load a trained network for inference.
 
@@ -77,6 +80,7 @@ def load(
       checkpoint: "best", "newest", or "result", the one of the two that the run's result.json scores.
       precision: dtype of activations: "float32", "bfloat16", "float16", or "auto", the best one for the device.
       model: class of the network, if the run was trained with `segnet_jax.train(model=...)`.
+      network: own network that the run was trained with, such as "mine:build"; it is imported only if named here.
 
     Raises:
       UserError: If the network does not exist, cannot be downloaded or has no checkpoint, or an argument has an unknown
@@ -87,7 +91,7 @@ def load(
         raise UserError(f"checkpoint must be one of {', '.join(get_args(CheckpointChoice))}, got {checkpoint!r}")
     run = local_folder(run)
     here = {"devices": "1", "fake_devices": 0, "precision": precision}
-    config = override(read_network_config(run), here, source="segnet_jax.load")
+    config = override(read_network_config(run, network), here, source="segnet_jax.load")
     devices, precision = start_devices(config)
-    network = folded(restore(run, config, checkpoint, devices, precision, own=own_objects(model)), config)
-    return TrainedNetwork(**vars(network))
+    trained = folded(restore(run, config, checkpoint, devices, precision, own=own_objects(model)), config)
+    return TrainedNetwork(**vars(trained))

@@ -1,4 +1,4 @@
-"""SegNet, its pooling and unpooling layers, and the preprocessing of its input. Depends on jax and flax only."""
+"""SegNet, U-Net, pooling and unpooling, and the preprocessing of images. Depends on jax and flax only."""
 
 from typing import Any
 
@@ -7,8 +7,9 @@ from segnet_jax.nn.pooling import max_pool_with_code, unpool
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.nn.segnet_basic import SegNetBasic
+from segnet_jax.nn.unet import UNet
 
-NETWORKS: dict[str, Any] = {"segnet": SegNet, "segnet-basic": SegNetBasic}
+NETWORKS: dict[str, Any] = {"segnet": SegNet, "segnet-basic": SegNetBasic, "unet": UNet}
 """The config's name of each network -> its class, which keeps the contract of `nn.contract`."""
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Preprocessing",
     "SegNet",
     "SegNetBasic",
+    "UNet",
     "fold_batch_norm",
     "max_pool_with_code",
     "normalize",

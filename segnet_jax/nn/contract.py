@@ -6,7 +6,8 @@ A network is a Flax module that segments an image. It has
   and width. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats". `keys`, [B], are dropout's
   random keys, one for each image; without them nothing is dropped.
 * the attributes of `NetworkContract`, as dataclass fields or properties. Fields named like a config field are filled
-  from it (`training.build.build_model`), so a network declares only what it needs.
+  from it (`training.build.build_model`), so a network declares only what it needs; without a field `channels`, its
+  images are RGB.
 * variables nested two levels deep: {"params": {layer: {part: array}}, "batch_stats": {layer: {part: array}}}. `layers`
   describes every layer; `PARTS` names the parts.
 * one call of `tap` for each encoder stage, which publishes its features and pooling codes.

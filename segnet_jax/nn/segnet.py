@@ -44,7 +44,7 @@ class Pooled:
 
 
 class SegNet(nn.Module):
-    """SegNet: normalized image [B,H,W,3], any H and W, to logits float32 [B,H,W,num_classes].
+    """SegNet: normalized image [B,H,W,channels], any H and W, to logits float32 [B,H,W,num_classes].
 
     Attributes:
       num_classes: channels of the logits.
@@ -63,6 +63,7 @@ class SegNet(nn.Module):
       final_batch_norm: BatchNorm and ReLU after the last convolution too, as in MATLAB's `segnetLayers`.
       output: "softmax", a channel of the head for each class; or "sigmoid", for two classes: one channel, see
         `class_logits`.
+      channels: channels of the image.
       batch_norm_momentum: fraction of the old running statistics that a training step keeps.
       batch_norm_epsilon: added to the variance.
       batch_norm_bias: initial value of BatchNorm's shift.
@@ -87,6 +88,7 @@ class SegNet(nn.Module):
     conv_bias: bool = False
     final_batch_norm: bool = False
     output: Output = "softmax"
+    channels: int = 3
     batch_norm_momentum: float = 0.9
     batch_norm_epsilon: float = 1e-5
     batch_norm_bias: float = 0.0
@@ -105,19 +107,12 @@ class SegNet(nn.Module):
         """Return the logits.
 
         Args:
-          image: float [B,H,W,3].
+          image: float [B,H,W,channels].
           train: normalize by batch statistics and update `batch_stats`; otherwise use the running statistics.
           keys: dropout keys, one per image, [B]; None for no dropout.
         """
-        x = image.astype(self.dtype)
+        x, pooled = self.encode(image.astype(self.dtype), train, keys)
         stages = self.stages
-        pooled = []
-        for stage, (channels, num_convolutions) in enumerate(stages, start=1):
-            for i in range(1, num_convolutions + 1):
-                x = self.block(x, channels, f"conv{stage}_{i}", train and stage > self.frozen_stages)
-            x = self.pool(x, stage, pooled)
-            x = self.drop(x, stage, keys, stage)
-
         for stage, (channels, num_convolutions) in reversed(list(enumerate(stages, start=1))):
             maps = pooled[stage - 1].maps
             x = self.up(x, pooled.pop(), f"upsample{stage}")
@@ -135,6 +130,16 @@ class SegNet(nn.Module):
             x = Convolution(self.head_channels, size=self.kernel_size, name=self.head)(x)
         return class_logits(x.astype(jnp.float32), self.output)
 
+    def encode(self, x: jax.Array, train: bool, keys: jax.Array | None) -> tuple[jax.Array, list[Pooled]]:
+        """Apply the VGG encoder; return the pooled features of the last stage, and what each stage passes on."""
+        pooled: list[Pooled] = []
+        for stage, (channels, num_convolutions) in enumerate(self.stages, start=1):
+            for i in range(1, num_convolutions + 1):
+                x = self.block(x, channels, f"conv{stage}_{i}", train and stage > self.frozen_stages)
+            x = self.pool(x, stage, pooled)
+            x = self.drop(x, stage, keys, stage)
+        return x, pooled
+
     @property
     def head(self) -> str:
         """Name of the last convolution, whose output channels are the classes."""
@@ -146,18 +151,30 @@ class SegNet(nn.Module):
         return 1 if self.output == "sigmoid" else self.num_classes
 
     @property
+    def encoder_layers(self) -> list[LayerSpec]:
+        """Layers of the VGG encoder."""
+        names = [
+            (f"conv{stage}_{i}", stage)
+            for stage, (_, num_convolutions) in enumerate(self.stages, start=1)
+            for i in range(1, num_convolutions + 1)
+        ]
+        return [layer for name, stage in names for layer in convolution_block(name, "encoder", stage)]
+
+    @property
     def layers(self) -> tuple[LayerSpec, ...]:
         """Every layer with parameters (see `nn.contract`)."""
-        layers, stages = [], list(enumerate(self.stages, start=1))
-        for stage, (_, num_convolutions) in stages:
-            for i in range(1, num_convolutions + 1):
-                layers += convolution_block(f"conv{stage}_{i}", "encoder", stage)
+        layers, stages = self.encoder_layers, list(enumerate(self.stages, start=1))
         for stage, (_, num_convolutions) in reversed(stages):
             layers += self.upsampling_layers(stage)
             for i in range(num_convolutions, 1 if stage == 1 else 0, -1):
                 layers += convolution_block(f"conv{stage}_{i}_D", "decoder")
         head = convolution_block(self.head, "head")
         return (*layers, *(head if self.final_batch_norm else head[:1]))
+
+    @property
+    def unpools(self) -> bool:
+        """Whether the decoder upsamples by pooling codes."""
+        return self.upsampling == "indices"
 
     def upsampling_layers(self, stage: int) -> list[LayerSpec]:
         """Return the upsampling layer of a decoder stage, if it has parameters."""
@@ -190,7 +207,7 @@ class SegNet(nn.Module):
     def up(self, x: jax.Array, pooled: Pooled, name: str) -> jax.Array:
         """Upsample to the size before pooling."""
         height, width = pooled.maps.shape[1:3]
-        if self.upsampling == "indices":
+        if self.unpools:
             return unpool(x, pooled.code, height, width)
         if self.upsampling == "learnt":
             return LearntUpsampling(name=name)(x, height, width)

@@ -42,6 +42,24 @@ def hatch(picture: np.ndarray, where: np.ndarray, period: int = 10) -> np.ndarra
     return np.where(where[..., None], hatched, picture)
 
 
+def displayable(image: np.ndarray) -> np.ndarray:
+    """Return images as RGB to look at: the first three channels, or the first; 16-bit values are stretched to 0..255.
+
+    Args:
+      image: uint8 or uint16 [...,H,W,C].
+
+    Returns:
+      uint8 [...,H,W,3]; the array itself if it is that.
+    """
+    if image.dtype == np.uint8 and image.shape[-1] == 3:
+        return image
+    shown = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
+    if shown.dtype == np.uint8:
+        return shown
+    low, high = int(shown.min()), int(shown.max())
+    return ((shown - np.float32(low)) * np.float32(255 / max(high - low, 1)) + np.float32(0.5)).astype(np.uint8)
+
+
 def overlay(image: np.ndarray, label: np.ndarray, classes: ClassTable, transparency: float = 0.4) -> np.ndarray:
     """Blend an image with the colors of its classes; VOID pixels keep the image.
 

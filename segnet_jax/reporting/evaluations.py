@@ -26,6 +26,7 @@ from PIL import Image
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable, Color
+from segnet_jax.reporting.colors import displayable
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
@@ -230,7 +231,7 @@ def _heatmap(values: np.ndarray) -> str:
 
 def _jpeg(image: np.ndarray) -> str:
     """Encode an image as base64 of a JPEG of at most 512 pixels a side."""
-    picture = Image.fromarray(image)
+    picture = Image.fromarray(displayable(image))
     picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
     return _encoded(picture, "JPEG", quality=88, subsampling=0)
 

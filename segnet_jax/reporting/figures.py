@@ -11,7 +11,7 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.confusion import count_confusion, scores
 from segnet_jax.reporting import sheet
 from segnet_jax.reporting.class_key import key_strip
-from segnet_jax.reporting.colors import colorize, hatch, overlay
+from segnet_jax.reporting.colors import colorize, displayable, hatch, overlay
 from segnet_jax.reporting.tables import SPLIT_WORDS, percent
 from segnet_jax.system import confined
 from segnet_jax.system.files import atomic_write_bytes, check_place
@@ -35,7 +35,7 @@ def batch_picture(
     """Draw the first images of a batch as the network gets them, each above its label overlay, with void hatched.
 
     Args:
-      images: uint8 [N,H,W,3] RGB.
+      images: uint8 or uint16 [N,H,W,C].
       labels: uint8 [N,H,W] of class ids or VOID.
       classes: names and colors.
       path: the PNG to write.
@@ -45,7 +45,7 @@ def batch_picture(
       names: captions of the images, if any.
       inside: bool [N,H,W], the pixels that are not padding; None if there is none.
     """
-    images, labels = images[:max_images], labels[:max_images]
+    images, labels = displayable(images[:max_images]), labels[:max_images]
     height, width = images.shape[1:3]
     scale = sheet.panel_scale(height, width)
     if scale > 1:  # before hatching, so that the stripes stay fine
@@ -82,7 +82,7 @@ def prediction_pictures(
     """Draw one row per image: image, ground truth, prediction and errors, with the image's scores as a caption.
 
     Args:
-      images: uint8 [N,H,W,3] RGB; None leaves them out, for photographs that must not be published.
+      images: uint8 or uint16 [N,H,W,C]; None leaves them out, for photographs that must not be published.
       labels: uint8 [N,H,W] of class ids or VOID.
       predictions: uint8 [N,H,W] of class ids.
       names: image names.
@@ -102,7 +102,7 @@ def prediction_pictures(
     for number, (label, prediction, name) in enumerate(zip(labels, predictions, names, strict=True)):
         panels = [colorize(label, classes), colorize(prediction, classes), error_map(label, prediction)]
         if images is not None:
-            panels.insert(0, images[number])
+            panels.insert(0, displayable(images[number]))
         short = name if len(name) <= 40 else f"{name[:39]}…"
         rows.append((sheet.panel_strip(panels), f"{short}:  {_caption(label, prediction, classes)}"))
     width = rows[0][0].width

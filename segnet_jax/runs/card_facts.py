@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from segnet_jax.config.fields import Config
+from segnet_jax.constants import RGB
 from segnet_jax.exporting.card import CardFacts
 from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.runs.run_folder import RESULT_FILE, num_training_images
@@ -29,6 +30,7 @@ def card_facts(folder: str, config: Config, subject: ExportedNetwork) -> CardFac
     return CardFacts(
         network=describe_network(config),
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(subject.trained["params"])),
+        images="RGB images" if subject.pixels == RGB else f"images of {subject.pixels}",
         image_size=tuple(config.image_size),
         dataset="unknown data" if is_exported(folder) else _dataset_of(config, result),
         num_images=num_training_images(folder),
@@ -46,7 +48,9 @@ def card_facts(folder: str, config: Config, subject: ExportedNetwork) -> CardFac
 
 def describe_network(config: Config) -> str:
     """Return a network in words, such as "SegNet with a VGG-16 encoder, 5 stages, 0.25 of the channels"."""
-    name = "SegNet-Basic" if config.network == "segnet-basic" else f"SegNet with a VGG-{config.encoder[-2:]} encoder"
+    encoder = f"with a VGG-{config.encoder[-2:]} encoder"
+    names = {"segnet": f"SegNet {encoder}", "segnet-basic": "SegNet-Basic", "unet": f"U-Net {encoder}"}
+    name = names.get(config.network, config.network)
     width = "" if config.width == 1 else f", {config.width:g} of the channels"
     return f"{name}, {config.num_stages} stages{width}"
 

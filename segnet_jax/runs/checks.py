@@ -1,6 +1,5 @@
 """Checks of a config that need no data: settings of the network, and the protocol's batch."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +13,12 @@ from segnet_jax.config.files import protocol_batch
 from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import Devices
-from segnet_jax.nn import NETWORKS
 from segnet_jax.nn.segnet import scaled_stages
 from segnet_jax.nn.segnet_basic import STAGES
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.losses import parse_loss
 from segnet_jax.training.network_source import is_exported
+from segnet_jax.training.own_network import network_of, settings_of
 from segnet_jax.weights.vgg import check_stages
 
 
@@ -82,7 +81,7 @@ def check_loss_and_output(config: Config, dataset: Dataset) -> None:
         )
     if config.final_batch_norm:
         raise UserError("--output sigmoid needs a head without ReLU: use --no-final-batch-norm")
-    if "output" not in {item.name for item in dataclasses.fields(NETWORKS[config.network])}:
+    if not _has_field(config, "output"):
         raise UserError(f"--output sigmoid is not supported by --network {config.network}: use --output softmax")
 
 
@@ -119,10 +118,15 @@ def check_network(config: Config) -> None:
       UserError: If the image is too small for the poolings, the initial weights cannot fit, or a setting does not apply
         to the network.
     """
+    network_of(config.network)
+    _check_pixels(config)
     if config.network == "segnet-basic":
         _check_basic(config)
     elif config.decoder != "full":
         raise UserError(f"--decoder {config.decoder} is for --network segnet-basic, got --network {config.network}")
+    if config.network == "unet" and (config.encoder_addition or config.final_batch_norm):
+        name = "encoder-addition" if config.encoder_addition else "final-batch-norm"
+        raise UserError(f"--{name} is not for --network unet, which concatenates features: use --no-{name}")
     smallest = 2**config.num_stages
     if min(config.image_size) < smallest:
         height, width = config.image_size
@@ -154,14 +158,41 @@ def check_takes_vgg(config: Config) -> None:
     Raises:
       UserError: If the weights cannot fit; the message names the flag to change.
     """
-    if config.network != "segnet":
-        raise UserError(f"--init {config.init} is for --network segnet: use --init none for random weights")
+    if config.network == "segnet-basic":
+        raise UserError(f"--init {config.init} is not for --network segnet-basic: use --init none for random weights")
     if config.width != 1:
         raise UserError(
             f"--init {config.init} needs --width 1, got {config.width:g}: use --init none for random weights"
         )
     stages = scaled_stages(config.encoder, config.depth, 1, config.stage_convolutions, config.stage_channels)
     check_stages(config.init, config.encoder, stages, config.kernel_size)
+
+
+def _check_pixels(config: Config) -> None:
+    """Check the settings of images that are read as stored, not as RGB of 8 bits.
+
+    Raises:
+      UserError: If a setting does not apply to them, or the network takes RGB images only.
+    """
+    if (config.channels, config.image_bits) == (3, "8"):
+        return
+    given = f"--channels {config.channels} --image-bits {config.image_bits}"
+    if config.network == "segnet-basic" or not _has_field(config, "channels"):
+        raise UserError(f"--network {config.network} is for RGB images of 8 bits, got {given}: use --network segnet")
+    if config.image_range != (0, 0):
+        raise UserError(f"--image-range reads 16-bit images as 8 bits and RGB, but {given} as stored: omit one of them")
+    if config.color:
+        raise UserError(f"--color is for RGB images of 8 bits, got {given}: use --color 0")
+    if config.preprocessing in ("torch", "caffe"):
+        raise UserError(
+            f"--preprocessing {config.preprocessing} is for RGB images of 8 bits, got {given}: use --preprocessing "
+            "auto, which normalizes by the training images' mean and standard deviation, or raw"
+        )
+
+
+def _has_field(config: Config, name: str) -> bool:
+    """Return whether the config's network has a setting."""
+    return name in settings_of(network_of(config.network), (name,))
 
 
 def _check_basic(config: Config) -> None:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import logging
+import math
+
+import numpy as np
 
 from segnet_jax.config.fields import Config
 from segnet_jax.data.dataset import Dataset, Split
@@ -19,6 +22,20 @@ def decode(split: Split, config: Config, title: str) -> CachedSplit:
     """Open a split's samples at the config's image size; decode those that are not in the cache."""
     with bar(title, len(split)) as advance:
         return open_cached(split, config.image_size, cache_folder(), advance, config.fit)
+
+
+def channel_statistics(split: Split, config: Config) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel of a split's images at the config's image size."""
+    samples = decode(split, config, "reading training images")
+    sums, squares = (np.zeros(config.channels, np.uint64) for _ in range(2))
+    for index in range(len(samples)):
+        image = samples.read(index)[0].reshape(-1, config.channels).astype(np.uint64)
+        sums += image.sum(axis=0)
+        squares += (image * image).sum(axis=0)
+    count = len(samples) * math.prod(config.image_size)
+    means = [int(each) / count for each in sums]  # exact integers: the same on every machine
+    variances = [int(each) / count - mean**2 for each, mean in zip(squares, means, strict=True)]
+    return means, [math.sqrt(max(each, 0.0)) for each in variances]
 
 
 def open_data(config: Config, stored: StoredLabels | None = None, label_mapping: LabelMapping | None = None) -> Dataset:

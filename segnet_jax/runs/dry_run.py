@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +28,7 @@ from segnet_jax.reporting.run_logger import DRAWING_FRACTION
 from segnet_jax.reporting.training_plot import training_plot
 from segnet_jax.runs import find_run
 from segnet_jax.runs.checks import epochs_between_evaluations
+from segnet_jax.runs.dataset import channel_statistics
 from segnet_jax.runs.initialization import read_initial
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.setup import Setup, Steps, load_data, resolve
@@ -58,7 +60,8 @@ def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
     find_run.check_free(config)
     setup = resolve(config)
     initial = read_initial(config, setup.devices)
-    preprocessing = initial_weights.choose_preprocessing(config, initial)
+    statistics = partial(channel_statistics, setup.train_split, config)
+    preprocessing = initial_weights.choose_preprocessing(config, initial, statistics)
     return load_data(setup, preprocessing, load_class_weights(config, setup.dataset)), initial
 
 

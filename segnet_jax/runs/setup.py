@@ -293,6 +293,8 @@ def load_data(
       UserError: If a split has no labeled pixel, or the samples do not fit on the devices as requested.
     """
     config, devices, eval_name = setup.config, setup.devices, setup.eval_name
+    if len(preprocessing.mean) != config.channels:  # of a damaged checkpoint to resume from
+        raise UserError(f"the preprocessing is for {len(preprocessing.mean)} channels, not for {config.channels}")
     train_samples = run_dataset.decode(setup.train_split, config, "reading training images")
     eval_samples = run_dataset.decode(setup.eval_split, config, f"reading {eval_name} images")
     dataset_checks.check_labels(setup.dataset.classes, **{"train": train_samples, eval_name: eval_samples})

@@ -19,6 +19,7 @@ from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.runs import find_run, outcome, session
 from segnet_jax.runs.callbacks import Callback, Callbacks
 from segnet_jax.runs.checks import epochs_between_evaluations
+from segnet_jax.runs.dataset import channel_statistics
 from segnet_jax.runs.initialization import check_is_other_run, describe_initial, read_initial
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.profile import profiled
@@ -119,7 +120,8 @@ class Trainer:
             self.initial = read_initial(config, setup.devices, share, self.own)
             if self.initial:
                 logger.info(f"init     {describe_initial(config, self.initial, setup.dataset.classes.names)}")
-            preprocessing = initial_weights.choose_preprocessing(config, self.initial)
+            statistics = partial(channel_statistics, setup.train_split, config)
+            preprocessing = initial_weights.choose_preprocessing(config, self.initial, statistics)
             meta = session.new_meta(setup, preprocessing)
         class_weights = session.class_weights(setup, meta)
         self.setup = load_data(setup, preprocessing, class_weights, partial(self.hosts.all_gather, "input placement"))

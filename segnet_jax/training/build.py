@@ -16,13 +16,13 @@ import optax
 
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import AXIS
-from segnet_jax.nn import NETWORKS
-from segnet_jax.nn.contract import NetworkContract, check_contract
+from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import optimizer as optimizers
 from segnet_jax.training.losses import parse_loss
 from segnet_jax.training.optimizer import OptimizerSettings
+from segnet_jax.training.own_network import build_own_network, network_of
 from segnet_jax.training.own_objects import OwnObjects, missing
 from segnet_jax.training.precision import DTYPES
 from segnet_jax.training.settings import StepSettings
@@ -49,37 +49,22 @@ def build_model(config: Config, num_classes: int, precision: str, own: OwnObject
       own: objects given from Python.
 
     Raises:
-      UserError: If the run's network was given from Python and is not given here.
+      UserError: If it is an own network that was not given or named here, or that does not keep the contract.
     """
-    if own.model is not None:
-        return build_own_model(config, own.model, num_classes, precision)
-    if name := missing("model", config.own):
+    if name := missing("model", config.own) if own.model is None else "":
         raise UserError(
             f"the network of this run was given from Python ({name}), which a command cannot import: use "
             "segnet_jax.load(RUN, model=...), or segnet_jax.evaluate(RUN, model=...)"
         )
-    network = NETWORKS[config.network]
-    settings = fields_from_config(config, network)
-    sync_axis = AXIS if config.sync_batch_norm else None
-    return network(**settings, num_classes=num_classes, sync_axis=sync_axis, dtype=DTYPES[precision])
-
-
-def build_own_model(config: Config, make: Any, num_classes: int, precision: str) -> NetworkContract:
-    """Return a network given from Python; its fields named like a config field are filled, unless a partial sets them.
-
-    Raises:
-      UserError: If it does not keep the contract of `nn.contract`.
-    """
-    kind, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
-    fields = fields_from_config(config, kind) if dataclasses.is_dataclass(kind) else {}
-    fields |= {"sync_axis": AXIS if config.sync_batch_norm else None, "dtype": DTYPES[precision]}
-    try:
-        model = make(**{name: value for name, value in fields.items() if name not in given}, num_classes=num_classes)
-        check_contract(model)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        name = getattr(kind, "__qualname__", repr(kind))
-        raise UserError(f"model {name} does not keep the contract of segnet_jax.nn.contract: {error}") from error
-    return model
+    settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    settings |= {"num_classes": num_classes, "dtype": DTYPES[precision]}
+    settings |= {"sync_axis": AXIS if config.sync_batch_norm else None}
+    if own.model is not None:
+        return build_own_network(own.model, settings)
+    network = network_of(config.network)
+    if ":" in config.network:
+        return build_own_network(network, settings, f"--network {config.network}")
+    return network(**{item.name: settings[item.name] for item in dataclasses.fields(network) if item.name in settings})
 
 
 def build_optimizer(

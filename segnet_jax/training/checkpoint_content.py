@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from segnet_jax.constants import MAX_CHANNELS
 from segnet_jax.system.errors import NoCheckpoint
 from segnet_jax.training.manifest import read_manifest
 from segnet_jax.training.precision import DTYPES
@@ -89,8 +90,9 @@ def _is_color(value: Any) -> bool:
 
 
 def _is_preprocessing(value: Any) -> bool:
-    channels = all(len(each) == 3 and all(map(_is_number, each)) for each in value.values())
-    return value.keys() == {"mean", "std"} and channels and all(each > 0 for each in value["std"])
+    numbers = all(1 <= len(each) <= MAX_CHANNELS and all(map(_is_number, each)) for each in value.values())
+    are_alike = value.keys() == {"mean", "std"} and len(value["mean"]) == len(value["std"])
+    return are_alike and numbers and all(each > 0 for each in value["std"])
 
 
 def _is_evaluation(value: Any, num_classes: int) -> bool:

@@ -21,7 +21,7 @@ from segnet_jax.distributed.data_parallel import (
     replicate,
 )
 from segnet_jax.nn.contract import NetworkContract, batch_norms, head_layers
-from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW, TORCH, Preprocessing
+from segnet_jax.nn.preprocessing import IMAGENET_STD, PREPROCESSINGS, RAW, TORCH, Preprocessing
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.training.batch_norm_statistics import average_statistics
@@ -35,7 +35,7 @@ Tree = dict[str, dict[str, dict[str, Any]]]
 FITTING = (
     *("network", "encoder", "depth", "stage_convolutions", "stage_channels", "kernel_size", "width", "pooling"),
     *("upsampling", "encoder_addition", "decoder", "conv_bias", "final_batch_norm", "batch_norm_epsilon"),
-    "output",
+    *("output", "channels", "image_bits"),
 )
 """Config fields that define the network's function: they must match those of the network to start from."""
 
@@ -194,8 +194,18 @@ def _rows(trained: Any, random: Any, indices: Mapping[str, int], classes: Sequen
 STATISTICS_IMAGES = 64  # enough for stable batch-norm statistics of a pretrained encoder
 
 
-def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) -> Preprocessing:
+def choose_preprocessing(
+    config: Config, initial: VGG | TrainedSegNet | None, statistics: Callable[[], tuple[Sequence[float], ...]]
+) -> Preprocessing:
     """Choose the preprocessing: that of a whole trained network, else of the config, else of the encoder's weights.
+
+    Images other than RGB of 8 bits are normalized by their own mean and standard deviation, such that the encoder's
+    first layer gets values as large as those of ImageNet's images.
+
+    Args:
+      config: config of the run.
+      initial: the initial weights.
+      statistics: function that returns mean and standard deviation of each channel of the training images.
 
     Raises:
       UserError: If the config contradicts a whole trained network.
@@ -209,6 +219,13 @@ def choose_preprocessing(config: Config, initial: VGG | TrainedSegNet | None) ->
                 fix="--preprocessing auto",
             )
         return initial.preprocessing
+    if (config.channels, config.image_bits) != (3, "8"):
+        if config.preprocessing == "raw":
+            return Preprocessing((0.0,) * config.channels, (1.0,) * config.channels)
+        mean, std = statistics()
+        largest = np.mean(initial.preprocessing.std) if initial else IMAGENET_STD
+        factor = float(largest / IMAGENET_STD)
+        return Preprocessing(tuple(mean), tuple(max(each, 1.0) * factor for each in std))
     if configured is not None:
         return configured
     if config.network == "segnet-basic":

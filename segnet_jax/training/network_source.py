@@ -11,17 +11,18 @@ from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.own_network import import_network
 from segnet_jax.weights.hub import NETWORK_FILE, fetch_repository, is_repository
 from segnet_jax.weights.own_segnet import Description, OwnSegNet
 
 NETWORK_FIELDS = (  # config fields needed to rebuild the network; none contains a path
     *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling", "encoder_addition"),
-    *("stage_convolutions", "stage_channels", "kernel_size"),
+    *("stage_convolutions", "stage_channels", "kernel_size", "channels"),
     *("decoder", "dropout", "conv_bias", "final_batch_norm", "batch_norm_epsilon", "output"),
 )
 READING_FIELDS = (  # config fields of how images and labels are read; none contains a path or leads out of a folder
-    *("fit", "exif", "image_range", "resize_labels", "label_suffix", "map", "labels_start_at", "labels_as"),
-    *("threshold", "unknown_color", "mostly_void"),
+    *("fit", "exif", "image_range", "image_bits", "resize_labels", "label_suffix", "map", "labels_start_at"),
+    *("labels_as", "threshold", "unknown_color", "mostly_void"),
 )
 
 
@@ -43,12 +44,17 @@ def is_exported(folder: str | pathlib.Path) -> bool:
         return False
 
 
-def read_network_config(folder: str | pathlib.Path) -> Config:
+def read_network_config(folder: str | pathlib.Path, own_network: str = "") -> Config:
     """Return the config of a run, or of an exported network: its network, image size and read options.
 
+    Args:
+      folder: the run folder or the exported folder.
+      own_network: own network that this command names, which is imported; see `own_network.import_network`.
+
     Raises:
-      UserError: If there is neither, or it is damaged.
+      UserError: If there is neither, or it is damaged, or the own network cannot be imported.
     """
+    import_network(own_network)
     if not is_exported(folder):
         return files.read_run(folder)
     return config_from(describe_exported(folder), str(folder))

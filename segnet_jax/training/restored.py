@@ -99,6 +99,7 @@ def restore(
             raise UserError(f"no {which} checkpoint in {run}: the training stopped before its first checkpoint")
         meta = check_meta(checkpoints.read_meta(which, step), f"the {which} checkpoint of {run}")
         check_experiment(pathlib.Path(run), meta, files.read_run(run))
+        _check_channels(meta, config, run)
         model = build.build_model(config, len(meta["classes"]), precision, own)
         optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)  # only for the shapes of its state
         shapes = build.state_shapes(model, optimizer, meta["precision"], config.has_average)
@@ -154,4 +155,12 @@ def _restore_exported(
         "precision": precision,
         "class_weights": list(weights),
     }
+    _check_channels(meta, config, folder)
     return Restored(model, replicate(found.variables, devices), meta, None, description.checkpoint or "newest")
+
+
+def _check_channels(meta: dict[str, Any], config: Config, source: str) -> None:
+    """Raise UserError if the preprocessing is for another number of channels than the network's."""
+    if (count := len(meta["preprocessing"]["mean"])) != config.channels:
+        message = f"{source} normalizes {count} channels, but its network has {config.channels}: it is damaged"
+        raise UserError(message, kind="bad-weights", file=source)

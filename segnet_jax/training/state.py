@@ -66,7 +66,8 @@ def variable_shapes(model: nn.Module) -> dict[str, Any]:
 
 
 def _init(model: nn.Module, key: jax.Array) -> dict[str, Any]:
-    return model.init(key, jnp.zeros((1, 32, 32, 3), jnp.float32), train=False)  # parameters do not depend on the size
+    image = jnp.zeros((1, 32, 32, getattr(model, "channels", 3)), jnp.float32)  # of any size
+    return model.init(key, image, train=False)
 
 
 def num_bytes_of(state: TrainState) -> int:

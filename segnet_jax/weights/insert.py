@@ -1,5 +1,6 @@
 """Load a trained VGG into the encoder of a network."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 
@@ -35,6 +36,7 @@ def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: Netwo
     convs, folding = list(itertools.chain(*encoder_convolutions(model))), batch_norms(model)
     if missing := [conv for conv in convs if conv not in vgg.convs]:
         raise UserError(f"the weights of {vgg.encoder} have no {listed(missing)}: the network has a different encoder")
+    vgg = adapt_channels(vgg, params[convs[0]]["kernel"].shape[2])
     shapes = {conv: (params[conv]["kernel"].shape, vgg.convs[conv].kernel.shape) for conv in convs}
     if wrong := [
         f"{conv} has {ours}, the weights have {theirs}" for conv, (ours, theirs) in shapes.items() if ours != theirs
@@ -53,6 +55,23 @@ def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: Netwo
         params[norm] = {"scale": batch_norm.scale, "bias": batch_norm.bias}
         batch_stats[norm] = {"mean": batch_norm.mean - folded, "var": batch_norm.var}
     return params, batch_stats
+
+
+def adapt_channels(vgg: VGG, channels: int) -> VGG:
+    """Return a VGG for images of any number of channels; for three, the VGG itself.
+
+    The first kernel of gray images is the sum of those of R, G and B: a gray image gives what it would give as RGB.
+    Channel i of others gets the kernel of R, G or B, in turn, times 3 / channels.
+
+    Source: `adapt_input_conv` in timm, https://github.com/huggingface/pytorch-image-models.
+    """
+    if channels == 3:
+        return vgg
+    first = vgg.convs["conv1_1"]
+    kernel = first.kernel.sum(axis=2, keepdims=True)
+    if channels > 1:
+        kernel = first.kernel[:, :, np.arange(channels) % 3] * np.float32(3 / channels)
+    return dataclasses.replace(vgg, convs={**vgg.convs, "conv1_1": dataclasses.replace(first, kernel=kernel)})
 
 
 def affine_maps(vgg: VGG) -> dict[str, tuple[np.ndarray, np.ndarray]]:

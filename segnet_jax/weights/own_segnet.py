@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from segnet_jax.constants import MAX_CHANNELS
 from segnet_jax.nn import NETWORKS
 from segnet_jax.nn.contract import head_layers
 from segnet_jax.nn.preprocessing import Preprocessing
@@ -177,11 +178,12 @@ def _preprocessing(metadata: dict[str, str]) -> Preprocessing:
     preprocessing = _parsed(metadata, "preprocessing", dict)
     values = [preprocessing.get(name) for name in ("mean", "std")]
     if (
-        not all(isinstance(each, list) and len(each) == 3 and _are_finite(each) for each in values)
+        not all(isinstance(each, list) and 1 <= len(each) <= MAX_CHANNELS and _are_finite(each) for each in values)
+        or len(values[0]) != len(values[1])
         or min(values[1]) <= 0
     ):
         raise ValueError(
-            f"has the preprocessing {preprocessing}, but mean and std must be 3 finite numbers each, std above 0"
+            f"has the preprocessing {preprocessing}, but needs a finite mean and std per channel, std above 0"
         )
     mean, std = (tuple(map(float, each)) for each in values)
     return Preprocessing(mean, std)

@@ -35,6 +35,19 @@ def test_onnxruntime_gives_pytorchs_logits_from_the_file(name, shape, written):
     assert_is_network(prediction, logits, expected_of(name, subject_of(name), images_of(shape)))
 
 
+@pytest.mark.parametrize("size", [None, SHAPES[0][1:]], ids=["any size", "fixed"])
+@pytest.mark.parametrize("name", ["bilinear", "learnt-caffe", "unet", "unet-learnt", "channels"])
+def test_onnxruntime_gives_the_networks_logits_without_indices_and_of_other_channels(name, size, tmp_path):
+    subject = dataclasses.replace(subject_of(name), size=size)
+    ours.write(subject, tmp_path / "network.onnx")
+    used = {node.op_type for node in onnx.load(tmp_path / "network.onnx").graph.node}
+    assert used <= OPERATORS | {"MaxPool", "Resize", "ConvTranspose", "Add"}
+    predict = ours.read(subject, tmp_path / "network.onnx")
+    for shape in SHAPES if size is None else [(1, *size)]:
+        images = images_of(shape, pixels=subject.pixels)
+        assert_is_network(*predict(images), expected_of(name, subject, images))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_graph_is_valid_and_uses_only_widely_supported_operators(name, written):
     model = onnx.load(written / name)

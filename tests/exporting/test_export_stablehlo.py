@@ -40,7 +40,8 @@ def found_alone(cases, folder):
     """Run each (name of a network, shape) in a process with only JAX; return predictions and logits."""
     for name in {name for name, _ in cases}:
         stablehlo.write(subject_of(name), folder / f"{name}.stablehlo")
-    np.savez(folder / "images.npz", **{str(number): images_of(shape) for number, (_, shape) in enumerate(cases)})
+    images = {str(number): _images(*case) for number, case in enumerate(cases)}
+    np.savez(folder / "images.npz", **images)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     networks = [name for name, _ in cases]
     subprocess.run([sys.executable, "-c", ALONE, folder, *networks], cwd=folder, env=environment, check=True)
@@ -51,7 +52,11 @@ def found_alone(cases, folder):
 @pytest.mark.parametrize("cases", [CASES, pytest.param(MORE, marks=pytest.mark.slow)], ids=["published", "others"])
 def test_jax_alone_gives_pytorchs_logits_from_the_file(cases, tmp_path):
     for (name, shape), found in zip(cases, found_alone(cases, tmp_path), strict=True):
-        assert_is_network(*found, expected_of(name, subject_of(name), images_of(shape)))
+        assert_is_network(*found, expected_of(name, subject_of(name), _images(name, shape)))
+
+
+def _images(name, shape):
+    return images_of(shape, pixels=subject_of(name).pixels)
 
 
 def test_the_modules_for_cuda_and_tpu_deserialize_and_can_be_called_there(tmp_path):

@@ -44,6 +44,8 @@ OTHERS = {  # another value for each field
     "threshold": 128,
     "mostly_void": True,
     "image_range": (0, 4095),
+    "channels": 4,
+    "image_bits": "16",
     "follow_links": True,
     "unknown_color": "ignore",
     "exif": "apply",
@@ -149,6 +151,7 @@ def test_every_key_is_classed_and_tried():
         "swa_epochs",
         *("fit", "images", "map", "labels_start_at", "unknown_color", "exif", "resize_labels", "val_fraction"),
         *("label_files", "label_suffix", "labels_as", "threshold", "mostly_void", "image_range", "follow_links"),
+        *("channels", "image_bits"),
     }
 
 

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import weight_files as files
 
+from segnet_jax.nn.contract import collect_taps
 from segnet_jax.nn.preprocessing import CAFFE, TORCH
 from segnet_jax.nn.segnet import ENCODERS, SegNet
+from segnet_jax.nn.unet import UNet
 from segnet_jax.system.errors import UserError
-from segnet_jax.weights.insert import insert_encoder
+from segnet_jax.weights.insert import adapt_channels, insert_encoder
 from segnet_jax.weights.vgg import VGG, BatchNormWeights, ConvWeights
 
 EPSILON = 1e-5
@@ -116,3 +118,44 @@ def test_another_width_and_another_encoder_are_refused(small):
     model, deeper = network(encoder="vgg19")
     with pytest.raises(UserError, match="vgg16 have no conv3_4, conv4_4, conv5_4"):
         insert(model, deeper, as_vgg(small))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_the_first_kernel_is_adapted_to_other_channels(channels, small):
+    """Compare with sums in numpy; three times a channel, or a gray image, gives what it gives as RGB."""
+    vgg = as_vgg(small)
+    rgb = small["conv1_1"][0]
+    kernel = adapt_channels(vgg, channels).convs["conv1_1"].kernel
+    expected = np.empty((3, 3, channels, rgb.shape[3]), np.float32)
+    for i in range(channels):
+        expected[:, :, i] = rgb.sum(axis=2) if channels == 1 else rgb[:, :, i % 3] * 3 / channels
+    np.testing.assert_allclose(kernel, expected, rtol=1e-6)
+    assert kernel.dtype == np.float32 and (channels != 3 or kernel is rgb)
+    gray = np.random.default_rng(0).random((1, 6, 5, 1), np.float32)
+    if channels == 1:
+        found, whole = (
+            jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            for x, k in ((gray, kernel), (gray.repeat(3, -1), rgb))
+        )
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
+    others = [conv for conv in vgg.convs if conv != "conv1_1"]
+    assert all(adapt_channels(vgg, channels).convs[conv] is vgg.convs[conv] for conv in others)
+
+
+def test_a_network_of_four_channels_and_a_unet_take_the_vgg(small):
+    vgg, image = as_vgg(small), np.random.default_rng(1).random((1, 8, 8, 3), np.float32)
+
+    def variables_of(model, channels=3):
+        shapes = jax.eval_shape(
+            lambda: model.init(jax.random.key(0), np.zeros((1, 4, 4, channels), np.float32), train=False)
+        )
+        random = np.random.default_rng(5)
+        return insert(model, jax.tree.map(lambda leaf: random.random(leaf.shape, np.float32), shapes), vgg)
+
+    features = [
+        collect_taps(model, variables_of(model), image)[1]["features2"]
+        for model in (SegNet(2, depth=2), UNet(2, depth=2))
+    ]
+    np.testing.assert_array_equal(*features)
+    four = variables_of(SegNet(2, depth=2, channels=4), channels=4)["params"]["conv1_1"]["kernel"]
+    np.testing.assert_allclose(four[:, :, 3], small["conv1_1"][0][:, :, 0] * 0.75, rtol=1e-6)

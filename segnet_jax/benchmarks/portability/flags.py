@@ -10,6 +10,7 @@ from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.config.flags import parse_config
 from segnet_jax.config.options import Flag
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.own_network import import_given
 
 LOWER_FLAGS = (
     Flag("out", "output folder, empty or not existing", "FOLDER", section="lower"),
@@ -47,7 +48,9 @@ def parse_with_config(
     if given.run:
         read_run(given.run)  # for its error messages
         others = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *others]
-    return given, parse_config(others, prog=prog, description=description, own=flags)
+    config = parse_config(others, prog=prog, description=description, own=flags)
+    import_given(others)
+    return given, config
 
 
 def check_choices(flag: str, given: Sequence[str], choices: Sequence[str]) -> None:

@@ -214,6 +214,9 @@ def build_program(
 ) -> Program:
     """Return one of STEPS as a config describes it; see `lower_steps` for the arguments."""
     model = build.build_model(config, constants.num_classes, precision)
+    if len(constants.preprocessing.mean) != config.channels:  # those of a run are its own
+        unit = Preprocessing((0.0,) * config.channels, (1.0,) * config.channels)
+        constants = dataclasses.replace(constants, preprocessing=unit)
     if step == "infer":
         return _infer(config, constants, model)
     if step == "evaluate":
@@ -265,24 +268,31 @@ def _infer(config: Config, constants: StepConstants, model: NetworkContract) -> 
         logits = folded.apply(variables, normalize(images, constants.preprocessing, folded.dtype), train=False)
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
-    images = jax.ShapeDtypeStruct((config.batch_size_per_device, *config.image_size, 3), jnp.uint8)
-    return Program(predict, (variables, images))
+    return Program(predict, (variables, _images(config, config.batch_size_per_device)))
+
+
+def _images(config: Config, *leading: int) -> jax.ShapeDtypeStruct:
+    """Return the shape and dtype of images."""
+    return jax.ShapeDtypeStruct((*leading, *config.image_size, config.channels), f"uint{config.image_bits}")
 
 
 def _input(config: Config, leading: tuple[int, ...], make_batch: Callable) -> tuple[Callable, dict, Any]:
     """Return how a step makes its batch: (make_batch, inputs, store), the arrays as shapes."""
     shape, size = (*leading, config.batch_size_per_device), config.image_size
     if config.input == "host":
-        inputs = {"image": (*shape, *size, 3), "label": (*shape, *size)}
-        return as_sent, {name: jax.ShapeDtypeStruct(each, jnp.uint8) for name, each in inputs.items()}, ()
+        return (
+            as_sent,
+            {"image": _images(config, *shape), "label": jax.ShapeDtypeStruct((*shape, *size), jnp.uint8)},
+            (),
+        )
     if make_batch is device_resident.evaluation_batch:
         parameters = {"index": shape}
     else:
         sampler = Sampler.from_config(config, 1, 1)
         parameters = {name: (*shape, *array.shape[1:]) for name, array in sampler.batch(0).drawn().items()}
-    store = {"images": (_NUM_SAMPLES, *size, 3), "labels": (_NUM_SAMPLES, *size)}
+    labels = jax.ShapeDtypeStruct((_NUM_SAMPLES, *size), jnp.uint8)
     return (
         make_batch,
         {name: jax.ShapeDtypeStruct(each, jnp.int32) for name, each in parameters.items()},
-        {name: jax.ShapeDtypeStruct(each, jnp.uint8) for name, each in store.items()},
+        {"images": _images(config, _NUM_SAMPLES), "labels": labels},
     )

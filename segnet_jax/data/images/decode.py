@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segnet_jax.constants import Exif
+from segnet_jax.constants import RGB, Exif, Pixels
 from segnet_jax.data.images.exif_rotation import rotation_error
 from segnet_jax.data.images.picture_bytes import orientation, png_transparency
 from segnet_jax.data.images.picture_formats import decode_other, open_other
@@ -20,7 +20,9 @@ from segnet_jax.data.images.picture_header import (
     inspect,
     open_picture,
     read_bytes,
+    stored_tiff,
 )
+from segnet_jax.data.images.pixels import decode_png16, read_tiff
 from segnet_jax.system import budget
 from segnet_jax.system.errors import UserError
 
@@ -62,8 +64,11 @@ def read_image(
     exif: Exif = "refuse",
     image_range: tuple[int, int] = (0, 0),
     max_pixels: int = MAX_PIXELS,
+    pixels: Pixels = RGB,
 ) -> np.ndarray:
     """Decode an image to RGB; gray is repeated over three channels, palettes are resolved.
+
+    With other `pixels`, nothing is converted: the file must store them, and its values are returned.
 
     Args:
       source: path or bytes of the file.
@@ -72,17 +77,21 @@ def read_image(
       image_range: values of black and white in 16-bit images; never taken from the image, as equal values would then
         differ in brightness between images.
       max_pixels: size limit.
+      pixels: format of the pixels to return.
 
     Returns:
-      uint8 [H,W,3], RGB.
+      uint8 [H,W,3], RGB; or [H,W,channels] in the dtype of `pixels`.
 
     Raises:
-      UserError: If `inspect` raises it, or the image is CMYK, 16-bit without a range, transparent, or has a
-        refused EXIF rotation.
+      UserError: If `inspect` raises it, or the image is CMYK, 16-bit without a range, transparent, has a refused EXIF
+        rotation, or does not store the given pixels.
     """
-    data = source if isinstance(source, bytes) else read_bytes(source, name, BYTES_PER_PIXEL * max_pixels)
-    header = inspect(data, name, max_pixels)
-    check_image_header(header, name, image_range)
+    limit = max(BYTES_PER_PIXEL, 2 * pixels.num_bytes) * max_pixels
+    data = source if isinstance(source, bytes) else read_bytes(source, name, limit)
+    header = inspect(data, name, max_pixels, as_stored=pixels != RGB)
+    check_image_header(header, name, image_range, pixels)
+    if pixels != RGB:
+        return _as_stored(data, header, name, exif, pixels)
     image, turned = decode_picture(data, header, name, exif)
     if header.kind in ("RGBA", "grey+alpha"):
         refuse_transparency(np.asarray(image.getchannel("A")), "image", name)
@@ -91,6 +100,25 @@ def read_image(
     if header.bits == 16 and header.kind == "grey":
         return upright(np.repeat(_ranged(np.asarray(image), image_range)[..., None], 3, axis=-1), turned)
     return upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), turned)
+
+
+def _as_stored(data: bytes, header: Header, name: str, exif: Exif, pixels: Pixels) -> np.ndarray:
+    """Decode an image that `check_image_header` accepts to the values that it stores, [H,W,C]."""
+    if stored_tiff(data):
+        budget.pictures.announce(2 * pixels.num_bytes * header.width * header.height)
+        try:
+            return read_tiff(data, pixels)
+        except (ValueError, zlib.error) as error:
+            if pixels.channels == 1:  # Pillow knows more compressions, but not more channels
+                return np.asarray(decode_picture(data, header, name, exif)[0])[..., None].astype(pixels.dtype)
+            message = f"{name} cannot be read as {pixels}: {error}"
+            raise UserError(message, kind="broken-data", file=name, fix="save it as an uncompressed TIFF") from None
+    image, turned = decode_picture(data, header, name, exif)
+    values = np.asarray(image)
+    if header.format == "PNG" and pixels.bits == 16 and pixels.channels > 1:
+        opened = (open_picture(data, header.format, name) for _ in range(2))
+        values = decode_png16(*opened, header.kind)
+    return upright(values.reshape(header.height, header.width, -1).astype(pixels.dtype, copy=False), turned)
 
 
 def png_alpha(pixels: np.ndarray, header: Header, transparency: bytes) -> np.ndarray:

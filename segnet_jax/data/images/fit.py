@@ -37,13 +37,13 @@ def fit_sample(
     """Resize a sample to a size.
 
     Args:
-      image: uint8 [H,W,3].
+      image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
       target: target height and width.
       fit: resizing mode; cropping and bars are centered, and bars are black and VOID.
 
     Returns:
-      image uint8 [*target,3] and label uint8 [*target].
+      image [*target,C] and label uint8 [*target].
     """
     image, label = (_trimmed(each, target, fit) for each in (image, label))
     image, label = resize(image, label, *scaled_size(label.shape, target, fit))
@@ -100,13 +100,13 @@ def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tup
     """Resize a sample: the image with antialiased bilinear sampling, the label with nearest-center sampling.
 
     Args:
-      image: uint8 [H,W,3].
+      image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
       height: new height.
       width: new width.
 
     Returns:
-      image uint8 [height,width,3] and label uint8 [height,width]; the arrays themselves if they have that size.
+      image [height,width,C] and label uint8 [height,width]; the arrays themselves if they have that size.
     """
     if label.shape == (height, width):
         return image, label
@@ -114,10 +114,16 @@ def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tup
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image, uint8 [H,W,3], with antialiased bilinear sampling."""
+    """Resize an image, uint8 or uint16 [H,W,C], with antialiased bilinear sampling."""
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    if image.dtype == np.uint8 and image.shape[2] == 3:
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    # By channel: Pillow has no 16-bit images of several channels, and multiplies the others by the fourth one.
+    kind = np.uint8 if image.dtype == np.uint8 else np.float32
+    channels = [Image.fromarray(channel.astype(kind)) for channel in np.moveaxis(image, -1, 0)]
+    resized = [each.resize((width, height), Image.Resampling.BILINEAR) for each in channels]
+    return np.stack([np.rint(each).astype(image.dtype) for each in resized], axis=-1)
 
 
 def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:

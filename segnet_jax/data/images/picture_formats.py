@@ -58,7 +58,7 @@ def open_other(data: bytes, kind: str, name: str) -> Image.Image:
     """
     try:
         if kind == "TIFF":
-            _check_tags(data)
+            check_tags(data)
         image = _PLUGINS[kind](io.BytesIO(data))
         if kind == "BMP" and any(tile[0] == "bmp_rle" for tile in image.tile):
             raise ValueError("it is run-length encoded")  # decoded in Python, at a microsecond per pixel
@@ -77,7 +77,7 @@ def open_other(data: bytes, kind: str, name: str) -> Image.Image:
     return image
 
 
-def _check_tags(data: bytes) -> None:
+def check_tags(data: bytes) -> None:
     """Check the tags of a TIFF, which Pillow copies and whose tiles libtiff unpacks before any size is compared.
 
     Raises:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
+from segnet_jax.constants import RGB, Pixels
+from segnet_jax.data.images import pixels as formats
 from segnet_jax.data.images.picture_bytes import (
     MAX_SCANS,
     PNG_SIGNATURE,
@@ -19,11 +21,13 @@ from segnet_jax.data.images.picture_bytes import (
 )
 from segnet_jax.data.images.picture_formats import (
     MAX_PIXELS_WEBP,
+    check_tags,
     is_lossy,
     kind_and_bits,
     open_other,
     other_format,
 )
+from segnet_jax.data.images.pixels import check_pixels, flags, stored_pixels
 from segnet_jax.system import budget
 from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
@@ -110,13 +114,14 @@ def check_inside(path: Path, folder: Path) -> None:
         )
 
 
-def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS, as_stored: bool = False) -> Header:
     """Parse the header of an image file and, for PNG, verify all checksums; decode nothing.
 
     Args:
       data: content of the file.
       name: display name for error messages.
       max_pixels: maximum number of pixels.
+      as_stored: whether to state a TIFF's channels as stored, not as Pillow converts them.
 
     Raises:
       UserError: If the file is empty, a web page, of unknown format, truncated, damaged, or too large.
@@ -127,8 +132,15 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header:
         header = _inspect_png(data, name)
     elif data.startswith(_JPEG):
         header = _inspect_jpeg(data, name)
+    elif as_stored and (tiff := stored_tiff(data)):
+        header = _tiff_header(*tiff)
     elif kind := other_format(data):
-        image = open_other(data, kind, name)
+        try:
+            image = open_other(data, kind, name)
+        except UserError:
+            if kind == "TIFF" and (tiff := stored_tiff(data)):
+                return _tiff_header(*tiff)  # sound, but has channels that Pillow does not know
+            raise
         if kind == "TIFF" and orientation(data) != 1:
             message = f"{name} is a TIFF with a rotation, which decoders treat differently"
             raise UserError(message, kind="exif-rotation", file=name, fix="save it upright")
@@ -172,6 +184,26 @@ def claimed_pixels(path: Path) -> int:
     except (OSError, ValueError, struct.error):
         return MAX_PIXELS
     return min(width * height, MAX_PIXELS)
+
+
+def stored_tiff(data: bytes) -> tuple[int, int, Pixels] | None:
+    """Return width, height and pixel format of an upright TIFF of one image; None for other files and formats."""
+    if other_format(data) != "TIFF":
+        return None
+    try:
+        check_tags(data)
+        tags = formats.tiff_tags(data)
+    except (ValueError, struct.error):
+        return None
+    found = formats.tiff_pixels(tags)
+    if found is None or not formats.is_upright(tags) or formats.has_more_images(data):
+        return None
+    return *formats.size_of(tags), found
+
+
+def _tiff_header(width: int, height: int, pixels: Pixels) -> Header:
+    kind = "grey" if pixels.channels == 1 else f"of {pixels.channels} channels"
+    return Header("TIFF", width, height, kind, pixels.bits)
 
 
 def _inspect_png(data: bytes, name: str) -> Header:
@@ -222,10 +254,19 @@ def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
         raise UserError(f"{name} is a damaged {kind}: {error}", kind="broken-data", file=name, fix=AGAIN) from None
 
 
-def check_image_header(header: Header, name: str, image_range: tuple[int, int] = (0, 0)) -> None:
-    """Refuse CMYK, floating-point, and 16-bit images without a stated range."""
+def check_image_header(header: Header, name: str, image_range: tuple[int, int] = (0, 0), pixels: Pixels = RGB) -> None:
+    """Refuse CMYK, floating-point, and 16-bit images without a stated range; or, if pixels are read as stored, others.
+
+    Raises:
+      UserError: If the image is refused.
+    """
+    if pixels != RGB:
+        check_pixels(header.kind, header.bits, pixels, name)
+        return
     if header.kind not in ("grey", "grey+alpha", "palette", "RGB", "RGBA"):
-        raise UserError(f"image {name} is {header.kind}", kind="not-rgb", file=name, fix="convert it to RGB")
+        stored = stored_pixels(header.kind, header.bits)
+        fix = "convert it to RGB" + (f", or read all images as stored: {flags(stored)}" if stored else "")
+        raise UserError(f"image {name} is {header.kind}", kind="not-rgb", file=name, fix=fix)
     if header.bits != 16:
         return
     message = f"image {name} has 16 bits per channel"

@@ -41,7 +41,7 @@ def augment(image: Any, label: Any, params: Mapping[str, Any], backend: Backend)
     computes in 32-bit integers with either `xp`, and call it here.
 
     Args:
-      image: uint8 [H,W,3].
+      image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
       params: the sample's `AugmentationParams.drawn`, int32 each; absent ones are neither applied nor compiled.
       backend: the numpy or JAX backend.
@@ -81,7 +81,7 @@ def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: 
     The image is interpolated bilinearly with 8-bit weights; the label takes the nearest pixel.
 
     Args:
-      image: uint8 [H,W,3].
+      image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
       step: int32, input pixels per output pixel, in 2^-14.
       place_y: int32, 0 to PLACES: vertical position of the crop, or of the shrunken image, from top to bottom.
@@ -95,10 +95,10 @@ def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: 
         _sources(xp.arange(size, dtype=xp.int32), size, step, place)
         for size, place in zip(label.shape, (place_y, place_x), strict=True)
     )
-    wide = image
+    wide, dtype = image, xp.int32 if image.dtype == xp.uint8 else xp.uint32  # 16 bits and two weights of 8: 32 bits
     for axis, (first, second, weight, _, _) in enumerate((rows, columns)):
-        weight = weight[:, None, None] if axis == 0 else weight[None, :, None]
-        one, other = (xp.take(wide, place, axis=axis, mode="clip").astype(xp.int32) for place in (first, second))
+        weight = (weight[:, None, None] if axis == 0 else weight[None, :, None]).astype(dtype)
+        one, other = (xp.take(wide, place, axis=axis, mode="clip").astype(dtype) for place in (first, second))
         wide = one * (256 - weight) + other * weight
     nearest = label
     for axis, (_, _, _, place, _) in enumerate((rows, columns)):
@@ -106,7 +106,7 @@ def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: 
     inside = rows[-1][:, None] & columns[-1][None]
     half = 1 << 15
     return (
-        xp.where(inside[..., None], (wide + half) >> 16, 0).astype(xp.uint8),
+        xp.where(inside[..., None], (wide + half) >> 16, 0).astype(image.dtype),
         xp.where(inside, nearest, VOID).astype(xp.uint8),
     )
 

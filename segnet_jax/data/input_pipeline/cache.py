@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segnet_jax.constants import RGB, Pixels
 from segnet_jax.data.dataset import Split
 from segnet_jax.data.images.fit import Fit, fit_sample
 from segnet_jax.system import budget
@@ -27,7 +28,7 @@ from segnet_jax.system.staging import finish, remove, sweep, unfinished
 logger = logging.getLogger(__name__)
 
 Read = Callable[[int], tuple[np.ndarray, np.ndarray]]
-"""Function that returns image uint8 [H,W,3] and label uint8 [H,W] of an index, both read-only."""
+"""Function that returns image uint8 or uint16 [H,W,C] and label uint8 [H,W] of an index, both read-only."""
 
 VERSION = 1
 """Increase with every change of decoding or resizing that changes a pixel."""
@@ -49,8 +50,9 @@ class CachedSplit:
       read: function that returns the sample of an index.
       num_samples: number of samples.
       image_size: height and width.
-      images: uint8 [N,H,W,3], memory-mapped; None if samples are decoded at each use.
+      images: uint8 or uint16 [N,H,W,C], memory-mapped; None if samples are decoded at each use.
       labels: uint8 [N,H,W]; None like `images`.
+      pixels: format of the images' pixels.
     """
 
     read: Read
@@ -58,6 +60,7 @@ class CachedSplit:
     image_size: tuple[int, int]
     images: np.ndarray | None = None
     labels: np.ndarray | None = None
+    pixels: Pixels = RGB
 
     def __len__(self) -> int:
         return self.num_samples
@@ -65,12 +68,13 @@ class CachedSplit:
     @property
     def num_bytes(self) -> int:
         """Size of all images and labels."""
-        return self.num_samples * 4 * math.prod(self.image_size)
+        return self.num_samples * (self.pixels.num_bytes + 1) * math.prod(self.image_size)
 
 
-def from_arrays(images: np.ndarray, labels: np.ndarray) -> CachedSplit:
-    """Wrap uint8 images [N,H,W,3] and labels [N,H,W]."""
-    return CachedSplit(lambda index: (images[index], labels[index]), len(labels), labels.shape[1:], images, labels)
+def from_arrays(images: np.ndarray, labels: np.ndarray, pixels: Pixels = RGB) -> CachedSplit:
+    """Wrap images [N,H,W,C] of a pixel format and labels, uint8 [N,H,W]."""
+    size = labels.shape[1:]
+    return CachedSplit(lambda index: (images[index], labels[index]), len(labels), size, images, labels, pixels)
 
 
 def streamed(split: Split, image_size: tuple[int, int], fit: Fit = "stretch") -> CachedSplit:
@@ -80,7 +84,7 @@ def streamed(split: Split, image_size: tuple[int, int], fit: Fit = "stretch") ->
         with budget.pictures.scope():
             return fit_sample(*split.read(index), image_size, fit)
 
-    return CachedSplit(read, len(split), image_size)
+    return CachedSplit(read, len(split), image_size, pixels=split.pixels)
 
 
 def open_cached(
@@ -105,7 +109,7 @@ def open_cached(
     height, width = image_size
     sweep(cache, _PREFIX)
     folder = cache / f"{_PREFIX}{VERSION}-{split.fingerprint[:32]}-{height}x{width}{f'-{fit}' * (fit != 'stretch')}"
-    if (kept := _open(folder)) is not None:
+    if (kept := _open(folder, split.pixels)) is not None:
         return kept
     if os.path.lexists(folder):
         logger.warning(f"{folder} is damaged and will be rebuilt")
@@ -117,7 +121,7 @@ def open_cached(
             with unfinished(folder) as parts:
                 _decode(samples, parts, on_sample)
                 finish(parts, folder)  # or another process was faster, with equal samples
-            return _open(folder) or samples
+            return _open(folder, split.pixels) or samples
         except OSError as error:  # the disk is now full, or has a quota
             reason = f"{cache} cannot be written to ({error.strerror or error})"
     size = format_bytes(samples.num_bytes)
@@ -139,10 +143,11 @@ def _reason_not_to_cache(cache: pathlib.Path, needed: int) -> str:
 
 
 def _decode(samples: CachedSplit, folder: pathlib.Path, on_sample: Callable[[], None]) -> None:
-    shapes = {"images": (len(samples), *samples.image_size, 3), "labels": (len(samples), *samples.image_size)}
+    shape, pixels = (len(samples), *samples.image_size), samples.pixels
+    forms = {"images": (pixels.dtype, (*shape, pixels.channels)), "labels": (np.dtype(np.uint8), shape)}
     arrays = {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
-        for name, shape in shapes.items()
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+        for name, (dtype, shape) in forms.items()
     }
     for array in arrays.values():
         _reserve(array)
@@ -179,13 +184,13 @@ def _reserve(array: np.memmap) -> None:
                 file.write(bytes(min(_BLOCK, array.nbytes - start)))
 
 
-def _open(folder: pathlib.Path) -> CachedSplit | None:
+def _open(folder: pathlib.Path, pixels: Pixels) -> CachedSplit | None:
     """Open a cached split, or return None if it is absent or damaged."""
     try:
         if json.loads((folder / _HEADER).read_text(encoding="utf-8")) != _sums(folder):
             return None
         # After the checksums, because numpy fails in many ways on damaged files.
-        return from_arrays(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
+        return from_arrays(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS), pixels)
     except (OSError, ValueError):  # absent or not JSON
         return None
 

@@ -19,7 +19,7 @@ from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.input_pipeline.tf_data import BatchShard, evaluation_indices, num_evaluation_steps
 
 Store = dict[str, jax.Array]
-"""A split in device memory: "images" uint8 [N,H,W,3] and "labels" uint8 [N,H,W], or the device's shard of it."""
+"""A split in device memory, or the device's shard of it: "images" uint8 or uint16 [N,H,W,C], "labels" uint8 [N,H,W]."""
 
 
 def whole(samples: CachedSplit) -> dict[str, np.ndarray]:

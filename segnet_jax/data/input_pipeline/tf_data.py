@@ -1,8 +1,8 @@
 """The host input path: tf.data assembles and prefetches each step's batch.
 
-A batch is {"image": uint8 [L,A,B,H,W,3], "label": uint8 [L,A,B,H,W]}: L local devices, A accumulated batches (absent in
-evaluation), B images per device. Each process makes its own shard of the global batch only. It prefetches one batch
-per thread (one thread per CPU, up to 16) and two more.
+A batch is {"image": uint8 or uint16 [L,A,B,H,W,C], "label": uint8 [L,A,B,H,W]}: L local devices, A accumulated batches
+(absent in evaluation), B images per device. Each process makes its own shard of the global batch only. It prefetches
+one batch per thread (one thread per CPU, up to 16) and two more.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def training_batch(
 ) -> Batch:
     """Make the augmented batch of one step, counted from 0 over all epochs."""
     places = shard.places(grad_accum_steps)
-    images, labels = _empty(places.shape, samples.image_size)
+    images, labels = _empty(places.shape, samples)
     draws = {name: array.astype(np.int32) for name, array in sampler.batch(step).drawn().items()}
     for place, i in np.ndenumerate(places):
         params = {name: array[i] for name, array in draws.items()}
@@ -64,7 +64,7 @@ def training_batches(
     samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, steps: range
 ) -> Iterator[Batch]:
     """Yield the batches of the given steps; tf.data's threads prefetch up to 18."""
-    return _prefetched(partial(training_batch, samples, sampler, shard, grad_accum_steps), steps)
+    return _prefetched(partial(training_batch, samples, sampler, shard, grad_accum_steps), steps, samples)
 
 
 def num_evaluation_steps(num_samples: int, shard: BatchShard) -> int:
@@ -81,7 +81,7 @@ def evaluation_indices(num_samples: int, shard: BatchShard, step: int) -> np.nda
 def evaluation_batch(samples: CachedSplit, shard: BatchShard, step: int) -> Batch:
     """Make an evaluation batch: samples in order, padded with black images whose labels are VOID."""
     indices = evaluation_indices(len(samples), shard, step)
-    images, labels = _empty(indices.shape, samples.image_size)
+    images, labels = _empty(indices.shape, samples)
     for place, index in np.ndenumerate(indices):
         images[place], labels[place] = samples.read(int(index)) if index >= 0 else (0, VOID)
     return {"image": images, "label": labels}
@@ -90,14 +90,15 @@ def evaluation_batch(samples: CachedSplit, shard: BatchShard, step: int) -> Batc
 def evaluation_batches(samples: CachedSplit, shard: BatchShard) -> Iterator[Batch]:
     """Yield batches of every sample once, in order; tf.data's threads prefetch up to 18."""
     steps = range(num_evaluation_steps(len(samples), shard))
-    return _prefetched(partial(evaluation_batch, samples, shard), steps)
+    return _prefetched(partial(evaluation_batch, samples, shard), steps, samples)
 
 
-def _empty(places: tuple[int, ...], image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    return np.empty((*places, *image_size, 3), np.uint8), np.empty((*places, *image_size), np.uint8)
+def _empty(places: tuple[int, ...], samples: CachedSplit) -> tuple[np.ndarray, np.ndarray]:
+    shape, pixels = (*places, *samples.image_size), samples.pixels
+    return np.empty((*shape, pixels.channels), pixels.dtype), np.empty(shape, np.uint8)
 
 
-def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
+def _prefetched(make: Callable[[int], Batch], steps: range, samples: CachedSplit) -> Iterator[Batch]:
     """Yield `make(step)` for each step in order, prefetched by tf.data's threads.
 
     Raises:
@@ -116,12 +117,13 @@ def _prefetched(make: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
             faults.append(fault)
             raise
 
+    types = tf.as_dtype(samples.pixels.dtype), tf.uint8
     options = tf.data.Options()
     options.autotune.enabled = False  # nothing to tune, and its thread delays exit by half a minute
     batches = (
         tf.data.Dataset.range(steps.start, steps.stop)
         .map(
-            lambda step: tf.numpy_function(guarded, [step], (tf.uint8, tf.uint8), stateful=False),
+            lambda step: tf.numpy_function(guarded, [step], types, stateful=False),
             num_parallel_calls=min(loky.cpu_count(), _MAX_THREADS),  # loky respects container limits
             deterministic=True,
         )

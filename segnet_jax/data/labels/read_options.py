@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from segnet_jax.constants import Exif
+from segnet_jax.constants import Exif, Pixels
 
 LabelsAs = Literal["auto", "values", "colors"]
 """Meaning of palette and gray label files: class ids, or colors of the class file; auto: whichever fits."""
@@ -27,6 +27,8 @@ class ReadOptions:
       exif: how images with an EXIF rotation are read.
       resize_labels: whether labels are resized to their images.
       image_range: values of black and white in 16-bit images; (0, 0) refuses them.
+      channels: channels of the images; 3 converts to RGB, others are read as stored.
+      image_bits: bits per channel; "16" reads images of 16 bits as stored.
       follow_links: whether links may leave the folder.
       val_fraction: fraction of the training and validation images to use for validation; 0 keeps the dataset's split.
     """
@@ -43,8 +45,15 @@ class ReadOptions:
     exif: Exif = "refuse"
     resize_labels: Literal["off", "nearest"] = "off"
     image_range: tuple[int, int] = (0, 0)
+    channels: int = 3
+    image_bits: Literal["8", "16"] = "8"
     follow_links: bool = False
     val_fraction: float = 0.0
+
+    @property
+    def pixels(self) -> Pixels:
+        """Format of the images' pixels."""
+        return Pixels(self.channels, int(self.image_bits))
 
 
 DEFAULTS = ReadOptions()

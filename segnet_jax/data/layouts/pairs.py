@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segnet_jax.constants import Exif
+from segnet_jax.constants import RGB, Exif
 from segnet_jax.data.dataset import Dataset, Split, report_all_faults
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import resize_label
@@ -110,7 +110,7 @@ def open_pairs(
     if faults:
         raise UserErrors(folder, faults)
     splits = {split: _split(sound[split], folder, rule, read_options) for split in sound}
-    notes += _notes_on_files(sound, folder)
+    notes += _notes_on_files(sound, folder, read_options)
     sizes = Counter(pair.image_size(read_options)[::-1] for each in sound.values() for pair in each)
     dataset = Dataset(found.name, classes, splits, tuple(notes), dict(sizes), rule, doubts)
     return report_all_faults(dataset, folder)
@@ -182,11 +182,13 @@ def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, read_options: R
         digest.update(repr(settings).encode())
     if read_options.exif == "by-label" or read_options.image_range != (0, 0):
         digest.update(repr((read_options.exif, read_options.image_range)).encode())
+    if read_options.pixels != RGB:
+        digest.update(repr(tuple(read_options.pixels)).encode())
     files = {relative_path(entry.image, folder): image.sha256 for entry, image, _ in pairs}
     files |= {relative_path(entry.label, folder): label.sha256 for entry, _, label in pairs}
     names = tuple(entry.name for entry, _ in entries)
     read = functools.partial(_read, entries, folder, rule, read_options)
-    return Split(names, read, digest.hexdigest(), files)
+    return Split(names, read, digest.hexdigest(), files, read_options.pixels)
 
 
 def _fingerprinted(rule: LabelRule) -> tuple:
@@ -199,7 +201,8 @@ def _read(
     entries: Sequence[tuple[Entry, Exif]], folder: Path, rule: LabelRule, read_options: ReadOptions, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
     (_, image_path, label_path), exif = entries[index]
-    image = read_image(image_path, relative_path(image_path, folder), exif, read_options.image_range)
+    name = relative_path(image_path, folder)
+    image = read_image(image_path, name, exif, read_options.image_range, pixels=read_options.pixels)
     label_exif = "apply" if read_options.exif == "by-label" else read_options.exif
     label = read_label_by(rule, label_path, relative_path(label_path, folder), label_exif)
     if label.shape != image.shape[:2] and read_options.resize_labels == "nearest":
@@ -207,11 +210,13 @@ def _read(
     return image, label
 
 
-def _notes_on_files(splits: Mapping[str, Iterable[Pair]], folder: Path) -> Iterable[str]:
+def _notes_on_files(splits: Mapping[str, Iterable[Pair]], folder: Path, read_options: ReadOptions) -> Iterable[str]:
     """Yield notes on accepted but unexpected image files."""
     pairs = [pair for each in splits.values() for pair in each]
     images = {shown(relative_path(entry.image, folder)): image.header for entry, image, _ in pairs}
     if jpeg := [name for name, header in images.items() if header.format == "JPEG" and name.lower().endswith(".png")]:
         yield f"note: JPEG files named .png: {listed(jpeg)}"
-    if grey := [name for name, header in images.items() if header.kind in ("grey", "grey+alpha")]:
+    if read_options.pixels != RGB:
+        yield f"note: images are read as stored, {read_options.pixels}"
+    elif grey := [name for name, header in images.items() if header.kind in ("grey", "grey+alpha")]:
         yield f"note: gray images, repeated over three channels: {listed(grey)}"

@@ -32,7 +32,7 @@ _CHOICES = {
     "freeze": {"none": "nothing", "encoder": "the encoder"},
     "result_checkpoint": {"best": "the best checkpoint", "last": "the last checkpoint"},
     "fit": {"stretch": "stretched", "letterbox": "padded", "crop": "cropped"},
-    "network": {"segnet": "SegNet", "segnet-basic": "SegNet-Basic"},
+    "network": {"segnet": "SegNet", "segnet-basic": "SegNet-Basic", "unet": "U-Net"},
     "dataset": _DATASETS,
     "best_metric": {"miou": "mean IoU", "global_accuracy": "global accuracy"},
 }

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from segnet_jax.constants import Exif
+from segnet_jax.constants import RGB, Exif
 from segnet_jax.data.images.exif_rotation import decide_exif, rotation_error
 from segnet_jax.data.images.picture_bytes import orientation
 from segnet_jax.data.images.picture_header import (
@@ -76,12 +76,14 @@ def sound_pairs(
       faults: list to extend.
     """
     check_label = functools.partial(check_label_header, colored=True, threshold=True)
-    check_image = functools.partial(check_image_header, image_range=read_options.image_range)
+    pixels = read_options.pixels
+    check_image = functools.partial(check_image_header, image_range=read_options.image_range, pixels=pixels)
+    inspect_image = functools.partial(inspect, as_stored=pixels != RGB)
 
     def check(entry: Entry) -> tuple[Pair, list[Fault]]:
         mine: list[Fault] = []
         with budget.pictures.scope():
-            image = _check(entry.image, folder, check_image, mine)
+            image = _check(entry.image, folder, check_image, mine, inspect_image)
         with budget.pictures.scope():
             return Pair(entry, image, _check(entry.label, folder, check_label, mine)), mine
 
@@ -106,7 +108,13 @@ def sound_pairs(
     return sound
 
 
-def _check(path: Path, folder: Path, check_header: Callable[[Header, str], None], faults: list[Fault]) -> _File | None:
+def _check(
+    path: Path,
+    folder: Path,
+    check_header: Callable[[Header, str], None],
+    faults: list[Fault],
+    inspect: Callable[[bytes, str], Header] = inspect,
+) -> _File | None:
     name = relative_path(path, folder)
     try:
         data = read_bytes(path, name)

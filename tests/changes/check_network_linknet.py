@@ -1,4 +1,4 @@
-"""Test `network_unet.patch`: the contract, training, freezing, evaluation, export, prediction and FLOP count."""
+"""Test `network_linknet.patch`: the contract, training, freezing, evaluation, export, prediction and FLOP count."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from segnet_jax.benchmarks.roofline import work_of
 from segnet_jax.nn import NETWORKS, fold_batch_norm
 from segnet_jax.nn.contract import check_contract, collect_taps
 
-UNET = ("--network", "unet", "--depth", 2, "--epochs", 6)
+LINKNET = ("--network", "linknet", "--depth", 2, "--epochs", 6)
 
 
 def command(name, *flags):
@@ -31,14 +31,14 @@ def command(name, *flags):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "unet"
-    assert run("--run", folder, *UNET) == 0
+    folder = tmp_path_factory.mktemp("runs") / "linknet"
+    assert run("--run", folder, *LINKNET) == 0
     return folder
 
 
 @pytest.mark.parametrize("form", [{}, {"depth": 2, "conv_bias": True}, {"depth": 1, "pooling": "ceil"}], ids=str)
 def test_it_keeps_the_contract_and_its_folded_form_computes_the_same(form):
-    model = NETWORKS["unet"](7, width=1 / 16, batch_norm_epsilon=0.2, **form)
+    model = NETWORKS["linknet"](7, width=1 / 16, batch_norm_epsilon=0.2, **form)
     check_contract(model)
     variables = random_variables(model)
     image = np.random.default_rng(0).normal(size=(2, 33, 46, 3)).astype(np.float32)
@@ -51,9 +51,9 @@ def test_it_keeps_the_contract_and_its_folded_form_computes_the_same(form):
 
 def test_its_flop_by_hand():
     """Compare with a count for one stage of 2 channels at 8x12, a bottleneck at 4x6, and a 1x1 classifier."""
-    model = NETWORKS["unet"](7, depth=1, width=1 / 32)
+    model = NETWORKS["linknet"](7, depth=1, width=1 / 32)
     full, half = 8 * 12 * 9, 4 * 6 * 9
-    forward = full * (3 * 2 + 2 * 2) + half * (2 * 2 + 2 * 2) + full * (4 * 2 + 2 * 2) + 8 * 12 * 2 * 7
+    forward = full * (3 * 2 + 2 * 2) + half * (2 * 2 + 2 * 2) + full * (2 * 2 + 2 * 2) + 8 * 12 * 2 * 7
     work = work_of(model, 8, 12)
     # Each upsampling's gradient and its own products are sums of scaled pixels, no convolutions.
     assert work.infer_flop == 2 * forward
@@ -69,7 +69,7 @@ def test_it_trains_and_its_loss_falls(trained):
 
 def test_its_frozen_stages_and_the_parameters_of_another_run_stay(trained, tmp_path):
     folder = tmp_path / "frozen"
-    assert run("--run", folder, *UNET, "--freeze", 1, "--init", trained, "--weight-decay", 0.1) == 0
+    assert run("--run", folder, *LINKNET, "--freeze", 1, "--init", trained, "--weight-decay", 0.1) == 0
     before, after = (restored(path, which)["params"] for path, which in ((trained, "best"), (folder, "newest")))
     same = {layer for layer in before if jax.tree.all(jax.tree.map(np.array_equal, before[layer], after[layer]))}
     assert same == {"down1_1", "down1_1_bn", "down1_2", "down1_2_bn"}
@@ -86,7 +86,7 @@ def test_it_exports_and_the_weights_start_another_training(trained, tmp_path):
     report = json.loads((tmp_path / "out" / "export.json").read_text())
     assert report.keys() == {"stablehlo", "safetensors"}  # written only if each matches the network
     weights = tmp_path / "out" / "network.safetensors"
-    assert run("--run", tmp_path / "again", *UNET, "--init", weights, "--epochs", 1) == 0
+    assert run("--run", tmp_path / "again", *LINKNET, "--init", weights, "--epochs", 1) == 0
 
 
 def test_it_predicts_images_of_other_sizes(trained, tmp_path):

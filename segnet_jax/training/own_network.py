@@ -1,0 +1,90 @@
+"""A user's own network, such as mine:build: imported only where this command line or this Python call names it.
+
+Configs store the name alone. Building the network of a stored config fails unless `import_network` was called before.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from segnet_jax.nn import NETWORKS
+from segnet_jax.nn.contract import NetworkContract, check_contract
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.own_code import import_function
+
+_imported: dict[str, Any] = {}
+
+
+def import_given(args: Sequence[str]) -> None:
+    """Import the own network that the arguments of this command name, if any; raises as `import_network`."""
+    for place, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if option == "--network":
+            import_network(value if equals else "".join(args[place + 1 : place + 2]))
+
+
+def import_network(name: str) -> None:
+    """Import an own network; do nothing for other names. Callers must not pass a name from a stored file.
+
+    Args:
+      name: module and class, or module and function, of the network: see `build_own_network`.
+
+    Raises:
+      UserError: If it cannot be imported.
+    """
+    if ":" in name:
+        _imported[name] = import_function(name, "--network")
+
+
+def network_of(name: str) -> Any:
+    """Return the class of a network, or the function that builds it.
+
+    Args:
+      name: a key of NETWORKS, or an own network's name, which may come from a stored file.
+
+    Raises:
+      UserError: If it is an own network that this command did not name.
+    """
+    if ":" not in name:
+        return NETWORKS[name]
+    if name not in _imported:
+        raise UserError(
+            f"the network {name} is own code, which is imported only if this command names it: add --network {name}, "
+            f'in Python network="{name}"'
+        )
+    return _imported[name]
+
+
+def build_own_network(make: Callable[..., Any], settings: Mapping[str, Any], flag: str = "") -> NetworkContract:
+    """Return an own network, after checking it against `nn.contract`.
+
+    Args:
+      make: its class, a function that returns it, or a partial of either, whose keywords are kept.
+      settings: name -> value of what it may ask for: the fields of the config, num_classes, sync_axis and dtype.
+      flag: the flag that names it, for messages; "" for an object given from Python.
+
+    Raises:
+      UserError: If it does not keep the contract.
+    """
+    kind, given = (make.func, make.keywords) if isinstance(make, functools.partial) else (make, {})
+    try:
+        names = settings_of(kind, settings) - given.keys()
+        model = make(**{name: value for name, value in settings.items() if name in names})
+        check_contract(model, settings["channels"])
+        return model
+    except UserError:
+        raise
+    except Exception as error:  # anything may go wrong in foreign code
+        what, why = flag or f"model {getattr(kind, '__qualname__', kind)}", " ".join(str(error).split())[:500]
+        raise UserError(f"{what} does not keep the contract of segnet_jax.nn.contract: {why}") from error
+
+
+def settings_of(kind: Callable[..., Any], known: Iterable[str]) -> set[str]:
+    """Return the settings that a class or a function takes: its fields or parameters, all known ones with **."""
+    if dataclasses.is_dataclass(kind):
+        return {item.name for item in dataclasses.fields(kind) if item.init}
+    parameters = inspect.signature(kind).parameters.values()
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+    return set(known) if takes_any else {each.name for each in parameters}
